@@ -1,0 +1,68 @@
+"""Where arrays live and primitives run, by name."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from gpunet.backends.base import Backend
+from gpunet.errors import BackendError
+
+NAMES = ("reference", "numpy", "cuda")
+
+
+def get_backend(name: str | Backend = "auto") -> Backend:
+    """The backend of a name; one object a name, so that backends compare by identity.
+
+    Args:
+        name: ``"reference"``, ``"numpy"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: what the environment variable
+            ``GPUNET_BACKEND`` names, else CUDA if a GPU answers, else NumPy. A `Backend` is returned as it is.
+    Raises:
+        ValueError: a name that is none of these.
+        BackendError: CUDA without CuPy, driver or device; the message says which and how to install it.
+    """
+    if isinstance(name, Backend):
+        return name
+    if name == "auto":
+        name = os.environ.get("GPUNET_BACKEND", "auto")
+    if name == "auto":
+        name = "numpy" if why_unavailable("cuda") else "cuda"
+    kind, _, device = str(name).partition(":")
+    if kind not in NAMES or (device and (kind != "cuda" or not device.isdecimal())):
+        raise ValueError(f'get_backend: name is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
+    return _make(kind, int(device or 0))
+
+
+def available_backends() -> list[str]:
+    """The names that `get_backend` would answer on this machine."""
+    return [name for name in NAMES if not why_unavailable(name)]
+
+
+def why_unavailable(name: str) -> str:
+    """Why a backend cannot be used here and what to do about it; empty where it can."""
+    if name != "cuda":
+        return ""
+    from gpunet.cuda.cupy_arrays import why_unavailable as why_no_cuda
+
+    return why_no_cuda()
+
+
+@cache
+def _make(kind: str, device: int) -> Backend:
+    if kind == "reference":
+        from gpunet.backends.reference import ReferenceBackend
+
+        return ReferenceBackend()
+    if kind == "numpy":
+        from gpunet.backends.numpy import NumpyBackend
+
+        return NumpyBackend()
+    why = why_unavailable(kind)
+    if why:
+        raise BackendError(why)
+    from gpunet.backends.cuda import cuda_backend
+
+    return cuda_backend(device)
+
+
+__all__ = ["Backend", "available_backends", "get_backend", "why_unavailable"]

@@ -1,0 +1,231 @@
+"""`HostBackend`: arrays in NumPy, and the primitives for which plain array code is the plainest and the fastest form at once.
+
+Both host backends stand on it; convolution, matrix products, pooling and activations are written twice, once to be read
+(`reference.py`) and once to be fast (`numpy.py`).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet import random
+from gpunet.backends.base import BINARY, UNARY, Array, Backend, FlatStorage, Index, Segments
+from gpunet.random import Stream
+
+
+class HostBackend(Backend):
+    """Arrays are numpy.ndarray."""
+
+    # ---- arrays
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def asarray(self, data: Any, dtype: Any = None) -> Array:
+        if not isinstance(data, np.ndarray) and hasattr(data, "get"):  # a CuPy array copies itself to the host
+            data = data.get()
+        return np.ascontiguousarray(data, dtype) if np.ndim(data) else np.asarray(data, dtype)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        return array
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
+
+    def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
+        return np.zeros(shape, dtype) if value == 0 else np.full(shape, value, dtype)
+
+    def copy(self, a: Array, *, out: Array | None = None) -> Array:
+        if out is None:
+            return a.copy()
+        out[...] = a
+        return out
+
+    def synchronize(self) -> None:
+        """Nothing is asynchronous on the host."""
+
+    def describe(self) -> dict[str, str]:
+        return {"device": _processor(), "numpy": np.__version__}
+
+    # ---- elementwise, reductions, movement
+
+    def unary(self, name: str, a: Array) -> Array:
+        if name not in UNARY:
+            raise ValueError(f"unary: name is {name!r} but takes one of {', '.join(UNARY)}")
+        with np.errstate(all="ignore"):
+            return np.asarray(getattr(np, name)(a))
+
+    def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
+        if name not in BINARY:
+            raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
+        with np.errstate(all="ignore"):
+            return np.asarray(getattr(np, name)(a, b, out=out))
+
+    def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
+        return np.asarray(a.sum(axis=axes))
+
+    def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        rows = self._reduced_last(a, axes)
+        index = rows.argmax(axis=-1)  # NumPy's argmax takes the first maximum, and NaN before all
+        y = np.take_along_axis(rows, index[..., None], axis=-1)[..., 0]
+        return y, index.astype(np.int32)
+
+    def max_backward(self, dy: Array, index: Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+        dx = np.zeros(shape, dy.dtype)
+        kept = [i for i in range(len(shape)) if i not in axes]
+        inside = np.unravel_index(index, [shape[i] for i in axes])
+        where: list[Any] = [None] * len(shape)
+        for place, axis in enumerate(kept):
+            where[axis] = np.arange(shape[axis]).reshape([-1 if i == place else 1 for i in range(len(kept))])
+        for axis, coordinate in zip(axes, inside, strict=True):
+            where[axis] = coordinate
+        dx[tuple(where)] = dy
+        return dx
+
+    def transpose(self, a: Array, axes: tuple[int, ...]) -> Array:
+        return np.ascontiguousarray(a.transpose(axes))
+
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        return np.concatenate(arrays, axis)
+
+    def get_slice(self, a: Array, index: Index) -> Array:
+        return np.array(a[index], order="C")
+
+    def put_slice(self, dy: Array, index: Index, *, shape: tuple[int, ...]) -> Array:
+        dx = np.zeros(shape, dy.dtype)
+        dx[index] = dy
+        return dx
+
+    def take(self, a: Array, rows: Array) -> Array:
+        return a[rows]
+
+    def take_backward(self, dy: Array, rows: Array, *, length: int) -> Array:
+        dx = np.zeros((length, *dy.shape[1:]), dy.dtype)
+        np.add.at(dx, rows, dy)
+        return dx
+
+    # ---- softmax and losses
+
+    def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
+        shifted = x - x.max(axis=-1, keepdims=True)
+        grown = np.exp(shifted)
+        total = grown.sum(axis=-1, keepdims=True)
+        return shifted - np.log(total) if log else grown / total
+
+    def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
+        if log:
+            return dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
+        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
+    ) -> tuple[Array, Array, Array]:
+        rows, classes = logits.shape
+        log_p = self.softmax_forward(logits, log=True)
+        kept = np.ones(rows, bool) if ignore_index is None else labels != ignore_index
+        labels = np.where(kept, labels, 0)
+        target = np.full_like(logits, smoothing / classes)
+        target[np.arange(rows), labels] += 1 - smoothing
+        weights = np.ones(classes, logits.dtype) if weight is None else weight
+        target *= weights * kept[:, None]
+        total = max(float((weights[labels] * kept).sum()), np.finfo(logits.dtype).tiny)
+        terms = np.multiply(target, log_p, out=np.zeros_like(target), where=target != 0)  # 0 log 0 is 0
+        loss = np.asarray(-terms.sum() / total, logits.dtype)
+        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) / logits.dtype.type(total)
+        correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
+        return loss, dlogits, correct
+
+    def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        # log s(z) = min(z, 0) - log(1 + exp(-|z|)), which overflows nowhere
+        tail = np.exp(-np.abs(logits))
+        losses = np.maximum(logits, 0) - logits * targets + np.log1p(tail)
+        sigmoid = np.where(logits >= 0, 1, tail) / (1 + tail)
+        return np.asarray(losses.mean(), logits.dtype), (sigmoid - targets) / logits.dtype.type(logits.size)
+
+    # ---- random numbers
+
+    def random_words(self, stream: Stream, count: int) -> Array:
+        return random.words(stream, count)
+
+    def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        bits = 24 if np.dtype(dtype) == np.float32 else 53
+        count = int(np.prod(shape))
+        drawn = random.words(stream, count) >> np.uint64(64 - bits)
+        return (drawn.astype(dtype) * np.dtype(dtype).type(2.0**-bits)).reshape(shape)
+
+    def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
+        threshold, scale = random.drop_threshold(p)
+        kept = (random.uint16(stream, x.size) >= threshold).reshape(x.shape)
+        return x * (kept * x.dtype.type(scale))
+
+    def dropout_backward(self, dy: Array, p: float, *, stream: Stream) -> Array:
+        return self.dropout_forward(dy, p, stream=stream)  # linear, and its matrix is diagonal
+
+    # ---- updates
+
+    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
+        square = sum(float(np.square(g).sum()) for g in (arena.grad[start:stop] for start, stop in segments.bounds))
+        norm = np.sqrt(square)
+        return np.array([norm, min(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
+
+    def sgd_update(
+        self, arena: FlatStorage, segments: Segments, *, nesterov: bool = False, clip: Array | None = None
+    ) -> None:
+        slot = arena.slots.get("momentum")
+        for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
+            rate, momentum, decay, l1 = row
+            w = arena.data[start:stop]
+            step = _clipped(arena.grad[start:stop], clip)
+            if decay:
+                step = step + decay * w
+            if l1:
+                step = step + l1 * np.sign(w)
+            if slot is not None:
+                v = slot[start:stop]
+                v *= momentum
+                v += step
+                step = step + momentum * v if nesterov else v
+            w -= rate * step
+
+    def adam_update(
+        self, arena: FlatStorage, segments: Segments, *, decoupled: bool = False, clip: Array | None = None
+    ) -> None:
+        for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
+            rate, beta1, beta2, eps, decay, correction1, correction2 = row
+            w, mean, square = (a[start:stop] for a in (arena.data, arena.slots["mean"], arena.slots["square"]))
+            g = _clipped(arena.grad[start:stop], clip)
+            if decay and decoupled:
+                w *= 1 - rate * decay
+            elif decay:
+                g = g + decay * w
+            mean *= beta1
+            mean += (1 - beta1) * g
+            square *= beta2
+            square += (1 - beta2) * g * g
+            w -= (rate / correction1) * mean / (np.sqrt(square / correction2) + eps)
+
+    @staticmethod
+    def _reduced_last(a: Array, axes: tuple[int, ...]) -> Array:
+        """The reduced axes moved to the end and joined: (…, reduced elements)."""
+        kept = [i for i in range(a.ndim) if i not in axes]
+        moved = a.transpose(*kept, *axes)
+        return moved.reshape(*(a.shape[i] for i in kept), -1)
+
+
+def _clipped(grad: Array, clip: Array | None) -> Array:
+    return grad if clip is None else grad * clip[1]
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,207 @@
+"""`ReferenceBackend`: each primitive in the plainest array code, where a reader meets the derivation and a test its oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.host import HostBackend
+from gpunet.geometry import Geometry
+
+
+class ReferenceBackend(HostBackend):
+    """Any float dtype; memory and time are no object."""
+
+    name = "reference"
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+
+    # ---- convolution
+
+    def conv2d_forward(
+        self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry, activation: Activation | None = None
+    ) -> Array:
+        g = geometry.groups
+        windows = _windows(_pad(x, geometry), geometry)  # (N, OH, OW, KH, KW, C)
+        windows = windows.reshape(*windows.shape[:5], g, -1)
+        filters = w.reshape(*w.shape[:3], g, -1)
+        y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
+        if b is not None:
+            y = y + b
+        return y if activation is None else self.activation_forward(y, activation)
+
+    def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
+        n, h, width, c = geometry.x_shape
+        (top, bottom), (left, right) = geometry.padding
+        g, (eh, ew) = geometry.groups, geometry.effective_window
+        spread = _undo_stride(self._open(dy, gate), geometry)
+        # every pixel of x meets every tap: pad by the window less one, and step by one
+        full = np.pad(spread, ((0, 0), (eh - 1, eh - 1), (ew - 1, ew - 1), (0, 0)))
+        reached = spread.shape[1] + eh - 1, spread.shape[2] + ew - 1
+        windows = _view(full, reached, geometry.window, (1, 1), geometry.dilation)
+        windows = windows.reshape(*windows.shape[:5], g, -1)
+        rotated = w[::-1, ::-1].reshape(*w.shape[:3], g, -1)  # turned by 180 degrees; einsum exchanges the channels
+        padded = np.zeros((n, top + h + bottom, left + width + right, c), dy.dtype)
+        padded[:, : reached[0], : reached[1]] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(
+            n, *reached, c
+        )
+        return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
+
+    def conv2d_weight_grad(
+        self,
+        dy: Array,
+        x: Array,
+        *,
+        geometry: Geometry,
+        gate: Gate | None = None,
+        out: Array | None = None,
+        bias: bool = True,
+        bias_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array | None]:
+        g = geometry.groups
+        dy = self._open(dy, gate)
+        windows = _windows(_pad(x, geometry), geometry)
+        windows = windows.reshape(*windows.shape[:5], g, -1)
+        grouped = dy.reshape(*dy.shape[:3], g, -1)
+        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, grouped).reshape(geometry.w_shape)
+        dw = _deliver(dw, out, accumulate)
+        return dw, _deliver(dy.sum(axis=(0, 1, 2)), bias_out, accumulate) if bias else None
+
+    # ---- matrix product
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        bias: Array | None = None,
+        activation: Activation | None = None,
+        gate: Gate | None = None,
+        out: Array | None = None,
+        accumulate: bool = False,
+    ) -> Array:
+        a = self._open(a, gate)
+        y = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+        if bias is not None:
+            y = y + bias
+        if activation is not None:
+            y = self.activation_forward(y, activation)
+        return _deliver(y, out, accumulate)
+
+    # ---- pooling
+
+    def max_pool2d_forward(self, x: Array, *, geometry: Geometry) -> tuple[Array, Array]:
+        inside = np.ones(x.shape, bool)
+        values = _taps(_windows(_pad(x, geometry, -np.inf), geometry))  # (N, OH, OW, C, KH KW)
+        valid = _taps(_windows(_pad(inside, geometry, False), geometry))
+        winner = values.argmax(axis=-1)  # the first of equals, NaN before all
+        lost = ~np.take_along_axis(valid, winner[..., None], axis=-1)[..., 0]  # padding ties with a window of -inf
+        winner = np.where(lost, valid.argmax(axis=-1), winner)
+        y = np.take_along_axis(values, winner[..., None], axis=-1)[..., 0]
+        return y, winner.astype(geometry.mask_dtype)
+
+    def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
+        positions = np.arange(geometry.window[0] * geometry.window[1])
+        return _add_windows(np.where(mask[..., None] == positions, dy[..., None], 0), geometry)
+
+    def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
+        sums = _windows(_pad(x, geometry), geometry).sum(axis=(3, 4))
+        return (sums / _counts(geometry, count_padding)).astype(x.dtype)
+
+    def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
+        share = (dy / _counts(geometry, count_padding)).astype(dy.dtype)
+        return _add_windows(np.repeat(share[..., None], geometry.window[0] * geometry.window[1], axis=-1), geometry)
+
+    # ---- activations
+
+    def activation_forward(self, x: Array, activation: Activation) -> Array:
+        with np.errstate(over="ignore"):
+            match activation.name:
+                case "relu":
+                    return np.where(x <= 0, 0, x).astype(x.dtype)
+                case "leaky_relu":
+                    return np.where(x <= 0, activation.slope * x, x).astype(x.dtype)
+                case "sigmoid":
+                    return (1 / (1 + np.exp(-x))).astype(x.dtype)
+                case _:
+                    return np.tanh(x)
+
+    def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
+        match activation.name:
+            case "relu":
+                return np.where(y <= 0, 0, dy).astype(dy.dtype)
+            case "leaky_relu":
+                return np.where(y <= 0, activation.slope * dy, dy).astype(dy.dtype)
+            case "sigmoid":
+                return dy * y * (1 - y)
+            case _:
+                return dy * (1 - y * y)
+
+    def _open(self, dy: Array, gate: Gate | None) -> Array:
+        return dy if gate is None else self.activation_backward(dy, gate.y, gate.activation)
+
+
+def _pad(x: Array, geometry: Geometry, value: float = 0) -> Array:
+    return np.pad(x, ((0, 0), *geometry.padding, (0, 0)), constant_values=value)
+
+
+def _windows(padded: Array, geometry: Geometry) -> Array:
+    """View of every window of a padded (N, H, W, C): (N, OH, OW, KH, KW, C)."""
+    return _view(padded, geometry.y_shape[1:3], geometry.window, geometry.stride, geometry.dilation)
+
+
+def _view(
+    padded: Array, sizes: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> Array:
+    n, h, w, c = padded.strides
+    shape = (padded.shape[0], *sizes, *window, padded.shape[3])
+    strides = (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c)
+    return as_strided(padded, shape, strides, writeable=False)
+
+
+def _taps(windows: Array) -> Array:
+    """(N, OH, OW, KH, KW, C) -> (N, OH, OW, C, KH KW)."""
+    n, oh, ow, kh, kw, c = windows.shape
+    return windows.transpose(0, 1, 2, 5, 3, 4).reshape(n, oh, ow, c, kh * kw)
+
+
+def _undo_stride(dy: Array, geometry: Geometry) -> Array:
+    """dy with zeros between its rows and columns, where the stride skipped pixels of x."""
+    n, oh, ow, o = dy.shape
+    sh, sw = geometry.stride
+    spread = np.zeros((n, (oh - 1) * sh + 1, (ow - 1) * sw + 1, o), dy.dtype)
+    spread[:, ::sh, ::sw] = dy
+    return spread
+
+
+def _add_windows(taps: Array, geometry: Geometry) -> Array:
+    """Sum of windows (N, OH, OW, C, KH KW) where they overlap in x -> (N, H, W, C)."""
+    n, h, w, c = geometry.x_shape
+    (top, bottom), (left, right) = geometry.padding
+    (sh, sw), (kh, kw), (_, oh, ow, _) = geometry.stride, geometry.window, geometry.y_shape
+    padded = np.zeros((n, top + h + bottom, left + w + right, c), taps.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            padded[:, i : i + sh * (oh - 1) + 1 : sh, j : j + sw * (ow - 1) + 1 : sw] += taps[..., i * kw + j]
+    return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
+
+
+def _counts(geometry: Geometry, count_padding: bool) -> Array:
+    """What each window's sum is divided by: (OH, OW, 1)."""
+    if count_padding:
+        return np.full((1, 1, 1), geometry.window[0] * geometry.window[1])
+    inside = np.ones((1, *geometry.x_shape[1:3], 1))
+    return _windows(_pad(inside, geometry), geometry).sum(axis=(0, 3, 4))
+
+
+def _deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
+    if out is None:
+        return value
+    if accumulate:
+        out += value
+    else:
+        out[...] = value
+    return out

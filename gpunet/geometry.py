@@ -1,0 +1,211 @@
+"""Where a sliding window lands: output sizes, resolved padding, and every shape error of convolution and pooling.
+
+With n pixels, a window of f, dilation d (so an effective window of e = d (f - 1) + 1), stride s and padding p before
+and q after, the output has floor((n + p + q - e) / s) + 1 pixels. Three ways of naming the padding:
+
+- an integer or a pair: the textbook's, p = q;
+- ``"valid"``: no padding; ``"same"``: TensorFlow's, output ceil(n / s), the odd pixel padded at the end;
+- ``((top, bottom), (left, right))``: written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral
+from typing import Literal
+
+Pair = tuple[int, int]
+Shape4 = tuple[int, int, int, int]
+Padding = int | Pair | tuple[Pair, Pair] | Literal["same", "valid"]
+Sides = tuple[Pair, Pair] | Literal["same", "valid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """One resolved sliding-window operation over x (N, H, W, C); hashable, and the same for every backend."""
+
+    x_shape: Shape4
+    window: Pair
+    """(KH, KW), in pixels, before dilation."""
+    filters: int
+    """O: channels of the output; C for pooling."""
+    stride: Pair
+    padding: tuple[Pair, Pair]
+    """((top, bottom), (left, right)), in pixels."""
+    dilation: Pair
+    groups: int
+    y_shape: Shape4
+    """(N, OH, OW, O)."""
+
+    @staticmethod
+    def conv(
+        x_shape: Sequence[int],
+        w_shape: Sequence[int],
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+    ) -> Geometry:
+        """Geometry of x (N, H, W, C) with filters w (KH, KW, C // groups, O).
+
+        Raises:
+            ValueError: a shape, stride, padding or number of groups that does not fit; the message says which.
+            TypeError: an extent that is not an integer.
+        """
+        x_shape, w_shape = tuple(x_shape), tuple(w_shape)
+        if len(x_shape) != 4:
+            raise ValueError(f"conv2d: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
+        if len(w_shape) != 4:
+            raise ValueError(f"conv2d: w has shape {w_shape} but takes 4 axes (KH, KW, C // groups, O)")
+        kh, kw, taken, filters = w_shape
+        channels = x_shape[3]
+        groups = _positive_int("conv2d", "groups", groups)
+        if channels % groups or filters % groups:
+            raise ValueError(
+                f"conv2d: groups={groups} must divide the channels of x ({channels}) and the filters of w ({filters})"
+            )
+        if channels != taken * groups:
+            each = "" if groups == 1 else f" in each of {groups} groups"
+            raise ValueError(
+                f"conv2d: x has {channels} channels but w expects {taken}{each} (x {x_shape}, w {w_shape})"
+            )
+        return _resolve(
+            "conv2d", x_shape, (kh, kw), filters, _pair("conv2d", "stride", stride), _sides("conv2d", padding),
+            _pair("conv2d", "dilation", dilation), groups,
+        )  # fmt: skip
+
+    @staticmethod
+    def pool(
+        x_shape: Sequence[int],
+        window: int | Pair,
+        *,
+        stride: int | Pair | None = None,
+        padding: Padding = 0,
+        operation: str = "pool2d",
+    ) -> Geometry:
+        """Geometry of pooling x (N, H, W, C) over `window`; the stride is the window's extent if None.
+
+        Raises:
+            ValueError: as for :meth:`conv`; also a padding that is not smaller than the window, for then a window could
+                lie wholly in the padding.
+        """
+        x_shape = tuple(x_shape)
+        if len(x_shape) != 4:
+            raise ValueError(f"{operation}: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
+        window = _pair(operation, "window", window)
+        steps = window if stride is None else _pair(operation, "stride", stride)
+        geometry = _resolve(operation, x_shape, window, x_shape[3], steps, _sides(operation, padding), (1, 1), 1)
+        if any(max(around) >= extent for around, extent in zip(geometry.padding, window, strict=True)):
+            raise ValueError(f"{operation}: padding {geometry.padding} must be smaller than the window {window}")
+        return geometry
+
+    @property
+    def w_shape(self) -> Shape4:
+        """(KH, KW, C // groups, O)."""
+        return (*self.window, self.x_shape[3] // self.groups, self.filters)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any side is padded."""
+        return self.padding != ((0, 0), (0, 0))
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether this is a 1x1 convolution that reads every pixel once: a matrix product over the channels."""
+        return self.window == (1, 1) and self.stride == (1, 1) and not self.padded and self.groups == 1
+
+    @property
+    def effective_window(self) -> Pair:
+        """Extent that a dilated window covers, in pixels: d (f - 1) + 1."""
+        (kh, kw), (dh, dw) = self.window, self.dilation
+        return dh * (kh - 1) + 1, dw * (kw - 1) + 1
+
+    @property
+    def mask_dtype(self) -> str:
+        """Smallest dtype of a max-pool mask that holds every position in the window."""
+        positions = self.window[0] * self.window[1]
+        return "uint8" if positions <= 256 else "uint16" if positions <= 65536 else "int32"
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of the convolution's forward pass, padded taps counted in."""
+        n, oh, ow, o = self.y_shape
+        kh, kw = self.window
+        return n * oh * ow * o * kh * kw * (self.x_shape[3] // self.groups)
+
+
+@lru_cache(maxsize=4096)
+def _resolve(
+    operation: str,
+    x_shape: Shape4,
+    window: Pair,
+    filters: int,
+    stride: Pair,
+    padding: Sides,
+    dilation: Pair,
+    groups: int,
+) -> Geometry:
+    for extent in (*x_shape, *window, filters):
+        if not isinstance(extent, Integral) or extent < 1:
+            raise ValueError(
+                f"{operation}: every extent must be at least 1, got x {x_shape} with window {window} "
+                f"and {filters} filters"
+            )
+    effective = [d * (f - 1) + 1 for f, d in zip(window, dilation, strict=True)]
+    pads = _pads(padding, x_shape[1:3], effective, stride)
+    sizes = []
+    for axis, n, e, s, (before, after) in zip(("height", "width"), x_shape[1:3], effective, stride, pads, strict=True):
+        if e > n + before + after:
+            raise ValueError(
+                f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, "
+                f"{n} + {before} + {after} pixels (x {x_shape})"
+            )
+        sizes.append((n + before + after - e) // s + 1)
+    y_shape = (x_shape[0], sizes[0], sizes[1], filters)
+    return Geometry(x_shape, window, filters, stride, pads, dilation, groups, y_shape)
+
+
+def _pads(padding: Sides, extents: Sequence[int], effective: Sequence[int], stride: Pair) -> tuple[Pair, Pair]:
+    if padding == "valid":
+        return (0, 0), (0, 0)
+    if padding == "same":
+        total = [max((-(-n // s) - 1) * s + e - n, 0) for n, e, s in zip(extents, effective, stride, strict=True)]
+        return (total[0] // 2, total[0] - total[0] // 2), (total[1] // 2, total[1] - total[1] // 2)
+    return padding
+
+
+def _sides(operation: str, padding: object) -> Sides:
+    """The padding checked and, unless it is a name, written out: the key of a cache, to which 1.0 would equal 1."""
+    if isinstance(padding, str) and padding in ("same", "valid"):
+        return "same" if padding == "same" else "valid"
+    axes = padding if isinstance(padding, list | tuple) else (padding, padding)
+    sides = [tuple(axis) if isinstance(axis, list | tuple) else (axis, axis) for axis in axes]
+    if [len(side) for side in sides] != [2, 2] or not all(isinstance(v, Integral) for side in sides for v in side):
+        raise ValueError(
+            f"{operation}: padding is {padding!r} but takes an integer, (vertical, horizontal), "
+            '((top, bottom), (left, right)), "same" or "valid"'
+        )
+    (top, bottom), (left, right) = sides
+    if min(top, bottom, left, right) < 0:
+        raise ValueError(f"{operation}: padding must not be negative, got {padding}")
+    return (int(top), int(bottom)), (int(left), int(right))
+
+
+def _positive_int(operation: str, argument: str, value: object) -> int:
+    if not isinstance(value, Integral):
+        raise TypeError(f"{operation}: {argument} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{operation}: {argument} must be at least 1, got {value}")
+    return int(value)
+
+
+def _pair(operation: str, argument: str, value: object) -> Pair:
+    if isinstance(value, list | tuple):
+        if len(value) != 2:
+            raise ValueError(f"{operation}: {argument} must be one integer or two, got {value!r}")
+        return _positive_int(operation, argument, value[0]), _positive_int(operation, argument, value[1])
+    one = _positive_int(operation, argument, value)
+    return one, one
