@@ -1,0 +1,102 @@
+"""Flat storage of parameters: one array of data, one of gradients, one of each optimizer slot.
+
+A parameter is a segment of the arena, and its arrays are views of it, so that one optimizer kernel, one clip and one
+transfer serve a whole model. Segments start at multiples of 128 bytes; the gaps between them stay zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.base import Array, Backend, Segments
+
+ALIGNMENT = 128
+"""Bytes: a cache line of the GPU, so that a segment never shares one and 16-byte loads are always aligned."""
+
+
+class Arena:
+    """Data, gradients and optimizer slots of parameters of one dtype on one backend.
+
+    Args:
+        backend: where it lives.
+        shapes: the parameters', in the order of their segments.
+        dtype: the elements'.
+    """
+
+    def __init__(self, backend: Backend, shapes: Sequence[tuple[int, ...]], dtype: Any):
+        self.backend = backend
+        self.dtype = np.dtype(dtype)
+        self.shapes = [tuple(s) for s in shapes]
+        unit = ALIGNMENT // self.dtype.itemsize
+        self.bounds = np.zeros((len(self.shapes), 2), np.int64)
+        end = 0
+        for i, shape in enumerate(self.shapes):
+            self.bounds[i] = end, end + prod(shape)
+            end += -(-prod(shape) // unit) * unit
+        self.size = end
+        self.data: Array = backend.full((end,), 0, self.dtype)
+        self.grad: Array = backend.full((end,), 0, self.dtype)
+        self.slots: dict[str, Array] = {}
+        self.written = [False] * len(self.shapes)
+        """Which segments hold a gradient of this step."""
+        self.version = 0
+        """Counts the changes of `data`: backward through older values raises."""
+        self._make_views()
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def add_slot(self, name: str) -> None:
+        """A zero-filled array of the arena's size for an optimizer."""
+        self.slots.setdefault(name, self.backend.full((self.size,), 0, self.dtype))
+
+    def slot_view(self, name: str, i: int) -> Array:
+        """Segment i of a slot, in the parameter's shape."""
+        return self._view(self.slots[name], i)
+
+    def to(self, backend: Backend) -> None:
+        """Move data, gradients and slots together."""
+        if backend is self.backend:
+            return
+
+        def moved(array: Array) -> Array:
+            host = self.backend.to_numpy(array)
+            copy = backend.asarray(host, self.dtype)
+            return copy.copy() if copy is host else copy
+
+        self.data, self.grad = moved(self.data), moved(self.grad)
+        self.slots = {name: moved(slot) for name, slot in self.slots.items()}
+        self.backend = backend
+        self._make_views()
+
+    def segments(self, hyper: np.ndarray) -> Segments:
+        """The segments that hold a gradient, neighbours of equal hyper-parameters joined across the gap between them.
+
+        Args:
+            hyper: (len(self), K), a row a segment.
+        """
+        bounds: list[list[int]] = []
+        rows: list[np.ndarray] = []
+        last = -2
+        for i in np.flatnonzero(self.written).tolist():
+            if i == last + 1 and np.array_equal(hyper[i], rows[-1]):
+                bounds[-1][1] = int(self.bounds[i, 1])
+            else:
+                bounds.append([int(v) for v in self.bounds[i]])
+                rows.append(hyper[i])
+            last = i
+        if not rows:
+            return Segments(np.zeros((0, 2), np.int64), np.zeros((0, hyper.shape[1])))
+        return Segments(np.array(bounds, np.int64), np.array(rows, np.float64))
+
+    def _make_views(self) -> None:
+        self.views = [self._view(self.data, i) for i in range(len(self))]
+        self.grad_views = [self._view(self.grad, i) for i in range(len(self))]
+
+    def _view(self, flat: Array, i: int) -> Array:
+        start, stop = (int(v) for v in self.bounds[i])
+        return flat[start:stop].reshape(self.shapes[i])

@@ -1,0 +1,50 @@
+"""The public operations on tensors: ``from gpunet import functional as F``."""
+
+from gpunet.functional.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from gpunet.functional.arithmetic import (
+    absolute,
+    concatenate,
+    exp,
+    flatten,
+    log,
+    matmul,
+    max,
+    mean,
+    reshape,
+    sqrt,
+    sum,
+    transpose,
+)
+from gpunet.functional.conv import conv2d, linear
+from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
+from gpunet.functional.pool import avg_pool2d, max_pool2d
+from gpunet.functional.regularise import dropout
+
+__all__ = [
+    "absolute",
+    "avg_pool2d",
+    "binary_cross_entropy_with_logits",
+    "concatenate",
+    "conv2d",
+    "dropout",
+    "exp",
+    "flatten",
+    "leaky_relu",
+    "linear",
+    "log",
+    "log_softmax",
+    "matmul",
+    "max",
+    "max_pool2d",
+    "mean",
+    "mean_squared_error",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "softmax",
+    "softmax_cross_entropy",
+    "sqrt",
+    "sum",
+    "tanh",
+    "transpose",
+]

@@ -1,0 +1,133 @@
+"""Losses: each a tensor of no axes, the mean over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Function, Tensor
+from gpunet.backends.base import Array
+
+
+class _FusedLoss(Function):
+    """A loss whose forward pass computes the gradient of its first input as well."""
+
+    dx: Array
+
+    def backward(self, dy: Array) -> Any:
+        return self.backend.binary("multiply", self.dx, dy)
+
+
+class _SoftmaxCrossEntropy(_FusedLoss):
+    name = "softmax_cross_entropy"
+
+    def forward(
+        self, logits: Array, *, labels: Array, weight: Array | None, smoothing: float, ignore_index: int | None
+    ) -> Array:
+        rows = logits.reshape(-1, logits.shape[-1])
+        loss, dlogits, _ = self.backend.softmax_cross_entropy(
+            rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index
+        )
+        self.dx = dlogits.reshape(logits.shape)
+        return loss
+
+
+class _BinaryCrossEntropy(_FusedLoss):
+    name = "binary_cross_entropy_with_logits"
+
+    def forward(self, logits: Array, *, targets: Array) -> Array:
+        loss, self.dx = self.backend.sigmoid_cross_entropy(logits, targets)
+        return loss
+
+
+def softmax_cross_entropy(
+    logits: Tensor,
+    labels: Any,
+    *,
+    label_smoothing: float = 0.0,
+    weight: Any = None,
+    ignore_index: int | None = None,
+) -> Tensor:
+    """Mean of -log softmax(logits)[label]; per pixel where logits are an image's.
+
+    Args:
+        logits: (…, K), any float dtype.
+        labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, the backend's own or a tensor's data. Host
+            arrays are checked; an array on a device is taken as it is, for reading it would wait for the device.
+        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
+        weight: (K,), each class's weight; the mean is then weighted by the labels' weights.
+        ignore_index: a label that counts neither in the loss nor in the mean.
+    Returns:
+        The mean, a tensor of no axes.
+    """
+    name = "softmax_cross_entropy"
+    if logits.ndim < 1:
+        raise ValueError(f"{name}: logits have shape {logits.shape} but take (…, K)")
+    backend, classes = logits.backend, logits.shape[-1]
+    given = labels.data if isinstance(labels, Tensor) else labels
+    if not (backend.owns(given) or isinstance(given, np.ndarray)):
+        given = np.asarray(given)
+    if np.dtype(given.dtype).kind not in "iu":
+        raise TypeError(f"{name}: labels are {given.dtype} but take integers")
+    if tuple(given.shape) != logits.shape[:-1]:
+        raise ValueError(
+            f"{name}: labels have shape {tuple(given.shape)} but logits {logits.shape} take {logits.shape[:-1]}"
+        )
+    if given.size == 0:
+        raise ValueError(f"{name}: logits {logits.shape} hold no rows")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"{name}: label_smoothing is {label_smoothing} but must be from 0 to 1")
+    if isinstance(given, np.ndarray):
+        _check_labels(given, classes, ignore_index)
+    if weight is not None:
+        weight = backend.asarray(weight.data if isinstance(weight, Tensor) else weight, logits.dtype)
+        if tuple(weight.shape) != (classes,):
+            raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but there are {classes} classes")
+    return _SoftmaxCrossEntropy.apply(
+        logits,
+        labels=backend.asarray(given.reshape(-1), np.int32),
+        weight=weight,
+        smoothing=label_smoothing,
+        ignore_index=ignore_index,
+    )
+
+
+def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
+    """Mean over all elements of -t log s(z) - (1 - t) log(1 - s(z)), with s the sigmoid, computed without overflow.
+
+    Args:
+        logits: any shape and float dtype.
+        targets: the same shape, from 0 to 1, no gradient.
+    """
+    return _BinaryCrossEntropy.apply(logits, targets=_targets("binary_cross_entropy_with_logits", logits, targets))
+
+
+def mean_squared_error(x: Tensor, target: Any) -> Tensor:
+    """Mean over all elements of (x - target)^2; both of one shape."""
+    if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
+        raise ValueError(f"mean_squared_error: target has shape {tuple(np.shape(target))} but x {x.shape}")
+    difference = x - target
+    return (difference * difference).mean()
+
+
+def _targets(operation: str, logits: Tensor, targets: Any) -> Array:
+    if isinstance(targets, Tensor):
+        targets = targets.data
+    array = logits.backend.asarray(targets, logits.dtype)
+    if tuple(array.shape) != logits.shape:
+        raise ValueError(f"{operation}: targets have shape {tuple(array.shape)} but logits {logits.shape}")
+    if array.size == 0:
+        raise ValueError(f"{operation}: logits {logits.shape} hold no elements")
+    return array
+
+
+def _check_labels(labels: np.ndarray, classes: int, ignore_index: int | None) -> None:
+    wrong = (labels < 0) | (labels >= classes)
+    if ignore_index is not None:
+        wrong &= labels != ignore_index
+    if wrong.any():
+        raise ValueError(
+            f"softmax_cross_entropy: labels must be from 0 to {classes - 1}, got {labels[wrong][0]}"
+            f" at {tuple(int(i) for i in np.argwhere(wrong)[0])}"
+        )

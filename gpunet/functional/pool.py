@@ -1,0 +1,72 @@
+"""Pooling: the maximum or the mean of each window of each channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpunet.autograd import Function, Tensor
+from gpunet.backends.base import Array
+from gpunet.geometry import Geometry, Padding, Pair
+
+
+class _MaxPool2d(Function):
+    name = "max_pool2d"
+
+    def forward(self, x: Array, *, geometry: Geometry) -> Array:
+        y, self.mask = self.backend.max_pool2d_forward(x, geometry=geometry)
+        self.geometry = geometry
+        return y
+
+    def backward(self, dy: Array) -> Any:
+        return self.backend.max_pool2d_backward(dy, self.mask, geometry=self.geometry)
+
+
+class _AvgPool2d(Function):
+    name = "avg_pool2d"
+
+    def forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
+        self.geometry, self.count_padding = geometry, count_padding
+        return self.backend.avg_pool2d_forward(x, geometry=geometry, count_padding=count_padding)
+
+    def backward(self, dy: Array) -> Any:
+        return self.backend.avg_pool2d_backward(dy, geometry=self.geometry, count_padding=self.count_padding)
+
+
+def max_pool2d(x: Tensor, window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> Tensor:
+    """Maximum over each window of each channel.
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        window: extent of the window, in pixels.
+        stride: step between windows, in pixels; the window's extent if None.
+        padding: as for `conv2d`, smaller than the window; padded pixels never win.
+    Returns:
+        (N, OH, OW, C), with OH = floor((H + top + bottom - window) / stride) + 1.
+    Raises:
+        ValueError: a window larger than the padded input.
+    The gradient goes to the first largest element of each window.
+    """
+    geometry = Geometry.pool(x.shape, window, stride=stride, padding=padding, operation="max_pool2d")
+    return _MaxPool2d.apply(x, geometry=geometry)
+
+
+def avg_pool2d(
+    x: Tensor,
+    window: int | Pair,
+    *,
+    stride: int | Pair | None = None,
+    padding: Padding = 0,
+    count_padding: bool | None = None,
+) -> Tensor:
+    """Mean over each window of each channel.
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        window, stride, padding: as for `max_pool2d`.
+        count_padding: whether padded zeros count in the mean; if None they do, but not for "same".
+    Returns:
+        (N, OH, OW, C).
+    """
+    geometry = Geometry.pool(x.shape, window, stride=stride, padding=padding, operation="avg_pool2d")
+    counted = padding != "same" if count_padding is None else count_padding
+    return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)
