@@ -1,0 +1,48 @@
+"""Small classifiers of images."""
+
+from __future__ import annotations
+
+from gpunet import nn
+
+
+def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) -> nn.Sequential:
+    """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.
+
+    Args:
+        input_shape: (H, W, C), at least 12 pixels each way; 28x28x1 gives 61,706 parameters.
+        classes: number of outputs, logits.
+    """
+    h, w, c = input_shape
+    if min(h, w) < 12:
+        raise ValueError(f"lenet: images are {h}x{w} but must be at least 12x12; use cnn for smaller ones")
+    body = [
+        nn.Conv2d(c, 6, 5, padding="same", activation="relu"), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5, padding="valid", activation="relu"), nn.MaxPool2d(2),
+    ]  # fmt: skip
+    features = 16 * ((h // 2 - 4) // 2) * ((w // 2 - 4) // 2)
+    head = [nn.Linear(features, 120, activation="relu"), nn.Linear(120, 84, activation="relu"), nn.Linear(84, classes)]
+    return nn.Sequential(*body, nn.Flatten(), *head)
+
+
+def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+    """Two blocks of two 3x3 convolutions and a pool, 32 and 64 filters, then dense 128: the plain net of today's courses.
+
+    Args:
+        input_shape: (H, W, C), at least 4 pixels each way; 28x28x1 gives 467,818 parameters.
+        classes: number of outputs, logits.
+        dropout: probability of dropping before each dense layer.
+    """
+    h, w, c = input_shape
+    if min(h, w) < 4:
+        raise ValueError(f"cnn: images are {h}x{w} but must be at least 4x4")
+    layers: list[nn.Module] = []
+    for before, filters in ((c, 32), (32, 64)):
+        layers += [
+            nn.Conv2d(before, filters, 3, padding="same", activation="relu"),
+            nn.Conv2d(filters, filters, 3, padding="same", activation="relu"),
+            nn.MaxPool2d(2),
+        ]  # fmt: skip
+    drop = [nn.Dropout(dropout)] if dropout else []
+    features = 64 * (h // 2 // 2) * (w // 2 // 2)
+    head = [nn.Flatten(), *drop, nn.Linear(features, 128, activation="relu"), *drop, nn.Linear(128, classes)]
+    return nn.Sequential(*layers, *head)

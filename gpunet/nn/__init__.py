@@ -1,0 +1,40 @@
+"""Layers and networks: ``from gpunet import nn``."""
+
+from gpunet.autograd import Parameter, parameter
+from gpunet.nn import init
+from gpunet.nn.layers import (
+    AvgPool2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    MaxPool2d,
+    ReLU,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+from gpunet.nn.module import Buffer, Module, Sequential
+
+__all__ = [
+    "AvgPool2d",
+    "Buffer",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "MaxPool2d",
+    "Module",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "init",
+    "parameter",
+]

@@ -1,0 +1,270 @@
+"""Layers: thin, stateful wrappers over `gpunet.functional`, whose docstrings say what they compute."""
+
+from __future__ import annotations
+
+from math import prod
+
+from gpunet import functional as F
+from gpunet.autograd import Tensor, parameter
+from gpunet.geometry import Geometry, Padding, Pair
+from gpunet.nn import init as initial
+from gpunet.nn.module import Module
+
+Shape = tuple[int, ...]
+
+
+def _at_least_one(layer: str, **extents: int) -> None:
+    for name, value in extents.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{layer}: {name} is {value!r} but must be an integer of at least 1")
+
+
+class Conv2d(Module):
+    """2-D convolution with learned filters: (N, H, W, C) -> (N, OH, OW, O).
+
+    Args:
+        in_channels, out_channels: C and O.
+        window: (KH, KW), or one extent for both, in pixels.
+        stride, padding, dilation, groups, activation: as for `functional.conv2d`.
+        bias: whether to add one number a filter.
+        init: initialiser of the weight, or its name in `nn.init`; the bias starts at 0.
+    Attributes:
+        weight: (KH, KW, C // groups, O).
+        bias: (O,), or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        activation: str | None = None,
+        init: str | initial.Initializer = "kaiming_uniform",
+    ):
+        kh, kw = (window, window) if isinstance(window, int) else window
+        _at_least_one("Conv2d", in_channels=in_channels, out_channels=out_channels, window=min(kh, kw), groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+            )
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.activation = F.activation.activation_of("Conv2d", activation)
+        self.weight = parameter(initial.draw(init, (kh, kw, in_channels // groups, out_channels)))
+        self.bias = parameter(initial.zeros((out_channels,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, OH, OW, O)."""
+        return F.conv2d(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
+            groups=self.groups, activation=self.activation,
+        )  # fmt: skip
+
+    def parameter_formula(self) -> str:
+        """(kh·kw·C+1)·O."""
+        kh, kw, c, o = self.weight.shape
+        return f"({kh}·{kw}·{c}+1)·{o}" if self.bias is not None else f"{kh}·{kw}·{c}·{o}"
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Two a multiply-add, one a bias, one a fused activation."""
+        geometry = Geometry.conv(
+            x_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
+            groups=self.groups,
+        )  # fmt: skip
+        return 2 * geometry.multiply_adds + _after_product(self, y_shape)
+
+    def extra_repr(self) -> str:
+        """Extents and options."""
+        kh, kw, c, o = self.weight.shape
+        return f"{c * self.groups}, {o}, ({kh}, {kw}), stride={self.stride}, padding={self.padding!r}"
+
+
+class Linear(Module):
+    """Dense layer: (…, I) -> (…, O).
+
+    Args:
+        in_features, out_features: I and O.
+        bias, activation, init: as for `Conv2d`.
+    Attributes:
+        weight: (I, O).
+        bias: (O,), or None.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+        init: str | initial.Initializer = "kaiming_uniform",
+    ):
+        _at_least_one("Linear", in_features=in_features, out_features=out_features)
+        self.activation = F.activation.activation_of("Linear", activation)
+        self.weight = parameter(initial.draw(init, (in_features, out_features)))
+        self.bias = parameter(initial.zeros((out_features,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, I) -> (…, O)."""
+        return F.linear(x, self.weight, self.bias, activation=self.activation)
+
+    def parameter_formula(self) -> str:
+        """(I+1)·O."""
+        i, o = self.weight.shape
+        return f"({i}+1)·{o}" if self.bias is not None else f"{i}·{o}"
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Two a multiply-add, one a bias, one a fused activation."""
+        return 2 * prod(y_shape) * self.weight.shape[0] + _after_product(self, y_shape)
+
+    def extra_repr(self) -> str:
+        """Extents."""
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+
+
+def _after_product(layer: Conv2d | Linear, y_shape: Shape) -> int:
+    return prod(y_shape) * ((layer.bias is not None) + (layer.activation is not None))
+
+
+class _Pool2d(Module):
+    def __init__(self, window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0):
+        self.window, self.stride, self.padding = window, stride, padding
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """One a pixel of each window."""
+        kh, kw = Geometry.pool(x_shape, self.window, stride=self.stride, padding=self.padding).window
+        return prod(y_shape) * kh * kw
+
+    def extra_repr(self) -> str:
+        """Extents and options."""
+        return f"{self.window}, stride={self.stride}, padding={self.padding!r}"
+
+
+class MaxPool2d(_Pool2d):
+    """Maximum over windows: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.max_pool2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, OH, OW, C)."""
+        return F.max_pool2d(x, self.window, stride=self.stride, padding=self.padding)
+
+
+class AvgPool2d(_Pool2d):
+    """Mean over windows: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.avg_pool2d`."""
+
+    def __init__(
+        self,
+        window: int | Pair,
+        *,
+        stride: int | Pair | None = None,
+        padding: Padding = 0,
+        count_padding: bool | None = None,
+    ):
+        super().__init__(window, stride=stride, padding=padding)
+        self.count_padding = count_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, OH, OW, C)."""
+        return F.avg_pool2d(x, self.window, stride=self.stride, padding=self.padding, count_padding=self.count_padding)
+
+
+class Flatten(Module):
+    """(N, …) -> (N, the product of the rest)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, …) -> (N, the product of the rest)."""
+        return F.flatten(x)
+
+
+class _Elementwise(Module):
+    cost = 1
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """A fixed number an element."""
+        return self.cost * prod(y_shape)
+
+
+class ReLU(_Elementwise):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.relu(x)
+
+
+class LeakyReLU(_Elementwise):
+    """x where positive, `negative_slope` x elsewhere."""
+
+    cost = 2
+
+    def __init__(self, negative_slope: float = 0.01):
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.leaky_relu(x, self.negative_slope)
+
+    def extra_repr(self) -> str:
+        """The slope."""
+        return f"{self.negative_slope}"
+
+
+class Sigmoid(_Elementwise):
+    """1 / (1 + exp(-x))."""
+
+    cost = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.sigmoid(x)
+
+
+class Tanh(_Elementwise):
+    """Hyperbolic tangent."""
+
+    cost = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.tanh(x)
+
+
+class Softmax(_Elementwise):
+    """exp(x) / sum(exp(x)) over the last axis."""
+
+    cost = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over the last axis."""
+        return F.softmax(x)
+
+
+class LogSoftmax(_Elementwise):
+    """The logarithm of softmax over the last axis."""
+
+    cost = 5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Over the last axis."""
+        return F.log_softmax(x)
+
+
+class Dropout(Module):
+    """Elements set to 0 with probability p while training, the rest scaled by 1 / (1 - p)."""
+
+    def __init__(self, p: float = 0.5):
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p is {p} but must be from 0 to 1")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.dropout(x, self.p, training=self.training)
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"{self.p}"

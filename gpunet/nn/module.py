@@ -1,0 +1,250 @@
+"""`Module`: what layers and networks are. A plain class whose attributes are parameters, buffers and other modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from gpunet.autograd import Parameter, Tensor, tensor
+from gpunet.backends import Backend, get_backend
+
+Hook = Callable[["Module", tuple[Any, ...], Any], None]
+_T = TypeVar("_T")
+
+
+class Buffer(Tensor):
+    """State that is saved and moved with a module but not trained, such as a running mean."""
+
+    def __init__(self, data: Any, dtype: Any = None):
+        made = tensor(data, dtype=dtype)
+        super().__init__(made.data, made.backend)
+
+    def move(self, backend: Backend) -> None:
+        """Move to another backend in place."""
+        moved = self.to(backend)
+        self.data, self.backend = moved.data, moved.backend
+
+
+class Handle:
+    """A registered hook; `remove` takes it away again."""
+
+    def __init__(self, hooks: list[Hook], hook: Hook):
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self) -> None:
+        """Forget the hook; a second time does nothing."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+class Module:
+    """A layer or a network: write `forward`, and keep parameters, `Buffer`s and modules as attributes.
+
+    They are found by walking the attributes, and lists, tuples and dicts in them; ``super().__init__()`` is not needed.
+    """
+
+    training: bool = True
+    """Whether dropout drops; set by `train` and `eval`."""
+
+    def forward(self, *inputs: Any) -> Any:
+        """The module's result; subclasses write it."""
+        raise NotImplementedError(f"{type(self).__name__}: write forward(self, x)")
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Run forward, then the forward hooks. Raw arrays become tensors on the module's backend."""
+        if not all(isinstance(x, Tensor) for x in inputs):
+            backend = self._backend()
+            inputs = tuple(x if isinstance(x, Tensor) else tensor(x, backend=backend) for x in inputs)
+        try:
+            y = self.forward(*inputs)
+        except MemoryError as error:
+            if getattr(error, "layer", None):
+                raise
+            named = MemoryError(f"{type(self).__name__}: out of memory: {error}")
+            named.layer = type(self).__name__  # type: ignore[attr-defined]
+            raise named from error
+        for hook in list(vars(self).get("_forward_hooks", ())):
+            hook(self, inputs, y)
+        return y
+
+    # ---- what it holds
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """(name, value) of every parameter, buffer and module held directly, in the order of the attributes."""
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                yield from _flatten(name, value)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """(name, module) of this module, named "", and of every one inside it, each once, outer before inner."""
+        yield from self._named(prefix, Module, set())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """(name, parameter), each parameter once, in construction order."""
+        yield from self._named("", Parameter, set())
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """(name, buffer), each buffer once."""
+        yield from self._named("", Buffer, set())
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once."""
+        return [p for _, p in self.named_parameters()]
+
+    def _named(self, prefix: str, kind: type[_T], seen: set[int]) -> Iterator[tuple[str, _T]]:
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        if isinstance(self, kind):
+            yield prefix, self
+        for name, value in self.children():
+            path = f"{prefix}.{name}" if prefix else name
+            if isinstance(value, Module):
+                yield from value._named(path, kind, seen)
+            elif isinstance(value, kind) and id(value) not in seen:
+                seen.add(id(value))
+                yield path, value
+
+    def _backend(self) -> Backend:
+        for values in (self.named_parameters(), self.named_buffers()):
+            for _, value in values:
+                return value.backend
+        return get_backend("numpy")
+
+    # ---- modes and places
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for this module and all inside it."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Inference mode: no dropout."""
+        return self.train(False)
+
+    def to(self, backend: str | Backend) -> Self:
+        """Move parameters, gradients and buffers, in place; an optimizer's state moves with the parameters it holds."""
+        target = get_backend(backend)
+        for _, parameter in self.named_parameters():
+            parameter.move(target)
+        for _, buffer in self.named_buffers():
+            buffer.move(target)
+        return self
+
+    def astype(self, dtype: Any) -> Self:
+        """Convert the parameters and buffers, in place; before an optimizer holds them."""
+        for name, value in [*self.named_parameters(), *self.named_buffers()]:
+            if isinstance(value, Parameter) and value.arena is not None:
+                raise ValueError(f"astype: parameter {name} is held by an optimizer already; convert the model before")
+            value.data, value.grad = value.backend.asarray(value.numpy(), dtype), None
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget every parameter's gradient."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def register_forward_hook(self, hook: Hook) -> Handle:
+        """Call ``hook(module, inputs, output)`` after each forward pass of this module, until the handle is removed."""
+        hooks = vars(self).setdefault("_forward_hooks", [])
+        hooks.append(hook)
+        return Handle(hooks, hook)
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of every parameter and buffer on the host, by name."""
+        return {name: value.numpy().copy() for name, value in self._state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy values into the parameters and buffers.
+
+        Args:
+            state: arrays by name, as `state_dict` gives them.
+        Raises:
+            ValueError: names every missing, extra and misshapen entry; nothing is changed then.
+        """
+        own = dict(self._state())
+        faults = [f"missing {name}" for name in own if name not in state]
+        faults += [f"unexpected {name}" for name in state if name not in own]
+        for name, value in own.items():
+            if name in state and tuple(np.shape(state[name])) != value.shape:
+                faults.append(f"{name} is {tuple(np.shape(state[name]))} but takes {value.shape}")
+        if faults:
+            raise ValueError(f"load_state_dict: {'; '.join(faults)}")
+        for name, value in own.items():
+            copied = np.array(state[name], value.dtype)
+            value.data = value.backend.asarray(copied, value.dtype)
+            if not (isinstance(value, Parameter) and value.arena is not None):
+                value.version += 1
+
+    def _state(self) -> list[tuple[str, Tensor]]:
+        return [*self.named_parameters(), *self.named_buffers()]
+
+    # ---- description
+
+    def parameter_formula(self) -> str:
+        """How the number of this layer's own parameters comes about, in numbers; empty without parameters."""
+        return ""
+
+    def flops(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
+        """Floating-point operations of this layer's own forward pass; a multiply-add counts two."""
+        return 0
+
+    def summary(self, input_shape: tuple[int, ...]) -> Any:
+        """A table of the layers for one input without its batch axis, such as (28, 28, 1); see `nn.summary.Summary`."""
+        from gpunet.nn.summary import summarize
+
+        return summarize(self, input_shape)
+
+    def __repr__(self) -> str:
+        inner = [f"({name}): {value!r}" for name, value in self.children() if isinstance(value, Module)]
+        lines = "".join(f"\n  {line}" for entry in inner for line in entry.split("\n"))
+        return f"{type(self).__name__}({self.extra_repr()}{lines}{chr(10) if inner else ''})"
+
+    def extra_repr(self) -> str:
+        """What stands in the parentheses of repr."""
+        return ""
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Parameter | Buffer | Module):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            yield from _flatten(f"{name}.{i}", entry)
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _flatten(f"{name}.{key}", entry)
+
+
+class Sequential(Module):
+    """Modules one after another; its names are their positions: "0.weight"."""
+
+    def __init__(self, *layers: Module):
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {i} is {type(layer).__name__} but takes a Module")
+        self.layers = list(layers)
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """(position, layer)."""
+        yield from ((str(i), layer) for i, layer in enumerate(self.layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each layer on the result of the one before."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self.layers)
+
+    def __getitem__(self, i: int) -> Module:
+        return self.layers[i]

@@ -1,0 +1,263 @@
+"""Optimizers: one update of the whole arena a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gpunet.arena import Arena
+from gpunet.autograd import Parameter
+from gpunet.backends.base import Array, Segments
+
+Group = dict[str, Any]
+
+
+class Optimizer:
+    """Gathers parameters into an arena and updates those that got a gradient.
+
+    Args:
+        parameters: parameters, or groups ``{"params": […], "lr": …}`` that override the other arguments.
+        clip_norm: scale the gradients down to this global 2-norm before the update; None for no limit.
+        defaults: hyper-parameters of the groups that do not name them.
+    Attributes:
+        groups: one dict a group, with "params" and every hyper-parameter; a schedule sets "lr" here.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, parameters: Iterable[Parameter] | Iterable[Group], *, clip_norm: float | None = None, **defaults: Any
+    ):
+        self.name = type(self).__name__
+        given: list[Any] = list(parameters)
+        if not given:
+            raise ValueError(f"{self.name}: got no parameters")
+        if not isinstance(given[0], dict):
+            given = [{"params": given}]
+        self.groups: list[Group] = []
+        for group in given:
+            unknown = set(group) - set(defaults) - {"params"}
+            if unknown:
+                raise ValueError(
+                    f"{self.name}: a group has no {', '.join(sorted(unknown))}; it takes {', '.join(defaults)}"
+                )
+            self.groups.append({**defaults, **group, "params": list(group["params"])})
+        for group in self.groups:
+            self.check(group)
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"{self.name}: clip_norm is {clip_norm} but must be positive")
+        self.clip_norm = clip_norm
+        self.grad_norm: Array | None = None
+        """(norm, scale) of the last step's gradients on the backend, if `clip_norm` is set."""
+        self._members = self._checked_members()
+        first = self._members[0][0]
+        self.arena = Arena(first.backend, [p.shape for p, _ in self._members], first.dtype)
+        for i, (parameter, _) in enumerate(self._members):
+            parameter.adopt(self.arena, i)
+        for slot in self.slots:
+            self.arena.add_slot(slot)
+        self.steps = np.zeros(len(self._members), np.int64)
+        """Updates that each parameter has had."""
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError for hyper-parameters out of range."""
+        for name in ("lr", "weight_decay"):
+            if not (group[name] >= 0 and np.isfinite(group[name])):
+                raise ValueError(f"{self.name}: {name} is {group[name]} but must be finite and not negative")
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        """A row of the update's table of hyper-parameters, for a parameter at its `step`-th update."""
+        raise NotImplementedError
+
+    def update(self, segments: Segments, clip: Array | None) -> None:
+        """Run the backend's update."""
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        """Forget all gradients; nothing is filled, for the next backward overwrites."""
+        self.arena.written = [False] * len(self.arena)
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        written = np.array(self.arena.written)
+        if not written.any():
+            return
+        steps = self.steps + written
+        table = np.array([self.hyper(g, int(n)) for (_, g), n in zip(self._members, steps, strict=True)])
+        segments = self.arena.segments(table)
+        self.grad_norm = None
+        if self.clip_norm is not None:
+            self.grad_norm = self.arena.backend.gradient_norm(self.arena, segments, max_norm=self.clip_norm)
+        self.update(segments, self.grad_norm)
+        self.steps = steps
+        self.arena.version += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Hyper-parameters of the groups, and each parameter's number of updates and slots, as host arrays."""
+        to_numpy = self.arena.backend.to_numpy
+        return {
+            "groups": [{k: v for k, v in g.items() if k != "params"} for g in self.groups],
+            "steps": self.steps.tolist(),
+            "slots": {
+                name: [to_numpy(self.arena.slot_view(name, i)).copy() for i in range(len(self.arena))]
+                for name in self.arena.slots
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; ValueError, and no change, if it is another optimizer's or model's."""
+        shapes = [s[0] if len(s) == 1 else s for s in self.arena.shapes]
+        if set(state["slots"]) != set(self.arena.slots):
+            raise ValueError(
+                f"{self.name}: the state has slots {sorted(state['slots'])} but takes {sorted(self.arena.slots)}"
+            )
+        if len(state["groups"]) != len(self.groups) or len(state["steps"]) != len(self.arena):
+            raise ValueError(
+                f"{self.name}: the state is of {len(state['groups'])} groups and {len(state['steps'])} parameters "
+                f"but takes {len(self.groups)} and {len(self.arena)}"
+            )
+        for name, values in state["slots"].items():
+            for i, value in enumerate(values):
+                if np.shape(value) != self.arena.shapes[i]:
+                    raise ValueError(f"{self.name}: {name} {i} has shape {np.shape(value)} but takes {shapes[i]}")
+        for group, saved in zip(self.groups, state["groups"], strict=True):
+            group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        self.steps = np.array(state["steps"], np.int64)
+        backend = self.arena.backend
+        for name, values in state["slots"].items():
+            for i, value in enumerate(values):
+                backend.copy(backend.asarray(np.asarray(value), self.arena.dtype), out=self.arena.slot_view(name, i))
+
+    def _checked_members(self) -> list[tuple[Parameter, Group]]:
+        members = [(p, g) for g in self.groups for p in g["params"]]
+        if not members:
+            raise ValueError(f"{self.name}: got no parameters")
+        unique: dict[int, tuple[Parameter, Group]] = {}
+        for parameter, group in members:
+            if not isinstance(parameter, Parameter):
+                raise TypeError(f"{self.name}: takes parameters, got {type(parameter).__name__}")
+            if parameter.arena is not None:
+                raise ValueError(f"{self.name}: a parameter of shape {parameter.shape} is held by another optimizer")
+            held = unique.setdefault(id(parameter), (parameter, group))
+            if held[1] is not group:
+                raise ValueError(f"{self.name}: a parameter of shape {parameter.shape} is in two groups")
+        result = list(unique.values())
+        for what in ("backend", "dtype"):
+            kinds = {str(getattr(getattr(p, what), "name", "")) for p, _ in result}
+            if len(kinds) > 1:
+                raise ValueError(f"{self.name}: parameters are of several {what}s, {', '.join(sorted(kinds))}")
+        return result
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        parameters, clip_norm: as for `Optimizer`.
+        lr: learning rate.
+        momentum: share of the last velocity that is kept (Polyak 1964), 0 to 1.
+        nesterov: look ahead along the velocity (Sutskever et al. 2013, section 2).
+        weight_decay: added to the gradient, times the weight: L2 regularisation.
+        l1: added to the gradient, times the weight's sign: L1 regularisation.
+    """
+
+    slots = ("momentum",)
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter] | Iterable[Group],
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        l1: float = 0.0,
+        clip_norm: float | None = None,
+    ):
+        self.nesterov = nesterov
+        super().__init__(parameters, clip_norm=clip_norm, lr=lr, momentum=momentum, weight_decay=weight_decay, l1=l1)
+        if not any(g["momentum"] for g in self.groups):
+            self.arena.slots.clear()
+
+    def check(self, group: Group) -> None:
+        """See `Optimizer.check`."""
+        super().check(group)
+        if not 0 <= group["momentum"] < 1:
+            raise ValueError(f"SGD: momentum is {group['momentum']} but must be at least 0 and below 1")
+        if not group["l1"] >= 0:
+            raise ValueError(f"SGD: l1 is {group['l1']} but must not be negative")
+        if self.nesterov and not group["momentum"]:
+            raise ValueError("SGD: nesterov takes a momentum above 0")
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        """See `Backend.sgd_update`."""
+        return group["lr"], group["momentum"], group["weight_decay"], group["l1"]
+
+    def update(self, segments: Segments, clip: Array | None) -> None:
+        """See `Backend.sgd_update`."""
+        self.arena.backend.sgd_update(self.arena, segments, nesterov=self.nesterov, clip=clip)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2015), with weight decay as L2 regularisation.
+
+    Args:
+        parameters, clip_norm: as for `Optimizer`.
+        lr: learning rate.
+        betas: decay rates of the gradient's mean and of its square's.
+        eps: added to the root of the square's mean.
+        weight_decay: added to the gradient, times the weight.
+    """
+
+    slots = ("mean", "square")
+    decoupled: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter] | Iterable[Group],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+    ):
+        super().__init__(parameters, clip_norm=clip_norm, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def check(self, group: Group) -> None:
+        """See `Optimizer.check`."""
+        super().check(group)
+        if not all(0 <= b < 1 for b in group["betas"]):
+            raise ValueError(f"{self.name}: betas are {group['betas']} but must be at least 0 and below 1")
+        if not group["eps"] > 0:
+            raise ValueError(f"{self.name}: eps is {group['eps']} but must be positive")
+
+    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
+        """See `Backend.adam_update`."""
+        beta1, beta2 = group["betas"]
+        corrections = 1 - beta1 ** max(step, 1), 1 - beta2 ** max(step, 1)
+        return group["lr"], beta1, beta2, group["eps"], group["weight_decay"], *corrections
+
+    def update(self, segments: Segments, clip: Array | None) -> None:
+        """See `Backend.adam_update`."""
+        self.arena.backend.adam_update(self.arena, segments, decoupled=self.decoupled, clip=clip)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): each step shrinks the weights by lr weight_decay."""
+
+    decoupled = True
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter] | Iterable[Group],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        clip_norm: float | None = None,
+    ):
+        super().__init__(parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm)

@@ -1,0 +1,149 @@
+"""Learning-rate schedules: pure functions of the step, applied to an optimizer's groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import cos, pi
+from typing import Any
+
+from gpunet.optim.optimizer import Optimizer
+
+
+class Schedule:
+    """Sets every group's learning rate to its first one times `factor(step)`.
+
+    The first rate is in force from construction on; call `step` after each optimizer step.
+    """
+
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer = optimizer
+        self.base_rates = [g["lr"] for g in optimizer.groups]
+        self.step_count = 0
+        self._apply()
+
+    def factor(self, step: int) -> float:
+        """What the first learning rate is multiplied by at a step, counted from 0."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Go on to the next step."""
+        self.step_count += 1
+        self._apply()
+
+    def rates(self, step: int) -> list[float]:
+        """The groups' learning rates at a step."""
+        return [rate * self.factor(step) for rate in self.base_rates]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step and the first rates."""
+        return {"step_count": self.step_count, "base_rates": list(self.base_rates)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        if len(state["base_rates"]) != len(self.base_rates):
+            raise ValueError(
+                f"{type(self).__name__}: the state is of {len(state['base_rates'])} groups, not {len(self.base_rates)}"
+            )
+        self.step_count, self.base_rates = int(state["step_count"]), list(state["base_rates"])
+        self._apply()
+
+    def _apply(self) -> None:
+        for group, rate in zip(self.optimizer.groups, self.rates(self.step_count), strict=True):
+            group["lr"] = rate
+
+
+class ConstantLR(Schedule):
+    """The rate stays as it is."""
+
+    def factor(self, step: int) -> float:
+        """1."""
+        return 1.0
+
+
+class StepLR(Schedule):
+    """The rate is multiplied by `gamma` after every `size` steps."""
+
+    def __init__(self, optimizer: Optimizer, size: int, gamma: float = 0.1):
+        _check_steps("StepLR", size=size)
+        self.size, self.gamma = size, gamma
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """gamma^floor(step / size)."""
+        return self.gamma ** (step // self.size)
+
+
+class CosineLR(Schedule):
+    """Half a cosine from 1 down to `final` over `total` steps (Loshchilov & Hutter 2017, equation 5), constant after."""
+
+    def __init__(self, optimizer: Optimizer, total: int, final: float = 0.0):
+        _check_steps("CosineLR", total=total)
+        self.total, self.final = total, final
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """final + (1 - final)(1 + cos(pi step / total)) / 2."""
+        return _cosine(1.0, self.final, step / self.total)
+
+
+class OneCycleLR(Schedule):
+    """Half a cosine up from 1 / `start_div` to 1, then one down to 1 / `end_div` (Smith & Topin 2019).
+
+    Args:
+        optimizer: whose learning rates are the peaks.
+        total: steps of the whole cycle; constant after.
+        rise: share of them before the peak.
+        start_div, end_div: peak over first, and peak over last rate.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total: int, *, rise: float = 0.3, start_div: float = 25.0, end_div: float = 1e4
+    ):
+        _check_steps("OneCycleLR", total=total)
+        if not 0 < rise < 1:
+            raise ValueError(f"OneCycleLR: rise is {rise} but must lie between 0 and 1")
+        self.total, self.rise, self.start_div, self.end_div = total, rise, start_div, end_div
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """Between 1 / end_div and 1."""
+        peak = self.rise * self.total
+        if step < peak:
+            return _cosine(1 / self.start_div, 1.0, step / peak)
+        return _cosine(1.0, 1 / self.end_div, (step - peak) / (self.total - peak))
+
+
+class WarmupLR(Schedule):
+    """A line from 1 / `steps` up to 1 over the first `steps` steps, then another schedule, counted from there.
+
+    Args:
+        optimizer: to schedule.
+        steps: length of the warm-up.
+        then: a schedule of the same optimizer, which this one replaces; constant if None.
+    """
+
+    def __init__(self, optimizer: Optimizer, steps: int, then: Schedule | None = None):
+        _check_steps("WarmupLR", steps=steps)
+        if then is not None:
+            if then.optimizer is not optimizer:
+                raise ValueError("WarmupLR: then schedules another optimizer")
+            for group, rate in zip(optimizer.groups, then.base_rates, strict=True):
+                group["lr"] = rate
+        self.steps, self.then = steps, then
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """(step + 1) / steps, then the other's."""
+        if step < self.steps:
+            return (step + 1) / self.steps
+        return 1.0 if self.then is None else self.then.factor(step - self.steps)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + cos(pi * min(share, 1.0))) / 2
+
+
+def _check_steps(schedule: str, **steps: int) -> None:
+    for name, value in steps.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{schedule}: {name} is {value!r} but must be an integer of at least 1")
