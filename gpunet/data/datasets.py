@@ -1,0 +1,169 @@
+"""Data sets: anything with a length that an array of indices can index, and that gives a tuple of arrays for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from numbers import Integral, Real
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpunet import random
+
+
+class Dataset(Protocol):
+    """What `DataLoader` takes; a data set may also have `classes`, the names of its labels."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        """One sample for an integer; for int64 indices (B,), a tuple of arrays of B rows each."""
+        ...
+
+
+class ArrayDataset:
+    """Arrays whose rows belong together, such as images (N, H, W, C) and labels (N,).
+
+    Args:
+        arrays: of N rows each and of integers, booleans or floats; kept as they are, not copied.
+        classes: names of the labels; the last array then holds labels, integers from 0 to len(classes) - 1, (N, …).
+    Raises:
+        ValueError: no rows, different numbers of rows, a NaN or infinity, a label out of range.
+        TypeError: arrays that are not on the host or hold no numbers; labels that are not integers.
+    """
+
+    def __init__(self, *arrays: Any, classes: Sequence[str] | None = None) -> None:
+        if not arrays:
+            raise ValueError("ArrayDataset: got no arrays but takes at least one")
+        self.arrays = tuple(_host_array(position, array) for position, array in enumerate(arrays))
+        rows = [len(array) for array in self.arrays]
+        if len(set(rows)) > 1:
+            raise ValueError(f"ArrayDataset: arrays must have equally many rows, got {', '.join(map(str, rows))}")
+        if rows[0] == 0:
+            raise ValueError("ArrayDataset: arrays have 0 rows but at least 1 is needed")
+        for position, array in enumerate(self.arrays):
+            _check_finite(position, array)
+        self.classes = None if classes is None else tuple(classes)
+        if self.classes is not None:
+            _check_labels(self.arrays[-1], len(self.classes))
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        """Rows of every array, for an integer, a slice, or an array of indices."""
+        return tuple(array[index] for array in self.arrays)
+
+    def __repr__(self) -> str:
+        return f"ArrayDataset({', '.join(f'{array.dtype} {array.shape}' for array in self.arrays)})"
+
+
+class Subset:
+    """Some samples of another data set, in the order of `indices`.
+
+    Args:
+        dataset: the whole.
+        indices: (M,) integers from 0 to len(dataset) - 1.
+    Raises:
+        ValueError: no indices, or one out of range.
+        TypeError: indices that are not integers on one axis.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Any) -> None:
+        positions = np.asarray(indices)
+        if positions.size == 0:
+            raise ValueError("Subset: indices are empty but at least 1 is needed")
+        if positions.ndim != 1 or positions.dtype.kind not in "iu":
+            raise TypeError(
+                f"Subset: indices are {positions.dtype} of shape {positions.shape} but must be integers on one axis"
+            )
+        if positions.min() < 0 or positions.max() >= len(dataset):
+            raise ValueError(
+                f"Subset: indices must be from 0 to {len(dataset) - 1}, got {positions.min()} to {positions.max()}"
+            )
+        self.dataset, self.indices = dataset, positions.astype(np.int64)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the labels of the whole."""
+        return getattr(self.dataset, "classes", None)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        return self.dataset[self.indices[index]]
+
+
+def random_split(dataset: Dataset, parts: Sequence[float], seed: int | None = None) -> tuple[Subset, ...]:
+    """Disjoint random subsets that together are the data set; each keeps the data set's order.
+
+    Args:
+        dataset: of N samples.
+        parts: how many samples each subset has, integers that add up to N, or fractions that add up to 1.
+        seed: decides the split; what `gpunet.seed` last set if None.
+    Raises:
+        ValueError: parts that do not add up, or one without samples.
+        TypeError: parts that are not numbers.
+    """
+    total = len(dataset)
+    if not all(isinstance(part, Real) for part in parts):
+        raise TypeError(f"random_split: parts must be numbers, got {parts!r}")
+    if all(isinstance(part, Integral) for part in parts):
+        if sum(parts) != total:
+            raise ValueError(
+                f"random_split: parts must add up to {total}, the length of the data set, got {sum(parts)}"
+            )
+        ends = [int(end) for end in accumulate(parts)]
+    else:
+        if abs(sum(parts) - 1) > 1e-6:
+            raise ValueError(f"random_split: fractions must add up to 1, got {sum(parts)}")
+        ends = [round(end * total) for end in accumulate(parts)]
+    starts = [0, *ends[:-1]]
+    if any(end <= start for start, end in zip(starts, ends, strict=True)):
+        raise ValueError(f"random_split: parts {list(parts)} leave a subset of {total} samples without any")
+    stream = random.Stream(checked_seed("random_split", seed), random.PURPOSES["split"])
+    order = random.permutation(stream, total)
+    return tuple(Subset(dataset, np.sort(order[start:end])) for start, end in zip(starts, ends, strict=True))
+
+
+def checked_seed(operation: str, seed: int | None) -> int:
+    """The seed as a Python integer, or the one that `gpunet.seed` last set."""
+    if seed is None:
+        return random.current_seed()
+    if not isinstance(seed, Integral):
+        raise TypeError(f"{operation}: seed must be an integer or None, got {seed!r}")
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"{operation}: seed must be from 0 to 2^64 - 1, got {seed}")
+    return int(seed)
+
+
+def _host_array(position: int, value: Any) -> np.ndarray:
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(f"ArrayDataset: array {position} is on a device but must be on the host")
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"ArrayDataset: array {position} is {array.dtype} but must be integers, booleans or floats")
+    if array.ndim == 0:
+        raise ValueError(f"ArrayDataset: array {position} has no axes but takes (N, …)")
+    return array
+
+
+def _check_finite(position: int, array: np.ndarray) -> None:
+    if array.dtype.kind == "f":
+        finite = np.isfinite(array)
+        if not finite.all():
+            first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), array.shape))
+            raise ValueError(f"ArrayDataset: array {position} must be finite, got {array[first]} at index {first}")
+
+
+def _check_labels(labels: np.ndarray, count: int) -> None:
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"ArrayDataset: labels, the last array, are {labels.dtype} but must be integers")
+    wrong = (labels < 0) | (labels >= count)
+    if wrong.any():
+        first = tuple(int(i) for i in np.unravel_index(np.argmax(wrong), labels.shape))
+        raise ValueError(
+            f"ArrayDataset: labels of {count} classes must be 0 to {count - 1}, got {labels[first]} at index {first}"
+        )

@@ -1,0 +1,137 @@
+"""Where the files of a public data set are: in a folder the user names, in the cache, or at an official address."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+ENVIRONMENT = "GPUNET_DATA"
+"""The environment variable that names a folder of data sets."""
+
+_PROBLEMS = (OSError, ValueError, EOFError, ImportError, tarfile.TarError)  # pooch, requests and tarfile raise them
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A public data set: the folder its files stand in, and what to fetch.
+
+    Attributes:
+        folder: name of the folder below the user's root or the cache.
+        url: official address; ends in "/", before the names of `md5`.
+        md5: checksum of each file to fetch: ``.gz`` files of the folder, or one ``.tar.gz`` that holds it.
+    """
+
+    folder: str
+    url: str
+    md5: Mapping[str, str]
+
+
+def find_files(
+    operation: str, source: Source, names: Sequence[str], root: str | os.PathLike[str] | None, download: bool
+) -> list[Path]:
+    """The paths of `names`, fetched first if they are nowhere; nothing half-written ever has one of these names.
+
+    Args:
+        operation: whose errors these are.
+        names: of files in ``source.folder``; ``NAME.gz`` is also found as ``NAME``.
+        root: the folder that holds ``source.folder``; if None, what GPUNET_DATA names, then the cache.
+        download: whether to fetch what is missing, into root or the cache.
+    Raises:
+        FileNotFoundError: they are nowhere and cannot be had: where they were looked for, what went wrong, what to do.
+    """
+    if root is not None:
+        bases = [Path(root).expanduser()]
+    else:
+        bases = [Path(base).expanduser() for base in (os.environ.get(ENVIRONMENT), _cache()) if base]
+    folders = [base / source.folder for base in bases]
+    for folder in folders:
+        if found := _present(folder, names):
+            return found
+    try:
+        if not download:
+            raise OSError("download=False")
+        _fetch(source, names, folders)
+        if found := _present(folders[-1], names):
+            return found
+        raise OSError(f"{', '.join(source.md5)} does not hold them")
+    except _PROBLEMS as error:
+        looked = " or ".join(map(str, folders)) or f"{ENVIRONMENT}, which is not set,"
+        why = " ".join(str(error).split()).rstrip(".")
+        raise FileNotFoundError(
+            f"{operation}: {', '.join(names)} are not in {looked} and were not fetched from {source.url}: {why}; "
+            f'put them into a folder "{source.folder}" and name the folder that holds it by root= or {ENVIRONMENT}'
+        ) from error
+
+
+def _present(folder: Path, names: Sequence[str]) -> list[Path] | None:
+    """The paths of all names in a folder, unpacked or as published; None if any is missing."""
+    paths = []
+    for name in names:
+        path = next((path for path in (folder / name.removesuffix(".gz"), folder / name) if path.is_file()), None)
+        if path is None:
+            return None
+        paths.append(path)
+    return paths
+
+
+def _cache() -> str | None:
+    try:
+        import pooch
+    except ImportError:
+        return None
+    return str(pooch.os_cache("gpunet"))
+
+
+def _fetch(source: Source, names: Sequence[str], folders: Sequence[Path]) -> None:
+    """Fetch what is missing of `names` into the last folder, each file complete and checked before it gets its name."""
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError('downloads need pooch: pip install "gpunet[examples]"') from error
+    folder = folders[-1]  # root or the cache
+    missing = [name for name in names if not _present(folder, [name])]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder)
+    except OSError as error:
+        raise OSError(f"cannot write into folder {folder}: {error.strerror}") from error
+    with aside as work:
+        for name, checksum in source.md5.items():
+            archive = name.endswith(".tar.gz")
+            if archive or name in missing:
+                fetched = Path(pooch.retrieve(source.url + name, f"md5:{checksum}", name, work, downloader=_stream))
+                for path in _unpack(fetched, source.folder) if archive else [fetched]:
+                    os.replace(path, folder / path.name)
+
+
+def _stream(url: str, path: str, _: object) -> None:
+    """What pooch calls to write the content of an address to a temporary file, which it then checks."""
+    import requests
+    from tqdm import tqdm
+
+    name = url.rpartition("/")[2]
+    with requests.get(url, stream=True, timeout=30) as answer:
+        answer.raise_for_status()
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        with open(path, "wb") as file, tqdm(desc=name, total=size, unit="B", unit_scale=True) as bar:
+            for chunk in answer.iter_content(1 << 16):
+                bar.update(file.write(chunk))
+
+
+def _unpack(archive: Path, folder: str) -> list[Path]:
+    """Unpack the files of an archive's folder beside it; only a member's last name counts, so none lands elsewhere."""
+    paths = []
+    with tarfile.open(archive) as members:
+        for member in members:
+            name = PurePosixPath(member.name)
+            content = members.extractfile(member) if member.isfile() and name.parent.name == folder else None
+            if content is not None:
+                paths.append(archive.parent / name.name)
+                with content, paths[-1].open("wb") as file:
+                    shutil.copyfileobj(content, file, 1 << 20)
+    return paths

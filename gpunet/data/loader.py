@@ -1,0 +1,163 @@
+"""Batches of a data set, in an order that only the seed and the epoch decide, made ahead by a thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from numbers import Integral
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from gpunet import random
+from gpunet.data.datasets import Dataset, checked_seed
+from gpunet.data.transforms import Batch, Transform
+
+
+class DataLoader:
+    """Iterates over a data set in batches: tuples of host arrays of `batch_size` rows each, fewer in the last.
+
+    Each iteration is one epoch. The shuffled order of epoch e is ``random.permutation(stream, n)`` with the stream
+    ``Stream(seed, PURPOSES["shuffle"], epoch=e)``. Epoch and seed are read when ``iter(loader)`` is called; `epoch`
+    counts on when an iteration has been exhausted, and may be set between iterations.
+
+    Args:
+        dataset: what has a length, and gives a tuple of arrays for int64 indices (B,).
+        batch_size: samples a batch.
+        shuffle: whether each epoch has an order of its own; if not, the data set's.
+        drop_last: whether to leave out a last batch of fewer samples.
+        transform: called with each batch, see `transforms.Transform`.
+        seed: decides orders and augmentation; what `gpunet.seed` last set if None.
+        prefetch: how many batches a background thread makes ahead; 0 makes each when it is asked for, without a thread.
+            The batches are the same.
+    Raises:
+        ValueError: an argument out of range, an empty data set, or one smaller than a batch with `drop_last`; while
+            iterating, a data set or a transform that does not give a row for each index.
+        TypeError: an argument of the wrong kind.
+    What the data set or the transform raises comes out of the iteration, with its own traceback.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        transform: Transform | None = None,
+        seed: int | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        if transform is not None and not callable(transform):
+            raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
+        self.dataset, self.transform = dataset, transform
+        self.batch_size = _integer("batch_size", batch_size, least=1)
+        self.prefetch = _integer("prefetch", prefetch, least=0)
+        self.shuffle, self.drop_last = shuffle, drop_last
+        checked_seed("DataLoader", seed)
+        self.seed = seed
+        self.epoch = 0
+        if len(dataset) == 0:
+            raise ValueError("DataLoader: dataset is empty but must have at least 1 sample")
+        if drop_last and batch_size > len(dataset):
+            raise ValueError(
+                f"DataLoader: batch_size is {batch_size} but dataset has {len(dataset)} samples, "
+                "so that drop_last leaves no batch"
+            )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next iteration, from 0."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch = _integer("epoch", value, least=0)
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        samples = len(self.dataset)
+        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+
+    def order(self, epoch: int | None = None) -> np.ndarray:
+        """The indices of one epoch, (n,) int64, in the order they are taken; of the next epoch if None."""
+        return self._order(self.epoch if epoch is None else epoch, checked_seed("DataLoader", self.seed))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._epoch_batches(self.epoch, checked_seed("DataLoader", self.seed))
+
+    def _order(self, epoch: int, seed: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(len(self.dataset))
+        return random.permutation(random.Stream(seed, random.PURPOSES["shuffle"], epoch=epoch), len(self.dataset))
+
+    def _epoch_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
+        order, count, size = self._order(epoch, seed), len(self), self.batch_size
+        pieces = (order[i * size : (i + 1) * size] for i in range(count))
+        batches = (self._batch(indices, epoch, seed) for indices in pieces)
+        yield from _ahead(batches, self.prefetch) if self.prefetch else batches
+        self.epoch = epoch + 1
+
+    def _batch(self, indices: np.ndarray, epoch: int, seed: int) -> Batch:
+        batch = self.dataset[indices]
+        _check_rows("dataset", batch, len(indices))
+        if self.transform is not None:
+            batch = self.transform(batch, indices=indices, epoch=epoch, seed=seed)
+            _check_rows("transform", batch, len(indices))
+        return batch
+
+
+def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """The same batches, up to `depth` of them made ahead by a thread, which ends before this generator does.
+
+    The thread knows nothing of the generator: when the consumer drops it, it is closed, and `finally` ends the thread.
+    """
+    ready: SimpleQueue[tuple[Batch | None, BaseException | None]] = SimpleQueue()
+    room = threading.Semaphore(depth)
+    stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            while room.acquire() and not stopped.is_set():
+                batch = next(batches, None)
+                ready.put((batch, None))
+                if batch is None:
+                    return
+        except BaseException as error:
+            ready.put((None, error))
+
+    thread = threading.Thread(target=work, name="gpunet-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            room.release()
+            yield batch
+    finally:
+        error = None  # its traceback holds this frame
+        stopped.set()
+        room.release()
+        if thread is not threading.current_thread():  # the garbage collector may run in any thread
+            thread.join()
+
+
+def _check_rows(source: str, batch: Any, rows: int) -> None:
+    if not isinstance(batch, tuple):
+        raise TypeError(f"DataLoader: {source} must give a tuple of arrays for an array of indices, got {type(batch)}")
+    lengths = [len(part) if np.ndim(part) else "no axis" for part in batch]
+    if any(length != rows for length in lengths):
+        got = ", ".join(map(str, lengths))
+        raise ValueError(f"DataLoader: {source} must give arrays of {rows} rows for {rows} indices, got {got}")
+
+
+def _integer(argument: str, value: Any, *, least: int) -> int:
+    if not isinstance(value, Integral):
+        raise TypeError(f"DataLoader: {argument} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"DataLoader: {argument} must be at least {least}, got {value}")
+    return int(value)

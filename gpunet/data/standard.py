@@ -1,0 +1,171 @@
+"""Public data sets by name, as `ArrayDataset`s of uint8 images (N, H, W, C) and int64 labels (N,).
+
+Each is looked for in the folder given as ``root=``; without one, in the folder that the environment variable
+GPUNET_DATA names, then in the cache. If it is not there, it is downloaded from its official address, checked, and kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from gpunet.data.datasets import ArrayDataset
+from gpunet.data.download import Source, find_files
+from gpunet.data.idx import read_idx
+
+Root = str | os.PathLike[str] | None
+
+MNIST = Source(
+    folder="mnist",
+    url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+    md5={
+        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+    },
+)
+FASHION_MNIST = Source(
+    folder="fashion-mnist",
+    url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    md5={
+        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+    },
+)
+CIFAR10 = Source(
+    folder="cifar-10-batches-bin",
+    url="https://www.cs.toronto.edu/~kriz/",
+    md5={"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
+)
+
+DIGITS = tuple("0123456789")
+GARMENTS = (
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+RECORDS, RECORD = 10_000, 1 + 3 * 32 * 32
+"""Records of a CIFAR-10 file, and bytes of a record: the label, then 32x32 red, green and blue."""
+
+
+def digits(split: str) -> ArrayDataset:
+    """Handwritten digits 8x8 of the UCI Optical Recognition test set, which comes with scikit-learn: no download.
+
+    Args:
+        split: "train" (1,438 images) or "test" (359): every fifth, those with i % 5 == 4.
+    Returns:
+        images (N, 8, 8, 1) uint8, round(255 v / 16) for the original's v = 0 to 16; labels (N,) int64.
+    Raises:
+        ValueError: another split.
+        ImportError: scikit-learn is not installed.
+    """
+    train = _is_train("digits", split)
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError('digits: needs scikit-learn: pip install "gpunet[examples]"') from error
+    original = load_digits()
+    chosen = (np.arange(len(original.images)) % 5 == 4) != train
+    levels = original.images[chosen].astype(np.int64)
+    images = ((255 * levels + 8) // 16).astype(np.uint8)[..., np.newaxis]
+    return ArrayDataset(images, original.target[chosen].astype(np.int64), classes=DIGITS)
+
+
+def mnist(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
+    """MNIST (LeCun et al. 1998): handwritten digits, grey 28x28, 60,000 to train and 10,000 to test.
+
+    Args:
+        split: "train" or "test".
+        root: the folder that holds ``mnist/`` with the four official files, plain or ``.gz``.
+        download: whether to fetch the files if they are not there.
+    Returns:
+        images (N, 28, 28, 1) uint8, labels (N,) int64.
+    Raises:
+        ValueError: another split; a file that is not what it should be.
+        OSError: the files are neither there nor to be had, or cannot be written.
+    """
+    return _idx_dataset("mnist", MNIST, DIGITS, split, root, download)
+
+
+def fashion_mnist(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
+    """Fashion-MNIST (Xiao et al. 2017): ten kinds of garment, grey 28x28, 60,000 to train and 10,000 to test.
+
+    Args:
+        split: "train" or "test".
+        root: the folder that holds ``fashion-mnist/`` with the four official files, plain or ``.gz``.
+        download: whether to fetch the files if they are not there.
+    Returns:
+        images (N, 28, 28, 1) uint8, labels (N,) int64.
+    Raises:
+        ValueError: another split; a file that is not what it should be.
+        OSError: the files are neither there nor to be had, or cannot be written.
+    """
+    return _idx_dataset("fashion_mnist", FASHION_MNIST, GARMENTS, split, root, download)
+
+
+def cifar10(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
+    """CIFAR-10 (Krizhevsky 2009): ten kinds of object, colour 32x32, 50,000 to train and 10,000 to test.
+
+    Args:
+        split: "train" or "test".
+        root: the folder that holds ``cifar-10-batches-bin/`` with the six official files of the binary version.
+        download: whether to fetch the files if they are not there.
+    Returns:
+        images (N, 32, 32, 3) uint8, labels (N,) int64.
+    Raises:
+        ValueError: another split; a file that is not what it should be.
+        OSError: the files are neither there nor to be had, or cannot be written.
+    """
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if _is_train("cifar10", split) else ["test_batch.bin"]
+    files = find_files("cifar10", CIFAR10, names, root, download)
+    records = np.concatenate([_cifar_records(path) for path in files])
+    planes = records[:, 1:].reshape(-1, 3, 32, 32)
+    return ArrayDataset(
+        np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64), classes=OBJECTS
+    )
+
+
+def _is_train(operation: str, split: str) -> bool:
+    if split not in ("train", "test"):
+        raise ValueError(f'{operation}: split is {split!r} but takes "train" or "test"')
+    return split == "train"
+
+
+def _idx_dataset(
+    operation: str, source: Source, classes: tuple[str, ...], split: str, root: Root, download: bool
+) -> ArrayDataset:
+    part = "train" if _is_train(operation, split) else "t10k"
+    names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
+    image_file, label_file = find_files(operation, source, names, root, download)
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
+        raise ValueError(
+            f"{operation}: {image_file} must hold uint8 images (N, 28, 28), got {images.dtype} {images.shape}"
+        )
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{operation}: {label_file} must hold uint8 labels ({len(images)},), got {labels.dtype} {labels.shape}"
+        )
+    _check_labels(operation, label_file, labels)
+    return ArrayDataset(images[..., np.newaxis], labels.astype(np.int64), classes=classes)
+
+
+def _cifar_records(path: Path) -> np.ndarray:
+    size = path.stat().st_size
+    if size != RECORDS * RECORD:
+        raise ValueError(
+            f"cifar10: {path} must have {RECORDS * RECORD} bytes ({RECORDS} records of {RECORD} bytes), got {size}"
+        )
+    records = np.fromfile(path, np.uint8).reshape(RECORDS, RECORD)
+    _check_labels("cifar10", path, records[:, 0])
+    return records
+
+
+def _check_labels(operation: str, path: Path, labels: np.ndarray) -> None:
+    if labels.size and labels.max() > 9:
+        first = int(np.argmax(labels > 9))
+        raise ValueError(f"{operation}: {path} must hold labels from 0 to 9, got {labels[first]} in record {first}")
