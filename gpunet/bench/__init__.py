@@ -1,0 +1,1 @@
+"""Benchmarks, as commands: ``gpunet bench step --against torch``."""
