@@ -1,0 +1,251 @@
+"""`CudaBackend`: every primitive is a launch of a kernel in `kernels/`; what has no kernel raises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.cuda_device import THREADS, activation_fields
+from gpunet.backends.cuda_movement import CudaMovement
+from gpunet.backends.cuda_training import CudaTraining
+from gpunet.cuda.instantiations import CONV_TILES, MASKS, MATMUL_TILES, WEIGHT_GRAD_TILES, instance
+from gpunet.geometry import Geometry
+
+Tile = tuple[int, int, int, int, int]
+"""(TM, TN, RM, RN, V): see gpunet.cuda.instantiations."""
+BUSY = 264
+"""Blocks that keep a large GPU busy, two a multiprocessor of an H200: fewer large tiles are cut smaller, and a weight
+gradient's reduction is split until there are as many. A constant, so that a sum's order is the shape's alone."""
+TILE_K = 16
+"""Step of a tile along the reduction, as kernels/tile.cuh has it."""
+
+
+def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool) -> Tile:
+    """The tile for rows x cols results: a pure function of shape and of whether 16-byte loads are allowed."""
+    allowed = [t for t in tiles if t[4] == 1 or vector]
+    narrow = [t for t in allowed if t[1] == 16]
+    if cols <= 16 and narrow:
+        return narrow[0]
+    wide = [t for t in allowed if t[1] > 16]  # the largest first, of one size the vector's
+    smallest = next(t for t in wide if t[0] * t[1] == wide[-1][0] * wide[-1][1])
+    return next((t for t in wide if count_tiles(rows, cols, t) >= BUSY), smallest)
+
+
+def count_tiles(rows: int, cols: int, tile: Tile) -> int:
+    """Blocks that cover rows x cols results."""
+    return -(-rows // tile[0]) * -(-cols // tile[1])
+
+
+def split_pixels(tiles: int, pixels: int) -> int:
+    """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, and at least four steps."""
+    splits = min(-(-BUSY // tiles), -(-pixels // (4 * TILE_K)))
+    each = -(-pixels // splits)
+    return -(-each // TILE_K) * TILE_K
+
+
+class CudaBackend(CudaMovement, CudaTraining):
+    """Primitives as kernels, on CuPy's arrays or an emulator's.
+
+    No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take
+    float32; anything else raises TypeError and says so.
+    """
+
+    # ---- convolution
+
+    def conv2d_forward(
+        self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry, activation: Activation | None = None
+    ) -> Array:
+        g = geometry
+        self._expect("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
+        y = self.arrays.empty(g.y_shape, np.float32)
+        args = x, w, b, y, geometry_fields(g), activation_fields(activation)
+        if self.simple:
+            self._each("conv2d_forward_simple", y.size, *args)
+        else:
+            self._conv("conv2d_forward_tiled", g, g.y_shape, g.filters, self._aligned(x, w, y), args)
+        return y
+
+    def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
+        g, (gate_y, gate_activation) = geometry, gate or (None, None)
+        self._expect("conv2d_input_grad", dy=(dy, g.y_shape), w=(w, g.w_shape), gate=(gate_y, g.y_shape))
+        dx = self.arrays.empty(g.x_shape, np.float32)
+        args = dy, gate_y, w, dx, geometry_fields(g), activation_fields(gate_activation)
+        if self.simple:
+            self._each("conv2d_input_grad_simple", dx.size, *args)
+        else:
+            aligned = self._aligned(dy, gate_y, w, dx)
+            self._conv("conv2d_input_grad_tiled", g, g.x_shape, g.x_shape[3], aligned, args)
+        return dx
+
+    def _conv(self, kernel: str, g: Geometry, shape: Sequence[int], channels: int, aligned: bool, args: Any) -> None:
+        """Launch a tiled convolution whose results are `shape`, of so many channels."""
+        rows, cols = int(np.prod(shape[:3])), channels // g.groups
+        tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g))
+        self.launcher.launch(instance(kernel, "float", *tile), count_tiles(rows, cols, tile) * g.groups, THREADS, args)
+
+    def conv2d_weight_grad(
+        self,
+        dy: Array,
+        x: Array,
+        *,
+        geometry: Geometry,
+        gate: Gate | None = None,
+        out: Array | None = None,
+        bias: bool = True,
+        bias_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array | None]:
+        g, (gate_y, gate_activation) = geometry, gate or (None, None)
+        self._expect(
+            "conv2d_weight_grad", dy=(dy, g.y_shape), x=(x, g.x_shape), gate=(gate_y, g.y_shape),
+            out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)),
+        )  # fmt: skip
+        _check_accumulate("conv2d_weight_grad", accumulate, out if not bias or bias_out is not None else None)
+        dw = self._out("conv2d_weight_grad", out, g.w_shape)
+        db = self._out("conv2d_weight_grad", bias_out, (g.filters,)) if bias else None
+        common = geometry_fields(g), activation_fields(gate_activation)
+        if self.simple:
+            count = dw.size + g.filters * bias
+            self._each("conv2d_weight_grad_simple", count, dy, gate_y, x, dw, db, *common, int(accumulate))
+            return dw, db
+        pixels, cols = int(np.prod(g.y_shape[:3])), g.filters // g.groups
+        rows = dw.size // g.filters
+        tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=self._aligned(dy, gate_y, x) and _by_four(g))
+        tiles = count_tiles(rows, cols, tile) * g.groups
+        each = split_pixels(tiles, pixels)
+        splits = -(-pixels // each)
+        partial_w = self.arrays.empty((splits, dw.size), np.float32)
+        partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
+        self.launcher.launch(
+            instance("conv2d_weight_grad_tiled", "float", *tile), tiles * splits, THREADS,
+            (dy, gate_y, x, partial_w, partial_b, *common, each),
+        )  # fmt: skip
+        self._each(
+            "conv2d_weight_grad_sum", dw.size + g.filters * bias,
+            partial_w, partial_b, dw, db, dw.size, g.filters, splits, int(accumulate),
+        )  # fmt: skip
+        return dw, db
+
+    # ---- matrix product
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        bias: Array | None = None,
+        activation: Activation | None = None,
+        gate: Gate | None = None,
+        out: Array | None = None,
+        accumulate: bool = False,
+    ) -> Array:
+        self._expect("matmul", a=(a, None), b=(b, None))
+        if a.ndim != 2 or b.ndim != 2:
+            raise ValueError(f"matmul: a has shape {a.shape} and b {b.shape} but both take 2 axes")
+        m, depth = a.shape[::-1] if transpose_a else a.shape
+        inner, p = b.shape[::-1] if transpose_b else b.shape
+        if depth != inner:
+            raise ValueError(f"matmul: a {a.shape} and b {b.shape} meet in axes of {depth} and {inner}")
+        if accumulate and (bias is not None or activation is not None):
+            raise ValueError("matmul: accumulate adds a plain product, without bias or activation")
+        gate_y, gate_activation = gate or (None, None)
+        self._expect("matmul", gate=(gate_y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
+        _check_accumulate("matmul", accumulate, out)
+        y = self._out("matmul", out, (m, p))
+        product = {
+            "M": m, "K": depth, "P": p,
+            "transpose_a": int(transpose_a), "transpose_b": int(transpose_b), "accumulate": int(accumulate),
+        }  # fmt: skip
+        args = a, gate_y, b, bias, y, product, activation_fields(gate_activation), activation_fields(activation)
+        if self.simple:
+            self._each("matmul_simple", y.size, *args)
+        elif y.size:
+            by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
+            tile = select_tile(MATMUL_TILES, m, p, vector=by_four and self._aligned(a, gate_y, b, y))
+            kernel = instance("matmul_tiled", "float", *tile, transpose_a, transpose_b)
+            self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args)
+        return y
+
+    # ---- pooling
+
+    def max_pool2d_forward(self, x: Array, *, geometry: Geometry) -> tuple[Array, Array]:
+        self._expect("max_pool2d_forward", x=(x, geometry.x_shape))
+        y = self.arrays.empty(geometry.y_shape, np.float32)
+        mask = self.arrays.empty(geometry.y_shape, geometry.mask_dtype)
+        self._pool("max_pool2d_forward", y.size, (x, y), mask, x, y, mask, geometry_fields(geometry))
+        return y, mask
+
+    def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
+        self._expect("max_pool2d_backward", dy=(dy, geometry.y_shape))
+        if mask.shape != dy.shape:
+            raise ValueError(f"max_pool2d_backward: mask has shape {mask.shape} but takes {dy.shape}")
+        dx = self.arrays.empty(geometry.x_shape, np.float32)
+        self._pool("max_pool2d_backward", dx.size, (dy, dx), mask, dy, mask, dx, geometry_fields(geometry))
+        return dx
+
+    def _pool(self, kernel: str, count: int, floats: tuple[Array, ...], mask: Array, *args: Any) -> None:
+        """Launch max pooling, four channels a thread where every load of them is aligned."""
+        vector = not self.simple and floats[0].shape[3] % 4 == 0 and self._aligned(*floats)
+        v = 4 if vector else 1
+        self._each(kernel, count // v, *args, element=f"float, {MASKS[mask.dtype.name]}, {v}")
+
+    def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
+        self._expect("avg_pool2d_forward", x=(x, geometry.x_shape))
+        y = self.arrays.empty(geometry.y_shape, np.float32)
+        self._each("avg_pool2d_forward", y.size, x, y, geometry_fields(geometry), int(count_padding))
+        return y
+
+    def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
+        self._expect("avg_pool2d_backward", dy=(dy, geometry.y_shape))
+        dx = self.arrays.empty(geometry.x_shape, np.float32)
+        self._each("avg_pool2d_backward", dx.size, dy, dx, geometry_fields(geometry), int(count_padding))
+        return dx
+
+
+@lru_cache(maxsize=4096)
+def geometry_fields(geometry: Geometry) -> dict[str, int]:
+    """The kernels' Geometry.
+
+    Raises:
+        ValueError: 2^31 pixels or more, which the kernels count in 32 bits.
+    """
+    (n, h, w, c), (_, oh, ow, o) = geometry.x_shape, geometry.y_shape
+    if max(n * h * w, n * oh * ow) >= 2**31 - 2**16:
+        raise ValueError(f"CUDA takes fewer than 2^31 pixels in an operation, got x {geometry.x_shape}")
+    return {
+        "N": n, "H": h, "W": w, "C": c, "OH": oh, "OW": ow, "O": o,
+        "KH": geometry.window[0], "KW": geometry.window[1],
+        "stride_h": geometry.stride[0], "stride_w": geometry.stride[1],
+        "pad_top": geometry.padding[0][0], "pad_left": geometry.padding[1][0],
+        "dilation_h": geometry.dilation[0], "dilation_w": geometry.dilation[1],
+        "groups": geometry.groups,
+    }  # fmt: skip
+
+
+def _by_four(g: Geometry) -> bool:
+    """Whether the channels of a group come in fours, on both sides of a convolution."""
+    return g.x_shape[3] // g.groups % 4 == 0 and g.filters // g.groups % 4 == 0
+
+
+def _check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:
+    if accumulate and out is None:
+        raise ValueError(f"{operation}: accumulate adds to what `out` holds, and there is none")
+
+
+def cuda_backend(device: int = 0) -> CudaBackend:
+    """The backend of one CUDA device, on CuPy.
+
+    Args:
+        device: its number.
+    """
+    from gpunet.cuda.cupy_arrays import CupyArrays
+    from gpunet.cuda.launcher import CupyLauncher
+
+    arrays = CupyArrays(device)
+    return CudaBackend(arrays, CupyLauncher(device, arrays.owns))

@@ -1,0 +1,124 @@
+"""Arrays on a CUDA device and the small words that the primitives of `CudaBackend` are written in."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.base import ACTIVATIONS, Activation, Array, Backend
+from gpunet.cuda.arrays import Arrays, View, view, walk
+from gpunet.cuda.instantiations import MOVED, instance
+from gpunet.cuda.launcher import Launcher
+
+THREADS = 256
+MAX_BLOCKS = 16384
+"""Blocks of a grid-stride launch: more than any device runs at once; larger arrays are walked by the same ones."""
+PARTIALS = 256
+"""Most blocks that leave a partial result for a last block to add."""
+
+
+class CudaDevice(Backend, ABC):
+    """Arrays and launches, without the primitives.
+
+    Args:
+        arrays: where the arrays live.
+        launcher: what runs a kernel on them.
+        simple: run the simple variant of every kernel that has two, the one to read; for tests.
+    """
+
+    name = "cuda"
+    dtypes = ("float32",)
+
+    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False):
+        self.arrays = arrays
+        self.launcher = launcher
+        self.simple = simple
+
+    # ---- arrays
+
+    def owns(self, array: object) -> bool:
+        return self.arrays.owns(array)
+
+    def asarray(self, data: Any, dtype: Any = None) -> Array:
+        return self.arrays.asarray(data, dtype)
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        return self.arrays.to_host(array)
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
+        return self.arrays.empty(shape, dtype)
+
+    def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
+        y = self.arrays.empty(shape, dtype)
+        kind = np.dtype(dtype)
+        self._each("fill", y.size, y, y.size, kind.type(value), element=self._moved("full", kind))
+        return y
+
+    def copy(self, a: Array, *, out: Array | None = None) -> Array:
+        y = self.arrays.empty(a.shape, a.dtype) if out is None else self._out("copy", out, a.shape, a.dtype)
+        self._copy("copy", a, view(a.shape), y, view(a.shape))
+        return y
+
+    def synchronize(self) -> None:
+        self.arrays.synchronize()
+
+    def describe(self) -> dict[str, str]:
+        return self.arrays.describe()
+
+    # ---- launches
+
+    def _each(self, kernel: str, count: int, *args: Any, element: str = "float") -> None:
+        """Launch a kernel that walks `count` elements with a grid-stride loop; nothing for none."""
+        if count:
+            blocks = min(-(-count // THREADS), MAX_BLOCKS)
+            self.launcher.launch(instance(kernel, element), blocks, THREADS, args)
+
+    def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
+        element = self._moved(operation, source.dtype)
+        steps = walk(operation, source_view, target_view)
+        count = prod(source_view.shape)
+        self._each("strided_copy", count, source, target, count, steps, element=element)
+
+    def _aligned(self, *arrays: Array | None) -> bool:
+        """Whether 16-byte loads may start at every array."""
+        return all(a is None or self.arrays.pointer(a) % 16 == 0 for a in arrays)
+
+    # ---- checks
+
+    def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
+        """Each array, if there is one, is this device's float32 and of the shape given beside it, if one is."""
+        for name, (array, shape) in arrays.items():
+            if array is None:
+                continue
+            if not self.arrays.owns(array):
+                raise TypeError(
+                    f"{operation}: {name} is {type(array).__name__} but takes an array of this {self.name} device"
+                )
+            if array.dtype.name not in self.dtypes:
+                raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(self.dtypes)}")
+            if shape is not None and array.shape != tuple(shape):
+                raise ValueError(f"{operation}: {name} has shape {array.shape} but takes {tuple(shape)}")
+
+    def _moved(self, operation: str, dtype: np.dtype) -> str:
+        if dtype.name not in MOVED:
+            raise TypeError(f"{operation}: got {dtype} but CUDA moves {', '.join(MOVED)}")
+        return MOVED[dtype.name]
+
+    def _out(self, operation: str, out: Array | None, shape: Sequence[int], dtype: Any = np.float32) -> Array:
+        """`out` if it has the shape, a new array if there is none."""
+        if out is None:
+            return self.arrays.empty(shape, dtype)
+        if out.shape != tuple(shape):
+            raise ValueError(f"{operation}: out has shape {out.shape} but takes {tuple(shape)}")
+        return out
+
+
+def activation_fields(activation: Activation | None) -> dict[str, float]:
+    """The kernels' Activation."""
+    if activation is None:
+        return {"kind": 0, "slope": 0.0}
+    return {"kind": 1 + ACTIVATIONS.index(activation.name), "slope": activation.slope}

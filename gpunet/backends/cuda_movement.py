@@ -1,0 +1,173 @@
+"""Elementwise operations, reductions and movement on a CUDA device."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from itertools import groupby
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from gpunet.backends.base import BINARY, UNARY, Array, Index
+from gpunet.backends.cuda_device import MAX_BLOCKS, THREADS, CudaDevice
+from gpunet.cuda.arrays import View, broadcast, view, walk
+
+
+class Reduction(NamedTuple):
+    """An array seen as (outer, n, inner), its middle axis reduced; before that its axes go into `order`, if any."""
+
+    order: tuple[int, ...] | None
+    outer: int
+    n: int
+    inner: int
+
+
+def reduction(shape: Sequence[int], axes: Sequence[int]) -> Reduction:
+    """How to reduce sorted `axes` of `shape`: in place if they are neighbours, else behind the others."""
+    kept = [i for i in range(len(shape)) if i not in axes]
+    n = prod(shape[i] for i in axes)
+    long = [i for i in range(len(shape)) if shape[i] != 1]  # axes of extent 1 part nothing
+    runs = [(reduced, list(run)) for reduced, run in groupby(long, key=lambda i: i in axes)]
+    if sum(reduced for reduced, _ in runs) > 1:
+        return Reduction((*kept, *axes), prod(shape[i] for i in kept), n, 1)
+    before = prod(shape[i] for i in kept if any(i < a for a in axes if shape[a] != 1))
+    return Reduction(None, before, n, prod(shape[i] for i in kept) // max(before, 1))
+
+
+class CudaMovement(CudaDevice, ABC):
+    """Primitives of kernels/elementwise.cu, reduce.cu and take.cu."""
+
+    def unary(self, name: str, a: Array) -> Array:
+        if name not in UNARY:
+            raise ValueError(f"unary: name is {name!r} but takes one of {', '.join(UNARY)}")
+        self._expect(name, a=(a, None))
+        y = self.arrays.empty(a.shape, a.dtype)
+        self._each("unary", a.size, a, y, a.size, UNARY.index(name))
+        return y
+
+    def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
+        if name not in BINARY:
+            raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
+        self._expect(name, a=(a, None), b=(b, None), out=(out, None))
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        y = self._out(name, out, shape)
+        steps = walk(name, broadcast(a.shape, shape), broadcast(b.shape, shape))
+        self._each("binary", y.size, a, b, y, y.size, steps, BINARY.index(name))
+        return y
+
+    def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
+        self._expect("sum", a=(a, None))
+        how = reduction(a.shape, axes)
+        y = self.arrays.empty([n for i, n in enumerate(a.shape) if i not in axes], a.dtype)
+        if a.size == 0:
+            return self.full(y.shape, 0.0, a.dtype)
+        if y.size:
+            self._sum(a if how.order is None else self.transpose(a, how.order), y, how.outer, how.n, how.inner)
+        return y
+
+    def _sum(self, a: Array, y: Array, outer: int, n: int, inner: int) -> None:
+        """y (outer, inner) = the sum of a (outer, n, inner), in several passes where few results have long sums."""
+        while True:
+            by_block = inner == 1 and not self.simple
+            chunk = sum_chunk(outer * inner, n, by_block=by_block)
+            chunks = -(-n // chunk)
+            part = y if chunks == 1 else self.arrays.empty((outer, chunks, inner), np.float32)
+            args = a, part, outer, n, inner, chunk
+            if by_block:
+                self.launcher.launch("reduce_sum_rows<float>", min(part.size, MAX_BLOCKS), THREADS, args)
+            else:
+                self._each("reduce_sum_simple", part.size, *args)
+            if chunks == 1:
+                return
+            a, n = part, chunks
+
+    def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        self._expect("max", a=(a, None))
+        how = reduction(a.shape, axes)
+        if how.n == 0:
+            raise ValueError(f"max: a has shape {a.shape}, and no elements have no maximum")
+        shape = [n for i, n in enumerate(a.shape) if i not in axes]
+        y, index = self.arrays.empty(shape, a.dtype), self.arrays.empty(shape, np.int32)
+        source = a if how.order is None else self.transpose(a, how.order)
+        args = source, y, index, how.outer, how.n, how.inner
+        if how.inner > 1 or self.simple:
+            self._each("reduce_max_simple", y.size, *args)
+        elif y.size:
+            self.launcher.launch("reduce_max_rows<float>", min(y.size, MAX_BLOCKS), THREADS, args)
+        return y, index
+
+    def max_backward(self, dy: Array, index: Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+        kept = [n for i, n in enumerate(shape) if i not in axes]
+        self._expect("max_backward", dy=(dy, kept))
+        if index.shape != dy.shape:
+            raise ValueError(f"max_backward: index has shape {index.shape} but takes {dy.shape}")
+        how = reduction(shape, axes)
+        made = shape if how.order is None else tuple(shape[i] for i in how.order)
+        dx = self.arrays.empty(made, dy.dtype)
+        self._each("max_backward", dx.size, dy, index, dx, how.outer, how.n, how.inner)
+        return dx if how.order is None else self.transpose(dx, tuple(int(i) for i in np.argsort(how.order)))
+
+    def transpose(self, a: Array, axes: tuple[int, ...]) -> Array:
+        own = view(a.shape)
+        turned = View(tuple(a.shape[i] for i in axes), tuple(own.strides[i] for i in axes))
+        y = self.arrays.empty(turned.shape, a.dtype)
+        self._copy("transpose", a, turned, y, view(y.shape))
+        return y
+
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        first = arrays[0]
+        for a in arrays:
+            if a.dtype != first.dtype:
+                raise TypeError(f"concatenate: arrays are {first.dtype} and {a.dtype} but take one dtype")
+            if a.ndim != first.ndim or any(
+                i != axis and n != m for i, (n, m) in enumerate(zip(a.shape, first.shape, strict=True))
+            ):
+                raise ValueError(f"concatenate: shapes {first.shape} and {a.shape} differ beside axis {axis}")
+        length = sum(a.shape[axis] for a in arrays)
+        y = self.arrays.empty((*first.shape[:axis], length, *first.shape[axis + 1 :]), first.dtype)
+        start = 0
+        for a in arrays:
+            stop = start + a.shape[axis]
+            self._copy("concatenate", a, view(a.shape), y, view(y.shape, (*[slice(None)] * axis, slice(start, stop))))
+            start = stop
+        return y
+
+    def get_slice(self, a: Array, index: Index) -> Array:
+        part = view(a.shape, index)
+        y = self.arrays.empty(part.shape, a.dtype)
+        self._copy("get_slice", a, part, y, view(part.shape))
+        return y
+
+    def put_slice(self, dy: Array, index: Index, *, shape: tuple[int, ...]) -> Array:
+        part = view(shape, index)
+        if part.shape != dy.shape:
+            raise ValueError(f"put_slice: dy has shape {dy.shape} but the index of {shape} takes {part.shape}")
+        dx = self.full(shape, 0.0, dy.dtype)
+        self._copy("put_slice", dy, view(dy.shape), dx, part)
+        return dx
+
+    def take(self, a: Array, rows: Array) -> Array:
+        y = self.arrays.empty((*rows.shape, *a.shape[1:]), a.dtype)
+        width = prod(a.shape[1:])
+        self._each("take", y.size, a, rows, y, rows.size, width, element=self._moved("take", a.dtype))
+        return y
+
+    def take_backward(self, dy: Array, rows: Array, *, length: int) -> Array:
+        width = prod(dy.shape[rows.ndim :])
+        self._expect("take_backward", dy=(dy, (*rows.shape, *dy.shape[rows.ndim :])))
+        dx = self.arrays.empty((length, *dy.shape[rows.ndim :]), dy.dtype)
+        self._each("take_backward", dx.size, dy, rows, dx, rows.size, length, width)
+        return dx
+
+
+def sum_chunk(results: int, n: int, *, by_block: bool) -> int:
+    """Elements that one block or one thread adds: all n, unless that leaves most of a device idle.
+
+    A pure function of the shape, so that the order of a sum never changes.
+    """
+    busy, least = (512, 4096) if by_block else (65536, 64)
+    if results >= busy or n <= 2 * least:
+        return n
+    return max(-(-n * results // busy), least)

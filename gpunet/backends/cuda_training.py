@@ -1,0 +1,205 @@
+"""Activations, softmax, losses, random numbers and updates on a CUDA device."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.base import Activation, Array, FlatStorage, Segments
+from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice, activation_fields
+from gpunet.cuda.arrays import Arrays
+from gpunet.cuda.launcher import Launcher
+from gpunet.random import Stream, drop_threshold
+
+ROWS_A_BLOCK = THREADS // 32
+"""Rows of a softmax that a block takes: one a warp, as kernels/softmax.cu is written."""
+TABLES = 64
+"""Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one each step."""
+
+
+class CudaTraining(CudaDevice, ABC):
+    """Primitives of kernels/activation.cu, softmax.cu, sigmoid_cross_entropy.cu, random.cu and optimizer.cu."""
+
+    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False):
+        super().__init__(arrays, launcher, simple=simple)
+        self._tables: OrderedDict[bytes, Array] = OrderedDict()
+
+    # ---- activations, softmax, losses
+
+    def activation_forward(self, x: Array, activation: Activation) -> Array:
+        self._expect("activation_forward", x=(x, None))
+        y = self.arrays.empty(x.shape, x.dtype)
+        self._each("activation_forward", x.size, x, y, x.size, activation_fields(activation))
+        return y
+
+    def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
+        self._expect("activation_backward", dy=(dy, None), y=(y, dy.shape))
+        dx = self.arrays.empty(dy.shape, dy.dtype)
+        self._each("activation_backward", dy.size, dy, y, dx, dy.size, activation_fields(activation))
+        return dx
+
+    def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
+        self._expect("softmax_forward", x=(x, None))
+        y = self.arrays.empty(x.shape, x.dtype)
+        self._rows("softmax_forward<float>", x, y, log=log)
+        return y
+
+    def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
+        self._expect("softmax_backward", dy=(dy, None), y=(y, dy.shape))
+        dx = self.arrays.empty(dy.shape, dy.dtype)
+        self._rows("softmax_backward<float>", dy, y, dx, log=log)
+        return dx
+
+    def _rows(self, kernel: str, *arrays: Array, log: bool) -> None:
+        first = arrays[0]
+        if first.size:
+            rows = first.size // first.shape[-1]
+            blocks = min(-(-rows // ROWS_A_BLOCK), MAX_BLOCKS)
+            self.launcher.launch(kernel, blocks, THREADS, (*arrays, rows, first.shape[-1], int(log)))
+
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
+    ) -> tuple[Array, Array, Array]:
+        rows, classes = logits.shape
+        self._expect("softmax_cross_entropy", logits=(logits, None), weight=(weight, (classes,)))
+        if labels.shape != (rows,):
+            raise ValueError(f"softmax_cross_entropy: labels have shape {labels.shape} but take {(rows,)}")
+        asked = {
+            "rows": rows, "classes": classes, "smoothing": smoothing,
+            "ignores": int(ignore_index is not None), "ignored": ignore_index or 0,
+        }  # fmt: skip
+        empty, launch = self.arrays.empty, self.launcher.launch
+        counters, blocks = min(-(-rows // THREADS), PARTIALS), min(-(-rows // ROWS_A_BLOCK), PARTIALS)
+        totals, losses = empty((counters,), np.float32), empty((blocks,), np.float32)
+        corrects = empty((blocks,), np.int32)
+        dlogits, loss, correct = empty(logits.shape, np.float32), empty((), np.float32), empty((), np.int32)
+        launch("softmax_cross_entropy_total", counters, THREADS, (labels, weight, totals, asked))
+        launch(
+            "softmax_cross_entropy_rows<float>", blocks, THREADS,
+            (logits, labels, weight, totals, counters, dlogits, losses, corrects, asked),
+        )  # fmt: skip
+        launch("softmax_cross_entropy_mean", 1, THREADS, (losses, corrects, blocks, loss, correct))
+        return loss, dlogits, correct
+
+    def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        self._expect("sigmoid_cross_entropy", logits=(logits, None), targets=(targets, logits.shape))
+        count = logits.size
+        blocks = min(-(-count // THREADS), PARTIALS)
+        dlogits = self.arrays.empty(logits.shape, np.float32)
+        losses, loss = self.arrays.empty((blocks,), np.float32), self.arrays.empty((), np.float32)
+        self.launcher.launch("sigmoid_cross_entropy<float>", blocks, THREADS, (logits, targets, dlogits, losses, count))
+        self.launcher.launch("sigmoid_cross_entropy_mean", 1, THREADS, (losses, blocks, loss, count))
+        return loss, dlogits
+
+    # ---- random numbers
+
+    def random_words(self, stream: Stream, count: int) -> Array:
+        y = self.arrays.empty((count,), np.uint64)
+        if count:
+            blocks = min(-(-count // (4 * THREADS)), MAX_BLOCKS)
+            self.launcher.launch("random_words", blocks, THREADS, (y, count, _stream_fields(stream)))
+        return y
+
+    def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        y = self.arrays.empty(shape, dtype)
+        self._expect("random_uniform", y=(y, None))
+        if y.size:
+            blocks = min(-(-y.size // (4 * THREADS)), MAX_BLOCKS)
+            self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, _stream_fields(stream)))
+        return y
+
+    def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
+        return self._dropout("dropout_forward", x, p, stream)
+
+    def dropout_backward(self, dy: Array, p: float, *, stream: Stream) -> Array:
+        return self._dropout("dropout_backward", dy, p, stream)
+
+    def _dropout(self, operation: str, x: Array, p: float, stream: Stream) -> Array:
+        self._expect(operation, x=(x, None))
+        y = self.arrays.empty(x.shape, x.dtype)
+        threshold, scale = drop_threshold(p)
+        if x.size:
+            blocks = min(-(-x.size // (16 * THREADS)), MAX_BLOCKS)
+            self.launcher.launch(
+                "dropout<float>", blocks, THREADS, (x, y, x.size, _stream_fields(stream), threshold, scale)
+            )
+        return y
+
+    # ---- updates
+
+    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
+        self._expect("gradient_norm", grad=(arena.grad, None))
+        _check_bounds("gradient_norm", segments, arena.grad.size)
+        elements = int((segments.bounds[:, 1] - segments.bounds[:, 0]).sum())
+        blocks = max(min(-(-elements // (4 * THREADS)), PARTIALS), 1)
+        partial, y = self.arrays.empty((blocks,), np.float32), self.arrays.empty((2,), np.float32)
+        bounds = self._table(segments.bounds, np.int64)
+        self.launcher.launch(
+            "gradient_norm_partial", blocks, THREADS, (arena.grad, bounds, len(segments.bounds), partial)
+        )
+        self.launcher.launch("gradient_norm", 1, THREADS, (partial, blocks, max_norm, y))
+        return y
+
+    def sgd_update(
+        self, arena: FlatStorage, segments: Segments, *, nesterov: bool = False, clip: Array | None = None
+    ) -> None:
+        slots = [arena.slots.get("momentum")]
+        self._update("sgd_update", arena, slots, segments, columns=4, clip=clip, flag=nesterov)
+
+    def adam_update(
+        self, arena: FlatStorage, segments: Segments, *, decoupled: bool = False, clip: Array | None = None
+    ) -> None:
+        slots = [arena.slots["mean"], arena.slots["square"]]
+        self._update("adam_update", arena, slots, segments, columns=7, clip=clip, flag=decoupled)
+
+    def _update(
+        self,
+        kernel: str,
+        arena: FlatStorage,
+        slots: Sequence[Array | None],
+        segments: Segments,
+        *,
+        columns: int,
+        clip: Array | None,
+        flag: bool,
+    ) -> None:
+        """One launch over all segments: a row of blocks each."""
+        count, size = len(segments.bounds), arena.data.shape
+        self._expect(kernel, data=(arena.data, None), grad=(arena.grad, size), clip=(clip, (2,)))
+        for slot in slots:
+            self._expect(kernel, slot=(slot, size))
+        _check_bounds(kernel, segments, arena.data.size)
+        if segments.hyper.shape != (count, columns):
+            raise ValueError(f"{kernel}: hyper has shape {segments.hyper.shape} but takes {(count, columns)}")
+        if not count:
+            return
+        longest = int((segments.bounds[:, 1] - segments.bounds[:, 0]).max())
+        grid = max(min(-(-longest // THREADS), MAX_BLOCKS), 1), min(count, 65535)
+        bounds, hyper = self._table(segments.bounds, np.int64), self._table(segments.hyper, np.float64)
+        args = arena.data, arena.grad, *slots, bounds, hyper, count, clip, int(flag)
+        self.launcher.launch(kernel, grid, THREADS, args)
+
+    def _table(self, rows: np.ndarray, dtype: Any) -> Array:
+        """A host table on the device; equal ones are sent once."""
+        rows = np.ascontiguousarray(rows, dtype)
+        key = rows.dtype.char.encode() + rows.tobytes()
+        if key not in self._tables:
+            self._tables[key] = self.arrays.asarray(rows)
+            if len(self._tables) > TABLES:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(key)
+        return self._tables[key]
+
+
+def _check_bounds(operation: str, segments: Segments, size: int) -> None:
+    bounds = segments.bounds
+    if bounds.size and (bounds.min() < 0 or bounds.max() > size):
+        raise ValueError(f"{operation}: segments reach from {bounds.min()} to {bounds.max()} in an arena of {size}")
+
+
+def _stream_fields(stream: Stream) -> dict[str, int]:
+    return {name: getattr(stream, name) for name in ("seed", "purpose", "step", "call", "epoch")}

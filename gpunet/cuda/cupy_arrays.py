@@ -1,0 +1,91 @@
+"""CuPy's arrays as a CUDA backend uses them. CuPy is imported only when one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older than CUDA 13)'
+
+
+def why_unavailable() -> str:
+    """Why no CUDA device can be used and what to do about it, in one line; empty if one answers."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CUDA needs CuPy, which cannot be imported ({error}): {INSTALL}"
+    runtime = cupy.cuda.runtime
+    try:
+        count, reason = runtime.getDeviceCount(), ""
+    except runtime.CUDARuntimeError as error:
+        count, reason = 0, str(error)
+    if count:
+        return ""
+    driver = runtime.driverGetVersion()
+    if not driver:
+        return f"CUDA needs an NVIDIA driver, and none answers on this machine: install one, then {INSTALL}"
+    if "InsufficientDriver" in reason:
+        return f"CUDA needs a newer NVIDIA driver than this one, of CUDA {_version(driver)}: update it, or {INSTALL}"
+    return (
+        f"CUDA needs an NVIDIA GPU, and the driver shows no device{f' ({reason})' if reason else ''}: "
+        f"see nvidia-smi and CUDA_VISIBLE_DEVICES; for GPU support, {INSTALL}"
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+class CupyArrays:
+    """:class:`gpunet.cuda.arrays.Arrays` in CuPy, on one device.
+
+    Args:
+        device: its number.
+    """
+
+    def __init__(self, device: int):
+        import cupy
+
+        self.cupy = cupy
+        self.device = cupy.cuda.Device(device)
+
+    def owns(self, array: object) -> bool:
+        """Whether `array` is a CuPy array on this device."""
+        return isinstance(array, self.cupy.ndarray) and array.device.id == self.device.id
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """An array whose elements are not set."""
+        with self.device:
+            return self.cupy.empty(tuple(shape), dtype)
+
+    def asarray(self, data: Any, dtype: Any = None) -> Any:
+        """A C-contiguous array of host data, or of a CuPy array of any layout or device; no copy if it is one."""
+        with self.device:
+            return self.cupy.array(data, dtype=dtype, copy=None, order="C")
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """The array on the host, after everything that computes it."""
+        return array.get()
+
+    def pointer(self, array: Any) -> int:
+        """Address of the first element."""
+        return array.data.ptr
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        self.device.synchronize()
+
+    def describe(self) -> dict[str, str]:
+        """Device, driver and versions."""
+        runtime = self.cupy.cuda.runtime
+        properties = runtime.getDeviceProperties(self.device.id)
+        return {
+            "device": properties["name"].decode(),
+            "compute capability": self.device.compute_capability,
+            "memory": f"{properties['totalGlobalMem'] / 2**30:.1f} GiB",
+            "driver": _version(runtime.driverGetVersion()),
+            "runtime": _version(runtime.runtimeGetVersion()),
+            "cupy": self.cupy.__version__,
+        }

@@ -1,0 +1,95 @@
+"""The one list of kernel instances that exist: what the gate compiles, the launcher may launch and the tests cover."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+
+CONV_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
+"""(TM, TN, RM, RN, V) of conv2d_forward and conv2d_input_grad: rows and columns of a block's results, of a thread's,
+and the neighbouring channels that one load takes: 4 needs 16-byte alignment, 1 needs none."""
+WEIGHT_GRAD_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (64, 16, 2, 2, 1))
+MATMUL_TILES = ((64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
+MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
+"""dtype of a max-pool mask to C type."""
+MOVED = {
+    "float32": "float", "float64": "double", "int32": "int", "int64": "int64", "uint8": "uint8", "uint64": "uint64",
+    "uint16": "uint16", "bool": "bool",
+}  # fmt: skip
+"""dtypes that are filled, copied and gathered, but not computed with, and their C types."""
+
+
+def instance(kernel: str, *arguments: object) -> str:
+    """The name expression of one instance: ``instance("fill", "float")`` is ``"fill<float>"``."""
+    words = [str(a).lower() if isinstance(a, bool) else str(a) for a in arguments]
+    return f"{kernel}<{', '.join(words)}>" if words else kernel
+
+
+def _tiled(kernel: str, tiles: tuple[tuple[int, ...], ...]) -> list[str]:
+    return [instance(kernel, "float", *tile) for tile in tiles]
+
+
+@cache
+def instantiations() -> dict[str, tuple[str, ...]]:
+    """Name expressions of every instance, by file."""
+    moved = tuple(MOVED.values())
+    pool = [("float", mask, v) for mask, v in product(MASKS.values(), (4, 1))]
+    flags = (False, True)
+    listed = {
+        "activation.cu": [instance(k, "float") for k in ("activation_forward", "activation_backward")],
+        "avg_pool2d.cu": [instance(k, "float") for k in ("avg_pool2d_forward", "avg_pool2d_backward")],
+        "conv2d_forward.cu": ["conv2d_forward_simple<float>", *_tiled("conv2d_forward_tiled", CONV_TILES)],
+        "conv2d_input_grad.cu": ["conv2d_input_grad_simple<float>", *_tiled("conv2d_input_grad_tiled", CONV_TILES)],
+        "conv2d_weight_grad.cu": [
+            "conv2d_weight_grad_simple<float>",
+            *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
+            "conv2d_weight_grad_sum<float>",
+        ],
+        "elementwise.cu": [
+            "unary<float>",
+            "binary<float>",
+            *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
+        ],
+        "matmul.cu": [
+            "matmul_simple<float>",
+            *(instance("matmul_tiled", "float", *tile, ta, tb) for tile, ta, tb in product(MATMUL_TILES, flags, flags)),
+        ],
+        "max_pool2d.cu": [
+            instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), pool)
+        ],
+        "optimizer.cu": ["gradient_norm_partial", "gradient_norm", "sgd_update", "adam_update"],
+        "random.cu": ["random_words", "random_uniform<float>", "dropout<float>"],
+        "reduce.cu": [
+            instance(k, "float")
+            for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")
+        ],
+        "sigmoid_cross_entropy.cu": ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
+        "softmax.cu": [
+            "softmax_forward<float>",
+            "softmax_backward<float>",
+            "softmax_cross_entropy_total",
+            "softmax_cross_entropy_rows<float>",
+            "softmax_cross_entropy_mean",
+        ],
+        "take.cu": [*(instance("take", t) for t in moved), "take_backward<float>"],
+    }
+    return {file: tuple(expressions) for file, expressions in listed.items()}
+
+
+@cache
+def _files() -> dict[str, str]:
+    return {expression: file for file, expressions in instantiations().items() for expression in expressions}
+
+
+def file_of(expression: str) -> str:
+    """The `.cu` file that an instance is compiled from.
+
+    Raises:
+        ValueError: an instance that is not listed.
+    """
+    try:
+        return _files()[expression]
+    except KeyError:
+        raise ValueError(
+            f"no kernel instance {expression}: gpunet/cuda/instantiations.py lists those that exist"
+        ) from None

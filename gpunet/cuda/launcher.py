@@ -1,0 +1,95 @@
+"""Launching kernels: the check that every launch passes, and the launcher that compiles and runs them through CuPy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpunet.cuda import signature, source
+from gpunet.cuda.instantiations import file_of, instantiations
+
+Extent = int | tuple[int, ...]
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+BLOCK_LIMIT = 1024
+DEFAULT_SHARED = 48 * 1024
+"""Bytes of shared memory that a block may take without asking for more."""
+
+
+class Launcher(ABC):
+    """Runs kernel instances by name expression.
+
+    Args:
+        owns: whether an object is an array of the device that this launcher runs on.
+    """
+
+    def __init__(self, owns: Callable[[object], bool]):
+        self.owns = owns
+
+    def launch(self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0) -> None:
+        """Check the arguments against the kernel's source, then run it.
+
+        Args:
+            kernel: a listed instance, as in ``"fill<float>"``.
+            grid, block: up to three extents, in blocks and in threads.
+            args: arrays, numbers, None for a pointer that may be null, and a mapping of fields for a struct.
+            shared: bytes of dynamic shared memory.
+        Raises:
+            TypeError: arguments that the kernel does not take.
+            ValueError: an instance that is not listed, or extents beyond CUDA's limits.
+        """
+        grid = (grid,) if isinstance(grid, int) else grid
+        block = (block,) if isinstance(block, int) else block
+        if not all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False)):
+            raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
+        threads = 1
+        for extent in block:
+            threads *= extent
+        if not 1 <= threads <= BLOCK_LIMIT:
+            raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
+        file = file_of(kernel)
+        self.run(file, kernel, grid, block, signature.bind(file, kernel, args, self.owns), shared)
+
+    @abstractmethod
+    def run(
+        self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
+    ) -> None:
+        """Run an instance with checked, packed arguments."""
+
+
+class CupyLauncher(Launcher):
+    """Compiles each `.cu` file once for its device and launches on CuPy's current stream.
+
+    Args:
+        device: its number.
+        owns: as for :class:`Launcher`.
+    """
+
+    def __init__(self, device: int, owns: Callable[[object], bool]):
+        super().__init__(owns)
+        self.device = device
+        self._modules: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
+
+    def run(
+        self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
+    ) -> None:
+        """As :meth:`Launcher.run`."""
+        import cupy
+
+        with cupy.cuda.Device(self.device):
+            function = self._functions.get(kernel)
+            if function is None:
+                function = self._functions[kernel] = self._module(file).get_function(kernel)
+            if shared > DEFAULT_SHARED:
+                function.max_dynamic_shared_size_bytes = shared
+            function(grid, block, tuple(args), shared_mem=shared)
+
+    def _module(self, file: str) -> Any:
+        if file not in self._modules:
+            import cupy
+
+            self._modules[file] = cupy.RawModule(
+                code=source.read(file), options=("-std=c++17",), name_expressions=list(instantiations()[file])
+            )
+        return self._modules[file]

@@ -1,0 +1,124 @@
+// What every kernel shares: integer names, the grid-stride loop, loads of one or four elements, activations, reductions.
+//
+// Elements are stored as T and computed in float. NVRTC has no <cstdint> and no INFINITY, hence the names here.
+
+typedef long long int64;
+typedef unsigned long long uint64;
+typedef unsigned int uint32;
+typedef unsigned short uint16;
+typedef unsigned char uint8;
+
+// Marks a pointer parameter that may be null. Empty here; the check of a launch reads it.
+#define OR_NULL
+
+// Every thread takes elements a whole grid apart, so that any grid covers any count. 64-bit: tensors may exceed 2^31.
+#define GRID_STRIDE_LOOP(i, count)                                                                  \
+    for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x, step_ = (int64)gridDim.x * blockDim.x; i < (count); i += step_)
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+
+__device__ __forceinline__ void from_float(float& to, float value) { to = value; }
+
+// v[0 … V - 1] = p[0 … V - 1]. The overload for four floats is one 16-byte load: p must be aligned to 16 bytes.
+template <int V, typename T>
+__device__ __forceinline__ void load(float (&v)[V], const T* p) {
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = to_float(p[u]);
+}
+
+template <>
+__device__ __forceinline__ void load<4, float>(float (&v)[4], const float* p) {
+    const float4 all = *reinterpret_cast<const float4*>(p);
+    v[0] = all.x, v[1] = all.y, v[2] = all.z, v[3] = all.w;
+}
+
+template <int V, typename T>
+__device__ __forceinline__ void store(T* p, const float (&v)[V]) {
+#pragma unroll
+    for (int u = 0; u < V; ++u) from_float(p[u], v[u]);
+}
+
+template <>
+__device__ __forceinline__ void store<4, float>(float* p, const float (&v)[4]) {
+    *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
+}
+
+// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1.
+struct Activation {
+    int kind;
+    float slope;
+};
+
+#define ACTIVATION_NONE 0
+#define ACTIVATION_RELU 1
+#define ACTIVATION_LEAKY_RELU 2
+#define ACTIVATION_SIGMOID 3
+#define ACTIVATION_TANH 4
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Comparisons are written `x <= 0 ? … : x` because they are false for NaN, so that NaN passes; fmaxf(NaN, 0) would be 0.
+__device__ __forceinline__ float activate(Activation f, float x) {
+    switch (f.kind) {
+        case ACTIVATION_RELU: return x <= 0.0f ? 0.0f : x;
+        case ACTIVATION_LEAKY_RELU: return x <= 0.0f ? f.slope * x : x;
+        case ACTIVATION_SIGMOID: return sigmoid(x);
+        case ACTIVATION_TANH: return tanhf(x);
+        default: return x;
+    }
+}
+
+__device__ __forceinline__ float activation_gradient(Activation f, float dy, float y) {
+    switch (f.kind) {
+        case ACTIVATION_RELU: return y <= 0.0f ? 0.0f : dy;
+        case ACTIVATION_LEAKY_RELU: return y <= 0.0f ? f.slope * dy : dy;
+        case ACTIVATION_SIGMOID: return dy * y * (1.0f - y);
+        case ACTIVATION_TANH: return dy * (1.0f - y * y);
+        default: return dy;
+    }
+}
+
+// dy[at …] taken back through the activation that made y: the gate. Without an activation y is not read, and may be null.
+template <int V, typename T>
+__device__ __forceinline__ void load_gated(float (&v)[V], const T* dy, const T* y, int64 at, Activation f) {
+    load<V>(v, dy + at);
+    if (f.kind != ACTIVATION_NONE) {
+        float out[V];
+        load<V>(out, y + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = activation_gradient(f, v[u], out[u]);
+    }
+}
+
+#define NOT_A_NUMBER __int_as_float(0x7fffffff)
+
+__device__ __forceinline__ bool is_nan(float x) { return x != x; }
+
+// Whether (x, i) comes before (best, j): NaN before all, then the larger, then the earlier.
+__device__ __forceinline__ bool precedes(float x, int64 i, float best, int64 j) {
+    if (is_nan(x) || is_nan(best)) return is_nan(x) && (!is_nan(best) || i < j);
+    return x > best || (x == best && i < j);
+}
+
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+// Sum over a warp, the same in every lane and always in the same order. Every lane must call it.
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
+    return x;
+}
+
+// Sum over a block of at most 1024 threads, a whole number of warps; the same in every thread, in a fixed order.
+__device__ __forceinline__ float block_sum(float x) {
+    __shared__ float of_warp[WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_sum(x);
+    __syncthreads();  // of_warp may still be read by a call before this one
+    if (lane == 0) of_warp[warp] = x;
+    __syncthreads();
+    float total = 0.0f;
+    for (int i = 0; i < blockDim.x / WARP; ++i) total += of_warp[i];
+    return total;
+}

@@ -1,0 +1,118 @@
+#include "common.cuh"
+#include "geometry.cuh"
+#include "tile.cuh"
+// Gradients of a 2-D convolution's filters and bias:
+//   dw[i, j, c, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
+//   db[o] = sum over n, p, q of dy[n, p, q, o]
+//   dy, y (N, OH, OW, O)   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
+// The gate: y and `f` take dy back through the activation that was fused into the forward pass, as dy is loaded.
+//
+// Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a reduction over the N OH OW pixels.
+// There are few tiles of results and a long reduction, so it is split: split s adds up its own range of pixels into
+// partial_w[s] and partial_b[s], and `_sum` adds the splits in their order. No atomics: the same sum every time.
+//   128 x 64, 8 x 4 a thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
+// The blocks of the first row tile also add the columns of dy that stand in shared memory: the bias gradient.
+// Alignment: V = 4 needs dy, y, x at 16 bytes, C / groups and O / groups multiples of 4; V = 1 needs nothing.
+// Bound: 2 N OH OW FLOP an element of dw: arithmetic, as the forward pass; the partial sums are splits |w| floats.
+
+template <typename T>
+__global__ void conv2d_weight_grad_simple(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, T* __restrict__ dw,
+        T* __restrict__ OR_NULL db, Geometry g, Activation f, int accumulate) {
+    const int taken = g.C / g.groups, made = g.O / g.groups;
+    const int64 weights = (int64)g.KH * g.KW * taken * g.O;
+    GRID_STRIDE_LOOP(idx, weights + (db ? g.O : 0)) {
+        const bool bias = idx >= weights;
+        const int o = bias ? idx - weights : idx % g.O, c = idx / g.O % taken, tap = idx / g.O / taken;
+        float sum = 0.0f;
+        for (int64 n = 0; n < g.N; ++n)
+            for (int p = 0; p < g.OH; ++p)
+                for (int q = 0; q < g.OW; ++q) {
+                    const int row = p * g.stride_h + tap / g.KW * g.dilation_h - g.pad_top;
+                    const int col = q * g.stride_w + tap % g.KW * g.dilation_w - g.pad_left;
+                    if (!bias && (!inside(row, g.H) || !inside(col, g.W))) continue;
+                    float v[1];
+                    load_gated<1>(v, dy, y, ((n * g.OH + p) * g.OW + q) * g.O + o, f);
+                    sum += bias ? v[0] : v[0] * to_float(x[((n * g.H + row) * g.W + col) * g.C + o / made * taken + c]);
+                }
+        T* out = bias ? db + o : dw + idx;
+        from_float(*out, accumulate ? to_float(*out) + sum : sum);
+    }
+}
+
+template <typename T, int TM, int TN, int RM, int RN, int V>
+__global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        float* __restrict__ partial_w, float* __restrict__ OR_NULL partial_b, Geometry g, Activation f, int pixels_a_split) {
+    __shared__ Tile<TM, TN> tile;
+
+    const int taken = g.C / g.groups, made = g.O / g.groups, rows = g.KH * g.KW * taken;
+    const int row_tiles = (rows + TM - 1) / TM, col_tiles = (made + TN - 1) / TN;
+    const int col0 = blockIdx.x % col_tiles * TN, group = blockIdx.x / col_tiles % g.groups;
+    const int row0 = blockIdx.x / col_tiles / g.groups % row_tiles * TM;
+    const int64 split = blockIdx.x / col_tiles / g.groups / row_tiles;
+    const int64 begin = split * pixels_a_split, pixels = (int64)g.N * g.OH * g.OW;
+    const int64 end = begin + pixels_a_split < pixels ? begin + pixels_a_split : pixels;
+
+    // Each thread loads the same row of the left matrix, one tap and V of its channels, at every step.
+    const int r = threadIdx.x % (TM / V) * V, tap = (row0 + r) / taken, c = (row0 + r) % taken;
+    const int down = tap / g.KW * g.dilation_h - g.pad_top, right = tap % g.KW * g.dilation_w - g.pad_left;
+    const int o = threadIdx.x % (TN / V) * V;
+    const int row = tile_row<TN, RM, RN>(), col = tile_col<TN, RN>();
+    const bool sums_bias = partial_b && row0 == 0 && row == 0;
+
+    float acc[RM][RN] = {}, bias[RN] = {};
+    for (int64 k0 = begin; k0 < end; k0 += TILE_K) {
+#pragma unroll
+        for (int k = threadIdx.x / (TM / V); k < TILE_K; k += TILE_THREADS * V / TM) {
+            float v[V] = {};
+            if (k0 + k < end && row0 + r < rows) {
+                const int pixel = k0 + k, image = pixel / (g.OH * g.OW), in_image = pixel % (g.OH * g.OW);
+                const int h = in_image / g.OW * g.stride_h + down, w = in_image % g.OW * g.stride_w + right;
+                if (inside(h, g.H) && inside(w, g.W))
+                    load<V>(v, x + (((int64)image * g.H + h) * g.W + w) * g.C + group * taken + c);
+            }
+#pragma unroll
+            for (int u = 0; u < V; ++u) tile.a[k][r + u] = v[u];
+        }
+#pragma unroll
+        for (int k = threadIdx.x / (TN / V); k < TILE_K; k += TILE_THREADS * V / TN) {
+            float v[V] = {};
+            if (k0 + k < end && col0 + o < made) load_gated<V>(v, dy, y, (k0 + k) * g.O + group * made + col0 + o, f);
+#pragma unroll
+            for (int u = 0; u < V; ++u) tile.b[k][o + u] = v[u];
+        }
+        __syncthreads();
+        multiply_tile(tile, acc);
+        if (sums_bias)
+#pragma unroll 1
+            for (int k = 0; k < TILE_K; ++k)
+#pragma unroll
+                for (int j = 0; j < RN; ++j) bias[j] += tile.b[k][col + j];
+        __syncthreads();  // before the next step overwrites the tiles
+    }
+
+    const int left = made - col0 - col;  // columns from this thread's first to the last
+#pragma unroll
+    for (int i = 0; i < RM; ++i) {
+        if (row0 + row + i >= rows) break;
+        store_columns<V>(partial_w, (split * rows + row0 + row + i) * g.O + group * made + col0 + col, acc[i], left);
+    }
+    if (sums_bias) store_columns<V>(partial_b, split * g.O + group * made + col0 + col, bias, left);
+}
+
+// dw = (dw if accumulate) + partial_w[0] + partial_w[1] + …, and db likewise, in one launch.
+template <typename T>
+__global__ void conv2d_weight_grad_sum(
+        const float* __restrict__ partial_w, const float* __restrict__ OR_NULL partial_b, T* __restrict__ dw, T* __restrict__ OR_NULL db,
+        int64 weights, int64 filters, int splits, int accumulate) {
+    GRID_STRIDE_LOOP(idx, weights + (db ? filters : 0)) {
+        const bool bias = idx >= weights;
+        const float* partial = bias ? partial_b + (idx - weights) : partial_w + idx;
+        const int64 stride = bias ? filters : weights;
+        float sum = 0.0f;
+        for (int s = 0; s < splits; ++s) sum += partial[s * stride];
+        T* out = bias ? db + (idx - weights) : dw + idx;
+        from_float(*out, accumulate ? to_float(*out) + sum : sum);
+    }
+}

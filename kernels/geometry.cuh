@@ -1,0 +1,16 @@
+// The sliding window of gpunet.geometry.Geometry. Images and pixels are counted in 32 bits (fewer than 2^31 pixels),
+// elements in 64.
+struct Geometry {
+    int N, H, W, C;
+    int OH, OW, O;
+    int KH, KW;
+    int stride_h, stride_w;
+    int pad_top, pad_left;
+    int dilation_h, dilation_w;
+    int groups;
+};
+
+// A row that lies outside every image, wherever a filter tap shifts it.
+#define NO_ROW (-(1 << 30))
+
+__device__ __forceinline__ bool inside(int at, int extent) { return at >= 0 && at < extent; }

@@ -1,0 +1,97 @@
+#include "common.cuh"
+#include "tile.cuh"
+// Matrix product, bias and activation fused:
+//   y = f(op(a) op(b) + bias), or y += op(a) op(b), where op is the matrix or its transpose
+//   op(a) (M, K)   op(b) (K, P)   bias (P,) or null   y (M, P)
+// The gate: gate_y, of a's shape, and `gate` take a back through an activation's gradient, as a is loaded.
+//
+// Tiling (`_tiled`): TM x TN results a block as in tile.cuh. Either operand is read along the axis in which it lies in memory
+// (the reduction for a and for b's transpose, the results for b and for a's transpose) and stored with the reduction
+// outermost.   64 x 64, 4 x 4 a thread;   128 x 16, 4 x 2: up to 16 columns, as a classifier's last layer has.
+// Alignment: V = 4 needs a, gate_y, b, y at 16 bytes and M (if a is transposed), K (unless a is and b is not), P multiples
+// of 4; V = 1 needs nothing.
+// Bound: 2 M K P FLOP: arithmetic unless M or P is below about 32, then the bytes of the other operand.
+
+// One matrix product's extents; `accumulate` adds to what y holds.
+struct Product {
+    int64 M, K, P;
+    int transpose_a, transpose_b, accumulate;
+};
+
+template <typename T>
+__global__ void matmul_simple(
+        const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
+        T* __restrict__ y, Product s, Activation gate, Activation f) {
+    GRID_STRIDE_LOOP(idx, s.M * s.P) {
+        const int64 m = idx / s.P, p = idx % s.P;
+        float sum = bias ? to_float(bias[p]) : 0.0f;
+        for (int64 k = 0; k < s.K; ++k) {
+            float v[1];
+            load_gated<1>(v, a, gate_y, s.transpose_a ? k * s.M + m : m * s.K + k, gate);
+            sum += v[0] * to_float(b[s.transpose_b ? p * s.K + k : k * s.P + p]);
+        }
+        from_float(y[idx], s.accumulate ? to_float(y[idx]) + sum : activate(f, sum));
+    }
+}
+
+// to[k][i] = the TILE_K x EXTENT part of a matrix that starts at reduction k0 and result i0. The matrix lies with its
+// `depth` along the reduction innermost, or (ALONG_RESULTS) with its `results` innermost.
+template <bool ALONG_RESULTS, int EXTENT, int V, typename T>
+__device__ __forceinline__ void load_operand(
+        float (&to)[TILE_K][EXTENT + 4], const T* from, const T* gate_y, Activation gate,
+        int64 k0, int64 depth, int64 i0, int64 results) {
+    if constexpr (ALONG_RESULTS) {
+        const int i = threadIdx.x % (EXTENT / V) * V;
+#pragma unroll
+        for (int k = threadIdx.x / (EXTENT / V); k < TILE_K; k += TILE_THREADS * V / EXTENT) {
+            float v[V] = {};
+            if (k0 + k < depth && i0 + i < results) load_gated<V>(v, from, gate_y, (k0 + k) * results + i0 + i, gate);
+#pragma unroll
+            for (int u = 0; u < V; ++u) to[k][i + u] = v[u];
+        }
+    } else {
+        const int k = threadIdx.x % (TILE_K / V) * V;
+#pragma unroll
+        for (int i = threadIdx.x / (TILE_K / V); i < EXTENT; i += TILE_THREADS * V / TILE_K) {
+            float v[V] = {};
+            if (k0 + k < depth && i0 + i < results) load_gated<V>(v, from, gate_y, (i0 + i) * depth + k0 + k, gate);
+#pragma unroll
+            for (int u = 0; u < V; ++u) to[k + u][i] = v[u];
+        }
+    }
+}
+
+template <typename T, int TM, int TN, int RM, int RN, int V, bool TRANSPOSE_A, bool TRANSPOSE_B>
+__global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
+        const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
+        T* __restrict__ y, Product s, Activation gate, Activation f) {
+    __shared__ Tile<TM, TN> tile;
+
+    const int64 col_tiles = (s.P + TN - 1) / TN;
+    const int64 col0 = blockIdx.x % col_tiles * TN, row0 = blockIdx.x / col_tiles * TM;
+    const Activation none = {ACTIVATION_NONE, 0.0f};
+
+    float acc[RM][RN] = {};
+    for (int64 k0 = 0; k0 < s.K; k0 += TILE_K) {
+        load_operand<TRANSPOSE_A, TM, V>(tile.a, a, gate_y, gate, k0, s.K, row0, s.M);
+        load_operand<!TRANSPOSE_B, TN, V>(tile.b, b, b, none, k0, s.K, col0, s.P);
+        __syncthreads();
+        multiply_tile(tile, acc);
+        __syncthreads();  // before the next step overwrites the tiles
+    }
+
+    const int64 row = row0 + tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
+    const int left = s.P - col < RN ? s.P - col : RN;
+#pragma unroll
+    for (int i = 0; i < RM; ++i) {
+        if (row + i >= s.M) break;
+        const int64 at = (row + i) * s.P + col;
+#pragma unroll
+        for (int j = 0; j < RN; ++j) {
+            if (j >= left) continue;
+            const float sum = acc[i][j] + (bias ? to_float(bias[col + j]) : 0.0f);
+            acc[i][j] = s.accumulate ? to_float(y[at + j]) + sum : activate(f, sum);
+        }
+        store_columns<V>(y, at, acc[i], left);
+    }
+}

@@ -1,0 +1,68 @@
+#include "common.cuh"
+#include "geometry.cuh"
+// Max pooling:
+//   y[n, p, q, c] = max over i, j of x[n, p stride + i - pad, q stride + j - pad, c]
+//   mask[n, p, q, c] = KW i + j of the winner: the first of equals; NaN before all
+//   x, dx (N, H, W, C)   y, dy, mask (N, OH, OW, C); M is uint8 up to 256 positions, uint16 or int above
+// Taps in the padding are counted in the position and never win, not even against -inf.
+//
+// Backward gathers: a pixel looks at the windows that hold it, adds dy of those whose mask names it, and is written once.
+// So overlapping windows need no atomics, and one byte an output element is all that the forward pass leaves behind.
+// V: channels a thread takes; 4 needs x, y, dy, dx at 16 bytes and C a multiple of 4.
+// Bound: memory; 4 bytes an element of x read, 5 bytes an element of y written (forward), the same the other way backward.
+
+template <typename T, typename M, int V>
+__global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g) {
+    const int parts = g.C / V;
+    GRID_STRIDE_LOOP(idx, (int64)g.N * g.OH * g.OW * parts) {
+        const int c = idx % parts * V, q = idx / parts % g.OW, p = idx / parts / g.OW % g.OH;
+        const int64 n = idx / parts / g.OW / g.OH;
+        float best[V] = {};
+        int winner[V];
+#pragma unroll
+        for (int u = 0; u < V; ++u) winner[u] = -1;
+        for (int i = 0; i < g.KH; ++i) {
+            const int row = p * g.stride_h + i - g.pad_top;
+            if (!inside(row, g.H)) continue;
+            for (int j = 0; j < g.KW; ++j) {
+                const int col = q * g.stride_w + j - g.pad_left;
+                if (!inside(col, g.W)) continue;
+                float v[V];
+                load<V>(v, x + ((n * g.H + row) * g.W + col) * g.C + c);
+#pragma unroll
+                for (int u = 0; u < V; ++u)
+                    if (winner[u] < 0 || v[u] > best[u] || (is_nan(v[u]) && !is_nan(best[u]))) {
+                        best[u] = v[u];
+                        winner[u] = i * g.KW + j;
+                    }
+            }
+        }
+        store<V>(y + idx * V, best);
+#pragma unroll
+        for (int u = 0; u < V; ++u) mask[idx * V + u] = (M)winner[u];
+    }
+}
+
+template <typename T, typename M, int V>
+__global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restrict__ mask, T* __restrict__ dx, Geometry g) {
+    const int parts = g.C / V;
+    GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * parts) {
+        const int c = idx % parts * V, col = idx / parts % g.W + g.pad_left, row = idx / parts / g.W % g.H + g.pad_top;
+        const int64 n = idx / parts / g.W / g.H;
+        // windows p with p stride <= row < p stride + KH
+        const int p0 = row < g.KH ? 0 : (row - g.KH) / g.stride_h + 1, p1 = min(row / g.stride_h + 1, g.OH);
+        const int q0 = col < g.KW ? 0 : (col - g.KW) / g.stride_w + 1, q1 = min(col / g.stride_w + 1, g.OW);
+        float sum[V] = {};
+        for (int p = p0; p < p1; ++p)
+            for (int q = q0; q < q1; ++q) {
+                const int here = (row - p * g.stride_h) * g.KW + col - q * g.stride_w;
+                const int64 at = ((n * g.OH + p) * g.OW + q) * g.C + c;
+                float v[V];
+                load<V>(v, dy + at);
+#pragma unroll
+                for (int u = 0; u < V; ++u)
+                    if (mask[at + u] == here) sum[u] += v[u];
+            }
+        store<V>(dx + idx * V, sum);
+    }
+}

@@ -1,0 +1,84 @@
+#include "common.cuh"
+// Updates of a whole arena in one launch, and the norm of its gradients.
+//   bounds (M, 2): first element of each segment and the one past its last;  hyper (M, …): its hyper-parameters, a row each
+//   clip: null, or (norm, scale) as gradient_norm leaves it
+// Blocks of grid row m walk segment m; segments of equal hyper-parameters arrive joined, so M is 1 for most models.
+//   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))), in two passes of a fixed order
+//   sgd: g = scale grad + decay w + l1 sign(w);  v = momentum v + g;  w -= lr (nesterov ? g + momentum v : v)
+//   adam: m = beta1 m + (1 - beta1) g;  s = beta2 s + (1 - beta2) g^2;  w -= lr / c1 m / (sqrt(s / c2) + eps)
+// Hyper-parameters are computed in double where they would cancel (1 - beta2), and applied in float.
+// Bound: memory; 4 bytes a parameter (norm), 20 (SGD with momentum), 28 (Adam).
+
+__global__ void __launch_bounds__(256, 4) gradient_norm_partial(
+        const float* __restrict__ grad, const int64* __restrict__ bounds, int segments, float* __restrict__ partial) {
+    float sum = 0.0f;
+    for (int m = 0; m < segments; ++m) {
+        const float* segment = grad + bounds[2 * m];
+        GRID_STRIDE_LOOP(i, bounds[2 * m + 1] - bounds[2 * m]) sum += segment[i] * segment[i];
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// One block.
+__global__ void __launch_bounds__(256, 4) gradient_norm(
+        const float* __restrict__ partial, int count, float max_norm, float* __restrict__ norm_and_scale) {
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) {
+        const float norm = sqrtf(sum), scale = max_norm / (norm + 1e-6f);
+        norm_and_scale[0] = norm;
+        norm_and_scale[1] = scale < 1.0f ? scale : 1.0f;
+    }
+}
+
+__device__ __forceinline__ float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
+
+// `momentum` may be null: then v = g.
+__global__ void sgd_update(
+        float* __restrict__ data, const float* __restrict__ grad, float* __restrict__ OR_NULL momentum,
+        const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
+        const float* __restrict__ OR_NULL clip, int nesterov) {
+    const float scale = clip ? clip[1] : 1.0f;
+    for (int m = blockIdx.y; m < segments; m += gridDim.y) {
+        const float rate = hyper[4 * m], keep = hyper[4 * m + 1], decay = hyper[4 * m + 2], l1 = hyper[4 * m + 3];
+        const int64 first = bounds[2 * m], count = bounds[2 * m + 1] - first;
+        GRID_STRIDE_LOOP(i, count) {
+            const float w = data[first + i];
+            float step = scale * grad[first + i];
+            if (decay != 0.0f) step += decay * w;
+            if (l1 != 0.0f) step += l1 * sign(w);
+            if (momentum) {
+                const float v = keep * momentum[first + i] + step;
+                momentum[first + i] = v;
+                step = nesterov ? step + keep * v : v;
+            }
+            data[first + i] = w - rate * step;
+        }
+    }
+}
+
+__global__ void adam_update(
+        float* __restrict__ data, const float* __restrict__ grad, float* __restrict__ mean, float* __restrict__ square,
+        const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
+        const float* __restrict__ OR_NULL clip, int decoupled) {
+    const float scale = clip ? clip[1] : 1.0f;
+    for (int m = blockIdx.y; m < segments; m += gridDim.y) {
+        const double* row = hyper + 7 * m;
+        const float beta1 = row[1], beta2 = row[2], eps = row[3], decay = row[4], correction2 = row[6];
+        const float fresh1 = 1.0 - row[1], fresh2 = 1.0 - row[2], rate = row[0] / row[5];
+        const float shrink = decoupled ? 1.0 - row[0] * row[4] : 1.0;
+        const int64 first = bounds[2 * m], count = bounds[2 * m + 1] - first;
+        GRID_STRIDE_LOOP(i, count) {
+            const float w = data[first + i] * shrink;
+            float g = scale * grad[first + i];
+            if (!decoupled && decay != 0.0f) g += decay * w;
+            const float m1 = beta1 * mean[first + i] + fresh1 * g;
+            const float m2 = beta2 * square[first + i] + fresh2 * g * g;
+            mean[first + i] = m1;
+            square[first + i] = m2;
+            data[first + i] = w - rate * m1 / (sqrtf(m2 / correction2) + eps);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+#include "common.cuh"
+// Reductions over the middle axis of a (outer, n, inner) view; the host brings any axes into this form.
+//   reduce_sum: y[o, s, i] = sum of a[o, k, i] over k from s chunk to (s + 1) chunk: with chunk = n the sum itself, with less
+//               partial sums that a second launch adds, so that few long sums still fill the device, in a fixed order
+//   reduce_max: y[o, i] = the largest a[o, k, i], index[o, i] = its k: the first of equals, NaN before all
+//   max_backward: dx[o, k, i] = dy[o, i] where k = index[o, i], else 0
+// `_simple` gives a result to a thread, which suits inner > 1 (neighbouring threads read neighbours); `_rows` gives a result
+// to a block, which suits inner = 1.
+// Bound: memory, 4 bytes an element of a.
+
+template <typename T>
+__global__ void reduce_sum_simple(const T* __restrict__ a, T* __restrict__ y, int64 outer, int64 n, int64 inner, int64 chunk) {
+    const int64 chunks = (n + chunk - 1) / chunk;
+    GRID_STRIDE_LOOP(idx, outer * chunks * inner) {
+        const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
+        float sum = 0.0f;
+        for (int64 k = s * chunk; k < min((s + 1) * chunk, n); ++k) sum += to_float(a[(o * n + k) * inner + i]);
+        from_float(y[idx], sum);
+    }
+}
+
+template <typename T>
+__global__ void reduce_sum_rows(const T* __restrict__ a, T* __restrict__ y, int64 outer, int64 n, int64 inner, int64 chunk) {
+    const int64 chunks = (n + chunk - 1) / chunk;
+    for (int64 idx = blockIdx.x; idx < outer * chunks * inner; idx += gridDim.x) {  // the same for the whole block
+        const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
+        float sum = 0.0f;
+        for (int64 k = s * chunk + threadIdx.x; k < min((s + 1) * chunk, n); k += blockDim.x)
+            sum += to_float(a[(o * n + k) * inner + i]);
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) from_float(y[idx], sum);
+    }
+}
+
+template <typename T>
+__global__ void reduce_max_simple(
+        const T* __restrict__ a, T* __restrict__ y, int* __restrict__ index, int64 outer, int64 n, int64 inner) {
+    GRID_STRIDE_LOOP(idx, outer * inner) {
+        const int64 i = idx % inner, o = idx / inner;
+        float best = to_float(a[o * n * inner + i]);
+        int64 winner = 0;
+        for (int64 k = 1; k < n; ++k) {
+            const float value = to_float(a[(o * n + k) * inner + i]);
+            if (precedes(value, k, best, winner)) best = value, winner = k;
+        }
+        from_float(y[idx], best);
+        index[idx] = (int)winner;
+    }
+}
+
+#define MAX_ROWS_THREADS 256
+
+template <typename T>
+__global__ void __launch_bounds__(MAX_ROWS_THREADS, 4) reduce_max_rows(
+        const T* __restrict__ a, T* __restrict__ y, int* __restrict__ index, int64 outer, int64 n, int64 inner) {
+    __shared__ float values[MAX_ROWS_THREADS];
+    __shared__ int64 winners[MAX_ROWS_THREADS];
+    for (int64 idx = blockIdx.x; idx < outer * inner; idx += gridDim.x) {
+        const int64 i = idx % inner, o = idx / inner;
+        int64 winner = threadIdx.x < n ? threadIdx.x : 0;  // a thread without an element repeats the first
+        float best = to_float(a[(o * n + winner) * inner + i]);
+        for (int64 k = winner + blockDim.x; k < n; k += blockDim.x) {
+            const float value = to_float(a[(o * n + k) * inner + i]);
+            if (precedes(value, k, best, winner)) best = value, winner = k;
+        }
+        values[threadIdx.x] = best, winners[threadIdx.x] = winner;
+        __syncthreads();
+        for (int half = blockDim.x / 2; half > 0; half /= 2) {
+            if (threadIdx.x < half) {
+                const int other = threadIdx.x + half;
+                if (precedes(values[other], winners[other], values[threadIdx.x], winners[threadIdx.x]))
+                    values[threadIdx.x] = values[other], winners[threadIdx.x] = winners[other];
+            }
+            __syncthreads();
+        }
+        if (threadIdx.x == 0) {  // slot 0 is this thread's own, so no other can overwrite it with the next row
+            from_float(y[idx], values[0]);
+            index[idx] = (int)winners[0];
+        }
+    }
+}
+
+template <typename T>
+__global__ void max_backward(
+        const T* __restrict__ dy, const int* __restrict__ index, T* __restrict__ dx, int64 outer, int64 n, int64 inner) {
+    GRID_STRIDE_LOOP(idx, outer * n * inner) {
+        const int64 i = idx % inner, k = idx / inner % n, at = idx / inner / n * inner + i;
+        from_float(dx[idx], index[at] == k ? to_float(dy[at]) : 0.0f);
+    }
+}

@@ -1,0 +1,29 @@
+#include "common.cuh"
+// Cross entropy of logits z with targets t from 0 to 1, elementwise, fused with its gradient:
+//   loss = mean of -t log s(z) - (1 - t) log(1 - s(z)) = mean of max(z, 0) - z t + log(1 + exp(-|z|)), which overflows nowhere
+//   dlogits = (s(z) - t) / count
+// Each block adds its share of the loss; `_mean` adds the shares in their order.
+// Bound: memory, 12 bytes an element.
+
+template <typename T>
+__global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy(
+        const T* __restrict__ logits, const T* __restrict__ targets, T* __restrict__ dlogits,
+        float* __restrict__ losses, int64 count) {
+    float loss = 0.0f;
+    GRID_STRIDE_LOOP(i, count) {
+        const float z = to_float(logits[i]), t = to_float(targets[i]), tail = expf(-fabsf(z));
+        loss += (z <= 0.0f ? 0.0f : z) - z * t + log1pf(tail);
+        from_float(dlogits[i], ((z >= 0.0f ? 1.0f : tail) / (1.0f + tail) - t) / count);
+    }
+    loss = block_sum(loss);
+    if (threadIdx.x == 0) losses[blockIdx.x] = loss;
+}
+
+// One block.
+__global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy_mean(
+        const float* __restrict__ losses, int blocks, float* __restrict__ loss, int64 count) {
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += losses[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) loss[0] = sum / count;
+}

@@ -1,0 +1,58 @@
+"""One body of tests for every CUDA backend of this machine; skipped with the reason where there is none."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gpunet.backends import get_backend
+from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.reference import ReferenceBackend
+from gpunet.errors import BackendError
+
+
+@pytest.fixture(scope="session")
+def cuda_backend() -> CudaBackend:
+    try:
+        return get_backend("cuda")
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["fast", "simple"])
+def device_backend(request: pytest.FixtureRequest, cuda_backend: CudaBackend) -> CudaBackend:
+    """The CUDA backend with the kernels it chooses, and with the simple variant of each."""
+    if request.param == "fast":
+        return cuda_backend
+    return CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True)
+
+
+@pytest.fixture
+def reference() -> ReferenceBackend:
+    return ReferenceBackend()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def normal(rng: np.random.Generator) -> Callable[..., np.ndarray]:
+    """Standard normal float32 numbers of a shape."""
+    return lambda *shape: rng.normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def agrees(device_backend: CudaBackend) -> Callable[..., None]:
+    """Assert that a device array agrees with the reference: NaN and infinities in place, a small error elsewhere."""
+
+    def check(got: object, expected: np.ndarray, tolerance: float = 2e-6) -> None:
+        host = device_backend.to_numpy(got)
+        assert host.shape == expected.shape
+        finite = np.isfinite(expected)
+        np.testing.assert_array_equal(host[~finite], expected[~finite])
+        error = np.linalg.norm((host[finite] - expected[finite]).astype(np.float64))
+        assert error <= tolerance * max(np.linalg.norm(expected[finite].astype(np.float64)), 1e-30)
+
+    return check

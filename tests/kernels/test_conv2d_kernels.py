@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from gpunet.backends.base import Activation, Gate
+from gpunet.geometry import Geometry
+
+SHAPES = [
+    # x, (KH, KW), O, options: remainders in every tile dimension, every option alone and together
+    ((2, 7, 8, 3), (3, 3), 5, {}),
+    ((2, 9, 7, 4), (3, 2), 8, {"padding": "same"}),
+    ((1, 11, 10, 20), (3, 3), 68, {"padding": 1}),
+    ((3, 9, 8, 5), (4, 3), 70, {"padding": ((2, 1), (0, 3)), "stride": (2, 3)}),
+    ((2, 12, 13, 8), (3, 3), 20, {"stride": 3, "padding": "same"}),
+    ((2, 13, 12, 6), (3, 2), 17, {"dilation": (2, 3), "padding": 2}),
+    ((2, 12, 12, 4), (2, 2), 4, {"stride": 2, "dilation": 2, "padding": 1}),
+    ((2, 8, 9, 6), (3, 3), 9, {"groups": 3, "padding": 1}),
+    ((2, 8, 9, 8), (3, 3), 40, {"groups": 2, "padding": 1, "stride": 2}),
+    ((1, 6, 7, 7), (3, 3), 7, {"groups": 7, "padding": 1}),
+    ((4, 5, 5, 12), (1, 1), 10, {}),
+    ((5, 1, 1, 30), (1, 1), 65, {}),
+    ((2, 28, 28, 1), (5, 5), 6, {"padding": "same"}),
+    ((9, 48, 48, 8), (1, 1), 128, {}),  # enough results for the largest forward tile
+    ((2, 8, 8, 132), (5, 5), 260, {"padding": 2}),  # and for the largest weight-gradient tile
+]
+ACTIVATIONS = [None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+
+
+@pytest.fixture(params=range(len(SHAPES)), ids=lambda i: "x".join(map(str, SHAPES[i][0])) + f"-{i}")
+def case(request, normal):
+    x_shape, window, filters, options = SHAPES[request.param]
+    w_shape = (*window, x_shape[3] // options.get("groups", 1), filters)
+    geometry = Geometry.conv(x_shape, w_shape, **options)
+    return geometry, normal(*x_shape), normal(*w_shape), normal(*geometry.y_shape)
+
+
+def gate_of(activation, backend, normal, shape):
+    """A gate with the output of that activation, on the host and on the device."""
+    y = np.tanh(normal(*shape)) if activation.name != "sigmoid" else 1 / (1 + np.exp(-normal(*shape)))
+    return Gate(y, activation), Gate(backend.asarray(y), activation)
+
+
+def doubled(*arrays):
+    return [a.astype(np.float64) for a in arrays]
+
+
+def test_forward_agrees_with_the_reference(device_backend, reference, case, normal, agrees):
+    geometry, x, w, _ = case
+    b = normal(geometry.filters)
+    expected = reference.conv2d_forward(*doubled(x, w, b), geometry=geometry)
+    agrees(device_backend.conv2d_forward(*map(device_backend.asarray, (x, w, b)), geometry=geometry), expected)
+
+
+def test_input_grad_agrees_with_the_reference(device_backend, reference, case, agrees):
+    geometry, _, w, dy = case
+    expected = reference.conv2d_input_grad(*doubled(dy, w), geometry=geometry)
+    agrees(device_backend.conv2d_input_grad(*map(device_backend.asarray, (dy, w)), geometry=geometry), expected)
+
+
+def test_weight_grad_agrees_with_the_reference(device_backend, reference, case, agrees):
+    geometry, x, _, dy = case
+    expected = reference.conv2d_weight_grad(*doubled(dy, x), geometry=geometry)
+    got = device_backend.conv2d_weight_grad(*map(device_backend.asarray, (dy, x)), geometry=geometry)
+    agrees(got[0], expected[0], 1e-5)  # the simple variant adds up to 20,736 products one by one
+    agrees(got[1], expected[1], 1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("channels", [3, 4])
+def test_activations_and_gates_are_fused(device_backend, reference, activation, channels, normal, agrees):
+    geometry = Geometry.conv((2, 7, 6, channels), (3, 3, channels, 20), padding=1)
+    x, w, b, dy = normal(2, 7, 6, channels), normal(3, 3, channels, 20), normal(20), normal(*geometry.y_shape)
+    on = device_backend.asarray
+    expected = reference.conv2d_forward(*doubled(x, w, b), geometry=geometry, activation=activation)
+    agrees(device_backend.conv2d_forward(on(x), on(w), on(b), geometry=geometry, activation=activation), expected)
+    if activation is None:
+        return
+    gate, device_gate = gate_of(activation, device_backend, normal, geometry.y_shape)
+    expected = reference.conv2d_input_grad(dy, w, geometry=geometry, gate=gate)
+    agrees(device_backend.conv2d_input_grad(on(dy), on(w), geometry=geometry, gate=device_gate), expected)
+    expected = reference.conv2d_weight_grad(dy, x, geometry=geometry, gate=gate)
+    got = device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, gate=device_gate)
+    agrees(got[0], expected[0])
+    agrees(got[1], expected[1])
+
+
+@pytest.mark.parametrize("filters", [20, 5])
+def test_weight_grad_writes_and_accumulates_where_it_is_told(device_backend, reference, filters, normal, agrees):
+    geometry = Geometry.conv((2, 7, 6, 4), (3, 3, 4, filters))
+    dy, x, old, old_bias = normal(*geometry.y_shape), normal(2, 7, 6, 4), normal(3, 3, 4, filters), normal(filters)
+    on = device_backend.asarray
+    dw, db = reference.conv2d_weight_grad(dy, x, geometry=geometry)
+    arena = device_backend.full((old.size + filters + 7,), 3.0, np.float32)
+    out, bias_out = (
+        arena[3 : 3 + old.size].reshape(old.shape),
+        arena[3 + old.size : 3 + old.size + filters],
+    )  # unaligned
+    got = device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, out=out, bias_out=bias_out)
+    assert got[0] is out
+    agrees(out, dw)
+    device_backend.copy(on(old), out=out)
+    device_backend.copy(on(old_bias), out=bias_out)
+    device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, out=out, bias_out=bias_out, accumulate=True)
+    agrees(out, old + dw)
+    agrees(bias_out, old_bias + db)
+    ends = device_backend.to_numpy(arena)
+    assert (ends[:3] == 3).all()
+    assert (ends[-4:] == 3).all()
+    assert device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, bias=False)[1] is None
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_nan_reaches_what_it_touches_and_nothing_else(device_backend, reference, channels, normal, agrees):
+    geometry = Geometry.conv((1, 9, 8, channels), (3, 3, channels, 20))
+    x, w, dy = normal(1, 9, 8, channels), normal(3, 3, channels, 20), normal(*geometry.y_shape)
+    x[0, 4, 4, 1] = dy[0, 3, 3, 7] = np.nan
+    on, relu = device_backend.asarray, Activation("relu")
+    expected = reference.conv2d_forward(x, w, geometry=geometry, activation=relu)
+    assert 0 < np.isnan(expected).sum() < expected.size
+    agrees(device_backend.conv2d_forward(on(x), on(w), geometry=geometry, activation=relu), expected)
+    expected = reference.conv2d_input_grad(dy, w, geometry=geometry)
+    assert 0 < np.isnan(expected).sum() < expected.size
+    agrees(device_backend.conv2d_input_grad(on(dy), on(w), geometry=geometry), expected)
+    expected = reference.conv2d_weight_grad(dy, x, geometry=geometry)
+    got = device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry)
+    agrees(got[0], expected[0])
+    agrees(got[1], expected[1])
+
+
+@pytest.mark.parametrize(("shape", "filters"), [((3, 27, 27, 1), 4), ((3, 5, 5, 4), 8), ((3, 3, 3, 3), 12)])
+def test_any_alignment_is_taken(device_backend, reference, shape, filters, normal, agrees):
+    whole, w = normal(*shape), normal(2, 2, shape[3], filters)
+    geometry = Geometry.conv((2, *shape[1:]), w.shape)
+    x = device_backend.asarray(whole)[1:]  # 27 x 27 x 1 floats in: not at 16 bytes
+    agrees(
+        device_backend.conv2d_forward(x, device_backend.asarray(w), geometry=geometry),
+        reference.conv2d_forward(whole[1:], w, geometry=geometry),
+    )
+    flat = device_backend.asarray(np.concatenate([np.zeros(1, np.float32), whole.ravel()]))
+    shifted = flat[1:].reshape(shape)  # one float in: never at 16 bytes
+    geometry = Geometry.conv(shape, w.shape)
+    dy = normal(*geometry.y_shape)
+    agrees(
+        device_backend.conv2d_weight_grad(device_backend.asarray(dy), shifted, geometry=geometry)[0],
+        reference.conv2d_weight_grad(dy, whole, geometry=geometry)[0],
+    )
+
+
+def test_a_sum_has_one_order(device_backend, normal):
+    geometry = Geometry.conv((4, 16, 16, 8), (3, 3, 8, 20), padding=1)
+    dy, x = device_backend.asarray(normal(*geometry.y_shape)), device_backend.asarray(normal(4, 16, 16, 8))
+    first, second = (
+        device_backend.to_numpy(device_backend.conv2d_weight_grad(dy, x, geometry=geometry)[0]) for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)

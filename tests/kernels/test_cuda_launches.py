@@ -1,0 +1,251 @@
+"""Which kernel each primitive launches: runs everywhere, for nothing is computed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from recording import recording_backend
+
+from gpunet.backends.base import Activation, Backend, Gate, Segments
+from gpunet.backends.cuda import BUSY, TILE_K, count_tiles, select_tile, split_pixels
+from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
+from gpunet.geometry import Geometry
+from gpunet.random import Stream
+
+CONV = Geometry.conv((2, 8, 8, 4), (3, 3, 4, 20))
+POOL = Geometry.pool((2, 8, 8, 4), 2)
+RELU, STREAM = Activation("relu"), Stream(0, 1)
+
+
+def ones(on, *shape, dtype=np.float32):
+    return on.arrays.asarray(np.ones(shape, dtype))
+
+
+def arena(on, *slots):
+    return SimpleNamespace(data=ones(on, 64), grad=ones(on, 64), slots={name: ones(on, 64) for name in slots})
+
+
+def segments(columns):
+    return Segments(np.array([[0, 10], [32, 64]], np.int64), np.ones((2, columns)))
+
+
+def conv_x(on):
+    return ones(on, 2, 8, 8, 4)
+
+
+def conv_dy(on):
+    return ones(on, 2, 6, 6, 20)
+
+
+def conv_w(on):
+    return ones(on, 3, 3, 4, 20)
+
+
+PRIMITIVES = {
+    "full": (lambda on: on.full((3,), 0.5, np.float32), ["fill<float>"]),
+    "copy": (lambda on: on.copy(ones(on, 3)), ["strided_copy<float>"]),
+    "unary": (lambda on: on.unary("exp", ones(on, 3)), ["unary<float>"]),
+    "binary": (lambda on: on.binary("add", ones(on, 2, 3), ones(on, 3)), ["binary<float>"]),
+    "sum": (lambda on: on.sum(ones(on, 2, 3), (1,)), ["reduce_sum_rows<float>"]),
+    "max": (lambda on: on.max(ones(on, 2, 3), (1,)), ["reduce_max_rows<float>"]),
+    "max_backward": (
+        lambda on: on.max_backward(ones(on, 2), ones(on, 2, dtype=np.int32), shape=(2, 3), axes=(1,)),
+        ["max_backward<float>"],
+    ),
+    "transpose": (lambda on: on.transpose(ones(on, 2, 3), (1, 0)), ["strided_copy<float>"]),
+    "concatenate": (lambda on: on.concatenate([ones(on, 2), ones(on, 3)], 0), ["strided_copy<float>"] * 2),
+    "get_slice": (lambda on: on.get_slice(ones(on, 4), (slice(1, 3),)), ["strided_copy<float>"]),
+    "put_slice": (
+        lambda on: on.put_slice(ones(on, 2), (slice(1, 3),), shape=(4,)),
+        ["fill<float>", "strided_copy<float>"],
+    ),
+    "take": (lambda on: on.take(ones(on, 4, 2), ones(on, 3, dtype=np.int64)), ["take<float>"]),
+    "take_backward": (
+        lambda on: on.take_backward(ones(on, 3, 2), ones(on, 3, dtype=np.int64), length=4),
+        ["take_backward<float>"],
+    ),
+    "conv2d_forward": (
+        lambda on: on.conv2d_forward(conv_x(on), conv_w(on), ones(on, 20), geometry=CONV, activation=RELU),
+        ["conv2d_forward_tiled<float, 64, 64, 4, 4, 4>"],
+    ),
+    "conv2d_input_grad": (
+        lambda on: on.conv2d_input_grad(conv_dy(on), conv_w(on), geometry=CONV, gate=Gate(conv_dy(on), RELU)),
+        ["conv2d_input_grad_tiled<float, 128, 16, 4, 2, 1>"],
+    ),
+    "conv2d_weight_grad": (
+        lambda on: on.conv2d_weight_grad(conv_dy(on), conv_x(on), geometry=CONV),
+        ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 4>", "conv2d_weight_grad_sum<float>"],
+    ),
+    "matmul": (
+        lambda on: on.matmul(ones(on, 8, 12), ones(on, 20, 12), transpose_b=True, bias=ones(on, 20)),
+        ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"],
+    ),
+    "max_pool2d_forward": (
+        lambda on: on.max_pool2d_forward(conv_x(on), geometry=POOL),
+        ["max_pool2d_forward<float, uint8, 4>"],
+    ),
+    "max_pool2d_backward": (
+        lambda on: on.max_pool2d_backward(ones(on, 2, 4, 4, 4), ones(on, 2, 4, 4, 4, dtype=np.uint8), geometry=POOL),
+        ["max_pool2d_backward<float, uint8, 4>"],
+    ),
+    "avg_pool2d_forward": (
+        lambda on: on.avg_pool2d_forward(conv_x(on), geometry=POOL, count_padding=True),
+        ["avg_pool2d_forward<float>"],
+    ),
+    "avg_pool2d_backward": (
+        lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), geometry=POOL, count_padding=True),
+        ["avg_pool2d_backward<float>"],
+    ),
+    "activation_forward": (lambda on: on.activation_forward(ones(on, 3), RELU), ["activation_forward<float>"]),
+    "activation_backward": (
+        lambda on: on.activation_backward(ones(on, 3), ones(on, 3), RELU),
+        ["activation_backward<float>"],
+    ),
+    "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float>"]),
+    "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
+    "softmax_cross_entropy": (
+        lambda on: on.softmax_cross_entropy(
+            ones(on, 2, 3), ones(on, 2, dtype=np.int32), weight=None, smoothing=0.0, ignore_index=None
+        ),
+        ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float>", "softmax_cross_entropy_mean"],
+    ),
+    "sigmoid_cross_entropy": (
+        lambda on: on.sigmoid_cross_entropy(ones(on, 3), ones(on, 3)),
+        ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
+    ),
+    "random_words": (lambda on: on.random_words(STREAM, 9), ["random_words"]),
+    "random_uniform": (lambda on: on.random_uniform(STREAM, (9,), np.float32), ["random_uniform<float>"]),
+    "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
+    "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
+    "gradient_norm": (
+        lambda on: on.gradient_norm(arena(on), segments(4), max_norm=1.0),
+        ["gradient_norm_partial", "gradient_norm"],
+    ),
+    "sgd_update": (lambda on: on.sgd_update(arena(on, "momentum"), segments(4)), ["sgd_update"]),
+    "adam_update": (lambda on: on.adam_update(arena(on, "mean", "square"), segments(7)), ["adam_update"]),
+}
+SIMPLE = {
+    "conv2d_forward": ["conv2d_forward_simple<float>"],
+    "conv2d_input_grad": ["conv2d_input_grad_simple<float>"],
+    "conv2d_weight_grad": ["conv2d_weight_grad_simple<float>"],
+    "matmul": ["matmul_simple<float>"],
+    "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
+    "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
+    "sum": ["reduce_sum_simple<float>"],
+    "max": ["reduce_max_simple<float>"],
+}
+NOT_KERNELS = {"owns", "asarray", "to_numpy", "empty", "synchronize", "describe"}
+
+
+def test_every_primitive_is_in_the_table():
+    assert set(PRIMITIVES) | NOT_KERNELS == set(Backend.__abstractmethods__)
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_every_primitive_launches_the_kernel_it_should(primitive):
+    call, expected = PRIMITIVES[primitive]
+    backend = recording_backend()
+    call(backend)
+    assert backend.launcher.kernels == expected
+
+
+@pytest.mark.parametrize("primitive", SIMPLE)
+def test_the_simple_variant_is_launched_on_request(primitive):
+    backend = recording_backend(simple=True)
+    PRIMITIVES[primitive][0](backend)
+    assert backend.launcher.kernels == SIMPLE[primitive]
+
+
+def test_images_that_are_not_aligned_take_the_variant_for_any_alignment():
+    backend = recording_backend()
+    batch, w = ones(backend, 3, 27, 27, 4), ones(backend, 2, 2, 4, 32)
+    geometry = Geometry.conv((3, 27, 27, 4), w.shape)
+    backend.conv2d_forward(batch, w, geometry=geometry)
+    flat = ones(backend, 1 + batch.size)
+    backend.conv2d_forward(flat[1:].reshape(batch.shape), w, geometry=geometry)
+    assert [kernel[-2] for kernel in backend.launcher.kernels] == ["4", "1"]
+    gray = ones(backend, 3, 27, 27, 1)[1:]  # 2916 bytes in: one channel could not be loaded by four anyway
+    w = ones(backend, 3, 3, 1, 32)
+    backend.conv2d_forward(gray, w, geometry=Geometry.conv(gray.shape, w.shape))
+    assert backend.launcher.kernels[-1] == "conv2d_forward_tiled<float, 64, 64, 4, 4, 1>"
+
+
+@pytest.mark.parametrize("argument", ["dy", "gate", "x"])
+def test_one_unaligned_array_is_enough_for_any_alignment(argument):
+    backend = recording_backend()
+    arrays = {"dy": conv_dy(backend), "gate": conv_dy(backend), "x": conv_x(backend)}
+    whole = arrays[argument]
+    arrays[argument] = ones(backend, whole.size + 1)[1:].reshape(whole.shape)
+    backend.conv2d_weight_grad(arrays["dy"], arrays["x"], geometry=CONV, gate=Gate(arrays["gate"], RELU))
+    assert backend.launcher.kernels[0] == "conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>"
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_pooling_and_products_look_at_alignment(shift):
+    backend = recording_backend()
+    flat = ones(backend, shift + 512)[shift:]
+    backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), geometry=POOL)
+    backend.matmul(flat[:96].reshape(8, 12), ones(backend, 12, 20))
+    vector = 1 if shift else 4
+    assert backend.launcher.kernels == [
+        f"max_pool2d_forward<float, uint8, {vector}>",
+        f"matmul_tiled<float, 64, 64, 4, 4, {vector}, false, false>",
+    ]
+
+
+@pytest.mark.parametrize("tiles", [CONV_TILES, WEIGHT_GRAD_TILES, MATMUL_TILES])
+def test_tiles_follow_the_shape(tiles):
+    assert select_tile(tiles, 10**6, 16, vector=True)[1] == 16
+    assert select_tile(tiles, 100, 17, vector=True) == (64, 64, 4, 4, 4)
+    assert select_tile(tiles, 10**6, 17, vector=False) == (64, 64, 4, 4, 1)
+    large = select_tile(tiles, 10**6, 256, vector=True)
+    assert large == tiles[0]
+    assert count_tiles(129, 65, (128, 64, 8, 4, 4)) == 4
+
+
+@pytest.mark.parametrize(("tiles", "pixels"), [(1, 10**6), (1, 3), (7, 1000), (1000, 10**5)])
+def test_splits_cover_the_pixels_and_fill_the_device(tiles, pixels):
+    each = split_pixels(tiles, pixels)
+    splits = -(-pixels // each)
+    assert each % TILE_K == 0
+    assert (splits - 1) * each < pixels <= splits * each
+    assert tiles * splits <= BUSY + tiles
+
+
+def test_a_long_sum_is_split_and_added_again():
+    backend = recording_backend()
+    y = backend.sum(ones(backend, 100_000, 8), (0,))
+    assert y.shape == (8,)
+    assert backend.launcher.kernels == ["reduce_sum_simple<float>"] * 3
+    assert [args[1].shape for _, _, args in backend.launcher.launches[:1]] == [(1, 1563, 8)]
+
+
+def test_tables_are_sent_once():
+    backend = recording_backend()
+    flat = arena(backend, "momentum")
+    for _ in range(2):
+        backend.sgd_update(flat, segments(4))
+    first, second = (args for _, _, args in backend.launcher.launches)
+    assert first[3] is second[3]
+    assert first[4] is second[4]
+
+
+def test_shapes_that_do_not_fit_are_refused_before_a_launch():
+    backend = recording_backend()
+    with pytest.raises(ValueError, match=r"conv2d_forward: w has shape \(3, 3, 4, 21\) but takes \(3, 3, 4, 20\)"):
+        backend.conv2d_forward(conv_x(backend), ones(backend, 3, 3, 4, 21), geometry=CONV)
+    with pytest.raises(TypeError, match="labels must be C-contiguous int32, got int64"):
+        backend.softmax_cross_entropy(
+            ones(backend, 2, 3), ones(backend, 2, dtype=np.int64), weight=None, smoothing=0.0, ignore_index=None
+        )
+    with pytest.raises(ValueError, match="there is none"):
+        backend.conv2d_weight_grad(conv_dy(backend), conv_x(backend), geometry=CONV, accumulate=True)
+    assert backend.launcher.kernels == []
+
+
+def test_too_many_pixels_are_refused():
+    backend = recording_backend()
+    geometry = Geometry.pool((2**15, 2**8, 2**8, 1), 1)
+    x = np.broadcast_to(np.float32(0), geometry.x_shape)
+    with pytest.raises(ValueError, match="fewer than 2\\^31 pixels"):
+        backend.max_pool2d_backward(x, x, geometry=geometry)

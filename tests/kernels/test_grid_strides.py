@@ -1,0 +1,65 @@
+"""Arrays larger than a grid: each block and each thread then takes several elements, rows or reductions in turn."""
+
+import numpy as np
+import pytest
+
+from gpunet.backends import cuda_device, cuda_movement, cuda_training
+from gpunet.backends.base import Activation
+from gpunet.geometry import Geometry
+from gpunet.random import Stream, words
+
+
+@pytest.fixture(autouse=True)
+def few_blocks(monkeypatch):
+    for module in (cuda_device, cuda_movement, cuda_training):
+        monkeypatch.setattr(module, "MAX_BLOCKS", 2)
+        if hasattr(module, "PARTIALS"):
+            monkeypatch.setattr(module, "PARTIALS", 2)
+
+
+def test_elements(device_backend, reference, normal, agrees):
+    x = normal(9, 333)
+    on = device_backend.asarray
+    agrees(device_backend.activation_forward(on(x), Activation("tanh")), np.tanh(x))
+    agrees(device_backend.binary("add", on(x), on(x[0])), x + x[0])
+    agrees(device_backend.transpose(on(x), (1, 0)), x.T)
+    got = device_backend.dropout_forward(on(x), 0.4, stream=Stream(1, 1))
+    agrees(got, reference.dropout_forward(x, 0.4, stream=Stream(1, 1)))
+
+
+def test_words(device_backend):
+    got = device_backend.to_numpy(device_backend.random_words(Stream(3, 1), 9000))
+    np.testing.assert_array_equal(got, words(Stream(3, 1), 9000))
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
+def test_reductions(device_backend, reference, axes, rng, agrees):
+    a = rng.integers(-9, 9, size=(37, 300)).astype(np.float32)
+    agrees(device_backend.sum(device_backend.asarray(a), axes), a.sum(axis=axes))
+    y, index = device_backend.max(device_backend.asarray(a), axes)
+    expected, expected_index = reference.max(a, axes)
+    agrees(y, expected)
+    np.testing.assert_array_equal(device_backend.to_numpy(index), expected_index)
+
+
+def test_rows(device_backend, reference, rng, agrees):
+    logits, labels = rng.normal(size=(101, 7)).astype(np.float32), rng.integers(0, 7, size=101).astype(np.int32)
+    on = device_backend.asarray
+    agrees(device_backend.softmax_forward(on(logits)), reference.softmax_forward(logits))
+    options = {"weight": None, "smoothing": 0.1, "ignore_index": None}
+    got = device_backend.softmax_cross_entropy(on(logits), on(labels), **options)
+    for mine, theirs in zip(got, reference.softmax_cross_entropy(logits, labels, **options), strict=True):
+        agrees(mine, theirs)
+    targets = rng.uniform(size=logits.shape).astype(np.float32)
+    loss, _ = device_backend.sigmoid_cross_entropy(on(logits), on(targets))
+    agrees(loss, reference.sigmoid_cross_entropy(logits, targets)[0])
+
+
+def test_pools(device_backend, reference, normal, agrees):
+    geometry = Geometry.pool((3, 13, 14, 8), 3, stride=2)
+    x, dy = normal(*geometry.x_shape), normal(*geometry.y_shape)
+    y, mask = device_backend.max_pool2d_forward(device_backend.asarray(x), geometry=geometry)
+    expected, expected_mask = reference.max_pool2d_forward(x, geometry=geometry)
+    agrees(y, expected)
+    dx = device_backend.max_pool2d_backward(device_backend.asarray(dy), mask, geometry=geometry)
+    agrees(dx, reference.max_pool2d_backward(dy, expected_mask, geometry=geometry))

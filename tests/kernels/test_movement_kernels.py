@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+
+from gpunet.backends.base import BINARY, UNARY
+
+
+def special(values, count):
+    """Numbers with every special value among them."""
+    return np.resize(np.array([*values, 0.0, -0.0, 1.5, -2.5, np.nan, np.inf, -np.inf, 3.0], np.float32), count)
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_unary_agrees_with_numpy(device_backend, reference, name, agrees):
+    a = special([0.3, 7.0], (5, 61))
+    agrees(device_backend.unary(name, device_backend.asarray(a)), reference.unary(name, a))
+
+
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ((300,), (300,)),
+        ((4, 5, 6), (6,)),
+        ((4, 5, 6), ()),
+        ((), (4, 5)),
+        ((4, 1, 6), (5, 1)),
+        ((1, 5, 1, 3), (4, 1, 6, 1)),
+        ((2, 1, 3, 1, 2, 1, 3, 1), (1, 2, 1, 3, 1, 2, 1, 3)),
+    ],
+)
+def test_binary_broadcasts_as_numpy_does(device_backend, reference, name, left, right, rng, agrees):
+    a, b = (rng.uniform(0.5, 2, size=s).astype(np.float32) for s in (left, right))
+    got = device_backend.binary(name, device_backend.asarray(a), device_backend.asarray(b))
+    agrees(got, reference.binary(name, a, b))
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_binary_passes_special_values(device_backend, reference, name, agrees):
+    a, b = special([0.3], 99), special([2.0, 0.5], 99)
+    expected = reference.binary(name, a, b)
+    agrees(device_backend.binary(name, device_backend.asarray(a), device_backend.asarray(b)), expected)
+
+
+def test_binary_writes_over_its_first_operand(device_backend, normal, agrees):
+    a, b = normal(4, 5), normal(5)
+    out = device_backend.asarray(a)
+    assert device_backend.binary("add", out, device_backend.asarray(b), out=out) is out
+    agrees(out, a + b)
+
+
+def test_more_axes_than_a_walk_has_are_refused(device_backend, normal):
+    a, b = normal(*[2, 1] * 5), normal(*[1, 2] * 5)
+    with pytest.raises(ValueError, match="10 axes"):
+        device_backend.binary("add", device_backend.asarray(a), device_backend.asarray(b))
+
+
+AXES = [
+    ((7,), (0,)), ((3, 5), (0,)), ((3, 5), (1,)), ((3, 5), (0, 1)), ((2, 3, 4, 5), (1, 2)), ((2, 3, 4, 5), (0, 1, 2)),
+    ((2, 3, 4, 5), (1, 3)), ((2, 3, 4, 5), (0, 2)), ((2, 1, 4, 5), (0, 2)), ((3, 4), ()), ((1, 1), (0,)),
+    ((1, 6), (1,)), ((300, 17), (0,)), ((5, 10007), (1,)), ((9000, 3), (0,)), ((33, 40, 8), (0, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "axes"), AXES)
+def test_sum_agrees_with_numpy(device_backend, shape, axes, normal, agrees):
+    a = normal(*shape)
+    agrees(device_backend.sum(device_backend.asarray(a), axes), a.astype(np.float64).sum(axis=axes), 1e-5)
+
+
+@pytest.mark.parametrize(("shape", "axes"), [case for case in AXES if case[1]])
+@pytest.mark.parametrize("nan", [0, 2])
+def test_max_takes_the_first_and_sends_the_gradient_there(device_backend, reference, shape, axes, nan, rng, agrees):
+    a = rng.integers(-3, 4, size=shape).astype(np.float32)
+    a.ravel()[rng.integers(0, a.size, size=nan)] = np.nan
+    y, index = device_backend.max(device_backend.asarray(a), axes)
+    expected, expected_index = reference.max(a, axes)
+    agrees(y, expected)
+    np.testing.assert_array_equal(device_backend.to_numpy(index), expected_index)
+    assert index.dtype == np.int32
+    dy = rng.normal(size=expected.shape).astype(np.float32)
+    dx = device_backend.max_backward(device_backend.asarray(dy), index, shape=shape, axes=axes)
+    agrees(dx, reference.max_backward(dy, expected_index, shape=shape, axes=axes))
+
+
+def test_sums_pass_nan(device_backend, normal, agrees):
+    a = normal(40, 50)
+    a[3, 7] = np.nan
+    for axes in ((0,), (1,), (0, 1)):
+        agrees(device_backend.sum(device_backend.asarray(a), axes), a.sum(axis=axes), 1e-5)
+
+
+@pytest.mark.parametrize("axes", [(1, 0), (0, 1)])
+def test_transpose_of_a_matrix(device_backend, axes, normal, agrees):
+    a = normal(33, 70)
+    agrees(device_backend.transpose(device_backend.asarray(a), axes), a.transpose(axes))
+
+
+@pytest.mark.parametrize("axes", [(0, 3, 1, 2), (3, 2, 1, 0), (1, 0, 2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "int64"])
+def test_transpose_of_many_axes(device_backend, axes, dtype, rng):
+    a = rng.integers(0, 100, size=(2, 3, 4, 5)).astype(dtype)
+    got = device_backend.transpose(device_backend.asarray(a), axes)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), a.transpose(axes))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_concatenate(device_backend, axis, normal, agrees):
+    parts = [normal(*(n if i == axis else 3 for i in range(3))) for n in (1, 4, 2)]
+    agrees(device_backend.concatenate([device_backend.asarray(p) for p in parts], axis), np.concatenate(parts, axis))
+
+
+INDICES = [
+    (slice(1, 4),), (2,), (-1,), (slice(None), 3), (slice(None, None, -1),), (slice(4, 0, -2), slice(None, None, 3)),
+    (None, slice(1, 3)), (slice(None), None, slice(None, None, -2)), (1, 2, 3), (-1, -1, -1), (slice(2, 2),), (),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_slices_are_read_and_written(device_backend, reference, index, normal, agrees):
+    a = normal(5, 6, 7)
+    expected = reference.get_slice(a, index)
+    agrees(device_backend.get_slice(device_backend.asarray(a), index), expected)
+    dy = normal(*expected.shape) if expected.shape else normal(1).reshape(())
+    got = device_backend.put_slice(device_backend.asarray(dy), index, shape=a.shape)
+    agrees(got, reference.put_slice(dy, index, shape=a.shape))
+
+
+@pytest.mark.parametrize("shape", [(9,), (9, 5), (9, 2, 3)])
+def test_rows_are_taken_and_given_back(device_backend, reference, shape, normal, agrees):
+    a, rows = normal(*shape), np.array([3, 0, 3, 8, 3, 1], np.int64)
+    on = device_backend.asarray
+    agrees(device_backend.take(on(a), on(rows)), a[rows])
+    dy = normal(6, *shape[1:])
+    agrees(device_backend.take_backward(on(dy), on(rows), length=9), reference.take_backward(dy, rows, length=9))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "uint64", "uint16", "bool"])
+def test_what_moves_is_filled_copied_and_taken(device_backend, dtype):
+    full = device_backend.full((3, 50), 1, dtype)
+    np.testing.assert_array_equal(device_backend.to_numpy(full), np.full((3, 50), 1, dtype))
+    copy = device_backend.copy(full)
+    assert copy is not full
+    assert copy.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(device_backend.to_numpy(copy), np.full((3, 50), 1, dtype))
+    taken = device_backend.take(full, device_backend.asarray(np.array([2, 1], np.int64)))
+    np.testing.assert_array_equal(device_backend.to_numpy(taken), np.full((2, 50), 1, dtype))
+
+
+def test_nothing_is_a_fine_number_of_elements(device_backend):
+    empty = device_backend.empty((0, 4), np.float32)
+    assert device_backend.unary("exp", empty).shape == (0, 4)
+    assert device_backend.copy(empty).shape == (0, 4)
+    np.testing.assert_array_equal(device_backend.to_numpy(device_backend.sum(empty, (0,))), np.zeros(4, np.float32))
+
+
+def test_an_unsupported_dtype_is_refused(device_backend):
+    doubles = device_backend.asarray(np.ones(3))
+    with pytest.raises(TypeError, match="exp: a is float64 but CUDA computes in float32"):
+        device_backend.unary("exp", doubles)
+    with pytest.raises(TypeError, match="full: got complex64 but CUDA moves float32"):
+        device_backend.full((3,), 0, np.complex64)
+    with pytest.raises(TypeError, match="exp: a is ndarray"):
+        device_backend.unary("exp", np.ones(3, np.float32))

@@ -1,0 +1,202 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpunet import random
+from gpunet.backends.base import Activation, Segments
+from gpunet.random import Stream
+
+ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+STREAM = Stream(seed=2**63 - 5, purpose=1, step=7, call=2**40, epoch=3)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_activations_agree_with_the_reference(device_backend, reference, activation, rng, agrees):
+    x = np.resize(np.array([0, -0.0, 1, -2, 90, -90, np.nan, np.inf, -np.inf, 0.1], np.float32), (7, 41))
+    dy = rng.normal(size=x.shape).astype(np.float32)
+    y = reference.activation_forward(x, activation)
+    agrees(device_backend.activation_forward(device_backend.asarray(x), activation), y)
+    got = device_backend.activation_backward(device_backend.asarray(dy), device_backend.asarray(y), activation)
+    with np.errstate(invalid="ignore"):
+        agrees(got, reference.activation_backward(dy, y, activation))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 10), (19, 33), (2, 3, 1000), (7,)])
+@pytest.mark.parametrize("log", [False, True])
+def test_softmax_agrees_with_the_reference(device_backend, reference, shape, log, normal, agrees):
+    x, dy = 5 * normal(*shape), normal(*shape)
+    y = reference.softmax_forward(x.astype(np.float64), log=log)
+    agrees(device_backend.softmax_forward(device_backend.asarray(x), log=log), y)
+    y32 = y.astype(np.float32)
+    got = device_backend.softmax_backward(device_backend.asarray(dy), device_backend.asarray(y32), log=log)
+    expected = reference.softmax_backward(dy.astype(np.float64), y32.astype(np.float64), log=log)
+    difference = np.abs(device_backend.to_numpy(got) - expected).max()
+    assert difference <= 2e-6 * np.abs(expected).max() + 1e-7  # of one class the gradient is 0, a difference of ones
+
+
+def test_softmax_passes_nan_in_its_row(device_backend, reference, normal, agrees):
+    x = normal(9, 40)
+    x[4, 7] = np.nan
+    x[6, :] = -np.inf
+    x[7, 3] = -np.inf
+    with np.errstate(invalid="ignore"):
+        expected = reference.softmax_forward(x)
+    agrees(device_backend.softmax_forward(device_backend.asarray(x)), expected)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 2), (9, 10), (300, 7), (3000, 3), (33, 1000)])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("smoothing", "ignore_index"), [(0.0, None), (0.1, 1), (0.0, -100)])
+def test_softmax_cross_entropy_agrees_with_the_reference(
+    device_backend, reference, rows, classes, weighted, smoothing, ignore_index, rng, agrees
+):
+    logits = np.round(3 * rng.normal(size=(rows, classes))).astype(np.float32)  # ties: the first counts
+    labels = rng.integers(0, classes, size=rows).astype(np.int32)
+    if ignore_index == -100:
+        labels[::3] = -100
+    weight = rng.uniform(0.2, 2, size=classes).astype(np.float32) if weighted else None
+    options = {"smoothing": smoothing, "ignore_index": ignore_index}
+    on = device_backend.asarray
+    got = device_backend.softmax_cross_entropy(
+        on(logits), on(labels), weight=None if weight is None else on(weight), **options
+    )
+    expected = reference.softmax_cross_entropy(
+        logits.astype(np.float64), labels, weight=None if weight is None else weight.astype(np.float64), **options
+    )
+    agrees(got[0], expected[0])
+    agrees(got[1], expected[1])
+    assert device_backend.to_numpy(got[2]) == expected[2]
+
+
+def test_cross_entropy_of_odd_rows(device_backend, reference, normal, agrees):
+    on = device_backend.asarray
+    logits, labels = normal(12, 5), np.zeros(12, np.int32)
+    logits[3, 2] = np.nan
+    logits[5, 1] = -np.inf
+    options = {"weight": None, "smoothing": 0.0, "ignore_index": None}
+    got = device_backend.softmax_cross_entropy(on(logits), on(labels), **options)
+    with np.errstate(invalid="ignore"):
+        expected = reference.softmax_cross_entropy(logits, labels, **options)
+    for mine, theirs in zip(got, expected, strict=True):
+        agrees(mine, theirs)
+    options["ignore_index"] = 0  # nothing is left
+    loss, dlogits, correct = device_backend.softmax_cross_entropy(on(normal(12, 5)), on(labels), **options)
+    assert (device_backend.to_numpy(loss), device_backend.to_numpy(correct)) == (0, 0)
+    assert not device_backend.to_numpy(dlogits).any()
+    labels[7] = 5  # outside: not read, not hidden
+    loss, _, _ = device_backend.softmax_cross_entropy(
+        on(normal(12, 5)), on(labels), **{**options, "ignore_index": None}
+    )
+    assert np.isnan(device_backend.to_numpy(loss))
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 9), (300, 301)])
+def test_sigmoid_cross_entropy_agrees_with_the_reference(device_backend, reference, shape, rng, agrees):
+    logits, targets = 20 * rng.normal(size=shape), rng.uniform(size=shape)
+    logits, targets = logits.astype(np.float32), targets.astype(np.float32)
+    got = device_backend.sigmoid_cross_entropy(device_backend.asarray(logits), device_backend.asarray(targets))
+    expected = reference.sigmoid_cross_entropy(logits.astype(np.float64), targets.astype(np.float64))
+    agrees(got[0], expected[0])
+    agrees(got[1], expected[1])
+    logits.ravel()[0] = np.nan
+    loss, _ = device_backend.sigmoid_cross_entropy(device_backend.asarray(logits), device_backend.asarray(targets))
+    assert np.isnan(device_backend.to_numpy(loss))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 4099])
+@pytest.mark.parametrize("stream", [Stream(0, 0), STREAM, Stream(2**64 - 1, 5, 2**64 - 1, 2**64 - 2, 2**63)])
+def test_words_are_those_of_numpys_philox(device_backend, stream, count):
+    got = device_backend.to_numpy(device_backend.random_words(stream, count))
+    key, counter = np.array(stream.key, np.uint64), np.array(stream.counter, np.uint64)
+    np.testing.assert_array_equal(got, np.random.Philox(key=key, counter=counter).random_raw(count))
+
+
+@pytest.mark.parametrize("shape", [(3,), (7, 33)])
+def test_uniform_numbers_are_the_reference_s(device_backend, reference, shape):
+    got = device_backend.random_uniform(STREAM, shape, np.float32)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), reference.random_uniform(STREAM, shape, np.float32))
+    with pytest.raises(TypeError, match="float64"):
+        device_backend.random_uniform(STREAM, shape, np.float64)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("shape", [(5,), (16,), (7, 333)])
+def test_dropout_drops_the_same_elements_twice(device_backend, reference, p, shape, rng):
+    x = rng.normal(size=shape).astype(np.float32)
+    x.ravel()[2:4] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        expected = reference.dropout_forward(x, p, stream=STREAM)
+    for call in (device_backend.dropout_forward, device_backend.dropout_backward):
+        np.testing.assert_array_equal(
+            device_backend.to_numpy(call(device_backend.asarray(x), p, stream=STREAM)), expected
+        )
+    assert random.drop_threshold(0.3)[0] == 19661
+
+
+def arena_of(backend, rng, slots):
+    """Flat arrays of 4,000 elements on the host and on the device, and the same segments."""
+    host = SimpleNamespace(data=rng.normal(size=4000).astype(np.float32), grad=rng.normal(size=4000).astype(np.float32))
+    host.slots = {name: np.abs(rng.normal(size=4000)).astype(np.float32) for name in slots}
+    device = SimpleNamespace(data=backend.asarray(host.data.copy()), grad=backend.asarray(host.grad.copy()))
+    device.slots = {name: backend.asarray(slot.copy()) for name, slot in host.slots.items()}
+    return host, device
+
+
+BOUNDS = np.array([[0, 1], [32, 1000], [1024, 1281], [2048, 4000]], np.int64)
+
+
+@pytest.mark.parametrize("slots", [(), ("momentum",)])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("clipped", [False, True])
+def test_sgd_agrees_with_the_reference(device_backend, reference, slots, nesterov, clipped, rng, agrees):
+    host, device = arena_of(device_backend, rng, slots)
+    hyper = np.array([[0.1, 0.9, 0, 0], [0.2, 0.5, 0.01, 0], [0.3, 0, 0, 0.02], [0.1, 0.9, 0.1, 0.1]])
+    segments = Segments(BOUNDS, hyper)
+    for _ in range(2):
+        clip = reference.gradient_norm(host, segments, max_norm=1.0) if clipped else None
+        device_clip = device_backend.gradient_norm(device, segments, max_norm=1.0) if clipped else None
+        if clipped:
+            agrees(device_clip, clip)
+        reference.sgd_update(host, segments, nesterov=nesterov, clip=clip)
+        device_backend.sgd_update(device, segments, nesterov=nesterov, clip=device_clip)
+    agrees(device.data, host.data)
+    untouched = np.concatenate([np.arange(a, b) for a, b in [(1, 32), (1000, 1024), (1281, 2048)]])
+    np.testing.assert_array_equal(device_backend.to_numpy(device.data)[untouched], host.data[untouched])
+    for name in slots:
+        agrees(device.slots[name], host.slots[name])
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_agrees_with_the_reference(device_backend, reference, decoupled, rng, agrees):
+    host, device = arena_of(device_backend, rng, ("mean", "square"))
+    for step in (1, 2):
+        row = [0.01, 0.9, 0.999, 1e-8, 0.1, 1 - 0.9**step, 1 - 0.999**step]
+        segments = Segments(BOUNDS, np.array([row, row, [0.1, 0.8, 0.99, 1e-6, 0, *row[5:]], row]))
+        reference.adam_update(host, segments, decoupled=decoupled)
+        device_backend.adam_update(device, segments, decoupled=decoupled)
+    agrees(device.data, host.data)
+    agrees(device.slots["mean"], host.slots["mean"])
+    agrees(device.slots["square"], host.slots["square"])
+
+
+def test_updates_pass_nan_and_take_no_segments(device_backend, reference, rng, agrees):
+    host, device = arena_of(device_backend, rng, ("momentum",))
+    host.grad[40] = np.nan
+    device.grad = device_backend.asarray(host.grad)
+    none = Segments(np.zeros((0, 2), np.int64), np.zeros((0, 4)))
+    device_backend.sgd_update(device, none)
+    agrees(device.data, host.data)
+    agrees(device_backend.gradient_norm(device, none, max_norm=1.0), np.array([0, 1], np.float32))
+    segments = Segments(BOUNDS, np.full((4, 4), 0.1))
+    assert np.isnan(device_backend.to_numpy(device_backend.gradient_norm(device, segments, max_norm=1.0))[0])
+    reference.sgd_update(host, segments)
+    device_backend.sgd_update(device, segments)
+    agrees(device.data, host.data)
+
+
+def test_segments_outside_the_arena_are_refused(device_backend, rng):
+    _, device = arena_of(device_backend, rng, ("momentum",))
+    segments = Segments(np.array([[3990, 4001]], np.int64), np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="segments reach from 3990 to 4001 in an arena of 4000"):
+        device_backend.sgd_update(device, segments)
