@@ -316,9 +316,8 @@ def _opened(dy: Array, gate: Gate | None) -> Array:
             mask = np.negative(np.logical_not(y <= 0).view(np.int8), dtype=bits)
             return np.bitwise_and(dy.view(bits), mask, out=mask).view(dy.dtype)
         case "leaky_relu":
-            factor = (y <= 0).astype(dy.dtype)
-            factor *= gate.activation.slope - 1
-            factor += 1
+            slopes = np.array([1, gate.activation.slope], dy.dtype)
+            factor = slopes[(y <= 0).view(np.uint8)]
             return np.multiply(dy, factor, out=factor)
         case "sigmoid":
             slope = 1 - y
