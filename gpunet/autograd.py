@@ -33,12 +33,15 @@ _sequence = count()
 class no_grad(ContextDecorator):  # noqa: N801 - a context manager, named as users know it
     """Inside, operations record nothing: ``with no_grad(): …`` or ``@no_grad()``."""
 
+    def __init__(self) -> None:
+        self._before: list[bool] = []  # a stack, for a decorated function may call itself
+
     def __enter__(self) -> None:
-        self._before = _mode.grad
+        self._before.append(_mode.grad)
         _mode.grad = False
 
     def __exit__(self, *exception: object) -> None:
-        _mode.grad = self._before
+        _mode.grad = self._before.pop()
 
 
 class Tensor:

@@ -16,6 +16,9 @@ from gpunet import random
 from gpunet.backends.base import BINARY, UNARY, Array, Backend, FlatStorage, Index, Segments
 from gpunet.random import Stream
 
+QUIET = np.errstate(all="ignore")
+"""Infinities and NaN are values, as on a GPU, and no warnings: whoever wants to know looks at the loss."""
+
 
 class HostBackend(Backend):
     """Arrays are numpy.ndarray."""
@@ -53,17 +56,17 @@ class HostBackend(Backend):
 
     # ---- elementwise, reductions, movement
 
+    @QUIET
     def unary(self, name: str, a: Array) -> Array:
         if name not in UNARY:
             raise ValueError(f"unary: name is {name!r} but takes one of {', '.join(UNARY)}")
-        with np.errstate(all="ignore"):
-            return np.asarray(getattr(np, name)(a))
+        return np.asarray(getattr(np, name)(a))
 
+    @QUIET
     def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
         if name not in BINARY:
             raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
-        with np.errstate(all="ignore"):
-            return np.asarray(getattr(np, name)(a, b, out=out))
+        return np.asarray(getattr(np, name)(a, b, out=out))
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.asarray(a.sum(axis=axes))
@@ -110,17 +113,20 @@ class HostBackend(Backend):
 
     # ---- softmax and losses
 
+    @QUIET
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
         shifted = x - x.max(axis=-1, keepdims=True)
         grown = np.exp(shifted)
         total = grown.sum(axis=-1, keepdims=True)
         return shifted - np.log(total) if log else grown / total
 
+    @QUIET
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
         if log:
             return dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
         return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
+    @QUIET
     def softmax_cross_entropy(
         self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
     ) -> tuple[Array, Array, Array]:
@@ -139,6 +145,7 @@ class HostBackend(Backend):
         correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
         return loss, dlogits, correct
 
+    @QUIET
     def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
         # log s(z) = min(z, 0) - log(1 + exp(-|z|)), which overflows nowhere
         tail = np.exp(-np.abs(logits))
@@ -157,6 +164,7 @@ class HostBackend(Backend):
         drawn = random.words(stream, count) >> np.uint64(64 - bits)
         return (drawn.astype(dtype) * np.dtype(dtype).type(2.0**-bits)).reshape(shape)
 
+    @QUIET
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
         threshold, scale = random.drop_threshold(p)
         kept = (random.uint16(stream, x.size) >= threshold).reshape(x.shape)
@@ -167,11 +175,13 @@ class HostBackend(Backend):
 
     # ---- updates
 
+    @QUIET
     def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
         square = sum(float(np.square(g).sum()) for g in (arena.grad[start:stop] for start, stop in segments.bounds))
         norm = np.sqrt(square)
         return np.array([norm, min(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
 
+    @QUIET
     def sgd_update(
         self, arena: FlatStorage, segments: Segments, *, nesterov: bool = False, clip: Array | None = None
     ) -> None:
@@ -191,6 +201,7 @@ class HostBackend(Backend):
                 step = step + momentum * v if nesterov else v
             w -= rate * step
 
+    @QUIET
     def adam_update(
         self, arena: FlatStorage, segments: Segments, *, decoupled: bool = False, clip: Array | None = None
     ) -> None:

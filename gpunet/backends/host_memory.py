@@ -26,12 +26,9 @@ class _Block:
 
     __slots__ = ("__array_interface__", "_bytes")
 
-    def __init__(self, size: int, shape: tuple[int, ...], dtype: np.dtype):
-        try:
-            self._bytes = _waiting[size].pop()  # in one step, so that threads need no lock
-        except (KeyError, IndexError):
-            self._bytes = np.empty(size + _ALIGNMENT, np.uint8)
-        address = self._bytes.ctypes.data
+    def __init__(self, memory: np.ndarray, shape: tuple[int, ...], dtype: np.dtype):
+        self._bytes = memory
+        address = memory.ctypes.data
         address += -address % _ALIGNMENT
         self.__array_interface__ = {"data": (address, False), "shape": shape, "typestr": dtype.str, "version": 3}
 
@@ -49,4 +46,9 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     if size < SMALLEST or dtype.kind not in "fiu":
         return np.empty(shape, dtype)
     step = 1 << (size.bit_length() - 4)  # sizes in steps of an eighth at most, so that blocks fit again
-    return np.asarray(_Block(-(-size // step) * step, shape, dtype))
+    size = -(-size // step) * step
+    try:
+        memory = _waiting[size].pop()  # in one step, so that threads need no lock
+    except (KeyError, IndexError):
+        memory = np.empty(size + _ALIGNMENT, np.uint8)
+    return np.asarray(_Block(memory, shape, dtype))

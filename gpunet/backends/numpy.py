@@ -115,7 +115,7 @@ class NumpyBackend(HostBackend):
         for more_dw, more_db in parts[1:]:
             dw += more_dw
             db += more_db
-        dw = dw.transpose(1, 0, 2).reshape(geometry.w_shape)
+        dw = np.ascontiguousarray(dw.transpose(1, 0, 2)).reshape(geometry.w_shape)
         return _deliver(dw, out, accumulate), _deliver(db, bias_out, accumulate) if bias else None
 
     def _convolve(
@@ -296,8 +296,7 @@ def _activate(x: Array, activation: Activation, *, out: Array) -> None:
             np.maximum(x, 0, out=out)
             out += low
         case "sigmoid":
-            with np.errstate(over="ignore"):
-                np.exp(-x, out=out)
+            np.exp(-x, out=out)
             out += 1
             np.reciprocal(out, out=out)
         case _:

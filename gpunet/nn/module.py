@@ -175,9 +175,9 @@ class Module:
                 faults.append(f"{name} is {tuple(np.shape(state[name]))} but takes {value.shape}")
         if faults:
             raise ValueError(f"load_state_dict: {'; '.join(faults)}")
+        copies = {name: np.array(state[name], value.dtype) for name, value in own.items()}
         for name, value in own.items():
-            copied = np.array(state[name], value.dtype)
-            value.data = value.backend.asarray(copied, value.dtype)
+            value.data = value.backend.asarray(copies[name], value.dtype)
             if not (isinstance(value, Parameter) and value.arena is not None):
                 value.version += 1
 
@@ -231,8 +231,9 @@ class Sequential(Module):
         self.layers = list(layers)
 
     def children(self) -> Iterator[tuple[str, Any]]:
-        """(position, layer)."""
+        """(position, layer), then what a subclass holds beside them."""
         yield from ((str(i), layer) for i, layer in enumerate(self.layers))
+        yield from ((name, value) for name, value in super().children() if not name.startswith("layers."))
 
     def forward(self, x: Tensor) -> Tensor:
         """Each layer on the result of the one before."""
