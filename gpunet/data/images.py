@@ -31,7 +31,7 @@ class ImageFolder:
     """
 
     def __init__(self, root: str | os.PathLike[str], size: tuple[int, int] | None = None, grey: bool = False) -> None:
-        self._image_module()
+        _image_module()
         self.root, self.size, self.grey = Path(root).expanduser(), _checked_size(size), grey
         if not self.root.is_dir():
             raise FileNotFoundError(f"ImageFolder: root {self.root} is not a folder")
@@ -64,23 +64,7 @@ class ImageFolder:
         """The image as (H, W, C) uint8, of the same shape as every other."""
         if self.size is None and not self._expected and path != self.paths[0]:
             self._decode(self.paths[0])
-        image_module = self._image_module()
-        from PIL import ImageOps
-
-        try:
-            with image_module.open(path) as image:
-                deep = image.mode.startswith(("I", "F"))
-                if not deep:
-                    upright = ImageOps.exif_transpose(image).convert("L" if self.grey else "RGB")
-        except Exception as error:  # Pillow's decoders raise many kinds
-            raise ValueError(f"ImageFolder: cannot read {path}: {error}") from error
-        if deep:
-            raise ValueError(f"ImageFolder: {path} has more than 8 bits a channel, which is the most that is taken")
-        if self.size is not None:
-            height, width = self.size
-            upright = upright.resize((width, height), image_module.Resampling.BILINEAR)
-        pixels = np.array(upright)
-        pixels = pixels[:, :, np.newaxis] if self.grey else pixels
+        pixels = read_image(path, self.size, self.grey)
         if self._expected and pixels.shape != self._expected:
             raise ValueError(
                 f"ImageFolder: images must be of one size unless size= is given, got {path} with "
@@ -89,13 +73,34 @@ class ImageFolder:
         self._expected = pixels.shape
         return pixels
 
-    @staticmethod
-    def _image_module() -> Any:
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise ImportError('ImageFolder: needs Pillow: pip install "gpunet[examples]"') from error
-        return Image
+
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None, grey: bool = False) -> np.ndarray:
+    """An image file as (H, W, C) uint8; arguments, orientation and errors as for `ImageFolder`."""
+    image_module = _image_module()
+    from PIL import ImageOps
+
+    try:
+        with image_module.open(path) as image:
+            deep = image.mode.startswith(("I", "F"))
+            if not deep:
+                upright = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise ValueError(f"read_image: cannot read {path}: {error}") from error
+    if deep:
+        raise ValueError(f"read_image: {path} has more than 8 bits a channel, which is the most that is taken")
+    if size is not None:
+        height, width = size
+        upright = upright.resize((width, height), image_module.Resampling.BILINEAR)
+    pixels = np.array(upright)
+    return pixels[:, :, np.newaxis] if grey else pixels
+
+
+def _image_module() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading images needs Pillow: pip install "gpunet[examples]"') from error
+    return Image
 
 
 def _checked_size(size: Any) -> tuple[int, int] | None:

@@ -107,7 +107,7 @@ def test_unreadable_image_raises_with_its_name(folder, content):
     (folder / "c").mkdir(exist_ok=True)
     (folder / "c/bad.png").write_bytes(content)
     dataset = data.ImageFolder(folder)
-    with pytest.raises(ValueError, match=r"^ImageFolder: cannot read .*bad\.png: "):
+    with pytest.raises(ValueError, match=r"^read_image: cannot read .*bad\.png: "):
         dataset[4]
 
 

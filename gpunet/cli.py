@@ -1,0 +1,318 @@
+"""The command line: ``gpunet train | eval | predict | summary | info | kernels | bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpunet
+from gpunet import functional as F
+from gpunet import models, nn, optim
+from gpunet.backends import NAMES, get_backend, why_unavailable
+from gpunet.data import DataLoader, Normalize, random_split
+from gpunet.data.images import SUFFIXES, read_image
+from gpunet.errors import BackendError
+from gpunet.interop import load_weights, read_metadata
+from gpunet.train import BestCheckpoint, CSVLogger, Trainer, recipes
+
+REPORTED = (ValueError, TypeError, BackendError, OSError, ImportError, FloatingPointError, MemoryError)
+"""What is said in one line; anything else is a fault of gpunet's and shows its traceback."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command -> exit status: 0, 1 if what was checked fails, 2 for an error, 130 after Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments, rest = _parser().parse_known_args(argv[:1] if argv[:1] == ["bench"] else argv)
+    if rest:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = argv[1:]
+    try:
+        return arguments.run(arguments) or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except REPORTED as error:
+        if getattr(arguments, "traceback", False):
+            raise
+        print(f"gpunet {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+# ---- commands
+
+
+def train(arguments: Namespace) -> int:
+    """Train a network, and say how well it does on the test images."""
+    if not 0 <= arguments.valid < 1:
+        raise ValueError(f"--valid is {arguments.valid} but must be at least 0 and below 1")
+    gpunet.seed(arguments.seed)
+    recipe = _recipe(arguments)
+    backend = get_backend(arguments.backend)
+    train_set, test_set = recipes.load_dataset(recipe.dataset, root=arguments.data_root, size=arguments.image_size)
+    shape, classes = recipes.image_shape(train_set), tuple(train_set.classes)
+    valid_set = test_set
+    if arguments.valid:
+        train_set, valid_set = random_split(train_set, [1 - arguments.valid, arguments.valid])
+    train_loader, valid_loader, test_loader = recipes.make_loaders(recipe, train_set, valid_set, test_set)
+    model = recipes.make_model(recipe, shape, len(classes))
+    optimizer = recipes.make_optimizer(recipe, model.parameters())
+    description = {"recipe": recipe.as_dict(), "input_shape": shape, "classes": classes}
+    trainer = Trainer(
+        model,
+        optimizer,
+        loss=recipes.make_loss(recipe),
+        schedule=recipes.make_schedule(recipe, optimizer, recipe.epochs * len(train_loader)),
+        backend=backend,
+        callbacks=_run_folder(arguments, description),
+        progress=not arguments.quiet,
+    )
+    if not arguments.quiet:
+        _print_setup(recipe, model, shape, backend, len(train_set), len(test_set))
+    history = trainer.fit(train_loader, recipe.epochs, valid=valid_loader)
+    if arguments.output and len(history):
+        load_weights(arguments.output / "best.safetensors", model)
+    print(f"test accuracy: {trainer.evaluate(test_loader)['accuracy']:.1%}")
+    return 130 if history.interrupted else 0
+
+
+def evaluate(arguments: Namespace) -> int:
+    """Accuracy, loss and confusion matrix of a checkpoint on test images."""
+    recipe, model, shape, classes = _load(arguments.checkpoint)
+    name = arguments.dataset or recipe.dataset
+    _, test_set = recipes.load_dataset(name, root=arguments.data_root, size=shape[:2])
+    if recipes.image_shape(test_set) != shape:
+        raise ValueError(f"{name} has images {recipes.image_shape(test_set)} but {arguments.checkpoint} takes {shape}")
+    loader = DataLoader(test_set, 256, transform=Normalize(recipe.mean, recipe.std))
+    trainer = _evaluator(model, arguments.backend, ["accuracy", "confusion"])
+    result = trainer.evaluate(loader)
+    print(f"data set: {name}, {len(test_set):,} test images")
+    print(f"accuracy: {result['accuracy']:.2%}\nloss: {result['loss']:.4f}")
+    print("confusion matrix: a row a true class, a column a predicted one")
+    print("\n".join(_matrix_lines(result["confusion"], classes)))
+    return 0
+
+
+def predict(arguments: Namespace) -> int:
+    """Class and probability of each image."""
+    recipe, model, shape, classes = _load(arguments.checkpoint)
+    trainer = _evaluator(model, arguments.backend, [])
+    normalize = Normalize(recipe.mean, recipe.std)
+    paths = list(_image_paths(arguments.images))
+    width = max(len(str(path)) for path in paths)
+    for start in range(0, len(paths), 256):
+        chosen = paths[start : start + 256]
+        images = np.stack([read_image(path, shape[:2], grey=shape[2] == 1) for path in chosen])
+        (x,) = normalize((images,), indices=np.arange(len(images)), epoch=0, seed=0)
+        probabilities = F.softmax(gpunet.tensor(trainer.predict(x))).numpy()
+        for path, row in zip(chosen, probabilities, strict=True):
+            print(f"{path!s:{width}}  {classes[row.argmax()]}  {row.max():.1%}")
+    return 0
+
+
+def summary(arguments: Namespace) -> int:
+    """Layers, parameters and FLOPs of a network."""
+    model = getattr(models, arguments.model)(arguments.input, arguments.classes)
+    print(model.summary(arguments.input))
+    return 0
+
+
+def info(arguments: Namespace) -> int:
+    """Versions, backends and devices; where there is no GPU, why."""
+    print(f"gpunet {gpunet.__version__}, Python {sys.version.split()[0]}")
+    for package in ("numpy", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "cupy"):
+        if version := _version(package):
+            print(f"{package} {version}")
+    print(f"auto is {get_backend('auto').name}")
+    for name in NAMES:
+        why = why_unavailable(name)
+        described = (
+            f"not available: {why}" if why else ", ".join(f"{k} {v}" for k, v in get_backend(name).describe().items())
+        )
+        print(f"{name}: {described}")
+    return 0
+
+
+def kernels(arguments: Namespace) -> int:
+    """Compile every CUDA kernel, and show registers, shared memory and spills; needs no GPU."""
+    from gpunet.cuda import gate
+
+    return gate.print_table(arguments.arch or gate.ARCHITECTURES)
+
+
+def bench(arguments: Namespace) -> int:
+    """Measure speed; ``gpunet bench --help`` says what."""
+    from gpunet.bench.cli import main as run_bench
+
+    return run_bench(arguments.rest)
+
+
+# ---- parts of train
+
+
+def _recipe(arguments: Namespace) -> recipes.Recipe:
+    names = (
+        "epochs", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "dropout", "label_smoothing", "shift",
+        "flip",
+    )  # fmt: skip
+    return recipes.recipe(arguments.dataset, arguments.model, **{name: getattr(arguments, name) for name in names})
+
+
+def _run_folder(arguments: Namespace, description: dict[str, Any]) -> list[Any]:
+    """The callbacks that fill ``--output``, with config.json written: only if something was held out is there a choice
+    of the best epoch; the test images have no say in it."""
+    folder = arguments.output
+    if folder is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"seed": arguments.seed, "valid": arguments.valid, "gpunet": gpunet.__version__, **description}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    monitor = "valid_accuracy" if arguments.valid else "epoch"
+    return [
+        BestCheckpoint(folder / "best.safetensors", monitor, metadata=description),
+        CSVLogger(folder / "history.csv"),
+    ]
+
+
+def _print_setup(
+    recipe: recipes.Recipe, model: nn.Module, shape: tuple[int, int, int], backend: Any, train: int, test: int
+) -> None:
+    table = model.summary(shape)
+    print(f"backend: {backend.name} ({backend.describe().get('device', 'unknown device')})")
+    print(f"data set: {recipe.dataset}, {train:,} images to train, {test:,} to test")
+    print(
+        f"model: {recipe.model}, {table.parameters:,} parameters, {table.flops / 1e6:.1f} MFLOPs an image", flush=True
+    )
+
+
+# ---- parts of eval and predict
+
+
+def _load(path: Path) -> tuple[recipes.Recipe, nn.Module, tuple[int, int, int], tuple[str, ...]]:
+    description = read_metadata(path)
+    if not {"recipe", "input_shape", "classes"} <= set(description):
+        raise ValueError(f"{path} was not written by gpunet train: it does not say which network it is of")
+    saved = description["recipe"]
+    recipe = recipes.Recipe(**{**saved, "mean": tuple(saved["mean"]), "std": tuple(saved["std"])})
+    h, w, c = description["input_shape"]
+    classes = tuple(description["classes"])
+    model = recipes.make_model(recipe, (h, w, c), len(classes))
+    load_weights(path, model)
+    return recipe, model, (h, w, c), classes
+
+
+def _evaluator(model: nn.Module, backend: str, metrics: list[str]) -> Trainer:
+    return Trainer(model, optim.SGD(model.parameters(), lr=0.0), metrics=metrics, backend=backend, progress=False)
+
+
+def _image_paths(given: Sequence[Path]) -> Iterator[Path]:
+    for path in given:
+        if not path.is_dir():
+            yield path
+            continue
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)})")
+        yield from found
+
+
+def _matrix_lines(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
+    label = max(len(name) for name in classes)
+    cell = max(len(str(matrix.max())), len(str(len(classes) - 1))) + 2
+    yield " " * (label + 4) + "".join(f"{i:{cell}}" for i in range(len(classes)))
+    for i, (name, row) in enumerate(zip(classes, matrix, strict=True)):
+        yield f"{i:3} {name:{label}}" + "".join(f"{count:{cell}}" for count in row)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+# ---- arguments
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="gpunet", description="Convolutional networks on NumPy or CuPy.")
+    parser.add_argument("--version", action="version", version=f"gpunet {gpunet.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(_command(commands, "train", train))
+    on_checkpoint = _command(commands, "eval", evaluate)
+    on_checkpoint.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
+    on_checkpoint.add_argument("--dataset", help="another data set than it was trained on")
+    _add_places(on_checkpoint)
+    on_images = _command(commands, "predict", predict)
+    on_images.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
+    on_images.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    on_images.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, reference or auto")
+    table = _command(commands, "summary", summary)
+    table.add_argument("model", choices=recipes.MODELS)
+    table.add_argument("--input", type=_extents(3), default=(28, 28, 1), metavar="HxWxC", help="default 28x28x1")
+    table.add_argument("--classes", type=int, default=10)
+    _command(commands, "info", info)
+    gate = _command(commands, "kernels", kernels)
+    gate.add_argument("--arch", action="append", metavar="sm_90", help="only this architecture; may be repeated")
+    _command(commands, "bench", bench)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any) -> ArgumentParser:
+    text = " ".join(run.__doc__.split()).replace("``", "")
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_train(parser: ArgumentParser) -> None:
+    parser.epilog = "Options that are not given are the data set's recipe."
+    add = parser.add_argument
+    add("--dataset", default="digits", metavar="NAME|FOLDER", help=f"{', '.join(recipes.DATASETS)}, or CLASS/ folders")
+    add("--model", default="cnn", choices=recipes.MODELS)
+    add("--epochs", type=int)
+    add("--batch-size", type=int)
+    add("--lr", type=float, help="the largest learning rate of the schedule")
+    add("--optimizer", choices=recipes.OPTIMIZERS)
+    add("--weight-decay", type=float)
+    add("--schedule", choices=recipes.SCHEDULES)
+    add("--dropout", type=float, help="probability before the dense layers of cnn")
+    add("--label-smoothing", type=float)
+    add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
+    add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
+    add("--image-size", type=_extents(2), metavar="HxW", help="scale the images of a folder; 32 is 32x32")
+    add("--valid", type=float, default=0.0, metavar="SHARE", help="of the training images, to choose the best epoch by")
+    add("--seed", type=int, default=0)
+    add("--output", type=Path, metavar="FOLDER", help="for best.safetensors, history.csv and config.json")
+    add("--quiet", action="store_true", help="print the test accuracy alone")
+    _add_places(parser)
+
+
+def _add_places(parser: ArgumentParser) -> None:
+    parser.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, reference or auto")
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where public data sets are")
+
+
+def _extents(count: int) -> Any:
+    """The type of an argument "28x28x1" of `count` extents; for two, one number stands for both."""
+
+    def extents(text: str) -> tuple[int, ...]:
+        values = tuple(int(part) for part in text.lower().split("x"))
+        if count == 2 and len(values) == 1:
+            values *= 2
+        if len(values) != count or min(values) < 1:
+            raise ValueError
+        return values
+
+    return extents

@@ -1,0 +1,199 @@
+"""Weights and checkpoints as safetensors files: arrays by name, and JSON in the header. Opening one runs no code.
+
+A weights file holds the model's arrays under their own names. A checkpoint holds them as ``model.NAME``, the
+optimizer's slots as ``optimizer.SLOT.POSITION``, and the rest of the state as JSON. The header's metadata has the keys
+``format``, ``crc32`` (of the arrays' bytes, in the order of their names) and ``json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.nn import Module
+from gpunet.optim import Optimizer
+from gpunet.optim.schedule import Schedule
+
+PathLike = str | os.PathLike[str]
+WEIGHTS, CHECKPOINT = "gpunet-weights-1", "gpunet-checkpoint-1"
+
+
+def save_weights(path: PathLike, model: Module, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a model's parameters and buffers.
+
+    Args:
+        path: the file; written aside and renamed, so that it is never half a file.
+        metadata: kept in the file; what JSON can hold.
+    Raises:
+        TypeError: an array of objects; metadata that JSON cannot hold.
+    """
+    _write("save_weights", path, model.state_dict(), WEIGHTS, {"metadata": dict(metadata or {})})
+
+
+def load_weights(path: PathLike, model: Module) -> dict[str, Any]:
+    """Copy weights into a model, from a weights file, a checkpoint, or any safetensors file with the model's names.
+
+    Returns:
+        The file's metadata; empty if another program wrote it.
+    Raises:
+        ValueError: the file is damaged or no safetensors file; or it is of another model, and nothing is changed.
+        OSError: it cannot be read.
+    """
+    arrays, kind, state = _read("load_weights", path)
+    _load_into(path, model, _part(arrays, "model.") if kind == CHECKPOINT else arrays)
+    return state.get("metadata", {})
+
+
+def save_checkpoint(
+    path: PathLike,
+    model: Module,
+    optimizer: Optimizer | None = None,
+    schedule: Schedule | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write all that training needs to go on: weights, optimizer slots and rates, the schedule's position.
+
+    Arguments and errors as for `save_weights`.
+    """
+    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
+    state: dict[str, Any] = {"metadata": dict(metadata or {}), "optimizer": None, "schedule": None}
+    if optimizer is not None:
+        saved = optimizer.state_dict()
+        slots = saved.pop("slots")
+        arrays |= {f"optimizer.{slot}.{i}": array for slot, group in slots.items() for i, array in enumerate(group)}
+        state["optimizer"] = {**saved, "name": optimizer.name, "slots": {slot: len(g) for slot, g in slots.items()}}
+    if schedule is not None:
+        state["schedule"] = {"name": type(schedule).__name__, **schedule.state_dict()}
+    _write("save_checkpoint", path, arrays, CHECKPOINT, state)
+
+
+def load_checkpoint(
+    path: PathLike, model: Module, optimizer: Optimizer | None = None, schedule: Schedule | None = None
+) -> dict[str, Any]:
+    """Copy a checkpoint into a model, and into an optimizer and a schedule if given; else their state is left alone.
+
+    Returns:
+        The file's metadata.
+    Raises:
+        ValueError: the file is damaged or no checkpoint, lacks what is to be loaded, or is of another model, optimizer
+            or schedule; nothing is changed then.
+        OSError: it cannot be read.
+    """
+    arrays, kind, state = _read("load_checkpoint", path)
+    if kind != CHECKPOINT:
+        raise ValueError(f"load_checkpoint: {path} is no checkpoint of gpunet")
+    for name, part in (("optimizer", optimizer), ("schedule", schedule)):
+        saved = state[name]
+        if part is not None and (saved is None or saved["name"] != type(part).__name__):
+            held = "none" if saved is None else saved["name"]
+            raise ValueError(f"load_checkpoint: {path} holds {name} {held}, not {type(part).__name__}")
+    undo = model.state_dict()
+    _load_into(path, model, _part(arrays, "model."))
+    try:
+        if optimizer is not None:
+            counts = state["optimizer"]["slots"]
+            slots = {s: [arrays[f"optimizer.{s}.{i}"] for i in range(n)] for s, n in counts.items()}
+            optimizer.load_state_dict({**_without_name(state["optimizer"]), "slots": slots})
+        if schedule is not None:
+            schedule.load_state_dict(_without_name(state["schedule"]))
+    except (ValueError, KeyError) as error:
+        model.load_state_dict(undo)
+        raise ValueError(f"load_checkpoint: {path}: {error}") from error
+    return state["metadata"]
+
+
+def read_metadata(path: PathLike) -> dict[str, Any]:
+    """The metadata that a weights file or a checkpoint was saved with; empty if another program wrote it."""
+    return _read("read_metadata", path)[2].get("metadata", {})
+
+
+# ---- files
+
+
+def _write(operation: str, path: PathLike, arrays: Mapping[str, np.ndarray], kind: str, state: Any) -> None:
+    from safetensors.numpy import save
+
+    plain = {name: _plain(operation, name, array) for name, array in arrays.items()}
+    try:
+        text = json.dumps(state, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{operation}: metadata must be what JSON can hold: {error}") from error
+    content = save(plain, {"format": kind, "crc32": str(_checksum(plain)), "json": text})
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, target)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
+def _read(operation: str, path: PathLike) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
+    """(arrays by name, format, what the header's JSON holds); the last two are empty for another program's file."""
+    from safetensors import safe_open
+
+    with open(path, "rb"):  # the usual errors for what is not there, not a file, or not to be read
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        kind = header.get("format", "") if "crc32" in header else ""
+        state = json.loads(header["json"]) if kind else {}
+    except Exception as error:  # SafetensorError, and whatever strange headers lead to
+        raise ValueError(f"{operation}: {path} is damaged or no safetensors file: {error}") from error
+    if kind and int(header["crc32"]) != _checksum(arrays):
+        raise ValueError(f"{operation}: {path} is damaged: its arrays do not have the checksum they were saved with")
+    if kind not in ("", WEIGHTS, CHECKPOINT):
+        raise ValueError(f"{operation}: {path} has format {kind!r}, which this version of gpunet does not know")
+    return arrays, kind, state
+
+
+def _plain(operation: str, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{operation}: {name} is of dtype {array.dtype} but takes numbers")
+    return np.asarray(array, array.dtype.newbyteorder("="))
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    value = 0
+    for name in sorted(arrays):
+        value = zlib.crc32(arrays[name].tobytes(), value)
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# ---- states
+
+
+def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _load_into(path: PathLike, model: Module, state: Mapping[str, np.ndarray]) -> None:
+    try:
+        model.load_state_dict(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _without_name(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key != "name"}

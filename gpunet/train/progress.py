@@ -1,0 +1,55 @@
+"""The progress bar."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from gpunet.train.callbacks import Callback
+from gpunet.train.history import describe
+
+if TYPE_CHECKING:
+    from gpunet.train.trainer import Trainer
+
+
+class ProgressBar(Callback):
+    """On a terminal a bar with loss, accuracy and images a second on stderr; everywhere a line an epoch on stdout."""
+
+    order = 60  # the line stands even if the epoch's early stopping comes next
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def before_epoch(self, trainer: Trainer) -> None:
+        """Show an empty bar."""
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=trainer.steps, desc=_epoch(trainer.epoch + 1, trainer), unit="step", leave=False)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Move it on."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(describe(trainer.running), refresh=False)
+            self._bar.update()
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """The line takes the bar's place."""
+        self._close()
+        row = trainer.history.rows[-1]
+        print(f"{_epoch(int(row['epoch']), trainer)}  {describe(row)}", flush=True)
+
+    def after_fit(self, trainer: Trainer) -> None:
+        """Leave no bar behind."""
+        self._close()
+        if trainer.history.interrupted:
+            print(f"interrupted in epoch {trainer.epoch + 1}, which is not counted", flush=True)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _epoch(number: int, trainer: Trainer) -> str:
+    return f"epoch {number}/{trainer.last_epoch}"

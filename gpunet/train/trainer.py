@@ -1,0 +1,328 @@
+"""`Trainer`: fits a model to batches, evaluates it, predicts with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from gpunet import functional as F
+from gpunet import random
+from gpunet.autograd import Tensor
+from gpunet.backends import Backend, get_backend
+from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
+from gpunet.nn import Module
+from gpunet.optim import Optimizer
+from gpunet.optim.schedule import Schedule
+from gpunet.train.callbacks import Hooks
+from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining
+from gpunet.train.history import History
+from gpunet.train.metrics import Mean, Metric, make_metrics
+from gpunet.train.progress import ProgressBar
+from gpunet.train.step import EagerStep, Loss, Measured, StepFunction
+
+Loader = Iterable[Any]
+"""Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
+
+
+class Trainer:
+    """Trains a model, step by step; what it does is decided by the seed alone.
+
+    Each epoch sets ``loader.epoch``, each step ``random.begin_step``, so that equal seeds give equal weights, bit for
+    bit, also where training goes on in a second `fit`, or from a checkpoint.
+
+    Args:
+        model: moved to `backend`, together with the optimizer's state.
+        optimizer: of the model's parameters.
+        loss: ``loss(model(x), y)``, a tensor of one element, for a batch (x, y).
+        metrics: "accuracy", "top5" (any number), "confusion", or `Metric` objects; the loss is always measured. If
+            None, accuracy, or nothing where there is a `step`.
+        step: ``step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
+            the backend, integers as host arrays, which operations check and move. Metrics are not available then, for
+            they take logits.
+        schedule: stepped after each step of the optimizer.
+        backend: as for `get_backend`.
+        precision: of matrix products on a GPU; "ieee" is what is built.
+        capture: whether to record the step as one CUDA graph; not built yet, so "auto" and False run it eagerly.
+        callbacks: see `train.callbacks`.
+        progress: whether to show a bar, and print a line an epoch.
+    Attributes:
+        history: of all fits, see `History`.
+        epoch: finished epochs; that of the running epoch, counted from 0.
+        step: position of the running step in its epoch, from 0; `steps`: their number, None if unknown.
+        columns: names that the history's rows will have; set by `fit`.
+        last_epoch: epochs that will be finished when `fit` ends.
+    Raises:
+        ValueError, TypeError: what does not fit together, before anything is changed.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        *,
+        loss: Loss = F.softmax_cross_entropy,
+        metrics: Sequence[str | Metric] | None = None,
+        step: StepFunction | None = None,
+        schedule: Schedule | None = None,
+        backend: str | Backend = "auto",
+        precision: str = "ieee",
+        capture: bool | str = "auto",
+        callbacks: Sequence[Any] = (),
+        progress: bool = True,
+    ) -> None:
+        if step is not None and metrics:
+            raise ValueError("Trainer: metrics take logits, which a step= of your own does not give; pass metrics=[]")
+        if metrics is None:
+            metrics = () if step is not None else ("accuracy",)
+        self.metrics = make_metrics(metrics)
+        _check_owner(model, optimizer)
+        if schedule is not None and schedule.optimizer is not optimizer:
+            raise ValueError("Trainer: schedule is of another optimizer")
+        if precision != "ieee":
+            raise ValueError(f"Trainer: precision is {precision!r} but takes 'ieee'; no other is built yet")
+        self.backend = get_backend(backend)
+        _check_capture(capture, self.backend)
+        self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
+        self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
+        self._step = EagerStep(model, optimizer, loss=loss, function=step, keep_logits=bool(self.metrics))
+        self.history = History()
+        self.epoch = self.last_epoch = self.step = 0
+        self.steps: int | None = None
+        self.columns: list[str] = []
+        self._meter, self._seconds = _Meter(self.metrics), 0.0
+
+    # ---- the three things it does
+
+    def fit(self, train_loader: Loader, epochs: int, valid: Loader | None = None) -> History:
+        """Train for `epochs` more epochs.
+
+        A first Ctrl-C ends it after the running step, with ``history.interrupted`` set; a second raises at once. An
+        epoch that did not end gets no row and is not counted.
+
+        Args:
+            train_loader: batches (x, y), or what `step` takes; its `epoch` is set before each epoch, if it has one.
+            epochs: at least 1.
+            valid: batches to evaluate after each epoch, for the columns ``valid_loss``, ….
+        Returns:
+            The history of this and all earlier fits, with columns epoch, loss, the metrics', valid_…, lr (of the last
+            step), seconds, images_per_second (of the training steps).
+        Raises:
+            FloatingPointError: the loss is not finite; names epoch and step. That step changed nothing.
+        """
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"Trainer: epochs is {epochs!r} but must be an integer of at least 1")
+        _check_loader("train_loader", train_loader)
+        if valid is not None:
+            _check_loader("valid", valid)
+        self.last_epoch = self.epoch + epochs
+        self.columns = self._column_names(valid is not None)
+        self.history.interrupted = False
+        self._hooks.call("before_fit", self)
+        with Interrupt() as interrupt:
+            try:
+                while self.epoch < self.last_epoch:
+                    self._run_epoch(train_loader, valid, interrupt)
+            except StopTraining:
+                self.history.interrupted = interrupt.requested
+            except KeyboardInterrupt:
+                if interrupt.requested:  # the second one
+                    raise
+                self.history.interrupted = True
+            finally:
+                self._hooks.call("after_fit", self)
+        return self.history
+
+    def evaluate(self, loader: Loader) -> dict[str, Any]:
+        """The loss and the metrics over a loader's batches, by name, with the model in inference mode."""
+        return self._evaluate("loader", loader, Interrupt())
+
+    def predict(self, data: Loader | np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
+        """The model's outputs, in inference mode.
+
+        Args:
+            data: batches (x, …), of which x is used, in the loader's order; or all of x in one array of floats (N, …).
+            batch_size: images at a time where `data` is an array.
+        Returns:
+            (N, …) on the host.
+        """
+        if hasattr(data, "shape"):
+            whole: Any = data
+            data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
+        _check_loader("data", data)
+        with _inference(self.model):
+            outputs = [self._step.predict(batch) for batch in data]
+        if not outputs:
+            raise ValueError("Trainer: data gave no batches")
+        return np.concatenate(outputs)
+
+    # ---- checkpoints
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed."""
+        training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
+        save_checkpoint(
+            path, self.model, self.optimizer, self.schedule, metadata={**(metadata or {}), "training": training}
+        )
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Go on from a checkpoint that `save` wrote: also the seed is set to the checkpoint's. -> its metadata."""
+        metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule)
+        if training := metadata.pop("training", None):
+            random.seed(training["seed"])
+            self.epoch, self.history = training["epoch"], History(training["history"])
+        return metadata
+
+    # ---- for callbacks
+
+    @property
+    def running(self) -> dict[str, Any]:
+        """Means over the steps of the running epoch so far: loss, metrics that are numbers, images_per_second."""
+        return {**_numbers(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
+
+    # ---- one epoch
+
+    def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
+        start = perf_counter()
+        self.step, self.steps = 0, len(loader) if isinstance(loader, Sized) else None
+        self._meter, self._seconds = _Meter(self.metrics), 0.0
+        for batches in (loader, valid):
+            if batches is not None and hasattr(batches, "epoch"):
+                batches.epoch = self.epoch
+        self._hooks.call("before_epoch", self)
+        self.model.train()
+        rate = self._run_steps(loader, interrupt)
+        if not self._meter.rows:
+            raise ValueError(f"Trainer: no step was run in epoch {self.epoch + 1}: train_loader gave no batches")
+        row = {"epoch": self.epoch + 1, **self.running}
+        speed = row.pop("images_per_second")
+        self._check_parameters()
+        if valid is not None:
+            measured = _numbers(self._evaluate("valid", valid, interrupt))
+            if not np.isfinite(measured["loss"]):
+                raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
+            row |= {f"valid_{name}": value for name, value in measured.items()}
+        row |= {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
+        self.history.append(row)
+        self.epoch += 1
+        self._hooks.call("after_epoch", self)
+        interrupt.check()
+
+    def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
+        """The steps of an epoch -> the learning rate of the last one."""
+        rate, start = self.optimizer.groups[0]["lr"], perf_counter()
+        try:
+            for self.step, batch in enumerate(loader):
+                random.begin_step(self.epoch, self.step)
+                try:
+                    self._hooks.call("before_step", self)
+                except SkipStep:
+                    continue
+                rate = self.optimizer.groups[0]["lr"]
+                self._meter.update(self._train(batch))
+                self._seconds = perf_counter() - start
+                self._hooks.call("after_step", self)
+                interrupt.check()
+        except StopEpoch:
+            pass
+        return rate
+
+    def _train(self, batch: Any) -> Measured:
+        try:
+            measured = self._step.train(batch)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"Trainer: {error} in epoch {self.epoch + 1}, step {self.step + 1}; nothing was updated"
+            ) from None
+        if self.schedule is not None:
+            self.schedule.step()
+        return measured
+
+    def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt) -> dict[str, Any]:
+        _check_loader(name, loader)
+        meter = _Meter(self.metrics)
+        with _inference(self.model):
+            for batch in loader:
+                meter.update(self._step.evaluate(batch))
+                interrupt.check()
+        if not meter.rows:
+            raise ValueError(f"Trainer: {name} gave no batches")
+        return meter.values()
+
+    def _check_parameters(self) -> None:
+        """FloatingPointError where the epoch's last update left a parameter that is not finite: before it is saved."""
+        arena = self.optimizer.arena
+        with np.errstate(invalid="ignore"):
+            total = arena.backend.sum(arena.data, (0,))
+        if not np.isfinite(arena.backend.to_numpy(total)):
+            raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {self.epoch + 1}")
+
+    def _column_names(self, valid: bool) -> list[str]:
+        measured = list(_numbers(_Meter(self.metrics).values()))
+        validated = [f"valid_{name}" for name in measured] if valid else []
+        return ["epoch", *measured, *validated, "lr", "seconds", "images_per_second"]
+
+
+class _Meter:
+    """The loss and the metrics of one pass over a loader."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.metrics, self._loss = metrics, Mean()
+        for metric in metrics:
+            metric.reset()
+
+    @property
+    def rows(self) -> int:
+        return self._loss.weight
+
+    def update(self, measured: Measured) -> None:
+        self._loss.update(measured.loss, measured.rows)
+        if measured.logits is not None:
+            labels = np.asarray(measured.labels)
+            for metric in self.metrics:
+                metric.update(measured.logits, labels)
+
+    def values(self) -> dict[str, Any]:
+        return {"loss": self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """What can stand in a history: no arrays."""
+    return {name: value for name, value in values.items() if np.ndim(value) == 0}
+
+
+@contextmanager
+def _inference(model: Module) -> Iterator[None]:
+    modes = [(module, module.training) for _, module in model.named_modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check_loader(name: str, loader: Any) -> None:
+    if not hasattr(loader, "__iter__"):
+        raise TypeError(f"Trainer: {name} must give batches, such as a DataLoader; got {type(loader).__name__}")
+    if isinstance(loader, Sized) and len(loader) == 0:
+        raise ValueError(f"Trainer: {name} has no batches")
+
+
+def _check_owner(model: Module, optimizer: Optimizer) -> None:
+    own = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in own for group in optimizer.groups for parameter in group["params"]):
+        raise ValueError("Trainer: the optimizer holds no parameter of the model")
+
+
+def _check_capture(capture: bool | str, backend: Backend) -> None:
+    if capture not in (True, False, "auto"):
+        raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
+    if capture is True and backend.name in ("reference", "numpy"):
+        raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
+    if capture is True:
+        raise ValueError("Trainer: capture=True is not built yet; 'auto' and False run the step eagerly")

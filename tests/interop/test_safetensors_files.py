@@ -1,0 +1,262 @@
+import json
+import os
+import stat
+import struct
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet import nn, optim
+from gpunet.interop import load_checkpoint, load_weights, read_metadata, save_checkpoint, save_weights
+
+
+def make(seed=0, features=3, optimizer=optim.AdamW):
+    """A model, and an optimizer that has made a step."""
+    gp.seed(seed)
+    model = nn.Sequential(nn.Linear(features, 5), nn.ReLU(), nn.Linear(5, 2))
+    optimizer = optimizer(model.parameters(), lr=0.1)
+    x = np.random.default_rng(seed).normal(size=(4, features)).astype(np.float32)
+    F.softmax_cross_entropy(model(x), np.array([0, 1, 1, 0])).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def assert_equal_states(a, b):
+    assert list(a) == list(b)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def snapshot(model, optimizer):
+    slots = {f"{s}{i}": v for s, group in optimizer.state_dict()["slots"].items() for i, v in enumerate(group)}
+    return {**model.state_dict(), **slots, "steps": np.array(optimizer.steps)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.safetensors"
+
+
+# ---- weights
+
+
+def test_weights_come_back_with_their_metadata(path):
+    model, other = make(0)[0], make(1)[0]
+    save_weights(path, model, metadata={"classes": ["cat", "dog"], "mean": [0.1, 1 / 3]})
+    assert load_weights(path, other) == {"classes": ["cat", "dog"], "mean": [0.1, 1 / 3]}
+    assert_equal_states(model.state_dict(), other.state_dict())
+    assert read_metadata(path)["classes"] == ["cat", "dog"]
+
+
+def test_other_tools_read_the_weights_by_name(path):
+    model = make()[0]
+    save_weights(path, model)
+    assert_equal_states(
+        dict(sorted(safetensors.numpy.load_file(path).items())), dict(sorted(model.state_dict().items()))
+    )
+
+
+def test_weights_that_another_tool_wrote_load(path):
+    model = make()[0]
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    safetensors.numpy.save_file(state, path, {"format": "pt"})
+    assert load_weights(path, model) == {}
+    assert_equal_states(state, model.state_dict())
+
+
+def test_buffers_float64_and_numbers_without_axes_are_kept(path):
+    class Net(nn.Module):
+        def __init__(self):
+            self.weight = nn.parameter(np.array(1 / 3))
+            self.mean = nn.Buffer(np.arange(6.0).reshape(2, 3).T)
+
+    net, other = Net(), Net()
+    other.weight.data[...] = 0
+    other.mean.data[...] = 0
+    save_weights(path, net)
+    load_weights(path, other)
+    assert other.weight.numpy() == 1 / 3
+    assert_equal_states(net.state_dict(), other.state_dict())
+
+
+def test_weights_of_another_model_raise_and_change_nothing(path):
+    save_weights(path, make()[0])
+    model = make(1, features=4)[0]
+    before = model.state_dict()
+    with pytest.raises(
+        ValueError, match=r"net\.safetensors: load_state_dict: 0\.weight is \(3, 5\) but takes \(4, 5\)"
+    ):
+        load_weights(path, model)
+    assert_equal_states(before, model.state_dict())
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+def test_a_checkpoint_brings_model_optimizer_and_schedule_back(path, kind):
+    model, optimizer = make(0, optimizer=kind)
+    schedule = optim.CosineLR(optimizer, 10)
+    schedule.step()
+    save_checkpoint(path, model, optimizer, schedule, metadata={"epoch": 3})
+    other, second = make(1, optimizer=kind)
+    second_schedule = optim.CosineLR(second, 10)
+    assert load_checkpoint(path, other, second, second_schedule) == {"epoch": 3}
+    assert_equal_states(snapshot(model, optimizer), snapshot(other, second))
+    assert second.groups[0]["lr"] == optimizer.groups[0]["lr"] < 0.1
+    assert second_schedule.step_count == 1
+
+
+def test_a_checkpoint_gives_a_model_its_weights_alone(path):
+    model, optimizer = make()
+    save_checkpoint(path, model, optimizer)
+    for load in (load_weights, load_checkpoint):
+        other = make(1)[0]
+        load(path, other)
+        assert_equal_states(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"optimizer": None}, "holds optimizer none, not AdamW"),
+        ({"optimizer": optim.SGD}, "holds optimizer SGD, not AdamW"),
+        ({"features": 4}, r"0\.weight is \(4, 5\) but takes \(3, 5\)"),
+    ],
+)
+def test_a_checkpoint_of_something_else_raises_and_changes_nothing(path, saved, message):
+    kind = saved.get("optimizer", optim.AdamW)
+    model, optimizer = make(0, saved.get("features", 3), kind or optim.SGD)
+    save_checkpoint(path, model, optimizer if kind else None)
+    target = make(1)
+    before = snapshot(*target)
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(path, *target)
+    assert_equal_states(before, snapshot(*target))
+
+
+def test_what_the_optimizer_refuses_leaves_the_model_as_it_was(path):
+    model, optimizer = make()
+    save_checkpoint(path, model, optimizer)
+    gp.seed(1)
+    other = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    half = optim.AdamW(other[2].parameters(), lr=0.1)
+    before = other.state_dict()
+    with pytest.raises(ValueError, match=r"net\.safetensors: AdamW: the state is of 1 groups and 4 parameters"):
+        load_checkpoint(path, other, half)
+    assert_equal_states(before, other.state_dict())
+
+
+def test_weights_are_no_checkpoint(path):
+    model, optimizer = make()
+    save_weights(path, model)
+    with pytest.raises(ValueError, match=r"net\.safetensors is no checkpoint of gpunet"):
+        load_checkpoint(path, model, optimizer)
+
+
+# ---- damaged files, and files that are something else
+
+
+def damage(path, how):
+    content = path.read_bytes()
+    header = struct.unpack("<Q", content[:8])[0]
+    if how == "truncated":
+        return content[:-5]
+    if how == "only a header":
+        return content[: 8 + header]
+    if how == "empty":
+        return b""
+    if how == "a flipped bit":
+        return content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    if how == "a broken header":
+        return content[:20] + b"\xff" + content[21:]
+    if how == "a huge header":
+        return struct.pack("<Q", 1 << 40) + content[8:]
+    if how == "a pickle":
+        return b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94."
+    raise AssertionError(how)
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "only a header", "empty", "a flipped bit", "a broken header", "a huge header", "a pickle"]
+)
+def test_a_damaged_file_raises_one_line_with_its_name(path, how):
+    target = make()
+    save_checkpoint(path, *target)
+    path.write_bytes(damage(path, how))
+    before = snapshot(*target)
+    for load in (load_checkpoint, load_weights):
+        with pytest.raises(ValueError, match=r"^load_\w+: .*net\.safetensors is damaged") as caught:
+            load(path, target[0])
+        assert "\n" not in str(caught.value)
+    assert_equal_states(before, snapshot(*target))
+
+
+def test_a_format_of_a_later_version_raises(path):
+    save_weights(path, make()[0])
+    path.write_bytes(path.read_bytes().replace(b"gpunet-weights-1", b"gpunet-weights-9"))
+    with pytest.raises(ValueError, match="has format 'gpunet-weights-9', which this version of gpunet does not know"):
+        load_weights(path, make()[0])
+
+
+def test_what_is_not_there_is_an_os_error(path, tmp_path):
+    with pytest.raises(FileNotFoundError, match="net.safetensors"):
+        load_weights(path, make()[0])
+    with pytest.raises(IsADirectoryError):
+        load_weights(tmp_path, make()[0])
+
+
+# ---- writing
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, monkeypatch):
+    save_weights(path, make(0)[0])
+    before = path.read_bytes()
+
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_weights(path, make(1)[0])
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_files_are_readable_as_others_are(path):
+    save_weights(path, make()[0])
+    ordinary = path.with_suffix(".txt")
+    ordinary.write_text("")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+def test_folders_are_made(tmp_path):
+    save_weights(tmp_path / "a" / "b" / "net.safetensors", make()[0])
+    assert (tmp_path / "a" / "b" / "net.safetensors").exists()
+
+
+def test_arrays_of_objects_are_refused(path, monkeypatch):
+    model = make()[0]
+    monkeypatch.setattr(model, "state_dict", lambda: {"w": np.array([1, None])}, raising=False)
+    with pytest.raises(TypeError, match="^save_weights: w is of dtype object but takes numbers$"):
+        save_weights(path, model)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("metadata", [{"x": object()}, {"x": float("nan")}])
+def test_metadata_must_be_json(path, metadata):
+    with pytest.raises(TypeError, match="^save_weights: metadata must be what JSON can hold"):
+        save_weights(path, make()[0], metadata=metadata)
+    assert not path.exists()
+
+
+def test_the_file_is_plain_safetensors_with_strict_json(path):
+    save_checkpoint(path, *make(), metadata={"a": 1})
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    assert header["__metadata__"]["format"] == "gpunet-checkpoint-1"
+    json.loads(header["__metadata__"]["json"], parse_constant=pytest.fail)
+    assert header["optimizer.mean.0"]["shape"] == [3, 5]
