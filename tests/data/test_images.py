@@ -138,5 +138,5 @@ def test_bad_size_raises(folder, size, kind):
 
 def test_missing_pillow_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'ImageFolder: needs Pillow: pip install "gpunet\[examples\]"'):
+    with pytest.raises(ImportError, match=r'reading images needs Pillow: pip install "gpunet\[examples\]"'):
         data.ImageFolder(folder)
