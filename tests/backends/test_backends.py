@@ -1,0 +1,87 @@
+import inspect
+
+import numpy as np
+import pytest
+
+import gpunet as gp
+from gpunet.backends import Backend, available_backends, get_backend, why_unavailable
+from gpunet.backends.numpy import NumpyBackend
+from gpunet.backends.reference import ReferenceBackend
+
+
+def test_one_object_a_name():
+    assert get_backend("numpy") is get_backend("numpy")
+    assert get_backend(get_backend("reference")) is get_backend("reference")
+    assert {"reference", "numpy"} <= set(available_backends())
+
+
+@pytest.mark.parametrize("name", ["torch", "numpy:1", "cuda:x", "", None])
+def test_an_unknown_name_says_which_are_known(name):
+    with pytest.raises(ValueError, match=r"get_backend: name is .* but takes reference, numpy, "):
+        get_backend(name)
+
+
+def test_the_environment_decides_auto(monkeypatch):
+    monkeypatch.setenv("GPUNET_BACKEND", "reference")
+    assert get_backend("auto") is get_backend("reference")
+    monkeypatch.delenv("GPUNET_BACKEND")
+    assert get_backend().name == ("numpy" if why_unavailable("cuda") else "cuda")
+
+
+def test_without_a_gpu_cuda_says_why():
+    why = why_unavailable("cuda")
+    if not why:
+        pytest.skip("CUDA answers here")
+    with pytest.raises(gp.BackendError, match="cuda|CUDA|CuPy"):
+        get_backend("cuda")
+
+
+@pytest.mark.parametrize("kind", [ReferenceBackend, NumpyBackend])
+def test_every_backend_has_the_signatures_of_the_contract(kind):
+    for name, method in vars(Backend).items():
+        if not getattr(method, "__isabstractmethod__", False):
+            continue
+        contract, own = inspect.signature(method), inspect.signature(getattr(kind, name))
+        assert list(own.parameters.values()) == list(contract.parameters.values()), name
+
+
+def test_arrays_go_in_and_out(backend, dtype, rng):
+    data = rng.normal(size=(3, 4)).astype(dtype)
+    array = backend.asarray(data.copy())
+    assert backend.owns(array)
+    assert backend.asarray(array) is array
+    np.testing.assert_array_equal(backend.to_numpy(array), data)
+    np.testing.assert_array_equal(backend.to_numpy(backend.asarray(np.asfortranarray(data))), data)
+    copied = backend.copy(array)
+    filled = backend.full((3, 4), 2.5, dtype)
+    assert (backend.to_numpy(filled) == 2.5).all()
+    assert backend.copy(filled, out=array) is array
+    assert (backend.to_numpy(array) == 2.5).all()
+    np.testing.assert_array_equal(backend.to_numpy(copied), data)
+    assert tuple(backend.empty((2, 0, 3), dtype).shape) == (2, 0, 3)
+    backend.synchronize()
+    assert "device" in backend.describe()
+
+
+def test_unknown_elementwise_names_are_named(backend):
+    array = backend.full((2,), 1, np.float32)
+    with pytest.raises(ValueError, match="unary: name is 'sin' but takes one of negative, exp"):
+        backend.unary("sin", array)
+    with pytest.raises(ValueError, match="binary: name is 'modulo' but takes one of add"):
+        backend.binary("modulo", array, array)
+
+
+def test_numpy_refuses_half_precision_and_says_what_it_takes():
+    with pytest.raises(TypeError, match="tensor: float16 is not computed on numpy, which takes float32, float64"):
+        gp.tensor(np.ones(3, np.float16), backend="numpy")
+    with pytest.raises(TypeError, match="tensor: complex128 is not computed on numpy"):
+        gp.tensor(np.ones(3, complex))
+
+
+def test_the_reference_computes_in_half_precision(rng):
+    x, w = rng.normal(size=(1, 5, 4, 3)).astype(np.float16), rng.normal(size=(2, 2, 3, 4)).astype(np.float16)
+    t = gp.tensor(x, backend="reference", requires_grad=True)
+    y = gp.functional.max_pool2d(gp.functional.conv2d(t, w, activation="relu"), 2, stride=1)
+    y.backward(np.ones(y.shape))
+    assert y.dtype == np.float16
+    assert t.grad.dtype == np.float16

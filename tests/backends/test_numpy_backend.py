@@ -1,0 +1,202 @@
+"""The fast CPU path against the reference over drawn geometries, with one thread and several."""
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import same
+from helpers.geometries import convolutions, pools
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gpunet as gp
+from gpunet.backends.base import Activation, Gate
+from gpunet.backends.numpy import NumpyBackend
+from gpunet.backends.reference import ReferenceBackend
+from gpunet.geometry import Geometry
+
+reference = ReferenceBackend()
+dtypes = st.sampled_from(["float32", "float64"])
+activations = st.sampled_from([None, "relu", "leaky_relu", "sigmoid", "tanh"])
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda n: f"{n} threads")
+def fast(request):
+    return NumpyBackend(threads=request.param)
+
+
+def conv_results(backend, x, w, b, dy, g, activation):
+    """y, dx, dw, db; and dw, db accumulated on what was there."""
+    y = backend.conv2d_forward(x, w, b, geometry=g, activation=activation)
+    gate = None if activation is None else Gate(y, activation)
+    dx = backend.conv2d_input_grad(dy, w, geometry=g, gate=gate)
+    dw, db = backend.conv2d_weight_grad(dy, x, geometry=g, gate=gate)
+    out, bias_out = w.copy(), b.copy()
+    backend.conv2d_weight_grad(dy, x, geometry=g, gate=gate, out=out, bias_out=bias_out, accumulate=True)
+    return y, dx, dw, db, out, bias_out
+
+
+@given(case=convolutions(), dtype=dtypes, activation=activations)
+@settings(max_examples=120)
+def test_convolutions_agree_with_the_reference(fast, case, dtype, activation):
+    g, rng = case.geometry, case.rng
+    shapes = case.x_shape, case.w_shape, case.w_shape[3:], g.y_shape
+    arrays = [rng.normal(size=s).astype(dtype) for s in shapes]
+    kept = [a.copy() for a in arrays]
+    activation = activation and Activation(activation)
+    for actual, expected in zip(
+        conv_results(fast, *arrays, g, activation), conv_results(reference, *arrays, g, activation), strict=True
+    ):
+        assert actual.dtype == dtype
+        assert actual.flags.c_contiguous
+        same(actual, expected, tolerances.BACKENDS)
+    for array, before in zip(arrays, kept, strict=True):
+        np.testing.assert_array_equal(array, before)  # primitives change no input
+
+
+@given(case=pools(), dtype=dtypes)
+@settings(max_examples=120)
+def test_pools_agree_with_the_reference(fast, case, dtype):
+    g, rng = case.geometry, case.rng
+    x = rng.integers(0, 4, case.x_shape).astype(dtype)  # ties
+    dy = rng.normal(size=g.y_shape).astype(dtype)
+    y, mask = fast.max_pool2d_forward(x, geometry=g)
+    expected, expected_mask = reference.max_pool2d_forward(x, geometry=g)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(mask, expected_mask)
+    assert mask.dtype == expected_mask.dtype
+    dx = fast.max_pool2d_backward(dy, mask, geometry=g)
+    same(dx, reference.max_pool2d_backward(dy, mask, geometry=g), tolerances.BACKENDS)
+    for count in (True, False):
+        options = {"geometry": g, "count_padding": count}
+        same(fast.avg_pool2d_forward(x, **options), reference.avg_pool2d_forward(x, **options), tolerances.BACKENDS)
+        same(fast.avg_pool2d_backward(dy, **options), reference.avg_pool2d_backward(dy, **options), tolerances.BACKENDS)
+
+
+LARGE = [
+    # batches that are cut into parts, one a thread, and into blocks that fit a cache, both with a remainder
+    ((53, 15, 14, 8), (3, 3, 8, 12), {"padding": "same"}),
+    ((53, 15, 14, 8), (3, 3, 4, 12), {"stride": 2, "groups": 2}),
+    ((37, 27, 28, 1), (5, 5, 1, 7), {"padding": 2}),
+    ((41, 17, 16, 10), (1, 1, 10, 24), {}),
+    ((41, 17, 16, 10), (1, 1, 10, 24), {"stride": 2}),
+    ((37, 17, 16, 12), (3, 3, 12, 7), {"padding": 1}),
+    ((37, 17, 16, 12), (2, 4, 12, 5), {"stride": (1, 2), "padding": ((2, 0), (1, 3)), "dilation": (3, 1)}),
+    ((41, 16, 17, 10), (2, 3, 10, 9), {"stride": (2, 1), "padding": ((0, 1), (2, 1)), "dilation": (1, 2)}),
+]
+
+
+@pytest.mark.parametrize(("x_shape", "w_shape", "options"), LARGE)
+def test_large_batches_agree_with_the_reference_and_with_themselves(fast, rng, x_shape, w_shape, options):
+    g = Geometry.conv(x_shape, w_shape, **options)
+    arrays = [rng.normal(size=s).astype(np.float32) for s in (x_shape, w_shape, w_shape[3:], g.y_shape)]
+    activation = Activation("relu")
+    once, again = (conv_results(fast, *arrays, g, activation) for _ in range(2))
+    for first, second in zip(once, again, strict=True):
+        np.testing.assert_array_equal(first, second)  # bit for bit
+    exact = conv_results(reference, *(a.astype(np.float64) for a in arrays), g, activation)
+    for actual, expected in zip(once, exact, strict=True):
+        same(actual, expected, tolerances.BACKENDS)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 1}, {"stride": 3, "padding": 1}])
+def test_large_pools_agree_with_the_reference_and_with_themselves(fast, rng, options):
+    g = Geometry.pool((43, 29, 30, 9), 2, **options)
+    x, dy = rng.normal(size=g.x_shape).astype(np.float32), rng.normal(size=g.y_shape).astype(np.float32)
+    (y, mask), (y2, mask2) = (fast.max_pool2d_forward(x, geometry=g) for _ in range(2))
+    expected, expected_mask = reference.max_pool2d_forward(x, geometry=g)
+    for array in (y, y2):
+        np.testing.assert_array_equal(array, expected)
+    for array in (mask, mask2):
+        np.testing.assert_array_equal(array, expected_mask)
+    dx, dx2 = (fast.max_pool2d_backward(dy, mask, geometry=g) for _ in range(2))
+    np.testing.assert_array_equal(dx, dx2)
+    same(dx, reference.max_pool2d_backward(dy, mask, geometry=g), tolerances.BACKENDS)
+    average = {"geometry": g, "count_padding": False}
+    same(fast.avg_pool2d_forward(x, **average), reference.avg_pool2d_forward(x, **average), tolerances.BACKENDS)
+    same(fast.avg_pool2d_backward(dy, **average), reference.avg_pool2d_backward(dy, **average), tolerances.BACKENDS)
+
+
+def test_nan_reaches_every_part_of_a_large_batch(fast, rng):
+    g = Geometry.pool((43, 30, 30, 9), 2)
+    x = rng.normal(size=g.x_shape).astype(np.float32)
+    for i in (0, 20, 42):
+        x[i, 17, 8, 3] = np.nan
+    y, mask = fast.max_pool2d_forward(x, geometry=g)
+    expected, expected_mask = reference.max_pool2d_forward(x, geometry=g)
+    np.testing.assert_array_equal(y, expected)
+    np.testing.assert_array_equal(mask, expected_mask)
+    assert np.isnan(y).sum() == 3
+
+
+@pytest.mark.parametrize("transposes", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_matrix_products_agree_with_the_reference(fast, rng, transposes, dtype):
+    m, k, p = 300, 70, 130
+    a = rng.normal(size=(k, m) if transposes[0] else (m, k)).astype(dtype)
+    b = rng.normal(size=(p, k) if transposes[1] else (k, p)).astype(dtype)
+    gate_y = rng.normal(size=a.shape).astype(dtype)
+    before = rng.normal(size=(m, p)).astype(dtype)
+    variants = [
+        {},
+        {"bias": rng.normal(size=p).astype(dtype)},
+        {"bias": rng.normal(size=p).astype(dtype), "activation": Activation("relu")},
+        {"gate": Gate(gate_y, Activation("leaky_relu", 0.2))},
+        {"gate": Gate(gate_y, Activation("relu")), "out": True},
+        {"out": True, "accumulate": True},
+    ]
+    for options in variants:
+        results = []
+        for backend in (fast, reference):
+            given_out = {"out": before.copy()} if options.get("out") else {}
+            y = backend.matmul(a, b, transpose_a=transposes[0], transpose_b=transposes[1], **{**options, **given_out})
+            if given_out:
+                assert y is given_out["out"]
+            results.append(y)
+        same(*results, tolerances.BACKENDS)
+
+
+def test_results_depend_on_nothing_but_the_number_of_threads(rng):
+    g = Geometry.conv((53, 15, 14, 8), (3, 3, 8, 12), padding="same")
+    arrays = [rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape, (12,), g.y_shape)]
+    one, other = (conv_results(NumpyBackend(threads=2), *arrays, g, None) for _ in range(2))
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(("given", "kind"), [(0, ValueError), (-1, ValueError)])
+def test_a_bad_number_of_threads_is_named(given, kind):
+    with pytest.raises(kind, match=f"NumpyBackend: threads is {given} but must be at least 1"):
+        NumpyBackend(threads=given)
+
+
+def test_the_environment_sets_the_number_of_threads(monkeypatch):
+    monkeypatch.setenv("GPUNET_NUM_THREADS", "3")
+    assert NumpyBackend().threads == 3
+    monkeypatch.setenv("GPUNET_NUM_THREADS", "many")
+    with pytest.raises(ValueError, match="NumpyBackend: GPUNET_NUM_THREADS is 'many' but takes an integer"):
+        NumpyBackend()
+
+
+def test_describe_names_threads_and_blas():
+    described = NumpyBackend(threads=2).describe()
+    assert described["threads"] == "2"
+    assert set(described) >= {"device", "numpy", "blas"}
+
+
+def test_training_on_two_backends_gives_the_same_losses(backend, rng):
+    losses = {}
+    x, labels = rng.normal(size=(16, 12, 12, 1)).astype(np.float32), rng.integers(0, 3, 16)
+    for name in ("reference", backend):
+        gp.seed(1)
+        model = gp.models.lenet((12, 12, 1), classes=3).to(name)
+        optimizer = gp.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        curve = losses[gp.get_backend(name).name + str(len(losses))] = []
+        for _ in range(10):
+            optimizer.zero_grad()
+            loss = gp.functional.softmax_cross_entropy(model(x), labels)
+            loss.backward()
+            optimizer.step()
+            curve.append(loss.item())
+    first, second = losses.values()
+    np.testing.assert_allclose(second, first, rtol=tolerances.LOSS_CURVE)
+    assert first[-1] < 0.9 * first[0]

@@ -1,0 +1,197 @@
+import re
+
+import numpy as np
+import pytest
+import scipy.special
+import tolerances
+from helpers import check_gradients, gradients, host, relative_error, same
+
+import gpunet as gp
+from gpunet import functional as F
+
+
+def cross_entropy(logits, labels, *, label_smoothing=0.0, weight=None, ignore_index=None):
+    """The definition, a row at a time, in float64."""
+    classes = logits.shape[-1]
+    weight = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    total = share = 0.0
+    for z, label in zip(logits.reshape(-1, classes).astype(np.float64), labels.reshape(-1), strict=True):
+        if label == ignore_index:
+            continue
+        log_p = scipy.special.log_softmax(z)
+        target = np.full(classes, label_smoothing / classes)
+        target[label] += 1 - label_smoothing
+        total -= (weight * target * log_p).sum()
+        share += weight[label]
+    return total / share if share else 0.0
+
+
+WEIGHT = [0.5, 2.0, 1.0, 0.25]
+OPTIONS = [
+    {}, {"label_smoothing": 0.1}, {"weight": WEIGHT}, {"ignore_index": -1}, {"ignore_index": 2},
+    {"label_smoothing": 0.3, "weight": WEIGHT, "ignore_index": 255}, {"label_smoothing": 1.0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("shape", [(6, 4), (2, 3, 5, 4), (4,)])
+def test_softmax_cross_entropy_and_its_gradient(backend, dtype, rng, options, shape):
+    logits = rng.normal(size=shape).astype(dtype) * 3
+    labels = rng.integers(0, 4, shape[:-1])
+    if options.get("ignore_index", 0) not in range(4) and labels.size > 1:
+        labels.reshape(-1)[[0, -1]] = options["ignore_index"]
+    loss = F.softmax_cross_entropy(gp.tensor(logits, backend=backend), labels, **options)
+    assert loss.shape == ()
+    same(loss.numpy(), cross_entropy(logits, labels, **options), tolerances.ORACLE)
+    check_gradients(lambda z: F.softmax_cross_entropy(z, labels, **options), [logits], backend=backend, rng=rng)
+
+
+def test_softmax_cross_entropy_of_equal_logits_is_log_k(backend):
+    loss = F.softmax_cross_entropy(gp.tensor(np.zeros((5, 10)), backend=backend), np.arange(5))
+    assert loss.item() == pytest.approx(np.log(10), rel=1e-6)
+
+
+def test_the_number_of_correct_rows_counts_first_largest_logits(backend):
+    logits = np.array([[1, 3, 3], [1, 3, 3], [5, 1, 1], [0, 0, 1], [2, 1, 0]], np.float32)
+    labels = np.array([1, 2, 0, 2, 9], np.int32)
+    *_, correct = backend.softmax_cross_entropy(
+        backend.asarray(logits), backend.asarray(labels), weight=None, smoothing=0.0, ignore_index=9
+    )
+    assert int(host(correct, backend)) == 3
+
+
+def test_labels_may_be_lists_tensors_data_or_any_integer(backend, rng):
+    logits = gp.tensor(rng.normal(size=(3, 4)).astype(np.float32), backend=backend)
+    expected = F.softmax_cross_entropy(logits, np.array([0, 3, 1])).item()
+    for labels in ([0, 3, 1], np.array([0, 3, 1], np.uint8), backend.asarray(np.array([0, 3, 1], np.int32))):
+        assert F.softmax_cross_entropy(logits, labels).item() == expected
+
+
+def test_a_batch_of_ignored_rows_costs_nothing(backend, rng):
+    logits = rng.normal(size=(3, 4))
+    loss, (dlogits,) = gradients(
+        lambda z: F.softmax_cross_entropy(z, np.full(3, 7), ignore_index=7), [logits], lambda s: np.ones(s),
+        backend=backend, dtype="float32",
+    )  # fmt: skip
+    assert loss == 0
+    assert not dlogits.any()
+
+
+def test_extreme_logits_give_finite_losses_and_gradients(backend):
+    logits = np.array([[1000, -1000, 0], [-1000, 1000, 0]], np.float32)
+    loss, (dlogits,) = gradients(
+        lambda z: F.softmax_cross_entropy(z, [1, 1]), [logits], lambda s: np.ones(s), backend=backend, dtype="float32"
+    )
+    assert loss == pytest.approx(1000)
+    np.testing.assert_allclose(dlogits, [[0.5, -0.5, 0], [0, 0, 0]])
+    targets = np.array([[0, 1, 1], [1, 1, 0]], np.float32)
+    loss, (dz,) = gradients(
+        lambda z: F.binary_cross_entropy_with_logits(z, targets), [logits], lambda s: np.ones(s),
+        backend=backend, dtype="float32",
+    )  # fmt: skip
+    assert loss == pytest.approx((3000 + 2 * np.log(2)) / 6)
+    assert np.isfinite(dz).all()
+
+
+def test_a_class_masked_by_minus_infinity_takes_no_part(backend):
+    logits = np.array([[1, -np.inf, 2], [0, -np.inf, 1]], np.float32)
+    loss, (dlogits,) = gradients(
+        lambda z: F.softmax_cross_entropy(z, [2, 0]), [logits], lambda s: np.ones(s), backend=backend, dtype="float32"
+    )
+    assert loss == pytest.approx(cross_entropy(logits[:, [0, 2]], np.array([1, 0])))
+    assert (dlogits[:, 1] == 0).all()
+
+
+def test_losses_pass_nan(backend):
+    logits = gp.tensor([[1.0, np.nan], [1.0, 2.0]], backend=backend, requires_grad=True)
+    loss = F.softmax_cross_entropy(logits, [0, 1])
+    assert np.isnan(loss.item())
+    loss.backward()
+    np.testing.assert_array_equal(np.isnan(host(logits.grad, backend)), [[True, True], [False, False]])
+    assert np.isnan(F.binary_cross_entropy_with_logits(logits, np.zeros((2, 2))).item())
+    assert np.isnan(F.mean_squared_error(logits, np.zeros((2, 2))).item())
+
+
+def test_binary_cross_entropy_with_logits_and_its_gradient(backend, dtype, rng):
+    z, t = 3 * rng.normal(size=(4, 3)).astype(dtype), rng.uniform(0, 1, (4, 3)).astype(dtype)
+    loss = F.binary_cross_entropy_with_logits(gp.tensor(z, backend=backend), t)
+    p = scipy.special.expit(z.astype(np.float64))
+    same(loss.numpy(), -(t * np.log(p) + (1 - t) * np.log1p(-p)).mean(), tolerances.ORACLE)
+    check_gradients(lambda z: F.binary_cross_entropy_with_logits(z, t), [z], backend=backend, rng=rng)
+
+
+def test_mean_squared_error_and_its_gradient(backend, dtype, rng):
+    x, t = rng.normal(size=(4, 3)).astype(dtype), rng.normal(size=(4, 3)).astype(dtype)
+    loss = F.mean_squared_error(gp.tensor(x, backend=backend), t)
+    same(loss.numpy(), ((x.astype(np.float64) - t) ** 2).mean(), tolerances.ORACLE)
+    check_gradients(F.mean_squared_error, [x, t], backend=backend, rng=rng)
+
+
+def test_a_loss_of_many_pixels_keeps_its_precision(backend, rng):
+    logits = rng.normal(size=(4, 60, 70, 5)).astype(np.float32)
+    labels = rng.integers(0, 5, (4, 60, 70))
+    loss = F.softmax_cross_entropy(gp.tensor(logits, backend=backend), labels).numpy()
+    assert relative_error(loss, cross_entropy(logits, labels)) < 1e-5
+
+
+MISTAKES = {
+    "labels too large": (
+        lambda z: F.softmax_cross_entropy(z, [0, 4, 1]),
+        ValueError,
+        "softmax_cross_entropy: labels must be from 0 to 3, got 4 at (1,)",
+    ),
+    "labels negative": (
+        lambda z: F.softmax_cross_entropy(z, [0, 1, -1], ignore_index=-2),
+        ValueError,
+        "softmax_cross_entropy: labels must be from 0 to 3, got -1 at (2,)",
+    ),
+    "labels of floats": (
+        lambda z: F.softmax_cross_entropy(z, [0.0, 1.0, 2.0]),
+        TypeError,
+        "softmax_cross_entropy: labels are float64 but take integers",
+    ),
+    "one-hot labels": (
+        lambda z: F.softmax_cross_entropy(z, np.eye(4, dtype=int)[:3]),
+        ValueError,
+        "softmax_cross_entropy: labels have shape (3, 4) but logits (3, 4) take (3,)",
+    ),
+    "weight": (
+        lambda z: F.softmax_cross_entropy(z, [0, 1, 2], weight=[1.0, 2.0]),
+        ValueError,
+        "softmax_cross_entropy: weight has shape (2,) but there are 4 classes",
+    ),
+    "smoothing": (
+        lambda z: F.softmax_cross_entropy(z, [0, 1, 2], label_smoothing=1.5),
+        ValueError,
+        "softmax_cross_entropy: label_smoothing is 1.5 but must be from 0 to 1",
+    ),
+    "no axes": (
+        lambda z: F.softmax_cross_entropy(F.sum(z), 0),
+        ValueError,
+        "softmax_cross_entropy: logits have shape ()",
+    ),
+    "no rows": (lambda z: F.softmax_cross_entropy(z[:0], np.zeros(0, int)), ValueError, "hold no rows"),
+    "binary targets": (
+        lambda z: F.binary_cross_entropy_with_logits(z, np.zeros((4, 3))),
+        ValueError,
+        "binary_cross_entropy_with_logits: targets have shape (4, 3) but logits (3, 4)",
+    ),
+    "no elements": (
+        lambda z: F.binary_cross_entropy_with_logits(z[:0], np.zeros((0, 4))),
+        ValueError,
+        "hold no elements",
+    ),
+    "mean squared error": (
+        lambda z: F.mean_squared_error(z, np.zeros(4)),
+        ValueError,
+        "mean_squared_error: target has shape (4,) but x (3, 4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named_in_one_line(name, backend):
+    f, kind, message = MISTAKES[name]
+    with pytest.raises(kind, match=re.escape(message)) as caught:
+        f(gp.tensor(np.ones((3, 4), np.float32), backend=backend))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,139 @@
+import re
+
+import numpy as np
+import pytest
+from helpers import check_gradients, host
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet import nn
+
+LAYERS = [
+    (lambda: nn.Conv2d(3, 4, 3, padding=1), lambda m, x: F.conv2d(x, m.weight, m.bias, padding=1)),
+    (lambda: nn.Conv2d(3, 5, (2, 3), stride=2, bias=False), lambda m, x: F.conv2d(x, m.weight, stride=2)),
+    (
+        lambda: nn.Conv2d(3, 6, 2, groups=3, dilation=2, padding="same", activation="tanh"),
+        lambda m, x: F.conv2d(x, m.weight, m.bias, groups=3, dilation=2, padding="same", activation="tanh"),
+    ),
+    (lambda: nn.Linear(3, 4), lambda m, x: F.linear(x, m.weight, m.bias)),
+    (lambda: nn.Linear(3, 4, bias=False, activation="relu"), lambda m, x: F.linear(x, m.weight, activation="relu")),
+    (lambda: nn.MaxPool2d(2), lambda m, x: F.max_pool2d(x, 2)),
+    (lambda: nn.MaxPool2d(3, stride=1, padding=1), lambda m, x: F.max_pool2d(x, 3, stride=1, padding=1)),
+    (
+        lambda: nn.AvgPool2d((2, 3), stride=2, padding=(1, 0), count_padding=False),
+        lambda m, x: F.avg_pool2d(x, (2, 3), stride=2, padding=(1, 0), count_padding=False),
+    ),
+    (lambda: nn.AvgPool2d(3, padding="same"), lambda m, x: F.avg_pool2d(x, 3, padding="same")),
+    (nn.Flatten, lambda m, x: F.flatten(x)),
+    (nn.ReLU, lambda m, x: F.relu(x)),
+    (lambda: nn.LeakyReLU(0.3), lambda m, x: F.leaky_relu(x, 0.3)),
+    (nn.Sigmoid, lambda m, x: F.sigmoid(x)),
+    (nn.Tanh, lambda m, x: F.tanh(x)),
+    (nn.Softmax, lambda m, x: F.softmax(x)),
+    (nn.LogSoftmax, lambda m, x: F.log_softmax(x)),
+    (lambda: nn.Dropout(0.4).eval(), lambda m, x: x),
+]
+
+
+@pytest.mark.parametrize("i", range(len(LAYERS)))
+def test_a_layer_is_its_function(backend, rng, i):
+    make, function = LAYERS[i]
+    layer = make().to(backend)
+    x = gp.tensor(rng.normal(size=(2, 6, 5, 3)).astype(np.float32), backend=backend)
+    y = layer(x)
+    assert y.backend is backend
+    np.testing.assert_array_equal(y.numpy(), function(layer, x).numpy())
+
+
+def test_weights_have_the_shapes_of_the_contract():
+    layer = nn.Conv2d(6, 8, (3, 2), groups=2)
+    assert layer.weight.shape == (3, 2, 3, 8)
+    assert layer.bias.shape == (8,)
+    assert not layer.bias.numpy().any()
+    assert nn.Conv2d(6, 8, 3, bias=False).bias is None
+    assert nn.Linear(4, 5).weight.shape == (4, 5)
+
+
+def test_gradients_of_a_network_match_finite_differences(backend, rng):
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, padding="same", activation="tanh"), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(18, 4), nn.Tanh()
+    ).to(backend)  # fmt: skip
+    layers = model.layers
+
+    def run(x, w, b, v):
+        layers[0].weight, layers[0].bias, layers[3].weight = w, b, v
+        layers[3].bias = None
+        return model(x)
+
+    shapes = (2, 5, 6, 2), (3, 3, 2, 3), (3,), (18, 4)
+    check_gradients(run, [rng.normal(size=s) for s in shapes], backend=backend, rng=rng)
+
+
+def test_dropout_drops_only_while_training(backend):
+    layer = nn.Dropout(0.5)
+    x = gp.tensor(np.ones((10, 10)), backend=backend)
+    assert (layer(x).numpy() == 0).any()
+    assert layer.eval()(x) is x
+    assert (layer.train()(x).numpy() == 0).any()
+
+
+def test_raw_arrays_move_to_the_layers_backend(backend, rng):
+    layer = nn.Linear(3, 2).to(backend)
+    y = layer(rng.normal(size=(4, 3)).astype(np.float32))
+    assert y.backend is backend
+    assert nn.ReLU()([[-1.0, 1.0]]).numpy().tolist() == [[0, 1]]
+
+
+def test_a_layer_refuses_a_tensor_of_another_backend():
+    layer = nn.Linear(3, 2).to("reference")
+    with pytest.raises(gp.BackendError, match="linear: w is on reference but x on numpy"):
+        layer(gp.tensor(np.ones((1, 3), np.float32), backend="numpy"))
+
+
+def test_out_of_memory_names_the_layer_and_the_bytes(backend):
+    class Huge(nn.Module):
+        def forward(self, x):
+            return np.empty(1 << 56)
+
+    for model in (Huge(), nn.Sequential(nn.ReLU(), nn.Sequential(Huge()))):
+        with pytest.raises(MemoryError, match=r"^Huge: out of memory: .*512. PiB"):
+            model(gp.tensor([1.0], backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(0, 4, 3), "Conv2d: in_channels is 0 but must be an integer of at least 1"),
+        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: window is 0 but must be an integer of at least 1"),
+        (lambda: nn.Conv2d(3, 4.0, 3), "Conv2d: out_channels is 4.0 but must be an integer of at least 1"),
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d: groups=2 must divide in_channels=3 and out_channels=4"),
+        (lambda: nn.Conv2d(3, 4, 3, activation="gelu"), "Conv2d: activation is 'gelu' but takes one of"),
+        (lambda: nn.Conv2d(3, 4, 3, init="he"), "init: 'he' is none of kaiming_uniform"),
+        (lambda: nn.Linear(3, -1), "Linear: out_features is -1 but must be an integer of at least 1"),
+        (lambda: nn.Dropout(2), "Dropout: p is 2 but must be from 0 to 1"),
+        (lambda: nn.Linear(2, 2, init=lambda shape: np.ones(3)), "gave shape (3,) for (2, 2)"),
+        (lambda: gp.models.lenet((11, 28, 1)), "lenet: images are 11x28 but must be at least 12x12"),
+        (lambda: gp.models.cnn((3, 28, 1)), "cnn: images are 3x28 but must be at least 4x4"),
+    ],
+)
+def test_a_bad_layer_is_named_when_it_is_made(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(12, 12, 1), (28, 28, 1), (32, 33, 3)])
+def test_models_take_images_of_many_sizes(backend, rng, shape):
+    for make in (gp.models.lenet, gp.models.cnn):
+        if shape == (32, 33, 3) and make is gp.models.cnn:
+            continue
+        model = make(shape, classes=7).to(backend)
+        logits = model(rng.normal(size=(2, *shape)).astype(np.float32))
+        assert logits.shape == (2, 7)
+    assert gp.models.cnn((4, 5, 1), dropout=0.5)(np.ones((1, 4, 5, 1), np.float32)).shape == (1, 10)
+
+
+def test_a_gradient_reaches_every_parameter_of_a_model(backend, rng):
+    model = gp.models.lenet((12, 13, 2)).to(backend)
+    F.softmax_cross_entropy(model(rng.normal(size=(3, 12, 13, 2)).astype(np.float32)), [0, 1, 2]).backward()
+    for name, p in model.named_parameters():
+        assert np.abs(host(p.grad, backend)).max() > 0, name

@@ -1,0 +1,288 @@
+import re
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import host, same
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet import nn, optim
+from gpunet.autograd import parameter
+
+SHAPES = [(3, 2, 5), (5,), (7, 4)]
+
+
+def made(backend, rng, dtype, shapes=SHAPES):
+    parameters = [parameter(rng.normal(size=s).astype(dtype)) for s in shapes]
+    for p in parameters:
+        p.move(backend)
+    return parameters
+
+
+def give(parameters, grads):
+    """Set gradients as a backward pass would."""
+    for p, g in zip(parameters, grads, strict=True):
+        p.grad = None if g is None else p.backend.asarray(g.astype(p.dtype))
+
+
+def run(optimizer, parameters, grads):
+    for step in grads:
+        optimizer.zero_grad()
+        give(parameters, step)
+        optimizer.step()
+
+
+def sgd(w, grads, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0, l1=0.0):
+    v = np.zeros_like(w)
+    for g in grads:
+        g = g + weight_decay * w + l1 * np.sign(w)
+        v = momentum * v + g
+        w = w - lr * (g + momentum * v if nesterov else v)
+    return w
+
+
+def adam(w, grads, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False):
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    for t, g in enumerate(grads, 1):
+        if decoupled:
+            w = w - lr * weight_decay * w
+        else:
+            g = g + weight_decay * w
+        m, v = betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g**2
+        w = w - lr * (m / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return w
+
+
+def adamw(w, grads, weight_decay=0.01, **options):
+    return adam(w, grads, weight_decay=weight_decay, decoupled=True, **options)
+
+
+CASES = [
+    (optim.SGD, sgd, {"lr": 0.1}),
+    (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.9}),
+    (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.05}),
+    (optim.SGD, sgd, {"lr": 0.1, "weight_decay": 0.2, "l1": 0.03}),
+    (optim.Adam, adam, {}),
+    (optim.Adam, adam, {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.1}),
+    (optim.AdamW, adamw, {"lr": 0.05}),
+    (optim.AdamW, adamw, {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.3}),
+]
+
+
+@pytest.mark.parametrize(("kind", "formula", "options"), CASES)
+def test_updates_are_their_formulas(backend, dtype, rng, kind, formula, options):
+    parameters = made(backend, rng, dtype)
+    start = [p.numpy().astype(np.float64) for p in parameters]
+    grads = [[rng.normal(size=s).astype(dtype) for s in SHAPES] for _ in range(10)]
+    run(kind(parameters, **options), parameters, grads)
+    for i, p in enumerate(parameters):
+        same(p.numpy(), formula(start[i], [step[i].astype(np.float64) for step in grads], **options), tolerances.UPDATE)
+
+
+def test_clipping_scales_all_gradients_by_their_common_norm(backend, dtype, rng):
+    parameters = made(backend, rng, dtype)
+    start = [p.numpy().copy() for p in parameters]
+    grads = [rng.normal(size=s).astype(dtype) for s in SHAPES]
+    norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grads))
+    optimizer = optim.SGD(parameters, lr=1.0, clip_norm=0.5)
+    run(optimizer, parameters, [grads])
+    for p, w, g in zip(parameters, start, grads, strict=True):
+        same(p.numpy(), w - g * (0.5 / (norm + 1e-6)), tolerances.UPDATE)
+    np.testing.assert_allclose(host(optimizer.grad_norm, backend), [norm, 0.5 / (norm + 1e-6)], rtol=1e-5)
+
+
+def test_clipping_leaves_small_gradients_alone(backend, dtype, rng):
+    plain, clipped = (made(backend, np.random.default_rng(1), dtype) for _ in range(2))
+    grads = [[rng.normal(size=s) for s in SHAPES]]
+    run(optim.SGD(plain, lr=0.1), plain, grads)
+    run(optim.SGD(clipped, lr=0.1, clip_norm=1e4), clipped, grads)
+    for one, other in zip(plain, clipped, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_groups_have_their_own_hyper_parameters(backend, dtype, rng):
+    parameters = made(backend, rng, dtype)
+    start = [p.numpy().astype(np.float64) for p in parameters]
+    grads = [[rng.normal(size=s).astype(dtype) for s in SHAPES] for _ in range(3)]
+    groups = [{"params": parameters[:1], "weight_decay": 0.5}, {"params": parameters[1:], "lr": 0.01}]
+    optimizer = optim.SGD(groups, lr=0.1, momentum=0.9)
+    assert [(g["lr"], g["weight_decay"], g["momentum"]) for g in optimizer.groups] == [(0.1, 0.5, 0.9), (0.01, 0, 0.9)]
+    run(optimizer, parameters, grads)
+    for i, options in enumerate([{"lr": 0.1, "weight_decay": 0.5}, {"lr": 0.01}, {"lr": 0.01}]):
+        expected = sgd(start[i], [step[i].astype(np.float64) for step in grads], momentum=0.9, **options)
+        same(parameters[i].numpy(), expected, tolerances.UPDATE)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
+def test_a_parameter_without_a_gradient_is_skipped(backend, dtype, rng, kind):
+    options = {"lr": 0.1, "weight_decay": 0.1} | ({"momentum": 0.9} if kind is optim.SGD else {})
+    formula = {optim.SGD: sgd, optim.Adam: adam, optim.AdamW: adamw}[kind]
+    parameters = made(backend, rng, dtype)
+    start = [p.numpy().astype(np.float64) for p in parameters]
+    optimizer = kind(parameters, **options)
+    optimizer.step()  # no gradients at all
+    np.testing.assert_array_equal(parameters[0].numpy(), start[0].astype(dtype))
+    grads = [[rng.normal(size=s).astype(dtype) for s in SHAPES] for _ in range(4)]
+    for t in (0, 2):
+        grads[t][1] = None  # no decay either, and its own count of updates
+    run(optimizer, parameters, grads)
+    assert optimizer.steps.tolist() == [4, 2, 4]
+    for i, p in enumerate(parameters):
+        given = [step[i].astype(np.float64) for step in grads if step[i] is not None]
+        same(p.numpy(), formula(start[i], given, **options), tolerances.UPDATE)
+
+
+def test_one_large_step_and_many_small_ones_train_a_net(backend, rng):
+    x, y = rng.normal(size=(32, 5)).astype(np.float32), rng.normal(size=(32, 2)).astype(np.float32)
+    for make in (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda p: optim.Adam(p, lr=0.02)):
+        model = nn.Sequential(nn.Linear(5, 16, activation="tanh"), nn.Linear(16, 2)).to(backend)
+        optimizer, losses = make(model.parameters()), []
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = F.mean_squared_error(model(x), y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    lambda p: optim.SGD(p, lr=0.1),
+    lambda p: optim.Adam(p, lr=0.01, weight_decay=0.1),
+    lambda p: optim.AdamW([{"params": p[:1], "lr": 0.1}, {"params": p[1:], "betas": (0.5, 0.9)}]),
+])  # fmt: skip
+def test_state_goes_round_and_training_continues_bit_for_bit(backend, dtype, rng, make):
+    grads = [[rng.normal(size=s) for s in SHAPES] for _ in range(6)]
+    grads[1][2] = None
+    whole = made(backend, np.random.default_rng(1), dtype)
+    optimizer = make(whole)
+    run(optimizer, whole, grads[:3])
+    optimizer.groups[0]["lr"] = 0.07
+    state = optimizer.state_dict()
+    resumed = [parameter(p.numpy().copy()) for p in whole]
+    for p in resumed:
+        p.move(backend)
+    run(optimizer, whole, grads[3:])
+    again = make(resumed)
+    again.load_state_dict(state)
+    run(again, resumed, grads[3:])
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert again.groups[0]["lr"] == 0.07
+    assert again.steps.tolist() == optimizer.steps.tolist()
+
+
+def test_state_is_a_copy_on_the_host(backend, dtype, rng):
+    parameters = made(backend, rng, dtype)
+    optimizer = optim.SGD(parameters, lr=0.1, momentum=0.9)
+    run(optimizer, parameters, [[rng.normal(size=s) for s in SHAPES]])
+    state = optimizer.state_dict()
+    kept = state["slots"]["momentum"][0].copy()
+    assert kept.shape == SHAPES[0]
+    run(optimizer, parameters, [[rng.normal(size=s) for s in SHAPES]])
+    np.testing.assert_array_equal(state["slots"]["momentum"][0], kept)
+
+
+def test_a_state_of_another_optimizer_or_model_is_refused_and_nothing_changes(backend, dtype, rng):
+    optimizer = optim.SGD(made(backend, rng, dtype), lr=0.1, momentum=0.9)
+    before = optimizer.state_dict()
+    others = {
+        "SGD: the state has slots ['mean', 'square'] but takes ['momentum']": optim.Adam(made(backend, rng, dtype)),
+        "SGD: the state is of 1 groups and 2 parameters but takes 1 and 3": optim.SGD(
+            made(backend, rng, dtype, SHAPES[:2]), lr=5, momentum=0.5
+        ),
+        "SGD: momentum 2 has shape (4, 7) but takes (7, 4)": optim.SGD(
+            made(backend, rng, dtype, [*SHAPES[:2], (4, 7)]), lr=5, momentum=0.5
+        ),
+    }
+    for message, other in others.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            optimizer.load_state_dict(other.state_dict())
+    after = optimizer.state_dict()
+    assert after["groups"] == before["groups"]
+    assert after["steps"] == before["steps"]
+
+
+def test_a_parameter_in_two_optimizers_raises(backend, rng):
+    parameters = made(backend, rng, np.float32)
+    optim.SGD(parameters[:2], lr=0.1)
+    with pytest.raises(ValueError, match=r"Adam: a parameter of shape \(5,\) is held by another optimizer"):
+        optim.Adam(parameters[1:])
+    assert parameters[2].arena is None
+    optim.Adam(parameters[2:])
+
+
+def test_a_shared_parameter_is_updated_once(backend, rng):
+    (w,) = made(backend, rng, np.float32, [(3, 3)])
+    start = w.numpy().copy()
+    optimizer = optim.SGD([w, w], lr=0.1)
+    assert len(optimizer.arena) == 1
+    (w.sum() + w.sum()).backward()
+    optimizer.step()
+    np.testing.assert_allclose(w.numpy(), start - 0.2, rtol=1e-6)
+
+
+def test_nan_gradients_show_in_the_parameters(backend, rng):
+    for make in (lambda p: optim.SGD(p, lr=0.1), lambda p: optim.Adam(p), lambda p: optim.SGD(p, lr=0.1, clip_norm=1)):
+        parameters = made(backend, rng, np.float32)
+        grads = [np.ones(s, np.float32) for s in SHAPES]
+        grads[1][2] = np.nan
+        run(make(parameters), parameters, [grads])
+        assert np.isnan(parameters[1].numpy()[2])
+
+
+MISTAKES = [
+    (lambda p: optim.SGD([], lr=0.1), ValueError, "SGD: got no parameters"),
+    (lambda p: optim.SGD([{"params": []}], lr=0.1), ValueError, "SGD: got no parameters"),
+    (lambda p: optim.SGD(p, lr=-1), ValueError, "SGD: lr is -1 but must be finite and not negative"),
+    (lambda p: optim.SGD(p, lr=float("nan")), ValueError, "SGD: lr is nan but must be finite and not negative"),
+    (lambda p: optim.SGD(p, lr=0.1, momentum=1), ValueError, "SGD: momentum is 1 but must be at least 0 and below 1"),
+    (lambda p: optim.SGD(p, lr=0.1, nesterov=True), ValueError, "SGD: nesterov takes a momentum above 0"),
+    (lambda p: optim.SGD(p, lr=0.1, l1=-1), ValueError, "SGD: l1 is -1 but must not be negative"),
+    (lambda p: optim.SGD(p, lr=0.1, weight_decay=-1), ValueError, "SGD: weight_decay is -1 but must be finite"),
+    (lambda p: optim.SGD(p, lr=0.1, clip_norm=0), ValueError, "SGD: clip_norm is 0 but must be positive"),
+    (
+        lambda p: optim.Adam(p, betas=(0.9, 1)),
+        ValueError,
+        "Adam: betas are (0.9, 1) but must be at least 0 and below 1",
+    ),
+    (lambda p: optim.AdamW(p, eps=0), ValueError, "AdamW: eps is 0 but must be positive"),
+    (
+        lambda p: optim.SGD([{"params": p, "eps": 1}], lr=0.1),
+        ValueError,
+        "SGD: a group has no eps; it takes lr, momentum",
+    ),
+    (
+        lambda p: optim.SGD([{"params": p}, {"params": p[:1]}], lr=0.1),
+        ValueError,
+        "SGD: a parameter of shape (3, 2, 5) is in two groups",
+    ),
+    (lambda p: optim.SGD([gp.tensor([1.0])], lr=0.1), TypeError, "SGD: takes parameters, got Tensor"),
+    (
+        lambda p: optim.SGD([*p, parameter(np.ones(2))], lr=0.1),
+        ValueError,
+        "SGD: parameters are of several dtypes, float32, float64",
+    ),
+]
+
+
+@pytest.mark.parametrize("i", range(len(MISTAKES)))
+def test_a_mistake_is_named_and_holds_no_parameter(rng, i):
+    make, kind, message = MISTAKES[i]
+    parameters = made(gp.get_backend("numpy"), rng, np.float32)
+    with pytest.raises(kind, match=re.escape(message)):
+        make(parameters)
+    assert all(p.arena is None for p in parameters)
+
+
+def test_parameters_of_two_backends_are_refused(rng):
+    here, there = (
+        made(gp.get_backend("numpy"), rng, np.float32, [(2,)]),
+        made(gp.get_backend("reference"), rng, np.float32, [(2,)]),
+    )
+    with pytest.raises(
+        (ValueError, gp.BackendError), match="SGD: parameters are of several backends, numpy, reference"
+    ):
+        optim.SGD(here + there, lr=0.1)

@@ -1,0 +1,88 @@
+from math import cos, pi
+
+import numpy as np
+import pytest
+
+from gpunet import optim
+from gpunet.autograd import parameter
+
+
+def optimizer(*rates):
+    groups = [{"params": [parameter(np.zeros(2, np.float32))], "lr": rate} for rate in rates or (0.5,)]
+    return optim.SGD(groups, lr=0.1)
+
+
+def walk(schedule, steps):
+    """The rates in force at steps 0, 1, …"""
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.optimizer.groups[0]["lr"])
+        schedule.step()
+    return rates
+
+
+FORMS = [
+    (optim.ConstantLR, {}, lambda t: 1),
+    (optim.StepLR, {"size": 3, "gamma": 0.5}, lambda t: 0.5 ** (t // 3)),
+    (optim.CosineLR, {"total": 8}, lambda t: (1 + cos(pi * min(t, 8) / 8)) / 2),
+    (optim.CosineLR, {"total": 8, "final": 0.1}, lambda t: 0.1 + 0.9 * (1 + cos(pi * min(t, 8) / 8)) / 2),
+    (optim.WarmupLR, {"steps": 4}, lambda t: min((t + 1) / 4, 1)),
+    (
+        optim.OneCycleLR,
+        {"total": 10, "rise": 0.4, "start_div": 10, "end_div": 100},
+        lambda t: (
+            0.1 + 0.9 * (1 - cos(pi * t / 4)) / 2
+            if t < 4
+            else 0.01 + 0.99 * (1 + cos(pi * (min(t, 10) - 4) / 6)) / 2
+        ),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "options", "form"), FORMS)
+def test_schedules_are_their_closed_forms(kind, options, form):
+    rates = walk(kind(optimizer(0.5), **options), 14)
+    np.testing.assert_allclose(rates, [0.5 * form(t) for t in range(14)], rtol=1e-12, atol=1e-15)
+
+
+def test_every_group_keeps_its_share():
+    held = optimizer(0.5, 0.1)
+    schedule = optim.StepLR(held, size=1, gamma=0.1)
+    schedule.step()
+    np.testing.assert_allclose([g["lr"] for g in held.groups], [0.05, 0.01])
+    np.testing.assert_allclose(schedule.rates(2), [0.005, 0.001])
+
+
+def test_warm_up_hands_over_to_another_schedule():
+    held = optimizer(0.8)
+    then = optim.CosineLR(held, total=5)
+    rates = walk(optim.WarmupLR(held, steps=4, then=then), 10)
+    np.testing.assert_allclose(rates[:4], [0.2, 0.4, 0.6, 0.8])
+    np.testing.assert_allclose(rates[4:], [0.8 * (1 + cos(pi * min(t, 5) / 5)) / 2 for t in range(6)], atol=1e-15)
+
+
+def test_the_state_goes_round():
+    one, other = (optim.CosineLR(optimizer(0.5), total=9) for _ in range(2))
+    walk(one, 4)
+    other.load_state_dict(one.state_dict())
+    assert walk(one, 4) == walk(other, 4)
+    with pytest.raises(ValueError, match="CosineLR: the state is of 1 groups, not 2"):
+        optim.CosineLR(optimizer(0.1, 0.2), total=3).load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda o: optim.StepLR(o, size=0), "StepLR: size is 0 but must be an integer of at least 1"),
+        (lambda o: optim.CosineLR(o, total=1.5), "CosineLR: total is 1.5 but must be an integer of at least 1"),
+        (lambda o: optim.OneCycleLR(o, total=5, rise=1), "OneCycleLR: rise is 1 but must lie between 0 and 1"),
+        (lambda o: optim.WarmupLR(o, steps=-1), "WarmupLR: steps is -1 but must be an integer of at least 1"),
+        (
+            lambda o: optim.WarmupLR(o, steps=2, then=optim.ConstantLR(optimizer())),
+            "WarmupLR: then schedules another optimizer",
+        ),
+    ],
+)
+def test_a_bad_schedule_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(optimizer())

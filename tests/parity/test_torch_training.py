@@ -1,0 +1,141 @@
+"""Optimizers, schedules and a whole training run beside PyTorch's."""
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import relative_error
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet import nn, optim
+from gpunet.autograd import parameter
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.parity
+
+OPTIMIZERS = [
+    (optim.SGD, torch.optim.SGD, {"lr": 0.1}),
+    (optim.SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    (optim.SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    (optim.SGD, torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.1}),
+    (optim.Adam, torch.optim.Adam, {"lr": 0.01}),
+    (optim.Adam, torch.optim.Adam, {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-4, "weight_decay": 0.1}),
+    (optim.AdamW, torch.optim.AdamW, {"lr": 0.01}),
+    (optim.AdamW, torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "torch_kind", "options"), OPTIMIZERS)
+@pytest.mark.parametrize("clip", [None, 0.7])
+def test_20_steps_in_float64_are_pytorchs(backend, rng, kind, torch_kind, options, clip):
+    if "float64" not in backend.dtypes:
+        pytest.skip(f"{backend.name} does not compute in float64")
+    x, y = rng.normal(size=(9, 5)), rng.normal(size=(9, 4))
+    start = [rng.normal(size=(5, 6)), rng.normal(size=6), rng.normal(size=(6, 4))]
+    ours = [parameter(a.copy()) for a in start]
+    for p in ours:
+        p.move(backend)
+    theirs = [torch.tensor(a, requires_grad=True) for a in start]
+    mine, other = kind(ours, clip_norm=clip, **options), torch_kind(theirs, **options)
+    x_here, x_there, y_there = gp.tensor(x, backend=backend), torch.tensor(x), torch.tensor(y)
+    for step in range(20):
+        mine.zero_grad()
+        w, b, v = ours
+        F.mean_squared_error(F.linear(F.tanh(F.linear(x_here, w, b)), v), y).backward()
+        mine.step()
+        other.zero_grad()
+        w, b, v = theirs
+        ((torch.tanh(x_there @ w + b) @ v - y_there) ** 2).mean().backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(theirs, clip)
+        other.step()
+        for p, t in zip(ours, theirs, strict=True):
+            assert relative_error(p.numpy(), t.detach().numpy()) < tolerances.TORCH_UPDATE, step
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda o: optim.StepLR(o, 4, gamma=0.3), lambda o: torch.optim.lr_scheduler.StepLR(o, 4, gamma=0.3)),
+        (
+            lambda o: optim.CosineLR(o, 12, final=0.1),
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12, eta_min=0.05),
+        ),
+        (
+            lambda o: optim.WarmupLR(o, 5),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=0.2, total_iters=4),
+        ),
+        (
+            # PyTorch counts the peak and the end one step earlier
+            lambda o: optim.OneCycleLR(o, 12, rise=1 / 3),
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(
+                o, 0.5, total_steps=13, pct_start=5 / 13, div_factor=25, final_div_factor=400, cycle_momentum=False
+            ),
+        ),
+    ],
+)
+def test_schedules_are_pytorchs(ours, theirs):
+    mine = optim.SGD([parameter(np.zeros(2, np.float32))], lr=0.5)
+    other = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.5)
+    schedule, torch_schedule = ours(mine), theirs(other)
+    for _ in range(12):
+        assert mine.groups[0]["lr"] == pytest.approx(other.param_groups[0]["lr"], rel=1e-9)
+        other.step()
+        schedule.step()
+        torch_schedule.step()
+
+
+def torch_lenet(model):
+    """PyTorch's layers with the values of our lenet, flattening rows, columns, channels as we do."""
+    layers = []
+    for layer in model:
+        match layer:
+            case nn.Conv2d():
+                kh, kw, c, o = layer.weight.shape
+                made = torch.nn.Conv2d(c, o, (kh, kw), padding="same" if layer.padding == "same" else 0)
+                made.weight.data = torch.tensor(layer.weight.numpy().transpose(3, 2, 0, 1).copy())
+            case nn.Linear():
+                made = torch.nn.Linear(*layer.weight.shape)
+                made.weight.data = torch.tensor(layer.weight.numpy().T.copy())
+            case nn.MaxPool2d():
+                layers.append(torch.nn.MaxPool2d(layer.window))
+                continue
+            case _:
+                layers.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))
+                continue
+        made.bias.data = torch.tensor(layer.bias.numpy().copy())
+        layers.append(made)
+        if layer.activation is not None:
+            layers.append(torch.nn.ReLU())
+    parameters = [p for layer in layers if isinstance(layer, torch.nn.Module) for p in layer.parameters()]
+
+    def forward(x):
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    return forward, parameters
+
+
+def test_the_loss_curve_of_50_steps_of_lenet_is_pytorchs(backend, rng):
+    images = rng.normal(size=(64, 16, 16, 1)).astype(np.float32)
+    labels = rng.integers(0, 10, 64)
+    model = gp.models.lenet((16, 16, 1)).to(backend)
+    theirs, parameters = torch_lenet(model)
+    mine, other = optim.SGD(model.parameters(), lr=0.02), torch.optim.SGD(parameters, lr=0.02)
+    curve, torch_curve = [], []
+    for step in range(50):
+        batch = slice(step % 4 * 16, step % 4 * 16 + 16)
+        mine.zero_grad()
+        loss = F.softmax_cross_entropy(model(images[batch]), labels[batch])
+        loss.backward()
+        mine.step()
+        curve.append(loss.item())
+        other.zero_grad()
+        logits = theirs(torch.tensor(images[batch].transpose(0, 3, 1, 2).copy()))
+        torch_loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels[batch]))
+        torch_loss.backward()
+        other.step()
+        torch_curve.append(torch_loss.item())
+    assert curve[-1] < curve[0]
+    np.testing.assert_allclose(curve, torch_curve, rtol=tolerances.TORCH_LOSS_CURVE)

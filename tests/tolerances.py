@@ -1,0 +1,21 @@
+"""Every tolerance of the suite. An error is ‖a - b‖ / ‖b‖ over all elements, unless a line says otherwise."""
+
+GRADIENT = 1e-6
+"""Directional finite differences against a backward pass, in float64; relative to the larger of both."""
+FLOAT32_GRADIENT = 2e-6
+"""A gradient in float32 against the reference in float64, on the same float32 inputs."""
+BACKENDS = {"float64": 1e-12, "float32": 4e-6}
+"""A primitive of one backend against the reference, by dtype."""
+ORACLE = {"float64": 1e-12, "float32": 1e-6}
+"""An operation against SciPy, NumPy or a formula computed in float64, by dtype of the inputs."""
+UPDATE = {"float64": 1e-12, "float32": 2e-6}
+"""Parameters after some steps of an optimizer against a formula computed in float64."""
+TORCH = 1e-5
+"""An operation in float32 against PyTorch's in float64; or `TORCH_FACTOR` times PyTorch's own error, if that is more."""
+TORCH_FACTOR = 2.0
+TORCH_UPDATE = 1e-12
+"""Parameters after 20 steps of an optimizer in float64 against PyTorch's."""
+TORCH_LOSS_CURVE = 1e-4
+"""Each loss of 50 steps of training in float32 against PyTorch's, relative to that loss."""
+LOSS_CURVE = 1e-5
+"""Each loss of some steps of training on two backends, relative to that loss."""
