@@ -24,8 +24,10 @@ from gpunet.geometry import Geometry
 
 T = TypeVar("T")
 
-SMALL = 1 << 15
-"""Elements below which a second thread costs more than it brings."""
+SMALL = 1 << 17
+"""Elements of work a thread at least: waking one takes as long as 50,000."""
+PRODUCTS = 32
+"""Multiply-adds of a matrix product that take as long as one element elsewhere."""
 
 
 class NumpyBackend(HostBackend):
@@ -105,12 +107,13 @@ class NumpyBackend(HostBackend):
             for first, last in columns.blocks(start, stop):
                 block = _opened(dy[first:last], _part(gate, first, last)).reshape(-1, filters)
                 for i, column in enumerate(columns.fill(x[first:last])):
-                    dw[i] += column.T @ block[:, group_slice(i, groups, filters)]
+                    # dot, for matmul keeps the interpreter lock where the result is small
+                    dw[i] += np.dot(column.T, block[:, group_slice(i, groups, filters)])
                 if bias:
-                    db += np.ones(len(block), x.dtype) @ block
+                    db += np.dot(np.ones(len(block), x.dtype), block)
             return dw, db
 
-        parts = self._parallel(work, len(x), geometry.multiply_adds // len(x))
+        parts = self._parallel(work, len(x), geometry.multiply_adds // len(x) // PRODUCTS)
         dw, db = parts[0]
         for more_dw, more_db in parts[1:]:
             dw += more_dw
@@ -138,7 +141,7 @@ class NumpyBackend(HostBackend):
                 if activation is not None:
                     _activate(block, activation, out=block)
 
-        self._parallel(work, len(x), g.multiply_adds // len(x))
+        self._parallel(work, len(x), g.multiply_adds // len(x) // PRODUCTS)
         return y
 
     def _scatter_columns(self, dy: Array, w: Array, g: Geometry, gate: Gate | None) -> Array:
@@ -167,7 +170,7 @@ class NumpyBackend(HostBackend):
                             target[:, rows, q * dw : q * dw + sw * (ow - 1) + 1 : sw] += column[:, :, :, p, q]
                 dx[first:last] = padded[:, top : top + h, left : left + width]
 
-        self._parallel(work, n, g.multiply_adds // n)
+        self._parallel(work, n, g.multiply_adds // n // PRODUCTS)
         return dx
 
     # ---- matrix product
@@ -200,7 +203,7 @@ class NumpyBackend(HostBackend):
             if accumulate:
                 y[start:stop] += rows
 
-        self._parallel(work, len(y), right.size)
+        self._parallel(work, len(y), right.size // PRODUCTS)
         return y
 
     # ---- pooling
@@ -212,7 +215,7 @@ class NumpyBackend(HostBackend):
         def work(start: int, stop: int) -> None:
             numpy_pool.max_forward(x[start:stop], y[start:stop], mask[start:stop], geometry)
 
-        self._parallel(work, len(x), y.size // len(x))
+        self._parallel(work, len(x), x[0].size)
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
@@ -222,7 +225,7 @@ class NumpyBackend(HostBackend):
             dx[start:stop] = 0
             numpy_pool.max_backward(dy[start:stop], mask[start:stop], dx[start:stop], geometry)
 
-        self._parallel(work, len(dy), dy.size // len(dy))
+        self._parallel(work, len(dy), dx[0].size)
         return dx
 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -231,7 +234,7 @@ class NumpyBackend(HostBackend):
         def work(start: int, stop: int) -> None:
             numpy_pool.average_forward(x[start:stop], y[start:stop], geometry, count_padding)
 
-        self._parallel(work, len(x), y.size // len(x))
+        self._parallel(work, len(x), x[0].size)
         return y
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -241,7 +244,7 @@ class NumpyBackend(HostBackend):
             dx[start:stop] = 0
             numpy_pool.average_backward(dy[start:stop], dx[start:stop], geometry, count_padding)
 
-        self._parallel(work, len(dy), dy.size // len(dy))
+        self._parallel(work, len(dy), dx[0].size)
         return dx
 
     # ---- activations
@@ -270,9 +273,9 @@ class NumpyBackend(HostBackend):
         """work(start, stop) on one part of range(count) a thread; the results in the order of the parts.
 
         Args:
-            each: elements or multiply-adds that one of `count` stands for.
+            each: elements of work that one of `count` stands for.
         """
-        parts = min(self.threads, count, -(-count * each // SMALL))
+        parts = min(self.threads, count, max(1, count * each // SMALL))
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
         with self._blas.limit(limits=1), np.errstate(all="ignore"):
             if parts <= 1 or self._pool is None:
@@ -312,7 +315,8 @@ def _opened(dy: Array, gate: Gate | None) -> Array:
         case "relu":
             # keep the bits of dy where y is not <= 0: free of branches, and NaN in y lets dy through
             bits = np.dtype(f"i{dy.dtype.itemsize}")
-            mask = np.negative(np.logical_not(y <= 0).view(np.int8), dtype=bits)
+            mask = host_memory.empty(y.shape, bits)
+            np.negative(np.logical_not(y <= 0).view(np.int8), out=mask, casting="unsafe")
             return np.bitwise_and(dy.view(bits), mask, out=mask).view(dy.dtype)
         case "leaky_relu":
             slopes = np.array([1, gate.activation.slope], dy.dtype)
