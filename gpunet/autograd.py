@@ -210,7 +210,9 @@ class Parameter(Tensor):
         """Move the values and the gradient into a segment of an arena."""
         data, grad = self._data, self._grad
         self.arena, self.segment = arena, segment
-        self.data, self.grad = data, grad
+        arena.backend.copy(data, out=arena.views[segment])
+        arena.version = max(arena.version, self._version)  # moved, not changed: an earlier forward pass stays good
+        self.grad = grad
         self._data = self._grad = None
 
     def move(self, backend: Backend) -> None:

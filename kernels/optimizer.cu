@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(256, 4) gradient_norm(
     if (threadIdx.x == 0) {
         const float norm = sqrtf(sum), scale = max_norm / (norm + 1e-6f);
         norm_and_scale[0] = norm;
-        norm_and_scale[1] = scale < 1.0f ? scale : 1.0f;
+        norm_and_scale[1] = scale >= 1.0f ? 1.0f : scale;  // NaN stays
     }
 }
 

@@ -179,7 +179,7 @@ class HostBackend(Backend):
     def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
         square = sum(float(np.square(g).sum()) for g in (arena.grad[start:stop] for start, stop in segments.bounds))
         norm = np.sqrt(square)
-        return np.array([norm, min(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
+        return np.array([norm, np.minimum(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
 
     @QUIET
     def sgd_update(

@@ -32,7 +32,9 @@ class Columns:
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges of images whose columns fill about one block."""
-        largest = max(self.elements_per_image(), self.geometry.y_shape[1] * self.geometry.y_shape[2] * self.geometry.filters)
+        largest = max(
+            self.elements_per_image(), self.geometry.y_shape[1] * self.geometry.y_shape[2] * self.geometry.filters
+        )
         images = stop - start if self.geometry.pointwise else max(1, BLOCK // largest)
         return [(i, min(i + images, stop)) for i in range(start, stop, images)]
 

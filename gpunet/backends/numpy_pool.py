@@ -10,7 +10,6 @@ import numpy as np
 from gpunet.backends.base import Array
 from gpunet.geometry import Geometry
 
-
 BLOCK = 1 << 17
 """Elements of x whose intermediate results stay in a second-level cache."""
 

@@ -261,6 +261,13 @@ def _axes(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return axes
 
 
+def power(a: Tensor, b: Any) -> Tensor:
+    """a to the power of b, with broadcasting; squares are multiplied out."""
+    if isinstance(b, int | float) and b == 2:
+        return a * a
+    return _Power.apply(a, b)
+
+
 def matmul(a: Tensor, b: Any) -> Tensor:
     """Product of matrices a (M, K) and b (K, P) -> (M, P)."""
     return _MatMul.apply(a, b)
@@ -362,6 +369,8 @@ def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Mean over an axis, several, or all."""
     axes = _axes("mean", axis, x.ndim)
+    if prod(x.shape[a] for a in axes) == 0:
+        raise ValueError(f"mean: axes {axes} of shape {x.shape} hold no elements")
     return _Sum.apply(x, axes=axes, keepdims=keepdims) * (1 / prod(x.shape[a] for a in axes))
 
 
@@ -382,7 +391,7 @@ def _bind_operators() -> None:
         "__rmul__": lambda a, b: _Multiply.apply(b, a),
         "__truediv__": lambda a, b: _Divide.apply(a, b),
         "__rtruediv__": lambda a, b: _Divide.apply(b, a),
-        "__pow__": lambda a, b: _Power.apply(a, b),
+        "__pow__": power,
         "__neg__": lambda a: _Unary.apply(a, operation="negative"),
         "__matmul__": matmul,
         "__getitem__": index,

@@ -10,6 +10,7 @@ import numpy as np
 from gpunet.arena import Arena
 from gpunet.autograd import Parameter
 from gpunet.backends.base import Array, Segments
+from gpunet.errors import BackendError
 
 Group = dict[str, Any]
 
@@ -144,10 +145,14 @@ class Optimizer:
             if held[1] is not group:
                 raise ValueError(f"{self.name}: a parameter of shape {parameter.shape} is in two groups")
         result = list(unique.values())
-        for what in ("backend", "dtype"):
-            kinds = {str(getattr(getattr(p, what), "name", "")) for p, _ in result}
-            if len(kinds) > 1:
-                raise ValueError(f"{self.name}: parameters are of several {what}s, {', '.join(sorted(kinds))}")
+        backends, dtypes = {p.backend for p, _ in result}, {p.dtype.name for p, _ in result}
+        if len(backends) > 1:
+            names = ", ".join(sorted(b.name for b in backends))
+            raise BackendError(
+                f"{self.name}: parameters are on {names} but must be on one backend; move the model first"
+            )
+        if len(dtypes) > 1:
+            raise TypeError(f"{self.name}: parameters are {', '.join(sorted(dtypes))} but must be of one dtype")
         return result
 
 
