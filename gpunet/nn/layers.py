@@ -81,7 +81,8 @@ class Conv2d(Module):
     def extra_repr(self) -> str:
         """Extents and options."""
         kh, kw, c, o = self.weight.shape
-        return f"{c * self.groups}, {o}, ({kh}, {kw}), stride={self.stride}, padding={self.padding!r}"
+        extents = f"{c * self.groups}, {o}, ({kh}, {kw})"
+        return f"{extents}, stride={self.stride}, padding={self.padding!r}{_fused(self)}"
 
 
 class Linear(Module):
@@ -124,11 +125,15 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         """Extents."""
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}{_fused(self)}"
 
 
 def _after_product(layer: Conv2d | Linear, y_shape: Shape) -> int:
     return prod(y_shape) * ((layer.bias is not None) + (layer.activation is not None))
+
+
+def _fused(layer: Conv2d | Linear) -> str:
+    return "" if layer.activation is None else f", activation={layer.activation.name!r}"
 
 
 class _Pool2d(Module):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor, no_grad
+from gpunet.backends.base import Activation
 from gpunet.nn.module import Module
 
 
@@ -87,7 +88,7 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
         rows.append(
             Row(
                 names[id(module)],
-                type(module).__name__,
+                _kind(module),
                 y.shape[1:],
                 sum(p.size for p in own),
                 module.parameter_formula() if own else "shared" if module.parameters() else "",
@@ -109,6 +110,11 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
         for module, mode in modes:
             module.training = mode
     return Summary(tuple(rows), tuple(input_shape), sum(p.size * p.dtype.itemsize for p in parameters))
+
+
+def _kind(module: Module) -> str:
+    fused = getattr(module, "activation", None)
+    return type(module).__name__ + (f" + {fused.name}" if isinstance(fused, Activation) else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

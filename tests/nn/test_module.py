@@ -228,6 +228,7 @@ def test_repr_shows_the_tree():
         ")"
     )
     assert repr(nn.Linear(3, 4)) == "Linear(3, 4)"
+    assert repr(nn.Linear(3, 4, activation="tanh")) == "Linear(3, 4, activation='tanh')"
     assert repr(nn.LeakyReLU(0.2)) == "LeakyReLU(0.2)"
 
 
@@ -235,8 +236,8 @@ def test_summary_counts_what_is_known_of_lenet():
     summary = gp.models.lenet().summary((28, 28, 1))
     parameters = [(row.kind, row.parameters) for row in summary.rows if row.parameters]
     assert parameters == [
-        ("Conv2d", (5 * 5 * 1 + 1) * 6), ("Conv2d", (5 * 5 * 6 + 1) * 16),
-        ("Linear", 401 * 120), ("Linear", 121 * 84), ("Linear", 85 * 10),
+        ("Conv2d + relu", (5 * 5 * 1 + 1) * 6), ("Conv2d + relu", (5 * 5 * 6 + 1) * 16),
+        ("Linear + relu", 401 * 120), ("Linear + relu", 121 * 84), ("Linear", 85 * 10),
     ]  # fmt: skip
     assert summary.parameters == 61_706
     assert [row.output_shape for row in summary.rows] == [
