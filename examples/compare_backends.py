@@ -42,7 +42,14 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE.png", help="draw both curves (needs matplotlib)")
     arguments = parser.parse_args()
 
+    if arguments.steps < 1:
+        parser.error("--steps must be at least 1")
     names = arguments.backends
+    for name in names:
+        try:
+            gp.get_backend(name)
+        except (ValueError, gp.BackendError) as error:
+            parser.error(str(error))
     curves = [losses(name, arguments.steps, arguments.batch_size, arguments.seed) for name in names]
     differences = [abs(a - b) / max(abs(a), 1e-12) for a, b in zip(*curves, strict=True)]
 

@@ -60,7 +60,8 @@ class Tensor:
         self.backend = backend
         self.grad: Array | None = None
         self.requires_grad = requires_grad
-        self.version = 0
+        self._version = 0
+        self._viewed: Tensor | None = None  # whose memory this tensor shares, if it is a view
         self._function: Function | None = None
 
     @property
@@ -79,6 +80,15 @@ class Tensor:
     def size(self) -> int:
         return int(self.data.size)
 
+    @property
+    def version(self) -> int:
+        """Counts the changes of the values, of a view those of the tensor that it views."""
+        return self._version if self._viewed is None else self._viewed.version
+
+    @version.setter
+    def version(self, value: int) -> None:
+        self._version = value
+
     def numpy(self) -> np.ndarray:
         """The values on the host; on the host backends the tensor's own array, without a copy."""
         return self.backend.to_numpy(self.data)
@@ -89,13 +99,19 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array without its history."""
-        return Tensor(self.data, self.backend)
+        result = Tensor(self.data, self.backend)
+        result._viewed = self._owner()
+        return result
 
     def to(self, backend: str | Backend) -> Tensor:
         """A copy of the values on another backend, without history; itself where it is there already."""
         target = get_backend(backend)
         if target is self.backend:
             return self
+        if self._function is not None:
+            raise RuntimeError(
+                "to: the tensor is the result of an operation, whose tape ends here; write .detach().to(…)"
+            )
         return Tensor(target.asarray(self.numpy(), self.dtype), target, self.requires_grad)
 
     def zero_grad(self) -> None:
@@ -111,9 +127,22 @@ class Tensor:
         """
         backward(self, grad, retain_graph=retain_graph)
 
+    def _owner(self) -> Tensor | None:
+        """The leaf whose memory this is; None for results of operations, which nothing overwrites."""
+        return self._viewed if self._viewed is not None or self._function is not None else self
+
     def accumulate_grad(self, grad: Array) -> None:
         """Add one contribution to the gradient."""
         self.grad = grad if self.grad is None else self.backend.binary("add", self.grad, grad)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __bool__(self) -> bool:
+        raise TypeError("a tensor is neither true nor false; compare its values on the host, tensor.numpy()")
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("a tensor does not become a NumPy array by itself; write tensor.numpy()")
 
     def __len__(self) -> int:
         if not self.shape:
@@ -171,6 +200,7 @@ class Parameter(Tensor):
         if self.arena is None:
             self._data = array
         else:
+            self._check_shape("data", array)
             self.arena.backend.copy(array, out=self.arena.views[self.segment])
             self.arena.version += 1
 
@@ -186,6 +216,7 @@ class Parameter(Tensor):
             self._grad = array
         else:
             if array is not None and array is not self.arena.grad_views[self.segment]:
+                self._check_shape("grad", array)
                 self.arena.backend.copy(array, out=self.arena.grad_views[self.segment])
             self.arena.written[self.segment] = array is not None
 
@@ -199,21 +230,36 @@ class Parameter(Tensor):
 
     @property
     def version(self) -> int:
-        """Counts the changes of the values."""
+        """Counts the changes of the values: the arena's, once there is one."""
         return self._version if self.arena is None else self.arena.version
 
     @version.setter
     def version(self, value: int) -> None:
         self._version = value
 
+    def _check_shape(self, what: str, array: Array) -> None:
+        if tuple(array.shape) != self.shape:
+            raise ValueError(f"parameter: {what} has shape {tuple(array.shape)} but takes {self.shape}")
+
     def adopt(self, arena: Arena, segment: int) -> None:
         """Move the values and the gradient into a segment of an arena."""
+        self.release()
         data, grad = self._data, self._grad
         self.arena, self.segment = arena, segment
         arena.backend.copy(data, out=arena.views[segment])
         arena.version = max(arena.version, self._version)  # moved, not changed: an earlier forward pass stays good
         self.grad = grad
         self._data = self._grad = None
+
+    def release(self) -> None:
+        """Copy the values and the gradient out of the arena, if there is one, and leave it."""
+        if self.arena is None:
+            return
+        backend, version, grad = self.arena.backend, self.arena.version, self.grad
+        self._data = backend.copy(self.arena.views[self.segment])
+        self._grad = None if grad is None else backend.copy(grad)
+        self._backend, self._version = backend, version
+        self.arena, self.segment = None, -1
 
     def move(self, backend: Backend) -> None:
         """Move to another backend in place; in an arena, together with the whole arena."""
@@ -239,6 +285,8 @@ class Function:
     """
 
     name: ClassVar[str]
+    view: ClassVar[bool] = False
+    """Whether the result shares the first input's memory."""
     arguments: ClassVar[tuple[str, ...]] = ()
     backend: Backend
     inputs: tuple[Tensor | None, ...]
@@ -266,6 +314,9 @@ class Function:
         self._needs = tuple(t is not None and t.requires_grad for t in self.inputs)
         y = self.forward(*[None if t is None else t.data for t in self.inputs], **options)
         result = Tensor(y, self.backend)
+        if cls.view:
+            first = self.inputs[0]
+            result._viewed = None if first is None else first._owner()
         if _mode.grad and any(self._needs):
             result.requires_grad = True
             result._function = self
@@ -340,7 +391,7 @@ class Function:
             raise TypeError(f"{cls.name}: takes at least one tensor; make one with gpunet.tensor(data)")
         backend, dtype = first.backend, first.dtype
         tensors = tuple(
-            t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, cls._argument(i))
+            t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, f"{cls.name}: {cls._argument(i)}")
             for i, t in enumerate(inputs)
         )
         for i, t in enumerate(tensors):
@@ -369,7 +420,14 @@ def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> T
         return Tensor(backend.full((), float(value), dtype), backend)
     if isinstance(value, np.ndarray | list | tuple) or backend.owns(value):
         return Tensor(backend.asarray(value, dtype), backend)
-    raise TypeError(f"{argument}: takes a tensor, an array or a number, got {type(value).__name__}")
+    raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
+
+
+def expect_tensor(operation: str, argument: str, value: Any) -> Tensor:
+    """`value`, or a TypeError that says what to do."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{operation}: {argument} takes a tensor, got {type(value).__name__}; see gpunet.tensor")
+    return value
 
 
 def tensor(
@@ -388,12 +446,15 @@ def tensor(
     if isinstance(data, Tensor):
         backend = data.backend if backend is None else backend
         data = data.data
+    if data is None or isinstance(data, str):
+        raise TypeError(f"tensor: takes an array, nested lists or a number, got {data!r}")
     if backend is None:
         backend = "cuda" if type(data).__module__.split(".")[0] == "cupy" else "numpy"
     target = get_backend(backend)
     if dtype is None:
         given = getattr(data, "dtype", None)
         dtype = given if given is not None and np.dtype(given).kind not in "iub" else np.float32
+    dtype = np.dtype(dtype).newbyteorder("=")
     if np.dtype(dtype).name not in target.dtypes:
         raise TypeError(
             f"tensor: {np.dtype(dtype)} is not computed on {target.name}, which takes {', '.join(target.dtypes)}"
@@ -457,4 +518,4 @@ def _reversed_order(root: Function) -> list[Function]:
     return sorted(found, key=lambda f: f._number, reverse=True)
 
 
-__all__ = ["Function", "Parameter", "Tensor", "backward", "no_grad", "parameter", "tensor"]
+__all__ = ["Function", "Parameter", "Tensor", "backward", "expect_tensor", "no_grad", "parameter", "tensor"]

@@ -62,7 +62,7 @@ class Geometry:
             raise ValueError(f"conv2d: w has shape {w_shape} but takes 4 axes (KH, KW, C // groups, O)")
         kh, kw, taken, filters = w_shape
         channels = x_shape[3]
-        groups = _positive_int("conv2d", "groups", groups)
+        groups = positive_int("conv2d", "groups", groups)
         if channels % groups or filters % groups:
             raise ValueError(
                 f"conv2d: groups={groups} must divide the channels of x ({channels}) and the filters of w ({filters})"
@@ -73,8 +73,8 @@ class Geometry:
                 f"conv2d: x has {channels} channels but w expects {taken}{each} (x {x_shape}, w {w_shape})"
             )
         return _resolve(
-            "conv2d", x_shape, (kh, kw), filters, _pair("conv2d", "stride", stride), _sides("conv2d", padding),
-            _pair("conv2d", "dilation", dilation), groups,
+            "conv2d", x_shape, (kh, kw), filters, pair("conv2d", "stride", stride), sides_of("conv2d", padding),
+            pair("conv2d", "dilation", dilation), groups,
         )  # fmt: skip
 
     @staticmethod
@@ -95,9 +95,9 @@ class Geometry:
         x_shape = tuple(x_shape)
         if len(x_shape) != 4:
             raise ValueError(f"{operation}: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
-        window = _pair(operation, "window", window)
-        steps = window if stride is None else _pair(operation, "stride", stride)
-        geometry = _resolve(operation, x_shape, window, x_shape[3], steps, _sides(operation, padding), (1, 1), 1)
+        window = pair(operation, "window", window)
+        steps = window if stride is None else pair(operation, "stride", stride)
+        geometry = _resolve(operation, x_shape, window, x_shape[3], steps, sides_of(operation, padding), (1, 1), 1)
         if any(max(around) >= extent for around, extent in zip(geometry.padding, window, strict=True)):
             raise ValueError(f"{operation}: padding {geometry.padding} must be smaller than the window {window}")
         return geometry
@@ -177,7 +177,7 @@ def _pads(padding: Sides, extents: Sequence[int], effective: Sequence[int], stri
     return padding
 
 
-def _sides(operation: str, padding: object) -> Sides:
+def sides_of(operation: str, padding: object) -> Sides:
     """The padding checked and, unless it is a name, written out: the key of a cache, to which 1.0 would equal 1."""
     if isinstance(padding, str) and padding in ("same", "valid"):
         return "same" if padding == "same" else "valid"
@@ -194,7 +194,8 @@ def _sides(operation: str, padding: object) -> Sides:
     return (int(top), int(bottom)), (int(left), int(right))
 
 
-def _positive_int(operation: str, argument: str, value: object) -> int:
+def positive_int(operation: str, argument: str, value: object) -> int:
+    """An integer of at least 1, or an error that names operation and argument."""
     if not isinstance(value, Integral):
         raise TypeError(f"{operation}: {argument} must be an integer, got {value!r}")
     if value < 1:
@@ -202,10 +203,11 @@ def _positive_int(operation: str, argument: str, value: object) -> int:
     return int(value)
 
 
-def _pair(operation: str, argument: str, value: object) -> Pair:
+def pair(operation: str, argument: str, value: object) -> Pair:
+    """(vertical, horizontal) of one integer or two, each at least 1."""
     if isinstance(value, list | tuple):
         if len(value) != 2:
             raise ValueError(f"{operation}: {argument} must be one integer or two, got {value!r}")
-        return _positive_int(operation, argument, value[0]), _positive_int(operation, argument, value[1])
-    one = _positive_int(operation, argument, value)
+        return positive_int(operation, argument, value[0]), positive_int(operation, argument, value[1])
+    one = positive_int(operation, argument, value)
     return one, one

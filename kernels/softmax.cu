@@ -111,8 +111,8 @@ __device__ __forceinline__ float sum_shares(const float* shares, int count) {
     return block_sum(sum);
 }
 
-// Of a batch without a weight: as small as a normal number can be, so that 0 / total is 0.
-__device__ __forceinline__ float at_least_tiny(float total) { return total < 0x1p-126f ? 0x1p-126f : total; }
+// One over the total; 0 of a batch in which nothing weighs anything, which then has no loss. NaN stays.
+__device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 0.0f : 1.0f / total; }
 
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
         const float* __restrict__ totals, int blocks, T* __restrict__ dlogits,
         float* __restrict__ losses, int* __restrict__ corrects, CrossEntropy s) {
     __shared__ int counts[ROWS_A_BLOCK];
-    const float total = at_least_tiny(sum_shares(totals, blocks));
+    const float share = share_of(sum_shares(totals, blocks));
     const int lane = threadIdx.x % WARP;
     float loss = 0.0f;
     int correct = 0;  // of this warp's rows
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
             if (target != 0.0f) loss -= target * log_p;
             if ((x == largest || (is_nan(x) && is_nan(largest))) && k < first) first = (int)k;
-            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) / total);
+            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * share);
         }
 #pragma unroll
         for (int distance = WARP / 2; distance > 0; distance /= 2)
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
     if (threadIdx.x == 0) {
         int sum = 0;
         for (int i = 0; i < ROWS_A_BLOCK; ++i) sum += counts[i];
-        losses[blockIdx.x] = loss / total;
+        losses[blockIdx.x] = loss * share;
         corrects[blockIdx.x] = sum;
     }
 }

@@ -58,7 +58,9 @@ def test_to_copies_values_to_another_backend(backend):
     other = "numpy" if backend.name == "reference" else "reference"
     t = leaf(backend, [1, 2])
     assert t.to(backend) is t
-    moved = (t * 2).to(other)
+    with pytest.raises(RuntimeError, match="to: the tensor is the result of an operation"):
+        (t * 2).to(other)
+    moved = (t * 2).detach().to(other)
     assert moved.backend is gp.get_backend(other)
     assert moved.numpy().tolist() == [2, 4]
 
@@ -358,6 +360,18 @@ def test_backward_through_values_that_an_update_overwrote_raises(backend, rng):
     w.data = w.data  # written by hand
     with pytest.raises(RuntimeError, match="overwritten"):
         late.backward()
+
+
+def test_views_of_overwritten_values_raise_as_well(backend, rng):
+    for view in (lambda w: w.reshape(9).reshape(3, 3), lambda w: w.detach()):
+        w = on(backend, rng.normal(size=(3, 3)))[0]
+        optimizer = optim.SGD([w], lr=0.1)
+        x = gp.tensor(rng.normal(size=(2, 3)), dtype=np.float32, backend=backend, requires_grad=True)
+        late = F.matmul(x, view(w)).sum()
+        (w * w).sum().backward()
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="overwritten"):
+            late.backward()
 
 
 def test_backward_through_values_that_loading_replaced_raises(backend, rng):

@@ -147,6 +147,12 @@ def test_the_test_images_of_a_folder_are_the_same_whatever_the_seed(pictures):
     assert chosen[0] == chosen[1]
 
 
+def test_images_of_public_data_sets_are_not_scaled(capsys):
+    status, _, err = run(capsys, "train", "--dataset", "digits", "--image-size", "16")
+    assert status == 2
+    assert "--image-size scales the images of a folder, not digits's" in err
+
+
 # ---- eval and predict
 
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -138,3 +142,39 @@ def test_dropout_scales_by_the_rate_it_draws_at(p):
     threshold, scale = random.drop_threshold(p)
     assert threshold == round(p * 65536)
     assert scale == (0 if p == 1 else pytest.approx(1 / (1 - threshold / 65536)))
+
+
+def test_parameters_drawn_in_mid_training_are_those_drawn_before():
+    first = gp.nn.Linear(3, 4).weight.numpy().copy()
+    gp.seed(0)
+    random.begin_step(3, 7)
+    np.testing.assert_array_equal(gp.nn.Linear(3, 4).weight.numpy(), first)
+
+
+TRAIN = """
+import hashlib
+import gpunet as gp
+from gpunet import data, functional as F, models, optim
+gp.seed(5)
+model = models.cnn((8, 8, 1), dropout=0.3)
+optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+loader = data.DataLoader(data.digits("train"), 64, shuffle=True, transform=data.Normalize(0.3, 0.4))
+for step, (x, y) in zip(range(5), loader):
+    optimizer.zero_grad()
+    F.softmax_cross_entropy(model(x), y).backward()
+    optimizer.step()
+print(hashlib.sha256(b"".join(p.numpy().tobytes() for p in model.parameters())).hexdigest())
+"""
+
+
+def test_one_seed_gives_one_result_in_every_process():
+    prints = {
+        subprocess.run(
+            [sys.executable, "-c", TRAIN],
+            env={**os.environ, "GPUNET_NUM_THREADS": "2", "PYTHONHASHSEED": str(i)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for i in range(2)
+    }  # fmt: skip
+    assert len(prints) == 1
+    assert len(prints.pop().strip()) == 64

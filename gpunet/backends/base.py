@@ -66,9 +66,15 @@ class FlatStorage(Protocol):
 class Backend(ABC):
     """Where arrays live and primitives run."""
 
-    name: ClassVar[str]
+    name: str
     dtypes: ClassVar[tuple[str, ...]]
     """Float dtypes that its primitives compute in."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied or unpickled model finds its backend again by name."""
+        from gpunet.backends import get_backend
+
+        return get_backend, (self.name,)
 
     # ---- arrays -------------------------------------------------------------------------------------------------
 
@@ -257,7 +263,7 @@ class Backend(ABC):
 
         With p = softmax(logits) and target t = (1 - smoothing) onehot + smoothing / K, a row's loss is
         -sum over k of weight[k] t[k] log p[k], 0 where the label is `ignore_index`; the loss, shape (), is the sum of the
-        rows' over the sum of the labels' weights (0 where every row is ignored). dlogits (R, K) is its gradient; correct,
+        rows' over the sum of the labels' weights (0 where those are 0). dlogits (R, K) is its gradient; correct,
         int32 shape (), counts the rows whose first largest logit is the label's.
         """
 

@@ -138,10 +138,11 @@ class HostBackend(Backend):
         target[np.arange(rows), labels] += 1 - smoothing
         weights = np.ones(classes, logits.dtype) if weight is None else weight
         target *= weights * kept[:, None]
-        total = max(float((weights[labels] * kept).sum()), np.finfo(logits.dtype).tiny)
+        total = (weights[labels] * kept).sum(dtype=logits.dtype)
+        share = logits.dtype.type(0) if total <= 0 else 1 / total  # nothing weighs anything: no loss
         terms = np.multiply(target, log_p, out=np.zeros_like(target), where=target != 0)  # 0 log 0 is 0
-        loss = np.asarray(-terms.sum() / total, logits.dtype)
-        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) / logits.dtype.type(total)
+        loss = np.asarray(-terms.sum() * share, logits.dtype)
+        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) * share
         correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
         return loss, dlogits, correct
 

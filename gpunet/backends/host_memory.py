@@ -14,8 +14,8 @@ import numpy as np
 
 SMALLEST = 1 << 16
 """Bytes below which NumPy's own allocation is as fast."""
-KEPT = 1 << 28
-"""Bytes of waiting blocks of one size at most."""
+KEPT = 1 << 30
+"""Bytes of waiting blocks at most; beyond, all are let go, for they are of sizes that are no longer asked for."""
 _ALIGNMENT = 64
 
 _waiting: dict[int, list[np.ndarray]] = {}
@@ -34,9 +34,14 @@ class _Block:
 
     def __del__(self) -> None:
         size = self._bytes.size - _ALIGNMENT
-        ready = _waiting.setdefault(size, [])
-        if (len(ready) + 1) * size <= KEPT:
-            ready.append(self._bytes)
+        if sum(n * len(ready) for n, ready in list(_waiting.items())) + size > KEPT:
+            release()
+        _waiting.setdefault(size, []).append(self._bytes)
+
+
+def release() -> None:
+    """Give all waiting blocks back to the system."""
+    _waiting.clear()
 
 
 def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:

@@ -48,8 +48,12 @@ class NumpyBackend(HostBackend):
             raise ValueError(f"NumpyBackend: GPUNET_NUM_THREADS is {given!r} but takes an integer") from None
         if self.threads < 1:
             raise ValueError(f"NumpyBackend: threads is {self.threads} but must be at least 1")
-        self._pool = ThreadPoolExecutor(self.threads - 1, "gpunet") if self.threads > 1 else None
+        self._make_pool()
         self._blas = ThreadpoolController().select(user_api="blas")
+
+    def _make_pool(self) -> None:
+        self._process = os.getpid()
+        self._pool = ThreadPoolExecutor(self.threads - 1, "gpunet") if self.threads > 1 else None
 
     def describe(self) -> dict[str, str]:
         """Also the threads and the BLAS with the processor it takes this one for."""
@@ -276,6 +280,8 @@ class NumpyBackend(HostBackend):
             each: elements of work that one of `count` stands for.
         """
         parts = min(self.threads, count, max(1, count * each // SMALL))
+        if self._process != os.getpid():  # threads do not survive a fork
+            self._make_pool()
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
         with self._blas.limit(limits=1), np.errstate(all="ignore"):
             if parts <= 1 or self._pool is None:

@@ -101,7 +101,7 @@ def to_torch(model: nn.Sequential, input_shape: tuple[int, int, int]) -> Any:
         match layer:
             case nn.Conv2d():
                 kh, kw, c, o = layer.weight.shape
-                if layer.padding not in ("same", "valid") or layer.stride != 1:
+                if layer.padding not in ("same", "valid") or layer.stride != (1, 1):
                     raise ValueError(f"to_torch: {layer!r} is not translated")
                 around = (kh // 2, kw // 2) if layer.padding == "same" else (0, 0)
                 made = torch.nn.Conv2d(c, o, (kh, kw), padding=around, bias=layer.bias is not None)

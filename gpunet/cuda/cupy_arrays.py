@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.errors import BackendError
+
 INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older than CUDA 13)'
 
 
@@ -48,6 +50,9 @@ class CupyArrays:
     def __init__(self, device: int):
         import cupy
 
+        count = cupy.cuda.runtime.getDeviceCount()
+        if device >= count:
+            raise BackendError(f"CUDA device {device} is not there: this machine shows {count}, counted from 0")
         self.cupy = cupy
         self.device = cupy.cuda.Device(device)
 

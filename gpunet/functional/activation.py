@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import ACTIVATIONS, Activation, Array
 
 
@@ -79,6 +79,6 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def _checked(x: Tensor, operation: str) -> Tensor:
-    if x.ndim == 0:
+    if expect_tensor(operation, "x", x).ndim == 0:
         raise ValueError(f"{operation}: x has no axes but takes at least one, the classes")
     return x

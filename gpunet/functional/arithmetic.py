@@ -23,6 +23,8 @@ def _unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
 
 class _Binary(Function):
     def check(self, a: Array, b: Array) -> None:
+        if a is None or b is None:
+            raise TypeError(f"{self.name}: takes tensors, arrays or numbers, got None")
         self.shapes = tuple(a.shape), tuple(b.shape)
         try:
             np.broadcast_shapes(*self.shapes)
@@ -157,6 +159,7 @@ class _MatMul(Function):
 
 class _Reshape(Function):
     name = "reshape"
+    view = True
 
     def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
         self.shape = tuple(x.shape)
@@ -222,7 +225,7 @@ class _Sum(Function):
 
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
         self.shape, self.kept = tuple(x.shape), _kept_shape(x.shape, axes)
-        y = self.backend.sum(x, axes) if axes else x
+        y = self.backend.sum(x, axes)
         return y.reshape(self.kept) if keepdims else y
 
     def backward(self, dy: Array) -> Any:
@@ -363,7 +366,8 @@ def index(x: Tensor, key: Any) -> Tensor:
 
 def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Sum over an axis, several, or all."""
-    return _Sum.apply(x, axes=_axes("sum", axis, x.ndim), keepdims=keepdims)
+    axes = _axes("sum", axis, x.ndim)
+    return _Sum.apply(x, axes=axes, keepdims=keepdims) if axes else x
 
 
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
@@ -371,7 +375,7 @@ def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     axes = _axes("mean", axis, x.ndim)
     if prod(x.shape[a] for a in axes) == 0:
         raise ValueError(f"mean: axes {axes} of shape {x.shape} hold no elements")
-    return _Sum.apply(x, axes=axes, keepdims=keepdims) * (1 / prod(x.shape[a] for a in axes))
+    return sum(x, axes, keepdims) * (1 / prod(x.shape[a] for a in axes))
 
 
 def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:

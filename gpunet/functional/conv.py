@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpunet.autograd import Function, Tensor
+import numpy as np
+
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.functional.activation import activation_of
 from gpunet.functional.arithmetic import reshape
@@ -93,6 +95,8 @@ def conv2d(
     Raises:
         ValueError: channels, groups or a window that do not fit.
     """
+    expect_tensor("conv2d", "x", x)
+    w, b = as_shaped(w), as_shaped(b)
     geometry = Geometry.conv(x.shape, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
     _check_bias("conv2d", b, geometry.filters)
     return _Conv2d.apply(x, w, b, geometry=geometry, activation=activation_of("conv2d", activation))
@@ -109,12 +113,19 @@ def linear(x: Tensor, w: Any, b: Any = None, *, activation: str | Activation | N
     Returns:
         (…, O).
     """
+    expect_tensor("linear", "x", x)
+    w, b = as_shaped(w), as_shaped(b)
     if len(w.shape) != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(f"linear: takes x (…, I) and w (I, O), got x {tuple(x.shape)} and w {tuple(w.shape)}")
     _check_bias("linear", b, w.shape[1])
     rows = x if x.ndim == 2 else reshape(x, -1, x.shape[-1])
     y = _Linear.apply(rows, w, b, activation=activation_of("linear", activation))
     return y if x.ndim == 2 else reshape(y, *x.shape[:-1], w.shape[1])
+
+
+def as_shaped(value: Any) -> Any:
+    """Nested lists as an array; anything that has a shape, or is None, as it is."""
+    return value if value is None or hasattr(value, "shape") else np.asarray(value)
 
 
 def _check_bias(operation: str, b: Any, outputs: int) -> None:

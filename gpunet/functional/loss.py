@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
 
 
@@ -53,7 +53,7 @@ def softmax_cross_entropy(
 
     Args:
         logits: (…, K), any float dtype.
-        labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, the backend's own or a tensor's data. Host
+        labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the backend's own array. Host
             arrays are checked; an array on a device is taken as it is, for reading it would wait for the device.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
         weight: (K,), each class's weight; the mean is then weighted by the labels' weights.
@@ -62,10 +62,12 @@ def softmax_cross_entropy(
         The mean, a tensor of no axes.
     """
     name = "softmax_cross_entropy"
-    if logits.ndim < 1:
+    if expect_tensor(name, "logits", logits).ndim < 1:
         raise ValueError(f"{name}: logits have shape {logits.shape} but take (…, K)")
     backend, classes = logits.backend, logits.shape[-1]
-    given = labels.data if isinstance(labels, Tensor) else labels
+    given = labels
+    if isinstance(labels, Tensor):
+        raise TypeError(f"{name}: labels are a tensor, which holds floats; pass the integers as an array")
     if not (backend.owns(given) or isinstance(given, np.ndarray)):
         given = np.asarray(given)
     if np.dtype(given.dtype).kind not in "iu":
@@ -84,6 +86,8 @@ def softmax_cross_entropy(
         weight = backend.asarray(weight.data if isinstance(weight, Tensor) else weight, logits.dtype)
         if tuple(weight.shape) != (classes,):
             raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but there are {classes} classes")
+        if isinstance(weight, np.ndarray) and not (np.isfinite(weight) & (weight >= 0)).all():
+            raise ValueError(f"{name}: weights must be finite and not negative, got {weight.tolist()}")
     return _SoftmaxCrossEntropy.apply(
         logits,
         labels=backend.asarray(given.reshape(-1), np.int32),
@@ -100,11 +104,14 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
         logits: any shape and float dtype.
         targets: the same shape, from 0 to 1, no gradient.
     """
-    return _BinaryCrossEntropy.apply(logits, targets=_targets("binary_cross_entropy_with_logits", logits, targets))
+    name = "binary_cross_entropy_with_logits"
+    expect_tensor(name, "logits", logits)
+    return _BinaryCrossEntropy.apply(logits, targets=_targets(name, logits, targets))
 
 
 def mean_squared_error(x: Tensor, target: Any) -> Tensor:
     """Mean over all elements of (x - target)^2; both of one shape."""
+    expect_tensor("mean_squared_error", "x", x)
     if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
         raise ValueError(f"mean_squared_error: target has shape {tuple(np.shape(target))} but x {x.shape}")
     difference = x - target
@@ -119,6 +126,8 @@ def _targets(operation: str, logits: Tensor, targets: Any) -> Array:
         raise ValueError(f"{operation}: targets have shape {tuple(array.shape)} but logits {logits.shape}")
     if array.size == 0:
         raise ValueError(f"{operation}: logits {logits.shape} hold no elements")
+    if isinstance(array, np.ndarray) and not ((array >= 0) & (array <= 1)).all():
+        raise ValueError(f"{operation}: targets must be from 0 to 1, got {array.min()} to {array.max()}")
     return array
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
 from gpunet.geometry import Geometry, Padding, Pair
 
@@ -46,6 +46,7 @@ def max_pool2d(x: Tensor, window: int | Pair, *, stride: int | Pair | None = Non
         ValueError: a window larger than the padded input.
     The gradient goes to the first largest element of each window.
     """
+    expect_tensor("max_pool2d", "x", x)
     geometry = Geometry.pool(x.shape, window, stride=stride, padding=padding, operation="max_pool2d")
     return _MaxPool2d.apply(x, geometry=geometry)
 
@@ -67,6 +68,7 @@ def avg_pool2d(
     Returns:
         (N, OH, OW, C).
     """
+    expect_tensor("avg_pool2d", "x", x)
     geometry = Geometry.pool(x.shape, window, stride=stride, padding=padding, operation="avg_pool2d")
     counted = padding != "same" if count_padding is None else count_padding
     return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)

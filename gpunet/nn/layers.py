@@ -6,17 +6,11 @@ from math import prod
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
-from gpunet.geometry import Geometry, Padding, Pair
+from gpunet.geometry import Geometry, Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
 
 Shape = tuple[int, ...]
-
-
-def _at_least_one(layer: str, **extents: int) -> None:
-    for name, value in extents.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{layer}: {name} is {value!r} but must be an integer of at least 1")
 
 
 class Conv2d(Module):
@@ -47,8 +41,12 @@ class Conv2d(Module):
         activation: str | None = None,
         init: str | initial.Initializer = "kaiming_uniform",
     ):
-        kh, kw = (window, window) if isinstance(window, int) else window
-        _at_least_one("Conv2d", in_channels=in_channels, out_channels=out_channels, window=min(kh, kw), groups=groups)
+        kh, kw = pair("Conv2d", "window", window)
+        in_channels = positive_int("Conv2d", "in_channels", in_channels)
+        out_channels = positive_int("Conv2d", "out_channels", out_channels)
+        groups = positive_int("Conv2d", "groups", groups)
+        stride, dilation = pair("Conv2d", "stride", stride), pair("Conv2d", "dilation", dilation)
+        sides_of("Conv2d", padding)  # raises here, not at the first image
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
@@ -105,7 +103,8 @@ class Linear(Module):
         activation: str | None = None,
         init: str | initial.Initializer = "kaiming_uniform",
     ):
-        _at_least_one("Linear", in_features=in_features, out_features=out_features)
+        in_features = positive_int("Linear", "in_features", in_features)
+        out_features = positive_int("Linear", "out_features", out_features)
         self.activation = F.activation.activation_of("Linear", activation)
         self.weight = parameter(initial.draw(init, (in_features, out_features)))
         self.bias = parameter(initial.zeros((out_features,))) if bias else None
@@ -138,7 +137,11 @@ def _fused(layer: Conv2d | Linear) -> str:
 
 class _Pool2d(Module):
     def __init__(self, window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0):
-        self.window, self.stride, self.padding = window, stride, padding
+        name = type(self).__name__
+        self.window = pair(name, "window", window)
+        self.stride = self.window if stride is None else pair(name, "stride", stride)
+        sides_of(name, padding)
+        self.padding = padding
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """One a pixel of each window."""

@@ -53,10 +53,10 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__}: write forward(self, x)")
 
     def __call__(self, *inputs: Any) -> Any:
-        """Run forward, then the forward hooks. Raw arrays become tensors on the module's backend."""
+        """Run forward, then the forward hooks. Raw arrays become tensors of the parameters' dtype, on their backend."""
         if not all(isinstance(x, Tensor) for x in inputs):
-            backend = self._backend()
-            inputs = tuple(x if isinstance(x, Tensor) else tensor(x, backend=backend) for x in inputs)
+            backend, dtype = self._place()
+            inputs = tuple(x if isinstance(x, Tensor) else tensor(x, dtype=dtype, backend=backend) for x in inputs)
         try:
             y = self.forward(*inputs)
         except MemoryError as error:
@@ -74,7 +74,7 @@ class Module:
     def children(self) -> Iterator[tuple[str, Any]]:
         """(name, value) of every parameter, buffer and module held directly, in the order of the attributes."""
         for name, value in vars(self).items():
-            if not name.startswith("_"):
+            if name != "_forward_hooks":
                 yield from _flatten(name, value)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
@@ -107,11 +107,12 @@ class Module:
                 seen.add(id(value))
                 yield path, value
 
-    def _backend(self) -> Backend:
+    def _place(self) -> tuple[Backend, np.dtype | None]:
+        """Backend and dtype of the first parameter or buffer; NumPy, and the input's own dtype, if there is none."""
         for values in (self.named_parameters(), self.named_buffers()):
             for _, value in values:
-                return value.backend
-        return get_backend("numpy")
+                return value.backend, value.dtype
+        return get_backend("numpy"), None
 
     # ---- modes and places
 

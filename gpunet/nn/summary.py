@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Tensor, no_grad
+from gpunet.autograd import Parameter, Tensor, no_grad
 from gpunet.backends.base import Activation
 from gpunet.nn.module import Module
 
@@ -39,7 +39,7 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers; those of a layer used twice count once."""
+        """Trainable numbers of the whole model; those of a layer used twice count once."""
         return sum(row.parameters for row in self.rows)
 
     @property
@@ -75,29 +75,27 @@ class Summary:
 
 
 def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
-    """Run `model` once on zeros of (1, *input_shape), without training it, and note every innermost layer."""
+    """Run `model` once on zeros of (1, *input_shape), without training it, and note each layer.
+
+    A row stands for an innermost module, and for an outer one that holds parameters of its own. Modules that the run does
+    not reach follow at the end, so that the parameters add up.
+    """
+    if not isinstance(input_shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in input_shape):
+        raise TypeError(
+            f"summary: input_shape is {input_shape!r} but takes extents without the batch, such as (28, 28, 1)"
+        )
     names = {id(module): name for name, module in model.named_modules()}
-    leaves = [m for _, m in model.named_modules() if not any(isinstance(c, Module) for _, c in m.children())]
     modes = [(module, module.training) for _, module in model.named_modules()]
     rows: list[Row] = []
     counted: set[int] = set()
 
-    def note(module: Module, inputs: tuple[Any, ...], y: Tensor) -> None:
-        own = [p for _, p in module.named_parameters() if id(p) not in counted]
-        counted.update(map(id, own))
-        rows.append(
-            Row(
-                names[id(module)],
-                _kind(module),
-                y.shape[1:],
-                sum(p.size for p in own),
-                module.parameter_formula() if own else "shared" if module.parameters() else "",
-                module.flops(inputs[0].shape, y.shape),
-                y.size * y.dtype.itemsize,
-            )
-        )
+    def note(module: Module, inputs: tuple[Any, ...], y: Any) -> None:
+        held = [value for _, value in module.children()]
+        parameters = [p for p in held if isinstance(p, Parameter)]
+        if parameters or not any(isinstance(value, Module) for value in held):
+            rows.append(_row(names[id(module)], module, parameters, counted, inputs, y))
 
-    handles = [module.register_forward_hook(note) for module in leaves]
+    handles = [module.register_forward_hook(note) for _, module in model.named_modules()]
     parameters = model.parameters()
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     try:
@@ -109,7 +107,32 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
             handle.remove()
         for module, mode in modes:
             module.training = mode
+    for name, module in model.named_modules():
+        missed = [p for _, p in module.children() if isinstance(p, Parameter) and id(p) not in counted]
+        if missed:
+            rows.append(_row(name, module, missed, counted, (), None))
     return Summary(tuple(rows), tuple(input_shape), sum(p.size * p.dtype.itemsize for p in parameters))
+
+
+def _row(
+    name: str, module: Module, parameters: list[Parameter], counted: set[int], inputs: tuple[Any, ...], y: Any
+) -> Row:
+    new = [p for p in parameters if id(p) not in counted]
+    counted.update(map(id, new))
+    count = sum(p.size for p in new)
+    if y is None:
+        return Row(name, f"{_kind(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
+    outputs = [value for value in (y if isinstance(y, tuple | list) else [y]) if isinstance(value, Tensor)]
+    first = outputs[0].shape if outputs else (1,)
+    return Row(
+        name,
+        _kind(module),
+        first[1:],
+        count,
+        module.parameter_formula() if new else "shared" if parameters else "",
+        module.flops(inputs[0].shape, first),
+        sum(value.size * value.dtype.itemsize for value in outputs),
+    )
 
 
 def _kind(module: Module) -> str:

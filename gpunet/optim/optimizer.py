@@ -32,6 +32,10 @@ class Optimizer:
         self, parameters: Iterable[Parameter] | Iterable[Group], *, clip_norm: float | None = None, **defaults: Any
     ):
         self.name = type(self).__name__
+        if not isinstance(parameters, Iterable):
+            raise TypeError(
+                f"{self.name}: takes parameters, as model.parameters() gives them, got {type(parameters).__name__}"
+            )
         given: list[Any] = list(parameters)
         if not given:
             raise ValueError(f"{self.name}: got no parameters")
@@ -76,6 +80,12 @@ class Optimizer:
         """Run the backend's update."""
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Let the parameters go, with their values and gradients, so that another optimizer can take them."""
+        for parameter, _ in self._members:
+            parameter.release()
+        self._members, self.groups = [], []
+
     def zero_grad(self) -> None:
         """Forget all gradients; nothing is filled, for the next backward overwrites."""
         self.arena.written = [False] * len(self.arena)
@@ -99,6 +109,7 @@ class Optimizer:
         """Hyper-parameters of the groups, and each parameter's number of updates and slots, as host arrays."""
         to_numpy = self.arena.backend.to_numpy
         return {
+            "options": self.options(),
             "groups": [{k: v for k, v in g.items() if k != "params"} for g in self.groups],
             "steps": self.steps.tolist(),
             "slots": {
@@ -107,29 +118,42 @@ class Optimizer:
             },
         }
 
+    def options(self) -> dict[str, Any]:
+        """What is the same for all groups."""
+        return {"clip_norm": self.clip_norm}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave; ValueError, and no change, if it is another optimizer's or model's."""
-        shapes = [s[0] if len(s) == 1 else s for s in self.arena.shapes]
-        if set(state["slots"]) != set(self.arena.slots):
-            raise ValueError(
-                f"{self.name}: the state has slots {sorted(state['slots'])} but takes {sorted(self.arena.slots)}"
-            )
-        if len(state["groups"]) != len(self.groups) or len(state["steps"]) != len(self.arena):
-            raise ValueError(
-                f"{self.name}: the state is of {len(state['groups'])} groups and {len(state['steps'])} parameters "
-                f"but takes {len(self.groups)} and {len(self.arena)}"
-            )
-        for name, values in state["slots"].items():
-            for i, value in enumerate(values):
-                if np.shape(value) != self.arena.shapes[i]:
-                    raise ValueError(f"{self.name}: {name} {i} has shape {np.shape(value)} but takes {shapes[i]}")
+        self._check_state(state)
         for group, saved in zip(self.groups, state["groups"], strict=True):
-            group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+            group.update(_tuples(saved))
         self.steps = np.array(state["steps"], np.int64)
         backend = self.arena.backend
         for name, values in state["slots"].items():
             for i, value in enumerate(values):
                 backend.copy(backend.asarray(np.asarray(value), self.arena.dtype), out=self.arena.slot_view(name, i))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        parts = set(self.state_dict())
+        if set(state) != parts:
+            raise ValueError(f"{self.name}: the state holds {sorted(state)} but takes {sorted(parts)}")
+        for what, own, given in (
+            ("slots", sorted(self.arena.slots), sorted(state["slots"])),
+            ("number of groups", len(self.groups), len(state["groups"])),
+            ("number of parameters", len(self.arena), len(state["steps"])),
+            ("options", self.options(), dict(state["options"])),
+        ):
+            if given != own:
+                raise ValueError(f"{self.name}: the state's {what} {given} differ from {own} here")
+        for name, values in state["slots"].items():
+            shapes = [np.shape(value) for value in values]
+            if shapes != self.arena.shapes:
+                raise ValueError(f"{self.name}: the state's {name} has shapes {shapes} but takes {self.arena.shapes}")
+        for own, saved in zip(self.groups, state["groups"], strict=True):
+            names = sorted(set(own) - {"params"})
+            if sorted(saved) != names:
+                raise ValueError(f"{self.name}: a group of the state has {sorted(saved)} but takes {names}")
+            self.check(_tuples(saved))
 
     def _checked_members(self) -> list[tuple[Parameter, Group]]:
         members = [(p, g) for g in self.groups for p in g["params"]]
@@ -140,7 +164,10 @@ class Optimizer:
             if not isinstance(parameter, Parameter):
                 raise TypeError(f"{self.name}: takes parameters, got {type(parameter).__name__}")
             if parameter.arena is not None:
-                raise ValueError(f"{self.name}: a parameter of shape {parameter.shape} is held by another optimizer")
+                raise ValueError(
+                    f"{self.name}: a parameter of shape {parameter.shape} is held by another optimizer; "
+                    "call that one's release() first"
+                )
             held = unique.setdefault(id(parameter), (parameter, group))
             if held[1] is not group:
                 raise ValueError(f"{self.name}: a parameter of shape {parameter.shape} is in two groups")
@@ -154,6 +181,11 @@ class Optimizer:
         if len(dtypes) > 1:
             raise TypeError(f"{self.name}: parameters are {', '.join(sorted(dtypes))} but must be of one dtype")
         return result
+
+
+def _tuples(group: Mapping[str, Any]) -> Group:
+    """Hyper-parameters as they were before JSON made lists of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in group.items()}
 
 
 class SGD(Optimizer):
@@ -195,6 +227,10 @@ class SGD(Optimizer):
             raise ValueError(f"SGD: l1 is {group['l1']} but must not be negative")
         if self.nesterov and not group["momentum"]:
             raise ValueError("SGD: nesterov takes a momentum above 0")
+
+    def options(self) -> dict[str, Any]:
+        """What is the same for all groups."""
+        return {**super().options(), "nesterov": self.nesterov}
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Backend.sgd_update`."""

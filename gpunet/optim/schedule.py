@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from math import cos, pi
 from typing import Any
 
+import numpy as np
+
 from gpunet.optim.optimizer import Optimizer
 
 
@@ -35,11 +37,17 @@ class Schedule:
         return [rate * self.factor(step) for rate in self.base_rates]
 
     def state_dict(self) -> dict[str, Any]:
-        """The step and the first rates."""
-        return {"step_count": self.step_count, "base_rates": list(self.base_rates)}
+        """The step, the first rates, and the schedule's own numbers."""
+        return {"step_count": self.step_count, "base_rates": list(self.base_rates), "options": self.options()}
+
+    def options(self) -> dict[str, Any]:
+        """The numbers that the schedule was made with."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, int | float) and k != "step_count"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Take up what `state_dict` gave; ValueError, and no change, if it is of another schedule."""
+        if state["options"] != self.options():
+            raise ValueError(f"{type(self).__name__}: the state is of {state['options']}, not {self.options()}")
         if len(state["base_rates"]) != len(self.base_rates):
             raise ValueError(
                 f"{type(self).__name__}: the state is of {len(state['base_rates'])} groups, not {len(self.base_rates)}"
@@ -132,6 +140,11 @@ class WarmupLR(Schedule):
         self.steps, self.then = steps, then
         super().__init__(optimizer)
 
+    def options(self) -> dict[str, Any]:
+        """Also the other schedule's."""
+        then = {} if self.then is None else {"name": type(self.then).__name__, **self.then.options()}
+        return {**super().options(), "then": then}
+
     def factor(self, step: int) -> float:
         """(step + 1) / steps, then the other's."""
         if step < self.steps:
@@ -145,5 +158,5 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 def _check_steps(schedule: str, **steps: int) -> None:
     for name, value in steps.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{schedule}: {name} is {value!r} but must be an integer of at least 1")

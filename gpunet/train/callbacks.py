@@ -90,9 +90,10 @@ class EarlyStopping(_Monitor):
         self, monitor: str = "valid_loss", patience: int = 5, min_delta: float = 0.0, restore_best: bool = True
     ) -> None:
         super().__init__(monitor, min_delta)
-        if not isinstance(patience, int) or patience < 1:
+        if not isinstance(patience, int | np.integer) or patience < 1:
             raise ValueError(f"EarlyStopping: patience is {patience!r} but must be an integer of at least 1")
-        self.patience, self.restore_best = patience, restore_best
+        self.patience = int(patience)
+        self.restore_best = restore_best
 
     def before_fit(self, trainer: Trainer) -> None:
         """Count anew."""
@@ -160,6 +161,10 @@ class CSVLogger(Callback):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+
+    def before_fit(self, trainer: Trainer) -> None:
+        """Make the file's folder, so that a place that cannot be written to is known before any work."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Write it."""

@@ -61,10 +61,7 @@ class _Share:
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Take up a batch: logits (…, K), integer labels (…)."""
-        rows, flat = _rows(self.name, logits, labels)
-        if self.ignore_index is not None:
-            counted = flat != self.ignore_index
-            rows, flat = rows[counted], flat[counted]
+        rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         if len(flat):
             self._mean.update(float(self.hits(rows, flat).mean()), len(flat))
 
@@ -91,8 +88,8 @@ class Accuracy(_Share):
         super().__init__(ignore_index)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether the first largest logit is the label's."""
-        return logits.argmax(axis=-1) == labels
+        """Whether the first largest logit is the label's; never where one is NaN."""
+        return (logits.argmax(axis=-1) == labels) & ~np.isnan(logits).any(axis=-1)
 
 
 class TopK(_Share):
@@ -104,9 +101,9 @@ class TopK(_Share):
     """
 
     def __init__(self, k: int, ignore_index: int | None = None) -> None:
-        if not isinstance(k, int) or k < 1:
+        if not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"TopK: k is {k!r} but must be an integer of at least 1")
-        self.k, self.name = k, f"top{k}"
+        self.k, self.name = int(k), f"top{k}"
         super().__init__(ignore_index)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -124,12 +121,13 @@ class ConfusionMatrix:
 
     Args:
         classes: K; that of the first logits if None.
+        ignore_index: a label that does not count.
     """
 
     name = "confusion"
 
-    def __init__(self, classes: int | None = None) -> None:
-        self.classes = classes
+    def __init__(self, classes: int | None = None, ignore_index: int | None = None) -> None:
+        self.classes, self.ignore_index = classes, ignore_index
         self.reset()
 
     def reset(self) -> None:
@@ -138,7 +136,7 @@ class ConfusionMatrix:
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Take up a batch: logits (…, K), integer labels (…)."""
-        rows, flat = _rows(self.name, logits, labels)
+        rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         classes = rows.shape[-1]
         if not self.value.size:
             self.value = np.zeros((classes, classes), np.int64)
@@ -170,10 +168,16 @@ def _made(metric: str | Metric) -> Metric:
     raise ValueError(f'Trainer: metric is {metric!r} but takes "loss", "accuracy", "top5", "confusion" or an object')
 
 
-def _rows(name: str, logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (R, K) and labels (R,) of logits (…, K) and labels (…)."""
+def _rows(name: str, logits: np.ndarray, labels: np.ndarray, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (R, K) and labels (R,) of logits (…, K) and labels (…), without the labels to ignore."""
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name}: takes integer labels, got {labels.dtype}; for another kind of target pass metrics=[]")
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"{name}: labels have shape {labels.shape} but logits {logits.shape} take {logits.shape[:-1]}")
-    return logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    rows, flat = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    if ignore_index is not None:
+        counted = flat != ignore_index
+        rows, flat = rows[counted], flat[counted]
+    if flat.size and not 0 <= flat.min() <= flat.max() < rows.shape[1]:
+        raise ValueError(f"{name}: labels must be from 0 to {rows.shape[1] - 1}, got {flat.min()} to {flat.max()}")
+    return rows, flat

@@ -65,7 +65,7 @@ _BY_DATASET = {
     "digits": Recipe(dataset="digits", epochs=36, label_smoothing=0.1, shift=1, mean=(0.305,), std=(0.377,)),
     "mnist": Recipe(dataset="mnist", epochs=5, shift=2, mean=(0.1307,), std=(0.3081,)),
     "fashion_mnist": Recipe(
-        dataset="fashion_mnist", epochs=8, label_smoothing=0.05, flip=True, mean=(0.2860,), std=(0.3530,)
+        dataset="fashion_mnist", epochs=6, label_smoothing=0.05, flip=True, mean=(0.2860,), std=(0.3530,)
     ),
     "cifar10": Recipe(
         dataset="cifar10", epochs=20, label_smoothing=0.05, shift=3, flip=True,
@@ -88,6 +88,8 @@ def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
     Args:
         changes: attributes of `Recipe` to set otherwise; None leaves one as it is.
     """
+    if dataset not in DATASETS and Path(dataset).is_dir():
+        dataset = str(Path(dataset).resolve())  # found again from another working folder
     given = {name: value for name, value in changes.items() if value is not None}
     base = _BY_DATASET.get(dataset, Recipe(dataset=dataset))
     if dataset not in _BY_DATASET:

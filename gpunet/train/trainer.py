@@ -114,7 +114,7 @@ class Trainer:
         Raises:
             FloatingPointError: the loss is not finite; names epoch and step. That step changed nothing.
         """
-        if not isinstance(epochs, int) or epochs < 1:
+        if not isinstance(epochs, int | np.integer) or epochs < 1:
             raise ValueError(f"Trainer: epochs is {epochs!r} but must be an integer of at least 1")
         _check_loader("train_loader", train_loader)
         if valid is not None:

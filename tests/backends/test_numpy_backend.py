@@ -1,5 +1,9 @@
 """The fast CPU path against the reference over drawn geometries, with one thread and several."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import tolerances
@@ -200,3 +204,24 @@ def test_training_on_two_backends_gives_the_same_losses(backend, rng):
     first, second = losses.values()
     np.testing.assert_allclose(second, first, rtol=tolerances.LOSS_CURVE)
     assert first[-1] < 0.9 * first[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_forked_process_computes_too(rng):
+    backend = NumpyBackend(2)
+    x, w = rng.normal(size=(64, 28, 28, 8)).astype(np.float32), rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
+    geometry = Geometry.conv(x.shape, w.shape)
+    expected = backend.conv2d_forward(x, w, geometry=geometry)
+    child = os.fork()
+    if child == 0:
+        same_bits = np.array_equal(backend.conv2d_forward(x, w, geometry=geometry), expected)
+        os._exit(0 if same_bits else 1)
+    deadline = time.monotonic() + 30
+    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            pytest.fail("the child hangs")
+        time.sleep(0.01)
+    assert ended[1] == 0

@@ -265,5 +265,9 @@ def test_tensors_of_two_backends_do_not_mix(backend):
     for f in (lambda a, b: a + b, lambda a, b: F.concatenate([a, b])):
         with pytest.raises(gp.BackendError, match=rf"is on {other.name} but .* on {backend.name}; move one with \.to"):
             f(here, there)
+
+    def ones(*shape):
+        return np.ones(shape, np.float32)
+
     with pytest.raises(gp.BackendError, match=f"conv2d: w is on {other.name} but x on {backend.name}"):
-        F.conv2d(gp.tensor(np.ones((1, 3, 3, 1)), backend=backend), gp.tensor(np.ones((2, 2, 1, 1)), backend=other))
+        F.conv2d(gp.tensor(ones(1, 3, 3, 1), backend=backend), gp.tensor(ones(2, 2, 1, 1), backend=other))

@@ -21,7 +21,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(backend, p):
 def test_dropout_drops_where_16_bits_of_philox_fall_below_the_threshold(backend):
     gp.seed(7)
     n = 400_001  # a few of them exactly at the threshold
-    first, second = (F.dropout(gp.tensor(np.ones(n), backend=backend), 0.3).numpy() for _ in range(2))
+    first, second = (F.dropout(gp.tensor(np.ones(n, np.float32), backend=backend), 0.3).numpy() for _ in range(2))
     for call, y in enumerate((first, second)):
         bits = np.random.Philox(key=(7, random.PURPOSES["dropout"]), counter=(0, 0, call, 0)).random_raw(n // 4 + 1)
         u16 = np.stack([(bits >> np.uint64(16 * k)) & np.uint64(0xFFFF) for k in range(4)], axis=1).reshape(-1)[:n]
@@ -48,9 +48,9 @@ def test_dropout_gradient_matches_finite_differences(backend, rng):
 
 def test_every_backend_drops_the_same(backend):
     gp.seed(5)
-    here = F.dropout(gp.tensor(np.ones((7, 9)), backend=backend), 0.5).numpy()
+    here = F.dropout(gp.tensor(np.ones((7, 9), np.float32), backend=backend), 0.5).numpy()
     gp.seed(5)
-    there = F.dropout(gp.tensor(np.ones((7, 9)), backend="reference"), 0.5).numpy()
+    there = F.dropout(gp.tensor(np.ones((7, 9), np.float32), backend="reference"), 0.5).numpy()
     np.testing.assert_array_equal(here, there)
 
 

@@ -71,7 +71,7 @@ def test_gradients_of_a_network_match_finite_differences(backend, rng):
 
 def test_dropout_drops_only_while_training(backend):
     layer = nn.Dropout(0.5)
-    x = gp.tensor(np.ones((10, 10)), backend=backend)
+    x = gp.tensor(np.ones((10, 10), np.float32), backend=backend)
     assert (layer(x).numpy() == 0).any()
     assert layer.eval()(x) is x
     assert (layer.train()(x).numpy() == 0).any()
@@ -103,13 +103,13 @@ def test_out_of_memory_names_the_layer_and_the_bytes(backend):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Conv2d(0, 4, 3), "Conv2d: in_channels is 0 but must be an integer of at least 1"),
-        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: window is 0 but must be an integer of at least 1"),
-        (lambda: nn.Conv2d(3, 4.0, 3), "Conv2d: out_channels is 4.0 but must be an integer of at least 1"),
+        (lambda: nn.Conv2d(0, 4, 3), "Conv2d: in_channels must be at least 1, got 0"),
+        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: window must be at least 1, got 0"),
+        (lambda: nn.Conv2d(3, 4.0, 3), "Conv2d: out_channels must be an integer, got 4.0"),
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d: groups=2 must divide in_channels=3 and out_channels=4"),
         (lambda: nn.Conv2d(3, 4, 3, activation="gelu"), "Conv2d: activation is 'gelu' but takes one of"),
         (lambda: nn.Conv2d(3, 4, 3, init="he"), "init: 'he' is none of kaiming_uniform"),
-        (lambda: nn.Linear(3, -1), "Linear: out_features is -1 but must be an integer of at least 1"),
+        (lambda: nn.Linear(3, -1), "Linear: out_features must be at least 1, got -1"),
         (lambda: nn.Dropout(2), "Dropout: p is 2 but must be from 0 to 1"),
         (lambda: nn.Linear(2, 2, init=lambda shape: np.ones(3)), "gave shape (3,) for (2, 2)"),
         (lambda: gp.models.lenet((11, 28, 1)), "lenet: images are 11x28 but must be at least 12x12"),
@@ -117,7 +117,7 @@ def test_out_of_memory_names_the_layer_and_the_bytes(backend):
     ],
 )
 def test_a_bad_layer_is_named_when_it_is_made(make, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         make()
 
 

@@ -15,7 +15,6 @@ class Block(nn.Module):
         self.stack = [nn.Linear(2, 2), (nn.ReLU(), nn.Linear(2, 2, bias=False))]
         self.heads = {"a": nn.Linear(2, 1), "b": nn.parameter(np.zeros(3, np.float32))}
         self.note = "text"
-        self._private = nn.Linear(9, 9)
 
     def forward(self, x):
         return self.heads["a"](self.stack[0](x) * self.scale)
@@ -220,9 +219,9 @@ def test_repr_shows_the_tree():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.Sequential(nn.MaxPool2d(2), nn.Dropout(0.3)))
     assert repr(model) == (
         "Sequential(\n"
-        "  (0): Conv2d(3, 4, (3, 3), stride=1, padding='same')\n"
+        "  (0): Conv2d(3, 4, (3, 3), stride=(1, 1), padding='same')\n"
         "  (1): Sequential(\n"
-        "    (0): MaxPool2d(2, stride=None, padding=0)\n"
+        "    (0): MaxPool2d((2, 2), stride=(2, 2), padding=0)\n"
         "    (1): Dropout(0.3)\n"
         "  )\n"
         ")"
@@ -283,3 +282,52 @@ def test_a_layer_used_twice_is_summed_once_and_counted_twice_in_flops():
     assert [row.parameters for row in summary.rows] == [6, 0]
     assert [row.formula for row in summary.rows] == ["(2+1)·2", "shared"]
     assert summary.flops == 2 * (2 * 2 * 2 + 2)
+
+
+def test_summary_counts_every_parameter_once_wherever_it_stands():
+    class Odd(nn.Module):
+        def __init__(self):
+            self.scale = nn.parameter(np.ones(5, np.float32))
+            self._inner = nn.Linear(3, 5)
+            self.unused = nn.Linear(4, 4)
+
+        def forward(self, x):
+            y = self._inner(x)
+            return y * self.scale, y
+
+    model = Odd()
+    summary = model.summary((3,))
+    assert summary.parameters == sum(p.size for p in model.parameters()) == 5 + 20 + 20
+    assert [(row.name, row.parameters) for row in summary.rows] == [("_inner", 20), ("", 5), ("unused", 20)]
+    assert "(not run)" in str(summary)
+    with pytest.raises(TypeError, match="summary: input_shape is 2"):
+        model.summary(2)
+
+
+def test_a_model_can_be_copied(rng):
+    import copy
+    import pickle
+
+    model = gp.models.lenet()
+    x = rng.normal(size=(1, 28, 28, 1)).astype(np.float32)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(twin(x).numpy(), model(x).numpy())
+        assert twin.layers[0].weight is not model.layers[0].weight
+        assert twin.layers[0].weight.backend is model.layers[0].weight.backend
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(1, 2, 2.5), "Conv2d: window must be an integer"),
+        (lambda: nn.Conv2d(1, 2, (3, 3, 3)), "Conv2d: window must be one integer or two"),
+        (lambda: nn.Conv2d(1, 2, 3, stride=-1), "Conv2d: stride must be at least 1"),
+        (lambda: nn.Conv2d(1, 2, 3, padding="smae"), "Conv2d: padding is 'smae'"),
+        (lambda: nn.MaxPool2d(0), "MaxPool2d: window must be at least 1"),
+    ],
+)
+def test_a_wrong_layer_is_refused_when_it_is_made(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+    nn.Conv2d(np.int64(1), np.int64(2), np.int64(3))
+    nn.Linear(np.prod((2, 3)), 10)

@@ -189,17 +189,28 @@ def test_a_state_of_another_optimizer_or_model_is_refused_and_nothing_changes(ba
     optimizer = optim.SGD(made(backend, rng, dtype), lr=0.1, momentum=0.9)
     before = optimizer.state_dict()
     others = {
-        "SGD: the state has slots ['mean', 'square'] but takes ['momentum']": optim.Adam(made(backend, rng, dtype)),
-        "SGD: the state is of 1 groups and 2 parameters but takes 1 and 3": optim.SGD(
+        "SGD: the state's slots ['mean', 'square'] differ from ['momentum'] here": optim.Adam(
+            made(backend, rng, dtype)
+        ),
+        "SGD: the state's number of parameters 2 differ from 3 here": optim.SGD(
             made(backend, rng, dtype, SHAPES[:2]), lr=5, momentum=0.5
         ),
-        "SGD: momentum 2 has shape (4, 7) but takes (7, 4)": optim.SGD(
+        "SGD: the state's momentum has shapes [(3, 2, 5), (5,), (4, 7)] but takes [(3, 2, 5), (5,), (7, 4)]": optim.SGD(
             made(backend, rng, dtype, [*SHAPES[:2], (4, 7)]), lr=5, momentum=0.5
         ),
     }
     for message, other in others.items():
         with pytest.raises(ValueError, match=re.escape(message)):
             optimizer.load_state_dict(other.state_dict())
+    for broken in (
+        {},
+        {**before, "slots": {"momentum": before["slots"]["momentum"][:2]}},
+        {**before, "groups": [{**before["groups"][0], "lr": -5}]},
+        {**before, "groups": [{"lr": 0.1}]},
+        {**before, "options": {"clip_norm": 1.0, "nesterov": False}},
+    ):
+        with pytest.raises(ValueError, match="^SGD: "):
+            optimizer.load_state_dict(broken)
     after = optimizer.state_dict()
     assert after["groups"] == before["groups"]
     assert after["steps"] == before["steps"]
@@ -300,3 +311,18 @@ def test_a_norm_that_is_not_a_number_is_not_clipped_away(rng):
     (weight * np.float32(np.nan)).sum().backward()
     optimizer.step()
     assert np.isnan(optimizer.grad_norm).all()
+
+
+def test_released_parameters_go_on_under_another_optimizer(backend, dtype, rng):
+    (weight,) = made(backend, rng, dtype, [(3,)])
+    first = optim.SGD([weight], lr=0.5)
+    weight.sum().backward()
+    first.step()
+    values = weight.numpy().copy()
+    first.release()
+    np.testing.assert_array_equal(weight.numpy(), values)
+    second = optim.SGD([weight], lr=0.25)
+    second.zero_grad()
+    weight.sum().backward()
+    second.step()
+    np.testing.assert_allclose(weight.numpy(), values - 0.25, rtol=1e-6)

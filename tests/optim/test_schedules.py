@@ -67,7 +67,17 @@ def test_the_state_goes_round():
     other.load_state_dict(one.state_dict())
     assert walk(one, 4) == walk(other, 4)
     with pytest.raises(ValueError, match="CosineLR: the state is of 1 groups, not 2"):
-        optim.CosineLR(optimizer(0.1, 0.2), total=3).load_state_dict(one.state_dict())
+        optim.CosineLR(optimizer(0.1, 0.2), total=9).load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match=r"CosineLR: the state is of \{'total': 9, .*, not \{'total': 3, "):
+        optim.CosineLR(optimizer(0.5), total=3).load_state_dict(one.state_dict())
+
+
+def test_the_state_brings_the_first_rates_with_it():
+    one = optim.StepLR(optimizer(0.5), size=2)
+    other = optim.StepLR(optimizer(0.1), size=2)
+    walk(one, 1)
+    other.load_state_dict(one.state_dict())
+    assert walk(one, 4) == walk(other, 4)
 
 
 @pytest.mark.parametrize(

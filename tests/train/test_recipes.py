@@ -64,15 +64,18 @@ def test_only_training_images_are_augmented():
 
 @pytest.mark.slow
 def test_the_recipe_for_digits_reaches_its_accuracy():
-    gp.seed(0)
-    recipe = recipes.recipe("digits")
-    train, test = recipes.load_dataset("digits")
-    train_loader, test_loader = recipes.make_loaders(recipe, train, test)
-    model = recipes.make_model(recipe, (8, 8, 1), 10)
-    optimizer = recipes.make_optimizer(recipe, model.parameters())
-    schedule = recipes.make_schedule(recipe, optimizer, recipe.epochs * len(train_loader))
-    trainer = Trainer(
-        model, optimizer, loss=recipes.make_loss(recipe), schedule=schedule, backend="numpy", progress=False
-    )
-    trainer.fit(train_loader, recipe.epochs)
-    assert trainer.evaluate(test_loader)["accuracy"] >= 0.98
+    accuracies = []
+    for seed in range(5):
+        gp.seed(seed)
+        recipe = recipes.recipe("digits")
+        train, test = recipes.load_dataset("digits")
+        train_loader, test_loader = recipes.make_loaders(recipe, train, test)
+        model = recipes.make_model(recipe, (8, 8, 1), 10)
+        optimizer = recipes.make_optimizer(recipe, model.parameters())
+        schedule = recipes.make_schedule(recipe, optimizer, recipe.epochs * len(train_loader))
+        trainer = Trainer(
+            model, optimizer, loss=recipes.make_loss(recipe), schedule=schedule, backend="numpy", progress=False
+        )
+        trainer.fit(train_loader, recipe.epochs)
+        accuracies.append(trainer.evaluate(test_loader)["accuracy"])
+    assert np.mean(accuracies) >= 0.986, accuracies
