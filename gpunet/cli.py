@@ -56,6 +56,8 @@ def train(arguments: Namespace) -> int:
     """Train a network, and say how well it does on the test images."""
     if not 0 <= arguments.valid < 1:
         raise ValueError(f"--valid is {arguments.valid} but must be at least 0 and below 1")
+    if arguments.image_size and arguments.dataset in recipes.DATASETS:
+        raise ValueError(f"--image-size scales the images of a folder, not {arguments.dataset}'s")
     gpunet.seed(arguments.seed)
     recipe = _recipe(arguments)
     backend = get_backend(arguments.backend)
@@ -130,7 +132,7 @@ def summary(arguments: Namespace) -> int:
 def info(arguments: Namespace) -> int:
     """Versions, backends and devices; where there is no GPU, why."""
     print(f"gpunet {gpunet.__version__}, Python {sys.version.split()[0]}")
-    for package in ("numpy", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "cupy"):
+    for package in ("numpy", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "cupy", "cuda-bindings"):
         if version := _version(package):
             print(f"{package} {version}")
     print(f"auto is {get_backend('auto').name}")
@@ -144,7 +146,11 @@ def info(arguments: Namespace) -> int:
 
 
 def kernels(arguments: Namespace) -> int:
-    """Compile every CUDA kernel, and show registers, shared memory and spills; needs no GPU."""
+    """Compile every CUDA kernel, and show registers, shared memory and spills; or run one with ``--run``. Needs no GPU."""
+    if arguments.kernel:
+        from gpunet.cuda.emulator.command import run_kernel
+
+        return run_kernel(arguments)
     from gpunet.cuda import gate
 
     return gate.print_table(arguments.arch or gate.ARCHITECTURES)
@@ -256,7 +262,7 @@ def _parser() -> ArgumentParser:
     on_images = _command(commands, "predict", predict)
     on_images.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
     on_images.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    on_images.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, reference or auto")
+    on_images.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, emulated, reference or auto")
     table = _command(commands, "summary", summary)
     table.add_argument("model", choices=recipes.MODELS)
     table.add_argument("--input", type=_extents(3), default=(28, 28, 1), metavar="HxWxC", help="default 28x28x1")
@@ -264,6 +270,7 @@ def _parser() -> ArgumentParser:
     _command(commands, "info", info)
     gate = _command(commands, "kernels", kernels)
     gate.add_argument("--arch", action="append", metavar="sm_90", help="only this architecture; may be repeated")
+    _add_run(gate)
     _command(commands, "bench", bench)
     return parser
 
@@ -299,8 +306,25 @@ def _add_train(parser: ArgumentParser) -> None:
     _add_places(parser)
 
 
+def _add_run(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("running a kernel on the CPU")
+    add = group.add_argument
+    add("--run", nargs=2, dest="kernel", metavar=("FILE.cu", "KERNEL"), help='as in scale.cu "scale<float>"')
+    add("--grid", default="1", metavar="X[xYxZ]", help="blocks; default 1")
+    add("--block", default="256", metavar="X[xYxZ]", help="threads of a block; default 256")
+    add(
+        "--arg", action="append", default=[], metavar="VALUE",
+        help="for each parameter in order: a number, none, a struct as JSON, FILE.npy, or an array as DTYPE:SHAPE:CONTENT, "
+        "CONTENT being random, zeros, ones, arange or empty, as in float32:64x3:random",
+    )  # fmt: skip
+    add("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory")
+    add("--checked", action="store_true", help="check every access: bounds, alignment, uninitialised reads, races")
+    add("--schedule", default="fifo", help="fifo, lifo or random:SEED; default fifo")
+    add("--save", type=Path, metavar="FILE.npz", help="write every array after the run")
+
+
 def _add_places(parser: ArgumentParser) -> None:
-    parser.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, reference or auto")
+    parser.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, emulated, reference or auto")
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where public data sets are")
 
 

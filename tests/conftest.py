@@ -7,7 +7,7 @@ import pytest
 import gpunet as gp
 from gpunet.backends import get_backend, why_unavailable
 
-BACKENDS = ["reference", "numpy"]
+BACKENDS = ["reference", "numpy", "emulated"]
 
 hypothesis.settings.register_profile(
     "gpunet", derandomize=True, database=None, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -8,28 +8,31 @@ from functools import cache
 from gpunet.backends.base import Backend
 from gpunet.errors import BackendError
 
-NAMES = ("reference", "numpy", "cuda")
+NAMES = ("reference", "numpy", "emulated", "cuda")
 
 
 def get_backend(name: str | Backend = "auto") -> Backend:
     """The backend of a name; one object a name, so that backends compare by identity.
 
     Args:
-        name: ``"reference"``, ``"numpy"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: what the environment variable
-            ``GPUNET_BACKEND`` names, else CUDA if a GPU answers, else NumPy. A `Backend` is returned as it is.
+        name: ``"reference"``, ``"numpy"``, ``"emulated"`` (the CUDA kernels on this machine's CPU), ``"cuda"``, ``"cuda:1"``,
+            or ``"auto"``: what the environment variable ``GPUNET_BACKEND`` names, else CUDA if a GPU answers, else NumPy.
+            A `Backend` is returned as it is.
     Raises:
         ValueError: a name that is none of these.
-        BackendError: CUDA without CuPy, driver or device; the message says which and how to install it.
+        BackendError: CUDA without CuPy, driver or device, or the emulator without what compiles for it; the message says
+            which and how to install it.
     """
     if isinstance(name, Backend):
         return name
-    if name == "auto":
-        name = os.environ.get("GPUNET_BACKEND", "auto")
+    asked = "name"
+    if name == "auto" and "GPUNET_BACKEND" in os.environ:
+        asked, name = "GPUNET_BACKEND", os.environ["GPUNET_BACKEND"]
     if name == "auto":
         name = "numpy" if why_unavailable("cuda") else "cuda"
     kind, _, device = str(name).partition(":")
     if kind not in NAMES or (device and (kind != "cuda" or not device.isdecimal())):
-        raise ValueError(f'get_backend: name is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
+        raise ValueError(f'get_backend: {asked} is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
     return _make(kind, int(device or 0))
 
 
@@ -40,6 +43,10 @@ def available_backends() -> list[str]:
 
 def why_unavailable(name: str) -> str:
     """Why a backend cannot be used here and what to do about it; empty where it can."""
+    if name == "emulated":
+        from gpunet.cuda.emulator import why_unavailable as why_no_emulator
+
+        return why_no_emulator()
     if name != "cuda":
         return ""
     from gpunet.cuda.cupy_arrays import why_unavailable as why_no_cuda
@@ -60,9 +67,9 @@ def _make(kind: str, device: int) -> Backend:
     why = why_unavailable(kind)
     if why:
         raise BackendError(why)
-    from gpunet.backends.cuda import cuda_backend
+    from gpunet.backends.cuda import cuda_backend, emulated_backend
 
-    return cuda_backend(device)
+    return emulated_backend() if kind == "emulated" else cuda_backend(device)
 
 
 __all__ = ["Backend", "available_backends", "get_backend", "why_unavailable"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_training import CudaTraining
 from gpunet.cuda.instantiations import CONV_TILES, MASKS, MATMUL_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
+
+if TYPE_CHECKING:
+    from gpunet.cuda.emulator.launcher import Settings
 
 Tile = tuple[int, int, int, int, int]
 """(TM, TN, RM, RN, V): see gpunet.cuda.instantiations."""
@@ -104,7 +107,11 @@ class CudaBackend(CudaMovement, CudaTraining):
             "conv2d_weight_grad", dy=(dy, g.y_shape), x=(x, g.x_shape), gate=(gate_y, g.y_shape),
             out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)),
         )  # fmt: skip
-        _check_accumulate("conv2d_weight_grad", accumulate, out if not bias or bias_out is not None else None)
+        _check_accumulate("conv2d_weight_grad", accumulate, bias_out if out is None and bias else out)
+        if accumulate and out is None:  # only one of them adds to something: to the other's zeros
+            out = self.full(g.w_shape, 0.0, np.float32)
+        if accumulate and bias and bias_out is None:
+            bias_out = self.full((g.filters,), 0.0, np.float32)
         dw = self._out("conv2d_weight_grad", out, g.w_shape)
         db = self._out("conv2d_weight_grad", bias_out, (g.filters,)) if bias else None
         common = geometry_fields(g), activation_fields(gate_activation)
@@ -249,3 +256,17 @@ def cuda_backend(device: int = 0) -> CudaBackend:
 
     arrays = CupyArrays(device)
     return CudaBackend(arrays, CupyLauncher(device, arrays.owns))
+
+
+def emulated_backend(settings: Settings | None = None) -> CudaBackend:
+    """The backend of a new emulated device, on this machine's CPU.
+
+    Args:
+        settings: how kernels are run; what the environment says if None.
+    """
+    from gpunet.cuda.emulator.arrays import EmulatedArrays
+    from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
+
+    settings = settings or Settings.from_environment()
+    arrays = EmulatedArrays(track=settings.checked, properties=settings.describe())
+    return CudaBackend(arrays, EmulatedLauncher(arrays, settings), name="emulated")

@@ -28,12 +28,13 @@ class CudaDevice(Backend, ABC):
         arrays: where the arrays live.
         launcher: what runs a kernel on them.
         simple: run the simple variant of every kernel that has two, the one to read; for tests.
+        name: the backend's.
     """
 
-    name = "cuda"
     dtypes = ("float32",)
 
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False):
+    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
+        self.name = name
         self.arrays = arrays
         self.launcher = launcher
         self.simple = simple

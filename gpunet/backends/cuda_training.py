@@ -24,8 +24,8 @@ TABLES = 64
 class CudaTraining(CudaDevice, ABC):
     """Primitives of kernels/activation.cu, softmax.cu, sigmoid_cross_entropy.cu, random.cu and optimizer.cu."""
 
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False):
-        super().__init__(arrays, launcher, simple=simple)
+    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
+        super().__init__(arrays, launcher, simple=simple, name=name)
         self._tables: OrderedDict[bytes, Array] = OrderedDict()
 
     # ---- activations, softmax, losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 from gpunet.cuda import signature, source
@@ -38,15 +39,7 @@ class Launcher(ABC):
             TypeError: arguments that the kernel does not take.
             ValueError: an instance that is not listed, or extents beyond CUDA's limits.
         """
-        grid = (grid,) if isinstance(grid, int) else grid
-        block = (block,) if isinstance(block, int) else block
-        if not all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False)):
-            raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
-        threads = 1
-        for extent in block:
-            threads *= extent
-        if not 1 <= threads <= BLOCK_LIMIT:
-            raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
+        grid, block = check_extents(kernel, grid, block)
         file = file_of(kernel)
         self.run(file, kernel, grid, block, signature.bind(file, kernel, args, self.owns), shared)
 
@@ -55,6 +48,17 @@ class Launcher(ABC):
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
     ) -> None:
         """Run an instance with checked, packed arguments."""
+
+
+def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Grid and block as tuples; ValueError if they are beyond CUDA's limits."""
+    grid = (grid,) if isinstance(grid, int) else tuple(grid)
+    block = (block,) if isinstance(block, int) else tuple(block)
+    if not (len(grid) <= 3 and all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False))):
+        raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
+    if not (len(block) <= 3 and all(n >= 1 for n in block) and prod(block) <= BLOCK_LIMIT):
+        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
+    return grid, block
 
 
 class CupyLauncher(Launcher):

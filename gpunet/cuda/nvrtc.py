@@ -1,18 +1,25 @@
-"""Compiling with NVRTC, which needs no GPU: one file for one architecture, as CuPy compiles it.
+"""Compiling with NVRTC, which needs no GPU: one file for one architecture, with the options that CuPy compiles with.
 
-CuPy is imported only when something is compiled.
+The gate and the emulator compile here, with NVIDIA's own binding, which needs no CuPy; CuPy's launcher uses the same library
+and, as a test holds it to, the same options. The binding is imported only when something is compiled.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from gpunet.cuda import source
 from gpunet.errors import BackendError
+
+INSTALL = 'pip install "gpunet[emulator]" (or "gpunet[cuda13]", for a GPU too)'
 
 _ENTRY = re.compile(r"Compiling entry function '([^']+)'")
 _REGISTERS = re.compile(r"Used (\d+) registers")
@@ -46,21 +53,67 @@ class Compiled:
     """By name expression."""
 
 
+def why_unavailable() -> str:
+    """Why nothing can be compiled here and what to do about it, in one line; empty where it can."""
+    try:
+        _binding()
+        options()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
 @cache
 def options() -> tuple[str, ...]:
     """The options that CuPy compiles a RawModule with, without the architecture.
 
-    Raises:
-        BackendError: an include folder outside this Python environment: a system's CUDA would mix two releases.
-    """
-    from cupy._core import core
+    Where CuPy is installed, its headers are found before NVIDIA's, as it finds them.
 
-    found = core.assemble_cupy_compiler_options(())
-    for option in found:
-        if option.startswith("-I"):
-            check_include_folder(Path(option[2:]))
-    fixed = ("-std=c++17", "-ftz=true", "--device-as-default-execution-space")
-    return (*found, *(o for o in fixed if o not in found))
+    Raises:
+        BackendError: no CUDA headers, or an include folder outside this Python environment: a system's CUDA would mix
+            two releases.
+    """
+    folders: list[Path] = []
+    cupy = find_spec("cupy")
+    if cupy is not None and cupy.origin:
+        own = Path(cupy.origin).parent / "_core" / "include"
+        folders += [own / "cupy" / "_cccl" / part for part in ("cub", "thrust", "libcudacxx")]
+        folders.append(own)
+    folders.append(_headers())
+    for folder in folders:
+        check_include_folder(folder)
+    return (*(f"-I{f}" for f in folders), "-std=c++17", "-ftz=true", "--device-as-default-execution-space")
+
+
+def _headers() -> Path:
+    try:
+        from cuda.pathfinder import find_nvidia_header_directory
+    except ImportError as error:
+        raise BackendError(f"NVRTC needs cuda-pathfinder, which cannot be imported ({error}): {INSTALL}") from error
+    folder = find_nvidia_header_directory("cudart")
+    if folder is None:
+        raise BackendError(f"NVRTC needs the CUDA headers (nvidia-cuda-runtime), which are not installed: {INSTALL}")
+    return Path(folder)
+
+
+@cache
+def _binding() -> Any:
+    """The module cuda.bindings.nvrtc, once its library has answered."""
+    try:
+        from cuda.bindings import nvrtc
+    except ImportError as error:
+        raise BackendError(f"NVRTC needs cuda-bindings, which cannot be imported ({error}): {INSTALL}") from error
+    try:
+        nvrtc.nvrtcVersion()
+    except RuntimeError as error:  # the library is looked for at the first call
+        raise BackendError(f"NVRTC is not installed (nvidia-cuda-nvrtc): {INSTALL}") from error
+    return nvrtc
+
+
+def version() -> str:
+    """NVRTC's release, as in ``"13.0"``."""
+    _, major, minor = _binding().nvrtcVersion()
+    return f"{major}.{minor}"
 
 
 def check_include_folder(folder: Path) -> None:
@@ -69,11 +122,11 @@ def check_include_folder(folder: Path) -> None:
     if not any(place in folder.resolve().parents for place in places):
         raise BackendError(
             f"CUDA headers at {folder} lie outside this Python environment ({sys.prefix}), so releases could mix: "
-            'unset CUDA_PATH, or install them with pip install "gpunet[cuda13]"'
+            f"unset CUDA_PATH, or install them: {INSTALL}"
         )
 
 
-def compile_source(file: str, text: str, architecture: str, expressions: tuple[str, ...]) -> Compiled:
+def compile_source(file: str, text: str, architecture: str, expressions: Sequence[str]) -> Compiled:
     """Compile `text` for `architecture`, as in ``"sm_90"``.
 
     Args:
@@ -82,28 +135,76 @@ def compile_source(file: str, text: str, architecture: str, expressions: tuple[s
     Raises:
         CompileError: with the compiler's log.
     """
-    from cupy.cuda import nvrtc
-
-    program = nvrtc.createProgram(text, file, (), ())
-    try:
-        for expression in expressions:
-            nvrtc.addNameExpression(program, expression)
-        try:
-            nvrtc.compileProgram(program, (*options(), f"-arch={architecture}", "--ptxas-options=-v"))
-        except nvrtc.NVRTCError as error:
-            raise CompileError(f"{file} for {architecture}: {nvrtc.getProgramLog(program) or error}") from error
-        log = nvrtc.getProgramLog(program)
-        names = {e: nvrtc.getLoweredName(program, e) for e in expressions}
-        cubin = nvrtc.getCUBIN(program)
-    finally:
-        nvrtc.destroyProgram(program)
-    used = parse_log(log)
-    return Compiled(cubin, log, names, {e: used[name] for e, name in names.items()})
+    with _Program(file, text, expressions) as program:
+        program.compile(architecture, "--ptxas-options=-v")
+        names = program.names()
+        used = parse_log(program.log())
+        return Compiled(program.output("CUBIN"), program.log(), names, {e: used[name] for e, name in names.items()})
 
 
-def compile(file: str, architecture: str, expressions: tuple[str, ...]) -> Compiled:
+class _Program:
+    """One NVRTC program, destroyed at the end of a `with`."""
+
+    def __init__(self, file: str, text: str, expressions: Sequence[str]):
+        self.nvrtc, self.file, self.expressions = _binding(), file, tuple(expressions)
+        self.handle = self._call("CreateProgram", text.encode(), file.encode(), 0, [], [], handle=False)
+
+    def __enter__(self) -> _Program:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._call("DestroyProgram")
+
+    def compile(self, architecture: str, *extra: str) -> None:
+        for expression in self.expressions:
+            self._call("AddNameExpression", expression.encode())
+        chosen = [o.encode() for o in (*options(), f"-arch={architecture}", *extra)]
+        (status,) = self.nvrtc.nvrtcCompileProgram(self.handle, len(chosen), chosen)
+        if status:
+            raise CompileError(f"{self.file} for {architecture}: {self.log() or status.name}")
+
+    def names(self) -> dict[str, str]:
+        return {e: self._call("GetLoweredName", e.encode()).decode() for e in self.expressions}
+
+    def log(self) -> str:
+        return self.output("ProgramLog").rstrip(b"\0").decode()
+
+    def output(self, kind: str) -> bytes:
+        buffer = bytes(self._call(f"Get{kind}Size"))
+        self._call(f"Get{kind}", buffer)
+        return buffer
+
+    def _call(self, name: str, *args: Any, handle: bool = True) -> Any:
+        status, *result = getattr(self.nvrtc, f"nvrtc{name}")(*([self.handle] if handle else []), *args)
+        if status:
+            raise CompileError(f"{self.file}: nvrtc{name}: {status.name}")
+        return result[0] if result else None
+
+
+def compile(file: str, architecture: str, expressions: Sequence[str]) -> Compiled:
     """Compile one `.cu` file of the package; as :func:`compile_source`."""
     return compile_source(file, source.read(file), architecture, expressions)
+
+
+def to_ptx(file: str, text: str, architecture: str, expressions: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The PTX of some instances, with source lines, and the mangled name of each.
+
+    Args:
+        architecture: a virtual one, as in ``"compute_80"``.
+    Raises:
+        CompileError: with the compiler's log.
+        BackendError: NVRTC is missing.
+    """
+    with _Program(file, text, expressions) as program:
+        program.compile(architecture, "-lineinfo")
+        return program.output("PTX").rstrip(b"\0").decode(), program.names()
+
+
+@cache
+def releases() -> tuple[str, ...]:
+    """Installed versions of what PTX depends on: CuPy's options, NVRTC and the headers."""
+    found = (d for d in distributions() if re.match(r"cupy|nvidia[-_]cuda|cuda[-_]", d.metadata["Name"] or ""))
+    return tuple(sorted({f"{d.metadata['Name']} {d.version}" for d in found}))
 
 
 def parse_log(log: str) -> dict[str, Resources]:

@@ -18,10 +18,21 @@ import numpy as np
 from gpunet.cuda import source
 
 C_TYPES = {
-    "bool": "?", "char": "i1", "uint8": "u1", "uint16": "u2", "int": "i4", "uint32": "u4", "int64": "i8",
-    "uint64": "u8", "float": "f4", "double": "f8",
+    "bool": "?", "char": "i1", "uint8": "u1", "short": "i2", "uint16": "u2", "int": "i4", "uint32": "u4", "int64": "i8",
+    "uint64": "u8", "half": "f2", "float": "f4", "double": "f8",
 }  # fmt: skip
 """C type, as kernels/common.cuh names it, to NumPy dtype."""
+_SPELLINGS = [
+    (re.compile(rf"\b(?:{pattern})\b"), name)
+    for pattern, name in (
+        (r"unsigned\s+long\s+long(?:\s+int)?|unsigned\s+long(?:\s+int)?|size_t|uint64_t", "uint64"),
+        (r"long\s+long(?:\s+int)?|long(?:\s+int)?|int64_t|ptrdiff_t", "int64"),
+        (r"unsigned\s+char|uint8_t", "uint8"), (r"signed\s+char|int8_t", "char"),
+        (r"unsigned\s+short(?:\s+int)?|uint16_t", "uint16"), (r"short\s+int|int16_t", "short"),
+        (r"unsigned\s+int|unsigned|uint32_t", "uint32"), (r"signed\s+int|signed|int32_t", "int"), (r"__half", "half"),
+    )
+]  # fmt: skip
+"""Other spellings of the same types, which kernels from elsewhere use."""
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
@@ -76,7 +87,7 @@ def parse_kernels(text: str) -> dict[str, Declaration]:
 
 def parse_structs(text: str) -> dict[str, np.dtype]:
     """Every plain struct in a source whose members are numbers or fixed arrays of them."""
-    text = _COMMENT.sub(" ", text)
+    text = _spelled(_COMMENT.sub(" ", text))
     constants = dict(_DEFINE.findall(text))
     found = {}
     for name, body in _STRUCT.findall(text):
@@ -107,14 +118,25 @@ def parameters(file: str, expression: str) -> tuple[Parameter, ...]:
     Args:
         expression: the kernel's name with its template arguments, as in ``"fill<float>"``.
     """
+    return _parameters(file, expression, declarations(file), structs(file))
+
+
+def parse_parameters(file: str, text: str, expression: str) -> tuple[Parameter, ...]:
+    """As :func:`parameters`, of a source that is not among gpunet's; `file` is what messages call it."""
+    return _parameters(file, expression, parse_kernels(text), parse_structs(text))
+
+
+def _parameters(
+    file: str, expression: str, kernels: Mapping[str, Declaration], structs: Mapping[str, np.dtype]
+) -> tuple[Parameter, ...]:
     name, values = split_expression(expression)
-    declaration = declarations(file).get(name)
+    declaration = kernels.get(name)
     if declaration is None:
         raise ValueError(f"{file} has no kernel {name}")
     if len(values) != len(declaration.template):
         raise ValueError(f"{name} takes the template arguments {declaration.template}, got {expression}")
-    known = dict(zip(declaration.template, values, strict=True))
-    return tuple(_parameter(file, expression, text, known) for text in declaration.parameters)
+    known = dict(zip(declaration.template, map(_spelled, values), strict=True))
+    return tuple(_parameter(file, expression, text, known, structs) for text in declaration.parameters)
 
 
 def bind(file: str, expression: str, args: Sequence[Any], owns: Callable[[object], bool]) -> list[Any]:
@@ -128,7 +150,13 @@ def bind(file: str, expression: str, args: Sequence[Any], owns: Callable[[object
         TypeError: a wrong count, kind, dtype or device, a value that its type cannot hold, or a non-contiguous array;
             the message names the kernel and the parameter.
     """
-    expected = parameters(file, expression)
+    return bind_to(parameters(file, expression), expression, args, owns)
+
+
+def bind_to(
+    expected: Sequence[Parameter], expression: str, args: Sequence[Any], owns: Callable[[object], bool]
+) -> list[Any]:
+    """As :func:`bind`, to parameters that are known."""
     if len(args) != len(expected):
         names = ", ".join(p.name for p in expected)
         raise TypeError(f"{expression}: takes {len(expected)} arguments ({names}), got {len(args)}")
@@ -182,15 +210,23 @@ def _bind_struct(expression: str, p: Parameter, value: Any) -> np.ndarray:
     return record
 
 
-def _parameter(file: str, expression: str, text: str, template: dict[str, str]) -> Parameter:
-    kind, _, name = _QUALIFIERS.sub(" ", text).replace("*", " * ").rstrip().rpartition(" ")
+def _parameter(
+    file: str, expression: str, text: str, template: Mapping[str, str], structs: Mapping[str, np.dtype]
+) -> Parameter:
+    kind, _, name = _spelled(_QUALIFIERS.sub(" ", text)).replace("*", " * ").rstrip().rpartition(" ")
     words = kind.split()
     base = template.get(words[0], words[0])
-    dtype = np.dtype(C_TYPES[base]) if base in C_TYPES else structs(file).get(base)
+    dtype = np.dtype(C_TYPES[base]) if base in C_TYPES else structs.get(base)
     if dtype is None or words[1:] not in ([], ["*"]):
         raise ValueError(f"{file}: {expression}: cannot read the parameter {text!r}")
     qualifiers = _QUALIFIERS.findall(text)
     return Parameter(name, dtype, "*" in words, "OR_NULL" in qualifiers, "const" in qualifiers)
+
+
+def _spelled(text: str) -> str:
+    for pattern, name in _SPELLINGS:
+        text = pattern.sub(name, text)
+    return text
 
 
 def _split(text: str) -> list[str]:

@@ -39,18 +39,24 @@ def read(file: str) -> str:
 
     `#line` keeps the compiler's messages pointing at the files that a reader opens.
     """
-    return _inline(kernels_folder(), file, set())
+    return _inline((kernels_folder(),), file, set())
 
 
-def _inline(folder: Path, file: str, seen: set[str]) -> str:
+def read_path(path: Path) -> str:
+    """As :func:`read`, for a file anywhere; its headers are looked for beside it, then among gpunet's."""
+    return _inline((path.parent, kernels_folder()), path.name, set())
+
+
+def _inline(folders: tuple[Path, ...], file: str, seen: set[str]) -> str:
     seen.add(file)
     lines = [f'#line 1 "{file}"']
-    for number, line in enumerate((folder / file).read_text(encoding="utf-8").splitlines(), start=1):
+    path = next((found for folder in folders if (found := folder / file).is_file()), folders[0] / file)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         include = _INCLUDE.match(line)
         if include is None:
             lines.append(line)
         elif include[1] in seen:
             lines.append("")
         else:
-            lines += [_inline(folder, include[1], seen), f'#line {number + 1} "{file}"']
+            lines += [_inline(folders, include[1], seen), f'#line {number + 1} "{file}"']
     return "\n".join(lines)

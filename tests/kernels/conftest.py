@@ -1,22 +1,21 @@
-"""One body of tests for every CUDA backend of this machine; skipped with the reason where there is none."""
+"""One body of tests for a GPU and for the emulated device; skipped with the reason where one cannot run."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from gpunet.backends import get_backend
+from gpunet.backends import get_backend, why_unavailable
 from gpunet.backends.cuda import CudaBackend
 from gpunet.backends.reference import ReferenceBackend
-from gpunet.errors import BackendError
 
 
-@pytest.fixture(scope="session")
-def cuda_backend() -> CudaBackend:
-    try:
-        return get_backend("cuda")
-    except BackendError as error:
-        pytest.skip(str(error))
+@pytest.fixture(scope="session", params=["emulated", "cuda"])
+def cuda_backend(request: pytest.FixtureRequest) -> CudaBackend:
+    why = why_unavailable(request.param)
+    if why:
+        pytest.skip(why)
+    return get_backend(request.param)
 
 
 @pytest.fixture(params=["fast", "simple"])
@@ -24,7 +23,7 @@ def device_backend(request: pytest.FixtureRequest, cuda_backend: CudaBackend) ->
     """The CUDA backend with the kernels it chooses, and with the simple variant of each."""
     if request.param == "fast":
         return cuda_backend
-    return CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True)
+    return CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True, name=cuda_backend.name)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from gpunet.cuda import gate, nvrtc
@@ -7,13 +9,9 @@ from gpunet.errors import BackendError
 
 @pytest.fixture(scope="module", autouse=True)
 def compiler():
-    pytest.importorskip("cupy", reason="CuPy is not installed, and NVRTC is reached through it")
-    from cupy.cuda import nvrtc as binding
-
-    try:
-        binding.getVersion()
-    except RuntimeError as error:
-        pytest.skip(f"NVRTC is not installed: {error}")
+    why = nvrtc.why_unavailable()
+    if why:
+        pytest.skip(why)
 
 
 @pytest.mark.slow
@@ -61,3 +59,48 @@ def test_headers_outside_the_environment_are_refused(tmp_path):
     with pytest.raises(BackendError, match="outside this Python environment"):
         nvrtc.check_include_folder(tmp_path)
     assert nvrtc.options()
+
+
+def test_the_options_are_those_that_cupy_compiles_with():
+    core = pytest.importorskip("cupy._core.core", reason="CuPy is not installed")
+    theirs = [option.replace("--std", "-std") for option in core.assemble_cupy_compiler_options(())]
+    fixed = [
+        "-std=c++17",
+        "-ftz=true",
+        "--device-as-default-execution-space",
+    ]  # the last two it adds to every RawModule
+    assert list(nvrtc.options()) == [o for o in theirs if o.startswith("-I")] + fixed
+    assert [o for o in theirs if not o.startswith("-I")] == ["-std=c++17"]
+
+
+def test_cupy_and_the_gate_use_one_library():
+    cupy_nvrtc = pytest.importorskip("cupy.cuda.nvrtc", reason="CuPy is not installed")
+    assert nvrtc.version() == "{}.{}".format(*cupy_nvrtc.getVersion())
+
+
+def test_headers_are_found_without_cupy(monkeypatch):
+    nvrtc.options.cache_clear()
+    monkeypatch.setattr(nvrtc, "find_spec", lambda name: None)
+    try:
+        (include, *_) = nvrtc.options()
+        assert include.startswith("-I")
+        assert nvrtc.compile_source("k.cu", "__global__ void k(float* x) { x[0] = 1; }", "sm_90", ("k",)).cubin
+    finally:
+        nvrtc.options.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [("cuda.bindings", "NVRTC needs cuda-bindings"), ("cuda.pathfinder", "NVRTC needs cuda-pathfinder")],
+)
+def test_what_is_missing_is_named(monkeypatch, module, message):
+    nvrtc.options.cache_clear()
+    nvrtc._binding.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    try:
+        why = nvrtc.why_unavailable()
+    finally:
+        nvrtc._binding.cache_clear()
+    assert why.startswith(message)
+    assert 'pip install "gpunet[emulator]"' in why
+    assert "\n" not in why

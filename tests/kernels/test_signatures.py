@@ -99,3 +99,18 @@ def test_a_kernel_that_is_not_listed_is_refused():
 def test_extents_beyond_cudas_limits_are_refused(grid, block):
     with pytest.raises(ValueError, match="is not within"):
         recording_backend().launcher.launch("fill<float>", grid, block, [np.zeros(3, np.float32), 3, 0.0])
+
+
+def test_other_spellings_of_a_type_are_read():
+    text = """struct Odd { long long first; unsigned short second[2]; };
+    template <class T> __global__ void __launch_bounds__(64) k(
+        const unsigned char* a, T const* b, unsigned long long *c, __half* d, size_t e, unsigned f, uint32_t g, Odd h) {}"""
+    parameters = signature.parse_parameters("k.cu", text, "k<unsigned int>")
+    assert [p.dtype.name for p in parameters[:-1]] == [
+        "uint8", "uint32", "uint64", "float16", "uint64", "uint32", "uint32",
+    ]  # fmt: skip
+    assert parameters[-1].dtype.fields["first"][0] == np.int64
+    assert parameters[-1].dtype["second"].shape == (2,)
+    assert [p.is_const for p in parameters] == [True, True] + [False] * 6
+    with pytest.raises(ValueError, match=r"k\.cu: k<int, int>: |takes the template arguments"):
+        signature.parse_parameters("k.cu", text, "k<int, int>")

@@ -1,4 +1,4 @@
-// The machine: fibers, the scheduler, barriers, copies in flight, and a launch.
+// The machine: the scheduler, barriers, warp operations' waits, and a launch.
 //
 // Every thread of a block runs until it must wait; then the next runnable one is switched to directly. A warp operation is
 // computed by the last of its lanes to arrive, a barrier is opened by the last thread; when nothing can run and not all
@@ -6,114 +6,14 @@
 // entry's table; machine.py puts in file and line).
 #include "state.hpp"
 
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
-
-#if !defined(__x86_64__) || !defined(__linux__)
-#error "the emulated machine needs Linux on x86-64"
-#endif
 
 namespace emu {
 
 State state;
-
-// ---- fibers. emu_switch saves the callee-saved registers on this stack, its top in *from, and goes on at `to`.
-extern "C" void emu_switch(void** from, void* to);
-asm(R"(
-.text
-.globl emu_switch
-.hidden emu_switch
-.type emu_switch, @function
-emu_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-.size emu_switch, .-emu_switch
-)");
-
-static char* stacks;
-static size_t stack_size, stack_count;
-static const size_t GUARD = 4096;
-static char signal_stack[65536];
-
-static bool reserve_stacks(size_t count, size_t size) {
-    size = (size + 65536 + 4095) / 4096 * 4096;
-    if (count <= stack_count && size <= stack_size) return true;
-    if (stacks) munmap(stacks, stack_count * stack_size);
-    stack_count = count > stack_count ? count : stack_count;
-    stack_size = size > stack_size ? size : stack_size;
-    void* at = mmap(nullptr, stack_count * stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) return stacks = nullptr, stack_count = stack_size = 0, false;
-    stacks = (char*)at;
-    for (size_t i = 0; i < stack_count; ++i) mprotect(stacks + i * stack_size, GUARD, PROT_NONE);
-    return true;
-}
-
-// A stack that starts `body` when it is switched to. Tops are spread over the cache's sets: without that the hot ends of
-// all stacks would fall into the same ones.
-static void* fresh_stack(u32 i, void (*body)()) {
-    char* top = stacks + (i + 1) * stack_size - 64 - (i % 61) * 192;
-    void** sp = (void**)((u64)top & ~63ull);
-    *--sp = nullptr;         // where `body` would return to; keeps its stack aligned as after a call
-    *--sp = (void*)body;
-    for (int r = 0; r < 6; ++r) *--sp = nullptr;
-    return sp;
-}
-
-static void leave() {  // back to emu_launch; this stack is not needed again
-    void* unused;
-    emu_switch(&unused, state.main_sp);
-    __builtin_unreachable();
-}
-
-void fault(Thread* t, const char* kind, u32 site, const char* format, ...) {
-    Launch& l = *state.launch;
-    if (!l.faulted) {
-        l.faulted = 1, l.site = site;
-        memcpy(l.at_block, state.ctaid, sizeof l.at_block);
-        if (t) memcpy(l.at_thread, t->tid, sizeof l.at_thread);
-        else l.at_thread[0] = ~0u;
-        snprintf(l.kind, sizeof l.kind, "%s", kind);
-        va_list rest;
-        va_start(rest, format);
-        vsnprintf(l.detail, sizeof l.detail, format, rest);
-        va_end(rest);
-    }
-    leave();
-    __builtin_unreachable();
-}
-
-// ---- a plain launch does not look at addresses: the host's memory protection does, where it reaches
-static u64 bad_address;
-
-static void land() {
-    fault(state.current, "out of bounds", NO_SITE, "an access to address 0x%llx, which is not mapped (a checked launch "
-          "names the line)", (unsigned long long)bad_address);
-}
-
-static void on_signal(int, siginfo_t* info, void* context) {
-    greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
-    bad_address = (u64)info->si_addr;
-    registers[REG_RSP] = (registers[REG_RSP] & ~15ll) - 8 - 4096;  // past the red zone, as after a call
-    registers[REG_RIP] = (greg_t)land;
-}
 
 // ---- the scheduler
 static u64 draw() {  // SplitMix64
@@ -149,9 +49,10 @@ static void set_ready(Thread* t) {
     t->state = RUNNABLE;
     state.ready[t->warp] |= 1u << t->lane;
     state.waiting[t->warp] &= ~(1u << t->lane);
+    state.at_barrier[t->warp] &= ~(1u << t->lane);
 }
 
-static void progress() { state.slices = state.yields = 0; }
+void progress() { state.slices = state.yields = 0; }
 
 // Lanes of a warp where nothing can run any more, gathered at the same __activemask().
 static bool gather() {
@@ -175,20 +76,26 @@ static bool gather() {
     return found;
 }
 
+static u32 state_of(const Thread& t) {
+    if (state.done[t.warp] >> t.lane & 1) return DONE;
+    return state.waiting[t.warp] >> t.lane & 1 ? t.state : (u32)RUNNABLE;
+}
+
 static int describe(char* text, int size) {
     int used = 0;
     for (u32 w = 0; w < state.warps && used < size - 80; ++w) {
         used += snprintf(text + used, size - used, "%swarp %u", w ? "; " : "", w);
         for (u32 left = state.exist[w]; left && used < size - 80;) {
             const Thread& first = state.thread[w * 32 + __builtin_ctz(left)];
+            const u32 why = state_of(first);
             u32 same = 0;
             for (u32 rest = left; rest; rest &= rest - 1) {
                 const Thread& other = state.thread[w * 32 + __builtin_ctz(rest)];
-                if (other.state == first.state && (first.state == DONE || other.site == first.site)) same |= 1u << other.lane;
+                if (state_of(other) == why && (why == DONE || other.site == first.site)) same |= 1u << other.lane;
             }
             const u32 count = __builtin_popcount(same);
-            const char* what = first.state == AT_BARRIER ? "at the barrier" : first.state == AT_WARP ? kind_name(first.kind) : "running";
-            if (first.state == DONE) used += snprintf(text + used, size - used, " %u returned", count);
+            const char* what = why == AT_BARRIER ? "at the barrier" : why == AT_WARP ? kind_name(first.kind) : "running";
+            if (why == DONE) used += snprintf(text + used, size - used, " %u returned", count);
             else used += snprintf(text + used, size - used, " %u %s @%u@", count, what, first.site);
             left &= ~same;
         }
@@ -203,8 +110,8 @@ static int describe(char* text, int size) {
     bool exited_full = false;
     for (u32 i = 0; i < state.threads_count; ++i) {
         Thread& t = state.thread[i];
-        if (t.state == AT_BARRIER && !at_barrier) at_barrier = &t;
-        if (t.state == AT_WARP && !at_warp) at_warp = &t;
+        if (state_of(t) == AT_BARRIER && !at_barrier) at_barrier = &t;
+        if (state_of(t) == AT_WARP && !at_warp) at_warp = &t;
     }
     exited_full = at_barrier && state.done_count;
     Thread* t = at_barrier ? at_barrier : at_warp;
@@ -212,9 +119,16 @@ static int describe(char* text, int size) {
     fault(t, "divergent barrier", t->site, "threads wait in different places: %s", where);
 }
 
+static inline void switch_to(Thread* t, Thread* next) {
+    if (next == t) return;
+    state.current = next;
+    emu_switch(&t->sp, next->sp);
+}
+
 // Give the processor to the next runnable thread; returns when this one runs again. A thread that is done never does.
 static void switch_away(Thread* t) {
-    Thread* next = pick();
+    const u32 own = state.ready[t->warp];  // the rest of its warp first
+    Thread* next = own ? &state.thread[t->warp * 32 + (state.backward ? 31 - __builtin_clz(own) : __builtin_ctz(own))] : pick();
     while (!next) {
         for (u32 w = 0; w < state.warps; ++w) {  // who gave way comes again when nobody else can run
             for (u32 left = state.yielded[w]; left; left &= left - 1) state.thread[w * 32 + __builtin_ctz(left)].state = RUNNABLE;
@@ -225,9 +139,7 @@ static void switch_away(Thread* t) {
         if (!gather()) stuck();
         next = pick();
     }
-    if (next == t) return;
-    state.current = next;
-    emu_switch(&t->sp, next->sp);
+    switch_to(t, next);
 }
 
 static void wait_here(Thread* t, ThreadState why, u32 site) {
@@ -253,53 +165,67 @@ static void fiber_main() {
 }
 
 // ---- what a thread waits for
-extern "C" u32 emu_barrier(Machine*, Thread* t, u32 id, u32 count, u32 op, u32 predicate, u32 aligned, u32 site) {
-    const u32 whole = state.warps * 32;  // a warp that is not full counts as one
-    const u32 expected = count ? count : whole;
+static void open_barrier(Barrier& b, u32 id, bool whole) {
+    const u64 object = ~(u64)id;  // for the order that checks keep; mbarriers have their addresses
+    const u32 results[5] = {0, 0, b.popc, b.all, b.any};
+    if (whole && !b.reduces) {
+        for (u32 w = 0; w < state.warps; ++w) state.ready[w] = state.exist[w], state.waiting[w] = state.at_barrier[w] = 0;
+        if (state.launch->checked) shadow_full_barrier();
+    } else {
+        if (state.launch->checked && whole) shadow_full_barrier();
+        for (u32 pass = 0; pass < 3; ++pass)
+            for (u32 i = 0; i < state.threads_count; ++i) {
+                Thread& member = state.thread[i];
+                if (!(state.waiting[member.warp] >> member.lane & 1) || member.state != AT_BARRIER || member.barrier != id) continue;
+                if (pass == 2) {
+                    memcpy(member.out, results, sizeof results);
+                    set_ready(&member);
+                } else if (state.launch->checked && !whole) {
+                    (pass ? shadow_acquire : shadow_release)(&member, object);
+                }
+            }
+        if (state.launch->checked) shadow_forget(object);
+    }
+    b.arrived = 0;
+    ++state.barriers;
+    progress();
+    reorder(true);
+}
+
+extern "C" u32 emu_barrier(Thread* t, u32 id, u32 count, u32 how, u32 site) {
+    const u32 all = state.warps * 32, expected = count ? count : all, op = how & 15, bit = 1u << t->lane, w = t->warp;
+    const u32 predicate = how & PREDICATE ? 1 : 0;
     if (id > 15) fault(t, "divergent barrier", site, "barrier %u: there are 16", id);
     if (expected % 32) fault(t, "divergent barrier", site, "barrier %u for %u threads, not a multiple of 32", id, expected);
     Barrier& b = state.barrier[id];
-    if (b.arrived && b.expected != expected)
+    if (!b.arrived) b = {0, expected, 0, 1, 0, 0, 0};
+    if (b.expected != expected)
         fault(t, "divergent barrier", site, "barrier %u for %u threads, for %u by those that wait", id, expected, b.expected);
-    if (aligned)
-        for (u32 left = state.waiting[t->warp]; left; left &= left - 1) {
-            const Thread& other = state.thread[t->warp * 32 + __builtin_ctz(left)];
-            if (other.state == AT_BARRIER && (other.barrier != id || other.kind != site))
-                fault(t, "divergent barrier", site, "lane %u of the same warp waits at another barrier, @%u@", other.lane, other.site);
-        }
-    if (!b.arrived) b.expected = expected, b.popc = 0, b.all = 1, b.any = 0, b.arrives = 0;
-    const u32 missing = t->lane == 0 ? 32 - __builtin_popcount(state.exist[t->warp]) : 0;
-    b.arrived += 1 + missing;
-    b.popc += predicate, b.all &= predicate, b.any |= predicate;
-    b.arrives += op == BAR_ARRIVE;
-    const u32 result = op == BAR_POPC ? 0 : op == BAR_AND ? 1 : 2;
-    if (state.launch->checked && (b.expected != whole || b.arrives)) shadow_release(t, 16 * 1024 * 1024 + id);
-    t->barrier = id, t->kind = site;
-    if (b.arrived < b.expected) {
-        if (op == BAR_ARRIVE) return 0;
-        wait_here(t, AT_BARRIER, site);
-    } else {
-        const u32 results[3] = {b.popc, b.all, b.any};
-        if (op != BAR_ARRIVE) t->state = AT_BARRIER;
-        if (state.launch->checked && b.expected == whole && !b.arrives) shadow_full_barrier();
-        else if (state.launch->checked)
-            for (u32 i = 0; i < state.threads_count; ++i)
-                if (state.thread[i].state == AT_BARRIER && state.thread[i].barrier == id)
-                    shadow_acquire(&state.thread[i], 16 * 1024 * 1024 + id);
-        for (u32 i = 0; i < state.threads_count; ++i) {
-            Thread& member = state.thread[i];
-            if (member.state != AT_BARRIER || member.barrier != id) continue;
-            set_ready(&member);
-            memcpy(member.out, results, sizeof results);
-        }
-        b.arrived = 0;
-        ++state.barriers;
-        progress();
-        reorder(true);
-        if (op == BAR_ARRIVE) return 0;
-        switch_away(t);
+    if (how & ALIGNED && op != BAR_ARRIVE) {  // who arrives does not wait, so that lanes drift apart
+        if (state.at_barrier[w] && (state.barrier_id[w] != id || state.barrier_site[w] != site))
+            fault(t, "divergent barrier", site, "lane %u of the same warp waits at another barrier, @%u@",
+                  __builtin_ctz(state.at_barrier[w]), state.barrier_site[w]);
+        state.barrier_id[w] = id, state.barrier_site[w] = site;
     }
-    return t->out[result];
+    b.arrived += t->lane ? 1 : 33 - __builtin_popcount(state.exist[w]);  // a warp that is not full counts as one
+    if (op > BAR_ARRIVE) b.popc += predicate, b.all &= predicate, b.any |= predicate, ++b.reduces;
+    t->barrier = id;
+    if (op == BAR_ARRIVE) {
+        ++b.arrives;
+        if (state.launch->checked) shadow_release(t, ~(u64)id);
+        if (b.arrived >= expected) open_barrier(b, id, false);
+        return 0;
+    }
+    t->state = AT_BARRIER, t->site = site;
+    state.ready[w] &= ~bit, state.waiting[w] |= bit;
+    if (how & ALIGNED) state.at_barrier[w] |= bit;
+    if (b.arrived < expected) {
+        switch_away(t);
+    } else {
+        open_barrier(b, id, expected == all && !b.arrives);
+        switch_to(t, pick());
+    }
+    return t->out[op];
 }
 
 extern "C" void emu_warp(Machine*, Thread* t, u32 kind, u32 mask, u32 site) {
@@ -325,7 +251,7 @@ extern "C" void emu_warp(Machine*, Thread* t, u32 kind, u32 mask, u32 site) {
     progress();
     if (state.launch->schedule == RANDOM) {
         reorder(false);
-        switch_away(t);
+        switch_to(t, pick());
     }
 }
 
@@ -356,119 +282,6 @@ extern "C" void emu_yield(Machine* m, Thread* t, u32 site) {
     else give_way(t, site);
 }
 
-extern "C" void emu_trap(Machine*, Thread* t, const char* kind, const char* detail, u32 site) { fault(t, kind, site, "%s", detail); }
-
-extern "C" void emu_assert(Machine*, Thread* t, u64 message, u64, u32, u32 site) {
-    fault(t, "trap", site, "assertion failed: %.200s", (const char*)message);
-}
-
-// ---- cp.async: copies land at the wait, not before
-struct Copy {
-    u64 from;
-    u32 to, size, source_size, group, site;
-};
-
-struct CopyTable {
-    u32 count, room, group;
-    Copy* copies;
-};
-
-extern "C" void emu_copy(Machine*, Thread* t, u32 to, u64 from, u32 size, u32 source_size, u32 site) {
-    if (!t->copies) t->copies = (CopyTable*)calloc(1, sizeof(CopyTable));
-    CopyTable& table = *t->copies;
-    if (source_size > size) source_size = size;
-    if (state.launch->checked) {
-        if (to % size || from % size) fault(t, "misaligned", site, "a copy of %u bytes from 0x%llx to shared byte %u", size, (unsigned long long)from, to);
-        if (source_size) emu_check_global(&state, t, from, source_size, READ, site);
-        emu_check_shared(&state, t, to, size, WRITE, site);
-        shadow_copy(t, to, size, false, site);
-    }
-    if (table.count == table.room) {
-        table.room = table.room ? 2 * table.room : 16;
-        table.copies = (Copy*)realloc(table.copies, table.room * sizeof(Copy));
-    }
-    table.copies[table.count++] = {from, to, size, source_size, table.group, site};
-    state.loaded += source_size;
-}
-
-extern "C" void emu_copy_commit(Machine*, Thread* t) {
-    if (t->copies) ++t->copies->group;
-}
-
-extern "C" void emu_copy_wait(Machine*, Thread* t, u32 groups, u32 all, u32) {
-    if (!t->copies) return;
-    CopyTable& table = *t->copies;
-    u32 kept = 0;
-    for (u32 i = 0; i < table.count; ++i) {
-        const Copy c = table.copies[i];
-        if (!all && c.group + groups >= table.group) {
-            table.copies[kept++] = c;
-            continue;
-        }
-        if ((u64)c.to + c.size <= state.shared_size) {
-            memcpy(state.shared + c.to, (const char*)c.from, c.source_size);
-            memset(state.shared + c.to + c.source_size, 0, c.size - c.source_size);
-        }
-        if (state.launch->checked) shadow_copy(t, c.to, c.size, true, c.site);
-    }
-    table.count = kept;
-}
-
-extern "C" void emu_fence(Machine*, Thread* t) { t->fenced = 1; }
-
-// ---- mbarrier: an object of 8 bytes in shared memory: expected and pending arrivals, and its phase
-struct Mbarrier {
-    u32 expected : 20, pending_high : 12, pending_low : 8, phase : 23, live : 1;
-    u32 pending() const { return pending_high << 8 | pending_low; }
-    void set(u32 n) { pending_high = n >> 8, pending_low = n & 255; }
-};
-static_assert(sizeof(Mbarrier) == 8, "as in shared memory");
-
-static Mbarrier* mbarrier_at(Thread* t, u64 at, u32 site) {
-    if (at % 8) fault(t, "misaligned", site, "an mbarrier at shared byte %llu", (unsigned long long)at);
-    if (at + 8 > state.shared_size) fault(t, "out of bounds", site, "an mbarrier at shared byte %llu of %u", (unsigned long long)at, state.shared_size);
-    return (Mbarrier*)(state.shared + at);
-}
-
-extern "C" void emu_mbarrier_init(Machine* m, Thread* t, u64 at, u32 count, u32 site) {
-    Mbarrier* b = mbarrier_at(t, at, site);
-    if (state.launch->checked) emu_check_shared(m, t, at, 8, WRITE, site);
-    b->expected = count, b->phase = 0, b->live = 1;
-    b->set(count);
-    if (state.launch->checked) shadow_forget(at);
-}
-
-extern "C" u64 emu_mbarrier_arrive(Machine* m, Thread* t, u64 at, u32 count, u32, u32 drop, u32 site) {
-    Mbarrier* b = mbarrier_at(t, at, site);
-    if (state.launch->checked) {
-        emu_check_shared(m, t, at, 8, READ | WRITE | ATOMIC, site);
-        shadow_release(t, at);
-    }
-    const u32 phase = b->phase;
-    if (b->pending() < count) fault(t, "divergent barrier", site, "more arrivals at an mbarrier than its %u", (u32)b->expected);
-    if (drop) b->expected = b->expected - count;
-    b->set(b->pending() - count);
-    if (!b->pending()) {
-        b->set(b->expected), b->phase = b->phase + 1;
-        progress();
-    }
-    return phase;
-}
-
-extern "C" u32 emu_mbarrier_test(Machine* m, Thread* t, u64 at, u64 wanted, u32 by_parity, u32 may_wait, u32 site) {
-    Mbarrier* b = mbarrier_at(t, at, site);
-    if (state.launch->checked) emu_check_shared(m, t, at, 8, READ | ATOMIC, site);
-    for (int tries = 0;; ++tries) {
-        const bool passed = by_parity ? (b->phase & 1) != (wanted & 1) : b->phase != (u32)wanted;
-        if (passed) {
-            if (state.launch->checked) shadow_acquire(t, at);
-            return 1;
-        }
-        emu_yield(m, t, site);
-        if (tries || !may_wait) return 0;
-    }
-}
-
 // ---- a launch
 static void start_block(u32 index) {
     const Launch& l = *state.launch;
@@ -482,8 +295,8 @@ static void start_block(u32 index) {
 static void reset(Thread& t, u32 i) {
     t.index = i, t.lane = i % 32, t.warp = i / 32;
     t.tid[0] = i % state.ntid[0], t.tid[1] = i / state.ntid[0] % state.ntid[1], t.tid[2] = i / state.ntid[0] / state.ntid[1];
-    t.state = RUNNABLE, t.depots = nullptr, t.site = NO_SITE, t.fenced = 0;
-    if (t.copies) t.copies->count = t.copies->group = 0;
+    t.state = RUNNABLE, t.depots = nullptr, t.site = NO_SITE, t.fenced = 0, t.interval = 0;
+    drop_copies(t);
 }
 
 static u32* blocks_in_order(u32 count) {
@@ -526,7 +339,7 @@ static void with_fibers() {
         for (u32 w = 0; w < state.warps; ++w) {
             const u32 lanes = state.threads_count - w * 32;
             state.exist[w] = state.ready[w] = lanes >= 32 ? ~0u : (1u << lanes) - 1;
-            state.done[w] = state.waiting[w] = state.yielded[w] = 0;
+            state.done[w] = state.waiting[w] = state.yielded[w] = state.at_barrier[w] = 0;
             state.order[w] = w;
         }
         state.backward = false, state.done_count = 0;
@@ -560,13 +373,7 @@ extern "C" IMPORT int emu_launch(Launch* l) {
     blocks = blocks_in_order(block_count);
     if (l->checked) shadow_launch();
 
-    stack_t own = {}, old_stack;
-    own.ss_sp = signal_stack, own.ss_size = sizeof signal_stack;
-    struct sigaction catching = {}, old_segv, old_bus;
-    catching.sa_sigaction = on_signal, catching.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigaltstack(&own, &old_stack);
-    sigaction(SIGSEGV, &catching, &old_segv);
-    sigaction(SIGBUS, &catching, &old_bus);
+    catch_signals();
     const u32 mode = __builtin_ia32_stmxcsr();
     __builtin_ia32_ldmxcsr(l->flush ? 0x1f80 | 0x8040 : 0x1f80);  // -ftz=true: denormals are zero, in and out
 
@@ -574,9 +381,7 @@ extern "C" IMPORT int emu_launch(Launch* l) {
     else emu_switch(&state.main_sp, fresh_stack(0, straight));
 
     __builtin_ia32_ldmxcsr(mode);
-    sigaction(SIGSEGV, &old_segv, nullptr);
-    sigaction(SIGBUS, &old_bus, nullptr);
-    sigaltstack(&old_stack, nullptr);
+    release_signals();
     if (l->checked) shadow_end();
     free(blocks);
     l->loaded = state.loaded, l->stored = state.stored, l->barriers = state.barriers;

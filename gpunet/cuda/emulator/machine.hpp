@@ -41,7 +41,7 @@ struct Depot {
     Depot* outer;
 };
 
-struct CopyTable;  // cp.async in flight, see machine.cpp
+struct CopyTable;  // cp.async in flight, see transfer.cpp
 
 struct Thread {
     void* sp;
@@ -78,15 +78,15 @@ enum Kind : u32 {
     LDMATRIX, LDMATRIX_TRANS, STMATRIX, STMATRIX_TRANS, MMA, ELECT, ACTIVEMASK,
 };
 
-enum BarrierOp : u32 { BAR_SYNC, BAR_ARRIVE, BAR_POPC, BAR_AND, BAR_OR };
+enum BarrierOp : u32 { BAR_SYNC, BAR_ARRIVE, BAR_POPC, BAR_AND, BAR_OR, ALIGNED = 16, PREDICATE = 32 };
 
 // Elements of mma operands.
 enum Element : u32 { E_F16, E_BF16, E_TF32, E_F32, E_S8, E_U8, E_S32, E_F64 };
 
-// ---- machine.cpp
+// ---- machine.cpp, warp.cpp and transfer.cpp
 #define IMPORT __attribute__((visibility("default")))
 extern "C" {
-IMPORT u32 emu_barrier(Machine*, Thread*, u32 id, u32 count, u32 op, u32 predicate, u32 aligned, u32 site);
+IMPORT u32 emu_barrier(Thread*, u32 id, u32 count, u32 how, u32 site);  // how: BarrierOp | ALIGNED | PREDICATE
 IMPORT void emu_warp(Machine*, Thread*, u32 kind, u32 mask, u32 site);  // operands in in[], results in out[]
 IMPORT int emu_refuel(Machine*, Thread*, u32 site);
 IMPORT void emu_yield(Machine*, Thread*, u32 site);
@@ -96,6 +96,7 @@ IMPORT void emu_copy_wait(Machine*, Thread*, u32 groups, u32 all, u32 site);  //
 IMPORT void emu_fence(Machine*, Thread*);
 IMPORT void emu_trap(Machine*, Thread*, const char* kind, const char* detail, u32 site);
 IMPORT void emu_assert(Machine*, Thread*, u64 message, u64 file, u32 line, u32 site);
+IMPORT u32 emu_print(Machine*, Thread*, u64 format, u64 values);
 IMPORT void emu_mbarrier_init(Machine*, Thread*, u64 at, u32 count, u32 site);
 IMPORT u64 emu_mbarrier_arrive(Machine*, Thread*, u64 at, u32 count, u32 expected, u32 drop, u32 site);
 IMPORT u32 emu_mbarrier_test(Machine*, Thread*, u64 at, u64 state, u32 by_parity, u32 may_wait, u32 site);
@@ -118,6 +119,12 @@ SPACE(local) TO((char*)at)
 SPACE(generic) TO((char*)at)
 #undef SPACE
 #undef TO
+
+// Whether an address is one of the thread's local arrays: near this call's frame.
+static inline bool on_stack(Thread*, u64 at) {
+    const u64 here = (u64)__builtin_frame_address(0);
+    return at - (here - 65536) < 2 * 65536;
+}
 
 template <class T>
 static inline T get(const char* p) {

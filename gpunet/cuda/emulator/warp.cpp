@@ -1,0 +1,167 @@
+// Warp operations: votes, shuffles, reductions, matches, ldmatrix and mma, computed for all their lanes at once.
+//
+// Fragment layouts are those of NVIDIA's PTX ISA manual. They were not compared with silicon.
+#include "state.hpp"
+
+namespace emu {
+
+const char* kind_name(u32 kind) {
+    static const char* const names[] = {
+        "bar.warp.sync", "shfl.up", "shfl.down", "shfl.bfly", "shfl.idx", "vote.all", "vote.any", "vote.uni", "vote.ballot",
+        "match.any", "match.any", "match.all", "match.all",
+        "redux.add", "redux.min", "redux.max", "redux.min", "redux.max", "redux.and", "redux.or", "redux.xor",
+        "ldmatrix", "ldmatrix", "stmatrix", "stmatrix", "mma", "elect", "activemask",
+    };
+    return kind < sizeof names / sizeof *names ? names[kind] : "a warp operation";
+}
+
+static void shuffle(u32 kind, Thread* lanes, u32 mask) {
+    for (u32 l = 0; l < 32; ++l) {
+        if (!(mask >> l & 1)) continue;
+        Thread& t = lanes[l];
+        const u32 b = t.in[1] & 31, clamp = t.in[2] & 31, segment = t.in[2] >> 8 & 31;
+        const u32 last = (l & segment) | (clamp & ~segment), first = l & segment;
+        s32 from;
+        bool valid;
+        if (kind == SHFL_UP) from = (s32)l - (s32)b, valid = from >= (s32)last;
+        else if (kind == SHFL_DOWN) from = l + b, valid = from <= (s32)last;
+        else if (kind == SHFL_BFLY) from = l ^ b, valid = from <= (s32)last;
+        else from = first | (b & ~segment), valid = from <= (s32)last;
+        if (!valid) from = l;
+        t.out[0] = mask >> (from & 31) & 1 ? lanes[from & 31].in[0] : ~0u;  // undefined from a lane that takes no part
+        t.out[1] = valid;
+    }
+}
+
+static u32 reduce(u32 kind, u32 a, u32 b) {
+    switch (kind) {
+        case REDUX_ADD: return a + b;
+        case REDUX_MIN_S: return (s32)a < (s32)b ? a : b;
+        case REDUX_MAX_S: return (s32)a > (s32)b ? a : b;
+        case REDUX_MIN_U: return a < b ? a : b;
+        case REDUX_MAX_U: return a > b ? a : b;
+        case REDUX_AND: return a & b;
+        case REDUX_OR: return a | b;
+        default: return a ^ b;
+    }
+}
+
+// in: address of a row of 8 elements of 16 bits (lanes 8i … 8i + 7 those of matrix i), then how many matrices there are.
+static void move_matrices(u32 kind, Thread* lanes, u32 mask, u32 site) {
+    const u32 count = lanes[__builtin_ctz(mask)].in[1];
+    const bool transposed = kind == LDMATRIX_TRANS || kind == STMATRIX_TRANS, stores = kind == STMATRIX || kind == STMATRIX_TRANS;
+    if (mask != ~0u) fault(&lanes[__builtin_ctz(mask)], "divergent barrier", site, "%s without all 32 lanes", kind_name(kind));
+    for (u32 l = 0; l < 8 * count; ++l) {
+        const u32 at = lanes[l].in[0];
+        if (state.launch->checked) emu_check_shared(&state, &lanes[l], at, 16, stores ? WRITE : READ, site);
+        else if (at % 16 || at + 16 > state.shared_size) fault(&lanes[l], at % 16 ? "misaligned" : "out of bounds", site, "%s of a row at byte %u of shared memory", kind_name(kind), at);
+    }
+    for (u32 i = 0; i < count; ++i)
+        for (u32 l = 0; l < 32; ++l)
+            for (u32 half = 0; half < 2; ++half) {
+                const u32 major = l / 4, minor = l % 4 * 2 + half;
+                char* at = state.shared + lanes[8 * i + (transposed ? minor : major)].in[0] + 2 * (transposed ? major : minor);
+                if (stores) {
+                    put<u16>(at, lanes[l].in[2 + i] >> 16 * half);
+                } else {
+                    u32& out = lanes[l].out[i];
+                    out = half ? out | (u32)get<u16>(at) << 16 : get<u16>(at);
+                }
+            }
+}
+
+static u32 width(u32 element) {  // bits
+    switch (element) {
+        case E_F16: case E_BF16: return 16;
+        case E_S8: case E_U8: return 8;
+        default: return 32;
+    }
+}
+
+static f64 value(u32 element, u32 word, u32 i) {
+    switch (element) {
+        case E_F16: return (f64)(float)bits<_Float16>((u16)(word >> 16 * i));
+        case E_BF16: return bits<f32>((word >> 16 * i) << 16);
+        case E_TF32: return bits<f32>(word & 0xffffe000u);
+        case E_S8: return (s8)(word >> 8 * i);
+        case E_U8: return (u8)(word >> 8 * i);
+        default: return bits<f32>(word);
+    }
+}
+
+// D = A B + C over 16 x 8 results. in: registers of a, b and c; `shape` of lane 0's in[15] packs k and the element types.
+// Products and sums are exact (in double) and rounded once, where the hardware rounds in steps of its own.
+static void multiply(Thread* lanes, u32 mask, u32 site) {
+    const u32 shape = lanes[__builtin_ctz(mask)].in[15];
+    if (mask != ~0u) fault(&lanes[__builtin_ctz(mask)], "divergent barrier", site, "mma without all 32 lanes");
+    const u32 K = shape & 255, A = shape >> 8 & 15, B = shape >> 12 & 15, C = shape >> 16 & 15, D = shape >> 20 & 15;
+    const u32 each = 32 / width(A), a_regs = 16 * K / 32 / each, b_regs = a_regs / 2;
+    static f64 a[16][64], b[64][8], c[16][8];
+    for (u32 l = 0; l < 32; ++l) {
+        const u32 group = l / 4, in_group = l % 4;
+        const u32* in = lanes[l].in;
+        for (u32 r = 0; r < a_regs; ++r)
+            for (u32 i = 0; i < each; ++i) a[group + 8 * (r & 1)][in_group * each + i + (r >> 1) * 4 * each] = value(A, in[r], i);
+        for (u32 r = 0; r < b_regs; ++r)
+            for (u32 i = 0; i < each; ++i) b[in_group * each + i + r * 4 * each][group] = value(B, in[a_regs + r], i);
+        for (u32 i = 0; i < 4; ++i) {
+            const u32* in_c = in + a_regs + b_regs;
+            c[group + 8 * (i >> 1)][in_group * 2 + (i & 1)] = C == E_F16 ? value(E_F16, in_c[i >> 1], i & 1) : C == E_S32 ? (s32)in_c[i] : bits<f32>(in_c[i]);
+        }
+    }
+    for (u32 l = 0; l < 32; ++l)
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 row = l / 4 + 8 * (i >> 1), col = l % 4 * 2 + (i & 1);
+            f64 sum = 0;
+            for (u32 k = 0; k < K; ++k) sum += a[row][k] * b[k][col];
+            sum += c[row][col];
+            u32* out = lanes[l].out;
+            if (D == E_F16) {
+                const u32 half = bits<u16>((_Float16)sum);
+                out[i >> 1] = i & 1 ? out[i >> 1] | half << 16 : half;
+            } else if (D == E_S32) {
+                out[i] = (u32)(s64)sum;
+            } else {
+                out[i] = bits<u32>((f32)sum);
+            }
+        }
+}
+
+void execute_warp(u32 kind, u32 warp, u32 mask, u32 site) {
+    Thread* lanes = state.thread + warp * 32;
+    const u32 leader = __builtin_ctz(mask);
+    switch (kind) {
+        case SYNC: return;
+        case SHFL_UP: case SHFL_DOWN: case SHFL_BFLY: case SHFL_IDX: return shuffle(kind, lanes, mask);
+        case LDMATRIX: case LDMATRIX_TRANS: case STMATRIX: case STMATRIX_TRANS: return move_matrices(kind, lanes, mask, site);
+        case MMA: return multiply(lanes, mask, site);
+        default: break;
+    }
+    u32 ballot = 0, total = lanes[leader].in[0];
+    for (u32 left = mask; left; left &= left - 1) {
+        const u32 l = __builtin_ctz(left);
+        if (lanes[l].in[0]) ballot |= 1u << l;
+        if (l != leader) total = reduce(kind, total, lanes[l].in[0]);
+    }
+    for (u32 left = mask; left; left &= left - 1) {
+        Thread& t = lanes[__builtin_ctz(left)];
+        const bool wide = kind == MATCH_ANY64 || kind == MATCH_ALL64;
+        u32 same = 0;
+        for (u32 rest = mask; rest; rest &= rest - 1) {
+            const Thread& other = lanes[__builtin_ctz(rest)];
+            if (other.in[0] == t.in[0] && (!wide || other.in[1] == t.in[1])) same |= 1u << other.lane;
+        }
+        switch (kind) {
+            case VOTE_ALL: t.out[0] = ballot == mask; break;
+            case VOTE_ANY: t.out[0] = ballot != 0; break;
+            case VOTE_UNI: t.out[0] = ballot == mask || ballot == 0; break;
+            case VOTE_BALLOT: t.out[0] = ballot; break;
+            case MATCH_ANY32: case MATCH_ANY64: t.out[0] = same; break;
+            case MATCH_ALL32: case MATCH_ALL64: t.out[0] = same == mask ? mask : 0, t.out[1] = same == mask; break;
+            case ELECT: t.out[0] = leader, t.out[1] = t.lane == leader; break;
+            default: t.out[0] = total;
+        }
+    }
+}
+
+}  // namespace emu

@@ -1,0 +1,72 @@
+"""Small sources run on the emulated machine, on NumPy arrays that stand in for device memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.cuda.emulator.machine import Counts, Program, Region, Schedule
+
+SCHEDULES = (Schedule("fifo"), Schedule("lifo"), *(Schedule("random", seed) for seed in range(3)))
+
+
+def run(
+    text: str,
+    kernel: str,
+    arrays: dict[str, np.ndarray],
+    *values: np.generic,
+    grid: int = 1,
+    block: int | Sequence[int] = 32,
+    shared: int = 0,
+    arch: str = "compute_80",
+    checked: bool = True,
+    schedule: Schedule = SCHEDULES[0],
+    written: dict[str, np.ndarray] | None = None,
+) -> Counts:
+    """Run a kernel that takes the arrays, as pointers, and then the values."""
+    program = Program.from_source("test.cu", text, [kernel], arch=arch)
+    params = [np.uint64(a.ctypes.data).tobytes() for a in arrays.values()] + [v.tobytes() for v in values]
+    maps = {name: m.ctypes.data for name, m in (written or {}).items()}
+    regions = [Region(a.ctypes.data, a.nbytes, name, written=maps.get(name, 0)) for name, a in arrays.items()]
+    extents: Any = (block,) if isinstance(block, int) else tuple(block)
+    return program.launch(
+        kernel, (grid,), extents, params, shared=shared, regions=regions, checked=checked, schedule=schedule
+    )
+
+
+def table(expressions: dict[str, str], inputs: str, result: str) -> str:
+    """A kernel that writes each expression of a, b, c to a row of y: ``y[row * n + i]``."""
+    lines = "\n".join(f"    y[{row} * n + i] = ({result})({e});" for row, e in enumerate(expressions.values()))
+    names = inputs.split(",")
+    given = ", ".join(f"const {t.strip()}* {n}_" for t, n in zip(names, "abc", strict=False))
+    reads = " ".join(f"const {t.strip()} {n} = {n}_[i];" for t, n in zip(names, "abc", strict=False))
+    return (
+        f'extern "C" __global__ void table({given}, {result}* y, int n) {{\n'
+        f"    const int i = blockIdx.x * blockDim.x + threadIdx.x;\n    if (i >= n) return;\n    {reads}\n{lines}\n}}\n"
+    )
+
+
+def run_table(
+    expressions: dict[str, str],
+    inputs: str,
+    result: str,
+    arrays: Sequence[np.ndarray],
+    dtype: Any,
+    *,
+    before: str = "",
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """Each expression over the arrays, by its name."""
+    n = len(arrays[0])
+    y = np.zeros((len(expressions), n), dtype)
+    given = dict(zip("abc", map(np.ascontiguousarray, arrays), strict=False)) | {"y": y}
+    run(
+        before + table(expressions, inputs, result),
+        "table",
+        given,
+        np.int32(n),
+        grid=-(-n // 128),
+        block=128,
+        **options,
+    )
+    return dict(zip(expressions, y, strict=True))

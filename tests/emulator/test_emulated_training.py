@@ -1,0 +1,104 @@
+"""Convolutions under every schedule, and a LeNet trained on the emulated device."""
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import relative_error
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet import models, optim
+from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends.base import Activation, Gate
+from gpunet.backends.cuda import CudaBackend, emulated_backend
+from gpunet.backends.reference import ReferenceBackend
+from gpunet.cuda.emulator import Schedule
+from gpunet.cuda.emulator.launcher import Settings
+from gpunet.geometry import Geometry
+
+pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+
+SCHEDULES = [Schedule("fifo"), Schedule("lifo"), *(Schedule("random", seed) for seed in (1, 2, 3))]
+GEOMETRIES = {
+    "one channel, wide window": Geometry.conv((2, 13, 12, 1), (5, 5, 1, 6), padding="same"),
+    "channels by four": Geometry.conv((1, 11, 10, 20), (3, 3, 20, 68), padding=1),
+    "odd channels, uneven stride and padding": Geometry.conv(
+        (3, 9, 8, 5), (4, 3, 5, 70), padding=((2, 1), (0, 3)), stride=(2, 3)
+    ),
+    "dilated": Geometry.conv((2, 13, 12, 6), (3, 2, 6, 17), dilation=(2, 3), padding=2),
+    "groups": Geometry.conv((2, 8, 9, 8), (3, 3, 4, 40), groups=2, padding=1, stride=2),
+    "depthwise": Geometry.conv((1, 6, 7, 7), (3, 3, 1, 7), groups=7, padding=1),
+    "one pixel": Geometry.conv((5, 1, 1, 30), (1, 1, 30, 65)),
+}
+
+
+@pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_a_convolution_is_the_same_bits_under_every_schedule(geometry, checked, rng):
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    x, w, b, dy = (
+        normal(*geometry.x_shape),
+        normal(*geometry.w_shape),
+        normal(geometry.filters),
+        normal(*geometry.y_shape),
+    )
+    tanh = Activation("tanh")
+    reference = ReferenceBackend()
+    y = reference.conv2d_forward(x, w, b, geometry=geometry, activation=tanh)
+    expected = [
+        y,
+        reference.conv2d_input_grad(dy, w, geometry=geometry, gate=Gate(y, tanh)),
+        *reference.conv2d_weight_grad(dy, x, geometry=geometry, gate=Gate(y, tanh)),
+    ]
+    for simple in (False, True):
+        first = None
+        for schedule in SCHEDULES:
+            fast = emulated_backend(Settings(checked=checked, schedule=schedule))
+            device = CudaBackend(fast.arrays, fast.launcher, simple=simple)
+            on = device.asarray
+            gate = Gate(on(y), tanh)
+            got = [
+                device.conv2d_forward(on(x), on(w), on(b), geometry=geometry, activation=tanh),
+                device.conv2d_input_grad(on(dy), on(w), geometry=geometry, gate=gate),
+                *device.conv2d_weight_grad(on(dy), on(x), geometry=geometry, gate=gate),
+            ]
+            arrays = [device.to_numpy(a) for a in got]
+            if first is None:
+                first = arrays
+                for mine, theirs in zip(arrays, expected, strict=True):
+                    assert relative_error(mine, theirs) <= 4 * tolerances.BACKENDS["float32"]
+            for mine, once in zip(arrays, first, strict=True):
+                np.testing.assert_array_equal(mine, once, err_msg=f"{schedule}")
+
+
+def losses(backend, make_optimizer, steps=6):
+    gp.seed(0)
+    rng = np.random.default_rng(0)
+    model = models.lenet((28, 28, 1), 10).to(backend)
+    optimizer = make_optimizer(model.parameters())
+    images = gp.tensor(rng.normal(size=(12, 28, 28, 1)).astype(np.float32), backend=backend)
+    labels, seen = rng.integers(0, 10, 12), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.softmax_cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    return np.array(seen)
+
+
+OPTIMIZERS = {
+    "SGD": lambda parameters: optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-4),
+    "Adam": lambda parameters: optim.Adam(parameters, lr=1e-3),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
+def test_a_lenet_trains_with_numpys_losses(name, checked):
+    expected = losses(get_backend("numpy"), OPTIMIZERS[name])
+    got = losses(emulated_backend(Settings(checked=checked)), OPTIMIZERS[name])
+    assert expected[-1] < 0.95 * expected[0]
+    np.testing.assert_allclose(got, expected, rtol=tolerances.LOSS_CURVE)

@@ -1,0 +1,66 @@
+"""What the emulated backend says where it cannot run."""
+
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import gpunet as gp
+from gpunet import cli
+from gpunet.backends import _make, why_unavailable
+from gpunet.cuda import emulator, nvrtc
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(nvrtc, "why_unavailable", lambda: "")
+
+
+def test_another_system_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert "runs on Linux on x86-64, and this is darwin on" in why_unavailable("emulated")
+
+
+def test_another_processor_is_named(monkeypatch):
+    monkeypatch.setattr(emulator.platform, "machine", lambda: "aarch64")
+    assert why_unavailable("emulated").endswith("on aarch64")
+
+
+def test_a_missing_compiler_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(emulator.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CXX", "strange-c++")
+    assert "needs a C++ compiler, and strange-c++ is not found: apt-get install g++" in why_unavailable("emulated")
+
+
+def test_missing_nvrtc_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(emulator.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(nvrtc, "why_unavailable", lambda: f"NVRTC is not installed: {nvrtc.INSTALL}")
+    why = why_unavailable("emulated")
+    assert why.startswith("the CUDA emulator needs NVRTC: ")
+    assert 'pip install "gpunet[emulator]"' in why
+    assert cli.main(["info"]) == 0
+    assert f"emulated: not available: {why}" in capsys.readouterr().out
+    with pytest.raises(gp.BackendError, match="the CUDA emulator needs NVRTC"):
+        _make.__wrapped__("emulated", 0)  # past the cache of backends that were made before
+
+
+def test_the_extras_pin_one_cuda_release():
+    """The emulator's PTX, the gate's cubins and CuPy's launches come of one NVRTC, and pip can install all of it together."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+
+    def pins(extra):
+        found = dict(requirement.split("==") for requirement in extras[extra] if "==" in requirement)
+        return {name.partition("[")[0]: release for name, release in found.items()}
+
+    assert pins("emulator") == pins("cuda13") == {"cuda-toolkit": "13.0.*", "cuda-bindings": "13.0.*"}
+    assert set(pins("cuda12").values()) == {"12.9.*"}
+    (toolkit,) = (r for r in extras["emulator"] if r.startswith("cuda-toolkit"))
+    assert toolkit in extras["cuda13"]
+    assert set(toolkit.partition("[")[2].partition("]")[0].split(",")) == {"nvrtc", "cudart", "crt"}
+    assert any("cuda13,emulator" in requirement for requirement in extras["test"])

@@ -1,0 +1,192 @@
+"""Every kernel instance runs, checked, at sizes with remainders; and how much of the kernels' source that executes.
+
+This file launches all it needs itself, so that it says the same whichever other tests are selected.
+"""
+
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpunet.backends import cuda, why_unavailable
+from gpunet.backends.base import BINARY, UNARY, Activation, Gate, Segments
+from gpunet.backends.cuda import CudaBackend, emulated_backend
+from gpunet.backends.reference import ReferenceBackend
+from gpunet.cuda.emulator.launcher import Settings
+from gpunet.cuda.instantiations import MOVED, instantiations
+from gpunet.geometry import Geometry
+from gpunet.random import Stream
+
+pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+
+LINES = 0.95
+"""Share of the kernels' lines that must execute."""
+ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+STREAM = Stream(7, 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    """A checked launcher that has launched every primitive in every variant."""
+    fast = emulated_backend(Settings(checked=True))
+    simple = CudaBackend(fast.arrays, fast.launcher, simple=True, name=fast.name)
+    with pytest.MonkeyPatch.context() as patch:
+        for busy, backend in ((cuda.BUSY, fast), (1, fast), (cuda.BUSY, simple)):
+            patch.setattr(cuda, "BUSY", busy)  # 1: the largest tile that fits, at small sizes
+            run_everything(Runs(backend))
+    return fast.launcher
+
+
+class Runs:
+    """Calls a primitive here and on the reference, and compares."""
+
+    def __init__(self, backend):
+        self.backend, self.reference, self.rng = backend, ReferenceBackend(), np.random.default_rng(0)
+
+    def normal(self, *shape):
+        return self.rng.normal(size=shape).astype(np.float32)
+
+    def __call__(self, primitive, *args, **options):
+        def on(value):
+            if isinstance(value, np.ndarray):
+                return self.backend.asarray(value)
+            return Gate(on(value.y), value.activation) if isinstance(value, Gate) else value
+
+        with np.errstate(invalid="ignore", divide="ignore"):
+            expected = getattr(self.reference, primitive)(*args, **options)
+        got = getattr(self.backend, primitive)(*map(on, args), **{k: on(v) for k, v in options.items()})
+        for mine, theirs in zip(*(r if isinstance(r, tuple) else (r,) for r in (got, expected)), strict=True):
+            assert (mine is None) == (theirs is None)
+            if mine is not None:
+                np.testing.assert_allclose(
+                    self.backend.to_numpy(mine), theirs, rtol=2e-4, atol=2e-4, err_msg=f"{primitive} {options}"
+                )
+        return expected
+
+
+def run_everything(run):
+    convolutions(run)
+    products(run)
+    pools(run)
+    rows(run)
+    elementwise(run)
+    random_numbers(run)
+    updates(run)
+
+
+def convolutions(run):
+    for channels, filters, groups in ((4, 68, 1), (3, 70, 1), (18, 70, 1), (5, 10, 1), (8, 12, 2), (20, 68, 1)):
+        options = {"padding": ((1, 1), (2, 0)), "stride": (2, 1), "groups": groups}
+        g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
+        x, w, b, dy = run.normal(*g.x_shape), run.normal(*g.w_shape), run.normal(filters), run.normal(*g.y_shape)
+        gate = Gate(np.tanh(run.normal(*g.y_shape)), ACTIVATIONS[3])
+        run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 4])
+        run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
+        run("conv2d_weight_grad", dy, x, geometry=g, gate=gate)
+        run("conv2d_weight_grad", dy, x, geometry=g, bias=False)
+
+
+def products(run):
+    for p, ta, tb in product((68, 66, 10), (False, True), (False, True)):
+        m, k = (68, 20) if p % 4 == 0 else (67, 19)
+        a, b = run.normal(*((k, m) if ta else (m, k))), run.normal(*((p, k) if tb else (k, p)))
+        gate = Gate(np.tanh(run.normal(*a.shape)), ACTIVATIONS[3])
+        run("matmul", a, b, transpose_a=ta, transpose_b=tb, bias=run.normal(p), activation=ACTIVATIONS[1], gate=gate)
+        out = run.normal(m, p)
+        got = run.backend.matmul(
+            run.backend.asarray(a), run.backend.asarray(b), transpose_a=ta, transpose_b=tb,
+            out=run.backend.asarray(out), accumulate=True,
+        )  # fmt: skip
+        expected = out + (a.T if ta else a) @ (b.T if tb else b)
+        np.testing.assert_allclose(run.backend.to_numpy(got), expected, rtol=2e-4, atol=2e-4)
+
+
+def pools(run):
+    for window, (h, w), channels in product((3, (17, 16), (258, 256)), ((9, 8),), (3, 4)):
+        extents = (h, w) if window == 3 else (window[0] + 1, window[1] + 2)
+        g = Geometry.pool((1, *extents, channels), window, stride=2, padding=1 if window == 3 else 0)
+        x = run.rng.integers(0, 9, g.x_shape).astype(np.float32)
+        x[0, 1, 1, 0] = np.nan
+        _, mask = run("max_pool2d_forward", x, geometry=g)
+        run("max_pool2d_backward", run.normal(*g.y_shape), mask, geometry=g)
+        if window == 3:
+            for count_padding in (False, True):
+                run("avg_pool2d_forward", x, geometry=g, count_padding=count_padding)
+                run("avg_pool2d_backward", run.normal(*g.y_shape), geometry=g, count_padding=count_padding)
+
+
+def rows(run):
+    for shape, axes in (((3, 700), (1,)), ((700, 3), (0,)), ((4, 5, 6), (0, 2))):
+        a = run.rng.integers(-9, 9, shape).astype(np.float32)
+        run("sum", a, axes)
+        y, index = run("max", a, axes)
+        run("max_backward", run.normal(*y.shape), index, shape=shape, axes=axes)
+    logits, dy = run.normal(19, 33), run.normal(19, 33)
+    for log in (False, True):
+        run("softmax_backward", dy, run("softmax_forward", logits, log=log), log=log)
+    labels = run.rng.integers(0, 33, 19).astype(np.int32)
+    weight = run.rng.uniform(0.5, 2, 33).astype(np.float32)
+    run("softmax_cross_entropy", logits, labels, weight=weight, smoothing=0.1, ignore_index=int(labels[3]))
+    run("softmax_cross_entropy", logits, labels, weight=None, smoothing=0.0, ignore_index=None)
+    run("sigmoid_cross_entropy", logits, run.rng.uniform(size=(19, 33)).astype(np.float32))
+
+
+def elementwise(run):
+    special = np.resize(np.float32([0.5, -2, 0, 3, np.nan, np.inf]), (3, 5))
+    for activation in ACTIVATIONS:
+        run("activation_backward", run.normal(3, 5), run("activation_forward", special, activation), activation)
+    for name in UNARY:
+        run("unary", name, special)
+    for name in BINARY:
+        run("binary", name, run.rng.uniform(0.5, 2, (4, 1, 5)).astype(np.float32), run.normal(3, 1))
+    taken = np.int64([2, 0, 2])
+    for dtype in MOVED:
+        a = run.rng.integers(0, 2, (3, 5)).astype(dtype)
+        run("full", (3, 5), 1, dtype)
+        run("transpose", a, (1, 0))
+        run("take", a, taken)
+    run("take_backward", run.normal(3, 5), taken, length=4)
+
+
+def random_numbers(run):
+    run("random_words", STREAM, 1027)
+    run("random_uniform", STREAM, (37,), np.float32)
+    run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
+
+
+def updates(run):
+    bounds = np.array([[0, 5], [32, 300]], np.int64)
+
+    def arenas():
+        flat = {name: np.abs(run.normal(320)) for name in ("data", "grad", "momentum", "mean", "square")}
+        for backend in (run.reference, run.backend):
+            arrays = {name: backend.asarray(a.copy()) for name, a in flat.items()}
+            yield backend, SimpleNamespace(data=arrays.pop("data"), grad=arrays.pop("grad"), slots=arrays)
+
+    def step(update, columns, **options):
+        segments, left = Segments(bounds, np.full((2, columns), 0.1)), []
+        for backend, arena in arenas():
+            clip = backend.gradient_norm(arena, segments, max_norm=1.0)
+            getattr(backend, update)(arena, segments, clip=clip, **options)
+            left.append([backend.to_numpy(a) for a in (clip, arena.data, *arena.slots.values())])
+        for expected, got in zip(*left, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+    for flag in (False, True):
+        step("sgd_update", 4, nesterov=flag)
+        step("adam_update", 7, decoupled=flag)
+
+
+def test_every_instance_is_launched(launcher):
+    listed = {e for expressions in instantiations().values() for e in expressions}
+    assert sorted(listed - set(launcher.totals)) == [], "no test launches these on the emulated device"
+
+
+def test_the_kernels_lines_are_executed(launcher, record_property):
+    lines = launcher.lines()
+    missed = sorted(lines - launcher.covered)
+    share = 1 - len(missed) / len(lines)
+    record_property("kernel lines executed", f"{share:.1%} of {len(lines)}")
+    print(f"\nkernel lines executed: {share:.1%} of {len(lines)}; missed: {missed}")
+    assert share >= LINES, f"{share:.1%} of {len(lines)} lines; not executed: {missed}"

@@ -1,0 +1,447 @@
+"""Arithmetic instructions of the emulated machine against NumPy and Python's integers."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from machine_runs import run_table
+
+U32, U64 = 2**32, 2**64
+
+
+def ptx(instruction: str, *inputs: str, result: str = "unsigned") -> str:
+    """An expression that is one piece of inline PTX."""
+    letter = "l" if "long" in result else "r"
+    given = ", ".join(f'"{letter}"({i})' for i in inputs)
+    return f'[&] {{ {result} d; asm("{instruction}" : "={letter}"(d) : {given}); return d; }}()'
+
+
+def in_halves(instructions: str) -> str:
+    """An expression of a and b in 64 bits, from instructions on their halves l, h and k, g."""
+    before = ".reg .u32 l, h, k, g; mov.b64 {l, h}, %1; mov.b64 {k, g}, %2;"
+    return ptx(f"{{{before} {instructions} mov.b64 %0, {{l, h}};}}", "a", "b", result="unsigned long long")
+
+
+def signed(value: int, bits: int = 32) -> int:
+    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+
+
+def quotient(a: int, b: int) -> int:
+    """a / b rounded to zero."""
+    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+
+
+@pytest.fixture
+def words(rng: np.random.Generator) -> tuple[list[int], list[int], list[int]]:
+    """Three columns of 32-bit words, the edges among them."""
+    edges = [0, 1, 2, 31, 32, 33, 0x7FFFFFFF, 0x80000000, 0x80000001, U32 - 1, U32 - 2, 0x0F0F00FF]
+    a = [e for e in edges for _ in edges] + rng.integers(0, U32, 100).tolist()
+    b = edges * len(edges) + rng.integers(0, U32, 100).tolist()
+    return a, b, rng.integers(0, U32, len(a)).tolist()
+
+
+INTEGERS: dict[str, tuple[str, Callable[[int, int, int], int]]] = {
+    "add": ("a + b", lambda a, b, c: a + b),
+    "sub": ("a - b", lambda a, b, c: a - b),
+    "mad": ("a * b + c", lambda a, b, c: a * b + c),
+    "mul hi": ("__umulhi(a, b)", lambda a, b, c: a * b >> 32),
+    "mul hi signed": ("__mulhi((int)a, (int)b)", lambda a, b, c: signed(a) * signed(b) >> 32),
+    "div": ("b ? a / b : 7", lambda a, b, c: a // b if b else 7),
+    "rem": ("b ? a % b : 7", lambda a, b, c: a % b if b else 7),
+    "and or xor": ("(a & b) | (b ^ c)", lambda a, b, c: (a & b) | (b ^ c)),
+    "shl": ("a << (b & 31)", lambda a, b, c: a << (b & 31)),
+    "shr": ("a >> (b & 31)", lambda a, b, c: a >> (b & 31)),
+    "shr signed": ("(int)a >> (b & 31)", lambda a, b, c: signed(a) >> (b & 31)),
+    "shl clamps": (ptx("shl.b32 %0, %1, %2;", "a", "b"), lambda a, b, c: a << b if b < 32 else 0),
+    "shr clamps": (ptx("shr.s32 %0, %1, %2;", "a", "b"), lambda a, b, c: signed(a) >> min(b, 31)),
+    "popc": ("__popc(a)", lambda a, b, c: a.bit_count()),
+    "clz": ("__clz(a)", lambda a, b, c: 32 - a.bit_length()),
+    "ffs": ("__ffs(a)", lambda a, b, c: (a & -a).bit_length()),
+    "brev": ("__brev(a)", lambda a, b, c: int(f"{a:032b}"[::-1], 2)),
+    "byte perm": (
+        "__byte_perm(a, b, c)",
+        lambda a, b, c: sum(((b << 32 | a) >> 8 * (c >> 4 * i & 7) & 255) << 8 * i for i in range(4)),
+    ),
+    "funnel left": ("__funnelshift_l(a, b, c)", lambda a, b, c: (b << 32 | a) << (c & 31) >> 32),
+    "funnel left clamped": ("__funnelshift_lc(a, b, c & 63)", lambda a, b, c: (b << 32 | a) << min(c & 63, 32) >> 32),
+    "funnel right": ("__funnelshift_r(a, b, c)", lambda a, b, c: (b << 32 | a) >> (c & 31)),
+    "min max": ("max(min(a, b), c)", lambda a, b, c: max(min(a, b), c)),
+    "min max signed": ("max(min((int)a, (int)b), (int)c)", lambda a, b, c: max(min(signed(a), signed(b)), signed(c))),
+    "abs": ("abs((int)(a | 1))", lambda a, b, c: abs(signed(a | 1))),
+    "sad": ("__usad(a, b, c)", lambda a, b, c: abs(a - b) + c),
+    "mul24": ("__umul24(a, b)", lambda a, b, c: (a & 0xFFFFFF) * (b & 0xFFFFFF)),
+    "mul24 signed": ("__mul24((int)a, (int)b)", lambda a, b, c: signed(a & 0xFFFFFF, 24) * signed(b & 0xFFFFFF, 24)),
+    "hadd": ("__uhadd(a, b)", lambda a, b, c: a + b >> 1),
+    "dp4a": (
+        "__dp4a((int)a, (int)b, (int)c)",
+        lambda a, b, c: c + sum(signed(a >> 8 * i & 255, 8) * signed(b >> 8 * i & 255, 8) for i in range(4)),
+    ),
+    "dp4a unsigned": (
+        "__dp4a(a, b, c)",
+        lambda a, b, c: c + sum((a >> 8 * i & 255) * (b >> 8 * i & 255) for i in range(4)),
+    ),
+    "dp2a": (
+        "__dp2a_lo((int)a, (int)b, (int)c)",
+        lambda a, b, c: c + sum(signed(a >> 16 * i & 65535, 16) * signed(b >> 8 * i & 255, 8) for i in range(2)),
+    ),
+    "bfe": (
+        ptx("bfe.u32 %0, %1, %2, %3;", "a", "b & 31", "c & 15"),
+        lambda a, b, c: (a >> (b & 31)) & (1 << (c & 15)) - 1,
+    ),
+    "bfi": (
+        ptx("bfi.b32 %0, %1, %2, %3, %4;", "a", "b", "c & 15", "c >> 8 & 15"),
+        lambda a, b, c: (b & ~(((1 << (c >> 8 & 15)) - 1) << (c & 15))) | (a & (1 << (c >> 8 & 15)) - 1) << (c & 15),
+    ),
+    "bfind": (ptx("bfind.u32 %0, %1;", "a"), lambda a, b, c: a.bit_length() - 1),
+    "lop3": (ptx("lop3.b32 %0, %1, %2, %3, 0x96;", "a", "b", "c"), lambda a, b, c: a ^ b ^ c),
+    "add.sat": (
+        ptx("add.sat.s32 %0, %1, %2;", "a", "b", result="int"),
+        lambda a, b, c: max(min(signed(a) + signed(b), 2**31 - 1), -(2**31)),
+    ),
+    "slct": (ptx("slct.u32.s32 %0, %1, %2, %3;", "a", "b", "c"), lambda a, b, c: a if signed(c) >= 0 else b),
+    "set": (ptx("set.gt.u32.u32 %0, %1, %2;", "a", "b"), lambda a, b, c: U32 - 1 if a > b else 0),
+    "compare signed": ("(int)a < (int)b", lambda a, b, c: signed(a) < signed(b)),
+    "bytes": ("(signed char)a * (short)b", lambda a, b, c: signed(a & 255, 8) * signed(b & 65535, 16)),
+}
+
+
+def test_32_bit_integers_are_those_of_the_language(words: tuple[list[int], ...]) -> None:
+    a, b, c = words
+    arrays = [np.array(w, np.uint32) for w in words]
+    rows = run_table(
+        {n: e for n, (e, _) in INTEGERS.items()}, "unsigned, unsigned, unsigned", "unsigned", arrays, np.uint32
+    )
+    for name, (_, oracle) in INTEGERS.items():
+        expected = np.array([oracle(*w) % U32 for w in zip(a, b, c, strict=True)], np.uint32)
+        np.testing.assert_array_equal(rows[name], expected, name)
+
+
+LONGS: dict[str, tuple[str, Callable[[int, int, int], int]]] = {
+    "mad": ("a * b + c", lambda a, b, c: a * b + c),
+    "mul hi": ("__umul64hi(a, b)", lambda a, b, c: a * b >> 64),
+    "mul hi signed": ("__mul64hi((long long)a, (long long)b)", lambda a, b, c: signed(a, 64) * signed(b, 64) >> 64),
+    "wide": ("(unsigned long long)(unsigned)a * (unsigned)b + c", lambda a, b, c: (a % U32) * (b % U32) + c),
+    "wide signed": ("(long long)(int)a * (int)b", lambda a, b, c: signed(a % U32) * signed(b % U32)),
+    "div": ("a / (b | 1)", lambda a, b, c: a // (b | 1)),
+    "div signed": ("(long long)a / (long long)(b | 1)", lambda a, b, c: quotient(signed(a, 64), signed(b | 1, 64))),
+    "rem": ("a % (b | 1)", lambda a, b, c: a % (b | 1)),
+    "shifts": ("(a << (b & 63)) ^ (a >> (c & 63))", lambda a, b, c: (a << (b & 63)) ^ (a >> (c & 63))),
+    "popc": ("__popcll(a)", lambda a, b, c: a.bit_count()),
+    "clz": ("__clzll(a)", lambda a, b, c: 64 - a.bit_length()),
+    "brev": ("__brevll(a)", lambda a, b, c: int(f"{a:064b}"[::-1], 2)),
+    "carry": (in_halves("add.cc.u32 l, l, k; addc.u32 h, h, g;"), lambda a, b, c: a + b),
+    "borrow": (in_halves("sub.cc.u32 l, l, k; subc.u32 h, h, g;"), lambda a, b, c: a - b),
+    "mad carry": (
+        in_halves("mad.lo.cc.u32 l, k, g, l; madc.hi.u32 h, k, g, h;"),
+        lambda a, b, c: a + (b % U32) * (b >> 32),
+    ),
+}
+
+
+def test_64_bit_integers_are_those_of_the_language(rng: np.random.Generator) -> None:
+    edges = [0, 1, 63, 64, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
+    a = [e for e in edges for _ in edges] + rng.integers(0, U64, 64, np.uint64, endpoint=False).tolist()
+    b = edges * len(edges) + rng.integers(0, U64, 64, np.uint64).tolist()
+    c = rng.integers(0, U64, len(a), np.uint64).tolist()
+    rows = run_table(
+        {n: e for n, (e, _) in LONGS.items()},
+        "unsigned long long, unsigned long long, unsigned long long",
+        "unsigned long long",
+        [np.array(w, np.uint64) for w in (a, b, c)],
+        np.uint64,
+    )
+    for name, (_, oracle) in LONGS.items():
+        expected = np.array([oracle(*w) % U64 for w in zip(a, b, c, strict=True)], np.uint64)
+        np.testing.assert_array_equal(rows[name], expected, name)
+
+
+ROUNDED = {"rn": 0, "rz": 1, "rd": 2, "ru": 3}
+
+
+def rounded(exact: np.ndarray, direction: str) -> np.ndarray:
+    """Long doubles, exact or nearly, in float32, rounded towards a direction."""
+    near = exact.astype(np.float32)
+    back = near.astype(np.longdouble)
+    down, up = np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))
+    if direction == "rz":
+        return np.where(abs(back) > abs(exact), np.where(near > 0, down, up), near)
+    if direction == "rd":
+        return np.where(back > exact, down, near)
+    return np.where(back < exact, up, near) if direction == "ru" else near
+
+
+@pytest.mark.parametrize("direction", ROUNDED)
+def test_float_arithmetic_rounds_in_the_direction_that_is_asked_for(direction: str, rng: np.random.Generator) -> None:
+    a, b, c = (rng.normal(size=500).astype(np.float32) for _ in range(3))
+    d = direction
+    rows = run_table(
+        {
+            "add": f"__fadd_{d}(a, b)",
+            "mul": f"__fmul_{d}(a, b)",
+            "sub": f"__fsub_{d}(a, b)",
+            "fma": f"__fmaf_{d}(a, b, c)",
+            "div": f"__fdiv_{d}(a, b)",
+            "sqrt": f"__fsqrt_{d}(a * a)",
+            "from double": f"__double2float_{d}((double)a * b)",
+            "from int": f"__int2float_{d}((int)(a * 1e8f))",
+            "from long": f"__ll2float_{d}((long long)(a * 1e17f))",
+        },
+        "float, float, float",
+        "float",
+        [a, b, c],
+        np.float32,
+    )
+    x, y, z = (v.astype(np.longdouble) for v in (a, b, c))
+    square = (a * a).astype(np.longdouble)
+    exact = {
+        "add": x + y,
+        "mul": x * y,
+        "sub": x - y,
+        "fma": x * y + z,
+        "div": x / y,
+        "sqrt": np.sqrt(square),
+        "from double": x * y,
+        "from int": (a * np.float32(1e8)).astype(np.int32).astype(np.longdouble),
+        "from long": (a * np.float32(1e17)).astype(np.int64).astype(np.longdouble),
+    }
+    for name, value in exact.items():
+        np.testing.assert_array_equal(rows[name], rounded(value, direction), name)
+
+
+def test_a_product_and_a_sum_are_fused_only_by_fma(rng: np.random.Generator) -> None:
+    a, b, c = (rng.normal(size=500).astype(np.float32) for _ in range(3))
+    rows = run_table(
+        {"apart": "__fadd_rn(__fmul_rn(a, b), c)", "fused": "fmaf(a, b, c)"},
+        "float, float, float",
+        "float",
+        [a, b, c],
+        np.float32,
+    )
+    np.testing.assert_array_equal(rows["apart"], a * b + c)
+    np.testing.assert_array_equal(rows["fused"], (a.astype(np.longdouble) * b + c).astype(np.float32))
+    assert (rows["apart"] != rows["fused"]).any()
+
+
+def test_nan_infinity_and_zeros_meet_as_ptx_says() -> None:
+    values = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan], np.float32)
+    a, b = (v.ravel() for v in np.meshgrid(values, values))
+    rows = run_table(
+        {
+            "min": "fminf(a, b)",
+            "max": "fmaxf(a, b)",
+            "lt": "a < b",
+            "ge": "a >= b",
+            "ne": "a != b",
+            "eq": "a == b",
+            "not lt": "!(a < b)",
+            "copysign": "copysignf(a, b)",
+            "abs": "fabsf(a)",
+            "neg": "-a",
+            "sat": "__saturatef(a)",
+            "nan": "isnan(a)",
+            "inf": "isinf(a)",
+        },
+        "float, float",
+        "float",
+        [a, b],
+        np.float32,
+    )
+    with np.errstate(invalid="ignore"):
+        expected = {
+            "min": np.fmin(a, b),
+            "max": np.fmax(a, b),
+            "lt": a < b,
+            "ge": a >= b,
+            "ne": a != b,
+            "eq": a == b,
+            "not lt": ~(a < b),
+            "copysign": np.copysign(a, b),
+            "abs": abs(a),
+            "neg": -a,
+            "nan": np.isnan(a),
+            "inf": np.isinf(a),
+            "sat": np.nan_to_num(np.clip(a, 0, 1), nan=0.0),
+        }
+    for name, value in expected.items():
+        np.testing.assert_array_equal(rows[name], value.astype(np.float32), name)
+
+
+def test_floats_become_integers_saturated_and_nan_becomes_zero() -> None:
+    a = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 3e9, -3e9, 1e20, -1e20, np.nan, np.inf, 255.6, -7.7], np.float32)
+    rows = run_table(
+        {
+            "rn": "__float2int_rn(a)",
+            "rz": "__float2int_rz(a)",
+            "rd": "__float2int_rd(a)",
+            "ru": "__float2int_ru(a)",
+            "unsigned": "(long long)__float2uint_rz(a)",
+            "long": "__float2ll_rz(a)",
+        },
+        "float",
+        "long long",
+        [a],
+        np.int64,
+    )
+    wide = np.nan_to_num(a.astype(np.float64), nan=0.0, posinf=1e300, neginf=-1e300)
+    for name, f in {"rn": np.rint, "rz": np.trunc, "rd": np.floor, "ru": np.ceil}.items():
+        np.testing.assert_array_equal(rows[name], np.clip(f(wide), -(2**31), 2**31 - 1).astype(np.int64), name)
+    np.testing.assert_array_equal(rows["unsigned"], np.clip(np.trunc(wide), 0, 2**32 - 1).astype(np.int64))
+    assert rows["long"][7] == 2**63 - 1
+    assert rows["long"][8] == rows["long"][9] == -(2**63)  # NaN too, in 64 bits
+
+
+FUNCTIONS = {
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "tanh": np.tanh,
+    "sinh": np.sinh,
+    "atan": np.arctan,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "rint": np.rint,
+    "trunc": np.trunc,
+}
+POSITIVE = {"log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "sqrt": np.sqrt, "cbrt": np.cbrt}
+
+
+def test_the_cuda_math_library_gives_its_functions(rng: np.random.Generator) -> None:
+    a = np.concatenate([rng.normal(size=200) * 3, rng.uniform(-1e5, 1e5, 20)]).astype(np.float32)
+    a = np.where(abs(a) > 80, a, a)
+    small, positive = np.clip(a, -80, 80), abs(a) + np.float32(1e-3)
+    single = run_table({n: f"{n}f(a)" for n in FUNCTIONS}, "float", "float", [small], np.float32)
+    double = run_table({n: f"{n}(a)" for n in FUNCTIONS}, "double", "double", [small.astype(np.float64)], np.float64)
+    for name, f in FUNCTIONS.items():
+        np.testing.assert_allclose(single[name], f(small.astype(np.float64)), rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(double[name], f(small.astype(np.float64)), rtol=1e-14, atol=1e-15, err_msg=name)
+    single = run_table({n: f"{n}f(a)" for n in POSITIVE}, "float", "float", [positive], np.float32)
+    for name, f in POSITIVE.items():
+        np.testing.assert_allclose(single[name], f(positive.astype(np.float64)), rtol=1e-6, atol=1e-7, err_msg=name)
+    fast = run_table(
+        {
+            "rsqrt": "rsqrtf(a)",
+            "fast sin": "__sinf(a)",
+            "fast exp": "__expf(-a)",
+            "fast log": "__logf(a)",
+            "pow": "powf(a, 1.5f)",
+            "fast div": "__fdividef(1.0f, a)",
+            "erf": "erff(a)",
+            "gamma": "lgammaf(a)",
+        },
+        "float",
+        "float",
+        [np.minimum(positive, 20)],
+        np.float32,
+    )
+    x = np.minimum(positive, 20).astype(np.float64)
+    for name, value in {
+        "rsqrt": x**-0.5,
+        "fast sin": np.sin(x),
+        "fast exp": np.exp(-x),
+        "fast log": np.log(x),
+        "pow": x**1.5,
+        "fast div": 1 / x,
+    }.items():
+        np.testing.assert_allclose(fast[name], value, rtol=3e-6, atol=1e-6, err_msg=name)
+
+
+def test_sine_of_a_large_argument_is_reduced_in_local_memory() -> None:
+    a = np.array([1e6, -3e7, 1e20, 123456.789], np.float32)
+    rows = run_table({"sin": "sinf(a)", "cos": "cosf(a)"}, "float", "float", [a], np.float32)
+    np.testing.assert_allclose(rows["sin"], np.sin(a.astype(np.float64)), atol=1e-6)
+    np.testing.assert_allclose(rows["cos"], np.cos(a.astype(np.float64)), atol=1e-6)
+
+
+def test_denormals_are_zero_as_the_kernels_are_compiled() -> None:
+    a = np.array([1e-40, -1e-40, 1e-20], np.float32)
+    rows = run_table({"product": "a * 3.0f", "sum": "a + a", "tiny": "a * a"}, "float", "float", [a], np.float32)
+    np.testing.assert_array_equal(rows["product"], np.array([0, 0, 3e-20], np.float32))
+    np.testing.assert_array_equal(rows["tiny"], 0)
+
+
+HALF = "#include <cuda_fp16.h>\n"
+BRAIN = "#include <cuda_bf16.h>\n"
+
+
+def test_half_precision_is_rounded_once_an_operation(rng: np.random.Generator) -> None:
+    a, b, c = (rng.normal(size=300).astype(np.float16) for _ in range(3))
+    rows = run_table(
+        {
+            "add": "a + b",
+            "sub": "a - b",
+            "mul": "a * b",
+            "div": "a / b",
+            "fma": "__hfma(a, b, c)",
+            "neg": "-a",
+            "abs": "__habs(a)",
+            "max": "__hmax(a, b)",
+            "min": "__hmin(a, b)",
+            "pair": "__high2half(__hfma2(__halves2half2(c, a), __halves2half2(c, b), __halves2half2(a, c)))",
+            "from": "__float2half_rz(__half2float(a) * 1.001f)",
+            "exp": "hexp(a)",
+            "rsqrt": "hrsqrt(__habs(b))",
+            "lt": "__half((float)(a < b))",
+            "int": "__int2half_rn(__half2int_rd(a * __half(100.0f)))",
+        },
+        "__half, __half, __half",
+        "__half",
+        [a, b, c],
+        np.float16,
+        before=HALF,
+    )
+    x, y, z = (v.astype(np.float64) for v in (a, b, c))
+    product = (a.astype(np.float32) * np.float32(1.001)).astype(np.float64)
+    near = product.astype(np.float16)
+    toward_zero = np.where(abs(near.astype(np.float64)) > abs(product), np.nextafter(near, np.float16(0)), near)
+    exact = {
+        "add": x + y,
+        "sub": x - y,
+        "mul": x * y,
+        "fma": x * y + z,
+        "neg": -x,
+        "abs": abs(x),
+        "max": np.maximum(x, y),
+        "min": np.minimum(x, y),
+        "pair": x * y + z,
+        "lt": x < y,
+        "from": toward_zero,
+        "int": np.floor((x * 100).astype(np.float16).astype(np.float64)),
+    }
+    for name, value in exact.items():
+        np.testing.assert_array_equal(rows[name], np.asarray(value).astype(np.float16), name)
+    np.testing.assert_allclose(rows["div"], x / y, rtol=2e-3)
+    np.testing.assert_allclose(rows["exp"], np.exp(x), rtol=2e-3)
+    np.testing.assert_allclose(rows["rsqrt"], abs(y) ** -0.5, rtol=2e-3)
+
+
+@pytest.mark.parametrize("arch", ["compute_80", "compute_90"])
+def test_bfloat16_is_rounded_to_even(arch: str, rng: np.random.Generator) -> None:
+    a, b = (rng.normal(size=300).astype(np.float32) for _ in range(2))
+
+    def brain(x: np.ndarray) -> np.ndarray:
+        w = x.astype(np.float32).view(np.uint32)
+        return ((w + 0x7FFF + (w >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+
+    rows = run_table(
+        {
+            "round": "__bfloat162float(__float2bfloat16(a))",
+            "add": "__bfloat162float(__hadd(__float2bfloat16(a), __float2bfloat16(b)))",
+            "mul": "__bfloat162float(__hmul(__float2bfloat16(a), __float2bfloat16(b)))",
+            "fma": "__bfloat162float(__hfma(__float2bfloat16(a), __float2bfloat16(b), __float2bfloat16(a)))",
+            "pair": "__high2float(__hadd2(__floats2bfloat162_rn(b, a), __floats2bfloat162_rn(a, b)))",
+            "max": "__bfloat162float(__hmax(__float2bfloat16(a), __float2bfloat16(b)))",
+        },
+        "float, float",
+        "float",
+        [a, b],
+        np.float32,
+        before=BRAIN,
+        arch=arch,
+    )
+    x, y = brain(a), brain(b)
+    for name, value in {"round": a, "add": x + y, "mul": x * y, "pair": x + y, "max": np.maximum(x, y)}.items():
+        np.testing.assert_array_equal(rows[name], brain(value), name)
+    np.testing.assert_array_equal(rows["fma"], brain((x.astype(np.float64) * y + x).astype(np.float32)))

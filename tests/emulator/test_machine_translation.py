@@ -1,0 +1,118 @@
+"""Reading and translating PTX: every instance of the package on the architectures whose PTX differs, and what is unknown."""
+
+import re
+
+import numpy as np
+import pytest
+from machine_runs import run
+
+from gpunet.cuda import nvrtc, source
+from gpunet.cuda.emulator import build, ptx
+from gpunet.cuda.emulator.machine import KernelFault, Program
+from gpunet.cuda.emulator.translate import translate
+from gpunet.cuda.instantiations import instantiations
+from gpunet.errors import BackendError
+
+EMPTY = 'extern "C" __global__ void empty() {}'
+
+
+@pytest.mark.parametrize("arch", ["compute_75", "compute_80", "compute_90", "compute_100"])
+@pytest.mark.parametrize("file", instantiations())
+def test_every_instance_is_translated(file: str, arch: str) -> None:
+    text, names = nvrtc.to_ptx(file, source.read(file), arch, instantiations()[file])
+    module = ptx.parse(text)
+    for expression, name in names.items():
+        kernel = translate(module, name, checked=True)
+        assert kernel.covered, expression
+        assert kernel.static_shared >= kernel.real_shared
+
+
+@pytest.mark.parametrize(
+    ("statement", "opcode"),
+    [
+        ('asm volatile("wgmma.fence.sync.aligned;");', "wgmma.fence"),
+        ('asm volatile("cp.async.bulk.commit_group;");', "cp.async.bulk"),
+    ],
+)
+def test_an_unknown_opcode_is_named_with_its_line(statement: str, opcode: str) -> None:
+    text = f'extern "C" __global__ void odd(int* y) {{\n    y[0] = 1;\n    {statement}\n}}'
+    with pytest.raises(KernelFault, match=re.escape(opcode)) as caught:
+        run(text, "odd", {"y": np.zeros(1, np.int32)}, arch="compute_90")
+    assert (caught.value.kind, caught.value.file, caught.value.line) == ("unknown opcode", "test.cu", 3)
+
+
+def test_labels_and_registers_of_an_inner_scope_are_its_own() -> None:
+    text = """
+    extern "C" __global__ void scopes(int* y) {
+        int a = threadIdx.x, b = 7;
+        asm volatile("{.reg .pred p; .reg .b32 k; mov.b32 k, 0;"
+                     "again: add.s32 %0, %0, 2; add.s32 k, k, 1; setp.lt.s32 p, k, 3; @p bra again;}" : "+r"(a));
+        asm volatile("{.reg .pred p; .reg .b32 k; mov.b32 k, 5;"
+                     "again: add.s32 %0, %0, 1; sub.s32 k, k, 1; setp.gt.s32 p, k, 0; @p bra again;}" : "+r"(b));
+        y[threadIdx.x] = 100 * a + b;
+    }"""
+    y = np.zeros(32, np.int32)
+    run(text, "scopes", {"y": y})
+    np.testing.assert_array_equal(y, 100 * (np.arange(32) + 6) + 12)
+
+
+def test_lines_that_ran_are_counted_apart_from_those_that_exist() -> None:
+    text = """extern "C" __global__ void lines(int* y, int n) {
+        if (n > 3)
+            y[0] = n / 7;
+        else
+            y[1] = n * 5;
+    }"""
+    y = np.zeros(2, np.int32)
+    counts = run(text, "lines", {"y": y}, np.int32(1), block=1)
+    assert ("test.cu", 5) in counts.lines
+    assert ("test.cu", 3) not in counts.lines
+    assert ("test.cu", 3) in Program.from_source("test.cu", text, ["lines"]).lines("lines")
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "message"),
+    [((1,), (1025,), "block of"), ((1, 70000), (32,), "grid of"), ((0,), (32,), "grid of"), ((1,), (0,), "block of")],
+)
+def test_extents_that_no_device_takes_raise(grid: tuple[int, ...], block: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Program.from_source("test.cu", EMPTY, ["empty"]).launch("empty", grid, block, [], regions=[])
+
+
+def test_wrong_parameters_instances_and_architectures_raise() -> None:
+    program = Program.from_source("test.cu", EMPTY, ["empty"])
+    with pytest.raises(ValueError, match="takes parameters of"):
+        program.launch("empty", (1,), (1,), [bytes(4)], regions=[])
+    with pytest.raises(ValueError, match="no instance other"):
+        program.launch("other", (1,), (1,), [], regions=[])
+    with pytest.raises(ValueError, match="compute_75"):
+        Program.from_source("test.cu", EMPTY, ["empty"], arch="compute_70")
+    bounded = 'extern "C" __global__ void __launch_bounds__(64) bounded() {}'
+    with pytest.raises(ValueError, match="1 to 64"):
+        Program.from_source("test.cu", bounded, ["bounded"]).launch("bounded", (1,), (96,), [], regions=[])
+
+
+def test_a_missing_compiler_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    build.compiler.cache_clear()
+    try:
+        with pytest.raises(BackendError, match="apt install g\\+\\+"):
+            Program.from_source("test.cu", EMPTY, ["empty"])
+    finally:
+        build.compiler.cache_clear()
+
+
+def test_another_kind_of_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(BackendError, match="Linux on x86-64"):
+        Program.from_source("test.cu", EMPTY, ["empty"])
+
+
+def test_a_kernel_is_compiled_once_and_kept(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUNET_CACHE", str(tmp_path))
+    Program.from_source("test.cu", EMPTY, ["empty"]).compile("empty")
+    kept = {p: p.stat().st_mtime_ns for p in build.folder().iterdir()}
+    assert {p.suffix for p in kept} == {".so", ".json"}
+    monkeypatch.setattr(nvrtc, "to_ptx", None)
+    Program.from_source("test.cu", EMPTY, ["empty"]).compile("empty")
+    assert {p: p.stat().st_mtime_ns for p in build.folder().iterdir()} == kept
