@@ -8,8 +8,9 @@ sums are added in the order of the parts, so a result depends on the number of t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeVar
 
@@ -49,7 +50,7 @@ class NumpyBackend(HostBackend):
         if self.threads < 1:
             raise ValueError(f"NumpyBackend: threads is {self.threads} but must be at least 1")
         self._make_pool()
-        self._blas = ThreadpoolController().select(user_api="blas")
+        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
 
     def _make_pool(self) -> None:
         self._process = os.getpid()
@@ -59,7 +60,7 @@ class NumpyBackend(HostBackend):
         """Also the threads and the BLAS with the processor it takes this one for."""
         blas = [
             f"{i['internal_api']} {i['version']} ({i.get('architecture', 'unknown architecture')})"
-            for i in self._blas.info()
+            for i in (library.info() for library in self._blas)
         ]
         return {**super().describe(), "threads": str(self.threads), "blas": ", ".join(blas) or "unknown"}
 
@@ -273,6 +274,17 @@ class NumpyBackend(HostBackend):
 
     # ---- threads
 
+    @contextmanager
+    def _one_blas_thread(self) -> Iterator[None]:
+        before = [library.get_num_threads() for library in self._blas]
+        for library in self._blas:
+            library.set_num_threads(1)
+        try:
+            yield
+        finally:
+            for library, threads in zip(self._blas, before, strict=True):
+                library.set_num_threads(threads)
+
     def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
         """work(start, stop) on one part of range(count) a thread; the results in the order of the parts.
 
@@ -283,7 +295,7 @@ class NumpyBackend(HostBackend):
         if self._process != os.getpid():  # threads do not survive a fork
             self._make_pool()
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
-        with self._blas.limit(limits=1), np.errstate(all="ignore"):
+        with self._one_blas_thread(), np.errstate(all="ignore"):
             if parts <= 1 or self._pool is None:
                 return [work(0, count)]
             bounds = [count * i // parts for i in range(parts + 1)]

@@ -11,8 +11,9 @@ from gpunet.backends import host_memory
 from gpunet.backends.base import Array
 from gpunet.geometry import Geometry
 
-BLOCK = 1 << 18
-"""Elements of the columns of a block: a megabyte of float32, about a second-level cache."""
+BLOCK = 1 << 19
+"""Elements of the columns of a block: two megabytes of float32, near a second-level cache, and few turns of the
+interpreter, which threads share."""
 
 
 class Columns:
