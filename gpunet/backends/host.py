@@ -241,3 +241,14 @@ def _processor() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
+
+
+def deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
+    """`value`, written or added to `out` if there is one."""
+    if out is None:
+        return value
+    if accumulate:
+        out += value
+    else:
+        out[...] = value
+    return out

@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from gpunet.backends import host_memory, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate
-from gpunet.backends.host import HostBackend
+from gpunet.backends.host import HostBackend, deliver
 from gpunet.backends.numpy_conv import BLOCK, Columns, NarrowProduct, group_slice
 from gpunet.geometry import Geometry
 
@@ -102,7 +102,7 @@ class NumpyBackend(HostBackend):
             opened = _opened(dy, gate).reshape(-1, filters)
             flat_out = None if out is None else out.reshape(-1, filters)
             dw = self.matmul(x.reshape(len(opened), -1), opened, transpose_a=True, out=flat_out, accumulate=accumulate)
-            db = _deliver(opened.sum(axis=0), bias_out, accumulate) if bias else None
+            db = deliver(opened.sum(axis=0), bias_out, accumulate) if bias else None
             return dw.reshape(geometry.w_shape), db
 
         def work(start: int, stop: int) -> tuple[Array, Array]:
@@ -124,7 +124,7 @@ class NumpyBackend(HostBackend):
             dw += more_dw
             db += more_db
         dw = np.ascontiguousarray(dw.transpose(1, 0, 2)).reshape(geometry.w_shape)
-        return _deliver(dw, out, accumulate), _deliver(db, bias_out, accumulate) if bias else None
+        return deliver(dw, out, accumulate), deliver(db, bias_out, accumulate) if bias else None
 
     def _convolve(
         self, x: Array, w: Array, b: Array | None, g: Geometry, activation: Activation | None, gate: Gate | None
@@ -361,16 +361,6 @@ def _full_padding(g: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
         first = e - 1 - before
         sides.append((first, n + e - 1 - out - first))
     return sides[0], sides[1]
-
-
-def _deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
-    if out is None:
-        return value
-    if accumulate:
-        out += value
-    else:
-        out[...] = value
-    return out
 
 
 def _quietly(work: Callable[[int, int], T], start: int, stop: int) -> T:

@@ -11,9 +11,9 @@ from gpunet.backends import host_memory
 from gpunet.backends.base import Array
 from gpunet.geometry import Geometry
 
-BLOCK = 1 << 19
-"""Elements of the columns of a block: two megabytes of float32, near a second-level cache, and few turns of the
-interpreter, which threads share."""
+BLOCK = 1 << 18
+"""Elements of the columns of a block: a megabyte of float32, about a second-level cache. With few filters the product is
+short beside the interpreter's turns, which threads take one after another, so blocks are twice as large."""
 
 
 class Columns:
@@ -36,7 +36,8 @@ class Columns:
         largest = max(
             self.elements_per_image(), self.geometry.y_shape[1] * self.geometry.y_shape[2] * self.geometry.filters
         )
-        images = stop - start if self.geometry.pointwise else max(1, BLOCK // largest)
+        elements = 2 * BLOCK if self.geometry.filters < 32 else BLOCK
+        images = stop - start if self.geometry.pointwise else max(1, elements // largest)
         return [(i, min(i + images, stop)) for i in range(start, stop, images)]
 
     def elements_per_image(self) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpunet.backends.base import Activation, Array, Gate
-from gpunet.backends.host import HostBackend
+from gpunet.backends.host import HostBackend, deliver
 from gpunet.geometry import Geometry
 
 
@@ -65,8 +65,8 @@ class ReferenceBackend(HostBackend):
         windows = windows.reshape(*windows.shape[:5], g, -1)
         grouped = dy.reshape(*dy.shape[:3], g, -1)
         dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, grouped).reshape(geometry.w_shape)
-        dw = _deliver(dw, out, accumulate)
-        return dw, _deliver(dy.sum(axis=(0, 1, 2)), bias_out, accumulate) if bias else None
+        dw = deliver(dw, out, accumulate)
+        return dw, deliver(dy.sum(axis=(0, 1, 2)), bias_out, accumulate) if bias else None
 
     # ---- matrix product
 
@@ -89,7 +89,7 @@ class ReferenceBackend(HostBackend):
             y = y + bias
         if activation is not None:
             y = self.activation_forward(y, activation)
-        return _deliver(y, out, accumulate)
+        return deliver(y, out, accumulate)
 
     # ---- pooling
 
@@ -195,13 +195,3 @@ def _counts(geometry: Geometry, count_padding: bool) -> Array:
         return np.full((1, 1, 1), geometry.window[0] * geometry.window[1])
     inside = np.ones((1, *geometry.x_shape[1:3], 1))
     return _windows(_pad(inside, geometry), geometry).sum(axis=(0, 3, 4))
-
-
-def _deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
-    if out is None:
-        return value
-    if accumulate:
-        out += value
-    else:
-        out[...] = value
-    return out
