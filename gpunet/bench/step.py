@@ -101,11 +101,11 @@ def _line(row: dict[str, Any], rival: str | None) -> str:
     head = f"{row['net']:8} batch {row['batch']}: gpunet {_spread(row['gpunet'])}"
     if rival is None:
         return head
-    ratio = row["ratio"]
-    return (
-        f"{head}, {rival} {_spread(row[rival])}; {rival}'s time / gpunet's: {ratio['median']:.2f} "
-        f"(p10 {ratio['p10']:.2f}, p90 {ratio['p90']:.2f})"
-    )
+    return f"{head}, {rival} {_spread(row[rival])}; {rival}'s time / gpunet's: {_ratio(row['ratio'])}"
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} (p10 {ratio['p10']:.2f}, p90 {ratio['p90']:.2f})"
 
 
 def _spread(times: dict[str, float]) -> str:
@@ -127,10 +127,7 @@ def table(record: dict[str, Any]) -> str:
     for row in record["rows"]:
         cells = [row["net"], str(row["batch"]), str(row["threads"]), f"{row['gpunet']['median_ms']:.2f}"]
         cells += [f"{row[r]['median_ms']:.2f}" for r in rivals]
-        cells += [
-            f"{row['ratio']['median']:.2f} (p10 {row['ratio']['p10']:.2f}, p90 {row['ratio']['p90']:.2f})"
-            for _ in rivals
-        ]
+        cells += [_ratio(row["ratio"]) for _ in rivals]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -144,7 +141,10 @@ def table(record: dict[str, Any]) -> str:
 
 def _command(options: Namespace) -> str:
     rival = f" --against {options.against}" if options.against else ""
+    core = os.environ.get("OPENBLAS_CORETYPE")  # changes what is measured
+    setting = f"OPENBLAS_CORETYPE={core} " if core else ""
     return (
-        f"gpunet bench step --nets {' '.join(options.nets)} --batch {options.batch} --backend {options.backend} "
-        f"--threads {options.threads}{rival} --rounds {options.rounds} --steps {options.steps}"
+        f"{setting}gpunet bench step --nets {' '.join(options.nets)} --batch {options.batch} "
+        f"--backend {options.backend} --threads {options.threads}{rival} --rounds {options.rounds} "
+        f"--steps {options.steps}"
     )
