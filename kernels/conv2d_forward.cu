@@ -1,63 +1,94 @@
 #include "common.cuh"
 #include "geometry.cuh"
 #include "tile.cuh"
-// 2-D convolution (the cross-correlation of deep learning), bias and activation fused:
+// 2-D convolution (the cross-correlation of deep learning), with bias, activation and 2x2 max pool fused:
 //   y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
 //   x (N, H, W, C)   w (KH, KW, C / groups, O)   b (O,) or null   y (N, OH, OW, O)
 // Group g joins channels g C / groups … to filters g O / groups ….
+// POOL: y and mask are (N, OH / 2, OW / 2, O), the maximum of 2x2 windows side by side and its position 2 i + j in them, the
+// first of equals, NaN before all. Bias and activation keep the order, so they are applied to the winner alone; an odd last
+// row or column is not computed, and the convolution's whole output never written.
 //
 // Tiling (`_tiled`): a matrix product with N OH OW rows (pixels), O / groups columns and a reduction of KH KW C / groups,
 // the tap outer and the channel inner, whose left matrix is never written out: a block gathers its pixels' taps from x
 // straight into shared memory ("implicit GEMM"). In that order the right matrix is w as it lies in memory, and V
 // neighbouring channels belong to one tap. Neighbouring blocks take the column tiles of one row tile, which share x in L2.
 //   128 x 64, 8 x 4 a thread: many pixels and filters;   64 x 64, 4 x 4: fewer;   128 x 16, 4 x 2: up to 16 filters.
+// With a pool, rows go by windows, four pixels each, so that a thread holds whole windows in its registers.
 // Alignment: V = 4 needs x, w, y at 16 bytes, C / groups and O / groups multiples of 4; V = 1 needs nothing.
 // Bound: 2 KH KW C / groups FLOP an output element against 4 bytes read and written for each element of x and y:
-// arithmetic from about C = 16 on at 3 x 3.
+// arithmetic from about C = 16 on at 3 x 3. With a pool, 5 bytes are written for four outputs instead of 16.
+
+// The image, row and column of the r-th output pixel; with POOL, of the corner r % 4 of the window r / 4.
+template <bool POOL>
+__device__ __forceinline__ void output_pixel(int r, const Geometry& g, int& n, int& p, int& q) {
+    const int cell = POOL ? r / 4 : r, width = POOL ? g.OW / 2 : g.OW, height = POOL ? g.OH / 2 : g.OH;
+    n = cell / width / height, p = cell / width % height, q = cell % width;
+    if (POOL) p = 2 * p + r % 4 / 2, q = 2 * q + r % 2;
+}
+
+// Keep v and its position where it is the larger.
+__device__ __forceinline__ void keep_larger(float v, int position, float& best, int& winner) {
+    if (v > best || (is_nan(v) && !is_nan(best))) best = v, winner = position;
+}
 
 template <typename T>
+__device__ __forceinline__ float convolve_pixel(const T* x, const T* w, const Geometry& g, int n, int p, int q, int o) {
+    const int taken = g.C / g.groups, made = g.O / g.groups;
+    float sum = 0.0f;
+    for (int i = 0; i < g.KH; ++i) {
+        const int row = p * g.stride_h + i * g.dilation_h - g.pad_top;
+        if (!inside(row, g.H)) continue;
+        for (int j = 0; j < g.KW; ++j) {
+            const int col = q * g.stride_w + j * g.dilation_w - g.pad_left;
+            if (!inside(col, g.W)) continue;
+            const T* pixel = x + (((int64)n * g.H + row) * g.W + col) * g.C + o / made * taken;
+            const T* filter = w + (int64)(i * g.KW + j) * taken * g.O + o;
+            for (int c = 0; c < taken; ++c) sum += to_float(pixel[c]) * to_float(filter[(int64)c * g.O]);
+        }
+    }
+    return sum;
+}
+
+template <typename T, bool POOL>
 __global__ void conv2d_forward_simple(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        Geometry g, Activation f) {
-    const int taken = g.C / g.groups, made = g.O / g.groups;
-    GRID_STRIDE_LOOP(idx, (int64)g.N * g.OH * g.OW * g.O) {
-        const int o = idx % g.O, q = idx / g.O % g.OW, p = idx / g.O / g.OW % g.OH;
-        const int64 n = idx / g.O / g.OW / g.OH;
-        float sum = b ? to_float(b[o]) : 0.0f;
-        for (int i = 0; i < g.KH; ++i) {
-            const int row = p * g.stride_h + i * g.dilation_h - g.pad_top;
-            if (!inside(row, g.H)) continue;
-            for (int j = 0; j < g.KW; ++j) {
-                const int col = q * g.stride_w + j * g.dilation_w - g.pad_left;
-                if (!inside(col, g.W)) continue;
-                const T* pixel = x + ((n * g.H + row) * g.W + col) * g.C + o / made * taken;
-                const T* filter = w + (int64)(i * g.KW + j) * taken * g.O + o;
-                for (int c = 0; c < taken; ++c) sum += to_float(pixel[c]) * to_float(filter[(int64)c * g.O]);
-            }
+        uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
+    const int each = POOL ? 4 : 1;  // pixels of a result
+    const int64 results = POOL ? (int64)g.N * (g.OH / 2) * (g.OW / 2) : (int64)g.N * g.OH * g.OW;
+    GRID_STRIDE_LOOP(idx, results * g.O) {
+        const int o = idx % g.O, r = idx / g.O * each;
+        int n, p, q, winner = 0;
+        output_pixel<POOL>(r, g, n, p, q);
+        float best = convolve_pixel(x, w, g, n, p, q, o);
+        for (int corner = 1; corner < each; ++corner) {
+            output_pixel<POOL>(r + corner, g, n, p, q);
+            keep_larger(convolve_pixel(x, w, g, n, p, q, o), corner, best, winner);
         }
-        from_float(y[idx], activate(f, sum));
+        from_float(y[idx], activate(f, b ? best + to_float(b[o]) : best));
+        if (POOL) mask[idx] = winner;
     }
 }
 
-template <typename T, int TM, int TN, int RM, int RN, int V>
+template <typename T, int TM, int TN, int RM, int RN, int V, bool POOL>
 __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        Geometry g, Activation f) {
+        uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
     __shared__ Tile<TM, TN> tile;
     __shared__ int64 row_image[TM];  // first pixel of the row's image
     __shared__ int row_h[TM];        // where the row's window starts
     __shared__ int row_w[TM];
 
     const int taken = g.C / g.groups, made = g.O / g.groups, depth = g.KH * g.KW * taken;
-    const int64 pixels = (int64)g.N * g.OH * g.OW;
+    const int64 pixels = POOL ? (int64)g.N * (g.OH / 2) * (g.OW / 2) * 4 : (int64)g.N * g.OH * g.OW;
     const int col_tiles = (made + TN - 1) / TN;
     const int col0 = blockIdx.x % col_tiles * TN, group = blockIdx.x / col_tiles % g.groups;
     const int64 row0 = (int64)(blockIdx.x / col_tiles / g.groups) * TM;
 
     for (int r = threadIdx.x; r < TM; r += TILE_THREADS) {
-        const int pixel = row0 + r < pixels ? row0 + r : 0;
-        const int q = pixel % g.OW, p = pixel / g.OW % g.OH;
-        row_image[r] = (int64)(pixel / g.OW / g.OH) * g.H * g.W;
+        int n, p, q;
+        output_pixel<POOL>(row0 + r < pixels ? row0 + r : 0, g, n, p, q);
+        row_image[r] = (int64)n * g.H * g.W;
         row_h[r] = row0 + r < pixels ? p * g.stride_h - g.pad_top : NO_ROW;
         row_w[r] = q * g.stride_w - g.pad_left;
     }
@@ -95,14 +126,23 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
     }
 
     const int row = tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
+    const int64 at = group * made + col;  // the first result's filter
+    float bias[RN];
 #pragma unroll
-    for (int i = 0; i < RM; ++i) {
+    for (int j = 0; j < RN; ++j) bias[j] = b && col + j < made ? to_float(b[at + j]) : 0.0f;
+    constexpr int EACH = POOL ? 4 : 1;  // rows of a result
+#pragma unroll
+    for (int i = 0; i < RM; i += EACH) {
         if (row0 + row + i >= pixels) break;
+        const int64 result = (row0 + row + i) / EACH * g.O + at;
+        int winner[RN] = {};
 #pragma unroll
         for (int j = 0; j < RN; ++j) {
-            const float bias = b && col + j < made ? to_float(b[group * made + col + j]) : 0.0f;
-            acc[i][j] = activate(f, acc[i][j] + bias);
+#pragma unroll
+            for (int corner = 1; corner < EACH; ++corner) keep_larger(acc[i + corner][j], corner, acc[i][j], winner[j]);
+            acc[i][j] = activate(f, acc[i][j] + bias[j]);
+            if (POOL && col + j < made) mask[result + j] = winner[j];
         }
-        store_columns<V>(y, (row0 + row + i) * g.O + group * made + col, acc[i], made - col);
+        store_columns<V>(y, result, acc[i], made - col);
     }
 }

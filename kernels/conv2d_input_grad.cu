@@ -1,11 +1,13 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "gate.cuh"
 #include "tile.cuh"
 // Input gradient of a 2-D convolution: the full convolution of dy with the filters rotated by 180 degrees,
 //   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, c, o],
 // over the taps where the divisions are exact and land inside dy. The minus signs are the rotation.
-//   dy, y (N, OH, OW, O)   w (KH, KW, C / groups, O)   dx (N, H, W, C)
-// The gate: y and `f` take dy back through the activation that was fused into the forward pass, as dy is loaded.
+//   dy, y (N, OH, OW, O), with a pool as mask   w (KH, KW, C / groups, O)   dx (N, H, W, C)
+// The gate: y, `f` and mask take dy back through the activation and the pool that were fused into the forward pass, as dy is
+// loaded (gate.cuh).
 //
 // Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction of KH KW O / groups, the
 // tap outer and the filter inner. Both matrices are read along the filters, which lie next to one another.
@@ -15,8 +17,8 @@
 
 template <typename T>
 __global__ void conv2d_input_grad_simple(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx,
-        Geometry g, Activation f) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
     const int taken = g.C / g.groups, made = g.O / g.groups;
     GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * g.C) {
         const int c = idx % g.C, col = idx / g.C % g.W, row = idx / g.C / g.W % g.H;
@@ -29,11 +31,10 @@ __global__ void conv2d_input_grad_simple(
             for (int j = 0; j < g.KW; ++j) {
                 const int q = col + g.pad_left - j * g.dilation_w;
                 if (q < 0 || q % g.stride_w || q / g.stride_w >= g.OW) continue;
-                const int64 pixel = ((n * g.OH + p / g.stride_h) * g.OW + q / g.stride_w) * g.O + first;
                 const T* filter = w + ((int64)(i * g.KW + j) * taken + c % taken) * g.O + first;
                 for (int o = 0; o < made; ++o) {
                     float v[1];
-                    load_gated<1>(v, dy, y, pixel + o, f);
+                    load_output_grad<1>(v, dy, y, mask, g, n, p / g.stride_h, q / g.stride_w, first + o, f);
                     sum += v[0] * to_float(filter[o]);
                 }
             }
@@ -44,11 +45,11 @@ __global__ void conv2d_input_grad_simple(
 
 template <typename T, int TM, int TN, int RM, int RN, int V>
 __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx,
-        Geometry g, Activation f) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
     __shared__ Tile<TM, TN> tile;
-    __shared__ int64 row_image[TM];  // first pixel of the row's image in dy
-    __shared__ int row_h[TM];        // where the row stands in the padded image
+    __shared__ int row_image[TM];
+    __shared__ int row_h[TM];  // where the row stands in the padded image
     __shared__ int row_w[TM];
 
     const int taken = g.C / g.groups, made = g.O / g.groups, depth = g.KH * g.KW * made;
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
 
     for (int r = threadIdx.x; r < TM; r += TILE_THREADS) {
         const int pixel = row0 + r < pixels ? row0 + r : 0;
-        row_image[r] = (int64)(pixel / g.W / g.H) * g.OH * g.OW;
+        row_image[r] = pixel / g.W / g.H;
         row_h[r] = row0 + r < pixels ? pixel / g.W % g.H + g.pad_top : NO_ROW;
         row_w[r] = pixel % g.W + g.pad_left;
     }
@@ -75,7 +76,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
             const int p = row / g.stride_h, q = col / g.stride_w;
             float v[V] = {};
             if (k0 + k < depth && row >= 0 && col >= 0 && p * g.stride_h == row && q * g.stride_w == col && p < g.OH && q < g.OW)
-                load_gated<V>(v, dy, y, (row_image[r] + (int64)p * g.OW + q) * g.O + group * made + o, f);
+                load_output_grad<V>(v, dy, y, mask, g, row_image[r], p, q, group * made + o, f);
 #pragma unroll
             for (int u = 0; u < V; ++u) tile.a[k + u][r] = v[u];
         }

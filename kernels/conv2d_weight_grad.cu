@@ -1,11 +1,13 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "gate.cuh"
 #include "tile.cuh"
 // Gradients of a 2-D convolution's filters and bias:
 //   dw[i, j, c, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
 //   db[o] = sum over n, p, q of dy[n, p, q, o]
-//   dy, y (N, OH, OW, O)   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
-// The gate: y and `f` take dy back through the activation that was fused into the forward pass, as dy is loaded.
+//   dy, y (N, OH, OW, O), with a pool as mask   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
+// The gate: y, `f` and mask take dy back through the activation and the pool that were fused into the forward pass, as dy is
+// loaded (gate.cuh).
 //
 // Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a reduction over the N OH OW pixels.
 // There are few tiles of results and a long reduction, so it is split: split s adds up its own range of pixels into
@@ -17,8 +19,8 @@
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, T* __restrict__ dw,
-        T* __restrict__ OR_NULL db, Geometry g, Activation f, int accumulate) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ x, T* __restrict__ dw, T* __restrict__ OR_NULL db, Geometry g, Activation f, int accumulate) {
     const int taken = g.C / g.groups, made = g.O / g.groups;
     const int64 weights = (int64)g.KH * g.KW * taken * g.O;
     GRID_STRIDE_LOOP(idx, weights + (db ? g.O : 0)) {
@@ -32,7 +34,7 @@ __global__ void conv2d_weight_grad_simple(
                     const int col = q * g.stride_w + tap % g.KW * g.dilation_w - g.pad_left;
                     if (!bias && (!inside(row, g.H) || !inside(col, g.W))) continue;
                     float v[1];
-                    load_gated<1>(v, dy, y, ((n * g.OH + p) * g.OW + q) * g.O + o, f);
+                    load_output_grad<1>(v, dy, y, mask, g, n, p, q, o, f);
                     sum += bias ? v[0] : v[0] * to_float(x[((n * g.H + row) * g.W + col) * g.C + o / made * taken + c]);
                 }
         T* out = bias ? db + o : dw + idx;
@@ -42,8 +44,8 @@ __global__ void conv2d_weight_grad_simple(
 
 template <typename T, int TM, int TN, int RM, int RN, int V>
 __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
-        float* __restrict__ partial_w, float* __restrict__ OR_NULL partial_b, Geometry g, Activation f, int pixels_a_split) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ x, float* __restrict__ partial_w, float* __restrict__ OR_NULL partial_b, Geometry g, Activation f, int pixels_a_split) {
     __shared__ Tile<TM, TN> tile;
 
     const int taken = g.C / g.groups, made = g.O / g.groups, rows = g.KH * g.KW * taken;
@@ -78,7 +80,10 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
 #pragma unroll
         for (int k = threadIdx.x / (TN / V); k < TILE_K; k += TILE_THREADS * V / TN) {
             float v[V] = {};
-            if (k0 + k < end && col0 + o < made) load_gated<V>(v, dy, y, (k0 + k) * g.O + group * made + col0 + o, f);
+            if (k0 + k < end && col0 + o < made) {
+                const int pixel = k0 + k, image = pixel / (g.OH * g.OW), in_image = pixel % (g.OH * g.OW);
+                load_output_grad<V>(v, dy, y, mask, g, image, in_image / g.OW, in_image % g.OW, group * made + col0 + o, f);
+            }
 #pragma unroll
             for (int u = 0; u < V; ++u) tile.b[k][o + u] = v[u];
         }

@@ -25,6 +25,8 @@ BINARY = ("add", "subtract", "multiply", "divide", "power")
 UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh")
 """Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
+FUSED_POOL = (2, 2)
+"""Window, and stride, of the max pool that a convolution can take in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,15 @@ class Activation:
 
 
 class Gate(NamedTuple):
-    """What a gradient kernel needs to take dy back through a fused activation while it loads dy."""
+    """What a gradient kernel needs to take dy back through a fused activation and max pool while it loads dy."""
 
     y: Array
-    activation: Activation
+    """The fused operation's output: after the pool, if there is one, as dy is; not read, and None, without activation."""
+    activation: Activation | None
+    mask: Array | None = None
+    """The fused pool's mask, of y's shape; None without a pool."""
+    pool: Geometry | None = None
+    """The fused pool's geometry."""
 
 
 class Segments(NamedTuple):
@@ -161,19 +168,31 @@ class Backend(ABC):
 
     @abstractmethod
     def conv2d_forward(
-        self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry, activation: Activation | None = None
-    ) -> Array:
-        """Convolution of x (N, H, W, C) with w (KH, KW, C // groups, O), bias b (O,), then activation -> y (N, OH, OW, O).
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        geometry: Geometry,
+        activation: Activation | None = None,
+        pool: Geometry | None = None,
+    ) -> tuple[Array, Array | None]:
+        """Convolution of x (N, H, W, C) with w (KH, KW, C // groups, O), bias b (O,), then activation, then max pool
+        -> (y (N, OH, OW, O), None), or y and mask of `pool.y_shape`.
 
         y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[i, j, c, o]): the
         cross-correlation that deep learning calls a convolution. Group g joins its C // groups channels to its O // groups
         filters.
+
+        Args:
+            pool: 2x2 windows side by side over the convolution's output, `FUSED_POOL`. The mask is as
+                `max_pool2d_forward` gives it for the values before bias and activation, which keep their order.
         """
 
     @abstractmethod
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
         """Gradient of x: the full convolution of dy (N, OH, OW, O), its pixels a stride apart, with the filters rotated by
-        180 degrees and their channels exchanged -> dx (N, H, W, C)."""
+        180 degrees and their channels exchanged -> dx (N, H, W, C). With a pool in the gate, dy has the pool's shape."""
 
     @abstractmethod
     def conv2d_weight_grad(
@@ -191,6 +210,7 @@ class Backend(ABC):
         """Gradients of w and b -> (dw (KH, KW, C // groups, O), db (O,)); db is None unless `bias`.
 
         Args:
+            gate: as for `conv2d_input_grad`.
             out, bias_out: where to write dw and db.
             accumulate: add to what `out` and `bias_out` hold.
         """
@@ -214,7 +234,7 @@ class Backend(ABC):
         """y (M, P) = f(op(a) op(b) + bias): a (M, K) or its transpose, b (K, P) or its transpose, bias (P,).
 
         Args:
-            gate: applied to `a`, whose shape gate.y has: the activation's gradient, on load.
+            gate: applied to `a`, whose shape gate.y has: the activation's gradient, on load; without a pool.
             accumulate: add to what `out` holds; not with bias or activation.
         """
 

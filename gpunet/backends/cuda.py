@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
 from gpunet.backends.cuda_device import THREADS, activation_fields
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_training import CudaTraining
@@ -60,35 +60,61 @@ class CudaBackend(CudaMovement, CudaTraining):
     # ---- convolution
 
     def conv2d_forward(
-        self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry, activation: Activation | None = None
-    ) -> Array:
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        geometry: Geometry,
+        activation: Activation | None = None,
+        pool: Geometry | None = None,
+    ) -> tuple[Array, Array | None]:
         g = geometry
         self._expect("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
-        y = self.arrays.empty(g.y_shape, np.float32)
-        args = x, w, b, y, geometry_fields(g), activation_fields(activation)
+        _check_pool("conv2d_forward", g, pool)
+        pooled = pool is not None
+        y = self.arrays.empty(g.y_shape if pool is None else pool.y_shape, np.float32)
+        mask = None if pool is None else self.arrays.empty(pool.y_shape, np.uint8)
+        args = x, w, b, y, mask, geometry_fields(g), activation_fields(activation)
         if self.simple:
-            self._each("conv2d_forward_simple", y.size, *args)
+            self._each("conv2d_forward_simple", y.size, *args, element=f"float, {str(pooled).lower()}")
         else:
-            self._conv("conv2d_forward_tiled", g, g.y_shape, g.filters, self._aligned(x, w, y), args)
-        return y
+            rows = y.size // g.filters * (4 if pooled else 1)
+            self._conv("conv2d_forward_tiled", g, rows, g.filters, self._aligned(x, w, y), args, pooled)
+        return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
-        g, (gate_y, gate_activation) = geometry, gate or (None, None)
-        self._expect("conv2d_input_grad", dy=(dy, g.y_shape), w=(w, g.w_shape), gate=(gate_y, g.y_shape))
+        g = geometry
+        self._expect("conv2d_input_grad", w=(w, g.w_shape))
+        gate = self._checked_gate("conv2d_input_grad", dy, g, gate)
         dx = self.arrays.empty(g.x_shape, np.float32)
-        args = dy, gate_y, w, dx, geometry_fields(g), activation_fields(gate_activation)
+        args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
         if self.simple:
             self._each("conv2d_input_grad_simple", dx.size, *args)
         else:
-            aligned = self._aligned(dy, gate_y, w, dx)
-            self._conv("conv2d_input_grad_tiled", g, g.x_shape, g.x_shape[3], aligned, args)
+            aligned = self._aligned(dy, gate.y, w, dx)
+            self._conv("conv2d_input_grad_tiled", g, dx.size // g.x_shape[3], g.x_shape[3], aligned, args)
         return dx
 
-    def _conv(self, kernel: str, g: Geometry, shape: Sequence[int], channels: int, aligned: bool, args: Any) -> None:
-        """Launch a tiled convolution whose results are `shape`, of so many channels."""
-        rows, cols = int(np.prod(shape[:3])), channels // g.groups
+    def _conv(
+        self, kernel: str, g: Geometry, rows: int, channels: int, aligned: bool, args: Any, *options: object
+    ) -> None:
+        """Launch a tiled convolution whose results are `rows` pixels of so many channels."""
+        cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g))
-        self.launcher.launch(instance(kernel, "float", *tile), count_tiles(rows, cols, tile) * g.groups, THREADS, args)
+        blocks = count_tiles(rows, cols, tile) * g.groups
+        self.launcher.launch(instance(kernel, "float", *tile, *options), blocks, THREADS, args)
+
+    def _checked_gate(self, operation: str, dy: Array, g: Geometry, gate: Gate | None) -> Gate:
+        """The gate, one of nothing if there is none, after the checks of dy's shape against it."""
+        gate = gate or Gate(None, None)
+        _check_pool(operation, g, gate.pool)
+        shape = g.y_shape if gate.pool is None else gate.pool.y_shape
+        self._expect(operation, dy=(dy, shape), gate=(gate.y, shape))
+        if (gate.mask is None) != (gate.pool is None) or (gate.mask is not None and gate.mask.shape != shape):
+            got = "none" if gate.mask is None else f"shape {gate.mask.shape}"
+            raise ValueError(f"{operation}: the gate's mask is {got} but its pool takes {shape}")
+        return gate
 
     def conv2d_weight_grad(
         self,
@@ -102,11 +128,9 @@ class CudaBackend(CudaMovement, CudaTraining):
         bias_out: Array | None = None,
         accumulate: bool = False,
     ) -> tuple[Array, Array | None]:
-        g, (gate_y, gate_activation) = geometry, gate or (None, None)
-        self._expect(
-            "conv2d_weight_grad", dy=(dy, g.y_shape), x=(x, g.x_shape), gate=(gate_y, g.y_shape),
-            out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)),
-        )  # fmt: skip
+        g = geometry
+        self._expect("conv2d_weight_grad", x=(x, g.x_shape), out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)))
+        gate = self._checked_gate("conv2d_weight_grad", dy, g, gate)
         _check_accumulate("conv2d_weight_grad", accumulate, bias_out if out is None and bias else out)
         if accumulate and out is None:  # only one of them adds to something: to the other's zeros
             out = self.full(g.w_shape, 0.0, np.float32)
@@ -114,14 +138,15 @@ class CudaBackend(CudaMovement, CudaTraining):
             bias_out = self.full((g.filters,), 0.0, np.float32)
         dw = self._out("conv2d_weight_grad", out, g.w_shape)
         db = self._out("conv2d_weight_grad", bias_out, (g.filters,)) if bias else None
-        common = geometry_fields(g), activation_fields(gate_activation)
+        common = geometry_fields(g), activation_fields(gate.activation)
+        opened = dy, gate.y, gate.mask, x
         if self.simple:
             count = dw.size + g.filters * bias
-            self._each("conv2d_weight_grad_simple", count, dy, gate_y, x, dw, db, *common, int(accumulate))
+            self._each("conv2d_weight_grad_simple", count, *opened, dw, db, *common, int(accumulate))
             return dw, db
         pixels, cols = int(np.prod(g.y_shape[:3])), g.filters // g.groups
         rows = dw.size // g.filters
-        tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=self._aligned(dy, gate_y, x) and _by_four(g))
+        tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=self._aligned(dy, gate.y, x) and _by_four(g))
         tiles = count_tiles(rows, cols, tile) * g.groups
         each = split_pixels(tiles, pixels)
         splits = -(-pixels // each)
@@ -129,7 +154,7 @@ class CudaBackend(CudaMovement, CudaTraining):
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(
             instance("conv2d_weight_grad_tiled", "float", *tile), tiles * splits, THREADS,
-            (dy, gate_y, x, partial_w, partial_b, *common, each),
+            (*opened, partial_w, partial_b, *common, each),
         )  # fmt: skip
         self._each(
             "conv2d_weight_grad_sum", dw.size + g.filters * bias,
@@ -161,20 +186,20 @@ class CudaBackend(CudaMovement, CudaTraining):
             raise ValueError(f"matmul: a {a.shape} and b {b.shape} meet in axes of {depth} and {inner}")
         if accumulate and (bias is not None or activation is not None):
             raise ValueError("matmul: accumulate adds a plain product, without bias or activation")
-        gate_y, gate_activation = gate or (None, None)
-        self._expect("matmul", gate=(gate_y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
+        gate = gate or Gate(None, None)
+        self._expect("matmul", gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
         _check_accumulate("matmul", accumulate, out)
         y = self._out("matmul", out, (m, p))
         product = {
             "M": m, "K": depth, "P": p,
             "transpose_a": int(transpose_a), "transpose_b": int(transpose_b), "accumulate": int(accumulate),
         }  # fmt: skip
-        args = a, gate_y, b, bias, y, product, activation_fields(gate_activation), activation_fields(activation)
+        args = a, gate.y, b, bias, y, product, activation_fields(gate.activation), activation_fields(activation)
         if self.simple:
             self._each("matmul_simple", y.size, *args)
         elif y.size:
             by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
-            tile = select_tile(MATMUL_TILES, m, p, vector=by_four and self._aligned(a, gate_y, b, y))
+            tile = select_tile(MATMUL_TILES, m, p, vector=by_four and self._aligned(a, gate.y, b, y))
             kernel = instance("matmul_tiled", "float", *tile, transpose_a, transpose_b)
             self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args)
         return y
@@ -238,6 +263,11 @@ def geometry_fields(geometry: Geometry) -> dict[str, int]:
 def _by_four(g: Geometry) -> bool:
     """Whether the channels of a group come in fours, on both sides of a convolution."""
     return g.x_shape[3] // g.groups % 4 == 0 and g.filters // g.groups % 4 == 0
+
+
+def _check_pool(operation: str, g: Geometry, pool: Geometry | None) -> None:
+    if pool is not None and pool != Geometry.pool(g.y_shape, FUSED_POOL):
+        raise ValueError(f"{operation}: pool is {pool} but only 2x2 windows side by side over {g.y_shape} are fused")
 
 
 def _check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:

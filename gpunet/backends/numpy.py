@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -20,7 +20,9 @@ from threadpoolctl import ThreadpoolController
 from gpunet.backends import host_memory, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.host import HostBackend, deliver
-from gpunet.backends.numpy_conv import BLOCK, Columns, NarrowProduct, group_slice
+from gpunet.backends.numpy_activation import activate, open_activation, opened, part
+from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
+from gpunet.backends.numpy_planes import Planes
 from gpunet.geometry import Geometry
 
 T = TypeVar("T")
@@ -67,23 +69,46 @@ class NumpyBackend(HostBackend):
     # ---- convolution
 
     def conv2d_forward(
-        self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry, activation: Activation | None = None
-    ) -> Array:
-        return self._convolve(x, w, b, geometry, activation, None)
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        geometry: Geometry,
+        activation: Activation | None = None,
+        pool: Geometry | None = None,
+    ) -> tuple[Array, Array | None]:
+        y = host_memory.empty(geometry.y_shape if pool is None else pool.y_shape, x.dtype)
+        mask = None if pool is None else host_memory.empty(pool.y_shape, pool.mask_dtype)
+
+        def work(form: Form, i: int, j: int) -> None:
+            form.forward(x[i:j], w, b, activation, pool, y[i:j], None if mask is None else mask[i:j])
+
+        self._in_blocks(form_of(geometry), geometry, x.dtype, work)
+        return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
         g = geometry
-        if g.pointwise:
+        if g.pointwise and (gate is None or gate.mask is None):
             pixels = g.y_shape[0] * g.y_shape[1] * g.y_shape[2]
-            flat_gate = None if gate is None else Gate(gate.y.reshape(pixels, -1), gate.activation)
+            flat_gate = None if gate is None else gate._replace(y=gate.y.reshape(pixels, -1))
             return self.matmul(dy.reshape(pixels, -1), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
-        full = _full_padding(g)
-        if g.stride != (1, 1) or min(full[0] + full[1]) < 0:
-            return self._scatter_columns(dy, w, g, gate)
-        grouped = w[::-1, ::-1].reshape(*w.shape[:3], g.groups, -1)
-        rotated = np.ascontiguousarray(grouped.transpose(0, 1, 4, 3, 2)).reshape(*g.window, -1, g.x_shape[3])
-        turned = Geometry.conv(g.y_shape, rotated.shape, padding=full, dilation=g.dilation, groups=g.groups)
-        return self._convolve(dy, rotated, None, turned, None, gate)
+        dx = host_memory.empty(g.x_shape, dy.dtype)
+        form = form_of(g)
+        if form is Columns and (turned := turned_geometry(g)) is not None:
+            rotated = rotate(w, g.groups)
+
+            def convolve(form: Form, i: int, j: int) -> None:
+                form.forward(opened(dy[i:j], part(gate, i, j)), rotated, None, None, None, dx[i:j], None)
+
+            self._in_blocks(form, turned, dy.dtype, convolve)
+        else:
+
+            def work(form: Form, i: int, j: int) -> None:
+                form.input_grad(dy[i:j], w, part(gate, i, j), dx[i:j])
+
+            self._in_blocks(form, g, dy.dtype, work)
+        return dx
 
     def conv2d_weight_grad(
         self,
@@ -97,86 +122,40 @@ class NumpyBackend(HostBackend):
         bias_out: Array | None = None,
         accumulate: bool = False,
     ) -> tuple[Array, Array | None]:
-        groups, filters = geometry.groups, geometry.filters
+        filters = geometry.filters
         if geometry.pointwise:
-            opened = _opened(dy, gate).reshape(-1, filters)
+            dense = opened(dy, gate).reshape(-1, filters)
             flat_out = None if out is None else out.reshape(-1, filters)
-            dw = self.matmul(x.reshape(len(opened), -1), opened, transpose_a=True, out=flat_out, accumulate=accumulate)
-            db = deliver(opened.sum(axis=0), bias_out, accumulate) if bias else None
+            dw = self.matmul(x.reshape(len(dense), -1), dense, transpose_a=True, out=flat_out, accumulate=accumulate)
+            db = deliver(dense.sum(axis=0), bias_out, accumulate) if bias else None
             return dw.reshape(geometry.w_shape), db
 
-        def work(start: int, stop: int) -> tuple[Array, Array]:
-            columns = Columns(geometry, x.dtype)
-            dw = np.zeros((groups, columns.taps, filters // groups), x.dtype)
-            db = np.zeros(filters, x.dtype)
-            for first, last in columns.blocks(start, stop):
-                block = _opened(dy[first:last], _part(gate, first, last)).reshape(-1, filters)
-                for i, column in enumerate(columns.fill(x[first:last])):
-                    # dot, for matmul keeps the interpreter lock where the result is small
-                    dw[i] += np.dot(column.T, block[:, group_slice(i, groups, filters)])
-                if bias:
-                    db += np.dot(np.ones(len(block), x.dtype), block)
-            return dw, db
+        def begin() -> tuple[Array, Array | None]:
+            return np.zeros(geometry.w_shape, x.dtype), np.zeros(filters, x.dtype) if bias else None
 
-        parts = self._parallel(work, len(x), geometry.multiply_adds // len(x) // PRODUCTS)
-        dw, db = parts[0]
-        for more_dw, more_db in parts[1:]:
+        def work(form: Form, i: int, j: int, dw: Array, db: Array | None) -> None:
+            form.weight_grad(dy[i:j], x[i:j], part(gate, i, j), dw, db)
+
+        (dw, db), *others = self._in_blocks(form_of(geometry), geometry, x.dtype, work, begin)
+        for more_dw, more_db in others:
             dw += more_dw
-            db += more_db
-        dw = np.ascontiguousarray(dw.transpose(1, 0, 2)).reshape(geometry.w_shape)
-        return deliver(dw, out, accumulate), deliver(db, bias_out, accumulate) if bias else None
+            if db is not None:
+                db += more_db
+        return deliver(dw, out, accumulate), None if db is None else deliver(db, bias_out, accumulate)
 
-    def _convolve(
-        self, x: Array, w: Array, b: Array | None, g: Geometry, activation: Activation | None, gate: Gate | None
-    ) -> Array:
-        """Convolution of x, opened by the gate first."""
-        y = host_memory.empty(g.y_shape, x.dtype)
-        product = NarrowProduct if NarrowProduct.suits(g) else Columns
-        # Row-long copies of the bias: NumPy's broadcasting is slow along few channels
-        row_bias = None if b is None else np.tile(b, g.y_shape[2])
+    def _in_blocks(
+        self, kind: type[Form], g: Geometry, dtype: Any, work: Callable[..., None], begin: Callable[[], Any] = tuple
+    ) -> list[Any]:
+        """work(form, i, j, *state) for blocks of images i … j - 1, on all threads; -> each thread's state, which
+        `begin` makes."""
 
-        def work(start: int, stop: int) -> None:
-            columns = product(g, x.dtype)
-            for first, last in columns.blocks(start, stop):
-                block = y[first:last]
-                columns.convolve(_opened(x[first:last], _part(gate, first, last)), w, out=block)
-                if row_bias is not None:
-                    rows = block.reshape(-1, len(row_bias))
-                    rows += row_bias
-                if activation is not None:
-                    _activate(block, activation, out=block)
+        def run(start: int, stop: int) -> Any:
+            form, state = kind(g, dtype), begin()
+            for i, j in form.blocks(start, stop):
+                work(form, i, j, *state)
+            return state
 
-        self._parallel(work, len(x), g.multiply_adds // len(x) // PRODUCTS)
-        return y
-
-    def _scatter_columns(self, dy: Array, w: Array, g: Geometry, gate: Gate | None) -> Array:
-        """Input gradient with strides: products with every tap, added where the tap stood."""
-        n, h, width, c = g.x_shape
-        (top, bottom), (left, right) = g.padding
-        (sh, sw), (dh, dw), (kh, kw) = g.stride, g.dilation, g.window
-        _, oh, ow, _ = g.y_shape
-        taps = kh * kw * c // g.groups
-        filters = w.reshape(taps, g.filters)
-        dx = host_memory.empty(g.x_shape, dy.dtype)
-        images = max(1, BLOCK // (oh * ow * kh * kw * c))
-
-        def work(start: int, stop: int) -> None:
-            for first in range(start, stop, images):
-                last = min(first + images, stop)
-                block = _opened(dy[first:last], _part(gate, first, last)).reshape(-1, g.filters)
-                padded = np.zeros((last - first, top + h + bottom, left + width + right, c), dy.dtype)
-                for i in range(g.groups):
-                    span = group_slice(i, g.groups, g.filters)
-                    column = (block[:, span] @ filters[:, span].T).reshape(last - first, oh, ow, kh, kw, -1)
-                    target = padded[..., group_slice(i, g.groups, c)]
-                    for p in range(kh):
-                        for q in range(kw):
-                            rows = slice(p * dh, p * dh + sh * (oh - 1) + 1, sh)
-                            target[:, rows, q * dw : q * dw + sw * (ow - 1) + 1 : sw] += column[:, :, :, p, q]
-                dx[first:last] = padded[:, top : top + h, left : left + width]
-
-        self._parallel(work, n, g.multiply_adds // n // PRODUCTS)
-        return dx
+        return self._parallel(run, g.x_shape[0], g.multiply_adds // g.x_shape[0] // PRODUCTS)
 
     # ---- matrix product
 
@@ -193,7 +172,7 @@ class NumpyBackend(HostBackend):
         out: Array | None = None,
         accumulate: bool = False,
     ) -> Array:
-        a = _opened(a, gate)
+        a = opened(a, gate)
         left, right = a.T if transpose_a else a, b.T if transpose_b else b
         if out is None:
             out, accumulate = host_memory.empty((left.shape[0], right.shape[1]), a.dtype), False
@@ -204,7 +183,7 @@ class NumpyBackend(HostBackend):
             if bias is not None:
                 rows += bias
             if activation is not None:
-                _activate(rows, activation, out=rows)
+                activate(rows, activation, out=rows)
             if accumulate:
                 y[start:stop] += rows
 
@@ -257,7 +236,7 @@ class NumpyBackend(HostBackend):
     def activation_forward(self, x: Array, activation: Activation) -> Array:
         y = host_memory.empty(x.shape, x.dtype)
         flat, out = x.reshape(-1), y.reshape(-1)
-        self._parallel(lambda i, j: _activate(flat[i:j], activation, out=out[i:j]), x.size, 1)
+        self._parallel(lambda i, j: activate(flat[i:j], activation, out=out[i:j]), x.size, 1)
         return y
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
@@ -267,7 +246,7 @@ class NumpyBackend(HostBackend):
         def work(start: int, stop: int) -> None:
             for i in range(start, stop, BLOCK):
                 j = min(i + BLOCK, stop)
-                out[i:j] = _opened(flat_dy[i:j], Gate(flat_y[i:j], activation))
+                out[i:j] = open_activation(flat_dy[i:j], flat_y[i:j], activation)
 
         self._parallel(work, dy.size, 1)
         return dx
@@ -307,60 +286,9 @@ class NumpyBackend(HostBackend):
         return [first, *rest]
 
 
-def _activate(x: Array, activation: Activation, *, out: Array) -> None:
-    match activation.name:
-        case "relu":
-            np.maximum(x, 0, out=out)
-        case "leaky_relu":
-            low = np.minimum(x, 0)
-            low *= activation.slope
-            np.maximum(x, 0, out=out)
-            out += low
-        case "sigmoid":
-            np.exp(-x, out=out)
-            out += 1
-            np.reciprocal(out, out=out)
-        case _:
-            np.tanh(x, out=out)
-
-
-def _opened(dy: Array, gate: Gate | None) -> Array:
-    """dy taken back through the activation whose output the gate holds."""
-    if gate is None:
-        return dy
-    y = gate.y
-    match gate.activation.name:
-        case "relu":
-            # keep the bits of dy where y is not <= 0: free of branches, and NaN in y lets dy through
-            bits = np.dtype(f"i{dy.dtype.itemsize}")
-            mask = host_memory.empty(y.shape, bits)
-            np.negative(np.logical_not(y <= 0).view(np.int8), out=mask, casting="unsafe")
-            return np.bitwise_and(dy.view(bits), mask, out=mask).view(dy.dtype)
-        case "leaky_relu":
-            slopes = np.array([1, gate.activation.slope], dy.dtype)
-            factor = slopes[(y <= 0).view(np.uint8)]
-            return np.multiply(dy, factor, out=factor)
-        case "sigmoid":
-            slope = 1 - y
-            slope *= y
-            return np.multiply(dy, slope, out=slope)
-        case _:
-            slope = y * y
-            np.subtract(1, slope, out=slope)
-            return np.multiply(dy, slope, out=slope)
-
-
-def _part(gate: Gate | None, first: int, last: int) -> Gate | None:
-    return None if gate is None else Gate(gate.y[first:last], gate.activation)
-
-
-def _full_padding(g: Geometry) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Padding of dy under which its convolution with the rotated filters has the size of x."""
-    sides = []
-    for e, (before, _), n, out in zip(g.effective_window, g.padding, g.x_shape[1:3], g.y_shape[1:3], strict=True):
-        first = e - 1 - before
-        sides.append((first, n + e - 1 - out - first))
-    return sides[0], sides[1]
+def form_of(g: Geometry) -> type[Form]:
+    """How a convolution of this geometry is computed."""
+    return Planes if Planes.suits(g) else Columns
 
 
 def _quietly(work: Callable[[int, int], T], start: int, stop: int) -> T:

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpunet.backends import host_memory
-from gpunet.backends.base import Array
+from gpunet.backends import host_memory, numpy_pool
+from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.numpy_activation import activate, opened
 from gpunet.geometry import Geometry
 
 BLOCK = 1 << 18
-"""Elements of the columns of a block: a megabyte of float32, about a second-level cache. With few filters the product is
-short beside the interpreter's turns, which threads take one after another, so blocks are twice as large."""
+"""Elements of the columns of a block: a megabyte of float32, about a second-level cache."""
+IMAGES = 1 << 19
+"""Elements of the pixels that are taken at a time through bias, activation and pool, in calls long enough to be worth it."""
+
+
+class Form(Protocol):
+    """One convolution over blocks of images, made for a thread, whose memory it holds: `Columns` or `Planes`."""
+
+    def __init__(self, geometry: Geometry, dtype: Any): ...
+
+    def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Ranges of images to take at a time."""
+        ...
+
+    def forward(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        activation: Activation | None,
+        pool: Geometry | None,
+        y: Array,
+        mask: Array | None,
+    ) -> None:
+        """Write y, and mask if there is a pool, of images x; all as in `Backend.conv2d_forward`."""
+        ...
+
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+        """Add to dw (KH, KW, C // groups, O) and db (O,) what images x and dy give."""
+        ...
+
+    def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
+        """Write dx (n, H, W, C)."""
+        ...
 
 
 class Columns:
@@ -32,25 +65,73 @@ class Columns:
         self._matrix: Array | None = None
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Ranges of images whose columns fill about one block."""
-        largest = max(
-            self.elements_per_image(), self.geometry.y_shape[1] * self.geometry.y_shape[2] * self.geometry.filters
-        )
-        elements = 2 * BLOCK if self.geometry.filters < 32 else BLOCK
-        images = stop - start if self.geometry.pointwise else max(1, elements // largest)
-        return [(i, min(i + images, stop)) for i in range(start, stop, images)]
+        """Ranges of images whose pixels fill about a block: what is done before and after the products."""
+        _, oh, ow, filters = self.geometry.y_shape
+        return _ranges(start, stop, IMAGES // (oh * ow * filters))
 
-    def elements_per_image(self) -> int:
-        """Elements that one image takes in the matrix."""
-        return self.geometry.y_shape[1] * self.geometry.y_shape[2] * self.taps
+    def _pieces(self, count: int) -> list[tuple[int, int]]:
+        """Ranges of so many images whose columns fill about a block."""
+        _, oh, ow, _ = self.geometry.y_shape
+        return _ranges(0, count, count if self.geometry.pointwise else BLOCK // (oh * ow * self.taps))
 
-    def convolve(self, x: Array, w: Array, *, out: Array) -> None:
-        """Write the convolution of some images x (n, H, W, C) with w to out (n, OH, OW, O)."""
+    def forward(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        activation: Activation | None,
+        pool: Geometry | None,
+        y: Array,
+        mask: Array | None,
+    ) -> None:
+        """See `Form`."""
         g = self.geometry
-        filters, flat = w.reshape(self.taps, g.filters), out.reshape(-1, g.filters)
-        for i, matrix in enumerate(self.fill(x)):
+        whole = y if pool is None else host_memory.empty((len(x), *g.y_shape[1:]), self.dtype)
+        filters = w.reshape(self.taps, g.filters)
+        for first, last in self._pieces(len(x)):
+            flat = whole[first:last].reshape(-1, g.filters)
+            for i, matrix in enumerate(self.fill(x[first:last])):
+                span = group_slice(i, g.groups, g.filters)
+                np.matmul(matrix, filters[:, span], out=flat[:, span])
+        if pool is not None and mask is not None:
+            numpy_pool.max_forward(whole, y, mask, pool)
+        if b is not None:
+            # rows of the image at a time: NumPy's broadcasting is slow along few channels
+            rows = y.reshape(-1, y.shape[2] * g.filters)
+            rows += np.tile(b, y.shape[2])
+        if activation is not None:
+            activate(y, activation, out=y)
+
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+        """See `Form`."""
+        g = self.geometry
+        dy = opened(dy, gate)
+        flat = dw.reshape(self.taps, g.filters)
+        for first, last in self._pieces(len(x)):
+            rows = dy[first:last].reshape(-1, g.filters)
+            for i, column in enumerate(self.fill(x[first:last])):
+                span = group_slice(i, g.groups, g.filters)
+                # dot, for matmul keeps the interpreter lock where the result is small
+                flat[:, span] += np.dot(column.T, rows[:, span])
+        if db is not None:
+            rows = dy.reshape(-1, g.filters)
+            db += np.dot(np.ones(len(rows), self.dtype), rows)
+
+    def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
+        """See `Form`. For strides; without them the full convolution, `turned_geometry`, is faster."""
+        g = self.geometry
+        n, oh, ow, c = len(dy), *g.y_shape[1:3], g.x_shape[3]
+        filters, block = w.reshape(self.taps, g.filters), opened(dy, gate).reshape(-1, g.filters)
+        (top, bottom), (left, right) = g.padding
+        padded = np.zeros((n, top + g.x_shape[1] + bottom, left + g.x_shape[2] + right, c), self.dtype)
+        for i in range(g.groups):
             span = group_slice(i, g.groups, g.filters)
-            np.matmul(matrix, filters[:, span], out=flat[:, span])
+            taps = (block[:, span] @ filters[:, span].T).reshape(n, oh, ow, *g.window, -1)
+            target = padded[..., group_slice(i, g.groups, c)]
+            for p in range(g.window[0]):
+                for q in range(g.window[1]):
+                    target[:, *reached(g, p, q)] += taps[:, :, :, p, q]
+        dx[...] = padded[:, top : top + g.x_shape[1], left : left + g.x_shape[2]]
 
     def fill(self, x: Array) -> list[Array]:
         """The matrix of each group, for some images x (n, H, W, C); the next call overwrites it."""
@@ -96,50 +177,43 @@ class Columns:
         return self._matrix
 
 
-class NarrowProduct(Columns):
-    """The same for few filters, where a product with KH KW C rows and O columns is too narrow for BLAS: only rows of windows
-    are copied, (padded rows, OW, KW C), and multiplied with the KH rows of all filters side by side; the KH results are
-    added where they meet."""
-
-    @staticmethod
-    def suits(g: Geometry) -> bool:
-        """Whether this form is the faster one."""
-        return (
-            g.groups == 1
-            and g.stride[0] == 1
-            and g.window[0] > 1
-            and g.filters < 16
-            and g.window[1] * g.x_shape[3] >= 32
-        )
-
-    def elements_per_image(self) -> int:
-        """Elements that one image takes in the matrix."""
-        g = self.geometry
-        return self._rows * g.y_shape[2] * g.window[1] * self.channels
-
-    @property
-    def _rows(self) -> int:
-        return self.geometry.x_shape[1] + sum(self.geometry.padding[0])
-
-    def convolve(self, x: Array, w: Array, *, out: Array) -> None:
-        """Write the convolution of some images x (n, H, W, C) with w to out (n, OH, OW, O)."""
-        g, n = self.geometry, len(x)
-        _, oh, ow, o = g.y_shape
-        kh, kw = g.window
-        padded = self.pad(np.ascontiguousarray(x))
-        image, row, pixel, channel = padded.strides
-        shape = (n, self._rows, ow, kw, self.channels)
-        strides = (image, row, pixel * g.stride[1], pixel * g.dilation[1], channel)
-        rows = self.buffer(as_strided(padded, shape, strides, writeable=False)).reshape(-1, kw * self.channels)
-        filters = w.transpose(0, 3, 1, 2).reshape(kh * o, -1)
-        products = (filters @ rows.T).reshape(kh, o, n, self._rows, ow)
-        total = products[0][:, :, :oh]
-        for i in range(1, kh):
-            total += products[i][:, :, i * g.dilation[0] : i * g.dilation[0] + oh]
-        out[...] = total.transpose(1, 2, 3, 0)
+def _ranges(start: int, stop: int, each: int) -> list[tuple[int, int]]:
+    """start … stop - 1 in ranges of `each`, at least one."""
+    each = max(each, 1)
+    return [(i, min(i + each, stop)) for i in range(start, stop, each)]
 
 
 def group_slice(i: int, groups: int, channels: int) -> slice:
     """The channels of group i."""
     each = channels // groups
     return slice(i * each, (i + 1) * each)
+
+
+def reached(g: Geometry, i: int, j: int) -> tuple[slice, slice]:
+    """The rows and columns of padded pixels under tap (i, j) of the windows."""
+    rows, columns = (
+        slice(tap * d, tap * d + s * (n - 1) + 1, s)
+        for tap, d, s, n in zip((i, j), g.dilation, g.stride, g.y_shape[1:3], strict=True)
+    )
+    return rows, columns
+
+
+def rotate(w: Array, groups: int) -> Array:
+    """The filters turned by 180 degrees, with their channels exchanged: (KH, KW, O // groups, C)."""
+    grouped = w[::-1, ::-1].reshape(*w.shape[:3], groups, -1)
+    return np.ascontiguousarray(grouped.transpose(0, 1, 4, 3, 2)).reshape(*w.shape[:2], -1, w.shape[2] * groups)
+
+
+def turned_geometry(g: Geometry) -> Geometry | None:
+    """Of the full convolution of dy with the rotated filters, whose result has the size of x; None where a stride, or
+    more padding than it takes, stands against it."""
+    if g.stride != (1, 1):
+        return None
+    sides = []
+    for e, (before, _), n, out in zip(g.effective_window, g.padding, g.x_shape[1:3], g.y_shape[1:3], strict=True):
+        first = e - 1 - before
+        sides.append((first, n + e - 1 - out - first))
+    if min(sides[0] + sides[1]) < 0:
+        return None
+    rotated = (*g.window, g.filters // g.groups, g.x_shape[3])
+    return Geometry.conv(g.y_shape, rotated, padding=(sides[0], sides[1]), dilation=g.dilation, groups=g.groups)

@@ -16,32 +16,42 @@ BLOCK = 1 << 17
 
 def max_forward(x: Array, y: Array, mask: Array, g: Geometry) -> None:
     """Write y and mask (n, OH, OW, C) of images x (n, H, W, C)."""
-    if g.window == (2, 2) and g.stride == (2, 2) and not g.padded:
+    if _narrow(x) and g.window == (2, 2) and g.stride == (2, 2) and not g.padded:
         images = max(1, BLOCK // x[0].size)
         for i in range(0, len(x), images):
             _max_forward_2x2(x[i : i + images], y[i : i + images], mask[i : i + images], g)
-        if not np.isnan(y.min()):  # NaN is the larger of any two, but not by a comparison
+        if not np.isnan(y.min()):
             return
     y[...] = -np.inf
     mask[...] = _first_inside(g)  # padding ties with -inf, and must not win
+    hidden = np.isnan(x.max())  # NaN is the larger of any two, but not by a comparison
     for position, _, outside, inside in _taps(g):
         tap, best, winner = x[inside], y[outside], mask[outside]
-        better = (tap > best) | (np.isnan(tap) & ~np.isnan(best))
-        np.copyto(best, tap, where=better)
-        winner[better] = position
+        better = tap > best
+        if hidden:
+            better |= np.isnan(tap) & ~np.isnan(best)
+        np.maximum(best, tap, out=best)
+        # positions grow, so that the largest that was better is the last
+        np.maximum(winner, np.multiply(better.view(np.uint8), position, dtype=winner.dtype), out=winner)
 
 
 def max_backward(dy: Array, mask: Array, dx: Array, g: Geometry) -> None:
     """Add dy (n, OH, OW, C) to zeros dx (n, H, W, C) at the winners."""
-    if all(s >= f for s, f in zip(g.stride, g.window, strict=True)):  # each pixel is in one window at most
+    apart = all(s >= f for s, f in zip(g.stride, g.window, strict=True))  # each pixel is in one window at most
+    if apart and _narrow(dx):
         origins, offsets = _winners(g)
         where = offsets[mask.reshape(len(dy), -1)]
         where += origins
         where += (np.arange(len(dy)) * dx[0].size)[:, None]
         dx.reshape(-1)[where.reshape(-1)] = dy.reshape(-1)
         return
+    bits = np.dtype(f"i{dy.dtype.itemsize}")  # as integers, for 0 times NaN is NaN
     for position, _, outside, inside in _taps(g):
-        dx[inside] += dy[outside] * (mask[outside] == position)
+        won = mask[outside] == position
+        if apart:
+            np.multiply(dy[outside].view(bits), won, out=dx[inside].view(bits))
+        else:
+            dx[inside] += np.multiply(dy[outside].view(bits), won).view(dy.dtype)
 
 
 def average_forward(x: Array, y: Array, g: Geometry, count_padding: bool) -> None:
@@ -57,6 +67,11 @@ def average_backward(dy: Array, dx: Array, g: Geometry, count_padding: bool) -> 
     share = dy * _shares(g, count_padding).astype(dy.dtype)
     for _, _, outside, inside in _taps(g):
         dx[inside] += share[outside]
+
+
+def _narrow(x: Array) -> bool:
+    """Whether the loops along x's channels are short."""
+    return x.shape[3] < 16 and x.flags.c_contiguous
 
 
 def _max_forward_2x2(x: Array, y: Array, mask: Array, g: Geometry) -> None:

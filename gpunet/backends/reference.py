@@ -19,16 +19,24 @@ class ReferenceBackend(HostBackend):
     # ---- convolution
 
     def conv2d_forward(
-        self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry, activation: Activation | None = None
-    ) -> Array:
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        *,
+        geometry: Geometry,
+        activation: Activation | None = None,
+        pool: Geometry | None = None,
+    ) -> tuple[Array, Array | None]:
         g = geometry.groups
         windows = _windows(_pad(x, geometry), geometry)  # (N, OH, OW, KH, KW, C)
         windows = windows.reshape(*windows.shape[:5], g, -1)
         filters = w.reshape(*w.shape[:3], g, -1)
         y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
+        y, mask = (y, None) if pool is None else self.max_pool2d_forward(y, geometry=pool)
         if b is not None:
             y = y + b
-        return y if activation is None else self.activation_forward(y, activation)
+        return y if activation is None else self.activation_forward(y, activation), mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
         n, h, width, c = geometry.x_shape
@@ -141,7 +149,11 @@ class ReferenceBackend(HostBackend):
                 return dy * (1 - y * y)
 
     def _open(self, dy: Array, gate: Gate | None) -> Array:
-        return dy if gate is None else self.activation_backward(dy, gate.y, gate.activation)
+        if gate is not None and gate.activation is not None:
+            dy = self.activation_backward(dy, gate.y, gate.activation)
+        if gate is not None and gate.mask is not None and gate.pool is not None:
+            dy = self.max_pool2d_backward(dy, gate.mask, geometry=gate.pool)
+        return dy
 
 
 def _pad(x: Array, geometry: Geometry, value: float = 0) -> Array:

@@ -38,7 +38,10 @@ def instantiations() -> dict[str, tuple[str, ...]]:
     listed = {
         "activation.cu": [instance(k, "float") for k in ("activation_forward", "activation_backward")],
         "avg_pool2d.cu": [instance(k, "float") for k in ("avg_pool2d_forward", "avg_pool2d_backward")],
-        "conv2d_forward.cu": ["conv2d_forward_simple<float>", *_tiled("conv2d_forward_tiled", CONV_TILES)],
+        "conv2d_forward.cu": [
+            *(instance("conv2d_forward_simple", "float", pool) for pool in flags),
+            *(instance("conv2d_forward_tiled", "float", *tile, pool) for tile, pool in product(CONV_TILES, flags)),
+        ],
         "conv2d_input_grad.cu": ["conv2d_input_grad_simple<float>", *_tiled("conv2d_input_grad_tiled", CONV_TILES)],
         "conv2d_weight_grad.cu": [
             "conv2d_weight_grad_simple<float>",

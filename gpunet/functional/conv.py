@@ -7,22 +7,30 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
 from gpunet.functional.activation import activation_of
 from gpunet.functional.arithmetic import reshape
-from gpunet.geometry import Geometry, Padding, Pair
+from gpunet.functional.pool import max_pool2d
+from gpunet.geometry import Geometry, Padding, Pair, pair
 
 
 class _Conv2d(Function):
     name = "conv2d"
 
     def forward(
-        self, x: Array, w: Array, b: Array | None, *, geometry: Geometry, activation: Activation | None
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        *,
+        geometry: Geometry,
+        activation: Activation | None,
+        pool: Geometry | None,
     ) -> Array:
-        y = self.backend.conv2d_forward(x, w, b, geometry=geometry, activation=activation)
+        y, mask = self.backend.conv2d_forward(x, w, b, geometry=geometry, activation=activation, pool=pool)
         self.save(x, w)
         self.geometry = geometry
-        self.gate = None if activation is None else Gate(y, activation)
+        self.gate = None if activation is None and pool is None else Gate(y, activation, mask, pool)
         return y
 
     def backward(self, dy: Array) -> Any:
@@ -57,7 +65,7 @@ class _Linear(Function):
             pixel = (n, 1, 1, outputs)
             dw, db = self.backend.conv2d_weight_grad(
                 dy.reshape(pixel), x.reshape(geometry.x_shape), geometry=geometry,
-                gate=None if self.gate is None else Gate(self.gate.y.reshape(pixel), self.gate.activation),
+                gate=None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(pixel)),
                 out=None if out is None else out.reshape(geometry.w_shape), bias=self.needs(2),
                 bias_out=self.destination(2), accumulate=self.accumulate,
             )  # fmt: skip
@@ -77,8 +85,9 @@ def conv2d(
     dilation: int | Pair = 1,
     groups: int = 1,
     activation: str | Activation | None = None,
+    pool: int | Pair | None = None,
 ) -> Tensor:
-    """2-D convolution (without a flip, as deep learning means it), bias and activation in one operation.
+    """2-D convolution (without a flip, as deep learning means it), bias, activation and max pool in one operation.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -90,8 +99,10 @@ def conv2d(
         dilation: step between the taps of a window, in pixels.
         groups: joins C // groups channels to O // groups filters each; C for a depthwise convolution.
         activation: "relu", "leaky_relu", "sigmoid" or "tanh", fused.
+        pool: window of a max pool after the activation, its windows side by side; 2 is fused, and the convolution's
+            whole output then never written. The gradient goes to the first largest value before bias and activation.
     Returns:
-        (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1.
+        (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1; OH // pool with a pool.
     Raises:
         ValueError: channels, groups or a window that do not fit.
     """
@@ -99,7 +110,13 @@ def conv2d(
     w, b = as_shaped(w), as_shaped(b)
     geometry = Geometry.conv(x.shape, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
     _check_bias("conv2d", b, geometry.filters)
-    return _Conv2d.apply(x, w, b, geometry=geometry, activation=activation_of("conv2d", activation))
+    kept = activation_of("conv2d", activation)
+    if pool is None:
+        return _Conv2d.apply(x, w, b, geometry=geometry, activation=kept, pool=None)
+    pooling = Geometry.pool(geometry.y_shape, pair("conv2d", "pool", pool), operation="conv2d")
+    if pooling.window != FUSED_POOL:
+        return max_pool2d(_Conv2d.apply(x, w, b, geometry=geometry, activation=kept, pool=None), pooling.window)
+    return _Conv2d.apply(x, w, b, geometry=geometry, activation=kept, pool=pooling)
 
 
 def linear(x: Tensor, w: Any, b: Any = None, *, activation: str | Activation | None = None) -> Tensor:

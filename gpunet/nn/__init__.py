@@ -16,7 +16,8 @@ from gpunet.nn.layers import (
     Softmax,
     Tanh,
 )
-from gpunet.nn.module import Buffer, Module, Sequential
+from gpunet.nn.module import Buffer, Module
+from gpunet.nn.sequential import Sequential
 
 __all__ = [
     "AvgPool2d",

@@ -6,6 +6,7 @@ from math import prod
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
+from gpunet.backends.base import Activation
 from gpunet.geometry import Geometry, Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
@@ -19,7 +20,7 @@ class Conv2d(Module):
     Args:
         in_channels, out_channels: C and O.
         window: (KH, KW), or one extent for both, in pixels.
-        stride, padding, dilation, groups, activation: as for `functional.conv2d`.
+        stride, padding, dilation, groups, activation, pool: as for `functional.conv2d`.
         bias: whether to add one number a filter.
         init: initialiser of the weight, or its name in `nn.init`; the bias starts at 0.
     Attributes:
@@ -39,6 +40,7 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
         activation: str | None = None,
+        pool: int | Pair | None = None,
         init: str | initial.Initializer = "kaiming_uniform",
     ):
         kh, kw = pair("Conv2d", "window", window)
@@ -53,14 +55,19 @@ class Conv2d(Module):
             )
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.activation = F.activation.activation_of("Conv2d", activation)
+        self.pool = None if pool is None else pair("Conv2d", "pool", pool)
         self.weight = parameter(initial.draw(init, (kh, kw, in_channels // groups, out_channels)))
         self.bias = parameter(initial.zeros((out_channels,))) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (N, H, W, C) -> (N, OH, OW, O)."""
+    def forward(self, x: Tensor, *, activation: Activation | None = None, pool: Pair | None = None) -> Tensor:
+        """x (N, H, W, C) -> (N, OH, OW, O).
+
+        Args:
+            activation, pool: of the layers behind this one, where it has none of its own; see `nn.fusion`.
+        """
         return F.conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
-            groups=self.groups, activation=self.activation,
+            groups=self.groups, activation=self.activation or activation, pool=self.pool or pool,
         )  # fmt: skip
 
     def parameter_formula(self) -> str:
@@ -69,18 +76,20 @@ class Conv2d(Module):
         return f"({kh}·{kw}·{c}+1)·{o}" if self.bias is not None else f"{kh}·{kw}·{c}·{o}"
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add, one a bias, one a fused activation."""
+        """Two a multiply-add, one a bias, one a fused activation, one an element that a fused pool compares."""
         geometry = Geometry.conv(
             x_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
             groups=self.groups,
         )  # fmt: skip
-        return 2 * geometry.multiply_adds + _after_product(self, y_shape)
+        pooled = prod(y_shape) * prod(self.pool) if self.pool is not None else 0
+        return 2 * geometry.multiply_adds + _after_product(self, geometry.y_shape) + pooled
 
     def extra_repr(self) -> str:
         """Extents and options."""
         kh, kw, c, o = self.weight.shape
         extents = f"{c * self.groups}, {o}, ({kh}, {kw})"
-        return f"{extents}, stride={self.stride}, padding={self.padding!r}{_fused(self)}"
+        pool = "" if self.pool is None else f", pool={self.pool}"
+        return f"{extents}, stride={self.stride}, padding={self.padding!r}{_fused(self)}{pool}"
 
 
 class Linear(Module):
@@ -109,9 +118,9 @@ class Linear(Module):
         self.weight = parameter(initial.draw(init, (in_features, out_features)))
         self.bias = parameter(initial.zeros((out_features,))) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, I) -> (…, O)."""
-        return F.linear(x, self.weight, self.bias, activation=self.activation)
+    def forward(self, x: Tensor, *, activation: Activation | None = None) -> Tensor:
+        """x (…, I) -> (…, O); `activation` as for `Conv2d.forward`."""
+        return F.linear(x, self.weight, self.bias, activation=self.activation or activation)
 
     def parameter_formula(self) -> str:
         """(I+1)·O."""

@@ -48,17 +48,17 @@ class Module:
     training: bool = True
     """Whether dropout drops; set by `train` and `eval`."""
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's result; subclasses write it."""
         raise NotImplementedError(f"{type(self).__name__}: write forward(self, x)")
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Run forward, then the forward hooks. Raw arrays become tensors of the parameters' dtype, on their backend."""
         if not all(isinstance(x, Tensor) for x in inputs):
             backend, dtype = self._place()
             inputs = tuple(x if isinstance(x, Tensor) else tensor(x, dtype=dtype, backend=backend) for x in inputs)
         try:
-            y = self.forward(*inputs)
+            y = self.forward(*inputs, **options)
         except MemoryError as error:
             if getattr(error, "layer", None):
                 raise
@@ -154,6 +154,11 @@ class Module:
         hooks.append(hook)
         return Handle(hooks, hook)
 
+    @property
+    def hooked(self) -> bool:
+        """Whether a forward hook is registered."""
+        return bool(vars(self).get("_forward_hooks"))
+
     # ---- state
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -220,33 +225,3 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, dict):
         for key, entry in value.items():
             yield from _flatten(f"{name}.{key}", entry)
-
-
-class Sequential(Module):
-    """Modules one after another; its names are their positions: "0.weight"."""
-
-    def __init__(self, *layers: Module):
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: layer {i} is {type(layer).__name__} but takes a Module")
-        self.layers = list(layers)
-
-    def children(self) -> Iterator[tuple[str, Any]]:
-        """(position, layer), then what a subclass holds beside them."""
-        yield from ((str(i), layer) for i, layer in enumerate(self.layers))
-        yield from ((name, value) for name, value in super().children() if not name.startswith("layers."))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Each layer on the result of the one before."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-    def __len__(self) -> int:
-        return len(self.layers)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self.layers)
-
-    def __getitem__(self, i: int) -> Module:
-        return self.layers[i]

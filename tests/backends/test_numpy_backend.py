@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpunet as gp
-from gpunet.backends.base import Activation, Gate
+from gpunet.backends.base import FUSED_POOL, Activation, Gate
 from gpunet.backends.numpy import NumpyBackend
 from gpunet.backends.reference import ReferenceBackend
 from gpunet.geometry import Geometry
@@ -28,10 +28,12 @@ def fast(request):
     return NumpyBackend(threads=request.param)
 
 
-def conv_results(backend, x, w, b, dy, g, activation):
+def conv_results(backend, x, w, b, dy, g, activation, pool=None):
     """y, dx, dw, db; and dw, db accumulated on what was there."""
-    y = backend.conv2d_forward(x, w, b, geometry=g, activation=activation)
-    gate = None if activation is None else Gate(y, activation)
+    y, mask = backend.conv2d_forward(x, w, b, geometry=g, activation=activation, pool=pool)
+    assert (mask is None) == (pool is None)
+    gate = None if activation is None and pool is None else Gate(y, activation, mask, pool)
+    dy = dy if pool is None else dy[:, : pool.y_shape[1], : pool.y_shape[2]].copy()
     dx = backend.conv2d_input_grad(dy, w, geometry=g, gate=gate)
     dw, db = backend.conv2d_weight_grad(dy, x, geometry=g, gate=gate)
     out, bias_out = w.copy(), b.copy()
@@ -39,16 +41,21 @@ def conv_results(backend, x, w, b, dy, g, activation):
     return y, dx, dw, db, out, bias_out
 
 
-@given(case=convolutions(), dtype=dtypes, activation=activations)
+def pool_over(g):
+    """The pool that can be fused into a convolution, None where its output is too small."""
+    return Geometry.pool(g.y_shape, FUSED_POOL) if min(g.y_shape[1:3]) >= 2 else None
+
+
+@given(case=convolutions(), dtype=dtypes, activation=activations, pooled=st.booleans())
 @settings(max_examples=120)
-def test_convolutions_agree_with_the_reference(fast, case, dtype, activation):
+def test_convolutions_agree_with_the_reference(fast, case, dtype, activation, pooled):
     g, rng = case.geometry, case.rng
     shapes = case.x_shape, case.w_shape, case.w_shape[3:], g.y_shape
     arrays = [rng.normal(size=s).astype(dtype) for s in shapes]
     kept = [a.copy() for a in arrays]
-    activation = activation and Activation(activation)
+    options = activation and Activation(activation), pool_over(g) if pooled else None
     for actual, expected in zip(
-        conv_results(fast, *arrays, g, activation), conv_results(reference, *arrays, g, activation), strict=True
+        conv_results(fast, *arrays, g, *options), conv_results(reference, *arrays, g, *options), strict=True
     ):
         assert actual.dtype == dtype
         assert actual.flags.c_contiguous
@@ -89,15 +96,16 @@ LARGE = [
 ]
 
 
+@pytest.mark.parametrize("pooled", [False, True], ids=["", "pooled"])
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), LARGE)
-def test_large_batches_agree_with_the_reference_and_with_themselves(fast, rng, x_shape, w_shape, options):
+def test_large_batches_agree_with_the_reference_and_with_themselves(fast, rng, x_shape, w_shape, options, pooled):
     g = Geometry.conv(x_shape, w_shape, **options)
     arrays = [rng.normal(size=s).astype(np.float32) for s in (x_shape, w_shape, w_shape[3:], g.y_shape)]
-    activation = Activation("relu")
-    once, again = (conv_results(fast, *arrays, g, activation) for _ in range(2))
+    fused = Activation("relu"), pool_over(g) if pooled else None
+    once, again = (conv_results(fast, *arrays, g, *fused) for _ in range(2))
     for first, second in zip(once, again, strict=True):
         np.testing.assert_array_equal(first, second)  # bit for bit
-    exact = conv_results(reference, *(a.astype(np.float64) for a in arrays), g, activation)
+    exact = conv_results(reference, *(a.astype(np.float64) for a in arrays), g, *fused)
     for actual, expected in zip(once, exact, strict=True):
         same(actual, expected, tolerances.BACKENDS)
 
@@ -212,10 +220,10 @@ def test_a_forked_process_computes_too(rng):
     backend = NumpyBackend(2)
     x, w = rng.normal(size=(64, 28, 28, 8)).astype(np.float32), rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
     geometry = Geometry.conv(x.shape, w.shape)
-    expected = backend.conv2d_forward(x, w, geometry=geometry)
+    expected, _ = backend.conv2d_forward(x, w, geometry=geometry)
     child = os.fork()
     if child == 0:
-        same_bits = np.array_equal(backend.conv2d_forward(x, w, geometry=geometry), expected)
+        same_bits = np.array_equal(backend.conv2d_forward(x, w, geometry=geometry)[0], expected)
         os._exit(0 if same_bits else 1)
     deadline = time.monotonic() + 30
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpunet.backends import cuda, why_unavailable
-from gpunet.backends.base import BINARY, UNARY, Activation, Gate, Segments
+from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Segments
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.reference import ReferenceBackend
 from gpunet.cuda.emulator.launcher import Settings
@@ -51,7 +51,7 @@ class Runs:
         def on(value):
             if isinstance(value, np.ndarray):
                 return self.backend.asarray(value)
-            return Gate(on(value.y), value.activation) if isinstance(value, Gate) else value
+            return value._replace(y=on(value.y), mask=on(value.mask)) if isinstance(value, Gate) else value
 
         with np.errstate(invalid="ignore", divide="ignore"):
             expected = getattr(self.reference, primitive)(*args, **options)
@@ -85,6 +85,12 @@ def convolutions(run):
         run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, bias=False)
+        pool = Geometry.pool(g.y_shape, FUSED_POOL)
+        dy, gate_y = run.normal(*pool.y_shape), np.tanh(run.normal(*pool.y_shape))
+        _, mask = run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 4], pool=pool)
+        gate = Gate(gate_y, ACTIVATIONS[3], mask, pool)
+        run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
+        run("conv2d_weight_grad", dy, x, geometry=g, gate=gate)
 
 
 def products(run):

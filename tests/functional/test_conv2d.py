@@ -208,3 +208,53 @@ def test_linear_passes_nan(backend, rng):
         y = F.linear(gp.tensor(x, backend=backend), w, activation=activation).numpy()
         np.testing.assert_array_equal(np.isnan(y).all(axis=1), [False, False, True, False])
         np.testing.assert_array_equal(np.isnan(y).any(axis=1), [False, False, True, False])
+
+
+@given(case=convolutions())
+@settings(max_examples=60)
+def test_a_fused_pool_is_the_pool_of_the_activated_convolution(backend, dtype, case):
+    if min(case.geometry.y_shape[1:3]) < 2:
+        return
+    rng = case.rng
+    x, w, b = (rng.normal(size=s).astype(dtype) for s in (case.x_shape, case.w_shape, case.w_shape[3:]))
+    drawn = {}
+
+    def results(f):
+        return gradients(
+            f, (x, w, b), lambda shape: drawn.setdefault(shape, rng.normal(size=shape)), backend=backend, dtype=dtype
+        )
+
+    fused = results(lambda x, w, b: F.conv2d(x, w, b, activation="tanh", pool=2, **case.arguments))
+    apart = results(lambda x, w, b: F.max_pool2d(F.tanh(F.conv2d(x, w, b, **case.arguments)), 2))
+    same(fused[0], apart[0], tolerances.BACKENDS)
+    for one, other in zip(fused[1], apart[1], strict=True):
+        same(one, other, tolerances.BACKENDS)
+
+
+def test_gradients_through_a_fused_pool(backend, rng):
+    x, w, b = apart(rng, (2, 7, 8, 3)), rng.normal(size=(3, 2, 3, 5)), rng.normal(size=5)
+    check_gradients(
+        lambda x, w, b: F.conv2d(x, w, b, padding=1, activation="sigmoid", pool=2), (x, w, b), backend=backend, rng=rng
+    )
+
+
+@pytest.mark.parametrize("pool", [3, (1, 2), (2, 3)])
+def test_a_pool_of_another_window_is_pooled_after(backend, rng, pool):
+    x, w = gp.tensor(rng.normal(size=(2, 7, 9, 3)), backend=backend, dtype="float32"), rng.normal(size=(2, 2, 3, 4))
+    expected = F.max_pool2d(F.conv2d(x, w, activation="relu"), pool)
+    np.testing.assert_array_equal(F.conv2d(x, w, activation="relu", pool=pool).numpy(), expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("pool", "error", "message"),
+    [
+        (0, ValueError, "conv2d: pool must be at least 1, got 0"),
+        ((2, 2, 2), ValueError, "conv2d: pool must be one integer or two"),
+        (1.5, TypeError, "conv2d: pool must be an integer, got 1.5"),
+        (9, ValueError, "conv2d: a window of 9 pixels is larger"),
+    ],
+)
+def test_a_bad_pool_is_refused(rng, pool, error, message):
+    x = gp.tensor(rng.normal(size=(1, 6, 6, 1)))
+    with pytest.raises(error, match=message):
+        F.conv2d(x, rng.normal(size=(3, 3, 1, 2)), pool=pool)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.base import Activation, Gate
+from gpunet.backends.base import FUSED_POOL, Activation, Gate
 from gpunet.geometry import Geometry
 
 SHAPES = [
@@ -46,8 +46,8 @@ def doubled(*arrays):
 def test_forward_agrees_with_the_reference(device_backend, reference, case, normal, agrees):
     geometry, x, w, _ = case
     b = normal(geometry.filters)
-    expected = reference.conv2d_forward(*doubled(x, w, b), geometry=geometry)
-    agrees(device_backend.conv2d_forward(*map(device_backend.asarray, (x, w, b)), geometry=geometry), expected)
+    expected = reference.conv2d_forward(*doubled(x, w, b), geometry=geometry)[0]
+    agrees(device_backend.conv2d_forward(*map(device_backend.asarray, (x, w, b)), geometry=geometry)[0], expected)
 
 
 def test_input_grad_agrees_with_the_reference(device_backend, reference, case, agrees):
@@ -70,8 +70,8 @@ def test_activations_and_gates_are_fused(device_backend, reference, activation, 
     geometry = Geometry.conv((2, 7, 6, channels), (3, 3, channels, 20), padding=1)
     x, w, b, dy = normal(2, 7, 6, channels), normal(3, 3, channels, 20), normal(20), normal(*geometry.y_shape)
     on = device_backend.asarray
-    expected = reference.conv2d_forward(*doubled(x, w, b), geometry=geometry, activation=activation)
-    agrees(device_backend.conv2d_forward(on(x), on(w), on(b), geometry=geometry, activation=activation), expected)
+    expected = reference.conv2d_forward(*doubled(x, w, b), geometry=geometry, activation=activation)[0]
+    agrees(device_backend.conv2d_forward(on(x), on(w), on(b), geometry=geometry, activation=activation)[0], expected)
     if activation is None:
         return
     gate, device_gate = gate_of(activation, device_backend, normal, geometry.y_shape)
@@ -81,6 +81,57 @@ def test_activations_and_gates_are_fused(device_backend, reference, activation, 
     got = device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, gate=device_gate)
     agrees(got[0], expected[0])
     agrees(got[1], expected[1])
+
+
+POOLED = [
+    # x, w, options: odd and even outputs, one window, every tile, V = 1 and 4, groups, a stride
+    ((2, 9, 8, 3), (3, 3, 3, 5), {"padding": 1}),
+    ((2, 7, 9, 4), (3, 2, 4, 20), {"padding": "same"}),
+    ((3, 4, 4, 8), (3, 3, 8, 68), {}),
+    ((2, 11, 10, 18), (3, 3, 18, 70), {"padding": 1}),
+    ((1, 13, 12, 8), (3, 3, 4, 12), {"padding": 1, "stride": 2, "groups": 2}),
+    ((9, 48, 48, 8), (1, 1, 8, 128), {}),
+]
+
+
+@pytest.mark.parametrize("activation", [None, Activation("relu"), Activation("tanh")], ids=str)
+@pytest.mark.parametrize(("x_shape", "w_shape", "options"), POOLED)
+def test_a_pool_is_fused(device_backend, reference, x_shape, w_shape, options, activation, rng, normal, agrees):
+    geometry = Geometry.conv(x_shape, w_shape, **options)
+    pool = Geometry.pool(geometry.y_shape, FUSED_POOL)
+    x, w, b, dy = normal(*x_shape), normal(*w_shape), normal(w_shape[3]), normal(*pool.y_shape)
+    x, w = np.round(x * 4), np.round(w * 2)  # ties, and sums that are exact in any order
+    x[0, 1, 2, 1] = np.nan
+    on = device_backend.asarray
+    fused = {"geometry": geometry, "activation": activation, "pool": pool}
+    expected, expected_mask = reference.conv2d_forward(x, w, b, **fused)
+    got, mask = device_backend.conv2d_forward(on(x), on(w), on(b), **fused)
+    agrees(got, expected)
+    np.testing.assert_array_equal(device_backend.to_numpy(mask), expected_mask)
+    assert 0 < np.isnan(expected).sum() < expected.size
+
+    x[0, 1, 2, 1] = 1
+    dy[0, dy.shape[1] // 2, dy.shape[2] // 2, 1] = np.nan  # away from the padding, where the reference makes 0 NaN
+    y = np.tanh(normal(*pool.y_shape))
+    mask = rng.integers(0, 4, pool.y_shape).astype(np.uint8)
+    gate, device_gate = Gate(y, activation, mask, pool), Gate(on(y), activation, on(mask), pool)
+    expected = reference.conv2d_input_grad(dy, w, geometry=geometry, gate=gate)
+    agrees(device_backend.conv2d_input_grad(on(dy), on(w), geometry=geometry, gate=device_gate), expected)
+    got = device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, gate=device_gate)
+    for mine, theirs in zip(got, reference.conv2d_weight_grad(dy, x, geometry=geometry, gate=gate), strict=True):
+        agrees(mine, theirs, 1e-5)
+
+
+def test_another_pool_is_not_fused(device_backend, normal):
+    geometry = Geometry.conv((1, 8, 8, 3), (3, 3, 3, 5))
+    x, w = device_backend.asarray(normal(1, 8, 8, 3)), device_backend.asarray(normal(3, 3, 3, 5))
+    for pool in (Geometry.pool(geometry.y_shape, 3), Geometry.pool(geometry.y_shape, 2, stride=1)):
+        with pytest.raises(ValueError, match="conv2d_forward: pool is .* only 2x2 windows"):
+            device_backend.conv2d_forward(x, w, geometry=geometry, pool=pool)
+    pool = Geometry.pool(geometry.y_shape, 2)
+    dy = device_backend.asarray(normal(*pool.y_shape))
+    with pytest.raises(ValueError, match="conv2d_input_grad: the gate's mask is none"):
+        device_backend.conv2d_input_grad(dy, w, geometry=geometry, gate=Gate(None, None, None, pool))
 
 
 @pytest.mark.parametrize("filters", [20, 5])
@@ -114,9 +165,9 @@ def test_nan_reaches_what_it_touches_and_nothing_else(device_backend, reference,
     x, w, dy = normal(1, 9, 8, channels), normal(3, 3, channels, 20), normal(*geometry.y_shape)
     x[0, 4, 4, 1] = dy[0, 3, 3, 7] = np.nan
     on, relu = device_backend.asarray, Activation("relu")
-    expected = reference.conv2d_forward(x, w, geometry=geometry, activation=relu)
+    expected = reference.conv2d_forward(x, w, geometry=geometry, activation=relu)[0]
     assert 0 < np.isnan(expected).sum() < expected.size
-    agrees(device_backend.conv2d_forward(on(x), on(w), geometry=geometry, activation=relu), expected)
+    agrees(device_backend.conv2d_forward(on(x), on(w), geometry=geometry, activation=relu)[0], expected)
     expected = reference.conv2d_input_grad(dy, w, geometry=geometry)
     assert 0 < np.isnan(expected).sum() < expected.size
     agrees(device_backend.conv2d_input_grad(on(dy), on(w), geometry=geometry), expected)
@@ -132,8 +183,8 @@ def test_any_alignment_is_taken(device_backend, reference, shape, filters, norma
     geometry = Geometry.conv((2, *shape[1:]), w.shape)
     x = device_backend.asarray(whole)[1:]  # 27 x 27 x 1 floats in: not at 16 bytes
     agrees(
-        device_backend.conv2d_forward(x, device_backend.asarray(w), geometry=geometry),
-        reference.conv2d_forward(whole[1:], w, geometry=geometry),
+        device_backend.conv2d_forward(x, device_backend.asarray(w), geometry=geometry)[0],
+        reference.conv2d_forward(whole[1:], w, geometry=geometry)[0],
     )
     flat = device_backend.asarray(np.concatenate([np.zeros(1, np.float32), whole.ravel()]))
     shifted = flat[1:].reshape(shape)  # one float in: never at 16 bytes

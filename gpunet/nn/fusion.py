@@ -1,0 +1,73 @@
+"""Which neighbours in a `Sequential` run as one operation: a table of rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from gpunet.backends.base import FUSED_POOL, Activation
+from gpunet.geometry import sides_of
+from gpunet.nn.layers import Conv2d, LeakyReLU, Linear, MaxPool2d, ReLU, Sigmoid, Tanh
+from gpunet.nn.module import Module
+
+
+class Rule(NamedTuple):
+    """A layer can take in the one behind it, as an option of its forward pass."""
+
+    first: type[Module]
+    second: type[Module]
+    option: str
+    """Argument of the first layer's `forward`, which must not have been given before, nor be set in the layer."""
+    value: Callable[[Any], Any]
+    """The argument, of the second layer; None where it is not one that can be taken in."""
+    before: tuple[str, ...] = ()
+    """Options that come later in the fused operation, so that they must not have been given before either."""
+
+
+def _window(layer: MaxPool2d) -> Any:
+    fits = layer.window == layer.stride == FUSED_POOL and sides_of("MaxPool2d", layer.padding) in (
+        "valid",
+        ((0, 0), (0, 0)),
+    )
+    return FUSED_POOL if fits else None
+
+
+_ACTIVATIONS: dict[type[Module], Callable[[Any], Activation]] = {
+    ReLU: lambda _: Activation("relu"),
+    LeakyReLU: lambda layer: Activation("leaky_relu", layer.negative_slope),
+    Sigmoid: lambda _: Activation("sigmoid"),
+    Tanh: lambda _: Activation("tanh"),
+}
+RULES = (
+    *(Rule(Conv2d, kind, "activation", value, before=("pool",)) for kind, value in _ACTIVATIONS.items()),
+    *(Rule(Linear, kind, "activation", value) for kind, value in _ACTIVATIONS.items()),
+    Rule(Conv2d, MaxPool2d, "pool", _window),
+)
+
+
+def fused(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
+    """The layers that run, each with the options that stand for those behind it.
+
+    A layer of a subclass is not taken in and takes in nothing, for its `forward` may differ; nor is one with a forward
+    hook, which wants to see what this would skip.
+    """
+    i = 0
+    while i < len(layers):
+        first, options = layers[i], dict[str, Any]()
+        i += 1
+        while i < len(layers) and (option := _taken(first, options, layers[i])):
+            options.update(option)
+            i += 1
+        yield first, options
+
+
+def _taken(first: Module, options: dict[str, Any], second: Module) -> dict[str, Any]:
+    """The option under which `first` takes in `second`; empty if it does not."""
+    if first.hooked or second.hooked:
+        return {}
+    for rule in RULES:
+        if type(first) is rule.first and type(second) is rule.second:
+            given = (name in options or getattr(first, name, None) is not None for name in (rule.option, *rule.before))
+            if not any(given) and (value := rule.value(second)) is not None:
+                return {rule.option: value}
+    return {}

@@ -1,0 +1,90 @@
+"""Neighbours in a Sequential that run as one operation: the same numbers, and only where a rule fits."""
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import host, same
+
+import gpunet as gp
+from gpunet import nn
+from gpunet.backends.base import Activation
+from gpunet.nn.fusion import fused
+
+
+def runs(*layers):
+    """What each layer that runs takes in."""
+    return [(type(layer).__name__, sorted(options)) for layer, options in fused(layers)]
+
+
+def test_neighbours_are_taken_in_where_a_rule_fits():
+    conv, dense, pool = nn.Conv2d(1, 2, 3), nn.Linear(2, 2), nn.MaxPool2d(2)
+    assert runs(conv, nn.ReLU(), pool, nn.Flatten()) == [("Conv2d", ["activation", "pool"]), ("Flatten", [])]
+    assert runs(conv, pool, nn.ReLU()) == [("Conv2d", ["pool"]), ("ReLU", [])]  # a pool is the last of the fused steps
+    assert runs(dense, nn.Tanh(), nn.Sigmoid()) == [("Linear", ["activation"]), ("Sigmoid", [])]
+    assert runs(nn.ReLU(), conv, nn.Dropout(), nn.ReLU()) == [(n, []) for n in ("ReLU", "Conv2d", "Dropout", "ReLU")]
+    assert runs(nn.Conv2d(1, 2, 3, activation="relu"), nn.ReLU()) == [("Conv2d", []), ("ReLU", [])]
+    assert runs(nn.Conv2d(1, 2, 3, pool=2), nn.ReLU(), pool) == [("Conv2d", []), ("ReLU", []), ("MaxPool2d", [])]
+    assert [options for _, options in fused([conv, nn.LeakyReLU(0.3)])] == [
+        {"activation": Activation("leaky_relu", 0.3)}
+    ]
+
+
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, padding=1), nn.MaxPool2d(2, padding="same")]
+)
+def test_another_pool_runs_by_itself(pool):
+    assert runs(nn.Conv2d(1, 2, 3), pool) == [("Conv2d", []), ("MaxPool2d", [])]
+
+
+def test_a_layer_of_a_subclass_is_left_alone():
+    class Noisy(nn.ReLU):
+        def forward(self, x):
+            return super().forward(x) + 1.0
+
+    class Own(nn.Conv2d):
+        pass
+
+    assert runs(nn.Conv2d(1, 2, 3), Noisy()) == [("Conv2d", []), ("Noisy", [])]
+    assert runs(Own(1, 2, 3), nn.ReLU()) == [("Own", []), ("ReLU", [])]
+
+
+def test_a_hook_on_a_layer_shows_it_as_it_stands(rng):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2))
+    x = gp.tensor(rng.normal(size=(1, 6, 6, 1)), dtype="float32")
+    seen = []
+    for position in range(3):
+        handle = model[position].register_forward_hook(lambda module, inputs, y: seen.append((type(module), y.shape)))
+        model(x)
+        handle.remove()
+    assert seen == [(nn.Conv2d, (1, 4, 4, 2)), (nn.ReLU, (1, 4, 4, 2)), (nn.MaxPool2d, (1, 2, 2, 2))]
+    assert len(list(fused(model.layers))) == 1
+
+
+def trained(backend, rng, *, fuse):
+    """Output and gradients of one batch."""
+    gp.seed(1)
+    layers = [
+        nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 20, (2, 3)), nn.Tanh(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(40, 6), nn.LeakyReLU(0.2), nn.Linear(6, 3), nn.Sigmoid(),
+    ]  # fmt: skip
+    model = nn.Sequential(*layers, fuse=fuse).to(backend)
+    x = gp.tensor(rng.normal(size=(3, 8, 13, 2)).astype(np.float32), backend=backend, requires_grad=True)
+    y = model(x)
+    y.backward(rng.normal(size=y.shape))
+    return [host(y), host(x.grad, backend), *(host(p.grad, backend) for p in model.parameters())]
+
+
+def test_the_numbers_are_those_of_the_layers_one_by_one(backend):
+    pairs = zip(*(trained(backend, np.random.default_rng(0), fuse=fuse) for fuse in (True, False)), strict=True)
+    for one, by_one in pairs:
+        same(one, by_one, tolerances.BACKENDS)
+
+
+def test_fuse_false_runs_every_layer(monkeypatch, rng):
+    calls = []
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: calls.append(x.shape) or x)
+    x = gp.tensor(rng.normal(size=(1, 5, 5, 1)), dtype="float32")
+    nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), fuse=False)(x)
+    assert calls == [(1, 3, 3, 2)]
+    nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())(x)
+    assert len(calls) == 1
