@@ -15,6 +15,7 @@ import numpy as np
 
 PURPOSES = {"init": 0, "dropout": 1, "shuffle": 2, "augment": 3, "noise": 4, "split": 5}
 _LIMIT = 1 << 64
+_FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,35 @@ def uniform(stream: Stream, count: int) -> np.ndarray:
 def normal(stream: Stream, count: int) -> np.ndarray:
     """`count` standard normal float64 numbers: the inverse distribution at 65,536 midpoints, so none beyond 4.33."""
     return _normal_table()[uint16(stream, count)]
+
+
+def sample_words(seed: int, purpose: str, samples: np.ndarray, epoch: int, block: int = 0) -> np.ndarray:
+    """Block `block`, four words, of each sample's ``Stream(seed, PURPOSES[purpose], call=sample, epoch=epoch)``.
+
+    Many streams at once: numpy.random.Philox draws from one, and takes long to make.
+
+    Args:
+        samples: (N,) integers.
+    Returns:
+        uint64 (4, N).
+    """
+    counters = np.empty((4, len(samples)), np.uint64)
+    counters[0], counters[1], counters[2], counters[3] = block + 1, 0, samples, epoch
+    (even, odd), (k0, k1) = (counters[0::2], counters[1::2]), (seed, PURPOSES[purpose])
+    for _ in range(10):
+        high, low = _multiply(even, _FACTORS)
+        even, odd = high[::-1] ^ odd ^ np.array([[k0], [k1]], np.uint64), low[::-1]
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) % _LIMIT, (k1 + 0xBB67AE8584CAA73B) % _LIMIT
+    return np.stack([even, odd], axis=1).reshape(counters.shape)
+
+
+def _multiply(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Upper and lower 64 bits of the products of uint64 numbers, by products of their 32-bit halves."""
+    half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
+    a_high, a_low, b_high, b_low = a >> half, a & mask, b >> half, b & mask
+    middle = a_high * b_low + (a_low * b_low >> half)
+    carry = a_low * b_high + (middle & mask)
+    return a_high * b_high + (middle >> half) + (carry >> half), a * b
 
 
 def permutation(stream: Stream, count: int) -> np.ndarray:

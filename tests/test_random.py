@@ -178,3 +178,13 @@ def test_one_seed_gives_one_result_in_every_process():
     }  # fmt: skip
     assert len(prints) == 1
     assert len(prints.pop().strip()) == 64
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+@pytest.mark.parametrize(("epoch", "block"), [(0, 0), (5, 3), (2**64 - 1, 0)])
+def test_the_words_of_many_samples_are_those_of_each_ones_stream(seed, epoch, block):
+    samples = np.array([0, 1, 59_999, 2**40])
+    got = random.sample_words(seed, "augment", samples, epoch, block)
+    for position, sample in enumerate(samples.tolist()):
+        stream = Stream(seed, random.PURPOSES["augment"], call=sample, epoch=epoch)
+        assert got[:, position].tolist() == random.words(stream, 4 * block + 4)[-4:].tolist()

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from gpunet.augmentation import Augmentation
+from gpunet.backends.gather import Clock
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
 
@@ -308,6 +310,40 @@ class Backend(ABC):
     @abstractmethod
     def dropout_backward(self, dy: Array, p: float, *, stream: Stream) -> Array:
         """dx: the mask of the forward pass is drawn again, never stored."""
+
+    @abstractmethod
+    def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
+        """`random.permutation` as int32 (count,), count < 2^31: the stable order of the stream's words."""
+
+    # ---- data -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def gather_augment(
+        self,
+        images: Array,
+        labels: Array | None,
+        order: Array,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epoch: int = 0,
+        start: int = 0,
+        rows: int | None = None,
+        clock: Clock | None = None,
+        out: tuple[Array, Array | None] | None = None,
+    ) -> tuple[Array, Array | None]:
+        """(x, y): a batch of a data set, augmented, and its labels.
+
+        Args:
+            images, labels: the whole data set, uint8 (M, H, W, C) and int32 (M,).
+            order: int32, positions in the data set, not checked to be from 0 to M - 1.
+            augmentation: what is done to each image, drawn from (seed, epoch, position).
+            start, rows: the batch is ``order[start : start + rows]``; to the end of the order if `rows` is None.
+            clock: takes the place of `epoch` and `start`, read when the kernel runs.
+            out: where to write x and y.
+        Returns:
+            x (rows, h, w, C), float32 if it is normalised, else uint8; y int32 (rows,), None without labels.
+        """
 
     # ---- updates ----------------------------------------------------------------------------------------------------
 

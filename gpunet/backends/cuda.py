@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
+from gpunet.backends.cuda_data import CudaData
 from gpunet.backends.cuda_device import THREADS, activation_fields
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_training import CudaTraining
@@ -50,7 +51,7 @@ def split_pixels(tiles: int, pixels: int) -> int:
     return -(-each // TILE_K) * TILE_K
 
 
-class CudaBackend(CudaMovement, CudaTraining):
+class CudaBackend(CudaMovement, CudaData, CudaTraining):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take

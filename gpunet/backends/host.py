@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpunet import random
+from gpunet.augmentation import Augmentation
 from gpunet.backends.base import BINARY, UNARY, Array, Backend, FlatStorage, Index, Segments
+from gpunet.backends.gather import Clock, augment, check_gather
 from gpunet.random import Stream
 
 QUIET = np.errstate(all="ignore")
@@ -173,6 +175,37 @@ class HostBackend(Backend):
 
     def dropout_backward(self, dy: Array, p: float, *, stream: Stream) -> Array:
         return self.dropout_forward(dy, p, stream=stream)  # linear, and its matrix is diagonal
+
+    def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
+        return deliver(random.permutation(stream, count).astype(np.int32), out, accumulate=False)
+
+    # ---- data
+
+    def gather_augment(
+        self,
+        images: Array,
+        labels: Array | None,
+        order: Array,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epoch: int = 0,
+        start: int = 0,
+        rows: int | None = None,
+        clock: Clock | None = None,
+        out: tuple[Array, Array | None] | None = None,
+    ) -> tuple[Array, Array | None]:
+        rows = len(order) - start if rows is None else rows
+        check_gather(images, labels, order, augmentation, start, rows, clock)
+        if clock is not None:
+            step, epoch = (int(counter) for counter in clock.counters)
+            start = step % clock.steps * clock.stride
+        index = order[start : start + rows]
+        x = augment(images[index], index, augmentation, seed=seed, epoch=epoch, operation="gather_augment")
+        given_x, given_y = out or (None, None)
+        return deliver(x, given_x, accumulate=False), None if labels is None else deliver(
+            labels[index], given_y, accumulate=False
+        )
 
     # ---- updates
 

@@ -53,6 +53,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             "binary<float>",
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
+        "gather_augment.cu": [instance("gather_augment", t) for t in ("float", "uint8")],
         "matmul.cu": [
             "matmul_simple<float>",
             *(instance("matmul_tiled", "float", *tile, ta, tb) for tile, ta, tb in product(MATMUL_TILES, flags, flags)),
@@ -61,6 +62,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), pool)
         ],
         "optimizer.cu": ["gradient_norm_partial", "gradient_norm", "sgd_update", "adam_update"],
+        "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
         "random.cu": ["random_words", "random_uniform<float>", "dropout<float>"],
         "reduce.cu": [
             instance(k, "float")

@@ -1,4 +1,4 @@
-"""Data: data sets, the loader that makes batches of them, and transforms. Batches are tuples of host NumPy arrays."""
+"""Data: data sets, the loaders that make batches of them on the host or on the device, and transforms."""
 
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split
 from gpunet.data.idx import read_idx
@@ -6,34 +6,38 @@ from gpunet.data.images import ImageFolder
 from gpunet.data.loader import DataLoader
 from gpunet.data.standard import cifar10, digits, fashion_mnist, mnist
 from gpunet.data.transforms import (
+    AlternatingFlip,
+    CenterCrop,
     Compose,
+    Cutout,
     Normalize,
+    RandomCrop,
     RandomFlip,
     RandomShift,
+    RandomVerticalFlip,
     Transform,
-    normalize,
-    random_flip,
-    random_shift,
 )
 
 __all__ = [
+    "AlternatingFlip",
     "ArrayDataset",
+    "CenterCrop",
     "Compose",
+    "Cutout",
     "DataLoader",
     "Dataset",
     "ImageFolder",
     "Normalize",
+    "RandomCrop",
     "RandomFlip",
     "RandomShift",
+    "RandomVerticalFlip",
     "Subset",
     "Transform",
     "cifar10",
     "digits",
     "fashion_mnist",
     "mnist",
-    "normalize",
-    "random_flip",
-    "random_shift",
     "random_split",
     "read_idx",
 ]

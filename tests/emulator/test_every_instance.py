@@ -3,15 +3,18 @@
 This file launches all it needs itself, so that it says the same whichever other tests are selected.
 """
 
+from dataclasses import replace
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from gpunet.augmentation import Augmentation
 from gpunet.backends import cuda, why_unavailable
 from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Segments
 from gpunet.backends.cuda import CudaBackend, emulated_backend
+from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
 from gpunet.cuda.emulator.launcher import Settings
 from gpunet.cuda.instantiations import MOVED, instantiations
@@ -51,6 +54,8 @@ class Runs:
         def on(value):
             if isinstance(value, np.ndarray):
                 return self.backend.asarray(value)
+            if isinstance(value, Clock):
+                return value._replace(counters=on(value.counters))
             return value._replace(y=on(value.y), mask=on(value.mask)) if isinstance(value, Gate) else value
 
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -72,6 +77,7 @@ def run_everything(run):
     rows(run)
     elementwise(run)
     random_numbers(run)
+    batches(run)
     updates(run)
 
 
@@ -159,6 +165,15 @@ def random_numbers(run):
     run("random_words", STREAM, 1027)
     run("random_uniform", STREAM, (37,), np.float32)
     run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
+    run("permutation", STREAM, 1027)
+
+
+def batches(run):
+    images, labels = run.rng.integers(0, 256, (5, 41, 37, 3), dtype=np.uint8), np.arange(5, dtype=np.int32)
+    order, drawn = np.int32([3, 0, 4, 4, 1, 2]), Augmentation((40, 39), 2, "reflect", True, "alternate", True, 9)
+    run("gather_augment", images, labels, order, drawn, seed=7, epoch=3, start=1)
+    clock, normalized = np.uint64([6, 3]), replace(drawn, mean=(0.5,), std=(0.25,), cutout_last=True)
+    run("gather_augment", images, None, order, normalized, seed=7, rows=2, clock=Clock(clock, 3, 2))
 
 
 def updates(run):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recording import recording_backend
 
+from gpunet.augmentation import Augmentation
 from gpunet.backends.base import Activation, Backend, Gate, Segments
 from gpunet.backends.cuda import BUSY, TILE_K, count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
@@ -15,6 +16,7 @@ from gpunet.random import Stream
 CONV = Geometry.conv((2, 8, 8, 4), (3, 3, 4, 20))
 POOL = Geometry.pool((2, 8, 8, 4), 2)
 RELU, STREAM = Activation("relu"), Stream(0, 1)
+NORMALIZE = Augmentation(mean=(0.5,), std=(0.5,))
 
 
 def ones(on, *shape, dtype=np.float32):
@@ -117,6 +119,20 @@ PRIMITIVES = {
     "random_uniform": (lambda on: on.random_uniform(STREAM, (9,), np.float32), ["random_uniform<float>"]),
     "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
     "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
+    "permutation": (
+        lambda on: on.permutation(STREAM, 9),
+        ["random_words", "fill<int>", *(f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank"))],
+    ),
+    "gather_augment": (
+        lambda on: on.gather_augment(
+            ones(on, 4, 8, 8, 3, dtype=np.uint8),
+            ones(on, 4, dtype=np.int32),
+            ones(on, 4, dtype=np.int32),
+            NORMALIZE,
+            seed=0,
+        ),
+        ["gather_augment<float>"],
+    ),
     "gradient_norm": (
         lambda on: on.gradient_norm(arena(on), segments(4), max_norm=1.0),
         ["gradient_norm_partial", "gradient_norm"],
@@ -241,6 +257,26 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch():
     with pytest.raises(ValueError, match="there is none"):
         backend.conv2d_weight_grad(conv_dy(backend), conv_x(backend), geometry=CONV, accumulate=True)
     assert backend.launcher.kernels == []
+
+
+def test_pixels_that_are_not_normalised_stay_bytes():
+    backend = recording_backend()
+    images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
+    x, _ = backend.gather_augment(images, None, order, Augmentation(), seed=0)
+    assert x.dtype == np.uint8
+    assert backend.launcher.kernels == ["gather_augment<uint8>"]
+
+
+def test_images_with_more_channels_than_the_kernel_holds_factors_for_are_refused():
+    backend = recording_backend()
+    images, order = ones(backend, 4, 8, 8, 17, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
+    with pytest.raises(ValueError, match="gather_augment: images have 17 channels but CUDA normalises up to 16"):
+        backend.gather_augment(images, None, order, NORMALIZE, seed=0)
+
+
+def test_more_numbers_than_int32_counts_are_not_permuted():
+    with pytest.raises(ValueError, match=r"permutation: count is 2147483648 but must be from 0 to 2\^31 - 1"):
+        recording_backend().permutation(STREAM, 2**31)
 
 
 def test_too_many_pixels_are_refused():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from gpunet.backends import cuda_device, cuda_movement, cuda_training
+from gpunet import random
+from gpunet.augmentation import Augmentation
+from gpunet.backends import cuda_data, cuda_device, cuda_movement, cuda_training
 from gpunet.backends.base import Activation
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
@@ -11,7 +13,7 @@ from gpunet.random import Stream, words
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (cuda_device, cuda_movement, cuda_training):
+    for module in (cuda_data, cuda_device, cuda_movement, cuda_training):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         if hasattr(module, "PARTIALS"):
             monkeypatch.setattr(module, "PARTIALS", 2)
@@ -30,6 +32,20 @@ def test_elements(device_backend, reference, normal, agrees):
 def test_words(device_backend):
     got = device_backend.to_numpy(device_backend.random_words(Stream(3, 1), 9000))
     np.testing.assert_array_equal(got, words(Stream(3, 1), 9000))
+
+
+def test_permutations(device_backend):
+    got = device_backend.to_numpy(device_backend.permutation(Stream(3, 2), 9000))
+    np.testing.assert_array_equal(got, random.permutation(Stream(3, 2), 9000))
+
+
+def test_batches(device_backend, reference, rng):
+    images, labels = rng.integers(0, 256, (5, 70, 75, 3), dtype=np.uint8), np.arange(5, dtype=np.int32)  # four shares
+    drawn = Augmentation(padding=3, random_crop=True, flip="random", mean=(0.5,), std=(0.5,))
+    args = images, labels, rng.integers(0, 5, 7).astype(np.int32)
+    got = device_backend.gather_augment(*map(device_backend.asarray, args), drawn, seed=0)
+    for mine, theirs in zip(got, reference.gather_augment(*args, drawn, seed=0), strict=True):
+        np.testing.assert_array_equal(device_backend.to_numpy(mine), theirs)
 
 
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])

@@ -1,0 +1,117 @@
+"""`Augmentation`: what is done to each image of a batch, as parameters, and the choices that it draws.
+
+An image is padded and cropped, mirrored, cut out and normalised, in this order. All of its choices in an epoch come from
+the first Philox block of its stream, ``Stream(seed, PURPOSES["augment"], call=index, epoch=epoch)``: word 0 places the
+crop's rows, word 1 its columns, the two uppermost bits of word 2 mirror it, the halves of word 3 place the cut-out. They
+depend on the image's index in its data set, never on its place in a batch. They are integers computed by integers, and
+agree bit for bit wherever they are computed: here, and in kernels/gather_augment.cu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from gpunet import random
+
+BORDERS = ("zero", "reflect")
+FLIPS = ("none", "random", "alternate")
+
+
+class Choices(NamedTuple):
+    """What is drawn for each of N images."""
+
+    row: np.ndarray
+    column: np.ndarray
+    """(N,) int64: where the crop begins in the padded image."""
+    mirrored: np.ndarray
+    upended: np.ndarray
+    """(N,) bool: whether left and right, or top and bottom, are exchanged."""
+    hole_row: np.ndarray
+    hole_column: np.ndarray
+    """(N,) int64: the first pixel of the cut-out in the result, which may be outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Parameters of one pass over images (H, W, C); the transforms of `gpunet.data` are made of them.
+
+    Attributes:
+        size: extents of the crop; None: those of the image.
+        padding: pixels added on each side before the crop.
+        border: what they are: "zero", or "reflect" of the image without its outermost pixels, as in numpy.pad.
+        random_crop: whether the crop's place is drawn; else it is the middle.
+        flip: exchange left and right: of half of the images, drawn in each epoch ("random"), or drawn for epoch 0 and
+            then of the other half in every second epoch ("alternate").
+        vertical: whether top and bottom of half of the images, drawn, are exchanged.
+        cutout: extent of a square that is set to 0, its centre drawn anywhere in the result (DeVries & Taylor 2017).
+        cutout_last: whether that is done after the normalisation, so that it is set to the mean.
+        mean, std: of each channel, or of all, on the scale 0 to 1: x / 255 or a float x becomes (x - mean) / std, in
+            float32. Empty: the pixels stay as they are.
+    """
+
+    size: tuple[int, int] | None = None
+    padding: int = 0
+    border: str = "zero"
+    random_crop: bool = False
+    flip: str = "none"
+    vertical: bool = False
+    cutout: int = 0
+    cutout_last: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def output_shape(self, operation: str, shape: Sequence[int]) -> tuple[int, int, int]:
+        """(h, w, C) of the result for images (H, W, C); ValueError, in the name of `operation`, where they do not fit."""
+        height, width, channels = shape
+        p = self.padding
+        if p and p >= min(height, width):
+            raise ValueError(
+                f"{operation}: images of {height}x{width} pixels are too small to be moved or padded by {p}"
+            )
+        h, w = self.size or (height, width)
+        if h > height + 2 * p or w > width + 2 * p:
+            padded = f", padded by {p}," if p else ""
+            raise ValueError(
+                f"{operation}: images of {height}x{width} pixels{padded} are too small for a crop of {h}x{w}"
+            )
+        if len(self.mean) > 1 and len(self.mean) != channels:
+            raise ValueError(f"{operation}: images have {channels} channels but mean and std have {len(self.mean)}")
+        return h, w, channels
+
+    def factors(self, channels: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
+        """(scale, shift), float32 (C,): normalised pixels are pixel * scale + shift, each rounded to float32.
+
+        Args:
+            unit: the pixel value that stands for 1: 255 of uint8, 1 of floats.
+        """
+        mean, std = np.array(self.mean), np.array(self.std)
+        scale, shift = (1 / (unit * std)).astype(np.float32), (-mean / std).astype(np.float32)
+        return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
+
+    def choices(self, index: np.ndarray, shape: Sequence[int], *, seed: int, epoch: int) -> Choices:
+        """What is drawn for the images (H, W, C) at the positions `index` (N,) of their data set."""
+        (height, width, _), (h, w, _), n = shape, self.output_shape("choices", shape), len(index)
+        words = random.sample_words(seed, "augment", index, epoch)
+        spare_rows, spare_columns = height + 2 * self.padding - h, width + 2 * self.padding - w
+        row, column = np.full(n, spare_rows // 2), np.full(n, spare_columns // 2)
+        if self.random_crop:
+            row, column = _below(words[0], spare_rows + 1), _below(words[1], spare_columns + 1)
+        mirrored = upended = np.zeros(n, bool)
+        if self.flip == "random":
+            mirrored = words[2] >> np.uint64(63) == 1
+        elif self.flip == "alternate":
+            mirrored = random.sample_words(seed, "augment", index, 0)[2] >> np.uint64(63) != epoch % 2
+        if self.vertical:
+            upended = words[2] >> np.uint64(62) & np.uint64(1) == 1
+        hole_row = _below(words[3], h) - self.cutout // 2
+        hole_column = _below(words[3] << np.uint64(32), w) - self.cutout // 2
+        return Choices(row, column, mirrored, upended, hole_row, hole_column)
+
+
+def _below(words: np.ndarray, bound: int) -> np.ndarray:
+    """Integers from 0 to bound - 1 by the upper 32 bits of the words."""
+    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)

@@ -1,0 +1,94 @@
+"""Epoch permutations and batches of a data set on a CUDA device."""
+
+from __future__ import annotations
+
+from abc import ABC
+from math import prod
+
+import numpy as np
+
+from gpunet.augmentation import BORDERS, FLIPS, Augmentation
+from gpunet.backends.base import Array
+from gpunet.backends.cuda_device import MAX_BLOCKS, THREADS, CudaDevice
+from gpunet.backends.gather import Clock, check_gather
+from gpunet.cuda.instantiations import instance
+from gpunet.random import Stream
+
+SCAN_THREADS = 1024
+"""Threads of the one block that adds up the buckets, as kernels/permutation.cu is written."""
+MAX_CHANNELS = 16
+"""Of images that are normalised, as kernels/gather_augment.cu is written."""
+SHARE = 16 * THREADS
+"""Elements of an image that a block takes; larger images have several blocks."""
+
+
+class CudaData(CudaDevice, ABC):
+    """Primitives of kernels/permutation.cu and gather_augment.cu."""
+
+    def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
+        if not 0 <= count < 2**31:
+            raise ValueError(f"permutation: count is {count} but must be from 0 to 2^31 - 1")
+        order = self._out("permutation", out, (count,), np.int32)
+        if not count:
+            return order
+        words = self.random_words(stream, count)
+        bits = max((count - 1).bit_length() - 2, 1)
+        ends, members = self.full((1 << bits,), 0, np.int32), self.arrays.empty((count,), np.int32)
+        blocks, launch = min(-(-count // THREADS), MAX_BLOCKS), self.launcher.launch
+        launch("permutation_count", blocks, THREADS, (words, ends, count, bits))
+        launch("permutation_offsets", 1, SCAN_THREADS, (ends, 1 << bits))
+        launch("permutation_scatter", blocks, THREADS, (words, ends, members, count, bits))
+        launch("permutation_rank", blocks, THREADS, (words, ends, members, order, count, bits))
+        return order
+
+    def gather_augment(
+        self,
+        images: Array,
+        labels: Array | None,
+        order: Array,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        epoch: int = 0,
+        start: int = 0,
+        rows: int | None = None,
+        clock: Clock | None = None,
+        out: tuple[Array, Array | None] | None = None,
+    ) -> tuple[Array, Array | None]:
+        rows = order.shape[0] - start if rows is None else rows
+        h, w, channels = check_gather(images, labels, order, augmentation, start, rows, clock)
+        if augmentation.mean and channels > MAX_CHANNELS:
+            raise ValueError(
+                f"gather_augment: images have {channels} channels but CUDA normalises up to {MAX_CHANNELS}"
+            )
+        if max(prod(images.shape[1:]), h * w * channels) >= 2**31:
+            raise ValueError(
+                f"gather_augment: images of {images.shape[1:]} become {(h, w, channels)} but CUDA takes fewer than 2^31 elements"
+            )
+        given_x, given_y = out or (None, None)
+        kind = np.dtype(np.float32 if augmentation.mean else np.uint8)
+        x = self._out("gather_augment", given_x, (rows, h, w, channels), kind)
+        y = None if labels is None else self._out("gather_augment", given_y, (rows,), np.int32)
+        batch = {
+            "rows": rows, "start": start, "seed": seed, "epoch": epoch,
+            "steps": clock.steps if clock else 1, "stride": clock.stride if clock else 0,
+        }  # fmt: skip
+        if rows:
+            grid = min(rows, MAX_BLOCKS), min(-(-h * w * channels // SHARE), 65535)
+            args = images, labels, order, x, y, clock and clock.counters, batch, _fields(augmentation, images.shape[1:])
+            self.launcher.launch(
+                instance("gather_augment", "float" if augmentation.mean else "uint8"), grid, THREADS, args
+            )
+        return x, y
+
+
+def _fields(a: Augmentation, shape: tuple[int, ...]) -> dict[str, object]:
+    """The kernel's Augmentation, for images (H, W, C)."""
+    height, width, channels = shape
+    h, w, _ = a.output_shape("gather_augment", shape)
+    scale, shift = a.factors(channels, 255.0) if a.mean else ((), ())
+    return {
+        "height": height, "width": width, "channels": channels, "h": h, "w": w, "padding": a.padding,
+        "border": BORDERS.index(a.border), "random_crop": int(a.random_crop), "flip": FLIPS.index(a.flip),
+        "vertical": int(a.vertical), "cutout": a.cutout, "cutout_last": int(a.cutout_last), "scale": scale, "shift": shift,
+    }  # fmt: skip
