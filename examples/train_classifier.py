@@ -32,7 +32,8 @@ def main() -> None:
     train_set, test_set = load("train"), load("test")
     input_shape = train_set[0][0].shape
 
-    # Batches: augmented and shuffled to train, as they are to test
+    # Batches: augmented and shuffled to train, as they are to test. data.DeviceLoader(…, backend=arguments.backend) would
+    # make the same ones on a GPU
     normalize = data.Normalize(recipe.mean, recipe.std)
     augment = [data.RandomShift(recipe.shift)] + [data.RandomFlip()] * recipe.flip
     train_loader = data.DataLoader(

@@ -9,9 +9,9 @@
 // is set to 0 are drawn from the Philox block (seed, "augment", position, epoch) as gpunet/augmentation.py draws them, so they
 // depend on the position in the data set alone. The products are rounded before the sums, as NumPy does: the same bits.
 // With a clock (step, epoch) on the device, epoch = clock[1] and start = (clock[0] % steps) * stride: a launch that is
-// recorded once in a graph makes another batch at each replay.
+// recorded once in a graph makes another batch at each replay. One that reaches beyond the order repeats its last position.
 // Tiling: a block takes an image, or a share of a large one in grid row y; one of its threads draws for all.
-// Bound: memory, 1 byte read and 4 written an element (1 and 1 for uint8).
+// Bound: memory, 1 byte read and 4 written an element (1 and 1 for uint8); the divisions that place an element are near it.
 
 #define MAX_CHANNELS 16
 #define AUGMENT 3  // gpunet.random.PURPOSES
@@ -26,9 +26,9 @@ struct Augmentation {
     float scale[MAX_CHANNELS], shift[MAX_CHANNELS];
 };
 
-// Which batch: its rows, where it starts in the order, and how a clock moves that.
+// Which batch: its rows, the length of the order, where it starts in that, and how a clock moves the start.
 struct Batch {
-    int64 rows, start, steps, stride;
+    int64 rows, positions, start, steps, stride;
     uint64 seed, epoch;
 };
 
@@ -82,7 +82,7 @@ __global__ void gather_augment(
     const uint64 epoch = clock ? clock[1] : batch.epoch;
     const int elements = a.h * a.w * a.channels;
     for (int64 n = blockIdx.x; n < batch.rows; n += gridDim.x) {
-        const int64 position = order[start + n];
+        const int64 position = order[min(start + n, batch.positions - 1)];
         if (threadIdx.x == 0) {
             s = choose(a, batch.seed, position, epoch);
             if (y_labels && blockIdx.y == 0) y_labels[n] = labels[position];

@@ -339,7 +339,8 @@ class Backend(ABC):
             order: int32, positions in the data set, not checked to be from 0 to M - 1.
             augmentation: what is done to each image, drawn from (seed, epoch, position).
             start, rows: the batch is ``order[start : start + rows]``; to the end of the order if `rows` is None.
-            clock: takes the place of `epoch` and `start`, read when the kernel runs.
+            clock: takes the place of `epoch` and `start`, read when the kernel runs; a batch that then reaches beyond the
+                end of the order repeats the last position.
             out: where to write x and y.
         Returns:
             x (rows, h, w, C), float32 if it is normalised, else uint8; y int32 (rows,), None without labels.

@@ -63,14 +63,14 @@ class CudaData(CudaDevice, ABC):
             )
         if max(prod(images.shape[1:]), h * w * channels) >= 2**31:
             raise ValueError(
-                f"gather_augment: images of {images.shape[1:]} become {(h, w, channels)} but CUDA takes fewer than 2^31 elements"
+                f"gather_augment: CUDA takes images of fewer than 2^31 elements, got {images.shape[1:]} to {h, w, channels}"
             )
         given_x, given_y = out or (None, None)
         kind = np.dtype(np.float32 if augmentation.mean else np.uint8)
         x = self._out("gather_augment", given_x, (rows, h, w, channels), kind)
         y = None if labels is None else self._out("gather_augment", given_y, (rows,), np.int32)
         batch = {
-            "rows": rows, "start": start, "seed": seed, "epoch": epoch,
+            "rows": rows, "positions": order.shape[0], "start": start, "seed": seed, "epoch": epoch,
             "steps": clock.steps if clock else 1, "stride": clock.stride if clock else 0,
         }  # fmt: skip
         if rows:

@@ -41,9 +41,12 @@ def check_gather(
             f"{name}: a clock takes (2,) counters, at least 1 step and a stride, got "
             f"{tuple(clock.counters.shape)}, {clock.steps} and {clock.stride}"
         )
-    last = (clock.steps - 1) * clock.stride if clock is not None else start
-    if start < 0 or rows < 0 or last + rows > order.shape[0]:
-        raise ValueError(f"{name}: order has {order.shape[0]} positions but {rows} from {last} on are asked for")
+    if clock is not None:  # beyond the end, the last position is repeated
+        start, least = (clock.steps - 1) * clock.stride, 1
+    else:
+        least = rows
+    if start < 0 or rows < 0 or start + least > order.shape[0]:
+        raise ValueError(f"{name}: order has {order.shape[0]} positions but {least} from {start} on are asked for")
     return augmentation.output_shape(name, images.shape[1:])
 
 

@@ -200,7 +200,7 @@ class HostBackend(Backend):
         if clock is not None:
             step, epoch = (int(counter) for counter in clock.counters)
             start = step % clock.steps * clock.stride
-        index = order[start : start + rows]
+        index = order[np.minimum(np.arange(start, start + rows), len(order) - 1)]
         x = augment(images[index], index, augmentation, seed=seed, epoch=epoch, operation="gather_augment")
         given_x, given_y = out or (None, None)
         return deliver(x, given_x, accumulate=False), None if labels is None else deliver(

@@ -1,6 +1,7 @@
 """Data: data sets, the loaders that make batches of them on the host or on the device, and transforms."""
 
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split
+from gpunet.data.device import DeviceLoader
 from gpunet.data.idx import read_idx
 from gpunet.data.images import ImageFolder
 from gpunet.data.loader import DataLoader
@@ -26,6 +27,7 @@ __all__ = [
     "Cutout",
     "DataLoader",
     "Dataset",
+    "DeviceLoader",
     "ImageFolder",
     "Normalize",
     "RandomCrop",

@@ -15,12 +15,70 @@ from gpunet.data.datasets import Dataset, checked_seed
 from gpunet.data.transforms import Batch, Transform
 
 
-class DataLoader:
+class BatchOrder:
+    """What loaders share: how many samples a batch has, in which order they come, and which epoch is next.
+
+    Args:
+        samples: how many there are to take.
+        batch_size, shuffle, drop_last, seed: as for `DataLoader`.
+    Raises:
+        ValueError, TypeError: in the name of the class that inherits this.
+    """
+
+    def __init__(self, samples: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int | None) -> None:
+        self.samples, self.shuffle, self.drop_last = samples, shuffle, drop_last
+        self.batch_size = self._integer("batch_size", batch_size, least=1)
+        checked_seed(self._name, seed)
+        self.seed = seed
+        self.epoch = 0
+        if samples == 0:
+            raise ValueError(f"{self._name}: dataset is empty but must have at least 1 sample")
+        if drop_last and batch_size > samples:
+            raise ValueError(
+                f"{self._name}: batch_size is {batch_size} but dataset has {samples} samples, "
+                "so that drop_last leaves no batch"
+            )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next iteration, from 0."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch = self._integer("epoch", value, least=0)
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _seed(self) -> int:
+        return checked_seed(self._name, self.seed)
+
+    def _integer(self, argument: str, value: Any, *, least: int) -> int:
+        if not isinstance(value, Integral):
+            raise TypeError(f"{self._name}: {argument} must be an integer, got {value!r}")
+        if value < least:
+            raise ValueError(f"{self._name}: {argument} must be at least {least}, got {value}")
+        return int(value)
+
+
+def shuffle_stream(seed: int, epoch: int) -> random.Stream:
+    """The stream whose permutation is the shuffled order of one epoch."""
+    return random.Stream(seed, random.PURPOSES["shuffle"], epoch=epoch)
+
+
+class DataLoader(BatchOrder):
     """Iterates over a data set in batches: tuples of host arrays of `batch_size` rows each, fewer in the last.
 
     Each iteration is one epoch. The shuffled order of epoch e is ``random.permutation(stream, n)`` with the stream
     ``Stream(seed, PURPOSES["shuffle"], epoch=e)``. Epoch and seed are read when ``iter(loader)`` is called; `epoch`
-    counts on when an iteration has been exhausted, and may be set between iterations.
+    counts on when an iteration has been exhausted, and may be set between iterations. For images that fit into the memory
+    of a GPU, `DeviceLoader` gives the same batches without the host.
 
     Args:
         dataset: what has a length, and gives a tuple of arrays for int64 indices (B,).
@@ -52,45 +110,20 @@ class DataLoader:
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
         self.dataset, self.transform = dataset, transform
-        self.batch_size = _integer("batch_size", batch_size, least=1)
-        self.prefetch = _integer("prefetch", prefetch, least=0)
-        self.shuffle, self.drop_last = shuffle, drop_last
-        checked_seed("DataLoader", seed)
-        self.seed = seed
-        self.epoch = 0
-        if len(dataset) == 0:
-            raise ValueError("DataLoader: dataset is empty but must have at least 1 sample")
-        if drop_last and batch_size > len(dataset):
-            raise ValueError(
-                f"DataLoader: batch_size is {batch_size} but dataset has {len(dataset)} samples, "
-                "so that drop_last leaves no batch"
-            )
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next iteration, from 0."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._epoch = _integer("epoch", value, least=0)
-
-    def __len__(self) -> int:
-        """Batches of one epoch."""
-        samples = len(self.dataset)
-        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+        self.prefetch = self._integer("prefetch", prefetch, least=0)
+        super().__init__(len(dataset), batch_size, shuffle, drop_last, seed)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
         """The indices of one epoch, (n,) int64, in the order they are taken; of the next epoch if None."""
-        return self._order(self.epoch if epoch is None else epoch, checked_seed("DataLoader", self.seed))
+        return self._order(self.epoch if epoch is None else epoch, self._seed())
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._epoch_batches(self.epoch, checked_seed("DataLoader", self.seed))
+        return self._epoch_batches(self.epoch, self._seed())
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
         if not self.shuffle:
-            return np.arange(len(self.dataset))
-        return random.permutation(random.Stream(seed, random.PURPOSES["shuffle"], epoch=epoch), len(self.dataset))
+            return np.arange(self.samples)
+        return random.permutation(shuffle_stream(seed, epoch), self.samples)
 
     def _epoch_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
         order, count, size = self._order(epoch, seed), len(self), self.batch_size
@@ -153,11 +186,3 @@ def _check_rows(source: str, batch: Any, rows: int) -> None:
     if any(length != rows for length in lengths):
         got = ", ".join(map(str, lengths))
         raise ValueError(f"DataLoader: {source} must give arrays of {rows} rows for {rows} indices, got {got}")
-
-
-def _integer(argument: str, value: Any, *, least: int) -> int:
-    if not isinstance(value, Integral):
-        raise TypeError(f"DataLoader: {argument} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"DataLoader: {argument} must be at least {least}, got {value}")
-    return int(value)

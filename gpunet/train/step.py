@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.autograd import Tensor, no_grad, tensor
+from gpunet.errors import BackendError
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 
@@ -92,14 +93,21 @@ class EagerStep:
         logits = self.model(self._placed(x))
         loss = self.loss(logits, self._placed(y))
         _check_loss("loss", loss)
-        return loss, Measured(loss.item(), rows, logits.numpy() if self.keep_logits else None, y)
+        if not self.keep_logits:
+            return loss, Measured(loss.item(), rows, None, None)
+        labels = y if isinstance(y, np.ndarray) else logits.backend.to_numpy(y.data if isinstance(y, Tensor) else y)
+        return loss, Measured(loss.item(), rows, logits.numpy(), labels)
 
     def _placed(self, part: Any) -> Any:
         """Floats as a tensor of the parameters' dtype on the model's backend; integers stay host arrays, for the
         operation that takes them checks their values there, then moves them."""
+        arena = self.optimizer.arena
+        if isinstance(part, Tensor) and part.backend is not arena.backend:
+            raise BackendError(
+                f"Trainer: a batch is on {part.backend.name} but the model on {arena.backend.name}: make the loader there"
+            )
         if isinstance(part, Tensor) or part.dtype.kind != "f":
             return part
-        arena = self.optimizer.arena
         return tensor(part, dtype=arena.dtype, backend=arena.backend)
 
 

@@ -115,9 +115,17 @@ def data_set(backend, rng):
 def test_a_clock_takes_the_place_of_epoch_and_start(backend, data_set, step):
     clock = Clock(backend.asarray(np.array([step, 5], np.uint64)), steps=4, stride=6)
     got = backend.gather_augment(*data_set, ALL, seed=3, epoch=99, start=1, rows=5, clock=clock)
-    expected = backend.gather_augment(*data_set, ALL, seed=3, epoch=5, start=step % 4 * 6, rows=5)
+    expected = backend.gather_augment(*data_set, ALL, seed=3, epoch=5, start=(step % 4) * 6, rows=5)
     for mine, theirs in zip(got, expected, strict=True):
         np.testing.assert_array_equal(backend.to_numpy(mine), backend.to_numpy(theirs))
+
+
+def test_a_clocks_batch_beyond_the_end_repeats_the_last_position(backend, data_set):
+    clock = Clock(backend.asarray(np.array([3, 0], np.uint64)), steps=4, stride=6)
+    x, y = (backend.to_numpy(a) for a in backend.gather_augment(*data_set, ALL, seed=3, rows=8, clock=clock))
+    expected, labels = (backend.to_numpy(a) for a in backend.gather_augment(*data_set, ALL, seed=3, start=18, rows=5))
+    np.testing.assert_array_equal(x, expected[[0, 1, 2, 3, 4, 4, 4, 4]])
+    np.testing.assert_array_equal(y, labels[[0, 1, 2, 3, 4, 4, 4, 4]])
 
 
 def test_a_batch_is_written_where_it_is_asked_for(backend, data_set):
@@ -142,7 +150,7 @@ def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, data_
     [
         ({"start": 20, "rows": 4}, ValueError, "order has 23 positions but 4 from 20 on are asked for"),
         ({"start": -1}, ValueError, "order has 23 positions but 24 from -1 on"),
-        ({"clock": (2, 4, 6)}, ValueError, "order has 23 positions but 6 from 18 on"),
+        ({"clock": (2, 5, 6)}, ValueError, "order has 23 positions but 1 from 24 on"),
         (
             {"clock": (3, 4, 5)},
             ValueError,

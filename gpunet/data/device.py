@@ -1,0 +1,160 @@
+"""Batches of a data set that lives on the device: the host uploads it once, then only launches kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Tensor
+from gpunet.backends import get_backend
+from gpunet.backends.base import Array, Backend
+from gpunet.backends.gather import Clock
+from gpunet.data.datasets import Dataset
+from gpunet.data.loader import BatchOrder, shuffle_stream
+from gpunet.data.transforms import Transform, compiled, flattened
+
+
+class DeviceLoader(BatchOrder):
+    """The batches of `DataLoader`, made where the model is: of the same samples, in the same order, with the same bits.
+
+    Images and labels are uploaded when the loader is made, a byte a pixel. An epoch's order is one sort on the device, and
+    a batch one kernel, which gathers, augments and normalises. It works on every backend.
+
+    Args:
+        dataset: gives (images, labels) for int64 indices (B,): uint8 (B, H, W, C) and integers (B,) from 0 on, below the
+            number of the data set's `classes` if it has them.
+        batch_size, shuffle, drop_last, seed: as for `DataLoader`.
+        backend: as for `get_backend`: the Trainer's.
+        transform: one of `gpunet.data`, or a `Compose` of them in the order of one pass: crop or shift, flips, then Cutout
+            and Normalize. Models take what is normalised.
+    Yields:
+        (x, y): a tensor (B, h, w, C), float32; without a Normalize an array of the backend, uint8. And the labels, an array
+        of the backend, int32 (B,), which losses take without a look at their values.
+    Attributes:
+        images, labels: the whole data set on the backend, uint8 (M, H, W, C) and int32 (M,).
+        image_shape: (h, w, C) of the batches' images.
+    Raises:
+        ValueError: as `DataLoader`; labels out of range; images that are too small for the transform; an order of
+            transforms that takes more than one pass.
+        TypeError: images that are not uint8, labels that are not integers, a transform that is not of `gpunet.data`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        backend: str | Backend = "auto",
+        shuffle: bool = False,
+        drop_last: bool = False,
+        transform: Transform | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(len(dataset), batch_size, shuffle, drop_last, seed)
+        self.transform, self.backend = transform, get_backend(backend)
+        self.augmentation = compiled(flattened(transform), "DeviceLoader")
+        images, labels = _checked(dataset)
+        self.image_shape = self.augmentation.output_shape("DeviceLoader", images.shape[1:])
+        self.images, self.labels = self.backend.asarray(images), self.backend.asarray(labels)
+
+    def order(self, epoch: int | None = None, *, out: Array | None = None) -> Array:
+        """The positions of one epoch on the backend, int32 (M,), in the order they are taken; of the next epoch if None.
+
+        Args:
+            out: where to write them: the order that a captured step reads, between two epochs.
+        """
+        return self._order(self.epoch if epoch is None else epoch, self._seed(), out)
+
+    def launch(
+        self,
+        order: Array,
+        start: int = 0,
+        *,
+        rows: int | None = None,
+        epoch: int | None = None,
+        clock: Array | None = None,
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        """Make one batch by one kernel, and nothing else: what a captured step does.
+
+        Args:
+            order: int32 (M,) on the backend, as `order` gives it.
+            start: where the batch begins in it.
+            rows: samples of the batch; `batch_size`, or what is left of the order.
+            epoch: which epoch's augmentation; of the next epoch if None.
+            clock: uint64 (2,) on the backend, (step, epoch), read when the kernel runs, instead of `start` and `epoch`:
+                the batch then begins at ``clock[0] % len(loader) * batch_size``, and has `batch_size` rows unless `rows`
+                says how many. A batch that reaches beyond the end of the order repeats the last position.
+            out: where to write x and y.
+        Returns:
+            Arrays x (rows, h, w, C), float32 if it is normalised, else uint8, and y, int32 (rows,).
+        """
+        return self._launch(order, start, rows, self.epoch if epoch is None else epoch, self._seed(), clock, out)
+
+    def _launch(
+        self,
+        order: Array,
+        start: int,
+        rows: int | None,
+        epoch: int,
+        seed: int,
+        clock: Array | None = None,
+        out: tuple[Array, Array] | None = None,
+    ) -> tuple[Array, Array]:
+        if rows is None:
+            rows = self.batch_size if clock is not None else min(self.batch_size, order.shape[0] - start)
+        x, y = self.backend.gather_augment(
+            self.images,
+            self.labels,
+            order,
+            self.augmentation,
+            seed=seed,
+            epoch=epoch,
+            start=start,
+            rows=rows,
+            clock=None if clock is None else Clock(clock, len(self), self.batch_size),
+            out=out,
+        )
+        return x, y
+
+    def __iter__(self) -> Iterator[tuple[Any, Array]]:
+        return self._epoch_batches(self.epoch, self._seed())
+
+    def _order(self, epoch: int, seed: int, out: Array | None = None) -> Array:
+        if self.shuffle:
+            return self.backend.permutation(shuffle_stream(seed, epoch), self.samples, out=out)
+        order = self.backend.asarray(np.arange(self.samples, dtype=np.int32))
+        return order if out is None else self.backend.copy(order, out=out)
+
+    def _epoch_batches(self, epoch: int, seed: int) -> Iterator[tuple[Any, Array]]:
+        order = self._order(epoch, seed)
+        for i in range(len(self)):
+            x, y = self._launch(order, i * self.batch_size, None, epoch, seed)
+            yield (Tensor(x, self.backend) if self.augmentation.mean else x), y
+        self.epoch = epoch + 1
+
+
+def _checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 (M, H, W, C), and labels, int32 (M,), of a whole data set."""
+    whole = dataset[np.arange(len(dataset))]
+    if not isinstance(whole, tuple) or len(whole) != 2:
+        got = f"{len(whole)} arrays" if isinstance(whole, tuple) else type(whole).__name__
+        raise TypeError(f"DeviceLoader: dataset must give (images, labels), got {got}")
+    images, labels = whole
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise TypeError(
+            f"DeviceLoader: images must be uint8 (M, H, W, C), got {images.dtype} {images.shape}; take a DataLoader"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise TypeError(
+            f"DeviceLoader: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}; take a DataLoader"
+        )
+    names = getattr(dataset, "classes", None)
+    limit = 2**31 if names is None else len(names)
+    wrong = (labels < 0) | (labels >= limit)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(f"DeviceLoader: labels must be from 0 to {limit - 1}, got {labels[first]} at index {first}")
+    return images, labels.astype(np.int32)
