@@ -1,0 +1,108 @@
+"""Transforms of colours: brightness, contrast, saturation, hue, noise. They run on the host, and move nothing.
+
+Images are uint8, or floats on the scale 0 to 1: transforms of colours come before `Normalize`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from gpunet import random
+from gpunet.data.transforms import Batch
+from gpunet.data.warp import uniform
+
+GRAY = np.array([0.299, 0.587, 0.114])
+"""Shares of red, green and blue in brightness (ITU-R BT.601)."""
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Brightness, contrast, saturation and hue of each image changed by numbers that are drawn evenly.
+
+    In this order: x times the brightness; its distance from the image's mean gray times the contrast; its distance from the
+    pixel's gray times the saturation; colours turned about the gray axis. Then cut off at black and white. Images of other
+    than 3 channels have no saturation and no hue; their gray is the mean of the channels.
+
+    Attributes:
+        brightness, contrast, saturation: factors from 1 - that to 1 + that, at most 1.
+        hue: degrees, turned by up to that much, either way.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    BLOCK: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"ColorJitter: {name} must be from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.hue <= 180:
+            raise ValueError(f"ColorJitter: hue must be from 0 to 180 degrees, got {self.hue}")
+
+    def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
+        """The batch with its images, (N, H, W, C), in other colours, of the same dtype."""
+        white = _white("ColorJitter", batch[0])
+        channels = batch[0].shape[3]
+        if channels != 3 and (self.saturation or self.hue):
+            raise ValueError(f"ColorJitter: saturation and hue take images of 3 channels, got {channels}")
+        drawn = 2 * uniform(indices, epoch, seed, self.BLOCK)[:, :, None, None, None] - 1
+        brightness, contrast, saturation = (
+            1 + most * u for most, u in zip((self.brightness, self.contrast, self.saturation), drawn, strict=False)
+        )
+        gray = GRAY if channels == 3 else np.full(channels, 1 / channels)
+        y = np.clip(batch[0] * brightness, 0, white)
+        middle = (y @ gray).mean(axis=(1, 2))[:, None, None, None]
+        y = np.clip(middle + contrast * (y - middle), 0, white)
+        if self.saturation:
+            level = (y @ gray)[..., None]
+            y = level + saturation * (y - level)
+        if self.hue:
+            y = np.einsum("nhwc,ndc->nhwd", y, _turns(np.deg2rad(self.hue) * drawn[3, :, 0, 0, 0]))
+        return _like(batch[0], np.clip(y, 0, white)), *batch[1:]
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Noise of mean 0 added to each channel of each pixel.
+
+    Attributes:
+        std: its deviation, on the scale 0 to 1. uint8 is rounded and cut off at 0 and 255; floats stay as they come out.
+    """
+
+    std: float
+    STEP: ClassVar[int] = 1  # of the streams: one of each image's own
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.std < np.inf:
+            raise ValueError(f"GaussianNoise: std must be at least 0, got {self.std}")
+
+    def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
+        """The batch with noise in its images, (N, H, W, C)."""
+        images, white = batch[0], _white("GaussianNoise", batch[0])
+        y = images.astype(np.float64)
+        for image, index in zip(y, indices.tolist(), strict=True):
+            stream = random.Stream(seed, random.PURPOSES["augment"], step=self.STEP, call=index, epoch=epoch)
+            image += self.std * white * random.normal(stream, image.size).reshape(image.shape)
+        return _like(images, np.clip(y, 0, white) if images.dtype == np.uint8 else y), *batch[1:]
+
+
+def _turns(angles: np.ndarray) -> np.ndarray:
+    """Matrices (N, 3, 3) that turn colours about the gray axis (Rodrigues' formula)."""
+    cos, sin = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    return cos * np.eye(3) + sin * cross + (1 - cos) / 3
+
+
+def _white(operation: str, images: np.ndarray) -> float:
+    if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        raise ValueError(f"{operation}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)")
+    return 255.0 if images.dtype == np.uint8 else 1.0
+
+
+def _like(images: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (np.rint(y) if images.dtype == np.uint8 else y).astype(images.dtype)

@@ -1,0 +1,109 @@
+"""`Joint`: masks and boxes that go with their images through transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gpunet.backends.gather import augment
+from gpunet.data.colour import ColorJitter, GaussianNoise
+from gpunet.data.transforms import Batch, ImageTransform, Transform, compiled, flattened
+from gpunet.data.warp import Warp
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Transforms one after another, on images and on the masks and boxes that belong to them.
+
+    Masks (N, H, W), of any dtype, move as the images' pixels do, taken from the nearest one; what enters at a zero border is
+    0. Boxes (N, K, 4), floats (x0, y0, x1, y1) in pixels from the image's upper left corner, become the smallest upright
+    boxes around what they held, cut off at the image. A box that is nowhere in it any more has no area, as have rows that
+    stand for no box. Colours, noise, `Cutout` and `Normalize` concern neither.
+
+    Attributes:
+        transforms: of `gpunet.data`.
+        masks, boxes: their positions in the batch.
+    Raises:
+        TypeError: a transform of which it is not known where it moves pixels to.
+    """
+
+    transforms: tuple[Transform, ...]
+    masks: tuple[int, ...]
+    boxes: tuple[int, ...]
+
+    def __init__(self, transforms: Sequence[Transform], masks: Sequence[int] = (), boxes: Sequence[int] = ()) -> None:
+        object.__setattr__(self, "transforms", tuple(part for each in transforms for part in flattened(each)))
+        object.__setattr__(self, "masks", tuple(masks))
+        object.__setattr__(self, "boxes", tuple(boxes))
+        for transform in self.transforms:
+            if not isinstance(transform, ImageTransform | Warp | ColorJitter | GaussianNoise):
+                raise TypeError(f"Joint: where {transform!r} moves masks and boxes to is not known")
+        if 0 in (*self.masks, *self.boxes) or set(self.masks) & set(self.boxes):
+            raise ValueError(f"Joint: images are array 0, masks and boxes others, got {self.masks} and {self.boxes}")
+
+    def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
+        """The batch with its images, masks and boxes moved."""
+        arrays = list(batch)
+        self._check(arrays)
+        for transform in self.transforms:
+            before = arrays[0].shape[1:3]
+            (arrays[0],) = transform((arrays[0],), indices=indices, epoch=epoch, seed=seed)
+            for i in self.masks:
+                arrays[i] = _moved_masks(transform, arrays[i], indices, epoch, seed)
+            if self.boxes and (made := _matrices(transform, before, indices, epoch, seed)) is not None:
+                for i in self.boxes:
+                    arrays[i] = move_boxes(arrays[i], made, arrays[0].shape[1:3])
+        return tuple(arrays)
+
+    def _check(self, arrays: list[np.ndarray]) -> None:
+        for i in (*self.masks, *self.boxes):
+            if i >= len(arrays):
+                raise ValueError(f"Joint: a batch has {len(arrays)} arrays but array {i} is asked for")
+        for i in self.masks:
+            if arrays[i].shape != arrays[0].shape[:3]:
+                raise ValueError(f"Joint: masks have shape {arrays[i].shape} but the images {arrays[0].shape}")
+        for i in self.boxes:
+            if arrays[i].ndim != 3 or arrays[i].shape[::2] != (len(arrays[0]), 4) or arrays[i].dtype.kind != "f":
+                raise ValueError(
+                    f"Joint: boxes are {arrays[i].dtype} {arrays[i].shape} but take floats ({len(arrays[0])}, K, 4)"
+                )
+
+
+def move_boxes(boxes: np.ndarray, matrices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Boxes (N, K, 4) where warps by `matrices` (N, 2, 3) take them, cut off at images of `size`; of the same dtype."""
+    columns, rows = boxes[..., [0, 2, 0, 2]] - 0.5, boxes[..., [1, 1, 3, 3]] - 0.5  # the corners, from pixels' centres
+    away = np.stack([rows, columns], axis=1) - matrices[:, :, 2, None, None]
+    i, j = np.einsum("nij,njkc->inkc", np.linalg.inv(matrices[:, :, :2]), away) + 0.5
+    ends = [j.min(axis=2), i.min(axis=2), j.max(axis=2), i.max(axis=2)]
+    return np.stack([end.clip(0, limit) for end, limit in zip(ends, size[::-1] * 2, strict=True)], axis=2).astype(
+        boxes.dtype
+    )
+
+
+def _moved_masks(transform: Transform, masks: np.ndarray, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    if isinstance(transform, Warp):
+        return transform.move(masks[..., None], indices, epoch, seed, nearest=True)[..., 0]
+    if isinstance(transform, ImageTransform):
+        placing = replace(compiled([transform]), cutout=0, mean=(), std=())
+        return augment(masks[..., None], indices, placing, seed=seed, epoch=epoch, operation="Joint")[..., 0]
+    return masks
+
+
+def _matrices(
+    transform: Transform, extents: tuple[int, int], indices: np.ndarray, epoch: int, seed: int
+) -> np.ndarray | None:
+    """Where the new pixels come from, (N, 2, 3); None where they stay."""
+    if isinstance(transform, Warp):
+        return transform.matrices(*extents, indices, epoch, seed)
+    if not isinstance(transform, ImageTransform):
+        return None
+    made = compiled([transform])
+    chosen = made.choices(indices, (*extents, 1), seed=seed, epoch=epoch)
+    matrices = np.zeros((len(indices), 2, 3))
+    sides = (chosen.row, chosen.upended), (chosen.column, chosen.mirrored)
+    for axis, ((first, turned), extent) in enumerate(zip(sides, made.size or extents, strict=True)):
+        matrices[:, axis, axis] = np.where(turned, -1, 1)
+        matrices[:, axis, 2] = first - made.padding + np.where(turned, extent - 1, 0)
+    return matrices

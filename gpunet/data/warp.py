@@ -1,0 +1,184 @@
+"""Transforms that move pixels to places between pixels: rotation, scaling, shear, translation, crops that are resized.
+
+Each image has a matrix A (2, 3) that says where its new pixels come from: ``(row, column) = A (i, j, 1)``, in pixels counted
+from the centre of the first. The parameters are drawn from later blocks of the streams that `gpunet.augmentation` draws
+from, so they depend on seed, epoch and index alone. They run on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from gpunet import random
+from gpunet.data.transforms import Batch
+
+BORDERS = ("zero", "reflect", "edge")
+
+
+def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
+    """Four numbers in [0, 1) an image, float64 (4, N), from one block of its stream."""
+    return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
+
+
+class Warp:
+    """A transform that is a matrix an image. The batch's other arrays stay: see `Joint` for masks and boxes."""
+
+    border: str
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Extents of the result, for images of those extents."""
+        return height, width
+
+    def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """Where new pixels come from, float64 (N, 2, 3)."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
+        """The batch with its images, uint8 or float (N, H, W, C), warped; of the same dtype."""
+        return self.move(batch[0], indices, epoch, seed), *batch[1:]
+
+    def move(
+        self, images: np.ndarray, indices: np.ndarray, epoch: int, seed: int, *, nearest: bool = False
+    ) -> np.ndarray:
+        """Images (N, H, W, C) warped; `nearest`: of the nearest pixels, as masks are, not between them."""
+        if images.ndim != 4 or (not nearest and images.dtype != np.uint8 and images.dtype.kind != "f"):
+            raise ValueError(
+                f"{type(self).__name__}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)"
+            )
+        height, width = images.shape[1:3]
+        made = self.matrices(height, width, indices, epoch, seed)
+        return warp(images, made, self.output_size(height, width), border=self.border, nearest=nearest)
+
+
+@dataclass(frozen=True)
+class RandomAffine(Warp):
+    """Images rotated, scaled, sheared and moved about their centre, each by a number that is drawn evenly.
+
+    Attributes:
+        degrees: turned by up to that much, either way.
+        translate: moved by up to that share of the extents, up, down, left and right.
+        scale: (least, most) factor.
+        shear: rows moved sideways as by a parallelogram whose sides lean by up to that many degrees.
+        border: what enters: "zero", "reflect" (without the outermost pixels) or "edge", the nearest pixel.
+    """
+
+    degrees: float = 0.0
+    translate: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    border: str = "zero"
+    BLOCK: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        _check_border("RandomAffine", self.border)
+        _check_range("RandomAffine", "scale", self.scale)
+        if min(self.degrees, self.translate, self.shear) < 0 or self.shear >= 90:
+            raise ValueError(
+                f"RandomAffine: degrees, translate and shear must be at least 0, and shear below 90, got {self}"
+            )
+
+    def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """As `Warp.matrices`."""
+        angle, size, lean, _ = uniform(indices, epoch, seed, self.BLOCK)
+        down, right, *_ = uniform(indices, epoch, seed, self.BLOCK + 1)
+        angle, lean = np.deg2rad(self.degrees) * (2 * angle - 1), np.tan(np.deg2rad(self.shear) * (2 * lean - 1))
+        size = self.scale[0] + (self.scale[1] - self.scale[0]) * size
+        moved = np.stack([height * (2 * down - 1), width * (2 * right - 1)], axis=1) * self.translate
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        forward = np.einsum("ikn,kjn,n->nij", turn, np.array([[1 + 0 * lean, 0 * lean], [lean, 1 + 0 * lean]]), size)
+        back = np.linalg.inv(forward)
+        centre = np.array([(height - 1) / 2, (width - 1) / 2])
+        return np.concatenate([back, (centre - np.einsum("nij,nj->ni", back, centre + moved))[..., None]], axis=2)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Warp):
+    """A part of each image, of an area and an aspect that are drawn, resized (Szegedy et al. 2015, section 6).
+
+    Attributes:
+        size: (height, width) of the result, in pixels.
+        area: (least, most) share of the image's area.
+        aspect: (least, most) width over height of the part, drawn evenly in its logarithm; cut off at the image's extents.
+    """
+
+    size: tuple[int, int]
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    border: str = field(default="edge", init=False)  # half a pixel outside is as outside as it gets
+    BLOCK: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"RandomResizedCrop: size must be (height, width) of at least 1, got {self.size}")
+        _check_range("RandomResizedCrop", "area", self.area)
+        _check_range("RandomResizedCrop", "aspect", self.aspect)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """As `Warp.output_size`."""
+        return self.size
+
+    def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+        """As `Warp.matrices`."""
+        area, aspect, row, column = uniform(indices, epoch, seed, self.BLOCK)
+        area = height * width * (self.area[0] + (self.area[1] - self.area[0]) * area)
+        low, high = np.log(self.aspect)
+        root = np.exp((low + (high - low) * aspect) / 2)
+        made = np.zeros((len(indices), 2, 3))
+        parts = (height, area**0.5 / root, row), (width, area**0.5 * root, column)
+        for axis, ((whole, part, place), extent) in enumerate(zip(parts, self.size, strict=True)):
+            part = np.minimum(part, whole)
+            step = part / extent
+            made[:, axis, axis], made[:, axis, 2] = step, place * (whole - part) + (step - 1) / 2
+        return made
+
+
+def warp(
+    images: np.ndarray, matrices: np.ndarray, size: Sequence[int], *, border: str, nearest: bool = False
+) -> np.ndarray:
+    """Images (N, H, W, C) at the places that `matrices` (N, 2, 3) say, bilinear between pixels -> (N, h, w, C), same dtype.
+
+    uint8 is rounded to the nearest, halves to the even one. With `nearest`, the nearest pixel, of any dtype.
+    """
+    i, j = np.indices(size)
+    at = np.einsum("nkl,lhw->knhw", matrices, np.stack([i, j, np.ones_like(i)]))
+    if nearest:
+        row, column = np.floor(at + 0.5).astype(np.int64)
+        return _pixels(images, row, column, border)
+    first = np.floor(at)
+    (rest_i, rest_j), (row, column) = at - first, first.astype(np.int64)
+    y = np.zeros((*at.shape[1:], images.shape[3]))
+    for below, share_i in ((0, 1 - rest_i), (1, rest_i)):
+        for right, share_j in ((0, 1 - rest_j), (1, rest_j)):
+            y += (share_i * share_j)[..., None] * _pixels(images, row + below, column + right, border)
+    return (np.rint(y) if images.dtype == np.uint8 else y).astype(images.dtype)
+
+
+def _pixels(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
+    """images[n, rows[n], columns[n]], also where these are outside."""
+    extents = images.shape[1:3]
+    inside = [(at >= 0) & (at < n) for at, n in zip((rows, columns), extents, strict=True)]
+    row, column = (_folded(at, n, border) for at, n in zip((rows, columns), extents, strict=True))
+    y = images[np.arange(len(images))[:, None, None], row, column]
+    return np.where((inside[0] & inside[1])[..., None], y, images.dtype.type(0)) if border == "zero" else y
+
+
+def _folded(at: np.ndarray, extent: int, border: str) -> np.ndarray:
+    """Positions brought back into 0 … extent - 1."""
+    if border != "reflect" or extent == 1:
+        return at.clip(0, extent - 1)
+    folded = at % (2 * extent - 2)
+    return np.minimum(folded, 2 * extent - 2 - folded)
+
+
+def _check_border(name: str, border: str) -> None:
+    if border not in BORDERS:
+        raise ValueError(f"{name}: border is {border!r} but takes one of {', '.join(BORDERS)}")
+
+
+def _check_range(name: str, argument: str, limits: Sequence[float]) -> None:
+    if len(limits) != 2 or not 0 < limits[0] <= limits[1] < np.inf:
+        raise ValueError(f"{name}: {argument} must be (least, most), both above 0, got {limits}")

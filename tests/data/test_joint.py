@@ -1,0 +1,137 @@
+"""Masks and boxes stay on what they belong to: here on filled rectangles of the images themselves."""
+
+import numpy as np
+import pytest
+
+from gpunet import data
+
+PLACING = [
+    data.RandomShift(3),
+    data.RandomCrop((17, 14), padding=2, border="reflect"),
+    data.CenterCrop((12, 20), padding=1),
+    data.RandomFlip(),
+    data.AlternatingFlip(),
+    data.RandomVerticalFlip(),
+]
+BETWEEN = [data.RandomAffine(translate=0.2), data.RandomResizedCrop((30, 31), area=(0.4, 1))]
+"""Transforms that take pixels from between pixels."""
+CHOICES = {"epoch": 3, "seed": 7}
+N, H, W = 40, 18, 22
+
+
+@pytest.fixture
+def scene(rng):
+    """(images, masks, boxes): a white rectangle in each image, its mask, its box and a row that is no box."""
+    boxes = np.zeros((N, 2, 4), np.float32)
+    images, masks = np.zeros((N, H, W, 1), np.float32), np.zeros((N, H, W), np.int64)
+    for n in range(N):
+        x0, y0 = rng.integers(2, W - 8), rng.integers(2, H - 8)
+        x1, y1 = x0 + rng.integers(3, 6), y0 + rng.integers(3, 6)
+        boxes[n, 1] = x0, y0, x1, y1
+        images[n, y0:y1, x0:x1], masks[n, y0:y1, x0:x1] = 1, 5
+    return images, masks, boxes
+
+
+def joint(transforms, scene, **places):
+    return data.Joint(transforms, **{"masks": (1,), "boxes": (2,), **places})(scene, indices=np.arange(N), **CHOICES)
+
+
+@pytest.mark.parametrize("transform", PLACING + BETWEEN, ids=lambda t: type(t).__name__)
+def test_boxes_and_masks_lie_on_their_rectangles(transform, scene):
+    images, masks, boxes = joint([transform], scene)
+    seen = 0
+    for image, mask, (none, box) in zip(images[..., 0], masks, boxes, strict=True):
+        assert (none[2:] - none[:2]).prod() == 0
+        x0, y0, x1, y1 = box.tolist()
+        assert 0 <= x0 <= x1 <= image.shape[1]
+        assert 0 <= y0 <= y1 <= image.shape[0]
+        if getattr(transform, "border", "") == "reflect":  # a rectangle may be there twice
+            inside = image[round(y0) : round(y1), round(x0) : round(x1)]
+            assert inside.all()
+            seen += inside.size > 0
+            continue
+        if transform not in BETWEEN:
+            np.testing.assert_array_equal(mask == 5, image > 0.5)
+        rows, columns = np.nonzero(image > 0.5)
+        if not len(rows):
+            assert min(x1 - x0, y1 - y0) <= 1
+            continue
+        seen += 1
+        found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        np.testing.assert_allclose(box, found, atol=0.51 if transform in BETWEEN else 1e-5)
+    assert seen > N // 2
+
+
+def test_a_rotated_box_is_the_smallest_upright_one_around_the_rectangle(scene):
+    transform = data.RandomAffine(degrees=40, shear=10, scale=(0.9, 1.2))
+    _, masks, boxes = joint([transform], scene)
+    made = transform.matrices(H, W, np.arange(N), 3, 7)
+    for n, (x0, y0, x1, y1) in enumerate(scene[2][:, 1].astype(float)):
+        corners = (
+            np.linalg.solve(
+                made[n, :, :2], np.float64([[y, x] for y in (y0, y1) for x in (x0, x1)]).T - 0.5 - made[n, :, 2:]
+            ).T
+            + 0.5
+        )
+        expected = [*corners.min(axis=0)[::-1], *corners.max(axis=0)[::-1]]
+        np.testing.assert_allclose(boxes[n, 1], np.clip(expected, 0, [W, H, W, H]), atol=1e-4)
+        rows, columns = np.nonzero(masks[n])  # pixels whose centres are inside
+        assert (np.array([columns.min(), rows.min()]) + 0.5 >= boxes[n, 1, :2] - 1e-4).all()
+        assert (np.array([columns.max(), rows.max()]) + 0.5 <= boxes[n, 1, 2:] + 1e-4).all()
+
+
+def test_a_chain_is_its_parts_one_after_another(scene):
+    parts = [data.RandomAffine(degrees=20), data.RandomCrop(16), data.RandomFlip(), data.Normalize(0.5, 0.5)]
+    whole = joint([data.Compose(parts[:2]), *parts[2:]], scene)
+    for part in parts:
+        scene = joint([part], scene)
+    for mine, theirs in zip(whole, scene, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert whole[0].min() == -1
+    assert set(np.unique(whole[1])) == {0, 5}  # masks are not blended
+
+
+def test_what_changes_colours_leaves_masks_and_boxes(scene):
+    parts = [data.Cutout(5), data.ColorJitter(0.5), data.GaussianNoise(0.1), data.Normalize(0.5, 0.5)]
+    images, masks, boxes = joint(parts, scene)
+    np.testing.assert_array_equal(masks, scene[1])
+    np.testing.assert_array_equal(boxes, scene[2])
+    assert not np.array_equal(images, scene[0])
+
+
+def test_arrays_that_are_neither_pass_and_images_are_as_without_it(scene):
+    labels = np.arange(N)
+    parts = [data.RandomFlip(), data.RandomAffine(degrees=20)]
+    images, kept = data.Joint(parts)((scene[0], labels), indices=np.arange(N), **CHOICES)
+    assert kept is labels
+    np.testing.assert_array_equal(images, data.Compose(parts)((scene[0],), indices=np.arange(N), **CHOICES)[0])
+
+
+def test_a_loader_takes_it(scene):
+    loader = data.DataLoader(
+        data.ArrayDataset(*scene), 16, transform=data.Joint(PLACING[:1], masks=[1], boxes=[2]), seed=7
+    )
+    loader.epoch = 3
+    for mine, theirs in zip(map(np.concatenate, zip(*loader, strict=True)), joint(PLACING[:1], scene), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda s: data.Joint([len]), TypeError, "where <built-in function len> moves masks and boxes to is not known"),
+        (lambda s: data.Joint([], masks=[0]), ValueError, "images are array 0, masks and boxes others"),
+        (lambda s: data.Joint([], masks=[1], boxes=[1]), ValueError, "images are array 0, masks and boxes others"),
+        (lambda s: joint([], s, boxes=(3,)), ValueError, "a batch has 3 arrays but array 3 is asked for"),
+        (lambda s: joint([], (s[0], s[1][1:], s[2])), ValueError, r"masks have shape \(39, 18, 22\) but the images"),
+        (
+            lambda s: joint([], (s[0], s[1], s[2][..., :3])),
+            ValueError,
+            r"boxes are float32 \(40, 2, 3\) but take floats",
+        ),
+        (lambda s: joint([], (s[0], s[1], s[2].astype(int))), ValueError, "boxes are int64"),
+    ],
+)
+def test_what_does_not_fit_raises(scene, call, kind, message):
+    with pytest.raises(kind, match=f"^Joint: {message}"):
+        call(scene)
