@@ -60,10 +60,15 @@ def test_inline_ptx_stands_in_one_file():
     ] == []
 
 
+INTEGER_COUNTS = {"permutation.cu": "atomicAdd(&ends["}
+"""Atomics that are allowed: `ends` are int, and sums of integers do not depend on their order."""
+
+
 def test_no_kernel_uses_float_atomics_or_a_host_header():
     for path in Path(source.kernels_folder()).glob("*.cu*"):
         text = path.read_text(encoding="utf-8")
-        assert "atomic" not in re.sub(r"//[^\n]*", "", text), path.name
+        text = re.sub(r"//[^\n]*", "", text).replace(INTEGER_COUNTS.get(path.name, "//"), "")
+        assert "atomic" not in text, path.name
         assert not re.search(r"#include\s*<", text), path.name
 
 
