@@ -66,7 +66,12 @@ def train(arguments: Namespace) -> int:
     valid_set = test_set
     if arguments.valid:
         train_set, valid_set = random_split(train_set, [1 - arguments.valid, arguments.valid])
-    train_loader, valid_loader, test_loader = recipes.make_loaders(recipe, train_set, valid_set, test_set)
+    fits = (
+        backend.name not in ("reference", "numpy") and recipe.dataset in recipes.DATASETS
+    )  # a folder may be of any size
+    train_loader, valid_loader, test_loader = recipes.make_loaders(
+        recipe, train_set, valid_set, test_set, backend=backend if fits else None
+    )
     model = recipes.make_model(recipe, shape, len(classes))
     optimizer = recipes.make_optimizer(recipe, model.parameters())
     description = {"recipe": recipe.as_dict(), "input_shape": shape, "classes": classes}

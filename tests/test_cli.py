@@ -8,6 +8,7 @@ import pytest
 
 import gpunet
 from gpunet import cli
+from gpunet.backends import why_unavailable
 from gpunet.interop import load_weights, read_metadata, save_weights
 from gpunet.models import cnn
 from gpunet.train import recipes
@@ -112,6 +113,23 @@ def test_train_takes_every_optimizer_and_schedule(capsys, tmp_path, options):
     recipe = json.loads((tmp_path / "config.json").read_text())["recipe"]
     assert recipe["optimizer"] == options[1]
     assert recipe["flip"] == ("--flip" in options)
+
+
+@pytest.mark.parametrize("where", ["numpy", "emulated", "folder"])
+def test_train_uploads_public_data_sets_to_a_device(capsys, monkeypatch, pictures, where):
+    """A folder of images may be larger than the device."""
+    if why := why_unavailable("emulated"):
+        pytest.skip(why)
+
+    def stop(*sets, backend):
+        raise ValueError(f"{len(sets)} arguments, made on {backend and backend.name}")
+
+    monkeypatch.setattr(recipes, "make_loaders", stop)
+    options = ("--dataset", pictures) if where == "folder" else ()
+    backend = "numpy" if where == "numpy" else "emulated"
+    status, _, err = run(capsys, "train", *options, "--backend", backend)
+    assert status != 0
+    assert f"4 arguments, made on {'emulated' if where == 'emulated' else 'None'}" in err
 
 
 @pytest.mark.parametrize(("split", "size"), [(False, "8x8"), (True, "8")])

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
+from gpunet.backends.base import Backend
 from gpunet.data.standard import Root
 from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
@@ -140,14 +141,18 @@ def make_model(recipe: Recipe, input_shape: tuple[int, int, int], classes: int) 
     return models.cnn(input_shape, classes, dropout=recipe.dropout)
 
 
-def make_loaders(recipe: Recipe, train: Any, *others: Any) -> tuple[data.DataLoader, ...]:
-    """A shuffled, augmented loader of `train`, and plain ones of the others."""
+def make_loaders(recipe: Recipe, train: Any, *others: Any, backend: Backend | None = None) -> tuple[Any, ...]:
+    """A shuffled, augmented loader of `train`, and plain ones of the others.
+
+    Args:
+        backend: a device that the data sets, of uint8 images, are uploaded to; if None the host makes the batches.
+    """
     normalize = data.Normalize(recipe.mean, recipe.std)
     steps: list[data.Transform] = [data.RandomShift(recipe.shift)] if recipe.shift else []
     steps += [data.RandomFlip()] if recipe.flip else []
-    augmented = data.Compose([*steps, normalize])
-    first = data.DataLoader(train, recipe.batch_size, shuffle=True, transform=augmented)
-    return first, *(data.DataLoader(each, 256, transform=normalize) for each in others)
+    make = data.DataLoader if backend is None else partial(data.DeviceLoader, backend=backend)
+    first = make(train, recipe.batch_size, shuffle=True, transform=data.Compose([*steps, normalize]))
+    return first, *(make(each, 256, transform=normalize) for each in others)
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:

@@ -62,6 +62,17 @@ def test_only_training_images_are_augmented():
         assert np.array_equal(*epochs) != changes
 
 
+def test_a_device_makes_the_same_batches(backend):
+    train, test = recipes.load_dataset("digits")
+    on_host = recipes.make_loaders(recipes.recipe("digits"), train, test)
+    on_device = recipes.make_loaders(recipes.recipe("digits"), train, test, backend=backend)
+    for mine, theirs in zip(on_device, on_host, strict=True):
+        (x, y), (images, labels) = next(iter(mine)), next(iter(theirs))
+        assert x.backend is backend
+        np.testing.assert_array_equal(x.numpy(), images)
+        np.testing.assert_array_equal(backend.to_numpy(y), labels)
+
+
 @pytest.mark.slow
 def test_the_recipe_for_digits_reaches_its_accuracy():
     accuracies = []
