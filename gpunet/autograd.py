@@ -157,7 +157,7 @@ class Tensor:
         needs = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({values}, shape={self.shape}, {self.dtype}, {self.backend.name}{needs})"
 
-    if TYPE_CHECKING:  # functional/arithmetic.py, which stands above this module, writes these and binds them
+    if TYPE_CHECKING:  # functional/operators.py, which stands above this module, binds these
         T: Tensor
 
         def __add__(self, other: Any) -> Tensor: ...

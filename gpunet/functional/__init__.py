@@ -3,31 +3,35 @@
 from gpunet.functional.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
 from gpunet.functional.arithmetic import (
     absolute,
-    concatenate,
+    add,
+    divide,
     exp,
-    flatten,
-    index,
     log,
     matmul,
-    max,
-    mean,
+    multiply,
+    negative,
     power,
-    reshape,
     sqrt,
-    sum,
-    transpose,
+    subtract,
 )
 from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
+from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
+from gpunet.functional.operators import bind_operators
 from gpunet.functional.pool import avg_pool2d, max_pool2d
+from gpunet.functional.reduction import max, mean, sum
 from gpunet.functional.regularise import dropout
+
+bind_operators()
 
 __all__ = [
     "absolute",
+    "add",
     "avg_pool2d",
     "binary_cross_entropy_with_logits",
     "concatenate",
     "conv2d",
+    "divide",
     "dropout",
     "exp",
     "flatten",
@@ -41,6 +45,8 @@ __all__ = [
     "max_pool2d",
     "mean",
     "mean_squared_error",
+    "multiply",
+    "negative",
     "power",
     "relu",
     "reshape",
@@ -48,6 +54,7 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "sqrt",
+    "subtract",
     "sum",
     "tanh",
     "transpose",

@@ -1,14 +1,13 @@
-"""Arithmetic, reductions and movement; also what stands behind a tensor's operators, bound at the end of this module."""
+"""Arithmetic with broadcasting, and matrix products."""
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from gpunet.autograd import Function, Tensor
-from gpunet.backends.base import Array, Backend, Index
+from gpunet.backends.base import Array, Backend
 
 
 def _unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
@@ -157,111 +156,29 @@ class _MatMul(Function):
         return da, matmul(a, dy, transpose_a=True, out=self.destination(1), accumulate=self.accumulate)
 
 
-class _Reshape(Function):
-    name = "reshape"
-    view = True
-
-    def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
-        self.shape = tuple(x.shape)
-        return x.reshape(shape)
-
-    def backward(self, dy: Array) -> Any:
-        return dy.reshape(self.shape)
+def add(a: Any, b: Any) -> Tensor:
+    """a + b with broadcasting; one of them a tensor, the other a tensor, an array or a number."""
+    return _Add.apply(a, b)
 
 
-class _Transpose(Function):
-    name = "transpose"
-
-    def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
-        self.axes = axes
-        return self.backend.transpose(x, axes)
-
-    def backward(self, dy: Array) -> Any:
-        inverse = tuple(self.axes.index(i) for i in range(len(self.axes)))
-        return self.backend.transpose(dy, inverse)
+def subtract(a: Any, b: Any) -> Tensor:
+    """a - b, as for `add`."""
+    return _Subtract.apply(a, b)
 
 
-class _Concatenate(Function):
-    name = "concatenate"
-
-    def forward(self, *arrays: Array, axis: int) -> Array:
-        self.axis = axis
-        self.sizes = [a.shape[axis] for a in arrays]
-        return self.backend.concatenate(arrays, axis)
-
-    def backward(self, dy: Array) -> Any:
-        stops = np.cumsum(self.sizes).tolist()
-        before: Index = (slice(None),) * self.axis
-        return tuple(
-            self.backend.get_slice(dy, (*before, slice(stop - size, stop))) if self.needs(i) else None
-            for i, (size, stop) in enumerate(zip(self.sizes, stops, strict=True))
-        )
+def multiply(a: Any, b: Any) -> Tensor:
+    """a b elementwise, as for `add`."""
+    return _Multiply.apply(a, b)
 
 
-class _Slice(Function):
-    name = "index"
-
-    def forward(self, x: Array, *, index: Index) -> Array:
-        self.index, self.shape = index, tuple(x.shape)
-        return self.backend.get_slice(x, index)
-
-    def backward(self, dy: Array) -> Any:
-        return self.backend.put_slice(dy, self.index, shape=self.shape)
+def divide(a: Any, b: Any) -> Tensor:
+    """a / b, as for `add`."""
+    return _Divide.apply(a, b)
 
 
-class _Take(Function):
-    name = "index"
-
-    def forward(self, x: Array, *, rows: Array) -> Array:
-        self.rows, self.length = rows, x.shape[0]
-        return self.backend.take(x, rows)
-
-    def backward(self, dy: Array) -> Any:
-        return self.backend.take_backward(dy, self.rows, length=self.length)
-
-
-class _Sum(Function):
-    name = "sum"
-
-    def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
-        self.shape, self.kept = tuple(x.shape), _kept_shape(x.shape, axes)
-        y = self.backend.sum(x, axes)
-        return y.reshape(self.kept) if keepdims else y
-
-    def backward(self, dy: Array) -> Any:
-        zeros = self.backend.full(self.shape, 0, dy.dtype)
-        return self.backend.binary("add", zeros, dy.reshape(self.kept), out=zeros)
-
-
-class _Max(Function):
-    name = "max"
-
-    def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
-        y, self.index = self.backend.max(x, axes)
-        self.shape, self.axes = tuple(x.shape), axes
-        return y.reshape(_kept_shape(x.shape, axes)) if keepdims else y
-
-    def backward(self, dy: Array) -> Any:
-        dy = dy.reshape(self.index.shape)
-        return self.backend.max_backward(dy, self.index, shape=self.shape, axes=self.axes)
-
-
-def _kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(1 if i in axes else n for i, n in enumerate(shape))
-
-
-def _axes(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """Sorted, non-negative axes of an argument that is None (all), an integer or several."""
-    if axis is None:
-        return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
-    for a in given:
-        if not isinstance(a, int | np.integer) or not -ndim <= a < ndim:
-            raise ValueError(f"{operation}: axis is {axis} but the tensor has {ndim} axes")
-    axes = tuple(sorted({int(a) % ndim for a in given}))
-    if len(axes) < len(given):
-        raise ValueError(f"{operation}: axis {axis} names an axis twice")
-    return axes
+def negative(x: Tensor) -> Tensor:
+    """-x."""
+    return _Unary.apply(x, operation="negative")
 
 
 def power(a: Tensor, b: Any) -> Tensor:
@@ -294,118 +211,3 @@ def sqrt(x: Tensor) -> Tensor:
 def absolute(x: Tensor) -> Tensor:
     """Absolute value of each element; the gradient at 0 is 0."""
     return _Unary.apply(x, operation="abs")
-
-
-def reshape(x: Tensor, *shape: Any) -> Tensor:
-    """The elements in another shape; one extent may be -1. Takes integers or one tuple of them."""
-    extents = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else list(shape)
-    known = prod(n for n in extents if n != -1)
-    if extents.count(-1) == 1 and known > 0 and x.size % known == 0:
-        extents[extents.index(-1)] = x.size // known
-    if prod(extents) != x.size or any(n < 0 for n in extents):
-        raise ValueError(f"reshape: {x.size} elements of shape {x.shape} do not fill {tuple(shape)}")
-    return _Reshape.apply(x, shape=tuple(extents))
-
-
-def flatten(x: Tensor) -> Tensor:
-    """(N, …) -> (N, the product of the rest), row-major: (h W + w) C + c for an image."""
-    if x.ndim < 1:
-        raise ValueError("flatten: x has no axes but takes at least one, (N, …)")
-    return reshape(x, x.shape[0], prod(x.shape[1:]))
-
-
-def transpose(x: Tensor, *axes: Any) -> Tensor:
-    """Axes in another order, reversed if none are given. Takes integers or one tuple of them."""
-    order = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
-    order = tuple(a % x.ndim for a in order) if order and x.ndim else tuple(reversed(range(x.ndim)))
-    if sorted(order) != list(range(x.ndim)):
-        raise ValueError(f"transpose: axes {axes} are no order of the {x.ndim} axes of {x.shape}")
-    return _Transpose.apply(x, axes=order)
-
-
-def concatenate(tensors: Any, axis: int = 0) -> Tensor:
-    """Tensors behind one another along `axis`; all other extents equal."""
-    tensors = list(tensors)
-    if not tensors:
-        raise ValueError("concatenate: takes at least one tensor, got none")
-    shapes = [tuple(t.shape) for t in tensors]
-    (axis,) = _axes("concatenate", axis, len(shapes[0]))
-    if len({(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}) > 1:
-        raise ValueError(f"concatenate: shapes {', '.join(map(str, shapes))} differ beside axis {axis}")
-    return _Concatenate.apply(*tensors, axis=axis)
-
-
-def index(x: Tensor, key: Any) -> Tensor:
-    """x[key]: integers, slices, None and Ellipsis; or one sequence of integers, which picks along the first axis."""
-    if isinstance(key, list | np.ndarray) or x.backend.owns(key):
-        rows = np.asarray(x.backend.to_numpy(key) if x.backend.owns(key) else key)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or x.ndim == 0:
-            raise TypeError(f"index: an array must be of integers with one axis, got {rows.dtype} with {rows.ndim}")
-        if rows.size and not (-len(x) <= rows.min() and rows.max() < len(x)):
-            raise IndexError(f"index: rows {rows.min()} to {rows.max()} do not fit a first axis of {len(x)}")
-        return _Take.apply(x, rows=x.backend.asarray(rows % len(x), np.int64))
-    parts = key if isinstance(key, tuple) else (key,)
-    if not all(
-        p is None or p is Ellipsis or (isinstance(p, slice | int | np.integer) and not isinstance(p, bool))
-        for p in parts
-    ):
-        raise TypeError(f"index: takes integers, slices, None, … or one array of integers, got {key!r}")
-    taken = len([p for p in parts if p is not None and p is not Ellipsis])
-    if taken > x.ndim or parts.count(Ellipsis) > 1:
-        raise IndexError(f"index: {key!r} names {taken} axes of a tensor of shape {x.shape}")
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts = (*parts[:at], *(slice(None),) * (x.ndim - taken), *parts[at + 1 :])
-    axis = 0
-    for part in parts:
-        if isinstance(part, int | np.integer) and not -x.shape[axis] <= part < x.shape[axis]:
-            raise IndexError(f"index: {part} does not fit axis {axis} of {x.shape}")
-        axis += part is not None
-    return _Slice.apply(x, index=parts)
-
-
-def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Sum over an axis, several, or all."""
-    axes = _axes("sum", axis, x.ndim)
-    return _Sum.apply(x, axes=axes, keepdims=keepdims) if axes else x
-
-
-def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Mean over an axis, several, or all."""
-    axes = _axes("mean", axis, x.ndim)
-    if prod(x.shape[a] for a in axes) == 0:
-        raise ValueError(f"mean: axes {axes} of shape {x.shape} hold no elements")
-    return sum(x, axes, keepdims) * (1 / prod(x.shape[a] for a in axes))
-
-
-def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Maximum over an axis, several, or all; the gradient goes to the first of equals."""
-    axes = _axes("max", axis, x.ndim)
-    return _Max.apply(x, axes=axes, keepdims=keepdims) if axes else x
-
-
-def _bind_operators() -> None:
-    """Give `Tensor`, which stands below this module, its operators and methods."""
-    operators: dict[str, Any] = {
-        "__add__": lambda a, b: _Add.apply(a, b),
-        "__radd__": lambda a, b: _Add.apply(b, a),
-        "__sub__": lambda a, b: _Subtract.apply(a, b),
-        "__rsub__": lambda a, b: _Subtract.apply(b, a),
-        "__mul__": lambda a, b: _Multiply.apply(a, b),
-        "__rmul__": lambda a, b: _Multiply.apply(b, a),
-        "__truediv__": lambda a, b: _Divide.apply(a, b),
-        "__rtruediv__": lambda a, b: _Divide.apply(b, a),
-        "__pow__": power,
-        "__neg__": lambda a: _Unary.apply(a, operation="negative"),
-        "__matmul__": matmul,
-        "__getitem__": index,
-        "T": property(transpose),
-        "abs": absolute,
-    }
-    for function in (exp, log, sqrt, reshape, transpose, sum, mean, max):
-        operators[function.__name__] = function
-    for name, function in operators.items():
-        setattr(Tensor, name, function)
-
-
-_bind_operators()

@@ -9,7 +9,7 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
 from gpunet.functional.activation import activation_of
-from gpunet.functional.arithmetic import reshape
+from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d
 from gpunet.geometry import Geometry, Padding, Pair, pair
 
