@@ -20,6 +20,8 @@ from gpunet.geometry import Geometry
 
 BLOCK = 1 << 21
 """Elements of the columns of a block: long loops are worth more here than a second-level cache."""
+FEWEST = 16
+"""Images from which on this form is the faster one."""
 _CORNERS = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1, 1, 1)
 """Positions in a 2x2 window."""
 
@@ -35,7 +37,8 @@ class Planes:
     @staticmethod
     def suits(g: Geometry) -> bool:
         """Whether this form is the faster one."""
-        return not g.pointwise and g.x_shape[3] // g.groups < 16 and g.filters // g.groups < 32
+        few = g.x_shape[3] // g.groups < 16 and g.filters // g.groups < 32
+        return few and not g.pointwise and g.x_shape[0] >= FEWEST
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges of images whose columns fill about one block, of nearly equal lengths."""

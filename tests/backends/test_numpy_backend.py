@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpunet as gp
+from gpunet.backends import numpy_planes
 from gpunet.backends.base import FUSED_POOL, Activation, Gate
 from gpunet.backends.numpy import NumpyBackend
 from gpunet.backends.reference import ReferenceBackend
@@ -23,9 +24,13 @@ dtypes = st.sampled_from(["float32", "float64"])
 activations = st.sampled_from([None, "relu", "leaky_relu", "sigmoid", "tanh"])
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda n: f"{n} threads")
+@pytest.fixture(scope="module", params=[(1, 16), (2, 1), (3, 16)], ids=["1 thread", "2 threads, planes", "3 threads"])
 def fast(request):
-    return NumpyBackend(threads=request.param)
+    """Also with the form for few channels whatever the batch: drawn batches are small."""
+    threads, fewest = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numpy_planes, "FEWEST", fewest)
+        yield NumpyBackend(threads=threads)
 
 
 def conv_results(backend, x, w, b, dy, g, activation, pool=None):
