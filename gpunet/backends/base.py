@@ -55,6 +55,15 @@ class Gate(NamedTuple):
     """The fused pool's geometry."""
 
 
+class Moments(NamedTuple):
+    """What batch normalisation normalised by: of the batch in training, the running ones in inference."""
+
+    mean: Array
+    """(C,)"""
+    variance: Array
+    """(C,), biased: the sum of squares over n."""
+
+
 class Segments(NamedTuple):
     """Ranges of an arena's elements and the hyper-parameters of each."""
 
@@ -258,6 +267,61 @@ class Backend(ABC):
     @abstractmethod
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         """dx (N, H, W, C)."""
+
+    # ---- normalisation ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def batch_norm_forward(
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        running_mean: Array,
+        running_var: Array,
+        *,
+        momentum: float,
+        eps: float,
+        training: bool,
+        activation: Activation | None = None,
+        residual: Array | None = None,
+    ) -> tuple[Array, Moments]:
+        """(y, saved): y = f(gamma (x - mean) / sqrt(variance + eps) + beta + residual), by channel (Ioffe & Szegedy 2015).
+
+        x, residual and y are (…, C), the parameters and statistics (C,); gamma None is 1, beta None 0. With `training` the
+        moments are those of the n elements that share a channel, the variance biased, and the running ones are
+        updated in place, on the device: running = (1 - momentum) running + momentum batch, where the batch's variance is the
+        unbiased one, over n - 1. Without, the running ones normalise and are saved themselves. Statistics are float32 or wider.
+        """
+
+    @abstractmethod
+    def batch_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array | None,
+        gamma: Array | None,
+        saved: Moments,
+        *,
+        eps: float,
+        training: bool,
+        activation: Activation | None = None,
+        residual: bool = False,
+        gamma_out: Array | None = None,
+        beta_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array, Array, Array | None]:
+        """(dx, dgamma, dbeta, dresidual), of the shapes of what they are the gradients of.
+
+        With g = f'(y) dy, h = (x - mean) / sqrt(variance + eps) and sums by channel:
+        dbeta = sum of g; dgamma = sum of g h; dresidual = g, None unless `residual` (dy itself without an activation);
+        dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / n), without the last term unless `training`: running
+        moments do not depend on x.
+
+        Args:
+            y: the output; read only with an activation.
+            gamma_out, beta_out: where to write dgamma and dbeta.
+            accumulate: add to what `gamma_out` and `beta_out` hold.
+        """
 
     # ---- activations, softmax, losses -------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
 from gpunet.backends.cuda_data import CudaData
 from gpunet.backends.cuda_device import THREADS, activation_fields
 from gpunet.backends.cuda_movement import CudaMovement
+from gpunet.backends.cuda_norm import CudaNorm
 from gpunet.backends.cuda_training import CudaTraining
 from gpunet.cuda.instantiations import CONV_TILES, MASKS, MATMUL_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
@@ -51,7 +52,7 @@ def split_pixels(tiles: int, pixels: int) -> int:
     return -(-each // TILE_K) * TILE_K
 
 
-class CudaBackend(CudaMovement, CudaData, CudaTraining):
+class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gpunet.backends import host_memory, numpy_pool
-from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends import host_memory, numpy_norm, numpy_pool
+from gpunet.backends.base import Activation, Array, Gate, Moments
 from gpunet.backends.host import HostBackend, deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
 from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
@@ -230,6 +230,62 @@ class NumpyBackend(HostBackend):
 
         self._parallel(work, len(dy), dx[0].size)
         return dx
+
+    # ---- normalisation
+
+    def batch_norm_forward(
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        running_mean: Array,
+        running_var: Array,
+        *,
+        momentum: float,
+        eps: float,
+        training: bool,
+        activation: Activation | None = None,
+        residual: Array | None = None,
+    ) -> tuple[Array, Moments]:
+        saved = Moments(running_mean, running_var)
+        if training:
+            saved, n = numpy_norm.moments(x, self._parallel)
+            running_mean += momentum * (saved.mean - running_mean)
+            running_var += momentum * (saved.variance * (n / (n - 1)) - running_var)
+        apply = None if activation is None else lambda block: activate(block, activation, out=block)
+        return numpy_norm.normalize(x, gamma, beta, saved, eps, residual, apply, self._parallel), saved
+
+    def batch_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array | None,
+        gamma: Array | None,
+        saved: Moments,
+        *,
+        eps: float,
+        training: bool,
+        activation: Activation | None = None,
+        residual: bool = False,
+        gamma_out: Array | None = None,
+        beta_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array, Array, Array | None]:
+        g, fill, dx = dy, None, None
+        if activation is not None:
+            g = host_memory.empty(dy.shape, dy.dtype)
+            dx = None if residual else g
+            opened, upstream, output = (numpy_norm.as_rows(a) for a in (g, dy, y))
+
+            def fill(i: int, j: int) -> None:
+                opened[i:j] = open_activation(upstream[i:j], output[i:j], activation)
+
+        sums = numpy_norm.gradient_sums(g, x, saved, eps, fill, self._parallel)
+        dx = host_memory.empty(x.shape, x.dtype) if dx is None else dx
+        numpy_norm.input_gradient(g, x, gamma, saved, eps, sums if training else None, dx, self._parallel)
+        dgamma, dbeta = (total.astype(x.dtype) for total in sums)
+        dgamma, dbeta = deliver(dgamma, gamma_out, accumulate), deliver(dbeta, beta_out, accumulate)
+        return dx, dgamma, dbeta, g if residual else None
 
     # ---- activations
 

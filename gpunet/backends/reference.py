@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.base import Activation, Array, Gate, Moments
 from gpunet.backends.host import HostBackend, deliver
 from gpunet.geometry import Geometry
 
@@ -123,6 +123,66 @@ class ReferenceBackend(HostBackend):
         share = (dy / _counts(geometry, count_padding)).astype(dy.dtype)
         return _add_windows(np.repeat(share[..., None], geometry.window[0] * geometry.window[1], axis=-1), geometry)
 
+    # ---- normalisation
+
+    def batch_norm_forward(
+        self,
+        x: Array,
+        gamma: Array | None,
+        beta: Array | None,
+        running_mean: Array,
+        running_var: Array,
+        *,
+        momentum: float,
+        eps: float,
+        training: bool,
+        activation: Activation | None = None,
+        residual: Array | None = None,
+    ) -> tuple[Array, Moments]:
+        saved = Moments(running_mean, running_var)
+        if training:
+            wide = np.promote_types(x.dtype, np.float32)
+            axes, n = _all_but_channels(x)
+            saved = Moments(x.mean(axis=axes, dtype=wide), x.var(axis=axes, dtype=wide))
+            running_mean[...] = (1 - momentum) * running_mean + momentum * saved.mean
+            running_var[...] = (1 - momentum) * running_var + momentum * saved.variance * n / (n - 1)
+        y = (x - saved.mean) / np.sqrt(saved.variance + eps)
+        if gamma is not None:
+            y = y * gamma
+        if beta is not None:
+            y = y + beta
+        if residual is not None:
+            y = y + residual
+        y = y.astype(x.dtype)
+        return y if activation is None else self.activation_forward(y, activation), saved
+
+    def batch_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        y: Array | None,
+        gamma: Array | None,
+        saved: Moments,
+        *,
+        eps: float,
+        training: bool,
+        activation: Activation | None = None,
+        residual: bool = False,
+        gamma_out: Array | None = None,
+        beta_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array, Array, Array | None]:
+        g = dy if activation is None else self.activation_backward(dy, y, activation)
+        axes, n = _all_but_channels(x)
+        deviation = np.sqrt(saved.variance + eps)
+        h = (x - saved.mean) / deviation
+        dbeta, dgamma = g.sum(axis=axes), (g * h).sum(axis=axes)
+        dx = (g - (dbeta + h * dgamma) / n if training else g) / deviation
+        if gamma is not None:
+            dx = dx * gamma
+        dgamma, dbeta = deliver(dgamma, gamma_out, accumulate), deliver(dbeta, beta_out, accumulate)
+        return dx.astype(x.dtype), dgamma, dbeta, g if residual else None
+
     # ---- activations
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:
@@ -154,6 +214,11 @@ class ReferenceBackend(HostBackend):
         if gate is not None and gate.mask is not None and gate.pool is not None:
             dy = self.max_pool2d_backward(dy, gate.mask, geometry=gate.pool)
         return dy
+
+
+def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:
+    """The axes of (…, C) but the last, and how many elements share a channel."""
+    return tuple(range(x.ndim - 1)), x.size // x.shape[-1]
 
 
 def _pad(x: Array, geometry: Geometry, value: float = 0) -> Array:

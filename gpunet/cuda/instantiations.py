@@ -18,6 +18,9 @@ MOVED = {
 }  # fmt: skip
 """dtypes that are filled, copied and gathered, but not computed with, and their C types."""
 
+_NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
+_NORM_SIMPLE = tuple(f"{kernel}_simple" for kernel in _NORM)
+
 
 def instance(kernel: str, *arguments: object) -> str:
     """The name expression of one instance: ``instance("fill", "float")`` is ``"fill<float>"``."""
@@ -38,6 +41,12 @@ def instantiations() -> dict[str, tuple[str, ...]]:
     listed = {
         "activation.cu": [instance(k, "float") for k in ("activation_forward", "activation_backward")],
         "avg_pool2d.cu": [instance(k, "float") for k in ("avg_pool2d_forward", "avg_pool2d_backward")],
+        "batch_norm.cu": [
+            *(instance(k, "float") for k in _NORM_SIMPLE),
+            *(instance(k, "float", v) for k, v in product(_NORM, (4, 1))),
+            "batch_norm_moments_merge",
+            "batch_norm_sums_merge",
+        ],
         "conv2d_forward.cu": [
             *(instance("conv2d_forward_simple", "float", pool) for pool in flags),
             *(instance("conv2d_forward_tiled", "float", *tile, pool) for tile, pool in product(CONV_TILES, flags)),

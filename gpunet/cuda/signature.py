@@ -35,7 +35,7 @@ _SPELLINGS = [
 """Other spellings of the same types, which kernels from elsewhere use."""
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_STRUCT = re.compile(r"\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
+_STRUCT = re.compile(r"(template\s*<[^>]*>\s*)?\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
 _DEFINE = re.compile(r"^#define\s+(\w+)\s+(\d+)\s*$", re.MULTILINE)
 _KERNEL = re.compile(
     r"(?:template\s*<([^>]*)>\s*)?(?:extern\s+\"C\"\s*)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
@@ -90,7 +90,9 @@ def parse_structs(text: str) -> dict[str, np.dtype]:
     text = _spelled(_COMMENT.sub(" ", text))
     constants = dict(_DEFINE.findall(text))
     found = {}
-    for name, body in _STRUCT.findall(text):
+    for template, name, body in _STRUCT.findall(text):
+        if template:  # of the kernels' own: no launch passes one
+            continue
         fields: list[Any] = []
         for member in filter(None, (part.strip() for part in body.split(";"))):
             kind, _, names = member.partition(" ")

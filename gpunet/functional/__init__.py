@@ -17,6 +17,7 @@ from gpunet.functional.arithmetic import (
 from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
+from gpunet.functional.norm import batch_norm
 from gpunet.functional.operators import bind_operators
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
@@ -28,6 +29,7 @@ __all__ = [
     "absolute",
     "add",
     "avg_pool2d",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
     "concatenate",
     "conv2d",

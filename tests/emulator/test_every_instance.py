@@ -12,7 +12,7 @@ import pytest
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends import cuda, why_unavailable
-from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Segments
+from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Moments, Segments
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
@@ -56,6 +56,8 @@ class Runs:
                 return self.backend.asarray(value)
             if isinstance(value, Clock):
                 return value._replace(counters=on(value.counters))
+            if isinstance(value, Moments):
+                return Moments(*map(on, value))
             return value._replace(y=on(value.y), mask=on(value.mask)) if isinstance(value, Gate) else value
 
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -74,6 +76,7 @@ def run_everything(run):
     convolutions(run)
     products(run)
     pools(run)
+    normalisation(run)
     rows(run)
     elementwise(run)
     random_numbers(run)
@@ -126,6 +129,21 @@ def pools(run):
             for count_padding in (False, True):
                 run("avg_pool2d_forward", x, geometry=g, count_padding=count_padding)
                 run("avg_pool2d_backward", run.normal(*g.y_shape), geometry=g, count_padding=count_padding)
+
+
+def normalisation(run):
+    cases = ((2, 9, 7, 8), None, True), ((33, 35), ACTIVATIONS[3], True), ((3, 5), None, False)
+    for shape, activation, training in cases:
+        gamma, beta, mean, x = (run.normal(*extents) for extents in (shape[-1:], shape[-1:], shape[-1:], shape))
+        options = {"eps": 1e-3, "training": training, "activation": activation}
+        arrays, residual, results = (x, gamma, beta, mean, mean**2 + 1), run.normal(*shape), []
+        for backend in (run.reference, run.backend):
+            given = [backend.asarray(a.copy()) for a in arrays]
+            added = backend.asarray(residual)
+            results.append(backend.batch_norm_forward(*given, momentum=0.1, residual=added, **options))
+        (y, saved), (got, _) = results
+        np.testing.assert_allclose(run.backend.to_numpy(got), y, rtol=2e-4, atol=2e-4)
+        run("batch_norm_backward", run.normal(*shape), x, y, gamma, saved, residual=True, **options)
 
 
 def rows(run):

@@ -7,7 +7,7 @@ import pytest
 from recording import recording_backend
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import Activation, Backend, Gate, Segments
+from gpunet.backends.base import Activation, Backend, Gate, Moments, Segments
 from gpunet.backends.cuda import BUSY, TILE_K, count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
 from gpunet.geometry import Geometry
@@ -33,6 +33,10 @@ def segments(columns):
 
 def conv_x(on):
     return ones(on, 2, 8, 8, 4)
+
+
+def channels(on, count):
+    return [ones(on, 4) for _ in range(count)]
 
 
 def conv_dy(on):
@@ -98,6 +102,16 @@ PRIMITIVES = {
         lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), geometry=POOL, count_padding=True),
         ["avg_pool2d_backward<float>"],
     ),
+    "batch_norm_forward": (
+        lambda on: on.batch_norm_forward(conv_x(on), *channels(on, 4), momentum=0.1, eps=1e-5, training=True),
+        ["batch_norm_moments<float, 4>", "batch_norm_moments_merge", "batch_norm_forward<float, 4>"],
+    ),
+    "batch_norm_backward": (
+        lambda on: on.batch_norm_backward(
+            conv_x(on), conv_x(on), None, ones(on, 4), Moments(*channels(on, 2)), eps=1e-5, training=True
+        ),
+        ["batch_norm_sums<float, 4>", "batch_norm_sums_merge", "batch_norm_input_grad<float, 4>"],
+    ),
     "activation_forward": (lambda on: on.activation_forward(ones(on, 3), RELU), ["activation_forward<float>"]),
     "activation_backward": (
         lambda on: on.activation_backward(ones(on, 3), ones(on, 3), RELU),
@@ -147,6 +161,8 @@ SIMPLE = {
     "matmul": ["matmul_simple<float>"],
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
+    "batch_norm_forward": ["batch_norm_moments_simple<float>", "batch_norm_forward_simple<float>"],
+    "batch_norm_backward": ["batch_norm_sums_simple<float>", "batch_norm_input_grad_simple<float>"],
     "sum": ["reduce_sum_simple<float>"],
     "max": ["reduce_max_simple<float>"],
 }
@@ -207,6 +223,27 @@ def test_pooling_and_products_look_at_alignment(shift):
         f"max_pool2d_forward<float, uint8, {vector}>",
         f"matmul_tiled<float, 64, 64, 4, 4, {vector}, false, false>",
     ]
+
+
+def test_inference_normalises_in_one_launch():
+    backend = recording_backend()
+    running = channels(backend, 4)
+    _, saved = backend.batch_norm_forward(conv_x(backend), *running, momentum=0.1, eps=1e-5, training=False)
+    assert backend.launcher.kernels == ["batch_norm_forward<float, 4>"]
+    assert saved == Moments(*running[2:])
+
+
+def test_one_unaligned_array_is_enough_for_batch_norm_of_any_alignment():
+    backend = recording_backend()
+    gamma = ones(backend, 5)[1:]
+    options = {"momentum": 0.1, "eps": 1e-5, "training": True}
+    backend.batch_norm_forward(conv_x(backend), gamma, *channels(backend, 3), **options)
+    assert backend.launcher.kernels[0] == "batch_norm_moments<float, 4>"
+    assert backend.launcher.kernels[-1] == "batch_norm_forward<float, 1>"
+    with pytest.raises(ValueError, match=r"gamma has shape \(5,\) but takes \(4,\)"):
+        backend.batch_norm_forward(conv_x(backend), ones(backend, 5), *channels(backend, 3), **options)
+    with pytest.raises(ValueError, match="at least 2 elements a channel"):
+        backend.batch_norm_forward(ones(backend, 1, 4), *channels(backend, 4), **options)
 
 
 @pytest.mark.parametrize("tiles", [CONV_TILES, WEIGHT_GRAD_TILES, MATMUL_TILES])

@@ -5,7 +5,7 @@ import pytest
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends import cuda_data, cuda_device, cuda_movement, cuda_training
+from gpunet.backends import cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training
 from gpunet.backends.base import Activation
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
@@ -13,7 +13,7 @@ from gpunet.random import Stream, words
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (cuda_data, cuda_device, cuda_movement, cuda_training):
+    for module in (cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         if hasattr(module, "PARTIALS"):
             monkeypatch.setattr(module, "PARTIALS", 2)
@@ -79,3 +79,17 @@ def test_pools(device_backend, reference, normal, agrees):
     agrees(y, expected)
     dx = device_backend.max_pool2d_backward(device_backend.asarray(dy), mask, geometry=geometry)
     agrees(dx, reference.max_pool2d_backward(dy, expected_mask, geometry=geometry))
+
+
+def test_batch_norm(device_backend, reference, normal, agrees):
+    x, dy, on = normal(7, 60, 13), normal(7, 60, 13), device_backend.asarray
+    options = {"eps": 1e-5, "training": True}
+    of_channels = [normal(13) for _ in range(4)]
+    expected, moments = reference.batch_norm_forward(x, *(a.copy() for a in of_channels), momentum=0.1, **options)
+    y, saved = device_backend.batch_norm_forward(on(x), *(on(a.copy()) for a in of_channels), momentum=0.1, **options)
+    agrees(y, expected)
+    got = device_backend.batch_norm_backward(on(dy), on(x), None, None, saved, **options)
+    for mine, theirs in zip(
+        got[:3], reference.batch_norm_backward(dy, x, None, None, moments, **options), strict=False
+    ):
+        agrees(mine, theirs)

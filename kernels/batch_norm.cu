@@ -1,0 +1,351 @@
+#include "common.cuh"
+// Batch normalisation of x (rows, C): a row is a pixel, and moments are over the rows, by channel.
+//   moments:     mean[c], variance[c] (biased) of a batch; running = (1 - momentum) running + momentum batch, the variance unbiased
+//   forward:     y = f(gamma h + beta + residual), h = (x - mean) / sqrt(variance + eps); in inference the running moments serve
+//   sums:        dbeta = sum of g, dgamma = sum of g h, with g = f'(y) dy, recomputed as dy is loaded
+//   input_grad:  dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / rows), without the last term in inference; g itself
+//                is written too where a residual wants it
+//   x, residual, y, dy, dx (rows, C)   gamma, beta, mean, variance, running_* (C,)   gamma null is 1, beta null 0
+//
+// Tiling: a block takes `across` times V channels of `rows_a_split` rows; a thread keeps V channels, so their constants stay in
+// registers, and walks down the rows. Neighbouring threads hold neighbouring channels, and where C is small the next rows: a
+// warp reads one stretch. Reductions leave a partial result a block, which `_merge` joins: no atomics, the same bits every time.
+// Moments are exact however far the mean lies from 0: each thread takes UNROLL rows at once, finds their mean and squared
+// distances in registers, and joins them to what it has (Chan, Golub & LeVeque 1983): one division for UNROLL V elements.
+// The `_simple` kernels give a channel or an element to a thread.
+// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array at 16 bytes and C a multiple of 4; V = 1 needs nothing.
+// Bound: memory. Bytes an element, in float: moments 4, forward 8 (12 with residual), sums 12 and input_grad 16 (8 and 12
+// without an activation), and 4 more to write g.
+
+#define NORM_THREADS 256
+#define UNROLL 4
+
+struct BatchNorm {
+    int64 rows, rows_a_split;
+    int C, across;
+    float eps, momentum;
+    int accumulate;
+};
+
+__device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
+
+// Writes a batch's moments and joins them to the running ones; `squares` is the sum of squared distances from the mean.
+__device__ __forceinline__ void finish_moments(
+        int c, float of_batch, float squares, float* mean, float* variance, float* running_mean, float* running_var,
+        const BatchNorm& s) {
+    mean[c] = of_batch;
+    variance[c] = squares / s.rows;
+    running_mean[c] = (1.0f - s.momentum) * running_mean[c] + s.momentum * of_batch;
+    running_var[c] = (1.0f - s.momentum) * running_var[c] + s.momentum * (squares / (s.rows - 1));
+}
+
+// sums (2, C): dgamma, dbeta, as dx needs them; the same, written or added, where a parameter's gradient wants them.
+__device__ __forceinline__ void finish_sums(
+        int c, float dgamma, float dbeta, float* sums, float* gamma_out, float* beta_out, const BatchNorm& s) {
+    sums[c] = dgamma, sums[s.C + c] = dbeta;
+    if (gamma_out) gamma_out[c] = s.accumulate ? gamma_out[c] + dgamma : dgamma;
+    if (beta_out) beta_out[c] = s.accumulate ? beta_out[c] + dbeta : dbeta;
+}
+
+// ---- a channel or an element to a thread
+
+template <typename T>
+__global__ void batch_norm_moments_simple(
+        const T* __restrict__ x, float* __restrict__ mean, float* __restrict__ variance, float* __restrict__ running_mean,
+        float* __restrict__ running_var, BatchNorm s) {
+    GRID_STRIDE_LOOP(c, s.C) {
+        float centre = 0.0f, squares = 0.0f;
+        for (int64 r = 0; r < s.rows; ++r) {  // Welford 1962
+            const float v = to_float(x[r * s.C + c]), distance = v - centre;
+            centre += distance / (r + 1);
+            squares += distance * (v - centre);
+        }
+        finish_moments(c, centre, squares, mean, variance, running_mean, running_var, s);
+    }
+}
+
+template <typename T>
+__global__ void batch_norm_forward_simple(
+        const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
+        const float* __restrict__ mean, const float* __restrict__ variance, const T* __restrict__ OR_NULL residual,
+        T* __restrict__ y, BatchNorm s, Activation f) {
+    GRID_STRIDE_LOOP(i, s.rows * s.C) {
+        const int c = i % s.C;
+        const float h = (to_float(x[i]) - mean[c]) * inverse_deviation(variance[c], s.eps);
+        const float scaled = (gamma ? gamma[c] * h : h) + (beta ? beta[c] : 0.0f);
+        from_float(y[i], activate(f, scaled + (residual ? to_float(residual[i]) : 0.0f)));
+    }
+}
+
+template <typename T>
+__global__ void batch_norm_sums_simple(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
+        const float* __restrict__ variance, float* __restrict__ sums, float* __restrict__ OR_NULL gamma_out,
+        float* __restrict__ OR_NULL beta_out, BatchNorm s, Activation f) {
+    GRID_STRIDE_LOOP(c, s.C) {
+        float dgamma = 0.0f, dbeta = 0.0f;
+        for (int64 r = 0; r < s.rows; ++r) {
+            float g[1];
+            load_gated<1>(g, dy, y, r * s.C + c, f);
+            dgamma += g[0] * (to_float(x[r * s.C + c]) - mean[c]);
+            dbeta += g[0];
+        }
+        finish_sums(c, dgamma * inverse_deviation(variance[c], s.eps), dbeta, sums, gamma_out, beta_out, s);
+    }
+}
+
+template <typename T>
+__global__ void batch_norm_input_grad_simple(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        const float* __restrict__ OR_NULL gamma, const float* __restrict__ mean, const float* __restrict__ variance,
+        const float* __restrict__ OR_NULL sums, T* __restrict__ dx, T* __restrict__ OR_NULL dresidual, BatchNorm s,
+        Activation f) {
+    GRID_STRIDE_LOOP(i, s.rows * s.C) {
+        const int c = i % s.C;
+        const float inverse = inverse_deviation(variance[c], s.eps), h = (to_float(x[i]) - mean[c]) * inverse;
+        float g[1];
+        load_gated<1>(g, dy, y, i, f);
+        if (dresidual) from_float(dresidual[i], g[0]);
+        const float through_moments = sums ? (sums[s.C + c] + h * sums[c]) / s.rows : 0.0f;
+        from_float(dx[i], (gamma ? gamma[c] : 1.0f) * inverse * (g[0] - through_moments));
+    }
+}
+
+// ---- V channels of a split of the rows to a thread
+
+// What a thread walks over: rows first, first + down, … below end, of channels c … c + V - 1.
+struct Walk {
+    int64 first, end;
+    int c, down, split;
+    bool active;  // false beyond the last channel: c is 0 then, there are no rows, and nothing is to be written
+};
+
+template <int V>
+__device__ __forceinline__ Walk walk(const BatchNorm& s) {
+    const int tiles = (s.C / V + s.across - 1) / s.across, lane = threadIdx.x % s.across;
+    Walk w;
+    w.split = blockIdx.x / tiles;
+    w.down = NORM_THREADS / s.across;
+    w.c = (blockIdx.x % tiles * s.across + lane) * V;
+    w.active = w.c < s.C;
+    if (!w.active) w.c = 0;
+    const int64 begin = w.split * s.rows_a_split;
+    w.first = begin + threadIdx.x / s.across;
+    w.end = w.active ? min(begin + s.rows_a_split, s.rows) : 0;
+    return w;
+}
+
+// v = values[c …], or one constant where there are no values.
+template <int V>
+__device__ __forceinline__ void load_or(float (&v)[V], const float* values, int c, float otherwise) {
+    if (values) {
+        load<V>(v, values + c);
+        return;
+    }
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = otherwise;
+}
+
+// Elements of a channel so far: how many, their mean, their squared distances from it.
+template <int V>
+struct Moments {
+    float n, mean[V], squares[V];
+};
+
+template <int V>
+__device__ __forceinline__ void join(Moments<V>& a, float n, const float (&mean)[V], const float (&squares)[V]) {
+    const float both = a.n + n, share = both > 0.0f ? n / both : 0.0f;
+#pragma unroll
+    for (int u = 0; u < V; ++u) {
+        const float distance = mean[u] - a.mean[u];
+        a.mean[u] += distance * share;
+        a.squares[u] += squares[u] + distance * distance * a.n * share;
+    }
+    a.n = both;
+}
+
+// Joins the threads of a block that hold the same channels, always in the same order, into those of its first `across`.
+template <int V>
+__device__ __forceinline__ void join_block(Moments<V>& a, int across) {
+    __shared__ Moments<V> of[NORM_THREADS];
+    of[threadIdx.x] = a;
+    __syncthreads();
+    for (int half = NORM_THREADS / 2; half >= across; half /= 2) {
+        if (threadIdx.x < half) {
+            const Moments<V>& other = of[threadIdx.x + half];
+            join<V>(a, other.n, other.mean, other.squares);
+            of[threadIdx.x] = a;
+        }
+        __syncthreads();
+    }
+}
+
+template <int V>
+__device__ __forceinline__ void add_block(float (&a)[V], int across) {
+    __shared__ float of[NORM_THREADS][V];
+#pragma unroll
+    for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u];
+    __syncthreads();
+    for (int half = NORM_THREADS / 2; half >= across; half /= 2) {
+        if (threadIdx.x < half)
+#pragma unroll
+            for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u] += of[threadIdx.x + half][u];
+        __syncthreads();
+    }
+}
+
+// partial (splits, 2, C): means and squared distances.
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
+        const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
+    const Walk w = walk<V>(s);
+    Moments<V> all = {};
+    for (int64 r0 = w.first; r0 < w.end; r0 += UNROLL * w.down) {
+        float v[UNROLL][V] = {}, mean[V] = {}, squares[V] = {};
+        int count = 0;
+#pragma unroll
+        for (int k = 0; k < UNROLL; ++k)
+            if (r0 + k * w.down < w.end) {
+                load<V>(v[k], x + (r0 + k * w.down) * s.C + w.c);
+                ++count;
+            }
+        const float share = 1.0f / count;
+#pragma unroll
+        for (int u = 0; u < V; ++u) {
+#pragma unroll
+            for (int k = 0; k < UNROLL; ++k) mean[u] += v[k][u];
+            mean[u] *= share;
+#pragma unroll
+            for (int k = 0; k < UNROLL; ++k) {
+                const float distance = k < count ? v[k][u] - mean[u] : 0.0f;
+                squares[u] += distance * distance;
+            }
+        }
+        join<V>(all, count, mean, squares);
+    }
+    join_block<V>(all, s.across);
+    if (threadIdx.x < s.across && w.active) {
+        float* out = partial + (int64)w.split * 2 * s.C + w.c;
+        store<V>(out, all.mean);
+        store<V>(out + s.C, all.squares);
+    }
+}
+
+// 32 channels a block, the splits among its warps.
+__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments_merge(
+        const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
+        float* __restrict__ running_mean, float* __restrict__ running_var, BatchNorm s) {
+    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    Moments<1> all = {};
+    if (c < s.C)
+        for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
+            const int64 rows = min(s.rows_a_split, s.rows - split * s.rows_a_split);
+            const float* from = partial + (int64)split * 2 * s.C + c;
+            join<1>(all, rows, {from[0]}, {from[s.C]});
+        }
+    join_block<1>(all, WARP);
+    if (threadIdx.x < WARP && c < s.C)
+        finish_moments(c, all.mean[0], all.squares[0], mean, variance, running_mean, running_var, s);
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_forward(
+        const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
+        const float* __restrict__ mean, const float* __restrict__ variance, const T* __restrict__ OR_NULL residual,
+        T* __restrict__ y, BatchNorm s, Activation f) {
+    const Walk w = walk<V>(s);
+    float scale[V], shift[V], centre[V], spread[V];
+    load_or<V>(scale, gamma, w.c, 1.0f);
+    load_or<V>(shift, beta, w.c, 0.0f);
+    load<V>(centre, mean + w.c);
+    load<V>(spread, variance + w.c);
+#pragma unroll
+    for (int u = 0; u < V; ++u) scale[u] *= inverse_deviation(spread[u], s.eps);
+#pragma unroll UNROLL
+    for (int64 r = w.first; r < w.end; r += w.down) {
+        const int64 at = r * s.C + w.c;
+        float v[V], added[V] = {};
+        load<V>(v, x + at);
+        if (residual) load<V>(added, residual + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = activate(f, (v[u] - centre[u]) * scale[u] + shift[u] + added[u]);
+        store<V>(y + at, v);
+    }
+}
+
+// partial (splits, 2, C): dgamma and dbeta.
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
+        const float* __restrict__ variance, float* __restrict__ partial, BatchNorm s, Activation f) {
+    const Walk w = walk<V>(s);
+    float centre[V], spread[V], dgamma[V] = {}, dbeta[V] = {};
+    load<V>(centre, mean + w.c);
+    load<V>(spread, variance + w.c);
+#pragma unroll UNROLL
+    for (int64 r = w.first; r < w.end; r += w.down) {
+        const int64 at = r * s.C + w.c;
+        float g[V], v[V];
+        load_gated<V>(g, dy, y, at, f);
+        load<V>(v, x + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) dgamma[u] += g[u] * (v[u] - centre[u]), dbeta[u] += g[u];
+    }
+    add_block<V>(dgamma, s.across);
+    add_block<V>(dbeta, s.across);
+    if (threadIdx.x < s.across && w.active) {
+#pragma unroll
+        for (int u = 0; u < V; ++u) dgamma[u] *= inverse_deviation(spread[u], s.eps);
+        float* out = partial + (int64)w.split * 2 * s.C + w.c;
+        store<V>(out, dgamma);
+        store<V>(out + s.C, dbeta);
+    }
+}
+
+__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums_merge(
+        const float* __restrict__ partial, int splits, float* __restrict__ sums, float* __restrict__ OR_NULL gamma_out,
+        float* __restrict__ OR_NULL beta_out, BatchNorm s) {
+    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    float of[2] = {};  // dgamma, dbeta
+    if (c < s.C)
+        for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
+            const float* from = partial + (int64)split * 2 * s.C + c;
+            of[0] += from[0], of[1] += from[s.C];
+        }
+    add_block<2>(of, WARP);
+    if (threadIdx.x < WARP && c < s.C) finish_sums(c, of[0], of[1], sums, gamma_out, beta_out, s);
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_input_grad(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        const float* __restrict__ OR_NULL gamma, const float* __restrict__ mean, const float* __restrict__ variance,
+        const float* __restrict__ OR_NULL sums, T* __restrict__ dx, T* __restrict__ OR_NULL dresidual, BatchNorm s,
+        Activation f) {
+    const Walk w = walk<V>(s);
+    float scale[V], centre[V], spread[V], slope[V] = {}, offset[V] = {};
+    load_or<V>(scale, gamma, w.c, 1.0f);
+    load<V>(centre, mean + w.c);
+    load<V>(spread, variance + w.c);
+    if (sums) {
+        load<V>(slope, sums + w.c);
+        load<V>(offset, sums + s.C + w.c);
+    }
+#pragma unroll
+    for (int u = 0; u < V; ++u) {
+        const float inverse = inverse_deviation(spread[u], s.eps);
+        scale[u] *= inverse;
+        slope[u] *= inverse / s.rows, offset[u] /= s.rows;
+    }
+#pragma unroll UNROLL
+    for (int64 r = w.first; r < w.end; r += w.down) {
+        const int64 at = r * s.C + w.c;
+        float g[V], v[V];
+        load_gated<V>(g, dy, y, at, f);
+        if (dresidual) store<V>(dresidual + at, g);
+        load<V>(v, x + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = scale[u] * (g[u] - offset[u] - (v[u] - centre[u]) * slope[u]);
+        store<V>(dx + at, v);
+    }
+}
