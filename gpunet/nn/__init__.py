@@ -17,10 +17,12 @@ from gpunet.nn.layers import (
     Tanh,
 )
 from gpunet.nn.module import Buffer, Module
+from gpunet.nn.norm import BatchNorm2d, Residual, fold_batch_norm
 from gpunet.nn.sequential import Sequential
 
 __all__ = [
     "AvgPool2d",
+    "BatchNorm2d",
     "Buffer",
     "Conv2d",
     "Dropout",
@@ -32,10 +34,12 @@ __all__ = [
     "Module",
     "Parameter",
     "ReLU",
+    "Residual",
     "Sequential",
     "Sigmoid",
     "Softmax",
     "Tanh",
+    "fold_batch_norm",
     "init",
     "parameter",
 ]

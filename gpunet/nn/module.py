@@ -46,7 +46,7 @@ class Module:
     """
 
     training: bool = True
-    """Whether dropout drops; set by `train` and `eval`."""
+    """Whether dropout drops and batch norm follows the batch; set by `train` and `eval`."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's result; subclasses write it."""
@@ -123,7 +123,7 @@ class Module:
         return self
 
     def eval(self) -> Self:
-        """Inference mode: no dropout."""
+        """Inference mode: no dropout, batch norm by the running moments."""
         return self.train(False)
 
     def to(self, backend: str | Backend) -> Self:

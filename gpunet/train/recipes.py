@@ -18,7 +18,7 @@ from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
-MODELS = ("lenet", "cnn")
+MODELS = ("lenet", "cnn", "resnet9", "vgg11")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("onecycle", "cosine", "constant")
 
@@ -74,7 +74,7 @@ _BY_DATASET = {
     ),
 }  # fmt: skip
 _FOR_LENET: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 12}}
-"""What the small net wants otherwise: more epochs, for each costs it little; and no dropout, for it has none."""
+"""What the small net wants otherwise: more epochs, for each costs it little."""
 _FOR_OPTIMIZER: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.05, "weight_decay": 5e-4},
     "adam": {"lr": 2e-3, "weight_decay": 0.0},
@@ -95,7 +95,9 @@ def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
     base = _BY_DATASET.get(dataset, Recipe(dataset=dataset))
     if dataset not in _BY_DATASET:
         given.setdefault("optimizer", "adamw")
-    for_model = {"dropout": 0.0, **_FOR_LENET.get(dataset, {})} if model == "lenet" else {}
+    for_model = {} if model == "cnn" else {"dropout": 0.0}  # the others have none
+    if model == "lenet":
+        for_model |= _FOR_LENET.get(dataset, {})
     for_optimizer = _FOR_OPTIMIZER.get(given.get("optimizer", ""), {})
     return replace(base, model=model, **{**for_model, **for_optimizer, **given})
 
@@ -134,11 +136,11 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
 
 def make_model(recipe: Recipe, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The recipe's network, with initial parameters that the seed decides."""
-    if recipe.model == "lenet":
-        if recipe.dropout:
-            raise ValueError("lenet has no dropout: leave it out, or take cnn")
-        return models.lenet(input_shape, classes)
-    return models.cnn(input_shape, classes, dropout=recipe.dropout)
+    if recipe.model == "cnn":
+        return models.cnn(input_shape, classes, dropout=recipe.dropout)
+    if recipe.dropout:
+        raise ValueError(f"{recipe.model} has no dropout: leave it out, or take cnn")
+    return getattr(models, recipe.model)(input_shape, classes)
 
 
 def make_loaders(recipe: Recipe, train: Any, *others: Any, backend: Backend | None = None) -> tuple[Any, ...]:

@@ -1,0 +1,111 @@
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import host, relative_error
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet import models, nn, optim
+from gpunet.backends import get_backend, why_unavailable
+
+
+def conv_parameters(*channels):
+    """Of 3x3 convolutions without bias, each from one number of channels to the next."""
+    return sum(9 * c * o for c, o in pairwise(channels))
+
+
+def test_resnet9_has_the_parameters_of_its_formula():
+    filters = [64, 128, 128, 128, 256, 512, 512, 512]
+    expected = conv_parameters(3, *filters) + 2 * sum(filters) + 513 * 10
+    summary = models.resnet9().summary((32, 32, 3))
+    assert summary.parameters == expected == 6_573_130
+    assert [row.output_shape for row in summary.rows if row.kind == "MaxPool2d"] == [
+        (16, 16, 128), (8, 8, 256), (4, 4, 512), (1, 1, 512)
+    ]  # fmt: skip
+
+
+def test_vgg11_has_the_parameters_of_its_formula():
+    filters = [64, 128, 256, 256, 512, 512, 512, 512]
+    convs, head = conv_parameters(3, *filters), 513 * 10
+    plain = models.vgg11(batch_norm=False)
+    of_convs = sum(p.size for layer in plain if isinstance(layer, nn.Conv2d) for p in layer.parameters())
+    assert of_convs == convs + sum(filters) == 9_220_480
+    assert plain.summary((32, 32, 3)).parameters == of_convs + head == 9_225_610
+    assert models.vgg11().summary((32, 32, 3)).parameters == convs + 2 * sum(filters) + head == 9_228_362
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.resnet9((7, 32, 3)), "resnet9: images are 7x32 but must be at least 8x8"),
+        (lambda: models.vgg11((28, 28, 1)), "vgg11: images are 28x28 but must be at least 32x32"),
+    ],
+)
+def test_images_that_are_too_small_are_refused(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(("make", "shape"), [(models.resnet9, (9, 17, 2)), (models.vgg11, (33, 65, 1))])
+def test_models_take_images_of_many_sizes_and_every_parameter_gets_a_gradient(rng, make, shape):
+    model = make(shape, classes=3)
+    logits = model(rng.normal(size=(2, *shape)).astype(np.float32))
+    assert logits.shape == (2, 3)
+    F.softmax_cross_entropy(logits, [0, 2]).backward()
+    for name, p in model.named_parameters():
+        assert np.abs(host(p.grad)).max() > 0, name
+
+
+def small_resnet():
+    """The pattern of resnet9 in little."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding="same", bias=False), nn.BatchNorm2d(8, activation="relu"), nn.MaxPool2d(2),
+        nn.Residual(
+            nn.Conv2d(8, 8, 3, padding="same", bias=False), nn.BatchNorm2d(8, activation="relu"),
+            nn.Conv2d(8, 8, 3, padding="same", bias=False), nn.BatchNorm2d(8, activation="relu"),
+        ),
+        nn.MaxPool2d(4), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def trained(backend, steps=8):
+    """Losses of the steps, and the model."""
+    gp.seed(0)
+    rng = np.random.default_rng(0)
+    model = small_resnet().to(backend)
+    optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    x = gp.tensor(rng.normal(size=(16, 8, 8, 3)).astype(np.float32), backend=backend)
+    labels, losses = rng.integers(0, 4, 16), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.softmax_cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return np.array(losses), model
+
+
+@pytest.mark.parametrize("name", ["reference", "emulated"])
+def test_a_small_resnet_trains_with_numpys_losses_and_running_moments(name):
+    if why := why_unavailable(name):
+        pytest.skip(why)
+    (expected, theirs), (got, model) = trained(get_backend("numpy")), trained(get_backend(name))
+    assert expected[-1] < 0.7 * expected[0]
+    np.testing.assert_allclose(got, expected, rtol=tolerances.LOSS_CURVE)
+    for (entry, mine), (_, other) in zip(model.named_buffers(), theirs.named_buffers(), strict=True):
+        assert relative_error(mine.numpy(), other.numpy()) < tolerances.LOSS_CURVE, entry
+
+
+def test_a_trained_resnet_is_restored_and_folded(backend, rng):
+    _, model = trained(backend, steps=3)
+    twin = small_resnet().to(backend)
+    twin.load_state_dict(model.state_dict())
+    x = rng.normal(size=(5, 8, 8, 3)).astype(np.float32)
+    expected = model.eval()(x).numpy()
+    np.testing.assert_array_equal(twin.eval()(x).numpy(), expected)
+    folded = nn.fold_batch_norm(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for _, m in folded.named_modules())
+    assert relative_error(folded(x).numpy(), expected) < 4 * tolerances.BACKENDS["float32"]
