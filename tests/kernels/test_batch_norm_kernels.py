@@ -9,7 +9,7 @@ SHAPES = [
     (1, 6, 11, 132),  # 33 groups of four: a second block of them, nearly empty
     (41, 10),
     (4, 2, 1, 35),
-    (3, 40, 37, 4),  # a thread takes several steps down the rows
+    (3, 41, 37, 4),  # five splits of the rows, the last one shorter
     (5, 1),
 ]
 ACTIVATIONS = [None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]

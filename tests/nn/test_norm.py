@@ -135,7 +135,7 @@ def test_a_residual_adds_its_input(backend, rng):
 
 
 FOLDED = {
-    "conv": (lambda: nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)), 1),
+    "conv": (lambda: nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6, eps=0.1)), 1),
     "conv without bias, fused activation": (
         lambda: nn.Sequential(nn.Conv2d(3, 6, (2, 3), stride=2, bias=False), nn.BatchNorm2d(6, activation="tanh")), 1
     ),
