@@ -334,6 +334,14 @@ class Backend(ABC):
         """dx from dy and the output y."""
 
     @abstractmethod
+    def gelu_forward(self, x: Array) -> Array:
+        """y = x Phi(x) of x's shape, with the standard normal distribution function Phi (Hendrycks & Gimpel 2016)."""
+
+    @abstractmethod
+    def gelu_backward(self, dy: Array, x: Array) -> Array:
+        """dx = dy (Phi(x) + x phi(x)), phi the density; from the input x, for the output does not determine it."""
+
+    @abstractmethod
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
         """exp(x) / sum(exp(x)) over the last axis, or its logarithm."""
 

@@ -22,7 +22,7 @@ TABLES = 64
 
 
 class CudaTraining(CudaDevice, ABC):
-    """Primitives of kernels/activation.cu, softmax.cu, sigmoid_cross_entropy.cu, random.cu and optimizer.cu."""
+    """Primitives of kernels/activation.cu, gelu.cu, softmax.cu, sigmoid_cross_entropy.cu, random.cu and optimizer.cu."""
 
     def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
         super().__init__(arrays, launcher, simple=simple, name=name)
@@ -40,6 +40,18 @@ class CudaTraining(CudaDevice, ABC):
         self._expect("activation_backward", dy=(dy, None), y=(y, dy.shape))
         dx = self.arrays.empty(dy.shape, dy.dtype)
         self._each("activation_backward", dy.size, dy, y, dx, dy.size, activation_fields(activation))
+        return dx
+
+    def gelu_forward(self, x: Array) -> Array:
+        self._expect("gelu_forward", x=(x, None))
+        y = self.arrays.empty(x.shape, x.dtype)
+        self._each("gelu_forward", x.size, x, y, x.size)
+        return y
+
+    def gelu_backward(self, dy: Array, x: Array) -> Array:
+        self._expect("gelu_backward", dy=(dy, None), x=(x, dy.shape))
+        dx = self.arrays.empty(dy.shape, dy.dtype)
+        self._each("gelu_backward", dy.size, dy, x, dx, dy.size)
         return dx
 
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:

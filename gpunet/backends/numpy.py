@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gpunet.backends import host_memory, numpy_norm, numpy_pool
+from gpunet.backends import host_memory, numpy_gelu, numpy_norm, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate, Moments
 from gpunet.backends.host import HostBackend, deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
@@ -305,6 +305,18 @@ class NumpyBackend(HostBackend):
                 out[i:j] = open_activation(flat_dy[i:j], flat_y[i:j], activation)
 
         self._parallel(work, dy.size, 1)
+        return dx
+
+    def gelu_forward(self, x: Array) -> Array:
+        y = host_memory.empty(x.shape, x.dtype)
+        flat, out = x.reshape(-1), y.reshape(-1)
+        self._parallel(lambda i, j: numpy_gelu.forward(flat[i:j], out[i:j]), x.size, 8)
+        return y
+
+    def gelu_backward(self, dy: Array, x: Array) -> Array:
+        dx = host_memory.empty(x.shape, x.dtype)
+        flat_dy, flat, out = dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
+        self._parallel(lambda i, j: numpy_gelu.backward(flat_dy[i:j], flat[i:j], out[i:j]), x.size, 8)
         return dx
 
     # ---- threads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import erfc, pi, sqrt
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -176,11 +178,12 @@ class ReferenceBackend(HostBackend):
         axes, n = _all_but_channels(x)
         deviation = np.sqrt(saved.variance + eps)
         h = (x - saved.mean) / deviation
-        dbeta, dgamma = g.sum(axis=axes), (g * h).sum(axis=axes)
+        dbeta, dgamma = g.sum(axis=axes, dtype=h.dtype), (g * h).sum(axis=axes)
         dx = (g - (dbeta + h * dgamma) / n if training else g) / deviation
         if gamma is not None:
             dx = dx * gamma
-        dgamma, dbeta = deliver(dgamma, gamma_out, accumulate), deliver(dbeta, beta_out, accumulate)
+        dgamma = deliver(dgamma.astype(x.dtype), gamma_out, accumulate)
+        dbeta = deliver(dbeta.astype(x.dtype), beta_out, accumulate)
         return dx.astype(x.dtype), dgamma, dbeta, g if residual else None
 
     # ---- activations
@@ -208,12 +211,23 @@ class ReferenceBackend(HostBackend):
             case _:
                 return dy * (1 - y * y)
 
+    def gelu_forward(self, x: Array) -> Array:
+        return (x * _normal_cdf(x)).astype(x.dtype)
+
+    def gelu_backward(self, dy: Array, x: Array) -> Array:
+        density = np.exp(-x * x / 2) / sqrt(2 * pi)
+        return (dy * (_normal_cdf(x) + x * density)).astype(dy.dtype)
+
     def _open(self, dy: Array, gate: Gate | None) -> Array:
         if gate is not None and gate.activation is not None:
             dy = self.activation_backward(dy, gate.y, gate.activation)
         if gate is not None and gate.mask is not None and gate.pool is not None:
             dy = self.max_pool2d_backward(dy, gate.mask, geometry=gate.pool)
         return dy
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * np.vectorize(erfc, otypes=[np.float64])(-x / sqrt(2))
 
 
 def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:

@@ -63,6 +63,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
         "gather_augment.cu": [instance("gather_augment", t) for t in ("float", "uint8")],
+        "gelu.cu": ["gelu_forward<float>", "gelu_backward<float>"],
         "matmul.cu": [
             "matmul_simple<float>",
             *(instance("matmul_tiled", "float", *tile, ta, tb) for tile, ta, tb in product(MATMUL_TILES, flags, flags)),

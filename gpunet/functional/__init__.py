@@ -1,6 +1,6 @@
 """The public operations on tensors: ``from gpunet import functional as F``."""
 
-from gpunet.functional.activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from gpunet.functional.activation import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
 from gpunet.functional.arithmetic import (
     absolute,
     add,
@@ -37,6 +37,7 @@ __all__ = [
     "dropout",
     "exp",
     "flatten",
+    "gelu",
     "index",
     "leaky_relu",
     "linear",

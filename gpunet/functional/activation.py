@@ -20,6 +20,18 @@ class _Activate(Function):
         return self.backend.activation_backward(dy, self.y, self.activation)
 
 
+class _Gelu(Function):
+    name = "gelu"
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return self.backend.gelu_forward(x)
+
+    def backward(self, dy: Array) -> Any:
+        (x,) = self.saved
+        return self.backend.gelu_backward(dy, x)
+
+
 class _Softmax(Function):
     name = "softmax"
 
@@ -66,6 +78,14 @@ def sigmoid(x: Tensor) -> Tensor:
 def tanh(x: Tensor) -> Tensor:
     """Hyperbolic tangent."""
     return _Activate.apply(x, activation=Activation("tanh"))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Phi(x), Phi the standard normal distribution function itself, not an approximation (Hendrycks & Gimpel 2016).
+
+    Not to be fused by `activation=`: its gradient needs the input, which the others' do not.
+    """
+    return _Gelu.apply(x)
 
 
 def softmax(x: Tensor) -> Tensor:

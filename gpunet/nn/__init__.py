@@ -3,6 +3,7 @@
 from gpunet.autograd import Parameter, parameter
 from gpunet.nn import init
 from gpunet.nn.layers import (
+    GELU,
     AvgPool2d,
     Conv2d,
     Dropout,
@@ -21,6 +22,7 @@ from gpunet.nn.norm import BatchNorm2d, Residual, fold_batch_norm
 from gpunet.nn.sequential import Sequential
 
 __all__ = [
+    "GELU",
     "AvgPool2d",
     "BatchNorm2d",
     "Buffer",

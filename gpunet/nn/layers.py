@@ -250,6 +250,16 @@ class Tanh(_Elementwise):
         return F.tanh(x)
 
 
+class GELU(_Elementwise):
+    """x Phi(x), with the standard normal distribution function Phi."""
+
+    cost = 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Elementwise."""
+        return F.gelu(x)
+
+
 class Softmax(_Elementwise):
     """exp(x) / sum(exp(x)) over the last axis."""
 

@@ -166,6 +166,8 @@ def elementwise(run):
     special = np.resize(np.float32([0.5, -2, 0, 3, np.nan, np.inf]), (3, 5))
     for activation in ACTIVATIONS:
         run("activation_backward", run.normal(3, 5), run("activation_forward", special, activation), activation)
+    run("gelu_forward", special[:, :-1].copy())
+    run("gelu_backward", run.normal(3, 4), run.normal(3, 4))
     for name in UNARY:
         run("unary", name, special)
     for name in BINARY:

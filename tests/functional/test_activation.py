@@ -9,12 +9,14 @@ from helpers import apart, check_gradients, gradients, host, same
 import gpunet as gp
 from gpunet import functional as F
 from gpunet.backends.base import Activation
+from gpunet.backends.numpy_gelu import normal_cdf
 
 ORACLES = {
     "relu": lambda x: np.maximum(x, 0),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "sigmoid": scipy.special.expit,
     "tanh": np.tanh,
+    "gelu": lambda x: x * scipy.special.ndtr(x),
     "softmax": lambda x: scipy.special.softmax(x, axis=-1),
     "log_softmax": lambda x: scipy.special.log_softmax(x, axis=-1),
 }
@@ -123,3 +125,33 @@ def test_bad_activations_are_named(backend):
     for f in (F.softmax, F.log_softmax):
         with pytest.raises(ValueError, match="softmax: x has no axes but takes at least one, the classes"):
             f(F.sum(x))
+
+
+def test_gelu_is_exact_far_from_zero_too(backend, dtype):
+    x = np.concatenate([np.linspace(-12, 12, 4801), [-30, 30, -0.0, 1e-30, -1e-30, np.nan]]).astype(dtype)
+    wide = x.astype(np.float64)
+    expected = wide * scipy.special.ndtr(wide)
+    slope = scipy.special.ndtr(wide) + wide * np.exp(-wide * wide / 2) / np.sqrt(2 * np.pi)
+    t = gp.tensor(x, backend=backend, requires_grad=True)
+    y = F.gelu(t)
+    y.backward(np.ones(x.shape, dtype))
+    relative, smallest = (1e-12, 1e-300) if dtype == np.float64 else (2e-5, 1e-30)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=relative, atol=smallest)
+    np.testing.assert_allclose(host(t.grad, backend), slope, rtol=relative, atol=1e-7 * relative / 1e-5)
+
+
+def test_numpys_normal_distribution_is_scipys_to_the_last_digits(rng):
+    x = np.concatenate([rng.normal(size=50_000) * 3, np.linspace(-37, 9, 50_001)])
+    exact = scipy.special.ndtr(x)
+    near = np.abs(x) < 6
+    assert np.abs(normal_cdf(x) - exact).max() < 1e-15
+    np.testing.assert_allclose(normal_cdf(x)[near], exact[near], rtol=2e-14)
+    single = x.astype(np.float32)
+    np.testing.assert_allclose(normal_cdf(single), scipy.special.ndtr(single.astype(np.float64)), rtol=0, atol=2e-7)
+
+
+def test_gelu_of_nothing_is_nothing(backend):
+    t = gp.tensor(np.zeros((0, 3), np.float32), backend=backend, requires_grad=True)
+    y = F.gelu(t)
+    y.backward(np.zeros((0, 3), np.float32))
+    assert y.shape == t.grad.shape == (0, 3)

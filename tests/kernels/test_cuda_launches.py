@@ -117,6 +117,8 @@ PRIMITIVES = {
         lambda on: on.activation_backward(ones(on, 3), ones(on, 3), RELU),
         ["activation_backward<float>"],
     ),
+    "gelu_forward": (lambda on: on.gelu_forward(ones(on, 3)), ["gelu_forward<float>"]),
+    "gelu_backward": (lambda on: on.gelu_backward(ones(on, 3), ones(on, 3)), ["gelu_backward<float>"]),
     "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float>"]),
     "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
     "softmax_cross_entropy": (

@@ -29,6 +29,7 @@ LAYERS = [
     (lambda: nn.LeakyReLU(0.3), lambda m, x: F.leaky_relu(x, 0.3)),
     (nn.Sigmoid, lambda m, x: F.sigmoid(x)),
     (nn.Tanh, lambda m, x: F.tanh(x)),
+    (nn.GELU, lambda m, x: F.gelu(x)),
     (nn.Softmax, lambda m, x: F.softmax(x)),
     (nn.LogSoftmax, lambda m, x: F.log_softmax(x)),
     (lambda: nn.Dropout(0.4).eval(), lambda m, x: x),

@@ -114,6 +114,7 @@ def test_linear(backend, rng):
         (lambda x: F.leaky_relu(x, 0.3), lambda x: tf.leaky_relu(x, 0.3)),
         (F.sigmoid, torch.sigmoid),
         (F.tanh, torch.tanh),
+        (F.gelu, tf.gelu),
         (F.softmax, lambda x: torch.softmax(x, -1)),
         (F.log_softmax, lambda x: torch.log_softmax(x, -1)),
         (F.exp, torch.exp),
