@@ -2,6 +2,7 @@
 
 from gpunet.autograd import Parameter, parameter
 from gpunet.nn import init
+from gpunet.nn.folding import fold_batch_norm
 from gpunet.nn.layers import (
     GELU,
     AvgPool2d,
@@ -18,8 +19,8 @@ from gpunet.nn.layers import (
     Tanh,
 )
 from gpunet.nn.module import Buffer, Module
-from gpunet.nn.norm import BatchNorm2d, Residual, fold_batch_norm
-from gpunet.nn.sequential import Sequential
+from gpunet.nn.norm import BatchNorm2d
+from gpunet.nn.sequential import Residual, Sequential
 
 __all__ = [
     "GELU",

@@ -9,6 +9,7 @@ from gpunet.backends.base import FUSED_POOL, Activation
 from gpunet.geometry import sides_of
 from gpunet.nn.layers import Conv2d, LeakyReLU, Linear, MaxPool2d, ReLU, Sigmoid, Tanh
 from gpunet.nn.module import Module
+from gpunet.nn.norm import BatchNorm2d
 
 
 class Rule(NamedTuple):
@@ -40,7 +41,11 @@ _ACTIVATIONS: dict[type[Module], Callable[[Any], Activation]] = {
 }
 RULES = (
     *(Rule(Conv2d, kind, "activation", value, before=("pool",)) for kind, value in _ACTIVATIONS.items()),
-    *(Rule(Linear, kind, "activation", value) for kind, value in _ACTIVATIONS.items()),
+    *(
+        Rule(first, kind, "activation", value)
+        for first in (Linear, BatchNorm2d)
+        for kind, value in _ACTIVATIONS.items()
+    ),
     Rule(Conv2d, MaxPool2d, "pool", _window),
 )
 

@@ -1,19 +1,18 @@
-"""Batch normalisation, what it makes possible (deep residual nets), and how it goes again after training."""
+"""Layers that normalise."""
 
 from __future__ import annotations
 
-import copy
 from math import prod
 
 import numpy as np
 
 from gpunet import functional as F
-from gpunet.autograd import Parameter, Tensor, parameter
+from gpunet.autograd import Tensor, parameter
+from gpunet.backends.base import Activation
 from gpunet.geometry import positive_int
 from gpunet.nn import init as initial
-from gpunet.nn.layers import Conv2d, Linear, Shape
+from gpunet.nn.layers import Shape
 from gpunet.nn.module import Buffer, Module
-from gpunet.nn.sequential import Sequential
 
 
 class BatchNorm2d(Module):
@@ -52,11 +51,12 @@ class BatchNorm2d(Module):
         self.running_mean = Buffer(initial.zeros(shape))
         self.running_var = Buffer(np.ones(shape, np.float32))
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (…, C), and what is added before the activation, of x's shape -> (…, C)."""
+    def forward(self, x: Tensor, residual: Tensor | None = None, *, activation: Activation | None = None) -> Tensor:
+        """x (…, C), and what is added before the activation, of x's shape -> (…, C); `activation` as for `Conv2d.forward`."""
         return F.batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var,
-            training=self.training, momentum=self.momentum, eps=self.eps, activation=self.activation, residual=residual,
+            training=self.training, momentum=self.momentum, eps=self.eps,
+            activation=self.activation or activation, residual=residual,
         )  # fmt: skip
 
     def parameter_formula(self) -> str:
@@ -72,68 +72,3 @@ class BatchNorm2d(Module):
         fused = "" if self.activation is None else f", activation={self.activation.name!r}"
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.running_mean.size}, eps={self.eps}, momentum={self.momentum}{affine}{fused}"
-
-
-class Residual(Sequential):
-    """x + layers(x): what the layers, one after another, add to their input (He et al. 2016, section 3.1).
-
-    The layers keep the shape: they are Sequential's, and so are their names.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x -> x + layers(x), of x's shape."""
-        y = super().forward(x)
-        if y.shape != x.shape:
-            raise ValueError(f"Residual: the layers make {y.shape} of {x.shape}, and only equal shapes add up")
-        return x + y
-
-
-def fold_batch_norm(model: Module) -> Module:
-    """A copy of a model for inference, in `eval` mode, in which batch norms are part of the products before them.
-
-    With the running moments, batch norm of x w + b is x (w s) + (b - mean) s + beta, s = gamma / sqrt(variance + eps): one
-    product with other filters, and its output is not passed over again. Folded is a `BatchNorm2d` that follows a `Conv2d` or a
-    `Linear` without activation in a `Sequential`, wherever in the model that stands; others stay. The product takes over the
-    batch norm's activation. The model itself is not changed, and shares nothing with the copy.
-    """
-    memo: dict[int, object] = {}
-    for p in model.parameters():
-        memo[id(p)] = Parameter(p.backend.copy(p.data), p.backend, p.requires_grad)
-    for _, buffer in model.named_buffers():
-        twin = copy.copy(buffer)
-        twin.data = buffer.backend.copy(buffer.data)
-        memo[id(buffer)] = twin
-    folded = copy.deepcopy(model, memo)
-    for _, module in list(folded.named_modules()):
-        if isinstance(module, Sequential):
-            module.layers = _folded(module.layers)
-    return folded.eval()
-
-
-def _folded(layers: list[Module]) -> list[Module]:
-    kept: list[Module] = []
-    for layer in layers:
-        before = kept[-1] if kept else None
-        if isinstance(layer, BatchNorm2d) and isinstance(before, Conv2d | Linear) and before.activation is None:
-            kept[-1] = _joined(before, layer)
-        else:
-            kept.append(layer)
-    return kept
-
-
-def _joined(product: Conv2d | Linear, norm: BatchNorm2d) -> Module:
-    """A layer that does what both did; a new one, for the product may stand elsewhere too."""
-
-    def values(tensor: Tensor | None, otherwise: float) -> np.ndarray:
-        return np.full(norm.running_mean.shape, otherwise) if tensor is None else tensor.numpy().astype(np.float64)
-
-    def made(array: np.ndarray) -> Parameter:
-        backend, dtype = product.weight.backend, product.weight.dtype
-        return Parameter(backend.asarray(array.astype(dtype), dtype), backend)
-
-    scale = values(norm.weight, 1) / np.sqrt(values(norm.running_var, 1) + norm.eps)
-    joined = copy.copy(product)
-    joined.weight = made(product.weight.numpy() * scale)
-    joined.bias = made((values(product.bias, 0) - values(norm.running_mean, 0)) * scale + values(norm.bias, 0))
-    joined.activation = norm.activation
-    return joined

@@ -1,4 +1,4 @@
-"""`Sequential`: modules one after another."""
+"""`Sequential`: modules one after another, and `Residual`, which adds them to their input."""
 
 from __future__ import annotations
 
@@ -45,3 +45,17 @@ class Sequential(Module):
 
     def __getitem__(self, i: int) -> Module:
         return self.layers[i]
+
+
+class Residual(Sequential):
+    """x + layers(x): what the layers, one after another, add to their input (He et al. 2016, section 3.1).
+
+    The layers keep the shape: they are Sequential's, and so are their names.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x -> x + layers(x), of x's shape."""
+        y = super().forward(x)
+        if y.shape != x.shape:
+            raise ValueError(f"Residual: the layers make {y.shape} of {x.shape}, and only equal shapes add up")
+        return x + y

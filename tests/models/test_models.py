@@ -41,6 +41,11 @@ def test_vgg11_has_the_parameters_of_its_formula():
     ("make", "message"),
     [
         (lambda: models.resnet9((7, 32, 3)), "resnet9: images are 7x32 but must be at least 8x8"),
+        (lambda: models.speedrun((8, 32, 3)), "speedrun: images are 8x32 but must be at least 9x9"),
+        (
+            lambda: models.whitening_filters(np.zeros((4, 1, 5, 3))),
+            "images have shape (4, 1, 5, 3) but take (N, H, W, C)",
+        ),
         (lambda: models.vgg11((28, 28, 1)), "vgg11: images are 28x28 but must be at least 32x32"),
     ],
 )
@@ -57,6 +62,46 @@ def test_models_take_images_of_many_sizes_and_every_parameter_gets_a_gradient(rn
     F.softmax_cross_entropy(logits, [0, 2]).backward()
     for name, p in model.named_parameters():
         assert np.abs(host(p.grad)).max() > 0, name
+
+
+def test_speedrun_has_the_parameters_of_its_formula():
+    model = models.speedrun()
+    convs = conv_parameters(24, 64, 64, 256, 256, 256, 256)
+    fixed = sum(p.size for p in model.parameters() if not p.requires_grad)
+    summary = model.summary((32, 32, 3))
+    assert summary.parameters == 2 * 2 * 3 * 24 + 24 + convs + 2 * 1152 + 256 * 10 == 1_972_792
+    assert fixed == 2 * 2 * 3 * 24 + 1152
+    assert [row.output_shape for row in summary.rows if row.kind == "MaxPool2d"] == [
+        (15, 15, 64), (7, 7, 256), (3, 3, 256), (1, 1, 256)
+    ]  # fmt: skip
+
+
+def test_whitening_filters_whiten(rng):
+    mixed = rng.normal(size=(60, 9, 8, 3)) @ rng.normal(size=(3, 3))  # channels that go together
+    smooth = mixed[:, 1:] + mixed[:, :-1]  # and rows
+    w = models.whitening_filters(smooth, eps=0.0)
+    assert (w.shape, w.dtype) == ((2, 2, 3, 24), np.float32)
+    np.testing.assert_array_equal(w[..., 12:], -w[..., :12])
+    y = F.conv2d(gp.tensor(smooth), gp.tensor(w, dtype="float64")).numpy().reshape(-1, 24)[:, :12]
+    np.testing.assert_allclose(y.T @ y / len(y), np.eye(12), atol=1e-4)
+
+
+def test_speedrun_starts_whitened_and_learns_all_but_what_is_fixed(backend, rng):
+    images = rng.normal(size=(8, 11, 10, 3)).astype(np.float32)
+    model = models.speedrun((11, 10, 3), classes=4, images=images).to(backend)
+    np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images))
+    models.whiten(model, images[:4])
+    np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images[:4]))
+    with pytest.raises(TypeError, match="whiten: takes a speedrun net, got one that begins with Linear"):
+        models.whiten(nn.Sequential(nn.Linear(2, 2)), images)
+    centre = model[2].weight.numpy()[1, 1]
+    np.testing.assert_array_equal(centre[:, :24], np.eye(24))
+    before = {name: p.numpy().copy() for name, p in model.named_parameters()}
+    optimizer = optim.SGD(model.parameters(), lr=10.0)
+    F.softmax_cross_entropy(model(images), [0, 1, 2, 3] * 2).backward()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert (np.abs(p.numpy() - before[name]).max() > 0) == p.requires_grad, name
 
 
 def small_resnet():

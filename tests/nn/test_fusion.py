@@ -21,6 +21,11 @@ def test_neighbours_are_taken_in_where_a_rule_fits():
     assert runs(conv, nn.ReLU(), pool, nn.Flatten()) == [("Conv2d", ["activation", "pool"]), ("Flatten", [])]
     assert runs(conv, pool, nn.ReLU()) == [("Conv2d", ["pool"]), ("ReLU", [])]  # a pool is the last of the fused steps
     assert runs(dense, nn.Tanh(), nn.Sigmoid()) == [("Linear", ["activation"]), ("Sigmoid", [])]
+    assert runs(conv, nn.BatchNorm2d(2), nn.ReLU(), pool) == [
+        ("Conv2d", []), ("BatchNorm2d", ["activation"]), ("MaxPool2d", [])
+    ]  # fmt: skip
+    assert runs(nn.BatchNorm2d(2, activation="relu"), nn.ReLU()) == [("BatchNorm2d", []), ("ReLU", [])]
+    assert runs(nn.BatchNorm2d(2), nn.GELU()) == [("BatchNorm2d", []), ("GELU", [])]  # its gradient needs more
     assert runs(nn.ReLU(), conv, nn.Dropout(), nn.ReLU()) == [(n, []) for n in ("ReLU", "Conv2d", "Dropout", "ReLU")]
     assert runs(nn.Conv2d(1, 2, 3, activation="relu"), nn.ReLU()) == [("Conv2d", []), ("ReLU", [])]
     assert runs(nn.Conv2d(1, 2, 3, pool=2), nn.ReLU(), pool) == [("Conv2d", []), ("ReLU", []), ("MaxPool2d", [])]
@@ -65,7 +70,7 @@ def trained(backend, rng, *, fuse):
     gp.seed(1)
     layers = [
         nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 20, (2, 3)), nn.Tanh(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(40, 6), nn.LeakyReLU(0.2), nn.Linear(6, 3), nn.Sigmoid(),
+        nn.BatchNorm2d(20), nn.Sigmoid(), nn.Flatten(), nn.Linear(40, 6), nn.LeakyReLU(0.2), nn.Linear(6, 3), nn.Sigmoid(),
     ]  # fmt: skip
     model = nn.Sequential(*layers, fuse=fuse).to(backend)
     x = gp.tensor(rng.normal(size=(3, 8, 13, 2)).astype(np.float32), backend=backend, requires_grad=True)

@@ -152,9 +152,10 @@ FOLDED = {
     ),
     "not after an activation or a pool": (
         lambda: nn.Sequential(
-            nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1, activation="relu"), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.BatchNorm2d(4)
+            nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1, activation="relu"), nn.BatchNorm2d(4), nn.AvgPool2d((1, 2)),
+            nn.BatchNorm2d(4), nn.Conv2d(4, 2, (2, 1), pool=2), nn.BatchNorm2d(2),
         ),
-        5,
+        7,
     ),
 }  # fmt: skip
 

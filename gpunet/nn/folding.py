@@ -1,0 +1,70 @@
+"""Batch norm taken into the products before it, for inference."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from gpunet.autograd import Parameter, Tensor
+from gpunet.nn.layers import Conv2d, Linear
+from gpunet.nn.module import Module
+from gpunet.nn.norm import BatchNorm2d
+from gpunet.nn.sequential import Sequential
+
+
+def fold_batch_norm(model: Module) -> Module:
+    """A copy of a model for inference, in `eval` mode, in which batch norms are part of the products before them.
+
+    With the running moments, batch norm of x w + b is x (w s) + (b - mean) s + beta, s = gamma / sqrt(variance + eps): one
+    product with other filters, and its output is not passed over again. Folded is a `BatchNorm2d` that follows a `Conv2d` or a
+    `Linear` without activation or pool in a `Sequential`, wherever in the model that stands; others stay. The product takes
+    over the batch norm's activation. The model itself is not changed, and shares nothing with the copy.
+    """
+    memo: dict[int, object] = {}
+    for p in model.parameters():
+        memo[id(p)] = Parameter(p.backend.copy(p.data), p.backend, p.requires_grad)
+    for _, buffer in model.named_buffers():
+        twin = copy.copy(buffer)
+        twin.data = buffer.backend.copy(buffer.data)
+        memo[id(buffer)] = twin
+    folded = copy.deepcopy(model, memo)
+    for _, module in list(folded.named_modules()):
+        if isinstance(module, Sequential):
+            module.layers = _folded(module.layers)
+    return folded.eval()
+
+
+def _folded(layers: list[Module]) -> list[Module]:
+    kept: list[Module] = []
+    for layer in layers:
+        before = kept[-1] if kept else None
+        if type(layer) is BatchNorm2d and isinstance(before, Conv2d | Linear) and _meet(before, layer):
+            kept[-1] = _joined(before, layer)
+        else:
+            kept.append(layer)
+    return kept
+
+
+def _meet(product: Conv2d | Linear, norm: BatchNorm2d) -> bool:
+    """Whether nothing happens between the two, as it would in a subclass's `forward` or a forward hook."""
+    plain = type(product) in (Conv2d, Linear) and product.activation is None and getattr(product, "pool", None) is None
+    return plain and not (product.hooked or norm.hooked)
+
+
+def _joined(product: Conv2d | Linear, norm: BatchNorm2d) -> Module:
+    """A layer that does what both did; a new one, for the product may stand elsewhere too."""
+
+    def values(tensor: Tensor | None, otherwise: float) -> np.ndarray:
+        return np.full(norm.running_mean.shape, otherwise) if tensor is None else tensor.numpy().astype(np.float64)
+
+    def made(array: np.ndarray) -> Parameter:
+        backend, dtype = product.weight.backend, product.weight.dtype
+        return Parameter(backend.asarray(array.astype(dtype), dtype), backend)
+
+    scale = values(norm.weight, 1) / np.sqrt(values(norm.running_var, 1) + norm.eps)
+    joined = copy.copy(product)
+    joined.weight = made(product.weight.numpy() * scale)
+    joined.bias = made((values(product.bias, 0) - values(norm.running_mean, 0)) * scale + values(norm.bias, 0))
+    joined.activation = norm.activation
+    return joined
