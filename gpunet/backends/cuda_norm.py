@@ -133,8 +133,8 @@ class CudaNorm(CudaDevice, ABC):
         across = min(WARP, 1 << (c // v - 1).bit_length())  # a power of two, so that halves of a block can be joined
         rows, least = x.size // c, THREADS // across * UNROLL
         splits = max(1, min(most // _tiles(x, v, across), -(-rows // least)))
-        each = -(-rows // splits)
-        return v, across, -(-rows // each), each
+        each = max(1, -(-rows // splits))
+        return v, across, max(1, -(-rows // each)), each
 
 
 def _tiles(x: Array, v: int, across: int) -> int:

@@ -271,17 +271,16 @@ class NumpyBackend(HostBackend):
         beta_out: Array | None = None,
         accumulate: bool = False,
     ) -> tuple[Array, Array, Array, Array | None]:
-        g, fill, dx = dy, None, None
-        if activation is not None:
+        g, fill = dy, None
+        if activation is not None:  # opened once, by the sums, for both passes
             g = host_memory.empty(dy.shape, dy.dtype)
-            dx = None if residual else g
-            opened, upstream, output = (numpy_norm.as_rows(a) for a in (g, dy, y))
+            rows, upstream, output = (numpy_norm.as_rows(a) for a in (g, dy, y))
 
             def fill(i: int, j: int) -> None:
-                opened[i:j] = open_activation(upstream[i:j], output[i:j], activation)
+                rows[i:j] = open_activation(upstream[i:j], output[i:j], activation)
 
         sums = numpy_norm.gradient_sums(g, x, saved, eps, fill, self._parallel)
-        dx = host_memory.empty(x.shape, x.dtype) if dx is None else dx
+        dx = host_memory.empty(x.shape, x.dtype) if residual or g is dy else g
         numpy_norm.input_gradient(g, x, gamma, saved, eps, sums if training else None, dx, self._parallel)
         dgamma, dbeta = (total.astype(x.dtype) for total in sums)
         dgamma, dbeta = deliver(dgamma, gamma_out, accumulate), deliver(dbeta, beta_out, accumulate)

@@ -15,7 +15,7 @@ import numpy as np
 from gpunet.backends import host_memory
 from gpunet.backends.base import Array, Moments
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements of a block: it and an intermediate result stay in a second-level cache."""
 ROW = 1 << 13
 """Elements of a row at most, if a pixel has fewer: a repeated row stays in the first-level cache."""

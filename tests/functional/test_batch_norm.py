@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import gpunet as gp
 from gpunet import functional as F
+from gpunet.backends import numpy_norm
 from gpunet.backends.base import Moments
 
 SHAPES = [(2, 5, 4, 3), (1, 6, 7, 5), (9, 7), (4, 3, 2), (2, 3, 5, 8), (1, 2, 1)]
@@ -120,7 +121,7 @@ def test_every_backend_agrees_with_the_reference(backend, dtype, n, h, w, c, see
 def test_blocks_and_parts_give_the_moments_of_the_whole(rng):
     numpy, c = gp.get_backend("numpy"), 24
     x = (rng.normal(size=(40, 31, 33, c)) + 100 * np.arange(c)).astype(np.float32)
-    assert x.size > 4 * 2**17
+    assert x.size > 4 * numpy_norm.BLOCK
     running = np.zeros(c, np.float32), np.zeros(c, np.float32)
     options = {"eps": 0.0, "training": True}
     y, saved = numpy.batch_norm_forward(x, None, None, *running, momentum=1.0, **options)
@@ -198,5 +199,8 @@ def test_inference_takes_one_element_or_none(backend):
     running = tensors(np.float32([[1, 2], [4, 4]]), backend)
     one = F.batch_norm(gp.tensor(np.float32([[3, 4]]), backend=backend), None, None, *running, training=False, eps=0.0)
     np.testing.assert_allclose(one.numpy(), [[1, 1]])
-    none = gp.tensor(np.zeros((0, 2), np.float32), backend=backend)
-    assert F.batch_norm(none, None, None, *running, training=False).shape == (0, 2)
+    none, gamma = (gp.tensor(np.ones(s, np.float32), backend=backend, requires_grad=True) for s in ((0, 2), 2))
+    y = F.batch_norm(none, gamma, None, *running, training=False, activation="relu")
+    y.backward(np.ones((0, 2), np.float32))
+    assert y.shape == none.grad.shape == (0, 2)
+    np.testing.assert_array_equal(host(gamma.grad, backend), 0)
