@@ -6,13 +6,13 @@ transfer serve a whole model. Segments start at multiples of 128 bytes; the gaps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from gpunet.backends.base import Array, Backend, Segments
+from gpunet.backends.base import Array, Backend
 
 ALIGNMENT = 128
 """Bytes: a cache line of the GPU, so that a segment never shares one and 16-byte loads are always aligned."""
@@ -73,25 +73,25 @@ class Arena:
         self.backend = backend
         self._make_views()
 
-    def segments(self, hyper: np.ndarray) -> Segments:
-        """The segments that hold a gradient, neighbours of equal hyper-parameters joined across the gap between them.
+    def runs(self, keys: Sequence[Hashable]) -> tuple[np.ndarray, list[int]]:
+        """The segments that hold a gradient, neighbours of equal keys joined across the gap between them.
 
         Args:
-            hyper: (len(self), K), a row a segment.
+            keys: what decides a segment's hyper-parameters, one a segment.
+        Returns:
+            (bounds (M, 2) int64: first element of each run and the one past its last; number of its first segment).
         """
         bounds: list[list[int]] = []
-        rows: list[np.ndarray] = []
+        first: list[int] = []
         last = -2
         for i in np.flatnonzero(self.written).tolist():
-            if i == last + 1 and np.array_equal(hyper[i], rows[-1]):
+            if i == last + 1 and keys[i] == keys[last]:
                 bounds[-1][1] = int(self.bounds[i, 1])
             else:
                 bounds.append([int(v) for v in self.bounds[i]])
-                rows.append(hyper[i])
+                first.append(i)
             last = i
-        if not rows:
-            return Segments(np.zeros((0, 2), np.int64), np.zeros((0, hyper.shape[1])))
-        return Segments(np.array(bounds, np.int64), np.array(rows, np.float64))
+        return np.array(bounds, np.int64).reshape(-1, 2), first
 
     def _make_views(self) -> None:
         self.views = [self._view(self.data, i) for i in range(len(self))]

@@ -287,6 +287,8 @@ class Function:
     name: ClassVar[str]
     view: ClassVar[bool] = False
     """Whether the result shares the first input's memory."""
+    seeds: ClassVar[bool] = False
+    """Whether backward takes None for an upstream gradient of 1, as a loss does: no 1 is written, nothing multiplied by it."""
     arguments: ClassVar[tuple[str, ...]] = ()
     backend: Backend
     inputs: tuple[Tensor | None, ...]
@@ -301,8 +303,8 @@ class Function:
         """The operation's result."""
         raise NotImplementedError
 
-    def backward(self, dy: Array) -> tuple[Array | None, ...] | Array | None:
-        """Gradients of the inputs."""
+    def backward(self, dy: Any) -> tuple[Array | None, ...] | Array | None:
+        """Gradients of the inputs, of an upstream gradient that is an array."""
         raise NotImplementedError
 
     @classmethod
@@ -475,7 +477,8 @@ def backward(root: Tensor, grad: Any = None, *, retain_graph: bool = False) -> N
     if grad is None:
         if root.size != 1:
             raise ValueError(f"backward: a tensor of shape {root.shape} takes an upstream gradient of that shape")
-        dy = root.backend.full(root.shape, 1, root.dtype)
+        seeds = root._function is not None and root._function.seeds
+        dy = None if seeds else root.backend.full(root.shape, 1, root.dtype)
     else:
         dy = root.backend.asarray(grad.data if isinstance(grad, Tensor) else grad, root.dtype)
         if tuple(dy.shape) != root.shape:
@@ -485,9 +488,9 @@ def backward(root: Tensor, grad: Any = None, *, retain_graph: bool = False) -> N
         return
     pending = {root._function: dy}
     for function in _reversed_order(root._function):
-        dy = pending.pop(function, None)
-        if dy is None:  # nothing that depends on it passed a gradient down
+        if function not in pending:  # nothing that depends on it passed a gradient down
             continue
+        dy = pending.pop(function)
         for i, (t, dx) in enumerate(zip(function.inputs, function.run_backward(dy), strict=True)):
             if t is None or dx is None or not function.needs(i):
                 continue

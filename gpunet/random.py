@@ -7,9 +7,12 @@ output j of the block of counter (i + 1, step, call, epoch): the words of ``nump
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +23,18 @@ _FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream of random words; equal streams give equal words on every backend."""
+    """One stream of random words; equal streams give equal words on every backend.
+
+    `clock`, if there is one, is a CUDA backend's array of two uint64 that is read when the numbers are drawn: (step, epoch),
+    added to the stream's own, so that a recorded launch draws anew at every replay.
+    """
 
     seed: int
     purpose: int
     step: int = 0
     call: int = 0
     epoch: int = 0
+    clock: Any = field(default=None, compare=False, repr=False)
 
     @property
     def key(self) -> tuple[int, int]:
@@ -45,6 +53,7 @@ class _State:
 
     def reset(self, seed: int) -> None:
         self.seed, self.epoch, self.step = seed, 0, 0
+        self.clock: Any = None
         self.calls = dict.fromkeys(PURPOSES, 0)
 
 
@@ -75,13 +84,26 @@ def begin_step(epoch: int, step: int) -> None:
     _state.calls["dropout"] = _state.calls["noise"] = 0
 
 
+@contextmanager
+def clocked(clock: Any) -> Iterator[None]:
+    """Inside, the draws of one training step whose place `clock` tells on the device, see `Stream`."""
+    before = _state.epoch, _state.step
+    begin_step(0, 0)
+    _state.clock = clock
+    try:
+        yield
+    finally:
+        _state.clock = None
+        begin_step(*before)
+
+
 def next_stream(purpose: str) -> Stream:
     """The next stream of one purpose; calls are counted, so two calls never share words."""
     call = _state.calls[purpose]
     _state.calls[purpose] = call + 1
     if purpose == "init":  # drawn in construction order, whatever the training step
         return Stream(_state.seed, PURPOSES[purpose], call=call)
-    return Stream(_state.seed, PURPOSES[purpose], step=_state.step, call=call, epoch=_state.epoch)
+    return Stream(_state.seed, PURPOSES[purpose], step=_state.step, call=call, epoch=_state.epoch, clock=_state.clock)
 
 
 def words(stream: Stream, count: int) -> np.ndarray:

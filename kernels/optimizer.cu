@@ -2,10 +2,12 @@
 // Updates of a whole arena in one launch, and the norm of its gradients.
 //   bounds (M, 2): first element of each segment and the one past its last;  hyper (M, …): its hyper-parameters, a row each
 //   clip: null, or (norm, scale) as gradient_norm leaves it
-// Blocks of grid row m walk segment m; segments of equal hyper-parameters arrive joined, so M is 1 for most models.
+// Blocks of grid row m walk segment m; neighbours of one group arrive joined, so M is 1 for most models.
 //   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))), in two passes of a fixed order
 //   sgd: g = scale grad + decay w + l1 sign(w);  v = momentum v + g;  w -= lr (nesterov ? g + momentum v : v)
 //   adam: m = beta1 m + (1 - beta1) g;  s = beta2 s + (1 - beta2) g^2;  w -= lr / c1 m / (sqrt(s / c2) + eps)
+//   note: null, or where a recorded step leaves (loss, correct, held), with `last` the note of the step before. held counts the
+//     steps since the first whose loss was not finite, that one included; where it is not 0, nothing is updated
 // Hyper-parameters are computed in double where they would cancel (1 - beta2), and applied in float.
 // Bound: memory; 4 bytes a parameter (norm), 20 (SGD with momentum), 28 (Adam).
 
@@ -35,11 +37,25 @@ __global__ void __launch_bounds__(256, 4) gradient_norm(
 
 __device__ __forceinline__ float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
 
+// Whether this step may update; leaves its note. `correct` may be null: then it is noted as 0.
+__device__ __forceinline__ bool may_update(const float* loss, const int* correct, const double* last, double* note) {
+    if (!note) return true;
+    const bool held = last[2] != 0.0 || !isfinite(loss[0]);
+    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+        note[0] = loss[0];
+        note[1] = correct ? correct[0] : 0.0;
+        note[2] = held ? last[2] + 1.0 : 0.0;
+    }
+    return !held;
+}
+
 // `momentum` may be null: then v = g.
 __global__ void sgd_update(
         float* __restrict__ data, const float* __restrict__ grad, float* __restrict__ OR_NULL momentum,
         const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
-        const float* __restrict__ OR_NULL clip, int nesterov) {
+        const float* __restrict__ OR_NULL clip, int nesterov, const float* __restrict__ OR_NULL loss,
+        const int* __restrict__ OR_NULL correct, const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {
+    if (!may_update(loss, correct, last, note)) return;
     const float scale = clip ? clip[1] : 1.0f;
     for (int m = blockIdx.y; m < segments; m += gridDim.y) {
         const float rate = hyper[4 * m], keep = hyper[4 * m + 1], decay = hyper[4 * m + 2], l1 = hyper[4 * m + 3];
@@ -62,7 +78,9 @@ __global__ void sgd_update(
 __global__ void adam_update(
         float* __restrict__ data, const float* __restrict__ grad, float* __restrict__ mean, float* __restrict__ square,
         const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
-        const float* __restrict__ OR_NULL clip, int decoupled) {
+        const float* __restrict__ OR_NULL clip, int decoupled, const float* __restrict__ OR_NULL loss,
+        const int* __restrict__ OR_NULL correct, const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {
+    if (!may_update(loss, correct, last, note)) return;
     const float scale = clip ? clip[1] : 1.0f;
     for (int m = blockIdx.y; m < segments; m += gridDim.y) {
         const double* row = hyper + 7 * m;

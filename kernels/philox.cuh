@@ -4,6 +4,13 @@ struct Stream {
     uint64 seed, purpose, step, call, epoch;
 };
 
+// The stream of a step that is told on the device: `clock` is (step, epoch), added to the stream's own; null adds nothing.
+// So a recorded launch draws anew at every replay.
+__device__ __forceinline__ Stream at(Stream s, const uint64* clock) {
+    if (clock) s.step += clock[0], s.epoch += clock[1];
+    return s;
+}
+
 __device__ __forceinline__ void philox(const Stream& s, uint64 block, uint64 (&words)[4]) {
     const uint64 first = 0xD2E7470EE14C6C93ull, second = 0xCA5A826395121157ull;  // the multipliers
     uint64 key0 = s.seed, key1 = s.purpose;

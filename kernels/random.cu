@@ -4,10 +4,11 @@
 //   random_words: the stream's words    random_uniform: the upper 24 bits of a word each, in [0, 1)
 //   dropout: y[e] = x[e] * (0 where u < threshold, else scale), with u the e-th uint16 of the stream, four a word, low bits first
 // A thread draws one block of the generator: 4 words, or the decisions for 16 neighbouring elements. The backward pass of
-// dropout is the same kernel on dy: the mask is drawn again and never stored.
+// dropout is the same kernel on dy: the mask is drawn again and never stored. `clock`: see philox.cuh.
 // Bound: memory for dropout (8 bytes an element against 20 64-bit products for 16); the products for the words themselves.
 
-__global__ void random_words(uint64* __restrict__ y, int64 count, Stream s) {
+__global__ void random_words(uint64* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock) {
+    s = at(s, clock);
     GRID_STRIDE_LOOP(block, (count + 3) / 4) {
         uint64 words[4];
         philox(s, block, words);
@@ -18,7 +19,8 @@ __global__ void random_words(uint64* __restrict__ y, int64 count, Stream s) {
 }
 
 template <typename T>
-__global__ void random_uniform(T* __restrict__ y, int64 count, Stream s) {
+__global__ void random_uniform(T* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock) {
+    s = at(s, clock);
     GRID_STRIDE_LOOP(block, (count + 3) / 4) {
         uint64 words[4];
         philox(s, block, words);
@@ -29,7 +31,10 @@ __global__ void random_uniform(T* __restrict__ y, int64 count, Stream s) {
 }
 
 template <typename T>
-__global__ void dropout(const T* __restrict__ x, T* __restrict__ y, int64 count, Stream s, uint32 threshold, float scale) {
+__global__ void dropout(
+        const T* __restrict__ x, T* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock,
+        uint32 threshold, float scale) {
+    s = at(s, clock);
     GRID_STRIDE_LOOP(block, (count + 15) / 16) {
         uint64 words[4];
         philox(s, block, words);

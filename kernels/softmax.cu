@@ -10,7 +10,8 @@
 // A label outside 0 … K - 1 makes the loss NaN: nothing outside `weight` is read, and nothing is hidden.
 //
 // A warp takes a row, its lanes a step of 32 apart; K = 10 leaves lanes idle, K = 1000 gives each 32 elements.
-// The three launches of cross entropy: `_total` adds the labels' weights (partial sums of a block each), `_rows` needs the
+// Cross entropy of a small batch is one block's (`_simple`: a thread a row, its classes in turn), for a launch costs more than
+// the work. Of others it is three launches: `_total` adds the labels' weights (partial sums of a block each), `_rows` needs the
 // total and writes dlogits and each block's share of the loss and the count, `_mean` adds the shares in their order.
 // Bound: memory; a row is read three times and stays in L1, so 8 bytes an element (12 for the backward passes).
 
@@ -95,6 +96,48 @@ __device__ __forceinline__ float weighted_target(const float* weight, int label,
     return weight ? t * weight[k] : t;
 }
 
+// One over the total; 0 of a batch in which nothing weighs anything, which then has no loss. NaN stays.
+__device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 0.0f : 1.0f / total; }
+
+// One block.
+template <typename T>
+__global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
+        const T* __restrict__ logits, const int* __restrict__ labels, const float* __restrict__ OR_NULL weight,
+        T* __restrict__ dlogits, float* __restrict__ loss, int* __restrict__ correct, CrossEntropy s) {
+    float total = 0.0f;
+    for (int64 r = threadIdx.x; r < s.rows; r += blockDim.x)
+        if (!(s.ignores && labels[r] == s.ignored)) total += class_weight(weight, labels[r], s.classes);
+    const float share = share_of(block_sum(total));
+    float sum = 0.0f;
+    int hits = 0;
+    for (int64 r = threadIdx.x; r < s.rows; r += blockDim.x) {
+        const T* row = logits + r * s.classes;
+        const int label = labels[r];
+        const bool kept = !(s.ignores && label == s.ignored);
+        float largest = to_float(row[0]), exps = 0.0f, mass = 0.0f;
+        int64 first = 0;
+        for (int64 k = 1; k < s.classes; ++k) {
+            const float x = to_float(row[k]);
+            if (precedes(x, k, largest, first)) largest = x, first = k;
+        }
+        for (int64 k = 0; k < s.classes; ++k) {
+            exps += expf(to_float(row[k]) - largest);
+            mass += kept ? weighted_target(weight, label, k, s) : 0.0f;
+        }
+        const float log_sum = logf(exps);
+        for (int64 k = 0; k < s.classes; ++k) {
+            const float log_p = to_float(row[k]) - largest - log_sum;
+            const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
+            if (target != 0.0f) sum -= target * log_p;
+            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * share);
+        }
+        hits += kept && first == label;
+    }
+    sum = block_sum(sum);
+    const float count = block_sum((float)hits);  // exact below 2^24 rows
+    if (threadIdx.x == 0) loss[0] = sum * share, correct[0] = (int)count;
+}
+
 __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_total(
         const int* __restrict__ labels, const float* __restrict__ OR_NULL weight, float* __restrict__ totals, CrossEntropy s) {
     float sum = 0.0f;
@@ -110,9 +153,6 @@ __device__ __forceinline__ float sum_shares(const float* shares, int count) {
     for (int i = threadIdx.x; i < count; i += blockDim.x) sum += shares[i];
     return block_sum(sum);
 }
-
-// One over the total; 0 of a batch in which nothing weighs anything, which then has no loss. NaN stays.
-__device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 0.0f : 1.0f / total; }
 
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(

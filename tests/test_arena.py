@@ -79,20 +79,19 @@ def test_writing_a_parameter_writes_the_arena(backend, rng):
     assert optimizer.arena.version > version
 
 
-def test_neighbours_of_equal_hyper_parameters_are_one_segment(backend):
+def test_neighbours_of_equal_keys_are_one_run(backend):
     arena = Arena(backend, [(5,), (6,), (7,), (8,)], np.float32)
-    hyper = np.array([[1.0], [1.0], [2.0], [2.0]])
-    arena.written = [True, True, True, True]
-    segments = arena.segments(hyper)
-    assert segments.bounds.tolist() == [[0, 38], [64, 104]]
-    assert segments.hyper.tolist() == [[1], [2]]
-    arena.written = [True, False, True, True]
-    assert arena.segments(hyper).bounds.tolist() == [[0, 5], [64, 104]]
-    arena.written = [True, False, False, False]
-    assert arena.segments(hyper).bounds.tolist() == [[0, 5]]
-    arena.written = [False] * 4
-    assert arena.segments(hyper).bounds.shape == (0, 2)
-    assert arena.segments(hyper).hyper.shape == (0, 1)
+
+    def runs(*written):
+        arena.written = list(written)
+        bounds, first = arena.runs("aabb")
+        return bounds.tolist(), first
+
+    assert runs(True, True, True, True) == ([[0, 38], [64, 104]], [0, 2])
+    assert runs(True, False, True, True) == ([[0, 5], [64, 104]], [0, 2])
+    assert runs(True, False, False, False) == ([[0, 5]], [0])
+    assert runs(False, False, False, False) == ([], [])
+    assert arena.runs("aabb")[0].shape == (0, 2)
 
 
 def test_moving_a_model_moves_data_gradients_and_slots(backend, rng):

@@ -188,3 +188,14 @@ def test_the_words_of_many_samples_are_those_of_each_ones_stream(seed, epoch, bl
     for position, sample in enumerate(samples.tolist()):
         stream = Stream(seed, random.PURPOSES["augment"], call=sample, epoch=epoch)
         assert got[:, position].tolist() == random.words(stream, 4 * block + 4)[-4:].tolist()
+
+
+def test_a_clocked_step_draws_in_place_zero_of_its_clock_and_leaves_no_trace():
+    random.begin_step(3, 5)
+    random.next_stream("dropout")
+    clock = object()
+    with random.clocked(clock):
+        streams = [random.next_stream("dropout") for _ in range(2)]
+    assert [(s.step, s.epoch, s.call, s.clock) for s in streams] == [(0, 0, 0, clock), (0, 0, 1, clock)]
+    after = random.next_stream("dropout")
+    assert (after.step, after.epoch, after.clock) == (5, 3, None)

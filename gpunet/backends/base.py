@@ -69,8 +69,25 @@ class Segments(NamedTuple):
 
     bounds: np.ndarray
     """(M, 2) int64: first element and the one past the last."""
-    hyper: np.ndarray
+    hyper: Array
     """(M, K) float64, one column a hyper-parameter; the update's docstring names them."""
+    placed: Array | None = None
+    """`bounds` as the backend's own array, for whoever records an update; then `hyper` is one too, and is read when the update
+    runs: it may hold other numbers at every replay. Both must outlive the record."""
+
+
+class Note(NamedTuple):
+    """What a recorded update leaves for the host to read later, and what it asks before it updates anything."""
+
+    loss: Array
+    """The step's loss, one element."""
+    correct: Array | None
+    """int32, one element."""
+    last: Array
+    """(3,) float64: the note of the step before; zeros before the first."""
+    row: Array
+    """(3,) float64, written: loss, correct (0 if there is none) and held, how many steps have updated nothing: the first
+    whose loss was not finite, and all after it."""
 
 
 class FlatStorage(Protocol):
@@ -426,21 +443,33 @@ class Backend(ABC):
 
     @abstractmethod
     def sgd_update(
-        self, arena: FlatStorage, segments: Segments, *, nesterov: bool = False, clip: Array | None = None
+        self,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        nesterov: bool = False,
+        clip: Array | None = None,
+        note: Note | None = None,
     ) -> None:
         """Stochastic gradient descent, in place. Columns of `segments.hyper`: lr, momentum, weight decay, L1.
 
         g = clip[1] grad + decay w + l1 sign(w); v = momentum v + g; w -= lr (g + momentum v if nesterov, else v).
-        The slot is "momentum"; without it v = g.
+        The slot is "momentum"; without it v = g. `note` is written, and decides whether anything else is.
         """
 
     @abstractmethod
     def adam_update(
-        self, arena: FlatStorage, segments: Segments, *, decoupled: bool = False, clip: Array | None = None
+        self,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        decoupled: bool = False,
+        clip: Array | None = None,
+        note: Note | None = None,
     ) -> None:
         """Adam (Kingma & Ba 2015, algorithm 1), in place.
 
         Columns of `segments.hyper`: lr, beta1, beta2, eps, weight decay, 1 - beta1^t, 1 - beta2^t.
         Slots "mean" and "square". The decay is added to the gradient, or, `decoupled` (AdamW, Loshchilov & Hutter 2019),
-        shrinks w by lr decay first.
+        shrinks w by lr decay first. `note` as for `sgd_update`.
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.base import Activation, Array, FlatStorage, Segments
+from gpunet.backends.base import Activation, Array, FlatStorage, Note, Segments
 from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice, activation_fields
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.launcher import Launcher
@@ -17,6 +17,10 @@ from gpunet.random import Stream, drop_threshold
 
 ROWS_A_BLOCK = THREADS // 32
 """Rows of a softmax that a block takes: one a warp, as kernels/softmax.cu is written."""
+SMALL_ROWS, SMALL_CLASSES = 2048, 64
+"""Up to these, one block computes a softmax cross entropy in one launch. Its threads add a row's terms one after another, which
+loses digits where there are many classes."""
+SMALL_THREADS = 1024
 TABLES = 64
 """Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one each step."""
 
@@ -85,10 +89,15 @@ class CudaTraining(CudaDevice, ABC):
             "ignores": int(ignore_index is not None), "ignored": ignore_index or 0,
         }  # fmt: skip
         empty, launch = self.arrays.empty, self.launcher.launch
+        dlogits, loss, correct = empty(logits.shape, np.float32), empty((), np.float32), empty((), np.int32)
+        if classes <= SMALL_CLASSES and (self.simple or rows <= SMALL_ROWS):
+            threads = min(-(-rows // 32) * 32, SMALL_THREADS)
+            args = logits, labels, weight, dlogits, loss, correct, asked
+            launch("softmax_cross_entropy_simple<float>", 1, threads, args)
+            return loss, dlogits, correct
         counters, blocks = min(-(-rows // THREADS), PARTIALS), min(-(-rows // ROWS_A_BLOCK), PARTIALS)
         totals, losses = empty((counters,), np.float32), empty((blocks,), np.float32)
         corrects = empty((blocks,), np.int32)
-        dlogits, loss, correct = empty(logits.shape, np.float32), empty((), np.float32), empty((), np.int32)
         launch("softmax_cross_entropy_total", counters, THREADS, (labels, weight, totals, asked))
         launch(
             "softmax_cross_entropy_rows<float>", blocks, THREADS,
@@ -113,7 +122,7 @@ class CudaTraining(CudaDevice, ABC):
         y = self.arrays.empty((count,), np.uint64)
         if count:
             blocks = min(-(-count // (4 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch("random_words", blocks, THREADS, (y, count, _stream_fields(stream)))
+            self.launcher.launch("random_words", blocks, THREADS, (y, count, *_stream(stream)))
         return y
 
     def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
@@ -121,7 +130,7 @@ class CudaTraining(CudaDevice, ABC):
         self._expect("random_uniform", y=(y, None))
         if y.size:
             blocks = min(-(-y.size // (4 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, _stream_fields(stream)))
+            self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, *_stream(stream)))
         return y
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
@@ -136,9 +145,7 @@ class CudaTraining(CudaDevice, ABC):
         threshold, scale = drop_threshold(p)
         if x.size:
             blocks = min(-(-x.size // (16 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch(
-                "dropout<float>", blocks, THREADS, (x, y, x.size, _stream_fields(stream), threshold, scale)
-            )
+            self.launcher.launch("dropout<float>", blocks, THREADS, (x, y, x.size, *_stream(stream), threshold, scale))
         return y
 
     # ---- updates
@@ -149,7 +156,7 @@ class CudaTraining(CudaDevice, ABC):
         elements = int((segments.bounds[:, 1] - segments.bounds[:, 0]).sum())
         blocks = max(min(-(-elements // (4 * THREADS)), PARTIALS), 1)
         partial, y = self.arrays.empty((blocks,), np.float32), self.arrays.empty((2,), np.float32)
-        bounds = self._table(segments.bounds, np.int64)
+        bounds = self._bounds(segments)
         self.launcher.launch(
             "gradient_norm_partial", blocks, THREADS, (arena.grad, bounds, len(segments.bounds), partial)
         )
@@ -157,16 +164,28 @@ class CudaTraining(CudaDevice, ABC):
         return y
 
     def sgd_update(
-        self, arena: FlatStorage, segments: Segments, *, nesterov: bool = False, clip: Array | None = None
+        self,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        nesterov: bool = False,
+        clip: Array | None = None,
+        note: Note | None = None,
     ) -> None:
         slots = [arena.slots.get("momentum")]
-        self._update("sgd_update", arena, slots, segments, columns=4, clip=clip, flag=nesterov)
+        self._update("sgd_update", arena, slots, segments, columns=4, clip=clip, flag=nesterov, note=note)
 
     def adam_update(
-        self, arena: FlatStorage, segments: Segments, *, decoupled: bool = False, clip: Array | None = None
+        self,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        decoupled: bool = False,
+        clip: Array | None = None,
+        note: Note | None = None,
     ) -> None:
         slots = [arena.slots["mean"], arena.slots["square"]]
-        self._update("adam_update", arena, slots, segments, columns=7, clip=clip, flag=decoupled)
+        self._update("adam_update", arena, slots, segments, columns=7, clip=clip, flag=decoupled, note=note)
 
     def _update(
         self,
@@ -178,6 +197,7 @@ class CudaTraining(CudaDevice, ABC):
         columns: int,
         clip: Array | None,
         flag: bool,
+        note: Note | None,
     ) -> None:
         """One launch over all segments: a row of blocks each."""
         count, size = len(segments.bounds), arena.data.shape
@@ -191,9 +211,13 @@ class CudaTraining(CudaDevice, ABC):
             return
         longest = int((segments.bounds[:, 1] - segments.bounds[:, 0]).max())
         grid = max(min(-(-longest // THREADS), MAX_BLOCKS), 1), min(count, 65535)
-        bounds, hyper = self._table(segments.bounds, np.int64), self._table(segments.hyper, np.float64)
-        args = arena.data, arena.grad, *slots, bounds, hyper, count, clip, int(flag)
+        hyper = self._table(segments.hyper, np.float64) if segments.placed is None else segments.hyper
+        noted = (None,) * 4 if note is None else note
+        args = arena.data, arena.grad, *slots, self._bounds(segments), hyper, count, clip, int(flag), *noted
         self.launcher.launch(kernel, grid, THREADS, args)
+
+    def _bounds(self, segments: Segments) -> Array:
+        return self._table(segments.bounds, np.int64) if segments.placed is None else segments.placed
 
     def _table(self, rows: np.ndarray, dtype: Any) -> Array:
         """A host table on the device; equal ones are sent once."""
@@ -213,5 +237,6 @@ def _check_bounds(operation: str, segments: Segments, size: int) -> None:
         raise ValueError(f"{operation}: segments reach from {bounds.min()} to {bounds.max()} in an arena of {size}")
 
 
-def _stream_fields(stream: Stream) -> dict[str, int]:
-    return {name: getattr(stream, name) for name in ("seed", "purpose", "step", "call", "epoch")}
+def _stream(stream: Stream) -> tuple[dict[str, int], Array | None]:
+    """The kernels' Stream and clock."""
+    return {name: getattr(stream, name) for name in ("seed", "purpose", "step", "call", "epoch")}, stream.clock

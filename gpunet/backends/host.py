@@ -14,7 +14,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import BINARY, UNARY, Array, Backend, FlatStorage, Index, Segments
+from gpunet.backends.base import BINARY, UNARY, Array, Backend, FlatStorage, Index, Note, Segments
 from gpunet.backends.gather import Clock, augment, check_gather
 from gpunet.random import Stream
 
@@ -217,8 +217,16 @@ class HostBackend(Backend):
 
     @QUIET
     def sgd_update(
-        self, arena: FlatStorage, segments: Segments, *, nesterov: bool = False, clip: Array | None = None
+        self,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        nesterov: bool = False,
+        clip: Array | None = None,
+        note: Note | None = None,
     ) -> None:
+        if not _may_update(note):
+            return
         slot = arena.slots.get("momentum")
         for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
             rate, momentum, decay, l1 = row
@@ -237,8 +245,16 @@ class HostBackend(Backend):
 
     @QUIET
     def adam_update(
-        self, arena: FlatStorage, segments: Segments, *, decoupled: bool = False, clip: Array | None = None
+        self,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        decoupled: bool = False,
+        clip: Array | None = None,
+        note: Note | None = None,
     ) -> None:
+        if not _may_update(note):
+            return
         for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
             rate, beta1, beta2, eps, decay, correction1, correction2 = row
             w, mean, square = (a[start:stop] for a in (arena.data, arena.slots["mean"], arena.slots["square"]))
@@ -263,6 +279,14 @@ class HostBackend(Backend):
 
 def _clipped(grad: Array, clip: Array | None) -> Array:
     return grad if clip is None else grad * clip[1]
+
+
+def _may_update(note: Note | None) -> bool:
+    if note is None:
+        return True
+    held = note.last[2] + 1 if note.last[2] or not np.isfinite(note.loss).all() else 0
+    note.row[:] = note.loss.item(), 0 if note.correct is None else note.correct.item(), held
+    return not held
 
 
 def _processor() -> str:

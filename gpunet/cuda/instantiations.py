@@ -82,6 +82,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
         "softmax.cu": [
             "softmax_forward<float>",
             "softmax_backward<float>",
+            "softmax_cross_entropy_simple<float>",
             "softmax_cross_entropy_total",
             "softmax_cross_entropy_rows<float>",
             "softmax_cross_entropy_mean",

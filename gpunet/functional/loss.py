@@ -13,10 +13,11 @@ from gpunet.backends.base import Array
 class _FusedLoss(Function):
     """A loss whose forward pass computes the gradient of its first input as well."""
 
+    seeds = True
     dx: Array
 
-    def backward(self, dy: Array) -> Any:
-        return self.backend.binary("multiply", self.dx, dy)
+    def backward(self, dy: Array | None) -> Any:
+        return self.dx if dy is None else self.backend.binary("multiply", self.dx, dy)
 
 
 class _SoftmaxCrossEntropy(_FusedLoss):
@@ -26,10 +27,11 @@ class _SoftmaxCrossEntropy(_FusedLoss):
         self, logits: Array, *, labels: Array, weight: Array | None, smoothing: float, ignore_index: int | None
     ) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
-        loss, dlogits, _ = self.backend.softmax_cross_entropy(
+        loss, dlogits, self.correct = self.backend.softmax_cross_entropy(
             rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index
         )
         self.dx = dlogits.reshape(logits.shape)
+        self.counts_all = ignore_index is None
         return loss
 
 

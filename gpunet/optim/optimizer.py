@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.autograd import Parameter
-from gpunet.backends.base import Array, Segments
+from gpunet.backends.base import Array, Note, Segments
 from gpunet.errors import BackendError
 
 Group = dict[str, Any]
@@ -76,7 +76,7 @@ class Optimizer:
         """A row of the update's table of hyper-parameters, for a parameter at its `step`-th update."""
         raise NotImplementedError
 
-    def update(self, segments: Segments, clip: Array | None) -> None:
+    def update(self, segments: Segments, clip: Array | None, note: Note | None) -> None:
         """Run the backend's update."""
         raise NotImplementedError
 
@@ -92,18 +92,33 @@ class Optimizer:
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        written = np.array(self.arena.written)
-        if not written.any():
-            return
-        steps = self.steps + written
-        table = np.array([self.hyper(g, int(n)) for (_, g), n in zip(self._members, steps, strict=True)])
-        segments = self.arena.segments(table)
+        bounds, first = self.runs()
+        if first:
+            self.apply(Segments(bounds, self.table(first)))
+            self.count()
+
+    # ---- the parts of a step, which a captured one takes apart: its launches are recorded, the rest runs at each replay
+
+    def runs(self) -> tuple[np.ndarray, list[int]]:
+        """What the next update walks over, see `Arena.runs`: a run is of one group and of parameters updated equally often."""
+        keys = [(id(group), int(n)) for (_, group), n in zip(self._members, self.steps, strict=True)]
+        return self.arena.runs(keys)
+
+    def table(self, first: Sequence[int]) -> np.ndarray:
+        """The next update's hyper-parameters, a row a run: float64 (M, K)."""
+        return np.array([self.hyper(self._members[i][1], int(self.steps[i]) + 1) for i in first], np.float64)
+
+    def apply(self, segments: Segments, note: Note | None = None) -> None:
+        """Launch an update of these segments, and count nothing."""
         self.grad_norm = None
         if self.clip_norm is not None:
             self.grad_norm = self.arena.backend.gradient_norm(self.arena, segments, max_norm=self.clip_norm)
-        self.update(segments, self.grad_norm)
-        self.steps = steps
+        self.update(segments, self.grad_norm, note)
         self.arena.version += 1
+
+    def count(self) -> None:
+        """Note that every parameter with a gradient has had one update more."""
+        self.steps = self.steps + np.array(self.arena.written)
 
     def state_dict(self) -> dict[str, Any]:
         """Hyper-parameters of the groups, and each parameter's number of updates and slots, as host arrays."""
@@ -236,9 +251,9 @@ class SGD(Optimizer):
         """See `Backend.sgd_update`."""
         return group["lr"], group["momentum"], group["weight_decay"], group["l1"]
 
-    def update(self, segments: Segments, clip: Array | None) -> None:
+    def update(self, segments: Segments, clip: Array | None, note: Note | None) -> None:
         """See `Backend.sgd_update`."""
-        self.arena.backend.sgd_update(self.arena, segments, nesterov=self.nesterov, clip=clip)
+        self.arena.backend.sgd_update(self.arena, segments, nesterov=self.nesterov, clip=clip, note=note)
 
 
 class Adam(Optimizer):
@@ -281,9 +296,9 @@ class Adam(Optimizer):
         corrections = 1 - beta1 ** max(step, 1), 1 - beta2 ** max(step, 1)
         return group["lr"], beta1, beta2, group["eps"], group["weight_decay"], *corrections
 
-    def update(self, segments: Segments, clip: Array | None) -> None:
+    def update(self, segments: Segments, clip: Array | None, note: Note | None) -> None:
         """See `Backend.adam_update`."""
-        self.arena.backend.adam_update(self.arena, segments, decoupled=self.decoupled, clip=clip)
+        self.arena.backend.adam_update(self.arena, segments, decoupled=self.decoupled, clip=clip, note=note)
 
 
 class AdamW(Adam):

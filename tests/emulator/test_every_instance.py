@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends import cuda, why_unavailable
-from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Moments, Segments
+from gpunet.backends import cuda, cuda_training, why_unavailable
+from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Moments, Note, Segments
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
@@ -159,6 +159,8 @@ def rows(run):
     weight = run.rng.uniform(0.5, 2, 33).astype(np.float32)
     run("softmax_cross_entropy", logits, labels, weight=weight, smoothing=0.1, ignore_index=int(labels[3]))
     run("softmax_cross_entropy", logits, labels, weight=None, smoothing=0.0, ignore_index=None)
+    many = run.rng.integers(0, 3, cuda_training.SMALL_ROWS + 1).astype(np.int32)
+    run("softmax_cross_entropy", run.normal(len(many), 3), many, weight=weight[:3], smoothing=0.1, ignore_index=1)
     run("sigmoid_cross_entropy", logits, run.rng.uniform(size=(19, 33)).astype(np.float32))
 
 
@@ -209,8 +211,10 @@ def updates(run):
         segments, left = Segments(bounds, np.full((2, columns), 0.1)), []
         for backend, arena in arenas():
             clip = backend.gradient_norm(arena, segments, max_norm=1.0)
-            getattr(backend, update)(arena, segments, clip=clip, **options)
-            left.append([backend.to_numpy(a) for a in (clip, arena.data, *arena.slots.values())])
+            loss, last = (backend.asarray(a) for a in (np.float32([0.5]), np.zeros(3)))
+            note = Note(loss, None, last, backend.full((3,), 9, np.float64))
+            getattr(backend, update)(arena, segments, clip=clip, note=note, **options)
+            left.append([backend.to_numpy(a) for a in (clip, arena.data, note.row, *arena.slots.values())])
         for expected, got in zip(*left, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 

@@ -123,7 +123,7 @@ PRIMITIVES = {
     "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
     "softmax_cross_entropy": (
         lambda on: on.softmax_cross_entropy(
-            ones(on, 2, 3), ones(on, 2, dtype=np.int32), weight=None, smoothing=0.0, ignore_index=None
+            ones(on, 2049, 3), ones(on, 2049, dtype=np.int32), weight=None, smoothing=0.0, ignore_index=None
         ),
         ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float>", "softmax_cross_entropy_mean"],
     ),
@@ -165,6 +165,7 @@ SIMPLE = {
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
     "batch_norm_forward": ["batch_norm_moments_simple<float>", "batch_norm_forward_simple<float>"],
     "batch_norm_backward": ["batch_norm_sums_simple<float>", "batch_norm_input_grad_simple<float>"],
+    "softmax_cross_entropy": ["softmax_cross_entropy_simple<float>"],
     "sum": ["reduce_sum_simple<float>"],
     "max": ["reduce_max_simple<float>"],
 }
@@ -273,6 +274,25 @@ def test_a_long_sum_is_split_and_added_again():
     assert y.shape == (8,)
     assert backend.launcher.kernels == ["reduce_sum_simple<float>"] * 3
     assert [args[1].shape for _, _, args in backend.launcher.launches[:1]] == [(1, 1563, 8)]
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(2048, 10), (1, 64)])
+def test_the_cross_entropy_of_a_small_batch_is_one_launch(rows, classes):
+    backend = recording_backend()
+    labels = ones(backend, rows, dtype=np.int32)
+    backend.softmax_cross_entropy(ones(backend, rows, classes), labels, weight=None, smoothing=0.0, ignore_index=None)
+    assert backend.launcher.kernels == ["softmax_cross_entropy_simple<float>"]
+
+
+def test_tables_on_the_device_are_taken_as_they_are():
+    backend = recording_backend()
+    flat, (bounds, hyper, _) = arena(backend, "momentum"), segments(4)
+    placed = backend.asarray(bounds), backend.asarray(hyper)
+    backend.sgd_update(flat, Segments(bounds, placed[1], placed[0]))
+    backend.gradient_norm(flat, Segments(bounds, placed[1], placed[0]), max_norm=1.0)
+    assert not backend._tables
+    update, norm = (args for _, _, args in backend.launcher.launches[:2])
+    assert [update[3] is placed[0], update[4] is placed[1], norm[1] is placed[0]] == [True] * 3
 
 
 def test_tables_are_sent_once():

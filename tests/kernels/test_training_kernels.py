@@ -1,10 +1,11 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from gpunet import random
-from gpunet.backends.base import Activation, Segments
+from gpunet.backends.base import Activation, Note, Segments
 from gpunet.random import Stream
 
 ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
@@ -104,6 +105,22 @@ def test_sigmoid_cross_entropy_agrees_with_the_reference(device_backend, referen
     assert np.isnan(device_backend.to_numpy(loss))
 
 
+@pytest.mark.parametrize("offset", [(0, 0), (2, 3)])
+def test_a_clock_on_the_device_places_the_draws(device_backend, reference, normal, offset):
+    clock = device_backend.asarray(np.array([STREAM.step - offset[0], STREAM.epoch - offset[1]], np.uint64))
+    told = replace(STREAM, step=offset[0], epoch=offset[1], clock=clock)
+    x = normal(5, 333)
+    for got, expected in (
+        (device_backend.random_words(told, 9), reference.random_words(STREAM, 9)),
+        (device_backend.random_uniform(told, (9,), np.float32), reference.random_uniform(STREAM, (9,), np.float32)),
+        (
+            device_backend.dropout_forward(device_backend.asarray(x), 0.5, stream=told),
+            reference.dropout_forward(x, 0.5, stream=STREAM),
+        ),
+    ):
+        np.testing.assert_array_equal(device_backend.to_numpy(got), expected)
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 4099])
 @pytest.mark.parametrize("stream", [Stream(0, 0), STREAM, Stream(2**64 - 1, 5, 2**64 - 1, 2**64 - 2, 2**63)])
 def test_words_are_those_of_numpys_philox(device_backend, stream, count):
@@ -178,6 +195,32 @@ def test_adam_agrees_with_the_reference(device_backend, reference, decoupled, rn
     agrees(device.data, host.data)
     agrees(device.slots["mean"], host.slots["mean"])
     agrees(device.slots["square"], host.slots["square"])
+
+
+HELD = [  # losses, and the notes' last column: how many steps have updated nothing
+    ([1.0, 2.0, 3.0], [0, 0, 0]),
+    ([1.0, np.nan, 2.0], [0, 1, 2]),
+    ([np.inf, 1.0, np.nan], [1, 2, 3]),
+    ([1.0, 2.0, -np.inf], [0, 0, 1]),
+]
+
+
+@pytest.mark.parametrize(("losses", "held"), HELD)
+@pytest.mark.parametrize("update", ["sgd_update", "adam_update"])
+def test_nothing_is_updated_from_a_loss_that_is_not_finite_on(device_backend, reference, update, losses, held, rng):
+    slots = {"sgd_update": ("momentum",), "adam_update": ("mean", "square")}[update]
+    segments = Segments(BOUNDS, np.full((4, 4 if update == "sgd_update" else 7), 0.1))
+    for backend, arena in zip((reference, device_backend), arena_of(device_backend, rng, slots), strict=True):
+        rows = [backend.asarray(np.zeros(3))] + [backend.full((3,), 9, np.float64) for _ in losses]
+        arrays = arena.data, *arena.slots.values()
+        for i, loss in enumerate(losses):
+            before = [backend.to_numpy(a).copy() for a in arrays]
+            correct = backend.asarray(np.int32(5 + i)) if i else None
+            note = Note(backend.asarray(np.float32(loss)), correct, rows[i], rows[i + 1])
+            getattr(backend, update)(arena, segments, note=note)
+            for old, array in zip(before, arrays, strict=True):
+                assert np.array_equal(old, backend.to_numpy(array)) == bool(held[i])
+            np.testing.assert_array_equal(backend.to_numpy(rows[i + 1]), [loss, 5 + i if i else 0, held[i]])
 
 
 def test_updates_pass_nan_and_take_no_segments(device_backend, reference, rng, agrees):
