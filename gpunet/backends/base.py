@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from gpunet.augmentation import Augmentation
 from gpunet.backends.gather import Clock
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
+
+if TYPE_CHECKING:
+    from gpunet.cuda.capture import Recorder
 
 Array = Any
 """numpy.ndarray, cupy.ndarray or the emulator's array: never mixed."""
@@ -144,6 +147,10 @@ class Backend(ABC):
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Device and library versions, for `gpunet info` and for benchmark records."""
+
+    def recorder(self) -> Recorder | None:
+        """What records launches, to run them again with one; None where there are none."""
+        return None
 
     # ---- elementwise, reductions, movement ------------------------------------------------------------------------
 

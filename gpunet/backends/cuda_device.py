@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet.backends.base import ACTIVATIONS, Activation, Array, Backend
 from gpunet.cuda.arrays import Arrays, View, view, walk
+from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import MOVED, instance
 from gpunet.cuda.launcher import Launcher
 
@@ -69,6 +70,9 @@ class CudaDevice(Backend, ABC):
 
     def describe(self) -> dict[str, str]:
         return self.arrays.describe()
+
+    def recorder(self) -> Recorder:
+        return Recorder(self.arrays)
 
     # ---- launches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -40,6 +41,26 @@ class Arrays(Protocol):
 
     def describe(self) -> dict[str, str]:
         """Device, driver and versions."""
+
+    # ---- for capture: see gpunet.cuda.capture
+
+    def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """Host memory from which `upload` does not wait, its elements not set."""
+
+    def upload(self, host: np.ndarray, array: Any) -> None:
+        """Copy host memory to an array of its shape and dtype, on the current stream, without waiting for it."""
+
+    def make_stream(self) -> Any:
+        """A stream that waits for no other, with CuPy's `begin_capture` and `end_capture`."""
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Make a stream the current one: launches and copies go there."""
+
+    def make_pool(self) -> Any:
+        """Memory of a graph's own."""
+
+    def using(self, pool: Any) -> AbstractContextManager[Any]:
+        """Take the memory of new arrays from a pool."""
 
 
 class View(NamedTuple):

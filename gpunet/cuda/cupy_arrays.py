@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,14 @@ class CupyArrays:
 
     def asarray(self, data: Any, dtype: Any = None) -> Any:
         """A C-contiguous array of host data, or of a CuPy array of any layout or device; no copy if it is one."""
+        if not isinstance(data, self.cupy.ndarray):
+            self._refuse("a copy of host data to the device")
         with self.device:
             return self.cupy.array(data, dtype=dtype, copy=None, order="C")
 
     def to_host(self, array: Any) -> np.ndarray:
         """The array on the host, after everything that computes it."""
+        self._refuse("a host read (to_host)")
         return array.get()
 
     def pointer(self, array: Any) -> int:
@@ -80,6 +84,7 @@ class CupyArrays:
 
     def synchronize(self) -> None:
         """Wait for the device."""
+        self._refuse("synchronisation")
         self.device.synchronize()
 
     def describe(self) -> dict[str, str]:
@@ -94,3 +99,45 @@ class CupyArrays:
             "runtime": _version(runtime.runtimeGetVersion()),
             "cupy": self.cupy.__version__,
         }
+
+    # ---- for capture
+
+    def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """Page-locked host memory."""
+        import cupyx
+
+        return cupyx.empty_pinned(tuple(shape), dtype)
+
+    def upload(self, host: np.ndarray, array: Any) -> None:
+        """Copy page-locked memory to an array on the current stream, without waiting."""
+        self._refuse("a copy of host data to the device")
+        with self.device:
+            array.data.copy_from_host_async(host.ctypes.data, host.nbytes)
+
+    def make_stream(self) -> Any:
+        """A stream that does not wait for the default one."""
+        with self.device:
+            return self.cupy.cuda.Stream(non_blocking=True)
+
+    @contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """Make a stream of this device the current one."""
+        with self.device, stream:
+            yield
+
+    def make_pool(self) -> Any:
+        """Memory that is handed out to nobody else."""
+        return self.cupy.cuda.MemoryPool()
+
+    def using(self, pool: Any) -> Any:
+        """Take the memory of new arrays from a pool."""
+        return self.cupy.cuda.using_allocator(pool.malloc)
+
+    def _refuse(self, what: str) -> None:
+        """BackendError while the current stream captures, as CUDA would, but with the name of what cannot be captured."""
+        with self.device:
+            stream = self.cupy.cuda.get_current_stream()
+            if stream.ptr and stream.is_capturing():
+                raise BackendError(
+                    f"{what} cannot be captured: a stream is capturing, and this would wait for the device"
+                )

@@ -99,6 +99,17 @@ def softmax_cross_entropy(
     )
 
 
+def correct_count(loss: Tensor) -> Array | None:
+    """How many labels have the first largest logit, int32 on the backend, of a loss that `softmax_cross_entropy` gave.
+
+    None of another loss, of one whose backward has run, and of one that leaves labels out.
+    """
+    function = loss._function
+    if isinstance(function, _SoftmaxCrossEntropy) and not function._freed and function.counts_all:
+        return function.correct
+    return None
+
+
 def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
     """Mean over all elements of -t log s(z) - (1 - t) log(1 - s(z)), with s the sigmoid, computed without overflow.
 

@@ -29,7 +29,11 @@ class Schedule:
 
     def step(self) -> None:
         """Go on to the next step."""
-        self.step_count += 1
+        self.seek(self.step_count + 1)
+
+    def seek(self, step: int) -> None:
+        """Go to a step, counted from 0."""
+        self.step_count = step
         self._apply()
 
     def rates(self, step: int) -> list[float]:

@@ -4,6 +4,10 @@ A hook is a method ``before_fit``, ``after_fit``, ``before_epoch``, ``after_epoc
 a callback defines those it needs, and callbacks take turns by their `order`, the lowest first. A hook ends the training
 by raising `StopTraining`, an epoch by `StopEpoch` (around a step), and leaves a batch out by `SkipStep` (before it).
 Where one raises, those after it have no turn. ``after_fit`` is called however training ended.
+
+Where the step is captured, hooks around steps make each step a graph of its own, in place of many steps a graph. A callback
+that is content with one call for several steps, ``before_step`` of the first and ``after_step`` of the last, says
+``every_step = False``.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ class Callback:
     """What callbacks may inherit: an `order`. Any object with one of the hooks is a callback."""
 
     order: ClassVar[int] = 0
+    every_step: ClassVar[bool] = True
 
 
 class Hooks:
@@ -39,6 +44,12 @@ class Hooks:
                 raise TypeError(f"Trainer: callback {callback!r} has none of the hooks {', '.join(HOOKS)}")
         turns = sorted(callbacks, key=lambda callback: getattr(callback, "order", 0))
         self._methods = {hook: [getattr(c, hook) for c in turns if hasattr(c, hook)] for hook in HOOKS}
+
+    @property
+    def every_step(self) -> bool:
+        """Whether a hook must be called around every step."""
+        hooks = [*self._methods["before_step"], *self._methods["after_step"]]
+        return any(getattr(getattr(hook, "__self__", None), "every_step", True) for hook in hooks)
 
     def call(self, hook: str, trainer: Trainer) -> None:
         """Give each callback that defines the hook its turn."""

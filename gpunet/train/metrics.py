@@ -87,6 +87,10 @@ class Accuracy(_Share):
     def __init__(self, ignore_index: int | None = None) -> None:
         super().__init__(ignore_index)
 
+    def count(self, correct: int, labels: int) -> None:
+        """Take up a batch that has been counted: how many labels were hit, of how many."""
+        self._mean.update(correct / labels, labels)
+
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Whether the first largest logit is the label's; never where one is NaN."""
         return (logits.argmax(axis=-1) == labels) & ~np.isnan(logits).any(axis=-1)

@@ -16,6 +16,7 @@ class ProgressBar(Callback):
     """On a terminal a bar with loss, accuracy and images a second on stderr; everywhere a line an epoch on stdout."""
 
     order = 60  # the line stands even if the epoch's early stopping comes next
+    every_step = False
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -31,7 +32,7 @@ class ProgressBar(Callback):
         """Move it on."""
         if self._bar is not None:
             self._bar.set_postfix_str(describe(trainer.running), refresh=False)
-            self._bar.update()
+            self._bar.update(trainer.step + 1 - self._bar.n)
 
     def after_epoch(self, trainer: Trainer) -> None:
         """The line takes the bar's place."""

@@ -1,19 +1,20 @@
-"""One training step, run operation by operation.
-
-A step that replays a captured CUDA graph will stand beside `EagerStep`, with the same three methods.
-"""
+"""One training step, run operation by operation; `captured.CapturedStep` stands beside it, with the same methods."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from math import nan
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from gpunet.autograd import Tensor, no_grad, tensor
+from gpunet.backends.base import Array
 from gpunet.errors import BackendError
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
+from gpunet.optim.schedule import Schedule
 
 Loss = Callable[[Tensor, Any], Tensor]
 """(model(x), y) to a tensor of no axes."""
@@ -26,9 +27,29 @@ class Measured(NamedTuple):
 
     loss: float
     rows: int
-    logits: np.ndarray | None
+    logits: np.ndarray | None = None
     """None where the step computes the loss itself, or no metric reads them."""
-    labels: Any
+    labels: Any = None
+    correct: tuple[int, int] | None = None
+    """(labels whose logit is the first largest, labels), where the device has counted them in place of the logits."""
+    rate: float = nan
+    """The learning rate of the first group in this step."""
+
+
+@runtime_checkable
+class DeviceBatch(Protocol):
+    """A batch that kernels make, from a data set on the device: what a loader gives in place of host arrays."""
+
+    key: Hashable
+    """Batches of one key differ by their place alone, so that one graph, which reads it from a clock, makes them all."""
+
+    def make(self, clock: Array | None) -> tuple[Array | Tensor, ...]:
+        """Launch what makes the arrays; nothing may be read or copied by the host.
+
+        Args:
+            clock: two uint64 on the device, (step, epoch): the place of the batch to make, whichever object of this key is
+                asked; None to make this one.
+        """
 
 
 class EagerStep:
@@ -38,8 +59,12 @@ class EagerStep:
         model, optimizer: of one backend.
         loss: of the model's output and the batch's second array.
         function: takes the place of `loss`, if given.
+        schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
     """
+
+    most = 1
+    """How many batches `run` takes at once."""
 
     def __init__(
         self,
@@ -48,41 +73,66 @@ class EagerStep:
         *,
         loss: Loss,
         function: StepFunction | None = None,
+        schedule: Schedule | None = None,
         keep_logits: bool = True,
     ) -> None:
         self.model, self.optimizer, self.loss, self.function = model, optimizer, loss, function
-        self.keep_logits = keep_logits
+        self.schedule, self.keep_logits = schedule, keep_logits
+
+    def running(self) -> AbstractContextManager[None]:
+        """Around everything that is run between two looks of a user: a whole fit."""
+        return nullcontext()
+
+    def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
+        """One update a batch, each when its result is asked for.
+
+        Args:
+            batches: at most `most`, alike in their shapes.
+            epoch, step: place of the first batch.
+        Raises:
+            FloatingPointError: a loss is not finite; that batch has updated nothing.
+        """
+        for batch in batches:
+            yield self.train(batch)
 
     def train(self, batch: Any) -> Measured:
         """One update; FloatingPointError, before the update, where the loss is not finite."""
+        rate = self.optimizer.groups[0]["lr"]
         self.optimizer.zero_grad()
         with _quiet():
-            loss, measured = self._forward(batch)
-            if not np.isfinite(measured.loss):
-                raise FloatingPointError(f"the loss is {measured.loss}")
+            loss, measured = self.begin(batch)
             loss.backward()
             self.optimizer.step()
-        return measured
+        if self.schedule is not None:
+            self.schedule.step()
+        return measured._replace(rate=rate)
+
+    def begin(self, batch: Any) -> tuple[Tensor, Measured]:
+        """The forward pass of an update; FloatingPointError where the loss is not finite."""
+        loss, measured = self._measure(batch)
+        if not np.isfinite(measured.loss):
+            raise FloatingPointError(f"the loss is {measured.loss}")
+        return loss, measured
 
     def evaluate(self, batch: Any) -> Measured:
         """The loss and the logits, without an update."""
         with no_grad(), _quiet():
-            return self._forward(batch)[1]
+            return self._measure(batch)[1]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the batch's first array."""
-        x = checked_batch(batch)[0]
+        x = checked_batch(made(batch))[0]
         check_images(x)
         with no_grad(), _quiet():
             return self.model(self._placed(x)).numpy()
 
-    def _forward(self, batch: Any) -> tuple[Tensor, Measured]:
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """The loss of a batch and the model's output, None where the step is a function of the user's."""
         parts = checked_batch(batch)
-        rows = len(parts[0])
         if self.function is not None:
             loss = self.function(self.model, tuple(self._placed(part) for part in parts))
             _check_loss("step", loss)
-            return loss, Measured(loss.item(), rows, None, None)
+            return loss, None
         if len(parts) != 2:
             raise ValueError(
                 f"Trainer: a batch has {len(parts)} arrays but loss(model(x), y) takes 2; "
@@ -97,6 +147,21 @@ class EagerStep:
             return loss, Measured(loss.item(), rows, None, None)
         labels = y if isinstance(y, np.ndarray) else logits.backend.to_numpy(y.data if isinstance(y, Tensor) else y)
         return loss, Measured(loss.item(), rows, logits.numpy(), labels)
+        return loss, logits
+
+    def _measure(self, batch: Any) -> tuple[Tensor, Measured]:
+        batch = made(batch)
+        loss, logits = self.forward(batch)
+        measured = Measured(loss.item(), batch[0].shape[0])
+        if logits is None or not self.keep_logits:
+            return loss, measured
+        return loss, measured._replace(logits=logits.numpy(), labels=self.on_host(batch[1]))
+
+    def on_host(self, part: Any) -> np.ndarray:
+        """A part of a batch as a host array."""
+        array = part.data if isinstance(part, Tensor) else part
+        backend = self.optimizer.arena.backend
+        return backend.to_numpy(array) if backend.owns(array) else np.asarray(array)
 
     def _placed(self, part: Any) -> Any:
         """Floats as a tensor of the parameters' dtype on the model's backend; integers stay host arrays, for the
@@ -109,6 +174,42 @@ class EagerStep:
         if isinstance(part, Tensor) or part.dtype.kind != "f":
             return part
         return tensor(part, dtype=arena.dtype, backend=arena.backend)
+
+
+def made(batch: Any) -> Any:
+    """A batch of arrays: itself, or what its kernels make."""
+    return batch.make(None) if isinstance(batch, DeviceBatch) else batch
+
+
+def form_of(batch: Any) -> Hashable:
+    """What batches have in common that one graph can serve; batches that are none have a form too."""
+    if isinstance(batch, DeviceBatch):
+        return batch.key
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
+
+
+def blocks(loader: Any, most: int) -> Iterator[list[Any]]:
+    """A loader's batches, up to `most` neighbours of one form together.
+
+    What a loader gave before it raised comes first, as it would one by one.
+    """
+    block: list[Any] = []
+    try:
+        for batch in loader:
+            if block and form_of(batch) != form_of(block[0]):
+                yield block
+                block = []
+            block.append(batch)
+            if len(block) == most:
+                yield block
+                block = []
+    except Exception:
+        if block:
+            yield block
+        raise
+    if block:
+        yield block
 
 
 def checked_batch(batch: Any) -> tuple[Any, ...]:

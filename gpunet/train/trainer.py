@@ -14,16 +14,18 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
+from gpunet.cuda.capture import Recorder
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
 from gpunet.train.callbacks import Hooks
+from gpunet.train.captured import STEPS, CapturedStep
 from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining
 from gpunet.train.history import History
-from gpunet.train.metrics import Mean, Metric, make_metrics
+from gpunet.train.metrics import Accuracy, Mean, Metric, make_metrics
 from gpunet.train.progress import ProgressBar
-from gpunet.train.step import EagerStep, Loss, Measured, StepFunction
+from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, blocks
 
 Loader = Iterable[Any]
 """Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
@@ -47,7 +49,10 @@ class Trainer:
         schedule: stepped after each step of the optimizer.
         backend: as for `get_backend`.
         precision: of matrix products on a GPU; "ieee" is what is built.
-        capture: whether to record the step as one CUDA graph; not built yet, so "auto" and False run it eagerly.
+        capture: whether a GPU's step is recorded as a CUDA graph, see `train.captured`: True raises where it cannot be,
+            "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
+            `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
+            int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
         callbacks: see `train.callbacks`.
         progress: whether to show a bar, and print a line an epoch.
     Attributes:
@@ -86,10 +91,19 @@ class Trainer:
         if precision != "ieee":
             raise ValueError(f"Trainer: precision is {precision!r} but takes 'ieee'; no other is built yet")
         self.backend = get_backend(backend)
-        _check_capture(capture, self.backend)
+        recorder = _recorder(capture, self.backend)
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
-        self._step = EagerStep(model, optimizer, loss=loss, function=step, keep_logits=bool(self.metrics))
+        eager = EagerStep(model, optimizer, loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics))
+        self._step: EagerStep | CapturedStep = eager
+        if recorder is not None:
+            self._step = CapturedStep(
+                eager,
+                recorder,
+                most=1 if self._hooks.every_step else STEPS,
+                strict=capture is True,
+                counts=all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics),
+            )
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
@@ -123,7 +137,7 @@ class Trainer:
         self.columns = self._column_names(valid is not None)
         self.history.interrupted = False
         self._hooks.call("before_fit", self)
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, self._step.running():
             try:
                 while self.epoch < self.last_epoch:
                     self._run_epoch(train_loader, valid, interrupt)
@@ -214,16 +228,16 @@ class Trainer:
 
     def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
         """The steps of an epoch -> the learning rate of the last one."""
-        rate, start = self.optimizer.groups[0]["lr"], perf_counter()
+        rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            for self.step, batch in enumerate(loader):
+            for batches in blocks(loader, self._step.most):
+                self.step, done = done, done + len(batches)
                 random.begin_step(self.epoch, self.step)
                 try:
                     self._hooks.call("before_step", self)
                 except SkipStep:
                     continue
-                rate = self.optimizer.groups[0]["lr"]
-                self._meter.update(self._train(batch))
+                rate = self._train(batches)
                 self._seconds = perf_counter() - start
                 self._hooks.call("after_step", self)
                 interrupt.check()
@@ -231,16 +245,19 @@ class Trainer:
             pass
         return rate
 
-    def _train(self, batch: Any) -> Measured:
+    def _train(self, batches: Sequence[Any]) -> float:
+        """Steps, of which `step` is the first before and the last after -> the learning rate of the last one."""
+        measured, first = Measured(0.0, 0), self.step
         try:
-            measured = self._step.train(batch)
+            for measured in self._step.run(batches, self.epoch, self.step):
+                self._meter.update(measured)
+                self.step += 1
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"Trainer: {error} in epoch {self.epoch + 1}, step {self.step + 1}; nothing was updated"
             ) from None
-        if self.schedule is not None:
-            self.schedule.step()
-        return measured
+        self.step = first + len(batches) - 1
+        return measured.rate
 
     def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt) -> dict[str, Any]:
         _check_loader(name, loader)
@@ -281,10 +298,11 @@ class _Meter:
 
     def update(self, measured: Measured) -> None:
         self._loss.update(measured.loss, measured.rows)
-        if measured.logits is not None:
-            labels = np.asarray(measured.labels)
-            for metric in self.metrics:
-                metric.update(measured.logits, labels)
+        for metric in self.metrics:
+            if measured.correct is not None and isinstance(metric, Accuracy):
+                metric.count(*measured.correct)
+            elif measured.logits is not None:
+                metric.update(measured.logits, measured.labels)
 
     def values(self) -> dict[str, Any]:
         return {"loss": self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
@@ -319,10 +337,11 @@ def _check_owner(model: Module, optimizer: Optimizer) -> None:
         raise ValueError("Trainer: the optimizer holds no parameter of the model")
 
 
-def _check_capture(capture: bool | str, backend: Backend) -> None:
+def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:
+    """What records the step; None where it runs eagerly."""
     if capture not in (True, False, "auto"):
         raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
-    if capture is True and backend.name in ("reference", "numpy"):
+    recorder = backend.recorder() if capture else None
+    if capture is True and recorder is None:
         raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
-    if capture is True:
-        raise ValueError("Trainer: capture=True is not built yet; 'auto' and False run the step eagerly")
+    return recorder

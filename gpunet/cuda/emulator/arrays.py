@@ -254,6 +254,30 @@ class EmulatedArrays:
         """Device and versions."""
         return {"device": f"CUDA emulated on {platform.machine()}", **self.properties}
 
+    def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """Host memory."""
+        return np.empty(tuple(shape), dtype)
+
+    def upload(self, host: np.ndarray, array: DeviceArray) -> None:
+        """Copy host memory to an array."""
+        self.stream.refuse("a copy of host data to the device")
+        if host.shape != array.shape or host.dtype != array.dtype:
+            raise TypeError(f"upload: {array!r} does not take {host.dtype} of shape {host.shape}")
+        array._view[...] = host
+        self.mark_written(array)
+
+    def make_stream(self) -> Stream:
+        """A stream that can be captured."""
+        return Stream(self)
+
+    def on(self, stream: Stream) -> Stream:
+        """Make a stream the current one inside a `with`."""
+        return stream
+
+    def make_pool(self) -> Pool:
+        """Memory for a graph."""
+        return Pool()
+
     @contextmanager
     def using(self, pool: Pool | None) -> Iterator[None]:
         """Take the memory of arrays from `pool` inside a `with`, as `cupy.cuda.using_allocator` does."""

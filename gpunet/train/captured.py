@@ -1,0 +1,306 @@
+"""The training step as a CUDA graph: recorded once for each form of a batch, then run again with one launch for many steps.
+
+A replay repeats launches whose arguments are frozen, so all that differs from step to step is read from the device: the batch,
+from arrays that the host fills before a replay, or made by kernels (`step.DeviceBatch`); learning rates and Adam's corrections,
+from a table with a row a step; the place of a step's random numbers, from a clock. The update leaves a note, (loss, correct
+labels, held), which is read once a replay: after a loss that is not finite it updates nothing until the host has looked.
+
+The first step of each form runs eagerly. It compiles and loads the kernels and checks what only the host can check, and as
+its numbers are those of a replay, bit for bit, nothing has to be restored after it. Evaluation runs eagerly too: it is a few
+launches an epoch, and needs the logits of every batch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import gpunet
+from gpunet import random
+from gpunet.autograd import Tensor
+from gpunet.backends.base import Array, Note, Segments
+from gpunet.cuda.capture import Feed, Recorder, Recording, row
+from gpunet.errors import BackendError
+from gpunet.functional.loss import correct_count
+from gpunet.nn import Module
+from gpunet.optim import Optimizer
+from gpunet.train.step import DeviceBatch, EagerStep, Measured, form_of
+
+STEPS = 16
+"""Steps of a graph, where nothing needs to be told of each of them."""
+INT32 = np.iinfo(np.int32)
+
+
+class Graph(NamedTuple):
+    """Some steps, recorded, with the arrays that they read and write."""
+
+    recording: Recording
+    batch: Batches
+    clock: Feed
+    """(steps, 2) uint64: step and epoch."""
+    hyper: Feed
+    """(steps, M, K) float64: the update's hyper-parameters."""
+    notes: Array
+    """(1 + steps, 3) float64: zeros, then each step's note."""
+    bounds: np.ndarray
+    """(M, 2): what the update walks over; `placed` is the device's."""
+    placed: Array
+    first: list[int]
+    written: list[bool]
+    """Which parameters get a gradient."""
+    rows: int
+    labels: int
+    """Labels of a step, if the notes count the correct ones; else 0."""
+    logits: list[Tensor]
+    """A step each, if the host reads them."""
+    grad_norm: Array | None
+    """Of the last step."""
+
+
+class CapturedStep:
+    """`EagerStep` by replaying graphs; with the same methods, and the same numbers bit for bit.
+
+    Args:
+        eager: what is recorded, and runs whatever is not.
+        recorder: of the model's backend.
+        most: steps of a graph; fewer than these, at the end of an epoch, are replays of one step each.
+        strict: whether a step that cannot be captured raises; else it runs eagerly and a warning says so.
+        counts: whether the correct labels are all that is wanted of the logits.
+    Attributes:
+        graphs: by form of a batch and number of steps.
+    """
+
+    def __init__(self, eager: EagerStep, recorder: Recorder, *, most: int, strict: bool, counts: bool) -> None:
+        self.eager, self.recorder, self.most, self.strict, self.counts = eager, recorder, most, strict, counts
+        self.evaluate, self.predict = eager.evaluate, eager.predict
+        self.graphs: dict[tuple[Hashable, int], Graph] = {}
+        self._written: dict[Hashable, list[bool]] = {}  # by form, of the step that ran eagerly
+        self._frozen: Frozen | None = None
+        self._refused = False
+
+    def running(self) -> AbstractContextManager[None]:
+        """A stream of its own for everything in a fit, graphs and what runs eagerly between them."""
+        return self.recorder.current()
+
+    def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
+        """See `EagerStep.run`; the results come when all batches are done, those before one that fails too."""
+        frozen = Frozen(self.eager.model, self.eager.optimizer)
+        if self._frozen is None or frozen.values != self._frozen.values:
+            self._frozen = frozen
+            self.graphs.clear()
+            self._written.clear()
+        form = form_of(batches[0])
+        if form not in self._written:
+            yield from self._run_eagerly(batches[:1], epoch, step)
+            self._written[form] = list(self.eager.optimizer.arena.written)
+            batches, step = batches[1:], step + 1
+        count = len(batches) if len(batches) == self.most else 1
+        for i in range(0, len(batches), count):
+            some = batches[i : i + count]
+            graph = None if self._refused else self._graph(form, some)
+            run = (
+                self._run_eagerly(some, epoch, step + i)
+                if graph is None
+                else self._replay(graph, some, epoch, step + i)
+            )
+            yield from run
+
+    def _run_eagerly(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
+        for i, batch in enumerate(batches):
+            random.begin_step(epoch, step + i)
+            yield self.eager.train(batch)
+
+    # ---- replaying
+
+    def _replay(self, graph: Graph, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
+        optimizer, schedule, backend = self.eager.optimizer, self.eager.schedule, self.eager.optimizer.arena.backend
+        graph.batch.fill(batches)
+        rates, before = [], []
+        for i in range(len(batches)):
+            rates.append(optimizer.groups[0]["lr"])
+            before.append((optimizer.steps, 0 if schedule is None else schedule.step_count))
+            graph.clock.host[i] = step + i, epoch
+            graph.hyper.host[i] = optimizer.table(graph.first)
+            optimizer.count()
+            if schedule is not None:
+                schedule.step()
+        graph.clock.send()
+        graph.hyper.send()
+        graph.recording.launch()
+        optimizer.arena.version += len(batches)
+        optimizer.grad_norm = graph.grad_norm
+        notes = backend.to_numpy(graph.notes)[1:].tolist()  # waits for the device
+        done = len(batches) - int(notes[-1][2])
+        if done < len(batches):  # as if the first bad step had never begun
+            optimizer.steps = before[done][0]
+            if schedule is not None:
+                schedule.seek(before[done][1])
+        for i, (loss, correct, _) in enumerate(notes[:done]):
+            measured = Measured(loss, graph.rows, rate=rates[i])
+            if graph.labels:
+                measured = measured._replace(correct=(int(correct), graph.labels))
+            elif graph.logits:
+                labels = self.eager.on_host(graph.batch.part(i, 1))
+                measured = measured._replace(logits=graph.logits[i].numpy(), labels=labels)
+            yield measured
+        if done < len(batches):
+            random.begin_step(epoch, step + done)
+            self.eager.begin(batches[done])  # raises what this step raises on its own: labels out of range, say
+            raise FloatingPointError(f"the loss is {notes[done][0]}")
+
+    # ---- recording
+
+    def _graph(self, form: Hashable, batches: Sequence[Any]) -> Graph | None:
+        """The graph for so many batches of a form; None if they must run eagerly."""
+        optimizer = self.eager.optimizer
+        optimizer.arena.written = list(self._written[form])
+        bounds, first = optimizer.runs()
+        graph = self.graphs.get((form, len(batches)))
+        if graph is None or not np.array_equal(graph.bounds, bounds):
+            try:
+                graph = self.graphs[form, len(batches)] = self._record(batches, bounds, first)
+            except Exception as error:
+                optimizer.grad_norm = None  # a recorded one was never computed
+                message = f"Trainer: the step cannot be captured{_where(error)}: {error}"
+                if self.strict:
+                    raise BackendError(message) from error
+                warnings.warn(f"{message}; it runs eagerly", RuntimeWarning, stacklevel=2)
+                self._refused = True
+                return None
+        return graph
+
+    def _record(self, batches: Sequence[Any], bounds: np.ndarray, first: list[int]) -> Graph:
+        check_hooks(self.eager.model)
+        optimizer, feed, count = self.eager.optimizer, self.recorder.feed, len(batches)
+        backend, written = optimizer.arena.backend, list(optimizer.arena.written)
+        batch = Batches(self.recorder, optimizer, batches)
+        clock, hyper = feed((count, 2), np.uint64), feed((count, *optimizer.table(first).shape), np.float64)
+        notes, placed = backend.asarray(np.zeros((count + 1, 3))), backend.asarray(bounds)
+
+        def work() -> tuple[int, int, list[Tensor]]:
+            rows, labels, logits = 0, 0, []
+            for i in range(count):
+                with random.clocked(row(clock.device, i)):
+                    optimizer.zero_grad()
+                    parts = batch.parts(i, row(clock.device, i))
+                    loss, out = self.eager.forward(parts)
+                    correct = correct_count(loss) if self.counts else None
+                    if correct is not None:
+                        labels = parts[1].size
+                    elif out is not None and self.eager.keep_logits:
+                        logits.append(out.detach())
+                    rows = parts[0].shape[0]
+                    note = Note(loss.data, correct, row(notes, i), row(notes, i + 1))
+                    loss.backward()
+                    if optimizer.arena.written != written:
+                        raise BackendError("other parameters got a gradient than in the step before")
+                    optimizer.apply(Segments(bounds, row(hyper.device, i), placed), note)
+            return rows, labels, logits
+
+        recording, (rows, labels, logits) = self.recorder.record(work)
+        return Graph(
+            recording, batch, clock, hyper, notes, bounds, placed, first, written, rows, labels, logits,
+            optimizer.grad_norm,
+        )  # fmt: skip
+
+
+class Batches:
+    """The arrays that a graph's steps take as their batches: filled by the host before a replay, or made in the graph.
+
+    Args:
+        batches: one a step, all of one form.
+    """
+
+    def __init__(self, recorder: Recorder, optimizer: Optimizer, batches: Sequence[Any]) -> None:
+        self._backend, self._deferred = optimizer.arena.backend, isinstance(batches[0], DeviceBatch)
+        self._batches = list(batches) if self._deferred else []
+        self._made: list[tuple[Any, ...]] = []
+        self._feeds: list[Feed] = []
+        for part in () if self._deferred else batches[0]:
+            self._feeds.append(recorder.feed((len(batches), *part.shape), self._kept(part, optimizer.arena.dtype)))
+
+    def _kept(self, part: Any, floats: np.dtype) -> Any:
+        """The dtype of a part's array: floats the parameters', integers int32, as the operations take them on the device."""
+        on_device = isinstance(part, Tensor) or self._backend.owns(part)
+        return part.dtype if on_device else {"f": floats, "i": np.int32, "u": np.int32}.get(part.dtype.kind, part.dtype)
+
+    def fill(self, batches: Sequence[Any]) -> None:
+        """Take these batches in the next replay.
+
+        Raises:
+            ValueError: integers beyond 32 bits.
+        """
+        if self._deferred:
+            return
+        for j, feed in enumerate(self._feeds):
+            sent = False
+            for i, batch in enumerate(batches):
+                part = batch[j].data if isinstance(batch[j], Tensor) else batch[j]
+                if self._backend.owns(part):
+                    self._backend.copy(part, out=row(feed.device, i))
+                    continue
+                wide = part.dtype.kind in "iu" and part.dtype.itemsize >= 4 and part.size
+                if wide and not INT32.min <= part.min() <= part.max() <= INT32.max:
+                    raise ValueError(
+                        f"Trainer: array {j} of a batch holds {part.min()} to {part.max()}, beyond 32 bits"
+                    )
+                feed.host[i] = part
+                sent = True
+            if sent:
+                feed.send()
+
+    def parts(self, i: int, clock: Array) -> tuple[Any, ...]:
+        """The batch of step i, while recording."""
+        if self._deferred:
+            self._made.append(self._batches[i].make(clock))
+            return self._made[i]
+        return tuple(row(feed.device, i) for feed in self._feeds)
+
+    def part(self, i: int, j: int) -> Any:
+        """Part j of the batch of step i, of the last replay."""
+        return self._made[i][j] if self._deferred else row(self._feeds[j].device, i)
+
+
+class Frozen:
+    """What a recording has frozen beside its arguments: where it changes, the step must be recorded again.
+
+    The model's modules and their attributes, so that a new dropout rate, or a layer that trains no more, is heeded; where
+    parameters and buffers lie; the optimizer's options and the seed. Learning rates are not among them: a graph reads them.
+    """
+
+    def __init__(self, model: Module, optimizer: Optimizer) -> None:
+        arena = optimizer.arena
+        self._kept = [arena.data, arena.grad, *arena.slots.values()]  # an id means nothing once its object is gone
+        self.values: list[Any] = [random.current_seed(), *optimizer.options().values(), *map(id, self._kept)]
+        for _, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self._kept.append(tensor.data)
+            self.values += [id(tensor.data), tensor.requires_grad]
+        for _, module in model.named_modules():
+            self.values += [id(module), module.training]
+            for name, value in vars(module).items():
+                plain = isinstance(value, bool | int | float | str | tuple | None)
+                self._kept.append(value)
+                self.values += [name, value if plain else id(value)]
+
+
+def check_hooks(model: Module) -> None:
+    """BackendError where a module has a forward hook: a replay would not call it."""
+    for name, module in model.named_modules():
+        if vars(module).get("_forward_hooks"):
+            raise BackendError(f"the forward hook on {name or type(module).__name__} would not be called by a replay")
+
+
+def _where(error: BaseException) -> str:
+    """The user's line that an error came from; empty if gpunet called none."""
+    package = str(Path(gpunet.__file__).parent)
+    calls = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
+    outside = [
+        (file, line) for file, line in calls if not file.startswith((package, "<")) and "site-packages" not in file
+    ]
+    return f" (at {Path(outside[-1][0]).name}:{outside[-1][1]})" if outside else ""
