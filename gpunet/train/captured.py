@@ -82,19 +82,22 @@ class CapturedStep:
         self.graphs: dict[tuple[Hashable, int], Graph] = {}
         self._written: dict[Hashable, list[bool]] = {}  # by form, of the step that ran eagerly
         self._frozen: Frozen | None = None
-        self._refused = False
+        self._looked, self._refused = -1, False
 
     def running(self) -> AbstractContextManager[None]:
         """A stream of its own for everything in a fit, graphs and what runs eagerly between them."""
+        self._looked = -1
         return self.recorder.current()
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
         """See `EagerStep.run`; the results come when all batches are done, those before one that fails too."""
-        frozen = Frozen(self.eager.model, self.eager.optimizer)
-        if self._frozen is None or frozen.values != self._frozen.values:
-            self._frozen = frozen
-            self.graphs.clear()
-            self._written.clear()
+        if epoch != self._looked or self.most == 1:  # a callback, or whoever called fit, may have changed something
+            self._looked = epoch
+            frozen = Frozen(self.eager.model, self.eager.optimizer)
+            if self._frozen is None or frozen.values != self._frozen.values:
+                self._frozen = frozen
+                self.graphs.clear()
+                self._written.clear()
         form = form_of(batches[0])
         if form not in self._written:
             yield from self._run_eagerly(batches[:1], epoch, step)
@@ -121,11 +124,12 @@ class CapturedStep:
     def _replay(self, graph: Graph, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
         optimizer, schedule, backend = self.eager.optimizer, self.eager.schedule, self.eager.optimizer.arena.backend
         graph.batch.fill(batches)
+        graph.clock.host[:, 0] = np.arange(step, step + len(batches))
+        graph.clock.host[:, 1] = epoch
         rates, before = [], []
         for i in range(len(batches)):
             rates.append(optimizer.groups[0]["lr"])
             before.append((optimizer.steps, 0 if schedule is None else schedule.step_count))
-            graph.clock.host[i] = step + i, epoch
             graph.hyper.host[i] = optimizer.table(graph.first)
             optimizer.count()
             if schedule is not None:
@@ -278,11 +282,12 @@ class Frozen:
         arena = optimizer.arena
         self._kept = [arena.data, arena.grad, *arena.slots.values()]  # an id means nothing once its object is gone
         self.values: list[Any] = [random.current_seed(), *optimizer.options().values(), *map(id, self._kept)]
-        for _, tensor in (*model.named_parameters(), *model.named_buffers()):
-            self._kept.append(tensor.data)
-            self.values += [id(tensor.data), tensor.requires_grad]
         for _, module in model.named_modules():
             self.values += [id(module), module.training]
+            for _, tensor in module.children():
+                if isinstance(tensor, Tensor):
+                    self._kept.append(tensor.data)
+                    self.values += [id(tensor.data), tensor.requires_grad]
             for name, value in vars(module).items():
                 plain = isinstance(value, bool | int | float | str | tuple | None)
                 self._kept.append(value)

@@ -193,6 +193,28 @@ def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
     both(new_task, use)
 
 
+def test_parameters_that_were_updated_less_often_are_walked_apart(new_task):
+    def use(task, trainer):
+        trainer.fit(task.train, 2)
+        task.optimizer.steps[:1] = 1  # as after a checkpoint of a model whose first layer was frozen
+        trainer.fit(task.train, 2)
+
+    trainer = both(new_task, use)
+    assert any(len(graph.bounds) == 2 for graph in trainer._step.graphs.values())
+
+
+def test_the_gradients_norm_is_that_of_the_last_step_whichever_graph_it_was_in(new_task):
+    norms = []
+    for capture in (False, True):
+        task = new_task(0)
+        task.optimizer.clip_norm = 0.1
+        trainer = task.trainer(backend="emulated", capture=capture)
+        trainer.fit(task.train, 3)
+        trainer.fit([batch for batch in task.train if len(batch[0]) == 16], 1)
+        norms.append(trainer.backend.to_numpy(task.optimizer.grad_norm))
+    np.testing.assert_array_equal(*norms)
+
+
 def test_callbacks_between_epochs_may_change_what_they_like(new_task):
     class Halve:
         def after_epoch(self, trainer):
