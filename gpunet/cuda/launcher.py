@@ -7,12 +7,16 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gpunet.cuda import signature, source
 from gpunet.cuda.instantiations import file_of, instantiations
 
 Extent = int | tuple[int, ...]
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 BLOCK_LIMIT = 1024
+NULL = np.intp(0)
+"""A null pointer as CuPy takes it: of None, some of its versions make an address."""
 DEFAULT_SHARED = 48 * 1024
 """Bytes of shared memory that a block may take without asking for more."""
 
@@ -87,7 +91,7 @@ class CupyLauncher(Launcher):
                 function = self._functions[kernel] = self._module(file).get_function(kernel)
             if shared > DEFAULT_SHARED:
                 function.max_dynamic_shared_size_bytes = shared
-            function(grid, block, tuple(args), shared_mem=shared)
+            function(grid, block, tuple(NULL if a is None else a for a in args), shared_mem=shared)
 
     def _module(self, file: str) -> Any:
         if file not in self._modules:

@@ -8,6 +8,7 @@ import pytest
 
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.cupy_arrays import CupyArrays
+from gpunet.cuda.launcher import CupyLauncher
 from gpunet.errors import BackendError
 
 
@@ -134,6 +135,16 @@ def test_an_upload_copies_without_waiting(arrays):
     data = SimpleNamespace(copy_from_host_async=lambda pointer, size: copied.append((pointer, size)))
     arrays.upload(host, SimpleNamespace(data=data))
     assert copied == [(host.ctypes.data, 24)]
+
+
+def test_a_null_pointer_is_a_zero_of_eight_bytes(monkeypatch):
+    cupy = pytest.importorskip("cupy")
+    monkeypatch.setattr(cupy.cuda, "Device", lambda number: Log().around("device"))
+    launcher, calls = CupyLauncher(0, lambda array: True), []
+    launcher._functions["f"] = lambda grid, block, args, shared_mem: calls.append(args)
+    launcher.run("f.cu", "f", (1,), (32,), [np.float32(2), None], 0)
+    ((two, null),) = calls
+    assert (two, null, null.nbytes) == (2, 0, 8)
 
 
 def test_cupy_has_what_capture_asks_of_it():
