@@ -283,22 +283,33 @@ class Frozen:
         self._kept = [arena.data, arena.grad, *arena.slots.values()]  # an id means nothing once its object is gone
         self.values: list[Any] = [random.current_seed(), *optimizer.options().values(), *map(id, self._kept)]
         for _, module in model.named_modules():
-            self.values += [id(module), module.training]
+            self.values += [id(module), module.training, len(hooks_of(module))]
             for _, tensor in module.children():
                 if isinstance(tensor, Tensor):
                     self._kept.append(tensor.data)
                     self.values += [id(tensor.data), tensor.requires_grad]
             for name, value in vars(module).items():
-                plain = isinstance(value, bool | int | float | str | tuple | None)
                 self._kept.append(value)
-                self.values += [name, value if plain else id(value)]
+                self.values += [name, value if _is_plain(value) else id(value)]
 
 
 def check_hooks(model: Module) -> None:
     """BackendError where a module has a forward hook: a replay would not call it."""
     for name, module in model.named_modules():
-        if vars(module).get("_forward_hooks"):
+        if hooks_of(module):
             raise BackendError(f"the forward hook on {name or type(module).__name__} would not be called by a replay")
+
+
+def hooks_of(module: Module) -> Sequence[Any]:
+    """A module's forward hooks."""
+    return vars(module).get("_forward_hooks", ())
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether two values are told apart by ==, not by who they are."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _where(error: BaseException) -> str:

@@ -527,6 +527,16 @@ def test_a_forward_hook_is_not_left_out_silently(new_task):
     assert len(calls) == len(task.train)
 
 
+def test_a_forward_hook_that_comes_later_is_found(new_task):
+    task = new_task(0)
+    trainer = task.trainer(backend="emulated", capture=True)
+    task.model[1].register_forward_hook(lambda layer, inputs, y: None).remove()
+    trainer.fit(task.train, 2)
+    task.model[1].register_forward_hook(lambda layer, inputs, y: None)
+    with pytest.raises(BackendError, match="the forward hook on 1 would not be called"):
+        trainer.fit(task.train, 1)
+
+
 def test_parameters_that_get_a_gradient_by_turns_are_refused(new_task):
     turns = []
 
