@@ -181,6 +181,8 @@ class CapturedStep:
 
     def _record(self, batches: Sequence[Any], bounds: np.ndarray, first: list[int]) -> Graph:
         check_hooks(self.eager.model)
+        if not first:  # then there is no update, which would leave the note
+            raise BackendError("no parameter of the optimizer got a gradient")
         optimizer, feed, count = self.eager.optimizer, self.recorder.feed, len(batches)
         backend, written = optimizer.arena.backend, list(optimizer.arena.written)
         batch = Batches(self.recorder, optimizer, batches)

@@ -552,6 +552,18 @@ def test_parameters_that_get_a_gradient_by_turns_are_refused(new_task):
         task.trainer(backend="emulated", capture=True, step=step).fit(task.train, 1)
 
 
+def test_a_step_that_updates_nothing_is_refused(new_task):
+    other = nn.Linear(36, 4)
+
+    def step(model, batch):
+        return F.softmax_cross_entropy(other(batch[0].reshape(-1, 36)), batch[1])
+
+    task = new_task(0)
+    other.to("emulated")
+    with pytest.raises(BackendError, match="captured: no parameter of the optimizer got a gradient"):
+        task.trainer(backend="emulated", capture=True, step=step).fit(task.train, 1)
+
+
 def test_a_static_array_that_is_freed_is_found(new_task):
     task = new_task(0)
     trainer = task.trainer(backend="emulated", capture=True)
