@@ -16,6 +16,23 @@ from gpunet.data.loader import BatchOrder, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
 
 
+class DeferredBatch:
+    """One batch of a `DeviceLoader`, which a kernel makes when it is asked for: see `train.step.DeviceBatch`.
+
+    Attributes:
+        key: what batches have in common that differ by their place alone.
+    """
+
+    def __init__(self, loader: DeviceLoader, order: Array, start: int, rows: int, epoch: int, seed: int) -> None:
+        self._loader, self._place = loader, (order, start, rows, epoch, seed)
+        self.key = loader, rows, seed
+
+    def make(self, clock: Array | None = None) -> tuple[Any, Array]:
+        """(x, y), as the loader gives them; of the step and epoch that `clock` holds, if there is one."""
+        x, y = self._loader._launch(*self._place, clock)
+        return (Tensor(x, self._loader.backend) if self._loader.augmentation.mean else x), y
+
+
 class DeviceLoader(BatchOrder):
     """The batches of `DataLoader`, made where the model is: of the same samples, in the same order, with the same bits.
 
@@ -58,6 +75,7 @@ class DeviceLoader(BatchOrder):
         images, labels = _checked(dataset)
         self.image_shape = self.augmentation.output_shape("DeviceLoader", images.shape[1:])
         self.images, self.labels = self.backend.asarray(images), self.backend.asarray(labels)
+        self._positions: Array | None = None
 
     def order(self, epoch: int | None = None, *, out: Array | None = None) -> Array:
         """The positions of one epoch on the backend, int32 (M,), in the order they are taken; of the next epoch if None.
@@ -120,20 +138,32 @@ class DeviceLoader(BatchOrder):
         return x, y
 
     def __iter__(self) -> Iterator[tuple[Any, Array]]:
-        return self._epoch_batches(self.epoch, self._seed())
+        return (batch.make() for batch in self._batches(None))
+
+    def deferred(self) -> Iterator[DeferredBatch]:
+        """The batches of the next epoch before they are made: the Trainer makes them inside a captured step.
+
+        All of them read one array of positions, which the next epoch overwrites.
+        """
+        if self._positions is None:
+            self._positions = self.backend.empty((self.samples,), np.int32)
+        return self._batches(self._positions)
+
+    def _batches(self, positions: Array | None) -> Iterator[DeferredBatch]:
+        epoch, seed = self.epoch, self._seed()
+        return self._epoch_batches(self._order(epoch, seed, positions), epoch, seed)
+
+    def _epoch_batches(self, order: Array, epoch: int, seed: int) -> Iterator[DeferredBatch]:
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            rows = min(self.batch_size, self.samples - start)
+            yield DeferredBatch(self, order, start, rows, epoch, seed)
+        self.epoch = epoch + 1
 
     def _order(self, epoch: int, seed: int, out: Array | None = None) -> Array:
         if self.shuffle:
             return self.backend.permutation(shuffle_stream(seed, epoch), self.samples, out=out)
         order = self.backend.asarray(np.arange(self.samples, dtype=np.int32))
         return order if out is None else self.backend.copy(order, out=out)
-
-    def _epoch_batches(self, epoch: int, seed: int) -> Iterator[tuple[Any, Array]]:
-        order = self._order(epoch, seed)
-        for i in range(len(self)):
-            x, y = self._launch(order, i * self.batch_size, None, epoch, seed)
-            yield (Tensor(x, self.backend) if self.augmentation.mean else x), y
-        self.epoch = epoch + 1
 
 
 def _checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -143,10 +143,6 @@ class EagerStep:
         logits = self.model(self._placed(x))
         loss = self.loss(logits, self._placed(y))
         _check_loss("loss", loss)
-        if not self.keep_logits:
-            return loss, Measured(loss.item(), rows, None, None)
-        labels = y if isinstance(y, np.ndarray) else logits.backend.to_numpy(y.data if isinstance(y, Tensor) else y)
-        return loss, Measured(loss.item(), rows, logits.numpy(), labels)
         return loss, logits
 
     def _measure(self, batch: Any) -> tuple[Tensor, Measured]:
@@ -190,13 +186,13 @@ def form_of(batch: Any) -> Hashable:
 
 
 def blocks(loader: Any, most: int) -> Iterator[list[Any]]:
-    """A loader's batches, up to `most` neighbours of one form together.
+    """A loader's batches, up to `most` neighbours of one form together; deferred, if the loader can.
 
     What a loader gave before it raised comes first, as it would one by one.
     """
     block: list[Any] = []
     try:
-        for batch in loader:
+        for batch in loader.deferred() if hasattr(loader, "deferred") else loader:
             if block and form_of(batch) != form_of(block[0]):
                 yield block
                 block = []
