@@ -137,7 +137,15 @@ def summary(arguments: Namespace) -> int:
 def info(arguments: Namespace) -> int:
     """Versions, backends and devices; where there is no GPU, why."""
     print(f"gpunet {gpunet.__version__}, Python {sys.version.split()[0]}")
-    for package in ("numpy", "safetensors", "cupy-cuda12x", "cupy-cuda13x", "cupy", "cuda-bindings"):
+    for package in (
+        "numpy",
+        "safetensors",
+        "cupy-cuda12x",
+        "cupy-cuda13x",
+        "cupy",
+        "cuda-bindings",
+        "nvidia-cuda-nvdisasm",
+    ):
         if version := _version(package):
             print(f"{package} {version}")
     print(f"auto is {get_backend('auto').name}")
@@ -151,7 +159,8 @@ def info(arguments: Namespace) -> int:
 
 
 def kernels(arguments: Namespace) -> int:
-    """Compile every CUDA kernel, and show registers, shared memory and spills; or run one with ``--run``. Needs no GPU."""
+    """Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run one with
+    ``--run``. Needs no GPU."""
     if arguments.kernel:
         from gpunet.cuda.emulator.command import run_kernel
 

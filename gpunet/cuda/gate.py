@@ -1,19 +1,24 @@
 """The compile-only gate: every kernel instance for every architecture, with no spill and no stack frame.
 
 It finds on any machine what only a GPU would tell: what NVRTC refuses, what ptxas refuses for one architecture, and
-registers that do not fit, which cost more than most mistakes and fail no test.
+registers that do not fit, which cost more than most mistakes and fail no test. What it found is kept by the hash of everything
+that it follows from (source, instances, options, NVRTC, disassembler, this code), so only what has changed is compiled again.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
+from pathlib import Path
 
-from gpunet.cuda import nvrtc
+from gpunet.cuda import cache as kept
+from gpunet.cuda import nvrtc, sass, source
 from gpunet.cuda.instantiations import instantiations
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -33,6 +38,8 @@ class Row:
     """Bytes spilled and reloaded."""
     stack: int = 0
     """Bytes of stack frame."""
+    instructions: dict[str, int] = field(default_factory=dict)
+    """How often each matrix and copy instruction stands in the machine code; empty without a disassembler."""
     error: str = ""
 
     @property
@@ -42,23 +49,27 @@ class Row:
 
 
 def compile_all(architectures: Sequence[str] = ARCHITECTURES, *, files: Sequence[str] | None = None) -> Iterator[Row]:
-    """Compile every listed instance, a file and architecture at a time, in one process a core.
+    """Compile every listed instance that no earlier call has compiled, a file and architecture at a time, in one process a
+    core.
 
     Args:
         files: only these `.cu` files; all if None.
     """
-    listed = instantiations()
-    jobs = list(product(files or listed, architectures))
-    workers = min(len(jobs), os.cpu_count() or 1)
+    jobs = list(product(files or instantiations(), architectures))
+    left = [job for job in jobs if not (kept.folder("gate") / _name(*job)).exists()]
+    workers = max(min(len(left), os.cpu_count() or 1), 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for rows in pool.map(_compile, jobs):
-            yield from rows
+        compiled = pool.map(_rows, left)
+        for job in jobs:
+            yield from next(compiled) if job in left else _rows(job)
 
 
 def print_table(architectures: Sequence[str] = ARCHITECTURES) -> int:
     """Print a line an instance; the exit status is 1 if one does not compile, spills or has a stack frame."""
     failed = count = 0
-    print(f"{'kernel':62} {'arch':7} {'registers':>9} {'shared B':>9} {'spills B':>9} {'stack B':>8}")
+    if why := sass.why_unavailable():
+        print(f"Matrix and copy instructions are not listed: {why}")
+    print(f"{'kernel':62} {'arch':7} {'registers':>9} {'shared B':>9} {'spills B':>9} {'stack B':>8}  instructions")
     for row in compile_all(architectures):
         count += 1
         failed += not row.passes
@@ -66,22 +77,54 @@ def print_table(architectures: Sequence[str] = ARCHITECTURES) -> int:
         if row.error:
             print(f"{row.kernel:62} {row.architecture:7}{mark}\n{row.error}")
         else:
+            listed = "".join(f"  {name} x{times}" for name, times in row.instructions.items())
             print(
                 f"{row.kernel:62} {row.architecture:7} {row.registers:9} {row.shared:9} "
-                f"{row.spills:9} {row.stack:8}{mark}"
+                f"{row.spills:9} {row.stack:8}{mark}{listed}"
             )
     print(f"{count} instances, {failed} failed")
     return int(failed > 0)
 
 
-def _compile(job: tuple[str, str]) -> list[Row]:
-    file, architecture = job
-    expressions = instantiations()[file]
+def _rows(job: tuple[str, str]) -> list[Row]:
+    """The rows of a file for an architecture: those that are kept, or new ones. Errors are not kept."""
     try:
-        compiled = nvrtc.compile(file, architecture, expressions)
+        path = kept.keep("gate", _name(*job), lambda path: path.write_text(_compile(*job), encoding="utf-8"))
     except nvrtc.CompileError as error:
+        file, architecture = job
         return [Row(file, file, architecture, error=str(error))]
-    return [
-        Row(file, e, architecture, used.registers, used.shared, used.spills, used.stack)
+    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _compile(file: str, architecture: str) -> str:
+    compiled = nvrtc.compile(file, architecture, instantiations()[file])
+    listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
+    rows = [
+        Row(
+            file,
+            e,
+            architecture,
+            used.registers,
+            used.shared,
+            used.spills,
+            used.stack,
+            listed.get(compiled.names[e], {}),
+        )
         for e, used in compiled.resources.items()
     ]
+    return json.dumps([asdict(row) for row in rows])
+
+
+def _name(file: str, architecture: str) -> str:
+    """Of the file of kept rows."""
+    follows_from = (source.read(file), instantiations()[file], architecture, _tools())
+    return f"{Path(file).stem}-{architecture}-{kept.digest(*follows_from)}.json"
+
+
+@cache
+def _tools() -> tuple[object, ...]:
+    """What every row follows from besides its own source; the releases stand for the include folders."""
+    code = [path.read_bytes() for path in map(Path, (nvrtc.__file__, sass.__file__))]
+    columns = [column.name for column in fields(Row)]
+    options = [option for option in nvrtc.options() if not option.startswith("-I")]
+    return (code, columns, options, nvrtc.releases(), sass.why_unavailable() or sass.version())

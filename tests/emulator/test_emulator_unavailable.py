@@ -58,7 +58,11 @@ def test_the_extras_pin_one_cuda_release():
         found = dict(requirement.split("==") for requirement in extras[extra] if "==" in requirement)
         return {name.partition("[")[0]: release for name, release in found.items()}
 
-    assert pins("emulator") == pins("cuda13") == {"cuda-toolkit": "13.0.*", "cuda-bindings": "13.0.*"}
+    assert pins("cuda13") == {"cuda-toolkit": "13.0.*", "cuda-bindings": "13.0.*"}
+    disassembler = {
+        "nvidia-cuda-nvdisasm": "13.2.*"
+    }  # the first release that is a wheel; it needs nothing and reads 13.0's
+    assert pins("emulator") == pins("cuda13") | disassembler
     assert set(pins("cuda12").values()) == {"12.9.*"}
     (toolkit,) = (r for r in extras["emulator"] if r.startswith("cuda-toolkit"))
     assert toolkit in extras["cuda13"]

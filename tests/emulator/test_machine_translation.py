@@ -1,6 +1,9 @@
 """Reading and translating PTX: every instance of the package on the architectures whose PTX differs, and what is unknown."""
 
 import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,11 +111,61 @@ def test_another_kind_of_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         Program.from_source("test.cu", EMPTY, ["empty"])
 
 
-def test_a_kernel_is_compiled_once_and_kept(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUNET_CACHE", str(tmp_path))
     Program.from_source("test.cu", EMPTY, ["empty"]).compile("empty")
-    kept = {p: p.stat().st_mtime_ns for p in build.folder().iterdir()}
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "emulator").iterdir()}
     assert {p.suffix for p in kept} == {".so", ".json"}
     monkeypatch.setattr(nvrtc, "to_ptx", None)
     Program.from_source("test.cu", EMPTY, ["empty"]).compile("empty")
-    assert {p: p.stat().st_mtime_ns for p in build.folder().iterdir()} == kept
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "emulator").iterdir()} == kept
+
+
+@pytest.fixture
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], tuple[str, str]]]:
+    """The names of a kernel's library and of the machine's once a file of the emulator has another line."""
+    for path in build.HERE.glob("*.*"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build.cache, "keep", lambda kind, name, make: Path(name))
+
+    def names(edited: str) -> tuple[str, str]:
+        with (tmp_path / edited).open("a") as file:
+            file.write("\n")
+        build.own_hash.cache_clear()
+        return build.key("a kernel"), build.machine().name
+
+    yield names
+    build.own_hash.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("edited", "kernels_change", "machine_changes"),
+    [("arithmetic.py", True, False), ("ops.hpp", True, False), ("machine.hpp", True, True), ("shadow.cpp", False, True),
+     ("state.hpp", False, True), ("launcher.py", False, False), ("machine.py", False, False), ("build.py", False, False)],
+)  # fmt: skip
+def test_only_what_decides_a_library_empties_its_cache(
+    own_files: Callable[[str], tuple[str, str]], edited: str, kernels_change: bool, machine_changes: bool
+) -> None:
+    (kernel, machine), (kernel_after, machine_after) = own_files("__init__.py"), own_files(edited)
+    assert (kernel != kernel_after, machine != machine_after) == (kernels_change, machine_changes)
+
+
+def test_everything_that_decides_a_library_is_listed() -> None:
+    """The translator's modules, followed from translate.py, and the headers, followed from what includes them."""
+
+    def reached(left: list[str], pattern: str, suffix: str) -> set[str]:
+        found: set[str] = set()
+        while left:
+            file = left.pop()
+            text = (build.HERE / file).read_text()
+            words = [word.strip() + suffix for group in re.findall(pattern, text) for word in group.split(",")]
+            found.add(file)
+            left += [word for word in words if (build.HERE / word).is_file() and word not in found]
+        return found
+
+    modules = reached(["translate.py"], r"from gpunet\.cuda\.emulator(?:\.| import )([\w, ]+?)(?: import|\n)", ".py")
+    include = r'#include "([^"]+)"'
+    assert modules | reached(["ops.hpp"], include, "") == set(build.GENERATED)
+    machine = reached([path.name for path in build.HERE.glob("*.cpp")], include, "")
+    assert machine == set(build.SOURCES + build.HEADERS)

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
+from gpunet.cuda import cache
 from gpunet.errors import BackendError
 
-TRANSLATOR = ("ptx", "operands", "arithmetic", "memory", "control", "translate", "build")
+FOLDER = "emulator"
+"""Of the cache."""
+GENERATED = (
+    "ptx.py",
+    "operands.py",
+    "arithmetic.py",
+    "memory.py",
+    "control.py",
+    "translate.py",
+    "machine.hpp",
+    "ops.hpp",
+)
+"""What decides a kernel's library, besides its PTX: the translator, and the headers that its code includes."""
 SOURCES = ("fibers.cpp", "machine.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
+HEADERS = ("machine.hpp", "state.hpp")
+"""Of the machine's sources."""
+HERE = Path(__file__).parent
 COMMON = (
     "-std=gnu++17", "-march=native", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
     "-fno-strict-aliasing", "-fno-trapping-math", "-fPIC", "-shared", "-fvisibility=hidden", "-w",
@@ -25,15 +40,6 @@ COMMON = (
 MACHINE_FLAGS = ("-O2",)
 KERNEL_FLAGS = {False: ("-O2", "-DCHECKED=0"), True: ("-O1", "-DCHECKED=1")}
 """By whether the build is checked."""
-
-
-def folder() -> Path:
-    """Where libraries are kept: ``GPUNET_CACHE``, or gpunet's folder in the user's cache."""
-    chosen = os.environ.get("GPUNET_CACHE")
-    if chosen:
-        return Path(chosen) / "emulator"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gpunet" / "emulator"
 
 
 def check_host() -> None:
@@ -45,7 +51,7 @@ def check_host() -> None:
         )
 
 
-@cache
+@functools.cache
 def compiler() -> str:
     """The path of g++.
 
@@ -61,13 +67,12 @@ def compiler() -> str:
     return found
 
 
-@cache
-def own_hash() -> str:
-    """Hash of the emulator's own sources, of the compiler and of the processor: what every library depends on."""
-    here = Path(__file__).parent
+@functools.cache
+def own_hash(files: tuple[str, ...]) -> str:
+    """Hash of some of the emulator's own files, of the flags, of the compiler and of the processor."""
     words = hashlib.sha256()
-    for path in sorted([*(here / f"{name}.py" for name in TRANSLATOR), *here.glob("*.?pp")]):
-        words.update(path.name.encode() + path.read_bytes())
+    for file in files:
+        words.update(file.encode() + (HERE / file).read_bytes())
     version = subprocess.run(
         [compiler(), "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=False
     )
@@ -76,47 +81,26 @@ def own_hash() -> str:
 
 
 def key(*parts: object) -> str:
-    """A file name for something that depends on the parts and on the emulator itself."""
-    return hashlib.sha256(repr((own_hash(), parts)).encode()).hexdigest()[:32]
-
-
-def keep(name: str, make: Callable[[Path], None]) -> Path:
-    """The cached file of that name, made aside and renamed if it is not there: who reads sees all of it or nothing.
-
-    Args:
-        make: writes the file at the path that it is given.
-    """
-    path = folder() / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix="making-") as aside:
-            made = Path(aside) / name
-            make(made)
-            made.replace(path)
-    return path
+    """A file name for a kernel's library, which depends on the parts and on how kernels are translated and compiled."""
+    return cache.digest(own_hash(GENERATED), parts)
 
 
 def machine() -> Path:
-    """The machine itself, as a library."""
-    here = Path(__file__).parent
-    name = f"machine-{key('machine')}.so"
-    return keep(name, lambda path: compile_library([here / s for s in SOURCES], path, MACHINE_FLAGS))
+    """The machine itself, as a library. Load it first, for all to see: kernels' libraries call it."""
+    name = f"machine-{cache.digest(own_hash(SOURCES + HEADERS))}.so"
+    return cache.keep(FOLDER, name, lambda path: compile_library([HERE / s for s in SOURCES], path, MACHINE_FLAGS))
 
 
 def kernel(code: str, name: str, *, checked: bool) -> Path:
-    """A translated kernel as a library that finds the machine's beside it."""
-    beside = machine()
-    here = Path(__file__).parent
+    """A translated kernel as a library. What it takes of the machine is found when it is loaded, so that a change of the
+    machine's inside leaves it as it is."""
 
     def make(path: Path) -> None:
-        source = path.with_suffix(".cpp")
-        source.write_text(code, encoding="utf-8")
-        compile_library(
-            [source], path, (*KERNEL_FLAGS[checked], f"-I{here}"),
-            (f"-L{beside.parent}", f"-l:{beside.name}", "-Wl,-rpath,$ORIGIN", "-lm"),
-        )  # fmt: skip
+        text = path.with_suffix(".cpp")
+        text.write_text(code, encoding="utf-8")
+        compile_library([text], path, (*KERNEL_FLAGS[checked], f"-I{HERE}"), ("-lm",))
 
-    return keep(name, make)
+    return cache.keep(FOLDER, name, make)
 
 
 def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], libraries: Sequence[str] = ()) -> None:

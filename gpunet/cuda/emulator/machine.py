@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpunet.cuda import nvrtc
+from gpunet.cuda import cache, nvrtc
 from gpunet.cuda.emulator import build
 from gpunet.cuda.emulator.operands import UnknownOpcode
 from gpunet.cuda.emulator.ptx import parse
@@ -243,7 +243,7 @@ class Program:
             build.kernel(made.code, f"{readable}-{name}.so", checked=checked)
             path.write_text(made.to_json(), encoding="utf-8")
 
-        facts = build.keep(f"{readable}-{name}.json", make)
+        facts = cache.keep(build.FOLDER, f"{readable}-{name}.json", make)
         return facts.with_suffix(".so"), facts
 
 
@@ -289,7 +289,7 @@ class _Kernel:
     def __init__(self, library: Path, facts: dict[str, Any], checked: bool):
         self.facts = facts
         self.checked = checked
-        self._machine = ctypes.CDLL(str(build.machine()))
+        self._machine = ctypes.CDLL(str(build.machine()), mode=ctypes.RTLD_GLOBAL)
         self._library = ctypes.CDLL(str(library))
         self._statics = [
             Region(ctypes.addressof(ctypes.c_char.in_dll(self._library, symbol)), size, name, read_only)

@@ -76,6 +76,11 @@ def cpp_name(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
+def _symbol(name: str) -> str:
+    """Of a module's variable: not one that the C library has too."""
+    return f"g_{cpp_name(name)}"
+
+
 class _Translation:
     def __init__(self, module: Module, sites: Sites, entry: str, checked: bool):
         self.module = module
@@ -108,8 +113,7 @@ class _Translation:
             stack=sum(v.size for f in self.functions.values() for v in f.variables.values()) * 4,
             max_threads=threads if bounds else 0,
             statics=[
-                (cpp_name(v.name), v.name, max(v.size, 1), v.space == "const")
-                for v in self._closure(self.used).values()
+                (_symbol(v.name), v.name, max(v.size, 1), v.space == "const") for v in self._closure(self.used).values()
             ],
             sites=self.sites.lines,
             covered=sorted({i.site for i in instructions if not i.label and i.site}),
@@ -165,7 +169,7 @@ class _Translation:
         if variable.space in ("local", "param"):
             return variable, f"(u64)v_{cpp_name(name)}"
         self.used[name] = variable
-        return variable, f"(u64){cpp_name(name)}"
+        return variable, f"(u64){_symbol(name)}"
 
     def _closure(self, used: dict[str, Variable]) -> dict[str, Variable]:
         """Module variables that are used, and those that their initial values name, first."""
@@ -188,7 +192,7 @@ class _Translation:
         words = [w.strip() for w in v.initial.strip("{} \n").replace("{", "").replace("}", "").split(",") if w.strip()]
         values = ", ".join(self._initial(w, kind) for w in words)
         count = max(v.size // ptx.SIZES[v.type], 1)
-        return f'extern "C" {{ IMPORT alignas({max(v.align, 8)}) {kind} {cpp_name(v.name)}[{count}] = {{{values}}}; }}'
+        return f'extern "C" {{ IMPORT alignas({max(v.align, 8)}) {kind} {_symbol(v.name)}[{count}] = {{{values}}}; }}'
 
     def _initial(self, word: str, kind: str) -> str:
         if re.fullmatch(r"0[fF][0-9a-fA-F]{8}", word):
@@ -198,7 +202,7 @@ class _Translation:
         if re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|\d+)U?", word):
             return f"({kind}){word.rstrip('U')}{'ull' if not word.startswith('-') else 'll'}"
         name = re.sub(r"generic\(|\)", "", word)
-        return f"({kind})(u64){cpp_name(name)}"
+        return f"({kind})(u64){_symbol(name)}"
 
     def _parameter(self, v: Variable) -> str:
         return f"v_{cpp_name(v.name)}"

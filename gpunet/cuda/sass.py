@@ -1,0 +1,96 @@
+"""Which matrix and copy instructions a cubin's machine code (SASS) holds, where NVIDIA's disassembler is installed.
+
+The disassembler is nvdisasm, of the wheel nvidia-cuda-nvdisasm; cuobjdump, which is better known, runs it too. What the PTX
+asks for is not always what ptxas makes of it: four floats that are loaded together may become four loads.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+from gpunet.errors import BackendError
+
+INSTALL = 'pip install "gpunet[emulator]" (nvidia-cuda-nvdisasm)'
+
+MATRIX = re.compile(r"U?[A-Z]*MMA|UTC[A-Z]*MMA[A-Z]*|LDSM|STSM|MOVM|LDTM|STTM")
+"""Products of tiles (HMMA, IMMA, DMMA, Hopper's HGMMA, Blackwell's UTCHMMA …) and what loads or turns their fragments."""
+COPY = re.compile(r"LD|ST|LDG|STG|LDS|STS|LDGSTS|UBLKCP|UBLKRED|UTMA[A-Z]+|UTCCP")
+"""Loads and stores of global and shared memory, asynchronous copies (LDGSTS is cp.async), bulk copies (UBLKCP) and TMA's."""
+
+_SECTION = re.compile(r"^\s*\.section\s+\.text\.([\w$.]+)", re.MULTILINE)
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)")
+_EXTENT = re.compile(r"\.(64|128|256|[US]8|[US]16|\d{4,}|\d+x\d+x\d+)(?![\w])")
+
+
+def why_unavailable() -> str:
+    """Why cubins cannot be read here, in one line; empty where they can."""
+    try:
+        version()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def version() -> str:
+    """The disassembler's release, as in ``"V13.2.86"``.
+
+    Raises:
+        BackendError: there is none, or it does not run.
+    """
+    found = re.search(r"V[\d.]+", _run("--version"))
+    return found[0] if found else "unknown"
+
+
+def instructions(cubin: bytes) -> dict[str, dict[str, int]]:
+    """Matrix and copy instructions of each entry, by mangled name: how often each stands in its code.
+
+    Instructions that differ in more than their base and extent count as one: ``LDG.E.128.CONSTANT`` is ``LDG.128``.
+
+    Raises:
+        BackendError: no disassembler, or one that does not know the architecture.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.cubin"
+        path.write_bytes(cubin)
+        return parse(_run("--print-code", str(path)))
+
+
+def parse(listing: str) -> dict[str, dict[str, int]]:
+    """As :func:`instructions`, of nvdisasm's output."""
+    _, *parts = _SECTION.split(listing)
+    return {name: _count(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _count(text: str) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for guard, opcode in _INSTRUCTION.findall(text):
+        base = opcode.partition(".")[0]
+        if guard != "!PT" and (MATRIX.fullmatch(base) or COPY.fullmatch(base)):  # @!PT never runs: it only waits
+            extent = _EXTENT.search(opcode)
+            found[f"{base}.{extent[1]}" if extent else base] += 1
+    return dict(sorted(found.items(), key=lambda item: (not MATRIX.match(item[0]), item[0])))
+
+
+@cache
+def _disassembler() -> str:
+    try:
+        from cuda.pathfinder import find_nvidia_binary_utility
+    except ImportError as error:
+        raise BackendError(f"nvdisasm is looked for with cuda-pathfinder, which is missing: {INSTALL}") from error
+    found = find_nvidia_binary_utility("nvdisasm")
+    if found is None:
+        raise BackendError(f"nvdisasm is not installed: {INSTALL}")
+    return found
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run([_disassembler(), *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BackendError(f"nvdisasm fails: {' '.join(done.stderr.split()) or done.returncode}: {INSTALL}")
+    return done.stdout
