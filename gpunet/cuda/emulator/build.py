@@ -18,15 +18,9 @@ from gpunet.errors import BackendError
 FOLDER = "emulator"
 """Of the cache."""
 GENERATED = (
-    "ptx.py",
-    "operands.py",
-    "arithmetic.py",
-    "memory.py",
-    "control.py",
-    "translate.py",
-    "machine.hpp",
+    "ptx.py", "operands.py", "arithmetic.py", "conversion.py", "memory.py", "control.py", "translate.py", "machine.hpp",
     "ops.hpp",
-)
+)  # fmt: skip
 """What decides a kernel's library, besides its PTX: the translator, and the headers that its code includes."""
 SOURCES = ("fibers.cpp", "machine.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
 HEADERS = ("machine.hpp", "state.hpp")

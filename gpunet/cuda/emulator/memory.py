@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpunet.cuda.emulator.operands import C_TYPES, Operands, is_float
+from gpunet.cuda.emulator.operands import C_TYPES, Operands, is_float, kind_of
 from gpunet.cuda.emulator.ptx import SIZES
 
 SPACES = ("global", "shared", "local", "param", "const")
@@ -32,10 +32,6 @@ def translate(c: Operands, parts: list[str], o: list[str]) -> str | None:
     return None
 
 
-def _kind(parts: list[str]) -> str:
-    return next((p for p in reversed(parts) if p in SIZES), "")
-
-
 def _space(parts: list[str]) -> str:
     return next((s for p in parts[1:] for s in SPACES if p == s or p.startswith(s + "::")), "generic")
 
@@ -60,7 +56,7 @@ def _counted(space: str, counter: str, size: int) -> str:
 
 
 def _move(c: Operands, parts: list[str], o: list[str]) -> str:
-    kind = _kind(parts)
+    kind = kind_of(parts)
     if o[0].startswith("{"):  # apart, the low element first
         elements = c.vector(o[0])
         each = SIZES[kind] // len(elements)
@@ -81,7 +77,7 @@ def _move(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _load(c: Operands, parts: list[str], o: list[str]) -> str:
-    kind, space, elements = _kind(parts), _space(parts), c.vector(o[0])
+    kind, space, elements = kind_of(parts), _space(parts), c.vector(o[0])
     size = SIZES[kind]
     access = "READ | ATOMIC" if any(p in STRONG for p in parts) else "READ"
     gets = [f"const {C_TYPES[kind]} e{i} = get<{C_TYPES[kind]}>(p + {i * size});" for i in range(len(elements))]
@@ -100,7 +96,7 @@ def _widened(c: Operands, target: str, kind: str, value: str) -> str:
 
 
 def _store(c: Operands, parts: list[str], o: list[str]) -> str:
-    kind, space, elements = _kind(parts), _space(parts), c.vector(o[1])
+    kind, space, elements = kind_of(parts), _space(parts), c.vector(o[1])
     size = SIZES[kind]
     access = "WRITE | ATOMIC" if any(p in STRONG for p in parts) else "WRITE"
     puts = [f"put<{C_TYPES[kind]}>(p + {i * size}, {c.read(e, kind)});" for i, e in enumerate(elements)]
@@ -110,7 +106,7 @@ def _store(c: Operands, parts: list[str], o: list[str]) -> str:
 
 def _atomic(c: Operands, parts: list[str], o: list[str]) -> str:
     """atom and red: nothing else runs between their read and their write."""
-    kind, space = _kind(parts), _space(parts)
+    kind, space = kind_of(parts), _space(parts)
     if parts[0] == "red" and "async" in parts:
         c.unknown()
     operation = next((p for p in parts[1:] if p in _UPDATES or p in ("cas", "exch")), "")

@@ -27,6 +27,9 @@ SPECIAL = {
     "%cluster_ctarank": "0u", "%cluster_nctarank": "1u", "%is_explicit_cluster": "false", "WARP_SZ": "32u",
 }  # fmt: skip
 """Special registers; {} is the axis."""
+ROUNDINGS = {"rn": "RN", "rz": "RZ", "rm": "RM", "rp": "RP", "rni": "RN", "rzi": "RZ", "rmi": "RM", "rpi": "RP"}
+HALVES = {"f16": "Half", "bf16": "Brain", "f16x2": "Half", "bf16x2": "Brain"}
+"""Types of 16 bits, alone and in pairs, to their class in ops.hpp."""
 
 _NUMBER = re.compile(r"([+-]?)(?:0[fF]([0-9a-fA-F]{8})|0[dD]([0-9a-fA-F]{16})|(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?)")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*(?:[eE][+-]?\d+)?")
@@ -164,3 +167,22 @@ class Operands:
         if is_float(kind):
             return f"bits<{kind}>((u{SIZES[kind] * 8}){value})"
         return f"(({C_TYPES[kind]}){value})"
+
+
+def kind_of(parts: list[str]) -> str:
+    """The type in an opcode: the last one that it names; empty if it names none."""
+    return next((p for p in reversed(parts) if p in SIZES), "")
+
+
+def rounding_of(parts: list[str]) -> str:
+    """The rounding that an opcode asks for, as ops.hpp calls it."""
+    return next((ROUNDINGS[p] for p in parts if p in ROUNDINGS), "RN")
+
+
+def apply(c: Operands, o: list[str], kind: str, expression: str, kinds: dict[str, str] | None = None) -> str:
+    """``d = expression`` of the operands a, b, c … of type `kind`, unless `kinds` names another."""
+    names = "abcde"[: len(o) - 1]
+    given = " ".join(
+        f"const auto {n} = {c.read(x, (kinds or {}).get(n, kind))};" for n, x in zip(names, o[1:], strict=True)
+    )
+    return f"{{ {given} {c.write(o[0], (kinds or {}).get('d', kind), expression)} }}"

@@ -1,7 +1,7 @@
 """Reading PTX: the entries, functions and variables of a module, and the instructions of each body.
 
-Only the structure is read here; what an instruction means stands in instructions.py. PTX is NVIDIA's assembly language for
-a machine with any number of typed registers, which makes it easy to take apart: a body is a list of
+Only the structure is read here; what an instruction means stands in arithmetic.py and its neighbours. PTX is NVIDIA's assembly
+language for a machine with any number of typed registers, which makes it easy to take apart: a body is a list of
 ``{@guard} opcode operands;``, labels and declarations, in scopes of braces. ``.loc`` says which source line comes next.
 """
 

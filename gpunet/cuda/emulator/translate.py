@@ -2,7 +2,7 @@
 
 Each entry becomes a function `kernel(Machine*, Thread*)`, the device functions that it calls static functions beside it.
 Virtual registers are C++ variables, labels are labels, and an instruction is a statement of one of the families in
-arithmetic.py, memory.py and control.py, with the number of its source line where it can fail. g++ sees ordinary
+arithmetic.py, conversion.py, memory.py and control.py, with the number of its source line where it can fail. g++ sees ordinary
 straight-line code and allocates registers as ptxas would.
 """
 
@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 
-from gpunet.cuda.emulator import arithmetic, control, memory, ptx
+from gpunet.cuda.emulator import arithmetic, control, conversion, memory, ptx
 from gpunet.cuda.emulator.operands import C_TYPES, Operands, UnknownOpcode
 from gpunet.cuda.emulator.ptx import Function, Instruction, Module, Sites, Variable
 
@@ -282,7 +282,7 @@ class _Translation:
             c.unknown()
         if parts[0] == "call":
             return self._call(c, o)
-        for family in (arithmetic, memory, control):
+        for family in (arithmetic, conversion, memory, control):
             text = family.translate(c, parts, o)
             if text is not None:
                 return text
