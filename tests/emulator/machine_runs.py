@@ -1,13 +1,16 @@
 """Small sources run on the emulated machine, on NumPy arrays that stand in for device memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gpunet.cuda.emulator.machine import Counts, Program, Region, Schedule
 
 SCHEDULES = (Schedule("fifo"), Schedule("lifo"), *(Schedule("random", seed) for seed in range(3)))
+schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{s.kind}{s.seed}")
+both = pytest.mark.parametrize("checked", [False, True], ids=["plain", "checked"])
 
 
 def run(
@@ -70,3 +73,36 @@ def run_table(
         **options,
     )
     return dict(zip(expressions, y, strict=True))
+
+
+# ---- single instructions, as inline PTX, against oracles
+
+W, L, H = "unsigned", "unsigned long long", "unsigned short"
+ABC, WORDS = ("unsigned:a", "unsigned:b", "unsigned:c"), ("unsigned:a", "unsigned:b")
+LETTERS = {W: "r", L: "l", H: "h"}
+BITS = {W: 32, L: 64, H: 16}
+Row = tuple[str, tuple[str, ...], str, Callable[[int, int, int], int]]
+"""Instruction, inputs, type of the result, and the oracle of the 64-bit words a, b, c."""
+
+
+def signed(value: int, bits: int = 32) -> int:
+    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
+
+
+def ptx(instruction: str, *inputs: str, result: str) -> str:
+    """The expression of an instruction that writes %0; an input is written as ``type:expression``."""
+    given = ", ".join(f'"{LETTERS[kind]}"(({kind})({text}))' for kind, text in (i.split(":", 1) for i in inputs))
+    return f'[&] {{ {result} d; asm("{instruction}" : "={LETTERS[result]}"(d) : {given}); return d; }}()'
+
+
+def check(rows: dict[str, Row], words: list[list[int]]) -> None:
+    """Run each instruction over three columns of 64-bit words and hold the results against the oracles."""
+    got = run_table(
+        {name: ptx(instruction, *inputs, result=result) for name, (instruction, inputs, result, _) in rows.items()},
+        f"{L}, {L}, {L}", L, [np.array(column, np.uint64) for column in words], np.uint64,
+    )  # fmt: skip
+    for name, (_, _, result, oracle) in rows.items():
+        expected = [oracle(*row) % 2 ** BITS[result] for row in zip(*words, strict=True)]
+        pairs = zip(zip(*words, strict=True), got[name].tolist(), expected, strict=True)
+        wrong = [(*map(hex, row), f"{mine:#x} is not {theirs:#x}") for row, mine, theirs in pairs if mine != theirs]
+        assert not wrong, f"{name}: {len(wrong)} wrong, as {wrong[:3]}"

@@ -1,159 +1,8 @@
-"""Arithmetic instructions of the emulated machine against NumPy and Python's integers."""
-
-from collections.abc import Callable
+"""Floating-point instructions and the math library of the emulated machine against NumPy."""
 
 import numpy as np
 import pytest
 from machine_runs import run_table
-
-U32, U64 = 2**32, 2**64
-
-
-def ptx(instruction: str, *inputs: str, result: str = "unsigned") -> str:
-    """An expression that is one piece of inline PTX."""
-    letter = "l" if "long" in result else "r"
-    given = ", ".join(f'"{letter}"({i})' for i in inputs)
-    return f'[&] {{ {result} d; asm("{instruction}" : "={letter}"(d) : {given}); return d; }}()'
-
-
-def in_halves(instructions: str) -> str:
-    """An expression of a and b in 64 bits, from instructions on their halves l, h and k, g."""
-    before = ".reg .u32 l, h, k, g; mov.b64 {l, h}, %1; mov.b64 {k, g}, %2;"
-    return ptx(f"{{{before} {instructions} mov.b64 %0, {{l, h}};}}", "a", "b", result="unsigned long long")
-
-
-def signed(value: int, bits: int = 32) -> int:
-    return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
-
-
-def quotient(a: int, b: int) -> int:
-    """a / b rounded to zero."""
-    return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-
-
-@pytest.fixture
-def words(rng: np.random.Generator) -> tuple[list[int], list[int], list[int]]:
-    """Three columns of 32-bit words, the edges among them."""
-    edges = [0, 1, 2, 31, 32, 33, 0x7FFFFFFF, 0x80000000, 0x80000001, U32 - 1, U32 - 2, 0x0F0F00FF]
-    a = [e for e in edges for _ in edges] + rng.integers(0, U32, 100).tolist()
-    b = edges * len(edges) + rng.integers(0, U32, 100).tolist()
-    return a, b, rng.integers(0, U32, len(a)).tolist()
-
-
-INTEGERS: dict[str, tuple[str, Callable[[int, int, int], int]]] = {
-    "add": ("a + b", lambda a, b, c: a + b),
-    "sub": ("a - b", lambda a, b, c: a - b),
-    "mad": ("a * b + c", lambda a, b, c: a * b + c),
-    "mul hi": ("__umulhi(a, b)", lambda a, b, c: a * b >> 32),
-    "mul hi signed": ("__mulhi((int)a, (int)b)", lambda a, b, c: signed(a) * signed(b) >> 32),
-    "div": ("b ? a / b : 7", lambda a, b, c: a // b if b else 7),
-    "rem": ("b ? a % b : 7", lambda a, b, c: a % b if b else 7),
-    "and or xor": ("(a & b) | (b ^ c)", lambda a, b, c: (a & b) | (b ^ c)),
-    "shl": ("a << (b & 31)", lambda a, b, c: a << (b & 31)),
-    "shr": ("a >> (b & 31)", lambda a, b, c: a >> (b & 31)),
-    "shr signed": ("(int)a >> (b & 31)", lambda a, b, c: signed(a) >> (b & 31)),
-    "shl clamps": (ptx("shl.b32 %0, %1, %2;", "a", "b"), lambda a, b, c: a << b if b < 32 else 0),
-    "shr clamps": (ptx("shr.s32 %0, %1, %2;", "a", "b"), lambda a, b, c: signed(a) >> min(b, 31)),
-    "popc": ("__popc(a)", lambda a, b, c: a.bit_count()),
-    "clz": ("__clz(a)", lambda a, b, c: 32 - a.bit_length()),
-    "ffs": ("__ffs(a)", lambda a, b, c: (a & -a).bit_length()),
-    "brev": ("__brev(a)", lambda a, b, c: int(f"{a:032b}"[::-1], 2)),
-    "byte perm": (
-        "__byte_perm(a, b, c)",
-        lambda a, b, c: sum(((b << 32 | a) >> 8 * (c >> 4 * i & 7) & 255) << 8 * i for i in range(4)),
-    ),
-    "funnel left": ("__funnelshift_l(a, b, c)", lambda a, b, c: (b << 32 | a) << (c & 31) >> 32),
-    "funnel left clamped": ("__funnelshift_lc(a, b, c & 63)", lambda a, b, c: (b << 32 | a) << min(c & 63, 32) >> 32),
-    "funnel right": ("__funnelshift_r(a, b, c)", lambda a, b, c: (b << 32 | a) >> (c & 31)),
-    "min max": ("max(min(a, b), c)", lambda a, b, c: max(min(a, b), c)),
-    "min max signed": ("max(min((int)a, (int)b), (int)c)", lambda a, b, c: max(min(signed(a), signed(b)), signed(c))),
-    "abs": ("abs((int)(a | 1))", lambda a, b, c: abs(signed(a | 1))),
-    "sad": ("__usad(a, b, c)", lambda a, b, c: abs(a - b) + c),
-    "mul24": ("__umul24(a, b)", lambda a, b, c: (a & 0xFFFFFF) * (b & 0xFFFFFF)),
-    "mul24 signed": ("__mul24((int)a, (int)b)", lambda a, b, c: signed(a & 0xFFFFFF, 24) * signed(b & 0xFFFFFF, 24)),
-    "hadd": ("__uhadd(a, b)", lambda a, b, c: a + b >> 1),
-    "dp4a": (
-        "__dp4a((int)a, (int)b, (int)c)",
-        lambda a, b, c: c + sum(signed(a >> 8 * i & 255, 8) * signed(b >> 8 * i & 255, 8) for i in range(4)),
-    ),
-    "dp4a unsigned": (
-        "__dp4a(a, b, c)",
-        lambda a, b, c: c + sum((a >> 8 * i & 255) * (b >> 8 * i & 255) for i in range(4)),
-    ),
-    "dp2a": (
-        "__dp2a_lo((int)a, (int)b, (int)c)",
-        lambda a, b, c: c + sum(signed(a >> 16 * i & 65535, 16) * signed(b >> 8 * i & 255, 8) for i in range(2)),
-    ),
-    "bfe": (
-        ptx("bfe.u32 %0, %1, %2, %3;", "a", "b & 31", "c & 15"),
-        lambda a, b, c: (a >> (b & 31)) & (1 << (c & 15)) - 1,
-    ),
-    "bfi": (
-        ptx("bfi.b32 %0, %1, %2, %3, %4;", "a", "b", "c & 15", "c >> 8 & 15"),
-        lambda a, b, c: (b & ~(((1 << (c >> 8 & 15)) - 1) << (c & 15))) | (a & (1 << (c >> 8 & 15)) - 1) << (c & 15),
-    ),
-    "bfind": (ptx("bfind.u32 %0, %1;", "a"), lambda a, b, c: a.bit_length() - 1),
-    "lop3": (ptx("lop3.b32 %0, %1, %2, %3, 0x96;", "a", "b", "c"), lambda a, b, c: a ^ b ^ c),
-    "add.sat": (
-        ptx("add.sat.s32 %0, %1, %2;", "a", "b", result="int"),
-        lambda a, b, c: max(min(signed(a) + signed(b), 2**31 - 1), -(2**31)),
-    ),
-    "slct": (ptx("slct.u32.s32 %0, %1, %2, %3;", "a", "b", "c"), lambda a, b, c: a if signed(c) >= 0 else b),
-    "set": (ptx("set.gt.u32.u32 %0, %1, %2;", "a", "b"), lambda a, b, c: U32 - 1 if a > b else 0),
-    "compare signed": ("(int)a < (int)b", lambda a, b, c: signed(a) < signed(b)),
-    "bytes": ("(signed char)a * (short)b", lambda a, b, c: signed(a & 255, 8) * signed(b & 65535, 16)),
-}
-
-
-def test_32_bit_integers_are_those_of_the_language(words: tuple[list[int], ...]) -> None:
-    a, b, c = words
-    arrays = [np.array(w, np.uint32) for w in words]
-    rows = run_table(
-        {n: e for n, (e, _) in INTEGERS.items()}, "unsigned, unsigned, unsigned", "unsigned", arrays, np.uint32
-    )
-    for name, (_, oracle) in INTEGERS.items():
-        expected = np.array([oracle(*w) % U32 for w in zip(a, b, c, strict=True)], np.uint32)
-        np.testing.assert_array_equal(rows[name], expected, name)
-
-
-LONGS: dict[str, tuple[str, Callable[[int, int, int], int]]] = {
-    "mad": ("a * b + c", lambda a, b, c: a * b + c),
-    "mul hi": ("__umul64hi(a, b)", lambda a, b, c: a * b >> 64),
-    "mul hi signed": ("__mul64hi((long long)a, (long long)b)", lambda a, b, c: signed(a, 64) * signed(b, 64) >> 64),
-    "wide": ("(unsigned long long)(unsigned)a * (unsigned)b + c", lambda a, b, c: (a % U32) * (b % U32) + c),
-    "wide signed": ("(long long)(int)a * (int)b", lambda a, b, c: signed(a % U32) * signed(b % U32)),
-    "div": ("a / (b | 1)", lambda a, b, c: a // (b | 1)),
-    "div signed": ("(long long)a / (long long)(b | 1)", lambda a, b, c: quotient(signed(a, 64), signed(b | 1, 64))),
-    "rem": ("a % (b | 1)", lambda a, b, c: a % (b | 1)),
-    "shifts": ("(a << (b & 63)) ^ (a >> (c & 63))", lambda a, b, c: (a << (b & 63)) ^ (a >> (c & 63))),
-    "popc": ("__popcll(a)", lambda a, b, c: a.bit_count()),
-    "clz": ("__clzll(a)", lambda a, b, c: 64 - a.bit_length()),
-    "brev": ("__brevll(a)", lambda a, b, c: int(f"{a:064b}"[::-1], 2)),
-    "carry": (in_halves("add.cc.u32 l, l, k; addc.u32 h, h, g;"), lambda a, b, c: a + b),
-    "borrow": (in_halves("sub.cc.u32 l, l, k; subc.u32 h, h, g;"), lambda a, b, c: a - b),
-    "mad carry": (
-        in_halves("mad.lo.cc.u32 l, k, g, l; madc.hi.u32 h, k, g, h;"),
-        lambda a, b, c: a + (b % U32) * (b >> 32),
-    ),
-}
-
-
-def test_64_bit_integers_are_those_of_the_language(rng: np.random.Generator) -> None:
-    edges = [0, 1, 63, 64, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
-    a = [e for e in edges for _ in edges] + rng.integers(0, U64, 64, np.uint64, endpoint=False).tolist()
-    b = edges * len(edges) + rng.integers(0, U64, 64, np.uint64).tolist()
-    c = rng.integers(0, U64, len(a), np.uint64).tolist()
-    rows = run_table(
-        {n: e for n, (e, _) in LONGS.items()},
-        "unsigned long long, unsigned long long, unsigned long long",
-        "unsigned long long",
-        [np.array(w, np.uint64) for w in (a, b, c)],
-        np.uint64,
-    )
-    for name, (_, oracle) in LONGS.items():
-        expected = np.array([oracle(*w) % U64 for w in zip(a, b, c, strict=True)], np.uint64)
-        np.testing.assert_array_equal(rows[name], expected, name)
-
 
 ROUNDED = {"rn": 0, "rz": 1, "rd": 2, "ru": 3}
 
@@ -305,6 +154,8 @@ FUNCTIONS = {
     "rint": np.rint,
     "trunc": np.trunc,
 }
+
+
 POSITIVE = {"log": np.log, "log2": np.log2, "log10": np.log10, "log1p": np.log1p, "sqrt": np.sqrt, "cbrt": np.cbrt}
 
 
@@ -363,6 +214,8 @@ def test_denormals_are_zero_as_the_kernels_are_compiled() -> None:
 
 
 HALF = "#include <cuda_fp16.h>\n"
+
+
 BRAIN = "#include <cuda_bf16.h>\n"
 
 

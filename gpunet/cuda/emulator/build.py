@@ -22,15 +22,16 @@ GENERATED = (
     "ops.hpp",
 )  # fmt: skip
 """What decides a kernel's library, besides its PTX: the translator, and the headers that its code includes."""
-SOURCES = ("fibers.cpp", "machine.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
+SOURCES = ("fibers.cpp", "machine.cpp", "launch.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
 HEADERS = ("machine.hpp", "state.hpp")
 """Of the machine's sources."""
 HERE = Path(__file__).parent
 COMMON = (
     "-std=gnu++17", "-march=native", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
-    "-fno-strict-aliasing", "-fno-trapping-math", "-fPIC", "-shared", "-fvisibility=hidden", "-w",
+    "-fno-strict-aliasing", "-fno-trapping-math", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden", "-w",
 )  # fmt: skip
-"""Flags of every build. Products and sums are fused only where PTX says so; errno and traps are not looked at."""
+"""Flags of every build. Products and sums are fused only where PTX says so; errno and traps are not looked at;
+integers wrap, as PTX's do."""
 MACHINE_FLAGS = ("-O2",)
 KERNEL_FLAGS = {False: ("-O2", "-DCHECKED=0"), True: ("-O1", "-DCHECKED=1")}
 """By whether the build is checked."""

@@ -138,6 +138,7 @@ def _mma(c: Operands, parts: list[str], o: list[str]) -> str:
         or "col" not in parts
         or any(x not in ELEMENTS for x in (d, b, total))
         or "sp" in parts
+        or "satfinite" in parts
     ):
         c.unknown()
     k = int(shape.partition("k")[2])

@@ -91,11 +91,13 @@ def _select(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _testp(c: Operands, parts: list[str], o: list[str]) -> str:
+    """testp looks at the bits: to a launch that flushes denormals they would compare as zero."""
     kind = kind_of(parts)
-    lowest = "0x1p-126f" if kind == "f32" else "0x1p-1022"
+    word, exponent = ("u32", "0x7f800000u") if kind == "f32" else ("u64", "0x7ff0000000000000ull")
+    of_zero, of_infinity = (f"(bits<{word}>(a) & {exponent}) == {e}" for e in ("0", exponent))
     text = {
-        "finite": "__builtin_isfinite(a)", "infinite": "__builtin_isinf(a)", "number": "a == a", "notanumber": "a != a",
-        "normal": f"__builtin_isfinite(a) && fabs(a) >= {lowest}", "subnormal": f"a != 0 && fabs(a) < {lowest}",
+        "finite": f"!({of_infinity})", "infinite": f"{of_infinity} && a == a", "number": "a == a", "notanumber": "a != a",
+        "normal": f"!({of_infinity}) && !({of_zero})", "subnormal": f"{of_zero} && bits<{word}>(a) << 1",
     }[parts[1]]  # fmt: skip
     return apply(c, o, kind, text, {"d": "pred"})
 
@@ -136,9 +138,10 @@ def _convert(c: Operands, parts: list[str], o: list[str]) -> str:
 
 def _to_float(to: str, wide: str, value: str, parts: list[str], rounding: str) -> str:
     target = "f32" if to in HALVES else to
-    if not is_float(wide):
-        text = f"int_to_{'f64' if to in HALVES else target}<{rounding if to not in HALVES else 'RN'}, {wide}>({value})"
-        source = "f64" if to in HALVES else target
+    if not is_float(wide) and to in HALVES:
+        text, source = f"to_odd<f64>((long double){value})", "f64"
+    elif not is_float(wide):
+        text, source = f"int_to_{target}<{rounding}, {wide}>({value})", target
     elif wide == target and to not in HALVES:
         integral = any(p in parts for p in ("rni", "rzi", "rmi", "rpi"))
         text, source = f"to_integral<{rounding}>({value})" if integral else value, target

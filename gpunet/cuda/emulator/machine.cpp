@@ -1,4 +1,4 @@
-// The machine: the scheduler, barriers, warp operations' waits, and a launch.
+// The machine: the scheduler, barriers, and what warp operations wait for.
 //
 // Every thread of a block runs until it must wait; then the next runnable one is switched to directly. A warp operation is
 // computed by the last of its lanes to arrive, a barrier is opened by the last thread; when nothing can run and not all
@@ -7,16 +7,14 @@
 #include "state.hpp"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 namespace emu {
 
 State state;
 
 // ---- the scheduler
-static u64 draw() {  // SplitMix64
+u64 draw() {  // SplitMix64
     u64 z = state.random += 0x9E3779B97F4A7C15ull;
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ z >> 27) * 0x94D049BB133111EBull;
@@ -24,7 +22,7 @@ static u64 draw() {  // SplitMix64
 }
 
 // At a synchronisation: lifo turns the order round, so that who came last goes on first; random draws new priorities.
-static void reorder(bool at_barrier) {
+void reorder(bool at_barrier) {
     if (state.launch->schedule == RANDOM) {
         for (u32 i = state.warps; i > 1; --i) {
             const u32 j = draw() % i, w = state.order[j];
@@ -37,7 +35,7 @@ static void reorder(bool at_barrier) {
     }
 }
 
-static Thread* pick() {
+Thread* pick() {
     for (u32 i = 0; i < state.warps; ++i) {
         const u32 w = state.order[i], lanes = state.ready[w];
         if (lanes) return &state.thread[w * 32 + (state.backward ? 31 - __builtin_clz(lanes) : __builtin_ctz(lanes))];
@@ -149,16 +147,42 @@ static void wait_here(Thread* t, ThreadState why, u32 site) {
     switch_away(t);
 }
 
-static void fiber_main() {
+// Lanes that have returned are left out of a vote or a __syncwarp() that names them. To name them in anything else is a fault.
+static bool spares_exited(u32 kind) { return kind == SYNC || (VOTE_ALL <= kind && kind <= VOTE_BALLOT); }
+
+static u32 lanes_of(const Thread& t) {
+    const u32 w = t.warp, lanes = t.mask & state.exist[w];
+    return spares_exited(t.kind) ? lanes & ~state.done[w] : lanes;
+}
+
+// Computes the warp operation that `t` is at if all its lanes have come; those that wait there may run on.
+static bool complete(Thread& t) {
+    const u32 w = t.warp, lanes = lanes_of(t);
+    u32 waiting = 0;
+    for (u32 left = state.waiting[w] & lanes; left; left &= left - 1) {
+        const Thread& other = state.thread[w * 32 + __builtin_ctz(left)];
+        if (other.state == AT_WARP && other.mask == t.mask && other.kind == t.kind) waiting |= 1u << other.lane;
+    }
+    if ((waiting | 1u << t.lane) != lanes) return false;
+    execute_warp(t.kind, w, lanes, t.site);
+    if (state.launch->checked) shadow_lanes(w, lanes);
+    for (u32 left = waiting; left; left &= left - 1) set_ready(&state.thread[w * 32 + __builtin_ctz(left)]);
+    progress();
+    return true;
+}
+
+void fiber_main() {
     Thread* t = state.current;
     state.launch->body(&state, t);
-    const u32 bit = 1u << t->lane;
+    const u32 bit = 1u << t->lane, w = t->warp;
     t->state = DONE;
-    state.ready[t->warp] &= ~bit, state.done[t->warp] |= bit, ++state.done_count;
-    for (u32 left = state.waiting[t->warp]; left; left &= left - 1) {
-        Thread& other = state.thread[t->warp * 32 + __builtin_ctz(left)];
-        if (other.state == AT_WARP && other.kind != ACTIVEMASK && other.mask & bit)
+    state.ready[w] &= ~bit, state.done[w] |= bit, ++state.done_count;
+    for (u32 left = state.waiting[w]; left; left = (left & (left - 1)) & state.waiting[w]) {
+        Thread& other = state.thread[w * 32 + __builtin_ctz(left)];
+        if (other.state != AT_WARP || other.kind == ACTIVEMASK || !(other.mask & bit)) continue;
+        if (!spares_exited(other.kind))
             fault(&other, "exited lane", other.site, "%s names lane %u, which returned", kind_name(other.kind), t->lane);
+        complete(other);
     }
     progress();
     switch_away(t);
@@ -229,26 +253,19 @@ extern "C" u32 emu_barrier(Thread* t, u32 id, u32 count, u32 how, u32 site) {
 }
 
 extern "C" void emu_warp(Machine*, Thread* t, u32 kind, u32 mask, u32 site) {
-    const u32 w = t->warp, bit = 1u << t->lane;
-    t->kind = kind, t->mask = mask;
+    const u32 w = t->warp;
+    t->kind = kind, t->mask = mask, t->site = site;
     if (kind == ACTIVEMASK) return wait_here(t, AT_WARP, site);
-    const u32 lanes = mask & state.exist[w];
-    if (!(mask & bit)) fault(t, "divergent barrier", site, "%s with the mask 0x%08x, which leaves lane %u itself out", kind_name(kind), mask, t->lane);
+    const u32 lanes = lanes_of(*t);
+    if (!(mask >> t->lane & 1)) fault(t, "divergent barrier", site, "%s with the mask 0x%08x, which leaves lane %u itself out", kind_name(kind), mask, t->lane);
     if (lanes & state.done[w])
         fault(t, "exited lane", site, "%s names lane %u, which returned", kind_name(kind), __builtin_ctz(lanes & state.done[w]));
-    u32 arrived = bit;
     for (u32 left = state.waiting[w] & lanes; left; left &= left - 1) {
         const Thread& other = state.thread[w * 32 + __builtin_ctz(left)];
-        if (other.state != AT_WARP || other.mask != mask) continue;
-        if (other.kind != kind)
+        if (other.state == AT_WARP && other.mask == mask && other.kind != kind)
             fault(t, "divergent barrier", site, "%s, but lane %u of its mask waits at %s, @%u@", kind_name(kind), other.lane, kind_name(other.kind), other.site);
-        arrived |= 1u << other.lane;
     }
-    if (arrived != lanes) return wait_here(t, AT_WARP, site);
-    execute_warp(kind, w, lanes, site);
-    if (state.launch->checked) shadow_lanes(w, lanes);
-    for (u32 left = lanes & ~bit; left; left &= left - 1) set_ready(&state.thread[w * 32 + __builtin_ctz(left)]);
-    progress();
+    if (!complete(*t)) return wait_here(t, AT_WARP, site);
     if (state.launch->schedule == RANDOM) {
         reorder(false);
         switch_to(t, pick());
@@ -280,112 +297,6 @@ extern "C" int emu_refuel(Machine*, Thread* t, u32 site) {
 extern "C" void emu_yield(Machine* m, Thread* t, u32 site) {
     if (++state.yields % 1024 == 0) emu_refuel(m, t, site);
     else give_way(t, site);
-}
-
-// ---- a launch
-static void start_block(u32 index) {
-    const Launch& l = *state.launch;
-    state.block_index = index;
-    state.ctaid[0] = index % l.grid[0], state.ctaid[1] = index / l.grid[0] % l.grid[1], state.ctaid[2] = index / l.grid[0] / l.grid[1];
-    memset(state.shared, 0xff, state.shared_size);
-    if (l.checked) shadow_block();
-    progress();
-}
-
-static void reset(Thread& t, u32 i) {
-    t.index = i, t.lane = i % 32, t.warp = i / 32;
-    t.tid[0] = i % state.ntid[0], t.tid[1] = i / state.ntid[0] % state.ntid[1], t.tid[2] = i / state.ntid[0] / state.ntid[1];
-    t.state = RUNNABLE, t.depots = nullptr, t.site = NO_SITE, t.fenced = 0, t.interval = 0;
-    drop_copies(t);
-}
-
-static u32* blocks_in_order(u32 count) {
-    u32* blocks = (u32*)malloc(sizeof(u32) * (count ? count : 1));
-    for (u32 i = 0; i < count; ++i) blocks[i] = state.launch->schedule == LIFO ? count - 1 - i : i;
-    if (state.launch->schedule == RANDOM)
-        for (u32 i = count; i > 1; --i) {
-            const u32 j = draw() % i, b = blocks[j];
-            blocks[j] = blocks[i - 1], blocks[i - 1] = b;
-        }
-    return blocks;
-}
-
-static u32* blocks;
-static u32 block_count;
-
-static void straight() {  // without synchronisation there is nothing to switch for: thread after thread, on one stack
-    Thread& t = state.thread[0];
-    state.current = &t;
-    const bool backward = state.launch->schedule == LIFO;
-    for (u32 b = 0; b < block_count; ++b) {
-        start_block(blocks[b]);
-        for (u32 i = 0; i < state.threads_count; ++i) {
-            const u32 index = backward ? state.threads_count - 1 - i : i;
-            reset(t, index);
-            state.slices = 0;
-            state.launch->body(&state, &t);
-        }
-    }
-    leave();
-}
-
-static void with_fibers() {
-    for (u32 b = 0; b < block_count && !state.launch->faulted; ++b) {
-        start_block(blocks[b]);
-        for (u32 i = 0; i < state.threads_count; ++i) {
-            reset(state.thread[i], i);
-            state.thread[i].sp = fresh_stack(i, fiber_main);
-        }
-        for (u32 w = 0; w < state.warps; ++w) {
-            const u32 lanes = state.threads_count - w * 32;
-            state.exist[w] = state.ready[w] = lanes >= 32 ? ~0u : (1u << lanes) - 1;
-            state.done[w] = state.waiting[w] = state.yielded[w] = state.at_barrier[w] = 0;
-            state.order[w] = w;
-        }
-        state.backward = false, state.done_count = 0;
-        memset(state.barrier, 0, sizeof state.barrier);
-        reorder(false);
-        state.current = pick();
-        emu_switch(&state.main_sp, state.current->sp);
-    }
-}
-
-static const size_t ARENA = 256 * 1024;
-
-extern "C" IMPORT int emu_launch(Launch* l) {
-    static char* arena;
-    if (!arena) {  // between pages that nobody may touch
-        arena = (char*)mmap(nullptr, ARENA + 2 * 65536, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (arena == MAP_FAILED) return arena = nullptr, 2;
-        arena += 65536;
-        mprotect(arena, ARENA, PROT_READ | PROT_WRITE);
-    }
-    state.launch = l;
-    state.shared = arena, state.shared_size = l->static_shared + l->dynamic_shared, state.dynamic_size = l->dynamic_shared;
-    memcpy(state.nctaid, l->grid, sizeof l->grid);
-    memcpy(state.ntid, l->block, sizeof l->block);
-    state.params = l->params, state.hits = l->hits;
-    state.loaded = state.stored = state.barriers = 0;
-    state.random = l->seed, state.threads_count = l->block[0] * l->block[1] * l->block[2];
-    state.warps = (state.threads_count + 31) / 32;
-    if (!reserve_stacks(l->fibers ? state.threads_count : 1, l->stack)) return 2;
-    block_count = l->grid[0] * l->grid[1] * l->grid[2];
-    blocks = blocks_in_order(block_count);
-    if (l->checked) shadow_launch();
-
-    catch_signals();
-    const u32 mode = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(l->flush ? 0x1f80 | 0x8040 : 0x1f80);  // -ftz=true: denormals are zero, in and out
-
-    if (l->fibers) with_fibers();
-    else emu_switch(&state.main_sp, fresh_stack(0, straight));
-
-    __builtin_ia32_ldmxcsr(mode);
-    release_signals();
-    if (l->checked) shadow_end();
-    free(blocks);
-    l->loaded = state.loaded, l->stored = state.stored, l->barriers = state.barriers;
-    return l->faulted;
 }
 
 }  // namespace emu

@@ -7,6 +7,7 @@ from gpunet.cuda.emulator.ptx import SIZES
 
 SPACES = ("global", "shared", "local", "param", "const")
 STRONG = ("volatile", "relaxed", "acquire", "release", "mmio")
+RELEASING = ("release", "acq_rel")
 NOTHING = ("prefetch", "prefetchu", "discard", "applypriority", "createpolicy")
 
 
@@ -45,6 +46,11 @@ def _place(c: Operands, space: str, operand: str, size: int, access: str) -> str
         space = "global" if variable is None or variable.space != "shared" else "shared"
     base = "S" if space == "shared" else "nullptr"
     return f"char* const p = {space}(m, t, {base}, {address}, {size}, {access}, {c.site});"
+
+
+def _fence(parts: list[str]) -> str:
+    """A store that releases does what a fence before it would."""
+    return "emu_fence(m, t); " if any(p in RELEASING for p in parts) else ""
 
 
 def _counted(space: str, counter: str, size: int) -> str:
@@ -101,7 +107,8 @@ def _store(c: Operands, parts: list[str], o: list[str]) -> str:
     access = "WRITE | ATOMIC" if any(p in STRONG for p in parts) else "WRITE"
     puts = [f"put<{C_TYPES[kind]}>(p + {i * size}, {c.read(e, kind)});" for i, e in enumerate(elements)]
     whole = size * len(elements)
-    return f"{{ {_place(c, space, o[0], whole, access)} {_counted(space, 'stored', whole)} {' '.join(puts)} }}"
+    place = _fence(parts) + _place(c, space, o[0], whole, access)
+    return f"{{ {place} {_counted(space, 'stored', whole)} {' '.join(puts)} }}"
 
 
 def _atomic(c: Operands, parts: list[str], o: list[str]) -> str:
@@ -127,7 +134,7 @@ def _atomic(c: Operands, parts: list[str], o: list[str]) -> str:
         update = f"const {ctype} old = get<{ctype}>({at}); put<{ctype}>({at}, ({ctype})({text}));"
         pieces.append(f"{{ {given} {update} {write} }}")
     whole = size * len(elements)
-    place = _place(c, space, address, whole, "READ | WRITE | ATOMIC")
+    place = _fence(parts) + _place(c, space, address, whole, "READ | WRITE | ATOMIC")
     counts = _counted(space, "loaded", whole) + _counted(space, "stored", whole)
     return f"{{ {place} {counts} {' '.join(pieces)} }}"
 

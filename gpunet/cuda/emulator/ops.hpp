@@ -66,7 +66,24 @@ OP f64 reciprocal(f64 x) { return 1.0 / x; }
 OP f32 reciprocal_root(f32 x) { return (f32)(1.0 / sqrt((f64)x)); }
 OP f64 reciprocal_root(f64 x) { return 1.0 / sqrt(x); }
 
-// ---- 16-bit floats: stored as bits, computed wider and rounded once
+// ---- 16-bit floats: stored as bits, computed wider and rounded once. What is not exact in the wider format is made odd
+// there: rounding that gives what rounding the exact number would (Boldo and Melquiond 2008, "Emulation of FMA and correctly
+// rounded sums: proved algorithms using rounding to odd").
+template <class T> struct BitsOf;
+template <> struct BitsOf<f32> { typedef u32 type; };
+template <> struct BitsOf<f64> { typedef u64 type; };
+template <class To, class From> OP To to_odd(From v) {
+    const To near = (To)v;
+    if (v != v || (From)near == v || __builtin_isinf(v)) return near;
+    const auto b = bits<typename BitsOf<To>::type>(near);
+    return bits<To>((__builtin_fabsl(near) > __builtin_fabsl(v) ? b - 1 : b) | 1);
+}
+OP f64 sum_to_odd(f64 a, f64 b) {
+    const f64 sum = a + b, part = sum - a, rest = (a - (sum - part)) + (b - part);  // a + b is sum + rest (Knuth's TwoSum)
+    const u64 near = bits<u64>(sum);
+    if (!(rest < 0 || rest > 0) || near & 1) return sum;
+    return bits<f64>((rest > 0) == (sum > 0) ? near + 1 : near - 1);
+}
 struct Half {
     static f32 wide(u16 v) { return (f32)bits<_Float16>(v); }
     static u16 narrow(f32 v) { return bits<u16>((_Float16)v); }
@@ -78,10 +95,10 @@ struct Brain {
         const u32 b = bits<u32>(v);
         return v != v ? 0x7fff : (b + 0x7fff + (b >> 16 & 1)) >> 16;
     }
-    static u16 narrow(f64 v) { return narrow((f32)v); }
+    static u16 narrow(f64 v) { return narrow(to_odd<f32>(v)); }
 };
 template <class F, class Op, class... A> OP u16 of_half(Op op, A... a) { return F::narrow(op(F::wide(a)...)); }
-template <class F, class Op> OP u16 half_fma(Op op, u16 a, u16 b, u16 c) { return F::narrow(op(__builtin_fma((f64)F::wide(a), (f64)F::wide(b), (f64)F::wide(c)))); }
+template <class F, class Op> OP u16 half_fma(Op op, u16 a, u16 b, u16 c) { return F::narrow(op(sum_to_odd((f64)F::wide(a) * F::wide(b), F::wide(c)))); }  // the product is exact
 template <class Op, class... A> OP u32 each_half(Op op, A... a) { return (u32)op((u16)a...) | (u32)op((u16)(a >> 16)...) << 16; }
 
 // ---- conversion
@@ -111,7 +128,7 @@ template <class I> constexpr I lowest() { return (I)-1 < 0 ? (I)((u64)1 << (size
 template <class I> constexpr I highest() { return (I)~lowest<I>(); }
 template <class I, int R, class T> OP I to_int(T v) {
     v = to_integral<R>(v);
-    if (v != v) return sizeof(I) == 8 ? (I)(1ull << 63) : 0;
+    if (v != v) return sizeof(I) == 8 || sizeof(T) == 8 ? (I)(1ull << (sizeof(I) * 8 - 1)) : 0;
     if (v <= (T)lowest<I>()) return lowest<I>();
     if (v >= (T)highest<I>()) return highest<I>();
     return (I)v;

@@ -32,7 +32,7 @@ struct Shadow {
 };
 
 enum Byte : u8 { UNWRITTEN, WRITTEN, PENDING, OUTSIDE };
-constexpr u32 VALID = 1 << 10, ATOMICALLY = 1 << 11, ARENA_MAX = 256 * 1024, OBJECTS = 64;
+constexpr u32 VALID = 1 << 10, ATOMICALLY = 1 << 11, ARENA_MAX = 256 * 1024;
 
 static u32 interval;                  // counts on over blocks and launches
 static u32 (*known)[MAX_THREADS];     // known[t][u]: the tick of u's clock that t is ordered after, in this interval
@@ -46,14 +46,15 @@ struct Object {
     u32 interval, used;
     u32 row[MAX_THREADS];
 };
-static Object objects[OBJECTS];
+static Object* objects;
+static u32 object_count;
 
 struct Published {
     u64 address;
     u8* blocks;  // those that released at the address
 };
-static Published published[OBJECTS];
-static u32 published_count, block_total;
+static Published* published;
+static u32 published_count, published_room, block_total;
 static u8* heard;  // blocks ordered before this one
 static bool heard_any;
 
@@ -109,7 +110,11 @@ static void publish(u64 address, bool reads, bool writes) {
     u32 i = 0;
     while (i < published_count && published[i].address != address) ++i;
     if (i == published_count) {
-        if (!writes || i == OBJECTS) return;
+        if (!writes) return;
+        if (i == published_room) {
+            published_room = published_room ? 2 * published_room : 64;
+            published = (Published*)realloc(published, published_room * sizeof(Published));
+        }
         published[published_count++] = {address, (u8*)calloc(block_total, 1)};
     }
     u8* blocks = published[i].blocks;
@@ -170,12 +175,18 @@ void shadow_full_barrier() { ++interval; }
 
 static Object* find(u64 name, bool create) {
     Object* empty = nullptr;
-    for (Object& o : objects) {
+    for (u32 i = 0; i < object_count; ++i) {
+        Object& o = objects[i];
         if (o.used && o.interval != interval) o.used = 0;  // a whole barrier has ordered everything since
         if (o.used && o.name == name) return &o;
         if (!o.used && !empty) empty = &o;
     }
-    if (!create || !empty) return nullptr;
+    if (!create) return nullptr;
+    if (!empty) {
+        objects = (Object*)realloc(objects, (object_count ? 2 * object_count : 16) * sizeof(Object));
+        empty = objects + object_count;
+        for (u32 more = object_count ? object_count : 16; more; --more) objects[object_count++].used = 0;
+    }
     memset(empty->row, 0, sizeof empty->row);
     empty->name = name, empty->interval = interval, empty->used = 1;
     return empty;

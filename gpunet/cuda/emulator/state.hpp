@@ -61,9 +61,16 @@ void leave();  // back to who started the fibers
 void catch_signals();
 void release_signals();
 [[noreturn]] __attribute__((format(printf, 4, 5))) void fault(Thread*, const char* kind, u32 site, const char* format, ...);
+
+// machine.cpp
+u64 draw();                     // a random number of the schedule
+void reorder(bool at_barrier);  // who runs first from here on
+Thread* pick();                 // the next runnable thread
+void fiber_main();              // what a fiber runs
+void progress();                // something was waited for and came: this is no hang
+
 void execute_warp(u32 kind, u32 warp, u32 lanes, u32 site);  // warp.cpp: results of a warp operation, into out[]
 const char* kind_name(u32 kind);
-void progress();              // something was waited for and came: this is no hang
 void drop_copies(Thread& t);  // transfer.cpp: forget those that a thread did not wait for
 
 // shadow.cpp: what is ordered before what. Called in checked launches only.

@@ -283,7 +283,14 @@ class _Translation:
         if parts[0] == "call":
             return self._call(c, o)
         for family in (arithmetic, conversion, memory, control):
-            text = family.translate(c, parts, o)
+            try:
+                text = family.translate(c, parts, o)
+            except (
+                LookupError,
+                ValueError,
+                StopIteration,
+            ):  # a modifier or an operand that the family does not look for
+                c.unknown()
             if text is not None:
                 return text
         return c.unknown()
