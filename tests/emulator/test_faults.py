@@ -51,11 +51,14 @@ def rows(count, width):
 CASES = {
     "barrier_after_fill": Case(RACE, X[63::-1]),
     "barrier_before_refill": Case(("race",), rows(4, 64)),
+    "write_after_read": Case(("race",), X[31::-1], size=32),
     "double_buffer": Case(RACE, rows(6, 96), block=96),
     "cp_async": Case(("cp.async",), 2 * X[63::-1]),
     "cp_async_group": Case(("cp.async",), X[:64] + X[64:128], size=128),
+    "cp_async_flag": Case(("race",), X[31::-1], size=32),
     "cp_async_barrier": Case((*RACE, "cp.async"), X[63::-1]),
     "divergent_barrier": Case(("divergent barrier",), X[:64].sum(keepdims=True), size=64, plain=True),
+    "barrier_in_both_branches": Case(("divergent barrier",), X[63::-1], plain=True),
     "partial_barrier": Case(("barrier never reached",), X[63::-1], block=96, plain=True),
     "barrier_after_return": Case(("barrier never reached",), X[49::-1], size=64, plain=True),
     "barrier_of_too_few_rounds": Case(
@@ -81,7 +84,7 @@ CASES = {
     "shared_memory_limit": Case(("shared memory limit",), X[63::-1], shared=(163 * 1024, 164 * 1024), plain=True, named=False),
     "atomic_in_a_block": Case(("race",), np.full(1, 64, "f4"), size=64),
     "atomic_between_blocks": Case(("race",), np.full(1, 69, "f4"), size=64, block=16, grid=4, y=np.full(1, 5, "f4")),
-    "atomic_and_plain": Case(RACE, np.full(1, 64, "f4"), size=64),
+    "atomic_and_plain": Case(("race",), np.full(1, 64, "f4"), size=64),
     "race_between_blocks": Case(RACE, np.r_[2 * X[:64], X[[0, 16, 32, 48]]], size=64, block=16, grid=4),
     "neighbouring_bytes": Case(("race",), np.arange(64, dtype=np.uint8), size=64),
     "warp_synchronous": Case(RACE, X[:32].sum(keepdims=True), size=32, block=32),

@@ -316,3 +316,21 @@ def test_a_lock_with_fences_orders_the_threads_of_a_block() -> None:
     y = np.zeros(1, np.int32)
     run(text, "locked", {"y": y}, block=256)
     assert y[0] == 8
+
+
+def test_a_hang_is_reported_with_the_position_of_every_warp(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+    extern "C" __global__ void spins(int* y) {
+        if (threadIdx.x >= 64) return;
+        if (threadIdx.x < 32) {
+            while (atomicAdd(y, 0) != 7) {}
+        }
+        __syncthreads();
+    }"""
+    monkeypatch.setattr(machine, "STEP_LIMIT", 2**22)
+    where = (
+        r"test.cu:5: .*hang: .*: warp 0 32 running test.cu:5; warp 1 32 at the barrier test.cu:7; warp 2 32 returned"
+    )
+    for checked in (False, True):
+        with pytest.raises(KernelFault, match=where):
+            run(text, "spins", {"y": np.zeros(1, np.int32)}, block=96, checked=checked)
