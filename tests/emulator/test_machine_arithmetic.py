@@ -207,10 +207,31 @@ def test_sine_of_a_large_argument_is_reduced_in_local_memory() -> None:
 
 
 def test_denormals_are_zero_as_the_kernels_are_compiled() -> None:
+    """Of both signs, also where a number is only compared, negated or chosen."""
     a = np.array([1e-40, -1e-40, 1e-20], np.float32)
-    rows = run_table({"product": "a * 3.0f", "sum": "a + a", "tiny": "a * a"}, "float", "float", [a], np.float32)
+    rows = run_table(
+        {
+            "product": "a * 3.0f",
+            "sum": "a + a",
+            "tiny": "a * a",
+            "max": "fmaxf(a, -1.0f)",
+            "min": "fminf(1.0f, a)",
+            "abs": "fabsf(a)",
+            "neg": "-a",
+            "compare": "a > 0.0f",
+            "round up": "ceilf(a)",
+        },
+        "float",
+        "float",
+        [a],
+        np.float32,
+    )
     np.testing.assert_array_equal(rows["product"], np.array([0, 0, 3e-20], np.float32))
     np.testing.assert_array_equal(rows["tiny"], 0)
+    for name, sign in {"sum": 2, "max": 1, "min": 1, "abs": 1, "neg": -1}.items():
+        np.testing.assert_array_equal(rows[name], np.array([0, 0, sign * a[2]], np.float32), name)
+    for name in ("compare", "round up"):
+        np.testing.assert_array_equal(rows[name], [0, 0, 1], name)
 
 
 HALF = "#include <cuda_fp16.h>\n"

@@ -136,7 +136,7 @@ def _unary(c: Operands, parts: list[str], o: list[str]) -> str:
         text = "!a" if kind == "pred" else "~a"
     else:
         text = "a == 0 ? 1 : 0"  # cnot
-    return apply(c, o, kind, text)
+    return apply(c, o, kind, f"flushed({text})" if "ftz" in parts else text)
 
 
 def _extremum(c: Operands, parts: list[str], o: list[str]) -> str:
@@ -144,19 +144,14 @@ def _extremum(c: Operands, parts: list[str], o: list[str]) -> str:
     if kind in HALVES:
         return _half(c, parts, o)
     if not is_float(kind):
-        if "relu" in parts:
-            return apply(
-                c,
-                o,
-                kind,
-                f"(a {'<' if name == 'min' else '>'} b ? a : b) < 0 ? 0 : (a {'<' if name == 'min' else '>'} b ? a : b)",
-            )
-        return apply(c, o, kind, f"a {'<' if name == 'min' else '>'} b ? a : b")
+        text = f"(a {'<' if name == 'min' else '>'} b ? a : b)"
+        return apply(c, o, kind, f"{text} < 0 ? 0 : {text}" if "relu" in parts else text)
     call = f"{'lesser' if name == 'min' else 'larger'}<{kind}{', true' if 'NaN' in parts else ''}>"
     if "xorsign" in parts:
         text = f"copysignf({call}(fabsf(a), fabsf(b)), (__builtin_signbit(a) != __builtin_signbit(b)) ? -1.0f : 1.0f)"
-        return apply(c, o, kind, text)
-    return apply(c, o, kind, f"{call}({call}(a, b), c)" if len(o) == 4 else f"{call}(a, b)")
+    else:
+        text = f"{call}({call}(a, b), c)" if len(o) == 4 else f"{call}(a, b)"
+    return apply(c, o, kind, f"flushed({text})" if "ftz" in parts else text)
 
 
 def _function(c: Operands, parts: list[str], o: list[str]) -> str:

@@ -52,6 +52,9 @@ template <class T> OP T saturate(T x) { return x > 0 ? (x < 1 ? x : 1) : 0; }  /
 OP f32 negate(f32 x) { return bits<f32>(bits<u32>(x) ^ 0x80000000u); }
 OP f64 negate(f64 x) { return bits<f64>(bits<u64>(x) ^ 1ull << 63); }
 
+// The processor keeps the denormals of what it only moves or compares: abs, neg, min and max. With .ftz they become zero.
+OP f32 flushed(f32 x) { return bits<u32>(x) & 0x7f800000u ? x : bits<f32>(bits<u32>(x) & 0x80000000u); }
+
 template <class T, bool NAN_WINS = false> OP T lesser(T a, T b) {
     if (a != a || b != b) return NAN_WINS || a == a ? (NAN_WINS ? (T)__builtin_nan("") : a) : b;
     return a < b || (a == b && __builtin_signbit(a)) ? a : b;
