@@ -60,6 +60,35 @@ def test_launches_are_counted():
     assert backend.launcher.covered == set()
 
 
+def test_a_checked_launch_counts_what_it_does_with_each_argument():
+    backend = emulated_backend(Settings(checked=True))
+    x, scale = backend.asarray(np.ones((3, 5), np.float32)), backend.asarray(np.ones(1, np.float32))
+    backend.binary("multiply", x, scale)
+    counts = {t.name: (t.loaded, t.stored, t.read, t.written) for t in backend.launcher.last.regions}
+    assert counts == {"a": (60, 0, 60, 0), "b": (60, 0, 4, 0), "y": (0, 60, 0, 60)}
+    flags = backend.full((7,), 1, np.bool_)
+    (filled,) = backend.launcher.last.regions
+    assert (filled.stored, filled.written) == (7, 7)
+    backend.concatenate([flags[1:], flags[:2]], 0)
+    counts = {t.name: (t.loaded, t.stored, t.read, t.written) for t in backend.launcher.last.regions}
+    assert counts == {"from": (2, 0, 2, 0), "to": (0, 2, 0, 2)}
+
+
+def test_a_launch_that_is_not_checked_counts_in_all():
+    backend = emulated_backend(Settings(checked=False))
+    backend.full((100,), 0.0, np.float32)
+    assert (backend.launcher.last.stored, backend.launcher.last.regions) == (400, ())
+
+
+def test_allocations_are_counted():
+    arrays = emulated_backend(Settings()).arrays
+    x = arrays.asarray(np.zeros((3, 5), np.float32))
+    arrays.empty((2,), np.float64)
+    arrays.asarray(x)
+    x.reshape(15)
+    assert (arrays.allocations, arrays.allocated) == (2, 60 + 16)
+
+
 def test_the_backend_describes_itself():
     backend = emulated_backend(Settings(checked=True, architecture="compute_90"))
     assert backend.name == "emulated"

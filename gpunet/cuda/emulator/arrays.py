@@ -198,6 +198,8 @@ class EmulatedArrays:
         self.capturing: set[Stream] = set()
         self._pool: Pool | None = None
         self._storages: WeakSet[Storage] = WeakSet()
+        self.allocations = self.allocated = 0
+        """How often memory was taken, and how many bytes in all."""
 
     def owns(self, array: object) -> bool:
         """Whether `array` is a DeviceArray of this device."""
@@ -214,6 +216,8 @@ class EmulatedArrays:
         size = int(np.prod(extents, dtype=np.int64)) * kind.itemsize
         storage = Storage(size, f"an array of shape {extents}, {kind}", track=self.track, pool=self._pool)
         self._storages.add(storage)
+        self.allocations += 1
+        self.allocated += size
         return DeviceArray(storage.bytes.view(kind).reshape(extents), _Lease(storage), self)
 
     def asarray(self, data: Any, dtype: Any = None) -> DeviceArray:

@@ -189,6 +189,8 @@ class EmulatedLauncher(Launcher):
         self.settings = settings or Settings()
         self.totals: dict[str, Totals] = {}
         """By instance that was run."""
+        self.last: Counts | None = None
+        """What the last launch did."""
         self.covered: set[tuple[str, int]] = set()
         """(file, line) of the sources, as far as checked launches have executed them."""
         self._programs: dict[str, Program] = {}
@@ -202,7 +204,7 @@ class EmulatedLauncher(Launcher):
 
     def execute(self, work: Work) -> None:
         """Run a launch now, and count it."""
-        counts = execute(self.program(work.file), work, self.settings)
+        self.last = counts = execute(self.program(work.file), work, self.settings)
         self.totals.setdefault(work.kernel, Totals()).add(counts)
         self.covered |= counts.lines
 

@@ -111,14 +111,32 @@ class KernelFault(Exception):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one launch did in one of its regions.
+
+    Args:
+        name: the region's.
+        loaded, stored: bytes of all instructions: one that is loaded twice counts twice.
+        read, written: how many different bytes these were; exact where the region starts at a multiple of 4.
+    """
+
+    name: str
+    loaded: int
+    stored: int
+    read: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """What one launch did: bytes of global memory loaded and stored by instructions, barriers passed by a block, and
-    (checked launches only) the source lines executed, as (file, line)."""
+    (checked launches only) the source lines executed, as (file, line), and what was done in each region."""
 
     loaded: int
     stored: int
     barriers: int
     lines: frozenset[tuple[str, int]] = frozenset()
+    regions: tuple[Traffic, ...] = ()
 
 
 class Program:
@@ -260,7 +278,8 @@ class _CRegion(ctypes.Structure):
 
     _fields_ = (
         ("address", ctypes.c_uint64), ("size", ctypes.c_uint64), ("name", ctypes.c_char_p), ("written", ctypes.c_uint64),
-        ("read_only", ctypes.c_uint64),
+        ("read_only", ctypes.c_uint64), ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64), ("read", ctypes.c_uint64),
+        ("wrote", ctypes.c_uint64),
     )  # fmt: skip
 
 
@@ -325,7 +344,11 @@ class _Kernel:
         if launch.faulted:
             raise self._fault(expression, launch)
         lines = frozenset((facts["sites"][i][0], facts["sites"][i][1]) for i in np.flatnonzero(hits))
-        return Counts(launch.loaded, launch.stored, launch.barriers, lines)
+        touched = () if not self.checked else tuple(
+            Traffic(c.name.decode(), c.loaded, c.stored, c.read, c.wrote)
+            for c in c_regions[: sum(r.size > 0 for r in regions)]
+        )  # fmt: skip
+        return Counts(launch.loaded, launch.stored, launch.barriers, lines, touched)
 
     def _fault(self, expression: str, launch: _CLaunch) -> KernelFault:
         sites = self.facts["sites"]

@@ -86,9 +86,26 @@ void shadow_launch() {
     ++interval;
 }
 
+// Every byte that was touched has left a record, its own or its word's. An atomic update counts as a write.
+static void count_distinct(const Shadow& s, Region& r) {
+    const auto seen = [](const Record& record) { return (u64)(record.who & VALID ? 1 : 0); };
+    for (u64 at = 0; at < s.size; at += 4) {
+        const Word& w = s.words[at / 4];
+        const u64 end = at + 4 < s.size ? at + 4 : s.size;
+        for (u64 i = at; i < end; ++i) {
+            r.read += seen(w.first) | (s.bytes ? seen(s.bytes[i].first) : 0);
+            r.wrote += seen(w.write) | (s.bytes ? seen(s.bytes[i].write) : 0);
+        }
+    }
+}
+
 void shadow_end() {
     drop(of_shared);
-    for (u32 i = 0; i < state.launch->region_count; ++i) drop(of_region[i]);
+    for (u32 i = 0; i < state.launch->region_count; ++i) {
+        Region& r = state.launch->regions[i];
+        if (r.loaded || r.stored) count_distinct(of_region[i], r);
+        drop(of_region[i]);
+    }
     free(of_region);
     free(heard);
     while (published_count) free(published[--published_count].blocks);
@@ -296,7 +313,7 @@ extern "C" void emu_check_global(Machine*, Thread* t, u64 at, u32 size, u32 acce
         fault(t, "out of bounds", site, "%s %u bytes at byte %lld of %s, which has %llu", verb(access), size, (long long)(at - near->address), near->name, (unsigned long long)near->size);
     }
     last_region = i;
-    const Region& r = l.regions[i];
+    Region& r = l.regions[i];
     const u64 offset = at - r.address;
     if (at % size) fault(t, "misaligned", site, "%s %u bytes at byte %llu of %s, address 0x%llx", verb(access), size, (unsigned long long)offset, r.name, (unsigned long long)at);
     if (access & WRITE && r.read_only) fault(t, "read only", site, "%s %u bytes at byte %llu of %s", verb(access), size, (unsigned long long)offset, r.name);
@@ -307,6 +324,8 @@ extern "C" void emu_check_global(Machine*, Thread* t, u64 at, u32 size, u32 acce
                 if (!written[k]) fault(t, "uninitialised", site, "read of byte %llu of %s, which nothing has written", (unsigned long long)offset + k, r.name);
         if (access & WRITE) memset(written, 1, size);
     }
+    if (access & READ) r.loaded += size;
+    if (access & WRITE) r.stored += size;
     touch(of_region[i], t, offset, size, access, false, r.name, site, at);
 }
 

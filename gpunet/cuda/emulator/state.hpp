@@ -10,12 +10,14 @@ struct Region {
     const char* name;
     u64 written;
     u64 read_only;
+    // set by a checked launch: bytes of all its loads and stores here, and how many different ones they were
+    u64 loaded, stored, read, wrote;
 };
 
 struct Launch {
     Body body;
     const char* const* params;
-    const Region* regions;
+    Region* regions;
     u8* hits;
     const u32* zones;  // pairs of offset and size: shared bytes that belong to no array
     u64 seed, loaded, stored, barriers, step_limit;
