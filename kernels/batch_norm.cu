@@ -51,8 +51,8 @@ __device__ __forceinline__ void finish_sums(
 
 template <typename T>
 __global__ void batch_norm_moments_simple(
-        const T* __restrict__ x, float* __restrict__ mean, float* __restrict__ variance, float* __restrict__ running_mean,
-        float* __restrict__ running_var, BatchNorm s) {
+        const T* __restrict__ x, float* __restrict__ mean, float* __restrict__ variance,
+        float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     GRID_STRIDE_LOOP(c, s.C) {
         float centre = 0.0f, squares = 0.0f;
         for (int64 r = 0; r < s.rows; ++r) {  // Welford 1962
@@ -80,8 +80,8 @@ __global__ void batch_norm_forward_simple(
 template <typename T>
 __global__ void batch_norm_sums_simple(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
-        const float* __restrict__ variance, float* __restrict__ sums, float* __restrict__ OR_NULL gamma_out,
-        float* __restrict__ OR_NULL beta_out, BatchNorm s, Activation f) {
+        const float* __restrict__ variance, float* __restrict__ sums,
+        float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s, Activation f) {
     GRID_STRIDE_LOOP(c, s.C) {
         float dgamma = 0.0f, dbeta = 0.0f;
         for (int64 r = 0; r < s.rows; ++r) {
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
 // 32 channels a block, the splits among its warps.
 __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
-        float* __restrict__ running_mean, float* __restrict__ running_var, BatchNorm s) {
+        float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
     Moments<1> all = {};
     if (c < s.C)
@@ -303,8 +303,8 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums(
 }
 
 __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums_merge(
-        const float* __restrict__ partial, int splits, float* __restrict__ sums, float* __restrict__ OR_NULL gamma_out,
-        float* __restrict__ OR_NULL beta_out, BatchNorm s) {
+        const float* __restrict__ partial, int splits, float* __restrict__ sums,
+        float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
     float of[2] = {};  // dgamma, dbeta
     if (c < s.C)

@@ -8,8 +8,11 @@ typedef unsigned int uint32;
 typedef unsigned short uint16;
 typedef unsigned char uint8;
 
-// Marks a pointer parameter that may be null. Empty here; the check of a launch reads it.
+// Mark a pointer parameter that may be null; one whose old content is read before it is written over; and one of which this holds
+// where the kernel's `accumulate` is not 0. Empty here; the check of a launch and the count of its bytes read them.
 #define OR_NULL
+#define UPDATED
+#define ADDED_TO
 
 // Every thread takes elements a whole grid apart, so that any grid covers any count. 64-bit: tensors may exceed 2^31.
 #define GRID_STRIDE_LOOP(i, count)                                                                  \

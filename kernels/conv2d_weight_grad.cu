@@ -20,7 +20,8 @@
 template <typename T>
 __global__ void conv2d_weight_grad_simple(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ x, T* __restrict__ dw, T* __restrict__ OR_NULL db, Geometry g, Activation f, int accumulate) {
+        const T* __restrict__ x, T* __restrict__ ADDED_TO dw, T* __restrict__ OR_NULL ADDED_TO db, Geometry g,
+        Activation f, int accumulate) {
     const int taken = g.C / g.groups, made = g.O / g.groups;
     const int64 weights = (int64)g.KH * g.KW * taken * g.O;
     GRID_STRIDE_LOOP(idx, weights + (db ? g.O : 0)) {
@@ -109,7 +110,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
 // dw = (dw if accumulate) + partial_w[0] + partial_w[1] + …, and db likewise, in one launch.
 template <typename T>
 __global__ void conv2d_weight_grad_sum(
-        const float* __restrict__ partial_w, const float* __restrict__ OR_NULL partial_b, T* __restrict__ dw, T* __restrict__ OR_NULL db,
+        const float* __restrict__ partial_w, const float* __restrict__ OR_NULL partial_b, T* __restrict__ ADDED_TO dw,
+        T* __restrict__ OR_NULL ADDED_TO db,
         int64 weights, int64 filters, int splits, int accumulate) {
     GRID_STRIDE_LOOP(idx, weights + (db ? filters : 0)) {
         const bool bias = idx >= weights;

@@ -21,7 +21,7 @@ struct Product {
 template <typename T>
 __global__ void matmul_simple(
         const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
-        T* __restrict__ y, Product s, Activation gate, Activation f) {
+        T* __restrict__ ADDED_TO y, Product s, Activation gate, Activation f) {
     GRID_STRIDE_LOOP(idx, s.M * s.P) {
         const int64 m = idx / s.P, p = idx % s.P;
         float sum = bias ? to_float(bias[p]) : 0.0f;
@@ -64,7 +64,7 @@ __device__ __forceinline__ void load_operand(
 template <typename T, int TM, int TN, int RM, int RN, int V, bool TRANSPOSE_A, bool TRANSPOSE_B>
 __global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
         const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
-        T* __restrict__ y, Product s, Activation gate, Activation f) {
+        T* __restrict__ ADDED_TO y, Product s, Activation gate, Activation f) {
     __shared__ Tile<TM, TN> tile;
 
     const int64 col_tiles = (s.P + TN - 1) / TN;

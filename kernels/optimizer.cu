@@ -51,7 +51,7 @@ __device__ __forceinline__ bool may_update(const float* loss, const int* correct
 
 // `momentum` may be null: then v = g.
 __global__ void sgd_update(
-        float* __restrict__ data, const float* __restrict__ grad, float* __restrict__ OR_NULL momentum,
+        float* __restrict__ UPDATED data, const float* __restrict__ grad, float* __restrict__ OR_NULL UPDATED momentum,
         const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
         const float* __restrict__ OR_NULL clip, int nesterov, const float* __restrict__ OR_NULL loss,
         const int* __restrict__ OR_NULL correct, const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {
@@ -76,7 +76,8 @@ __global__ void sgd_update(
 }
 
 __global__ void adam_update(
-        float* __restrict__ data, const float* __restrict__ grad, float* __restrict__ mean, float* __restrict__ square,
+        float* __restrict__ UPDATED data, const float* __restrict__ grad, float* __restrict__ UPDATED mean,
+        float* __restrict__ UPDATED square,
         const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
         const float* __restrict__ OR_NULL clip, int decoupled, const float* __restrict__ OR_NULL loss,
         const int* __restrict__ OR_NULL correct, const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {

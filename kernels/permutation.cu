@@ -13,12 +13,12 @@
 
 __device__ __forceinline__ int bucket_of(uint64 word, int bits) { return word >> (64 - bits); }
 
-__global__ void permutation_count(const uint64* __restrict__ words, int* __restrict__ ends, int count, int bits) {
+__global__ void permutation_count(const uint64* __restrict__ words, int* __restrict__ UPDATED ends, int count, int bits) {
     GRID_STRIDE_LOOP(i, count) atomicAdd(&ends[bucket_of(words[i], bits)], 1);
 }
 
 // Sums of all before each, in place. One block; each thread takes a run of neighbouring buckets.
-__global__ void __launch_bounds__(SCAN_THREADS) permutation_offsets(int* __restrict__ ends, int buckets) {
+__global__ void __launch_bounds__(SCAN_THREADS) permutation_offsets(int* __restrict__ UPDATED ends, int buckets) {
     __shared__ int sums[SCAN_THREADS];
     const int each = (buckets + SCAN_THREADS - 1) / SCAN_THREADS, t = threadIdx.x;
     const int first = min(t * each, buckets), last = min(first + each, buckets);
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) permutation_offsets(int* __restr
 }
 
 __global__ void permutation_scatter(
-        const uint64* __restrict__ words, int* __restrict__ ends, int* __restrict__ members, int count, int bits) {
+        const uint64* __restrict__ words, int* __restrict__ UPDATED ends, int* __restrict__ members, int count, int bits) {
     GRID_STRIDE_LOOP(i, count) members[atomicAdd(&ends[bucket_of(words[i], bits)], 1)] = i;
 }
 

@@ -2,7 +2,8 @@
 
 CuPy checks neither the number nor the kind of arguments and ignores strides, so a wrong launch reads wrong memory. Here
 the source says what a kernel takes: `__global__` functions, templates too, and the structs that they take by value,
-which become NumPy record dtypes of the same layout. A pointer marked `OR_NULL` takes None.
+which become NumPy record dtypes of the same layout. A pointer marked `OR_NULL` takes None; one marked `UPDATED` is read and
+written, and so is one marked `ADDED_TO` by a launch whose number `accumulate` is not 0.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _DEFINE = re.compile(r"^#define\s+(\w+)\s+(\d+)\s*$", re.MULTILINE)
 _KERNEL = re.compile(
     r"(?:template\s*<([^>]*)>\s*)?(?:extern\s+\"C\"\s*)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
 )
-_QUALIFIERS = re.compile(r"\b(const|__restrict__|__grid_constant__|OR_NULL)\b")
+_QUALIFIERS = re.compile(r"\b(const|__restrict__|__grid_constant__|OR_NULL|UPDATED|ADDED_TO)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Parameter:
     is_pointer: bool
     may_be_null: bool = False
     is_const: bool = False
+    is_updated: bool = False
+    is_added_to: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,8 @@ def _parameter(
     if dtype is None or words[1:] not in ([], ["*"]):
         raise ValueError(f"{file}: {expression}: cannot read the parameter {text!r}")
     qualifiers = _QUALIFIERS.findall(text)
-    return Parameter(name, dtype, "*" in words, "OR_NULL" in qualifiers, "const" in qualifiers)
+    marks = (mark in qualifiers for mark in ("OR_NULL", "const", "UPDATED", "ADDED_TO"))
+    return Parameter(name, dtype, "*" in words, *marks)
 
 
 def _spelled(text: str) -> str:

@@ -13,7 +13,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(256) scale(
         const T* __restrict__ x, T* __restrict__ OR_NULL y, /* a comment, with a comma */
         Walk s, uint32 count, float by) {}
-__global__ void plain(double* x) {}
+__global__ void plain(double* OR_NULL UPDATED x, const int* y, float* ADDED_TO z) {}
 __device__ void helper(int n) {}
 """
 
@@ -45,6 +45,14 @@ def test_kernels_and_their_templates_are_found():
     assert set(found) == {"scale", "plain"}
     assert found["scale"].template == ("T", "N")
     assert found["plain"].template == ()
+
+
+def test_marks_of_a_pointer_are_read():
+    marks = [
+        (p.is_const, p.may_be_null, p.is_updated, p.is_added_to)
+        for p in signature.parse_parameters("test.cu", SOURCE, "plain")
+    ]
+    assert marks == [(False, True, True, False), (True, False, False, False), (False, False, False, True)]
 
 
 def test_arguments_are_packed_as_the_kernel_reads_them(kernels):
