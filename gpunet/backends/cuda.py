@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from gpunet.backends.cuda_device import THREADS, activation_fields
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
 from gpunet.backends.cuda_training import CudaTraining
+from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import CONV_TILES, MASKS, MATMUL_TILES, WEIGHT_GRAD_TILES, instance
+from gpunet.cuda.recording import Recording, RecordingArrays, RecordingLauncher
 from gpunet.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         mask = None if pool is None else self.arrays.empty(pool.y_shape, np.uint8)
         args = x, w, b, y, mask, geometry_fields(g), activation_fields(activation)
         if self.simple:
-            self._each("conv2d_forward_simple", y.size, *args, element=f"float, {str(pooled).lower()}")
+            kind = f"float, {str(pooled).lower()}"
+            self._each("conv2d_forward_simple", y.size, *args, element=kind, flops=2 * g.multiply_adds)
         else:
             rows = y.size // g.filters * (4 if pooled else 1)
             self._conv("conv2d_forward_tiled", g, rows, g.filters, self._aligned(x, w, y), args, pooled)
@@ -92,7 +95,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         dx = self.arrays.empty(g.x_shape, np.float32)
         args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
         if self.simple:
-            self._each("conv2d_input_grad_simple", dx.size, *args)
+            self._each("conv2d_input_grad_simple", dx.size, *args, flops=2 * g.multiply_adds)
         else:
             aligned = self._aligned(dy, gate.y, w, dx)
             self._conv("conv2d_input_grad_tiled", g, dx.size // g.x_shape[3], g.x_shape[3], aligned, args)
@@ -105,7 +108,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g))
         blocks = count_tiles(rows, cols, tile) * g.groups
-        self.launcher.launch(instance(kernel, "float", *tile, *options), blocks, THREADS, args)
+        kernel = instance(kernel, "float", *tile, *options)
+        self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
 
     def _checked_gate(self, operation: str, dy: Array, g: Geometry, gate: Gate | None) -> Gate:
         """The gate, one of nothing if there is none, after the checks of dy's shape against it."""
@@ -144,7 +148,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         opened = dy, gate.y, gate.mask, x
         if self.simple:
             count = dw.size + g.filters * bias
-            self._each("conv2d_weight_grad_simple", count, *opened, dw, db, *common, int(accumulate))
+            written = dw, db, *common, int(accumulate)
+            self._each("conv2d_weight_grad_simple", count, *opened, *written, flops=2 * g.multiply_adds)
             return dw, db
         pixels, cols = int(np.prod(g.y_shape[:3])), g.filters // g.groups
         rows = dw.size // g.filters
@@ -156,7 +161,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(
             instance("conv2d_weight_grad_tiled", "float", *tile), tiles * splits, THREADS,
-            (*opened, partial_w, partial_b, *common, each),
+            (*opened, partial_w, partial_b, *common, each), flops=2 * g.multiply_adds,
         )  # fmt: skip
         self._each(
             "conv2d_weight_grad_sum", dw.size + g.filters * bias,
@@ -197,13 +202,14 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
             "transpose_a": int(transpose_a), "transpose_b": int(transpose_b), "accumulate": int(accumulate),
         }  # fmt: skip
         args = a, gate.y, b, bias, y, product, activation_fields(gate.activation), activation_fields(activation)
+        flops = 2 * m * depth * p
         if self.simple:
-            self._each("matmul_simple", y.size, *args)
+            self._each("matmul_simple", y.size, *args, flops=flops)
         elif y.size:
             by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
             tile = select_tile(MATMUL_TILES, m, p, vector=by_four and self._aligned(a, gate.y, b, y))
             kernel = instance("matmul_tiled", "float", *tile, transpose_a, transpose_b)
-            self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args)
+            self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args, flops=flops)
         return y
 
     # ---- pooling
@@ -302,3 +308,11 @@ def emulated_backend(settings: Settings | None = None) -> CudaBackend:
     settings = settings or Settings.from_environment()
     arrays = EmulatedArrays(track=settings.checked, properties=settings.describe())
     return CudaBackend(arrays, EmulatedLauncher(arrays, settings), name="emulated")
+
+
+def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
+    """(another backend on the same device, what it is asked for from now on): its launches and allocations."""
+    recording = Recording()
+    arrays = cast(Arrays, RecordingArrays(backend.arrays, recording))
+    launcher = RecordingLauncher(backend.launcher, backend.arrays, recording)
+    return CudaBackend(arrays, launcher, simple=backend.simple, name=backend.name), recording

@@ -76,11 +76,11 @@ class CudaDevice(Backend, ABC):
 
     # ---- launches
 
-    def _each(self, kernel: str, count: int, *args: Any, element: str = "float") -> None:
+    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", flops: int = 0) -> None:
         """Launch a kernel that walks `count` elements with a grid-stride loop; nothing for none."""
         if count:
             blocks = min(-(-count // THREADS), MAX_BLOCKS)
-            self.launcher.launch(instance(kernel, element), blocks, THREADS, args)
+            self.launcher.launch(instance(kernel, element), blocks, THREADS, args, flops=flops)
 
     def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
         element = self._moved(operation, source.dtype)

@@ -31,7 +31,9 @@ class Launcher(ABC):
     def __init__(self, owns: Callable[[object], bool]):
         self.owns = owns
 
-    def launch(self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0) -> None:
+    def launch(
+        self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, flops: int = 0
+    ) -> None:
         """Check the arguments against the kernel's source, then run it.
 
         Args:
@@ -39,6 +41,7 @@ class Launcher(ABC):
             grid, block: up to three extents, in blocks and in threads.
             args: arrays, numbers, None for a pointer that may be null, and a mapping of fields for a struct.
             shared: bytes of dynamic shared memory.
+            flops: floating-point operations of its products, for a recording; a multiply-add counts two.
         Raises:
             TypeError: arguments that the kernel does not take.
             ValueError: an instance that is not listed, or extents beyond CUDA's limits.

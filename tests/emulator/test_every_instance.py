@@ -16,8 +16,9 @@ from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Mo
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
-from gpunet.cuda.emulator.launcher import Settings
+from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
 from gpunet.cuda.instantiations import MOVED, instantiations
+from gpunet.cuda.signature import parameters
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
 
@@ -29,10 +30,25 @@ ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("si
 STREAM = Stream(7, 1, 2, 3, 4)
 
 
+class Noting(EmulatedLauncher):
+    """Notes the arguments, as (kernel, name), that are read and those that are written."""
+
+    def __init__(self, arrays):
+        super().__init__(arrays, Settings(checked=True))
+        self.read, self.written = set(), set()
+
+    def execute(self, work):
+        super().execute(work)
+        kernel = work.kernel.split("<")[0]
+        self.read |= {(kernel, region.name) for region in self.last.regions if region.loaded}
+        self.written |= {(kernel, region.name) for region in self.last.regions if region.stored}
+
+
 @pytest.fixture(scope="module")
 def launcher():
     """A checked launcher that has launched every primitive in every variant."""
     fast = emulated_backend(Settings(checked=True))
+    fast.launcher = Noting(fast.arrays)
     simple = CudaBackend(fast.arrays, fast.launcher, simple=True, name=fast.name)
     with pytest.MonkeyPatch.context() as patch:
         for busy, backend in ((cuda.BUSY, fast), (1, fast), (cuda.BUSY, simple)):
@@ -226,6 +242,17 @@ def updates(run):
 def test_every_instance_is_launched(launcher):
     listed = {e for expressions in instantiations().values() for e in expressions}
     assert sorted(listed - set(launcher.totals)) == [], "no test launches these on the emulated device"
+
+
+def test_the_marks_of_pointers_say_what_is_read_and_written(launcher):
+    listed = {(p.name, e.split("<")[0]): p for f, es in instantiations().items() for e in es for p in parameters(f, e)}
+    pointers = {(kernel, name): p for (name, kernel), p in listed.items() if p.is_pointer}
+    always = {key for key, p in pointers.items() if p.is_const or p.is_updated}
+    sometimes = {key for key, p in pointers.items() if p.is_added_to}
+    apart = {key for key in launcher.read | launcher.written if ", " in key[1]}  # arguments that overlap are one region
+    assert always <= launcher.read - apart <= always | sometimes
+    outputs = {key for key, p in pointers.items() if not p.is_const}
+    assert {key for key in outputs if not pointers[key].may_be_null} <= launcher.written - apart <= outputs
 
 
 def test_the_kernels_lines_are_executed(launcher, record_property):
