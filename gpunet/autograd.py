@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator
-from contextlib import ContextDecorator
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +24,7 @@ from gpunet.errors import BackendError
 
 class _Mode(threading.local):
     grad = True
+    watch: Callable[[Function, str], None] | None = None
 
 
 _mode = _Mode()
@@ -42,6 +43,16 @@ class no_grad(ContextDecorator):  # noqa: N801 - a context manager, named as use
 
     def __exit__(self, *exception: object) -> None:
         _mode.grad = self._before.pop()
+
+
+@contextmanager
+def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
+    """Inside, ``watch(function, "forward")`` is called before an operation runs, ``"backward"`` before its gradients do."""
+    before, _mode.watch = _mode.watch, watch
+    try:
+        yield
+    finally:
+        _mode.watch = before
 
 
 class Tensor:
@@ -311,6 +322,8 @@ class Function:
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
         """Run forward on tensors, or on what can become one beside a tensor: host arrays, numbers, None."""
         self = cls()
+        if _mode.watch is not None:
+            _mode.watch(self, "forward")
         self.inputs = cls._as_tensors(inputs)
         self.backend = next(t.backend for t in self.inputs if t is not None)
         self._needs = tuple(t is not None and t.requires_grad for t in self.inputs)
@@ -364,6 +377,8 @@ class Function:
                     f"backward: {self.name} saved a parameter {tensor.shape} that an update has overwritten since: "
                     "run backward before the optimizer's step, or the forward pass again"
                 )
+        if _mode.watch is not None:
+            _mode.watch(self, "backward")
         self._prepare_destinations()
         grads = self.backward(dy)
         return grads if isinstance(grads, tuple) else (grads,)
@@ -521,4 +536,4 @@ def _reversed_order(root: Function) -> list[Function]:
     return sorted(found, key=lambda f: f._number, reverse=True)
 
 
-__all__ = ["Function", "Parameter", "Tensor", "backward", "expect_tensor", "no_grad", "parameter", "tensor"]
+__all__ = ["Function", "Parameter", "Tensor", "backward", "expect_tensor", "no_grad", "parameter", "tensor", "watching"]

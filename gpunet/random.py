@@ -97,6 +97,16 @@ def clocked(clock: Any) -> Iterator[None]:
         begin_step(*before)
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, draws change nothing that is drawn afterwards."""
+    calls = dict(_state.calls)
+    try:
+        yield
+    finally:
+        _state.calls = calls
+
+
 def next_stream(purpose: str) -> Stream:
     """The next stream of one purpose; calls are counted, so two calls never share words."""
     call = _state.calls[purpose]

@@ -400,3 +400,29 @@ def test_a_loss_seeds_its_gradient_without_writing_a_one(backend, rng, monkeypat
     monkeypatch.setattr(backend, "binary", None)
     F.softmax_cross_entropy(x, [0, 1, 2, 0]).backward()
     np.testing.assert_array_equal(backend.to_numpy(x.grad), backend.to_numpy(expected))
+
+
+def test_a_watcher_hears_of_each_operation_before_it_runs_and_again_before_its_gradient(backend):
+    heard, functions = [], {}
+
+    def watch(function, direction):
+        heard.append((function.name, direction))
+        functions.setdefault(function.name, function)
+        assert functions[function.name] is function
+
+    x = leaf(backend, [1.0, 2.0])
+    with gp.autograd.watching(watch):
+        (x.exp().reshape(1, 2).sum()).backward()
+    names = [function.name for function in functions.values()]
+    assert heard == [*((name, "forward") for name in names), *((name, "backward") for name in reversed(names))]
+    assert names == ["unary", "reshape", "sum"]
+    x.exp()
+    assert len(heard) == 6
+
+
+def test_watching_ends_with_an_error(backend):
+    heard = []
+    with pytest.raises(KeyError), gp.autograd.watching(lambda *call: heard.append(call)):
+        raise KeyError
+    leaf(backend, [1.0]).exp()
+    assert heard == []

@@ -199,3 +199,13 @@ def test_a_clocked_step_draws_in_place_zero_of_its_clock_and_leaves_no_trace():
     assert [(s.step, s.epoch, s.call, s.clock) for s in streams] == [(0, 0, 0, clock), (0, 0, 1, clock)]
     after = random.next_stream("dropout")
     assert (after.step, after.epoch, after.clock) == (5, 3, None)
+
+
+def test_what_is_drawn_aside_changes_nothing_that_follows():
+    random.begin_step(2, 5)
+    first = random.next_stream("dropout")
+    with random.undisturbed():
+        assert random.next_stream("dropout").call == first.call + 1
+        random.next_stream("init")
+    assert random.next_stream("dropout") == Stream(0, random.PURPOSES["dropout"], step=5, call=1, epoch=2)
+    assert random.next_stream("init").call == 0

@@ -30,7 +30,9 @@ class _Conv2d(Function):
         y, mask = self.backend.conv2d_forward(x, w, b, geometry=geometry, activation=activation, pool=pool)
         self.save(x, w)
         self.geometry = geometry
-        self.gate = None if activation is None and pool is None else Gate(y, activation, mask, pool)
+        self.gate = None
+        if activation is not None or pool is not None:
+            self.gate = Gate(None if activation is None else y, activation, mask, pool)
         return y
 
     def backward(self, dy: Array) -> Any:
