@@ -8,6 +8,7 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,19 @@ def predict(arguments: Namespace) -> int:
 
 
 def summary(arguments: Namespace) -> int:
-    """Layers, parameters and FLOPs of a network."""
+    """Layers, parameters and FLOPs of a network; or, with ``--plan``, the kernels of one step."""
     model = getattr(models, arguments.model)(arguments.input, arguments.classes)
-    print(model.summary(arguments.input))
+    if not arguments.plan:
+        print(model.summary(arguments.input))
+        return 0
+    plan = model.plan(
+        arguments.input,
+        batch_size=arguments.batch_size,
+        training=not arguments.inference,
+        optimizer=partial(optim.SGD, lr=0.1, momentum=0.9),
+        backend=None if arguments.backend == "auto" else arguments.backend,
+    )
+    print(plan)
     return 0
 
 
@@ -281,6 +292,11 @@ def _parser() -> ArgumentParser:
     table.add_argument("model", choices=recipes.MODELS)
     table.add_argument("--input", type=_extents(3), default=(28, 28, 1), metavar="HxWxC", help="default 28x28x1")
     table.add_argument("--classes", type=int, default=10)
+    step = table.add_argument_group("the kernels that one step launches, run on a GPU, or else on the emulated device")
+    step.add_argument("--plan", action="store_true", help="a training step: forward, loss, backward, SGD with momentum")
+    step.add_argument("--inference", action="store_true", help="the forward pass alone")
+    step.add_argument("--batch-size", type=int, default=32, help="default 32")
+    step.add_argument("--backend", default="auto", help="cuda, cuda:1, emulated or auto")
     _command(commands, "info", info)
     gate = _command(commands, "kernels", kernels)
     gate.add_argument("--arch", action="append", metavar="sm_90", help="only this architecture; may be repeated")

@@ -218,6 +218,16 @@ def test_summary_prints_the_table(capsys):
     assert "(5·5·1+1)·6" in out
 
 
+@pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+def test_summary_prints_the_plan_of_a_step(capsys):
+    plan = ("summary", "lenet", "--plan", "--backend", "emulated", "--batch-size", 2)
+    status, out, _ = run(capsys, *plan)
+    assert status == 0
+    assert "update    SGD" in out
+    assert "a step of 2 inputs 28x28x1 on emulated" in out
+    assert "backward" not in run(capsys, *plan, "--inference")[1]
+
+
 def test_info_names_versions_backends_and_why_there_is_no_gpu(capsys, monkeypatch):
     monkeypatch.setattr(cli, "why_unavailable", lambda name: "no GPU here" if name == "cuda" else "")
     monkeypatch.setenv("GPUNET_BACKEND", "reference")
@@ -261,6 +271,7 @@ def test_bench_passes_its_arguments_on(capsys, monkeypatch):
         (("train", "--model", "lenet"), "lenet: images are 8x8 but must be at least 12x12"),
         (("train", "--seed", -1), "seed: value must be from 0 to 2^64 - 1, got -1"),
         (("eval", "nowhere.safetensors"), "No such file or directory: 'nowhere.safetensors'"),
+        (("summary", "lenet", "--plan", "--backend", "numpy"), "plan: backend is numpy, which launches no kernels"),
         (("summary", "lenet", "--input", "8x8x1"), "lenet: images are 8x8 but must be at least 12x12"),
     ],
 )

@@ -206,6 +206,16 @@ class Module:
 
         return summarize(self, input_shape)
 
+    def plan(self, input_shape: tuple[int, ...], **options: Any) -> Any:
+        """A table of the kernels that one step launches, for inputs of a shape without the batch axis, such as (28, 28, 1).
+
+        The options are batch_size, training, loss, optimizer and backend, see `nn.plan.make_plan`; the table is an
+        `nn.plan.Plan`.
+        """
+        from gpunet.nn.plan import make_plan
+
+        return make_plan(self, input_shape, **options)
+
     def __repr__(self) -> str:
         inner = [f"({name}): {value!r}" for name, value in self.children() if isinstance(value, Module)]
         lines = "".join(f"\n  {line}" for entry in inner for line in entry.split("\n"))

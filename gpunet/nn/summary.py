@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.autograd import Parameter, Tensor, no_grad
 from gpunet.backends.base import Activation
 from gpunet.nn.module import Module
+from gpunet.nn.table import draw_table, in_bytes
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,13 @@ class Summary:
         for row in self.rows:
             name = f"{row.name} {row.kind}".strip()
             parameters = f"{row.parameters:,}" if row.parameters else "0"
-            table.append((name, _shape(row.output_shape), parameters, row.formula, f"{row.flops:,}", _bytes(row.bytes)))
-        totals = (f"{self.parameters:,}", "", f"{self.flops:,}", _bytes(self.activation_bytes))
+            table.append(
+                (name, _shape(row.output_shape), parameters, row.formula, f"{row.flops:,}", in_bytes(row.bytes))
+            )
+        totals = (f"{self.parameters:,}", "", f"{self.flops:,}", in_bytes(self.activation_bytes))
         table.append(("total", "", *totals))
-        widths = [max(len(line[i]) for line in table) for i in range(len(head))]
-        right = (False, True, True, False, True, True)
-        lines = [
-            "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True))
-            for line in table
-        ]
-        rule = "-" * len(lines[0])
-        body = [lines[0].rstrip(), rule, *(line.rstrip() for line in lines[1:-1]), rule, lines[-1].rstrip()]
-        return "\n".join([*body, f"FLOPs and memory for one input; the parameters take {_bytes(self.parameter_bytes)}"])
+        drawn = draw_table(table, (False, True, True, False, True, True))
+        return f"{drawn}\nFLOPs and memory for one input; the parameters take {in_bytes(self.parameter_bytes)}"
 
     __repr__ = __str__
 
@@ -80,10 +76,7 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     A row stands for an innermost module, and for an outer one that holds parameters of its own. Modules that the run does
     not reach follow at the end, so that the parameters add up.
     """
-    if not isinstance(input_shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in input_shape):
-        raise TypeError(
-            f"summary: input_shape is {input_shape!r} but takes extents without the batch, such as (28, 28, 1)"
-        )
+    check_input_shape("summary", input_shape)
     names = {id(module): name for name, module in model.named_modules()}
     modes = [(module, module.training) for _, module in model.named_modules()]
     rows: list[Row] = []
@@ -114,6 +107,14 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     return Summary(tuple(rows), tuple(input_shape), sum(p.size * p.dtype.itemsize for p in parameters))
 
 
+def check_input_shape(operation: str, input_shape: object) -> None:
+    """TypeError for anything but the extents of an input."""
+    if not isinstance(input_shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in input_shape):
+        raise TypeError(
+            f"{operation}: input_shape is {input_shape!r} but takes extents without the batch, such as (28, 28, 1)"
+        )
+
+
 def _row(
     name: str, module: Module, parameters: list[Parameter], counted: set[int], inputs: tuple[Any, ...], y: Any
 ) -> Row:
@@ -121,12 +122,12 @@ def _row(
     counted.update(map(id, new))
     count = sum(p.size for p in new)
     if y is None:
-        return Row(name, f"{_kind(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
+        return Row(name, f"{kind_of(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
     outputs = [value for value in (y if isinstance(y, tuple | list) else [y]) if isinstance(value, Tensor)]
     first = outputs[0].shape if outputs else (1,)
     return Row(
         name,
-        _kind(module),
+        kind_of(module),
         first[1:],
         count,
         module.parameter_formula() if new else "shared" if parameters else "",
@@ -135,20 +136,11 @@ def _row(
     )
 
 
-def _kind(module: Module) -> str:
+def kind_of(module: Module) -> str:
+    """A layer's class, and the activation that it computes as well."""
     fused = getattr(module, "activation", None)
     return type(module).__name__ + (f" + {fused.name}" if isinstance(fused, Activation) else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) if prod(shape) else str(shape)
-
-
-def _bytes(count: int) -> str:
-    if count < 1024:
-        return f"{count} B"
-    size, units = count / 1024, iter(("KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while size >= 1024:
-        size, unit = size / 1024, next(units)
-    return f"{size:.1f} {unit}"
