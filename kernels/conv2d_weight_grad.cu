@@ -11,7 +11,8 @@
 //
 // Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a reduction over the N OH OW pixels.
 // There are few tiles of results and a long reduction, so it is split: split s adds up its own range of pixels into
-// partial_w[s] and partial_b[s], and `_sum` adds the splits in their order. No atomics: the same sum every time.
+// partial_w[s] and partial_b[s]. The split of a tile that arrives last, told by a count, adds them all in their order:
+// whichever it is, the sum is the same every time, and no second launch is needed.
 //   128 x 64, 8 x 4 a thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
 // The blocks of the first row tile also add the columns of dy that stand in shared memory: the bias gradient.
 // Alignment: V = 4 needs dy, y, x at 16 bytes, C / groups and O / groups multiples of 4; V = 1 needs nothing.
@@ -43,11 +44,28 @@ __global__ void conv2d_weight_grad_simple(
     }
 }
 
+// out[at + j] = (out[at + j] if accumulate) + partial[at + j] + partial[stride + at + j] + …, for the columns below `columns`.
+template <int RN, typename T>
+__device__ __forceinline__ void add_splits(
+        const float* partial, int64 stride, int splits, T* out, int64 at, int columns, int accumulate) {
+    float sum[RN] = {};
+    for (int s = 0; s < splits; ++s)
+#pragma unroll
+        for (int j = 0; j < RN; ++j)
+            if (j < columns) sum[j] += partial[s * stride + at + j];
+#pragma unroll
+    for (int j = 0; j < RN; ++j)
+        if (j < columns) from_float(out[at + j], accumulate ? to_float(out[at + j]) + sum[j] : sum[j]);
+}
+
 template <typename T, int TM, int TN, int RM, int RN, int V>
 __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ x, float* __restrict__ partial_w, float* __restrict__ OR_NULL partial_b, Geometry g, Activation f, int pixels_a_split) {
+        const T* __restrict__ x, float* __restrict__ UPDATED partial_w, float* __restrict__ OR_NULL UPDATED partial_b,
+        int* __restrict__ UPDATED arrivals, T* __restrict__ ADDED_TO dw, T* __restrict__ OR_NULL ADDED_TO db, Geometry g,
+        Activation f, int pixels_a_split, int accumulate) {
     __shared__ Tile<TM, TN> tile;
+    __shared__ bool last;
 
     const int taken = g.C / g.groups, made = g.O / g.groups, rows = g.KH * g.KW * taken;
     const int row_tiles = (rows + TM - 1) / TM, col_tiles = (made + TN - 1) / TN;
@@ -99,27 +117,24 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
     }
 
     const int left = made - col0 - col;  // columns from this thread's first to the last
+    const int64 first = (int64)(row0 + row) * g.O + group * made + col0 + col, weights = (int64)rows * g.O;
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
         if (row0 + row + i >= rows) break;
-        store_columns<V>(partial_w, (split * rows + row0 + row + i) * g.O + group * made + col0 + col, acc[i], left);
+        store_columns<V>(partial_w, split * weights + first + i * g.O, acc[i], left);
     }
     if (sums_bias) store_columns<V>(partial_b, split * g.O + group * made + col0 + col, bias, left);
-}
 
-// dw = (dw if accumulate) + partial_w[0] + partial_w[1] + …, and db likewise, in one launch.
-template <typename T>
-__global__ void conv2d_weight_grad_sum(
-        const float* __restrict__ partial_w, const float* __restrict__ OR_NULL partial_b, T* __restrict__ ADDED_TO dw,
-        T* __restrict__ OR_NULL ADDED_TO db,
-        int64 weights, int64 filters, int splits, int accumulate) {
-    GRID_STRIDE_LOOP(idx, weights + (db ? filters : 0)) {
-        const bool bias = idx >= weights;
-        const float* partial = bias ? partial_b + (idx - weights) : partial_w + idx;
-        const int64 stride = bias ? filters : weights;
-        float sum = 0.0f;
-        for (int s = 0; s < splits; ++s) sum += partial[s * stride];
-        T* out = bias ? db + (idx - weights) : dw + idx;
-        from_float(*out, accumulate ? to_float(*out) + sum : sum);
-    }
+    const int splits = (pixels + pixels_a_split - 1) / pixels_a_split, tiles = gridDim.x / splits;
+    __threadfence();  // the partial sums are there before their split arrives
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&arrivals[blockIdx.x % tiles], 1) == splits - 1;
+    __syncthreads();
+    if (!last) return;
+    __threadfence();  // what the others wrote is seen from here on
+#pragma unroll 1
+    for (int i = 0; i < RM; ++i)
+        if (row0 + row + i < rows) add_splits<RN>(partial_w, weights, splits, dw, first + i * g.O, left, accumulate);
+    if (sums_bias) add_splits<RN>(partial_b, g.O, splits, db, group * made + col0 + col, left, accumulate);
+    if (threadIdx.x == 0) arrivals[blockIdx.x % tiles] = 0;  // as the next launch wants it
 }

@@ -161,11 +161,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(
             instance("conv2d_weight_grad_tiled", "float", *tile), tiles * splits, THREADS,
-            (*opened, partial_w, partial_b, *common, each), flops=2 * g.multiply_adds,
-        )  # fmt: skip
-        self._each(
-            "conv2d_weight_grad_sum", dw.size + g.filters * bias,
-            partial_w, partial_b, dw, db, dw.size, g.filters, splits, int(accumulate),
+            (*opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, each, int(accumulate)),
+            flops=2 * g.multiply_adds,
         )  # fmt: skip
         return dw, db
 

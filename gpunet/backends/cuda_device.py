@@ -22,6 +22,10 @@ PARTIALS = 256
 """Most blocks that leave a partial result for a last block to add."""
 
 
+ARRIVALS = 4096
+"""Counters of tiles that are made at once: enough for the gradients of 512 filters of 3x3x512."""
+
+
 class CudaDevice(Backend, ABC):
     """Arrays and launches, without the primitives.
 
@@ -39,6 +43,7 @@ class CudaDevice(Backend, ABC):
         self.arrays = arrays
         self.launcher = launcher
         self.simple = simple
+        self._counts: list[Array] = []
 
     # ---- arrays
 
@@ -87,6 +92,15 @@ class CudaDevice(Backend, ABC):
         steps = walk(operation, source_view, target_view)
         count = prod(source_view.shape)
         self._each("strided_copy", count, source, target, count, steps, element=element)
+
+    def _arrivals(self, count: int) -> Array:
+        """At least `count` int32 zeros, for kernels that count the blocks that are done and leave zeros again.
+
+        They are shared by all launches, which run one after another, and kept for ever, for a graph may hold them.
+        """
+        if not self._counts or self._counts[-1].size < count:
+            self._counts.append(self.arrays.asarray(np.zeros(max(count, ARRIVALS), np.int32)))
+        return self._counts[-1][:count]
 
     def _aligned(self, *arrays: Array | None) -> bool:
         """Whether 16-byte loads may start at every array."""

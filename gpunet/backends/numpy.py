@@ -91,7 +91,7 @@ class NumpyBackend(HostBackend):
         g = geometry
         if g.pointwise and (gate is None or gate.mask is None):
             pixels = g.y_shape[0] * g.y_shape[1] * g.y_shape[2]
-            flat_gate = None if gate is None else gate._replace(y=gate.y.reshape(pixels, -1))
+            flat_gate = None if gate is None or gate.y is None else gate._replace(y=gate.y.reshape(pixels, -1))
             return self.matmul(dy.reshape(pixels, -1), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
         dx = host_memory.empty(g.x_shape, dy.dtype)
         form = form_of(g)

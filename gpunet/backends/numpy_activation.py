@@ -67,4 +67,5 @@ def part(gate: Gate | None, first: int, last: int) -> Gate | None:
     """The gate of images first … last - 1."""
     if gate is None:
         return None
-    return gate._replace(y=gate.y[first:last], mask=None if gate.mask is None else gate.mask[first:last])
+    y, mask = (None if array is None else array[first:last] for array in (gate.y, gate.mask))
+    return gate._replace(y=y, mask=mask)

@@ -55,7 +55,6 @@ def instantiations() -> dict[str, tuple[str, ...]]:
         "conv2d_weight_grad.cu": [
             "conv2d_weight_grad_simple<float>",
             *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
-            "conv2d_weight_grad_sum<float>",
         ],
         "elementwise.cu": [
             "unary<float>",

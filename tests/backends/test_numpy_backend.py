@@ -37,7 +37,8 @@ def conv_results(backend, x, w, b, dy, g, activation, pool=None):
     """y, dx, dw, db; and dw, db accumulated on what was there."""
     y, mask = backend.conv2d_forward(x, w, b, geometry=g, activation=activation, pool=pool)
     assert (mask is None) == (pool is None)
-    gate = None if activation is None and pool is None else Gate(y, activation, mask, pool)
+    kept = None if activation is None else y
+    gate = None if activation is None and pool is None else Gate(kept, activation, mask, pool)
     dy = dy if pool is None else dy[:, : pool.y_shape[1], : pool.y_shape[2]].copy()
     dx = backend.conv2d_input_grad(dy, w, geometry=g, gate=gate)
     dw, db = backend.conv2d_weight_grad(dy, x, geometry=g, gate=gate)

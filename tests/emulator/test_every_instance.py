@@ -204,6 +204,17 @@ def random_numbers(run):
     run("random_uniform", STREAM, (37,), np.float32)
     run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
     run("permutation", STREAM, 1027)
+    clock = run.backend.asarray(np.uint64([5, 6]))  # added to the stream's own step and epoch
+    x, placed = run.normal(5, 37), replace(STREAM, step=STREAM.step + 5, epoch=STREAM.epoch + 6)
+    for primitive, *args in (("random_words", 9), ("random_uniform", (9,), np.float32), ("dropout_forward", 0.3)):
+        drops = primitive == "dropout_forward"
+        expected, got = (
+            getattr(on, primitive)(on.asarray(x), *args, stream=stream)
+            if drops
+            else getattr(on, primitive)(stream, *args)
+            for on, stream in ((run.reference, placed), (run.backend, replace(STREAM, clock=clock)))
+        )
+        np.testing.assert_array_equal(run.backend.to_numpy(got), expected)
 
 
 def batches(run):
@@ -228,7 +239,7 @@ def updates(run):
         for backend, arena in arenas():
             clip = backend.gradient_norm(arena, segments, max_norm=1.0)
             loss, last = (backend.asarray(a) for a in (np.float32([0.5]), np.zeros(3)))
-            note = Note(loss, None, last, backend.full((3,), 9, np.float64))
+            note = Note(loss, backend.asarray(np.int32(4)), last, backend.full((3,), 9, np.float64))
             getattr(backend, update)(arena, segments, clip=clip, note=note, **options)
             left.append([backend.to_numpy(a) for a in (clip, arena.data, note.row, *arena.slots.values())])
         for expected, got in zip(*left, strict=True):

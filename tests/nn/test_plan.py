@@ -19,7 +19,7 @@ from gpunet.nn import plan as planning
 pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)
-LENET_LAUNCHES, TARGET = 21, 20
+LENET_LAUNCHES, TARGET = 16, 20
 """Launches of a LeNet training step today, and the most that there should be, at the batch sizes that benchmarks take."""
 BATCH = 7
 """Images; a prime, so that no other array has as many elements as those that tests look for."""
@@ -121,6 +121,9 @@ def test_each_output_is_stored_once_and_loads_are_at_least_the_bytes_read(run):
         for argument in launch.arguments:
             (touched,) = (t for t in counts.regions if t.name == argument.name)
             where = f"{launch.kernel}: {argument.name}"
+            if argument.name == "arrivals":  # a count: one more for each block, then zero again
+                assert touched.stored == (launch.grid[0] // (argument.bytes // 4) + 1) * argument.bytes, where
+                continue
             assert touched.stored == touched.written <= argument.bytes, where
             assert touched.loaded >= touched.read <= argument.bytes, where
 
@@ -133,7 +136,8 @@ def test_the_bytes_are_exactly_those_of_the_machine(run):
         for argument in launch.arguments:
             (touched,) = (t for t in counts.regions if t.name == argument.name)
             whole = argument.bytes - less.get(argument.name, 0)
-            expected = whole * argument.read, whole * argument.written
+            reads = argument.read and argument.name != "arrivals"  # an atomic update counts as a write
+            expected = whole * reads, whole * argument.written
             assert (touched.read, touched.written) == expected, f"{launch.kernel}: {argument.name}"
 
 
@@ -153,8 +157,7 @@ def test_launches_of_a_lenet_step(batch_size):
 
 
 def test_every_launch_belongs_to_a_layer_or_an_operation(lenet):
-    conv, dense = "conv2d", "conv2d_weight_grad"
-    grads = [f"{dense}_tiled", f"{dense}_sum"]
+    conv, grads = "conv2d", ["conv2d_weight_grad_tiled"]
     first, second = "0 Conv2d + relu + pool", "2 Conv2d + relu + pool"
     layers = [(name, f"{conv}_forward_tiled") for name in (first, second)]
     heads = ["5 Linear + relu", "6 Linear + relu", "7 Linear"]
@@ -248,7 +251,7 @@ def test_a_dense_layers_activation_is_applied_as_its_gradient_is_loaded():
     plan = training(nn.Linear(6, 11), nn.ReLU(), shape=(6,), images_need_gradients=True)
     gradients = [x for x in plan.launches if x.label.phase == "backward" and x.label.layer == "1 Linear + relu"]
     assert [x.kernel.split("<")[0] for x in gradients] == [
-        "conv2d_weight_grad_tiled", "conv2d_weight_grad_sum", "matmul_tiled",
+        "conv2d_weight_grad_tiled", "matmul_tiled",
     ]  # fmt: skip
     assert BATCH * 11 not in [prod(a.shape) for x in gradients for a in x.arguments if a.written]
 
