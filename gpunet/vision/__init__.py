@@ -1,0 +1,5 @@
+"""Images and what networks make of them: ``from gpunet.vision import filters, inspect, plot``."""
+
+from gpunet.vision import filters
+
+__all__ = ["filters"]
