@@ -125,6 +125,11 @@ class Tensor:
             )
         return Tensor(target.asarray(self.numpy(), self.dtype), target, self.requires_grad)
 
+    @property
+    def creator(self) -> Function | None:
+        """The operation on the tape that made it; None for leaves and for what was not recorded."""
+        return self._function
+
     def zero_grad(self) -> None:
         """Forget the gradient."""
         self.grad = None
@@ -485,8 +490,19 @@ def parameter(data: Any, *, dtype: Any = None) -> Parameter:
     return Parameter(made.data, made.backend)
 
 
-def backward(root: Tensor, grad: Any = None, *, retain_graph: bool = False) -> None:
-    """See `Tensor.backward`."""
+def backward(
+    root: Tensor,
+    grad: Any = None,
+    *,
+    retain_graph: bool = False,
+    rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
+) -> None:
+    """See `Tensor.backward`.
+
+    Args:
+        rule: gives the gradients of a function's inputs from that of its output, complete by then; to watch or to change
+            what goes back.
+    """
     if not root.requires_grad:
         raise RuntimeError("backward: the tensor needs no gradient; was it computed under no_grad, or from data alone?")
     if grad is None:
@@ -506,7 +522,7 @@ def backward(root: Tensor, grad: Any = None, *, retain_graph: bool = False) -> N
         if function not in pending:  # nothing that depends on it passed a gradient down
             continue
         dy = pending.pop(function)
-        for i, (t, dx) in enumerate(zip(function.inputs, function.run_backward(dy), strict=True)):
+        for i, (t, dx) in enumerate(zip(function.inputs, rule(function, dy), strict=True)):
             if t is None or dx is None or not function.needs(i):
                 continue
             creator = t._function

@@ -1,5 +1,5 @@
 """Images and what networks make of them: ``from gpunet.vision import filters, inspect, plot``."""
 
-from gpunet.vision import filters
+from gpunet.vision import filters, inspect, plot
 
-__all__ = ["filters"]
+__all__ = ["filters", "inspect", "plot"]

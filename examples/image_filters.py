@@ -1,0 +1,91 @@
+"""Apply image filters to a photograph, and write one picture with all of them.
+
+    python image_filters.py
+    python image_filters.py my_photo.jpg --output filtered.png
+
+Each filter is a small matrix (drawn in the corner: red above 0, blue below) that gpunet's depthwise convolution lays over
+every pixel. Without a photograph of yours it takes one that comes with scikit-image.
+"""
+
+import argparse
+
+import numpy as np
+
+from gpunet.data.images import read_image
+from gpunet.vision import filters, plot
+
+FLOAT = np.float32
+
+
+def photograph(path: str | None, extent: int) -> np.ndarray:
+    """(H, W, 3) uint8, its longer side at most `extent` pixels."""
+    if path is None:
+        from skimage import data
+
+        return data.astronaut()[:400, 30:430]
+    image = read_image(path)
+    h, w = image.shape[:2]
+    scale = min(1, extent / max(h, w))
+    return image if scale == 1 else read_image(path, (max(1, round(h * scale)), max(1, round(w * scale))))
+
+
+def speckled(photo: np.ndarray) -> np.ndarray:
+    """One pixel in twenty black, one in twenty white."""
+    drawn = np.random.default_rng(0).random((*photo.shape[:2], 1))
+    return np.where(drawn < 0.05, 0, np.where(drawn > 0.95, 255, photo)).astype(np.uint8)
+
+
+def panels(photo: np.ndarray, backend: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """(picture, matrix) by title. Edges are computed as floats, for a byte holds neither their sign nor their size."""
+    grey = photo.mean(axis=-1, keepdims=True, dtype=FLOAT)
+    on = {"backend": backend}
+    matrix = filters.kernel
+    specks = speckled(photo)
+    return {
+        "identity": (filters.identity(photo, **on), matrix("identity")),
+        "box blur, 9x9": (filters.box_blur(photo, 9, **on), matrix("box", size=9)),
+        "Gaussian blur, sigma 3": (filters.gaussian_blur(photo, 3.0, **on), matrix("gaussian", sigma=3.0)),
+        "motion blur, 21 pixels at 30°": (
+            filters.motion_blur(photo, 21, 30.0, **on),
+            matrix("motion", length=21, angle=30.0),
+        ),
+        "sharpen": (filters.sharpen(photo, **on), matrix("sharpen")),
+        "emboss": (filters.emboss(photo, **on), matrix("emboss")),
+        "Sobel, horizontal slope": (128 + filters.apply(grey, "sobel_x", **on) / 4, matrix("sobel_x")),
+        "Sobel, strength": (filters.sobel(grey, **on) / 2, None),
+        "Prewitt, strength": (filters.prewitt(grey, **on) / 1.5, None),
+        "Laplacian": (128 + filters.laplacian(grey, **on), matrix("laplacian")),
+        "with specks": (specks, None),
+        "median of the specks, 3x3": (filters.median(specks, 3), None),  # on the host, whatever the backend
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photograph", nargs="?", help="an image file; scikit-image's astronaut if left out")
+    parser.add_argument("--output", default="image_filters.png", metavar="FILE.png")
+    parser.add_argument("--extent", type=int, default=512, help="pixels that a larger photograph is scaled down to")
+    parser.add_argument("--backend", default="numpy", help="numpy, cuda or reference")
+    arguments = parser.parse_args()
+    if arguments.extent < 64:
+        parser.error("--extent must be at least 64")
+
+    try:
+        photo = photograph(arguments.photograph, arguments.extent)
+    except (ImportError, OSError, ValueError) as error:
+        parser.error(str(error))
+    drawn = panels(photo, arguments.backend)
+    pictures = [np.clip(picture, 0, 255).astype(np.uint8) for picture, _ in drawn.values()]
+    figure = plot.images(pictures, list(drawn), columns=4, size=2.6)
+    for ax, (_, matrix) in zip(figure.axes, drawn.values(), strict=False):
+        if matrix is not None:
+            corner = ax.inset_axes((0.02, 0.02, 0.22, 0.22))
+            bound = np.abs(matrix).max()
+            corner.imshow(matrix, cmap=plot.SIGNED, vmin=-bound, vmax=bound)
+            corner.set(xticks=[], yticks=[])
+    figure.savefig(arguments.output, bbox_inches="tight")
+    print(f"{len(drawn)} pictures of {photo.shape[0]}x{photo.shape[1]} pixels in {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Receptive fields: which pixels of the input a unit can see.
+
+Along one axis, with n the number of pixels that a unit sees, j the step between the fields of neighbouring units and s
+the first pixel that unit 0 sees (negative: padding), an operation of window e (dilation included), stride t and padding p
+makes of its input's (n, j, s)
+
+    n' = n + (e - 1) j,    s' = s - p j,    j' = j t,
+
+from n = j = 1, s = 0 for the image itself (Araujo et al. 2019, "Computing receptive fields of convolutional neural
+networks", equations 1 to 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Function, Tensor
+from gpunet.geometry import Geometry, Pair
+from gpunet.nn import Module
+from gpunet.vision.inspect.run import as_input, inference, run
+
+WINDOWS = {"avg_pool2d", "conv2d", "max_pool2d"}
+"""Operations that slide a window over their first input, by their `geometry`."""
+BY_PIXEL = {
+    "activation", "add", "concatenate", "divide", "dropout", "multiply", "power", "softmax", "subtract", "unary",
+}  # fmt: skip
+"""Operations whose output at a pixel depends on their inputs at that pixel alone (concatenated along the channels)."""
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """What the units of a layer see of the input, each pair (vertical, horizontal), in pixels.
+
+    Attributes:
+        size: extents of a unit's field.
+        stride: step from a unit's field to its neighbour's; (0, 0) where every unit sees the whole image.
+        offset: first row and column that unit (0, 0) sees; negative where it sees padding.
+    """
+
+    size: Pair
+    stride: Pair
+    offset: Pair
+
+    def box(self, row: int, column: int) -> tuple[Pair, Pair]:
+        """((top, bottom), (left, right)) that a unit sees, ends exclusive; in the padding below 0 and beyond the image."""
+        top, left = self.offset[0] + row * self.stride[0], self.offset[1] + column * self.stride[1]
+        return (top, top + self.size[0]), (left, left + self.size[1])
+
+    def through(self, window: Geometry) -> ReceptiveField:
+        """The field of the units that a sliding window makes of these."""
+        effective, padding = window.effective_window, window.padding
+        return ReceptiveField(
+            size=_pair(n + (e - 1) * j for n, e, j in zip(self.size, effective, self.stride, strict=True)),
+            stride=_pair(j * t for j, t in zip(self.stride, window.stride, strict=True)),
+            offset=_pair(s - before * j for s, (before, _), j in zip(self.offset, padding, self.stride, strict=True)),
+        )
+
+
+def receptive_fields(model: Module, input_shape: tuple[int, int, int]) -> dict[str, ReceptiveField]:
+    """The receptive field of every innermost layer, by name, in the order they run.
+
+    They follow from the geometry of each operation on the tape of one run, so that residual and concatenated branches
+    count too: their fields are united. What mixes pixels in another way (a dense layer, a mean of all) is taken to see
+    the whole image, which is an upper bound.
+
+    Args:
+        input_shape: (H, W, C) of one image.
+    """
+    if len(input_shape) != 3:
+        raise ValueError(f"receptive_fields: input_shape is {input_shape} but takes (H, W, C)")
+    with inference("receptive_fields", model):
+        x = as_input(model, np.zeros((1, *input_shape), np.float32))
+        _, outputs = run("receptive_fields", model, x, None)
+    return {name: field_of(y, x) for name, y in outputs.items()}
+
+
+def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
+    """The field of y's units in x (N, H, W, C)."""
+    whole = ReceptiveField(_pair(x.shape[1:3]), (0, 0), (0, 0))
+    known: dict[Function, ReceptiveField | None] = {}
+
+    def of(t: Tensor | None) -> ReceptiveField | None:
+        """None of what does not depend on x."""
+        if t is x:
+            return ReceptiveField((1, 1), (1, 1), (0, 0))
+        if t is None or t.creator is None:
+            return None
+        if t.creator not in known:
+            known[t.creator] = after(t, t.creator)
+        return known[t.creator]
+
+    def after(t: Tensor, function: Function) -> ReceptiveField | None:
+        seen = [(each, field) for each in function.inputs if (field := of(each)) is not None and each is not None]
+        if not seen:
+            return None
+        if function.name in WINDOWS:
+            return _slid(function, seen[0][1])
+        alike = all(each.ndim == 4 and each.shape[:3] == t.shape[:3] for each, _ in seen)
+        return _united((field for _, field in seen), whole) if function.name in BY_PIXEL and alike else whole
+
+    return of(y) or whole
+
+
+def _slid(function: Any, field: ReceptiveField) -> ReceptiveField:
+    field = field.through(function.geometry)
+    gate = getattr(function, "gate", None)  # a convolution's, which may have taken in a pool
+    return field if gate is None or gate.pool is None else field.through(gate.pool)
+
+
+def _pair(axes: Iterable[int]) -> Pair:
+    vertical, horizontal = axes
+    return vertical, horizontal
+
+
+def _united(fields: Iterable[ReceptiveField], whole: ReceptiveField) -> ReceptiveField:
+    """The smallest field that holds all; the whole image if they do not move in step."""
+    each = list(fields)
+    if len({field.stride for field in each}) > 1 or each[0].stride == (0, 0):
+        return whole
+    first = [min(field.offset[axis] for field in each) for axis in (0, 1)]
+    last = [max(field.offset[axis] + field.size[axis] for field in each) for axis in (0, 1)]
+    size = last[0] - first[0], last[1] - first[1]
+    return ReceptiveField(size, each[0].stride, (first[0], first[1]))
