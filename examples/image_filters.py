@@ -11,6 +11,7 @@ import argparse
 
 import numpy as np
 
+from gpunet import BackendError
 from gpunet.data.images import read_image
 from gpunet.vision import filters, plot
 
@@ -20,8 +21,10 @@ FLOAT = np.float32
 def photograph(path: str | None, extent: int) -> np.ndarray:
     """(H, W, 3) uint8, its longer side at most `extent` pixels."""
     if path is None:
-        from skimage import data
-
+        try:
+            from skimage import data
+        except ImportError as error:
+            raise ImportError('name a photograph, or pip install "gpunet[examples]" for scikit-image\'s') from error
         return data.astronaut()[:400, 30:430]
     image = read_image(path)
     h, w = image.shape[:2]
@@ -72,9 +75,9 @@ def main() -> None:
 
     try:
         photo = photograph(arguments.photograph, arguments.extent)
-    except (ImportError, OSError, ValueError) as error:
+        drawn = panels(photo, arguments.backend)
+    except (ImportError, OSError, ValueError, BackendError) as error:
         parser.error(str(error))
-    drawn = panels(photo, arguments.backend)
     pictures = [np.clip(picture, 0, 255).astype(np.uint8) for picture, _ in drawn.values()]
     figure = plot.images(pictures, list(drawn), columns=4, size=2.6)
     for ax, (_, matrix) in zip(figure.axes, drawn.values(), strict=False):

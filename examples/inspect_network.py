@@ -50,7 +50,7 @@ def dense_net(shape: tuple[int, int, int]) -> nn.Sequential:
     )
 
 
-def trained(model: nn.Sequential, train: Any, epochs: int, backend: str) -> nn.Sequential:
+def trained(model: nn.Sequential, train: Any, epochs: int, backend: Any) -> nn.Sequential:
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
     gp.Trainer(model, optimizer, backend=backend, progress=False).fit(train, epochs=epochs)
     return model
@@ -98,7 +98,7 @@ def pictures(
             few,
             {"saliency": gradients, "Grad-CAM": camera, "occlusion:\nprobability\nlost": lost},
             titles,
-            title="Where the network looks",
+            title="Where the network looks (over each map, its largest value)",
         ),
     )
 
@@ -113,6 +113,10 @@ def main() -> None:
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    try:
+        backend = gp.get_backend(arguments.backend)
+    except (ValueError, gp.BackendError) as error:
+        parser.error(str(error))
 
     there = Path(os.environ.get("GPUNET_DATA", "")) / "fashion-mnist"
     dataset = arguments.dataset or ("fashion_mnist" if "GPUNET_DATA" in os.environ and there.is_dir() else "digits")
@@ -127,9 +131,9 @@ def main() -> None:
     model = pooled_net(images.shape[1:])
     if arguments.weights and arguments.weights.exists():
         load_weights(arguments.weights, model)
-        model.to(gp.get_backend(arguments.backend))
+        model.to(backend)
     else:
-        trained(model, train, arguments.epochs, arguments.backend)
+        trained(model, train, arguments.epochs, backend)
         if arguments.weights:
             save_weights(arguments.weights, model)
     accuracy = (model.eval()(images).numpy().argmax(axis=1) == labels).mean()
@@ -142,7 +146,7 @@ def main() -> None:
     # The translation experiment: what of a picture that moves to the right stays as it was, of the last features with
     # pixels (of the dense net, the last hidden layer) and of the class scores
     shape, shifts = images.shape[1:], range(images.shape[2] // 2 + 1)
-    dense, conv = (trained(net(shape), train, arguments.epochs, arguments.backend) for net in (dense_net, conv_net))
+    dense, conv = (trained(net(shape), train, arguments.epochs, backend) for net in (dense_net, conv_net))
     nets = {
         "pixels": (nn.Flatten(), None),
         "dense net": (dense, "4"),

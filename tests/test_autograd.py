@@ -7,8 +7,8 @@ import pytest
 from helpers import host
 
 import gpunet as gp
+from gpunet import autograd, nn, optim
 from gpunet import functional as F
-from gpunet import nn, optim
 from gpunet.autograd import Function, Parameter, parameter
 
 
@@ -426,3 +426,20 @@ def test_watching_ends_with_an_error(backend):
         raise KeyError
     leaf(backend, [1.0]).exp()
     assert heard == []
+
+
+def test_a_rule_sees_whole_gradients_and_may_change_what_goes_back(backend):
+    x = gp.tensor([1.0, 2.0], backend=backend, requires_grad=True)
+    y = x * 3
+    z = (y * y + y).sum()
+    seen = []
+
+    def rule(function, dy):
+        if function is y.creator:
+            seen.append(host(dy, backend))
+        return function.run_backward(backend.binary("add", dy, dy) if function is y.creator else dy)
+
+    autograd.backward(z, rule=rule)
+    assert x.creator is None
+    assert [grad.tolist() for grad in seen] == [[7, 13]]  # 2 y + 1, of both uses
+    assert host(x.grad, backend).tolist() == [42, 78]

@@ -31,6 +31,8 @@ def images(
         title: of the whole picture.
         size: width of one image, in inches.
     """
+    if not len(images):
+        raise ValueError("images: takes at least one image, got none")
     if titles and len(titles) != len(images):
         raise ValueError(f"images: takes a title for each of {len(images)} images, got {len(titles)}")
     columns = columns or ceil(sqrt(len(images)))

@@ -280,6 +280,22 @@ def test_deconvnet_is_the_same_fused_and_not(backend, dtype, rng):
         )
 
 
+def test_deconvnet_is_the_same_with_activation_and_pool_as_options(backend, dtype, rng):
+    apart = classifier(backend, dtype)
+    inside = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding="same", activation="relu", pool=2), nn.Conv2d(5, 6, 3, padding=1, activation="relu"),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(24, 8, activation="relu"), nn.Linear(8, 4),
+    ).astype(dtype).to(backend)  # fmt: skip
+    apart[0].bias.data = backend.asarray(np.full(5, 9), dtype)  # each window has a positive value: both take its switch
+    for other, parameter in zip(inside.parameters(), apart.parameters(), strict=True):
+        other.data = backend.copy(parameter.data)
+    images = images_for(rng, dtype)
+    for layer, same_layer in (("1", "4"), ("2", "5"), ("5", "9")):
+        a, b = inspect.deconvnet(inside, images, layer, 1), inspect.deconvnet(apart, images, same_layer, 1)
+        assert a.any()
+        same(a, b, tolerances.BACKENDS)
+
+
 def test_a_projection_stays_inside_the_units_receptive_field(rng):
     model, images = classifier("numpy", np.float64), images_for(rng, np.float64)
     field = inspect.receptive_fields(model, (9, 11, 2))["4"]

@@ -26,7 +26,8 @@ def translation(
 
     distance[s] = mean over n of |f(x_n moved by s) - f(x_n)| / mean over n of |f(x_n+1) - f(x_n)|: 0 is no change, and 1 as
     much as from an image to another. After Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks",
-    section 4.1 and figure 5, who do not divide.
+    section 4.1 and figure 5, who do not divide. A convolution's features move with the image, so that each place changes as
+    the pixels do; pools and what stands behind them make of that a change that grows slower.
 
     Args:
         images: at least 2, unlike one another.
