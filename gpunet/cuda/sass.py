@@ -19,7 +19,7 @@ INSTALL = 'pip install "gpunet[emulator]" (nvidia-cuda-nvdisasm)'
 
 MATRIX = re.compile(r"U?[A-Z]*MMA|UTC[A-Z]*MMA[A-Z]*|LDSM|STSM|MOVM|LDTM|STTM")
 """Products of tiles (HMMA, IMMA, DMMA, Hopper's HGMMA, Blackwell's UTCHMMA …) and what loads or turns their fragments."""
-COPY = re.compile(r"LD|ST|LDG|STG|LDS|STS|LDGSTS|UBLKCP|UBLKRED|UTMA[A-Z]+|UTCCP")
+COPY = re.compile(r"LD|ST|LDG|STG|RED|REDG|ATOMG|LDS|STS|LDGSTS|UBLKCP|UBLKRED|UTMA[A-Z]+|UTCCP")
 """Loads and stores of global and shared memory, asynchronous copies (LDGSTS is cp.async), bulk copies (UBLKCP) and TMA's."""
 
 _SECTION = re.compile(r"^\s*\.section\s+\.text\.([\w$.]+)", re.MULTILINE)

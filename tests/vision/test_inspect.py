@@ -96,7 +96,7 @@ def seen(model, layer, unit, shape):
     def at(images):
         return inspect.feature_maps(model, images, [layer])[layer][:, *unit].sum(axis=-1)
 
-    changed = at(moved) != at(still)
+    changed = ~np.isclose(at(moved), at(still))  # one image may be rounded otherwise than many
     return tuple((int(axis[changed].min()), int(axis[changed].max()) + 1) for axis in (rows, columns))
 
 
