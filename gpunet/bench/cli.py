@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from gpunet.bench import step
+from gpunet.bench import backends, conv, ops, step
+
+KINDS = {
+    "step": (step, "whole training steps"),
+    "conv": (conv, "each convolution of the nets and its gradients"),
+    "ops": (ops, "pooling, normalisation, loss and updates against a copy of as many bytes"),
+    "backends": (backends, "the same training steps on several backends, with a plot"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; returns the exit status."""
     parser = ArgumentParser(prog="gpunet bench", description="Measure gpunet, alone or against a rival.")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    parse_step = kinds.add_parser("step", help="whole training steps", description="Time whole training steps.")
-    step.add_arguments(parse_step)
-    return step.run(parser.parse_args(arguments))
+    for name, (module, what) in KINDS.items():
+        kind = kinds.add_parser(name, help=what, description=f"Time {what}.")
+        module.add_arguments(kind)
+        kind.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    status: int = options.run(options)
+    return status

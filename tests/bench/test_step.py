@@ -1,39 +1,110 @@
-"""The benchmark's bookkeeping, on a batch too small to measure anything."""
+"""Whole training steps, on batches too small to measure anything."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
+from gpunet.backends import why_unavailable
 from gpunet.bench.cli import main
+from gpunet.bench.contenders import GpunetStep, Spec
+from gpunet.bench.nets import NETS
+from gpunet.bench.worker import Worker
 
-SMALL = ["step", "--nets", "lenet", "--batch", "4", "--threads", "1", "--rounds", "2", "--steps", "2"]
+SMALL = ["step", "--nets", "lenet", "--batch", "4", "--threads", "1", "--rounds", "2", "--repeats", "2"]
 
 
 def test_a_run_is_recorded_with_its_command_and_versions(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OPENBLAS_CORETYPE", "HASWELL")
-    assert main([*SMALL, "--output", str(tmp_path / "new" / "step.json")]) == 0
+    assert main([*SMALL, "--backend", "numpy", "--output", str(tmp_path / "new" / "step.json")]) == 0
     record = json.loads((tmp_path / "new" / "step.json").read_text())
-    assert record["command"].startswith("OPENBLAS_CORETYPE=HASWELL gpunet bench step --nets lenet --batch 4 ")
+    assert record["command"] == (
+        "OPENBLAS_CORETYPE=HASWELL gpunet bench step --nets lenet --batch 4 --backend numpy --threads 1 --rounds 2 --repeats 2"
+    )
     assert record["contenders"]["gpunet"]["backend"] == "numpy"
     assert record["contenders"]["gpunet"]["threads"] == "1"
     (row,) = record["rows"]
-    assert 0 < row["gpunet"]["p10_ms"] <= row["gpunet"]["median_ms"] <= row["gpunet"]["p90_ms"]
-    assert "ratio" not in row
-    assert "| lenet | 4 | 1 |" in (tmp_path / "new" / "step.md").read_text()
-    assert capsys.readouterr().out.startswith("lenet    batch 4: gpunet ")
+    assert row["case"] == {"net": "lenet", "batch": 4}
+    times = row["times"]["gpunet"]
+    assert 0 < times["p10_ms"] <= times["median_ms"] <= times["p90_ms"]
+    assert row["ratios"] == {}
+    assert "| lenet | 4 |" in (tmp_path / "new" / "step.md").read_text()
+    assert capsys.readouterr().out.startswith("lenet 4: gpunet ")
+
+
+def test_each_net_is_measured_at_each_batch(bench):
+    record, _ = bench(*SMALL, "--nets", "lenet", "cnn", "--batch", "2", "3", "--rounds", "1", "--repeats", "1")
+    cases = [tuple(row["case"].values()) for row in record["rows"]]
+    assert cases == [("lenet", 2), ("lenet", 3), ("cnn", 2), ("cnn", 3)]
 
 
 def test_numbers_below_one_are_refused():
-    with pytest.raises(ValueError, match="bench: --rounds is 0 but must be at least 1"):
-        main([*SMALL, "--rounds", "0"])
+    for option in ("rounds", "repeats", "threads", "batch"):
+        with pytest.raises(ValueError, match=f"bench: --{option} is 0 but must be at least 1"):
+            main([*SMALL, f"--{option}", "0"])
+
+
+def test_what_pytorch_cannot_do_here_is_named(bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    record, text = bench(*SMALL, "--backend", "numpy", "--against", "torch")
+    assert "--against torch-eager torch-channels-last torch-compile torch-compile-max torch-graph" in record["command"]
+    (row,) = record["rows"]
+    assert list(row["times"]) == [
+        "gpunet", "torch-eager", "torch-channels-last", "torch-compile", "torch-compile-max", "torch-graph",
+    ]  # fmt: skip
+    assert "PyTorch cannot be imported" in row["times"]["torch-eager"]["not_measured"]
+    assert "- not measured: torch-compile-max, torch-graph: CUDA graphs and max-autotune need a GPU\n" in text
+
+
+def test_a_backend_that_cannot_be_used_is_an_error_not_a_row(bench):
+    if not why_unavailable("cuda"):
+        pytest.skip("there is a GPU")
+    from gpunet import BackendError
+
+    with pytest.raises(BackendError, match="CUDA needs"):
+        bench(*SMALL, "--backend", "cuda")
+
+
+def test_a_process_that_dies_is_named():
+    worker = Worker(Spec("step", "gpunet", "numpy", 1))
+    with pytest.raises(RuntimeError, match="bench: the gpunet process ended with status 1"):
+        worker.prepare({"net": "no such net", "batch": 4})
+    worker.close()
+
+
+@pytest.mark.parametrize("net", ["lenet", pytest.param("resnet9", marks=pytest.mark.slow)])
+def test_a_step_can_be_captured_and_its_replays_train(net, monkeypatch, device_timer):
+    small = NETS[net]._replace(input_shape=NETS[net].input_shape if net == "lenet" else (8, 8, 3))
+    monkeypatch.setitem(NETS, net, small)
+    case = {"net": net, "batch": 3}
+    contender = GpunetStep(Spec("step", "gpunet", "emulated", 1))
+    contender.timer, contender.graph = device_timer, True
+    losses = contender.prepare(case)["losses"]
+    assert losses == GpunetStep(Spec("step", "gpunet", "emulated", 1)).prepare(case)["losses"]  # bit for bit
+    assert losses[-1] < losses[0]
+    assert min(contender.time(2)) > 0
 
 
 @pytest.mark.parity
-def test_the_rival_does_the_same_work(tmp_path):
+@pytest.mark.parametrize("net", ["lenet", "cnn", *(pytest.param(n, marks=pytest.mark.slow) for n in list(NETS)[2:])])
+def test_the_rivals_do_the_same_work_on_every_net(bench, net):
     pytest.importorskip("torch")
-    main([*SMALL, "--nets", "lenet", "cnn", "--against", "torch", "--output", str(tmp_path / "step.json")])
-    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
-    assert [row["net"] for row in rows] == ["lenet", "cnn"]
-    for row in rows:
-        assert row["loss_difference"] < 1e-5  # the first steps' losses, from translated weights
-        assert row["ratio"]["median"] > 0
+    record, _ = bench(
+        "step", "--nets", net, "--batch", "3", "--threads", "1", "--rounds", "1", "--repeats", "1",
+        "--backend", "numpy", "--against", "torch-eager", "torch-channels-last",
+    )  # fmt: skip
+    (row,) = record["rows"]
+    assert row["checked"]["loss_difference"] < 1e-5  # the first steps' losses, from translated weights
+    assert all(row["ratios"][name]["median"] > 0 for name in ("torch-eager", "torch-channels-last"))
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_a_compiled_rival_runs_on_the_cpu_or_says_why_not(tmp_path):
+    pytest.importorskip("torch")
+    output = tmp_path / "step.json"
+    command = [sys.executable, "-m", "gpunet", "bench", *SMALL, "--backend", "numpy", "--against", "torch-compile"]
+    subprocess.run([*command, "--output", output], check=True, capture_output=True)
+    times = json.loads(output.read_text())["rows"][0]["times"]["torch-compile"]
+    assert times.get("median_ms", 0) > 0 or "torch.compile fails here" in times["not_measured"]

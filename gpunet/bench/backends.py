@@ -1,0 +1,92 @@
+"""``gpunet bench backends``: the same training steps on several backends, such as a CPU's and a GPU's, with a plot."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from gpunet.backends import NAMES, available_backends
+from gpunet.bench import record
+from gpunet.bench.contenders import Spec
+from gpunet.bench.measure import measure, same_losses, started
+from gpunet.bench.nets import NETS
+from gpunet.bench.step import add_nets
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of ``gpunet bench backends``."""
+    add_nets(parser)
+    parser.add_argument(
+        "--backends", nargs="+", default=["numpy", "cuda"], metavar="BACKEND",
+        help=f"some of {', '.join(NAMES)} (default: numpy cuda); the others' times are divided by the last one's",
+    )  # fmt: skip
+    record.add_arguments(parser)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the times (needs matplotlib)")
+
+
+def run(options: Namespace) -> int:
+    """Measure, print, write the files, draw."""
+    record.resolve(options)
+    names = list(dict.fromkeys(options.backends))
+    _check(names)
+    if options.plot:
+        _pyplot()
+    measured = record.Record("Training steps on several backends", options, ours=names[-1])
+    for net in options.nets:
+        for batch in options.batch or NETS[net].batches:
+            with started({name: Spec("step", "gpunet", name, options.threads) for name in names}) as workers:
+                row = measure({"net": net, "batch": batch}, workers, names[-1], options, same_losses)
+                measured.add(row, workers)
+    measured.write()
+    if options.plot:
+        plot(measured.rows, names, options.plot)
+        print(f"drawn to {options.plot}")
+    return 0
+
+
+def _check(names: list[str]) -> None:
+    if len(names) < 2:
+        raise ValueError(f"bench: --backends names {names[0]} alone but takes at least two")
+    for name in names:
+        if name.partition(":")[0] not in NAMES:
+            raise ValueError(f"bench: --backends names {name!r} but takes some of {', '.join(NAMES)}")
+    if not set(names) & set(available_backends()):
+        raise ValueError(f"bench: none of {', '.join(names)} can be used here; gpunet info says why")
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(f'bench: --plot needs matplotlib ({error}): pip install "gpunet[examples]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
+    """A bar of each backend's median for each row, on a logarithmic axis, from the 10th to the 90th percentile."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(1.5 + 1.2 * len(rows), 4), layout="constrained")
+    width = 0.8 / len(names)
+    for k, name in enumerate(names):
+        for i, row in enumerate(rows):
+            times = row["times"][name]
+            place = i + (k - (len(names) - 1) / 2) * width
+            if "not_measured" in times:
+                axes.text(
+                    place, 0.02, f"{name}: not measured", rotation=90, ha="center", transform=axes.get_xaxis_transform()
+                )
+                continue
+            middle = times["median_ms"]
+            reach = [[middle - times["p10_ms"]], [times["p90_ms"] - middle]]
+            axes.bar(place, middle, width, yerr=reach, color=f"C{k}", label=name if i == 0 else None)
+    axes.set_xticks(range(len(rows)), [f"{row['case']['net']}, {row['case']['batch']} images" for row in rows])
+    axes.set(yscale="log", ylabel="ms a training step")
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper left", ncols=len(names))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)

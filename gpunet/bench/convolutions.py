@@ -1,0 +1,101 @@
+"""Convolutions of the nets as problems: each pass by itself, and the fused pass of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends import Backend
+from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
+from gpunet.bench import nets
+from gpunet.bench.nets import Convolution
+from gpunet.bench.primitives import TOLERANCE, Arrays, Problem
+from gpunet.geometry import Geometry
+
+PASSES = ("forward", "input_grad", "weight_grad", "fused")
+"""The last: convolution, bias and what the net has fused behind it, ReLU and 2x2 max pool, with all gradients."""
+SINGLE = "56x56"
+"""A convolution of no net, of the size that papers time."""
+SINGLE_LAYER, SINGLE_BATCH = Convolution((56, 56, 64), (3, 3, 64, 64), activation=True), 32
+CHECKED = 10**8
+"""Multiply-adds that are compared with float64: some images of a large batch."""
+FUSED_CHECKED, FUSED_TOLERANCE = 10**7, 1e-2
+"""A window whose two largest are a rounding apart may have another winner, and a gradient another place: so fewer of them, and
+a wider tolerance, which a wrong gradient would still be far beyond."""
+RELU = Activation("relu")
+
+
+@cache
+def layers_of(net: str) -> list[Convolution]:
+    """The convolutions of a net, or the single one."""
+    return [SINGLE_LAYER] if net == SINGLE else nets.convolutions(net)
+
+
+def layer(case: dict[str, Any]) -> Convolution:
+    """The convolution of a case."""
+    return layers_of(case["net"])[case["layer"]]
+
+
+def problem(case: dict[str, Any]) -> Problem:
+    """The pass of a case on random data."""
+    found, which = layer(case), case["pass"]
+    geometry = found.geometry(case["batch"])
+    rng = np.random.default_rng(0)
+
+    def draw(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
+        return (scale * rng.normal(size=shape)).astype(np.float32)
+
+    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if which == "fused" and found.pool else None
+    inputs = {
+        "x": draw(geometry.x_shape),
+        "w": draw(geometry.w_shape, prod(geometry.w_shape[:3]) ** -0.5),
+        "b": draw((geometry.filters,)),
+        "dy": draw(geometry.y_shape if pool is None else pool.y_shape),
+    }
+    taken, outputs, function = {
+        "forward": (("x", "w"), ("y",), _forward),
+        "input_grad": (("dy", "w"), ("dx",), _input_grad),
+        "weight_grad": (("dy", "x"), ("dw",), _weight_grad),
+        "fused": (("x", "w", "b", "dy"), ("y", "dw", "db", *(("dx",) if found.inner else ())), _fused),
+    }[which]
+    images = _checked_images(geometry, FUSED_CHECKED if which == "fused" else CHECKED)
+    return Problem(
+        {name: inputs[name] for name in taken},
+        lambda backend, arrays: function(backend, arrays, found),
+        outputs=outputs, images=images, batched=tuple(name for name in ("x", "dy") if name in taken),
+        summed=("dw", "db"), tolerance=FUSED_TOLERANCE if which == "fused" else TOLERANCE,
+    )  # fmt: skip
+
+
+def _checked_images(geometry: Geometry, most: int) -> np.ndarray | None:
+    """Evenly from the first to the last of the batch, of so many multiply-adds; None for all of them."""
+    n = geometry.x_shape[0]
+    count = max(1, most * n // geometry.multiply_adds)
+    return None if count >= n else np.linspace(0, n - 1, count).astype(int)
+
+
+def _forward(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
+    return [backend.conv2d_forward(a["x"], a["w"], geometry=found.geometry(a["x"].shape[0]))[0]]
+
+
+def _input_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
+    return [backend.conv2d_input_grad(a["dy"], a["w"], geometry=found.geometry(a["dy"].shape[0]))]
+
+
+def _weight_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
+    return [backend.conv2d_weight_grad(a["dy"], a["x"], geometry=found.geometry(a["x"].shape[0]), bias=False)[0]]
+
+
+def _fused(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
+    geometry = found.geometry(a["x"].shape[0])
+    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if found.pool else None
+    relu = RELU if found.activation else None
+    y, mask = backend.conv2d_forward(a["x"], a["w"], a["b"], geometry=geometry, activation=relu, pool=pool)
+    gate = Gate(y, relu, mask, pool)
+    dw, db = backend.conv2d_weight_grad(a["dy"], a["x"], geometry=geometry, gate=gate)
+    dx = [backend.conv2d_input_grad(a["dy"], a["w"], geometry=geometry, gate=gate)] if found.inner else []
+    return [y, dw, db, *dx]

@@ -1,0 +1,122 @@
+"""The nets that are measured, their data, and the convolutions in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import gpunet as gp
+from gpunet import models, nn
+from gpunet.geometry import Geometry
+from gpunet.nn.fusion import fused
+
+
+class Net(NamedTuple):
+    """A net and what it is measured on."""
+
+    build: Callable[..., nn.Sequential]
+    """Of an input shape."""
+    input_shape: tuple[int, int, int]
+    """(H, W, C)."""
+    batches: tuple[int, ...]
+    """Images a step, where the command names none."""
+
+
+NETS = {
+    "lenet": Net(models.lenet, (28, 28, 1), (128, 512)),
+    "cnn": Net(models.cnn, (28, 28, 1), (128, 512)),
+    "resnet9": Net(models.resnet9, (32, 32, 3), (512,)),
+    "vgg11": Net(models.vgg11, (32, 32, 3), (512,)),
+    "speedrun": Net(models.speedrun, (32, 32, 3), (2000,)),
+}
+CLASSES = 10
+
+
+def make_model(net: str) -> nn.Sequential:
+    """The net with the weights of seed 0."""
+    gp.seed(0)
+    return NETS[net].build(NETS[net].input_shape)
+
+
+def make_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random images (batch, H, W, C) float32 and labels (batch,): equal for every contender."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(batch, *NETS[net].input_shape)).astype(np.float32), rng.integers(0, CLASSES, batch)
+
+
+class Convolution(NamedTuple):
+    """A convolution of a net."""
+
+    x_shape: tuple[int, int, int]
+    """Without the batch: (H, W, C)."""
+    w_shape: tuple[int, int, int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: Any = "same"
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: bool = False
+    """Whether the net has a ReLU behind it, which is fused into it."""
+    pool: bool = False
+    """Whether the net has a 2x2 max pool behind that, likewise."""
+    inner: bool = True
+    """Whether it is not the first, so that the gradient of its input is needed."""
+
+    def geometry(self, batch: int) -> Geometry:
+        """Of so many images."""
+        return Geometry.conv(
+            (batch, *self.x_shape), self.w_shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
+            groups=self.groups,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        (h, w, c), (kh, kw, _, o) = self.x_shape, self.w_shape
+        return f"{h}x{w}x{c} to {o}, {kh}x{kw}"
+
+
+def input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
+    """The shape of one image's input of each module, without the batch, by the module's id, in the order of the run."""
+    shapes: dict[int, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
+        shapes[id(module)] = tuple(inputs[0].shape[1:])
+
+    handles = [module.register_forward_hook(note) for _, module in model.named_modules()]
+    model.eval()
+    with gp.no_grad():
+        model(np.zeros((1, *input_shape), np.float32))
+    model.train()
+    for handle in handles:
+        handle.remove()
+    return shapes
+
+
+def convolutions(net: str) -> list[Convolution]:
+    """The different convolutions of a net, in its order."""
+    model = make_model(net)
+    modules = {id(module): module for _, module in model.named_modules()}
+    taken_in = {
+        id(layer): options
+        for module in modules.values()
+        if isinstance(module, nn.Sequential) and module.fuse
+        for layer, options in fused(module.layers)
+    }
+    found: list[Convolution] = []
+    for key, x_shape in input_shapes(model, NETS[net].input_shape).items():
+        layer = modules[key]
+        if isinstance(layer, nn.Conv2d):
+            options = {"activation": layer.activation, "pool": layer.pool, **taken_in[key]}
+            h, w, c = x_shape
+            kh, kw, taken, filters = layer.weight.shape
+            found.append(
+                Convolution(
+                    (h, w, c),
+                    (kh, kw, taken, filters),
+                    *(layer.stride, layer.padding, layer.dilation, layer.groups),
+                    activation=options["activation"] is not None,
+                    pool=options["pool"] is not None,
+                    inner=bool(found),
+                )
+            )
+    return list(dict.fromkeys(found))

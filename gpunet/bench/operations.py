@@ -1,0 +1,161 @@
+"""The primitives beside the products, as problems: what each computes, and the bytes that it must move.
+
+A product's time is its arithmetic's; these have little, and none can be faster than its bytes. Each input is counted as read
+once and each output as written once, but for what takes two passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends import Backend
+from gpunet.backends.base import FUSED_POOL, Activation, Array, Moments, Segments
+from gpunet.bench.primitives import Arrays, Problem
+from gpunet.geometry import Geometry
+
+CLASSES = 10
+PIXELS = 28
+RELU = Activation("relu")
+EPS = 1e-5
+
+
+class _Draw:
+    """Random inputs of a case.
+
+    Args:
+        case: with "op", "batch", "channels" of images and "parameters" of an update.
+    """
+
+    def __init__(self, case: dict[str, Any]):
+        self._rng = np.random.default_rng(0)
+        self.x_shape = case.get("batch", 1), PIXELS, PIXELS, case.get("channels", 1)
+        self.parameters = case.get("parameters", 1)
+
+    def floats(self, *shape: int) -> np.ndarray:
+        """Normal, float32."""
+        return self._rng.normal(size=shape).astype(np.float32)
+
+    def labels(self, rows: int) -> np.ndarray:
+        """Classes, int32."""
+        return self._rng.integers(0, CLASSES, rows).astype(np.int32)
+
+
+def _bytes(*arrays: np.ndarray) -> int:
+    return sum(a.nbytes for a in arrays)
+
+
+# ---- pooling
+
+
+def _max_pool_forward(draw: _Draw) -> Problem:
+    x = draw.floats(*draw.x_shape)
+    geometry = Geometry.pool(x.shape, FUSED_POOL)
+
+    def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+        return backend.max_pool2d_forward(a["x"], geometry=geometry)
+
+    return Problem({"x": x}, run, ("y", "mask"), _bytes(x) + x.size // 4 * (x.itemsize + 1))
+
+
+def _max_pool_backward(draw: _Draw) -> Problem:
+    geometry = Geometry.pool(draw.x_shape, FUSED_POOL)
+    dy = draw.floats(*geometry.y_shape)
+    mask = (np.abs(draw.floats(*dy.shape)) * 1000).astype(np.uint8) % 4
+
+    def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+        return [backend.max_pool2d_backward(a["dy"], a["mask"], geometry=geometry)]
+
+    return Problem({"dy": dy, "mask": mask}, run, ("dx",), _bytes(dy, mask) + 4 * dy.nbytes)
+
+
+# ---- batch norm: a channel's moments are known when all of it has been read, so x is read twice
+
+
+def _batch_norm_forward(draw: _Draw) -> Problem:
+    x, c = draw.floats(*draw.x_shape), draw.x_shape[3]
+
+    def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+        moments = a["mean"], a["variance"]
+        return [
+            backend.batch_norm_forward(
+                a["x"], a["gamma"], a["beta"], *moments, momentum=0.1, eps=EPS, training=True, activation=RELU
+            )[0]
+        ]
+
+    inputs = {"x": x, "gamma": draw.floats(c), "beta": draw.floats(c), "mean": draw.floats(c)}
+    return Problem({**inputs, "variance": np.ones(c, np.float32)}, run, ("y",), 3 * x.nbytes)
+
+
+def _batch_norm_backward(draw: _Draw) -> Problem:
+    x, dy, c = draw.floats(*draw.x_shape), draw.floats(*draw.x_shape), draw.x_shape[3]
+    mean = x.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+    variance = x.var(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
+    gamma = draw.floats(c)
+    y = np.maximum(gamma * (x - mean) / np.sqrt(variance + EPS) + draw.floats(c), 0).astype(np.float32)
+
+    def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+        saved = Moments(a["mean"], a["variance"])
+        return backend.batch_norm_backward(
+            a["dy"], a["x"], a["y"], a["gamma"], saved, eps=EPS, training=True, activation=RELU
+        )[:3]
+
+    inputs = {"dy": dy, "x": x, "y": y, "gamma": gamma, "mean": mean, "variance": variance}
+    return Problem(inputs, run, ("dx", "dgamma", "dbeta"), 7 * x.nbytes)  # dy, x and y twice
+
+
+# ---- loss
+
+
+def _softmax_cross_entropy(draw: _Draw) -> Problem:
+    rows = draw.x_shape[0] * PIXELS * PIXELS  # a class a pixel, as in segmentation: ten logits an image are no work
+    logits, labels = draw.floats(rows, CLASSES), draw.labels(rows)
+
+    def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+        loss, dlogits, _ = backend.softmax_cross_entropy(
+            a["logits"], a["labels"], weight=None, smoothing=0.0, ignore_index=None
+        )
+        return [loss, dlogits]
+
+    return Problem({"logits": logits, "labels": labels}, run, ("loss", "dlogits"), 2 * logits.nbytes + labels.nbytes)
+
+
+# ---- updates
+
+
+def _update(slots: tuple[str, ...], hyper: tuple[float, ...], method: str) -> Callable[[_Draw], Problem]:
+    """An optimizer's update, in place: data, gradients and slots are read, all but the gradients written."""
+
+    def problem(draw: _Draw) -> Problem:
+        n = draw.parameters
+        inputs = {"data": draw.floats(n), "grad": draw.floats(n), **{name: np.abs(draw.floats(n)) for name in slots}}
+        segments = Segments(np.array([[0, n]], np.int64), np.array([hyper]))
+
+        def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+            arena: Any = SimpleNamespace(data=a["data"], grad=a["grad"], slots={name: a[name] for name in slots})
+            getattr(backend, method)(arena, segments)
+            return [a["data"], *(a[name] for name in slots)]
+
+        return Problem(inputs, run, ("data", *slots), (3 + 2 * len(slots)) * 4 * n)
+
+    return problem
+
+
+OPS: dict[str, Callable[[_Draw], Problem]] = {
+    "max_pool forward": _max_pool_forward,
+    "max_pool backward": _max_pool_backward,
+    "batch_norm forward": _batch_norm_forward,
+    "batch_norm backward": _batch_norm_backward,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+    "sgd": _update(("momentum",), (1e-3, 0.9, 0.0, 0.0), "sgd_update"),
+    "adam": _update(("mean", "square"), (1e-3, 0.9, 0.999, 1e-8, 0.0, 0.1, 0.001), "adam_update"),
+}
+"""Pooling is 2x2, normalisation in training with ReLU."""
+
+
+def problem(case: dict[str, Any]) -> Problem:
+    """The primitive of a case on random data."""
+    return OPS[case["op"]](_Draw(case))

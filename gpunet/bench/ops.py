@@ -1,0 +1,47 @@
+"""``gpunet bench ops``: the primitives beside the products, against a copy of as many bytes as each must move."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from gpunet.bench import record
+from gpunet.bench.measure import contenders, measure, small_errors
+from gpunet.bench.operations import OPS
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of ``gpunet bench ops``."""
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=list(OPS), help="(default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[512], help="images, 28x28 (default: 512)")
+    parser.add_argument("--channels", type=int, nargs="+", default=[6, 32], help="of the images (default: 6 32)")
+    parser.add_argument(
+        "--parameters", type=int, default=10_000_000, help="that an optimizer updates (default: %(default)s)"
+    )
+    record.add_backend(parser)
+    record.add_arguments(parser)
+
+
+def run(options: Namespace) -> int:
+    """Measure, print, write the files."""
+    record.resolve(options)
+    measured = record.Record("Operations against a copy of as many bytes", options)
+    with contenders("ops", ["gpunet", "copy"], options) as workers:
+        for case in _cases(options):
+            measured.add(measure(case, workers, "gpunet", options, small_errors), workers)
+    measured.write()
+    return 0
+
+
+def _cases(options: Namespace) -> Iterator[dict[str, Any]]:
+    for op in options.ops:
+        if op in ("sgd", "adam"):
+            yield {"op": op, "parameters": options.parameters}
+            continue
+        for batch in options.batch:
+            if op == "softmax_cross_entropy":
+                yield {"op": op, "batch": batch}
+                continue
+            for channels in options.channels:
+                yield {"op": op, "batch": batch, "channels": channels}

@@ -1,0 +1,183 @@
+"""What a benchmark leaves: JSON with the machine, the command and the rows, and a Markdown table made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import floor, log10
+from pathlib import Path
+from typing import Any
+
+import gpunet as gp
+from gpunet.bench.worker import Worker
+
+UNRECORDED = ("kind", "run", "output", "plot")
+"""Options that change nothing that is measured."""
+
+
+def add_arguments(parser: ArgumentParser, rivals: Sequence[str] = ()) -> None:
+    """The options that every kind has; `--against` where there are rivals."""
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all, %(default)s)"
+    )
+    if rivals:
+        parser.add_argument(
+            "--against", nargs="+", choices=("torch", *rivals), default=[], metavar="RIVAL",
+            help=f"rivals, each in a process of its own, measured in turns: torch for all, or some of {', '.join(rivals)}",
+        )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each contender (default: %(default)s)")
+    parser.add_argument("--repeats", "--steps", type=int, default=10, help="runs a turn (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="write the measurements as JSON, and a table beside it as .md")
+
+
+def add_backend(parser: ArgumentParser) -> None:
+    """The option of the kinds that measure one backend."""
+    parser.add_argument(
+        "--backend", default="auto", help="gpunet's backend (default: CUDA if a GPU answers, else numpy)"
+    )
+
+
+def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
+    """Check the numbers, write "auto" and "torch" out.
+
+    Raises:
+        ValueError: a number below 1, or a backend's name that is none.
+        BackendError: a backend that cannot be used here.
+    """
+    for name in ("batch", "threads", "rounds", "repeats", "parameters"):
+        given = getattr(options, name, None)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and value < 1:
+                raise ValueError(f"bench: --{name} is {value} but must be at least 1")
+    if hasattr(options, "backend"):
+        backend = gp.get_backend(options.backend)
+        options.backend = backend.name if options.backend == "auto" else options.backend
+    if hasattr(options, "against"):
+        options.against = list(rivals) if "torch" in options.against else list(dict.fromkeys(options.against))
+
+
+class Record:
+    """The measurements of one command, printed as they come.
+
+    Args:
+        title: of the table, in the plural.
+        options: the command's.
+        ours: whose time the ratios divide by.
+    """
+
+    def __init__(self, title: str, options: Namespace, ours: str = "gpunet"):
+        self._title, self._options, self._ours = title, options, ours
+        self.contents: dict[str, Any] = {
+            "benchmark": options.kind,
+            "command": command(options),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+            "ours": ours,
+            "contenders": {},
+            "rows": [],
+        }
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What was measured, as `measure.measure` gives it."""
+        rows: list[dict[str, Any]] = self.contents["rows"]
+        return rows
+
+    def add(self, row: dict[str, Any], workers: dict[str, Worker]) -> None:
+        """Take up a row, and what its contenders say of themselves."""
+        self.rows.append(row)
+        self.contents["contenders"].update({name: w.about for name, w in workers.items() if w.about is not None})
+        print(line(row, self._ours), flush=True)
+
+    def write(self) -> None:
+        """Write the files, if the command names one."""
+        output: Path | None = self._options.output
+        if output is None:
+            return
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(self.contents, indent=1) + "\n")
+        output.with_suffix(".md").write_text(table(self.contents, self._title))
+        print(f"written to {output} and {output.with_suffix('.md')}")
+
+
+def command(options: Namespace) -> str:
+    """The command with every option that changes what is measured, its defaults too."""
+    core = os.environ.get("OPENBLAS_CORETYPE")
+    words = [f"OPENBLAS_CORETYPE={core}"] if core else []
+    words += ["gpunet", "bench", options.kind]
+    for name, value in vars(options).items():
+        if name not in UNRECORDED and value not in (None, []):
+            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return " ".join(words)
+
+
+def line(row: dict[str, Any], ours: str) -> str:
+    """A row for the terminal."""
+    parts = []
+    for name, times in row["times"].items():
+        why = times.get("not_measured")
+        parts.append(f"{name} not measured ({why})" if why else f"{name} {_spread(times)}")
+    ratios = [f"; {name}'s time / {ours}'s: {_ratio(ratio)}" for name, ratio in row["ratios"].items()]
+    return f"{' '.join(_cell(value) for value in row['case'].values())}: {', '.join(parts)}{''.join(ratios)}"
+
+
+def table(record: dict[str, Any], title: str) -> str:
+    """The Markdown table of a record."""
+    rows, ours = record["rows"], record["ours"]
+    columns = list(dict.fromkeys(key for row in rows for key in row["case"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+    rivals = [name for name in names if name != ours]
+    notes = list(dict.fromkeys(key for row in rows for key in row["notes"]))
+    head = [*columns, *notes, *(f"{name}, ms" for name in names), *(f"{name} / {ours}" for name in rivals)]
+    lines = [
+        f"# {title}, {record['when'][:10]}",
+        "",
+        f"`{record['command']}`. Medians; a ratio above 1 means that {ours} is ahead.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+    ]
+    for row in rows:
+        cells = [_cell(row["case"].get(key, "")) for key in columns]
+        cells += [_cell(row["notes"].get(key, "")) for key in notes]
+        cells += [_time(row["times"].get(name, {})) for name in names]
+        cells += [_ratio(row["ratios"][name]) if name in row["ratios"] else "not measured" for name in rivals]
+        lines.append("| " + " | ".join(cells) + " |")
+    absent: dict[str, dict[str, None]] = {}  # reason -> contenders, in their order
+    for row in rows:
+        for name, times in row["times"].items():
+            if "not_measured" in times:
+                absent.setdefault(times["not_measured"], {})[name] = None
+    reasons = [f"- not measured: {', '.join(named)}: {why}" for why, named in absent.items()]
+    about = [f"- {name}: {_pairs(values)}" for name, values in record["contenders"].items()]
+    return "\n".join([*lines, "", *reasons, *about, f"- machine: {_pairs(record['machine'])}"]) + "\n"
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _cell(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _time(times: dict[str, float]) -> str:
+    return number(times["median_ms"]) if "median_ms" in times else "not measured"
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    median, low, high = (f"{ratio[key]:.{2 if ratio[key] >= 0.1 else 3}f}" for key in ("median", "p10", "p90"))
+    return f"{median} (p10 {low}, p90 {high})"
+
+
+def _spread(times: dict[str, float]) -> str:
+    return f"{_time(times)} ms (p10 {number(times['p10_ms'])}, p90 {number(times['p90_ms'])})"
+
+
+def number(value: float) -> str:
+    """Four digits, never an exponent."""
+    return f"{value:.{max(0, 3 - floor(log10(value)))}f}" if value > 0 else "0"

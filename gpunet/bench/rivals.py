@@ -1,0 +1,240 @@
+"""PyTorch as a rival: the same weights, data and precision, in the ways that its users run it.
+
+PyTorch is imported only where a rival runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpunet.bench import NotMeasuredError, convolutions
+from gpunet.bench.contenders import MOMENTUM, RATE, Spec, TrainingStep
+from gpunet.bench.nets import NETS, Convolution, make_batch, make_model
+from gpunet.bench.primitives import Primitive, Problem
+from gpunet.bench.timing import HostTimer, TorchTimer
+from gpunet.bench.translate import even_padding, to_torch
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A way of running PyTorch; without options, its defaults."""
+
+    channels_last: bool = False
+    benchmark: bool = False
+    """Let cuDNN time its algorithms."""
+    compile: str | None = None
+    """A mode of torch.compile, of the forward pass with the loss and of its gradient."""
+    fused: bool = False
+    """The update as one kernel, which a graph can capture."""
+    graph: bool = False
+    """The whole step as one CUDA graph."""
+
+
+RIVALS = {
+    "torch-eager": Rival(),
+    "torch-channels-last": Rival(channels_last=True, benchmark=True),
+    "torch-compile": Rival(compile="default"),
+    "torch-compile-max": Rival(compile="max-autotune"),
+    "torch-graph": Rival(benchmark=True, compile="default", fused=True, graph=True),
+}
+CONV_RIVALS = ("torch-eager", "torch-channels-last", "torch-compile")
+"""Those that differ for a single convolution."""
+
+
+class _Torch:
+    """PyTorch, set up for a rival.
+
+    Raises:
+        NotMeasuredError: PyTorch, or a device for this rival, is not there.
+    """
+
+    def __init__(self, spec: Spec):
+        self.rival = RIVALS[spec.name]
+        self.device = spec.backend if spec.backend.startswith("cuda") else "cpu"
+        on_gpu = self.device != "cpu"
+        if not on_gpu and (self.rival.graph or self.rival.compile == "max-autotune"):
+            raise NotMeasuredError("CUDA graphs and max-autotune need a GPU")
+        try:
+            import torch
+        except ImportError as error:
+            raise NotMeasuredError(f"PyTorch cannot be imported ({error})") from error
+        if on_gpu and not torch.cuda.is_available():
+            raise NotMeasuredError(f"PyTorch {torch.__version__} finds no GPU")
+        self.torch = torch
+        if on_gpu:
+            torch.cuda.set_device(self.device if ":" in self.device else "cuda:0")
+        torch.set_num_threads(spec.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as gpunet's "ieee"
+        torch.backends.cudnn.benchmark = self.rival.benchmark
+        self.timer = TorchTimer() if on_gpu else HostTimer()
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as this rival runs it."""
+        if self.rival.compile is None:
+            return function
+        made: Callable[..., Any] = self.torch.compile(function, mode=self.rival.compile)
+        return made
+
+    def images(self, x: np.ndarray) -> Any:
+        """(N, H, W, C) as (N, C, H, W) in the rival's layout on its device."""
+        return self._laid_out(x.transpose(0, 3, 1, 2))
+
+    def filters(self, w: np.ndarray) -> Any:
+        """(KH, KW, C // groups, O) as (O, C // groups, KH, KW), likewise."""
+        return self._laid_out(w.transpose(3, 2, 0, 1))
+
+    def vector(self, b: np.ndarray) -> Any:
+        """(O,) on the rival's device."""
+        return self.torch.tensor(b, device=self.device)
+
+    def layout(self) -> Any:
+        """The rival's memory format of four axes."""
+        return self.torch.channels_last if self.rival.channels_last else self.torch.contiguous_format
+
+    def _laid_out(self, array: np.ndarray) -> Any:
+        host = self.torch.from_numpy(np.ascontiguousarray(array))
+        return host.to(self.device).contiguous(memory_format=self.layout())
+
+    def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call what may compile.
+
+        Raises:
+            NotMeasuredError: torch.compile fails, for want of a compiler, say.
+        """
+        if self.rival.compile is None:
+            return function(*arguments)
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return function(*arguments)
+        except TorchDynamoException as error:
+            raise NotMeasuredError(f"torch.compile fails here: {' '.join(str(error).split())[:200]}") from error
+
+    def describe(self) -> dict[str, str]:
+        """See `Contender.describe`."""
+        about = {"torch": self.torch.__version__, "threads": str(self.torch.get_num_threads())}
+        if self.device != "cpu":
+            about |= {
+                "device": self.torch.cuda.get_device_name(),
+                "cuda": str(self.torch.version.cuda),
+                "cudnn": str(self.torch.backends.cudnn.version()),
+            }
+        return {**about, **{key: str(value) for key, value in vars(self.rival).items() if value}}
+
+
+class TorchStep(TrainingStep):
+    """PyTorch's training step."""
+
+    def __init__(self, spec: Spec):
+        self._run = _Torch(spec)
+        self.timer, self.graph, self.describe = self._run.timer, self._run.rival.graph, self._run.describe
+
+    def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
+        """See `Contender.prepare`."""
+        found: dict[str, Any] = self._run.attempt(super().prepare, case)
+        return found
+
+    def build(self, net: str, batch: int) -> None:
+        """See `TrainingStep.build`."""
+        torch, rival = self._run.torch, self._run.rival
+        try:
+            model = to_torch(make_model(net), NETS[net].input_shape)
+        except ValueError as error:
+            raise NotMeasuredError(str(error)) from error
+        model = model.to(self._run.device, memory_format=self._run.layout())
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=rival.fused or None)
+        x, y = make_batch(net, batch)
+        self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
+        self._loss_of = self._run.compiled(lambda x, y: torch.nn.functional.cross_entropy(model(x), y))
+
+    def step(self) -> None:
+        """See `TrainingStep.step`."""
+        if self._run.rival.compile == "max-autotune":  # its own graphs of both passes want to know where a step begins
+            self._run.torch.compiler.cudagraph_mark_step_begin()
+        self.optimizer.zero_grad()
+        self.loss = self._loss_of(self.x, self.y)
+        self.loss.backward()
+        self.optimizer.step()
+
+    def read_loss(self) -> float:
+        """See `TrainingStep.read_loss`."""
+        return float(self.loss.item())
+
+
+class TorchConv(Primitive):
+    """PyTorch's convolution, its gradients, and the fused pass as its users write it."""
+
+    def __init__(self, spec: Spec):
+        super().__init__(convolutions.problem)
+        self._run = _Torch(spec)
+        self.timer, self.describe = self._run.timer, self._run.describe
+
+    def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
+        """See `Contender.prepare`."""
+        if self._run.rival.compile is not None and case["pass"] != "fused":
+            raise NotMeasuredError("torch.compile has nothing to fuse in a single convolution")
+        found: dict[str, Any] = self._run.attempt(super().prepare, case)
+        return found
+
+    def upload(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        """See `Primitive.upload`."""
+        place = {"w": self._run.filters, "b": self._run.vector}
+        return {name: place.get(name, self._run.images)(a) for name, a in inputs.items()}
+
+    def poison(self, outputs: Sequence[Any]) -> None:
+        """See `Primitive.poison`."""
+        for y in outputs:
+            y.detach().fill_(float("nan"))
+
+    def on_host(self, name: str, output: Any) -> np.ndarray:
+        """See `Primitive.on_host`."""
+        order = {"dw": (2, 3, 1, 0), "db": (0,)}.get(name, (0, 2, 3, 1))
+        host: np.ndarray = output.detach().permute(order).cpu().numpy().copy()
+        return host
+
+    def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[dict[str, Any]], Sequence[Any]]:
+        """See `Primitive.runner`."""
+        torch, layer = self._run.torch, convolutions.layer(case)
+        geometry = layer.geometry(case["batch"])
+        n, h, width, c = geometry.x_shape
+        try:
+            padding = even_padding(layer, geometry)
+        except ValueError as error:
+            raise NotMeasuredError(str(error)) from error
+        options = (layer.stride, padding, layer.dilation, False, (0, 0), layer.groups)
+        forward, backward = torch.ops.aten.convolution, torch.ops.aten.convolution_backward
+        match case["pass"]:
+            case "forward":
+                return lambda a: [forward(a["x"], a["w"], None, *options)]
+            case "input_grad":  # a gradient takes the array that it does not read for its shape
+                x = torch.empty((n, c, h, width), device=self._run.device, memory_format=self._run.layout())
+                return lambda a: [backward(a["dy"], x, a["w"], None, *options, (True, False, False))[0]]
+            case "weight_grad":
+                w = torch.empty((layer.w_shape[3], layer.w_shape[2], *layer.w_shape[:2]), device=self._run.device)
+                w = w.contiguous(memory_format=self._run.layout())
+                return lambda a: [backward(a["dy"], a["x"], w, None, *options, (False, True, False))[1]]
+        return self._fused(layer, padding)
+
+    def _fused(self, layer: Convolution, padding: Any) -> Callable[[dict[str, Any]], Sequence[Any]]:
+        torch = self._run.torch
+        F = torch.nn.functional
+
+        def convolve(x: Any, w: Any, b: Any) -> Any:
+            y = F.conv2d(x, w, b, layer.stride, padding, layer.dilation, layer.groups)
+            y = F.relu(y) if layer.activation else y
+            return F.max_pool2d(y, 2) if layer.pool else y
+
+        run = self._run.compiled(convolve)
+
+        def both(a: dict[str, Any]) -> Sequence[Any]:
+            wanted = [a["w"], a["b"], *([a["x"]] if layer.inner else [])]
+            for tensor in wanted:
+                tensor.requires_grad_()
+            y = run(a["x"], a["w"], a["b"])
+            return [y, *torch.autograd.grad(y, wanted, a["dy"])]
+
+        return both

@@ -1,0 +1,176 @@
+"""A net of gpunet in PyTorch, with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpunet import nn
+from gpunet.backends.base import Activation
+from gpunet.bench.nets import input_shapes
+from gpunet.geometry import Geometry, Pair
+from gpunet.models.fast_cifar import Scaled
+
+
+def to_torch(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    """The same net with the same weights in PyTorch: NCHW, so filters and the dense layer after flattening are reordered.
+
+    Args:
+        model: a `Sequential` or `Residual`, nested or not, of layers that stand below.
+        input_shape: (H, W, C) of an image.
+    Returns:
+        A torch.nn.Module, in training mode, on the CPU.
+    Raises:
+        ValueError: a layer that has no translation.
+    """
+    return _Translation(input_shapes(model, input_shape)).of(model)
+
+
+class _Translation:
+    def __init__(self, shapes: dict[int, tuple[int, ...]]):
+        self.shapes = shapes
+        self.flattened: tuple[int, ...] | None = None
+        """(H, W, C) that the last `Flatten` flattened, until a dense layer has taken its rows in that order."""
+
+    def of(self, layer: nn.Module) -> Any:
+        """The module of a layer, or of the layers inside it."""
+        import torch
+
+        match layer:
+            case nn.Residual():
+                return _around(self.inside(layer), lambda x, y: x + y)
+            case Scaled():
+                return _around(self.inside(layer), lambda _, y: layer.factor * y)
+            case nn.Sequential() if type(layer) is nn.Sequential:
+                return self.inside(layer)
+            case nn.BatchNorm2d():
+                return self.batch_norm(layer)
+            case nn.GELU():
+                return torch.nn.GELU()
+            case nn.Conv2d():
+                return self.conv(layer)
+            case nn.Linear():
+                return self.linear(layer)
+            case nn.MaxPool2d():
+                window = Geometry.pool(
+                    (1, *self.shapes[id(layer)]), layer.window, stride=layer.stride, padding=layer.padding
+                )
+                return torch.nn.MaxPool2d(layer.window, stride=layer.stride, padding=even_padding(layer, window))
+            case nn.Flatten():
+                shape = self.shapes[id(layer)]
+                self.flattened = shape if len(shape) == 3 else None
+                return torch.nn.Flatten()
+            case nn.ReLU() | nn.Sigmoid() | nn.Tanh():
+                return _activation(Activation(type(layer).__name__.lower()))
+            case nn.LeakyReLU():
+                return _activation(Activation("leaky_relu", layer.negative_slope))
+            case _:
+                raise ValueError(f"to_torch: {layer!r} is not translated")
+
+    def inside(self, layers: nn.Sequential) -> Any:
+        """The layers one after another."""
+        import torch
+
+        return torch.nn.Sequential(*map(self.of, layers))
+
+    def batch_norm(self, layer: nn.BatchNorm2d) -> Any:
+        """Batch norm with its running moments and its activation."""
+        import torch
+
+        kind = torch.nn.BatchNorm2d if len(self.shapes[id(layer)]) == 3 else torch.nn.BatchNorm1d
+        made = kind(layer.running_mean.size, eps=layer.eps, momentum=layer.momentum, affine=layer.weight is not None)
+        copy(made.running_mean, layer.running_mean.numpy())
+        copy(made.running_var, layer.running_var.numpy())
+        return _finished(made, layer, None if layer.weight is None else layer.weight.numpy())
+
+    def conv(self, layer: nn.Conv2d) -> Any:
+        """The convolution with its activation and its pool."""
+        import torch
+
+        kh, kw, taken, filters = layer.weight.shape
+        geometry = Geometry.conv(
+            (1, *self.shapes[id(layer)]), layer.weight.shape, stride=layer.stride, padding=layer.padding,
+            dilation=layer.dilation, groups=layer.groups,
+        )  # fmt: skip
+        made = torch.nn.Conv2d(
+            taken * layer.groups, filters, (kh, kw), stride=layer.stride, padding=even_padding(layer, geometry),
+            dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None,
+        )  # fmt: skip
+        done = _finished(made, layer, layer.weight.numpy().transpose(3, 2, 0, 1))
+        return done if layer.pool is None else torch.nn.Sequential(done, torch.nn.MaxPool2d(layer.pool))
+
+    def linear(self, layer: nn.Linear) -> Any:
+        """The dense layer with its activation."""
+        import torch
+
+        w = layer.weight.numpy()
+        if self.flattened is not None:  # rows (h, w, c) -> (c, h, w)
+            w = w.reshape(*self.flattened, -1).transpose(2, 0, 1, 3).reshape(len(w), -1)
+            self.flattened = None
+        made = torch.nn.Linear(len(w), w.shape[1], bias=layer.bias is not None)
+        return _finished(made, layer, w.T)
+
+
+def _finished(made: Any, layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d, weight: np.ndarray | None) -> Any:
+    """The module with the layer's weight and bias, and its activation behind it, if it has one."""
+    import torch
+
+    for target, source, values in (
+        (made.weight, layer.weight, weight),
+        (made.bias, layer.bias, None if layer.bias is None else layer.bias.numpy()),
+    ):
+        if source is not None and values is not None:
+            copy(target, values)
+            target.requires_grad_(source.requires_grad)
+    return made if layer.activation is None else torch.nn.Sequential(made, _activation(layer.activation))
+
+
+def _around(inner: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """A module that gives combine(x, inner(x))."""
+    import torch
+
+    class Around(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Any) -> Any:
+            return combine(x, self.inner(x))
+
+    return Around()
+
+
+def _activation(activation: Activation) -> Any:
+    import torch
+
+    match activation.name:
+        case "relu":
+            return torch.nn.ReLU()
+        case "leaky_relu":
+            return torch.nn.LeakyReLU(activation.slope)
+        case "sigmoid":
+            return torch.nn.Sigmoid()
+        case _:
+            return torch.nn.Tanh()
+
+
+def even_padding(layer: object, geometry: Geometry) -> Pair:
+    """(vertical, horizontal) pixels, the same before and after, as PyTorch takes them.
+
+    Raises:
+        ValueError: sides that differ, or nothing that PyTorch would compute.
+    """
+    (top, bottom), (left, right) = geometry.padding
+    if (top, left) != (bottom, right):
+        raise ValueError(f"to_torch: {layer!r} is not translated: its padding {geometry.padding} differs between sides")
+    return top, left
+
+
+def copy(target: Any, values: np.ndarray) -> None:
+    """Fill a PyTorch tensor."""
+    import torch
+
+    with torch.no_grad():
+        target.copy_(torch.from_numpy(np.ascontiguousarray(values)))

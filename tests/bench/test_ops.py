@@ -1,0 +1,78 @@
+"""Operations against a copy: what they must move, and that a wrong result is refused."""
+
+import numpy as np
+import pytest
+
+from gpunet.backends.host import HostBackend
+from gpunet.bench.contenders import Spec
+from gpunet.bench.operations import OPS, problem
+from gpunet.bench.primitives import GpunetPrimitive
+
+SMALL = [
+    "ops", "--batch", "2", "--channels", "3", "--parameters", "100", "--threads", "2", "--rounds", "1", "--repeats", "1",
+]  # fmt: skip
+CASE = {"batch": 2, "channels": 3, "parameters": 1000}
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_each_runs_on_every_backend(backend, op):
+    asked = problem({"op": op, **CASE})
+    inputs = {name: backend.copy(backend.asarray(a)) for name, a in asked.inputs.items()}
+    outputs = [backend.to_numpy(y) for y in asked.run(backend, inputs)]
+    assert asked.error(outputs) < 1e-5
+
+
+def test_what_must_move_is_counted():
+    pixels = 2 * 28 * 28 * 3
+    expected = {
+        "max_pool forward": 4 * pixels + (4 + 1) * pixels // 4,
+        "max_pool backward": (4 + 1) * pixels // 4 + 4 * pixels,
+        "batch_norm forward": 4 * 3 * pixels,
+        "batch_norm backward": 4 * 7 * pixels,
+        "softmax_cross_entropy": 2 * 28 * 28 * (2 * 4 * 10 + 4),
+        "sgd": 20 * 1000,
+        "adam": 28 * 1000,
+    }
+    assert {op: problem({"op": op, **CASE}).bytes for op in OPS} == expected
+
+
+def test_each_is_held_against_a_copy(bench):
+    record, text = bench(*SMALL, "--backend", "numpy")
+    assert [row["case"]["op"] for row in record["rows"]] == list(OPS)
+    for row in record["rows"]:
+        assert list(row["times"]) == ["gpunet", "copy"]
+        assert row["ratios"]["copy"]["median"] > 0
+        assert row["notes"]["copied by"] in ("numpy.copyto, 1 thread", "numpy.copyto, 2 threads")
+    assert "| op | batch | channels | parameters | MB | copied by | gpunet, ms | copy, ms | copy / gpunet |" in text
+
+
+def test_a_wrong_update_is_refused(bench, monkeypatch):
+    right = HostBackend.sgd_update
+
+    def wrong(self, arena, segments, **options):
+        right(self, arena, segments, **options)
+        if arena.data.dtype == np.float32:
+            arena.data[-1] += 1
+
+    monkeypatch.setattr(HostBackend, "sgd_update", wrong)
+    with pytest.raises(RuntimeError, match="bench: gpunet's result differs from float64 by"):
+        bench(*SMALL, "--ops", "sgd", "--backend", "numpy")
+
+
+@pytest.mark.parametrize("backend_name", ["emulated", "reference"])
+def test_other_backends_copy_in_their_own_way(bench, backend_name):
+    from gpunet.backends import why_unavailable
+
+    if why_unavailable(backend_name):
+        pytest.skip(why_unavailable(backend_name))
+    record, _ = bench(*SMALL, "--ops", "adam", "--backend", backend_name)
+    by = record["rows"][0]["notes"]["copied by"]
+    assert by == "Backend.copy" if backend_name == "emulated" else by.startswith("numpy.copyto")
+
+
+@pytest.mark.parametrize("op", ["max_pool backward", "batch_norm forward", "sgd", "adam"])
+def test_each_can_be_captured(device_timer, op):
+    contender = GpunetPrimitive(Spec("ops", "gpunet", "emulated", 1), problem)
+    contender.timer = device_timer
+    contender.prepare({"op": op, **CASE})
+    assert min(contender.time(2)) > 0
