@@ -231,10 +231,11 @@ def test_a_fused_pool_is_the_pool_of_the_activated_convolution(backend, dtype, c
         same(one, other, tolerances.BACKENDS)
 
 
-def test_gradients_through_a_fused_pool(backend, rng):
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_gradients_through_a_fused_pool(backend, rng, activation):
     x, w, b = apart(rng, (2, 7, 8, 3)), rng.normal(size=(3, 2, 3, 5)), rng.normal(size=5)
     check_gradients(
-        lambda x, w, b: F.conv2d(x, w, b, padding=1, activation="sigmoid", pool=2), (x, w, b), backend=backend, rng=rng
+        lambda x, w, b: F.conv2d(x, w, b, padding=1, activation=activation, pool=2), (x, w, b), backend=backend, rng=rng
     )
 
 
