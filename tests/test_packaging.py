@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("cupy", "matplotlib", "PIL", "pooch", "requests", "scipy", "sklearn", "torch")
+HEAVY = ("cupy", "matplotlib", "PIL", "pooch", "pycocotools", "requests", "scipy", "sklearn", "torch")
 
 LOAD_EVERY_KERNEL = """
 import json, gpunet

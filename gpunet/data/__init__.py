@@ -1,12 +1,17 @@
 """Data: data sets, the loaders that make batches of them on the host or on the device, and transforms."""
 
+from gpunet.data.boxes import Annotation, BoxDataset
+from gpunet.data.coco import annotate_masks, boxes_of_masks, coco, decode_mask, encode_mask, write_coco
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split
 from gpunet.data.device import DeviceLoader
+from gpunet.data.episodes import Episodes, Pairs, Triplets
 from gpunet.data.idx import read_idx
 from gpunet.data.images import ImageFolder
 from gpunet.data.joint import Joint
 from gpunet.data.loader import DataLoader
+from gpunet.data.nuclei import nuclei
+from gpunet.data.omniglot import Omniglot, omniglot
 from gpunet.data.standard import cifar10, digits, fashion_mnist, mnist
 from gpunet.data.transforms import (
     AlternatingFlip,
@@ -20,11 +25,14 @@ from gpunet.data.transforms import (
     RandomVerticalFlip,
     Transform,
 )
+from gpunet.data.voc import bccd, voc
 from gpunet.data.warp import RandomAffine, RandomResizedCrop
 
 __all__ = [
     "AlternatingFlip",
+    "Annotation",
     "ArrayDataset",
+    "BoxDataset",
     "CenterCrop",
     "ColorJitter",
     "Compose",
@@ -32,10 +40,13 @@ __all__ = [
     "DataLoader",
     "Dataset",
     "DeviceLoader",
+    "Episodes",
     "GaussianNoise",
     "ImageFolder",
     "Joint",
     "Normalize",
+    "Omniglot",
+    "Pairs",
     "RandomAffine",
     "RandomCrop",
     "RandomFlip",
@@ -44,10 +55,21 @@ __all__ = [
     "RandomVerticalFlip",
     "Subset",
     "Transform",
+    "Triplets",
+    "annotate_masks",
+    "bccd",
+    "boxes_of_masks",
     "cifar10",
+    "coco",
+    "decode_mask",
     "digits",
+    "encode_mask",
     "fashion_mnist",
     "mnist",
+    "nuclei",
+    "omniglot",
     "random_split",
     "read_idx",
+    "voc",
+    "write_coco",
 ]

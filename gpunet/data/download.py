@@ -68,6 +68,26 @@ def find_files(
         ) from error
 
 
+def find_folder(operation: str, name: str, root: str | os.PathLike[str] | None, address: str) -> Path:
+    """The folder `name` of a data set that is not fetched: below root, or below what GPUNET_DATA names if root is None.
+
+    Args:
+        operation: whose error this is.
+        address: where the data set is published, for the message.
+    Raises:
+        FileNotFoundError: it is not there: where it was looked for, and what to do.
+    """
+    base = os.environ.get(ENVIRONMENT) if root is None else root
+    folder = Path(base).expanduser() / name if base else None
+    if folder is None or not folder.is_dir():
+        looked = folder or f"{name} in {ENVIRONMENT}, which is not set"
+        raise FileNotFoundError(
+            f"{operation}: there is no folder {looked}; get it from {address}, unpack it, and name the folder that holds "
+            f'"{name}" by root= or {ENVIRONMENT}'
+        )
+    return folder
+
+
 def _present(folder: Path, names: Sequence[str]) -> list[Path] | None:
     """The paths of all names in a folder, unpacked or as published; None if any is missing."""
     paths = []

@@ -32,7 +32,7 @@ class ImageFolder:
 
     def __init__(self, root: str | os.PathLike[str], size: tuple[int, int] | None = None, grey: bool = False) -> None:
         _image_module()
-        self.root, self.size, self.grey = Path(root).expanduser(), _checked_size(size), grey
+        self.root, self.size, self.grey = Path(root).expanduser(), checked_size("ImageFolder", size), grey
         if not self.root.is_dir():
             raise FileNotFoundError(f"ImageFolder: root {self.root} is not a folder")
         folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -74,8 +74,18 @@ class ImageFolder:
         return pixels
 
 
-def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None, grey: bool = False) -> np.ndarray:
-    """An image file as (H, W, C) uint8; arguments, orientation and errors as for `ImageFolder`."""
+def read_image(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    grey: bool = False,
+    *,
+    stated: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """An image file as (H, W, C) uint8; arguments, orientation and errors as for `ImageFolder`.
+
+    Args:
+        stated: the (height, width) that the file must have, before it is scaled; any if None.
+    """
     image_module = _image_module()
     from PIL import ImageOps
 
@@ -88,7 +98,9 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
         raise ValueError(f"read_image: cannot read {path}: {error}") from error
     if deep:
         raise ValueError(f"read_image: {path} has more than 8 bits a channel, which is the most that is taken")
-    if size is not None:
+    if stated is not None and upright.size != (stated[1], stated[0]):
+        raise ValueError(f"read_image: {path} is {upright.size[::-1]} (height, width) but annotated as {stated}")
+    if size is not None and size != upright.size[::-1]:
         height, width = size
         upright = upright.resize((width, height), image_module.Resampling.BILINEAR)
     pixels = np.array(upright)
@@ -103,11 +115,12 @@ def _image_module() -> Any:
     return Image
 
 
-def _checked_size(size: Any) -> tuple[int, int] | None:
+def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
+    """(height, width) as Python integers, or None."""
     if size is None:
         return None
     if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, Integral) for n in size):
-        raise TypeError(f"ImageFolder: size must be (height, width) in pixels or None, got {size!r}")
+        raise TypeError(f"{operation}: size must be (height, width) in pixels or None, got {size!r}")
     if min(size) < 1:
-        raise ValueError(f"ImageFolder: size must be at least 1 pixel high and wide, got {size}")
+        raise ValueError(f"{operation}: size must be at least 1 pixel high and wide, got {size}")
     return int(size[0]), int(size[1])

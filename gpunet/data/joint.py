@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gpunet.augmentation import Augmentation
 from gpunet.backends.gather import augment
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.transforms import Batch, ImageTransform, Transform, compiled, flattened
@@ -82,12 +83,18 @@ def move_boxes(boxes: np.ndarray, matrices: np.ndarray, size: tuple[int, int]) -
     )
 
 
+def _placing(transform: ImageTransform) -> Augmentation:
+    """What a transform does to places, without what it does to colours."""
+    return replace(compiled([transform]), cutout=0, mean=(), std=())
+
+
 def _moved_masks(transform: Transform, masks: np.ndarray, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
     if isinstance(transform, Warp):
         return transform.move(masks[..., None], indices, epoch, seed, nearest=True)[..., 0]
     if isinstance(transform, ImageTransform):
-        placing = replace(compiled([transform]), cutout=0, mean=(), std=())
-        return augment(masks[..., None], indices, placing, seed=seed, epoch=epoch, operation="Joint")[..., 0]
+        return augment(masks[..., None], indices, _placing(transform), seed=seed, epoch=epoch, operation="Joint")[
+            ..., 0
+        ]
     return masks
 
 
@@ -99,7 +106,7 @@ def _matrices(
         return transform.matrices(*extents, indices, epoch, seed)
     if not isinstance(transform, ImageTransform):
         return None
-    made = compiled([transform])
+    made = _placing(transform)
     chosen = made.choices(indices, (*extents, 1), seed=seed, epoch=epoch)
     matrices = np.zeros((len(indices), 2, 3))
     sides = (chosen.row, chosen.upended), (chosen.column, chosen.mirrored)

@@ -107,6 +107,13 @@ def test_arrays_that_are_neither_pass_and_images_are_as_without_it(scene):
     np.testing.assert_array_equal(images, data.Compose(parts)((scene[0],), indices=np.arange(N), **CHOICES)[0])
 
 
+def test_normalised_colours_leave_boxes_where_they_are(scene):
+    colours = np.repeat(scene[0], 3, axis=3)
+    _, masks, boxes = joint([data.Normalize((0.1, 0.2, 0.3), (0.1, 0.2, 0.3))], (colours, *scene[1:]))
+    np.testing.assert_array_equal(masks, scene[1])
+    np.testing.assert_array_equal(boxes, scene[2])
+
+
 def test_a_loader_takes_it(scene):
     loader = data.DataLoader(
         data.ArrayDataset(*scene), 16, transform=data.Joint(PLACING[:1], masks=[1], boxes=[2]), seed=7

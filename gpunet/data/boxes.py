@@ -1,0 +1,142 @@
+"""Images with boxes: what the readers of Pascal VOC and COCO give, and the writer of COCO takes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet.data.images import checked_size, read_image
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is known of one image.
+
+    Attributes:
+        path: of the image file.
+        size: (height, width) in pixels that the annotation states.
+        boxes: (K, 4) float32, (x0, y0, x1, y1) in pixels from the image's upper left corner.
+        labels: (K,) int64, positions in the data set's classes.
+        segmentations: what fills each box, in COCO's terms: polygons, or a run-length code; () where there are only boxes.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    segmentations: tuple[Any, ...] = field(default=(), repr=False)
+
+    def masks(self) -> np.ndarray:
+        """(K, H, W) bool, decoded from the segmentations.
+
+        Raises:
+            ValueError: there are none, or one of another size.
+            ImportError: pycocotools is not installed.
+        """
+        from gpunet.data.coco import decode_mask
+
+        if len(self.segmentations) != len(self.boxes):
+            raise ValueError(f"masks: {self.path} has boxes but no masks")
+        made = [decode_mask(part, self.size, source=str(self.path)) for part in self.segmentations]
+        return np.stack(made) if made else np.zeros((0, *self.size), bool)
+
+
+class BoxDataset:
+    """Annotated images, decoded when they are asked for.
+
+    A sample is (image (H, W, 3) uint8, boxes (K, 4) float32, labels (K,) int64), several a row of each a sample. K is the
+    most boxes that an image of the set has; rows that stand for no box are all 0, with the label -1. The first array
+    goes with the second through `Joint(…, boxes=(1,))`. For a data set that fits into memory, decode it once:
+    ``ArrayDataset(*dataset[np.arange(len(dataset))])``.
+
+    Args:
+        annotations: one an image.
+        classes: names of the labels.
+        size: (height, width) in pixels that images and boxes are scaled to; if None, all images must be of one size.
+    Attributes:
+        annotations, classes: as given; the annotations' boxes are in pixels of the files.
+    Raises:
+        ValueError: no images, images of different sizes; later, an image that cannot be read or is not of the size that
+            its annotation states.
+    """
+
+    def __init__(
+        self, annotations: Sequence[Annotation], classes: Sequence[str], size: tuple[int, int] | None = None
+    ) -> None:
+        self.annotations, self.classes = tuple(annotations), tuple(classes)
+        if not self.annotations:
+            raise ValueError("BoxDataset: got no images but takes at least one")
+        first = self.annotations[0]
+        self.size = checked_size("BoxDataset", size) or first.size
+        if size is None:
+            for each in self.annotations:
+                if each.size != first.size:
+                    raise ValueError(
+                        f"BoxDataset: images must be of one size unless size= is given, got {each.path} with {each.size} "
+                        f"and {first.path} with {first.size} (height, width)"
+                    )
+        self.most = max(1, *(len(each.boxes) for each in self.annotations))
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, index: Any) -> tuple[Any, ...]:
+        chosen = np.arange(len(self))[index]
+        if np.ndim(chosen) == 0:
+            return self._sample(self.annotations[int(chosen)])
+        samples = [self._sample(self.annotations[i]) for i in chosen]
+        return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
+
+    def _sample(self, annotation: Annotation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pixels = read_image(annotation.path, self.size, stated=annotation.size)
+        count, (height, width) = len(annotation.boxes), annotation.size
+        scale = np.array([self.size[1] / width, self.size[0] / height] * 2, np.float32)
+        boxes, labels = np.zeros((self.most, 4), np.float32), np.full(self.most, -1, np.int64)
+        boxes[:count], labels[:count] = annotation.boxes * scale, annotation.labels
+        return pixels, boxes, labels
+
+
+class BoxChecker:
+    """Counts the boxes that cannot be used as they are, and warns of them once, by `warn`.
+
+    Args:
+        operation: whose warning it is.
+    """
+
+    def __init__(self, operation: str) -> None:
+        self.operation = operation
+        self.skipped: list[str] = []
+        self.clipped: list[str] = []
+
+    def usable(self, boxes: np.ndarray, size: tuple[int, int], source: str) -> tuple[np.ndarray, np.ndarray]:
+        """(boxes (K, 4) float32 cut off at the image of `size`, bool (K,) which of them have an area there)."""
+        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+        limits = np.array(size[::-1] * 2, np.float32)
+        inside = boxes.clip(0, limits)
+        kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
+        self.skipped += [source] * int((~kept).sum())
+        self.clipped += [source] * int((kept & (inside != boxes).any(axis=1)).sum())
+        return inside, kept
+
+    def warn(self) -> None:
+        """One UserWarning that counts the boxes and names their files, if there are any."""
+        said = [
+            f"{what} {len(files)} {'box' if len(files) == 1 else 'boxes'} {why} ({_named(files)})"
+            for what, why, files in (
+                ("skipped", "without area in the image", self.skipped),
+                ("cut off", "that reach out of the image", self.clipped),
+            )
+            if files
+        ]
+        if said:
+            warnings.warn(f"{self.operation}: {'; '.join(said)}", stacklevel=3)
+
+
+def _named(files: Sequence[str], most: int = 3) -> str:
+    names = list(dict.fromkeys(files))
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,168 @@
+"""Batches for nets that compare: pairs, triplets, and several views of several classes, drawn from labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpunet import random
+from gpunet.data.datasets import ArrayDataset, checked_seed
+from gpunet.data.transforms import Batch, Transform
+from gpunet.geometry import positive_int
+
+
+class _Drawn:
+    """Batches drawn anew for each epoch; what they hold depends on the seed, the epoch and the place in it alone.
+
+    Args:
+        dataset: (images, labels (N,)).
+        batch_size: what a batch has.
+        steps: batches an epoch.
+        groups: (K,) integers, the group of each class, such as Omniglot's `alphabet`; classes that are set against each
+            other are then of one group. Of all together if None.
+        transform: called with (images,) and their indices, as in `DataLoader`.
+        seed: what `gpunet.seed` last set if None.
+    Attributes:
+        epoch: of the next iteration; counts on after each.
+    """
+
+    views, ways = 2, 2
+    """Images of a class, and classes of a group, that a draw needs."""
+
+    def __init__(
+        self,
+        dataset: ArrayDataset,
+        batch_size: int,
+        steps: int,
+        *,
+        groups: Any = None,
+        transform: Transform | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._name = type(self).__name__
+        self.batch_size = positive_int(self._name, "batch_size", batch_size)
+        self.steps = positive_int(self._name, "steps", steps)
+        checked_seed(self._name, seed)
+        self.dataset, self.transform, self.seed, self.epoch = dataset, transform, seed, 0
+        labels = np.asarray(dataset[np.arange(len(dataset))][-1])
+        order, counts = labels.argsort(kind="stable"), np.bincount(labels)
+        self._members = np.split(order, counts.cumsum()[:-1])
+        group = np.zeros(len(counts), np.int64) if groups is None else np.asarray(groups)
+        if len(group) < len(counts):
+            raise ValueError(f"{self._name}: groups are of {len(group)} classes but the labels of {len(counts)}")
+        usable = np.flatnonzero(counts >= self.views)
+        classes = [usable[group[usable] == g] for g in np.unique(group)]
+        self._groups = [found for found in classes if len(found) >= self.ways]
+        if not self._groups:
+            raise ValueError(
+                f"{self._name}: takes at least {self.ways} classes of a group with {self.views} images each, "
+                f"got {len(usable)} such classes in {len(classes)} groups of at most {max(map(len, classes))}"
+            )
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        seed, epoch = checked_seed(self._name, self.seed), self.epoch
+        for step in range(self.steps):
+            draw = _Draw(random.Stream(seed, random.PURPOSES["episode"], step=step, epoch=epoch))
+            yield self.batch(draw, epoch * self.steps + step, seed)
+        self.epoch = epoch + 1
+
+    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
+        """One batch; `number` counts them over all epochs, and takes the place of the epoch in augmentation."""
+        raise NotImplementedError
+
+    def images(self, indices: np.ndarray, number: int, seed: int) -> np.ndarray:
+        """The images of data-set indices (…) -> (…, H, W, C), transformed."""
+        flat = indices.reshape(-1)
+        pixels = self.dataset[flat][0]
+        if self.transform is not None:
+            (pixels,) = self.transform((pixels,), indices=flat, epoch=number, seed=seed)
+        return pixels.reshape(*indices.shape, *pixels.shape[1:])
+
+    def _classes(self, draw: _Draw, count: int) -> np.ndarray:
+        """`count` classes of a group, the group drawn with a likelihood by its number of classes."""
+        sizes = np.array([len(group) for group in self._groups])
+        at = int(np.searchsorted(sizes.cumsum(), draw.uniform() * sizes.sum(), side="right"))
+        return draw.some(self._groups[at], count)
+
+
+class Pairs(_Drawn):
+    """Batches (a (B, H, W, C), b (B, H, W, C), same (B,) int64): pairs of images, by turns of one class (1) and of two (0)."""
+
+    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
+        """As `_Drawn.batch`."""
+        same = np.arange(self.batch_size) % 2
+        drawn = np.empty((2, self.batch_size), np.int64)
+        for i, alike in enumerate(same):
+            one, other = self._classes(draw, 2)
+            pair = draw.some(self._members[one], 2)
+            drawn[:, i] = pair if alike else (pair[0], draw.some(self._members[other], 1)[0])
+        return self.images(drawn[0], number, seed), self.images(drawn[1], number, seed), same
+
+
+class Triplets(_Drawn):
+    """Batches (anchor, positive, negative), each (B, H, W, C): two images of one class and one of another."""
+
+    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
+        """As `_Drawn.batch`."""
+        drawn = np.empty((3, self.batch_size), np.int64)
+        for i in range(self.batch_size):
+            one, other = self._classes(draw, 2)
+            drawn[:2, i] = draw.some(self._members[one], 2)
+            drawn[2, i] = draw.some(self._members[other], 1)[0]
+        return tuple(self.images(row, number, seed) for row in drawn)
+
+
+class Episodes(_Drawn):
+    """Batches (views (W, V, H, W, C),): V images of each of W classes of one group, for `functional.all_pairs_loss`.
+
+    Args:
+        ways: W; `batch_size` of the others. Groups of fewer classes are left out.
+        views: V, at least 2.
+    """
+
+    def __init__(
+        self,
+        dataset: ArrayDataset,
+        ways: int,
+        steps: int,
+        *,
+        views: int = 2,
+        groups: Any = None,
+        transform: Transform | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.ways, self.views = positive_int("Episodes", "ways", ways), positive_int("Episodes", "views", views)
+        if min(ways, views) < 2:
+            raise ValueError(f"Episodes: ways and views must be at least 2, got {ways} and {views}")
+        super().__init__(dataset, ways, steps, groups=groups, transform=transform, seed=seed)
+
+    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
+        """As `_Drawn.batch`."""
+        chosen = np.stack([draw.some(self._members[k], self.views) for k in self._classes(draw, self.ways)])
+        return (self.images(chosen, number, seed),)
+
+
+class _Draw:
+    """Numbers of one stream, one after another."""
+
+    BLOCK = 1024
+
+    def __init__(self, stream: random.Stream) -> None:
+        self.stream, self.taken, self.words = stream, 0, random.uniform(stream, self.BLOCK)
+
+    def uniform(self, count: int | None = None) -> Any:
+        """The next number in [0, 1), or the next `count`."""
+        start, self.taken = self.taken, self.taken + (1 if count is None else count)
+        while self.taken > len(self.words):
+            self.words = random.uniform(self.stream, 2 * len(self.words))
+        return self.words[start] if count is None else self.words[start : self.taken]
+
+    def some(self, values: np.ndarray, count: int) -> np.ndarray:
+        """`count` different ones of the values, in a drawn order."""
+        return values[np.argsort(self.uniform(len(values)), kind="stable")[:count]]
