@@ -15,29 +15,38 @@ from gpunet.functional.arithmetic import (
     subtract,
 )
 from gpunet.functional.conv import conv2d, linear
+from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared_distances, triplet_loss
 from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
 from gpunet.functional.norm import batch_norm
 from gpunet.functional.operators import bind_operators
+from gpunet.functional.overlap import dice_loss, giou, giou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
 from gpunet.functional.regularise import dropout
+from gpunet.functional.transposed import conv_transpose2d
 
 bind_operators()
 
 __all__ = [
     "absolute",
     "add",
+    "all_pairs_loss",
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
     "concatenate",
+    "contrastive_loss",
     "conv2d",
+    "conv_transpose2d",
+    "dice_loss",
     "divide",
     "dropout",
     "exp",
     "flatten",
     "gelu",
+    "giou",
+    "giou_loss",
     "index",
     "leaky_relu",
     "linear",
@@ -57,8 +66,10 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "sqrt",
+    "squared_distances",
     "subtract",
     "sum",
     "tanh",
     "transpose",
+    "triplet_loss",
 ]

@@ -21,6 +21,7 @@ from gpunet.nn.layers import (
 from gpunet.nn.module import Buffer, Module
 from gpunet.nn.norm import BatchNorm2d
 from gpunet.nn.sequential import Residual, Sequential
+from gpunet.nn.transposed import ConvTranspose2d
 
 __all__ = [
     "GELU",
@@ -28,6 +29,7 @@ __all__ = [
     "BatchNorm2d",
     "Buffer",
     "Conv2d",
+    "ConvTranspose2d",
     "Dropout",
     "Flatten",
     "LeakyReLU",

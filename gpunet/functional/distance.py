@@ -1,0 +1,87 @@
+"""Distances between embeddings, and the losses that learn them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Tensor, expect_tensor
+from gpunet.functional.activation import relu
+from gpunet.functional.arithmetic import matmul, sqrt
+from gpunet.functional.loss import softmax_cross_entropy
+
+TINY = 1e-16
+"""Added to squared distances before the root, whose slope at 0 is infinite."""
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|^2 = |a_i|^2 + |b_j|^2 - 2 a_i b_j of rows a (M, D) and b (P, D) -> (M, P); rounded, may be just below 0."""
+    for name, x in (("a", a), ("b", b)):
+        if expect_tensor("squared_distances", name, x).ndim != 2 or x.shape[1] != a.shape[1]:
+            raise ValueError(f"squared_distances: takes a (M, D) and b (P, D), got {a.shape} and {b.shape}")
+    return (a * a).sum(axis=1, keepdims=True) + (b * b).sum(axis=1) - 2 * matmul(a, b.T)
+
+
+def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0) -> Tensor:
+    """Mean of s d^2 + (1 - s) max(margin - d, 0)^2, with d = |a - b| (Hadsell, Chopra & LeCun 2006, equation 4, doubled).
+
+    Args:
+        a, b: (N, D), the embeddings of the pairs.
+        same: (N,), 1 or True where a pair is of one class; no gradient.
+        margin: the distance from which on a pair of two classes costs nothing.
+    """
+    square = _pair_distances("contrastive_loss", margin, a, b)
+    s = np.asarray(same.numpy() if isinstance(same, Tensor) else same)
+    if s.shape != (len(a),) or not np.isin(s, (0, 1)).all():
+        raise ValueError(f"contrastive_loss: same must be ({len(a)},) of 0 and 1, got shape {s.shape}")
+    gap = relu(margin - sqrt(square + TINY))
+    return (square * s.astype(a.dtype) + gap * gap * (1 - s.astype(a.dtype))).mean()
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2) -> Tensor:
+    """Mean of max(|anchor - positive|^2 - |anchor - negative|^2 + margin, 0) (Schroff et al. 2015, equation 3).
+
+    Args:
+        anchor, positive, negative: (N, D), embeddings of two images of one class and one of another.
+        margin: by how much the negative's squared distance should exceed the positive's.
+    """
+    near = _pair_distances("triplet_loss", margin, anchor, positive)
+    far = _pair_distances("triplet_loss", margin, anchor, negative)
+    return relu(near - far + margin).mean()
+
+
+def all_pairs_loss(embeddings: Tensor, views: int) -> Tensor:
+    """Each drawing finds its own class among the classes of the batch, by one other drawing of each: the mean cross-entropy
+    of softmax(-|query - example|^2), over all pairs of views.
+
+    It is the one-shot loss of prototypical networks (Snell et al. 2017, equation 2), with every view as query and as
+    example in turn, as the multi-class N-pair loss does (Sohn 2016, equation 7, for the idea).
+
+    Args:
+        embeddings: (views W, D): a first view of each of W classes, then a second one in the same order, ….
+        views: at least 2.
+    """
+    name = "all_pairs_loss"
+    if expect_tensor(name, "embeddings", embeddings).ndim != 2 or views < 2 or len(embeddings) % views:
+        raise ValueError(
+            f"{name}: embeddings have shape {embeddings.shape} but take (views W, D), with {views} views >= 2"
+        )
+    ways = len(embeddings) // views
+    blocks = squared_distances(embeddings, embeddings).reshape(views, ways, views, ways).transpose(0, 2, 1, 3)
+    others = [q * views + e for q in range(views) for e in range(views) if q != e]
+    logits = -blocks.reshape(views * views, ways, ways)[others]
+    return softmax_cross_entropy(logits, np.tile(np.arange(ways), (len(others), 1)))
+
+
+def _pair_distances(operation: str, margin: float, a: Tensor, b: Tensor) -> Tensor:
+    """(N,) squared distances of the rows of a and b (N, D)."""
+    if not margin > 0:
+        raise ValueError(f"{operation}: margin is {margin} but must be positive")
+    if (
+        expect_tensor(operation, "embeddings", a).ndim != 2
+        or expect_tensor(operation, "embeddings", b).shape != a.shape
+    ):
+        raise ValueError(f"{operation}: embeddings must all be (N, D), got {a.shape} and {b.shape}")
+    difference = a - b
+    return (difference * difference).sum(axis=1)

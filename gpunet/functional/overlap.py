@@ -1,0 +1,87 @@
+"""How far masks and boxes overlap what they should be, as losses made of tensor operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Tensor, expect_tensor
+from gpunet.functional.activation import relu
+
+TINY = 1e-7
+"""Added to areas that are divided by: two boxes without area have a GIoU of 0, not of 0/0."""
+
+
+def dice_loss(probabilities: Tensor, targets: Any, *, smooth: float = 1.0) -> Tensor:
+    """1 - Dice's coefficient (Milletari et al. 2016, section 3; here without squares, as Sudre et al. 2017), the mean over
+    images and classes: 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth), the sums over the pixels.
+
+    It weighs a class by its overlap, not by its pixels, so a small foreground counts as much as a large one.
+
+    Args:
+        probabilities: (N, H, W, K), from 0 to 1, such as a softmax's or a part of its channels.
+        targets: the same shape, from 0 to 1, no gradient: 1 where a pixel is of a class.
+        smooth: makes the coefficient of an absent class 1 where nothing is predicted of it, without a division by 0.
+    """
+    expect_tensor("dice_loss", "probabilities", probabilities)
+    target = _beside("dice_loss", probabilities, targets)
+    if probabilities.ndim != 4:
+        raise ValueError(f"dice_loss: probabilities have shape {probabilities.shape} but take (N, H, W, K)")
+    if not smooth > 0:
+        raise ValueError(f"dice_loss: smooth is {smooth} but must be positive")
+    common = (probabilities * target).sum(axis=(1, 2))
+    total = probabilities.sum(axis=(1, 2)) + target.sum(axis=(1, 2))
+    return 1 - ((2 * common + smooth) / (total + smooth)).mean()
+
+
+def giou(boxes: Tensor, targets: Any) -> Tensor:
+    """Generalised intersection over union of each box with its target (Rezatofighi et al. 2019, algorithm 1), -1 to 1.
+
+    GIoU = I / U - (A - U) / A, with the intersection I, the union U, and the area A of the smallest box around both: so
+    boxes that do not touch have a gradient as well.
+
+    Args:
+        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in pixels or a unit of that order.
+        targets: the same shape, no gradient; they may have no area.
+    Returns:
+        (…).
+    """
+    expect_tensor("giou", "boxes", boxes)
+    target = _beside("giou", boxes, targets)
+    if boxes.shape[-1:] != (4,):
+        raise ValueError(f"giou: boxes have shape {boxes.shape} but take (…, 4)")
+    upper, lower = boxes[..., :2], boxes[..., 2:]
+    t_upper, t_lower = target[..., :2], target[..., 2:]
+    inner = relu(_smaller(lower, t_lower) - _larger(upper, t_upper))
+    outer = _larger(lower, t_lower) - _smaller(upper, t_upper)
+    intersection, around = _area(inner), _area(outer)
+    union = _area(lower - upper) + _area(t_lower - t_upper) - intersection
+    return intersection / (union + TINY) - (around - union) / (around + TINY)
+
+
+def giou_loss(boxes: Tensor, targets: Any) -> Tensor:
+    """The mean of 1 - `giou`, from 0 to 2."""
+    return 1 - giou(boxes, targets).mean()
+
+
+def _area(extents: Tensor) -> Tensor:
+    return extents[..., 0] * extents[..., 1]
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    return b + relu(a - b)
+
+
+def _smaller(a: Tensor, b: Tensor) -> Tensor:
+    return a - relu(a - b)
+
+
+def _beside(operation: str, x: Tensor, targets: Any) -> Tensor:
+    """The targets as a constant tensor of x's backend, dtype and shape."""
+    array = x.backend.asarray(targets.data if isinstance(targets, Tensor) else targets, x.dtype)
+    if tuple(array.shape) != x.shape:
+        raise ValueError(f"{operation}: targets have shape {tuple(array.shape)} but the predictions {x.shape}")
+    if not np.prod(x.shape):
+        raise ValueError(f"{operation}: predictions of shape {x.shape} hold no elements")
+    return Tensor(array, x.backend)

@@ -1,0 +1,121 @@
+"""Transposed convolution: the input gradient of a convolution, used as an operation of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpunet.autograd import Function, Tensor, expect_tensor
+from gpunet.backends.base import Array
+from gpunet.functional.conv import as_shaped
+from gpunet.geometry import Geometry, Padding, Pair, pair, sides_of
+
+
+class _ConvTranspose2d(Function):
+    name = "conv_transpose2d"
+
+    def forward(self, x: Array, w: Array, *, geometry: Geometry) -> Array:
+        self.save(x, w)
+        self.geometry = geometry
+        return self.backend.conv2d_input_grad(x, w, geometry=geometry)
+
+    def backward(self, dy: Array) -> Any:
+        x, w = self.saved
+        dx = dw = None
+        if self.needs(1):
+            dw, _ = self.backend.conv2d_weight_grad(
+                x, dy, geometry=self.geometry, out=self.destination(1), bias=False, accumulate=self.accumulate
+            )
+        if self.needs(0):
+            dx, _ = self.backend.conv2d_forward(dy, w, geometry=self.geometry)
+        return dx, dw
+
+
+def conv_transpose2d(
+    x: Tensor,
+    w: Any,
+    b: Any = None,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    output_padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Transposed convolution (Zeiler et al. 2010; Dumoulin & Visin 2016, chapter 4): a convolution run backwards.
+
+    y is the input gradient of the convolution with filters w that takes images of y's extents to those of x's: each pixel
+    of x adds w, times itself, to a window of y, the windows a stride apart.
+
+    Args:
+        x: (N, H, W, I), any float dtype.
+        w: (KH, KW, O // groups, I), as Keras has it; PyTorch's by ``w.transpose(2, 3, 1, 0)``.
+        b: (O,), added to every pixel; None for none.
+        stride: step between windows of y, in pixels.
+        padding: pixels cut off each side of y, as for `conv2d`; "same" gives the extents of x times the stride.
+        output_padding: pixels added to y at its lower and right end, smaller than the stride, where several extents of y
+            would go with those of x.
+        dilation, groups: as for `conv2d`.
+    Returns:
+        (N, OH, OW, O), with OH = (H - 1) stride - top - bottom + dilation (KH - 1) + output_padding + 1.
+    Raises:
+        ValueError: channels, groups or extents that do not fit.
+    """
+    name = "conv_transpose2d"
+    if expect_tensor(name, "x", x).ndim != 4:
+        raise ValueError(f"{name}: x has shape {x.shape} but takes 4 axes (N, H, W, I)")
+    w, b = as_shaped(w), as_shaped(b)
+    if len(w.shape) != 4 or w.shape[3] != x.shape[3]:
+        raise ValueError(
+            f"{name}: x {x.shape} has {x.shape[3]} channels, so takes w (KH, KW, O // groups, {x.shape[3]})"
+            f", got {tuple(w.shape)}"
+        )
+    geometry = transposed_geometry(
+        x.shape,
+        w.shape,
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    if b is not None and tuple(b.shape) != geometry.x_shape[3:]:
+        raise ValueError(f"{name}: b has shape {tuple(b.shape)} but takes {geometry.x_shape[3:]}")
+    y = _ConvTranspose2d.apply(x, w, geometry=geometry)
+    return y if b is None else y + b
+
+
+def transposed_geometry(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    output_padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Geometry:
+    """The geometry of the convolution that leads back, from y (N, OH, OW, O) to x (N, H, W, I); as `conv_transpose2d`."""
+    name = "conv_transpose2d"
+    stride, dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
+    extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
+    if len(extra) != 2 or not all(isinstance(e, int) and 0 <= e < s for e, s in zip(extra, stride, strict=True)):
+        raise ValueError(
+            f"{name}: output_padding must be from 0 to less than the stride {stride}, got {output_padding}"
+        )
+    sides = sides_of(name, padding)
+    extents = []
+    for axis, (n, f, s, d, e) in enumerate(zip(x_shape[1:3], w_shape, stride, dilation, extra, strict=False)):
+        if sides == "same":
+            extents.append(n * s)
+        else:
+            cut = 0 if sides == "valid" else sum(sides[axis])
+            extents.append((n - 1) * s - cut + d * (f - 1) + e + 1)
+    if min(extents) < 1:
+        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {tuple(x_shape)} with window {w_shape[:2]}")
+    y_shape = (x_shape[0], *extents, w_shape[2] * groups)
+    geometry = Geometry.conv(y_shape, w_shape, stride=stride, padding=sides, dilation=dilation, groups=groups)
+    if geometry.y_shape != tuple(x_shape):
+        raise ValueError(
+            f"{name}: no output goes with x {tuple(x_shape)}, window {w_shape[:2]} and padding {padding!r}"
+        )
+    return geometry

@@ -1,0 +1,81 @@
+"""`ConvTranspose2d`: the layer on the way up again."""
+
+from __future__ import annotations
+
+from math import prod
+
+from gpunet import functional as F
+from gpunet.autograd import Tensor, parameter
+from gpunet.functional.transposed import transposed_geometry
+from gpunet.geometry import Padding, Pair, pair, positive_int, sides_of
+from gpunet.nn import init as initial
+from gpunet.nn.module import Module
+
+Shape = tuple[int, ...]
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution with learned filters: (N, H, W, I) -> (N, OH, OW, O).
+
+    Args:
+        in_channels, out_channels: I and O.
+        window: (KH, KW), or one extent for both, in pixels.
+        stride, padding, output_padding, dilation, groups: as for `functional.conv_transpose2d`.
+        bias, init: as for `Conv2d`; each filter's fan_in is KH KW I.
+    Attributes:
+        weight: (KH, KW, O // groups, I).
+        bias: (O,), or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        window: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        output_padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        init: str | initial.Initializer = "kaiming_uniform",
+    ):
+        name = "ConvTranspose2d"
+        kh, kw = pair(name, "window", window)
+        in_channels = positive_int(name, "in_channels", in_channels)
+        out_channels = positive_int(name, "out_channels", out_channels)
+        self.groups = positive_int(name, "groups", groups)
+        self.stride, self.dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
+        sides_of(name, padding)  # raises here, not at the first image
+        self.padding, self.output_padding = padding, output_padding
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and {out_channels=}")
+        drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))
+        self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy())
+        self.bias = parameter(initial.zeros((out_channels,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, I) -> (N, OH, OW, O)."""
+        return F.conv_transpose2d(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
+            dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+
+    def parameter_formula(self) -> str:
+        """kh·kw·O·I+O."""
+        kh, kw, o, i = self.weight.shape
+        return f"{kh}·{kw}·{o}·{i}" + (f"+{o * self.groups}" if self.bias is not None else "")
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Two a multiply-add, one a bias."""
+        geometry = transposed_geometry(
+            x_shape, self.weight.shape, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
+            dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+        return 2 * geometry.multiply_adds + (prod(y_shape) if self.bias is not None else 0)
+
+    def extra_repr(self) -> str:
+        """Extents and options."""
+        kh, kw, o, i = self.weight.shape
+        return f"{i}, {o * self.groups}, ({kh}, {kw}), stride={self.stride}, padding={self.padding!r}"

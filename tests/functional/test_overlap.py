@@ -1,0 +1,79 @@
+"""Dice loss and GIoU: values by their definitions, gradients by finite differences."""
+
+import numpy as np
+import pytest
+import tolerances
+from helpers import apart, check_gradients, same
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet.vision import boxes as box_arrays
+
+
+def some_boxes(rng, shape):
+    """Boxes and targets, no two edges of a pair close to one another: far from kinks."""
+    edges = apart(rng, (*shape, 2, 2, 2), gap=0.3)
+    edges.sort(axis=-1)  # (..., which, axis, start and end)
+    return [edges[..., i, :, :].swapaxes(-1, -2).reshape(*shape, 4) for i in range(2)]
+
+
+def test_dice_loss_is_one_minus_the_mean_coefficient(backend, dtype, rng):
+    p, t = rng.uniform(size=(3, 4, 5, 2)).astype(dtype), rng.integers(0, 2, (3, 4, 5, 2))
+    coefficients = [
+        (2 * (p[n, ..., k] * t[n, ..., k]).sum() + 0.5) / (p[n, ..., k].sum() + t[n, ..., k].sum() + 0.5)
+        for n in range(3)
+        for k in range(2)
+    ]
+    loss = F.dice_loss(gp.tensor(p, backend=backend), t, smooth=0.5)
+    same(loss.numpy(), 1 - np.mean(coefficients), tolerances.ORACLE)
+
+
+def test_dice_loss_of_the_target_itself_is_zero_and_of_its_opposite_near_one(backend):
+    t = np.zeros((2, 4, 5, 1), np.float32)
+    t[:, 1:3, 1:4] = 1
+    assert F.dice_loss(gp.tensor(t, backend=backend), t).item() == pytest.approx(0, abs=1e-6)
+    assert F.dice_loss(gp.tensor(1 - t, backend=backend), t).item() == pytest.approx(1 - 1 / 21)
+    nothing = gp.tensor(np.zeros_like(t), backend=backend)
+    assert F.dice_loss(nothing, np.zeros_like(t)).item() == 0
+
+
+def test_dice_loss_gradient(backend, rng):
+    t = rng.integers(0, 2, (2, 3, 4, 2))
+    check_gradients(lambda p: F.dice_loss(p, t), [rng.uniform(0.1, 0.9, (2, 3, 4, 2))], backend=backend, rng=rng)
+
+
+def test_giou_is_that_of_the_arrays(backend, dtype, rng):
+    boxes, targets = (a.astype(dtype) for a in some_boxes(rng, (3, 5)))
+    found = F.giou(gp.tensor(boxes, backend=backend), targets)
+    exact = box_arrays.giou(boxes[..., None, :].astype(float), targets[..., None, :].astype(float))[..., 0, 0]
+    assert found.shape == (3, 5)
+    np.testing.assert_allclose(found.numpy(), exact, atol=1e-5)
+    assert F.giou_loss(gp.tensor(boxes, backend=backend), targets).item() == pytest.approx(1 - exact.mean(), abs=1e-5)
+
+
+def test_giou_gradient(backend, rng):
+    boxes, targets = some_boxes(rng, (4, 3))
+    check_gradients(lambda b: F.giou(b, targets), [boxes], backend=backend, rng=rng)
+
+
+def test_giou_of_boxes_without_area_is_finite_and_so_is_its_gradient(backend):
+    flat = np.array([[1, 2, 1, 5], [3, 3, 3, 3]], np.float32)
+    boxes = gp.tensor(flat, backend=backend, requires_grad=True)
+    y = F.giou(boxes, flat)
+    y.backward(np.ones(2, np.float32))
+    assert np.isfinite(y.numpy()).all()
+    assert np.isfinite(backend.to_numpy(boxes.grad)).all()
+
+
+def test_what_does_not_fit_raises():
+    p = gp.tensor(np.ones((1, 2, 2, 1)))
+    with pytest.raises(ValueError, match=r"dice_loss: targets have shape \(1, 2, 2\) but the predictions"):
+        F.dice_loss(p, np.ones((1, 2, 2)))
+    with pytest.raises(ValueError, match="dice_loss: smooth is 0 but must be positive"):
+        F.dice_loss(p, np.ones((1, 2, 2, 1)), smooth=0)
+    with pytest.raises(ValueError, match=r"dice_loss: probabilities have shape \(4,\) but take \(N, H, W, K\)"):
+        F.dice_loss(gp.tensor(np.ones(4)), np.ones(4))
+    with pytest.raises(ValueError, match=r"giou: boxes have shape \(2, 3\) but take"):
+        F.giou(gp.tensor(np.ones((2, 3))), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="giou: predictions of shape .* hold no elements"):
+        F.giou(gp.tensor(np.ones((0, 4))), np.ones((0, 4)))
