@@ -1,0 +1,92 @@
+"""COCO's average precision, computed by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpunet.vision.boxes import areas
+
+
+class Detections(NamedTuple):
+    """What a detector found in one image."""
+
+    boxes: np.ndarray
+    """(K, 4), (x0, y0, x1, y1) in pixels."""
+    scores: np.ndarray
+    """(K,)."""
+    labels: np.ndarray
+    """(K,) integers."""
+
+
+def mean_average_precision(
+    found: Sequence[Detections], truth: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[str]
+) -> dict[str, float]:
+    """COCO's mean average precision (Lin et al. 2014; interpolated at 101 recalls, at most 100 detections an image).
+
+    Args:
+        found: one an image.
+        truth: (boxes (K, 4), labels (K,)) of the same images; rows with the label -1 stand for no box.
+        classes: names of the labels.
+    Returns:
+        "mAP", the mean over IoU thresholds 0.5, 0.55, … 0.95; "mAP@0.5"; and "AP@0.5 CLASS" of each class, NaN where the
+        truth has none. The means are over the classes that it has.
+    Raises:
+        ValueError: other numbers of images, or no box in the truth.
+        ImportError: pycocotools is not installed.
+    """
+    if len(found) != len(truth):
+        raise ValueError(f"mean_average_precision: found has {len(found)} images but truth {len(truth)}")
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
+    entries = [
+        {
+            "image_id": i,
+            "category_id": int(label),
+            "bbox": _corner_and_extents(box),
+            "area": float(areas(box)),
+            "iscrowd": 0,
+        }
+        for i, (boxes, labels) in enumerate(truth)
+        for box, label in zip(np.asarray(boxes, np.float64), labels, strict=True)
+        if label >= 0
+    ]
+    if not entries:
+        raise ValueError("mean_average_precision: truth has no boxes")
+    content = {
+        "images": [{"id": i} for i in range(len(truth))],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes)],
+        "annotations": [{"id": i, **entry} for i, entry in enumerate(entries, 1)],
+    }
+    results: list[dict[str, Any]] = [
+        {"image_id": i, "category_id": int(label), "bbox": _corner_and_extents(box), "score": float(score)}
+        for i, each in enumerate(found)
+        for box, score, label in zip(np.asarray(each.boxes, np.float64), each.scores, each.labels, strict=True)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a report of its own
+        index = COCO()
+        index.dataset = content
+        index.createIndex()
+        # loadRes takes no empty list: a detection without a score above 0 and without area stands for none
+        nothing = [{"image_id": 0, "category_id": 0, "bbox": [0.0, 0.0, 0.0, 0.0], "score": 0.0}]
+        evaluation = COCOeval(index, index.loadRes(results or nothing), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, -1]  # (thresholds, recalls, classes), all areas, 100 detections
+    present = np.where((precision > -1).all(axis=(0, 1)))[0]
+    by_class = np.full(len(classes), np.nan)
+    by_class[present] = precision[0][:, present].mean(axis=0)
+    figures = {"mAP": float(precision[:, :, present].mean()), "mAP@0.5": float(precision[0][:, present].mean())}
+    return figures | {f"AP@0.5 {name}": float(value) for name, value in zip(classes, by_class, strict=True)}
+
+
+def _corner_and_extents(box: np.ndarray) -> list[float]:
+    x0, y0, x1, y1 = (float(v) for v in box)
+    return [x0, y0, x1 - x0, y1 - y0]
