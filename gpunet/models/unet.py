@@ -1,0 +1,67 @@
+"""Nets that give every pixel a class."""
+
+from __future__ import annotations
+
+from gpunet import functional as F
+from gpunet import nn
+from gpunet.autograd import Tensor
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger, Fischer & Brox 2015, figure 1): (N, H, W, C) -> logits (N, H, W, K).
+
+    Down: two 3x3 convolutions with ReLU, then a 2x2 max pool, the channels doubling at each level. Up: a 2x2 transposed
+    convolution of stride 2, which halves the channels, joined with what the same level had on the way down, and two
+    convolutions again. Convolutions are padded ("same", the paper's are not), so the logits have the images' extents.
+
+    Args:
+        in_channels: C.
+        classes: K.
+        base: channels at the first level; the paper's is 64.
+        depth: how many times the extents are halved; the paper's is 4. With its numbers, 1 channel and 2 classes: 31,030,658
+            parameters.
+        batch_norm: whether to normalise after each 3x3 convolution, before the ReLU; the paper does not.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, classes: int = 2, *, base: int = 16, depth: int = 3, batch_norm: bool = False
+    ) -> None:
+        channels = [base << level for level in range(depth + 1)]
+        self.down = [
+            _two_convolutions(before, after, batch_norm)
+            for before, after in zip([in_channels, *channels], channels, strict=False)
+        ]
+        self.pool = nn.MaxPool2d(2)
+        self.raised = [nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(channels[:-1])]
+        self.up = [_two_convolutions(2 * c, c, batch_norm) for c in reversed(channels[:-1])]
+        self.head = nn.Conv2d(base, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C), H and W multiples of 2^depth -> (N, H, W, K)."""
+        step = 1 << len(self.up)
+        if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step:
+            raise ValueError(
+                f"UNet: takes images (N, H, W, C) whose height and width are multiples of {step}, got {x.shape}"
+            )
+        *kept, x = self._descend(x)
+        for raise_, joined, block in zip(self.raised, reversed(kept), self.up, strict=True):
+            x = block(F.concatenate([joined, raise_(x)], axis=3))
+        return self.head(x)
+
+    def _descend(self, x: Tensor) -> list[Tensor]:
+        """What each level had on the way down, the last one the bottom."""
+        levels = [self.down[0](x)]
+        for block in self.down[1:]:
+            levels.append(block(self.pool(levels[-1])))
+        return levels
+
+
+def _two_convolutions(before: int, after: int, batch_norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (before, after):
+        if batch_norm:  # which has a bias of its own
+            layers += [nn.Conv2d(channels, after, 3, padding="same", bias=False), nn.BatchNorm2d(after)]
+        else:
+            layers += [nn.Conv2d(channels, after, 3, padding="same")]
+        layers += [nn.ReLU()]
+    return nn.Sequential(*layers)
