@@ -1,6 +1,8 @@
 """The examples run as a user runs them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +70,88 @@ def test_inspect_network_writes_every_picture(tmp_path):
     assert [path.stem for path in written] == (names + "translation_features translation_scores").split()
     assert all(path.stat().st_size > 5_000 for path in written)
     assert run("inspect_network.py", *arguments, "--backend", "numpy").splitlines()[0] == lines[0]  # loaded this time
+
+
+def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(tmp_path, rng):
+    image_module = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    rows, columns = np.mgrid[:32, :32]
+    for i in range(10):
+        folder = tmp_path / f"dsb2018/stage1_train/{i}"
+        y, x = rng.integers(8, 24, 2)
+        disc = (rows - y) ** 2 + (columns - x) ** 2 < 40
+        pixels = np.repeat((60 * disc + rng.integers(0, 30, (32, 32)))[..., None], 3, axis=2)
+        for part, values in (("images", pixels), ("masks", 255 * disc)):
+            (folder / part).mkdir(parents=True)
+            image_module.fromarray(values.astype(np.uint8)).save(folder / part / "0.png")
+    options = ("--root", tmp_path, "--output", tmp_path / "out", "--crop", 16, "--width", 4, "--epochs", 60)
+    last = run("fcn_nuclei.py", *options, "--backend", "numpy").splitlines()[-1]
+    otsu, net = re.fullmatch(r"foreground IoU: Otsu (0\.\d+|1\.000), U-Net (0\.\d+|1\.000)", last).groups()
+    assert float(otsu) > 0.7
+    assert float(net) > 0.5
+    assert (tmp_path / "out/nuclei.png").stat().st_size > 1000
+
+
+def test_yolo_bccd_prints_the_precision_of_each_class_and_writes_the_boxes(tmp_path, rng):
+    image_module = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("pycocotools")
+    for part in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / "BCCD" / part).mkdir(parents=True)
+    colours = {"RBC": (200, 60, 60), "WBC": (60, 60, 200), "Platelets": (60, 200, 60)}
+    for i in range(15):
+        pixels, objects = np.full((48, 64, 3), 220, np.uint8), ""
+        for name, extent in zip(colours, (14, 18, 10), strict=True):
+            x, y = rng.integers(0, 64 - extent), rng.integers(0, 48 - extent)
+            pixels[y : y + extent, x : x + extent] = colours[name]
+            edges = {"xmin": x, "ymin": y, "xmax": x + extent, "ymax": y + extent}
+            objects += f"<object><name>{name}</name><bndbox>"
+            objects += "".join(f"<{k}>{v}</{k}>" for k, v in edges.items()) + "</bndbox></object>"
+        image_module.fromarray(pixels).save(tmp_path / f"BCCD/JPEGImages/{i}.jpg")
+        (tmp_path / f"BCCD/Annotations/{i}.xml").write_text(
+            f"<annotation><size><width>64</width><height>48</height></size>{objects}</annotation>"
+        )
+    (tmp_path / "BCCD/ImageSets/Main/trainval.txt").write_text("\n".join(map(str, range(10))))
+    (tmp_path / "BCCD/ImageSets/Main/test.txt").write_text("\n".join(map(str, range(10, 15))))
+    options = ("--root", tmp_path, "--output", tmp_path / "out", "--size", 32, 48, "--width", 4, "--epochs", 2)
+    last = run("yolo_bccd.py", *options, "--anchors", 2, "--backend", "numpy").splitlines()[-1]
+    names = ["mAP", "mAP@0.5", *(f"AP@0.5 {name}" for name in colours)]
+    assert re.fullmatch(", ".join(rf"{name}: [01]\.\d{{3}}" for name in names), last)
+    assert (tmp_path / "out/cells.png").stat().st_size > 1000
+    written = json.loads((tmp_path / "out/test.json").read_text())
+    assert (len(written["images"]), len(written["annotations"])) == (5, 15)
+
+
+@pytest.mark.parametrize("loss", ["all_pairs", "triplet", "contrastive"])
+def test_siamese_omniglot_prints_the_one_shot_accuracy_and_draws_trials(tmp_path, rng, loss):
+    image_module = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    for split, alphabet in (("background", "Latin"), ("evaluation", "Greek")):
+        for k in range(20):
+            folder = tmp_path / f"omniglot/images_{split}/{alphabet}/character{k:02}"
+            folder.mkdir(parents=True)
+            character = rng.uniform(size=(8, 8)) < 0.3
+            for d in range(4):
+                ink = np.kron(character ^ (rng.uniform(size=(8, 8)) < 0.02), np.ones((4, 4), bool))
+                image_module.fromarray(np.where(ink, 0, 255).astype(np.uint8)).convert("1").save(folder / f"{d}.png")
+    options = (
+        "--root",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+        "--size",
+        16,
+        "--steps",
+        5,
+        "--epochs",
+        2,
+        "--views",
+        2,
+    )
+    last = run("siamese_omniglot.py", *options, "--loss", loss, "--backend", "numpy").splitlines()[-1]
+    accuracy = re.fullmatch(r"one-shot accuracy, 20-way within alphabets: (\d+\.\d)%", last)
+    assert float(accuracy[1]) > 25  # chance is 5
+    assert (tmp_path / "out/trials.png").stat().st_size > 1000
 
 
 def test_every_example_names_its_options():

@@ -1,0 +1,101 @@
+"""Learn from 30 alphabets to tell characters apart, and recognise those of 20 other alphabets from one example each.
+
+    python siamese_omniglot.py --root path/to/data     # the folder that holds omniglot
+    python siamese_omniglot.py --epochs 2 --loss triplet --output runs/omniglot
+
+One net embeds all images, so that drawings of one character come to lie close together. Prints the share of 400 fixed
+trials in which, of 20 examples by one drawer, all of one alphabet, the closest is of the character that another drawer
+drew; draws some trials: OUTPUT/trials.png.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import gpunet as gp
+from gpunet import data, models, optim
+from gpunet import functional as F
+from gpunet.models.siamese import embed_views, one_shot_trials
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="folder that holds omniglot; default: what GPUNET_DATA names")
+    parser.add_argument("--loss", default="all_pairs", choices=("all_pairs", "triplet", "contrastive"))
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=120, help="batches an epoch")
+    parser.add_argument("--batch", type=int, default=20, help="characters, or pairs, a batch")
+    parser.add_argument("--views", type=int, default=4, help="drawings of each character in a batch of all_pairs")
+    parser.add_argument("--size", type=int, default=28, help="extent that drawings are shrunk to, in pixels")
+    parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/omniglot"))
+    arguments = parser.parse_args()
+
+    gp.seed(arguments.seed)
+    train_set, test_set = (data.omniglot(split, arguments.root, size=arguments.size) for split in ("train", "test"))
+    normalize = data.Normalize(0.0825, 0.22)
+    warp = data.RandomAffine(degrees=10, translate=0.07, scale=(0.8, 1.2), shear=15)
+    options = {"groups": train_set.alphabet, "transform": data.Compose([warp, normalize])}
+    model = models.conv4((arguments.size, arguments.size, 1), channels=(32, 64, 64, 128))
+    print(model.summary((arguments.size, arguments.size, 1)))
+
+    if arguments.loss == "all_pairs":
+        loader = data.Episodes(train_set, arguments.batch, arguments.steps, views=arguments.views, **options)
+    else:
+        draw = data.Triplets if arguments.loss == "triplet" else data.Pairs
+        loader = draw(train_set, arguments.batch, arguments.steps, **options)
+
+    def step(model: gp.nn.Module, batch: tuple) -> gp.Tensor:
+        if arguments.loss == "all_pairs":
+            return F.all_pairs_loss(embed_views(model, batch[0]), arguments.views)
+        if arguments.loss == "triplet":
+            return F.triplet_loss(*(model(images) for images in batch), margin=1.0)
+        first, second, same = batch
+        return F.contrastive_loss(model(first), model(second), same, margin=2.0)
+
+    optimizer = optim.Adam(model.parameters(), lr=2e-3)
+    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
+    trainer = gp.Trainer(model, optimizer, step=step, schedule=schedule, backend=arguments.backend)
+    trainer.fit(loader, epochs=arguments.epochs)
+
+    images, characters = test_set.arrays
+    embedded = trainer.predict(data.DataLoader(test_set, 256, transform=normalize))
+    queries, examples = one_shot_trials(test_set.alphabet, characters, test_set.drawer)
+    distances = np.square(embedded[queries][:, None] - embedded[examples]).sum(axis=2)
+    answers = distances.argmin(axis=1)
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    draw_trials(arguments.output / "trials.png", images[..., 0], queries, examples, answers)
+    print(f"trials: {len(queries)}; written: {arguments.output / 'trials.png'}")
+    print(f"one-shot accuracy, 20-way within alphabets: {(answers == 0).mean():.1%}")
+
+
+def draw_trials(path: Path, images: np.ndarray, queries: np.ndarray, examples: np.ndarray, answers: np.ndarray) -> None:
+    """Eight trials, a row each: the query, and its 20 examples, of which the first is right; what was answered is framed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(8, 21, figsize=(14, 5.9))
+    for axis in axes.ravel():
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for row, query, shown, answer in zip(axes, queries, examples, answers, strict=False):
+        for axis, i in zip(row, [query, *shown], strict=True):
+            axis.imshow(255 - images[i], cmap="gray", vmin=0, vmax=255)
+            axis.patch.set_visible(False)
+        for spine in row[answer + 1].spines.values():
+            spine.set(color="green" if answer == 0 else "red", linewidth=3)
+    axes[0, 0].set_title("query", fontsize=9)
+    axes[0, 1].set_title("right", fontsize=9)
+    figure.suptitle("One-shot trials: the answer is framed, green where it is right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()

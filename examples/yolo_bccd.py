@@ -1,0 +1,101 @@
+"""Find blood cells with a small YOLO, and measure COCO's mean average precision on BCCD's test images.
+
+    python yolo_bccd.py --root path/to/data           # the folder that holds BCCD
+    python yolo_bccd.py --epochs 5 --output runs/cells
+
+Prints mAP and mAP@0.5 with the class's AP@0.5, draws the boxes found in some test images: OUTPUT/cells.png, and writes
+the test set's boxes as COCO JSON: OUTPUT/test.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import gpunet as gp
+from gpunet import data, models, optim
+from gpunet.vision import boxes as box_arrays
+from gpunet.vision.average_precision import Detections, mean_average_precision
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", help="folder that holds BCCD; default: what GPUNET_DATA names")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(192, 256), help="height and width that images are scaled to"
+    )
+    parser.add_argument("--anchors", type=int, default=5)
+    parser.add_argument("--width", type=int, default=16, help="channels of the first convolution")
+    parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("runs/cells"))
+    arguments = parser.parse_args()
+
+    gp.seed(arguments.seed)
+    size = tuple(arguments.size)
+    # Images (N, H, W, 3), boxes (N, K, 4) and labels (N, K), decoded once
+    train_files, test_files = (data.bccd(split, arguments.root, size=size) for split in ("trainval", "test"))
+    train_set, test_set = (data.ArrayDataset(*files[np.arange(len(files))]) for files in (train_files, test_files))
+    images, boxes, labels = train_set.arrays
+    real = boxes[labels >= 0]
+    anchors = box_arrays.anchors(real[:, 2:] - real[:, :2], arguments.anchors)
+    print("anchors (width, height):", "  ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors))
+
+    model = models.YOLO(anchors, len(train_files.classes), base=arguments.width)
+    print(model.summary((*size, 3)))
+    normalize = data.Normalize(images.mean(axis=(0, 1, 2)) / 255, images.std(axis=(0, 1, 2)) / 255)
+    augment = [
+        data.RandomAffine(translate=0.1, scale=(0.8, 1.2), border="edge"),
+        data.RandomFlip(),
+        data.RandomVerticalFlip(),
+        data.ColorJitter(brightness=0.2, contrast=0.2),
+    ]
+    train_transform = data.Compose([data.Joint([*augment, normalize], boxes=(1,)), model.targets(size)])
+    train_loader = data.DataLoader(train_set, 8, shuffle=True, transform=train_transform)
+    optimizer = optim.Adam(model.parameters(), lr=1e-3, clip_norm=10.0)
+    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(train_loader))
+    trainer = gp.Trainer(model, optimizer, loss=model.loss, metrics=[], schedule=schedule, backend=arguments.backend)
+    trainer.fit(train_loader, epochs=arguments.epochs)
+
+    raw = trainer.predict(data.DataLoader(test_set, 8, transform=normalize))
+    found = model.detect(raw)
+    test_images, *truth = test_set.arrays
+    figures = mean_average_precision(found, list(zip(*truth, strict=True)), test_files.classes)
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    draw(arguments.output / "cells.png", test_images, found, test_files.classes)
+    base = test_files.annotations[0].path.parent
+    data.write_coco(arguments.output / "test.json", test_files.annotations, test_files.classes, images=base)
+    print(f"test images: {len(test_images)}; written: {arguments.output}/cells.png, {arguments.output}/test.json")
+    print(", ".join(f"{name}: {value:.3f}" for name, value in figures.items()))
+
+
+def draw(path: Path, images: np.ndarray, found: list[Detections], classes: tuple[str, ...], least: float = 0.3) -> None:
+    """Six test images with the boxes whose score is at least 0.3."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.patches import Rectangle
+
+    colours = ("red", "blue", "lime", "orange", "magenta")
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.8), squeeze=False)
+    for axis in axes.ravel():
+        axis.axis("off")
+    for i, axis in zip(range(len(images)), axes.ravel(), strict=False):
+        axis.imshow(images[i])
+        for (x0, y0, x1, y1), score, label in zip(*found[i], strict=True):
+            if score >= least:
+                colour = colours[label % len(colours)]
+                axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2))
+        axis.set_title(f"test image {i}")
+    names = ", ".join(f"{name} {colours[i % len(colours)]}" for i, name in enumerate(classes))
+    figure.suptitle(f"Boxes found with a score of at least {least}: {names}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
