@@ -20,7 +20,7 @@ from gpunet import functional as F
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder that holds dsb2018; default: what GPUNET_DATA names")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--width", type=int, default=12, help="channels of the first level")
     parser.add_argument("--crop", type=int, default=128, help="extent of the parts it is trained on, a multiple of 8")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
@@ -33,14 +33,15 @@ def main() -> None:
     (images, instances), (test_images, test_instances) = (
         data.nuclei(s, arguments.root).arrays for s in ("train", "test")
     )
-    train_set = data.ArrayDataset(stretched(images), (instances > 0).astype(np.int64))
+    nucleus = instances > 0
+    train_set = data.ArrayDataset(stretched(images), nucleus.astype(np.int64), nucleus.astype(np.float32))
     truth = test_instances > 0
 
     normalize = data.Normalize(mean=0.07, std=0.13)
     places = [data.RandomCrop(arguments.crop), data.RandomFlip(), data.RandomVerticalFlip()]
     colours = [data.ColorJitter(brightness=0.2, contrast=0.2)]
     loader = data.DataLoader(
-        train_set, 8, shuffle=True, transform=data.Joint([*places, *colours, normalize], masks=(1,))
+        train_set, 8, shuffle=True, transform=data.Joint([*places, *colours, normalize], masks=(1, 2))
     )
 
     model = models.UNet(3, 2, base=arguments.width, depth=3, batch_norm=True)
@@ -48,11 +49,12 @@ def main() -> None:
     schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
     print(model.summary((arguments.crop, arguments.crop, 3)))
 
-    def loss(logits: gp.Tensor, labels: np.ndarray) -> gp.Tensor:
-        nucleus = F.softmax(logits)[..., 1:]
-        return F.softmax_cross_entropy(logits, labels) + F.dice_loss(nucleus, labels[..., None])
+    def step(model: gp.nn.Module, batch: tuple) -> gp.Tensor:
+        pixels, labels, masks = batch
+        logits = model(pixels)
+        return F.softmax_cross_entropy(logits, labels) + F.dice_loss(F.softmax(logits)[..., 1], masks)
 
-    trainer = gp.Trainer(model, optimizer, loss=loss, metrics=[], schedule=schedule, backend=arguments.backend)
+    trainer = gp.Trainer(model, optimizer, step=step, schedule=schedule, backend=arguments.backend)
     trainer.fit(loader, epochs=arguments.epochs)
 
     (pixels,) = normalize((stretched(test_images),), indices=np.arange(len(test_images)), epoch=0, seed=0)

@@ -23,6 +23,8 @@ class Annotation:
         boxes: (K, 4) float32, (x0, y0, x1, y1) in pixels from the image's upper left corner.
         labels: (K,) int64, positions in the data set's classes.
         segmentations: what fills each box, in COCO's terms: polygons, or a run-length code; () where there are only boxes.
+    Raises:
+        ValueError: other numbers of boxes, labels and segmentations.
     """
 
     path: Path
@@ -30,6 +32,14 @@ class Annotation:
     boxes: np.ndarray
     labels: np.ndarray
     segmentations: tuple[Any, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.labels)
+        if np.shape(self.boxes) != (count, 4) or len(self.segmentations) not in (0, count):
+            raise ValueError(
+                f"Annotation: {self.path} has {count} labels but boxes {np.shape(self.boxes)} and "
+                f"{len(self.segmentations)} segmentations"
+            )
 
     def masks(self) -> np.ndarray:
         """(K, H, W) bool, decoded from the segmentations.

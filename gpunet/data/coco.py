@@ -56,8 +56,10 @@ def coco(
         boxes, kept = checker.usable(np.array([e["bbox"] for e in entries]), extents, str(picture["file_name"]))
         entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
         chosen = np.array([labels[entry["category_id"]] for entry in entries], np.int64)
-        parts = tuple(entry["segmentation"] for entry in entries if entry.get("segmentation"))
-        made.append(Annotation(folder / picture["file_name"], extents, boxes[kept], chosen, parts))
+        parts = tuple(entry.get("segmentation") for entry in entries)
+        made.append(
+            Annotation(folder / picture["file_name"], extents, boxes[kept], chosen, parts if all(parts) else ())
+        )
     checker.warn()
     return BoxDataset(made, [category["name"] for category in categories], size)
 

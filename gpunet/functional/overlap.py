@@ -20,14 +20,16 @@ def dice_loss(probabilities: Tensor, targets: Any, *, smooth: float = 1.0) -> Te
     It weighs a class by its overlap, not by its pixels, so a small foreground counts as much as a large one.
 
     Args:
-        probabilities: (N, H, W, K), from 0 to 1, such as a softmax's or a part of its channels.
-        targets: the same shape, from 0 to 1, no gradient: 1 where a pixel is of a class.
+        probabilities: (N, H, W, K), or (N, H, W) of one class, from 0 to 1, such as a softmax's channels or some of them.
+        targets: floats of the same shape, from 0 to 1, no gradient: 1 where a pixel is of the class.
         smooth: makes the coefficient of an absent class 1 where nothing is predicted of it, without a division by 0.
     """
     expect_tensor("dice_loss", "probabilities", probabilities)
     target = _beside("dice_loss", probabilities, targets)
-    if probabilities.ndim != 4:
-        raise ValueError(f"dice_loss: probabilities have shape {probabilities.shape} but take (N, H, W, K)")
+    if probabilities.ndim not in (3, 4):
+        raise ValueError(
+            f"dice_loss: probabilities have shape {probabilities.shape} but take (N, H, W, K) or (N, H, W)"
+        )
     if not smooth > 0:
         raise ValueError(f"dice_loss: smooth is {smooth} but must be positive")
     common = (probabilities * target).sum(axis=(1, 2))

@@ -45,6 +45,7 @@ class YOLO(nn.Module):
 
     def __init__(self, anchors: Any, classes: int, *, in_channels: int = 3, base: int = 16) -> None:
         self.anchors, self.classes = _checked_anchors(anchors), classes
+        self._kept: dict[Any, tuple[Tensor, ...]] = {}
         channels = [in_channels, *(base << level for level in range(4))]
         self.backbone = nn.Sequential(
             *(
@@ -75,11 +76,19 @@ class YOLO(nn.Module):
 
     def boxes(self, raw: Tensor) -> Tensor:
         """(N, GH, GW, A, 4) boxes in pixels, (x0, y0, x1, y1), of raw predictions."""
-        cells = _cells(raw.shape[1:3]).astype(np.float32)
+        cells, halves = self._constants(raw)
         centre = (F.sigmoid(raw[..., 0:2]) + cells) * self.stride
         root = 2 * F.sigmoid(raw[..., 2:4])
-        half = root * root * (self.anchors.astype(np.float32) / 2)
+        half = root * root * halves
         return F.concatenate([centre - half, centre + half], axis=4)
+
+    def _constants(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """Columns and rows of the cells, and half of the anchors, beside `raw`: kept, for a captured step uploads nothing."""
+        key = raw.backend.name, raw.dtype, raw.shape[1:3]
+        if key not in self._kept:
+            made = _cells(raw.shape[1:3]), self.anchors / 2
+            self._kept[key] = tuple(tensor(a, dtype=raw.dtype, backend=raw.backend) for a in made)
+        return self._kept[key]
 
     def loss(self, raw: Tensor, targets: Any, *, background: float = 0.5, box: float = 2.0) -> Tensor:
         """Sums over the batch's anchors, divided by the number of those with an object (at least 1):

@@ -122,6 +122,8 @@ def test_masks_that_do_not_fit_raise(tmp_path):
         data.annotate_masks(tmp_path / "x.png", np.ones((2, H, W)), [0])
     with pytest.raises(ValueError, match="boxes_of_masks: mask 1 has no pixel"):
         data.annotate_masks(tmp_path / "x.png", np.stack([disc(6, 7, 4), np.zeros((H, W))]), [0, 0])
+    with pytest.raises(ValueError, match=r"Annotation: .*x\.png has 2 labels but boxes \(1, 4\) and 0 segmentations"):
+        data.Annotation(tmp_path / "x.png", (H, W), np.ones((1, 4)), np.zeros(2, int))
     with pytest.raises(ValueError, match="has boxes but no masks"):
         data.Annotation(tmp_path / "x.png", (H, W), np.ones((1, 4)), np.zeros(1, int)).masks()
 

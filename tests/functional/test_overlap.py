@@ -26,6 +26,8 @@ def test_dice_loss_is_one_minus_the_mean_coefficient(backend, dtype, rng):
     ]
     loss = F.dice_loss(gp.tensor(p, backend=backend), t, smooth=0.5)
     same(loss.numpy(), 1 - np.mean(coefficients), tolerances.ORACLE)
+    one_class = F.dice_loss(gp.tensor(p[..., 0].copy(), backend=backend), t[..., 0], smooth=0.5)
+    same(one_class.numpy(), 1 - np.mean(coefficients[::2]), tolerances.ORACLE)
 
 
 def test_dice_loss_of_the_target_itself_is_zero_and_of_its_opposite_near_one(backend):

@@ -5,6 +5,7 @@ from helpers import check_gradients, host, relative_error
 
 import gpunet as gp
 from gpunet import data, models, optim
+from gpunet.backends import why_unavailable
 from gpunet.models.yolo import BOX, CLASSES, NOTHING, OBJECT, AssignTargets
 from gpunet.vision.boxes import giou
 
@@ -155,6 +156,26 @@ def test_it_learns_to_find_squares(rng):
     found = model.detect(trainer.predict(images))
     best = [giou(each.boxes[:1], box)[0, 0] if len(each.boxes) else 0 for each, box in zip(found, boxes, strict=True)]
     assert np.mean(np.array(best) > 0.5) > 0.8
+
+
+def test_a_captured_step_trains_as_an_eager_one(rng):
+    if why := why_unavailable("emulated"):
+        pytest.skip(why)
+    images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
+    boxes, labels = np.array([[[2, 3, 16, 18.0]]] * 4, np.float32), np.array([[0], [1], [0], [1]])
+    losses = []
+    for capture in (False, True):
+        gp.seed(0)
+        model = models.YOLO([[14, 14]], 2, base=2)
+        loader = data.DataLoader(
+            data.ArrayDataset(images, boxes, labels), 2, transform=model.targets((32, 32)), prefetch=0
+        )
+        trainer = gp.Trainer(
+            model, optim.SGD(model.parameters(), lr=0.01), loss=model.loss, metrics=[], backend="emulated",
+            capture=capture, progress=False,
+        )  # fmt: skip
+        losses.append([row["loss"] for row in trainer.fit(loader, epochs=2).rows])
+    assert losses[0] == losses[1]
 
 
 def test_predictions_are_the_same_on_every_backend(backend, model, rng):
