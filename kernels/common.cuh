@@ -1,12 +1,16 @@
 // What every kernel shares: integer names, the grid-stride loop, loads of one or four elements, activations, reductions.
 //
-// Elements are stored as T and computed in float. NVRTC has no <cstdint> and no INFINITY, hence the names here.
+// Elements are stored as T (float, half or bfloat16) and computed in float. NVRTC has no <cstdint> and no INFINITY, hence the
+// names here.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 typedef long long int64;
 typedef unsigned long long uint64;
 typedef unsigned int uint32;
 typedef unsigned short uint16;
 typedef unsigned char uint8;
+typedef __nv_bfloat16 bfloat16;
 
 // Mark a pointer parameter that may be null; one whose old content is read before it is written over; and one of which this holds
 // where the kernel's `accumulate` is not 0. Empty here; the check of a launch and the count of its bytes read them.
@@ -19,31 +23,43 @@ typedef unsigned char uint8;
     for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x, step_ = (int64)gridDim.x * blockDim.x; i < (count); i += step_)
 
 __device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(half value) { return __half2float(value); }
+__device__ __forceinline__ float to_float(bfloat16 value) { return __bfloat162float(value); }
 
+// To the nearest, ties to even. What is too large becomes infinite, and NaN stays NaN. sm_75 rounds bfloat16 in software.
 __device__ __forceinline__ void from_float(float& to, float value) { to = value; }
+__device__ __forceinline__ void from_float(half& to, float value) { to = __float2half_rn(value); }
+__device__ __forceinline__ void from_float(bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
 
-// v[0 … V - 1] = p[0 … V - 1]. The overload for four floats is one 16-byte load: p must be aligned to 16 bytes.
+// Four elements as one load or store moves them.
+template <int BYTES> struct Four { typedef float4 Bits; };
+template <> struct Four<2> { typedef uint2 Bits; };
+
+// v[0 … V - 1] = p[0 … V - 1]. Four are one load: p must be aligned to 16 bytes, or to 8 if T has two.
 template <int V, typename T>
 __device__ __forceinline__ void load(float (&v)[V], const T* p) {
+    if constexpr (V == 4) {
+        const auto all = *reinterpret_cast<const typename Four<sizeof(T)>::Bits*>(p);
 #pragma unroll
-    for (int u = 0; u < V; ++u) v[u] = to_float(p[u]);
+        for (int u = 0; u < V; ++u) v[u] = to_float(reinterpret_cast<const T*>(&all)[u]);
+    } else {
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = to_float(p[u]);
+    }
 }
 
-template <>
-__device__ __forceinline__ void load<4, float>(float (&v)[4], const float* p) {
-    const float4 all = *reinterpret_cast<const float4*>(p);
-    v[0] = all.x, v[1] = all.y, v[2] = all.z, v[3] = all.w;
-}
-
+// p[0 … V - 1] = v[0 … V - 1], as for `load`.
 template <int V, typename T>
 __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
+    if constexpr (V == 4) {
+        typename Four<sizeof(T)>::Bits all;
 #pragma unroll
-    for (int u = 0; u < V; ++u) from_float(p[u], v[u]);
-}
-
-template <>
-__device__ __forceinline__ void store<4, float>(float* p, const float (&v)[4]) {
-    *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
+        for (int u = 0; u < V; ++u) from_float(reinterpret_cast<T*>(&all)[u], v[u]);
+        *reinterpret_cast<typename Four<sizeof(T)>::Bits*>(p) = all;
+    } else {
+#pragma unroll
+        for (int u = 0; u < V; ++u) from_float(p[u], v[u]);
+    }
 }
 
 // An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1.

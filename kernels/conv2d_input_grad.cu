@@ -12,7 +12,7 @@
 // Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction of KH KW O / groups, the
 // tap outer and the filter inner. Both matrices are read along the filters, which lie next to one another.
 // A stride of s leaves one tap in s x s with a product; the others are added as zeros, so strided layers do s x s work.
-// Alignment: V = 4 needs dy, y, w, dx at 16 bytes, C / groups and O / groups multiples of 4; V = 1 needs nothing.
+// Alignment: V = 4 needs dy, y, w, dx aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
 // Bound: 2 KH KW O / groups FLOP an element of dx: arithmetic from about O = 16 on at 3 x 3.
 
 template <typename T>

@@ -6,6 +6,7 @@
 //   dw[i, j, c, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
 //   db[o] = sum over n, p, q of dy[n, p, q, o]
 //   dy, y (N, OH, OW, O), with a pool as mask   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
+// dw and db are float whatever T is: they are sums over a whole batch, which an optimizer goes on computing with.
 // The gate: y, `f` and mask take dy back through the activation and the pool that were fused into the forward pass, as dy is
 // loaded (gate.cuh).
 //
@@ -15,13 +16,13 @@
 // whichever it is, the sum is the same every time, and no second launch is needed.
 //   128 x 64, 8 x 4 a thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
 // The blocks of the first row tile also add the columns of dy that stand in shared memory: the bias gradient.
-// Alignment: V = 4 needs dy, y, x at 16 bytes, C / groups and O / groups multiples of 4; V = 1 needs nothing.
+// Alignment: V = 4 needs dy, y, x aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
 // Bound: 2 N OH OW FLOP an element of dw: arithmetic, as the forward pass; the partial sums are splits |w| floats.
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ x, T* __restrict__ ADDED_TO dw, T* __restrict__ OR_NULL ADDED_TO db, Geometry g,
+        const T* __restrict__ x, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,
         Activation f, int accumulate) {
     const int taken = g.C / g.groups, made = g.O / g.groups;
     const int64 weights = (int64)g.KH * g.KW * taken * g.O;
@@ -39,15 +40,15 @@ __global__ void conv2d_weight_grad_simple(
                     load_output_grad<1>(v, dy, y, mask, g, n, p, q, o, f);
                     sum += bias ? v[0] : v[0] * to_float(x[((n * g.H + row) * g.W + col) * g.C + o / made * taken + c]);
                 }
-        T* out = bias ? db + o : dw + idx;
-        from_float(*out, accumulate ? to_float(*out) + sum : sum);
+        float* out = bias ? db + o : dw + idx;
+        *out = accumulate ? *out + sum : sum;
     }
 }
 
 // out[at + j] = (out[at + j] if accumulate) + partial[at + j] + partial[stride + at + j] + …, for the columns below `columns`.
-template <int RN, typename T>
+template <int RN>
 __device__ __forceinline__ void add_splits(
-        const float* partial, int64 stride, int splits, T* out, int64 at, int columns, int accumulate) {
+        const float* partial, int64 stride, int splits, float* out, int64 at, int columns, int accumulate) {
     float sum[RN] = {};
     for (int s = 0; s < splits; ++s)
 #pragma unroll
@@ -55,14 +56,14 @@ __device__ __forceinline__ void add_splits(
             if (j < columns) sum[j] += partial[s * stride + at + j];
 #pragma unroll
     for (int j = 0; j < RN; ++j)
-        if (j < columns) from_float(out[at + j], accumulate ? to_float(out[at + j]) + sum[j] : sum[j]);
+        if (j < columns) out[at + j] = accumulate ? out[at + j] + sum[j] : sum[j];
 }
 
 template <typename T, int TM, int TN, int RM, int RN, int V>
 __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ x, float* __restrict__ UPDATED partial_w, float* __restrict__ OR_NULL UPDATED partial_b,
-        int* __restrict__ UPDATED arrivals, T* __restrict__ ADDED_TO dw, T* __restrict__ OR_NULL ADDED_TO db, Geometry g,
+        int* __restrict__ UPDATED arrivals, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,
         Activation f, int pixels_a_split, int accumulate) {
     __shared__ Tile<TM, TN> tile;
     __shared__ bool last;

@@ -1,10 +1,11 @@
 #include "common.cuh"
 // Elementwise operations and movement.
 //   unary: y[i] = op(a[i])    binary: y[i] = op(a[i], b[i]), axes of extent 1 repeated    fill: y[i] = value
+//   cast: y[i] = a[i] in another float type, to the nearest, ties to even
 //   strided_copy: to[at(i)] = from[at(i)], which is transpose, get_slice, put_slice and concatenate
 // Extents and strides count elements; a repeated axis has stride 0, a reversed one a negative stride. The host joins axes
 // that can be walked as one, so equal shapes arrive as rank 1.
-// Bound: memory, 4 bytes an element for each array. A transposed copy reads or writes with a stride, at a part of the bandwidth.
+// Bound: memory, the bytes of an element for each array. A transposed copy reads or writes with a stride, at a part of the bandwidth.
 
 #define MAX_RANK 8
 
@@ -75,6 +76,11 @@ __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op
         }
         from_float(y[i], result);
     }
+}
+
+template <typename From, typename To>
+__global__ void cast(const From* __restrict__ a, To* __restrict__ y, int64 count) {
+    GRID_STRIDE_LOOP(i, count) from_float(y[i], to_float(a[i]));
 }
 
 template <typename T>

@@ -8,7 +8,7 @@
 // Tiling (`_tiled`): TM x TN results a block as in tile.cuh. Either operand is read along the axis in which it lies in memory
 // (the reduction for a and for b's transpose, the results for b and for a's transpose) and stored with the reduction
 // outermost.   64 x 64, 4 x 4 a thread;   128 x 16, 4 x 2: up to 16 columns, as a classifier's last layer has.
-// Alignment: V = 4 needs a, gate_y, b, y at 16 bytes and M (if a is transposed), K (unless a is and b is not), P multiples
+// Alignment: V = 4 needs a, gate_y, b, y aligned to four elements and M (if a is transposed), K (unless a is and b is not), P multiples
 // of 4; V = 1 needs nothing.
 // Bound: 2 M K P FLOP: arithmetic unless M or P is below about 32, then the bytes of the other operand.
 

@@ -8,7 +8,7 @@
 //
 // Backward gathers: a pixel looks at the windows that hold it, adds dy of those whose mask names it, and is written once.
 // So overlapping windows need no atomics, and one byte an output element is all that the forward pass leaves behind.
-// V: channels a thread takes; 4 needs x, y, dy, dx at 16 bytes and C a multiple of 4.
+// V: channels a thread takes; 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4.
 // Bound: memory; 4 bytes an element of x read, 5 bytes an element of y written (forward), the same the other way backward.
 
 template <typename T, typename M, int V>

@@ -44,7 +44,7 @@ __device__ __forceinline__ void multiply_tile(const Tile<TM, TN>& tile, float (&
     }
 }
 
-// y[at + j] = v[j] for the columns below `columns`; by 16 bytes where V and RN are 4, for then columns is a multiple of 4.
+// y[at + j] = v[j] for the columns below `columns`; four at once where V and RN are 4, for then columns is a multiple of 4.
 template <int V, int RN, typename T>
 __device__ __forceinline__ void store_columns(T* y, int64 at, const float (&v)[RN], int columns) {
     if constexpr (V == 4 && RN == 4) {

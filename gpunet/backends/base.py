@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+import ml_dtypes  # noqa: F401 - gives NumPy the dtype name "bfloat16"
 import numpy as np
 
 from gpunet.augmentation import Augmentation
@@ -163,6 +164,10 @@ class Backend(ABC):
         """One of `BINARY` with NumPy's broadcasting; `out` may be `a`. Both of one dtype."""
 
     @abstractmethod
+    def cast(self, a: Array, dtype: Any) -> Array:
+        """`a` in another float dtype, rounded to the nearest, ties to even; `a` itself if it has that dtype."""
+
+    @abstractmethod
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         """Sum over sorted, non-negative `axes`, which are dropped; float32 sums are accumulated in float32 or wider."""
 
@@ -246,7 +251,7 @@ class Backend(ABC):
 
         Args:
             gate: as for `conv2d_input_grad`.
-            out, bias_out: where to write dw and db.
+            out, bias_out: where to write dw and db; float32 where dy and x are of 16 bits, as the gradients are then.
             accumulate: add to what `out` and `bias_out` hold.
         """
 
@@ -382,7 +387,8 @@ class Backend(ABC):
         With p = softmax(logits) and target t = (1 - smoothing) onehot + smoothing / K, a row's loss is
         -sum over k of weight[k] t[k] log p[k], 0 where the label is `ignore_index`; the loss, shape (), is the sum of the
         rows' over the sum of the labels' weights (0 where those are 0). dlogits (R, K) is its gradient; correct,
-        int32 shape (), counts the rows whose first largest logit is the label's.
+        int32 shape (), counts the rows whose first largest logit is the label's. On CUDA, loss and `weight` are float32 also
+        where the logits are of 16 bits.
         """
 
     @abstractmethod

@@ -15,7 +15,15 @@ from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
 from gpunet.backends.cuda_training import CudaTraining
 from gpunet.cuda.arrays import Arrays
-from gpunet.cuda.instantiations import CONV_TILES, MASKS, MATMUL_TILES, WEIGHT_GRAD_TILES, instance
+from gpunet.cuda.instantiations import (
+    CONV_TILES,
+    ELEMENTS,
+    MASKS,
+    MATMUL_TILES,
+    WEIGHT_GRAD_TILES,
+    instance,
+    pool_vectors,
+)
 from gpunet.cuda.recording import Recording, RecordingArrays, RecordingLauncher
 from gpunet.geometry import Geometry
 
@@ -32,7 +40,7 @@ TILE_K = 16
 
 
 def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool) -> Tile:
-    """The tile for rows x cols results: a pure function of shape and of whether 16-byte loads are allowed."""
+    """The tile for rows x cols results: a pure function of shape and of whether loads of four elements are allowed."""
     allowed = [t for t in tiles if t[4] == 1 or vector]
     narrow = [t for t in allowed if t[1] == 16]
     if cols <= 16 and narrow:
@@ -58,7 +66,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take
-    float32; anything else raises TypeError and says so.
+    float32; convolutions, products, pooling, activations, dropout, elementwise arithmetic and softmax cross entropy also
+    float16 and bfloat16, in which arrays are stored while sums are float32. Anything else raises TypeError and says so.
     """
 
     # ---- convolution
@@ -74,41 +83,50 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
         g = geometry
-        self._expect("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
+        element = self._element("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
         _check_pool("conv2d_forward", g, pool)
         pooled = pool is not None
-        y = self.arrays.empty(g.y_shape if pool is None else pool.y_shape, np.float32)
+        y = self.arrays.empty(g.y_shape if pool is None else pool.y_shape, x.dtype)
         mask = None if pool is None else self.arrays.empty(pool.y_shape, np.uint8)
         args = x, w, b, y, mask, geometry_fields(g), activation_fields(activation)
         if self.simple:
-            kind = f"float, {str(pooled).lower()}"
+            kind = f"{element}, {str(pooled).lower()}"
             self._each("conv2d_forward_simple", y.size, *args, element=kind, flops=2 * g.multiply_adds)
         else:
             rows = y.size // g.filters * (4 if pooled else 1)
-            self._conv("conv2d_forward_tiled", g, rows, g.filters, self._aligned(x, w, y), args, pooled)
+            self._conv("conv2d_forward_tiled", element, g, rows, g.filters, self._aligned(x, w, y), args, pooled)
         return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
         g = geometry
-        self._expect("conv2d_input_grad", w=(w, g.w_shape))
         gate = self._checked_gate("conv2d_input_grad", dy, g, gate)
-        dx = self.arrays.empty(g.x_shape, np.float32)
+        element = self._element("conv2d_input_grad", dy=(dy, None), w=(w, g.w_shape))
+        dx = self.arrays.empty(g.x_shape, dy.dtype)
         args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
         if self.simple:
-            self._each("conv2d_input_grad_simple", dx.size, *args, flops=2 * g.multiply_adds)
+            self._each("conv2d_input_grad_simple", dx.size, *args, element=element, flops=2 * g.multiply_adds)
         else:
             aligned = self._aligned(dy, gate.y, w, dx)
-            self._conv("conv2d_input_grad_tiled", g, dx.size // g.x_shape[3], g.x_shape[3], aligned, args)
+            rows = dx.size // g.x_shape[3]
+            self._conv("conv2d_input_grad_tiled", element, g, rows, g.x_shape[3], aligned, args)
         return dx
 
     def _conv(
-        self, kernel: str, g: Geometry, rows: int, channels: int, aligned: bool, args: Any, *options: object
+        self,
+        kernel: str,
+        element: str,
+        g: Geometry,
+        rows: int,
+        channels: int,
+        aligned: bool,
+        args: Any,
+        *options: object,
     ) -> None:
         """Launch a tiled convolution whose results are `rows` pixels of so many channels."""
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g))
         blocks = count_tiles(rows, cols, tile) * g.groups
-        kernel = instance(kernel, "float", *tile, *options)
+        kernel = instance(kernel, element, *tile, *options)
         self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
 
     def _checked_gate(self, operation: str, dy: Array, g: Geometry, gate: Gate | None) -> Gate:
@@ -116,7 +134,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         gate = gate or Gate(None, None)
         _check_pool(operation, g, gate.pool)
         shape = g.y_shape if gate.pool is None else gate.pool.y_shape
-        self._expect(operation, dy=(dy, shape), gate=(gate.y, shape))
+        self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
         if (gate.mask is None) != (gate.pool is None) or (gate.mask is not None and gate.mask.shape != shape):
             got = "none" if gate.mask is None else f"shape {gate.mask.shape}"
             raise ValueError(f"{operation}: the gate's mask is {got} but its pool takes {shape}")
@@ -135,8 +153,9 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         accumulate: bool = False,
     ) -> tuple[Array, Array | None]:
         g = geometry
-        self._expect("conv2d_weight_grad", x=(x, g.x_shape), out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)))
+        self._expect("conv2d_weight_grad", out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)))
         gate = self._checked_gate("conv2d_weight_grad", dy, g, gate)
+        element = self._element("conv2d_weight_grad", dy=(dy, None), x=(x, g.x_shape))
         _check_accumulate("conv2d_weight_grad", accumulate, bias_out if out is None and bias else out)
         if accumulate and out is None:  # only one of them adds to something: to the other's zeros
             out = self.full(g.w_shape, 0.0, np.float32)
@@ -148,8 +167,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         opened = dy, gate.y, gate.mask, x
         if self.simple:
             count = dw.size + g.filters * bias
-            written = dw, db, *common, int(accumulate)
-            self._each("conv2d_weight_grad_simple", count, *opened, *written, flops=2 * g.multiply_adds)
+            args = *opened, dw, db, *common, int(accumulate)
+            self._each("conv2d_weight_grad_simple", count, *args, element=element, flops=2 * g.multiply_adds)
             return dw, db
         pixels, cols = int(np.prod(g.y_shape[:3])), g.filters // g.groups
         rows = dw.size // g.filters
@@ -160,7 +179,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(
-            instance("conv2d_weight_grad_tiled", "float", *tile), tiles * splits, THREADS,
+            instance("conv2d_weight_grad_tiled", element, *tile), tiles * splits, THREADS,
             (*opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, each, int(accumulate)),
             flops=2 * g.multiply_adds,
         )  # fmt: skip
@@ -181,7 +200,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         out: Array | None = None,
         accumulate: bool = False,
     ) -> Array:
-        self._expect("matmul", a=(a, None), b=(b, None))
+        self._element("matmul", a=(a, None), b=(b, None))
         if a.ndim != 2 or b.ndim != 2:
             raise ValueError(f"matmul: a has shape {a.shape} and b {b.shape} but both take 2 axes")
         m, depth = a.shape[::-1] if transpose_a else a.shape
@@ -191,9 +210,11 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         if accumulate and (bias is not None or activation is not None):
             raise ValueError("matmul: accumulate adds a plain product, without bias or activation")
         gate = gate or Gate(None, None)
-        self._expect("matmul", gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
+        element = self._element(
+            "matmul", a=(a, None), gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p))
+        )
         _check_accumulate("matmul", accumulate, out)
-        y = self._out("matmul", out, (m, p))
+        y = self._out("matmul", out, (m, p), a.dtype)
         product = {
             "M": m, "K": depth, "P": p,
             "transpose_a": int(transpose_a), "transpose_b": int(transpose_b), "accumulate": int(accumulate),
@@ -201,47 +222,50 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         args = a, gate.y, b, bias, y, product, activation_fields(gate.activation), activation_fields(activation)
         flops = 2 * m * depth * p
         if self.simple:
-            self._each("matmul_simple", y.size, *args, flops=flops)
+            self._each("matmul_simple", y.size, *args, element=element, flops=flops)
         elif y.size:
             by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
             tile = select_tile(MATMUL_TILES, m, p, vector=by_four and self._aligned(a, gate.y, b, y))
-            kernel = instance("matmul_tiled", "float", *tile, transpose_a, transpose_b)
+            kernel = instance("matmul_tiled", element, *tile, transpose_a, transpose_b)
             self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args, flops=flops)
         return y
 
     # ---- pooling
 
     def max_pool2d_forward(self, x: Array, *, geometry: Geometry) -> tuple[Array, Array]:
-        self._expect("max_pool2d_forward", x=(x, geometry.x_shape))
-        y = self.arrays.empty(geometry.y_shape, np.float32)
+        self._element("max_pool2d_forward", x=(x, geometry.x_shape))
+        y = self.arrays.empty(geometry.y_shape, x.dtype)
         mask = self.arrays.empty(geometry.y_shape, geometry.mask_dtype)
         self._pool("max_pool2d_forward", y.size, (x, y), mask, x, y, mask, geometry_fields(geometry))
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
-        self._expect("max_pool2d_backward", dy=(dy, geometry.y_shape))
+        self._element("max_pool2d_backward", dy=(dy, geometry.y_shape))
         if mask.shape != dy.shape:
             raise ValueError(f"max_pool2d_backward: mask has shape {mask.shape} but takes {dy.shape}")
-        dx = self.arrays.empty(geometry.x_shape, np.float32)
+        dx = self.arrays.empty(geometry.x_shape, dy.dtype)
         self._pool("max_pool2d_backward", dx.size, (dy, dx), mask, dy, mask, dx, geometry_fields(geometry))
         return dx
 
     def _pool(self, kernel: str, count: int, floats: tuple[Array, ...], mask: Array, *args: Any) -> None:
         """Launch max pooling, four channels a thread where every load of them is aligned."""
+        dtype, kind = floats[0].dtype.name, mask.dtype.name
         vector = not self.simple and floats[0].shape[3] % 4 == 0 and self._aligned(*floats)
-        v = 4 if vector else 1
-        self._each(kernel, count // v, *args, element=f"float, {MASKS[mask.dtype.name]}, {v}")
+        v = pool_vectors(dtype, kind)[0] if vector else 1
+        self._each(kernel, count // v, *args, element=f"{ELEMENTS[dtype]}, {MASKS[kind]}, {v}")
 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
-        self._expect("avg_pool2d_forward", x=(x, geometry.x_shape))
-        y = self.arrays.empty(geometry.y_shape, np.float32)
-        self._each("avg_pool2d_forward", y.size, x, y, geometry_fields(geometry), int(count_padding))
+        element = self._element("avg_pool2d_forward", x=(x, geometry.x_shape))
+        y = self.arrays.empty(geometry.y_shape, x.dtype)
+        args = x, y, geometry_fields(geometry), int(count_padding)
+        self._each("avg_pool2d_forward", y.size, *args, element=element)
         return y
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
-        self._expect("avg_pool2d_backward", dy=(dy, geometry.y_shape))
-        dx = self.arrays.empty(geometry.x_shape, np.float32)
-        self._each("avg_pool2d_backward", dx.size, dy, dx, geometry_fields(geometry), int(count_padding))
+        element = self._element("avg_pool2d_backward", dy=(dy, geometry.y_shape))
+        dx = self.arrays.empty(geometry.x_shape, dy.dtype)
+        args = dy, dx, geometry_fields(geometry), int(count_padding)
+        self._each("avg_pool2d_backward", dx.size, *args, element=element)
         return dx
 
 

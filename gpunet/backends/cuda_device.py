@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from gpunet.backends.base import ACTIVATIONS, Activation, Array, Backend
 from gpunet.cuda.arrays import Arrays, View, view, walk
 from gpunet.cuda.capture import Recorder
-from gpunet.cuda.instantiations import MOVED, instance
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
 from gpunet.cuda.launcher import Launcher
 
 THREADS = 256
@@ -36,7 +36,8 @@ class CudaDevice(Backend, ABC):
         name: the backend's.
     """
 
-    dtypes = ("float32",)
+    dtypes = tuple(ELEMENTS)
+    """float32, and the 16-bit dtypes as storage for primitives that add up in float32; the others take float32 alone."""
 
     def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
         self.name = name
@@ -62,7 +63,7 @@ class CudaDevice(Backend, ABC):
     def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
         y = self.arrays.empty(shape, dtype)
         kind = np.dtype(dtype)
-        self._each("fill", y.size, y, y.size, kind.type(value), element=self._moved("full", kind))
+        self._each("fill", y.size, y, y.size, kind.type(value).item(), element=self._moved("full", kind))
         return y
 
     def copy(self, a: Array, *, out: Array | None = None) -> Array:
@@ -103,13 +104,34 @@ class CudaDevice(Backend, ABC):
         return self._counts[-1][:count]
 
     def _aligned(self, *arrays: Array | None) -> bool:
-        """Whether 16-byte loads may start at every array."""
-        return all(a is None or self.arrays.pointer(a) % 16 == 0 for a in arrays)
+        """Whether loads of four elements may start at every array."""
+        return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
 
     # ---- checks
 
     def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
         """Each array, if there is one, is this device's float32 and of the shape given beside it, if one is."""
+        self._check(operation, ("float32",), arrays)
+
+    def _element(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> str:
+        """The C type of the arrays, which are all of one of `dtypes`, after the checks of `_expect`."""
+        given = [(name, array) for name, (array, _) in arrays.items() if array is not None]
+        self._check(operation, self.dtypes, arrays)
+        first, reference = given[0]
+        for name, array in given:
+            if array.dtype != reference.dtype:
+                raise TypeError(
+                    f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: "
+                    "CUDA takes one dtype; convert one of them with functional.cast"
+                )
+        return ELEMENTS[reference.dtype.name]
+
+    def _check(
+        self,
+        operation: str,
+        dtypes: tuple[str, ...],
+        arrays: Mapping[str, tuple[Array | None, Sequence[int] | None]],
+    ) -> None:
         for name, (array, shape) in arrays.items():
             if array is None:
                 continue
@@ -117,8 +139,8 @@ class CudaDevice(Backend, ABC):
                 raise TypeError(
                     f"{operation}: {name} is {type(array).__name__} but takes an array of this {self.name} device"
                 )
-            if array.dtype.name not in self.dtypes:
-                raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(self.dtypes)}")
+            if array.dtype.name not in dtypes:
+                raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(dtypes)}")
             if shape is not None and array.shape != tuple(shape):
                 raise ValueError(f"{operation}: {name} has shape {array.shape} but takes {tuple(shape)}")
 

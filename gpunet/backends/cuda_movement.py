@@ -6,13 +6,14 @@ from abc import ABC
 from collections.abc import Sequence
 from itertools import groupby
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet.backends.base import BINARY, UNARY, Array, Index
 from gpunet.backends.cuda_device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.arrays import View, broadcast, view, walk
+from gpunet.cuda.instantiations import ELEMENTS
 
 
 class Reduction(NamedTuple):
@@ -42,19 +43,30 @@ class CudaMovement(CudaDevice, ABC):
     def unary(self, name: str, a: Array) -> Array:
         if name not in UNARY:
             raise ValueError(f"unary: name is {name!r} but takes one of {', '.join(UNARY)}")
-        self._expect(name, a=(a, None))
+        element = self._element(name, a=(a, None))
         y = self.arrays.empty(a.shape, a.dtype)
-        self._each("unary", a.size, a, y, a.size, UNARY.index(name))
+        self._each("unary", a.size, a, y, a.size, UNARY.index(name), element=element)
         return y
 
     def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
         if name not in BINARY:
             raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
-        self._expect(name, a=(a, None), b=(b, None), out=(out, None))
+        element = self._element(name, a=(a, None), b=(b, None), out=(out, None))
         shape = np.broadcast_shapes(a.shape, b.shape)
-        y = self._out(name, out, shape)
+        y = self._out(name, out, shape, a.dtype)
         steps = walk(name, broadcast(a.shape, shape), broadcast(b.shape, shape))
-        self._each("binary", y.size, a, b, y, y.size, steps, BINARY.index(name))
+        self._each("binary", y.size, a, b, y, y.size, steps, BINARY.index(name), element=element)
+        return y
+
+    def cast(self, a: Array, dtype: Any) -> Array:
+        kind = np.dtype(dtype)
+        if kind.name not in self.dtypes:
+            raise TypeError(f"cast: dtype is {kind} but CUDA computes in {', '.join(self.dtypes)}")
+        element = self._element("cast", a=(a, None))
+        if a.dtype == kind:
+            return a
+        y = self.arrays.empty(a.shape, kind)
+        self._each("cast", y.size, a, y, y.size, element=f"{element}, {ELEMENTS[kind.name]}")
         return y
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from gpunet.backends.base import Activation, Array, FlatStorage, Note, Segments
 from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice, activation_fields
 from gpunet.cuda.arrays import Arrays
+from gpunet.cuda.instantiations import instance
 from gpunet.cuda.launcher import Launcher
 from gpunet.random import Stream, drop_threshold
 
@@ -35,15 +36,16 @@ class CudaTraining(CudaDevice, ABC):
     # ---- activations, softmax, losses
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:
-        self._expect("activation_forward", x=(x, None))
+        element = self._element("activation_forward", x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
-        self._each("activation_forward", x.size, x, y, x.size, activation_fields(activation))
+        self._each("activation_forward", x.size, x, y, x.size, activation_fields(activation), element=element)
         return y
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
-        self._expect("activation_backward", dy=(dy, None), y=(y, dy.shape))
+        element = self._element("activation_backward", dy=(dy, None), y=(y, dy.shape))
         dx = self.arrays.empty(dy.shape, dy.dtype)
-        self._each("activation_backward", dy.size, dy, y, dx, dy.size, activation_fields(activation))
+        args = dy, y, dx, dy.size, activation_fields(activation)
+        self._each("activation_backward", dy.size, *args, element=element)
         return dx
 
     def gelu_forward(self, x: Array) -> Array:
@@ -81,7 +83,8 @@ class CudaTraining(CudaDevice, ABC):
         self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
-        self._expect("softmax_cross_entropy", logits=(logits, None), weight=(weight, (classes,)))
+        element = self._element("softmax_cross_entropy", logits=(logits, None))
+        self._expect("softmax_cross_entropy", weight=(weight, (classes,)))
         if labels.shape != (rows,):
             raise ValueError(f"softmax_cross_entropy: labels have shape {labels.shape} but take {(rows,)}")
         asked = {
@@ -89,18 +92,18 @@ class CudaTraining(CudaDevice, ABC):
             "ignores": int(ignore_index is not None), "ignored": ignore_index or 0,
         }  # fmt: skip
         empty, launch = self.arrays.empty, self.launcher.launch
-        dlogits, loss, correct = empty(logits.shape, np.float32), empty((), np.float32), empty((), np.int32)
+        dlogits, loss, correct = empty(logits.shape, logits.dtype), empty((), np.float32), empty((), np.int32)
         if classes <= SMALL_CLASSES and (self.simple or rows <= SMALL_ROWS):
             threads = min(-(-rows // 32) * 32, SMALL_THREADS)
             args = logits, labels, weight, dlogits, loss, correct, asked
-            launch("softmax_cross_entropy_simple<float>", 1, threads, args)
+            launch(instance("softmax_cross_entropy_simple", element), 1, threads, args)
             return loss, dlogits, correct
         counters, blocks = min(-(-rows // THREADS), PARTIALS), min(-(-rows // ROWS_A_BLOCK), PARTIALS)
         totals, losses = empty((counters,), np.float32), empty((blocks,), np.float32)
         corrects = empty((blocks,), np.int32)
         launch("softmax_cross_entropy_total", counters, THREADS, (labels, weight, totals, asked))
         launch(
-            "softmax_cross_entropy_rows<float>", blocks, THREADS,
+            instance("softmax_cross_entropy_rows", element), blocks, THREADS,
             (logits, labels, weight, totals, counters, dlogits, losses, corrects, asked),
         )  # fmt: skip
         launch("softmax_cross_entropy_mean", 1, THREADS, (losses, corrects, blocks, loss, correct))
@@ -140,12 +143,13 @@ class CudaTraining(CudaDevice, ABC):
         return self._dropout("dropout_backward", dy, p, stream)
 
     def _dropout(self, operation: str, x: Array, p: float, stream: Stream) -> Array:
-        self._expect(operation, x=(x, None))
+        element = self._element(operation, x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
         threshold, scale = drop_threshold(p)
         if x.size:
             blocks = min(-(-x.size // (16 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch("dropout<float>", blocks, THREADS, (x, y, x.size, *_stream(stream), threshold, scale))
+            kernel, fields = instance("dropout", element), _stream(stream)
+            self.launcher.launch(kernel, blocks, THREADS, (x, y, x.size, *fields, threshold, scale))
         return y
 
     # ---- updates

@@ -70,6 +70,10 @@ class HostBackend(Backend):
             raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
         return np.asarray(getattr(np, name)(a, b, out=out))
 
+    @QUIET
+    def cast(self, a: Array, dtype: Any) -> Array:
+        return a.astype(dtype, copy=False)
+
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.asarray(a.sum(axis=axes))
 

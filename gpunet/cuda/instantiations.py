@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 
+ELEMENTS = {"float32": "float", "float16": "half", "bfloat16": "bfloat16"}
+"""dtypes that kernels compute with, and their C types: storage, for all of them add up in float32."""
 CONV_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
 """(TM, TN, RM, RN, V) of conv2d_forward and conv2d_input_grad: rows and columns of a block's results, of a thread's,
-and the neighbouring channels that one load takes: 4 needs 16-byte alignment, 1 needs none."""
+and the neighbouring channels that one load takes: 4 needs the alignment of four elements, 1 needs none."""
 WEIGHT_GRAD_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (64, 16, 2, 2, 1))
 MATMUL_TILES = ((64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
 """dtype of a max-pool mask to C type."""
 MOVED = {
     "float32": "float", "float64": "double", "int32": "int", "int64": "int64", "uint8": "uint8", "uint64": "uint64",
-    "uint16": "uint16", "bool": "bool",
+    "uint16": "uint16", "bool": "bool", "float16": "half", "bfloat16": "bfloat16",
 }  # fmt: skip
-"""dtypes that are filled, copied and gathered, but not computed with, and their C types."""
+"""dtypes that are filled, copied and gathered, and their C types."""
 
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
 _NORM_SIMPLE = tuple(f"{kernel}_simple" for kernel in _NORM)
@@ -28,51 +30,70 @@ def instance(kernel: str, *arguments: object) -> str:
     return f"{kernel}<{', '.join(words)}>" if words else kernel
 
 
-def _tiled(kernel: str, tiles: tuple[tuple[int, ...], ...]) -> list[str]:
-    return [instance(kernel, "float", *tile) for tile in tiles]
+def _each(*kernels: str) -> list[str]:
+    """Instances for every dtype that is computed with."""
+    return [instance(kernel, t) for kernel, t in product(kernels, ELEMENTS.values())]
+
+
+def _tiled(kernel: str, tiles: tuple[tuple[int, ...], ...], *options: tuple[bool, ...]) -> list[str]:
+    """Instances for every dtype, tile and option."""
+    variants = product(ELEMENTS.values(), tiles, *options)
+    return [instance(kernel, t, *tile, *option) for t, tile, *option in variants]
+
+
+def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
+    """Channels a thread of a max pool may take: where the mask or the elements are rare, one alone."""
+    return (4, 1) if dtype == "float32" or mask == "uint8" else (1,)
 
 
 @cache
 def instantiations() -> dict[str, tuple[str, ...]]:
     """Name expressions of every instance, by file."""
     moved = tuple(MOVED.values())
-    pool = [("float", mask, v) for mask, v in product(MASKS.values(), (4, 1))]
+    pool = [
+        (ELEMENTS[dtype], MASKS[mask], v)
+        for dtype, mask in product(ELEMENTS, MASKS)
+        for v in pool_vectors(dtype, mask)
+    ]
     flags = (False, True)
     listed = {
-        "activation.cu": [instance(k, "float") for k in ("activation_forward", "activation_backward")],
-        "avg_pool2d.cu": [instance(k, "float") for k in ("avg_pool2d_forward", "avg_pool2d_backward")],
+        "activation.cu": _each("activation_forward", "activation_backward"),
+        "avg_pool2d.cu": _each("avg_pool2d_forward", "avg_pool2d_backward"),
         "batch_norm.cu": [
-            *(instance(k, "float") for k in _NORM_SIMPLE),
-            *(instance(k, "float", v) for k, v in product(_NORM, (4, 1))),
+            *_each(*_NORM_SIMPLE),
+            *(instance(k, t, v) for k, t, v in product(_NORM, ELEMENTS.values(), (4, 1))),
             "batch_norm_moments_merge",
             "batch_norm_sums_merge",
         ],
         "conv2d_forward.cu": [
-            *(instance("conv2d_forward_simple", "float", pool) for pool in flags),
-            *(instance("conv2d_forward_tiled", "float", *tile, pool) for tile, pool in product(CONV_TILES, flags)),
+            *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), flags)),
+            *_tiled("conv2d_forward_tiled", CONV_TILES, flags),
         ],
-        "conv2d_input_grad.cu": ["conv2d_input_grad_simple<float>", *_tiled("conv2d_input_grad_tiled", CONV_TILES)],
+        "conv2d_input_grad.cu": [
+            *_each("conv2d_input_grad_simple"),
+            *_tiled("conv2d_input_grad_tiled", CONV_TILES),
+        ],
         "conv2d_weight_grad.cu": [
-            "conv2d_weight_grad_simple<float>",
+            *_each("conv2d_weight_grad_simple"),
             *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
         ],
         "elementwise.cu": [
-            "unary<float>",
-            "binary<float>",
+            *_each("unary", "binary"),
+            *(instance("cast", *types) for types in permutations(ELEMENTS.values(), 2)),
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
         "gather_augment.cu": [instance("gather_augment", t) for t in ("float", "uint8")],
-        "gelu.cu": ["gelu_forward<float>", "gelu_backward<float>"],
+        "gelu.cu": _each("gelu_forward", "gelu_backward"),
         "matmul.cu": [
-            "matmul_simple<float>",
-            *(instance("matmul_tiled", "float", *tile, ta, tb) for tile, ta, tb in product(MATMUL_TILES, flags, flags)),
+            *_each("matmul_simple"),
+            *_tiled("matmul_tiled", MATMUL_TILES, flags, flags),
         ],
         "max_pool2d.cu": [
             instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), pool)
         ],
         "optimizer.cu": ["gradient_norm_partial", "gradient_norm", "sgd_update", "adam_update"],
         "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
-        "random.cu": ["random_words", "random_uniform<float>", "dropout<float>"],
+        "random.cu": ["random_words", "random_uniform<float>", *_each("dropout")],
         "reduce.cu": [
             instance(k, "float")
             for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")
@@ -81,14 +102,26 @@ def instantiations() -> dict[str, tuple[str, ...]]:
         "softmax.cu": [
             "softmax_forward<float>",
             "softmax_backward<float>",
-            "softmax_cross_entropy_simple<float>",
+            *_each("softmax_cross_entropy_simple"),
             "softmax_cross_entropy_total",
-            "softmax_cross_entropy_rows<float>",
+            *_each("softmax_cross_entropy_rows"),
             "softmax_cross_entropy_mean",
         ],
         "take.cu": [*(instance("take", t) for t in moved), "take_backward<float>"],
     }
     return {file: tuple(expressions) for file, expressions in listed.items()}
+
+
+@cache
+def module_of(expression: str) -> tuple[str, ...]:
+    """The instances that are compiled together with one: those of its file whose first template argument is as wide, so that
+    who computes in float32 never waits for the others."""
+    return tuple(e for e in instantiations()[file_of(expression)] if _halved(e) == _halved(expression))
+
+
+def _halved(expression: str) -> bool:
+    first = expression.partition("<")[2].partition(",")[0].rstrip(">")
+    return first in (ELEMENTS["float16"], ELEMENTS["bfloat16"])
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.cuda import signature, source
-from gpunet.cuda.instantiations import file_of, instantiations
+from gpunet.cuda.instantiations import file_of, module_of
 
 Extent = int | tuple[int, ...]
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
@@ -69,7 +69,8 @@ def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, 
 
 
 class CupyLauncher(Launcher):
-    """Compiles each `.cu` file once for its device and launches on CuPy's current stream.
+    """Compiles each `.cu` file for its device, once for float32 and once for the narrower dtypes, and launches on CuPy's
+    current stream.
 
     Args:
         device: its number.
@@ -79,7 +80,7 @@ class CupyLauncher(Launcher):
     def __init__(self, device: int, owns: Callable[[object], bool]):
         super().__init__(owns)
         self.device = device
-        self._modules: dict[str, Any] = {}
+        self._modules: dict[tuple[str, ...], Any] = {}
         self._functions: dict[str, Any] = {}
 
     def run(
@@ -91,16 +92,16 @@ class CupyLauncher(Launcher):
         with cupy.cuda.Device(self.device):
             function = self._functions.get(kernel)
             if function is None:
-                function = self._functions[kernel] = self._module(file).get_function(kernel)
+                function = self._functions[kernel] = self._module(file, module_of(kernel)).get_function(kernel)
             if shared > DEFAULT_SHARED:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(NULL if a is None else a for a in args), shared_mem=shared)
 
-    def _module(self, file: str) -> Any:
-        if file not in self._modules:
+    def _module(self, file: str, expressions: tuple[str, ...]) -> Any:
+        if expressions not in self._modules:
             import cupy
 
-            self._modules[file] = cupy.RawModule(
-                code=source.read(file), options=("-std=c++17",), name_expressions=list(instantiations()[file])
+            self._modules[expressions] = cupy.RawModule(
+                code=source.read(file), options=("-std=c++17",), name_expressions=list(expressions)
             )
-        return self._modules[file]
+        return self._modules[expressions]

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from gpunet.cuda import source
 
-C_TYPES = {
+C_TYPES: dict[str, Any] = {
     "bool": "?", "char": "i1", "uint8": "u1", "short": "i2", "uint16": "u2", "int": "i4", "uint32": "u4", "int64": "i8",
-    "uint64": "u8", "half": "f2", "float": "f4", "double": "f8",
+    "uint64": "u8", "half": "f2", "bfloat16": ml_dtypes.bfloat16, "float": "f4", "double": "f8",
 }  # fmt: skip
 """C type, as kernels/common.cuh names it, to NumPy dtype."""
 _SPELLINGS = [
@@ -31,6 +32,7 @@ _SPELLINGS = [
         (r"unsigned\s+char|uint8_t", "uint8"), (r"signed\s+char|int8_t", "char"),
         (r"unsigned\s+short(?:\s+int)?|uint16_t", "uint16"), (r"short\s+int|int16_t", "short"),
         (r"unsigned\s+int|unsigned|uint32_t", "uint32"), (r"signed\s+int|signed|int32_t", "int"), (r"__half", "half"),
+        (r"__nv_bfloat16|nv_bfloat16", "bfloat16"),
     )
 ]  # fmt: skip
 """Other spellings of the same types, which kernels from elsewhere use."""

@@ -52,6 +52,7 @@ PRIMITIVES = {
     "copy": (lambda on: on.copy(ones(on, 3)), ["strided_copy<float>"]),
     "unary": (lambda on: on.unary("exp", ones(on, 3)), ["unary<float>"]),
     "binary": (lambda on: on.binary("add", ones(on, 2, 3), ones(on, 3)), ["binary<float>"]),
+    "cast": (lambda on: on.cast(ones(on, 3), "bfloat16"), ["cast<float, bfloat16>"]),
     "sum": (lambda on: on.sum(ones(on, 2, 3), (1,)), ["reduce_sum_rows<float>"]),
     "max": (lambda on: on.max(ones(on, 2, 3), (1,)), ["reduce_max_rows<float>"]),
     "max_backward": (

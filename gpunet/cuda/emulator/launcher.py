@@ -10,7 +10,7 @@ from typing import Any
 from gpunet.cuda import nvrtc, signature, source
 from gpunet.cuda.emulator.arrays import DeviceArray, EmulatedArrays, Storage
 from gpunet.cuda.emulator.machine import Counts, KernelFault, Program, Region, Schedule
-from gpunet.cuda.instantiations import instantiations
+from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.cuda.launcher import Launcher
 from gpunet.cuda.signature import Parameter
 
@@ -193,7 +193,7 @@ class EmulatedLauncher(Launcher):
         """What the last launch did."""
         self.covered: set[tuple[str, int]] = set()
         """(file, line) of the sources, as far as checked launches have executed them."""
-        self._programs: dict[str, Program] = {}
+        self._programs: dict[tuple[str, ...], Program] = {}
 
     def run(
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
@@ -204,19 +204,19 @@ class EmulatedLauncher(Launcher):
 
     def execute(self, work: Work) -> None:
         """Run a launch now, and count it."""
-        self.last = counts = execute(self.program(work.file), work, self.settings)
+        self.last = counts = execute(self.program(work.kernel), work, self.settings)
         self.totals.setdefault(work.kernel, Totals()).add(counts)
         self.covered |= counts.lines
 
-    def program(self, file: str) -> Program:
-        """The kernels of a listed file."""
-        if file not in self._programs:
-            self._programs[file] = Program.from_source(
-                file, source.read(file), instantiations()[file], arch=self.settings.architecture
+    def program(self, kernel: str) -> Program:
+        """A listed instance, with those that are compiled together with it."""
+        file, expressions = file_of(kernel), module_of(kernel)
+        if expressions not in self._programs:
+            self._programs[expressions] = Program.from_source(
+                file, source.read(file), expressions, arch=self.settings.architecture
             )
-        return self._programs[file]
+        return self._programs[expressions]
 
     def lines(self) -> set[tuple[str, int]]:
         """(file, line) of everything that the instances run so far have instructions for."""
-        files = {file: set(expressions) & set(self.totals) for file, expressions in instantiations().items()}
-        return {line for file, run in files.items() for e in run for line in self.program(file).lines(e)}
+        return {line for kernel in self.totals for line in self.program(kernel).lines(kernel)}
