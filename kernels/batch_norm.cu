@@ -6,6 +6,7 @@
 //   input_grad:  dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / rows), without the last term in inference; g itself
 //                is written too where a residual wants it
 //   x, residual, y, dy, dx (rows, C)   gamma, beta, mean, variance, running_* (C,)   gamma null is 1, beta null 0
+// All that belongs to channels is float, whatever T is.
 //
 // Tiling: a block takes `across` times V channels of `rows_a_split` rows; a thread keeps V channels, so their constants stay in
 // registers, and walks down the rows. Neighbouring threads hold neighbouring channels, and where C is small the next rows: a
@@ -13,7 +14,7 @@
 // Moments are exact however far the mean lies from 0: each thread takes UNROLL rows at once, finds their mean and squared
 // distances in registers, and joins them to what it has (Chan, Golub & LeVeque 1983): one division for UNROLL V elements.
 // The `_simple` kernels give a channel or an element to a thread.
-// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array at 16 bytes and C a multiple of 4; V = 1 needs nothing.
+// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array aligned to four elements and C a multiple of 4; V = 1 needs nothing.
 // Bound: memory. Bytes an element, in float: moments 4, forward 8 (12 with residual), sums 12 and input_grad 16 (8 and 12
 // without an activation), and 4 more to write g.
 

@@ -6,6 +6,9 @@ FLOAT32_GRADIENT = 2e-6
 """A gradient in float32 against the reference in float64, on the same float32 inputs."""
 BACKENDS = {"float64": 1e-12, "float32": 4e-6}
 """A primitive of one backend against the reference, by dtype."""
+NARROW = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""A kernel that stores 16 bits against the reference in float64, on inputs of those bits: what rounding its float32 sum once,
+to the nearest, can cost. The same bound holds for each element alone."""
 ORACLE = {"float64": 1e-12, "float32": 1e-6}
 """An operation against SciPy, NumPy or a formula computed in float64, by dtype of the inputs."""
 UPDATE = {"float64": 1e-12, "float32": 2e-6}

@@ -210,9 +210,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         if accumulate and (bias is not None or activation is not None):
             raise ValueError("matmul: accumulate adds a plain product, without bias or activation")
         gate = gate or Gate(None, None)
-        element = self._element(
-            "matmul", a=(a, None), gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p))
-        )
+        element = self._element("matmul", a=(a, None), gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
         _check_accumulate("matmul", accumulate, out)
         y = self._out("matmul", out, (m, p), a.dtype)
         product = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpunet.backends.base import Activation, Array, Moments
 from gpunet.backends.cuda_device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields
-from gpunet.cuda.instantiations import instance
+from gpunet.cuda.instantiations import ELEMENTS, instance
 
 WARP = 32
 PARTIALS = 528
@@ -37,9 +37,10 @@ class CudaNorm(CudaDevice, ABC):
         residual: Array | None = None,
     ) -> tuple[Array, Moments]:
         c = x.shape[-1:]
+        self._element("batch_norm_forward", x=(x, None), residual=(residual, x.shape))
         self._expect(
-            "batch_norm_forward", x=(x, None), gamma=(gamma, c), beta=(beta, c), running_mean=(running_mean, c),
-            running_var=(running_var, c), residual=(residual, x.shape),
+            "batch_norm_forward", gamma=(gamma, c), beta=(beta, c), running_mean=(running_mean, c),
+            running_var=(running_var, c),
         )  # fmt: skip
         rows = _check_rows("batch_norm_forward", x)
         saved = Moments(running_mean, running_var)
@@ -72,9 +73,10 @@ class CudaNorm(CudaDevice, ABC):
     ) -> tuple[Array, Array, Array, Array | None]:
         c = x.shape[-1:]
         y = None if activation is None else y
+        self._element("batch_norm_backward", dy=(dy, x.shape), x=(x, None), y=(y, x.shape))
         self._expect(
-            "batch_norm_backward", dy=(dy, x.shape), x=(x, None), y=(y, x.shape), gamma=(gamma, c),
-            mean=(saved.mean, c), variance=(saved.variance, c), gamma_out=(gamma_out, c), beta_out=(beta_out, c),
+            "batch_norm_backward", gamma=(gamma, c), mean=(saved.mean, c), variance=(saved.variance, c),
+            gamma_out=(gamma_out, c), beta_out=(beta_out, c),
         )  # fmt: skip
         _check_rows("batch_norm_backward", x)
         opens, options = activation_fields(activation), {"eps": eps, "accumulate": int(accumulate)}
@@ -92,25 +94,27 @@ class CudaNorm(CudaDevice, ABC):
     def _moments(self, x: Array, out: tuple[Array, ...], options: dict[str, Any]) -> None:
         """Write (mean, variance, running mean, running variance)."""
         if self.simple:
-            self._each("batch_norm_moments_simple", x.shape[-1], x, *out, norm_fields(x, 1, 1, options))
+            args = x, *out, norm_fields(x, 1, 1, options)
+            self._each("batch_norm_moments_simple", x.shape[-1], *args, element=ELEMENTS[x.dtype.name])
             return
         v, across, splits, each = self._splits(x, self._aligned(x), PARTIALS)
         partial = self.arrays.empty((splits, 2, x.shape[-1]), np.float32)
         fields, blocks = norm_fields(x, across, each, options), _tiles(x, v, across) * splits
-        self.launcher.launch(instance("batch_norm_moments", "float", v), blocks, THREADS, (x, partial, fields))
+        kernel = instance("batch_norm_moments", ELEMENTS[x.dtype.name], v)
+        self.launcher.launch(kernel, blocks, THREADS, (x, partial, fields))
         self.launcher.launch("batch_norm_moments_merge", _tiles(x, 1, WARP), THREADS, (partial, splits, *out, fields))
 
     def _sums(self, given: tuple[Any, ...], out: tuple[Any, ...], options: dict[str, Any], opens: dict) -> None:
         """From (dy, y, x, mean, variance) write (both sums, dgamma, dbeta)."""
         x = given[2]
         if self.simple:
-            fields = norm_fields(x, 1, 1, options)
-            self._each("batch_norm_sums_simple", x.shape[-1], *given, *out, fields, opens)
+            args = *given, *out, norm_fields(x, 1, 1, options), opens
+            self._each("batch_norm_sums_simple", x.shape[-1], *args, element=ELEMENTS[x.dtype.name])
             return
         v, across, splits, each = self._splits(x, self._aligned(*given), PARTIALS)
         partial = self.arrays.empty((splits, 2, x.shape[-1]), np.float32)
         fields, blocks = norm_fields(x, across, each, options), _tiles(x, v, across) * splits
-        kernel = instance("batch_norm_sums", "float", v)
+        kernel = instance("batch_norm_sums", ELEMENTS[x.dtype.name], v)
         self.launcher.launch(kernel, blocks, THREADS, (*given, partial, fields, opens))
         self.launcher.launch("batch_norm_sums_merge", _tiles(x, 1, WARP), THREADS, (partial, splits, *out, fields))
 
@@ -118,12 +122,13 @@ class CudaNorm(CudaDevice, ABC):
         self, kernel: str, x: Array, aligned: bool, args: tuple[Any, ...], options: dict[str, Any], f: dict[str, Any]
     ) -> None:
         """Launch a pass over all elements, in which a thread keeps its channels."""
+        element = ELEMENTS[x.dtype.name]
         if self.simple:
-            self._each(f"{kernel}_simple", x.size, *args, norm_fields(x, 1, 1, options), f)
+            self._each(f"{kernel}_simple", x.size, *args, norm_fields(x, 1, 1, options), f, element=element)
         elif x.size:
             v, across, splits, each = self._splits(x, aligned, MAX_BLOCKS)
             fields, blocks = norm_fields(x, across, each, options), _tiles(x, v, across) * splits
-            self.launcher.launch(instance(kernel, "float", v), blocks, THREADS, (*args, fields, f))
+            self.launcher.launch(instance(kernel, element, v), blocks, THREADS, (*args, fields, f))
 
     def _splits(self, x: Array, aligned: bool, most: int) -> tuple[int, int, int, int]:
         """(V, threads across the channels, splits of the rows, rows of a split), of at most `most` blocks if one a tile of

@@ -49,15 +49,15 @@ class CudaTraining(CudaDevice, ABC):
         return dx
 
     def gelu_forward(self, x: Array) -> Array:
-        self._expect("gelu_forward", x=(x, None))
+        element = self._element("gelu_forward", x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
-        self._each("gelu_forward", x.size, x, y, x.size)
+        self._each("gelu_forward", x.size, x, y, x.size, element=element)
         return y
 
     def gelu_backward(self, dy: Array, x: Array) -> Array:
-        self._expect("gelu_backward", dy=(dy, None), x=(x, dy.shape))
+        element = self._element("gelu_backward", dy=(dy, None), x=(x, dy.shape))
         dx = self.arrays.empty(dy.shape, dy.dtype)
-        self._each("gelu_backward", dy.size, dy, x, dx, dy.size)
+        self._each("gelu_backward", dy.size, dy, x, dx, dy.size, element=element)
         return dx
 
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:

@@ -51,9 +51,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
     """Name expressions of every instance, by file."""
     moved = tuple(MOVED.values())
     pool = [
-        (ELEMENTS[dtype], MASKS[mask], v)
-        for dtype, mask in product(ELEMENTS, MASKS)
-        for v in pool_vectors(dtype, mask)
+        (ELEMENTS[dtype], MASKS[mask], v) for dtype, mask in product(ELEMENTS, MASKS) for v in pool_vectors(dtype, mask)
     ]
     flags = (False, True)
     listed = {

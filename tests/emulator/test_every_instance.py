@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tolerances
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends import cuda, cuda_training, why_unavailable
@@ -17,7 +18,7 @@ from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
 from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
-from gpunet.cuda.instantiations import MOVED, instantiations
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, instantiations
 from gpunet.cuda.signature import parameters
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
@@ -54,37 +55,58 @@ def launcher():
         for busy, backend in ((cuda.BUSY, fast), (1, fast), (cuda.BUSY, simple)):
             patch.setattr(cuda, "BUSY", busy)  # 1: the largest tile that fits, at small sizes
             run_everything(Runs(backend))
+            for dtype in tolerances.NARROW:
+                run_narrow(Runs(backend, dtype))
     return fast.launcher
 
 
 class Runs:
-    """Calls a primitive here and on the reference, and compares."""
+    """Calls a primitive here, on arrays of one dtype, and on the reference, on the same numbers, and compares."""
 
-    def __init__(self, backend):
+    def __init__(self, backend, dtype="float32"):
         self.backend, self.reference, self.rng = backend, ReferenceBackend(), np.random.default_rng(0)
+        self.dtype = np.dtype(dtype)
+        self.error = 2e-4 + 2 * tolerances.NARROW.get(dtype, 0)  # one digit more where a float32 error crossed a tie
 
     def normal(self, *shape):
-        return self.rng.normal(size=shape).astype(np.float32)
+        return self.rounded(self.rng.normal(size=shape))
 
-    def __call__(self, primitive, *args, **options):
-        def on(value):
+    def rounded(self, a):
+        """float32 numbers that the dtype holds."""
+        return a.astype(self.dtype).astype(np.float32)
+
+    def on(self, a):
+        """An array on the device; of float32 numbers in the dtype."""
+        return self.backend.asarray(a.astype(self.dtype) if a.dtype == np.float32 else a)
+
+    def agrees(self, got, expected, message=""):
+        """Assert that an array on the device holds what is expected."""
+        host = self.backend.to_numpy(got)
+        host = host.astype(np.float32) if host.dtype == self.dtype else host
+        np.testing.assert_allclose(host, expected, rtol=self.error, atol=2e-4, err_msg=message)
+
+    def __call__(self, primitive, *args, single=(), **options):
+        """`single`: positions and names of arrays that stay float32."""
+
+        def on(value, where):
             if isinstance(value, np.ndarray):
-                return self.backend.asarray(value)
+                return self.backend.asarray(value) if where in single else self.on(value)
             if isinstance(value, Clock):
-                return value._replace(counters=on(value.counters))
+                return value._replace(counters=self.on(value.counters))
             if isinstance(value, Moments):
-                return Moments(*map(on, value))
-            return value._replace(y=on(value.y), mask=on(value.mask)) if isinstance(value, Gate) else value
+                return Moments(*map(self.backend.asarray, value))
+            if isinstance(value, Gate):
+                return value._replace(y=on(value.y, ""), mask=on(value.mask, ""))
+            return value
 
         with np.errstate(invalid="ignore", divide="ignore"):
             expected = getattr(self.reference, primitive)(*args, **options)
-        got = getattr(self.backend, primitive)(*map(on, args), **{k: on(v) for k, v in options.items()})
+        given = [on(value, i) for i, value in enumerate(args)]
+        got = getattr(self.backend, primitive)(*given, **{name: on(value, name) for name, value in options.items()})
         for mine, theirs in zip(*(r if isinstance(r, tuple) else (r,) for r in (got, expected)), strict=True):
             assert (mine is None) == (theirs is None)
             if mine is not None:
-                np.testing.assert_allclose(
-                    self.backend.to_numpy(mine), theirs, rtol=2e-4, atol=2e-4, err_msg=f"{primitive} {options}"
-                )
+                self.agrees(mine, theirs, f"{primitive} {options}")
         return expected
 
 
@@ -94,10 +116,23 @@ def run_everything(run):
     pools(run)
     normalisation(run)
     rows(run)
+    cross_entropy(run)
     elementwise(run)
+    movement(run)
     random_numbers(run)
     batches(run)
     updates(run)
+
+
+def run_narrow(run):
+    """What 16-bit numbers are computed with."""
+    convolutions(run)
+    products(run)
+    pools(run)
+    normalisation(run)
+    cross_entropy(run)
+    elementwise(run)
+    run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
 
 
 def convolutions(run):
@@ -105,13 +140,13 @@ def convolutions(run):
         options = {"padding": ((1, 1), (2, 0)), "stride": (2, 1), "groups": groups}
         g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
         x, w, b, dy = run.normal(*g.x_shape), run.normal(*g.w_shape), run.normal(filters), run.normal(*g.y_shape)
-        gate = Gate(np.tanh(run.normal(*g.y_shape)), ACTIVATIONS[3])
+        gate = Gate(run.rounded(np.tanh(run.normal(*g.y_shape))), ACTIVATIONS[3])
         run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 4])
         run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, bias=False)
         pool = Geometry.pool(g.y_shape, FUSED_POOL)
-        dy, gate_y = run.normal(*pool.y_shape), np.tanh(run.normal(*pool.y_shape))
+        dy, gate_y = run.normal(*pool.y_shape), run.rounded(np.tanh(run.normal(*pool.y_shape)))
         _, mask = run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 4], pool=pool)
         gate = Gate(gate_y, ACTIVATIONS[3], mask, pool)
         run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
@@ -122,15 +157,11 @@ def products(run):
     for p, ta, tb in product((68, 66, 10), (False, True), (False, True)):
         m, k = (68, 20) if p % 4 == 0 else (67, 19)
         a, b = run.normal(*((k, m) if ta else (m, k))), run.normal(*((p, k) if tb else (k, p)))
-        gate = Gate(np.tanh(run.normal(*a.shape)), ACTIVATIONS[3])
+        gate = Gate(run.rounded(np.tanh(run.normal(*a.shape))), ACTIVATIONS[3])
         run("matmul", a, b, transpose_a=ta, transpose_b=tb, bias=run.normal(p), activation=ACTIVATIONS[1], gate=gate)
         out = run.normal(m, p)
-        got = run.backend.matmul(
-            run.backend.asarray(a), run.backend.asarray(b), transpose_a=ta, transpose_b=tb,
-            out=run.backend.asarray(out), accumulate=True,
-        )  # fmt: skip
-        expected = out + (a.T if ta else a) @ (b.T if tb else b)
-        np.testing.assert_allclose(run.backend.to_numpy(got), expected, rtol=2e-4, atol=2e-4)
+        got = run.backend.matmul(run.on(a), run.on(b), transpose_a=ta, transpose_b=tb, out=run.on(out), accumulate=True)
+        run.agrees(got, out + (a.T if ta else a) @ (b.T if tb else b))
 
 
 def pools(run):
@@ -152,14 +183,17 @@ def normalisation(run):
     for shape, activation, training in cases:
         gamma, beta, mean, x = (run.normal(*extents) for extents in (shape[-1:], shape[-1:], shape[-1:], shape))
         options = {"eps": 1e-3, "training": training, "activation": activation}
-        arrays, residual, results = (x, gamma, beta, mean, mean**2 + 1), run.normal(*shape), []
-        for backend in (run.reference, run.backend):
-            given = [backend.asarray(a.copy()) for a in arrays]
-            added = backend.asarray(residual)
-            results.append(backend.batch_norm_forward(*given, momentum=0.1, residual=added, **options))
-        (y, saved), (got, _) = results
-        np.testing.assert_allclose(run.backend.to_numpy(got), y, rtol=2e-4, atol=2e-4)
-        run("batch_norm_backward", run.normal(*shape), x, y, gamma, saved, residual=True, **options)
+        arrays, residual = (gamma, beta, mean, mean**2 + 1), run.normal(*shape)
+        y, saved = run.reference.batch_norm_forward(
+            x, *(a.copy() for a in arrays), momentum=0.1, residual=residual, **options
+        )
+        of_channels = map(run.backend.asarray, arrays)
+        got, _ = run.backend.batch_norm_forward(
+            run.on(x), *of_channels, momentum=0.1, residual=run.on(residual), **options
+        )
+        run.agrees(got, y)
+        y = run.rounded(y)
+        run("batch_norm_backward", run.normal(*shape), x, y, gamma, saved, residual=True, single=(3,), **options)
 
 
 def rows(run):
@@ -171,25 +205,37 @@ def rows(run):
     logits, dy = run.normal(19, 33), run.normal(19, 33)
     for log in (False, True):
         run("softmax_backward", dy, run("softmax_forward", logits, log=log), log=log)
-    labels = run.rng.integers(0, 33, 19).astype(np.int32)
-    weight = run.rng.uniform(0.5, 2, 33).astype(np.float32)
-    run("softmax_cross_entropy", logits, labels, weight=weight, smoothing=0.1, ignore_index=int(labels[3]))
-    run("softmax_cross_entropy", logits, labels, weight=None, smoothing=0.0, ignore_index=None)
-    many = run.rng.integers(0, 3, cuda_training.SMALL_ROWS + 1).astype(np.int32)
-    run("softmax_cross_entropy", run.normal(len(many), 3), many, weight=weight[:3], smoothing=0.1, ignore_index=1)
     run("sigmoid_cross_entropy", logits, run.rng.uniform(size=(19, 33)).astype(np.float32))
+
+
+def cross_entropy(run):
+    logits, labels = run.normal(19, 33), run.rng.integers(0, 33, 19).astype(np.int32)
+    options = {"weight": run.rng.uniform(0.5, 2, 33).astype(np.float32), "smoothing": 0.1}
+    run("softmax_cross_entropy", logits, labels, ignore_index=int(labels[3]), single=("weight",), **options)
+    run("softmax_cross_entropy", logits, labels, weight=None, smoothing=0.0, ignore_index=None)
+    options["weight"], many = (
+        options["weight"][:3],
+        run.rng.integers(0, 3, cuda_training.SMALL_ROWS + 1).astype(np.int32),
+    )
+    run("softmax_cross_entropy", run.normal(len(many), 3), many, ignore_index=1, single=("weight",), **options)
 
 
 def elementwise(run):
     special = np.resize(np.float32([0.5, -2, 0, 3, np.nan, np.inf]), (3, 5))
     for activation in ACTIVATIONS:
-        run("activation_backward", run.normal(3, 5), run("activation_forward", special, activation), activation)
+        y = run.rounded(run("activation_forward", special, activation))
+        run("activation_backward", run.normal(3, 5), y, activation)
     run("gelu_forward", special[:, :-1].copy())
     run("gelu_backward", run.normal(3, 4), run.normal(3, 4))
     for name in UNARY:
         run("unary", name, special)
     for name in BINARY:
-        run("binary", name, run.rng.uniform(0.5, 2, (4, 1, 5)).astype(np.float32), run.normal(3, 1))
+        run("binary", name, run.rounded(run.rng.uniform(0.5, 2, (4, 1, 5))), run.normal(3, 1))
+    for dtype in ELEMENTS:
+        run.agrees(run.backend.cast(run.on(special), dtype), special)
+
+
+def movement(run):
     taken = np.int64([2, 0, 2])
     for dtype in MOVED:
         a = run.rng.integers(0, 2, (3, 5)).astype(dtype)
