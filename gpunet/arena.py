@@ -2,6 +2,8 @@
 
 A parameter is a segment of the arena, and its arrays are views of it, so that one optimizer kernel, one clip and one
 transfer serve a whole model. Segments start at multiples of 128 bytes; the gaps between them stay zero.
+
+Where operations store 16 bits, they take the parameters from a shadow: the same arena rounded to their dtype.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.base import Array, Backend
+from gpunet.errors import BackendError
 
 ALIGNMENT = 128
 """Bytes: a cache line of the GPU, so that a segment never shares one and 16-byte loads are always aligned."""
@@ -45,6 +48,10 @@ class Arena:
         """Which segments hold a gradient of this step."""
         self.version = 0
         """Counts the changes of `data`: backward through older values raises."""
+        self.shadow: Array | None = None
+        self._rounded = -1  # the version that the shadow is of
+        self.scaling: Array | None = None
+        """State of dynamic loss scaling, see `backends.base.FlatStorage`."""
         self._make_views()
 
     def __len__(self) -> int:
@@ -58,10 +65,41 @@ class Arena:
         """Segment i of a slot, in the parameter's shape."""
         return self._view(self.slots[name], i)
 
+    def keep_shadow(self, dtype: Any) -> None:
+        """Have a shadow in a dtype of 16 bits, which updates write from now on."""
+        if self.shadow is None or self.shadow.dtype != dtype:
+            self.shadow, self._rounded = self.backend.empty((self.size,), dtype), -1
+            self.shadow_views = [self._view(self.shadow, i) for i in range(len(self))]
+
+    def rounded(self, i: int, dtype: Any) -> Array:
+        """Segment i of the shadow in a dtype of 16 bits, in the parameter's shape."""
+        self.keep_shadow(dtype)
+        self.refresh()
+        return self.shadow_views[i]
+
+    def refresh(self) -> None:
+        """Round the shadow anew, if there is one and something other than an update has changed `data` since."""
+        if self.shadow is not None and self._rounded != self.version:
+            self.backend.cast(self.data, self.shadow.dtype, out=self.shadow)
+            self._rounded = self.version
+
+    def count_updates(self, count: int = 1) -> None:
+        """Note that so many updates have changed `data`, and the shadow with it."""
+        if self._rounded == self.version:
+            self._rounded += count
+        self.version += count
+
     def to(self, backend: Backend) -> None:
-        """Move data, gradients and slots together."""
+        """Move data, gradients, slots and the state of loss scaling together.
+
+        Raises:
+            BackendError: the loss is scaled, and the backend computes without.
+        """
         if backend is self.backend:
             return
+
+        if self.scaling is not None and not backend.narrow:
+            raise BackendError(f"arena: losses are scaled for float16, which {backend.name} does not compute in")
 
         def moved(array: Array) -> Array:
             host = self.backend.to_numpy(array)
@@ -70,6 +108,8 @@ class Arena:
 
         self.data, self.grad = moved(self.data), moved(self.grad)
         self.slots = {name: moved(slot) for name, slot in self.slots.items()}
+        self.scaling = None if self.scaling is None else moved(self.scaling)
+        self.shadow = None
         self.backend = backend
         self._make_views()
 

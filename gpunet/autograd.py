@@ -143,6 +143,10 @@ class Tensor:
         """
         backward(self, grad, retain_graph=retain_graph)
 
+    def operand(self, dtype: np.dtype) -> Array:
+        """The array that an operation of `dtype` takes."""
+        return self.data
+
     def _owner(self) -> Tensor | None:
         """The leaf whose memory this is; None for results of operations, which nothing overwrites."""
         return self._viewed if self._viewed is not None or self._function is not None else self
@@ -200,7 +204,11 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A tensor that an optimizer updates. Once it has one, its data and gradient are views of the optimizer's arena."""
+    """A tensor that an optimizer updates. Once it has one, its data and gradient are views of the optimizer's arena.
+
+    Beside tensors of 16 bits, on a backend that only stores these, a float32 parameter is taken rounded to their dtype; it and
+    its gradient stay float32.
+    """
 
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = True):
         self.arena: Arena | None = None
@@ -252,6 +260,12 @@ class Parameter(Tensor):
     @version.setter
     def version(self, value: int) -> None:
         self._version = value
+
+    def operand(self, dtype: np.dtype) -> Array:
+        """The array that an operation of `dtype` takes: rounded, where that is of 16 bits and sums are float32."""
+        if dtype == self.dtype or dtype.name not in self.backend.narrow:
+            return self.data
+        return self.backend.cast(self._data, dtype) if self.arena is None else self.arena.rounded(self.segment, dtype)
 
     def _check_shape(self, what: str, array: Array) -> None:
         if tuple(array.shape) != self.shape:
@@ -305,6 +319,8 @@ class Function:
     """Whether the result shares the first input's memory."""
     seeds: ClassVar[bool] = False
     """Whether backward takes None for an upstream gradient of 1, as a loss does: no 1 is written, nothing multiplied by it."""
+    single: ClassVar[tuple[str, ...]] = ()
+    """Arguments that stay float32 beside others of 16 bits."""
     arguments: ClassVar[tuple[str, ...]] = ()
     backend: Backend
     inputs: tuple[Tensor | None, ...]
@@ -329,10 +345,12 @@ class Function:
         self = cls()
         if _mode.watch is not None:
             _mode.watch(self, "forward")
-        self.inputs = cls._as_tensors(inputs)
+        self.inputs, operands = cls._as_tensors(inputs)
         self.backend = next(t.backend for t in self.inputs if t is not None)
         self._needs = tuple(t is not None and t.requires_grad for t in self.inputs)
-        y = self.forward(*[None if t is None else t.data for t in self.inputs], **options)
+        self._operands = operands
+        y = self.forward(*operands, **options)
+        del self._operands  # what forward did not save is not kept
         result = Tensor(y, self.backend)
         if cls.view:
             first = self.inputs[0]
@@ -347,7 +365,9 @@ class Function:
         """Keep arrays for backward, as `self.saved`, and note the version of those that are inputs."""
         self.saved = arrays
         self._versions = [
-            (t, t.version) for t in self.inputs if t is not None and any(t.data is array for array in arrays)
+            (t, t.version)
+            for t, given in zip(self.inputs, self._operands, strict=True)
+            if t is not None and any(given is array for array in arrays)
         ]
 
     def needs(self, i: int) -> bool:
@@ -364,6 +384,7 @@ class Function:
     # ---- for the tape
 
     _needs: tuple[bool, ...]
+    _operands: tuple[Array | None, ...]
     _number: int
     _versions: list[tuple[Tensor, int]]
     _destinations: dict[int, Array]
@@ -407,30 +428,39 @@ class Function:
         self.accumulate = bool(held) and all(written)
 
     @classmethod
-    def _as_tensors(cls, inputs: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
-        first = next((t for t in inputs if isinstance(t, Tensor)), None)
-        if first is None:
+    def _as_tensors(cls, inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[Array | None, ...]]:
+        """The inputs as tensors, and as the arrays that forward takes, all of one dtype: that of the first tensor, of one that
+        is no parameter if there is any, for parameters are rounded to the others' dtype."""
+        given = [t for t in inputs if isinstance(t, Tensor)]
+        if not given:
             raise TypeError(f"{cls.name}: takes at least one tensor; make one with gpunet.tensor(data)")
+        first = next((t for t in given if not isinstance(t, Parameter)), given[0])
         backend, dtype = first.backend, first.dtype
         tensors = tuple(
             t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, f"{cls.name}: {cls._argument(i)}")
             for i, t in enumerate(inputs)
         )
+        operands: list[Array | None] = []
         for i, t in enumerate(tensors):
             if t is None:
+                operands.append(None)
                 continue
             if t.backend is not backend:
                 raise BackendError(
                     f"{cls.name}: {cls._argument(i)} is on {t.backend.name} but "
                     f"{cls._argument(inputs.index(first))} on {backend.name}; move one with .to(…)"
                 )
-            if t.dtype != dtype:
+            single = dtype.name in backend.narrow and cls._argument(i) in cls.single
+            takes = np.dtype(np.float32) if single else dtype
+            operand = t.operand(takes)
+            operands.append(operand)
+            if operand.dtype != takes:
                 raise TypeError(f"{cls.name}: {cls._argument(i)} is {t.dtype} but the first tensor is {dtype}")
         if dtype.name not in backend.dtypes:
             raise TypeError(
                 f"{cls.name}: {dtype} is not computed on {backend.name}, which takes {', '.join(backend.dtypes)}"
             )
-        return tensors
+        return tensors, tuple(operands)
 
     @classmethod
     def _argument(cls, i: int) -> str:
@@ -525,6 +555,8 @@ def backward(
         for i, (t, dx) in enumerate(zip(function.inputs, rule(function, dy), strict=True)):
             if t is None or dx is None or not function.needs(i):
                 continue
+            if dx.dtype != t.dtype:  # a sum is float32 where 16 bits are stored
+                dx = t.backend.cast(dx, t.dtype)
             creator = t._function
             if creator is not None:
                 before = pending.get(creator)

@@ -1,7 +1,7 @@
 #include "common.cuh"
 // Elementwise operations and movement.
 //   unary: y[i] = op(a[i])    binary: y[i] = op(a[i], b[i]), axes of extent 1 repeated    fill: y[i] = value
-//   cast: y[i] = a[i] in another float type, to the nearest, ties to even
+//   cast: y[i] = a[i] in another float type, to the nearest, ties to even    scale: y[i] = a[i] * (by * factor)
 //   strided_copy: to[at(i)] = from[at(i)], which is transpose, get_slice, put_slice and concatenate
 // Extents and strides count elements; a repeated axis has stride 0, a reversed one a negative stride. The host joins axes
 // that can be walked as one, so equal shapes arrive as rank 1.
@@ -81,6 +81,14 @@ __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op
 template <typename From, typename To>
 __global__ void cast(const From* __restrict__ a, To* __restrict__ y, int64 count) {
     GRID_STRIDE_LOOP(i, count) from_float(y[i], to_float(a[i]));
+}
+
+// `by` is one element; null is 1.
+template <typename T>
+__global__ void scale(
+        const T* __restrict__ a, const float* __restrict__ OR_NULL by, T* __restrict__ y, int64 count, float factor) {
+    if (by) factor *= by[0];
+    GRID_STRIDE_LOOP(i, count) from_float(y[i], to_float(a[i]) * factor);
 }
 
 template <typename T>

@@ -78,10 +78,10 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_backward(
     }
 }
 
-// What softmax cross entropy is asked for; `ignored` counts only where `ignores`.
+// What softmax cross entropy is asked for; `ignored` counts only where `ignores`; dlogits is multiplied by `gain`.
 struct CrossEntropy {
     int64 rows, classes;
-    float smoothing;
+    float smoothing, gain;
     int ignores, ignored;
 };
 
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
             const float log_p = to_float(row[k]) - largest - log_sum;
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
             if (target != 0.0f) sum -= target * log_p;
-            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * share);
+            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * (share * s.gain));
         }
         hits += kept && first == label;
     }
@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
             if (target != 0.0f) loss -= target * log_p;
             if ((x == largest || (is_nan(x) && is_nan(largest))) && k < first) first = (int)k;
-            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * share);
+            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * (share * s.gain));
         }
 #pragma unroll
         for (int distance = WARP / 2; distance > 0; distance /= 2)

@@ -22,3 +22,6 @@ TORCH_LOSS_CURVE = 1e-4
 """Each loss of 50 steps of training in float32 against PyTorch's, relative to that loss."""
 LOSS_CURVE = 1e-5
 """Each loss of some steps of training on two backends, relative to that loss."""
+NARROW_LOSS_CURVE = 4.0
+"""How far the losses of some steps of training that stores 16 bits may lie from float32's, in units of how far they lie where
+float32 starts from parameters that are off by as much as 16 bits round. Paths part, so there is no bound without a net."""

@@ -100,6 +100,19 @@ class FlatStorage(Protocol):
     data: Array
     grad: Array
     slots: dict[str, Array]
+    shadow: Array | None
+    """`data` rounded to 16 bits, which an update keeps up to date; None if nobody computes with it."""
+    scaling: Array | None
+    """(scale, good, skipped) in float32, the state of dynamic loss scaling; None if `grad` is of the loss itself.
+
+    Then `grad` is that of scale times the loss. `gradient_norm` takes the scale out again, and an update whose gradients
+    overflowed changes nothing but this state: the scale halves, and doubles again after 2,000 updates in a row that were good.
+    """
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether a dtype is a float's; bfloat16, which NumPy does not know by itself, is one too."""
+    return np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16"
 
 
 class Backend(ABC):
@@ -108,6 +121,9 @@ class Backend(ABC):
     name: str
     dtypes: ClassVar[tuple[str, ...]]
     """Float dtypes that its primitives compute in."""
+    narrow: ClassVar[tuple[str, ...]] = ()
+    """Those among them that are only stored, in 16 bits, while sums are float32; parameters then are float32 as well, and are
+    rounded when an operation takes them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copied or unpickled model finds its backend again by name."""
@@ -164,8 +180,13 @@ class Backend(ABC):
         """One of `BINARY` with NumPy's broadcasting; `out` may be `a`. Both of one dtype."""
 
     @abstractmethod
-    def cast(self, a: Array, dtype: Any) -> Array:
-        """`a` in another float dtype, rounded to the nearest, ties to even; `a` itself if it has that dtype."""
+    def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
+        """`a` in another float dtype, rounded to the nearest, ties to even, in `out` if there is one; else `a` itself if it has
+        that dtype."""
+
+    @abstractmethod
+    def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
+        """a times `by` times `factor`, rounded once: `by` is one element, float32 or of a's dtype; None for 1."""
 
     @abstractmethod
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
@@ -380,15 +401,22 @@ class Backend(ABC):
 
     @abstractmethod
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
+        self,
+        logits: Array,
+        labels: Array,
+        *,
+        weight: Array | None,
+        smoothing: float,
+        ignore_index: int | None,
+        gain: float = 1.0,
     ) -> tuple[Array, Array, Array]:
         """(loss, dlogits, correct) of logits (R, K) and int32 labels (R,).
 
         With p = softmax(logits) and target t = (1 - smoothing) onehot + smoothing / K, a row's loss is
         -sum over k of weight[k] t[k] log p[k], 0 where the label is `ignore_index`; the loss, shape (), is the sum of the
-        rows' over the sum of the labels' weights (0 where those are 0). dlogits (R, K) is its gradient; correct,
-        int32 shape (), counts the rows whose first largest logit is the label's. On CUDA, loss and `weight` are float32 also
-        where the logits are of 16 bits.
+        rows' over the sum of the labels' weights (0 where those are 0). dlogits (R, K) is its gradient times
+        `gain`, which keeps small ones above float16's smallest numbers; correct, int32 shape (), counts the rows whose first
+        largest logit is the label's. On CUDA, loss and `weight` are float32 also where the logits are of 16 bits.
         """
 
     @abstractmethod
@@ -452,7 +480,11 @@ class Backend(ABC):
 
     @abstractmethod
     def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
-        """(norm, scale), shape (2,): the 2-norm of the segments' gradients, and min(1, max_norm / (norm + 1e-6))."""
+        """(norm, scale), shape (2,): the 2-norm of the segments' gradients, and min(1, max_norm / (norm + 1e-6)).
+
+        With `arena.scaling` the norm is that of the loss's own gradients, and scale takes the loss scale out of them; a norm
+        that is not finite means that they overflowed.
+        """
 
     @abstractmethod
     def sgd_update(
@@ -467,7 +499,8 @@ class Backend(ABC):
         """Stochastic gradient descent, in place. Columns of `segments.hyper`: lr, momentum, weight decay, L1.
 
         g = clip[1] grad + decay w + l1 sign(w); v = momentum v + g; w -= lr (g + momentum v if nesterov, else v).
-        The slot is "momentum"; without it v = g. `note` is written, and decides whether anything else is.
+        The slot is "momentum"; without it v = g. `note` is written, and decides whether anything else is. `arena.shadow` is
+        written as well; `arena.scaling` wants `clip`, and changes as it says there.
         """
 
     @abstractmethod

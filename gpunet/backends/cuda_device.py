@@ -38,6 +38,7 @@ class CudaDevice(Backend, ABC):
 
     dtypes = tuple(ELEMENTS)
     """float32, and the 16-bit dtypes as storage for primitives that add up in float32; the others take float32 alone."""
+    narrow = ("float16", "bfloat16")
 
     def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
         self.name = name

@@ -58,15 +58,22 @@ class CudaMovement(CudaDevice, ABC):
         self._each("binary", y.size, a, b, y, y.size, steps, BINARY.index(name), element=element)
         return y
 
-    def cast(self, a: Array, dtype: Any) -> Array:
+    def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
         kind = np.dtype(dtype)
         if kind.name not in self.dtypes:
             raise TypeError(f"cast: dtype is {kind} but CUDA computes in {', '.join(self.dtypes)}")
         element = self._element("cast", a=(a, None))
         if a.dtype == kind:
-            return a
-        y = self.arrays.empty(a.shape, kind)
+            return a if out is None else self.copy(a, out=out)
+        y = self._out("cast", out, a.shape, kind)
         self._each("cast", y.size, a, y, y.size, element=f"{element}, {ELEMENTS[kind.name]}")
+        return y
+
+    def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
+        element = self._element("scale", a=(a, None))
+        self._expect("scale", by=(by, None))
+        y = self.arrays.empty(a.shape, a.dtype)
+        self._each("scale", y.size, a, by, y, y.size, factor, element=element)
         return y
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:

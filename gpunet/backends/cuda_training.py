@@ -80,7 +80,14 @@ class CudaTraining(CudaDevice, ABC):
             self.launcher.launch(kernel, blocks, THREADS, (*arrays, rows, first.shape[-1], int(log)))
 
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
+        self,
+        logits: Array,
+        labels: Array,
+        *,
+        weight: Array | None,
+        smoothing: float,
+        ignore_index: int | None,
+        gain: float = 1.0,
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
         element = self._element("softmax_cross_entropy", logits=(logits, None))
@@ -88,7 +95,7 @@ class CudaTraining(CudaDevice, ABC):
         if labels.shape != (rows,):
             raise ValueError(f"softmax_cross_entropy: labels have shape {labels.shape} but take {(rows,)}")
         asked = {
-            "rows": rows, "classes": classes, "smoothing": smoothing,
+            "rows": rows, "classes": classes, "smoothing": smoothing, "gain": gain,
             "ignores": int(ignore_index is not None), "ignored": ignore_index or 0,
         }  # fmt: skip
         empty, launch = self.arrays.empty, self.launcher.launch
@@ -155,7 +162,7 @@ class CudaTraining(CudaDevice, ABC):
     # ---- updates
 
     def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
-        self._expect("gradient_norm", grad=(arena.grad, None))
+        self._expect("gradient_norm", grad=(arena.grad, None), scaling=(arena.scaling, (3,)))
         _check_bounds("gradient_norm", segments, arena.grad.size)
         elements = int((segments.bounds[:, 1] - segments.bounds[:, 0]).sum())
         blocks = max(min(-(-elements // (4 * THREADS)), PARTIALS), 1)
@@ -164,7 +171,7 @@ class CudaTraining(CudaDevice, ABC):
         self.launcher.launch(
             "gradient_norm_partial", blocks, THREADS, (arena.grad, bounds, len(segments.bounds), partial)
         )
-        self.launcher.launch("gradient_norm", 1, THREADS, (partial, blocks, max_norm, y))
+        self.launcher.launch("gradient_norm", 1, THREADS, (partial, blocks, max_norm, arena.scaling, y))
         return y
 
     def sgd_update(
@@ -205,7 +212,13 @@ class CudaTraining(CudaDevice, ABC):
     ) -> None:
         """One launch over all segments: a row of blocks each."""
         count, size = len(segments.bounds), arena.data.shape
-        self._expect(kernel, data=(arena.data, None), grad=(arena.grad, size), clip=(clip, (2,)))
+        shadow, scaling = arena.shadow, arena.scaling
+        self._expect(
+            kernel, data=(arena.data, None), grad=(arena.grad, size), clip=(clip, (2,)), scaling=(scaling, (3,))
+        )
+        element = "float" if shadow is None else self._element(kernel, shadow=(shadow, size))
+        if scaling is not None and clip is None:
+            raise ValueError(f"{kernel}: the loss is scaled, so clip must be what gradient_norm gave")
         for slot in slots:
             self._expect(kernel, slot=(slot, size))
         _check_bounds(kernel, segments, arena.data.size)
@@ -217,8 +230,9 @@ class CudaTraining(CudaDevice, ABC):
         grid = max(min(-(-longest // THREADS), MAX_BLOCKS), 1), min(count, 65535)
         hyper = self._table(segments.hyper, np.float64) if segments.placed is None else segments.hyper
         noted = (None,) * 4 if note is None else note
-        args = arena.data, arena.grad, *slots, self._bounds(segments), hyper, count, clip, int(flag), *noted
-        self.launcher.launch(kernel, grid, THREADS, args)
+        tables = self._bounds(segments), hyper, count
+        args = arena.data, arena.grad, *slots, shadow, *tables, clip, scaling, int(flag), *noted
+        self.launcher.launch(instance(kernel, element), grid, THREADS, args)
 
     def _bounds(self, segments: Segments) -> Array:
         return self._table(segments.bounds, np.int64) if segments.placed is None else segments.placed

@@ -71,8 +71,12 @@ class HostBackend(Backend):
         return np.asarray(getattr(np, name)(a, b, out=out))
 
     @QUIET
-    def cast(self, a: Array, dtype: Any) -> Array:
-        return a.astype(dtype, copy=False)
+    def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
+        return a.astype(dtype, copy=False) if out is None else self.copy(a, out=out)
+
+    @QUIET
+    def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
+        return np.asarray(a * (factor if by is None else by * factor), a.dtype)
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.asarray(a.sum(axis=axes))
@@ -134,7 +138,14 @@ class HostBackend(Backend):
 
     @QUIET
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, *, weight: Array | None, smoothing: float, ignore_index: int | None
+        self,
+        logits: Array,
+        labels: Array,
+        *,
+        weight: Array | None,
+        smoothing: float,
+        ignore_index: int | None,
+        gain: float = 1.0,
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
         log_p = self.softmax_forward(logits, log=True)
@@ -148,7 +159,7 @@ class HostBackend(Backend):
         share = logits.dtype.type(0) if total <= 0 else 1 / total  # nothing weighs anything: no loss
         terms = np.multiply(target, log_p, out=np.zeros_like(target), where=target != 0)  # 0 log 0 is 0
         loss = np.asarray(-terms.sum() * share, logits.dtype)
-        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) * share
+        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) * (share * gain)
         correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
         return loss, dlogits, correct
 

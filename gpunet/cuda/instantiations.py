@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import permutations, product
+from typing import Any
 
 ELEMENTS = {"float32": "float", "float16": "half", "bfloat16": "bfloat16"}
 """dtypes that kernels compute with, and their C types: storage, for all of them add up in float32."""
@@ -37,7 +38,7 @@ def _each(*kernels: str) -> list[str]:
 
 def _tiled(kernel: str, tiles: tuple[tuple[int, ...], ...], *options: tuple[bool, ...]) -> list[str]:
     """Instances for every dtype, tile and option."""
-    variants = product(ELEMENTS.values(), tiles, *options)
+    variants: product[Any] = product(ELEMENTS.values(), tiles, *options)
     return [instance(kernel, t, *tile, *option) for t, tile, *option in variants]
 
 
@@ -76,7 +77,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
         ],
         "elementwise.cu": [
-            *_each("unary", "binary"),
+            *_each("unary", "binary", "scale"),
             *(instance("cast", *types) for types in permutations(ELEMENTS.values(), 2)),
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
@@ -89,7 +90,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
         "max_pool2d.cu": [
             instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), pool)
         ],
-        "optimizer.cu": ["gradient_norm_partial", "gradient_norm", "sgd_update", "adam_update"],
+        "optimizer.cu": ["gradient_norm_partial", "gradient_norm", *_each("sgd_update", "adam_update")],
         "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
         "random.cu": ["random_words", "random_uniform<float>", *_each("dropout")],
         "reduce.cu": [

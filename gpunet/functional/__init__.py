@@ -4,6 +4,7 @@ from gpunet.functional.activation import gelu, leaky_relu, log_softmax, relu, si
 from gpunet.functional.arithmetic import (
     absolute,
     add,
+    cast,
     divide,
     exp,
     log,
@@ -35,6 +36,7 @@ __all__ = [
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "cast",
     "concatenate",
     "contrastive_loss",
     "conv2d",

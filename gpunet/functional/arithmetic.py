@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array, Backend
 
 
 def _unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
-    """Sum dy over the axes that broadcasting added or stretched."""
+    """Sum dy over the axes that broadcasting added or stretched; where 16 bits are only stored, the sum is float32."""
     if tuple(dy.shape) == shape:
         return dy
     new = len(dy.shape) - len(shape)
     stretched = tuple(new + i for i, n in enumerate(shape) if n == 1 and dy.shape[new + i] != 1)
     axes = (*range(new), *stretched)
-    return backend.sum(dy, axes).reshape(shape) if axes else dy.reshape(shape)
+    if not axes:
+        return dy.reshape(shape)
+    wide = backend.cast(dy, np.float32) if dy.dtype.name in backend.narrow else dy
+    return backend.sum(wide, axes).reshape(shape)
 
 
 class _Binary(Function):
@@ -138,6 +141,16 @@ class _Unary(Function):
                 return apply("multiply", dy, self.backend.unary("sign", x))
 
 
+class _Cast(Function):
+    name = "cast"
+
+    def forward(self, x: Array, *, dtype: np.dtype) -> Array:
+        return self.backend.cast(x, dtype)
+
+    def backward(self, dy: Array) -> Any:
+        return dy  # which the tape brings into x's dtype, as it does with every gradient
+
+
 class _MatMul(Function):
     name = "matmul"
 
@@ -153,7 +166,10 @@ class _MatMul(Function):
         da = matmul(dy, b, transpose_b=True) if self.needs(0) else None
         if not self.needs(1):
             return da, None
-        return da, matmul(a, dy, transpose_a=True, out=self.destination(1), accumulate=self.accumulate)
+        out = self.destination(1)
+        if out is not None and out.dtype != dy.dtype:  # a parameter's, float32: the tape brings the product into it
+            return da, matmul(a, dy, transpose_a=True)
+        return da, matmul(a, dy, transpose_a=True, out=out, accumulate=self.accumulate)
 
 
 def add(a: Any, b: Any) -> Tensor:
@@ -191,6 +207,19 @@ def power(a: Tensor, b: Any) -> Tensor:
 def matmul(a: Tensor, b: Any) -> Tensor:
     """Product of matrices a (M, K) and b (K, P) -> (M, P)."""
     return _MatMul.apply(a, b)
+
+
+def cast(x: Tensor, dtype: Any) -> Tensor:
+    """x in another float dtype, rounded to the nearest; its gradient comes back in x's.
+
+    Args:
+        x: any shape and float dtype.
+        dtype: one that the backend computes in; on a GPU, what takes no 16 bits takes their cast to "float32".
+    """
+    kind, backend = np.dtype(dtype), expect_tensor("cast", "x", x).backend
+    if kind.name not in backend.dtypes:
+        raise TypeError(f"cast: {kind} is not computed on {backend.name}, which takes {', '.join(backend.dtypes)}")
+    return x if kind == x.dtype else _Cast.apply(x, dtype=kind)
 
 
 def exp(x: Tensor) -> Tensor:

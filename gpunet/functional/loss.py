@@ -8,6 +8,10 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
+from gpunet.functional.arithmetic import cast
+
+MOST_GAIN = 1 << 15
+"""A row's gradient is at most 1, so this much of it is finite in float16."""
 
 
 class _FusedLoss(Function):
@@ -15,9 +19,11 @@ class _FusedLoss(Function):
 
     seeds = True
     dx: Array
+    gain = 1.0
+    """What dx is multiplied by."""
 
     def backward(self, dy: Array | None) -> Any:
-        return self.dx if dy is None else self.backend.binary("multiply", self.dx, dy)
+        return self.dx if dy is None and self.gain == 1 else self.backend.scale(self.dx, dy, 1 / self.gain)
 
 
 class _SoftmaxCrossEntropy(_FusedLoss):
@@ -27,8 +33,11 @@ class _SoftmaxCrossEntropy(_FusedLoss):
         self, logits: Array, *, labels: Array, weight: Array | None, smoothing: float, ignore_index: int | None
     ) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
+        if logits.dtype == np.float16 and self.backend.narrow:
+            # a row's share of the mean would fall below the smallest numbers, and a loss scale comes too late for it
+            self.gain = float(min(1 << (rows.shape[0] - 1).bit_length(), MOST_GAIN))
         loss, dlogits, self.correct = self.backend.softmax_cross_entropy(
-            rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index
+            rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index, gain=self.gain
         )
         self.dx = dlogits.reshape(logits.shape)
         self.counts_all = ignore_index is None
@@ -85,7 +94,8 @@ def softmax_cross_entropy(
     if isinstance(given, np.ndarray):
         _check_labels(given, classes, ignore_index)
     if weight is not None:
-        weight = backend.asarray(weight.data if isinstance(weight, Tensor) else weight, logits.dtype)
+        dtype = np.float32 if logits.dtype.name in backend.narrow else logits.dtype
+        weight = backend.asarray(weight.data if isinstance(weight, Tensor) else weight, dtype)
         if tuple(weight.shape) != (classes,):
             raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but there are {classes} classes")
         if isinstance(weight, np.ndarray) and not (np.isfinite(weight) & (weight >= 0)).all():
@@ -118,7 +128,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
         targets: the same shape, from 0 to 1, no gradient.
     """
     name = "binary_cross_entropy_with_logits"
-    expect_tensor(name, "logits", logits)
+    logits = _wide(expect_tensor(name, "logits", logits))
     return _BinaryCrossEntropy.apply(logits, targets=_targets(name, logits, targets))
 
 
@@ -127,8 +137,13 @@ def mean_squared_error(x: Tensor, target: Any) -> Tensor:
     expect_tensor("mean_squared_error", "x", x)
     if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
         raise ValueError(f"mean_squared_error: target has shape {tuple(np.shape(target))} but x {x.shape}")
-    difference = x - target
+    difference = _wide(x - target)
     return (difference * difference).mean()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """x in float32 where 16 bits are only stored: a loss is a sum."""
+    return cast(x, np.float32) if x.dtype.name in x.backend.narrow else x
 
 
 def _targets(operation: str, logits: Tensor, targets: Any) -> Array:

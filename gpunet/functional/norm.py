@@ -13,6 +13,7 @@ from gpunet.functional.conv import as_shaped
 
 class _BatchNorm(Function):
     name = "batch_norm"
+    single = ("gamma", "beta", "running_mean", "running_var")
 
     def forward(
         self,

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpunet.arena import Arena
-from gpunet.autograd import Parameter
+from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.base import Array, Note, Segments
 from gpunet.errors import BackendError
 
@@ -64,7 +64,7 @@ class Optimizer:
         for slot in self.slots:
             self.arena.add_slot(slot)
         self.steps = np.zeros(len(self._members), np.int64)
-        """Updates that each parameter has had."""
+        """Updates that each parameter has had, those that a scaled loss's overflow skipped among them."""
 
     def check(self, group: Group) -> None:
         """Raise ValueError for hyper-parameters out of range."""
@@ -85,6 +85,30 @@ class Optimizer:
         for parameter, _ in self._members:
             parameter.release()
         self._members, self.groups = [], []
+
+    def scale_losses(self, scale: float = 2.0**16) -> None:
+        """From now on multiply losses in `backward`, so that gradients in float16 do not fall below its smallest numbers.
+
+        The scale and all that changes it stay on the device: a step whose gradients overflowed updates nothing and halves it,
+        and 2,000 good ones in a row double it (Micikevicius et al. 2018, section 3.2). bfloat16 needs none.
+
+        Args:
+            scale: to begin with; a power of two, so that nothing is rounded.
+        Raises:
+            BackendError: a backend that does not store 16 bits.
+        """
+        if "float16" not in self.arena.backend.narrow:
+            raise BackendError(
+                f"{self.name}: losses are scaled for float16 on CUDA, but the parameters are on {self.arena.backend.name}"
+            )
+        if not (scale > 0 and np.frexp(scale)[0] == 0.5):
+            raise ValueError(f"{self.name}: scale is {scale} but must be a power of two")
+        self.arena.scaling = self.arena.backend.asarray(np.array([scale, 0, 0], np.float32))
+
+    def backward(self, loss: Tensor) -> None:
+        """``loss.backward()``, of the scaled loss if `scale_losses` was called."""
+        scaling = self.arena.scaling
+        loss.backward(None if scaling is None else scaling[:1].reshape(loss.shape))
 
     def zero_grad(self) -> None:
         """Forget all gradients; nothing is filled, for the next backward overwrites."""
@@ -110,11 +134,13 @@ class Optimizer:
 
     def apply(self, segments: Segments, note: Note | None = None) -> None:
         """Launch an update of these segments, and count nothing."""
-        self.grad_norm = None
-        if self.clip_norm is not None:
-            self.grad_norm = self.arena.backend.gradient_norm(self.arena, segments, max_norm=self.clip_norm)
-        self.update(segments, self.grad_norm, note)
-        self.arena.version += 1
+        clip = None
+        if self.clip_norm is not None or self.arena.scaling is not None:
+            most = np.inf if self.clip_norm is None else self.clip_norm
+            clip = self.arena.backend.gradient_norm(self.arena, segments, max_norm=most)
+        self.grad_norm = None if self.clip_norm is None else clip
+        self.update(segments, clip, note)
+        self.arena.count_updates()
 
     def count(self) -> None:
         """Note that every parameter with a gradient has had one update more."""
@@ -122,7 +148,7 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Hyper-parameters of the groups, and each parameter's number of updates and slots, as host arrays."""
-        to_numpy = self.arena.backend.to_numpy
+        to_numpy, scaling = self.arena.backend.to_numpy, self.arena.scaling
         return {
             "options": self.options(),
             "groups": [{k: v for k, v in g.items() if k != "params"} for g in self.groups],
@@ -131,6 +157,7 @@ class Optimizer:
                 name: [to_numpy(self.arena.slot_view(name, i)).copy() for i in range(len(self.arena))]
                 for name in self.arena.slots
             },
+            **({} if scaling is None else {"scaling": to_numpy(scaling).tolist()}),
         }
 
     def options(self) -> dict[str, Any]:
@@ -138,19 +165,24 @@ class Optimizer:
         return {"clip_norm": self.clip_norm}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError, and no change, if it is another optimizer's or model's."""
+        """Take up what `state_dict` gave; ValueError, and no change, if it is another optimizer's or model's.
+
+        The state of loss scaling is taken up where both have one.
+        """
         self._check_state(state)
         for group, saved in zip(self.groups, state["groups"], strict=True):
             group.update(_tuples(saved))
         self.steps = np.array(state["steps"], np.int64)
         backend = self.arena.backend
+        if self.arena.scaling is not None and "scaling" in state:
+            backend.copy(backend.asarray(np.array(state["scaling"], np.float32)), out=self.arena.scaling)
         for name, values in state["slots"].items():
             for i, value in enumerate(values):
                 backend.copy(backend.asarray(np.asarray(value), self.arena.dtype), out=self.arena.slot_view(name, i))
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        parts = set(self.state_dict())
-        if set(state) != parts:
+        parts = set(self.state_dict()) - {"scaling"}
+        if set(state) - {"scaling"} != parts:
             raise ValueError(f"{self.name}: the state holds {sorted(state)} but takes {sorted(parts)}")
         for what, own, given in (
             ("slots", sorted(self.arena.slots), sorted(state["slots"])),

@@ -134,10 +134,11 @@ class CapturedStep:
             optimizer.count()
             if schedule is not None:
                 schedule.step()
+        optimizer.arena.refresh()
         graph.clock.send()
         graph.hyper.send()
         graph.recording.launch()
-        optimizer.arena.version += len(batches)
+        optimizer.arena.count_updates(len(batches))
         optimizer.grad_norm = graph.grad_norm
         notes = backend.to_numpy(graph.notes)[1:].tolist()  # waits for the device
         done = len(batches) - int(notes[-1][2])
@@ -151,7 +152,7 @@ class CapturedStep:
                 measured = measured._replace(correct=(int(correct), graph.labels))
             elif graph.logits:
                 labels = self.eager.on_host(graph.batch.part(i, 1))
-                measured = measured._replace(logits=graph.logits[i].numpy(), labels=labels)
+                measured = measured._replace(logits=self.eager.values(graph.logits[i]), labels=labels)
             yield measured
         if done < len(batches):
             random.begin_step(epoch, step + done)
@@ -185,7 +186,7 @@ class CapturedStep:
             raise BackendError("no parameter of the optimizer got a gradient")
         optimizer, feed, count = self.eager.optimizer, self.recorder.feed, len(batches)
         backend, written = optimizer.arena.backend, list(optimizer.arena.written)
-        batch = Batches(self.recorder, optimizer, batches)
+        batch = Batches(self.recorder, optimizer, batches, self.eager.dtype)
         clock, hyper = feed((count, 2), np.uint64), feed((count, *optimizer.table(first).shape), np.float64)
         notes, placed = backend.asarray(np.zeros((count + 1, 3))), backend.asarray(bounds)
 
@@ -203,7 +204,7 @@ class CapturedStep:
                         logits.append(out.detach())
                     rows = parts[0].shape[0]
                     note = Note(loss.data, correct, row(notes, i), row(notes, i + 1))
-                    loss.backward()
+                    optimizer.backward(loss)
                     if optimizer.arena.written != written:
                         raise BackendError("other parameters got a gradient than in the step before")
                     optimizer.apply(Segments(bounds, row(hyper.device, i), placed), note)
@@ -221,18 +222,19 @@ class Batches:
 
     Args:
         batches: one a step, all of one form.
+        dtype: of the arrays that host arrays of floats are copied to.
     """
 
-    def __init__(self, recorder: Recorder, optimizer: Optimizer, batches: Sequence[Any]) -> None:
+    def __init__(self, recorder: Recorder, optimizer: Optimizer, batches: Sequence[Any], dtype: np.dtype) -> None:
         self._backend, self._deferred = optimizer.arena.backend, isinstance(batches[0], DeviceBatch)
         self._batches = list(batches) if self._deferred else []
         self._made: list[tuple[Any, ...]] = []
         self._feeds: list[Feed] = []
         for part in () if self._deferred else batches[0]:
-            self._feeds.append(recorder.feed((len(batches), *part.shape), self._kept(part, optimizer.arena.dtype)))
+            self._feeds.append(recorder.feed((len(batches), *part.shape), self._kept(part, dtype)))
 
     def _kept(self, part: Any, floats: np.dtype) -> Any:
-        """The dtype of a part's array: floats the parameters', integers int32, as the operations take them on the device."""
+        """The dtype of a part's array: of floats `floats`, integers int32, as the operations take them on the device."""
         on_device = isinstance(part, Tensor) or self._backend.owns(part)
         return part.dtype if on_device else {"f": floats, "i": np.int32, "u": np.int32}.get(part.dtype.kind, part.dtype)
 
@@ -282,7 +284,8 @@ class Frozen:
 
     def __init__(self, model: Module, optimizer: Optimizer) -> None:
         arena = optimizer.arena
-        self._kept = [arena.data, arena.grad, *arena.slots.values()]  # an id means nothing once its object is gone
+        # an id means nothing once its object is gone
+        self._kept = [arena.data, arena.grad, arena.shadow, arena.scaling, *arena.slots.values()]
         self.values: list[Any] = [random.current_seed(), *optimizer.options().values(), *map(id, self._kept)]
         for _, module in model.named_modules():
             self.values += [id(module), module.training, len(hooks_of(module))]

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from gpunet.autograd import Tensor, no_grad, tensor
-from gpunet.backends.base import Array
+from gpunet.backends.base import Array, is_float
 from gpunet.errors import BackendError
+from gpunet.functional import cast
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
@@ -61,6 +62,7 @@ class EagerStep:
         function: takes the place of `loss`, if given.
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
+        dtype: what floats of a batch are computed in; the parameters' if None.
     """
 
     most = 1
@@ -75,9 +77,11 @@ class EagerStep:
         function: StepFunction | None = None,
         schedule: Schedule | None = None,
         keep_logits: bool = True,
+        dtype: Any = None,
     ) -> None:
         self.model, self.optimizer, self.loss, self.function = model, optimizer, loss, function
         self.schedule, self.keep_logits = schedule, keep_logits
+        self.dtype = np.dtype(dtype or optimizer.arena.dtype)
 
     def running(self) -> AbstractContextManager[None]:
         """Around everything that is run between two looks of a user: a whole fit."""
@@ -101,7 +105,7 @@ class EagerStep:
         self.optimizer.zero_grad()
         with _quiet():
             loss, measured = self.begin(batch)
-            loss.backward()
+            self.optimizer.backward(loss)
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
@@ -124,7 +128,7 @@ class EagerStep:
         x = checked_batch(made(batch))[0]
         check_images(x)
         with no_grad(), _quiet():
-            return self.model(self._placed(x)).numpy()
+            return self.values(self.model(self._placed(x)))
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The loss of a batch and the model's output, None where the step is a function of the user's."""
@@ -151,7 +155,11 @@ class EagerStep:
         measured = Measured(loss.item(), batch[0].shape[0])
         if logits is None or not self.keep_logits:
             return loss, measured
-        return loss, measured._replace(logits=logits.numpy(), labels=self.on_host(batch[1]))
+        return loss, measured._replace(logits=self.values(logits), labels=self.on_host(batch[1]))
+
+    def values(self, tensor: Tensor) -> np.ndarray:
+        """A result on the host, in the parameters' dtype, which NumPy computes in."""
+        return tensor.numpy().astype(self.optimizer.arena.dtype, copy=False)
 
     def on_host(self, part: Any) -> np.ndarray:
         """A part of a batch as a host array."""
@@ -160,16 +168,20 @@ class EagerStep:
         return backend.to_numpy(array) if backend.owns(array) else np.asarray(array)
 
     def _placed(self, part: Any) -> Any:
-        """Floats as a tensor of the parameters' dtype on the model's backend; integers stay host arrays, for the
-        operation that takes them checks their values there, then moves them."""
+        """Floats as a tensor of the step's dtype on the model's backend; integers stay host arrays, for the operation
+        that takes them checks their values there, then moves them."""
         arena = self.optimizer.arena
         if isinstance(part, Tensor) and part.backend is not arena.backend:
             raise BackendError(
                 f"Trainer: a batch is on {part.backend.name} but the model on {arena.backend.name}: make the loader there"
             )
-        if isinstance(part, Tensor) or part.dtype.kind != "f":
+        if isinstance(part, Tensor):
+            return cast(part, self.dtype)
+        if not is_float(part.dtype):
             return part
-        return tensor(part, dtype=arena.dtype, backend=arena.backend)
+        if arena.backend.owns(part):
+            return Tensor(arena.backend.cast(part, self.dtype), arena.backend)
+        return tensor(part, dtype=self.dtype, backend=arena.backend)
 
 
 def made(batch: Any) -> Any:
@@ -223,7 +235,7 @@ def checked_batch(batch: Any) -> tuple[Any, ...]:
 
 def check_images(x: Any) -> None:
     """TypeError where a model's input is not of floats."""
-    if x.dtype.kind != "f":
+    if not is_float(x.dtype):
         raise TypeError(
             f"Trainer: images are {x.dtype} but must be floats: give the DataLoader transform=data.Normalize(mean, std)"
         )

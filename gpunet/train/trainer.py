@@ -48,7 +48,9 @@ class Trainer:
             they take logits.
         schedule: stepped after each step of the optimizer.
         backend: as for `get_backend`.
-        precision: of matrix products on a GPU; "ieee" is what is built.
+        precision: "ieee", float32 throughout; or, on CUDA, "bfloat16" or "float16", in which images, activations and their
+            gradients are stored, while sums, losses, parameters and statistics stay float32. Losses are scaled in float16,
+            see `Optimizer.scale_losses`. Evaluation and prediction compute the same way, and give float32.
         capture: whether a GPU's step is recorded as a CUDA graph, see `train.captured`: True raises where it cannot be,
             "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
             `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
@@ -88,13 +90,19 @@ class Trainer:
         _check_owner(model, optimizer)
         if schedule is not None and schedule.optimizer is not optimizer:
             raise ValueError("Trainer: schedule is of another optimizer")
-        if precision != "ieee":
-            raise ValueError(f"Trainer: precision is {precision!r} but takes 'ieee'; no other is built yet")
         self.backend = get_backend(backend)
+        dtype = _dtype_of(precision, self.backend)
         recorder = _recorder(capture, self.backend)
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
-        eager = EagerStep(model, optimizer, loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics))
+        if dtype is not None:
+            optimizer.arena.keep_shadow(dtype)
+        if dtype == "float16" and optimizer.arena.scaling is None:
+            optimizer.scale_losses()
+        eager = EagerStep(
+            model, optimizer,
+            loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics), dtype=dtype,
+        )  # fmt: skip
         self._step: EagerStep | CapturedStep = eager
         if recorder is not None:
             self._step = CapturedStep(
@@ -271,8 +279,15 @@ class Trainer:
         return meter.values()
 
     def _check_parameters(self) -> None:
-        """FloatingPointError where the epoch's last update left a parameter that is not finite: before it is saved."""
+        """FloatingPointError where the epoch's last update left a parameter that is not finite: before it is saved.
+
+        So it is where the scale of a loss has fallen below 1: then gradients are not finite whatever it is.
+        """
         arena = self.optimizer.arena
+        if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
+            raise FloatingPointError(
+                f"Trainer: gradients overflow float16 even with losses scaled by {scale:g}, after epoch {self.epoch + 1}"
+            )
         with np.errstate(invalid="ignore"):
             total = arena.backend.sum(arena.data, (0,))
         if not np.isfinite(arena.backend.to_numpy(total)):
@@ -335,6 +350,21 @@ def _check_owner(model: Module, optimizer: Optimizer) -> None:
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in own for group in optimizer.groups for parameter in group["params"]):
         raise ValueError("Trainer: the optimizer holds no parameter of the model")
+
+
+def _dtype_of(precision: str, backend: Backend) -> str | None:
+    """What a precision computes in; None for the parameters' dtype."""
+    if precision == "ieee":
+        return None
+    if precision in ("tf32", "3xtf32"):
+        raise ValueError(
+            f"Trainer: precision={precision!r} is not built yet; there are 'ieee', 'bfloat16' and 'float16'"
+        )
+    if precision not in ("bfloat16", "float16"):
+        raise ValueError(f"Trainer: precision is {precision!r} but takes 'ieee', 'bfloat16' or 'float16'")
+    if precision not in backend.narrow:
+        raise ValueError(f"Trainer: precision={precision!r} takes a CUDA backend, got {backend.name}")
+    return precision
 
 
 def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:

@@ -133,6 +133,7 @@ def run_narrow(run):
     cross_entropy(run)
     elementwise(run)
     run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
+    updates(run)
 
 
 def convolutions(run):
@@ -233,6 +234,8 @@ def elementwise(run):
         run("binary", name, run.rounded(run.rng.uniform(0.5, 2, (4, 1, 5))), run.normal(3, 1))
     for dtype in ELEMENTS:
         run.agrees(run.backend.cast(run.on(special), dtype), special)
+    run("scale", special, np.float32([0.5]), 3.0, single=(1,))
+    run("scale", special, None, 3.0)
 
 
 def movement(run):
@@ -272,22 +275,30 @@ def batches(run):
 
 
 def updates(run):
-    bounds = np.array([[0, 5], [32, 300]], np.int64)
+    bounds, narrow = np.array([[0, 5], [32, 300]], np.int64), run.dtype != np.float32
 
     def arenas():
         flat = {name: np.abs(run.normal(320)) for name in ("data", "grad", "momentum", "mean", "square")}
         for backend in (run.reference, run.backend):
             arrays = {name: backend.asarray(a.copy()) for name, a in flat.items()}
-            yield backend, SimpleNamespace(data=arrays.pop("data"), grad=arrays.pop("grad"), slots=arrays)
+            data, grad = arrays.pop("data"), arrays.pop("grad")
+            yield backend, SimpleNamespace(data=data, grad=grad, slots=arrays, shadow=None, scaling=None)
 
     def step(update, columns, **options):
         segments, left = Segments(bounds, np.full((2, columns), 0.1)), []
         for backend, arena in arenas():
+            if narrow and backend is run.backend:  # the same gradients, four times as large
+                arena.scaling, arena.shadow = run.backend.asarray(np.float32([4, 0, 0])), run.on(run.normal(320))
+                arena.grad = run.backend.binary("multiply", arena.grad, run.backend.full((1,), 4, np.float32))
             clip = backend.gradient_norm(arena, segments, max_norm=1.0)
             loss, last = (backend.asarray(a) for a in (np.float32([0.5]), np.zeros(3)))
             note = Note(loss, backend.asarray(np.int32(4)), last, backend.full((3,), 9, np.float64))
             getattr(backend, update)(arena, segments, clip=clip, note=note, **options)
             left.append([backend.to_numpy(a) for a in (clip, arena.data, note.row, *arena.slots.values())])
+            if narrow and backend is run.backend:
+                data, shadow = (backend.to_numpy(a)[0:5] for a in (arena.data, arena.shadow))
+                np.testing.assert_array_equal(shadow.astype(np.float32), run.rounded(data))
+        left[1][0][1] *= 4 if narrow else 1
         for expected, got in zip(*left, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 

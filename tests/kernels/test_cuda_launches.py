@@ -24,7 +24,8 @@ def ones(on, *shape, dtype=np.float32):
 
 
 def arena(on, *slots):
-    return SimpleNamespace(data=ones(on, 64), grad=ones(on, 64), slots={name: ones(on, 64) for name in slots})
+    flat = {"data": ones(on, 64), "grad": ones(on, 64), "slots": {name: ones(on, 64) for name in slots}}
+    return SimpleNamespace(**flat, shadow=None, scaling=None)
 
 
 def segments(columns):
@@ -53,6 +54,7 @@ PRIMITIVES = {
     "unary": (lambda on: on.unary("exp", ones(on, 3)), ["unary<float>"]),
     "binary": (lambda on: on.binary("add", ones(on, 2, 3), ones(on, 3)), ["binary<float>"]),
     "cast": (lambda on: on.cast(ones(on, 3), "bfloat16"), ["cast<float, bfloat16>"]),
+    "scale": (lambda on: on.scale(ones(on, 3), ones(on, 1), 0.5), ["scale<float>"]),
     "sum": (lambda on: on.sum(ones(on, 2, 3), (1,)), ["reduce_sum_rows<float>"]),
     "max": (lambda on: on.max(ones(on, 2, 3), (1,)), ["reduce_max_rows<float>"]),
     "max_backward": (
@@ -154,8 +156,8 @@ PRIMITIVES = {
         lambda on: on.gradient_norm(arena(on), segments(4), max_norm=1.0),
         ["gradient_norm_partial", "gradient_norm"],
     ),
-    "sgd_update": (lambda on: on.sgd_update(arena(on, "momentum"), segments(4)), ["sgd_update"]),
-    "adam_update": (lambda on: on.adam_update(arena(on, "mean", "square"), segments(7)), ["adam_update"]),
+    "sgd_update": (lambda on: on.sgd_update(arena(on, "momentum"), segments(4)), ["sgd_update<float>"]),
+    "adam_update": (lambda on: on.adam_update(arena(on, "mean", "square"), segments(7)), ["adam_update<float>"]),
 }
 SIMPLE = {
     "conv2d_forward": ["conv2d_forward_simple<float, false>"],
@@ -293,7 +295,7 @@ def test_tables_on_the_device_are_taken_as_they_are():
     backend.gradient_norm(flat, Segments(bounds, placed[1], placed[0]), max_norm=1.0)
     assert not backend._tables
     update, norm = (args for _, _, args in backend.launcher.launches[:2])
-    assert [update[3] is placed[0], update[4] is placed[1], norm[1] is placed[0]] == [True] * 3
+    assert [update[4] is placed[0], update[5] is placed[1], norm[1] is placed[0]] == [True] * 3
 
 
 def test_tables_are_sent_once():
@@ -302,8 +304,8 @@ def test_tables_are_sent_once():
     for _ in range(2):
         backend.sgd_update(flat, segments(4))
     first, second = (args for _, _, args in backend.launcher.launches)
-    assert first[3] is second[3]
     assert first[4] is second[4]
+    assert first[5] is second[5]
 
 
 def test_shapes_that_do_not_fit_are_refused_before_a_launch():

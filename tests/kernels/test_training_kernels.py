@@ -157,6 +157,7 @@ def arena_of(backend, rng, slots):
     host.slots = {name: np.abs(rng.normal(size=4000)).astype(np.float32) for name in slots}
     device = SimpleNamespace(data=backend.asarray(host.data.copy()), grad=backend.asarray(host.grad.copy()))
     device.slots = {name: backend.asarray(slot.copy()) for name, slot in host.slots.items()}
+    host.shadow = host.scaling = device.shadow = device.scaling = None
     return host, device
 
 

@@ -396,7 +396,7 @@ def test_after_fit_is_called_however_training_ended(task):
         ({"metrics": "accuracy"}, TypeError, "metrics takes a list, got the name 'accuracy'"),
         ({"metrics": [3]}, TypeError, "metric 3 has no name, reset, update, value"),
         ({"metrics": ["accuracy"], "step": print}, ValueError, "metrics take logits, which a step= of your own"),
-        ({"precision": "tf32"}, ValueError, "precision is 'tf32' but takes 'ieee'"),
+        ({"precision": "tf32"}, ValueError, "precision='tf32' is not built yet"),
         ({"capture": True}, ValueError, "capture=True takes a CUDA backend, got numpy"),
         ({"capture": "yes"}, ValueError, "capture is 'yes' but takes True, False or 'auto'"),
         ({"callbacks": [object()]}, TypeError, "has none of the hooks before_fit"),
