@@ -24,6 +24,7 @@ from gpunet.data.images import SUFFIXES, read_image
 from gpunet.errors import BackendError
 from gpunet.interop import load_weights, read_metadata
 from gpunet.train import BestCheckpoint, CSVLogger, Trainer, recipes
+from gpunet.train.trainer import PRECISIONS
 
 REPORTED = (ValueError, TypeError, BackendError, OSError, ImportError, FloatingPointError, MemoryError)
 """What is said in one line; anything else is a fault of gpunet's and shows its traceback."""
@@ -82,6 +83,7 @@ def train(arguments: Namespace) -> int:
         loss=recipes.make_loss(recipe),
         schedule=recipes.make_schedule(recipe, optimizer, recipe.epochs * len(train_loader)),
         backend=backend,
+        precision=arguments.precision,
         callbacks=_run_folder(arguments, description),
         progress=not arguments.quiet,
     )
@@ -328,6 +330,7 @@ def _add_train(parser: ArgumentParser) -> None:
     add("--label-smoothing", type=float)
     add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
+    add("--precision", default="ieee", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
     add("--image-size", type=_extents(2), metavar="HxW", help="scale the images of a folder; 32 is 32x32")
     add("--valid", type=float, default=0.0, metavar="SHARE", help="of the training images, to choose the best epoch by")
     add("--seed", type=int, default=0)

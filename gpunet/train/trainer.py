@@ -31,6 +31,9 @@ Loader = Iterable[Any]
 """Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
 
 
+PRECISIONS = ("ieee", "bfloat16", "float16")
+
+
 class Trainer:
     """Trains a model, step by step; what it does is decided by the seed alone.
 
@@ -354,14 +357,12 @@ def _check_owner(model: Module, optimizer: Optimizer) -> None:
 
 def _dtype_of(precision: str, backend: Backend) -> str | None:
     """What a precision computes in; None for the parameters' dtype."""
+    if precision in ("tf32", "3xtf32"):
+        raise ValueError(f"Trainer: precision={precision!r} is not built yet; there are {', '.join(PRECISIONS)}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"Trainer: precision is {precision!r} but takes one of {', '.join(PRECISIONS)}")
     if precision == "ieee":
         return None
-    if precision in ("tf32", "3xtf32"):
-        raise ValueError(
-            f"Trainer: precision={precision!r} is not built yet; there are 'ieee', 'bfloat16' and 'float16'"
-        )
-    if precision not in ("bfloat16", "float16"):
-        raise ValueError(f"Trainer: precision is {precision!r} but takes 'ieee', 'bfloat16' or 'float16'")
     if precision not in backend.narrow:
         raise ValueError(f"Trainer: precision={precision!r} takes a CUDA backend, got {backend.name}")
     return precision

@@ -100,7 +100,7 @@ def test_every_kernel_of_every_file_is_instantiated_and_readable():
 
 def test_a_kernel_that_is_not_listed_is_refused():
     with pytest.raises(ValueError, match="no kernel instance fill<char>"):
-        recording_backend().launcher.launch(instance("fill", "half"), 1, 1, [])
+        recording_backend().launcher.launch(instance("fill", "char"), 1, 1, [])
 
 
 @pytest.mark.parametrize(("grid", "block"), [(0, 32), ((1, 65536), 32), (2**31, 32), (1, 0), (1, (32, 33))])

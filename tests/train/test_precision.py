@@ -300,11 +300,11 @@ def test_a_device_loader_s_batches_are_cast(precision):
 @pytest.mark.parametrize(
     ("precision", "backend", "message"),
     [
-        ("tf32", "emulated", "precision='tf32' is not built yet; there are 'ieee', 'bfloat16' and 'float16'"),
+        ("tf32", "emulated", "precision='tf32' is not built yet; there are ieee, bfloat16, float16"),
         ("3xtf32", "numpy", "precision='3xtf32' is not built yet"),
         ("bfloat16", "numpy", "precision='bfloat16' takes a CUDA backend, got numpy"),
         ("float16", "reference", "precision='float16' takes a CUDA backend, got reference"),
-        ("double", "emulated", "precision is 'double' but takes 'ieee', 'bfloat16' or 'float16'"),
+        ("double", "emulated", "precision is 'double' but takes one of ieee, bfloat16, float16"),
     ],
 )
 def test_precisions_that_cannot_be_are_refused(precision, backend, message):
