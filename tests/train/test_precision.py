@@ -166,6 +166,20 @@ def test_captured_steps_are_eager_ones_bit_for_bit(precision, optimizer):
         assert states[0][2][2] > 3, "no step of a graph overflowed"
 
 
+def test_16_bits_take_no_more_launches_but_for_the_scale_of_a_loss(monkeypatch):
+    monkeypatch.setattr("gpunet.train.trainer.STEPS", 1)
+    kernels = {}
+    for how in ("ieee", *NARROW):
+        trainer = trainer_of(precision=how, capture=True)
+        trainer.fit(loader_of(12), 1)
+        (graph,) = trainer._step.graphs.values()
+        kernels[how] = [kernel.partition("<")[0] for kernel in graph.recording.graph.kernels]
+    assert kernels["bfloat16"] == kernels["ieee"]
+    after = kernels["ieee"].index("softmax_cross_entropy_simple") + 1
+    scaled = [*kernels["ieee"][:after], "scale", *kernels["ieee"][after:]]
+    assert kernels["float16"] == [*scaled[:-1], "gradient_norm_partial", "gradient_norm", scaled[-1]]
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_step_that_overflows_changes_nothing_and_halves_the_scale(optimizer):
     trainer = trainer_of(optimizer=optimizer, precision="float16")
