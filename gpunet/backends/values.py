@@ -1,0 +1,102 @@
+"""What primitives take and give beside arrays: activations, gates, segments of an arena, notes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import ml_dtypes  # noqa: F401 - gives NumPy the dtype name "bfloat16"
+import numpy as np
+
+from gpunet.geometry import Geometry
+
+Array = Any
+"""numpy.ndarray, cupy.ndarray or the emulator's array: never mixed."""
+Index = tuple[int | slice | None, ...]
+
+BINARY = ("add", "subtract", "multiply", "divide", "power")
+UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
+ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh")
+"""Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
+FUSED_POOL = (2, 2)
+"""Window, and stride, of the max pool that a convolution can take in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise function by name; `slope` is leaky ReLU's for negative inputs, unused by the others."""
+
+    name: str
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.name not in ACTIVATIONS:
+            raise ValueError(f"activation: name is {self.name!r} but takes one of {', '.join(ACTIVATIONS)}")
+
+
+class Gate(NamedTuple):
+    """What a gradient kernel needs to take dy back through a fused activation and max pool while it loads dy."""
+
+    y: Array
+    """The fused operation's output: after the pool, if there is one, as dy is; not read, and None, without activation."""
+    activation: Activation | None
+    mask: Array | None = None
+    """The fused pool's mask, of y's shape; None without a pool."""
+    pool: Geometry | None = None
+    """The fused pool's geometry."""
+
+
+class Moments(NamedTuple):
+    """What batch normalisation normalised by: of the batch in training, the running ones in inference."""
+
+    mean: Array
+    """(C,)"""
+    variance: Array
+    """(C,), biased: the sum of squares over n."""
+
+
+class Segments(NamedTuple):
+    """Ranges of an arena's elements and the hyper-parameters of each."""
+
+    bounds: np.ndarray
+    """(M, 2) int64: first element and the one past the last."""
+    hyper: Array
+    """(M, K) float64, one column a hyper-parameter; the update's docstring names them."""
+    placed: Array | None = None
+    """`bounds` as the backend's own array, for whoever records an update; then `hyper` is one too, and is read when the update
+    runs: it may hold other numbers at every replay. Both must outlive the record."""
+
+
+class Note(NamedTuple):
+    """What a recorded update leaves for the host to read later, and what it asks before it updates anything."""
+
+    loss: Array
+    """The step's loss, one element."""
+    correct: Array | None
+    """int32, one element."""
+    last: Array
+    """(3,) float64: the note of the step before; zeros before the first."""
+    row: Array
+    """(3,) float64, written: loss, correct (0 if there is none) and held, how many steps have updated nothing: the first
+    whose loss was not finite, and all after it."""
+
+
+class FlatStorage(Protocol):
+    """What an update needs of an arena: flat arrays of one length and dtype."""
+
+    data: Array
+    grad: Array
+    slots: dict[str, Array]
+    shadow: Array | None
+    """`data` rounded to 16 bits, which an update keeps up to date; None if nobody computes with it."""
+    scaling: Array | None
+    """(scale, good, skipped) in float32, the state of dynamic loss scaling; None if `grad` is of the loss itself.
+
+    Then `grad` is that of scale times the loss. `gradient_norm` takes the scale out again, and an update whose gradients
+    overflowed changes nothing but this state: the scale halves, and doubles again after 2,000 updates in a row that were good.
+    """
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether a dtype is a float's; bfloat16, which NumPy does not know by itself, is one too."""
+    return np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16"
