@@ -103,7 +103,7 @@ def draw(path: Path, images: np.ndarray, truth: np.ndarray, found: np.ndarray, s
 
     order = scores.argsort()
     chosen = order[np.linspace(0, len(order) - 1, min(6, len(order))).round().astype(int)]
-    figure, axes = pyplot.subplots(2, 3, figsize=(12, 8.4), squeeze=False)
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 8.4), squeeze=False, layout="constrained")
     for axis in axes.ravel():
         axis.axis("off")
     for axis, i in zip(axes.ravel(), chosen, strict=False):
@@ -113,7 +113,6 @@ def draw(path: Path, images: np.ndarray, truth: np.ndarray, found: np.ndarray, s
                 axis.contour(mask, levels=[0.5], colors=colour, linewidths=0.9)
         axis.set_title(f"test image {i}: IoU {scores[i]:.2f}")
     figure.suptitle("Outlines of nuclei: green as annotated, red as found")
-    figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 

@@ -5,7 +5,7 @@
 
 One net embeds all images, so that drawings of one character come to lie close together. Prints the share of 400 fixed
 trials in which, of 20 examples by one drawer, all of one alphabet, the closest is of the character that another drawer
-drew; draws some trials: OUTPUT/trials.png.
+drew; draws some trials: OUTPUT/trials.png; saves the net: OUTPUT/net.safetensors.
 """
 
 import argparse
@@ -23,11 +23,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder that holds omniglot; default: what GPUNET_DATA names")
     parser.add_argument("--loss", default="all_pairs", choices=("all_pairs", "triplet", "contrastive"))
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--steps", type=int, default=120, help="batches an epoch")
     parser.add_argument("--batch", type=int, default=20, help="characters, or pairs, a batch")
     parser.add_argument("--views", type=int, default=4, help="drawings of each character in a batch of all_pairs")
-    parser.add_argument("--size", type=int, default=28, help="extent that drawings are shrunk to, in pixels")
+    parser.add_argument("--size", type=int, default=35, help="extent that drawings are shrunk to, in pixels")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/omniglot"))
@@ -67,8 +67,9 @@ def main() -> None:
     answers = distances.argmin(axis=1)
 
     arguments.output.mkdir(parents=True, exist_ok=True)
+    trainer.save(arguments.output / "net.safetensors")
     draw_trials(arguments.output / "trials.png", images[..., 0], queries, examples, answers)
-    print(f"trials: {len(queries)}; written: {arguments.output / 'trials.png'}")
+    print(f"trials: {len(queries)}; written: {arguments.output}/trials.png, {arguments.output}/net.safetensors")
     print(f"one-shot accuracy, 20-way within alphabets: {(answers == 0).mean():.1%}")
 
 

@@ -21,12 +21,12 @@ from gpunet.vision.average_precision import Detections, mean_average_precision
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder that holds BCCD; default: what GPUNET_DATA names")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
         "--size", type=int, nargs=2, default=(192, 256), help="height and width that images are scaled to"
     )
     parser.add_argument("--anchors", type=int, default=5)
-    parser.add_argument("--width", type=int, default=16, help="channels of the first convolution")
+    parser.add_argument("--width", type=int, default=12, help="channels of the first convolution")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/cells"))
@@ -80,7 +80,7 @@ def draw(path: Path, images: np.ndarray, found: list[Detections], classes: tuple
     from matplotlib.patches import Rectangle
 
     colours = ("red", "blue", "lime", "orange", "magenta")
-    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.8), squeeze=False)
+    figure, axes = pyplot.subplots(2, 3, figsize=(12, 6.8), squeeze=False, layout="constrained")
     for axis in axes.ravel():
         axis.axis("off")
     for i, axis in zip(range(len(images)), axes.ravel(), strict=False):
@@ -92,7 +92,6 @@ def draw(path: Path, images: np.ndarray, found: list[Detections], classes: tuple
         axis.set_title(f"test image {i}")
     names = ", ".join(f"{name} {colours[i % len(colours)]}" for i, name in enumerate(classes))
     figure.suptitle(f"Boxes found with a score of at least {least}: {names}")
-    figure.tight_layout()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
 
