@@ -135,7 +135,9 @@ def _update(slots: tuple[str, ...], hyper: tuple[float, ...], method: str) -> Ca
         segments = Segments(np.array([[0, n]], np.int64), np.array([hyper]))
 
         def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-            arena: Any = SimpleNamespace(data=a["data"], grad=a["grad"], slots={name: a[name] for name in slots})
+            arena: Any = SimpleNamespace(
+                data=a["data"], grad=a["grad"], slots={name: a[name] for name in slots}, shadow=None, scaling=None
+            )
             getattr(backend, method)(arena, segments)
             return [a["data"], *(a[name] for name in slots)]
 

@@ -44,7 +44,9 @@ def test_an_output_that_is_added_to_is_read_too(recorded):
 
 def test_what_is_marked_as_updated_is_read_and_written(recorded):
     backend, recording, device = recorded
-    arena = SimpleNamespace(data=ones(device, 64), grad=ones(device, 64), slots={"momentum": ones(device, 64)})
+    arena = SimpleNamespace(
+        data=ones(device, 64), grad=ones(device, 64), slots={"momentum": ones(device, 64)}, shadow=None, scaling=None
+    )
     backend.sgd_update(arena, Segments(np.array([[0, 64]]), np.zeros((1, 4))))
     (launch,) = recording.launches
     assert {a.name for a in launch.arguments if a.read and a.written} == {"data", "momentum"}
