@@ -230,9 +230,11 @@ def backward(
     retain_graph: bool = False,
     rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
 ) -> None:
-    """See `Tensor.backward`.
+    """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs one; also a method, ``root.backward()``.
 
     Args:
+        grad: upstream gradient of the root's shape; 1 if None, which takes a tensor of one element.
+        retain_graph: keep what the functions saved, so that backward can run again.
         rule: gives the gradients of a function's inputs from that of its output, complete by then; to watch or to change
             what goes back.
     """

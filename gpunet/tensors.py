@@ -94,17 +94,6 @@ class Tensor:
         """Forget the gradient."""
         self.grad = None
 
-    def backward(self, grad: Any = None, *, retain_graph: bool = False) -> None:
-        """Add d(self)/d(leaf), times `grad`, to the `grad` of every leaf that needs one.
-
-        Args:
-            grad: upstream gradient of this tensor's shape; 1 if None, which takes a tensor of one element.
-            retain_graph: keep what the functions saved, so that backward can run again.
-        """
-        from gpunet.autograd import backward  # which stands above this module
-
-        backward(self, grad, retain_graph=retain_graph)
-
     def operand(self, dtype: np.dtype) -> Array:
         """The array that an operation of `dtype` takes."""
         return self.data
@@ -142,6 +131,7 @@ class Tensor:
     if TYPE_CHECKING:  # functional/operators.py, which stands above this module, binds these
         T: Tensor
 
+        def backward(self, grad: Any = None, *, retain_graph: bool = False) -> None: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...

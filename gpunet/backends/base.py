@@ -28,6 +28,7 @@ from gpunet.backends.values import (
     Moments,
     Note,
     Segments,
+    check_fused_pool,
     is_float,
 )
 from gpunet.geometry import Geometry
@@ -457,5 +458,6 @@ __all__ = [
     "Moments",
     "Note",
     "Segments",
+    "check_fused_pool",
     "is_float",
 ]

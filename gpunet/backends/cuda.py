@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
+from gpunet.backends.base import Activation, Array, Gate, check_fused_pool
 from gpunet.backends.cuda_data import CudaData
 from gpunet.backends.cuda_device import THREADS, activation_fields
 from gpunet.backends.cuda_movement import CudaMovement
@@ -84,7 +84,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
     ) -> tuple[Array, Array | None]:
         g = geometry
         element = self._element("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
-        _check_pool("conv2d_forward", g, pool)
+        check_fused_pool("conv2d_forward", g, pool)
         pooled = pool is not None
         y = self.arrays.empty(g.y_shape if pool is None else pool.y_shape, x.dtype)
         mask = None if pool is None else self.arrays.empty(pool.y_shape, np.uint8)
@@ -132,7 +132,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
     def _checked_gate(self, operation: str, dy: Array, g: Geometry, gate: Gate | None) -> Gate:
         """The gate, one of nothing if there is none, after the checks of dy's shape against it."""
         gate = gate or Gate(None, None)
-        _check_pool(operation, g, gate.pool)
+        check_fused_pool(operation, g, gate.pool)
         shape = g.y_shape if gate.pool is None else gate.pool.y_shape
         self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
         if (gate.mask is None) != (gate.pool is None) or (gate.mask is not None and gate.mask.shape != shape):
@@ -290,11 +290,6 @@ def geometry_fields(geometry: Geometry) -> dict[str, int]:
 def _by_four(g: Geometry) -> bool:
     """Whether the channels of a group come in fours, on both sides of a convolution."""
     return g.x_shape[3] // g.groups % 4 == 0 and g.filters // g.groups % 4 == 0
-
-
-def _check_pool(operation: str, g: Geometry, pool: Geometry | None) -> None:
-    if pool is not None and pool != Geometry.pool(g.y_shape, FUSED_POOL):
-        raise ValueError(f"{operation}: pool is {pool} but only 2x2 windows side by side over {g.y_shape} are fused")
 
 
 def _check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:

@@ -1,4 +1,5 @@
-"""`NumpyBackend`: the fast CPU path. Windows are copied into columns that fit the cache and multiplied by BLAS.
+"""`NumpyBackend`: the fast CPU path. Windows are copied into columns and multiplied by BLAS: `numpy_conv.py`
+with many channels, `numpy_planes.py` with few.
 
 Work is cut along the batch into one part a thread, and each part into blocks of images whose columns stay in the second-level
 cache; NumPy and BLAS let go of the interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial
@@ -18,7 +19,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from gpunet.backends import host_memory, numpy_gelu, numpy_norm, numpy_pool
-from gpunet.backends.base import Activation, Array, Gate, Moments
+from gpunet.backends.base import Activation, Array, Gate, Moments, check_fused_pool
 from gpunet.backends.host import HostBackend, deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
 from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
@@ -78,6 +79,7 @@ class NumpyBackend(HostBackend):
         activation: Activation | None = None,
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
+        check_fused_pool("conv2d_forward", geometry, pool)
         y = host_memory.empty(geometry.y_shape if pool is None else pool.y_shape, x.dtype)
         mask = None if pool is None else host_memory.empty(pool.y_shape, pool.mask_dtype)
 

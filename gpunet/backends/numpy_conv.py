@@ -130,7 +130,7 @@ class Columns:
             target = padded[..., group_slice(i, g.groups, c)]
             for p in range(g.window[0]):
                 for q in range(g.window[1]):
-                    target[:, *reached(g, p, q)] += taps[:, :, :, p, q]
+                    target[:, reached(g, 0, p), reached(g, 1, q)] += taps[:, :, :, p, q]
         dx[...] = padded[:, top : top + g.x_shape[1], left : left + g.x_shape[2]]
 
     def fill(self, x: Array) -> list[Array]:
@@ -189,13 +189,10 @@ def group_slice(i: int, groups: int, channels: int) -> slice:
     return slice(i * each, (i + 1) * each)
 
 
-def reached(g: Geometry, i: int, j: int) -> tuple[slice, slice]:
-    """The rows and columns of padded pixels under tap (i, j) of the windows."""
-    rows, columns = (
-        slice(tap * d, tap * d + s * (n - 1) + 1, s)
-        for tap, d, s, n in zip((i, j), g.dilation, g.stride, g.y_shape[1:3], strict=True)
-    )
-    return rows, columns
+def reached(g: Geometry, axis: int, tap: int) -> slice:
+    """The padded pixels under one row (axis 0), or column (1), of taps of all windows."""
+    first, step = tap * g.dilation[axis], g.stride[axis]
+    return slice(first, first + step * (g.y_shape[1 + axis] - 1) + 1, step)
 
 
 def rotate(w: Array, groups: int) -> Array:

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import as_strided
 from gpunet.backends import host_memory
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.numpy_activation import activate, open_activation
+from gpunet.backends.numpy_conv import reached
 from gpunet.geometry import Geometry
 
 BLOCK = 1 << 21
@@ -90,11 +91,11 @@ class Planes:
         wide = host_memory.empty((c, kh, oh, left + width + right, n), self.dtype)
         wide[...] = 0
         for j in range(kw):
-            wide[:, :, :, _reached(g, 1, j)] += taps[:, :, j]
+            wide[:, :, :, reached(g, 1, j)] += taps[:, :, j]
         padded = self._memory((n, top + h + bottom, left + width + right, c), n)
         padded[...] = 0
         for i in range(kh):
-            padded[:, _reached(g, 0, i)] += wide[:, i]
+            padded[:, reached(g, 0, i)] += wide[:, i]
         dx[...] = padded[:, top : top + h, left : left + width].transpose(3, 1, 2, 0)
 
     def _filters(self, w: Array) -> Array:
@@ -141,12 +142,6 @@ class Planes:
         """Planes of the output as the rows of a matrix: (groups, O // groups, OH OW n)."""
         g = self.geometry
         return planes.reshape(g.groups, g.filters // g.groups, -1)
-
-
-def _reached(g: Geometry, axis: int, tap: int) -> slice:
-    """The padded pixels under one row, or column, of taps of all windows."""
-    first, step = tap * g.dilation[axis], g.stride[axis]
-    return slice(first, first + step * (g.y_shape[1 + axis] - 1) + 1, step)
 
 
 def _corners(planes: Array) -> Array:

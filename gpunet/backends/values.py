@@ -100,3 +100,9 @@ class FlatStorage(Protocol):
 def is_float(dtype: Any) -> bool:
     """Whether a dtype is a float's; bfloat16, which NumPy does not know by itself, is one too."""
     return np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16"
+
+
+def check_fused_pool(operation: str, g: Geometry, pool: Geometry | None) -> None:
+    """ValueError unless `pool`, if there is one, is one that a convolution of this geometry can take in."""
+    if pool is not None and pool != Geometry.pool(g.y_shape, FUSED_POOL):
+        raise ValueError(f"{operation}: pool is {pool} but only 2x2 windows side by side over {g.y_shape} are fused")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpunet.autograd import Tensor
+from gpunet.autograd import Tensor, backward
 from gpunet.functional.arithmetic import (
     absolute,
     add,
@@ -25,6 +25,7 @@ from gpunet.functional.reduction import max, mean, sum
 def bind_operators() -> None:
     """Give `Tensor` its operators and methods."""
     methods: dict[str, Any] = {
+        "backward": backward,
         "__add__": add,
         "__radd__": lambda a, b: add(b, a),
         "__sub__": subtract,

@@ -220,6 +220,15 @@ def test_training_on_two_backends_gives_the_same_losses(backend, rng):
     assert first[-1] < 0.9 * first[0]
 
 
+@pytest.mark.parametrize("channels", [3, 40])
+def test_another_pool_than_the_fused_one_is_refused(fast, rng, channels):
+    x, w = rng.normal(size=(20, 9, 9, channels)), rng.normal(size=(3, 3, channels, 4))
+    geometry = Geometry.conv(x.shape, w.shape)
+    for pool in (Geometry.pool(geometry.y_shape, 3), Geometry.pool(geometry.y_shape, 2, stride=1)):
+        with pytest.raises(ValueError, match="conv2d_forward: pool is .* only 2x2 windows"):
+            fast.conv2d_forward(x, w, geometry=geometry, pool=pool)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process")
 def test_a_forked_process_computes_too(rng):

@@ -386,7 +386,9 @@ def test_labels_beyond_32_bits_are_refused(new_task):
 
 
 @pytest.mark.parametrize(
-    "metrics", [[], ["accuracy"], ["accuracy", "top2", "confusion"], ["confusion"], [Accuracy(ignore_index=0)]], ids=str
+    "metrics",
+    [[], ["accuracy"], ["accuracy", "top2", "confusion"], ["confusion"], [Accuracy(ignore_index=0)]],
+    ids=["none", "accuracy", "several", "confusion", "an object"],
 )
 def test_metrics_are_the_eager_ones(new_task, metrics):
     trainer = both(
