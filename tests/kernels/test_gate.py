@@ -16,10 +16,11 @@ def compiler():
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_for_every_architecture_without_a_spill():
-    rows = list(gate.compile_all())
+def test_every_kernel_compiles_for_the_oldest_and_the_newest_architecture_without_a_spill():
+    ends = (gate.ARCHITECTURES[0], gate.ARCHITECTURES[-1])  # .ci/run compiles for all: `gpunet kernels`
+    rows = list(gate.compile_all(ends))
     assert [row for row in rows if not row.passes] == []
-    expected = {(e, a) for expressions in instantiations().values() for e in expressions for a in gate.ARCHITECTURES}
+    expected = {(e, a) for expressions in instantiations().values() for e in expressions for a in ends}
     assert {(row.kernel, row.architecture) for row in rows} == expected
     assert all(0 < row.registers <= 255 and row.shared <= 48 * 1024 for row in rows)
     if not sass.why_unavailable():
