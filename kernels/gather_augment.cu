@@ -7,11 +7,12 @@
 //   images uint8 (M, H, W, C)   labels int (M,)   order int: positions   y (rows, h, w, C), uint8 if it is not normalised
 // What lies outside an image, where it is padded, is 0 or the image reflected. row, column, the two flips and the square that
 // is set to 0 are drawn from the Philox block (seed, "augment", position, epoch) as gpunet/augmentation.py draws them, so they
-// depend on the position in the data set alone. The products are rounded before the sums, as NumPy does: the same bits.
+// depend on the position in the data set alone. The products are rounded before the sums, as NumPy does: the same bits; 16-bit
+// elements are those float32 numbers, rounded.
 // With a clock (step, epoch) on the device, epoch = clock[1] and start = (clock[0] % steps) * stride: a launch that is
 // recorded once in a graph makes another batch at each replay. One that reaches beyond the order repeats its last position.
 // Tiling: a block takes an image, or a share of a large one in grid row y; one of its threads draws for all.
-// Bound: memory, 1 byte read and 4 written an element (1 and 1 for uint8); the divisions that place an element are near it.
+// Bound: memory, 1 byte read and 4 written an element (1 and 2 in 16 bits, 1 and 1 for uint8); the divisions that place an element are near it.
 
 #define MAX_CHANNELS 16
 #define AUGMENT 3  // gpunet.random.PURPOSES
@@ -96,7 +97,7 @@ __global__ void gather_augment(
             const bool cut = (unsigned)(i - s.hole_row) < a.cutout && (unsigned)(j - s.hole_column) < a.cutout;
             const uint8 pixel = row < 0 || column < 0 || cut ? 0 : image[(row * a.width + column) * a.channels + c];
             T& to = y[n * elements + e];
-            if (cut && a.cutout_last) to = 0;
+            if (cut && a.cutout_last) to = T(0);
             else put(to, pixel, a, c);
         }
         __syncthreads();  // the next image's choices overwrite these

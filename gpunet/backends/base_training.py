@@ -52,6 +52,7 @@ class TrainingPrimitives(ABC):
         start: int = 0,
         rows: int | None = None,
         clock: Clock | None = None,
+        dtype: Any = None,
         out: tuple[Array, Array | None] | None = None,
     ) -> tuple[Array, Array | None]:
         """(x, y): a batch of a data set, augmented, and its labels.
@@ -63,9 +64,10 @@ class TrainingPrimitives(ABC):
             start, rows: the batch is ``order[start : start + rows]``; to the end of the order if `rows` is None.
             clock: takes the place of `epoch` and `start`, read when the kernel runs; a batch that then reaches beyond the
                 end of the order repeats the last position.
+            dtype: of normalised images: float32, or one of the backend's to which they are rounded.
             out: where to write x and y.
         Returns:
-            x (rows, h, w, C), float32 if it is normalised, else uint8; y int32 (rows,), None without labels.
+            x (rows, h, w, C), of `dtype` if it is normalised, else uint8; y int32 (rows,), None without labels.
         """
 
     # ---- updates -----------------------------------------------------------------------------------------------------

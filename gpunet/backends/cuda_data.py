@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from gpunet.augmentation import BORDERS, FLIPS, Augmentation
 from gpunet.backends.base import Array
 from gpunet.backends.cuda_device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.backends.gather import Clock, check_gather
-from gpunet.cuda.instantiations import instance
+from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.random import Stream
 
 SCAN_THREADS = 1024
@@ -53,6 +54,7 @@ class CudaData(CudaDevice, ABC):
         start: int = 0,
         rows: int | None = None,
         clock: Clock | None = None,
+        dtype: Any = None,
         out: tuple[Array, Array | None] | None = None,
     ) -> tuple[Array, Array | None]:
         rows = order.shape[0] - start if rows is None else rows
@@ -66,7 +68,9 @@ class CudaData(CudaDevice, ABC):
                 f"gather_augment: CUDA takes images of fewer than 2^31 elements, got {images.shape[1:]} to {h, w, channels}"
             )
         given_x, given_y = out or (None, None)
-        kind = np.dtype(np.float32 if augmentation.mean else np.uint8)
+        kind = np.dtype((dtype or np.float32) if augmentation.mean else np.uint8)
+        if augmentation.mean and kind.name not in ELEMENTS:
+            raise TypeError(f"gather_augment: dtype is {kind} but CUDA normalises to {', '.join(ELEMENTS)}")
         x = self._out("gather_augment", given_x, (rows, h, w, channels), kind)
         y = None if labels is None else self._out("gather_augment", given_y, (rows,), np.int32)
         batch = {
@@ -76,9 +80,7 @@ class CudaData(CudaDevice, ABC):
         if rows:
             grid = min(rows, MAX_BLOCKS), min(-(-h * w * channels // SHARE), 65535)
             args = images, labels, order, x, y, clock and clock.counters, batch, _fields(augmentation, images.shape[1:])
-            self.launcher.launch(
-                instance("gather_augment", "float" if augmentation.mean else "uint8"), grid, THREADS, args
-            )
+            self.launcher.launch(instance("gather_augment", ELEMENTS.get(kind.name, "uint8")), grid, THREADS, args)
         return x, y
 
 

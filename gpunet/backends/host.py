@@ -208,6 +208,7 @@ class HostBackend(Backend):
         start: int = 0,
         rows: int | None = None,
         clock: Clock | None = None,
+        dtype: Any = None,
         out: tuple[Array, Array | None] | None = None,
     ) -> tuple[Array, Array | None]:
         rows = len(order) - start if rows is None else rows
@@ -217,6 +218,8 @@ class HostBackend(Backend):
             start = step % clock.steps * clock.stride
         index = order[np.minimum(np.arange(start, start + rows), len(order) - 1)]
         x = augment(images[index], index, augmentation, seed=seed, epoch=epoch, operation="gather_augment")
+        if augmentation.mean:
+            x = self.cast(x, dtype or np.float32)
         given_x, given_y = out or (None, None)
         return deliver(x, given_x, accumulate=False), None if labels is None else deliver(
             labels[index], given_y, accumulate=False

@@ -81,7 +81,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *(instance("cast", *types) for types in permutations(ELEMENTS.values(), 2)),
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
-        "gather_augment.cu": [instance("gather_augment", t) for t in ("float", "uint8")],
+        "gather_augment.cu": [*_each("gather_augment"), "gather_augment<uint8>"],
         "gelu.cu": _each("gelu_forward", "gelu_backward"),
         "matmul.cu": [
             *_each("matmul_simple"),

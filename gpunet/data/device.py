@@ -27,9 +27,9 @@ class DeferredBatch:
         self._loader, self._place = loader, (order, start, rows, epoch, seed)
         self.key = loader, rows, seed
 
-    def make(self, clock: Array | None = None) -> tuple[Any, Array]:
-        """(x, y), as the loader gives them; of the step and epoch that `clock` holds, if there is one."""
-        x, y = self._loader._launch(*self._place, clock)
+    def make(self, clock: Array | None = None, dtype: Any = None) -> tuple[Any, Array]:
+        """(x, y), as the loader gives them but x of `dtype`; of the step and epoch that `clock` holds, if there is one."""
+        x, y = self._loader._launch(*self._place, clock, dtype)
         return (Tensor(x, self._loader.backend) if self._loader.augmentation.mean else x), y
 
 
@@ -93,6 +93,7 @@ class DeviceLoader(BatchOrder):
         rows: int | None = None,
         epoch: int | None = None,
         clock: Array | None = None,
+        dtype: Any = None,
         out: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
         """Make one batch by one kernel, and nothing else: what a captured step does.
@@ -105,11 +106,12 @@ class DeviceLoader(BatchOrder):
             clock: uint64 (2,) on the backend, (step, epoch), read when the kernel runs, instead of `start` and `epoch`:
                 the batch then begins at ``clock[0] % len(loader) * batch_size``, and has `batch_size` rows unless `rows`
                 says how many. A batch that reaches beyond the end of the order repeats the last position.
+            dtype: of normalised images: float32 or, on CUDA, one of 16 bits.
             out: where to write x and y.
         Returns:
-            Arrays x (rows, h, w, C), float32 if it is normalised, else uint8, and y, int32 (rows,).
+            Arrays x (rows, h, w, C), of `dtype` if it is normalised, else uint8, and y, int32 (rows,).
         """
-        return self._launch(order, start, rows, self.epoch if epoch is None else epoch, self._seed(), clock, out)
+        return self._launch(order, start, rows, self.epoch if epoch is None else epoch, self._seed(), clock, dtype, out)
 
     def _launch(
         self,
@@ -119,6 +121,7 @@ class DeviceLoader(BatchOrder):
         epoch: int,
         seed: int,
         clock: Array | None = None,
+        dtype: Any = None,
         out: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
         if rows is None:
@@ -133,6 +136,7 @@ class DeviceLoader(BatchOrder):
             start=start,
             rows=rows,
             clock=None if clock is None else Clock(clock, len(self), self.batch_size),
+            dtype=dtype,
             out=out,
         )
         return x, y

@@ -222,11 +222,12 @@ class Batches:
 
     Args:
         batches: one a step, all of one form.
-        dtype: of the arrays that host arrays of floats are copied to.
+        dtype: of the arrays that host arrays of floats are copied to, and that deferred batches are made in.
     """
 
     def __init__(self, recorder: Recorder, optimizer: Optimizer, batches: Sequence[Any], dtype: np.dtype) -> None:
         self._backend, self._deferred = optimizer.arena.backend, isinstance(batches[0], DeviceBatch)
+        self._dtype = dtype
         self._batches = list(batches) if self._deferred else []
         self._made: list[tuple[Any, ...]] = []
         self._feeds: list[Feed] = []
@@ -266,7 +267,7 @@ class Batches:
     def parts(self, i: int, clock: Array) -> tuple[Any, ...]:
         """The batch of step i, while recording."""
         if self._deferred:
-            self._made.append(self._batches[i].make(clock))
+            self._made.append(self._batches[i].make(clock, self._dtype))
             return self._made[i]
         return tuple(row(feed.device, i) for feed in self._feeds)
 

@@ -44,12 +44,13 @@ class DeviceBatch(Protocol):
     key: Hashable
     """Batches of one key differ by their place alone, so that one graph, which reads it from a clock, makes them all."""
 
-    def make(self, clock: Array | None) -> tuple[Array | Tensor, ...]:
+    def make(self, clock: Array | None, dtype: Any) -> tuple[Array | Tensor, ...]:
         """Launch what makes the arrays; nothing may be read or copied by the host.
 
         Args:
             clock: two uint64 on the device, (step, epoch): the place of the batch to make, whichever object of this key is
                 asked; None to make this one.
+            dtype: what the model computes in; images of another float dtype are cast to it in a pass of their own.
         """
 
 
@@ -125,7 +126,7 @@ class EagerStep:
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the batch's first array."""
-        x = checked_batch(made(batch))[0]
+        x = checked_batch(made(batch, self.dtype))[0]
         check_images(x)
         with no_grad(), _quiet():
             return self.values(self.model(self._placed(x)))
@@ -150,7 +151,7 @@ class EagerStep:
         return loss, logits
 
     def _measure(self, batch: Any) -> tuple[Tensor, Measured]:
-        batch = made(batch)
+        batch = made(batch, self.dtype)
         loss, logits = self.forward(batch)
         measured = Measured(loss.item(), batch[0].shape[0])
         if logits is None or not self.keep_logits:
@@ -184,9 +185,9 @@ class EagerStep:
         return tensor(part, dtype=self.dtype, backend=arena.backend)
 
 
-def made(batch: Any) -> Any:
-    """A batch of arrays: itself, or what its kernels make."""
-    return batch.make(None) if isinstance(batch, DeviceBatch) else batch
+def made(batch: Any, dtype: Any) -> Any:
+    """A batch of arrays: itself, or what its kernels make for a model that computes in `dtype`."""
+    return batch.make(None, dtype) if isinstance(batch, DeviceBatch) else batch
 
 
 def form_of(batch: Any) -> Hashable:

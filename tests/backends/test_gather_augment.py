@@ -137,6 +137,16 @@ def test_a_batch_is_written_where_it_is_asked_for(backend, data_set):
         np.testing.assert_array_equal(backend.to_numpy(mine), backend.to_numpy(theirs))
 
 
+def test_normalised_images_are_rounded_to_the_dtype_that_is_asked_for(backend, data_set):
+    x, _ = backend.gather_augment(*data_set, ALL, seed=3)
+    for dtype in backend.dtypes:
+        got, _ = backend.gather_augment(*data_set, ALL, seed=3, dtype=dtype)
+        assert got.dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(backend.to_numpy(got), backend.to_numpy(backend.cast(x, dtype)))
+    pixels, _ = backend.gather_augment(*data_set, replace(ALL, mean=(), std=()), seed=3, dtype="float32")
+    assert pixels.dtype == np.uint8
+
+
 def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, data_set):
     images, labels, order = data_set
     x, y = backend.gather_augment(images, None, order, ALL, seed=3, start=20)

@@ -82,7 +82,7 @@ class Runs:
     def agrees(self, got, expected, message=""):
         """Assert that an array on the device holds what is expected."""
         host = self.backend.to_numpy(got)
-        host = host.astype(np.float32) if host.dtype == self.dtype else host
+        host, expected = (a.astype(np.float32) if a.dtype == self.dtype else a for a in (host, expected))
         np.testing.assert_allclose(host, expected, rtol=self.error, atol=2e-4, err_msg=message)
 
     def __call__(self, primitive, *args, single=(), **options):
@@ -133,6 +133,7 @@ def run_narrow(run):
     cross_entropy(run)
     elementwise(run)
     run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
+    batches(run)
     updates(run)
 
 
@@ -271,7 +272,7 @@ def batches(run):
     order, drawn = np.int32([3, 0, 4, 4, 1, 2]), Augmentation((40, 39), 2, "reflect", True, "alternate", True, 9)
     run("gather_augment", images, labels, order, drawn, seed=7, epoch=3, start=1)
     clock, normalized = np.uint64([6, 3]), replace(drawn, mean=(0.5,), std=(0.25,), cutout_last=True)
-    run("gather_augment", images, None, order, normalized, seed=7, rows=2, clock=Clock(clock, 3, 2))
+    run("gather_augment", images, None, order, normalized, seed=7, rows=2, clock=Clock(clock, 3, 2), dtype=run.dtype)
 
 
 def updates(run):

@@ -336,6 +336,13 @@ def test_images_with_more_channels_than_the_kernel_holds_factors_for_are_refused
         backend.gather_augment(images, None, order, NORMALIZE, seed=0)
 
 
+def test_images_are_normalised_to_what_cuda_computes_in():
+    backend = recording_backend()
+    images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
+    with pytest.raises(TypeError, match="dtype is float64 but CUDA normalises to float32, float16, bfloat16"):
+        backend.gather_augment(images, None, order, NORMALIZE, seed=0, dtype=np.float64)
+
+
 def test_more_numbers_than_int32_counts_are_not_permuted():
     with pytest.raises(ValueError, match=r"permutation: count is 2147483648 but must be from 0 to 2\^31 - 1"):
         recording_backend().permutation(STREAM, 2**31)

@@ -438,10 +438,10 @@ class Drawn:
     def __init__(self, backend, rows, labels):
         self.backend, self.rows, self.labels, self.key = backend, rows, labels, ("drawn", rows)
 
-    def make(self, clock):
+    def make(self, clock, dtype):
         place = random._state if clock is None else None
         stream = random.Stream(5, 3, place.step if place else 0, 0, place.epoch if place else 0, clock)
-        return self.backend.random_uniform(stream, (self.rows, 6, 6, 1), np.float32), self.labels
+        return self.backend.random_uniform(stream, (self.rows, 6, 6, 1), dtype), self.labels
 
 
 @pytest.mark.parametrize("metrics", [["accuracy"], ["top2"]])

@@ -8,6 +8,7 @@ import gpunet as gp
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
 from gpunet.backends import get_backend, why_unavailable
+from gpunet.cuda.instantiations import ELEMENTS
 from gpunet.errors import BackendError
 from gpunet.train import Callback, Trainer
 
@@ -300,7 +301,7 @@ def test_a_checkpoint_serves_another_precision(tmp_path):
 
 
 @pytest.mark.parametrize("precision", NARROW)
-def test_a_device_loader_s_batches_are_cast(precision):
+def test_a_device_loader_makes_its_batches_in_16_bits(precision):
     rng = np.random.default_rng(0)
     dataset = data.ArrayDataset(rng.integers(0, 256, (48, 12, 12, 1), dtype=np.uint8), rng.integers(0, 4, 48))
     losses = []
@@ -309,6 +310,9 @@ def test_a_device_loader_s_batches_are_cast(precision):
         trainer.fit(make(dataset, 16, shuffle=True, transform=data.Normalize(0.5, 0.25)), 2)
         losses.append(trainer.history["loss"])
     assert losses[0] == losses[1]
+    kernels = [k for graph in trainer._step.graphs.values() for k in graph.recording.graph.kernels]
+    assert f"gather_augment<{ELEMENTS[precision]}>" in kernels
+    assert not any(kernel.startswith("cast<") for kernel in kernels)
 
 
 @pytest.mark.parametrize(
