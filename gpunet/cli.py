@@ -23,8 +23,8 @@ from gpunet.data import DataLoader, Normalize, random_split
 from gpunet.data.images import SUFFIXES, read_image
 from gpunet.errors import BackendError
 from gpunet.interop import load_weights, read_metadata
+from gpunet.precision import PRECISIONS
 from gpunet.train import BestCheckpoint, CSVLogger, Trainer, recipes
-from gpunet.train.trainer import PRECISIONS
 
 REPORTED = (ValueError, TypeError, BackendError, OSError, ImportError, FloatingPointError, MemoryError)
 """What is said in one line; anything else is a fault of gpunet's and shows its traceback."""
@@ -142,6 +142,7 @@ def summary(arguments: Namespace) -> int:
         training=not arguments.inference,
         optimizer=partial(optim.SGD, lr=0.1, momentum=0.9),
         backend=None if arguments.backend == "auto" else arguments.backend,
+        precision=arguments.precision,
     )
     print(plan)
     return 0
@@ -298,6 +299,7 @@ def _parser() -> ArgumentParser:
     step.add_argument("--plan", action="store_true", help="a training step: forward, loss, backward, SGD with momentum")
     step.add_argument("--inference", action="store_true", help="the forward pass alone")
     step.add_argument("--batch-size", type=int, default=32, help="default 32")
+    step.add_argument("--precision", default="ieee", choices=PRECISIONS, help="what is stored; default ieee, float32")
     step.add_argument("--backend", default="auto", help="cuda, cuda:1, emulated or auto")
     _command(commands, "info", info)
     gate = _command(commands, "kernels", kernels)

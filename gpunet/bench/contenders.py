@@ -15,6 +15,7 @@ from gpunet.backends.cuda import CudaBackend
 from gpunet.bench import NotMeasuredError
 from gpunet.bench.nets import make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work
+from gpunet.precision import stored_dtype
 
 RATE, MOMENTUM = 0.001, 0.9
 """So small that rounding does not grow within the compared steps: random labels are soon known by heart."""
@@ -32,6 +33,8 @@ class Spec(NamedTuple):
     backend: str
     """gpunet's; a rival runs on the same device."""
     threads: int
+    precision: str = "ieee"
+    """Of training steps."""
 
 
 class Contender(Protocol):
@@ -110,19 +113,22 @@ class GpunetStep(TrainingStep):
     def __init__(self, spec: Spec):
         self.backend, self.timer = placed(spec)
         self.graph = isinstance(self.timer, CupyTimer)
+        self.precision, self.dtype = spec.precision, stored_dtype("bench", spec.precision, self.backend)
 
     def build(self, net: str, batch: int) -> None:
         """See `TrainingStep.build`."""
         self.model = make_model(net).to(self.backend)
         self.optimizer = optim.SGD(self.model.parameters(), lr=RATE, momentum=MOMENTUM)
+        if self.dtype is not None:
+            self.optimizer.compute_in(self.dtype)
         x, y = make_batch(net, batch)
-        self.x, self.y = gp.tensor(x, backend=self.backend), self.backend.asarray(y, np.int32)
+        self.x, self.y = gp.tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
 
     def step(self) -> None:
         """See `TrainingStep.step`."""
         self.optimizer.zero_grad()
         self.loss = F.softmax_cross_entropy(self.model(self.x), self.y)
-        self.loss.backward()
+        self.optimizer.backward(self.loss)
         self.optimizer.step()
 
     def read_loss(self) -> float:
@@ -131,7 +137,7 @@ class GpunetStep(TrainingStep):
 
     def describe(self) -> dict[str, str]:
         """See `Contender.describe`."""
-        return described(self.backend)
+        return {**described(self.backend), "precision": self.precision}
 
 
 def described(backend: Backend) -> dict[str, str]:

@@ -131,7 +131,14 @@ class TorchStep(TrainingStep):
 
     def __init__(self, spec: Spec):
         self._run = _Torch(spec)
-        self.timer, self.graph, self.describe = self._run.timer, self._run.rival.graph, self._run.describe
+        self.timer, self.graph = self._run.timer, self._run.rival.graph
+        self.precision = spec.precision
+        if self.precision == "float16" and self.graph:
+            raise NotMeasuredError("PyTorch's GradScaler asks the host in each step, so that a graph cannot hold it")
+
+    def describe(self) -> dict[str, str]:
+        """See `Contender.describe`."""
+        return {**self._run.describe(), "precision": self.precision}
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """See `Contender.prepare`."""
@@ -149,7 +156,16 @@ class TorchStep(TrainingStep):
         self.optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=rival.fused or None)
         x, y = make_batch(net, batch)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
-        self._loss_of = self._run.compiled(lambda x, y: torch.nn.functional.cross_entropy(model(x), y))
+        device = self._run.device.partition(":")[0]
+        stored = None if self.precision == "ieee" else getattr(torch, self.precision)
+
+        def loss_of(x: Any, y: Any) -> Any:
+            with torch.autocast(device, dtype=stored, enabled=stored is not None):
+                return torch.nn.functional.cross_entropy(model(x), y)
+
+        self._loss_of = self._run.compiled(loss_of)
+        # PyTorch's gradients are of 16 bits too, and overflow with its own first scale, 65536: those steps would be skipped
+        self._scaler = torch.amp.GradScaler(device, init_scale=1024.0, enabled=self.precision == "float16")
 
     def step(self) -> None:
         """See `TrainingStep.step`."""
@@ -157,8 +173,9 @@ class TorchStep(TrainingStep):
             self._run.torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
         self.loss = self._loss_of(self.x, self.y)
-        self.loss.backward()
-        self.optimizer.step()
+        self._scaler.scale(self.loss).backward()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
 
     def read_loss(self) -> float:
         """See `TrainingStep.read_loss`."""

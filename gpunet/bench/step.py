@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 
+import gpunet as gp
 from gpunet.bench import record
 from gpunet.bench.measure import contenders, measure, same_losses
 from gpunet.bench.nets import NETS
 from gpunet.bench.rivals import RIVALS
+from gpunet.precision import PRECISIONS, stored_dtype
 
 
 def add_nets(parser: ArgumentParser) -> None:
@@ -22,17 +25,25 @@ def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet bench step``."""
     add_nets(parser)
     record.add_backend(parser)
+    parser.add_argument(
+        "--precision",
+        default="ieee",
+        choices=PRECISIONS,
+        help="of both sides; 16 bits are PyTorch's autocast (default: ieee)",
+    )
     record.add_arguments(parser, tuple(RIVALS))
 
 
 def run(options: Namespace) -> int:
     """Measure, print, write the files."""
     record.resolve(options, tuple(RIVALS))
+    stored_dtype("bench", options.precision, gp.get_backend(options.backend))  # raises here, not in each process
+    check = partial(same_losses, precision=options.precision)
     measured = record.Record("Training steps", options)
     for net in options.nets:
         for batch in options.batch or NETS[net].batches:
             with contenders("step", ["gpunet", *options.against], options) as workers:
-                row = measure({"net": net, "batch": batch}, workers, "gpunet", options, same_losses)
+                row = measure({"net": net, "batch": batch}, workers, "gpunet", options, check)
                 measured.add(row, workers)
     measured.write()
     return 0

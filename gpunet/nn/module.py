@@ -209,8 +209,8 @@ class Module:
     def plan(self, input_shape: tuple[int, ...], **options: Any) -> Any:
         """A table of the kernels that one step launches, for inputs of a shape without the batch axis, such as (28, 28, 1).
 
-        The options are batch_size, training, loss, optimizer and backend, see `nn.plan.make_plan`; the table is an
-        `nn.plan.Plan`.
+        The options are batch_size, training, loss, optimizer, backend and precision, see `nn.plan.make_plan`; the table is
+        an `nn.plan.Plan`.
         """
         from gpunet.nn.plan import make_plan
 

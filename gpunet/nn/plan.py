@@ -26,6 +26,7 @@ from gpunet.geometry import positive_int
 from gpunet.nn.module import Buffer, Module
 from gpunet.nn.summary import check_input_shape, kind_of
 from gpunet.nn.table import draw_table, in_bytes
+from gpunet.precision import stored_dtype
 
 Loss = Callable[[Any, Any], Tensor]
 MakeOptimizer = Callable[[list[Parameter]], Any]
@@ -102,6 +103,7 @@ def make_plan(
     loss: Loss = F.softmax_cross_entropy,
     optimizer: MakeOptimizer | None = None,
     backend: str | Backend | None = None,
+    precision: str = "ieee",
 ) -> Plan:
     """Run one step on random inputs of (batch_size, *input_shape), and note what it launches. The model stays as it is.
 
@@ -112,6 +114,8 @@ def make_plan(
         loss: ``loss(model(x), labels)``, with integer labels, all 0, of shape (N, …) for an output (N, …, K).
         optimizer: makes the optimizer of the parameters that it is given, for an update at the end of the step.
         backend: "cuda" or "emulated"; if None the model's, if it is one of them, else the first that answers.
+        precision: as for the Trainer. With an optimizer the parameters have been rounded before, by the update of the step
+            before; without one, each operation rounds its own.
     Raises:
         BackendError: a backend that launches no kernels, or none here that does.
     """
@@ -121,7 +125,11 @@ def make_plan(
     recorded, recording = recording_backend(device)
     copied = _copied(model, recorded).train(training)
     made = None if optimizer is None or not training else optimizer(copied.parameters())
-    dtype = next((p.dtype for p in copied.parameters()), np.dtype(np.float32))
+    stored = stored_dtype("plan", precision, device)
+    if stored is not None and made is not None:
+        made.compute_in(stored)
+        made.arena.refresh()
+    dtype = np.dtype(stored or next((p.dtype for p in copied.parameters()), np.float32))
     inputs = np.random.default_rng(0).normal(size=(batch_size, *input_shape))
     x = tensor(device.asarray(inputs, dtype), dtype=dtype, backend=recorded)
     follower = _Follower(recording, copied)
@@ -141,8 +149,10 @@ def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend
     labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
     value = loss(y, labels)
     follower.at("backward", "", "loss")
-    value.backward()
-    if optimizer is not None:
+    if optimizer is None:
+        value.backward()
+    else:
+        optimizer.backward(value)
         follower.at("update", "", type(optimizer).__name__)
         optimizer.step()
 

@@ -105,6 +105,13 @@ class Optimizer:
             raise ValueError(f"{self.name}: scale is {scale} but must be a power of two")
         self.arena.scaling = self.arena.backend.asarray(np.array([scale, 0, 0], np.float32))
 
+    def compute_in(self, dtype: str) -> None:
+        """Prepare for operations that store `dtype`, of 16 bits: the parameters have a shadow in it, which updates write, and
+        losses are scaled for float16."""
+        self.arena.keep_shadow(dtype)
+        if dtype == "float16" and self.arena.scaling is None:
+            self.scale_losses()
+
     def backward(self, loss: Tensor) -> None:
         """``loss.backward()``, of the scaled loss if `scale_losses` was called."""
         scaling = self.arena.scaling

@@ -19,6 +19,7 @@ from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
+from gpunet.precision import stored_dtype
 from gpunet.train.callbacks import Hooks
 from gpunet.train.captured import STEPS, CapturedStep
 from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining
@@ -29,9 +30,6 @@ from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, blocks
 
 Loader = Iterable[Any]
 """Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
-
-
-PRECISIONS = ("ieee", "bfloat16", "float16")
 
 
 class Trainer:
@@ -94,14 +92,12 @@ class Trainer:
         if schedule is not None and schedule.optimizer is not optimizer:
             raise ValueError("Trainer: schedule is of another optimizer")
         self.backend = get_backend(backend)
-        dtype = _dtype_of(precision, self.backend)
+        dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = _recorder(capture, self.backend)
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
         if dtype is not None:
-            optimizer.arena.keep_shadow(dtype)
-        if dtype == "float16" and optimizer.arena.scaling is None:
-            optimizer.scale_losses()
+            optimizer.compute_in(dtype)
         eager = EagerStep(
             model, optimizer,
             loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics), dtype=dtype,
@@ -353,19 +349,6 @@ def _check_owner(model: Module, optimizer: Optimizer) -> None:
     own = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in own for group in optimizer.groups for parameter in group["params"]):
         raise ValueError("Trainer: the optimizer holds no parameter of the model")
-
-
-def _dtype_of(precision: str, backend: Backend) -> str | None:
-    """What a precision computes in; None for the parameters' dtype."""
-    if precision in ("tf32", "3xtf32"):
-        raise ValueError(f"Trainer: precision={precision!r} is not built yet; there are {', '.join(PRECISIONS)}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"Trainer: precision is {precision!r} but takes one of {', '.join(PRECISIONS)}")
-    if precision == "ieee":
-        return None
-    if precision not in backend.narrow:
-        raise ValueError(f"Trainer: precision={precision!r} takes a CUDA backend, got {backend.name}")
-    return precision
 
 
 def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:

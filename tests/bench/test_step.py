@@ -9,6 +9,7 @@ import pytest
 from gpunet.backends import why_unavailable
 from gpunet.bench.cli import main
 from gpunet.bench.contenders import GpunetStep, Spec
+from gpunet.bench.measure import LOSS_TOLERANCES
 from gpunet.bench.nets import NETS
 from gpunet.bench.worker import Worker
 
@@ -20,7 +21,8 @@ def test_a_run_is_recorded_with_its_command_and_versions(tmp_path, capsys, monke
     assert main([*SMALL, "--backend", "numpy", "--output", str(tmp_path / "new" / "step.json")]) == 0
     record = json.loads((tmp_path / "new" / "step.json").read_text())
     assert record["command"] == (
-        "OPENBLAS_CORETYPE=HASWELL gpunet bench step --nets lenet --batch 4 --backend numpy --threads 1 --rounds 2 --repeats 2"
+        "OPENBLAS_CORETYPE=HASWELL gpunet bench step --nets lenet --batch 4 --backend numpy --precision ieee "
+        "--threads 1 --rounds 2 --repeats 2"
     )
     assert record["contenders"]["gpunet"]["backend"] == "numpy"
     assert record["contenders"]["gpunet"]["threads"] == "1"
@@ -84,6 +86,27 @@ def test_a_step_can_be_captured_and_its_replays_train(net, monkeypatch, device_t
     assert losses == GpunetStep(Spec("step", "gpunet", "emulated", 1)).prepare(case)["losses"]  # bit for bit
     assert losses[-1] < losses[0]
     assert min(contender.time(2)) > 0
+
+
+def test_16_bits_are_measured_where_they_are_stored(bench):
+    with pytest.raises(ValueError, match="bench: precision='bfloat16' takes a CUDA backend, got numpy"):
+        main([*SMALL, "--backend", "numpy", "--precision", "bfloat16"])
+    if why := why_unavailable("emulated"):
+        pytest.skip(why)
+    losses = [GpunetStep(Spec("step", "gpunet", "emulated", 1, p)).prepare({"net": "lenet", "batch": 4})["losses"]
+              for p in ("ieee", "float16")]  # fmt: skip
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_rivals_do_the_same_work_in_16_bits(bench, precision):
+    pytest.importorskip("torch")
+    record, _ = bench(*SMALL, "--backend", "emulated", "--precision", precision, "--against", "torch-eager")
+    (row,) = record["rows"]
+    assert 0 < row["checked"]["loss_difference"] < LOSS_TOLERANCES[precision]
+    assert {about["precision"] for about in record["contenders"].values()} == {precision}
 
 
 @pytest.mark.parity

@@ -74,28 +74,31 @@ class Mixed(nn.Module):
 
 
 RUNS = {
-    "LeNet, SGD": (models.lenet, (28, 28, 1), 10, MOMENTUM),
-    "LeNet, Adam with clipping": (models.lenet, (28, 28, 1), 10, partial(optim.Adam, clip_norm=1.0)),
-    "mixed": (Mixed, (15, 14, 3), 5, partial(optim.AdamW, clip_norm=0.1)),
+    "LeNet, SGD": (models.lenet, (28, 28, 1), 10, MOMENTUM, "ieee"),
+    "LeNet, Adam with clipping": (models.lenet, (28, 28, 1), 10, partial(optim.Adam, clip_norm=1.0), "ieee"),
+    "LeNet, 16 bits": (models.lenet, (28, 28, 1), 10, MOMENTUM, "bfloat16"),
+    "mixed": (Mixed, (15, 14, 3), 5, partial(optim.AdamW, clip_norm=0.1), "ieee"),
 }
 
 
 @pytest.fixture(scope="module", params=RUNS)
 def run(request):
     """A plan, and what a checked machine did for it."""
-    make_model, input_shape, classes, make_optimizer = RUNS[request.param]
+    make_model, input_shape, classes, make_optimizer, precision = RUNS[request.param]
     arrays = EmulatedArrays(track=True)
     launcher = Counting(arrays)
     before = []
 
     def optimizer(parameters):
         made = make_optimizer(parameters)
+        if precision != "ieee":
+            made.compute_in(precision)
         before.extend((arrays.allocations, arrays.allocated))
         return made
 
     backend = CudaBackend(arrays, launcher, name="emulated")
-    plan = make_model().plan(input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend)
-    images_and_labels = 4 * BATCH * (prod(input_shape) + 1)
+    plan = make_model().plan(input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend, precision=precision)
+    images_and_labels = BATCH * ((4 if precision == "ieee" else 2) * prod(input_shape) + 4)
     allocated = arrays.allocations - before[0] - 2, arrays.allocated - before[1] - images_and_labels
     counts = launcher.counts[-len(plan.launches) :]
     return SimpleNamespace(plan=plan, counts=counts, allocated=allocated, classes=classes)
@@ -130,7 +133,8 @@ def test_each_output_is_stored_once_and_loads_are_at_least_the_bytes_read(run):
 
 def test_the_bytes_are_exactly_those_of_the_machine(run):
     # the arena ends with the last bias in 128 bytes, and an update with the bias; of (norm, scale) it reads the scale
-    spare = dict.fromkeys(("data", "grad", "momentum", "mean", "square"), 128 - 4 * run.classes) | {"clip": 4}
+    spare = dict.fromkeys(("data", "grad", "momentum", "mean", "square"), 128 - 4 * run.classes)
+    spare |= {"shadow": spare["data"] // 2, "clip": 4}
     for launch, (_, counts) in zip(run.plan.launches, run.counts, strict=True):
         less = spare if launch.label.phase == "update" else {}
         for argument in launch.arguments:
@@ -194,6 +198,15 @@ def test_without_an_optimizer_nothing_is_updated():
     plan = models.lenet().plan((28, 28, 1), batch_size=2)
     assert len(plan.launches) == LENET_LAUNCHES - 1
     assert {launch.label.phase for launch in plan.launches} == {"forward", "backward"}
+
+
+def test_in_16_bits_an_optimizer_has_rounded_the_parameters_before():
+    plan = partial(models.lenet().plan, (28, 28, 1), batch_size=BATCH, precision="float16")
+    kernels = [launch.kernel for launch in plan(optimizer=MOMENTUM).launches]
+    assert sum("<half" in kernel for kernel in kernels) >= 10
+    assert not any(kernel.startswith("cast") for kernel in kernels)
+    rounded = [launch for launch in plan().launches if launch.kernel == "cast<float, half>"]
+    assert len(rounded) == len(models.lenet().parameters())
 
 
 def test_another_loss_takes_the_place_of_cross_entropy():
