@@ -15,6 +15,8 @@
 // neighbouring channels belong to one tap. Neighbouring blocks take the column tiles of one row tile, which share x in L2.
 //   128 x 64, 8 x 4 a thread: many pixels and filters;   64 x 64, 4 x 4: fewer;   128 x 16, 4 x 2: up to 16 filters.
 // With a pool, rows go by windows, four pixels each, so that a thread holds whole windows in its registers.
+// A depthwise convolution (C = groups) takes the simple kernel: neighbouring threads load neighbouring channels, and there is no
+// sum over channels for a tile to share.
 // Alignment: V = 4 needs x, w, y aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
 // Bound: 2 KH KW C / groups FLOP an output element against 4 bytes read and written for each element of x and y:
 // arithmetic from about C = 16 on at 3 x 3. With a pool, 5 bytes are written for four outputs instead of 16.

@@ -9,6 +9,7 @@
 // The gate: y, `f` and mask take dy back through the activation and the pool that were fused into the forward pass, as dy is
 // loaded (gate.cuh).
 //
+// Depthwise convolutions take the simple kernel, as in conv2d_forward.cu.
 // Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction of KH KW O / groups, the
 // tap outer and the filter inner. Both matrices are read along the filters, which lie next to one another.
 // A stride of s leaves one tap in s x s with a product; the others are added as zeros, so strided layers do s x s work.

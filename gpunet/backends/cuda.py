@@ -62,6 +62,12 @@ def split_pixels(tiles: int, pixels: int) -> int:
     return -(-each // TILE_K) * TILE_K
 
 
+def depthwise(g: Geometry) -> bool:
+    """Whether each channel has filters of its own. Then the simple kernels of convolution and input gradient are the fast ones:
+    neighbouring threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to share."""
+    return g.groups > 1 and g.groups == g.x_shape[3]
+
+
 class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
@@ -89,7 +95,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         y = self.arrays.empty(g.y_shape if pool is None else pool.y_shape, x.dtype)
         mask = None if pool is None else self.arrays.empty(pool.y_shape, np.uint8)
         args = x, w, b, y, mask, geometry_fields(g), activation_fields(activation)
-        if self.simple:
+        if self.simple or depthwise(g):
             kind = f"{element}, {str(pooled).lower()}"
             self._each("conv2d_forward_simple", y.size, *args, element=kind, flops=2 * g.multiply_adds)
         else:
@@ -103,7 +109,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
         element = self._element("conv2d_input_grad", dy=(dy, None), w=(w, g.w_shape))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
-        if self.simple:
+        if self.simple or depthwise(g):
             self._each("conv2d_input_grad_simple", dx.size, *args, element=element, flops=2 * g.multiply_adds)
         else:
             aligned = self._aligned(dy, gate.y, w, dx)

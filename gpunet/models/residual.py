@@ -3,6 +3,82 @@
 from __future__ import annotations
 
 from gpunet import nn
+from gpunet.autograd import Tensor
+
+RESNET18 = (2, 2, 2, 2)
+"""Blocks of each group (table 1); a group has twice the filters of the one before, from 64 on."""
+RESNET34 = (3, 4, 6, 3)
+STEMS = ("small", "paper")
+
+
+class BasicBlock(nn.Module):
+    """relu(x + layers(x)), the layers being two 3x3 convolutions with batch norm: (N, H, W, C) -> (N, H', W', O).
+
+    Where shapes differ, x goes through a 1x1 convolution with batch norm (section 3.3, option B).
+
+    Args:
+        channels, filters: C and O.
+        stride: of the first convolution, and of the one of x; H' = ceil(H / stride).
+    """
+
+    def __init__(self, channels: int, filters: int, stride: int = 1):
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(filters, activation="relu")
+        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(filters, activation="relu")  # of the sum
+        self.shortcut = None
+        if stride != 1 or channels != filters:
+            projection = nn.Conv2d(channels, filters, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, H', W', O)."""
+        y = self.conv2(self.norm1(self.conv1(x)))
+        return self.norm2(y, x if self.shortcut is None else self.shortcut(x))
+
+
+def resnet18(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, stem: str = "small") -> nn.Sequential:
+    """ResNet-18: a convolution, eight blocks of two (table 1), the mean of all pixels, a dense layer.
+
+    Args:
+        input_shape: (H, W, C), at least 8 pixels each way, 32 with the paper's stem.
+        classes: number of outputs, logits.
+        stem: "small": a 3x3 convolution, for images of some 32 pixels: 32x32x3 and 10 classes give 11,173,962 parameters;
+            "paper": 7x7 with stride 2 and a 3x3 max pool with stride 2, which for 1,000 classes has 11,689,512.
+    """
+    return _resnet("resnet18", RESNET18, input_shape, classes, stem)
+
+
+def resnet34(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, stem: str = "small") -> nn.Sequential:
+    """ResNet-34: sixteen blocks, 21,282,122 parameters, or the paper's 21,797,672; all else as for `resnet18`."""
+    return _resnet("resnet34", RESNET34, input_shape, classes, stem)
+
+
+def _resnet(
+    name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], classes: int, stem: str
+) -> nn.Sequential:
+    if stem not in STEMS:
+        raise ValueError(f"{name}: stem is {stem!r} but takes {' or '.join(STEMS)}")
+    h, w, c = input_shape
+    small = stem == "small"
+    least = 8 if small else 32
+    if min(h, w) < least:
+        raise ValueError(f"{name}: images are {h}x{w} but must be at least {least}x{least} for the {stem} stem")
+    first = (
+        nn.Conv2d(c, 64, 3, padding=1, bias=False) if small else nn.Conv2d(c, 64, 7, stride=2, padding=3, bias=False)
+    )
+    layers: list[nn.Module] = [first, nn.BatchNorm2d(64, activation="relu")]
+    if not small:
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    filters = 64
+    for group, count in enumerate(blocks):
+        for i in range(count):
+            outputs = 64 << group
+            layers.append(BasicBlock(filters, outputs, 2 if group and i == 0 else 1))
+            filters = outputs
+    reduced = 8 if small else 32
+    mean = nn.AvgPool2d((-(-h // reduced), -(-w // reduced)))
+    return nn.Sequential(*layers, mean, nn.Flatten(), nn.Linear(filters, classes))
 
 
 def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> nn.Sequential:

@@ -18,7 +18,7 @@ from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
-MODELS = ("lenet", "cnn", "resnet9", "vgg11")
+MODELS = ("lenet", "cnn", "alexnet", "vgg11", "vgg16", "resnet9", "resnet18", "resnet34", "mobilenet")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("onecycle", "cosine", "constant")
 

@@ -321,6 +321,18 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch():
     assert backend.launcher.kernels == []
 
 
+@pytest.mark.parametrize(("multiplier", "groups", "which"), [(1, 8, "simple"), (3, 8, "simple"), (8, 2, "tiled")])
+def test_a_depthwise_convolution_takes_a_thread_an_element(multiplier, groups, which):
+    backend, g = recording_backend(), Geometry.conv((2, 7, 6, 8), (3, 3, 8 // groups, 8 * multiplier), groups=groups)
+    x, w, dy = (ones(backend, *shape) for shape in (g.x_shape, g.w_shape, g.y_shape))
+    backend.conv2d_forward(x, w, geometry=g)
+    backend.conv2d_input_grad(dy, w, geometry=g)
+    assert [k.split("<")[0] for k in backend.launcher.kernels] == [
+        f"conv2d_forward_{which}",
+        f"conv2d_input_grad_{which}",
+    ]
+
+
 def test_pixels_that_are_not_normalised_stay_bytes():
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)

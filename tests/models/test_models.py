@@ -1,4 +1,5 @@
 import re
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -47,6 +48,20 @@ def test_vgg11_has_the_parameters_of_its_formula():
             "images have shape (4, 1, 5, 3) but take (N, H, W, C)",
         ),
         (lambda: models.vgg11((28, 28, 1)), "vgg11: images are 28x28 but must be at least 32x32"),
+        (lambda: models.vgg16((28, 28, 1)), "vgg16: images are 28x28 but must be at least 32x32"),
+        (
+            lambda: models.resnet34((31, 32, 3), stem="paper"),
+            "resnet34: images are 31x32 but must be at least 32x32 for the",
+        ),
+        (lambda: models.resnet18(stem="large"), "resnet18: stem is 'large' but takes small or paper"),
+        (
+            lambda: models.alexnet((14, 15, 3)),
+            "alexnet: images are 14x15 but must be at least 15x15 for the small stem",
+        ),
+        (lambda: models.alexnet(stem=""), "alexnet: stem is '' but takes small or paper"),
+        (lambda: models.mobilenet((31, 64, 3), stride=2), "mobilenet: images are 31x64 but must be at least 32x32"),
+        (lambda: models.mobilenet(stride=3), "mobilenet: stride is 3 but takes 1 or 2"),
+        (lambda: models.mobilenet(width=0), "mobilenet: width is 0 but must be positive"),
     ],
 )
 def test_images_that_are_too_small_are_refused(make, message):
@@ -54,7 +69,15 @@ def test_images_that_are_too_small_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize(("make", "shape"), [(models.resnet9, (9, 17, 2)), (models.vgg11, (33, 65, 1))])
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (models.resnet9, (9, 17, 2)), (models.vgg11, (33, 65, 1)), (models.resnet18, (9, 17, 2)),
+        (partial(models.resnet18, stem="paper"), (33, 65, 1)), (models.alexnet, (17, 30, 1)),
+        (partial(models.alexnet, stem="paper", dense=()), (67, 75, 2)), (models.mobilenet, (17, 33, 2)),
+        (partial(models.mobilenet, width=0.3, stride=2), (33, 40, 1)), (partial(models.vgg11, dense=(9,)), (32, 32, 1)),
+    ],
+)  # fmt: skip
 def test_models_take_images_of_many_sizes_and_every_parameter_gets_a_gradient(rng, make, shape):
     model = make(shape, classes=3)
     logits = model(rng.normal(size=(2, *shape)).astype(np.float32))
@@ -62,6 +85,47 @@ def test_models_take_images_of_many_sizes_and_every_parameter_gets_a_gradient(rn
     F.softmax_cross_entropy(logits, [0, 2]).backward()
     for name, p in model.named_parameters():
         assert np.abs(host(p.grad)).max() > 0, name
+
+
+PAPERS = {
+    "resnet18": (lambda: models.resnet18((224, 224, 3), 1000, "paper"), 11_689_512),
+    "resnet34": (lambda: models.resnet34((224, 224, 3), 1000, "paper"), 21_797_672),
+    "mobilenet": (lambda: models.mobilenet((224, 224, 3), 1000, stride=2), 4_231_976),
+    "alexnet": (lambda: models.alexnet((227, 227, 3), 1000, "paper", (4096, 4096)), 60_965_224),
+    "vgg11": (lambda: models.vgg11((224, 224, 3), 1000, False, (4096, 4096)), 132_863_336),
+    "vgg16": (lambda: models.vgg16((224, 224, 3), 1000, False, (4096, 4096)), 138_357_544),
+}
+"""Numbers of parameters as published for ImageNet."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name.startswith(("res", "mob")) else pytest.param(name, marks=pytest.mark.slow) for name in PAPERS]
+)
+def test_the_papers_nets_have_the_published_numbers_of_parameters(name):
+    make, published = PAPERS[name]
+    assert sum(p.size for p in make().parameters()) == published
+
+
+@pytest.mark.parametrize(
+    ("make", "parameters"),
+    [
+        (models.resnet18, 11_173_962), (models.resnet34, 21_282_122), (models.mobilenet, 3_217_226),
+        (models.alexnet, 3_754_378), (models.vgg16, 14_724_042), (lambda: models.vgg16(batch_norm=False), 14_719_818),
+    ],
+    ids=["resnet18", "resnet34", "mobilenet", "alexnet", "vgg16", "vgg16 without batch norm"],
+)  # fmt: skip
+def test_nets_for_small_images_have_the_parameters_of_their_docstrings(make, parameters):
+    summary = make().summary((32, 32, 3))
+    assert summary.parameters == parameters
+    assert summary.rows[-1].output_shape == (10,)
+
+
+def test_a_narrower_mobilenet_has_a_quarter_of_the_pointwise_filters():
+    def pointwise(width):
+        layers = models.mobilenet(width=width)
+        return sum(c.weight.size for c in layers if isinstance(c, nn.Conv2d) and c.weight.shape[:2] == (1, 1))
+
+    assert pointwise(0.5) * 4 == pointwise(1.0)
 
 
 def test_speedrun_has_the_parameters_of_its_formula():

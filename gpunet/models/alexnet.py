@@ -1,0 +1,57 @@
+"""AlexNet (Krizhevsky, Sutskever & Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet import nn
+from gpunet.models.dense import dense_head
+
+STEMS = ("small", "paper")
+
+
+def alexnet(
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    classes: int = 10,
+    stem: str = "small",
+    dense: Sequence[int] = (512, 512),
+) -> nn.Sequential:
+    """AlexNet's five convolutions, overlapping 3x3 max pools with stride 2, and dense layers with dropout (section 3.5).
+
+    Without local response normalisation, which later work found to be of no use (Simonyan & Zisserman 2015, section 4.1).
+
+    Args:
+        input_shape: (H, W, C), at least 15 pixels each way, 67 with the paper's stem.
+        classes: number of outputs, logits.
+        stem: the first convolution, 96 filters: "small" is 5x5 with stride 1, for images of some 32 pixels; "paper" 11x11
+            with stride 4.
+        dense: outputs of the hidden dense layers. `alexnet((227, 227, 3), 1000, "paper", (4096, 4096))` is the paper's own
+            net, of 60,965,224 parameters; the defaults give 3,754,378.
+    """
+    if stem not in STEMS:
+        raise ValueError(f"alexnet: stem is {stem!r} but takes {' or '.join(STEMS)}")
+    h, w, c = input_shape
+    least = 15 if stem == "small" else 67
+    if min(h, w) < least:
+        raise ValueError(f"alexnet: images are {h}x{w} but must be at least {least}x{least} for the {stem} stem")
+    first = (
+        nn.Conv2d(c, 96, 5, padding="same", activation="relu")
+        if stem == "small"
+        else nn.Conv2d(c, 96, 11, stride=4, activation="relu")
+    )
+    body = nn.Sequential(
+        first, nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(96, 256, 5, padding="same", groups=2, activation="relu"), nn.MaxPool2d(3, stride=2),
+        nn.Conv2d(256, 384, 3, padding="same", activation="relu"),
+        nn.Conv2d(384, 384, 3, padding="same", groups=2, activation="relu"),
+        nn.Conv2d(384, 256, 3, padding="same", groups=2, activation="relu"), nn.MaxPool2d(3, stride=2),
+    )  # fmt: skip
+
+    def left(extent: int) -> int:
+        """Pixels that convolutions and pools leave of so many."""
+        extent = extent if stem == "small" else (extent - 11) // 4 + 1
+        for _ in range(3):
+            extent = (extent - 3) // 2 + 1
+        return extent
+
+    return nn.Sequential(*body, nn.Flatten(), *dense_head(256 * left(h) * left(w), dense, classes))
