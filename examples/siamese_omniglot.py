@@ -35,17 +35,18 @@ def main() -> None:
 
     gp.seed(arguments.seed)
     train_set, test_set = (data.omniglot(split, arguments.root, size=arguments.size) for split in ("train", "test"))
+    drawings, alphabet = turned(train_set)
     normalize = data.Normalize(0.0825, 0.22)
     warp = data.RandomAffine(degrees=10, translate=0.07, scale=(0.8, 1.2), shear=15)
-    options = {"groups": train_set.alphabet, "transform": data.Compose([warp, normalize])}
+    options = {"groups": alphabet, "transform": data.Compose([warp, normalize])}
     model = models.conv4((arguments.size, arguments.size, 1), channels=(32, 64, 64, 128))
     print(model.summary((arguments.size, arguments.size, 1)))
 
     if arguments.loss == "all_pairs":
-        loader = data.Episodes(train_set, arguments.batch, arguments.steps, views=arguments.views, **options)
+        loader = data.Episodes(drawings, arguments.batch, arguments.steps, views=arguments.views, **options)
     else:
         draw = data.Triplets if arguments.loss == "triplet" else data.Pairs
-        loader = draw(train_set, arguments.batch, arguments.steps, **options)
+        loader = draw(drawings, arguments.batch, arguments.steps, **options)
 
     def step(model: gp.nn.Module, batch: tuple) -> gp.Tensor:
         if arguments.loss == "all_pairs":
@@ -71,6 +72,16 @@ def main() -> None:
     draw_trials(arguments.output / "trials.png", images[..., 0], queries, examples, answers)
     print(f"trials: {len(queries)}; written: {arguments.output}/trials.png, {arguments.output}/net.safetensors")
     print(f"one-shot accuracy, 20-way within alphabets: {(answers == 0).mean():.1%}")
+
+
+def turned(train_set: data.Omniglot) -> tuple[data.ArrayDataset, np.ndarray]:
+    """The drawings, and those turned by 90, 180 and 270 degrees, which are characters of further alphabets (Snell et al. 2017,
+    section 3.1); and the alphabet of each character."""
+    images, characters = train_set.arrays
+    kinds, alphabets = len(train_set.alphabet), int(train_set.alphabet.max()) + 1
+    images = np.concatenate([np.rot90(images, quarter, axes=(1, 2)) for quarter in range(4)])
+    characters = np.concatenate([characters + quarter * kinds for quarter in range(4)])
+    return data.ArrayDataset(images, characters), np.concatenate([train_set.alphabet + q * alphabets for q in range(4)])
 
 
 def draw_trials(path: Path, images: np.ndarray, queries: np.ndarray, examples: np.ndarray, answers: np.ndarray) -> None:
