@@ -4,7 +4,7 @@
     python fcn_nuclei.py --epochs 5 --width 4 --output runs/nuclei
 
 Prints the intersection over union of the foreground, its mean over the test images, of both, and draws the outlines of
-what the net found over some of the images: OUTPUT/nuclei.png.
+what the net found over some of the images: OUTPUT/nuclei.png; saves the net: OUTPUT/net.safetensors.
 """
 
 import argparse
@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("--root", help="folder that holds dsb2018; default: what GPUNET_DATA names")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--width", type=int, default=12, help="channels of the first level")
-    parser.add_argument("--crop", type=int, default=128, help="extent of the parts it is trained on, a multiple of 8")
+    parser.add_argument("--depth", type=int, default=3, help="how many times the images are halved")
+    parser.add_argument("--crop", type=int, default=128, help="extent of the parts it is trained on, a multiple of 2^depth")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/nuclei"))
@@ -38,13 +39,16 @@ def main() -> None:
     truth = test_instances > 0
 
     normalize = data.Normalize(mean=0.07, std=0.13)
-    places = [data.RandomCrop(arguments.crop), data.RandomFlip(), data.RandomVerticalFlip()]
+    places = [
+        data.RandomAffine(degrees=90, scale=(0.7, 1.4)), data.RandomCrop(arguments.crop), data.RandomFlip(),
+        data.RandomVerticalFlip(),
+    ]  # fmt: skip
     colours = [data.ColorJitter(brightness=0.2, contrast=0.2)]
     loader = data.DataLoader(
         train_set, 8, shuffle=True, transform=data.Joint([*places, *colours, normalize], masks=(1, 2))
     )
 
-    model = models.UNet(3, 2, base=arguments.width, depth=3, batch_norm=True)
+    model = models.UNet(3, 2, base=arguments.width, depth=arguments.depth, batch_norm=True)
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
     schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
     print(model.summary((arguments.crop, arguments.crop, 3)))
@@ -58,14 +62,27 @@ def main() -> None:
     trainer.fit(loader, epochs=arguments.epochs)
 
     (pixels,) = normalize((stretched(test_images),), indices=np.arange(len(test_images)), epoch=0, seed=0)
-    found = trainer.predict(pixels, batch_size=4).argmax(axis=3) == 1
+    found = turned_mean(trainer, pixels) > 0
     thresholded = np.stack([otsu(image) for image in test_images])
     by_net, by_otsu = intersection_over_union(found, truth), intersection_over_union(thresholded, truth)
 
     arguments.output.mkdir(parents=True, exist_ok=True)
+    trainer.save(arguments.output / "net.safetensors")
     draw(arguments.output / "nuclei.png", test_images, truth, found, by_net)
-    print(f"test images: {len(truth)}; written: {arguments.output / 'nuclei.png'}")
+    print(f"test images: {len(truth)}; written: {arguments.output}/nuclei.png, {arguments.output}/net.safetensors")
     print(f"foreground IoU: Otsu {by_otsu.mean():.3f}, U-Net {by_net.mean():.3f}")
+
+
+def turned_mean(trainer: gp.Trainer, pixels: np.ndarray) -> np.ndarray:
+    """(N, H, W): by how much the logit of a nucleus exceeds the background's, the mean over the images (N, H, W, 3) as they are,
+    mirrored, and turned by quarters: what an image shows does not depend on how it lies."""
+    total = np.zeros(pixels.shape[:3], np.float32)
+    for quarter in range(4):
+        for side in (1, -1):
+            turned = np.ascontiguousarray(np.rot90(pixels, quarter, axes=(1, 2))[:, :, ::side])
+            logits = trainer.predict(turned, batch_size=4)
+            total += np.rot90((logits[..., 1] - logits[..., 0])[:, :, ::side], -quarter, axes=(1, 2))
+    return total / 8
 
 
 def intersection_over_union(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
