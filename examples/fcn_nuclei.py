@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--width", type=int, default=12, help="channels of the first level")
     parser.add_argument("--depth", type=int, default=3, help="how many times the images are halved")
-    parser.add_argument("--crop", type=int, default=128, help="extent of the parts it is trained on, a multiple of 2^depth")
+    parser.add_argument(
+        "--crop", type=int, default=128, help="extent of the parts it is trained on, a multiple of 2^depth"
+    )
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/nuclei"))
@@ -74,8 +76,8 @@ def main() -> None:
 
 
 def turned_mean(trainer: gp.Trainer, pixels: np.ndarray) -> np.ndarray:
-    """(N, H, W): by how much the logit of a nucleus exceeds the background's, the mean over the images (N, H, W, 3) as they are,
-    mirrored, and turned by quarters: what an image shows does not depend on how it lies."""
+    """(N, H, W): by how much the logit of a nucleus exceeds the background's, the mean over the images (N, H, W, 3) as they
+    are, mirrored, and turned by quarters: what an image shows does not depend on how it lies."""
     total = np.zeros(pixels.shape[:3], np.float32)
     for quarter in range(4):
         for side in (1, -1):

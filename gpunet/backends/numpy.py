@@ -1,5 +1,5 @@
 """`NumpyBackend`: the fast CPU path. Windows are copied into columns and multiplied by BLAS: `numpy_conv.py`
-with many channels, `numpy_planes.py` with few.
+with many channels, `numpy_planes.py` with few, `numpy_depthwise.py` with a filter a channel.
 
 Work is cut along the batch into one part a thread, and each part into blocks of images whose columns stay in the second-level
 cache; NumPy and BLAS let go of the interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial
@@ -23,6 +23,7 @@ from gpunet.backends.base import Activation, Array, Gate, Moments, check_fused_p
 from gpunet.backends.host import HostBackend, deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
 from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
+from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.geometry import Geometry
 
@@ -357,7 +358,7 @@ class NumpyBackend(HostBackend):
 
 def form_of(g: Geometry) -> type[Form]:
     """How a convolution of this geometry is computed."""
-    return Planes if Planes.suits(g) else Columns
+    return next((form for form in (Depthwise, Planes) if form.suits(g)), Columns)
 
 
 def _quietly(work: Callable[[int, int], T], start: int, stop: int) -> T:

@@ -19,7 +19,8 @@ IMAGES = 1 << 19
 
 
 class Form(Protocol):
-    """One convolution over blocks of images, made for a thread, whose memory it holds: `Columns` or `Planes`."""
+    """One convolution over blocks of images, made for a thread, whose memory it holds: `Columns`, `Planes` or
+    `Depthwise`."""
 
     def __init__(self, geometry: Geometry, dtype: Any): ...
 
@@ -67,12 +68,12 @@ class Columns:
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges of images whose pixels fill about a block: what is done before and after the products."""
         _, oh, ow, filters = self.geometry.y_shape
-        return _ranges(start, stop, IMAGES // (oh * ow * filters))
+        return ranges(start, stop, IMAGES // (oh * ow * filters))
 
     def _pieces(self, count: int) -> list[tuple[int, int]]:
         """Ranges of so many images whose columns fill about a block."""
         _, oh, ow, _ = self.geometry.y_shape
-        return _ranges(0, count, count if self.geometry.pointwise else BLOCK // (oh * ow * self.taps))
+        return ranges(0, count, count if self.geometry.pointwise else BLOCK // (oh * ow * self.taps))
 
     def forward(
         self,
@@ -93,14 +94,7 @@ class Columns:
             for i, matrix in enumerate(self.fill(x[first:last])):
                 span = group_slice(i, g.groups, g.filters)
                 np.matmul(matrix, filters[:, span], out=flat[:, span])
-        if pool is not None and mask is not None:
-            numpy_pool.max_forward(whole, y, mask, pool)
-        if b is not None:
-            # rows of the image at a time: NumPy's broadcasting is slow along few channels
-            rows = y.reshape(-1, y.shape[2] * g.filters)
-            rows += np.tile(b, y.shape[2])
-        if activation is not None:
-            activate(y, activation, out=y)
+        finish(whole, b, activation, pool, y, mask)
 
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
         """See `Form`."""
@@ -177,7 +171,21 @@ class Columns:
         return self._matrix
 
 
-def _ranges(start: int, stop: int, each: int) -> list[tuple[int, int]]:
+def finish(
+    whole: Array, b: Array | None, activation: Activation | None, pool: Geometry | None, y: Array, mask: Array | None
+) -> None:
+    """Write y, and mask, from the sums of a convolution, `whole`, which is y itself without a pool."""
+    if pool is not None and mask is not None:
+        numpy_pool.max_forward(whole, y, mask, pool)
+    if b is not None:
+        # rows of the image at a time: NumPy's broadcasting is slow along few channels
+        rows = y.reshape(-1, y.shape[2] * len(b))
+        rows += np.tile(b, y.shape[2])
+    if activation is not None:
+        activate(y, activation, out=y)
+
+
+def ranges(start: int, stop: int, each: int) -> list[tuple[int, int]]:
     """start … stop - 1 in ranges of `each`, at least one."""
     each = max(each, 1)
     return [(i, min(i + each, stop)) for i in range(start, stop, each)]

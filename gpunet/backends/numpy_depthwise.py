@@ -1,0 +1,130 @@
+"""Depthwise convolution of `NumpyBackend`: a filter a channel, so that there is no matrix product to make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends import host_memory
+from gpunet.backends.base import Activation, Array, Gate
+from gpunet.backends.numpy_activation import opened
+from gpunet.backends.numpy_conv import finish, ranges
+from gpunet.geometry import Geometry
+
+BLOCK = 1 << 16
+"""Elements of the images that are taken at a time, three arrays of which stay in the second-level cache."""
+
+
+class Depthwise:
+    """One convolution as a sum over taps: the pixels under a tap, times its row of C filters (`numpy_conv.Form`).
+
+    The columns of the padded image are sorted by their place in a stride, so that the pixels under a tap lie side by side,
+    channels and columns in one stretch: what NumPy is fast at.
+    """
+
+    def __init__(self, geometry: Geometry, dtype: Any):
+        g = self.geometry = geometry
+        self.dtype = np.dtype(dtype)
+        (top, bottom), (left, right) = g.padding
+        _, h, w, c = g.x_shape
+        self.padded = top + h + bottom, left + w + right
+        step = g.stride[1]
+        self._sorted = (step, 0, self.padded[0], -(-self.padded[1] // step) * c)
+        self._phases = np.zeros(0, self.dtype)
+
+    @staticmethod
+    def suits(g: Geometry) -> bool:
+        """Whether each channel has one filter of its own."""
+        return g.groups == g.x_shape[3] == g.filters > 1
+
+    def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Ranges of images whose pixels fill about a block."""
+        return ranges(start, stop, BLOCK // (self.padded[0] * self.padded[1] * self.geometry.filters))
+
+    def forward(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        activation: Activation | None,
+        pool: Geometry | None,
+        y: Array,
+        mask: Array | None,
+    ) -> None:
+        """See `Form`."""
+        whole = y if pool is None else host_memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
+        rows = self._rows(whole)
+        part = host_memory.empty(rows.shape, self.dtype)
+        self._sort(x)
+        rows[...] = 0
+        for filters, pixels in self._taps(w):
+            np.multiply(pixels, filters, out=part)
+            rows += part
+        finish(whole, b, activation, pool, y, mask)
+
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+        """See `Form`."""
+        c = self.geometry.filters
+        dy = opened(dy, gate)
+        rows = self._rows(dy)
+        part = host_memory.empty(rows.shape, self.dtype)
+        one = np.ones(dy.size // c, self.dtype)
+        self._sort(x)
+        flat = dw.reshape(-1, c)
+        for tap, (_, pixels) in enumerate(self._taps(dw)):
+            np.multiply(pixels, rows, out=part)
+            flat[tap] += np.dot(one, part.reshape(-1, c))
+        if db is not None:
+            db += np.dot(one, dy.reshape(-1, c))
+
+    def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
+        """See `Form`."""
+        rows = self._rows(opened(dy, gate))
+        part = host_memory.empty(rows.shape, self.dtype)
+        self._clear(len(dy))
+        for filters, pixels in self._taps(w):
+            np.multiply(rows, filters, out=part)
+            pixels += part
+        for columns, place in self._columns():
+            dx[:, :, place] = columns
+
+    def _rows(self, y: Array) -> Array:
+        """(n, OH, OW C) of (n, OH, OW, C)."""
+        return y.reshape(*y.shape[:2], -1)
+
+    def _clear(self, count: int) -> None:
+        """Zeros for the padded columns of so many images: (stride, n, rows, columns C)."""
+        step, _, *rest = self._sorted
+        if self._phases.shape != (step, count, *rest):
+            self._phases = host_memory.empty((step, count, *rest), self.dtype)
+        self._phases[...] = 0
+
+    def _sort(self, x: Array) -> None:
+        """Take x (n, H, W, C), padded."""
+        self._clear(len(x))
+        for columns, place in self._columns():
+            columns[...] = x[:, :, place]
+
+    def _columns(self) -> Iterator[tuple[Array, slice]]:
+        """What belongs to the image of each phase, (n, H, columns, C), a view; and which of its columns they are."""
+        (top, _), (left, _) = self.geometry.padding
+        _, h, w, c = self.geometry.x_shape
+        step = self.geometry.stride[1]
+        for phase, rows in enumerate(self._phases):
+            first = (phase - left) % step
+            start, count = (first + left) // step, len(range(first, w, step))
+            columns = rows[:, top : top + h].reshape(len(rows), h, -1, c)
+            yield columns[:, :, start : start + count], slice(first, None, step)
+
+    def _taps(self, w: Array) -> Iterator[tuple[Array, Array]]:
+        """The filters of each tap, (OW C), and the pixels under it, (n, OH, OW C), a view."""
+        g, step = self.geometry, self.geometry.stride[1]
+        _, oh, ow, c = g.y_shape
+        for i, j in product(*map(range, g.window)):
+            phase, start = j * g.dilation[1] % step, j * g.dilation[1] // step
+            first = i * g.dilation[0]
+            pixels = self._phases[phase][:, first : first + g.stride[0] * (oh - 1) + 1 : g.stride[0]]
+            yield np.tile(w[i, j, 0], ow), pixels[:, :, start * c : (start + ow) * c]
