@@ -3,9 +3,10 @@
     python siamese_omniglot.py --root path/to/data     # the folder that holds omniglot
     python siamese_omniglot.py --epochs 2 --loss triplet --output runs/omniglot
 
-One net embeds all images, so that drawings of one character come to lie close together. Prints the share of 400 fixed
-trials in which, of 20 examples by one drawer, all of one alphabet, the closest is of the character that another drawer
-drew; draws some trials: OUTPUT/trials.png; saves the net: OUTPUT/net.safetensors.
+One net embeds all images, so that drawings of one character come to lie close together; a test drawing lies at the mean of
+slightly warped copies. Prints the share of 400 fixed trials in which, of 20 examples by one drawer, all of one alphabet, the
+closest is of the character that another drawer drew; draws some trials: OUTPUT/trials.png; saves the net:
+OUTPUT/net.safetensors.
 """
 
 import argparse
@@ -23,11 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder that holds omniglot; default: what GPUNET_DATA names")
     parser.add_argument("--loss", default="all_pairs", choices=("all_pairs", "triplet", "contrastive"))
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--steps", type=int, default=120, help="batches an epoch")
     parser.add_argument("--batch", type=int, default=20, help="characters, or pairs, a batch")
     parser.add_argument("--views", type=int, default=4, help="drawings of each character in a batch of all_pairs")
-    parser.add_argument("--size", type=int, default=35, help="extent that drawings are shrunk to, in pixels")
+    parser.add_argument(
+        "--warps", type=int, default=8, help="slightly warped copies of a test drawing, averaged with it"
+    )
+    parser.add_argument("--size", type=int, default=28, help="extent that drawings are shrunk to, in pixels")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/omniglot"))
@@ -63,6 +67,11 @@ def main() -> None:
 
     images, characters = test_set.arrays
     embedded = trainer.predict(data.DataLoader(test_set, 256, transform=normalize))
+    slightly = data.RandomAffine(degrees=8, translate=0.05, scale=(0.9, 1.1), shear=8)
+    warped = data.DataLoader(test_set, 256, transform=data.Compose([slightly, normalize]))
+    for _ in range(arguments.warps):  # the loader's epoch counts on, so each pass is warped otherwise
+        embedded += trainer.predict(warped)
+    embedded /= 1 + arguments.warps
     queries, examples = one_shot_trials(test_set.alphabet, characters, test_set.drawer)
     distances = np.square(embedded[queries][:, None] - embedded[examples]).sum(axis=2)
     answers = distances.argmin(axis=1)
