@@ -286,7 +286,7 @@ class Frozen:
         arena = optimizer.arena
         # an id means nothing once its object is gone
         self._kept = [arena.data, arena.grad, arena.shadow, arena.scaling, *arena.slots.values()]
-        self.values: list[Any] = [random.current_seed(), *optimizer.options().values(), *map(id, self._kept)]
+        self.values: list[Any] = [random.current_seed(), *optimizer.recorded(), *map(id, self._kept)]
         for _, module in model.named_modules():
             self.values += [id(module), module.training, len(hooks_of(module))]
             for _, tensor in module.children():

@@ -80,6 +80,10 @@ OPTIMIZERS = {
     "AdamW": lambda parameters, lr: optim.AdamW(parameters, lr, clip_norm=0.1),
     "two groups": grouped(optim.SGD, momentum=0.9, clip_norm=0.5),
     "two groups of Adam": grouped(optim.Adam),
+    "RMSprop": lambda parameters, lr: optim.RMSprop(parameters, lr / 10, momentum=0.5, weight_decay=0.01),
+    "Adagrad": lambda parameters, lr: optim.Adagrad(parameters, lr, l1=1e-3, max_norm=0.8),
+    "Lion": lambda parameters, lr: optim.Lion(parameters, lr / 10, weight_decay=0.1, clip_norm=0.5),
+    "Muon": lambda parameters, lr: optim.Muon(parameters, lr, weight_decay=0.1, clip_norm=0.5, max_norm=0.8),
 }
 SCHEDULES = {
     "no schedule": lambda optimizer: None,
@@ -615,7 +619,7 @@ LENET_STEP = (
     + ["conv2d_weight_grad_tiled", "conv2d_input_grad_tiled"]
     + ["conv2d_weight_grad_tiled"]
     # the update, which leaves the note
-    + ["sgd_update"]
+    + ["update"]
 )
 
 
