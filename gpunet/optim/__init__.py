@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules: ``from gpunet import optim``."""
 
 from gpunet.optim.adaptive import Adagrad, Lion, RMSprop
+from gpunet.optim.average import ExponentialMovingAverage
 from gpunet.optim.muon import Muon
 from gpunet.optim.optimizer import SGD, Adam, AdamW, Optimizer
 from gpunet.optim.schedule import ConstantLR, CosineLR, OneCycleLR, Schedule, StepLR, WarmupLR
@@ -12,6 +13,7 @@ __all__ = [
     "AdamW",
     "ConstantLR",
     "CosineLR",
+    "ExponentialMovingAverage",
     "Lion",
     "Muon",
     "OneCycleLR",

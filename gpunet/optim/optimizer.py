@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypedDict, Unpack
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
 import numpy as np
 
@@ -14,8 +14,19 @@ from gpunet.backends.rules import RULES
 from gpunet.errors import BackendError
 
 Group = dict[str, Any]
-Follower = Callable[[Array | None, Array | None], None]
-"""Called in every update behind it, with what `Backend.clip_units` takes: (clip, held)."""
+
+
+class Follower(Protocol):
+    """What has a part in every update, behind it, on the device."""
+
+    applying: bool
+    """Whether the parameters hold something of its own for now, which no step may change."""
+
+    def follow(self, clip: Array | None, held: Array | None) -> None:
+        """Launch it; `clip` and `held` as for `Backend.clip_units`."""
+
+    def recorded(self) -> list[Any]:
+        """See `Optimizer.recorded`."""
 
 
 class Shared(TypedDict, total=False):
@@ -188,6 +199,8 @@ class Optimizer:
 
     def apply(self, segments: Segments, note: Note | None = None) -> None:
         """Launch an update of these segments, and count nothing."""
+        if any(follower.applying for follower in self.followers):
+            raise RuntimeError(f"{self.name}: a step inside applied(), where averages stand for the parameters")
         clip = None
         if self.clip_norm is not None or self.arena.scaling is not None:
             most = np.inf if self.clip_norm is None else self.clip_norm
@@ -197,8 +210,8 @@ class Optimizer:
         self.arena.backend.update(self.rule, self.arena, segments, clip=clip, note=note)
         overflow, held = None if self.arena.scaling is None else clip, None if note is None else note.row
         self._clip_units(overflow, held)
-        for follow in self.followers:
-            follow(overflow, held)
+        for follower in self.followers:
+            follower.follow(overflow, held)
         self.arena.count_updates()
 
     def _clip_units(self, clip: Array | None, held: Array | None) -> None:
@@ -214,7 +227,8 @@ class Optimizer:
 
     def recorded(self) -> list[Any]:
         """What a record of an update has frozen beside the arena: where it changes, the step must be recorded again."""
-        return [*self.options().values(), *(group["max_norm"] for group in self.groups), *map(id, self.followers)]
+        limits = (group["max_norm"] for group in self.groups)
+        return [*self.options().values(), *limits, *(value for f in self.followers for value in f.recorded())]
 
     def count(self) -> None:
         """Note that every parameter with a gradient has had one update more."""

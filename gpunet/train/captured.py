@@ -78,6 +78,7 @@ class CapturedStep:
 
     def __init__(self, eager: EagerStep, recorder: Recorder, *, most: int, strict: bool, counts: bool) -> None:
         self.eager, self.recorder, self.most, self.strict, self.counts = eager, recorder, most, strict, counts
+        self.alike = True
         self.evaluate, self.predict = eager.evaluate, eager.predict
         self.graphs: dict[tuple[Hashable, int], Graph] = {}
         self._written: dict[Hashable, list[bool]] = {}  # by form, of the step that ran eagerly
@@ -117,7 +118,7 @@ class CapturedStep:
     def _run_eagerly(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
         for i, batch in enumerate(batches):
             random.begin_step(epoch, step + i)
-            yield self.eager.train(batch)
+            yield from self.eager.run([batch], epoch, step + i)
 
     # ---- replaying
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from gpunet import random
 from gpunet.autograd import Tensor, no_grad, tensor
 from gpunet.backends.base import Array, is_float
 from gpunet.errors import BackendError
@@ -63,10 +64,11 @@ class EagerStep:
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
         dtype: what floats of a batch are computed in; the parameters' if None.
+        accumulate: how many batches an update takes, or fewer at the end of an epoch: it is that of all their rows together.
+    Attributes:
+        most: how many batches `run` takes at once.
+        alike: whether these must be of one form.
     """
-
-    most = 1
-    """How many batches `run` takes at once."""
 
     def __init__(
         self,
@@ -78,8 +80,10 @@ class EagerStep:
         schedule: Schedule | None = None,
         keep_logits: bool = True,
         dtype: Any = None,
+        accumulate: int = 1,
     ) -> None:
         self.model, self.optimizer, self.loss, self.function = model, optimizer, loss, function
+        self.most, self.alike = accumulate, False
         self.schedule, self.keep_logits = schedule, keep_logits
         self.dtype = np.dtype(dtype or optimizer.arena.dtype)
 
@@ -88,28 +92,28 @@ class EagerStep:
         return nullcontext()
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
-        """One update a batch, each when its result is asked for.
+        """One update of these batches together -> what each of them gave.
 
         Args:
-            batches: at most `most`, alike in their shapes.
+            batches: at most `most`.
             epoch, step: place of the first batch.
         Raises:
-            FloatingPointError: a loss is not finite; that batch has updated nothing.
+            FloatingPointError: a loss is not finite; nothing was updated.
         """
-        for batch in batches:
-            yield self.train(batch)
-
-    def train(self, batch: Any) -> Measured:
-        """One update; FloatingPointError, before the update, where the loss is not finite."""
-        rate = self.optimizer.groups[0]["lr"]
+        rate, given = self.optimizer.groups[0]["lr"], [made(batch) for batch in batches]
+        total, results = sum(checked_batch(batch)[0].shape[0] for batch in given), []
         self.optimizer.zero_grad()
         with _quiet():
-            loss, measured = self.begin(batch)
-            self.optimizer.backward(loss)
+            for i, batch in enumerate(given):
+                if i:
+                    random.begin_step(epoch, step + i)
+                loss, measured = self.begin(batch)
+                self.optimizer.backward(loss, measured.rows / total)
+                results.append(measured._replace(rate=rate))
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
-        return measured._replace(rate=rate)
+        return iter(results)
 
     def begin(self, batch: Any) -> tuple[Tensor, Measured]:
         """The forward pass of an update; FloatingPointError where the loss is not finite."""
@@ -197,15 +201,15 @@ def form_of(batch: Any) -> Hashable:
     return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
 
 
-def blocks(loader: Any, most: int) -> Iterator[list[Any]]:
-    """A loader's batches, up to `most` neighbours of one form together; deferred, if the loader can.
+def blocks(loader: Any, most: int, *, alike: bool) -> Iterator[list[Any]]:
+    """A loader's batches, up to `most` neighbours, of one form if `alike`, together; deferred, if the loader can.
 
     What a loader gave before it raised comes first, as it would one by one.
     """
     block: list[Any] = []
     try:
         for batch in loader.deferred() if hasattr(loader, "deferred") else loader:
-            if block and form_of(batch) != form_of(block[0]):
+            if alike and block and form_of(batch) != form_of(block[0]):
                 yield block
                 block = []
             block.append(batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from time import perf_counter
@@ -15,9 +16,10 @@ from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
 from gpunet.cuda.capture import Recorder
+from gpunet.errors import BackendError
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
-from gpunet.optim import Optimizer
+from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.optim.schedule import Schedule
 from gpunet.train.callbacks import Hooks
 from gpunet.train.captured import STEPS, CapturedStep
@@ -58,6 +60,10 @@ class Trainer:
             "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
             `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
             int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
+        accumulate: how many batches an update takes: their gradients are added up to those of one batch of all their rows, so
+            that a batch need not fit into memory (batch norm sees each by itself). A schedule then steps once for so many
+            batches, and hooks around steps are called around them all. It is not captured.
+        average: saved and loaded with checkpoints.
         callbacks: see `train.callbacks`.
         progress: whether to show a bar, and print a line an epoch.
     Attributes:
@@ -82,6 +88,8 @@ class Trainer:
         backend: str | Backend = "auto",
         precision: str = "ieee",
         capture: bool | str = "auto",
+        accumulate: int = 1,
+        average: ExponentialMovingAverage | None = None,
         callbacks: Sequence[Any] = (),
         progress: bool = True,
     ) -> None:
@@ -95,9 +103,10 @@ class Trainer:
             raise ValueError("Trainer: schedule is of another optimizer")
         self.backend = get_backend(backend)
         dtype = _dtype_of(precision, self.backend)
-        recorder = _recorder(capture, self.backend)
+        recorder = _recorder(capture, self.backend, accumulate)
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
+        self.average = average
         if dtype is not None:
             optimizer.arena.keep_shadow(dtype)
         if dtype == "float16" and optimizer.arena.scaling is None:
@@ -105,6 +114,7 @@ class Trainer:
         eager = EagerStep(
             model, optimizer,
             loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics), dtype=dtype,
+            accumulate=int(accumulate),
         )  # fmt: skip
         self._step: EagerStep | CapturedStep = eager
         if recorder is not None:
@@ -191,12 +201,12 @@ class Trainer:
         """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed."""
         training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
         save_checkpoint(
-            path, self.model, self.optimizer, self.schedule, metadata={**(metadata or {}), "training": training}
+            path, self.model, self.optimizer, self.schedule, {**(metadata or {}), "training": training}, self.average
         )
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote: also the seed is set to the checkpoint's. -> its metadata."""
-        metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule)
+        metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule, self.average)
         if training := metadata.pop("training", None):
             random.seed(training["seed"])
             self.epoch, self.history = training["epoch"], History(training["history"])
@@ -241,7 +251,7 @@ class Trainer:
         """The steps of an epoch -> the learning rate of the last one."""
         rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            for batches in blocks(loader, self._step.most):
+            for batches in blocks(loader, self._step.most, alike=self._step.alike):
                 self.step, done = done, done + len(batches)
                 random.begin_step(self.epoch, self.step)
                 try:
@@ -368,11 +378,19 @@ def _dtype_of(precision: str, backend: Backend) -> str | None:
     return precision
 
 
-def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:
+def _recorder(capture: bool | str, backend: Backend, accumulate: int) -> Recorder | None:
     """What records the step; None where it runs eagerly."""
+    if not isinstance(accumulate, int | np.integer) or accumulate < 1:
+        raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
     if capture not in (True, False, "auto"):
         raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
     recorder = backend.recorder() if capture else None
     if capture is True and recorder is None:
         raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
+    if accumulate > 1 and recorder is not None:
+        message = f"Trainer: accumulate={accumulate} is not captured yet"
+        if capture is True:
+            raise BackendError(message)
+        warnings.warn(f"{message}; it runs eagerly", RuntimeWarning, stacklevel=3)
+        return None
     return recorder

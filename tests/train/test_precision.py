@@ -188,7 +188,7 @@ def test_a_step_that_overflows_changes_nothing_and_halves_the_scale(optimizer):
     for _ in range(60):
         before = [read(trainer, a) for a in (arena.data, *arena.slots.values())]
         scale, _, skipped = scaling_of(trainer)
-        trainer._step.train(batch)
+        list(trainer._step.run([batch], 0, 0))
         after = [read(trainer, a) for a in (arena.data, *arena.slots.values())]
         if scaling_of(trainer) == [scale, 1, skipped]:
             break
@@ -206,7 +206,7 @@ def test_the_scale_doubles_after_2000_good_steps():
     batch = next(iter(loader_of(12)))
     counts = []
     for _ in range(3):
-        trainer._step.train(batch)
+        list(trainer._step.run([batch], 0, 0))
         counts.append(scaling_of(trainer))
     assert counts == [[2.0**10, 1999, 3], [2.0**11, 0, 3], [2.0**11, 1, 3]]
 
@@ -219,7 +219,7 @@ def test_adam_corrects_for_the_updates_that_were_made():
         steps = [skipped] * len(state["steps"])
         trainer.optimizer.load_state_dict({**state, "steps": steps, "scaling": [2.0**16, 0, skipped]})
         for _ in range(2):
-            trainer._step.train(batch)
+            list(trainer._step.run([batch], 0, 0))
         left.append(read(trainer, trainer.optimizer.arena.data))
     np.testing.assert_allclose(left[1], left[0], rtol=1e-6, atol=1e-8)
 
