@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import nan
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -66,8 +66,7 @@ class EagerStep:
         dtype: what floats of a batch are computed in; the parameters' if None.
         accumulate: how many batches an update takes, or fewer at the end of an epoch: it is that of all their rows together.
     Attributes:
-        most: how many batches `run` takes at once.
-        alike: whether these must be of one form.
+        most, update: how many batches `run` takes at once, and how many go into an update.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class EagerStep:
         accumulate: int = 1,
     ) -> None:
         self.model, self.optimizer, self.loss, self.function = model, optimizer, loss, function
-        self.most, self.alike = accumulate, False
+        self.most = self.update = accumulate
         self.schedule, self.keep_logits = schedule, keep_logits
         self.dtype = np.dtype(dtype or optimizer.arena.dtype)
 
@@ -201,18 +200,19 @@ def form_of(batch: Any) -> Hashable:
     return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
 
 
-def blocks(loader: Any, most: int, *, alike: bool) -> Iterator[list[Any]]:
-    """A loader's batches, up to `most` neighbours, of one form if `alike`, together; deferred, if the loader can.
+def blocks(loader: Any, most: int, update: int = 1) -> Iterator[list[Any]]:
+    """A loader's batches, up to `most` neighbours together; deferred, if the loader can.
 
+    An update takes `update` batches, the last of an epoch fewer, and the updates of a block are alike in the forms of theirs.
     What a loader gave before it raised comes first, as it would one by one.
     """
     block: list[Any] = []
     try:
-        for batch in loader.deferred() if hasattr(loader, "deferred") else loader:
-            if alike and block and form_of(batch) != form_of(block[0]):
+        for group in _groups(loader.deferred() if hasattr(loader, "deferred") else loader, update):
+            if block and (len(block) == most or form_of_all(group) != form_of_all(block[:update])):
                 yield block
                 block = []
-            block.append(batch)
+            block += group
             if len(block) == most:
                 yield block
                 block = []
@@ -222,6 +222,28 @@ def blocks(loader: Any, most: int, *, alike: bool) -> Iterator[list[Any]]:
         raise
     if block:
         yield block
+
+
+def form_of_all(batches: Sequence[Any]) -> Hashable:
+    """The forms of an update's batches."""
+    return tuple(map(form_of, batches))
+
+
+def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """So many neighbours together; fewer at the end, or before an error, which comes after them."""
+    group: list[Any] = []
+    try:
+        for batch in batches:
+            group.append(batch)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
 
 
 def checked_batch(batch: Any) -> tuple[Any, ...]:

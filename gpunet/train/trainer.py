@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from time import perf_counter
@@ -16,7 +15,6 @@ from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
 from gpunet.cuda.capture import Recorder
-from gpunet.errors import BackendError
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
@@ -62,7 +60,7 @@ class Trainer:
             int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
         accumulate: how many batches an update takes: their gradients are added up to those of one batch of all their rows, so
             that a batch need not fit into memory (batch norm sees each by itself). A schedule then steps once for so many
-            batches, and hooks around steps are called around them all. It is not captured.
+            batches, and hooks around steps are called around them all.
         average: saved and loaded with checkpoints.
         callbacks: see `train.callbacks`.
         progress: whether to show a bar, and print a line an epoch.
@@ -103,7 +101,9 @@ class Trainer:
             raise ValueError("Trainer: schedule is of another optimizer")
         self.backend = get_backend(backend)
         dtype = _dtype_of(precision, self.backend)
-        recorder = _recorder(capture, self.backend, accumulate)
+        recorder = _recorder(capture, self.backend)
+        if not isinstance(accumulate, int | np.integer) or accumulate < 1:
+            raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
         self.average = average
@@ -121,7 +121,7 @@ class Trainer:
             self._step = CapturedStep(
                 eager,
                 recorder,
-                most=1 if self._hooks.every_step else STEPS,
+                most=eager.update * (1 if self._hooks.every_step else STEPS),
                 strict=capture is True,
                 counts=all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics),
             )
@@ -251,7 +251,7 @@ class Trainer:
         """The steps of an epoch -> the learning rate of the last one."""
         rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            for batches in blocks(loader, self._step.most, alike=self._step.alike):
+            for batches in blocks(loader, self._step.most, self._step.update):
                 self.step, done = done, done + len(batches)
                 random.begin_step(self.epoch, self.step)
                 try:
@@ -378,19 +378,11 @@ def _dtype_of(precision: str, backend: Backend) -> str | None:
     return precision
 
 
-def _recorder(capture: bool | str, backend: Backend, accumulate: int) -> Recorder | None:
+def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:
     """What records the step; None where it runs eagerly."""
-    if not isinstance(accumulate, int | np.integer) or accumulate < 1:
-        raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
     if capture not in (True, False, "auto"):
         raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
     recorder = backend.recorder() if capture else None
     if capture is True and recorder is None:
         raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
-    if accumulate > 1 and recorder is not None:
-        message = f"Trainer: accumulate={accumulate} is not captured yet"
-        if capture is True:
-            raise BackendError(message)
-        warnings.warn(f"{message}; it runs eagerly", RuntimeWarning, stacklevel=3)
-        return None
     return recorder

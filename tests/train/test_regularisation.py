@@ -11,7 +11,6 @@ import gpunet as gp
 from gpunet import data, nn, optim
 from gpunet import functional as F
 from gpunet.backends import get_backend, why_unavailable
-from gpunet.errors import BackendError
 from gpunet.interop.safetensors import load_checkpoint
 from gpunet.train import Trainer
 
@@ -173,16 +172,68 @@ def test_a_loss_that_is_not_finite_in_a_later_part_updates_nothing(rng):
     assert all(np.array_equal(value, start[name]) for name, value in model.state_dict().items())
 
 
-@needs_emulator
-def test_accumulation_says_that_it_is_not_captured(rng):
+def test_accumulate_is_a_number_of_batches():
     model = plain_net()
-    optimizer = optim.SGD(model.parameters(), lr=1.0)
-    with pytest.raises(BackendError, match="Trainer: accumulate=2 is not captured yet"):
-        Trainer(model, optimizer, backend="emulated", accumulate=2, capture=True)
-    with pytest.warns(RuntimeWarning, match="accumulate=2 is not captured yet; it runs eagerly"):
-        Trainer(model, optimizer, backend="emulated", accumulate=2)
     with pytest.raises(ValueError, match="Trainer: accumulate is 0 but must be an integer of at least 1"):
-        Trainer(model, optimizer, accumulate=0)
+        Trainer(model, optim.SGD(model.parameters(), lr=1.0), accumulate=0)
+
+
+@needs_emulator
+@pytest.mark.parametrize("metrics", [[], ["accuracy"]])
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
+    new_task, monkeypatch, accumulate, hook, metrics
+):
+    class Each:
+        def after_step(self, trainer):
+            seen.append((trainer.step, trainer.running["loss"]))
+
+    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
+    states, calls = [], []
+    for capture in (False, True):
+        task, seen = new_task(0), []
+        trainer = task.trainer(
+            backend="emulated", capture=capture, accumulate=accumulate, metrics=metrics,
+            schedule=optim.CosineLR(task.optimizer, 30), callbacks=[Each()] * hook,
+        )  # fmt: skip
+        whole = [batch for batch in task.train if len(batch[0]) == 16]
+        for batches in (
+            whole * 7,
+            [*whole * 2, *task.train],
+        ):  # with unlike batches in an update, and a last one of few
+            trainer.fit(batches, 2)
+        states.append(
+            (task.model.state_dict(), [{**r, "seconds": 0, "images_per_second": 0} for r in trainer.history.rows])
+        )
+        calls.append(seen)
+    for name, value in states[0][0].items():
+        np.testing.assert_array_equal(value, states[1][0][name])
+    assert states[0][1] == states[1][1]
+    assert calls[0] == calls[1]
+    counts = {count for _, count in trainer._step.graphs}
+    assert accumulate * (1 if hook else 3) in counts
+
+
+@needs_emulator
+@pytest.mark.parametrize("bad", [0, 3, 7])
+def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, monkeypatch, bad):
+    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
+    states = []
+    for capture in (False, True):
+        task = new_task(0)
+        trainer = task.trainer(backend="emulated", capture=capture, accumulate=2)
+        whole = [batch for batch in task.train if len(batch[0]) == 16]
+        trainer.fit(whole * 4, 1)
+        batches = [tuple(part.copy() for part in batch) for batch in whole * 4]
+        batches[bad][0][0] = np.nan
+        with pytest.raises(FloatingPointError, match="the loss is nan in epoch 2.*nothing was updated"):
+            trainer.fit(batches, 1)
+        trainer.fit(whole, 1)
+        states.append(task.model.state_dict())
+        assert task.optimizer.steps.tolist() == [6 + bad // 2 + 2] * 4
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(value, states[1][name])
 
 
 # ---- averages
