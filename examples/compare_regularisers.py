@@ -161,19 +161,19 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = min(5, len(results))
+    columns = min(7, len(results))
     rows = -(-len(results) // columns)
     figure, axes = pyplot.subplots(
         rows,
         columns,
-        figsize=(2.9 * columns, 2.4 * rows + 0.8),
+        figsize=(2.4 * columns, 2.3 * rows + 0.7),
         sharex=True,
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
     plain = results["none"]
-    top = 1.05 * max(rows[:-1, 1, 0].max() for rows in results.values())
+    top = 1.3 * plain[:-1, 1, 0].max()
     for name, axis in zip(results, axes.flat, strict=False):
         for values, own in ((plain, False), (results[name], True)):
             epochs = np.arange(1, len(values))
@@ -182,7 +182,7 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
                     axis.plot(epochs, values[:-1, i, 0], color=colour, label=f"{label} loss")
                 elif name != "none":
                     axis.plot(epochs, values[:-1, i, 0], color="0.75", linestyle=("-", "--")[i], label=f"{label}, none")
-        axis.set_title(f"{name}: {results[name][-1, 1, 1]:.1%} valid", fontsize=10)
+        axis.set_title(f"{name}: {results[name][-1, 1, 1]:.1%}", fontsize=10)
         axis.set_ylim(0, top)
         axis.grid(alpha=0.3)
     for axis in axes.flat[len(results) :]:
@@ -194,7 +194,7 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
         axis.tick_params(labelbottom=True)
     handles, labels = axes.flat[len(results) - 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"{title}: loss, and validation accuracy at the end", x=0.01, ha="left", fontsize=11)
     figure.savefig(path, dpi=110)
 
 

@@ -403,6 +403,12 @@ def pairs(model, batch):
 LOSSES = {
     "contrastive": (pairs, 2),
     "all pairs": (lambda model, batch: F.all_pairs_loss(model(batch[0]), 2), 4),
+    "soft labels": (
+        lambda model, batch: F.softmax_cross_entropy(
+            model(batch[0]), F.one_hot(batch[1], 4, backend="emulated"), label_smoothing=0.1
+        ),
+        4,
+    ),
     "focal": (lambda model, batch: F.focal_loss(model(batch[0]), batch[1]), 4),
     "huber": (lambda model, batch: F.huber_loss(model(batch[0]), F.one_hot(batch[1], 4, backend="emulated")), 4),
 }
