@@ -176,6 +176,10 @@ def change_clipping(task, trainer):
     task.optimizer.clip_norm = 0.01
 
 
+def limit_norms(task, trainer):
+    task.optimizer.groups[0]["max_norm"] = 0.3
+
+
 def load_weights(task, trainer):
     rng = np.random.default_rng(5)
     task.model.load_state_dict({name: rng.normal(size=a.shape) for name, a in task.model.state_dict().items()})
@@ -185,7 +189,7 @@ def new_seed(task, trainer):
     gp.seed(77)
 
 
-@pytest.mark.parametrize("change", [change_dropout, freeze, change_clipping, load_weights, new_seed])
+@pytest.mark.parametrize("change", [change_dropout, freeze, change_clipping, limit_norms, load_weights, new_seed])
 def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
     def use(task, trainer):
         trainer.fit(task.train, 2)
@@ -195,6 +199,15 @@ def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
         assert any((before[name] != value).any() for name, value in task.model.state_dict().items())
 
     both(new_task, use)
+
+
+def test_muons_momentum_is_not_frozen_for_ever(new_task):
+    def use(task, trainer):
+        trainer.fit(task.train, 2)
+        task.optimizer.groups[0]["momentum"] = 0.5
+        trainer.fit(task.train, 2)
+
+    both(new_task, use, optimizer=optim.Muon)
 
 
 def test_parameters_that_were_updated_less_often_are_walked_apart(new_task):
