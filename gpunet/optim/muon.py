@@ -8,7 +8,8 @@ from typing import Any, Unpack
 
 from gpunet.autograd import Parameter
 from gpunet.backends.base import Array, Backend
-from gpunet.optim.optimizer import Group, Optimizer, Shared, adam_columns
+from gpunet.optim.adam import adam_columns
+from gpunet.optim.optimizer import Group, Optimizer, Shared
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Jordan's coefficients a, b, c: five steps bring singular values between about 0.01 and 1 near 1, to between 0.7 and 1.2."""
