@@ -28,9 +28,10 @@ class Arena:
         backend: where it lives.
         shapes: the parameters', in the order of their segments.
         dtype: the elements'.
+        grad: whether there are gradients.
     """
 
-    def __init__(self, backend: Backend, shapes: Sequence[tuple[int, ...]], dtype: Any):
+    def __init__(self, backend: Backend, shapes: Sequence[tuple[int, ...]], dtype: Any, *, grad: bool = True):
         self.backend = backend
         self.dtype = np.dtype(dtype)
         self.shapes = [tuple(s) for s in shapes]
@@ -42,7 +43,7 @@ class Arena:
             end += -(-prod(shape) // unit) * unit
         self.size = end
         self.data: Array = backend.full((end,), 0, self.dtype)
-        self.grad: Array = backend.full((end,), 0, self.dtype)
+        self.grad: Array = backend.full((end if grad else 0,), 0, self.dtype)
         self.slots: dict[str, Array] = {}
         self.written = [False] * len(self.shapes)
         """Which segments hold a gradient of this step."""
@@ -135,7 +136,7 @@ class Arena:
 
     def _make_views(self) -> None:
         self.views = [self._view(self.data, i) for i in range(len(self))]
-        self.grad_views = [self._view(self.grad, i) for i in range(len(self))]
+        self.grad_views = [self._view(self.grad, i) for i in range(len(self))] if self.grad.size else []
 
     def _view(self, flat: Array, i: int) -> Array:
         start, stop = (int(v) for v in self.bounds[i])

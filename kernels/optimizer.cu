@@ -1,11 +1,20 @@
 #include "common.cuh"
-// Updates of a whole arena in one launch, and the norm of its gradients.
-//   bounds (M, 2): first element of each segment and the one past its last;  hyper (M, …): its hyper-parameters, a row each
+// Updates of a whole arena in one launch, the norm of its gradients, and what follows an update: max-norm and averages.
+//   bounds (M, 2): first element of each segment and the one past its last;  hyper (M, 4 + OWN): its hyper-parameters, a row
+//   each: the rate lr, decay, l1 and shrink, which all rules share, then the rule's own
 //   clip: null, or (norm, scale) as gradient_norm leaves it
 // Blocks of grid row m walk segment m; neighbours of one group arrive joined, so M is 1 for most models.
 //   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))), in two passes of a fixed order
-//   sgd: g = scale grad + decay w + l1 sign(w);  v = momentum v + g;  w -= lr (nesterov ? g + momentum v : v)
-//   adam: m = beta1 m + (1 - beta1) g;  s = beta2 s + (1 - beta2) g^2;  w -= lr / c1 m / (sqrt(s / c2) + eps)
+//   update: w' = w - lr shrink w;  g = scale grad + decay w' + l1 sign(w');  w = the rule's of (w', g) and its slots a, b:
+//   Sgd:     a = momentum a + g;                                    w = w' - lr (nesterov ? g + momentum a : a)
+//   Adam:    a = beta1 a + (1 - beta1) g;  b = beta2 b + (1 - beta2) g^2;  w = w' - lr / c1 a / (sqrt(b / c2) + eps)
+//   Rmsprop: a = alpha a + (1 - alpha) g^2;  b = momentum b + g / (sqrt(a) + eps);  w = w' - lr b
+//   Adagrad: a = a + g^2;                                           w = w' - lr g / (sqrt(a) + eps)
+//   Lion:    w = w' - lr sign(beta1 a + (1 - beta1) g);             a = beta2 a + (1 - beta2) g
+//   Muon:    a = momentum a + (1 - momentum) g;                     w = w' - lr b, of segments whose direction b was made
+//            orthogonal before; of the others Adam
+//   clip_units: each column of w (R, O), the weights that come into a unit, scaled down to a norm of `limit`
+//   average_update: average = decay average + (1 - decay) value
 //   scaling: null, or (scale, good, skipped), the state of dynamic loss scaling (Micikevicius et al. 2018, section 3.2): the
 //     gradients are those of scale times the loss. gradient_norm leaves the norm of the loss's own, and a scale that takes the
 //     loss's out. Where that norm is not finite the gradients overflowed, and the update changes only this state
@@ -13,7 +22,7 @@
 //   note: null, or where a recorded step leaves (loss, correct, held), with `last` the note of the step before. held counts the
 //     steps since the first whose loss was not finite, that one included; where it is not 0, nothing is updated
 // Hyper-parameters are computed in double where they would cancel (1 - beta2), and applied in float.
-// Bound: memory; 4 bytes a parameter (norm), 20 (SGD with momentum), 28 (Adam), 2 more with a shadow.
+// Bound: memory; 4 bytes a parameter (norm), 12 and 8 a slot (update), 2 more with a shadow, 12 (average_update).
 
 #define GROWTH 2.0f
 #define GROWTH_STEPS 2000.0f
@@ -71,70 +80,153 @@ __device__ __forceinline__ bool overflowed(const float* clip, float* scaling) {
     return skips;
 }
 
-// `momentum` may be null: then v = g.
-template <typename S>
-__global__ void sgd_update(
-        float* __restrict__ UPDATED data, const float* __restrict__ grad, float* __restrict__ OR_NULL UPDATED momentum,
-        S* __restrict__ OR_NULL shadow, const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
-        const float* __restrict__ OR_NULL clip, float* __restrict__ OR_NULL UPDATED scaling, int nesterov,
-        const float* __restrict__ OR_NULL loss, const int* __restrict__ OR_NULL correct,
-        const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {
-    if (!may_update(loss, correct, last, note) || overflowed(clip, scaling)) return;
-    const float scale = clip ? clip[1] : 1.0f;
-    for (int m = blockIdx.y; m < segments; m += gridDim.y) {
-        const float rate = hyper[4 * m], keep = hyper[4 * m + 1], decay = hyper[4 * m + 2], l1 = hyper[4 * m + 3];
-        const int64 first = bounds[2 * m], count = bounds[2 * m + 1] - first;
-        GRID_STRIDE_LOOP(i, count) {
-            const float w = data[first + i];
-            float step = scale * grad[first + i];
-            if (decay != 0.0f) step += decay * w;
-            if (l1 != 0.0f) step += l1 * sign(w);
-            if (momentum) {
-                const float v = keep * momentum[first + i] + step;
-                momentum[first + i] = v;
-                step = nesterov ? step + keep * v : v;
-            }
-            const float updated = w - rate * step;
-            data[first + i] = updated;
-            if (shadow) from_float(shadow[first + i], updated);
-        }
-    }
-}
-
 // 1 - beta^(t - skipped), of 1 - beta^t: the host counts the steps t, and does not know which were skipped. At least 1 - beta,
 // for a parameter that gets its first gradient late has had fewer than were skipped before.
 __device__ __forceinline__ double correction(double of_all, double beta, float skipped) {
     return skipped == 0.0f || beta == 0.0 ? of_all : max(1.0 - (1.0 - of_all) * pow(beta, -(double)skipped), 1.0 - beta);
 }
 
-template <typename S>
-__global__ void adam_update(
-        float* __restrict__ UPDATED data, const float* __restrict__ grad, float* __restrict__ UPDATED mean,
-        float* __restrict__ UPDATED square, S* __restrict__ OR_NULL shadow,
-        const int64* __restrict__ bounds, const double* __restrict__ hyper, int segments,
-        const float* __restrict__ OR_NULL clip, float* __restrict__ OR_NULL UPDATED scaling, int decoupled,
-        const float* __restrict__ OR_NULL loss, const int* __restrict__ OR_NULL correct,
-        const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {
+// A rule is made of a row of hyper-parameters, `row` its own OWN ones, and gives the new weight of (w, g) and its slots.
+struct Sgd {
+    static const int OWN = 2;
+    float rate, keep;
+    bool nesterov;
+    __device__ Sgd(double lr, const double* row, float) : rate(lr), keep(row[0]), nesterov(row[1] != 0.0) {}
+    __device__ float operator()(float w, float g, float& a, float&) const {
+        a = keep * a + g;
+        return w - rate * (nesterov ? g + keep * a : a);
+    }
+};
+
+struct Adam {
+    static const int OWN = 5;
+    float rate, beta1, beta2, fresh1, fresh2, eps, correction2;
+    __device__ Adam(double lr, const double* row, float skipped)
+        : rate(lr / correction(row[3], row[0], skipped)), beta1(row[0]), beta2(row[1]), fresh1(1.0 - row[0]),
+          fresh2(1.0 - row[1]), eps(row[2]), correction2(correction(row[4], row[1], skipped)) {}
+    __device__ float operator()(float w, float g, float& a, float& b) const {
+        a = beta1 * a + fresh1 * g;
+        b = beta2 * b + fresh2 * g * g;
+        return w - rate * a / (sqrtf(b / correction2) + eps);
+    }
+};
+
+struct Rmsprop {
+    static const int OWN = 3;
+    float rate, alpha, fresh, eps, keep;
+    __device__ Rmsprop(double lr, const double* row, float)
+        : rate(lr), alpha(row[0]), fresh(1.0 - row[0]), eps(row[1]), keep(row[2]) {}
+    __device__ float operator()(float w, float g, float& a, float& b) const {
+        a = alpha * a + fresh * g * g;
+        b = keep * b + g / (sqrtf(a) + eps);
+        return w - rate * b;
+    }
+};
+
+struct Adagrad {
+    static const int OWN = 1;
+    float rate, eps;
+    __device__ Adagrad(double lr, const double* row, float) : rate(lr), eps(row[0]) {}
+    __device__ float operator()(float w, float g, float& a, float&) const {
+        a += g * g;
+        return w - rate * g / (sqrtf(a) + eps);
+    }
+};
+
+struct Lion {
+    static const int OWN = 2;
+    float rate, beta1, beta2, fresh1, fresh2;
+    __device__ Lion(double lr, const double* row, float)
+        : rate(lr), beta1(row[0]), beta2(row[1]), fresh1(1.0 - row[0]), fresh2(1.0 - row[1]) {}
+    __device__ float operator()(float w, float g, float& a, float&) const {
+        const float step = sign(beta1 * a + fresh1 * g);
+        a = beta2 * a + fresh2 * g;
+        return w - rate * step;
+    }
+};
+
+struct Muon {
+    static const int OWN = Adam::OWN + 1;
+    Adam adam;  // its beta1 is the momentum of orthogonal segments
+    float rate;
+    bool orthogonal;
+    __device__ Muon(double lr, const double* row, float skipped)
+        : adam(lr, row, skipped), rate(lr), orthogonal(row[5] != 0.0) {}
+    __device__ float operator()(float w, float g, float& a, float& b) const {
+        if (!orthogonal) return adam(w, g, a, b);
+        a = adam.beta1 * a + adam.fresh1 * g;
+        return w - rate * b;
+    }
+};
+
+#define SHARED_COLUMNS 4
+
+// A slot that is null reads as 0.
+template <typename S, typename R>
+__global__ void update(
+        float* __restrict__ UPDATED data, const float* __restrict__ grad, float* __restrict__ OR_NULL UPDATED a_slot,
+        float* __restrict__ OR_NULL UPDATED b_slot, S* __restrict__ OR_NULL shadow, const int64* __restrict__ bounds,
+        const double* __restrict__ hyper, int segments, const float* __restrict__ OR_NULL clip,
+        float* __restrict__ OR_NULL UPDATED scaling, const float* __restrict__ OR_NULL loss,
+        const int* __restrict__ OR_NULL correct, const double* __restrict__ OR_NULL last, double* __restrict__ OR_NULL note) {
     if (!may_update(loss, correct, last, note) || overflowed(clip, scaling)) return;
     const float scale = clip ? clip[1] : 1.0f, skipped = scaling ? scaling[2] : 0.0f;
     for (int m = blockIdx.y; m < segments; m += gridDim.y) {
-        const double* row = hyper + 7 * m;
-        const float beta1 = row[1], beta2 = row[2], eps = row[3], decay = row[4];
-        const float correction2 = correction(row[6], row[2], skipped);
-        const float fresh1 = 1.0 - row[1], fresh2 = 1.0 - row[2], rate = row[0] / correction(row[5], row[1], skipped);
-        const float shrink = decoupled ? 1.0 - row[0] * row[4] : 1.0;
+        const double* row = hyper + (SHARED_COLUMNS + R::OWN) * m;
+        const R rule(row[0], row + SHARED_COLUMNS, skipped);
+        const float decay = row[1], l1 = row[2], kept = 1.0 - row[0] * row[3];
         const int64 first = bounds[2 * m], count = bounds[2 * m + 1] - first;
         GRID_STRIDE_LOOP(i, count) {
-            const float w = data[first + i] * shrink;
+            const float w = data[first + i] * kept;
             float g = scale * grad[first + i];
-            if (!decoupled && decay != 0.0f) g += decay * w;
-            const float m1 = beta1 * mean[first + i] + fresh1 * g;
-            const float m2 = beta2 * square[first + i] + fresh2 * g * g;
-            mean[first + i] = m1;
-            square[first + i] = m2;
-            const float updated = w - rate * m1 / (sqrtf(m2 / correction2) + eps);
+            if (decay != 0.0f) g += decay * w;
+            if (l1 != 0.0f) g += l1 * sign(w);
+            float a = a_slot ? a_slot[first + i] : 0.0f, b = b_slot ? b_slot[first + i] : 0.0f;
+            const float updated = rule(w, g, a, b);
+            if (a_slot) a_slot[first + i] = a;
+            if (b_slot) b_slot[first + i] = b;
             data[first + i] = updated;
             if (shadow) from_float(shadow[first + i], updated);
         }
     }
+}
+
+// Whether the update before this launch has changed the parameters. `clip` is null unless the loss is scaled.
+__device__ __forceinline__ bool has_updated(const float* clip, const double* note) {
+    return !(note && note[2] != 0.0) && !(clip && !isfinite(clip[0]));
+}
+
+// A block takes 32 columns, so that a warp reads a row's neighbours at once; each of its 8 warps every 8th row.
+template <typename S>
+__global__ void __launch_bounds__(8 * WARP) clip_units(
+        float* __restrict__ UPDATED w, S* __restrict__ OR_NULL shadow, int rows, int units, float limit,
+        const float* __restrict__ OR_NULL clip, const double* __restrict__ OR_NULL note) {
+    __shared__ float squares[8][WARP];
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, unit = blockIdx.x * WARP + lane;
+    float sum = 0.0f;
+    for (int r = warp; unit < units && r < rows; r += 8) {
+        const float v = w[(int64)r * units + unit];
+        sum += v * v;
+    }
+    squares[warp][lane] = sum;
+    __syncthreads();
+    sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum += squares[i][lane];
+    const float norm = sqrtf(sum);
+    if (unit >= units || norm <= limit || !has_updated(clip, note)) return;  // NaN is not below the limit, and stays
+    const float factor = limit / norm;
+    for (int r = warp; r < rows; r += 8) {
+        const int64 i = (int64)r * units + unit;
+        const float clipped = w[i] * factor;
+        w[i] = clipped;
+        if (shadow) from_float(shadow[i], clipped);
+    }
+}
+
+__global__ void average_update(
+        float* __restrict__ UPDATED average, const float* __restrict__ value, int64 count, float decay, float fresh,
+        const float* __restrict__ OR_NULL clip, const double* __restrict__ OR_NULL note) {
+    if (!has_updated(clip, note)) return;
+    GRID_STRIDE_LOOP(i, count) average[i] = decay * average[i] + fresh * value[i];
 }

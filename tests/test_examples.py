@@ -154,6 +154,19 @@ def test_siamese_omniglot_prints_the_one_shot_accuracy_and_draws_trials(tmp_path
     assert (tmp_path / "out/trials.png").stat().st_size > 1000
 
 
+def test_compare_regularisers_prints_a_table_and_draws_the_curves(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("sklearn")
+    out, names = tmp_path / "curves.png", ["max-norm", "mixup", "early stopping", "weight average"]
+    options = ("--images", 60, "--epochs", 2, "--only", *names, "--output", out, "--backend", "numpy")
+    lines = run("compare_regularisers.py", *options).splitlines()
+    rows = [
+        re.fullmatch(r"(.+?) +(\d\.\d{4}) +(\d+\.\d)% +(\d\.\d{4}) +(\d+\.\d)% +(\d\.\d{4})", line) for line in lines
+    ]
+    assert [row[1] for row in rows if row] == ["none", *names]
+    assert out.stat().st_size > 10_000
+
+
 def test_every_example_names_its_options():
     for path in sorted(EXAMPLES.glob("*.py")):
         assert "usage: " in run(path.name, "--help")

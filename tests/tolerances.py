@@ -18,6 +18,8 @@ TORCH = 1e-5
 TORCH_FACTOR = 2.0
 TORCH_UPDATE = 1e-12
 """Parameters after 20 steps of an optimizer in float64 against PyTorch's."""
+TORCH_MUON = 1e-10
+"""The same of Muon, whose iteration carries rounding on, and which PyTorch starts from another smallest norm."""
 TORCH_LOSS_CURVE = 1e-4
 """Each loss of 50 steps of training in float32 against PyTorch's, relative to that loss."""
 LOSS_CURVE = 1e-5

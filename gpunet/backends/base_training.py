@@ -81,35 +81,42 @@ class TrainingPrimitives(ABC):
         """
 
     @abstractmethod
-    def sgd_update(
-        self,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        nesterov: bool = False,
-        clip: Array | None = None,
-        note: Note | None = None,
+    def update(
+        self, rule: str, arena: FlatStorage, segments: Segments, *, clip: Array | None = None, note: Note | None = None
     ) -> None:
-        """Stochastic gradient descent, in place. Columns of `segments.hyper`: lr, momentum, weight decay, L1.
+        """A step of an optimizer, in place: w' = w - lr decoupled w, g = clip[1] grad + decay w' + l1 sign(w'), then a rule:
 
-        g = clip[1] grad + decay w + l1 sign(w); v = momentum v + g; w -= lr (g + momentum v if nesterov, else v).
-        The slot is "momentum"; without it v = g. `note` is written, and decides whether anything else is. `arena.shadow` is
-        written as well; `arena.scaling` wants `clip`, and changes as it says there.
+        - "sgd": a = momentum a + g; w = w' - lr (g + momentum a if nesterov, else a).
+        - "adam" (Kingma & Ba 2015, algorithm 1): a = beta1 a + (1 - beta1) g; b = beta2 b + (1 - beta2) g^2;
+          w = w' - lr a / (1 - beta1^t) / (sqrt(b / (1 - beta2^t)) + eps).
+        - "rmsprop" (Tieleman & Hinton 2012): a = alpha a + (1 - alpha) g^2; b = momentum b + g / (sqrt(a) + eps);
+          w = w' - lr b.
+        - "adagrad" (Duchi et al. 2011): a = a + g^2; w = w' - lr g / (sqrt(a) + eps).
+        - "lion" (Chen et al. 2023, algorithm 2): w = w' - lr sign(beta1 a + (1 - beta1) g); a = beta2 a + (1 - beta2) g.
+        - "muon" (Jordan 2024): where orthogonal, a = beta1 a + (1 - beta1) g; w = w' - lr b; elsewhere "adam".
+
+        Args:
+            rule: one of `rules.RULES`, which names the slots a and b of the arena and the columns of `segments.hyper`. A slot
+                that the arena does not have reads as 0.
+            clip: what `gradient_norm` gave; needed with `arena.scaling`, which changes as it says there.
+            note: written, and decides whether anything else is. `arena.shadow` is written with the parameters.
         """
 
     @abstractmethod
-    def adam_update(
-        self,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        decoupled: bool = False,
-        clip: Array | None = None,
-        note: Note | None = None,
+    def clip_units(
+        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
     ) -> None:
-        """Adam (Kingma & Ba 2015, algorithm 1), in place.
+        """Max-norm (Srivastava et al. 2014, section 5.1), in place: each column of w (R, O), the weights that come into one
+        unit, whose 2-norm is above `limit`, is scaled down to it.
 
-        Columns of `segments.hyper`: lr, beta1, beta2, eps, weight decay, 1 - beta1^t, 1 - beta2^t.
-        Slots "mean" and "square". The decay is added to the gradient, or, `decoupled` (AdamW, Loshchilov & Hutter 2019),
-        shrinks w by lr decay first. `note` as for `sgd_update`.
+        Args:
+            shadow: w rounded, written with it; None if there is none.
+            clip: of the update before, if it was of a scaled loss: where that overflowed, nothing is changed.
+            held: (3,), the note's row that the update before has written: where that updated nothing, neither does this.
         """
+
+    @abstractmethod
+    def average_update(
+        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, held: Array | None = None
+    ) -> None:
+        """average = decay average + (1 - decay) value, in place; both of one shape. `clip` and `held` as for `clip_units`."""

@@ -14,6 +14,7 @@ from gpunet.backends.cuda_device import THREADS, activation_fields
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
 from gpunet.backends.cuda_training import CudaTraining
+from gpunet.backends.cuda_updates import CudaUpdates
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import (
     CONV_TILES,
@@ -68,7 +69,7 @@ def depthwise(g: Geometry) -> bool:
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
-class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
+class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining, CudaUpdates):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take

@@ -1,19 +1,16 @@
-"""Activations, softmax, losses, random numbers and updates on a CUDA device."""
+"""Activations, softmax, losses and random numbers on a CUDA device."""
 
 from __future__ import annotations
 
 from abc import ABC
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gpunet.backends.base import Activation, Array, FlatStorage, Note, Segments
+from gpunet.backends.base import Activation, Array
 from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice, activation_fields
-from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import instance
-from gpunet.cuda.launcher import Launcher
 from gpunet.random import Stream, drop_threshold
 
 ROWS_A_BLOCK = THREADS // 32
@@ -22,16 +19,10 @@ SMALL_ROWS, SMALL_CLASSES = 2048, 64
 """Up to these, one block computes a softmax cross entropy in one launch. Its threads add a row's terms one after another, which
 loses digits where there are many classes."""
 SMALL_THREADS = 1024
-TABLES = 64
-"""Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one each step."""
 
 
 class CudaTraining(CudaDevice, ABC):
-    """Primitives of kernels/activation.cu, gelu.cu, softmax.cu, sigmoid_cross_entropy.cu, random.cu and optimizer.cu."""
-
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
-        super().__init__(arrays, launcher, simple=simple, name=name)
-        self._tables: OrderedDict[bytes, Array] = OrderedDict()
+    """Primitives of kernels/activation.cu, gelu.cu, softmax.cu, sigmoid_cross_entropy.cu and random.cu."""
 
     # ---- activations, softmax, losses
 
@@ -158,101 +149,6 @@ class CudaTraining(CudaDevice, ABC):
             kernel, fields = instance("dropout", element), _stream(stream)
             self.launcher.launch(kernel, blocks, THREADS, (x, y, x.size, *fields, threshold, scale))
         return y
-
-    # ---- updates
-
-    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
-        self._expect("gradient_norm", grad=(arena.grad, None), scaling=(arena.scaling, (3,)))
-        _check_bounds("gradient_norm", segments, arena.grad.size)
-        elements = int((segments.bounds[:, 1] - segments.bounds[:, 0]).sum())
-        blocks = max(min(-(-elements // (4 * THREADS)), PARTIALS), 1)
-        partial, y = self.arrays.empty((blocks,), np.float32), self.arrays.empty((2,), np.float32)
-        bounds = self._bounds(segments)
-        self.launcher.launch(
-            "gradient_norm_partial", blocks, THREADS, (arena.grad, bounds, len(segments.bounds), partial)
-        )
-        self.launcher.launch("gradient_norm", 1, THREADS, (partial, blocks, max_norm, arena.scaling, y))
-        return y
-
-    def sgd_update(
-        self,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        nesterov: bool = False,
-        clip: Array | None = None,
-        note: Note | None = None,
-    ) -> None:
-        slots = [arena.slots.get("momentum")]
-        self._update("sgd_update", arena, slots, segments, columns=4, clip=clip, flag=nesterov, note=note)
-
-    def adam_update(
-        self,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        decoupled: bool = False,
-        clip: Array | None = None,
-        note: Note | None = None,
-    ) -> None:
-        slots = [arena.slots["mean"], arena.slots["square"]]
-        self._update("adam_update", arena, slots, segments, columns=7, clip=clip, flag=decoupled, note=note)
-
-    def _update(
-        self,
-        kernel: str,
-        arena: FlatStorage,
-        slots: Sequence[Array | None],
-        segments: Segments,
-        *,
-        columns: int,
-        clip: Array | None,
-        flag: bool,
-        note: Note | None,
-    ) -> None:
-        """One launch over all segments: a row of blocks each."""
-        count, size = len(segments.bounds), arena.data.shape
-        shadow, scaling = arena.shadow, arena.scaling
-        self._expect(
-            kernel, data=(arena.data, None), grad=(arena.grad, size), clip=(clip, (2,)), scaling=(scaling, (3,))
-        )
-        element = "float" if shadow is None else self._element(kernel, shadow=(shadow, size))
-        if scaling is not None and clip is None:
-            raise ValueError(f"{kernel}: the loss is scaled, so clip must be what gradient_norm gave")
-        for slot in slots:
-            self._expect(kernel, slot=(slot, size))
-        _check_bounds(kernel, segments, arena.data.size)
-        if segments.hyper.shape != (count, columns):
-            raise ValueError(f"{kernel}: hyper has shape {segments.hyper.shape} but takes {(count, columns)}")
-        if not count:
-            return
-        longest = int((segments.bounds[:, 1] - segments.bounds[:, 0]).max())
-        grid = max(min(-(-longest // THREADS), MAX_BLOCKS), 1), min(count, 65535)
-        hyper = self._table(segments.hyper, np.float64) if segments.placed is None else segments.hyper
-        noted = (None,) * 4 if note is None else note
-        tables = self._bounds(segments), hyper, count
-        args = arena.data, arena.grad, *slots, shadow, *tables, clip, scaling, int(flag), *noted
-        self.launcher.launch(instance(kernel, element), grid, THREADS, args)
-
-    def _bounds(self, segments: Segments) -> Array:
-        return self._table(segments.bounds, np.int64) if segments.placed is None else segments.placed
-
-    def _table(self, rows: np.ndarray, dtype: Any) -> Array:
-        """A host table on the device; equal ones are sent once."""
-        rows = np.ascontiguousarray(rows, dtype)
-        key = rows.dtype.char.encode() + rows.tobytes()
-        if key not in self._tables:
-            self._tables[key] = self.arrays.asarray(rows)
-            if len(self._tables) > TABLES:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
-
-
-def _check_bounds(operation: str, segments: Segments, size: int) -> None:
-    bounds = segments.bounds
-    if bounds.size and (bounds.min() < 0 or bounds.max() > size):
-        raise ValueError(f"{operation}: segments reach from {bounds.min()} to {bounds.max()} in an arena of {size}")
 
 
 def _stream(stream: Stream) -> tuple[dict[str, int], Array | None]:

@@ -14,15 +14,13 @@ import numpy as np
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import BINARY, UNARY, Array, Backend, FlatStorage, Index, Note, Segments
+from gpunet.backends.base import BINARY, UNARY, Array, Index
 from gpunet.backends.gather import Clock, augment, check_gather
+from gpunet.backends.host_updates import QUIET, HostUpdates
 from gpunet.random import Stream
 
-QUIET = np.errstate(all="ignore")
-"""Infinities and NaN are values, as on a GPU, and no warnings: whoever wants to know looks at the loss."""
 
-
-class HostBackend(Backend):
+class HostBackend(HostUpdates):
     """Arrays are numpy.ndarray."""
 
     # ---- arrays
@@ -225,86 +223,12 @@ class HostBackend(Backend):
             labels[index], given_y, accumulate=False
         )
 
-    # ---- updates
-
-    @QUIET
-    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
-        square = sum(float(np.square(g).sum()) for g in (arena.grad[start:stop] for start, stop in segments.bounds))
-        norm = np.sqrt(square)
-        return np.array([norm, np.minimum(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
-
-    @QUIET
-    def sgd_update(
-        self,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        nesterov: bool = False,
-        clip: Array | None = None,
-        note: Note | None = None,
-    ) -> None:
-        if not _may_update(note):
-            return
-        slot = arena.slots.get("momentum")
-        for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
-            rate, momentum, decay, l1 = row
-            w = arena.data[start:stop]
-            step = _clipped(arena.grad[start:stop], clip)
-            if decay:
-                step = step + decay * w
-            if l1:
-                step = step + l1 * np.sign(w)
-            if slot is not None:
-                v = slot[start:stop]
-                v *= momentum
-                v += step
-                step = step + momentum * v if nesterov else v
-            w -= rate * step
-
-    @QUIET
-    def adam_update(
-        self,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        decoupled: bool = False,
-        clip: Array | None = None,
-        note: Note | None = None,
-    ) -> None:
-        if not _may_update(note):
-            return
-        for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
-            rate, beta1, beta2, eps, decay, correction1, correction2 = row
-            w, mean, square = (a[start:stop] for a in (arena.data, arena.slots["mean"], arena.slots["square"]))
-            g = _clipped(arena.grad[start:stop], clip)
-            if decay and decoupled:
-                w *= 1 - rate * decay
-            elif decay:
-                g = g + decay * w
-            mean *= beta1
-            mean += (1 - beta1) * g
-            square *= beta2
-            square += (1 - beta2) * g * g
-            w -= (rate / correction1) * mean / (np.sqrt(square / correction2) + eps)
-
     @staticmethod
     def _reduced_last(a: Array, axes: tuple[int, ...]) -> Array:
         """The reduced axes moved to the end and joined: (…, reduced elements)."""
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
         return moved.reshape(*(a.shape[i] for i in kept), -1)
-
-
-def _clipped(grad: Array, clip: Array | None) -> Array:
-    return grad if clip is None else grad * clip[1]
-
-
-def _may_update(note: Note | None) -> bool:
-    if note is None:
-        return True
-    held = note.last[2] + 1 if note.last[2] or not np.isfinite(note.loss).all() else 0
-    note.row[:] = note.loss.item(), 0 if note.correct is None else note.correct.item(), held
-    return not held
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gpunet.backends import Backend
 from gpunet.backends.base import FUSED_POOL, Activation, Array, Moments, Segments
+from gpunet.backends.rules import RULES
 from gpunet.bench.primitives import Arrays, Problem
 from gpunet.geometry import Geometry
 
@@ -126,19 +127,20 @@ def _softmax_cross_entropy(draw: _Draw) -> Problem:
 # ---- updates
 
 
-def _update(slots: tuple[str, ...], hyper: tuple[float, ...], method: str) -> Callable[[_Draw], Problem]:
+def _update(rule: str, own: tuple[float, ...]) -> Callable[[_Draw], Problem]:
     """An optimizer's update, in place: data, gradients and slots are read, all but the gradients written."""
+    slots = RULES[rule].slots
 
     def problem(draw: _Draw) -> Problem:
         n = draw.parameters
         inputs = {"data": draw.floats(n), "grad": draw.floats(n), **{name: np.abs(draw.floats(n)) for name in slots}}
-        segments = Segments(np.array([[0, n]], np.int64), np.array([hyper]))
+        segments = Segments(np.array([[0, n]], np.int64), np.array([(1e-3, 0.0, 0.0, 0.0, *own)]))
 
         def run(backend: Backend, a: Arrays) -> Sequence[Array]:
             arena: Any = SimpleNamespace(
                 data=a["data"], grad=a["grad"], slots={name: a[name] for name in slots}, shadow=None, scaling=None
             )
-            getattr(backend, method)(arena, segments)
+            backend.update(rule, arena, segments)
             return [a["data"], *(a[name] for name in slots)]
 
         return Problem(inputs, run, ("data", *slots), (3 + 2 * len(slots)) * 4 * n)
@@ -152,8 +154,8 @@ OPS: dict[str, Callable[[_Draw], Problem]] = {
     "batch_norm forward": _batch_norm_forward,
     "batch_norm backward": _batch_norm_backward,
     "softmax_cross_entropy": _softmax_cross_entropy,
-    "sgd": _update(("momentum",), (1e-3, 0.9, 0.0, 0.0), "sgd_update"),
-    "adam": _update(("mean", "square"), (1e-3, 0.9, 0.999, 1e-8, 0.0, 0.1, 0.001), "adam_update"),
+    "sgd": _update("sgd", (0.9, 0.0)),
+    "adam": _update("adam", (0.9, 0.999, 1e-8, 0.1, 0.001)),
 }
 """Pooling is 2x2, normalisation in training with ReLU."""
 

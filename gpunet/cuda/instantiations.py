@@ -13,6 +13,7 @@ CONV_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16
 and the neighbouring channels that one load takes: 4 needs the alignment of four elements, 1 needs none."""
 WEIGHT_GRAD_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (64, 16, 2, 2, 1))
 MATMUL_TILES = ((64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
+UPDATE_RULES = ("Sgd", "Adam", "Rmsprop", "Adagrad", "Lion", "Muon")
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
 """dtype of a max-pool mask to C type."""
 MOVED = {
@@ -90,7 +91,10 @@ def instantiations() -> dict[str, tuple[str, ...]]:
         "max_pool2d.cu": [
             instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), pool)
         ],
-        "optimizer.cu": ["gradient_norm_partial", "gradient_norm", *_each("sgd_update", "adam_update")],
+        "optimizer.cu": [
+            *("gradient_norm_partial", "gradient_norm", "average_update", *_each("clip_units")),
+            *(instance("update", t, rule) for t, rule in product(ELEMENTS.values(), UPDATE_RULES)),
+        ],
         "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
         "random.cu": ["random_words", "random_uniform<float>", *_each("dropout")],
         "reduce.cu": [

@@ -10,6 +10,7 @@ from gpunet.data.idx import read_idx
 from gpunet.data.images import ImageFolder
 from gpunet.data.joint import Joint
 from gpunet.data.loader import DataLoader
+from gpunet.data.mixup import Mixup
 from gpunet.data.nuclei import nuclei
 from gpunet.data.omniglot import Omniglot, omniglot
 from gpunet.data.standard import cifar10, digits, fashion_mnist, mnist
@@ -44,6 +45,7 @@ __all__ = [
     "GaussianNoise",
     "ImageFolder",
     "Joint",
+    "Mixup",
     "Normalize",
     "Omniglot",
     "Pairs",

@@ -17,11 +17,18 @@ from gpunet.functional.arithmetic import (
 )
 from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared_distances, triplet_loss
-from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
+from gpunet.functional.focal import focal_loss, sigmoid_focal_loss
+from gpunet.functional.labels import one_hot
+from gpunet.functional.loss import (
+    binary_cross_entropy_with_logits,
+    huber_loss,
+    mean_squared_error,
+    softmax_cross_entropy,
+)
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
 from gpunet.functional.norm import batch_norm
 from gpunet.functional.operators import bind_operators
-from gpunet.functional.overlap import dice_loss, giou, giou_loss
+from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
 from gpunet.functional.regularise import dropout
@@ -46,10 +53,14 @@ __all__ = [
     "dropout",
     "exp",
     "flatten",
+    "focal_loss",
     "gelu",
     "giou",
     "giou_loss",
+    "huber_loss",
     "index",
+    "iou",
+    "iou_loss",
     "leaky_relu",
     "linear",
     "log",
@@ -61,10 +72,12 @@ __all__ = [
     "mean_squared_error",
     "multiply",
     "negative",
+    "one_hot",
     "power",
     "relu",
     "reshape",
     "sigmoid",
+    "sigmoid_focal_loss",
     "softmax",
     "softmax_cross_entropy",
     "sqrt",

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor, expect_tensor
-from gpunet.functional.activation import relu
+from gpunet.functional.activation import log_softmax, relu
 from gpunet.functional.arithmetic import matmul, sqrt
-from gpunet.functional.loss import softmax_cross_entropy
+from gpunet.functional.labels import one_hot
+from gpunet.functional.movement import concatenate
 
 TINY = 1e-16
 """Added to squared distances before the root, whose slope at 0 is infinite."""
@@ -28,15 +29,20 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0) ->
 
     Args:
         a, b: (N, D), the embeddings of the pairs.
-        same: (N,), 1 or True where a pair is of one class; no gradient.
+        same: (N,), 1 or True where a pair is of one class, no gradient: lists, a host array, the backend's int32, a tensor.
         margin: the distance from which on a pair of two classes costs nothing.
     """
     square = _pair_distances("contrastive_loss", margin, a, b)
-    s = np.asarray(same.numpy() if isinstance(same, Tensor) else same)
-    if s.shape != (len(a),) or not np.isin(s, (0, 1)).all():
-        raise ValueError(f"contrastive_loss: same must be ({len(a)},) of 0 and 1, got shape {s.shape}")
+    if not a.backend.owns(same) and not isinstance(same, Tensor):
+        same = np.asarray(same)
+    if tuple(same.shape) != (len(a),) or (isinstance(same, np.ndarray) and not np.isin(same, (0, 1)).all()):
+        raise ValueError(f"contrastive_loss: same must be ({len(a)},) of 0 and 1, got shape {tuple(same.shape)}")
+    if isinstance(same, Tensor):
+        s = same.detach()
+    else:
+        s = one_hot(a.backend.asarray(same, np.int32), 2, backend=a.backend, dtype=a.dtype)[:, 1]
     gap = relu(margin - sqrt(square + TINY))
-    return (square * s.astype(a.dtype) + gap * gap * (1 - s.astype(a.dtype))).mean()
+    return (square * s + gap * gap * (1 - s)).mean()
 
 
 def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2) -> Tensor:
@@ -69,9 +75,10 @@ def all_pairs_loss(embeddings: Tensor, views: int) -> Tensor:
         )
     ways = len(embeddings) // views
     blocks = squared_distances(embeddings, embeddings).reshape(views, ways, views, ways).transpose(0, 2, 1, 3)
-    others = [q * views + e for q in range(views) for e in range(views) if q != e]
-    logits = -blocks.reshape(views * views, ways, ways)[others]
-    return softmax_cross_entropy(logits, np.tile(np.arange(ways), (len(others), 1)))
+    # a step that is captured takes nothing from the host: parts are sliced, and the right class is the diagonal
+    pairs = [blocks[q, e].reshape(1, ways * ways) for q in range(views) for e in range(views) if q != e]
+    logs = log_softmax(-concatenate(pairs).reshape(len(pairs), ways, ways))
+    return -logs.reshape(len(pairs), ways * ways)[:, :: ways + 1].mean()
 
 
 def _pair_distances(operation: str, margin: float, a: Tensor, b: Tensor) -> Tensor:

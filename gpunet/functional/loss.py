@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import Array
-from gpunet.functional.arithmetic import cast
+from gpunet.autograd import Function, Tensor, expect_tensor, tensor
+from gpunet.backends.base import Array, is_float
+from gpunet.functional.activation import log_softmax, relu
+from gpunet.functional.arithmetic import absolute, cast
 
 MOST_GAIN = 1 << 15
 """A row's gradient is at most 1, so this much of it is finite in float16."""
@@ -65,7 +66,9 @@ def softmax_cross_entropy(
     Args:
         logits: (…, K), any float dtype.
         labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the backend's own array. Host
-            arrays are checked; an array on a device is taken as it is, for reading it would wait for the device.
+            arrays are checked; an array on a device is taken as it is, for reading it would wait for the device. Or soft ones,
+            a tensor or an array of floats (…, K) that sum to 1, as `data.Mixup` makes them: then the mean of
+            -sum(label log softmax(logits)), without `weight` and `ignore_index`.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
         weight: (K,), each class's weight; the mean is then weighted by the labels' weights.
         ignore_index: a label that counts neither in the loss nor in the mean.
@@ -77,6 +80,10 @@ def softmax_cross_entropy(
         raise ValueError(f"{name}: logits have shape {logits.shape} but take (…, K)")
     backend, classes = logits.backend, logits.shape[-1]
     given = labels
+    if _is_soft(labels, logits):
+        if weight is not None or ignore_index is not None:
+            raise ValueError(f"{name}: weight and ignore_index take integer labels, not soft ones")
+        return _soft_cross_entropy(logits, labels, label_smoothing)
     if isinstance(labels, Tensor):
         raise TypeError(f"{name}: labels are a tensor, which holds floats; pass the integers as an array")
     if not (backend.owns(given) or isinstance(given, np.ndarray)):
@@ -109,6 +116,17 @@ def softmax_cross_entropy(
     )
 
 
+def _is_soft(labels: Any, logits: Tensor) -> bool:
+    return hasattr(labels, "dtype") and is_float(labels.dtype) and tuple(labels.shape) == logits.shape != ()
+
+
+def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float) -> Tensor:
+    logits = wide(logits)
+    target = labels.detach() if isinstance(labels, Tensor) else tensor(labels, backend=logits.backend)
+    target = cast(target, logits.dtype) * (1 - smoothing) + smoothing / logits.shape[-1]
+    return -(target * log_softmax(logits)).sum(axis=-1).mean()
+
+
 def correct_count(loss: Tensor) -> Array | None:
     """How many labels have the first largest logit, int32 on the backend, of a loss that `softmax_cross_entropy` gave.
 
@@ -128,8 +146,8 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
         targets: the same shape, from 0 to 1, no gradient.
     """
     name = "binary_cross_entropy_with_logits"
-    logits = _wide(expect_tensor(name, "logits", logits))
-    return _BinaryCrossEntropy.apply(logits, targets=_targets(name, logits, targets))
+    logits = wide(expect_tensor(name, "logits", logits))
+    return _BinaryCrossEntropy.apply(logits, targets=binary_targets(name, logits, targets))
 
 
 def mean_squared_error(x: Tensor, target: Any) -> Tensor:
@@ -137,16 +155,38 @@ def mean_squared_error(x: Tensor, target: Any) -> Tensor:
     expect_tensor("mean_squared_error", "x", x)
     if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
         raise ValueError(f"mean_squared_error: target has shape {tuple(np.shape(target))} but x {x.shape}")
-    difference = _wide(x - target)
+    difference = wide(x - target)
     return (difference * difference).mean()
 
 
-def _wide(x: Tensor) -> Tensor:
+def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0) -> Tensor:
+    """Mean over all elements of d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = x - target (Huber 1964).
+
+    A wild target pulls with delta, however far it is. With a delta of 1 it is the smooth L1 loss (Girshick 2015, equation 3).
+
+    Args:
+        x: any shape and float dtype.
+        target: the same shape, no gradient.
+        delta: where the square ends, above 0.
+    """
+    expect_tensor("huber_loss", "x", x)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta is {delta} but must be positive")
+    if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
+        raise ValueError(f"huber_loss: target has shape {tuple(np.shape(target))} but x {x.shape}")
+    distance = absolute(wide(x - target))
+    beyond = relu(distance - delta)
+    near = distance - beyond  # min(|d|, delta)
+    return (near * (beyond + near * 0.5)).mean()
+
+
+def wide(x: Tensor) -> Tensor:
     """x in float32 where 16 bits are only stored: a loss is a sum."""
     return cast(x, np.float32) if x.dtype.name in x.backend.narrow else x
 
 
-def _targets(operation: str, logits: Tensor, targets: Any) -> Array:
+def binary_targets(operation: str, logits: Tensor, targets: Any) -> Array:
+    """Targets from 0 to 1 as an array of the logits' backend, dtype and shape."""
     if isinstance(targets, Tensor):
         targets = targets.data
     array = logits.backend.asarray(targets, logits.dtype)

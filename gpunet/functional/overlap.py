@@ -37,6 +37,19 @@ def dice_loss(probabilities: Tensor, targets: Any, *, smooth: float = 1.0) -> Te
     return 1 - ((2 * common + smooth) / (total + smooth)).mean()
 
 
+def iou(boxes: Tensor, targets: Any) -> Tensor:
+    """Intersection over union of each box with its target, 0 to 1; arguments as for `giou`. Boxes that do not touch get no
+    gradient."""
+    boxes, target = _boxes("iou", boxes, targets)
+    intersection, union = _intersection_and_union(boxes, target)
+    return intersection / (union + TINY)
+
+
+def iou_loss(boxes: Tensor, targets: Any) -> Tensor:
+    """The mean of 1 - `iou`, from 0 to 1 (Rezatofighi et al. 2019, section 3; Yu et al. 2016 take -log IoU)."""
+    return 1 - iou(boxes, targets).mean()
+
+
 def giou(boxes: Tensor, targets: Any) -> Tensor:
     """Generalised intersection over union of each box with its target (Rezatofighi et al. 2019, algorithm 1), -1 to 1.
 
@@ -49,22 +62,30 @@ def giou(boxes: Tensor, targets: Any) -> Tensor:
     Returns:
         (…).
     """
-    expect_tensor("giou", "boxes", boxes)
-    target = _beside("giou", boxes, targets)
-    if boxes.shape[-1:] != (4,):
-        raise ValueError(f"giou: boxes have shape {boxes.shape} but take (…, 4)")
-    upper, lower = boxes[..., :2], boxes[..., 2:]
-    t_upper, t_lower = target[..., :2], target[..., 2:]
-    inner = relu(_smaller(lower, t_lower) - _larger(upper, t_upper))
-    outer = _larger(lower, t_lower) - _smaller(upper, t_upper)
-    intersection, around = _area(inner), _area(outer)
-    union = _area(lower - upper) + _area(t_lower - t_upper) - intersection
+    boxes, target = _boxes("giou", boxes, targets)
+    intersection, union = _intersection_and_union(boxes, target)
+    around = _area(_larger(boxes[..., 2:], target[..., 2:]) - _smaller(boxes[..., :2], target[..., :2]))
     return intersection / (union + TINY) - (around - union) / (around + TINY)
 
 
 def giou_loss(boxes: Tensor, targets: Any) -> Tensor:
     """The mean of 1 - `giou`, from 0 to 2."""
     return 1 - giou(boxes, targets).mean()
+
+
+def _boxes(operation: str, boxes: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+    expect_tensor(operation, "boxes", boxes)
+    target = _beside(operation, boxes, targets)
+    if boxes.shape[-1:] != (4,):
+        raise ValueError(f"{operation}: boxes have shape {boxes.shape} but take (…, 4)")
+    return boxes, target
+
+
+def _intersection_and_union(boxes: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    upper, lower = boxes[..., :2], boxes[..., 2:]
+    t_upper, t_lower = target[..., :2], target[..., 2:]
+    intersection = _area(relu(_smaller(lower, t_lower) - _larger(upper, t_upper)))
+    return intersection, _area(lower - upper) + _area(t_lower - t_upper) - intersection
 
 
 def _area(extents: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Weights and checkpoints as safetensors files: arrays by name, and JSON in the header. Opening one runs no code.
 
 A weights file holds the model's arrays under their own names. A checkpoint holds them as ``model.NAME``, the
-optimizer's slots as ``optimizer.SLOT.POSITION``, and the rest of the state as JSON. The header's metadata has the keys
+optimizer's slots as ``optimizer.SLOT.POSITION``, averages as ``average.NAME``, and the rest of the state as JSON. The
+header's metadata has the keys
 ``format``, ``crc32`` (of the arrays' bytes, in the order of their names) and ``json``.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.nn import Module
-from gpunet.optim import Optimizer
+from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.optim.schedule import Schedule
 
 PathLike = str | os.PathLike[str]
@@ -57,13 +58,16 @@ def save_checkpoint(
     optimizer: Optimizer | None = None,
     schedule: Schedule | None = None,
     metadata: Mapping[str, Any] | None = None,
+    average: ExponentialMovingAverage | None = None,
 ) -> None:
-    """Write all that training needs to go on: weights, optimizer slots and rates, the schedule's position.
+    """Write all that training needs to go on: weights, optimizer slots and rates, the schedule's position, averages.
 
     Arguments and errors as for `save_weights`.
     """
     arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
     state: dict[str, Any] = {"metadata": dict(metadata or {}), "optimizer": None, "schedule": None}
+    if average is not None:
+        arrays |= {f"average.{name}": array for name, array in average.state_dict().items()}
     if optimizer is not None:
         saved = optimizer.state_dict()
         slots = saved.pop("slots")
@@ -75,9 +79,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: PathLike, model: Module, optimizer: Optimizer | None = None, schedule: Schedule | None = None
+    path: PathLike,
+    model: Module,
+    optimizer: Optimizer | None = None,
+    schedule: Schedule | None = None,
+    average: ExponentialMovingAverage | None = None,
 ) -> dict[str, Any]:
-    """Copy a checkpoint into a model, and into an optimizer and a schedule if given; else their state is left alone.
+    """Copy a checkpoint into a model, and into an optimizer, a schedule and averages if given; else these are left alone.
 
     Returns:
         The file's metadata.
@@ -94,9 +102,14 @@ def load_checkpoint(
         if part is not None and (saved is None or saved["name"] != type(part).__name__):
             held = "none" if saved is None else saved["name"]
             raise ValueError(f"load_checkpoint: {path} holds {name} {held}, not {type(part).__name__}")
+    averages = _part(arrays, "average.")
+    if average is not None and not averages:
+        raise ValueError(f"load_checkpoint: {path} holds no averages")
     undo = model.state_dict()
     _load_into(path, model, _part(arrays, "model."))
     try:
+        if average is not None:
+            average.load_state_dict(averages)
         if optimizer is not None:
             counts = state["optimizer"]["slots"]
             slots = {s: [arrays[f"optimizer.{s}.{i}"] for i in range(n)] for s, n in counts.items()}

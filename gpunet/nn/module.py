@@ -47,6 +47,8 @@ class Module:
 
     training: bool = True
     """Whether dropout drops and batch norm follows the batch; set by `train` and `eval`."""
+    frozen: bool = False
+    """Whether `train` leaves the module in inference mode; set by `freeze`."""
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's result; subclasses write it."""
@@ -117,14 +119,37 @@ class Module:
     # ---- modes and places
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for this module and all inside it."""
+        """Training mode for this module and all inside it but those that are frozen."""
         for _, module in self.named_modules():
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self) -> Self:
         """Inference mode: no dropout, batch norm by the running moments."""
         return self.train(False)
+
+    def requires_grad_(self, needed: bool = True) -> Self:
+        """Whether the parameters, here and inside, get gradients. Without one they are not updated, nor do they decay.
+
+        It may be called before or after an optimizer holds them. Backward ends where nothing below needs a gradient.
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad = needed
+            if not needed:
+                parameter.zero_grad()
+        return self
+
+    def freeze(self) -> Self:
+        """No gradients, and inference mode whatever `train` says: batch norm keeps its running moments, dropout is off."""
+        for _, module in self.named_modules():
+            module.frozen, module.training = True, False
+        return self.requires_grad_(False)
+
+    def unfreeze(self) -> Self:
+        """Undo `freeze`; `train` sets the mode again."""
+        for _, module in self.named_modules():
+            module.frozen = False
+        return self.requires_grad_()
 
     def to(self, backend: str | Backend) -> Self:
         """Move parameters, gradients and buffers, in place; an optimizer's state moves with the parameters it holds."""

@@ -1,16 +1,25 @@
 """Optimizers and learning-rate schedules: ``from gpunet import optim``."""
 
-from gpunet.optim.optimizer import SGD, Adam, AdamW, Optimizer
+from gpunet.optim.adam import Adam, AdamW
+from gpunet.optim.adaptive import Adagrad, Lion, RMSprop
+from gpunet.optim.average import ExponentialMovingAverage
+from gpunet.optim.muon import Muon
+from gpunet.optim.optimizer import SGD, Optimizer
 from gpunet.optim.schedule import ConstantLR, CosineLR, OneCycleLR, Schedule, StepLR, WarmupLR
 
 __all__ = [
     "SGD",
+    "Adagrad",
     "Adam",
     "AdamW",
     "ConstantLR",
     "CosineLR",
+    "ExponentialMovingAverage",
+    "Lion",
+    "Muon",
     "OneCycleLR",
     "Optimizer",
+    "RMSprop",
     "Schedule",
     "StepLR",
     "WarmupLR",

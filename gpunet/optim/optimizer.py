@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
 import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.base import Array, Note, Segments
+from gpunet.backends.rules import RULES
 from gpunet.errors import BackendError
 
 Group = dict[str, Any]
+
+
+class Follower(Protocol):
+    """What has a part in every update, behind it, on the device."""
+
+    applying: bool
+    """Whether the parameters hold something of its own for now, which no step may change."""
+
+    def follow(self, clip: Array | None, held: Array | None) -> None:
+        """Launch it; `clip` and `held` as for `Backend.clip_units`."""
+
+    def recorded(self) -> list[Any]:
+        """See `Optimizer.recorded`."""
+
+
+class Shared(TypedDict, total=False):
+    """What every optimizer takes; all but `clip_norm` may differ from group to group."""
+
+    clip_norm: float | None
+    """Scale the gradients down to this global 2-norm before the update; None, the default, for no limit."""
+    weight_decay: float
+    """Added to the gradient, times the weight: L2 regularisation; 0 unless the optimizer says otherwise."""
+    decoupled: bool
+    """Have each step shrink the weights by lr weight_decay instead (Loshchilov & Hutter 2019)."""
+    l1: float
+    """Added to the gradient, times the weight's sign: L1 regularisation; 0 by default."""
+    max_norm: float | None
+    """After each step scale the weights that come into one unit, of a dense layer's (I, O) or a convolution's (KH, KW, C, O),
+    down to this 2-norm (Srivastava et al. 2014, section 5.1); None, the default, for no limit, which is also what parameters of
+    one axis get."""
 
 
 class Optimizer:
@@ -20,22 +51,24 @@ class Optimizer:
 
     Args:
         parameters: parameters, or groups ``{"params": […], "lr": …}`` that override the other arguments.
-        clip_norm: scale the gradients down to this global 2-norm before the update; None for no limit.
-        defaults: hyper-parameters of the groups that do not name them.
+        shared: see `Shared`.
+        own: hyper-parameters of the rule, for the groups that do not name them.
     Attributes:
         groups: one dict a group, with "params" and every hyper-parameter; a schedule sets "lr" here.
     """
 
-    slots: ClassVar[tuple[str, ...]] = ()
+    rule: ClassVar[str]
+    """Of `Backend.update`."""
 
-    def __init__(
-        self, parameters: Iterable[Parameter] | Iterable[Group], *, clip_norm: float | None = None, **defaults: Any
-    ):
+    def __init__(self, parameters: Iterable[Parameter] | Iterable[Group], shared: Shared, **own: Any):
         self.name = type(self).__name__
         if not isinstance(parameters, Iterable):
             raise TypeError(
                 f"{self.name}: takes parameters, as model.parameters() gives them, got {type(parameters).__name__}"
             )
+        clip_norm = shared.get("clip_norm")
+        defaults = {**own, "weight_decay": 0.0, "decoupled": False, "l1": 0.0, "max_norm": None, **shared}
+        defaults.pop("clip_norm", None)
         given: list[Any] = list(parameters)
         if not given:
             raise ValueError(f"{self.name}: got no parameters")
@@ -61,24 +94,48 @@ class Optimizer:
         self.arena = Arena(first.backend, [p.shape for p, _ in self._members], first.dtype)
         for i, (parameter, _) in enumerate(self._members):
             parameter.adopt(self.arena, i)
-        for slot in self.slots:
+        for slot in self.slots():
             self.arena.add_slot(slot)
         self.steps = np.zeros(len(self._members), np.int64)
         """Updates that each parameter has had, those that a scaled loss's overflow skipped among them."""
+        self.followers: list[Follower] = []
+
+    def slots(self) -> tuple[str, ...]:
+        """Names of what the rule keeps of each parameter in the arena."""
+        return RULES[self.rule].slots
 
     def check(self, group: Group) -> None:
         """Raise ValueError for hyper-parameters out of range."""
-        for name in ("lr", "weight_decay"):
+        for name in ("lr", "weight_decay", "l1"):
             if not (group[name] >= 0 and np.isfinite(group[name])):
                 raise ValueError(f"{self.name}: {name} is {group[name]} but must be finite and not negative")
+        if group["max_norm"] is not None and not group["max_norm"] > 0:
+            raise ValueError(f"{self.name}: max_norm is {group['max_norm']} but must be positive")
+
+    def check_shares(self, group: Group, *names: str) -> None:
+        """Raise ValueError for hyper-parameters, or tuples of them, that are not from 0 to below 1."""
+        for name in names:
+            if not np.all([0 <= share < 1 for share in np.atleast_1d(group[name])]):
+                are = "are" if isinstance(group[name], tuple) else "is"
+                raise ValueError(f"{self.name}: {name} {are} {group[name]} but must be at least 0 and below 1")
+
+    def check_positive(self, group: Group, *names: str) -> None:
+        """Raise ValueError for hyper-parameters that are not above 0."""
+        for name in names:
+            if not group[name] > 0:
+                raise ValueError(f"{self.name}: {name} is {group[name]} but must be positive")
+
+    def own(self, group: Group, step: int) -> tuple[float, ...]:
+        """The rule's own columns, see `rules.RULES`, for a parameter at its `step`-th update."""
+        raise NotImplementedError
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
-        """A row of the update's table of hyper-parameters, for a parameter at its `step`-th update."""
-        raise NotImplementedError
+        """A row of the update's table of hyper-parameters."""
+        decay, decoupled = (0.0, group["weight_decay"]) if group["decoupled"] else (group["weight_decay"], 0.0)
+        return group["lr"], decay, group["l1"], decoupled, *self.own(group, step)
 
-    def update(self, segments: Segments, clip: Array | None, note: Note | None) -> None:
-        """Run the backend's update."""
-        raise NotImplementedError
+    def prepare(self, clip: Array | None) -> None:
+        """What must be computed on the device before the update: nothing, for most rules."""
 
     def release(self) -> None:
         """Let the parameters go, with their values and gradients, so that another optimizer can take them."""
@@ -112,10 +169,18 @@ class Optimizer:
         if dtype == "float16" and self.arena.scaling is None:
             self.scale_losses()
 
-    def backward(self, loss: Tensor) -> None:
-        """``loss.backward()``, of the scaled loss if `scale_losses` was called."""
-        scaling = self.arena.scaling
-        loss.backward(None if scaling is None else scaling[:1].reshape(loss.shape))
+    def backward(self, loss: Tensor, weight: float = 1.0) -> None:
+        """``loss.backward()``, of the scaled loss if `scale_losses` was called.
+
+        Args:
+            weight: what the loss counts for, beside others whose gradients are added up before a step.
+        """
+        backend, seed = self.arena.backend, None
+        if self.arena.scaling is not None:
+            seed = backend.scale(self.arena.scaling[:1], None, weight) if weight != 1 else self.arena.scaling[:1]
+        elif weight != 1:
+            seed = backend.full((1,), weight, loss.dtype)
+        loss.backward(None if seed is None else seed.reshape(loss.shape))
 
     def zero_grad(self) -> None:
         """Forget all gradients; nothing is filled, for the next backward overwrites."""
@@ -141,13 +206,36 @@ class Optimizer:
 
     def apply(self, segments: Segments, note: Note | None = None) -> None:
         """Launch an update of these segments, and count nothing."""
+        if any(follower.applying for follower in self.followers):
+            raise RuntimeError(f"{self.name}: a step inside applied(), where averages stand for the parameters")
         clip = None
         if self.clip_norm is not None or self.arena.scaling is not None:
             most = np.inf if self.clip_norm is None else self.clip_norm
             clip = self.arena.backend.gradient_norm(self.arena, segments, max_norm=most)
         self.grad_norm = None if self.clip_norm is None else clip
-        self.update(segments, clip, note)
+        self.prepare(clip)
+        self.arena.backend.update(self.rule, self.arena, segments, clip=clip, note=note)
+        overflow, held = None if self.arena.scaling is None else clip, None if note is None else note.row
+        self._clip_units(overflow, held)
+        for follower in self.followers:
+            follower.follow(overflow, held)
         self.arena.count_updates()
+
+    def _clip_units(self, clip: Array | None, held: Array | None) -> None:
+        arena = self.arena
+        for i, (parameter, group) in enumerate(self._members):
+            if group["max_norm"] is None or not arena.written[i] or parameter.ndim < 2:
+                continue
+            shape = -1, parameter.shape[-1]
+            shadow = None if arena.shadow is None else arena.shadow_views[i].reshape(shape)
+            arena.backend.clip_units(
+                arena.views[i].reshape(shape), group["max_norm"], shadow=shadow, clip=clip, held=held
+            )
+
+    def recorded(self) -> list[Any]:
+        """What a record of an update has frozen beside the arena: where it changes, the step must be recorded again."""
+        limits = (group["max_norm"] for group in self.groups)
+        return [*self.options().values(), *limits, *(value for f in self.followers for value in f.recorded())]
 
     def count(self) -> None:
         """Note that every parameter with a gradient has had one update more."""
@@ -246,15 +334,14 @@ class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
 
     Args:
-        parameters, clip_norm: as for `Optimizer`.
+        parameters: as for `Optimizer`.
         lr: learning rate.
         momentum: share of the last velocity that is kept (Polyak 1964), 0 to 1.
         nesterov: look ahead along the velocity (Sutskever et al. 2013, section 2).
-        weight_decay: added to the gradient, times the weight: L2 regularisation.
-        l1: added to the gradient, times the weight's sign: L1 regularisation.
+        shared: see `Shared`.
     """
 
-    slots = ("momentum",)
+    rule = "sgd"
 
     def __init__(
         self,
@@ -263,96 +350,21 @@ class SGD(Optimizer):
         *,
         momentum: float = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
-        l1: float = 0.0,
-        clip_norm: float | None = None,
+        **shared: Unpack[Shared],
     ):
-        self.nesterov = nesterov
-        super().__init__(parameters, clip_norm=clip_norm, lr=lr, momentum=momentum, weight_decay=weight_decay, l1=l1)
-        if not any(g["momentum"] for g in self.groups):
-            self.arena.slots.clear()
+        super().__init__(parameters, shared, lr=lr, momentum=momentum, nesterov=nesterov)
+
+    def slots(self) -> tuple[str, ...]:
+        """None, unless a group has momentum."""
+        return super().slots() if any(group["momentum"] for group in self.groups) else ()
 
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        if not 0 <= group["momentum"] < 1:
-            raise ValueError(f"SGD: momentum is {group['momentum']} but must be at least 0 and below 1")
-        if not group["l1"] >= 0:
-            raise ValueError(f"SGD: l1 is {group['l1']} but must not be negative")
-        if self.nesterov and not group["momentum"]:
+        self.check_shares(group, "momentum")
+        if group["nesterov"] and not group["momentum"]:
             raise ValueError("SGD: nesterov takes a momentum above 0")
 
-    def options(self) -> dict[str, Any]:
-        """What is the same for all groups."""
-        return {**super().options(), "nesterov": self.nesterov}
-
-    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
-        """See `Backend.sgd_update`."""
-        return group["lr"], group["momentum"], group["weight_decay"], group["l1"]
-
-    def update(self, segments: Segments, clip: Array | None, note: Note | None) -> None:
-        """See `Backend.sgd_update`."""
-        self.arena.backend.sgd_update(self.arena, segments, nesterov=self.nesterov, clip=clip, note=note)
-
-
-class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015), with weight decay as L2 regularisation.
-
-    Args:
-        parameters, clip_norm: as for `Optimizer`.
-        lr: learning rate.
-        betas: decay rates of the gradient's mean and of its square's.
-        eps: added to the root of the square's mean.
-        weight_decay: added to the gradient, times the weight.
-    """
-
-    slots = ("mean", "square")
-    decoupled: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        parameters: Iterable[Parameter] | Iterable[Group],
-        lr: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-    ):
-        super().__init__(parameters, clip_norm=clip_norm, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
-
-    def check(self, group: Group) -> None:
-        """See `Optimizer.check`."""
-        super().check(group)
-        if not all(0 <= b < 1 for b in group["betas"]):
-            raise ValueError(f"{self.name}: betas are {group['betas']} but must be at least 0 and below 1")
-        if not group["eps"] > 0:
-            raise ValueError(f"{self.name}: eps is {group['eps']} but must be positive")
-
-    def hyper(self, group: Group, step: int) -> tuple[float, ...]:
-        """See `Backend.adam_update`."""
-        beta1, beta2 = group["betas"]
-        corrections = 1 - beta1 ** max(step, 1), 1 - beta2 ** max(step, 1)
-        return group["lr"], beta1, beta2, group["eps"], group["weight_decay"], *corrections
-
-    def update(self, segments: Segments, clip: Array | None, note: Note | None) -> None:
-        """See `Backend.adam_update`."""
-        self.arena.backend.adam_update(self.arena, segments, decoupled=self.decoupled, clip=clip, note=note)
-
-
-class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019): each step shrinks the weights by lr weight_decay."""
-
-    decoupled = True
-
-    def __init__(
-        self,
-        parameters: Iterable[Parameter] | Iterable[Group],
-        lr: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        clip_norm: float | None = None,
-    ):
-        super().__init__(parameters, lr, betas=betas, eps=eps, weight_decay=weight_decay, clip_norm=clip_norm)
+    def own(self, group: Group, step: int) -> tuple[float, ...]:
+        """See `Optimizer.own`."""
+        return group["momentum"], group["nesterov"]

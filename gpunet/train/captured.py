@@ -30,7 +30,7 @@ from gpunet.errors import BackendError
 from gpunet.functional.loss import correct_count
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
-from gpunet.train.step import DeviceBatch, EagerStep, Measured, form_of
+from gpunet.train.step import DeviceBatch, EagerStep, Measured, form_of, form_of_all
 
 STEPS = 16
 """Steps of a graph, where nothing needs to be told of each of them."""
@@ -45,9 +45,11 @@ class Graph(NamedTuple):
     clock: Feed
     """(steps, 2) uint64: step and epoch."""
     hyper: Feed
-    """(steps, M, K) float64: the update's hyper-parameters."""
+    """(updates, M, K) float64: the update's hyper-parameters."""
     notes: Array
-    """(1 + steps, 3) float64: zeros, then each step's note."""
+    """(1 + updates, 3) float64: zeros, then each update's note."""
+    losses: Array | None
+    """(steps,) where an update takes several steps, one a batch: their losses, of which the note has the sum."""
     bounds: np.ndarray
     """(M, 2): what the update walks over; `placed` is the device's."""
     placed: Array
@@ -69,7 +71,7 @@ class CapturedStep:
     Args:
         eager: what is recorded, and runs whatever is not.
         recorder: of the model's backend.
-        most: steps of a graph; fewer than these, at the end of an epoch, are replays of one step each.
+        most: steps of a graph; fewer than these, at the end of an epoch, are replays of one update each.
         strict: whether a step that cannot be captured raises; else it runs eagerly and a warning says so.
         counts: whether the correct labels are all that is wanted of the logits.
     Attributes:
@@ -78,6 +80,7 @@ class CapturedStep:
 
     def __init__(self, eager: EagerStep, recorder: Recorder, *, most: int, strict: bool, counts: bool) -> None:
         self.eager, self.recorder, self.most, self.strict, self.counts = eager, recorder, most, strict, counts
+        self.update = eager.update
         self.evaluate, self.predict = eager.evaluate, eager.predict
         self.graphs: dict[tuple[Hashable, int], Graph] = {}
         self._written: dict[Hashable, list[bool]] = {}  # by form, of the step that ran eagerly
@@ -91,22 +94,28 @@ class CapturedStep:
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
         """See `EagerStep.run`; the results come when all batches are done, those before one that fails too."""
-        if epoch != self._looked or self.most == 1:  # a callback, or whoever called fit, may have changed something
+        if (
+            epoch != self._looked or self.most == self.update
+        ):  # a callback, or whoever called fit, may have changed something
             self._looked = epoch
             frozen = Frozen(self.eager.model, self.eager.optimizer)
             if self._frozen is None or frozen.values != self._frozen.values:
                 self._frozen = frozen
                 self.graphs.clear()
                 self._written.clear()
-        form = form_of(batches[0])
+        update = min(self.update, len(batches))
+        form = form_of_all(batches[:update])
         if form not in self._written:
-            yield from self._run_eagerly(batches[:1], epoch, step)
+            yield from self._run_eagerly(batches[:update], epoch, step)
             self._written[form] = list(self.eager.optimizer.arena.written)
-            batches, step = batches[1:], step + 1
-        count = len(batches) if len(batches) == self.most else 1
+            batches, step = batches[update:], step + update
+        count = len(batches) if len(batches) == self.most else update
         for i in range(0, len(batches), count):
             some = batches[i : i + count]
-            graph = None if self._refused else self._graph(form, some)
+            unlike = any(
+                form_of(batch) != form_of(some[0]) for batch in some[:update]
+            )  # once an epoch, in its last update
+            graph = None if self._refused or unlike else self._graph(form, some)
             run = (
                 self._run_eagerly(some, epoch, step + i)
                 if graph is None
@@ -115,9 +124,9 @@ class CapturedStep:
             yield from run
 
     def _run_eagerly(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
-        for i, batch in enumerate(batches):
+        for i in range(0, len(batches), self.update):
             random.begin_step(epoch, step + i)
-            yield self.eager.train(batch)
+            yield from self.eager.run(batches[i : i + self.update], epoch, step + i)
 
     # ---- replaying
 
@@ -127,7 +136,9 @@ class CapturedStep:
         graph.clock.host[:, 0] = np.arange(step, step + len(batches))
         graph.clock.host[:, 1] = epoch
         rates, before = [], []
-        for i in range(len(batches)):
+        updates = len(graph.hyper.host)
+        update = len(batches) // updates
+        for i in range(updates):
             rates.append(optimizer.groups[0]["lr"])
             before.append((optimizer.steps, 0 if schedule is None else schedule.step_count))
             graph.hyper.host[i] = optimizer.table(graph.first)
@@ -138,25 +149,27 @@ class CapturedStep:
         graph.clock.send()
         graph.hyper.send()
         graph.recording.launch()
-        optimizer.arena.count_updates(len(batches))
+        optimizer.arena.count_updates(updates)
         optimizer.grad_norm = graph.grad_norm
         notes = backend.to_numpy(graph.notes)[1:].tolist()  # waits for the device
-        done = len(batches) - int(notes[-1][2])
-        if done < len(batches):  # as if the first bad step had never begun
+        losses = [note[0] for note in notes] if graph.losses is None else backend.to_numpy(graph.losses).tolist()
+        done = updates - int(notes[-1][2])
+        if done < updates:  # as if the first bad update had never begun
             optimizer.steps = before[done][0]
             if schedule is not None:
                 schedule.seek(before[done][1])
-        for i, (loss, correct, _) in enumerate(notes[:done]):
-            measured = Measured(loss, graph.rows, rate=rates[i])
+        for i, loss in enumerate(losses[: done * update]):
+            measured = Measured(loss, graph.rows, rate=rates[i // update])
             if graph.labels:
-                measured = measured._replace(correct=(int(correct), graph.labels))
+                measured = measured._replace(correct=(int(notes[i][1]), graph.labels))
             elif graph.logits:
                 labels = self.eager.on_host(graph.batch.part(i, 1))
                 measured = measured._replace(logits=self.eager.values(graph.logits[i]), labels=labels)
             yield measured
-        if done < len(batches):
-            random.begin_step(epoch, step + done)
-            self.eager.begin(batches[done])  # raises what this step raises on its own: labels out of range, say
+        if done < updates:
+            for i in range(done * update, (done + 1) * update):
+                random.begin_step(epoch, step + i)
+                self.eager.begin(batches[i])  # raises what this step raises on its own: labels out of range, say
             raise FloatingPointError(f"the loss is {notes[done][0]}")
 
     # ---- recording
@@ -185,34 +198,47 @@ class CapturedStep:
         if not first:  # then there is no update, which would leave the note
             raise BackendError("no parameter of the optimizer got a gradient")
         optimizer, feed, count = self.eager.optimizer, self.recorder.feed, len(batches)
+        update = min(self.update, count)
+        updates = count // update
         backend, written = optimizer.arena.backend, list(optimizer.arena.written)
         batch = Batches(self.recorder, optimizer, batches, self.eager.dtype)
-        clock, hyper = feed((count, 2), np.uint64), feed((count, *optimizer.table(first).shape), np.float64)
-        notes, placed = backend.asarray(np.zeros((count + 1, 3))), backend.asarray(bounds)
+        clock, hyper = feed((count, 2), np.uint64), feed((updates, *optimizer.table(first).shape), np.float64)
+        notes, placed = backend.asarray(np.zeros((updates + 1, 3))), backend.asarray(bounds)
+        losses = None if update == 1 else backend.empty((count,), np.float32)
 
         def work() -> tuple[int, int, list[Tensor]]:
             rows, labels, logits = 0, 0, []
+            total: Array | None = None
             for i in range(count):
-                with random.clocked(row(clock.device, i)):
-                    optimizer.zero_grad()
-                    parts = batch.parts(i, row(clock.device, i))
+                place, u = row(clock.device, i), i // update
+                with random.clocked(place):
+                    if i % update == 0:
+                        optimizer.zero_grad()
+                        total = None
+                    parts = batch.parts(i, place)
                     loss, out = self.eager.forward(parts)
-                    correct = correct_count(loss) if self.counts else None
+                    correct = correct_count(loss) if self.counts and update == 1 else None
                     if correct is not None:
                         labels = parts[1].size
                     elif out is not None and self.eager.keep_logits:
                         logits.append(out.detach())
                     rows = parts[0].shape[0]
-                    note = Note(loss.data, correct, row(notes, i), row(notes, i + 1))
-                    optimizer.backward(loss)
+                    value = loss.data.reshape(())
+                    if losses is not None:
+                        backend.copy(value, out=row(losses, i))
+                    total = value if total is None else backend.binary("add", total, value)
+                    optimizer.backward(loss, 1 / update)
+                    if (i + 1) % update:
+                        continue
                     if optimizer.arena.written != written:
                         raise BackendError("other parameters got a gradient than in the step before")
-                    optimizer.apply(Segments(bounds, row(hyper.device, i), placed), note)
+                    note = Note(total, correct, row(notes, u), row(notes, u + 1))
+                    optimizer.apply(Segments(bounds, row(hyper.device, u), placed), note)
             return rows, labels, logits
 
         recording, (rows, labels, logits) = self.recorder.record(work)
         return Graph(
-            recording, batch, clock, hyper, notes, bounds, placed, first, written, rows, labels, logits,
+            recording, batch, clock, hyper, notes, losses, bounds, placed, first, written, rows, labels, logits,
             optimizer.grad_norm,
         )  # fmt: skip
 
@@ -287,7 +313,7 @@ class Frozen:
         arena = optimizer.arena
         # an id means nothing once its object is gone
         self._kept = [arena.data, arena.grad, arena.shadow, arena.scaling, *arena.slots.values()]
-        self.values: list[Any] = [random.current_seed(), *optimizer.options().values(), *map(id, self._kept)]
+        self.values: list[Any] = [random.current_seed(), *optimizer.recorded(), *map(id, self._kept)]
         for _, module in model.named_modules():
             self.values += [id(module), module.training, len(hooks_of(module))]
             for _, tensor in module.children():

@@ -173,7 +173,11 @@ def _made(metric: str | Metric) -> Metric:
 
 
 def _rows(name: str, logits: np.ndarray, labels: np.ndarray, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (R, K) and labels (R,) of logits (…, K) and labels (…), without the labels to ignore."""
+    """Logits (R, K) and labels (R,) of logits (…, K) and labels (…), without the labels to ignore; of soft ones (…, K) the
+    largest."""
+    soft = labels.dtype.kind == "f" and labels.shape == logits.shape and logits.shape[-1] > 1
+    if soft and np.allclose(labels.sum(axis=-1), 1):
+        labels = labels.argmax(axis=-1)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name}: takes integer labels, got {labels.dtype}; for another kind of target pass metrics=[]")
     if logits.shape[:-1] != labels.shape:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import nan
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from gpunet import random
 from gpunet.autograd import Tensor, no_grad, tensor
 from gpunet.backends.base import Array, is_float
 from gpunet.errors import BackendError
@@ -64,10 +65,10 @@ class EagerStep:
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
         dtype: what floats of a batch are computed in; the parameters' if None.
+        accumulate: how many batches an update takes, or fewer at the end of an epoch: it is that of all their rows together.
+    Attributes:
+        most, update: how many batches `run` takes at once, and how many go into an update.
     """
-
-    most = 1
-    """How many batches `run` takes at once."""
 
     def __init__(
         self,
@@ -79,8 +80,10 @@ class EagerStep:
         schedule: Schedule | None = None,
         keep_logits: bool = True,
         dtype: Any = None,
+        accumulate: int = 1,
     ) -> None:
         self.model, self.optimizer, self.loss, self.function = model, optimizer, loss, function
+        self.most = self.update = accumulate
         self.schedule, self.keep_logits = schedule, keep_logits
         self.dtype = np.dtype(dtype or optimizer.arena.dtype)
 
@@ -89,28 +92,28 @@ class EagerStep:
         return nullcontext()
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
-        """One update a batch, each when its result is asked for.
+        """One update of these batches together -> what each of them gave.
 
         Args:
-            batches: at most `most`, alike in their shapes.
+            batches: at most `most`.
             epoch, step: place of the first batch.
         Raises:
-            FloatingPointError: a loss is not finite; that batch has updated nothing.
+            FloatingPointError: a loss is not finite; nothing was updated.
         """
-        for batch in batches:
-            yield self.train(batch)
-
-    def train(self, batch: Any) -> Measured:
-        """One update; FloatingPointError, before the update, where the loss is not finite."""
-        rate = self.optimizer.groups[0]["lr"]
+        rate, given = self.optimizer.groups[0]["lr"], [made(batch, self.dtype) for batch in batches]
+        total, results = sum(checked_batch(batch)[0].shape[0] for batch in given), []
         self.optimizer.zero_grad()
         with _quiet():
-            loss, measured = self.begin(batch)
-            self.optimizer.backward(loss)
+            for i, batch in enumerate(given):
+                if i:
+                    random.begin_step(epoch, step + i)
+                loss, measured = self.begin(batch)
+                self.optimizer.backward(loss, measured.rows / total)
+                results.append(measured._replace(rate=rate))
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
-        return measured._replace(rate=rate)
+        return iter(results)
 
     def begin(self, batch: Any) -> tuple[Tensor, Measured]:
         """The forward pass of an update; FloatingPointError where the loss is not finite."""
@@ -198,18 +201,19 @@ def form_of(batch: Any) -> Hashable:
     return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
 
 
-def blocks(loader: Any, most: int) -> Iterator[list[Any]]:
-    """A loader's batches, up to `most` neighbours of one form together; deferred, if the loader can.
+def blocks(loader: Any, most: int, update: int = 1) -> Iterator[list[Any]]:
+    """A loader's batches, up to `most` neighbours together; deferred, if the loader can.
 
+    An update takes `update` batches, the last of an epoch fewer, and the updates of a block are alike in the forms of theirs.
     What a loader gave before it raised comes first, as it would one by one.
     """
     block: list[Any] = []
     try:
-        for batch in loader.deferred() if hasattr(loader, "deferred") else loader:
-            if block and form_of(batch) != form_of(block[0]):
+        for group in _groups(loader.deferred() if hasattr(loader, "deferred") else loader, update):
+            if block and (len(block) == most or form_of_all(group) != form_of_all(block[:update])):
                 yield block
                 block = []
-            block.append(batch)
+            block += group
             if len(block) == most:
                 yield block
                 block = []
@@ -219,6 +223,28 @@ def blocks(loader: Any, most: int) -> Iterator[list[Any]]:
         raise
     if block:
         yield block
+
+
+def form_of_all(batches: Sequence[Any]) -> Hashable:
+    """The forms of an update's batches."""
+    return tuple(map(form_of, batches))
+
+
+def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """So many neighbours together; fewer at the end, or before an error, which comes after them."""
+    group: list[Any] = []
+    try:
+        for batch in batches:
+            group.append(batch)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
 
 
 def checked_batch(batch: Any) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from gpunet.backends import Backend, get_backend
 from gpunet.cuda.capture import Recorder
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
-from gpunet.optim import Optimizer
+from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.optim.schedule import Schedule
 from gpunet.precision import stored_dtype
 from gpunet.train.callbacks import Hooks
@@ -56,6 +56,10 @@ class Trainer:
             "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
             `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
             int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
+        accumulate: how many batches an update takes: their gradients are added up to those of one batch of all their rows, so
+            that a batch need not fit into memory (batch norm sees each by itself). A schedule then steps once for so many
+            batches, and hooks around steps are called around them all.
+        average: saved and loaded with checkpoints.
         callbacks: see `train.callbacks`.
         progress: whether to show a bar, and print a line an epoch.
     Attributes:
@@ -80,6 +84,8 @@ class Trainer:
         backend: str | Backend = "auto",
         precision: str = "ieee",
         capture: bool | str = "auto",
+        accumulate: int = 1,
+        average: ExponentialMovingAverage | None = None,
         callbacks: Sequence[Any] = (),
         progress: bool = True,
     ) -> None:
@@ -94,20 +100,24 @@ class Trainer:
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = _recorder(capture, self.backend)
+        if not isinstance(accumulate, int | np.integer) or accumulate < 1:
+            raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
+        self.average = average
         if dtype is not None:
             optimizer.compute_in(dtype)
         eager = EagerStep(
             model, optimizer,
             loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics), dtype=dtype,
+            accumulate=int(accumulate),
         )  # fmt: skip
         self._step: EagerStep | CapturedStep = eager
         if recorder is not None:
             self._step = CapturedStep(
                 eager,
                 recorder,
-                most=1 if self._hooks.every_step else STEPS,
+                most=eager.update * (1 if self._hooks.every_step else STEPS),
                 strict=capture is True,
                 counts=all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics),
             )
@@ -187,12 +197,12 @@ class Trainer:
         """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed."""
         training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
         save_checkpoint(
-            path, self.model, self.optimizer, self.schedule, metadata={**(metadata or {}), "training": training}
+            path, self.model, self.optimizer, self.schedule, {**(metadata or {}), "training": training}, self.average
         )
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote: also the seed is set to the checkpoint's. -> its metadata."""
-        metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule)
+        metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule, self.average)
         if training := metadata.pop("training", None):
             random.seed(training["seed"])
             self.epoch, self.history = training["epoch"], History(training["history"])
@@ -237,7 +247,7 @@ class Trainer:
         """The steps of an epoch -> the learning rate of the last one."""
         rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            for batches in blocks(loader, self._step.most):
+            for batches in blocks(loader, self._step.most, self._step.update):
                 self.step, done = done, done + len(batches)
                 random.begin_step(self.epoch, self.step)
                 try:

@@ -47,14 +47,14 @@ def test_each_is_held_against_a_copy(bench):
 
 
 def test_a_wrong_update_is_refused(bench, monkeypatch):
-    right = HostBackend.sgd_update
+    right = HostBackend.update
 
-    def wrong(self, arena, segments, **options):
-        right(self, arena, segments, **options)
+    def wrong(self, rule, arena, segments, **options):
+        right(self, rule, arena, segments, **options)
         if arena.data.dtype == np.float32:
             arena.data[-1] += 1
 
-    monkeypatch.setattr(HostBackend, "sgd_update", wrong)
+    monkeypatch.setattr(HostBackend, "update", wrong)
     with pytest.raises(RuntimeError, match="bench: gpunet's result differs from float64 by"):
         bench(*SMALL, "--ops", "sgd", "--backend", "numpy")
 

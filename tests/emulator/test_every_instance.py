@@ -17,6 +17,7 @@ from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Mo
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.rules import RULES, columns
 from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instantiations
 from gpunet.cuda.signature import parameters
@@ -285,8 +286,8 @@ def updates(run):
             data, grad = arrays.pop("data"), arrays.pop("grad")
             yield backend, SimpleNamespace(data=data, grad=grad, slots=arrays, shadow=None, scaling=None)
 
-    def step(update, columns, **options):
-        segments, left = Segments(bounds, np.full((2, columns), 0.1)), []
+    def step(rule):
+        segments, left = Segments(bounds, np.full((2, columns(rule)), 0.1)), []
         for backend, arena in arenas():
             if narrow and backend is run.backend:  # the same gradients, four times as large
                 arena.scaling, arena.shadow = run.backend.asarray(np.float32([4, 0, 0])), run.on(run.normal(320))
@@ -294,7 +295,7 @@ def updates(run):
             clip = backend.gradient_norm(arena, segments, max_norm=1.0)
             loss, last = (backend.asarray(a) for a in (np.float32([0.5]), np.zeros(3)))
             note = Note(loss, backend.asarray(np.int32(4)), last, backend.full((3,), 9, np.float64))
-            getattr(backend, update)(arena, segments, clip=clip, note=note, **options)
+            backend.update(rule, arena, segments, clip=clip, note=note)
             left.append([backend.to_numpy(a) for a in (clip, arena.data, note.row, *arena.slots.values())])
             if narrow and backend is run.backend:
                 data, shadow = (backend.to_numpy(a)[0:5] for a in (arena.data, arena.shadow))
@@ -303,9 +304,24 @@ def updates(run):
         for expected, got in zip(*left, strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
-    for flag in (False, True):
-        step("sgd_update", 4, nesterov=flag)
-        step("adam_update", 7, decoupled=flag)
+    for rule in RULES:
+        step(rule)
+    for limit in (1.0, 1e9):
+        shadow = run.on(run.normal(33 * 40)).reshape(33, 40) if narrow else None
+        left = []
+        for backend in (run.reference, run.backend):
+            w = backend.asarray(np.linspace(-1, 1, 33 * 40, dtype=np.float32).reshape(33, 40))
+            there = shadow if backend is run.backend else None
+            held, clip = backend.asarray(np.zeros(3)), backend.asarray(np.float32([1, 1]))
+            backend.clip_units(w, limit, shadow=there, clip=clip, held=held)
+            average = backend.asarray(np.ones((33, 40), np.float32))
+            backend.average_update(average, w, 0.9, clip=clip, held=held)
+            left.append([backend.to_numpy(a) for a in (w, average)])
+        for expected, got in zip(*left, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+        if narrow and limit == 1.0:
+            written = run.backend.to_numpy(shadow).astype(np.float32)
+            np.testing.assert_array_equal(written, run.rounded(left[1][0]))
 
 
 def test_every_instance_is_launched(launcher):

@@ -195,3 +195,87 @@ def test_a_mistake_is_named_in_one_line(name, backend):
     with pytest.raises(kind, match=re.escape(message)) as caught:
         f(gp.tensor(np.ones((3, 4), np.float32), backend=backend))
     assert "\n" not in str(caught.value)
+
+
+def focal_terms(logits, labels, gamma, alpha=None):
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p = np.take_along_axis(p / p.sum(axis=-1, keepdims=True), labels[..., None], axis=-1)[..., 0]
+    return -(1 if alpha is None else np.asarray(alpha)[labels]) * (1 - p) ** gamma * np.log(p)
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2.5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_focal_loss_is_its_formula(backend, dtype, rng, gamma, weighted):
+    logits, labels = rng.normal(size=(3, 4, 5)), rng.integers(0, 5, (3, 4))
+    alpha = rng.uniform(0.1, 1, 5) if weighted else None
+    logits = logits.astype(dtype)
+    found = F.focal_loss(gp.tensor(logits, backend=backend), labels, gamma=gamma, alpha=alpha)
+    same(found.numpy(), focal_terms(logits.astype(float), labels, gamma, alpha).mean(), tolerances.BACKENDS)
+    check_gradients(lambda z: F.focal_loss(z, labels, gamma=gamma, alpha=alpha), [logits], backend=backend, rng=rng)
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2.5])
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_sigmoid_focal_loss_is_that_of_two_classes(backend, dtype, rng, gamma, alpha):
+    logits, targets = (3 * rng.normal(size=(6, 7))).astype(dtype), rng.integers(0, 2, (6, 7))
+    two = np.stack([np.zeros_like(logits), logits], axis=-1).astype(float)
+    expected = focal_terms(two, targets, gamma, None if alpha is None else [1 - alpha, alpha]).mean()
+    found = F.sigmoid_focal_loss(gp.tensor(logits, backend=backend), targets, gamma=gamma, alpha=alpha)
+    same(found.numpy(), expected, tolerances.BACKENDS)
+    check_gradients(
+        lambda z: F.sigmoid_focal_loss(z, targets, gamma=gamma, alpha=alpha), [logits], backend=backend, rng=rng
+    )
+
+
+def test_focal_losses_of_sure_logits_are_finite(backend):
+    z = gp.tensor(np.array([[200.0, -200.0], [-200.0, 200.0]], np.float32), backend=backend, requires_grad=True)
+    for loss in (F.focal_loss(z, [0, 0], gamma=1.5), F.sigmoid_focal_loss(z, [[1, 0], [1, 1]])):
+        z.zero_grad()
+        loss.backward()
+        assert np.isfinite(loss.item())
+        assert np.isfinite(backend.to_numpy(z.grad)).all()
+
+
+@pytest.mark.parametrize("delta", [0.3, 1.0])
+def test_huber_loss_is_a_square_and_then_a_line(backend, dtype, rng, delta):
+    x, target = rng.normal(size=(5, 6)).astype(dtype), rng.normal(size=(5, 6)).astype(dtype)
+    d = np.abs(x.astype(float) - target)
+    expected = np.where(d <= delta, d * d / 2, delta * (d - delta / 2)).mean()
+    same(F.huber_loss(gp.tensor(x, backend=backend), target, delta=delta).numpy(), expected, tolerances.BACKENDS)
+    check_gradients(lambda x: F.huber_loss(x, target, delta=delta), [x], backend=backend, rng=rng)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_soft_labels_are_mixed_hard_ones(backend, dtype, rng, smoothing):
+    logits, one, other = rng.normal(size=(6, 4)).astype(dtype), rng.integers(0, 4, 6), rng.integers(0, 4, 6)
+    z, share = gp.tensor(logits, backend=backend), 0.3
+    soft = (share * np.eye(4)[one] + (1 - share) * np.eye(4)[other]).astype(dtype)
+    parts = [F.softmax_cross_entropy(z, labels, label_smoothing=smoothing).item() for labels in (one, other)]
+    for given in (soft, gp.tensor(soft, backend=backend)):
+        loss = F.softmax_cross_entropy(z, given, label_smoothing=smoothing)
+        same(loss.numpy(), share * parts[0] + (1 - share) * parts[1], tolerances.BACKENDS)
+    check_gradients(
+        lambda z: F.softmax_cross_entropy(z, soft, label_smoothing=smoothing), [logits], backend=backend, rng=rng
+    )
+
+
+def test_one_hot_is_made_on_the_backend(backend, rng):
+    labels = rng.integers(0, 5, (3, 4))
+    for given in (labels, labels.tolist(), backend.asarray(labels.astype(np.int32))):
+        np.testing.assert_array_equal(F.one_hot(given, 5, backend=backend).numpy(), np.eye(5)[labels])
+
+
+def test_mistakes_in_the_newer_losses_are_named(backend):
+    z = gp.tensor(np.zeros((2, 3), np.float32), backend=backend)
+    for call, message in (
+        (lambda: F.focal_loss(z, [0, 3]), "one_hot: labels must be from 0 to 2, got 0 to 3"),
+        (lambda: F.focal_loss(z, [0]), r"focal_loss: labels have shape \(1,\) but logits \(2, 3\)"),
+        (lambda: F.focal_loss(z, [0, 1], gamma=0.5), "focal_loss: gamma is 0.5 but must be 0 or at least 1"),
+        (lambda: F.focal_loss(z, [0, 1], alpha=[1]), r"focal_loss: alpha has shape \(1,\) but there are 3 classes"),
+        (lambda: F.sigmoid_focal_loss(z, np.zeros((2, 3)), alpha=2), "alpha is 2 but must be from 0 to 1"),
+        (lambda: F.huber_loss(z, np.zeros((2, 3)), delta=0), "huber_loss: delta is 0 but must be positive"),
+        (lambda: F.huber_loss(z, np.zeros(3)), r"huber_loss: target has shape \(3,\) but x \(2, 3\)"),
+        (lambda: F.softmax_cross_entropy(z, z, ignore_index=1), "weight and ignore_index take integer labels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -79,3 +79,15 @@ def test_what_does_not_fit_raises():
         F.giou(gp.tensor(np.ones((2, 3))), np.ones((2, 3)))
     with pytest.raises(ValueError, match="giou: predictions of shape .* hold no elements"):
         F.giou(gp.tensor(np.ones((0, 4))), np.ones((0, 4)))
+
+
+def test_iou_is_the_share_that_two_boxes_have_in_common(backend, dtype, rng):
+    boxes, targets = (a.astype(dtype) for a in some_boxes(rng, (3, 5)))
+    found = F.iou(gp.tensor(boxes, backend=backend), targets).numpy()
+    for i in np.ndindex(3, 5):
+        a, b = boxes[i].astype(float), targets[i].astype(float)
+        common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
+        union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
+        assert found[i] == pytest.approx(common / union, rel=1e-5, abs=1e-6)
+    check_gradients(lambda b: F.iou_loss(b, targets), [boxes], backend=backend, rng=rng)
+    assert F.iou_loss(gp.tensor(boxes, backend=backend), boxes).item() == pytest.approx(0, abs=1e-6)

@@ -156,8 +156,9 @@ PRIMITIVES = {
         lambda on: on.gradient_norm(arena(on), segments(4), max_norm=1.0),
         ["gradient_norm_partial", "gradient_norm"],
     ),
-    "sgd_update": (lambda on: on.sgd_update(arena(on, "momentum"), segments(4)), ["sgd_update<float>"]),
-    "adam_update": (lambda on: on.adam_update(arena(on, "mean", "square"), segments(7)), ["adam_update<float>"]),
+    "update": (lambda on: on.update("sgd", arena(on, "momentum"), segments(6)), ["update<float, Sgd>"]),
+    "clip_units": (lambda on: on.clip_units(ones(on, 3, 2), 1.0, shadow=None), ["clip_units<float>"]),
+    "average_update": (lambda on: on.average_update(ones(on, 3), ones(on, 3), 0.9), ["average_update"]),
 }
 SIMPLE = {
     "conv2d_forward": ["conv2d_forward_simple<float, false>"],
@@ -289,23 +290,23 @@ def test_the_cross_entropy_of_a_small_batch_is_one_launch(rows, classes):
 
 def test_tables_on_the_device_are_taken_as_they_are():
     backend = recording_backend()
-    flat, (bounds, hyper, _) = arena(backend, "momentum"), segments(4)
+    flat, (bounds, hyper, _) = arena(backend, "momentum"), segments(6)
     placed = backend.asarray(bounds), backend.asarray(hyper)
-    backend.sgd_update(flat, Segments(bounds, placed[1], placed[0]))
+    backend.update("sgd", flat, Segments(bounds, placed[1], placed[0]))
     backend.gradient_norm(flat, Segments(bounds, placed[1], placed[0]), max_norm=1.0)
     assert not backend._tables
     update, norm = (args for _, _, args in backend.launcher.launches[:2])
-    assert [update[4] is placed[0], update[5] is placed[1], norm[1] is placed[0]] == [True] * 3
+    assert [update[5] is placed[0], update[6] is placed[1], norm[1] is placed[0]] == [True] * 3
 
 
 def test_tables_are_sent_once():
     backend = recording_backend()
     flat = arena(backend, "momentum")
     for _ in range(2):
-        backend.sgd_update(flat, segments(4))
+        backend.update("sgd", flat, segments(6))
     first, second = (args for _, _, args in backend.launcher.launches)
-    assert first[4] is second[4]
     assert first[5] is second[5]
+    assert first[6] is second[6]
 
 
 def test_shapes_that_do_not_fit_are_refused_before_a_launch():

@@ -5,7 +5,7 @@ import pytest
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends import cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training
+from gpunet.backends import cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training, cuda_updates
 from gpunet.backends.base import Activation
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
@@ -13,7 +13,7 @@ from gpunet.random import Stream, words
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training):
+    for module in (cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training, cuda_updates):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         if hasattr(module, "PARTIALS"):
             monkeypatch.setattr(module, "PARTIALS", 2)

@@ -47,11 +47,11 @@ def test_what_is_marked_as_updated_is_read_and_written(recorded):
     arena = SimpleNamespace(
         data=ones(device, 64), grad=ones(device, 64), slots={"momentum": ones(device, 64)}, shadow=None, scaling=None
     )
-    backend.sgd_update(arena, Segments(np.array([[0, 64]]), np.zeros((1, 4))))
+    backend.update("sgd", arena, Segments(np.array([[0, 64]]), np.zeros((1, 6))))
     (launch,) = recording.launches
-    assert {a.name for a in launch.arguments if a.read and a.written} == {"data", "momentum"}
+    assert {a.name for a in launch.arguments if a.read and a.written} == {"data", "a_slot"}
     assert launch.written == 2 * 4 * 64
-    assert launch.read == 3 * 4 * 64 + 16 + 32  # bounds and hyper-parameters, too
+    assert launch.read == 3 * 4 * 64 + 16 + 48  # bounds and hyper-parameters, too
 
 
 def test_an_array_that_is_passed_twice_counts_once(recorded):

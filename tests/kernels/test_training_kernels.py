@@ -6,6 +6,7 @@ import pytest
 
 from gpunet import random
 from gpunet.backends.base import Activation, Note, Segments
+from gpunet.backends.rules import RULES
 from gpunet.random import Stream
 
 ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
@@ -164,20 +165,38 @@ def arena_of(backend, rng, slots):
 BOUNDS = np.array([[0, 1], [32, 1000], [1024, 1281], [2048, 4000]], np.int64)
 
 
-@pytest.mark.parametrize("slots", [(), ("momentum",)])
-@pytest.mark.parametrize("nesterov", [False, True])
+ADAM = [0.9, 0.999, 1e-8, 0.1, 0.001]
+OWN = {  # rows of the rules' own hyper-parameters, of which the segments take turns
+    "sgd": [[0.9, 0], [0.5, 1], [0, 0]],
+    "adam": [ADAM, [0.8, 0.99, 1e-6, 0.36, 0.0199]],
+    "rmsprop": [[0.99, 1e-8, 0], [0.9, 1e-3, 0.9]],
+    "adagrad": [[1e-10], [0.1]],
+    "lion": [[0.9, 0.99], [0.5, 0.8]],
+    "muon": [[0.95, 0, 1, 1, 1, 1], [*ADAM, 0]],
+}
+SHARED = [[0.1, 0, 0, 0], [0.2, 0.01, 0, 0], [0.3, 0, 0.02, 0.5], [0.1, 0.1, 0.1, 0.1]]
+
+
+def segments_of(rule):
+    return Segments(BOUNDS, np.array([[*SHARED[m], *OWN[rule][m % len(OWN[rule])]] for m in range(4)]))
+
+
+CASES = [(rule, RULES[rule].slots[:count]) for rule in RULES for count in range(len(RULES[rule].slots) + 1)]
+NEEDED = {"sgd": 0, "rmsprop": 1}
+
+
+@pytest.mark.parametrize(("rule", "slots"), [c for c in CASES if len(c[1]) >= NEEDED.get(c[0], len(RULES[c[0]].slots))])
 @pytest.mark.parametrize("clipped", [False, True])
-def test_sgd_agrees_with_the_reference(device_backend, reference, slots, nesterov, clipped, rng, agrees):
+def test_updates_agree_with_the_reference(device_backend, reference, rule, slots, clipped, rng, agrees):
     host, device = arena_of(device_backend, rng, slots)
-    hyper = np.array([[0.1, 0.9, 0, 0], [0.2, 0.5, 0.01, 0], [0.3, 0, 0, 0.02], [0.1, 0.9, 0.1, 0.1]])
-    segments = Segments(BOUNDS, hyper)
+    segments = segments_of(rule)
     for _ in range(2):
         clip = reference.gradient_norm(host, segments, max_norm=1.0) if clipped else None
         device_clip = device_backend.gradient_norm(device, segments, max_norm=1.0) if clipped else None
         if clipped:
             agrees(device_clip, clip)
-        reference.sgd_update(host, segments, nesterov=nesterov, clip=clip)
-        device_backend.sgd_update(device, segments, nesterov=nesterov, clip=device_clip)
+        reference.update(rule, host, segments, clip=clip)
+        device_backend.update(rule, device, segments, clip=device_clip)
     agrees(device.data, host.data)
     untouched = np.concatenate([np.arange(a, b) for a, b in [(1, 32), (1000, 1024), (1281, 2048)]])
     np.testing.assert_array_equal(device_backend.to_numpy(device.data)[untouched], host.data[untouched])
@@ -185,17 +204,40 @@ def test_sgd_agrees_with_the_reference(device_backend, reference, slots, nestero
         agrees(device.slots[name], host.slots[name])
 
 
-@pytest.mark.parametrize("decoupled", [False, True])
-def test_adam_agrees_with_the_reference(device_backend, reference, decoupled, rng, agrees):
-    host, device = arena_of(device_backend, rng, ("mean", "square"))
-    for step in (1, 2):
-        row = [0.01, 0.9, 0.999, 1e-8, 0.1, 1 - 0.9**step, 1 - 0.999**step]
-        segments = Segments(BOUNDS, np.array([row, row, [0.1, 0.8, 0.99, 1e-6, 0, *row[5:]], row]))
-        reference.adam_update(host, segments, decoupled=decoupled)
-        device_backend.adam_update(device, segments, decoupled=decoupled)
-    agrees(device.data, host.data)
-    agrees(device.slots["mean"], host.slots["mean"])
-    agrees(device.slots["square"], host.slots["square"])
+@pytest.mark.parametrize("shape", [(1, 1), (9, 5), (300, 33), (7, 64)])
+def test_max_norm_agrees_with_the_reference(device_backend, reference, shape, normal, agrees):
+    w = normal(*shape)
+    limit = float(np.median(np.sqrt((w * w).sum(axis=0))))
+    w[0, -1] = np.nan  # all of the last unit becomes, and the others stay numbers
+    expected = w.copy()
+    reference.clip_units(expected, limit, shadow=None)
+    assert (expected != w).any()
+    got = device_backend.asarray(w.copy())
+    device_backend.clip_units(got, limit, shadow=None)
+    agrees(got, expected)
+
+
+def test_averages_agree_with_the_reference(device_backend, reference, normal, agrees):
+    average, value = normal(1000), normal(1000)
+    value[3] = np.nan
+    got = device_backend.asarray(average.copy())
+    device_backend.average_update(got, device_backend.asarray(value), 0.9)
+    reference.average_update(average, value, 0.9)
+    agrees(got, average)
+
+
+@pytest.mark.parametrize("why", ["held", "overflowed"])
+def test_what_follows_an_update_that_changed_nothing_changes_nothing(device_backend, reference, why, normal):
+    for backend in (reference, device_backend):
+        if why == "overflowed" and backend is reference:
+            continue  # losses are scaled for 16 bits alone
+        clip = backend.asarray(np.float32([np.inf, 0])) if why == "overflowed" else None
+        held = backend.asarray(np.array([0.0, 0, 3])) if why == "held" else None
+        w = normal(5, 4)
+        there = backend.asarray(w.copy())
+        backend.clip_units(there, 0.1, shadow=None, clip=clip, held=held)
+        backend.average_update(there, backend.asarray(normal(5, 4)), 0.5, clip=clip, held=held)
+        np.testing.assert_array_equal(backend.to_numpy(there), w)
 
 
 HELD = [  # losses, and the notes' last column: how many steps have updated nothing
@@ -207,18 +249,17 @@ HELD = [  # losses, and the notes' last column: how many steps have updated noth
 
 
 @pytest.mark.parametrize(("losses", "held"), HELD)
-@pytest.mark.parametrize("update", ["sgd_update", "adam_update"])
-def test_nothing_is_updated_from_a_loss_that_is_not_finite_on(device_backend, reference, update, losses, held, rng):
-    slots = {"sgd_update": ("momentum",), "adam_update": ("mean", "square")}[update]
-    segments = Segments(BOUNDS, np.full((4, 4 if update == "sgd_update" else 7), 0.1))
+@pytest.mark.parametrize("rule", RULES)
+def test_nothing_is_updated_from_a_loss_that_is_not_finite_on(device_backend, reference, rule, losses, held, rng):
+    segments, slots = segments_of(rule), RULES[rule].slots
     for backend, arena in zip((reference, device_backend), arena_of(device_backend, rng, slots), strict=True):
         rows = [backend.asarray(np.zeros(3))] + [backend.full((3,), 9, np.float64) for _ in losses]
-        arrays = arena.data, *arena.slots.values()
+        arrays = arena.data, arena.slots[slots[0]]
         for i, loss in enumerate(losses):
             before = [backend.to_numpy(a).copy() for a in arrays]
             correct = backend.asarray(np.int32(5 + i)) if i else None
             note = Note(backend.asarray(np.float32(loss)), correct, rows[i], rows[i + 1])
-            getattr(backend, update)(arena, segments, note=note)
+            backend.update(rule, arena, segments, note=note)
             for old, array in zip(before, arrays, strict=True):
                 assert np.array_equal(old, backend.to_numpy(array)) == bool(held[i])
             np.testing.assert_array_equal(backend.to_numpy(rows[i + 1]), [loss, 5 + i if i else 0, held[i]])
@@ -228,19 +269,19 @@ def test_updates_pass_nan_and_take_no_segments(device_backend, reference, rng, a
     host, device = arena_of(device_backend, rng, ("momentum",))
     host.grad[40] = np.nan
     device.grad = device_backend.asarray(host.grad)
-    none = Segments(np.zeros((0, 2), np.int64), np.zeros((0, 4)))
-    device_backend.sgd_update(device, none)
+    none = Segments(np.zeros((0, 2), np.int64), np.zeros((0, 6)))
+    device_backend.update("sgd", device, none)
     agrees(device.data, host.data)
     agrees(device_backend.gradient_norm(device, none, max_norm=1.0), np.array([0, 1], np.float32))
-    segments = Segments(BOUNDS, np.full((4, 4), 0.1))
+    segments = Segments(BOUNDS, np.full((4, 6), 0.1))
     assert np.isnan(device_backend.to_numpy(device_backend.gradient_norm(device, segments, max_norm=1.0))[0])
-    reference.sgd_update(host, segments)
-    device_backend.sgd_update(device, segments)
+    reference.update("sgd", host, segments)
+    device_backend.update("sgd", device, segments)
     agrees(device.data, host.data)
 
 
 def test_segments_outside_the_arena_are_refused(device_backend, rng):
     _, device = arena_of(device_backend, rng, ("momentum",))
-    segments = Segments(np.array([[3990, 4001]], np.int64), np.zeros((1, 4)))
+    segments = Segments(np.array([[3990, 4001]], np.int64), np.zeros((1, 6)))
     with pytest.raises(ValueError, match="segments reach from 3990 to 4001 in an arena of 4000"):
-        device_backend.sgd_update(device, segments)
+        device_backend.update("sgd", device, segments)

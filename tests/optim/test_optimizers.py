@@ -58,7 +58,67 @@ def adamw(w, grads, weight_decay=0.01, **options):
     return adam(w, grads, weight_decay=weight_decay, decoupled=True, **options)
 
 
+def decayed(w, g, lr, weight_decay, decoupled=False, l1=0.0):
+    """(w', g) as every rule begins."""
+    w = w - lr * weight_decay * w if decoupled else w
+    return w, g + l1 * np.sign(w) + (0 if decoupled else weight_decay * w)
+
+
+def rmsprop(w, grads, *, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0, **decay):
+    square, v = np.zeros_like(w), np.zeros_like(w)
+    for g in grads:
+        w, g = decayed(w, g, lr, weight_decay, **decay)
+        square = alpha * square + (1 - alpha) * g**2
+        v = momentum * v + g / (np.sqrt(square) + eps)
+        w = w - lr * v
+    return w
+
+
+def adagrad(w, grads, *, lr=0.01, eps=1e-10, weight_decay=0.0, **decay):
+    total = np.zeros_like(w)
+    for g in grads:
+        w, g = decayed(w, g, lr, weight_decay, **decay)
+        total = total + g**2
+        w = w - lr * g / (np.sqrt(total) + eps)
+    return w
+
+
+def lion(w, grads, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, decoupled=True):
+    m = np.zeros_like(w)
+    for g in grads:
+        w, g = decayed(w, g, lr, weight_decay, decoupled)
+        w = w - lr * np.sign(betas[0] * m + (1 - betas[0]) * g)
+        m = betas[1] * m + (1 - betas[1]) * g
+    return w
+
+
+def muon(w, grads, *, lr=0.02, momentum=0.95, nesterov=True, adam_lr=3e-4, weight_decay=0.0):
+    if w.ndim < 2:
+        return adamw(w, grads, lr=adam_lr, betas=(0.9, 0.95), weight_decay=weight_decay)
+    m, matrix = np.zeros_like(w), (-1, w.shape[-1])
+    for g in grads:
+        m = momentum * m + (1 - momentum) * g
+        step = momentum * m + (1 - momentum) * g if nesterov else m
+        u, s, v = np.linalg.svd(step.reshape(matrix), full_matrices=False)
+        s = s / np.linalg.norm(s)
+        for _ in range(5):  # on the singular values, which is all that the iteration changes
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        direction = ((u * s) @ v).reshape(w.shape) * max(1, w.shape[-1] / u.shape[0]) ** 0.5
+        w = (1 - lr * weight_decay) * w - lr * direction
+    return w
+
+
 CASES = [
+    (optim.RMSprop, rmsprop, {}),
+    (optim.RMSprop, rmsprop, {"lr": 0.03, "alpha": 0.9, "eps": 1e-3, "momentum": 0.8, "weight_decay": 0.1, "l1": 0.03}),
+    (optim.RMSprop, rmsprop, {"weight_decay": 0.3, "decoupled": True}),
+    (optim.Adagrad, adagrad, {}),
+    (optim.Adagrad, adagrad, {"lr": 0.1, "eps": 1e-2, "weight_decay": 0.1, "l1": 0.03, "decoupled": True}),
+    (optim.Lion, lion, {}),
+    (optim.Lion, lion, {"lr": 0.03, "betas": (0.5, 0.8), "weight_decay": 0.3}),
+    (optim.Lion, lion, {"lr": 0.03, "weight_decay": 0.3, "decoupled": False}),
+    (optim.Muon, muon, {}),
+    (optim.Muon, muon, {"lr": 0.1, "momentum": 0.5, "nesterov": False, "weight_decay": 0.3, "adam_lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.9}),
     (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.05}),
@@ -133,6 +193,46 @@ def test_a_parameter_without_a_gradient_is_skipped(backend, dtype, rng, kind):
         same(p.numpy(), formula(start[i], given, **options), tolerances.UPDATE)
 
 
+def test_muon_takes_its_groups_apart(backend, rng):
+    filters, bias, dense = made(backend, rng, np.float32)
+    optimizer = optim.Muon(
+        [{"params": [filters, bias], "lr": 0.5}, {"params": [dense], "rule": "adamw", "lr": 0.2}], adam_lr=0.1
+    )
+    got = [(g["rule"], g["lr"], [p.shape for p in g["params"]]) for g in optimizer.groups]
+    assert got == [("muon", 0.5, [filters.shape]), ("adamw", 0.1, [bias.shape]), ("adamw", 0.2, [dense.shape])]
+    start = dense.numpy().astype(np.float64)
+    grads = [[rng.normal(size=p.shape).astype(np.float32) for p in (filters, bias, dense)] for _ in range(3)]
+    run(optimizer, [filters, bias, dense], grads)
+    expected = adamw(start, [g[2].astype(np.float64) for g in grads], lr=0.2, betas=(0.9, 0.95), weight_decay=0.0)
+    same(dense.numpy(), expected, tolerances.UPDATE)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p, **options: optim.SGD(p, 0.1, momentum=0.9, **options),
+        lambda p, **options: optim.Adagrad(p, 0.5, **options),
+        lambda p, **options: optim.Muon(p, 0.5, **options),
+    ],
+)
+def test_max_norm_scales_each_units_incoming_weights_after_the_step(backend, dtype, rng, make):
+    free, held = made(backend, rng, dtype), []
+    for p in free:
+        held.append(parameter(p.numpy().copy()))
+        held[-1].move(backend)
+    grads = [[rng.normal(size=s).astype(dtype) for s in SHAPES]]
+    limit = 2.0
+    run(make(free), free, grads)
+    run(make([{"params": held[:2], "max_norm": limit}, {"params": held[2:]}]), held, grads)
+    filters = free[0].numpy().reshape(-1, 5).astype(np.float64)
+    norms = np.linalg.norm(filters, axis=0)
+    assert 0 < (norms > limit).sum() < 5
+    expected = filters * np.minimum(1, limit / norms)
+    same(held[0].numpy().reshape(-1, 5), expected, tolerances.UPDATE)
+    for i in (1, 2):  # a bias, and another group
+        np.testing.assert_array_equal(held[i].numpy(), free[i].numpy())
+
+
 def test_one_large_step_and_many_small_ones_train_a_net(backend, rng):
     x, y = rng.normal(size=(32, 5)).astype(np.float32), rng.normal(size=(32, 2)).astype(np.float32)
     for make in (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda p: optim.Adam(p, lr=0.02)):
@@ -152,6 +252,11 @@ def test_one_large_step_and_many_small_ones_train_a_net(backend, rng):
     lambda p: optim.SGD(p, lr=0.1),
     lambda p: optim.Adam(p, lr=0.01, weight_decay=0.1),
     lambda p: optim.AdamW([{"params": p[:1], "lr": 0.1}, {"params": p[1:], "betas": (0.5, 0.9)}]),
+    lambda p: optim.RMSprop(p, momentum=0.9),
+    lambda p: optim.RMSprop(p, decoupled=True, weight_decay=0.1, max_norm=0.5),
+    lambda p: optim.Adagrad(p, 0.1),
+    lambda p: optim.Lion(p, 0.1),
+    lambda p: optim.Muon(p),
 ])  # fmt: skip
 def test_state_goes_round_and_training_continues_bit_for_bit(backend, dtype, rng, make):
     grads = [[rng.normal(size=s) for s in SHAPES] for _ in range(6)]
@@ -245,13 +350,30 @@ def test_nan_gradients_show_in_the_parameters(backend, rng):
 
 
 MISTAKES = [
+    (lambda p: optim.RMSprop(p, alpha=1), ValueError, "RMSprop: alpha is 1 but must be at least 0 and below 1"),
+    (lambda p: optim.RMSprop(p, eps=0), ValueError, "RMSprop: eps is 0 but must be positive"),
+    (lambda p: optim.Adagrad(p, eps=-1), ValueError, "Adagrad: eps is -1 but must be positive"),
+    (lambda p: optim.Lion(p, betas=(1, 0)), ValueError, "Lion: betas are (1, 0) but must be at least 0 and below 1"),
+    (lambda p: optim.SGD(p, lr=0.1, max_norm=0), ValueError, "SGD: max_norm is 0 but must be positive"),
+    (lambda p: optim.Muon(p, l1=0.1), ValueError, "Muon: takes decoupled weight decay alone, no l1"),
+    (
+        lambda p: optim.Muon([{"params": p, "rule": "sgd"}]),
+        ValueError,
+        "Muon: rule is 'sgd' but takes 'muon', 'adamw' or None",
+    ),
+    (
+        lambda p: optim.Muon([{"params": p, "rule": "muon"}]),
+        ValueError,
+        "Muon: a parameter of shape (5,) is no matrix; its group takes rule 'adamw' or None",
+    ),
+    (lambda p: optim.Muon([]), ValueError, "Muon: got no parameters"),
     (lambda p: optim.SGD([], lr=0.1), ValueError, "SGD: got no parameters"),
     (lambda p: optim.SGD([{"params": []}], lr=0.1), ValueError, "SGD: got no parameters"),
     (lambda p: optim.SGD(p, lr=-1), ValueError, "SGD: lr is -1 but must be finite and not negative"),
     (lambda p: optim.SGD(p, lr=float("nan")), ValueError, "SGD: lr is nan but must be finite and not negative"),
     (lambda p: optim.SGD(p, lr=0.1, momentum=1), ValueError, "SGD: momentum is 1 but must be at least 0 and below 1"),
     (lambda p: optim.SGD(p, lr=0.1, nesterov=True), ValueError, "SGD: nesterov takes a momentum above 0"),
-    (lambda p: optim.SGD(p, lr=0.1, l1=-1), ValueError, "SGD: l1 is -1 but must not be negative"),
+    (lambda p: optim.SGD(p, lr=0.1, l1=-1), ValueError, "SGD: l1 is -1 but must be finite and not negative"),
     (lambda p: optim.SGD(p, lr=0.1, weight_decay=-1), ValueError, "SGD: weight_decay is -1 but must be finite"),
     (lambda p: optim.SGD(p, lr=0.1, clip_norm=0), ValueError, "SGD: clip_norm is 0 but must be positive"),
     (

@@ -167,3 +167,15 @@ def test_other_losses(backend, rng):
         [5 * rng.normal(size=(20, 7))], backend, rng,
     )  # fmt: skip
     check(F.mean_squared_error, tf.mse_loss, [rng.normal(size=(20, 7)), rng.normal(size=(20, 7))], backend, rng)
+    check(
+        lambda x: F.huber_loss(x, target, delta=0.4),
+        lambda x: tf.huber_loss(x, torch.tensor(target, dtype=x.dtype), delta=0.4),
+        [rng.normal(size=(20, 7))], backend, rng,
+    )  # fmt: skip
+    soft = np.exp(rng.normal(size=(20, 7)))
+    soft = (soft / soft.sum(axis=1, keepdims=True)).astype(np.float32)
+    check(
+        lambda z: F.softmax_cross_entropy(z, soft, label_smoothing=0.1),
+        lambda z: tf.cross_entropy(z, torch.tensor(soft, dtype=z.dtype), label_smoothing=0.1),
+        [3 * rng.normal(size=(20, 7))], backend, rng,
+    )  # fmt: skip

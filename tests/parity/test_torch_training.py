@@ -22,6 +22,10 @@ OPTIMIZERS = [
     (optim.Adam, torch.optim.Adam, {"lr": 0.01, "betas": (0.8, 0.99), "eps": 1e-4, "weight_decay": 0.1}),
     (optim.AdamW, torch.optim.AdamW, {"lr": 0.01}),
     (optim.AdamW, torch.optim.AdamW, {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.2}),
+    (optim.RMSprop, torch.optim.RMSprop, {"lr": 0.01}),
+    (optim.RMSprop, torch.optim.RMSprop, {"lr": 0.01, "alpha": 0.9, "momentum": 0.8, "weight_decay": 0.1, "eps": 1e-4}),
+    (optim.Adagrad, torch.optim.Adagrad, {"lr": 0.1}),
+    (optim.Adagrad, torch.optim.Adagrad, {"lr": 0.1, "weight_decay": 0.1, "eps": 1e-4}),
 ]
 
 
@@ -51,6 +55,30 @@ def test_20_steps_in_float64_are_pytorchs(backend, rng, kind, torch_kind, option
         other.step()
         for p, t in zip(ours, theirs, strict=True):
             assert relative_error(p.numpy(), t.detach().numpy()) < tolerances.TORCH_UPDATE, step
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, monkeypatch):
+    if "float64" not in backend.dtypes:
+        pytest.skip(f"{backend.name} does not compute in float64")
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda x: x.clone())  # in which PyTorch iterates
+    shapes = [(3, 3, 2, 5), (12, 30), (6, 6)]
+    ours = [parameter(rng.normal(size=s)) for s in shapes]
+    theirs = [torch.tensor(p.numpy().reshape(-1, p.shape[-1]).T.copy(), requires_grad=True) for p in ours]
+    for p in ours:
+        p.move(backend)
+    options = {"lr": 0.05, "momentum": 0.8, "nesterov": nesterov, "weight_decay": 0.1}
+    mine, other = optim.Muon(ours, **options), torch.optim.Muon(theirs, **options)
+    for _ in range(20):
+        for p, t in zip(ours, theirs, strict=True):
+            gradient = rng.normal(size=p.shape)
+            p.grad = backend.asarray(gradient)
+            t.grad = torch.tensor(gradient.reshape(-1, p.shape[-1]).T.copy())
+        mine.step()
+        other.step()
+        for p, t in zip(ours, theirs, strict=True):
+            got = p.numpy().reshape(-1, p.shape[-1]).T
+            assert relative_error(got, t.detach().numpy()) < tolerances.TORCH_MUON
 
 
 @pytest.mark.parametrize(

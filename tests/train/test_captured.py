@@ -80,6 +80,10 @@ OPTIMIZERS = {
     "AdamW": lambda parameters, lr: optim.AdamW(parameters, lr, clip_norm=0.1),
     "two groups": grouped(optim.SGD, momentum=0.9, clip_norm=0.5),
     "two groups of Adam": grouped(optim.Adam),
+    "RMSprop": lambda parameters, lr: optim.RMSprop(parameters, lr / 10, momentum=0.5, weight_decay=0.01),
+    "Adagrad": lambda parameters, lr: optim.Adagrad(parameters, lr, l1=1e-3, max_norm=0.8),
+    "Lion": lambda parameters, lr: optim.Lion(parameters, lr / 10, weight_decay=0.1, clip_norm=0.5),
+    "Muon": lambda parameters, lr: optim.Muon(parameters, lr, weight_decay=0.1, clip_norm=0.5, max_norm=0.8),
 }
 SCHEDULES = {
     "no schedule": lambda optimizer: None,
@@ -172,6 +176,10 @@ def change_clipping(task, trainer):
     task.optimizer.clip_norm = 0.01
 
 
+def limit_norms(task, trainer):
+    task.optimizer.groups[0]["max_norm"] = 0.3
+
+
 def load_weights(task, trainer):
     rng = np.random.default_rng(5)
     task.model.load_state_dict({name: rng.normal(size=a.shape) for name, a in task.model.state_dict().items()})
@@ -181,7 +189,7 @@ def new_seed(task, trainer):
     gp.seed(77)
 
 
-@pytest.mark.parametrize("change", [change_dropout, freeze, change_clipping, load_weights, new_seed])
+@pytest.mark.parametrize("change", [change_dropout, freeze, change_clipping, limit_norms, load_weights, new_seed])
 def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
     def use(task, trainer):
         trainer.fit(task.train, 2)
@@ -191,6 +199,15 @@ def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
         assert any((before[name] != value).any() for name, value in task.model.state_dict().items())
 
     both(new_task, use)
+
+
+def test_muons_momentum_is_not_frozen_for_ever(new_task):
+    def use(task, trainer):
+        trainer.fit(task.train, 2)
+        task.optimizer.groups[0]["momentum"] = 0.5
+        trainer.fit(task.train, 2)
+
+    both(new_task, use, optimizer=optim.Muon)
 
 
 def test_parameters_that_were_updated_less_often_are_walked_apart(new_task):
@@ -615,7 +632,7 @@ LENET_STEP = (
     + ["conv2d_weight_grad_tiled", "conv2d_input_grad_tiled"]
     + ["conv2d_weight_grad_tiled"]
     # the update, which leaves the note
-    + ["sgd_update"]
+    + ["update"]
 )
 
 

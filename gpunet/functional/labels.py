@@ -1,0 +1,32 @@
+"""Integer labels as numbers to compute with, made where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Tensor
+from gpunet.backends import get_backend
+from gpunet.backends.base import Backend
+
+
+def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtype: Any = np.float32) -> Tensor:
+    """1 at each label's class, 0 elsewhere: (…) -> (…, K), without a gradient.
+
+    Args:
+        labels: integers from 0 to K - 1. Host arrays and lists are checked; an array of the backend, int32, is taken as it is.
+        classes: K.
+        backend, dtype: the result's.
+    """
+    target = get_backend(backend)
+    on_host = not target.owns(labels) or isinstance(labels, np.ndarray)
+    given = np.asarray(labels) if on_host else labels
+    if np.dtype(given.dtype).kind not in "iub":
+        raise TypeError(f"one_hot: labels are {given.dtype} but take integers")
+    if on_host and given.size and not 0 <= given.min() <= given.max() < classes:
+        raise ValueError(f"one_hot: labels must be from 0 to {classes - 1}, got {given.min()} to {given.max()}")
+    rows = target.asarray(given.reshape(-1), np.int32)
+    ones = target.full((given.size,), 1, dtype)
+    made = target.max_backward(ones, rows, shape=(given.size, classes), axes=(1,))  # 1 at the winners
+    return Tensor(made.reshape(*given.shape, classes), target)

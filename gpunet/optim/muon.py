@@ -1,0 +1,143 @@
+"""Muon: momentum whose matrices are made orthogonal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import sqrt
+from typing import Any, Unpack
+
+from gpunet.autograd import Parameter
+from gpunet.backends.base import Array, Backend
+from gpunet.optim.adam import adam_columns
+from gpunet.optim.optimizer import Group, Optimizer, Shared
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Jordan's coefficients a, b, c: five steps bring singular values between about 0.01 and 1 near 1, to between 0.7 and 1.2."""
+STEPS = 5
+TINY = 1e-14
+"""Added to the square of the norm that a matrix is divided by."""
+
+
+class Muon(Optimizer):
+    """Muon (Jordan 2024) for filters and dense weights, AdamW for everything else.
+
+    A matrix (fan in, O), of filters (KH KW C, O), moves along its momentum with all singular values brought near 1, by five
+    steps of a Newton-Schulz iteration, times the root of max(1, O / fan in). Weight decay is decoupled. Groups say with
+    "rule" which they are: ``"muon"``, ``"adamw"``, or None, the default: then the group is split, matrices from the rest, of
+    which the first part has the group's "lr" and the second its "adam_lr". First and last layers are often better off with
+    AdamW::
+
+        optim.Muon([{"params": hidden}, {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}], lr=0.02)
+
+    Args:
+        parameters: as for `Optimizer`; `groups` are those after the split.
+        lr: learning rate of the matrices.
+        momentum: share of the momentum that is kept.
+        nesterov: look ahead along it.
+        adam_lr: learning rate of the rest.
+        betas, eps: AdamW's.
+        shared: see `Shared`; there is no L1, and the decay is decoupled.
+    """
+
+    rule = "muon"
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter] | Iterable[Group],
+        lr: float = 0.02,
+        *,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        adam_lr: float = 3e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        **shared: Unpack[Shared],
+    ):
+        given: Any = parameters
+        if isinstance(given, Iterable):
+            given = list(given)
+            groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+            given = [part for group in groups for part in _split(group, adam_lr)] if given else given
+        super().__init__(
+            given, {"decoupled": True, **shared},
+            lr=lr, rule="muon", momentum=momentum, nesterov=nesterov, betas=betas, eps=eps,
+        )  # fmt: skip
+
+    def check(self, group: Group) -> None:
+        """See `Optimizer.check`."""
+        super().check(group)
+        self.check_shares(group, "betas", "momentum")
+        self.check_positive(group, "eps")
+        if group["rule"] not in ("muon", "adamw"):
+            raise ValueError(f"Muon: rule is {group['rule']!r} but takes 'muon', 'adamw' or None")
+        if group["l1"] or not group["decoupled"]:
+            raise ValueError(
+                "Muon: takes decoupled weight decay alone, no l1 and no decay that is added to the gradient"
+            )
+        shapes = (
+            [p.shape for p in group["params"] if isinstance(p, Parameter) and p.ndim < 2] if "params" in group else []
+        )
+        if group["rule"] == "muon" and shapes:
+            raise ValueError(
+                f"Muon: a parameter of shape {shapes[0]} is no matrix; its group takes rule 'adamw' or None"
+            )
+
+    def own(self, group: Group, step: int) -> tuple[float, ...]:
+        """See `Optimizer.own`."""
+        if group["rule"] == "adamw":
+            return *adam_columns(group, step), 0.0
+        return group["momentum"], 0.0, 1.0, 1.0, 1.0, 1.0
+
+    def prepare(self, clip: Array | None) -> None:
+        """Leave the orthogonal direction of each matrix in the slot "square"."""
+        arena, backend = self.arena, self.arena.backend
+        by = None if clip is None else clip[1:]
+        for i, (parameter, group) in enumerate(self._members):
+            if group["rule"] != "muon" or not arena.written[i]:
+                continue
+            shape = parameter.size // parameter.shape[-1], parameter.shape[-1]
+            gradient, before = arena.grad_views[i].reshape(shape), arena.slot_view("mean", i).reshape(shape)
+            # momentum' = m before + (1 - m) g, and the direction is that, or, looking ahead, m momentum' + (1 - m) g
+            m = group["momentum"]
+            kept, fresh = (m * m, 1 - m * m) if group["nesterov"] else (m, 1 - m)
+            direction = backend.scale(gradient, by, fresh)
+            backend.binary("add", direction, backend.scale(before, None, kept), out=direction)
+            direction = backend.scale(orthogonal(backend, direction), None, sqrt(max(1.0, shape[1] / shape[0])))
+            backend.copy(direction.reshape(parameter.shape), out=arena.slot_view("square", i))
+
+    def recorded(self) -> list[Any]:
+        """See `Optimizer.recorded`."""
+        return [*super().recorded(), *((g["rule"], g["momentum"], g["nesterov"]) for g in self.groups)]
+
+
+def orthogonal(backend: Backend, x: Array) -> Array:
+    """About U V^T of x = U S V^T (R, O): after x / |x|, five times x = a x + (b A + c A^2) x with A = x x^T, or, where that is
+    the smaller product, x (b A + c A^2) with A = x^T x."""
+    a, b, c = NEWTON_SCHULZ
+    rows, columns = x.shape
+    square = backend.sum(backend.binary("multiply", x, x), (0, 1))
+    norm = backend.unary("sqrt", backend.binary("add", square, backend.full((), TINY, x.dtype)))
+    x = backend.binary("divide", x, norm)
+    tall = rows > columns
+    for _ in range(STEPS):
+        gram = backend.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+        mixed = backend.scale(gram, None, b)
+        backend.binary("add", mixed, backend.scale(backend.matmul(gram, gram), None, c), out=mixed)
+        pair = (x, mixed) if tall else (mixed, x)
+        x = backend.matmul(*pair, out=backend.scale(x, None, a), accumulate=True)
+    return x
+
+
+def _split(group: Group, adam_lr: float) -> list[Group]:
+    """The group itself if it names its rule, else the groups of its matrices and of the rest, without an empty one."""
+    group = {**group, "params": list(group["params"])}
+    rest_lr = group.pop("adam_lr", adam_lr)
+    if group.get("rule") is not None:
+        return [group]
+    matrices = [p for p in group["params"] if getattr(p, "ndim", 2) >= 2]
+    rest = [p for p in group["params"] if getattr(p, "ndim", 2) < 2]
+    parts = [
+        {**group, "params": matrices, "rule": "muon"},
+        {**group, "params": rest, "rule": "adamw", "lr": rest_lr},
+    ]
+    return [part for part in parts if part["params"]]
