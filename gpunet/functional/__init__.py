@@ -17,6 +17,7 @@ from gpunet.functional.arithmetic import (
 )
 from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared_distances, triplet_loss
+from gpunet.functional.local import locally_connected2d
 from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
 from gpunet.functional.norm import batch_norm
@@ -25,12 +26,15 @@ from gpunet.functional.overlap import dice_loss, giou, giou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
 from gpunet.functional.regularise import dropout
+from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.transposed import conv_transpose2d
 
 bind_operators()
 
 __all__ = [
     "absolute",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "add",
     "all_pairs_loss",
     "avg_pool2d",
@@ -52,6 +56,7 @@ __all__ = [
     "index",
     "leaky_relu",
     "linear",
+    "locally_connected2d",
     "log",
     "log_softmax",
     "matmul",
@@ -61,6 +66,7 @@ __all__ = [
     "mean_squared_error",
     "multiply",
     "negative",
+    "pad2d",
     "power",
     "relu",
     "reshape",
@@ -74,4 +80,5 @@ __all__ = [
     "tanh",
     "transpose",
     "triplet_loss",
+    "upsample2d",
 ]
