@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import cache, cached_property
 from itertools import pairwise
 from math import floor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,13 +65,22 @@ class Taps:
         return min(found, key=len)
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Tap(NamedTuple):
+    """One tap of all outputs of a stretch."""
+
+    source: float
+    """One of `Taps.shared_weights`, by which the input is weighed before, or 1 for the input itself."""
+    pixels: slice
+    """As many as the outputs, or one that all of them take."""
+
+
+class Stretch(NamedTuple):
     """Outputs that are the same sum of pixels, each some pixels further on."""
 
     outputs: slice
-    parts: tuple[tuple[float, tuple[slice, ...]], ...]
-    """(weight, the slices of the input that have it): each of as many pixels as `outputs`, or of one that all of them take."""
+    sums: tuple[tuple[tuple[Tap, ...], float], ...]
+    """(taps, factor): add up the taps and what came before, then multiply by the factor. (After Horner: the last factor is the
+    last taps' weight, each before it a quotient of two.)"""
 
 
 def table(extent: int, outputs: Iterable[Sequence[tuple[int, float | Fraction]]]) -> Taps:
@@ -163,10 +173,10 @@ def _stretches(taps: Taps, period: int) -> tuple[Stretch, ...]:
         run: list[int] = []
         for p in range(phase, taps.outputs, period):
             if run and not _continues(rows, run, p):
-                found.append(_stretch(rows, run, period))
+                found.append(_stretch(rows, run, period, taps.shared_weights))
                 run = []
             run.append(p)
-        found.append(_stretch(rows, run, period))
+        found.append(_stretch(rows, run, period, taps.shared_weights))
     return tuple(found)
 
 
@@ -181,14 +191,20 @@ def _continues(rows: list[tuple[np.ndarray, np.ndarray]], run: list[int], p: int
     return bool((steps == steps[0]).all()) if len(steps) else True
 
 
-def _stretch(rows: list[tuple[np.ndarray, np.ndarray]], run: list[int], period: int) -> Stretch:
+def _stretch(
+    rows: list[tuple[np.ndarray, np.ndarray]], run: list[int], period: int, shared: frozenset[float]
+) -> Stretch:
     first, last = rows[run[0]][0], rows[run[-1]][0]
     step = int(rows[run[1]][0][0] - first[0]) if len(run) > 1 and len(first) else 0
-    by_weight: dict[float, list[slice]] = {}
+    by_weight: dict[float, list[Tap]] = {}
     for i, j, weight in zip(first.tolist(), last.tolist(), rows[run[0]][1].tolist(), strict=True):
-        by_weight.setdefault(weight, []).append(_slice(i, j, step))
-    parts = tuple((weight, tuple(slices)) for weight, slices in by_weight.items())
-    return Stretch(slice(run[0], run[-1] + 1, period), parts)
+        source = weight if weight in shared else 1.0
+        by_weight.setdefault(weight / source, []).append(Tap(source, _slice(i, j, step)))
+    following = [*list(by_weight)[1:], 1.0][: len(by_weight)]
+    sums = tuple(
+        (tuple(taps), weight / after) for (weight, taps), after in zip(by_weight.items(), following, strict=True)
+    )
+    return Stretch(slice(run[0], run[-1] + 1, period), sums)
 
 
 def _slice(first: int, last: int, step: int) -> slice:

@@ -16,7 +16,9 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     """Write y (n, OH, OW, C) of images x (n, H, W, C)."""
     each = max(x[0].size, y[0].size)
     images = max(1, BLOCK // each)
-    rows_first = rows.outputs * columns.extent <= rows.extent * columns.outputs  # whichever leaves less between the two
+    rows_first = _cost(rows, columns.extent) + 2 * _cost(columns, rows.outputs) <= (
+        2 * _cost(columns, rows.extent) + _cost(rows, columns.outputs)
+    )
     shape = (rows.outputs, x.shape[2]) if rows_first else (x.shape[1], columns.outputs)
     between = host_memory.empty((min(images, len(x)), *shape, x.shape[3]), x.dtype)
     for i in range(0, len(x), images):
@@ -29,44 +31,42 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
 def _along(axis: int, x: Array, y: Array, taps: Taps) -> None:
     """Write y, which is x resampled along one axis."""
     before = (slice(None),) * axis
-    weighed = {weight: _scaled(x, weight) for weight in taps.shared_weights}
-    for stretch in taps.stretches:
-        terms: dict[float, list[Array]] = {}
-        for weight, slices in stretch.parts:
-            source, factor = (weighed[weight], 1.0) if weight in weighed else (x, weight)
-            terms.setdefault(factor, []).extend(source[(*before, part)] for part in slices)
-        _write(terms, y[(*before, stretch.outputs)])
+    sources = {weight: _scaled(x, weight) for weight in taps.shared_weights}
+    sources[1.0] = x
+    for outputs, sums in taps.stretches:
+        out = y[(*before, outputs)]
+        if not sums:
+            out[...] = 0
+        begun = False
+        for added, factor in sums:
+            arrays = [sources[source][(*before, pixels)] for source, pixels in added]
+            _add(arrays, factor, out, begun)
+            begun = True
 
 
-def _write(terms: dict[float, list[Array]], out: Array) -> None:
-    """out = the sum of the sums of arrays by their factors."""
-    if not terms:
-        out[...] = 0
+def _add(arrays: list[Array], factor: float, out: Array, begun: bool) -> None:
+    """out = factor (the sum of the arrays), and of out if it has `begun`."""
+    if begun:
+        arrays = [out, *arrays]
+    if len(arrays) == 1:
+        if factor == 1:
+            out[...] = arrays[0]
+        else:
+            np.multiply(arrays[0], factor, out=out)
         return
-    (factor, arrays), *others = terms.items()
-    _sum(arrays, factor, out)
-    for factor, arrays in others:
-        more = host_memory.empty(out.shape, out.dtype)
-        _sum(arrays, factor, more)
-        out += more
-
-
-def _sum(arrays: list[Array], factor: float, out: Array) -> None:
-    """out = factor (the sum of the arrays)."""
-    first, *others = arrays
-    if not others and factor != 1:
-        np.multiply(first, out.dtype.type(factor), out=out)
-    elif not others:
-        out[...] = first
-    else:
-        np.add(first, others[0], out=out)
-        for array in others[1:]:
-            out += array
-        if factor != 1:
-            out *= out.dtype.type(factor)
+    np.add(arrays[0], arrays[1], out=out)
+    for array in arrays[2:]:
+        out += array
+    if factor != 1:
+        out *= factor
 
 
 def _scaled(x: Array, factor: float) -> Array:
     y = host_memory.empty(x.shape, x.dtype)
-    np.multiply(x, x.dtype.type(factor), out=y)
+    np.multiply(x, factor, out=y)
     return y
+
+
+def _cost(taps: Taps, lines: int) -> int:
+    """Pixels that a pass along one axis reads or writes; along columns they are apart, which takes twice as long."""
+    return max(taps.extent, taps.outputs) * lines
