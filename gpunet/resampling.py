@@ -11,14 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property
-from itertools import pairwise
 from math import floor
-from typing import NamedTuple
 
 import numpy as np
-
-PERIODS = 8
-"""Longest period in which stretches of an axis are looked for: upsampling by as much is still a few of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,36 +46,6 @@ class Taps:
         counts = np.bincount(self.index, minlength=self.extent)
         starts = np.concatenate([[0], np.cumsum(counts)])
         return Taps(self.outputs, starts.astype(np.int32), owner[order].astype(np.int32), self.weight[order])
-
-    @cached_property
-    def shared_weights(self) -> frozenset[float]:
-        """Weights but 1 of more taps than the input has pixels: by these it is cheaper to weigh all the input first."""
-        weights, counts = np.unique(self.weight, return_counts=True)
-        return frozenset(weights[counts > self.extent].tolist()) - {1.0}
-
-    @cached_property
-    def stretches(self) -> tuple[Stretch, ...]:
-        """The same table as strided slices: outputs at equal steps whose taps move on at equal steps, with the same weights."""
-        found = [_stretches(self, period) for period in range(1, min(PERIODS, self.outputs) + 1)]
-        return min(found, key=len)
-
-
-class Tap(NamedTuple):
-    """One tap of all outputs of a stretch."""
-
-    source: float
-    """One of `Taps.shared_weights`, by which the input is weighed before, or 1 for the input itself."""
-    pixels: slice
-    """As many as the outputs, or one that all of them take."""
-
-
-class Stretch(NamedTuple):
-    """Outputs that are the same sum of pixels, each some pixels further on."""
-
-    outputs: slice
-    sums: tuple[tuple[tuple[Tap, ...], float], ...]
-    """(taps, factor): add up the taps and what came before, then multiply by the factor. (After Horner: the last factor is the
-    last taps' weight, each before it a quotient of two.)"""
 
 
 def table(extent: int, outputs: Iterable[Sequence[tuple[int, float | Fraction]]]) -> Taps:
@@ -163,51 +128,3 @@ def side_by_side(extent: int, outputs: int) -> tuple[Taps, int]:
     spans = windows(extent, outputs)
     length = max(last - first for first, last in spans)
     return table(extent, ([(min(first + i, last - 1), 1)] for first, last in spans for i in range(length))), length
-
-
-def _stretches(taps: Taps, period: int) -> tuple[Stretch, ...]:
-    """Stretches of outputs that lie `period` apart."""
-    rows = [(taps.index[a:b], taps.weight[a:b]) for a, b in pairwise(taps.starts.tolist())]
-    found = []
-    for phase in range(period):
-        run: list[int] = []
-        for p in range(phase, taps.outputs, period):
-            if run and not _continues(rows, run, p):
-                found.append(_stretch(rows, run, period, taps.shared_weights))
-                run = []
-            run.append(p)
-        found.append(_stretch(rows, run, period, taps.shared_weights))
-    return tuple(found)
-
-
-def _continues(rows: list[tuple[np.ndarray, np.ndarray]], run: list[int], p: int) -> bool:
-    """Whether output p goes on where the run ends: the same weights, every tap moved by the same step."""
-    (index, weight), (last, last_weight) = rows[p], rows[run[-1]]
-    if len(index) != len(last) or not np.array_equal(weight, last_weight):
-        return False
-    steps = index - last
-    if len(run) > 1:
-        return bool((steps == last - rows[run[-2]][0]).all())
-    return bool((steps == steps[0]).all()) if len(steps) else True
-
-
-def _stretch(
-    rows: list[tuple[np.ndarray, np.ndarray]], run: list[int], period: int, shared: frozenset[float]
-) -> Stretch:
-    first, last = rows[run[0]][0], rows[run[-1]][0]
-    step = int(rows[run[1]][0][0] - first[0]) if len(run) > 1 and len(first) else 0
-    by_weight: dict[float, list[Tap]] = {}
-    for i, j, weight in zip(first.tolist(), last.tolist(), rows[run[0]][1].tolist(), strict=True):
-        source = weight if weight in shared else 1.0
-        by_weight.setdefault(weight / source, []).append(Tap(source, _slice(i, j, step)))
-    following = [*list(by_weight)[1:], 1.0][: len(by_weight)]
-    sums = tuple(
-        (tuple(taps), weight / after) for (weight, taps), after in zip(by_weight.items(), following, strict=True)
-    )
-    return Stretch(slice(run[0], run[-1] + 1, period), sums)
-
-
-def _slice(first: int, last: int, step: int) -> slice:
-    """first, first + step, … last; one pixel if the step is 0."""
-    stop = last + (1 if step >= 0 else -1)
-    return slice(first, stop if stop >= 0 else None, step or 1)

@@ -1,9 +1,10 @@
-"""Tables of taps: what they say, their transposes, and the strided slices that stand for them."""
+"""Tables of taps: what they say, their transposes, and the strided slices by which NumPy computes them."""
 
 import numpy as np
 import pytest
 
 from gpunet import resampling
+from gpunet.backends.numpy_stretches import plan_of
 
 EXTENTS = [(n, m) for n in (1, 2, 5, 6, 8) for m in (1, 2, 3, 7, 8, 10, 16, 17)]
 MAKERS = {
@@ -31,14 +32,15 @@ def dense_by_stretches(taps):
     """The same, of the strided slices."""
     matrix, written = np.full((taps.outputs, taps.extent), np.nan), np.zeros(taps.outputs, int)
     pixels, outputs = np.arange(taps.extent), np.arange(taps.outputs)
-    for where, sums in taps.stretches:
+    plan = plan_of(taps)
+    for where, sums in plan.stretches:
         rows = outputs[where]
         total = np.zeros((len(rows), taps.extent))
         for added, factor in sums:
             for source, part in added:
                 total[np.arange(len(rows)), np.broadcast_to(pixels[part], len(rows))] += source
             total *= factor
-        matrix[rows] = total
+        matrix[rows] = total * plan.unit
         written[rows] += 1
     assert (written == 1).all()
     return matrix
@@ -71,11 +73,9 @@ def test_what_averages_pixels_has_weights_of_sum_one(make):
 
 def test_upsampling_by_two_is_a_few_slices():
     """So that NumPy's loops are few and long."""
-    assert len(resampling.nearest(32, 64).stretches) == 2
-    assert len(resampling.linear(32, 64).stretches) == 4  # and the transposes gather
-    assert len(resampling.nearest(32, 64).transposed.stretches) == 1
-    assert len(resampling.linear(32, 64).transposed.stretches) == 3
-    assert len(resampling.averaged(32, 8).stretches) == 1
+    nearest, linear = resampling.nearest(32, 64), resampling.linear(32, 64)
+    tables = nearest, nearest.transposed, linear, linear.transposed, resampling.averaged(32, 8)
+    assert [len(plan_of(taps).stretches) for taps in tables] == [2, 1, 3, 3, 1]
 
 
 def test_outputs_on_a_pixel_take_no_other():

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpunet.backends import host_memory
 from gpunet.backends.base import Array
+from gpunet.backends.numpy_stretches import Plan, plan_of
 from gpunet.resampling import Taps
 
 BLOCK = 1 << 18
@@ -19,27 +20,35 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     rows_first = _cost(rows, columns.extent) + 2 * _cost(columns, rows.outputs) <= (
         2 * _cost(columns, rows.extent) + _cost(rows, columns.outputs)
     )
+    passes = [(1, plan_of(rows)), (2, plan_of(columns))]
+    if not rows_first:
+        passes.reverse()
     shape = (rows.outputs, x.shape[2]) if rows_first else (x.shape[1], columns.outputs)
     between = host_memory.empty((min(images, len(x)), *shape, x.shape[3]), x.dtype)
+    unit = passes[0][1].unit * passes[1][1].unit
     for i in range(0, len(x), images):
         source, target = x[i : i + images], y[i : i + images]
         half = between[: len(source)]
-        _along(1 if rows_first else 2, source, half, rows if rows_first else columns)
-        _along(2 if rows_first else 1, half, target, columns if rows_first else rows)
+        if unit != 1 and x.size < y.size:
+            source = _scaled(source, unit)
+        _along(*passes[0], source, half)
+        _along(*passes[1], half, target)
+        if unit != 1 and x.size >= y.size:
+            target *= unit
 
 
-def _along(axis: int, x: Array, y: Array, taps: Taps) -> None:
-    """Write y, which is x resampled along one axis."""
+def _along(axis: int, plan: Plan, x: Array, y: Array) -> None:
+    """Write y, which is x resampled along one axis, but for the plan's unit."""
     before = (slice(None),) * axis
-    sources = {weight: _scaled(x, weight) for weight in taps.shared_weights}
+    sources = {factor: _scaled(x, factor) for factor in plan.shared}
     sources[1.0] = x
-    for outputs, sums in taps.stretches:
+    for outputs, sums in plan.stretches:
         out = y[(*before, outputs)]
         if not sums:
             out[...] = 0
         begun = False
-        for added, factor in sums:
-            arrays = [sources[source][(*before, pixels)] for source, pixels in added]
+        for taps, factor in sums:
+            arrays = [sources[source][(*before, pixels)] for source, pixels in taps]
             _add(arrays, factor, out, begun)
             begun = True
 
