@@ -17,9 +17,7 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     """Write y (n, OH, OW, C) of images x (n, H, W, C)."""
     each = max(x[0].size, y[0].size)
     images = max(1, BLOCK // each)
-    rows_first = _cost(rows, columns.extent) + 2 * _cost(columns, rows.outputs) <= (
-        2 * _cost(columns, rows.extent) + _cost(rows, columns.outputs)
-    )
+    rows_first = _cost(rows, columns) <= _cost(columns, rows, apart=True)
     passes = [(1, plan_of(rows)), (2, plan_of(columns))]
     if not rows_first:
         passes.reverse()
@@ -76,6 +74,9 @@ def _scaled(x: Array, factor: float) -> Array:
     return y
 
 
-def _cost(taps: Taps, lines: int) -> int:
-    """Pixels that a pass along one axis reads or writes; along columns they are apart, which takes twice as long."""
-    return max(taps.extent, taps.outputs) * lines
+def _cost(first: Taps, then: Taps, *, apart: bool = False) -> int:
+    """Pixels that two passes read or write, whichever is more in each. Along columns, the second axis unless those of the first
+    are `apart`, they are no neighbours, which takes twice as long."""
+    one = max(first.extent, first.outputs) * then.extent
+    other = max(then.extent, then.outputs) * first.outputs
+    return 2 * one + other if apart else one + 2 * other
