@@ -9,8 +9,8 @@ from gpunet.backends.base import Array
 from gpunet.backends.numpy_stretches import Plan, plan_of
 from gpunet.resampling import Taps
 
-BLOCK = 1 << 18
-"""Elements of images that are taken through both axes at a time: about a second-level cache."""
+BLOCK = 1 << 19
+"""Elements of images that are taken through both axes at a time: more calls cost more than a second-level cache gains."""
 
 
 def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
@@ -37,29 +37,55 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
 
 def _along(axis: int, plan: Plan, x: Array, y: Array) -> None:
     """Write y, which is x resampled along one axis, but for the plan's unit."""
-    before = (slice(None),) * axis
-    sources = {factor: _scaled(x, factor) for factor in plan.shared}
-    sources[1.0] = x
+    sources = {factor: _Source(_scaled(x, factor), axis) for factor in plan.shared}
+    sources[1.0] = _Source(x, axis)
     for outputs, sums in plan.stretches:
-        out = y[(*before, outputs)]
+        out = y[(slice(None),) * axis + (outputs,)]
         if not sums:
             out[...] = 0
-        begun = False
-        for taps, factor in sums:
-            arrays = [sources[source][(*before, pixels)] for source, pixels in taps]
-            _add(arrays, factor, out, begun)
-            begun = True
-
-
-def _add(arrays: list[Array], factor: float, out: Array, begun: bool) -> None:
-    """out = factor (the sum of the arrays), and of out if it has `begun`."""
-    if begun:
-        arrays = [out, *arrays]
-    if len(arrays) == 1:
-        if factor == 1:
-            out[...] = arrays[0]
+        elif len(sums) == len(sums[0][0]) == 1 and sums[0][1] == 1:
+            ((source, pixels),) = sums[0][0]
+            out[...] = sources[source].whole[(slice(None),) * axis + (pixels,)]
         else:
-            np.multiply(arrays[0], factor, out=out)
+            # arithmetic on pixels that are apart takes far longer than to copy them
+            total = host_memory.empty(out.shape, out.dtype) if axis == 2 and outputs.step != 1 else out
+            _sum([([sources[source].pick(pixels) for source, pixels in taps], factor) for taps, factor in sums], total)
+            if total is not out:
+                out[...] = total
+
+
+class _Source:
+    """Pixels to add up along one axis. Along the columns those that are some steps apart are copied to be neighbours, once."""
+
+    def __init__(self, whole: Array, axis: int):
+        self.whole, self._axis = whole, axis
+        self._planes: dict[tuple[int, int], Array] = {}
+
+    def pick(self, pixels: slice) -> Array:
+        """The pixels of a slice."""
+        if self._axis == 1:
+            return self.whole[:, pixels]
+        first, step = pixels.start, pixels.step
+        if step <= 1:
+            return self.whole[:, :, pixels]
+        place = first % step, step
+        if place not in self._planes:
+            part = self.whole[:, :, first % step :: step]
+            self._planes[place] = host_memory.empty(part.shape, part.dtype)
+            self._planes[place][...] = part
+        return self._planes[place][:, :, first // step : (pixels.stop - 1) // step + 1]
+
+
+def _sum(sums: list[tuple[list[Array], float]], out: Array) -> None:
+    """out = the sum of the arrays, after Horner: see `Stretch.sums`."""
+    for i, (arrays, factor) in enumerate(sums):
+        _add(arrays if i == 0 else [out, *arrays], factor, out)
+
+
+def _add(arrays: list[Array], factor: float, out: Array) -> None:
+    """out = factor (the sum of the arrays, the first of which may be out)."""
+    if len(arrays) == 1:
+        np.multiply(arrays[0], factor, out=out)
         return
     np.add(arrays[0], arrays[1], out=out)
     for array in arrays[2:]:

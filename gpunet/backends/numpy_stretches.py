@@ -12,10 +12,8 @@ from gpunet.resampling import Taps
 PERIODS = 8
 """Longest period in which stretches are looked for: upsampling by as much is still a few of them."""
 
-Place = tuple[int, int]
-"""(an output, its first tap)."""
-Pattern = tuple[tuple[int, float], ...]
-"""(pixels from the first tap, weight in units) of each tap of an output."""
+Place = tuple[int, ...]
+"""An output and its taps, the pixels of the largest weight first."""
 
 
 class Tap(NamedTuple):
@@ -28,7 +26,7 @@ class Tap(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Outputs at equal steps whose taps move on at equal steps, with the same weights."""
+    """Outputs at equal steps, of taps with the same weights, each of which moves on at steps of its own."""
 
     outputs: slice
     sums: tuple[tuple[tuple[Tap, ...], float], ...]
@@ -40,7 +38,8 @@ class Plan(NamedTuple):
     """One axis of a resampling; every output is in one stretch."""
 
     unit: float
-    """What all sums are yet to be multiplied by: the most frequent weight, so that most factors are 1."""
+    """What all sums are yet to be multiplied by: the most frequent weight, of equals the least, so that most factors are 1 or
+    whole numbers."""
     shared: frozenset[float]
     """Weights, in units, of more taps than the input has pixels: by these it is cheaper to multiply all the input first."""
     stretches: tuple[Stretch, ...]
@@ -50,15 +49,14 @@ class Plan(NamedTuple):
 def plan_of(taps: Taps) -> Plan:
     """The slices of a table."""
     counted = Counter(taps.weight.tolist())
-    unit = counted.most_common(1)[0][0] if counted else 1.0
+    unit = max(counted, key=lambda weight: (counted[weight], -weight), default=1.0)
     shared = frozenset(weight / unit for weight, count in counted.items() if count > taps.extent and weight != unit)
-    outputs: dict[Pattern, list[Place]] = {}
+    outputs: dict[tuple[float, ...], list[Place]] = {}
     for p, (a, b) in enumerate(pairwise(taps.starts.tolist())):
-        index, weights = taps.index[a:b].tolist(), taps.weight[a:b].tolist()
-        first = index[0] if index else 0
-        pattern = tuple((i - first, weight / unit) for i, weight in zip(index, weights, strict=True))
-        outputs.setdefault(pattern, []).append((p, first))
-    stretches = (_stretch(pattern, run, shared) for pattern, places in outputs.items() for run in _runs(places))
+        ordered = sorted(zip((-taps.weight[a:b]).tolist(), taps.index[a:b].tolist(), strict=True))
+        weights = tuple(-weight / unit for weight, _ in ordered)
+        outputs.setdefault(weights, []).append((p, *(i for _, i in ordered)))
+    stretches = (_stretch(weights, run, shared) for weights, places in outputs.items() for run in _runs(places))
     return Plan(unit, shared, tuple(stretches))
 
 
@@ -70,27 +68,28 @@ def _runs(places: list[Place]) -> list[list[Place]]:
 
 def _progressions(places: list[Place]) -> list[list[Place]]:
     runs: list[list[Place]] = []
-    for p, i in places:
-        if runs and (len(runs[-1]) == 1 or _step(runs[-1]) == (p - runs[-1][-1][0], i - runs[-1][-1][1])):
-            runs[-1].append((p, i))
+    for place in places:
+        if runs and (len(runs[-1]) == 1 or _step(*runs[-1][:2]) == _step(runs[-1][-1], place)):
+            runs[-1].append(place)
         else:
-            runs.append([(p, i)])
+            runs.append([place])
     return runs
 
 
-def _step(run: list[Place]) -> Place:
-    return (run[1][0] - run[0][0], run[1][1] - run[0][1]) if len(run) > 1 else (1, 0)
+def _step(before: Place, after: Place) -> Place:
+    return tuple(j - i for i, j in zip(before, after, strict=True))
 
 
-def _stretch(pattern: Pattern, run: list[Place], shared: frozenset[float]) -> Stretch:
-    (p, first), (last, end), (over, along) = run[0], run[-1], _step(run)
+def _stretch(weights: tuple[float, ...], run: list[Place], shared: frozenset[float]) -> Stretch:
+    steps = _step(*run[:2]) if len(run) > 1 else (1,) * len(run[0])
+    outputs, *pixels = map(_slice, run[0], run[-1], steps)
     by_weight: dict[float, list[Tap]] = {}
-    for offset, weight in pattern:
+    for weight, part in zip(weights, pixels, strict=True):
         source = weight if weight in shared else 1.0
-        by_weight.setdefault(weight / source, []).append(Tap(source, _slice(first + offset, end + offset, along)))
-    following = [*list(by_weight)[1:], 1.0]
-    sums = ((tuple(taps), weight / after) for (weight, taps), after in zip(by_weight.items(), following, strict=False))
-    return Stretch(slice(p, last + 1, over), tuple(sums))
+        by_weight.setdefault(weight / source, []).append(Tap(source, part))
+    factors = [*sorted(by_weight, reverse=True), 1.0]  # most often the last is one unit: nothing is left to multiply by
+    sums = ((tuple(by_weight[factor]), factor / after) for factor, after in pairwise(factors))
+    return Stretch(outputs, tuple(sums))
 
 
 def _slice(first: int, last: int, step: int) -> slice:
