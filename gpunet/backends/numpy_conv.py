@@ -147,7 +147,8 @@ class Columns:
             span = group_slice(i, g.groups, g.filters)
             filters = w[:, :, span].reshape(len(w) * self.channels, -1)
             target = as_strided(rows[..., group_slice(i, g.groups, g.x_shape[3])], shape, strides)
-            target += np.matmul(block[:, span], filters.T).reshape(shape)
+            product = host_memory.empty((len(block), len(filters)), self.dtype)
+            target += np.matmul(block[:, span], filters.T, out=product).reshape(shape)
 
     def fill(self, x: Array) -> list[Array]:
         """The matrix of each group, for some images x (n, H, W, C); the next call overwrites it."""
