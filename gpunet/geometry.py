@@ -48,6 +48,7 @@ class Geometry:
         padding: Padding = 0,
         dilation: int | Pair = 1,
         groups: int = 1,
+        operation: str = "conv2d",
     ) -> Geometry:
         """Geometry of x (N, H, W, C) with filters w (KH, KW, C // groups, O).
 
@@ -57,24 +58,24 @@ class Geometry:
         """
         x_shape, w_shape = tuple(x_shape), tuple(w_shape)
         if len(x_shape) != 4:
-            raise ValueError(f"conv2d: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
+            raise ValueError(f"{operation}: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
         if len(w_shape) != 4:
-            raise ValueError(f"conv2d: w has shape {w_shape} but takes 4 axes (KH, KW, C // groups, O)")
+            raise ValueError(f"{operation}: w has shape {w_shape} but takes 4 axes (KH, KW, C // groups, O)")
         kh, kw, taken, filters = w_shape
         channels = x_shape[3]
-        groups = positive_int("conv2d", "groups", groups)
+        groups = positive_int(operation, "groups", groups)
         if channels % groups or filters % groups:
             raise ValueError(
-                f"conv2d: groups={groups} must divide the channels of x ({channels}) and the filters of w ({filters})"
+                f"{operation}: groups={groups} must divide the channels of x ({channels}) and the filters of w ({filters})"
             )
         if channels != taken * groups:
             each = "" if groups == 1 else f" in each of {groups} groups"
             raise ValueError(
-                f"conv2d: x has {channels} channels but w expects {taken}{each} (x {x_shape}, w {w_shape})"
+                f"{operation}: x has {channels} channels but w expects {taken}{each} (x {x_shape}, w {w_shape})"
             )
         return _resolve(
-            "conv2d", x_shape, (kh, kw), filters, pair("conv2d", "stride", stride), sides_of("conv2d", padding),
-            pair("conv2d", "dilation", dilation), groups,
+            operation, x_shape, (kh, kw), filters, pair(operation, "stride", stride), sides_of(operation, padding),
+            pair(operation, "dilation", dilation), groups,
         )  # fmt: skip
 
     @staticmethod

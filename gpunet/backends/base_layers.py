@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 
 from gpunet.backends.values import Activation, Array, Gate, Moments
 from gpunet.geometry import Geometry
+from gpunet.resampling import Taps
 
 
 class LayerPrimitives(ABC):
@@ -106,6 +107,38 @@ class LayerPrimitives(ABC):
     @abstractmethod
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         """dx (N, H, W, C)."""
+
+    # ---- resampling, filters of each place --------------------------------------------------------------------------
+
+    @abstractmethod
+    def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
+        """y (N, OH, OW, C) of x (N, H, W, C): y[n, p, q, c] = sum over the taps i of `rows` at p and j of `columns` at q of
+        their weights' product and x[n, i, j, c]; 0 where there are none. Its gradient is itself, by the transposed tables."""
+
+    @abstractmethod
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
+        """y (N, OH, OW, O): a convolution whose filters are each output pixel's own, w (OH, OW, KH, KW, C, O), b (OH, OW, O).
+
+        y[n, p, q, o] = b[p, q, o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[p, q, i, j, c, o].
+        """
+
+    @abstractmethod
+    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
+        """dx (N, H, W, C) of dy (N, OH, OW, O)."""
+
+    @abstractmethod
+    def local_conv2d_weight_grad(
+        self,
+        dy: Array,
+        x: Array,
+        *,
+        geometry: Geometry,
+        out: Array | None = None,
+        bias: bool = True,
+        bias_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array | None]:
+        """Gradients of w and b, of their shapes; the rest as for `conv2d_weight_grad`."""
 
     # ---- normalisation -----------------------------------------------------------------------------------------------
 

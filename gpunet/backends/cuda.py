@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gpunet.backends.base import Activation, Array, Gate, check_fused_pool
 from gpunet.backends.cuda_data import CudaData
-from gpunet.backends.cuda_device import THREADS, activation_fields
+from gpunet.backends.cuda_device import THREADS, activation_fields, check_accumulate, geometry_fields
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
+from gpunet.backends.cuda_spatial import CudaSpatial
 from gpunet.backends.cuda_training import CudaTraining
 from gpunet.backends.cuda_updates import CudaUpdates
 from gpunet.cuda.arrays import Arrays
@@ -69,7 +69,7 @@ def depthwise(g: Geometry) -> bool:
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
-class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining, CudaUpdates):
+class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaSpatial, CudaTraining, CudaUpdates):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take
@@ -163,7 +163,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining, CudaUpdates):
         self._expect("conv2d_weight_grad", out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)))
         gate = self._checked_gate("conv2d_weight_grad", dy, g, gate)
         element = self._element("conv2d_weight_grad", dy=(dy, None), x=(x, g.x_shape))
-        _check_accumulate("conv2d_weight_grad", accumulate, bias_out if out is None and bias else out)
+        check_accumulate("conv2d_weight_grad", accumulate, bias_out if out is None and bias else out)
         if accumulate and out is None:  # only one of them adds to something: to the other's zeros
             out = self.full(g.w_shape, 0.0, np.float32)
         if accumulate and bias and bias_out is None:
@@ -218,7 +218,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining, CudaUpdates):
             raise ValueError("matmul: accumulate adds a plain product, without bias or activation")
         gate = gate or Gate(None, None)
         element = self._element("matmul", a=(a, None), gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
-        _check_accumulate("matmul", accumulate, out)
+        check_accumulate("matmul", accumulate, out)
         y = self._out("matmul", out, (m, p), a.dtype)
         product = {
             "M": m, "K": depth, "P": p,
@@ -274,34 +274,9 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining, CudaUpdates):
         return dx
 
 
-@lru_cache(maxsize=4096)
-def geometry_fields(geometry: Geometry) -> dict[str, int]:
-    """The kernels' Geometry.
-
-    Raises:
-        ValueError: 2^31 pixels or more, which the kernels count in 32 bits.
-    """
-    (n, h, w, c), (_, oh, ow, o) = geometry.x_shape, geometry.y_shape
-    if max(n * h * w, n * oh * ow) >= 2**31 - 2**16:
-        raise ValueError(f"CUDA takes fewer than 2^31 pixels in an operation, got x {geometry.x_shape}")
-    return {
-        "N": n, "H": h, "W": w, "C": c, "OH": oh, "OW": ow, "O": o,
-        "KH": geometry.window[0], "KW": geometry.window[1],
-        "stride_h": geometry.stride[0], "stride_w": geometry.stride[1],
-        "pad_top": geometry.padding[0][0], "pad_left": geometry.padding[1][0],
-        "dilation_h": geometry.dilation[0], "dilation_w": geometry.dilation[1],
-        "groups": geometry.groups,
-    }  # fmt: skip
-
-
 def _by_four(g: Geometry) -> bool:
     """Whether the channels of a group come in fours, on both sides of a convolution."""
     return g.x_shape[3] // g.groups % 4 == 0 and g.filters // g.groups % 4 == 0
-
-
-def _check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:
-    if accumulate and out is None:
-        raise ValueError(f"{operation}: accumulate adds to what `out` holds, and there is none")
 
 
 def cuda_backend(device: int = 0) -> CudaBackend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -14,6 +15,7 @@ from gpunet.cuda.arrays import Arrays, View, view, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
 from gpunet.cuda.launcher import Launcher
+from gpunet.geometry import Geometry
 
 THREADS = 256
 MAX_BLOCKS = 16384
@@ -164,3 +166,29 @@ def activation_fields(activation: Activation | None) -> dict[str, float]:
     if activation is None:
         return {"kind": 0, "slope": 0.0}
     return {"kind": 1 + ACTIVATIONS.index(activation.name), "slope": activation.slope}
+
+
+@lru_cache(maxsize=4096)
+def geometry_fields(geometry: Geometry) -> dict[str, int]:
+    """The kernels' Geometry.
+
+    Raises:
+        ValueError: 2^31 pixels or more, which the kernels count in 32 bits.
+    """
+    (n, h, w, c), (_, oh, ow, o) = geometry.x_shape, geometry.y_shape
+    if max(n * h * w, n * oh * ow) >= 2**31 - 2**16:
+        raise ValueError(f"CUDA takes fewer than 2^31 pixels in an operation, got x {geometry.x_shape}")
+    return {
+        "N": n, "H": h, "W": w, "C": c, "OH": oh, "OW": ow, "O": o,
+        "KH": geometry.window[0], "KW": geometry.window[1],
+        "stride_h": geometry.stride[0], "stride_w": geometry.stride[1],
+        "pad_top": geometry.padding[0][0], "pad_left": geometry.padding[1][0],
+        "dilation_h": geometry.dilation[0], "dilation_w": geometry.dilation[1],
+        "groups": geometry.groups,
+    }  # fmt: skip
+
+
+def check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:
+    """ValueError if there is nothing to add to."""
+    if accumulate and out is None:
+        raise ValueError(f"{operation}: accumulate adds to what `out` holds, and there is none")

@@ -20,11 +20,12 @@ from threadpoolctl import ThreadpoolController
 
 from gpunet.backends import host_memory, numpy_gelu, numpy_norm, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate, Moments, check_fused_pool
-from gpunet.backends.host import HostBackend, deliver
+from gpunet.backends.host import deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
 from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
 from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
+from gpunet.backends.numpy_spatial import NumpySpatial
 from gpunet.geometry import Geometry
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ PRODUCTS = 32
 """Multiply-adds of a matrix product that take as long as one element elsewhere."""
 
 
-class NumpyBackend(HostBackend):
+class NumpyBackend(NumpySpatial):
     """BLAS, strided views and threads.
 
     Args:

@@ -114,18 +114,35 @@ class Columns:
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """See `Form`. For strides; without them the full convolution, `turned_geometry`, is faster."""
         g = self.geometry
-        n, oh, ow, c = len(dy), *g.y_shape[1:3], g.x_shape[3]
-        filters, block = w.reshape(self.taps, g.filters), opened(dy, gate).reshape(-1, g.filters)
         (top, bottom), (left, right) = g.padding
-        padded = np.zeros((n, top + g.x_shape[1] + bottom, left + g.x_shape[2] + right, c), self.dtype)
+        _, h, width, c = g.x_shape
+        shape = (len(dy), top + h + bottom, left + width + right, c)
+        padded = host_memory.empty(shape, self.dtype) if g.padded else dx
+        padded[...] = 0
+        block = opened(dy, gate).reshape(-1, g.filters)
+        run = g.stride[1] if g.dilation[1] == 1 else 1
+        for i in range(g.window[0]):
+            for j in range(0, g.window[1], run):
+                self._add_run(block, w[i, j : j + run], padded[:, reached(g, 0, i), j * g.dilation[1] :])
+        if g.padded:
+            dx[...] = padded[:, top : top + h, left : left + width]
+
+    def _add_run(self, block: Array, w: Array, rows: Array) -> None:
+        """Add the product of dy (pixels, O) with neighbouring taps of a row, w (taps, C // groups, O), to the rows of pixels
+        under them. Where there are as many taps as the stride is wide, those of all windows lie side by side."""
+        g = self.geometry
+        n, oh, ow = len(rows), *g.y_shape[1:3]
+        pixel = rows.strides[2]
+        shape, strides = (
+            (n, oh, ow, len(w), self.channels),
+            (*rows.strides[:2], g.stride[1] * pixel, pixel, self.dtype.itemsize),
+        )
         for i in range(g.groups):
             span = group_slice(i, g.groups, g.filters)
-            taps = (block[:, span] @ filters[:, span].T).reshape(n, oh, ow, *g.window, -1)
-            target = padded[..., group_slice(i, g.groups, c)]
-            for p in range(g.window[0]):
-                for q in range(g.window[1]):
-                    target[:, reached(g, 0, p), reached(g, 1, q)] += taps[:, :, :, p, q]
-        dx[...] = padded[:, top : top + g.x_shape[1], left : left + g.x_shape[2]]
+            filters = w[:, :, span].reshape(len(w) * self.channels, -1)
+            target = as_strided(rows[..., group_slice(i, g.groups, g.x_shape[3])], shape, strides)
+            product = host_memory.empty((len(block), len(filters)), self.dtype)
+            target += np.matmul(block[:, span], filters.T, out=product).reshape(shape)
 
     def fill(self, x: Array) -> list[Array]:
         """The matrix of each group, for some images x (n, H, W, C); the next call overwrites it."""

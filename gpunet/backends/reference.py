@@ -5,14 +5,15 @@ from __future__ import annotations
 from math import erfc, pi, sqrt
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from gpunet.backends.base import Activation, Array, Gate, Moments
-from gpunet.backends.host import HostBackend, deliver
+from gpunet.backends.host import deliver
+from gpunet.backends.reference_spatial import ReferenceSpatial
+from gpunet.backends.reference_windows import add_windows, pad_images, view_windows, windows_of
 from gpunet.geometry import Geometry
 
 
-class ReferenceBackend(HostBackend):
+class ReferenceBackend(ReferenceSpatial):
     """Any float dtype; memory and time are no object."""
 
     name = "reference"
@@ -31,7 +32,7 @@ class ReferenceBackend(HostBackend):
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
-        windows = _windows(_pad(x, geometry), geometry)  # (N, OH, OW, KH, KW, C)
+        windows = windows_of(pad_images(x, geometry), geometry)  # (N, OH, OW, KH, KW, C)
         windows = windows.reshape(*windows.shape[:5], g, -1)
         filters = w.reshape(*w.shape[:3], g, -1)
         y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
@@ -48,7 +49,7 @@ class ReferenceBackend(HostBackend):
         # every pixel of x meets every tap: pad by the window less one, and step by one
         full = np.pad(spread, ((0, 0), (eh - 1, eh - 1), (ew - 1, ew - 1), (0, 0)))
         reached = spread.shape[1] + eh - 1, spread.shape[2] + ew - 1
-        windows = _view(full, reached, geometry.window, (1, 1), geometry.dilation)
+        windows = view_windows(full, reached, geometry.window, (1, 1), geometry.dilation)
         windows = windows.reshape(*windows.shape[:5], g, -1)
         rotated = w[::-1, ::-1].reshape(*w.shape[:3], g, -1)  # turned by 180 degrees; einsum exchanges the channels
         padded = np.zeros((n, top + h + bottom, left + width + right, c), dy.dtype)
@@ -71,7 +72,7 @@ class ReferenceBackend(HostBackend):
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
         dy = self._open(dy, gate)
-        windows = _windows(_pad(x, geometry), geometry)
+        windows = windows_of(pad_images(x, geometry), geometry)
         windows = windows.reshape(*windows.shape[:5], g, -1)
         grouped = dy.reshape(*dy.shape[:3], g, -1)
         dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, grouped).reshape(geometry.w_shape)
@@ -105,8 +106,8 @@ class ReferenceBackend(HostBackend):
 
     def max_pool2d_forward(self, x: Array, *, geometry: Geometry) -> tuple[Array, Array]:
         inside = np.ones(x.shape, bool)
-        values = _taps(_windows(_pad(x, geometry, -np.inf), geometry))  # (N, OH, OW, C, KH KW)
-        valid = _taps(_windows(_pad(inside, geometry, False), geometry))
+        values = _taps(windows_of(pad_images(x, geometry, -np.inf), geometry))  # (N, OH, OW, C, KH KW)
+        valid = _taps(windows_of(pad_images(inside, geometry, False), geometry))
         winner = values.argmax(axis=-1)  # the first of equals, NaN before all
         lost = ~np.take_along_axis(valid, winner[..., None], axis=-1)[..., 0]  # padding ties with a window of -inf
         winner = np.where(lost, valid.argmax(axis=-1), winner)
@@ -115,15 +116,15 @@ class ReferenceBackend(HostBackend):
 
     def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
         positions = np.arange(geometry.window[0] * geometry.window[1])
-        return _add_windows(np.where(mask[..., None] == positions, dy[..., None], 0), geometry)
+        return add_windows(np.where(mask[..., None] == positions, dy[..., None], 0), geometry)
 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
-        sums = _windows(_pad(x, geometry), geometry).sum(axis=(3, 4))
+        sums = windows_of(pad_images(x, geometry), geometry).sum(axis=(3, 4))
         return (sums / _counts(geometry, count_padding)).astype(x.dtype)
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         share = (dy / _counts(geometry, count_padding)).astype(dy.dtype)
-        return _add_windows(np.repeat(share[..., None], geometry.window[0] * geometry.window[1], axis=-1), geometry)
+        return add_windows(np.repeat(share[..., None], geometry.window[0] * geometry.window[1], axis=-1), geometry)
 
     # ---- normalisation
 
@@ -235,24 +236,6 @@ def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:
     return tuple(range(x.ndim - 1)), x.size // x.shape[-1]
 
 
-def _pad(x: Array, geometry: Geometry, value: float = 0) -> Array:
-    return np.pad(x, ((0, 0), *geometry.padding, (0, 0)), constant_values=value)
-
-
-def _windows(padded: Array, geometry: Geometry) -> Array:
-    """View of every window of a padded (N, H, W, C): (N, OH, OW, KH, KW, C)."""
-    return _view(padded, geometry.y_shape[1:3], geometry.window, geometry.stride, geometry.dilation)
-
-
-def _view(
-    padded: Array, sizes: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> Array:
-    n, h, w, c = padded.strides
-    shape = (padded.shape[0], *sizes, *window, padded.shape[3])
-    strides = (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c)
-    return as_strided(padded, shape, strides, writeable=False)
-
-
 def _taps(windows: Array) -> Array:
     """(N, OH, OW, KH, KW, C) -> (N, OH, OW, C, KH KW)."""
     n, oh, ow, kh, kw, c = windows.shape
@@ -268,21 +251,9 @@ def _undo_stride(dy: Array, geometry: Geometry) -> Array:
     return spread
 
 
-def _add_windows(taps: Array, geometry: Geometry) -> Array:
-    """Sum of windows (N, OH, OW, C, KH KW) where they overlap in x -> (N, H, W, C)."""
-    n, h, w, c = geometry.x_shape
-    (top, bottom), (left, right) = geometry.padding
-    (sh, sw), (kh, kw), (_, oh, ow, _) = geometry.stride, geometry.window, geometry.y_shape
-    padded = np.zeros((n, top + h + bottom, left + w + right, c), taps.dtype)
-    for i in range(kh):
-        for j in range(kw):
-            padded[:, i : i + sh * (oh - 1) + 1 : sh, j : j + sw * (ow - 1) + 1 : sw] += taps[..., i * kw + j]
-    return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
-
-
 def _counts(geometry: Geometry, count_padding: bool) -> Array:
     """What each window's sum is divided by: (OH, OW, 1)."""
     if count_padding:
         return np.full((1, 1, 1), geometry.window[0] * geometry.window[1])
     inside = np.ones((1, *geometry.x_shape[1:3], 1))
-    return _windows(_pad(inside, geometry), geometry).sum(axis=(0, 3, 4))
+    return windows_of(pad_images(inside, geometry), geometry).sum(axis=(0, 3, 4))

@@ -39,7 +39,7 @@ class _Translation:
         import torch
 
         match layer:
-            case nn.Residual():
+            case nn.Residual(shortcut=None):
                 return _around(self.inside(layer), lambda x, y: x + y)
             case Scaled():
                 return _around(self.inside(layer), lambda _, y: layer.factor * y)

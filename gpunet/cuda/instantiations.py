@@ -84,6 +84,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
         ],
         "gather_augment.cu": [*_each("gather_augment"), "gather_augment<uint8>"],
         "gelu.cu": _each("gelu_forward", "gelu_backward"),
+        "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
         "matmul.cu": [
             *_each("matmul_simple"),
             *_tiled("matmul_tiled", MATMUL_TILES, flags, flags),
@@ -101,6 +102,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             instance(k, "float")
             for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")
         ],
+        "resample2d.cu": [instance("resample2d", t, v) for t, v in product(ELEMENTS.values(), (4, 1))],
         "sigmoid_cross_entropy.cu": ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
         "softmax.cu": [
             "softmax_forward<float>",

@@ -19,6 +19,7 @@ from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared_distances, triplet_loss
 from gpunet.functional.focal import focal_loss, sigmoid_focal_loss
 from gpunet.functional.labels import one_hot
+from gpunet.functional.local import locally_connected2d
 from gpunet.functional.loss import (
     binary_cross_entropy_with_logits,
     huber_loss,
@@ -32,12 +33,15 @@ from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
 from gpunet.functional.regularise import dropout
+from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.transposed import conv_transpose2d
 
 bind_operators()
 
 __all__ = [
     "absolute",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "add",
     "all_pairs_loss",
     "avg_pool2d",
@@ -63,6 +67,7 @@ __all__ = [
     "iou_loss",
     "leaky_relu",
     "linear",
+    "locally_connected2d",
     "log",
     "log_softmax",
     "matmul",
@@ -73,6 +78,7 @@ __all__ = [
     "multiply",
     "negative",
     "one_hot",
+    "pad2d",
     "power",
     "relu",
     "reshape",
@@ -87,4 +93,5 @@ __all__ = [
     "tanh",
     "transpose",
     "triplet_loss",
+    "upsample2d",
 ]

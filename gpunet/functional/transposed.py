@@ -6,6 +6,7 @@ from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
+from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.conv import as_shaped
 from gpunet.geometry import Geometry, Padding, Pair, pair, sides_of
 
@@ -13,21 +14,24 @@ from gpunet.geometry import Geometry, Padding, Pair, pair, sides_of
 class _ConvTranspose2d(Function):
     name = "conv_transpose2d"
 
-    def forward(self, x: Array, w: Array, *, geometry: Geometry) -> Array:
+    def forward(self, x: Array, w: Array, b: Array | None, *, geometry: Geometry) -> Array:
         self.save(x, w)
         self.geometry = geometry
-        return self.backend.conv2d_input_grad(x, w, geometry=geometry)
+        y = self.backend.conv2d_input_grad(x, w, geometry=geometry)
+        return y if b is None else self.backend.binary("add", y, b, out=y)
 
     def backward(self, dy: Array) -> Any:
         x, w = self.saved
-        dx = dw = None
+        dx = dw = db = None
         if self.needs(1):
             dw, _ = self.backend.conv2d_weight_grad(
                 x, dy, geometry=self.geometry, out=self.destination(1), bias=False, accumulate=self.accumulate
             )
         if self.needs(0):
             dx, _ = self.backend.conv2d_forward(dy, w, geometry=self.geometry)
-        return dx, dw
+        if self.needs(2):
+            db = unbroadcast(self.backend, dy, self.geometry.x_shape[3:])
+        return dx, dw, db
 
 
 def conv_transpose2d(
@@ -80,8 +84,7 @@ def conv_transpose2d(
     )
     if b is not None and tuple(b.shape) != geometry.x_shape[3:]:
         raise ValueError(f"{name}: b has shape {tuple(b.shape)} but takes {geometry.x_shape[3:]}")
-    y = _ConvTranspose2d.apply(x, w, geometry=geometry)
-    return y if b is None else y + b
+    return _ConvTranspose2d.apply(x, w, b, geometry=geometry)
 
 
 def transposed_geometry(

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor
+
+
+def _interpolated(before: int, after: int) -> nn.Module:
+    # the convolution first: it commutes with the interpolation, and has a quarter of the pixels there
+    return nn.Sequential(nn.Conv2d(before, after, 1), nn.Upsample2d(2, mode="bilinear"))
+
+
+RAISING: dict[str, Callable[[int, int], nn.Module]] = {
+    "transposed": lambda before, after: nn.ConvTranspose2d(before, after, 2, stride=2),
+    "bilinear": _interpolated,
+}
 
 
 class UNet(nn.Module):
@@ -21,18 +34,28 @@ class UNet(nn.Module):
         depth: how many times the extents are halved; the paper's is 4. With its numbers, 1 channel and 2 classes: 31,030,658
             parameters.
         batch_norm: whether to normalise after each 3x3 convolution, before the ReLU; the paper does not.
+        upsample: "transposed", or "bilinear" for interpolation and a 1x1 convolution in place of the transposed ones.
     """
 
     def __init__(
-        self, in_channels: int = 3, classes: int = 2, *, base: int = 16, depth: int = 3, batch_norm: bool = False
+        self,
+        in_channels: int = 3,
+        classes: int = 2,
+        *,
+        base: int = 16,
+        depth: int = 3,
+        batch_norm: bool = False,
+        upsample: str = "transposed",
     ) -> None:
+        if upsample not in RAISING:
+            raise ValueError(f"UNet: upsample is {upsample!r} but takes one of {', '.join(RAISING)}")
         channels = [base << level for level in range(depth + 1)]
         self.down = [
             _two_convolutions(before, after, batch_norm)
             for before, after in zip([in_channels, *channels], channels, strict=False)
         ]
         self.pool = nn.MaxPool2d(2)
-        self.raised = [nn.ConvTranspose2d(2 * c, c, 2, stride=2) for c in reversed(channels[:-1])]
+        self.raised = [RAISING[upsample](2 * c, c) for c in reversed(channels[:-1])]
         self.up = [_two_convolutions(2 * c, c, batch_norm) for c in reversed(channels[:-1])]
         self.head = nn.Conv2d(base, classes, 1)
 

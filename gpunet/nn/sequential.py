@@ -1,10 +1,11 @@
-"""`Sequential`: modules one after another, and `Residual`, which adds them to their input."""
+"""`Sequential`: modules one after another; `Residual`, which adds them to their input; `Concat`, modules side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.nn.fusion import fused
 from gpunet.nn.module import Module
@@ -50,12 +51,56 @@ class Sequential(Module):
 class Residual(Sequential):
     """x + layers(x): what the layers, one after another, add to their input (He et al. 2016, section 3.1).
 
-    The layers keep the shape: they are Sequential's, and so are their names.
+    The layers keep the shape, unless a shortcut brings the input to theirs: they are Sequential's, and so are their names.
+
+    Args:
+        layers, fuse: as for `Sequential`.
+        shortcut: takes the place of x in the sum, as a 1x1 convolution does where channels or extents change (He et al. 2016,
+            equation 2); its parameters are "shortcut.…". None for x itself.
     """
 
+    def __init__(self, *layers: Module, shortcut: Module | None = None, fuse: bool = True):
+        super().__init__(*layers, fuse=fuse)
+        if not isinstance(shortcut, Module | None):
+            raise TypeError(f"Residual: shortcut is {type(shortcut).__name__} but takes a Module")
+        self.shortcut = shortcut
+
     def forward(self, x: Tensor) -> Tensor:
-        """x -> x + layers(x), of x's shape."""
+        """x -> shortcut(x) + layers(x), both of one shape."""
         y = super().forward(x)
-        if y.shape != x.shape:
-            raise ValueError(f"Residual: the layers make {y.shape} of {x.shape}, and only equal shapes add up")
-        return x + y
+        kept = x if self.shortcut is None else self.shortcut(x)
+        if y.shape != kept.shape:
+            made = "" if self.shortcut is None else f", the shortcut {kept.shape}"
+            raise ValueError(f"Residual: the layers make {y.shape} of {x.shape}{made}, and only equal shapes add up")
+        return kept + y
+
+
+class Concat(Module):
+    """Modules side by side on one input, their results behind one another along the channels (Szegedy et al. 2015, figure 2).
+
+    Args:
+        branches: the modules; `Sequential()` passes the input itself on, as a dense block does (Huang et al. 2017, equation 2).
+            Names are positions: "0.weight".
+    """
+
+    def __init__(self, *branches: Module):
+        if not branches:
+            raise ValueError("Concat: takes at least one branch, got none")
+        for i, branch in enumerate(branches):
+            if not isinstance(branch, Module):
+                raise TypeError(f"Concat: branch {i} is {type(branch).__name__} but takes a Module")
+        self.branches = list(branches)
+
+    def children(self) -> Iterator[tuple[str, Any]]:
+        """(position, branch)."""
+        yield from ((str(i), branch) for i, branch in enumerate(self.branches))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, C) -> (…, the sum of the branches' channels)."""
+        parts = [branch(x) for branch in self.branches]
+        if len({part.shape[:-1] for part in parts}) > 1:
+            raise ValueError(
+                f"Concat: the branches make {', '.join(str(part.shape) for part in parts)} of {x.shape}, and only equal "
+                "extents stand side by side"
+            )
+        return F.concatenate(parts, axis=-1)

@@ -23,6 +23,7 @@ from gpunet.cuda.instantiations import ELEMENTS, MOVED, instantiations
 from gpunet.cuda.signature import parameters
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
+from gpunet.resampling import linear, padded
 
 pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
 
@@ -115,6 +116,8 @@ def run_everything(run):
     convolutions(run)
     products(run)
     pools(run)
+    resampling(run)
+    local_convolutions(run)
     normalisation(run)
     rows(run)
     cross_entropy(run)
@@ -130,6 +133,8 @@ def run_narrow(run):
     convolutions(run)
     products(run)
     pools(run)
+    resampling(run)
+    local_convolutions(run)
     normalisation(run)
     cross_entropy(run)
     elementwise(run)
@@ -179,6 +184,28 @@ def pools(run):
             for count_padding in (False, True):
                 run("avg_pool2d_forward", x, geometry=g, count_padding=count_padding)
                 run("avg_pool2d_backward", run.normal(*g.y_shape), geometry=g, count_padding=count_padding)
+
+
+def resampling(run):
+    for channels in (3, 4):
+        rows, columns = linear(5, 11), padded(7, 2, 1, "zero")
+        run("resample2d", run.normal(2, 5, 7, channels), rows, columns)
+        run("resample2d", run.normal(2, 11, 10, channels), rows.transposed, columns.transposed)
+
+
+def local_convolutions(run):
+    g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), stride=(2, 1), padding=((1, 0), (0, 1)))
+    places = g.y_shape[1:3]
+    x, w, dy = run.normal(*g.x_shape), run.normal(*places, *g.w_shape), run.normal(*g.y_shape)
+    run("local_conv2d_forward", x, w, run.normal(*places, 5), geometry=g)
+    run("local_conv2d_forward", x, w, geometry=g)
+    run("local_conv2d_input_grad", dy, w, geometry=g)
+    run("local_conv2d_weight_grad", dy, x, geometry=g)
+    dw, db = run("local_conv2d_weight_grad", dy, x, geometry=g, bias=False), run.normal(*places, 5)
+    out, bias_out = run.backend.asarray(w), run.backend.asarray(db)
+    run.backend.local_conv2d_weight_grad(run.on(dy), run.on(x), geometry=g, out=out, bias_out=bias_out, accumulate=True)
+    run.agrees(out, w + dw[0])
+    run.agrees(bias_out, db + dy.sum(axis=0))
 
 
 def normalisation(run):

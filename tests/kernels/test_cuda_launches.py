@@ -12,9 +12,11 @@ from gpunet.backends.cuda import BUSY, TILE_K, count_tiles, select_tile, split_p
 from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
+from gpunet.resampling import linear, padded
 
 CONV = Geometry.conv((2, 8, 8, 4), (3, 3, 4, 20))
 POOL = Geometry.pool((2, 8, 8, 4), 2)
+LOCAL = Geometry.conv((2, 8, 8, 4), (7, 7, 4, 3))
 RELU, STREAM = Activation("relu"), Stream(0, 1)
 NORMALIZE = Augmentation(mean=(0.5,), std=(0.5,))
 
@@ -105,6 +107,22 @@ PRIMITIVES = {
         lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), geometry=POOL, count_padding=True),
         ["avg_pool2d_backward<float>"],
     ),
+    "resample2d": (
+        lambda on: on.resample2d(conv_x(on), linear(8, 16), padded(8, 1, 2, "reflect")),
+        ["resample2d<float, 4>"],
+    ),
+    "local_conv2d_forward": (
+        lambda on: on.local_conv2d_forward(conv_x(on), ones(on, 2, 2, 7, 7, 4, 3), ones(on, 2, 2, 3), geometry=LOCAL),
+        ["local_conv2d_forward<float>"],
+    ),
+    "local_conv2d_input_grad": (
+        lambda on: on.local_conv2d_input_grad(ones(on, 2, 2, 2, 3), ones(on, 2, 2, 7, 7, 4, 3), geometry=LOCAL),
+        ["local_conv2d_input_grad<float>"],
+    ),
+    "local_conv2d_weight_grad": (
+        lambda on: on.local_conv2d_weight_grad(ones(on, 2, 2, 2, 3), conv_x(on), geometry=LOCAL),
+        ["local_conv2d_weight_grad<float>"],
+    ),
     "batch_norm_forward": (
         lambda on: on.batch_norm_forward(conv_x(on), *channels(on, 4), momentum=0.1, eps=1e-5, training=True),
         ["batch_norm_moments<float, 4>", "batch_norm_moments_merge", "batch_norm_forward<float, 4>"],
@@ -167,6 +185,7 @@ SIMPLE = {
     "matmul": ["matmul_simple<float>"],
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
+    "resample2d": ["resample2d<float, 1>"],
     "batch_norm_forward": ["batch_norm_moments_simple<float>", "batch_norm_forward_simple<float>"],
     "batch_norm_backward": ["batch_norm_sums_simple<float>", "batch_norm_input_grad_simple<float>"],
     "softmax_cross_entropy": ["softmax_cross_entropy_simple<float>"],

@@ -20,14 +20,19 @@ def test_unet_has_the_parameters_of_the_paper():
     assert sum(p.size for p in model.parameters()) == down + up + 64 * 2 + 2 == 31_030_658
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_unet_gives_each_pixel_its_logits_and_every_parameter_a_gradient(backend, rng, batch_norm):
-    model = models.UNet(2, 3, base=4, depth=2, batch_norm=batch_norm).to(backend)
+@pytest.mark.parametrize(("batch_norm", "upsample"), [(False, "transposed"), (True, "transposed"), (False, "bilinear")])
+def test_unet_gives_each_pixel_its_logits_and_every_parameter_a_gradient(backend, rng, batch_norm, upsample):
+    model = models.UNet(2, 3, base=4, depth=2, batch_norm=batch_norm, upsample=upsample).to(backend)
     x, labels = rng.normal(size=(2, 12, 8, 2)).astype(np.float32), rng.integers(0, 3, (2, 12, 8))
     logits = model(x)
     assert logits.shape == (2, 12, 8, 3)
     F.softmax_cross_entropy(logits, labels).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_unet_names_the_ways_up_that_it_knows():
+    with pytest.raises(ValueError, match="UNet: upsample is 'nearest' but takes one of transposed, bilinear"):
+        models.UNet(upsample="nearest")
 
 
 def test_unet_learns_to_tell_bright_from_dark_pixels(rng):

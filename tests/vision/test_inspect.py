@@ -113,7 +113,11 @@ def chain():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [chain, Branches])
+def unshared():
+    return nn.Sequential(nn.Conv2d(2, 3, 2), nn.LocallyConnected2d((23, 28, 3), 2, (3, 2), stride=2, padding=(1, 0)))
+
+
+@pytest.mark.parametrize("make", [chain, unshared, Branches])
 def test_receptive_fields_are_the_pixels_that_change_a_unit(make):
     shape = (24, 29, 2)
     model = positive(make())

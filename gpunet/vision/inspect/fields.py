@@ -23,7 +23,7 @@ from gpunet.geometry import Geometry, Pair
 from gpunet.nn import Module
 from gpunet.vision.inspect.run import as_input, inference, run
 
-WINDOWS = {"avg_pool2d", "conv2d", "max_pool2d"}
+WINDOWS = {"avg_pool2d", "conv2d", "locally_connected2d", "max_pool2d"}
 """Operations that slide a window over their first input, by their `geometry`."""
 BY_PIXEL = {
     "activation", "add", "batch_norm", "concatenate", "divide", "dropout", "gelu", "multiply", "power", "softmax",

@@ -1,0 +1,127 @@
+"""Resampling and filters of each place, as `NumpyBackend` computes them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from gpunet.backends import host_memory, numpy_resample
+from gpunet.backends.base import Array
+from gpunet.backends.host import HostBackend, deliver
+from gpunet.backends.numpy_conv import reached
+from gpunet.geometry import Geometry
+from gpunet.resampling import Taps
+
+T = TypeVar("T")
+
+
+class NumpySpatial(HostBackend, ABC):
+    """The products of filters of each place are one batch of matrix products, over the pixels of the output."""
+
+    @abstractmethod
+    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]: ...
+
+    def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
+        y = host_memory.empty((x.shape[0], rows.outputs, columns.outputs, x.shape[3]), x.dtype)
+
+        def work(start: int, stop: int) -> None:
+            numpy_resample.resample(x[start:stop], y[start:stop], rows, columns)
+
+        self._parallel(work, len(x), max(x[0].size, y[0].size))
+        return y
+
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
+        windows = _windows(x, geometry)
+        y = host_memory.empty(geometry.y_shape, x.dtype)
+
+        def work(start: int, stop: int) -> None:
+            product = np.matmul(_columns(windows, start, stop), _matrices(w[start:stop]))
+            y[:, start:stop] = _rows_last(product, y[:, start:stop])
+            if b is not None:
+                y[:, start:stop] += b[start:stop]
+
+        self._parallel(work, geometry.y_shape[1], _products(geometry))
+        return y
+
+    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
+        g = geometry
+        (n, oh, ow, _), (_, h, width, c) = g.y_shape, g.x_shape
+        taps = host_memory.empty((oh, ow, n, *g.window, c), dy.dtype)
+        (top, bottom), (left, right) = g.padding
+        padded = host_memory.empty((n, top + h + bottom, left + width + right, c), dy.dtype)
+        padded[...] = 0
+
+        def multiply(start: int, stop: int) -> None:
+            matrices = _matrices(w[start:stop]).transpose(0, 2, 1)
+            np.matmul(_pixels(dy, start, stop), matrices, out=taps[start:stop].reshape((stop - start) * ow, n, -1))
+
+        def add(start: int, stop: int) -> None:
+            for i, j in np.ndindex(*g.window):
+                tap = taps[:, :, start:stop, i, j].transpose(2, 0, 1, 3)
+                padded[start:stop, reached(g, 0, i), reached(g, 1, j)] += tap
+
+        self._parallel(multiply, oh, _products(g))
+        self._parallel(add, n, taps.size // n)
+        return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
+
+    def local_conv2d_weight_grad(
+        self,
+        dy: Array,
+        x: Array,
+        *,
+        geometry: Geometry,
+        out: Array | None = None,
+        bias: bool = True,
+        bias_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array | None]:
+        windows = _windows(x, geometry)
+        shape = (*geometry.y_shape[1:3], *geometry.w_shape)
+        dw = host_memory.empty(shape, x.dtype) if out is None else out
+
+        def work(start: int, stop: int) -> None:
+            columns = _columns(windows, start, stop).transpose(0, 2, 1)
+            product = np.matmul(columns, _pixels(dy, start, stop)).reshape(dw[start:stop].shape)
+            deliver(product, dw[start:stop], accumulate and out is not None)
+
+        self._parallel(work, shape[0], _products(geometry))
+        return dw, deliver(dy.sum(axis=0), bias_out, accumulate) if bias else None
+
+
+def _products(g: Geometry) -> int:
+    """Work of a row of output pixels, whose filters are all read from memory."""
+    return g.multiply_adds // g.y_shape[1] // 4
+
+
+def _windows(x: Array, g: Geometry) -> Array:
+    """View of every window: (OH, OW, N, KH, KW, C)."""
+    padded = np.pad(x, ((0, 0), *g.padding, (0, 0))) if g.padded else x
+    n, h, w, c = padded.strides
+    shape = (*g.y_shape[1:3], len(x), *g.window, x.shape[3])
+    strides = (h * g.stride[0], w * g.stride[1], n, h * g.dilation[0], w * g.dilation[1], c)
+    return as_strided(padded, shape, strides, writeable=False)
+
+
+def _columns(windows: Array, start: int, stop: int) -> Array:
+    """The windows of some rows of output pixels as matrices, one a pixel: (pixels, N, KH KW C)."""
+    part = windows[start:stop]
+    return part.reshape(len(part) * part.shape[1], part.shape[2], -1)
+
+
+def _matrices(w: Array) -> Array:
+    """Filters (rows, OW, KH, KW, C, O) as matrices: (pixels, KH KW C, O)."""
+    return w.reshape(w.shape[0] * w.shape[1], -1, w.shape[5])
+
+
+def _pixels(dy: Array, start: int, stop: int) -> Array:
+    """Some rows of pixels of dy as matrices: (pixels, N, O)."""
+    return dy[:, start:stop].transpose(1, 2, 0, 3).reshape(-1, len(dy), dy.shape[3])
+
+
+def _rows_last(product: Array, y: Array) -> Array:
+    """(pixels, N, O) in the order of y (N, rows, OW, O)."""
+    return product.reshape(y.shape[1], y.shape[2], *product.shape[1:]).transpose(2, 0, 1, 3)

@@ -1,0 +1,122 @@
+"""Layers that change the extents of images: upsampling, padding, adaptive and global pooling."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import ClassVar, Literal
+
+from gpunet import functional as F
+from gpunet.autograd import Tensor
+from gpunet.functional.resample import Sides, check_padding, check_upsampling
+from gpunet.geometry import Pair, pair
+from gpunet.nn.layers import Shape
+from gpunet.nn.module import Module
+from gpunet.resampling import windows
+
+
+class Upsample2d(Module):
+    """Images of other extents: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.upsample2d`."""
+
+    def __init__(
+        self,
+        scale: float | tuple[float, float] | None = None,
+        *,
+        size: int | Pair | None = None,
+        mode: Literal["nearest", "bilinear"] = "nearest",
+        align_corners: bool = False,
+    ):
+        check_upsampling("Upsample2d", scale, size, mode, align_corners)
+        self.scale, self.size, self.mode, self.align_corners = scale, size, mode, align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, OH, OW, C)."""
+        return F.upsample2d(x, self.scale, size=self.size, mode=self.mode, align_corners=self.align_corners)
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Two a multiply-add of four pixels; none for "nearest", which copies."""
+        return 0 if self.mode == "nearest" else 8 * prod(y_shape)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        given = f"{self.scale}" if self.size is None else f"size={self.size}"
+        return f"{given}, mode={self.mode!r}" + (", align_corners=True" if self.align_corners else "")
+
+
+class _Pad2d(Module):
+    mode: ClassVar[Literal["zero", "reflect", "edge"]]
+
+    def __init__(self, padding: Sides):
+        self.padding = check_padding(type(self).__name__, padding, self.mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, top + H + bottom, left + W + right, C)."""
+        return F.pad2d(x, self.padding, mode=self.mode)
+
+    def extra_repr(self) -> str:
+        """The pixels on each side."""
+        return f"{self.padding}"
+
+
+class ZeroPad2d(_Pad2d):
+    """Zeros around images; the argument as for `functional.pad2d`."""
+
+    mode = "zero"
+
+
+class ReflectionPad2d(_Pad2d):
+    """Images mirrored at their border pixels; the argument as for `functional.pad2d`."""
+
+    mode = "reflect"
+
+
+class ReplicationPad2d(_Pad2d):
+    """The border pixels again, `functional.pad2d`'s "edge"; the argument as there."""
+
+    mode = "edge"
+
+
+class _AdaptivePool2d(Module):
+    def __init__(self, size: int | Pair):
+        self.size = pair(type(self).__name__, "size", size)
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """One a pixel of each window."""
+        pixels = (
+            sum(last - first for first, last in windows(n, outputs))
+            for n, outputs in zip(x_shape[1:3], self.size, strict=True)
+        )
+        return x_shape[0] * x_shape[3] * prod(pixels)
+
+    def extra_repr(self) -> str:
+        """The extents of the output."""
+        return f"{self.size}"
+
+
+class AdaptiveAvgPool2d(_AdaptivePool2d):
+    """Mean over as many windows as asked for: (N, H, W, C) -> (N, *size, C); see `functional.adaptive_avg_pool2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, *size, C)."""
+        return F.adaptive_avg_pool2d(x, self.size)
+
+
+class AdaptiveMaxPool2d(_AdaptivePool2d):
+    """Maximum over as many windows as asked for: (N, H, W, C) -> (N, *size, C); see `functional.adaptive_max_pool2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, *size, C)."""
+        return F.adaptive_max_pool2d(x, self.size)
+
+
+class GlobalAvgPool2d(AdaptiveAvgPool2d):
+    """Mean of each channel: (N, H, W, C) -> (N, 1, 1, C)."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
+class GlobalMaxPool2d(AdaptiveMaxPool2d):
+    """Maximum of each channel: (N, H, W, C) -> (N, 1, 1, C)."""
+
+    def __init__(self) -> None:
+        super().__init__(1)

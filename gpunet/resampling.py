@@ -1,0 +1,130 @@
+"""Which pixels make which: the tables of a separable linear resampling, made on the host.
+
+A `Taps` says of one axis, for each pixel of the output, which pixels of the input it is made of and by what weights; a
+resampling of images takes two, one for the rows and one for the columns. Upsampling, padding and adaptive pooling are such
+tables, and the gradient of each is the resampling by the transposed ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, cached_property
+from math import floor
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """One axis of a resampling: output p is the sum over t = starts[p] … starts[p + 1] - 1 of weight[t] x[index[t]].
+
+    Compressed rows of a sparse matrix, without zeros, so that a NaN only reaches the outputs that are made of it. Equal is
+    what is the same object: the makers below keep what they have made, and so may whoever copies the tables to a device.
+    """
+
+    extent: int
+    """Pixels of the input."""
+    starts: np.ndarray
+    """int32, (outputs + 1,)."""
+    index: np.ndarray
+    """int32, one a tap, each from 0 to extent - 1; ascending in an output, or in the order of its sum."""
+    weight: np.ndarray
+    """float64, one a tap."""
+
+    @property
+    def outputs(self) -> int:
+        """Pixels of the output."""
+        return len(self.starts) - 1
+
+    @cached_property
+    def transposed(self) -> Taps:
+        """The table of the gradient: which outputs each pixel of the input went into."""
+        order = np.argsort(self.index, kind="stable")  # so that the outputs ascend
+        owner = np.repeat(np.arange(self.outputs), np.diff(self.starts))
+        counts = np.bincount(self.index, minlength=self.extent)
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        return Taps(self.outputs, starts.astype(np.int32), owner[order].astype(np.int32), self.weight[order])
+
+
+def table(extent: int, outputs: Iterable[Sequence[tuple[int, float | Fraction]]]) -> Taps:
+    """Taps of (index, weight) pairs, one sequence an output; those of one index are added up, and zeros left out."""
+    starts, index, weight = [0], list[int](), list[float]()
+    for taps in outputs:
+        total: dict[int, float | Fraction] = {}
+        for i, w in taps:
+            total[i] = total.get(i, 0) + w
+        kept = {i: float(w) for i, w in total.items() if w}
+        index += kept
+        weight += kept.values()
+        starts.append(len(index))
+    return Taps(extent, np.array(starts, np.int32), np.array(index, np.int32), np.array(weight, np.float64))
+
+
+@cache
+def nearest(extent: int, outputs: int, ratio: float | None = None) -> Taps:
+    """Output p is pixel floor(p ratio), in float32 as PyTorch computes it.
+
+    Args:
+        ratio: pixels of the input a pixel of the output; extent / outputs if None.
+    """
+    if ratio is None or outputs in (extent, 2 * extent):
+        ratio = extent / outputs
+    step = np.float32(ratio)
+    return table(extent, ([(min(int(np.float32(p) * step), extent - 1), 1)] for p in range(outputs)))
+
+
+@cache
+def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corners: bool = False) -> Taps:
+    """Output p lies between two pixels of the input, and takes each by its nearness.
+
+    It lies at (p + 1/2) ratio - 1/2, the pixels' middles being at whole numbers, and not before 0; or with `align_corners` at
+    p (extent - 1) / (outputs - 1), so that the first and the last pixels stay where they are. Places are exact fractions, so
+    that an output that lies on a pixel takes no other.
+    """
+    if align_corners:
+        step, shift = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0), Fraction(0)
+    else:
+        step = Fraction(extent, outputs) if ratio is None or outputs == extent else Fraction(ratio)
+        shift = (step - 1) / 2
+
+    def between(p: int) -> list[tuple[int, Fraction]]:
+        place = min(max(p * step + shift, Fraction(0)), Fraction(extent - 1))
+        before = floor(place)
+        return [(before, 1 - (place - before)), (min(before + 1, extent - 1), place - before)]
+
+    return table(extent, map(between, range(outputs)))
+
+
+@cache
+def padded(extent: int, before: int, after: int, mode: str) -> Taps:
+    """The input with pixels around it: "zero", "edge" (the first and the last again) or "reflect" (mirrored at them)."""
+    places = range(-before, extent + after)
+    if mode == "zero":
+        return table(extent, ([(p, 1)] if 0 <= p < extent else [] for p in places))
+    if mode == "edge":
+        return table(extent, ([(min(max(p, 0), extent - 1), 1)] for p in places))
+    last = extent - 1
+    return table(extent, ([(last - abs(last - abs(p)), 1)] for p in places))
+
+
+def windows(extent: int, outputs: int) -> list[tuple[int, int]]:
+    """Adaptive pooling's windows, first … last - 1: from floor(p extent / outputs) to ceil((p + 1) extent / outputs)."""
+    return [(p * extent // outputs, -(-(p + 1) * extent // outputs)) for p in range(outputs)]
+
+
+@cache
+def averaged(extent: int, outputs: int) -> Taps:
+    """Output p is the mean of window p of `windows`."""
+    spans = windows(extent, outputs)
+    return table(extent, ([(i, Fraction(1, last - first)) for i in range(first, last)] for first, last in spans))
+
+
+@cache
+def side_by_side(extent: int, outputs: int) -> tuple[Taps, int]:
+    """(taps that lay the windows of `windows` behind one another, their common length): the last pixel of a shorter one is
+    taken again to fill it."""
+    spans = windows(extent, outputs)
+    length = max(last - first for first, last in spans)
+    return table(extent, ([(min(first + i, last - 1), 1)] for first, last in spans for i in range(length))), length

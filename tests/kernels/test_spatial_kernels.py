@@ -1,0 +1,146 @@
+"""Resampling and filters of each place on the device: against the reference, and where their tables are sent."""
+
+import numpy as np
+import pytest
+import tolerances
+from recording import recording_backend
+
+import gpunet as gp
+from gpunet import functional as F
+from gpunet.geometry import Geometry
+from gpunet.resampling import averaged, linear, nearest, padded
+
+TABLES = [
+    (linear(5, 10), linear(7, 9, align_corners=True)),
+    (nearest(5, 12), padded(7, 3, 2, "reflect")),
+    (averaged(5, 3), padded(7, 0, 2, "zero")),
+    (nearest(5, 2), averaged(7, 1)),
+]
+
+
+@pytest.fixture(params=["float32", "float16", "bfloat16"])
+def element(request):
+    """A dtype that is stored, and the error that storing it once may cost."""
+    return np.dtype(request.param), tolerances.NARROW.get(request.param, 2e-6)
+
+
+def check(backend, got, expected, tolerance):
+    """NaN in place, a small error elsewhere."""
+    host = backend.to_numpy(got).astype(np.float64)
+    assert host.shape == expected.shape
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(host[~finite], expected[~finite])
+    assert np.linalg.norm(host[finite] - expected[finite]) <= tolerance * np.linalg.norm(expected[finite])
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8])
+@pytest.mark.parametrize("tables", range(len(TABLES)))
+def test_resampling_agrees_with_the_reference(device_backend, reference, rng, element, tables, channels):
+    dtype, tolerance = element
+    for rows, columns in (TABLES[tables], tuple(taps.transposed for taps in TABLES[tables])):
+        x = rng.normal(size=(2, rows.extent, columns.extent, channels)).astype(dtype)
+        x[1, 0, -1, 2] = np.nan
+        got = device_backend.resample2d(device_backend.asarray(x), rows, columns)
+        assert got.dtype == dtype
+        check(device_backend, got, reference.resample2d(x.astype(np.float64), rows, columns), tolerance)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_resampling_looks_at_alignment(shift, rng):
+    backend = recording_backend()
+    flat = backend.asarray(rng.normal(size=shift + 140).astype(np.float32))[shift:]
+    backend.resample2d(flat.reshape(1, 5, 7, 4), *TABLES[0])
+    assert backend.launcher.kernels == [f"resample2d<float, {1 if shift else 4}>"]
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}])
+def test_local_convolutions_agree_with_the_reference(device_backend, reference, rng, element, options):
+    dtype, tolerance = element
+    g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), **options)
+    shapes = g.x_shape, (*g.y_shape[1:3], *g.w_shape), (*g.y_shape[1:3], 5), g.y_shape
+    x, w, b, dy = (rng.normal(size=shape).astype(dtype) for shape in shapes)
+    x[1, 3, 2, 1] = dy[0, 1, 3, 3] = np.nan  # of a window inside the image: what NaN times padding is, is left open
+    calls = ("forward", (x, w, b)), ("forward", (x, w)), ("input_grad", (dy, w)), ("weight_grad", (dy, x))
+    for name, arrays in calls:
+        got = getattr(device_backend, f"local_conv2d_{name}")(*map(device_backend.asarray, arrays), geometry=g)
+        wide = (a.astype(np.float64) for a in arrays)
+        expected = getattr(reference, f"local_conv2d_{name}")(*wide, geometry=g)
+        if name == "weight_grad":  # float32 from float32 or 16 bits
+            assert got[0].dtype == got[1].dtype == np.float32
+            for one, other in zip(got, expected, strict=True):
+                check(device_backend, one, other, 2e-6)
+        else:
+            assert got.dtype == dtype
+            check(device_backend, got, expected, tolerance)
+
+
+@pytest.mark.parametrize("into", ["both", "w", "b"])
+def test_local_weight_gradients_accumulate(device_backend, reference, rng, into):
+    g = Geometry.conv((2, 4, 5, 3), (2, 2, 3, 4))
+    dy, x = (rng.normal(size=shape).astype(np.float32) for shape in (g.y_shape, g.x_shape))
+    dw, db = reference.local_conv2d_weight_grad(dy, x, geometry=g)
+    out = device_backend.asarray(np.ones_like(dw)) if into != "b" else None
+    bias_out = device_backend.asarray(np.ones_like(db)) if into != "w" else None
+    on = device_backend.asarray
+    got = device_backend.local_conv2d_weight_grad(
+        on(dy), on(x), geometry=g, out=out, bias_out=bias_out, accumulate=True
+    )
+    check(device_backend, got[0], dw + (into != "b"), 2e-6)
+    check(device_backend, got[1], db + (into != "w"), 2e-6)
+
+
+def test_tables_are_sent_once(rng):
+    backend = recording_backend()
+    x = backend.asarray(rng.normal(size=(1, 5, 7, 4)).astype(np.float32))
+    for _ in range(2):
+        backend.resample2d(x, *TABLES[0])
+    (*_, first), (*_, second) = backend.launcher.launches
+    assert all(a is b for a, b in zip(first[1:7], second[1:7], strict=True))
+
+
+def test_a_captured_resampling_sends_nothing(cuda_backend, rng):
+    """Forward and backward are recorded after they ran once, and follow their input in a replay."""
+    recorder = cuda_backend.recorder()
+    given = recorder.feed((1, 5, 7, 4), np.float32)
+    x = gp.tensor(given.device, backend=cuda_backend, requires_grad=True)
+
+    def work():
+        x.zero_grad()
+        y = F.adaptive_max_pool2d(F.pad2d(F.upsample2d(x, size=(9, 8), mode="bilinear"), 1, mode="edge"), 4)
+        y.backward(y)
+        return y.data, x.grad
+
+    def send():
+        given.host[...] = rng.normal(size=given.host.shape)
+        with recorder.current():
+            given.send()
+
+    send()
+    with recorder.current():
+        work()
+    graph, (y, dx) = recorder.record(work)
+    send()
+    with recorder.current():
+        graph.launch()
+    replayed = cuda_backend.to_numpy(y), cuda_backend.to_numpy(dx)
+    for got, expected in zip(replayed, work(), strict=True):
+        np.testing.assert_array_equal(got, cuda_backend.to_numpy(expected))
+
+
+def test_shapes_that_do_not_fit_are_refused_before_a_launch(rng):
+    backend = recording_backend()
+    x = backend.asarray(np.ones((2, 5, 7, 3), np.float32))
+    with pytest.raises(ValueError, match=r"resample2d: x has shape \(2, 5, 7, 3\) but takes \(2, 7, 5, 3\)"):
+        backend.resample2d(x, linear(7, 3), linear(5, 3))
+    g = Geometry.conv(x.shape, (2, 2, 3, 4))
+    with pytest.raises(
+        ValueError, match=r"local_conv2d_forward: w has shape \(2, 2, 3, 4\) but takes \(4, 6, 2, 2, 3, 4\)"
+    ):
+        backend.local_conv2d_forward(x, backend.asarray(np.ones((2, 2, 3, 4), np.float32)), geometry=g)
+    with pytest.raises(
+        ValueError, match="local_conv2d_weight_grad: accumulate adds to what `out` holds, and there is none"
+    ):
+        backend.local_conv2d_weight_grad(
+            backend.asarray(np.ones(g.y_shape, np.float32)), x, geometry=g, bias=False, accumulate=True
+        )
+    assert not backend.launcher.kernels
