@@ -62,10 +62,11 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     }
 }
 
-// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1.
+// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1, but for
+// those that are a line between two limits, which are one: y = slope x + shift, no less than low and no more than high.
 struct Activation {
     int kind;
-    float slope;
+    float slope, shift, low, high;  // slope is also alpha of ELU
 };
 
 #define ACTIVATION_NONE 0
@@ -73,6 +74,8 @@ struct Activation {
 #define ACTIVATION_LEAKY_RELU 2
 #define ACTIVATION_SIGMOID 3
 #define ACTIVATION_TANH 4
+#define ACTIVATION_ELU 5
+#define ACTIVATION_LINE 6
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
@@ -83,6 +86,11 @@ __device__ __forceinline__ float activate(Activation f, float x) {
         case ACTIVATION_LEAKY_RELU: return x <= 0.0f ? f.slope * x : x;
         case ACTIVATION_SIGMOID: return sigmoid(x);
         case ACTIVATION_TANH: return tanhf(x);
+        case ACTIVATION_ELU: return x <= 0.0f ? f.slope * expm1f(x) : x;
+        case ACTIVATION_LINE: {
+            const float y = f.slope * x + f.shift;
+            return y <= f.low ? f.low : y >= f.high ? f.high : y;
+        }
         default: return x;
     }
 }
@@ -93,6 +101,8 @@ __device__ __forceinline__ float activation_gradient(Activation f, float dy, flo
         case ACTIVATION_LEAKY_RELU: return y <= 0.0f ? f.slope * dy : dy;
         case ACTIVATION_SIGMOID: return dy * y * (1.0f - y);
         case ACTIVATION_TANH: return dy * (1.0f - y * y);
+        case ACTIVATION_ELU: return y <= 0.0f ? (y + f.slope) * dy : dy;
+        case ACTIVATION_LINE: return y <= f.low || y >= f.high ? 0.0f : f.slope * dy;
         default: return dy;
     }
 }

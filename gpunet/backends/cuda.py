@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.backends.base import Activation, Array, Gate, check_fused_pool
 from gpunet.backends.cuda_data import CudaData
 from gpunet.backends.cuda_device import THREADS, activation_fields
+from gpunet.backends.cuda_group_norm import CudaGroupNorm
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
 from gpunet.backends.cuda_training import CudaTraining
@@ -62,7 +63,7 @@ def split_pixels(tiles: int, pixels: int) -> int:
     return -(-each // TILE_K) * TILE_K
 
 
-class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaTraining):
+class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaTraining):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take

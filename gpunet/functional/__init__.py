@@ -1,6 +1,22 @@
 """The public operations on tensors: ``from gpunet import functional as F``."""
 
-from gpunet.functional.activation import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from gpunet.functional.activation import (
+    elu,
+    gelu,
+    hard_sigmoid,
+    hard_swish,
+    hard_tanh,
+    leaky_relu,
+    log_softmax,
+    prelu,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
 from gpunet.functional.arithmetic import (
     absolute,
     add,
@@ -19,12 +35,12 @@ from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared_distances, triplet_loss
 from gpunet.functional.loss import binary_cross_entropy_with_logits, mean_squared_error, softmax_cross_entropy
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
-from gpunet.functional.norm import batch_norm
+from gpunet.functional.norm import batch_norm, group_norm, layer_norm
 from gpunet.functional.operators import bind_operators
 from gpunet.functional.overlap import dice_loss, giou, giou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
-from gpunet.functional.regularise import dropout
+from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.transposed import conv_transpose2d
 
 bind_operators()
@@ -44,12 +60,20 @@ __all__ = [
     "dice_loss",
     "divide",
     "dropout",
+    "dropout2d",
+    "elu",
     "exp",
     "flatten",
+    "gaussian_noise",
     "gelu",
     "giou",
     "giou_loss",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
     "index",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log",
@@ -62,11 +86,15 @@ __all__ = [
     "multiply",
     "negative",
     "power",
+    "prelu",
     "relu",
+    "relu6",
     "reshape",
     "sigmoid",
+    "silu",
     "softmax",
     "softmax_cross_entropy",
+    "softplus",
     "sqrt",
     "squared_distances",
     "subtract",

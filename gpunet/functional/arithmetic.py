@@ -10,7 +10,7 @@ from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array, Backend
 
 
-def _unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
+def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
     """Sum dy over the axes that broadcasting added or stretched; where 16 bits are only stored, the sum is float32."""
     if tuple(dy.shape) == shape:
         return dy
@@ -35,8 +35,8 @@ class _Binary(Function):
 
     def fit(self, da: Array | None, db: Array | None) -> tuple[Array | None, Array | None]:
         return (
-            None if da is None else _unbroadcast(self.backend, da, self.shapes[0]),
-            None if db is None else _unbroadcast(self.backend, db, self.shapes[1]),
+            None if da is None else unbroadcast(self.backend, da, self.shapes[0]),
+            None if db is None else unbroadcast(self.backend, db, self.shapes[1]),
         )
 
 
