@@ -7,11 +7,19 @@
 
 template <typename T>
 __global__ void activation_forward(const T* __restrict__ x, T* __restrict__ y, int64 count, Activation f) {
-    GRID_STRIDE_LOOP(i, count) from_float(y[i], activate(f, to_float(x[i])));
+    GRID_STRIDE_LOOP(i, count) {
+        float v[1] = {to_float(x[i])};
+        activate<1>(f, v);
+        from_float(y[i], v[0]);
+    }
 }
 
 template <typename T>
 __global__ void activation_backward(
         const T* __restrict__ dy, const T* __restrict__ y, T* __restrict__ dx, int64 count, Activation f) {
-    GRID_STRIDE_LOOP(i, count) from_float(dx[i], activation_gradient(f, to_float(dy[i]), to_float(y[i])));
+    GRID_STRIDE_LOOP(i, count) {
+        float v[1];
+        load_gated<1>(v, dy, y, i, f);
+        from_float(dx[i], v[0]);
+    }
 }

@@ -169,7 +169,7 @@ def test_conv2d_passes_nan_to_every_window_that_sees_it(backend, rng, activation
     upstream = rng.normal(size=y.shape).astype(np.float32)
     p, q, o = np.unravel_index(
         np.abs(y.numpy()[0] - 0.5).argmin(), y.shape[1:]
-    )  # where every activation lets a gradient through
+    )  # every activation lets a gradient through
     upstream[0, p, q, o] = np.nan
     y.backward(upstream)
     dx, dw = (np.isnan(host(t.grad, backend)) for t in tensors)
