@@ -35,7 +35,10 @@ __device__ __forceinline__ float value(InputActivation f, float x) {
 
 __device__ __forceinline__ float slope(InputActivation f, float x) {
     switch (f.kind) {
-        case INPUT_ACTIVATION_GELU: return normal_cdf(x) + x * (0.39894228f * expf(-0.5f * x * x));
+        case INPUT_ACTIVATION_GELU: {
+            const float density = 0.39894228f * expf(-0.5f * x * x);
+            return normal_cdf(x) + x * density;
+        }
         case INPUT_ACTIVATION_SILU: {
             const float s = sigmoid(x);
             return s * (1.0f + x * (1.0f - s));

@@ -272,7 +272,7 @@ class ReferenceBackend(HostBackend):
         with np.errstate(over="ignore", invalid="ignore"):
             match activation.name:
                 case "gelu":
-                    slope = _normal_cdf(x) + x * np.exp(-x * x / 2) / sqrt(2 * pi)
+                    slope = _normal_cdf(x) + x * (np.exp(-x * x / 2) / sqrt(2 * pi))
                 case "silu":
                     s = 1 / (1 + np.exp(-x))
                     slope = s * (1 + x * (1 - s))
