@@ -84,15 +84,17 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
 
     const int64 row = row0 + tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
     const int left = s.P - col < RN ? s.P - col : RN;
+    float added[RN];
+#pragma unroll
+    for (int j = 0; j < RN; ++j) added[j] = bias && j < left ? to_float(bias[col + j]) : 0.0f;
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
         if (row + i >= s.M) break;
         const int64 at = (row + i) * s.P + col;
 #pragma unroll
         for (int j = 0; j < RN; ++j) {
-            if (j >= left) continue;
-            const float sum = acc[i][j] + (bias ? to_float(bias[col + j]) : 0.0f);
-            acc[i][j] = s.accumulate ? to_float(y[at + j]) + sum : sum;
+            acc[i][j] += added[j];
+            if (s.accumulate && j < left) acc[i][j] += to_float(y[at + j]);
         }
         activate<RN>(f, acc[i]);  // none where it accumulates
         store_columns<V>(y, at, acc[i], left);
