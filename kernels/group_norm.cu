@@ -139,8 +139,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_forward(
 #pragma unroll
             for (int u = 0; u < V; ++u) sum += v[u] - near, squares += (v[u] - near) * (v[u] - near);
         }
-        const float off = block_sum(sum) / n, centre = near + off;
-        const float rest = block_sum(squares) / n - off * off, spread = rest < 0.0f ? 0.0f : rest;
+        const float centre = near + block_sum(sum) / n, spread = block_sum(squares) / n;
         const float inverse = inverse_deviation(spread, s.eps);
         if (threadIdx.x == 0) mean[number] = centre, variance[number] = spread;
         for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
