@@ -135,7 +135,7 @@ def uniform(stream: Stream, count: int) -> np.ndarray:
 
 def normal(stream: Stream, count: int) -> np.ndarray:
     """`count` standard normal float64 numbers: the inverse distribution at 65,536 midpoints, so none beyond 4.33."""
-    return _normal_table()[uint16(stream, count)]
+    return normal_table()[uint16(stream, count)]
 
 
 def sample_words(seed: int, purpose: str, samples: np.ndarray, epoch: int, block: int = 0) -> np.ndarray:
@@ -179,7 +179,8 @@ def drop_threshold(p: float) -> tuple[int, float]:
 
 
 @cache
-def _normal_table() -> np.ndarray:
+def normal_table() -> np.ndarray:
+    """float64 (65536,), rising: the inverse of the standard normal distribution at midpoints."""
     inverse = NormalDist().inv_cdf
     upper = np.array([inverse((i + 0.5) / 65536) for i in range(32768, 65536)])
     return np.concatenate([-upper[::-1], upper])

@@ -73,8 +73,9 @@ __global__ void batch_norm_forward_simple(
     GRID_STRIDE_LOOP(i, s.rows * s.C) {
         const int c = i % s.C;
         const float h = (to_float(x[i]) - mean[c]) * inverse_deviation(variance[c], s.eps);
-        const float scaled = (gamma ? gamma[c] * h : h) + (beta ? beta[c] : 0.0f);
-        from_float(y[i], activate(f, scaled + (residual ? to_float(residual[i]) : 0.0f)));
+        float v[1] = {(gamma ? gamma[c] * h : h) + (beta ? beta[c] : 0.0f) + (residual ? to_float(residual[i]) : 0.0f)};
+        activate<1>(f, v);
+        from_float(y[i], v[0]);
     }
 }
 
@@ -269,7 +270,8 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_forward(
         load<V>(v, x + at);
         if (residual) load<V>(added, residual + at);
 #pragma unroll
-        for (int u = 0; u < V; ++u) v[u] = activate(f, (v[u] - centre[u]) * scale[u] + shift[u] + added[u]);
+        for (int u = 0; u < V; ++u) v[u] = (v[u] - centre[u]) * scale[u] + shift[u] + added[u];
+        activate<V>(f, v);
         store<V>(y + at, v);
     }
 }

@@ -62,10 +62,11 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     }
 }
 
-// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1.
+// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1, but for
+// those that are a line between two limits, which are one: y = slope x + shift, no less than low and no more than high.
 struct Activation {
     int kind;
-    float slope;
+    float slope, shift, low, high;  // slope is also alpha of ELU
 };
 
 #define ACTIVATION_NONE 0
@@ -73,27 +74,46 @@ struct Activation {
 #define ACTIVATION_LEAKY_RELU 2
 #define ACTIVATION_SIGMOID 3
 #define ACTIVATION_TANH 4
+#define ACTIVATION_ELU 5
+#define ACTIVATION_LINE 6
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+// v = f(v), for all of v in one branch: a branch an element would cost more than most of the functions.
 // Comparisons are written `x <= 0 ? … : x` because they are false for NaN, so that NaN passes; fmaxf(NaN, 0) would be 0.
-__device__ __forceinline__ float activate(Activation f, float x) {
+template <int V>
+__device__ __forceinline__ void activate(Activation f, float (&v)[V]) {
+    const auto all = [&](auto of) {
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = of(v[u]);
+    };
     switch (f.kind) {
-        case ACTIVATION_RELU: return x <= 0.0f ? 0.0f : x;
-        case ACTIVATION_LEAKY_RELU: return x <= 0.0f ? f.slope * x : x;
-        case ACTIVATION_SIGMOID: return sigmoid(x);
-        case ACTIVATION_TANH: return tanhf(x);
-        default: return x;
+        case ACTIVATION_RELU: return all([](float x) { return x <= 0.0f ? 0.0f : x; });
+        case ACTIVATION_LEAKY_RELU: return all([&](float x) { return x <= 0.0f ? f.slope * x : x; });
+        case ACTIVATION_SIGMOID: return all([](float x) { return sigmoid(x); });
+        case ACTIVATION_TANH: return all([](float x) { return tanhf(x); });
+        case ACTIVATION_ELU: return all([&](float x) { return x <= 0.0f ? f.slope * expm1f(x) : x; });
+        case ACTIVATION_LINE: return all([&](float x) {
+            const float y = f.slope * x + f.shift;
+            return y <= f.low ? f.low : y >= f.high ? f.high : y;
+        });
     }
 }
 
-__device__ __forceinline__ float activation_gradient(Activation f, float dy, float y) {
+// dy taken back through the activation that made y.
+template <int V>
+__device__ __forceinline__ void undo_activation(Activation f, float (&dy)[V], const float (&y)[V]) {
+    const auto all = [&](auto of) {
+#pragma unroll
+        for (int u = 0; u < V; ++u) dy[u] = of(dy[u], y[u]);
+    };
     switch (f.kind) {
-        case ACTIVATION_RELU: return y <= 0.0f ? 0.0f : dy;
-        case ACTIVATION_LEAKY_RELU: return y <= 0.0f ? f.slope * dy : dy;
-        case ACTIVATION_SIGMOID: return dy * y * (1.0f - y);
-        case ACTIVATION_TANH: return dy * (1.0f - y * y);
-        default: return dy;
+        case ACTIVATION_RELU: return all([](float dy, float y) { return y <= 0.0f ? 0.0f : dy; });
+        case ACTIVATION_LEAKY_RELU: return all([&](float dy, float y) { return y <= 0.0f ? f.slope * dy : dy; });
+        case ACTIVATION_SIGMOID: return all([](float dy, float y) { return dy * y * (1.0f - y); });
+        case ACTIVATION_TANH: return all([](float dy, float y) { return dy * (1.0f - y * y); });
+        case ACTIVATION_ELU: return all([&](float dy, float y) { return y <= 0.0f ? (y + f.slope) * dy : dy; });
+        case ACTIVATION_LINE: return all([&](float dy, float y) { return y <= f.low || y >= f.high ? 0.0f : f.slope * dy; });
     }
 }
 
@@ -104,8 +124,7 @@ __device__ __forceinline__ void load_gated(float (&v)[V], const T* dy, const T* 
     if (f.kind != ACTIVATION_NONE) {
         float out[V];
         load<V>(out, y + at);
-#pragma unroll
-        for (int u = 0; u < V; ++u) v[u] = activation_gradient(f, v[u], out[u]);
+        undo_activation<V>(f, v, out);
     }
 }
 

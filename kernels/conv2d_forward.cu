@@ -67,7 +67,9 @@ __global__ void conv2d_forward_simple(
             output_pixel<POOL>(r + corner, g, n, p, q);
             keep_larger(convolve_pixel(x, w, g, n, p, q, o), corner, best, winner);
         }
-        from_float(y[idx], activate(f, b ? best + to_float(b[o]) : best));
+        float v[1] = {b ? best + to_float(b[o]) : best};
+        activate<1>(f, v);
+        from_float(y[idx], v[0]);
         if (POOL) mask[idx] = winner;
     }
 }
@@ -142,9 +144,10 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
         for (int j = 0; j < RN; ++j) {
 #pragma unroll
             for (int corner = 1; corner < EACH; ++corner) keep_larger(acc[i + corner][j], corner, acc[i][j], winner[j]);
-            acc[i][j] = activate(f, acc[i][j] + bias[j]);
+            acc[i][j] += bias[j];
             if (POOL && col + j < made) mask[result + j] = winner[j];
         }
+        activate<RN>(f, acc[i]);
         store_columns<V>(y, result, acc[i], made - col);
     }
 }

@@ -30,7 +30,9 @@ __global__ void matmul_simple(
             load_gated<1>(v, a, gate_y, s.transpose_a ? k * s.M + m : m * s.K + k, gate);
             sum += v[0] * to_float(b[s.transpose_b ? p * s.K + k : k * s.P + p]);
         }
-        from_float(y[idx], s.accumulate ? to_float(y[idx]) + sum : activate(f, sum));
+        float v[1] = {s.accumulate ? to_float(y[idx]) + sum : sum};
+        activate<1>(f, v);  // none where it accumulates
+        from_float(y[idx], v[0]);
     }
 }
 
@@ -69,7 +71,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
 
     const int64 col_tiles = (s.P + TN - 1) / TN;
     const int64 col0 = blockIdx.x % col_tiles * TN, row0 = blockIdx.x / col_tiles * TM;
-    const Activation none = {ACTIVATION_NONE, 0.0f};
+    const Activation none = {ACTIVATION_NONE};
 
     float acc[RM][RN] = {};
     for (int64 k0 = 0; k0 < s.K; k0 += TILE_K) {
@@ -82,16 +84,19 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
 
     const int64 row = row0 + tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
     const int left = s.P - col < RN ? s.P - col : RN;
+    float added[RN];
+#pragma unroll
+    for (int j = 0; j < RN; ++j) added[j] = bias && j < left ? to_float(bias[col + j]) : 0.0f;
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
         if (row + i >= s.M) break;
         const int64 at = (row + i) * s.P + col;
 #pragma unroll
         for (int j = 0; j < RN; ++j) {
-            if (j >= left) continue;
-            const float sum = acc[i][j] + (bias ? to_float(bias[col + j]) : 0.0f);
-            acc[i][j] = s.accumulate ? to_float(y[at + j]) + sum : activate(f, sum);
+            acc[i][j] += added[j];
+            if (s.accumulate && j < left) acc[i][j] += to_float(y[at + j]);
         }
+        activate<RN>(f, acc[i]);  // none where it accumulates
         store_columns<V>(y, at, acc[i], left);
     }
 }

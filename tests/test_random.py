@@ -69,7 +69,7 @@ def test_uniform_numbers_are_the_upper_bits(backend, dtype):
 
 
 def test_normal_numbers_have_the_moments_of_the_normal_distribution():
-    table = random._normal_table()
+    table = random.normal_table()
     assert len(table) == 65536
     np.testing.assert_array_equal(table, -table[::-1])
     assert np.all(np.diff(table) > 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from gpunet.backends.values import Activation, Array, Gate, Moments
+from gpunet.backends.values import Activation, Array, Gate, InputActivation, Moments
 from gpunet.geometry import Geometry
 from gpunet.resampling import Taps
 
@@ -195,23 +195,59 @@ class LayerPrimitives(ABC):
             accumulate: add to what `gamma_out` and `beta_out` hold.
         """
 
+    @abstractmethod
+    def group_norm_forward(
+        self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float
+    ) -> tuple[Array, Moments]:
+        """(y, saved): y = gamma (x - mean) / sqrt(variance + eps) + beta of x (N, …, C) (Wu & He 2018, equation 1).
+
+        The moments, (N, groups) and float32 or wider, are of a sample's positions and the C // groups neighbouring channels of
+        a group; gamma and beta are (C,), None for 1 and 0.
+        """
+
+    @abstractmethod
+    def group_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        gamma: Array | None,
+        saved: Moments,
+        *,
+        groups: int,
+        eps: float,
+        gamma_out: Array | None = None,
+        beta_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        """(dx, dgamma, dbeta).
+
+        With h = (x - mean) / sqrt(variance + eps) and d = gamma dy: dbeta and dgamma are the sums of dy and of dy h by channel;
+        dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), with means over a group of a sample.
+
+        Args:
+            gamma_out, beta_out, accumulate: as for `batch_norm_backward`.
+        """
+
     # ---- activations, softmax, losses --------------------------------------------------------------------------------
 
     @abstractmethod
     def activation_forward(self, x: Array, activation: Activation) -> Array:
-        """y of x's shape. ReLU and leaky ReLU take 0 as negative; NaN stays NaN."""
+        """y of x's shape. ReLU, leaky ReLU and ELU (Clevert et al. 2016) take 0 as negative; NaN stays NaN."""
 
     @abstractmethod
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
         """dx from dy and the output y."""
 
     @abstractmethod
-    def gelu_forward(self, x: Array) -> Array:
-        """y = x Phi(x) of x's shape, with the standard normal distribution function Phi (Hendrycks & Gimpel 2016)."""
+    def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
+        """y of x's shape. gelu: x Phi(x), with the standard normal distribution function Phi (Hendrycks & Gimpel 2016);
+        silu: x s(x), with the logistic s(x) = 1 / (1 + exp(-x)) (Ramachandran et al. 2017); softplus:
+        log(1 + exp(beta x)) / beta, without overflow; hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019)."""
 
     @abstractmethod
-    def gelu_backward(self, dy: Array, x: Array) -> Array:
-        """dx = dy (Phi(x) + x phi(x)), phi the density; from the input x, for the output does not determine it."""
+    def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
+        """dx from dy and the input x. gelu: dy (Phi(x) + x phi(x)), phi the density; silu: dy s(x) (1 + x (1 - s(x)));
+        softplus: dy s(beta x); hard_swish: 0 up to -3, dy from 3 on, dy (x / 3 + 1/2) between."""
 
     @abstractmethod
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:

@@ -26,6 +26,10 @@ class TrainingPrimitives(ABC):
         """Numbers in [0, 1): the upper 24 bits of a word each in float32, the upper 53 in float64."""
 
     @abstractmethod
+    def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        """Standard normal numbers: the entries of `random.normal_table` that 16 bits of the stream each name, four a word."""
+
+    @abstractmethod
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
         """x with elements dropped at rate p and the rest scaled, by `random.drop_threshold` and `random.uint16`."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from gpunet.backends.base import Activation, Array, Gate, check_fused_pool
 from gpunet.backends.cuda_data import CudaData
 from gpunet.backends.cuda_device import THREADS, activation_fields, check_accumulate, geometry_fields
+from gpunet.backends.cuda_group_norm import CudaGroupNorm
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
 from gpunet.backends.cuda_spatial import CudaSpatial
@@ -69,7 +70,7 @@ def depthwise(g: Geometry) -> bool:
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
-class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaSpatial, CudaTraining, CudaUpdates):
+class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, CudaTraining, CudaUpdates):
     """Primitives as kernels, on CuPy's arrays or an emulator's.
 
     No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.base import ACTIVATIONS, Activation, Array, Backend
+from gpunet.backends.base import ACTIVATIONS, LINES, Activation, Array, Backend
 from gpunet.cuda.arrays import Arrays, View, view, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
@@ -24,6 +24,8 @@ PARTIALS = 256
 """Most blocks that leave a partial result for a last block to add."""
 
 
+LINE = 1 + min(map(ACTIVATIONS.index, LINES))
+"""`kind` of all activations that are a line between two limits, as kernels/common.cuh counts them."""
 ARRIVALS = 4096
 """Counters of tiles that are made at once: enough for the gradients of 512 filters of 3x3x512."""
 
@@ -163,9 +165,13 @@ class CudaDevice(Backend, ABC):
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:
     """The kernels' Activation."""
+    fields = {"kind": 0, "slope": 0.0, "shift": 0.0, "low": 0.0, "high": 0.0}
     if activation is None:
-        return {"kind": 0, "slope": 0.0}
-    return {"kind": 1 + ACTIVATIONS.index(activation.name), "slope": activation.slope}
+        return fields
+    if activation.name in LINES:
+        return dict(zip(fields, (LINE, *activation.line), strict=True))
+    slope = activation.alpha if activation.name == "elu" else activation.slope
+    return {**fields, "kind": 1 + ACTIVATIONS.index(activation.name), "slope": slope}
 
 
 @lru_cache(maxsize=4096)

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.base import Activation, Array
+from gpunet.backends.base import INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice, activation_fields
+from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import instance
-from gpunet.random import Stream, drop_threshold
+from gpunet.cuda.launcher import Launcher
+from gpunet.random import Stream, drop_threshold, normal_table
 
 ROWS_A_BLOCK = THREADS // 32
 """Rows of a softmax that a block takes: one a warp, as kernels/softmax.cu is written."""
@@ -22,7 +24,11 @@ SMALL_THREADS = 1024
 
 
 class CudaTraining(CudaDevice, ABC):
-    """Primitives of kernels/activation.cu, gelu.cu, softmax.cu, sigmoid_cross_entropy.cu and random.cu."""
+    """Primitives of kernels/activation.cu, input_activation.cu, softmax.cu, sigmoid_cross_entropy.cu and random.cu."""
+
+    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
+        super().__init__(arrays, launcher, simple=simple, name=name)
+        self._normals: Array | None = None
 
     # ---- activations, softmax, losses
 
@@ -39,16 +45,17 @@ class CudaTraining(CudaDevice, ABC):
         self._each("activation_backward", dy.size, *args, element=element)
         return dx
 
-    def gelu_forward(self, x: Array) -> Array:
-        element = self._element("gelu_forward", x=(x, None))
+    def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
+        element = self._element("input_activation_forward", x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
-        self._each("gelu_forward", x.size, x, y, x.size, element=element)
+        self._each("input_activation_forward", x.size, x, y, x.size, _input_fields(activation), element=element)
         return y
 
-    def gelu_backward(self, dy: Array, x: Array) -> Array:
-        element = self._element("gelu_backward", dy=(dy, None), x=(x, dy.shape))
+    def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
+        element = self._element("input_activation_backward", dy=(dy, None), x=(x, dy.shape))
         dx = self.arrays.empty(dy.shape, dy.dtype)
-        self._each("gelu_backward", dy.size, dy, x, dx, dy.size, element=element)
+        args = dy, x, dx, dy.size, _input_fields(activation)
+        self._each("input_activation_backward", dy.size, *args, element=element)
         return dx
 
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
@@ -134,6 +141,16 @@ class CudaTraining(CudaDevice, ABC):
             self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, *_stream(stream)))
         return y
 
+    def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        y = self.arrays.empty(shape, dtype)
+        self._expect("random_normal", y=(y, None))
+        if y.size:
+            blocks = min(-(-y.size // (16 * THREADS)), MAX_BLOCKS)
+            if self._normals is None:  # kept for ever, for a graph may hold it
+                self._normals = self.arrays.asarray(normal_table().astype(np.float32))
+            self.launcher.launch("random_normal", blocks, THREADS, (y, y.size, self._normals, *_stream(stream)))
+        return y
+
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
         return self._dropout("dropout_forward", x, p, stream)
 
@@ -149,6 +166,11 @@ class CudaTraining(CudaDevice, ABC):
             kernel, fields = instance("dropout", element), _stream(stream)
             self.launcher.launch(kernel, blocks, THREADS, (x, y, x.size, *fields, threshold, scale))
         return y
+
+
+def _input_fields(activation: InputActivation) -> dict[str, float]:
+    """The kernels' InputActivation."""
+    return {"kind": INPUT_ACTIVATIONS.index(activation.name), "beta": activation.beta}
 
 
 def _stream(stream: Stream) -> tuple[dict[str, int], Array | None]:

@@ -181,6 +181,9 @@ class HostBackend(HostUpdates):
         return (drawn.astype(dtype) * np.dtype(dtype).type(2.0**-bits)).reshape(shape)
 
     @QUIET
+    def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        return random.normal(stream, int(np.prod(shape))).astype(dtype).reshape(shape)
+
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
         threshold, scale = random.drop_threshold(p)
         kept = (random.uint16(stream, x.size) >= threshold).reshape(x.shape)

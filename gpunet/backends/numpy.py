@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from gpunet.backends import host_memory, numpy_gelu, numpy_norm, numpy_pool
-from gpunet.backends.base import Activation, Array, Gate, Moments, check_fused_pool
+from gpunet.backends import host_memory, numpy_group_norm, numpy_input_activation, numpy_norm, numpy_pool
+from gpunet.backends.base import Activation, Array, Gate, InputActivation, Moments, check_fused_pool
 from gpunet.backends.host import deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
 from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
@@ -290,6 +290,28 @@ class NumpyBackend(NumpySpatial):
         dgamma, dbeta = deliver(dgamma, gamma_out, accumulate), deliver(dbeta, beta_out, accumulate)
         return dx, dgamma, dbeta, g if residual else None
 
+    def group_norm_forward(
+        self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float
+    ) -> tuple[Array, Moments]:
+        return numpy_group_norm.forward(x, gamma, beta, groups, eps, self._parallel)
+
+    def group_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        gamma: Array | None,
+        saved: Moments,
+        *,
+        groups: int,
+        eps: float,
+        gamma_out: Array | None = None,
+        beta_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        dx, *sums = numpy_group_norm.backward(dy, x, gamma, saved, groups, eps, self._parallel)
+        dgamma, dbeta = (total.astype(x.dtype) for total in sums)
+        return dx, deliver(dgamma, gamma_out, accumulate), deliver(dbeta, beta_out, accumulate)
+
     # ---- activations
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:
@@ -310,16 +332,20 @@ class NumpyBackend(NumpySpatial):
         self._parallel(work, dy.size, 1)
         return dx
 
-    def gelu_forward(self, x: Array) -> Array:
+    def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
         y = host_memory.empty(x.shape, x.dtype)
         flat, out = x.reshape(-1), y.reshape(-1)
-        self._parallel(lambda i, j: numpy_gelu.forward(flat[i:j], out[i:j]), x.size, 8)
+        self._parallel(lambda i, j: numpy_input_activation.forward(flat[i:j], out[i:j], activation), x.size, 8)
         return y
 
-    def gelu_backward(self, dy: Array, x: Array) -> Array:
+    def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
         dx = host_memory.empty(x.shape, x.dtype)
         flat_dy, flat, out = dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
-        self._parallel(lambda i, j: numpy_gelu.backward(flat_dy[i:j], flat[i:j], out[i:j]), x.size, 8)
+
+        def work(i: int, j: int) -> None:
+            numpy_input_activation.backward(flat_dy[i:j], flat[i:j], out[i:j], activation)
+
+        self._parallel(work, x.size, 8)
         return dx
 
     # ---- threads

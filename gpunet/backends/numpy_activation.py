@@ -22,19 +22,27 @@ def activate(x: Array, activation: Activation, *, out: Array) -> None:
             np.exp(-x, out=out)
             out += 1
             np.reciprocal(out, out=out)
-        case _:
+        case "tanh":
             np.tanh(x, out=out)
+        case "elu":
+            low = np.minimum(x, 0)
+            np.expm1(low, out=low)
+            low *= activation.alpha
+            np.maximum(x, 0, out=out)
+            out += low
+        case _:
+            slope, shift, least, most = activation.line
+            if (slope, shift) != (1, 0):
+                x = np.multiply(x, slope, out=out)
+                x += shift
+            np.clip(x, least, most, out=out)
 
 
 def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
     """dy taken back through the activation whose output is y."""
     match activation.name:
         case "relu":
-            # the bits of dy, as integers, times 0 or 1: 0 times NaN is NaN; and NaN in y lets dy through
-            passed = y <= 0
-            np.logical_not(passed, out=passed)
-            bits = np.dtype(f"i{dy.dtype.itemsize}")
-            return np.multiply(dy.view(bits), passed, out=host_memory.empty(y.shape, bits)).view(dy.dtype)
+            return _passed(dy, y <= 0)
         case "leaky_relu":
             slopes = np.array([1, activation.slope], dy.dtype)
             factor = slopes[(y <= 0).view(np.uint8)]
@@ -43,10 +51,29 @@ def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
             slope = 1 - y
             slope *= y
             return np.multiply(dy, slope, out=slope)
-        case _:
+        case "tanh":
             slope = y * y
             np.subtract(1, slope, out=slope)
             return np.multiply(dy, slope, out=slope)
+        case "elu":
+            factor = np.minimum(y, 0)
+            factor += activation.alpha
+            np.copyto(factor, 1, where=~(y <= 0))
+            return np.multiply(dy, factor, out=factor)
+        case _:
+            slope, _, low, high = activation.line
+            stopped = y <= low
+            stopped |= y >= high
+            dx = _passed(dy, stopped)
+            dx *= slope
+            return dx
+
+
+def _passed(dy: Array, stopped: Array) -> Array:
+    """dy, and 0 where it is stopped: its bits, as integers, times 0 or 1, for 0 times NaN is NaN. NaN in y stops nothing."""
+    np.logical_not(stopped, out=stopped)
+    bits = np.dtype(f"i{dy.dtype.itemsize}")
+    return np.multiply(dy.view(bits), stopped, out=host_memory.empty(dy.shape, bits)).view(dy.dtype)
 
 
 def opened(dy: Array, gate: Gate | None) -> Array:

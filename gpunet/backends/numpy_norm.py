@@ -28,11 +28,12 @@ Summary = tuple[int, Array, Array]
 
 def as_rows(a: Array) -> Array:
     """(…, C) as a matrix of long rows, each of as many whole pixels."""
-    return a.reshape(-1, _row_pixels(a.size // a.shape[-1], a.shape[-1]) * a.shape[-1])
+    return a.reshape(-1, row_pixels(a.size // a.shape[-1], a.shape[-1]) * a.shape[-1])
 
 
 @lru_cache(maxsize=256)
-def _row_pixels(pixels: int, c: int) -> int:
+def row_pixels(pixels: int, c: int) -> int:
+    """Pixels of a row: as many as divide all and leave it short."""
     return next((p for p in range(min(pixels, ROW // c), 1, -1) if pixels % p == 0), 1)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import erfc, pi, sqrt
+from math import erfc, pi, prod, sqrt
 
 import numpy as np
 
-from gpunet.backends.base import Activation, Array, Gate, Moments
+from gpunet.backends.base import Activation, Array, Gate, InputActivation, Moments
 from gpunet.backends.host import deliver
 from gpunet.backends.reference_spatial import ReferenceSpatial
 from gpunet.backends.reference_windows import add_windows, pad_images, view_windows, windows_of
@@ -187,6 +187,40 @@ class ReferenceBackend(ReferenceSpatial):
         dbeta = deliver(dbeta.astype(x.dtype), beta_out, accumulate)
         return dx.astype(x.dtype), dgamma, dbeta, g if residual else None
 
+    def group_norm_forward(
+        self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float
+    ) -> tuple[Array, Moments]:
+        parts, wide = _groups(x, groups), np.promote_types(x.dtype, np.float32)
+        saved = Moments(parts.mean(axis=(1, 3), dtype=wide), parts.var(axis=(1, 3), dtype=wide))
+        y = _standardized(x, saved, groups, eps)[0]
+        if gamma is not None:
+            y = y * gamma
+        if beta is not None:
+            y = y + beta
+        return y.astype(x.dtype), saved
+
+    def group_norm_backward(
+        self,
+        dy: Array,
+        x: Array,
+        gamma: Array | None,
+        saved: Moments,
+        *,
+        groups: int,
+        eps: float,
+        gamma_out: Array | None = None,
+        beta_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        h, deviation = _standardized(x, saved, groups, eps)
+        axes, _ = _all_but_channels(x)
+        dbeta, dgamma = dy.sum(axis=axes, dtype=h.dtype), (dy * h).sum(axis=axes)
+        d, h = _groups(dy if gamma is None else dy * gamma, groups), _groups(h, groups)
+        offset, slope = (a.mean(axis=(1, 3), keepdims=True, dtype=h.dtype) for a in (d, d * h))
+        dx = ((d - offset - h * slope) / deviation).astype(x.dtype).reshape(x.shape)
+        dgamma = deliver(dgamma.astype(x.dtype), gamma_out, accumulate)
+        return dx, dgamma, deliver(dbeta.astype(x.dtype), beta_out, accumulate)
+
     # ---- activations
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:
@@ -198,8 +232,13 @@ class ReferenceBackend(ReferenceSpatial):
                     return np.where(x <= 0, activation.slope * x, x).astype(x.dtype)
                 case "sigmoid":
                     return (1 / (1 + np.exp(-x))).astype(x.dtype)
-                case _:
+                case "tanh":
                     return np.tanh(x)
+                case "elu":
+                    return np.where(x <= 0, activation.alpha * np.expm1(x), x).astype(x.dtype)
+                case _:
+                    slope, shift, low, high = activation.line
+                    return np.clip(slope * x + shift, low, high).astype(x.dtype)
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
         match activation.name:
@@ -209,15 +248,40 @@ class ReferenceBackend(ReferenceSpatial):
                 return np.where(y <= 0, activation.slope * dy, dy).astype(dy.dtype)
             case "sigmoid":
                 return dy * y * (1 - y)
-            case _:
+            case "tanh":
                 return dy * (1 - y * y)
+            case "elu":
+                return np.where(y <= 0, dy * (y + activation.alpha), dy).astype(dy.dtype)
+            case _:
+                slope, _, low, high = activation.line
+                return np.where((y <= low) | (y >= high), 0, slope * dy).astype(dy.dtype)
 
-    def gelu_forward(self, x: Array) -> Array:
-        return (x * _normal_cdf(x)).astype(x.dtype)
+    def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            match activation.name:
+                case "gelu":
+                    y = x * _normal_cdf(x)
+                case "silu":
+                    y = x / (1 + np.exp(-x))
+                case "softplus":
+                    y = np.logaddexp(0, activation.beta * x.astype(np.float64)) / activation.beta
+                case _:
+                    y = np.where(x <= -3, 0, np.where(x >= 3, x, x * (x + 3) / 6))
+        return np.asarray(y).astype(x.dtype)
 
-    def gelu_backward(self, dy: Array, x: Array) -> Array:
-        density = np.exp(-x * x / 2) / sqrt(2 * pi)
-        return (dy * (_normal_cdf(x) + x * density)).astype(dy.dtype)
+    def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            match activation.name:
+                case "gelu":
+                    slope = _normal_cdf(x) + x * (np.exp(-x * x / 2) / sqrt(2 * pi))
+                case "silu":
+                    s = 1 / (1 + np.exp(-x))
+                    slope = s * (1 + x * (1 - s))
+                case "softplus":
+                    slope = 1 / (1 + np.exp(-activation.beta * x))
+                case _:
+                    slope = np.where(x <= -3, 0, np.where(x >= 3, 1, x / 3 + 0.5))
+        return (dy * slope).astype(dy.dtype)
 
     def _open(self, dy: Array, gate: Gate | None) -> Array:
         if gate is not None and gate.activation is not None:
@@ -234,6 +298,18 @@ def _normal_cdf(x: Array) -> Array:
 def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:
     """The axes of (…, C) but the last, and how many elements share a channel."""
     return tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+
+
+def _standardized(x: Array, saved: Moments, groups: int, eps: float) -> tuple[Array, Array]:
+    """(h of x's shape, deviations (N, 1, groups, 1)) of group norm."""
+    mean, variance = (a[:, None, :, None] for a in saved)
+    deviation = np.sqrt(variance + eps)
+    return ((_groups(x, groups) - mean) / deviation).reshape(x.shape), deviation
+
+
+def _groups(x: Array, groups: int) -> Array:
+    """(N, …, C) as (N, positions, groups, channels of a group)."""
+    return x.reshape(len(x), prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
 
 
 def _taps(windows: Array) -> Array:

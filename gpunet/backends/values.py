@@ -16,22 +16,73 @@ Index = tuple[int | slice | None, ...]
 
 BINARY = ("add", "subtract", "multiply", "divide", "power")
 UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
-ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh")
+ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh", "hard_sigmoid")
 """Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
+LINES = ("relu6", "hard_tanh", "hard_sigmoid")
+"""Those among them that are a line between two limits."""
+INPUT_ACTIVATIONS = ("gelu", "silu", "softplus", "hard_swish")
+"""Those whose gradient takes their input: most fall before they rise, so that the output does not tell it."""
 FUSED_POOL = (2, 2)
 """Window, and stride, of the max pool that a convolution can take in."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An elementwise function by name; `slope` is leaky ReLU's for negative inputs, unused by the others."""
+    """An elementwise function by name, with what some of them take, which the others leave unused.
+
+    Raises:
+        ValueError: a name that is none of `ACTIVATIONS`, or numbers that leave the output without a sign of the gradient.
+    """
 
     name: str
     slope: float = 0.01
+    """Leaky ReLU's for negative inputs, positive."""
+    alpha: float = 1.0
+    """ELU tends to -alpha, positive."""
+    low: float = -1.0
+    """The least output of hard tanh."""
+    high: float = 1.0
+    """The largest."""
 
     def __post_init__(self) -> None:
         if self.name not in ACTIVATIONS:
             raise ValueError(f"activation: name is {self.name!r} but takes one of {', '.join(ACTIVATIONS)}")
+        if self.name == "leaky_relu" and not self.slope > 0:
+            raise ValueError(f"leaky_relu: negative_slope is {self.slope} but must be positive; use relu for 0")
+        if self.name == "elu" and not self.alpha > 0:
+            raise ValueError(f"elu: alpha is {self.alpha} but must be positive; use relu for 0")
+        if self.name == "hard_tanh" and not self.low < self.high:
+            raise ValueError(f"hard_tanh: low is {self.low} and high {self.high} but low must be less")
+
+    @property
+    def line(self) -> tuple[float, float, float, float]:
+        """(slope, shift, low, high) of one of `LINES`: y = min(max(slope x + shift, low), high).
+
+        Its gradient is slope strictly between the limits and 0 at them, as PyTorch has it.
+        """
+        if self.name == "hard_sigmoid":
+            return 1 / 6, 0.5, 0.0, 1.0
+        if self.name == "relu6":
+            return 1.0, 0.0, 0.0, 6.0
+        return 1.0, 0.0, self.low, self.high
+
+
+@dataclass(frozen=True, slots=True)
+class InputActivation:
+    """An elementwise function by name whose gradient takes the input; `beta` is softplus's, unused by the others.
+
+    Raises:
+        ValueError: a name that is none of `INPUT_ACTIVATIONS`, or a beta that is not positive.
+    """
+
+    name: str
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.name not in INPUT_ACTIVATIONS:
+            raise ValueError(f"activation: name is {self.name!r} but takes one of {', '.join(INPUT_ACTIVATIONS)}")
+        if not self.beta > 0:
+            raise ValueError(f"{self.name}: beta is {self.beta} but must be positive")
 
 
 class Gate(NamedTuple):
@@ -47,12 +98,12 @@ class Gate(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What batch normalisation normalised by: of the batch in training, the running ones in inference."""
+    """What a normalisation normalised by: batch norm by the batch's in training, by the running ones in inference."""
 
     mean: Array
-    """(C,)"""
+    """(C,); of group norm (N, groups)."""
     variance: Array
-    """(C,), biased: the sum of squares over n."""
+    """The same, biased: the sum of squares over n."""
 
 
 class Segments(NamedTuple):

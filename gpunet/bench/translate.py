@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpunet import nn
-from gpunet.backends.base import Activation
+from gpunet.backends.base import Activation, InputActivation
 from gpunet.bench.nets import input_shapes
 from gpunet.geometry import Geometry, Pair
 from gpunet.models.fast_cifar import Scaled
+from gpunet.nn.activation import ActivationLayer
 
 
 def to_torch(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
@@ -47,8 +48,15 @@ class _Translation:
                 return self.inside(layer)
             case nn.BatchNorm2d():
                 return self.batch_norm(layer)
-            case nn.GELU():
-                return torch.nn.GELU()
+            case ActivationLayer():
+                return _activation(layer.function)
+            case nn.PReLU():
+                sloped = torch.nn.PReLU(layer.weight.size)
+                copy(sloped.weight, layer.weight.numpy())
+                return sloped
+            case nn.GroupNorm():
+                made = torch.nn.GroupNorm(layer.groups, layer.channels, layer.eps, layer.weight is not None)
+                return _finished(made, layer, None if layer.weight is None else layer.weight.numpy())
             case nn.Conv2d():
                 return self.conv(layer)
             case nn.Linear():
@@ -62,10 +70,6 @@ class _Translation:
                 shape = self.shapes[id(layer)]
                 self.flattened = shape if len(shape) == 3 else None
                 return torch.nn.Flatten()
-            case nn.ReLU() | nn.Sigmoid() | nn.Tanh():
-                return _activation(Activation(type(layer).__name__.lower()))
-            case nn.LeakyReLU():
-                return _activation(Activation("leaky_relu", layer.negative_slope))
             case _:
                 raise ValueError(f"to_torch: {layer!r} is not translated")
 
@@ -113,7 +117,9 @@ class _Translation:
         return _finished(made, layer, w.T)
 
 
-def _finished(made: Any, layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d, weight: np.ndarray | None) -> Any:
+def _finished(
+    made: Any, layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm, weight: np.ndarray | None
+) -> Any:
     """The module with the layer's weight and bias, and its activation behind it, if it has one."""
     import torch
 
@@ -124,7 +130,8 @@ def _finished(made: Any, layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d, weight: 
         if source is not None and values is not None:
             copy(target, values)
             target.requires_grad_(source.requires_grad)
-    return made if layer.activation is None else torch.nn.Sequential(made, _activation(layer.activation))
+    activation = getattr(layer, "activation", None)
+    return made if activation is None else torch.nn.Sequential(made, _activation(activation))
 
 
 def _around(inner: Any, combine: Callable[[Any, Any], Any]) -> Any:
@@ -142,18 +149,27 @@ def _around(inner: Any, combine: Callable[[Any, Any], Any]) -> Any:
     return Around()
 
 
-def _activation(activation: Activation) -> Any:
-    import torch
+def _activation(activation: Activation | InputActivation) -> Any:
+    from torch import nn as torch_nn
 
-    match activation.name:
-        case "relu":
-            return torch.nn.ReLU()
-        case "leaky_relu":
-            return torch.nn.LeakyReLU(activation.slope)
-        case "sigmoid":
-            return torch.nn.Sigmoid()
+    match activation:
+        case Activation("leaky_relu"):
+            return torch_nn.LeakyReLU(activation.slope)
+        case Activation("elu"):
+            return torch_nn.ELU(activation.alpha)
+        case Activation("hard_tanh"):
+            return torch_nn.Hardtanh(activation.low, activation.high)
+        case InputActivation("softplus"):
+            return torch_nn.Softplus(activation.beta)
         case _:
-            return torch.nn.Tanh()
+            return getattr(torch_nn, _TORCH[activation.name])()
+
+
+_TORCH = {
+    "relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "Tanh", "relu6": "ReLU6", "hard_sigmoid": "Hardsigmoid", "gelu": "GELU",
+    "silu": "SiLU", "hard_swish": "Hardswish",
+}  # fmt: skip
+"""PyTorch's layers that take nothing."""
 
 
 def even_padding(layer: object, geometry: Geometry) -> Pair:

@@ -23,6 +23,7 @@ MOVED = {
 """dtypes that are filled, copied and gathered, and their C types."""
 
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
+_GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
 _NORM_SIMPLE = tuple(f"{kernel}_simple" for kernel in _NORM)
 
 
@@ -83,7 +84,12 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
         "gather_augment.cu": [*_each("gather_augment"), "gather_augment<uint8>"],
-        "gelu.cu": _each("gelu_forward", "gelu_backward"),
+        "group_norm.cu": [
+            *_each(*(f"{kernel}_simple" for kernel in _GROUP_NORM)),
+            *(instance(k, t, v) for k, t, v in product(_GROUP_NORM, ELEMENTS.values(), (4, 1))),
+            "group_norm_weight_grad_merge",
+        ],
+        "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
         "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
         "matmul.cu": [
             *_each("matmul_simple"),
@@ -97,7 +103,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *(instance("update", t, rule) for t, rule in product(ELEMENTS.values(), UPDATE_RULES)),
         ],
         "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
-        "random.cu": ["random_words", "random_uniform<float>", *_each("dropout")],
+        "random.cu": ["random_words", "random_uniform<float>", "random_normal", *_each("dropout")],
         "reduce.cu": [
             instance(k, "float")
             for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")

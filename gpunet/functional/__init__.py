@@ -1,6 +1,22 @@
 """The public operations on tensors: ``from gpunet import functional as F``."""
 
-from gpunet.functional.activation import gelu, leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
+from gpunet.functional.activation import (
+    elu,
+    gelu,
+    hard_sigmoid,
+    hard_swish,
+    hard_tanh,
+    leaky_relu,
+    log_softmax,
+    prelu,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
 from gpunet.functional.arithmetic import (
     absolute,
     add,
@@ -27,12 +43,12 @@ from gpunet.functional.loss import (
     softmax_cross_entropy,
 )
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
-from gpunet.functional.norm import batch_norm
+from gpunet.functional.norm import batch_norm, group_norm, layer_norm
 from gpunet.functional.operators import bind_operators
 from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
-from gpunet.functional.regularise import dropout
+from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.transposed import conv_transpose2d
 
@@ -55,16 +71,24 @@ __all__ = [
     "dice_loss",
     "divide",
     "dropout",
+    "dropout2d",
+    "elu",
     "exp",
     "flatten",
     "focal_loss",
+    "gaussian_noise",
     "gelu",
     "giou",
     "giou_loss",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_swish",
+    "hard_tanh",
     "huber_loss",
     "index",
     "iou",
     "iou_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "locally_connected2d",
@@ -80,12 +104,16 @@ __all__ = [
     "one_hot",
     "pad2d",
     "power",
+    "prelu",
     "relu",
+    "relu6",
     "reshape",
     "sigmoid",
     "sigmoid_focal_loss",
+    "silu",
     "softmax",
     "softmax_cross_entropy",
+    "softplus",
     "sqrt",
     "squared_distances",
     "subtract",

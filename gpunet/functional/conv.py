@@ -100,7 +100,8 @@ def conv2d(
             (none) or "same" (output ceil(n / stride), TensorFlow's).
         dilation: step between the taps of a window, in pixels.
         groups: joins C // groups channels to O // groups filters each; C for a depthwise convolution.
-        activation: "relu", "leaky_relu", "sigmoid" or "tanh", fused.
+        activation: "relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh" or "hard_sigmoid", fused; an
+            `Activation` where it takes numbers.
         pool: window of a max pool after the activation, its windows side by side; 2 is fused, and the convolution's
             whole output then never written. The gradient goes to the first largest value before bias and activation.
     Returns:

@@ -1,4 +1,4 @@
-"""Normalisation by the statistics of a batch."""
+"""Normalisation by the statistics of a batch, or of parts of each sample."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Activation, Array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.conv import as_shaped
+from gpunet.functional.movement import reshape
+from gpunet.geometry import positive_int
 
 
 class _BatchNorm(Function):
@@ -111,3 +113,77 @@ def batch_norm(
         running_mean.version += 1
         running_var.version += 1
     return y
+
+
+class _GroupNorm(Function):
+    name = "group_norm"
+    single = ("gamma", "beta")
+
+    def forward(self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float) -> Array:
+        y, self.moments = self.backend.group_norm_forward(x, gamma, beta, groups=groups, eps=eps)
+        self.save(x, gamma)
+        self.groups, self.eps = groups, eps
+        return y
+
+    def backward(self, dy: Array) -> Any:
+        x, gamma = self.saved
+        return self.backend.group_norm_backward(
+            dy, x, gamma, self.moments, groups=self.groups, eps=self.eps,
+            gamma_out=self.destination(1), beta_out=self.destination(2), accumulate=self.accumulate,
+        )  # fmt: skip
+
+
+def group_norm(x: Tensor, groups: int, gamma: Any = None, beta: Any = None, *, eps: float = 1e-5) -> Tensor:
+    """Each group of channels of each sample shifted to mean 0 and scaled to variance 1, then y = gamma x̂ + beta.
+
+    Wu & He 2018. What a sample becomes depends on no other, and training and inference are the same. With a group a channel
+    this is instance normalisation (Ulyanov et al. 2016); for one group of all features, `layer_norm` takes other axes.
+
+    Args:
+        x: (N, …, C), any float dtype; moments are of the positions … and the C // groups neighbouring channels of a group.
+        groups: must divide C.
+        gamma, beta: (C,), or None for 1 and 0.
+        eps: added to the variance, which is over n.
+    Returns:
+        (N, …, C).
+    """
+    if expect_tensor("group_norm", "x", x).ndim < 2 or not prod(x.shape[1:]):
+        raise ValueError(
+            f"group_norm: x has shape {x.shape} but takes (N, …, C), at least 2 axes, and no empty samples"
+        )
+    groups = positive_int("group_norm", "groups", groups)
+    if x.shape[-1] % groups:
+        raise ValueError(f"group_norm: groups={groups} must divide the channels of x {x.shape}")
+    gamma, beta = _affine("group_norm", x, x.shape[-1:], gamma, beta, eps)
+    return _GroupNorm.apply(x, gamma, beta, groups=groups, eps=eps)
+
+
+def layer_norm(x: Tensor, gamma: Any = None, beta: Any = None, *, axes: int = 1, eps: float = 1e-5) -> Tensor:
+    """The last `axes` axes of x together shifted to mean 0 and scaled to variance 1, then y = gamma x̂ + beta (Ba et al. 2016).
+
+    Args:
+        x: at least `axes` axes, any float dtype; (N, H, W, C) is normalised by pixel with 1, by image with 3.
+        gamma, beta: of the shape of those axes, or None for 1 and 0.
+        eps: added to the variance, which is over n.
+    Returns:
+        x's shape.
+    """
+    axes = positive_int("layer_norm", "axes", axes)
+    if expect_tensor("layer_norm", "x", x).ndim < axes or not prod(x.shape[-axes:]):
+        raise ValueError(f"layer_norm: x has shape {x.shape} but takes at least {axes} axes of elements to normalise")
+    gamma, beta = _affine("layer_norm", x, x.shape[-axes:], gamma, beta, eps)
+    rows = reshape(x, -1, prod(x.shape[-axes:]))
+    return reshape(_GroupNorm.apply(rows, gamma, beta, groups=1, eps=eps), *x.shape)
+
+
+def _affine(operation: str, x: Tensor, shape: tuple[int, ...], gamma: Any, beta: Any, eps: float) -> tuple[Any, Any]:
+    """gamma and beta, which `shape` is that of, flattened."""
+    given = {"gamma": as_shaped(gamma), "beta": as_shaped(beta)}
+    for name, value in given.items():
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(f"{operation}: {name} has shape {tuple(value.shape)} but x {x.shape} takes {shape}")
+    if not eps >= 0:
+        raise ValueError(f"{operation}: eps is {eps} but must be at least 0")
+    # one that is flat stays the parameter that it is
+    gamma, beta = (v if v is None or len(v.shape) == 1 else v.reshape(-1) for v in given.values())
+    return gamma, beta

@@ -1,12 +1,16 @@
-"""Dropout (Srivastava et al. 2014), scaled while training so that inference needs nothing."""
+"""Noise while training: dropout (Srivastava et al. 2014), scaled so that inference needs nothing, and Gaussian noise."""
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
+import numpy as np
+
 from gpunet import random
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
+from gpunet.functional.arithmetic import add, multiply
 from gpunet.random import Stream
 
 
@@ -29,8 +33,59 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
         p: from 0 to 1; rounded to a 65,536th.
         training: whether to drop at all.
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p is {p} but must be from 0 to 1")
+    check_rate("dropout", p)
     if not training or p == 0:
         return x
     return _Dropout.apply(x, p=p, stream=random.next_stream("dropout"))
+
+
+def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
+    """Each channel of each sample 0 with probability p, else x / (1 - p); x itself unless `training`.
+
+    Spatial dropout (Tompson et al. 2015, section 3.2): neighbouring pixels of a feature map are alike, so a net reads what
+    `dropout` drops from the pixels beside it.
+
+    Args:
+        x: (N, …, C), any float dtype.
+        p, training: as for `dropout`.
+    """
+    if expect_tensor("dropout2d", "x", x).ndim < 2:
+        raise ValueError(f"dropout2d: x has shape {x.shape} but takes (N, …, C), at least 2 axes")
+    check_rate("dropout2d", p)
+    if not training or p == 0:
+        return x
+    channels = x.shape[0], *[1] * (x.ndim - 2), x.shape[-1]
+    return multiply(x, dropout(Tensor(x.backend.full(channels, 1.0, x.dtype), x.backend), p))
+
+
+def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Tensor:
+    """x plus normal noise of mean 0; x itself unless `training`.
+
+    A function of any tensor: of a net's inputs (Bishop 1995, "Training with noise is equivalent to Tikhonov regularization"),
+    of what a layer gives, or of targets, inside the step that computes the loss:
+    ``F.mean_squared_error(model(x), F.gaussian_noise(y, 0.05, training=model.training))``.
+
+    Args:
+        x: any shape and float dtype.
+        std: the noise's standard deviation, at least 0.
+        training: whether to add any.
+    The noise is `random.normal`'s, so none lies beyond 4.33 std, and every backend adds the same.
+    """
+    check_std("gaussian_noise", std)
+    if not training or std == 0:
+        return x
+    kind = x.dtype if x.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+    noise = x.backend.random_normal(random.next_stream("noise"), x.shape, kind)
+    return add(x, Tensor(x.backend.cast(x.backend.scale(noise, None, std), x.dtype), x.backend))
+
+
+def check_rate(operation: str, p: float) -> None:
+    """ValueError unless p is a probability."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{operation}: p is {p} but must be from 0 to 1")
+
+
+def check_std(operation: str, std: float) -> None:
+    """ValueError unless std is a finite standard deviation."""
+    if not 0 <= std < inf:
+        raise ValueError(f"{operation}: std is {std} but must be at least 0, and finite")

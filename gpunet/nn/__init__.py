@@ -2,25 +2,29 @@
 
 from gpunet.autograd import Parameter, parameter
 from gpunet.nn import init
-from gpunet.nn.folding import fold_batch_norm
-from gpunet.nn.layers import (
+from gpunet.nn.activation import (
+    ELU,
     GELU,
-    AvgPool2d,
-    Conv2d,
-    Dropout,
-    Flatten,
+    HardSigmoid,
+    HardSwish,
+    HardTanh,
     LeakyReLU,
-    Linear,
     LogSoftmax,
-    MaxPool2d,
+    PReLU,
     ReLU,
+    ReLU6,
     Sigmoid,
+    SiLU,
     Softmax,
+    Softplus,
     Tanh,
 )
+from gpunet.nn.folding import fold_batch_norm
+from gpunet.nn.layers import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d
 from gpunet.nn.local import LocallyConnected2d
 from gpunet.nn.module import Buffer, Module
-from gpunet.nn.norm import BatchNorm2d
+from gpunet.nn.norm import BatchNorm2d, GroupNorm, LayerNorm
+from gpunet.nn.regularise import Dropout, Dropout2d, GaussianNoise
 from gpunet.nn.resample import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -35,6 +39,7 @@ from gpunet.nn.sequential import Concat, Residual, Sequential
 from gpunet.nn.transposed import ConvTranspose2d
 
 __all__ = [
+    "ELU",
     "GELU",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
@@ -45,23 +50,34 @@ __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "Dropout",
+    "Dropout2d",
     "Flatten",
+    "GaussianNoise",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
+    "GroupNorm",
+    "HardSigmoid",
+    "HardSwish",
+    "HardTanh",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LocallyConnected2d",
     "LogSoftmax",
     "MaxPool2d",
     "Module",
+    "PReLU",
     "Parameter",
     "ReLU",
+    "ReLU6",
     "ReflectionPad2d",
     "ReplicationPad2d",
     "Residual",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "Softplus",
     "Tanh",
     "Upsample2d",
     "ZeroPad2d",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 from gpunet.backends.base import FUSED_POOL, Activation
 from gpunet.geometry import sides_of
-from gpunet.nn.layers import Conv2d, LeakyReLU, Linear, MaxPool2d, ReLU, Sigmoid, Tanh
+from gpunet.nn.activation import ELU, ActivationLayer, HardSigmoid, HardTanh, LeakyReLU, ReLU, ReLU6, Sigmoid, Tanh
+from gpunet.nn.layers import Conv2d, Linear, MaxPool2d
 from gpunet.nn.module import Module
 from gpunet.nn.norm import BatchNorm2d
 
@@ -33,19 +35,15 @@ def _window(layer: MaxPool2d) -> Any:
     return FUSED_POOL if fits else None
 
 
-_ACTIVATIONS: dict[type[Module], Callable[[Any], Activation]] = {
-    ReLU: lambda _: Activation("relu"),
-    LeakyReLU: lambda layer: Activation("leaky_relu", layer.negative_slope),
-    Sigmoid: lambda _: Activation("sigmoid"),
-    Tanh: lambda _: Activation("tanh"),
-}
+def _function(layer: ActivationLayer) -> Activation:
+    assert isinstance(layer.function, Activation)
+    return layer.function
+
+
+_ACTIVATIONS = (ReLU, LeakyReLU, Sigmoid, Tanh, ELU, ReLU6, HardTanh, HardSigmoid)
 RULES = (
-    *(Rule(Conv2d, kind, "activation", value, before=("pool",)) for kind, value in _ACTIVATIONS.items()),
-    *(
-        Rule(first, kind, "activation", value)
-        for first in (Linear, BatchNorm2d)
-        for kind, value in _ACTIVATIONS.items()
-    ),
+    *(Rule(Conv2d, kind, "activation", _function, before=("pool",)) for kind in _ACTIVATIONS),
+    *(Rule(first, kind, "activation", _function) for first, kind in product((Linear, BatchNorm2d), _ACTIVATIONS)),
     Rule(Conv2d, MaxPool2d, "pool", _window),
 )
 

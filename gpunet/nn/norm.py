@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from gpunet import functional as F
-from gpunet.autograd import Tensor, parameter
+from gpunet.autograd import Parameter, Tensor, parameter
 from gpunet.backends.base import Activation
 from gpunet.geometry import positive_int
 from gpunet.nn import init as initial
@@ -72,3 +72,81 @@ class BatchNorm2d(Module):
         fused = "" if self.activation is None else f", activation={self.activation.name!r}"
         affine = "" if self.weight is not None else ", affine=False"
         return f"{self.running_mean.size}, eps={self.eps}, momentum={self.momentum}{affine}{fused}"
+
+
+class _SampleNorm(Module):
+    """Group or layer norm: what they share."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool):
+        if not eps >= 0:
+            raise ValueError(f"{type(self).__name__}: eps is {eps} but must be at least 0")
+        self.eps = eps
+        self.weight = parameter(np.ones(shape, np.float32)) if affine else None
+        self.bias = parameter(initial.zeros(shape)) if affine else None
+
+    def parameter_formula(self) -> str:
+        """2·C."""
+        return "" if self.weight is None else f"2·{self.weight.size}"
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """An element: one for the mean, three for the variance, two to normalise, two for a scale and a shift."""
+        return prod(y_shape) * (6 + 2 * (self.weight is not None))
+
+    def _options(self) -> str:
+        return f"eps={self.eps}" + ("" if self.weight is not None else ", affine=False")
+
+
+class GroupNorm(_SampleNorm):
+    """Group normalisation: (N, …, C) -> (N, …, C); see `functional.group_norm`.
+
+    Args:
+        groups, channels: of the C channels, neighbours in so many groups; as many as channels for instance norm.
+        eps: added to the variance.
+        affine: whether to learn a scale and a shift.
+    Attributes:
+        weight, bias: (C,), gamma and beta, 1 and 0 at first; None unless `affine`.
+    """
+
+    def __init__(self, groups: int, channels: int, *, eps: float = 1e-5, affine: bool = True):
+        self.groups = positive_int("GroupNorm", "groups", groups)
+        self.channels = positive_int("GroupNorm", "channels", channels)
+        if channels % groups:
+            raise ValueError(f"GroupNorm: groups={groups} must divide channels={channels}")
+        super().__init__((channels,), eps, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, …, C) -> (N, …, C)."""
+        return F.group_norm(x, self.groups, self.weight, self.bias, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        """Groups, channels and options."""
+        return f"{self.groups}, {self.channels}, {self._options()}"
+
+
+class LayerNorm(_SampleNorm):
+    """Layer normalisation over the last axes; see `functional.layer_norm`.
+
+    Args:
+        shape: extents of those axes, or the last one's: C normalises by pixel, (H, W, C) by image.
+        eps, affine: as for `GroupNorm`.
+    Attributes:
+        weight, bias: of that shape, gamma and beta, 1 and 0 at first; None unless `affine`.
+    """
+
+    def __init__(self, shape: int | tuple[int, ...], *, eps: float = 1e-5, affine: bool = True):
+        extents = shape if isinstance(shape, tuple | list) and shape else (shape,)
+        self.shape = tuple(positive_int("LayerNorm", "shape", n) for n in extents)
+        super().__init__(self.shape, eps, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (…, *shape) -> (…, *shape)."""
+        if x.shape[-len(self.shape) :] != self.shape:
+            raise ValueError(f"LayerNorm: x has shape {x.shape} but its last axes must be {self.shape}")
+        return F.layer_norm(x, self.weight, self.bias, axes=len(self.shape), eps=self.eps)
+
+    def extra_repr(self) -> str:
+        """Extents and options."""
+        return f"{self.shape}, {self._options()}"

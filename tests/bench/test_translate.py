@@ -28,6 +28,11 @@ def nets():
         nn.Residual(nn.Residual(nn.ReLU())), nn.BatchNorm2d(8, affine=False, eps=1e-3), nn.Sigmoid(),
         nn.Flatten(), nn.Linear(8 * 3 * 4, 6), nn.BatchNorm2d(6), factor=0.25,
     ), (6, 8, 3)  # fmt: skip
+    yield "other activations and norms", nn.Sequential(
+        nn.Conv2d(3, 8, 3, activation="elu"), nn.GroupNorm(2, 8), nn.SiLU(), nn.Conv2d(8, 8, 1), nn.ReLU6(), nn.PReLU(8),
+        nn.GroupNorm(4, 8, affine=False), nn.Softplus(2.0), nn.HardSwish(), nn.Flatten(), nn.Linear(8 * 4 * 6, 6), nn.ELU(0.5),
+        nn.HardTanh(-0.4, 0.6), nn.Linear(6, 4), nn.HardSigmoid(), nn.PReLU(), nn.Linear(4, 3, activation="hard_sigmoid"),
+    ), (6, 8, 3)  # fmt: skip
     yield "speedrun", models.speedrun((17, 17, 3)), (17, 17, 3)
 
 

@@ -13,7 +13,7 @@ import tolerances
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends import cuda, cuda_training, why_unavailable
-from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, Moments, Note, Segments
+from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, InputActivation, Moments, Note, Segments
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
 from gpunet.backends.reference import ReferenceBackend
@@ -29,7 +29,13 @@ pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_un
 
 LINES = 0.95
 """Share of the kernels' lines that must execute."""
-ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+ACTIVATIONS = [
+    Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"), Activation("elu", alpha=0.7),
+    Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+]  # fmt: skip
+INPUT_ACTIVATIONS = [
+    InputActivation("gelu"), InputActivation("silu"), InputActivation("softplus", 2.5), InputActivation("hard_swish"),
+]  # fmt: skip
 STREAM = Stream(7, 1, 2, 3, 4)
 
 
@@ -119,6 +125,7 @@ def run_everything(run):
     resampling(run)
     local_convolutions(run)
     normalisation(run)
+    groups(run)
     rows(run)
     cross_entropy(run)
     elementwise(run)
@@ -136,6 +143,7 @@ def run_narrow(run):
     resampling(run)
     local_convolutions(run)
     normalisation(run)
+    groups(run)
     cross_entropy(run)
     elementwise(run)
     run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
@@ -149,13 +157,13 @@ def convolutions(run):
         g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
         x, w, b, dy = run.normal(*g.x_shape), run.normal(*g.w_shape), run.normal(filters), run.normal(*g.y_shape)
         gate = Gate(run.rounded(np.tanh(run.normal(*g.y_shape))), ACTIVATIONS[3])
-        run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 4])
+        run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 8])
         run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, bias=False)
         pool = Geometry.pool(g.y_shape, FUSED_POOL)
         dy, gate_y = run.normal(*pool.y_shape), run.rounded(np.tanh(run.normal(*pool.y_shape)))
-        _, mask = run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 4], pool=pool)
+        _, mask = run("conv2d_forward", x, w, b, geometry=g, activation=ACTIVATIONS[channels % 8], pool=pool)
         gate = Gate(gate_y, ACTIVATIONS[3], mask, pool)
         run("conv2d_input_grad", dy, w, geometry=g, gate=gate)
         run("conv2d_weight_grad", dy, x, geometry=g, gate=gate)
@@ -226,6 +234,30 @@ def normalisation(run):
         run("batch_norm_backward", run.normal(*shape), x, y, gamma, saved, residual=True, single=(3,), **options)
 
 
+def groups(run):
+    for shape, each, affine in (
+        ((2, 9, 7, 16), 2, True),
+        ((33, 35), 5, True),
+        ((3, 5), 1, False),
+        ((70, 4, 8), 2, True),
+    ):
+        gamma, beta = (run.normal(shape[-1]) if affine else None for _ in range(2))
+        x, dy, options = run.normal(*shape), run.normal(*shape), {"groups": each, "eps": 1e-2}
+        _, saved = run.reference.group_norm_forward(x, gamma, beta, **options)
+        on = [None if a is None else run.backend.asarray(a) for a in (gamma, beta)]
+        y, moments = run.backend.group_norm_forward(run.on(x), *on, **options)
+        run.agrees(y, run.reference.group_norm_forward(x, gamma, beta, **options)[0])
+        for mine, theirs in zip(moments, saved, strict=True):
+            np.testing.assert_allclose(run.backend.to_numpy(mine), theirs, rtol=1e-5, atol=1e-6)
+        run("group_norm_backward", dy, x, gamma, saved, single=(2,), **options)
+        out = [run.backend.asarray(np.ones(shape[-1], np.float32)) for _ in range(2)]
+        given = run.on(dy), run.on(x), on[0], Moments(*map(run.backend.asarray, saved))
+        run.backend.group_norm_backward(*given, gamma_out=out[0], beta_out=out[1], accumulate=True, **options)
+        expected = run.reference.group_norm_backward(dy, x, gamma, saved, **options)[1:]
+        for mine, theirs in zip(out, expected, strict=True):
+            np.testing.assert_allclose(run.backend.to_numpy(mine), theirs + 1, rtol=1e-4, atol=1e-4)
+
+
 def rows(run):
     for shape, axes in (((3, 700), (1,)), ((700, 3), (0,)), ((4, 5, 6), (0, 2))):
         a = run.rng.integers(-9, 9, shape).astype(np.float32)
@@ -255,8 +287,9 @@ def elementwise(run):
     for activation in ACTIVATIONS:
         y = run.rounded(run("activation_forward", special, activation))
         run("activation_backward", run.normal(3, 5), y, activation)
-    run("gelu_forward", special[:, :-1].copy())
-    run("gelu_backward", run.normal(3, 4), run.normal(3, 4))
+    for activation in INPUT_ACTIVATIONS:
+        run("input_activation_forward", 3 * special[:, :-1].copy(), activation)
+        run("input_activation_backward", run.normal(3, 40), run.rounded(3 * run.normal(3, 40)), activation)
     for name in UNARY:
         run("unary", name, special)
     for name in BINARY:
@@ -280,11 +313,17 @@ def movement(run):
 def random_numbers(run):
     run("random_words", STREAM, 1027)
     run("random_uniform", STREAM, (37,), np.float32)
+    run("random_normal", STREAM, (5, 37), np.float32)
     run("dropout_forward", run.normal(5, 37), 0.3, stream=STREAM)
     run("permutation", STREAM, 1027)
     clock = run.backend.asarray(np.uint64([5, 6]))  # added to the stream's own step and epoch
     x, placed = run.normal(5, 37), replace(STREAM, step=STREAM.step + 5, epoch=STREAM.epoch + 6)
-    for primitive, *args in (("random_words", 9), ("random_uniform", (9,), np.float32), ("dropout_forward", 0.3)):
+    for primitive, *args in (
+        ("random_words", 9),
+        ("random_uniform", (9,), np.float32),
+        ("random_normal", (9,), np.float32),
+        ("dropout_forward", 0.3),
+    ):
         drops = primitive == "dropout_forward"
         expected, got = (
             getattr(on, primitive)(on.asarray(x), *args, stream=stream)

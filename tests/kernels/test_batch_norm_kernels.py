@@ -12,7 +12,10 @@ SHAPES = [
     (3, 41, 37, 4),  # five splits of the rows, the last one shorter
     (5, 1),
 ]
-ACTIVATIONS = [None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+ACTIVATIONS = [
+    None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"),
+    Activation("elu", alpha=0.7), Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+]  # fmt: skip
 OPTIONS = {"eps": 1e-5, "training": True}
 
 
@@ -60,7 +63,7 @@ def of_channels(rng):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_norm_agrees_with_the_reference(both, of_channels, normal, shape, training):
-    activation = ACTIVATIONS[len(shape) + shape[-1] % 2 - 1]
+    activation = ACTIVATIONS[(len(shape) + shape[-1]) % len(ACTIVATIONS)]
     x, dy, parameters = 2 * normal(*shape) + 3, normal(*shape), of_channels(shape[-1])
     options = {"eps": 1e-5, "training": training, "activation": activation}
     y, saved = both("batch_norm_forward", x, *parameters, momentum=0.3, **options)

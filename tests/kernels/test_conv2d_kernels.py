@@ -22,7 +22,10 @@ SHAPES = [
     ((9, 48, 48, 8), (1, 1), 128, {}),  # enough results for the largest forward tile
     ((2, 8, 8, 132), (5, 5), 260, {"padding": 2}),  # and for the largest weight-gradient tile
 ]
-ACTIVATIONS = [None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+ACTIVATIONS = [
+    None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"),
+    Activation("elu", alpha=0.7), Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+]  # fmt: skip
 
 
 @pytest.fixture(params=range(len(SHAPES)), ids=lambda i: "x".join(map(str, SHAPES[i][0])) + f"-{i}")

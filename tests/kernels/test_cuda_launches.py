@@ -7,7 +7,7 @@ import pytest
 from recording import recording_backend
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import Activation, Backend, Gate, Moments, Segments
+from gpunet.backends.base import Activation, Backend, Gate, InputActivation, Moments, Segments
 from gpunet.backends.cuda import BUSY, TILE_K, count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
 from gpunet.geometry import Geometry
@@ -17,7 +17,7 @@ from gpunet.resampling import linear, padded
 CONV = Geometry.conv((2, 8, 8, 4), (3, 3, 4, 20))
 POOL = Geometry.pool((2, 8, 8, 4), 2)
 LOCAL = Geometry.conv((2, 8, 8, 4), (7, 7, 4, 3))
-RELU, STREAM = Activation("relu"), Stream(0, 1)
+RELU, GELU, STREAM = Activation("relu"), InputActivation("gelu"), Stream(0, 1)
 NORMALIZE = Augmentation(mean=(0.5,), std=(0.5,))
 
 
@@ -133,13 +133,29 @@ PRIMITIVES = {
         ),
         ["batch_norm_sums<float, 4>", "batch_norm_sums_merge", "batch_norm_input_grad<float, 4>"],
     ),
+    "group_norm_forward": (
+        lambda on: on.group_norm_forward(conv_x(on), ones(on, 4), None, groups=1, eps=1e-5),
+        ["group_norm_forward<float, 4>"],
+    ),
+    "group_norm_backward": (
+        lambda on: on.group_norm_backward(
+            conv_x(on), conv_x(on), ones(on, 4), Moments(ones(on, 2, 2), ones(on, 2, 2)), groups=2, eps=1e-5
+        ),
+        ["group_norm_input_grad<float, 1>", "group_norm_weight_grad<float, 1>", "group_norm_weight_grad_merge"],
+    ),
     "activation_forward": (lambda on: on.activation_forward(ones(on, 3), RELU), ["activation_forward<float>"]),
     "activation_backward": (
         lambda on: on.activation_backward(ones(on, 3), ones(on, 3), RELU),
         ["activation_backward<float>"],
     ),
-    "gelu_forward": (lambda on: on.gelu_forward(ones(on, 3)), ["gelu_forward<float>"]),
-    "gelu_backward": (lambda on: on.gelu_backward(ones(on, 3), ones(on, 3)), ["gelu_backward<float>"]),
+    "input_activation_forward": (
+        lambda on: on.input_activation_forward(ones(on, 3), GELU),
+        ["input_activation_forward<float>"],
+    ),
+    "input_activation_backward": (
+        lambda on: on.input_activation_backward(ones(on, 3), ones(on, 3), GELU),
+        ["input_activation_backward<float>"],
+    ),
     "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float>"]),
     "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
     "softmax_cross_entropy": (
@@ -154,6 +170,7 @@ PRIMITIVES = {
     ),
     "random_words": (lambda on: on.random_words(STREAM, 9), ["random_words"]),
     "random_uniform": (lambda on: on.random_uniform(STREAM, (9,), np.float32), ["random_uniform<float>"]),
+    "random_normal": (lambda on: on.random_normal(STREAM, (9,), np.float32), ["random_normal"]),
     "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
     "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
     "permutation": (
@@ -188,6 +205,8 @@ SIMPLE = {
     "resample2d": ["resample2d<float, 1>"],
     "batch_norm_forward": ["batch_norm_moments_simple<float>", "batch_norm_forward_simple<float>"],
     "batch_norm_backward": ["batch_norm_sums_simple<float>", "batch_norm_input_grad_simple<float>"],
+    "group_norm_forward": ["group_norm_forward_simple<float>"],
+    "group_norm_backward": ["group_norm_input_grad_simple<float>", "group_norm_weight_grad_simple<float>"],
     "softmax_cross_entropy": ["softmax_cross_entropy_simple<float>"],
     "sum": ["reduce_sum_simple<float>"],
     "max": ["reduce_max_simple<float>"],

@@ -5,7 +5,14 @@ import pytest
 import tolerances
 from recording import recording_backend
 
-from gpunet.backends.base import FUSED_POOL, Activation, Gate
+from gpunet.backends.base import (
+    ACTIVATIONS,
+    FUSED_POOL,
+    INPUT_ACTIVATIONS,
+    Activation,
+    Gate,
+    InputActivation,
+)
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
 
@@ -172,6 +179,22 @@ def test_batch_norm_keeps_its_channels_in_float32(device_backend, reference, nar
         agree(got, expected, tolerances.NARROW.get(got.dtype.name, 1e-5))
 
 
+@pytest.mark.parametrize(("shape", "groups"), [((3, 5, 4, 16), 2), ((3, 5, 4, 9), 3), ((40, 33), 1)])
+def test_group_norm_keeps_float32_for_groups_and_channels(device_backend, reference, narrow, rounded, shape, groups):
+    x, dy, options = rounded(*shape), rounded(*shape), {"groups": groups, "eps": 1e-3}
+    gamma, beta = (rounded(shape[-1]).astype(np.float32) for _ in range(2))
+    results = []
+    for backend, kind in ((reference, np.float64), (device_backend, None)):
+        on = [backend.asarray(a if kind is None else a.astype(kind)) for a in (x, gamma, beta, dy)]
+        y, saved = backend.group_norm_forward(*on[:3], **options)
+        grads = backend.group_norm_backward(on[3], on[0], on[1], saved, **options)
+        results.append([backend.to_numpy(a) for a in (y, *saved, *grads)])
+    dtypes = [narrow, "float32", "float32", narrow, "float32", "float32"]
+    for expected, got, dtype in zip(*results, dtypes, strict=True):
+        assert got.dtype == dtype
+        agree(got, expected, tolerances.NARROW.get(got.dtype.name, 1e-5))
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_gives_its_loss_in_float32(compare, rounded, rng, smoothing):
     labels, weight = rng.integers(0, 33, 19).astype(np.int32), rng.uniform(0.5, 2, 33).astype(np.float32)
@@ -185,11 +208,12 @@ def test_cross_entropy_gives_its_loss_in_float32(compare, rounded, rng, smoothin
 def test_elementwise(compare, narrow, rounded, rng):
     with np.errstate(over="ignore"):
         special = SPECIAL.astype(narrow)
-    for activation in (RELU, Activation("leaky_relu", 0.2), Activation("sigmoid"), TANH):
+    for activation in (RELU, Activation("leaky_relu", 0.2), *map(Activation, ACTIVATIONS[2:])):
         compare("activation_forward", special, activation)
         compare("activation_backward", rounded(3, 5), np.tanh(rounded(3, 5)), activation)
-    compare("gelu_forward", special[:6])
-    compare("gelu_backward", rounded(3, 5), rounded(3, 5))
+    for activation in map(InputActivation, INPUT_ACTIVATIONS):
+        compare("input_activation_forward", special[:6], activation)
+        compare("input_activation_backward", rounded(3, 5), 4 * rounded(3, 5), activation)
     for name in ("negative", "abs", "sign"):
         compare("unary", name, special)
     for name in ("add", "multiply", "divide"):

@@ -5,11 +5,17 @@ import numpy as np
 import pytest
 
 from gpunet import random
-from gpunet.backends.base import Activation, Note, Segments
+from gpunet.backends.base import Activation, InputActivation, Note, Segments
 from gpunet.backends.rules import RULES
 from gpunet.random import Stream
 
-ACTIVATIONS = [Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh")]
+ACTIVATIONS = [
+    Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"), Activation("elu", alpha=0.7),
+    Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+]  # fmt: skip
+INPUT_ACTIVATIONS = [
+    InputActivation("gelu"), InputActivation("silu"), InputActivation("softplus", 2.5), InputActivation("hard_swish"),
+]  # fmt: skip
 STREAM = Stream(seed=2**63 - 5, purpose=1, step=7, call=2**40, epoch=3)
 
 
@@ -22,6 +28,21 @@ def test_activations_agree_with_the_reference(device_backend, reference, activat
     got = device_backend.activation_backward(device_backend.asarray(dy), device_backend.asarray(y), activation)
     with np.errstate(invalid="ignore"):
         agrees(got, reference.activation_backward(dy, y, activation))
+
+
+@pytest.mark.parametrize("activation", INPUT_ACTIVATIONS, ids=str)
+def test_activations_of_their_input_agree_with_the_reference(device_backend, reference, activation, rng, agrees):
+    x = np.resize(np.array([0, -0.0, 1, -2, 3, -3, 90, -90, np.nan, np.inf, -2.999, 2.999, 0.1], np.float32), (7, 41))
+    x[1:] += rng.normal(size=(6, 41)).astype(np.float32)
+    dy, on = rng.normal(size=x.shape).astype(np.float32), device_backend.asarray
+    with np.errstate(invalid="ignore"):
+        agrees(
+            device_backend.input_activation_forward(on(x), activation),
+            reference.input_activation_forward(x.astype(np.float64), activation),
+        )
+        x[np.isinf(x)] = 50  # a slope that is infinity times 0
+        expected = reference.input_activation_backward(dy.astype(np.float64), x.astype(np.float64), activation)
+    agrees(device_backend.input_activation_backward(on(dy), on(x), activation), expected)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 10), (19, 33), (2, 3, 1000), (7,)])
@@ -114,6 +135,7 @@ def test_a_clock_on_the_device_places_the_draws(device_backend, reference, norma
     for got, expected in (
         (device_backend.random_words(told, 9), reference.random_words(STREAM, 9)),
         (device_backend.random_uniform(told, (9,), np.float32), reference.random_uniform(STREAM, (9,), np.float32)),
+        (device_backend.random_normal(told, (9,), np.float32), reference.random_normal(STREAM, (9,), np.float32)),
         (
             device_backend.dropout_forward(device_backend.asarray(x), 0.5, stream=told),
             reference.dropout_forward(x, 0.5, stream=STREAM),
@@ -136,6 +158,14 @@ def test_uniform_numbers_are_the_reference_s(device_backend, reference, shape):
     np.testing.assert_array_equal(device_backend.to_numpy(got), reference.random_uniform(STREAM, shape, np.float32))
     with pytest.raises(TypeError, match="float64"):
         device_backend.random_uniform(STREAM, shape, np.float64)
+
+
+@pytest.mark.parametrize("shape", [(3,), (7, 33), (16, 4099)])
+def test_normal_numbers_are_the_reference_s(device_backend, reference, shape):
+    got = device_backend.random_normal(STREAM, shape, np.float32)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), reference.random_normal(STREAM, shape, np.float32))
+    with pytest.raises(TypeError, match="float64"):
+        device_backend.random_normal(STREAM, shape, np.float64)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])

@@ -29,9 +29,14 @@ def test_neighbours_are_taken_in_where_a_rule_fits():
     assert runs(nn.ReLU(), conv, nn.Dropout(), nn.ReLU()) == [(n, []) for n in ("ReLU", "Conv2d", "Dropout", "ReLU")]
     assert runs(nn.Conv2d(1, 2, 3, activation="relu"), nn.ReLU()) == [("Conv2d", []), ("ReLU", [])]
     assert runs(nn.Conv2d(1, 2, 3, pool=2), nn.ReLU(), pool) == [("Conv2d", []), ("ReLU", []), ("MaxPool2d", [])]
-    assert [options for _, options in fused([conv, nn.LeakyReLU(0.3)])] == [
-        {"activation": Activation("leaky_relu", 0.3)}
-    ]
+    for layer, activation in (
+        (nn.LeakyReLU(0.3), Activation("leaky_relu", 0.3)), (nn.ELU(0.3), Activation("elu", alpha=0.3)),
+        (nn.ReLU6(), Activation("relu6")), (nn.HardTanh(-2, 0.5), Activation("hard_tanh", low=-2, high=0.5)),
+        (nn.HardSigmoid(), Activation("hard_sigmoid")),
+    ):  # fmt: skip
+        assert [options for _, options in fused([conv, layer])] == [{"activation": activation}]
+    for layer in (nn.SiLU(), nn.Softplus(), nn.HardSwish(), nn.PReLU()):
+        assert runs(conv, layer) == [("Conv2d", []), (type(layer).__name__, [])]
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,25 @@ LAYERS = [
     (lambda: nn.LeakyReLU(0.3), lambda m, x: F.leaky_relu(x, 0.3)),
     (nn.Sigmoid, lambda m, x: F.sigmoid(x)),
     (nn.Tanh, lambda m, x: F.tanh(x)),
+    (nn.PReLU, lambda m, x: F.prelu(x, [0.25])),
+    (lambda: nn.PReLU(3, init=-0.5), lambda m, x: F.prelu(x, [-0.5] * 3)),
+    (lambda: nn.ELU(0.3), lambda m, x: F.elu(x, 0.3)),
+    (nn.ReLU6, lambda m, x: F.relu6(x)),
+    (lambda: nn.HardTanh(-0.5, 0.3), lambda m, x: F.hard_tanh(x, -0.5, 0.3)),
+    (nn.HardSigmoid, lambda m, x: F.hard_sigmoid(x)),
     (nn.GELU, lambda m, x: F.gelu(x)),
+    (nn.SiLU, lambda m, x: F.silu(x)),
+    (lambda: nn.Softplus(2.0), lambda m, x: F.softplus(x, 2.0)),
+    (nn.HardSwish, lambda m, x: F.hard_swish(x)),
+    (lambda: nn.GroupNorm(3, 3, eps=1e-3), lambda m, x: F.group_norm(x, 3, m.weight, m.bias, eps=1e-3)),
+    (lambda: nn.GroupNorm(1, 3, affine=False), lambda m, x: F.group_norm(x, 1)),
+    (lambda: nn.LayerNorm(3), lambda m, x: F.layer_norm(x, m.weight, m.bias)),
+    (lambda: nn.LayerNorm((6, 5, 3), eps=0.1), lambda m, x: F.layer_norm(x, m.weight, m.bias, axes=3, eps=0.1)),
     (nn.Softmax, lambda m, x: F.softmax(x)),
     (nn.LogSoftmax, lambda m, x: F.log_softmax(x)),
     (lambda: nn.Dropout(0.4).eval(), lambda m, x: x),
+    (lambda: nn.Dropout2d(0.4).eval(), lambda m, x: x),
+    (lambda: nn.GaussianNoise(0.4).eval(), lambda m, x: x),
 ]
 
 
@@ -78,6 +93,40 @@ def test_dropout_drops_only_while_training(backend):
     assert (layer.train()(x).numpy() == 0).any()
 
 
+def test_noise_is_added_only_while_training(backend):
+    x = gp.tensor(np.ones((10, 3, 3, 10), np.float32), backend=backend)
+    for layer in (nn.Dropout2d(0.5), nn.GaussianNoise(0.5)):
+        assert (layer(x).numpy() != 1).any()
+        assert layer.eval()(x) is x
+        assert (layer.train()(x).numpy() != 1).any()
+
+
+def test_summary_counts_the_parameters_and_flops_of_new_layers():
+    model = nn.Sequential(
+        nn.GroupNorm(2, 4), nn.LayerNorm((5, 4)), nn.LayerNorm(4, affine=False), nn.PReLU(4), nn.PReLU(), nn.ELU(),
+        nn.SiLU(), nn.Dropout2d(), nn.GaussianNoise(),
+    )  # fmt: skip
+    rows = model.summary((3, 5, 4)).rows
+    assert [row.parameters for row in rows] == [8, 40, 0, 4, 1, 0, 0, 0, 0]
+    assert [row.formula for row in rows] == ["2·4", "2·20", "", "4", "1", "", "", "", ""]
+    assert [row.flops // 60 for row in rows] == [8, 8, 6, 2, 2, 3, 4, 0, 0]
+
+
+def test_layers_name_their_numbers():
+    layers = (
+        nn.PReLU(4),
+        nn.ELU(0.5),
+        nn.HardTanh(-2, 2),
+        nn.Softplus(3.0),
+        nn.GroupNorm(2, 4),
+        nn.LayerNorm(5, affine=False),
+    )
+    assert [repr(layer) for layer in layers] == [
+        "PReLU(4)", "ELU(0.5)", "HardTanh(-2, 2)", "Softplus(3.0)", "GroupNorm(2, 4, eps=1e-05)",
+        "LayerNorm((5,), eps=1e-05, affine=False)",
+    ]  # fmt: skip
+
+
 def test_raw_arrays_move_to_the_layers_backend(backend, rng):
     layer = nn.Linear(3, 2).to(backend)
     y = layer(rng.normal(size=(4, 3)).astype(np.float32))
@@ -112,6 +161,20 @@ def test_out_of_memory_names_the_layer_and_the_bytes(backend):
         (lambda: nn.Conv2d(3, 4, 3, init="he"), "init: 'he' is none of kaiming_uniform"),
         (lambda: nn.Linear(3, -1), "Linear: out_features must be at least 1, got -1"),
         (lambda: nn.Dropout(2), "Dropout: p is 2 but must be from 0 to 1"),
+        (lambda: nn.Dropout2d(-1), "Dropout2d: p is -1 but must be from 0 to 1"),
+        (lambda: nn.GaussianNoise(-1), "GaussianNoise: std is -1 but must be at least 0, and finite"),
+        (lambda: nn.LeakyReLU(-1), "leaky_relu: negative_slope is -1 but must be positive"),
+        (lambda: nn.ELU(0), "elu: alpha is 0 but must be positive"),
+        (lambda: nn.HardTanh(1, 1), "hard_tanh: low is 1 and high 1 but low must be less"),
+        (lambda: nn.Softplus(0), "softplus: beta is 0 but must be positive"),
+        (lambda: nn.PReLU(0), "PReLU: slopes must be at least 1, got 0"),
+        (lambda: nn.GroupNorm(3, 4), "GroupNorm: groups=3 must divide channels=4"),
+        (lambda: nn.GroupNorm(2, 4, eps=-1), "GroupNorm: eps is -1 but must be at least 0"),
+        (lambda: nn.LayerNorm(()), "LayerNorm: shape must be an integer, got ()"),
+        (
+            lambda: nn.LayerNorm(3)(gp.tensor(np.ones((2, 4)))),
+            "LayerNorm: x has shape (2, 4) but its last axes must be (3,)",
+        ),
         (lambda: nn.Linear(2, 2, init=lambda shape: np.ones(3)), "gave shape (3,) for (2, 2)"),
         (lambda: gp.models.lenet((11, 28, 1)), "lenet: images are 11x28 but must be at least 12x12"),
         (lambda: gp.models.cnn((3, 28, 1)), "cnn: images are 3x28 but must be at least 4x4"),

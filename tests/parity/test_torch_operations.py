@@ -114,7 +114,17 @@ def test_linear(backend, rng):
         (lambda x: F.leaky_relu(x, 0.3), lambda x: tf.leaky_relu(x, 0.3)),
         (F.sigmoid, torch.sigmoid),
         (F.tanh, torch.tanh),
+        (F.elu, tf.elu),
+        (lambda x: F.elu(x, 0.3), lambda x: tf.elu(x, 0.3)),
+        (F.relu6, tf.relu6),
+        (F.hard_tanh, tf.hardtanh),
+        (lambda x: F.hard_tanh(x, -0.5, 2.0), lambda x: tf.hardtanh(x, -0.5, 2.0)),
+        (F.hard_sigmoid, tf.hardsigmoid),
         (F.gelu, tf.gelu),
+        (F.silu, tf.silu),
+        (F.softplus, tf.softplus),
+        (lambda x: F.softplus(x, 3.0), lambda x: tf.softplus(x, 3.0)),
+        (F.hard_swish, tf.hardswish),
         (F.softmax, lambda x: torch.softmax(x, -1)),
         (F.log_softmax, lambda x: torch.log_softmax(x, -1)),
         (F.exp, torch.exp),
@@ -133,6 +143,47 @@ def test_linear(backend, rng):
 )
 def test_elementwise_reductions_and_movement(backend, rng, ours, theirs):
     check(ours, theirs, [2 * rng.normal(size=(3, 10, 7))], backend, rng)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (F.relu, torch.relu), (F.leaky_relu, tf.leaky_relu), (lambda x: F.elu(x, 0.3), lambda x: tf.elu(x, 0.3)),
+        (F.relu6, tf.relu6), (F.hard_tanh, tf.hardtanh), (F.hard_sigmoid, tf.hardsigmoid), (F.hard_swish, tf.hardswish),
+        (lambda x: F.prelu(x, [0.3]), lambda x: tf.prelu(x, torch.tensor([0.3], dtype=x.dtype))),
+    ],
+)  # fmt: skip
+def test_kinks_have_pytorchs_gradients(backend, rng, ours, theirs):
+    check(ours, theirs, [np.arange(-8, 9)], backend, rng)
+
+
+@pytest.mark.parametrize(("slopes", "shape"), [(1, (6, 5, 4, 7)), (7, (6, 5, 4, 7)), (7, (9, 7))])
+def test_prelu(backend, rng, slopes, shape):
+    def theirs(x, w):
+        return tf.prelu(x.movedim(-1, 1), w).movedim(1, -1)
+
+    check(F.prelu, theirs, [rng.normal(size=shape), rng.normal(size=slopes)], backend, rng)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((4, 9, 8, 12), 3), ((4, 9, 8, 12), 1), ((4, 9, 8, 12), 12), ((8, 10), 2)]
+)
+def test_group_norm(backend, rng, shape, groups):
+    def theirs(x, gamma, beta):
+        return tf.group_norm(x.movedim(-1, 1), groups, gamma, beta, 1e-5).movedim(1, -1)
+
+    inputs = rng.normal(size=shape) + 1, rng.normal(size=shape[-1]), rng.normal(size=shape[-1])
+    check(lambda x, g, b: F.group_norm(x, groups, g, b), theirs, inputs, backend, rng)
+
+
+@pytest.mark.parametrize("axes", [1, 3])
+def test_layer_norm(backend, rng, axes):
+    shape = 5, 7, 6, 10
+    inputs = rng.normal(size=shape) - 2, *rng.normal(size=(2, *shape[-axes:]))
+    check(
+        lambda x, g, b: F.layer_norm(x, g, b, axes=axes),
+        lambda x, g, b: tf.layer_norm(x, shape[-axes:], g, b), inputs, backend, rng,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

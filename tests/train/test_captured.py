@@ -109,6 +109,24 @@ def test_replayed_steps_are_eager_ones_bit_for_bit(new_task, name, schedule):
     assert counts_of(trainer) == [1, 1, STEPS]  # the smaller last batch has a graph of its own
 
 
+def test_noise_is_drawn_anew_at_every_replay_as_it_is_eagerly(new_task):
+    states = []
+    for backend, capture in (("emulated", False), ("emulated", True), ("numpy", "auto")):
+        task = new_task(0)
+        task.optimizer.release()
+        task.model = nn.Sequential(
+            nn.GaussianNoise(0.3), nn.Conv2d(1, 4, 3, padding="same"), nn.GroupNorm(2, 4), nn.ELU(), nn.Dropout2d(0.3),
+            nn.PReLU(4), nn.SiLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LayerNorm(36), nn.Linear(36, 4),
+        )  # fmt: skip
+        task.optimizer = optim.AdamW(task.model.parameters(), lr=0.01)
+        trainer = task.trainer(backend=backend, capture=capture)
+        trainer.fit(task.train, 4, valid=task.valid)
+        states.append(state_of(task, trainer))
+    assert_same(*states[:2])
+    losses = [[row["loss"] for row in state[0]["rows"]] for state in states]
+    np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
+
+
 def test_numpy_draws_the_same_dropout(new_task):
     histories = []
     for backend in ("numpy", "emulated"):

@@ -1,0 +1,242 @@
+#include "common.cuh"
+// Group normalisation (Wu & He 2018) of x (N, P, C): moments are of a sample's P positions and the C / groups channels of a group.
+//   forward:      y = gamma h + beta, h = (x - mean) / sqrt(variance + eps); mean and variance (biased) are kept, (N, groups)
+//   input_grad:   dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), with d = gamma dy and means over the group
+//   weight_grad:  dgamma = sum of dy h, dbeta = sum of dy, over samples and positions
+//   x, y, dy, dx (N, P, C)   gamma, beta (C,); gamma null is 1, beta null 0
+// Layer norm (Ba et al. 2016) is one group of x (rows, 1, K), instance norm a group a channel.
+// All that belongs to channels or groups is float, whatever T is.
+//
+// Tiling: a block takes a group of a sample, reads it once for a first mean, again for the moments about that mean, which are exact
+// however far it lies from 0, and once more to normalise: only the first reading is of memory, as long as the group stays in
+// a cache. Blocks are as small as their groups, down to a warp. Gradients of gamma and beta are sums of rows (a row is a position
+// of a sample) by channel: 32 threads side by side take neighbouring channels, partial results are merged in a fixed order.
+// The `_simple` kernels give a group, or a channel, to a thread.
+// Alignment: V = 4 needs every array aligned to four elements and channels of a group in fours; V = 1 needs nothing.
+// Bound: memory. Bytes an element, in float: forward 8, input_grad 12, weight_grad 8. Groups of fewer than 8 channels read
+// more than that, for a load moves 32 bytes.
+
+#define NORM_THREADS 256
+#define ROW_THREADS 8
+
+struct GroupNorm {
+    int N, P, C, groups, rows_a_split;
+    float eps;
+    int accumulate;
+};
+
+__device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
+
+// Elements of one group of one sample, counted from 0 by V neighbouring channels.
+struct Group {
+    int64 start;
+    int count, first, each, C;  // channels: the first, how many of them in elements of V, of a whole row
+
+    __device__ __forceinline__ Group(const GroupNorm& s, int64 number, int v) {
+        const int width = s.C / s.groups;
+        each = width / v, C = s.C, count = s.P * each;
+        first = number % s.groups * width;
+        start = number / s.groups * s.P * s.C + first;  // number is of 64 bits, so all of this is
+    }
+    __device__ __forceinline__ int channel(int i, int v) const { return i % each * v; }
+    __device__ __forceinline__ int64 at(int i, int v) const { return start + (int64)(i / each) * C + channel(i, v); }
+};
+
+// v = values[c …], or one constant where there are no values.
+template <int V>
+__device__ __forceinline__ void load_or(float (&v)[V], const float* values, int c, float otherwise) {
+    if (values) {
+        load<V>(v, values + c);
+        return;
+    }
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = otherwise;
+}
+
+// ---- a group or a channel to a thread
+
+template <typename T>
+__global__ void group_norm_forward_simple(
+        const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
+        T* __restrict__ y, float* __restrict__ mean, float* __restrict__ variance, GroupNorm s) {
+    GRID_STRIDE_LOOP(number, (int64)s.N * s.groups) {
+        const Group of(s, number, 1);
+        float centre = 0.0f, squares = 0.0f;
+        for (int i = 0; i < of.count; ++i) {  // Welford 1962
+            const float v = to_float(x[of.at(i, 1)]), distance = v - centre;
+            centre += distance / (i + 1);
+            squares += distance * (v - centre);
+        }
+        mean[number] = centre, variance[number] = squares / of.count;
+        const float inverse = inverse_deviation(squares / of.count, s.eps);
+        for (int i = 0; i < of.count; ++i) {
+            const int c = of.first + of.channel(i, 1);
+            const float h = (to_float(x[of.at(i, 1)]) - centre) * inverse;
+            from_float(y[of.at(i, 1)], (gamma ? gamma[c] * h : h) + (beta ? beta[c] : 0.0f));
+        }
+    }
+}
+
+template <typename T>
+__global__ void group_norm_input_grad_simple(
+        const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ OR_NULL gamma,
+        const float* __restrict__ mean, const float* __restrict__ variance, T* __restrict__ dx, GroupNorm s) {
+    GRID_STRIDE_LOOP(number, (int64)s.N * s.groups) {
+        const Group of(s, number, 1);
+        const float inverse = inverse_deviation(variance[number], s.eps);
+        float sum = 0.0f, sum_h = 0.0f;
+        for (int i = 0; i < of.count; ++i) {
+            const float d = to_float(dy[of.at(i, 1)]) * (gamma ? gamma[of.first + of.channel(i, 1)] : 1.0f);
+            sum += d, sum_h += d * (to_float(x[of.at(i, 1)]) - mean[number]) * inverse;
+        }
+        for (int i = 0; i < of.count; ++i) {
+            const float d = to_float(dy[of.at(i, 1)]) * (gamma ? gamma[of.first + of.channel(i, 1)] : 1.0f);
+            const float h = (to_float(x[of.at(i, 1)]) - mean[number]) * inverse;
+            from_float(dx[of.at(i, 1)], (d - (sum + h * sum_h) / of.count) * inverse);
+        }
+    }
+}
+
+__device__ __forceinline__ void deliver(float* out, int c, float sum, int accumulate) {
+    if (out) out[c] = accumulate ? out[c] + sum : sum;
+}
+
+template <typename T>
+__global__ void group_norm_weight_grad_simple(
+        const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ variance,
+        float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta, GroupNorm s) {
+    GRID_STRIDE_LOOP(c, s.C) {
+        float sum_h = 0.0f, sum = 0.0f;
+        for (int r = 0; r < s.N * s.P; ++r) {
+            const int64 number = (int64)(r / s.P) * s.groups + c / (s.C / s.groups), at = (int64)r * s.C + c;
+            const float g = to_float(dy[at]);
+            sum_h += g * (to_float(x[at]) - mean[number]) * inverse_deviation(variance[number], s.eps);
+            sum += g;
+        }
+        deliver(dgamma, c, sum_h, s.accumulate), deliver(dbeta, c, sum, s.accumulate);
+    }
+}
+
+// ---- a group to a block, V neighbouring channels at once to a thread
+
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_forward(
+        const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
+        T* __restrict__ y, float* __restrict__ mean, float* __restrict__ variance, GroupNorm s) {
+    for (int64 number = blockIdx.x; number < (int64)s.N * s.groups; number += gridDim.x) {
+        const Group of(s, number, V);
+        const float n = (float)of.count * V;
+        float sum = 0.0f, squares = 0.0f, v[V];
+        for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
+            load<V>(v, x + of.at(i, V));
+#pragma unroll
+            for (int u = 0; u < V; ++u) sum += v[u];
+        }
+        const float near = block_sum(sum) / n;
+        sum = 0.0f;
+        for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
+            load<V>(v, x + of.at(i, V));
+#pragma unroll
+            for (int u = 0; u < V; ++u) sum += v[u] - near, squares += (v[u] - near) * (v[u] - near);
+        }
+        const float centre = near + block_sum(sum) / n, spread = block_sum(squares) / n;
+        const float inverse = inverse_deviation(spread, s.eps);
+        if (threadIdx.x == 0) mean[number] = centre, variance[number] = spread;
+        for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
+            float scale[V], shift[V];
+            load<V>(v, x + of.at(i, V));
+            load_or<V>(scale, gamma, of.first + of.channel(i, V), 1.0f);
+            load_or<V>(shift, beta, of.first + of.channel(i, V), 0.0f);
+#pragma unroll
+            for (int u = 0; u < V; ++u) v[u] = scale[u] * ((v[u] - centre) * inverse) + shift[u];
+            store<V>(y + of.at(i, V), v);
+        }
+    }
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_input_grad(
+        const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ OR_NULL gamma,
+        const float* __restrict__ mean, const float* __restrict__ variance, T* __restrict__ dx, GroupNorm s) {
+    for (int64 number = blockIdx.x; number < (int64)s.N * s.groups; number += gridDim.x) {
+        const Group of(s, number, V);
+        const float centre = mean[number], inverse = inverse_deviation(variance[number], s.eps), n = (float)of.count * V;
+        float sum = 0.0f, sum_h = 0.0f, d[V], h[V], scale[V];
+        const auto read = [&](int i) {  // d = gamma dy and h
+            load<V>(d, dy + of.at(i, V));
+            load<V>(h, x + of.at(i, V));
+            load_or<V>(scale, gamma, of.first + of.channel(i, V), 1.0f);
+#pragma unroll
+            for (int u = 0; u < V; ++u) d[u] *= scale[u], h[u] = (h[u] - centre) * inverse;
+        };
+        for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
+            read(i);
+#pragma unroll
+            for (int u = 0; u < V; ++u) sum += d[u], sum_h += d[u] * h[u];
+        }
+        const float offset = block_sum(sum) / n, slope = block_sum(sum_h) / n;
+        for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
+            read(i);
+#pragma unroll
+            for (int u = 0; u < V; ++u) d[u] = (d[u] - offset - h[u] * slope) * inverse;
+            store<V>(dx + of.at(i, V), d);
+        }
+    }
+}
+
+// The sums of the threads that share channels, in those of the first row of threads.
+template <int V>
+__device__ __forceinline__ void add_rows(float (&a)[V]) {
+    __shared__ float of[ROW_THREADS][WARP][V];
+    const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP;
+    __syncthreads();  // of may still be read by a call before this one
+#pragma unroll
+    for (int u = 0; u < V; ++u) of[row][lane][u] = a[u];
+    __syncthreads();
+    if (row == 0)
+        for (int other = 1; other < ROW_THREADS; ++other)
+#pragma unroll
+            for (int u = 0; u < V; ++u) a[u] += of[other][lane][u];
+}
+
+// partial (splits, 2, C): dgamma and dbeta of `rows_a_split` rows.
+template <typename T, int V>
+__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
+        const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ variance,
+        float* __restrict__ partial, GroupNorm s) {
+    const int tiles = (s.C / V + WARP - 1) / WARP, c = (blockIdx.x % tiles * WARP + threadIdx.x % WARP) * V;
+    const int begin = blockIdx.x / tiles * s.rows_a_split, end = min(begin + s.rows_a_split, s.N * s.P);
+    float sum_h[V] = {}, sum[V] = {};
+    if (c < s.C)
+        for (int r = begin + threadIdx.x / WARP; r < end; r += ROW_THREADS) {
+            const int64 number = (int64)(r / s.P) * s.groups + c / (s.C / s.groups), at = (int64)r * s.C + c;
+            const float centre = mean[number], inverse = inverse_deviation(variance[number], s.eps);
+            float g[V], v[V];
+            load<V>(g, dy + at);
+            load<V>(v, x + at);
+#pragma unroll
+            for (int u = 0; u < V; ++u) sum_h[u] += g[u] * (v[u] - centre) * inverse, sum[u] += g[u];
+        }
+    add_rows<V>(sum_h);
+    add_rows<V>(sum);
+    if (threadIdx.x < WARP && c < s.C) {
+        float* out = partial + blockIdx.x / tiles * (int64)2 * s.C + c;
+        store<V>(out, sum_h);
+        store<V>(out + s.C, sum);
+    }
+}
+
+// 32 channels a block, the splits among its warps.
+__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad_merge(
+        const float* __restrict__ partial, int splits, float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta,
+        GroupNorm s) {
+    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    float of[2] = {};  // dgamma, dbeta
+    if (c < s.C)
+        for (int split = threadIdx.x / WARP; split < splits; split += ROW_THREADS) {
+            const float* from = partial + (int64)split * 2 * s.C + c;
+            of[0] += from[0], of[1] += from[s.C];
+        }
+    add_rows<2>(of);
+    if (threadIdx.x < WARP && c < s.C) deliver(dgamma, c, of[0], s.accumulate), deliver(dbeta, c, of[1], s.accumulate);
+}
