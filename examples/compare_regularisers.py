@@ -46,7 +46,7 @@ RUNS = {
     "decoupled decay": Run(optimizer={"weight_decay": 1.0, "decoupled": True}),
     "max-norm": Run(optimizer={"max_norm": 1.5}),
     "dropout": Run(layer=lambda: nn.Dropout(0.5)),
-    # nn.Dropout2d belongs here: block=lambda filters: nn.Dropout2d(0.2)
+    "spatial dropout": Run(block=lambda filters: nn.Dropout2d(0.2)),
     "batch norm": Run(block=nn.BatchNorm2d),
     "label smoothing": Run(loss={"label_smoothing": 0.1}),
     "augmentation": Run(images=lambda height: [data.RandomShift(max(1, height // 14))]),
@@ -161,16 +161,11 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = min(7, len(results))
+    columns = min(8, len(results))
     rows = -(-len(results) // columns)
+    size = 2.4 * columns, 2.3 * rows + 0.7
     figure, axes = pyplot.subplots(
-        rows,
-        columns,
-        figsize=(2.4 * columns, 2.3 * rows + 0.7),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+        rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
     plain = results["none"]
     top = 1.3 * plain[:-1, 1, 0].max()

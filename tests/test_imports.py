@@ -8,7 +8,7 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("errors", "geometry", "augmentation", "random"), ("cuda",), ("backends",), ("precision",), ("arena",), ("tensors",),
+    ("errors", "geometry", "augmentation", "random", "resampling"), ("cuda",), ("backends",), ("precision",), ("arena",), ("tensors",),
     ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"), ("train",), ("bench", "cli"),
 )  # fmt: skip
 """From the lowest to the highest."""

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from gpunet.backends import why_unavailable
+from gpunet.backends.base import Activation
 from gpunet.backends.cuda import emulated_backend
+from gpunet.backends.cuda_device import activation_fields
 from gpunet.cuda.emulator import KernelFault
 from gpunet.cuda.emulator.arrays import DeviceArray
 from gpunet.cuda.emulator.launcher import Settings, parse_schedule
 
 pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+
+RELU = activation_fields(Activation("relu"))
 
 
 def test_a_launch_may_touch_the_bytes_of_a_view_alone():
@@ -17,12 +21,12 @@ def test_a_launch_may_touch_the_bytes_of_a_view_alone():
     arena = checked.asarray(np.zeros(64, np.float32))
     segment, x = arena[8:24], checked.asarray(np.ones(20, np.float32))
     launch = checked.launcher.launch
-    launch("activation_forward<float>", 1, 32, (x[:16], segment, 16, {"kind": 1, "slope": 0.0}))
+    launch("activation_forward<float>", 1, 32, (x[:16], segment, 16, RELU))
     with pytest.raises(
         KernelFault,
         match=r"^common\.cuh:\d+: activation_forward<float>: out of bounds: write of 4 bytes at byte 64 of y",
     ) as e:
-        launch("activation_forward<float>", 1, 32, (x, segment, 20, {"kind": 1, "slope": 0.0}))
+        launch("activation_forward<float>", 1, 32, (x, segment, 20, RELU))
     assert e.value.kind == "out of bounds"
 
 
@@ -30,7 +34,7 @@ def test_an_unchecked_launch_finds_a_write_into_a_red_zone():
     plain = emulated_backend(Settings(checked=False))
     x, y = plain.asarray(np.ones(20, np.float32)), plain.empty((16,), np.float32)
     with pytest.raises(KernelFault, match=r"past the end of an array of shape \(16,\), float32.*, the argument y"):
-        plain.launcher.launch("activation_forward<float>", 1, 32, (x, y, 20, {"kind": 1, "slope": 0.0}))
+        plain.launcher.launch("activation_forward<float>", 1, 32, (x, y, 20, RELU))
 
 
 def test_a_checked_launch_refuses_to_read_what_nothing_wrote():

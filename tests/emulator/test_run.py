@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from gpunet import cli
+from gpunet.backends.base import Activation
+from gpunet.backends.cuda_device import activation_fields
 from gpunet.cuda.emulator import Empty, KernelFault, Schedule, run, why_unavailable
 from gpunet.cuda.nvrtc import CompileError
 
@@ -75,7 +77,7 @@ def test_an_error_of_the_source_carries_its_line(file):
 
 
 def test_gpunets_own_kernels_run_by_name():
-    relu = {"kind": 1, "slope": 0.0}
+    relu = activation_fields(Activation("relu"))
     y = run("activation.cu", "activation_forward<float>", 1, 32, [np.float32([-1, 2]), Empty((2,)), 2, relu]).arrays[
         "y"
     ]
