@@ -9,7 +9,8 @@ import gpunet
 
 LAYERS = (
     ("errors", "geometry", "augmentation", "random", "resampling"), ("cuda",), ("backends",), ("precision",), ("arena",),
-    ("tensors",), ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"), ("train",), ("bench", "cli"),
+    ("tensors",), ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"), ("train",),
+    ("bench", "cli"),
 )  # fmt: skip
 """From the lowest to the highest."""
 PACKAGE = Path(gpunet.__file__).parent

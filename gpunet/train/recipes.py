@@ -19,7 +19,7 @@ from gpunet.train.step import Loss
 
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 MODELS = ("lenet", "cnn", "alexnet", "vgg11", "vgg16", "resnet9", "resnet18", "resnet34", "mobilenet")
-OPTIMIZERS = ("sgd", "adam", "adamw")
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "muon")
 SCHEDULES = ("onecycle", "cosine", "constant")
 
 
@@ -79,6 +79,10 @@ _FOR_OPTIMIZER: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.05, "weight_decay": 5e-4},
     "adam": {"lr": 2e-3, "weight_decay": 0.0},
     "adamw": {"lr": 2e-3, "weight_decay": 0.01},
+    "rmsprop": {"lr": 1e-3, "weight_decay": 0.0},
+    "adagrad": {"lr": 0.02, "weight_decay": 0.0},
+    "lion": {"lr": 3e-4, "weight_decay": 0.1},
+    "muon": {"lr": 0.02, "weight_decay": 0.01},
 }
 """What an optimizer wants that is asked for by name. Images no one has tried get AdamW, which seldom diverges."""
 
@@ -161,8 +165,12 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> optim.
     """The recipe's optimizer; SGD with Nesterov's momentum 0.9."""
     if recipe.optimizer == "sgd":
         return optim.SGD(parameters, recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
-    kind = {"adam": optim.Adam, "adamw": optim.AdamW}[recipe.optimizer]
-    return kind(parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    kinds: dict[str, Any] = {
+        "adam": optim.Adam, "adamw": optim.AdamW, "rmsprop": optim.RMSprop, "adagrad": optim.Adagrad, "lion": optim.Lion,
+        "muon": optim.Muon,
+    }  # fmt: skip
+    made: optim.Optimizer = kinds[recipe.optimizer](parameters, recipe.lr, weight_decay=recipe.weight_decay)
+    return made
 
 
 def make_schedule(recipe: Recipe, optimizer: optim.Optimizer, steps: int) -> Schedule:

@@ -36,7 +36,7 @@ def test_another_optimizer_brings_its_own_rates_unless_they_are_given():
             {"model": "vgg"},
             "model is 'vgg' but takes lenet, cnn, alexnet, vgg11, vgg16, resnet9, resnet18, resnet34, mobilenet",
         ),
-        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs' but takes sgd, adam, adamw"),
+        ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs' but takes sgd, adam, adamw, rmsprop, adagrad, lion, muon"),
         ({"schedule": "step"}, "schedule is 'step' but takes onecycle, cosine, constant"),
         ({"epochs": 0}, "epochs is 0 but must be at least 1"),
         ({"batch_size": 0}, "batch_size is 0 but must be at least 1"),
