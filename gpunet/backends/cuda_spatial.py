@@ -35,7 +35,7 @@ class CudaSpatial(CudaDevice, ABC):
         return y
 
     def _placed(self, taps: Taps) -> Placed:
-        """The tables on the device: sent once, and kept for ever, for a graph may hold them."""
+        """The tables on the device: sent once, and kept for ever, for a graph may hold them: a few kilobytes each."""
         if taps not in self._taps:
             tables = taps.starts, taps.index, taps.weight.astype(np.float32)
             self._taps[taps] = tuple(self.arrays.asarray(table) for table in tables)

@@ -36,6 +36,10 @@ class _Upsample2d(_Resample2d):
 class _Pad2d(_Resample2d):
     name = "pad2d"
 
+    def forward(self, x: Array, *, rows: Taps, columns: Taps, first: Pair = (0, 0)) -> Array:
+        self.first = first
+        return super().forward(x, rows=rows, columns=columns)
+
 
 class _AdaptiveAvgPool2d(_Resample2d):
     name = "adaptive_avg_pool2d"
@@ -101,7 +105,7 @@ def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"]
     if mode == "reflect" and any(max(around) >= extent for around, extent in zip(sides, extents, strict=True)):
         raise ValueError(f"{name}: padding {sides} must be smaller than the image it reflects, x {tuple(x.shape)}")
     rows, columns = (resampling.padded(extent, *around, mode) for extent, around in zip(extents, sides, strict=True))
-    return _Pad2d.apply(x, rows=rows, columns=columns)
+    return _Pad2d.apply(x, rows=rows, columns=columns, first=(sides[0][0], sides[1][0]))
 
 
 def adaptive_avg_pool2d(x: Tensor, size: int | Pair) -> Tensor:

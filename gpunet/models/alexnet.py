@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
+from gpunet.models.checks import check_extents, check_stem
 from gpunet.models.dense import dense_head
-
-STEMS = ("small", "paper")
 
 
 def alexnet(
@@ -28,15 +27,12 @@ def alexnet(
         dense: outputs of the hidden dense layers. `alexnet((227, 227, 3), 1000, "paper", (4096, 4096))` is the paper's own
             net, of 60,965,224 parameters; the defaults give 3,754,378.
     """
-    if stem not in STEMS:
-        raise ValueError(f"alexnet: stem is {stem!r} but takes {' or '.join(STEMS)}")
+    small = check_stem("alexnet", stem)
+    check_extents("alexnet", input_shape, 15 if small else 67, stem)
     h, w, c = input_shape
-    least = 15 if stem == "small" else 67
-    if min(h, w) < least:
-        raise ValueError(f"alexnet: images are {h}x{w} but must be at least {least}x{least} for the {stem} stem")
     first = (
         nn.Conv2d(c, 96, 5, padding="same", activation="relu")
-        if stem == "small"
+        if small
         else nn.Conv2d(c, 96, 11, stride=4, activation="relu")
     )
     body = nn.Sequential(
@@ -49,7 +45,7 @@ def alexnet(
 
     def left(extent: int) -> int:
         """Pixels that convolutions and pools leave of so many."""
-        extent = extent if stem == "small" else (extent - 11) // 4 + 1
+        extent = extent if small else (extent - 11) // 4 + 1
         for _ in range(3):
             extent = (extent - 3) // 2 + 1
         return extent

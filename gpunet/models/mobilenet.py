@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpunet import nn
+from gpunet.models.checks import check_extents
 
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
@@ -28,8 +29,7 @@ def mobilenet(
     h, w, c = input_shape
     if stride not in (1, 2):
         raise ValueError(f"mobilenet: stride is {stride} but takes 1 or 2")
-    if min(h, w) < 16 * stride:
-        raise ValueError(f"mobilenet: images are {h}x{w} but must be at least {16 * stride}x{16 * stride}")
+    check_extents("mobilenet", input_shape, 16 * stride)
     if not width > 0:
         raise ValueError(f"mobilenet: width is {width} but must be positive")
     filters = max(1, round(32 * width))

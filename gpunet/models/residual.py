@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.autograd import Tensor
+from gpunet.models.checks import check_extents, check_stem
 
 RESNET18 = (2, 2, 2, 2)
 """Blocks of each group (table 1); a group has twice the filters of the one before, from 64 on."""
 RESNET34 = (3, 4, 6, 3)
-STEMS = ("small", "paper")
 
 
 class BasicBlock(nn.Module):
@@ -57,13 +57,10 @@ def resnet34(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10,
 def _resnet(
     name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], classes: int, stem: str
 ) -> nn.Sequential:
-    if stem not in STEMS:
-        raise ValueError(f"{name}: stem is {stem!r} but takes {' or '.join(STEMS)}")
+    small = check_stem(name, stem)
+    reduced = 8 if small else 32
+    check_extents(name, input_shape, reduced, stem)
     h, w, c = input_shape
-    small = stem == "small"
-    least = 8 if small else 32
-    if min(h, w) < least:
-        raise ValueError(f"{name}: images are {h}x{w} but must be at least {least}x{least} for the {stem} stem")
     first = (
         nn.Conv2d(c, 64, 3, padding=1, bias=False) if small else nn.Conv2d(c, 64, 7, stride=2, padding=3, bias=False)
     )
@@ -76,7 +73,6 @@ def _resnet(
             outputs = 64 << group
             layers.append(BasicBlock(filters, outputs, 2 if group and i == 0 else 1))
             filters = outputs
-    reduced = 8 if small else 32
     mean = nn.AvgPool2d((-(-h // reduced), -(-w // reduced)))
     return nn.Sequential(*layers, mean, nn.Flatten(), nn.Linear(filters, classes))
 
@@ -92,8 +88,7 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) 
         classes: number of outputs, logits.
     """
     h, w, c = input_shape
-    if min(h, w) < 8:
-        raise ValueError(f"resnet9: images are {h}x{w} but must be at least 8x8")
+    check_extents("resnet9", input_shape, 8)
     return nn.Sequential(
         *_conv(c, 64),
         *_conv(64, 128), nn.MaxPool2d(2),

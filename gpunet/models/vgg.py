@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
+from gpunet.models.checks import check_extents
 from gpunet.models.dense import dense_head
 
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
@@ -58,8 +59,7 @@ def _vgg(
     dense: Sequence[int],
 ) -> nn.Sequential:
     h, w, c = input_shape
-    if min(h, w) < 32:
-        raise ValueError(f"{name}: images are {h}x{w} but must be at least 32x32")
+    check_extents(name, input_shape, 32)
     layers: list[nn.Module] = []
     for group in groups:
         for filters in group:

@@ -20,7 +20,7 @@ from gpunet.nn.activation import (
     Tanh,
 )
 from gpunet.nn.folding import fold_batch_norm
-from gpunet.nn.layers import AvgPool2d, Conv2d, Flatten, Linear, MaxPool2d
+from gpunet.nn.layers import AvgPool2d, Conv2d, Flatten, Identity, Linear, MaxPool2d
 from gpunet.nn.local import LocallyConnected2d
 from gpunet.nn.module import Buffer, Module
 from gpunet.nn.norm import BatchNorm2d, GroupNorm, LayerNorm
@@ -59,6 +59,7 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "HardTanh",
+    "Identity",
     "LayerNorm",
     "LeakyReLU",
     "Linear",

@@ -189,6 +189,14 @@ class AvgPool2d(_Pool2d):
         return F.avg_pool2d(x, self.window, stride=self.stride, padding=self.padding, count_padding=self.count_padding)
 
 
+class Identity(Module):
+    """x as it is: a place for a layer, or a branch that changes nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x -> x."""
+        return x
+
+
 class Flatten(Module):
     """(N, …) -> (N, the product of the rest)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
@@ -44,8 +44,15 @@ class Sequential(Module):
     def __iter__(self) -> Iterator[Module]:
         return iter(self.layers)
 
-    def __getitem__(self, i: int) -> Module:
-        return self.layers[i]
+    @overload
+    def __getitem__(self, i: int) -> Module: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> Sequential: ...
+
+    def __getitem__(self, i: int | slice) -> Module:
+        """A layer; or, of a slice, those layers as a Sequential, which shares them."""
+        return Sequential(*self.layers[i], fuse=self.fuse) if isinstance(i, slice) else self.layers[i]
 
 
 class Residual(Sequential):
@@ -79,7 +86,7 @@ class Concat(Module):
     """Modules side by side on one input, their results behind one another along the channels (Szegedy et al. 2015, figure 2).
 
     Args:
-        branches: the modules; `Sequential()` passes the input itself on, as a dense block does (Huang et al. 2017, equation 2).
+        branches: the modules; `nn.Identity` passes the input itself on, as a dense block does (Huang et al. 2017, equation 2).
             Names are positions: "0.weight".
     """
 

@@ -40,7 +40,7 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers of the whole model; those of a layer used twice count once."""
+        """Numbers in all parameters of the model, frozen ones too; those of a layer used twice count once."""
         return sum(row.parameters for row in self.rows)
 
     @property

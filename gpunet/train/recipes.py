@@ -143,7 +143,7 @@ def make_model(recipe: Recipe, input_shape: tuple[int, int, int], classes: int) 
     if recipe.model == "cnn":
         return models.cnn(input_shape, classes, dropout=recipe.dropout)
     if recipe.dropout:
-        raise ValueError(f"{recipe.model} has no dropout: leave it out, or take cnn")
+        raise ValueError(f"{recipe.model} takes no dropout option: leave it out, or take cnn")
     return getattr(models, recipe.model)(input_shape, classes)
 
 

@@ -331,3 +331,13 @@ def test_a_wrong_layer_is_refused_when_it_is_made(make, message):
         make()
     nn.Conv2d(np.int64(1), np.int64(2), np.int64(3))
     nn.Linear(np.prod((2, 3)), 10)
+
+
+def test_a_slice_of_a_sequential_is_one_that_shares_its_layers():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Identity(), nn.ReLU(), nn.Linear(3, 1), fuse=False)
+    head = model[:3]
+    assert isinstance(head, nn.Sequential)
+    assert (len(head), head.fuse, head[0] is model[0]) == (3, False, True)
+    x = gp.tensor([[1.0, -2.0]])
+    np.testing.assert_array_equal(model[3](head(x)).numpy(), model(x).numpy())
+    assert nn.Identity()(x) is x

@@ -48,7 +48,7 @@ def test_a_recipe_that_cannot_be_raises(changes, message):
 
 
 def test_lenet_has_no_dropout():
-    with pytest.raises(ValueError, match="^lenet has no dropout"):
+    with pytest.raises(ValueError, match="^lenet takes no dropout option"):
         recipes.make_model(recipes.recipe("mnist", "lenet", dropout=0.5), (28, 28, 1), 10)
 
 

@@ -117,14 +117,26 @@ def unshared():
     return nn.Sequential(nn.Conv2d(2, 3, 2), nn.LocallyConnected2d((23, 28, 3), 2, (3, 2), stride=2, padding=(1, 0)))
 
 
-@pytest.mark.parametrize("make", [chain, unshared, Branches])
+def padded():
+    return nn.Sequential(
+        nn.ReflectionPad2d(1), nn.Conv2d(2, 3, (3, 4), stride=(2, 1)), nn.ZeroPad2d(((1, 0), (1, 0))), nn.MaxPool2d(2),
+        nn.Conv2d(3, 2, 2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [chain, unshared, padded, Branches])
 def test_receptive_fields_are_the_pixels_that_change_a_unit(make):
     shape = (24, 29, 2)
     model = positive(make())
     fields = inspect.receptive_fields(model, shape)
     outputs = inspect.feature_maps(model, np.zeros((1, *shape)))
     assert list(fields) == list(outputs)
+    layers = dict(model.named_modules())
     for layer, y in outputs.items():
+        if isinstance(
+            layers[layer], nn.ReflectionPad2d | nn.ZeroPad2d
+        ):  # whose outermost units see no pixel, or another
+            continue
         for unit in ((0, 0), (y.shape[1] // 2, y.shape[2] // 2), (y.shape[1] - 1, y.shape[2] - 1)):
             box = fields[layer].box(*unit)
             inside = tuple((max(a, 0), min(b, n)) for (a, b), n in zip(box, shape, strict=False))
@@ -350,6 +362,11 @@ MODEL = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2 *
 IMAGES = np.random.default_rng(0).normal(size=(2, 6, 7, 1)).astype(np.float32)
 
 
+def behind(activation):
+    """MODEL with another activation."""
+    return nn.Sequential(MODEL[0], activation, *MODEL.layers[2:])
+
+
 class Unused(nn.Module):
     def __init__(self):
         self.used, self.unused = nn.Linear(4, 2), nn.Linear(4, 2)
@@ -377,6 +394,8 @@ class Unused(nn.Module):
         (lambda: inspect.deconvnet(MODEL, IMAGES, "0", 0, (4, 0)), ValueError, "position is (4, 0) but layer '0' has (4, 5)"),
         (lambda: inspect.deconvnet(MODEL, IMAGES, "3", 0, (0, 0)), ValueError, "without pixels, so takes no position"),
         (lambda: inspect.deconvnet(MODEL, IMAGES, "1", 0), ValueError, "deconvnet: tanh is on the way back, which is defined"),
+        (lambda: inspect.deconvnet(behind(nn.GELU()), IMAGES, "3", 0), ValueError, "deconvnet: gelu is on the way back"),
+        (lambda: inspect.deconvnet(behind(nn.PReLU()), IMAGES, "3", 0), ValueError, "deconvnet: prelu is on the way back"),
         (lambda: inspect.top_patches(MODEL, IMAGES, "0", 5, 1), ValueError, "top_patches: unit is 5 but layer '0' has 2"),
         (lambda: inspect.top_patches(MODEL, IMAGES, "0", 0, 9), ValueError, "top_patches: count is 9 but there are 2 images"),
         (lambda: inspect.first_layer_filters(nn.ReLU()), ValueError, "first_layer_filters: the model has no Conv2d (ReLU)"),

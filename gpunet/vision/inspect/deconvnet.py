@@ -64,10 +64,17 @@ def _rectified(function: Any, dy: Array) -> tuple[Array | None, ...]:
     gate = getattr(function, "gate", None)
     if function.name == "activation":
         return (_relu(function, dy, function.activation),)
+    if function.name in ("input_activation", "prelu"):
+        raise ValueError(f"deconvnet: {_name(function)} is on the way back, which is defined for ReLU only")
     if gate is not None and gate.activation is not None:  # fused: activation, then pool, of which the mask stays
         dy = _relu(function, dy, gate.activation)
         function.gate = gate._replace(activation=None)
     return function.run_backward(dy)
+
+
+def _name(function: Any) -> str:
+    activation = getattr(function, "activation", None)
+    return function.name if activation is None else activation.name
 
 
 def _relu(function: Function, dy: Array, activation: Activation) -> Array:

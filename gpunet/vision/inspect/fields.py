@@ -13,7 +13,7 @@ networks", equations 1 to 4).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,13 +51,19 @@ class ReceptiveField:
         top, left = self.offset[0] + row * self.stride[0], self.offset[1] + column * self.stride[1]
         return (top, top + self.size[0]), (left, left + self.size[1])
 
+    def padded(self, first: Pair) -> ReceptiveField:
+        """The field of these units behind so many rows and columns of padding, which stand for what is outside."""
+        return replace(self, offset=_pair(s - p * j for s, p, j in zip(self.offset, first, self.stride, strict=True)))
+
     def through(self, window: Geometry) -> ReceptiveField:
         """The field of the units that a sliding window makes of these."""
-        effective, padding = window.effective_window, window.padding
-        return ReceptiveField(
-            size=_pair(n + (e - 1) * j for n, e, j in zip(self.size, effective, self.stride, strict=True)),
+        (top, _), (left, _) = window.padding
+        return replace(
+            self.padded((top, left)),
+            size=_pair(
+                n + (e - 1) * j for n, e, j in zip(self.size, window.effective_window, self.stride, strict=True)
+            ),
             stride=_pair(j * t for j, t in zip(self.stride, window.stride, strict=True)),
-            offset=_pair(s - before * j for s, (before, _), j in zip(self.offset, padding, self.stride, strict=True)),
         )
 
 
@@ -100,6 +106,8 @@ def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
             return None
         if function.name in WINDOWS:
             return _slid(function, seen[0][1])
+        if function.name == "pad2d":
+            return seen[0][1].padded(vars(function)["first"])
         alike = all(each.ndim == 4 and each.shape[:3] == t.shape[:3] for each, _ in seen)
         return _united((field for _, field in seen), whole) if function.name in BY_PIXEL and alike else whole
 
