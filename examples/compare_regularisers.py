@@ -161,9 +161,9 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = min(8, len(results))
+    columns = min(5, len(results))
     rows = -(-len(results) // columns)
-    size = 2.4 * columns, 2.3 * rows + 0.7
+    size = max(2.4 * columns, 7.5), 2.3 * rows + 0.9
     figure, axes = pyplot.subplots(
         rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
@@ -188,7 +188,7 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
         axis.set_xlabel("epoch")
         axis.tick_params(labelbottom=True)
     handles, labels = axes.flat[len(results) - 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(f"{title}: loss, and validation accuracy at the end", x=0.01, ha="left", fontsize=11)
     figure.savefig(path, dpi=110)
 
