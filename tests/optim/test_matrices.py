@@ -67,10 +67,10 @@ def test_a_parameter_made_by_hand_is_a_matrix_with_two_or_four_axes_unless_told(
 def test_a_matrix_stays_one_wherever_its_model_goes(backend):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 3, 2), nn.LayerNorm((4, 3)))
     expected = [True, False, False, False, False, False]
-    for twin in (
-        model, copy.deepcopy(model), fold_batch_norm(model), _copied(model, gp.get_backend("reference")), copy.deepcopy(model).to(backend),
-        copy.deepcopy(model).astype(np.float64),
-    ):  # fmt: skip
+    there = gp.get_backend("reference")
+    copies = [copy.deepcopy(model), fold_batch_norm(model), _copied(model, there)]
+    moved = [copy.deepcopy(model).to(backend), copy.deepcopy(model).astype(np.float64)]
+    for twin in (model, *copies, *moved):
         twin.load_state_dict(model.state_dict())
         assert [p.matrix for p in twin.parameters()] == expected
         optimizer = optim.SGD(twin.parameters(), lr=0.1)
