@@ -125,6 +125,8 @@ def test_training_inside_applied_raises_before_anything_changes(rng, capture):
     values, averages = states(trainer)
     with trainer.average.applied(), pytest.raises(RuntimeError, match=r"SGD: a step inside applied\(\)"):
         trainer.fit(some, 1)
+    with trainer.average.applied(), pytest.raises(RuntimeError, match=r"SGD: a step inside applied\(\)"):
+        trainer.optimizer.step()
     same(trainer.model.state_dict(), values)
     same(trainer.average.state_dict(), averages)
 
