@@ -60,7 +60,7 @@ class ExponentialMovingAverage:
     def applied(self, averages: bool = True) -> Iterator[None]:
         """Inside, the model computes with the averages: ``with average.applied(): trainer.evaluate(loader)``.
 
-        It may be entered again inside; ``applied(False)`` is there the model's own values for a while.
+        It may be entered again inside, and inside ``applied(False)`` there, the model has its own values.
 
         Raises:
             RuntimeError: other averages of the optimizer are applied; it has released its parameters.

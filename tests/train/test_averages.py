@@ -148,12 +148,19 @@ def test_averages_take_an_optimizer_of_the_model_that_still_holds_it(trainer):
         optim.ExponentialMovingAverage(trainer.model, trainer.optimizer)
 
 
-@pytest.mark.parametrize("capture", [False, pytest.param(True, marks=needs_emulator)])
-def test_validation_goes_by_the_averages_and_training_by_the_values(rng, capture):
+@pytest.mark.parametrize(
+    ("capture", "precision"),
+    [
+        (False, "ieee"),
+        pytest.param(True, "ieee", marks=needs_emulator),
+        pytest.param(True, "bfloat16", marks=needs_emulator),  # where a shadow of the values must be written anew
+    ],
+)
+def test_validation_goes_by_the_averages_and_training_by_the_values(rng, capture, precision):
     train, valid = batches(rng, 4), batches(rng)
     figures = {}
     for validated in (False, True):
-        trainer = made("emulated" if capture else "numpy", decay=0.9, capture=capture)
+        trainer = made("emulated" if capture else "numpy", decay=0.9, capture=capture, precision=precision)
         trainer.fit(train, 2, valid if validated else None)
         figures[validated] = states(trainer)
     for one, other in zip(figures[False], figures[True], strict=True):
