@@ -239,7 +239,9 @@ def backward(
             what goes back.
     """
     if not root.requires_grad:
-        raise RuntimeError("backward: the tensor needs no gradient; was it computed under no_grad, or from data alone?")
+        raise RuntimeError(
+            "backward: the tensor needs no gradient; was it computed under no_grad, from data alone, or by frozen parameters?"
+        )
     if grad is None:
         if root.size != 1:
             raise ValueError(f"backward: a tensor of shape {root.shape} takes an upstream gradient of that shape")

@@ -160,10 +160,16 @@ class Parameter(Tensor):
 
     Beside tensors of 16 bits, on a backend that only stores these, a float32 parameter is taken rounded to their dtype; it and
     its gradient stay float32.
+
+    Attributes:
+        matrix: whether it is one of (fan in, units), once all axes but the last are joined: dense weights (I, O), filters
+            (KH, KW, C, O). Max-norm and `optim.Muon` go by it; optimizers are made after it is set. Unless given, what
+            has 2 or 4 axes is a matrix, and all else is none.
     """
 
-    def __init__(self, data: Array, backend: Backend, requires_grad: bool = True):
+    def __init__(self, data: Array, backend: Backend, requires_grad: bool = True, matrix: bool | None = None):
         self.arena: Arena | None = None
+        self.matrix = len(data.shape) in (2, 4) if matrix is None else matrix
         self.segment = -1
         super().__init__(data, backend, requires_grad)
 
@@ -297,7 +303,7 @@ def tensor(
     return Tensor(target.asarray(data, dtype), target, requires_grad)
 
 
-def parameter(data: Any, *, dtype: Any = None) -> Parameter:
-    """A parameter on the host, where models are made; `data` as for `tensor`."""
+def parameter(data: Any, *, dtype: Any = None, matrix: bool | None = None) -> Parameter:
+    """A parameter on the host, where models are made; `data` as for `tensor`, `matrix` as for `Parameter`."""
     made = tensor(data, dtype=dtype)
-    return Parameter(made.data, made.backend)
+    return Parameter(made.data, made.backend, matrix=matrix)

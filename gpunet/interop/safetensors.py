@@ -13,6 +13,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def save_checkpoint(
 ) -> None:
     """Write all that training needs to go on: weights, optimizer slots and rates, the schedule's position, averages.
 
-    Arguments and errors as for `save_weights`.
+    Arguments and errors as for `save_weights`. The weights are those that are trained, inside `applied` too.
     """
-    arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
+    with _own_values(optimizer, average):
+        arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
     state: dict[str, Any] = {"metadata": dict(metadata or {}), "optimizer": None, "schedule": None}
     if average is not None:
         arrays |= {f"average.{name}": array for name, array in average.state_dict().items()}
@@ -87,6 +89,8 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Copy a checkpoint into a model, and into an optimizer, a schedule and averages if given; else these are left alone.
 
+    Weights and averages go to their places inside `applied` too.
+
     Returns:
         The file's metadata.
     Raises:
@@ -105,20 +109,23 @@ def load_checkpoint(
     averages = _part(arrays, "average.")
     if average is not None and not averages:
         raise ValueError(f"load_checkpoint: {path} holds no averages")
-    undo = model.state_dict()
-    _load_into(path, model, _part(arrays, "model."))
-    try:
-        if average is not None:
-            average.load_state_dict(averages)
-        if optimizer is not None:
-            counts = state["optimizer"]["slots"]
-            slots = {s: [arrays[f"optimizer.{s}.{i}"] for i in range(n)] for s, n in counts.items()}
-            optimizer.load_state_dict({**_without_name(state["optimizer"]), "slots": slots})
-        if schedule is not None:
-            schedule.load_state_dict(_without_name(state["schedule"]))
-    except (ValueError, KeyError) as error:
-        model.load_state_dict(undo)
-        raise ValueError(f"load_checkpoint: {path}: {error}") from error
+    with _own_values(optimizer, average):
+        undo, undo_average = model.state_dict(), None if average is None else average.state_dict()
+        _load_into(path, model, _part(arrays, "model."))
+        try:
+            if average is not None:
+                average.load_state_dict(averages)
+            if optimizer is not None:
+                counts = state["optimizer"]["slots"]
+                slots = {s: [arrays[f"optimizer.{s}.{i}"] for i in range(n)] for s, n in counts.items()}
+                optimizer.load_state_dict({**_without_name(state["optimizer"]), "slots": slots})
+            if schedule is not None:
+                schedule.load_state_dict(_without_name(state["schedule"]))
+        except (ValueError, TypeError, KeyError) as error:
+            model.load_state_dict(undo)
+            if average is not None and undo_average is not None:
+                average.load_state_dict(undo_average)
+            raise ValueError(f"load_checkpoint: {path}: {error}") from error
     return state["metadata"]
 
 
@@ -195,6 +202,13 @@ def _umask() -> int:
 
 
 # ---- states
+
+
+def _own_values(optimizer: Optimizer | None, average: ExponentialMovingAverage | None) -> AbstractContextManager[None]:
+    """Inside, the model holds its own values, not averages."""
+    if optimizer is None and average is not None:
+        optimizer = average.optimizer
+    return nullcontext() if optimizer is None else optimizer.own_values()
 
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ def fold_batch_norm(model: Module) -> Module:
     """
     memo: dict[int, object] = {}
     for p in model.parameters():
-        memo[id(p)] = Parameter(p.backend.copy(p.data), p.backend, p.requires_grad)
+        memo[id(p)] = Parameter(p.backend.copy(p.data), p.backend, p.requires_grad, p.matrix)
     for _, buffer in model.named_buffers():
         twin = copy.copy(buffer)
         twin.data = buffer.backend.copy(buffer.data)

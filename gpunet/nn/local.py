@@ -25,7 +25,7 @@ class LocallyConnected2d(Module):
         bias: whether to add one number a filter.
         init: as for `Conv2d`, for the filters of each place.
     Attributes:
-        weight: (OH, OW, KH, KW, C, O).
+        weight: (OH, OW, KH, KW, C, O); no `Parameter.matrix`.
         bias: (OH, OW, O), or None.
     """
 
@@ -51,8 +51,8 @@ class LocallyConnected2d(Module):
         drawn = [
             initial.draw(init, filters) for _ in range(prod(places))
         ]  # so that an initialiser sees the fans of one
-        self.weight = parameter(np.stack(drawn).reshape(*places, *filters))
-        self.bias = parameter(initial.zeros((*places, filters[3]))) if bias else None
+        self.weight = parameter(np.stack(drawn).reshape(*places, *filters), matrix=False)
+        self.bias = parameter(initial.zeros((*places, filters[3])), matrix=False) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, O)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -45,10 +46,19 @@ class Module:
     They are found by walking the attributes, and lists, tuples and dicts in them; ``super().__init__()`` is not needed.
     """
 
-    training: bool = True
-    """Whether dropout drops and batch norm follows the batch; set by `train` and `eval`."""
     frozen: bool = False
-    """Whether `train` leaves the module in inference mode; set by `freeze`."""
+    """Whether the module stays in inference mode whatever `train` says; set by `freeze`."""
+    _mode: bool = True
+    _stopped: tuple[str, ...] = ()  # the module's own parameters that `freeze` turned off
+
+    @property
+    def training(self) -> bool:
+        """Whether dropout drops and batch norm follows the batch; set by `train` and `eval`, never while `frozen`."""
+        return self._mode and not self.frozen
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self._mode = mode
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """The module's result; subclasses write it."""
@@ -121,7 +131,7 @@ class Module:
     def train(self, mode: bool = True) -> Self:
         """Training mode for this module and all inside it but those that are frozen."""
         for _, module in self.named_modules():
-            module.training = mode and not module.frozen
+            module.training = mode
         return self
 
     def eval(self) -> Self:
@@ -142,14 +152,22 @@ class Module:
     def freeze(self) -> Self:
         """No gradients, and inference mode whatever `train` says: batch norm keeps its running moments, dropout is off."""
         for _, module in self.named_modules():
-            module.frozen, module.training = True, False
+            own = [(name, value) for name, value in module.children() if isinstance(value, Parameter)]
+            module._stopped = tuple(name for name, p in own if p.requires_grad or name in module._stopped)
+            module.frozen = True
         return self.requires_grad_(False)
 
     def unfreeze(self) -> Self:
-        """Undo `freeze`; `train` sets the mode again."""
+        """Undo `freeze`, here and inside: what it turned off gets gradients, and the mode is what `train` or `eval` said last.
+
+        Parameters that had no gradients before, by `requires_grad_`, get none.
+        """
         for _, module in self.named_modules():
-            module.frozen = False
-        return self.requires_grad_()
+            for name, value in module.children():
+                if name in module._stopped:
+                    value.requires_grad = True
+            module.frozen, module._stopped = False, ()
+        return self
 
     def to(self, backend: str | Backend) -> Self:
         """Move parameters, gradients and buffers, in place; an optimizer's state moves with the parameters it holds."""
@@ -249,6 +267,18 @@ class Module:
     def extra_repr(self) -> str:
         """What stands in the parentheses of repr."""
         return ""
+
+
+@contextmanager
+def in_eval_mode(model: Module) -> Iterator[None]:
+    """Inside, the model is in inference mode; afterwards each module in the mode that it had."""
+    modes = [(module, module._mode) for _, module in model.named_modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -84,8 +84,8 @@ class _SampleNorm(Module):
         if not eps >= 0:
             raise ValueError(f"{type(self).__name__}: eps is {eps} but must be at least 0")
         self.eps = eps
-        self.weight = parameter(np.ones(shape, np.float32)) if affine else None
-        self.bias = parameter(initial.zeros(shape)) if affine else None
+        self.weight = parameter(np.ones(shape, np.float32), matrix=False) if affine else None
+        self.bias = parameter(initial.zeros(shape), matrix=False) if affine else None
 
     def parameter_formula(self) -> str:
         """2·C."""

@@ -200,7 +200,7 @@ def _copied(model: Module, backend: Backend) -> Module:
     memo: dict[int, Any] = {}
     for _, parameter in model.named_parameters():
         data = backend.asarray(parameter.numpy(), parameter.dtype)
-        memo[id(parameter)] = Parameter(data, backend, parameter.requires_grad)
+        memo[id(parameter)] = Parameter(data, backend, parameter.requires_grad, parameter.matrix)
     for _, buffer in model.named_buffers():
         memo[id(buffer)] = copied = Buffer(buffer.numpy(), buffer.dtype)
         copied.move(backend)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.autograd import Parameter, Tensor, no_grad
 from gpunet.backends.base import Activation
-from gpunet.nn.module import Module
+from gpunet.nn.module import Module, in_eval_mode
 from gpunet.nn.table import draw_table, in_bytes
 
 
@@ -78,7 +78,6 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     """
     check_input_shape("summary", input_shape)
     names = {id(module): name for name, module in model.named_modules()}
-    modes = [(module, module.training) for _, module in model.named_modules()]
     rows: list[Row] = []
     counted: set[int] = set()
 
@@ -92,14 +91,11 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
     parameters = model.parameters()
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     try:
-        model.eval()
-        with no_grad():
+        with in_eval_mode(model), no_grad():
             model(np.zeros((1, *input_shape), dtype))
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes:
-            module.training = mode
     for name, module in model.named_modules():
         missed = [p for _, p in module.children() if isinstance(p, Parameter) and id(p) not in counted]
         if missed:

@@ -23,7 +23,7 @@ class ConvTranspose2d(Module):
         stride, padding, output_padding, dilation, groups: as for `functional.conv_transpose2d`.
         bias, init: as for `Conv2d`; each filter's fan_in is KH KW I.
     Attributes:
-        weight: (KH, KW, O // groups, I).
+        weight: (KH, KW, O // groups, I); no `Parameter.matrix`.
         bias: (O,), or None.
     """
 
@@ -52,7 +52,7 @@ class ConvTranspose2d(Module):
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and {out_channels=}")
         drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))
-        self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy())
+        self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy(), matrix=False)  # the last axis is I, not the units
         self.bias = parameter(initial.zeros((out_channels,))) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from gpunet.autograd import Parameter
+from gpunet.optim.checks import POSITIVE, check_betas, check_numbers
 from gpunet.optim.optimizer import Group, Optimizer, Shared
 
 
@@ -36,8 +37,8 @@ class Adam(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        self.check_shares(group, "betas")
-        self.check_positive(group, "eps")
+        check_betas(self.name, group["betas"])
+        check_numbers(self.name, group, POSITIVE, "eps")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Unpack
 
 from gpunet.autograd import Parameter
+from gpunet.optim.checks import POSITIVE, SHARE, check_betas, check_numbers
 from gpunet.optim.optimizer import Group, Optimizer, Shared
 
 
@@ -43,8 +44,8 @@ class RMSprop(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        self.check_shares(group, "alpha", "momentum")
-        self.check_positive(group, "eps")
+        check_numbers(self.name, group, SHARE, "alpha", "momentum")
+        check_numbers(self.name, group, POSITIVE, "eps")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""
@@ -77,7 +78,7 @@ class Adagrad(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        self.check_positive(group, "eps")
+        check_numbers(self.name, group, POSITIVE, "eps")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""
@@ -109,7 +110,7 @@ class Lion(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        self.check_shares(group, "betas")
+        check_betas(self.name, group["betas"])
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""

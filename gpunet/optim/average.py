@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.arena import Arena
 from gpunet.backends.base import Array
 from gpunet.nn import Module
+from gpunet.optim.checks import SHARE, check_number
 from gpunet.optim.optimizer import Optimizer
 
 
@@ -18,17 +19,19 @@ class ExponentialMovingAverage:
     """average = decay average + (1 - decay) value, after each step of an optimizer (Polyak & Juditsky 1992, for the idea).
 
     The averages begin with the values at hand. They are updated inside `Optimizer.step`, on the device and in a captured step
-    too, and follow neither a step whose loss was not finite nor one that overflowed. They move with the optimizer.
+    too, and follow neither a step whose loss was not finite nor one that overflowed. They move with the optimizer, and end with
+    its `release`, after which they raise RuntimeError.
 
     Args:
         model: whose buffers, such as batch norm's running moments, are averaged as well.
-        optimizer: whose parameters are.
+        optimizer: whose parameters are; of the model's.
         decay: from 0 to below 1.
     """
 
     def __init__(self, model: Module, optimizer: Optimizer, decay: float = 0.999):
-        if not 0 <= decay < 1:
-            raise ValueError(f"ExponentialMovingAverage: decay is {decay} but must be at least 0 and below 1")
+        check_number("ExponentialMovingAverage", "decay", decay, SHARE)
+        if not optimizer.holds(model.parameters()):
+            raise ValueError("ExponentialMovingAverage: the optimizer holds no parameter of the model")
         source = optimizer.arena
         self.model, self.optimizer, self.decay = model, optimizer, decay
         self.buffers = dict(model.named_buffers())
@@ -54,15 +57,20 @@ class ExponentialMovingAverage:
         return [self.decay, id(self.weights), self.weights.backend.name]
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Inside, the model computes with the averages: ``with average.applied(): trainer.evaluate(loader)``."""
-        self._exchange()
-        self.applying = True
+    def applied(self, averages: bool = True) -> Iterator[None]:
+        """Inside, the model computes with the averages: ``with average.applied(): trainer.evaluate(loader)``.
+
+        It may be entered again inside, and inside ``applied(False)`` there, the model has its own values.
+
+        Raises:
+            RuntimeError: other averages of the optimizer are applied; it has released its parameters.
+        """
+        outside = self.applying
+        self._apply(averages)
         try:
             yield
         finally:
-            self.applying = False
-            self._exchange()
+            self._apply(outside)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the averages on the host, by the model's names; the values of what the optimizer does not hold."""
@@ -71,9 +79,8 @@ class ExponentialMovingAverage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave; errors as for `Module.load_state_dict`."""
-        before = self.model.state_dict()
         with self.applied():
-            self.model.load_state_dict({name: state.get(name, value) for name, value in before.items()} | dict(state))
+            self.model.load_state_dict(state)
 
     def _place(self) -> None:
         """Follow the optimizer to its backend."""
@@ -83,6 +90,17 @@ class ExponentialMovingAverage:
     def _pairs(self) -> Iterator[tuple[Array, Array]]:
         yield self.weights.data, self.optimizer.arena.data
         yield from zip(self.statistics.views, (b.data for b in self.buffers.values()), strict=True)
+
+    def _apply(self, averages: bool) -> None:
+        """Have the model hold the averages, or its own values, which then lie where the averages did."""
+        if averages == self.applying:
+            return
+        if self not in self.optimizer.followers:
+            raise RuntimeError("ExponentialMovingAverage: the optimizer has released the parameters; average anew")
+        if averages:
+            self.optimizer.check_own_values("other averages")
+        self._exchange()
+        self.applying = averages
 
     def _exchange(self) -> None:
         self._place()

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 from gpunet.autograd import Parameter
 from gpunet.backends.base import Array, Backend
 from gpunet.optim.adam import adam_columns
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_number, check_numbers
 from gpunet.optim.optimizer import Group, Optimizer, Shared
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -23,9 +24,10 @@ class Muon(Optimizer):
 
     A matrix (fan in, O), of filters (KH KW C, O), moves along its momentum with all singular values brought near 1, by five
     steps of a Newton-Schulz iteration, times the root of max(1, O / fan in). Weight decay is decoupled. Groups say with
-    "rule" which they are: ``"muon"``, ``"adamw"``, or None, the default: then the group is split, matrices from the rest, of
-    which the first part has the group's "lr" and the second its "adam_lr". First and last layers are often better off with
-    AdamW::
+    "rule" which they are: ``"muon"``, ``"adamw"``, or None, the default: then the group is split, what is a
+    `Parameter.matrix` from the rest (transposed convolutions and locally connected layers too), of which the first part has
+    the group's "lr" and the second its "adam_lr", which a group with a rule does not take. First and last layers are often
+    better off with AdamW::
 
         optim.Muon([{"params": hidden}, {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}], lr=0.02)
 
@@ -66,8 +68,9 @@ class Muon(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        self.check_shares(group, "betas", "momentum")
-        self.check_positive(group, "eps")
+        check_betas(self.name, group["betas"])
+        check_numbers(self.name, group, SHARE, "momentum")
+        check_numbers(self.name, group, POSITIVE, "eps")
         if group["rule"] not in ("muon", "adamw"):
             raise ValueError(f"Muon: rule is {group['rule']!r} but takes 'muon', 'adamw' or None")
         if group["l1"] or not group["decoupled"]:
@@ -75,7 +78,7 @@ class Muon(Optimizer):
                 "Muon: takes decoupled weight decay alone, no l1 and no decay that is added to the gradient"
             )
         shapes = (
-            [p.shape for p in group["params"] if isinstance(p, Parameter) and p.ndim < 2] if "params" in group else []
+            [p.shape for p in group["params"] if isinstance(p, Parameter) and not p.matrix] if "params" in group else []
         )
         if group["rule"] == "muon" and shapes:
             raise ValueError(
@@ -131,11 +134,16 @@ def orthogonal(backend: Backend, x: Array) -> Array:
 def _split(group: Group, adam_lr: float) -> list[Group]:
     """The group itself if it names its rule, else the groups of its matrices and of the rest, without an empty one."""
     group = {**group, "params": list(group["params"])}
-    rest_lr = group.pop("adam_lr", adam_lr)
     if group.get("rule") is not None:
+        if "adam_lr" in group:
+            raise ValueError(
+                f"Muon: a group of rule {group['rule']!r} has adam_lr; its rate is lr, adam_lr is of the split"
+            )
         return [group]
-    matrices = [p for p in group["params"] if getattr(p, "ndim", 2) >= 2]
-    rest = [p for p in group["params"] if getattr(p, "ndim", 2) < 2]
+    rest_lr = group.pop("adam_lr", adam_lr)
+    check_number("Muon", "adam_lr", rest_lr, NOT_NEGATIVE)
+    matrices = [p for p in group["params"] if getattr(p, "matrix", True)]
+    rest = [p for p in group["params"] if not getattr(p, "matrix", True)]
     parts = [
         {**group, "params": matrices, "rule": "muon"},
         {**group, "params": rest, "rule": "adamw", "lr": rest_lr},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
 import numpy as np
@@ -12,6 +14,7 @@ from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.base import Array, Note, Segments
 from gpunet.backends.rules import RULES
 from gpunet.errors import BackendError
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_number, check_numbers
 
 Group = dict[str, Any]
 
@@ -24,6 +27,9 @@ class Follower(Protocol):
 
     def follow(self, clip: Array | None, held: Array | None) -> None:
         """Launch it; `clip` and `held` as for `Backend.clip_units`."""
+
+    def applied(self, averages: bool = True) -> AbstractContextManager[None]:
+        """Inside, the parameters hold what is its own, or, if False, what is theirs."""
 
     def recorded(self) -> list[Any]:
         """See `Optimizer.recorded`."""
@@ -42,8 +48,8 @@ class Shared(TypedDict, total=False):
     """Added to the gradient, times the weight's sign: L1 regularisation; 0 by default."""
     max_norm: float | None
     """After each step scale the weights that come into one unit, of a dense layer's (I, O) or a convolution's (KH, KW, C, O),
-    down to this 2-norm (Srivastava et al. 2014, section 5.1); None, the default, for no limit, which is also what parameters of
-    one axis get."""
+    down to this 2-norm (Srivastava et al. 2014, section 5.1); None, the default, for no limit, which is also what parameters
+    get that are no `Parameter.matrix`: biases, norms, transposed convolutions, locally connected layers."""
 
 
 class Optimizer:
@@ -62,6 +68,11 @@ class Optimizer:
 
     def __init__(self, parameters: Iterable[Parameter] | Iterable[Group], shared: Shared, **own: Any):
         self.name = type(self).__name__
+        if unnamed := sorted(set(shared) - set(Shared.__annotations__)):
+            arguments = [name for name in signature(type(self)).parameters if name not in ("parameters", "shared")]
+            raise TypeError(
+                f"{self.name}: got {', '.join(unnamed)} but takes {', '.join([*arguments, *Shared.__annotations__])}"
+            )
         if not isinstance(parameters, Iterable):
             raise TypeError(
                 f"{self.name}: takes parameters, as model.parameters() gives them, got {type(parameters).__name__}"
@@ -84,8 +95,8 @@ class Optimizer:
             self.groups.append({**defaults, **group, "params": list(group["params"])})
         for group in self.groups:
             self.check(group)
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"{self.name}: clip_norm is {clip_norm} but must be positive")
+        if clip_norm is not None:
+            check_number(self.name, "clip_norm", clip_norm, POSITIVE)
         self.clip_norm = clip_norm
         self.grad_norm: Array | None = None
         """(norm, scale) of the last step's gradients on the backend, if `clip_norm` is set."""
@@ -105,25 +116,10 @@ class Optimizer:
         return RULES[self.rule].slots
 
     def check(self, group: Group) -> None:
-        """Raise ValueError for hyper-parameters out of range."""
-        for name in ("lr", "weight_decay", "l1"):
-            if not (group[name] >= 0 and np.isfinite(group[name])):
-                raise ValueError(f"{self.name}: {name} is {group[name]} but must be finite and not negative")
-        if group["max_norm"] is not None and not group["max_norm"] > 0:
-            raise ValueError(f"{self.name}: max_norm is {group['max_norm']} but must be positive")
-
-    def check_shares(self, group: Group, *names: str) -> None:
-        """Raise ValueError for hyper-parameters, or tuples of them, that are not from 0 to below 1."""
-        for name in names:
-            if not np.all([0 <= share < 1 for share in np.atleast_1d(group[name])]):
-                are = "are" if isinstance(group[name], tuple) else "is"
-                raise ValueError(f"{self.name}: {name} {are} {group[name]} but must be at least 0 and below 1")
-
-    def check_positive(self, group: Group, *names: str) -> None:
-        """Raise ValueError for hyper-parameters that are not above 0."""
-        for name in names:
-            if not group[name] > 0:
-                raise ValueError(f"{self.name}: {name} is {group[name]} but must be positive")
+        """Raise ValueError for hyper-parameters out of range, TypeError for those that are no numbers."""
+        check_numbers(self.name, group, NOT_NEGATIVE, "lr", "weight_decay", "l1")
+        if group["max_norm"] is not None:
+            check_numbers(self.name, group, POSITIVE, "max_norm")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """The rule's own columns, see `rules.RULES`, for a parameter at its `step`-th update."""
@@ -138,10 +134,29 @@ class Optimizer:
         """What must be computed on the device before the update: nothing, for most rules."""
 
     def release(self) -> None:
-        """Let the parameters go, with their values and gradients, so that another optimizer can take them."""
+        """Let the parameters go, with their values and gradients, so that another optimizer can take them.
+
+        Averages that followed are at an end: from then on they raise where they are used.
+        """
+        self.check_own_values("release()")
         for parameter, _ in self._members:
             parameter.release()
-        self._members, self.groups = [], []
+        self._members, self.groups, self.followers = [], [], []
+
+    def holds(self, parameters: Iterable[Parameter]) -> bool:
+        """Whether one of these, at least, is among its own."""
+        own = {id(parameter) for parameter, _ in self._members}
+        return any(id(parameter) in own for parameter in parameters)
+
+    def own_values(self) -> AbstractContextManager[None]:
+        """Inside, the parameters hold their own values, even where averages are applied outside."""
+        applying = next((follower for follower in self.followers if follower.applying), None)
+        return nullcontext() if applying is None else applying.applied(False)
+
+    def check_own_values(self, what: str) -> None:
+        """RuntimeError where the parameters hold averages, beside which `what` cannot be."""
+        if any(follower.applying for follower in self.followers):
+            raise RuntimeError(f"{self.name}: {what} inside applied(), where averages stand for the parameters")
 
     def scale_losses(self, scale: float = 2.0**16) -> None:
         """From now on multiply losses in `backward`, so that gradients in float16 do not fall below its smallest numbers.
@@ -197,6 +212,7 @@ class Optimizer:
 
     def runs(self) -> tuple[np.ndarray, list[int]]:
         """What the next update walks over, see `Arena.runs`: a run is of one group and of parameters updated equally often."""
+        self.check_own_values("a step")
         keys = [(id(group), int(n)) for (_, group), n in zip(self._members, self.steps, strict=True)]
         return self.arena.runs(keys)
 
@@ -206,8 +222,6 @@ class Optimizer:
 
     def apply(self, segments: Segments, note: Note | None = None) -> None:
         """Launch an update of these segments, and count nothing."""
-        if any(follower.applying for follower in self.followers):
-            raise RuntimeError(f"{self.name}: a step inside applied(), where averages stand for the parameters")
         clip = None
         if self.clip_norm is not None or self.arena.scaling is not None:
             most = np.inf if self.clip_norm is None else self.clip_norm
@@ -224,7 +238,7 @@ class Optimizer:
     def _clip_units(self, clip: Array | None, held: Array | None) -> None:
         arena = self.arena
         for i, (parameter, group) in enumerate(self._members):
-            if group["max_norm"] is None or not arena.written[i] or parameter.ndim < 2:
+            if group["max_norm"] is None or not arena.written[i] or not parameter.matrix:
                 continue
             shape = -1, parameter.shape[-1]
             shadow = None if arena.shadow is None else arena.shadow_views[i].reshape(shape)
@@ -361,7 +375,7 @@ class SGD(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        self.check_shares(group, "momentum")
+        check_numbers(self.name, group, SHARE, "momentum")
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("SGD: nesterov takes a momentum above 0")
 

@@ -92,7 +92,8 @@ class EarlyStopping(_Monitor):
         monitor: column of the history; less is better if "loss" is in its name, else more.
         patience: epochs without improvement after which it stops.
         min_delta: how much better a value must be than the best one to count.
-        restore_best: whether the model ends with its state of the best epoch, however training ended.
+        restore_best: whether the model, and the trainer's averages, end with their states of the best epoch, however training
+            ended.
     """
 
     order = 90
@@ -110,7 +111,7 @@ class EarlyStopping(_Monitor):
         """Count anew."""
         super().before_fit(trainer)
         self._first = len(trainer.history)
-        self._state: Mapping[str, np.ndarray] | None = None
+        self._states: list[Mapping[str, np.ndarray]] = []
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Keep the best state; stop when it is too long ago."""
@@ -118,14 +119,20 @@ class EarlyStopping(_Monitor):
         best = self.best(values)
         if best == len(values) - 1:
             if self.restore_best:
-                self._state = trainer.model.state_dict()
+                self._states = [part.state_dict() for part in _stateful(trainer)]
         elif len(values) - 1 - best >= self.patience:
             raise StopTraining
 
     def after_fit(self, trainer: Trainer) -> None:
         """Bring the best state back."""
-        if self._state is not None:
-            trainer.model.load_state_dict(self._state)
+        if self._states:
+            for part, state in zip(_stateful(trainer), self._states, strict=True):
+                part.load_state_dict(state)
+
+
+def _stateful(trainer: Trainer) -> list[Any]:
+    """The model, and the averages if there are."""
+    return [part for part in (trainer.model, trainer.average) if part is not None]
 
 
 class BestCheckpoint(_Monitor):

@@ -65,7 +65,7 @@ class EagerStep:
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
         dtype: what floats of a batch are computed in; the parameters' if None.
-        accumulate: how many batches an update takes, or fewer at the end of an epoch: it is that of all their rows together.
+        accumulate: how many batches an update takes, or fewer at the end of an epoch; each counts by its rows.
     Attributes:
         most, update: how many batches `run` takes at once, and how many go into an update.
     """

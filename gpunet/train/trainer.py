@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +17,7 @@ from gpunet.backends import Backend, get_backend
 from gpunet.cuda.capture import Recorder
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
+from gpunet.nn.module import in_eval_mode
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.optim.schedule import Schedule
 from gpunet.precision import stored_dtype
@@ -56,10 +57,14 @@ class Trainer:
             "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
             `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
             int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
-        accumulate: how many batches an update takes: their gradients are added up to those of one batch of all their rows, so
-            that a batch need not fit into memory (batch norm sees each by itself). A schedule then steps once for so many
-            batches, and hooks around steps are called around them all.
-        average: saved and loaded with checkpoints.
+        accumulate: how many batches an update takes, so that a big one need not fit into memory: their gradients are added up,
+            each times its share of the rows. For a loss that is a mean over rows they are those of one batch of all the rows,
+            but for batch norm, which sees each by itself; for one that divides by something else in each batch, as with
+            ignore_index, class weights or Dice, only about those. A schedule then steps once for so many batches, and hooks
+            around steps are called around them all.
+        average: of this model and optimizer. `fit` validates with the averages, so that `EarlyStopping` and `BestCheckpoint`
+            go by them (as Lightning and timm do); they are saved and loaded with checkpoints. The model itself keeps the
+            weights that are trained: `evaluate` and `predict` use the averages inside ``average.applied()``.
         callbacks: see `train.callbacks`.
         progress: whether to show a bar, and print a line an epoch.
     Attributes:
@@ -97,6 +102,8 @@ class Trainer:
         _check_owner(model, optimizer)
         if schedule is not None and schedule.optimizer is not optimizer:
             raise ValueError("Trainer: schedule is of another optimizer")
+        if average is not None:
+            _check_average(model, optimizer, average)
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = _recorder(capture, self.backend)
@@ -138,13 +145,15 @@ class Trainer:
         Args:
             train_loader: batches (x, y), or what `step` takes; its `epoch` is set before each epoch, if it has one.
             epochs: at least 1.
-            valid: batches to evaluate after each epoch, for the columns ``valid_loss``, ….
+            valid: batches to evaluate after each epoch, with the averages if there are, for the columns ``valid_loss``, ….
         Returns:
             The history of this and all earlier fits, with columns epoch, loss, the metrics', valid_…, lr (of the last
             step), seconds, images_per_second (of the training steps).
         Raises:
             FloatingPointError: the loss is not finite; names epoch and step. That step changed nothing.
+            RuntimeError: averages are applied.
         """
+        self.optimizer.check_own_values("a step")
         if not isinstance(epochs, int | np.integer) or epochs < 1:
             raise ValueError(f"Trainer: epochs is {epochs!r} but must be an integer of at least 1")
         _check_loader("train_loader", train_loader)
@@ -185,7 +194,7 @@ class Trainer:
             whole: Any = data
             data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
         _check_loader("data", data)
-        with _inference(self.model):
+        with in_eval_mode(self.model):
             outputs = [self._step.predict(batch) for batch in data]
         if not outputs:
             raise ValueError("Trainer: data gave no batches")
@@ -233,7 +242,8 @@ class Trainer:
         speed = row.pop("images_per_second")
         self._check_parameters()
         if valid is not None:
-            measured = _numbers(self._evaluate("valid", valid, interrupt))
+            with nullcontext() if self.average is None else self.average.applied():
+                measured = _numbers(self._evaluate("valid", valid, interrupt))
             if not np.isfinite(measured["loss"]):
                 raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
             row |= {f"valid_{name}": value for name, value in measured.items()}
@@ -279,7 +289,7 @@ class Trainer:
     def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt) -> dict[str, Any]:
         _check_loader(name, loader)
         meter = _Meter(self.metrics)
-        with _inference(self.model):
+        with in_eval_mode(self.model):
             for batch in loader:
                 meter.update(self._step.evaluate(batch))
                 interrupt.check()
@@ -337,17 +347,6 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if np.ndim(value) == 0}
 
 
-@contextmanager
-def _inference(model: Module) -> Iterator[None]:
-    modes = [(module, module.training) for _, module in model.named_modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
 def _check_loader(name: str, loader: Any) -> None:
     if not hasattr(loader, "__iter__"):
         raise TypeError(f"Trainer: {name} must give batches, such as a DataLoader; got {type(loader).__name__}")
@@ -356,9 +355,16 @@ def _check_loader(name: str, loader: Any) -> None:
 
 
 def _check_owner(model: Module, optimizer: Optimizer) -> None:
-    own = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in own for group in optimizer.groups for parameter in group["params"]):
+    if not optimizer.holds(model.parameters()):
         raise ValueError("Trainer: the optimizer holds no parameter of the model")
+
+
+def _check_average(model: Module, optimizer: Optimizer, average: Any) -> None:
+    if not isinstance(average, ExponentialMovingAverage):
+        raise TypeError(f"Trainer: average takes an ExponentialMovingAverage, got {type(average).__name__}")
+    for what, own, given in (("optimizer", optimizer, average.optimizer), ("model", model, average.model)):
+        if given is not own:
+            raise ValueError(f"Trainer: average is of another {what}")
 
 
 def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:

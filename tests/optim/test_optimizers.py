@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from gpunet import functional as F
 from gpunet import nn, optim
 from gpunet.autograd import parameter
 
-SHAPES = [(3, 2, 5), (5,), (7, 4)]
+SHAPES = [(3, 1, 2, 5), (5,), (7, 4)]
 
 
 def made(backend, rng, dtype, shapes=SHAPES):
@@ -300,7 +301,7 @@ def test_a_state_of_another_optimizer_or_model_is_refused_and_nothing_changes(ba
         "SGD: the state's number of parameters 2 differ from 3 here": optim.SGD(
             made(backend, rng, dtype, SHAPES[:2]), lr=5, momentum=0.5
         ),
-        "SGD: the state's momentum has shapes [(3, 2, 5), (5,), (4, 7)] but takes [(3, 2, 5), (5,), (7, 4)]": optim.SGD(
+        "SGD: the state's momentum has shapes [(3, 1, 2, 5), (5,), (4, 7)] but takes [(3, 1, 2, 5), (5,), (7, 4)]": optim.SGD(
             made(backend, rng, dtype, [*SHAPES[:2], (4, 7)]), lr=5, momentum=0.5
         ),
     }
@@ -366,6 +367,38 @@ MISTAKES = [
         ValueError,
         "Muon: a parameter of shape (5,) is no matrix; its group takes rule 'adamw' or None",
     ),
+    (
+        lambda p: optim.Muon([{"params": p, "rule": "adamw", "adam_lr": 0.1}]),
+        ValueError,
+        "Muon: a group of rule 'adamw' has adam_lr; its rate is lr",
+    ),
+    (lambda p: optim.Muon(p, adam_lr="a"), TypeError, "Muon: adam_lr is 'a' but must be a number"),
+    (lambda p: optim.SGD(p, lr="a"), TypeError, "SGD: lr is 'a' but must be a number"),
+    (lambda p: optim.SGD(p, lr=None), TypeError, "SGD: lr is None but must be a number"),
+    (lambda p: optim.SGD(p, lr=0.1, max_norm="a"), TypeError, "SGD: max_norm is 'a' but must be a number"),
+    (lambda p: optim.SGD(p, lr=0.1, clip_norm="a"), TypeError, "SGD: clip_norm is 'a' but must be a number"),
+    (lambda p: optim.SGD([{"params": p, "momentum": "a"}], lr=0.1), TypeError, "SGD: momentum is 'a' but must be"),
+    *(
+        (partial(kind, betas=betas), TypeError, f"{kind.__name__}: betas are {betas!r} but must be a pair of numbers")
+        for kind in (optim.Adam, optim.AdamW, optim.Lion, optim.Muon)
+        for betas in (0.9, (0.9,), ("a", 0.9))
+    ),
+    *(
+        (
+            partial(kind, lr=0.1, weigth_decay=0.1, amsgrad=True),
+            TypeError,
+            f"{kind.__name__}: got amsgrad, weigth_decay but takes lr, {own}clip_norm, weight_decay, decoupled, l1, max_norm",
+        )
+        for kind, own in (
+            (optim.SGD, "momentum, nesterov, "),
+            (optim.Adam, "betas, eps, "),
+            (optim.AdamW, "betas, eps, "),
+            (optim.RMSprop, "alpha, eps, momentum, "),
+            (optim.Adagrad, "eps, "),
+            (optim.Lion, "betas, "),
+            (optim.Muon, "momentum, nesterov, adam_lr, betas, eps, "),
+        )
+    ),
     (lambda p: optim.Muon([]), ValueError, "Muon: got no parameters"),
     (lambda p: optim.SGD([], lr=0.1), ValueError, "SGD: got no parameters"),
     (lambda p: optim.SGD([{"params": []}], lr=0.1), ValueError, "SGD: got no parameters"),
@@ -390,7 +423,7 @@ MISTAKES = [
     (
         lambda p: optim.SGD([{"params": p}, {"params": p[:1]}], lr=0.1),
         ValueError,
-        "SGD: a parameter of shape (3, 2, 5) is in two groups",
+        "SGD: a parameter of shape (3, 1, 2, 5) is in two groups",
     ),
     (lambda p: optim.SGD([gp.tensor([1.0])], lr=0.1), TypeError, "SGD: takes parameters, got Tensor"),
     (

@@ -422,6 +422,25 @@ def test_an_optimizer_or_schedule_of_another_model_raises(task, new_task):
         task.trainer(schedule=optim.ConstantLR(other.optimizer))
 
 
+def test_an_average_of_another_model_or_optimizer_raises_before_anything_moves(task, new_task):
+    other = new_task(1)
+    average = optim.ExponentialMovingAverage(other.model, other.optimizer)
+    with pytest.raises(ValueError, match="^Trainer: average is of another optimizer$"):
+        task.trainer(average=average, backend="reference")
+    average = optim.ExponentialMovingAverage(nn.Sequential(*task.model.layers), task.optimizer)
+    with pytest.raises(ValueError, match="^Trainer: average is of another model$"):
+        task.trainer(average=average, backend="reference")
+    with pytest.raises(TypeError, match="^Trainer: average takes an ExponentialMovingAverage, got float$"):
+        task.trainer(average=0.999, backend="reference")
+    assert task.model[0].weight.backend.name == "numpy"
+
+
+def test_a_model_that_is_all_frozen_says_so(task):
+    task.model.freeze()
+    with pytest.raises(RuntimeError, match="needs no gradient.*or by frozen parameters"):
+        task.trainer().fit(task.train, 1)
+
+
 @pytest.mark.parametrize(
     ("loader", "epochs", "error", "message"),
     [

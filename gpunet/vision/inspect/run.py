@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor, tensor
-from gpunet.nn import Module
+from gpunet.nn.module import Module, in_eval_mode
 
 
 @contextmanager
@@ -17,16 +17,13 @@ def inference(operation: str, model: Module) -> Iterator[None]:
     """Inside, the model is in inference mode and its parameters get no gradients; afterwards, as it was."""
     if not isinstance(model, Module):
         raise TypeError(f"{operation}: model takes a Module, got {type(model).__name__}")
-    modes = [(module, module.training) for _, module in model.named_modules()]
     needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        model.eval()
         for parameter, _ in needs:
             parameter.requires_grad = False
-        yield
+        with in_eval_mode(model):
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for parameter, need in needs:
             parameter.requires_grad = need
 

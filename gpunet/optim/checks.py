@@ -1,0 +1,38 @@
+"""Hyper-parameters are checked before anything is changed: numbers, and within their range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from numbers import Real
+from typing import Any
+
+Range = tuple[Callable[[Any], bool], str]
+"""Whether a number is within it, and what one that is not must be."""
+NOT_NEGATIVE: Range = (lambda value: 0 <= value < inf, "finite and not negative")
+POSITIVE: Range = (lambda value: value > 0, "positive")
+SHARE: Range = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+
+def check_number(owner: str, name: str, value: Any, within: Range) -> None:
+    """TypeError for what is no number, ValueError for a number that is not within the range."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{owner}: {name} is {value!r} but must be a number")
+    fits, must = within
+    if not fits(value):
+        raise ValueError(f"{owner}: {name} is {value} but must be {must}")
+
+
+def check_numbers(owner: str, group: Mapping[str, Any], within: Range, *names: str) -> None:
+    """`check_number` for hyper-parameters of a group."""
+    for name in names:
+        check_number(owner, name, group[name], within)
+
+
+def check_betas(owner: str, betas: Any) -> None:
+    """TypeError for what is no pair of numbers, ValueError for one of others than shares."""
+    if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(isinstance(beta, Real) for beta in betas)):
+        raise TypeError(f"{owner}: betas are {betas!r} but must be a pair of numbers")
+    fits, must = SHARE
+    if not all(map(fits, betas)):
+        raise ValueError(f"{owner}: betas are {betas} but must be {must}")
