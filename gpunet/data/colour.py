@@ -6,6 +6,7 @@ Images are uint8, or floats on the scale 0 to 1: transforms of colours come befo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -78,8 +79,8 @@ class GaussianNoise:
     STEP: ClassVar[int] = 1  # of the streams: one of each image's own
 
     def __post_init__(self) -> None:
-        if not 0 <= self.std < np.inf:
-            raise ValueError(f"GaussianNoise: std must be at least 0, got {self.std}")
+        if not (isinstance(self.std, Real) and 0 <= self.std < np.inf):
+            raise ValueError(f"GaussianNoise: std must be at least 0, and finite, got {self.std!r}")
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """The batch with noise in its images, (N, H, W, C)."""

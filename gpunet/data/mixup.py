@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -32,8 +33,8 @@ class Mixup:
     def __post_init__(self) -> None:
         if not isinstance(self.classes, int | np.integer) or self.classes < 2:
             raise ValueError(f"Mixup: classes is {self.classes!r} but must be an integer of at least 2")
-        if not (self.alpha > 0 and np.isfinite(self.alpha)):
-            raise ValueError(f"Mixup: alpha is {self.alpha} but must be positive")
+        if not (isinstance(self.alpha, Real) and 0 < self.alpha < np.inf):
+            raise ValueError(f"Mixup: alpha is {self.alpha!r} but must be positive, and finite")
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """(x, y) of float images (N, H, W, C) and integer labels (N,), mixed."""
@@ -42,10 +43,10 @@ class Mixup:
             raise TypeError(
                 f"Mixup: takes (images, labels) of floats, behind Normalize; got {len(batch)} arrays of {x.dtype}"
             )
-        if y.dtype.kind not in "iu" or y.ndim != 1 or (y.size and not 0 <= y.min() <= y.max() < self.classes):
-            raise ValueError(
-                f"Mixup: labels must be integers (N,) from 0 to {self.classes - 1}, got {y.dtype} {y.shape}"
-            )
+        if y.dtype.kind not in "iu" or y.ndim != 1:
+            raise ValueError(f"Mixup: labels must be integers (N,), got {y.dtype} {y.shape}")
+        if y.size and not 0 <= y.min() <= y.max() < self.classes:
+            raise ValueError(f"Mixup: labels must be from 0 to {self.classes - 1}, got {y.min()} to {y.max()}")
         first, second, place, _ = uniform(indices, epoch, seed, self.BLOCK)
         share = symmetric_beta(first, second, self.alpha)
         turn = np.argsort(place, kind="stable")

@@ -29,14 +29,17 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0) ->
 
     Args:
         a, b: (N, D), the embeddings of the pairs.
-        same: (N,), 1 or True where a pair is of one class, no gradient: lists, a host array, the backend's int32, a tensor.
+        same: (N,), 1 or True where a pair is of one class, else 0, no gradient: lists, a host array, which is checked, a
+            tensor, or the backend's int32, where any other number makes the loss NaN.
         margin: the distance from which on a pair of two classes costs nothing.
     """
     square = _pair_distances("contrastive_loss", margin, a, b)
     if not a.backend.owns(same) and not isinstance(same, Tensor):
         same = np.asarray(same)
-    if tuple(same.shape) != (len(a),) or (isinstance(same, np.ndarray) and not np.isin(same, (0, 1)).all()):
+    if tuple(same.shape) != (len(a),):
         raise ValueError(f"contrastive_loss: same must be ({len(a)},) of 0 and 1, got shape {tuple(same.shape)}")
+    if isinstance(same, np.ndarray) and not np.isin(same, (0, 1)).all():
+        raise ValueError(f"contrastive_loss: same must be of 0 and 1, got {same.min()} to {same.max()}")
     if isinstance(same, Tensor):
         s = same.detach()
     else:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor, expect_tensor
-from gpunet.functional.activation import log_softmax, relu, sigmoid
-from gpunet.functional.arithmetic import absolute, exp, log, power
+from gpunet.functional.activation import log_softmax, sigmoid, softplus
+from gpunet.functional.arithmetic import exp, power
 from gpunet.functional.labels import one_hot
-from gpunet.functional.loss import binary_targets, wide
+from gpunet.functional.loss import binary_targets, expected_log, wide
 
 
 def focal_loss(logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = None) -> Tensor:
@@ -18,7 +18,8 @@ def focal_loss(logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = 
 
     Args:
         logits: (…, K), any float dtype.
-        labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the backend's int32.
+        labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the backend's int32,
+            where any other number makes the loss NaN.
         gamma: 0, the cross entropy, or at least 1.
         alpha: (K,), each class's weight; None for 1.
     """
@@ -28,7 +29,7 @@ def focal_loss(logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = 
     if logits.ndim < 1 or tuple(labels.shape) != logits.shape[:-1]:
         raise ValueError(f"focal_loss: labels have shape {tuple(labels.shape)} but logits {logits.shape}")
     target = one_hot(labels, logits.shape[-1], backend=logits.backend, dtype=logits.dtype)
-    log_p = (target * log_softmax(logits)).sum(axis=-1)
+    log_p = expected_log(target, log_softmax(logits))
     loss = _modulated(-log_p, 1 - exp(log_p), gamma)
     return (loss if alpha is None else loss * (target * _weights(alpha, logits)).sum(axis=-1)).mean()
 
@@ -50,8 +51,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Any, *, gamma: float = 2.0, alph
         raise ValueError(f"{name}: alpha is {alpha} but must be from 0 to 1")
     target = Tensor(binary_targets(name, logits, targets), logits.backend)
     z = logits * (2 * target - 1)  # p = s(z)
-    minus_log_p = relu(-z) + log(1 + exp(-absolute(z)))
-    loss = _modulated(minus_log_p, sigmoid(-z), gamma)
+    loss = _modulated(softplus(-z), sigmoid(-z), gamma)
     return (loss if alpha is None else loss * (alpha * target + (1 - alpha) * (1 - target))).mean()
 
 

@@ -15,7 +15,8 @@ def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtyp
     """1 at each label's class, 0 elsewhere: (…) -> (…, K), without a gradient.
 
     Args:
-        labels: integers from 0 to K - 1. Host arrays and lists are checked; an array of the backend, int32, is taken as it is.
+        labels: integers from 0 to K - 1. Host arrays and lists are checked; an array on a device, int32, is not read: there
+            a label that is no class makes its row NaN, so that a loss of it is not finite.
         classes: K.
         backend, dtype: the result's.
     """
@@ -29,4 +30,6 @@ def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtyp
     rows = target.asarray(given.reshape(-1), np.int32)
     ones = target.full((given.size,), 1, dtype)
     made = target.max_backward(ones, rows, shape=(given.size, classes), axes=(1,))  # 1 at the winners
+    if not on_host:  # a row without a winner: 0 / 0
+        made = target.binary("divide", made, target.sum(made, (1,)).reshape(-1, 1))
     return Tensor(made.reshape(*given.shape, classes), target)

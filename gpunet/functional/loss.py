@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor, tensor
-from gpunet.backends.base import Array, is_float
+from gpunet.backends.base import Activation, Array, is_float
 from gpunet.functional.activation import log_softmax, relu
 from gpunet.functional.arithmetic import absolute, cast
 
 MOST_GAIN = 1 << 15
 """A row's gradient is at most 1, so this much of it is finite in float16."""
+ROUNDING = 0.01
+"""How far from 1 soft labels may sum: more than 16 bits round."""
 
 
 class _FusedLoss(Function):
@@ -53,6 +55,20 @@ class _BinaryCrossEntropy(_FusedLoss):
         return loss
 
 
+class _Weighed(Function):
+    """t a, elementwise, and 0 where t is 0, whatever a is: t is at least 0."""
+
+    name = "weighed"
+
+    def forward(self, a: Array, *, t: Array) -> Array:
+        self.t = t
+        kept = self.backend.activation_backward(a, t, Activation("relu"))  # a where t is above 0 (or NaN), else 0
+        return self.backend.binary("multiply", t, kept)
+
+    def backward(self, dy: Array) -> Any:
+        return self.backend.binary("multiply", dy, self.t)
+
+
 def softmax_cross_entropy(
     logits: Tensor,
     labels: Any,
@@ -66,9 +82,10 @@ def softmax_cross_entropy(
     Args:
         logits: (…, K), any float dtype.
         labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the backend's own array. Host
-            arrays are checked; an array on a device is taken as it is, for reading it would wait for the device. Or soft ones,
-            a tensor or an array of floats (…, K) that sum to 1, as `data.Mixup` makes them: then the mean of
-            -sum(label log softmax(logits)), without `weight` and `ignore_index`.
+            arrays are checked; an array on a device is taken as it is, for reading it would wait for the device, and a label
+            in it that is no class makes the loss NaN. Or soft ones, a tensor, lists or an array of floats (…, K), at least 0,
+            that sum to 1, as `data.Mixup` makes them: then the mean of -sum(label log softmax(logits)), with 0 log 0 = 0,
+            without `weight` and `ignore_index`.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
         weight: (K,), each class's weight; the mean is then weighted by the labels' weights.
         ignore_index: a label that counts neither in the loss nor in the mean.
@@ -78,26 +95,24 @@ def softmax_cross_entropy(
     name = "softmax_cross_entropy"
     if expect_tensor(name, "logits", logits).ndim < 1:
         raise ValueError(f"{name}: logits have shape {logits.shape} but take (…, K)")
-    backend, classes = logits.backend, logits.shape[-1]
-    given = labels
-    if _is_soft(labels, logits):
-        if weight is not None or ignore_index is not None:
-            raise ValueError(f"{name}: weight and ignore_index take integer labels, not soft ones")
-        return _soft_cross_entropy(logits, labels, label_smoothing)
-    if isinstance(labels, Tensor):
-        raise TypeError(f"{name}: labels are a tensor, which holds floats; pass the integers as an array")
-    if not (backend.owns(given) or isinstance(given, np.ndarray)):
-        given = np.asarray(given)
-    if np.dtype(given.dtype).kind not in "iu":
-        raise TypeError(f"{name}: labels are {given.dtype} but take integers")
-    if tuple(given.shape) != logits.shape[:-1]:
-        raise ValueError(
-            f"{name}: labels have shape {tuple(given.shape)} but logits {logits.shape} take {logits.shape[:-1]}"
-        )
-    if given.size == 0:
-        raise ValueError(f"{name}: logits {logits.shape} hold no rows")
+    if 0 in logits.shape:
+        raise ValueError(f"{name}: logits {logits.shape} hold no rows or no classes")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing is {label_smoothing} but must be from 0 to 1")
+    backend, classes = logits.backend, logits.shape[-1]
+    given = labels if isinstance(labels, Tensor) or backend.owns(labels) else np.asarray(labels)
+    shape = tuple(given.shape)
+    if is_float(given.dtype) and shape == logits.shape:
+        if weight is not None or ignore_index is not None:
+            raise ValueError(f"{name}: weight and ignore_index take integer labels, not soft ones")
+        return _soft_cross_entropy(logits, given, label_smoothing)
+    if isinstance(given, Tensor) or np.dtype(given.dtype).kind not in "iu":
+        got = f"{'a tensor of ' if isinstance(given, Tensor) else ''}{given.dtype} {shape}"
+        raise TypeError(
+            f"{name}: labels are {got} but take an array of integers {logits.shape[:-1]}, or floats {logits.shape}"
+        )
+    if shape != logits.shape[:-1]:
+        raise ValueError(f"{name}: labels have shape {shape} but logits {logits.shape} take {logits.shape[:-1]}")
     if isinstance(given, np.ndarray):
         _check_labels(given, classes, ignore_index)
     if weight is not None:
@@ -116,15 +131,27 @@ def softmax_cross_entropy(
     )
 
 
-def _is_soft(labels: Any, logits: Tensor) -> bool:
-    return hasattr(labels, "dtype") and is_float(labels.dtype) and tuple(labels.shape) == logits.shape != ()
-
-
 def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float) -> Tensor:
+    array = labels.data if isinstance(labels, Tensor) else labels
+    if isinstance(array, np.ndarray):
+        _check_soft_labels(array)
     logits = wide(logits)
-    target = labels.detach() if isinstance(labels, Tensor) else tensor(labels, backend=logits.backend)
-    target = cast(target, logits.dtype) * (1 - smoothing) + smoothing / logits.shape[-1]
-    return -(target * log_softmax(logits)).sum(axis=-1).mean()
+    if isinstance(labels, Tensor):
+        target = cast(labels.detach(), logits.dtype)
+    else:
+        target = tensor(labels, dtype=logits.dtype, backend=logits.backend)
+    target = target * (1 - smoothing) + smoothing / logits.shape[-1]
+    return -expected_log(target, log_softmax(logits)).mean()
+
+
+def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
+    """sum(target log p) over the last axis, with 0 log 0 = 0, for a class that is masked by a logit of -inf takes no part.
+
+    Args:
+        target: (…, K), at least 0, no gradient.
+        log_p: (…, K), its dtype and backend.
+    """
+    return _Weighed.apply(log_p, t=target.data).sum(axis=-1)
 
 
 def correct_count(loss: Tensor) -> Array | None:
@@ -151,11 +178,8 @@ def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
 
 
 def mean_squared_error(x: Tensor, target: Any) -> Tensor:
-    """Mean over all elements of (x - target)^2; both of one shape."""
-    expect_tensor("mean_squared_error", "x", x)
-    if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
-        raise ValueError(f"mean_squared_error: target has shape {tuple(np.shape(target))} but x {x.shape}")
-    difference = wide(x - target)
+    """Mean over all elements of (x - target)^2; both of one shape, and both get a gradient."""
+    difference = _difference("mean_squared_error", x, target)
     return (difference * difference).mean()
 
 
@@ -169,12 +193,9 @@ def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0) -> Tensor:
         target: the same shape, no gradient.
         delta: where the square ends, above 0.
     """
-    expect_tensor("huber_loss", "x", x)
     if not delta > 0:
         raise ValueError(f"huber_loss: delta is {delta} but must be positive")
-    if tuple(np.shape(target) if not hasattr(target, "shape") else target.shape) != x.shape:
-        raise ValueError(f"huber_loss: target has shape {tuple(np.shape(target))} but x {x.shape}")
-    distance = absolute(wide(x - target))
+    distance = absolute(_difference("huber_loss", x, target.detach() if isinstance(target, Tensor) else target))
     beyond = relu(distance - delta)
     near = distance - beyond  # min(|d|, delta)
     return (near * (beyond + near * 0.5)).mean()
@@ -183,6 +204,14 @@ def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """x in float32 where 16 bits are only stored: a loss is a sum."""
     return cast(x, np.float32) if x.dtype.name in x.backend.narrow else x
+
+
+def _difference(operation: str, x: Tensor, target: Any) -> Tensor:
+    """x - target, both of one shape."""
+    shape = tuple(target.shape if hasattr(target, "shape") else np.shape(target))
+    if shape != expect_tensor(operation, "x", x).shape:
+        raise ValueError(f"{operation}: target has shape {shape} but x {x.shape}")
+    return wide(x - target)
 
 
 def binary_targets(operation: str, logits: Tensor, targets: Any) -> Array:
@@ -207,4 +236,13 @@ def _check_labels(labels: np.ndarray, classes: int, ignore_index: int | None) ->
         raise ValueError(
             f"softmax_cross_entropy: labels must be from 0 to {classes - 1}, got {labels[wrong][0]}"
             f" at {tuple(int(i) for i in np.argwhere(wrong)[0])}"
+        )
+
+
+def _check_soft_labels(labels: np.ndarray) -> None:
+    sums = labels.sum(axis=-1, dtype=np.float64)
+    if not ((labels >= 0).all() and (np.abs(sums - 1) <= ROUNDING).all()):
+        raise ValueError(
+            "softmax_cross_entropy: soft labels must be at least 0 and sum to 1,"
+            f" got {labels.min()} to {labels.max()} and sums from {sums.min():g} to {sums.max():g}"
         )

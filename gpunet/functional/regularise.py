@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
         p: from 0 to 1; rounded to a 65,536th.
         training: whether to drop at all.
     """
+    expect_tensor("dropout", "x", x)
     check_rate("dropout", p)
     if not training or p == 0:
         return x
@@ -63,7 +65,8 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
 
     A function of any tensor: of a net's inputs (Bishop 1995, "Training with noise is equivalent to Tikhonov regularization"),
     of what a layer gives, or of targets, inside the step that computes the loss:
-    ``F.mean_squared_error(model(x), F.gaussian_noise(y, 0.05, training=model.training))``.
+    ``F.mean_squared_error(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. There the Trainer's y is a tensor;
+    in a loop of one's own, ``y = gpunet.tensor(y, backend=x.backend)``.
 
     Args:
         x: any shape and float dtype.
@@ -71,6 +74,7 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
         training: whether to add any.
     The noise is `random.normal`'s, so none lies beyond 4.33 std, and every backend adds the same.
     """
+    expect_tensor("gaussian_noise", "x", x)
     check_std("gaussian_noise", std)
     if not training or std == 0:
         return x
@@ -81,11 +85,11 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
 
 def check_rate(operation: str, p: float) -> None:
     """ValueError unless p is a probability."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"{operation}: p is {p} but must be from 0 to 1")
+    if not (isinstance(p, Real) and 0 <= p <= 1):
+        raise ValueError(f"{operation}: p is {p!r} but must be from 0 to 1")
 
 
 def check_std(operation: str, std: float) -> None:
     """ValueError unless std is a finite standard deviation."""
-    if not 0 <= std < inf:
-        raise ValueError(f"{operation}: std is {std} but must be at least 0, and finite")
+    if not (isinstance(std, Real) and 0 <= std < inf):
+        raise ValueError(f"{operation}: std is {std!r} but must be at least 0, and finite")

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from math import floor
+from math import floor, inf
+from numbers import Real
 from typing import Any, Literal, cast
 
 from gpunet import resampling
@@ -14,6 +15,8 @@ from gpunet.geometry import Pair, pair, sides_of
 from gpunet.resampling import Taps
 
 Sides = int | Pair | tuple[Pair, Pair]
+Size = int | None | tuple[int | None, int | None]
+"""Extents of an output; None keeps x's."""
 UPSAMPLING = ("nearest", "bilinear")
 PADDING = ("zero", "reflect", "edge")
 
@@ -108,21 +111,23 @@ def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"]
     return _Pad2d.apply(x, rows=rows, columns=columns, first=(sides[0][0], sides[1][0]))
 
 
-def adaptive_avg_pool2d(x: Tensor, size: int | Pair) -> Tensor:
+def adaptive_avg_pool2d(x: Tensor, size: Size) -> Tensor:
     """Mean over windows that cover the image in so many pixels.
 
     Args:
         x: (N, H, W, C), any float dtype.
-        size: OH and OW, or one extent for both; 1 is global average pooling (Lin et al. 2013, section 3.2). Window p of an axis
-            is from floor(p H / OH) to ceil((p + 1) H / OH), as PyTorch has it: windows overlap where OH does not divide H.
+        size: OH and OW, or one extent for both; None keeps x's; 1 is global average pooling (Lin et al. 2013, section 3.2).
+            Window p of an axis is from floor(p H / OH) to ceil((p + 1) H / OH), as PyTorch has it: windows overlap where OH
+            does not divide H.
     Returns:
         (N, OH, OW, C).
     """
-    (h, w), (oh, ow) = _extents("adaptive_avg_pool2d", x), pair("adaptive_avg_pool2d", "size", size)
+    h, w = _extents("adaptive_avg_pool2d", x)
+    oh, ow = adaptive_size("adaptive_avg_pool2d", size, (h, w))
     return _AdaptiveAvgPool2d.apply(x, rows=resampling.averaged(h, oh), columns=resampling.averaged(w, ow))
 
 
-def adaptive_max_pool2d(x: Tensor, size: int | Pair) -> Tensor:
+def adaptive_max_pool2d(x: Tensor, size: Size) -> Tensor:
     """Maximum over windows that cover the image in so many pixels; those of `adaptive_avg_pool2d`.
 
     The gradient goes to the first largest element of each window. Windows of unlike extents are laid side by side, a shorter
@@ -130,11 +135,12 @@ def adaptive_max_pool2d(x: Tensor, size: int | Pair) -> Tensor:
 
     Args:
         x: (N, H, W, C), any float dtype.
-        size: OH and OW, or one extent for both; 1 is global max pooling.
+        size: OH and OW, or one extent for both; None keeps x's; 1 is global max pooling.
     Returns:
         (N, OH, OW, C).
     """
-    (h, w), (oh, ow) = _extents("adaptive_max_pool2d", x), pair("adaptive_max_pool2d", "size", size)
+    h, w = _extents("adaptive_max_pool2d", x)
+    oh, ow = adaptive_size("adaptive_max_pool2d", size, (h, w))
     if h % oh == 0 and w % ow == 0:
         return max_pool2d(x, (h // oh, w // ow))
     (rows, kh), (columns, kw) = resampling.side_by_side(h, oh), resampling.side_by_side(w, ow)
@@ -147,12 +153,20 @@ def check_upsampling(operation: str, scale: Any, size: Any, mode: Any, align_cor
         raise ValueError(f"{operation}: takes exactly one of scale and size, got scale={scale!r} and size={size!r}")
     if size is not None:
         pair(operation, "size", size)
-    elif len(_both(scale)) != 2 or not all(isinstance(f, int | float) and 0 < f < float("inf") for f in _both(scale)):
+    elif len(_both(scale)) != 2 or not all(map(_is_factor, _both(scale))):
         raise ValueError(f"{operation}: scale must be one or two positive numbers, got {scale!r}")
     if mode not in UPSAMPLING:
         raise ValueError(f"{operation}: mode is {mode!r} but takes one of {', '.join(UPSAMPLING)}")
     if align_corners and mode == "nearest":
         raise ValueError(f"{operation}: align_corners goes with bilinear, got mode {mode!r}")
+
+
+def adaptive_size(operation: str, size: Any, extents: Pair) -> Pair:
+    """(OH, OW), in which None is x's extent, or an error for a size that is none."""
+    both = _both(size)
+    if None in both and len(both) == 2:
+        size = tuple(n if given is None else given for given, n in zip(both, extents, strict=True))
+    return pair(operation, "size", size)
 
 
 def check_padding(operation: str, padding: Any, mode: Any) -> tuple[Pair, Pair]:
@@ -162,6 +176,10 @@ def check_padding(operation: str, padding: Any, mode: Any) -> tuple[Pair, Pair]:
     if isinstance(padding, str):
         raise ValueError(f"{operation}: padding is {padding!r} but takes numbers of pixels")
     return cast(tuple[Pair, Pair], sides_of(operation, padding))  # no name, so pairs
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < inf
 
 
 def _both(value: Any) -> tuple[Any, Any]:

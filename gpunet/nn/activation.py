@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class PReLU(_Elementwise):
 
     Args:
         slopes: one for all, or one a channel: C.
-        init: what they start from.
+        init: what they start from, finite.
     Attributes:
         weight: (slopes,).
     Weight decay would draw the slopes to 0: He et al. 2015 leave it out for them.
@@ -68,6 +68,8 @@ class PReLU(_Elementwise):
 
     def __init__(self, slopes: int = 1, *, init: float = 0.25):
         shape = (positive_int("PReLU", "slopes", slopes),)
+        if not (isinstance(init, int | float | np.number) and isfinite(init)):
+            raise ValueError(f"PReLU: init is {init!r} but must be a finite number")
         self.weight = parameter(np.full(shape, init, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:

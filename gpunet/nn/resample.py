@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
-from gpunet.functional.resample import Sides, check_padding, check_upsampling
-from gpunet.geometry import Pair, pair
+from gpunet.functional.resample import Sides, Size, adaptive_size, check_padding, check_upsampling
+from gpunet.geometry import Pair
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module
 from gpunet.resampling import windows
@@ -76,14 +76,15 @@ class ReplicationPad2d(_Pad2d):
 
 
 class _AdaptivePool2d(Module):
-    def __init__(self, size: int | Pair):
-        self.size = pair(type(self).__name__, "size", size)
+    def __init__(self, size: Size):
+        adaptive_size(type(self).__name__, size, (1, 1))
+        self.size = size
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """One a pixel of each window."""
         pixels = (
             sum(last - first for first, last in windows(n, outputs))
-            for n, outputs in zip(x_shape[1:3], self.size, strict=True)
+            for n, outputs in zip(x_shape[1:3], y_shape[1:3], strict=True)
         )
         return x_shape[0] * x_shape[3] * prod(pixels)
 

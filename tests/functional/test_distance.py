@@ -67,6 +67,8 @@ def test_what_does_not_fit_raises():
         F.contrastive_loss(a, b, np.ones(4))
     with pytest.raises(ValueError, match=r"contrastive_loss: same must be \(4,\) of 0 and 1, got shape \(3,\)"):
         F.contrastive_loss(a, a, np.ones(3))
+    with pytest.raises(ValueError, match="contrastive_loss: same must be of 0 and 1, got 0 to 2"):
+        F.contrastive_loss(a, a, [0, 1, 2, 0])
     with pytest.raises(ValueError, match="triplet_loss: margin is 0 but must be positive"):
         F.triplet_loss(a, a, a, margin=0)
     with pytest.raises(ValueError, match=r"all_pairs_loss: embeddings have shape \(4, 3\) but take"):

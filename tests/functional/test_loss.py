@@ -102,6 +102,41 @@ def test_a_class_masked_by_minus_infinity_takes_no_part(backend):
     assert (dlogits[:, 1] == 0).all()
 
 
+def test_a_masked_class_takes_no_part_in_soft_and_focal_losses_either(backend):
+    logits = np.array([[0, -np.inf, 1], [-np.inf, 2, -1]], np.float32)
+    losses = {
+        "hard": lambda z: F.softmax_cross_entropy(z, [0, 1]),
+        "soft": lambda z: F.softmax_cross_entropy(z, [[1, 0.0, 0], [0, 1, 0]]),
+        "focal": lambda z: F.focal_loss(z, [0, 1], gamma=0),
+    }
+    found = {
+        name: gradients(loss, [logits], lambda s: np.ones(s), backend=backend, dtype="float32")
+        for name, loss in losses.items()
+    }
+    p = scipy.special.softmax(logits.astype(float), axis=1)
+    for loss, (dlogits,) in found.values():
+        assert loss == pytest.approx(-(np.log(p[0, 0]) + np.log(p[1, 1])) / 2)
+        np.testing.assert_allclose(dlogits, (p - [[1, 0, 0], [0, 1, 0]]) / 2, rtol=1e-5, atol=1e-7)
+    z = gp.tensor(logits, backend=backend)
+    for loss in (
+        F.softmax_cross_entropy(z, [1, 1]),
+        F.softmax_cross_entropy(z, np.float32([[0.5, 0.5, 0], [0, 1, 0]])),
+        F.focal_loss(z, [1, 1]),
+    ):
+        assert loss.item() == np.inf  # what is masked is what the label asks for
+
+
+@pytest.mark.parametrize("label", [3, 7, -1])
+def test_a_label_on_a_device_that_is_no_class_makes_the_loss_nan(label):
+    backend = gp.get_backend("emulated")
+    z = gp.tensor(np.zeros((2, 3), np.float32), backend=backend)
+    labels = backend.asarray(np.array([0, label], np.int32))
+    for loss in (F.softmax_cross_entropy, F.focal_loss):
+        assert np.isnan(loss(z, labels).item())
+    np.testing.assert_array_equal(F.one_hot(labels, 3, backend=backend).numpy(), [[1, 0, 0], [np.nan] * 3])
+    assert np.isnan(F.contrastive_loss(z, z + 1, labels).item())
+
+
 def test_losses_pass_nan(backend):
     logits = gp.tensor([[1.0, np.nan], [1.0, 2.0]], backend=backend, requires_grad=True)
     loss = F.softmax_cross_entropy(logits, [0, 1])
@@ -148,8 +183,29 @@ MISTAKES = {
     "labels of floats": (
         lambda z: F.softmax_cross_entropy(z, [0.0, 1.0, 2.0]),
         TypeError,
-        "softmax_cross_entropy: labels are float64 but take integers",
+        "softmax_cross_entropy: labels are float64 (3,) but take an array of integers (3,), or floats (3, 4)",
     ),
+    "a tensor as labels": (
+        lambda z: F.softmax_cross_entropy(z, z[:, :3]),
+        TypeError,
+        "softmax_cross_entropy: labels are a tensor of float32 (3, 3) but take an array of integers (3,), or floats (3, 4)",
+    ),
+    "soft labels that sum to 21": (
+        lambda z: F.softmax_cross_entropy(z, [[0.1, 0.2, 0.3, 0.4], [6.0, 5.0, 4.0, 6.0], [0.0, 1.0, 0.0, 0.0]]),
+        ValueError,
+        "softmax_cross_entropy: soft labels must be at least 0 and sum to 1, got 0.0 to 6.0 and sums from 1 to 21",
+    ),
+    "negative soft labels": (
+        lambda z: F.softmax_cross_entropy(z, np.array([[2.0, -1.0, 0.0, 0.0]] * 3)),
+        ValueError,
+        "softmax_cross_entropy: soft labels must be at least 0 and sum to 1, got -1.0 to 2.0 and sums from 1 to 1",
+    ),
+    "smoothing of soft labels": (
+        lambda z: F.softmax_cross_entropy(z, np.eye(4)[:3], label_smoothing=5),
+        ValueError,
+        "softmax_cross_entropy: label_smoothing is 5 but must be from 0 to 1",
+    ),
+    "no soft rows": (lambda z: F.softmax_cross_entropy(z[:0], np.zeros((0, 4))), ValueError, "hold no rows"),
     "one-hot labels": (
         lambda z: F.softmax_cross_entropy(z, np.eye(4, dtype=int)[:3]),
         ValueError,
@@ -227,6 +283,33 @@ def test_sigmoid_focal_loss_is_that_of_two_classes(backend, dtype, rng, gamma, a
     )
 
 
+@pytest.mark.parametrize("z", [0.0, 20.0, -20.0, 90.0])
+def test_sigmoid_focal_loss_has_its_slope_at_0_and_its_tail(backend, z):
+    """Heads that start from zeros have logits of 0, and a sure one is told from a surer one."""
+    logits, targets = np.full((2, 3), z, np.float32), np.array([[0, 1, 1], [1, 0, 0]])
+    sign = np.where(targets, 1.0, -1.0)
+    sure, wrong = scipy.special.expit(sign * z), scipy.special.expit(-sign * z)
+    minus_log_p = np.logaddexp(0, -sign * z)
+    for gamma in (0, 2):
+        loss, (dz,) = gradients(
+            lambda z, gamma=gamma: F.sigmoid_focal_loss(z, targets, gamma=gamma, alpha=None).sum(), [logits],
+            lambda s: np.ones(s), backend=backend, dtype="float32",
+        )  # fmt: skip
+        slopes = wrong**gamma * (-wrong - gamma * sure * minus_log_p) * sign
+        np.testing.assert_allclose(loss, (wrong**gamma * minus_log_p).mean(), rtol=1e-5)
+        np.testing.assert_allclose(dz, slopes / 6, rtol=1e-5, atol=1e-30)
+    loss, (dz,) = gradients(
+        lambda z: F.sigmoid_focal_loss(z, targets, gamma=0, alpha=None), [logits], lambda s: np.ones(s),
+        backend=backend, dtype="float32",
+    )  # fmt: skip
+    plain, (dplain,) = gradients(
+        lambda z: F.binary_cross_entropy_with_logits(z, targets), [logits], lambda s: np.ones(s),
+        backend=backend, dtype="float32",
+    )  # fmt: skip
+    assert loss == pytest.approx(plain, rel=1e-6)
+    np.testing.assert_allclose(dz, dplain, rtol=1e-6, atol=1e-8)  # the latter is a difference from 1
+
+
 def test_focal_losses_of_sure_logits_are_finite(backend):
     z = gp.tensor(np.array([[200.0, -200.0], [-200.0, 200.0]], np.float32), backend=backend, requires_grad=True)
     for loss in (F.focal_loss(z, [0, 0], gamma=1.5), F.sigmoid_focal_loss(z, [[1, 0], [1, 1]])):
@@ -245,13 +328,24 @@ def test_huber_loss_is_a_square_and_then_a_line(backend, dtype, rng, delta):
     check_gradients(lambda x: F.huber_loss(x, target, delta=delta), [x], backend=backend, rng=rng)
 
 
+def test_the_target_of_a_huber_loss_gets_no_gradient_that_of_a_square_does(backend, rng):
+    x, target = (
+        gp.tensor(rng.normal(size=(4, 3)).astype(np.float32), backend=backend, requires_grad=True) for _ in range(2)
+    )
+    F.huber_loss(x, target).backward()
+    assert x.grad is not None
+    assert target.grad is None
+    F.mean_squared_error(x, target).backward()
+    assert target.grad is not None
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_soft_labels_are_mixed_hard_ones(backend, dtype, rng, smoothing):
     logits, one, other = rng.normal(size=(6, 4)).astype(dtype), rng.integers(0, 4, 6), rng.integers(0, 4, 6)
     z, share = gp.tensor(logits, backend=backend), 0.3
     soft = (share * np.eye(4)[one] + (1 - share) * np.eye(4)[other]).astype(dtype)
     parts = [F.softmax_cross_entropy(z, labels, label_smoothing=smoothing).item() for labels in (one, other)]
-    for given in (soft, gp.tensor(soft, backend=backend)):
+    for given in (soft, soft.tolist(), gp.tensor(soft, backend=backend)):
         loss = F.softmax_cross_entropy(z, given, label_smoothing=smoothing)
         same(loss.numpy(), share * parts[0] + (1 - share) * parts[1], tolerances.BACKENDS)
     check_gradients(

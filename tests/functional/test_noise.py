@@ -101,6 +101,15 @@ def test_no_noise_in_inference(backend):
             F.gaussian_noise(x, std)
 
 
+def test_noise_takes_tensors(rng):
+    target = rng.normal(size=(3, 4))
+    for call in (lambda: F.gaussian_noise(target, 0.1), lambda: F.gaussian_noise(target, 0.1, training=False)):
+        with pytest.raises(TypeError, match=r"gaussian_noise: x takes a tensor, got ndarray; see gpunet\.tensor"):
+            call()
+    with pytest.raises(TypeError, match="dropout: x takes a tensor, got ndarray"):
+        F.dropout(target, training=False)
+
+
 def test_normal_numbers_are_those_of_the_host(backend):
     stream = random.Stream(2**63 - 5, random.PURPOSES["noise"], step=7, call=2**40, epoch=3)
     got = backend.to_numpy(backend.random_normal(stream, (7, 33), np.float32))

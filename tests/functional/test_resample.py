@@ -8,6 +8,7 @@ from scipy import ndimage
 
 import gpunet as gp
 from gpunet import functional as F
+from gpunet import nn
 
 # H and W unlike, up and down, by whole numbers and not; with few channels and with four
 SIZES = [((4, 6), (8, 12)), ((5, 3), (7, 9)), ((7, 8), (3, 5)), ((6, 5), (6, 11)), ((1, 4), (3, 1))]
@@ -105,6 +106,23 @@ def test_adaptive_pooling_gradients_match_finite_differences(backend, rng, size)
         check_gradients(lambda x, pool=pool: pool(x, size), [x], backend=backend, rng=rng)
 
 
+@pytest.mark.parametrize("size", [(None, 2), (3, None), (None, None), None])
+def test_adaptive_pooling_keeps_an_extent_that_is_none(backend, rng, size):
+    x = gp.tensor(rng.normal(size=(2, 6, 8, 3)).astype(np.float32), backend=backend)
+    both = size or (None, None)
+    expected = both[0] or 6, both[1] or 8
+    for pool, layer in ((F.adaptive_avg_pool2d, nn.AdaptiveAvgPool2d), (F.adaptive_max_pool2d, nn.AdaptiveMaxPool2d)):
+        y = pool(x, size).numpy()
+        np.testing.assert_array_equal(y, pool(x, expected).numpy())
+        np.testing.assert_array_equal(y, layer(size)(x).numpy())
+
+
+@pytest.mark.parametrize("scale", [np.float32(2), np.int64(2), (np.float64(2), 2)])
+def test_numpys_numbers_are_scales(scale):
+    x = gp.tensor(np.arange(12.0).reshape(1, 2, 3, 2))
+    np.testing.assert_array_equal(F.upsample2d(x, scale).numpy(), F.upsample2d(x, 2).numpy())
+
+
 def test_adaptive_max_pooling_prefers_the_first_of_equals(backend, rng):
     """Also where a window was filled up with its last pixels: the gradient of none arrives twice."""
     x = rng.integers(0, 2, (3, 5, 7, 4)).astype(np.float32)
@@ -148,6 +166,8 @@ def test_nan_and_infinity_reach_only_what_is_made_of_them(backend, value):
         (lambda x: F.upsample2d(x), "upsample2d: takes exactly one of scale and size, got scale=None and size=None"),
         (lambda x: F.upsample2d(x, 2, size=3), "upsample2d: takes exactly one of scale and size"),
         (lambda x: F.upsample2d(x, 0), "upsample2d: scale must be one or two positive numbers, got 0"),
+        (lambda x: F.upsample2d(x, True), "upsample2d: scale must be one or two positive numbers, got True"),
+        (lambda x: F.upsample2d(x, "2"), "upsample2d: scale must be one or two positive numbers, got '2'"),
         (lambda x: F.upsample2d(x, (1, 2, 3)), "upsample2d: scale must be one or two positive numbers, got (1, 2, 3)"),
         (lambda x: F.upsample2d(x, 0.1), "upsample2d: scale 0.1 leaves no pixels of x (1, 3, 4, 2)"),
         (lambda x: F.upsample2d(x, size=0), "upsample2d: size must be at least 1, got 0"),
@@ -159,6 +179,8 @@ def test_nan_and_infinity_reach_only_what_is_made_of_them(backend, value):
         (lambda x: F.pad2d(x, -1), "pad2d: padding must not be negative, got -1"),
         (lambda x: F.pad2d(x, 3, mode="reflect"), "must be smaller than the image it reflects, x (1, 3, 4, 2)"),
         (lambda x: F.adaptive_avg_pool2d(x, 0), "adaptive_avg_pool2d: size must be at least 1, got 0"),
+        (lambda x: F.adaptive_max_pool2d(x, (None, 0)), "adaptive_max_pool2d: size must be at least 1, got 0"),
+        (lambda x: F.adaptive_max_pool2d(x, (1, None, 3)), "adaptive_max_pool2d: size must be one integer or two"),
         (lambda x: F.adaptive_max_pool2d(x, (1, 2, 3)), "adaptive_max_pool2d: size must be one integer or two"),
     ],
 )

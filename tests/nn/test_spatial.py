@@ -46,6 +46,11 @@ def test_summary_counts_what_they_compute():
     assert "Upsample2d(2, mode='bilinear')" in repr(model)
 
 
+def test_summary_counts_windows_over_an_extent_that_is_kept():
+    summary = nn.Sequential(nn.AdaptiveAvgPool2d((None, 2))).summary((6, 8, 3))
+    assert [(row.output_shape, row.flops) for row in summary.rows] == [((6, 2, 3), 6 * 8 * 3)]
+
+
 def test_a_captured_step_of_them_trains_as_an_eager_one_does(rng):
     """Their tables are on the device before a graph is recorded."""
     x, labels = rng.normal(size=(24, 5, 6, 2)).astype(np.float32), rng.integers(0, 3, 24)
@@ -120,6 +125,7 @@ def test_a_residual_may_change_channels_and_extents_by_its_shortcut(backend, rng
         (lambda: nn.Upsample2d(2, mode="area"), "Upsample2d: mode is 'area' but takes one of nearest, bilinear"),
         (lambda: nn.ZeroPad2d(-1), "ZeroPad2d: padding must not be negative, got -1"),
         (lambda: nn.AdaptiveAvgPool2d(0), "AdaptiveAvgPool2d: size must be at least 1, got 0"),
+        (lambda: nn.AdaptiveAvgPool2d((None, "2")), "AdaptiveAvgPool2d: size must be an integer, got '2'"),
         (lambda: nn.Concat(), "Concat: takes at least one branch, got none"),
         (lambda: nn.Concat(nn.ReLU(), 3), "Concat: branch 1 is int but takes a Module"),
         (lambda: nn.Residual(nn.ReLU(), shortcut=F.relu), "Residual: shortcut is function but takes a Module"),

@@ -385,10 +385,14 @@ def test_mixup_takes_floats_and_labels(rng):
     x, y = np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, int)
     with pytest.raises(TypeError, match="Mixup: takes .* behind Normalize; got 2 arrays of uint8"):
         data.Mixup(3)((x, y), indices=np.arange(4), epoch=0, seed=0)
-    with pytest.raises(ValueError, match="Mixup: labels must be integers"):
-        data.Mixup(3)((x.astype(np.float32), y + 3), indices=np.arange(4), epoch=0, seed=0)
+    with pytest.raises(ValueError, match=r"Mixup: labels must be integers \(N,\), got float32 \(4,\)"):
+        data.Mixup(3)((x.astype(np.float32), y.astype(np.float32)), indices=np.arange(4), epoch=0, seed=0)
+    with pytest.raises(ValueError, match="Mixup: labels must be from 0 to 2, got 0 to 3"):
+        data.Mixup(3)((x.astype(np.float32), np.arange(4)), indices=np.arange(4), epoch=0, seed=0)
     with pytest.raises(ValueError, match="Mixup: alpha is 0 but must be positive"):
         data.Mixup(3, 0)
+    with pytest.raises(ValueError, match="Mixup: alpha is 'a' but must be positive, and finite"):
+        data.Mixup(3, "a")
 
 
 # ---- losses in a captured step
@@ -429,3 +433,28 @@ def test_losses_are_captured(rng, name):
         states.append(model.state_dict())
     for key, value in states[0].items():
         np.testing.assert_array_equal(value, states[1][key])
+
+
+@needs_emulator
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("name", ["contrastive", "focal", "soft labels"])
+def test_a_label_that_is_no_class_stops_a_captured_step(rng, name, on_device):
+    """The host sees the labels of the first batch of a form; of those that a graph takes, the loss tells."""
+    step, classes = LOSSES[name]
+    batches = [(x, (y % classes).astype(np.int32)) for x, y in batches_of(rng, [8] * 3)]
+    model = plain_net()
+    trainer = Trainer(
+        model, optim.SGD(model.parameters(), lr=0.1), step=step, backend="emulated", capture=True, progress=False
+    )
+    if on_device:
+        batches = [(x, trainer.backend.asarray(y)) for x, y in batches]
+    trainer.fit(batches, 1)
+    before = model.state_dict()
+    y = np.asarray(trainer.backend.to_numpy(batches[1][1]) if on_device else batches[1][1]).copy()
+    y[2] = classes
+    batches[1] = batches[1][0], trainer.backend.asarray(y) if on_device else y
+    message = "the loss is nan" if on_device else "must be "
+    with pytest.raises(FloatingPointError if on_device else ValueError, match=message):
+        trainer.fit(batches[1:], 1)
+    for key, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
