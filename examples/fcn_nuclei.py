@@ -20,9 +20,9 @@ from gpunet import functional as F
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder that holds dsb2018; default: what GPUNET_DATA names")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--width", type=int, default=12, help="channels of the first level")
-    parser.add_argument("--depth", type=int, default=3, help="how many times the images are halved")
+    parser.add_argument("--depth", type=int, default=5, help="how many times the images are halved")
     parser.add_argument(
         "--crop", type=int, default=128, help="extent of the parts it is trained on, a multiple of 2^depth"
     )
@@ -41,10 +41,7 @@ def main() -> None:
     truth = test_instances > 0
 
     normalize = data.Normalize(mean=0.07, std=0.13)
-    places = [
-        data.RandomAffine(degrees=90, scale=(0.7, 1.4)), data.RandomCrop(arguments.crop), data.RandomFlip(),
-        data.RandomVerticalFlip(),
-    ]  # fmt: skip
+    places = [data.RandomCrop(arguments.crop), data.RandomFlip(), data.RandomVerticalFlip()]
     colours = [data.ColorJitter(brightness=0.2, contrast=0.2)]
     loader = data.DataLoader(
         train_set, 8, shuffle=True, transform=data.Joint([*places, *colours, normalize], masks=(1, 2))

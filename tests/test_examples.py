@@ -84,7 +84,20 @@ def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(tmp_path, rng):
         for part, values in (("images", pixels), ("masks", 255 * disc)):
             (folder / part).mkdir(parents=True)
             image_module.fromarray(values.astype(np.uint8)).save(folder / part / "0.png")
-    options = ("--root", tmp_path, "--output", tmp_path / "out", "--crop", 16, "--width", 4, "--epochs", 60)
+    options = (
+        "--root",
+        tmp_path,
+        "--output",
+        tmp_path / "out",
+        "--crop",
+        16,
+        "--width",
+        4,
+        "--depth",
+        3,
+        "--epochs",
+        60,
+    )
     last = run("fcn_nuclei.py", *options, "--backend", "numpy").splitlines()[-1]
     otsu, net = re.fullmatch(r"foreground IoU: Otsu (0\.\d+|1\.000), U-Net (0\.\d+|1\.000)", last).groups()
     assert float(otsu) > 0.7
