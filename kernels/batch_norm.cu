@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "norm.cuh"
 // Batch normalisation of x (rows, C): a row is a pixel, and moments are over the rows, by channel.
 //   moments:     mean[c], variance[c] (biased) of a batch; running = (1 - momentum) running + momentum batch, the variance unbiased
 //   forward:     y = f(gamma h + beta + residual), h = (x - mean) / sqrt(variance + eps); in inference the running moments serve
@@ -18,7 +19,6 @@
 // Bound: memory. Bytes an element, in float: moments 4, forward 8 (12 with residual), sums 12 and input_grad 16 (8 and 12
 // without an activation), and 4 more to write g.
 
-#define NORM_THREADS 256
 #define UNROLL 4
 
 struct BatchNorm {
@@ -27,8 +27,6 @@ struct BatchNorm {
     float eps, momentum;
     int accumulate;
 };
-
-__device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
 
 // Writes a batch's moments and joins them to the running ones; `squares` is the sum of squared distances from the mean.
 __device__ __forceinline__ void finish_moments(
@@ -137,17 +135,6 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
     return w;
 }
 
-// v = values[c …], or one constant where there are no values.
-template <int V>
-__device__ __forceinline__ void load_or(float (&v)[V], const float* values, int c, float otherwise) {
-    if (values) {
-        load<V>(v, values + c);
-        return;
-    }
-#pragma unroll
-    for (int u = 0; u < V; ++u) v[u] = otherwise;
-}
-
 // Elements of a channel so far: how many, their mean, their squared distances from it.
 template <int V>
 struct Moments {
@@ -178,20 +165,6 @@ __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
             join<V>(a, other.n, other.mean, other.squares);
             of[threadIdx.x] = a;
         }
-        __syncthreads();
-    }
-}
-
-template <int V>
-__device__ __forceinline__ void add_block(float (&a)[V], int across) {
-    __shared__ float of[NORM_THREADS][V];
-#pragma unroll
-    for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u];
-    __syncthreads();
-    for (int half = NORM_THREADS / 2; half >= across; half /= 2) {
-        if (threadIdx.x < half)
-#pragma unroll
-            for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u] += of[threadIdx.x + half][u];
         __syncthreads();
     }
 }
@@ -310,12 +283,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums_merge(
         float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
     float of[2] = {};  // dgamma, dbeta
-    if (c < s.C)
-        for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
-            const float* from = partial + (int64)split * 2 * s.C + c;
-            of[0] += from[0], of[1] += from[s.C];
-        }
-    add_block<2>(of, WARP);
+    add_splits(of, partial, splits, c, s.C);
     if (threadIdx.x < WARP && c < s.C) finish_sums(c, of[0], of[1], sums, gamma_out, beta_out, s);
 }
 

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "norm.cuh"
 // Group normalisation (Wu & He 2018) of x (N, P, C): moments are of a sample's P positions and the C / groups channels of a group.
 //   forward:      y = gamma h + beta, h = (x - mean) / sqrt(variance + eps); mean and variance (biased) are kept, (N, groups)
 //   input_grad:   dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), with d = gamma dy and means over the group
@@ -16,16 +17,11 @@
 // Bound: memory. Bytes an element, in float: forward 8, input_grad 12, weight_grad 8. Groups of fewer than 8 channels read
 // more than that, for a load moves 32 bytes.
 
-#define NORM_THREADS 256
-#define ROW_THREADS 8
-
 struct GroupNorm {
     int N, P, C, groups, rows_a_split;
     float eps;
     int accumulate;
 };
-
-__device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
 
 // Elements of one group of one sample, counted from 0 by V neighbouring channels.
 struct Group {
@@ -41,17 +37,6 @@ struct Group {
     __device__ __forceinline__ int channel(int i, int v) const { return i % each * v; }
     __device__ __forceinline__ int64 at(int i, int v) const { return start + (int64)(i / each) * C + channel(i, v); }
 };
-
-// v = values[c …], or one constant where there are no values.
-template <int V>
-__device__ __forceinline__ void load_or(float (&v)[V], const float* values, int c, float otherwise) {
-    if (values) {
-        load<V>(v, values + c);
-        return;
-    }
-#pragma unroll
-    for (int u = 0; u < V; ++u) v[u] = otherwise;
-}
 
 // ---- a group or a channel to a thread
 
@@ -184,21 +169,6 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_input_grad(
     }
 }
 
-// The sums of the threads that share channels, in those of the first row of threads.
-template <int V>
-__device__ __forceinline__ void add_rows(float (&a)[V]) {
-    __shared__ float of[ROW_THREADS][WARP][V];
-    const int lane = threadIdx.x % WARP, row = threadIdx.x / WARP;
-    __syncthreads();  // of may still be read by a call before this one
-#pragma unroll
-    for (int u = 0; u < V; ++u) of[row][lane][u] = a[u];
-    __syncthreads();
-    if (row == 0)
-        for (int other = 1; other < ROW_THREADS; ++other)
-#pragma unroll
-            for (int u = 0; u < V; ++u) a[u] += of[other][lane][u];
-}
-
 // partial (splits, 2, C): dgamma and dbeta of `rows_a_split` rows.
 template <typename T, int V>
 __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
@@ -208,7 +178,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
     const int begin = blockIdx.x / tiles * s.rows_a_split, end = min(begin + s.rows_a_split, s.N * s.P);
     float sum_h[V] = {}, sum[V] = {};
     if (c < s.C)
-        for (int r = begin + threadIdx.x / WARP; r < end; r += ROW_THREADS) {
+        for (int r = begin + threadIdx.x / WARP; r < end; r += NORM_THREADS / WARP) {
             const int64 number = (int64)(r / s.P) * s.groups + c / (s.C / s.groups), at = (int64)r * s.C + c;
             const float centre = mean[number], inverse = inverse_deviation(variance[number], s.eps);
             float g[V], v[V];
@@ -217,8 +187,8 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
 #pragma unroll
             for (int u = 0; u < V; ++u) sum_h[u] += g[u] * (v[u] - centre) * inverse, sum[u] += g[u];
         }
-    add_rows<V>(sum_h);
-    add_rows<V>(sum);
+    add_block<V>(sum_h, WARP);
+    add_block<V>(sum, WARP);
     if (threadIdx.x < WARP && c < s.C) {
         float* out = partial + blockIdx.x / tiles * (int64)2 * s.C + c;
         store<V>(out, sum_h);
@@ -232,11 +202,6 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad_merge(
         GroupNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
     float of[2] = {};  // dgamma, dbeta
-    if (c < s.C)
-        for (int split = threadIdx.x / WARP; split < splits; split += ROW_THREADS) {
-            const float* from = partial + (int64)split * 2 * s.C + c;
-            of[0] += from[0], of[1] += from[s.C];
-        }
-    add_rows<2>(of);
+    add_splits(of, partial, splits, c, s.C);
     if (threadIdx.x < WARP && c < s.C) deliver(dgamma, c, of[0], s.accumulate), deliver(dbeta, c, of[1], s.accumulate);
 }

@@ -1,0 +1,41 @@
+// What normalisations have in common. Blocks are of NORM_THREADS; neighbouring threads hold neighbouring channels.
+
+#define NORM_THREADS 256
+
+__device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
+
+// v = values[c …], or one constant where there are no values.
+template <int V>
+__device__ __forceinline__ void load_or(float (&v)[V], const float* values, int c, float otherwise) {
+    if (values) {
+        load<V>(v, values + c);
+        return;
+    }
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = otherwise;
+}
+
+// Adds what the threads of a block have that hold the same channels, always in the same order, into its first `across`.
+template <int V>
+__device__ __forceinline__ void add_block(float (&a)[V], int across) {
+    __shared__ float of[NORM_THREADS][V];
+#pragma unroll
+    for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u];
+    __syncthreads();
+    for (int half = NORM_THREADS / 2; half >= across; half /= 2) {
+        if (threadIdx.x < half)
+#pragma unroll
+            for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u] += of[threadIdx.x + half][u];
+        __syncthreads();
+    }
+}
+
+// Both sums of channel c from partial (splits, 2, C), in the first warp; a warp's threads hold neighbouring channels.
+__device__ __forceinline__ void add_splits(float (&of)[2], const float* partial, int splits, int c, int C) {
+    if (c < C)
+        for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
+            const float* from = partial + (int64)split * 2 * C + c;
+            of[0] += from[0], of[1] += from[C];
+        }
+    add_block<2>(of, WARP);
+}
