@@ -29,10 +29,7 @@ class Depthwise:
         g = self.geometry = geometry
         self.dtype = np.dtype(dtype)
         (top, bottom), (left, right) = g.padding
-        _, h, w, c = g.x_shape
-        self.padded = top + h + bottom, left + w + right
-        step = g.stride[1]
-        self._sorted = (step, 0, self.padded[0], -(-self.padded[1] // step) * c)
+        self.padded = top + g.x_shape[1] + bottom, left + g.x_shape[2] + right
         self._phases = np.zeros(0, self.dtype)
 
     @staticmethod
@@ -97,9 +94,10 @@ class Depthwise:
 
     def _clear(self, count: int) -> None:
         """Zeros for the padded columns of so many images: (stride, n, rows, columns C)."""
-        step, _, *rest = self._sorted
-        if self._phases.shape != (step, count, *rest):
-            self._phases = host_memory.empty((step, count, *rest), self.dtype)
+        (rows, columns), step = self.padded, self.geometry.stride[1]
+        shape = step, count, rows, -(-columns // step) * self.geometry.filters
+        if self._phases.shape != shape:
+            self._phases = host_memory.empty(shape, self.dtype)
         self._phases[...] = 0
 
     def _sort(self, x: Array) -> None:

@@ -26,21 +26,19 @@ def mobilenet(
         stride: of the first convolution: 1 for images of some 32 pixels; 2 is the paper's, which for 224x224x3 and 1,000
             classes has 4,231,976 parameters.
     """
-    h, w, c = input_shape
     if stride not in (1, 2):
         raise ValueError(f"mobilenet: stride is {stride} but takes 1 or 2")
     check_extents("mobilenet", input_shape, 16 * stride)
     if not width > 0:
         raise ValueError(f"mobilenet: width is {width} but must be positive")
     filters = max(1, round(32 * width))
-    layers = _normalised(nn.Conv2d(c, filters, 3, stride=stride, padding=1, bias=False))
-    h, w = (-(-extent // stride) for extent in (h, w))
+    layers = _normalised(nn.Conv2d(input_shape[2], filters, 3, stride=stride, padding=1, bias=False))
     for outputs, step in BLOCKS:
         outputs = max(1, round(outputs * width))
         depthwise = nn.Conv2d(filters, filters, 3, stride=step, padding=1, groups=filters, bias=False)
         layers += [*_normalised(depthwise), *_normalised(nn.Conv2d(filters, outputs, 1, bias=False))]
-        filters, h, w = outputs, -(-h // step), -(-w // step)
-    return nn.Sequential(*layers, nn.AvgPool2d((h, w)), nn.Flatten(), nn.Linear(filters, classes))
+        filters = outputs
+    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, classes))
 
 
 def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:

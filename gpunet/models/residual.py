@@ -58,9 +58,8 @@ def _resnet(
     name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], classes: int, stem: str
 ) -> nn.Sequential:
     small = check_stem(name, stem)
-    reduced = 8 if small else 32
-    check_extents(name, input_shape, reduced, stem)
-    h, w, c = input_shape
+    check_extents(name, input_shape, 8 if small else 32, stem)
+    c = input_shape[2]
     first = (
         nn.Conv2d(c, 64, 3, padding=1, bias=False) if small else nn.Conv2d(c, 64, 7, stride=2, padding=3, bias=False)
     )
@@ -73,8 +72,7 @@ def _resnet(
             outputs = 64 << group
             layers.append(BasicBlock(filters, outputs, 2 if group and i == 0 else 1))
             filters = outputs
-    mean = nn.AvgPool2d((-(-h // reduced), -(-w // reduced)))
-    return nn.Sequential(*layers, mean, nn.Flatten(), nn.Linear(filters, classes))
+    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, classes))
 
 
 def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> nn.Sequential:

@@ -94,9 +94,8 @@ class CapturedStep:
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
         """See `EagerStep.run`; the results come when all batches are done, those before one that fails too."""
-        if (
-            epoch != self._looked or self.most == self.update
-        ):  # a callback, or whoever called fit, may have changed something
+        # a callback, or whoever called fit, may have changed something
+        if epoch != self._looked or self.most == self.update:
             self._looked = epoch
             frozen = Frozen(self.eager.model, self.eager.optimizer)
             if self._frozen is None or frozen.values != self._frozen.values:
@@ -112,9 +111,7 @@ class CapturedStep:
         count = len(batches) if len(batches) == self.most else update
         for i in range(0, len(batches), count):
             some = batches[i : i + count]
-            unlike = any(
-                form_of(batch) != form_of(some[0]) for batch in some[:update]
-            )  # once an epoch, in its last update
+            unlike = any(form_of(batch) != form_of(some[0]) for batch in some[:update])  # in an epoch's last update
             graph = None if self._refused or unlike else self._graph(form, some)
             run = (
                 self._run_eagerly(some, epoch, step + i)
