@@ -1,10 +1,10 @@
-"""Tables of taps: what they say, their transposes, and the strided slices by which NumPy computes them."""
+"""Tables of taps: what they say, their transposes, and the forms in which NumPy computes them."""
 
 import numpy as np
 import pytest
 
 from gpunet import resampling
-from gpunet.backends.numpy_stretches import plan_of
+from gpunet.backends.numpy_resample import Bands, NarrowBands, Sums, TapByTap, form_of, resample
 
 EXTENTS = [(n, m) for n in (1, 2, 5, 6, 8) for m in (1, 2, 3, 7, 8, 10, 16, 17)]
 MAKERS = {
@@ -28,32 +28,42 @@ def dense(taps):
     return matrix
 
 
-def dense_by_stretches(taps):
-    """The same, of the strided slices."""
-    matrix, written = np.full((taps.outputs, taps.extent), np.nan), np.zeros(taps.outputs, int)
-    pixels, outputs = np.arange(taps.extent), np.arange(taps.outputs)
-    plan = plan_of(taps)
-    for where, sums in plan.stretches:
-        rows = outputs[where]
-        total = np.zeros((len(rows), taps.extent))
-        for added, factor in sums:
-            for source, part in added:
-                total[np.arange(len(rows)), np.broadcast_to(pixels[part], len(rows))] += source
-            total *= factor
-        matrix[rows] = total * plan.unit
-        written[rows] += 1
-    assert (written == 1).all()
-    return matrix
+def dense_by_form(form, taps, inner):
+    """The same, by what becomes of images of one pixel that is not zero."""
+    x = np.repeat(np.eye(taps.extent)[:, None, :, None], inner, axis=3)
+    y = np.full((taps.extent, 1, taps.outputs, inner), np.nan)
+    form(x, y)
+    assert (y == y[..., :1]).all()
+    return y[:, 0, :, 0].T
 
 
 @pytest.mark.parametrize("extents", EXTENTS, ids=str)
 @pytest.mark.parametrize("make", MAKERS)
-def test_transposes_and_stretches_say_the_same(make, extents):
+def test_transposes_and_forms_say_the_same(make, extents):
     taps = MAKERS[make](*extents)
     matrix = dense(taps)
     np.testing.assert_array_equal(dense(taps.transposed), matrix.T)
     for one, expected in ((taps, matrix), (taps.transposed, matrix.T)):
-        np.testing.assert_allclose(dense_by_stretches(one), expected, rtol=1e-14)
+        for inner in (1, 3, 16):
+            form = form_of(one, np.dtype(np.float64), inner)
+            np.testing.assert_allclose(dense_by_form(form, one, inner), expected, rtol=1e-14)
+        np.testing.assert_allclose(dense_by_form(TapByTap(one), one, 2), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_an_image_beside_one_of_extreme_values_comes_out_the_same(rng, channels, value):
+    """To the bit, though the extreme one takes another form."""
+    rows, columns = resampling.linear(6, 40), resampling.linear(5, 9)
+    x = rng.normal(size=(3, 6, 5, channels)).astype(np.float32)
+    expected, y = np.empty((3, 40, 9, channels), np.float32), np.empty((3, 40, 9, channels), np.float32)
+    resample(x, expected, rows, columns)
+    x[1, 0, 0, 0] = value
+    with np.errstate(all="ignore"):
+        resample(x, y, rows, columns)
+    np.testing.assert_array_equal(y[::2], expected[::2])
+    np.testing.assert_allclose(y[1, 20:], expected[1, 20:], rtol=1e-5, atol=1e-6)
+    assert np.isnan(y[1, 0, 0, 0]) if np.isnan(value) else y[1, 0, 0, 0] == np.float32(value)
 
 
 @pytest.mark.parametrize("extents", EXTENTS, ids=str)
@@ -71,11 +81,13 @@ def test_what_averages_pixels_has_weights_of_sum_one(make):
         np.testing.assert_allclose(dense(MAKERS[make](*extents)).sum(axis=1), 1, rtol=1e-14)
 
 
-def test_upsampling_by_two_is_a_few_slices():
-    """So that NumPy's loops are few and long."""
+def test_what_is_copied_or_only_added_takes_no_product():
     nearest, linear = resampling.nearest(32, 64), resampling.linear(32, 64)
-    tables = nearest, nearest.transposed, linear, linear.transposed, resampling.averaged(32, 8)
-    assert [len(plan_of(taps).stretches) for taps in tables] == [2, 1, 3, 2, 1]
+    mirrored = resampling.padded(32, 2, 2, "reflect")
+    tables = nearest, nearest.transposed, mirrored, mirrored.transposed, resampling.averaged(32, 8), linear
+    forms = [type(form_of(taps, np.dtype(np.float32), 16)) for taps in tables]
+    assert forms == [TapByTap, Sums, TapByTap, TapByTap, Sums, Bands]
+    assert type(form_of(linear, np.dtype(np.float32), 3)) is NarrowBands
 
 
 def test_outputs_on_a_pixel_take_no_other():

@@ -1,108 +1,193 @@
-"""Separable resampling of `NumpyBackend`: rows, then columns (or the other way), as sums of strided slices."""
+"""Separable resampling of `NumpyBackend`: along one axis, then along the other, each in a few long calls.
+
+Images are (n, before, extent, inner) along an axis: (n, 1, H, W C) along the rows, (n, H, W, C) along the columns.
+"""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
 from gpunet.backends import host_memory
 from gpunet.backends.base import Array
-from gpunet.backends.numpy_stretches import Plan, plan_of
 from gpunet.resampling import Taps
 
-BLOCK = 1 << 19
+BLOCK = 1 << 20
 """Elements of images that are taken through both axes at a time: more calls cost more than a second-level cache gains."""
+BAND = 16
+"""Pixels of the longer side, inputs or outputs, that a product takes: most of a matrix of more pixels is zeros."""
+NARROW = 16
+"""Neighbouring elements below which a loop along them is too short to be worth it."""
+FEW = 8
+"""Taps beside the first of each output that may be added one by one."""
+
+
+class Form(Protocol):
+    """One axis of a resampling."""
+
+    dense: bool
+    """Whether sums have terms of weight zero, which a NaN or an infinity would make NaN."""
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """Write y (n, before, outputs, inner) of x (n, before, extent, inner)."""
+        ...
 
 
 def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     """Write y (n, OH, OW, C) of images x (n, H, W, C)."""
-    each = max(x[0].size, y[0].size)
-    images = max(1, BLOCK // each)
-    rows_first = _cost(rows, columns) <= _cost(columns, rows, apart=True)
-    passes = [(1, plan_of(rows)), (2, plan_of(columns))]
-    if not rows_first:
-        passes.reverse()
-    shape = (rows.outputs, x.shape[2]) if rows_first else (x.shape[1], columns.outputs)
-    between = host_memory.empty((min(images, len(x)), *shape, x.shape[3]), x.dtype)
-    unit = passes[0][1].unit * passes[1][1].unit
-    for i in range(0, len(x), images):
-        source, target = x[i : i + images], y[i : i + images]
+    n, h, w, c = x.shape
+    count = max(1, BLOCK // max(x[0].size, y[0].size))
+    passes, shape = [(1, rows), (2, columns)], (rows.outputs, w)
+    if _cost(columns, rows, 2, 1) < _cost(rows, columns, 1, 2):
+        passes, shape = passes[::-1], (h, columns.outputs)
+    forms = [form_of(taps, x.dtype, shape[1] * c if axis == 1 else c) for axis, taps in passes]
+    between = host_memory.empty((min(count, n), *shape, c), x.dtype)
+
+    def run(source: Array, target: Array, along: list[Form]) -> None:
         half = between[: len(source)]
-        if unit != 1 and x.size < y.size:
-            source = _scaled(source, unit)
-        _along(*passes[0], source, half)
-        _along(*passes[1], half, target)
-        if unit != 1 and x.size >= y.size:
-            target *= unit
+        for form, (axis, _), a, b in zip(along, passes, (source, half), (half, target), strict=True):
+            form(_by_axis(a, axis), _by_axis(b, axis))
+
+    for i in range(0, n, count):
+        source, target = x[i : i + count], y[i : i + count]
+        run(source, target, forms)
+        if any(form.dense for form in forms) and not _tame(source):
+            for j in range(len(source)):
+                if not _tame(source[j]):  # alone, so that what is beside an image never changes it
+                    run(source[j : j + 1], target[j : j + 1], [TapByTap(taps) for _, taps in passes])
 
 
-def _along(axis: int, plan: Plan, x: Array, y: Array) -> None:
-    """Write y, which is x resampled along one axis, but for the plan's unit."""
-    sources = {factor: _Source(_scaled(x, factor), axis) for factor in plan.shared}
-    sources[1.0] = _Source(x, axis)
-    for outputs, sums in plan.stretches:
-        out = y[(slice(None),) * axis + (outputs,)]
-        if not sums:
-            out[...] = 0
-        elif len(sums) == len(sums[0][0]) == 1 and sums[0][1] == 1:
-            ((source, pixels),) = sums[0][0]
-            out[...] = sources[source].whole[(slice(None),) * axis + (pixels,)]
+@lru_cache(maxsize=1024)
+def form_of(taps: Taps, dtype: np.dtype, inner: int) -> Form:
+    """How an axis of these taps is computed where so many neighbouring elements move as one."""
+    if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= FEW:
+        return TapByTap(taps)
+    if inner < NARROW:
+        return NarrowBands(taps, dtype, inner)
+    places = _regular(taps)
+    return Bands(taps, dtype) if places is None else Sums(places, float(taps.weight[0]))
+
+
+def _regular(taps: Taps) -> Array | None:
+    """The pixels of each output, (outputs, taps), if `Sums` can add them."""
+    counts = np.diff(taps.starts)
+    if taps.outputs < 2 or (counts != counts[0]).any() or (taps.weight != taps.weight[0]).any():
+        return None
+    places = taps.index.reshape(taps.outputs, -1)
+    steps = np.diff(places, axis=0)
+    return places if steps[0, 0] > 0 and (steps == steps[0, 0]).all() else None
+
+
+class TapByTap:
+    """The first tap of every output at once, then the others one by one."""
+
+    dense = False
+
+    def __init__(self, taps: Taps):
+        starts, counts = taps.starts[:-1], np.diff(taps.starts)
+        self._empty = np.flatnonzero(counts == 0)
+        first = np.minimum(starts, len(taps.index) - 1)
+        self._index, weight = taps.index[first].astype(np.intp), np.where(counts, taps.weight[first], 1)
+        self._weight = None if (weight == 1).all() else weight
+        owner = np.repeat(np.arange(taps.outputs), counts)
+        more = np.delete(np.arange(len(taps.index)), starts[counts > 0])
+        self._more = [(int(owner[t]), int(taps.index[t]), float(taps.weight[t])) for t in more]
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        np.take(x, self._index, axis=2, out=y, mode="clip")  # which is never needed, but writes to y at once
+        if self._empty.size:
+            y[:, :, self._empty] = 0
+        if self._weight is not None:
+            y *= self._weight.astype(y.dtype)[:, None]
+        for output, pixel, weight in self._more:
+            y[:, :, output] += x[:, :, pixel] if weight == 1 else x[:, :, pixel] * x.dtype.type(weight)
+
+
+class Sums:
+    """Every output is the sum of equally many pixels, of one weight, each a step from those of the output before."""
+
+    dense = False
+
+    def __init__(self, places: Array, weight: float):
+        step = int(places[1, 0] - places[0, 0])
+        self._parts = [slice(first, last + 1, step) for first, last in zip(*places[[0, -1]].tolist(), strict=True)]
+        self._weight = weight
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        first, *parts = (x[:, :, part] for part in self._parts)
+        if parts:
+            np.add(first, parts[0], out=y)
         else:
-            # arithmetic on pixels that are apart takes far longer than to copy them
-            total = host_memory.empty(out.shape, out.dtype) if axis == 2 and outputs.step != 1 else out
-            _sum([([sources[source].pick(pixels) for source, pixels in taps], factor) for taps, factor in sums], total)
-            if total is not out:
-                out[...] = total
+            y[...] = first
+        for part in parts[1:]:
+            y += part
+        if self._weight != 1:
+            y *= self._weight
 
 
-class _Source:
-    """Pixels to add up along one axis. Along the columns those that are some steps apart are copied to be neighbours, once."""
+class Bands:
+    """Products of a few neighbouring outputs' weights, as a dense matrix, with the pixels they are made of."""
 
-    def __init__(self, whole: Array, axis: int):
-        self.whole, self._axis = whole, axis
-        self._planes: dict[tuple[int, int], Array] = {}
+    dense = True
 
-    def pick(self, pixels: slice) -> Array:
-        """The pixels of a slice."""
-        if self._axis == 1:
-            return self.whole[:, pixels]
-        first, step = pixels.start, pixels.step
-        if step <= 1:
-            return self.whole[:, :, pixels]
-        place = first % step, step
-        if place not in self._planes:
-            part = self.whole[:, :, first % step :: step]
-            self._planes[place] = host_memory.empty(part.shape, part.dtype)
-            self._planes[place][...] = part
-        return self._planes[place][:, :, first // step : (pixels.stop - 1) // step + 1]
+    def __init__(self, taps: Taps, dtype: np.dtype):
+        self._tiles = [(p, q, i, j, matrix.astype(dtype)) for p, q, i, j, matrix in bands(taps)]
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        for p, q, i, j, matrix in self._tiles:
+            np.matmul(matrix, x[:, :, i:j], out=y[:, :, p:q])
 
 
-def _sum(sums: list[tuple[list[Array], float]], out: Array) -> None:
-    """out = the sum of the arrays, after Horner: see `Stretch.sums`."""
-    for i, (arrays, factor) in enumerate(sums):
-        _add(arrays if i == 0 else [out, *arrays], factor, out)
+class NarrowBands:
+    """The same where an inner axis is short: it becomes part of the matrices."""
+
+    dense = True
+
+    def __init__(self, taps: Taps, dtype: np.dtype, inner: int):
+        self._tiles = [
+            (slice(p * inner, q * inner), slice(i * inner, j * inner), np.kron(matrix.T, np.eye(inner)).astype(dtype))
+            for p, q, i, j, matrix in bands(taps)
+        ]
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        x, y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
+        for outputs, pixels, matrix in self._tiles:
+            np.matmul(x[:, :, pixels], matrix, out=y[:, :, outputs])
 
 
-def _add(arrays: list[Array], factor: float, out: Array) -> None:
-    """out = factor (the sum of the arrays, the first of which may be out)."""
-    if len(arrays) == 1:
-        np.multiply(arrays[0], factor, out=out)
-        return
-    np.add(arrays[0], arrays[1], out=out)
-    for array in arrays[2:]:
-        out += array
-    if factor != 1:
-        out *= factor
+def bands(taps: Taps) -> list[tuple[int, int, int, int, Array]]:
+    """(p, q, i, j, matrix): outputs p … q - 1 are the matrix (q - p, j - i) times the pixels i … j - 1."""
+    each = max(1, BAND * taps.outputs // max(taps.outputs, taps.extent))
+    tiles = []
+    for p in range(0, taps.outputs, each):
+        starts = taps.starts[p : p + each + 1]
+        index, weight = taps.index[starts[0] : starts[-1]], taps.weight[starts[0] : starts[-1]]
+        i, j = (int(index.min()), int(index.max()) + 1) if index.size else (0, 0)
+        matrix = np.zeros((len(starts) - 1, j - i))
+        matrix[np.repeat(np.arange(len(matrix)), np.diff(starts)), index - i] = weight
+        tiles.append((p, p + len(matrix), i, j, matrix))
+    return tiles
 
 
-def _scaled(x: Array, factor: float) -> Array:
-    y = host_memory.empty(x.shape, x.dtype)
-    np.multiply(x, factor, out=y)
-    return y
+def _by_axis(images: Array, axis: int) -> Array:
+    """View of (n, H, W, C) with the axis as the third of four."""
+    return images.reshape(len(images), 1, images.shape[1], -1) if axis == 1 else images
 
 
-def _cost(first: Taps, then: Taps, *, apart: bool = False) -> int:
-    """Pixels that two passes read or write, whichever is more in each. Along columns, the second axis unless those of the first
-    are `apart`, they are no neighbours, which takes twice as long."""
+def _tame(x: Array) -> bool:
+    """Whether x has neither NaN nor infinity nor anything large enough for sums to become one."""
+    flat = x.reshape(-1)
+    return bool(np.isfinite(np.dot(flat, flat)))
+
+
+def _cost(first: Taps, then: Taps, first_weight: int, then_weight: int) -> int:
+    """Pixels that two passes read or write, whichever is more in each."""
     one = max(first.extent, first.outputs) * then.extent
     other = max(then.extent, then.outputs) * first.outputs
-    return 2 * one + other if apart else one + 2 * other
+    return first_weight * one + then_weight * other
