@@ -22,7 +22,7 @@ from gpunet.backends import host_memory, numpy_group_norm, numpy_input_activatio
 from gpunet.backends.base import Activation, Array, Gate, InputActivation, Moments, check_fused_pool
 from gpunet.backends.host import deliver
 from gpunet.backends.numpy_activation import activate, open_activation, opened, part
-from gpunet.backends.numpy_conv import BLOCK, Columns, Form, rotate, turned_geometry
+from gpunet.backends.numpy_conv import BLOCK, Columns, Form, convolve_back, rotate, turned_geometry
 from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.backends.numpy_spatial import NumpySpatial
@@ -100,10 +100,10 @@ class NumpyBackend(NumpySpatial):
         dx = host_memory.empty(g.x_shape, dy.dtype)
         form = form_of(g)
         if form is Columns and (turned := turned_geometry(g)) is not None:
-            rotated = rotate(w, g.groups)
+            rotated = rotate(w, g.groups, g.stride)
 
             def convolve(form: Form, i: int, j: int) -> None:
-                form.forward(opened(dy[i:j], part(gate, i, j)), rotated, None, None, None, dx[i:j], None)
+                convolve_back(form, opened(dy[i:j], part(gate, i, j)), rotated, g, dx[i:j])
 
             self._in_blocks(form, turned, dy.dtype, convolve)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from gpunet.backends import host_memory, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.numpy_activation import activate, opened
-from gpunet.geometry import Geometry
+from gpunet.geometry import Geometry, Pair
 
 BLOCK = 1 << 18
 """Elements of the columns of a block: a megabyte of float32, about a second-level cache."""
@@ -21,6 +22,8 @@ IMAGES = 1 << 19
 class Form(Protocol):
     """One convolution over blocks of images, made for a thread, whose memory it holds: `Columns`, `Planes` or
     `Depthwise`."""
+
+    geometry: Geometry
 
     def __init__(self, geometry: Geometry, dtype: Any): ...
 
@@ -112,7 +115,7 @@ class Columns:
             db += np.dot(np.ones(len(rows), self.dtype), rows)
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
-        """See `Form`. For strides; without them the full convolution, `turned_geometry`, is faster."""
+        """See `Form`. For what has no `turned_geometry`, which is faster."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         _, h, width, c = g.x_shape
@@ -220,22 +223,57 @@ def reached(g: Geometry, axis: int, tap: int) -> slice:
     return slice(first, first + step * (g.y_shape[1 + axis] - 1) + 1, step)
 
 
-def rotate(w: Array, groups: int) -> Array:
-    """The filters turned by 180 degrees, with their channels exchanged: (KH, KW, O // groups, C)."""
-    grouped = w[::-1, ::-1].reshape(*w.shape[:3], groups, -1)
-    return np.ascontiguousarray(grouped.transpose(0, 1, 4, 3, 2)).reshape(*w.shape[:2], -1, w.shape[2] * groups)
+def rotate(w: Array, groups: int, stride: Pair = (1, 1)) -> Array:
+    """The filters of the full convolution, `turned_geometry`, that leads back: turned by 180 degrees, with their channels
+    exchanged, (KH / SH, KW / SW, O // groups, groups SH SW C // groups): a stride's taps become channels."""
+    (kh, kw, c, filters), (sh, sw) = w.shape, stride
+    taps = w.reshape(kh // sh, sh, kw // sw, sw, c, groups, filters // groups)[::-1, :, ::-1]
+    return np.ascontiguousarray(taps.transpose(0, 2, 6, 5, 1, 3, 4)).reshape(kh // sh, kw // sw, filters // groups, -1)
 
 
 def turned_geometry(g: Geometry) -> Geometry | None:
-    """Of the full convolution of dy with the rotated filters, whose result has the size of x; None where a stride, or
-    more padding than it takes, stands against it."""
-    if g.stride != (1, 1):
+    """Of the full convolution of dy with the rotated filters, whose result is dx, a block of a stride's pixels in each of its
+    pixels: "sub-pixel convolution" (Shi et al. 2016). None where the window is no whole number of strides, there is more
+    padding than it takes, or the blocks at the borders of small images would make too much more work."""
+    sides, work = [], 1.0
+    for k, s, d, (before, _), n, out in zip(
+        g.window, g.stride, g.dilation, g.padding, g.x_shape[1:3], g.y_shape[1:3], strict=True
+    ):
+        if k % s or (s > 1 and d > 1):
+            return None
+        reach = d * (k // s - 1)
+        first = reach - before // s
+        blocks = (before + n - 1) // s - before // s + 1
+        sides.append((first, blocks + reach - out - first))
+        work *= blocks / out
+    if min(sides[0] + sides[1]) < 0 or (max(g.stride) > 1 and work > 1.25):
         return None
-    sides = []
-    for e, (before, _), n, out in zip(g.effective_window, g.padding, g.x_shape[1:3], g.y_shape[1:3], strict=True):
-        first = e - 1 - before
-        sides.append((first, n + e - 1 - out - first))
-    if min(sides[0] + sides[1]) < 0:
-        return None
-    rotated = (*g.window, g.filters // g.groups, g.x_shape[3])
+    (kh, kw), (sh, sw) = g.window, g.stride
+    rotated = (kh // sh, kw // sw, g.filters // g.groups, g.x_shape[3] * sh * sw)
     return Geometry.conv(g.y_shape, rotated, padding=(sides[0], sides[1]), dilation=g.dilation, groups=g.groups)
+
+
+def convolve_back(form: Form, dy: Array, rotated: Array, g: Geometry, dx: Array) -> None:
+    """Write dx (n, H, W, C), by a form made for the `turned_geometry` of g."""
+    (sh, sw), groups = g.stride, g.groups
+    if (sh, sw) == (1, 1):
+        form.forward(dy, rotated, None, None, None, dx, None)
+        return
+    blocks = host_memory.empty((len(dy), *form.geometry.y_shape[1:]), dx.dtype)
+    form.forward(dy, rotated, None, None, None, blocks, None)
+    blocks = blocks.reshape(*blocks.shape[:3], groups, sh, sw, -1)
+    images = dx.reshape(*dx.shape[:3], groups, -1)
+    rows, columns = (_placed(g, axis) for axis in (0, 1))
+    for (i, down, up), (j, right, left) in product(rows, columns):
+        target = images[:, down::sh, right::sw]
+        target[...] = blocks[:, up : up + target.shape[1], left : left + target.shape[2], :, i, j]
+
+
+def _placed(g: Geometry, axis: int) -> list[tuple[int, int, int]]:
+    """(pixel of a block, its first pixel in the image, the block of that), for each pixel of a block that the image has."""
+    step, before = g.stride[axis], g.padding[axis][0]
+    places = []
+    for pixel in range(step):
+        first = (pixel - before) % step
+        places.append((pixel, first, (first + before) // step - before // step))
+    return places

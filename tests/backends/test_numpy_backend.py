@@ -16,6 +16,7 @@ import gpunet as gp
 from gpunet.backends import numpy_planes
 from gpunet.backends.base import FUSED_POOL, Activation, Gate
 from gpunet.backends.numpy import NumpyBackend
+from gpunet.backends.numpy_conv import turned_geometry
 from gpunet.backends.reference import ReferenceBackend
 from gpunet.geometry import Geometry
 
@@ -99,6 +100,9 @@ LARGE = [
     ((37, 17, 16, 12), (3, 3, 12, 7), {"padding": 1}),
     ((37, 17, 16, 12), (2, 4, 12, 5), {"stride": (1, 2), "padding": ((2, 0), (1, 3)), "dilation": (3, 1)}),
     ((41, 16, 17, 10), (2, 3, 10, 9), {"stride": (2, 1), "padding": ((0, 1), (2, 1)), "dilation": (1, 2)}),
+    # windows of whole strides, whose input gradient is a convolution, cut at its borders
+    ((33, 18, 21, 18), (4, 2, 18, 20), {"stride": 2, "padding": ((1, 2), (0, 1))}),
+    ((21, 23, 22, 32), (6, 4, 16, 36), {"stride": (3, 2), "padding": ((5, 1), (3, 2)), "groups": 2}),
     # a filter a channel
     ((53, 15, 14, 24), (3, 3, 1, 24), {"padding": "same", "groups": 24}),
     (
@@ -112,6 +116,17 @@ LARGE = [
         {"stride": (3, 2), "padding": ((2, 0), (1, 3)), "dilation": (1, 3), "groups": 12},
     ),
 ]
+
+
+def test_strided_gradients_are_convolutions_where_that_is_the_lesser_work():
+    def turned(extent, window, **options):
+        return turned_geometry(Geometry.conv((1, extent, extent, 16), (window, window, 16, 16), **options))
+
+    assert turned(32, 4, stride=2, padding=1).y_shape == (1, 17, 17, 64)
+    assert turned(32, 2, stride=2).y_shape == (1, 16, 16, 64)
+    assert turned(8, 4, stride=2, padding=1) is None
+    assert turned(32, 3, stride=2, padding=1) is None
+    assert turned(32, 2, stride=2, dilation=2) is None
 
 
 @pytest.mark.parametrize("pooled", [False, True], ids=["", "pooled"])
