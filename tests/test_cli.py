@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import needs_emulator
 
 import gpunet
 from gpunet import cli
@@ -218,7 +219,7 @@ def test_summary_prints_the_table(capsys):
     assert "(5·5·1+1)·6" in out
 
 
-@pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+@needs_emulator
 def test_summary_prints_the_plan_of_a_step(capsys):
     plan = ("summary", "lenet", "--plan", "--backend", "emulated", "--batch-size", 2)
     status, out, _ = run(capsys, *plan)

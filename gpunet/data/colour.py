@@ -39,11 +39,12 @@ class ColorJitter:
     BLOCK: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"ColorJitter: {name} must be from 0 to 1, got {getattr(self, name)}")
-        if not 0 <= self.hue <= 180:
-            raise ValueError(f"ColorJitter: hue must be from 0 to 180 degrees, got {self.hue}")
+        for name, most, unit in (
+            ("brightness", 1, ""), ("contrast", 1, ""), ("saturation", 1, ""), ("hue", 180, " degrees")
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= value <= most):
+                raise ValueError(f"ColorJitter: {name} must be from 0 to {most}{unit}, got {value!r}")
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """The batch with its images, (N, H, W, C), in other colours, of the same dtype."""

@@ -92,6 +92,7 @@ def test_noise_has_the_deviation_asked_for_and_is_not_shared(images):
     [
         (lambda: data.ColorJitter(contrast=1.5), "ColorJitter: contrast must be from 0 to 1, got 1.5"),
         (lambda: data.ColorJitter(hue=-1), "ColorJitter: hue must be from 0 to 180 degrees, got -1"),
+        (lambda: data.ColorJitter("a"), "ColorJitter: brightness must be from 0 to 1, got 'a'"),
         (lambda: data.GaussianNoise(np.nan), "GaussianNoise: std must be at least 0, and finite, got nan"),
         (lambda: data.GaussianNoise("a"), "GaussianNoise: std must be at least 0, and finite, got 'a'"),
         (lambda: run(data.GaussianNoise(1), np.zeros((2, 3, 3, 1), int)), "GaussianNoise: images are int64"),

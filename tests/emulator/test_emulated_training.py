@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import tolerances
-from helpers import relative_error
+from helpers import needs_emulator, relative_error
 
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, optim
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends import get_backend
 from gpunet.backends.base import Activation, Gate
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.reference import ReferenceBackend
@@ -16,7 +16,7 @@ from gpunet.cuda.emulator import Schedule
 from gpunet.cuda.emulator.launcher import Settings
 from gpunet.geometry import Geometry
 
-pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+pytestmark = needs_emulator
 
 SCHEDULES = [Schedule("fifo"), Schedule("lifo"), *(Schedule("random", seed) for seed in (1, 2, 3))]
 GEOMETRIES = {

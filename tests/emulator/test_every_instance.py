@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tolerances
+from helpers import needs_emulator
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends import cuda, cuda_training, why_unavailable
+from gpunet.backends import cuda, cuda_training
 from gpunet.backends.base import BINARY, FUSED_POOL, UNARY, Activation, Gate, InputActivation, Moments, Note, Segments
 from gpunet.backends.cuda import CudaBackend, emulated_backend
 from gpunet.backends.gather import Clock
@@ -25,7 +26,7 @@ from gpunet.geometry import Geometry
 from gpunet.random import Stream
 from gpunet.resampling import linear, padded
 
-pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+pytestmark = needs_emulator
 
 LINES = 0.95
 """Share of the kernels' lines that must execute."""

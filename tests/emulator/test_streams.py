@@ -4,14 +4,14 @@ import gc
 
 import numpy as np
 import pytest
+from helpers import needs_emulator
 
-from gpunet.backends import why_unavailable
 from gpunet.backends.cuda import emulated_backend
 from gpunet.cuda.emulator.launcher import Settings
 from gpunet.cuda.emulator.stream import Pool, Stream
 from gpunet.errors import BackendError
 
-pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+pytestmark = needs_emulator
 
 
 @pytest.fixture

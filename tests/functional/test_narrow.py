@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import tolerances
-from helpers import relative_error
+from helpers import needs_emulator, relative_error
 
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import nn, optim
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends import get_backend
 
 NARROW = ["bfloat16", "float16"]
-needs_emulator = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
 
 
 def parameter_of(array):

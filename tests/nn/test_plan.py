@@ -6,17 +6,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import needs_emulator
 
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, nn, optim, random
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends import get_backend
 from gpunet.backends.cuda import CudaBackend
 from gpunet.cuda.emulator.arrays import EmulatedArrays
 from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
 from gpunet.nn import plan as planning
 
-pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+pytestmark = needs_emulator
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)
 LENET_LAUNCHES, TARGET = 16, 20

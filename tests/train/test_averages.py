@@ -1,15 +1,18 @@
 """Averages beside the model: inside and outside `applied`, in checkpoints, and in what a trainer validates."""
 
+import re
+
 import numpy as np
 import pytest
+import tolerances
+from helpers import needs_emulator, relative_error
+from helpers.small_nets import batches_of, normalised_net, plain_net
 
 import gpunet as gp
 from gpunet import nn, optim
-from gpunet.backends import why_unavailable
+from gpunet.backends import get_backend
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.train import BestCheckpoint, EarlyStopping, Trainer
-
-needs_emulator = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
 
 
 def made(backend="numpy", decay=0.5, seed=3, momentum=0.9, **options):
@@ -186,3 +189,103 @@ def test_the_best_epoch_by_the_averages_is_kept_and_restored_with_them(rng, tmp_
     for restored in (trainer, again):
         for one, other in zip(states(restored), states(after_one), strict=True):
             same(one, other)
+
+
+# ---- over training
+
+
+def averaging(backend, decay=0.8, **options):
+    model = normalised_net().to(backend)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    average = optim.ExponentialMovingAverage(model, optimizer, decay)
+    return Trainer(model, optimizer, backend=backend, progress=False, average=average, **options)
+
+
+def test_averages_are_their_formula_and_take_the_models_place_inside_applied(backend, rng):
+    trainer, batches = averaging(backend, capture=False), batches_of(rng, [6, 6])
+    expected = {name: value.astype(np.float64) for name, value in trainer.model.state_dict().items()}
+    for batch in batches * 2:
+        trainer.fit([batch], 1)
+        for name, value in trainer.model.state_dict().items():
+            expected[name] = 0.8 * expected[name] + 0.2 * value
+    own = trainer.model.state_dict()
+    outside = trainer.evaluate(batches)["loss"]
+    with trainer.average.applied():
+        for name, value in trainer.model.state_dict().items():
+            assert relative_error(value, expected[name]) < tolerances.UPDATE["float32"], name
+        assert trainer.evaluate(batches)["loss"] != outside
+        with pytest.raises(RuntimeError, match=re.escape("SGD: a step inside applied()")):
+            trainer.fit(batches, 1)
+    for name, value in trainer.model.state_dict().items():
+        if "running" not in name:  # of the forward pass of the refused step
+            np.testing.assert_array_equal(value, own[name])
+
+
+def test_averages_move_and_go_through_a_checkpoint(backend, rng, tmp_path):
+    trainer, batches = averaging("numpy"), batches_of(rng, [6, 6])
+    trainer.fit(batches, 1)
+    trainer.save(tmp_path / "a.safetensors")
+    again = averaging(backend, capture=False)
+    again.load(tmp_path / "a.safetensors")
+    for one, other in ((trainer.average, again.average), (trainer.model, again.model)):
+        for name, value in one.state_dict().items():
+            np.testing.assert_array_equal(value, other.state_dict()[name])
+    again.model.to("reference")
+    with again.average.applied():
+        for name, value in again.model.state_dict().items():
+            np.testing.assert_array_equal(value, trainer.average.state_dict()[name])
+
+
+def test_a_checkpoint_without_averages_is_refused(tmp_path):
+    model = normalised_net()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    Trainer(model, optimizer, backend="numpy", progress=False).save(tmp_path / "a.safetensors")
+    average = optim.ExponentialMovingAverage(model, optimizer)
+    with pytest.raises(ValueError, match="holds no averages"):
+        load_checkpoint(tmp_path / "a.safetensors", model, optimizer, average=average)
+    with pytest.raises(ValueError, match="ExponentialMovingAverage: decay is 1 but must be at least 0 and below 1"):
+        optim.ExponentialMovingAverage(model, optimizer, 1)
+
+
+@needs_emulator
+@pytest.mark.parametrize("bad", [False, True])
+def test_captured_averages_are_the_eager_ones_bit_for_bit(rng, monkeypatch, bad):
+    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
+    batches, states = batches_of(rng, [6] * 7), []
+    spoilt = [(x.copy(), y) for x, y in batches]
+    spoilt[4][0][0] = np.nan
+    for capture in (False, True):
+        trainer = averaging("emulated", capture=capture)
+        trainer.fit(batches, 1)
+        trainer.average.decay = 0.6
+        trainer.fit(batches, 1)
+        if bad:
+            with pytest.raises(FloatingPointError):
+                trainer.fit(spoilt, 1)
+        states.append(trainer.average.weights.data)
+    weights = [get_backend("emulated").to_numpy(state) for state in states]
+    np.testing.assert_array_equal(*weights)
+    assert np.isfinite(weights[0]).all()
+
+
+@needs_emulator
+def test_a_step_that_overflows_leaves_max_norm_and_averages_alone(rng):
+    gp.seed(0)
+    model = plain_net()
+    optimizer = optim.SGD(model.parameters(), lr=0.1, max_norm=0.9)
+    average = optim.ExponentialMovingAverage(model, optimizer, 0.5)
+    trainer = Trainer(
+        model, optimizer, backend="emulated", precision="float16", capture=False, progress=False, average=average
+    )
+    trainer.fit(batches_of(rng, [8]), 1)
+    arena = optimizer.arena
+    read = arena.backend.to_numpy
+    weights = model.state_dict()["3.weight"]
+    assert np.linalg.norm(weights, axis=0).max() <= 0.9 * (1 + 1e-6)
+    np.testing.assert_array_equal(read(arena.shadow), read(arena.data).astype(np.float16))
+    optimizer.groups[0]["max_norm"] = 0.1
+    before = [read(a).copy() for a in (arena.data, average.weights.data)]
+    arena.grad = arena.backend.full(arena.grad.shape, np.inf, np.float32)
+    optimizer.step()
+    for old, now in zip(before, (arena.data, average.weights.data), strict=True):
+        np.testing.assert_array_equal(read(now), old)
