@@ -42,7 +42,7 @@ class ColorJitter:
         for name, most, unit in (
             ("brightness", 1, ""), ("contrast", 1, ""), ("saturation", 1, ""), ("hue", 180, " degrees")
         ):  # fmt: skip
-            value = getattr(self, name)
+            value: float = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= value <= most):
                 raise ValueError(f"ColorJitter: {name} must be from 0 to {most}{unit}, got {value!r}")
 
