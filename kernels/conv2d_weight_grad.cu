@@ -16,8 +16,13 @@
 // whichever it is, the sum is the same every time, and no second launch is needed.
 //   128 x 64, 8 x 4 a thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
 // The blocks of the first row tile also add the columns of dy that stand in shared memory: the bias gradient.
+//
+// A depthwise convolution (C = groups) has no such product: a tile would have KH KW rows and a column of use (`_depthwise`).
+// There a block takes 32 neighbouring filters and up to 9 taps of them; a warp takes every eighth pixel of its split, loads dy
+// once and x under each tap, which the taps before have brought into the cache, and the warps' sums are added in order.
 // Alignment: V = 4 needs dy, y, x aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
-// Bound: 2 N OH OW FLOP an element of dw: arithmetic, as the forward pass; the partial sums are splits |w| floats.
+// Bound: 2 N OH OW FLOP an element of dw: arithmetic, as the forward pass; the partial sums are splits |w| floats. Depthwise:
+// memory, 4 bytes an element of dy (8 with y) and of x.
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(
@@ -59,6 +64,21 @@ __device__ __forceinline__ void add_splits(
         if (j < columns) out[at + j] = accumulate ? out[at + j] + sum[j] : sum[j];
 }
 
+// Whether this block's split is the last of its tile to arrive: then it sees what the others wrote, and the count is zero
+// again, as the next launch wants it.
+__device__ __forceinline__ bool arrives_last(int* arrivals, int splits) {
+    __shared__ bool last;
+    const int tile = blockIdx.x % (gridDim.x / splits);
+    __threadfence();  // the partial sums are there before their split arrives
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&arrivals[tile], 1) == splits - 1;
+    __syncthreads();
+    if (!last) return false;
+    __threadfence();
+    if (threadIdx.x == 0) arrivals[tile] = 0;
+    return true;
+}
+
 template <typename T, int TM, int TN, int RM, int RN, int V>
 __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
@@ -66,7 +86,6 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
         int* __restrict__ UPDATED arrivals, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,
         Activation f, int pixels_a_split, int accumulate) {
     __shared__ Tile<TM, TN> tile;
-    __shared__ bool last;
 
     const int taken = g.C / g.groups, made = g.O / g.groups, rows = g.KH * g.KW * taken;
     const int row_tiles = (rows + TM - 1) / TM, col_tiles = (made + TN - 1) / TN;
@@ -126,16 +145,67 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
     }
     if (sums_bias) store_columns<V>(partial_b, split * g.O + group * made + col0 + col, bias, left);
 
-    const int splits = (pixels + pixels_a_split - 1) / pixels_a_split, tiles = gridDim.x / splits;
-    __threadfence();  // the partial sums are there before their split arrives
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(&arrivals[blockIdx.x % tiles], 1) == splits - 1;
-    __syncthreads();
-    if (!last) return;
-    __threadfence();  // what the others wrote is seen from here on
+    const int splits = (pixels + pixels_a_split - 1) / pixels_a_split;
+    if (!arrives_last(arrivals, splits)) return;
 #pragma unroll 1
     for (int i = 0; i < RM; ++i)
         if (row0 + row + i < rows) add_splits<RN>(partial_w, weights, splits, dw, first + i * g.O, left, accumulate);
     if (sums_bias) add_splits<RN>(partial_b, g.O, splits, db, group * made + col0 + col, left, accumulate);
-    if (threadIdx.x == 0) arrivals[blockIdx.x % tiles] = 0;  // as the next launch wants it
+}
+
+#define TAPS 9
+#define WARPS (TILE_THREADS / WARP)
+
+template <typename T>
+__global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_depthwise(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ x, float* __restrict__ UPDATED partial_w, float* __restrict__ OR_NULL UPDATED partial_b,
+        int* __restrict__ UPDATED arrivals, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,
+        Activation f, int pixels_a_split, int accumulate) {
+    __shared__ float sums[WARPS][TAPS + 1][WARP];  // the last is the bias's
+
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, taps = g.KH * g.KW;
+    const int filter_tiles = (g.O + WARP - 1) / WARP, tap_tiles = (taps + TAPS - 1) / TAPS;
+    const int o = blockIdx.x % filter_tiles * WARP + lane, tap0 = blockIdx.x / filter_tiles % tap_tiles * TAPS;
+    const int64 split = blockIdx.x / filter_tiles / tap_tiles;
+    const int64 begin = split * pixels_a_split, pixels = (int64)g.N * g.OH * g.OW;
+    const int64 end = begin + pixels_a_split < pixels ? begin + pixels_a_split : pixels;
+
+    float acc[TAPS + 1] = {};
+    if (o < g.O)
+        for (int64 pixel = begin + warp; pixel < end; pixel += WARPS) {
+            const int image = pixel / (g.OH * g.OW), in_image = pixel % (g.OH * g.OW);
+            const int p = in_image / g.OW, q = in_image % g.OW;
+            float d[1];
+            load_output_grad<1>(d, dy, y, mask, g, image, p, q, o, f);
+            const T* channel = x + (int64)image * g.H * g.W * g.C + o / (g.O / g.C);
+#pragma unroll
+            for (int t = 0; t < TAPS; ++t) {
+                const int tap = tap0 + t;
+                const int h = p * g.stride_h + tap / g.KW * g.dilation_h - g.pad_top;
+                const int w = q * g.stride_w + tap % g.KW * g.dilation_w - g.pad_left;
+                if (tap < taps && inside(h, g.H) && inside(w, g.W))
+                    acc[t] += d[0] * to_float(channel[(int64)(h * g.W + w) * g.C]);
+            }
+            acc[TAPS] += d[0];
+        }
+#pragma unroll
+    for (int t = 0; t <= TAPS; ++t) sums[warp][t][lane] = acc[t];
+    __syncthreads();
+
+    // a warp finishes every eighth tap, and the bias
+    const int64 weights = (int64)taps * g.O;
+    for (int t = warp; t <= TAPS; t += WARPS) {
+        float sum = 0.0f;
+        for (int other = 0; other < WARPS; ++other) sum += sums[other][t][lane];
+        if (o < g.O && t < TAPS && tap0 + t < taps) partial_w[split * weights + (int64)(tap0 + t) * g.O + o] = sum;
+        if (o < g.O && t == TAPS && tap0 == 0 && partial_b) partial_b[split * g.O + o] = sum;
+    }
+    const int splits = (pixels + pixels_a_split - 1) / pixels_a_split;
+    if (!arrives_last(arrivals, splits) || o >= g.O) return;
+    for (int t = warp; t <= TAPS; t += WARPS) {
+        if (t < TAPS && tap0 + t < taps)
+            add_splits<1>(partial_w, weights, splits, dw, (int64)(tap0 + t) * g.O + o, 1, accumulate);
+        if (t == TAPS && tap0 == 0 && partial_b) add_splits<1>(partial_b, g.O, splits, db, o, 1, accumulate);
+    }
 }

@@ -39,6 +39,8 @@ BUSY = 264
 gradient's reduction is split until there are as many. A constant, so that a sum's order is the shape's alone."""
 TILE_K = 16
 """Step of a tile along the reduction, as kernels/tile.cuh has it."""
+DEPTHWISE_TILE = 9, 32
+"""Taps and filters of a block of a depthwise weight gradient, as kernels/conv2d_weight_grad.cu has them."""
 
 
 def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool) -> Tile:
@@ -52,7 +54,7 @@ def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool) ->
     return next((t for t in wide if count_tiles(rows, cols, t) >= BUSY), smallest)
 
 
-def count_tiles(rows: int, cols: int, tile: Tile) -> int:
+def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
     """Blocks that cover rows x cols results."""
     return -(-rows // tile[0]) * -(-cols // tile[1])
 
@@ -66,7 +68,8 @@ def split_pixels(tiles: int, pixels: int) -> int:
 
 def depthwise(g: Geometry) -> bool:
     """Whether each channel has filters of its own. Then the simple kernels of convolution and input gradient are the fast ones:
-    neighbouring threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to share."""
+    neighbouring threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to share. The
+    weight gradient, of few and long sums, has a kernel of its own."""
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
@@ -178,16 +181,21 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
             args = *opened, dw, db, *common, int(accumulate)
             self._each("conv2d_weight_grad_simple", count, *args, element=element, flops=2 * g.multiply_adds)
             return dw, db
-        pixels, cols = int(np.prod(g.y_shape[:3])), g.filters // g.groups
-        rows = dw.size // g.filters
-        tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=self._aligned(dy, gate.y, x) and _by_four(g))
-        tiles = count_tiles(rows, cols, tile) * g.groups
+        if depthwise(g):
+            kernel = instance("conv2d_weight_grad_depthwise", element)
+            tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
+        else:
+            rows, cols = dw.size // g.filters, g.filters // g.groups
+            tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=self._aligned(dy, gate.y, x) and _by_four(g))
+            kernel = instance("conv2d_weight_grad_tiled", element, *tile)
+            tiles = count_tiles(rows, cols, tile) * g.groups
+        pixels = int(np.prod(g.y_shape[:3]))
         each = split_pixels(tiles, pixels)
         splits = -(-pixels // each)
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(
-            instance("conv2d_weight_grad_tiled", element, *tile), tiles * splits, THREADS,
+            kernel, tiles * splits, THREADS,
             (*opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, each, int(accumulate)),
             flops=2 * g.multiply_adds,
         )  # fmt: skip

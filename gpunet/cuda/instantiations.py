@@ -75,7 +75,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *_tiled("conv2d_input_grad_tiled", CONV_TILES),
         ],
         "conv2d_weight_grad.cu": [
-            *_each("conv2d_weight_grad_simple"),
+            *_each("conv2d_weight_grad_simple", "conv2d_weight_grad_depthwise"),
             *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
         ],
         "elementwise.cu": [

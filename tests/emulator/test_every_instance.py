@@ -153,7 +153,15 @@ def run_narrow(run):
 
 
 def convolutions(run):
-    for channels, filters, groups in ((4, 68, 1), (3, 70, 1), (18, 70, 1), (5, 10, 1), (8, 12, 2), (20, 68, 1)):
+    for channels, filters, groups in (
+        (4, 68, 1),
+        (3, 70, 1),
+        (18, 70, 1),
+        (5, 10, 1),
+        (8, 12, 2),
+        (20, 68, 1),
+        (9, 18, 9),
+    ):
         options = {"padding": ((1, 1), (2, 0)), "stride": (2, 1), "groups": groups}
         g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
         x, w, b, dy = run.normal(*g.x_shape), run.normal(*g.w_shape), run.normal(filters), run.normal(*g.y_shape)

@@ -16,6 +16,8 @@ SHAPES = [
     ((2, 8, 9, 6), (3, 3), 9, {"groups": 3, "padding": 1}),
     ((2, 8, 9, 8), (3, 3), 40, {"groups": 2, "padding": 1, "stride": 2}),
     ((1, 6, 7, 7), (3, 3), 7, {"groups": 7, "padding": 1}),
+    # depthwise: several tiles of taps and of filters, the last of each nearly empty; two filters a channel, and each option
+    ((3, 12, 11, 33), (5, 4), 66, {"groups": 33, "padding": ((2, 1), (0, 3)), "stride": (2, 1), "dilation": (1, 2)}),
     ((4, 5, 5, 12), (1, 1), 10, {}),
     ((5, 1, 1, 30), (1, 1), 65, {}),
     ((2, 28, 28, 1), (5, 5), 6, {"padding": "same"}),
@@ -94,6 +96,7 @@ POOLED = [
     ((2, 11, 10, 18), (3, 3, 18, 70), {"padding": 1}),
     ((1, 13, 12, 8), (3, 3, 4, 12), {"padding": 1, "stride": 2, "groups": 2}),
     ((9, 48, 48, 8), (1, 1, 8, 128), {}),
+    ((2, 9, 8, 6), (3, 3, 1, 6), {"padding": 1, "groups": 6}),
 ]
 
 
@@ -162,10 +165,12 @@ def test_weight_grad_writes_and_accumulates_where_it_is_told(device_backend, ref
     assert device_backend.conv2d_weight_grad(on(dy), on(x), geometry=geometry, bias=False)[1] is None
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-def test_nan_reaches_what_it_touches_and_nothing_else(device_backend, reference, channels, normal, agrees):
-    geometry = Geometry.conv((1, 9, 8, channels), (3, 3, channels, 20))
-    x, w, dy = normal(1, 9, 8, channels), normal(3, 3, channels, 20), normal(*geometry.y_shape)
+@pytest.mark.parametrize(
+    ("w_shape", "groups"), [((3, 3, 3, 20), 1), ((3, 3, 4, 20), 1), ((3, 3, 1, 20), 20)], ids=["3", "4", "depthwise"]
+)
+def test_nan_reaches_what_it_touches_and_nothing_else(device_backend, reference, w_shape, groups, normal, agrees):
+    geometry = Geometry.conv((1, 9, 8, w_shape[2] * groups), w_shape, groups=groups)
+    x, w, dy = normal(*geometry.x_shape), normal(*w_shape), normal(*geometry.y_shape)
     x[0, 4, 4, 1] = dy[0, 3, 3, 7] = np.nan
     on, relu = device_backend.asarray, Activation("relu")
     expected = reference.conv2d_forward(x, w, geometry=geometry, activation=relu)[0]
@@ -199,8 +204,9 @@ def test_any_alignment_is_taken(device_backend, reference, shape, filters, norma
     )
 
 
-def test_a_sum_has_one_order(device_backend, normal):
-    geometry = Geometry.conv((4, 16, 16, 8), (3, 3, 8, 20), padding=1)
+@pytest.mark.parametrize(("w_shape", "groups"), [((3, 3, 8, 20), 1), ((3, 3, 1, 8), 8)], ids=["", "depthwise"])
+def test_a_sum_has_one_order(device_backend, normal, w_shape, groups):
+    geometry = Geometry.conv((4, 16, 16, 8), w_shape, padding=1, groups=groups)
     dy, x = device_backend.asarray(normal(*geometry.y_shape)), device_backend.asarray(normal(4, 16, 16, 8))
     first, second = (
         device_backend.to_numpy(device_backend.conv2d_weight_grad(dy, x, geometry=geometry)[0]) for _ in range(2)

@@ -360,15 +360,20 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch():
     assert backend.launcher.kernels == []
 
 
-@pytest.mark.parametrize(("multiplier", "groups", "which"), [(1, 8, "simple"), (3, 8, "simple"), (8, 2, "tiled")])
-def test_a_depthwise_convolution_takes_a_thread_an_element(multiplier, groups, which):
+@pytest.mark.parametrize(
+    ("multiplier", "groups", "which", "weights"),
+    [(1, 8, "simple", "depthwise"), (3, 8, "simple", "depthwise"), (8, 2, "tiled", "tiled")],
+)
+def test_a_depthwise_convolution_takes_its_own_kernels(multiplier, groups, which, weights):
     backend, g = recording_backend(), Geometry.conv((2, 7, 6, 8), (3, 3, 8 // groups, 8 * multiplier), groups=groups)
     x, w, dy = (ones(backend, *shape) for shape in (g.x_shape, g.w_shape, g.y_shape))
     backend.conv2d_forward(x, w, geometry=g)
     backend.conv2d_input_grad(dy, w, geometry=g)
+    backend.conv2d_weight_grad(dy, x, geometry=g)
     assert [k.split("<")[0] for k in backend.launcher.kernels] == [
         f"conv2d_forward_{which}",
         f"conv2d_input_grad_{which}",
+        f"conv2d_weight_grad_{weights}",
     ]
 
 
