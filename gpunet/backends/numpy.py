@@ -1,22 +1,14 @@
 """`NumpyBackend`: the fast CPU path. Windows are copied into columns and multiplied by BLAS: `numpy_conv.py`
 with many channels, `numpy_planes.py` with few, `numpy_depthwise.py` with a filter a channel.
-
-Work is cut along the batch into one part a thread, and each part into blocks of images whose columns stay in the second-level
-cache; NumPy and BLAS let go of the interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial
-sums are added in the order of the parts, so a result depends on the number of threads, and on nothing else.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any, TypeVar
+from collections.abc import Callable
+from math import prod
+from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from gpunet.backends import host_memory, numpy_group_norm, numpy_input_activation, numpy_norm, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate, InputActivation, Moments, check_fused_pool
@@ -26,48 +18,18 @@ from gpunet.backends.numpy_conv import BLOCK, Columns, Form, convolve_back, rota
 from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.backends.numpy_spatial import NumpySpatial
+from gpunet.backends.numpy_sums import add_rows
 from gpunet.geometry import Geometry
 
-T = TypeVar("T")
-
-SMALL = 1 << 17
-"""Elements of work a thread at least: waking one takes as long as 50,000."""
 PRODUCTS = 32
 """Multiply-adds of a matrix product that take as long as one element elsewhere."""
 
 
 class NumpyBackend(NumpySpatial):
-    """BLAS, strided views and threads.
-
-    Args:
-        threads: how many; if None the environment variable ``GPUNET_NUM_THREADS``, else the cores this process may use.
-    """
+    """BLAS, strided views and threads: see `NumpyThreads`."""
 
     name = "numpy"
     dtypes = ("float32", "float64")
-
-    def __init__(self, threads: int | None = None):
-        given = threads if threads is not None else os.environ.get("GPUNET_NUM_THREADS")
-        try:
-            self.threads = int(given) if given is not None else _cores()
-        except ValueError:
-            raise ValueError(f"NumpyBackend: GPUNET_NUM_THREADS is {given!r} but takes an integer") from None
-        if self.threads < 1:
-            raise ValueError(f"NumpyBackend: threads is {self.threads} but must be at least 1")
-        self._make_pool()
-        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
-
-    def _make_pool(self) -> None:
-        self._process = os.getpid()
-        self._pool = ThreadPoolExecutor(self.threads - 1, "gpunet") if self.threads > 1 else None
-
-    def describe(self) -> dict[str, str]:
-        """Also the threads and the BLAS with the processor it takes this one for."""
-        blas = [
-            f"{i['internal_api']} {i['version']} ({i.get('architecture', 'unknown architecture')})"
-            for i in (library.info() for library in self._blas)
-        ]
-        return {**super().describe(), "threads": str(self.threads), "blas": ", ".join(blas) or "unknown"}
 
     # ---- convolution
 
@@ -131,7 +93,7 @@ class NumpyBackend(NumpySpatial):
             dense = opened(dy, gate).reshape(-1, filters)
             flat_out = None if out is None else out.reshape(-1, filters)
             dw = self.matmul(x.reshape(len(dense), -1), dense, transpose_a=True, out=flat_out, accumulate=accumulate)
-            db = deliver(dense.sum(axis=0), bias_out, accumulate) if bias else None
+            db = deliver(self.sum(dense, (0,)), bias_out, accumulate) if bias else None
             return dw.reshape(geometry.w_shape), db
 
         def begin() -> tuple[Array, Array | None]:
@@ -193,6 +155,13 @@ class NumpyBackend(NumpySpatial):
 
         self._parallel(work, len(y), right.size // PRODUCTS)
         return y
+
+    def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
+        kept = a.shape[len(axes) :]
+        if not axes or axes != tuple(range(len(axes))) or prod(kept) < 2 or not a.size or a.dtype.char not in "fd":
+            return super().sum(a, axes)
+        with self._one_blas_thread(), np.errstate(all="ignore"):
+            return add_rows(a.reshape(-1, prod(kept))).reshape(kept)
 
     # ---- pooling
 
@@ -348,50 +317,7 @@ class NumpyBackend(NumpySpatial):
         self._parallel(work, x.size, 8)
         return dx
 
-    # ---- threads
-
-    @contextmanager
-    def _one_blas_thread(self) -> Iterator[None]:
-        before = [library.get_num_threads() for library in self._blas]
-        for library in self._blas:
-            library.set_num_threads(1)
-        try:
-            yield
-        finally:
-            for library, threads in zip(self._blas, before, strict=True):
-                library.set_num_threads(threads)
-
-    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
-        """work(start, stop) on one part of range(count) a thread; the results in the order of the parts.
-
-        Args:
-            each: elements of work that one of `count` stands for.
-        """
-        parts = min(self.threads, count, max(1, count * each // SMALL))
-        if self._process != os.getpid():  # threads do not survive a fork
-            self._make_pool()
-        # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
-        with self._one_blas_thread(), np.errstate(all="ignore"):
-            if parts <= 1 or self._pool is None:
-                return [work(0, count)]
-            bounds = [count * i // parts for i in range(parts + 1)]
-            waiting = [self._pool.submit(_quietly, work, i, j) for i, j in pairwise(bounds[1:])]
-            try:
-                first = work(0, bounds[1])
-            finally:
-                rest = [task.result() for task in waiting]
-        return [first, *rest]
-
 
 def form_of(g: Geometry) -> type[Form]:
     """How a convolution of this geometry is computed."""
     return next((form for form in (Depthwise, Planes) if form.suits(g)), Columns)
-
-
-def _quietly(work: Callable[[int, int], T], start: int, stop: int) -> T:
-    with np.errstate(all="ignore"):  # of this thread: the setting is not inherited
-        return work(start, stop)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

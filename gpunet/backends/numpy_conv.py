@@ -11,6 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from gpunet.backends import host_memory, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.numpy_activation import activate, opened
+from gpunet.backends.numpy_sums import add_rows
 from gpunet.geometry import Geometry, Pair
 
 BLOCK = 1 << 18
@@ -111,8 +112,7 @@ class Columns:
                 # dot, for matmul keeps the interpreter lock where the result is small
                 flat[:, span] += np.dot(column.T, rows[:, span])
         if db is not None:
-            rows = dy.reshape(-1, g.filters)
-            db += np.dot(np.ones(len(rows), self.dtype), rows)
+            db += add_rows(dy.reshape(-1, g.filters))
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """See `Form`. For what has no `turned_geometry`, which is faster."""

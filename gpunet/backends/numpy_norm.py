@@ -14,6 +14,7 @@ import numpy as np
 
 from gpunet.backends import host_memory
 from gpunet.backends.base import Array, Moments
+from gpunet.backends.numpy_sums import add_rows
 
 BLOCK = 1 << 17
 """Elements of a block: it and an intermediate result stay in a second-level cache."""
@@ -164,12 +165,8 @@ def _along(values: Array, rows: Array) -> Array:
 
 def _channel_sums(block: Array, c: int) -> Array:
     """float64 (C,). BLAS adds the rows, then the pixels of one."""
-    pixels = _ones_dot(block).reshape(-1, c)
-    return _ones_dot(pixels).astype(np.float64)
-
-
-def _ones_dot(a: Array) -> Array:
-    return np.dot(np.ones(len(a), a.dtype), a)
+    pixels = add_rows(block).reshape(-1, c)
+    return add_rows(pixels).astype(np.float64)
 
 
 def _space(rows: Array) -> Array:

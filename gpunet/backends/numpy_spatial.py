@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gpunet.backends import host_memory, numpy_resample
 from gpunet.backends.base import Array
-from gpunet.backends.host import HostBackend, deliver
+from gpunet.backends.host import deliver
 from gpunet.backends.numpy_conv import reached
+from gpunet.backends.numpy_threads import NumpyThreads
 from gpunet.geometry import Geometry
 from gpunet.resampling import Taps
 
-T = TypeVar("T")
 
-
-class NumpySpatial(HostBackend, ABC):
+class NumpySpatial(NumpyThreads):
     """The products of filters of each place are one batch of matrix products, over the pixels of the output."""
-
-    @abstractmethod
-    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]: ...
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
         y = host_memory.empty((x.shape[0], rows.outputs, columns.outputs, x.shape[3]), x.dtype)
