@@ -22,7 +22,7 @@
 // once and x under each tap, which the taps before have brought into the cache, and the warps' sums are added in order.
 // Alignment: V = 4 needs dy, y, x aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
 // Bound: 2 N OH OW FLOP an element of dw: arithmetic, as the forward pass; the partial sums are splits |w| floats. Depthwise:
-// memory, 4 bytes an element of dy (8 with y) and of x.
+// memory, the elements of dy (and y) and x once for every nine taps.
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(

@@ -98,10 +98,11 @@ def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(tmp_path, rng):
         "--epochs",
         60,
     )
-    last = run("fcn_nuclei.py", *options, "--backend", "numpy").splitlines()[-1]
-    otsu, net = re.fullmatch(r"foreground IoU: Otsu (0\.\d+|1\.000), U-Net (0\.\d+|1\.000)", last).groups()
+    figures, informed = run("fcn_nuclei.py", *options, "--backend", "numpy").splitlines()[-2:]
+    otsu, net = re.fullmatch(r"foreground IoU: Otsu (0\.\d+|1\.000), U-Net (0\.\d+|1\.000)", figures).groups()
     assert float(otsu) > 0.7
     assert float(net) > 0.5
+    assert float(informed.removeprefix("with the best threshold of each image, looked up in its mask: ")) >= float(net)
     assert (tmp_path / "out/nuclei.png").stat().st_size > 1000
 
 

@@ -1,10 +1,15 @@
 """Tables of taps: what they say, their transposes, and the forms in which NumPy computes them."""
 
+from itertools import product
+
 import numpy as np
 import pytest
+import tolerances
+from helpers import same
 
 from gpunet import resampling
 from gpunet.backends.numpy_resample import Bands, NarrowBands, Sums, TapByTap, form_of, resample
+from gpunet.backends.reference import ReferenceBackend
 
 EXTENTS = [(n, m) for n in (1, 2, 5, 6, 8) for m in (1, 2, 3, 7, 8, 10, 16, 17)]
 MAKERS = {
@@ -29,11 +34,12 @@ def dense(taps):
 
 
 def dense_by_form(form, taps, inner):
-    """The same, by what becomes of images of one pixel that is not zero."""
-    x = np.repeat(np.eye(taps.extent)[:, None, :, None], inner, axis=3)
+    """The same, by what becomes of images of one pixel that is not zero, with another number in each channel."""
+    numbers = np.arange(1.0, inner + 1)
+    x = np.eye(taps.extent)[:, None, :, None] * numbers
     y = np.full((taps.extent, 1, taps.outputs, inner), np.nan)
     form(x, y)
-    assert (y == y[..., :1]).all()
+    np.testing.assert_allclose(y, y[..., :1] * numbers, rtol=1e-14)
     return y[:, 0, :, 0].T
 
 
@@ -50,20 +56,51 @@ def test_transposes_and_forms_say_the_same(make, extents):
         np.testing.assert_allclose(dense_by_form(TapByTap(one), one, 2), expected, rtol=1e-14)
 
 
+TABLES = {
+    "copies": (resampling.nearest(6, 20), TapByTap),
+    "shares": (resampling.averaged(20, 7).transposed, TapByTap),
+    "scaled copies": (resampling.averaged(24, 8).transposed, TapByTap),
+    "few more": (resampling.padded(18, 2, 1, "reflect").transposed, TapByTap),
+    "sums": (resampling.nearest(8, 24).transposed, Sums),
+    "means": (resampling.averaged(24, 8), Sums),
+    "products": (resampling.linear(9, 40), Bands),
+    "of products": (resampling.linear(9, 40).transposed, Bands),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16])
+@pytest.mark.parametrize(("rows", "columns"), list(product(TABLES, TABLES)))
+def test_images_agree_with_the_reference_in_blocks_of_any_number(rng, monkeypatch, rows, columns, channels):
+    (rows, form), (columns, _) = TABLES[rows], TABLES[columns]
+    assert type(form_of(rows, np.dtype(np.float32), 16)) is form
+    x = rng.normal(size=(5, rows.extent, columns.extent, channels)).astype(np.float32)
+    expected = ReferenceBackend().resample2d(x.astype(np.float64), rows, columns)
+    for images in (1, 2, 5):
+        monkeypatch.setattr("gpunet.backends.numpy_resample.BLOCK", images * max(x[0].size, expected[0].size))
+        y = np.full(expected.shape, np.nan, np.float32)
+        resample(x, y, rows, columns)
+        same(y, expected, tolerances.ORACLE)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 16])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_an_image_beside_one_of_extreme_values_comes_out_the_same(rng, channels, value):
-    """To the bit, though the extreme one takes another form."""
-    rows, columns = resampling.linear(6, 40), resampling.linear(5, 9)
-    x = rng.normal(size=(3, 6, 5, channels)).astype(np.float32)
-    expected, y = np.empty((3, 40, 9, channels), np.float32), np.empty((3, 40, 9, channels), np.float32)
-    resample(x, expected, rows, columns)
-    x[1, 0, 0, 0] = value
+@pytest.mark.parametrize("back", [False, True])
+def test_extreme_values_reach_only_what_is_made_of_them(rng, channels, value, back):
+    """An image that has one takes other forms; those beside it come out the same to the bit."""
+    rows, columns = resampling.linear(6, 40), resampling.linear(9, 20)
+    if back:
+        rows, columns = rows.transposed, columns.transposed
+    x = rng.normal(size=(3, rows.extent, columns.extent, channels)).astype(np.float32)
+    alone = np.empty((3, rows.outputs, columns.outputs, channels), np.float32)
+    resample(x, alone, rows, columns)
+    x[1, 3, 4, 0] = value
+    y = np.empty_like(alone)
     with np.errstate(all="ignore"):
         resample(x, y, rows, columns)
-    np.testing.assert_array_equal(y[::2], expected[::2])
-    np.testing.assert_allclose(y[1, 20:], expected[1, 20:], rtol=1e-5, atol=1e-6)
-    assert np.isnan(y[1, 0, 0, 0]) if np.isnan(value) else y[1, 0, 0, 0] == np.float32(value)
+        expected = ReferenceBackend().resample2d(x, rows, columns)
+    np.testing.assert_array_equal(y[::2], alone[::2])
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("extents", EXTENTS, ids=str)

@@ -158,7 +158,8 @@ class NumpyBackend(NumpySpatial):
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         kept = a.shape[len(axes) :]
-        if not axes or axes != tuple(range(len(axes))) or prod(kept) < 2 or not a.size or a.dtype.char not in "fd":
+        leading = bool(axes) and axes == tuple(range(len(axes))) and prod(kept) > 1
+        if not (leading and a.size and a.flags.c_contiguous and a.dtype.char in "fd"):
             return super().sum(a, axes)
         with self._one_blas_thread(), np.errstate(all="ignore"):
             return add_rows(a.reshape(-1, prod(kept))).reshape(kept)

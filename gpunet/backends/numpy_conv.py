@@ -18,6 +18,10 @@ BLOCK = 1 << 18
 """Elements of the columns of a block: a megabyte of float32, about a second-level cache."""
 IMAGES = 1 << 19
 """Elements of the pixels that are taken at a time through bias, activation and pool, in calls long enough to be worth it."""
+BORDERS = 1.25
+"""How much more work a strided input gradient may have with the blocks at an image's borders: measured, about what it wins."""
+FEWEST = 16
+"""Channels from which the pixels of such a block are long enough copies."""
 
 
 class Form(Protocol):
@@ -234,7 +238,8 @@ def rotate(w: Array, groups: int, stride: Pair = (1, 1)) -> Array:
 def turned_geometry(g: Geometry) -> Geometry | None:
     """Of the full convolution of dy with the rotated filters, whose result is dx, a block of a stride's pixels in each of its
     pixels: "sub-pixel convolution" (Shi et al. 2016). None where the window is no whole number of strides, there is more
-    padding than it takes, or the blocks at the borders of small images would make too much more work."""
+    padding than it takes, or where to add up the taps is faster: the blocks at the borders of small images make more work,
+    and few channels short copies."""
     sides, work = [], 1.0
     for k, s, d, (before, _), n, out in zip(
         g.window, g.stride, g.dilation, g.padding, g.x_shape[1:3], g.y_shape[1:3], strict=True
@@ -246,7 +251,8 @@ def turned_geometry(g: Geometry) -> Geometry | None:
         blocks = (before + n - 1) // s - before // s + 1
         sides.append((first, blocks + reach - out - first))
         work *= blocks / out
-    if min(sides[0] + sides[1]) < 0 or (max(g.stride) > 1 and work > 1.25):
+    slow = max(g.stride) > 1 and (work > BORDERS or g.x_shape[3] // g.groups < FEWEST)
+    if slow or min(sides[0] + sides[1]) < 0:
         return None
     (kh, kw), (sh, sw) = g.window, g.stride
     rotated = (kh // sh, kw // sw, g.filters // g.groups, g.x_shape[3] * sh * sw)
@@ -270,7 +276,8 @@ def convolve_back(form: Form, dy: Array, rotated: Array, g: Geometry, dx: Array)
 
 
 def _placed(g: Geometry, axis: int) -> list[tuple[int, int, int]]:
-    """(pixel of a block, its first pixel in the image, the block of that), for each pixel of a block that the image has."""
+    """(pixel of a block, its first pixel in the image, the block of that), for each pixel of a block. Where the image has none
+    of it, its first lies beyond the end."""
     step, before = g.stride[axis], g.padding[axis][0]
     places = []
     for pixel in range(step):

@@ -22,6 +22,8 @@ NARROW = 16
 """Neighbouring elements below which a loop along them is too short to be worth it."""
 FEW = 8
 """Taps beside the first of each output that may be added one by one."""
+COLUMNS = 2
+"""How much longer a pass along the columns takes than one along the rows, whose pixels are neighbours."""
 
 
 class Form(Protocol):
@@ -40,9 +42,9 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     n, h, w, c = x.shape
     count = max(1, BLOCK // max(x[0].size, y[0].size))
     passes, shape = [(1, rows), (2, columns)], (rows.outputs, w)
-    if _cost(columns, rows, 2, 1) < _cost(rows, columns, 1, 2):
+    if _cost(columns, rows, COLUMNS, 1) < _cost(rows, columns, 1, COLUMNS):
         passes, shape = passes[::-1], (h, columns.outputs)
-    forms = [form_of(taps, x.dtype, shape[1] * c if axis == 1 else c) for axis, taps in passes]
+    forms = [form_of(taps, x.dtype, min(shape[1] * c if axis == 1 else c, NARROW)) for axis, taps in passes]
     between = host_memory.empty((min(count, n), *shape, c), x.dtype)
 
     def run(source: Array, target: Array, along: list[Form]) -> None:
@@ -54,26 +56,30 @@ def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
         source, target = x[i : i + count], y[i : i + count]
         run(source, target, forms)
         if any(form.dense for form in forms) and not _tame(source):
+            careful = [TapByTap(taps) if form.dense else form for form, (_, taps) in zip(forms, passes, strict=True)]
             for j in range(len(source)):
                 if not _tame(source[j]):  # alone, so that what is beside an image never changes it
-                    run(source[j : j + 1], target[j : j + 1], [TapByTap(taps) for _, taps in passes])
+                    run(source[j : j + 1], target[j : j + 1], careful)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def form_of(taps: Taps, dtype: np.dtype, inner: int) -> Form:
-    """How an axis of these taps is computed where so many neighbouring elements move as one."""
-    if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= FEW:
+    """How an axis of these taps is computed.
+
+    Args:
+        inner: how many neighbouring elements move as one; NARROW if as many or more.
+    """
+    if inner == NARROW and (places := _regular(taps)) is not None:
+        return Sums(places, float(taps.weight[0]))
+    if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= min(FEW, taps.outputs // 2):
         return TapByTap(taps)
-    if inner < NARROW:
-        return NarrowBands(taps, dtype, inner)
-    places = _regular(taps)
-    return Bands(taps, dtype) if places is None else Sums(places, float(taps.weight[0]))
+    return Bands(taps, dtype) if inner == NARROW else NarrowBands(taps, dtype, inner)
 
 
 def _regular(taps: Taps) -> Array | None:
     """The pixels of each output, (outputs, taps), if `Sums` can add them."""
     counts = np.diff(taps.starts)
-    if taps.outputs < 2 or (counts != counts[0]).any() or (taps.weight != taps.weight[0]).any():
+    if taps.outputs < 2 or counts[0] < 2 or (counts != counts[0]).any() or (taps.weight != taps.weight[0]).any():
         return None
     places = taps.index.reshape(taps.outputs, -1)
     steps = np.diff(places, axis=0)
@@ -90,18 +96,24 @@ class TapByTap:
         self._empty = np.flatnonzero(counts == 0)
         first = np.minimum(starts, len(taps.index) - 1)
         self._index, weight = taps.index[first].astype(np.intp), np.where(counts, taps.weight[first], 1)
-        self._weight = None if (weight == 1).all() else weight
+        alike = bool((weight == weight[0]).all())
+        self._scale = float(weight[0]) if alike else 1.0
+        self._weight: Array | None = None if alike else weight[:, None]
         owner = np.repeat(np.arange(taps.outputs), counts)
         more = np.delete(np.arange(len(taps.index)), starts[counts > 0])
         self._more = [(int(owner[t]), int(taps.index[t]), float(taps.weight[t])) for t in more]
 
     def __call__(self, x: Array, y: Array) -> None:
         """See `Form`."""
-        np.take(x, self._index, axis=2, out=y, mode="clip")  # which is never needed, but writes to y at once
+        early = self._scale != 1 and x.size < y.size  # where there are fewer to multiply
+        first = x * x.dtype.type(self._scale) if early else x
+        np.take(first, self._index, axis=2, out=y, mode="clip")  # which is never needed, but writes to y at once
         if self._empty.size:
             y[:, :, self._empty] = 0
         if self._weight is not None:
-            y *= self._weight.astype(y.dtype)[:, None]
+            y *= self._weight.astype(y.dtype)
+        elif self._scale != 1 and not early:
+            y *= self._scale
         for output, pixel, weight in self._more:
             y[:, :, output] += x[:, :, pixel] if weight == 1 else x[:, :, pixel] * x.dtype.type(weight)
 
@@ -118,12 +130,9 @@ class Sums:
 
     def __call__(self, x: Array, y: Array) -> None:
         """See `Form`."""
-        first, *parts = (x[:, :, part] for part in self._parts)
-        if parts:
-            np.add(first, parts[0], out=y)
-        else:
-            y[...] = first
-        for part in parts[1:]:
+        first, second, *others = (x[:, :, part] for part in self._parts)
+        np.add(first, second, out=y)
+        for part in others:
             y += part
         if self._weight != 1:
             y *= self._weight
@@ -187,7 +196,7 @@ def _tame(x: Array) -> bool:
 
 
 def _cost(first: Taps, then: Taps, first_weight: int, then_weight: int) -> int:
-    """Pixels that two passes read or write, whichever is more in each."""
+    """Pixels that two passes read or write, whichever is more in each, times the weight of each."""
     one = max(first.extent, first.outputs) * then.extent
     other = max(then.extent, then.outputs) * first.outputs
     return first_weight * one + then_weight * other
