@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.capturing import STEPS
 
 import gpunet as gp
 from gpunet import data, nn, optim
@@ -54,6 +55,12 @@ def task() -> Task:
 def new_task():
     """Makes tasks: equal seeds, equal tasks."""
     return make_task
+
+
+@pytest.fixture
+def short_graphs(monkeypatch):
+    """Graphs of few steps, so that short epochs have several."""
+    monkeypatch.setattr("gpunet.train.trainer.STEPS", STEPS)
 
 
 @pytest.fixture

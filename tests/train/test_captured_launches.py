@@ -1,0 +1,68 @@
+"""The launches of a captured step."""
+
+import numpy as np
+import pytest
+from helpers import needs_emulator
+from helpers.capturing import STEPS, Each
+
+import gpunet as gp
+from gpunet import data, models, nn, optim
+from gpunet.train import Trainer
+
+pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]
+
+
+LENET_STEP = (
+    # forward: convolution, bias, ReLU and pool at once
+    ["conv2d_forward_tiled"] * 2
+    + ["matmul_tiled"] * 3
+    # loss, its gradient, and the count of correct labels
+    + ["softmax_cross_entropy_simple"]
+    # backward
+    + ["conv2d_weight_grad_tiled", "matmul_tiled"] * 3
+    + ["conv2d_weight_grad_tiled", "conv2d_input_grad_tiled"]
+    + ["conv2d_weight_grad_tiled"]
+    # the update, which leaves the note
+    + ["update"]
+)
+
+
+def test_a_lenet_step_launches_this_and_nothing_else():
+    gp.seed(0)
+    model = models.lenet((28, 28, 1), 10)
+    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    rng = np.random.default_rng(0)
+    loader = data.DataLoader(
+        data.ArrayDataset(rng.normal(size=(512, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 512)), 128
+    )
+    trainer = Trainer(model, optimizer, backend="emulated", capture=True, progress=False, callbacks=[Each()])
+    trainer.fit(loader, 1)
+    (graph,) = trainer._step.graphs.values()
+    names = [kernel.partition("<")[0] for kernel in graph.recording.graph.kernels]
+    print(f"\nlaunches of a LeNet step: {len(names)}")
+    assert names == LENET_STEP
+    assert len(names) == 16
+
+
+def test_batches_of_a_device_loader_are_made_inside_the_graph():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (23, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 23)
+    transform = data.Compose([data.RandomCrop(8, padding=2), data.RandomFlip(), data.Normalize(0.5, 0.25)])
+    weights, made = [], []
+    for capture in (False, True):
+        gp.seed(3)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+        loader = data.DeviceLoader(
+            data.ArrayDataset(images, labels), 4, backend="emulated", shuffle=True, transform=transform
+        )
+        optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        trainer = Trainer(model, optimizer, backend="emulated", capture=capture, progress=False)
+        trainer.fit(loader, 3, valid=loader)
+        weights.append(
+            [*model.state_dict().values(), *([row["loss"], row["accuracy"]] for row in trainer.history.rows)]
+        )
+        made.append(trainer._step)
+    for eager, captured in zip(*weights, strict=True):
+        np.testing.assert_array_equal(eager, captured)
+    kernels = {count: graph.recording.graph.kernels for (_, count), graph in made[1].graphs.items()}
+    assert sum("gather_augment" in kernel for kernel in kernels[STEPS]) == STEPS
