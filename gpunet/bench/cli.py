@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from gpunet.bench import backends, conv, ops, step
+from gpunet.bench import backends, conv, layers, ops, step
 
 KINDS = {
     "step": (step, "whole training steps"),
     "conv": (conv, "each convolution of the nets and its gradients"),
+    "layers": (layers, "normalisation, upsampling and transposed convolution, forward and backward"),
     "ops": (ops, "pooling, normalisation, loss and updates against a copy of as many bytes"),
     "backends": (backends, "the same training steps on several backends, with a plot"),
 }

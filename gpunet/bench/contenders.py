@@ -27,7 +27,7 @@ class Spec(NamedTuple):
     """Which contender a process runs."""
 
     kind: str
-    """What it measures: "step", "conv" or "ops"."""
+    """What it measures: "step", "conv", "layers" or "ops"."""
     name: str
     """"gpunet", "copy" or one of `rivals.RIVALS`."""
     backend: str

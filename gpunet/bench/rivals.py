@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.bench import NotMeasuredError, convolutions
-from gpunet.bench.contenders import MOMENTUM, RATE, Spec, TrainingStep
+from gpunet.bench import NotMeasuredError, convolutions, whole_layers
+from gpunet.bench.contenders import MOMENTUM, RATE, Contender, Spec, TrainingStep
 from gpunet.bench.nets import NETS, Convolution, make_batch, make_model
 from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
 from gpunet.bench.translate import even_padding, to_torch
+from gpunet.bench.whole_layers import LAYERS
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ RIVALS = {
 }
 CONV_RIVALS = ("torch-eager", "torch-channels-last", "torch-compile")
 """Those that differ for a single convolution."""
+LAYER_RIVALS = ("torch-eager", "torch-channels-last")
+"""Those that differ for a single layer."""
 
 
 class _Torch:
@@ -182,25 +185,21 @@ class TorchStep(TrainingStep):
         return float(self.loss.item())
 
 
-class TorchConv(Primitive):
-    """PyTorch's convolution, its gradients, and the fused pass as its users write it."""
+class TorchPrimitive(Primitive):
+    """One operation of PyTorch, whose arrays of four axes are images, but for the filters w."""
 
-    def __init__(self, spec: Spec):
-        super().__init__(convolutions.problem)
+    def __init__(self, spec: Spec, problem: Callable[[dict[str, Any]], Problem]):
+        super().__init__(problem)
         self._run = _Torch(spec)
         self.timer, self.describe = self._run.timer, self._run.describe
 
-    def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """See `Contender.prepare`."""
-        if self._run.rival.compile is not None and case["pass"] != "fused":
-            raise NotMeasuredError("torch.compile has nothing to fuse in a single convolution")
-        found: dict[str, Any] = self._run.attempt(super().prepare, case)
-        return found
-
     def upload(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """See `Primitive.upload`."""
-        place = {"w": self._run.filters, "b": self._run.vector}
-        return {name: place.get(name, self._run.images)(a) for name, a in inputs.items()}
+        run = self._run
+        return {
+            name: run.filters(a) if name == "w" else run.images(a) if a.ndim == 4 else run.vector(a)
+            for name, a in inputs.items()
+        }
 
     def poison(self, outputs: Sequence[Any]) -> None:
         """See `Primitive.poison`."""
@@ -209,9 +208,23 @@ class TorchConv(Primitive):
 
     def on_host(self, name: str, output: Any) -> np.ndarray:
         """See `Primitive.on_host`."""
-        order = {"dw": (2, 3, 1, 0), "db": (0,)}.get(name, (0, 2, 3, 1))
+        order = (0,) if output.ndim == 1 else (2, 3, 1, 0) if name == "dw" else (0, 2, 3, 1)
         host: np.ndarray = output.detach().permute(order).cpu().numpy().copy()
         return host
+
+
+class TorchConv(TorchPrimitive):
+    """PyTorch's convolution, its gradients, and the fused pass as its users write it."""
+
+    def __init__(self, spec: Spec):
+        super().__init__(spec, convolutions.problem)
+
+    def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
+        """See `Contender.prepare`."""
+        if self._run.rival.compile is not None and case["pass"] != "fused":
+            raise NotMeasuredError("torch.compile has nothing to fuse in a single convolution")
+        found: dict[str, Any] = self._run.attempt(super().prepare, case)
+        return found
 
     def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[dict[str, Any]], Sequence[Any]]:
         """See `Primitive.runner`."""
@@ -255,3 +268,25 @@ class TorchConv(Primitive):
             return [y, *torch.autograd.grad(y, wanted, a["dy"])]
 
         return both
+
+
+class TorchLayer(TorchPrimitive):
+    """A layer of PyTorch, forward and backward."""
+
+    def __init__(self, spec: Spec):
+        super().__init__(spec, whole_layers.problem)
+
+    def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[dict[str, Any]], Sequence[Any]]:
+        """See `Primitive.runner`."""
+        torch, layer = self._run.torch, LAYERS[case["layer"]]
+
+        def both(a: dict[str, Any]) -> Sequence[Any]:
+            wanted = [a[name].requires_grad_() for name in ("x", *layer.parameters)]
+            y = layer.torch(torch.nn.functional, *wanted)
+            return [y, *torch.autograd.grad(y, wanted, a["dy"])]
+
+        return both
+
+
+BY_KIND: dict[str, Callable[[Spec], Contender]] = {"step": TorchStep, "conv": TorchConv, "layers": TorchLayer}
+"""PyTorch's side of each kind of benchmark."""

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from typing import Any
 
-from gpunet.bench import NotMeasuredError, convolutions, operations, primitives, rivals
+from gpunet.bench import NotMeasuredError, convolutions, operations, primitives, rivals, whole_layers
 from gpunet.bench.contenders import Contender, GpunetStep, Spec
 
-PROBLEMS = {"conv": convolutions.problem, "ops": operations.problem}
-"""Kinds that time single primitives."""
+PROBLEMS = {"conv": convolutions.problem, "layers": whole_layers.problem, "ops": operations.problem}
+"""Kinds that time single primitives, or layers."""
 
 
 def make(spec: Spec) -> Contender:
@@ -27,7 +27,7 @@ def make(spec: Spec) -> Contender:
     """
     problem = PROBLEMS.get(spec.kind)
     if spec.name in rivals.RIVALS:
-        return rivals.TorchStep(spec) if problem is None else rivals.TorchConv(spec)
+        return rivals.BY_KIND[spec.kind](spec)
     if problem is None:
         return GpunetStep(spec)
     return (primitives.Copy if spec.name == "copy" else primitives.GpunetPrimitive)(spec, problem)

@@ -1,0 +1,31 @@
+"""``gpunet bench layers``: layers beside the convolutions, forward and backward, against PyTorch's."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from gpunet.bench import record
+from gpunet.bench.measure import contenders, measure, small_errors
+from gpunet.bench.rivals import LAYER_RIVALS
+from gpunet.bench.whole_layers import LAYERS
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of ``gpunet bench layers``."""
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=list(LAYERS), help="(default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16], help="images (default: 16)")
+    record.add_backend(parser)
+    record.add_arguments(parser, LAYER_RIVALS)
+
+
+def run(options: Namespace) -> int:
+    """Measure, print, write the files."""
+    record.resolve(options, LAYER_RIVALS)
+    measured = record.Record("Layers, forward and backward", options)
+    with contenders("layers", ["gpunet", *options.against], options) as workers:
+        for layer in options.layers:
+            for batch in options.batch:
+                row = measure({"layer": layer, "batch": batch}, workers, "gpunet", options, small_errors)
+                measured.add(row, workers)
+    measured.write()
+    return 0

@@ -1,0 +1,99 @@
+"""Layers as problems: the forward and the backward pass of one, as a user calls it, with the gradients of all that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpunet import functional as F
+from gpunet.autograd import Tensor
+from gpunet.backends import Backend
+from gpunet.backends.base import Array
+from gpunet.bench.primitives import Arrays, Problem
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer in gpunet and in PyTorch."""
+
+    x_shape: tuple[int, int, int]
+    """(H, W, C) of an image."""
+    apply: Callable[..., Tensor]
+    """Of x and the parameters."""
+    torch: Callable[..., Any]
+    """The same, of torch.nn.functional, x and the parameters."""
+    parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Their shapes, in the order in which both take them."""
+
+
+def _batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    running = (x.backend.full(gamma.shape, value, x.dtype) for value in (0.0, 1.0))
+    return F.batch_norm(x, gamma, beta, *(Tensor(moment, x.backend) for moment in running), training=True)
+
+
+def _upsample(mode: Any) -> Layer:
+    return Layer(
+        (32, 32, 64),
+        lambda x: F.upsample2d(x, 2, mode=mode),
+        lambda functional, x: functional.interpolate(x, scale_factor=2, mode=mode),
+    )
+
+
+def _conv_transpose(window: int, padding: int) -> Layer:
+    options: dict[str, Any] = {"stride": 2, "padding": padding}
+    return Layer(
+        (16, 16, 64),
+        partial(F.conv_transpose2d, **options),
+        lambda functional, x, w, b: functional.conv_transpose2d(x, w, b, **options),
+        {"w": (window, window, 32, 64), "b": (32,)},
+    )
+
+
+_BY_CHANNEL: dict[str, tuple[int, ...]] = {"gamma": (64,), "beta": (64,)}
+LAYERS = {
+    "batch_norm": Layer(
+        (32, 32, 64),
+        _batch_norm,
+        lambda functional, x, gamma, beta: functional.batch_norm(x, None, None, gamma, beta, training=True),
+        _BY_CHANNEL,
+    ),
+    "group_norm": Layer(
+        (32, 32, 64),
+        lambda x, gamma, beta: F.group_norm(x, 8, gamma, beta),
+        lambda functional, x, gamma, beta: functional.group_norm(x, 8, gamma, beta),
+        _BY_CHANNEL,
+    ),
+    "upsample nearest": _upsample("nearest"),
+    "upsample bilinear": _upsample("bilinear"),
+    "conv_transpose 2x2": _conv_transpose(2, 0),
+    "conv_transpose 4x4": _conv_transpose(4, 1),
+}
+"""Normalisation in training, group norm by 8 groups; the others double the extents, convolutions from 64 to 32 channels."""
+
+
+def problem(case: dict[str, Any]) -> Problem:
+    """Both passes of a case's layer on random data."""
+    layer, rng = LAYERS[case["layer"]], np.random.default_rng(0)
+
+    def draw(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
+        return (scale * rng.normal(size=shape)).astype(np.float32)
+
+    h, w, c = layer.x_shape
+    filters = layer.parameters.get("w")
+    y_shape = (h, w, c) if case["layer"].endswith("norm") else (2 * h, 2 * w, filters[2] if filters else c)
+    inputs = {"x": draw((case["batch"], h, w, c)), "dy": draw((case["batch"], *y_shape))}
+    for name, shape in layer.parameters.items():
+        inputs[name] = draw(shape, prod(shape[:2]) ** -0.5 if len(shape) > 1 else 1.0)
+
+    def run(backend: Backend, a: Arrays) -> Sequence[Array]:
+        x, *parameters = (Tensor(a[name], backend, requires_grad=True) for name in ("x", *layer.parameters))
+        y = layer.apply(x, *parameters)
+        y.backward(a["dy"])
+        return [y.data, *(t.grad for t in (x, *parameters))]
+
+    return Problem(inputs, run, ("y", "dx", *(f"d{name}" for name in layer.parameters)))
