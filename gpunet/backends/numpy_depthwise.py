@@ -14,8 +14,8 @@ from gpunet.backends.numpy_activation import opened
 from gpunet.backends.numpy_conv import finish, ranges
 from gpunet.geometry import Geometry
 
-BLOCK = 1 << 16
-"""Elements of the images that are taken at a time, three arrays of which stay in the second-level cache."""
+BLOCK = 1 << 19
+"""Elements of a block. See `numpy_threads` on the length of calls."""
 
 
 class Depthwise:

@@ -11,8 +11,8 @@ import numpy as np
 
 from gpunet.backends.base import Array, InputActivation
 
-BLOCK = 1 << 14
-"""Elements of a block."""
+BLOCK = 1 << 16
+"""Elements of a block, of which there are many intermediate results. See `numpy_threads` on the length of calls."""
 
 CHEBYSHEV = (
     -0.65132685989085472, 0.64196979235649026, 1.9476473204185836e-2, -9.5615147868086316e-3, -9.4659534448203687e-4,

@@ -16,8 +16,8 @@ from gpunet.backends import host_memory
 from gpunet.backends.base import Array, Moments
 from gpunet.backends.numpy_sums import add_rows
 
-BLOCK = 1 << 17
-"""Elements of a block: it and an intermediate result stay in a second-level cache."""
+BLOCK = 1 << 19
+"""Elements of a block. See `numpy_threads` on the length of calls."""
 ROW = 1 << 13
 """Elements of a row at most, if a pixel has fewer: a repeated row stays in the first-level cache."""
 

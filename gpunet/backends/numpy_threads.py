@@ -1,8 +1,12 @@
 """The threads of `NumpyBackend`.
 
-Work is cut along the batch into one part a thread, and each part into blocks of images whose columns stay in the second-level
-cache; NumPy and BLAS let go of the interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial
-sums are added in the order of the parts, so a result depends on the number of threads, and on nothing else.
+Work is cut along the batch into one part a thread, and each part into blocks of images; NumPy and BLAS let go of the
+interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial sums are added in the order of the
+parts, so a result depends on the number of threads, and on nothing else.
+
+Blocks are larger than a second-level cache where that costs little. Between two calls a thread needs the interpreter lock; if
+the other gives it up for some tens of microseconds only, it has taken it again before this one is awake, and one waits until
+the other is done: measured, two threads took normalisations in blocks of half a megabyte no faster than one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpunet as gp
-from gpunet.backends import numpy_planes
+from gpunet.backends import numpy_conv, numpy_depthwise, numpy_planes
 from gpunet.backends.base import FUSED_POOL, Activation, Gate
 from gpunet.backends.numpy import NumpyBackend
 from gpunet.backends.numpy_conv import turned_geometry
@@ -27,10 +27,12 @@ activations = st.sampled_from([None, "relu", "leaky_relu", "sigmoid", "tanh"])
 
 @pytest.fixture(scope="module", params=[(1, 16), (2, 1), (3, 16)], ids=["1 thread", "2 threads, planes", "3 threads"])
 def fast(request):
-    """Also with the form for few channels whatever the batch: drawn batches are small."""
+    """Also with the form for few channels whatever the batch: drawn batches are small, and so are the blocks."""
     threads, fewest = request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(numpy_planes, "FEWEST", fewest)
+        patch.setattr(numpy_conv, "BLOCK", 1 << 17)
+        patch.setattr(numpy_depthwise, "BLOCK", 1 << 16)
         yield NumpyBackend(threads=threads)
 
 

@@ -119,10 +119,12 @@ def test_every_backend_agrees_with_the_reference(backend, dtype, n, h, w, c, see
         same(got, expected, {"float32": 2e-5, "float64": 1e-11})
 
 
-def test_blocks_and_parts_give_the_moments_of_the_whole(rng):
+@pytest.mark.parametrize("block", [1 << 17, numpy_norm.BLOCK])
+def test_blocks_and_parts_give_the_moments_of_the_whole(rng, monkeypatch, block):
+    monkeypatch.setattr(numpy_norm, "BLOCK", block)
     numpy, c = gp.get_backend("numpy"), 24
     x = (rng.normal(size=(40, 31, 33, c)) + 100 * np.arange(c)).astype(np.float32)
-    assert x.size > 4 * numpy_norm.BLOCK
+    assert x.size > block
     running = np.zeros(c, np.float32), np.zeros(c, np.float32)
     options = {"eps": 0.0, "training": True}
     y, saved = numpy.batch_norm_forward(x, None, None, *running, momentum=1.0, **options)
