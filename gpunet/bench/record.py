@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import floor, log10
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import gpunet as gp
@@ -111,7 +112,10 @@ def command(options: Namespace) -> str:
     words += ["gpunet", "bench", options.kind]
     for name, value in vars(options).items():
         if name not in UNRECORDED and value not in (None, []):
-            words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+            words += [
+                f"--{name.replace('_', '-')}",
+                *(quote(str(v)) for v in (value if isinstance(value, list) else [value])),
+            ]
     return " ".join(words)
 
 
