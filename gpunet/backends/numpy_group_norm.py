@@ -1,4 +1,4 @@
-"""Group normalisation of `NumpyBackend`: passes over blocks of whole samples that stay in the cache, where samples are small.
+"""Group normalisation of `NumpyBackend`: passes over blocks of whole samples.
 
 A sample's positions are walked in long rows of several, as batch normalisation walks its pixels; sums are BLAS's. What belongs
 to a group is repeated along such a row, but where there is one group: then it stands for the whole row as it is.
@@ -44,7 +44,7 @@ class Form(NamedTuple):
         return a.reshape(len(a), self.rows, self.pixels * self.c)
 
     def blocks(self, start: int, stop: int) -> Iterator[slice]:
-        """Samples start … stop - 1, so many at once that they stay in the cache."""
+        """Samples start … stop - 1, as many at once as make a block."""
         step = max(1, BLOCK // max(1, self.rows * self.pixels * self.c))
         return (slice(i, min(i + step, stop)) for i in range(start, stop, step))
 

@@ -1,4 +1,4 @@
-"""Batch normalisation of `NumpyBackend`: passes over rows of whole pixels, in blocks that stay in the cache.
+"""Batch normalisation of `NumpyBackend`: passes over rows of whole pixels, in blocks.
 
 NumPy is slow along few channels, so (…, C) is walked as a matrix whose rows hold several pixels, and what belongs to a channel
 is repeated along a row. Moments and sums of blocks are joined in float64, in the order of the parts.
