@@ -8,7 +8,7 @@ from typing import Any
 
 from gpunet.bench import record
 from gpunet.bench.convolutions import PASSES, SINGLE, SINGLE_BATCH, layers_of
-from gpunet.bench.measure import contenders, measure, small_errors
+from gpunet.bench.measure import measure_each
 from gpunet.bench.nets import NETS
 from gpunet.bench.rivals import CONV_RIVALS
 
@@ -28,12 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Measure, print, write the files."""
     record.resolve(options, CONV_RIVALS)
-    measured = record.Record("Convolutions", options)
-    with contenders("conv", ["gpunet", *options.against], options) as workers:
-        for case in _cases(options):
-            measured.add(measure(case, workers, "gpunet", options, small_errors), workers)
-    measured.write()
-    return 0
+    return measure_each("Convolutions", _cases(options), ["gpunet", *options.against], options)
 
 
 def _cases(options: Namespace) -> Iterator[dict[str, Any]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from itertools import product
 
 from gpunet.bench import record
-from gpunet.bench.measure import contenders, measure, small_errors
+from gpunet.bench.measure import measure_each
 from gpunet.bench.rivals import LAYER_RIVALS
 from gpunet.bench.whole_layers import LAYERS
 
@@ -21,11 +22,5 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Measure, print, write the files."""
     record.resolve(options, LAYER_RIVALS)
-    measured = record.Record("Layers, forward and backward", options)
-    with contenders("layers", ["gpunet", *options.against], options) as workers:
-        for layer in options.layers:
-            for batch in options.batch:
-                row = measure({"layer": layer, "batch": batch}, workers, "gpunet", options, small_errors)
-                measured.add(row, workers)
-    measured.write()
-    return 0
+    cases = ({"layer": layer, "batch": batch} for layer, batch in product(options.layers, options.batch))
+    return measure_each("Layers, forward and backward", cases, ["gpunet", *options.against], options)

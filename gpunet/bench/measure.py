@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 
-from gpunet.bench import NotMeasuredError
+from gpunet.bench import NotMeasuredError, record
 from gpunet.bench.contenders import Spec
 from gpunet.bench.worker import Worker
 
@@ -72,6 +72,23 @@ def measure(
         "checked": checked,
     }
     return _rounded(row)
+
+
+def measure_each(title: str, cases: Iterable[dict[str, Any]], names: Sequence[str], options: Namespace) -> int:
+    """Measure cases whose results are held against float64, one after another in the same processes; print, write the files.
+
+    Args:
+        title: of the table, in the plural.
+        names: of the contenders; "gpunet" among them.
+    Returns:
+        The exit status.
+    """
+    measured = record.Record(title, options)
+    with contenders(options.kind, names, options) as workers:
+        for case in cases:
+            measured.add(measure(case, workers, "gpunet", options, small_errors), workers)
+    measured.write()
+    return 0
 
 
 def in_turns(

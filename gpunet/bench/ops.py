@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpunet.bench import record
-from gpunet.bench.measure import contenders, measure, small_errors
+from gpunet.bench.measure import measure_each
 from gpunet.bench.operations import OPS
 
 
@@ -26,12 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Measure, print, write the files."""
     record.resolve(options)
-    measured = record.Record("Operations against a copy of as many bytes", options)
-    with contenders("ops", ["gpunet", "copy"], options) as workers:
-        for case in _cases(options):
-            measured.add(measure(case, workers, "gpunet", options, small_errors), workers)
-    measured.write()
-    return 0
+    return measure_each("Operations against a copy of as many bytes", _cases(options), ["gpunet", "copy"], options)
 
 
 def _cases(options: Namespace) -> Iterator[dict[str, Any]]:

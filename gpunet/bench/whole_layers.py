@@ -23,6 +23,8 @@ class Layer:
 
     x_shape: tuple[int, int, int]
     """(H, W, C) of an image."""
+    y_shape: tuple[int, int, int]
+    """The same of an output."""
     apply: Callable[..., Tensor]
     """Of x and the parameters."""
     torch: Callable[..., Any]
@@ -39,6 +41,7 @@ def _batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
 def _upsample(mode: Any) -> Layer:
     return Layer(
         (32, 32, 64),
+        (64, 64, 64),
         lambda x: F.upsample2d(x, 2, mode=mode),
         lambda functional, x: functional.interpolate(x, scale_factor=2, mode=mode),
     )
@@ -48,6 +51,7 @@ def _conv_transpose(window: int, padding: int) -> Layer:
     options: dict[str, Any] = {"stride": 2, "padding": padding}
     return Layer(
         (16, 16, 64),
+        (32, 32, 32),
         partial(F.conv_transpose2d, **options),
         lambda functional, x, w, b: functional.conv_transpose2d(x, w, b, **options),
         {"w": (window, window, 32, 64), "b": (32,)},
@@ -58,11 +62,13 @@ _BY_CHANNEL: dict[str, tuple[int, ...]] = {"gamma": (64,), "beta": (64,)}
 LAYERS = {
     "batch_norm": Layer(
         (32, 32, 64),
+        (32, 32, 64),
         _batch_norm,
         lambda functional, x, gamma, beta: functional.batch_norm(x, None, None, gamma, beta, training=True),
         _BY_CHANNEL,
     ),
     "group_norm": Layer(
+        (32, 32, 64),
         (32, 32, 64),
         lambda x, gamma, beta: F.group_norm(x, 8, gamma, beta),
         lambda functional, x, gamma, beta: functional.group_norm(x, 8, gamma, beta),
@@ -83,10 +89,7 @@ def problem(case: dict[str, Any]) -> Problem:
     def draw(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
         return (scale * rng.normal(size=shape)).astype(np.float32)
 
-    h, w, c = layer.x_shape
-    filters = layer.parameters.get("w")
-    y_shape = (h, w, c) if case["layer"].endswith("norm") else (2 * h, 2 * w, filters[2] if filters else c)
-    inputs = {"x": draw((case["batch"], h, w, c)), "dy": draw((case["batch"], *y_shape))}
+    inputs = {"x": draw((case["batch"], *layer.x_shape)), "dy": draw((case["batch"], *layer.y_shape))}
     for name, shape in layer.parameters.items():
         inputs[name] = draw(shape, prod(shape[:2]) ** -0.5 if len(shape) > 1 else 1.0)
 

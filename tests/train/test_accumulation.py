@@ -80,17 +80,15 @@ def test_accumulate_is_a_number_of_batches():
 
 
 @needs_emulator
+@pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("metrics", [[], ["accuracy"]])
 @pytest.mark.parametrize("hook", [False, True])
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
-    new_task, monkeypatch, accumulate, hook, metrics
-):
+def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(new_task, accumulate, hook, metrics):
     class Each:
         def after_step(self, trainer):
             seen.append((trainer.step, trainer.running["loss"]))
 
-    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
     states, calls = [], []
     for capture in (False, True):
         task, seen = new_task(0), []
@@ -117,9 +115,9 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
 
 
 @needs_emulator
+@pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("bad", [0, 3, 7])
-def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, monkeypatch, bad):
-    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
+def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, bad):
     states = []
     for capture in (False, True):
         task = new_task(0)

@@ -248,9 +248,9 @@ def test_a_checkpoint_without_averages_is_refused(tmp_path):
 
 
 @needs_emulator
+@pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("bad", [False, True])
-def test_captured_averages_are_the_eager_ones_bit_for_bit(rng, monkeypatch, bad):
-    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
+def test_captured_averages_are_the_eager_ones_bit_for_bit(rng, bad):
     batches, states = batches_of(rng, [6] * 7), []
     spoilt = [(x.copy(), y) for x, y in batches]
     spoilt[4][0][0] = np.nan

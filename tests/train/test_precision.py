@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import tolerances
+from helpers import needs_emulator
 
 import gpunet as gp
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends import get_backend
 from gpunet.cuda.instantiations import ELEMENTS
 from gpunet.errors import BackendError
 from gpunet.train import Callback, Trainer
 
-pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
+pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]
 
 NARROW = ["bfloat16", "float16"]
 GENTLE = "small steps"
@@ -31,11 +32,6 @@ NETS = {
         nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12), nn.GELU(), nn.Flatten(), nn.Linear(48, 4),
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def _short_graphs(monkeypatch):
-    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
 
 
 def loader_of(size, count=112, batch=16):
