@@ -301,17 +301,18 @@ def cuda_backend(device: int = 0) -> CudaBackend:
     return CudaBackend(arrays, CupyLauncher(device, arrays.owns))
 
 
-def emulated_backend(settings: Settings | None = None) -> CudaBackend:
+def emulated_backend(settings: Settings | None = None, *, memory: int | None = None) -> CudaBackend:
     """The backend of a new emulated device, on this machine's CPU.
 
     Args:
         settings: how kernels are run; what the environment says if None.
+        memory: bytes of the device; None for as many as this machine has.
     """
     from gpunet.cuda.emulator.arrays import EmulatedArrays
     from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
 
     settings = settings or Settings.from_environment()
-    arrays = EmulatedArrays(track=settings.checked, properties=settings.describe())
+    arrays = EmulatedArrays(track=settings.checked, properties=settings.describe(), memory=memory)
     return CudaBackend(arrays, EmulatedLauncher(arrays, settings), name="emulated")
 
 

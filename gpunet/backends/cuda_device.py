@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import finalize
 
 import numpy as np
 
@@ -30,6 +32,18 @@ ARRIVALS = 4096
 """Counters of tiles that are made at once: enough for the gradients of 512 filters of 3x3x512."""
 
 
+class KeptOnStream(NamedTuple):
+    """Arrays for the launches of one stream, which run one after another, while those of other streams run at the same time.
+
+    A recorder's are kept as long as its stream, for a graph may hold them.
+    """
+
+    counts: list[Array]
+    """Zeros for `CudaDevice._arrivals`, each set larger than the one before."""
+    tables: OrderedDict[tuple[str, bytes], Array]
+    """Small tables of the host that were sent, by dtype and content, the last used one last."""
+
+
 class CudaDevice(Backend, ABC):
     """Arrays and launches, without the primitives.
 
@@ -49,7 +63,8 @@ class CudaDevice(Backend, ABC):
         self.arrays = arrays
         self.launcher = launcher
         self.simple = simple
-        self._counts: list[Array] = []
+        self._kept: dict[Hashable, KeptOnStream] = {}
+        self._most_counts = ARRIVALS
 
     # ---- arrays
 
@@ -83,7 +98,12 @@ class CudaDevice(Backend, ABC):
         return self.arrays.describe()
 
     def recorder(self) -> Recorder:
-        return Recorder(self.arrays)
+        """A recorder whose stream has the counters that kernels need, for none can be made during a capture."""
+        recorder = Recorder(self.arrays)
+        with recorder.current():
+            self._arrivals(self._most_counts)
+            finalize(recorder.stream, self._kept.pop, self.arrays.stream_key()).atexit = False
+        return recorder
 
     # ---- launches
 
@@ -99,14 +119,23 @@ class CudaDevice(Backend, ABC):
         count = prod(source_view.shape)
         self._each("strided_copy", count, source, target, count, steps, element=element)
 
-    def _arrivals(self, count: int) -> Array:
-        """At least `count` int32 zeros, for kernels that count the blocks that are done and leave zeros again.
+    def _on_stream(self) -> KeptOnStream:
+        """What is kept for the launches of the current stream."""
+        return self._kept.setdefault(self.arrays.stream_key(), KeptOnStream([], OrderedDict()))
 
-        They are shared by all launches, which run one after another, and kept for ever, for a graph may hold them.
-        """
-        if not self._counts or self._counts[-1].size < count:
-            self._counts.append(self.arrays.asarray(np.zeros(max(count, ARRIVALS), np.int32)))
-        return self._counts[-1][:count]
+    def _arrivals(self, count: int) -> Array:
+        """At least `count` int32 zeros, for kernels that count the blocks that are done and leave zeros again."""
+        sets = self._on_stream().counts
+        if not sets or sets[-1].size < count:
+            self._most_counts = max(self._most_counts, count)
+            sets.append(self.arrays.asarray(np.zeros(self._most_counts, np.int32)))
+        return sets[-1][:count]
+
+    def _constant(self, table: np.ndarray) -> Array:
+        """A table that never changes, on the device for launches on any stream."""
+        placed = self.arrays.asarray(table)
+        self.arrays.wait()  # other streams are not ordered after this copy
+        return placed
 
     def _aligned(self, *arrays: Array | None) -> bool:
         """Whether loads of four elements may start at every array."""

@@ -38,7 +38,7 @@ class CudaSpatial(CudaDevice, ABC):
         """The tables on the device: sent once, and kept for ever, for a graph may hold them: a few kilobytes each."""
         if taps not in self._taps:
             tables = taps.starts, taps.index, taps.weight.astype(np.float32)
-            self._taps[taps] = tuple(self.arrays.asarray(table) for table in tables)
+            self._taps[taps] = tuple(map(self._constant, tables))
         return self._taps[taps]
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:

@@ -147,7 +147,7 @@ class CudaTraining(CudaDevice, ABC):
         if y.size:
             blocks = min(-(-y.size // (16 * THREADS)), MAX_BLOCKS)
             if self._normals is None:  # kept for ever, for a graph may hold it
-                self._normals = self.arrays.asarray(normal_table().astype(np.float32))
+                self._normals = self._constant(normal_table().astype(np.float32))
             self.launcher.launch("random_normal", blocks, THREADS, (y, y.size, self._normals, *_stream(stream)))
         return y
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,7 @@ import numpy as np
 from gpunet.backends.base import Array, FlatStorage, Note, Segments
 from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.backends.rules import RULES, columns
-from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import instance
-from gpunet.cuda.launcher import Launcher
 
 UNITS_A_BLOCK = 32
 """Columns that a block of clip_units takes, as kernels/optimizer.cu is written."""
@@ -23,10 +20,6 @@ TABLES = 64
 
 class CudaUpdates(CudaDevice, ABC):
     """Primitives of kernels/optimizer.cu."""
-
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
-        super().__init__(arrays, launcher, simple=simple, name=name)
-        self._tables: OrderedDict[bytes, Array] = OrderedDict()
 
     def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
         self._expect("gradient_norm", grad=(arena.grad, None), scaling=(arena.scaling, (3,)))
@@ -95,14 +88,15 @@ class CudaUpdates(CudaDevice, ABC):
 
     def _table(self, rows: np.ndarray, dtype: Any) -> Array:
         """A host table on the device; equal ones are sent once."""
-        rows = np.ascontiguousarray(rows, dtype)
-        key = rows.dtype.char.encode() + rows.tobytes()
-        if key not in self._tables:
-            self._tables[key] = self.arrays.asarray(rows)
-            if len(self._tables) > TABLES:
-                self._tables.popitem(last=False)
-        self._tables.move_to_end(key)
-        return self._tables[key]
+        rows, tables = np.ascontiguousarray(rows, dtype), self._on_stream().tables
+        key = rows.dtype.char, rows.tobytes()
+        placed = tables.pop(key, None)
+        if placed is None:
+            placed = self.arrays.asarray(rows)
+        tables[key] = placed
+        if len(tables) > TABLES:
+            tables.popitem(last=False)
+        return placed
 
 
 def _check_bounds(operation: str, segments: Segments, size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -37,7 +37,16 @@ class Arrays(Protocol):
         """Address of the first element."""
 
     def synchronize(self) -> None:
-        """Wait until every launch and copy is done."""
+        """Wait until every launch and copy is done, on whichever stream."""
+
+    def wait(self) -> None:
+        """Wait until what the current stream was asked for is done."""
+
+    def used_bytes(self) -> int:
+        """Bytes of the device's memory that are taken: by arrays, by pools that keep freed memory, by other programs."""
+
+    def free_cached(self) -> None:
+        """Give back to the device what arrays outside of graphs no longer use."""
 
     def describe(self) -> dict[str, str]:
         """Device, driver and versions."""
@@ -56,11 +65,17 @@ class Arrays(Protocol):
     def on(self, stream: Any) -> AbstractContextManager[Any]:
         """Make a stream the current one: launches and copies go there."""
 
+    def stream_key(self) -> Hashable:
+        """What tells the current stream from all others that are there."""
+
     def make_pool(self) -> Any:
         """Memory of a graph's own."""
 
     def using(self, pool: Any) -> AbstractContextManager[Any]:
         """Take the memory of new arrays from a pool."""
+
+    def empty_pool(self, pool: Any) -> int:
+        """Give back to the device what no array uses of a graph's memory -> the bytes that arrays still use."""
 
 
 class View(NamedTuple):

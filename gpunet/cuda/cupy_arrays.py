@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,6 +88,23 @@ class CupyArrays:
         self._refuse("synchronisation")
         self.device.synchronize()
 
+    def wait(self) -> None:
+        """Wait for the current stream."""
+        self._refuse("synchronisation")
+        with self.device:
+            self.cupy.cuda.get_current_stream().synchronize()
+
+    def used_bytes(self) -> int:
+        """Bytes of the device's memory that are taken, by this program and by others."""
+        with self.device:
+            free, total = self.cupy.cuda.runtime.memGetInfo()
+        return total - free
+
+    def free_cached(self) -> None:
+        """Give back to the device what CuPy's default pool keeps of freed arrays."""
+        with self.device:
+            self.cupy.get_default_memory_pool().free_all_blocks()
+
     def describe(self) -> dict[str, str]:
         """Device, driver and versions."""
         runtime = self.cupy.cuda.runtime
@@ -125,13 +143,41 @@ class CupyArrays:
         with self.device, stream:
             yield
 
+    def stream_key(self) -> Hashable:
+        """The stream's pointer; with the thread's number where each thread has a default stream of its own."""
+        runtime = self.cupy.cuda.runtime
+        with self.device:
+            pointer = self.cupy.cuda.get_current_stream().ptr
+        return (pointer, threading.get_ident()) if pointer == runtime.streamPerThread else pointer
+
     def make_pool(self) -> Any:
-        """Memory that is handed out to nobody else."""
-        return self.cupy.cuda.MemoryPool()
+        """Memory that is handed out to nobody else, and that gives nothing back before it is told to.
+
+        A pool of CuPy's that finds no more memory gives its free blocks back to the device and tries again. But the blocks that
+        are free while a graph is recorded are those that the recorded launches use. CuPy does so where the device's allocator
+        raises its CUDARuntimeError, or where the pool has a limit: here the allocator raises another error, and there is none.
+        """
+        pool = self.cupy.cuda.MemoryPool(self._allocate)
+        with self.device:
+            pool.set_limit(size=0)
+        return pool
+
+    def _allocate(self, size: int) -> Any:
+        cuda = self.cupy.cuda
+        try:
+            return cuda.MemoryPointer(cuda.Memory(size), 0)
+        except cuda.runtime.CUDARuntimeError as error:
+            raise MemoryError(f"out of memory allocating {size} bytes for a graph: {error}") from error
 
     def using(self, pool: Any) -> Any:
         """Take the memory of new arrays from a pool."""
         return self.cupy.cuda.using_allocator(pool.malloc)
+
+    def empty_pool(self, pool: Any) -> int:
+        """Give back to the device what no array uses of a graph's memory -> the bytes that arrays still use."""
+        with self.device:
+            pool.free_all_blocks()
+            return int(pool.total_bytes())
 
     def _refuse(self, what: str) -> None:
         """BackendError while the current stream captures, as CUDA would, but with the name of what cannot be captured."""

@@ -11,8 +11,12 @@ from typing import Any
 import numpy as np
 
 from gpunet import random
+from gpunet.autograd import Tensor
 from gpunet.data.datasets import Dataset, checked_seed
 from gpunet.data.transforms import Batch, Transform
+
+HOST_MEMORY = (1, 3)
+"""DLPack's kDLCPU, and kDLCUDAHost: page-locked."""
 
 
 class BatchOrder:
@@ -88,11 +92,12 @@ class DataLoader(BatchOrder):
         transform: called with each batch, see `transforms.Transform`.
         seed: decides orders and augmentation; what `gpunet.seed` last set if None.
         prefetch: how many batches a background thread makes ahead; 0 makes each when it is asked for, without a thread.
-            The batches are the same.
+            The batches are the same. A transform that makes arrays on a GPU takes 0: the thread has a stream of its own, and
+            nothing would keep the consumer's from reading them too early, nor the memory of a read batch from being reused.
     Raises:
         ValueError: an argument out of range, an empty data set, or one smaller than a batch with `drop_last`; while
             iterating, a data set or a transform that does not give a row for each index.
-        TypeError: an argument of the wrong kind.
+        TypeError: an argument of the wrong kind; while iterating with `prefetch`, arrays on a device.
     What the data set or the transform raises comes out of the iteration, with its own traceback.
     """
 
@@ -129,7 +134,7 @@ class DataLoader(BatchOrder):
         order, count, size = self._order(epoch, seed), len(self), self.batch_size
         pieces = (order[i * size : (i + 1) * size] for i in range(count))
         batches = (self._batch(indices, epoch, seed) for indices in pieces)
-        yield from _ahead(batches, self.prefetch) if self.prefetch else batches
+        yield from _ahead(map(_check_on_host, batches), self.prefetch) if self.prefetch else batches
         self.epoch = epoch + 1
 
     def _batch(self, indices: np.ndarray, epoch: int, seed: int) -> Batch:
@@ -179,10 +184,29 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
             thread.join()
 
 
+def _check_on_host(batch: Batch) -> Batch:
+    """The batch, if the thread that makes it may hand it to another one.
+
+    Raises:
+        TypeError: an array on a device.
+    """
+    for i, part in enumerate(batch):
+        array = part.data if isinstance(part, Tensor) else part
+        where = getattr(array, "__dlpack_device__", None)
+        if where is not None and where()[0] not in HOST_MEMORY:
+            raise TypeError(
+                f"DataLoader: array {i} of a batch is on a device ({type(array).__name__}), where the thread that makes batches "
+                "ahead is not ordered with the one that takes them: pass prefetch=0, or take a DeviceLoader"
+            )
+    return batch
+
+
 def _check_rows(source: str, batch: Any, rows: int) -> None:
     if not isinstance(batch, tuple):
         raise TypeError(f"DataLoader: {source} must give a tuple of arrays for an array of indices, got {type(batch)}")
-    lengths = [len(part) if np.ndim(part) else "no axis" for part in batch]
+    shapes = [getattr(part, "shape", None) for part in batch]  # which NumPy would not read of a device's array
+    shapes = [np.shape(part) if shape is None else shape for part, shape in zip(batch, shapes, strict=True)]
+    lengths = [shape[0] if shape else "no axis" for shape in shapes]
     if any(length != rows for length in lengths):
         got = ", ".join(map(str, lengths))
         raise ValueError(f"DataLoader: {source} must give arrays of {rows} rows for {rows} indices, got {got}")

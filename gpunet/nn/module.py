@@ -74,12 +74,18 @@ class Module:
         except MemoryError as error:
             if getattr(error, "layer", None):
                 raise
-            named = MemoryError(f"{type(self).__name__}: out of memory: {error}")
-            named.layer = type(self).__name__  # type: ignore[attr-defined]
-            raise named from error
+            raise self._out_of_memory(error) from error
         for hook in list(vars(self).get("_forward_hooks", ())):
             hook(self, inputs, y)
         return y
+
+    def _out_of_memory(self, error: MemoryError) -> MemoryError:
+        """The error with the layer's name. No variable of a frame in its traceback may hold it: the frames' arrays, which are
+        what there was no memory for, would then wait for the garbage collector."""
+        layer, said = type(self).__name__, "" if "out of memory" in str(error).lower() else "out of memory: "
+        named = MemoryError(f"{layer}: {said}{error}")
+        named.layer = layer  # type: ignore[attr-defined]
+        return named
 
     # ---- what it holds
 

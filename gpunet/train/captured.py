@@ -177,18 +177,21 @@ class CapturedStep:
         optimizer.arena.written = list(self._written[form])
         bounds, first = optimizer.runs()
         graph = self.graphs.get((form, len(batches)))
-        if graph is None or not np.array_equal(graph.bounds, bounds):
-            try:
-                graph = self.graphs[form, len(batches)] = self._record(batches, bounds, first)
-            except Exception as error:
-                optimizer.grad_norm = None  # a recorded one was never computed
-                message = f"Trainer: the step cannot be captured{_where(error)}: {error}"
-                if self.strict:
-                    raise BackendError(message) from error
-                warnings.warn(f"{message}; it runs eagerly", RuntimeWarning, stacklevel=2)
-                self._refused = True
-                return None
-        return graph
+        if graph is not None and np.array_equal(graph.bounds, bounds):
+            return graph
+        try:
+            graph = self.graphs[form, len(batches)] = self._record(batches, bounds, first)
+            return graph
+        except Exception as error:
+            optimizer.grad_norm = None  # a recorded one was never computed
+            message = f"Trainer: the step cannot be captured{_where(error)}: {error}"
+            if self.strict:
+                raise BackendError(message) from error
+            warnings.warn(f"{message}; it runs eagerly", RuntimeWarning, stacklevel=2)
+        self._refused = True
+        self.graphs.clear()
+        self.recorder.free_unused()  # an eager step may need what the recording has left
+        return None
 
     def _record(self, batches: Sequence[Any], bounds: np.ndarray, first: list[int]) -> Graph:
         check_hooks(self.eager.model)

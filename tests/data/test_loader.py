@@ -292,3 +292,20 @@ def test_wrong_answers_of_data_sets_and_transforms_raise(prefetch, answer, kind,
         next(iter(data.DataLoader(Odd(), 2, prefetch=prefetch)))
     with pytest.raises(kind, match=f"^DataLoader: transform {message}"):
         next(iter(make(batch_size=2, transform=lambda batch, **_: answer, prefetch=prefetch)))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["array", "tensor"])
+def test_arrays_on_a_device_are_not_handed_from_thread_to_thread(backend, wrapped):
+    def transform(batch, **_):
+        x = backend.asarray(np.ones((2, 3), np.float32))
+        return batch[0], gpunet.Tensor(x, backend) if wrapped else x
+
+    assert len(next(iter(make(batch_size=2, transform=transform, prefetch=0)))) == 2
+    batches = iter(make(batch_size=2, transform=transform, prefetch=2))
+    if backend.name in ("reference", "numpy"):
+        assert len(next(batches)) == 2
+        return
+    with pytest.raises(
+        TypeError, match=r"^DataLoader: array 1 of a batch is on a device .* pass prefetch=0, or take a DeviceLoader$"
+    ):
+        next(batches)

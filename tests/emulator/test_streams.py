@@ -8,7 +8,7 @@ from helpers import needs_emulator
 
 from gpunet.backends.cuda import emulated_backend
 from gpunet.cuda.emulator.launcher import Settings
-from gpunet.cuda.emulator.stream import Pool, Stream
+from gpunet.cuda.emulator.stream import Stream
 from gpunet.errors import BackendError
 
 pytestmark = needs_emulator
@@ -55,7 +55,7 @@ def test_a_replay_is_the_eager_computation_bit_for_bit(backend, stream):
     rng = np.random.default_rng(0)
     x = backend.asarray(rng.normal(size=(37, 50)).astype(np.float32))
     y = backend.empty((37, 50), np.float32)
-    pool = Pool()
+    pool = backend.arrays.make_pool()
     with stream, backend.arrays.using(pool):
         stream.begin_capture()
         backend.copy(backend.softmax_forward(backend.unary("exp", x)), out=y)
@@ -158,7 +158,7 @@ def test_a_replay_on_freed_memory_is_refused_before_anything_runs(backend, strea
 
 
 def test_an_input_that_was_freed_is_refused(backend, stream):
-    pool = Pool()
+    pool = backend.arrays.make_pool()
     graph, x, y = captured_temporary(backend, stream, pool)
     graph.launch()
     assert read(backend, y) == [1, 1, 1]
@@ -169,7 +169,7 @@ def test_an_input_that_was_freed_is_refused(backend, stream):
 
 
 def test_a_pool_keeps_a_graphs_memory_as_long_as_it_lives(backend, stream):
-    pool = Pool()
+    pool = backend.arrays.make_pool()
     graph, _x, y = captured_temporary(backend, stream, pool)
     graph.launch()
     assert read(backend, y) == [1, 1, 1]
@@ -180,7 +180,7 @@ def test_a_pool_keeps_a_graphs_memory_as_long_as_it_lives(backend, stream):
 
 
 def test_a_graphs_pool_hands_out_no_more_memory(backend, stream):
-    pool = Pool()
+    pool = backend.arrays.make_pool()
     with backend.arrays.using(pool):
         backend.full((3,), 1.0, np.float32)  # warming up
     captured_temporary(backend, stream, pool)

@@ -332,7 +332,7 @@ def test_tables_on_the_device_are_taken_as_they_are():
     placed = backend.asarray(bounds), backend.asarray(hyper)
     backend.update("sgd", flat, Segments(bounds, placed[1], placed[0]))
     backend.gradient_norm(flat, Segments(bounds, placed[1], placed[0]), max_norm=1.0)
-    assert not backend._tables
+    assert not backend._on_stream().tables
     update, norm = (args for _, _, args in backend.launcher.launches[:2])
     assert [update[5] is placed[0], update[6] is placed[1], norm[1] is placed[0]] == [True] * 3
 

@@ -8,6 +8,7 @@ NaN again when its last array is gone.
 from __future__ import annotations
 
 import platform
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -15,7 +16,8 @@ from weakref import WeakSet, ref
 
 import numpy as np
 
-from gpunet.cuda.emulator.stream import Pool, Stream
+from gpunet.cuda.emulator.pool import DeviceMemory, Pool
+from gpunet.cuda.emulator.stream import Stream
 
 ALIGNMENT = 512
 """Bytes: where CuPy's pool starts an array, so that the same kernels are chosen."""
@@ -32,19 +34,19 @@ class Storage:
         size: in bytes.
         label: what it is in messages: shape and dtype.
         track: whether to note which bytes were written.
-        pool: the pool that it was taken from.
+        pool: the pool that has counted it.
     """
 
     __slots__ = ("__weakref__", "_pool", "_whole", "bytes", "label", "live", "written")
 
-    def __init__(self, size: int, label: str, *, track: bool, pool: Pool | None):
+    def __init__(self, size: int, label: str, *, track: bool, pool: Pool):
         self._whole = np.full(size + 2 * RED_ZONE + ALIGNMENT, NAN_BYTE, np.uint8)
         start = RED_ZONE + -(self._whole.ctypes.data + RED_ZONE) % ALIGNMENT
         self.bytes = self._whole[start : start + size]
         self.label = label
         self.written = np.zeros(size, np.uint8) if track else None
         self.live = True
-        self._pool = None if pool is None else ref(pool)
+        self._pool = ref(pool)
 
     @property
     def address(self) -> int:
@@ -53,12 +55,16 @@ class Storage:
 
     @property
     def usable(self) -> bool:
-        """Whether a replay may touch it: an array still holds it, or the pool that it would go back to is kept."""
-        return self.live or (self._pool is not None and self._pool() is not None)
+        """Whether a replay may touch it: an array still holds it, or it went back to the graph's own pool, which is kept."""
+        pool = self._pool()
+        return self.live or (pool is not None and pool.captured and not pool.given_back)
 
     def release(self, nan: int = NAN_BYTE) -> None:  # a default argument outlives the module at the interpreter's end
         """The last array is gone: poison."""
         self.live = False
+        pool = self._pool()
+        if pool is not None:
+            pool.free(self.bytes.size)
         self.bytes.fill(nan)
         if self.written is not None:
             self.written.fill(0)
@@ -133,6 +139,10 @@ class DeviceArray:
         """`c_contiguous` among them."""
         return self._view.flags
 
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(2, 0), as DLPack numbers the first CUDA device."""
+        return 2, 0
+
     def reshape(self, *shape: int | Sequence[int]) -> DeviceArray:
         """A view of another shape.
 
@@ -187,19 +197,29 @@ class EmulatedArrays:
     Args:
         track: note which bytes were ever written, for the check of a checked launch.
         properties: what `describe` adds.
+        memory: bytes of the device; None for as many as the host has.
     """
 
-    def __init__(self, *, track: bool = False, properties: dict[str, str] | None = None):
+    def __init__(self, *, track: bool = False, properties: dict[str, str] | None = None, memory: int | None = None):
         self.track = track
         self.properties = properties or {}
         self.default_stream = Stream(self, default=True)
-        self.stream = self.default_stream
-        """The current stream: a launch goes there."""
         self.capturing: set[Stream] = set()
-        self._pool: Pool | None = None
+        self._memory = DeviceMemory(memory)
+        self._default_pool = Pool(self._memory)
+        self._current = threading.local()
         self._storages: WeakSet[Storage] = WeakSet()
         self.allocations = self.allocated = 0
         """How often memory was taken, and how many bytes in all."""
+
+    @property
+    def stream(self) -> Stream:
+        """The thread's current stream: a launch goes there."""
+        return getattr(self._current, "stream", self.default_stream)
+
+    @stream.setter
+    def stream(self, stream: Stream) -> None:
+        self._current.stream = stream
 
     def owns(self, array: object) -> bool:
         """Whether `array` is a DeviceArray of this device."""
@@ -211,10 +231,10 @@ class EmulatedArrays:
         if kind.hasobject:
             raise TypeError(f"an emulated device holds numbers, not {kind}")
         extents = tuple(int(n) for n in shape)
-        if self._pool is not None:
-            self._pool.check_allocation(self.stream)
         size = int(np.prod(extents, dtype=np.int64)) * kind.itemsize
-        storage = Storage(size, f"an array of shape {extents}, {kind}", track=self.track, pool=self._pool)
+        pool: Pool = getattr(self._current, "pool", None) or self._default_pool
+        pool.take(size, capturing=self.stream.capturing)
+        storage = Storage(size, f"an array of shape {extents}, {kind}", track=self.track, pool=pool)
         self._storages.add(storage)
         self.allocations += 1
         self.allocated += size
@@ -249,10 +269,19 @@ class EmulatedArrays:
 
     def synchronize(self) -> None:
         """Check the red zones of every array; launches are done when they return."""
-        for stream in (self.stream, *self.capturing):
+        for stream in self.capturing:
             stream.refuse("synchronisation")
+        self.wait()
+
+    def wait(self) -> None:
+        """Check the red zones of every array, as `synchronize`, while other streams may capture."""
+        self.stream.refuse("synchronisation")
         for storage in list(self._storages):
             self._check(storage)
+
+    def stream_key(self) -> int:
+        """A number that tells the current stream from all others that are there."""
+        return id(self.stream)
 
     def describe(self) -> dict[str, str]:
         """Device and versions."""
@@ -279,17 +308,30 @@ class EmulatedArrays:
         return stream
 
     def make_pool(self) -> Pool:
-        """Memory for a graph."""
-        return Pool()
+        """Memory for graphs."""
+        return Pool(self._memory, of_graph=True)
 
     @contextmanager
     def using(self, pool: Pool | None) -> Iterator[None]:
-        """Take the memory of arrays from `pool` inside a `with`, as `cupy.cuda.using_allocator` does."""
-        before, self._pool = self._pool, pool
+        """Take the memory of the thread's arrays from `pool` inside a `with`, as `cupy.cuda.using_allocator` does."""
+        before, self._current.pool = getattr(self._current, "pool", None), pool
         try:
             yield
         finally:
-            self._pool = before
+            self._current.pool = before
+
+    def empty_pool(self, pool: Pool) -> int:
+        """Give back to the device what no array uses of a pool -> the bytes that arrays still use."""
+        pool.free_all_blocks()
+        return pool.total_bytes()
+
+    def free_cached(self) -> None:
+        """Give back to the device what was freed outside of graphs."""
+        self._default_pool.free_all_blocks()
+
+    def used_bytes(self) -> int:
+        """Bytes of the device that are taken, whether an array uses them or not."""
+        return self._memory.used
 
     def storage(self, array: DeviceArray) -> tuple[Storage, int]:
         """(storage, offset of the first element in it, in bytes)."""

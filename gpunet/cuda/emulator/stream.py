@@ -1,8 +1,8 @@
 """Streams of the emulated device, and their capture: launches are recorded, then replayed with the same arguments.
 
 It stands for CuPy's stream capture, with its names: ``with stream:`` makes a stream the current one, `begin_capture` and
-`end_capture` make a :class:`Graph`, and :class:`Pool` with ``arrays.using(pool)`` is `MemoryPool` with `using_allocator`. It
-refuses what cannot be captured, and what CuPy lets pass to corrupt numbers later: a replay on memory that has been freed.
+`end_capture` make a :class:`Graph`. Each thread has a current stream of its own, as in CuPy. It refuses what cannot be
+captured, and what CuPy lets pass to corrupt numbers later: a replay on memory that has been freed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,6 @@ from gpunet.errors import BackendError
 if TYPE_CHECKING:
     from gpunet.cuda.emulator.arrays import EmulatedArrays
     from gpunet.cuda.emulator.launcher import Work
-
-
-class Pool:
-    """Memory of a graph's own: what was taken from it and freed stays its, for as long as the pool is kept."""
-
-    def __init__(self) -> None:
-        self.captured = False
-        """Whether a graph was captured on its memory."""
-
-    def check_allocation(self, stream: Stream) -> None:
-        """Raise BackendError if memory taken now could be memory that a replay of a graph overwrites."""
-        if stream.capturing:
-            self.captured = True
-        elif self.captured:
-            raise BackendError(
-                "this pool belongs to a captured graph: memory taken from it now would be overwritten by a replay"
-            )
 
 
 class Stream:
