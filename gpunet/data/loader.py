@@ -195,8 +195,8 @@ def _check_on_host(batch: Batch) -> Batch:
         where = getattr(array, "__dlpack_device__", None)
         if where is not None and where()[0] not in HOST_MEMORY:
             raise TypeError(
-                f"DataLoader: array {i} of a batch is on a device ({type(array).__name__}), where the thread that makes batches "
-                "ahead is not ordered with the one that takes them: pass prefetch=0, or take a DeviceLoader"
+                f"DataLoader: array {i} of a batch is on a device ({type(array).__name__}), where the thread that makes "
+                "batches ahead is not ordered with the one that takes them: pass prefetch=0, or take a DeviceLoader"
             )
     return batch
 
