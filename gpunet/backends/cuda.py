@@ -9,7 +9,7 @@ import numpy as np
 
 from gpunet.backends.base import Activation, Array, Gate, check_fused_pool
 from gpunet.backends.cuda_data import CudaData
-from gpunet.backends.cuda_device import THREADS, activation_fields, check_accumulate, geometry_fields
+from gpunet.backends.cuda_device import BUSY, THREADS, activation_fields, check_accumulate, geometry_fields
 from gpunet.backends.cuda_group_norm import CudaGroupNorm
 from gpunet.backends.cuda_movement import CudaMovement
 from gpunet.backends.cuda_norm import CudaNorm
@@ -34,24 +34,22 @@ if TYPE_CHECKING:
 
 Tile = tuple[int, int, int, int, int]
 """(TM, TN, RM, RN, V): see gpunet.cuda.instantiations."""
-BUSY = 264
-"""Blocks that keep a large GPU busy, two a multiprocessor of an H200: fewer large tiles are cut smaller, and a weight
-gradient's reduction is split until there are as many. A constant, so that a sum's order is the shape's alone."""
 TILE_K = 16
 """Step of a tile along the reduction, as kernels/tile.cuh has it."""
 DEPTHWISE_TILE = 9, 32
 """Taps and filters of a block of a depthwise weight gradient, as kernels/conv2d_weight_grad.cu has them."""
 
 
-def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool) -> Tile:
-    """The tile for rows x cols results: a pure function of shape and of whether loads of four elements are allowed."""
+def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool, busy: int = BUSY) -> Tile:
+    """The tile for rows x cols results: a pure function of shape, of whether loads of four elements are allowed, and of how
+    many blocks keep the device busy."""
     allowed = [t for t in tiles if t[4] == 1 or vector]
     narrow = [t for t in allowed if t[1] == 16]
     if cols <= 16 and narrow:
         return narrow[0]
     wide = [t for t in allowed if t[1] > 16]  # the largest first, of one size the vector's
     smallest = next(t for t in wide if t[0] * t[1] == wide[-1][0] * wide[-1][1])
-    return next((t for t in wide if count_tiles(rows, cols, t) >= BUSY), smallest)
+    return next((t for t in wide if count_tiles(rows, cols, t) >= busy), smallest)
 
 
 def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
@@ -59,9 +57,9 @@ def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
     return -(-rows // tile[0]) * -(-cols // tile[1])
 
 
-def split_pixels(tiles: int, pixels: int) -> int:
+def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
     """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, and at least four steps."""
-    splits = min(-(-BUSY // tiles), -(-pixels // (4 * TILE_K)))
+    splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
     each = -(-pixels // splits)
     return -(-each // TILE_K) * TILE_K
 
@@ -135,7 +133,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
     ) -> None:
         """Launch a tiled convolution whose results are `rows` pixels of so many channels."""
         cols = channels // g.groups
-        tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g))
+        tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g), busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
         kernel = instance(kernel, element, *tile, *options)
         self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
@@ -186,11 +184,12 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
             tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
         else:
             rows, cols = dw.size // g.filters, g.filters // g.groups
-            tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=self._aligned(dy, gate.y, x) and _by_four(g))
+            vector = self._aligned(dy, gate.y, x) and _by_four(g)
+            tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
             kernel = instance("conv2d_weight_grad_tiled", element, *tile)
             tiles = count_tiles(rows, cols, tile) * g.groups
         pixels = int(np.prod(g.y_shape[:3]))
-        each = split_pixels(tiles, pixels)
+        each = split_pixels(tiles, pixels, self.busy)
         splits = -(-pixels // each)
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
@@ -239,7 +238,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
             self._each("matmul_simple", y.size, *args, element=element, flops=flops)
         elif y.size:
             by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
-            tile = select_tile(MATMUL_TILES, m, p, vector=by_four and self._aligned(a, gate.y, b, y))
+            vector = by_four and self._aligned(a, gate.y, b, y)
+            tile = select_tile(MATMUL_TILES, m, p, vector=vector, busy=self.busy)
             kernel = instance("matmul_tiled", element, *tile, transpose_a, transpose_b)
             self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args, flops=flops)
         return y
@@ -321,4 +321,4 @@ def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
     recording = Recording()
     arrays = cast(Arrays, RecordingArrays(backend.arrays, recording))
     launcher = RecordingLauncher(backend.launcher, backend.arrays, recording)
-    return CudaBackend(arrays, launcher, simple=backend.simple, name=backend.name), recording
+    return CudaBackend(arrays, launcher, simple=backend.simple, busy=backend.busy, name=backend.name), recording

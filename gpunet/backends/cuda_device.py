@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -28,6 +28,8 @@ PARTIALS = 256
 
 LINE = 1 + min(map(ACTIVATIONS.index, LINES))
 """`kind` of all activations that are a line between two limits, as kernels/common.cuh counts them."""
+BUSY = 264
+"""Blocks that keep a large GPU busy, two for each multiprocessor of an H200."""
 ARRIVALS = 4096
 """Counters of tiles that are made at once: enough for the gradients of 512 filters of 3x3x512."""
 
@@ -51,6 +53,8 @@ class CudaDevice(Backend, ABC):
         arrays: where the arrays live.
         launcher: what runs a kernel on them.
         simple: run the simple variant of every kernel that has two, the one to read; for tests.
+        busy: blocks that keep the device busy: fewer large tiles are cut smaller, and a weight gradient's reduction is split
+            until there are as many. It decides the order of sums, so it is a constant but for tests.
         name: the backend's.
     """
 
@@ -58,11 +62,14 @@ class CudaDevice(Backend, ABC):
     """float32, and the 16-bit dtypes as storage for primitives that add up in float32; the others take float32 alone."""
     narrow = ("float16", "bfloat16")
 
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
+    def __init__(
+        self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, busy: int = BUSY, name: str = "cuda"
+    ):
         self.name = name
         self.arrays = arrays
         self.launcher = launcher
-        self.simple = simple
+        self.simple, self.busy = simple, busy
+        self._constants: dict[Hashable, Array] = {}
         self._kept: dict[Hashable, KeptOnStream] = {}
         self._most_counts = ARRIVALS
 
@@ -131,11 +138,13 @@ class CudaDevice(Backend, ABC):
             sets.append(self.arrays.asarray(np.zeros(self._most_counts, np.int32)))
         return sets[-1][:count]
 
-    def _constant(self, table: np.ndarray) -> Array:
-        """A table that never changes, on the device for launches on any stream."""
-        placed = self.arrays.asarray(table)
-        self.arrays.wait()  # other streams are not ordered after this copy
-        return placed
+    def _constant(self, key: Hashable, make: Callable[[], np.ndarray]) -> Array:
+        """A table that never changes, for launches on any stream: sent once, and kept for ever, for a graph may hold it."""
+        if key not in self._constants:
+            placed = self.arrays.asarray(make())
+            self.arrays.wait()  # other streams are not ordered after this copy
+            self._constants[key] = placed
+        return self._constants[key]
 
     def _aligned(self, *arrays: Array | None) -> bool:
         """Whether loads of four elements may start at every array."""

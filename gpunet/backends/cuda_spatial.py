@@ -8,8 +8,6 @@ import numpy as np
 
 from gpunet.backends.base import Array
 from gpunet.backends.cuda_device import CudaDevice, check_accumulate, geometry_fields
-from gpunet.cuda.arrays import Arrays
-from gpunet.cuda.launcher import Launcher
 from gpunet.geometry import Geometry
 from gpunet.resampling import Taps
 
@@ -19,10 +17,6 @@ Placed = tuple[Array, Array, Array]
 
 class CudaSpatial(CudaDevice, ABC):
     """Primitives of kernels/resample2d.cu and local_conv2d.cu."""
-
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
-        super().__init__(arrays, launcher, simple=simple, name=name)
-        self._taps: dict[Taps, Placed] = {}
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
         element = self._element("resample2d", x=(x, (x.shape[0], rows.extent, columns.extent, x.shape[-1])))
@@ -35,11 +29,12 @@ class CudaSpatial(CudaDevice, ABC):
         return y
 
     def _placed(self, taps: Taps) -> Placed:
-        """The tables on the device: sent once, and kept for ever, for a graph may hold them: a few kilobytes each."""
-        if taps not in self._taps:
-            tables = taps.starts, taps.index, taps.weight.astype(np.float32)
-            self._taps[taps] = tuple(map(self._constant, tables))
-        return self._taps[taps]
+        """The tables on the device, a few kilobytes each."""
+        return (
+            self._constant((taps, "starts"), lambda: taps.starts),
+            self._constant((taps, "index"), lambda: taps.index),
+            self._constant((taps, "weight"), lambda: taps.weight.astype(np.float32)),
+        )
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
         g = geometry

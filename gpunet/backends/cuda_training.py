@@ -10,9 +10,7 @@ import numpy as np
 
 from gpunet.backends.base import INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.backends.cuda_device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice, activation_fields
-from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import instance
-from gpunet.cuda.launcher import Launcher
 from gpunet.random import Stream, drop_threshold, normal_table
 
 ROWS_A_BLOCK = THREADS // 32
@@ -25,10 +23,6 @@ SMALL_THREADS = 1024
 
 class CudaTraining(CudaDevice, ABC):
     """Primitives of kernels/activation.cu, input_activation.cu, softmax.cu, sigmoid_cross_entropy.cu and random.cu."""
-
-    def __init__(self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, name: str = "cuda"):
-        super().__init__(arrays, launcher, simple=simple, name=name)
-        self._normals: Array | None = None
 
     # ---- activations, softmax, losses
 
@@ -146,9 +140,8 @@ class CudaTraining(CudaDevice, ABC):
         self._expect("random_normal", y=(y, None))
         if y.size:
             blocks = min(-(-y.size // (16 * THREADS)), MAX_BLOCKS)
-            if self._normals is None:  # kept for ever, for a graph may hold it
-                self._normals = self._constant(normal_table().astype(np.float32))
-            self.launcher.launch("random_normal", blocks, THREADS, (y, y.size, self._normals, *_stream(stream)))
+            normals = self._constant("normals", lambda: normal_table().astype(np.float32))
+            self.launcher.launch("random_normal", blocks, THREADS, (y, y.size, normals, *_stream(stream)))
         return y
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
