@@ -1,4 +1,4 @@
-"""The command line: ``gpunet train | eval | predict | summary | info | kernels | bench``."""
+"""The command line: ``gpunet train | eval | predict | summary | info | kernels | check | bench``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ import gpunet
 from gpunet import functional as F
 from gpunet import models, nn, optim
 from gpunet.backends import NAMES, get_backend, why_unavailable
+from gpunet.check.command import add_arguments as add_check_arguments
+from gpunet.check.command import run as run_check
 from gpunet.data import DataLoader, Normalize, random_split
 from gpunet.data.images import SUFFIXES, read_image
 from gpunet.errors import BackendError
@@ -184,6 +186,11 @@ def kernels(arguments: Namespace) -> int:
     return gate.print_table(arguments.arch or gate.ARCHITECTURES)
 
 
+def check(arguments: Namespace) -> int:
+    """Check whether this machine's GPU computes what gpunet promises, in a few minutes; keep a record, and write a report."""
+    return run_check(arguments)
+
+
 def bench(arguments: Namespace) -> int:
     """Measure speed; ``gpunet bench --help`` says what."""
     from gpunet.bench.cli import main as run_bench
@@ -305,6 +312,7 @@ def _parser() -> ArgumentParser:
     gate = _command(commands, "kernels", kernels)
     gate.add_argument("--arch", action="append", metavar="sm_90", help="only this architecture; may be repeated")
     _add_run(gate)
+    add_check_arguments(_command(commands, "check", check))
     _command(commands, "bench", bench)
     return parser
 

@@ -10,7 +10,7 @@ import gpunet
 LAYERS = (
     ("errors", "geometry", "augmentation", "random", "resampling"), ("cuda",), ("backends",), ("precision",), ("arena",),
     ("tensors",), ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"), ("train",),
-    ("bench", "cli"),
+    ("check",), ("bench", "cli"),
 )  # fmt: skip
 """From the lowest to the highest."""
 PACKAGE = Path(gpunet.__file__).parent

@@ -64,6 +64,11 @@ def compile_all(architectures: Sequence[str] = ARCHITECTURES, *, files: Sequence
             yield from next(compiled) if job in left else _rows(job)
 
 
+def rows_of(file: str, architecture: str) -> list[Row]:
+    """The rows of one file for one architecture, compiled in this process if no earlier call has."""
+    return _rows((file, architecture))
+
+
 def print_table(architectures: Sequence[str] = ARCHITECTURES) -> int:
     """Print a line an instance; the exit status is 1 if one does not compile, spills or has a stack frame."""
     failed = count = 0

@@ -66,6 +66,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             "batch_norm_moments_merge",
             "batch_norm_sums_merge",
         ],
+        "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
         "conv2d_forward.cu": [
             *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), flags)),
             *_tiled("conv2d_forward_tiled", CONV_TILES, flags),
@@ -127,10 +128,11 @@ def instantiations() -> dict[str, tuple[str, ...]]:
 def module_of(expression: str) -> tuple[str, ...]:
     """The instances that are compiled together with one: those of its file whose first template argument is as wide, so that
     who computes in float32 never waits for the others."""
-    return tuple(e for e in instantiations()[file_of(expression)] if _halved(e) == _halved(expression))
+    return tuple(e for e in instantiations()[file_of(expression)] if is_narrow(e) == is_narrow(expression))
 
 
-def _halved(expression: str) -> bool:
+def is_narrow(expression: str) -> bool:
+    """Whether an instance stores 16 bits."""
     first = expression.partition("<")[2].partition(",")[0].rstrip(">")
     return first in (ELEMENTS["float16"], ELEMENTS["bfloat16"])
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet.cuda import signature, source
 from gpunet.cuda.instantiations import file_of, module_of
+from gpunet.cuda.nvrtc import Resources
 
 Extent = int | tuple[int, ...]
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
@@ -90,12 +91,22 @@ class CupyLauncher(Launcher):
         import cupy
 
         with cupy.cuda.Device(self.device):
-            function = self._functions.get(kernel)
-            if function is None:
-                function = self._functions[kernel] = self._module(file, module_of(kernel)).get_function(kernel)
+            function = self._functions.get(kernel) or self._load(file, kernel)
             if shared > DEFAULT_SHARED:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(NULL if a is None else a for a in args), shared_mem=shared)
+
+    def resources(self, kernel: str) -> Resources:
+        """What an instance takes, as the driver says of the one that it has loaded."""
+        import cupy
+
+        with cupy.cuda.Device(self.device):
+            attributes = self._load(file_of(kernel), kernel).attributes
+        return Resources(attributes["num_regs"], attributes["shared_size_bytes"], 0, attributes["local_size_bytes"])
+
+    def _load(self, file: str, kernel: str) -> Any:
+        function = self._functions[kernel] = self._module(file, module_of(kernel)).get_function(kernel)
+        return function
 
     def _module(self, file: str, expressions: tuple[str, ...]) -> Any:
         if expressions not in self._modules:

@@ -1,0 +1,1 @@
+"""Whether this machine's GPU computes what gpunet promises: ``gpunet check``."""

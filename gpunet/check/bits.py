@@ -1,0 +1,37 @@
+"""Whether arrays on a device hold the same bits, asked without reading them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpunet.backends.base import Array
+from gpunet.backends.cuda import CudaBackend
+from gpunet.check.stage import FailedError, Numbers
+
+THREADS, MOST_BLOCKS = 256, 1024
+
+
+class Bits:
+    """Counts words that differ, over any number of comparisons.
+
+    Args:
+        backend: of the device.
+    """
+
+    def __init__(self, backend: CudaBackend):
+        self.backend, self.comparisons = backend, 0
+        self._differing = backend.asarray(np.zeros(1, np.int32))
+
+    def compare(self, a: Array, b: Array) -> None:
+        """Compare two contiguous arrays of float32 on the current stream."""
+        self.comparisons += 1
+        blocks = max(min(-(-a.size // THREADS), MOST_BLOCKS), 1)
+        self.backend.launcher.launch("differing_words", blocks, THREADS, [a, b, a.size, self._differing])
+
+    def all_equal(self, otherwise: str) -> Numbers:
+        """How many comparisons were made; `FailedError` if any found a difference."""
+        differing = int(self.backend.to_numpy(self._differing)[0])
+        numbers = {"comparisons": self.comparisons, "differing words": differing}
+        if differing:
+            raise FailedError(otherwise, numbers)
+        return numbers

@@ -1,0 +1,149 @@
+"""What a case is, how it runs on a backend, and what its inputs are drawn by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from gpunet.backends import Backend
+from gpunet.backends.base import Array
+from gpunet.backends.cuda import CudaBackend
+
+Arrays = Mapping[str, Array]
+Run = Callable[[Backend, Arrays], Sequence[Array | None]]
+VARIANTS: dict[str, dict[str, Any]] = {"chosen": {}, "largest tiles": {"busy": 1}, "simple": {"simple": True}}
+"""Which kernels a CUDA backend takes: those that it would choose, the largest tile that fits, or the variants to read."""
+FAST_AND_SIMPLE = ("chosen", "simple")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call of primitives.
+
+    Args:
+        name: tells it from the others of its dtype.
+        dtype: that floats are stored in, but for those of `single`.
+        inputs: on the host; floats are float32 numbers that `dtype` holds.
+        run: the call, on a backend's arrays of these names -> its results; it may write to the arrays.
+        single: inputs that are float32 whatever the dtype.
+        variants: those of `VARIANTS` that launch different kernels.
+    """
+
+    name: str
+    dtype: str
+    inputs: dict[str, np.ndarray]
+    run: Run
+    single: frozenset[str] = field(default=frozenset())
+    variants: tuple[str, ...] = ("chosen",)
+
+    @property
+    def key(self) -> str:
+        """Its name among all."""
+        return f"{self.name} [{self.dtype}]"
+
+    def results(self, backend: Backend) -> list[np.ndarray]:
+        """What the call gives on a CUDA backend, on the host, without those that are None."""
+        return self._run(backend, lambda name, a: a if name in self.single else a.astype(self.dtype))
+
+    def expected(self, reference: Backend) -> list[np.ndarray]:
+        """What it gives on the reference backend, computed in float64."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return self._run(reference, lambda _, a: a.astype(np.float64))
+
+    def _run(self, backend: Backend, convert: Callable[[str, np.ndarray], np.ndarray]) -> list[np.ndarray]:
+        arrays = {
+            name: backend.asarray(convert(name, a) if a.dtype == np.float32 else a.copy())
+            for name, a in self.inputs.items()
+        }
+        return [np.array(backend.to_numpy(y)) for y in self.run(backend, arrays) if y is not None]
+
+
+def variant(backend: CudaBackend, name: str) -> CudaBackend:
+    """The same device with the kernels of one of `VARIANTS`."""
+    return CudaBackend(backend.arrays, backend.launcher, **VARIANTS[name], name=backend.name)
+
+
+class Draw:
+    """Random numbers of a topic in a dtype, equal on every machine.
+
+    Args:
+        topic: what seeds them, with the dtype.
+        dtype: that floats must be numbers of.
+    """
+
+    def __init__(self, topic: str, dtype: str):
+        self.dtype = dtype
+        self.rng = np.random.default_rng(crc32(f"{topic} {dtype}".encode()))
+
+    def normal(self, *shape: int) -> np.ndarray:
+        """Normal numbers."""
+        return self.rounded(self.rng.normal(size=shape))
+
+    def rounded(self, a: np.ndarray) -> np.ndarray:
+        """The nearest float32 numbers that the dtype holds."""
+        return a.astype(self.dtype).astype(np.float32)
+
+    def call(
+        self,
+        primitive: str,
+        *args: Any,
+        label: str = "",
+        single: Sequence[int | str] = (),
+        variants: tuple[str, ...] = ("chosen",),
+        **options: Any,
+    ) -> Case:
+        """A case of one primitive that changes none of its inputs.
+
+        Args:
+            args, options: the primitive's, arrays on the host, also inside a `Gate`, `Moments` or `Clock`.
+            label: what tells the case from others of this primitive.
+            single: positions and names of arrays that stay float32.
+        """
+        inputs: dict[str, np.ndarray] = {}
+        given = [_kept(value, str(i), inputs) for i, value in enumerate(args)]
+        named = {name: _kept(value, name, inputs) for name, value in options.items()}
+
+        def run(on: Backend, arrays: Arrays) -> Sequence[Array | None]:
+            results = getattr(on, primitive)(
+                *(_placed(value, arrays) for value in given),
+                **{name: _placed(value, arrays) for name, value in named.items()},
+            )
+            return _flat(results)
+
+        name = f"{primitive} {label}".strip()
+        return Case(name, self.dtype, inputs, run, frozenset(map(str, single)), variants)
+
+
+class _Input(NamedTuple):
+    """Stands for the input of a name."""
+
+    name: str
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def _kept(value: Any, name: str, inputs: dict[str, np.ndarray]) -> Any:
+    """The value, with its arrays moved to `inputs`."""
+    if isinstance(value, np.ndarray):
+        inputs[name] = value
+        return _Input(name)
+    if _is_record(value):
+        return type(value)(*(_kept(part, f"{name}.{i}", inputs) for i, part in enumerate(value)))
+    return value
+
+
+def _placed(value: Any, arrays: Arrays) -> Any:
+    if isinstance(value, _Input):
+        return arrays[value.name]
+    return type(value)(*(_placed(part, arrays) for part in value)) if _is_record(value) else value
+
+
+def _flat(results: Any) -> list[Array | None]:
+    """Results in one list, whatever tuples they come in."""
+    return [y for part in results for y in _flat(part)] if isinstance(results, tuple) else [results]

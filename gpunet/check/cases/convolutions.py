@@ -1,0 +1,90 @@
+"""Convolutions, filters of each place, and matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends import get_backend
+from gpunet.backends.base import ACTIVATIONS, FUSED_POOL, Activation, Gate
+from gpunet.check.cases.case import VARIANTS, Case, Draw
+from gpunet.geometry import Geometry
+
+TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
+EVERY = tuple(VARIANTS)
+
+
+def cases(dtype: str) -> Iterator[Case]:
+    """In one dtype."""
+    draw = Draw("convolutions", dtype)
+    yield from _convolutions(draw)
+    yield from _local_convolutions(draw)
+    yield from _products(draw)
+
+
+def _convolutions(draw: Draw) -> Iterator[Case]:
+    reference = get_backend("reference")
+    for channels, filters, groups in (
+        (4, 68, 1), (3, 70, 1), (18, 70, 1), (5, 10, 1), (8, 12, 2), (20, 68, 1), (9, 18, 9),
+    ):  # fmt: skip
+        label = f"{channels} to {filters} channels, {groups} groups"
+        options: dict[str, Any] = {"padding": ((1, 1), (2, 0)), "stride": (2, 1), "groups": groups}
+        g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
+        x, w, b, dy = draw.normal(*g.x_shape), draw.normal(*g.w_shape), draw.normal(filters), draw.normal(*g.y_shape)
+        activation = Activation(ACTIVATIONS[channels % len(ACTIVATIONS)])
+        gate = Gate(draw.rounded(np.tanh(draw.normal(*g.y_shape))), TANH)
+        yield draw.call("conv2d_forward", x, w, b, geometry=g, activation=activation, label=label, variants=EVERY)
+        yield draw.call("conv2d_input_grad", dy, w, geometry=g, gate=gate, label=label, variants=EVERY)
+        yield draw.call("conv2d_weight_grad", dy, x, geometry=g, gate=gate, label=label, variants=EVERY)
+        yield draw.call("conv2d_weight_grad", dy, x, geometry=g, bias=False, label=f"{label}, no bias", variants=EVERY)
+        label += ", pooled"
+        pool = Geometry.pool(g.y_shape, FUSED_POOL)
+        dy, y = draw.normal(*pool.y_shape), draw.rounded(np.tanh(draw.normal(*pool.y_shape)))
+        yield draw.call(
+            "conv2d_forward", x, w, b, geometry=g, activation=activation, pool=pool, label=label, variants=EVERY
+        )
+        gate = Gate(y, TANH, reference.conv2d_forward(x, w, b, geometry=g, pool=pool)[1], pool)
+        yield draw.call("conv2d_input_grad", dy, w, geometry=g, gate=gate, label=label, variants=EVERY)
+        yield draw.call("conv2d_weight_grad", dy, x, geometry=g, gate=gate, label=label, variants=EVERY)
+
+
+def _local_convolutions(draw: Draw) -> Iterator[Case]:
+    g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), stride=(2, 1), padding=((1, 0), (0, 1)))
+    places = g.y_shape[1:3]
+    x, w, dy = draw.normal(*g.x_shape), draw.normal(*places, *g.w_shape), draw.normal(*g.y_shape)
+    yield draw.call("local_conv2d_forward", x, w, draw.normal(*places, 5), geometry=g)
+    yield draw.call("local_conv2d_forward", x, w, geometry=g, label="no bias")
+    yield draw.call("local_conv2d_input_grad", dy, w, geometry=g)
+    yield draw.call("local_conv2d_weight_grad", dy, x, geometry=g)
+    inputs = {"dy": dy, "x": x, "out": w, "bias_out": draw.normal(*places, 5)}
+    yield Case(
+        "local_conv2d_weight_grad added to what is there",
+        draw.dtype,
+        inputs,
+        lambda on, a: on.local_conv2d_weight_grad(
+            a["dy"], a["x"], geometry=g, out=a["out"], bias_out=a["bias_out"], accumulate=True
+        ),
+        frozenset(["out", "bias_out"]),
+    )
+
+
+def _products(draw: Draw) -> Iterator[Case]:
+    for p, ta, tb in product((68, 66, 10), (False, True), (False, True)):
+        m, k = (68, 20) if p % 4 == 0 else (67, 19)
+        label = f"{'transposed ' * ta}{m}x{k} by {'transposed ' * tb}{k}x{p}"
+        a, b = draw.normal(*((k, m) if ta else (m, k))), draw.normal(*((p, k) if tb else (k, p)))
+        yield draw.call(
+            "matmul", a, b,
+            transpose_a=ta, transpose_b=tb, bias=draw.normal(p), activation=LEAKY,
+            gate=Gate(draw.rounded(np.tanh(draw.normal(*a.shape))), TANH), label=label, variants=EVERY,
+        )  # fmt: skip
+        yield Case(
+            f"matmul {label}, added to what is there",
+            draw.dtype,
+            {"a": a, "b": b, "out": draw.normal(m, p)},
+            lambda on, arrays, ta=ta, tb=tb: [on.matmul(**arrays, transpose_a=ta, transpose_b=tb, accumulate=True)],  # type: ignore[misc]
+            variants=EVERY,
+        )

@@ -1,0 +1,93 @@
+"""Runs the stages, each in a process of its own with a time limit of its own, and goes on whatever becomes of one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+from gpunet.check.process import command
+from gpunet.check.record import END, Record, Result
+from gpunet.check.stage import Options, line, running_file
+
+SHARES = {
+    "environment": 5, "compile": 25, "contract": 10, "agreement": 15, "determinism": 15, "training": 15, "speed": 25,
+}  # fmt: skip
+"""The stages in their order, and their shares of the time. What one leaves is shared by those after it."""
+GPU_ONLY = ("speed",)
+SOME_FAILED = "not all is well, see above"
+
+
+def stages_for(backend: str, chosen: Sequence[str] = ()) -> list[str]:
+    """Names of the stages that apply to a backend, or of those among the chosen ones, in their order."""
+    return [
+        name for name in SHARES if (not chosen or name in chosen) and not (backend == "emulated" and name in GPU_ONLY)
+    ]
+
+
+def run(stages: Sequence[str], options: Options, minutes: float) -> bool:
+    """Run stages one after another -> whether nothing failed.
+
+    Args:
+        options: of all stages; `stage` and `seconds` are filled in.
+        minutes: for all of them together.
+    """
+    record, end, good = Record(Path(options.output)), monotonic() + 60 * minutes, True
+    for i, name in enumerate(stages):
+        share = SHARES[name] / sum(SHARES[later] for later in stages[i:])
+        seconds = max(end - monotonic(), 0) * share
+        print(f"{name} (up to {seconds:.0f} s)", flush=True)
+        result = run_stage(replace(options, stage=name, seconds=seconds))
+        record.append(result)
+        if not result.ok:
+            good = False
+            print(line(result), flush=True)
+    return good
+
+
+def run_stage(options: Options) -> Result:
+    """Run one stage's process to its end, or to the end of its time -> how it ended."""
+    start, folder = monotonic(), Path(options.output)
+    process = subprocess.Popen(command(options), stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        error = _why(process.wait(timeout=options.seconds))
+    except subprocess.TimeoutExpired:
+        error = f"it did not end within {options.seconds:.0f} s"
+    finally:  # also when the user interrupts
+        _kill(process)
+    note = running_file(folder, options.stage)
+    if error and error != SOME_FAILED and note.exists():
+        error += f", while it looked at: {note.read_text(encoding='utf-8')}"
+    note.unlink(missing_ok=True)
+    return Result(options.stage, END, not error, {}, round(monotonic() - start, 3), error)
+
+
+def _why(status: int) -> str:
+    """Why a stage has failed, by its process's status; empty if it has not."""
+    if status in (0, 1):
+        return SOME_FAILED if status else ""
+    if status > 0:
+        return f"its process ended with status {status}"
+    try:
+        return f"its process was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"its process was ended by signal {-status}"
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+    sys.stdout.flush()

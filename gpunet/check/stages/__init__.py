@@ -1,0 +1,1 @@
+"""What `gpunet check` looks at: a module for each stage, whose `run` takes the stage."""

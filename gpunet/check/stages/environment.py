@@ -1,0 +1,98 @@
+"""What the device is, and what stands around it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+
+import gpunet
+from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
+from gpunet.cuda import nvrtc
+from gpunet.cuda.emulator import build
+
+PACKAGES = (
+    "numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "cupy", "cuda-bindings", "cuda-toolkit", "nvidia-cuda-nvrtc",
+    "nvidia-cuda-runtime", "torch", "triton",
+)  # fmt: skip
+CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "power.limit", "temperature.gpu")
+MIB = 2**20
+
+
+def run(stage: Stage) -> None:
+    """Look, and report."""
+    stage.check("machine", _machine)
+    stage.check("packages", _packages)
+    stage.check("device", stage.backend.describe)
+    stage.check("properties of the device", _properties, stage)
+    stage.check("memory, MiB", _memory, stage)
+    stage.check("clocks", _clocks, stage)
+    stage.check("compiler and headers", _compiler, stage)
+
+
+def _machine() -> Numbers:
+    return {
+        "platform": platform.platform(), "cores": os.cpu_count(), "python": sys.version.split()[0],
+        "gpunet": gpunet.__version__,
+    }  # fmt: skip
+
+
+def _packages() -> Numbers:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _properties(stage: Stage) -> Numbers:
+    """The attributes that decide what kernels may take, by CUDA's names for them."""
+    if stage.emulated:
+        raise NotApplicableError("an emulated device has none")
+    attributes = stage.backend.arrays.device.attributes  # type: ignore[attr-defined]
+    names = (
+        "MultiProcessorCount", "ClockRate", "MemoryClockRate", "L2CacheSize", "MaxSharedMemoryPerMultiprocessor",
+        "MaxSharedMemoryPerBlockOptin", "MaxRegistersPerMultiprocessor", "MaxThreadsPerMultiProcessor",
+    )  # fmt: skip
+    return {name: attributes[name] for name in names if name in attributes}
+
+
+def _memory(stage: Stage) -> Numbers:
+    used = stage.backend.arrays.used_bytes()
+    if stage.emulated:
+        return {"used": used // MIB}
+    _, total = stage.backend.arrays.cupy.cuda.runtime.memGetInfo()  # type: ignore[attr-defined]
+    return {"used": used // MIB, "free": (total - used) // MIB, "total": total // MIB}
+
+
+def _clocks(stage: Stage) -> Numbers:
+    """What nvidia-smi says: idle clocks are low, and rise with work."""
+    tool = shutil.which("nvidia-smi")
+    if stage.emulated or tool is None:
+        raise NotApplicableError("an emulated device has none" if stage.emulated else "nvidia-smi is not on the path")
+    device = stage.backend.arrays.device.id  # type: ignore[attr-defined]
+    query = [tool, "-i", str(device), f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if done.returncode:
+        raise NotApplicableError(f"nvidia-smi: {' '.join((done.stderr or done.stdout).split())}")
+    return dict(zip(CLOCKS, (word.strip() for word in done.stdout.split(",")), strict=False))
+
+
+def _compiler(stage: Stage) -> Numbers:
+    """NVRTC and the folders of its headers, which must lie in this environment: else releases could mix."""
+    if stage.emulated:
+        return {"NVRTC": nvrtc.version(), "g++": build.compiler(), **_headers()}
+    version = ".".join(map(str, stage.backend.arrays.cupy.cuda.nvrtc.getVersion()))  # type: ignore[attr-defined]
+    headers = _headers()
+    if not headers["headers"]:
+        raise FailedError("no folder of CUDA headers was found")
+    return {"NVRTC": version, **headers}
+
+
+def _headers() -> dict[str, list[str]]:
+    return {"headers": [option.removeprefix("-I") for option in nvrtc.options() if option.startswith("-I")]}

@@ -1,0 +1,133 @@
+"""How fast: what the device can do at most, then rows of ``gpunet bench``, the most important ones first, until time is up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.cuda import CudaBackend
+from gpunet.check.record import Result
+from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
+
+BENCHES = (
+    ("step", "--nets", "lenet", "cnn"),
+    ("conv", "--nets", "cnn", "56x56", "--batch", "128"),
+    ("ops",),
+    ("layers", "--batch", "64"),
+    ("step", "--nets", "resnet9"),
+    ("conv", "--nets", "lenet"),
+    ("step", "--nets", "lenet", "cnn", "resnet9", "--precision", "bfloat16"),
+    ("step", "--nets", "vgg11", "speedrun"),
+)
+"""Kinds with their options, the most important ones first."""
+ROUNDS = "4"
+RESERVE = 3.0
+"""Seconds that ending takes."""
+COPIED, SIDE, TIMES = 2**30, 4096, 20
+"""Bytes of a copy, rows and columns of a product, and how often each is repeated."""
+PRODUCT = """
+import json, time, torch
+torch.backends.cuda.matmul.allow_tf32 = False
+a = torch.randn(8192, 8192, device="cuda")
+for _ in range(5): a @ a
+torch.cuda.synchronize(); start = time.perf_counter()
+for _ in range(20): a @ a
+torch.cuda.synchronize()
+print(json.dumps({"TFLOP/s": 20 * 2 * 8192**3 / (time.perf_counter() - start) / 1e12, "torch": torch.__version__}))
+"""
+
+
+def run(stage: Stage) -> None:
+    """Measure until time is up."""
+    stage.check("ceiling: a copy from device to device", _copy, stage.backend)
+    stage.check(f"ceiling: gpunet's product of {SIDE}x{SIDE} floats", _product, stage.backend)
+    stage.check("ceiling: PyTorch's product of 8192x8192 floats", _torch_product, stage.left)
+    for number, bench in enumerate(BENCHES):
+        if stage.left < RESERVE:
+            break
+        _bench(stage, bench, Path(stage.options.output) / f"bench-{number}-{bench[0]}.json")
+
+
+def _seconds(backend: CudaBackend, work: Callable[[], object]) -> float:
+    """Of one run, of `TIMES` that are waited for together; those before them raise the clocks."""
+    for _ in range(TIMES):
+        work()
+    backend.synchronize()
+    start = perf_counter()
+    for _ in range(TIMES):
+        work()
+    backend.synchronize()
+    return (perf_counter() - start) / TIMES
+
+
+def _copy(backend: CudaBackend) -> Numbers:
+    source, target = (backend.full((COPIED // 4,), value, np.float32) for value in (1.0, 2.0))
+    seconds = _seconds(backend, lambda: target.data.copy_from_device_async(source.data, COPIED))
+    own = _seconds(backend, lambda: backend.copy(source, out=target))
+    return {"GB/s read and written": 2e-9 * COPIED / seconds, "gpunet's copy kernel, GB/s": 2e-9 * COPIED / own}
+
+
+def _product(backend: CudaBackend) -> Numbers:
+    rng = np.random.default_rng(0)
+    a, b = (backend.asarray(rng.normal(size=(SIDE, SIDE)).astype(np.float32)) for _ in range(2))
+    return {"TFLOP/s": 2e-12 * SIDE**3 / _seconds(backend, lambda: backend.matmul(a, b))}
+
+
+def _torch_product(seconds: float) -> Numbers:
+    """In a process of its own: PyTorch and gpunet would share neither streams nor memory."""
+    if find_spec("torch") is None:
+        raise NotApplicableError("PyTorch is not installed")
+    command = [sys.executable, "-c", PRODUCT]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=max(seconds, 1), check=False)
+    if done.returncode:
+        raise FailedError(" ".join(done.stderr.split())[-300:])
+    numbers: Numbers = json.loads(done.stdout)
+    return numbers
+
+
+def _bench(stage: Stage, bench: tuple[str, ...], output: Path) -> None:
+    """Run a bench, reporting each row as it is written, and end it when time is up."""
+    kind, *options = bench
+    command = [sys.executable, "-m", "gpunet", "bench", kind, *options, "--backend", stage.options.backend]
+    command += ["--rounds", ROUNDS, "--output", str(output)]
+    if kind != "ops" and find_spec("torch") is not None:
+        command += ["--against", "torch"]
+    output.unlink(missing_ok=True)
+    log = output.with_suffix(".log")
+    with log.open("w", encoding="utf-8") as printed:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT)
+        reported, since = 0, monotonic()
+        while True:
+            ended = process.poll() is not None  # before the look at its rows, so that none is missed
+            rows = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.exists() else []
+            for row in rows[reported:]:
+                _report(stage, kind, row, monotonic() - since)
+                since = monotonic()
+            reported = len(rows)
+            if ended or stage.left < RESERVE:
+                break
+            sleep(0.2)
+        process.kill()
+        process.wait()
+    if ended and process.returncode:
+        said = " ".join(log.read_text(encoding="utf-8").split())[-300:]
+        error = f"{' '.join(command[2:])} ended with {process.returncode}: {said}"
+        stage.report(Result(stage.options.stage, " ".join(bench), False, error=error))
+
+
+def _report(stage: Stage, kind: str, row: dict[str, Any], seconds: float) -> None:
+    numbers: dict[str, Any] = {"row": row}
+    for name, times in row["times"].items():
+        if "median_ms" in times:
+            numbers[f"{name}, ms"] = times["median_ms"]
+    error = row["times"].get("gpunet", {}).get("error", "")
+    what = f"{kind}: {' '.join(map(str, row['case'].values()))}"
+    stage.report(Result(stage.options.stage, what, not error, numbers, round(seconds, 1), error))

@@ -1,0 +1,142 @@
+"""Training: captured as it is eagerly, from the device's data as from the host's, and in each precision."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import gpunet as gp
+from gpunet import data, nn, optim
+from gpunet.backends.cuda import CudaBackend
+from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
+from gpunet.precision import PRECISIONS
+from gpunet.train import Trainer, recipes
+
+TIMES = ("seconds", "images_per_second")
+FEW = 320
+"""Images of an epoch on the emulated device."""
+LEAST_ACCURACY = 0.5
+"""Of ten classes after two epochs, in each precision: that something is learnt, not how well."""
+
+
+class Task(NamedTuple):
+    """What is trained on."""
+
+    train: data.ArrayDataset
+    test: data.ArrayDataset
+    small: bool
+    """Whether it is the emulated device's."""
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "eagerly: the same history and weights": {"capture": False},
+    "batches made by kernels: the same": {"capture": True, "on_device": True},
+    "trained once more: the same": {"capture": True},
+}
+"""How training may differ from the captured one without making a difference."""
+
+
+def run(stage: Stage) -> None:
+    """Train a small net in every way that should make no difference, and in those that make little."""
+    backend, task = stage.backend, _task(stage)
+    captured: dict[str, Any] = {}
+    stage.check("captured", _first, captured, backend, task)
+    for what, how in WAYS.items():
+        stage.check(what, _same, captured, backend, task, how)
+    for precision in PRECISIONS:
+        stage.check(f"in {precision}", _learns, backend, task, precision)
+
+
+def _task(stage: Stage) -> Task:
+    """The digits of scikit-learn; numbers drawn by NumPy where it is not installed."""
+    try:
+        train, test = recipes.load_dataset("digits", root=None, size=None)
+    except ImportError:
+        train, test = (data.ArrayDataset(*_bars(count, seed)) for count, seed in ((1438, 0), (359, 1)))
+        stage.check("digits", _no_digits)
+    if stage.emulated:
+        train, test = (data.ArrayDataset(*part[np.arange(FEW)]) for part in (train, test))
+    return Task(train, test, stage.emulated)
+
+
+def _no_digits() -> Numbers:
+    raise NotApplicableError("scikit-learn is not installed: bars drawn by NumPy, ten classes of place, stand for them")
+
+
+def _bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images (count, 8, 8, 1) of a bright row or column in noise, and which of the first ten it is."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 100, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 10, count)
+    for image, label in zip(x, y, strict=True):
+        line = image[label] if label < 8 else image[:, label - 8]
+        line += 150
+    return x, y
+
+
+def _trained(
+    backend: CudaBackend, task: Task, *, capture: bool, on_device: bool = False, precision: str = "ieee"
+) -> dict[str, Any]:
+    """Two epochs from seed 0 -> history, weights, and the test's accuracy."""
+    gp.seed(0)
+    width = 8 if task.small else 32
+    model = nn.Sequential(
+        nn.Conv2d(1, width, 3, padding="same"), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * width, 10),
+    )  # fmt: skip
+    transform = data.Compose([data.RandomShift(1), data.Normalize(0.3, 0.35)])
+    options: dict[str, Any] = {"shuffle": True, "transform": transform}
+    loader = (
+        data.DeviceLoader(task.train, 32, backend=backend, **options)
+        if on_device
+        else data.DataLoader(task.train, 32, **options)
+    )
+    trainer = Trainer(
+        model, optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+        backend=backend, capture=capture, precision=precision, progress=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = trainer.fit(loader, 2)
+    test = trainer.evaluate(data.DataLoader(task.test, 256, transform=data.Normalize(0.3, 0.35)))
+    rows = [{name: value for name, value in row.items() if name not in TIMES} for row in history.rows]
+    return {
+        "rows": rows,
+        "weights": model.state_dict(),
+        "accuracy": test["accuracy"],
+        "seconds": history.rows[-1]["seconds"],
+    }
+
+
+def _first(captured: dict[str, Any], backend: CudaBackend, task: Task) -> Numbers:
+    captured.update(_trained(backend, task, capture=True))
+    return _said(captured)
+
+
+def _same(captured: dict[str, Any], backend: CudaBackend, task: Task, how: dict[str, Any]) -> Numbers:
+    if not captured:
+        raise NotApplicableError("captured training failed, so there is nothing to compare with")
+    found = _trained(backend, task, **how)
+    if found["rows"] != captured["rows"]:
+        raise FailedError(f"the history is another: {found['rows'][-1]}, captured {captured['rows'][-1]}")
+    for name, array in captured["weights"].items():
+        if array.tobytes() != found["weights"][name].tobytes():
+            raise FailedError(f"the weights {name} are others")
+    return _said(found)
+
+
+def _said(found: dict[str, Any]) -> Numbers:
+    return {
+        "loss": found["rows"][-1]["loss"],
+        "test accuracy": found["accuracy"],
+        "seconds of an epoch": found["seconds"],
+    }
+
+
+def _learns(backend: CudaBackend, task: Task, precision: str) -> Numbers:
+    found = _trained(backend, task, capture=True, on_device=True, precision=precision)
+    numbers = _said(found)
+    if not found["accuracy"] >= LEAST_ACCURACY:
+        raise FailedError(f"it has not learnt: less than {LEAST_ACCURACY:.0%}", numbers)
+    return numbers
