@@ -1,6 +1,7 @@
 #include "common.cuh"
 // What `gpunet check` asks a device beside the primitives: how the arguments of a launch arrive, and whether bits are equal.
-//   echo_numbers, echo_struct: y = each number of the arguments, in order    echo_pointers: y[i] = 1 where a pointer is null
+//   echo_numbers, echo_struct: y = each number of the arguments, in order
+//   echo_pointers: y = the first element behind each pointer, -1 where it is null
 //   differing_words: differing[0] += how many floats of a and b differ in their bits
 // Bound: memory, for differing_words the bytes of both arrays once.
 
@@ -34,8 +35,8 @@ __global__ void echo_struct(Echo s, double* __restrict__ y) {
 }
 
 __global__ void echo_pointers(
-        const float* __restrict__ OR_NULL first, const half* __restrict__ OR_NULL second, int* __restrict__ y) {
-    if (blockIdx.x == 0 && threadIdx.x == 0) y[0] = first == nullptr, y[1] = second == nullptr;
+        const float* __restrict__ OR_NULL first, const half* __restrict__ OR_NULL second, float* __restrict__ y) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) y[0] = first ? first[0] : -1.0f, y[1] = second ? to_float(second[0]) : -1.0f;
 }
 
 // Whole numbers may be added in any order: the result does not depend on it.

@@ -1,12 +1,17 @@
-"""Every tolerance of the suite. An error is ‖a - b‖ / ‖b‖ over all elements, unless a line says otherwise."""
+"""Every tolerance of the suite. An error is ‖a - b‖ / ‖b‖ over all elements, unless a line says otherwise.
+
+Those of kernels are `gpunet check`'s.
+"""
+
+from gpunet.check.compare import TOLERANCES
 
 GRADIENT = 1e-6
 """Directional finite differences against a backward pass, in float64; relative to the larger of both."""
 FLOAT32_GRADIENT = 2e-6
 """A gradient in float32 against the reference in float64, on the same float32 inputs."""
-BACKENDS = {"float64": 1e-12, "float32": 4e-6}
+BACKENDS = {"float64": 1e-12, "float32": TOLERANCES["float32"]}
 """A primitive of one backend against the reference, by dtype."""
-NARROW = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+NARROW = {dtype: TOLERANCES[dtype] for dtype in ("float16", "bfloat16")}
 """A kernel that stores 16 bits against the reference in float64, on inputs of those bits: what rounding its float32 sum once,
 to the nearest, can cost. The same bound holds for each element alone."""
 ORACLE = {"float64": 1e-12, "float32": 1e-6}

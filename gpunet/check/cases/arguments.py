@@ -49,18 +49,17 @@ def _echo(kernel: str, arguments: Sequence[Any], expected: np.ndarray) -> Case:
 
 def _pointers(first: bool, second: bool) -> Case:
     """A null pointer for each argument that is not given."""
-    inputs = {"first": np.ones(3, np.float32)} if first else {}
-    halves = {"second": np.ones(3, np.float16)} if second else {}
+    inputs: dict[str, np.ndarray] = {"first": np.array([2.5, 3], np.float32)} if first else {}
+    inputs |= {"second": np.array([0.25, 1], np.float16)} if second else {}
 
     def run(on: Backend, a: Arrays) -> Sequence[Array]:
         if not isinstance(on, CudaBackend):
-            return [np.array([not first, not second], np.int32)]
-        y = on.empty((2,), np.int32)
+            return [np.array([2.5 if first else -1, 0.25 if second else -1])]
+        y = on.empty((2,), np.float32)
         on.launcher.launch("echo_pointers", 1, 32, [a.get("first"), a.get("second"), y])
         return [y]
 
-    given = " and ".join([*inputs, *halves]) or "none"
-    return Case(f"echo_pointers, {given} given", "float32", {**inputs, **halves}, run)
+    return Case(f"echo_pointers, {' and '.join(inputs) or 'none'} given", "float32", inputs, run)
 
 
 def _differing() -> Case:

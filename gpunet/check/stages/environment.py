@@ -26,7 +26,7 @@ def run(stage: Stage) -> None:
     """Look, and report."""
     stage.check("machine", _machine)
     stage.check("packages", _packages)
-    stage.check("device", stage.backend.describe)
+    stage.check("device", _device, stage)
     stage.check("properties of the device", _properties, stage)
     stage.check("memory, MiB", _memory, stage)
     stage.check("clocks", _clocks, stage)
@@ -38,6 +38,10 @@ def _machine() -> Numbers:
         "platform": platform.platform(), "cores": os.cpu_count(), "python": sys.version.split()[0],
         "gpunet": gpunet.__version__,
     }  # fmt: skip
+
+
+def _device(stage: Stage) -> Numbers:
+    return stage.backend.describe()
 
 
 def _packages() -> Numbers:
