@@ -1,12 +1,14 @@
 """Operations against a copy: what they must move, and that a wrong result is refused."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from gpunet.backends.host import HostBackend
 from gpunet.bench.contenders import Spec
 from gpunet.bench.operations import OPS, problem
-from gpunet.bench.primitives import GpunetPrimitive
+from gpunet.bench.primitives import Copy, GpunetPrimitive
 
 SMALL = [
     "ops", "--batch", "2", "--channels", "3", "--parameters", "100", "--threads", "2", "--rounds", "1", "--repeats", "1",
@@ -76,3 +78,28 @@ def test_each_can_be_captured(device_timer, op):
     contender.timer = device_timer
     contender.prepare({"op": op, **CASE})
     assert min(contender.time(2)) > 0
+
+
+@pytest.mark.parametrize("kind", [GpunetPrimitive, Copy])
+def test_the_last_cases_recordings_are_gone_before_the_next_case_is_made(monkeypatch, device_timer, kind):
+    contender = kind(Spec("ops", "gpunet", "emulated", 1), problem)
+    contender.timer = device_timer
+    case = {"op": "sgd", **CASE}
+    contender.prepare(case)
+    calls, recorder = weakref.ref(contender._calls), weakref.ref(device_timer._recorder)
+    left, uploaded, recorded = [], contender.upload, device_timer._backend.recorder
+
+    def upload(inputs):
+        left.append((calls(), recorder()))
+        return uploaded(inputs)
+
+    def make_recorder():
+        left.append((calls(), recorder()))
+        return recorded()
+
+    monkeypatch.setattr(contender, "upload", upload)
+    monkeypatch.setattr(device_timer._backend, "recorder", make_recorder)
+    contender.prepare(case)
+    assert len(left) > 1
+    assert set(left) == {(None, None)}
+    assert contender.time(1)[0] > 0
