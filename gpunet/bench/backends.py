@@ -35,14 +35,15 @@ def run(options: Namespace) -> int:
     measured = record.Record("Training steps on several backends", options, ours=names[-1])
     for net in options.nets:
         for batch in options.batch or NETS[net].batches:
-            with started({name: Spec("step", "gpunet", name, options.threads) for name in names}) as workers:
+            specs = {name: Spec("step", "gpunet", name, options.threads) for name in names}
+            with started(specs, options) as workers:
                 row = measure({"net": net, "batch": batch}, workers, names[-1], options, same_losses)
                 measured.add(row, workers)
-    measured.write()
+    status = measured.finish()
     if options.plot:
         plot(measured.rows, names, options.plot)
         print(f"drawn to {options.plot}")
-    return 0
+    return status
 
 
 def _check(names: list[str]) -> None:
@@ -75,10 +76,9 @@ def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
         for i, row in enumerate(rows):
             times = row["times"][name]
             place = i + (k - (len(names) - 1) / 2) * width
-            if "not_measured" in times:
-                axes.text(
-                    place, 0.02, f"{name}: not measured", rotation=90, ha="center", transform=axes.get_xaxis_transform()
-                )
+            if "median_ms" not in times:
+                why = f"{name}: {'failed' if 'error' in times else 'not measured'}"
+                axes.text(place, 0.02, why, rotation=90, ha="center", transform=axes.get_xaxis_transform())
                 continue
             middle = times["median_ms"]
             reach = [[middle - times["p10_ms"]], [times["p90_ms"] - middle]]

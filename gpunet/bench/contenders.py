@@ -48,7 +48,7 @@ class Contender(Protocol):
         """
 
     def time(self, repeats: int) -> list[float]:
-        """Seconds of each of so many runs of the last case."""
+        """Seconds of each of so many runs of the last case, or of more, as `Timer.seconds` gives them."""
 
     def describe(self) -> dict[str, str]:
         """Versions and settings, for the record."""
@@ -65,7 +65,7 @@ def placed(spec: Spec) -> tuple[Backend, Timer]:
     except gp.BackendError as error:
         raise NotMeasuredError(str(error)) from error
     if isinstance(backend, CudaBackend) and backend.name.startswith("cuda"):
-        return backend, CupyTimer(backend.arrays)
+        return backend, CupyTimer(backend)
     return backend, HostTimer(backend.synchronize)
 
 
@@ -77,17 +77,20 @@ class TrainingStep(ABC):
 
     timer: Timer
     graph: bool
-    _work: Work
+    _work: Work | None = None
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """See `Contender.prepare`: the losses of the first steps."""
+        self._work = None  # the last case's memory goes first
+        self.timer.clear()
         self.build(case["net"], case["batch"])
         losses = [self._stepped(self.step) for _ in range(EAGER_STEPS)]
-        self._work = self.timer.capture(self.step) if self.graph else self.step
-        return {"losses": losses + [self._stepped(self._work) for _ in range(REPLAYED_STEPS)]}
+        self._work = work = self.timer.capture(self.step) if self.graph else self.step
+        return {"losses": losses + [self._stepped(work) for _ in range(REPLAYED_STEPS)]}
 
     def time(self, repeats: int) -> list[float]:
         """See `Contender.time`."""
+        assert self._work is not None, "prepare comes first"
         return self.timer.seconds(self._work, repeats)
 
     def _stepped(self, work: Work) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.bench import NotMeasuredError, record
+from gpunet.bench import ContenderError, NotMeasuredError, record
 from gpunet.bench.contenders import Spec
 from gpunet.bench.worker import Worker
 
@@ -20,37 +20,56 @@ Found = dict[str, dict[str, Any]]
 """What each contender's `prepare` gave, by name; its "notes" become columns of the table."""
 
 
+class Checked(NamedTuple):
+    """Whether the contenders do the same work."""
+
+    values: dict[str, float]
+    """What was compared, for the record."""
+    wrong: dict[str, str]
+    """Whose times would mean nothing, by name, and why."""
+
+
+class Turns(NamedTuple):
+    """What was timed, by name of the contender."""
+
+    seconds: dict[str, list[float]]
+    """Of each run."""
+    ratios: dict[str, list[float]]
+    """Each rival's time over ours in each round."""
+    failed: dict[str, str]
+    """Who failed before the last round, and how; they are in neither of the others."""
+
+
 @contextmanager
 def contenders(kind: str, names: Sequence[str], options: Namespace) -> Iterator[dict[str, Worker]]:
     """A process for each contender, by name; all end with the `with`."""
     spec = Spec(kind, "", options.backend, options.threads, getattr(options, "precision", "ieee"))
-    with started({name: spec._replace(name=name) for name in names}) as workers:
+    with started({name: spec._replace(name=name) for name in names}, options) as workers:
         yield workers
 
 
 @contextmanager
-def started(specs: dict[str, Spec]) -> Iterator[dict[str, Worker]]:
+def started(specs: dict[str, Spec], options: Namespace) -> Iterator[dict[str, Worker]]:
     """A process for each spec, by the same names; all end with the `with`."""
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name, spec in specs.items():
-            workers[name] = Worker(spec)
+            workers[name] = Worker(spec, options.timeout)
             stack.callback(workers[name].close)
         yield workers
 
 
 def measure(
-    case: dict[str, Any], workers: dict[str, Worker], ours: str, options: Namespace, check: Callable[[Found], Any]
+    case: dict[str, Any], workers: dict[str, Worker], ours: str, options: Namespace, check: Callable[[Found], Checked]
 ) -> dict[str, Any]:
-    """A row of a record.
+    """A row of a record, whatever becomes of the contenders: for one that gives no times, it says why.
 
     Args:
         case: what is measured, as `Contender.prepare` takes it.
         workers: by name.
         ours: whose time the others' are divided by.
         options: `rounds` turns of `repeats` runs.
-        check: raises RuntimeError if what the contenders found shows that they do not do the same work; else gives what it
-            looked at, for the record. Nothing is timed before it.
+        check: compares what the contenders found. Nothing is timed before it, and those that it calls wrong are not timed.
     """
     found: Found = {}
     times: dict[str, Any] = {}
@@ -59,17 +78,22 @@ def measure(
             found[name] = worker.prepare(case)
         except NotMeasuredError as reason:
             times[name] = {"not_measured": str(reason)}
-    checked = check(found) if found else {}
-    seconds, ratios = in_turns({name: workers[name] for name in found}, ours, options.rounds, options.repeats)
-    for name, values in seconds.items():
+        except ContenderError as reason:
+            times[name] = {"error": str(reason)}
+    checked = check(found) if found else Checked({}, {})
+    right = {name: workers[name] for name in found if name not in checked.wrong}
+    turns = in_turns(right, ours, options.rounds, options.repeats)
+    for name, why in {**checked.wrong, **turns.failed}.items():
+        times[name] = {"error": why}
+    for name, values in turns.seconds.items():
         times[name] = {f"{key}_ms": 1e3 * value for key, value in spread(values).items()}
     notes = {key: value for f in found.values() for key, value in f.get("notes", {}).items()}
     row = {
         "case": case,
         "notes": notes,
         "times": {name: times[name] for name in workers},  # in the workers' order
-        "ratios": {name: spread(values) for name, values in ratios.items()},
-        "checked": checked,
+        "ratios": {name: spread(values) for name, values in turns.ratios.items()},
+        "checked": checked.values,
     }
     return _rounded(row)
 
@@ -87,32 +111,33 @@ def measure_each(title: str, cases: Iterable[dict[str, Any]], names: Sequence[st
     with contenders(options.kind, names, options) as workers:
         for case in cases:
             measured.add(measure(case, workers, "gpunet", options, small_errors), workers)
-    measured.write()
-    return 0
+    return measured.finish()
 
 
-def in_turns(
-    workers: dict[str, Worker], ours: str, rounds: int, repeats: int
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """(seconds of each contender's runs, each rival's time over ours in each round), by name.
+def in_turns(workers: dict[str, Worker], ours: str, rounds: int, repeats: int) -> Turns:
+    """Time the contenders in turns, after a turn of each that is not counted.
 
     The order turns round from one round to the next. A round's medians are neighbours in time, so their ratio feels little of
-    the machine's moods.
+    the machine's moods. A contender that fails is left out of what follows.
     """
-    for worker in workers.values():
-        worker.time(repeats)  # warm
     names = list(workers)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    ratios: dict[str, list[float]] = {name: [] for name in names if name != ours and ours in workers}
-    for turn in range(rounds):
-        medians = {}
-        for name in names if turn % 2 == 0 else names[::-1]:
-            values = workers[name].time(repeats)
-            seconds[name] += values
-            medians[name] = float(np.median(values))
-        for name, values in ratios.items():
-            values.append(medians[name] / medians[ours])
-    return seconds, ratios
+    turns: dict[str, list[list[float]]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+    for order in [names, *(names if turn % 2 == 0 else names[::-1] for turn in range(rounds))]:
+        for name in order:
+            if name not in failed:
+                try:
+                    turns[name].append(workers[name].time(repeats))
+                except ContenderError as reason:
+                    failed[name] = str(reason)
+    counted = {name: values[1:] for name, values in turns.items() if name not in failed}
+    medians = {name: [float(np.median(turn)) for turn in values] for name, values in counted.items()}
+    ratios = {
+        name: [theirs / own for theirs, own in zip(values, medians[ours], strict=True)]
+        for name, values in medians.items()
+        if name != ours and ours in medians
+    }
+    return Turns({name: [s for turn in values for s in turn] for name, values in counted.items()}, ratios, failed)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -120,26 +145,27 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {key: float(np.percentile(values, q)) for key, q in PERCENTILES}
 
 
-def same_losses(found: Found, precision: str = "ieee") -> dict[str, float]:
-    """The largest difference between the contenders' losses, over the largest loss; RuntimeError if rounding makes no such."""
+def same_losses(found: Found, precision: str = "ieee") -> Checked:
+    """The largest difference between the contenders' losses, over the largest loss.
+
+    Where rounding makes no such difference, all are wrong, for the losses do not tell who is.
+    """
     losses = np.array([f["losses"] for f in found.values()])
     difference = float(np.abs(losses - losses[0]).max() / np.abs(losses[0]).max())
-    if not difference <= LOSS_TOLERANCES[precision]:  # nor NaN
-        values = "; ".join(f"{name} {f['losses']}" for name, f in found.items())
-        raise RuntimeError(
-            f"bench: the contenders' losses differ by {difference:.1e}, so they do not do the same work: {values}"
-        )
-    return {"loss_difference": difference}
+    if difference <= LOSS_TOLERANCES[precision]:
+        return Checked({"loss_difference": difference}, {})
+    why = f"the contenders' losses differ by {difference:.1e}, so they do not do the same work: here they are"
+    return Checked({}, {name: f"{why} {', '.join(f'{v:.5g}' for v in f['losses'])}" for name, f in found.items()})
 
 
-def small_errors(found: Found) -> dict[str, Any]:
-    """The contenders' errors against float64; RuntimeError where one is too large."""
-    for name, f in found.items():
-        if not f["error"] <= f["tolerance"]:
-            raise RuntimeError(
-                f"bench: {name}'s result differs from float64 by {f['error']:.1e}, more than {f['tolerance']:.0e}"
-            )
-    return {f"{name}_error": f["error"] for name, f in found.items()}
+def small_errors(found: Found) -> Checked:
+    """The contenders' errors against float64; those with too large a one are wrong."""
+    wrong = {
+        name: f"its result differs from float64 by {f['error']:.1e}, more than {f['tolerance']:.0e}"
+        for name, f in found.items()
+        if not f["error"] <= f["tolerance"]  # nor NaN
+    }
+    return Checked({f"{name}_error": f["error"] for name, f in found.items() if name not in wrong}, wrong)
 
 
 def _rounded(value: Any) -> Any:

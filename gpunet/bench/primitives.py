@@ -123,7 +123,7 @@ class Primitive(ABC):
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """See `Contender.prepare`: the error of what was written to memory that held NaN."""
-        self._calls = None  # the last case's buffers go first
+        self._forget()
         problem = self.problem(case)
         run = self.runner(case, problem)
         before = list(run(self.upload(problem.checked_inputs())))
@@ -139,6 +139,11 @@ class Primitive(ABC):
         """See `Contender.time`."""
         assert self._calls is not None, "prepare comes first"
         return self._calls.seconds(repeats)
+
+    def _forget(self) -> None:
+        """Give back the last case's buffers, before there are others."""
+        self._calls = None
+        self.timer.clear()
 
     @abstractmethod
     def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[Arrays], Sequence[Array]]:
@@ -205,6 +210,7 @@ class Copy(GpunetPrimitive):
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """See `Contender.prepare`."""
+        self._forget()
         moved = self.problem(case).bytes
         a = np.random.default_rng(0).normal(size=max(1, moved // 8)).astype(np.float32)
         ways = self.ways()

@@ -14,9 +14,9 @@ from shlex import quote
 from typing import Any
 
 import gpunet as gp
-from gpunet.bench.worker import Worker
+from gpunet.bench.worker import TIMEOUT, Worker
 
-UNRECORDED = ("kind", "run", "output", "plot")
+UNRECORDED = ("kind", "run", "output", "plot", "timeout")
 """Options that change nothing that is measured."""
 
 
@@ -31,8 +31,17 @@ def add_arguments(parser: ArgumentParser, rivals: Sequence[str] = ()) -> None:
             help=f"rivals, each in a process of its own, measured in turns: torch for all, or some of {', '.join(rivals)}",
         )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=12, help="turns of each contender (default: %(default)s)")
-    parser.add_argument("--repeats", "--steps", type=int, default=10, help="runs a turn (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="write the measurements as JSON, and a table beside it as .md")
+    parser.add_argument(
+        "--repeats", "--steps", type=int, default=10,
+        help="runs a turn, more of short ones on a GPU (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, default=TIMEOUT, metavar="SECONDS",
+        help="for each answer of a contender's process, such as making one case ready (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, help="write the measurements as JSON after each row, and a table beside it as .md"
+    )
 
 
 def add_backend(parser: ArgumentParser) -> None:
@@ -43,26 +52,33 @@ def add_backend(parser: ArgumentParser) -> None:
 
 
 def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
-    """Check the numbers, write "auto" and "torch" out.
+    """Check the options; write "auto" and "torch" out, and the rivals in the order in which they are measured.
 
     Raises:
-        ValueError: a number below 1, or a backend's name that is none.
+        ValueError: a number below 1, a file that cannot be the JSON, or a backend's name that is none.
         BackendError: a backend that cannot be used here.
     """
-    for name in ("batch", "threads", "rounds", "repeats", "parameters"):
+    if options.output and options.output.suffix == ".md":
+        raise ValueError(
+            f"bench: --output is {options.output} but names the JSON; the table is written beside it as .md"
+        )
+    for name in ("batch", "threads", "rounds", "repeats", "timeout", "parameters"):
         given = getattr(options, name, None)
         for value in given if isinstance(given, list) else [given]:
             if value is not None and value < 1:
-                raise ValueError(f"bench: --{name} is {value} but must be at least 1")
+                raise ValueError(f"bench: --{name} is {value:g} but must be at least 1")
     if hasattr(options, "backend"):
         backend = gp.get_backend(options.backend)
         options.backend = backend.name if options.backend == "auto" else options.backend
     if hasattr(options, "against"):
-        options.against = list(rivals) if "torch" in options.against else list(dict.fromkeys(options.against))
+        options.against = [name for name in rivals if name in options.against or "torch" in options.against]
 
 
 class Record:
-    """The measurements of one command, printed as they come.
+    """The measurements of one command, printed and written as they come.
+
+    If the command names a file, it is there from the start, without rows; what it holds is valid at every moment, however the
+    command may end.
 
     Args:
         title: of the table, in the plural.
@@ -71,7 +87,8 @@ class Record:
     """
 
     def __init__(self, title: str, options: Namespace, ours: str = "gpunet"):
-        self._title, self._options, self._ours = title, options, ours
+        self._title, self._ours = title, ours
+        self._output: Path | None = options.output
         self.contents: dict[str, Any] = {
             "benchmark": options.kind,
             "command": command(options),
@@ -81,6 +98,9 @@ class Record:
             "contenders": {},
             "rows": [],
         }
+        if self._output:
+            self._output.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -92,17 +112,26 @@ class Record:
         """Take up a row, and what its contenders say of themselves."""
         self.rows.append(row)
         self.contents["contenders"].update({name: w.about for name, w in workers.items() if w.about is not None})
+        self._write()
         print(line(row, self._ours), flush=True)
 
-    def write(self) -> None:
-        """Write the files, if the command names one."""
-        output: Path | None = self._options.output
-        if output is None:
-            return
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(self.contents, indent=1) + "\n")
-        output.with_suffix(".md").write_text(table(self.contents, self._title))
-        print(f"written to {output} and {output.with_suffix('.md')}")
+    def finish(self) -> int:
+        """Say where the files are -> the exit status: 1 if a contender failed or computed something wrong, else 0."""
+        if self._output:
+            print(f"written to {self._output} and {self._output.with_suffix('.md')}")
+        return int(any("error" in times for row in self.rows for times in row["times"].values()))
+
+    def _write(self) -> None:
+        if self._output:
+            _replace(self._output, json.dumps(self.contents, indent=1) + "\n")
+            _replace(self._output.with_suffix(".md"), table(self.contents, self._title))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that whoever reads it, at whatever moment, finds the old or the new text, whole."""
+    aside = path.with_name(path.name + ".part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
 
 
 def command(options: Namespace) -> str:
@@ -123,8 +152,7 @@ def line(row: dict[str, Any], ours: str) -> str:
     """A row for the terminal."""
     parts = []
     for name, times in row["times"].items():
-        why = times.get("not_measured")
-        parts.append(f"{name} not measured ({why})" if why else f"{name} {_spread(times)}")
+        parts.append(f"{name} {_spread(times)}" if "median_ms" in times else f"{name} {_time(times)} ({_why(times)})")
     ratios = [f"; {name}'s time / {ours}'s: {_ratio(ratio)}" for name, ratio in row["ratios"].items()]
     return f"{' '.join(_cell(value) for value in row['case'].values())}: {', '.join(parts)}{''.join(ratios)}"
 
@@ -142,23 +170,26 @@ def table(record: dict[str, Any], title: str) -> str:
         "",
         f"`{record['command']}`. Medians; a ratio above 1 means that {ours} is ahead.",
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
+        *(["| " + " | ".join(head) + " |", "|" + "---|" * len(head)] if rows else ["No row is done."]),
     ]
     for row in rows:
         cells = [_cell(row["case"].get(key, "")) for key in columns]
         cells += [_cell(row["notes"].get(key, "")) for key in notes]
         cells += [_time(row["times"].get(name, {})) for name in names]
-        cells += [_ratio(row["ratios"][name]) if name in row["ratios"] else "not measured" for name in rivals]
+        cells += [_rival(row, name) for name in rivals]
         lines.append("| " + " | ".join(cells) + " |")
-    absent: dict[str, dict[str, None]] = {}  # reason -> contenders, in their order
+    about = [f"- {name}: {_pairs(values)}" for name, values in record["contenders"].items()]
+    return "\n".join([*lines, "", *_reasons(rows), *about, f"- machine: {_pairs(record['machine'])}"]) + "\n"
+
+
+def _reasons(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each reason why something has no time, with the contenders that it holds for."""
+    reasons: dict[tuple[str, str], dict[str, None]] = {}  # (word of the table, reason) -> contenders, in their order
     for row in rows:
         for name, times in row["times"].items():
-            if "not_measured" in times:
-                absent.setdefault(times["not_measured"], {})[name] = None
-    reasons = [f"- not measured: {', '.join(named)}: {why}" for why, named in absent.items()]
-    about = [f"- {name}: {_pairs(values)}" for name, values in record["contenders"].items()]
-    return "\n".join([*lines, "", *reasons, *about, f"- machine: {_pairs(record['machine'])}"]) + "\n"
+            if "median_ms" not in times:
+                reasons.setdefault((_time(times), _why(times)), {})[name] = None
+    return [f"- {word}: {', '.join(names)}: {why}" for (word, why), names in reasons.items()]
 
 
 def _pairs(values: dict[str, Any]) -> str:
@@ -169,8 +200,22 @@ def _cell(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def _time(times: dict[str, float]) -> str:
-    return number(times["median_ms"]) if "median_ms" in times else "not measured"
+def _time(times: dict[str, Any]) -> str:
+    if "median_ms" in times:
+        return number(times["median_ms"])
+    return "failed" if "error" in times else "not measured"
+
+
+def _why(times: dict[str, Any]) -> str:
+    why: str = times.get("error") or times["not_measured"]
+    return why
+
+
+def _rival(row: dict[str, Any], name: str) -> str:
+    """The cell of a rival's ratio."""
+    if name in row["ratios"]:
+        return _ratio(row["ratios"][name])
+    return "failed" if "error" in row["times"].get(name, {}) else "not measured"
 
 
 def _ratio(ratio: dict[str, float]) -> str:

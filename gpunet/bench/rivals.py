@@ -5,6 +5,7 @@ PyTorch is imported only where a rival runs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,15 +38,36 @@ class Rival:
 
 RIVALS = {
     "torch-eager": Rival(),
+    "torch-benchmark": Rival(benchmark=True),
     "torch-channels-last": Rival(channels_last=True, benchmark=True),
+    "torch-channels-last-graph": Rival(channels_last=True, benchmark=True, fused=True, graph=True),
     "torch-compile": Rival(compile="default"),
-    "torch-compile-max": Rival(compile="max-autotune"),
     "torch-graph": Rival(benchmark=True, compile="default", fused=True, graph=True),
+    "torch-compile-max": Rival(compile="max-autotune"),
 }
-CONV_RIVALS = ("torch-eager", "torch-channels-last", "torch-compile")
+"""In the order in which they are measured: what takes long to compile comes last."""
+CONV_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last", "torch-compile")
 """Those that differ for a single convolution."""
-LAYER_RIVALS = ("torch-eager", "torch-channels-last")
+LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
 """Those that differ for a single layer."""
+
+
+def exact_float32(torch: Any) -> None:
+    """Products and convolutions of float32 without TF32, as gpunet's "ieee", in the way that this PyTorch documents.
+
+    From 2.9 on that is `fp32_precision`. torch.compile still reads cuDNN's old flag there, whose default is True, and raises
+    where the two contradict each other (pytorch/pytorch#166387). So the old flag is set as well, and first, for setting it
+    resets the new one.
+    """
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the old flag is deprecated
+        cudnn.allow_tf32 = False
+    if not hasattr(torch.backends, "fp32_precision"):
+        cuda.matmul.allow_tf32 = False
+        return
+    for part in (torch.backends, cuda.matmul, cudnn.conv):
+        part.fp32_precision = "ieee"
 
 
 class _Torch:
@@ -61,6 +83,8 @@ class _Torch:
         on_gpu = self.device != "cpu"
         if not on_gpu and (self.rival.graph or self.rival.compile == "max-autotune"):
             raise NotMeasuredError("CUDA graphs and max-autotune need a GPU")
+        if not on_gpu and self.rival == Rival(benchmark=True):
+            raise NotMeasuredError("cuDNN needs a GPU; without it this is torch-eager")
         try:
             import torch
         except ImportError as error:
@@ -71,7 +95,7 @@ class _Torch:
         if on_gpu:
             torch.cuda.set_device(self.device if ":" in self.device else "cuda:0")
         torch.set_num_threads(spec.threads)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as gpunet's "ieee"
+        exact_float32(torch)
         torch.backends.cudnn.benchmark = self.rival.benchmark
         self.timer = TorchTimer() if on_gpu else HostTimer()
 
@@ -102,21 +126,6 @@ class _Torch:
         host = self.torch.from_numpy(np.ascontiguousarray(array))
         return host.to(self.device).contiguous(memory_format=self.layout())
 
-    def attempt(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call what may compile.
-
-        Raises:
-            NotMeasuredError: torch.compile fails, for want of a compiler, say.
-        """
-        if self.rival.compile is None:
-            return function(*arguments)
-        from torch._dynamo.exc import TorchDynamoException
-
-        try:
-            return function(*arguments)
-        except TorchDynamoException as error:
-            raise NotMeasuredError(f"torch.compile fails here: {' '.join(str(error).split())[:200]}") from error
-
     def describe(self) -> dict[str, str]:
         """See `Contender.describe`."""
         about = {"torch": self.torch.__version__, "threads": str(self.torch.get_num_threads())}
@@ -142,11 +151,6 @@ class TorchStep(TrainingStep):
     def describe(self) -> dict[str, str]:
         """See `Contender.describe`."""
         return {**self._run.describe(), "precision": self.precision}
-
-    def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """See `Contender.prepare`."""
-        found: dict[str, Any] = self._run.attempt(super().prepare, case)
-        return found
 
     def build(self, net: str, batch: int) -> None:
         """See `TrainingStep.build`."""
@@ -223,8 +227,7 @@ class TorchConv(TorchPrimitive):
         """See `Contender.prepare`."""
         if self._run.rival.compile is not None and case["pass"] != "fused":
             raise NotMeasuredError("torch.compile has nothing to fuse in a single convolution")
-        found: dict[str, Any] = self._run.attempt(super().prepare, case)
-        return found
+        return super().prepare(case)
 
     def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[dict[str, Any]], Sequence[Any]]:
         """See `Primitive.runner`."""

@@ -45,5 +45,4 @@ def run(options: Namespace) -> int:
             with contenders("step", ["gpunet", *options.against], options) as workers:
                 row = measure({"net": net, "batch": batch}, workers, "gpunet", options, check)
                 measured.add(row, workers)
-    measured.write()
-    return 0
+    return measured.finish()

@@ -1,20 +1,25 @@
 """How long work takes: one interface over the host's clock and a GPU's events.
 
 Work on a GPU is asynchronous: a host's clock around a launch measures the launch. So events are recorded between the runs and
-read when all are done. A run that is shorter than its own launches is captured as a graph and replayed.
+read when all are done. A run that is shorter than its own launches is captured as a graph and replayed. An idle GPU turns its
+clock down, to a fifth and less, so each turn begins with runs that are not counted, until the clock has risen.
 
 The two timers of GPUs have not run on one yet.
 """
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
+from math import ceil, inf
+from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
 
+from gpunet.backends.cuda import CudaBackend
 from gpunet.cuda.capture import Recorder
 
 Work = Callable[[], object]
@@ -37,7 +42,10 @@ class Timer(Protocol):
         """
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
-        """The time of each of `repeats` runs."""
+        """The time of each of `repeats` runs; on a GPU of more, where they are short."""
+
+    def clear(self) -> None:
+        """Give back the memory of what was captured, which must not run again."""
 
 
 class HostTimer:
@@ -70,12 +78,27 @@ class HostTimer:
             times.append(perf_counter() - start)
         return times
 
+    def clear(self) -> None:
+        """See `Timer.clear`; there is none."""
+
+
+NOISE = 0.03
+"""A time that is lower by less has not fallen."""
+BATCH = 0.01
+"""Seconds of the runs whose median is compared with those before, while a clock rises."""
+MOST_RUNS, SHORTEST = 1000, 1e-7
+"""Of such a batch, and seconds of a run: events are no finer."""
+
 
 class EventTimer(ABC):
     """Events on one stream, one between each two runs; nothing waits before the last."""
 
     rotated = 192 << 20
     """Three times the second-level cache of an H200."""
+    steady_seconds, settling_seconds = 0.05, 1.0
+    """How long runs must take no less than before until they are timed, and after how long they are in any case."""
+    short_runs, turn_seconds = 200, 1.0
+    """Runs of a turn, if no more were asked for: so many, or as many as take so long."""
 
     def run(self, work: Work) -> None:
         """See `Timer.run`."""
@@ -83,11 +106,31 @@ class EventTimer(ABC):
             work()
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
-        """See `Timer.seconds`. An untimed run comes first, so that the device has work when the first event is recorded."""
+        """See `Timer.seconds`."""
+        run = self._settled(work)
+        return self._spans(work, max(repeats, min(self.short_runs, int(self.turn_seconds / run))))
+
+    def _settled(self, work: Work) -> float:
+        """Run the work until its time has stopped falling -> seconds of a run."""
+        lowest, steady, spent, runs = inf, 0.0, 0.0, 1
+        while True:
+            run = max(median(self._spans(work, runs)), SHORTEST)
+            took = run * runs
+            spent += took
+            if run < (1 - NOISE) * lowest:
+                lowest, steady = run, 0.0
+            else:
+                steady += took
+            if steady >= self.steady_seconds or spent >= self.settling_seconds:
+                return run
+            runs = min(ceil(BATCH / run), MOST_RUNS)
+
+    def _spans(self, work: Work, runs: int) -> list[float]:
+        """Seconds of each run. An untimed one comes first, so that the device has work when the first event is recorded."""
         with self.stream():
             work()
             events = [self.record()]
-            for _ in range(repeats):
+            for _ in range(runs):
                 work()
                 events.append(self.record())
         return [1e-3 * self.milliseconds(first, second) for first, second in pairwise(events)]
@@ -108,19 +151,33 @@ class EventTimer(ABC):
     def capture(self, work: Work) -> Work:
         """See `Timer.capture`."""
 
+    @abstractmethod
+    def clear(self) -> None:
+        """See `Timer.clear`."""
+
 
 class CupyTimer(EventTimer):
     """Events of CuPy and gpunet's own recordings.
 
     Args:
-        arrays: of the device.
+        backend: on a GPU.
     """
 
-    def __init__(self, arrays: Any) -> None:
-        self._arrays, self._recorder = arrays, Recorder(arrays)
+    def __init__(self, backend: CudaBackend) -> None:
+        self._backend = backend
+        self._arrays: Any = backend.arrays  # CuPy's, or the tests' timer says what an event is
+        self._recorder: Recorder | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """See `Timer.clear`. The memory of recordings is their recorder's, so the last recorder goes before the next comes."""
+        self._recorder = None
+        gc.collect()  # what a cycle of references holds is still there
+        self._recorder = self._backend.recorder()
 
     def stream(self) -> AbstractContextManager[Any]:
         """See `EventTimer.stream`."""
+        assert self._recorder is not None
         return self._recorder.current()
 
     def record(self) -> Any:
@@ -135,8 +192,8 @@ class CupyTimer(EventTimer):
         return float(self._arrays.cupy.cuda.get_elapsed_time(first, second))
 
     def capture(self, work: Work) -> Work:
-        """See `Timer.capture`; a recorder for each, so that the memory of the last recording goes with it."""
-        self._recorder = Recorder(self._arrays)
+        """See `Timer.capture`."""
+        assert self._recorder is not None
         recording, _ = self._recorder.record(work)
         return recording.launch
 
@@ -174,3 +231,8 @@ class TorchTimer(EventTimer):
         with self._cuda.graph(graph, stream=self._stream):
             work()
         return graph.replay
+
+    def clear(self) -> None:
+        """See `Timer.clear`. What PyTorch keeps for later goes too, since other contenders need memory on the same device."""
+        gc.collect()
+        self._cuda.empty_cache()

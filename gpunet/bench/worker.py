@@ -1,22 +1,33 @@
 """A contender in a process of its own, so that neither's threads or memory disturb the other: JSON in, JSON out, line by line.
 
 The first answer is {"about"}, and to each request, ["prepare", case] or ["time", repeats], what that method of a `Contender`
-gives. {"not_measured"} in place of an answer says why there is none.
+gives. {"not_measured"} in place of an answer says why there is none, {"failed"} what went wrong.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from time import sleep
 from typing import Any
 
-from gpunet.bench import NotMeasuredError, convolutions, operations, primitives, rivals, whole_layers
+from gpunet.bench import ContenderError, NotMeasuredError, convolutions, operations, primitives, rivals, whole_layers
 from gpunet.bench.contenders import Contender, GpunetStep, Spec
+from gpunet.bench.process import Process
 
 PROBLEMS = {"conv": convolutions.problem, "layers": whole_layers.problem, "ops": operations.problem}
 """Kinds that time single primitives, or layers."""
+TIMEOUT = 600.0
+"""Seconds for an answer; compilers that try many kernels need minutes."""
+ORPHAN_SECONDS = 2.0
+"""How long a process outlives the one that asks, if it is still at work."""
+REASON_LENGTH = 300
 
 
 def make(spec: Spec) -> Contender:
@@ -33,69 +44,117 @@ def make(spec: Spec) -> Contender:
     return (primitives.Copy if spec.name == "copy" else primitives.GpunetPrimitive)(spec, problem)
 
 
+# ---- the side that asks
+
+
 class Worker:
-    """The side that asks.
+    """A contender's process, started when a case is prepared, and anew for the next case after it has failed.
 
     Args:
         spec: the contender.
+        timeout: seconds for each answer.
     Attributes:
-        about: what it says of itself; None where it cannot be measured at all.
-        why: then, why not.
+        about: what the contender says of itself; None before it was asked, and where it cannot be measured at all.
     """
 
     about: dict[str, str] | None = None
-    why = ""
+    _why = ""
+    _process: Process | None = None
 
-    def __init__(self, spec: Spec):
-        self.spec = spec
-        self._start()
-        try:
-            self.about = self._answer()["about"]
-        except NotMeasuredError as reason:
-            self.why = str(reason)
+    def __init__(self, spec: Spec, timeout: float = TIMEOUT):
+        self.spec, self._timeout = spec, timeout
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """See `Contender.prepare`."""
-        if self.about is None:
-            raise NotMeasuredError(self.why)
+        """See `Contender.prepare`.
+
+        Raises:
+            NotMeasuredError: the contender cannot do this work here.
+            ContenderError: it failed, or gave no answer in time; its process is gone.
+        """
+        if self._why:
+            raise NotMeasuredError(self._why)
+        if self._process is None:
+            self._begin()
         result: dict[str, Any] = self._ask("prepare", case)
         return result
 
     def time(self, repeats: int) -> list[float]:
-        """See `Contender.time`."""
+        """See `Contender.time`; raises as `prepare` does."""
         result: list[float] = self._ask("time", repeats)
         return result
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate()
+        if self._process is not None:
+            self._process.end()
+            self._process = None
 
-    def _start(self) -> None:
-        threads = str(self.spec.threads)
-        environment = {**os.environ, "GPUNET_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
-        command = [sys.executable, "-m", "gpunet.bench.worker", json.dumps(self.spec)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+    def _begin(self) -> None:
+        self._process = self._open()
+        try:
+            self.about = self._answer()["about"]
+        except NotMeasuredError as reason:
+            self._why = str(reason)
+            raise
+
+    def _open(self) -> Process:
+        return Process([sys.executable, "-m", "gpunet.bench.worker", json.dumps(self.spec)], environment(self.spec))
 
     def _ask(self, method: str, argument: Any) -> Any:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([method, argument]) + "\n")
-        self._process.stdin.flush()
+        assert self._process is not None, "prepare comes first"
+        self._process.ask(json.dumps([method, argument]))
         return self._answer()
 
     def _answer(self) -> Any:
-        answer = json.loads(self._read())
+        assert self._process is not None
+        try:
+            answer = json.loads(self._process.answer(self._timeout))
+            if isinstance(answer, dict) and "failed" in answer:
+                raise ContenderError(answer["failed"])
+        except ContenderError:  # a device that has failed once may fail for ever, and memory may be held
+            self._process.kill()
+            self._process = None
+            raise
         if isinstance(answer, dict) and "not_measured" in answer:
             raise NotMeasuredError(answer["not_measured"])
         return answer
 
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"bench: the {self.spec.name} process ended with status {self._process.wait()}")
-        return line
+
+def environment(spec: Spec) -> dict[str, str]:
+    """The variables of a contender's process; in a rival's, gpunet's "auto" is NumPy."""
+    threads = str(spec.threads)
+    own = {"GPUNET_BACKEND": "numpy"} if spec.name in rivals.RIVALS else {}
+    return {**os.environ, "GPUNET_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, **own}
+
+
+# ---- the side that answers
+
+
+def main(text: str) -> None:
+    """Answer what standard input asks of the contender whose spec is `text`."""
+    answers = _take_standard_output()
+    spec = Spec(*json.loads(text))
+    if spec.name in rivals.RIVALS:
+        forbid_cupy()
+    try:
+        serve(spec, _requests(), lambda answer: print(json.dumps(answer), file=answers, flush=True))
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(1)  # the side that asks is interrupted too, or gone
+
+
+def serve(spec: Spec, requests: Iterable[str], reply: Callable[[Any], None]) -> None:
+    """Make the contender and say what it is, then answer each request."""
+    contender: Contender | None = None
+
+    def begin() -> dict[str, Any]:
+        nonlocal contender
+        contender = make(spec)
+        return {"about": contender.describe()}
+
+    reply(outcome(begin))
+    if contender is not None:
+        for request in requests:
+            reply(outcome(partial(answer, contender, json.loads(request))))
 
 
 def answer(contender: Contender, request: list[Any]) -> Any:
@@ -104,24 +163,58 @@ def answer(contender: Contender, request: list[Any]) -> Any:
     return contender.prepare(argument) if method == "prepare" else contender.time(argument)
 
 
-def main(spec: str) -> None:
-    """The side that answers."""
-    replies, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
-
-    def reply(value: Any) -> None:
-        print(json.dumps(value), file=replies, flush=True)
-
+def outcome(work: Callable[[], Any]) -> Any:
+    """What the work gives; in its place {"not_measured": why}, or {"failed": how}, with its traceback on standard error."""
     try:
-        contender = make(Spec(*json.loads(spec)))
-        reply({"about": contender.describe()})
+        return work()
     except NotMeasuredError as reason:
-        reply({"not_measured": str(reason)})
-        return
-    for line in sys.stdin:
-        try:
-            reply(answer(contender, json.loads(line)))
-        except NotMeasuredError as reason:
-            reply({"not_measured": str(reason)})
+        return {"not_measured": str(reason)}
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": one_line(error)}
+
+
+def one_line(error: Exception) -> str:
+    """The type of an exception and the beginning of its message."""
+    text = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
+
+
+def forbid_cupy() -> None:
+    """Let every import of CuPy fail, so that no gpunet array of this process can be on a GPU.
+
+    A rival's process builds gpunet models for their weights and computes in float64, both on the host. A second owner of the
+    device's memory and context beside the rival's would disturb what is measured.
+    """
+    sys.modules["cupy"] = None  # type: ignore[assignment]
+
+
+def _take_standard_output() -> Any:
+    """A file that writes where standard output did; what libraries print, in C too, goes to standard error and is no answer."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return answers
+
+
+def _requests() -> Iterator[str]:
+    """The lines of standard input.
+
+    When it ends while a request is being worked on, nobody waits for the answer: the process ends then, so that it does not
+    disturb what is measured next.
+    """
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        lines.put("")
+        sleep(ORPHAN_SECONDS)
+        os._exit(1)
+
+    Thread(target=read, daemon=True).start()
+    while line := lines.get():
+        yield line
 
 
 if __name__ == "__main__":

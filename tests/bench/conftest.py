@@ -6,49 +6,47 @@ from time import perf_counter
 import pytest
 
 from gpunet.backends import get_backend, why_unavailable
-from gpunet.bench import NotMeasuredError, measure
 from gpunet.bench.timing import CupyTimer
-from gpunet.bench.worker import Worker, answer, make
+from gpunet.bench.worker import Worker, answer, make, outcome
 
 
-class Local(Worker):
-    """`Worker` without a process; what passes between the sides is JSON all the same."""
+class Local:
+    """`Process` without a process; what passes between the sides is JSON all the same."""
 
-    def _start(self):
+    def __init__(self, spec):
         self._answers, self._contender = [], None
-        self._reply(lambda: {"about": self._made().describe()})
+        self._reply(lambda: {"about": self._made(spec).describe()})
 
-    def _made(self):
-        self._contender = make(self.spec)
+    def _made(self, spec):
+        self._contender = make(spec)
         return self._contender
 
     def _reply(self, work):
-        try:
-            self._answers.append(json.dumps(work()))
-        except NotMeasuredError as reason:
-            self._answers.append(json.dumps({"not_measured": str(reason)}))
+        self._answers.append(json.dumps(outcome(work)))
 
-    def _ask(self, method, argument):
-        request = json.loads(json.dumps([method, argument]))
-        self._reply(lambda: answer(self._contender, request))
-        return self._answer()
+    def ask(self, line):
+        self._reply(lambda: answer(self._contender, json.loads(line)))
 
-    def _read(self):
+    def answer(self, timeout):
         return self._answers.pop()
 
-    def close(self):
+    def end(self):
+        pass
+
+    def kill(self):
         pass
 
 
 @pytest.fixture
 def local(monkeypatch):
-    monkeypatch.setattr(measure, "Worker", Local)
+    monkeypatch.setattr(Worker, "_open", lambda self: Local(self.spec))
 
 
 class EmulatedTimer(CupyTimer):
     """A GPU's timer on the emulated device, whose launches are done when they return."""
 
     rotated = 50_000
+    steady_seconds = settling_seconds = turn_seconds = 0.0  # there is no clock that rises
 
     def record(self):
         return perf_counter()
@@ -62,17 +60,17 @@ def device_timer():
     why = why_unavailable("emulated")
     if why:
         pytest.skip(why)
-    return EmulatedTimer(get_backend("emulated").arrays)
+    return EmulatedTimer(get_backend("emulated"))
 
 
 @pytest.fixture
 def bench(local, tmp_path):
-    """Run a command in this process -> (its record, its table)."""
+    """Run a command in this process, which ends with `status` -> (its record, its table)."""
     from gpunet.bench.cli import main
 
-    def run(*arguments):
+    def run(*arguments, status=0):
         output = tmp_path / "record.json"
-        assert main([*map(str, arguments), "--output", str(output)]) == 0
+        assert main([*map(str, arguments), "--output", str(output)]) == status
         return json.loads(output.read_text()), output.with_suffix(".md").read_text()
 
     return run

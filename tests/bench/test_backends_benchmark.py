@@ -35,7 +35,8 @@ def test_a_backend_that_is_not_there_is_named_and_drawn_as_missing(bench, tmp_pa
     assert f"- not measured: cuda: {why_unavailable('cuda')}\n" in text
 
 
-def test_backends_that_do_not_the_same_work_are_refused(bench, monkeypatch):
+def test_backends_that_do_not_the_same_work_are_not_timed(bench, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
     right = ReferenceBackend.conv2d_weight_grad
 
     def wrong(self, *args, **options):
@@ -43,8 +44,14 @@ def test_backends_that_do_not_the_same_work_are_refused(bench, monkeypatch):
         return dw.__imul__(-1), db
 
     monkeypatch.setattr(ReferenceBackend, "conv2d_weight_grad", wrong)
-    with pytest.raises(RuntimeError, match="bench: the contenders' losses differ by"):
-        bench(*SMALL, "--backends", "reference", "numpy")
+    plot = tmp_path / "backends.png"
+    record, text = bench(*SMALL, "--backends", "reference", "numpy", "--plot", plot, status=1)
+    (row,) = record["rows"]
+    for times in row["times"].values():
+        assert times["error"].startswith("the contenders' losses differ by")
+    assert row["ratios"] == row["checked"] == {}
+    assert "| lenet | 2 | failed | failed | failed |" in text
+    assert plot.exists()
 
 
 def test_a_plot_without_matplotlib_is_refused_before_anything_is_measured(monkeypatch, capsys):

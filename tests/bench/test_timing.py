@@ -3,18 +3,26 @@
 from contextlib import contextmanager
 from time import sleep
 
+import pytest
+
 from gpunet.bench.timing import EventTimer, HostTimer
 
 
 class FakeTimer(EventTimer):
-    """A device whose clock goes on by 3 ms a run, and a little while the host waits."""
+    """A device with a clock of its own.
 
-    def __init__(self):
-        self.now, self.log = 0.0, []
+    Args:
+        milliseconds: of a run, by how many there were before it and the clock's seconds.
+    """
+
+    def __init__(self, milliseconds=lambda runs, now: 3.0):
+        self.took = milliseconds
+        self.now, self.runs, self.log = 0.0, 0, []
 
     def work(self):
         self.log.append("work")
-        self.now += 3.0
+        self.now += self.took(self.runs, 1e-3 * self.now)
+        self.runs += 1
 
     @contextmanager
     def stream(self):
@@ -32,11 +40,53 @@ class FakeTimer(EventTimer):
     def capture(self, work):
         return work
 
+    def clear(self):
+        pass
+
 
 def test_events_stand_between_the_runs_and_nothing_waits_before_the_last():
-    timer = FakeTimer()
-    assert timer.seconds(timer.work, 3) == [0.003] * 3
-    assert timer.log == ["wait", "work", "event", "work", "event", "work", "event", "work", "event", "wait"]
+    timer = FakeTimer(lambda *_: 600.0)
+    assert timer.seconds(timer.work, 3) == [0.6] * 3
+    assert timer.log[-10:] == ["wait", "work", "event", "work", "event", "work", "event", "work", "event", "wait"]
+
+
+def test_runs_are_timed_when_the_clock_has_risen():
+    timer = FakeTimer(lambda runs, _: 10.0 if runs < 8 else 2.0)
+    assert timer.seconds(timer.work, 10) == pytest.approx([0.002] * 200)
+
+
+def test_a_clock_that_rises_late_and_in_steps_is_waited_for():
+    timer = FakeTimer(lambda _, now: 5.0 / (1 + min(int(now / 0.04), 9)))
+    assert timer.seconds(timer.work, 10) == pytest.approx([0.0005] * 200)
+
+
+def test_a_steady_turn_is_warmed_up_for_fifty_milliseconds_and_no_more_than_needed():
+    timer = FakeTimer(lambda *_: 0.1)
+    counted = len(timer.seconds(timer.work, 10))
+    assert 0.05 < 1e-3 * timer.now - 0.0001 * counted < 0.1
+
+
+def test_a_time_that_never_stops_falling_is_waited_for_one_second():
+    timer = FakeTimer(lambda runs, _: 10 / (1 + runs / 20))
+    counted = sum(timer.seconds(timer.work, 10))
+    assert 1 < 1e-3 * timer.now - counted < 1.2
+
+
+def test_events_that_tell_no_difference_end_too():
+    timer = FakeTimer(lambda *_: 0.0)
+    assert timer.seconds(timer.work, 3) == [0.0] * 200
+
+
+def test_noise_is_no_fall():
+    timer = FakeTimer(lambda runs, _: 1.0 + 0.01 * (runs % 3))
+    counted = sum(timer.seconds(timer.work, 10))
+    assert 1e-3 * timer.now - counted < 0.1
+
+
+@pytest.mark.parametrize(("each", "asked", "runs"), [(1.0, 10, 200), (1.0, 300, 300), (20.0, 10, 50), (500.0, 3, 3)])
+def test_short_runs_are_repeated_for_up_to_a_second(each, asked, runs):
+    timer = FakeTimer(lambda *_: each)
+    assert len(timer.seconds(timer.work, asked)) == runs
 
 
 def test_a_run_waits_for_what_came_before_and_for_its_own_end():
@@ -45,10 +95,10 @@ def test_a_run_waits_for_what_came_before_and_for_its_own_end():
     assert timer.log == ["wait", "work", "wait"]
 
 
-def test_the_hosts_clock_counts_what_the_host_waits_for():
-    timer = HostTimer(lambda: sleep(0.01))
-    times = timer.seconds(lambda: None, 2)
-    assert len(times) == 2
+def test_the_hosts_clock_counts_what_the_host_waits_for_and_no_more_runs_than_asked_for():
+    timer, runs = HostTimer(lambda: sleep(0.01)), []
+    times = timer.seconds(lambda: runs.append(1), 2)
+    assert len(times) == len(runs) == 2
     assert min(times) >= 0.01
     work = object()
     assert timer.capture(work) is work
