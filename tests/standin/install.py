@@ -8,6 +8,7 @@ on CuPy sees no device until `present` shows it one.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,10 +30,15 @@ class Switch:
 
     Attributes:
         machine: it, present or not.
+        ending: whether the interpreter ends, so that nothing is to be given back any more.
     """
 
     def __init__(self) -> None:
-        self.machine, self.present = Machine(), False
+        self.machine, self.present, self.ending = Machine(), False, False
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        self.ending = True
 
 
 @cache
@@ -90,6 +96,8 @@ def _hook(
     made: Switch, name: str, function: Callable[..., Any], original: Callable[..., Any] | None
 ) -> Callable[..., Any]:
     def hook(*args: Any) -> Any:
+        if made.ending:
+            return 0
         if not made.present and name not in RELEASES:
             if original is None:
                 from cupy_backends.cuda.api import runtime

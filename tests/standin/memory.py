@@ -22,7 +22,8 @@ class Memory:
         self.total, self.unit = total, unit
         self.used = 0
         self._starts: list[int] = []
-        self._blocks: dict[int, tuple[mmap.mmap, int, bool]] = {}
+        self._blocks: dict[int, tuple[mmap.mmap, int, int]] = {}
+        """(pages, size, bytes that it counts for, 0 once it is freed) by address."""
 
     def allocate(self, size: int) -> int:
         """The address of `size` bytes, or 0 if there are no more."""
@@ -33,18 +34,18 @@ class Memory:
         address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
         ctypes.memset(address, NAN_BYTE, size)
         insort(self._starts, address)
-        self._blocks[address] = pages, size, True
+        self._blocks[address] = pages, size, taken
         self.used += taken
         return address
 
     def free(self, address: int) -> bool:
         """Whether an allocation that starts here was given back."""
-        pages, size, live = self._blocks.get(address, (None, 0, False))
-        if pages is None or not live:
+        pages, size, taken = self._blocks.get(address, (None, 0, 0))
+        if pages is None or not taken:
             return False
         pages.madvise(mmap.MADV_DONTNEED)
-        self._blocks[address] = pages, size, False
-        self.used -= -(-size // self.unit) * self.unit
+        self._blocks[address] = pages, size, 0
+        self.used -= taken
         return True
 
     def room(self, address: int) -> int | None:
@@ -53,7 +54,7 @@ class Memory:
         if index < 0:
             return None
         start = self._starts[index]
-        _, size, live = self._blocks[start]
+        _, size, taken = self._blocks[start]
         if address >= start + size:
             return None
-        return start + size - address if live else 0
+        return start + size - address if taken else 0
