@@ -6,17 +6,21 @@ from helpers.small_nets import batches_of, normalised_net
 
 import gpunet as gp
 from gpunet import data, nn, optim
+from gpunet import functional as F
+from gpunet.errors import BackendError
 from gpunet.train import Trainer
 
 
-def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW):
+def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW, step=None):
     """Losses, weights and outputs of a small net."""
     gp.seed(0)
     model = nn.Sequential(normalised_net(), nn.Dropout(0.1))
     rng = np.random.default_rng(1)
     ((x, y),) = batches_of(rng, [52])
     loader = data.DataLoader(data.ArrayDataset(x, y), 8, shuffle=True, transform=data.RandomShift(1), prefetch=prefetch)
-    trainer = Trainer(model, optimizer(model.parameters(), lr=0.01), backend=backend, capture=capture, progress=False)
+    trainer = Trainer(
+        model, optimizer(model.parameters(), lr=0.01), backend=backend, capture=capture, progress=False, step=step
+    )
     trainer.fit(loader, epochs, valid=loader)
     losses = [row["loss"] for row in trainer.history.rows]
     return losses, model.state_dict(), trainer
@@ -50,6 +54,16 @@ def test_the_numbers_are_the_emulated_devices():
 @pytest.mark.usefixtures("cuda", "short_graphs")
 def test_the_curve_is_the_references():
     np.testing.assert_allclose(trained("cuda", True)[0], trained("numpy", False)[0], rtol=1e-4)
+
+
+def computes_on_the_host(model, batch):
+    return F.softmax_cross_entropy(model(batch[0]), np.asarray(batch[1]) % 4)
+
+
+@pytest.mark.usefixtures("cuda", "short_graphs")
+def test_what_cannot_be_captured_names_the_users_line_not_cupys():
+    with pytest.raises(BackendError, match=r"\(at test_training.py:\d+\): Implicit conversion to a NumPy array"):
+        trained("cuda", True, step=computes_on_the_host)
 
 
 @pytest.mark.usefixtures("short_graphs")
