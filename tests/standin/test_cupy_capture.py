@@ -5,6 +5,8 @@ import gc
 import numpy as np
 import pytest
 
+import gpunet as gp
+from gpunet import nn
 from gpunet.bench.timing import CupyTimer
 from gpunet.errors import BackendError
 
@@ -150,3 +152,32 @@ def test_a_device_that_is_not_there_is_named(cuda):
 
     with pytest.raises(BackendError, match="CUDA device 3 is not there: this machine shows 1"):
         get_backend("cuda:3")
+
+
+@pytest.mark.xfail(
+    reason="Recorder never gives its pool's blocks back, and a dropped pool keeps its memory", strict=True
+)
+def test_a_dropped_recorder_gives_its_memory_back(cuda, cupy, machine):
+    x = cuda.full((2**18,), 1.0, np.float32)
+
+    def used_after():
+        recorder = cuda.recorder()
+        with recorder.current():
+            recording, _ = recorder.record(lambda: cuda.binary("add", cuda.binary("add", x, x), x))
+            recording.launch()
+        del recorder, recording, _
+        gc.collect()
+        cupy.get_default_memory_pool().free_all_blocks()
+        return machine.device.memory.used
+
+    assert used_after() == used_after()
+
+
+def test_out_of_memory_names_the_layer_and_the_bytes(cuda, cupy, machine):
+    layer, x = nn.Conv2d(4, 64, 3).to("cuda"), gp.tensor(np.ones((8, 32, 32, 4), np.float32), backend="cuda")
+    layer(x[:1])
+    gc.collect()
+    cupy.get_default_memory_pool().free_all_blocks()
+    machine.device.memory.total = machine.device.memory.used + 2**19
+    with pytest.raises(MemoryError, match=r"^Conv2d: out of memory: Out of memory allocating 1,8\d\d,\d{3} bytes"):
+        layer(x)

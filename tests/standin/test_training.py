@@ -52,6 +52,13 @@ def test_the_numbers_are_the_emulated_devices():
 
 
 @pytest.mark.usefixtures("cuda", "short_graphs")
+def test_a_prompt_device_gives_the_numbers_of_a_late_one(machine):
+    late = trained("cuda", True)
+    machine.device.queue.late = False
+    assert_same(trained("cuda", True), late)
+
+
+@pytest.mark.usefixtures("cuda", "short_graphs")
 def test_the_curve_is_the_references():
     np.testing.assert_allclose(trained("cuda", True)[0], trained("numpy", False)[0], rtol=1e-4)
 
