@@ -349,6 +349,8 @@ def _where(error: BaseException) -> str:
     package = str(Path(gpunet.__file__).parent)
     calls = [(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)]
     outside = [
-        (file, line) for file, line in calls if not file.startswith((package, "<")) and "site-packages" not in file
-    ]
+        (file, line)
+        for file, line in calls
+        if not file.startswith((package, "<")) and "site-packages" not in file and not file.endswith(".pyx")
+    ]  # CuPy's compiled modules give files of its sources, which are not here
     return f" (at {Path(outside[-1][0]).name}:{outside[-1][1]})" if outside else ""

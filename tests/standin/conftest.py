@@ -1,0 +1,30 @@
+"""Fixtures on the real CuPy over the stand-in; skipped with the reason where it cannot be installed."""
+
+from functools import cache
+
+import pytest
+
+from gpunet import backends
+from gpunet.backends.cuda import cuda_backend
+from standin.install import install, present, why_impossible
+
+if not why_impossible():
+    install()  # now, while tests are collected: before any of them imports CuPy
+
+
+@pytest.fixture
+def machine():
+    """The stand-in's machine, which CuPy sees during the test."""
+    if why := why_impossible():
+        pytest.skip(why)
+    with present() as shown:
+        yield shown
+
+
+@pytest.fixture
+def cuda(machine, monkeypatch):
+    """A new CUDA backend on it, which `get_backend("cuda")` gives too."""
+    original = backends._make
+    made = cache(lambda kind, device: cuda_backend(device) if kind == "cuda" else original(kind, device))
+    monkeypatch.setattr(backends, "_make", made)
+    return made("cuda", 0)

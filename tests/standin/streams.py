@@ -1,0 +1,197 @@
+"""Streams, events and graphs of the stand-in.
+
+What is asked of a stream is kept in its order and done late: not before something waits for it. A device may be as slow as
+that, so whoever reads too early, changes page-locked memory too early, or counts on an order between two streams that nothing
+makes, gets wrong numbers here on every run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+
+from standin.errors import runtime_error
+
+LEGACY = (0, 1)
+"""Handles of the default stream, which waits for all blocking streams, and they for it."""
+PENDING = 1024
+"""Tasks that a device keeps; the oldest is done when there are more."""
+RELAXED = 2
+"""cudaStreamCaptureModeRelaxed."""
+
+
+class Task:
+    """One thing to do, after others."""
+
+    __slots__ = ("after", "done", "run")
+
+    def __init__(self, run: Callable[[], None], after: list[Task]):
+        self.run, self.after, self.done = run, after, False
+
+    def finish(self) -> None:
+        """Do it, with all that it waits for."""
+        path = [self]
+        while path:
+            task = path[-1]
+            task.after = [a for a in task.after if not a.done]
+            if task.after:
+                path += task.after
+                continue
+            path.pop()
+            if not task.done:
+                task.done = True  # first: what it does may come back here
+                task.run()
+
+
+class Capture:
+    """What a stream records.
+
+    Args:
+        mode: cudaStreamCaptureMode…
+    """
+
+    def __init__(self, mode: int):
+        self.mode, self.valid = mode, True
+        self.nodes: list[Callable[[], None]] = []
+
+
+class Stream:
+    """A stream of one device."""
+
+    def __init__(self, device: int, *, blocking: bool, priority: int = 0):
+        self.device, self.blocking, self.priority = device, blocking, priority
+        self.last: Task | None = None
+        self.capture: Capture | None = None
+
+
+class Event:
+    """A point in a stream."""
+
+    def __init__(self, *, timed: bool):
+        self.timed = timed
+        self.task: Task | None = None
+        self.capture: Capture | None = None
+        self.time = 0.0
+
+
+class Graph:
+    """Captured work; `last` is its last replay, which the next one waits for."""
+
+    def __init__(self, nodes: list[Callable[[], None]]):
+        self.nodes = nodes
+        self.last: Task | None = None
+
+
+class Queue:
+    """All streams of one device.
+
+    Args:
+        device: its number.
+        late: do things only when they are waited for; at once otherwise.
+    """
+
+    def __init__(self, device: int, *, late: bool = True):
+        self.device, self.late = device, late
+        self.legacy = Stream(device, blocking=True)
+        self.streams: set[Stream] = {self.legacy}
+        self._pending: deque[Task] = deque()
+
+    def capturing(self) -> list[Stream]:
+        """The streams that capture."""
+        return [stream for stream in self.streams if stream.capture]
+
+    def submit(self, stream: Stream, run: Callable[[], None], after: list[Task] | None = None) -> Task | None:
+        """Put something at the end of a stream, or record it while the stream captures.
+
+        Args:
+            after: what else it waits for.
+        """
+        if stream.capture:
+            if not stream.capture.valid:
+                raise runtime_error("StreamCaptureInvalidated")
+            stream.capture.nodes.append(run)
+            return None
+        self.refuse_legacy(stream)
+        if stream is self.legacy:
+            before = [s.last for s in self.streams if s.blocking]
+        else:
+            before = [stream.last, self.legacy.last if stream.blocking else None]
+        task = Task(run, [t for t in (*before, *(after or ())) if t is not None and not t.done])
+        stream.last = task
+        self._pending.append(task)
+        if not self.late:
+            task.finish()
+        while self._pending and (self._pending[0].done or len(self._pending) > PENDING):
+            self._pending.popleft().finish()
+        return task
+
+    def refuse_legacy(self, stream: Stream) -> None:
+        """The default stream may not be used while a stream that waits for it captures."""
+        broken = [s.capture for s in self.capturing() if s.blocking] if stream is self.legacy else []
+        for capture in filter(None, broken):
+            capture.valid = False
+        if broken:
+            raise runtime_error("StreamCaptureImplicit")
+
+    def refuse_unsafe(self) -> None:
+        """What may wait for the device is refused unless all captures are relaxed."""
+        strict = [s.capture for s in self.capturing() if s.capture and s.capture.mode != RELAXED]
+        for capture in strict:
+            capture.valid = False
+        if strict:
+            raise runtime_error("StreamCaptureUnsupported")
+
+    def refuse_wait(self, streams: list[Stream]) -> None:
+        """A stream that captures cannot be waited for, and the try ends its capture."""
+        caught = [s.capture for s in streams if s.capture]
+        for capture in caught:
+            capture.valid = False
+        if caught:
+            raise runtime_error("StreamCaptureUnsupported")
+
+    def drain(self) -> None:
+        """Do all that was asked for."""
+        while self._pending:
+            self._pending.popleft().finish()
+
+    def record(self, event: Event, stream: Stream) -> None:
+        """Put an event at the end of a stream."""
+
+        def pass_it() -> None:
+            event.time = perf_counter()
+
+        event.capture = stream.capture
+        event.task = self.submit(stream, pass_it)
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Have a stream wait for an event."""
+        if stream.capture and event.capture is not stream.capture and event.task is not None:
+            stream.capture.valid = False
+            raise runtime_error("StreamCaptureIsolation")
+        if event.capture is not None and event.capture is not stream.capture:
+            raise NotImplementedError(
+                "the stand-in captures one stream at a time: an event of a capture stays in its stream"
+            )
+        if event.task is not None and not event.task.done:
+            self.submit(stream, lambda: None, [event.task])
+
+    def end_capture(self, stream: Stream) -> Graph:
+        """The captured work."""
+        capture, stream.capture = stream.capture, None
+        if capture is None:
+            raise runtime_error("IllegalState")
+        if not capture.valid:
+            raise runtime_error("StreamCaptureInvalidated")
+        return Graph(capture.nodes)
+
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        """Replay captured work."""
+        nodes = graph.nodes
+
+        def replay() -> None:
+            for node in nodes:
+                node()
+
+        task = self.submit(stream, replay, [graph.last] if graph.last else None)
+        graph.last = task or graph.last
