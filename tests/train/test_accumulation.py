@@ -83,7 +83,9 @@ def test_accumulate_is_a_number_of_batches():
 @pytest.mark.parametrize("metrics", [[], ["accuracy"]])
 @pytest.mark.parametrize("hook", [False, True])
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(new_task, cuda_name, accumulate, hook, metrics):
+def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
+    new_task, cuda_name, accumulate, hook, metrics
+):
     class Each:
         def after_step(self, trainer):
             seen.append((trainer.step, trainer.running["loss"]))

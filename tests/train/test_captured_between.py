@@ -153,9 +153,7 @@ def test_a_hook_around_steps_makes_each_a_graph_of_its_own(both):
         rates.append(trainer.running["loss"])
         trainer.optimizer.groups[0]["lr"] *= 0.9
 
-    trainer = both(
-        lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(change)]}
-    )
+    trainer = both(lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(change)]})
     assert counts_of(trainer) == [1, 1]
     assert rates[: len(rates) // 2] == rates[len(rates) // 2 :]
 

@@ -25,7 +25,10 @@ LOSSES = {
         4,
     ),
     "focal": (lambda model, batch: F.focal_loss(model(batch[0]), batch[1]), 4),
-    "huber": (lambda model, batch: F.huber_loss(model(batch[0]), F.one_hot(batch[1], 4, backend=model[0].weight.backend)), 4),
+    "huber": (
+        lambda model, batch: F.huber_loss(model(batch[0]), F.one_hot(batch[1], 4, backend=model[0].weight.backend)),
+        4,
+    ),
 }
 
 
