@@ -151,7 +151,7 @@ def test_the_loss_curve_of_50_steps_of_lenet_is_pytorchs(backend, rng):
     images, size = images.astype(np.float32), 64
     model = gp.models.lenet().to(backend)
     theirs, parameters = torch_lenet(model)
-    options = {"lr": 0.005, "momentum": 0.9}  # at four times that, curves that add up in other orders part from step 20 on
+    options = {"lr": 0.005, "momentum": 0.9}  # at 0.02, curves that add up in other orders part from step 20 on
     mine, other = optim.SGD(model.parameters(), **options), torch.optim.SGD(parameters, **options)
     curve, torch_curve = [], []
     for step in range(50):
