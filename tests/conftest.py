@@ -21,6 +21,10 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", warning)
 
 
+def pytest_report_header():
+    return f"gpunet's backends: {', '.join(BACKENDS)}"
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def backend(request):
     """The backend under test; skipped, with the reason, where it cannot run."""
