@@ -1,4 +1,5 @@
-"""One body, every backend: a test that takes `backend` runs once on each of `BACKENDS`."""
+"""One body, every backend: a test that takes `backend` runs once on each, one that takes `cuda_name` or `cuda_backend` once
+on each that launches kernels. `helpers.backends` says which there are."""
 
 import os
 
@@ -6,9 +7,10 @@ import hypothesis
 import numpy as np
 import pytest
 import standin
+from helpers.backends import BACKENDS, CUDA, GPU_WARNINGS, check_asked, skip_unavailable
 
 import gpunet as gp
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends import get_backend
 
 if os.environ.get(standin.VARIABLE) == "1":
     from standin.install import install
@@ -16,21 +18,38 @@ if os.environ.get(standin.VARIABLE) == "1":
     os.environ.update(standin.environment())
     install().present = True
 
-BACKENDS = ["reference", "numpy", "emulated"]
-
 hypothesis.settings.register_profile(
     "gpunet", derandomize=True, database=None, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("gpunet")
 
 
+def pytest_configure(config):
+    check_asked()
+    for warning in GPU_WARNINGS:
+        config.addinivalue_line("filterwarnings", warning)
+
+
+def pytest_report_header():
+    return f"gpunet's backends: {', '.join(BACKENDS)}"
+
+
 @pytest.fixture(scope="session", params=BACKENDS)
 def backend(request):
     """The backend under test; skipped, with the reason, where it cannot run."""
-    why = why_unavailable(request.param)
-    if why:
-        pytest.skip(why)
-    return get_backend(request.param)
+    return get_backend(skip_unavailable(request.param))
+
+
+@pytest.fixture(scope="session", params=CUDA)
+def cuda_name(request):
+    """The name of the CUDA backend under test; skipped, with the reason, where it cannot run."""
+    return skip_unavailable(request.param)
+
+
+@pytest.fixture(scope="session")
+def cuda_backend(cuda_name):
+    """The CUDA backend under test."""
+    return get_backend(cuda_name)
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
 
 import gpunet
 from gpunet import cli
-from gpunet.backends import why_unavailable
 from gpunet.interop import load_weights, read_metadata, save_weights
 from gpunet.models import cnn
 from gpunet.train import recipes
@@ -116,21 +114,18 @@ def test_train_takes_every_optimizer_and_schedule(capsys, tmp_path, options):
     assert recipe["flip"] == ("--flip" in options)
 
 
-@pytest.mark.parametrize("where", ["numpy", "emulated", "folder"])
-def test_train_uploads_public_data_sets_to_a_device(capsys, monkeypatch, pictures, where):
+@pytest.mark.parametrize("where", ["host", "device", "folder"])
+def test_train_uploads_public_data_sets_to_a_device(capsys, monkeypatch, pictures, cuda_name, cuda_backend, where):
     """A folder of images may be larger than the device."""
-    if why := why_unavailable("emulated"):
-        pytest.skip(why)
 
     def stop(*sets, backend):
         raise ValueError(f"{len(sets)} arguments, made on {backend and backend.name}")
 
     monkeypatch.setattr(recipes, "make_loaders", stop)
     options = ("--dataset", pictures) if where == "folder" else ()
-    backend = "numpy" if where == "numpy" else "emulated"
-    status, _, err = run(capsys, "train", *options, "--backend", backend)
+    status, _, err = run(capsys, "train", *options, "--backend", "numpy" if where == "host" else cuda_name)
     assert status != 0
-    assert f"4 arguments, made on {'emulated' if where == 'emulated' else 'None'}" in err
+    assert f"4 arguments, made on {cuda_backend.name if where == 'device' else None}" in err
 
 
 @pytest.mark.parametrize(("split", "size"), [(False, "8x8"), (True, "8")])
@@ -219,13 +214,12 @@ def test_summary_prints_the_table(capsys):
     assert "(5·5·1+1)·6" in out
 
 
-@needs_emulator
-def test_summary_prints_the_plan_of_a_step(capsys):
-    plan = ("summary", "lenet", "--plan", "--backend", "emulated", "--batch-size", 2)
+def test_summary_prints_the_plan_of_a_step(capsys, cuda_name, cuda_backend):
+    plan = ("summary", "lenet", "--plan", "--backend", cuda_name, "--batch-size", 2)
     status, out, _ = run(capsys, *plan)
     assert status == 0
     assert "update    SGD" in out
-    assert "a step of 2 inputs 28x28x1 on emulated" in out
+    assert f"a step of 2 inputs 28x28x1 on {cuda_backend.name}" in out
     assert "backward" not in run(capsys, *plan, "--inference")[1]
 
 

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.backends import GPU_WARNINGS, GPUS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(params=["numpy", *GPUS])
+def on(request):
+    """The backend that a user names: the emulated device takes too long for whole examples."""
+    return request.param
 
 
 def run(name, *arguments):
@@ -18,38 +25,41 @@ def run(name, *arguments):
 
 
 def execute(*arguments):
-    command = [sys.executable, "-W", "error", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    filters = [part for warning in ("error", *GPU_WARNINGS) for part in ("-W", warning)]
+    command = [sys.executable, *filters, *map(str, arguments)]
+    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
-def test_train_classifier_prints_the_test_accuracy_that_the_command_line_reaches():
-    arguments = ("--dataset", "digits", "--epochs", 3, "--seed", 1, "--backend", "numpy")
+def test_train_classifier_prints_the_test_accuracy_that_the_command_line_reaches(on):
+    arguments = ("--dataset", "digits", "--epochs", 3, "--seed", 1, "--backend", on)
     last = run("train_classifier.py", *arguments).splitlines()[-1]
     assert last.startswith("test accuracy: ")
     assert float(last.split()[-1].rstrip("%")) > 80
     assert last == execute("-m", "gpunet", "train", *arguments).splitlines()[-1]
 
 
-def test_compare_backends_prints_both_curves_and_their_difference(tmp_path):
+@pytest.mark.parametrize("second", ["reference", *GPUS])
+def test_compare_backends_prints_both_curves_and_their_difference(tmp_path, second):
     plot = []
     if _has_matplotlib():
         plot = ["--plot", tmp_path / "curves.png"]
-    lines = run("compare_backends.py", "--steps", 10, *plot).splitlines()
-    assert lines[0].split() == ["step", "numpy", "reference", "difference"]
+    lines = run("compare_backends.py", "--steps", 10, "--backends", "numpy", second, *plot).splitlines()
+    assert lines[0].split() == ["step", "numpy", second, "difference"]
     first, last = (line.split() for line in (lines[1], lines[10]))
     assert float(last[1]) < float(first[1])
     assert float(lines[-1].removeprefix("largest relative difference: ")) < 1e-5
     assert not plot or plot[1].stat().st_size > 1000
 
 
-def test_image_filters_writes_every_filter_of_a_users_photograph(tmp_path):
+def test_image_filters_writes_every_filter_of_a_users_photograph(on, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     image.fromarray(pixels).save(tmp_path / "photo.png")
     out = tmp_path / "filtered.png"
-    line = run("image_filters.py", tmp_path / "photo.png", "--output", out, "--extent", 80)
+    line = run("image_filters.py", tmp_path / "photo.png", "--output", out, "--extent", 80, "--backend", on)
     assert line == f"12 pictures of 60x80 pixels in {out}\n"
     assert out.stat().st_size > 10_000
 
@@ -60,19 +70,19 @@ def test_image_filters_takes_a_photograph_of_scikit_image_without_one(tmp_path):
     assert run("image_filters.py", "--output", tmp_path / "all.png").startswith("12 pictures of 400x400 pixels")
 
 
-def test_inspect_network_writes_every_picture(tmp_path):
+def test_inspect_network_writes_every_picture(on, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     weights = tmp_path / "net.safetensors"
     arguments = ("--dataset", "digits", "--epochs", 1, "--output", tmp_path / "out", "--weights", weights)
-    lines = run("inspect_network.py", *arguments, "--backend", "numpy").splitlines()
+    lines = run("inspect_network.py", *arguments, "--backend", on).splitlines()
     written = [Path(line.removeprefix("wrote ")) for line in lines if line.startswith("wrote ")]
     names = "first_layer_filters feature_maps receptive_fields top_patches_and_deconvnet saliency_gradcam_occlusion "
     assert [path.stem for path in written] == (names + "translation_features translation_scores").split()
     assert all(path.stat().st_size > 5_000 for path in written)
-    assert run("inspect_network.py", *arguments, "--backend", "numpy").splitlines()[0] == lines[0]  # loaded this time
+    assert run("inspect_network.py", *arguments, "--backend", on).splitlines()[0] == lines[0]  # loaded this time
 
 
-def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(tmp_path, rng):
+def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(on, tmp_path, rng):
     image_module = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     rows, columns = np.mgrid[:32, :32]
@@ -98,7 +108,7 @@ def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(tmp_path, rng):
         "--epochs",
         60,
     )
-    figures, informed = run("fcn_nuclei.py", *options, "--backend", "numpy").splitlines()[-2:]
+    figures, informed = run("fcn_nuclei.py", *options, "--backend", on).splitlines()[-2:]
     otsu, net = re.fullmatch(r"foreground IoU: Otsu (0\.\d+|1\.000), U-Net (0\.\d+|1\.000)", figures).groups()
     assert float(otsu) > 0.7
     assert float(net) > 0.5
@@ -106,7 +116,7 @@ def test_fcn_nuclei_prints_both_figures_and_draws_what_it_found(tmp_path, rng):
     assert (tmp_path / "out/nuclei.png").stat().st_size > 1000
 
 
-def test_yolo_bccd_prints_the_precision_of_each_class_and_writes_the_boxes(tmp_path, rng):
+def test_yolo_bccd_prints_the_precision_of_each_class_and_writes_the_boxes(on, tmp_path, rng):
     image_module = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     pytest.importorskip("pycocotools")
@@ -128,7 +138,7 @@ def test_yolo_bccd_prints_the_precision_of_each_class_and_writes_the_boxes(tmp_p
     (tmp_path / "BCCD/ImageSets/Main/trainval.txt").write_text("\n".join(map(str, range(10))))
     (tmp_path / "BCCD/ImageSets/Main/test.txt").write_text("\n".join(map(str, range(10, 15))))
     options = ("--root", tmp_path, "--output", tmp_path / "out", "--size", 32, 48, "--width", 4, "--epochs", 2)
-    last = run("yolo_bccd.py", *options, "--anchors", 2, "--backend", "numpy").splitlines()[-1]
+    last = run("yolo_bccd.py", *options, "--anchors", 2, "--backend", on).splitlines()[-1]
     names = ["mAP", "mAP@0.5", *(f"AP@0.5 {name}" for name in colours)]
     assert re.fullmatch(", ".join(rf"{name}: [01]\.\d{{3}}" for name in names), last)
     assert (tmp_path / "out/cells.png").stat().st_size > 1000
@@ -137,7 +147,7 @@ def test_yolo_bccd_prints_the_precision_of_each_class_and_writes_the_boxes(tmp_p
 
 
 @pytest.mark.parametrize("loss", ["all_pairs", "triplet", "contrastive"])
-def test_siamese_omniglot_prints_the_one_shot_accuracy_and_draws_trials(tmp_path, rng, loss):
+def test_siamese_omniglot_prints_the_one_shot_accuracy_and_draws_trials(on, tmp_path, rng, loss):
     image_module = pytest.importorskip("PIL.Image")
     pytest.importorskip("matplotlib")
     for split, alphabet in (("background", "Latin"), ("evaluation", "Greek")):
@@ -162,17 +172,17 @@ def test_siamese_omniglot_prints_the_one_shot_accuracy_and_draws_trials(tmp_path
         "--views",
         2,
     )
-    last = run("siamese_omniglot.py", *options, "--loss", loss, "--backend", "numpy").splitlines()[-1]
+    last = run("siamese_omniglot.py", *options, "--loss", loss, "--backend", on).splitlines()[-1]
     accuracy = re.fullmatch(r"one-shot accuracy, 20-way within alphabets: (\d+\.\d)%", last)
     assert float(accuracy[1]) > 25  # chance is 5
     assert (tmp_path / "out/trials.png").stat().st_size > 1000
 
 
-def test_compare_regularisers_prints_a_table_and_draws_the_curves(tmp_path):
+def test_compare_regularisers_prints_a_table_and_draws_the_curves(on, tmp_path):
     pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")
     out, names = tmp_path / "curves.png", ["max-norm", "mixup", "early stopping", "weight average"]
-    options = ("--images", 60, "--epochs", 2, "--only", *names, "--output", out, "--backend", "numpy")
+    options = ("--images", 60, "--epochs", 2, "--only", *names, "--output", out, "--backend", on)
     lines = run("compare_regularisers.py", *options).splitlines()
     rows = [
         re.fullmatch(r"(.+?) +(\d\.\d{4}) +(\d+\.\d)% +(\d\.\d{4}) +(\d+\.\d)% +(\d\.\d{4})", line) for line in lines

@@ -30,7 +30,11 @@ class Checks:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "GPUNET_SEEDED_FAULT": fault}
         command = [sys.executable, "-m", "gpunet", "check", "--backend", "emulated", "--output", str(self.folder)]
         return subprocess.Popen(
-            [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+            [*command, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
         )
 
     def run(self, *arguments, fault=""):

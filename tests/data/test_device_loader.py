@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import gpunet as gp
 from gpunet import data, nn, optim
 from gpunet.autograd import Tensor
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends.cuda import recording_backend
 from gpunet.errors import BackendError
 
 AUGMENT = data.Compose(
@@ -117,26 +117,23 @@ def test_a_clock_on_the_backend_says_which_batch_is_made(backend):
         assert backend.to_numpy(part).tolist() == wanted.numpy().tolist()
 
 
-@pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
-def test_a_captured_batch_is_one_kernel_that_makes_every_batch_of_every_epoch():
-    from gpunet.cuda.emulator.stream import Stream
-
-    backend = get_backend("emulated")
+def test_a_captured_batch_is_one_kernel_that_makes_every_batch_of_every_epoch(cuda_backend):
+    backend, recording = recording_backend(cuda_backend)
     loader = data.DeviceLoader(make_set(24), 8, backend=backend, shuffle=True, transform=AUGMENT, seed=1)
     order, clock = loader.order(), backend.full((2,), 0, np.uint64)
     out = backend.empty((8, 6, 7, 3), np.float32), backend.empty((8,), np.int32)
-    stream = Stream(backend.arrays)
-    with stream:
-        stream.begin_capture()
-        loader.launch(order, clock=clock, out=out)
-        graph = stream.end_capture()
-    assert graph.kernels == ["gather_augment<float>"]
+    loader.launch(order, clock=clock, out=out)  # compiles the kernel
+    recording.clear()
+    recorder = backend.recorder()
+    graph, _ = recorder.record(lambda: loader.launch(order, clock=clock, out=out))
+    assert [launch.kernel for launch in recording.launches] == ["gather_augment<float>"]
     for epoch in range(2):
         loader.order(epoch, out=order)
         loader.epoch = epoch
         for step, (x, y) in enumerate(loader):
             backend.copy(backend.asarray(np.array([step, epoch], np.uint64)), out=clock)
-            graph.launch()
+            with recorder.current():
+                graph.launch()
             np.testing.assert_array_equal(backend.to_numpy(out[0]), x.numpy())
             np.testing.assert_array_equal(backend.to_numpy(out[1]), backend.to_numpy(y))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tolerances
 from helpers import check_gradients, host, same
+from helpers.backends import CUDA, skip_unavailable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,12 +105,12 @@ def test_moments_are_exact_far_from_zero(backend, rng):
     same(y.numpy(), oracle(x, 1, 0, 2, 1e-5), {"float32": 5e-4})  # the mean itself is rounded to 2^-11
 
 
-@pytest.mark.parametrize("on", ["numpy", "emulated"])
+@pytest.mark.parametrize("on", ["numpy", *CUDA])
 @pytest.mark.parametrize(("shape", "groups"), [((2, 64, 64, 4), 1), ((2, 64, 64, 33), 3), ((3, 100_000), 1)])
 def test_the_mean_of_many_elements_far_from_zero_is_rounded_but_once(rng, on, shape, groups):
     """A plain sum in float32 is off by more than a rounding of the mean, which a second one, of the differences, mends."""
     x = (rng.normal(size=shape) + 1000).astype(np.float32)
-    y = F.group_norm(gp.tensor(x, backend=on), groups).numpy()
+    y = F.group_norm(gp.tensor(x, backend=skip_unavailable(on)), groups).numpy()
     half_a_step = np.spacing(np.float32(1000)) / 2
     assert np.abs(y - oracle(x, 1, 0, groups, 1e-5)).max() < half_a_step + 3e-6
 

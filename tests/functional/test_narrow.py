@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tolerances
-from helpers import needs_emulator, relative_error
+from helpers import relative_error
 
 import gpunet as gp
 from gpunet import functional as F
@@ -13,19 +13,15 @@ from gpunet.backends import get_backend
 NARROW = ["bfloat16", "float16"]
 
 
-def parameter_of(array):
+def parameter_of(array, backend):
     made = gp.nn.Parameter(array, get_backend("numpy"))
-    made.move(get_backend("emulated"))
+    made.move(backend)
     return made
 
 
 def values(tensor_or_array):
     array = tensor_or_array.numpy() if hasattr(tensor_or_array, "numpy") else tensor_or_array
     return np.asarray(array, np.float64)
-
-
-def on_host(array):
-    return get_backend("emulated").to_numpy(array).astype(np.float64)
 
 
 def test_a_cast_gives_its_gradient_back_in_the_input_s_dtype(backend, dtype, rng):
@@ -47,20 +43,23 @@ def test_a_dtype_that_a_backend_does_not_compute_in_is_named(backend):
         F.cast(gp.tensor(np.ones(3, np.float32), backend=backend), "complex64")
 
 
-@needs_emulator
 @pytest.mark.parametrize("kept", [False, True], ids=["alone", "in an arena"])
 @pytest.mark.parametrize("narrow", NARROW)
-def test_parameters_are_rounded_and_their_gradients_are_not(narrow, kept, rng):
+def test_parameters_are_rounded_and_their_gradients_are_not(cuda_backend, narrow, kept, rng):
     x, w = rng.normal(size=(5, 4)).astype(narrow), rng.normal(size=(4, 3)).astype(np.float32)
     b = rng.normal(size=3).astype(np.float32)
-    weight, bias = parameter_of(w), parameter_of(b)
+    weight, bias = parameter_of(w, cuda_backend), parameter_of(b, cuda_backend)
     if kept:
         optim.SGD([weight, bias], 0.1)
-    t = gp.tensor(x, backend="emulated", requires_grad=True)
+    t = gp.tensor(x, backend=cuda_backend, requires_grad=True)
     operations = {
         "linear": lambda: F.linear(t, weight, bias),
         "matmul and add": lambda: F.add(F.matmul(t, weight), bias),
     }
+
+    def gradient(parameter):
+        return cuda_backend.to_numpy(parameter.grad).astype(np.float64)
+
     upstream = rng.normal(size=(5, 3)).astype(narrow)
     wide, rounded = values(x), values(w.astype(narrow))
     for name, operation in operations.items():
@@ -74,25 +73,24 @@ def test_parameters_are_rounded_and_their_gradients_are_not(narrow, kept, rng):
             assert (weight.dtype, weight.grad.dtype, bias.grad.dtype) == (np.float32,) * 3, name
             assert t.grad.dtype == narrow, name
             tolerance = 1e-6 if name == "linear" else tolerances.NARROW[narrow]
-            assert relative_error(on_host(weight.grad), times * wide.T @ values(upstream)) <= tolerance, name
-            assert relative_error(on_host(bias.grad), times * values(upstream).sum(0)) <= 1e-6, name
+            assert relative_error(gradient(weight), times * wide.T @ values(upstream)) <= tolerance, name
+            assert relative_error(gradient(bias), times * values(upstream).sum(0)) <= 1e-6, name
 
 
-@needs_emulator
-def test_a_parameter_before_its_input_is_rounded_too(rng):
-    p, x = parameter_of(rng.normal(size=3).astype(np.float32)), rng.normal(size=(2, 3)).astype("bfloat16")
-    t = gp.tensor(x, backend="emulated")
+def test_a_parameter_before_its_input_is_rounded_too(cuda_backend, rng):
+    p = parameter_of(rng.normal(size=3).astype(np.float32), cuda_backend)
+    x = rng.normal(size=(2, 3)).astype("bfloat16")
+    t = gp.tensor(x, backend=cuda_backend)
     assert (p * t).dtype == (t * p).dtype == "bfloat16"
     with pytest.raises(TypeError, match="multiply: b is float32 but the first tensor is bfloat16"):
-        t * gp.tensor(np.ones(3, np.float32), backend="emulated")
+        t * gp.tensor(np.ones(3, np.float32), backend=cuda_backend)
 
 
-@needs_emulator
-def test_backward_through_parameters_that_an_update_has_overwritten_raises(rng):
+def test_backward_through_parameters_that_an_update_has_overwritten_raises(cuda_backend, rng):
     layer = nn.Linear(3, 2)
     optimizer = optim.SGD(layer.parameters(), 0.1)
-    layer.to("emulated")
-    x = gp.tensor(rng.normal(size=(4, 3)).astype("bfloat16"), backend="emulated", requires_grad=True)
+    layer.to(cuda_backend)
+    x = gp.tensor(rng.normal(size=(4, 3)).astype("bfloat16"), backend=cuda_backend, requires_grad=True)
     old, new = layer(x), layer(x)
     new.backward(np.ones(new.shape))
     optimizer.step()
@@ -100,9 +98,8 @@ def test_backward_through_parameters_that_an_update_has_overwritten_raises(rng):
         old.backward(np.ones(old.shape))
 
 
-@needs_emulator
 @pytest.mark.parametrize("narrow", NARROW)
-def test_losses_are_float32(narrow, rng):
+def test_losses_are_float32(cuda_backend, narrow, rng):
     x = rng.normal(size=(6, 4)).astype(narrow)
     targets, labels = rng.uniform(size=(6, 4)).astype(narrow), rng.integers(0, 4, 6)
     weight = rng.uniform(0.5, 2, 4)
@@ -113,7 +110,7 @@ def test_losses_are_float32(narrow, rng):
     }
     for name, loss in losses.items():
         results = []
-        for backend, kind in (("reference", np.float64), ("emulated", narrow)):
+        for backend, kind in (("reference", np.float64), (cuda_backend, narrow)):
             t = gp.tensor(x.astype(kind), backend=backend, requires_grad=True)
             y = loss(t)
             y.backward()

@@ -28,12 +28,12 @@ def assert_same(one, other):
         np.testing.assert_array_equal(array, other_arrays[name], err_msg=name)
 
 
-def both(new_task, use, make=lambda task: {}, **how):
-    """`use(task, trainer)` eagerly and captured, then compared -> the captured task's trainer."""
+def compare(backend, new_task, use, make=lambda task: {}, **how):
+    """`use(task, trainer)` eagerly and captured on a backend, then compared -> the captured task's trainer."""
     states = []
     for capture in (False, True):
         task = new_task(0, **how)
-        trainer = task.trainer(backend="emulated", capture=capture, **make(task))
+        trainer = task.trainer(backend=backend, capture=capture, **make(task))
         use(task, trainer)
         states.append(state_of(task, trainer))
     assert_same(*states)

@@ -1,21 +1,12 @@
-"""One body of tests for a GPU and for the emulated device; skipped with the reason where one cannot run."""
+"""One body of tests for every device and for both variants of a kernel."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from gpunet.backends import get_backend, why_unavailable
 from gpunet.backends.cuda import CudaBackend
 from gpunet.backends.reference import ReferenceBackend
-
-
-@pytest.fixture(scope="session", params=["emulated", "cuda"])
-def cuda_backend(request: pytest.FixtureRequest) -> CudaBackend:
-    why = why_unavailable(request.param)
-    if why:
-        pytest.skip(why)
-    return get_backend(request.param)
 
 
 @pytest.fixture(params=["fast", "simple"])
@@ -29,11 +20,6 @@ def device_backend(request: pytest.FixtureRequest, cuda_backend: CudaBackend) ->
 @pytest.fixture
 def reference() -> ReferenceBackend:
     return ReferenceBackend()
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tolerances
 from helpers import host, relative_error
+from helpers.backends import CUDA, skip_unavailable
 
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, nn, optim
-from gpunet.backends import get_backend, why_unavailable
 
 
 def conv_parameters(*channels):
@@ -197,11 +197,9 @@ def trained(backend, steps=8):
     return np.array(losses), model
 
 
-@pytest.mark.parametrize("name", ["reference", "emulated"])
+@pytest.mark.parametrize("name", ["reference", *CUDA])
 def test_a_small_resnet_trains_with_numpys_losses_and_running_moments(name):
-    if why := why_unavailable(name):
-        pytest.skip(why)
-    (expected, theirs), (got, model) = trained(get_backend("numpy")), trained(get_backend(name))
+    (expected, theirs), (got, model) = trained("numpy"), trained(skip_unavailable(name))
     assert expected[-1] < 0.7 * expected[0]
     np.testing.assert_allclose(got, expected, rtol=tolerances.LOSS_CURVE)
     for (entry, mine), (_, other) in zip(model.named_buffers(), theirs.named_buffers(), strict=True):

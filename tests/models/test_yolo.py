@@ -5,7 +5,6 @@ from helpers import check_gradients, host, relative_error
 
 import gpunet as gp
 from gpunet import data, models, optim
-from gpunet.backends import why_unavailable
 from gpunet.models.yolo import BOX, CLASSES, NOTHING, OBJECT, AssignTargets
 from gpunet.vision.boxes import giou
 
@@ -158,9 +157,7 @@ def test_it_learns_to_find_squares(rng):
     assert np.mean(np.array(best) > 0.5) > 0.8
 
 
-def test_a_captured_step_trains_as_an_eager_one(rng):
-    if why := why_unavailable("emulated"):
-        pytest.skip(why)
+def test_a_captured_step_trains_as_an_eager_one(cuda_name, rng):
     images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
     boxes, labels = np.array([[[2, 3, 16, 18.0]]] * 4, np.float32), np.array([[0], [1], [0], [1]])
     losses = []
@@ -171,7 +168,7 @@ def test_a_captured_step_trains_as_an_eager_one(rng):
             data.ArrayDataset(images, boxes, labels), 2, transform=model.targets((32, 32)), prefetch=0
         )
         trainer = gp.Trainer(
-            model, optim.SGD(model.parameters(), lr=0.01), loss=model.loss, metrics=[], backend="emulated",
+            model, optim.SGD(model.parameters(), lr=0.01), loss=model.loss, metrics=[], backend=cuda_name,
             capture=capture, progress=False,
         )  # fmt: skip
         losses.append([row["loss"] for row in trainer.fit(loader, epochs=2).rows])

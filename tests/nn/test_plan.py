@@ -1,4 +1,4 @@
-"""A plan lists what the emulated machine does, and a fused step writes nothing that its kernels say they avoid."""
+"""A plan lists what the machine does, and a fused step writes nothing that its kernels say they avoid."""
 
 from functools import partial
 from math import prod
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
+from helpers import needs_cuda, needs_emulator
 
 import gpunet as gp
 from gpunet import functional as F
@@ -16,8 +16,6 @@ from gpunet.backends.cuda import CudaBackend
 from gpunet.cuda.emulator.arrays import EmulatedArrays
 from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
 from gpunet.nn import plan as planning
-
-pytestmark = needs_emulator
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)
 LENET_LAUNCHES, TARGET = 16, 20
@@ -42,7 +40,7 @@ def places(plan):
     return list(dict.fromkeys(rows))
 
 
-# ---- against the machine
+# ---- against the emulated machine, which counts
 
 
 class Counting(EmulatedLauncher):
@@ -105,12 +103,14 @@ def run(request):
     return SimpleNamespace(plan=plan, counts=counts, allocated=allocated, classes=classes)
 
 
+@needs_emulator
 def test_the_launches_and_allocations_are_those_of_the_device(run):
     assert [work.kernel for work, _ in run.counts] == [launch.kernel for launch in run.plan.launches]
     assert [(work.grid, work.block) for work, _ in run.counts] == [(x.grid, x.block) for x in run.plan.launches]
     assert (len(run.plan.allocations), run.plan.allocated) == run.allocated
 
 
+@needs_emulator
 def test_a_launch_touches_the_arrays_that_are_listed_and_no_others(run):
     for launch, (_, counts) in zip(run.plan.launches, run.counts, strict=True):
         assert {a.name for a in launch.arguments} == {t.name for t in counts.regions}, launch.kernel
@@ -120,6 +120,7 @@ def test_a_launch_touches_the_arrays_that_are_listed_and_no_others(run):
         assert {t.name: (t.loaded > 0, t.stored > 0) for t in counts.regions} == listed, launch.kernel
 
 
+@needs_emulator
 def test_each_output_is_stored_once_and_loads_are_at_least_the_bytes_read(run):
     for launch, (_, counts) in zip(run.plan.launches, run.counts, strict=True):
         for argument in launch.arguments:
@@ -132,6 +133,7 @@ def test_each_output_is_stored_once_and_loads_are_at_least_the_bytes_read(run):
             assert touched.loaded >= touched.read <= argument.bytes, where
 
 
+@needs_emulator
 def test_the_bytes_are_exactly_those_of_the_machine(run):
     # the arena ends with the last bias in 128 bytes, and an update with the bias; of (norm, scale) it reads the scale
     spare = dict.fromkeys(("data", "grad", "a_slot", "b_slot"), 128 - 4 * run.classes)
@@ -150,13 +152,19 @@ def test_the_bytes_are_exactly_those_of_the_machine(run):
 
 
 @pytest.fixture(scope="module")
-def lenet():
-    return models.lenet().plan((28, 28, 1), batch_size=BATCH, optimizer=MOMENTUM)
+def plan_of(cuda_name):
+    """The plan of a model on a CUDA backend."""
+    return lambda model, *arguments, **options: model.plan(*arguments, backend=cuda_name, **options)
+
+
+@pytest.fixture(scope="module")
+def lenet(plan_of):
+    return plan_of(models.lenet(), (28, 28, 1), batch_size=BATCH, optimizer=MOMENTUM)
 
 
 @pytest.mark.parametrize("batch_size", [128, 512])
-def test_launches_of_a_lenet_step(batch_size):
-    plan = models.lenet().plan((28, 28, 1), batch_size=batch_size, optimizer=MOMENTUM)
+def test_launches_of_a_lenet_step(plan_of, batch_size):
+    plan = plan_of(models.lenet(), (28, 28, 1), batch_size=batch_size, optimizer=MOMENTUM)
     launches = len(plan.launches)
     assert launches == LENET_LAUNCHES, f"{launches} launches, {LENET_LAUNCHES} before; the target is at most {TARGET}"
 
@@ -187,22 +195,22 @@ def test_flops_are_those_of_the_products(lenet):
     assert lenet.flops == 2 * BATCH * (sum(forward) + weights_and_inputs)
 
 
-def test_inference_is_the_forward_pass_alone():
-    plan = models.lenet().plan((28, 28, 1), batch_size=2, training=False, optimizer=MOMENTUM)
+def test_inference_is_the_forward_pass_alone(plan_of):
+    plan = plan_of(models.lenet(), (28, 28, 1), batch_size=2, training=False, optimizer=MOMENTUM)
     assert {launch.label.phase for launch in plan.launches} == {"forward"}
     assert len(plan.launches) == 5
     dropping = nn.Sequential(nn.Linear(3, 2), nn.Dropout())
-    assert len(dropping.plan((3,), training=False).launches) == 1
+    assert len(plan_of(dropping, (3,), training=False).launches) == 1
 
 
-def test_without_an_optimizer_nothing_is_updated():
-    plan = models.lenet().plan((28, 28, 1), batch_size=2)
+def test_without_an_optimizer_nothing_is_updated(plan_of):
+    plan = plan_of(models.lenet(), (28, 28, 1), batch_size=2)
     assert len(plan.launches) == LENET_LAUNCHES - 1
     assert {launch.label.phase for launch in plan.launches} == {"forward", "backward"}
 
 
-def test_in_16_bits_an_optimizer_has_rounded_the_parameters_before():
-    plan = partial(models.lenet().plan, (28, 28, 1), batch_size=BATCH, precision="float16")
+def test_in_16_bits_an_optimizer_has_rounded_the_parameters_before(plan_of):
+    plan = partial(plan_of, models.lenet(), (28, 28, 1), batch_size=BATCH, precision="float16")
     kernels = [launch.kernel for launch in plan(optimizer=MOMENTUM).launches]
     assert sum("<half" in kernel for kernel in kernels) >= 10
     assert not any(kernel.startswith("cast") for kernel in kernels)
@@ -210,33 +218,39 @@ def test_in_16_bits_an_optimizer_has_rounded_the_parameters_before():
     assert len(rounded) == len(models.lenet().parameters())
 
 
-def test_another_loss_takes_the_place_of_cross_entropy():
+def test_another_loss_takes_the_place_of_cross_entropy(plan_of):
     model = nn.Sequential(nn.Linear(3, 2))
-    plan = model.plan((3,), batch_size=4, loss=lambda y, labels: F.mean_squared_error(y, np.zeros(y.shape)))
+    plan = plan_of(model, (3,), batch_size=4, loss=lambda y, labels: F.mean_squared_error(y, np.zeros(y.shape)))
     assert "softmax_cross_entropy" not in {launch.label.operation for launch in plan.launches}
     seen = []
-    model.plan((3,), batch_size=4, loss=lambda y, labels: seen.append(labels.shape) or y.mean())
+    plan_of(model, (3,), batch_size=4, loss=lambda y, labels: seen.append(labels.shape) or y.mean())
     assert seen == [(4,)]
 
 
 # ---- what a fused pattern never writes
 
 
-def training(*layers, shape, fuse=True, images_need_gradients=False):
-    first = [nn.Linear(shape[-1], shape[-1], bias=False)] if images_need_gradients else []
-    model = nn.Sequential(*first, *layers, nn.Flatten(), fuse=fuse)
-    return model.plan(shape, batch_size=BATCH, loss=lambda y, labels: y.mean())
+@pytest.fixture(scope="module")
+def training(plan_of):
+    """The plan of a training step of some layers."""
+
+    def plan(*layers, shape, fuse=True, images_need_gradients=False):
+        first = [nn.Linear(shape[-1], shape[-1], bias=False)] if images_need_gradients else []
+        model = nn.Sequential(*first, *layers, nn.Flatten(), fuse=fuse)
+        return plan_of(model, shape, batch_size=BATCH, loss=lambda y, labels: y.mean())
+
+    return plan
 
 
-def test_conv_activation_pool_never_writes_the_convolutions_output_or_its_gradient(lenet):
+def test_conv_activation_pool_never_writes_the_convolutions_output_or_its_gradient(plan_of, lenet):
     unpooled = {BATCH * 28 * 28 * 6, BATCH * 10 * 10 * 16}
     assert not elements(lenet) & unpooled
     apart = models.lenet()
     apart.fuse = False
-    assert unpooled < elements(apart.plan((28, 28, 1), batch_size=BATCH))
+    assert unpooled < elements(plan_of(apart, (28, 28, 1), batch_size=BATCH))
 
 
-def test_a_pool_without_an_activation_does_the_same():
+def test_a_pool_without_an_activation_does_the_same(training):
     layers = nn.Conv2d(2, 5, 3), nn.MaxPool2d(2)
     plan = training(*layers, shape=(9, 8, 2), images_need_gradients=True)
     assert BATCH * 7 * 6 * 5 not in elements(plan)
@@ -244,7 +258,7 @@ def test_a_pool_without_an_activation_does_the_same():
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh])
-def test_conv_bias_activation_is_one_launch_that_writes_its_output_alone(activation):
+def test_conv_bias_activation_is_one_launch_that_writes_its_output_alone(training, activation):
     plan = training(nn.Conv2d(2, 5, 3), activation(), shape=(9, 8, 2), images_need_gradients=True)
     (forward,) = (x for x in plan.launches if x.label.phase == "forward" and "Conv2d" in x.label.layer)
     assert [a.shape for a in forward.arguments if a.written] == [(BATCH, 7, 6, 5)]
@@ -255,13 +269,13 @@ def test_conv_bias_activation_is_one_launch_that_writes_its_output_alone(activat
     assert any("activation_backward" in launch.kernel for launch in apart.launches)
 
 
-def test_a_convolution_never_writes_its_windows():
+def test_a_convolution_never_writes_its_windows(training):
     plan = training(nn.Conv2d(2, 5, 3), shape=(9, 8, 2), images_need_gradients=True)
     windows = {BATCH * 7 * 6 * 9 * 2, BATCH * 9 * 8 * 9 * 5}  # of x, and of dy for the input's gradient
     assert not elements(plan) & windows
 
 
-def test_a_dense_layers_activation_is_applied_as_its_gradient_is_loaded():
+def test_a_dense_layers_activation_is_applied_as_its_gradient_is_loaded(training):
     plan = training(nn.Linear(6, 11), nn.ReLU(), shape=(6,), images_need_gradients=True)
     gradients = [x for x in plan.launches if x.label.phase == "backward" and x.label.layer == "1 Linear + relu"]
     assert [x.kernel.split("<")[0] for x in gradients] == [
@@ -270,7 +284,7 @@ def test_a_dense_layers_activation_is_applied_as_its_gradient_is_loaded():
     assert BATCH * 11 not in [prod(a.shape) for x in gradients for a in x.arguments if a.written]
 
 
-def test_batch_norm_keeps_no_normalised_input_and_applies_its_activation_on_the_way():
+def test_batch_norm_keeps_no_normalised_input_and_applies_its_activation_on_the_way(training):
     plan = training(nn.BatchNorm2d(5), nn.ReLU(), shape=(4, 3, 5), images_need_gradients=True)
     norm = [x for x in plan.launches if "BatchNorm2d" in x.label.layer]
     assert [x.kernel.split("<")[0] for x in norm] == [
@@ -281,22 +295,23 @@ def test_batch_norm_keeps_no_normalised_input_and_applies_its_activation_on_the_
     assert whole == [("forward", "y"), ("backward", "dx")]
 
 
-def test_dropout_keeps_no_mask():
+def test_dropout_keeps_no_mask(training):
     plan = training(nn.Dropout(0.5), shape=(6,), images_need_gradients=True)
     dropout = [x for x in plan.launches if x.label.operation == "dropout"]
     assert [[a.shape for a in x.arguments] for x in dropout] == [[(BATCH, 6)] * 2] * 2
     assert [a.dtype for a in plan.allocations if a.label.operation == "dropout"] == [np.float32] * 2
 
 
-def test_an_update_is_one_launch_whatever_the_number_of_parameters():
+def test_an_update_is_one_launch_whatever_the_number_of_parameters(plan_of):
     for optimizer in (MOMENTUM, optim.Adam, optim.AdamW):
-        plan = models.cnn((8, 8, 1)).plan((8, 8, 1), batch_size=2, optimizer=optimizer)
+        plan = plan_of(models.cnn((8, 8, 1)), (8, 8, 1), batch_size=2, optimizer=optimizer)
         assert sum(launch.label.phase == "update" for launch in plan.launches) == 1
 
 
 # ---- the model, the backend, the table
 
 
+@needs_cuda
 def test_the_model_stays_as_it_was(backend):
     gp.seed(3)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.Flatten(), nn.Linear(72, 4)).to(backend).eval()
@@ -314,13 +329,13 @@ def test_the_model_stays_as_it_was(backend):
         np.testing.assert_array_equal(backend.to_numpy(parameter.data), before[name])
 
 
-def test_a_plan_does_not_depend_on_what_ran_before():
+def test_a_plan_does_not_depend_on_what_ran_before(plan_of):
     model = models.lenet()
-    first, second = (model.plan((28, 28, 1), batch_size=2, optimizer=MOMENTUM) for _ in range(2))
+    first, second = (plan_of(model, (28, 28, 1), batch_size=2, optimizer=MOMENTUM) for _ in range(2))
     assert str(first) == str(second)
 
 
-def test_buffers_are_copied_too():
+def test_buffers_are_copied_too(plan_of):
     class Shifted(nn.Module):
         def __init__(self):
             self.offset = nn.Buffer([1.0, 2.0])
@@ -329,21 +344,20 @@ def test_buffers_are_copied_too():
             return x + self.offset
 
     model = Shifted()
-    (launch,) = model.plan((2,), training=False).launches
+    (launch,) = plan_of(model, (2,), training=False).launches
     assert launch.label == ("forward", "Shifted", "add")
     assert model.offset.backend is get_backend("numpy")
 
 
-def test_a_hooked_layer_is_planned_as_it_runs():
+def test_a_hooked_layer_is_planned_as_it_runs(plan_of):
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     model[0].register_forward_hook(lambda module, inputs, y: None)
-    plan = model.plan((3,), training=False)
+    plan = plan_of(model, (3,), training=False)
     assert [launch.label.layer for launch in plan.launches] == ["0 Linear", "1 ReLU"]
 
 
-def test_a_model_on_a_device_is_planned_there():
-    device = get_backend("emulated")
-    fresh = CudaBackend(device.arrays, device.launcher, simple=True, name="of its own")
+def test_a_model_on_a_device_is_planned_there(cuda_backend):
+    fresh = CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True, name="of its own")
     plan = nn.Sequential(nn.Linear(3, 2)).to(fresh).plan((3,), training=False)
     assert plan.backend == "of its own"
     assert [launch.kernel for launch in plan.launches] == ["matmul_simple<float>"]
@@ -364,7 +378,7 @@ def test_errors_say_what_is_taken(monkeypatch):
         model.plan((3,))
 
 
-def test_it_prints_as_a_table(lenet):
+def test_it_prints_as_a_table(lenet, cuda_backend):
     head, rule, *rows, last, total, note = str(lenet).splitlines()
     assert head.split() == ["pass", "layer", "or", "operation", "kernel", "grid", "read", "written", "FLOPs"]
     assert set(rule) == set(last) == {"-"}
@@ -372,5 +386,5 @@ def test_it_prints_as_a_table(lenet):
     assert rows[0].split()[:6] == ["forward", "0", "Conv2d", "+", "relu", "+"]
     assert total.split()[:3] == ["total", str(LENET_LAUNCHES), "launches"]
     assert note.startswith(
-        f"a step of {BATCH} inputs 28x28x1 on emulated, with {len(lenet.allocations)} allocations of "
+        f"a step of {BATCH} inputs 28x28x1 on {cuda_backend.name}, with {len(lenet.allocations)} allocations of "
     )

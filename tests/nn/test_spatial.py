@@ -51,7 +51,7 @@ def test_summary_counts_windows_over_an_extent_that_is_kept():
     assert [(row.output_shape, row.flops) for row in summary.rows] == [((6, 2, 3), 6 * 8 * 3)]
 
 
-def test_a_captured_step_of_them_trains_as_an_eager_one_does(rng):
+def test_a_captured_step_of_them_trains_as_an_eager_one_does(cuda_name, rng):
     """Their tables are on the device before a graph is recorded."""
     x, labels = rng.normal(size=(24, 5, 6, 2)).astype(np.float32), rng.integers(0, 3, 24)
     losses = []
@@ -63,7 +63,7 @@ def test_a_captured_step_of_them_trains_as_an_eager_one_does(rng):
             nn.AdaptiveMaxPool2d(4), nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(5, 3),
         )  # fmt: skip
         trainer = gp.Trainer(
-            model, gp.optim.SGD(model.parameters(), lr=0.1), loss=F.softmax_cross_entropy, backend="emulated",
+            model, gp.optim.SGD(model.parameters(), lr=0.1), loss=F.softmax_cross_entropy, backend=cuda_name,
             capture=capture,
         )  # fmt: skip
         loader = gp.data.DataLoader(gp.data.ArrayDataset(x, labels), batch_size=8)

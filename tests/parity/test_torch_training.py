@@ -148,10 +148,10 @@ def torch_lenet(model):
 def test_the_loss_curve_of_50_steps_of_lenet_is_pytorchs(backend, rng):
     digits, labels = gp.data.digits("train")[:256]
     images = np.pad(np.kron(digits[..., 0] / np.float32(255), np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))[..., None]
-    images, size = images.astype(np.float32), 16 if backend.name == "emulated" else 64
+    images, size = images.astype(np.float32), 64
     model = gp.models.lenet().to(backend)
     theirs, parameters = torch_lenet(model)
-    options = {"lr": 0.02, "momentum": 0.9}
+    options = {"lr": 0.005, "momentum": 0.9}  # at 0.02, curves that add up in other orders part from step 20 on
     mine, other = optim.SGD(model.parameters(), **options), torch.optim.SGD(parameters, **options)
     curve, torch_curve = [], []
     for step in range(50):

@@ -1,13 +1,16 @@
 """A task small enough to train on in milliseconds: which corner of a noisy image is bright."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
-from helpers.capturing import STEPS
+from helpers.capturing import STEPS, compare
 
 import gpunet as gp
 from gpunet import data, nn, optim
+from gpunet.backends.cuda import recording_backend
+from gpunet.cuda.capture import Recorder
 from gpunet.train import Trainer
 
 
@@ -55,6 +58,28 @@ def task() -> Task:
 def new_task():
     """Makes tasks: equal seeds, equal tasks."""
     return make_task
+
+
+@pytest.fixture
+def both(cuda_name, new_task):
+    """`use(task, trainer)` eagerly and captured on a CUDA backend, then compared -> the captured task's trainer."""
+    return partial(compare, cuda_name, new_task)
+
+
+@pytest.fixture
+def graphs_of(cuda_backend, monkeypatch):
+    """(a backend on the CUDA device under test, a list that takes the kernels of each graph that is recorded on it)."""
+    backend, recording = recording_backend(cuda_backend)
+    record, graphs = Recorder.record, []
+
+    def noted(recorder, work):
+        recording.clear()
+        result = record(recorder, work)
+        graphs.append([launch.kernel for launch in recording.launches])
+        return result
+
+    monkeypatch.setattr(Recorder, "record", noted)
+    return backend, graphs
 
 
 @pytest.fixture

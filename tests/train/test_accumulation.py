@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tolerances
-from helpers import host, needs_emulator, relative_error
+from helpers import host, relative_error
 from helpers.small_nets import batches_of, plain_net
 
 from gpunet import functional as F
@@ -79,12 +79,13 @@ def test_accumulate_is_a_number_of_batches():
         Trainer(model, optim.SGD(model.parameters(), lr=1.0), accumulate=0)
 
 
-@needs_emulator
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("metrics", [[], ["accuracy"]])
 @pytest.mark.parametrize("hook", [False, True])
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(new_task, accumulate, hook, metrics):
+def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
+    new_task, cuda_name, accumulate, hook, metrics
+):
     class Each:
         def after_step(self, trainer):
             seen.append((trainer.step, trainer.running["loss"]))
@@ -93,7 +94,7 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(new_
     for capture in (False, True):
         task, seen = new_task(0), []
         trainer = task.trainer(
-            backend="emulated", capture=capture, accumulate=accumulate, metrics=metrics,
+            backend=cuda_name, capture=capture, accumulate=accumulate, metrics=metrics,
             schedule=optim.CosineLR(task.optimizer, 30), callbacks=[Each()] * hook,
         )  # fmt: skip
         whole = [batch for batch in task.train if len(batch[0]) == 16]
@@ -114,14 +115,13 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(new_
     assert accumulate * (1 if hook else 3) in counts
 
 
-@needs_emulator
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("bad", [0, 3, 7])
-def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, bad):
+def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, cuda_name, bad):
     states = []
     for capture in (False, True):
         task = new_task(0)
-        trainer = task.trainer(backend="emulated", capture=capture, accumulate=2)
+        trainer = task.trainer(backend=cuda_name, capture=capture, accumulate=2)
         whole = [batch for batch in task.train if len(batch[0]) == 16]
         trainer.fit(whole * 4, 1)
         batches = [tuple(part.copy() for part in batch) for batch in whole * 4]

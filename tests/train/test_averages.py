@@ -5,12 +5,11 @@ import re
 import numpy as np
 import pytest
 import tolerances
-from helpers import needs_emulator, relative_error
+from helpers import relative_error
 from helpers.small_nets import batches_of, normalised_net, plain_net
 
 import gpunet as gp
 from gpunet import nn, optim
-from gpunet.backends import get_backend
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.train import BestCheckpoint, EarlyStopping, Trainer
 
@@ -121,9 +120,8 @@ def test_two_averages_are_not_applied_at_once(trainer):
     same(trainer.average.state_dict(), averages)
 
 
-@pytest.mark.parametrize("capture", [False, pytest.param(True, marks=needs_emulator)])
-def test_training_inside_applied_raises_before_anything_changes(rng, capture):
-    trainer, some = made("emulated" if capture else "numpy", capture=capture), batches(rng, 4)
+def test_training_inside_applied_raises_before_anything_changes(backend, rng):
+    trainer, some = made(backend), batches(rng, 4)
     trainer.fit(some, 1)
     values, averages = states(trainer)
     with trainer.average.applied(), pytest.raises(RuntimeError, match=r"SGD: a step inside applied\(\)"):
@@ -151,19 +149,12 @@ def test_averages_take_an_optimizer_of_the_model_that_still_holds_it(trainer):
         optim.ExponentialMovingAverage(trainer.model, trainer.optimizer)
 
 
-@pytest.mark.parametrize(
-    ("capture", "precision"),
-    [
-        (False, "ieee"),
-        pytest.param(True, "ieee", marks=needs_emulator),
-        pytest.param(True, "bfloat16", marks=needs_emulator),  # where a shadow of the values must be written anew
-    ],
-)
-def test_validation_goes_by_the_averages_and_training_by_the_values(rng, capture, precision):
+def validated_and_not(rng, backend, **options):
+    """Train with validation and without; assert that validation changes nothing and goes by the averages."""
     train, valid = batches(rng, 4), batches(rng)
     figures = {}
     for validated in (False, True):
-        trainer = made("emulated" if capture else "numpy", decay=0.9, capture=capture, precision=precision)
+        trainer = made(backend, decay=0.9, **options)
         trainer.fit(train, 2, valid if validated else None)
         figures[validated] = states(trainer)
     for one, other in zip(figures[False], figures[True], strict=True):
@@ -171,6 +162,15 @@ def test_validation_goes_by_the_averages_and_training_by_the_values(rng, capture
     with trainer.average.applied():
         assert trainer.evaluate(valid)["loss"] == trainer.history["valid_loss"][-1]
     assert trainer.evaluate(valid)["loss"] != trainer.history["valid_loss"][-1]
+
+
+def test_validation_goes_by_the_averages_and_training_by_the_values(backend, rng):
+    validated_and_not(rng, backend)
+
+
+def test_validation_in_16_bits_too(cuda_name, rng):
+    """Where a shadow of the values must be written anew."""
+    validated_and_not(rng, cuda_name, capture=True, precision="bfloat16")
 
 
 def test_the_best_epoch_by_the_averages_is_kept_and_restored_with_them(rng, tmp_path):
@@ -247,15 +247,14 @@ def test_a_checkpoint_without_averages_is_refused(tmp_path):
         optim.ExponentialMovingAverage(model, optimizer, 1)
 
 
-@needs_emulator
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("bad", [False, True])
-def test_captured_averages_are_the_eager_ones_bit_for_bit(rng, bad):
+def test_captured_averages_are_the_eager_ones_bit_for_bit(cuda_backend, rng, bad):
     batches, states = batches_of(rng, [6] * 7), []
     spoilt = [(x.copy(), y) for x, y in batches]
     spoilt[4][0][0] = np.nan
     for capture in (False, True):
-        trainer = averaging("emulated", capture=capture)
+        trainer = averaging(cuda_backend, capture=capture)
         trainer.fit(batches, 1)
         trainer.average.decay = 0.6
         trainer.fit(batches, 1)
@@ -263,19 +262,18 @@ def test_captured_averages_are_the_eager_ones_bit_for_bit(rng, bad):
             with pytest.raises(FloatingPointError):
                 trainer.fit(spoilt, 1)
         states.append(trainer.average.weights.data)
-    weights = [get_backend("emulated").to_numpy(state) for state in states]
+    weights = [cuda_backend.to_numpy(state) for state in states]
     np.testing.assert_array_equal(*weights)
     assert np.isfinite(weights[0]).all()
 
 
-@needs_emulator
-def test_a_step_that_overflows_leaves_max_norm_and_averages_alone(rng):
+def test_a_step_that_overflows_leaves_max_norm_and_averages_alone(cuda_name, rng):
     gp.seed(0)
     model = plain_net()
     optimizer = optim.SGD(model.parameters(), lr=0.1, max_norm=0.9)
     average = optim.ExponentialMovingAverage(model, optimizer, 0.5)
     trainer = Trainer(
-        model, optimizer, backend="emulated", precision="float16", capture=False, progress=False, average=average
+        model, optimizer, backend=cuda_name, precision="float16", capture=False, progress=False, average=average
     )
     trainer.fit(batches_of(rng, [8]), 1)
     arena = optimizer.arena

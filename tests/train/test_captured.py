@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
-from helpers.capturing import STEPS, assert_same, both, counts_of, state_of
+from helpers.capturing import STEPS, assert_same, counts_of, state_of
 
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import nn, optim, random
 from gpunet.train import Accuracy
 
-pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]
+pytestmark = pytest.mark.usefixtures("short_graphs")
 
 
 def grouped(kind, **options):
@@ -44,13 +43,13 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_replayed_steps_are_eager_ones_bit_for_bit(new_task, name, schedule):
+def test_replayed_steps_are_eager_ones_bit_for_bit(new_task, cuda_name, name, schedule):
     states = []
     for capture in (False, True):
         task = new_task(0)
         task.optimizer.release()
         task.optimizer = OPTIMIZERS[name](task.model.parameters(), 0.05)
-        trainer = task.trainer(backend="emulated", capture=capture, schedule=SCHEDULES[schedule](task.optimizer))
+        trainer = task.trainer(backend=cuda_name, capture=capture, schedule=SCHEDULES[schedule](task.optimizer))
         trainer.fit(task.train, 4, valid=task.valid)  # 3 whole batches and a smaller one an epoch, with dropout
         states.append(state_of(task, trainer))
         norm = task.optimizer.grad_norm
@@ -59,9 +58,9 @@ def test_replayed_steps_are_eager_ones_bit_for_bit(new_task, name, schedule):
     assert counts_of(trainer) == [1, 1, STEPS]  # the smaller last batch has a graph of its own
 
 
-def test_noise_is_drawn_anew_at_every_replay_as_it_is_eagerly(new_task):
+def test_noise_is_drawn_anew_at_every_replay_as_it_is_eagerly(new_task, cuda_name):
     states = []
-    for backend, capture in (("emulated", False), ("emulated", True), ("numpy", "auto")):
+    for backend, capture in ((cuda_name, False), (cuda_name, True), ("numpy", "auto")):
         task = new_task(0)
         task.optimizer.release()
         task.model = nn.Sequential(
@@ -77,17 +76,17 @@ def test_noise_is_drawn_anew_at_every_replay_as_it_is_eagerly(new_task):
     np.testing.assert_allclose(losses[1], losses[2], rtol=1e-5)
 
 
-def test_numpy_draws_the_same_dropout(new_task):
+def test_numpy_draws_the_same_dropout(new_task, cuda_name):
     histories = []
-    for backend in ("numpy", "emulated"):
+    for backend in ("numpy", cuda_name):
         task = new_task(0)
         histories.append(task.trainer(backend=backend).fit(task.train, 3)["loss"])
     np.testing.assert_allclose(*histories, rtol=1e-5)
 
 
-def test_a_graph_reads_the_host_once(new_task, monkeypatch):
+def test_a_graph_reads_the_host_once(new_task, cuda_name, monkeypatch):
     task = new_task(0)
-    trainer = task.trainer(backend="emulated", capture=True)
+    trainer = task.trainer(backend=cuda_name, capture=True)
     trainer.fit(task.train, 2)
     reads, launches = [], []
     to_numpy, run = trainer.backend.to_numpy, trainer.backend.launcher.run
@@ -103,9 +102,9 @@ def test_a_graph_reads_the_host_once(new_task, monkeypatch):
     [[], ["accuracy"], ["accuracy", "top2", "confusion"], ["confusion"], [Accuracy(ignore_index=0)]],
     ids=["none", "accuracy", "several", "confusion", "an object"],
 )
-def test_metrics_are_the_eager_ones(new_task, metrics):
+def test_metrics_are_the_eager_ones(both, metrics):
     trainer = both(
-        new_task, lambda task, trainer: trainer.fit(task.train, 3, valid=task.valid), lambda task: {"metrics": metrics}
+        lambda task, trainer: trainer.fit(task.train, 3, valid=task.valid), lambda task: {"metrics": metrics}
     )
     kept = [len(graph.logits) for graph in trainer._step.graphs.values()]
     assert any(kept) == (bool(metrics) and metrics != ["accuracy"])
@@ -118,12 +117,12 @@ def smoothed(logits, y):
 @pytest.mark.parametrize(
     "loss", [smoothed, lambda logits, y: F.softmax_cross_entropy(logits, y, ignore_index=2)], ids=["a sum", "ignoring"]
 )
-def test_accuracy_is_the_eager_one_of_any_loss(new_task, loss):
-    trainer = both(new_task, lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"loss": loss})
+def test_accuracy_is_the_eager_one_of_any_loss(both, loss):
+    trainer = both(lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"loss": loss})
     assert STEPS in counts_of(trainer)
 
 
-def test_a_step_of_a_users_own_takes_the_devices_arrays(new_task):
+def test_a_step_of_a_users_own_takes_the_devices_arrays(both):
     def step(model, batch):
         x, y, w = batch
         return F.softmax_cross_entropy(model(x), y) + (model(x) * w).mean()
@@ -133,15 +132,15 @@ def test_a_step_of_a_users_own_takes_the_devices_arrays(new_task):
         batches = [(x, y, rng.normal(size=(len(x), 4))) for x, y in task.train]
         trainer.fit(batches, 3, valid=batches)
 
-    both(new_task, use, lambda task: {"step": step})
+    both(use, lambda task: {"step": step})
 
 
-def test_batches_may_be_on_the_device_already(new_task):
+def test_batches_may_be_on_the_device_already(both):
     def use(task, trainer):
-        batches = [(gp.tensor(x, backend="emulated"), trainer.backend.asarray(y, np.int32)) for x, y in task.train]
+        batches = [(gp.tensor(x, backend=trainer.backend), trainer.backend.asarray(y, np.int32)) for x, y in task.train]
         trainer.fit(batches, 3, valid=batches)
 
-    trainer = both(new_task, use)
+    trainer = both(use)
     assert STEPS in counts_of(trainer)
 
 
@@ -158,13 +157,13 @@ class Drawn:
 
 
 @pytest.mark.parametrize("metrics", [["accuracy"], ["top2"]])
-def test_batches_may_be_made_inside_the_graph(new_task, metrics):
+def test_batches_may_be_made_inside_the_graph(both, metrics):
     def use(task, trainer):
         labels = [trainer.backend.asarray(np.arange(rows) % 4, np.int32) for rows in (16, 5)]
         batches = [Drawn(trainer.backend, 16, labels[0])] * 6 + [Drawn(trainer.backend, 5, labels[1])]
         trainer.fit(batches, 3)
         assert len(set(trainer.history["loss"])) == 3
 
-    trainer = both(new_task, use, lambda task: {"metrics": metrics})
+    trainer = both(use, lambda task: {"metrics": metrics})
     assert counts_of(trainer) == [1, 1, STEPS]
     assert not any(graph.batch._feeds for graph in trainer._step.graphs.values())

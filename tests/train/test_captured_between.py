@@ -5,17 +5,16 @@ import signal
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
-from helpers.capturing import STEPS, Each, EachGraph, both, counts_of
+from helpers.capturing import STEPS, Each, EachGraph, counts_of
 
 import gpunet as gp
 from gpunet import nn, optim
 from gpunet.train import StopEpoch
 
-pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]
+pytestmark = pytest.mark.usefixtures("short_graphs")
 
 
-def test_evaluation_two_fits_and_prediction_in_between_change_nothing(new_task, images):
+def test_evaluation_two_fits_and_prediction_in_between_change_nothing(both, images):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         trainer.evaluate(task.valid)
@@ -23,10 +22,10 @@ def test_evaluation_two_fits_and_prediction_in_between_change_nothing(new_task, 
         trainer.predict(images[0])
         trainer.fit(task.train, 2)
 
-    both(new_task, use)
+    both(use)
 
 
-def test_a_learning_rate_set_after_capture_takes_effect(new_task):
+def test_a_learning_rate_set_after_capture_takes_effect(both):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         task.optimizer.groups[0]["lr"] = 0.5
@@ -34,16 +33,16 @@ def test_a_learning_rate_set_after_capture_takes_effect(new_task):
         trainer.fit(task.train, 1)
         assert trainer.history["lr"][-1] == 0.5
 
-    both(new_task, use)
+    both(use)
 
 
-def test_a_schedule_that_is_changed_after_capture_takes_effect(new_task):
+def test_a_schedule_that_is_changed_after_capture_takes_effect(both):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         trainer.schedule.seek(3)
         trainer.fit(task.train, 1)
 
-    both(new_task, use, lambda task: {"schedule": optim.CosineLR(task.optimizer, 12)})
+    both(use, lambda task: {"schedule": optim.CosineLR(task.optimizer, 12)})
 
 
 def change_dropout(task, trainer):
@@ -72,7 +71,7 @@ def new_seed(task, trainer):
 
 
 @pytest.mark.parametrize("change", [change_dropout, freeze, change_clipping, limit_norms, load_weights, new_seed])
-def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
+def test_what_python_holds_is_not_frozen_for_ever(both, change):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         before = task.model.state_dict()
@@ -80,41 +79,41 @@ def test_what_python_holds_is_not_frozen_for_ever(new_task, change):
         trainer.fit(task.train, 2)
         assert any((before[name] != value).any() for name, value in task.model.state_dict().items())
 
-    both(new_task, use)
+    both(use)
 
 
-def test_muons_momentum_is_not_frozen_for_ever(new_task):
+def test_muons_momentum_is_not_frozen_for_ever(both):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         task.optimizer.groups[0]["momentum"] = 0.5
         trainer.fit(task.train, 2)
 
-    both(new_task, use, optimizer=optim.Muon)
+    both(use, optimizer=optim.Muon)
 
 
-def test_parameters_that_were_updated_less_often_are_walked_apart(new_task):
+def test_parameters_that_were_updated_less_often_are_walked_apart(both):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         task.optimizer.steps[:1] = 1  # as after a checkpoint of a model whose first layer was frozen
         trainer.fit(task.train, 2)
 
-    trainer = both(new_task, use)
+    trainer = both(use)
     assert any(len(graph.bounds) == 2 for graph in trainer._step.graphs.values())
 
 
-def test_the_gradients_norm_is_that_of_the_last_step_whichever_graph_it_was_in(new_task):
+def test_the_gradients_norm_is_that_of_the_last_step_whichever_graph_it_was_in(new_task, cuda_name):
     norms = []
     for capture in (False, True):
         task = new_task(0)
         task.optimizer.clip_norm = 0.1
-        trainer = task.trainer(backend="emulated", capture=capture)
+        trainer = task.trainer(backend=cuda_name, capture=capture)
         trainer.fit(task.train, 3)
         trainer.fit([batch for batch in task.train if len(batch[0]) == 16], 1)
         norms.append(trainer.backend.to_numpy(task.optimizer.grad_norm))
     np.testing.assert_array_equal(*norms)
 
 
-def test_callbacks_between_epochs_may_change_what_they_like(new_task):
+def test_callbacks_between_epochs_may_change_what_they_like(both):
     class Halve:
         def after_epoch(self, trainer):
             trainer.optimizer.groups[0]["lr"] /= 2
@@ -126,11 +125,11 @@ def test_callbacks_between_epochs_may_change_what_they_like(new_task):
         task_of[trainer] = task
         trainer.fit(task.train, 4)
 
-    trainer = both(new_task, use, lambda task: {"callbacks": [Halve()]})
+    trainer = both(use, lambda task: {"callbacks": [Halve()]})
     assert STEPS in counts_of(trainer)
 
 
-def test_training_goes_on_from_a_checkpoint(new_task, tmp_path):
+def test_training_goes_on_from_a_checkpoint(both, new_task, cuda_name, tmp_path):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         trainer.save(tmp_path / "a.safetensors")
@@ -139,45 +138,43 @@ def test_training_goes_on_from_a_checkpoint(new_task, tmp_path):
         trainer.fit(task.train, 2)
         assert trainer.epoch == 4
 
-    trainer = both(new_task, use, lambda task: {"schedule": optim.OneCycleLR(task.optimizer, 16)})
+    trainer = both(use, lambda task: {"schedule": optim.OneCycleLR(task.optimizer, 16)})
     task = new_task(9)
-    second = task.trainer(backend="emulated", capture=True, schedule=optim.OneCycleLR(task.optimizer, 16))
+    second = task.trainer(backend=cuda_name, capture=True, schedule=optim.OneCycleLR(task.optimizer, 16))
     second.load(tmp_path / "a.safetensors")
     second.fit(task.train, 2)
     assert second.history["loss"] == trainer.history["loss"]
 
 
-def test_a_hook_around_steps_makes_each_a_graph_of_its_own(new_task):
+def test_a_hook_around_steps_makes_each_a_graph_of_its_own(both):
     rates = []
 
     def change(trainer):
         rates.append(trainer.running["loss"])
         trainer.optimizer.groups[0]["lr"] *= 0.9
 
-    trainer = both(
-        new_task, lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(change)]}
-    )
+    trainer = both(lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(change)]})
     assert counts_of(trainer) == [1, 1]
     assert rates[: len(rates) // 2] == rates[len(rates) // 2 :]
 
 
-def test_a_hook_may_be_content_with_one_call_for_several_steps(new_task):
+def test_a_hook_may_be_content_with_one_call_for_several_steps(new_task, cuda_name):
     task, hook, ends = new_task(0), EachGraph(lambda trainer: ends.append(trainer.step)), []
-    trainer = task.trainer(backend="emulated", capture=True, callbacks=[hook], progress=True)
+    trainer = task.trainer(backend=cuda_name, capture=True, callbacks=[hook], progress=True)
     trainer.fit(task.train, 2)
     assert (hook.steps, ends) == ([0, 3] * 2, [2, 3] * 2)
     assert counts_of(trainer) == [1, 1, 3]
 
 
-def test_an_epoch_may_be_stopped(new_task):
+def test_an_epoch_may_be_stopped(both):
     def stop(trainer):
         if trainer.step == 1:
             raise StopEpoch
 
-    both(new_task, lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(stop)]})
+    both(lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(stop)]})
 
 
-def test_ctrl_c_ends_after_the_running_graph(new_task):
+def test_ctrl_c_ends_after_the_running_graph(new_task, cuda_name):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         task, sent = new_task(0), []
@@ -191,7 +188,7 @@ def test_ctrl_c_ends_after_the_running_graph(new_task):
                     yield batch
 
         train = Batches([batch for batch in task.train if len(batch[0]) == 16] * 3)  # 9 steps, 3 graphs
-        trainer = task.trainer(backend="emulated", capture=True)
+        trainer = task.trainer(backend=cuda_name, capture=True)
         history = trainer.fit(train, 3)
         assert (history.interrupted, len(history)) == (True, 1)
         assert task.optimizer.steps.tolist() == [9 + 6] * 4
@@ -225,7 +222,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("step", [0, 1, 2, 5, 6])
-def test_a_bad_batch_stops_training_as_if_each_step_were_run_alone(new_task, bad, step):
+def test_a_bad_batch_stops_training_as_if_each_step_were_run_alone(both, bad, step):
     spoil, error, message = BAD[bad]
 
     def use(task, trainer):
@@ -238,10 +235,10 @@ def test_a_bad_batch_stops_training_as_if_each_step_were_run_alone(new_task, bad
         assert task.optimizer.steps.tolist() == [7 + step] * 4
         trainer.fit(whole, 1)  # and it goes on from there
 
-    both(new_task, use, lambda task: {"schedule": optim.CosineLR(task.optimizer, 20)})
+    both(use, lambda task: {"schedule": optim.CosineLR(task.optimizer, 20)})
 
 
-def test_what_a_loader_gave_before_it_failed_is_trained_on(new_task):
+def test_what_a_loader_gave_before_it_failed_is_trained_on(both):
     def use(task, trainer):
         whole = [batch for batch in task.train if len(batch[0]) == 16]
         trainer.fit(whole, 2)
@@ -253,12 +250,12 @@ def test_what_a_loader_gave_before_it_failed_is_trained_on(new_task):
         with pytest.raises(OSError, match="disk"):
             trainer.fit(failing(), 1)
 
-    both(new_task, use)
+    both(use)
 
 
-def test_labels_beyond_32_bits_are_refused(new_task):
+def test_labels_beyond_32_bits_are_refused(new_task, cuda_name):
     task = new_task(0)
-    trainer = task.trainer(backend="emulated", capture=True)
+    trainer = task.trainer(backend=cuda_name, capture=True)
     whole = [batch for batch in task.train if len(batch[0]) == 16]
     trainer.fit(whole, 1)
     whole[1][1][3] += 2**32

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
-from helpers.capturing import STEPS, Each
+from helpers.capturing import STEPS, Each, counts_of
 
 import gpunet as gp
 from gpunet import data, models, nn, optim
 from gpunet.train import Trainer
 
-pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]
+pytestmark = pytest.mark.usefixtures("short_graphs")
 
 
 LENET_STEP = (
@@ -27,7 +26,8 @@ LENET_STEP = (
 )
 
 
-def test_a_lenet_step_launches_this_and_nothing_else():
+def test_a_lenet_step_launches_this_and_nothing_else(graphs_of):
+    backend, graphs = graphs_of
     gp.seed(0)
     model = models.lenet((28, 28, 1), 10)
     optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -35,34 +35,35 @@ def test_a_lenet_step_launches_this_and_nothing_else():
     loader = data.DataLoader(
         data.ArrayDataset(rng.normal(size=(512, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 512)), 128
     )
-    trainer = Trainer(model, optimizer, backend="emulated", capture=True, progress=False, callbacks=[Each()])
+    trainer = Trainer(model, optimizer, backend=backend, capture=True, progress=False, callbacks=[Each()])
     trainer.fit(loader, 1)
-    (graph,) = trainer._step.graphs.values()
-    names = [kernel.partition("<")[0] for kernel in graph.recording.graph.kernels]
+    (kernels,) = graphs
+    names = [kernel.partition("<")[0] for kernel in kernels]
     print(f"\nlaunches of a LeNet step: {len(names)}")
     assert names == LENET_STEP
     assert len(names) == 16
 
 
-def test_batches_of_a_device_loader_are_made_inside_the_graph():
+def test_batches_of_a_device_loader_are_made_inside_the_graph(graphs_of):
+    backend, graphs = graphs_of
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (23, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 23)
     transform = data.Compose([data.RandomCrop(8, padding=2), data.RandomFlip(), data.Normalize(0.5, 0.25)])
-    weights, made = [], []
+    weights = []
     for capture in (False, True):
         gp.seed(3)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
         loader = data.DeviceLoader(
-            data.ArrayDataset(images, labels), 4, backend="emulated", shuffle=True, transform=transform
+            data.ArrayDataset(images, labels), 4, backend=backend, shuffle=True, transform=transform
         )
         optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        trainer = Trainer(model, optimizer, backend="emulated", capture=capture, progress=False)
+        trainer = Trainer(model, optimizer, backend=backend, capture=capture, progress=False)
         trainer.fit(loader, 3, valid=loader)
         weights.append(
             [*model.state_dict().values(), *([row["loss"], row["accuracy"]] for row in trainer.history.rows)]
         )
-        made.append(trainer._step)
     for eager, captured in zip(*weights, strict=True):
         np.testing.assert_array_equal(eager, captured)
-    kernels = {count: graph.recording.graph.kernels for (_, count), graph in made[1].graphs.items()}
-    assert sum("gather_augment" in kernel for kernel in kernels[STEPS]) == STEPS
+    made = [sum("gather_augment" in kernel for kernel in kernels) for kernels in graphs]
+    assert sorted(made) == counts_of(trainer)
+    assert STEPS in made

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
 from helpers.small_nets import batches_of, plain_net
 
 from gpunet import functional as F
@@ -21,25 +20,27 @@ LOSSES = {
     "all pairs": (lambda model, batch: F.all_pairs_loss(model(batch[0]), 2), 4),
     "soft labels": (
         lambda model, batch: F.softmax_cross_entropy(
-            model(batch[0]), F.one_hot(batch[1], 4, backend="emulated"), label_smoothing=0.1
+            model(batch[0]), F.one_hot(batch[1], 4, backend=model[0].weight.backend), label_smoothing=0.1
         ),
         4,
     ),
     "focal": (lambda model, batch: F.focal_loss(model(batch[0]), batch[1]), 4),
-    "huber": (lambda model, batch: F.huber_loss(model(batch[0]), F.one_hot(batch[1], 4, backend="emulated")), 4),
+    "huber": (
+        lambda model, batch: F.huber_loss(model(batch[0]), F.one_hot(batch[1], 4, backend=model[0].weight.backend)),
+        4,
+    ),
 }
 
 
-@needs_emulator
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_captured(rng, name):
+def test_losses_are_captured(cuda_name, rng, name):
     step, classes = LOSSES[name]
     batches = [(x, y % classes) for x, y in batches_of(rng, [8] * 3)]
     states = []
     for capture in (False, True):
         model = plain_net()
         trainer = Trainer(
-            model, optim.SGD(model.parameters(), lr=0.1), step=step, backend="emulated", capture=capture, progress=False
+            model, optim.SGD(model.parameters(), lr=0.1), step=step, backend=cuda_name, capture=capture, progress=False
         )
         trainer.fit(batches, 2)
         states.append(model.state_dict())
@@ -47,16 +48,15 @@ def test_losses_are_captured(rng, name):
         np.testing.assert_array_equal(value, states[1][key])
 
 
-@needs_emulator
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("name", ["contrastive", "focal", "soft labels"])
-def test_a_label_that_is_no_class_stops_a_captured_step(rng, name, on_device):
+def test_a_label_that_is_no_class_stops_a_captured_step(cuda_name, rng, name, on_device):
     """The host sees the labels of the first batch of a form; of those that a graph takes, the loss tells."""
     step, classes = LOSSES[name]
     batches = [(x, (y % classes).astype(np.int32)) for x, y in batches_of(rng, [8] * 3)]
     model = plain_net()
     trainer = Trainer(
-        model, optim.SGD(model.parameters(), lr=0.1), step=step, backend="emulated", capture=True, progress=False
+        model, optim.SGD(model.parameters(), lr=0.1), step=step, backend=cuda_name, capture=True, progress=False
     )
     if on_device:
         batches = [(x, trainer.backend.asarray(y)) for x, y in batches]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from helpers import needs_emulator
 from helpers.small_nets import batches_of, normalised_net
 
 from gpunet import functional as F
@@ -59,12 +58,11 @@ def test_parameters_alone_may_be_left_out(rng):
     assert model[0].training
 
 
-@needs_emulator
-def test_freezing_between_captured_epochs_takes_effect(new_task):
+def test_freezing_between_captured_epochs_takes_effect(new_task, cuda_name):
     states = []
     for capture in (False, True):
         task = new_task(0)
-        trainer = task.trainer(backend="emulated", capture=capture)
+        trainer = task.trainer(backend=cuda_name, capture=capture)
         trainer.fit(task.train, 2)
         task.model[0].freeze()
         kept = task.model.state_dict()["0.weight"]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tolerances
-from helpers import needs_emulator
 
 import gpunet as gp
 from gpunet import data, models, nn, optim
@@ -13,7 +12,7 @@ from gpunet.cuda.instantiations import ELEMENTS
 from gpunet.errors import BackendError
 from gpunet.train import Callback, Trainer
 
-pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]
+pytestmark = pytest.mark.usefixtures("short_graphs")
 
 NARROW = ["bfloat16", "float16"]
 GENTLE = "small steps"
@@ -42,11 +41,17 @@ def loader_of(size, count=112, batch=16):
     return data.DataLoader(data.ArrayDataset(x, y), batch)
 
 
-def trainer_of(net="lenet", optimizer="SGD", seed=0, **options):
-    gp.seed(seed)
-    model = NETS[net]()
-    made = OPTIMIZERS[optimizer](model.parameters())
-    return Trainer(model, made, **{"backend": "emulated", "progress": False, "capture": False, **options})
+@pytest.fixture
+def trainer_of(cuda_name):
+    """Makes trainers on a CUDA backend."""
+
+    def make(net="lenet", optimizer="SGD", seed=0, **options):
+        gp.seed(seed)
+        model = NETS[net]()
+        made = OPTIMIZERS[optimizer](model.parameters())
+        return Trainer(model, made, **{"backend": cuda_name, "progress": False, "capture": False, **options})
+
+    return make
 
 
 def size_of(net):
@@ -78,7 +83,7 @@ class Losses(Callback):
             self.followed.append(np.array_equal(shadow, masters.astype(shadow.dtype)))
 
 
-def curve_of(net, precision, off_by=0.0):
+def curve_of(trainer_of, net, precision, off_by=0.0):
     """Losses of 14 steps of a small rate, from parameters that are off by up to a share of themselves."""
     seen, loader = Losses(), loader_of(size_of(net))
     trainer = trainer_of(net, GENTLE, precision=precision, callbacks=[seen])
@@ -91,10 +96,10 @@ def curve_of(net, precision, off_by=0.0):
 
 @pytest.mark.parametrize("precision", NARROW)
 @pytest.mark.parametrize("net", NETS)
-def test_losses_are_near_those_of_float32(net, precision):
-    single, _, _ = curve_of(net, "ieee")
-    disturbed, _, _ = curve_of(net, "ieee", tolerances.NARROW[precision])
-    narrow, followed, trainer = curve_of(net, precision)
+def test_losses_are_near_those_of_float32(trainer_of, net, precision):
+    single, _, _ = curve_of(trainer_of, net, "ieee")
+    disturbed, _, _ = curve_of(trainer_of, net, "ieee", tolerances.NARROW[precision])
+    narrow, followed, trainer = curve_of(trainer_of, net, precision)
     away, scale = (np.sqrt(np.mean(((curve - single) / single) ** 2)) for curve in (narrow, disturbed))
     assert 0 < away <= tolerances.NARROW_LOSS_CURVE * scale, (
         f"{away:.2g} from float32, which a rounding moves {scale:.2g}"
@@ -106,7 +111,7 @@ def test_losses_are_near_those_of_float32(net, precision):
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_every_precision_learns(net):
+def test_every_precision_learns(trainer_of, net):
     ends = {}
     for how in ("ieee", *NARROW):
         trainer = trainer_of(net, precision=how, capture=True)
@@ -118,7 +123,7 @@ def test_every_precision_learns(net):
 
 @pytest.mark.parametrize("precision", NARROW)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_what_is_not_a_sum_has_16_bits_and_what_is_has_32(optimizer, precision):
+def test_what_is_not_a_sum_has_16_bits_and_what_is_has_32(trainer_of, optimizer, precision):
     trainer = trainer_of("normalised", optimizer, precision=precision)
     seen = []
     for module in trainer.model.layers:
@@ -133,7 +138,7 @@ def test_what_is_not_a_sum_has_16_bits_and_what_is_has_32(optimizer, precision):
 
 
 @pytest.mark.parametrize("precision", NARROW)
-def test_evaluation_is_of_the_same_precision(precision):
+def test_evaluation_is_of_the_same_precision(trainer_of, precision):
     outputs = {}
     for how in ("ieee", precision):
         trainer = trainer_of(precision=how)
@@ -148,7 +153,7 @@ def test_evaluation_is_of_the_same_precision(precision):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("precision", NARROW)
-def test_captured_steps_are_eager_ones_bit_for_bit(precision, optimizer):
+def test_captured_steps_are_eager_ones_bit_for_bit(trainer_of, precision, optimizer):
     states = []
     for capture in (False, True):
         trainer = trainer_of(optimizer=optimizer, precision=precision, capture=capture)
@@ -164,14 +169,14 @@ def test_captured_steps_are_eager_ones_bit_for_bit(precision, optimizer):
         assert states[0][2][2] > 3, "no step of a graph overflowed"
 
 
-def test_16_bits_take_no_more_launches_but_for_the_scale_of_a_loss(monkeypatch):
+def test_16_bits_take_no_more_launches_but_for_the_scale_of_a_loss(trainer_of, graphs_of, monkeypatch):
+    backend, graphs = graphs_of
     monkeypatch.setattr("gpunet.train.trainer.STEPS", 1)
     kernels = {}
     for how in ("ieee", *NARROW):
-        trainer = trainer_of(precision=how, capture=True)
-        trainer.fit(loader_of(12), 1)
-        (graph,) = trainer._step.graphs.values()
-        kernels[how] = [kernel.partition("<")[0] for kernel in graph.recording.graph.kernels]
+        trainer_of(precision=how, capture=True, backend=backend).fit(loader_of(12), 1)
+        kernels[how] = [kernel.partition("<")[0] for kernel in graphs.pop()]
+        assert not graphs
     assert kernels["bfloat16"] == kernels["ieee"]
     after = kernels["ieee"].index("softmax_cross_entropy_simple") + 1
     scaled = [*kernels["ieee"][:after], "scale", *kernels["ieee"][after:]]
@@ -179,7 +184,7 @@ def test_16_bits_take_no_more_launches_but_for_the_scale_of_a_loss(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_step_that_overflows_changes_nothing_and_halves_the_scale(optimizer):
+def test_a_step_that_overflows_changes_nothing_and_halves_the_scale(trainer_of, optimizer):
     trainer = trainer_of(optimizer=optimizer, precision="float16")
     trainer.optimizer.scale_losses(2.0**40)
     arena, batch = trainer.optimizer.arena, next(iter(loader_of(12)))
@@ -198,7 +203,7 @@ def test_a_step_that_overflows_changes_nothing_and_halves_the_scale(optimizer):
     assert not np.array_equal(before[0], after[0])
 
 
-def test_the_scale_doubles_after_2000_good_steps():
+def test_the_scale_doubles_after_2000_good_steps(trainer_of):
     trainer = trainer_of(precision="float16")
     state = trainer.optimizer.state_dict()
     trainer.optimizer.load_state_dict({**state, "scaling": [2.0**10, 1998, 3]})
@@ -210,7 +215,7 @@ def test_the_scale_doubles_after_2000_good_steps():
     assert counts == [[2.0**10, 1999, 3], [2.0**11, 0, 3], [2.0**11, 1, 3]]
 
 
-def test_adam_corrects_for_the_updates_that_were_made():
+def test_adam_corrects_for_the_updates_that_were_made(trainer_of):
     batch, left = next(iter(loader_of(12))), []
     for skipped in (0, 7):
         trainer = trainer_of(optimizer="AdamW", precision="float16")
@@ -223,13 +228,13 @@ def test_adam_corrects_for_the_updates_that_were_made():
     np.testing.assert_allclose(left[1], left[0], rtol=1e-6, atol=1e-8)
 
 
-def test_gradients_too_small_for_float16_are_not_lost():
+def test_gradients_too_small_for_float16_are_not_lost(cuda_name):
     """The upstream gradients of a large batch lie below float16's smallest number, 6e-8, but for the loss's own gain."""
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(40_000, 4)).astype(np.float16), rng.integers(0, 4, 40_000)
     logits[np.arange(40_000), labels] += 7  # nearly sure: p - t is 1e-3 and less
     grads = []
-    for backend, kind in (("reference", np.float64), ("emulated", np.float16)):
+    for backend, kind in (("reference", np.float64), (cuda_name, np.float16)):
         t = gp.tensor(logits.astype(kind), backend=backend, requires_grad=True)
         loss = F.softmax_cross_entropy(t, labels)
         loss.backward(t.backend.asarray(np.asarray(2.0**16, loss.dtype)))
@@ -238,7 +243,7 @@ def test_gradients_too_small_for_float16_are_not_lost():
     assert np.median(np.abs(grads[0])) / 2**16 < 6e-8
 
 
-def test_gradients_that_are_never_finite_stop_training():
+def test_gradients_that_are_never_finite_stop_training(cuda_name):
     gp.seed(0)
     model = nn.Linear(3, 2)
 
@@ -246,7 +251,7 @@ def test_gradients_that_are_never_finite_stop_training():
         return F.sqrt(F.mean_squared_error(model(batch[0]) * 0.0, np.zeros((8, 2), np.float32)))
 
     trainer = Trainer(
-        model, optim.SGD(model.parameters(), 0.1), step=step, backend="emulated", precision="float16",
+        model, optim.SGD(model.parameters(), 0.1), step=step, backend=cuda_name, precision="float16",
         capture=False, progress=False,
     )  # fmt: skip
     rng = np.random.default_rng(0)
@@ -257,7 +262,7 @@ def test_gradients_that_are_never_finite_stop_training():
 
 @pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize("precision", NARROW)
-def test_parameters_set_from_outside_are_heeded(precision, capture):
+def test_parameters_set_from_outside_are_heeded(trainer_of, precision, capture):
     loader = loader_of(12)
     trainer = trainer_of(precision=precision, capture=capture)
     initial = trainer.model.state_dict()
@@ -269,7 +274,7 @@ def test_parameters_set_from_outside_are_heeded(precision, capture):
 
 
 @pytest.mark.parametrize("precision", NARROW)
-def test_training_goes_on_from_a_checkpoint_bit_for_bit(precision, tmp_path):
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(trainer_of, precision, tmp_path):
     loader = loader_of(12)
     whole = trainer_of(optimizer="AdamW", precision=precision)
     first = trainer_of(optimizer="AdamW", precision=precision)
@@ -287,7 +292,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(precision, tmp_path):
     assert second.history["loss"] == whole.history["loss"]
 
 
-def test_a_checkpoint_serves_another_precision(tmp_path):
+def test_a_checkpoint_serves_another_precision(trainer_of, tmp_path):
     half, single = trainer_of(precision="float16"), trainer_of(seed=4)
     half.fit(loader_of(12), 1)
     half.save(tmp_path / "half.safetensors")
@@ -299,16 +304,18 @@ def test_a_checkpoint_serves_another_precision(tmp_path):
 
 
 @pytest.mark.parametrize("precision", NARROW)
-def test_a_device_loader_makes_its_batches_in_16_bits(precision):
+def test_a_device_loader_makes_its_batches_in_16_bits(trainer_of, graphs_of, precision):
+    backend, graphs = graphs_of
     rng = np.random.default_rng(0)
     dataset = data.ArrayDataset(rng.integers(0, 256, (48, 12, 12, 1), dtype=np.uint8), rng.integers(0, 4, 48))
     losses = []
-    for make in (data.DataLoader, lambda *args, **options: data.DeviceLoader(*args, backend="emulated", **options)):
-        trainer = trainer_of(precision=precision, capture=True)
+    for make in (data.DataLoader, lambda *args, **options: data.DeviceLoader(*args, backend=backend, **options)):
+        graphs.clear()
+        trainer = trainer_of(precision=precision, capture=True, backend=backend)
         trainer.fit(make(dataset, 16, shuffle=True, transform=data.Normalize(0.5, 0.25)), 2)
         losses.append(trainer.history["loss"])
     assert losses[0] == losses[1]
-    kernels = [k for graph in trainer._step.graphs.values() for k in graph.recording.graph.kernels]
+    kernels = [kernel for graph in graphs for kernel in graph]
     assert f"gather_augment<{ELEMENTS[precision]}>" in kernels
     assert not any(kernel.startswith("cast<") for kernel in kernels)
 
@@ -316,29 +323,29 @@ def test_a_device_loader_makes_its_batches_in_16_bits(precision):
 @pytest.mark.parametrize(
     ("precision", "backend", "message"),
     [
-        ("tf32", "emulated", "precision='tf32' is not built yet; there are ieee, bfloat16, float16"),
+        ("tf32", None, "precision='tf32' is not built yet; there are ieee, bfloat16, float16"),
         ("3xtf32", "numpy", "precision='3xtf32' is not built yet"),
         ("bfloat16", "numpy", "precision='bfloat16' takes a CUDA backend, got numpy"),
         ("float16", "reference", "precision='float16' takes a CUDA backend, got reference"),
-        ("double", "emulated", "precision is 'double' but takes one of ieee, bfloat16, float16"),
+        ("double", None, "precision is 'double' but takes one of ieee, bfloat16, float16"),
     ],
 )
-def test_precisions_that_cannot_be_are_refused(precision, backend, message):
+def test_precisions_that_cannot_be_are_refused(trainer_of, cuda_name, precision, backend, message):
     with pytest.raises(ValueError, match=message):
-        trainer_of(precision=precision, backend=backend)
+        trainer_of(precision=precision, backend=backend or cuda_name)
 
 
-def test_losses_are_scaled_where_float16_is_stored():
+def test_losses_are_scaled_where_float16_is_stored(cuda_name):
     model = nn.Linear(3, 2)
     optimizer = optim.SGD(model.parameters(), 0.1)
     with pytest.raises(
         BackendError, match="SGD: losses are scaled for float16 on CUDA, but the parameters are on numpy"
     ):
         optimizer.scale_losses()
-    model.to("emulated")
+    model.to(cuda_name)
     with pytest.raises(ValueError, match="scale is 1000 but must be a power of two"):
         optimizer.scale_losses(1000)
     optimizer.scale_losses()
     with pytest.raises(BackendError, match="losses are scaled for float16, which numpy does not compute in"):
         model.to("numpy")
-    assert model.weight.backend is get_backend("emulated")
+    assert model.weight.backend is get_backend(cuda_name)

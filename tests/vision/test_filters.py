@@ -130,7 +130,8 @@ def test_nan_stays_where_it_reaches(rng):
 def test_the_median_is_refused_where_no_kernel_computes_it(backend):
     if on_host(backend):
         return
-    with pytest.raises(gp.BackendError, match="median: is computed on numpy and reference only, got backend emulated"):
+    message = f"median: is computed on numpy and reference only, got backend {backend.name}"
+    with pytest.raises(gp.BackendError, match=message):
         filters.median(np.zeros((4, 4, 1), np.uint8), backend=backend)
 
 
@@ -176,5 +177,5 @@ def test_an_image_smaller_than_the_window_is_taken_by_the_other_borders():
 def test_float64_is_refused_where_it_is_not_computed(backend):
     if on_host(backend):
         return
-    with pytest.raises(TypeError, match="float64 is not computed on emulated"):
+    with pytest.raises(TypeError, match=f"float64 is not computed on {backend.name}"):
         filters.emboss(IMAGE.astype(np.float64), backend=backend)

@@ -1,0 +1,78 @@
+"""The suite itself: the backends that it is asked to test, and the warnings that fail it."""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from helpers.backends import BACKENDS, CUDA, GPU_WARNINGS, HOST, VARIABLE, names_in, why_untestable
+
+TESTS = Path(__file__).parent
+NAMING = {"emulator", "bench", "standin", "helpers", "parity", "test_suite.py"}
+"""Where tests are about the emulated device or its speed, or where it is said which backends there are."""
+
+
+def test_devices_are_added_to_the_host_and_the_emulated_one():
+    assert names_in("cuda, cuda:1,,cuda") == ("cuda", "cuda:1")
+    assert names_in("") == ()
+    assert BACKENDS[: len(HOST) + 1] == (*HOST, "emulated")
+    assert BACKENDS[len(HOST) :] == CUDA == names_in(f"emulated {os.environ.get(VARIABLE, '')}")
+
+
+def test_a_test_runs_on_each_of_them(request, cuda_name, cuda_backend):
+    assert cuda_name in CUDA
+    assert cuda_name in request.node.name  # for -k
+    assert cuda_backend.name == cuda_name.partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("gpu", 'takes reference, numpy, emulated, cuda, "cuda:1"'), ("numpy", "no CUDA backend"), ("cuda:99", "CUDA")],
+)
+def test_what_cannot_be_tested_stops_the_session_and_says_why(name, why):
+    assert why in why_untestable(name)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", TESTS / "test_imports.py"]
+    done = subprocess.run(command, env={**os.environ, VARIABLE: name}, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {VARIABLE} names '{name}', which cannot be tested: {why_untestable(name)}" in done.stderr
+
+
+def warn_as(module, message):
+    """Raise a UserWarning from a module of that name."""
+    exec("import warnings; warnings.warn(message)", {"__name__": module, "message": message})
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            "cupy._environment",
+            "\n----\n\n  CuPy may not function correctly because multiple CuPy packages are installed",
+        ),
+        (
+            "gpunet.cuda.cupy_arrays",
+            "Using synchronous transfer as pinned memory (64 bytes) could not be allocated. This",
+        ),
+        ("cuda.pathfinder", "Multiple CUDA environment variables are set but differ:\n  CUDA_PATH=a\n  CUDA_HOME=b"),
+    ],
+)
+def test_a_warning_that_is_named_is_shown_and_any_other_is_an_error(module, message):
+    assert all(GPU_WARNINGS.values())
+    with warnings.catch_warnings(record=True) as caught:
+        warn_as(module, message)
+    assert [str(warning.message) for warning in caught] == [message]
+    for other in ("cupy._core", "gpunet.cuda.cupy_arrays"):
+        with pytest.raises(UserWarning, match="CuPy says something new"):
+            warn_as(other, "CuPy says something new")
+
+
+def test_no_test_names_the_emulated_device_where_any_cuda_backend_would_do():
+    for path in TESTS.rglob("*.py"):
+        text = path.read_text()
+        if path.relative_to(TESTS).parts[0] not in NAMING and "needs_emulator" not in text:
+            assert not re.search("""["']emulated["']""", text), (
+                f"{path.name}: take the fixture cuda_name or cuda_backend"
+            )
