@@ -20,7 +20,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from gpunet.backends.cuda import CudaBackend
-from gpunet.cuda.capture import Recorder
+from gpunet.cuda.capture import Recorder, free_unused
 
 Work = Callable[[], object]
 
@@ -170,9 +170,10 @@ class CupyTimer(EventTimer):
         self.clear()
 
     def clear(self) -> None:
-        """See `Timer.clear`. The memory of recordings is their recorder's, so the last recorder goes before the next comes."""
+        """See `Timer.clear`. The next case finds the device's memory as the last one did."""
         self._recorder = None
         gc.collect()  # what a cycle of references holds is still there
+        free_unused(self._arrays)
         self._recorder = self._backend.recorder()
 
     def stream(self) -> AbstractContextManager[Any]:

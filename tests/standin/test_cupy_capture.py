@@ -121,16 +121,17 @@ def test_a_recording_keeps_its_memory_while_it_lives(cuda, machine):
 
 
 def test_a_timer_times_on_the_device_and_replays_what_it_captures(cuda, machine):
-    x = device(cuda, 1, 2)
-    timer = CupyTimer(cuda.arrays)
-    timer.run(lambda: cuda.binary("add", x, x, out=x))
-    work = timer.capture(lambda: cuda.binary("add", x, x, out=x))
+    x, one = device(cuda, 1, 2), device(cuda, 1, 1)
+    timer = CupyTimer(cuda)
+    timer.run(lambda: cuda.binary("add", x, one, out=x))
+    work = timer.capture(lambda: cuda.binary("add", x, one, out=x))
     before = machine.launches
     times = timer.seconds(work, 3)
-    assert len(times) == 3
+    assert len(times) >= 3
     assert all(0 < t < 1 for t in times)
-    assert machine.launches == before + 4
-    assert cuda.to_numpy(x).tolist() == [2**5, 2**6]
+    runs = machine.launches - before  # some of them to warm up
+    assert runs > len(times)
+    assert cuda.to_numpy(x).tolist() == [2 + runs, 3 + runs]
 
 
 def test_arrays_are_cupys_and_of_this_device(cuda, cupy):
@@ -154,9 +155,6 @@ def test_a_device_that_is_not_there_is_named(cuda):
         get_backend("cuda:3")
 
 
-@pytest.mark.xfail(
-    reason="Recorder never gives its pool's blocks back, and a dropped pool keeps its memory", strict=True
-)
 def test_a_dropped_recorder_gives_its_memory_back(cuda, cupy, machine):
     x = cuda.full((2**18,), 1.0, np.float32)
 
@@ -179,5 +177,5 @@ def test_out_of_memory_names_the_layer_and_the_bytes(cuda, cupy, machine):
     gc.collect()
     cupy.get_default_memory_pool().free_all_blocks()
     machine.device.memory.total = machine.device.memory.used + 2**19
-    with pytest.raises(MemoryError, match=r"^Conv2d: out of memory: Out of memory allocating 1,8\d\d,\d{3} bytes"):
+    with pytest.raises(MemoryError, match=r"^Conv2d: Out of memory allocating 1,8\d\d,\d{3} bytes"):
         layer(x)

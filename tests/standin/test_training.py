@@ -104,21 +104,11 @@ class OnTheDevice:
 
 
 @pytest.mark.usefixtures("short_graphs")
-@pytest.mark.parametrize(
-    "prefetch",
-    [
-        0,
-        pytest.param(
-            2,
-            marks=pytest.mark.xfail(
-                reason="a fit's stream does not wait for what the loader's thread launches on the default stream",
-                strict=True,
-            ),
-        ),
-    ],
-)
-def test_batches_that_are_made_on_the_device_are_whole_when_they_are_read(cuda, prefetch):
+def test_batches_that_are_made_on_the_device_are_whole_when_they_are_read(cuda):
     transform = OnTheDevice(cuda)
-    assert_same(
-        trained("cuda", False, transform=transform), trained("cuda", True, transform=transform, prefetch=prefetch)
-    )
+    assert_same(trained("cuda", False, transform=transform), trained("cuda", True, transform=transform))
+
+
+def test_batches_that_another_thread_makes_on_the_device_are_refused(cuda):
+    with pytest.raises(TypeError, match=r"array 0 of a batch is on a device \(ndarray\), .* pass prefetch=0"):
+        trained("cuda", True, transform=OnTheDevice(cuda), prefetch=2)
