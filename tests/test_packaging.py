@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -122,3 +123,14 @@ def test_import_is_fast_and_loads_nothing_heavy(tmp_path):
     reports = [run(sys.executable, "-I", "-c", code, cwd=tmp_path).split() for _ in range(5)]
     assert not any(loaded for _, *loaded in reports), reports
     assert min(float(took) for took, *_ in reports) < 0.4  # of the processor: NumPy alone takes half of it
+
+
+def test_metadata_readme_and_type_checker_name_the_same_pythons():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project, prefix = settings["project"], "Programming Language :: Python :: 3."
+    minors = [int(line.removeprefix(prefix)) for line in project["classifiers"] if line.startswith(prefix)]
+    first, last = minors[0], minors[-1]
+    assert minors == list(range(first, last + 1))
+    assert project["requires-python"] == f">=3.{first},<3.{last + 1}"
+    assert settings["tool"]["mypy"]["python_version"] == f"3.{first}"
+    assert f"\nPython 3.{first} to 3.{last}, in a checkout" in (ROOT / "README.md").read_text(encoding="utf-8")

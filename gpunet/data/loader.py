@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from numbers import Integral
@@ -180,7 +181,8 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
         error = None  # its traceback holds this frame
         stopped.set()
         room.release()
-        if thread is not threading.current_thread():  # the garbage collector may run in any thread
+        # The garbage collector may run in any thread, and at interpreter exit too, when no other thread runs any more.
+        if thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
 
 
