@@ -30,10 +30,15 @@ def get_backend(name: str | Backend = "auto") -> Backend:
         asked, name = "GPUNET_BACKEND", os.environ["GPUNET_BACKEND"]
     if name == "auto":
         name = "numpy" if why_unavailable("cuda") else "cuda"
+    return _make(*_parsed(name, f"get_backend: {asked}"))
+
+
+def _parsed(name: str, what: str) -> tuple[str, int]:
+    """(kind, number of the device) of a name; ValueError, in the name of `what`, if it is none."""
     kind, _, device = str(name).partition(":")
     if kind not in NAMES or (device and (kind != "cuda" or not device.isdecimal())):
-        raise ValueError(f'get_backend: {asked} is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
-    return _make(kind, int(device or 0))
+        raise ValueError(f'{what} is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
+    return kind, int(device or 0)
 
 
 def available_backends() -> list[str]:
@@ -42,16 +47,21 @@ def available_backends() -> list[str]:
 
 
 def why_unavailable(name: str) -> str:
-    """Why a backend cannot be used here and what to do about it; empty where it can."""
-    if name == "emulated":
+    """Why a backend cannot be used here and what to do about it; empty where it can.
+
+    Raises:
+        ValueError: a name that is none.
+    """
+    kind, device = _parsed(name, "why_unavailable: name")
+    if kind == "emulated":
         from gpunet.cuda.emulator import why_unavailable as why_no_emulator
 
         return why_no_emulator()
-    if name != "cuda":
+    if kind != "cuda":
         return ""
     from gpunet.cuda.cupy_arrays import why_unavailable as why_no_cuda
 
-    return why_no_cuda()
+    return why_no_cuda(device)
 
 
 @cache

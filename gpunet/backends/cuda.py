@@ -298,7 +298,7 @@ def cuda_backend(device: int = 0) -> CudaBackend:
     from gpunet.cuda.launcher import CupyLauncher
 
     arrays = CupyArrays(device)
-    return CudaBackend(arrays, CupyLauncher(device, arrays.owns))
+    return CudaBackend(arrays, CupyLauncher(device, arrays.owns), name=f"cuda:{device}" if device else "cuda")
 
 
 def emulated_backend(settings: Settings | None = None, *, memory: int | None = None) -> CudaBackend:

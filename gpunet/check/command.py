@@ -63,9 +63,8 @@ def _backend(asked: str | None) -> str:
         if why:
             print(f"No GPU is checked: {why}\nThe emulated device, which runs the same kernels on the CPU, is.\n")
         asked = "emulated" if why else "cuda"
-    kind = asked.partition(":")[0]
-    if kind not in ("cuda", "emulated"):
+    if asked.partition(":")[0] not in ("cuda", "emulated"):
         raise ValueError(f"check: --backend is {asked} but takes cuda, cuda:1 or emulated")
-    if why := why_unavailable(kind):
+    if why := why_unavailable(asked):
         raise BackendError(why)
     return asked

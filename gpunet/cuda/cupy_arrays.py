@@ -14,8 +14,8 @@ from gpunet.errors import BackendError
 INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older than CUDA 13)'
 
 
-def why_unavailable() -> str:
-    """Why no CUDA device can be used and what to do about it, in one line; empty if one answers."""
+def why_unavailable(device: int = 0) -> str:
+    """Why a CUDA device, by its number, cannot be used and what to do about it, in one line; empty if it answers."""
     try:
         import cupy
     except ImportError as error:
@@ -26,7 +26,8 @@ def why_unavailable() -> str:
     except runtime.CUDARuntimeError as error:
         count, reason = 0, str(error)
     if count:
-        return ""
+        shown = f"CUDA device {device} is not there: this machine shows {count}, counted from 0"
+        return "" if device < count else shown
     driver = runtime.driverGetVersion()
     if not driver:
         return f"CUDA needs an NVIDIA driver, and none answers on this machine: install one, then {INSTALL}"
@@ -52,9 +53,9 @@ class CupyArrays:
     def __init__(self, device: int):
         import cupy
 
-        count = cupy.cuda.runtime.getDeviceCount()
-        if device >= count:
-            raise BackendError(f"CUDA device {device} is not there: this machine shows {count}, counted from 0")
+        why = why_unavailable(device)
+        if why:
+            raise BackendError(why)
         self.cupy = cupy
         self.device = cupy.cuda.Device(device)
 
