@@ -1,0 +1,106 @@
+"""Whatever becomes of a stage's process, the conductor says so and goes on."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpunet.check import conductor
+from gpunet.check.conductor import SHARES, stages_for
+from gpunet.check.record import END, Record, Result, read
+from gpunet.check.stage import Options, running_file
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no process groups here")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs Python code as a stage -> how it ended."""
+
+    def run(code, seconds=20.0):
+        monkeypatch.setattr(conductor, "command", lambda options: [sys.executable, "-c", code])
+        return conductor.run_stage(Options("contract", "emulated", str(tmp_path), seconds))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("", ""),
+        ("raise SystemExit(1)", "not all is well, see above"),
+        ("raise SystemExit(3)", "its process ended with status 3"),
+        ("import os; os.abort()", "its process was ended by SIGABRT"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV"),
+    ],
+)
+def test_how_a_process_ended_is_said(run, code, error):
+    result = run(code)
+    assert (result.stage, result.what, result.ok, result.error) == ("contract", END, not error, error)
+
+
+def test_a_process_that_hangs_is_ended_with_all_that_it_has_started(run, tmp_path):
+    started = (
+        "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    )
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid)); time.sleep(60)"
+    running_file(tmp_path, "contract").write_text("replays of a graph")
+    begin = time.monotonic()
+    result = run(started + note, seconds=1.5)
+    assert time.monotonic() - begin < 10
+    assert result.error == "it did not end within 2 s, while it looked at: replays of a graph"
+    child = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+    assert not running_file(tmp_path, "contract").exists()
+
+
+def _runs(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_every_stage_runs_whatever_became_of_the_one_before(monkeypatch, tmp_path):
+    called = []
+
+    def run_stage(options):
+        called.append((options.stage, options.seconds))
+        ok = options.stage != "compile"
+        return Result(options.stage, END, ok, {}, 0, "" if ok else "seeded")
+
+    monkeypatch.setattr(conductor, "run_stage", run_stage)
+    names = ["environment", "compile", "contract"]
+    assert not conductor.run(names, Options("", "cuda", str(tmp_path), 0), minutes=1)
+    assert [name for name, _ in called] == names
+    assert [r.ok for r in read(Record(tmp_path).path)] == [True, False, True]
+    whole = sum(SHARES[name] for name in names)
+    assert called[0][1] == pytest.approx(60 * SHARES["environment"] / whole, abs=0.5)
+    assert called[-1][1] == pytest.approx(60, abs=0.5)  # what the others have left
+
+
+def test_time_that_a_stage_has_used_is_not_given_again(monkeypatch, tmp_path):
+    now, limits = [0.0], []
+    monkeypatch.setattr(conductor, "monotonic", lambda: now[0])
+
+    def run_stage(options):
+        limits.append(options.seconds)
+        now[0] += options.seconds  # each takes all that it may
+        return Result(options.stage, END, True)
+
+    monkeypatch.setattr(conductor, "run_stage", run_stage)
+    assert conductor.run(list(SHARES), Options("", "cuda", str(tmp_path), 0), minutes=5)
+    assert sum(limits) == pytest.approx(300)
+    assert min(limits) > 10
+
+
+def test_stages_keep_their_order_and_speed_is_for_gpus():
+    assert stages_for("cuda") == list(SHARES)
+    assert stages_for("emulated") == [name for name in SHARES if name != "speed"]
+    assert stages_for("cuda:1", ["speed", "compile"]) == ["compile", "speed"]

@@ -1,0 +1,59 @@
+"""The record: what is written is there, whoever writes and whenever it ends."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from gpunet.check.record import BEGIN, Record, Result, last_run, read
+
+
+def test_results_come_back_as_they_were_appended(tmp_path):
+    record = Record(tmp_path / "new" / "folder")
+    results = [
+        Result(BEGIN, "emulated", None, {"command": "gpunet check"}),
+        Result("contract", "a line\nbreak, and ‖ ü", True, {"ulp": 3, "kernels": ["a<b, c>"], "same bits": True}, 1.5),
+        Result("speed", "nothing", None, error="no GPU"),
+    ]
+    for result in results:
+        record.append(result)
+    assert read(record.path) == results
+    assert len(record.path.read_text().splitlines()) == 3
+
+
+def test_numpys_numbers_are_numbers(tmp_path):
+    record = Record(tmp_path)
+    record.append(Result("a", "b", True, {"error": np.float32(0.5), "ulp": np.int64(7), "dtype": np.dtype("float32")}))
+    assert read(record.path)[0].numbers == {"error": 0.5, "ulp": 7, "dtype": "float32"}
+
+
+def _append(folder, name):
+    record = Record(folder)
+    for i in range(200):
+        record.append(Result(name, f"{i}", True, {"text": name * 300}))
+
+
+def test_processes_that_write_at_once_do_not_divide_each_others_lines(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_append, args=(tmp_path, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    results = read(tmp_path / "record.jsonl")
+    for name in "ab":
+        assert [r.what for r in results if r.stage == name] == [str(i) for i in range(200)]
+
+
+def test_a_line_that_is_no_result_is_named(tmp_path):
+    path = tmp_path / "record.jsonl"
+    for broken in ('{"stage": "a"', '{"what": "b"}', "[1]"):
+        path.write_text('{"stage": "a", "what": "b", "ok": true}\n' + broken + "\n")
+        with pytest.raises(ValueError, match=r"record\.jsonl:2: not a result of gpunet check"):
+            read(path)
+
+
+def test_the_last_run_begins_with_the_last_beginning():
+    runs = [Result(BEGIN, "1", None), Result("a", "b", True), Result(BEGIN, "2", None), Result("c", "d", True)]
+    assert [r.what for r in last_run(runs)] == ["2", "d"]
+    assert last_run(runs[1:2]) == runs[1:2]
