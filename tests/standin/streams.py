@@ -7,8 +7,10 @@ makes, gets wrong numbers here on every run.
 
 from __future__ import annotations
 
+import gc
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 from standin.errors import runtime_error
@@ -19,6 +21,19 @@ PENDING = 1024
 """Tasks that a device keeps; the oldest is done when there are more."""
 RELAXED = 2
 """cudaStreamCaptureModeRelaxed."""
+
+
+@contextmanager
+def _host_stands_still() -> Iterator[None]:
+    """A real device works while the host does. Here it borrows the host's thread: no garbage may be collected meanwhile, whose
+    finalizers would ask the device for things in the middle of its work."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class Task:
@@ -41,7 +56,8 @@ class Task:
             path.pop()
             if not task.done:
                 task.done = True  # first: what it does may come back here
-                task.run()
+                with _host_stands_still():
+                    task.run()
 
 
 class Capture:
