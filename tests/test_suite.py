@@ -11,7 +11,7 @@ import pytest
 from helpers.backends import BACKENDS, CUDA, GPU_WARNINGS, HOST, VARIABLE, names_in, why_untestable
 
 TESTS = Path(__file__).parent
-NAMING = {"emulator", "bench", "standin", "helpers", "parity", "test_suite.py"}
+NAMING = {"check", "emulator", "bench", "standin", "helpers", "parity", "test_suite.py"}
 """Where tests are about the emulated device or its speed, or where it is said which backends there are."""
 
 

@@ -1,4 +1,4 @@
-"""Checks that run as users run them, in processes of their own."""
+"""Checks that run as users run them, in processes of their own: of the emulated device, or of CuPy on the stand-in for CUDA."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import standin
 
 import gpunet
 from gpunet.check.record import read
@@ -15,7 +16,7 @@ PACKAGE = Path(gpunet.__file__).resolve().parents[1]
 
 
 class Checks:
-    """Starts checks of the emulated device whose output is one folder.
+    """Starts checks whose output is one folder.
 
     Args:
         folder: that.
@@ -24,11 +25,11 @@ class Checks:
     def __init__(self, folder):
         self.folder = folder
 
-    def start(self, *arguments, fault=""):
+    def start(self, *arguments, fault="", backend="emulated"):
         """The process of ``gpunet check``; with a fault of seeded/sitecustomize.py."""
-        paths = [*([SEEDED] if fault else []), PACKAGE]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "GPUNET_SEEDED_FAULT": fault}
-        command = [sys.executable, "-m", "gpunet", "check", "--backend", "emulated", "--output", str(self.folder)]
+        environment = {**os.environ, "PYTHONPATH": f"{SEEDED}{os.pathsep}{PACKAGE}", "GPUNET_SEEDED_FAULT": fault}
+        environment[standin.VARIABLE] = "1" if backend == "cuda" else "0"
+        command = [sys.executable, "-m", "gpunet", "check", "--backend", backend, "--output", str(self.folder)]
         return subprocess.Popen(
             [*command, *map(str, arguments)],
             stdout=subprocess.PIPE,
@@ -37,9 +38,9 @@ class Checks:
             env=environment,
         )
 
-    def run(self, *arguments, fault=""):
+    def run(self, *arguments, **options):
         """(exit status, what was printed, what was recorded)."""
-        process = self.start(*arguments, fault=fault)
+        process = self.start(*arguments, **options)
         printed, _ = process.communicate()
         return process.returncode, printed, read(self.folder / "record.jsonl")
 

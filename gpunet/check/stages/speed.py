@@ -38,8 +38,9 @@ RESERVE = 3.0
 COPIED, SIDE, TIMES = 2**30, 4096, 20
 """Bytes of a copy, rows and columns of a product, and how often each is repeated."""
 PRODUCT = """
-import json, time, torch
-torch.backends.cuda.matmul.allow_tf32 = False
+import json, sys, time, torch
+if not torch.cuda.is_available():
+    sys.exit(print(json.dumps({"why": f"PyTorch {torch.__version__} finds no GPU"})))
 a = torch.randn(8192, 8192, device="cuda")
 for _ in range(5): a @ a
 torch.cuda.synchronize(); start = time.perf_counter()
@@ -86,7 +87,7 @@ def _product(backend: CudaBackend) -> Numbers:
 
 
 def _torch_product(seconds: float) -> Numbers:
-    """In a process of its own: PyTorch and gpunet would share neither streams nor memory."""
+    """In PyTorch's default precision of products, float32; in a process of its own, for both would keep memory from each other."""
     if find_spec("torch") is None:
         raise NotApplicableError("PyTorch is not installed")
     command = [sys.executable, "-c", PRODUCT]
@@ -94,6 +95,8 @@ def _torch_product(seconds: float) -> Numbers:
     if done.returncode:
         raise FailedError(" ".join(done.stderr.split())[-300:])
     numbers: Numbers = json.loads(done.stdout)
+    if "why" in numbers:
+        raise NotApplicableError(numbers["why"])
     return numbers
 
 

@@ -1,9 +1,14 @@
-"""Breaks what GPUNET_SEEDED_FAULT names, as in ``leak:contract``, in the process of that stage and in those that it starts."""
+"""Breaks what GPUNET_SEEDED_FAULT names, as in ``leak:contract``, in the process of that stage and in those that it starts.
+
+It stands in the place of the stand-in's file of this name, which puts CuPy on its device where GPUNET_TEST_STANDIN asks for it.
+"""
 
 import importlib
 import os
 import sys
 import time
+from pathlib import Path
+from runpy import run_path
 
 
 def constant(source):
@@ -57,6 +62,19 @@ def headers(nvrtc):
     nvrtc.options = lambda: nvrtc.check_include_folder(nvrtc.Path("/usr/include"))
 
 
+def small(speed):
+    """No fault: as much work as a device can do that is emulated."""
+    speed.COPIED, speed.SIDE, speed.TIMES, speed.ROUNDS = 2**16, 64, 2, "1"
+    step = ("step", "--nets", "lenet", "--batch", "2", "--threads", "1", "--repeats", "1")
+    speed.BENCHES = ((step, ()), (("ops", "--ops", "sgd", "--parameters", "1000", "--threads", "1"), ()), (step, ()))
+
+
+def fails(speed):
+    """The first bench cannot do what is asked, and the second goes on."""
+    small(speed)
+    speed.BENCHES = ((("step", "--nets", "nonsense"), ()), *speed.BENCHES[:1])
+
+
 FAULTS = {
     "constant": ("gpunet.cuda.source", constant),
     "barrier": ("gpunet.cuda.source", barrier),
@@ -67,7 +85,10 @@ FAULTS = {
     "raises": ("gpunet.check.stage", raises),
     "order": ("gpunet.data.device", order),
     "headers": ("gpunet.cuda.nvrtc", headers),
+    "small": ("gpunet.check.stages.speed", small),
+    "fails": ("gpunet.check.stages.speed", fails),
 }
+run_path(str(Path(__file__).parents[2] / "standin" / "site" / "sitecustomize.py"))
 name, _, where = os.environ.get("GPUNET_SEEDED_FAULT", "").partition(":")
 arguments = " ".join(sys.orig_argv)
 if f'"stage": "{where}"' in arguments or (where == "compile" and "multiprocessing" in arguments):
