@@ -87,7 +87,7 @@ def _product(backend: CudaBackend) -> Numbers:
 
 
 def _torch_product(seconds: float) -> Numbers:
-    """In PyTorch's default precision of products, float32; in a process of its own, for both would keep memory from each other."""
+    """In PyTorch's default precision of products, float32, and in a process of its own, whose memory is free again after it."""
     if find_spec("torch") is None:
         raise NotApplicableError("PyTorch is not installed")
     command = [sys.executable, "-c", PRODUCT]
