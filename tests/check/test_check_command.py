@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from checking import Checks
 from helpers import needs_emulator
 
 from gpunet.check.record import BEGIN, END, last_run, read
@@ -23,8 +24,6 @@ def by_stage(results, stage):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A check of all stages: (exit status, what was printed, results, folder)."""
-    from conftest import Checks
-
     checks = Checks(tmp_path_factory.mktemp("whole"))
     return (*checks.run("--minutes", 5), checks.folder)
 
