@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 
 from gpunet.backends import why_unavailable
@@ -14,18 +18,36 @@ from gpunet.check.record import BEGIN, Record, Result
 from gpunet.check.stage import Options
 from gpunet.errors import BackendError
 
+LEAST_MINUTES = 0.1
+STAGES = """\
+The stages, each in a process and with a time limit of its own:
+  environment  what the device is, and the versions around it
+  compile      every kernel is compiled and loaded, and needs no memory beside registers
+  contract     what gpunet believes of arrays, launches, streams and graphs holds
+  agreement    every kernel gives what it gives on the emulated device, up to rounding
+  determinism  repeated runs give the same bits
+  training     a small net learns, and captured steps, data on the device and repetition make no difference
+  speed        on a GPU: copies, products and gpunet bench, beside PyTorch where it is installed
+
+The exit status is 0 if nothing failed, 1 if something did, 2 if the check could not begin.
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet check``."""
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.epilog = STAGES
     add = parser.add_argument
-    add("--backend", help="cuda, cuda:1 or emulated (default: the GPU, or the emulated device where there is none)")
-    add("--output", type=Path, metavar="DIR", help="for record.jsonl and report.md (default: runs/check-DATE-TIME)")
-    add("--minutes", type=float, default=9.0, help="that all stages together may take (default: 9)")
-    add("--stages", nargs="+", choices=conductor.SHARES, metavar="NAME", help=f"some of {', '.join(conductor.SHARES)}")
     add(
-        "--reference", type=Path, metavar="FILE.npz", help="what the emulated device gave, written by --write-reference"
+        "--backend",
+        metavar="NAME",
+        help="cuda, cuda:1 or emulated; the GPU, or the emulated device where there is none",
     )
-    add("--write-reference", type=Path, metavar="FILE.npz", help="write it, and do nothing else")
+    add("--output", type=Path, metavar="DIR", help="where record.jsonl and report.md go; default runs/check-DATE-TIME")
+    add("--minutes", type=float, default=9.0, help="the time for all stages together; default 9")
+    add("--stages", nargs="+", choices=conductor.SHARES, metavar="NAME", help="run only these")
+    add("--reference", type=Path, metavar="FILE.npz", help="compare with the emulated device's results in this file")
+    add("--write-reference", type=Path, metavar="FILE.npz", help="only write such a file, on the emulated device")
 
 
 def run(options: Namespace) -> int:
@@ -34,37 +56,74 @@ def run(options: Namespace) -> int:
         said = reference.write(options.write_reference)
         print(f"written to {options.write_reference}: {said['cases']} cases, {said['MB']} MB")
         return 0
-    if not options.minutes > 0:
-        raise ValueError(f"check: --minutes is {options.minutes} but must be more than 0")
-    if options.reference is not None and not options.reference.is_file():
-        raise FileNotFoundError(f"check: --reference {options.reference} is not a file")
-    backend = _backend(options.backend)
-    folder = options.output or Path("runs") / f"check-{datetime.now():%Y%m%d-%H%M%S}"
-    record = Record(folder)
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    record.append(Result(BEGIN, backend, None, {"when": when, "command": shlex.join(["gpunet", *sys.argv[1:]])}))
-    given = str(options.reference.resolve()) if options.reference else ""
+    if not (isfinite(options.minutes) and options.minutes >= LEAST_MINUTES):
+        raise ValueError(f"--minutes is {options.minutes} but must be at least {LEAST_MINUTES}")
+    if options.reference is not None:
+        reference.check(options.reference)
+    backend, instead = _backend(options.backend)
     stages = conductor.stages_for(backend, options.stages or ())
     if not stages:
-        raise ValueError(f"check: --stages {' '.join(options.stages)} does not apply to {backend}")
-    good = conductor.run(stages, Options("", backend, str(folder), 0, given), options.minutes)
-    results = record.results()
-    print(f"\n{report.summary(results)}\n\nwritten to {record.path} and {report.write(folder, results)}")
+        raise ValueError("--stages names speed alone, which is measured on a GPU only")
+    given = str(options.reference.resolve()) if options.reference else ""
+    with _folder(options.output) as record:
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        command = shlex.join(["gpunet", *sys.argv[1:]])
+        record.append(Result(BEGIN, backend, None, {"when": when, "command": command, "instead of a GPU": instead}))
+        folder = record.path.parent
+        try:
+            good = conductor.run(stages, Options("", backend, str(folder), 0, given), options.minutes)
+        finally:  # also when the user interrupts
+            results = record.results()
+            page = report.write(folder, results)
+            print(f"\n{report.summary(results)}\n\nThe results are in {record.path}, and a report is in {page}.")
     return 0 if good else 1
 
 
-def _backend(asked: str | None) -> str:
-    """The name of the device to check; where there is no GPU, the emulated one, and why it is that.
+def _backend(asked: str | None) -> tuple[str, str]:
+    """(the device to check, why it is the emulated one if nobody asked for that).
 
     Nothing is asked of a device in this process: one that hangs or crashes must not take the conductor with it.
     """
-    if asked is None:
-        why = why_unavailable("cuda")
-        if why:
-            print(f"No GPU is checked: {why}\nThe emulated device, which runs the same kernels on the CPU, is.\n")
-        asked = "emulated" if why else "cuda"
-    if asked.partition(":")[0] not in ("cuda", "emulated"):
-        raise ValueError(f"check: --backend is {asked} but takes cuda, cuda:1 or emulated")
-    if why := why_unavailable(asked):
-        raise BackendError(why)
-    return asked
+    if asked is not None:
+        if re.fullmatch(r"cuda(:\d+)?|emulated", asked) is None:
+            raise ValueError(f"--backend is {asked} but takes cuda, cuda:1 or emulated")
+        if why := why_unavailable(asked):
+            raise BackendError(why)
+        return asked, ""
+    why = why_unavailable("cuda")
+    if not why:
+        return "cuda", ""
+    if why_here := why_unavailable("emulated"):
+        raise BackendError(f"there is nothing to check. For a GPU: {why}. For the emulated device: {why_here}")
+    print(
+        f"No GPU can be checked: {why}.\nInstead, the emulated device is checked, which runs the same kernels on the CPU.\n"
+    )
+    return "emulated", why
+
+
+@contextmanager
+def _folder(asked: Path | None) -> Iterator[Record]:
+    """The record of the output folder, which is this check's alone."""
+    folder = asked or _new_folder()
+    try:
+        record = Record(folder)
+        claim = record.claimed()
+        claim.__enter__()
+    except BlockingIOError:
+        raise ValueError(f"--output {folder} is in use by another gpunet check") from None
+    except OSError as error:
+        raise ValueError(f"--output {folder} cannot be written to: {error.strerror}") from None
+    try:
+        yield record
+    finally:
+        claim.__exit__(None, None, None)
+
+
+def _new_folder() -> Path:
+    """One that is not there yet."""
+    first = Path("runs") / f"check-{datetime.now():%Y%m%d-%H%M%S}"
+    number, folder = 1, first
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder

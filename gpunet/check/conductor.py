@@ -13,15 +13,14 @@ from pathlib import Path
 from time import monotonic
 
 from gpunet.check.process import command
-from gpunet.check.record import END, Record, Result
-from gpunet.check.stage import Options, line, running_file
+from gpunet.check.record import END, SOME_FAILED, Record, Result
+from gpunet.check.stage import Options, line, running_file, say
 
 SHARES = {
-    "environment": 5, "compile": 25, "contract": 10, "agreement": 15, "determinism": 15, "training": 15, "speed": 25,
+    "environment": 5, "compile": 60, "contract": 10, "agreement": 15, "determinism": 15, "training": 15, "speed": 30,
 }  # fmt: skip
 """The stages in their order, and their shares of the time. What one leaves is shared by those after it."""
 GPU_ONLY = ("speed",)
-SOME_FAILED = "not all is well, see above"
 
 
 def stages_for(backend: str, chosen: Sequence[str] = ()) -> list[str]:
@@ -42,12 +41,16 @@ def run(stages: Sequence[str], options: Options, minutes: float) -> bool:
     for i, name in enumerate(stages):
         share = SHARES[name] / sum(SHARES[later] for later in stages[i:])
         seconds = max(end - monotonic(), 0) * share
-        print(f"{name} (up to {seconds:.0f} s)", flush=True)
-        result = run_stage(replace(options, stage=name, seconds=seconds))
+        say(f"{name} (at most {seconds:.0f} s)")
+        try:
+            result = run_stage(replace(options, stage=name, seconds=seconds))
+        except KeyboardInterrupt:
+            record.append(Result(name, END, None, error="it was interrupted"))
+            raise
         record.append(result)
-        if not result.ok:
-            good = False
-            print(line(result), flush=True)
+        good = good and result.ok is True
+        if result.error not in ("", SOME_FAILED):
+            say(line(result))
     return good
 
 
@@ -61,11 +64,17 @@ def run_stage(options: Options) -> Result:
         error = f"it did not end within {options.seconds:.0f} s"
     finally:  # also when the user interrupts
         _kill(process)
-    note = running_file(folder, options.stage)
-    if error and error != SOME_FAILED and note.exists():
-        error += f", while it looked at: {note.read_text(encoding='utf-8')}"
-    note.unlink(missing_ok=True)
+        running = _taken(running_file(folder, options.stage))
+    if running and error not in ("", SOME_FAILED):
+        error += f", while it looked at: {running}"
     return Result(options.stage, END, not error, {}, round(monotonic() - start, 3), error)
+
+
+def _taken(note: Path) -> str:
+    """What a note says, which is then thrown away; empty if there is none."""
+    text = note.read_text(encoding="utf-8") if note.exists() else ""
+    note.unlink(missing_ok=True)
+    return text
 
 
 def _why(status: int) -> str:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 FILE = "record.jsonl"
 """Of the output folder."""
@@ -15,6 +22,9 @@ BEGIN = "begin"
 """The stage of the line that a run begins with: its numbers say how the command was called."""
 END = "end of the stage"
 """What the last line of each stage is about."""
+
+SOME_FAILED = "something in it failed"
+"""The error of that line where the results before it say more."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,29 @@ class Record:
 
     def append(self, result: Result) -> None:
         """Write a line by one call of the system, which no other process's line and no signal divides."""
-        line = json.dumps(asdict(result), default=_plain) + "\n"
+        line = (json.dumps(asdict(result), default=_plain) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
+            written = os.write(descriptor, line)
         finally:
             os.close(descriptor)
+        if written < len(line):
+            raise OSError(ENOSPC, "no space left on the disk", str(self.path))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Inside, no other check writes here; a line that an earlier one could not finish is cut off.
+
+        Raises:
+            BlockingIOError: another check does.
+        """
+        with self.path.open("ab+") as file:
+            if fcntl is not None:  # the system gives it back, however this process ends
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.seek(0)
+            whole = file.read().rpartition(b"\n")
+            file.truncate(len(whole[0]) + len(whole[1]))
+            yield
 
     def results(self) -> list[Result]:
         """Those of the last run, the line of its beginning among them."""
@@ -56,13 +83,14 @@ class Record:
 
 
 def read(path: Path) -> list[Result]:
-    """Every result of a file.
+    """Every result of a file; a last line without an end is one that was never written.
 
     Raises:
         ValueError: a line that is none; the message names the file and the line.
     """
     results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             results.append(Result(**json.loads(line)))
         except (TypeError, ValueError) as error:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -50,9 +52,7 @@ def cases_of(path: Path) -> Iterator[tuple[Case, dict[str, Expected]]]:
         ValueError: a file that is none of these, or one of other kernels or cases than this gpunet has.
     """
     with _open(path) as file:
-        about = json.loads(str(file[MANIFEST]))
-        if about["kernels"] != kernels_digest():
-            raise ValueError(f"{path} was written by a gpunet with other kernels: write it again")
+        about = _about(path, file)
         listed = {entry["key"]: entry for entry in about["cases"]}
         for case in all_cases():
             entry = listed.get(case.key)
@@ -63,19 +63,36 @@ def cases_of(path: Path) -> Iterator[tuple[Case, dict[str, Expected]]]:
             yield replace(case, inputs=inputs), expected
 
 
+def check(path: Path) -> None:
+    """ValueError unless a file is a reference for this gpunet's kernels."""
+    with _open(path) as file:
+        _about(path, file)
+
+
+def _about(path: Path, file: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(str(file[MANIFEST]))
+    if about["kernels"] != kernels_digest():
+        raise ValueError(f"{path} was written by a gpunet with other kernels: write it again")
+    return about
+
+
 def kernels_digest() -> str:
     """What the kernels' sources and instances make: equal where they are."""
     return cache.digest([source.read(file) for file in source.files()], instantiations())
 
 
-def _open(path: Path) -> Any:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if MANIFEST not in file.files:
-            raise ValueError("it has no manifest")
-    except (ValueError, OSError, AttributeError) as error:
-        raise ValueError(f"{path} is not a reference that gpunet check wrote: {error}") from None
-    return file
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """The archive. What NumPy and zipfile raise of a file that is none, or is cut, is of many kinds."""
+    with ExitStack() as stack:
+        try:
+            archive = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
+            found = MANIFEST in archive
+        except (ValueError, OSError, EOFError, TypeError, BadZipFile):
+            found = False
+        if not found:
+            raise ValueError(f"{path} was not written by gpunet check --write-reference, or not to its end")
+        yield archive
 
 
 class _Packed:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpunet.check.record import BEGIN, END, Result
+from gpunet.check.record import BEGIN, END, SOME_FAILED, Result
 
 FILE = "report.md"
 Rows = list[tuple[str, ...]]
 
 
 def summary(results: Sequence[Result]) -> str:
-    """A line for each stage, and each failure below."""
-    rows: Rows = [("stage", "passed", "failed", "not here", "seconds", ""), *_stages(results)]
+    """A line for each stage, each failure, and the verdict."""
+    rows: Rows = [("stage", "passed", "failed", "skipped", "seconds", ""), *_stages(results)]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = []
     for row in rows:
@@ -24,8 +24,32 @@ def summary(results: Sequence[Result]) -> str:
             row[5],
         ]
         lines.append("  ".join(cells).rstrip())
-    failures = [f"  {r.stage}: {r.what}: {r.error}" for r in _failures(results)]
-    return "\n".join([*lines, *(["", "failed:", *failures] if failures else [])])
+    failures = [f"  {stage}: {what}: {error}" for stage, what, error in _failures(results)]
+    return "\n".join([*lines, *(["", "failed:", *failures] if failures else []), "", verdict(results)])
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """What someone wants to know who asks whether a GPU works with gpunet."""
+    begin = next((r for r in results if r.stage == BEGIN), None)
+    ends = [r for r in results if r.what == END]
+    wrong = [r for r in results if r.ok is False and r.error != SOME_FAILED]
+    emulated = begin is not None and begin.what == "emulated"
+    where = "on the emulated device" if emulated else f"on {_device(results)}"
+    no_gpu = "No GPU was checked. " if emulated else ""
+    if wrong:
+        things = "1 thing is" if len(wrong) == 1 else f"{len(wrong)} things are"
+        return (
+            f"{no_gpu}{things} wrong {where}: gpunet may compute wrong results or stop there. See what failed, above."
+        )
+    if {r.stage for r in results if r.stage != BEGIN} != {end.stage for end in ends if end.ok}:
+        return f"{no_gpu}The check was not finished. What was looked at {where} is in order."
+    return f"{no_gpu}All is well {where}: {len(ends)} of {len(ends)} stages passed."
+
+
+def _device(results: Sequence[Result]) -> str:
+    """What the device calls itself, or the backend's name where that was not asked."""
+    named = [r.numbers.get("device") for r in results if (r.stage, r.what, r.ok) == ("environment", "device", True)]
+    return str(named[0] if named else next((r.what for r in results if r.stage == BEGIN), "a device"))
 
 
 def write(folder: Path, results: Sequence[Result]) -> Path:
@@ -37,49 +61,51 @@ def write(folder: Path, results: Sequence[Result]) -> Path:
 
 def _page(results: Sequence[Result]) -> Iterator[str]:
     begin = next((r.numbers for r in results if r.stage == BEGIN), {})
-    device = next((r.numbers for r in results if (r.stage, r.what) == ("environment", "device")), {})
-    yield f"# gpunet check, {begin.get('when', 'at an unknown time')}"
+    yield from (f"# gpunet check, {begin.get('when', 'at an unknown time')}", "", verdict(results), "")
+    yield f"`{begin.get('command', 'gpunet check')}` on {_device(results)}."
+    if why := begin.get("instead of a GPU"):
+        yield f"No GPU could be checked: {why}."
     yield ""
-    yield f"`{begin.get('command', 'gpunet check')}` on {device.get('device', 'a device that did not answer')}."
-    yield ""
-    yield from _table([("stage", "passed", "failed", "not here", "seconds", "how it ended"), *_stages(results)])
-    failures = _failures(results)
-    if failures:
+    yield from _table([("stage", "passed", "failed", "skipped", "seconds", "how it ended"), *_stages(results)])
+    if failures := _failures(results):
         yield from ("", "## Failed", "")
-        yield from _table([("stage", "what", "error"), *((r.stage, r.what, r.error) for r in failures)])
-    if not_here := [r for r in results if r.ok is None and r.stage != BEGIN]:
-        yield from ("", "## Not looked at here", "")
-        yield from _table([("stage", "what", "why"), *((r.stage, r.what, r.error) for r in not_here)])
-    for stage in dict.fromkeys(r.stage for r in results if r.stage not in (BEGIN, "agreement")):
+        yield from _table([("stage", "what", "error"), *failures])
+    if skipped := [r for r in results if r.ok is None and r.stage != BEGIN]:
+        yield from ("", "## Skipped", "")
+        yield from _table([("stage", "what", "why"), *((r.stage, r.what, r.error) for r in skipped)])
+    stages = dict.fromkeys(r.stage for r in results if r.stage not in (BEGIN, "agreement", "compile"))
+    for stage in [*stages, *(["compile"] if any(r.stage == "compile" for r in results) else [])]:  # the longest last
         yield from ("", f"## {stage.capitalize()}", "")
         rows = [r for r in results if r.stage == stage and r.what != END and r.ok is not None]
-        yield from _table([("what", "", "numbers", "seconds"), *map(_row, rows)])
+        yield from _table([("what", "result", "numbers", "seconds"), *map(_row, rows)])
     if table := agreement(results):
-        yield from ("", "## Agreement", "")
-        yield "The largest difference of each kernel's results over all cases that launch it: in numbers of the result's dtype"
-        yield "between the two (ulp), and as ‖a - b‖ / ‖b‖."
-        yield ""
+        yield from ("", "## Agreement", "", AGREEMENT, "")
         yield from _table(table)
 
 
+AGREEMENT = """\
+Each kernel's results beside those of the emulated device (on that device itself, of the reference backend in float64), over
+all cases that launch it. A case may launch several kernels, and its difference counts for each. `ulp`: how many numbers of the
+result's dtype lie between the two, for single elements; many where a sum has cancelled. `error`: ‖a - b‖ / ‖b‖. `of what is
+allowed`: the largest error over the tolerance of its result's dtype."""
+
+
 def agreement(results: Sequence[Result]) -> Rows:
-    """A row for each kernel and dtype; empty if nothing was compared."""
-    worst: dict[str, tuple[int, float, int, bool]] = {}
+    """A row for each kernel and dtype, those that are nearest to what is allowed first; empty if nothing was compared."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for r in results:
-        for instance in r.numbers.get("kernels", ()):
-            name = _family(instance)
-            ulp, error, runs, same = worst.get(name, (0, 0.0, 0, True))
-            found = r.numbers
-            worst[name] = (
-                max(ulp, found["ulp"]), max(error, found["error"]), runs + 1, same and found["same bits"] and r.ok is not False
-            )  # fmt: skip
-    if not worst:
+        for name in dict.fromkeys(map(_family, r.numbers.get("kernels", ()))):
+            found.setdefault(name, []).append(r.numbers)
+    if not found:
         return []
-    head = ("kernel", "ulp", "error", "runs", "two runs, same bits")
-    rows = [
-        (name, str(u), f"{e:.1e}", str(n), "yes" if same else "no") for name, (u, e, n, same) in sorted(worst.items())
-    ]
-    return [head, *rows]
+    rows = []
+    for name, runs in found.items():
+        share = max(run["error"] / run["allowed"] if run["allowed"] else float(run["error"] > 0) for run in runs)
+        bits = "yes" if all(run["same bits"] for run in runs) else "no"
+        ulp, error = max(run["ulp"] for run in runs), max(run["error"] for run in runs)
+        rows.append((share, (name, str(ulp), f"{error:.1e}", f"{share:.0%}", str(len(runs)), bits)))
+    head = ("kernel", "ulp", "error", "of what is allowed", "cases", "two runs, same bits")
+    return [head, *(row for _, row in sorted(rows, key=lambda item: (-item[0], item[1])))]
 
 
 def _family(instance: str) -> str:
@@ -99,11 +125,16 @@ def _stages(results: Sequence[Result]) -> Rows:
     return rows
 
 
-def _failures(results: Sequence[Result]) -> list[Result]:
-    """What failed; the end of a stage only if it says more than that something in it did."""
-    failed = [r for r in results if r.ok is False]
-    inside = {r.stage for r in failed if r.what != END}
-    return [r for r in failed if r.what != END or r.stage not in inside or "not all is well" not in r.error]
+def _failures(results: Sequence[Result]) -> Rows:
+    """(stage, what, error) of what failed; the same error of many things in a stage once, with their number."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for r in results:
+        if r.ok is False and r.error != SOME_FAILED:
+            rows.setdefault((r.stage, r.error), []).append(r.what)
+    return [
+        (stage, f"{first} and {len(others)} more" if others else first, error)
+        for (stage, error), (first, *others) in rows.items()
+    ]
 
 
 def _row(r: Result) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,7 +82,14 @@ class Stage:
         """Seconds that the stage may still take."""
         return self.options.seconds - (monotonic() - self._started)
 
-    def check(self, what: str, function: Callable[..., Numbers | None], *args: Any, show: bool = True) -> None:
+    def check(
+        self,
+        what: str,
+        function: Callable[..., Numbers | None],
+        *args: Any,
+        show: bool = True,
+        seconds: float | None = None,
+    ) -> None:
         """Call a function, and report what it returns, or that it raised; whatever it raises, the stage goes on.
 
         Args:
@@ -88,8 +97,9 @@ class Stage:
             function: of `args`; returns numbers for the record; raises `FailedError`, or anything else, where something is
                 wrong.
             show: whether to print a line although all is well.
+            seconds: that it took elsewhere; those of the call if None.
         """
-        self._note(what)
+        self.note(what)
         start, ok, error = monotonic(), cast(bool | None, True), ""
         numbers: Numbers = {}
         try:
@@ -100,16 +110,18 @@ class Stage:
             ok, error, numbers = False, str(failure), failure.numbers
         except Exception as exception:
             ok, error = False, described(exception)
-        self.report(Result(self.options.stage, what, ok, numbers, round(monotonic() - start, 3), error), show=show)
+        took = monotonic() - start if seconds is None else seconds
+        self.report(Result(self.options.stage, what, ok, numbers, round(took, 3), error), show=show)
+        self.note("")
 
     def report(self, result: Result, *, show: bool = True) -> None:
         """Append a result to the record, then print it."""
         self._record.append(result)
         self.failed |= result.ok is False
         if show or result.ok is False:
-            print(line(result), flush=True)
+            say(line(result))
 
-    def _note(self, what: str) -> None:
+    def note(self, what: str) -> None:
         """Leave a note of what is being looked at, for whoever must end a stage that hangs."""
         running_file(Path(self.options.output), self.options.stage).write_text(what, encoding="utf-8")
 
@@ -119,9 +131,17 @@ def running_file(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.running"
 
 
+def say(text: str) -> None:
+    """Print a line at once. A reader that has seen enough, such as head, ends no check."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def line(result: Result) -> str:
     """A result for the terminal."""
-    mark = {True: "ok    ", False: "FAILED", None: "--    "}[result.ok]
+    mark = {True: "ok     ", False: "FAILED ", None: "skipped"}[result.ok]
     numbers = ", ".join(f"{name} {_short(value)}" for name, value in result.numbers.items() if not _is_long(value))
     return f"  {mark} {result.what}{': ' if numbers or result.error else ''}{' '.join([numbers, result.error]).strip()}"
 

@@ -9,7 +9,7 @@ import pytest
 from checking import Checks
 from helpers import needs_emulator
 
-from gpunet.check.record import BEGIN, END, last_run, read
+from gpunet.check.record import BEGIN, END, Record, last_run, read
 from gpunet.cli import main
 
 pytestmark = needs_emulator
@@ -49,13 +49,17 @@ def test_the_record_says_what_was_asked_and_what_was_found(whole):
     assert all(count > 0 for module in registers for count in module.values())
     assert all(r.numbers["same bits"] for r in by_stage(results, "agreement") if "kernels" in r.numbers)
     training = {r.what: r.numbers for r in by_stage(results, "training") if r.what != END}
-    assert training["captured"]["loss"] == training["eagerly: the same history and weights"]["loss"]
-    assert {"in ieee", "in bfloat16", "in float16"} <= set(training)
+    assert (
+        training["with a captured step"]["loss"]
+        == training["step by step, the same history and weights as captured"]["loss"]
+    )
+    assert {"precision ieee", "precision bfloat16", "precision float16"} <= set(training)
 
 
 def test_the_report_is_made_from_the_record(whole):
     report = (whole[3] / "report.md").read_text()
     assert "| contract | 17 | 0 | 0 |" in report
+    assert "\n\nNo GPU was checked. All is well on the emulated device: 6 of 6 stages passed.\n\n" in report
     assert "| conv2d_forward_tiled<bfloat16> | " in report
     assert "## Failed" not in report
 
@@ -66,7 +70,7 @@ FAULTS = {
     "leak:contract": ("contract", "20 recorders", "the device's memory is not given back"),
     "constant:agreement": ("agreement", "cast to float16 [float32]", "the results differ by more than rounding"),
     "barrier:determinism": ("determinism", "a step of cnn", "the step leaves other bits"),
-    "order:training": ("training", "batches made by kernels", "the history is another"),
+    "order:training": ("training", "with batches that kernels make", "the history is another"),
     "raises:training": ("training", "the stage itself", "RuntimeError: seeded"),
     "crash:environment": ("environment", END, "ended by SIGABRT, while it looked at: machine"),
     "hang:environment": ("environment", END, ", while it looked at: machine"),
@@ -122,16 +126,65 @@ def test_without_a_gpu_the_emulated_device_is_checked_and_why_is_said(monkeypatc
     monkeypatch.setattr("gpunet.check.command.why_unavailable", lambda name: "no driver here" if name == "cuda" else "")
     monkeypatch.setattr("gpunet.check.conductor.run", lambda stages, options, minutes: True)
     assert main(["check", "--output", str(tmp_path)]) == 0
-    assert "No GPU is checked: no driver here\nThe emulated device" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("No GPU can be checked: no driver here.\nInstead, the emulated device is checked")
+    assert "No GPU could be checked: no driver here." in (tmp_path / "report.md").read_text()
+
+
+def test_where_nothing_can_be_checked_both_reasons_are_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("gpunet.check.command.why_unavailable", lambda name: f"no {name} here")
+    assert main(["check", "--output", str(tmp_path / "new")]) == 2
+    expected = "there is nothing to check. For a GPU: no cuda here. For the emulated device: no emulated here"
+    assert capsys.readouterr().err == f"gpunet check: {expected}\n"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_one_checks_at_a_time(capsys, tmp_path):
+    with Record(tmp_path).claimed():
+        assert main(["check", "--backend", "emulated", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"gpunet check: --output {tmp_path} is in use by another gpunet check\n"
+
+
+def test_checks_that_begin_in_the_same_second_have_folders_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gpunet.check.conductor.run", lambda stages, options, minutes: True)
+    for _ in range(3):
+        assert main(["check", "--backend", "emulated"]) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="there is no interrupt here")
+def test_an_interrupted_check_says_so_and_leaves_its_report(checks):
+    process = checks.start("--stages", "contract", "agreement")
+    for line in process.stdout:
+        if "ok " in line:
+            process.send_signal(signal.SIGINT)
+            break
+    printed = process.stdout.read()
+    assert process.wait(timeout=20) == 130
+    process.stdout.close()
+    assert "The check was not finished" in printed
+    assert "Traceback" not in printed
+    assert by_stage(read(checks.folder / "record.jsonl"), "contract")[-1].error == "it was interrupted"
+    assert "| it was interrupted |" in (checks.folder / "report.md").read_text()
+    assert not list(checks.folder.glob("*.running"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--backend", "numpy"], "check: --backend is numpy but takes cuda, cuda:1 or emulated"),
-        (["--minutes", "0"], "check: --minutes is 0.0 but must be more than 0"),
-        (["--reference", "absent.npz"], "check: --reference absent.npz is not a file"),
-        (["--backend", "emulated", "--stages", "speed"], "check: --stages speed does not apply to emulated"),
+        (["--backend", "numpy"], "--backend is numpy but takes cuda, cuda:1 or emulated"),
+        (["--backend", "emulated:1"], "--backend is emulated:1 but takes cuda, cuda:1 or emulated"),
+        (["--minutes", "0"], "--minutes is 0.0 but must be at least 0.1"),
+        (["--minutes", "inf"], "--minutes is inf but must be at least 0.1"),
+        (
+            ["--reference", "absent.npz"],
+            "absent.npz was not written by gpunet check --write-reference, or not to its end",
+        ),
+        (
+            ["--backend", "emulated", "--stages", "speed"],
+            "--stages names speed alone, which is measured on a GPU only",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_a_line(capsys, tmp_path, arguments, message):

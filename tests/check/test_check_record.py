@@ -1,6 +1,7 @@
 """The record: what is written is there, whoever writes and whenever it ends."""
 
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_processes_that_write_at_once_do_not_divide_each_others_lines(tmp_path):
 
 def test_a_line_that_is_no_result_is_named(tmp_path):
     path = tmp_path / "record.jsonl"
-    for broken in ('{"stage": "a"', '{"what": "b"}', "[1]"):
+    for broken in ('{"stage": "a"}', '{"what": "b"}', "[1]"):
         path.write_text('{"stage": "a", "what": "b", "ok": true}\n' + broken + "\n")
         with pytest.raises(ValueError, match=r"record\.jsonl:2: not a result of gpunet check"):
             read(path)
@@ -57,3 +58,30 @@ def test_the_last_run_begins_with_the_last_beginning():
     runs = [Result(BEGIN, "1", None), Result("a", "b", True), Result(BEGIN, "2", None), Result("c", "d", True)]
     assert [r.what for r in last_run(runs)] == ["2", "d"]
     assert last_run(runs[1:2]) == runs[1:2]
+
+
+def test_a_line_that_could_not_be_finished_is_none_and_the_next_run_cuts_it_off(tmp_path):
+    record, result = Record(tmp_path), Result("a", "b", True)
+    record.append(result)
+    with record.path.open("a") as file:
+        file.write('{"stage": "a", "wh')
+    assert read(record.path) == [result]
+    with record.claimed():
+        record.append(result)
+    assert read(record.path) == [result, result]
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    record, write = Record(tmp_path), os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
+    with pytest.raises(OSError, match=r"no space left on the disk.*record\.jsonl"):
+        record.append(Result("a", "b", True))
+    assert read(record.path) == []
+
+
+def test_a_record_is_claimed_by_one(tmp_path):
+    pytest.importorskip("fcntl")
+    with Record(tmp_path).claimed(), pytest.raises(BlockingIOError), Record(tmp_path).claimed():
+        pass
+    with Record(tmp_path).claimed():
+        pass

@@ -30,7 +30,7 @@ def run(tmp_path, monkeypatch):
     ("code", "error"),
     [
         ("", ""),
-        ("raise SystemExit(1)", "not all is well, see above"),
+        ("raise SystemExit(1)", "something in it failed"),
         ("raise SystemExit(3)", "its process ended with status 3"),
         ("import os; os.abort()", "its process was ended by SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV"),
@@ -97,7 +97,7 @@ def test_time_that_a_stage_has_used_is_not_given_again(monkeypatch, tmp_path):
     monkeypatch.setattr(conductor, "run_stage", run_stage)
     assert conductor.run(list(SHARES), Options("", "cuda", str(tmp_path), 0), minutes=5)
     assert sum(limits) == pytest.approx(300)
-    assert min(limits) > 10
+    assert min(limits) > 5
 
 
 def test_stages_keep_their_order_and_speed_is_for_gpus():

@@ -65,11 +65,23 @@ def test_a_file_of_other_cases_is_refused(few, file, monkeypatch):
         next(reference.cases_of(file))
 
 
-def test_what_is_no_reference_is_refused(tmp_path):
-    path = tmp_path / "some.npz"
-    np.savez(path, a=np.ones(3))
-    with pytest.raises(ValueError, match=r"some\.npz is not a reference that gpunet check wrote"):
-        next(reference.cases_of(path))
-    path.write_text("no archive")
-    with pytest.raises(ValueError, match=r"some\.npz is not a reference that gpunet check wrote"):
-        next(reference.cases_of(path))
+def test_what_is_no_reference_is_refused(file, tmp_path):
+    some, array, whole = tmp_path / "some.npz", tmp_path / "some.npy", file.read_bytes()
+    np.savez(some, a=np.ones(3))
+    np.save(array, np.ones(3))
+    for path, content in (
+        (some, None),
+        (array, None),
+        (some, b"no archive"),
+        (some, b""),
+        (some, whole[: len(whole) // 2]),
+    ):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"some\.np. was not written by gpunet check --write-reference, or not to its end"
+        ):
+            reference.check(path)
+        with pytest.raises(ValueError, match="was not written by gpunet check"):
+            next(reference.cases_of(path))
+    reference.check(file)

@@ -46,24 +46,24 @@ def test_what_a_check_returns_or_raises_is_a_result(stage, capsys):
     assert last[:3] == ("broken", False, {})
     assert last[3].startswith("KeyError: 'key' (at test_stage.py:")
     assert capsys.readouterr().out.splitlines() == [
-        "  ok     good: ulp 1",
-        "  ok     silent",
-        "  FAILED bad: differing 3 the bits differ",
-        "  --     absent: no GPU here",
-        f"  FAILED broken: {last[3]}",
+        "  ok      good: ulp 1",
+        "  ok      silent",
+        "  FAILED  bad: differing 3 the bits differ",
+        "  skipped absent: no GPU here",
+        f"  FAILED  broken: {last[3]}",
     ]
 
 
 def test_what_is_well_may_stay_unsaid_but_is_recorded(stage, capsys):
     stage.check("good", lambda: {"ulp": 1}, show=False)
     stage.check("bad", failing, show=False)
-    assert capsys.readouterr().out == "  FAILED bad: differing 3 the bits differ\n"
+    assert capsys.readouterr().out == "  FAILED  bad: differing 3 the bits differ\n"
     assert len(results(stage)) == 2
 
 
 def test_lists_are_recorded_but_not_said(stage, capsys):
     stage.check("instances", lambda: {"kernels": ["a"] * 50, "count": 50, "share": 0.123456})
-    assert capsys.readouterr().out == "  ok     instances: count 50, share 0.1235\n"
+    assert capsys.readouterr().out == "  ok      instances: count 50, share 0.1235\n"
 
 
 def test_a_backend_that_launches_no_kernels_is_refused(tmp_path):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from itertools import islice
 from multiprocessing import get_context
 from time import monotonic
 
 from gpunet.backends import get_backend
 from gpunet.backends.cuda import CudaBackend
-from gpunet.check.stage import FailedError, Numbers, Stage
+from gpunet.check.stage import FailedError, Numbers, Stage, say
 from gpunet.cuda.gate import rows_of
 from gpunet.cuda.instantiations import file_of, instantiations, is_narrow, module_of
 from gpunet.cuda.nvrtc import Resources
@@ -27,10 +29,19 @@ def run(stage: Stage) -> None:
     modules = list(dict.fromkeys(module_of(e) for expressions in instantiations().values() for e in expressions))
     modules.sort(key=len, reverse=True)
     workers = min(os.cpu_count() or 1, len(modules), MOST_PROCESSES)
+    say(f"  {len(modules)} modules in {workers} processes: this takes minutes the first time, and seconds from then on")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(compile_module, stage.options.backend, module): module for module in modules}
-        for future in as_completed(futures):
-            stage.check(_name(futures[future]), _summary, future)
+        left = {pool.submit(compile_module, stage.options.backend, module): _name(module) for module in modules}
+        stage.note(_first(left.values(), workers))
+        for future in as_completed(list(left)):
+            took = 0.0 if future.exception() else future.result()[1]
+            stage.check(left.pop(future), _summary, future, seconds=took)
+            stage.note(_first(left.values(), workers))
+
+
+def _first(names: Iterable[str], count: int) -> str:
+    """Those that are being compiled: they are begun in their order."""
+    return ", ".join(islice(names, count))
 
 
 def compile_module(backend_name: str, module: tuple[str, ...]) -> Compiled:
@@ -49,11 +60,11 @@ def compile_module(backend_name: str, module: tuple[str, ...]) -> Compiled:
 
 
 def _summary(future: Future[Compiled]) -> Numbers:
-    found, seconds = future.result()
+    found, _ = future.result()
     local = {e: used.spills + used.stack for e, used in found.items() if used.spills + used.stack}
     numbers = {
         "instances": len(found), "most registers": max(used.registers for used in found.values()),
-        "local bytes": sum(local.values()), "compile seconds": round(seconds, 1),
+        "local bytes": sum(local.values()),
         "registers": {e: used.registers for e, used in found.items()},
     }  # fmt: skip
     if local:

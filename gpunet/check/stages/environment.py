@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryFile
 
 import gpunet
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
-from gpunet.cuda import nvrtc
+from gpunet.cuda import cache, nvrtc
 from gpunet.cuda.emulator import build
 
 PACKAGES = (
@@ -31,6 +33,7 @@ def run(stage: Stage) -> None:
     stage.check("memory, MiB", _memory, stage)
     stage.check("clocks", _clocks, stage)
     stage.check("compiler and headers", _compiler, stage)
+    stage.check("cache of compiled kernels", _cache, stage)
 
 
 def _machine() -> Numbers:
@@ -96,6 +99,22 @@ def _compiler(stage: Stage) -> Numbers:
     if not headers["headers"]:
         raise FailedError("no folder of CUDA headers was found")
     return {"NVRTC": version, **headers}
+
+
+def _cache(stage: Stage) -> Numbers:
+    """Where compiled kernels are kept; without such a place each process would compile them anew, or not at all."""
+    of_cupy = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"  # as CuPy looks for it
+    folder = cache.folder(build.FOLDER) if stage.emulated else Path(of_cupy)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        variable = "GPUNET_CACHE" if stage.emulated else "CUPY_CACHE_DIR"
+        raise FailedError(
+            f"{folder} cannot be written to ({error.strerror}): set {variable} to another folder"
+        ) from None
+    return {"folder": str(folder)}
 
 
 def _headers() -> dict[str, list[str]]:

@@ -31,9 +31,9 @@ class Task(NamedTuple):
 
 
 WAYS: dict[str, dict[str, Any]] = {
-    "eagerly: the same history and weights": {"capture": False},
-    "batches made by kernels: the same": {"capture": True, "on_device": True},
-    "trained once more: the same": {"capture": True},
+    "step by step, the same history and weights as captured": {"capture": False},
+    "with batches that kernels make, the same as captured": {"capture": True, "on_device": True},
+    "captured once more, the same": {"capture": True},
 }
 """How training may differ from the captured one without making a difference."""
 
@@ -42,11 +42,11 @@ def run(stage: Stage) -> None:
     """Train a small net in every way that should make no difference, and in those that make little."""
     backend, task = stage.backend, _task(stage)
     captured: dict[str, Any] = {}
-    stage.check("captured", _first, captured, backend, task)
+    stage.check("with a captured step", _first, captured, backend, task)
     for what, how in WAYS.items():
         stage.check(what, _same, captured, backend, task, how)
     for precision in PRECISIONS:
-        stage.check(f"in {precision}", _learns, backend, task, precision)
+        stage.check(f"precision {precision}", _learns, backend, task, precision)
 
 
 def _task(stage: Stage) -> Task:
@@ -62,7 +62,9 @@ def _task(stage: Stage) -> Task:
 
 
 def _no_digits() -> Numbers:
-    raise NotApplicableError("scikit-learn is not installed: bars drawn by NumPy, ten classes of place, stand for them")
+    raise NotApplicableError(
+        "scikit-learn, which brings them, is not installed: images of bars are made and used instead"
+    )
 
 
 def _bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
