@@ -35,18 +35,19 @@ class Storage:
         label: what it is in messages: shape and dtype.
         track: whether to note which bytes were written.
         pool: the pool that has counted it.
+        taken: the bytes that it counted.
     """
 
-    __slots__ = ("__weakref__", "_pool", "_whole", "bytes", "label", "live", "written")
+    __slots__ = ("__weakref__", "_pool", "_taken", "_whole", "bytes", "label", "live", "written")
 
-    def __init__(self, size: int, label: str, *, track: bool, pool: Pool):
+    def __init__(self, size: int, label: str, *, track: bool, pool: Pool, taken: int):
         self._whole = np.full(size + 2 * RED_ZONE + ALIGNMENT, NAN_BYTE, np.uint8)
         start = RED_ZONE + -(self._whole.ctypes.data + RED_ZONE) % ALIGNMENT
         self.bytes = self._whole[start : start + size]
         self.label = label
         self.written = np.zeros(size, np.uint8) if track else None
         self.live = True
-        self._pool = ref(pool)
+        self._pool, self._taken = ref(pool), taken
 
     @property
     def address(self) -> int:
@@ -64,7 +65,7 @@ class Storage:
         self.live = False
         pool = self._pool()
         if pool is not None:
-            pool.free(self.bytes.size)
+            pool.free(self._taken)
         self.bytes.fill(nan)
         if self.written is not None:
             self.written.fill(0)
@@ -233,8 +234,9 @@ class EmulatedArrays:
         extents = tuple(int(n) for n in shape)
         size = int(np.prod(extents, dtype=np.int64)) * kind.itemsize
         pool: Pool = getattr(self._current, "pool", None) or self._default_pool
-        pool.take(size, capturing=self.stream.capturing)
-        storage = Storage(size, f"an array of shape {extents}, {kind}", track=self.track, pool=pool)
+        taken = pool.take(size, capturing=self.stream.capturing)
+        label = f"an array of shape {extents}, {kind}"
+        storage = Storage(size, label, track=self.track, pool=pool, taken=taken)
         self._storages.add(storage)
         self.allocations += 1
         self.allocated += size

@@ -53,8 +53,8 @@ class Pool:
         self._memory, self._of_graph, self._in_use, self._free = memory, of_graph, 0, 0
         self.captured = self.given_back = False
 
-    def take(self, size: int, *, capturing: bool) -> None:
-        """Count an array of `size` bytes.
+    def take(self, size: int, *, capturing: bool) -> int:
+        """Count an array of `size` bytes -> how many it takes, which `free` takes back.
 
         Args:
             capturing: whether the current stream is.
@@ -68,12 +68,13 @@ class Pool:
             raise BackendError(
                 "this pool belongs to a captured graph: memory taken from it now would be overwritten by a replay"
             )
-        rounded = rounded_up(size)
-        if self._free >= rounded:
-            self._free -= rounded
+        taken = -(-size // GRANULE) * GRANULE
+        if self._free >= taken:
+            self._free -= taken
         else:
-            self._take_from_device(rounded)
-        self._in_use += rounded
+            self._take_from_device(taken)
+        self._in_use += taken
+        return taken
 
     def _take_from_device(self, size: int) -> None:
         if self._memory.take(size):
@@ -87,11 +88,10 @@ class Pool:
             f"{self._memory.limit} are taken"
         )
 
-    def free(self, size: int) -> None:
-        """The array of `size` bytes is gone: keep its memory for the next one."""
-        rounded = rounded_up(size)
-        self._in_use -= rounded
-        self._free += rounded
+    def free(self, taken: int) -> None:
+        """An array that took so many bytes is gone: keep its memory for the next one."""
+        self._in_use -= taken
+        self._free += taken
 
     def free_all_blocks(self) -> None:
         """Give back to the device what no array uses."""
@@ -102,8 +102,3 @@ class Pool:
     def total_bytes(self) -> int:
         """Bytes that it holds, in use or free."""
         return self._in_use + self._free
-
-
-def rounded_up(size: int) -> int:
-    """Bytes that a pool counts for a request of `size`."""
-    return -(-size // GRANULE) * GRANULE
