@@ -15,6 +15,7 @@ import gpunet
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
 from gpunet.cuda import cache, nvrtc
 from gpunet.cuda.emulator import build
+from gpunet.errors import BackendError
 
 PACKAGES = (
     "numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "cupy", "cuda-bindings", "cuda-toolkit", "nvidia-cuda-nvrtc",
@@ -91,14 +92,14 @@ def _clocks(stage: Stage) -> Numbers:
 
 
 def _compiler(stage: Stage) -> Numbers:
-    """NVRTC and the folders of its headers, which must lie in this environment: else releases could mix."""
+    """NVRTC and the folders of its headers. Where CuPy takes a system's CUDA, that is said; whether it works, compiling tells."""
     if stage.emulated:
-        return {"NVRTC": nvrtc.version(), "g++": build.compiler(), **_headers()}
+        return {"NVRTC": nvrtc.version(), "g++": build.compiler(), "headers": _headers()}
     version = ".".join(map(str, stage.backend.arrays.cupy.cuda.nvrtc.getVersion()))  # type: ignore[attr-defined]
-    headers = _headers()
-    if not headers["headers"]:
-        raise FailedError("no folder of CUDA headers was found")
-    return {"NVRTC": version, **headers}
+    try:
+        return {"NVRTC": version, "headers": _headers()}
+    except BackendError as error:
+        return {"NVRTC": version, "headers": str(error)}
 
 
 def _cache(stage: Stage) -> Numbers:
@@ -117,5 +118,5 @@ def _cache(stage: Stage) -> Numbers:
     return {"folder": str(folder)}
 
 
-def _headers() -> dict[str, list[str]]:
-    return {"headers": [option.removeprefix("-I") for option in nvrtc.options() if option.startswith("-I")]}
+def _headers() -> list[str]:
+    return [option.removeprefix("-I") for option in nvrtc.options() if option.startswith("-I")]
