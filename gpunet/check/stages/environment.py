@@ -92,7 +92,10 @@ def _clocks(stage: Stage) -> Numbers:
 
 
 def _compiler(stage: Stage) -> Numbers:
-    """NVRTC and the folders of its headers. Where CuPy takes a system's CUDA, that is said; compiling tells whether it works."""
+    """NVRTC and the folders of its headers.
+
+    Where CuPy takes a system's CUDA, that is said here, and compiling tells whether it works.
+    """
     if stage.emulated:
         return {"NVRTC": nvrtc.version(), "g++": build.compiler(), "headers": _headers()}
     version = ".".join(map(str, stage.backend.arrays.cupy.cuda.nvrtc.getVersion()))  # type: ignore[attr-defined]
