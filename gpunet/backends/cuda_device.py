@@ -37,7 +37,7 @@ ARRIVALS = 4096
 class KeptOnStream(NamedTuple):
     """Arrays for the launches of one stream, which run one after another, while those of other streams run at the same time.
 
-    A recorder's are kept as long as its stream, for a graph may hold them.
+    A recorder's counters are kept as long as its stream, for a graph may hold them. A graph takes its tables from its recorder.
     """
 
     counts: list[Array]

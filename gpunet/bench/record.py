@@ -96,6 +96,7 @@ class Record:
             "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
             "ours": ours,
             "contenders": {},
+            "finished": False,
             "rows": [],
         }
         if self._output:
@@ -117,6 +118,8 @@ class Record:
 
     def finish(self) -> int:
         """Say where the files are -> the exit status: 1 if a contender failed or computed something wrong, else 0."""
+        self.contents["finished"] = True
+        self._write()
         if self._output:
             print(f"written to {self._output} and {self._output.with_suffix('.md')}")
         return int(any("error" in times for row in self.rows for times in row["times"].values()))

@@ -73,16 +73,15 @@ def run(options: Namespace) -> int:
         try:
             good = conductor.run(stages, Options("", backend, str(folder), 0, given), options.minutes)
         finally:  # also when the user interrupts
-            results = record.results()
-            page = report.write(folder, results)
-            print(f"\n{report.summary(results)}\n\nThe results are in {record.path}, and a report is in {page}.")
+            print(f"\n{report.summary(record.results())}\n")
+            print(f"The results are in {record.path}, and a report is in {folder / report.FILE}.")
     return 0 if good else 1
 
 
 def _backend(asked: str | None) -> tuple[str, str]:
     """(the device to check, why it is the emulated one if nobody asked for that).
 
-    Nothing is asked of a device in this process: one that hangs or crashes must not take the conductor with it.
+    This process asks no more of a device than whether it is there: one that crashes must not take the conductor along.
     """
     if asked is not None:
         if re.fullmatch(r"cuda(:\d+)?|emulated", asked) is None:

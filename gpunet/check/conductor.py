@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
-from gpunet.check.process import command
+from gpunet.check import report
+from gpunet.check.process import FAILED, command
 from gpunet.check.record import END, SOME_FAILED, Record, Result
 from gpunet.check.stage import Options, line, running_file, say
 
@@ -21,6 +21,8 @@ SHARES = {
 }  # fmt: skip
 """The stages in their order, and their shares of the time. What one leaves is shared by those after it."""
 GPU_ONLY = ("speed",)
+PATIENCE = 10.0
+"""Seconds that a process may take to end when it is killed."""
 
 
 def stages_for(backend: str, chosen: Sequence[str] = ()) -> list[str]:
@@ -45,13 +47,20 @@ def run(stages: Sequence[str], options: Options, minutes: float) -> bool:
         try:
             result = run_stage(replace(options, stage=name, seconds=seconds))
         except KeyboardInterrupt:
-            record.append(Result(name, END, None, error="it was interrupted"))
+            _end(record, Result(name, END, None, error="it was interrupted"))
             raise
-        record.append(result)
+        _end(record, result)
         good = good and result.ok is True
         if result.error not in ("", SOME_FAILED):
             say(line(result))
     return good
+
+
+def _end(record: Record, result: Result) -> None:
+    """Record how a stage ended, behind what it could finish, and write the report as it stands."""
+    record.mend()
+    record.append(result)
+    report.write(record.path.parent, record.results())
 
 
 def run_stage(options: Options) -> Result:
@@ -63,10 +72,12 @@ def run_stage(options: Options) -> Result:
     except subprocess.TimeoutExpired:
         error = f"it did not end within {options.seconds:.0f} s"
     finally:  # also when the user interrupts
-        _kill(process)
+        ended = _kill(process)
         running = _taken(running_file(folder, options.stage))
     if running and error not in ("", SOME_FAILED):
         error += f", while it looked at: {running}"
+    if not ended:
+        error += "; its process could not be ended, and may hold the device"
     return Result(options.stage, END, not error, {}, round(monotonic() - start, 3), error)
 
 
@@ -79,7 +90,7 @@ def _taken(note: Path) -> str:
 
 def _why(status: int) -> str:
     """Why a stage has failed, by its process's status; empty if it has not."""
-    if status in (0, 1):
+    if status in (0, FAILED):
         return SOME_FAILED if status else ""
     if status > 0:
         return f"its process ended with status {status}"
@@ -89,14 +100,17 @@ def _why(status: int) -> str:
         return f"its process was ended by signal {-status}"
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started."""
+def _kill(process: subprocess.Popen[bytes]) -> bool:
+    """End a process and all that it has started -> whether it has gone: one that waits for a driver may not."""
     if hasattr(os, "killpg"):
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # nobody is left
             os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    process.wait()
     if process.stdin is not None:
         process.stdin.close()
-    sys.stdout.flush()
+    try:
+        process.wait(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -13,6 +13,9 @@ from importlib import import_module
 from gpunet.check.record import Result
 from gpunet.check.stage import Options, Stage, described
 
+FAILED = 3
+"""Exit status of a stage in which something failed; 1 is that of a process which Python gave up."""
+
 
 def command(options: Options) -> list[str]:
     """The command line of a stage's process."""
@@ -20,7 +23,7 @@ def command(options: Options) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a stage -> exit status: 1 if something failed."""
+    """Run a stage -> exit status: `FAILED` if something in it failed."""
     options = Options(**json.loads(arguments[0]))
     _end_with_parent()
     stage = Stage(options)
@@ -28,7 +31,7 @@ def main(arguments: list[str]) -> int:
         import_module(f"gpunet.check.stages.{options.stage}").run(stage)
     except Exception as exception:
         stage.report(Result(options.stage, "the stage itself", False, error=described(exception)))
-    return int(stage.failed)
+    return FAILED if stage.failed else 0
 
 
 def _end_with_parent() -> None:

@@ -17,7 +17,7 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 FILE = "record.jsonl"
-"""Of the output folder."""
+"""Name of the record in the output folder."""
 BEGIN = "begin"
 """The stage of the line that a run begins with: its numbers say how the command was called."""
 END = "end of the stage"
@@ -52,7 +52,7 @@ class Record:
         self.path = folder / FILE
 
     def append(self, result: Result) -> None:
-        """Write a line by one call of the system, which no other process's line and no signal divides."""
+        """Write a line by one call of the system, which no other process's line divides."""
         line = (json.dumps(asdict(result), default=_plain) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -69,13 +69,25 @@ class Record:
         Raises:
             BlockingIOError: another check does.
         """
-        with self.path.open("ab+") as file:
-            if fcntl is not None:  # the system gives it back, however this process ends
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.seek(0)
-            whole = file.read().rpartition(b"\n")
-            file.truncate(len(whole[0]) + len(whole[1]))
+        with self.path.open("ab") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(
+                        file, fcntl.LOCK_EX | fcntl.LOCK_NB
+                    )  # given back by the system, however this process ends
+                except BlockingIOError:
+                    raise
+                except OSError:  # some file systems of clusters have no locks
+                    pass
+            self.mend()
             yield
+
+    def mend(self) -> None:
+        """Cut off a line without an end: its writer was killed, or found no space. Nobody else may be writing."""
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            lines, end, _ = file.read().rpartition(b"\n")
+            file.truncate(len(lines) + len(end))
 
     def results(self) -> list[Result]:
         """Those of the last run, the line of its beginning among them."""
@@ -102,6 +114,14 @@ def last_run(results: list[Result]) -> list[Result]:
     """The results from the last beginning on."""
     begins = [i for i, result in enumerate(results) if result.stage == BEGIN]
     return results[begins[-1] if begins else 0 :]
+
+
+def said(numbers: Mapping[str, Any]) -> str:
+    """Numbers in a line, without those that are lists."""
+    short = {
+        name: f"{v:.4g}" if isinstance(v, float) else v for name, v in numbers.items() if not isinstance(v, list | dict)
+    }
+    return ", ".join(f"{name} {value}" for name, value in short.items())
 
 
 def _plain(value: Any) -> Any:

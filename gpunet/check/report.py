@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpunet.check.record import BEGIN, END, SOME_FAILED, Result
+from gpunet.check.record import BEGIN, END, SOME_FAILED, Result, said
 
 FILE = "report.md"
 Rows = list[tuple[str, ...]]
@@ -138,14 +138,7 @@ def _failures(results: Sequence[Result]) -> Rows:
 
 
 def _row(r: Result) -> tuple[str, ...]:
-    numbers = ", ".join(
-        f"{name} {_cell(value)}" for name, value in r.numbers.items() if not isinstance(value, dict | list)
-    )
-    return r.what, "ok" if r.ok else "failed", numbers, f"{r.seconds:.1f}"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return r.what, "ok" if r.ok else "failed", said(r.numbers), f"{r.seconds:.1f}"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from gpunet.backends import get_backend
 from gpunet.backends.cuda import CudaBackend
-from gpunet.check.record import Record, Result
+from gpunet.check.record import Record, Result, said
 from gpunet.errors import BackendError
 
 Numbers = Mapping[str, Any]
@@ -142,7 +142,7 @@ def say(text: str) -> None:
 def line(result: Result) -> str:
     """A result for the terminal."""
     mark = {True: "ok     ", False: "FAILED ", None: "skipped"}[result.ok]
-    numbers = ", ".join(f"{name} {_short(value)}" for name, value in result.numbers.items() if not _is_long(value))
+    numbers = said(result.numbers)
     return f"  {mark} {result.what}{': ' if numbers or result.error else ''}{' '.join([numbers, result.error]).strip()}"
 
 
@@ -151,11 +151,3 @@ def described(exception: BaseException) -> str:
     frames = traceback.extract_tb(exception.__traceback__)
     where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(exception).__name__}: {' '.join(str(exception).split())}{where}"
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list | dict)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

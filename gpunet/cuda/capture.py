@@ -82,7 +82,8 @@ class RetiredPools:
 
     def add(self, pool: Any) -> None:
         """Empty the pool, now or when that is allowed."""
-        self._pools.append(pool)
+        with self._lock:
+            self._pools.append(pool)
         self.empty()
 
     def empty(self) -> None:
@@ -135,8 +136,8 @@ class Recorder:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Inside, launches and copies go to the stream: after all that the thread's stream was asked for before, and before
-        all that it is asked for after."""
+        """Inside, launches and copies go to the stream: after all that the thread's current stream was asked for before, and
+        before all that it is asked for after. Who has filled arrays on yet another stream waits for that one first."""
         self._arrays.wait()
         with self._arrays.on(self.stream):
             try:

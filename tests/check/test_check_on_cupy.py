@@ -1,11 +1,17 @@
 """``gpunet check`` on CuPy: as on a GPU, but for the stand-in beneath it."""
 
 import json
+from concurrent.futures import Future
 
 import pytest
 from standin.install import why_impossible
 
+from gpunet.bench import cli
 from gpunet.check.record import END
+from gpunet.check.stage import FailedError
+from gpunet.check.stages import speed
+from gpunet.check.stages.compile import _summary
+from gpunet.cuda.nvrtc import Resources
 
 pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 
@@ -15,13 +21,16 @@ def by_stage(results, stage):
 
 
 def test_what_gpunet_believes_of_cupy_holds(checks):
-    stages = ["environment", "contract", "training"]
-    status, printed, results = checks.run("--stages", *stages, "--minutes", 5, backend="cuda")
+    stages = ["environment", "compile", "contract", "determinism", "training"]
+    status, printed, results = checks.run("--stages", *stages, "--minutes", 8, backend="cuda", fault="few:determinism")
     assert status == 0, printed
     assert [r.stage for r in results if r.what == END] == stages
     environment = {r.what: r.numbers for r in by_stage(results, "environment")}
     assert environment["memory, MiB"]["total"] > environment["memory, MiB"]["used"]
     assert environment["compiler and headers"]["headers"]
+    registers = [r.numbers["registers"] for r in by_stage(results, "compile")]
+    assert sum(map(len, registers)) > 300
+    assert len(by_stage(results, "determinism")) == 5
     contract = {r.what: r.numbers for r in by_stage(results, "contract")}
     assert contract["20 recorders made and dropped leave memory as it was"]["bytes more than before"] < 2**20
 
@@ -49,7 +58,7 @@ def test_a_bench_that_measures_nothing_is_a_failure_and_the_next_one_runs(checks
     assert row.what == "step: lenet 2"
 
 
-def test_a_file_of_the_emulated_devices_results_is_what_a_gpu_is_compared_with(checks, tmp_path):
+def test_a_reference_file_is_what_a_gpu_is_compared_with(checks, tmp_path):
     from gpunet.check import reference
 
     path = tmp_path / "reference.npz"
@@ -59,3 +68,20 @@ def test_a_file_of_the_emulated_devices_results_is_what_a_gpu_is_compared_with(c
     agreed = [r for r in by_stage(results, "agreement") if "kernels" in r.numbers]
     assert len({kernel for r in agreed for kernel in r.numbers["kernels"]}) > 300
     assert all(r.numbers["ulp"] == 0 for r in agreed)  # the stand-in runs the very same machine
+
+
+@pytest.mark.parametrize(("bench", "rivals"), speed.BENCHES, ids=str)
+def test_the_benches_that_are_run_are_commands(bench, rivals, monkeypatch):
+    asked = []
+    kinds = {name: (module, what) for name, (module, what) in cli.KINDS.items()}
+    monkeypatch.setattr(kinds[bench[0]][0], "run", lambda options: asked.append(options) or 0)
+    against = ["--against", *rivals] if rivals else []
+    assert cli.main([*bench, "--backend", "cuda", "--rounds", speed.ROUNDS, "--output", "a.json", *against]) == 0
+    assert asked[0].kind == bench[0]
+
+
+def test_kernels_that_use_local_memory_are_named():
+    future = Future()
+    future.set_result(({"fill<float>": Resources(12, 0, 0, 0), "take<half>": Resources(40, 0, 8, 16)}, 1.0))
+    with pytest.raises(FailedError, match=r"these use local memory: take<half>"):
+        _summary(future)

@@ -71,6 +71,17 @@ def test_a_line_that_could_not_be_finished_is_none_and_the_next_run_cuts_it_off(
     assert read(record.path) == [result, result]
 
 
+def test_a_file_system_without_locks_is_good_enough(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file, how):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Record(tmp_path).claimed(), Record(tmp_path).claimed():
+        pass
+
+
 def test_a_full_disk_is_said(tmp_path, monkeypatch):
     record, write = Record(tmp_path), os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))

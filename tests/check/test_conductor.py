@@ -30,8 +30,8 @@ def run(tmp_path, monkeypatch):
     ("code", "error"),
     [
         ("", ""),
-        ("raise SystemExit(1)", "something in it failed"),
-        ("raise SystemExit(3)", "its process ended with status 3"),
+        ("raise SystemExit(3)", "something in it failed"),
+        ("raise RuntimeError", "its process ended with status 1"),
         ("import os; os.abort()", "its process was ended by SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV"),
     ],
@@ -65,6 +65,29 @@ def _runs(pid):
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_process_that_cannot_be_ended_holds_nobody_up(run, monkeypatch):
+    monkeypatch.setattr(conductor, "PATIENCE", 0.2)
+    monkeypatch.setattr(conductor.os, "killpg", lambda group, sign: None)  # as one that waits for a driver
+    begin = time.monotonic()
+    result = run("import time; time.sleep(3)", seconds=0.5)
+    assert time.monotonic() - begin < 2
+    assert result.error.endswith("; its process could not be ended, and may hold the device")
+
+
+def test_a_line_that_a_killed_stage_has_left_half_is_cut_off(monkeypatch, tmp_path):
+    def run_stage(options):
+        with Record(tmp_path).path.open("a") as file:
+            file.write('{"stage": "contract", "what": "ha')
+        return Result(options.stage, END, False, error="it did not end within 1 s")
+
+    monkeypatch.setattr(conductor, "run_stage", run_stage)
+    conductor.run(["contract", "training"], Options("", "cuda", str(tmp_path), 0), minutes=1)
+    assert [r.stage for r in read(Record(tmp_path).path)] == ["contract", "training"]
+    assert "it did not end within 1 s" in (tmp_path / "report.md").read_text()  # which is there after each stage
 
 
 def test_every_stage_runs_whatever_became_of_the_one_before(monkeypatch, tmp_path):

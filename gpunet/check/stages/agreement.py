@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from gpunet.check import reference
 from gpunet.check.cases import Case, all_cases, variant
 from gpunet.check.compare import difference, same_bits
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
+from gpunet.check.stages.compile import build_emulated, worker_count
 from gpunet.cuda.instantiations import instantiations
 
 Expect = Callable[[str], list[np.ndarray]]
@@ -40,8 +43,18 @@ def _expected(stage: Stage) -> Iterator[tuple[Case, Expect]]:
     why = "" if stage.emulated else why_unavailable("emulated")
     if why:
         stage.check("comparison with the emulated device", _no_emulator, why)
+    elif not stage.emulated:
+        stage.check("the emulated device's kernels", _build_emulated)
     for case in all_cases():
         yield case, partial(_by_reference if stage.emulated or why else _by_emulator, case)
+
+
+def _build_emulated() -> Numbers:
+    """On all cores: one after another, as cases ask for them, they would take longer than the stage may."""
+    files = list(instantiations())
+    with ProcessPoolExecutor(worker_count(files), mp_context=get_context("spawn")) as pool:
+        list(pool.map(build_emulated, files))
+    return {"files": len(files)}
 
 
 def _no_emulator(why: str) -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from itertools import islice
 from multiprocessing import get_context
@@ -13,8 +13,8 @@ from gpunet.backends import get_backend
 from gpunet.backends.cuda import CudaBackend
 from gpunet.check.stage import FailedError, Numbers, Stage, say
 from gpunet.cuda.gate import rows_of
-from gpunet.cuda.instantiations import file_of, instantiations, is_narrow, module_of
-from gpunet.cuda.nvrtc import Resources
+from gpunet.cuda.instantiations import instantiations
+from gpunet.cuda.nvrtc import CompileError, Resources
 
 ARCHITECTURE = "sm_80"
 """What the registers of an emulated device's kernels are counted for."""
@@ -25,13 +25,12 @@ Compiled = tuple[dict[str, Resources], float]
 
 
 def run(stage: Stage) -> None:
-    """Compile modules, a process for each core, as far as that many are of use."""
-    modules = list(dict.fromkeys(module_of(e) for expressions in instantiations().values() for e in expressions))
-    modules.sort(key=len, reverse=True)
-    workers = min(os.cpu_count() or 1, len(modules), MOST_PROCESSES)
-    say(f"  {len(modules)} modules in {workers} processes: this takes minutes the first time, and seconds from then on")
+    """Compile the files, those with the most instances first."""
+    files = sorted(instantiations(), key=lambda file: -len(instantiations()[file]))
+    workers = worker_count(files)
+    say(f"  {len(files)} files in {workers} processes: this takes minutes the first time, and seconds from then on")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        left = {pool.submit(compile_module, stage.options.backend, module): _name(module) for module in modules}
+        left = {pool.submit(compile_file, stage.options.backend, file): file for file in files}
         stage.note(_first(left.values(), workers))
         for future in as_completed(list(left)):
             took = 0.0 if future.exception() else future.result()[1]
@@ -39,24 +38,38 @@ def run(stage: Stage) -> None:
             stage.note(_first(left.values(), workers))
 
 
+def worker_count(jobs: Sized) -> int:
+    """A process for each core, as far as that many are of use."""
+    return max(min(os.cpu_count() or 1, len(jobs), MOST_PROCESSES), 1)
+
+
 def _first(names: Iterable[str], count: int) -> str:
     """Those that are being compiled: they are begun in their order."""
     return ", ".join(islice(names, count))
 
 
-def compile_module(backend_name: str, module: tuple[str, ...]) -> Compiled:
-    """(what each instance of a module takes, seconds): compiled, loaded and asked in this process."""
-    start, backend = monotonic(), get_backend(backend_name)
-    assert isinstance(backend, CudaBackend)
+def compile_file(backend_name: str, file: str) -> Compiled:
+    """(what each instance of a file takes, seconds): compiled, loaded and asked in this process."""
+    start = monotonic()
     if backend_name == "emulated":
-        program = backend.launcher.program(module[0])  # type: ignore[attr-defined]
-        for expression in module:
-            program.compile(expression)
-        listed = {row.kernel: row for row in rows_of(file_of(module[0]), ARCHITECTURE)}
-        found = {e: Resources(*(getattr(listed[e], name) for name in Resources.__slots__)) for e in module}
+        build_emulated(file)
+        rows = {row.kernel: row for row in rows_of(file, ARCHITECTURE)}
+        if any(row.error for row in rows.values()):
+            raise CompileError("; ".join(row.error for row in rows.values()))
+        found = {e: Resources(row.registers, row.shared, row.spills, row.stack) for e, row in rows.items()}
     else:
-        found = {e: backend.launcher.resources(e) for e in module}  # type: ignore[attr-defined]
+        backend = get_backend(backend_name)
+        assert isinstance(backend, CudaBackend)
+        found = {e: backend.launcher.resources(e) for e in instantiations()[file]}  # type: ignore[attr-defined]
     return found, monotonic() - start
+
+
+def build_emulated(file: str) -> None:
+    """Make what the emulated device runs of a file, unless that is kept from an earlier time."""
+    backend = get_backend("emulated")
+    assert isinstance(backend, CudaBackend)
+    for expression in instantiations()[file]:
+        backend.launcher.program(expression).compile(expression)  # type: ignore[attr-defined]
 
 
 def _summary(future: Future[Compiled]) -> Numbers:
@@ -70,8 +83,3 @@ def _summary(future: Future[Compiled]) -> Numbers:
     if local:
         raise FailedError(f"these use local memory: {', '.join(local)}", numbers)
     return numbers
-
-
-def _name(module: tuple[str, ...]) -> str:
-    """The file of a module, which may have one of 16 bits besides."""
-    return f"{file_of(module[0])}{' in 16 bits' if is_narrow(module[0]) else ''}"

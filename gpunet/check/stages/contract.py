@@ -35,6 +35,8 @@ def run(stage: Stage) -> None:
     stage.check("memory may be taken inside a capture", _allocation_in_capture, backend)
     stage.check("a module may be loaded inside a capture", _load_in_capture, stage)
     stage.check("a host read or copy inside a capture is refused", _reads_in_capture, backend)
+    if not stage.emulated:
+        stage.check("a host read by CuPy inside a capture is refused", _cupys_reads_in_capture, backend)
     stage.check("what the host sends before a replay is what the replay reads", _feeds, backend)
     stage.check(f"{REPLAYS} replays of a graph give one result", _replays, backend)
     stage.check("two streams at once do not disturb each other", _two_streams, backend)
@@ -129,6 +131,23 @@ def _reads_in_capture(backend: CudaBackend) -> Numbers:
     return {}
 
 
+def _cupys_reads_in_capture(backend: CudaBackend) -> Numbers:
+    """What gpunet names before CUDA is asked, CUDA must refuse too: its users may call CuPy."""
+    x, cuda = backend.asarray(np.array([1, 2], np.float32)), backend.arrays.cupy.cuda  # type: ignore[attr-defined]
+    for what, act in (
+        ("array.get()", x.get),
+        ("Stream.synchronize()", lambda: cuda.get_current_stream().synchronize()),
+        ("Device.synchronize()", lambda: cuda.Device().synchronize()),
+    ):
+        try:
+            backend.recorder().record(act)
+        except RuntimeError:
+            continue
+        raise FailedError(f"{what} was captured")
+    _expect("what is computed after that", backend.to_numpy(backend.unary("negative", x)).tolist(), [-1, -2])
+    return {}
+
+
 def _feeds(backend: CudaBackend) -> Numbers:
     recorder = backend.recorder()
     feed, y = recorder.feed((100_000,), np.float32), backend.empty((100_000,), np.float32)
@@ -178,6 +197,7 @@ def _two_streams(backend: CudaBackend) -> Numbers:
         for (_, results), right in zip(recordings, expected, strict=True):
             for a, b in zip(results, right, strict=True):
                 bits.compare(a, b)
+        backend.synchronize()  # before the next replays write to the results
     return {"replays": 2 * times, **bits.all_equal("a result differs from that of one stream alone")}
 
 

@@ -83,9 +83,12 @@ def _clocks(stage: Stage) -> Numbers:
     tool = shutil.which("nvidia-smi")
     if stage.emulated or tool is None:
         raise NotApplicableError("an emulated device has none" if stage.emulated else "nvidia-smi is not on the path")
-    device = stage.backend.arrays.device.id  # type: ignore[attr-defined]
-    query = [tool, "-i", str(device), f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    place = stage.backend.arrays.device.pci_bus_id  # type: ignore[attr-defined] # CUDA's number may be another than nvidia-smi's
+    query = [tool, "-i", place, f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        raise NotApplicableError("nvidia-smi does not answer") from None
     if done.returncode:
         raise NotApplicableError(f"nvidia-smi: {' '.join((done.stderr or done.stdout).split())}")
     return dict(zip(CLOCKS, (word.strip() for word in done.stdout.split(",")), strict=False))

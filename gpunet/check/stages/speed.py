@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import numpy as np
 
 from gpunet.backends.cuda import CudaBackend
 from gpunet.check.record import Result
-from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
+from gpunet.check.stage import NotApplicableError, Numbers, Stage
+from gpunet.cuda.capture import free_unused
 
 EAGER = ("torch-eager", "torch-benchmark", "torch-channels-last")
 CAPTURED = (*EAGER, "torch-channels-last-graph")
@@ -37,16 +39,23 @@ RESERVE = 3.0
 """Seconds that ending takes."""
 COPIED, SIDE, TIMES = 2**30, 4096, 20
 """Bytes of a copy, rows and columns of a product, and how often each is repeated."""
+WARM_UP = 0.5
+"""Seconds of work before a measurement: an idle GPU's clocks are low."""
 PRODUCT = """
 import json, sys, time, torch
 if not torch.cuda.is_available():
     sys.exit(print(json.dumps({"why": f"PyTorch {torch.__version__} finds no GPU"})))
-a = torch.randn(8192, 8192, device="cuda")
-for _ in range(5): a @ a
-torch.cuda.synchronize(); start = time.perf_counter()
-for _ in range(20): a @ a
-torch.cuda.synchronize()
-print(json.dumps({"TFLOP/s": 20 * 2 * 8192**3 / (time.perf_counter() - start) / 1e12, "torch": torch.__version__}))
+side, device, times, warm_up = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+a = torch.randn(side, side, device=device)
+start = time.perf_counter()
+while time.perf_counter() - start < warm_up:
+    a @ a
+    torch.cuda.synchronize(device)
+start = time.perf_counter()
+for _ in range(times):
+    a @ a
+torch.cuda.synchronize(device)
+print(json.dumps({"TFLOP/s": 2e-12 * times * side**3 / (time.perf_counter() - start), "torch": torch.__version__}))
 """
 
 
@@ -54,7 +63,10 @@ def run(stage: Stage) -> None:
     """Measure until time is up."""
     stage.check("ceiling: a copy from device to device", _copy, stage.backend)
     stage.check(f"ceiling: gpunet's product of {SIDE}x{SIDE} floats", _product, stage.backend)
-    stage.check("ceiling: PyTorch's product of 8192x8192 floats", _torch_product, stage.left)
+    stage.check(
+        f"ceiling: PyTorch's product of {SIDE}x{SIDE} floats", _torch_product, stage.options.backend, stage.left
+    )
+    free_unused(stage.backend.arrays)  # the benches are other processes
     for number, (bench, rivals) in enumerate(BENCHES):
         if stage.left < RESERVE:
             break
@@ -62,10 +74,11 @@ def run(stage: Stage) -> None:
 
 
 def _seconds(backend: CudaBackend, work: Callable[[], object]) -> float:
-    """Of one run, of `TIMES` that are waited for together; those before them raise the clocks."""
-    for _ in range(TIMES):
+    """Seconds of one run, averaged over `TIMES` runs, after as many seconds of work as the clocks take to rise."""
+    start = perf_counter()
+    while perf_counter() - start < WARM_UP:
         work()
-    backend.synchronize()
+        backend.synchronize()
     start = perf_counter()
     for _ in range(TIMES):
         work()
@@ -74,10 +87,13 @@ def _seconds(backend: CudaBackend, work: Callable[[], object]) -> float:
 
 
 def _copy(backend: CudaBackend) -> Numbers:
-    source, target = (backend.full((COPIED // 4,), value, np.float32) for value in (1.0, 2.0))
-    seconds = _seconds(backend, lambda: target.data.copy_from_device_async(source.data, COPIED))
+    free, _ = backend.arrays.cupy.cuda.runtime.memGetInfo()  # type: ignore[attr-defined]
+    size = min(COPIED, free // 8)
+    source, target = (backend.full((size // 4,), value, np.float32) for value in (1.0, 2.0))
+    seconds = _seconds(backend, lambda: target.data.copy_from_device_async(source.data, source.nbytes))
     own = _seconds(backend, lambda: backend.copy(source, out=target))
-    return {"GB/s read and written": 2e-9 * COPIED / seconds, "gpunet's copy kernel, GB/s": 2e-9 * COPIED / own}
+    moved = 2e-9 * source.nbytes
+    return {"GB/s read and written": moved / seconds, "gpunet's copy kernel, GB/s": moved / own}
 
 
 def _product(backend: CudaBackend) -> Numbers:
@@ -86,14 +102,19 @@ def _product(backend: CudaBackend) -> Numbers:
     return {"TFLOP/s": 2e-12 * SIDE**3 / _seconds(backend, lambda: backend.matmul(a, b))}
 
 
-def _torch_product(seconds: float) -> Numbers:
-    """In PyTorch's default precision of products, float32, and in a process of its own, whose memory is free again after it."""
+def _torch_product(backend_name: str, seconds: float) -> Numbers:
+    """In float32 without TF32, which PyTorch's products are if nothing asks for more, and in a process of its own."""
     if find_spec("torch") is None:
         raise NotApplicableError("PyTorch is not installed")
-    command = [sys.executable, "-c", PRODUCT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=max(seconds, 1), check=False)
-    if done.returncode:
-        raise FailedError(" ".join(done.stderr.split())[-300:])
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
+    command = [sys.executable, "-c", PRODUCT, str(SIDE), backend_name, str(TIMES), str(WARM_UP)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=max(seconds, 1), check=True, env=environment
+        )
+    except subprocess.SubprocessError as error:  # a rival's failure is not gpunet's
+        said = " ".join((getattr(error, "stderr", None) or str(error)).split())
+        raise NotApplicableError(f"PyTorch fails: {said[-300:]}") from None
     numbers: Numbers = json.loads(done.stdout)
     if "why" in numbers:
         raise NotApplicableError(numbers["why"])
@@ -117,7 +138,8 @@ def _bench(stage: Stage, bench: tuple[str, ...], rivals: tuple[str, ...], output
         reported, since = 0, monotonic()
         while True:
             ended = process.poll() is not None  # before the look at its rows, so that none is missed
-            rows = json.loads(output.read_text(encoding="utf-8"))["rows"] if output.exists() else []
+            record = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"rows": []}
+            rows = record["rows"]
             for row in rows[reported:]:
                 _report(stage, kind, row, monotonic() - since)
                 since = monotonic()
@@ -127,7 +149,7 @@ def _bench(stage: Stage, bench: tuple[str, ...], rivals: tuple[str, ...], output
             sleep(0.2)
         process.kill()
         process.wait()
-    if ended and not reported:
+    if ended and not record.get("finished"):
         said = " ".join(log.read_text(encoding="utf-8").split())[-300:]
         error = f"{' '.join(command[2:])} ended with {process.returncode}: {said}"
         stage.report(Result(stage.options.stage, " ".join(bench), False, error=error))
@@ -137,6 +159,8 @@ def _report(stage: Stage, kind: str, row: dict[str, Any], seconds: float) -> Non
     numbers: dict[str, Any] = {}
     for name, times in row["times"].items():
         numbers[f"{name}, ms"] = times.get("median_ms", "failed" if "error" in times else "not measured")
-    error = row["times"]["gpunet"].get("error", "")
+    own = row["times"]["gpunet"]
+    error = own.get("error", own.get("not_measured", ""))
+    ok = None if "not_measured" in own else not error
     what = f"{kind}: {' '.join(map(str, row['case'].values()))}"
-    stage.report(Result(stage.options.stage, what, not error, {**numbers, "row": row}, round(seconds, 1), error))
+    stage.report(Result(stage.options.stage, what, ok, {**numbers, "row": row}, round(seconds, 1), error))

@@ -58,15 +58,29 @@ def order(device):
     device.shuffle_stream = lambda seed, epoch: right(seed, epoch + 1)
 
 
+def no_digits(recipes):
+    """No fault: scikit-learn is not there."""
+
+    def load_dataset(name, **options):
+        raise ImportError("no scikit-learn")
+
+    recipes.load_dataset = load_dataset
+
+
 def headers(nvrtc):
     nvrtc.options = lambda: nvrtc.check_include_folder(nvrtc.Path("/usr/include"))
 
 
 def small(speed):
     """No fault: as much work as a device can do that is emulated."""
-    speed.COPIED, speed.SIDE, speed.TIMES, speed.ROUNDS = 2**16, 64, 2, "1"
+    speed.COPIED, speed.SIDE, speed.TIMES, speed.ROUNDS, speed.WARM_UP = 2**16, 64, 2, "1", 0.01
     step = ("step", "--nets", "lenet", "--batch", "2", "--threads", "1", "--repeats", "1")
     speed.BENCHES = ((step, ()), (("ops", "--ops", "sgd", "--parameters", "1000", "--threads", "1"), ()), (step, ()))
+
+
+def few(determinism):
+    """No fault, likewise."""
+    determinism.RUNS, determinism.BATCH = 3, 4
 
 
 def fails(speed):
@@ -85,6 +99,8 @@ FAULTS = {
     "raises": ("gpunet.check.stage", raises),
     "order": ("gpunet.data.device", order),
     "headers": ("gpunet.cuda.nvrtc", headers),
+    "no_digits": ("gpunet.train.recipes", no_digits),
+    "few": ("gpunet.check.stages.determinism", few),
     "small": ("gpunet.check.stages.speed", small),
     "fails": ("gpunet.check.stages.speed", fails),
 }
