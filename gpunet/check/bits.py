@@ -28,10 +28,10 @@ class Bits:
         blocks = max(min(-(-a.size // THREADS), MOST_BLOCKS), 1)
         self.backend.launcher.launch("differing_words", blocks, THREADS, [a, b, a.size, self._differing])
 
-    def all_equal(self, otherwise: str) -> Numbers:
-        """How many comparisons were made; `FailedError` if any found a difference."""
+    def all_equal(self, message: str) -> Numbers:
+        """How many comparisons were made; `FailedError` with this message if any found a difference."""
         differing = int(self.backend.to_numpy(self._differing)[0])
         numbers = {"comparisons": self.comparisons, "differing words": differing}
         if differing:
-            raise FailedError(otherwise, numbers)
+            raise FailedError(message, numbers)
         return numbers

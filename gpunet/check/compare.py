@@ -18,11 +18,11 @@ class Difference(NamedTuple):
     """Between results, the largest over all of them."""
 
     ulp: int
-    """Numbers of the result's dtype that lie between the two, for single elements; large where a sum has cancelled."""
+    """How many numbers of the result's dtype lie between the two, for single elements; large where a sum has cancelled."""
     error: float
     """‖a - b‖ / ‖b‖ over the finite elements of a result; infinite where shapes, NaNs, infinities or integers differ."""
     allowed: float
-    """That of the result whose error is nearest to what it may be, or beyond."""
+    """The tolerance of the result whose error comes closest to its tolerance, or exceeds it most."""
 
     @property
     def passes(self) -> bool:

@@ -19,9 +19,9 @@ from gpunet.geometry import Geometry
 
 REPLAYS, RECORDERS = 1000, 20
 FLOATS = 2**21
-"""Of a recorder's arrays: 8 MiB, far more than a driver keeps for itself."""
+"""Elements of a recorder's arrays: 8 MiB, far more than a driver keeps for itself."""
 GEOMETRY = Geometry.conv((8, 13, 11, 4), (3, 3, 4, 20), padding=1)
-"""Of a weight gradient whose sum is split, so that its blocks count themselves."""
+"""Geometry of a weight gradient whose sum is split, so that its blocks count themselves."""
 
 
 def run(stage: Stage) -> None:

@@ -22,7 +22,7 @@ from gpunet.geometry import Geometry
 RUNS, BATCH = 200, 512
 SCHEDULES = (Schedule("fifo"), Schedule("lifo"), Schedule("random", 1), Schedule("random", 2))
 SMALL_BATCH = 2
-"""Of `cnn` on the emulated device."""
+"""Images of a step of `cnn` on the emulated device."""
 
 Work = Callable[[], Sequence[Array]]
 

@@ -36,7 +36,7 @@ BENCHES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 """Kinds with their options, and PyTorch's ways to compare with: the most important ones first, last what compiles for long."""
 ROUNDS = "4"
 RESERVE = 3.0
-"""Seconds that ending takes."""
+"""Seconds before the end of the stage at which a running bench is ended."""
 COPIED, SIDE, TIMES = 2**30, 4096, 20
 """Bytes of a copy, rows and columns of a product, and how often each is repeated."""
 WARM_UP = 0.5
