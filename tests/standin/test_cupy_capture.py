@@ -8,6 +8,7 @@ import pytest
 import gpunet as gp
 from gpunet import nn
 from gpunet.bench.timing import CupyTimer
+from gpunet.cuda.capture import free_unused
 from gpunet.errors import BackendError
 
 
@@ -169,6 +170,20 @@ def test_a_dropped_recorder_gives_its_memory_back(cuda, cupy, machine):
         return machine.device.memory.used
 
     assert used_after() == used_after()
+
+
+def test_a_graph_for_which_there_is_no_memory_is_not_given_the_blocks_that_its_own_launches_use(cuda, cupy, machine):
+    x, kept = cuda.full((2**18,), 1.0, np.float32), cuda.recorder()
+    kept.record(lambda: None)  # what recording takes by itself is there
+    free_unused(cuda.arrays)
+    machine.device.memory.total = machine.device.memory.used + 5 * 2**19
+
+    def work():
+        cuda.unary("exp", x)  # 1 MiB, which is free again, but not for the graph's replays
+        cuda.empty((2**19,), np.float32)  # 2 MiB: with the one above more than there is
+
+    with pytest.raises(MemoryError, match="out of memory allocating 2097152 bytes for a graph"):
+        cuda.recorder().record(work)
 
 
 def test_out_of_memory_names_the_layer_and_the_bytes(cuda, cupy, machine):
