@@ -7,7 +7,7 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
@@ -104,18 +104,15 @@ def _backend(asked: str | None) -> tuple[str, str]:
 def _folder(asked: Path | None) -> Iterator[Record]:
     """The record of the output folder, which is this check's alone."""
     folder = asked or _new_folder()
-    try:
-        record = Record(folder)
-        claim = record.claimed()
-        claim.__enter__()
-    except BlockingIOError:
-        raise ValueError(f"--output {folder} is in use by another gpunet check") from None
-    except OSError as error:
-        raise ValueError(f"--output {folder} cannot be written to: {error.strerror}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            record = Record(folder)
+            stack.enter_context(record.claimed())
+        except BlockingIOError:
+            raise ValueError(f"--output {folder} is in use by another gpunet check") from None
+        except OSError as error:
+            raise ValueError(f"--output {folder} cannot be written to: {error.strerror}") from None
         yield record
-    finally:
-        claim.__exit__(None, None, None)
 
 
 def _new_folder() -> Path:

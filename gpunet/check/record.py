@@ -70,15 +70,13 @@ class Record:
             BlockingIOError: another check does.
         """
         with self.path.open("ab") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(
-                        file, fcntl.LOCK_EX | fcntl.LOCK_NB
-                    )  # given back by the system, however this process ends
-                except BlockingIOError:
-                    raise
-                except OSError:  # some file systems of clusters have no locks
-                    pass
+            try:  # the system gives the lock back, however this process ends
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # some file systems of clusters have no locks
+                pass
             self.mend()
             yield
 

@@ -93,7 +93,8 @@ class RetiredPools:
             if self._captures or not self._pools or arrays is None:
                 return
             arrays.synchronize()  # a replay may still be running
-            self._pools = [pool for pool in self._pools if arrays.empty_pool(pool)]
+            pools, self._pools = self._pools, []  # the collector may add one meanwhile, in this thread too
+            self._pools += [pool for pool in pools if arrays.empty_pool(pool)]
 
     @contextmanager
     def capture(self) -> Iterator[None]:

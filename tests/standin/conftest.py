@@ -2,11 +2,14 @@
 
 from functools import cache
 
+import numpy as np
 import pytest
 
 from gpunet import backends
 from gpunet.backends.cuda import cuda_backend
 from standin.install import install, present, why_impossible
+
+ADD = """extern "C" __global__ void add(float* y, const float* x, float a) { y[threadIdx.x] = x[threadIdx.x] + a; }"""
 
 if not why_impossible():
     install()  # now, while tests are collected: before any of them imports CuPy
@@ -28,3 +31,18 @@ def cuda(machine, monkeypatch):
     made = cache(lambda kind, device: cuda_backend(device) if kind == "cuda" else original(kind, device))
     monkeypatch.setattr(backends, "_make", made)
     return made("cuda", 0)
+
+
+@pytest.fixture
+def cupy(machine):
+    """CuPy, on the stand-in's machine."""
+    import cupy
+
+    return cupy
+
+
+@pytest.fixture
+def add(cupy):
+    """y = x + a, of four elements."""
+    kernel = cupy.RawModule(code=ADD).get_function("add")
+    return lambda y, x, a: kernel((1,), (4,), (y, x, np.float32(a)))

@@ -5,22 +5,6 @@ import threading
 import numpy as np
 import pytest
 
-ADD = """extern "C" __global__ void add(float* y, const float* x, float a) { y[threadIdx.x] = x[threadIdx.x] + a; }"""
-
-
-@pytest.fixture
-def cupy(machine):
-    import cupy
-
-    return cupy
-
-
-@pytest.fixture
-def add(cupy):
-    """y = x + a, of four elements."""
-    kernel = cupy.RawModule(code=ADD).get_function("add")
-    return lambda y, x, a: kernel((1,), (4,), (y, x, np.float32(a)))
-
 
 @pytest.fixture
 def stream(cupy):

@@ -12,13 +12,6 @@ from gpunet.cuda.capture import free_unused
 from gpunet.errors import BackendError
 
 
-@pytest.fixture
-def cupy(machine):
-    import cupy
-
-    return cupy
-
-
 def device(backend, *values):
     return backend.asarray(np.array(values, np.float32))
 
