@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpunet.backends.base import Array, Backend
+from gpunet.backends.base import Array, Backend, is_float
+from gpunet.backends.real import real_array
 from gpunet.errors import BackendError
 from gpunet.tensors import Parameter, Tensor, expect_tensor, parameter, tensor
 
@@ -57,16 +58,22 @@ def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
 class Function:
     """One differentiable operation: subclasses write `forward` on arrays and `backward` on arrays.
 
-    ``forward(self, *arrays, **options)`` returns an array; ``backward(self, dy)`` returns one gradient an input, None where
-    there is none. Between the two an instance may keep anything as attributes; arrays that an update could overwrite are
-    kept with `save`.
+    ``forward(self, *arrays, **options)`` returns an array; ``backward(self, dy)`` returns one gradient an input, of the
+    input's shape, None where there is none. Between the two an instance may keep anything as attributes; arrays that an update
+    could overwrite are kept with `save`. `backward` never changes dy, which others may hold, and may return dy itself, a view
+    of it or an array that it keeps: the tape copies what becomes a leaf's gradient.
     """
 
     name: ClassVar[str]
+    """What messages call it; the class's name unless it is set."""
     view: ClassVar[bool] = False
     """Whether the result shares the first input's memory."""
     seeds: ClassVar[bool] = False
     """Whether backward takes None for an upstream gradient of 1, as a loss does: no 1 is written, nothing multiplied by it."""
+    fresh: bool = False
+    """Whether backward returns new arrays alone, held by nobody else, so that a leaf keeps its gradient without a copy."""
+    moves: ClassVar[bool] = False
+    """Whether it only moves elements, so that integers and booleans stay what they are; others compute with them as floats."""
     single: ClassVar[tuple[str, ...]] = ()
     """Arguments that stay float32 beside others of 16 bits."""
     arguments: ClassVar[tuple[str, ...]] = ()
@@ -75,6 +82,7 @@ class Function:
     saved: tuple[Any, ...] = ()
 
     def __init_subclass__(cls) -> None:
+        cls.name = getattr(cls, "name", cls.__name__)
         cls.arguments = tuple(
             p.name for p in list(inspect.signature(cls.forward).parameters.values())[1:] if p.kind != p.KEYWORD_ONLY
         )
@@ -99,7 +107,7 @@ class Function:
         self._operands = operands
         y = self.forward(*operands, **options)
         del self._operands  # what forward did not save is not kept
-        result = Tensor(y, self.backend)
+        result = Tensor(_own_array(f"{cls.name}: forward's result", y, self.backend), self.backend)
         if cls.view:
             first = self.inputs[0]
             result._viewed = None if first is None else first._owner()
@@ -155,7 +163,7 @@ class Function:
             _mode.watch(self, "backward")
         self._prepare_destinations()
         grads = self.backward(dy)
-        return grads if isinstance(grads, tuple) else (grads,)
+        return tuple(grads) if isinstance(grads, tuple | list) else (grads,)
 
     def free(self) -> None:
         """Drop everything that forward kept."""
@@ -177,13 +185,15 @@ class Function:
 
     @classmethod
     def _as_tensors(cls, inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[Array | None, ...]]:
-        """The inputs as tensors, and as the arrays that forward takes, all of one dtype: that of the first tensor, of one that
-        is no parameter if there is any, for parameters are rounded to the others' dtype."""
+        """The inputs as tensors, and as the arrays that forward takes, all of one dtype: that of the first tensor of floats, of
+        one that is no parameter if there is any, for parameters are rounded to the others' dtype. Integers and booleans are
+        cast to it, and to float32 if there are no floats."""
         given = [t for t in inputs if isinstance(t, Tensor)]
         if not given:
             raise TypeError(f"{cls.name}: takes at least one tensor; make one with gpunet.tensor(data)")
-        first = next((t for t in given if not isinstance(t, Parameter)), given[0])
-        backend, dtype = first.backend, first.dtype
+        floats = [t for t in given if is_float(t.dtype)]
+        first = next((t for t in floats if not isinstance(t, Parameter)), (floats or given)[0])
+        backend, dtype = first.backend, first.dtype if floats or cls.moves else np.dtype(np.float32)
         tensors = tuple(
             t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, f"{cls.name}: {cls._argument(i)}")
             for i, t in enumerate(inputs)
@@ -196,15 +206,17 @@ class Function:
             if t.backend is not backend:
                 raise BackendError(
                     f"{cls.name}: {cls._argument(i)} is on {t.backend.name} but "
-                    f"{cls._argument(inputs.index(first))} on {backend.name}; move one with .to(…)"
+                    f"{cls._argument([t is first for t in inputs].index(True))} on {backend.name}; move one with .to(…)"
                 )
             single = dtype.name in backend.narrow and cls._argument(i) in cls.single
             takes = np.dtype(np.float32) if single else dtype
             operand = t.operand(takes)
+            if not is_float(operand.dtype) and operand.dtype != takes:
+                operand = backend.cast(operand, takes)
             operands.append(operand)
             if operand.dtype != takes:
                 raise TypeError(f"{cls.name}: {cls._argument(i)} is {t.dtype} but the first tensor is {dtype}")
-        if dtype.name not in backend.dtypes:
+        if dtype.name not in backend.dtypes and is_float(dtype):
             raise TypeError(
                 f"{cls.name}: {dtype} is not computed on {backend.name}, which takes {', '.join(backend.dtypes)}"
             )
@@ -216,11 +228,50 @@ class Function:
 
 
 def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> Tensor:
-    if isinstance(value, int | float | np.number):
-        return Tensor(backend.full((), float(value), dtype), backend)
-    if isinstance(value, np.ndarray | list | tuple) or backend.owns(value):
-        return Tensor(backend.asarray(value, dtype), backend)
-    raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
+    if isinstance(value, int | float):
+        return Tensor(backend.full((), _as_float(value, argument), dtype), backend)
+    if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
+        raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
+    array = real_array(argument, value)
+    if is_float(array.dtype) and not is_float(dtype):
+        raise TypeError(f"{argument} is {array.dtype} but the first tensor is {dtype}")
+    return Tensor(backend.asarray(array, dtype), backend)
+
+
+def _as_float(value: float, argument: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{argument} is an integer beyond what a float holds") from None
+
+
+def _own_array(what: str, array: Any, backend: Backend) -> Array:
+    """What a function returned, if it is an array of the backend: NumPy's numbers, which its sums give, as one of no axes."""
+    if isinstance(array, np.generic):
+        array = np.asarray(array)
+    if not backend.owns(array) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{what} is {type(array).__name__} but must be an array of {backend.name}")
+    return array
+
+
+def _contributions(function: Function, grads: tuple[Any, ...]) -> Iterator[tuple[int, Tensor, Array]]:
+    """(i, input, gradient) of each input that needs one and got one: of the input's shape and dtype, C-contiguous."""
+    if len(grads) != len(function.inputs):
+        raise ValueError(
+            f"{function.name}: backward returned {len(grads)} gradients but has {len(function.inputs)} inputs"
+        )
+    for i, (t, dx) in enumerate(zip(function.inputs, grads, strict=True)):
+        if t is None or dx is None or not function.needs(i):
+            continue
+        what = f"{function.name}: backward's gradient of {function._argument(i)}"
+        dx = _own_array(what, dx, t.backend)
+        if tuple(dx.shape) != t.shape:
+            raise ValueError(f"{what} has shape {tuple(dx.shape)} but must have {t.shape}")
+        if dx.dtype != t.dtype:  # a sum is float32 where 16 bits are stored
+            if not is_float(dx.dtype):
+                raise TypeError(f"{what} is {dx.dtype} but must be a float dtype")
+            dx = t.backend.cast(dx, t.dtype)
+        yield i, t, dx if dx.flags.c_contiguous else t.backend.asarray(dx)
 
 
 def backward(
@@ -231,6 +282,9 @@ def backward(
     rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
 ) -> None:
     """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs one; also a method, ``root.backward()``.
+
+    A leaf's gradient shares no memory with any other array, unless it is the segment of an optimizer's arena. A second
+    backward adds to it in place, so that what ``g = leaf.grad`` holds changes as well: copy it to keep it.
 
     Args:
         grad: upstream gradient of the root's shape; 1 if None, which takes a tensor of one element.
@@ -248,22 +302,20 @@ def backward(
         seeds = root._function is not None and root._function.seeds
         dy = None if seeds else root.backend.full(root.shape, 1, root.dtype)
     else:
-        dy = root.backend.asarray(grad.data if isinstance(grad, Tensor) else grad, root.dtype)
+        given = real_array("backward: grad", grad.data if isinstance(grad, Tensor) else grad)
+        dy = root.backend.asarray(given, root.dtype)
         if tuple(dy.shape) != root.shape:
             raise ValueError(f"backward: grad has shape {tuple(dy.shape)} but the tensor {root.shape}")
     if root._function is None:
-        root.accumulate_grad(dy)
+        root.accumulate_grad(dy, fresh=grad is None)
         return
     pending = {root._function: dy}
     for function in _reversed_order(root._function):
         if function not in pending:  # nothing that depends on it passed a gradient down
             continue
         dy = pending.pop(function)
-        for i, (t, dx) in enumerate(zip(function.inputs, rule(function, dy), strict=True)):
-            if t is None or dx is None or not function.needs(i):
-                continue
-            if dx.dtype != t.dtype:  # a sum is float32 where 16 bits are stored
-                dx = t.backend.cast(dx, t.dtype)
+        fresh = function.fresh and rule is Function.run_backward
+        for i, t, dx in _contributions(function, rule(function, dy)):
             creator = t._function
             if creator is not None:
                 before = pending.get(creator)
@@ -271,7 +323,7 @@ def backward(
             elif isinstance(t, Parameter) and dx is function.destination(i):
                 t.grad = dx  # written in place
             else:
-                t.accumulate_grad(dx)
+                t.accumulate_grad(dx, fresh=fresh)
         if not retain_graph:
             function.free()
 

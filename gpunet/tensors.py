@@ -9,7 +9,8 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.backends import get_backend
-from gpunet.backends.base import Array, Backend
+from gpunet.backends.base import COUNTS, Array, Backend, is_float
+from gpunet.backends.real import real_array
 
 if TYPE_CHECKING:
     from gpunet.autograd import Function
@@ -20,7 +21,8 @@ class Tensor:
 
     Attributes:
         data: the backend's array.
-        grad: gradient of the last `backward`, an array of the same shape; None before.
+        grad: the sum of the gradients of each `backward`, an array of the same shape; None before. A later `backward` adds to
+            this array in place, as PyTorch does: copy it to keep it.
         requires_grad: whether operations on it are recorded.
     """
 
@@ -65,7 +67,13 @@ class Tensor:
         return self.backend.to_numpy(self.data)
 
     def item(self) -> float:
-        """The value of a tensor of one element; waits for the device."""
+        """The value of a tensor of one element, a float, an integer or a boolean of Python's; waits for the device.
+
+        Raises:
+            ValueError: more elements than one, or none.
+        """
+        if self.size != 1:
+            raise ValueError(f"item: takes a tensor of one element, got shape {self.shape}")
         return self.numpy().item()
 
     def detach(self) -> Tensor:
@@ -102,15 +110,37 @@ class Tensor:
         """The leaf whose memory this is; None for results of operations, which nothing overwrites."""
         return self._viewed if self._viewed is not None or self._function is not None else self
 
-    def accumulate_grad(self, grad: Array) -> None:
-        """Add one contribution to the gradient."""
-        self.grad = grad if self.grad is None else self.backend.binary("add", self.grad, grad)
+    def accumulate_grad(self, grad: Array, *, fresh: bool = False) -> None:
+        """Add one contribution to the gradient, in place; the first is copied, unless it is `fresh`: held by nobody else."""
+        held = self.grad
+        if held is not None:
+            self.grad = self.backend.binary("add", held, grad, out=held)
+        else:  # a parameter in an arena copies what it is given
+            self.grad = grad if fresh or getattr(self, "arena", None) is not None else self.backend.copy(grad)
 
     def __float__(self) -> float:
         return float(self.item())
 
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.name not in COUNTS:
+            raise TypeError(f"an index takes an integer, got a tensor of {self.dtype}")
+        return int(self.item())
+
     def __bool__(self) -> bool:
-        raise TypeError("a tensor is neither true nor false; compare its values on the host, tensor.numpy()")
+        if self.size != 1:
+            raise TypeError(
+                f"a tensor of shape {self.shape} is neither true nor false: one of a single element is; or ask .numpy().any()"
+            )
+        return bool(self.item())
+
+    def __round__(self, digits: int | None = None) -> float:
+        return round(self.item(), digits)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError("a tensor does not become a NumPy array by itself; write tensor.numpy()")
@@ -132,6 +162,21 @@ class Tensor:
         T: Tensor
 
         def backward(self, grad: Any = None, *, retain_graph: bool = False) -> None: ...
+        def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
+        def __hash__(self) -> int: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+        def __and__(self, other: Any) -> Tensor: ...
+        def __or__(self, other: Any) -> Tensor: ...
+        def __xor__(self, other: Any) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __rpow__(self, other: Any) -> Tensor: ...
+        def __rmatmul__(self, other: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
@@ -153,6 +198,14 @@ class Tensor:
         def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
         def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
         def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def argmax(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def argmin(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def var(self, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor: ...
+        def std(self, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor: ...
+        def clip(self, min: float | None = None, max: float | None = None) -> Tensor: ...
+        def squeeze(self, axis: Any = None) -> Tensor: ...
+        def unsqueeze(self, axis: int) -> Tensor: ...
 
 
 class Parameter(Tensor):
@@ -278,28 +331,32 @@ def tensor(
 
     Args:
         data: float dtypes are kept; lists, integers and booleans become float32.
-        dtype: to convert to.
+        dtype: to convert to: a float dtype that the backend computes in; or "bool", "int32" or "int64" for masks and labels,
+            which have no gradient. These are moved, compared and used as an index as they are; arithmetic makes them floats.
         backend: where to; NumPy if None, or the GPU for CuPy's arrays.
-        requires_grad: record operations on it.
+        requires_grad: record operations on it; it takes a float dtype.
     Returns:
         A tensor that shares memory with `data` where no conversion is needed.
+    Raises:
+        TypeError: what is no array of real numbers: masked or sparse arrays, complex numbers, text, dates, objects.
     """
     if isinstance(data, Tensor):
         backend = data.backend if backend is None else backend
         data = data.data
     if data is None or isinstance(data, str):
         raise TypeError(f"tensor: takes an array, nested lists or a number, got {data!r}")
+    is_array = hasattr(data, "dtype")
+    data = real_array("tensor: data", data)
     if backend is None:
         backend = "cuda" if type(data).__module__.split(".")[0] == "cupy" else "numpy"
     target = get_backend(backend)
     if dtype is None:
-        given = getattr(data, "dtype", None)
-        dtype = given if given is not None and np.dtype(given).kind not in "iub" else np.float32
+        dtype = data.dtype if is_array and is_float(data.dtype) else np.float32
     dtype = np.dtype(dtype).newbyteorder("=")
-    if np.dtype(dtype).name not in target.dtypes:
-        raise TypeError(
-            f"tensor: {np.dtype(dtype)} is not computed on {target.name}, which takes {', '.join(target.dtypes)}"
-        )
+    if dtype.name not in (*target.dtypes, *COUNTS):
+        raise TypeError(f"tensor: {dtype} is not computed on {target.name}, which takes {', '.join(target.dtypes)}")
+    if requires_grad and dtype.name in COUNTS:
+        raise TypeError(f"tensor: requires_grad takes a float dtype, got {dtype}")
     return Tensor(target.asarray(data, dtype), target, requires_grad)
 
 

@@ -1,7 +1,9 @@
 #include "common.cuh"
 // Elementwise operations and movement.
 //   unary: y[i] = op(a[i])    binary: y[i] = op(a[i], b[i]), axes of extent 1 repeated    fill: y[i] = value
+//   compare: y[i] = a[i] op b[i], true or false, as binary    select: y[i] = condition[i] ? a[i] : b[i]
 //   cast: y[i] = a[i] in another float type, to the nearest, ties to even    scale: y[i] = a[i] * (by * factor)
+//   cast_counts: y[i] = a[i], which is an integer or a boolean
 //   strided_copy: to[at(i)] = from[at(i)], which is transpose, get_slice, put_slice and concatenate
 // Extents and strides count elements; a repeated axis has stride 0, a reversed one a negative stride. The host joins axes
 // that can be walked as one, so equal shapes arrive as rank 1.
@@ -21,6 +23,15 @@
 #define MULTIPLY 2
 #define DIVIDE 3
 #define POWER 4
+#define MAXIMUM 5
+#define MINIMUM 6
+
+#define EQUAL 0
+#define NOT_EQUAL 1
+#define LESS 2
+#define LESS_EQUAL 3
+#define GREATER 4
+#define GREATER_EQUAL 5
 
 // `op` counts gpunet.backends.base.UNARY.
 template <typename T>
@@ -73,9 +84,51 @@ __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op
             case MULTIPLY: result = u * v; break;
             case DIVIDE: result = u / v; break;
             case POWER: result = powf(u, v); break;
+            case MAXIMUM: result = is_nan(u) || u > v ? u : v; break;  // NaN wins: without one in u, v is taken, NaN or not
+            case MINIMUM: result = is_nan(u) || u < v ? u : v; break;
         }
         from_float(y[i], result);
     }
+}
+
+// What two elements are compared as.
+template <typename T> __device__ __forceinline__ float comparable(T value) { return to_float(value); }
+__device__ __forceinline__ int64 comparable(int64 value) { return value; }
+__device__ __forceinline__ int comparable(bool value) { return value; }
+
+// `op` counts gpunet.backends.base.COMPARISONS. A comparison with NaN is false, but for NOT_EQUAL.
+template <typename T>
+__global__ void compare(const T* __restrict__ a, const T* __restrict__ b, bool* __restrict__ y, int64 count, Walk s, int op) {
+    GRID_STRIDE_LOOP(i, count) {
+        int64 at_a, at_b;
+        walk(s, i, at_a, at_b);
+        const auto u = comparable(a[at_a]), v = comparable(b[at_b]);
+        bool result = u == v;
+        switch (op) {
+            case NOT_EQUAL: result = u != v; break;
+            case LESS: result = u < v; break;
+            case LESS_EQUAL: result = u <= v; break;
+            case GREATER: result = u > v; break;
+            case GREATER_EQUAL: result = u >= v; break;
+        }
+        y[i] = result;
+    }
+}
+
+// A null a or b is zeros.
+template <typename T>
+__global__ void select(
+        const bool* __restrict__ condition, const T* __restrict__ OR_NULL a, const T* __restrict__ OR_NULL b,
+        T* __restrict__ y, int64 count) {
+    GRID_STRIDE_LOOP(i, count) {
+        const T* from = condition[i] ? a : b;
+        from_float(y[i], from ? to_float(from[i]) : 0.0f);
+    }
+}
+
+template <typename From, typename To>
+__global__ void cast_counts(const From* __restrict__ a, To* __restrict__ y, int64 count) {
+    GRID_STRIDE_LOOP(i, count) y[i] = (To)a[i];
 }
 
 template <typename From, typename To>

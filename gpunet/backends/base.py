@@ -17,6 +17,8 @@ from gpunet.backends.base_training import TrainingPrimitives
 from gpunet.backends.values import (
     ACTIVATIONS,
     BINARY,
+    COMPARISONS,
+    COUNTS,
     FUSED_POOL,
     INPUT_ACTIVATIONS,
     LINES,
@@ -32,6 +34,7 @@ from gpunet.backends.values import (
     Segments,
     check_fused_pool,
     is_float,
+    rows_in_order,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +65,8 @@ class Backend(ArrayPrimitives, LayerPrimitives, TrainingPrimitives):
 __all__ = [
     "ACTIVATIONS",
     "BINARY",
+    "COMPARISONS",
+    "COUNTS",
     "FUSED_POOL",
     "INPUT_ACTIVATIONS",
     "LINES",
@@ -78,4 +83,5 @@ __all__ = [
     "Segments",
     "check_fused_pool",
     "is_float",
+    "rows_in_order",
 ]

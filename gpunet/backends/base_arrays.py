@@ -56,12 +56,24 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
-        """One of `BINARY` with NumPy's broadcasting; `out` may be `a`. Both of one dtype."""
+        """One of `BINARY` with NumPy's broadcasting; `out` may be `a`. Both of one dtype. NaN wins a maximum and a minimum."""
+
+    @abstractmethod
+    def compare(self, name: str, a: Array, b: Array) -> Array:
+        """One of `COMPARISONS` with NumPy's broadcasting -> bool. Both of one dtype: a float, int64 or bool."""
+
+    @abstractmethod
+    def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
+        """a where the bool `condition` holds, b elsewhere, all of one shape; None, for one of the two, is zeros."""
+
+    @abstractmethod
+    def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
+        """`a` repeated to `shape`, as NumPy does, in new memory."""
 
     @abstractmethod
     def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
         """`a` in another float dtype, rounded to the nearest, ties to even, in `out` if there is one; else `a` itself if it has
-        that dtype."""
+        that dtype. `a` may be of `COUNTS` as well, and then also becomes int64."""
 
     @abstractmethod
     def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
@@ -101,5 +113,8 @@ class ArrayPrimitives(ABC):
         """a[rows] for int64 `rows` (R,), each from 0 to len(a) - 1."""
 
     @abstractmethod
-    def take_backward(self, dy: Array, rows: Array, *, length: int) -> Array:
-        """dx (length, …): the sum of dy's rows that name each row of dx, in the order they stand in."""
+    def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
+        """dx (L, …) from dy (R, …): dx[l] is the sum of dy[order[k]] for k from starts[l] to starts[l + 1] - 1, in this order.
+
+        `order` (R,) and `starts` (L + 1,), int64, are those of `rows_in_order`.
+        """

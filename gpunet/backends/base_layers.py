@@ -89,6 +89,10 @@ class LayerPrimitives(ABC):
             accumulate: add to what `out` holds; not with bias or activation.
         """
 
+    @abstractmethod
+    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        """The product of each pair of matrices: a (B, M, K) and b (B, K, P) -> (B, M, P), transposed as for `matmul`."""
+
     # ---- pooling -----------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -13,6 +13,7 @@ from weakref import finalize
 import numpy as np
 
 from gpunet.backends.base import ACTIVATIONS, LINES, Activation, Array, Backend
+from gpunet.backends.real import real_array
 from gpunet.cuda.arrays import Arrays, View, view, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
@@ -79,7 +80,8 @@ class CudaDevice(Backend, ABC):
         return self.arrays.owns(array)
 
     def asarray(self, data: Any, dtype: Any = None) -> Array:
-        return self.arrays.asarray(data, dtype)
+        with np.errstate(over="ignore"):  # what a narrower dtype cannot hold is infinite
+            return self.arrays.asarray(real_array("asarray: data", data), dtype)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return self.arrays.to_host(array)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.backends.base import BINARY, UNARY, Array, Index
+from gpunet.backends.base import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index
 from gpunet.backends.cuda_device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.arrays import View, broadcast, view, walk
-from gpunet.cuda.instantiations import ELEMENTS
+from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
 
 
 class Reduction(NamedTuple):
@@ -58,8 +58,34 @@ class CudaMovement(CudaDevice, ABC):
         self._each("binary", y.size, a, b, y, y.size, steps, BINARY.index(name), element=element)
         return y
 
+    def compare(self, name: str, a: Array, b: Array) -> Array:
+        if name not in COMPARISONS:
+            raise ValueError(f"compare: name is {name!r} but takes one of {', '.join(COMPARISONS)}")
+        if a.dtype.name not in COMPARED or a.dtype != b.dtype:
+            raise TypeError(f"{name}: got {a.dtype} and {b.dtype} but CUDA compares one dtype of {', '.join(COMPARED)}")
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        y = self.arrays.empty(shape, np.bool_)
+        steps = walk(name, broadcast(a.shape, shape), broadcast(b.shape, shape))
+        index = COMPARISONS.index(name)
+        self._each("compare", y.size, a, b, y, y.size, steps, index, element=COMPARED[a.dtype.name])
+        return y
+
+    def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
+        given: Array = b if a is None else a
+        element = self._element("select", a=(a, condition.shape), b=(b, condition.shape))
+        y = self.arrays.empty(condition.shape, given.dtype)
+        self._each("select", y.size, condition, a, b, y, y.size, element=element)
+        return y
+
+    def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
+        y = self.arrays.empty(shape, a.dtype)
+        self._copy("broadcast", a, broadcast(a.shape, y.shape), y, view(y.shape))
+        return y
+
     def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
         kind = np.dtype(dtype)
+        if a.dtype.name in COUNTS and out is None:
+            return self._cast_counts(a, kind)
         if kind.name not in self.dtypes:
             raise TypeError(f"cast: dtype is {kind} but CUDA computes in {', '.join(self.dtypes)}")
         element = self._element("cast", a=(a, None))
@@ -68,6 +94,15 @@ class CudaMovement(CudaDevice, ABC):
         y = self._out("cast", out, a.shape, kind)
         self._each("cast", y.size, a, y, y.size, element=f"{element}, {ELEMENTS[kind.name]}")
         return y
+
+    def _cast_counts(self, a: Array, kind: np.dtype) -> Array:
+        """Integers and booleans as int64 or as floats: through float32 where 16 bits are wanted."""
+        if a.dtype == kind:
+            return a
+        to = kind if kind == np.int64 else np.dtype(np.float32)
+        y = self.arrays.empty(a.shape, to)
+        self._each("cast_counts", y.size, a, y, y.size, element=f"{MOVED[a.dtype.name]}, {MOVED[to.name]}")
+        return y if to == kind else self.cast(y, kind)
 
     def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
         element = self._element("scale", a=(a, None))
@@ -173,11 +208,11 @@ class CudaMovement(CudaDevice, ABC):
         self._each("take", y.size, a, rows, y, rows.size, width, element=self._moved("take", a.dtype))
         return y
 
-    def take_backward(self, dy: Array, rows: Array, *, length: int) -> Array:
-        width = prod(dy.shape[rows.ndim :])
-        self._expect("take_backward", dy=(dy, (*rows.shape, *dy.shape[rows.ndim :])))
-        dx = self.arrays.empty((length, *dy.shape[rows.ndim :]), dy.dtype)
-        self._each("take_backward", dx.size, dy, rows, dx, rows.size, length, width)
+    def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
+        element = self._element("take_backward", dy=(dy, (order.size, *dy.shape[1:])))
+        length, width = starts.size - 1, prod(dy.shape[1:])
+        dx = self.arrays.empty((length, *dy.shape[1:]), dy.dtype)
+        self._each("take_backward", dx.size, dy, order, starts, dx, length, width, element=element)
         return dx
 
 

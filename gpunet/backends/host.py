@@ -14,9 +14,10 @@ import numpy as np
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import BINARY, UNARY, Array, Index
+from gpunet.backends.base import BINARY, COMPARISONS, UNARY, Array, Index
 from gpunet.backends.gather import Clock, augment, check_gather
 from gpunet.backends.host_updates import QUIET, HostUpdates
+from gpunet.backends.real import on_device, real_array
 from gpunet.random import Stream
 
 
@@ -29,9 +30,11 @@ class HostBackend(HostUpdates):
         return isinstance(array, np.ndarray)
 
     def asarray(self, data: Any, dtype: Any = None) -> Array:
-        if not isinstance(data, np.ndarray) and hasattr(data, "get"):  # a CuPy array copies itself to the host
-            data = data.get()
-        return np.ascontiguousarray(data, dtype) if np.ndim(data) else np.asarray(data, dtype)
+        array = real_array("asarray: data", data)
+        if on_device(array):  # a CuPy array copies itself to the host
+            array = array.get()
+        with np.errstate(over="ignore"):  # what a narrower dtype cannot hold is infinite
+            return np.ascontiguousarray(array, dtype) if array.ndim else np.asarray(array, dtype)
 
     def to_numpy(self, array: Array) -> np.ndarray:
         return array
@@ -69,6 +72,19 @@ class HostBackend(HostUpdates):
         return np.asarray(getattr(np, name)(a, b, out=out))
 
     @QUIET
+    def compare(self, name: str, a: Array, b: Array) -> Array:
+        if name not in COMPARISONS:
+            raise ValueError(f"compare: name is {name!r} but takes one of {', '.join(COMPARISONS)}")
+        return np.asarray(getattr(np, name)(a, b))
+
+    def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
+        kind = (b if a is None else a).dtype.type  # type: ignore[union-attr]
+        return np.where(condition, kind(0) if a is None else a, kind(0) if b is None else b)
+
+    def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
+        return np.broadcast_to(a, tuple(shape)).copy()
+
+    @QUIET
     def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
         return a.astype(dtype, copy=False) if out is None else self.copy(a, out=out)
 
@@ -83,7 +99,7 @@ class HostBackend(HostUpdates):
         rows = self._reduced_last(a, axes)
         index = rows.argmax(axis=-1)  # NumPy's argmax takes the first maximum, and NaN before all
         y = np.take_along_axis(rows, index[..., None], axis=-1)[..., 0]
-        return y, index.astype(np.int32)
+        return np.asarray(y), np.asarray(index, np.int32)
 
     def max_backward(self, dy: Array, index: Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
         dx = np.zeros(shape, dy.dtype)
@@ -114,10 +130,17 @@ class HostBackend(HostUpdates):
     def take(self, a: Array, rows: Array) -> Array:
         return a[rows]
 
-    def take_backward(self, dy: Array, rows: Array, *, length: int) -> Array:
+    def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
+        length = len(starts) - 1
         dx = np.zeros((length, *dy.shape[1:]), dy.dtype)
-        np.add.at(dx, rows, dy)
+        np.add.at(dx, np.repeat(np.arange(length), np.diff(starts)), dy[order])
         return dx
+
+    # ---- matrix products
+
+    @QUIET
+    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        return np.matmul(a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b)
 
     # ---- softmax and losses
 

@@ -156,6 +156,13 @@ class NumpyBackend(NumpySpatial):
         self._parallel(work, len(y), right.size // PRODUCTS)
         return y
 
+    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        left, right = a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b
+        y = host_memory.empty((*left.shape[:2], right.shape[2]), a.dtype)
+        work = left.shape[1] * right[0].size // PRODUCTS if len(a) else 0
+        self._parallel(lambda i, j: np.matmul(left[i:j], right[i:j], out=y[i:j]), len(a), work)
+        return y
+
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         kept = a.shape[len(axes) :]
         leading = bool(axes) and axes == tuple(range(len(axes))) and prod(kept) > 1

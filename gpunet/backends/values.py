@@ -14,7 +14,10 @@ Array = Any
 """numpy.ndarray, cupy.ndarray or the emulator's array: never mixed."""
 Index = tuple[int | slice | None, ...]
 
-BINARY = ("add", "subtract", "multiply", "divide", "power")
+BINARY = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
+COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+COUNTS = ("bool", "int32", "int64")
+"""dtypes of masks, labels and positions: tensors of these have no gradient, and are cast to a float to compute with."""
 UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh", "hard_sigmoid")
 """Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
@@ -146,6 +149,12 @@ class FlatStorage(Protocol):
     Then `grad` is that of scale times the loss. `gradient_norm` takes the scale out again, and an update whose gradients
     overflowed changes nothing but this state: the scale halves, and doubles again after 2,000 updates in a row that were good.
     """
+
+
+def rows_in_order(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(order, starts) of `ArrayPrimitives.take_backward` for the row numbers `rows` (R,) of `length` rows, on the host."""
+    counts = np.bincount(rows, minlength=length)
+    return np.argsort(rows, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def is_float(dtype: Any) -> bool:

@@ -21,6 +21,10 @@ MOVED = {
     "uint16": "uint16", "bool": "bool", "float16": "half", "bfloat16": "bfloat16",
 }  # fmt: skip
 """dtypes that are filled, copied and gathered, and their C types."""
+COMPARED = {**ELEMENTS, "int64": "int64", "bool": "bool"}
+"""dtypes that are compared, and their C types."""
+CAST_COUNTS = (("bool", "float"), ("int", "float"), ("int64", "float"), ("bool", "int64"), ("int", "int64"))
+"""C types of masks, labels and positions, and those they are cast to."""
 
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
 _GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
@@ -80,7 +84,9 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
         ],
         "elementwise.cu": [
-            *_each("unary", "binary", "scale"),
+            *_each("unary", "binary", "scale", "select"),
+            *(instance("compare", t) for t in COMPARED.values()),
+            *(instance("cast_counts", *types) for types in CAST_COUNTS),
             *(instance("cast", *types) for types in permutations(ELEMENTS.values(), 2)),
             *(instance(k, t) for k, t in product(("fill", "strided_copy"), moved)),
         ],
@@ -119,7 +125,7 @@ def instantiations() -> dict[str, tuple[str, ...]]:
             *_each("softmax_cross_entropy_rows"),
             "softmax_cross_entropy_mean",
         ],
-        "take.cu": [*(instance("take", t) for t in moved), "take_backward<float>"],
+        "take.cu": [*(instance("take", t) for t in moved), *_each("take_backward")],
     }
     return {file: tuple(expressions) for file, expressions in listed.items()}
 

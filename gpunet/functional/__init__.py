@@ -24,7 +24,6 @@ from gpunet.functional.arithmetic import (
     divide,
     exp,
     log,
-    matmul,
     multiply,
     negative,
     power,
@@ -34,6 +33,7 @@ from gpunet.functional.arithmetic import (
 from gpunet.functional.conv import conv2d, linear
 from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared_distances, triplet_loss
 from gpunet.functional.focal import focal_loss, sigmoid_focal_loss
+from gpunet.functional.indexing import index
 from gpunet.functional.labels import one_hot
 from gpunet.functional.local import locally_connected2d
 from gpunet.functional.loss import (
@@ -42,14 +42,16 @@ from gpunet.functional.loss import (
     mean_squared_error,
     softmax_cross_entropy,
 )
-from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
+from gpunet.functional.movement import concatenate, flatten, reshape, squeeze, stack, transpose, unsqueeze
 from gpunet.functional.norm import batch_norm, group_norm, layer_norm
 from gpunet.functional.operators import bind_operators
 from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
-from gpunet.functional.reduction import max, mean, sum
+from gpunet.functional.product import matmul
+from gpunet.functional.reduction import argmax, argmin, max, mean, min, std, sum, var
 from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
+from gpunet.functional.selection import clip, maximum, minimum, where
 from gpunet.functional.transposed import conv_transpose2d
 
 bind_operators()
@@ -60,10 +62,13 @@ __all__ = [
     "adaptive_max_pool2d",
     "add",
     "all_pairs_loss",
+    "argmax",
+    "argmin",
     "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
     "cast",
+    "clip",
     "concatenate",
     "contrastive_loss",
     "conv2d",
@@ -97,8 +102,11 @@ __all__ = [
     "matmul",
     "max",
     "max_pool2d",
+    "maximum",
     "mean",
     "mean_squared_error",
+    "min",
+    "minimum",
     "multiply",
     "negative",
     "one_hot",
@@ -116,10 +124,16 @@ __all__ = [
     "softplus",
     "sqrt",
     "squared_distances",
+    "squeeze",
+    "stack",
+    "std",
     "subtract",
     "sum",
     "tanh",
     "transpose",
     "triplet_loss",
+    "unsqueeze",
     "upsample2d",
+    "var",
+    "where",
 ]

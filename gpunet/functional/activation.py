@@ -17,6 +17,7 @@ _BELOW = Activation("hard_tanh", low=-inf, high=0.0)  # min(x, 0)
 
 class _Activate(Function):
     name = "activation"
+    fresh = True
 
     def forward(self, x: Array, *, activation: Activation) -> Array:
         self.y = self.backend.activation_forward(x, activation)
@@ -29,6 +30,7 @@ class _Activate(Function):
 
 class _InputActivate(Function):
     name = "input_activation"
+    fresh = True
 
     def forward(self, x: Array, *, activation: InputActivation) -> Array:
         self.save(x)
@@ -69,6 +71,7 @@ class _PReLU(Function):
 
 class _Softmax(Function):
     name = "softmax"
+    fresh = True
 
     def forward(self, x: Array, *, log: bool) -> Array:
         self.log = log

@@ -23,8 +23,11 @@ def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
     return backend.sum(wide, axes).reshape(shape)
 
 
-class _Binary(Function):
+class Binary(Function):
+    """An operation on two arrays that broadcast."""
+
     def check(self, a: Array, b: Array) -> None:
+        """Note the shapes, which must broadcast."""
         if a is None or b is None:
             raise TypeError(f"{self.name}: takes tensors, arrays or numbers, got None")
         self.shapes = tuple(a.shape), tuple(b.shape)
@@ -34,13 +37,14 @@ class _Binary(Function):
             raise ValueError(f"{self.name}: shapes {self.shapes[0]} and {self.shapes[1]} do not broadcast") from None
 
     def fit(self, da: Array | None, db: Array | None) -> tuple[Array | None, Array | None]:
+        """Gradients of the broadcast arrays as those of a and b."""
         return (
             None if da is None else unbroadcast(self.backend, da, self.shapes[0]),
             None if db is None else unbroadcast(self.backend, db, self.shapes[1]),
         )
 
 
-class _Add(_Binary):
+class _Add(Binary):
     name = "add"
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -51,7 +55,7 @@ class _Add(_Binary):
         return self.fit(dy if self.needs(0) else None, dy if self.needs(1) else None)
 
 
-class _Subtract(_Binary):
+class _Subtract(Binary):
     name = "subtract"
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -62,7 +66,7 @@ class _Subtract(_Binary):
         return self.fit(dy if self.needs(0) else None, self.backend.unary("negative", dy) if self.needs(1) else None)
 
 
-class _Multiply(_Binary):
+class _Multiply(Binary):
     name = "multiply"
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -79,7 +83,7 @@ class _Multiply(_Binary):
         )
 
 
-class _Divide(_Binary):
+class _Divide(Binary):
     name = "divide"
 
     def forward(self, a: Array, b: Array) -> Array:
@@ -90,31 +94,46 @@ class _Divide(_Binary):
 
     def backward(self, dy: Array) -> Any:
         b, y = self.saved
-        da = self.backend.binary("divide", dy, b)
-        db = None
-        if self.needs(1):
-            db = self.backend.unary("negative", self.backend.binary("multiply", da, y))
-        return self.fit(da if self.needs(0) else None, db)
+        divide, da, db = self.backend.binary, None, None
+        if self.needs(0):
+            da = divide("divide", dy, b)
+        if self.needs(1):  # -dy (a / b) / b, in the order that keeps an a of 0, and overflows where PyTorch does
+            db = divide("multiply", self.backend.unary("negative", dy), divide("divide", y, b))
+        return self.fit(da, db)
 
 
-class _Power(_Binary):
+class _Power(Binary):
     name = "power"
 
-    def forward(self, a: Array, b: Array) -> Array:
+    def forward(self, a: Array, b: Array, *, constant: bool) -> Array:
         self.check(a, b)
         y = self.backend.binary("power", a, b)
         self.save(a, b, y)
+        self.constant = constant
         return y
 
     def backward(self, dy: Array) -> Any:
         a, b, y = self.saved
-        apply, da, db = self.backend.binary, None, None
-        if self.needs(0):  # b a^(b - 1)
-            one = self.backend.full((), 1, dy.dtype)
+        backend, apply, da, db = self.backend, self.backend.binary, None, None
+        zero = backend.full((), 0, dy.dtype)
+        if self.needs(0):  # b a^(b - 1), and 0 for a b of 0, whatever a is
+            one = backend.full((), 1, dy.dtype)
             da = apply("multiply", dy, apply("multiply", b, apply("power", a, apply("subtract", b, one))))
-        if self.needs(1):  # a^b log a
-            db = apply("multiply", dy, apply("multiply", y, self.backend.unary("log", a)))
+            if not self.constant:
+                da = self._masked(backend.compare("equal", b, zero), da)
+        if self.needs(1):  # a^b log a; 0^b is 0 for every b near one above 0, and taken as such at 0
+            slope = apply("multiply", y, backend.unary("log", a))
+            slope = self._masked(backend.compare("equal", a, zero), slope, backend.compare("greater_equal", b, zero))
+            db = apply("multiply", dy, slope)
         return self.fit(da, db)
+
+    def _masked(self, condition: Array, a: Array, also: Array | None = None) -> Array:
+        """`a`, and 0 where the conditions hold."""
+        condition = self.backend.broadcast(condition, a.shape)
+        kept = self.backend.select(condition, None, a)
+        if also is None:
+            return kept
+        return self.backend.select(self.backend.broadcast(also, a.shape), kept, a)
 
 
 class _Unary(Function):
@@ -151,27 +170,6 @@ class _Cast(Function):
         return dy  # which the tape brings into x's dtype, as it does with every gradient
 
 
-class _MatMul(Function):
-    name = "matmul"
-
-    def forward(self, a: Array, b: Array) -> Array:
-        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
-            raise ValueError(f"matmul: takes (M, K) and (K, P), got a {tuple(a.shape)} and b {tuple(b.shape)}")
-        self.save(a, b)
-        return self.backend.matmul(a, b)
-
-    def backward(self, dy: Array) -> Any:
-        a, b = self.saved
-        matmul = self.backend.matmul
-        da = matmul(dy, b, transpose_b=True) if self.needs(0) else None
-        if not self.needs(1):
-            return da, None
-        out = self.destination(1)
-        if out is not None and out.dtype != dy.dtype:  # a parameter's, float32: the tape brings the product into it
-            return da, matmul(a, dy, transpose_a=True)
-        return da, matmul(a, dy, transpose_a=True, out=out, accumulate=self.accumulate)
-
-
 def add(a: Any, b: Any) -> Tensor:
     """a + b with broadcasting; one of them a tensor, the other a tensor, an array or a number."""
     return _Add.apply(a, b)
@@ -197,16 +195,17 @@ def negative(x: Tensor) -> Tensor:
     return _Unary.apply(x, operation="negative")
 
 
-def power(a: Tensor, b: Any) -> Tensor:
-    """a to the power of b, with broadcasting; squares are multiplied out."""
-    if isinstance(b, int | float) and b == 2:
-        return a * a
-    return _Power.apply(a, b)
+def power(a: Any, b: Any) -> Tensor:
+    """a to the power of b, with broadcasting, as for `add`; squares are multiplied out.
 
-
-def matmul(a: Tensor, b: Any) -> Tensor:
-    """Product of matrices a (M, K) and b (K, P) -> (M, P)."""
-    return _MatMul.apply(a, b)
+    At the edges the gradients are PyTorch's: a's is 0 for an exponent of 0, whatever the base; b's is 0 for a base of 0 with an
+    exponent of at least 0, -infinity for 0 with one below it, and NaN for a negative base.
+    """
+    if isinstance(b, int | float):
+        if b == 2 and isinstance(a, Tensor):
+            return multiply(a, a)
+        return _Power.apply(a, b, constant=b != 0)
+    return _Power.apply(a, b, constant=False)
 
 
 def cast(x: Tensor, dtype: Any) -> Tensor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
+from gpunet.backends.real import real_array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d
@@ -16,6 +15,7 @@ from gpunet.geometry import Geometry, Padding, Pair, pair
 
 class _Conv2d(Function):
     name = "conv2d"
+    fresh = True
 
     def forward(
         self,
@@ -50,6 +50,7 @@ class _Conv2d(Function):
 
 class _Linear(Function):
     name = "linear"
+    fresh = True
 
     def forward(self, x: Array, w: Array, b: Array | None, *, activation: Activation | None) -> Array:
         y = self.backend.matmul(x, w, bias=b, activation=activation)
@@ -145,7 +146,7 @@ def linear(x: Tensor, w: Any, b: Any = None, *, activation: str | Activation | N
 
 def as_shaped(value: Any) -> Any:
     """Nested lists as an array; anything that has a shape, or is None, as it is."""
-    return value if value is None or hasattr(value, "shape") else np.asarray(value)
+    return value if value is None or hasattr(value, "shape") else real_array("weights: data", value)
 
 
 def _check_bias(operation: str, b: Any, outputs: int) -> None:

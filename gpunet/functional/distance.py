@@ -8,9 +8,10 @@ import numpy as np
 
 from gpunet.autograd import Tensor, expect_tensor
 from gpunet.functional.activation import log_softmax, relu
-from gpunet.functional.arithmetic import matmul, sqrt
+from gpunet.functional.arithmetic import sqrt
 from gpunet.functional.labels import one_hot
 from gpunet.functional.movement import concatenate
+from gpunet.functional.product import matmul
 
 TINY = 1e-16
 """Added to squared distances before the root, whose slope at 0 is infinite."""

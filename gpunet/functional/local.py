@@ -12,6 +12,7 @@ from gpunet.geometry import Geometry, Padding, Pair
 
 class _LocallyConnected2d(Function):
     name = "locally_connected2d"
+    fresh = True
 
     def forward(self, x: Array, w: Array, b: Array | None, *, geometry: Geometry) -> Array:
         self.save(x, w)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor
 from gpunet.backends.base import Array, Index
-from gpunet.functional.reduction import axes_of
+from gpunet.backends.real import real_array
+from gpunet.functional.reduction import axes_of, axis_of
 
 
 class _Reshape(Function):
     name = "reshape"
     view = True
+    moves = True
 
     def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
         self.shape = tuple(x.shape)
@@ -26,6 +29,7 @@ class _Reshape(Function):
 
 class _Transpose(Function):
     name = "transpose"
+    moves = True
 
     def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
         self.axes = axes
@@ -38,6 +42,7 @@ class _Transpose(Function):
 
 class _Concatenate(Function):
     name = "concatenate"
+    moves = True
 
     def forward(self, *arrays: Array, axis: int) -> Array:
         self.axis = axis
@@ -53,31 +58,11 @@ class _Concatenate(Function):
         )
 
 
-class _Slice(Function):
-    name = "index"
-
-    def forward(self, x: Array, *, index: Index) -> Array:
-        self.index, self.shape = index, tuple(x.shape)
-        return self.backend.get_slice(x, index)
-
-    def backward(self, dy: Array) -> Any:
-        return self.backend.put_slice(dy, self.index, shape=self.shape)
-
-
-class _Take(Function):
-    name = "index"
-
-    def forward(self, x: Array, *, rows: Array) -> Array:
-        self.rows, self.length = rows, x.shape[0]
-        return self.backend.take(x, rows)
-
-    def backward(self, dy: Array) -> Any:
-        return self.backend.take_backward(dy, self.rows, length=self.length)
-
-
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """The elements in another shape; one extent may be -1. Takes integers or one tuple of them."""
     extents = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else list(shape)
+    if not all(isinstance(n, int | np.integer) for n in extents):
+        raise TypeError(f"reshape: takes integers, got {tuple(shape)}")
     known = prod(n for n in extents if n != -1)
     if extents.count(-1) == 1 and known > 0 and x.size % known == 0:
         extents[extents.index(-1)] = x.size // known
@@ -94,50 +79,63 @@ def flatten(x: Tensor) -> Tensor:
 
 
 def transpose(x: Tensor, *axes: Any) -> Tensor:
-    """Axes in another order, reversed if none are given. Takes integers or one tuple of them."""
-    order = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
-    order = tuple(a % x.ndim for a in order) if order and x.ndim else tuple(reversed(range(x.ndim)))
-    if sorted(order) != list(range(x.ndim)):
+    """Axes in another order, reversed if none are given. Takes integers or one tuple of them, each axis once, counted from the
+    end where they are negative."""
+    given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
+    if not axes or axes == (None,):
+        given = range(-1, -x.ndim - 1, -1)
+    order = [a + x.ndim if isinstance(a, int | np.integer) and a < 0 else a for a in given]
+    if (
+        any(isinstance(a, bool) or a not in range(x.ndim) for a in order)
+        or len(set(order)) < len(order)
+        or len(order) < x.ndim
+    ):
         raise ValueError(f"transpose: axes {axes} are no order of the {x.ndim} axes of {x.shape}")
-    return _Transpose.apply(x, axes=order)
+    return _Transpose.apply(x, axes=tuple(int(a) for a in order))
+
+
+def squeeze(x: Tensor, axis: Any = None) -> Tensor:
+    """x without the axes of extent 1: without an axis, several, or all such axes.
+
+    Raises:
+        ValueError: an axis of another extent, as NumPy has it.
+    """
+    ones = tuple(i for i, n in enumerate(x.shape) if n == 1)
+    axes = ones if axis is None else axes_of("squeeze", axis, x.ndim)
+    if not set(axes) <= set(ones):
+        raise ValueError(f"squeeze: axis {axis} of shape {x.shape} has not extent 1")
+    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+
+def unsqueeze(x: Tensor, axis: int) -> Tensor:
+    """x with a new axis of extent 1, which `axis` is in the result's shape."""
+    at = axis_of("unsqueeze", axis, x.ndim + 1)
+    return reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
 def concatenate(tensors: Any, axis: int = 0) -> Tensor:
-    """Tensors behind one another along `axis`; all other extents equal."""
-    tensors = list(tensors)
-    if not tensors:
-        raise ValueError("concatenate: takes at least one tensor, got none")
-    shapes = [tuple(t.shape) for t in tensors]
-    (axis,) = axes_of("concatenate", axis, len(shapes[0]))
+    """Tensors behind one another along `axis`; all other extents equal. Some of them may be host arrays."""
+    tensors, shapes = _listed("concatenate", tensors)
+    axis = axis_of("concatenate", axis, len(shapes[0]))
     if len({(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}) > 1:
         raise ValueError(f"concatenate: shapes {', '.join(map(str, shapes))} differ beside axis {axis}")
     return _Concatenate.apply(*tensors, axis=axis)
 
 
-def index(x: Tensor, key: Any) -> Tensor:
-    """x[key]: integers, slices, None and Ellipsis; or one sequence of integers, which picks along the first axis."""
-    if isinstance(key, list | np.ndarray) or x.backend.owns(key):
-        rows = np.asarray(x.backend.to_numpy(key) if x.backend.owns(key) else key)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu" or x.ndim == 0:
-            raise TypeError(f"index: an array must be of integers with one axis, got {rows.dtype} with {rows.ndim}")
-        if rows.size and not (-len(x) <= rows.min() and rows.max() < len(x)):
-            raise IndexError(f"index: rows {rows.min()} to {rows.max()} do not fit a first axis of {len(x)}")
-        return _Take.apply(x, rows=x.backend.asarray(rows % len(x), np.int64))
-    parts = key if isinstance(key, tuple) else (key,)
-    if not all(
-        p is None or p is Ellipsis or (isinstance(p, slice | int | np.integer) and not isinstance(p, bool))
-        for p in parts
-    ):
-        raise TypeError(f"index: takes integers, slices, None, … or one array of integers, got {key!r}")
-    taken = len([p for p in parts if p is not None and p is not Ellipsis])
-    if taken > x.ndim or parts.count(Ellipsis) > 1:
-        raise IndexError(f"index: {key!r} names {taken} axes of a tensor of shape {x.shape}")
-    if Ellipsis in parts:
-        at = parts.index(Ellipsis)
-        parts = (*parts[:at], *(slice(None),) * (x.ndim - taken), *parts[at + 1 :])
-    axis = 0
-    for part in parts:
-        if isinstance(part, int | np.integer) and not -x.shape[axis] <= part < x.shape[axis]:
-            raise IndexError(f"index: {part} does not fit axis {axis} of {x.shape}")
-        axis += part is not None
-    return _Slice.apply(x, index=parts)
+def stack(tensors: Any, axis: int = 0) -> Tensor:
+    """Tensors of one shape along a new axis, which `axis` is in the result's shape. Some of them may be host arrays."""
+    tensors, shapes = _listed("stack", tensors)
+    if len(set(shapes)) > 1:
+        raise ValueError(f"stack: takes one shape, got {', '.join(map(str, shapes))}")
+    at = axis_of("stack", axis, len(shapes[0]) + 1)
+    return concatenate([unsqueeze(t, at) if isinstance(t, Tensor) else np.expand_dims(t, at) for t in tensors], at)
+
+
+def _listed(operation: str, tensors: Any) -> tuple[list[Any], list[tuple[int, ...]]]:
+    """(the tensors, with what else there is as arrays, their shapes)."""
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
+        raise TypeError(f"{operation}: takes a list or tuple of tensors, got {type(tensors).__name__}")
+    listed = [t if isinstance(t, Tensor) else real_array(f"{operation}: a part", t) for t in tensors]
+    if not listed:
+        raise ValueError(f"{operation}: takes at least one tensor, got none")
+    return listed, [tuple(t.shape) for t in listed]

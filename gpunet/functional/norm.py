@@ -39,6 +39,7 @@ class _BatchNorm(Function):
         self.moments = moments
         self.y = None if activation is None else y
         self.eps, self.training, self.activation = eps, training, activation
+        self.fresh = residual is None  # whose gradient may be dy itself
         return y
 
     def backward(self, dy: Array) -> Any:
@@ -117,6 +118,7 @@ def batch_norm(
 
 class _GroupNorm(Function):
     name = "group_norm"
+    fresh = True
     single = ("gamma", "beta")
 
     def forward(self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float) -> Array:

@@ -11,6 +11,7 @@ from gpunet.geometry import Geometry, Padding, Pair
 
 class _MaxPool2d(Function):
     name = "max_pool2d"
+    fresh = True
 
     def forward(self, x: Array, *, geometry: Geometry) -> Array:
         y, self.mask = self.backend.max_pool2d_forward(x, geometry=geometry)
@@ -23,6 +24,7 @@ class _MaxPool2d(Function):
 
 class _AvgPool2d(Function):
     name = "avg_pool2d"
+    fresh = True
 
     def forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         self.geometry, self.count_padding = geometry, count_padding

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor
-from gpunet.backends.base import Array
+from gpunet.autograd import Function, Tensor, expect_tensor
+from gpunet.backends.base import Array, is_float
 
 
 class _Sum(Function):
@@ -28,13 +28,58 @@ class _Max(Function):
     name = "max"
 
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
-        y, self.index = self.backend.max(x, axes)
+        y, self.index = self.extreme(x, axes)
         self.shape, self.axes = tuple(x.shape), axes
         return y.reshape(_kept_shape(x.shape, axes)) if keepdims else y
 
     def backward(self, dy: Array) -> Any:
         dy = dy.reshape(self.index.shape)
         return self.backend.max_backward(dy, self.index, shape=self.shape, axes=self.axes)
+
+    def extreme(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        """(the largest elements, their positions)."""
+        return self.backend.max(x, axes)
+
+
+class _Min(_Max):
+    name = "min"
+
+    def extreme(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        y, index = self.backend.max(self.backend.unary("negative", x), axes)
+        return self.backend.unary("negative", y), index
+
+
+class _Variance(Function):
+    """Sums of squares around the mean, or their roots: two passes, and the mean of the differences is taken off again, for the
+    mean of large numbers is rounded."""
+
+    name = "var"
+
+    def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool, divisor: float, root: bool) -> Array:
+        self.kept, self.divisor, apply = _kept_shape(x.shape, axes), divisor, self.backend.binary
+        count = self._filled(prod(x.shape[a] for a in axes), x)
+        for _ in range(2):
+            x = apply("subtract", x, apply("divide", self.backend.sum(x, axes), count).reshape(self.kept))
+        y = apply("divide", self.backend.sum(apply("multiply", x, x), axes), self._filled(divisor, x))
+        self.d, self.y = x, None
+        if root:
+            y = self.backend.unary("sqrt", y)
+            self.y = y.reshape(self.kept)
+        return y.reshape(self.kept) if keepdims else y
+
+    def backward(self, dy: Array) -> Any:
+        backend, apply, dy = self.backend, self.backend.binary, dy.reshape(self.kept)
+        if self.y is None:
+            slope = apply("divide", apply("add", dy, dy), self._filled(self.divisor, dy))
+        else:  # a deviation of 0 has no slope, and is taken to have 0
+            at_0 = backend.compare("equal", self.y, self._filled(0, dy))
+            slope = backend.select(
+                at_0, None, apply("divide", apply("divide", dy, self.y), self._filled(self.divisor, dy))
+            )
+        return apply("multiply", self.d, slope)
+
+    def _filled(self, value: float, beside: Array) -> Array:
+        return self.backend.full((), value, beside.dtype)
 
 
 def _kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -45,9 +90,9 @@ def axes_of(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """Sorted, non-negative axes of an argument that is None (all), an integer or several."""
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int | np.integer) else tuple(axis)
+    given = tuple(axis) if isinstance(axis, tuple | list | str | np.ndarray | range) else (axis,)
     for a in given:
-        if not isinstance(a, int | np.integer) or not -ndim <= a < ndim:
+        if not isinstance(a, int | np.integer) or isinstance(a, bool) or not -ndim <= a < ndim:
             raise ValueError(f"{operation}: axis is {axis} but the tensor has {ndim} axes")
     axes = tuple(sorted({int(a) % ndim for a in given}))
     if len(axes) < len(given):
@@ -55,21 +100,87 @@ def axes_of(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return axes
 
 
+def axis_of(operation: str, axis: Any, ndim: int) -> int:
+    """One non-negative axis of an argument that is an integer."""
+    if not isinstance(axis, int | np.integer):
+        raise TypeError(f"{operation}: axis takes an integer, got {axis!r}")
+    return axes_of(operation, axis, ndim)[0]
+
+
+def _filled_axes(operation: str, x: Tensor, axis: Any) -> tuple[int, ...]:
+    """The axes, which must hold elements."""
+    axes = axes_of(operation, axis, expect_tensor(operation, "x", x).ndim)
+    if prod(x.shape[a] for a in axes) == 0:
+        raise ValueError(f"{operation}: axes {axes} of shape {x.shape} hold no elements")
+    return axes
+
+
 def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Sum over an axis, several, or all."""
+    """Sum over an axis, several, or all; of booleans and integers in float32."""
     axes = axes_of("sum", axis, x.ndim)
     return _Sum.apply(x, axes=axes, keepdims=keepdims) if axes else x
 
 
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Mean over an axis, several, or all."""
-    axes = axes_of("mean", axis, x.ndim)
-    if prod(x.shape[a] for a in axes) == 0:
-        raise ValueError(f"mean: axes {axes} of shape {x.shape} hold no elements")
-    return sum(x, axes, keepdims) * (1 / prod(x.shape[a] for a in axes))
+    axes = _filled_axes("mean", x, axis)
+    return sum(x, axes, keepdims) / prod(x.shape[a] for a in axes)
 
 
 def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Maximum over an axis, several, or all; the gradient goes to the first of equals."""
-    axes = axes_of("max", axis, x.ndim)
+    """Maximum over an axis, several, or all; NaN wins, and the gradient goes to the first of equals."""
+    axes = _filled_axes("max", x, axis)
     return _Max.apply(x, axes=axes, keepdims=keepdims) if axes else x
+
+
+def min(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Minimum over an axis, several, or all; NaN wins, and the gradient goes to the first of equals."""
+    axes = _filled_axes("min", x, axis)
+    return _Min.apply(x, axes=axes, keepdims=keepdims) if axes else x
+
+
+def argmax(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Position of the first maximum, or of the first NaN, along an axis: int64, without a gradient.
+
+    Args:
+        x: any shape; on a GPU float32.
+        axis: one, several or all (None); of more than one the position among their elements, row-major.
+        keepdims: keep the axes, with extent 1.
+    """
+    return _position("argmax", x, axis, keepdims)
+
+
+def argmin(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+    """Position of the first minimum, as for `argmax`."""
+    return _position("argmin", x, axis, keepdims)
+
+
+def var(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
+    """Variance over an axis, several, or all: the sum of squares around the mean, over n - correction.
+
+    Args:
+        x: any shape and float dtype.
+        axis, keepdims: as for `mean`.
+        correction: taken off the number of elements n; the default, 1, is PyTorch's, 0 is NumPy's. Where it leaves nothing,
+            as for one element, the variance is NaN.
+    """
+    return _spread("var", x, axis, keepdims, correction)
+
+
+def std(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
+    """Standard deviation, the root of `var`; where it is 0 its gradient is 0, as PyTorch has it."""
+    return _spread("std", x, axis, keepdims, correction)
+
+
+def _spread(name: str, x: Tensor, axis: Any, keepdims: bool, correction: float) -> Tensor:
+    axes = _filled_axes(name, x, axis)
+    divisor = float(prod(x.shape[a] for a in axes) - correction)
+    return _Variance.apply(x, axes=axes, keepdims=keepdims, divisor=divisor if divisor > 0 else 0.0, root=name == "std")
+
+
+def _position(name: str, x: Tensor, axis: Any, keepdims: bool) -> Tensor:
+    axes, backend = _filled_axes(name, x, axis), x.backend
+    values = x.data if is_float(x.dtype) else backend.cast(x.data, np.float32)
+    _, index = backend.max(backend.unary("negative", values) if name == "argmin" else values, axes)
+    index = backend.cast(index, np.int64)
+    return Tensor(index.reshape(_kept_shape(x.shape, axes)) if keepdims else index, backend)

@@ -13,6 +13,7 @@ from gpunet.geometry import Geometry, Padding, Pair, pair, sides_of
 
 class _ConvTranspose2d(Function):
     name = "conv_transpose2d"
+    fresh = True
 
     def forward(self, x: Array, w: Array, b: Array | None, *, geometry: Geometry) -> Array:
         self.save(x, w)

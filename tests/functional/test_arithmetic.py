@@ -196,12 +196,22 @@ MISTAKES = {
         TypeError,
         "add: b is float64 but the first tensor is float32",
     ),
-    "matmul": (lambda x: x @ np.ones((3, 4)), ValueError, "matmul: takes (M, K) and (K, P), got a (3, 4) and b (3, 4)"),
-    "matmul of vectors": (
-        lambda x: x @ np.ones(4),
+    "matmul": (
+        lambda x: x @ np.ones((3, 4)),
         ValueError,
-        "matmul: takes (M, K) and (K, P), got a (3, 4) and b (4,)",
+        "matmul: takes (…, M, K) and (…, K, P), got a (3, 4) and b (3, 4)",
     ),
+    "matmul of a vector": (
+        lambda x: x @ np.ones(3),
+        ValueError,
+        "matmul: takes (…, M, K) and (…, K, P), got a (3, 4) and b (3,)",
+    ),
+    "matmul of batches": (
+        lambda x: np.ones((2, 2, 3)) @ F.stack([x, x, x]),
+        ValueError,
+        "got a (2, 2, 3) and b (3, 3, 4), whose first axes do not broadcast",
+    ),
+    "matmul of a number": (lambda x: x @ 2.0, ValueError, "got a (3, 4) and b ()"),
     "reshape": (lambda x: x.reshape(5, 2), ValueError, "reshape: 12 elements of shape (3, 4) do not fill (5, 2)"),
     "reshape twice -1": (lambda x: x.reshape(-1, -1), ValueError, "reshape: 12 elements of shape (3, 4) do not fill"),
     "reshape remainder": (
@@ -230,19 +240,19 @@ MISTAKES = {
     "float index": (
         lambda x: x[1.0],
         TypeError,
-        "index: takes integers, slices, None, … or one array of integers, got 1.0",
+        "index: takes integers, slices, None, … and arrays of integers or booleans, got 1.0",
     ),
-    "boolean": (
-        lambda x: x[True],
+    "floats": (lambda x: x[np.ones(3)], TypeError, "index: an array must be of integers or booleans, got float64"),
+    "mask": (lambda x: x[np.array([True, False])], IndexError, "index: boolean index did not match"),
+    "rows": (lambda x: x[[0, 3]], IndexError, "index: index 3 is out of bounds for axis 0 with size 3"),
+    "rows and columns": (lambda x: x[[0, 1], [0, 1, 2]], IndexError, "index: shape mismatch"),
+    "too many arrays": (lambda x: x[[0], [0], [0]], IndexError, "index: too many indices"),
+    "text index": (lambda x: x["a"], TypeError, "index: takes integers, slices, None"),
+    "masked index": (
+        lambda x: x[np.ma.array([0, 1], mask=[0, 1])],
         TypeError,
-        "index: takes integers, slices, None, … or one array of integers, got True",
+        "index: an array is a masked array, whose mask would be lost",
     ),
-    "mask": (
-        lambda x: x[np.array([True, False, True])],
-        TypeError,
-        "index: an array must be of integers with one axis",
-    ),
-    "rows": (lambda x: x[[0, 3]], IndexError, "index: rows 0 to 3 do not fit a first axis of 3"),
     "length": (lambda x: len(x.sum()), TypeError, "len: a tensor of no axes has no length"),
     "flatten": (lambda x: F.flatten(x.sum()), ValueError, "flatten: x has no axes but takes at least one"),
 }

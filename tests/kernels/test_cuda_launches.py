@@ -55,6 +55,9 @@ PRIMITIVES = {
     "copy": (lambda on: on.copy(ones(on, 3)), ["strided_copy<float>"]),
     "unary": (lambda on: on.unary("exp", ones(on, 3)), ["unary<float>"]),
     "binary": (lambda on: on.binary("add", ones(on, 2, 3), ones(on, 3)), ["binary<float>"]),
+    "compare": (lambda on: on.compare("less", ones(on, 2, 3), ones(on, 3)), ["compare<float>"]),
+    "select": (lambda on: on.select(ones(on, 3, dtype=bool), ones(on, 3), None), ["select<float>"]),
+    "broadcast": (lambda on: on.broadcast(ones(on, 3), (2, 3)), ["strided_copy<float>"]),
     "cast": (lambda on: on.cast(ones(on, 3), "bfloat16"), ["cast<float, bfloat16>"]),
     "scale": (lambda on: on.scale(ones(on, 3), ones(on, 1), 0.5), ["scale<float>"]),
     "sum": (lambda on: on.sum(ones(on, 2, 3), (1,)), ["reduce_sum_rows<float>"]),
@@ -72,7 +75,7 @@ PRIMITIVES = {
     ),
     "take": (lambda on: on.take(ones(on, 4, 2), ones(on, 3, dtype=np.int64)), ["take<float>"]),
     "take_backward": (
-        lambda on: on.take_backward(ones(on, 3, 2), ones(on, 3, dtype=np.int64), length=4),
+        lambda on: on.take_backward(ones(on, 3, 2), ones(on, 3, dtype=np.int64), ones(on, 5, dtype=np.int64)),
         ["take_backward<float>"],
     ),
     "conv2d_forward": (
@@ -90,6 +93,10 @@ PRIMITIVES = {
     "matmul": (
         lambda on: on.matmul(ones(on, 8, 12), ones(on, 20, 12), transpose_b=True, bias=ones(on, 20)),
         ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"],
+    ),
+    "batched_matmul": (
+        lambda on: on.batched_matmul(ones(on, 2, 8, 12), ones(on, 2, 20, 12), transpose_b=True),
+        ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"] * 2,
     ),
     "max_pool2d_forward": (
         lambda on: on.max_pool2d_forward(conv_x(on), geometry=POOL),

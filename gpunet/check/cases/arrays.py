@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.base import BINARY, UNARY
+from gpunet.backends.base import BINARY, COMPARISONS, UNARY, rows_in_order
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
 from gpunet.check.cases.layers import SPECIAL
 from gpunet.cuda.instantiations import ELEMENTS, MOVED
@@ -21,13 +21,33 @@ def cases(dtype: str) -> Iterator[Case]:
     for name in BINARY:
         a, b = draw.rounded(draw.rng.uniform(0.5, 2, (4, 1, 5))), draw.normal(3, 1)
         yield draw.call("binary", name, a, b, label=name)
+        yield draw.call("binary", name, SPECIAL, SPECIAL[:, ::-1].copy(), label=f"{name} of special numbers")
+    yield from _comparisons(draw)
     for other in ELEMENTS:
         yield draw.call("cast", SPECIAL, other, label=f"to {other}")
     yield draw.call("scale", SPECIAL, np.array([0.5], np.float32), 3.0, single=(1,))
     yield draw.call("scale", SPECIAL, None, 3.0, label="by a number")
+    yield draw.call("take_backward", draw.normal(3, 5), *rows_in_order(np.array([2, 0, 2]), 4))
     if dtype == "float32":
         yield from _reductions(draw)
         yield from _movement(draw)
+
+
+def _comparisons(draw: Draw) -> Iterator[Case]:
+    for name in COMPARISONS:
+        yield draw.call("compare", name, SPECIAL, SPECIAL[:1].copy(), label=name)
+    condition = draw.rng.integers(0, 2, SPECIAL.shape) > 0
+    yield draw.call("select", condition, SPECIAL, draw.normal(*SPECIAL.shape))
+    yield draw.call("select", condition, SPECIAL, None, label="or 0")
+    yield draw.call("select", condition, None, SPECIAL, label="0 or")
+    if draw.dtype == "float32":
+        for dtype in ("bool", "int64"):
+            a, b = (draw.rng.integers(0, 2, shape).astype(dtype) for shape in ((4, 1, 5), (3, 1)))
+            yield draw.call("compare", "less", a, b, label=f"less, {dtype}")
+        for dtype in ("bool", "int32", "int64"):
+            a = draw.rng.integers(-9, 9, (3, 5)).astype(dtype)
+            for to in ("float32", "int64"):
+                yield draw.call("cast", a, to, label=f"{dtype} to {to}")
 
 
 def _reductions(draw: Draw) -> Iterator[Case]:
@@ -46,4 +66,3 @@ def _movement(draw: Draw) -> Iterator[Case]:
         yield draw.call("full", (3, 5), 1, dtype, label=dtype)
         yield draw.call("transpose", a, (1, 0), label=dtype)
         yield draw.call("take", a, taken, label=dtype)
-    yield draw.call("take_backward", draw.normal(3, 5), taken, length=4)

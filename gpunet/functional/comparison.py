@@ -1,0 +1,91 @@
+"""Comparisons, element by element, and the logic of their results: tensors of booleans, without a gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Parameter, Tensor
+from gpunet.backends.base import Array, is_float
+from gpunet.backends.real import real_array
+from gpunet.errors import BackendError
+
+
+def compare(name: str, a: Any, b: Any) -> Tensor:
+    """a and b compared with broadcasting, as NumPy compares them -> a tensor of booleans, without a gradient.
+
+    Beside a tensor of floats, numbers and host arrays are rounded to its dtype, as in arithmetic, and integers become floats.
+    Integers and booleans are compared as int64; beside floats of the host as float32.
+
+    Args:
+        name: one of `backends.base.COMPARISONS`.
+        a, b: one of them a tensor, the other a tensor, an array or a number.
+    """
+    first = a if isinstance(a, Tensor) else b
+    one, other = (_as_tensor(f"{name}: {argument}", value, first) for argument, value in (("a", a), ("b", b)))
+    try:
+        np.broadcast_shapes(one.shape, other.shape)
+    except ValueError:
+        raise ValueError(f"{name}: shapes {one.shape} and {other.shape} do not broadcast") from None
+    dtype = _common_dtype(name, one, other)
+    return Tensor(first.backend.compare(name, _as_dtype(one, dtype), _as_dtype(other, dtype)), first.backend)
+
+
+def is_comparable(value: Any) -> bool:
+    """Whether a tensor can be compared with it: not with None or text, which it equals as little as PyTorch's tensors do."""
+    return isinstance(value, Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple) or hasattr(
+        value, "__dlpack_device__"
+    )
+
+
+def logic(name: str, a: Any, b: Any) -> Tensor:
+    """ "and", "or" or "xor" of booleans, as comparisons of them."""
+    for argument, value in (("a", a), ("b", b)):
+        kind = value.dtype if isinstance(value, Tensor) else real_array(f"{name}: {argument}", value).dtype
+        if kind != np.bool_:
+            raise TypeError(f"{name}: {argument} is {kind} but takes booleans, such as comparisons give")
+    if name == "xor":
+        return compare("not_equal", a, b)
+    return compare("greater" if name == "and" else "greater_equal", a, negate(b))
+
+
+def negate(x: Any) -> Tensor:
+    """True where x, of booleans, is False."""
+    if not isinstance(x, Tensor):
+        return ~real_array("invert: x", x)
+    if x.dtype != np.bool_:
+        raise TypeError(f"invert: x is {x.dtype} but takes booleans, such as comparisons give")
+    return compare("equal", x, False)
+
+
+def _as_tensor(what: str, value: Any, first: Tensor) -> Tensor:
+    """The value beside `first`: of its dtype, if that is a float; else of int64, or of float32."""
+    backend = first.backend
+    if isinstance(value, Tensor):
+        if value.backend is not backend:
+            raise BackendError(
+                f"{what} is on {value.backend.name} but the other on {backend.name}; move one with .to(…)"
+            )
+        return value
+    array = real_array(what, value)
+    if is_float(first.dtype):
+        dtype = first.dtype
+    else:
+        dtype = np.dtype(np.float32 if is_float(array.dtype) else np.int64)
+    return Tensor(backend.asarray(array, dtype), backend)
+
+
+def _common_dtype(name: str, one: Tensor, other: Tensor) -> np.dtype:
+    floats = [t for t in (one, other) if is_float(t.dtype)]
+    if not floats:
+        return one.dtype if one.dtype == other.dtype == np.bool_ else np.dtype(np.int64)
+    dtype = next((t for t in floats if not isinstance(t, Parameter)), floats[0]).dtype
+    for t in floats:
+        if t.dtype != dtype and not (isinstance(t, Parameter) and dtype.name in t.backend.narrow):
+            raise TypeError(f"{name}: takes one dtype, got {one.dtype} and {other.dtype}")
+    return dtype
+
+
+def _as_dtype(t: Tensor, dtype: np.dtype) -> Array:
+    return t.operand(dtype) if is_float(t.dtype) else t.backend.cast(t.data, dtype)

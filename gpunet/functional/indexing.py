@@ -1,0 +1,119 @@
+"""Parts of a tensor by an index, as NumPy picks them: integers, slices, new axes, and arrays of integers or booleans."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NoReturn
+
+import numpy as np
+
+from gpunet.autograd import Function, Tensor
+from gpunet.backends.base import Array, Index, rows_in_order
+from gpunet.backends.real import on_device, real_array
+from gpunet.errors import BackendError
+from gpunet.functional.movement import reshape
+
+
+class _Slice(Function):
+    name = "index"
+    moves = True
+
+    def forward(self, x: Array, *, index: Index) -> Array:
+        self.index, self.shape = index, tuple(x.shape)
+        return self.backend.get_slice(x, index)
+
+    def backward(self, dy: Array) -> Any:
+        return self.backend.put_slice(dy, self.index, shape=self.shape)
+
+
+class _Take(Function):
+    name = "index"
+    moves = True
+
+    def forward(self, x: Array, *, rows: np.ndarray) -> Array:
+        self.rows, self.length = rows, x.shape[0]
+        return self.backend.take(x, self.backend.asarray(rows, np.int64))
+
+    def backward(self, dy: Array) -> Any:
+        order, starts = (self.backend.asarray(a) for a in rows_in_order(self.rows, self.length))
+        return self.backend.take_backward(dy, order, starts)
+
+
+def index(x: Tensor, key: Any) -> Tensor:
+    """x[key], a copy: integers, slices, None, Ellipsis, and arrays of integers or booleans, mixed as NumPy mixes them.
+
+    Each element's gradient goes back to where it came from; those of an element that was picked several times add up.
+
+    Args:
+        x: any shape and dtype.
+        key: arrays in it are lists, host arrays, or tensors and arrays of any backend. Integers may be of any width (uint8 too)
+            and negative; booleans have the shape of the axes that they stand for. The host computes the positions, so what
+            lies on a device is read, which a capture refuses.
+    Raises:
+        IndexError: a number beyond its axis, more axes than x has, a mask of another shape.
+        TypeError: anything else, such as floats.
+    """
+    parts = tuple(_part(part) for part in (key if isinstance(key, tuple) else (key,)))
+    if any(isinstance(part, np.ndarray) for part in parts):
+        return _gathered(x, parts)
+    taken = len([p for p in parts if p is not None and p is not Ellipsis])
+    if taken > x.ndim or parts.count(Ellipsis) > 1:
+        raise IndexError(f"index: {key!r} names {taken} axes of a tensor of shape {x.shape}")
+    if Ellipsis in parts:
+        at = parts.index(Ellipsis)
+        parts = (*parts[:at], *(slice(None),) * (x.ndim - taken), *parts[at + 1 :])
+    axis = 0
+    for part in parts:
+        if isinstance(part, int | np.integer) and not -x.shape[axis] <= part < x.shape[axis]:
+            raise IndexError(f"index: {part} does not fit axis {axis} of {x.shape}")
+        axis += part is not None
+    return _Slice.apply(x, index=parts)
+
+
+def refuse_assignment(x: Tensor, key: Any, value: Any) -> NoReturn:
+    """TypeError: x[key] = value would change what the tape has saved."""
+    raise TypeError(
+        "a tensor's elements cannot be assigned, for gradients would not see it: "
+        "write functional.where(mask, value, t), or change t.data before operations use it"
+    )
+
+
+def _part(part: Any) -> Any:
+    """One part of a key: arrays, and what becomes one, on the host; others as they are."""
+    if part is None or part is Ellipsis or isinstance(part, slice):
+        return part
+    if isinstance(part, int | np.integer) and not isinstance(part, bool):
+        return part
+    if not isinstance(part, Tensor | np.ndarray | list | tuple | range | bool | np.bool_) and not on_device(part):
+        raise TypeError(f"index: takes integers, slices, None, … and arrays of integers or booleans, got {part!r}")
+    array = real_array("index: an array", _on_host(part))
+    if isinstance(part, list | tuple | range) and not array.size:
+        array = array.astype(np.int64)  # of no elements NumPy makes floats
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"index: an array must be of integers or booleans, got {array.dtype} of shape {array.shape}")
+    return array if array.ndim or array.dtype.kind == "b" else int(array)
+
+
+def _on_host(part: Any) -> Any:
+    backend = part.backend if isinstance(part, Tensor) else None
+    if backend is None:
+        return part.get() if hasattr(part, "get") else part
+    try:
+        return backend.to_numpy(part.data)
+    except BackendError as error:
+        raise BackendError(f"index: the host must read an index array to count what it picks: {error}") from error
+
+
+def _gathered(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
+    """x[parts] with arrays among the parts: NumPy finds the positions, in an array of them."""
+    while parts and (parts[-1] is Ellipsis or (isinstance(parts[-1], slice) and parts[-1] == slice(None))):
+        parts = parts[:-1]  # whole axes at the end are taken along
+    named = sum(p.ndim if isinstance(p, np.ndarray) and p.dtype == np.bool_ else p is not None for p in parts)
+    lead = x.shape if any(p is Ellipsis for p in parts) else x.shape[:named]
+    rest = x.shape[len(lead) :]
+    try:
+        positions = np.arange(prod(lead)).reshape(lead)[parts]
+    except IndexError as error:
+        raise IndexError(f"index: {error} (a tensor of shape {x.shape})") from None
+    rows = reshape(x, prod(lead), *rest)
+    return reshape(_Take.apply(rows, rows=positions.reshape(-1)), *positions.shape, *rest)
