@@ -92,7 +92,9 @@ class CudaDevice(Backend, ABC):
     def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
         y = self.arrays.empty(shape, dtype)
         kind = np.dtype(dtype)
-        self._each("fill", y.size, y, y.size, kind.type(value).item(), element=self._moved("full", kind))
+        with np.errstate(over="ignore"):
+            number = kind.type(value).item()
+        self._each("fill", y.size, y, y.size, number, element=self._moved("full", kind))
         return y
 
     def copy(self, a: Array, *, out: Array | None = None) -> Array:

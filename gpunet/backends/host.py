@@ -43,7 +43,8 @@ class HostBackend(HostUpdates):
         return np.empty(shape, dtype)
 
     def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
-        return np.zeros(shape, dtype) if value == 0 else np.full(shape, value, dtype)
+        with np.errstate(over="ignore"):
+            return np.zeros(shape, dtype) if value == 0 else np.full(shape, value, dtype)
 
     def copy(self, a: Array, *, out: Array | None = None) -> Array:
         if out is None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet import random
+from gpunet.backends.real import real_array
 
 
 class Dataset(Protocol):
@@ -142,9 +143,7 @@ def checked_seed(operation: str, seed: int | None) -> int:
 def _host_array(position: int, value: Any) -> np.ndarray:
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(f"ArrayDataset: array {position} is on a device but must be on the host")
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"ArrayDataset: array {position} is {array.dtype} but must be integers, booleans or floats")
+    array = real_array(f"ArrayDataset: array {position}", value)
     if array.ndim == 0:
         raise ValueError(f"ArrayDataset: array {position} has no axes but takes (N, …)")
     return array

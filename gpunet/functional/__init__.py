@@ -48,10 +48,11 @@ from gpunet.functional.operators import bind_operators
 from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.product import matmul
-from gpunet.functional.reduction import argmax, argmin, max, mean, min, std, sum, var
+from gpunet.functional.reduction import argmax, argmin, max, mean, min, sum
 from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.selection import clip, maximum, minimum, where
+from gpunet.functional.spread import std, var
 from gpunet.functional.transposed import conv_transpose2d
 
 bind_operators()

@@ -196,14 +196,14 @@ def negative(x: Tensor) -> Tensor:
 
 
 def power(a: Any, b: Any) -> Tensor:
-    """a to the power of b, with broadcasting, as for `add`; squares are multiplied out.
+    """a to the power of b, with broadcasting, as for `add`; squares are multiplied out, and 0.5 is the root.
 
     At the edges the gradients are PyTorch's: a's is 0 for an exponent of 0, whatever the base; b's is 0 for a base of 0 with an
     exponent of at least 0, -infinity for 0 with one below it, and NaN for a negative base.
     """
     if isinstance(b, int | float):
-        if b == 2 and isinstance(a, Tensor):
-            return multiply(a, a)
+        if isinstance(a, Tensor) and b in (2, 0.5):
+            return multiply(a, a) if b == 2 else sqrt(a)
         return _Power.apply(a, b, constant=b != 0)
     return _Power.apply(a, b, constant=False)
 
@@ -237,5 +237,5 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def absolute(x: Tensor) -> Tensor:
-    """Absolute value of each element; the gradient at 0 is 0."""
+    """Absolute value of each element; the gradient at 0 is 0, and at NaN it is NaN (PyTorch's is 0)."""
     return _Unary.apply(x, operation="abs")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor, expect_tensor
+from gpunet.backends.real import real_array
 from gpunet.functional.activation import log_softmax, relu
 from gpunet.functional.arithmetic import sqrt
 from gpunet.functional.labels import one_hot
@@ -35,8 +36,8 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0) ->
         margin: the distance from which on a pair of two classes costs nothing.
     """
     square = _pair_distances("contrastive_loss", margin, a, b)
-    if not a.backend.owns(same) and not isinstance(same, Tensor):
-        same = np.asarray(same)
+    if not isinstance(same, Tensor):
+        same = real_array("contrastive_loss: same", same)
     if tuple(same.shape) != (len(a),):
         raise ValueError(f"contrastive_loss: same must be ({len(a)},) of 0 and 1, got shape {tuple(same.shape)}")
     if isinstance(same, np.ndarray) and not np.isin(same, (0, 1)).all():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from gpunet.autograd import Tensor, expect_tensor
+from gpunet.backends.real import real_array
 from gpunet.functional.activation import log_softmax, sigmoid, softplus
 from gpunet.functional.arithmetic import exp, power
 from gpunet.functional.labels import one_hot
@@ -25,7 +24,7 @@ def focal_loss(logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = 
     """
     logits = wide(expect_tensor("focal_loss", "logits", logits))
     _check_gamma("focal_loss", gamma)
-    labels = labels if logits.backend.owns(labels) else np.asarray(labels)
+    labels = real_array("focal_loss: labels", labels)
     if logits.ndim < 1 or tuple(labels.shape) != logits.shape[:-1]:
         raise ValueError(f"focal_loss: labels have shape {tuple(labels.shape)} but logits {logits.shape}")
     target = one_hot(labels, logits.shape[-1], backend=logits.backend, dtype=logits.dtype)

@@ -9,6 +9,7 @@ import numpy as np
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
 from gpunet.backends.base import Backend
+from gpunet.backends.real import real_array
 
 
 def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtype: Any = np.float32) -> Tensor:
@@ -21,8 +22,8 @@ def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtyp
         backend, dtype: the result's.
     """
     target = get_backend(backend)
-    on_host = not target.owns(labels) or isinstance(labels, np.ndarray)
-    given = np.asarray(labels) if on_host else labels
+    given = real_array("one_hot: labels", labels)
+    on_host = isinstance(given, np.ndarray)
     if np.dtype(given.dtype).kind not in "iub":
         raise TypeError(f"one_hot: labels are {given.dtype} but take integers")
     if on_host and given.size and not 0 <= given.min() <= given.max() < classes:

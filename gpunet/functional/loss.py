@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor, tensor
-from gpunet.backends.base import Activation, Array, is_float
+from gpunet.backends.base import COUNTS, Activation, Array, is_float
+from gpunet.backends.real import real_array
 from gpunet.functional.activation import log_softmax, relu
 from gpunet.functional.arithmetic import absolute, cast
 
@@ -100,7 +101,8 @@ def softmax_cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing is {label_smoothing} but must be from 0 to 1")
     backend, classes = logits.backend, logits.shape[-1]
-    given = labels if isinstance(labels, Tensor) or backend.owns(labels) else np.asarray(labels)
+    labels = labels.data if isinstance(labels, Tensor) and labels.dtype.name in COUNTS else labels
+    given = labels if isinstance(labels, Tensor) else real_array(f"{name}: labels", labels)
     shape = tuple(given.shape)
     if is_float(given.dtype) and shape == logits.shape:
         if weight is not None or ignore_index is not None:

@@ -15,7 +15,7 @@ class _Sum(Function):
     name = "sum"
 
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
-        self.shape, self.kept = tuple(x.shape), _kept_shape(x.shape, axes)
+        self.shape, self.kept = tuple(x.shape), kept_shape(x.shape, axes)
         y = self.backend.sum(x, axes)
         return y.reshape(self.kept) if keepdims else y
 
@@ -30,7 +30,7 @@ class _Max(Function):
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
         y, self.index = self.extreme(x, axes)
         self.shape, self.axes = tuple(x.shape), axes
-        return y.reshape(_kept_shape(x.shape, axes)) if keepdims else y
+        return y.reshape(kept_shape(x.shape, axes)) if keepdims else y
 
     def backward(self, dy: Array) -> Any:
         dy = dy.reshape(self.index.shape)
@@ -49,40 +49,8 @@ class _Min(_Max):
         return self.backend.unary("negative", y), index
 
 
-class _Variance(Function):
-    """Sums of squares around the mean, or their roots: two passes, and the mean of the differences is taken off again, for the
-    mean of large numbers is rounded."""
-
-    name = "var"
-
-    def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool, divisor: float, root: bool) -> Array:
-        self.kept, self.divisor, apply = _kept_shape(x.shape, axes), divisor, self.backend.binary
-        count = self._filled(prod(x.shape[a] for a in axes), x)
-        for _ in range(2):
-            x = apply("subtract", x, apply("divide", self.backend.sum(x, axes), count).reshape(self.kept))
-        y = apply("divide", self.backend.sum(apply("multiply", x, x), axes), self._filled(divisor, x))
-        self.d, self.y = x, None
-        if root:
-            y = self.backend.unary("sqrt", y)
-            self.y = y.reshape(self.kept)
-        return y.reshape(self.kept) if keepdims else y
-
-    def backward(self, dy: Array) -> Any:
-        backend, apply, dy = self.backend, self.backend.binary, dy.reshape(self.kept)
-        if self.y is None:
-            slope = apply("divide", apply("add", dy, dy), self._filled(self.divisor, dy))
-        else:  # a deviation of 0 has no slope, and is taken to have 0
-            at_0 = backend.compare("equal", self.y, self._filled(0, dy))
-            slope = backend.select(
-                at_0, None, apply("divide", apply("divide", dy, self.y), self._filled(self.divisor, dy))
-            )
-        return apply("multiply", self.d, slope)
-
-    def _filled(self, value: float, beside: Array) -> Array:
-        return self.backend.full((), value, beside.dtype)
-
-
-def _kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with extent 1 for the axes."""
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
@@ -107,7 +75,7 @@ def axis_of(operation: str, axis: Any, ndim: int) -> int:
     return axes_of(operation, axis, ndim)[0]
 
 
-def _filled_axes(operation: str, x: Tensor, axis: Any) -> tuple[int, ...]:
+def filled_axes(operation: str, x: Tensor, axis: Any) -> tuple[int, ...]:
     """The axes, which must hold elements."""
     axes = axes_of(operation, axis, expect_tensor(operation, "x", x).ndim)
     if prod(x.shape[a] for a in axes) == 0:
@@ -123,19 +91,19 @@ def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Mean over an axis, several, or all."""
-    axes = _filled_axes("mean", x, axis)
+    axes = filled_axes("mean", x, axis)
     return sum(x, axes, keepdims) / prod(x.shape[a] for a in axes)
 
 
 def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Maximum over an axis, several, or all; NaN wins, and the gradient goes to the first of equals."""
-    axes = _filled_axes("max", x, axis)
+    axes = filled_axes("max", x, axis)
     return _Max.apply(x, axes=axes, keepdims=keepdims) if axes else x
 
 
 def min(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Minimum over an axis, several, or all; NaN wins, and the gradient goes to the first of equals."""
-    axes = _filled_axes("min", x, axis)
+    axes = filled_axes("min", x, axis)
     return _Min.apply(x, axes=axes, keepdims=keepdims) if axes else x
 
 
@@ -155,32 +123,9 @@ def argmin(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     return _position("argmin", x, axis, keepdims)
 
 
-def var(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
-    """Variance over an axis, several, or all: the sum of squares around the mean, over n - correction.
-
-    Args:
-        x: any shape and float dtype.
-        axis, keepdims: as for `mean`.
-        correction: taken off the number of elements n; the default, 1, is PyTorch's, 0 is NumPy's. Where it leaves nothing,
-            as for one element, the variance is NaN.
-    """
-    return _spread("var", x, axis, keepdims, correction)
-
-
-def std(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
-    """Standard deviation, the root of `var`; where it is 0 its gradient is 0, as PyTorch has it."""
-    return _spread("std", x, axis, keepdims, correction)
-
-
-def _spread(name: str, x: Tensor, axis: Any, keepdims: bool, correction: float) -> Tensor:
-    axes = _filled_axes(name, x, axis)
-    divisor = float(prod(x.shape[a] for a in axes) - correction)
-    return _Variance.apply(x, axes=axes, keepdims=keepdims, divisor=divisor if divisor > 0 else 0.0, root=name == "std")
-
-
 def _position(name: str, x: Tensor, axis: Any, keepdims: bool) -> Tensor:
-    axes, backend = _filled_axes(name, x, axis), x.backend
+    axes, backend = filled_axes(name, x, axis), x.backend
     values = x.data if is_float(x.dtype) else backend.cast(x.data, np.float32)
     _, index = backend.max(backend.unary("negative", values) if name == "argmin" else values, axes)
     index = backend.cast(index, np.int64)
-    return Tensor(index.reshape(_kept_shape(x.shape, axes)) if keepdims else index, backend)
+    return Tensor(index.reshape(kept_shape(x.shape, axes)) if keepdims else index, backend)
