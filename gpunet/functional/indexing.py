@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gpunet.autograd import Function, Tensor
-from gpunet.backends.base import Array, Index, rows_in_order
+from gpunet.backends.base import Array, Backend, Index, rows_in_order
 from gpunet.backends.real import on_device, real_array
 from gpunet.errors import BackendError
 from gpunet.functional.movement import reshape
@@ -53,7 +53,7 @@ def index(x: Tensor, key: Any) -> Tensor:
         IndexError: a number beyond its axis, more axes than x has, a mask of another shape.
         TypeError: anything else, such as floats.
     """
-    parts = tuple(_part(part) for part in (key if isinstance(key, tuple) else (key,)))
+    parts = tuple(_part(part, x.backend) for part in (key if isinstance(key, tuple) else (key,)))
     if any(isinstance(part, np.ndarray) for part in parts):
         return _gathered(x, parts)
     taken = len([p for p in parts if p is not None and p is not Ellipsis])
@@ -78,7 +78,7 @@ def refuse_assignment(x: Tensor, key: Any, value: Any) -> NoReturn:
     )
 
 
-def _part(part: Any) -> Any:
+def _part(part: Any, backend: Backend) -> Any:
     """One part of a key: arrays, and what becomes one, on the host; others as they are."""
     if part is None or part is Ellipsis or isinstance(part, slice):
         return part
@@ -86,7 +86,7 @@ def _part(part: Any) -> Any:
         return part
     if not isinstance(part, Tensor | np.ndarray | list | tuple | range | bool | np.bool_) and not on_device(part):
         raise TypeError(f"index: takes integers, slices, None, … and arrays of integers or booleans, got {part!r}")
-    array = real_array("index: an array", _on_host(part))
+    array = real_array("index: an array", _on_host(part, backend))
     if isinstance(part, list | tuple | range) and not array.size:
         array = array.astype(np.int64)  # of no elements NumPy makes floats
     if array.dtype.kind not in "iub":
@@ -94,12 +94,14 @@ def _part(part: Any) -> Any:
     return array if array.ndim or array.dtype.kind == "b" else int(array)
 
 
-def _on_host(part: Any) -> Any:
-    backend = part.backend if isinstance(part, Tensor) else None
-    if backend is None:
-        return part.get() if hasattr(part, "get") else part
+def _on_host(part: Any, backend: Backend) -> Any:
+    """The part, read from the device that it lies on; `backend` is that of the tensor."""
+    if isinstance(part, Tensor):
+        part, backend = part.data, part.backend
+    if not on_device(part):
+        return part
     try:
-        return backend.to_numpy(part.data)
+        return backend.to_numpy(part) if backend.owns(part) else part.get()  # of another backend: CuPy's
     except BackendError as error:
         raise BackendError(f"index: the host must read an index array to count what it picks: {error}") from error
 
