@@ -246,12 +246,12 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
 
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
         self._element("batched_matmul", a=(a, None), b=(b, None))
-        if a.ndim != 3 or b.ndim != 3 or len(a) != len(b):
+        if a.ndim != 3 or b.ndim != 3 or a.shape[0] != b.shape[0]:
             raise ValueError(f"batched_matmul: a has shape {a.shape} and b {b.shape} but take (B, M, K) and (B, K, P)")
         m, p = a.shape[1 + transpose_a], b.shape[2 - transpose_b]
-        y = self.arrays.empty((len(a), m, p), a.dtype)
+        y = self.arrays.empty((a.shape[0], m, p), a.dtype)
         options: Any = {"transpose_a": transpose_a, "transpose_b": transpose_b}
-        for i in range(len(a)):  # a launch each
+        for i in range(a.shape[0]):  # a launch each
             one, other, to = (t[i : i + 1].reshape(t.shape[1:]) for t in (a, b, y))
             self.matmul(one, other, out=to, **options)
         return y

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -255,7 +256,7 @@ class HostBackend(HostUpdates):
         """The reduced axes moved to the end and joined: (…, reduced elements)."""
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
-        return moved.reshape(*(a.shape[i] for i in kept), -1)
+        return moved.reshape(*(a.shape[i] for i in kept), prod(a.shape[i] for i in axes))
 
 
 def _processor() -> str:

@@ -84,14 +84,11 @@ def transpose(x: Tensor, *axes: Any) -> Tensor:
     given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
     if not axes or axes == (None,):
         given = range(-1, -x.ndim - 1, -1)
-    order = [a + x.ndim if isinstance(a, int | np.integer) and a < 0 else a for a in given]
-    if (
-        any(isinstance(a, bool) or a not in range(x.ndim) for a in order)
-        or len(set(order)) < len(order)
-        or len(order) < x.ndim
-    ):
+    fits = all(isinstance(a, int | np.integer) and not isinstance(a, bool) and -x.ndim <= a < x.ndim for a in given)
+    order = tuple(int(a) % x.ndim for a in given) if fits else ()
+    if not fits or sorted(order) != list(range(x.ndim)):
         raise ValueError(f"transpose: axes {axes} are no order of the {x.ndim} axes of {x.shape}")
-    return _Transpose.apply(x, axes=tuple(int(a) for a in order))
+    return _Transpose.apply(x, axes=order)
 
 
 def squeeze(x: Tensor, axis: Any = None) -> Tensor:
