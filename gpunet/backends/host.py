@@ -94,6 +94,7 @@ class HostBackend(HostUpdates):
     def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
         return np.asarray(a * (factor if by is None else by * factor), a.dtype)
 
+    @QUIET
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         return np.asarray(a.sum(axis=axes))
 
@@ -134,9 +135,9 @@ class HostBackend(HostUpdates):
 
     def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
         length = len(starts) - 1
-        dx = np.zeros((length, *dy.shape[1:]), dy.dtype)
+        dx = np.zeros((length, *dy.shape[1:]), np.float64)  # a row may be named any number of times
         np.add.at(dx, np.repeat(np.arange(length), np.diff(starts)), dy[order])
-        return dx
+        return dx.astype(dy.dtype)
 
     # ---- matrix products
 
