@@ -119,3 +119,38 @@ def test_losses_are_float32(cuda_backend, narrow, rng):
         assert (y.dtype, grad.dtype) == (np.float32, np.dtype(narrow)), name
         assert relative_error(values(y), values(expected)) <= 2 * tolerances.NARROW[narrow], name
         assert relative_error(values(grad), expected_grad) <= 4 * tolerances.NARROW[narrow], name
+
+
+PICKED = np.array([[True, False, True, True], [False, True, True, False], [True, True, False, True]])
+CHOICES = {
+    "where": (lambda x, y: F.where(x > y, x, y * 2), 1),
+    "where with a number": (lambda x, y: F.where(PICKED, x, 0.5) + y, 2),
+    "maximum": (F.maximum, 1),
+    "minimum": (lambda x, y: F.minimum(x, y), 1),
+    "clip": (lambda x, y: F.clip(x, -0.5, 0.75) + y, 2),
+    "a mask": (lambda x, y: x * (y > 0) + y, 2),
+    "picked by a mask": (lambda x, y: x[PICKED] + y[0, 0], 2),
+    "picked rows": (lambda x, y: x[[2, 0, 2, 2]] + y[[0], [1]], 3),
+    "stacked": (lambda x, y: F.stack([x, y], 1), 1),
+    "a product of batches": (lambda x, y: F.stack([x, y]) @ F.stack([y, x]).transpose(0, 2, 1), 4),
+    "a power": (lambda x, y: (abs(x) + 0.5) ** y, 8),
+    "0 to the power of 0": (lambda x, y: (x * 0) ** (y * 0), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("narrow", NARROW)
+def test_choices_of_16_bits_and_their_gradients(cuda_backend, narrow, name, rng):
+    f, roundings = CHOICES[name]
+    x, y = (rng.normal(size=(3, 4)).astype(narrow) for _ in range(2))
+    results = []
+    for backend, kind in ((cuda_backend, narrow), (get_backend("reference"), np.float64)):
+        given = [gp.tensor(v.astype(kind), backend=backend, requires_grad=True) for v in (x, y)]
+        result = f(*given)
+        assert result.dtype == kind
+        upstream = np.random.default_rng(1).normal(size=result.shape).astype(narrow)
+        result.backward(upstream.astype(kind))
+        results.append([values(result), *(values(backend.to_numpy(t.grad)) for t in given)])
+    for got, expected in zip(*results, strict=True):
+        allowed = roundings * tolerances.NARROW[narrow]
+        assert np.abs(got - expected).max() <= allowed * max(1.0, np.abs(expected).max())

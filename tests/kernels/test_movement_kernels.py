@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.base import BINARY, UNARY, rows_in_order
+from gpunet.backends.base import BINARY, COMPARISONS, UNARY, rows_in_order
 
 
 def special(values, count):
@@ -39,6 +39,70 @@ def test_binary_passes_special_values(device_backend, reference, name, agrees):
     a, b = special([0.3], 99), special([2.0, 0.5], 99)
     expected = reference.binary(name, a, b)
     agrees(device_backend.binary(name, device_backend.asarray(a), device_backend.asarray(b)), expected)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparisons_broadcast_and_are_false_beside_nan(device_backend, name, rng):
+    on = device_backend.asarray
+    a, b = special([0.3], (33, 1)), special([2.0, 0.5], 17)
+    integers = rng.integers(-2, 3, (33, 1)), rng.integers(-2, 3, 17) + 2**40
+    bits = tuple(i > 0 for i in integers)
+    for left, right in ((a, b), (b, a[:17, 0]), integers, (integers[0], integers[0].T), bits):
+        got = device_backend.compare(name, on(left), on(right))
+        assert got.dtype == np.bool_
+        np.testing.assert_array_equal(device_backend.to_numpy(got), getattr(np, name)(left, right))
+
+
+def test_what_is_not_compared_is_named(device_backend):
+    on = device_backend.asarray
+    with pytest.raises(TypeError, match="less: got int32 and int32 but CUDA compares one dtype of float32"):
+        device_backend.compare("less", on(np.ones(3, np.int32)), on(np.ones(3, np.int32)))
+    with pytest.raises(TypeError, match="less: got float32 and int64"):
+        device_backend.compare("less", on(np.ones(3, np.float32)), on(np.ones(3, np.int64)))
+    with pytest.raises(ValueError, match="compare: name is 'around'"):
+        device_backend.compare("around", on(np.ones(3, np.float32)), on(np.ones(3, np.float32)))
+
+
+def test_selection_takes_one_of_two_or_zero(device_backend, rng):
+    on, condition = device_backend.asarray, rng.integers(0, 2, (7, 41)) > 0
+    a, b = special([0.3], (7, 41)), special([7.0, 0.5], (7, 41))
+    for first, second in ((a, b), (a, None), (None, b)):
+        expected = np.where(condition, np.float32(0) if first is None else a, np.float32(0) if second is None else b)
+        got = device_backend.select(on(condition), *(None if v is None else on(v) for v in (first, second)))
+        np.testing.assert_array_equal(device_backend.to_numpy(got), expected)
+    with pytest.raises(ValueError, match=r"select: b has shape \(41,\) but takes \(7, 41\)"):
+        device_backend.select(on(condition), on(a), on(b[0]))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64"])
+def test_masks_and_integers_become_numbers(device_backend, dtype, rng):
+    a = rng.integers(-(2**20), 2**20, (9, 40)).astype(dtype)
+    for to in ("float32", "float16", "bfloat16", "int64"):
+        got = device_backend.cast(device_backend.asarray(a), to)
+        assert got.dtype == np.dtype(to)
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(
+                device_backend.to_numpy(got), a.astype(np.float32).astype(to) if to != "int64" else a
+            )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bool", "int64"])
+def test_arrays_are_repeated(device_backend, dtype, rng):
+    a = rng.integers(0, 2, (3, 1, 5)).astype(dtype)
+    got = device_backend.broadcast(device_backend.asarray(a), (2, 3, 4, 5))
+    np.testing.assert_array_equal(device_backend.to_numpy(got), np.broadcast_to(a, (2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize(("transpose_a", "transpose_b"), [(False, False), (True, False), (False, True)])
+def test_products_of_batches(device_backend, transpose_a, transpose_b, normal, agrees):
+    a, b = normal(3, 33, 18), normal(3, 18, 21)
+    left, right = a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b
+    got = device_backend.batched_matmul(
+        *(device_backend.asarray(m.copy()) for m in (left, right)), transpose_a=transpose_a, transpose_b=transpose_b
+    )
+    agrees(got, a.astype(np.float64) @ b)
+    with pytest.raises(ValueError, match=r"batched_matmul: a has shape \(3, 33, 18\) and b \(2, 18, 21\)"):
+        device_backend.batched_matmul(device_backend.asarray(a), device_backend.asarray(b[:2]))
 
 
 def test_binary_writes_over_its_first_operand(device_backend, normal, agrees):

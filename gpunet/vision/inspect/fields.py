@@ -26,8 +26,8 @@ from gpunet.vision.inspect.run import as_input, inference, run
 WINDOWS = {"avg_pool2d", "conv2d", "locally_connected2d", "max_pool2d"}
 """Operations that slide a window over their first input, by their `geometry`."""
 BY_PIXEL = {
-    "activation", "add", "batch_norm", "concatenate", "divide", "dropout", "input_activation", "multiply", "power",
-    "prelu", "softmax", "subtract", "unary",
+    "activation", "add", "batch_norm", "clip", "concatenate", "divide", "dropout", "input_activation", "maximum", "minimum",
+    "multiply", "power", "prelu", "softmax", "subtract", "unary",
 }  # fmt: skip
 """Operations whose output at a pixel depends on their inputs at that pixel alone (concatenated along the channels)."""
 
