@@ -36,18 +36,14 @@ from gpunet.functional.distance import all_pairs_loss, contrastive_loss, squared
 from gpunet.functional.focal import focal_loss, sigmoid_focal_loss
 from gpunet.functional.labels import one_hot
 from gpunet.functional.local import locally_connected2d
-from gpunet.functional.loss import (
-    binary_cross_entropy_with_logits,
-    huber_loss,
-    mean_squared_error,
-    softmax_cross_entropy,
-)
+from gpunet.functional.loss import binary_cross_entropy_with_logits, kl_div, nll_loss, softmax_cross_entropy
 from gpunet.functional.movement import concatenate, flatten, index, reshape, transpose
 from gpunet.functional.norm import batch_norm, group_norm, layer_norm
 from gpunet.functional.operators import bind_operators
 from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.reduction import max, mean, sum
+from gpunet.functional.regression import huber_loss, l1_loss, mean_squared_error, smooth_l1_loss
 from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.transposed import conv_transpose2d
@@ -88,6 +84,8 @@ __all__ = [
     "index",
     "iou",
     "iou_loss",
+    "kl_div",
+    "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -101,6 +99,7 @@ __all__ = [
     "mean_squared_error",
     "multiply",
     "negative",
+    "nll_loss",
     "one_hot",
     "pad2d",
     "power",
@@ -111,6 +110,7 @@ __all__ = [
     "sigmoid",
     "sigmoid_focal_loss",
     "silu",
+    "smooth_l1_loss",
     "softmax",
     "softmax_cross_entropy",
     "softplus",
