@@ -21,8 +21,8 @@ ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_ta
 LINES = ("relu6", "hard_tanh", "hard_sigmoid")
 """Those among them that are a line between two limits."""
 INPUT_ACTIVATIONS = ("gelu", "silu", "softplus", "hard_swish", "sigmoid", "tanh", "elu")
-"""Those whose gradient takes their input. Most fall before they rise, so that the output does not tell it. The last three tend to
-a limit, near which the output has lost the digits that tell it: they can be fused too, and are here for where they are not."""
+"""Those whose gradient takes their input. Most fall before they rise, so that the output does not tell it. The last three tend
+to a limit, near which the output has lost the digits that tell it: they may be fused too, but here they are not."""
 FUSED_POOL = (2, 2)
 """Window, and stride, of the max pool that a convolution can take in."""
 
