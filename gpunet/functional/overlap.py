@@ -100,27 +100,29 @@ def giou_loss(boxes: Tensor, targets: Any, *, reduction: str = "mean") -> Tensor
 class _Overlap:
     """The areas of pairs of boxes, in units of the smallest box around both, so that no float is too large or too small.
 
-    The unit is a constant: ratios of areas do not depend on it. What the intersection misses of a box is added up from what it
-    misses on each side, not subtracted from areas, which may be almost equal.
+    The unit is a constant: ratios of areas do not depend on it. No area is a difference of areas, which may be almost equal:
+    what a box misses of the box around both, on each axis, is what the other one has outside it, and the rest follows.
     """
 
     def __init__(self, operation: str, boxes: Tensor, targets: Any):
         boxes, target = _boxes(operation, boxes, targets)
-        (upper, lower), (t_upper, t_lower) = ((b[..., :2], b[..., 2:]) for b in (boxes, target))
-        first, last = _larger(upper, t_upper), _smaller(lower, t_lower)  # the intersection's corners, if there is one
-        around = _larger(lower, t_lower) - _smaller(upper, t_upper)
-        unit = around.detach()
-        common = _Share.apply(relu(last - first), unit)
-        self._common, missed = _area(common), []
-        for x0, x1 in ((upper, lower), (t_upper, t_lower)):
-            extent = x1 - x0
-            lost = _Share.apply(
-                _smaller(extent, (x1 - last) + (first - x0)), unit
-            )  # of the extent, outside the other box
-            missed.append(lost[..., 0] * _Share.apply(extent, unit)[..., 1] + common[..., 0] * lost[..., 1])
-        self._missed = missed[0] + missed[1]
+        pair = [(b[..., :2], b[..., 2:]) for b in (boxes, target)]
+        (upper, lower), (t_upper, t_lower) = pair
+        first, last = _smaller(upper, t_upper), _larger(lower, t_lower)
+        unit = (last - first).detach()
+        shared = _Share.apply(_smaller(lower, t_lower) - _larger(upper, t_upper), unit)  # negative of boxes apart
+        common = relu(shared)
+        extents = [_Share.apply(x1 - x0, unit) for x0, x1 in pair]
+        beside = [_Share.apply((x0 - first) + (last - x1), unit) for x0, x1 in pair]
+        outside = [_smaller(extent, other) for extent, other in zip(extents, reversed(beside), strict=True)]
+        parts = [
+            lost[..., 0] * of[..., 1] + common[..., 0] * lost[..., 1] for lost, of in zip(outside, extents, strict=True)
+        ]
+        self._common, self._missed = _area(common), parts[0] + parts[1]
         self._union = self._common + self._missed
-        self._around = _area(_Share.apply(around, unit))
+        corners = beside[0][..., 0] * beside[1][..., 1] + beside[1][..., 0] * beside[0][..., 1]
+        self._between = corners + (self._common - _area(shared))
+        self._around = _area(_Share.apply(last - first, unit))
 
     @property
     def iou(self) -> Tensor:
@@ -136,7 +138,7 @@ class _Overlap:
     @property
     def between(self) -> Tensor:
         """The share of the box around both that neither covers."""
-        return _Share.apply(self._around - self._union, self._around)
+        return _Share.apply(self._between, self._around)
 
 
 def _boxes(operation: str, boxes: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
