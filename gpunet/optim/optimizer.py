@@ -192,7 +192,9 @@ class Optimizer:
                 one element on the backend.
         """
         backend, seed = self.arena.backend, None
-        if not isinstance(weight, int | float | np.number):
+        if isinstance(weight, int | float | np.number):
+            weight = float(weight)
+        if not isinstance(weight, float):
             seed = backend.cast(weight, loss.dtype)
             if self.arena.scaling is not None:
                 seed = backend.binary("multiply", seed, self.arena.scaling[:1])
