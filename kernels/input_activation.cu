@@ -4,7 +4,7 @@
 //   gelu        y = x Phi(x), Phi(x) = erfc(-x / sqrt(2)) / 2     dx = dy (Phi(x) + x phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
 //   silu        y = x s(x), s(x) = 1 / (1 + exp(-x))              dx = dy s(x) (1 + x s(-x))
 //   softplus    y = (max(z, 0) + log(1 + exp(-|z|))) / beta       dx = dy s(z), z = beta x
-//   hard_swish  y = x min(max(x + 3, 0), 6) / 6                   dx = 0 up to -3, dy from 3 on, dy (x / 3 + 1/2) between
+//   hard_swish  y = x min(max(x + 3, 0), 6) / 6                   dx = 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between
 //   sigmoid, tanh, elu: y as in activation.cu                     dx = dy s(x) s(-x); dy / cosh(x)^2; dy from 0 on, alpha exp(x) dy
 // The last are for where nothing is fused: near their limits y has no digits left of the gradient, but x has them all.
 // Exponents are of -|x|, or of half of it where what it is multiplied by keeps the product above the smallest numbers.
@@ -86,7 +86,7 @@ __device__ __forceinline__ float slope(InputActivation f, float x) {
             return s.above * (1.0f + near * (s.below * s.below / s.total)) * (s.above / s.total);
         }
         case INPUT_ACTIVATION_SOFTPLUS: return sigmoid(f.beta * x);
-        case INPUT_ACTIVATION_HARD_SWISH: return x <= -3.0f ? 0.0f : x >= 3.0f ? 1.0f : x / 3.0f + 0.5f;
+        case INPUT_ACTIVATION_HARD_SWISH: return x <= -3.0f ? 0.0f : x >= 3.0f ? 1.0f : (x + 1.5f) / 3.0f;
         case INPUT_ACTIVATION_ELU: return x <= 0.0f ? f.beta * expf(x) : x > 0.0f ? 1.0f : x;
         default: {
             const float scale = f.kind == INPUT_ACTIVATION_TANH ? 2.0f : 1.0f, tail = expf(-scale * fabsf(x));

@@ -248,7 +248,7 @@ class LayerPrimitives(ABC):
     @abstractmethod
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
         """dx from dy and the input x. gelu: dy (Phi(x) + x phi(x)), phi the density; silu: dy s(x) (1 + x s(-x));
-        softplus: dy s(beta x); hard_swish: 0 up to -3, dy from 3 on, dy (x / 3 + 1/2) between; sigmoid: dy s(x) s(-x); tanh:
+        softplus: dy s(beta x); hard_swish: 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between; sigmoid: dy s(x) s(-x); tanh:
         dy / cosh(x)^2; elu: dy above 0, beta exp(x) dy elsewhere."""
 
     @abstractmethod

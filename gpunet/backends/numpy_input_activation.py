@@ -119,8 +119,8 @@ def _slope(x: Array, activation: InputActivation) -> Array:
                 tail *= 4
             return tail
         case _:
-            slope = x / 3
-            slope += 0.5
+            slope = x + 1.5
+            slope /= 3
             np.copyto(slope, 0, where=x <= -3)
             np.copyto(slope, 1, where=x >= 3)
             return slope

@@ -241,7 +241,7 @@ class ReferenceBackend(ReferenceSpatial):
                     return np.where(x <= 0, activation.alpha * np.expm1(x), x).astype(x.dtype)
                 case _:
                     slope, shift, low, high = activation.line
-                    return np.clip(slope * x + shift, low, high).astype(x.dtype)
+                    return np.clip(slope * (x + shift), low, high).astype(x.dtype)
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
         match activation.name:
@@ -288,7 +288,7 @@ class ReferenceBackend(ReferenceSpatial):
                 case "softplus":
                     slope = 1 / (1 + np.exp(-activation.beta * x64.astype(np.longdouble)))
                 case "hard_swish":
-                    slope = np.where(x <= -3, 0, np.where(x >= 3, 1, x / 3 + 0.5))
+                    slope = np.where(x <= -3, 0, np.where(x >= 3, 1, (x + 1.5) / 3))
                 case "sigmoid":
                     slope = 1 / ((1 + np.exp(-far)) * (1 + np.exp(far)))
                 case "tanh":

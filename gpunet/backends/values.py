@@ -57,12 +57,12 @@ class Activation:
 
     @property
     def line(self) -> tuple[float, float, float, float]:
-        """(slope, shift, low, high) of one of `LINES`: y = min(max(slope x + shift, low), high).
+        """(slope, shift, low, high) of one of `LINES`: y = min(max(slope (x + shift), low), high).
 
         Its gradient is slope strictly between the limits and 0 at them, as PyTorch has it.
         """
         if self.name == "hard_sigmoid":
-            return 1 / 6, 0.5, 0.0, 1.0
+            return 1 / 6, 3.0, 0.0, 1.0
         if self.name == "relu6":
             return 1.0, 0.0, 0.0, 6.0
         return 1.0, 0.0, self.low, self.high

@@ -1,4 +1,4 @@
-"""Losses that are means weighted by labels: over a data set, and with gradients of several batches, they are those of one batch."""
+"""Losses weighted by labels: over a data set, and with the gradients of several batches, they are those of one batch."""
 
 from functools import partial
 
