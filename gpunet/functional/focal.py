@@ -11,7 +11,7 @@ from gpunet.backends.base import Activation, Array, is_float
 from gpunet.functional.activation import log_softmax
 from gpunet.functional.labels import one_hot
 from gpunet.functional.loss import binary_targets, binary_terms, expected_log
-from gpunet.functional.terms import Weighed, check_reduction, reduced, where_positive, wide
+from gpunet.functional.terms import Weighed, check_reduction, given_array, reduced, where_positive, wide
 
 _SIGMOID, _EXPM1 = Activation("sigmoid"), Activation("elu")
 TINY = 1e-37
@@ -141,9 +141,10 @@ def sigmoid_focal_loss(
 
 
 def _soft_target(given: Array, logits: Tensor) -> Tensor:
-    if isinstance(given, np.ndarray) and not (given >= 0).all():
-        raise ValueError(f"focal_loss: soft labels must be at least 0, got {given.min()}")
-    return Tensor(logits.backend.asarray(given, logits.dtype), logits.backend)
+    target, on_host = given_array(logits.backend, given, logits.dtype)
+    if on_host is not None and not (on_host >= 0).all():
+        raise ValueError(f"focal_loss: soft labels must be at least 0, got {on_host.min()}")
+    return Tensor(target, logits.backend)
 
 
 def _weights(alpha: Any, logits: Tensor) -> Tensor:

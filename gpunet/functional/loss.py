@@ -11,7 +11,7 @@ from gpunet.autograd import Function, Tensor, expect_tensor, tensor
 from gpunet.backends.base import Array, is_float
 from gpunet.functional.activation import log_softmax, softplus
 from gpunet.functional.arithmetic import cast, exp, log
-from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, reduced, wide
+from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide
 
 MOST_GAIN = 1 << 15
 """A row's gradient is at most 1, so this much of it is finite in float16."""
@@ -255,11 +255,11 @@ def kl_div(log_q: Tensor, target: Any, *, log_target: bool = False, reduction: s
     """
     check_reduction("kl_div", reduction, (*REDUCTIONS, "batchmean"))
     log_q = wide(expect_tensor("kl_div", "log_q", log_q))
-    p = log_q.backend.asarray(target.data if isinstance(target, Tensor) else target, log_q.dtype)
+    p, on_host = given_array(log_q.backend, target, log_q.dtype)
     if tuple(p.shape) != log_q.shape:
         raise ValueError(f"kl_div: target has shape {tuple(p.shape)} but log_q {log_q.shape}")
-    if not log_target and isinstance(p, np.ndarray) and (p < 0).any():
-        raise ValueError(f"kl_div: target must be at least 0, got {p.min()}; pass log_target=True for logarithms")
+    if not log_target and on_host is not None and (on_host < 0).any():
+        raise ValueError(f"kl_div: target must be at least 0, got {on_host.min()}; pass log_target=True for logarithms")
     given = Tensor(p, log_q.backend)
     log_p, p = (given, exp(given).data) if log_target else (log(given), p)
     terms = Weighed.apply(log_p - log_q, t=p)
@@ -272,15 +272,13 @@ def kl_div(log_q: Tensor, target: Any, *, log_target: bool = False, reduction: s
 
 def binary_targets(operation: str, logits: Tensor, targets: Any, reduction: str) -> Array:
     """Targets from 0 to 1 as an array of the logits' backend, dtype and shape."""
-    if isinstance(targets, Tensor):
-        targets = targets.data
-    array = logits.backend.asarray(targets, logits.dtype)
+    array, on_host = given_array(logits.backend, targets, logits.dtype)
     if tuple(array.shape) != logits.shape:
         raise ValueError(f"{operation}: targets have shape {tuple(array.shape)} but logits {logits.shape}")
     if array.size == 0 and reduction == "mean":
         raise ValueError(f"{operation}: logits {logits.shape} hold no elements")
-    if isinstance(array, np.ndarray) and not ((array >= 0) & (array <= 1)).all():
-        raise ValueError(f"{operation}: targets must be from 0 to 1, got {array.min()} to {array.max()}")
+    if on_host is not None and not ((on_host >= 0) & (on_host <= 1)).all():
+        raise ValueError(f"{operation}: targets must be from 0 to 1, got {on_host.min()} to {on_host.max()}")
     return array
 
 
@@ -321,11 +319,11 @@ def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | No
 def _class_weights(name: str, weight: Any, logits: Tensor) -> Array:
     backend, classes = logits.backend, logits.shape[-1]
     dtype = np.float32 if logits.dtype.name in backend.narrow else logits.dtype
-    weights = backend.asarray(weight.data if isinstance(weight, Tensor) else weight, dtype)
+    weights, on_host = given_array(backend, weight, dtype)
     if tuple(weights.shape) != (classes,):
         raise ValueError(f"{name}: weight has shape {tuple(weights.shape)} but there are {classes} classes")
-    if isinstance(weights, np.ndarray) and not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError(f"{name}: weights must be finite and not negative, got {weights.tolist()}")
+    if on_host is not None and not (np.isfinite(on_host) & (on_host >= 0)).all():
+        raise ValueError(f"{name}: weights must be finite and not negative, got {on_host.tolist()}")
     return weights
 
 

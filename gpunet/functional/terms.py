@@ -58,6 +58,16 @@ def reduced(operation: str, terms: Tensor, reduction: str) -> Tensor:
     return terms.mean()
 
 
+def given_array(backend: Backend, given: Any, dtype: Any) -> tuple[Array, np.ndarray | None]:
+    """(the backend's array of an argument, a host array to check its values in): None of one that lies on a device already, for
+    reading it would wait for the device."""
+    given = given.data if isinstance(given, Tensor) else given
+    array = backend.asarray(given, dtype)
+    if isinstance(array, np.ndarray):
+        return array, array
+    return array, None if backend.owns(given) else np.asarray(given, dtype)
+
+
 def wide(x: Tensor) -> Tensor:
     """x in float32 where 16 bits are only stored: a loss is a sum."""
     return cast(x, np.float32) if x.dtype.name in x.backend.narrow else x
