@@ -177,15 +177,18 @@ class HostBackend(HostUpdates):
         correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
         if reduction == "none":
             return terms.sum(axis=1), dlogits, correct
-        share = logits.dtype.type(1)
+        share = 1.0
         if reduction == "mean":
-            total = (weights[labels] * kept).sum(dtype=logits.dtype)
-            share = logits.dtype.type(0) if total <= 0 else 1 / total  # nothing weighs anything: no loss
-        return np.asarray(terms.sum() * share, logits.dtype), dlogits * (share * gain), correct
+            total = float((weights[labels] * kept).sum(dtype=np.float64))
+            share = 0.0 if total <= 0 else 1 / total  # nothing weighs anything: no loss
+        loss = np.asarray(terms.sum(dtype=np.float64) * share, logits.dtype)
+        return loss, dlogits * (share * gain), correct
 
     def label_weight(self, labels: Array, weight: Array | None, *, classes: int, ignore_index: int | None) -> Array:
         kept = labels if ignore_index is None else labels[labels != ignore_index]
-        return np.asarray(kept.size if weight is None else weight[kept].sum(), np.float32 if weight is None else None)
+        if weight is None:
+            return np.asarray(kept.size, np.float32)
+        return np.asarray(weight[kept].sum(dtype=np.float64), weight.dtype)
 
     @staticmethod
     def _softmax_gradient(logits: Array, log_p: Array, target: Array) -> Array:
@@ -204,7 +207,7 @@ class HostBackend(HostUpdates):
         losses = np.multiply(logits, share, out=np.zeros_like(logits), where=share != 0) + np.log1p(tail)
         small = tail / (1 + tail)
         dlogits = np.where(above, share - small, share + small)
-        return np.asarray(losses.mean(), logits.dtype), dlogits / logits.dtype.type(logits.size)
+        return np.asarray(losses.mean(dtype=np.float64), logits.dtype), dlogits / float(logits.size)
 
     # ---- random numbers
 
