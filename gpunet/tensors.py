@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,9 @@ class Tensor:
         self._version = 0
         self._viewed: Tensor | None = None  # whose memory this tensor shares, if it is a view
         self._function: Function | None = None
+        self._divisor: Callable[[], Array] | None = (
+            None  # of a loss that is a mean weighted by labels: gives their weight
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

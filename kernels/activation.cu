@@ -2,7 +2,7 @@
 // Activations, elementwise:
 //   y = f(x);   dx = f'(x) dy, written from the output y so that x need not be kept
 //   relu: x <= 0 ? 0 : x    leaky_relu: x <= 0 ? slope x : x    sigmoid: 1 / (1 + exp(-x))    tanh
-//   elu: x <= 0 ? alpha (exp(x) - 1) : x    relu6, hard_tanh, hard_sigmoid: slope x + shift between two limits
+//   elu: x <= 0 ? alpha (exp(x) - 1) : x    relu6, hard_tanh, hard_sigmoid: slope (x + shift) between two limits
 // Bound: memory, 8 bytes an element forward, 12 backward. Inside a network they are fused into the operation before.
 
 template <typename T>

@@ -63,7 +63,7 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
 }
 
 // An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1, but for
-// those that are a line between two limits, which are one: y = slope x + shift, no less than low and no more than high.
+// those that are a line between two limits, which are one: y = slope (x + shift), no less than low and no more than high.
 struct Activation {
     int kind;
     float slope, shift, low, high;  // slope is also alpha of ELU
@@ -94,7 +94,7 @@ __device__ __forceinline__ void activate(Activation f, float (&v)[V]) {
         case ACTIVATION_TANH: return all([](float x) { return tanhf(x); });
         case ACTIVATION_ELU: return all([&](float x) { return x <= 0.0f ? f.slope * expm1f(x) : x; });
         case ACTIVATION_LINE: return all([&](float x) {
-            const float y = f.slope * x + f.shift;
+            const float y = f.slope * (x + f.shift);
             return y <= f.low ? f.low : y >= f.high ? f.high : y;
         });
     }

@@ -2,9 +2,12 @@
 // Activations whose gradient takes their input x, elementwise; y alone does not tell it, for y falls before it rises. So they
 // are not among the fused ones. (Softplus only rises; it stands here so that the fused ones stay few.)
 //   gelu        y = x Phi(x), Phi(x) = erfc(-x / sqrt(2)) / 2     dx = dy (Phi(x) + x phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
-//   silu        y = x s(x), s(x) = 1 / (1 + exp(-x))              dx = dy s(x) (1 + x (1 - s(x)))
+//   silu        y = x s(x), s(x) = 1 / (1 + exp(-x))              dx = dy s(x) (1 + x s(-x))
 //   softplus    y = (max(z, 0) + log(1 + exp(-|z|))) / beta       dx = dy s(z), z = beta x
-//   hard_swish  y = x min(max(x + 3, 0), 6) / 6                   dx = 0 up to -3, dy from 3 on, dy (x / 3 + 1/2) between
+//   hard_swish  y = x min(max(x + 3, 0), 6) / 6                   dx = 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between
+//   sigmoid, tanh, elu: y as in activation.cu                     dx = dy s(x) s(-x); dy / cosh(x)^2; dy from 0 on, alpha exp(x) dy
+// The last are for where nothing is fused: near their limits y has no digits left of the gradient, but x has them all.
+// Exponents are of -|x|, or of half of it where what it is multiplied by keeps the product above the smallest numbers.
 // GELU is Hendrycks & Gimpel's (2016), with the normal distribution's own functions, not their tanh approximation; erfc, not
 // 1 + erf, keeps the digits of Phi where x is far below 0. SiLU: Ramachandran et al. 2017; hard swish: Howard et al. 2019.
 // Bound: memory, 8 bytes an element forward, 12 backward.
@@ -18,33 +21,77 @@ struct InputActivation {
 #define INPUT_ACTIVATION_GELU 0
 #define INPUT_ACTIVATION_SILU 1
 #define INPUT_ACTIVATION_SOFTPLUS 2
+#define INPUT_ACTIVATION_HARD_SWISH 3
+#define INPUT_ACTIVATION_SIGMOID 4
+#define INPUT_ACTIVATION_TANH 5
+#define INPUT_ACTIVATION_ELU 6
 
-__device__ __forceinline__ float normal_cdf(float x) { return 0.5f * erfcf(-0.70710678f * x); }
+// x within what the tails below can tell apart: times a tail of 0, an infinite x would be NaN and not its limit.
+__device__ __forceinline__ float bounded(float x, float most) { return x < -most ? -most : x > most ? most : x; }
+
+// exp(-x^2 / 2) of |x| up to 20. The square is rounded by up to x^2 / 2 units of the result: that is made up for.
+__device__ __forceinline__ float gaussian(float x) {
+    const float square = x * x;
+    return expf(-0.5f * square) * (1.0f - 0.5f * fmaf(x, x, -square));
+}
+
+// Phi(x) of |x| up to 20; `rounded` is what the argument of erfc lacks.
+__device__ __forceinline__ float normal_cdf(float x, float gaussian) {
+    const float z = -0.70710678f * x, rounded = fmaf(-0.70710678f, x, -z) - 1.21016175e-8f * x;
+    return 0.5f * erfcf(z) - 0.56418958f * gaussian * rounded;
+}
+
+// s(x) = above above / total and s(-x) = below below / total.
+struct Logistic {
+    float above, below, total;
+    __device__ __forceinline__ explicit Logistic(float x) {
+        const float root = expf(-0.5f * fabsf(x));
+        above = x < 0.0f ? root : 1.0f, below = x < 0.0f ? 1.0f : root, total = 1.0f + root * root;
+    }
+};
 
 __device__ __forceinline__ float value(InputActivation f, float x) {
     switch (f.kind) {
-        case INPUT_ACTIVATION_GELU: return x * normal_cdf(x);
-        case INPUT_ACTIVATION_SILU: return x * sigmoid(x);
+        case INPUT_ACTIVATION_GELU: {
+            const float near = bounded(x, 20.0f);
+            return (x < near ? near : x) * normal_cdf(near, gaussian(near));
+        }
+        case INPUT_ACTIVATION_SILU: {
+            const float near = x < -2000.0f ? -2000.0f : x;
+            const Logistic s(near);
+            return near * s.above * (s.above / s.total);
+        }
         case INPUT_ACTIVATION_SOFTPLUS: {
             const float z = f.beta * x;
             return ((z <= 0.0f ? 0.0f : z) + log1pf(expf(-fabsf(z)))) / f.beta;
         }
-        default: return x <= -3.0f ? 0.0f : x >= 3.0f ? x : x * (x + 3.0f) / 6.0f;
+        case INPUT_ACTIVATION_HARD_SWISH: return x <= -3.0f ? 0.0f : x >= 3.0f ? x : x * (x + 3.0f) / 6.0f;
+        default: {
+            float v[1] = {x};
+            activate<1>({f.kind - INPUT_ACTIVATION_SIGMOID + ACTIVATION_SIGMOID, f.beta}, v);
+            return v[0];
+        }
     }
 }
 
 __device__ __forceinline__ float slope(InputActivation f, float x) {
     switch (f.kind) {
         case INPUT_ACTIVATION_GELU: {
-            const float density = 0.39894228f * expf(-0.5f * x * x);
-            return normal_cdf(x) + x * density;
+            const float near = bounded(x, 20.0f), bell = gaussian(near);
+            return normal_cdf(near, bell) + near * (0.39894228f * bell);
         }
         case INPUT_ACTIVATION_SILU: {
-            const float s = sigmoid(x);
-            return s * (1.0f + x * (1.0f - s));
+            const float near = bounded(x, 2000.0f);
+            const Logistic s(near);
+            return s.above * (1.0f + near * (s.below * s.below / s.total)) * (s.above / s.total);
         }
         case INPUT_ACTIVATION_SOFTPLUS: return sigmoid(f.beta * x);
-        default: return x <= -3.0f ? 0.0f : x >= 3.0f ? 1.0f : x / 3.0f + 0.5f;
+        case INPUT_ACTIVATION_HARD_SWISH: return x <= -3.0f ? 0.0f : x >= 3.0f ? 1.0f : (x + 1.5f) / 3.0f;
+        case INPUT_ACTIVATION_ELU: return x <= 0.0f ? f.beta * expf(x) : x > 0.0f ? 1.0f : x;
+        default: {
+            const float scale = f.kind == INPUT_ACTIVATION_TANH ? 2.0f : 1.0f, tail = expf(-scale * fabsf(x));
+            return scale * scale * tail / ((1.0f + tail) * (1.0f + tail));
+        }
     }
 }
 

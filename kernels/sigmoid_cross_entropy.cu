@@ -1,7 +1,8 @@
 #include "common.cuh"
 // Cross entropy of logits z with targets t from 0 to 1, elementwise, fused with its gradient:
-//   loss = mean of -t log s(z) - (1 - t) log(1 - s(z)) = mean of max(z, 0) - z t + log(1 + exp(-|z|)), which overflows nowhere
-//   dlogits = (s(z) - t) / count
+//   loss = mean of -t log s(z) - (1 - t) log(1 - s(z)) = mean of z u + log(1 + exp(-|z|)), which overflows nowhere
+//   dlogits = (s(z) - t) / count = (u - s(-z)) / count from z = 0 on, (u + s(z)) / count below
+// with u = 1 - t from z = 0 on and -t below: where s(z) rounds to 1, its distance from 1 is kept.
 // Each block adds its share of the loss; `_mean` adds the shares in their order.
 // Bound: memory, 12 bytes an element.
 
@@ -11,9 +12,10 @@ __global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy(
         float* __restrict__ losses, int64 count) {
     float loss = 0.0f;
     GRID_STRIDE_LOOP(i, count) {
-        const float z = to_float(logits[i]), t = to_float(targets[i]), tail = expf(-fabsf(z));
-        loss += (z <= 0.0f ? 0.0f : z) - z * t + log1pf(tail);
-        from_float(dlogits[i], ((z >= 0.0f ? 1.0f : tail) / (1.0f + tail) - t) / count);
+        const float z = to_float(logits[i]), t = to_float(targets[i]), tail = expf(-fabsf(z)), small = tail / (1.0f + tail);
+        const float u = z >= 0.0f ? 1.0f - t : -t;
+        loss += (u == 0.0f ? 0.0f : z * u) + log1pf(tail);  // 0 also of an infinite z
+        from_float(dlogits[i], (z >= 0.0f ? u - small : u + small) / count);
     }
     loss = block_sum(loss);
     if (threadIdx.x == 0) losses[blockIdx.x] = loss;

@@ -2,11 +2,15 @@
 // Softmax over the last axis of (R, K), its logarithm, and cross entropy fused with its gradient.
 //   p[k] = exp(x[k] - max) / sum over j of exp(x[j] - max);   log p[k] = x[k] - max - log(sum …)
 //   backward: dx[k] = y[k] (dy[k] - sum over j of dy[j] y[j]);   of the logarithm: dx[k] = dy[k] - exp(y[k]) sum over j of dy[j]
+// The sum is 1, of the first largest x, and what all others add: these are kept apart, for a sum of both rounds to 1 where a
+// softmax is sure, and log(1) and 1 - p would be 0. Backward takes dy of the largest y from all of dy, which changes no gradient.
 // Cross entropy of labels (R,), with the target t = (1 - smoothing) onehot(label) + smoothing / K, a weight a class, and rows
 // whose label is `ignored` left out:
 //   loss = (sum over rows of -sum over k of weight[k] t[k] log p[k]) / total,   total = sum over rows of weight[label]
 //   dlogits[k] = (p[k] sum over j of weight[j] t[j] - weight[k] t[k]) / total
 //   correct = rows whose first largest logit (NaN before all) is the label's
+// Without `mean` the total is 1, and each row's loss is written too if there is a place for it. With `normalized` the logits are
+// log p themselves, and dlogits[k] = -weight[k] t[k] / total.
 // A label outside 0 … K - 1 makes the loss NaN: nothing outside `weight` is read, and nothing is hidden.
 //
 // A warp takes a row, its lanes a step of 32 apart; K = 10 leaves lanes idle, K = 1000 gives each 32 elements.
@@ -18,31 +22,40 @@
 #define ROW_THREADS 256
 #define ROWS_A_BLOCK (ROW_THREADS / WARP)
 
-// The largest over a warp, NaN before all.
-__device__ __forceinline__ float warp_max(float x) {
+struct Largest {
+    float x;
+    int64 at;
+};
+
+// The first largest of a row, NaN before all, the same in every lane of the warp.
+template <typename T>
+__device__ __forceinline__ Largest row_first(const T* x, int64 classes) {
+    const int64 lane = threadIdx.x % WARP;
+    Largest best = {to_float(x[lane < classes ? lane : 0]), lane < classes ? lane : 0};
+    for (int64 k = lane + WARP; k < classes; k += WARP) {
+        const float v = to_float(x[k]);
+        if (precedes(v, k, best.x, best.at)) best = {v, k};
+    }
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
-        const float other = __shfl_xor_sync(ALL_LANES, x, distance);
-        x = other > x || is_nan(other) ? other : x;
+        const float v = __shfl_xor_sync(ALL_LANES, best.x, distance);
+        const int64 k = __shfl_xor_sync(ALL_LANES, best.at, distance);
+        if (precedes(v, k, best.x, best.at)) best = {v, k};
     }
-    return x;
+    return best;
+}
+
+// What x[k] adds to the sum of all but the first largest, which adds 0, or NaN if it is not finite.
+template <typename T>
+__device__ __forceinline__ float exp_of_other(const T* x, int64 k, Largest first) {
+    const float shifted = to_float(x[k]) - first.x;
+    return k == first.at ? shifted : expf(shifted);
 }
 
 template <typename T>
-__device__ __forceinline__ float row_max(const T* x, int64 classes) {
-    const int lane = threadIdx.x % WARP;
-    float largest = to_float(x[lane < classes ? lane : 0]);
-    for (int64 k = lane; k < classes; k += WARP) {
-        const float v = to_float(x[k]);
-        largest = v > largest || is_nan(v) ? v : largest;
-    }
-    return warp_max(largest);
-}
-
-template <typename T>
-__device__ __forceinline__ float row_sum_exp(const T* x, int64 classes, float largest) {
+__device__ __forceinline__ float row_sum_others(const T* x, int64 classes, Largest first) {
     float sum = 0.0f;
-    for (int64 k = threadIdx.x % WARP; k < classes; k += WARP) sum += expf(to_float(x[k]) - largest);
+    for (int64 k = threadIdx.x % WARP; k < classes; k += WARP) sum += exp_of_other(x, k, first);
     return warp_sum(sum);
 }
 
@@ -52,11 +65,11 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_forward(
     const int lane = threadIdx.x % WARP;
     for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
         const T* row = x + r * classes;  // the same for the whole warp
-        const float largest = row_max(row, classes);
-        const float sum = row_sum_exp(row, classes, largest), log_sum = logf(sum);
+        const Largest first = row_first(row, classes);
+        const float others = row_sum_others(row, classes, first), log_sum = log1pf(others);
         for (int64 k = lane; k < classes; k += WARP) {
-            const float shifted = to_float(row[k]) - largest;
-            from_float(y[r * classes + k], log ? shifted - log_sum : expf(shifted) / sum);
+            const float shifted = to_float(row[k]) - first.x;
+            from_float(y[r * classes + k], log ? shifted - log_sum : expf(shifted) / (1.0f + others));
         }
     }
 }
@@ -66,14 +79,17 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_backward(
         const T* __restrict__ dy, const T* __restrict__ y, T* __restrict__ dx, int64 rows, int64 classes, int log) {
     const int lane = threadIdx.x % WARP;
     for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
-        const int64 first = r * classes;
+        const T *row_dy = dy + r * classes, *row = y + r * classes;
+        const float offset = log ? 0.0f : to_float(row_dy[row_first(row, classes).at]);
         float sum = 0.0f;
-        for (int64 k = lane; k < classes; k += WARP)
-            sum += log ? to_float(dy[first + k]) : to_float(dy[first + k]) * to_float(y[first + k]);
+        for (int64 k = lane; k < classes; k += WARP) {
+            const float d = to_float(row_dy[k]) - offset;
+            sum += log ? d : d * to_float(row[k]);
+        }
         sum = warp_sum(sum);
         for (int64 k = lane; k < classes; k += WARP) {
-            const float d = to_float(dy[first + k]), out = to_float(y[first + k]);
-            from_float(dx[first + k], log ? d - expf(out) * sum : out * (d - sum));
+            const float d = to_float(row_dy[k]) - offset, out = to_float(row[k]);
+            from_float(dx[r * classes + k], log ? -d * expm1f(out) - expf(out) * (sum - d) : out * (d - sum));
         }
     }
 }
@@ -82,7 +98,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_backward(
 struct CrossEntropy {
     int64 rows, classes;
     float smoothing, gain;
-    int ignores, ignored;
+    int ignores, ignored, mean, normalized;
 };
 
 __device__ __forceinline__ float class_weight(const float* weight, int64 label, int64 classes) {
@@ -90,10 +106,21 @@ __device__ __forceinline__ float class_weight(const float* weight, int64 label, 
     return weight ? weight[label] : 1.0f;
 }
 
+// What a row's loss starts from: 0, or NaN if its label counts and is no class.
+__device__ __forceinline__ float first_term(int label, bool kept, const CrossEntropy& s) {
+    return kept && (label < 0 || label >= s.classes) ? NOT_A_NUMBER : 0.0f;
+}
+
 // weight[k] t[k]
 __device__ __forceinline__ float weighted_target(const float* weight, int label, int64 k, const CrossEntropy& s) {
     const float t = (k == label ? 1.0f - s.smoothing : 0.0f) + s.smoothing / s.classes;
     return weight ? t * weight[k] : t;
+}
+
+// dloss / dlogits[k] of a row: p mass - target, for the largest p from 1 - p, which keeps its digits.
+__device__ __forceinline__ float logit_grad(float log_p, float mass, float target, bool largest, const CrossEntropy& s) {
+    if (s.normalized) return -target;
+    return largest ? (mass - target) + expm1f(log_p) * mass : expf(log_p) * mass - target;
 }
 
 // One over the total; 0 of a batch in which nothing weighs anything, which then has no loss. NaN stays.
@@ -103,35 +130,39 @@ __device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 
 template <typename T>
 __global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
         const T* __restrict__ logits, const int* __restrict__ labels, const float* __restrict__ OR_NULL weight,
-        T* __restrict__ dlogits, float* __restrict__ loss, int* __restrict__ correct, CrossEntropy s) {
+        T* __restrict__ dlogits, float* __restrict__ OR_NULL row_losses, float* __restrict__ loss, int* __restrict__ correct,
+        CrossEntropy s) {
     float total = 0.0f;
     for (int64 r = threadIdx.x; r < s.rows; r += blockDim.x)
         if (!(s.ignores && labels[r] == s.ignored)) total += class_weight(weight, labels[r], s.classes);
-    const float share = share_of(block_sum(total));
+    total = block_sum(total);
+    const float share = s.mean ? share_of(total) : 1.0f;
     float sum = 0.0f;
     int hits = 0;
     for (int64 r = threadIdx.x; r < s.rows; r += blockDim.x) {
         const T* row = logits + r * s.classes;
         const int label = labels[r];
         const bool kept = !(s.ignores && label == s.ignored);
-        float largest = to_float(row[0]), exps = 0.0f, mass = 0.0f;
-        int64 first = 0;
+        Largest first = {to_float(row[0]), 0};
         for (int64 k = 1; k < s.classes; ++k) {
             const float x = to_float(row[k]);
-            if (precedes(x, k, largest, first)) largest = x, first = k;
+            if (precedes(x, k, first.x, first.at)) first = {x, k};
         }
+        float others = 0.0f, own = first_term(label, kept, s), mass = own;
         for (int64 k = 0; k < s.classes; ++k) {
-            exps += expf(to_float(row[k]) - largest);
+            others += exp_of_other(row, k, first);
             mass += kept ? weighted_target(weight, label, k, s) : 0.0f;
         }
-        const float log_sum = logf(exps);
+        const float shift = s.normalized ? 0.0f : first.x, log_sum = s.normalized ? 0.0f : log1pf(others);
         for (int64 k = 0; k < s.classes; ++k) {
-            const float log_p = to_float(row[k]) - largest - log_sum;
+            const float log_p = to_float(row[k]) - shift - log_sum;
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
-            if (target != 0.0f) sum -= target * log_p;
-            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * (share * s.gain));
+            if (target != 0.0f) own -= target * log_p;
+            from_float(dlogits[r * s.classes + k], logit_grad(log_p, mass, target, k == first.at, s) * (share * s.gain));
         }
-        hits += kept && first == label;
+        sum += own;
+        hits += kept && first.at == label;
+        if (row_losses) row_losses[r] = own;
     }
     sum = block_sum(sum);
     const float count = block_sum((float)hits);  // exact below 2^24 rows
@@ -157,10 +188,10 @@ __device__ __forceinline__ float sum_shares(const float* shares, int count) {
 template <typename T>
 __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
         const T* __restrict__ logits, const int* __restrict__ labels, const float* __restrict__ OR_NULL weight,
-        const float* __restrict__ totals, int blocks, T* __restrict__ dlogits,
+        const float* __restrict__ totals, int blocks, T* __restrict__ dlogits, float* __restrict__ OR_NULL row_losses,
         float* __restrict__ losses, int* __restrict__ corrects, CrossEntropy s) {
     __shared__ int counts[ROWS_A_BLOCK];
-    const float share = share_of(sum_shares(totals, blocks));
+    const float total = sum_shares(totals, blocks), share = s.mean ? share_of(total) : 1.0f;
     const int lane = threadIdx.x % WARP;
     float loss = 0.0f;
     int correct = 0;  // of this warp's rows
@@ -168,23 +199,24 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
         const T* row = logits + r * s.classes;  // the same for the whole warp
         const int label = labels[r];
         const bool kept = !(s.ignores && label == s.ignored);
-        const float largest = row_max(row, s.classes);
-        const float log_sum = logf(row_sum_exp(row, s.classes, largest));
-        float mass = 0.0f;
+        const Largest first = row_first(row, s.classes);
+        const float others = row_sum_others(row, s.classes, first);
+        const float shift = s.normalized ? 0.0f : first.x, log_sum = s.normalized ? 0.0f : log1pf(others);
+        float own = first_term(label, kept, s), mass = own;
         for (int64 k = lane; k < s.classes; k += WARP) mass += kept ? weighted_target(weight, label, k, s) : 0.0f;
         mass = warp_sum(mass);
-        int first = 0x7fffffff;  // this lane's first largest logit
         for (int64 k = lane; k < s.classes; k += WARP) {
-            const float x = to_float(row[k]), log_p = x - largest - log_sum;
+            const float log_p = to_float(row[k]) - shift - log_sum;
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
-            if (target != 0.0f) loss -= target * log_p;
-            if ((x == largest || (is_nan(x) && is_nan(largest))) && k < first) first = (int)k;
-            from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * (share * s.gain));
+            if (target != 0.0f) own -= target * log_p;
+            from_float(dlogits[r * s.classes + k], logit_grad(log_p, mass, target, k == first.at, s) * (share * s.gain));
         }
-#pragma unroll
-        for (int distance = WARP / 2; distance > 0; distance /= 2)
-            first = min(first, __shfl_xor_sync(ALL_LANES, first, distance));
-        correct += kept && first == label;
+        loss += own;
+        correct += kept && first.at == label;
+        if (row_losses) {
+            own = warp_sum(own);
+            if (lane == 0) row_losses[r] = own;
+        }
     }
     loss = block_sum(loss);
     if (lane == 0) counts[threadIdx.x / WARP] = correct;

@@ -246,12 +246,14 @@ class LayerPrimitives(ABC):
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
         """y of x's shape. gelu: x Phi(x), with the standard normal distribution function Phi (Hendrycks & Gimpel 2016);
         silu: x s(x), with the logistic s(x) = 1 / (1 + exp(-x)) (Ramachandran et al. 2017); softplus:
-        log(1 + exp(beta x)) / beta, without overflow; hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019)."""
+        log(1 + exp(beta x)) / beta, without overflow; hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019); the
+        others as `activation_forward`. An infinite x gives the limit."""
 
     @abstractmethod
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
-        """dx from dy and the input x. gelu: dy (Phi(x) + x phi(x)), phi the density; silu: dy s(x) (1 + x (1 - s(x)));
-        softplus: dy s(beta x); hard_swish: 0 up to -3, dy from 3 on, dy (x / 3 + 1/2) between."""
+        """dx from dy and the input x. gelu: dy (Phi(x) + x phi(x)), phi the density; silu: dy s(x) (1 + x s(-x));
+        softplus: dy s(beta x); hard_swish: 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between; sigmoid: dy s(x) s(-x); tanh:
+        dy / cosh(x)^2; elu: dy above 0, beta exp(x) dy elsewhere."""
 
     @abstractmethod
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
@@ -271,6 +273,8 @@ class LayerPrimitives(ABC):
         smoothing: float,
         ignore_index: int | None,
         gain: float = 1.0,
+        reduction: str = "mean",
+        normalized: bool = False,
     ) -> tuple[Array, Array, Array]:
         """(loss, dlogits, correct) of logits (R, K) and int32 labels (R,).
 
@@ -279,7 +283,17 @@ class LayerPrimitives(ABC):
         rows' over the sum of the labels' weights (0 where those are 0). dlogits (R, K) is its gradient times
         `gain`, which keeps small ones above float16's smallest numbers; correct, int32 shape (), counts the rows whose first
         largest logit is the label's. On CUDA, loss and `weight` are float32 also where the logits are of 16 bits.
+
+        Args:
+            reduction: "mean", the above; "sum", the sum of the rows' losses, or "none", the rows' losses (R,): then dlogits is
+                the gradient of the sum.
+            normalized: whether the logits are log p themselves; then dlogits is -weight[k] t[k] over the weights.
         """
+
+    @abstractmethod
+    def label_weight(self, labels: Array, weight: Array | None, *, classes: int, ignore_index: int | None) -> Array:
+        """The sum of the weights (K,) of int32 labels (R,), or their number, without those that are `ignore_index`, shape ():
+        what `softmax_cross_entropy` divides its mean by. A label that is no class makes it NaN, on the host IndexError."""
 
     @abstractmethod
     def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:

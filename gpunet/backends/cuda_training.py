@@ -80,33 +80,48 @@ class CudaTraining(CudaDevice, ABC):
         smoothing: float,
         ignore_index: int | None,
         gain: float = 1.0,
+        reduction: str = "mean",
+        normalized: bool = False,
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
         element = self._element("softmax_cross_entropy", logits=(logits, None))
         self._expect("softmax_cross_entropy", weight=(weight, (classes,)))
         if labels.shape != (rows,):
             raise ValueError(f"softmax_cross_entropy: labels have shape {labels.shape} but take {(rows,)}")
-        asked = {
-            "rows": rows, "classes": classes, "smoothing": smoothing, "gain": gain,
-            "ignores": int(ignore_index is not None), "ignored": ignore_index or 0,
-        }  # fmt: skip
+        asked = _cross_entropy_fields(rows, classes, ignore_index, smoothing, gain, reduction, normalized)
         empty, launch = self.arrays.empty, self.launcher.launch
         dlogits, loss, correct = empty(logits.shape, logits.dtype), empty((), np.float32), empty((), np.int32)
+        row_losses = empty((rows,), np.float32) if reduction == "none" else None
+        result = loss if row_losses is None else row_losses
         if classes <= SMALL_CLASSES and (self.simple or rows <= SMALL_ROWS):
             threads = min(-(-rows // 32) * 32, SMALL_THREADS)
-            args = logits, labels, weight, dlogits, loss, correct, asked
+            args = logits, labels, weight, dlogits, row_losses, loss, correct, asked
             launch(instance("softmax_cross_entropy_simple", element), 1, threads, args)
-            return loss, dlogits, correct
-        counters, blocks = min(-(-rows // THREADS), PARTIALS), min(-(-rows // ROWS_A_BLOCK), PARTIALS)
-        totals, losses = empty((counters,), np.float32), empty((blocks,), np.float32)
-        corrects = empty((blocks,), np.int32)
-        launch("softmax_cross_entropy_total", counters, THREADS, (labels, weight, totals, asked))
+            return result, dlogits, correct
+        blocks = min(-(-rows // ROWS_A_BLOCK), PARTIALS)
+        totals, losses, corrects = (
+            self._totals(labels, weight, asked),
+            empty((blocks,), np.float32),
+            empty((blocks,), np.int32),
+        )
         launch(
             instance("softmax_cross_entropy_rows", element), blocks, THREADS,
-            (logits, labels, weight, totals, counters, dlogits, losses, corrects, asked),
+            (logits, labels, weight, totals, totals.size, dlogits, row_losses, losses, corrects, asked),
         )  # fmt: skip
         launch("softmax_cross_entropy_mean", 1, THREADS, (losses, corrects, blocks, loss, correct))
-        return loss, dlogits, correct
+        return result, dlogits, correct
+
+    def label_weight(self, labels: Array, weight: Array | None, *, classes: int, ignore_index: int | None) -> Array:
+        self._expect("label_weight", weight=(weight, (classes,)))
+        asked = _cross_entropy_fields(labels.size, classes, ignore_index)
+        return self.sum(self._totals(labels, weight, asked), (0,))
+
+    def _totals(self, labels: Array, weight: Array | None, asked: dict[str, float]) -> Array:
+        """Weights of the labels, added up by each of a few blocks."""
+        blocks = min(-(-labels.size // THREADS), PARTIALS)
+        totals = self.arrays.empty((blocks,), np.float32)
+        self.launcher.launch("softmax_cross_entropy_total", blocks, THREADS, (labels, weight, totals, asked))
+        return totals
 
     def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
         self._expect("sigmoid_cross_entropy", logits=(logits, None), targets=(targets, logits.shape))
@@ -159,6 +174,23 @@ class CudaTraining(CudaDevice, ABC):
             kernel, fields = instance("dropout", element), _stream(stream)
             self.launcher.launch(kernel, blocks, THREADS, (x, y, x.size, *fields, threshold, scale))
         return y
+
+
+def _cross_entropy_fields(
+    rows: int,
+    classes: int,
+    ignore_index: int | None,
+    smoothing: float = 0.0,
+    gain: float = 1.0,
+    reduction: str = "mean",
+    normalized: bool = False,
+) -> dict[str, float]:
+    """The kernels' CrossEntropy."""
+    return {
+        "rows": rows, "classes": classes, "smoothing": smoothing, "gain": gain,
+        "ignores": int(ignore_index is not None), "ignored": ignore_index or 0,
+        "mean": int(reduction == "mean"), "normalized": int(normalized),
+    }  # fmt: skip
 
 
 def _input_fields(activation: InputActivation) -> dict[str, float]:

@@ -33,8 +33,8 @@ def activate(x: Array, activation: Activation, *, out: Array) -> None:
         case _:
             slope, shift, least, most = activation.line
             if (slope, shift) != (1, 0):
-                x = np.multiply(x, slope, out=out)
-                x += shift
+                x = np.add(x, shift, out=out)
+                x *= slope
             np.clip(x, least, most, out=out)
 
 

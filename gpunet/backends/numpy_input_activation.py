@@ -9,7 +9,8 @@ from math import pi, sqrt
 
 import numpy as np
 
-from gpunet.backends.base import Array, InputActivation
+from gpunet.backends.base import Activation, Array, InputActivation
+from gpunet.backends.numpy_activation import activate
 
 BLOCK = 1 << 16
 """Elements of a block, of which there are many intermediate results. See `numpy_threads` on the length of calls."""
@@ -27,6 +28,11 @@ CHEBYSHEV = (
 TERMS = {"float32": 12, "float64": len(CHEBYSHEV)}
 """How many of them leave nothing to see: errors of 1e-8 and 3e-15."""
 
+MASKS = {"float32": (np.int32, np.int32(-(1 << 12))), "float64": (np.int64, np.int64(-(1 << 27)))}
+"""The integers that see a float's bits, and those that leave the first half of its digits."""
+FAR, FARTHER = 40, 2000
+"""Where the tails of Phi and of the logistic function are 0 in every dtype: an infinite x would make that NaN, not 0."""
+
 
 def forward(x: Array, y: Array, activation: InputActivation) -> None:
     """Write y (count,) of x."""
@@ -43,9 +49,13 @@ def backward(dy: Array, x: Array, dx: Array, activation: InputActivation) -> Non
 def _value(x: Array, y: Array, activation: InputActivation) -> None:
     match activation.name:
         case "gelu":
-            np.multiply(x, normal_cdf(x), out=y)
+            np.multiply(np.maximum(x, -FAR), normal_cdf(x), out=y)
         case "silu":
-            np.multiply(x, _logistic(x), out=y)
+            x = np.maximum(x, -FARTHER)
+            above, _, total = _logistic(x)
+            x *= above
+            above /= total
+            np.multiply(x, above, out=y)
         case "softplus":  # max(z, 0) + log(1 + exp(-|z|)) overflows nowhere
             z = x * activation.beta
             tail = np.abs(z)
@@ -55,6 +65,8 @@ def _value(x: Array, y: Array, activation: InputActivation) -> None:
             np.maximum(z, 0, out=z)
             z += tail
             np.divide(z, activation.beta, out=y)
+        case "sigmoid" | "tanh" | "elu":
+            activate(x, Activation(activation.name, alpha=activation.beta), out=y)
         case _:
             share = x + 3
             share *= x
@@ -67,39 +79,85 @@ def _value(x: Array, y: Array, activation: InputActivation) -> None:
 def _slope(x: Array, activation: InputActivation) -> Array:
     match activation.name:
         case "gelu":  # Phi(x) + x phi(x), with Phi's derivative phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
-            slope = x * x
-            slope *= -0.5
-            np.exp(slope, out=slope)
-            slope *= x
-            slope *= 1 / sqrt(2 * pi)
-            slope += normal_cdf(x)
+            x = np.clip(x, -FAR, FAR)
+            bell = _gaussian(x)
+            slope = normal_cdf(x, bell)
+            bell *= 1 / sqrt(2 * pi)
+            bell *= x
+            slope += bell
             return slope
         case "silu":
-            s = _logistic(x)
-            slope = 1 - s
-            slope *= x
-            slope += 1
-            slope *= s
-            return slope
+            x = np.clip(x, -FARTHER, FARTHER)
+            above, below, total = _logistic(x)
+            below *= below
+            below /= total
+            x *= below
+            x += 1
+            x *= above
+            above /= total
+            x *= above
+            return x
         case "softplus":
-            return _logistic(x * activation.beta)
+            slope = x * -activation.beta
+            np.exp(slope, out=slope)
+            slope += 1
+            return np.reciprocal(slope, out=slope)
+        case "elu":
+            slope = np.minimum(x, 0)
+            np.exp(slope, out=slope)
+            slope *= activation.beta
+            np.copyto(slope, 1, where=x > 0)
+            return slope
+        case "sigmoid" | "tanh":  # s(x) s(-x), and 1 / cosh(x)^2, which is 4 s(2 x) s(-2 x)
+            tail = np.abs(x)
+            tail *= -2 if activation.name == "tanh" else -1
+            np.exp(tail, out=tail)
+            total = 1 + tail
+            tail /= total
+            tail /= total
+            if activation.name == "tanh":
+                tail *= 4
+            return tail
         case _:
-            slope = x / 3
-            slope += 0.5
+            slope = x + 1.5
+            slope /= 3
             np.copyto(slope, 0, where=x <= -3)
             np.copyto(slope, 1, where=x >= 3)
             return slope
 
 
-def _logistic(x: Array) -> Array:
-    s = np.negative(x)
-    np.exp(s, out=s)
-    s += 1
-    return np.reciprocal(s, out=s)
+def _logistic(x: Array) -> tuple[Array, Array, Array]:
+    """(a, b, total) with s(x) = a^2 / total and s(-x) = b^2 / total: squares of what does not underflow as they do."""
+    root = np.abs(x)
+    root *= -0.5
+    np.exp(root, out=root)
+    below = x < 0
+    return np.where(below, root, 1), np.where(below, 1, root), root * root + 1
 
 
-def normal_cdf(x: Array) -> Array:
-    """Phi(x) = erfc(-x / sqrt(2)) / 2 of the standard normal distribution, elementwise; exact in the tails too."""
+def _gaussian(x: Array) -> Array:
+    """exp(-x^2 / 2), exact in the tails: a rounded square would be wrong by x^2 / 2 units there."""
+    word, bits = MASKS[x.dtype.name]
+    high = (x.view(word) & bits).view(x.dtype)  # half of the digits, so that its square is exact
+    low = x - high
+    low *= high + x
+    low *= -0.5
+    np.exp(low, out=low)
+    high *= high
+    high *= -0.5
+    np.exp(high, out=high)
+    high *= low
+    return high
+
+
+def normal_cdf(x: Array, gaussian: Array | None = None) -> Array:
+    """Phi(x) = erfc(-x / sqrt(2)) / 2 of the standard normal distribution, elementwise; exact in the tails too.
+
+    Args:
+        gaussian: exp(-x^2 / 2), if the caller has it already.
+    """
+    x = np.clip(x, -FAR, FAR)
+    bell = _gaussian(x) if gaussian is None else gaussian
     z = np.abs(x)
     z *= sqrt(0.5)
     t = z + 2
@@ -117,9 +175,8 @@ def normal_cdf(x: Array) -> Array:
     u *= ahead
     u -= behind
     u += first
-    z *= z
-    u -= z
     tail = np.exp(u, out=u)
+    tail *= bell
     tail *= t
     tail *= 0.5
     return np.where(x < 0, tail, 1 - tail)

@@ -12,6 +12,9 @@ from gpunet.backends.reference_spatial import ReferenceSpatial
 from gpunet.backends.reference_windows import add_windows, pad_images, view_windows, windows_of
 from gpunet.geometry import Geometry
 
+FAR = 2000
+"""Beyond it, tails of activations are 0 in float64, and their products with x too."""
+
 
 class ReferenceBackend(ReferenceSpatial):
     """Any float dtype; memory and time are no object."""
@@ -238,7 +241,7 @@ class ReferenceBackend(ReferenceSpatial):
                     return np.where(x <= 0, activation.alpha * np.expm1(x), x).astype(x.dtype)
                 case _:
                     slope, shift, low, high = activation.line
-                    return np.clip(slope * x + shift, low, high).astype(x.dtype)
+                    return np.clip(slope * (x + shift), low, high).astype(x.dtype)
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
         match activation.name:
@@ -257,31 +260,42 @@ class ReferenceBackend(ReferenceSpatial):
                 return np.where((y <= low) | (y >= high), 0, slope * dy).astype(dy.dtype)
 
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):
+        x64 = x.astype(np.float64)
+        far = np.maximum(x64, -FAR).astype(np.longdouble)  # infinity times 0 is not the limit
+        with np.errstate(all="ignore"):
             match activation.name:
                 case "gelu":
-                    y = x * _normal_cdf(x)
+                    y = far * _normal_cdf(far)
                 case "silu":
-                    y = x / (1 + np.exp(-x))
+                    y = far / (1 + np.exp(-far))
                 case "softplus":
-                    y = np.logaddexp(0, activation.beta * x.astype(np.float64)) / activation.beta
-                case _:
+                    y = np.logaddexp(0, activation.beta * x64.astype(np.longdouble)) / activation.beta
+                case "hard_swish":
                     y = np.where(x <= -3, 0, np.where(x >= 3, x, x * (x + 3) / 6))
-        return np.asarray(y).astype(x.dtype)
+                case _:
+                    return self.activation_forward(x, Activation(activation.name, alpha=activation.beta))
+            return y.astype(np.float64).astype(x.dtype)
 
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):
+        x64 = x.astype(np.float64)
+        far = np.clip(x64, -FAR, FAR).astype(np.longdouble)
+        with np.errstate(all="ignore"):
             match activation.name:
                 case "gelu":
-                    slope = _normal_cdf(x) + x * (np.exp(-x * x / 2) / sqrt(2 * pi))
+                    slope = _normal_cdf(far) + far * (np.exp(-far * far / 2) / sqrt(2 * pi))
                 case "silu":
-                    s = 1 / (1 + np.exp(-x))
-                    slope = s * (1 + x * (1 - s))
+                    slope = (1 + far / (1 + np.exp(far))) / (1 + np.exp(-far))
                 case "softplus":
-                    slope = 1 / (1 + np.exp(-activation.beta * x))
+                    slope = 1 / (1 + np.exp(-activation.beta * x64.astype(np.longdouble)))
+                case "hard_swish":
+                    slope = np.where(x <= -3, 0, np.where(x >= 3, 1, (x + 1.5) / 3))
+                case "sigmoid":
+                    slope = 1 / ((1 + np.exp(-far)) * (1 + np.exp(far)))
+                case "tanh":
+                    slope = np.cosh(far) ** -2
                 case _:
-                    slope = np.where(x <= -3, 0, np.where(x >= 3, 1, x / 3 + 0.5))
-        return (dy * slope).astype(dy.dtype)
+                    slope = np.where(x > 0, 1, activation.beta * np.exp(np.minimum(far, 0)))
+            return (dy * slope.astype(np.float64)).astype(dy.dtype)
 
     def _open(self, dy: Array, gate: Gate | None) -> Array:
         if gate is not None and gate.activation is not None:
@@ -292,7 +306,10 @@ class ReferenceBackend(ReferenceSpatial):
 
 
 def _normal_cdf(x: Array) -> Array:
-    return 0.5 * np.vectorize(erfc, otypes=[np.float64])(-x / sqrt(2))
+    """Phi(x) of x in long doubles."""
+    z = -np.clip(x, -FAR, FAR) * np.sqrt(np.longdouble(0.5))
+    near = z.astype(np.float64)  # what it lacks is made up for by the slope
+    return 0.5 * np.vectorize(erfc, otypes=[np.float64])(near) - np.exp(-z * z) * (z - near) / sqrt(pi)
 
 
 def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:

@@ -23,8 +23,9 @@ ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_ta
 """Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
 LINES = ("relu6", "hard_tanh", "hard_sigmoid")
 """Those among them that are a line between two limits."""
-INPUT_ACTIVATIONS = ("gelu", "silu", "softplus", "hard_swish")
-"""Those whose gradient takes their input: most fall before they rise, so that the output does not tell it."""
+INPUT_ACTIVATIONS = ("gelu", "silu", "softplus", "hard_swish", "sigmoid", "tanh", "elu")
+"""Those whose gradient takes their input. Most fall before they rise, so that the output does not tell it. The last three tend
+to a limit, near which the output has lost the digits that tell it: they may be fused too, but here they are not."""
 FUSED_POOL = (2, 2)
 """Window, and stride, of the max pool that a convolution can take in."""
 
@@ -59,12 +60,12 @@ class Activation:
 
     @property
     def line(self) -> tuple[float, float, float, float]:
-        """(slope, shift, low, high) of one of `LINES`: y = min(max(slope x + shift, low), high).
+        """(slope, shift, low, high) of one of `LINES`: y = min(max(slope (x + shift), low), high).
 
         Its gradient is slope strictly between the limits and 0 at them, as PyTorch has it.
         """
         if self.name == "hard_sigmoid":
-            return 1 / 6, 0.5, 0.0, 1.0
+            return 1 / 6, 3.0, 0.0, 1.0
         if self.name == "relu6":
             return 1.0, 0.0, 0.0, 6.0
         return 1.0, 0.0, self.low, self.high
@@ -72,7 +73,7 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class InputActivation:
-    """An elementwise function by name whose gradient takes the input; `beta` is softplus's, unused by the others.
+    """An elementwise function by name whose gradient takes the input; `beta` is softplus's, or ELU's alpha.
 
     Raises:
         ValueError: a name that is none of `INPUT_ACTIVATIONS`, or a beta that is not positive.

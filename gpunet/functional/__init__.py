@@ -36,12 +36,7 @@ from gpunet.functional.focal import focal_loss, sigmoid_focal_loss
 from gpunet.functional.indexing import index
 from gpunet.functional.labels import one_hot
 from gpunet.functional.local import locally_connected2d
-from gpunet.functional.loss import (
-    binary_cross_entropy_with_logits,
-    huber_loss,
-    mean_squared_error,
-    softmax_cross_entropy,
-)
+from gpunet.functional.loss import binary_cross_entropy_with_logits, kl_div, nll_loss, softmax_cross_entropy
 from gpunet.functional.movement import concatenate, flatten, reshape, squeeze, stack, transpose, unsqueeze
 from gpunet.functional.norm import batch_norm, group_norm, layer_norm
 from gpunet.functional.operators import bind_operators
@@ -49,6 +44,7 @@ from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.product import matmul
 from gpunet.functional.reduction import argmax, argmin, max, mean, min, sum
+from gpunet.functional.regression import huber_loss, l1_loss, mean_squared_error, smooth_l1_loss
 from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.selection import clip, maximum, minimum, where
@@ -94,6 +90,8 @@ __all__ = [
     "index",
     "iou",
     "iou_loss",
+    "kl_div",
+    "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -110,6 +108,7 @@ __all__ = [
     "minimum",
     "multiply",
     "negative",
+    "nll_loss",
     "one_hot",
     "pad2d",
     "power",
@@ -120,6 +119,7 @@ __all__ = [
     "sigmoid",
     "sigmoid_focal_loss",
     "silu",
+    "smooth_l1_loss",
     "softmax",
     "softmax_cross_entropy",
     "softplus",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import ACTIVATIONS, Activation, Array, InputActivation
+from gpunet.backends.base import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.functional.arithmetic import unbroadcast
 
 _RELU = Activation("relu")
@@ -92,7 +92,13 @@ def activation_of(operation: str, activation: str | Activation | None) -> Activa
 
 
 def activate(x: Tensor, activation: Activation | InputActivation) -> Tensor:
-    """The activation of x, of any shape and float dtype."""
+    """The activation of x, of any shape and float dtype.
+
+    The gradient of one that tends to a limit is computed from x where it stands alone, for y tells it only to y's own last
+    digit: 1 - y of a sigmoid that has rounded to 1 is 0. Fused into the operation before, it follows from y.
+    """
+    if activation.name in INPUT_ACTIVATIONS and isinstance(activation, Activation):
+        activation = InputActivation(activation.name, activation.alpha)
     if isinstance(activation, InputActivation):
         return _InputActivate.apply(x, activation=activation)
     return _Activate.apply(x, activation=activation)

@@ -6,36 +6,65 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Tensor, expect_tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
+from gpunet.backends.base import Array
 from gpunet.backends.real import real_array
 from gpunet.functional.activation import log_softmax, relu
-from gpunet.functional.arithmetic import sqrt
 from gpunet.functional.labels import one_hot
 from gpunet.functional.movement import concatenate
 from gpunet.functional.product import matmul
+from gpunet.functional.terms import Weighed, check_reduction, reduced, where_positive
 
-TINY = 1e-16
-"""Added to squared distances before the root, whose slope at 0 is infinite."""
+DIRECT = 1 << 20
+"""Up to so many differences, squared distances are sums of their squares."""
+
+
+class _Root(Function):
+    """The square root of what is at least 0, with a slope of 0 at 0, where the root's is infinite."""
+
+    name = "root"
+
+    def forward(self, x: Array) -> Array:
+        self.y = self.backend.unary("sqrt", x)
+        return self.y
+
+    def backward(self, dy: Array) -> Any:
+        apply = self.backend.binary
+        return where_positive(self.backend, self.y, apply("divide", dy, apply("add", self.y, self.y)))
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2 = |a_i|^2 + |b_j|^2 - 2 a_i b_j of rows a (M, D) and b (P, D) -> (M, P); rounded, may be just below 0."""
+    """|a_i - b_j|^2 of rows a (M, D) and b (P, D) -> (M, P), at least 0.
+
+    Up to `DIRECT` differences M P D they are taken one by one. More would not fit into memory: then it is
+    |a_i|^2 + |b_j|^2 - 2 a_i b_j, of the rows less b's mean, which is exact to the last digit of the rows' own squared distance
+    from that mean, not of the result.
+    """
     for name, x in (("a", a), ("b", b)):
         if expect_tensor("squared_distances", name, x).ndim != 2 or x.shape[1] != a.shape[1]:
             raise ValueError(f"squared_distances: takes a (M, D) and b (P, D), got {a.shape} and {b.shape}")
-    return (a * a).sum(axis=1, keepdims=True) + (b * b).sum(axis=1) - 2 * matmul(a, b.T)
+    (m, d), p = a.shape, len(b)
+    if m * p * d <= DIRECT or not p:
+        difference = a.reshape(m, 1, d) - b.reshape(1, p, d)
+        return (difference * difference).sum(axis=2)
+    centre = b.detach().mean(axis=0)
+    a, b = a - centre, b - centre
+    return relu((a * a).sum(axis=1, keepdims=True) + (b * b).sum(axis=1) - 2 * matmul(a, b.T))
 
 
-def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0) -> Tensor:
-    """Mean of s d^2 + (1 - s) max(margin - d, 0)^2, with d = |a - b| (Hadsell, Chopra & LeCun 2006, equation 4, doubled).
+def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
+    """s d^2 + (1 - s) max(margin - d, 0)^2, with d = |a - b| (Hadsell, Chopra & LeCun 2006, equation 4, doubled).
 
     Args:
         a, b: (N, D), the embeddings of the pairs.
         same: (N,), 1 or True where a pair is of one class, else 0, no gradient: lists, a host array, which is checked, a
             tensor, or the backend's int32, where any other number makes the loss NaN.
         margin: the distance from which on a pair of two classes costs nothing.
+        reduction: "mean" over the pairs, "sum", or "none" for their losses, (N,).
     """
-    square = _pair_distances("contrastive_loss", margin, a, b)
+    check_reduction("contrastive_loss", reduction)
+    difference = _pair_differences("contrastive_loss", margin, a, b)
+    square = (difference * difference).sum(axis=1)
     if not isinstance(same, Tensor):
         same = real_array("contrastive_loss: same", same)
     if tuple(same.shape) != (len(a),):
@@ -46,24 +75,32 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0) ->
         s = same.detach()
     else:
         s = one_hot(a.backend.asarray(same, np.int32), 2, backend=a.backend, dtype=a.dtype)[:, 1]
-    gap = relu(margin - sqrt(square + TINY))
-    return (square * s + gap * gap * (1 - s)).mean()
+    gap = relu(margin - _Root.apply(square))
+    terms = Weighed.apply(square, t=s.data) + Weighed.apply(
+        gap * gap, t=(1 - s).data
+    )  # a far pair's square may be infinite
+    return reduced("contrastive_loss", terms, reduction)
 
 
-def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2) -> Tensor:
-    """Mean of max(|anchor - positive|^2 - |anchor - negative|^2 + margin, 0) (Schroff et al. 2015, equation 3).
+def triplet_loss(
+    anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2, reduction: str = "mean"
+) -> Tensor:
+    """max(|anchor - positive|^2 - |anchor - negative|^2 + margin, 0) (Schroff et al. 2015, equation 3).
 
     Args:
         anchor, positive, negative: (N, D), embeddings of two images of one class and one of another.
         margin: by how much the negative's squared distance should exceed the positive's.
+        reduction: "mean" over the triplets, "sum", or "none" for their losses, (N,).
     """
-    near = _pair_distances("triplet_loss", margin, anchor, positive)
-    far = _pair_distances("triplet_loss", margin, anchor, negative)
-    return relu(near - far + margin).mean()
+    near = _pair_differences("triplet_loss", margin, anchor, positive)
+    far = _pair_differences("triplet_loss", margin, anchor, negative)
+    # |near|^2 - |far|^2, where no square hides how little they differ
+    excess = ((negative - positive) * (near + far)).sum(axis=1)
+    return reduced("triplet_loss", relu(excess + margin), reduction)
 
 
-def all_pairs_loss(embeddings: Tensor, views: int) -> Tensor:
-    """Each drawing finds its own class among the classes of the batch, by one other drawing of each: the mean cross-entropy
+def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -> Tensor:
+    """Each drawing finds its own class among the classes of the batch, by one other drawing of each: the cross-entropies
     of softmax(-|query - example|^2), over all pairs of views.
 
     It is the one-shot loss of prototypical networks (Snell et al. 2017, equation 2), with every view as query and as
@@ -72,6 +109,7 @@ def all_pairs_loss(embeddings: Tensor, views: int) -> Tensor:
     Args:
         embeddings: (views W, D): a first view of each of W classes, then a second one in the same order, ….
         views: at least 2.
+        reduction: "mean" over the drawings of all pairs, "sum", or "none" for their losses, (views (views - 1), W).
     """
     name = "all_pairs_loss"
     if expect_tensor(name, "embeddings", embeddings).ndim != 2 or views < 2 or len(embeddings) % views:
@@ -83,11 +121,11 @@ def all_pairs_loss(embeddings: Tensor, views: int) -> Tensor:
     # a step that is captured takes nothing from the host: parts are sliced, and the right class is the diagonal
     pairs = [blocks[q, e].reshape(1, ways * ways) for q in range(views) for e in range(views) if q != e]
     logs = log_softmax(-concatenate(pairs).reshape(len(pairs), ways, ways))
-    return -logs.reshape(len(pairs), ways * ways)[:, :: ways + 1].mean()
+    return reduced(name, -logs.reshape(len(pairs), ways * ways)[:, :: ways + 1], reduction)
 
 
-def _pair_distances(operation: str, margin: float, a: Tensor, b: Tensor) -> Tensor:
-    """(N,) squared distances of the rows of a and b (N, D)."""
+def _pair_differences(operation: str, margin: float, a: Tensor, b: Tensor) -> Tensor:
+    """a - b of embeddings (N, D)."""
     if not margin > 0:
         raise ValueError(f"{operation}: margin is {margin} but must be positive")
     if (
@@ -95,5 +133,4 @@ def _pair_distances(operation: str, margin: float, a: Tensor, b: Tensor) -> Tens
         or expect_tensor(operation, "embeddings", b).shape != a.shape
     ):
         raise ValueError(f"{operation}: embeddings must all be (N, D), got {a.shape} and {b.shape}")
-    difference = a - b
-    return (difference * difference).sum(axis=1)
+    return a - b

@@ -4,61 +4,145 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpunet.autograd import Tensor, expect_tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
+from gpunet.backends.base import Activation, Array, is_float
 from gpunet.backends.real import real_array
-from gpunet.functional.activation import log_softmax, sigmoid, softplus
-from gpunet.functional.arithmetic import exp, power
+from gpunet.functional.activation import log_softmax
 from gpunet.functional.labels import one_hot
-from gpunet.functional.loss import binary_targets, expected_log, wide
+from gpunet.functional.loss import binary_targets, binary_terms, expected_log
+from gpunet.functional.terms import Weighed, check_reduction, given_array, reduced, where_positive, wide
+
+_SIGMOID, _EXPM1 = Activation("sigmoid"), Activation("elu")
+TINY = 1e-37
+"""Keeps 0 / 0 from a ratio of which both parts tend to 0."""
 
 
-def focal_loss(logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = None) -> Tensor:
-    """Mean of -alpha (1 - p)^gamma log p, with p = softmax(logits)[label] (Lin et al. 2017, equation 5, of many classes).
+class _Focal(Function):
+    """-(1 - p)^gamma log p of log p, elementwise; at p = 1 the slope is 0 also where (1 - p)^(gamma - 1) is infinite."""
+
+    name = "focal"
+
+    def forward(self, log_p: Array, *, gamma: float) -> Array:
+        backend = self.backend
+        self.save(log_p)
+        self.gamma = backend.full((), gamma, log_p.dtype)
+        self.wrong = backend.unary(
+            "negative", backend.activation_forward(log_p, _EXPM1)
+        )  # 1 - p, for log p is at most 0
+        self.modulation = backend.binary("power", self.wrong, self.gamma)
+        return backend.unary("negative", backend.binary("multiply", self.modulation, log_p))
+
+    def backward(self, dy: Array) -> Any:
+        """-(1 - p)^gamma (1 - gamma p log p / (1 - p)), where log p / (1 - p) tends to -1."""
+        (log_p,), backend, apply = self.saved, self.backend, self.backend.binary
+        p, tiny = backend.unary("exp", log_p), backend.full((), TINY, dy.dtype)
+        ratio = apply("divide", apply("subtract", log_p, tiny), apply("add", self.wrong, tiny))
+        ratio = apply("multiply", p, where_positive(backend, p, ratio))
+        slope = apply("subtract", apply("multiply", self.gamma, ratio), backend.full((), 1, dy.dtype))
+        return apply("multiply", dy, apply("multiply", self.modulation, slope))
+
+
+class _Modulation(Function):
+    """w^gamma with w = t s(-z) + (1 - t) s(z), the share that is wrong, elementwise: s the sigmoid, t without a gradient."""
+
+    name = "modulation"
+
+    def forward(self, z: Array, *, t: Array, gamma: float) -> Array:
+        backend = self.backend
+        self.save(z)
+        self.t, self.gamma = t, gamma
+        wrong = self._mixed(*(backend.activation_forward(a, _SIGMOID) for a in (backend.unary("negative", z), z)))
+        self.y = backend.binary("power", wrong, backend.full((), gamma, z.dtype))
+        return self.y
+
+    def backward(self, dy: Array) -> Any:
+        """gamma w^gamma (w' / w), with w' = (1 - 2 t) s(z) s(-z): w' / w = (1 - 2 t) / (t / s(z) + (1 - t) / s(-z))."""
+        (z,), backend, apply = self.saved, self.backend, self.backend.binary
+        one = backend.full((), 1, z.dtype)
+        inverse = (apply("add", one, backend.unary("exp", a)) for a in (backend.unary("negative", z), z))
+        slope = apply("divide", apply("subtract", one, apply("add", self.t, self.t)), self._mixed(*inverse))
+        return apply("multiply", dy, apply("multiply", backend.scale(self.y, None, self.gamma), slope))
+
+    def _mixed(self, a: Array, b: Array) -> Array:
+        """t a + (1 - t) b, where 0 times infinity is 0."""
+        backend, apply = self.backend, self.backend.binary
+        rest = apply("subtract", backend.full((), 1, a.dtype), self.t)
+        parts = (apply("multiply", share, where_positive(backend, share, of)) for share, of in ((self.t, a), (rest, b)))
+        return apply("add", *parts)
+
+
+def focal_loss(
+    logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """-alpha (1 - p)^gamma log p, with p = softmax(logits)[label] (Lin et al. 2017, equation 5, of many classes).
 
     Args:
         logits: (…, K), any float dtype.
         labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the backend's int32,
-            where any other number makes the loss NaN.
-        gamma: 0, the cross entropy, or at least 1.
+            where any other number makes the loss NaN. Or soft ones, floats (…, K), at least 0: then the sum of the above over
+            the classes, each times its share.
+        gamma: at least 0, which is the cross entropy.
         alpha: (K,), each class's weight; None for 1.
+        reduction: "mean" over the rows, "sum", or "none" for the losses of the rows, (…).
     """
+    check_reduction("focal_loss", reduction)
     logits = wide(expect_tensor("focal_loss", "logits", logits))
     _check_gamma("focal_loss", gamma)
-    labels = real_array("focal_loss: labels", labels)
-    if logits.ndim < 1 or tuple(labels.shape) != logits.shape[:-1]:
-        raise ValueError(f"focal_loss: labels have shape {tuple(labels.shape)} but logits {logits.shape}")
-    target = one_hot(labels, logits.shape[-1], backend=logits.backend, dtype=logits.dtype)
-    log_p = expected_log(target, log_softmax(logits))
-    loss = _modulated(-log_p, 1 - exp(log_p), gamma)
-    return (loss if alpha is None else loss * (target * _weights(alpha, logits)).sum(axis=-1)).mean()
+    given = real_array("focal_loss: labels", labels.data if isinstance(labels, Tensor) else labels)
+    soft = is_float(given.dtype) and tuple(given.shape) == logits.shape
+    if logits.ndim < 1 or (not soft and tuple(given.shape) != logits.shape[:-1]):
+        raise ValueError(f"focal_loss: labels have shape {tuple(given.shape)} but logits {logits.shape}")
+    if soft:
+        target = _soft_target(given, logits)
+    else:
+        target = one_hot(given, logits.shape[-1], backend=logits.backend, dtype=logits.dtype)
+    log_p = log_softmax(logits)
+    if not soft:
+        log_p = expected_log(target, log_p)
+        terms = _Focal.apply(log_p, gamma=gamma)
+        terms = terms if alpha is None else terms * (target * _weights(alpha, logits)).sum(axis=-1)
+    else:
+        target = target if alpha is None else target * _weights(alpha, logits)
+        terms = Weighed.apply(_Focal.apply(log_p, gamma=gamma), t=target.data).sum(axis=-1)
+    return reduced("focal_loss", terms, reduction)
 
 
-def sigmoid_focal_loss(logits: Tensor, targets: Any, *, gamma: float = 2.0, alpha: float | None = 0.25) -> Tensor:
-    """Mean over all elements of -alpha_t (1 - p)^gamma log p, where p is s(z) for a target of 1 and 1 - s(z) for one of 0, and
-    alpha_t likewise alpha and 1 - alpha; s is the sigmoid (Lin et al. 2017, equation 5).
+def sigmoid_focal_loss(
+    logits: Tensor, targets: Any, *, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean"
+) -> Tensor:
+    """alpha_t (1 - p_t)^gamma H, elementwise, with H = -t log s(z) - (1 - t) log(1 - s(z)) and the sigmoid s.
+
+    p_t is t s(z) + (1 - t) (1 - s(z)), the share that is right, and alpha_t likewise t alpha + (1 - t) (1 - alpha).
+    Of targets of 0 and 1 it is Lin et al. 2017, equation 5; between them it is theirs as torchvision continues it.
 
     Args:
         logits: any shape and float dtype.
-        targets: the same shape, 0 or 1, no gradient.
-        gamma: 0, the cross entropy, or at least 1.
+        targets: the same shape, from 0 to 1, no gradient.
+        gamma: at least 0, which is the cross entropy.
         alpha: from 0 to 1; None for no weights.
+        reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
     """
     name = "sigmoid_focal_loss"
+    check_reduction(name, reduction)
     logits = wide(expect_tensor(name, "logits", logits))
     _check_gamma(name, gamma)
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"{name}: alpha is {alpha} but must be from 0 to 1")
-    target = Tensor(binary_targets(name, logits, targets), logits.backend)
-    z = logits * (2 * target - 1)  # p = s(z)
-    loss = _modulated(softplus(-z), sigmoid(-z), gamma)
-    return (loss if alpha is None else loss * (alpha * target + (1 - alpha) * (1 - target))).mean()
+    t = binary_targets(name, logits, targets, reduction)
+    terms = binary_terms(logits, t)
+    if gamma != 0:
+        terms = terms * _Modulation.apply(logits, t=t, gamma=gamma)
+    if alpha is not None:
+        target = Tensor(t, logits.backend)
+        terms = terms * (alpha * target + (1 - alpha) * (1 - target))
+    return reduced(name, terms, reduction)
 
 
-def _modulated(loss: Tensor, wrong: Tensor, gamma: float) -> Tensor:
-    """loss wrong^gamma; the slope of the power at 0 is finite."""
-    if gamma == 0:
-        return loss
-    return loss * (wrong if gamma == 1 else power(wrong, gamma))
+def _soft_target(given: Array, logits: Tensor) -> Tensor:
+    target, on_host = given_array(logits.backend, given, logits.dtype)
+    if on_host is not None and not (on_host >= 0).all():
+        raise ValueError(f"focal_loss: soft labels must be at least 0, got {on_host.min()}")
+    return Tensor(target, logits.backend)
 
 
 def _weights(alpha: Any, logits: Tensor) -> Tensor:
@@ -69,5 +153,5 @@ def _weights(alpha: Any, logits: Tensor) -> Tensor:
 
 
 def _check_gamma(operation: str, gamma: float) -> None:
-    if gamma != 0 and not gamma >= 1:
-        raise ValueError(f"{operation}: gamma is {gamma} but must be 0 or at least 1")
+    if not gamma >= 0:
+        raise ValueError(f"{operation}: gamma is {gamma} but must be at least 0")

@@ -1,16 +1,18 @@
-"""Losses: each a tensor of no axes, the mean over the batch."""
+"""Losses of probabilities: cross entropies of one class among many and of independent ones, and what is near them."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor, tensor
-from gpunet.backends.base import COUNTS, Activation, Array, is_float
+from gpunet.backends.base import COUNTS, Array, is_float
 from gpunet.backends.real import real_array
-from gpunet.functional.activation import log_softmax, relu
-from gpunet.functional.arithmetic import absolute, cast
+from gpunet.functional.activation import log_softmax, softplus
+from gpunet.functional.arithmetic import cast, exp, log
+from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide
 
 MOST_GAIN = 1 << 15
 """A row's gradient is at most 1, so this much of it is finite in float16."""
@@ -30,22 +32,43 @@ class _FusedLoss(Function):
         return self.dx if dy is None and self.gain == 1 else self.backend.scale(self.dx, dy, 1 / self.gain)
 
 
-class _SoftmaxCrossEntropy(_FusedLoss):
+class _CrossEntropy(_FusedLoss):
+    """The cross entropy of rows with their labels; of logits, or of log p where they are `normalized`."""
+
     name = "softmax_cross_entropy"
 
     def forward(
-        self, logits: Array, *, labels: Array, weight: Array | None, smoothing: float, ignore_index: int | None
+        self,
+        logits: Array,
+        *,
+        labels: Array,
+        weight: Array | None,
+        smoothing: float,
+        ignore_index: int | None,
+        reduction: str,
+        normalized: bool,
     ) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
-        if logits.dtype == np.float16 and self.backend.narrow:
+        if reduction == "mean" and logits.dtype == np.float16 and self.backend.narrow:
             # a row's share of the mean would fall below the smallest numbers, and a loss scale comes too late for it
             self.gain = float(min(1 << (rows.shape[0] - 1).bit_length(), MOST_GAIN))
         loss, dlogits, self.correct = self.backend.softmax_cross_entropy(
-            rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index, gain=self.gain
-        )
+            rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index, gain=self.gain,
+            reduction=reduction, normalized=normalized,
+        )  # fmt: skip
         self.dx = dlogits.reshape(logits.shape)
-        self.counts_all = ignore_index is None
-        return loss
+        self.counts_all, self.by_rows = ignore_index is None, reduction == "none"
+        return loss.reshape(logits.shape[:-1]) if self.by_rows else loss
+
+    def backward(self, dy: Array | None) -> Any:
+        if dy is None or not self.by_rows:
+            return super().backward(dy)
+        dx = self.dx if self.dx.dtype == dy.dtype else self.backend.cast(self.dx, dy.dtype)
+        return self.backend.binary("multiply", dx, dy.reshape(*dy.shape, 1))
+
+
+class _NegativeLogLikelihood(_CrossEntropy):
+    name = "nll_loss"
 
 
 class _BinaryCrossEntropy(_FusedLoss):
@@ -56,20 +79,6 @@ class _BinaryCrossEntropy(_FusedLoss):
         return loss
 
 
-class _Weighed(Function):
-    """t a, elementwise, and 0 where t is 0, whatever a is: t is at least 0."""
-
-    name = "weighed"
-
-    def forward(self, a: Array, *, t: Array) -> Array:
-        self.t = t
-        kept = self.backend.activation_backward(a, t, Activation("relu"))  # a where t is above 0 (or NaN), else 0
-        return self.backend.binary("multiply", t, kept)
-
-    def backward(self, dy: Array) -> Any:
-        return self.backend.binary("multiply", dy, self.t)
-
-
 def softmax_cross_entropy(
     logits: Tensor,
     labels: Any,
@@ -77,63 +86,97 @@ def softmax_cross_entropy(
     label_smoothing: float = 0.0,
     weight: Any = None,
     ignore_index: int | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
-    """Mean of -log softmax(logits)[label]; per pixel where logits are an image's.
+    """-log softmax(logits)[label]; per pixel where logits are an image's.
 
     Args:
         logits: (…, K), any float dtype.
         labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the backend's own array. Host
             arrays are checked; an array on a device is taken as it is, for reading it would wait for the device, and a label
             in it that is no class makes the loss NaN. Or soft ones, a tensor, lists or an array of floats (…, K), at least 0,
-            that sum to 1, as `data.Mixup` makes them: then the mean of -sum(label log softmax(logits)), with 0 log 0 = 0,
-            without `weight` and `ignore_index`.
+            that sum to 1, as `data.Mixup` makes them: then -sum(weight label log softmax(logits)), with 0 log 0 = 0, without
+            `ignore_index`.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
-        weight: (K,), each class's weight; the mean is then weighted by the labels' weights.
-        ignore_index: a label that counts neither in the loss nor in the mean.
+        weight: (K,), each class's weight; the mean is then weighted by the labels' weights, but that of soft labels is over
+            the rows, as PyTorch has it.
+        ignore_index: a label that counts neither in the loss nor in the mean; its rows' losses are 0.
+        reduction: "mean", "sum", or "none" for the losses of the rows, (…).
     Returns:
-        The mean, a tensor of no axes.
+        A tensor of no axes, or (…).
     """
     name = "softmax_cross_entropy"
-    if expect_tensor(name, "logits", logits).ndim < 1:
-        raise ValueError(f"{name}: logits have shape {logits.shape} but take (…, K)")
-    if 0 in logits.shape:
-        raise ValueError(f"{name}: logits {logits.shape} hold no rows or no classes")
+    _check_logits(name, "logits", logits, reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing is {label_smoothing} but must be from 0 to 1")
-    backend, classes = logits.backend, logits.shape[-1]
-    labels = labels.data if isinstance(labels, Tensor) and labels.dtype.name in COUNTS else labels
-    given = labels if isinstance(labels, Tensor) else real_array(f"{name}: labels", labels)
-    shape = tuple(given.shape)
-    if is_float(given.dtype) and shape == logits.shape:
-        if weight is not None or ignore_index is not None:
-            raise ValueError(f"{name}: weight and ignore_index take integer labels, not soft ones")
-        return _soft_cross_entropy(logits, given, label_smoothing)
-    if isinstance(given, Tensor) or np.dtype(given.dtype).kind not in "iu":
-        got = f"{'a tensor of ' if isinstance(given, Tensor) else ''}{given.dtype} {shape}"
-        raise TypeError(
-            f"{name}: labels are {got} but take an array of integers {logits.shape[:-1]}, or floats {logits.shape}"
-        )
-    if shape != logits.shape[:-1]:
-        raise ValueError(f"{name}: labels have shape {shape} but logits {logits.shape} take {logits.shape[:-1]}")
-    if isinstance(given, np.ndarray):
-        _check_labels(given, classes, ignore_index)
-    if weight is not None:
-        dtype = np.float32 if logits.dtype.name in backend.narrow else logits.dtype
-        weight = backend.asarray(weight.data if isinstance(weight, Tensor) else weight, dtype)
-        if tuple(weight.shape) != (classes,):
-            raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but there are {classes} classes")
-        if isinstance(weight, np.ndarray) and not (np.isfinite(weight) & (weight >= 0)).all():
-            raise ValueError(f"{name}: weights must be finite and not negative, got {weight.tolist()}")
-    return _SoftmaxCrossEntropy.apply(
-        logits,
-        labels=backend.asarray(given.reshape(-1), np.int32),
-        weight=weight,
-        smoothing=label_smoothing,
-        ignore_index=ignore_index,
+    labels = _given(name, labels)
+    if is_float(labels.dtype) and tuple(labels.shape) == logits.shape:
+        if ignore_index is not None:
+            raise ValueError(f"{name}: ignore_index takes integer labels, not soft ones")
+        return _soft_cross_entropy(logits, labels, label_smoothing, weight, reduction)
+    _check_labels(
+        name, logits, labels, ignore_index, f"an array of integers {logits.shape[:-1]}, or floats {logits.shape}"
+    )
+    return _hard_cross_entropy(
+        name, logits, labels, weight, ignore_index, reduction, smoothing=label_smoothing, normalized=False
     )
 
 
-def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float) -> Tensor:
+def nll_loss(
+    log_probabilities: Tensor,
+    labels: Any,
+    *,
+    weight: Any = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """-log_probabilities[label]: the cross entropy of what `log_softmax` has given.
+
+    Args:
+        log_probabilities: (…, K), any float dtype.
+        labels: (…), integers, as for `softmax_cross_entropy`; and so are the others.
+    """
+    _check_logits("nll_loss", "log_probabilities", log_probabilities, reduction)
+    labels = _given("nll_loss", labels)
+    _check_labels(
+        "nll_loss", log_probabilities, labels, ignore_index, f"an array of integers {log_probabilities.shape[:-1]}"
+    )
+    return _hard_cross_entropy(
+        "nll_loss", log_probabilities, labels, weight, ignore_index, reduction, smoothing=0.0, normalized=True
+    )
+
+
+def _hard_cross_entropy(
+    name: str,
+    logits: Tensor,
+    labels: Any,
+    weight: Any,
+    ignore_index: int | None,
+    reduction: str,
+    *,
+    smoothing: float,
+    normalized: bool,
+) -> Tensor:
+    if not logits.size:  # and no mean: the sum of nothing
+        return reduced(name, logits.sum(axis=-1), reduction)
+    backend, classes = logits.backend, logits.shape[-1]
+    weight = None if weight is None else _class_weights(name, weight, logits)
+    rows = backend.asarray(labels.reshape(-1), np.int32)
+    loss = (_NegativeLogLikelihood if normalized else _CrossEntropy).apply(
+        logits,
+        labels=rows,
+        weight=weight,
+        smoothing=smoothing,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        normalized=normalized,
+    )
+    if reduction == "mean" and (weight is not None or ignore_index is not None):
+        loss._divisor = partial(backend.label_weight, rows, weight, classes=classes, ignore_index=ignore_index)
+    return loss
+
+
+def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float, weight: Any, reduction: str) -> Tensor:
     array = labels.data if isinstance(labels, Tensor) else labels
     if isinstance(array, np.ndarray):
         _check_soft_labels(array)
@@ -143,7 +186,9 @@ def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float) -> Tensor
     else:
         target = tensor(labels, dtype=logits.dtype, backend=logits.backend)
     target = target * (1 - smoothing) + smoothing / logits.shape[-1]
-    return -expected_log(target, log_softmax(logits)).mean()
+    if weight is not None:
+        target = target * _class_weights("softmax_cross_entropy", weight, logits)
+    return reduced("softmax_cross_entropy", -expected_log(target, log_softmax(logits)), reduction)
 
 
 def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
@@ -153,7 +198,7 @@ def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
         target: (…, K), at least 0, no gradient.
         log_p: (…, K), its dtype and backend.
     """
-    return _Weighed.apply(log_p, t=target.data).sum(axis=-1)
+    return Weighed.apply(log_p, t=target.data).sum(axis=-1)
 
 
 def correct_count(loss: Tensor) -> Array | None:
@@ -162,83 +207,128 @@ def correct_count(loss: Tensor) -> Array | None:
     None of another loss, of one whose backward has run, and of one that leaves labels out.
     """
     function = loss._function
-    if isinstance(function, _SoftmaxCrossEntropy) and not function._freed and function.counts_all:
+    if isinstance(function, _CrossEntropy) and not function._freed and function.counts_all:
         return function.correct
     return None
 
 
-def binary_cross_entropy_with_logits(logits: Tensor, targets: Any) -> Tensor:
-    """Mean over all elements of -t log s(z) - (1 - t) log(1 - s(z)), with s the sigmoid, computed without overflow.
+def label_weight(loss: Tensor) -> Array | None:
+    """What a loss that is a mean weighted by labels was divided by, a float of shape () on the backend.
+
+    None of a mean over all rows, and of what is made from a loss. Losses of parts of a batch, each times this, add up to the
+    loss of all, times the sum of these.
+    """
+    return None if loss._divisor is None else loss._divisor()
+
+
+def binary_cross_entropy_with_logits(logits: Tensor, targets: Any, *, reduction: str = "mean") -> Tensor:
+    """-t log s(z) - (1 - t) log(1 - s(z)), elementwise, with s the sigmoid, computed without overflow.
 
     Args:
         logits: any shape and float dtype.
         targets: the same shape, from 0 to 1, no gradient.
+        reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
     """
     name = "binary_cross_entropy_with_logits"
+    check_reduction(name, reduction)
     logits = wide(expect_tensor(name, "logits", logits))
-    return _BinaryCrossEntropy.apply(logits, targets=binary_targets(name, logits, targets))
+    t = binary_targets(name, logits, targets, reduction)
+    if reduction == "mean":
+        return _BinaryCrossEntropy.apply(logits, targets=t)
+    return reduced(name, binary_terms(logits, t), reduction)
 
 
-def mean_squared_error(x: Tensor, target: Any) -> Tensor:
-    """Mean over all elements of (x - target)^2; both of one shape, and both get a gradient."""
-    difference = _difference("mean_squared_error", x, target)
-    return (difference * difference).mean()
+def binary_terms(logits: Tensor, targets: Array) -> Tensor:
+    """The elements of `binary_cross_entropy_with_logits`, as two terms of which none is a difference."""
+    missed = (1 - Tensor(targets, logits.backend)).data
+    return Weighed.apply(softplus(-logits), t=targets) + Weighed.apply(softplus(logits), t=missed)
 
 
-def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0) -> Tensor:
-    """Mean over all elements of d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = x - target (Huber 1964).
-
-    A wild target pulls with delta, however far it is. With a delta of 1 it is the smooth L1 loss (Girshick 2015, equation 3).
+def kl_div(log_q: Tensor, target: Any, *, log_target: bool = False, reduction: str = "mean") -> Tensor:
+    """p (log p - log q), elementwise, with 0 log 0 = 0: its sum is the divergence of q from p (Kullback & Leibler 1951).
 
     Args:
-        x: any shape and float dtype.
-        target: the same shape, no gradient.
-        delta: where the square ends, above 0.
+        log_q: logarithms of probabilities, such as those of `log_softmax`: any shape and float dtype.
+        target: p, at least 0, of the same shape, no gradient.
+        log_target: whether the target is log p.
+        reduction: "batchmean", the sum over the length of the first axis, which is the divergence's mean over a batch; "mean"
+            over all elements, as PyTorch's default is; "sum"; or "none" for the elements themselves.
     """
-    if not delta > 0:
-        raise ValueError(f"huber_loss: delta is {delta} but must be positive")
-    distance = absolute(_difference("huber_loss", x, target.detach() if isinstance(target, Tensor) else target))
-    beyond = relu(distance - delta)
-    near = distance - beyond  # min(|d|, delta)
-    return (near * (beyond + near * 0.5)).mean()
+    check_reduction("kl_div", reduction, (*REDUCTIONS, "batchmean"))
+    log_q = wide(expect_tensor("kl_div", "log_q", log_q))
+    p, on_host = given_array(log_q.backend, target, log_q.dtype)
+    if tuple(p.shape) != log_q.shape:
+        raise ValueError(f"kl_div: target has shape {tuple(p.shape)} but log_q {log_q.shape}")
+    if not log_target and on_host is not None and (on_host < 0).any():
+        raise ValueError(f"kl_div: target must be at least 0, got {on_host.min()}; pass log_target=True for logarithms")
+    given = Tensor(p, log_q.backend)
+    log_p, p = (given, exp(given).data) if log_target else (log(given), p)
+    terms = Weighed.apply(log_p - log_q, t=p)
+    if reduction != "batchmean":
+        return reduced("kl_div", terms, reduction)
+    if not log_q.shape or not log_q.shape[0]:
+        raise ValueError(f"kl_div: log_q has shape {log_q.shape} but batchmean takes a batch of at least one")
+    return terms.sum() * (1 / log_q.shape[0])
 
 
-def wide(x: Tensor) -> Tensor:
-    """x in float32 where 16 bits are only stored: a loss is a sum."""
-    return cast(x, np.float32) if x.dtype.name in x.backend.narrow else x
-
-
-def _difference(operation: str, x: Tensor, target: Any) -> Tensor:
-    """x - target, both of one shape."""
-    shape = tuple(target.shape if hasattr(target, "shape") else np.shape(target))
-    if shape != expect_tensor(operation, "x", x).shape:
-        raise ValueError(f"{operation}: target has shape {shape} but x {x.shape}")
-    return wide(x - target)
-
-
-def binary_targets(operation: str, logits: Tensor, targets: Any) -> Array:
+def binary_targets(operation: str, logits: Tensor, targets: Any, reduction: str) -> Array:
     """Targets from 0 to 1 as an array of the logits' backend, dtype and shape."""
-    if isinstance(targets, Tensor):
-        targets = targets.data
-    array = logits.backend.asarray(targets, logits.dtype)
+    array, on_host = given_array(logits.backend, targets, logits.dtype)
     if tuple(array.shape) != logits.shape:
         raise ValueError(f"{operation}: targets have shape {tuple(array.shape)} but logits {logits.shape}")
-    if array.size == 0:
+    if array.size == 0 and reduction == "mean":
         raise ValueError(f"{operation}: logits {logits.shape} hold no elements")
-    if isinstance(array, np.ndarray) and not ((array >= 0) & (array <= 1)).all():
-        raise ValueError(f"{operation}: targets must be from 0 to 1, got {array.min()} to {array.max()}")
+    if on_host is not None and not ((on_host >= 0) & (on_host <= 1)).all():
+        raise ValueError(f"{operation}: targets must be from 0 to 1, got {on_host.min()} to {on_host.max()}")
     return array
 
 
-def _check_labels(labels: np.ndarray, classes: int, ignore_index: int | None) -> None:
+def _given(name: str, labels: Any) -> Any:
+    """Labels as an array, or as a tensor of floats: one of integers is as good as its array."""
+    if isinstance(labels, Tensor):
+        return labels.data if labels.dtype.name in COUNTS else labels
+    return real_array(f"{name}: labels", labels)
+
+
+def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> None:
+    check_reduction(name, reduction)
+    if expect_tensor(name, argument, logits).ndim < 1:
+        raise ValueError(f"{name}: {argument} have shape {logits.shape} but take (…, K)")
+    if not logits.shape[-1] or (reduction == "mean" and not logits.size):
+        raise ValueError(f"{name}: {argument} {logits.shape} hold no rows or no classes")
+
+
+def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | None, takes: str) -> None:
+    """TypeError or ValueError unless labels are integers (…), of an array on the host classes or `ignore_index`."""
+    shape, classes = tuple(labels.shape), logits.shape[-1]
+    if isinstance(labels, Tensor) or (
+        np.dtype(labels.dtype).kind not in "iu" and (labels.size or shape != logits.shape[:-1])
+    ):
+        got = f"{'a tensor of ' if isinstance(labels, Tensor) else ''}{labels.dtype} {shape}"
+        raise TypeError(f"{name}: labels are {got} but take {takes}")
+    if shape != logits.shape[:-1]:
+        raise ValueError(f"{name}: labels have shape {shape} but logits {logits.shape} take {logits.shape[:-1]}")
+    if not isinstance(labels, np.ndarray):
+        return
     wrong = (labels < 0) | (labels >= classes)
     if ignore_index is not None:
         wrong &= labels != ignore_index
     if wrong.any():
         raise ValueError(
-            f"softmax_cross_entropy: labels must be from 0 to {classes - 1}, got {labels[wrong][0]}"
+            f"{name}: labels must be from 0 to {classes - 1}, got {labels[wrong][0]}"
             f" at {tuple(int(i) for i in np.argwhere(wrong)[0])}"
         )
+
+
+def _class_weights(name: str, weight: Any, logits: Tensor) -> Array:
+    backend, classes = logits.backend, logits.shape[-1]
+    dtype = np.float32 if logits.dtype.name in backend.narrow else logits.dtype
+    weights, on_host = given_array(backend, weight, dtype)
+    if tuple(weights.shape) != (classes,):
+        raise ValueError(f"{name}: weight has shape {tuple(weights.shape)} but there are {classes} classes")
+    if on_host is not None and not (np.isfinite(on_host) & (on_host >= 0)).all():
+        raise ValueError(f"{name}: weights must be finite and not negative, got {on_host.tolist()}")
+    return weights
 
 
 def _check_soft_labels(labels: np.ndarray) -> None:

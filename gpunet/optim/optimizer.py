@@ -184,14 +184,21 @@ class Optimizer:
         if dtype == "float16" and self.arena.scaling is None:
             self.scale_losses()
 
-    def backward(self, loss: Tensor, weight: float = 1.0) -> None:
+    def backward(self, loss: Tensor, weight: float | Array = 1.0) -> None:
         """``loss.backward()``, of the scaled loss if `scale_losses` was called.
 
         Args:
-            weight: what the loss counts for, beside others whose gradients are added up before a step.
+            weight: what the loss counts for, beside others whose gradients are added up before a step: a number, or an array of
+                one element on the backend.
         """
         backend, seed = self.arena.backend, None
-        if self.arena.scaling is not None:
+        if isinstance(weight, int | float | np.number):
+            weight = float(weight)
+        if not isinstance(weight, float):
+            seed = backend.cast(weight, loss.dtype)
+            if self.arena.scaling is not None:
+                seed = backend.binary("multiply", seed, self.arena.scaling[:1])
+        elif self.arena.scaling is not None:
             seed = backend.scale(self.arena.scaling[:1], None, weight) if weight != 1 else self.arena.scaling[:1]
         elif weight != 1:
             seed = backend.full((1,), weight, loss.dtype)

@@ -27,9 +27,10 @@ from gpunet.autograd import Tensor
 from gpunet.backends.base import Array, Note, Segments
 from gpunet.cuda.capture import Feed, Recorder, Recording, row
 from gpunet.errors import BackendError
-from gpunet.functional.loss import correct_count
+from gpunet.functional.loss import correct_count, label_weight
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
+from gpunet.train.shares import LabelShares
 from gpunet.train.step import DeviceBatch, EagerStep, Measured, form_of, form_of_all
 
 STEPS = 16
@@ -50,6 +51,8 @@ class Graph(NamedTuple):
     """(1 + updates, 3) float64: zeros, then each update's note."""
     losses: Array | None
     """(steps,) where an update takes several steps, one a batch: their losses, of which the note has the sum."""
+    weights: Array | None
+    """(steps,) where losses are means weighted by labels: what each was divided by."""
     bounds: np.ndarray
     """(M, 2): what the update walks over; `placed` is the device's."""
     placed: Array
@@ -155,8 +158,9 @@ class CapturedStep:
             optimizer.steps = before[done][0]
             if schedule is not None:
                 schedule.seek(before[done][1])
+        weights = [None] * len(batches) if graph.weights is None else backend.to_numpy(graph.weights).tolist()
         for i, loss in enumerate(losses[: done * update]):
-            measured = Measured(loss, graph.rows, rate=rates[i // update])
+            measured = Measured(loss, graph.rows, weights[i], rate=rates[i // update])
             if graph.labels:
                 measured = measured._replace(correct=(int(notes[i][1]), graph.labels))
             elif graph.logits:
@@ -205,16 +209,18 @@ class CapturedStep:
         clock, hyper = feed((count, 2), np.uint64), feed((updates, *optimizer.table(first).shape), np.float64)
         notes, placed = backend.asarray(np.zeros((updates + 1, 3))), backend.asarray(bounds)
         losses = None if update == 1 else backend.empty((count,), np.float32)
+        weights = backend.empty((count,), np.float32)
 
-        def work() -> tuple[int, int, list[Tensor]]:
-            rows, labels, logits = 0, 0, []
+        def work() -> tuple[int, int, list[Tensor], bool]:
+            rows, labels, logits, weighted = 0, 0, [], False
             total: Array | None = None
+            shares: LabelShares | None = None
             for i in range(count):
                 place, u = row(clock.device, i), i // update
                 with random.clocked(place):
                     if i % update == 0:
                         optimizer.zero_grad()
-                        total = None
+                        total = shares = None
                     parts = batch.parts(i, place)
                     loss, out = self.eager.forward(parts)
                     correct = correct_count(loss) if self.counts and update == 1 else None
@@ -227,19 +233,24 @@ class CapturedStep:
                     if losses is not None:
                         backend.copy(value, out=row(losses, i))
                     total = value if total is None else backend.binary("add", total, value)
-                    optimizer.backward(loss, 1 / update)
+                    if (weight := label_weight(loss)) is not None:
+                        backend.copy(weight, out=row(weights, i))
+                        weighted = True
+                    shares = self.eager.add_gradients(loss, 1, update, update, shares, first=i % update == 0)
                     if (i + 1) % update:
                         continue
+                    if shares is not None:
+                        shares.finish()
                     if optimizer.arena.written != written:
                         raise BackendError("other parameters got a gradient than in the step before")
                     note = Note(total, correct, row(notes, u), row(notes, u + 1))
                     optimizer.apply(Segments(bounds, row(hyper.device, u), placed), note)
-            return rows, labels, logits
+            return rows, labels, logits, weighted
 
-        recording, (rows, labels, logits) = self.recorder.record(work)
+        recording, (rows, labels, logits, weighted) = self.recorder.record(work)
         return Graph(
-            recording, batch, clock, hyper, notes, losses, bounds, placed, first, written, rows, labels, logits,
-            optimizer.grad_norm,
+            recording, batch, clock, hyper, notes, losses, weights if weighted else None, bounds, placed, first, written, rows,
+            labels, logits, optimizer.grad_norm,
         )  # fmt: skip
 
 

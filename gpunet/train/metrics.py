@@ -33,9 +33,9 @@ class Mean:
 
     def reset(self) -> None:
         """Start anew."""
-        self.total, self.weight = 0.0, 0
+        self.total, self.weight = 0.0, 0.0
 
-    def update(self, value: float, weight: int) -> None:
+    def update(self, value: float, weight: float) -> None:
         """Take up a value that stands for `weight` rows."""
         self.total += value * weight
         self.weight += weight

@@ -14,9 +14,11 @@ from gpunet.autograd import Tensor, no_grad, tensor
 from gpunet.backends.base import Array, is_float
 from gpunet.errors import BackendError
 from gpunet.functional import cast
+from gpunet.functional.loss import label_weight
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
+from gpunet.train.shares import LabelShares
 
 Loss = Callable[[Tensor, Any], Tensor]
 """(model(x), y) to a tensor of no axes."""
@@ -29,6 +31,8 @@ class Measured(NamedTuple):
 
     loss: float
     rows: int
+    weight: float | None = None
+    """What a loss that is a mean weighted by labels was divided by; None where it is one over the rows."""
     logits: np.ndarray | None = None
     """None where the step computes the loss itself, or no metric reads them."""
     labels: Any = None
@@ -65,7 +69,8 @@ class EagerStep:
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
         dtype: what floats of a batch are computed in; the parameters' if None.
-        accumulate: how many batches an update takes, or fewer at the end of an epoch; each counts by its rows.
+        accumulate: how many batches an update takes, or fewer at the end of an epoch; each counts by its rows, or by the weight
+            of its labels, see `functional.loss.label_weight`.
     Attributes:
         most, update: how many batches `run` takes at once, and how many go into an update.
     """
@@ -103,17 +108,42 @@ class EagerStep:
         rate, given = self.optimizer.groups[0]["lr"], [made(batch, self.dtype) for batch in batches]
         total, results = sum(checked_batch(batch)[0].shape[0] for batch in given), []
         self.optimizer.zero_grad()
+        shares: LabelShares | None = None
         with _quiet():
             for i, batch in enumerate(given):
                 if i:
                     random.begin_step(epoch, step + i)
                 loss, measured = self.begin(batch)
-                self.optimizer.backward(loss, measured.rows / total)
+                shares = self.add_gradients(loss, measured.rows, total, len(given), shares, first=not i)
                 results.append(measured._replace(rate=rate))
+            if shares is not None:
+                shares.finish()
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
         return iter(results)
+
+    def add_gradients(
+        self, loss: Tensor, rows: int, total: int, batches: int, shares: LabelShares | None, *, first: bool
+    ) -> LabelShares | None:
+        """The backward pass of one of an update's batches, of which the first decides whether they count by labels.
+
+        Args:
+            rows, total: the batch's and the update's.
+            batches: the update's.
+            shares: what this gave for the batch before.
+        Returns:
+            What must be finished before the update, if they count by labels.
+        """
+        weight = label_weight(loss) if batches > 1 and (first or shares is not None) else None
+        if first and weight is not None:
+            shares = LabelShares(self.optimizer.arena, batches)
+        if shares is None:
+            self.optimizer.backward(loss, rows / total)
+        else:
+            backend = self.optimizer.arena.backend
+            self.optimizer.backward(loss, shares.of(backend.full((), rows, loss.dtype) if weight is None else weight))
+        return shares
 
     def begin(self, batch: Any) -> tuple[Tensor, Measured]:
         """The forward pass of an update; FloatingPointError where the loss is not finite."""
@@ -156,7 +186,9 @@ class EagerStep:
     def _measure(self, batch: Any) -> tuple[Tensor, Measured]:
         batch = made(batch, self.dtype)
         loss, logits = self.forward(batch)
-        measured = Measured(loss.item(), batch[0].shape[0])
+        weight = label_weight(loss)
+        weight = None if weight is None else float(self.optimizer.arena.backend.to_numpy(weight))
+        measured = Measured(loss.item(), batch[0].shape[0], weight)
         if logits is None or not self.keep_logits:
             return loss, measured
         return loss, measured._replace(logits=self.values(logits), labels=self.on_host(batch[1]))

@@ -42,7 +42,9 @@ class Trainer:
     Args:
         model: moved to `backend`, together with the optimizer's state.
         optimizer: of the model's parameters.
-        loss: ``loss(model(x), y)``, a tensor of one element, for a batch (x, y).
+        loss: ``loss(model(x), y)``, a tensor of one element, for a batch (x, y): a mean over rows, whose mean over batches is
+            weighted by their rows; or a cross entropy of gpunet's with ignore_index or class weights, returned as it is, by
+            the labels' weights. So the loss over a data set does not depend on the batch size.
         metrics: "accuracy", "top5" (any number), "confusion", or `Metric` objects; the loss is always measured. If
             None, accuracy, or nothing where there is a `step`.
         step: ``step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
@@ -58,10 +60,10 @@ class Trainer:
             `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
             int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
         accumulate: how many batches an update takes, so that a big one need not fit into memory: their gradients are added up,
-            each times its share of the rows. For a loss that is a mean over rows they are those of one batch of all the rows,
-            but for batch norm, which sees each by itself; for one that divides by something else in each batch, as with
-            ignore_index, class weights or Dice, only about those. A schedule then steps once for so many batches, and hooks
-            around steps are called around them all.
+            each times its share of the rows, or of the labels' weights where the loss is gpunet's cross entropy with
+            ignore_index or class weights. So they are those of one batch of all the rows, but for batch norm, which sees each
+            by itself; for a loss that divides by something else in each batch, as Dice does, only about those. A schedule
+            then steps once for so many batches, and hooks around steps are called around them all.
         average: of this model and optimizer. `fit` validates with the averages, so that `EarlyStopping` and `BestCheckpoint`
             go by them (as Lightning and timm do); they are saved and loaded with checkpoints. The model itself keeps the
             weights that are trained: `evaluate` and `predict` use the averages inside ``average.applied()``.
@@ -322,16 +324,13 @@ class _Meter:
     """The loss and the metrics of one pass over a loader."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
-        self.metrics, self._loss = metrics, Mean()
+        self.metrics, self._loss, self.rows = metrics, Mean(), 0
         for metric in metrics:
             metric.reset()
 
-    @property
-    def rows(self) -> int:
-        return self._loss.weight
-
     def update(self, measured: Measured) -> None:
-        self._loss.update(measured.loss, measured.rows)
+        self.rows += measured.rows
+        self._loss.update(measured.loss, measured.rows if measured.weight is None else measured.weight)
         for metric in self.metrics:
             if measured.correct is not None and isinstance(metric, Accuracy):
                 metric.count(*measured.correct)
@@ -339,7 +338,8 @@ class _Meter:
                 metric.update(measured.logits, measured.labels)
 
     def values(self) -> dict[str, Any]:
-        return {"loss": self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
+        nothing = self.rows and not self._loss.weight  # where all labels are ignored, a batch's loss is 0 too
+        return {"loss": 0.0 if nothing else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

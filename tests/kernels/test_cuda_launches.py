@@ -171,6 +171,10 @@ PRIMITIVES = {
         ),
         ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float>", "softmax_cross_entropy_mean"],
     ),
+    "label_weight": (
+        lambda on: on.label_weight(ones(on, 9, dtype=np.int32), ones(on, 3), classes=3, ignore_index=None),
+        ["softmax_cross_entropy_total", "reduce_sum_rows<float>"],
+    ),
     "sigmoid_cross_entropy": (
         lambda on: on.sigmoid_cross_entropy(ones(on, 3), ones(on, 3)),
         ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],

@@ -15,6 +15,7 @@ ACTIVATIONS = [
 ]  # fmt: skip
 INPUT_ACTIVATIONS = [
     InputActivation("gelu"), InputActivation("silu"), InputActivation("softplus", 2.5), InputActivation("hard_swish"),
+    InputActivation("sigmoid"), InputActivation("tanh"), InputActivation("elu", 0.7),
 ]  # fmt: skip
 STREAM = Stream(seed=2**63 - 5, purpose=1, step=7, call=2**40, epoch=3)
 
@@ -40,7 +41,6 @@ def test_activations_of_their_input_agree_with_the_reference(device_backend, ref
             device_backend.input_activation_forward(on(x), activation),
             reference.input_activation_forward(x.astype(np.float64), activation),
         )
-        x[np.isinf(x)] = 50  # a slope that is infinity times 0
         expected = reference.input_activation_backward(dy.astype(np.float64), x.astype(np.float64), activation)
     agrees(device_backend.input_activation_backward(on(dy), on(x), activation), expected)
 

@@ -20,6 +20,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 INPUT_ACTIVATIONS = (
     InputActivation("gelu"), InputActivation("silu"), InputActivation("softplus", 2.5), InputActivation("hard_swish"),
+    InputActivation("sigmoid"), InputActivation("tanh"), InputActivation("elu", 0.7),
 )  # fmt: skip
 SPECIAL = np.resize(np.array([0.5, -2, 0, 3, np.nan, np.inf], np.float32), (3, 5))
 """Numbers with NaN and infinity among them."""
@@ -154,10 +155,22 @@ def _cross_entropy(draw: Draw) -> Iterator[Case]:
         "softmax_cross_entropy", logits, labels,
         weight=None, smoothing=0.0, ignore_index=None, label="plain", variants=FAST_AND_SIMPLE,
     )  # fmt: skip
+    yield draw.call(
+        "softmax_cross_entropy", logits, labels,
+        weight=weight, ignore_index=None, reduction="none", label="by rows", **options,
+    )  # fmt: skip
+    yield draw.call(
+        "softmax_cross_entropy", logits, labels,
+        weight=weight, ignore_index=None, reduction="sum", normalized=True, label="of logarithms", **options,
+    )  # fmt: skip
     many = draw.rng.integers(0, 3, SMALL_ROWS + 1).astype(np.int32)
     yield draw.call(
         "softmax_cross_entropy", draw.normal(len(many), 3), many,
         weight=weight[:3], ignore_index=1, label=f"{len(many)} rows", **options,
+    )  # fmt: skip
+    yield draw.call(
+        "softmax_cross_entropy", draw.normal(len(many), 3), many,
+        weight=weight[:3], ignore_index=1, reduction="none", label=f"{len(many)} rows by rows", **options,
     )  # fmt: skip
 
 
@@ -168,4 +181,6 @@ def _softmax(draw: Draw) -> Iterator[Case]:
         yield draw.call("softmax_forward", logits, log=log, label=label)
         y = get_backend("reference").softmax_forward(logits, log=log)
         yield draw.call("softmax_backward", dy, y, log=log, label=label)
+    labels, weight = draw.rng.integers(0, 3, 999).astype(np.int32), draw.rng.uniform(0.5, 2, 3).astype(np.float32)
+    yield draw.call("label_weight", labels, weight, classes=3, ignore_index=1, single=("weight",))
     yield draw.call("sigmoid_cross_entropy", logits, draw.rng.uniform(size=(19, 33)).astype(np.float32))

@@ -1,0 +1,79 @@
+"""Losses of numbers that should come close to others: functions of the difference, elementwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpunet.autograd import Function, Tensor
+from gpunet.backends.base import Activation, Array
+from gpunet.functional.arithmetic import absolute
+from gpunet.functional.terms import difference, reduced
+
+
+class _Huber(Function):
+    """c (d - c / 2) / scale with c = min(max(d, -delta), delta), whose gradient is c / scale.
+
+    It is d^2 / 2 up to |d| = delta and delta (|d| - delta / 2) beyond. No difference of large numbers stands for a small one.
+    """
+
+    name = "huber"
+
+    def forward(self, d: Array, *, delta: float, scale: float) -> Array:
+        backend = self.backend
+        clamped = backend.activation_forward(d, Activation("hard_tanh", low=-delta, high=delta))
+        self.slope = clamped
+        if scale != 1:
+            self.slope = backend.binary("divide", clamped, backend.full((), scale, d.dtype))
+        return backend.binary("multiply", self.slope, backend.binary("subtract", d, backend.scale(clamped, None, 0.5)))
+
+    def backward(self, dy: Array) -> Any:
+        return self.backend.binary("multiply", dy, self.slope)
+
+
+def mean_squared_error(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
+    """(x - target)^2, elementwise; both get a gradient.
+
+    Args:
+        x: any shape and float dtype.
+        target: the same shape.
+        reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
+    """
+    away = difference("mean_squared_error", x, target)
+    return reduced("mean_squared_error", away * away, reduction)
+
+
+def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
+    """|x - target|, elementwise, with a gradient of 0 where they are equal; arguments as for `mean_squared_error`."""
+    return reduced("l1_loss", absolute(difference("l1_loss", x, target)), reduction)
+
+
+def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
+    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = x - target, elementwise (Huber 1964).
+
+    A wild target pulls with delta, however far it is.
+
+    Args:
+        x, target, reduction: as for `mean_squared_error`, but the target gets no gradient.
+        delta: where the square ends, above 0.
+    """
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta is {delta} but must be positive")
+    away = difference("huber_loss", x, target.detach() if isinstance(target, Tensor) else target)
+    terms = _Huber.apply(away, delta=delta, scale=1.0)
+    return reduced("huber_loss", terms, reduction)
+
+
+def smooth_l1_loss(x: Tensor, target: Any, *, beta: float = 1.0, reduction: str = "mean") -> Tensor:
+    """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond, with d = x - target, elementwise (Girshick 2015, equation 3).
+
+    It is `huber_loss` of a delta of beta, divided by beta, and `l1_loss` for a beta of 0.
+
+    Args:
+        x, target, reduction: as for `mean_squared_error`.
+        beta: where the square ends, at least 0.
+    """
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1_loss: beta is {beta} but must be at least 0")
+    away = difference("smooth_l1_loss", x, target)
+    terms = absolute(away) if beta == 0 else _Huber.apply(away, delta=beta, scale=beta)
+    return reduced("smooth_l1_loss", terms, reduction)
