@@ -14,7 +14,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import BINARY, UNARY, Array, Index
+from gpunet.backends.base import BINARY, UNARY, Array, Index, is_float
 from gpunet.backends.gather import Clock, augment, check_gather
 from gpunet.backends.host_updates import QUIET, HostUpdates
 from gpunet.random import Stream
@@ -77,7 +77,9 @@ class HostBackend(HostUpdates):
         return np.asarray(a * (factor if by is None else by * factor), a.dtype)
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
-        return np.asarray(a.sum(axis=axes))
+        if not is_float(a.dtype):
+            return np.asarray(a.sum(axis=axes))
+        return np.asarray(a.sum(axis=axes, dtype=np.float64)).astype(a.dtype)
 
     def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         rows = self._reduced_last(a, axes)
@@ -115,9 +117,9 @@ class HostBackend(HostUpdates):
         return a[rows]
 
     def take_backward(self, dy: Array, rows: Array, *, length: int) -> Array:
-        dx = np.zeros((length, *dy.shape[1:]), dy.dtype)
+        dx = np.zeros((length, *dy.shape[1:]), np.float64)  # a row may be named any number of times
         np.add.at(dx, rows, dy)
-        return dx
+        return dx.astype(dy.dtype)
 
     # ---- softmax and losses
 
@@ -125,14 +127,14 @@ class HostBackend(HostUpdates):
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
         shifted = x - x.max(axis=-1, keepdims=True)
         grown = np.exp(shifted)
-        total = grown.sum(axis=-1, keepdims=True)
+        total = _row_sums(grown)
         return shifted - np.log(total) if log else grown / total
 
     @QUIET
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
         if log:
-            return dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
-        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+            return dy - np.exp(y) * _row_sums(dy)
+        return y * (dy - _row_sums(dy * y))
 
     @QUIET
     def softmax_cross_entropy(
@@ -153,11 +155,11 @@ class HostBackend(HostUpdates):
         target[np.arange(rows), labels] += 1 - smoothing
         weights = np.ones(classes, logits.dtype) if weight is None else weight
         target *= weights * kept[:, None]
-        total = (weights[labels] * kept).sum(dtype=logits.dtype)
-        share = logits.dtype.type(0) if total <= 0 else 1 / total  # nothing weighs anything: no loss
+        total = float((weights[labels] * kept).sum(dtype=np.float64))
+        share = 0.0 if total <= 0 else 1 / total  # nothing weighs anything: no loss
         terms = np.multiply(target, log_p, out=np.zeros_like(target), where=target != 0)  # 0 log 0 is 0
-        loss = np.asarray(-terms.sum() * share, logits.dtype)
-        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) * (share * gain)
+        loss = np.asarray(-terms.sum(dtype=np.float64) * share, logits.dtype)
+        dlogits = (np.exp(log_p) * _row_sums(target) - target) * (share * gain)
         correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
         return loss, dlogits, correct
 
@@ -167,7 +169,7 @@ class HostBackend(HostUpdates):
         tail = np.exp(-np.abs(logits))
         losses = np.maximum(logits, 0) - logits * targets + np.log1p(tail)
         sigmoid = np.where(logits >= 0, 1, tail) / (1 + tail)
-        return np.asarray(losses.mean(), logits.dtype), (sigmoid - targets) / logits.dtype.type(logits.size)
+        return np.asarray(losses.mean(dtype=np.float64), logits.dtype), (sigmoid - targets) / float(logits.size)
 
     # ---- random numbers
 
@@ -232,6 +234,12 @@ class HostBackend(HostUpdates):
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
         return moved.reshape(*(a.shape[i] for i in kept), -1)
+
+
+def _row_sums(a: Array) -> Array:
+    """Sums over the last axis (…, 1): of float32 in pairs, as NumPy adds what is contiguous; of 16 bits in float64."""
+    wide = np.float64 if a.dtype.itemsize == 2 else a.dtype
+    return np.ascontiguousarray(a).sum(axis=-1, keepdims=True, dtype=wide).astype(a.dtype)
 
 
 def _processor() -> str:

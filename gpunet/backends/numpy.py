@@ -18,7 +18,7 @@ from gpunet.backends.numpy_conv import BLOCK, Columns, Form, convolve_back, rota
 from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.backends.numpy_spatial import NumpySpatial
-from gpunet.backends.numpy_sums import add_rows
+from gpunet.backends.numpy_sums import Total, add_middle, multiply, takes_chunks
 from gpunet.geometry import Geometry
 
 PRODUCTS = 32
@@ -96,18 +96,20 @@ class NumpyBackend(NumpySpatial):
             db = deliver(self.sum(dense, (0,)), bias_out, accumulate) if bias else None
             return dw.reshape(geometry.w_shape), db
 
-        def begin() -> tuple[Array, Array | None]:
-            return np.zeros(geometry.w_shape, x.dtype), np.zeros(filters, x.dtype) if bias else None
+        def begin() -> tuple[Total, Total | None]:
+            return Total(geometry.w_shape, x.dtype), Total((filters,), x.dtype) if bias else None
 
-        def work(form: Form, i: int, j: int, dw: Array, db: Array | None) -> None:
+        def work(form: Form, i: int, j: int, dw: Total, db: Total | None) -> None:
             form.weight_grad(dy[i:j], x[i:j], part(gate, i, j), dw, db)
 
         (dw, db), *others = self._in_blocks(form_of(geometry), geometry, x.dtype, work, begin)
         for more_dw, more_db in others:
-            dw += more_dw
+            dw.join(more_dw)
             if db is not None:
-                db += more_db
-        return deliver(dw, out, accumulate), None if db is None else deliver(db, bias_out, accumulate)
+                db.join(more_db)
+        return deliver(dw.result(), out, accumulate), (
+            None if db is None else deliver(db.result(), bias_out, accumulate)
+        )
 
     def _in_blocks(
         self, kind: type[Form], g: Geometry, dtype: Any, work: Callable[..., None], begin: Callable[[], Any] = tuple
@@ -145,7 +147,11 @@ class NumpyBackend(NumpySpatial):
         y = out
 
         def work(start: int, stop: int) -> None:
-            rows = np.matmul(left[start:stop], right, out=None if accumulate else y[start:stop])
+            rows = None if accumulate else y[start:stop]
+            if takes_chunks(left[start:stop], right):
+                rows = deliver(multiply(left[start:stop], right), rows, accumulate=False)
+            else:
+                rows = np.matmul(left[start:stop], right, out=rows)
             if bias is not None:
                 rows += bias
             if activation is not None:
@@ -157,12 +163,17 @@ class NumpyBackend(NumpySpatial):
         return y
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
-        kept = a.shape[len(axes) :]
-        leading = bool(axes) and axes == tuple(range(len(axes))) and prod(kept) > 1
-        if not (leading and a.size and a.flags.c_contiguous and a.dtype.char in "fd"):
+        """Neighbouring axes at a time, the last ones first."""
+        if a.dtype.char not in "fd" or not a.flags.c_contiguous:
             return super().sum(a, axes)
+        shape = a.shape
         with self._one_blas_thread(), np.errstate(all="ignore"):
-            return add_rows(a.reshape(-1, prod(kept))).reshape(kept)
+            while axes:
+                first = next(i for i in range(len(axes)) if axes[i:] == tuple(range(axes[i], axes[-1] + 1)))
+                start, stop = axes[first], axes[-1] + 1
+                a = add_middle(a.reshape(prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])))
+                shape, axes = shape[:start] + shape[stop:], axes[:first]
+        return a.reshape(shape)
 
     # ---- pooling
 

@@ -9,6 +9,7 @@ from gpunet.backends import host_memory, numpy_resample
 from gpunet.backends.base import Array
 from gpunet.backends.host import deliver
 from gpunet.backends.numpy_conv import reached
+from gpunet.backends.numpy_sums import add_rows, multiply, takes_chunks
 from gpunet.backends.numpy_threads import NumpyThreads
 from gpunet.geometry import Geometry
 from gpunet.resampling import Taps
@@ -77,11 +78,18 @@ class NumpySpatial(NumpyThreads):
 
         def work(start: int, stop: int) -> None:
             columns = _columns(windows, start, stop).transpose(0, 2, 1)
-            product = np.matmul(columns, _pixels(dy, start, stop)).reshape(dw[start:stop].shape)
-            deliver(product, dw[start:stop], accumulate and out is not None)
+            pixels = _pixels(dy, start, stop)
+            if takes_chunks(columns[0], pixels[0]):
+                product = np.stack([multiply(*pair) for pair in zip(columns, pixels, strict=True)])
+            else:
+                product = np.matmul(columns, pixels)
+            deliver(product.reshape(dw[start:stop].shape), dw[start:stop], accumulate and out is not None)
 
         self._parallel(work, shape[0], _products(geometry))
-        return dw, deliver(dy.sum(axis=0), bias_out, accumulate) if bias else None
+        if not bias:
+            return dw, None
+        db = add_rows(dy.reshape(len(dy), -1)).reshape(dy.shape[1:])
+        return dw, deliver(db, bias_out, accumulate)
 
 
 def _products(g: Geometry) -> int:
