@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Cross entropy of logits z with targets t from 0 to 1, elementwise, fused with its gradient:
 //   loss = mean of -t log s(z) - (1 - t) log(1 - s(z)) = mean of max(z, 0) - z t + log(1 + exp(-|z|)), which overflows nowhere
 //   dlogits = (s(z) - t) / count
@@ -9,13 +10,13 @@ template <typename T>
 __global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy(
         const T* __restrict__ logits, const T* __restrict__ targets, T* __restrict__ dlogits,
         float* __restrict__ losses, int64 count) {
-    float loss = 0.0f;
+    Sum own;
     GRID_STRIDE_LOOP(i, count) {
         const float z = to_float(logits[i]), t = to_float(targets[i]), tail = expf(-fabsf(z));
-        loss += (z <= 0.0f ? 0.0f : z) - z * t + log1pf(tail);
+        own.add((z <= 0.0f ? 0.0f : z) - z * t + log1pf(tail));
         from_float(dlogits[i], ((z >= 0.0f ? 1.0f : tail) / (1.0f + tail) - t) / count);
     }
-    loss = block_sum(loss);
+    const float loss = block_sum(own.value());
     if (threadIdx.x == 0) losses[blockIdx.x] = loss;
 }
 

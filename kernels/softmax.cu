@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Softmax over the last axis of (R, K), its logarithm, and cross entropy fused with its gradient.
 //   p[k] = exp(x[k] - max) / sum over j of exp(x[j] - max);   log p[k] = x[k] - max - log(sum …)
 //   backward: dx[k] = y[k] (dy[k] - sum over j of dy[j] y[j]);   of the logarithm: dx[k] = dy[k] - exp(y[k]) sum over j of dy[j]
@@ -41,9 +42,9 @@ __device__ __forceinline__ float row_max(const T* x, int64 classes) {
 
 template <typename T>
 __device__ __forceinline__ float row_sum_exp(const T* x, int64 classes, float largest) {
-    float sum = 0.0f;
-    for (int64 k = threadIdx.x % WARP; k < classes; k += WARP) sum += expf(to_float(x[k]) - largest);
-    return warp_sum(sum);
+    Sum sum;
+    for (int64 k = threadIdx.x % WARP; k < classes; k += WARP) sum.add(expf(to_float(x[k]) - largest));
+    return warp_sum(sum.value());
 }
 
 template <typename T>
@@ -67,10 +68,10 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_backward(
     const int lane = threadIdx.x % WARP;
     for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
         const int64 first = r * classes;
-        float sum = 0.0f;
+        Sum own;
         for (int64 k = lane; k < classes; k += WARP)
-            sum += log ? to_float(dy[first + k]) : to_float(dy[first + k]) * to_float(y[first + k]);
-        sum = warp_sum(sum);
+            own.add(log ? to_float(dy[first + k]) : to_float(dy[first + k]) * to_float(y[first + k]));
+        const float sum = warp_sum(own.value());
         for (int64 k = lane; k < classes; k += WARP) {
             const float d = to_float(dy[first + k]), out = to_float(y[first + k]);
             from_float(dx[first + k], log ? d - expf(out) * sum : out * (d - sum));
@@ -140,10 +141,10 @@ __global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
 
 __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_total(
         const int* __restrict__ labels, const float* __restrict__ OR_NULL weight, float* __restrict__ totals, CrossEntropy s) {
-    float sum = 0.0f;
+    Sum own;
     GRID_STRIDE_LOOP(r, s.rows)
-        if (!(s.ignores && labels[r] == s.ignored)) sum += class_weight(weight, labels[r], s.classes);
-    sum = block_sum(sum);
+        if (!(s.ignores && labels[r] == s.ignored)) own.add(class_weight(weight, labels[r], s.classes));
+    const float sum = block_sum(own.value());
     if (threadIdx.x == 0) totals[blockIdx.x] = sum;
 }
 
@@ -162,7 +163,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
     __shared__ int counts[ROWS_A_BLOCK];
     const float share = share_of(sum_shares(totals, blocks));
     const int lane = threadIdx.x % WARP;
-    float loss = 0.0f;
+    Sum own;
     int correct = 0;  // of this warp's rows
     for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < s.rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
         const T* row = logits + r * s.classes;  // the same for the whole warp
@@ -170,14 +171,14 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
         const bool kept = !(s.ignores && label == s.ignored);
         const float largest = row_max(row, s.classes);
         const float log_sum = logf(row_sum_exp(row, s.classes, largest));
-        float mass = 0.0f;
-        for (int64 k = lane; k < s.classes; k += WARP) mass += kept ? weighted_target(weight, label, k, s) : 0.0f;
-        mass = warp_sum(mass);
+        Sum targets;
+        for (int64 k = lane; k < s.classes; k += WARP) targets.add(kept ? weighted_target(weight, label, k, s) : 0.0f);
+        const float mass = warp_sum(targets.value());
         int first = 0x7fffffff;  // this lane's first largest logit
         for (int64 k = lane; k < s.classes; k += WARP) {
             const float x = to_float(row[k]), log_p = x - largest - log_sum;
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
-            if (target != 0.0f) loss -= target * log_p;
+            if (target != 0.0f) own.add(-target * log_p);
             if ((x == largest || (is_nan(x) && is_nan(largest))) && k < first) first = (int)k;
             from_float(dlogits[r * s.classes + k], (expf(log_p) * mass - target) * (share * s.gain));
         }
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
             first = min(first, __shfl_xor_sync(ALL_LANES, first, distance));
         correct += kept && first == label;
     }
-    loss = block_sum(loss);
+    const float loss = block_sum(own.value());
     if (lane == 0) counts[threadIdx.x / WARP] = correct;
     __syncthreads();
     if (threadIdx.x == 0) {

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Rows by number, and their gradient:
 //   take: y[r] = a[rows[r]]
 //   take_backward: dx[l] = sum of dy[r] over the r with rows[r] = l, in ascending r
@@ -17,9 +18,9 @@ __global__ void take_backward(
         const T* __restrict__ dy, const int64* __restrict__ rows, T* __restrict__ dx, int64 count, int64 length, int64 width) {
     GRID_STRIDE_LOOP(idx, length * width) {
         const int64 row = idx / width, i = idx % width;
-        float sum = 0.0f;
+        Sum sum;
         for (int64 r = 0; r < count; ++r)
-            if (rows[r] == row) sum += to_float(dy[r * width + i]);
-        from_float(dx[idx], sum);
+            if (rows[r] == row) sum.add(to_float(dy[r * width + i]));
+        from_float(dx[idx], sum.value());
     }
 }
