@@ -174,11 +174,11 @@ def _resolve(
     groups: int,
     ceil_mode: bool = False,
 ) -> Geometry:
-    for extent in (*x_shape, *window, filters):
-        if not isinstance(extent, Integral) or extent < 1:
+    for extent, least in zip((*x_shape, *window, filters), (0, *[1] * 6), strict=True):
+        if not isinstance(extent, Integral) or extent < least:
             raise ValueError(
-                f"{operation}: every extent must be at least 1, got x {x_shape} with window {window} "
-                f"and {filters} filters"
+                f"{operation}: every extent but the number of images must be at least 1, got x {x_shape} with window "
+                f"{window} and {filters} filters"
             )
     effective = [d * (f - 1) + 1 for f, d in zip(window, dilation, strict=True)]
     pads = _pads(padding, x_shape[1:3], effective, stride)

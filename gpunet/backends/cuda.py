@@ -135,6 +135,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
         *options: object,
     ) -> None:
         """Launch a tiled convolution whose results are `rows` pixels of so many channels."""
+        if not rows:
+            return
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g), busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
@@ -177,7 +179,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
         db = self._out("conv2d_weight_grad", bias_out, (g.filters,)) if bias else None
         common = geometry_fields(g), activation_fields(gate.activation)
         opened = dy, gate.y, gate.mask, x
-        if self.simple:
+        if self.simple or not g.pixels:  # of no pixels, the zeros
             count = dw.size + g.filters * bias
             args = *opened, dw, db, *common, int(accumulate)
             self._each("conv2d_weight_grad_simple", count, *args, element=element, flops=2 * g.multiply_adds)
@@ -191,9 +193,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
             tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
             kernel = instance("conv2d_weight_grad_tiled", element, *tile)
             tiles = count_tiles(rows, cols, tile) * g.groups
-        pixels = int(np.prod(g.y_shape[:3]))
-        each = split_pixels(tiles, pixels, self.busy)
-        splits = -(-pixels // each)
+        each = split_pixels(tiles, g.pixels, self.busy)
+        splits = -(-g.pixels // each)
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,8 @@ class HostBackend(HostUpdates):
 
     def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         rows = self._reduced_last(a, axes)
+        if rows.shape[-1] == 0:
+            raise ValueError(f"max: a has shape {a.shape}, and no elements have no maximum")
         index = rows.argmax(axis=-1)  # NumPy's argmax takes the first maximum, and NaN before all
         y = np.take_along_axis(rows, index[..., None], axis=-1)[..., 0]
         return y, index.astype(np.int32)
@@ -233,7 +236,7 @@ class HostBackend(HostUpdates):
         """The reduced axes moved to the end and joined: (…, reduced elements)."""
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
-        return moved.reshape(*(a.shape[i] for i in kept), -1)
+        return moved.reshape(*(a.shape[i] for i in kept), prod(a.shape[i] for i in axes))
 
 
 def _row_sums(a: Array) -> Array:

@@ -19,6 +19,7 @@ from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.backends.numpy_spatial import NumpySpatial
 from gpunet.backends.numpy_sums import Total, add_middle, multiply, takes_chunks
+from gpunet.backends.numpy_threads import T
 from gpunet.geometry import Geometry
 
 PRODUCTS = 32
@@ -56,9 +57,9 @@ class NumpyBackend(NumpySpatial):
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
         g = geometry
         if g.pointwise and (gate is None or gate.mask is None):
-            pixels = g.y_shape[0] * g.y_shape[1] * g.y_shape[2]
-            flat_gate = None if gate is None or gate.y is None else gate._replace(y=gate.y.reshape(pixels, -1))
-            return self.matmul(dy.reshape(pixels, -1), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
+            flat = g.pixels, g.filters
+            flat_gate = None if gate is None or gate.y is None else gate._replace(y=gate.y.reshape(flat))
+            return self.matmul(dy.reshape(flat), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
         dx = host_memory.empty(g.x_shape, dy.dtype)
         form = form_of(g)
         if form is Columns and (turned := turned_geometry(g)) is not None:
@@ -90,11 +91,11 @@ class NumpyBackend(NumpySpatial):
     ) -> tuple[Array, Array | None]:
         filters = geometry.filters
         if geometry.pointwise:
-            dense = opened(dy, gate).reshape(-1, filters)
+            dense = opened(dy, gate).reshape(geometry.pixels, filters)
             flat_out = None if out is None else out.reshape(-1, filters)
-            dw = self.matmul(x.reshape(len(dense), -1), dense, transpose_a=True, out=flat_out, accumulate=accumulate)
+            dw = self.matmul(x.reshape(geometry.pixels, x.shape[3]), dense, transpose_a=True, out=flat_out, accumulate=accumulate)
             db = deliver(self.sum(dense, (0,)), bias_out, accumulate) if bias else None
-            return dw.reshape(geometry.w_shape), db
+            return dw.reshape(geometry.w_shape) if out is None else out, db  # itself, not a view: the tape compares them
 
         def begin() -> tuple[Total, Total | None]:
             return Total(geometry.w_shape, x.dtype), Total((filters,), x.dtype) if bias else None
@@ -123,7 +124,12 @@ class NumpyBackend(NumpySpatial):
                 work(form, i, j, *state)
             return state
 
-        return self._parallel(run, g.x_shape[0], g.multiply_adds // g.x_shape[0] // PRODUCTS)
+        images = g.x_shape[0]
+        return self._parallel(run, images, g.multiply_adds // max(images, 1) // PRODUCTS) or [begin()]
+
+    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
+        """No results where there is nothing to do."""
+        return super()._parallel(work, count, each) if count else []
 
     # ---- matrix product
 
@@ -184,7 +190,7 @@ class NumpyBackend(NumpySpatial):
         def work(start: int, stop: int) -> None:
             numpy_pool.max_forward(x[start:stop], y[start:stop], mask[start:stop], geometry)
 
-        self._parallel(work, len(x), x[0].size)
+        self._parallel(work, len(x), prod(x.shape[1:]))
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
@@ -194,7 +200,7 @@ class NumpyBackend(NumpySpatial):
             dx[start:stop] = 0
             numpy_pool.max_backward(dy[start:stop], mask[start:stop], dx[start:stop], geometry)
 
-        self._parallel(work, len(dy), dx[0].size)
+        self._parallel(work, len(dy), prod(dx.shape[1:]))
         return dx
 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -203,7 +209,7 @@ class NumpyBackend(NumpySpatial):
         def work(start: int, stop: int) -> None:
             numpy_pool.average_forward(x[start:stop], y[start:stop], geometry, count_padding)
 
-        self._parallel(work, len(x), x[0].size)
+        self._parallel(work, len(x), prod(x.shape[1:]))
         return y
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -213,7 +219,7 @@ class NumpyBackend(NumpySpatial):
             dx[start:stop] = 0
             numpy_pool.average_backward(dy[start:stop], dx[start:stop], geometry, count_padding)
 
-        self._parallel(work, len(dy), dx[0].size)
+        self._parallel(work, len(dy), prod(dx.shape[1:]))
         return dx
 
     # ---- normalisation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -24,7 +26,7 @@ class NumpySpatial(NumpyThreads):
         def work(start: int, stop: int) -> None:
             numpy_resample.resample(x[start:stop], y[start:stop], rows, columns)
 
-        self._parallel(work, len(x), max(x[0].size, y[0].size))
+        self._parallel(work, len(x), max(prod(x.shape[1:]), prod(y.shape[1:])))
         return y
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
@@ -50,7 +52,7 @@ class NumpySpatial(NumpyThreads):
 
         def multiply(start: int, stop: int) -> None:
             matrices = _matrices(w[start:stop]).transpose(0, 2, 1)
-            np.matmul(_pixels(dy, start, stop), matrices, out=taps[start:stop].reshape((stop - start) * ow, n, -1))
+            np.matmul(_pixels(dy, start, stop), matrices, out=taps[start:stop].reshape((stop - start) * ow, n, matrices.shape[2]))
 
         def add(start: int, stop: int) -> None:
             for i, j in np.ndindex(*g.window):
@@ -58,7 +60,7 @@ class NumpySpatial(NumpyThreads):
                 padded[start:stop, reached(g, 0, i), reached(g, 1, j)] += tap
 
         self._parallel(multiply, oh, _products(g))
-        self._parallel(add, n, taps.size // n)
+        self._parallel(add, n, taps.size // max(n, 1))
         return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
 
     def local_conv2d_weight_grad(
@@ -88,7 +90,7 @@ class NumpySpatial(NumpyThreads):
         self._parallel(work, shape[0], _products(geometry))
         if not bias:
             return dw, None
-        db = add_rows(dy.reshape(len(dy), -1)).reshape(dy.shape[1:])
+        db = add_rows(dy.reshape(len(dy), prod(dy.shape[1:]))).reshape(dy.shape[1:])
         return dw, deliver(db, bias_out, accumulate)
 
 
@@ -109,7 +111,7 @@ def _windows(x: Array, g: Geometry) -> Array:
 def _columns(windows: Array, start: int, stop: int) -> Array:
     """The windows of some rows of output pixels as matrices, one a pixel: (pixels, N, KH KW C)."""
     part = windows[start:stop]
-    return part.reshape(len(part) * part.shape[1], part.shape[2], -1)
+    return part.reshape(len(part) * part.shape[1], part.shape[2], prod(part.shape[3:]))
 
 
 def _matrices(w: Array) -> Array:
@@ -119,7 +121,7 @@ def _matrices(w: Array) -> Array:
 
 def _pixels(dy: Array, start: int, stop: int) -> Array:
     """Some rows of pixels of dy as matrices: (pixels, N, O)."""
-    return dy[:, start:stop].transpose(1, 2, 0, 3).reshape(-1, len(dy), dy.shape[3])
+    return dy[:, start:stop].transpose(1, 2, 0, 3).reshape((stop - start) * dy.shape[2], len(dy), dy.shape[3])
 
 
 def _rows_last(product: Array, y: Array) -> Array:

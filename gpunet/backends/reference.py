@@ -32,9 +32,8 @@ class ReferenceBackend(ReferenceSpatial):
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
-        windows = windows_of(pad_images(x, geometry), geometry)  # (N, OH, OW, KH, KW, C)
-        windows = windows.reshape(*windows.shape[:5], g, -1)
-        filters = w.reshape(*w.shape[:3], g, -1)
+        windows = _by_group(windows_of(pad_images(x, geometry), geometry), g)  # (N, OH, OW, KH, KW, groups, C // groups)
+        filters = _by_group(w, g)
         y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
         y, mask = (y, None) if pool is None else self.max_pool2d_forward(y, geometry=pool)
         if b is not None:
@@ -50,8 +49,8 @@ class ReferenceBackend(ReferenceSpatial):
         full = np.pad(spread, ((0, 0), (eh - 1, eh - 1), (ew - 1, ew - 1), (0, 0)))
         reached = spread.shape[1] + eh - 1, spread.shape[2] + ew - 1
         windows = view_windows(full, reached, geometry.window, (1, 1), geometry.dilation)
-        windows = windows.reshape(*windows.shape[:5], g, -1)
-        rotated = w[::-1, ::-1].reshape(*w.shape[:3], g, -1)  # turned by 180 degrees; einsum exchanges the channels
+        windows = _by_group(windows, g)
+        rotated = _by_group(w[::-1, ::-1], g)  # turned by 180 degrees; einsum exchanges the channels
         padded = np.zeros((n, top + h + bottom, left + width + right, c), dy.dtype)
         padded[:, : reached[0], : reached[1]] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(
             n, *reached, c
@@ -72,9 +71,8 @@ class ReferenceBackend(ReferenceSpatial):
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
         dy = self._open(dy, gate)
-        windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)  # the sums are long
-        windows = windows.reshape(*windows.shape[:5], g, -1)
-        grouped = dy.reshape(*dy.shape[:3], g, -1)
+        windows = _by_group(windows_of(pad_images(x.astype(np.float64), geometry), geometry), g)  # the sums are long
+        grouped = _by_group(dy, g)
         dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, grouped).reshape(geometry.w_shape).astype(x.dtype)
         dw = deliver(dw, out, accumulate)
         return dw, deliver(self.sum(dy, (0, 1, 2)), bias_out, accumulate) if bias else None
@@ -292,6 +290,11 @@ class ReferenceBackend(ReferenceSpatial):
         if gate is not None and gate.mask is not None and gate.pool is not None:
             dy = self.max_pool2d_backward(dy, gate.mask, geometry=gate.pool)
         return dy
+
+
+def _by_group(a: Array, groups: int) -> Array:
+    """(…, C) as (…, groups, C // groups)."""
+    return a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
 
 
 def _normal_cdf(x: Array) -> Array:

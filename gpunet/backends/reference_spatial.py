@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from math import prod
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class ReferenceSpatial(HostBackend, ABC):
 
     def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
         taps = np.einsum("nyxo,yxijco->nyxcij", dy, w)
-        return add_windows(taps.reshape(*taps.shape[:4], -1), geometry)
+        return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry)
 
     def local_conv2d_weight_grad(
         self,

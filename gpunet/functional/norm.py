@@ -82,7 +82,8 @@ def batch_norm(
     Returns:
         (…, C).
     Raises:
-        ValueError: shapes that do not fit, or, in training, fewer than 2 elements a channel, which have no variance.
+        ValueError: shapes that do not fit, or, in training, 1 element a channel, which has no variance.
+    A batch of no samples leaves the running moments as they are.
     """
     expect_tensor("batch_norm", "x", x)
     expect_tensor("batch_norm", "running_mean", running_mean)
@@ -100,11 +101,12 @@ def batch_norm(
         raise ValueError(f"batch_norm: momentum is {momentum} but must be from 0 to 1")
     if not eps >= 0:
         raise ValueError(f"batch_norm: eps is {eps} but must be at least 0")
-    if training and prod(x.shape[:-1]) < 2:
+    elements = prod(x.shape[:-1])
+    if training and elements == 1:
         raise ValueError(
-            f"batch_norm: training takes at least 2 elements a channel, but x {x.shape} has {prod(x.shape[:-1])}; "
-            "use a larger batch, or eval()"
+            f"batch_norm: training takes at least 2 elements a channel, but x {x.shape} has 1; use a larger batch, or eval()"
         )
+    training = training and elements > 0  # nothing has no moments, and moves the running ones nowhere
     y = _BatchNorm.apply(
         x, gamma, beta, running_mean, running_var, residual,
         training=training, momentum=momentum, eps=eps, activation=activation_of("batch_norm", activation),
@@ -172,7 +174,7 @@ def layer_norm(x: Tensor, gamma: Any = None, beta: Any = None, *, axes: int = 1,
     if expect_tensor("layer_norm", "x", x).ndim < axes or not prod(x.shape[-axes:]):
         raise ValueError(f"layer_norm: x has shape {x.shape} but takes at least {axes} axes of elements to normalise")
     gamma, beta = _affine("layer_norm", x, x.shape[-axes:], gamma, beta, eps)
-    rows = reshape(x, -1, prod(x.shape[-axes:]))
+    rows = reshape(x, prod(x.shape[:-axes]), prod(x.shape[-axes:]))
     return reshape(_GroupNorm.apply(rows, gamma, beta, groups=1, eps=eps), *x.shape)
 
 

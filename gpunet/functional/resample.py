@@ -190,6 +190,6 @@ def _both(value: Any) -> tuple[Any, Any]:
 def _extents(operation: str, x: Any) -> Pair:
     """(H, W), after the check that there are images."""
     expect_tensor(operation, "x", x)
-    if x.ndim != 4 or 0 in x.shape:
-        raise ValueError(f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C), none of them empty")
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C), with images not empty")
     return x.shape[1], x.shape[2]
