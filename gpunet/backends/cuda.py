@@ -60,8 +60,8 @@ def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
 
 
 def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
-    """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, at least four steps, and not more than
-    a thread may add in float32."""
+    """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, at least four steps, and not more
+    than a thread may add in float32."""
     splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
     each = min(-(-pixels // splits), MOST_PIXELS)
     return -(-each // TILE_K) * TILE_K

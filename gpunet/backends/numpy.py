@@ -93,9 +93,12 @@ class NumpyBackend(NumpySpatial):
         if geometry.pointwise:
             dense = opened(dy, gate).reshape(geometry.pixels, filters)
             flat_out = None if out is None else out.reshape(-1, filters)
-            dw = self.matmul(x.reshape(geometry.pixels, x.shape[3]), dense, transpose_a=True, out=flat_out, accumulate=accumulate)
+            rows = x.reshape(geometry.pixels, x.shape[3])
+            dw = self.matmul(rows, dense, transpose_a=True, out=flat_out, accumulate=accumulate)
             db = deliver(self.sum(dense, (0,)), bias_out, accumulate) if bias else None
-            return dw.reshape(geometry.w_shape) if out is None else out, db  # itself, not a view: the tape compares them
+            return dw.reshape(
+                geometry.w_shape
+            ) if out is None else out, db  # itself, not a view: the tape compares them
 
         def begin() -> tuple[Total, Total | None]:
             return Total(geometry.w_shape, x.dtype), Total((filters,), x.dtype) if bias else None

@@ -52,7 +52,8 @@ class NumpySpatial(NumpyThreads):
 
         def multiply(start: int, stop: int) -> None:
             matrices = _matrices(w[start:stop]).transpose(0, 2, 1)
-            np.matmul(_pixels(dy, start, stop), matrices, out=taps[start:stop].reshape((stop - start) * ow, n, matrices.shape[2]))
+            products = taps[start:stop].reshape((stop - start) * ow, n, matrices.shape[2])
+            np.matmul(_pixels(dy, start, stop), matrices, out=products)
 
         def add(start: int, stop: int) -> None:
             for i, j in np.ndindex(*g.window):

@@ -32,7 +32,9 @@ class ReferenceBackend(ReferenceSpatial):
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
-        windows = _by_group(windows_of(pad_images(x, geometry), geometry), g)  # (N, OH, OW, KH, KW, groups, C // groups)
+        windows = _by_group(
+            windows_of(pad_images(x, geometry), geometry), g
+        )  # (N, OH, OW, KH, KW, groups, C // groups)
         filters = _by_group(w, g)
         y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
         y, mask = (y, None) if pool is None else self.max_pool2d_forward(y, geometry=pool)

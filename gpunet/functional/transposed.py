@@ -91,7 +91,9 @@ def conv_transpose2d(
 def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:
     """(rows, columns) of `output_padding`, or a ValueError for one that stride and padding leave no place for."""
     extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
-    if len(extra) != 2 or not all(isinstance(e, Integral) and 0 <= e < s for e, s in zip(extra, stride, strict=True)):
+    if len(extra) != 2 or not all(
+        isinstance(e, Integral) and 0 <= int(e) < s for e, s in zip(extra, stride, strict=True)
+    ):
         raise ValueError(
             f"{operation}: output_padding must be from 0 to less than the stride {stride}, got {output_padding}"
         )

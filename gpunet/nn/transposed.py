@@ -48,7 +48,10 @@ class ConvTranspose2d(Module):
         self.groups = positive_int(name, "groups", groups)
         self.stride, self.dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
         # raises here, not at the first image
-        self.padding, self.output_padding = padding, extra_pixels(name, output_padding, self.stride, sides_of(name, padding))
+        self.padding, self.output_padding = (
+            padding,
+            extra_pixels(name, output_padding, self.stride, sides_of(name, padding)),
+        )
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and {out_channels=}")
         drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))

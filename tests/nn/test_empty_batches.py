@@ -145,7 +145,7 @@ def test_reductions_of_nothing(backend):
 
 
 @pytest.mark.parametrize(
-    "operation, shape",
+    ("operation", "shape"),
     [
         (lambda x: F.conv2d(x, np.ones((1, 1, x.shape[3], 2), np.float32)), (2, 0, 3, 4)),
         (lambda x: F.conv2d(x, np.ones((1, 1, x.shape[3], 2), np.float32)), (2, 3, 3, 0)),
