@@ -155,6 +155,31 @@ __device__ __forceinline__ void join(Moments<V>& a, float n, const float (&mean)
     a.n = both;
 }
 
+// The same of many parts, one after another.
+template <int V>
+struct LongMoments {
+    float n = 0.0f;
+    Sum mean[V], squares[V];
+
+    __device__ __forceinline__ void join(float count, const float (&of_mean)[V], const float (&of_squares)[V]) {
+        const float both = n + count, share = count / both;
+#pragma unroll
+        for (int u = 0; u < V; ++u) {
+            const float distance = of_mean[u] - mean[u].value();
+            mean[u].add(distance * share);
+            squares[u].add(of_squares[u] + distance * distance * n * share);
+        }
+        n = both;
+    }
+    __device__ __forceinline__ Moments<V> value() const {
+        Moments<V> a;
+        a.n = n;
+        values<V>(a.mean, mean);
+        values<V>(a.squares, squares);
+        return a;
+    }
+};
+
 // Joins the threads of a block that hold the same channels, always in the same order, into those of its first `across`.
 template <int V>
 __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
@@ -176,8 +201,7 @@ template <typename T, int V>
 __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
         const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
     const Walk w = walk<V>(s);
-    Moments<V> all = {};
-    Sum means[V], distances[V];
+    LongMoments<V> all;
     for (int64 r0 = w.first; r0 < w.end; r0 += UNROLL * w.down) {
         float v[UNROLL][V] = {}, mean[V] = {}, squares[V] = {};
         int count = 0;
@@ -199,22 +223,14 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
                 squares[u] += distance * distance;
             }
         }
-        const float both = all.n + count, joined = count / both;
-#pragma unroll
-        for (int u = 0; u < V; ++u) {
-            const float distance = mean[u] - means[u].value();
-            means[u].add(distance * joined);
-            distances[u].add(squares[u] + distance * distance * all.n * joined);
-        }
-        all.n = both;
+        all.join(count, mean, squares);
     }
-    values<V>(all.mean, means);
-    values<V>(all.squares, distances);
-    join_block<V>(all, s.across);
+    Moments<V> moments = all.value();
+    join_block<V>(moments, s.across);
     if (threadIdx.x < s.across && w.active) {
         float* out = partial + (int64)w.split * 2 * s.C + w.c;
-        store<V>(out, all.mean);
-        store<V>(out + s.C, all.squares);
+        store<V>(out, moments.mean);
+        store<V>(out + s.C, moments.squares);
     }
 }
 
@@ -223,16 +239,17 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
-    Moments<1> all = {};
+    LongMoments<1> all;
     if (c < s.C)
         for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
             const int64 rows = min(s.rows_a_split, s.rows - split * s.rows_a_split);
             const float* from = partial + (int64)split * 2 * s.C + c;
-            join<1>(all, rows, {from[0]}, {from[s.C]});
+            all.join(rows, {from[0]}, {from[s.C]});
         }
-    join_block<1>(all, WARP);
+    Moments<1> moments = all.value();
+    join_block<1>(moments, WARP);
     if (threadIdx.x < WARP && c < s.C)
-        finish_moments(c, all.mean[0], all.squares[0], mean, variance, running_mean, running_var, s);
+        finish_moments(c, moments.mean[0], moments.squares[0], mean, variance, running_mean, running_var, s);
 }
 
 template <typename T, int V>

@@ -77,6 +77,7 @@ class HostBackend(HostUpdates):
     def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
         return np.asarray(a * (factor if by is None else by * factor), a.dtype)
 
+    @QUIET
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         if not is_float(a.dtype):
             return np.asarray(a.sum(axis=axes))
