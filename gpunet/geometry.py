@@ -38,6 +38,9 @@ class Geometry:
     groups: int
     y_shape: Shape4
     """(N, OH, OW, O)."""
+    beyond: Pair = (0, 0)
+    """(rows, columns) at the lower and right end of the padding that the last windows of a pool reach by `ceil_mode`, and that
+    no mean counts."""
 
     @staticmethod
     def conv(
@@ -85,9 +88,13 @@ class Geometry:
         *,
         stride: int | Pair | None = None,
         padding: Padding = 0,
+        ceil_mode: bool = False,
         operation: str = "pool2d",
     ) -> Geometry:
         """Geometry of pooling x (N, H, W, C) over `window`; the stride is the window's extent if None.
+
+        With `ceil_mode` there is one window more of an axis where the others leave pixels over, ceil((n + p + q - f) / s) + 1
+        in all, unless it would start behind the image and its padding before it.
 
         Raises:
             ValueError: as for :meth:`conv`; also a padding that is not smaller than the window, for then a window could
@@ -98,9 +105,14 @@ class Geometry:
             raise ValueError(f"{operation}: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
         window = pair(operation, "window", window)
         steps = window if stride is None else pair(operation, "stride", stride)
-        geometry = _resolve(operation, x_shape, window, x_shape[3], steps, sides_of(operation, padding), (1, 1), 1)
-        if any(max(around) >= extent for around, extent in zip(geometry.padding, window, strict=True)):
-            raise ValueError(f"{operation}: padding {geometry.padding} must be smaller than the window {window}")
+        if not isinstance(ceil_mode, bool):
+            raise TypeError(f"{operation}: ceil_mode must be True or False, got {ceil_mode!r}")
+        geometry = _resolve(
+            operation, x_shape, window, x_shape[3], steps, sides_of(operation, padding), (1, 1), 1, ceil_mode
+        )
+        given = geometry.counted_padding
+        if any(max(around) >= extent for around, extent in zip(given, window, strict=True)):
+            raise ValueError(f"{operation}: padding {given} must be smaller than the window {window}")
         return geometry
 
     @property
@@ -109,9 +121,21 @@ class Geometry:
         return (*self.window, self.x_shape[3] // self.groups, self.filters)
 
     @property
+    def counted_padding(self) -> tuple[Pair, Pair]:
+        """The padding without what `ceil_mode` added."""
+        (top, bottom), (left, right) = self.padding
+        return (top, bottom - self.beyond[0]), (left, right - self.beyond[1])
+
+    @property
     def padded(self) -> bool:
         """Whether any side is padded."""
         return self.padding != ((0, 0), (0, 0))
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the output of all images: N OH OW."""
+        n, oh, ow, _ = self.y_shape
+        return n * oh * ow
 
     @property
     def pointwise(self) -> bool:
@@ -148,25 +172,33 @@ def _resolve(
     padding: Sides,
     dilation: Pair,
     groups: int,
+    ceil_mode: bool = False,
 ) -> Geometry:
-    for extent in (*x_shape, *window, filters):
-        if not isinstance(extent, Integral) or extent < 1:
+    for extent, least in zip((*x_shape, *window, filters), (0, *[1] * 6), strict=True):
+        if not isinstance(extent, Integral) or extent < least:
             raise ValueError(
-                f"{operation}: every extent must be at least 1, got x {x_shape} with window {window} "
-                f"and {filters} filters"
+                f"{operation}: every extent but the number of images must be at least 1, got x {x_shape} with window "
+                f"{window} and {filters} filters"
             )
     effective = [d * (f - 1) + 1 for f, d in zip(window, dilation, strict=True)]
     pads = _pads(padding, x_shape[1:3], effective, stride)
-    sizes = []
+    sizes, beyond = [], []
     for axis, n, e, s, (before, after) in zip(("height", "width"), x_shape[1:3], effective, stride, pads, strict=True):
-        if e > n + before + after:
+        left = n + before + after - e  # beside the first window
+        if left + (s - 1) * ceil_mode < 0:
             raise ValueError(
                 f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, "
                 f"{n} + {before} + {after} pixels (x {x_shape})"
             )
-        sizes.append((n + before + after - e) // s + 1)
+        steps = left // s
+        if ceil_mode and left % s and (steps + 1) * s < n + before:
+            steps += 1
+        sizes.append(steps + 1)
+        beyond.append(max(steps * s - left, 0))
     y_shape = (x_shape[0], sizes[0], sizes[1], filters)
-    return Geometry(x_shape, window, filters, stride, pads, dilation, groups, y_shape)
+    (top, bottom), (west, east) = pads
+    reached = (top, bottom + beyond[0]), (west, east + beyond[1])
+    return Geometry(x_shape, window, filters, stride, reached, dilation, groups, y_shape, (beyond[0], beyond[1]))
 
 
 def _pads(padding: Sides, extents: Sequence[int], effective: Sequence[int], stride: Pair) -> tuple[Pair, Pair]:

@@ -98,6 +98,32 @@ def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corne
 
 
 @cache
+def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corners: bool = False) -> Taps:
+    """`linear` scaling down that leaves no pixel out: output p takes every pixel that lies less than `step` from its middle,
+    (p + 1/2) step, by its nearness, so that what is finer than the output's pixels is averaged and not sampled.
+
+    The step, in pixels of the input, is `linear`'s, and at least 1 in the nearness: scaling up, this is `linear`. The weights
+    of an output add up to 1, at the border too, where pixels are missing.
+    """
+    if align_corners:
+        step = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0)
+    else:
+        step = Fraction(extent, outputs) if ratio is None or outputs == extent else Fraction(ratio)
+    reach = max(step, Fraction(1))
+
+    def around(p: int) -> list[tuple[int, Fraction]]:
+        middle = (p + Fraction(1, 2)) * step
+        first = max(floor(middle - reach), 0)
+        last = min(floor(middle + reach), extent - 1)
+        nearness = {i: 1 - abs(i + Fraction(1, 2) - middle) / reach for i in range(first, last + 1)}
+        near = {i: w for i, w in nearness.items() if w > 0}
+        total = sum(near.values())
+        return [(i, w / total) for i, w in near.items()]
+
+    return table(extent, map(around, range(outputs)))
+
+
+@cache
 def padded(extent: int, before: int, after: int, mode: str) -> Taps:
     """The input with pixels around it: "zero", "edge" (the first and the last again) or "reflect" (mirrored at them)."""
     places = range(-before, extent + after)

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 #include "norm.cuh"
 // Batch normalisation of x (rows, C): a row is a pixel, and moments are over the rows, by channel.
 //   moments:     mean[c], variance[c] (biased) of a batch; running = (1 - momentum) running + momentum batch, the variance unbiased
@@ -53,13 +54,14 @@ __global__ void batch_norm_moments_simple(
         const T* __restrict__ x, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     GRID_STRIDE_LOOP(c, s.C) {
-        float centre = 0.0f, squares = 0.0f;
-        for (int64 r = 0; r < s.rows; ++r) {  // Welford 1962
-            const float v = to_float(x[r * s.C + c]), distance = v - centre;
-            centre += distance / (r + 1);
-            squares += distance * (v - centre);
+        Sum sum, squares;
+        for (int64 r = 0; r < s.rows; ++r) sum.add(to_float(x[r * s.C + c]));
+        const float centre = sum.value() / s.rows;
+        for (int64 r = 0; r < s.rows; ++r) {
+            const float distance = to_float(x[r * s.C + c]) - centre;
+            squares.add(distance * distance);
         }
-        finish_moments(c, centre, squares, mean, variance, running_mean, running_var, s);
+        finish_moments(c, centre, squares.value(), mean, variance, running_mean, running_var, s);
     }
 }
 
@@ -83,14 +85,14 @@ __global__ void batch_norm_sums_simple(
         const float* __restrict__ variance, float* __restrict__ sums,
         float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s, Activation f) {
     GRID_STRIDE_LOOP(c, s.C) {
-        float dgamma = 0.0f, dbeta = 0.0f;
+        Sum dgamma, dbeta;
         for (int64 r = 0; r < s.rows; ++r) {
             float g[1];
             load_gated<1>(g, dy, y, r * s.C + c, f);
-            dgamma += g[0] * (to_float(x[r * s.C + c]) - mean[c]);
-            dbeta += g[0];
+            dgamma.add(g[0] * (to_float(x[r * s.C + c]) - mean[c]));
+            dbeta.add(g[0]);
         }
-        finish_sums(c, dgamma * inverse_deviation(variance[c], s.eps), dbeta, sums, gamma_out, beta_out, s);
+        finish_sums(c, dgamma.value() * inverse_deviation(variance[c], s.eps), dbeta.value(), sums, gamma_out, beta_out, s);
     }
 }
 
@@ -153,6 +155,31 @@ __device__ __forceinline__ void join(Moments<V>& a, float n, const float (&mean)
     a.n = both;
 }
 
+// The same of many parts, one after another.
+template <int V>
+struct LongMoments {
+    float n = 0.0f;
+    Sum mean[V], squares[V];
+
+    __device__ __forceinline__ void join(float count, const float (&of_mean)[V], const float (&of_squares)[V]) {
+        const float both = n + count, share = count / both;
+#pragma unroll
+        for (int u = 0; u < V; ++u) {
+            const float distance = of_mean[u] - mean[u].value();
+            mean[u].add(distance * share);
+            squares[u].add(of_squares[u] + distance * distance * n * share);
+        }
+        n = both;
+    }
+    __device__ __forceinline__ Moments<V> value() const {
+        Moments<V> a;
+        a.n = n;
+        values<V>(a.mean, mean);
+        values<V>(a.squares, squares);
+        return a;
+    }
+};
+
 // Joins the threads of a block that hold the same channels, always in the same order, into those of its first `across`.
 template <int V>
 __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
@@ -174,7 +201,7 @@ template <typename T, int V>
 __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
         const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
     const Walk w = walk<V>(s);
-    Moments<V> all = {};
+    LongMoments<V> all;
     for (int64 r0 = w.first; r0 < w.end; r0 += UNROLL * w.down) {
         float v[UNROLL][V] = {}, mean[V] = {}, squares[V] = {};
         int count = 0;
@@ -196,13 +223,14 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
                 squares[u] += distance * distance;
             }
         }
-        join<V>(all, count, mean, squares);
+        all.join(count, mean, squares);
     }
-    join_block<V>(all, s.across);
+    Moments<V> moments = all.value();
+    join_block<V>(moments, s.across);
     if (threadIdx.x < s.across && w.active) {
         float* out = partial + (int64)w.split * 2 * s.C + w.c;
-        store<V>(out, all.mean);
-        store<V>(out + s.C, all.squares);
+        store<V>(out, moments.mean);
+        store<V>(out + s.C, moments.squares);
     }
 }
 
@@ -211,16 +239,17 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
-    Moments<1> all = {};
+    LongMoments<1> all;
     if (c < s.C)
         for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
             const int64 rows = min(s.rows_a_split, s.rows - split * s.rows_a_split);
             const float* from = partial + (int64)split * 2 * s.C + c;
-            join<1>(all, rows, {from[0]}, {from[s.C]});
+            all.join(rows, {from[0]}, {from[s.C]});
         }
-    join_block<1>(all, WARP);
+    Moments<1> moments = all.value();
+    join_block<1>(moments, WARP);
     if (threadIdx.x < WARP && c < s.C)
-        finish_moments(c, all.mean[0], all.squares[0], mean, variance, running_mean, running_var, s);
+        finish_moments(c, moments.mean[0], moments.squares[0], mean, variance, running_mean, running_var, s);
 }
 
 template <typename T, int V>
@@ -255,18 +284,21 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
         const float* __restrict__ variance, float* __restrict__ partial, BatchNorm s, Activation f) {
     const Walk w = walk<V>(s);
-    float centre[V], spread[V], dgamma[V] = {}, dbeta[V] = {};
+    float centre[V], spread[V], dgamma[V], dbeta[V];
+    Sum gammas[V], betas[V];
     load<V>(centre, mean + w.c);
     load<V>(spread, variance + w.c);
-#pragma unroll UNROLL
+#pragma unroll 2  // more would take more registers than there are
     for (int64 r = w.first; r < w.end; r += w.down) {
         const int64 at = r * s.C + w.c;
         float g[V], v[V];
         load_gated<V>(g, dy, y, at, f);
         load<V>(v, x + at);
 #pragma unroll
-        for (int u = 0; u < V; ++u) dgamma[u] += g[u] * (v[u] - centre[u]), dbeta[u] += g[u];
+        for (int u = 0; u < V; ++u) gammas[u].add(g[u] * (v[u] - centre[u])), betas[u].add(g[u]);
     }
+    values<V>(dgamma, gammas);
+    values<V>(dbeta, betas);
     add_block<V>(dgamma, s.across);
     add_block<V>(dbeta, s.across);
     if (threadIdx.x < s.across && w.active) {

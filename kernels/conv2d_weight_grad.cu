@@ -2,6 +2,7 @@
 #include "geometry.cuh"
 #include "gate.cuh"
 #include "tile.cuh"
+#include "sums.cuh"
 // Gradients of a 2-D convolution's filters and bias:
 //   dw[i, j, c, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
 //   db[o] = sum over n, p, q of dy[n, p, q, o]
@@ -34,7 +35,7 @@ __global__ void conv2d_weight_grad_simple(
     GRID_STRIDE_LOOP(idx, weights + (db ? g.O : 0)) {
         const bool bias = idx >= weights;
         const int o = bias ? idx - weights : idx % g.O, c = idx / g.O % taken, tap = idx / g.O / taken;
-        float sum = 0.0f;
+        Sum own;
         for (int64 n = 0; n < g.N; ++n)
             for (int p = 0; p < g.OH; ++p)
                 for (int q = 0; q < g.OW; ++q) {
@@ -43,8 +44,9 @@ __global__ void conv2d_weight_grad_simple(
                     if (!bias && (!inside(row, g.H) || !inside(col, g.W))) continue;
                     float v[1];
                     load_output_grad<1>(v, dy, y, mask, g, n, p, q, o, f);
-                    sum += bias ? v[0] : v[0] * to_float(x[((n * g.H + row) * g.W + col) * g.C + o / made * taken + c]);
+                    own.add(bias ? v[0] : v[0] * to_float(x[((n * g.H + row) * g.W + col) * g.C + o / made * taken + c]));
                 }
+        const float sum = own.value();
         float* out = bias ? db + o : dw + idx;
         *out = accumulate ? *out + sum : sum;
     }
@@ -54,14 +56,23 @@ __global__ void conv2d_weight_grad_simple(
 template <int RN>
 __device__ __forceinline__ void add_splits(
         const float* partial, int64 stride, int splits, float* out, int64 at, int columns, int accumulate) {
-    float sum[RN] = {};
+    Sum sums[RN];
     for (int s = 0; s < splits; ++s)
 #pragma unroll
         for (int j = 0; j < RN; ++j)
-            if (j < columns) sum[j] += partial[s * stride + at + j];
+            if (j < columns) sums[j].add(partial[s * stride + at + j]);
 #pragma unroll
     for (int j = 0; j < RN; ++j)
-        if (j < columns) out[at + j] = accumulate ? out[at + j] + sum[j] : sum[j];
+        if (j < columns) out[at + j] = accumulate ? out[at + j] + sums[j].value() : sums[j].value();
+}
+
+// Add what a few steps gave to the total, and begin anew: a split has few pixels, so that both sums are short.
+template <int RM, int RN>
+__device__ __forceinline__ void take_in(float (&total)[RM][RN], float (&acc)[RM][RN]) {
+#pragma unroll
+    for (int i = 0; i < RM; ++i)
+#pragma unroll
+        for (int j = 0; j < RN; ++j) total[i][j] += acc[i][j], acc[i][j] = 0.0f;
 }
 
 // Whether this block's split is the last of its tile to arrive: then it sees what the others wrote, and the count is zero
@@ -102,7 +113,8 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
     const int row = tile_row<TN, RM, RN>(), col = tile_col<TN, RN>();
     const bool sums_bias = partial_b && row0 == 0 && row == 0;
 
-    float acc[RM][RN] = {}, bias[RN] = {};
+    float acc[RM][RN] = {}, total[RM][RN] = {};
+    Sum biases[RN];
     for (int64 k0 = begin; k0 < end; k0 += TILE_K) {
 #pragma unroll
         for (int k = threadIdx.x / (TM / V); k < TILE_K; k += TILE_THREADS * V / TM) {
@@ -132,17 +144,22 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
 #pragma unroll 1
             for (int k = 0; k < TILE_K; ++k)
 #pragma unroll
-                for (int j = 0; j < RN; ++j) bias[j] += tile.b[k][col + j];
+                for (int j = 0; j < RN; ++j) biases[j].add(tile.b[k][col + j]);
+        if ((k0 - begin) / TILE_K % TILE_STEPS == TILE_STEPS - 1) take_in<RM, RN>(total, acc);
         __syncthreads();  // before the next step overwrites the tiles
     }
+    take_in<RM, RN>(total, acc);
 
     const int left = made - col0 - col;  // columns from this thread's first to the last
     const int64 first = (int64)(row0 + row) * g.O + group * made + col0 + col, weights = (int64)rows * g.O;
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
         if (row0 + row + i >= rows) break;
-        store_columns<V>(partial_w, split * weights + first + i * g.O, acc[i], left);
+        store_columns<V>(partial_w, split * weights + first + i * g.O, total[i], left);
     }
+    float bias[RN];
+#pragma unroll
+    for (int j = 0; j < RN; ++j) bias[j] = biases[j].value();
     if (sums_bias) store_columns<V>(partial_b, split * g.O + group * made + col0 + col, bias, left);
 
     const int splits = (pixels + pixels_a_split - 1) / pixels_a_split;
@@ -171,7 +188,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_depthwise(
     const int64 begin = split * pixels_a_split, pixels = (int64)g.N * g.OH * g.OW;
     const int64 end = begin + pixels_a_split < pixels ? begin + pixels_a_split : pixels;
 
-    float acc[TAPS + 1] = {};
+    Sum acc[TAPS + 1];
     if (o < g.O)
         for (int64 pixel = begin + warp; pixel < end; pixel += WARPS) {
             const int image = pixel / (g.OH * g.OW), in_image = pixel % (g.OH * g.OW);
@@ -185,12 +202,12 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_depthwise(
                 const int h = p * g.stride_h + tap / g.KW * g.dilation_h - g.pad_top;
                 const int w = q * g.stride_w + tap % g.KW * g.dilation_w - g.pad_left;
                 if (tap < taps && inside(h, g.H) && inside(w, g.W))
-                    acc[t] += d[0] * to_float(channel[(int64)(h * g.W + w) * g.C]);
+                    acc[t].add(d[0] * to_float(channel[(int64)(h * g.W + w) * g.C]));
             }
-            acc[TAPS] += d[0];
+            acc[TAPS].add(d[0]);
         }
 #pragma unroll
-    for (int t = 0; t <= TAPS; ++t) sums[warp][t][lane] = acc[t];
+    for (int t = 0; t <= TAPS; ++t) sums[warp][t][lane] = acc[t].value();
     __syncthreads();
 
     // a warp finishes every eighth tap, and the bias

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 #include "norm.cuh"
 // Group normalisation (Wu & He 2018) of x (N, P, C): moments are of a sample's P positions and the C / groups channels of a group.
 //   forward:      y = gamma h + beta, h = (x - mean) / sqrt(variance + eps); mean and variance (biased) are kept, (N, groups)
@@ -46,14 +47,15 @@ __global__ void group_norm_forward_simple(
         T* __restrict__ y, float* __restrict__ mean, float* __restrict__ variance, GroupNorm s) {
     GRID_STRIDE_LOOP(number, (int64)s.N * s.groups) {
         const Group of(s, number, 1);
-        float centre = 0.0f, squares = 0.0f;
-        for (int i = 0; i < of.count; ++i) {  // Welford 1962
-            const float v = to_float(x[of.at(i, 1)]), distance = v - centre;
-            centre += distance / (i + 1);
-            squares += distance * (v - centre);
+        Sum sum, squares;
+        for (int i = 0; i < of.count; ++i) sum.add(to_float(x[of.at(i, 1)]));
+        const float centre = sum.value() / of.count;
+        for (int i = 0; i < of.count; ++i) {
+            const float distance = to_float(x[of.at(i, 1)]) - centre;
+            squares.add(distance * distance);
         }
-        mean[number] = centre, variance[number] = squares / of.count;
-        const float inverse = inverse_deviation(squares / of.count, s.eps);
+        const float spread = squares.value() / of.count, inverse = inverse_deviation(spread, s.eps);
+        mean[number] = centre, variance[number] = spread;
         for (int i = 0; i < of.count; ++i) {
             const int c = of.first + of.channel(i, 1);
             const float h = (to_float(x[of.at(i, 1)]) - centre) * inverse;
@@ -69,11 +71,12 @@ __global__ void group_norm_input_grad_simple(
     GRID_STRIDE_LOOP(number, (int64)s.N * s.groups) {
         const Group of(s, number, 1);
         const float inverse = inverse_deviation(variance[number], s.eps);
-        float sum = 0.0f, sum_h = 0.0f;
+        Sum all, all_h;
         for (int i = 0; i < of.count; ++i) {
             const float d = to_float(dy[of.at(i, 1)]) * (gamma ? gamma[of.first + of.channel(i, 1)] : 1.0f);
-            sum += d, sum_h += d * (to_float(x[of.at(i, 1)]) - mean[number]) * inverse;
+            all.add(d), all_h.add(d * (to_float(x[of.at(i, 1)]) - mean[number]) * inverse);
         }
+        const float sum = all.value(), sum_h = all_h.value();
         for (int i = 0; i < of.count; ++i) {
             const float d = to_float(dy[of.at(i, 1)]) * (gamma ? gamma[of.first + of.channel(i, 1)] : 1.0f);
             const float h = (to_float(x[of.at(i, 1)]) - mean[number]) * inverse;
@@ -91,14 +94,14 @@ __global__ void group_norm_weight_grad_simple(
         const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ variance,
         float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta, GroupNorm s) {
     GRID_STRIDE_LOOP(c, s.C) {
-        float sum_h = 0.0f, sum = 0.0f;
+        Sum sum_h, sum;
         for (int r = 0; r < s.N * s.P; ++r) {
             const int64 number = (int64)(r / s.P) * s.groups + c / (s.C / s.groups), at = (int64)r * s.C + c;
             const float g = to_float(dy[at]);
-            sum_h += g * (to_float(x[at]) - mean[number]) * inverse_deviation(variance[number], s.eps);
-            sum += g;
+            sum_h.add(g * (to_float(x[at]) - mean[number]) * inverse_deviation(variance[number], s.eps));
+            sum.add(g);
         }
-        deliver(dgamma, c, sum_h, s.accumulate), deliver(dbeta, c, sum, s.accumulate);
+        deliver(dgamma, c, sum_h.value(), s.accumulate), deliver(dbeta, c, sum.value(), s.accumulate);
     }
 }
 
@@ -111,20 +114,20 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_forward(
     for (int64 number = blockIdx.x; number < (int64)s.N * s.groups; number += gridDim.x) {
         const Group of(s, number, V);
         const float n = (float)of.count * V;
-        float sum = 0.0f, squares = 0.0f, v[V];
+        Sum sum, rest, squares;
+        float v[V];
         for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
             load<V>(v, x + of.at(i, V));
 #pragma unroll
-            for (int u = 0; u < V; ++u) sum += v[u];
+            for (int u = 0; u < V; ++u) sum.add(v[u]);
         }
-        const float near = block_sum(sum) / n;
-        sum = 0.0f;
+        const float near = block_sum(sum.value()) / n;
         for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
             load<V>(v, x + of.at(i, V));
 #pragma unroll
-            for (int u = 0; u < V; ++u) sum += v[u] - near, squares += (v[u] - near) * (v[u] - near);
+            for (int u = 0; u < V; ++u) rest.add(v[u] - near), squares.add((v[u] - near) * (v[u] - near));
         }
-        const float centre = near + block_sum(sum) / n, spread = block_sum(squares) / n;
+        const float centre = near + block_sum(rest.value()) / n, spread = block_sum(squares.value()) / n;
         const float inverse = inverse_deviation(spread, s.eps);
         if (threadIdx.x == 0) mean[number] = centre, variance[number] = spread;
         for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
@@ -146,7 +149,8 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_input_grad(
     for (int64 number = blockIdx.x; number < (int64)s.N * s.groups; number += gridDim.x) {
         const Group of(s, number, V);
         const float centre = mean[number], inverse = inverse_deviation(variance[number], s.eps), n = (float)of.count * V;
-        float sum = 0.0f, sum_h = 0.0f, d[V], h[V], scale[V];
+        Sum sum, sum_h;
+        float d[V], h[V], scale[V];
         const auto read = [&](int i) {  // d = gamma dy and h
             load<V>(d, dy + of.at(i, V));
             load<V>(h, x + of.at(i, V));
@@ -157,9 +161,9 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_input_grad(
         for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
             read(i);
 #pragma unroll
-            for (int u = 0; u < V; ++u) sum += d[u], sum_h += d[u] * h[u];
+            for (int u = 0; u < V; ++u) sum.add(d[u]), sum_h.add(d[u] * h[u]);
         }
-        const float offset = block_sum(sum) / n, slope = block_sum(sum_h) / n;
+        const float offset = block_sum(sum.value()) / n, slope = block_sum(sum_h.value()) / n;
         for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
             read(i);
 #pragma unroll
@@ -176,7 +180,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
         float* __restrict__ partial, GroupNorm s) {
     const int tiles = (s.C / V + WARP - 1) / WARP, c = (blockIdx.x % tiles * WARP + threadIdx.x % WARP) * V;
     const int begin = blockIdx.x / tiles * s.rows_a_split, end = min(begin + s.rows_a_split, s.N * s.P);
-    float sum_h[V] = {}, sum[V] = {};
+    Sum own_h[V], own[V];
     if (c < s.C)
         for (int r = begin + threadIdx.x / WARP; r < end; r += NORM_THREADS / WARP) {
             const int64 number = (int64)(r / s.P) * s.groups + c / (s.C / s.groups), at = (int64)r * s.C + c;
@@ -185,8 +189,11 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
             load<V>(g, dy + at);
             load<V>(v, x + at);
 #pragma unroll
-            for (int u = 0; u < V; ++u) sum_h[u] += g[u] * (v[u] - centre) * inverse, sum[u] += g[u];
+            for (int u = 0; u < V; ++u) own_h[u].add(g[u] * (v[u] - centre) * inverse), own[u].add(g[u]);
         }
+    float sum_h[V], sum[V];
+    values<V>(sum_h, own_h);
+    values<V>(sum, own);
     add_block<V>(sum_h, WARP);
     add_block<V>(sum, WARP);
     if (threadIdx.x < WARP && c < s.C) {

@@ -1,5 +1,6 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "sums.cuh"
 // A convolution whose filters are each output pixel's own, and its gradients:
 //   y[n, p, q, o] = b[p, q, o] + sum over i, j, c of x[n, p stride + i - pad, q stride + j - pad, c] * w[p, q, i, j, c, o]
 //   dx[n, h, w, c] = sum over the windows (p, q) that hold the pixel, and o, of dy[n, p, q, o] * w[p, q, i, j, c, o]
@@ -69,13 +70,13 @@ __global__ void local_conv2d_weight_grad(
         const int64 pixel = bias ? (idx - filters) / g.O : tap / g.C / g.KW / g.KH;
         const int o = idx % g.O, c = tap % g.C, i = tap / g.C / g.KW % g.KH, j = tap / g.C % g.KW;
         const int row = TAP_ROW(g, (int)(pixel / g.OW), i), column = TAP_COLUMN(g, (int)(pixel % g.OW), j);
-        float sum = 0.0f;
+        Sum sum;
         if (bias)
-            for (int64 n = 0; n < g.N; ++n) sum += to_float(dy[(n * pixels + pixel) * g.O + o]);
+            for (int64 n = 0; n < g.N; ++n) sum.add(to_float(dy[(n * pixels + pixel) * g.O + o]));
         else if (inside(row, g.H) && inside(column, g.W))
             for (int64 n = 0; n < g.N; ++n)
-                sum += to_float(dy[(n * pixels + pixel) * g.O + o]) * to_float(x[((n * g.H + row) * g.W + column) * g.C + c]);
+                sum.add(to_float(dy[(n * pixels + pixel) * g.O + o]) * to_float(x[((n * g.H + row) * g.W + column) * g.C + c]));
         float* to = bias ? db + (idx - filters) : dw + idx;
-        *to = accumulate ? *to + sum : sum;
+        *to = accumulate ? *to + sum.value() : sum.value();
     }
 }

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 #include "tile.cuh"
 // Matrix product, bias and activation fused:
 //   y = f(op(a) op(b) + bias), or y += op(a) op(b), where op is the matrix or its transpose
@@ -24,16 +25,26 @@ __global__ void matmul_simple(
         T* __restrict__ ADDED_TO y, Product s, Activation gate, Activation f) {
     GRID_STRIDE_LOOP(idx, s.M * s.P) {
         const int64 m = idx / s.P, p = idx % s.P;
-        float sum = bias ? to_float(bias[p]) : 0.0f;
+        Sum product;
         for (int64 k = 0; k < s.K; ++k) {
             float v[1];
             load_gated<1>(v, a, gate_y, s.transpose_a ? k * s.M + m : m * s.K + k, gate);
-            sum += v[0] * to_float(b[s.transpose_b ? p * s.K + k : k * s.P + p]);
+            product.add(v[0] * to_float(b[s.transpose_b ? p * s.K + k : k * s.P + p]));
         }
+        const float sum = product.value() + (bias ? to_float(bias[p]) : 0.0f);
         float v[1] = {s.accumulate ? to_float(y[idx]) + sum : sum};
         activate<1>(f, v);  // none where it accumulates
         from_float(y[idx], v[0]);
     }
+}
+
+// Add what a few steps gave to the sums of all, and begin anew.
+template <int RM, int RN>
+__device__ __forceinline__ void take_in(Sum (&sums)[RM][RN], float (&acc)[RM][RN]) {
+#pragma unroll
+    for (int i = 0; i < RM; ++i)
+#pragma unroll
+        for (int j = 0; j < RN; ++j) sums[i][j].add(acc[i][j]), acc[i][j] = 0.0f;
 }
 
 // to[k][i] = the TILE_K x EXTENT part of a matrix that starts at reduction k0 and result i0. The matrix lies with its
@@ -74,14 +85,17 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
     const Activation none = {ACTIVATION_NONE};
 
     float acc[RM][RN] = {};
+    Sum sums[RM][RN];
     for (int64 k0 = 0; k0 < s.K; k0 += TILE_K) {
         load_operand<TRANSPOSE_A, TM, V>(tile.a, a, gate_y, gate, k0, s.K, row0, s.M);
         load_operand<!TRANSPOSE_B, TN, V>(tile.b, b, b, none, k0, s.K, col0, s.P);
         __syncthreads();
         multiply_tile(tile, acc);
+        if (k0 / TILE_K % TILE_STEPS == TILE_STEPS - 1) take_in<RM, RN>(sums, acc);
         __syncthreads();  // before the next step overwrites the tiles
     }
 
+    take_in<RM, RN>(sums, acc);
     const int64 row = row0 + tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
     const int left = s.P - col < RN ? s.P - col : RN;
     float added[RN];
@@ -93,7 +107,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
         const int64 at = (row + i) * s.P + col;
 #pragma unroll
         for (int j = 0; j < RN; ++j) {
-            acc[i][j] += added[j];
+            acc[i][j] = sums[i][j].value() + added[j];
             if (s.accumulate && j < left) acc[i][j] += to_float(y[at + j]);
         }
         activate<RN>(f, acc[i]);  // none where it accumulates

@@ -1,5 +1,6 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "sums.cuh"
 // Max pooling:
 //   y[n, p, q, c] = max over i, j of x[n, p stride + i - pad, q stride + j - pad, c]
 //   mask[n, p, q, c] = KW i + j of the winner: the first of equals; NaN before all
@@ -52,7 +53,7 @@ __global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restric
         // windows p with p stride <= row < p stride + KH
         const int p0 = row < g.KH ? 0 : (row - g.KH) / g.stride_h + 1, p1 = min(row / g.stride_h + 1, g.OH);
         const int q0 = col < g.KW ? 0 : (col - g.KW) / g.stride_w + 1, q1 = min(col / g.stride_w + 1, g.OW);
-        float sum[V] = {};
+        Sum sums[V];
         for (int p = p0; p < p1; ++p)
             for (int q = q0; q < q1; ++q) {
                 const int here = (row - p * g.stride_h) * g.KW + col - q * g.stride_w;
@@ -61,8 +62,11 @@ __global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restric
                 load<V>(v, dy + at);
 #pragma unroll
                 for (int u = 0; u < V; ++u)
-                    if (mask[at + u] == here) sum[u] += v[u];
+                    if (mask[at + u] == here) sums[u].add(v[u]);
             }
+        float sum[V];
+#pragma unroll
+        for (int u = 0; u < V; ++u) sum[u] = sums[u].value();
         store<V>(dx + idx * V, sum);
     }
 }

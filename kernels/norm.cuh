@@ -2,6 +2,13 @@
 
 #define NORM_THREADS 256
 
+// a = what was added up in `sums`.
+template <int V>
+__device__ __forceinline__ void values(float (&a)[V], const Sum (&sums)[V]) {
+#pragma unroll
+    for (int u = 0; u < V; ++u) a[u] = sums[u].value();
+}
+
 __device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
 
 // v = values[c …], or one constant where there are no values.
@@ -32,10 +39,12 @@ __device__ __forceinline__ void add_block(float (&a)[V], int across) {
 
 // Both sums of channel c from partial (splits, 2, C), in the first warp; a warp's threads hold neighbouring channels.
 __device__ __forceinline__ void add_splits(float (&of)[2], const float* partial, int splits, int c, int C) {
+    Sum sums[2];
     if (c < C)
         for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
             const float* from = partial + (int64)split * 2 * C + c;
-            of[0] += from[0], of[1] += from[C];
+            sums[0].add(from[0]), sums[1].add(from[C]);
         }
+    of[0] = sums[0].value(), of[1] = sums[1].value();
     add_block<2>(of, WARP);
 }

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Updates of a whole arena in one launch, the norm of its gradients, and what follows an update: max-norm and averages.
 //   bounds (M, 2): first element of each segment and the one past its last;  hyper (M, 4 + OWN): its hyper-parameters, a row
 //   each: the rate lr, decay, l1 and shrink, which all rules share, then the rule's own
@@ -29,12 +30,12 @@
 
 __global__ void __launch_bounds__(256, 4) gradient_norm_partial(
         const float* __restrict__ grad, const int64* __restrict__ bounds, int segments, float* __restrict__ partial) {
-    float sum = 0.0f;
+    Sum own;
     for (int m = 0; m < segments; ++m) {
         const float* segment = grad + bounds[2 * m];
-        GRID_STRIDE_LOOP(i, bounds[2 * m + 1] - bounds[2 * m]) sum += segment[i] * segment[i];
+        GRID_STRIDE_LOOP(i, bounds[2 * m + 1] - bounds[2 * m]) own.add(segment[i] * segment[i]);
     }
-    sum = block_sum(sum);
+    const float sum = block_sum(own.value());
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
@@ -203,14 +204,14 @@ __global__ void __launch_bounds__(8 * WARP) clip_units(
         const float* __restrict__ OR_NULL clip, const double* __restrict__ OR_NULL note) {
     __shared__ float squares[8][WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, unit = blockIdx.x * WARP + lane;
-    float sum = 0.0f;
+    Sum own;
     for (int r = warp; unit < units && r < rows; r += 8) {
         const float v = w[(int64)r * units + unit];
-        sum += v * v;
+        own.add(v * v);
     }
-    squares[warp][lane] = sum;
+    squares[warp][lane] = own.value();
     __syncthreads();
-    sum = 0.0f;
+    float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += squares[i][lane];
     const float norm = sqrtf(sum);

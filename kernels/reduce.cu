@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Reductions over the middle axis of a (outer, n, inner) view; the host brings any axes into this form.
 //   reduce_sum: y[o, s, i] = sum of a[o, k, i] over k from s chunk to (s + 1) chunk: with chunk = n the sum itself, with less
 //               partial sums that a second launch adds, so that few long sums still fill the device, in a fixed order
@@ -13,9 +14,9 @@ __global__ void reduce_sum_simple(const T* __restrict__ a, T* __restrict__ y, in
     const int64 chunks = (n + chunk - 1) / chunk;
     GRID_STRIDE_LOOP(idx, outer * chunks * inner) {
         const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
-        float sum = 0.0f;
-        for (int64 k = s * chunk; k < min((s + 1) * chunk, n); ++k) sum += to_float(a[(o * n + k) * inner + i]);
-        from_float(y[idx], sum);
+        Sum sum;
+        for (int64 k = s * chunk; k < min((s + 1) * chunk, n); ++k) sum.add(to_float(a[(o * n + k) * inner + i]));
+        from_float(y[idx], sum.value());
     }
 }
 
@@ -24,10 +25,10 @@ __global__ void reduce_sum_rows(const T* __restrict__ a, T* __restrict__ y, int6
     const int64 chunks = (n + chunk - 1) / chunk;
     for (int64 idx = blockIdx.x; idx < outer * chunks * inner; idx += gridDim.x) {  // the same for the whole block
         const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
-        float sum = 0.0f;
+        Sum own;
         for (int64 k = s * chunk + threadIdx.x; k < min((s + 1) * chunk, n); k += blockDim.x)
-            sum += to_float(a[(o * n + k) * inner + i]);
-        sum = block_sum(sum);
+            own.add(to_float(a[(o * n + k) * inner + i]));
+        const float sum = block_sum(own.value());
         if (threadIdx.x == 0) from_float(y[idx], sum);
     }
 }

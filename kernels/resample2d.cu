@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Separable linear resampling, by a table of taps for the rows and one for the columns:
 //   y[n, p, q, c] = sum over the taps i of row p and j of column q of row_weight * column_weight * x[n, i, j, c]
 //   x (N, H, W, C)   y (N, OH, OW, C)   taps of p: starts[p] … starts[p + 1] - 1 of (index, weight)
@@ -21,19 +22,22 @@ __global__ void resample2d(
     GRID_STRIDE_LOOP(idx, (int64)r.N * r.OH * r.OW * channels) {
         const int c = idx % channels * V, q = idx / channels % r.OW, p = idx / channels / r.OW % r.OH;
         const int64 n = idx / channels / r.OW / r.OH;
-        float sum[V] = {};
+        Sum sums[V];
         for (int i = row_starts[p]; i < row_starts[p + 1]; ++i) {
             const int64 row = (n * r.H + row_index[i]) * r.W;
-            float across[V] = {};
+            Sum across[V];
             for (int j = column_starts[q]; j < column_starts[q + 1]; ++j) {
                 float v[V];
                 load<V>(v, x + (row + column_index[j]) * r.C + c);
 #pragma unroll
-                for (int u = 0; u < V; ++u) across[u] += column_weight[j] * v[u];
+                for (int u = 0; u < V; ++u) across[u].add(column_weight[j] * v[u]);
             }
 #pragma unroll
-            for (int u = 0; u < V; ++u) sum[u] += row_weight[i] * across[u];
+            for (int u = 0; u < V; ++u) sums[u].add(row_weight[i] * across[u].value());
         }
+        float sum[V];
+#pragma unroll
+        for (int u = 0; u < V; ++u) sum[u] = sums[u].value();
         store<V>(y + idx * V, sum);
     }
 }

@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Softmax over the last axis of (R, K), its logarithm, and cross entropy fused with its gradient.
 //   p[k] = exp(x[k] - max) / sum over j of exp(x[j] - max);   log p[k] = x[k] - max - log(sum …)
 //   backward: dx[k] = y[k] (dy[k] - sum over j of dy[j] y[j]);   of the logarithm: dx[k] = dy[k] - exp(y[k]) sum over j of dy[j]
@@ -54,9 +55,9 @@ __device__ __forceinline__ float exp_of_other(const T* x, int64 k, Largest first
 
 template <typename T>
 __device__ __forceinline__ float row_sum_others(const T* x, int64 classes, Largest first) {
-    float sum = 0.0f;
-    for (int64 k = threadIdx.x % WARP; k < classes; k += WARP) sum += exp_of_other(x, k, first);
-    return warp_sum(sum);
+    Sum sum;
+    for (int64 k = threadIdx.x % WARP; k < classes; k += WARP) sum.add(exp_of_other(x, k, first));
+    return warp_sum(sum.value());
 }
 
 template <typename T>
@@ -81,12 +82,12 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_backward(
     for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
         const T *row_dy = dy + r * classes, *row = y + r * classes;
         const float offset = log ? 0.0f : to_float(row_dy[row_first(row, classes).at]);
-        float sum = 0.0f;
+        Sum own;
         for (int64 k = lane; k < classes; k += WARP) {
             const float d = to_float(row_dy[k]) - offset;
-            sum += log ? d : d * to_float(row[k]);
+            own.add(log ? d : d * to_float(row[k]));
         }
-        sum = warp_sum(sum);
+        const float sum = warp_sum(own.value());
         for (int64 k = lane; k < classes; k += WARP) {
             const float d = to_float(row_dy[k]) - offset, out = to_float(row[k]);
             from_float(dx[r * classes + k], log ? -d * expm1f(out) - expf(out) * (sum - d) : out * (d - sum));
@@ -171,10 +172,10 @@ __global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
 
 __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_total(
         const int* __restrict__ labels, const float* __restrict__ OR_NULL weight, float* __restrict__ totals, CrossEntropy s) {
-    float sum = 0.0f;
+    Sum own;
     GRID_STRIDE_LOOP(r, s.rows)
-        if (!(s.ignores && labels[r] == s.ignored)) sum += class_weight(weight, labels[r], s.classes);
-    sum = block_sum(sum);
+        if (!(s.ignores && labels[r] == s.ignored)) own.add(class_weight(weight, labels[r], s.classes));
+    const float sum = block_sum(own.value());
     if (threadIdx.x == 0) totals[blockIdx.x] = sum;
 }
 
@@ -193,7 +194,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
     __shared__ int counts[ROWS_A_BLOCK];
     const float total = sum_shares(totals, blocks), share = s.mean ? share_of(total) : 1.0f;
     const int lane = threadIdx.x % WARP;
-    float loss = 0.0f;
+    Sum own;
     int correct = 0;  // of this warp's rows
     for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < s.rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
         const T* row = logits + r * s.classes;  // the same for the whole warp
@@ -202,23 +203,27 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
         const Largest first = row_first(row, s.classes);
         const float others = row_sum_others(row, s.classes, first);
         const float shift = s.normalized ? 0.0f : first.x, log_sum = s.normalized ? 0.0f : log1pf(others);
-        float own = first_term(label, kept, s), mass = own;
-        for (int64 k = lane; k < s.classes; k += WARP) mass += kept ? weighted_target(weight, label, k, s) : 0.0f;
-        mass = warp_sum(mass);
+        const float before = first_term(label, kept, s);
+        Sum targets;
+        targets.add(before);
+        for (int64 k = lane; k < s.classes; k += WARP) targets.add(kept ? weighted_target(weight, label, k, s) : 0.0f);
+        const float mass = warp_sum(targets.value());
+        Sum terms;
+        terms.add(before);
         for (int64 k = lane; k < s.classes; k += WARP) {
             const float log_p = to_float(row[k]) - shift - log_sum;
             const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
-            if (target != 0.0f) own -= target * log_p;
+            if (target != 0.0f) terms.add(-target * log_p);
             from_float(dlogits[r * s.classes + k], logit_grad(log_p, mass, target, k == first.at, s) * (share * s.gain));
         }
-        loss += own;
+        own.add(terms.value());
         correct += kept && first.at == label;
         if (row_losses) {
-            own = warp_sum(own);
-            if (lane == 0) row_losses[r] = own;
+            const float loss = warp_sum(terms.value());
+            if (lane == 0) row_losses[r] = loss;
         }
     }
-    loss = block_sum(loss);
+    const float loss = block_sum(own.value());
     if (lane == 0) counts[threadIdx.x / WARP] = correct;
     __syncthreads();
     if (threadIdx.x == 0) {

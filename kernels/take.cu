@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "sums.cuh"
 // Rows by number, and their gradient:
 //   take: y[r] = a[rows[r]]
 //   take_backward: dx[l] = sum of dy[order[k]] over the k from starts[l] to starts[l + 1] - 1, in this order
@@ -18,8 +19,8 @@ __global__ void take_backward(
         int64 length, int64 width) {
     GRID_STRIDE_LOOP(idx, length * width) {
         const int64 row = idx / width, i = idx % width;
-        float sum = 0.0f;
-        for (int64 k = starts[row]; k < starts[row + 1]; ++k) sum += to_float(dy[order[k] * width + i]);
-        from_float(dx[idx], sum);
+        Sum sum;
+        for (int64 k = starts[row]; k < starts[row + 1]; ++k) sum.add(to_float(dy[order[k] * width + i]));
+        from_float(dx[idx], sum.value());
     }
 }

@@ -151,10 +151,11 @@ def test_pool_mask_is_the_smallest_that_holds_every_position(window, dtype):
             "conv2d: a window of 5 pixels is larger than the padded width of x, 4 + 0 + 0 pixels (x (2, 8, 4, 3))",
         ),
         (
-            (0, 8, 8, 3),
+            (2, 0, 8, 3),
             (3, 3, 3, 4),
             {},
-            "conv2d: every extent must be at least 1, got x (0, 8, 8, 3) with window (3, 3) and 4 filters",
+            "conv2d: every extent but the number of images must be at least 1, got x (2, 0, 8, 3) with window (3, 3) and 4 "
+            "filters",
         ),
     ],
 )

@@ -36,6 +36,8 @@ Tile = tuple[int, int, int, int, int]
 """(TM, TN, RM, RN, V): see gpunet.cuda.instantiations."""
 TILE_K = 16
 """Step of a tile along the reduction, as kernels/tile.cuh has it."""
+MOST_PIXELS = 2048
+"""Pixels of a split at most: a thread adds the products of 48, then these sums, and a longer sum loses digits."""
 DEPTHWISE_TILE = 9, 32
 """Taps and filters of a block of a depthwise weight gradient, as kernels/conv2d_weight_grad.cu has them."""
 
@@ -58,9 +60,10 @@ def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
 
 
 def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
-    """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, and at least four steps."""
+    """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, at least four steps, and not more
+    than a thread may add in float32."""
     splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
-    each = -(-pixels // splits)
+    each = min(-(-pixels // splits), MOST_PIXELS)
     return -(-each // TILE_K) * TILE_K
 
 
@@ -132,6 +135,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
         *options: object,
     ) -> None:
         """Launch a tiled convolution whose results are `rows` pixels of so many channels."""
+        if not rows:
+            return
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g), busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
@@ -174,7 +179,7 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
         db = self._out("conv2d_weight_grad", bias_out, (g.filters,)) if bias else None
         common = geometry_fields(g), activation_fields(gate.activation)
         opened = dy, gate.y, gate.mask, x
-        if self.simple:
+        if self.simple or not g.pixels:  # of no pixels, the zeros
             count = dw.size + g.filters * bias
             args = *opened, dw, db, *common, int(accumulate)
             self._each("conv2d_weight_grad_simple", count, *args, element=element, flops=2 * g.multiply_adds)
@@ -188,9 +193,8 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
             tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
             kernel = instance("conv2d_weight_grad_tiled", element, *tile)
             tiles = count_tiles(rows, cols, tile) * g.groups
-        pixels = int(np.prod(g.y_shape[:3]))
-        each = split_pixels(tiles, pixels, self.busy)
-        splits = -(-pixels // each)
+        each = split_pixels(tiles, g.pixels, self.busy)
+        splits = -(-g.pixels // each)
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
         partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
         self.launcher.launch(
@@ -283,16 +287,22 @@ class CudaBackend(CudaMovement, CudaData, CudaNorm, CudaGroupNorm, CudaSpatial, 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         element = self._element("avg_pool2d_forward", x=(x, geometry.x_shape))
         y = self.arrays.empty(geometry.y_shape, x.dtype)
-        args = x, y, geometry_fields(geometry), int(count_padding)
+        args = x, y, geometry_fields(geometry), _counted_fields(geometry, count_padding)
         self._each("avg_pool2d_forward", y.size, *args, element=element)
         return y
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         element = self._element("avg_pool2d_backward", dy=(dy, geometry.y_shape))
         dx = self.arrays.empty(geometry.x_shape, dy.dtype)
-        args = dy, dx, geometry_fields(geometry), int(count_padding)
+        args = dy, dx, geometry_fields(geometry), _counted_fields(geometry, count_padding)
         self._each("avg_pool2d_backward", dx.size, *args, element=element)
         return dx
+
+
+def _counted_fields(g: Geometry, count_padding: bool) -> dict[str, int]:
+    """The kernels' Counted."""
+    (top, bottom), (left, right) = g.counted_padding if count_padding else ((0, 0), (0, 0))
+    return {"top": top, "bottom": bottom, "left": left, "right": right}
 
 
 def _by_four(g: Geometry) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import BINARY, COMPARISONS, UNARY, Array, Index
+from gpunet.backends.base import BINARY, COMPARISONS, UNARY, Array, Index, is_float
 from gpunet.backends.gather import Clock, augment, check_gather
 from gpunet.backends.host_updates import QUIET, HostUpdates
 from gpunet.backends.real import on_device, real_array
@@ -96,10 +96,14 @@ class HostBackend(HostUpdates):
 
     @QUIET
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
-        return np.asarray(a.sum(axis=axes))
+        if not is_float(a.dtype):
+            return np.asarray(a.sum(axis=axes))
+        return np.asarray(a.sum(axis=axes, dtype=np.float64)).astype(a.dtype)
 
     def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         rows = self._reduced_last(a, axes)
+        if rows.shape[-1] == 0:
+            raise ValueError(f"max: a has shape {a.shape}, and no elements have no maximum")
         index = rows.argmax(axis=-1)  # NumPy's argmax takes the first maximum, and NaN before all
         y = np.take_along_axis(rows, index[..., None], axis=-1)[..., 0]
         return np.asarray(y), np.asarray(index, np.int32)
@@ -155,10 +159,10 @@ class HostBackend(HostUpdates):
     @QUIET
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
         if log:
-            return -dy * np.expm1(y) - np.exp(y) * (dy.sum(axis=-1, keepdims=True) - dy)
+            return -dy * np.expm1(y) - np.exp(y) * (_row_sums(dy) - dy)
         # a number may be taken from all of dy: where y is almost 1, the rest is the sum of the small ones
         dy = dy - np.take_along_axis(dy, y.argmax(axis=-1)[..., None], axis=-1)
-        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
+        return y * (dy - _row_sums(dy * y))
 
     @staticmethod
     def _around_the_largest(x: Array) -> tuple[Array, Array]:
@@ -172,7 +176,7 @@ class HostBackend(HostUpdates):
         shifted = x - np.take_along_axis(x, first, axis=-1)
         grown = np.exp(shifted)
         np.put_along_axis(grown, first, shifted.max(axis=-1, keepdims=True), axis=-1)  # 0, or NaN
-        return shifted, grown.sum(axis=-1, keepdims=True)
+        return shifted, _row_sums(grown)
 
     @QUIET
     def softmax_cross_entropy(
@@ -219,7 +223,7 @@ class HostBackend(HostUpdates):
     @staticmethod
     def _softmax_gradient(logits: Array, log_p: Array, target: Array) -> Array:
         """p mass - target, with the target's mass; for the largest p, from 1 - p, which p itself would have rounded away."""
-        mass = target.sum(axis=1, keepdims=True)
+        mass = _row_sums(target)
         dlogits = np.exp(log_p) * mass - target
         first = np.arange(len(logits)), logits.argmax(axis=1)
         dlogits[first] = (mass[:, 0] - target[first]) + np.expm1(log_p[first]) * mass[:, 0]
@@ -298,6 +302,12 @@ class HostBackend(HostUpdates):
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
         return moved.reshape(*(a.shape[i] for i in kept), prod(a.shape[i] for i in axes))
+
+
+def _row_sums(a: Array) -> Array:
+    """Sums over the last axis (…, 1): of float32 in pairs, as NumPy adds what is contiguous; of 16 bits in float64."""
+    wide = np.float64 if a.dtype.itemsize == 2 else a.dtype
+    return np.ascontiguousarray(a).sum(axis=-1, keepdims=True, dtype=wide).astype(a.dtype)
 
 
 def _processor() -> str:

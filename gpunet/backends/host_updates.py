@@ -48,7 +48,7 @@ class HostUpdates(Backend, ABC):
         self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
     ) -> None:
         if held is None or not held[2]:
-            norms = np.sqrt(np.square(w).sum(axis=0))
+            norms = np.sqrt(np.square(w).sum(axis=0, dtype=np.float64)).astype(w.dtype)
             w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN is not below the limit, and stays
 
     @QUIET

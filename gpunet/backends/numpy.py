@@ -18,7 +18,8 @@ from gpunet.backends.numpy_conv import BLOCK, Columns, Form, convolve_back, rota
 from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.backends.numpy_spatial import NumpySpatial
-from gpunet.backends.numpy_sums import add_rows
+from gpunet.backends.numpy_sums import Total, add_middle, multiply, takes_chunks
+from gpunet.backends.numpy_threads import T
 from gpunet.geometry import Geometry
 
 PRODUCTS = 32
@@ -56,9 +57,9 @@ class NumpyBackend(NumpySpatial):
     def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
         g = geometry
         if g.pointwise and (gate is None or gate.mask is None):
-            pixels = g.y_shape[0] * g.y_shape[1] * g.y_shape[2]
-            flat_gate = None if gate is None or gate.y is None else gate._replace(y=gate.y.reshape(pixels, -1))
-            return self.matmul(dy.reshape(pixels, -1), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
+            flat = g.pixels, g.filters
+            flat_gate = None if gate is None or gate.y is None else gate._replace(y=gate.y.reshape(flat))
+            return self.matmul(dy.reshape(flat), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
         dx = host_memory.empty(g.x_shape, dy.dtype)
         form = form_of(g)
         if form is Columns and (turned := turned_geometry(g)) is not None:
@@ -90,24 +91,29 @@ class NumpyBackend(NumpySpatial):
     ) -> tuple[Array, Array | None]:
         filters = geometry.filters
         if geometry.pointwise:
-            dense = opened(dy, gate).reshape(-1, filters)
+            dense = opened(dy, gate).reshape(geometry.pixels, filters)
             flat_out = None if out is None else out.reshape(-1, filters)
-            dw = self.matmul(x.reshape(len(dense), -1), dense, transpose_a=True, out=flat_out, accumulate=accumulate)
+            rows = x.reshape(geometry.pixels, x.shape[3])
+            dw = self.matmul(rows, dense, transpose_a=True, out=flat_out, accumulate=accumulate)
             db = deliver(self.sum(dense, (0,)), bias_out, accumulate) if bias else None
-            return dw.reshape(geometry.w_shape), db
+            return dw.reshape(
+                geometry.w_shape
+            ) if out is None else out, db  # itself, not a view: the tape compares them
 
-        def begin() -> tuple[Array, Array | None]:
-            return np.zeros(geometry.w_shape, x.dtype), np.zeros(filters, x.dtype) if bias else None
+        def begin() -> tuple[Total, Total | None]:
+            return Total(geometry.w_shape, x.dtype), Total((filters,), x.dtype) if bias else None
 
-        def work(form: Form, i: int, j: int, dw: Array, db: Array | None) -> None:
+        def work(form: Form, i: int, j: int, dw: Total, db: Total | None) -> None:
             form.weight_grad(dy[i:j], x[i:j], part(gate, i, j), dw, db)
 
         (dw, db), *others = self._in_blocks(form_of(geometry), geometry, x.dtype, work, begin)
         for more_dw, more_db in others:
-            dw += more_dw
+            dw.join(more_dw)
             if db is not None:
-                db += more_db
-        return deliver(dw, out, accumulate), None if db is None else deliver(db, bias_out, accumulate)
+                db.join(more_db)
+        return deliver(dw.result(), out, accumulate), (
+            None if db is None else deliver(db.result(), bias_out, accumulate)
+        )
 
     def _in_blocks(
         self, kind: type[Form], g: Geometry, dtype: Any, work: Callable[..., None], begin: Callable[[], Any] = tuple
@@ -121,7 +127,12 @@ class NumpyBackend(NumpySpatial):
                 work(form, i, j, *state)
             return state
 
-        return self._parallel(run, g.x_shape[0], g.multiply_adds // g.x_shape[0] // PRODUCTS)
+        images = g.x_shape[0]
+        return self._parallel(run, images, g.multiply_adds // max(images, 1) // PRODUCTS) or [begin()]
+
+    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
+        """No results where there is nothing to do."""
+        return super()._parallel(work, count, each) if count else []
 
     # ---- matrix product
 
@@ -145,7 +156,11 @@ class NumpyBackend(NumpySpatial):
         y = out
 
         def work(start: int, stop: int) -> None:
-            rows = np.matmul(left[start:stop], right, out=None if accumulate else y[start:stop])
+            rows = None if accumulate else y[start:stop]
+            if takes_chunks(left[start:stop], right):
+                rows = deliver(multiply(left[start:stop], right), rows, accumulate=False)
+            else:
+                rows = np.matmul(left[start:stop], right, out=rows)
             if bias is not None:
                 rows += bias
             if activation is not None:
@@ -164,12 +179,17 @@ class NumpyBackend(NumpySpatial):
         return y
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
-        kept = a.shape[len(axes) :]
-        leading = bool(axes) and axes == tuple(range(len(axes))) and prod(kept) > 1
-        if not (leading and a.size and a.flags.c_contiguous and a.dtype.char in "fd"):
+        """Neighbouring axes at a time, the last ones first."""
+        if a.dtype.char not in "fd" or not a.flags.c_contiguous:
             return super().sum(a, axes)
+        shape = a.shape
         with self._one_blas_thread(), np.errstate(all="ignore"):
-            return add_rows(a.reshape(-1, prod(kept))).reshape(kept)
+            while axes:
+                first = next(i for i in range(len(axes)) if axes[i:] == tuple(range(axes[i], axes[-1] + 1)))
+                start, stop = axes[first], axes[-1] + 1
+                a = add_middle(a.reshape(prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])))
+                shape, axes = shape[:start] + shape[stop:], axes[:first]
+        return a.reshape(shape)
 
     # ---- pooling
 
@@ -180,7 +200,7 @@ class NumpyBackend(NumpySpatial):
         def work(start: int, stop: int) -> None:
             numpy_pool.max_forward(x[start:stop], y[start:stop], mask[start:stop], geometry)
 
-        self._parallel(work, len(x), x[0].size)
+        self._parallel(work, len(x), prod(x.shape[1:]))
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, *, geometry: Geometry) -> Array:
@@ -190,7 +210,7 @@ class NumpyBackend(NumpySpatial):
             dx[start:stop] = 0
             numpy_pool.max_backward(dy[start:stop], mask[start:stop], dx[start:stop], geometry)
 
-        self._parallel(work, len(dy), dx[0].size)
+        self._parallel(work, len(dy), prod(dx.shape[1:]))
         return dx
 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -199,7 +219,7 @@ class NumpyBackend(NumpySpatial):
         def work(start: int, stop: int) -> None:
             numpy_pool.average_forward(x[start:stop], y[start:stop], geometry, count_padding)
 
-        self._parallel(work, len(x), x[0].size)
+        self._parallel(work, len(x), prod(x.shape[1:]))
         return y
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -209,7 +229,7 @@ class NumpyBackend(NumpySpatial):
             dx[start:stop] = 0
             numpy_pool.average_backward(dy[start:stop], dx[start:stop], geometry, count_padding)
 
-        self._parallel(work, len(dy), dx[0].size)
+        self._parallel(work, len(dy), prod(dx.shape[1:]))
         return dx
 
     # ---- normalisation

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import as_strided
 from gpunet.backends import host_memory, numpy_pool
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.numpy_activation import activate, opened
-from gpunet.backends.numpy_sums import add_rows
+from gpunet.backends.numpy_sums import Total, add_rows, multiply
 from gpunet.geometry import Geometry, Pair
 
 BLOCK = 1 << 19
@@ -49,7 +49,7 @@ class Form(Protocol):
         """Write y, and mask if there is a pool, of images x; all as in `Backend.conv2d_forward`."""
         ...
 
-    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         """Add to dw (KH, KW, C // groups, O) and db (O,) what images x and dy give."""
         ...
 
@@ -104,19 +104,20 @@ class Columns:
                 np.matmul(matrix, filters[:, span], out=flat[:, span])
         finish(whole, b, activation, pool, y, mask)
 
-    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         """See `Form`."""
         g = self.geometry
         dy = opened(dy, gate)
-        flat = dw.reshape(self.taps, g.filters)
+        flat = dw.recent.reshape(self.taps, g.filters)
         for first, last in self._pieces(len(x)):
             rows = dy[first:last].reshape(-1, g.filters)
             for i, column in enumerate(self.fill(x[first:last])):
                 span = group_slice(i, g.groups, g.filters)
-                # dot, for matmul keeps the interpreter lock where the result is small
-                flat[:, span] += np.dot(column.T, rows[:, span])
+                flat[:, span] += multiply(column.T, rows[:, span], g.pixels)
+            dw.count()
         if db is not None:
-            db += add_rows(dy.reshape(-1, g.filters))
+            db.recent += add_rows(dy.reshape(-1, g.filters))
+            db.count()
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """See `Form`. For what has no `turned_geometry`, which is faster."""

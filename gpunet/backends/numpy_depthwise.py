@@ -12,6 +12,7 @@ from gpunet.backends import host_memory
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.numpy_activation import opened
 from gpunet.backends.numpy_conv import finish, ranges
+from gpunet.backends.numpy_sums import Total, add_rows
 from gpunet.geometry import Geometry
 
 BLOCK = 1 << 19
@@ -62,20 +63,21 @@ class Depthwise:
             rows += part
         finish(whole, b, activation, pool, y, mask)
 
-    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         """See `Form`."""
         c = self.geometry.filters
         dy = opened(dy, gate)
         rows = self._rows(dy)
         part = host_memory.empty(rows.shape, self.dtype)
-        one = np.ones(dy.size // c, self.dtype)
         self._sort(x)
-        flat = dw.reshape(-1, c)
-        for tap, (_, pixels) in enumerate(self._taps(dw)):
+        flat = dw.recent.reshape(-1, c)
+        for tap, (_, pixels) in enumerate(self._taps(dw.recent)):
             np.multiply(pixels, rows, out=part)
-            flat[tap] += np.dot(one, part.reshape(-1, c))
+            flat[tap] += add_rows(part.reshape(-1, c))
+        dw.count()
         if db is not None:
-            db += np.dot(one, dy.reshape(-1, c))
+            db.recent += add_rows(dy.reshape(-1, c))
+            db.count()
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """See `Form`."""

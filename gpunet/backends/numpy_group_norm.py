@@ -16,6 +16,7 @@ import numpy as np
 from gpunet.backends import host_memory
 from gpunet.backends.base import Array, Moments
 from gpunet.backends.numpy_norm import BLOCK, Parallel, row_pixels
+from gpunet.backends.numpy_sums import add_middle, add_rows
 
 
 class Form(NamedTuple):
@@ -50,13 +51,13 @@ class Form(NamedTuple):
 
     def by_channel(self, block: Array) -> Array:
         """Sums (B, C) of a block (B, rows, length) over its samples' positions."""
-        sums = block[:, 0] if self.rows == 1 else np.matmul(np.ones(self.rows, block.dtype), block)
-        return sums if self.pixels == 1 else sums.reshape(-1, self.pixels, self.c).sum(axis=1)
+        sums = block[:, 0] if self.rows == 1 else add_middle(block)
+        return sums if self.pixels == 1 else add_middle(sums.reshape(-1, self.pixels, self.c))
 
     def by_group(self, of_channels: Array) -> Array:
         """Sums (B, groups) of (B, C) over a group's channels."""
         width = self.c // self.groups
-        return (of_channels.reshape(-1, width) @ np.ones(width, of_channels.dtype)).reshape(-1, self.groups)
+        return add_middle(of_channels.reshape(-1, width, 1)).reshape(-1, self.groups)
 
     def along(self, of_groups: Array) -> Array:
         """(B, groups) as what stands along rows: (B, 1, 1), or (B, 1, length)."""
@@ -116,7 +117,7 @@ def backward(
             h *= form.along(inverse)
             block = np.multiply(upstream[part], h, out=out[part])
             through_h, through = form.by_channel(block), form.by_channel(upstream[part])
-            sums += through_h.sum(axis=0), through.sum(axis=0)
+            sums += add_rows(through_h), add_rows(through)
             slope, offset = grouped(through_h), grouped(through)
             # dx = inverse (d - offset - h slope); through_h is read first, for it may be a view of the block
             h *= form.along(slope)

@@ -123,7 +123,7 @@ def gradient_sums(
             sums[1] += _channel_sums(dy[i:j], c)
         return sums
 
-    dgamma, dbeta = reduce(np.add, parallel(work, *rows.shape))
+    dgamma, dbeta = reduce(np.add, parallel(work, *rows.shape), np.zeros((2, c)))
     return dgamma * _scale(None, saved, eps), dbeta
 
 

@@ -17,6 +17,7 @@ from gpunet.backends import host_memory
 from gpunet.backends.base import Activation, Array, Gate
 from gpunet.backends.numpy_activation import activate, open_activation
 from gpunet.backends.numpy_conv import reached
+from gpunet.backends.numpy_sums import Total, multiply
 from gpunet.geometry import Geometry
 
 BLOCK = 1 << 21
@@ -69,15 +70,16 @@ class Planes:
             activate(planes, activation, out=planes)
         y[...] = planes.transpose(3, 1, 2, 0)
 
-    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Array, db: Array | None) -> None:
+    def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         """See `Form`."""
         g = self.geometry
         rows = self._rows(self._opened(dy, gate))
-        # dot, for matmul keeps the interpreter lock where the result is small
-        products = [np.dot(row, column.T) for row, column in zip(rows, self._columns(x), strict=True)]
-        dw += np.stack(products).reshape(g.filters, -1, *g.window).transpose(2, 3, 1, 0)
+        products = [multiply(row, column.T, g.pixels) for row, column in zip(rows, self._columns(x), strict=True)]
+        dw.recent += np.stack(products).reshape(g.filters, -1, *g.window).transpose(2, 3, 1, 0)
+        dw.count()
         if db is not None:
-            db += rows.sum(axis=2).reshape(-1)
+            db.recent += rows.sum(axis=2).reshape(-1)
+            db.count()
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """See `Form`: the product with every tap, added where the tap stood, first along rows, then along columns."""

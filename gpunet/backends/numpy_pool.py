@@ -8,7 +8,10 @@ from functools import lru_cache
 import numpy as np
 
 from gpunet.backends.base import Array
+from gpunet.backends.numpy_resample import resample
+from gpunet.backends.numpy_sums import CHUNK
 from gpunet.geometry import Geometry
+from gpunet.resampling import Taps, table
 
 BLOCK = 1 << 17
 """Elements of x whose intermediate results stay in a second-level cache."""
@@ -45,6 +48,11 @@ def max_backward(dy: Array, mask: Array, dx: Array, g: Geometry) -> None:
         where += (np.arange(len(dy)) * dx[0].size)[:, None]
         dx.reshape(-1)[where.reshape(-1)] = dy.reshape(-1)
         return
+    if not apart and _long(g) and dx.dtype == np.float32:  # a pixel may win in many windows
+        wide = np.zeros(dx.shape, np.float64)
+        max_backward(dy.astype(np.float64), mask, wide, g)
+        dx[...] = wide
+        return
     bits = np.dtype(f"i{dy.dtype.itemsize}")  # as integers, for 0 times NaN is NaN
     for position, _, outside, inside in _taps(g):
         won = mask[outside] == position
@@ -56,17 +64,29 @@ def max_backward(dy: Array, mask: Array, dx: Array, g: Geometry) -> None:
 
 def average_forward(x: Array, y: Array, g: Geometry, count_padding: bool) -> None:
     """Write y (n, OH, OW, C)."""
-    y[...] = 0
-    for _, _, outside, inside in _taps(g):
-        y[outside] += x[inside]
+    if _long(g):
+        resample(x, y, *_sums(g))
+    else:
+        y[...] = 0
+        for _, _, outside, inside in _taps(g):
+            y[outside] += x[inside]
     y *= _shares(g, count_padding).astype(y.dtype)
 
 
 def average_backward(dy: Array, dx: Array, g: Geometry, count_padding: bool) -> None:
     """Add the windows' shares of dy to zeros dx (n, H, W, C)."""
     share = dy * _shares(g, count_padding).astype(dy.dtype)
+    if _long(g):
+        rows, columns = _sums(g)
+        resample(share, dx, rows.transposed, columns.transposed)
+        return
     for _, _, outside, inside in _taps(g):
         dx[inside] += share[outside]
+
+
+def _long(g: Geometry) -> bool:
+    """Whether a window has more taps than may be added one after another."""
+    return g.window[0] * g.window[1] > CHUNK
 
 
 def _narrow(x: Array) -> bool:
@@ -134,12 +154,29 @@ def _first_inside(g: Geometry) -> Array:
 @lru_cache(maxsize=64)
 def _shares(g: Geometry, count_padding: bool) -> Array:
     """(OH, OW, 1): one over what each window's sum is divided by."""
-    counts = np.zeros((*g.y_shape[1:3], 1))
-    for _, _, outside, _ in _taps(g):
-        counts[outside[1:]] += 1
-    if count_padding:
-        counts[...] = g.window[0] * g.window[1]
-    return 1 / counts
+    rows, columns = (last - first for first, last in _spans(g, count_padding))
+    return 1 / np.multiply.outer(rows, columns)[..., None]
+
+
+@lru_cache(maxsize=64)
+def _sums(g: Geometry) -> tuple[Taps, Taps]:
+    """The tables that add up the pixels under each window: of the rows and of the columns."""
+    spans = _spans(g, count_padding=False)
+    rows, columns = (
+        table(n, ([(i, 1) for i in range(*span)] for span in zip(first.tolist(), last.tolist(), strict=True)))
+        for n, (first, last) in zip(g.x_shape[1:3], spans, strict=True)
+    )
+    return rows, columns
+
+
+def _spans(g: Geometry, count_padding: bool) -> list[tuple[Array, Array]]:
+    """Of each axis, the windows' first pixels and the ones past their last, those in the padding left out or counted."""
+    spans = []
+    for axis, (before, after) in enumerate(g.counted_padding if count_padding else ((0, 0), (0, 0))):
+        start = np.arange(g.y_shape[1 + axis]) * g.stride[axis] - g.padding[axis][0]
+        end = np.minimum(start + g.window[axis], g.x_shape[1 + axis] + after)
+        spans.append((np.maximum(start, -before), end))
+    return spans
 
 
 @lru_cache(maxsize=64)

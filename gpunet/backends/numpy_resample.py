@@ -12,6 +12,7 @@ import numpy as np
 
 from gpunet.backends import host_memory
 from gpunet.backends.base import Array
+from gpunet.backends.numpy_sums import CHUNK, add_middle
 from gpunet.resampling import Taps
 
 BLOCK = 1 << 20
@@ -40,7 +41,7 @@ class Form(Protocol):
 def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     """Write y (n, OH, OW, C) of images x (n, H, W, C)."""
     n, h, w, c = x.shape
-    count = max(1, BLOCK // max(x[0].size, y[0].size))
+    count = max(1, BLOCK // max(h * w * c, rows.outputs * columns.outputs * c))
     passes, shape = [(1, rows), (2, columns)], (rows.outputs, w)
     if _cost(columns, rows, COLUMNS, 1) < _cost(rows, columns, 1, COLUMNS):
         passes, shape = passes[::-1], (h, columns.outputs)
@@ -69,6 +70,8 @@ def form_of(taps: Taps, dtype: np.dtype, inner: int) -> Form:
     Args:
         inner: how many neighbouring elements move as one; NARROW if as many or more.
     """
+    if np.diff(taps.starts).max() > CHUNK:
+        return Long(taps)
     if inner == NARROW and (places := _regular(taps)) is not None:
         return Sums(places, float(taps.weight[0]))
     if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= min(FEW, taps.outputs // 2):
@@ -136,6 +139,32 @@ class Sums:
             y += part
         if self._weight != 1:
             y *= self._weight
+
+
+class Long:
+    """Every output by itself, of many taps."""
+
+    dense = False
+
+    def __init__(self, taps: Taps):
+        self._outputs = []
+        for start, stop in zip(taps.starts[:-1], taps.starts[1:], strict=True):
+            index, weight = taps.index[start:stop], taps.weight[start:stop]
+            neighbours = len(index) > 0 and (np.diff(index) == 1).all()
+            alike = len(index) > 0 and (weight == weight[0]).all()
+            self._outputs.append((
+                slice(int(index[0]), int(index[-1]) + 1) if neighbours else index,
+                float(weight[0]) if alike else weight[:, None],
+            ))  # fmt: skip
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        n, before, _, inner = x.shape
+        for output, (index, weight) in enumerate(self._outputs):
+            part = x[:, :, index] if isinstance(weight, float) else x[:, :, index] * weight.astype(x.dtype)
+            part = np.ascontiguousarray(part).reshape(n * before, -1, inner)
+            total = add_middle(part).reshape(n, before, inner)
+            y[:, :, output] = total * x.dtype.type(weight) if isinstance(weight, float) else total
 
 
 class Bands:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -9,6 +11,7 @@ from gpunet.backends import host_memory, numpy_resample
 from gpunet.backends.base import Array
 from gpunet.backends.host import deliver
 from gpunet.backends.numpy_conv import reached
+from gpunet.backends.numpy_sums import add_rows, multiply, takes_chunks
 from gpunet.backends.numpy_threads import NumpyThreads
 from gpunet.geometry import Geometry
 from gpunet.resampling import Taps
@@ -23,7 +26,7 @@ class NumpySpatial(NumpyThreads):
         def work(start: int, stop: int) -> None:
             numpy_resample.resample(x[start:stop], y[start:stop], rows, columns)
 
-        self._parallel(work, len(x), max(x[0].size, y[0].size))
+        self._parallel(work, len(x), max(prod(x.shape[1:]), prod(y.shape[1:])))
         return y
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
@@ -49,7 +52,8 @@ class NumpySpatial(NumpyThreads):
 
         def multiply(start: int, stop: int) -> None:
             matrices = _matrices(w[start:stop]).transpose(0, 2, 1)
-            np.matmul(_pixels(dy, start, stop), matrices, out=taps[start:stop].reshape((stop - start) * ow, n, -1))
+            products = taps[start:stop].reshape((stop - start) * ow, n, matrices.shape[2])
+            np.matmul(_pixels(dy, start, stop), matrices, out=products)
 
         def add(start: int, stop: int) -> None:
             for i, j in np.ndindex(*g.window):
@@ -57,7 +61,7 @@ class NumpySpatial(NumpyThreads):
                 padded[start:stop, reached(g, 0, i), reached(g, 1, j)] += tap
 
         self._parallel(multiply, oh, _products(g))
-        self._parallel(add, n, taps.size // n)
+        self._parallel(add, n, taps.size // max(n, 1))
         return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
 
     def local_conv2d_weight_grad(
@@ -77,11 +81,18 @@ class NumpySpatial(NumpyThreads):
 
         def work(start: int, stop: int) -> None:
             columns = _columns(windows, start, stop).transpose(0, 2, 1)
-            product = np.matmul(columns, _pixels(dy, start, stop)).reshape(dw[start:stop].shape)
-            deliver(product, dw[start:stop], accumulate and out is not None)
+            pixels = _pixels(dy, start, stop)
+            if takes_chunks(columns[0], pixels[0]):
+                product = np.stack([multiply(*pair) for pair in zip(columns, pixels, strict=True)])
+            else:
+                product = np.matmul(columns, pixels)
+            deliver(product.reshape(dw[start:stop].shape), dw[start:stop], accumulate and out is not None)
 
         self._parallel(work, shape[0], _products(geometry))
-        return dw, deliver(dy.sum(axis=0), bias_out, accumulate) if bias else None
+        if not bias:
+            return dw, None
+        db = add_rows(dy.reshape(len(dy), prod(dy.shape[1:]))).reshape(dy.shape[1:])
+        return dw, deliver(db, bias_out, accumulate)
 
 
 def _products(g: Geometry) -> int:
@@ -101,7 +112,7 @@ def _windows(x: Array, g: Geometry) -> Array:
 def _columns(windows: Array, start: int, stop: int) -> Array:
     """The windows of some rows of output pixels as matrices, one a pixel: (pixels, N, KH KW C)."""
     part = windows[start:stop]
-    return part.reshape(len(part) * part.shape[1], part.shape[2], -1)
+    return part.reshape(len(part) * part.shape[1], part.shape[2], prod(part.shape[3:]))
 
 
 def _matrices(w: Array) -> Array:
@@ -111,7 +122,7 @@ def _matrices(w: Array) -> Array:
 
 def _pixels(dy: Array, start: int, stop: int) -> Array:
     """Some rows of pixels of dy as matrices: (pixels, N, O)."""
-    return dy[:, start:stop].transpose(1, 2, 0, 3).reshape(-1, len(dy), dy.shape[3])
+    return dy[:, start:stop].transpose(1, 2, 0, 3).reshape((stop - start) * dy.shape[2], len(dy), dy.shape[3])
 
 
 def _rows_last(product: Array, y: Array) -> Array:

@@ -35,9 +35,10 @@ class ReferenceBackend(ReferenceSpatial):
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
-        windows = windows_of(pad_images(x, geometry), geometry)  # (N, OH, OW, KH, KW, C)
-        windows = windows.reshape(*windows.shape[:5], g, -1)
-        filters = w.reshape(*w.shape[:3], g, -1)
+        windows = _by_group(
+            windows_of(pad_images(x, geometry), geometry), g
+        )  # (N, OH, OW, KH, KW, groups, C // groups)
+        filters = _by_group(w, g)
         y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
         y, mask = (y, None) if pool is None else self.max_pool2d_forward(y, geometry=pool)
         if b is not None:
@@ -53,8 +54,8 @@ class ReferenceBackend(ReferenceSpatial):
         full = np.pad(spread, ((0, 0), (eh - 1, eh - 1), (ew - 1, ew - 1), (0, 0)))
         reached = spread.shape[1] + eh - 1, spread.shape[2] + ew - 1
         windows = view_windows(full, reached, geometry.window, (1, 1), geometry.dilation)
-        windows = windows.reshape(*windows.shape[:5], g, -1)
-        rotated = w[::-1, ::-1].reshape(*w.shape[:3], g, -1)  # turned by 180 degrees; einsum exchanges the channels
+        windows = _by_group(windows, g)
+        rotated = _by_group(w[::-1, ::-1], g)  # turned by 180 degrees; einsum exchanges the channels
         padded = np.zeros((n, top + h + bottom, left + width + right, c), dy.dtype)
         padded[:, : reached[0], : reached[1]] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(
             n, *reached, c
@@ -75,12 +76,11 @@ class ReferenceBackend(ReferenceSpatial):
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
         dy = self._open(dy, gate)
-        windows = windows_of(pad_images(x, geometry), geometry)
-        windows = windows.reshape(*windows.shape[:5], g, -1)
-        grouped = dy.reshape(*dy.shape[:3], g, -1)
-        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, grouped).reshape(geometry.w_shape)
+        windows = _by_group(windows_of(pad_images(x.astype(np.float64), geometry), geometry), g)  # the sums are long
+        grouped = _by_group(dy, g)
+        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, grouped).reshape(geometry.w_shape).astype(x.dtype)
         dw = deliver(dw, out, accumulate)
-        return dw, deliver(dy.sum(axis=(0, 1, 2)), bias_out, accumulate) if bias else None
+        return dw, deliver(self.sum(dy, (0, 1, 2)), bias_out, accumulate) if bias else None
 
     # ---- matrix product
 
@@ -98,9 +98,10 @@ class ReferenceBackend(ReferenceSpatial):
         accumulate: bool = False,
     ) -> Array:
         a = self._open(a, gate)
-        y = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+        y = (a.T if transpose_a else a).astype(np.float64) @ (b.T if transpose_b else b).astype(np.float64)
         if bias is not None:
             y = y + bias
+        y = y.astype(a.dtype)
         if activation is not None:
             y = self.activation_forward(y, activation)
         return deliver(y, out, accumulate)
@@ -122,7 +123,7 @@ class ReferenceBackend(ReferenceSpatial):
         return add_windows(np.where(mask[..., None] == positions, dy[..., None], 0), geometry)
 
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
-        sums = windows_of(pad_images(x, geometry), geometry).sum(axis=(3, 4))
+        sums = windows_of(pad_images(x, geometry), geometry).sum(axis=(3, 4), dtype=np.float64)
         return (sums / _counts(geometry, count_padding)).astype(x.dtype)
 
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:
@@ -149,7 +150,8 @@ class ReferenceBackend(ReferenceSpatial):
         if training:
             wide = np.promote_types(x.dtype, np.float32)
             axes, n = _all_but_channels(x)
-            saved = Moments(x.mean(axis=axes, dtype=wide), x.var(axis=axes, dtype=wide))
+            moments = x.mean(axis=axes, dtype=np.float64), x.var(axis=axes, dtype=np.float64)
+            saved = Moments(*(a.astype(wide) for a in moments))
             running_mean[...] = (1 - momentum) * running_mean + momentum * saved.mean
             running_var[...] = (1 - momentum) * running_var + momentum * saved.variance * n / (n - 1)
         y = (x - saved.mean) / np.sqrt(saved.variance + eps)
@@ -182,7 +184,7 @@ class ReferenceBackend(ReferenceSpatial):
         axes, n = _all_but_channels(x)
         deviation = np.sqrt(saved.variance + eps)
         h = (x - saved.mean) / deviation
-        dbeta, dgamma = g.sum(axis=axes, dtype=h.dtype), (g * h).sum(axis=axes)
+        dbeta, dgamma = (a.sum(axis=axes, dtype=np.float64).astype(h.dtype) for a in (g, g * h))
         dx = (g - (dbeta + h * dgamma) / n if training else g) / deviation
         if gamma is not None:
             dx = dx * gamma
@@ -194,7 +196,8 @@ class ReferenceBackend(ReferenceSpatial):
         self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float
     ) -> tuple[Array, Moments]:
         parts, wide = _groups(x, groups), np.promote_types(x.dtype, np.float32)
-        saved = Moments(parts.mean(axis=(1, 3), dtype=wide), parts.var(axis=(1, 3), dtype=wide))
+        moments = parts.mean(axis=(1, 3), dtype=np.float64), parts.var(axis=(1, 3), dtype=np.float64)
+        saved = Moments(*(a.astype(wide) for a in moments))
         y = _standardized(x, saved, groups, eps)[0]
         if gamma is not None:
             y = y * gamma
@@ -217,9 +220,9 @@ class ReferenceBackend(ReferenceSpatial):
     ) -> tuple[Array, Array, Array]:
         h, deviation = _standardized(x, saved, groups, eps)
         axes, _ = _all_but_channels(x)
-        dbeta, dgamma = dy.sum(axis=axes, dtype=h.dtype), (dy * h).sum(axis=axes)
+        dbeta, dgamma = (a.sum(axis=axes, dtype=np.float64) for a in (dy, dy * h))
         d, h = _groups(dy if gamma is None else dy * gamma, groups), _groups(h, groups)
-        offset, slope = (a.mean(axis=(1, 3), keepdims=True, dtype=h.dtype) for a in (d, d * h))
+        offset, slope = (a.mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(h.dtype) for a in (d, d * h))
         dx = ((d - offset - h * slope) / deviation).astype(x.dtype).reshape(x.shape)
         dgamma = deliver(dgamma.astype(x.dtype), gamma_out, accumulate)
         return dx, dgamma, deliver(dbeta.astype(x.dtype), beta_out, accumulate)
@@ -305,6 +308,11 @@ class ReferenceBackend(ReferenceSpatial):
         return dy
 
 
+def _by_group(a: Array, groups: int) -> Array:
+    """(…, C) as (…, groups, C // groups)."""
+    return a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups)
+
+
 def _normal_cdf(x: Array) -> Array:
     """Phi(x) of x in long doubles."""
     z = -np.clip(x, -FAR, FAR) * np.sqrt(np.longdouble(0.5))
@@ -346,7 +354,8 @@ def _undo_stride(dy: Array, geometry: Geometry) -> Array:
 
 def _counts(geometry: Geometry, count_padding: bool) -> Array:
     """What each window's sum is divided by: (OH, OW, 1)."""
-    if count_padding:
-        return np.full((1, 1, 1), geometry.window[0] * geometry.window[1])
+    (top, bottom), (left, right) = geometry.counted_padding
     inside = np.ones((1, *geometry.x_shape[1:3], 1))
-    return windows_of(pad_images(inside, geometry), geometry).sum(axis=(0, 3, 4))
+    counted = np.pad(inside, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=count_padding)
+    counted = np.pad(counted, ((0, 0), (0, geometry.beyond[0]), (0, geometry.beyond[1]), (0, 0)))
+    return windows_of(counted, geometry).sum(axis=(0, 3, 4))

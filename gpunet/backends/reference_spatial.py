@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from math import prod
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class ReferenceSpatial(HostBackend, ABC):
 
     def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
         taps = np.einsum("nyxo,yxijco->nyxcij", dy, w)
-        return add_windows(taps.reshape(*taps.shape[:4], -1), geometry)
+        return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry)
 
     def local_conv2d_weight_grad(
         self,
@@ -38,16 +39,17 @@ class ReferenceSpatial(HostBackend, ABC):
         bias_out: Array | None = None,
         accumulate: bool = False,
     ) -> tuple[Array, Array | None]:
-        dw = np.einsum("nyxijc,nyxo->yxijco", windows_of(pad_images(x, geometry), geometry), dy)
-        db = deliver(dy.sum(axis=0), bias_out, accumulate) if bias else None
+        windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
+        dw = np.einsum("nyxijc,nyxo->yxijco", windows, dy).astype(x.dtype)
+        db = deliver(self.sum(dy, (0,)), bias_out, accumulate) if bias else None
         return deliver(dw, out, accumulate), db
 
 
 def _resampled(x: Array, taps: Taps, *, axis: int) -> Array:
     """x along one axis, an output after another."""
     x = x.swapaxes(0, axis)
-    y = np.zeros((taps.outputs, *x.shape[1:]), np.promote_types(x.dtype, np.float32))
+    y = np.zeros((taps.outputs, *x.shape[1:]), np.float64)
     for p in range(taps.outputs):
         for t in range(taps.starts[p], taps.starts[p + 1]):
-            y[p] += taps.weight[t].astype(y.dtype) * x[taps.index[t]]
+            y[p] += taps.weight[t] * x[taps.index[t]]
     return np.ascontiguousarray(y.swapaxes(0, axis))

@@ -34,10 +34,10 @@ def add_windows(taps: Array, geometry: Geometry) -> Array:
     n, h, w, c = geometry.x_shape
     (top, bottom), (left, right) = geometry.padding
     (sh, sw), (kh, kw), (_, oh, ow, _) = geometry.stride, geometry.window, geometry.y_shape
-    padded = np.zeros((n, top + h + bottom, left + w + right, c), taps.dtype)
+    padded = np.zeros((n, top + h + bottom, left + w + right, c), np.float64)
     for i in range(kh):
         for j in range(kw):
             row, column = i * geometry.dilation[0], j * geometry.dilation[1]
             reached = slice(row, row + sh * (oh - 1) + 1, sh), slice(column, column + sw * (ow - 1) + 1, sw)
             padded[:, *reached] += taps[..., i * kw + j]
-    return np.ascontiguousarray(padded[:, top : top + h, left : left + w])
+    return padded[:, top : top + h, left : left + w].astype(taps.dtype)

@@ -217,4 +217,6 @@ def log_softmax(x: Tensor) -> Tensor:
 def _checked(x: Tensor, operation: str) -> Tensor:
     if expect_tensor(operation, "x", x).ndim == 0:
         raise ValueError(f"{operation}: x has no axes but takes at least one, the classes")
+    if x.shape[-1] == 0:
+        raise ValueError(f"{operation}: x {x.shape} has no classes")
     return x

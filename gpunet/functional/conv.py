@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
@@ -139,7 +140,7 @@ def linear(x: Tensor, w: Any, b: Any = None, *, activation: str | Activation | N
     if len(w.shape) != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
         raise ValueError(f"linear: takes x (…, I) and w (I, O), got x {tuple(x.shape)} and w {tuple(w.shape)}")
     _check_bias("linear", b, w.shape[1])
-    rows = x if x.ndim == 2 else reshape(x, -1, x.shape[-1])
+    rows = x if x.ndim == 2 else reshape(x, prod(x.shape[:-1]), x.shape[-1])
     y = _Linear.apply(rows, w, b, activation=activation_of("linear", activation))
     return y if x.ndim == 2 else reshape(y, *x.shape[:-1], w.shape[1])
 

@@ -60,7 +60,8 @@ def batch_norm(
     running_var: Tensor,
     *,
     training: bool,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
+    batches: Tensor | None = None,
     eps: float = 1e-5,
     activation: str | Activation | None = None,
     residual: Tensor | None = None,
@@ -76,14 +77,17 @@ def batch_norm(
         running_mean, running_var: (C,), what is expected of a batch at inference. In training they are changed in place:
             running = (1 - momentum) running + momentum batch, with the variance over n - 1.
         training: normalise by the batch's moments, with the variance over n; else by the running ones.
-        momentum: the share of a new batch, from 0 to 1. (Keras and the paper call the rest momentum.)
+        momentum: the share of a new batch, from 0 to 1. (Keras and the paper call the rest momentum.) None for the mean of all
+            batches so far: the share of the n-th is 1 / n.
+        batches: (), how many batches the running moments are of, counted in place in training; with a momentum of None alone.
         eps: added to the variance.
         activation: as for `conv2d`, fused.
         residual: of x's shape, or None.
     Returns:
         (…, C).
     Raises:
-        ValueError: shapes that do not fit, or, in training, fewer than 2 elements a channel, which have no variance.
+        ValueError: shapes that do not fit, or, in training, 1 element a channel, which has no variance.
+    A batch of no samples leaves the running moments as they are.
     """
     expect_tensor("batch_norm", "x", x)
     expect_tensor("batch_norm", "running_mean", running_mean)
@@ -97,23 +101,51 @@ def batch_norm(
             raise ValueError(f"batch_norm: {name} has shape {tuple(value.shape)} but x {x.shape} takes {x.shape[-1:]}")
     if residual is not None and tuple(residual.shape) != x.shape:
         raise ValueError(f"batch_norm: residual has shape {tuple(residual.shape)} but x {x.shape}")
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm: momentum is {momentum} but must be from 0 to 1")
+    check_momentum("batch_norm", momentum)
+    if (momentum is None) != (batches is not None):
+        raise ValueError(
+            f"batch_norm: batches counts those of a momentum of None, got momentum {momentum} and batches {batches}"
+        )
     if not eps >= 0:
         raise ValueError(f"batch_norm: eps is {eps} but must be at least 0")
-    if training and prod(x.shape[:-1]) < 2:
+    elements = prod(x.shape[:-1])
+    if training and elements == 1:
         raise ValueError(
-            f"batch_norm: training takes at least 2 elements a channel, but x {x.shape} has {prod(x.shape[:-1])}; "
-            "use a larger batch, or eval()"
+            f"batch_norm: training takes at least 2 elements a channel, but x {x.shape} has 1; use a larger batch, or eval()"
         )
+    training = training and elements > 0  # nothing has no moments, and moves the running ones nowhere
+    running = running_mean, running_var
+    averages = training and batches is not None
+    moments = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
     y = _BatchNorm.apply(
-        x, gamma, beta, running_mean, running_var, residual,
-        training=training, momentum=momentum, eps=eps, activation=activation_of("batch_norm", activation),
+        x, gamma, beta, *moments, residual,
+        training=training, momentum=1.0 if momentum is None else momentum, eps=eps,
+        activation=activation_of("batch_norm", activation),
     )  # fmt: skip
+    if averages:
+        _average(running, moments, expect_tensor("batch_norm", "batches", batches))
     if training:
         running_mean.version += 1
         running_var.version += 1
     return y
+
+
+def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: Tensor) -> None:
+    """Count a batch, and take its moments into the mean of all: running += (batch - running) / n, where the arrays are."""
+    backend, apply = batches.backend, batches.backend.binary
+    apply("add", batches.data, backend.full((), 1, batches.dtype), out=batches.data)
+    batches.version += 1
+    for mean, new in zip(running, moments, strict=True):
+        share = apply("divide", apply("subtract", new.data, mean.data), batches.data)
+        apply("add", mean.data, share, out=mean.data)
+
+
+def check_momentum(operation: str, momentum: float | None) -> None:
+    """ValueError for a momentum that is neither None nor from 0 to 1."""
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(
+            f"{operation}: momentum is {momentum} but must be from 0 to 1, or None for the mean of all batches"
+        )
 
 
 class _GroupNorm(Function):
@@ -174,7 +206,7 @@ def layer_norm(x: Tensor, gamma: Any = None, beta: Any = None, *, axes: int = 1,
     if expect_tensor("layer_norm", "x", x).ndim < axes or not prod(x.shape[-axes:]):
         raise ValueError(f"layer_norm: x has shape {x.shape} but takes at least {axes} axes of elements to normalise")
     gamma, beta = _affine("layer_norm", x, x.shape[-axes:], gamma, beta, eps)
-    rows = reshape(x, -1, prod(x.shape[-axes:]))
+    rows = reshape(x, prod(x.shape[:-axes]), prod(x.shape[-axes:]))
     return reshape(_GroupNorm.apply(rows, gamma, beta, groups=1, eps=eps), *x.shape)
 
 

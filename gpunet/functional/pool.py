@@ -34,7 +34,14 @@ class _AvgPool2d(Function):
         return self.backend.avg_pool2d_backward(dy, geometry=self.geometry, count_padding=self.count_padding)
 
 
-def max_pool2d(x: Tensor, window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> Tensor:
+def max_pool2d(
+    x: Tensor,
+    window: int | Pair,
+    *,
+    stride: int | Pair | None = None,
+    padding: Padding = 0,
+    ceil_mode: bool = False,
+) -> Tensor:
     """Maximum over each window of each channel.
 
     Args:
@@ -42,6 +49,8 @@ def max_pool2d(x: Tensor, window: int | Pair, *, stride: int | Pair | None = Non
         window: extent of the window, in pixels.
         stride: step between windows, in pixels; the window's extent if None.
         padding: as for `conv2d`, smaller than the window; padded pixels never win.
+        ceil_mode: let one window more reach beyond the lower or right end where pixels are left over, unless it would start
+            behind the image: ceil instead of floor, as PyTorch has it.
     Returns:
         (N, OH, OW, C), with OH = floor((H + top + bottom - window) / stride) + 1.
     Raises:
@@ -49,7 +58,9 @@ def max_pool2d(x: Tensor, window: int | Pair, *, stride: int | Pair | None = Non
     The gradient goes to the first largest element of each window.
     """
     expect_tensor("max_pool2d", "x", x)
-    geometry = Geometry.pool(x.shape, window, stride=stride, padding=padding, operation="max_pool2d")
+    geometry = Geometry.pool(
+        x.shape, window, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="max_pool2d"
+    )
     return _MaxPool2d.apply(x, geometry=geometry)
 
 
@@ -60,6 +71,7 @@ def avg_pool2d(
     stride: int | Pair | None = None,
     padding: Padding = 0,
     count_padding: bool | None = None,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """Mean over each window of each channel.
 
@@ -67,10 +79,13 @@ def avg_pool2d(
         x: (N, H, W, C), any float dtype.
         window, stride, padding: as for `max_pool2d`.
         count_padding: whether padded zeros count in the mean; if None they do, but not for "same".
+        ceil_mode: as for `max_pool2d`; what lies beyond the padding never counts.
     Returns:
         (N, OH, OW, C).
     """
     expect_tensor("avg_pool2d", "x", x)
-    geometry = Geometry.pool(x.shape, window, stride=stride, padding=padding, operation="avg_pool2d")
+    geometry = Geometry.pool(
+        x.shape, window, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="avg_pool2d"
+    )
     counted = padding != "same" if count_padding is None else count_padding
     return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)

@@ -59,6 +59,7 @@ def upsample2d(
     size: int | Pair | None = None,
     mode: Literal["nearest", "bilinear"] = "nearest",
     align_corners: bool = False,
+    antialias: bool = False,
 ) -> Tensor:
     """Images of other extents, each pixel taken from those of x around its place; the coordinates are PyTorch's.
 
@@ -69,25 +70,35 @@ def upsample2d(
         mode: "nearest" takes pixel floor(p H / OH); "bilinear" weighs the four pixels around ((p + 1/2) H / OH - 1/2, …), on
             x's border the border's. With a `scale`, H / OH is 1 / scale, as PyTorch has it.
         align_corners: for "bilinear", let the corners' middles stay where they are: p (H - 1) / (OH - 1).
+        antialias: for "bilinear" scaling down, weigh all pixels that an output stands for, not four of them.
     Returns:
         (N, OH, OW, C).
     Raises:
         ValueError: a scale, size or mode that is none, or a scale that leaves no pixel.
     """
     name = "upsample2d"
-    extents = _extents(name, x)
-    check_upsampling(name, scale, size, mode, align_corners)
+    _extents(name, x)
+    check_upsampling(name, scale, size, mode, align_corners, antialias)
+    rows, columns = upsampling_taps(name, x.shape, scale, size, mode, align_corners, antialias)
+    return _Upsample2d.apply(x, rows=rows, columns=columns)
+
+
+def upsampling_taps(
+    operation: str, shape: tuple[int, ...], scale: Any, size: Any, mode: str, align_corners: bool, antialias: bool
+) -> tuple[Taps, Taps]:
+    """The tables of the rows and of the columns, for images of a shape; the options as `check_upsampling` takes them."""
     tables = []
-    for n, target, factor in zip(extents, _both(size), _both(scale), strict=True):
+    for n, target, factor in zip(shape[1:3], _both(size), _both(scale), strict=True):
         outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
         if outputs < 1:
-            raise ValueError(f"{name}: scale {scale} leaves no pixels of x {tuple(x.shape)}")
+            raise ValueError(f"{operation}: scale {scale} leaves no pixels of x {tuple(shape)}")
         if mode == "nearest":
             tables.append(resampling.nearest(n, outputs, ratio))
         else:
-            tables.append(resampling.linear(n, outputs, ratio, align_corners=align_corners))
+            make = resampling.smooth if antialias else resampling.linear
+            tables.append(make(n, outputs, ratio, align_corners=align_corners))
     rows, columns = tables
-    return _Upsample2d.apply(x, rows=rows, columns=columns)
+    return rows, columns
 
 
 def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:
@@ -147,7 +158,7 @@ def adaptive_max_pool2d(x: Tensor, size: Size) -> Tensor:
     return max_pool2d(_AdaptiveMaxPool2d.apply(x, rows=rows, columns=columns), (kh, kw))
 
 
-def check_upsampling(operation: str, scale: Any, size: Any, mode: Any, align_corners: Any) -> None:
+def check_upsampling(operation: str, scale: Any, size: Any, mode: Any, align_corners: Any, antialias: Any) -> None:
     """ValueError or TypeError for options that `upsample2d` does not take."""
     if (scale is None) == (size is None):
         raise ValueError(f"{operation}: takes exactly one of scale and size, got scale={scale!r} and size={size!r}")
@@ -159,6 +170,8 @@ def check_upsampling(operation: str, scale: Any, size: Any, mode: Any, align_cor
         raise ValueError(f"{operation}: mode is {mode!r} but takes one of {', '.join(UPSAMPLING)}")
     if align_corners and mode == "nearest":
         raise ValueError(f"{operation}: align_corners goes with bilinear, got mode {mode!r}")
+    if antialias and mode == "nearest":
+        raise ValueError(f"{operation}: antialias goes with bilinear, got mode {mode!r}")
 
 
 def adaptive_size(operation: str, size: Any, extents: Pair) -> Pair:
@@ -190,6 +203,8 @@ def _both(value: Any) -> tuple[Any, Any]:
 def _extents(operation: str, x: Any) -> Pair:
     """(H, W), after the check that there are images."""
     expect_tensor(operation, "x", x)
-    if x.ndim != 4 or 0 in x.shape:
-        raise ValueError(f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C), none of them empty")
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C), with images not empty"
+        )
     return x.shape[1], x.shape[2]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.conv import as_shaped
-from gpunet.geometry import Geometry, Padding, Pair, pair, sides_of
+from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of
 
 
 class _ConvTranspose2d(Function):
@@ -58,7 +59,7 @@ def conv_transpose2d(
         stride: step between windows of y, in pixels.
         padding: pixels cut off each side of y, as for `conv2d`; "same" gives the extents of x times the stride.
         output_padding: pixels added to y at its lower and right end, smaller than the stride, where several extents of y
-            would go with those of x.
+            would go with those of x; 0 with "same".
         dilation, groups: as for `conv2d`.
     Returns:
         (N, OH, OW, O), with OH = (H - 1) stride - top - bottom + dilation (KH - 1) + output_padding + 1.
@@ -88,6 +89,23 @@ def conv_transpose2d(
     return _ConvTranspose2d.apply(x, w, b, geometry=geometry)
 
 
+def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:
+    """(rows, columns) of `output_padding`, or a ValueError for one that stride and padding leave no place for."""
+    extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
+    if len(extra) != 2 or not all(
+        isinstance(e, Integral) and 0 <= int(e) < s for e, s in zip(extra, stride, strict=True)
+    ):
+        raise ValueError(
+            f"{operation}: output_padding must be from 0 to less than the stride {stride}, got {output_padding}"
+        )
+    if padding == "same" and any(extra):
+        raise ValueError(
+            f'{operation}: padding "same" makes y as large as x times the stride, so that output_padding must be 0, '
+            f"got {output_padding}"
+        )
+    return int(extra[0]), int(extra[1])
+
+
 def transposed_geometry(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -101,12 +119,8 @@ def transposed_geometry(
     """The geometry of the convolution that leads back, from y (N, OH, OW, O) to x (N, H, W, I); as `conv_transpose2d`."""
     name = "conv_transpose2d"
     stride, dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
-    extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
-    if len(extra) != 2 or not all(isinstance(e, int) and 0 <= e < s for e, s in zip(extra, stride, strict=True)):
-        raise ValueError(
-            f"{name}: output_padding must be from 0 to less than the stride {stride}, got {output_padding}"
-        )
     sides = sides_of(name, padding)
+    extra = extra_pixels(name, output_padding, stride, sides)
     extents = []
     for axis, (n, f, s, d, e) in enumerate(zip(x_shape[1:3], w_shape, stride, dilation, extra, strict=False)):
         if sides == "same":

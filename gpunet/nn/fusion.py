@@ -28,10 +28,8 @@ class Rule(NamedTuple):
 
 
 def _window(layer: MaxPool2d) -> Any:
-    fits = layer.window == layer.stride == FUSED_POOL and sides_of("MaxPool2d", layer.padding) in (
-        "valid",
-        ((0, 0), (0, 0)),
-    )
+    unpadded = sides_of("MaxPool2d", layer.padding) in ("valid", ((0, 0), (0, 0)))
+    fits = layer.window == layer.stride == FUSED_POOL and unpadded and not layer.ceil_mode
     return FUSED_POOL if fits else None
 
 

@@ -145,21 +145,28 @@ def _fused(layer: Conv2d | Linear) -> str:
 
 
 class _Pool2d(Module):
-    def __init__(self, window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0):
+    def __init__(
+        self,
+        window: int | Pair,
+        *,
+        stride: int | Pair | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+    ):
         name = type(self).__name__
         self.window = pair(name, "window", window)
         self.stride = self.window if stride is None else pair(name, "stride", stride)
         sides_of(name, padding)
-        self.padding = padding
+        self.padding, self.ceil_mode = padding, ceil_mode
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """One a pixel of each window."""
-        kh, kw = Geometry.pool(x_shape, self.window, stride=self.stride, padding=self.padding).window
-        return prod(y_shape) * kh * kw
+        return prod(y_shape) * prod(self.window)
 
     def extra_repr(self) -> str:
         """Extents and options."""
-        return f"{self.window}, stride={self.stride}, padding={self.padding!r}"
+        ceil = ", ceil_mode=True" if self.ceil_mode else ""
+        return f"{self.window}, stride={self.stride}, padding={self.padding!r}{ceil}"
 
 
 class MaxPool2d(_Pool2d):
@@ -167,7 +174,7 @@ class MaxPool2d(_Pool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
-        return F.max_pool2d(x, self.window, stride=self.stride, padding=self.padding)
+        return F.max_pool2d(x, self.window, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode)
 
 
 class AvgPool2d(_Pool2d):
@@ -180,13 +187,17 @@ class AvgPool2d(_Pool2d):
         stride: int | Pair | None = None,
         padding: Padding = 0,
         count_padding: bool | None = None,
+        ceil_mode: bool = False,
     ):
-        super().__init__(window, stride=stride, padding=padding)
+        super().__init__(window, stride=stride, padding=padding, ceil_mode=ceil_mode)
         self.count_padding = count_padding
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
-        return F.avg_pool2d(x, self.window, stride=self.stride, padding=self.padding, count_padding=self.count_padding)
+        return F.avg_pool2d(
+            x, self.window, stride=self.stride, padding=self.padding, count_padding=self.count_padding,
+            ceil_mode=self.ceil_mode,
+        )  # fmt: skip
 
 
 class Identity(Module):

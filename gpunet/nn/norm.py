@@ -28,6 +28,7 @@ class BatchNorm2d(Module):
     Attributes:
         weight, bias: (C,), gamma and beta, 1 and 0 at first; None unless `affine`.
         running_mean, running_var: buffers (C,), 0 and 1 at first.
+        num_batches_tracked: buffer (), how many batches these are the mean of; None unless `momentum` is.
     """
 
     def __init__(
@@ -35,13 +36,12 @@ class BatchNorm2d(Module):
         channels: int,
         *,
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         affine: bool = True,
         activation: str | None = None,
     ):
         shape = (positive_int("BatchNorm2d", "channels", channels),)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"BatchNorm2d: momentum is {momentum} but must be from 0 to 1")
+        F.norm.check_momentum("BatchNorm2d", momentum)
         if not eps >= 0:
             raise ValueError(f"BatchNorm2d: eps is {eps} but must be at least 0")
         self.eps, self.momentum = eps, momentum
@@ -50,12 +50,13 @@ class BatchNorm2d(Module):
         self.bias = parameter(initial.zeros(shape)) if affine else None
         self.running_mean = Buffer(initial.zeros(shape))
         self.running_var = Buffer(np.ones(shape, np.float32))
+        self.num_batches_tracked = Buffer(np.zeros((), np.float32)) if momentum is None else None
 
     def forward(self, x: Tensor, residual: Tensor | None = None, *, activation: Activation | None = None) -> Tensor:
         """x (…, C), and what is added before the activation, of x's shape -> (…, C); `activation` as for `Conv2d.forward`."""
         return F.batch_norm(
             x, self.weight, self.bias, self.running_mean, self.running_var,
-            training=self.training, momentum=self.momentum, eps=self.eps,
+            training=self.training, momentum=self.momentum, batches=self.num_batches_tracked, eps=self.eps,
             activation=self.activation or activation, residual=residual,
         )  # fmt: skip
 

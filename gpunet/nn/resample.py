@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
-from gpunet.functional.resample import Sides, Size, adaptive_size, check_padding, check_upsampling
+from gpunet.functional.resample import Sides, Size, adaptive_size, check_padding, check_upsampling, upsampling_taps
 from gpunet.geometry import Pair
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module
@@ -24,22 +24,31 @@ class Upsample2d(Module):
         size: int | Pair | None = None,
         mode: Literal["nearest", "bilinear"] = "nearest",
         align_corners: bool = False,
+        antialias: bool = False,
     ):
-        check_upsampling("Upsample2d", scale, size, mode, align_corners)
-        self.scale, self.size, self.mode, self.align_corners = scale, size, mode, align_corners
+        check_upsampling("Upsample2d", scale, size, mode, align_corners, antialias)
+        self.scale, self.size, self.mode = scale, size, mode
+        self.align_corners, self.antialias = align_corners, antialias
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
-        return F.upsample2d(x, self.scale, size=self.size, mode=self.mode, align_corners=self.align_corners)
+        return F.upsample2d(
+            x, self.scale, size=self.size, mode=self.mode, align_corners=self.align_corners, antialias=self.antialias
+        )
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add of four pixels; none for "nearest", which copies."""
-        return 0 if self.mode == "nearest" else 8 * prod(y_shape)
+        """Two a multiply-add of four pixels, or of all that antialiasing takes; none for "nearest", which copies."""
+        if self.mode == "nearest" or not self.antialias:
+            return 0 if self.mode == "nearest" else 8 * prod(y_shape)
+        options = self.scale, self.size, self.mode, self.align_corners, self.antialias
+        rows, columns = upsampling_taps("Upsample2d", x_shape, *options)
+        return 2 * x_shape[0] * x_shape[3] * len(rows.index) * len(columns.index)
 
     def extra_repr(self) -> str:
         """The options."""
         given = f"{self.scale}" if self.size is None else f"size={self.size}"
-        return f"{given}, mode={self.mode!r}" + (", align_corners=True" if self.align_corners else "")
+        chosen = "".join(f", {name}=True" for name in ("align_corners", "antialias") if getattr(self, name))
+        return f"{given}, mode={self.mode!r}{chosen}"
 
 
 class _Pad2d(Module):

@@ -6,7 +6,7 @@ from math import prod
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
-from gpunet.functional.transposed import transposed_geometry
+from gpunet.functional.transposed import extra_pixels, transposed_geometry
 from gpunet.geometry import Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
@@ -47,8 +47,11 @@ class ConvTranspose2d(Module):
         out_channels = positive_int(name, "out_channels", out_channels)
         self.groups = positive_int(name, "groups", groups)
         self.stride, self.dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
-        sides_of(name, padding)  # raises here, not at the first image
-        self.padding, self.output_padding = padding, output_padding
+        # raises here, not at the first image
+        self.padding, self.output_padding = (
+            padding,
+            extra_pixels(name, output_padding, self.stride, sides_of(name, padding)),
+        )
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and {out_channels=}")
         drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))

@@ -195,3 +195,34 @@ def test_a_model_that_an_optimizer_holds_can_be_folded(backend, rng):
     folded = nn.fold_batch_norm(model)
     assert all(p.arena is None for p in folded.parameters())
     assert relative_error(folded(x).numpy(), model.eval()(x).numpy()) < tolerances.BACKENDS["float32"]
+
+
+def test_without_a_momentum_the_running_moments_are_the_mean_of_all_batches(backend, rng):
+    layer = nn.BatchNorm2d(3, momentum=None).to(backend)
+    batches = [rng.normal(i, 1 + i, size=(4 + i, 5, 2, 3)) for i in range(5)]
+    for x in batches:
+        layer(gp.tensor(x.astype(np.float32), backend=backend))
+    means = np.mean([x.mean(axis=(0, 1, 2)) for x in batches], axis=0)
+    variances = np.mean([x.var(axis=(0, 1, 2), ddof=1) for x in batches], axis=0)
+    np.testing.assert_allclose(layer.running_mean.numpy(), means, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(layer.running_var.numpy(), variances, rtol=1e-6)
+    assert layer.num_batches_tracked.numpy() == 5
+    assert "momentum=None" in repr(layer)
+    layer.eval()(gp.tensor(batches[0].astype(np.float32), backend=backend))
+    assert layer.num_batches_tracked.numpy() == 5
+
+
+def test_the_count_of_batches_is_saved_with_the_layer_that_takes_their_mean():
+    assert "num_batches_tracked" not in nn.BatchNorm2d(3).state_dict()
+    state = nn.BatchNorm2d(3, momentum=None).state_dict()
+    assert state["num_batches_tracked"].shape == ()
+
+
+def test_a_count_goes_with_no_momentum_alone(backend):
+    x, mean, var, count = (gp.tensor(np.ones(s, np.float32), backend=backend) for s in ((4, 3), (3,), (3,), ()))
+    with pytest.raises(ValueError, match="batch_norm: batches counts those of a momentum of None"):
+        F.batch_norm(x, None, None, mean, var, training=True, momentum=None)
+    with pytest.raises(ValueError, match="batch_norm: batches counts those of a momentum of None"):
+        F.batch_norm(x, None, None, mean, var, training=True, batches=count)
+    with pytest.raises(ValueError, match="BatchNorm2d: momentum is 2 but must be from 0 to 1, or None"):
+        nn.BatchNorm2d(3, momentum=2)

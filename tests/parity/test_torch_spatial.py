@@ -93,3 +93,59 @@ def test_locally_connected2d(backend, rng, window, stride, padding):
     ).shape[1:3]
     inputs = rng.normal(size=(n, h, w, c)), rng.normal(size=(*places, *window, c, o)), rng.normal(size=(*places, o))
     check(lambda x, w, b: F.locally_connected2d(x, w, b, stride=stride, padding=padding), theirs, inputs, backend, rng)
+
+
+SMOOTH = [
+    {"scale": (0.5, 0.3)}, {"scale": (0.7, 0.45)}, {"size": (2, 5)}, {"size": (1, 4)}, {"size": (13, 3)}, {"scale": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("by_corners", [False, True])
+@pytest.mark.parametrize("options", SMOOTH)
+def test_upsample2d_with_antialiasing(backend, rng, options, by_corners):
+    named = {"scale": "scale_factor", "size": "size"}
+    theirs = {named[name]: value for name, value in options.items()}
+    check(
+        lambda x: F.upsample2d(x, **options, mode="bilinear", align_corners=by_corners, antialias=True),
+        lambda x: tf.interpolate(x, **theirs, mode="bilinear", align_corners=by_corners, antialias=True),
+        [rng.normal(size=(2, 9, 12, 5))], backend, rng,
+    )  # fmt: skip
+
+
+def test_a_scale_that_leaves_the_extents_copies_with_antialiasing_too(rng):
+    """PyTorch's forward pass does; its gradient is another operation's there."""
+    x = rng.normal(size=(1, 9, 12, 2)).astype(np.float32)
+    y = F.upsample2d(gp.tensor(x), 1.05, mode="bilinear", antialias=True).numpy()
+    torchs = tf.interpolate(torch.tensor(x).permute(0, 3, 1, 2), scale_factor=1.05, mode="bilinear", antialias=True)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(torchs.permute(0, 2, 3, 1), x)
+
+
+CEIL = [
+    ((7, 8), (2, 2), (2, 2), (0, 0)),
+    ((7, 9), (3, 2), (2, 3), (1, 0)),
+    ((5, 6), (3, 3), (3, 4), (1, 1)),
+    ((4, 5), (2, 3), (3, 2), (0, 1)),
+    ((2, 3), (3, 4), (2, 3), (0, 0)),
+    ((11, 10), (4, 5), (3, 3), (2, 2)),
+    ((6, 6), (2, 2), (5, 5), (1, 1)),
+]
+"""Extents, window, stride and padding with pixels left over, or a window more that would start behind the image."""
+
+
+@pytest.mark.parametrize(("extents", "window", "stride", "padding"), CEIL)
+@pytest.mark.parametrize("kind", ["max", "average", "average inside"])
+def test_pools_that_round_up(backend, rng, extents, window, stride, padding, kind):
+    options = {"stride": stride, "padding": padding, "ceil_mode": True}
+    if kind == "max":
+        ours, theirs = F.max_pool2d, tf.max_pool2d
+        counted, named = {}, {}
+    else:
+        ours, theirs = F.avg_pool2d, tf.avg_pool2d
+        counted, named = {"count_padding": kind == "average"}, {"count_include_pad": kind == "average"}
+    for channels in (3, 8):
+        check(
+            lambda x: ours(x, window, **options, **counted),
+            lambda x: theirs(x, window, **options, **named),
+            [rng.normal(size=(2, *extents, channels))], backend, rng,
+        )  # fmt: skip
