@@ -131,14 +131,14 @@ class HostBackend(HostUpdates):
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
         shifted = x - x.max(axis=-1, keepdims=True)
         grown = np.exp(shifted)
-        total = _row_sums(grown)
+        total = grown.sum(axis=-1, keepdims=True)
         return shifted - np.log(total) if log else grown / total
 
     @QUIET
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
         if log:
-            return dy - np.exp(y) * _row_sums(dy)
-        return y * (dy - _row_sums(dy * y))
+            return dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
+        return y * (dy - (dy * y).sum(axis=-1, keepdims=True))
 
     @QUIET
     def softmax_cross_entropy(
@@ -159,11 +159,11 @@ class HostBackend(HostUpdates):
         target[np.arange(rows), labels] += 1 - smoothing
         weights = np.ones(classes, logits.dtype) if weight is None else weight
         target *= weights * kept[:, None]
-        total = float((weights[labels] * kept).sum(dtype=np.float64))
-        share = 0.0 if total <= 0 else 1 / total  # nothing weighs anything: no loss
+        total = (weights[labels] * kept).sum(dtype=logits.dtype)
+        share = logits.dtype.type(0) if total <= 0 else 1 / total  # nothing weighs anything: no loss
         terms = np.multiply(target, log_p, out=np.zeros_like(target), where=target != 0)  # 0 log 0 is 0
-        loss = np.asarray(-terms.sum(dtype=np.float64) * share, logits.dtype)
-        dlogits = (np.exp(log_p) * _row_sums(target) - target) * (share * gain)
+        loss = np.asarray(-terms.sum() * share, logits.dtype)
+        dlogits = (np.exp(log_p) * target.sum(axis=1, keepdims=True) - target) * (share * gain)
         correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
         return loss, dlogits, correct
 
@@ -173,7 +173,7 @@ class HostBackend(HostUpdates):
         tail = np.exp(-np.abs(logits))
         losses = np.maximum(logits, 0) - logits * targets + np.log1p(tail)
         sigmoid = np.where(logits >= 0, 1, tail) / (1 + tail)
-        return np.asarray(losses.mean(dtype=np.float64), logits.dtype), (sigmoid - targets) / float(logits.size)
+        return np.asarray(losses.mean(), logits.dtype), (sigmoid - targets) / logits.dtype.type(logits.size)
 
     # ---- random numbers
 
@@ -238,12 +238,6 @@ class HostBackend(HostUpdates):
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
         return moved.reshape(*(a.shape[i] for i in kept), prod(a.shape[i] for i in axes))
-
-
-def _row_sums(a: Array) -> Array:
-    """Sums over the last axis (…, 1): of float32 in pairs, as NumPy adds what is contiguous; of 16 bits in float64."""
-    wide = np.float64 if a.dtype.itemsize == 2 else a.dtype
-    return np.ascontiguousarray(a).sum(axis=-1, keepdims=True, dtype=wide).astype(a.dtype)
 
 
 def _processor() -> str:
