@@ -305,9 +305,8 @@ class HostBackend(HostUpdates):
 
 
 def _row_sums(a: Array) -> Array:
-    """Sums over the last axis (…, 1): of float32 in pairs, as NumPy adds what is contiguous; of 16 bits in float64."""
-    wide = np.float64 if a.dtype.itemsize == 2 else a.dtype
-    return np.ascontiguousarray(a).sum(axis=-1, keepdims=True, dtype=wide).astype(a.dtype)
+    """Sums over the last axis, (…, 1): in pairs, as NumPy adds what is contiguous alone."""
+    return np.ascontiguousarray(a).sum(axis=-1, keepdims=True)
 
 
 def _processor() -> str:

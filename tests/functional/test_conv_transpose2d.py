@@ -101,6 +101,12 @@ def test_nan_comes_out_where_it_went_in(backend, dtype):
         ((3, 3, 2), (2, 2, 3, 2), {}, "x has shape (3, 3, 2) but takes 4 axes"),
         ((1, 3, 3, 4), (2, 2, 3, 2), {}, "has 4 channels, so takes w (KH, KW, O // groups, 4), got (2, 2, 3, 2)"),
         ((1, 3, 3, 2), (2, 2, 3, 2), {"stride": 2, "output_padding": 2}, "output_padding must be from 0 to less than"),
+        (
+            (1, 3, 3, 2),
+            (2, 2, 3, 2),
+            {"stride": 2, "padding": "same", "output_padding": (0, 1)},
+            'padding "same" makes y as large as x times the stride, so that output_padding must be 0, got (0, 1)',
+        ),
         ((1, 1, 1, 2), (2, 2, 3, 2), {"padding": 1}, "padding 1 leaves nothing of x (1, 1, 1, 2) with window (2, 2)"),
     ],
 )
@@ -159,3 +165,11 @@ def test_summary_counts_the_layers_parameters_and_operations():
 def test_layer_with_bad_options_raises_when_it_is_made(options, message):
     with pytest.raises(ValueError, match=f"ConvTranspose2d: .*{message}"):
         nn.ConvTranspose2d(4, 4, 2, **options)
+
+
+def test_the_layer_refuses_an_output_padding_that_has_no_place():
+    with pytest.raises(ValueError, match='ConvTranspose2d: padding "same" .* output_padding must be 0, got 1'):
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding="same", output_padding=1)
+    with pytest.raises(ValueError, match="ConvTranspose2d: output_padding must be from 0 to less than the stride"):
+        nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=2)
+    assert nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=np.int64(1)).output_padding == (1, 1)

@@ -6,7 +6,7 @@ from helpers import check_gradients, host
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet import nn
+from gpunet import nn, optim
 
 LAYERS = [
     (lambda: nn.Conv2d(3, 4, 3, padding=1), lambda m, x: F.conv2d(x, m.weight, m.bias, padding=1)),
@@ -205,3 +205,50 @@ def test_a_gradient_reaches_every_parameter_of_a_model(backend, rng):
     F.softmax_cross_entropy(model(rng.normal(size=(3, 12, 13, 2)).astype(np.float32)), [0, 1, 2]).backward()
     for name, p in model.named_parameters():
         assert np.abs(host(p.grad, backend)).max() > 0, name
+
+
+PRODUCTS = {
+    "conv": (lambda: nn.Conv2d(4, 6, 3), (5, 6, 4)),
+    "pointwise conv": (lambda: nn.Conv2d(4, 6, 1, activation="relu"), (5, 6, 4)),
+    "depthwise conv": (lambda: nn.Conv2d(4, 4, 3, groups=4), (5, 6, 4)),
+    "transposed conv": (lambda: nn.ConvTranspose2d(4, 6, 2, stride=2), (5, 6, 4)),
+    "locally connected": (lambda: nn.LocallyConnected2d((5, 6, 4), 3, 2), (5, 6, 4)),
+    "linear": (lambda: nn.Linear(5, 3), (5,)),
+    "linear over pixels": (lambda: nn.Linear(4, 3), (5, 6, 4)),
+    "batch norm": (lambda: nn.BatchNorm2d(4), (5, 6, 4)),
+    "group norm": (lambda: nn.GroupNorm(2, 4), (5, 6, 4)),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_gradients_of_several_batches_add_up_in_the_arena(backend, rng, name):
+    make, sample = PRODUCTS[name]
+    layer = make().to(backend)
+    optim.SGD(layer.parameters(), lr=0.1)
+    alone, added = [], []
+    for held in (alone, added):
+        draw = np.random.default_rng(5)
+        for _ in range(3):
+            if held is alone:
+                for p in layer.parameters():
+                    p.grad = None
+            y = layer(gp.tensor(draw.normal(size=(2, *sample)).astype(np.float32), backend=backend))
+            y.backward(gp.tensor(draw.normal(size=y.shape).astype(np.float32), backend=backend))
+            held.append([host(p.grad, backend).astype(np.float64) for p in layer.parameters()])
+        for p in layer.parameters():
+            p.grad = None
+    for i, total in enumerate(added[-1]):
+        np.testing.assert_allclose(total, sum(grads[i] for grads in alone), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.MaxPool2d, nn.AvgPool2d])
+def test_a_pool_that_rounds_up_is_not_taken_into_a_convolution(backend, rng, kind):
+    conv, pool = nn.Conv2d(2, 3, 2), kind(2, ceil_mode=True)
+    x = rng.normal(size=(2, 6, 8, 2)).astype(np.float32)
+    model = nn.Sequential(conv, pool).to(backend)
+    x = gp.tensor(x, backend=backend)
+    y = model(x)
+    assert y.shape == (2, 3, 4, 3)
+    np.testing.assert_allclose(y.numpy(), pool(conv(x)).numpy(), rtol=1e-6)
+    assert "ceil_mode=True" in repr(pool)
+    assert pool.flops((2, 5, 7, 3), y.shape) == y.size * 4

@@ -142,3 +142,21 @@ def test_a_residual_may_change_channels_and_extents_by_its_shortcut(backend, rng
 def test_a_bad_layer_is_named(make, message):
     with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         make()
+
+
+def test_antialiasing_averages_what_a_smaller_image_cannot_show(backend):
+    stripes = np.tile(np.array([0, 1], np.float32), 16).reshape(1, 1, 32, 1).repeat(32, axis=1)
+    x = gp.tensor(stripes, backend=backend)
+    layer = nn.Upsample2d(0.125, mode="bilinear", antialias=True)
+    y = layer(x)
+    np.testing.assert_allclose(y.numpy(), 0.5, atol=0.03)
+    assert layer.flops((1, 32, 32, 1), y.shape) == 2 * sum(map(len, _near(32, 4))) ** 2
+    assert "antialias=True" in repr(layer)
+    with pytest.raises(ValueError, match="Upsample2d: antialias goes with bilinear, got mode 'nearest'"):
+        nn.Upsample2d(0.5, antialias=True)
+
+
+def _near(extent, outputs):
+    """The pixels that lie less than a step from each output's middle."""
+    step = extent / outputs
+    return [[i for i in range(extent) if abs(i + 0.5 - (p + 0.5) * step) < step] for p in range(outputs)]

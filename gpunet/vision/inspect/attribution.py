@@ -56,7 +56,7 @@ def grad_cam(model: Module, images: Any, layer: str | None = None, target: Any =
         backward(scores, one_hot(scores, classes), rule=watch)
     if not found:
         raise ValueError(f"grad_cam: the scores do not depend on layer {name!r}")
-    weights = maps.backend.to_numpy(found[0]).mean(axis=(1, 2), keepdims=True)
+    weights = maps.backend.to_numpy(found[0]).mean(axis=(1, 2), keepdims=True, dtype=np.float64).astype(maps.dtype)
     return np.maximum((weights * maps.numpy()).sum(axis=-1), 0)
 
 
