@@ -47,10 +47,10 @@ def numbers(values: Any) -> np.ndarray | None:
 
 def whole(value: Any) -> int | None:
     """A whole number, which JSON may have as 3 or as 3.0; None for anything else."""
+    if isinstance(value, int):  # of any size, where floats end at `LARGEST`
+        return None if isinstance(value, bool) else value
     made = numbers([value])
-    if made is None or made[0] != np.floor(made[0]):
-        return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
-    return int(value)
+    return None if made is None or made[0] % 1 else int(made[0])
 
 
 def flag(value: Any) -> bool | None:

@@ -87,6 +87,16 @@ def test_nuclei_are_numbered_and_every_fifth_image_is_held_out(cells):
     np.testing.assert_array_equal(test.arrays[1][0, :2, 4:7], 1)
 
 
+def test_hidden_files_and_folders_are_no_nuclei(cells):
+    expected = data.nuclei("train", cells).arrays
+    base = cells / "dsb2018/stage1_train"
+    (base / ".ipynb_checkpoints").mkdir()
+    for part in ("images", "masks"):
+        (base / "0" / part / "._0.png").write_bytes(b"no image")
+    for one, other in zip(data.nuclei("train", cells).arrays, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_nuclei_say_what_is_wrong_with_their_files(cells):
     folder = cells / "dsb2018/stage1_train/3"
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "masks/1.png")
