@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from gpunet.autograd import Tensor, expect_tensor
 from gpunet.functional.activation import relu
-
-TINY = 1e-7
-"""Added to areas that are divided by: two boxes without area have a GIoU of 0, not of 0/0."""
+from gpunet.functional.arithmetic import absolute
 
 
 def dice_loss(probabilities: Tensor, targets: Any, *, smooth: float = 1.0) -> Tensor:
@@ -40,9 +39,8 @@ def dice_loss(probabilities: Tensor, targets: Any, *, smooth: float = 1.0) -> Te
 def iou(boxes: Tensor, targets: Any) -> Tensor:
     """Intersection over union of each box with its target, 0 to 1; arguments as for `giou`. Boxes that do not touch get no
     gradient."""
-    boxes, target = _boxes("iou", boxes, targets)
-    intersection, union = _intersection_and_union(boxes, target)
-    return intersection / (union + TINY)
+    intersection, union, _ = _parts(*_boxes("iou", boxes, targets))
+    return intersection / _divisor(union)
 
 
 def iou_loss(boxes: Tensor, targets: Any) -> Tensor:
@@ -57,15 +55,13 @@ def giou(boxes: Tensor, targets: Any) -> Tensor:
     boxes that do not touch have a gradient as well.
 
     Args:
-        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in pixels or a unit of that order.
+        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in any unit; a box turned inside out has no area.
         targets: the same shape, no gradient; they may have no area.
     Returns:
-        (…).
+        (…); 0 where neither box has an area and they lie on one line.
     """
-    boxes, target = _boxes("giou", boxes, targets)
-    intersection, union = _intersection_and_union(boxes, target)
-    around = _area(_larger(boxes[..., 2:], target[..., 2:]) - _smaller(boxes[..., :2], target[..., :2]))
-    return intersection / (union + TINY) - (around - union) / (around + TINY)
+    intersection, union, around = _parts(*_boxes("giou", boxes, targets))
+    return intersection / _divisor(union) - (around - union) / _divisor(around)
 
 
 def giou_loss(boxes: Tensor, targets: Any) -> Tensor:
@@ -81,11 +77,25 @@ def _boxes(operation: str, boxes: Tensor, targets: Any) -> tuple[Tensor, Tensor]
     return boxes, target
 
 
-def _intersection_and_union(boxes: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _parts(boxes: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(intersection, union, area of the smallest box around both), in units of that box.
+
+    Its extents are divided by as constants, which changes neither a ratio of areas nor its gradient: so the products of boxes
+    of any size neither overflow nor vanish.
+    """
     upper, lower = boxes[..., :2], boxes[..., 2:]
     t_upper, t_lower = target[..., :2], target[..., 2:]
-    intersection = _area(relu(_smaller(lower, t_lower) - _larger(upper, t_upper)))
-    return intersection, _area(lower - upper) + _area(t_lower - t_upper) - intersection
+    around = absolute(_larger(lower, t_lower) - _smaller(upper, t_upper))
+    unit = _divisor(around.detach())
+    intersection = _area(relu(_smaller(lower, t_lower) - _larger(upper, t_upper)) / unit)
+    union = _area(relu(lower - upper) / unit) + _area(relu(t_lower - t_upper) / unit) - intersection
+    return intersection, union, _area(around / unit)
+
+
+def _divisor(x: Tensor) -> Tensor:
+    """x (at least 0) as it is, but 1 where it is 0: from there it falls to x by some 1e-36 (float32), where inverses fit in."""
+    least = 2.0 ** int(0.95 * ml_dtypes.finfo(x.dtype).minexp)
+    return x + relu(least - x) / least
 
 
 def _area(extents: Tensor) -> Tensor:
