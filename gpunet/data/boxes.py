@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.fields import LARGEST, checked_sides
+from gpunet.data.fields import LARGEST, checked_sides, shown
 from gpunet.data.images import checked_size, read_image
 from gpunet.data.masks import decode_mask
 
@@ -39,23 +39,23 @@ class Annotation:
     entries: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        count, boxes, labels = len(self.labels), np.asarray(self.boxes), np.asarray(self.labels)
-        if not count:
-            boxes, labels = np.zeros((0, 4) if not boxes.size else boxes.shape, np.float32), labels.astype(np.int64)
-        if boxes.shape != (count, 4) or len(self.segmentations) not in (0, count):
-            raise ValueError(
-                f"Annotation: {self.path} has {count} labels but boxes {boxes.shape} and "
-                f"{len(self.segmentations)} segmentations"
-            )
-        if boxes.dtype.kind not in "iuf" or labels.dtype.kind not in "iu" or labels.ndim != 1:
+        boxes, labels = np.asarray(self.boxes), np.asarray(self.labels)
+        boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
+        labels = labels.astype(np.int64) if labels.shape == (0,) else labels  # an empty list is one of floats
+        if labels.ndim != 1 or boxes.dtype.kind not in "iuf" or labels.dtype.kind not in "iu":
             raise TypeError(
                 f"Annotation: {self.path} takes boxes of numbers and labels (K,) of whole ones, got {boxes.dtype} and "
                 f"{labels.dtype} {labels.shape}"
             )
+        if boxes.shape != (len(labels), 4) or len(self.segmentations) not in (0, len(labels)):
+            raise ValueError(
+                f"Annotation: {self.path} has {len(labels)} labels but boxes {boxes.shape} and "
+                f"{len(self.segmentations)} segmentations"
+            )
         if not (np.abs(boxes.astype(np.float64)) <= LARGEST).all() or (labels < 0).any():
             raise ValueError(
                 f"Annotation: {self.path} takes boxes of finite numbers up to {LARGEST:.0f} and labels from 0 on, got "
-                f"{boxes.tolist()} and {labels.tolist()}"
+                f"{shown(boxes.tolist())} and {shown(labels.tolist())}"
             )
         object.__setattr__(self, "size", checked_sides(f"Annotation: {self.path}", self.size))
         object.__setattr__(self, "boxes", boxes.astype(np.float32))
@@ -123,6 +123,9 @@ class BoxDataset:
         chosen = np.arange(len(self))[index]
         if np.ndim(chosen) == 0:
             return self._sample(self.annotations[int(chosen)])
+        if not len(chosen):
+            images = np.zeros((0, *self.size, 3), np.uint8)
+            return images, np.zeros((0, self.most, 4), np.float32), np.zeros((0, self.most), np.int64)
         samples = [self._sample(self.annotations[i]) for i in chosen]
         return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
 

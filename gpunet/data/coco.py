@@ -87,11 +87,14 @@ def write_coco(
         classes: names of the labels; their category ids are 1, 2, ….
         images: the folder that file names are written relative to; the JSON file's own if None.
     Raises:
+        FileNotFoundError: no such folder.
         ValueError: no image, labels out of range, a box without area or not within its image, a segmentation that cannot be
             read, an image that is not in the folder; nothing is written.
         ImportError: there are polygons, and pycocotools is not installed.
     """
     target = Path(path).expanduser()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"write_coco: there is no folder {target.parent}")
     folder = (target.parent if images is None else Path(images).expanduser()).resolve()
     pictures: list[dict[str, Any]] = []
     entries: list[dict[str, Any]] = []
@@ -164,12 +167,13 @@ def annotate_masks(path: str | os.PathLike[str], masks: Any, labels: Sequence[in
         labels: (K,), positions in the data set's classes.
     Raises:
         ValueError: masks without a pixel, or other numbers of masks and labels.
+        TypeError: labels that are no whole numbers.
         ImportError: pycocotools is not installed.
     """
-    stack, chosen = np.asarray(masks) != 0, np.asarray(labels, np.int64)
-    if stack.ndim != 3 or len(stack) != len(chosen):
+    stack, chosen = np.asarray(masks) != 0, np.asarray(labels)
+    if stack.ndim != 3 or chosen.shape != stack.shape[:1]:
         raise ValueError(
-            f"annotate_masks: {path} takes masks (K, H, W) and K labels, got {stack.shape} and {len(chosen)}"
+            f"annotate_masks: {path} takes masks (K, H, W) and K labels, got {stack.shape} and {chosen.shape}"
         )
     codes = tuple(encode_mask(mask) for mask in stack)
     return Annotation(Path(path), (stack.shape[1], stack.shape[2]), boxes_of_masks(stack), chosen, codes)

@@ -415,13 +415,16 @@ def test_a_link_stays_one_when_its_file_is_replaced(tmp_path):
         ({"boxes": [[1, 2, np.inf, 4]]}, ValueError, "takes boxes of finite numbers"),
         ({"boxes": [[1, 2, 3, 1e300]]}, ValueError, "takes boxes of finite numbers"),
         ({"boxes": [[1, 2, 3]]}, ValueError, r"has 1 labels but boxes \(1, 3\)"),
-        ({"boxes": []}, ValueError, r"has 1 labels but boxes \(0,\)"),
+        ({"boxes": []}, ValueError, r"has 1 labels but boxes \(0, 4\)"),
         ({"boxes": [["1", "2", "3", "4"]]}, TypeError, "takes boxes of numbers"),
         ({"boxes": [[True] * 4]}, TypeError, "takes boxes of numbers"),
         ({"boxes": [[1j] * 4]}, TypeError, "takes boxes of numbers"),
         ({"labels": [0.5]}, TypeError, "labels .* of whole ones"),
         ({"labels": ["0"]}, TypeError, "labels .* of whole ones"),
         ({"labels": [-1]}, ValueError, "labels from 0 on"),
+        ({"labels": 0}, TypeError, "labels .* of whole ones"),
+        ({"labels": None}, TypeError, "labels .* of whole ones"),
+        ({"boxes": None}, TypeError, "takes boxes of numbers"),
         ({"labels": [[0]]}, TypeError, "labels .* of whole ones"),
         ({"size": (0, W)}, ValueError, r"size must be \(height, width\)"),
         ({"size": (H, W, 3)}, ValueError, r"size must be \(height, width\)"),
@@ -450,3 +453,34 @@ def test_an_annotation_takes_numbers_of_any_kind(tmp_path, dtype):
 def test_labels_have_classes(tmp_path):
     with pytest.raises(ValueError, match=r"BoxDataset: .*a\.png has label 2 but there are 2 classes"):
         data.BoxDataset([some(tmp_path, labels=[2])], ["x", "y"])
+
+
+def test_codes_and_polygons_of_arrays_and_bytes_are_written_as_text_and_lists(tmp_path):
+    mask = disc(9, 9, 5)
+    code = data.encode_mask(mask)
+    made = {"size": np.array([H, W]), "counts": code["counts"].encode()}
+    polygon = np.array([4, 3, 11, 3, 11, 9, 4, 9], np.float32)
+    annotations = [some(tmp_path, segmentations=(part,)) for part in (made, [polygon], polygon[None])]
+    data.write_coco(tmp_path / "set.json", annotations, ["x"])
+    read = data.coco(tmp_path / "set.json").annotations
+    assert [each.segmentations[0] for each in read] == [code, [polygon.tolist()], [polygon.tolist()]]
+    for one, other in zip(annotations, read, strict=True):
+        np.testing.assert_array_equal(one.masks(), other.masks())
+
+
+def test_no_samples_are_empty_arrays(tmp_path):
+    images, boxes, labels = data.BoxDataset([some(tmp_path)], ["x"])[np.array([], int)]
+    assert (images.shape, boxes.shape, labels.shape) == ((0, H, W, 3), (0, 1, 4), (0, 1))
+    assert (images.dtype, boxes.dtype, labels.dtype) == (np.uint8, np.float32, np.int64)
+
+
+def test_labels_of_masks_are_whole_numbers_and_a_file_needs_a_folder(tmp_path):
+    mask = disc(9, 9, 5)[None]
+    for labels in ([0.7], ["0"], [True]):
+        with pytest.raises(TypeError, match=r"^Annotation: a\.png takes .* labels \(K,\) of whole ones"):
+            data.annotate_masks("a.png", mask, labels)
+    with pytest.raises(ValueError, match=r"^annotate_masks: a\.png takes masks .* got \(1, 20, 24\) and \(1, 1\)"):
+        data.annotate_masks("a.png", mask, [[0]])
+    with pytest.raises(FileNotFoundError, match="write_coco: there is no folder .*gone"):
+        data.write_coco(tmp_path / "gone" / "set.json", [some(tmp_path)], ["x"], images=tmp_path)
+    assert data.annotate_masks("a.png", mask[:0], []).boxes.shape == (0, 4)
