@@ -1,7 +1,7 @@
 """Data: data sets, the loaders that make batches of them on the host or on the device, and transforms."""
 
 from gpunet.data.boxes import Annotation, BoxDataset
-from gpunet.data.coco import annotate_masks, boxes_of_masks, coco, decode_mask, encode_mask, write_coco
+from gpunet.data.coco import annotate_masks, coco, write_coco
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split
 from gpunet.data.device import DeviceLoader
@@ -10,6 +10,7 @@ from gpunet.data.idx import read_idx
 from gpunet.data.images import ImageFolder
 from gpunet.data.joint import Joint
 from gpunet.data.loader import DataLoader
+from gpunet.data.masks import boxes_of_masks, decode_mask, encode_mask
 from gpunet.data.mixup import Mixup
 from gpunet.data.nuclei import nuclei
 from gpunet.data.omniglot import Omniglot, omniglot

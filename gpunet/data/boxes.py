@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.data.fields import LARGEST, checked_sides, shown
 from gpunet.data.images import checked_size, read_image
+from gpunet.data.masks import decode_mask
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Annotation:
     Attributes:
         path: of the image file.
         size: (height, width) in pixels that the annotation states.
-        boxes: (K, 4) float32, (x0, y0, x1, y1) in pixels from the image's upper left corner.
-        labels: (K,) int64, positions in the data set's classes.
+        boxes: (K, 4), (x0, y0, x1, y1) in pixels from the image's upper left corner; of any real numbers, kept as float32.
+        labels: (K,), positions in the data set's classes; of any whole numbers, kept as int64.
         segmentations: what fills each box, in COCO's terms: polygons, or a run-length code; () where there are only boxes.
+        entries: where each segmentation is written, which errors name; () where it is nowhere but here.
     Raises:
-        ValueError: other numbers of boxes, labels and segmentations.
+        ValueError: other numbers of boxes, labels and segmentations; a size, a box or a label that is none.
+        TypeError: boxes or labels of another kind.
     """
 
     path: Path
@@ -32,27 +36,42 @@ class Annotation:
     boxes: np.ndarray
     labels: np.ndarray
     segmentations: tuple[Any, ...] = field(default=(), repr=False)
+    entries: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        count = len(self.labels)
-        if np.shape(self.boxes) != (count, 4) or len(self.segmentations) not in (0, count):
+        boxes, labels = np.asarray(self.boxes), np.asarray(self.labels)
+        boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
+        labels = labels.astype(np.int64) if labels.shape == (0,) else labels  # an empty list is one of floats
+        if labels.ndim != 1 or boxes.dtype.kind not in "iuf" or labels.dtype.kind not in "iu":
+            raise TypeError(
+                f"Annotation: {self.path} takes boxes of numbers and labels (K,) of whole ones, got {boxes.dtype} and "
+                f"{labels.dtype} {labels.shape}"
+            )
+        if boxes.shape != (len(labels), 4) or len(self.segmentations) not in (0, len(labels)):
             raise ValueError(
-                f"Annotation: {self.path} has {count} labels but boxes {np.shape(self.boxes)} and "
+                f"Annotation: {self.path} has {len(labels)} labels but boxes {boxes.shape} and "
                 f"{len(self.segmentations)} segmentations"
             )
+        if not (np.abs(boxes.astype(np.float64)) <= LARGEST).all() or (labels < 0).any():
+            raise ValueError(
+                f"Annotation: {self.path} takes boxes of finite numbers up to {LARGEST:.0f} and labels from 0 on, got "
+                f"{shown(boxes.tolist())} and {shown(labels.tolist())}"
+            )
+        object.__setattr__(self, "size", checked_sides(f"Annotation: {self.path}", self.size))
+        object.__setattr__(self, "boxes", boxes.astype(np.float32))
+        object.__setattr__(self, "labels", labels.astype(np.int64))
 
     def masks(self) -> np.ndarray:
         """(K, H, W) bool, decoded from the segmentations.
 
         Raises:
-            ValueError: there are none, or one of another size.
-            ImportError: pycocotools is not installed.
+            ValueError: there are none, one of another size, or one that cannot be read; names its entry.
+            ImportError: there are polygons, and pycocotools is not installed.
         """
-        from gpunet.data.coco import decode_mask
-
         if len(self.segmentations) != len(self.boxes):
             raise ValueError(f"masks: {self.path} has boxes but no masks")
-        made = [decode_mask(part, self.size, source=str(self.path)) for part in self.segmentations]
+        names = self.entries or (str(self.path),) * len(self.segmentations)
+        made = [decode_mask(part, self.size, source=name) for part, name in zip(self.segmentations, names, strict=True)]
         return np.stack(made) if made else np.zeros((0, *self.size), bool)
 
 
@@ -71,8 +90,8 @@ class BoxDataset:
     Attributes:
         annotations, classes: as given; the annotations' boxes are in pixels of the files.
     Raises:
-        ValueError: no images, images of different sizes; later, an image that cannot be read or is not of the size that
-            its annotation states.
+        ValueError: no images, images of different sizes, a label without a class; later, an image that cannot be read or is
+            not of the size that its annotation states.
     """
 
     def __init__(
@@ -81,6 +100,11 @@ class BoxDataset:
         self.annotations, self.classes = tuple(annotations), tuple(classes)
         if not self.annotations:
             raise ValueError("BoxDataset: got no images but takes at least one")
+        for each in self.annotations:
+            if each.labels.max(initial=-1) >= len(self.classes):
+                raise ValueError(
+                    f"BoxDataset: {each.path} has label {each.labels.max()} but there are {len(self.classes)} classes"
+                )
         first = self.annotations[0]
         self.size = checked_size("BoxDataset", size) or first.size
         if size is None:
@@ -99,6 +123,9 @@ class BoxDataset:
         chosen = np.arange(len(self))[index]
         if np.ndim(chosen) == 0:
             return self._sample(self.annotations[int(chosen)])
+        if not len(chosen):
+            images = np.zeros((0, *self.size, 3), np.uint8)
+            return images, np.zeros((0, self.most, 4), np.float32), np.zeros((0, self.most), np.int64)
         samples = [self._sample(self.annotations[i]) for i in chosen]
         return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
 
@@ -125,12 +152,12 @@ class BoxChecker:
 
     def usable(self, boxes: np.ndarray, size: tuple[int, int], source: str) -> tuple[np.ndarray, np.ndarray]:
         """(boxes (K, 4) float32 cut off at the image of `size`, bool (K,) which of them have an area there)."""
-        boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-        limits = np.array(size[::-1] * 2, np.float32)
-        inside = boxes.clip(0, limits)
+        boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+        cut = boxes.clip(0, np.array(size[::-1] * 2))
+        inside = cut.astype(np.float32)
         kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
         self.skipped += [source] * int((~kept).sum())
-        self.clipped += [source] * int((kept & (inside != boxes).any(axis=1)).sum())
+        self.clipped += [source] * int((kept & (cut != boxes).any(axis=1)).sum())
         return inside, kept
 
     def warn(self) -> None:

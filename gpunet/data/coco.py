@@ -1,18 +1,19 @@
-"""Data sets as COCO's JSON (Lin et al. 2014, "Microsoft COCO: common objects in context"): read, written, masks coded."""
+"""Data sets as COCO's JSON (Lin et al. 2014, "Microsoft COCO: common objects in context"): read and written."""
 
 from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gpunet.data.boxes import Annotation, BoxChecker, BoxDataset
+from gpunet.data.fields import Entry, name_below, shown, written
+from gpunet.data.masks import boxes_of_masks, decode_mask, encode_mask, plain_segmentation
 
 
 def coco(
@@ -23,12 +24,13 @@ def coco(
 ) -> BoxDataset:
     """A data set of COCO's detection format, without its crowds.
 
-    Its boxes (x, y, width, height) become (x0, y0, x1, y1). Classes are in the order of their category ids. Boxes that
-    reach out of an image are cut off, those without area in it are skipped; a warning counts them.
+    Its boxes (x, y, width, height) become (x0, y0, x1, y1). Classes are in the order of their category ids, which are whole
+    numbers, or text. Boxes that reach out of an image are cut off, those without area in it are skipped; a warning counts
+    them. Masks are checked when they are decoded, by `Annotation.masks`.
 
     Args:
-        annotations: the JSON file.
-        images: the folder that its file names are in; the JSON file's own if None.
+        annotations: the JSON file, in UTF-8, UTF-16 or UTF-32.
+        images: the folder that its file names are in, none of which may lead out of it; the JSON file's own if None.
         size: as for `BoxDataset`.
     Raises:
         FileNotFoundError: no such file.
@@ -37,31 +39,38 @@ def coco(
     path = Path(annotations).expanduser()
     content = _loaded(path)
     folder = path.parent if images is None else Path(images).expanduser()
-    categories = sorted(_entries(content, "categories", ("id", "name"), path), key=lambda c: c["id"])
-    labels = {category["id"]: i for i, category in enumerate(categories)}
-    pictures = _entries(content, "images", ("id", "file_name", "height", "width"), path)
-    found: dict[Any, list[Mapping[str, Any]]] = {picture["id"]: [] for picture in pictures}
-    for i, entry in enumerate(_entries(content, "annotations", ("image_id", "category_id", "bbox"), path)):
-        if entry["image_id"] not in found or entry["category_id"] not in labels:
+    categories = _by_id(content, "categories", ("id", "name"), path)
+    labels = {identity: i for i, identity in enumerate(_in_order(list(categories), path))}
+    pictures = _by_id(content, "images", ("id", "file_name", "height", "width"), path)
+    found: dict[int | str, list[Entry]] = {identity: [] for identity in pictures}
+    for entry in _entries(content, "annotations", ("image_id", "category_id", "bbox"), path):
+        image, category = entry.identity("image_id"), entry.identity("category_id")
+        if image not in found or category not in labels:
             raise ValueError(
-                f"coco: {path}: annotations[{i}] is of image {entry['image_id']} and category {entry['category_id']}, "
-                "not both of which are in the file"
+                f"{entry.where} is of image {shown(image)} and category {shown(category)}, not both of which are in the file"
             )
-        if not entry.get("iscrowd"):
-            found[entry["image_id"]].append({**entry, "bbox": _box(entry["bbox"], i, path)})
-    checker, made = BoxChecker("coco"), []
-    for picture in pictures:
-        entries = found[picture["id"]]
-        extents = int(picture["height"]), int(picture["width"])
-        boxes, kept = checker.usable(np.array([e["bbox"] for e in entries]), extents, str(picture["file_name"]))
-        entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
-        chosen = np.array([labels[entry["category_id"]] for entry in entries], np.int64)
-        parts = tuple(entry.get("segmentation") for entry in entries)
-        made.append(
-            Annotation(folder / picture["file_name"], extents, boxes[kept], chosen, parts if all(parts) else ())
-        )
+        if not entry.flag("iscrowd"):
+            found[image].append(entry)
+    checker = BoxChecker("coco")
+    made = [_annotation(picture, found[identity], labels, folder, checker) for identity, picture in pictures.items()]
     checker.warn()
-    return BoxDataset(made, [category["name"] for category in categories], size)
+    return BoxDataset(made, [categories[identity].text("name") for identity in labels], size)
+
+
+def _annotation(
+    picture: Entry, entries: list[Entry], labels: dict[int | str, int], folder: Path, checker: BoxChecker
+) -> Annotation:
+    name, extents = picture.file_name("file_name"), (picture.side("height"), picture.side("width"))
+    boxes, kept = checker.usable(np.array([entry.box("bbox") for entry in entries]), extents, name)
+    entries = [entry for entry, keep in zip(entries, kept, strict=True) if keep]
+    for entry in entries:
+        if not isinstance(entry.content.get("segmentation"), list | dict | None):
+            raise entry.wrong("segmentation", "polygons or a run-length code")
+    parts = tuple(entry.content.get("segmentation") for entry in entries)
+    chosen = np.array([labels[entry.identity("category_id")] for entry in entries], np.int64)
+    if not all(parts):
+        return Annotation(folder / name, extents, boxes[kept], chosen)
+    return Annotation(folder / name, extents, boxes[kept], chosen, parts, tuple(entry.where for entry in entries))
 
 
 def write_coco(
@@ -69,43 +78,84 @@ def write_coco(
 ) -> None:
     """Write a data set in COCO's format, which `coco` and pycocotools read; what is at `path` is replaced.
 
+    All of it is checked before the file is touched, and the file is replaced as a whole: `coco` reads what was written as
+    the same paths, sizes, boxes, labels, segmentations and classes.
+
     Args:
         path: the JSON file.
         annotations: one an image; the areas are those of the masks where there are segmentations, else of the boxes.
         classes: names of the labels; their category ids are 1, 2, ….
         images: the folder that file names are written relative to; the JSON file's own if None.
     Raises:
-        ValueError: labels out of range, an image that is not in the folder; nothing is written.
-        ImportError: there are masks, and pycocotools is not installed.
+        FileNotFoundError: no such folder.
+        ValueError: no image, labels out of range, a box without area or not within its image, a segmentation that cannot be
+            read, an image that is not in the folder; nothing is written.
+        ImportError: there are polygons, and pycocotools is not installed.
     """
     target = Path(path).expanduser()
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"write_coco: there is no folder {target.parent}")
     folder = (target.parent if images is None else Path(images).expanduser()).resolve()
     pictures: list[dict[str, Any]] = []
     entries: list[dict[str, Any]] = []
     for i, each in enumerate(annotations, 1):
-        image = Path(each.path).expanduser().resolve()
-        if not image.is_relative_to(folder):
-            raise ValueError(
-                f"write_coco: {image} is not in {folder}; name the folder that holds the images by images="
-            )
-        height, width = each.size
-        name = image.relative_to(folder).as_posix()
-        pictures.append({"id": i, "file_name": name, "height": int(height), "width": int(width)})
-        for k, (box, label) in enumerate(zip(each.boxes.tolist(), each.labels.tolist(), strict=True)):
-            if not 0 <= label < len(classes):
-                raise ValueError(f"write_coco: {image} has label {label} but there are {len(classes)} classes")
-            x0, y0, x1, y1 = box
-            entry: dict[str, Any] = {"id": len(entries) + 1, "image_id": i, "category_id": label + 1, "iscrowd": 0}
-            entry |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
-            if each.segmentations:
-                entry["segmentation"] = _plain(each.segmentations[k])
-                entry["area"] = int(decode_mask(each.segmentations[k], each.size, source=str(image)).sum())
-            entries.append(entry)
+        name, (height, width) = _name_in(folder, each), each.size
+        pictures.append({"id": i, "file_name": name, "height": height, "width": width})
+        for k, label in enumerate(each.labels.tolist()):
+            if label >= len(classes):
+                raise ValueError(f"write_coco: {each.path} has label {label} but there are {len(classes)} classes")
+            ids = {"id": len(entries) + 1, "image_id": i, "category_id": label + 1, "iscrowd": 0}
+            entries.append(ids | _shape_of(each, k))
+    if not pictures:
+        raise ValueError("write_coco: annotations are none but must be of at least one image")
+    if isinstance(classes, str) or not classes or not all(written(name) for name in classes):
+        raise ValueError(f"write_coco: classes must be names that are not blank, at least one, got {shown(classes)}")
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
-    text = json.dumps({"images": pictures, "annotations": entries, "categories": categories})
-    aside = target.with_name(target.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, target)
+    content = {"images": pictures, "annotations": entries, "categories": categories}
+    _replace(target, json.dumps(content, allow_nan=False))
+
+
+def _name_in(folder: Path, annotation: Annotation) -> str:
+    """The name of an image's file relative to the folder, as it is read again."""
+    image = Path(annotation.path).expanduser().resolve()
+    if not image.is_relative_to(folder):
+        raise ValueError(f"write_coco: {image} is not in {folder}; name the folder that holds the images by images=")
+    name = image.relative_to(folder).as_posix()
+    if name == "." or name_below(name) != name:
+        raise ValueError(f"write_coco: {image} has a name that COCO's readers take for another, got {name!r}")
+    return name
+
+
+def _shape_of(annotation: Annotation, k: int) -> dict[str, Any]:
+    """Box, area and segmentation of an annotation's k-th object."""
+    box, (height, width) = annotation.boxes[k], annotation.size
+    x0, y0, x1, y1 = box.tolist()
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(
+            f"write_coco: {annotation.path} has box {k} of {box.tolist()}, (x0, y0, x1, y1), but it must have an area within "
+            f"the image of {height} x {width} pixels"
+        )
+    made: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
+    if annotation.segmentations:
+        given = annotation.segmentations[k]
+        made["area"] = int(decode_mask(given, annotation.size, source=f"{annotation.path}, object {k},").sum())
+        made["segmentation"] = plain_segmentation(given)
+    return made
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside `path`, and put it in its place once it is whole."""
+    target = path.resolve()  # where a link leads
+    aside = target.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with aside.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def annotate_masks(path: str | os.PathLike[str], masks: Any, labels: Sequence[int]) -> Annotation:
@@ -117,126 +167,58 @@ def annotate_masks(path: str | os.PathLike[str], masks: Any, labels: Sequence[in
         labels: (K,), positions in the data set's classes.
     Raises:
         ValueError: masks without a pixel, or other numbers of masks and labels.
+        TypeError: labels that are no whole numbers.
         ImportError: pycocotools is not installed.
     """
-    stack, chosen = np.asarray(masks) != 0, np.asarray(labels, np.int64)
-    if stack.ndim != 3 or len(stack) != len(chosen):
+    stack, chosen = np.asarray(masks) != 0, np.asarray(labels)
+    if stack.ndim != 3 or chosen.shape != stack.shape[:1]:
         raise ValueError(
-            f"annotate_masks: {path} takes masks (K, H, W) and K labels, got {stack.shape} and {len(chosen)}"
+            f"annotate_masks: {path} takes masks (K, H, W) and K labels, got {stack.shape} and {chosen.shape}"
         )
     codes = tuple(encode_mask(mask) for mask in stack)
     return Annotation(Path(path), (stack.shape[1], stack.shape[2]), boxes_of_masks(stack), chosen, codes)
 
 
-def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
-    """The smallest upright boxes around masks (K, H, W) -> (K, 4) float32, (x0, y0, x1, y1); ValueError for an empty one."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for i, mask in enumerate(masks):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not rows.size:
-            raise ValueError(f"boxes_of_masks: mask {i} has no pixel")
-        boxes[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return boxes
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) as COCO's compressed run-length code: {"size": [H, W], "counts": str}."""
-    coder = _coder()
-    with _older_numpy():
-        return _plain(coder.encode(np.asfortranarray(np.asarray(mask) != 0, np.uint8)))
-
-
-def decode_mask(segmentation: Any, size: tuple[int, int], *, source: str = "segmentation") -> np.ndarray:
-    """(H, W) bool of COCO's segmentation: polygons, or a run-length code, compressed or not.
-
-    Args:
-        segmentation: [[x, y, x, y, …], …] in pixels, or {"size": [H, W], "counts": str or list}.
-        size: (H, W) of the image.
-        source: named by errors.
-    Raises:
-        ValueError: a code of another size, or one that cannot be read.
-        ImportError: pycocotools is not installed.
-    """
-    coder = _coder()
-    if isinstance(segmentation, Mapping):
-        if tuple(segmentation.get("size", ())) != tuple(size):
-            raise ValueError(f"decode_mask: {source} has a mask of {segmentation.get('size')} but is {list(size)}")
-        parts: Any = segmentation
-    else:
-        parts = [list(polygon) for polygon in segmentation]
-        if not parts or any(len(polygon) < 6 or len(polygon) % 2 for polygon in parts):
-            raise ValueError(f"decode_mask: {source} has a polygon that is not x, y of at least three points")
-    try:
-        with _older_numpy():
-            if not isinstance(parts, Mapping) or isinstance(parts.get("counts"), list):
-                parts = coder.frPyObjects(parts, *size)
-            decoded = coder.decode(parts)
-    except Exception as error:  # pycocotools raises many kinds
-        raise ValueError(f"decode_mask: {source} has a segmentation that cannot be read: {error}") from error
-    return decoded.astype(bool) if decoded.ndim == 2 else decoded.any(axis=2)
-
-
-def _plain(segmentation: Any) -> Any:
-    """A segmentation that JSON can hold: pycocotools gives counts as bytes."""
-    if not isinstance(segmentation, Mapping):
-        return segmentation
-    counts = segmentation["counts"]
-    return {
-        "size": [int(n) for n in segmentation["size"]],
-        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
-    }
-
-
-@contextmanager
-def _older_numpy() -> Iterator[None]:
-    """Without the deprecations that pycocotools, written for NumPy 1, meets in NumPy 2."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-def _coder() -> Any:
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError('masks of COCO need pycocotools: pip install "gpunet[examples]"') from error
-    return mask
-
-
 def _loaded(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"coco: there is no file {path}")
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_bytes()
     if not text.strip():
         raise ValueError(f"coco: {path} is empty but must be JSON")
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise ValueError(f"coco: {path} is not JSON that can be read: it nests too deeply") from error
+    except ValueError as error:  # also bytes that are no text, and numbers of thousands of digits
         raise ValueError(f"coco: {path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"coco: {path} must hold an object, got a {type(content).__name__}")
     return content
 
 
-def _entries(content: dict[str, Any], name: str, keys: Sequence[str], path: Path) -> list[dict[str, Any]]:
+def _entries(content: dict[str, Any], name: str, keys: tuple[str, ...], path: Path) -> list[Entry]:
     entries = content.get(name)
     if not isinstance(entries, list):
         raise ValueError(f'coco: {path} must have a list "{name}"')
     if not entries and name != "annotations":  # images without objects are good, no images are not
         raise ValueError(f'coco: {path} has no entries in "{name}"')
-    for i, entry in enumerate(entries):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            raise ValueError(f"coco: {path}: {name}[{i}] has no {', '.join(missing)}")
-    return entries
+    return [Entry(entry, f"coco: {path}: {name}[{i}]", keys) for i, entry in enumerate(entries)]
 
 
-def _box(given: Any, i: int, path: Path) -> list[float]:
-    if (
-        not isinstance(given, list)
-        or len(given) != 4
-        or not all(isinstance(v, int | float) and np.isfinite(v) for v in given)
-    ):
-        raise ValueError(f"coco: {path}: annotations[{i}] must have bbox [x, y, width, height], got {given}")
-    x, y, width, height = given
-    return [x, y, x + width, y + height]
+def _by_id(content: dict[str, Any], name: str, keys: tuple[str, ...], path: Path) -> dict[int | str, Entry]:
+    """The entries by their ids, each of which may be there once."""
+    found: dict[int | str, Entry] = {}
+    for entry in _entries(content, name, keys, path):
+        identity = entry.identity("id")
+        if identity in found:
+            raise ValueError(f"{entry.where} has the id of another one, {found[identity].where}")
+        found[identity] = entry
+    return found
+
+
+def _in_order(identities: list[int | str], path: Path) -> list[int | str]:
+    if len(set(map(type, identities))) > 1:
+        raise ValueError(
+            f"coco: {path}: ids of categories must be all whole numbers or all text, got {shown(identities)}"
+        )
+    return sorted(identities)

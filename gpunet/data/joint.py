@@ -70,17 +70,22 @@ class Joint:
                 raise ValueError(
                     f"Joint: boxes are {arrays[i].dtype} {arrays[i].shape} but take floats ({len(arrays[0])}, K, 4)"
                 )
+            if not np.isfinite(arrays[i]).all():
+                raise ValueError("Joint: boxes must be finite, got NaN or infinity")
 
 
 def move_boxes(boxes: np.ndarray, matrices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes (N, K, 4) where warps by `matrices` (N, 2, 3) take them, cut off at images of `size`; of the same dtype."""
+    """Boxes (N, K, 4) where warps by `matrices` (N, 2, 3) take them, cut off at images of `size`; of the same dtype.
+
+    A box without area, which a rotation could make one with area, becomes (0, 0, 0, 0).
+    """
+    real = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
     columns, rows = boxes[..., [0, 2, 0, 2]] - 0.5, boxes[..., [1, 1, 3, 3]] - 0.5  # the corners, from pixels' centres
     away = np.stack([rows, columns], axis=1) - matrices[:, :, 2, None, None]
     i, j = np.einsum("nij,njkc->inkc", np.linalg.inv(matrices[:, :, :2]), away) + 0.5
     ends = [j.min(axis=2), i.min(axis=2), j.max(axis=2), i.max(axis=2)]
-    return np.stack([end.clip(0, limit) for end, limit in zip(ends, size[::-1] * 2, strict=True)], axis=2).astype(
-        boxes.dtype
-    )
+    moved = np.stack([end.clip(0, limit) for end, limit in zip(ends, size[::-1] * 2, strict=True)], axis=2)
+    return np.where(real[..., None], moved, 0).astype(boxes.dtype)
 
 
 def _placing(transform: ImageTransform) -> Augmentation:

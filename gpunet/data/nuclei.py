@@ -30,7 +30,7 @@ def nuclei(split: str, root: str | os.PathLike[str] | None = None) -> ArrayDatas
     if split not in ("train", "test"):
         raise ValueError(f'nuclei: split is {split!r} but takes "train" or "test"')
     base = find_folder("nuclei", "dsb2018", root, "https://bbbc.broadinstitute.org/BBBC038") / "stage1_train"
-    folders = sorted(path for path in base.glob("*") if path.is_dir())
+    folders = sorted(path for path in base.glob("*") if path.is_dir() and not path.name.startswith("."))
     chosen = [folder for i, folder in enumerate(folders) if (i % 5 == 4) == (split == "test")]
     if not chosen:
         raise ValueError(f"nuclei: {base} holds too few folders, {len(folders)}, for a {split} split")
@@ -47,7 +47,10 @@ def nuclei(split: str, root: str | os.PathLike[str] | None = None) -> ArrayDatas
 def read_nuclei(folder: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """(image (H, W, 3) uint8, instances (H, W) int64) of one folder; errors as for `nuclei`."""
     folder = Path(folder)
-    pictures, masks = sorted((folder / "images").glob("*.png")), sorted((folder / "masks").glob("*.png"))
+    pictures, masks = (
+        sorted(path for path in (folder / part).glob("*.png") if not path.name.startswith("."))
+        for part in ("images", "masks")
+    )
     if len(pictures) != 1 or not masks:
         raise ValueError(f"nuclei: {folder} must hold one image and its masks, got {len(pictures)} and {len(masks)}")
     image = read_image(pictures[0])

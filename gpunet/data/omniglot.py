@@ -51,14 +51,18 @@ def omniglot(split: str, root: str | os.PathLike[str] | None = None, *, size: in
         raise ValueError(f'omniglot: split is {split!r} but takes "train" or "test"')
     extents = checked_size("omniglot", (size, size))
     base = find_folder("omniglot", "omniglot", root, "https://github.com/brendenlake/omniglot") / SPLITS[split]
-    folders = sorted(path for path in base.glob("*/*") if path.is_dir())
+    folders = sorted(
+        path
+        for path in base.glob("*/*")
+        if path.is_dir() and not path.name.startswith(".") and not path.parent.name.startswith(".")
+    )
     if not folders:
         raise ValueError(f"omniglot: {base} must hold ALPHABET/characterNN folders, got none")
     images: list[np.ndarray] = []
     characters: list[int] = []
     drawer: list[int] = []
     for label, folder in enumerate(folders):
-        drawings = sorted(folder.glob("*.png"))
+        drawings = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
         if not drawings:
             raise ValueError(f"omniglot: {folder} holds no drawings")
         images += [255 - read_image(path, extents, grey=True) for path in drawings]

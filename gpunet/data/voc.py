@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 
 from gpunet.data.boxes import Annotation, BoxChecker, BoxDataset
 from gpunet.data.download import find_folder
+from gpunet.data.fields import LARGEST, LONGEST_SIDE, flag, shown
+from gpunet.data.images import SUFFIXES
+from gpunet.data.xml_files import decoded, parsed_xml
 
-Objects = list[tuple[str, tuple[float, ...]]]
+
+class _Object(NamedTuple):
+    """What an annotation file says of one object."""
+
+    name: str
+    box: tuple[float, ...]
+    """(xmin, ymin, xmax, ymax) as the file has them."""
+    difficult: bool
+
 
 BLOOD_CELLS = ("RBC", "WBC", "Platelets")
 
@@ -23,37 +36,50 @@ def voc(
     *,
     classes: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
+    skip_difficult: bool = False,
+    one_based: bool = False,
 ) -> BoxDataset:
     """The images of one split: ``Annotations/NAME.xml``, ``JPEGImages/…`` and ``ImageSets/Main/SPLIT.txt`` below `root`.
 
     Boxes are (xmin, ymin, xmax, ymax) as the files have them, taken as distances from the upper left corner. One that
     reaches out of its image is cut off, one without area in it is skipped; a warning counts them and names the files.
 
+    The image of an annotation is the file in JPEGImages with the annotation's own name; if there is none, the one that its
+    <filename> says. XML is read in the encoding that it declares, the split in UTF-8, or UTF-16 with a byte order mark.
+
     Args:
         root: the folder, such as ``VOC2007`` or ``BCCD``.
-        split: name of a file in ``ImageSets/Main``, such as "train", "val", "trainval" or "test".
+        split: name of a file in ``ImageSets/Main``, such as "train", "val", "trainval" or "test". Each of its lines is a
+            name, which may have spaces; behind it, as in the splits of one class ("cat_train"), there may be a 1, 0 or -1,
+            which says whether the class is in the image. All of the images are taken.
         classes: names of the labels, in their order; if None, all that any file in Annotations names, sorted, so that each
             split has the same.
         size: as for `BoxDataset`.
+        skip_difficult: whether to leave out the objects that are marked as difficult.
+        one_based: whether the files count pixels from 1, and xmax and ymax within the box, as Pascal VOC's own do: then
+            1 is taken off xmin and ymin.
     Raises:
         FileNotFoundError: a file that is not there.
-        ValueError: an empty split, malformed XML, a class that is not one of `classes`; names the file.
+        ValueError: an empty split, malformed XML or XML with a DTD (so none defines entities), text that is not of its
+            encoding, an object without one name and one box, a class that is not one of `classes`; names the file.
     """
     folder = Path(root).expanduser()
-    names = _names_of(folder / "ImageSets" / "Main" / f"{split}.txt")
+    names = _names_of(folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations")
     if classes is None:
-        every = sorted((folder / "Annotations").glob("*.xml"))
-        classes = sorted({name for path in every for name, _ in _parsed(path)[2]})
+        every = sorted(path for path in (folder / "Annotations").glob("*.xml") if not path.name.startswith("."))
+        classes = sorted({each.name for path in every for each in _parsed(path)[2]})
     labels, checker, made = {name: i for i, name in enumerate(classes)}, BoxChecker("voc"), []
     for name in names:
         path = folder / "Annotations" / f"{name}.xml"
         filename, extents, objects = _parsed(path)
-        for found, _ in objects:
-            if found not in labels:
-                raise ValueError(f'voc: {path} names class "{found}" but classes are {", ".join(classes)}')
-        boxes, kept = checker.usable(np.array([box for _, box in objects]), extents, path.name)
-        chosen = np.array([labels[found] for found, _ in objects], np.int64)[kept]
-        made.append(Annotation(folder / "JPEGImages" / (filename or f"{name}.jpg"), extents, boxes[kept], chosen))
+        for each in objects:
+            if each.name not in labels:
+                raise ValueError(f'voc: {path} names class "{each.name}" but classes are {", ".join(classes)}')
+        objects = [each for each in objects if not (skip_difficult and each.difficult)]
+        corners = np.array([each.box for each in objects]).reshape(-1, 4) - ([1, 1, 0, 0] if one_based else 0)
+        boxes, kept = checker.usable(corners, extents, path.name)
+        chosen = np.array([labels[each.name] for each in objects], np.int64)[kept]
+        made.append(Annotation(_image_of(folder / "JPEGImages", name, filename), extents, boxes[kept], chosen))
     checker.warn()
     return BoxDataset(made, classes, size)
 
@@ -74,47 +100,72 @@ def bccd(split: str, root: str | os.PathLike[str] | None = None, *, size: tuple[
     return voc(folder, split, classes=BLOOD_CELLS, size=size)
 
 
-def _names_of(path: Path) -> list[str]:
-    """The first word of each line: a second one, as splits of one class have it, says whether the class is in it."""
+def _names_of(path: Path, annotations: Path) -> list[str]:
+    """The names of a split; what follows one, as in splits of one class, is no part of it unless there is such a file."""
     if not path.is_file():
         raise FileNotFoundError(f"voc: there is no split {path}")
-    names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = []
+    for line in decoded(path.read_bytes(), f"voc: {path}").splitlines():
+        if name := line.strip():
+            flagged = re.fullmatch(r"(.*\S)\s+[+-]?[01]", name)
+            names.append(flagged[1] if flagged and not (annotations / f"{name}.xml").is_file() else name)
     if not names:
         raise ValueError(f"voc: split {path} names no images")
     return names
 
 
-def _parsed(path: Path) -> tuple[str, tuple[int, int], Objects]:
-    """(the image's name, (height, width), [(class, (xmin, ymin, xmax, ymax)), …]) of an annotation file."""
+def _image_of(folder: Path, name: str, filename: str) -> Path:
+    """The image of the annotation called `name`, whose <filename> may be missing, wrong, or a path of another machine."""
+    stated = PureWindowsPath(filename).name  # behind the last "/" or "\\"
+    beside = (folder / name).parent
+    own = [stated] if PureWindowsPath(stated).stem == Path(name).name else []
+    own += [Path(name).name + ending for suffix in (".jpg", *SUFFIXES) for ending in (suffix, suffix.upper())]
+    there = (beside / candidate for candidate in (*own, stated) if candidate and (beside / candidate).is_file())
+    return next(there, beside / (stated or own[0]))
+
+
+def _parsed(path: Path) -> tuple[str, tuple[int, int], list[_Object]]:
+    """(the image's name, (height, width), objects) of an annotation file."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise FileNotFoundError(f"voc: cannot read {path}: {error.strerror}") from error
-    if not content.strip():
-        raise ValueError(f"voc: {path} is empty but must be XML")
-    try:
-        tree = ElementTree.fromstring(content)
-    except ElementTree.ParseError as error:
-        raise ValueError(f"voc: {path} is not well-formed XML: {error}") from error
-    height, width = int(_number(tree, "size/height", path)), int(_number(tree, "size/width", path))
-    if min(height, width) < 1:
-        raise ValueError(f"voc: {path} states a size of {width}x{height} pixels")
-    objects: Objects = []
-    for each in tree.findall("object"):
-        name = (each.findtext("name") or "").strip()
-        if not name:
-            raise ValueError(f"voc: {path} has an object without a name")
-        edges = ("xmin", "ymin", "xmax", "ymax")
-        objects.append((name, tuple(_number(each, f"bndbox/{edge}", path) for edge in edges)))
-    return (tree.findtext("filename") or "").strip(), (height, width), objects
+    tree = parsed_xml(content, f"voc: {path}")
+    height, width = _number(tree, "size/height", path), _number(tree, "size/width", path)
+    if not (min(height, width) >= 1 and max(height, width) <= LONGEST_SIDE and height % 1 == width % 1 == 0):
+        raise ValueError(f"voc: {path} states a size of {width:g}x{height:g} pixels")
+    objects = [_object(each, path) for each in tree.findall("object")]
+    return _text(tree, "filename", path).strip(), (int(height), int(width)), objects
 
 
-def _number(tree: ElementTree.Element, name: str, path: Path) -> float:
-    text = tree.findtext(name)
+def _object(element: ElementTree.Element, path: Path) -> _Object:
+    name = _text(element, "name", path).strip()
+    if not name:
+        raise ValueError(f"voc: {path} has an object without a name")
+    difficult = flag(_text(element, "difficult", path))
+    if difficult is None:
+        raise ValueError(f"voc: {path} must have 0 or 1 as difficult, got {shown(element.findtext('difficult'))}")
+    if len(element.findall("bndbox")) > 1:
+        raise ValueError(f"voc: {path} has an object with {len(element.findall('bndbox'))} boxes")
+    return _Object(
+        name, tuple(_number(element, f"bndbox/{edge}", path) for edge in ("xmin", "ymin", "xmax", "ymax")), difficult
+    )
+
+
+def _text(element: ElementTree.Element, name: str, path: Path) -> str:
+    """The text of the one element of that name; "" where there is none."""
+    found = element.findall(name)
+    if len(found) > 1:
+        raise ValueError(f"voc: {path} has {name} {len(found)} times in one place")
+    return (found[0].text or "") if found else ""
+
+
+def _number(element: ElementTree.Element, name: str, path: Path) -> float:
+    text = _text(element, name, path)
     try:
-        value = float(text or "")
+        value = float(text) if "_" not in text else np.nan  # Python would take 1_000
     except ValueError:
         value = np.nan
-    if not np.isfinite(value):
-        raise ValueError(f"voc: {path} must have a number as {name}, got {text!r}")
+    if not abs(value) <= LARGEST:
+        raise ValueError(f"voc: {path} must have a number as {name}, got {shown(element.findtext(name))}")
     return value

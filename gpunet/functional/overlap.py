@@ -9,8 +9,7 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array
 from gpunet.functional.activation import relu
-from gpunet.functional.movement import concatenate
-from gpunet.functional.reduction import max as maximum
+from gpunet.functional.selection import maximum, minimum
 from gpunet.functional.terms import check_reduction, reduced, where_positive
 
 
@@ -81,10 +80,11 @@ def giou(boxes: Tensor, targets: Any) -> Tensor:
     boxes that do not touch have a gradient as well.
 
     Args:
-        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in any unit.
+        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in any unit; one turned inside out has no area,
+            and ends where it begins.
         targets: the same shape, no gradient; they may have no area.
     Returns:
-        (…).
+        (…); 0 where neither box has an area and they lie on one line.
     """
     overlap = _Overlap("giou", boxes, targets)
     return overlap.iou - overlap.between
@@ -106,15 +106,15 @@ class _Overlap:
 
     def __init__(self, operation: str, boxes: Tensor, targets: Any):
         boxes, target = _boxes(operation, boxes, targets)
-        pair = [(b[..., :2], b[..., 2:]) for b in (boxes, target)]
+        pair = [(b[..., :2], maximum(b[..., 2:], b[..., :2])) for b in (boxes, target)]
         (upper, lower), (t_upper, t_lower) = pair
-        first, last = _smaller(upper, t_upper), _larger(lower, t_lower)
+        first, last = minimum(upper, t_upper), maximum(lower, t_lower)
         unit = (last - first).detach()
-        shared = _Share.apply(_smaller(lower, t_lower) - _larger(upper, t_upper), unit)  # negative of boxes apart
+        shared = _Share.apply(minimum(lower, t_lower) - maximum(upper, t_upper), unit)  # negative of boxes apart
         common = relu(shared)
         extents = [_Share.apply(x1 - x0, unit) for x0, x1 in pair]
         beside = [_Share.apply((x0 - first) + (last - x1), unit) for x0, x1 in pair]
-        outside = [_smaller(extent, other) for extent, other in zip(extents, reversed(beside), strict=True)]
+        outside = [minimum(extent, other) for extent, other in zip(extents, reversed(beside), strict=True)]
         parts = [
             lost[..., 0] * of[..., 1] + common[..., 0] * lost[..., 1] for lost, of in zip(outside, extents, strict=True)
         ]
@@ -151,15 +151,6 @@ def _boxes(operation: str, boxes: Tensor, targets: Any) -> tuple[Tensor, Tensor]
 
 def _area(extents: Tensor) -> Tensor:
     return extents[..., 0] * extents[..., 1]
-
-
-def _larger(a: Tensor, b: Tensor) -> Tensor:
-    """max(a, b), exact whatever their sizes; the gradient of equals is a's."""
-    return maximum(concatenate([x.reshape(*x.shape, 1) for x in (a, b)], axis=-1), axis=-1)
-
-
-def _smaller(a: Tensor, b: Tensor) -> Tensor:
-    return -_larger(-a, -b)
 
 
 def _beside(operation: str, x: Tensor, targets: Any) -> Tensor:

@@ -21,7 +21,7 @@ from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor, tensor
 from gpunet.vision.average_precision import Detections
-from gpunet.vision.boxes import iou, shape_iou, suppress
+from gpunet.vision.boxes import iou, real_numbers, shape_iou, suppress
 
 OBJECT, NOTHING, BOX, CLASSES = 0, 1, slice(2, 6), slice(6, None)
 """Where a target has: 1 if the anchor should find a box, 1 if it should find nothing (neither where it is ignored, for
@@ -121,12 +121,21 @@ class YOLO(nn.Module):
             threshold: least score.
             overlap: as for `vision.boxes.suppress`.
             most: detections an image.
+        Raises:
+            ValueError: another shape, or predictions of which one is NaN or infinite.
         """
+        raw = real_numbers("YOLO.detect", "raw", raw, 5 + self.classes)
+        if raw.ndim != 5 or raw.shape[3] != len(self.anchors):
+            raise ValueError(
+                f"YOLO.detect: raw has shape {raw.shape} but takes (N, GH, GW, {len(self.anchors)}, {5 + self.classes})"
+            )
         height, width = raw.shape[1] * self.stride, raw.shape[2] * self.stride
         boxes = self.boxes(tensor(raw)).numpy().clip(0, [width, height, width, height])
         logits = raw[..., 5:] - raw[..., 5:].max(axis=-1, keepdims=True)
         shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-        scores = shares.max(axis=-1) / (1 + np.exp(-raw[..., 4].astype(np.float64)))
+        scores = shares.max(axis=-1) * np.exp(
+            -np.logaddexp(0, -raw[..., 4].astype(np.float64))
+        )  # s(z), without overflow
         return [
             _best(
                 boxes[n].reshape(-1, 4), scores[n].ravel(), shares[n].argmax(axis=-1).ravel(), threshold, overlap, most
@@ -139,9 +148,9 @@ class YOLO(nn.Module):
 class AssignTargets:
     """The transform that ends a detector's: (images, boxes (N, K, 4), labels (N, K)) -> (images, targets).
 
-    Each box goes to the cell that holds its centre, there to the anchor whose shape is most like its own; of two boxes that
-    go to one anchor, the second takes the next best that is free. Other anchors of the grid that overlap a box by an IoU
-    above `ignore`, laid at their cell's centre, are ignored.
+    Each box, cut off at the image, goes to the cell that holds its centre, there to the anchor whose shape is most like its
+    own; of two boxes that go to one anchor, the second takes the next best that is free. Other anchors of the grid that
+    overlap a box by an IoU above `ignore`, laid at their cell's centre, are ignored.
 
     Attributes:
         anchors: (A, 2), in pixels.
@@ -166,7 +175,18 @@ class AssignTargets:
         return images, np.stack([self.assign(b, k) for b, k in zip(boxes, labels, strict=True)])
 
     def assign(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(GH, GW, A, 6 + K) of one image's boxes (K, 4) and labels (K,); rows without area or with the label -1 are no box."""
+        """(GH, GW, A, 6 + K) of one image's boxes (K, 4) and labels (K,); rows without area or with the label -1 are no box.
+
+        Raises:
+            ValueError: a box with NaN or infinity, a label that is no whole number or has no class.
+        """
+        boxes, labels = real_numbers("AssignTargets", "boxes", boxes, 4), np.asarray(labels)
+        if boxes.ndim != 2 or labels.shape != boxes.shape[:1] or (labels % 1).any() or (labels >= self.classes).any():
+            raise ValueError(
+                f"AssignTargets: takes boxes (K, 4) and labels (K,), whole numbers below {self.classes}, got {boxes.shape} and "
+                f"{labels.tolist()}"
+            )
+        boxes, labels = boxes.clip(0, np.array(self.size[::-1] * 2, boxes.dtype)), labels.astype(np.int64)
         grid = self.size[0] // self.stride, self.size[1] // self.stride
         targets = np.zeros((*grid, len(self.anchors), 6 + self.classes), np.float32)
         targets[..., NOTHING] = 1

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.vision.boxes import areas
+from gpunet.vision.boxes import real_numbers
 
 
 class Detections(NamedTuple):
@@ -29,14 +29,15 @@ def mean_average_precision(
     """COCO's mean average precision (Lin et al. 2014; interpolated at 101 recalls, at most 100 detections an image).
 
     Args:
-        found: one an image.
+        found: one an image; equal scores keep their order.
         truth: (boxes (K, 4), labels (K,)) of the same images; rows with the label -1 stand for no box.
-        classes: names of the labels.
+        classes: names of the labels, each a different one.
     Returns:
         "mAP", the mean over IoU thresholds 0.5, 0.55, … 0.95; "mAP@0.5"; and "AP@0.5 CLASS" of each class, NaN where the
         truth has none. The means are over the classes that it has.
     Raises:
-        ValueError: other numbers of images, or no box in the truth.
+        ValueError: other numbers of images, or of boxes, scores and labels of one; no box in the truth; NaN or infinity; a
+            label that is no whole number or has no class.
         ImportError: pycocotools is not installed.
     """
     if len(found) != len(truth):
@@ -46,16 +47,12 @@ def mean_average_precision(
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"mean_average_precision: classes must be different names, got {', '.join(map(str, classes))}")
     entries = [
-        {
-            "image_id": i,
-            "category_id": int(label),
-            "bbox": _corner_and_extents(box),
-            "area": float(areas(box)),
-            "iscrowd": 0,
-        }
+        {"image_id": i, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
         for i, (boxes, labels) in enumerate(truth)
-        for box, label in zip(np.asarray(boxes, np.float64), labels, strict=True)
+        for box, label in _rows(f"truth[{i}]", boxes, labels, len(classes), least=-1)
         if label >= 0
     ]
     if not entries:
@@ -66,9 +63,11 @@ def mean_average_precision(
         "annotations": [{"id": i, **entry} for i, entry in enumerate(entries, 1)],
     }
     results: list[dict[str, Any]] = [
-        {"image_id": i, "category_id": int(label), "bbox": _corner_and_extents(box), "score": float(score)}
+        {"image_id": i, "category_id": label, "bbox": box, "score": score}
         for i, each in enumerate(found)
-        for box, score, label in zip(np.asarray(each.boxes, np.float64), each.scores, each.labels, strict=True)
+        for (box, label), score in zip(
+            _rows(f"found[{i}]", each.boxes, each.labels, len(classes)), _scores(f"found[{i}]", each), strict=True
+        )
     ]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a report of its own
         index = COCO()
@@ -77,6 +76,7 @@ def mean_average_precision(
         # loadRes takes no empty list: a detection without a score above 0 and without area stands for none
         nothing = [{"image_id": 0, "category_id": 0, "bbox": [0.0, 0.0, 0.0, 0.0], "score": 0.0}]
         evaluation = COCOeval(index, index.loadRes(results or nothing), "bbox")
+        evaluation.params.areaRngLbl, evaluation.params.areaRng = ["all"], [[0, np.inf]]  # its own ends at 1e10
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][..., 0, -1]  # (thresholds, recalls, classes), all areas, 100 detections
@@ -87,6 +87,28 @@ def mean_average_precision(
     return figures | {f"AP@0.5 {name}": float(value) for name, value in zip(classes, by_class, strict=True)}
 
 
-def _corner_and_extents(box: np.ndarray) -> list[float]:
-    x0, y0, x1, y1 = (float(v) for v in box)
-    return [x0, y0, x1 - x0, y1 - y0]
+def _rows(where: str, boxes: Any, labels: Any, classes: int, *, least: int = 0) -> list[tuple[list[float], int]]:
+    """([x, y, width, height], label) of each box (K, 4); extents below 0, of a box turned inside out, become 0."""
+    name = f"mean_average_precision: {where}"
+    corners, given = real_numbers(name, "boxes", boxes, 4).astype(np.float64), np.asarray(labels)
+    if corners.ndim != 2 or given.shape != corners.shape[:1]:
+        raise ValueError(f"{name} takes boxes (K, 4) and labels (K,), got {corners.shape} and {given.shape}")
+    if given.size and (
+        given.dtype.kind not in "biuf" or not ((given % 1 == 0) & (given >= least) & (given < classes)).all()
+    ):
+        raise ValueError(f"{name} takes labels from {least} to {classes - 1}, got {given.tolist()}")
+    extents = (corners[:, 2:] - corners[:, :2]).clip(0)
+    rows = np.concatenate([corners[:, :2], extents], axis=1).tolist()
+    return list(zip(rows, given.astype(np.int64).tolist(), strict=True))
+
+
+def _scores(where: str, detections: Detections) -> list[float]:
+    scores = np.asarray(detections.scores)
+    if scores.shape != np.shape(detections.labels):
+        raise ValueError(
+            f"mean_average_precision: {where} takes scores (K,) and labels (K,), got {scores.shape} and "
+            f"{np.shape(detections.labels)}"
+        )
+    if np.isnan(values := scores.astype(np.float64)).any():
+        raise ValueError(f"mean_average_precision: {where} has scores that are NaN")
+    return values.tolist()

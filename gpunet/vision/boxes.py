@@ -1,55 +1,72 @@
-"""Boxes as arrays: overlap, anchors, non-maximum suppression. Boxes are (x0, y0, x1, y1), in any unit."""
+"""Boxes as arrays: overlap, anchors, non-maximum suppression. Boxes are (x0, y0, x1, y1), in any unit.
+
+They may be arrays or lists of any real numbers. What is computed of float32 is float32, of everything else, whole numbers and
+mixtures among them, float64. A box that is turned inside out (x1 < x0 or y1 < y0) has no area. NaN and infinity raise.
+"""
 
 from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
 
-def areas(boxes: np.ndarray) -> np.ndarray:
-    """(…,) of boxes (…, 4); 0 where a box is turned inside out."""
-    return (boxes[..., 2] - boxes[..., 0]).clip(0) * (boxes[..., 3] - boxes[..., 1]).clip(0)
+def areas(boxes: Any) -> np.ndarray:
+    """(…,) of boxes (…, 4); 0 where a box is turned inside out, infinity where its dtype holds no number so large."""
+    given = real_numbers("areas", "boxes", boxes, 4)
+    with np.errstate(over="ignore"):  # halved, as by _overlap
+        found: np.ndarray = (4 * _area(_extents(given.astype(np.float64) / 2))).astype(given.dtype)
+    return found
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of each of a (…, M, 4) with each of b (…, P, 4) -> (…, M, P); 0 where neither has an area."""
-    common, union, _ = _overlap(a, b)
-    return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
+def iou(a: Any, b: Any) -> np.ndarray:
+    """Intersection over union of each of a (…, M, 4) with each of b (…, P, 4) -> (…, M, P); 0 where neither has an area.
+
+    A single box (4,) has no axis in the result: of one and P boxes it is (P,), of two boxes ().
+    """
+    return _of_pairs("iou", a, b, _iou)
 
 
-def giou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of each of a (…, M, 4) with each of b (…, P, 4), -1 to 1."""
-    common, union, around = _overlap(a, b)
-    share = np.divide(common, union, out=np.zeros_like(union), where=union > 0)
-    return share - np.divide(around - union, around, out=np.zeros_like(union), where=around > 0)
+def giou(a: Any, b: Any) -> np.ndarray:
+    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of each of a with each of b, -1 to 1; shapes as for `iou`.
+
+    Of boxes of which the smallest one around both has no area, it is 0.
+    """
+    return _of_pairs("giou", a, b, _giou)
 
 
-def shape_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of (width, height)s a (M, 2) and b (P, 2), laid on one corner -> (M, P): how alike their shapes are."""
-    common = np.minimum(a[:, None], b[None]).prod(axis=2)
-    return common / (a.prod(axis=1)[:, None] + b.prod(axis=1)[None] - common)
+def shape_iou(a: Any, b: Any) -> np.ndarray:
+    """IoU of (width, height)s a (M, 2) and b (P, 2), laid on one corner -> (M, P): how alike their shapes are.
+
+    Extents below 0 count as 0; 0 where neither shape has an area.
+    """
+    first, second = real_numbers("shape_iou", "a", a, 2), real_numbers("shape_iou", "b", b, 2)
+    boxes = [np.concatenate([np.zeros_like(shapes), shapes], axis=-1) for shapes in (first, second)]
+    return _of_pairs("shape_iou", boxes[0], boxes[1], _iou)
 
 
-def anchors(shapes: np.ndarray, count: int, *, rounds: int = 300) -> np.ndarray:
+def anchors(shapes: Any, count: int, *, rounds: int = 300) -> np.ndarray:
     """Typical (width, height)s by k-means with the distance 1 - IoU (Redmon & Farhadi 2017, section 2, "Dimension clusters").
 
     It starts from shapes evenly spread by their area, and ends when no shape changes its cluster; nothing is drawn.
 
     Args:
         shapes: (M, 2), positive.
-        count: of clusters.
+        count: of clusters, a whole number.
         rounds: at most.
     Returns:
         (count, 2) float64, by area; a cluster is the mean of its shapes.
     Raises:
         ValueError: fewer different shapes than clusters, or one without area.
     """
-    shapes = np.asarray(shapes, np.float64)
-    if shapes.ndim != 2 or shapes.shape[1] != 2 or not (np.isfinite(shapes) & (shapes > 0)).all():
+    shapes = np.atleast_2d(real_numbers("anchors", "shapes", shapes, 2)).astype(np.float64)
+    if shapes.ndim != 2 or not (shapes > 0).all():
         raise ValueError(f"anchors: shapes must be positive (M, 2), got {shapes.shape} from {shapes.min(initial=0)}")
     different = np.unique(shapes, axis=0)
-    if not 1 <= count <= len(different):
+    if not isinstance(count, Integral) or not 1 <= count <= len(different):
         raise ValueError(f"anchors: count is {count} but there are {len(different)} different shapes")
-    by_area = different[different.prod(axis=1).argsort(kind="stable")]
+    by_area = different[np.log(different).sum(axis=1).argsort(kind="stable")]
     centres = by_area[((np.arange(count) + 0.5) / count * len(by_area)).astype(int)]
     before = np.full(len(shapes), -1)
     for _ in range(rounds):
@@ -60,38 +77,122 @@ def anchors(shapes: np.ndarray, count: int, *, rounds: int = 300) -> np.ndarray:
             if (nearest == k).any():
                 centres[k] = shapes[nearest == k].mean(axis=0)
         before = nearest
-    return centres[centres.prod(axis=1).argsort(kind="stable")]
+    return centres[np.log(centres).sum(axis=1).argsort(kind="stable")]
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, *, threshold: float = 0.5) -> np.ndarray:
+def suppress(boxes: Any, scores: Any, labels: Any, *, threshold: float = 0.5) -> np.ndarray:
     """Non-maximum suppression within each class: positions of the boxes that stay, the highest score first.
 
     A box goes if it overlaps one of its class with a higher score, that stays, by an IoU above the threshold.
 
     Args:
         boxes: (K, 4).
-        scores: (K,); equal ones keep their order.
-        labels: (K,) integers.
+        scores: (K,) of any real numbers but NaN; equal ones keep their order.
+        labels: (K,) of any real numbers but NaN, as a rule whole ones.
         threshold: from 0 to 1.
     Returns:
         (M,) int64.
+    Raises:
+        ValueError: other numbers of boxes, scores and labels, NaN, a threshold out of its range.
+        TypeError: what is no real number.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"suppress: threshold is {threshold} but must be from 0 to 1")
-    order = np.argsort(-scores, kind="stable")
-    boxes, labels = boxes[order], labels[order]
-    rivals = (iou(boxes, boxes) > threshold) & (labels[:, None] == labels)
+    given = np.atleast_2d(real_numbers("suppress", "boxes", boxes, 4))
+    ranks, kinds = _one_per_box("scores", scores, given), _one_per_box("labels", labels, given)
+    # The stable order of falling scores, without a minus: whole numbers without a sign have none
+    order = len(ranks) - 1 - np.argsort(ranks[::-1], kind="stable")[::-1]
+    given, kinds = given[order], kinds[order]
     alive = np.ones(len(order), bool)
     for i in range(len(order)):
         if alive[i]:
-            alive[i + 1 :] &= ~rivals[i, i + 1 :]
+            rivals = i + 1 + np.flatnonzero(alive[i + 1 :] & (kinds[i + 1 :] == kinds[i]))
+            alive[rivals] = iou(given[i], given[rivals]) <= threshold
     return order[alive]
 
 
+def real_numbers(operation: str, name: str, given: Any, width: int) -> np.ndarray:
+    """Boxes or shapes (…, width) as floats to compute with: float32 as it is, any other real numbers as float64.
+
+    A list of none, (0,), becomes (0, width).
+
+    Raises:
+        ValueError: another shape, NaN or infinity.
+        TypeError: what is no real number.
+    """
+    array = _real(operation, name, given)
+    if array.shape == (0,):
+        array = array.reshape(0, width)
+    if array.ndim < 1 or array.shape[-1] != width:
+        raise ValueError(f"{operation}: {name} have shape {array.shape} but take (…, {width})")
+    array = array if array.dtype == np.float32 else array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{operation}: {name} must be finite, got NaN or infinity")
+    return array
+
+
+def _real(operation: str, name: str, given: Any) -> np.ndarray:
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{operation}: {name} must be of one length each: {error}") from error
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{operation}: {name} must be real numbers, got {array.dtype}")
+    return array
+
+
+def _one_per_box(name: str, given: Any, boxes: np.ndarray) -> np.ndarray:
+    """Scores or labels (K,) of boxes (K, 4)."""
+    array = np.atleast_1d(_real("suppress", name, given))
+    if boxes.ndim != 2 or array.shape != boxes.shape[:1]:
+        raise ValueError(f"suppress: takes boxes (K, 4) and {name} (K,), got {boxes.shape} and {array.shape}")
+    if (array != array).any():
+        raise ValueError(f"suppress: {name} must not be NaN")
+    return array
+
+
+def _of_pairs(operation: str, a: Any, b: Any, of: Any) -> np.ndarray:
+    """`of` (common, union, around) of each pair, computed in float64."""
+    first, second = real_numbers(operation, "a", a, 4), real_numbers(operation, "b", b, 4)
+    dtype = np.result_type(first, second)
+    single = first.ndim == 1, second.ndim == 1
+    found: np.ndarray = of(*_overlap(np.atleast_2d(first), np.atleast_2d(second))).astype(dtype)
+    axes = tuple(axis for axis, without in zip((-2, -1), single, strict=True) if without)
+    return found.squeeze(axis=axes)
+
+
+def _iou(common: np.ndarray, union: np.ndarray, around: np.ndarray) -> np.ndarray:
+    return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
+
+
+def _giou(common: np.ndarray, union: np.ndarray, around: np.ndarray) -> np.ndarray:
+    rest = np.divide(around - union, around, out=np.zeros_like(union), where=around > 0)
+    return _iou(common, union, around) - rest
+
+
 def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(intersection, union, area of the smallest box around both), each (…, M, P)."""
-    a, b = np.asarray(a)[..., :, None, :], np.asarray(b)[..., None, :, :]
-    inner = np.concatenate([np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])], axis=-1)
-    outer = np.concatenate([np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:])], axis=-1)
-    common = areas(inner)
-    return common, areas(a) + areas(b) - common, areas(outer)
+    """(intersection, union, area of the smallest box around both), each (…, M, P), in a unit of its own for each pair.
+
+    The unit is a power of two of about the extents of the box around both: dividing by it rounds nothing, and no product
+    leaves float64's range. The boxes are halved first, for a difference of two of them may be twice the largest number.
+    """
+    a, b = a[..., :, None, :].astype(np.float64) / 2, b[..., None, :, :].astype(np.float64) / 2
+    inner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    lowest = np.minimum(*(np.minimum(box[..., :2], box[..., 2:]) for box in (a, b)))  # also of boxes inside out
+    around = np.maximum(*(np.maximum(box[..., :2], box[..., 2:]) for box in (a, b))) - lowest
+    unit = -np.frexp(around)[1]
+    common, of_a, of_b, outer = (
+        _area(np.ldexp(extents, unit)) for extents in (inner.clip(0), _extents(a), _extents(b), around)
+    )
+    return common, of_a + of_b - common, outer
+
+
+def _area(extents: np.ndarray) -> np.ndarray:
+    """(…,) of (width, height) (…, 2)."""
+    area: np.ndarray = extents[..., 0] * extents[..., 1]
+    return area
+
+
+def _extents(boxes: np.ndarray) -> np.ndarray:
+    """(width, height) (…, 2) of boxes (…, 4), at least 0."""
+    return (boxes[..., 2:] - boxes[..., :2]).clip(0)

@@ -114,6 +114,16 @@ def test_normalised_colours_leave_boxes_where_they_are(scene):
     np.testing.assert_array_equal(boxes, scene[2])
 
 
+def test_boxes_without_area_get_none_by_a_rotation(scene):
+    """Neither lines nor boxes that are turned inside out; the box beside them moves as it does alone."""
+    transform, alone = data.RandomAffine(degrees=40), scene[2][:, 1:]
+    without = np.float32([[9, 4, 9, 12], [3, 8, 15, 8], [12, 12, 6, 6]])
+    given = np.concatenate([alone, np.broadcast_to(without, (N, 3, 4))], axis=1)
+    boxes = joint([transform], (*scene[:2], given))[2]
+    np.testing.assert_array_equal(boxes[:, :1], joint([transform], (*scene[:2], alone))[2])
+    assert not ((boxes[:, 1:, 2] > boxes[:, 1:, 0]) | (boxes[:, 1:, 3] > boxes[:, 1:, 1])).any()
+
+
 def test_a_loader_takes_it(scene):
     loader = data.DataLoader(
         data.ArrayDataset(*scene), 16, transform=data.Joint(PLACING[:1], masks=[1], boxes=[2]), seed=7
@@ -137,6 +147,8 @@ def test_a_loader_takes_it(scene):
             r"boxes are float32 \(40, 2, 3\) but take floats",
         ),
         (lambda s: joint([], (s[0], s[1], s[2].astype(int))), ValueError, "boxes are int64"),
+        (lambda s: joint([], (s[0], s[1], s[2] + np.nan)), ValueError, "boxes must be finite, got NaN or infinity"),
+        (lambda s: joint([], (s[0], s[1], s[2] + np.inf)), ValueError, "boxes must be finite, got NaN or infinity"),
     ],
 )
 def test_what_does_not_fit_raises(scene, call, kind, message):

@@ -45,6 +45,18 @@ def test_omniglot_keeps_alphabets_characters_and_drawers(alphabets):
     assert (second[5:] == 0).all()
 
 
+def test_hidden_files_and_folders_are_no_drawings(alphabets):
+    expected = data.omniglot("train", alphabets)
+    base = alphabets / "omniglot/images_background"
+    for hidden in (".ipynb_checkpoints/character01", "Greek/.ipynb_checkpoints"):
+        (base / hidden).mkdir(parents=True)
+    (base / "Greek/character01/._001_01.png").write_bytes(b"no image")
+    found = data.omniglot("train", alphabets)
+    assert found.classes == expected.classes
+    for one, other in zip(found.arrays, expected.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_omniglot_says_what_is_wrong_with_its_folders(alphabets):
     with pytest.raises(ValueError, match='omniglot: split is "?\'dev\'"? but takes "train" or "test"'):
         data.omniglot("dev", alphabets)
@@ -85,6 +97,16 @@ def test_nuclei_are_numbered_and_every_fifth_image_is_held_out(cells):
     np.testing.assert_array_equal(instances[0, 4:6, :3], 2)
     assert (instances[0] > 0).sum() == 12
     np.testing.assert_array_equal(test.arrays[1][0, :2, 4:7], 1)
+
+
+def test_hidden_files_and_folders_are_no_nuclei(cells):
+    expected = data.nuclei("train", cells).arrays
+    base = cells / "dsb2018/stage1_train"
+    (base / ".ipynb_checkpoints").mkdir()
+    for part in ("images", "masks"):
+        (base / "0" / part / "._0.png").write_bytes(b"no image")
+    for one, other in zip(data.nuclei("train", cells).arrays, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_nuclei_say_what_is_wrong_with_their_files(cells):

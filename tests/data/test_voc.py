@@ -133,6 +133,182 @@ def test_image_that_is_not_as_annotated_raises_with_its_name(folder):
         data.voc(folder, "train", size=(8, 8))[0]
 
 
+BODY = "<size><width>40</width><height>30</height></size><object><name>%s</name>%s</object>"
+BOX = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>12</xmax><ymax>9</ymax></bndbox>"
+
+
+def single(folder, content, **options):
+    """The annotation of image b, whose file holds `content`."""
+    (folder / "Annotations" / "a.xml").write_text(annotation([]))
+    content = content if isinstance(content, bytes) else content.encode()
+    (folder / "Annotations" / "b.xml").write_bytes(content)
+    found = data.voc(folder, "test", **options)
+    return found.annotations[0], found.classes
+
+
+@pytest.mark.parametrize(
+    ("declared", "codec", "name"),
+    [
+        ("gb2312", "gb2312", "细胞"),
+        ("gb2312", "gbk", "細胞"),  # characters of the wider encoding under the narrower one's name
+        ("GBK", "gbk", "细胞"),
+        ("gb18030", "gb18030", "细胞"),
+        ("shift_jis", "shift_jis", "細胞"),
+        ("Shift_JIS", "cp932", "①細胞"),
+        ("euc-jp", "euc-jp", "細胞"),
+        ("euc-kr", "euc-kr", "세포"),
+        ("big5", "big5", "細胞"),
+        ("iso-8859-1", "latin-1", "Zelle ü"),
+        ("windows-1252", "cp1252", "Zelle € ü"),
+        ("koi8-r", "koi8-r", "клетка"),
+        ("utf-8", "utf-8", "细胞"),
+        ("utf-8", "utf-8-sig", "细胞"),
+        ("gb2312", "utf-8-sig", "细胞"),
+        ("utf-16", "utf-16", "细胞"),
+        ("utf-16", "utf-16-le", "细胞"),
+        ("utf-16", "utf-16-be", "细胞"),
+        ("utf-16", "utf-8", "细胞"),  # read one byte a character, so it cannot be UTF-16
+        ("utf-32", "utf-32", "细胞"),
+        (None, "utf-8", "细胞"),
+        (None, "utf-8-sig", "细胞"),
+        (None, "utf-16", "细胞"),
+    ],
+)
+def test_text_is_read_in_its_encoding(folder, declared, codec, name):
+    head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
+    text = f"{head}<annotation>{BODY % (name, BOX)}</annotation>"
+    assert single(folder, text.encode(codec))[1] == (name,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'<?xml version="1.0" encoding="nonsense"?><annotation/>', "is not text in the encoding nonsense"),
+        (b'<?xml version="1.0" encoding="base64"?><annotation/>', "is not text in the encoding base64"),
+        (b"<annotation><name>\xff\xfe\xe9</name></annotation>", "is not text in the encoding utf-8"),
+        (b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff\xff</annotation>', "is not text in the encoding gb2312"),
+        (b"\xff\xfe<", "is not text in the encoding utf-16"),
+        (b"\x00\x01\x02", "is not well-formed XML"),
+        ("<!DOCTYPE annotation><annotation/>", "has a document type, which is not read"),
+        ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><a>&x;</a>', "has a document type"),
+        ("<annotation>&undefined;</annotation>", "is not well-formed XML"),
+        (f"<annotation>{BODY % ('cat', BOX + BOX)}</annotation>", "has an object with 2 boxes"),
+        (f"<annotation>{BODY % ('cat</name><name>dog', BOX)}</annotation>", "has name 2 times in one place"),
+        (f"<annotation>{BODY % ('cat', '')}</annotation>", "must have a number as bndbox/xmin, got None"),
+        (f"<annotation>{BODY % ('cat', BOX.replace('9', '1_0'))}</annotation>", "must have a number as bndbox/ymax, got '1_0'"),
+        (f"<annotation>{BODY % ('cat', BOX.replace('9', '1e300'))}</annotation>", "must have a number as bndbox/ymax"),
+        (f"<annotation>{BODY % ('cat', BOX + '<difficult>no idea</difficult>')}</annotation>", "must have 0 or 1 as difficult"),
+        (annotation([], width="40.5"), "states a size of"),
+        (annotation([], height=10**9), "states a size of"),
+        (annotation([], height="inf"), "must have a number as size/height"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_raises_with_the_files_name(folder, content, message):
+    with pytest.raises(ValueError, match=rf"^voc: .*b\.xml {message}"):
+        single(folder, content)
+
+
+def test_entities_that_expand_without_end_are_refused_at_once(folder):
+    entities = "".join(f'<!ENTITY e{i + 1} "{f"&e{i};" * 10}">' for i in range(12))
+    bomb = f'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY e0 "ha">{entities}]><a>&e12;</a>'
+    with pytest.raises(ValueError, match=r"^voc: .*b\.xml has a document type"):
+        single(folder, bomb)
+
+
+def test_deeply_nested_parts_are_read_past_and_their_boxes_are_not_the_objects(folder):
+    part = "<part><name>head</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>1</xmax><ymax>1</ymax></bndbox></part>"
+    deep = "<x>" * 3000 + "</x>" * 3000
+    found, classes = single(folder, f"<annotation>{BODY % ('person', part + part + deep + BOX)}</annotation>")
+    assert classes == ("person",)
+    np.testing.assert_array_equal(found.boxes, [[2, 3, 12, 9]])
+
+
+def test_coordinates_are_numbers_with_fractions_and_may_count_from_one(folder):
+    text = annotation([("cat", (2.5, "3.25", " 12 ", "9e0")), ("cat", (1, 1, W, H))], width="40.0")
+    np.testing.assert_array_equal(single(folder, text)[0].boxes, [[2.5, 3.25, 12, 9], [1, 1, W, H]])
+    found, _ = single(folder, text, one_based=True)
+    np.testing.assert_array_equal(found.boxes, [[1.5, 2.25, 12, 9], [0, 0, W, H]])
+
+
+def test_difficult_objects_are_left_out_where_asked(folder):
+    marks = (None, "0", "1", " 1 ", "true", "False", "")
+    text = "".join(
+        f"<object><name>c{i}</name>{BOX}{'' if mark is None else f'<difficult>{mark}</difficult>'}</object>"
+        for i, mark in enumerate(marks)
+    )
+    text = annotation([]).replace("</annotation>", f"{text}</annotation>")
+    found, classes = single(folder, text)
+    assert len(found.boxes) == len(classes) == 7
+    found, classes = single(folder, text, skip_difficult=True)
+    assert (found.labels.tolist(), len(classes)) == ([0, 1, 5, 6], 7)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_splits_are_read_whatever_their_byte_order_mark_line_ends_and_blanks(folder, codec, end):
+    for name in ("my image", "photo 1", "图"):
+        write(folder, name, annotation([], name=f"{name}.png"))
+    lines = ["", "a", "  b  ", "my image", "photo 1", "  ", "图", ""]
+    (folder / "ImageSets/Main/train.txt").write_bytes(end.join(lines).encode(codec))
+    found = data.voc(folder, "train")
+    assert [each.path.stem for each in found.annotations] == ["a", "b", "my image", "photo 1", "图"]
+
+
+def test_a_split_of_one_class_has_all_of_its_images(folder):
+    write(folder, "my image", annotation([], name="my image.png"))
+    (folder / "ImageSets/Main/cat_train.txt").write_text("a  1\nb -1\nmy image  0\na\t1\n")
+    found = data.voc(folder, "cat_train")
+    assert [each.path.stem for each in found.annotations] == ["a", "b", "my image", "a"]
+
+
+def test_a_split_that_is_no_text_raises_with_its_name(folder):
+    (folder / "ImageSets/Main/train.txt").write_bytes(b"a\n\xff\xfe\xe9\n")
+    with pytest.raises(ValueError, match=r"^voc: .*train\.txt is not text in the encoding utf-8"):
+        data.voc(folder, "train")
+
+
+def test_hidden_files_are_no_annotations(folder):
+    (folder / "Annotations" / "._a.xml").write_bytes(b"\x00\x05\x16\x07\x00")
+    (folder / "Annotations" / ".x.xml").write_text(annotation([("ghost", (1, 2, 3, 4))]))
+    assert data.voc(folder, "train").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "",
+        "   ",
+        "b",
+        "b.jpg",
+        "B.PNG",
+        "nowhere.png",
+        "C:\\data\\b.png",
+        "/home/me/b.png",
+        "../b.png",
+        "a.png",
+        "..",
+        "b.png",
+    ],
+)
+def test_the_image_is_that_of_the_annotations_name_whatever_the_filename_says(folder, filename):
+    found, _ = single(folder, annotation([], name=filename))
+    assert found.path == folder / "JPEGImages" / "b.png"
+    without = annotation([]).replace("<filename>a.png</filename>", "")
+    assert single(folder, without)[0].path == folder / "JPEGImages" / "b.png"
+
+
+def test_the_filename_counts_where_no_image_has_the_annotations_name(folder):
+    write(folder, "one", annotation([], name="C:\\data\\b.png"))
+    (folder / "ImageSets/Main/test.txt").write_text("one\n")
+    assert data.voc(folder, "test").annotations[0].path == folder / "JPEGImages" / "b.png"
+    (folder / "JPEGImages" / "one.JPG").write_bytes((folder / "JPEGImages" / "b.png").read_bytes())
+    assert data.voc(folder, "test").annotations[0].path == folder / "JPEGImages" / "one.JPG"
+    write(folder, "one", annotation([], name="gone.png"))
+    (folder / "JPEGImages" / "one.JPG").unlink()
+    with pytest.raises(ValueError, match=r"read_image: cannot read .*gone\.png"):
+        data.voc(folder, "test")[0]
+
+
 def test_bccd_has_its_published_numbers_and_two_boxes_without_area():
     if not (root := os.environ.get("GPUNET_DATA")) or not Path(root, "BCCD").is_dir():
         pytest.skip("GPUNET_DATA names no folder with BCCD")

@@ -44,10 +44,14 @@ def test_dice_loss_gradient(backend, rng):
     check_gradients(lambda p: F.dice_loss(p, t), [rng.uniform(0.1, 0.9, (2, 3, 4, 2))], backend=backend, rng=rng)
 
 
+def giou_of_pairs(boxes, targets):
+    return box_arrays.giou(boxes[..., None, :].astype(float), targets[..., None, :].astype(float))[..., 0, 0]
+
+
 def test_giou_is_that_of_the_arrays(backend, dtype, rng):
     boxes, targets = (a.astype(dtype) for a in some_boxes(rng, (3, 5)))
     found = F.giou(gp.tensor(boxes, backend=backend), targets)
-    exact = box_arrays.giou(boxes[..., None, :].astype(float), targets[..., None, :].astype(float))[..., 0, 0]
+    exact = giou_of_pairs(boxes, targets)
     assert found.shape == (3, 5)
     np.testing.assert_allclose(found.numpy(), exact, atol=1e-5)
     assert F.giou_loss(gp.tensor(boxes, backend=backend), targets).item() == pytest.approx(1 - exact.mean(), abs=1e-5)
@@ -91,3 +95,42 @@ def test_iou_is_the_share_that_two_boxes_have_in_common(backend, dtype, rng):
         assert found[i] == pytest.approx(common / union, rel=1e-5, abs=1e-6)
     check_gradients(lambda b: F.iou_loss(b, targets), [boxes], backend=backend, rng=rng)
     assert F.iou_loss(gp.tensor(boxes, backend=backend), boxes).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e-4, 1e4, 1e10, 1e30])
+@pytest.mark.parametrize("kind", ["widest", "float32"])
+def test_overlaps_and_their_gradients_do_not_depend_on_the_unit(backend, dtype, kind, rng, scale):
+    """Of normalised coordinates as of pixels: no constant is added to areas, and their products stay in range."""
+    dtype = dtype if kind == "widest" else np.float32
+    boxes, targets = (a.astype(dtype) for a in some_boxes(rng, (4, 3)))
+    targets[0] = boxes[0]
+    upstream = rng.normal(size=(4, 3)).astype(dtype)
+    for function in (F.iou, F.giou):
+        found = []
+        for unit in (1, scale):
+            x = gp.tensor((boxes * unit).astype(dtype), backend=backend, requires_grad=True)
+            y = function(x, (targets * unit).astype(dtype))
+            y.backward(upstream)
+            found.append((y.numpy(), backend.to_numpy(x.grad) * unit))
+        np.testing.assert_allclose(found[1][0], found[0][0], atol=1e-5)
+        np.testing.assert_allclose(found[1][1], found[0][1], rtol=1e-3, atol=1e-4 * np.abs(found[0][1]).max())
+    np.testing.assert_allclose(found[1][0], giou_of_pairs(boxes, targets), atol=1e-5)
+    np.testing.assert_allclose(found[1][0][0], 1, atol=1e-6)
+
+
+def test_boxes_turned_inside_out_have_no_area(backend):
+    boxes = np.array([[3, 1, 1, 4], [3, 4, 1, 1], [1, 4, 3, 1]], np.float32)
+    assert not F.iou(gp.tensor(boxes, backend=backend), boxes).numpy().any()
+    assert not F.iou(gp.tensor(boxes, backend=backend), boxes[:, [2, 3, 0, 1]].copy()).numpy().any()
+    whole = np.array([[0, 0, 5, 5]] * 3, np.float32)
+    flat = np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
+    expected = giou_of_pairs(flat, whole)
+    np.testing.assert_allclose(F.giou(gp.tensor(boxes, backend=backend), whole).numpy(), expected, atol=1e-6)
+
+
+def test_targets_of_whole_numbers_do_not_wrap_around(backend):
+    boxes, targets = np.array([[10, 10, 110, 110.0]], np.float32), np.array([[20, 0, 120, 120]])
+    expected = F.giou(gp.tensor(boxes, backend=backend), targets.astype(np.float32)).numpy()
+    for dtype in ("int8", "uint8", "int16", "int64"):
+        found = F.giou(gp.tensor(boxes, backend=backend), targets.astype(dtype)).numpy()
+        np.testing.assert_array_equal(found, expected)

@@ -197,3 +197,54 @@ def test_what_does_not_fit_raises(model):
         model.targets(SIZE)(
             (np.zeros((1, 32, 32, 3)), np.zeros((1, 1, 4)), np.zeros((1, 1))), indices=[0], epoch=0, seed=0
         )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int64", "float16", "float64", "list"])
+def test_boxes_and_labels_of_any_kind_have_the_same_targets(model, dtype):
+    boxes, labels = [[70, 20, 94, 49], [60, 2, 90, 30]], [1, 0]
+    expected = model.targets(SIZE).assign(np.array(boxes, np.float32), np.array(labels))
+    given = (boxes, [1.0, 0.0]) if dtype == "list" else (np.array(boxes, dtype), np.array(labels, dtype))
+    np.testing.assert_array_equal(model.targets(SIZE).assign(*given), expected)
+    assert not model.targets(SIZE).assign([], [])[..., OBJECT].any()
+
+
+def test_a_box_that_reaches_out_is_cut_off_and_one_outside_is_none(model):
+    """Not those of the opposite edge, to which negative cells would lead."""
+    boxes = np.array([[-60, -40, -2, -3], [90, 50, 400, 300], [-30, 4, 10, 14], [200, 200, 300, 300]], np.float32)
+    targets = model.targets(SIZE).assign(boxes, np.array([0, 1, 0, 1]))
+    places = np.argwhere(targets[..., OBJECT])
+    np.testing.assert_array_equal(places[:, :2], [[0, 0], [3, 5]])
+    found = [targets[tuple(place)][BOX].tolist() for place in places]
+    assert found == [[0, 4, 10, 14], [90, 50, 96, 64]]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "message"),
+    [
+        ([[0, 0, np.nan, 3]], [0], "boxes must be finite"),
+        ([[0, 0, np.inf, 3]], [0], "boxes must be finite"),
+        ([[0, 0, 3, 3]], [2], "takes boxes .* whole numbers below 2"),
+        ([[0, 0, 3, 3]], [0.5], "takes boxes .* whole numbers below 2"),
+        ([[0, 0, 3, 3]], [0, 1], "takes boxes .* and labels"),
+        ([[0, 0, 3]], [0], "boxes have shape"),
+    ],
+)
+def test_boxes_and_labels_that_are_none_raise(model, boxes, labels, message):
+    with pytest.raises(ValueError, match=f"^AssignTargets: {message}"):
+        model.targets(SIZE).assign(np.array(boxes), np.array(labels))
+
+
+def test_detections_of_huge_predictions_are_likely_or_not_and_of_none_raise(model):
+    raw = np.zeros((1, 1, 2, 3, 7), np.float32)
+    raw[..., 4], raw[0, 0, 0, 0, 4] = -1e30, 1e30
+    raw[..., 5] = 1e30
+    (found,) = model.detect(raw)
+    np.testing.assert_array_equal(found.scores, [1])
+    for bad in (np.nan, np.inf):
+        raw[0, 0, 0, 0, 0] = bad
+        with pytest.raises(ValueError, match="YOLO.detect: raw must be finite"):
+            model.detect(raw)
+    with pytest.raises(ValueError, match=r"YOLO.detect: raw has shape \(1, 2, 3, 7\) but takes \(N, GH, GW, 3, 7\)"):
+        model.detect(np.zeros((1, 2, 3, 7)))
+    with pytest.raises(ValueError, match=r"YOLO.detect: raw have shape \(1, 2, 3, 3, 6\)"):
+        model.detect(np.zeros((1, 2, 3, 3, 6)))

@@ -1,5 +1,8 @@
 """Boxes as arrays: overlaps counted pixel by pixel, anchors, and suppression by its definition."""
 
+import tracemalloc
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -85,3 +88,241 @@ def test_suppressed_boxes_are_those_of_the_definition(rng):
     assert box_arrays.suppress(boxes, scores, labels, threshold=0.3).tolist() == kept
     with pytest.raises(ValueError, match="suppress: threshold is 2 but must be from 0 to 1"):
         box_arrays.suppress(boxes, scores, labels, threshold=2)
+
+
+WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+OTHERS = ("float16", "float64", "longdouble", "bfloat16")
+
+
+def exact_overlap(a, b):
+    """(IoU, GIoU) of two boxes as fractions, without rounding."""
+    a, b = ([Fraction(float(v)) for v in box] for box in (a, b))
+
+    def area(x0, y0, x1, y1):
+        return max(x1 - x0, 0) * max(y1 - y0, 0)
+
+    common = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = area(*a) + area(*b) - common
+    xs, ys = (a[0], a[2], b[0], b[2]), (a[1], a[3], b[1], b[3])
+    around = area(min(xs), min(ys), max(xs), max(ys))
+    share = common / union if union else Fraction(0)
+    return float(share), float(share - (around - union) / around) if around else float(share)
+
+
+def check_overlaps(a, b, tolerance):
+    for function, place in ((box_arrays.iou, 0), (box_arrays.giou, 1)):
+        found = function(a, b)
+        expected = [[exact_overlap(one, other)[place] for other in b] for one in a]
+        np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+    return found
+
+
+@pytest.mark.parametrize("dtype", WHOLE)
+def test_boxes_of_whole_numbers_do_not_wrap_around(rng, dtype):
+    top = min(np.iinfo(dtype).max, 2**40)
+    a, b = (some_boxes(rng, n, 100) * top // 100 for n in (12, 9))
+    a, b = a.astype(dtype), b.astype(dtype)
+    assert check_overlaps(a, b, 1e-12).dtype == np.float64
+    areas = box_arrays.areas(a)
+    assert areas.dtype == np.float64
+    np.testing.assert_allclose(
+        areas, [float((int(x1) - int(x0)) * (int(y1) - int(y0))) for x0, y0, x1, y1 in a], rtol=1e-12
+    )
+    shapes = (a[:, 2:] - a[:, :2]).clip(1), (b[:, 2:] - b[:, :2]).clip(1)
+    wide = [np.concatenate([np.zeros_like(s), s], axis=1).astype(float) for s in shapes]
+    np.testing.assert_allclose(box_arrays.shape_iou(*shapes), box_arrays.iou(*wide), rtol=1e-12)
+    np.testing.assert_allclose(box_arrays.anchors(shapes[0], 2), box_arrays.anchors(shapes[0].astype(float), 2))
+
+
+def test_boxes_of_other_kinds_give_float64_and_float32_stays(rng):
+    boxes = some_boxes(rng, 8)
+    expected = [[exact_overlap(a, b)[0] for b in boxes] for a in boxes]
+    kinds = [boxes.astype(kind) for kind in OTHERS] + [boxes.tolist(), tuple(map(tuple, boxes)), boxes > 0]
+    for given in kinds[:-1]:
+        assert box_arrays.iou(given, given).dtype == box_arrays.areas(given).dtype == np.float64
+        np.testing.assert_allclose(box_arrays.iou(given, given), expected, rtol=1e-12)
+        assert box_arrays.iou(given, boxes.astype("float32")).dtype == np.float64
+    assert box_arrays.iou([[False, False, True, True]], [[0, 0, 2, 1]]) == 0.5
+    narrow = boxes.astype("float32")
+    for function in (box_arrays.iou, box_arrays.giou):
+        assert function(narrow, narrow).dtype == np.float32
+    assert box_arrays.areas(narrow).dtype == np.float32
+    np.testing.assert_allclose(box_arrays.iou(narrow, narrow), expected, rtol=1e-7)
+    assert box_arrays.iou(narrow, boxes.astype("int16")).dtype == np.float64
+
+
+SCALES = [("float32", 10.0**e) for e in (-40, -30, -18, 18, 30, 38)]
+SCALES += [("float64", x) for x in (1e-300, 1e-160, 1e-40, 1e30, 1e160, 1e300, 1.7e308)]
+
+
+@pytest.mark.parametrize(("dtype", "scale"), SCALES)
+def test_boxes_of_any_size_overlap_as_fractions_say(rng, dtype, scale):
+    a, b = ((rng.uniform(-1, 1, (6, 2, 2)) * scale).astype(dtype) for _ in range(2))
+    a, b = (np.sort(each, axis=1).reshape(6, 4) for each in (a, b))
+    b[:2] = a[:2]
+    check_overlaps(a, b, 1e-6 if dtype == "float32" else 1e-12)
+    flat = np.array([[-scale, 0, scale, 0]], dtype)
+    assert box_arrays.areas(flat) == 0
+    assert box_arrays.iou(flat, flat) == box_arrays.giou(flat, flat) == 0
+
+
+def test_boxes_of_very_different_sizes_overlap_as_fractions_say():
+    boxes = np.array(
+        [[0, 0, s, s] for s in (1e-200, 1e-30, 1, 1e30, 1e200)] + [[0, 0, 1e200, 1e-200], [0, 0, 1e-200, 1e200]]
+    )
+    check_overlaps(boxes, boxes, 1e-12)
+
+
+def test_boxes_inside_out_have_no_area(rng):
+    proper = some_boxes(rng, 5)
+    for turned in (proper[:, [2, 1, 0, 3]], proper[:, [0, 3, 2, 1]], proper[:, [2, 3, 0, 1]]):
+        turned[:, 0] += 1  # also those without extent
+        turned = turned[(turned[:, 2] < turned[:, 0]) | (turned[:, 3] < turned[:, 1])]
+        assert not box_arrays.areas(turned).any()
+        assert not box_arrays.iou(turned, proper).any()
+        assert not box_arrays.iou(turned, turned).any()
+        found = check_overlaps(turned, proper, 1e-12)
+        assert ((found >= -1) & (found <= 0)).all()
+
+
+def test_shapes_without_area_are_like_none():
+    np.testing.assert_array_equal(box_arrays.shape_iou([[0, 3], [0, 0], [-2, 3]], [[0, 3], [2, 2]]), np.zeros((3, 2)))
+
+
+def test_none_and_one_box_and_batches(rng):
+    boxes, one = some_boxes(rng, 5), some_boxes(rng, 1)[0]
+    for function in (box_arrays.iou, box_arrays.giou):
+        full = function(one[None], boxes)
+        np.testing.assert_array_equal(function(one, boxes), full[0])
+        np.testing.assert_array_equal(function(boxes, one), full[0])
+        assert function(one, one).shape == ()
+        batch = np.stack([boxes, boxes[::-1]])
+        np.testing.assert_array_equal(function(batch, boxes)[1], function(boxes[::-1], boxes))
+        assert function(one, batch).shape == (2, 5)
+        for nothing in ([], np.zeros((0, 4)), np.zeros((0, 4), "int16")):
+            assert function(nothing, boxes).shape == (0, 5)
+            assert function(boxes, nothing).shape == (5, 0)
+            assert function(nothing, nothing).shape == (0, 0)
+    assert box_arrays.areas(one).shape == ()
+    assert box_arrays.areas([]).shape == (0,)
+    assert box_arrays.shape_iou([], [[1, 2]]).shape == (0, 1)
+    assert box_arrays.suppress([], [], []).dtype == np.int64
+    assert box_arrays.suppress(one, 0.5, 0).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "error", "message"),
+    [
+        ([[0, 0, 1, np.nan]], ValueError, "must be finite, got NaN or infinity"),
+        ([[0, 0, np.inf, 1]], ValueError, "must be finite, got NaN or infinity"),
+        (np.array([[0, 0, np.inf, 1]], "float16"), ValueError, "must be finite, got NaN or infinity"),
+        ([[0, 0, 1]], ValueError, r"have shape \(1, 3\) but take \(…, 4\)"),
+        ([[0, 0, 1, 1, 1]], ValueError, r"have shape \(1, 5\) but take"),
+        (3, ValueError, r"have shape \(\) but take"),
+        ([[0, 0, 1, 1], [0, 0]], ValueError, "must be of one length each"),
+        ([["0", "0", "1", "1"]], TypeError, "must be real numbers, got <U1"),
+        ([[0, 0, 1j, 1]], TypeError, "must be real numbers, got complex128"),
+        ([[0, 0, None, 1]], TypeError, "must be real numbers, got object"),
+        ([[0, 0, 2**70, 1]], TypeError, "must be real numbers, got object"),
+    ],
+)
+def test_what_are_no_boxes_raises(boxes, error, message):
+    fine = [[0, 0, 1, 1]]
+    for function in (box_arrays.iou, box_arrays.giou):
+        with pytest.raises(error, match=f"^{function.__name__}: a {message}"):
+            function(boxes, fine)
+        with pytest.raises(error, match=f"^{function.__name__}: b {message}"):
+            function(fine, boxes)
+    with pytest.raises(error, match=f"^areas: boxes {message}"):
+        box_arrays.areas(boxes)
+    with pytest.raises(error, match=f"^suppress: boxes {message}"):
+        box_arrays.suppress(boxes, [1], [0])
+
+
+def test_what_are_no_shapes_raises():
+    for shapes in ([[1, np.nan]], [[np.inf, 1]], [[1, 2, 3]], [["1", "2"]]):
+        for function in (lambda s: box_arrays.shape_iou(s, [[1, 2]]), lambda s: box_arrays.anchors(s, 1)):
+            with pytest.raises((ValueError, TypeError), match=r"^(shape_iou: a|anchors: shapes) (must|have)"):
+                function(shapes)
+    with pytest.raises(ValueError, match="anchors: count is 1.0 but there are 1 different shapes"):
+        box_arrays.anchors([[1, 2]], 1.0)
+
+
+def test_anchors_of_shapes_of_any_size():
+    for scale in (1e-250, 1e250):
+        found = box_arrays.anchors(np.array([[3, 1], [1, 1], [2, 2.0]]) * scale, 3)
+        np.testing.assert_array_equal(found, np.array([[1, 1], [3, 1], [2, 2.0]]) * scale)
+
+
+def plain_suppression(boxes, scores, labels, threshold):
+    """By the definition: Python's sort is stable, and falls without a minus."""
+    kept = []
+    for i in sorted(range(len(scores)), key=lambda i: scores[i], reverse=True):
+        if all(labels[j] != labels[i] or exact_overlap(boxes[j], boxes[i])[0] <= threshold for j in kept):
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("dtype", [*WHOLE, "bool", "float16", "float32", "float64", "longdouble", "bfloat16"])
+def test_scores_and_labels_of_any_kind_are_in_their_order_and_ties_keep_theirs(rng, dtype):
+    boxes = some_boxes(rng, 30)
+    low = 0 if np.dtype(dtype).kind in "ub" else -100
+    scores = rng.integers(low, 2 if dtype == "bool" else 100, 30) // 10 * 10  # with ties
+    if np.dtype(dtype).kind in "iu":
+        scores = scores.astype(dtype)
+        scores[:4] = np.iinfo(dtype).max, np.iinfo(dtype).min, np.iinfo(dtype).max - 1, np.iinfo(dtype).min + 1
+    given, labels = scores.astype(dtype), rng.integers(0, 2, 30)
+    expected = plain_suppression(boxes, given.tolist(), labels, 0.25)
+    for kinds in (labels, labels.astype("uint8"), labels.astype(float), labels.tolist(), labels > 0):
+        assert box_arrays.suppress(boxes, given, kinds, threshold=0.25).tolist() == expected
+    assert box_arrays.suppress(boxes.astype("int16"), given.tolist(), labels, threshold=0.25).tolist() == expected
+
+
+def test_infinite_scores_are_the_first_and_the_last():
+    far = np.arange(16).reshape(4, 4) * [[10, 10, 10, 10]] + [0, 0, 5, 5]
+    assert box_arrays.suppress(far, [0.0, -np.inf, np.inf, -0.0], np.zeros(4)).tolist() == [2, 0, 3, 1]
+
+
+@pytest.mark.parametrize("threshold", [0, 0.5, 1, np.float32(0.5), np.float64(0.25)])
+def test_suppression_at_its_thresholds(rng, threshold):
+    boxes, scores, labels = some_boxes(rng, 25), rng.uniform(size=25), np.zeros(25, int)
+    boxes[5:10] = boxes[:5]
+    assert box_arrays.suppress(boxes, scores, labels, threshold=threshold).tolist() == plain_suppression(
+        boxes, scores, labels, threshold
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "options", "error", "message"),
+    [
+        ([0.5, np.nan], [0, 0], {}, ValueError, "scores must not be NaN"),
+        ([0.5, 0.4], [0, np.nan], {}, ValueError, "labels must not be NaN"),
+        ([0.5], [0, 0], {}, ValueError, r"takes boxes \(K, 4\) and scores \(K,\), got \(2, 4\) and \(1,\)"),
+        ([0.5, 0.4], [0], {}, ValueError, r"takes boxes \(K, 4\) and labels \(K,\)"),
+        ([[0.5], [0.4]], [0, 0], {}, ValueError, r"takes boxes \(K, 4\) and scores \(K,\)"),
+        (["a", "b"], [0, 0], {}, TypeError, "scores must be real numbers, got <U1"),
+        ([0.5, 1j], [0, 0], {}, TypeError, "scores must be real numbers, got complex128"),
+        ([0.5, 0.4], ["a", "b"], {}, TypeError, "labels must be real numbers, got <U1"),
+        ([0.5, 0.4], [0, 0], {"threshold": -0.1}, ValueError, "threshold is -0.1"),
+        ([0.5, 0.4], [0, 0], {"threshold": 1.1}, ValueError, "threshold is 1.1"),
+        ([0.5, 0.4], [0, 0], {"threshold": np.nan}, ValueError, "threshold is nan"),
+    ],
+)
+def test_what_cannot_be_suppressed_raises(scores, labels, options, error, message):
+    with pytest.raises(error, match=f"^suppress: {message}"):
+        box_arrays.suppress([[0, 0, 1, 1], [0, 0, 2, 2]], scores, labels, **options)
+
+
+def test_suppression_of_many_boxes_takes_little_memory(rng):
+    """20,000 boxes, of which 40 stay: a matrix of their overlaps would take 3.2 GB."""
+    centres = np.repeat(rng.permutation(40) * 100.0, 500)
+    boxes = np.stack([centres, centres, centres + 50, centres + 50], axis=1) + rng.uniform(0, 5, (20_000, 1))
+    scores, labels = rng.uniform(size=20_000), np.zeros(20_000)
+    tracemalloc.start()
+    kept = box_arrays.suppress(boxes, scores, labels, threshold=0.5)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert kept.tolist() == sorted(
+        (i * 500 + scores[i * 500 : i * 500 + 500].argmax() for i in range(40)), key=lambda k: -scores[k]
+    )
+    assert most < 100e6
