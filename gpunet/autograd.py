@@ -188,13 +188,17 @@ class Function:
     def _as_tensors(cls, inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[Array | None, ...]]:
         """The inputs as tensors, and as the arrays that forward takes, all of one dtype: that of the first tensor of floats, of
         one that is no parameter if there is any, for parameters are rounded to the others' dtype. Integers and booleans are
-        cast to it, and to float32 if there are no floats."""
+        cast to it. Without floats it is float32; where elements are only moved it is theirs, or int64 if they differ."""
         given = [t for t in inputs if isinstance(t, Tensor)]
         if not given:
             raise TypeError(f"{cls.name}: takes at least one tensor; make one with gpunet.tensor(data)")
         floats = [t for t in given if is_float(t.dtype)]
         first = next((t for t in floats if not isinstance(t, Parameter)), (floats or given)[0])
-        backend, dtype = first.backend, first.dtype if floats or cls.moves else np.dtype(np.float32)
+        backend, dtype = first.backend, first.dtype
+        if not floats and not cls.moves:
+            dtype = np.dtype(np.float32)
+        elif not floats and any(t.dtype != dtype for t in given):
+            dtype = np.dtype(np.int64)
         tensors = tuple(
             t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, f"{cls.name}: {cls._argument(i)}")
             for i, t in enumerate(inputs)
@@ -234,7 +238,7 @@ def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> T
     if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
         raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
     array = real_array(argument, value)
-    if is_float(array.dtype) and not is_float(dtype):
+    if not is_float(dtype) and not np.can_cast(array.dtype, dtype):
         raise TypeError(f"{argument} is {array.dtype} but the first tensor is {dtype}")
     return Tensor(backend.asarray(array, dtype), backend)
 
