@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ContextDecorator, contextmanager
 from itertools import count
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,7 +108,7 @@ class Function:
         self._operands = operands
         y = self.forward(*operands, **options)
         del self._operands  # what forward did not save is not kept
-        result = Tensor(_own_array(f"{cls.name}: forward's result", y, self.backend), self.backend)
+        result = Tensor(_own_array(cls.name, "forward's result", y, self.backend), self.backend)
         if cls.view:
             first = self.inputs[0]
             result._viewed = None if first is None else first._owner()
@@ -143,7 +144,7 @@ class Function:
     _operands: tuple[Array | None, ...]
     _number: int
     _versions: list[tuple[Tensor, int]]
-    _destinations: dict[int, Array]
+    _destinations: Mapping[int, Array] = MappingProxyType({})  # a rule may run no backward, and then there are none
     _freed = False
     accumulate = False
 
@@ -187,13 +188,17 @@ class Function:
     def _as_tensors(cls, inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[Array | None, ...]]:
         """The inputs as tensors, and as the arrays that forward takes, all of one dtype: that of the first tensor of floats, of
         one that is no parameter if there is any, for parameters are rounded to the others' dtype. Integers and booleans are
-        cast to it, and to float32 if there are no floats."""
+        cast to it. Without floats it is float32; where elements are only moved it is theirs, or int64 if they differ."""
         given = [t for t in inputs if isinstance(t, Tensor)]
         if not given:
             raise TypeError(f"{cls.name}: takes at least one tensor; make one with gpunet.tensor(data)")
         floats = [t for t in given if is_float(t.dtype)]
         first = next((t for t in floats if not isinstance(t, Parameter)), (floats or given)[0])
-        backend, dtype = first.backend, first.dtype if floats or cls.moves else np.dtype(np.float32)
+        backend, dtype = first.backend, first.dtype
+        if not floats and not cls.moves:
+            dtype = np.dtype(np.float32)
+        elif not floats and any(t.dtype != dtype for t in given):
+            dtype = np.dtype(np.int64)
         tensors = tuple(
             t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, f"{cls.name}: {cls._argument(i)}")
             for i, t in enumerate(inputs)
@@ -233,7 +238,7 @@ def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> T
     if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
         raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
     array = real_array(argument, value)
-    if is_float(array.dtype) and not is_float(dtype):
+    if not is_float(dtype) and not np.can_cast(array.dtype, dtype):
         raise TypeError(f"{argument} is {array.dtype} but the first tensor is {dtype}")
     return Tensor(backend.asarray(array, dtype), backend)
 
@@ -245,12 +250,12 @@ def _as_float(value: float, argument: str) -> float:
         raise ValueError(f"{argument} is an integer beyond what a float holds") from None
 
 
-def _own_array(what: str, array: Any, backend: Backend) -> Array:
+def _own_array(operation: str, what: str, array: Any, backend: Backend) -> Array:
     """What a function returned, if it is an array of the backend: NumPy's numbers, which its sums give, as one of no axes."""
     if isinstance(array, np.generic):
         array = np.asarray(array)
     if not backend.owns(array) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{what} is {type(array).__name__} but must be an array of {backend.name}")
+        raise TypeError(f"{operation}: {what} is {type(array).__name__} but must be an array of {backend.name}")
     return array
 
 
@@ -263,15 +268,20 @@ def _contributions(function: Function, grads: tuple[Any, ...]) -> Iterator[tuple
     for i, (t, dx) in enumerate(zip(function.inputs, grads, strict=True)):
         if t is None or dx is None or not function.needs(i):
             continue
-        what = f"{function.name}: backward's gradient of {function._argument(i)}"
-        dx = _own_array(what, dx, t.backend)
-        if tuple(dx.shape) != t.shape:
-            raise ValueError(f"{what} has shape {tuple(dx.shape)} but must have {t.shape}")
-        if dx.dtype != t.dtype:  # a sum is float32 where 16 bits are stored
-            if not is_float(dx.dtype):
-                raise TypeError(f"{what} is {dx.dtype} but must be a float dtype")
-            dx = t.backend.cast(dx, t.dtype)
-        yield i, t, dx if dx.flags.c_contiguous else t.backend.asarray(dx)
+        yield i, t, dx if dx is function.destination(i) else _checked(function, i, t, dx)
+
+
+def _checked(function: Function, i: int, t: Tensor, dx: Any) -> Array:
+    """A gradient of input i that suits it."""
+    what = f"backward's gradient of {function._argument(i)}"
+    dx = _own_array(function.name, what, dx, t.backend)
+    if tuple(dx.shape) != t.shape:
+        raise ValueError(f"{function.name}: {what} has shape {tuple(dx.shape)} but must have {t.shape}")
+    if dx.dtype != t.dtype:  # a sum is float32 where 16 bits are stored
+        if not is_float(dx.dtype):
+            raise TypeError(f"{function.name}: {what} is {dx.dtype} but must be a float dtype")
+        return t.backend.cast(dx, t.dtype)
+    return dx if dx.flags.c_contiguous else t.backend.asarray(dx)
 
 
 def backward(

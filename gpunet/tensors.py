@@ -365,5 +365,5 @@ def tensor(
 
 def parameter(data: Any, *, dtype: Any = None, matrix: bool | None = None) -> Parameter:
     """A parameter on the host, where models are made; `data` as for `tensor`, `matrix` as for `Parameter`."""
-    made = tensor(data, dtype=dtype)
+    made = tensor(data, dtype=dtype, requires_grad=True)
     return Parameter(made.data, made.backend, matrix=matrix)

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array, Backend, Index, rows_in_order
 from gpunet.backends.real import on_device, real_array
 from gpunet.errors import BackendError
@@ -53,6 +53,7 @@ def index(x: Tensor, key: Any) -> Tensor:
         IndexError: a number beyond its axis, more axes than x has, a mask of another shape.
         TypeError: anything else, such as floats.
     """
+    expect_tensor("index", "x", x)
     parts = tuple(_part(part, x.backend) for part in (key if isinstance(key, tuple) else (key,)))
     if any(isinstance(part, np.ndarray) for part in parts):
         return _gathered(x, parts)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
-from gpunet.backends.base import Backend
+from gpunet.backends.base import COUNTS, Backend
 from gpunet.backends.real import real_array
 
 
@@ -22,7 +22,8 @@ def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtyp
         backend, dtype: the result's.
     """
     target = get_backend(backend)
-    given = real_array("one_hot: labels", labels)
+    counted = isinstance(labels, Tensor) and labels.dtype.name in COUNTS
+    given = real_array("one_hot: labels", labels.data if counted else labels)
     on_host = isinstance(given, np.ndarray)
     if np.dtype(given.dtype).kind not in "iub":
         raise TypeError(f"one_hot: labels are {given.dtype} but take integers")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.base import Array, Index
 from gpunet.backends.real import real_array
 from gpunet.functional.reduction import axes_of, axis_of
@@ -97,7 +97,7 @@ def squeeze(x: Tensor, axis: Any = None) -> Tensor:
     Raises:
         ValueError: an axis of another extent, as NumPy has it.
     """
-    ones = tuple(i for i, n in enumerate(x.shape) if n == 1)
+    ones = tuple(i for i, n in enumerate(expect_tensor("squeeze", "x", x).shape) if n == 1)
     axes = ones if axis is None else axes_of("squeeze", axis, x.ndim)
     if not set(axes) <= set(ones):
         raise ValueError(f"squeeze: axis {axis} of shape {x.shape} has not extent 1")
@@ -106,7 +106,7 @@ def squeeze(x: Tensor, axis: Any = None) -> Tensor:
 
 def unsqueeze(x: Tensor, axis: int) -> Tensor:
     """x with a new axis of extent 1, which `axis` is in the result's shape."""
-    at = axis_of("unsqueeze", axis, x.ndim + 1)
+    at = axis_of("unsqueeze", axis, expect_tensor("unsqueeze", "x", x).ndim + 1)
     return reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 

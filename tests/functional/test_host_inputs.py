@@ -159,5 +159,7 @@ def test_masks_and_labels_are_tensors_without_a_gradient(backend):
         assert t.numpy().tolist() == [1, 0, 1]
         with pytest.raises(TypeError, match=f"requires_grad takes a float dtype, got {dtype}"):
             gp.tensor([1, 0, 1], dtype=dtype, backend=backend, requires_grad=True)
+    with pytest.raises(TypeError, match="requires_grad takes a float dtype, got int64"):
+        nn.Parameter(gp.autograd.parameter([1, 2], dtype="int64").data, gp.get_backend("numpy"))
     with pytest.raises(TypeError, match="tensor: uint8 is not computed on"):
         gp.tensor([1], dtype="uint8", backend=backend)

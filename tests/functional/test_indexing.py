@@ -123,6 +123,12 @@ def test_masks_and_integers_stay_what_they_are_when_they_are_moved(backend):
     ):
         assert moved.dtype == np.int64
         assert moved.numpy().tolist() == expected
+    both = F.concatenate([mask, labels], 1)
+    assert (both.dtype, both.numpy().tolist()) == (np.int64, [[1, 0, 3, 1], [1, 0, 2, 0]])
+    for host_array in (np.array([[0.5, 1.5]]), np.array([[2, 3]])):
+        with pytest.raises(TypeError, match="concatenate: argument 1 is .* but the first tensor is bool"):
+            F.concatenate([mask, host_array])
+    assert F.one_hot(labels[1], 3, backend=backend).numpy().tolist() == [[0, 0, 1], [1, 0, 0]]
     assert mask[:, 0].dtype == np.bool_
     assert F.concatenate([mask, mask], 1).numpy().tolist() == [[True, False, True, False]] * 2
 
