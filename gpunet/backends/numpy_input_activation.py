@@ -128,11 +128,15 @@ def _slope(x: Array, activation: InputActivation) -> Array:
 
 def _logistic(x: Array) -> tuple[Array, Array, Array]:
     """(a, b, total) with s(x) = a^2 / total and s(-x) = b^2 / total: squares of what does not underflow as they do."""
-    root = np.abs(x)
-    root *= -0.5
-    np.exp(root, out=root)
-    below = x < 0
-    return np.where(below, root, 1), np.where(below, 1, root), root * root + 1
+    above, below = np.minimum(x, 0), np.maximum(x, 0)
+    above *= 0.5
+    below *= -0.5
+    np.exp(above, out=above)
+    np.exp(below, out=below)  # one of them is 1; np.where would take longer than an exponent
+    total = above * below
+    total *= total
+    total += 1
+    return above, below, total
 
 
 def _gaussian(x: Array) -> Array:
