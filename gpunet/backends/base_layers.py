@@ -106,7 +106,8 @@ class LayerPrimitives(ABC):
 
     @abstractmethod
     def avg_pool2d_forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
-        """y (N, OH, OW, C): the mean over each window; over its pixels inside the image unless `count_padding`."""
+        """y (N, OH, OW, C): the mean over each window's pixels inside the image, and with `count_padding` over those in
+        `Geometry.counted_padding` too."""
 
     @abstractmethod
     def avg_pool2d_backward(self, dy: Array, *, geometry: Geometry, count_padding: bool) -> Array:

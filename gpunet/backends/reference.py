@@ -35,11 +35,10 @@ class ReferenceBackend(ReferenceSpatial):
         pool: Geometry | None = None,
     ) -> tuple[Array, Array | None]:
         g = geometry.groups
-        windows = _by_group(
-            windows_of(pad_images(x, geometry), geometry), g
-        )  # (N, OH, OW, KH, KW, groups, C // groups)
+        images = pad_images(x.astype(np.float64), geometry)  # in which no sum loses digits
+        windows = _by_group(windows_of(images, geometry), g)  # (N, OH, OW, KH, KW, groups, C // groups)
         filters = _by_group(w, g)
-        y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape)
+        y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, filters).reshape(geometry.y_shape).astype(x.dtype)
         y, mask = (y, None) if pool is None else self.max_pool2d_forward(y, geometry=pool)
         if b is not None:
             y = y + b
@@ -49,18 +48,18 @@ class ReferenceBackend(ReferenceSpatial):
         n, h, width, c = geometry.x_shape
         (top, bottom), (left, right) = geometry.padding
         g, (eh, ew) = geometry.groups, geometry.effective_window
-        spread = _undo_stride(self._open(dy, gate), geometry)
+        spread = _undo_stride(self._open(dy, gate).astype(np.float64), geometry)
         # every pixel of x meets every tap: pad by the window less one, and step by one
         full = np.pad(spread, ((0, 0), (eh - 1, eh - 1), (ew - 1, ew - 1), (0, 0)))
         reached = spread.shape[1] + eh - 1, spread.shape[2] + ew - 1
         windows = view_windows(full, reached, geometry.window, (1, 1), geometry.dilation)
         windows = _by_group(windows, g)
         rotated = _by_group(w[::-1, ::-1], g)  # turned by 180 degrees; einsum exchanges the channels
-        padded = np.zeros((n, top + h + bottom, left + width + right, c), dy.dtype)
+        padded = np.zeros((n, top + h + bottom, left + width + right, c))
         padded[:, : reached[0], : reached[1]] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(
             n, *reached, c
         )
-        return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
+        return padded[:, top : top + h, left : left + width].astype(dy.dtype)
 
     def conv2d_weight_grad(
         self,

@@ -21,12 +21,13 @@ class ReferenceSpatial(HostBackend, ABC):
         return _resampled(_resampled(x, rows, axis=1), columns, axis=2).astype(x.dtype)
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
-        y = np.einsum("nyxijc,yxijco->nyxo", windows_of(pad_images(x, geometry), geometry), w)
+        windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
+        y = np.einsum("nyxijc,yxijco->nyxo", windows, w).astype(x.dtype)
         return y if b is None else y + b
 
     def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
-        taps = np.einsum("nyxo,yxijco->nyxcij", dy, w)
-        return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry)
+        taps = np.einsum("nyxo,yxijco->nyxcij", dy.astype(np.float64), w)
+        return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry).astype(dy.dtype)
 
     def local_conv2d_weight_grad(
         self,
