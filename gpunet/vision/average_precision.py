@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.vision.boxes import real_numbers
+from gpunet.vision.boxes import real_numbers, whole_labels
 
 
 class Detections(NamedTuple):
@@ -90,23 +90,18 @@ def mean_average_precision(
 def _rows(where: str, boxes: Any, labels: Any, classes: int, *, least: int = 0) -> list[tuple[list[float], int]]:
     """([x, y, width, height], label) of each box (K, 4); extents below 0, of a box turned inside out, become 0."""
     name = f"mean_average_precision: {where}"
-    corners, given = real_numbers(name, "boxes", boxes, 4).astype(np.float64), np.asarray(labels)
-    if corners.ndim != 2 or given.shape != corners.shape[:1]:
-        raise ValueError(f"{name} takes boxes (K, 4) and labels (K,), got {corners.shape} and {given.shape}")
-    if given.size and (
-        given.dtype.kind not in "biuf" or not ((given % 1 == 0) & (given >= least) & (given < classes)).all()
-    ):
-        raise ValueError(f"{name} takes labels from {least} to {classes - 1}, got {given.tolist()}")
+    corners = real_numbers(name, "boxes", boxes, 4).astype(np.float64)
+    given = whole_labels(name, labels, corners, classes, least=least)
     extents = (corners[:, 2:] - corners[:, :2]).clip(0)
     rows = np.concatenate([corners[:, :2], extents], axis=1).tolist()
-    return list(zip(rows, given.astype(np.int64).tolist(), strict=True))
+    return list(zip(rows, given.tolist(), strict=True))
 
 
 def _scores(where: str, detections: Detections) -> list[float]:
     scores = np.asarray(detections.scores)
     if scores.shape != np.shape(detections.labels):
         raise ValueError(
-            f"mean_average_precision: {where} takes scores (K,) and labels (K,), got {scores.shape} and "
+            f"mean_average_precision: {where}: takes scores (K,) and labels (K,), got {scores.shape} and "
             f"{np.shape(detections.labels)}"
         )
     if np.isnan(values := scores.astype(np.float64)).any():
