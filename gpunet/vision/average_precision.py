@@ -42,11 +42,6 @@ def mean_average_precision(
     """
     if len(found) != len(truth):
         raise ValueError(f"mean_average_precision: found has {len(found)} images but truth {len(truth)}")
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
     if len(set(classes)) != len(classes):
         raise ValueError(f"mean_average_precision: classes must be different names, got {', '.join(map(str, classes))}")
     entries = [
@@ -69,6 +64,21 @@ def mean_average_precision(
             _rows(f"found[{i}]", each.boxes, each.labels, len(classes)), _scores(f"found[{i}]", each), strict=True
         )
     ]
+    precision = _precision(content, results)
+    present = np.where((precision > -1).all(axis=(0, 1)))[0]
+    by_class = np.full(len(classes), np.nan)
+    by_class[present] = precision[0][:, present].mean(axis=0)
+    figures = {"mAP": float(precision[:, :, present].mean()), "mAP@0.5": float(precision[0][:, present].mean())}
+    return figures | {f"AP@0.5 {name}": float(value) for name, value in zip(classes, by_class, strict=True)}
+
+
+def _precision(content: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
+    """(thresholds, recalls, classes), as pycocotools computes it; -1 where a class has no truth."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a report of its own
         index = COCO()
         index.dataset = content
@@ -79,12 +89,8 @@ def mean_average_precision(
         evaluation.params.areaRngLbl, evaluation.params.areaRng = ["all"], [[0, np.inf]]  # its own ends at 1e10
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., 0, -1]  # (thresholds, recalls, classes), all areas, 100 detections
-    present = np.where((precision > -1).all(axis=(0, 1)))[0]
-    by_class = np.full(len(classes), np.nan)
-    by_class[present] = precision[0][:, present].mean(axis=0)
-    figures = {"mAP": float(precision[:, :, present].mean()), "mAP@0.5": float(precision[0][:, present].mean())}
-    return figures | {f"AP@0.5 {name}": float(value) for name, value in zip(classes, by_class, strict=True)}
+    precision: np.ndarray = evaluation.eval["precision"][..., 0, -1]  # of all areas, and 100 detections
+    return precision
 
 
 def _rows(where: str, boxes: Any, labels: Any, classes: int, *, least: int = 0) -> list[tuple[list[float], int]]:

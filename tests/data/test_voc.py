@@ -241,6 +241,8 @@ def test_difficult_objects_are_left_out_where_asked(folder):
     assert len(found.boxes) == len(classes) == 7
     found, classes = single(folder, text, skip_difficult=True)
     assert (found.labels.tolist(), len(classes)) == ([0, 1, 5, 6], 7)
+    found, _ = single(folder, text, skip_difficult=True, classes=["c0", "c1", "c5", "c6"])
+    assert found.labels.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
