@@ -49,9 +49,8 @@ def voc(
 
     Args:
         root: the folder, such as ``VOC2007`` or ``BCCD``.
-        split: name of a file in ``ImageSets/Main``, such as "train", "val", "trainval" or "test". Each of its lines is a
-            name, which may have spaces; behind it, as in the splits of one class ("cat_train"), there may be a 1, 0 or -1,
-            which says whether the class is in the image. All of the images are taken.
+        split: name of a file in ``ImageSets/Main``, such as "train", "val" or "test". Each line is the name of an image, all
+            of which are taken; behind it, in splits of one class, a 1, 0 or -1 says whether the class is in the image.
         classes: names of the labels, in their order; if None, all that any file in Annotations names, sorted, so that each
             split has the same.
         size: as for `BoxDataset`.
@@ -66,16 +65,15 @@ def voc(
     folder = Path(root).expanduser()
     names = _names_of(folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations")
     if classes is None:
-        every = sorted(path for path in (folder / "Annotations").glob("*.xml") if not path.name.startswith("."))
-        classes = sorted({each.name for path in every for each in _parsed(path)[2]})
+        files = (path for path in (folder / "Annotations").glob("*.xml") if not path.name.startswith("."))
+        classes = sorted({each.name for path in sorted(files) for each in _parsed(path)[2]})
     labels, checker, made = {name: i for i, name in enumerate(classes)}, BoxChecker("voc"), []
     for name in names:
         path = folder / "Annotations" / f"{name}.xml"
-        filename, extents, objects = _parsed(path)
-        for each in objects:
-            if each.name not in labels:
-                raise ValueError(f'voc: {path} names class "{each.name}" but classes are {", ".join(classes)}')
-        objects = [each for each in objects if not (skip_difficult and each.difficult)]
+        filename, extents, every = _parsed(path)
+        objects = [each for each in every if not (skip_difficult and each.difficult)]
+        if unknown := [each.name for each in objects if each.name not in labels]:
+            raise ValueError(f'voc: {path} names class "{unknown[0]}" but classes are {", ".join(classes)}')
         corners = np.array([each.box for each in objects]).reshape(-1, 4) - ([1, 1, 0, 0] if one_based else 0)
         boxes, kept = checker.usable(corners, extents, path.name)
         chosen = np.array([labels[each.name] for each in objects], np.int64)[kept]

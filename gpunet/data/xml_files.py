@@ -27,22 +27,25 @@ def decoded(content: bytes, where: str) -> str:
         content: the file's bytes.
         where: begins errors, such as "voc: set.xml".
     Raises:
-        ValueError: an encoding that Python does not know, or bytes that are not of it.
+        ValueError: an encoding that Python does not know, bytes that are not of it, null characters.
     """
     declared = re.match(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""", content[:1000])
     marked = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), None)
     name = marked or (declared[1].decode("ascii") if declared else "utf-8")
     try:
-        if not marked and (codecs.lookup(name).name + "-")[:6] in ("utf-16", "utf-32"):
+        if not marked and codecs.lookup(name).name.startswith(("utf-16", "utf-32")):
             name = "utf-8"  # for the declaration has been read one byte a character
         try:
-            return content.decode(name)
+            text = content.decode(name)
         except UnicodeError:
             if (wider := WIDER.get(codecs.lookup(name).name)) is None:
                 raise
-            return content.decode(wider)
+            text = content.decode(wider)
+        if "\0" in text:  # of no text, or of two bytes a character
+            raise ValueError("it holds null characters")
     except (LookupError, ValueError) as error:  # UnicodeError is a ValueError
         raise ValueError(f"{where} is not text in the encoding {name}: {error}") from error
+    return text
 
 
 def parsed_xml(content: bytes, where: str) -> ElementTree.Element:

@@ -21,7 +21,7 @@ from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor, tensor
 from gpunet.vision.average_precision import Detections
-from gpunet.vision.boxes import iou, real_numbers, shape_iou, suppress
+from gpunet.vision.boxes import iou, real_numbers, shape_iou, suppress, whole_labels
 
 OBJECT, NOTHING, BOX, CLASSES = 0, 1, slice(2, 6), slice(6, None)
 """Where a target has: 1 if the anchor should find a box, 1 if it should find nothing (neither where it is ignored, for
@@ -180,13 +180,9 @@ class AssignTargets:
         Raises:
             ValueError: a box with NaN or infinity, a label that is no whole number or has no class.
         """
-        boxes, labels = real_numbers("AssignTargets", "boxes", boxes, 4), np.asarray(labels)
-        if boxes.ndim != 2 or labels.shape != boxes.shape[:1] or (labels % 1).any() or (labels >= self.classes).any():
-            raise ValueError(
-                f"AssignTargets: takes boxes (K, 4) and labels (K,), whole numbers below {self.classes}, got {boxes.shape} and "
-                f"{labels.tolist()}"
-            )
-        boxes, labels = boxes.clip(0, np.array(self.size[::-1] * 2, boxes.dtype)), labels.astype(np.int64)
+        boxes = real_numbers("AssignTargets", "boxes", boxes, 4)
+        labels = whole_labels("AssignTargets", labels, boxes, self.classes)
+        boxes = boxes.clip(0, np.array(self.size[::-1] * 2, boxes.dtype))
         grid = self.size[0] // self.stride, self.size[1] // self.stride
         targets = np.zeros((*grid, len(self.anchors), 6 + self.classes), np.float32)
         targets[..., NOTHING] = 1
@@ -223,7 +219,7 @@ def _cells(grid: Sequence[int]) -> np.ndarray:
 
 
 def _checked_anchors(anchors: Any) -> np.ndarray:
-    array = np.asarray(anchors, np.float64)
-    if array.ndim != 2 or array.shape[1] != 2 or not len(array) or not (array > 0).all():
+    array = real_numbers("YOLO", "anchors", anchors, 2).astype(np.float64)
+    if array.ndim != 2 or not len(array) or not (array > 0).all():
         raise ValueError(f"YOLO: anchors must be positive (A, 2), got {array.shape}")
     return array

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.vision.boxes import real_numbers
+from gpunet.vision.boxes import real_numbers, whole_labels
 
 
 class Detections(NamedTuple):
@@ -42,11 +42,6 @@ def mean_average_precision(
     """
     if len(found) != len(truth):
         raise ValueError(f"mean_average_precision: found has {len(found)} images but truth {len(truth)}")
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
     if len(set(classes)) != len(classes):
         raise ValueError(f"mean_average_precision: classes must be different names, got {', '.join(map(str, classes))}")
     entries = [
@@ -69,6 +64,21 @@ def mean_average_precision(
             _rows(f"found[{i}]", each.boxes, each.labels, len(classes)), _scores(f"found[{i}]", each), strict=True
         )
     ]
+    precision = _precision(content, results)
+    present = np.where((precision > -1).all(axis=(0, 1)))[0]
+    by_class = np.full(len(classes), np.nan)
+    by_class[present] = precision[0][:, present].mean(axis=0)
+    figures = {"mAP": float(precision[:, :, present].mean()), "mAP@0.5": float(precision[0][:, present].mean())}
+    return figures | {f"AP@0.5 {name}": float(value) for name, value in zip(classes, by_class, strict=True)}
+
+
+def _precision(content: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
+    """(thresholds, recalls, classes), as pycocotools computes it; -1 where a class has no truth."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a report of its own
         index = COCO()
         index.dataset = content
@@ -79,34 +89,25 @@ def mean_average_precision(
         evaluation.params.areaRngLbl, evaluation.params.areaRng = ["all"], [[0, np.inf]]  # its own ends at 1e10
         evaluation.evaluate()
         evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., 0, -1]  # (thresholds, recalls, classes), all areas, 100 detections
-    present = np.where((precision > -1).all(axis=(0, 1)))[0]
-    by_class = np.full(len(classes), np.nan)
-    by_class[present] = precision[0][:, present].mean(axis=0)
-    figures = {"mAP": float(precision[:, :, present].mean()), "mAP@0.5": float(precision[0][:, present].mean())}
-    return figures | {f"AP@0.5 {name}": float(value) for name, value in zip(classes, by_class, strict=True)}
+    precision: np.ndarray = evaluation.eval["precision"][..., 0, -1]  # of all areas, and 100 detections
+    return precision
 
 
 def _rows(where: str, boxes: Any, labels: Any, classes: int, *, least: int = 0) -> list[tuple[list[float], int]]:
     """([x, y, width, height], label) of each box (K, 4); extents below 0, of a box turned inside out, become 0."""
     name = f"mean_average_precision: {where}"
-    corners, given = real_numbers(name, "boxes", boxes, 4).astype(np.float64), np.asarray(labels)
-    if corners.ndim != 2 or given.shape != corners.shape[:1]:
-        raise ValueError(f"{name} takes boxes (K, 4) and labels (K,), got {corners.shape} and {given.shape}")
-    if given.size and (
-        given.dtype.kind not in "biuf" or not ((given % 1 == 0) & (given >= least) & (given < classes)).all()
-    ):
-        raise ValueError(f"{name} takes labels from {least} to {classes - 1}, got {given.tolist()}")
+    corners = real_numbers(name, "boxes", boxes, 4).astype(np.float64)
+    given = whole_labels(name, labels, corners, classes, least=least)
     extents = (corners[:, 2:] - corners[:, :2]).clip(0)
     rows = np.concatenate([corners[:, :2], extents], axis=1).tolist()
-    return list(zip(rows, given.astype(np.int64).tolist(), strict=True))
+    return list(zip(rows, given.tolist(), strict=True))
 
 
 def _scores(where: str, detections: Detections) -> list[float]:
     scores = np.asarray(detections.scores)
     if scores.shape != np.shape(detections.labels):
         raise ValueError(
-            f"mean_average_precision: {where} takes scores (K,) and labels (K,), got {scores.shape} and "
+            f"mean_average_precision: {where}: takes scores (K,) and labels (K,), got {scores.shape} and "
             f"{np.shape(detections.labels)}"
         )
     if np.isnan(values := scores.astype(np.float64)).any():

@@ -6,7 +6,7 @@ mixtures among them, float64. A box that is turned inside out (x1 < x0 or y1 < y
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def suppress(boxes: Any, scores: Any, labels: Any, *, threshold: float = 0.5) ->
         ValueError: other numbers of boxes, scores and labels, NaN, a threshold out of its range.
         TypeError: what is no real number.
     """
-    if not 0 <= threshold <= 1:
+    if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
         raise ValueError(f"suppress: threshold is {threshold} but must be from 0 to 1")
     given = np.atleast_2d(real_numbers("suppress", "boxes", boxes, 4))
     ranks, kinds = _one_per_box("scores", scores, given), _one_per_box("labels", labels, given)
@@ -131,11 +131,25 @@ def real_numbers(operation: str, name: str, given: Any, width: int) -> np.ndarra
     return array
 
 
+def whole_labels(operation: str, labels: Any, boxes: np.ndarray, classes: int, *, least: int = -1) -> np.ndarray:
+    """Labels (K,) int64 of boxes (K, 4), from `least`, where -1 stands for no box, to classes - 1; ValueError for others."""
+    given = np.asarray(labels)
+    if boxes.ndim != 2 or given.shape != boxes.shape[:1]:
+        raise ValueError(f"{operation}: takes boxes (K, 4) and labels (K,), got {boxes.shape} and {given.shape}")
+    if given.dtype.kind not in "biuf" or not ((given % 1 == 0) & (given >= least) & (given < classes)).all():
+        raise ValueError(
+            f"{operation}: takes labels that are whole numbers from {least} to {classes - 1}, got {given.tolist()}"
+        )
+    return given.astype(np.int64)
+
+
 def _real(operation: str, name: str, given: Any) -> np.ndarray:
     try:
         array = np.asarray(given)
     except ValueError as error:
         raise ValueError(f"{operation}: {name} must be of one length each: {error}") from error
+    if isinstance(given, np.ma.MaskedArray):
+        raise TypeError(f"{operation}: {name} must not be masked")
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise TypeError(f"{operation}: {name} must be real numbers, got {array.dtype}")
     return array
@@ -156,6 +170,12 @@ def _of_pairs(operation: str, a: Any, b: Any, of: Any) -> np.ndarray:
     first, second = real_numbers(operation, "a", a, 4), real_numbers(operation, "b", b, 4)
     dtype = np.result_type(first, second)
     single = first.ndim == 1, second.ndim == 1
+    try:
+        np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+    except ValueError as error:
+        raise ValueError(
+            f"{operation}: a is {first.shape} and b {second.shape}, which are not as many batches"
+        ) from error
     found: np.ndarray = of(*_overlap(np.atleast_2d(first), np.atleast_2d(second))).astype(dtype)
     axes = tuple(axis for axis, without in zip((-2, -1), single, strict=True) if without)
     return found.squeeze(axis=axes)

@@ -188,7 +188,7 @@ def test_text_is_read_in_its_encoding(folder, declared, codec, name):
         (b"<annotation><name>\xff\xfe\xe9</name></annotation>", "is not text in the encoding utf-8"),
         (b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff\xff</annotation>', "is not text in the encoding gb2312"),
         (b"\xff\xfe<", "is not text in the encoding utf-16"),
-        (b"\x00\x01\x02", "is not well-formed XML"),
+        (b"\x00\x01\x02", "is not text in the encoding utf-8: it holds null characters"),
         ("<!DOCTYPE annotation><annotation/>", "has a document type, which is not read"),
         ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><a>&x;</a>', "has a document type"),
         ("<annotation>&undefined;</annotation>", "is not well-formed XML"),
@@ -241,6 +241,8 @@ def test_difficult_objects_are_left_out_where_asked(folder):
     assert len(found.boxes) == len(classes) == 7
     found, classes = single(folder, text, skip_difficult=True)
     assert (found.labels.tolist(), len(classes)) == ([0, 1, 5, 6], 7)
+    found, _ = single(folder, text, skip_difficult=True, classes=["c0", "c1", "c5", "c6"])
+    assert found.labels.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
@@ -262,9 +264,10 @@ def test_a_split_of_one_class_has_all_of_its_images(folder):
 
 
 def test_a_split_that_is_no_text_raises_with_its_name(folder):
-    (folder / "ImageSets/Main/train.txt").write_bytes(b"a\n\xff\xfe\xe9\n")
-    with pytest.raises(ValueError, match=r"^voc: .*train\.txt is not text in the encoding utf-8"):
-        data.voc(folder, "train")
+    for content in (b"a\n\xff\xfe\xe9\n", b"a\0b\n", "a\nb\n".encode("utf-16-le")):
+        (folder / "ImageSets/Main/train.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^voc: .*train\.txt is not text in the encoding utf-8"):
+            data.voc(folder, "train")
 
 
 def test_hidden_files_are_no_annotations(folder):

@@ -189,8 +189,11 @@ def test_what_does_not_fit_raises(model):
         ValueError, match=r"YOLO: takes \(N, H, W, C\) with H and W multiples of 16, got \(1, 30, 48, 3\)"
     ):
         model(np.zeros((1, 30, 48, 3), np.float32))
-    with pytest.raises(ValueError, match="YOLO: anchors must be positive"):
-        models.YOLO([[1, 0]], 2)
+    for anchors in ([[1, 0]], [], [[[1, 2]]]):
+        with pytest.raises(ValueError, match="YOLO: anchors must be positive"):
+            models.YOLO(anchors, 2)
+    with pytest.raises(ValueError, match="YOLO: anchors must be finite"):
+        models.YOLO([[1, np.inf]], 2)
     with pytest.raises(ValueError, match=r"YOLO.loss: targets have shape \(1, 4, 6, 3, 6\) but predictions"):
         model.loss(gp.tensor(np.zeros((1, 4, 6, 3, 7))), np.zeros((1, 4, 6, 3, 6)))
     with pytest.raises(ValueError, match=r"AssignTargets: images are \(32, 32\) but targets are made for \(64, 96\)"):
@@ -223,8 +226,10 @@ def test_a_box_that_reaches_out_is_cut_off_and_one_outside_is_none(model):
     [
         ([[0, 0, np.nan, 3]], [0], "boxes must be finite"),
         ([[0, 0, np.inf, 3]], [0], "boxes must be finite"),
-        ([[0, 0, 3, 3]], [2], "takes boxes .* whole numbers below 2"),
-        ([[0, 0, 3, 3]], [0.5], "takes boxes .* whole numbers below 2"),
+        ([[0, 0, 3, 3]], [2], r"takes labels that are whole numbers from -1 to 1, got \[2\]"),
+        ([[0, 0, 3, 3]], [-2], "takes labels that are whole numbers from -1 to 1"),
+        ([[0, 0, 3, 3]], [0.5], "takes labels that are whole numbers from -1 to 1"),
+        ([[0, 0, 3, 3]], ["a"], "takes labels that are whole numbers from -1 to 1"),
         ([[0, 0, 3, 3]], [0, 1], "takes boxes .* and labels"),
         ([[0, 0, 3]], [0], "boxes have shape"),
     ],

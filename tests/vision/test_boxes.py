@@ -224,6 +224,7 @@ def test_none_and_one_box_and_batches(rng):
         ([[0, 0, 1j, 1]], TypeError, "must be real numbers, got complex128"),
         ([[0, 0, None, 1]], TypeError, "must be real numbers, got object"),
         ([[0, 0, 2**70, 1]], TypeError, "must be real numbers, got object"),
+        (np.ma.array([[0, 0, 1, 1]], mask=[[0, 0, 0, 1]]), TypeError, "must not be masked"),
     ],
 )
 def test_what_are_no_boxes_raises(boxes, error, message):
@@ -237,6 +238,11 @@ def test_what_are_no_boxes_raises(boxes, error, message):
         box_arrays.areas(boxes)
     with pytest.raises(error, match=f"^suppress: boxes {message}"):
         box_arrays.suppress(boxes, [1], [0])
+
+
+def test_other_numbers_of_batches_raise():
+    with pytest.raises(ValueError, match=r"^giou: a is \(2, 3, 4\) and b \(3, 3, 4\), which are not as many batches"):
+        box_arrays.giou(np.zeros((2, 3, 4)), np.zeros((3, 3, 4)))
 
 
 def test_what_are_no_shapes_raises():
@@ -303,6 +309,9 @@ def test_suppression_at_its_thresholds(rng, threshold):
         (["a", "b"], [0, 0], {}, TypeError, "scores must be real numbers, got <U1"),
         ([0.5, 1j], [0, 0], {}, TypeError, "scores must be real numbers, got complex128"),
         ([0.5, 0.4], ["a", "b"], {}, TypeError, "labels must be real numbers, got <U1"),
+        (np.ma.array([0.5, 0.4], mask=[0, 1]), [0, 0], {}, TypeError, "scores must not be masked"),
+        ([0.5, 0.4], [0, 0], {"threshold": None}, ValueError, "threshold is None"),
+        ([0.5, 0.4], [0, 0], {"threshold": "0.5"}, ValueError, "threshold is 0.5 but must be from 0 to 1"),
         ([0.5, 0.4], [0, 0], {"threshold": -0.1}, ValueError, "threshold is -0.1"),
         ([0.5, 0.4], [0, 0], {"threshold": 1.1}, ValueError, "threshold is 1.1"),
         ([0.5, 0.4], [0, 0], {"threshold": np.nan}, ValueError, "threshold is nan"),
