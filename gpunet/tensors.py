@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from gpunet.backends.base import Array, Backend
 
 if TYPE_CHECKING:
     from gpunet.autograd import Function
+
+_PLACE = ("data", "grad", "backend", "viewed", "function", "arena", "segment")
+"""Attributes that say where a tensor's values lie and came from, which a copy has anew."""
 
 
 class Tensor:
@@ -106,6 +110,38 @@ class Tensor:
         """Add one contribution to the gradient."""
         self.grad = grad if self.grad is None else self.backend.binary("add", self.grad, grad)
 
+    # ---- copies and pickles: of a leaf, with its values on the host; of a result of an operation there are none
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the gradient."""
+        if self._function is not None:
+            raise RuntimeError(
+                "copy: the tensor is the result of an operation, and its tape cannot be copied; write .detach() before"
+            )
+        kept = {name: value for name, value in vars(self).items() if name.removeprefix("_") not in _PLACE}
+        return {**kept, "backend": self.backend, "data": self.backend.to_numpy(self.data), "_version": self.version}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._viewed = self._function = self.grad = None
+        data = state["data"]
+        if not data.flags.writeable:  # a buffer that stayed outside the pickle
+            data = data.copy()
+        for name, value in {**state, "data": state["backend"].asarray(data, data.dtype)}.items():
+            setattr(self, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__setstate__(deepcopy(self.__getstate__(), memo))
+        grad = self.grad
+        twin.grad = None if grad is None else self.backend.copy(grad)
+        return twin
+
+    def __copy__(self) -> Self:
+        """Another tensor on the same memory."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
     def __float__(self) -> float:
         return float(self.item())
 
@@ -161,17 +197,28 @@ class Parameter(Tensor):
     Beside tensors of 16 bits, on a backend that only stores these, a float32 parameter is taken rounded to their dtype; it and
     its gradient stay float32.
 
+    A copy or a pickle of a parameter is free: it has values of its own, and no optimizer holds it. A copied or unpickled
+    optimizer gathers the copies of its parameters into an arena of its own; so a model and its optimizer, copied together,
+    belong together, and each alone is whole. As in PyTorch, the pickle of a parameter leaves the gradient out; that of an
+    optimizer brings its parameters' gradients.
+
     Attributes:
         matrix: whether it is one of (fan in, units), once all axes but the last are joined: dense weights (I, O), filters
             (KH, KW, C, O). Max-norm and `optim.Muon` go by it; optimizers are made after it is set. Unless given, what
             has 2 or 4 axes is a matrix, and all else is none.
     """
 
+    arena: Arena | None = None
+    segment = -1
+
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = True, matrix: bool | None = None):
-        self.arena: Arena | None = None
         self.matrix = len(data.shape) in (2, 4) if matrix is None else matrix
-        self.segment = -1
         super().__init__(data, backend, requires_grad)
+
+    @property
+    def held(self) -> bool:
+        """Whether an optimizer holds it; one that is gone holds nothing."""
+        return self.arena is not None and self.arena.owner is not None and self.arena.owner() is not None
 
     @property
     def data(self) -> Array:
@@ -248,6 +295,14 @@ class Parameter(Tensor):
         self._grad = None if grad is None else backend.copy(grad)
         self._backend, self._version = backend, version
         self.arena, self.segment = None, -1
+
+    def __copy__(self) -> Self:
+        """A free parameter on the same memory."""
+        twin = super().__copy__()
+        if self.arena is not None:
+            twin.arena, twin.segment = None, -1
+            twin.backend, twin.data, twin.grad, twin.version = self.backend, self.data, self.grad, self.version
+        return twin
 
     def move(self, backend: Backend) -> None:
         """Move to another backend in place; in an arena, together with the whole arena."""

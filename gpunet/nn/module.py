@@ -187,8 +187,12 @@ class Module:
     def astype(self, dtype: Any) -> Self:
         """Convert the parameters and buffers, in place; before an optimizer holds them."""
         for name, value in [*self.named_parameters(), *self.named_buffers()]:
-            if isinstance(value, Parameter) and value.arena is not None:
-                raise ValueError(f"astype: parameter {name} is held by an optimizer already; convert the model before")
+            if isinstance(value, Parameter):
+                if value.held:
+                    raise ValueError(
+                        f"astype: parameter {name} is held by an optimizer already; convert the model before"
+                    )
+                value.release()
             value.data, value.grad = value.backend.asarray(value.numpy(), dtype), None
         return self
 

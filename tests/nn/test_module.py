@@ -207,9 +207,11 @@ def test_astype_converts_before_an_optimizer_holds_the_parameters(backend, dtype
     assert block.astype(dtype) is block
     assert {v.dtype for v in block.parameters()} == {dtype}
     assert block.running.dtype == dtype
-    optim.SGD(block.parameters(), lr=0.1)
+    optimizer = optim.SGD(block.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="astype: parameter scale is held by an optimizer already"):
         block.astype(np.float32)
+    del optimizer
+    assert {v.dtype for v in block.astype(np.float32).parameters()} == {np.dtype(np.float32)}
 
 
 # ---- description
