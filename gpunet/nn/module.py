@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.autograd import Parameter, Tensor, tensor
 from gpunet.backends import Backend, get_backend
+from gpunet.precision import loaded
 
 Hook = Callable[["Module", tuple[Any, ...], Any], None]
 _T = TypeVar("_T")
@@ -222,21 +223,26 @@ class Module:
         """Copy values into the parameters and buffers.
 
         Args:
-            state: arrays by name, as `state_dict` gives them.
+            state: arrays of floats by name, as `state_dict` gives them; of another float dtype if every value fits.
         Raises:
-            ValueError: names every missing, extra and misshapen entry; nothing is changed then.
+            ValueError, TypeError: names every missing, extra and misshapen entry, every one that is no array of floats, and
+                every one with a value that the model's dtype cannot hold; nothing is changed then.
         """
         own = dict(self._state())
-        faults = [f"missing {name}" for name in own if name not in state]
-        faults += [f"unexpected {name}" for name in state if name not in own]
+        faults: list[Exception] = [ValueError(f"missing {name}") for name in own if name not in state]
+        faults += [ValueError(f"unexpected {name}") for name in state if name not in own]
+        copies = {}
         for name, value in own.items():
-            if name in state and tuple(np.shape(state[name])) != value.shape:
-                faults.append(f"{name} is {tuple(np.shape(state[name]))} but takes {value.shape}")
+            try:
+                if name in state:
+                    copies[name] = value.backend.asarray(loaded(name, state[name], value.shape, value.dtype))
+            except (ValueError, TypeError) as error:
+                faults.append(error)
         if faults:
-            raise ValueError(f"load_state_dict: {'; '.join(faults)}")
-        copies = {name: np.array(state[name], value.dtype) for name, value in own.items()}
+            kind = TypeError if all(isinstance(fault, TypeError) for fault in faults) else ValueError
+            raise kind(f"load_state_dict: {'; '.join(map(str, faults))}")
         for name, value in own.items():
-            value.data = value.backend.asarray(copies[name], value.dtype)
+            value.data = copies[name]
             if not (isinstance(value, Parameter) and value.arena is not None):
                 value.version += 1
 

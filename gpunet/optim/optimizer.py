@@ -16,7 +16,8 @@ from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.base import Array, Backend, Note, Segments
 from gpunet.backends.rules import RULES
 from gpunet.errors import BackendError
-from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_number, check_numbers
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
+from gpunet.precision import loaded
 
 Group = dict[str, Any]
 
@@ -308,20 +309,28 @@ class Optimizer:
         return {"clip_norm": self.clip_norm}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError, and no change, if it is another optimizer's or model's.
+        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is another optimizer's or model's.
 
         The state of loss scaling is taken up where both have one.
         """
         self._check_state(state)
+        shapes, dtype = self.arena.shapes, self.arena.dtype
+        slots = {
+            name: [
+                loaded(f"{self.name}: the state's {name} {i}", value, shapes[i], dtype)
+                for i, value in enumerate(values)
+            ]
+            for name, values in state["slots"].items()
+        }
         for group, saved in zip(self.groups, state["groups"], strict=True):
             group.update(_tuples(saved))
         self.steps = np.array(state["steps"], np.int64)
         backend = self.arena.backend
         if self.arena.scaling is not None and "scaling" in state:
             backend.copy(backend.asarray(np.array(state["scaling"], np.float32)), out=self.arena.scaling)
-        for name, values in state["slots"].items():
+        for name, values in slots.items():
             for i, value in enumerate(values):
-                backend.copy(backend.asarray(np.asarray(value), self.arena.dtype), out=self.arena.slot_view(name, i))
+                backend.copy(backend.asarray(value), out=self.arena.slot_view(name, i))
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         parts = set(self.state_dict()) - {"scaling"}
@@ -339,6 +348,9 @@ class Optimizer:
             shapes = [np.shape(value) for value in values]
             if shapes != self.arena.shapes:
                 raise ValueError(f"{self.name}: the state's {name} has shapes {shapes} but takes {self.arena.shapes}")
+        check_counts(self.name, "the state's steps", state["steps"])
+        if "scaling" in state:
+            check_scaling(self.name, state["scaling"])
         for own, saved in zip(self.groups, state["groups"], strict=True):
             names = sorted(set(own) - {"params"})
             if sorted(saved) != names:
