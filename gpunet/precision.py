@@ -32,21 +32,26 @@ def stored_dtype(operation: str, precision: str, backend: Backend) -> str | None
 
 
 def loaded(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A copy of a saved array in the float dtype of what takes it: widened exactly, or rounded. NaN and inf are kept.
+    """A copy of a saved array in the float dtype of what takes it: widened exactly, or rounded. NaN and inf are kept. What
+    takes integers gets integers of the same values.
 
     Raises:
         TypeError: it is no NumPy array of floats.
         ValueError: it has another shape, or a finite value that would become infinite.
     """
     if not isinstance(value, np.ndarray | np.generic) or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is {type(value).__name__} but takes a NumPy array of {dtype}")
-    if not is_float(value.dtype):
-        raise TypeError(f"{name} is {value.dtype} but takes {dtype}, or another float dtype")
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise TypeError(f"{name} is {kind} but takes a NumPy array of {dtype}")
+    floats, kinds = is_float(dtype), "b" if np.dtype(dtype).kind == "b" else "iu"
+    if not (is_float(value.dtype) if floats else value.dtype.kind in kinds):
+        raise TypeError(f"{name} is {value.dtype} but takes {dtype}, or another dtype of its kind")
     if value.shape != shape:
         raise ValueError(f"{name} is {value.shape} but takes {shape}")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         made = np.array(value, dtype)
-        lost = None if made.dtype == value.dtype else np.isfinite(value) & ~np.isfinite(made)
+        lost = (
+            None if made.dtype == value.dtype else np.isfinite(value) & ~np.isfinite(made) if floats else made != value
+        )
     if lost is not None and lost.any():
         raise ValueError(f"{name} holds {np.asarray(value)[lost][0]}, of {value.dtype}, which {dtype} cannot hold")
     return made

@@ -10,13 +10,14 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.backends import get_backend
-from gpunet.backends.base import Array, Backend
+from gpunet.backends.base import Array, Backend, is_float
+from gpunet.precision import loaded
 
 if TYPE_CHECKING:
     from gpunet.autograd import Function
 
-_PLACE = ("data", "grad", "backend", "viewed", "function", "arena", "segment")
-"""Attributes that say where a tensor's values lie and came from, which a copy has anew."""
+_PLACE = ("_data", "_grad", "_backend", "arena", "segment")
+"""Attributes that say where a parameter's values lie, which a copy has anew."""
 
 
 class Tensor:
@@ -31,8 +32,8 @@ class Tensor:
     __array_ufunc__ = None  # numpy_array * tensor is the tensor's to compute
 
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = False):
-        self.data = data
         self.backend = backend
+        self.data = data
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self._version = 0
@@ -118,16 +119,18 @@ class Tensor:
             raise RuntimeError(
                 "copy: the tensor is the result of an operation, and its tape cannot be copied; write .detach() before"
             )
-        kept = {name: value for name, value in vars(self).items() if name.removeprefix("_") not in _PLACE}
-        return {**kept, "backend": self.backend, "data": self.backend.to_numpy(self.data), "_version": self.version}
+        made = {*vars(Tensor(self.data, self.backend)), *_PLACE}
+        own = {name: value for name, value in vars(self).items() if name not in made}
+        place = {"backend": self.backend, "data": self.backend.to_numpy(self.data), "version": self.version}
+        return {"requires_grad": self.requires_grad, **place, "own": own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._viewed = self._function = self.grad = None
-        data = state["data"]
+        backend, data = state["backend"], state["data"]
         if not data.flags.writeable:  # a buffer that stayed outside the pickle
             data = data.copy()
-        for name, value in {**state, "data": state["backend"].asarray(data, data.dtype)}.items():
-            setattr(self, name, value)
+        Tensor.__init__(self, backend.asarray(data, data.dtype), backend, state["requires_grad"])
+        self.version = state["version"]
+        vars(self).update(state["own"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         twin = memo[id(self)] = type(self).__new__(type(self))
@@ -226,10 +229,14 @@ class Parameter(Tensor):
 
     @data.setter
     def data(self, array: Array) -> None:
+        """An array of floats, of the backend or of NumPy; in an arena, of the parameter's shape and with values that fit."""
+        self._check_floats(array)
         if self.arena is None:
-            self._data = array
+            self._data = self.backend.asarray(array) if isinstance(array, np.ndarray) else array
         else:
             self._check_shape("data", array)
+            if isinstance(array, np.ndarray):
+                array = self.backend.asarray(loaded("parameter: data", array, self.shape, self.dtype))
             self.arena.backend.copy(array, out=self.arena.views[self.segment])
             self.arena.version += 1
 
@@ -271,6 +278,12 @@ class Parameter(Tensor):
         if dtype == self.dtype or dtype.name not in self.backend.narrow:
             return self.data
         return self.backend.cast(self._data, dtype) if self.arena is None else self.arena.rounded(self.segment, dtype)
+
+    def _check_floats(self, array: Array) -> None:
+        if not self.backend.owns(array) and (not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray)):
+            raise TypeError(f"parameter: data takes an array of {self.backend.name}, got {type(array).__name__}")
+        if not is_float(array.dtype):
+            raise TypeError(f"parameter: data is {array.dtype} but takes floats")
 
     def _check_shape(self, what: str, array: Array) -> None:
         if tuple(array.shape) != self.shape:

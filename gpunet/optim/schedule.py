@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.optim.checks import NOT_NEGATIVE, check_counts, check_number
 from gpunet.optim.optimizer import Optimizer
 
 
@@ -49,7 +50,13 @@ class Schedule:
         return {k: v for k, v in vars(self).items() if isinstance(v, int | float) and k != "step_count"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError, and no change, if it is of another schedule."""
+        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another schedule."""
+        name = type(self).__name__
+        if missing := [key for key in self.state_dict() if key not in state]:
+            raise ValueError(f"{name}: the state lacks {', '.join(missing)}")
+        check_counts(name, "the state's steps", [state["step_count"]])
+        for rate in state["base_rates"]:
+            check_number(name, "a rate of the state", rate, NOT_NEGATIVE)
         if state["options"] != self.options():
             raise ValueError(f"{type(self).__name__}: the state is of {state['options']}, not {self.options()}")
         if len(state["base_rates"]) != len(self.base_rates):
