@@ -280,7 +280,8 @@ class Parameter(Tensor):
         return self.backend.cast(self._data, dtype) if self.arena is None else self.arena.rounded(self.segment, dtype)
 
     def _check_floats(self, array: Array) -> None:
-        if not self.backend.owns(array) and (not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray)):
+        known = self.backend.owns(array) or isinstance(array, np.ndarray)
+        if not known or isinstance(array, np.ma.MaskedArray):
             raise TypeError(f"parameter: data takes an array of {self.backend.name}, got {type(array).__name__}")
         if not is_float(array.dtype):
             raise TypeError(f"parameter: data is {array.dtype} but takes floats")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.nn import Module
-from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
 
 PathLike = str | os.PathLike[str]
@@ -57,7 +57,7 @@ def save_checkpoint(
     path: PathLike,
     model: Module,
     optimizer: Optimizer | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | ReduceLROnPlateau | None = None,
     metadata: Mapping[str, Any] | None = None,
     average: ExponentialMovingAverage | None = None,
 ) -> None:
@@ -84,7 +84,7 @@ def load_checkpoint(
     path: PathLike,
     model: Module,
     optimizer: Optimizer | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | ReduceLROnPlateau | None = None,
     average: ExponentialMovingAverage | None = None,
 ) -> dict[str, Any]:
     """Copy a checkpoint into a model, and into an optimizer, a schedule and averages if given; else these are left alone.
