@@ -241,6 +241,10 @@ class Module:
             ValueError, TypeError: names every missing, extra and misshapen entry, every one that is no array of floats, and
                 every one with a value that the model's dtype cannot hold; nothing is changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: takes arrays by name, as state_dict gives them, got {type(state).__name__}"
+            )
         own = dict(self._state())
         faults: list[Exception] = [ValueError(f"missing {name}") for name in own if name not in state]
         faults += [ValueError(f"unexpected {name}") for name in state if name not in own]

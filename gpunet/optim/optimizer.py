@@ -333,6 +333,8 @@ class Optimizer:
                 backend.copy(backend.asarray(value), out=self.arena.slot_view(name, i))
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{self.name}: a state is what state_dict gives, got {type(state).__name__}")
         parts = set(self.state_dict()) - {"scaling"}
         if set(state) - {"scaling"} != parts:
             raise ValueError(f"{self.name}: the state holds {sorted(state)} but takes {sorted(parts)}")
