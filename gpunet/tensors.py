@@ -113,30 +113,22 @@ class Tensor:
 
     # ---- copies and pickles: of a leaf, with its values on the host; of a result of an operation there are none
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the gradient."""
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Without the gradient. The values come first: what the user's attributes refer to may refer to the tensor."""
         if self._function is not None:
             raise RuntimeError(
                 "copy: the tensor is the result of an operation, and its tape cannot be copied; write .detach() before"
             )
         made = {*vars(Tensor(self.data, self.backend)), *_PLACE}
         own = {name: value for name, value in vars(self).items() if name not in made}
-        place = {"backend": self.backend, "data": self.backend.to_numpy(self.data), "version": self.version}
-        return {"requires_grad": self.requires_grad, **place, "own": own}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        backend, data = state["backend"], state["data"]
-        if not data.flags.writeable:  # a buffer that stayed outside the pickle
-            data = data.copy()
-        Tensor.__init__(self, backend.asarray(data, data.dtype), backend, state["requires_grad"])
-        self.version = state["version"]
-        vars(self).update(state["own"])
+        values = self.backend.to_numpy(self.data)
+        return _remade, (type(self), values, self.backend, self.requires_grad, self.version), own
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        twin = memo[id(self)] = type(self).__new__(type(self))
-        twin.__setstate__(deepcopy(self.__getstate__(), memo))
-        grad = self.grad
-        twin.grad = None if grad is None else self.backend.copy(grad)
+        _, (kind, values, *place), own = self.__reduce_ex__(4)
+        twin = memo[id(self)] = _remade(kind, deepcopy(values, memo), *place)
+        twin.grad = None if self.grad is None else self.backend.copy(self.grad)
+        vars(twin).update(deepcopy(own, memo))
         return twin
 
     def __copy__(self) -> Self:
@@ -326,6 +318,16 @@ class Parameter(Tensor):
             before, self._backend = self._backend, backend
             self._data = _moved(self._data, before, backend)
             self._grad = None if self._grad is None else _moved(self._grad, before, backend)
+
+
+def _remade(kind: Any, values: np.ndarray, backend: Backend, requires_grad: bool, version: int) -> Any:
+    """A tensor of that class, on the memory of `values` where the backend's is the host's."""
+    made: Any = object.__new__(kind)
+    if not values.flags.writeable:  # a buffer that stayed outside the pickle
+        values = values.copy()
+    Tensor.__init__(made, backend.asarray(values, values.dtype), backend, requires_grad)
+    made.version = version
+    return made
 
 
 def _moved(array: Array, before: Backend, after: Backend) -> Array:

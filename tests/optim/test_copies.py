@@ -372,3 +372,14 @@ def test_a_parameter_with_an_attribute_of_the_users_keeps_it(copied):
     assert twin.note == ["kept"]
     assert twin.note is not weight.note
     assert not twin.matrix
+
+
+def test_a_parameter_may_refer_to_its_optimizer(copied, batch):
+    model = plain_net()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    model[0].weight.owner = model.trained_by = optimizer
+    twin = copied(model)
+    assert twin[0].weight.owner is twin.trained_by is not optimizer
+    assert twin[0].weight.arena is twin.trained_by.arena
+    steps(twin, twin.trained_by, batch)
+    assert_states(twin.state_dict(), model.state_dict(), equal=False)
