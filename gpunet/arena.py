@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from math import prod
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -53,6 +54,8 @@ class Arena:
         self._rounded = -1  # the version that the shadow is of
         self.scaling: Array | None = None
         """State of dynamic loss scaling, see `backends.base.FlatStorage`."""
+        self.owner: ref[Any] | None = None
+        """The optimizer, which the parameters, that refer to the arena, do not keep alive."""
         self._make_views()
 
     def __len__(self) -> int:
@@ -113,6 +116,45 @@ class Arena:
         self.shadow = None
         self.backend = backend
         self._make_views()
+
+    # ---- copies and pickles
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it on the host, without the owner."""
+        made = {"backend": self.backend, "shapes": self.shapes, "dtype": self.dtype, "grad": bool(self.grad.size)}
+        return {**made, "data": self.backend.to_numpy(self.data), "state": self.state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Arena.__init__(self, state["backend"], state["shapes"], state["dtype"], grad=state["grad"])
+        self.backend.copy(self.backend.asarray(state["data"], self.dtype), out=self.data)
+        self.restore(state["state"])
+
+    def state(self) -> dict[str, Any]:
+        """What there is beside the parameters' values, on the host; of the shadow, which follows from these, its dtype."""
+        host = self.backend.to_numpy
+        return {
+            "grads": [host(grad) if kept else None for grad, kept in zip(self.grad_views, self.written, strict=False)],
+            "slots": {name: host(slot) for name, slot in self.slots.items()},
+            "scaling": None if self.scaling is None else host(self.scaling),
+            "shadow": None if self.shadow is None else self.shadow.dtype,
+            "version": self.version,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, of an arena of the same shapes."""
+        backend = self.backend
+        for i, grad in enumerate(state["grads"]):
+            self.written[i] = grad is not None
+            if grad is not None:
+                backend.copy(backend.asarray(grad, self.dtype), out=self.grad_views[i])
+        for name, slot in state["slots"].items():
+            self.add_slot(name)
+            backend.copy(backend.asarray(slot, self.dtype), out=self.slots[name])
+        if state["scaling"] is not None:
+            self.scaling = backend.copy(backend.asarray(state["scaling"]))
+        if state["shadow"] is not None:
+            self.keep_shadow(state["shadow"])
+        self.version = state["version"]
 
     def runs(self, keys: Sequence[Hashable]) -> tuple[np.ndarray, list[int]]:
         """The segments that hold a gradient, neighbours of equal keys joined across the gap between them.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -11,9 +12,13 @@ from gpunet.arena import Arena
 from gpunet.backends import get_backend
 from gpunet.backends.base import COUNTS, Array, Backend, is_float
 from gpunet.backends.real import real_array
+from gpunet.precision import loaded
 
 if TYPE_CHECKING:
     from gpunet.autograd import Function
+
+_PLACE = ("_data", "_grad", "_backend", "arena", "segment")
+"""Attributes that say where a parameter's values lie, which a copy has anew."""
 
 
 class Tensor:
@@ -29,8 +34,8 @@ class Tensor:
     __array_ufunc__ = None  # numpy_array * tensor is the tensor's to compute
 
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = False):
-        self.data = data
         self.backend = backend
+        self.data = data
         self.grad: Array | None = None
         self.requires_grad = requires_grad
         self._version = 0
@@ -120,6 +125,32 @@ class Tensor:
             self.grad = self.backend.binary("add", held, grad, out=held)
         else:  # a parameter in an arena copies what it is given
             self.grad = grad if fresh or getattr(self, "arena", None) is not None else self.backend.copy(grad)
+
+    # ---- copies and pickles: of a leaf, with its values on the host; of a result of an operation there are none
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Without the gradient. The values come first: what the user's attributes refer to may refer to the tensor."""
+        if self._function is not None:
+            raise RuntimeError(
+                "copy: the tensor is the result of an operation, and its tape cannot be copied; write .detach() before"
+            )
+        made = {*vars(Tensor(self.data, self.backend)), *_PLACE}
+        own = {name: value for name, value in vars(self).items() if name not in made}
+        values = self.backend.to_numpy(self.data)
+        return _remade, (type(self), values, self.backend, self.requires_grad, self.version), own
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        _, (kind, values, *place), own = self.__reduce_ex__(4)
+        twin = memo[id(self)] = _remade(kind, deepcopy(values, memo), *place)
+        twin.grad = None if self.grad is None else self.backend.copy(self.grad)
+        vars(twin).update(deepcopy(own, memo))
+        return twin
+
+    def __copy__(self) -> Self:
+        """Another tensor on the same memory."""
+        twin = type(self).__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
 
     def __float__(self) -> float:
         return float(self.item())
@@ -217,17 +248,28 @@ class Parameter(Tensor):
     Beside tensors of 16 bits, on a backend that only stores these, a float32 parameter is taken rounded to their dtype; it and
     its gradient stay float32.
 
+    A copy or a pickle of a parameter is free: it has values of its own, and no optimizer holds it. A copied or unpickled
+    optimizer gathers the copies of its parameters into an arena of its own; so a model and its optimizer, copied together,
+    belong together, and each alone is whole. As in PyTorch, the pickle of a parameter leaves the gradient out; that of an
+    optimizer brings its parameters' gradients.
+
     Attributes:
         matrix: whether it is one of (fan in, units), once all axes but the last are joined: dense weights (I, O), filters
             (KH, KW, C, O). Max-norm and `optim.Muon` go by it; optimizers are made after it is set. Unless given, what
             has 2 or 4 axes is a matrix, and all else is none.
     """
 
+    arena: Arena | None = None
+    segment = -1
+
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = True, matrix: bool | None = None):
-        self.arena: Arena | None = None
         self.matrix = len(data.shape) in (2, 4) if matrix is None else matrix
-        self.segment = -1
         super().__init__(data, backend, requires_grad)
+
+    @property
+    def held(self) -> bool:
+        """Whether an optimizer holds it; one that is gone holds nothing."""
+        return self.arena is not None and self.arena.owner is not None and self.arena.owner() is not None
 
     @property
     def data(self) -> Array:
@@ -235,10 +277,14 @@ class Parameter(Tensor):
 
     @data.setter
     def data(self, array: Array) -> None:
+        """An array of floats, of the backend or of NumPy; in an arena, of the parameter's shape and with values that fit."""
+        self._check_floats(array)
         if self.arena is None:
-            self._data = array
+            self._data = self.backend.asarray(array) if isinstance(array, np.ndarray) else array
         else:
             self._check_shape("data", array)
+            if isinstance(array, np.ndarray):
+                array = self.backend.asarray(loaded("parameter: data", array, self.shape, self.dtype))
             self.arena.backend.copy(array, out=self.arena.views[self.segment])
             self.arena.version += 1
 
@@ -281,6 +327,13 @@ class Parameter(Tensor):
             return self.data
         return self.backend.cast(self._data, dtype) if self.arena is None else self.arena.rounded(self.segment, dtype)
 
+    def _check_floats(self, array: Array) -> None:
+        known = self.backend.owns(array) or isinstance(array, np.ndarray)
+        if not known or isinstance(array, np.ma.MaskedArray):
+            raise TypeError(f"parameter: data takes an array of {self.backend.name}, got {type(array).__name__}")
+        if not is_float(array.dtype):
+            raise TypeError(f"parameter: data is {array.dtype} but takes floats")
+
     def _check_shape(self, what: str, array: Array) -> None:
         if tuple(array.shape) != self.shape:
             raise ValueError(f"parameter: {what} has shape {tuple(array.shape)} but takes {self.shape}")
@@ -305,6 +358,14 @@ class Parameter(Tensor):
         self._backend, self._version = backend, version
         self.arena, self.segment = None, -1
 
+    def __copy__(self) -> Self:
+        """A free parameter on the same memory."""
+        twin = super().__copy__()
+        if self.arena is not None:
+            twin.arena, twin.segment = None, -1
+            twin.backend, twin.data, twin.grad, twin.version = self.backend, self.data, self.grad, self.version
+        return twin
+
     def move(self, backend: Backend) -> None:
         """Move to another backend in place; in an arena, together with the whole arena."""
         if self.arena is not None:
@@ -313,6 +374,16 @@ class Parameter(Tensor):
             before, self._backend = self._backend, backend
             self._data = _moved(self._data, before, backend)
             self._grad = None if self._grad is None else _moved(self._grad, before, backend)
+
+
+def _remade(kind: Any, values: np.ndarray, backend: Backend, requires_grad: bool, version: int) -> Any:
+    """A tensor of that class, on the memory of `values` where the backend's is the host's."""
+    made: Any = object.__new__(kind)
+    if not values.flags.writeable:  # a buffer that stayed outside the pickle
+        values = values.copy()
+    Tensor.__init__(made, backend.asarray(values, values.dtype), backend, requires_grad)
+    made.version = version
+    return made
 
 
 def _moved(array: Array, before: Backend, after: Backend) -> Array:

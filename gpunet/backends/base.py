@@ -9,7 +9,7 @@ their inputs, and return new arrays unless an `out` is given.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from gpunet.backends.base_arrays import ArrayPrimitives
 from gpunet.backends.base_layers import LayerPrimitives
@@ -56,6 +56,12 @@ class Backend(ArrayPrimitives, LayerPrimitives, TrainingPrimitives):
         from gpunet.backends import get_backend
 
         return get_backend, (self.name,)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def recorder(self) -> Recorder | None:
         """What records launches, to run them again with one; None where there are none."""

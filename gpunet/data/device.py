@@ -77,6 +77,15 @@ class DeviceLoader(BatchOrder):
         self.images, self.labels = self.backend.asarray(images), self.backend.asarray(labels)
         self._positions: Array | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: with the data set on the host."""
+        host = self.backend.to_numpy
+        return {**vars(self), "images": host(self.images), "labels": host(self.labels), "_positions": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.images, self.labels = self.backend.asarray(self.images), self.backend.asarray(self.labels)
+
     def order(self, epoch: int | None = None, *, out: Array | None = None) -> Array:
         """The positions of one epoch on the backend, int32 (M,), in the order they are taken; of the next epoch if None.
 

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.nn import Module
-from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
 
 PathLike = str | os.PathLike[str]
@@ -49,7 +49,7 @@ def load_weights(path: PathLike, model: Module) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     arrays, kind, state = _read("load_weights", path)
-    _load_into(path, model, _part(arrays, "model.") if kind == CHECKPOINT else arrays)
+    _load_all(path, [(model, _part(arrays, "model.") if kind == CHECKPOINT else arrays)])
     return state.get("metadata", {})
 
 
@@ -57,7 +57,7 @@ def save_checkpoint(
     path: PathLike,
     model: Module,
     optimizer: Optimizer | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | ReduceLROnPlateau | None = None,
     metadata: Mapping[str, Any] | None = None,
     average: ExponentialMovingAverage | None = None,
 ) -> None:
@@ -84,7 +84,7 @@ def load_checkpoint(
     path: PathLike,
     model: Module,
     optimizer: Optimizer | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | ReduceLROnPlateau | None = None,
     average: ExponentialMovingAverage | None = None,
 ) -> dict[str, Any]:
     """Copy a checkpoint into a model, and into an optimizer, a schedule and averages if given; else these are left alone.
@@ -109,23 +109,15 @@ def load_checkpoint(
     averages = _part(arrays, "average.")
     if average is not None and not averages:
         raise ValueError(f"load_checkpoint: {path} holds no averages")
+    parts: list[tuple[Any, Mapping[str, Any]]] = [(model, _part(arrays, "model."))]
+    if average is not None:
+        parts.append((average, averages))
+    if optimizer is not None:
+        parts.append((optimizer, _optimizer_state(path, arrays, state["optimizer"])))
+    if schedule is not None:
+        parts.append((schedule, _without_name(state["schedule"])))
     with _own_values(optimizer, average):
-        undo, undo_average = model.state_dict(), None if average is None else average.state_dict()
-        _load_into(path, model, _part(arrays, "model."))
-        try:
-            if average is not None:
-                average.load_state_dict(averages)
-            if optimizer is not None:
-                counts = state["optimizer"]["slots"]
-                slots = {s: [arrays[f"optimizer.{s}.{i}"] for i in range(n)] for s, n in counts.items()}
-                optimizer.load_state_dict({**_without_name(state["optimizer"]), "slots": slots})
-            if schedule is not None:
-                schedule.load_state_dict(_without_name(state["schedule"]))
-        except (ValueError, TypeError, KeyError) as error:
-            model.load_state_dict(undo)
-            if average is not None and undo_average is not None:
-                average.load_state_dict(undo_average)
-            raise ValueError(f"load_checkpoint: {path}: {error}") from error
+        _load_all(path, parts)
     return state["metadata"]
 
 
@@ -215,11 +207,25 @@ def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _load_into(path: PathLike, model: Module, state: Mapping[str, np.ndarray]) -> None:
+def _load_all(path: PathLike, parts: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
+    """Load states into all of these, or, where one raises, into none."""
+    before: list[tuple[Any, Mapping[str, Any]]] = []
     try:
-        model.load_state_dict(state)
-    except ValueError as error:
+        for part, state in parts:
+            own = part.state_dict()
+            part.load_state_dict(state)
+            before.append((part, own))
+    except (ValueError, TypeError, KeyError) as error:
+        for part, own in reversed(before):
+            part.load_state_dict(own)
         raise ValueError(f"{path}: {error}") from error
+
+
+def _optimizer_state(path: PathLike, arrays: Mapping[str, np.ndarray], saved: Mapping[str, Any]) -> dict[str, Any]:
+    names = {slot: [f"optimizer.{slot}.{i}" for i in range(count)] for slot, count in saved["slots"].items()}
+    if missing := [name for group in names.values() for name in group if name not in arrays]:
+        raise ValueError(f"load_checkpoint: {path} lacks {', '.join(missing)}")
+    return {**_without_name(saved), "slots": {slot: [arrays[name] for name in group] for slot, group in names.items()}}
 
 
 def _without_name(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from gpunet.autograd import Parameter, Tensor, tensor
 from gpunet.backends import Backend, get_backend
+from gpunet.precision import loaded
 
-Hook = Callable[["Module", tuple[Any, ...], Any], None]
+Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 _T = TypeVar("_T")
 
 
@@ -43,7 +44,9 @@ class Handle:
 class Module:
     """A layer or a network: write `forward`, and keep parameters, `Buffer`s and modules as attributes.
 
-    They are found by walking the attributes, and lists, tuples and dicts in them; ``super().__init__()`` is not needed.
+    They are found by walking the attributes, and lists, tuples and dicts in them; ``super().__init__()`` is not needed. One
+    that stands in several places, or that refers to a module around it, counts once, under its first name. Names must differ:
+    a dict with the keys 1 and "1" raises ValueError, and so do parameters, buffers or modules in a set, which has no order.
     """
 
     frozen: bool = False
@@ -76,7 +79,8 @@ class Module:
                 raise
             raise self._out_of_memory(error) from error
         for hook in list(vars(self).get("_forward_hooks", ())):
-            hook(self, inputs, y)
+            given = hook(self, inputs, y)
+            y = y if given is None else given
         return y
 
     def _out_of_memory(self, error: MemoryError) -> MemoryError:
@@ -97,19 +101,26 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """(name, module) of this module, named "", and of every one inside it, each once, outer before inner."""
-        yield from self._named(prefix, Module, set())
+        yield from self._walk(Module, prefix)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter), each parameter once, in construction order."""
-        yield from self._named("", Parameter, set())
+        yield from self._walk(Parameter)
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
         """(name, buffer), each buffer once."""
-        yield from self._named("", Buffer, set())
+        yield from self._walk(Buffer)
 
     def parameters(self) -> list[Parameter]:
         """Every parameter once."""
         return [p for _, p in self.named_parameters()]
+
+    def _walk(self, kind: type[_T], prefix: str = "") -> Iterator[tuple[str, _T]]:
+        """(name, value) of each of a kind once; ValueError for a second of the same name."""
+        names: set[str] = set()
+        for name, value in self._named(prefix, kind, set()):
+            _check_new(type(self).__name__, name, names)
+            yield name, value
 
     def _named(self, prefix: str, kind: type[_T], seen: set[int]) -> Iterator[tuple[str, _T]]:
         if id(self) in seen:
@@ -187,8 +198,12 @@ class Module:
     def astype(self, dtype: Any) -> Self:
         """Convert the parameters and buffers, in place; before an optimizer holds them."""
         for name, value in [*self.named_parameters(), *self.named_buffers()]:
-            if isinstance(value, Parameter) and value.arena is not None:
-                raise ValueError(f"astype: parameter {name} is held by an optimizer already; convert the model before")
+            if isinstance(value, Parameter):
+                if value.held:
+                    raise ValueError(
+                        f"astype: parameter {name} is held by an optimizer already; convert the model before"
+                    )
+                value.release()
             value.data, value.grad = value.backend.asarray(value.numpy(), dtype), None
         return self
 
@@ -198,7 +213,10 @@ class Module:
             parameter.zero_grad()
 
     def register_forward_hook(self, hook: Hook) -> Handle:
-        """Call ``hook(module, inputs, output)`` after each forward pass of this module, until the handle is removed."""
+        """Call ``hook(module, inputs, output)`` after each forward pass of this module, until the handle is removed.
+
+        What it returns, unless None, takes the output's place, for the next hook too.
+        """
         hooks = vars(self).setdefault("_forward_hooks", [])
         hooks.append(hook)
         return Handle(hooks, hook)
@@ -218,26 +236,39 @@ class Module:
         """Copy values into the parameters and buffers.
 
         Args:
-            state: arrays by name, as `state_dict` gives them.
+            state: arrays of floats by name, as `state_dict` gives them; of another float dtype if every value fits.
         Raises:
-            ValueError: names every missing, extra and misshapen entry; nothing is changed then.
+            ValueError, TypeError: names every missing, extra and misshapen entry, every one that is no array of floats, and
+                every one with a value that the model's dtype cannot hold; nothing is changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state_dict: takes arrays by name, as state_dict gives them, got {type(state).__name__}"
+            )
         own = dict(self._state())
-        faults = [f"missing {name}" for name in own if name not in state]
-        faults += [f"unexpected {name}" for name in state if name not in own]
+        faults: list[Exception] = [ValueError(f"missing {name}") for name in own if name not in state]
+        faults += [ValueError(f"unexpected {name}") for name in state if name not in own]
+        copies = {}
         for name, value in own.items():
-            if name in state and tuple(np.shape(state[name])) != value.shape:
-                faults.append(f"{name} is {tuple(np.shape(state[name]))} but takes {value.shape}")
+            try:
+                if name in state:
+                    copies[name] = value.backend.asarray(loaded(name, state[name], value.shape, value.dtype))
+            except (ValueError, TypeError) as error:
+                faults.append(error)
         if faults:
-            raise ValueError(f"load_state_dict: {'; '.join(faults)}")
-        copies = {name: np.array(state[name], value.dtype) for name, value in own.items()}
+            kind = TypeError if all(isinstance(fault, TypeError) for fault in faults) else ValueError
+            raise kind(f"load_state_dict: {'; '.join(map(str, faults))}")
         for name, value in own.items():
-            value.data = value.backend.asarray(copies[name], value.dtype)
+            value.data = copies[name]
             if not (isinstance(value, Parameter) and value.arena is not None):
                 value.version += 1
 
     def _state(self) -> list[tuple[str, Tensor]]:
-        return [*self.named_parameters(), *self.named_buffers()]
+        state = [*self.named_parameters(), *self.named_buffers()]
+        names: set[str] = set()
+        for name, _ in state:
+            _check_new(type(self).__name__, name, names)
+        return state
 
     # ---- description
 
@@ -266,8 +297,16 @@ class Module:
         return make_plan(self, input_shape, **options)
 
     def __repr__(self) -> str:
-        inner = [f"({name}): {value!r}" for name, value in self.children() if isinstance(value, Module)]
-        lines = "".join(f"\n  {line}" for entry in inner for line in entry.split("\n"))
+        return self._described(set())
+
+    def _described(self, shown: set[int]) -> str:
+        """The tree; of what has a tree that is shown already, as of a module around this one, the class alone."""
+        inner = [(name, value) for name, value in self.children() if isinstance(value, Module)]
+        if inner and id(self) in shown:
+            return f"{type(self).__name__}(…)"
+        shown.add(id(self))
+        entries = [f"({name}): {value._described(shown)}" for name, value in inner]
+        lines = "".join(f"\n  {line}" for entry in entries for line in entry.split("\n"))
         return f"{type(self).__name__}({self.extra_repr()}{lines}{chr(10) if inner else ''})"
 
     def extra_repr(self) -> str:
@@ -287,12 +326,26 @@ def in_eval_mode(model: Module) -> Iterator[None]:
             module.training = mode
 
 
-def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _check_new(model: str, name: str, names: set[str]) -> None:
+    if name in names:
+        raise ValueError(
+            f"{model}: two of its parameters, buffers or modules are named {name!r}; attributes, positions and dict keys, as "
+            "text, must tell them apart"
+        )
+    names.add(name)
+
+
+def _flatten(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(name, value) of what an attribute's value is or contains; a container inside itself is not entered again."""
     if isinstance(value, Parameter | Buffer | Module):
         yield name, value
+    elif id(value) in around:
+        return
     elif isinstance(value, list | tuple):
         for i, entry in enumerate(value):
-            yield from _flatten(f"{name}.{i}", entry)
-    elif isinstance(value, dict):
+            yield from _flatten(f"{name}.{i}", entry, (*around, id(value)))
+    elif isinstance(value, Mapping):
         for key, entry in value.items():
-            yield from _flatten(f"{name}.{key}", entry)
+            yield from _flatten(f"{name}.{key}", entry, (*around, id(value)))
+    elif isinstance(value, set | frozenset) and any(isinstance(v, Parameter | Buffer | Module) for v in value):
+        raise ValueError(f"Module: {name} is a set, which has no order; keep parameters, buffers and modules in a list")

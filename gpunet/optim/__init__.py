@@ -4,8 +4,19 @@ from gpunet.optim.adam import Adam, AdamW
 from gpunet.optim.adaptive import Adagrad, Lion, RMSprop
 from gpunet.optim.average import ExponentialMovingAverage
 from gpunet.optim.muon import Muon
-from gpunet.optim.optimizer import SGD, Optimizer
-from gpunet.optim.schedule import ConstantLR, CosineLR, OneCycleLR, Schedule, StepLR, WarmupLR
+from gpunet.optim.optimizer import Optimizer
+from gpunet.optim.plateau import ReduceLROnPlateau
+from gpunet.optim.schedule import (
+    ConstantLR,
+    CosineLR,
+    ExponentialLR,
+    MultiStepLR,
+    OneCycleLR,
+    Schedule,
+    StepLR,
+    WarmupLR,
+)
+from gpunet.optim.sgd import SGD
 
 __all__ = [
     "SGD",
@@ -14,12 +25,15 @@ __all__ = [
     "AdamW",
     "ConstantLR",
     "CosineLR",
+    "ExponentialLR",
     "ExponentialMovingAverage",
     "Lion",
+    "MultiStepLR",
     "Muon",
     "OneCycleLR",
     "Optimizer",
     "RMSprop",
+    "ReduceLROnPlateau",
     "Schedule",
     "StepLR",
     "WarmupLR",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 Range = tuple[Callable[[Any], bool], str]
@@ -36,3 +36,19 @@ def check_betas(owner: str, betas: Any) -> None:
     fits, must = SHARE
     if not all(map(fits, betas)):
         raise ValueError(f"{owner}: betas are {betas} but must be {must}")
+
+
+def check_counts(owner: str, name: str, values: Sequence[Any]) -> None:
+    """TypeError for what is no integer, ValueError for a negative one."""
+    for value in values:
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise TypeError(f"{owner}: {name} hold {value!r} but take integers")
+        if value < 0:
+            raise ValueError(f"{owner}: {name} hold {value} but none may be negative")
+
+
+def check_scaling(owner: str, values: Any) -> None:
+    """The state of loss scaling: ValueError for what is not three numbers, of which the first is the scale."""
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(v, Real) for v in values):
+        raise ValueError(f"{owner}: the state's scaling is {values!r} but takes three numbers")
+    check_number(owner, "the state's scale", values[0], POSITIVE)

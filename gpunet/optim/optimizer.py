@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from gc import collect
 from inspect import signature
-from typing import Any, ClassVar, Protocol, TypedDict, Unpack
+from typing import Any, ClassVar, Protocol, TypedDict
+from weakref import ref
 
 import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
-from gpunet.backends.base import Array, Note, Segments
+from gpunet.backends.base import Array, Backend, Note, Segments
 from gpunet.backends.rules import RULES
 from gpunet.errors import BackendError
-from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_number, check_numbers
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
+from gpunet.precision import loaded
 
 Group = dict[str, Any]
 
@@ -102,14 +105,45 @@ class Optimizer:
         """(norm, scale) of the last step's gradients on the backend, if `clip_norm` is set."""
         self._members = self._checked_members()
         first = self._members[0][0]
-        self.arena = Arena(first.backend, [p.shape for p, _ in self._members], first.dtype)
-        for i, (parameter, _) in enumerate(self._members):
-            parameter.adopt(self.arena, i)
+        self._gather(first.backend, first.dtype)
         for slot in self.slots():
             self.arena.add_slot(slot)
         self.steps = np.zeros(len(self._members), np.int64)
         """Updates that each parameter has had, those that a scaled loss's overflow skipped among them."""
         self.followers: list[Follower] = []
+
+    def _gather(self, backend: Backend, dtype: Any) -> None:
+        """Make the arena, and have the parameters in it."""
+        self.arena = Arena(backend, [p.shape for p, _ in self._members], dtype)
+        self.arena.owner = ref(self)
+        for i, (parameter, _) in enumerate(self._members):
+            parameter.adopt(self.arena, i)
+
+    # ---- copies and pickles, see `Parameter`
+
+    def __getstate__(self) -> dict[str, Any]:
+        """RuntimeError where the parameters hold averages."""
+        self.check_own_values("a copy")
+        arena, norm = self.arena, self.grad_norm
+        return {
+            **vars(self),
+            "grad_norm": None if norm is None else arena.backend.to_numpy(norm),
+            "arena": (arena.backend, arena.dtype, arena.state()),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        backend, dtype, kept = state["arena"]
+        self._check_free(self._members)
+        self._gather(backend, dtype)
+        self.arena.restore(kept)
+        if self.grad_norm is not None:
+            self.grad_norm = backend.copy(backend.asarray(self.grad_norm))
+
+    def __copy__(self) -> Any:
+        raise TypeError(
+            f"{self.name}: copy.copy would share the parameters, which one optimizer holds; take copy.deepcopy"
+        )
 
     def slots(self) -> tuple[str, ...]:
         """Names of what the rule keeps of each parameter in the arena."""
@@ -142,6 +176,7 @@ class Optimizer:
         for parameter, _ in self._members:
             parameter.release()
         self._members, self.groups, self.followers = [], [], []
+        self._gather(self.arena.backend, self.arena.dtype)  # of nothing
 
     def holds(self, parameters: Iterable[Parameter]) -> bool:
         """Whether one of these, at least, is among its own."""
@@ -281,22 +316,32 @@ class Optimizer:
         return {"clip_norm": self.clip_norm}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError, and no change, if it is another optimizer's or model's.
+        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is another optimizer's or model's.
 
         The state of loss scaling is taken up where both have one.
         """
         self._check_state(state)
+        shapes, dtype = self.arena.shapes, self.arena.dtype
+        slots = {
+            name: [
+                loaded(f"{self.name}: the state's {name} {i}", value, shapes[i], dtype)
+                for i, value in enumerate(values)
+            ]
+            for name, values in state["slots"].items()
+        }
         for group, saved in zip(self.groups, state["groups"], strict=True):
             group.update(_tuples(saved))
         self.steps = np.array(state["steps"], np.int64)
         backend = self.arena.backend
         if self.arena.scaling is not None and "scaling" in state:
             backend.copy(backend.asarray(np.array(state["scaling"], np.float32)), out=self.arena.scaling)
-        for name, values in state["slots"].items():
+        for name, values in slots.items():
             for i, value in enumerate(values):
-                backend.copy(backend.asarray(np.asarray(value), self.arena.dtype), out=self.arena.slot_view(name, i))
+                backend.copy(backend.asarray(value), out=self.arena.slot_view(name, i))
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{self.name}: a state is what state_dict gives, got {type(state).__name__}")
         parts = set(self.state_dict()) - {"scaling"}
         if set(state) - {"scaling"} != parts:
             raise ValueError(f"{self.name}: the state holds {sorted(state)} but takes {sorted(parts)}")
@@ -312,11 +357,26 @@ class Optimizer:
             shapes = [np.shape(value) for value in values]
             if shapes != self.arena.shapes:
                 raise ValueError(f"{self.name}: the state's {name} has shapes {shapes} but takes {self.arena.shapes}")
+        check_counts(self.name, "the state's steps", state["steps"])
+        if "scaling" in state:
+            check_scaling(self.name, state["scaling"])
         for own, saved in zip(self.groups, state["groups"], strict=True):
             names = sorted(set(own) - {"params"})
             if sorted(saved) != names:
                 raise ValueError(f"{self.name}: a group of the state has {sorted(saved)} but takes {names}")
             self.check(_tuples(saved))
+
+    def _check_free(self, members: Iterable[tuple[Parameter, Group]]) -> None:
+        """ValueError where another optimizer holds one of the parameters."""
+        held = [parameter for parameter, _ in members if parameter.held]
+        if held:
+            collect()  # an optimizer that only averages refer to, and it to them
+        for parameter in held:
+            if parameter.held:
+                raise ValueError(
+                    f"{self.name}: a parameter of shape {parameter.shape} is held by another optimizer; "
+                    "call that one's release() first"
+                )
 
     def _checked_members(self) -> list[tuple[Parameter, Group]]:
         members = [(p, g) for g in self.groups for p in g["params"]]
@@ -326,14 +386,10 @@ class Optimizer:
         for parameter, group in members:
             if not isinstance(parameter, Parameter):
                 raise TypeError(f"{self.name}: takes parameters, got {type(parameter).__name__}")
-            if parameter.arena is not None:
-                raise ValueError(
-                    f"{self.name}: a parameter of shape {parameter.shape} is held by another optimizer; "
-                    "call that one's release() first"
-                )
             held = unique.setdefault(id(parameter), (parameter, group))
             if held[1] is not group:
                 raise ValueError(f"{self.name}: a parameter of shape {parameter.shape} is in two groups")
+        self._check_free(unique.values())
         result = list(unique.values())
         backends, dtypes = {p.backend for p, _ in result}, {p.dtype.name for p, _ in result}
         if len(backends) > 1:
@@ -349,43 +405,3 @@ class Optimizer:
 def _tuples(group: Mapping[str, Any]) -> Group:
     """Hyper-parameters as they were before JSON made lists of tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in group.items()}
-
-
-class SGD(Optimizer):
-    """Stochastic gradient descent with momentum.
-
-    Args:
-        parameters: as for `Optimizer`.
-        lr: learning rate.
-        momentum: share of the last velocity that is kept (Polyak 1964), 0 to 1.
-        nesterov: look ahead along the velocity (Sutskever et al. 2013, section 2).
-        shared: see `Shared`.
-    """
-
-    rule = "sgd"
-
-    def __init__(
-        self,
-        parameters: Iterable[Parameter] | Iterable[Group],
-        lr: float,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        **shared: Unpack[Shared],
-    ):
-        super().__init__(parameters, shared, lr=lr, momentum=momentum, nesterov=nesterov)
-
-    def slots(self) -> tuple[str, ...]:
-        """None, unless a group has momentum."""
-        return super().slots() if any(group["momentum"] for group in self.groups) else ()
-
-    def check(self, group: Group) -> None:
-        """See `Optimizer.check`."""
-        super().check(group)
-        check_numbers(self.name, group, SHARE, "momentum")
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError("SGD: nesterov takes a momentum above 0")
-
-    def own(self, group: Group, step: int) -> tuple[float, ...]:
-        """See `Optimizer.own`."""
-        return group["momentum"], group["nesterov"]

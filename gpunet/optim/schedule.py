@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from math import cos, pi
 from typing import Any
 
 import numpy as np
 
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number
 from gpunet.optim.optimizer import Optimizer
 
 
@@ -49,7 +51,13 @@ class Schedule:
         return {k: v for k, v in vars(self).items() if isinstance(v, int | float) and k != "step_count"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError, and no change, if it is of another schedule."""
+        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another schedule."""
+        name = type(self).__name__
+        if missing := [key for key in self.state_dict() if key not in state]:
+            raise ValueError(f"{name}: the state lacks {', '.join(missing)}")
+        check_counts(name, "the state's steps", [state["step_count"]])
+        for rate in state["base_rates"]:
+            check_number(name, "a rate of the state", rate, NOT_NEGATIVE)
         if state["options"] != self.options():
             raise ValueError(f"{type(self).__name__}: the state is of {state['options']}, not {self.options()}")
         if len(state["base_rates"]) != len(self.base_rates):
@@ -77,7 +85,7 @@ class StepLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, size: int, gamma: float = 0.1):
         _check_steps("StepLR", size=size)
-        self.size, self.gamma = size, gamma
+        self.size, self.gamma = int(size), float(gamma)
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
@@ -85,12 +93,45 @@ class StepLR(Schedule):
         return self.gamma ** (step // self.size)
 
 
+class MultiStepLR(Schedule):
+    """The rate is multiplied by `gamma` at each of the steps `milestones`, at one that is named twice, twice."""
+
+    def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1):
+        given = list(milestones) if isinstance(milestones, Iterable) else milestones
+        if not isinstance(given, list) or not all(isinstance(m, int | np.integer) and m >= 0 for m in given):
+            raise ValueError(f"MultiStepLR: milestones are {given!r} but must be integers of at least 0")
+        check_number("MultiStepLR", "gamma", gamma, POSITIVE)
+        self.milestones, self.gamma = sorted(int(m) for m in given), float(gamma)
+        super().__init__(optimizer)
+
+    def options(self) -> dict[str, Any]:
+        """Also the milestones, in their order."""
+        return {**super().options(), "milestones": list(self.milestones)}
+
+    def factor(self, step: int) -> float:
+        """gamma^(how many milestones are not after the step)."""
+        return self.gamma ** bisect_right(self.milestones, step)
+
+
+class ExponentialLR(Schedule):
+    """The rate is multiplied by `gamma` after every step."""
+
+    def __init__(self, optimizer: Optimizer, gamma: float):
+        check_number("ExponentialLR", "gamma", gamma, POSITIVE)
+        self.gamma = float(gamma)
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """gamma^step."""
+        return self.gamma**step
+
+
 class CosineLR(Schedule):
     """Half a cosine from 1 down to `final` over `total` steps (Loshchilov & Hutter 2017, equation 5), constant after."""
 
     def __init__(self, optimizer: Optimizer, total: int, final: float = 0.0):
         _check_steps("CosineLR", total=total)
-        self.total, self.final = total, final
+        self.total, self.final = int(total), float(final)
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
@@ -114,7 +155,7 @@ class OneCycleLR(Schedule):
         _check_steps("OneCycleLR", total=total)
         if not 0 < rise < 1:
             raise ValueError(f"OneCycleLR: rise is {rise} but must lie between 0 and 1")
-        self.total, self.rise, self.start_div, self.end_div = total, rise, start_div, end_div
+        self.total, self.rise, self.start_div, self.end_div = int(total), float(rise), float(start_div), float(end_div)
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
@@ -137,11 +178,13 @@ class WarmupLR(Schedule):
     def __init__(self, optimizer: Optimizer, steps: int, then: Schedule | None = None):
         _check_steps("WarmupLR", steps=steps)
         if then is not None:
+            if not isinstance(then, Schedule):
+                raise TypeError(f"WarmupLR: then is {type(then).__name__} but takes a Schedule, which goes by the step")
             if then.optimizer is not optimizer:
                 raise ValueError("WarmupLR: then schedules another optimizer")
             for group, rate in zip(optimizer.groups, then.base_rates, strict=True):
                 group["lr"] = rate
-        self.steps, self.then = steps, then
+        self.steps, self.then = int(steps), then
         super().__init__(optimizer)
 
     def options(self) -> dict[str, Any]:

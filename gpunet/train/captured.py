@@ -90,6 +90,18 @@ class CapturedStep:
         self._frozen: Frozen | None = None
         self._looked, self._refused = -1, False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was recorded, which stands for the arrays of this model: a copy records anew."""
+        left: dict[str, Any] = {"recorder": None, "graphs": {}, "_written": {}, "_frozen": None}
+        return {**vars(self), **left}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        recorder = self.eager.optimizer.arena.backend.recorder()
+        if recorder is None:
+            raise BackendError("Trainer: a copy of a captured step takes the model on a CUDA backend")
+        self.recorder = recorder
+
     def running(self) -> AbstractContextManager[None]:
         """A stream of its own for everything in a fit, graphs and what runs eagerly between them."""
         self._looked = -1

@@ -18,7 +18,7 @@ from gpunet.cuda.capture import Recorder
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.nn.module import in_eval_mode
-from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
 from gpunet.precision import stored_dtype
 from gpunet.train.callbacks import Hooks
@@ -50,7 +50,7 @@ class Trainer:
         step: ``step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
             the backend, integers as host arrays, which operations check and move. Metrics are not available then, for
             they take logits.
-        schedule: stepped after each step of the optimizer.
+        schedule: stepped after each step of the optimizer; a `ReduceLROnPlateau` after each epoch, with its `monitor`.
         backend: as for `get_backend`.
         precision: "ieee", float32 throughout; or, on CUDA, "bfloat16" or "float16", in which images, activations and their
             gradients are stored, while sums, losses, parameters and statistics stay float32. Losses are scaled in float16,
@@ -87,7 +87,7 @@ class Trainer:
         loss: Loss = F.softmax_cross_entropy,
         metrics: Sequence[str | Metric] | None = None,
         step: StepFunction | None = None,
-        schedule: Schedule | None = None,
+        schedule: Schedule | ReduceLROnPlateau | None = None,
         backend: str | Backend = "auto",
         precision: str = "ieee",
         capture: bool | str = "auto",
@@ -116,9 +116,10 @@ class Trainer:
         self.average = average
         if dtype is not None:
             optimizer.compute_in(dtype)
+        by_step = None if isinstance(schedule, ReduceLROnPlateau) else schedule
         eager = EagerStep(
             model, optimizer,
-            loss=loss, function=step, schedule=schedule, keep_logits=bool(self.metrics), dtype=dtype,
+            loss=loss, function=step, schedule=by_step, keep_logits=bool(self.metrics), dtype=dtype,
             accumulate=int(accumulate),
         )  # fmt: skip
         self._step: EagerStep | CapturedStep = eager
@@ -163,6 +164,8 @@ class Trainer:
             _check_loader("valid", valid)
         self.last_epoch = self.epoch + epochs
         self.columns = self._column_names(valid is not None)
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.check_monitor(self.columns)
         self.history.interrupted = False
         self._hooks.call("before_fit", self)
         with Interrupt() as interrupt, self._step.running():
@@ -252,6 +255,8 @@ class Trainer:
         row |= {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
         self.history.append(row)
         self.epoch += 1
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(row[self.schedule.monitor])
         self._hooks.call("after_epoch", self)
         interrupt.check()
 

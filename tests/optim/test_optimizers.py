@@ -324,11 +324,12 @@ def test_a_state_of_another_optimizer_or_model_is_refused_and_nothing_changes(ba
 
 def test_a_parameter_in_two_optimizers_raises(backend, rng):
     parameters = made(backend, rng, np.float32)
-    optim.SGD(parameters[:2], lr=0.1)
+    first = optim.SGD(parameters[:2], lr=0.1)
     with pytest.raises(ValueError, match=r"Adam: a parameter of shape \(5,\) is held by another optimizer"):
         optim.Adam(parameters[1:])
     assert parameters[2].arena is None
     optim.Adam(parameters[2:])
+    assert parameters[0].arena is first.arena
 
 
 def test_a_shared_parameter_is_updated_once(backend, rng):

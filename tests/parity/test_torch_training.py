@@ -86,6 +86,11 @@ def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, monkey
     [
         (lambda o: optim.StepLR(o, 4, gamma=0.3), lambda o: torch.optim.lr_scheduler.StepLR(o, 4, gamma=0.3)),
         (
+            lambda o: optim.MultiStepLR(o, [7, 3, 3], 0.3),
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [7, 3, 3], 0.3),
+        ),
+        (lambda o: optim.ExponentialLR(o, 0.8), lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.8)),
+        (
             lambda o: optim.CosineLR(o, 12, final=0.1),
             lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12, eta_min=0.05),
         ),
@@ -111,6 +116,21 @@ def test_schedules_are_pytorchs(ours, theirs):
         other.step()
         schedule.step()
         torch_schedule.step()
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+@pytest.mark.parametrize(("patience", "cooldown", "min_lr"), [(0, 0, 0.0), (2, 0, [0.01, 0.002]), (1, 3, 0.01)])
+def test_rates_fall_by_a_metric_as_pytorchs(rng, mode, threshold_mode, patience, cooldown, min_lr):
+    mine = optim.SGD([{"params": [parameter(np.zeros(2, np.float32))], "lr": lr} for lr in (0.5, 0.1)], lr=1)
+    other = torch.optim.SGD([{"params": [torch.zeros(2, requires_grad=True)], "lr": lr} for lr in (0.5, 0.1)])
+    options = mode, 0.3, patience, 0.05, threshold_mode, cooldown, min_lr, 1e-5
+    schedule = optim.ReduceLROnPlateau(mine, *options)
+    torch_schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(other, *options)
+    for metric in [*rng.normal(size=20), *(1 + rng.normal(size=20)), np.nan, np.inf, -np.inf, 0.0, 0.0]:
+        schedule.step(metric)
+        torch_schedule.step(metric)
+        assert [g["lr"] for g in mine.groups] == pytest.approx([g["lr"] for g in other.param_groups], rel=1e-9)
 
 
 def torch_lenet(model):

@@ -1,0 +1,144 @@
+"""`ReduceLROnPlateau`: learning rates that fall when a metric stops improving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf, isnan
+from numbers import Real
+from typing import Any
+
+from gpunet.optim.checks import NOT_NEGATIVE, SHARE, check_counts, check_number
+from gpunet.optim.optimizer import Optimizer
+
+MODES = ("min", "max")
+THRESHOLDS = ("rel", "abs")
+
+
+class ReduceLROnPlateau:
+    """Multiplies each group's learning rate by `factor` when a metric has not improved for more than `patience` calls.
+
+    Unlike a `Schedule` it goes by what was measured: call ``step(metric)`` after each validation. The Trainer does, after each
+    epoch, with the history's column `monitor`. Arguments, their order and what counts as better are PyTorch's.
+
+    Args:
+        optimizer: whose learning rates fall.
+        mode: whether less ("min") or more ("max") is better.
+        factor: what a rate is multiplied by; below 1.
+        patience: how many calls without improvement in a row are let pass.
+        threshold: by how much a metric must be better than the best one: of the best one's size for `threshold_mode` "rel",
+            in the metric's own unit for "abs".
+        cooldown: calls after a reduction in which nothing is counted.
+        min_lr: what a rate does not fall below; one for all groups, or a list with one for each.
+        eps: a rate that would fall by no more than this stays as it is.
+        monitor: column of the history, such as "valid_loss" or "loss".
+    Attributes:
+        best: the best metric so far; None before the first.
+        bad_epochs: calls without improvement since then.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float | Sequence[float] = 0.0,
+        eps: float = 1e-8,
+        *,
+        monitor: str = "valid_loss",
+    ):
+        name, groups = type(self).__name__, len(optimizer.groups)
+        for argument, value, choices in (("mode", mode, MODES), ("threshold_mode", threshold_mode, THRESHOLDS)):
+            if value not in choices:
+                raise ValueError(f"{name}: {argument} is {value!r} but takes one of {', '.join(choices)}")
+        check_number(name, "factor", factor, SHARE)
+        check_counts(name, "patience and cooldown", [patience, cooldown])
+        lowest = list(min_lr) if isinstance(min_lr, Sequence) else [min_lr] * groups
+        if len(lowest) != groups:
+            raise ValueError(f"{name}: min_lr has {len(lowest)} rates but the optimizer {groups} groups")
+        for argument, number in (("threshold", threshold), ("eps", eps), *(("min_lr", rate) for rate in lowest)):
+            check_number(name, argument, number, NOT_NEGATIVE)
+        self.optimizer, self.monitor = optimizer, monitor
+        self.mode, self.threshold_mode = mode, threshold_mode
+        self.factor, self.threshold, self.eps = float(factor), float(threshold), float(eps)
+        self.patience, self.cooldown = int(patience), int(cooldown)
+        self.min_lr = [float(rate) for rate in lowest]
+        self.best: float | None = None
+        self.step_count = self.bad_epochs = self.cooldown_left = 0
+
+    def check_monitor(self, columns: Sequence[str]) -> None:
+        """ValueError if the history will not have the column."""
+        if self.monitor not in columns:
+            raise ValueError(
+                f"{type(self).__name__}: monitor {self.monitor!r} is no column; there are {', '.join(columns)}"
+            )
+
+    def step(self, metric: Any) -> None:
+        """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is time to."""
+        value = metric.item() if hasattr(metric, "item") else metric
+        if not isinstance(value, Real):
+            raise TypeError(f"{type(self).__name__}: metric is {metric!r} but takes a number")
+        value = float(value)
+        self.step_count += 1
+        if self._is_better(value):
+            self.best, self.bad_epochs = value, 0
+        else:
+            self.bad_epochs += 1
+        if self.cooldown_left:
+            self.cooldown_left, self.bad_epochs = self.cooldown_left - 1, 0
+        if self.bad_epochs > self.patience:
+            self._reduce()
+            self.cooldown_left, self.bad_epochs = self.cooldown, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been measured so far, the rates in force, and the numbers that it was made with."""
+        return {
+            "step_count": self.step_count,
+            "best": self.best,
+            "bad_epochs": self.bad_epochs,
+            "cooldown_left": self.cooldown_left,
+            "rates": [group["lr"] for group in self.optimizer.groups],
+            "options": self.options(),
+        }
+
+    def options(self) -> dict[str, Any]:
+        """What it was made with."""
+        names = ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "eps", "monitor")
+        return {**{name: getattr(self, name) for name in names}, "min_lr": list(self.min_lr)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another one."""
+        name = type(self).__name__
+        if missing := [key for key in self.state_dict() if key not in state]:
+            raise ValueError(f"{name}: the state lacks {', '.join(missing)}")
+        if state["options"] != self.options():
+            raise ValueError(f"{name}: the state is of {state['options']}, not {self.options()}")
+        if len(state["rates"]) != len(self.optimizer.groups):
+            raise ValueError(f"{name}: the state is of {len(state['rates'])} groups, not {len(self.optimizer.groups)}")
+        counts = [state[key] for key in ("step_count", "bad_epochs", "cooldown_left")]
+        check_counts(name, "the state's counts", counts)
+        for rate in state["rates"]:
+            check_number(name, "a rate of the state", rate, NOT_NEGATIVE)
+        if state["best"] is not None:
+            check_number(name, "the state's best", state["best"], (lambda value: not isnan(value), "a number"))
+        self.step_count, self.bad_epochs, self.cooldown_left = counts
+        self.best = state["best"]
+        for group, rate in zip(self.optimizer.groups, state["rates"], strict=True):
+            group["lr"] = rate
+
+    def _is_better(self, value: float) -> bool:
+        sign = -1.0 if self.mode == "min" else 1.0
+        if self.best is None:
+            return sign * value > -inf
+        if self.threshold_mode == "rel":
+            return sign * value > sign * self.best * (1 + sign * self.threshold)
+        return sign * value > sign * self.best + self.threshold
+
+    def _reduce(self) -> None:
+        for group, lowest in zip(self.optimizer.groups, self.min_lr, strict=True):
+            rate = max(group["lr"] * self.factor, lowest)
+            if group["lr"] - rate > self.eps:
+                group["lr"] = rate

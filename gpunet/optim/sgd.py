@@ -1,0 +1,50 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Unpack
+
+from gpunet.autograd import Parameter
+from gpunet.optim.checks import SHARE, check_numbers
+from gpunet.optim.optimizer import Group, Optimizer, Shared
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum.
+
+    Args:
+        parameters: as for `Optimizer`.
+        lr: learning rate.
+        momentum: share of the last velocity that is kept (Polyak 1964), 0 to 1.
+        nesterov: look ahead along the velocity (Sutskever et al. 2013, section 2).
+        shared: see `Shared`.
+    """
+
+    rule = "sgd"
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter] | Iterable[Group],
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        **shared: Unpack[Shared],
+    ):
+        super().__init__(parameters, shared, lr=lr, momentum=momentum, nesterov=nesterov)
+
+    def slots(self) -> tuple[str, ...]:
+        """None, unless a group has momentum."""
+        return super().slots() if any(group["momentum"] for group in self.groups) else ()
+
+    def check(self, group: Group) -> None:
+        """See `Optimizer.check`."""
+        super().check(group)
+        check_numbers(self.name, group, SHARE, "momentum")
+        if group["nesterov"] and not group["momentum"]:
+            raise ValueError("SGD: nesterov takes a momentum above 0")
+
+    def own(self, group: Group, step: int) -> tuple[float, ...]:
+        """See `Optimizer.own`."""
+        return group["momentum"], group["nesterov"]
