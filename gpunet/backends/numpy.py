@@ -161,8 +161,7 @@ class NumpyBackend(NumpySpatial):
         leading = bool(axes) and axes == tuple(range(len(axes))) and prod(kept) > 1
         if not (leading and a.size and a.flags.c_contiguous and a.dtype.char in "fd"):
             return super().sum(a, axes)
-        with self._one_blas_thread(), np.errstate(all="ignore"):
-            return add_rows(a.reshape(-1, prod(kept))).reshape(kept)
+        return self._alone(lambda: add_rows(a.reshape(-1, prod(kept))).reshape(kept))
 
     # ---- pooling
 
