@@ -26,6 +26,7 @@ hypothesis.settings.load_profile("gpunet")
 
 def pytest_configure(config):
     check_asked()
+    config.addinivalue_line("filterwarnings", "default:.* is used instead; GPUNET_CACHE can name another")
     for warning in GPU_WARNINGS:
         config.addinivalue_line("filterwarnings", warning)
 

@@ -33,8 +33,9 @@ class Library(NamedTuple):
 class OneThread:
     """Runs work with BLAS on one thread, and gives BLAS its threads back when no thread runs such work any more.
 
-    A number that somebody else sets meanwhile stays; who asks meanwhile for OpenBLAS's number is told 1. A Ctrl-C may arrive between any two steps: each of them can be repeated.
-    A fork waits for the work of other threads, which could hold locks of BLAS that nobody in the child would ever release.
+    A number that somebody else sets meanwhile stays; who asks for OpenBLAS's number meanwhile is told 1. A Ctrl-C may arrive
+    between any two steps: each of them can be repeated. A fork waits for the work of other threads, which could hold locks of
+    BLAS that nobody in the child would ever release.
     """
 
     def __init__(self, libraries: list[Library] | None = None):

@@ -185,7 +185,11 @@ def test_libraries_whose_number_is_each_threads_own_are_limited_in_each(monkeypa
     limiter = OneThread([mkl.library()])
     monkeypatch.setattr("gpunet.backends.numpy_threads.ONE_THREAD", limiter)
     backend = NumpyBackend(3)
-    for call in (lambda: backend._parallel(lambda i, j: mkl.get(), 3, LARGE),) * 2:
+
+    def call():
+        return backend._parallel(lambda i, j: mkl.get(), 3, LARGE)
+
+    for _ in range(2):
         assert call() == in_thread(call) == [1, 1, 1]
         assert mkl.get() == 8
         assert in_thread(lambda: (call(), mkl.get())[1]) == 8
