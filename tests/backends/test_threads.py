@@ -218,6 +218,8 @@ def test_a_fork_while_other_threads_compute_leaves_a_child_that_computes(how):
     with threadpool_limits(1, user_api="blas"):
         expected = backend.matmul(a, a), small @ small, training_bits()
 
+    backend.matmul(a, a)  # threadpoolctl would now let no other thread limit BLAS, whose own threads a fork cannot end
+
     def keep_computing():
         while not stop.is_set():
             backend.matmul(a, a)
