@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME", help=", ".join(RUNS))
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("regularisers.png"), metavar="FILE.png")
+    parser.add_argument("--output", type=Path, default=Path("runs/regularisers.png"), metavar="FILE.png")
     options = parser.parse_args()
 
     recipe = recipes.recipe(options.dataset)
@@ -190,6 +190,7 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
     handles, labels = axes.flat[len(results) - 1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     figure.suptitle(f"{title}: loss, and validation accuracy at the end", x=0.01, ha="left", fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
 

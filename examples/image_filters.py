@@ -8,6 +8,7 @@ every pixel. Without a photograph of yours it takes one that comes with scikit-i
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def panels(photo: np.ndarray, backend: str) -> dict[str, tuple[np.ndarray, np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photograph", nargs="?", help="an image file; scikit-image's astronaut if left out")
-    parser.add_argument("--output", default="image_filters.png", metavar="FILE.png")
+    parser.add_argument("--output", type=Path, default=Path("runs/image_filters.png"), metavar="FILE.png")
     parser.add_argument("--extent", type=int, default=512, help="pixels that a larger photograph is scaled down to")
     parser.add_argument("--backend", default="numpy", help="numpy, cuda or reference")
     arguments = parser.parse_args()
@@ -86,6 +87,7 @@ def main() -> None:
             bound = np.abs(matrix).max()
             corner.imshow(matrix, cmap=plot.SIGNED, vmin=-bound, vmax=bound)
             corner.set(xticks=[], yticks=[])
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, bbox_inches="tight")
     print(f"{len(drawn)} pictures of {photo.shape[0]}x{photo.shape[1]} pixels in {arguments.output}")
 

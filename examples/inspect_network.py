@@ -106,7 +106,7 @@ def pictures(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=("digits", "mnist", "fashion_mnist"))
-    parser.add_argument("--output", type=Path, default=Path("inspected"), metavar="FOLDER")
+    parser.add_argument("--output", type=Path, default=Path("runs/inspected"), metavar="FOLDER")
     parser.add_argument("--weights", type=Path, metavar="FILE.safetensors")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--train-images", type=int, default=12_000)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ContextDecorator, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ import numpy as np
 
 from gpunet.backends.base import Array, Backend, is_float
 from gpunet.backends.real import real_array
+from gpunet.decorators import decorated
 from gpunet.errors import BackendError
 from gpunet.tensors import Parameter, Tensor, expect_tensor, parameter, tensor
 
@@ -32,18 +33,35 @@ _mode = _Mode()
 _sequence = count()
 
 
-class no_grad(ContextDecorator):  # noqa: N801 - a context manager, named as users know it
-    """Inside, operations record nothing: ``with no_grad(): …`` or ``@no_grad()``."""
-
+class _Modes(threading.local):
     def __init__(self) -> None:
-        self._before: list[bool] = []  # a stack, for a decorated function may call itself
+        self.before: list[bool] = []  # a stack, for what is entered may be entered again inside
+
+
+class no_grad:  # noqa: N801 - a context manager, named as users know it
+    """Inside, operations of this thread record nothing: ``with no_grad(): …``, ``@no_grad()`` or ``@no_grad``.
+
+    Of a decorated generator, coroutine or asynchronous generator, only its own code records nothing: who iterates over it does.
+    """
+
+    def __new__(cls, function: Any = None) -> Any:
+        """A context manager; of a function, that function decorated."""
+        made = super().__new__(cls)
+        made._modes = _Modes()
+        return made if function is None else made(function)
+
+    _modes: _Modes
 
     def __enter__(self) -> None:
-        self._before.append(_mode.grad)
+        self._modes.before.append(_mode.grad)
         _mode.grad = False
 
     def __exit__(self, *exception: object) -> None:
-        _mode.grad = self._before.pop()
+        _mode.grad = self._modes.before.pop()
+
+    def __call__(self, function: Any) -> Any:
+        """The function, decorated; each of its calls remembers its own thread's mode."""
+        return decorated("no_grad", type(self), function)
 
 
 @contextmanager

@@ -26,6 +26,9 @@ hypothesis.settings.load_profile("gpunet")
 
 def pytest_configure(config):
     check_asked()
+    config.addinivalue_line("filterwarnings", "default:.* is used instead; GPUNET_CACHE can name another")
+    # a checkout that can only be read
+    config.addinivalue_line("filterwarnings", "ignore:could not create cache path:pytest.PytestCacheWarning")
     for warning in GPU_WARNINGS:
         config.addinivalue_line("filterwarnings", warning)
 

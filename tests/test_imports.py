@@ -8,9 +8,9 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("errors", "geometry", "augmentation", "random", "resampling"), ("cuda",), ("backends",), ("precision",), ("arena",),
-    ("tensors",), ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"), ("train",),
-    ("check",), ("bench", "cli"),
+    ("decorators", "errors", "geometry", "augmentation", "random", "resampling"), ("cuda",), ("backends",), ("precision",),
+    ("arena",), ("tensors",), ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"),
+    ("train",), ("check",), ("bench", "cli"),
 )  # fmt: skip
 """From the lowest to the highest."""
 PACKAGE = Path(gpunet.__file__).parent

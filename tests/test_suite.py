@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -76,3 +77,50 @@ def test_no_test_names_the_emulated_device_where_any_cuda_backend_would_do():
             assert not re.search("""["']emulated["']""", text), (
                 f"{path.name}: take the fixture cuda_name or cuda_backend"
             )
+
+
+def test_what_examples_write_unasked_stands_in_a_folder_that_git_ignores():
+    ignored = (TESTS.parent / ".gitignore").read_text().split()
+    examples = sorted((TESTS.parent / "examples").glob("*.py"))
+    pattern = r'"--output",[^\n]*default=(?:Path\()?"([^"]+)"'
+    outputs = [name for path in examples for name in re.findall(pattern, path.read_text())]
+    assert len(outputs) >= 6
+    assert [name for name in outputs if f"{name.split('/')[0]}/" not in ignored] == []
+
+
+READ_ONLY = """
+set -e
+mount --bind . . && mount -o remount,ro,bind . && cd "$PWD"
+if touch x 2>/dev/null; then exit 1; fi
+python="$1"; out="$2"
+"$python" -m pytest -q tests/test_geometry.py tests/backends/test_permutation.py
+"$python" -m gpunet info
+"$python" -m gpunet summary lenet
+"$python" -m gpunet train --epochs 1 --backend numpy --output "$out/run"
+"$python" -m gpunet eval "$out/run/best.safetensors" --backend numpy
+"$python" -m gpunet check --stages environment --backend emulated
+"""
+
+
+@pytest.mark.slow
+def test_a_checkout_that_can_only_be_read_is_enough(tmp_path):
+    """For the suite and the commands; root may write everywhere, but not into what is mounted read-only."""
+    mounting = ["unshare", "--mount", "--map-root-user", "sh", "-c", "mount --bind . ."]
+    if not shutil.which("unshare") or subprocess.run(mounting, cwd=tmp_path, capture_output=True).returncode:
+        pytest.skip("this system lets us mount nothing")
+    checkout, temporary = tmp_path / "checkout", tmp_path / "temporary"
+    temporary.mkdir()
+    checkout.mkdir()
+    for name in ("gpunet", "kernels", "tests", "pyproject.toml"):
+        source = TESTS.parent / name
+        if source.is_dir():
+            shutil.copytree(source, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, checkout / name)
+    before = sorted(checkout.rglob("*"))
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "TMPDIR": str(temporary)}
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", READ_ONLY, "sh", sys.executable, temporary]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(checkout.rglob("*")) == before
+    assert list(temporary.glob("gpunet-check-*/record.jsonl"))

@@ -5,6 +5,7 @@ with many channels, `numpy_planes.py` with few, `numpy_depthwise.py` with a filt
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from gpunet.backends.numpy_conv import BLOCK, Columns, Form, convolve_back, rota
 from gpunet.backends.numpy_depthwise import Depthwise
 from gpunet.backends.numpy_planes import Planes
 from gpunet.backends.numpy_spatial import NumpySpatial
-from gpunet.backends.numpy_sums import Total, add_middle, multiply, takes_chunks
+from gpunet.backends.numpy_sums import Total, add_axes, multiply, takes_chunks
 from gpunet.backends.numpy_threads import T
 from gpunet.geometry import Geometry
 
@@ -179,17 +180,9 @@ class NumpyBackend(NumpySpatial):
         return y
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
-        """Neighbouring axes at a time, the last ones first."""
         if a.dtype.char not in "fd" or not a.flags.c_contiguous:
             return super().sum(a, axes)
-        shape = a.shape
-        with self._one_blas_thread(), np.errstate(all="ignore"):
-            while axes:
-                first = next(i for i in range(len(axes)) if axes[i:] == tuple(range(axes[i], axes[-1] + 1)))
-                start, stop = axes[first], axes[-1] + 1
-                a = add_middle(a.reshape(prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])))
-                shape, axes = shape[:start] + shape[stop:], axes[:first]
-        return a.reshape(shape)
+        return self._alone(partial(add_axes, a, axes))
 
     # ---- pooling
 

@@ -7,6 +7,8 @@ positive terms is lost, however many they are.
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
 from gpunet.backends.base import Array
@@ -44,6 +46,17 @@ def add_middle(a: Array) -> Array:
     parts = np.matmul(np.ones(CHUNK, a.dtype), chunks).reshape(outer, each, inner).astype(np.float64)
     total = np.matmul(np.ones(each), parts) + a[:, each * CHUNK :].sum(axis=1, dtype=np.float64)
     return total.astype(a.dtype)
+
+
+def add_axes(a: Array, axes: tuple[int, ...]) -> Array:
+    """The sum of a C-contiguous a along ascending axes: neighbouring axes at a time, the last ones first."""
+    shape = a.shape
+    while axes:
+        first = next(i for i in range(len(axes)) if axes[i:] == tuple(range(axes[i], axes[-1] + 1)))
+        start, stop = axes[first], axes[-1] + 1
+        a = add_middle(a.reshape(prod(shape[:start]), prod(shape[start:stop]), prod(shape[stop:])))
+        shape, axes = shape[:start] + shape[stop:], axes[:first]
+    return a.reshape(shape)
 
 
 def multiply(a: Array, b: Array, terms: int = 0) -> Array:

@@ -12,16 +12,19 @@ the other is done: measured, two threads took normalisations in blocks of half a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import threading
+import weakref
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from itertools import pairwise
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from gpunet.backends.host import HostBackend
+from gpunet.backends.numpy_blas import ONE_THREAD, controllers
 
 T = TypeVar("T")
 
@@ -44,57 +47,143 @@ class NumpyThreads(HostBackend):
             raise ValueError(f"NumpyBackend: GPUNET_NUM_THREADS is {given!r} but takes an integer") from None
         if self.threads < 1:
             raise ValueError(f"NumpyBackend: threads is {self.threads} but must be at least 1")
-        self._make_pool()
-        self._blas = ThreadpoolController().select(user_api="blas").lib_controllers
+        self._process = 0
 
-    def _make_pool(self) -> None:
+    def _begin_threads(self) -> None:
+        """Daemons, which end with the backend: at exit nobody waits for them, and no part is lost, for the caller does those
+        that nobody has begun."""
+        self._jobs: SimpleQueue[_Part | None] = SimpleQueue()
         self._process = os.getpid()
-        self._pool = ThreadPoolExecutor(self.threads - 1, "gpunet") if self.threads > 1 else None
+        for i in range(self.threads - 1):
+            threading.Thread(target=_serve, args=(self._jobs,), name=f"gpunet_{i}", daemon=True).start()
+        weakref.finalize(self, _end, self._jobs, self.threads - 1)
 
     def describe(self) -> dict[str, str]:
         """Also the threads and the BLAS with the processor it takes this one for."""
         blas = [
             f"{i['internal_api']} {i['version']} ({i.get('architecture', 'unknown architecture')})"
-            for i in (library.info() for library in self._blas)
+            for i in (library.info() for library in controllers())
         ]
         return {**super().describe(), "threads": str(self.threads), "blas": ", ".join(blas) or "unknown"}
-
-    @contextmanager
-    def _one_blas_thread(self) -> Iterator[None]:
-        before = [library.get_num_threads() for library in self._blas]
-        for library in self._blas:
-            library.set_num_threads(1)
-        try:
-            yield
-        finally:
-            for library, threads in zip(self._blas, before, strict=True):
-                library.set_num_threads(threads)
 
     def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
         """work(start, stop) on one part of range(count) a thread; the results in the order of the parts.
 
+        When it returns or raises, a Ctrl-C's KeyboardInterrupt included, no thread works on a part any more.
+
         Args:
             each: elements of work that one of `count` stands for.
         """
-        parts = min(self.threads, count, max(1, count * each // SMALL))
+        n = min(self.threads, count, max(1, count * each // SMALL))
+        if n <= 1:
+            return [self._alone(partial(work, 0, count))]
         if self._process != os.getpid():  # threads do not survive a fork
-            self._make_pool()
+            self._begin_threads()
+        bounds = [count * i // n for i in range(n + 1)]
+        parts = [_Part(partial(work, i, j)) for i, j in pairwise(bounds)]
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
-        with self._one_blas_thread(), np.errstate(all="ignore"):
-            if parts <= 1 or self._pool is None:
-                return [work(0, count)]
-            bounds = [count * i // parts for i in range(parts + 1)]
-            waiting = [self._pool.submit(_quietly, work, i, j) for i, j in pairwise(bounds[1:])]
+        return ONE_THREAD.run(partial(_run, parts, self._jobs))
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        """work() in this thread, with BLAS on it alone."""
+        return ONE_THREAD.run(partial(_quietly, work))
+
+
+class _Part(Generic[T]):
+    """A part of the work, done once: by a thread of the backend's, or by the caller if none has begun it."""
+
+    def __init__(self, work: Callable[[], T]):
+        self._turn = threading.RLock()  # of who does it; a caller that a signal interrupted can take it again
+        self._work: Callable[[], T] | None = work
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+
+    def attempt(self) -> None:
+        """Do it, unless another thread does."""
+        if self._turn.acquire(blocking=False):
             try:
-                first = work(0, bounds[1])
+                self._do()
             finally:
-                rest = [task.result() for task in waiting]
-        return [first, *rest]
+                self._turn.release()
+
+    def result(self) -> T:
+        """What it gave, when whoever does it is done."""
+        with self._turn:
+            self._do()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback holds this part
+        return self._result[0]
+
+    def abandon(self) -> None:
+        """Return when nobody does it, nor ever will."""
+        with self._turn:
+            self._work = None
+
+    def _do(self) -> None:
+        work, self._work = self._work, None  # nothing is kept alive by a part that waits in the queue for nothing
+        if work is not None:
+            try:
+                self._result.append(_quietly(work))
+            except BaseException as error:
+                self._error = error
 
 
-def _quietly(work: Callable[[int, int], T], start: int, stop: int) -> T:
-    with np.errstate(all="ignore"):  # of this thread: the setting is not inherited
-        return work(start, stop)
+def _run(parts: list[_Part[T]], jobs: SimpleQueue[_Part | None]) -> list[T]:
+    try:
+        for part in parts[1:]:
+            jobs.put(part)
+        for part in parts:
+            part.attempt()
+        return [part.result() for part in parts]
+    except BaseException:
+        _abandon(parts)
+        raise
+
+
+def _abandon(parts: list[_Part[T]]) -> None:
+    """Abandon all, though signals arrive meanwhile; then raise what the last one raised."""
+    interruption: BaseException | None = None
+    while True:
+        try:
+            for part in parts:
+                part.abandon()
+            break
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _serve(jobs: SimpleQueue[_Part | None]) -> None:
+    ONE_THREAD.limit_this_thread()
+    while _attempted(jobs.get()):
+        pass
+
+
+def _attempted(part: _Part | None) -> bool:
+    """Whether there was a part; in a function, so that no name holds it while the thread waits for the next."""
+    if part is not None:
+        part.attempt()
+    return part is not None
+
+
+def _end(jobs: SimpleQueue[_Part | None], threads: int) -> None:
+    for _ in range(threads):
+        jobs.put(None)
+
+
+def _quietly(work: Callable[[], T]) -> T:
+    """work() without warnings of numbers. NumPy keeps that setting in a context variable: it does not outlive the copied
+    context, even if a signal arrives before it is set back."""
+    return copy_context().run(_ignoring, work)
+
+
+def _ignoring(work: Callable[[], T]) -> T:
+    with np.errstate(all="ignore"):
+        return work()
 
 
 def _cores() -> int:

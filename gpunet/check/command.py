@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -116,8 +118,11 @@ def _folder(asked: Path | None) -> Iterator[Record]:
 
 
 def _new_folder() -> Path:
-    """One that is not there yet."""
-    first = Path("runs") / f"check-{datetime.now():%Y%m%d-%H%M%S}"
+    """One that is not there yet: in runs/ of the working folder, or a temporary one where that cannot be written to."""
+    name, runs = f"check-{datetime.now():%Y%m%d-%H%M%S}", Path("runs")
+    if not os.access(runs if runs.exists() else Path(), os.W_OK):
+        return Path(tempfile.mkdtemp(prefix=f"gpunet-{name}-"))
+    first = runs / name
     number, folder = 1, first
     while folder.exists():
         number += 1

@@ -56,7 +56,7 @@ def compile_all(architectures: Sequence[str] = ARCHITECTURES, *, files: Sequence
         files: only these `.cu` files; all if None.
     """
     jobs = list(product(files or instantiations(), architectures))
-    left = [job for job in jobs if not (kept.folder("gate") / _name(*job)).exists()]
+    left = [job for job in jobs if kept.find("gate", _name(*job)) is None]
     workers = max(min(len(left), os.cpu_count() or 1), 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         compiled = pool.map(_rows, left)

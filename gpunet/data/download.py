@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from gpunet.cuda.cache import writable
+
 ENVIRONMENT = "GPUNET_DATA"
 """The environment variable that names a folder of data sets."""
 
@@ -47,7 +49,8 @@ def find_files(
     if root is not None:
         bases = [Path(root).expanduser()]
     else:
-        bases = [Path(base).expanduser() for base in (os.environ.get(ENVIRONMENT), _cache()) if base]
+        named = os.environ.get(ENVIRONMENT)
+        bases = [base for base in (Path(named).expanduser() if named else None, _cache()) if base]
     folders = [base / source.folder for base in bases]
     for folder in folders:
         if found := _present(folder, names):
@@ -55,8 +58,8 @@ def find_files(
     try:
         if not download:
             raise OSError("download=False")
-        _fetch(source, names, folders)
-        if found := _present(folders[-1], names):
+        folder = _fetch(source, names, folders[-1] if root is not None else None)
+        if found := _present(folder, names):
             return found
         raise OSError(f"{', '.join(source.md5)} does not hold them")
     except _PROBLEMS as error:
@@ -99,21 +102,29 @@ def _present(folder: Path, names: Sequence[str]) -> list[Path] | None:
     return paths
 
 
-def _cache() -> str | None:
+def _cache() -> Path | None:
     try:
         import pooch
     except ImportError:
         return None
-    return str(pooch.os_cache("gpunet"))
+    folder = Path(os.path.expanduser(pooch.os_cache("gpunet")))
+    return folder if folder.is_absolute() else None  # it stays "~/…" where no home folder is known
 
 
-def _fetch(source: Source, names: Sequence[str], folders: Sequence[Path]) -> None:
-    """Fetch what is missing of `names` into the last folder, each file complete and checked before it gets its name."""
+def _fetch(source: Source, names: Sequence[str], folder: Path | None) -> Path:
+    """Fetch what is missing of `names` into a folder, each file complete and checked before it gets its name; -> the folder.
+
+    Args:
+        folder: the cache's if None, or a temporary one, with a warning, where the cache cannot be written to.
+    """
     try:
         import pooch
     except ImportError as error:
         raise ImportError('downloads need pooch: pip install "gpunet[examples]"') from error
-    folder = folders[-1]  # root or the cache
+    if folder is None:
+        folder = writable(_cache(), ENVIRONMENT) / source.folder
+        if _present(folder, names):
+            return folder
     missing = [name for name in names if not _present(folder, [name])]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +138,7 @@ def _fetch(source: Source, names: Sequence[str], folders: Sequence[Path]) -> Non
                 fetched = Path(pooch.retrieve(source.url + name, f"md5:{checksum}", name, work, downloader=_stream))
                 for path in _unpack(fetched, source.folder) if archive else [fetched]:
                     os.replace(path, folder / path.name)
+    return folder
 
 
 def _stream(url: str, path: str, _: object) -> None:

@@ -1,6 +1,7 @@
 """Capture on the emulated device: what is recorded, replayed and refused."""
 
 import gc
+import threading
 
 import numpy as np
 import pytest
@@ -187,3 +188,24 @@ def test_a_graphs_pool_hands_out_no_more_memory(backend, stream):
     with backend.arrays.using(pool), pytest.raises(BackendError, match="belongs to a captured graph"):
         backend.empty((3,), np.float32)
     captured_temporary(backend, stream, pool)  # a second graph may share it
+
+
+def test_one_stream_that_two_threads_enter_gives_each_back_its_own(backend, stream):
+    arrays, other = backend.arrays, Stream(backend.arrays)
+    inside, entered, after = threading.Event(), threading.Event(), []
+
+    def first():
+        with stream:
+            inside.set()
+            assert entered.wait(20)
+        after.append(arrays.stream)
+
+    usual, thread = arrays.stream, threading.Thread(target=first)
+    thread.start()
+    assert inside.wait(20)
+    with other:
+        with stream:
+            entered.set()
+            thread.join()
+        assert arrays.stream is other
+    assert after == [usual]

@@ -7,6 +7,7 @@ captured, and what CuPy lets pass to corrupt numbers later: a replay on memory t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ from gpunet.errors import BackendError
 if TYPE_CHECKING:
     from gpunet.cuda.emulator.arrays import EmulatedArrays
     from gpunet.cuda.emulator.launcher import Work
+
+
+class _Entered(threading.local):
+    """What each thread that entered a stream comes back to."""
+
+    def __init__(self) -> None:
+        self.before: list[Stream] = []
 
 
 class Stream:
@@ -30,7 +38,7 @@ class Stream:
         self._default = default
         self._recorded: list[tuple[Work, Callable[[Work], None]]] | None = None
         self._refused = ""
-        self._before: list[Stream] = []
+        self._entered = _Entered()
 
     @property
     def capturing(self) -> bool:
@@ -38,12 +46,12 @@ class Stream:
         return self._recorded is not None
 
     def __enter__(self) -> Stream:
-        self._before.append(self.arrays.stream)
+        self._entered.before.append(self.arrays.stream)
         self.arrays.stream = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.arrays.stream = self._before.pop()
+        self.arrays.stream = self._entered.before.pop()
 
     def submit(self, work: Work, execute: Callable[[Work], None]) -> None:
         """Run a launch, or record it while capturing."""

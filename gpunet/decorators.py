@@ -1,0 +1,109 @@
+"""Decorating any kind of function with a context: only while its own code runs, and anew for each call."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager
+from typing import Any
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+def decorated(name: str, context: Context, function: Any) -> Any:
+    """The function, whose code runs inside ``context()``.
+
+    A generator, a coroutine or an asynchronous generator is inside only between being resumed and giving way again: who
+    iterates over it, and other tasks, are not.
+
+    Args:
+        name: the decorator's, for messages.
+    Raises:
+        TypeError: a class, whose methods can be decorated, or what cannot be called.
+    """
+    if isinstance(function, staticmethod | classmethod):
+        return type(function)(decorated(name, context, function.__func__))
+    if isinstance(function, type):
+        raise TypeError(f"{name}: takes a function, got the class {function.__name__}; decorate its methods")
+    if not callable(function):
+        raise TypeError(f"{name}: takes a function to decorate, got {type(function).__name__}")
+    if _is(inspect.isgeneratorfunction, function):
+        return _of_generator(context, function)
+    if _is(inspect.iscoroutinefunction, function):
+        return _of_coroutine(context, function)
+    if _is(inspect.isasyncgenfunction, function):
+        return _of_async_generator(context, function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> Any:
+        with context():
+            return function(*args, **options)
+
+    return call
+
+
+def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004 - the method of a callable object
+
+
+def _of_generator(context: Context, function: Any) -> Any:
+    @functools.wraps(function)
+    def generate(*args: Any, **options: Any) -> Any:
+        return (yield from _steps(context, function(*args, **options)))
+
+    return generate
+
+
+def _of_coroutine(context: Context, function: Any) -> Any:
+    @functools.wraps(function)
+    async def run(*args: Any, **options: Any) -> Any:
+        return await _awaited(context, function(*args, **options))
+
+    return run
+
+
+def _of_async_generator(context: Context, function: Any) -> Any:
+    @functools.wraps(function)
+    async def generate(*args: Any, **options: Any) -> AsyncGenerator[Any, Any]:
+        body = function(*args, **options)
+        step = body.asend(None)
+        while True:
+            try:
+                item = await _awaited(context, step)
+            except StopAsyncIteration:
+                return
+            try:
+                step = body.asend((yield item))
+            except GeneratorExit:
+                await _awaited(context, body.aclose())
+                raise
+            except BaseException as error:
+                step = body.athrow(error)
+
+    return generate
+
+
+@types.coroutine
+def _awaited(context: Context, body: Any) -> Generator[Any, Any, Any]:
+    return (yield from _steps(context, body))
+
+
+def _steps(context: Context, body: Any) -> Generator[Any, Any, Any]:
+    """What a generator or coroutine yields and returns; what is sent and thrown reaches it, inside a context each time."""
+    resume, value = body.send, None
+    while True:
+        try:
+            with context():
+                item = resume(value)
+        except StopIteration as end:
+            return end.value
+        try:
+            resume, value = body.send, (yield item)
+        except GeneratorExit:
+            with context():
+                body.close()
+            raise
+        except BaseException as error:
+            resume, value = body.throw, error
