@@ -105,8 +105,7 @@ class EagerStep:
         self.optimizer.zero_grad()
         with _quiet():
             for i, batch in enumerate(given):
-                if i:
-                    random.begin_step(epoch, step + i)
+                random.begin_step(epoch, step + i)  # also of the first, for hooks may have drawn
                 loss, measured = self.begin(batch)
                 self.optimizer.backward(loss, measured.rows / total)
                 results.append(measured._replace(rate=rate))
