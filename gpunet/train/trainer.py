@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from time import perf_counter
 from typing import Any
@@ -29,7 +29,7 @@ from gpunet.train.history import History
 from gpunet.train.metrics import Accuracy, Mean, Metric, make_metrics
 from gpunet.train.options import check_average, check_loader, check_owner, make_recorder
 from gpunet.train.progress import ProgressBar
-from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, blocks
+from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, blocks, opened
 
 Loader = Iterable[Any]
 """Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
@@ -209,8 +209,8 @@ class Trainer:
             data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
         check_loader("data", data)
         outputs = []
-        with watching() as interrupt, in_eval_mode(self.model):
-            for batch in data:
+        with watching() as interrupt, in_eval_mode(self.model), opened(data) as batches:
+            for batch in batches:
                 outputs.append(self._step.predict(batch))
                 interrupt.check()
         if not outputs:
@@ -308,18 +308,19 @@ class Trainer:
         """The steps of an epoch -> the learning rate of the last one."""
         rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            for batches in blocks(loader, self._step.most, self._step.update):
-                interrupt.check()
-                self.step, done = done, done + len(batches)
-                random.begin_step(self.epoch, self.step)
-                try:
-                    self._hooks.call("before_step", self)
-                except SkipStep:
-                    continue
-                rate = self._train(batches)
-                self._seconds = perf_counter() - start
-                self._hooks.call("after_step", self)
-                interrupt.check()
+            with closing(blocks(loader, self._step.most, self._step.update)) as found:
+                for batches in found:
+                    interrupt.check()
+                    self.step, done = done, done + len(batches)
+                    random.begin_step(self.epoch, self.step)
+                    try:
+                        self._hooks.call("before_step", self)
+                    except SkipStep:
+                        continue
+                    rate = self._train(batches)
+                    self._seconds = perf_counter() - start
+                    self._hooks.call("after_step", self)
+                    interrupt.check()
         except StopEpoch:
             pass
         if not self._meter.rows:
@@ -342,8 +343,8 @@ class Trainer:
         return measured.rate
 
     def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, meter: _Meter) -> dict[str, Any]:
-        with in_eval_mode(self.model):
-            for batch in loader:
+        with in_eval_mode(self.model), opened(loader) as batches:
+            for batch in batches:
                 meter.update(self._step.evaluate(batch))
                 interrupt.check()
         if not meter.rows:
