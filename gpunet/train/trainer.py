@@ -297,6 +297,7 @@ class Trainer:
         self._check_parameters()
         if valid is not None:
             _begin(valid, self.epoch)
+            random.begin_step(self.epoch, self.step + 1)  # for a model that draws in inference too, whatever hooks drew
             with nullcontext() if self.average is None else self.average.applied():
                 measured = _numbers(self._evaluate("valid", valid, interrupt, _Meter(self.metrics)))
             if not np.isfinite(measured["loss"]):
