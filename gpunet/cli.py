@@ -98,7 +98,7 @@ def train(arguments: Namespace) -> int:
     elif arguments.output:
         path = arguments.output / "interrupted.safetensors"
         trainer.save(path, metadata=description)
-        print(f"interrupted in the first epoch: the weights so far are in {path}", flush=True)
+        print(f"interrupted in the first epoch: the weights so far are in {path}", file=sys.stderr)
     print(f"test accuracy: {trainer.evaluate(test_loader)['accuracy']:.1%}")
     return 130 if history.interrupted else 0
 

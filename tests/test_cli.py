@@ -121,10 +121,10 @@ def pressed(monkeypatch):
 
 def test_ctrl_c_in_the_first_epoch_keeps_the_weights_whose_accuracy_is_printed(capsys, tmp_path, pressed):
     pressed(0, 2)
-    status, out, _ = run(capsys, "train", "--epochs", 2, "--backend", "numpy", "--output", tmp_path)
+    status, out, err = run(capsys, "train", "--epochs", 2, "--backend", "numpy", "--output", tmp_path)
     path = tmp_path / "interrupted.safetensors"
     assert status == 130
-    assert f"interrupted in the first epoch: the weights so far are in {path}" in out
+    assert f"interrupted in the first epoch: the weights so far are in {path}" in err
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     assert read_metadata(path)["training"]["epoch"] == 0
     accuracy = out.splitlines()[-1].removeprefix("test accuracy: ")

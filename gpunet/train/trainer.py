@@ -314,13 +314,17 @@ class Trainer:
                     interrupt.check()
                     self.step, done = done, done + len(batches)
                     random.begin_step(self.epoch, self.step)
+                    hooks = perf_counter()  # whose time, of an evaluation say, is not the steps'
                     try:
                         self._hooks.call("before_step", self)
                     except SkipStep:
                         continue
+                    start += perf_counter() - hooks
                     rate = self._train(batches)
-                    self._seconds = perf_counter() - start
+                    hooks = perf_counter()
+                    self._seconds = hooks - start
                     self._hooks.call("after_step", self)
+                    start += perf_counter() - hooks
                     interrupt.check()
         except StopEpoch:
             pass

@@ -1,5 +1,7 @@
 """What a hook evaluates, predicts or fits on the side leaves the training around it as it is, bit for bit."""
 
+import time
+
 import numpy as np
 import pytest
 from helpers.capturing import assert_same, state_of
@@ -95,6 +97,13 @@ def test_what_a_hook_measures_is_right(task):
     assert found[-1][0]["loss"] == last["loss"]
     np.testing.assert_array_equal(found[-1][0]["confusion"], last["confusion"])
     assert found[-1][1] == trainer.history["accuracy"][-1]
+
+
+@pytest.mark.parametrize("hook", ["before_step", "after_step"])
+def test_the_time_of_hooks_is_not_the_steps(task, hook):
+    history = task.trainer(callbacks=[Watch(hook, lambda trainer: time.sleep(0.25))]).fit(task.train, 1)
+    assert history["seconds"][0] > 1.0  # four steps of 50 images, which take milliseconds
+    assert history["images_per_second"][0] > 50 / 0.5
 
 
 def test_another_trainer_may_fit_in_a_hook(new_task):
