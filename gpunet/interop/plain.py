@@ -53,7 +53,7 @@ def plain_number(value: Any) -> Any:
         value = value[()]
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    if isinstance(value, int | np.integer):
+    if isinstance(value, int | np.integer) and not isinstance(value, np.timedelta64):
         return int(value)
     if isinstance(value, float | Fraction | Decimal) or (isinstance(value, np.generic) and is_float(value.dtype)):
         return float(value)
@@ -61,7 +61,12 @@ def plain_number(value: Any) -> Any:
 
 
 def _plain(value: Any, place: str) -> Any:
-    value = plain_number(value)
+    try:
+        value = plain_number(value)
+        if isinstance(value, int):
+            str(value)
+    except (ValueError, OverflowError) as error:  # a fraction beyond float64, an integer of too many digits
+        raise TypeError(f"{place} cannot be written: {error}") from None
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):

@@ -417,6 +417,40 @@ def test_a_fit_inside_asyncio_is_interrupted_alone(task):
     assert asyncio.run(main()).interrupted
 
 
+# ---- compilers
+
+COMPILING = """
+import os, signal, sys
+from pathlib import Path
+from gpunet.cuda.emulator.build import compile_library
+from gpunet.train.control import Interrupt
+
+with Interrupt() as interrupt:
+    print("begun", flush=True)
+    compile_library([Path("none.cpp")], Path(sys.argv[1]), [])
+print("noted", interrupt.count, Path(sys.argv[1]).read_text())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal's process group is POSIX's")
+def test_ctrl_c_at_the_terminal_leaves_a_running_compiler_alone(tmp_path):
+    slow = tmp_path / "g++"
+    slow.write_text(
+        '#!/bin/sh\nsleep 0.8\nfor last; do [ "$previous" = -o ] && out=$last; previous=$last; done\necho made >$out\n'
+    )
+    slow.chmod(0o755)
+    command = [sys.executable, "-c", COMPILING, str(tmp_path / "made.so")]
+    environment = {**os.environ, "CXX": str(slow)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.stdout.read() == "noted 1 made\n\n"
+    assert process.returncode == 0
+
+
 # ---- the end of the process
 
 
