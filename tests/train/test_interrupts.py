@@ -1,6 +1,7 @@
 """Ctrl-C at any moment: training ends, nothing hangs, and what is counted, listed and written agrees.
 
-`GPUNET_TEST_SIGNALS` says at how many random moments; a thousand take about a minute.
+`GPUNET_TEST_SIGNALS` says at how many random moments; a thousand take a minute or two.
+`GPUNET_TEST_SIGNALS_BACKEND` says on which backend, NumPy if it is not set.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from gpunet.interop import read_metadata
 from gpunet.train import BestCheckpoint, CSVLogger, StopTraining
 from gpunet.train.control import Interrupt
 
-SIGNALS = int(os.environ.get("GPUNET_TEST_SIGNALS", "30"))
+SIGNALS = int(os.environ.get("GPUNET_TEST_SIGNALS", "12"))
 """Moments of the test below."""
 
 
@@ -472,7 +473,7 @@ for batch in loader:
 """
 
 
-@pytest.mark.parametrize("delay", [0.001, 0.05, 0.0731])
+@pytest.mark.parametrize("delay", [0.001, 0.0731])
 def test_a_loop_over_a_loader_that_is_interrupted_ends_the_process(delay):
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(delay)], capture_output=True, text=True, timeout=30)
     assert done.returncode in (130, -signal.SIGINT)
