@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing, contextmanager, nullcontext
 from copy import deepcopy
 from time import perf_counter
 from typing import Any
@@ -137,6 +137,7 @@ class Trainer:
         self.columns: list[str] = []
         self._meter, self._seconds = _Meter(self.metrics), 0.0
         self._fitting = False
+        self._began: int | None = None  # step of the schedule at which the running epoch began
 
     # ---- the three things it does
 
@@ -220,11 +221,15 @@ class Trainer:
     # ---- checkpoints
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed."""
+        """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed.
+
+        One that a hook writes within an epoch goes on from that epoch's start: it has the schedule there, and the weights of
+        now.
+        """
         training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
-        save_checkpoint(
-            path, self.model, self.optimizer, self.schedule, {**(metadata or {}), "training": training}, self.average
-        )
+        metadata = {**(metadata or {}), "training": training}
+        with self._schedule_of_epoch():
+            save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote: also the seed is set to the checkpoint's. -> its metadata."""
@@ -233,6 +238,22 @@ class Trainer:
             random.seed(training["seed"])
             self.epoch, self.history = training["epoch"], History(training["history"])
         return metadata
+
+    @contextmanager
+    def _schedule_of_epoch(self) -> Iterator[None]:
+        """Inside, the schedule stands where the running epoch began."""
+        schedule, began, rates = self.schedule, self._began, [group["lr"] for group in self.optimizer.groups]
+        if schedule is None or began is None or began == schedule.step_count:
+            yield
+            return
+        now = schedule.step_count
+        schedule.seek(began)
+        try:
+            yield
+        finally:
+            schedule.seek(now)
+            for group, rate in zip(self.optimizer.groups, rates, strict=True):
+                group["lr"] = rate
 
     # ---- for callbacks
 
@@ -267,6 +288,7 @@ class Trainer:
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         """An epoch, and its row; or neither row nor count, and the schedule as it was."""
         epoch, before = self.epoch, 0 if self.schedule is None else self.schedule.step_count
+        self._began = before
         try:
             row = self._measured_epoch(loader, valid, interrupt)
             interrupt.holding = True
@@ -276,6 +298,7 @@ class Trainer:
             interrupt.holding = True
             if self.epoch == epoch and self.schedule is not None and self.schedule.step_count != before:
                 self.schedule.seek(before)
+            self._began = None
             interrupt.holding = False
         self._hooks.call("after_epoch", self)
         interrupt.check()
