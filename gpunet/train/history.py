@@ -10,6 +10,8 @@ from math import nan
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from gpunet.interop.files import write_whole
 from gpunet.interop.plain import plain_number
 
@@ -59,6 +61,12 @@ class History:
     def __repr__(self) -> str:
         last = describe(self.rows[-1]) if self.rows else "empty"
         return f"History({len(self)} epochs{', interrupted' * self.interrupted}: {last})"
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What can stand in a history: no arrays; NumPy's numbers as Python's."""
+    plain = {name: plain_number(value) for name, value in values.items()}
+    return {name: value for name, value in plain.items() if np.ndim(value) == 0}
 
 
 def describe(row: Mapping[str, float]) -> str:

@@ -225,6 +225,12 @@ def blocks(loader: Any, most: int, update: int = 1) -> Generator[list[Any], None
         yield block
 
 
+def begin_epoch(loader: Any, epoch: int) -> None:
+    """Have a loader that counts epochs begin this one."""
+    if hasattr(loader, "epoch"):
+        loader.epoch = epoch
+
+
 @contextmanager
 def opened(loader: Iterable[Any], make: Callable[[], Iterator[Any]] | None = None) -> Iterator[Iterator[Any]]:
     """An iterator over a loader's batches, or what `make` gives; a generator that was made here is closed at the end.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from contextlib import closing, nullcontext
 from copy import deepcopy
 from time import perf_counter
 from typing import Any
@@ -15,21 +15,20 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
-from gpunet.interop.plain import plain_number
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.nn.module import in_eval_mode
 from gpunet.optim import ExponentialMovingAverage, Optimizer
-from gpunet.optim.schedule import Schedule
+from gpunet.optim.schedule import Schedule, sought
 from gpunet.precision import stored_dtype
 from gpunet.train.callbacks import Hooks
 from gpunet.train.captured import STEPS, CapturedStep
 from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining, watching
-from gpunet.train.history import History
+from gpunet.train.history import History, numbers_of
 from gpunet.train.metrics import Accuracy, Mean, Metric, make_metrics
 from gpunet.train.options import check_average, check_loader, check_owner, make_recorder
 from gpunet.train.progress import ProgressBar
-from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, blocks, opened
+from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, begin_epoch, blocks, opened
 
 Loader = Iterable[Any]
 """Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
@@ -137,6 +136,7 @@ class Trainer:
         self.columns: list[str] = []
         self._meter, self._seconds = _Meter(self.metrics), 0.0
         self._fitting = False
+        self._paced = schedule if isinstance(schedule, Schedule) else None  # by steps
         self._began: int | None = None  # step of the schedule at which the running epoch began
 
     # ---- the three things it does
@@ -228,7 +228,7 @@ class Trainer:
         """
         training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
         metadata = {**(metadata or {}), "training": training}
-        with self._schedule_of_epoch():
+        with sought(self._paced, self._began):
             save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -239,28 +239,12 @@ class Trainer:
             self.epoch, self.history = training["epoch"], History(training["history"])
         return metadata
 
-    @contextmanager
-    def _schedule_of_epoch(self) -> Iterator[None]:
-        """Inside, the schedule stands where the running epoch began."""
-        schedule, began, rates = self.schedule, self._began, [group["lr"] for group in self.optimizer.groups]
-        if schedule is None or began is None or began == schedule.step_count:
-            yield
-            return
-        now = schedule.step_count
-        schedule.seek(began)
-        try:
-            yield
-        finally:
-            schedule.seek(now)
-            for group, rate in zip(self.optimizer.groups, rates, strict=True):
-                group["lr"] = rate
-
     # ---- for callbacks
 
     @property
     def running(self) -> dict[str, Any]:
         """Means over the steps of the running epoch so far: loss, metrics that are numbers, images_per_second."""
-        return {**_numbers(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
+        return {**numbers_of(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
 
     # ---- one epoch
 
@@ -287,8 +271,8 @@ class Trainer:
 
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         """An epoch, and its row; or neither row nor count, and the schedule as it was."""
-        epoch, before = self.epoch, 0 if self.schedule is None else self.schedule.step_count
-        self._began = before
+        epoch, paced = self.epoch, self._paced
+        before = self._began = None if paced is None else paced.step_count
         try:
             row = self._measured_epoch(loader, valid, interrupt)
             interrupt.holding = True
@@ -296,8 +280,8 @@ class Trainer:
             self.epoch += 1
         finally:
             interrupt.holding = True
-            if self.epoch == epoch and self.schedule is not None and self.schedule.step_count != before:
-                self.schedule.seek(before)
+            if self.epoch == epoch and paced is not None and before is not None and paced.step_count != before:
+                paced.seek(before)
             self._began = None
             interrupt.holding = False
         self._hooks.call("after_epoch", self)
@@ -308,21 +292,21 @@ class Trainer:
         start = perf_counter()
         self.step, self.steps = 0, len(loader) if isinstance(loader, Sized) else None
         self._meter, self._seconds = _Meter(self.metrics), 0.0
-        _begin(loader, self.epoch)
+        begin_epoch(loader, self.epoch)
         if valid is not None:
-            _begin(valid, self.epoch)
+            begin_epoch(valid, self.epoch)
         self._hooks.call("before_epoch", self)
         self.model.train()
-        _begin(loader, self.epoch)  # a hook may have iterated over it
+        begin_epoch(loader, self.epoch)  # a hook may have iterated over it
         rate = self._run_steps(loader, interrupt)
         row = {"epoch": self.epoch + 1, **self.running}
         speed = row.pop("images_per_second")
         self._check_parameters()
         if valid is not None:
-            _begin(valid, self.epoch)
+            begin_epoch(valid, self.epoch)
             random.begin_step(self.epoch, self.step + 1)  # for a model that draws in inference too, whatever hooks drew
             with nullcontext() if self.average is None else self.average.applied():
-                measured = _numbers(self._evaluate("valid", valid, interrupt, _Meter(self.metrics)))
+                measured = numbers_of(self._evaluate("valid", valid, interrupt, _Meter(self.metrics)))
             if not np.isfinite(measured["loss"]):
                 raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
             row |= {f"valid_{name}": value for name, value in measured.items()}
@@ -395,7 +379,7 @@ class Trainer:
             raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {self.epoch + 1}")
 
     def _column_names(self, valid: bool) -> list[str]:
-        measured = list(_numbers(_Meter(self.metrics).values()))
+        measured = list(numbers_of(_Meter(self.metrics).values()))
         validated = [f"valid_{name}" for name in measured] if valid else []
         return ["epoch", *measured, *validated, "lr", "seconds", "images_per_second"]
 
@@ -422,15 +406,3 @@ class _Meter:
 
     def values(self) -> dict[str, Any]:
         return {"loss": self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What can stand in a history: no arrays; NumPy's numbers as Python's."""
-    plain = {name: plain_number(value) for name, value in values.items()}
-    return {name: value for name, value in plain.items() if np.ndim(value) == 0}
-
-
-def _begin(loader: Any, epoch: int) -> None:
-    """Have a loader that counts epochs begin this one."""
-    if hasattr(loader, "epoch"):
-        loader.epoch = epoch
