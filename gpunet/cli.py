@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -25,8 +24,10 @@ from gpunet.data import DataLoader, Normalize, random_split
 from gpunet.data.images import SUFFIXES, read_image
 from gpunet.errors import BackendError
 from gpunet.interop import load_weights, read_metadata
+from gpunet.interop.files import write_whole
+from gpunet.interop.plain import to_json
 from gpunet.precision import PRECISIONS
-from gpunet.train import BestCheckpoint, CSVLogger, Trainer, recipes
+from gpunet.train import BestCheckpoint, Callback, CSVLogger, Trainer, recipes
 
 REPORTED = (ValueError, TypeError, BackendError, OSError, ImportError, FloatingPointError, MemoryError)
 """What is said in one line; anything else is a fault of gpunet's and shows its traceback."""
@@ -94,6 +95,10 @@ def train(arguments: Namespace) -> int:
     history = trainer.fit(train_loader, recipe.epochs, valid=valid_loader)
     if arguments.output and len(history):
         load_weights(arguments.output / "best.safetensors", model)
+    elif arguments.output:
+        path = arguments.output / "interrupted.safetensors"
+        trainer.save(path, metadata=description)
+        print(f"interrupted in the first epoch: the weights so far are in {path}", file=sys.stderr)
     print(f"test accuracy: {trainer.evaluate(test_loader)['accuracy']:.1%}")
     return 130 if history.interrupted else 0
 
@@ -210,19 +215,33 @@ def _recipe(arguments: Namespace) -> recipes.Recipe:
 
 
 def _run_folder(arguments: Namespace, description: dict[str, Any]) -> list[Any]:
-    """The callbacks that fill ``--output``, with config.json written: only if something was held out is there a choice
-    of the best epoch; the test images have no say in it."""
+    """The callbacks that fill ``--output``, all its files after the first epoch, so that those of an earlier run stay together
+    until then. Only if something was held out is there a choice of the best epoch; the test images have no say in it."""
     folder = arguments.output
     if folder is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     config = {"seed": arguments.seed, "valid": arguments.valid, "gpunet": gpunet.__version__, **description}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    text = to_json("config.json", config, indent=2) + "\n"
     monitor = "valid_accuracy" if arguments.valid else "epoch"
     return [
+        _ConfigWriter(folder / "config.json", text),
         BestCheckpoint(folder / "best.safetensors", monitor, metadata=description),
         CSVLogger(folder / "history.csv"),
     ]
+
+
+class _ConfigWriter(Callback):
+    """Writes config.json after the first epoch."""
+
+    order = 30
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        if trainer.epoch == 1:
+            write_whole(self.path, self.text.encode())
 
 
 def _print_setup(
@@ -344,7 +363,12 @@ def _add_train(parser: ArgumentParser) -> None:
     add("--image-size", type=_extents(2), metavar="HxW", help="scale the images of a folder; 32 is 32x32")
     add("--valid", type=float, default=0.0, metavar="SHARE", help="of the training images, to choose the best epoch by")
     add("--seed", type=int, default=0)
-    add("--output", type=Path, metavar="FOLDER", help="for best.safetensors, history.csv and config.json")
+    add(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="for best.safetensors, history.csv and config.json, after each epoch",
+    )
     add("--quiet", action="store_true", help="print the test accuracy alone")
     _add_places(parser)
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import signal
 import subprocess
 import sys
 
@@ -96,6 +97,61 @@ def test_with_held_out_images_the_best_epoch_on_them_is_kept_and_tested(capsys, 
     assert "1,150 images to train" in out
     assert read_metadata(tmp_path / "best.safetensors")["training"]["epoch"] == 1
     assert loaded == [tmp_path / "best.safetensors"]
+
+
+@pytest.fixture
+def pressed(monkeypatch):
+    """Has Ctrl-C pressed in a step of an epoch, both counted from 0."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def press(epoch, step):
+        begin = gpunet.random.begin_step
+
+        def pressing(at_epoch, at_step):
+            begin(at_epoch, at_step)
+            if (at_epoch, at_step) == (epoch, step):
+                monkeypatch.setattr(gpunet.random, "begin_step", begin)
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(gpunet.random, "begin_step", pressing)
+
+    yield press
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_the_first_epoch_keeps_the_weights_whose_accuracy_is_printed(capsys, tmp_path, pressed):
+    pressed(0, 2)
+    status, out, err = run(capsys, "train", "--epochs", 2, "--backend", "numpy", "--output", tmp_path)
+    path = tmp_path / "interrupted.safetensors"
+    assert status == 130
+    assert f"interrupted in the first epoch: the weights so far are in {path}" in err
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert read_metadata(path)["training"]["epoch"] == 0
+    accuracy = out.splitlines()[-1].removeprefix("test accuracy: ")
+    status, out, _ = run(capsys, "eval", path, "--backend", "numpy")
+    assert status == 0
+    assert f"{float(out.split('accuracy: ')[1].split('%')[0]):.1f}%" == accuracy
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_an_earlier_runs_files_together(capsys, tmp_path, pressed):
+    run(capsys, "train", *QUICK, "--output", tmp_path)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    pressed(0, 0)
+    run(capsys, "train", *QUICK, "--seed", 5, "--output", tmp_path)
+    after = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert after.pop("interrupted.safetensors")
+    assert before == after
+
+
+def test_ctrl_c_in_a_later_epoch_keeps_the_finished_ones(capsys, tmp_path, pressed):
+    pressed(1, 1)
+    status, out, _ = run(capsys, "train", "--epochs", 3, "--backend", "numpy", "--output", tmp_path)
+    assert status == 130
+    assert "interrupted after 1 finished epochs; one that has begun is not counted" in out
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["best.safetensors", "config.json", "history.csv"]
+    training = read_metadata(tmp_path / "best.safetensors")["training"]
+    with open(tmp_path / "history.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == training["epoch"] == len(training["history"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -163,14 +163,13 @@ class DeviceLoader(BatchOrder):
         return self._batches(self._positions)
 
     def _batches(self, positions: Array | None) -> Iterator[DeferredBatch]:
-        epoch, seed = self.epoch, self._seed()
+        epoch, seed = self._begin()
         return self._epoch_batches(self._order(epoch, seed, positions), epoch, seed)
 
     def _epoch_batches(self, order: Array, epoch: int, seed: int) -> Iterator[DeferredBatch]:
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             rows = min(self.batch_size, self.samples - start)
             yield DeferredBatch(self, order, start, rows, epoch, seed)
-        self.epoch = epoch + 1
 
     def _order(self, epoch: int, seed: int, out: Array | None = None) -> Array:
         if self.shuffle:

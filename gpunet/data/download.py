@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -150,7 +151,8 @@ def _stream(url: str, path: str, _: object) -> None:
     with requests.get(url, stream=True, timeout=30) as answer:
         answer.raise_for_status()
         size = int(answer.headers.get("Content-Length", 0)) or None
-        with open(path, "wb") as file, tqdm(desc=name, total=size, unit="B", unit_scale=True) as bar:
+        silent = sys.stderr is None  # a program without a console
+        with open(path, "wb") as file, tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=silent) as bar:
             for chunk in answer.iter_content(1 << 16):
                 bar.update(file.write(chunk))
 

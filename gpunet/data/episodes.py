@@ -67,10 +67,13 @@ class _Drawn:
 
     def __iter__(self) -> Iterator[Batch]:
         seed, epoch = checked_seed(self._name, self.seed), self.epoch
+        self.epoch = epoch + 1
+        return self._batches(epoch, seed)
+
+    def _batches(self, epoch: int, seed: int) -> Iterator[Batch]:
         for step in range(self.steps):
             draw = _Draw(random.Stream(seed, random.PURPOSES["episode"], step=step, epoch=epoch))
             yield self.batch(draw, epoch * self.steps + step, seed)
-        self.epoch = epoch + 1
 
     def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
         """One batch; `number` counts them over all epochs, and takes the place of the epoch in augmentation."""

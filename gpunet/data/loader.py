@@ -57,6 +57,12 @@ class BatchOrder:
         """Batches of one epoch."""
         return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
 
+    def _begin(self) -> tuple[int, int]:
+        """(epoch, seed) of an iteration that begins here, and is counted, however far it will come."""
+        epoch, seed = self.epoch, self._seed()
+        self.epoch = epoch + 1
+        return epoch, seed
+
     @property
     def _name(self) -> str:
         return type(self).__name__
@@ -81,8 +87,9 @@ class DataLoader(BatchOrder):
     """Iterates over a data set in batches: tuples of host arrays of `batch_size` rows each, fewer in the last.
 
     Each iteration is one epoch. The shuffled order of epoch e is ``random.permutation(stream, n)`` with the stream
-    ``Stream(seed, PURPOSES["shuffle"], epoch=e)``. Epoch and seed are read when ``iter(loader)`` is called; `epoch`
-    counts on when an iteration has been exhausted, and may be set between iterations. For images that fit into the memory
+    ``Stream(seed, PURPOSES["shuffle"], epoch=e)``. Epoch and seed are read when ``iter(loader)`` is called, and `epoch` counts
+    on there: an iteration that is left by ``break``, or by an error, counts, and the next has another order. It may be set
+    between iterations, to take an epoch again. For images that fit into the memory
     of a GPU, `DeviceLoader` gives the same batches without the host.
 
     Args:
@@ -124,7 +131,7 @@ class DataLoader(BatchOrder):
         return self._order(self.epoch if epoch is None else epoch, self._seed())
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._epoch_batches(self.epoch, self._seed())
+        return self._epoch_batches(*self._begin())
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
         if not self.shuffle:
@@ -136,7 +143,6 @@ class DataLoader(BatchOrder):
         pieces = (order[i * size : (i + 1) * size] for i in range(count))
         batches = (self._batch(indices, epoch, seed) for indices in pieces)
         yield from _ahead(map(_check_on_host, batches), self.prefetch) if self.prefetch else batches
-        self.epoch = epoch + 1
 
     def _batch(self, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         batch = self.dataset[indices]
@@ -153,12 +159,14 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
     The thread knows nothing of the generator: when the consumer drops it, it is closed, and `finally` ends the thread.
     """
     ready: SimpleQueue[tuple[Batch | None, BaseException | None]] = SimpleQueue()
-    room = threading.Semaphore(depth)
-    stopped = threading.Event()
+    room: SimpleQueue[None] = SimpleQueue()  # Ctrl-C in a Semaphore or an Event can leave its lock taken for good
+    for _ in range(depth):
+        room.put(None)
+    stopped = False
 
     def work() -> None:
         try:
-            while room.acquire() and not stopped.is_set():
+            while room.get() is None and not stopped:
                 batch = next(batches, None)
                 ready.put((batch, None))
                 if batch is None:
@@ -167,22 +175,22 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
             ready.put((None, error))
 
     thread = threading.Thread(target=work, name="gpunet-prefetch", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while True:
             batch, error = ready.get()
             if error is not None:
                 raise error
             if batch is None:
                 return
-            room.release()
+            room.put(None)
             yield batch
     finally:
         error = None  # its traceback holds this frame
-        stopped.set()
-        room.release()
+        stopped = True
+        room.put(None)
         # The garbage collector may run in any thread, and at interpreter exit too, when no other thread runs any more.
-        if thread is not threading.current_thread() and not sys.is_finalizing():
+        if thread.is_alive() and thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
 
 

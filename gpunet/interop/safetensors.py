@@ -8,17 +8,16 @@ header's metadata has the keys
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gpunet.interop.files import write_whole
+from gpunet.interop.plain import from_json, to_json
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
@@ -32,9 +31,10 @@ def save_weights(path: PathLike, model: Module, metadata: Mapping[str, Any] | No
 
     Args:
         path: the file; written aside and renamed, so that it is never half a file.
-        metadata: kept in the file; what JSON can hold.
+        metadata: kept in the file; what JSON can hold, and NumPy's numbers and arrays, which are read back as numbers and
+            lists; NaN and infinities too.
     Raises:
-        TypeError: an array of objects; metadata that JSON cannot hold.
+        TypeError: an array of objects; metadata that JSON cannot hold, by its key. No file is touched then.
     """
     _write("save_weights", path, model.state_dict(), WEIGHTS, {"metadata": dict(metadata or {})})
 
@@ -133,24 +133,8 @@ def _write(operation: str, path: PathLike, arrays: Mapping[str, np.ndarray], kin
     from safetensors.numpy import save
 
     plain = {name: _plain(operation, name, array) for name, array in arrays.items()}
-    try:
-        text = json.dumps(state, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{operation}: metadata must be what JSON can hold: {error}") from error
-    content = save(plain, {"format": kind, "crc32": str(_checksum(plain)), "json": text})
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, target)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    header = {"format": kind, "crc32": str(_checksum(plain)), "json": to_json(operation, state)}
+    write_whole(path, save(plain, header))
 
 
 def _read(operation: str, path: PathLike) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
@@ -164,7 +148,7 @@ def _read(operation: str, path: PathLike) -> tuple[dict[str, np.ndarray], str, d
             header = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
         kind = header.get("format", "") if "crc32" in header else ""
-        state = json.loads(header["json"]) if kind else {}
+        state = from_json(header["json"]) if kind else {}
     except Exception as error:  # SafetensorError, and whatever strange headers lead to
         raise ValueError(f"{operation}: {path} is damaged or no safetensors file: {error}") from error
     if kind and int(header["crc32"]) != _checksum(arrays):
@@ -185,12 +169,6 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     for name in sorted(arrays):
         value = zlib.crc32(arrays[name].tobytes(), value)
     return value
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # ---- states

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from math import cos, pi
 from typing import Any
 
@@ -197,6 +198,22 @@ class WarmupLR(Schedule):
         if step < self.steps:
             return (step + 1) / self.steps
         return 1.0 if self.then is None else self.then.factor(step - self.steps)
+
+
+@contextmanager
+def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
+    """Inside, a schedule, if there is one, stands at a step, if one is named; afterwards all is as it was."""
+    if schedule is None or step is None or step == schedule.step_count:
+        yield
+        return
+    now, rates = schedule.step_count, [group["lr"] for group in schedule.optimizer.groups]
+    schedule.seek(step)
+    try:
+        yield
+    finally:
+        schedule.step_count = now
+        for group, rate in zip(schedule.optimizer.groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def _cosine(start: float, end: float, share: float) -> float:

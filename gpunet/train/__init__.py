@@ -3,11 +3,12 @@
 from gpunet.train.callbacks import BestCheckpoint, Callback, CSVLogger, EarlyStopping, LearningRateMonitor
 from gpunet.train.control import SkipStep, StopEpoch, StopTraining
 from gpunet.train.history import History
-from gpunet.train.metrics import Accuracy, ConfusionMatrix, Metric, TopK
+from gpunet.train.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
 from gpunet.train.progress import ProgressBar
 from gpunet.train.trainer import Trainer
 
 __all__ = [
+    "F1",
     "Accuracy",
     "BestCheckpoint",
     "CSVLogger",
@@ -17,7 +18,9 @@ __all__ = [
     "History",
     "LearningRateMonitor",
     "Metric",
+    "Precision",
     "ProgressBar",
+    "Recall",
     "SkipStep",
     "StopEpoch",
     "StopTraining",

@@ -1,9 +1,12 @@
 """Callbacks: small classes with the hooks they need, called with the trainer.
 
 A hook is a method ``before_fit``, ``after_fit``, ``before_epoch``, ``after_epoch``, ``before_step`` or ``after_step``;
-a callback defines those it needs, and callbacks take turns by their `order`, the lowest first. A hook ends the training
-by raising `StopTraining`, an epoch by `StopEpoch` (around a step), and leaves a batch out by `SkipStep` (before it).
-Where one raises, those after it have no turn. ``after_fit`` is called however training ended.
+a callback defines those it needs, and callbacks take turns by their `order`, the lowest first. A hook, any of them, ends the
+training by raising `StopTraining`; one around a step ends the epoch by `StopEpoch`, and ``before_step`` leaves a batch out by
+`SkipStep`. Elsewhere these two mean nothing and are an error. Where one raises, those after it have no turn. ``after_fit`` is
+called however training ended, of every callback: a StopTraining there changes nothing.
+
+A hook may call `evaluate` and `predict` of its trainer: what is measured and drawn in training stays as it is without.
 
 Where the step is captured, hooks around steps make each step a graph of its own, in place of many steps a graph. A callback
 that is content with one call for several steps, ``before_step`` of the first and ``after_step`` of the last, says
@@ -13,6 +16,7 @@ that is content with one call for several steps, ``before_step`` of the first an
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -20,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from gpunet.train.control import StopTraining
+from gpunet.train.control import WHERE, StopTraining
 
 if TYPE_CHECKING:
     from gpunet.train.trainer import Trainer
@@ -52,22 +56,42 @@ class Hooks:
         return any(getattr(getattr(hook, "__self__", None), "every_step", True) for hook in hooks)
 
     def call(self, hook: str, trainer: Trainer) -> None:
-        """Give each callback that defines the hook its turn."""
+        """Give each callback that defines the hook its turn.
+
+        Raises:
+            RuntimeError: one raises `SkipStep` or `StopEpoch` where that means nothing.
+        """
         for method in self._methods[hook]:
-            method(trainer)
+            try:
+                method(trainer)
+            except StopTraining:
+                if hook != "after_fit":
+                    raise
+            except tuple(WHERE) as error:
+                allowed = next(hooks for kind, hooks in WHERE.items() if isinstance(error, kind))
+                if hook not in allowed:
+                    owner = type(getattr(method, "__self__", method)).__name__
+                    raise RuntimeError(
+                        f"Trainer: {owner}.{hook} raised {type(error).__name__}, which means something in "
+                        f"{' and '.join(allowed)} alone; StopTraining ends the training"
+                    ) from error
+                raise
 
 
 class _Monitor(Callback):
     """Watches one column of the history; that it will exist is checked before training.
 
-    Less is better for a column with "loss" in its name, more for others.
+    Args:
+        monitor: the column.
+        mode: "min" where less is better, "max" where more is; None where the name says it, see `direction`.
+        min_delta: how much better a value must be than the best one to count.
     """
 
-    def __init__(self, monitor: str, min_delta: float = 0.0) -> None:
+    def __init__(self, monitor: str, mode: str | None, min_delta: float = 0.0) -> None:
         if not min_delta >= 0:
             raise ValueError(f"{type(self).__name__}: min_delta is {min_delta} but must not be negative")
         self.monitor, self.min_delta = monitor, min_delta
-        self._sign = -1.0 if "loss" in monitor else 1.0
+        self.mode = direction(type(self).__name__, monitor, mode)
 
     def before_fit(self, trainer: Trainer) -> None:
         """ValueError if the history will not have the column."""
@@ -78,40 +102,76 @@ class _Monitor(Callback):
 
     def best(self, values: Sequence[float]) -> int:
         """Position of the last value that was better than the best before it by more than `min_delta`; -1 if none."""
-        found, best = -1, -inf
+        found, best, sign = -1, -inf, -1.0 if self.mode == "min" else 1.0
         for i, value in enumerate(values):
-            if self._sign * value > best + (self.min_delta if found >= 0 else 0.0):
-                found, best = i, self._sign * value
+            if sign * value > best + (self.min_delta if found >= 0 else 0.0):
+                found, best = i, sign * value
         return found
+
+
+LESS = re.compile("loss|error")
+MORE = re.compile(r"accuracy|precision|recall|dice|(?<![a-z0-9])(epoch(?![a-z])|f1|m?iou|map(?![a-z])|top\d)")
+
+
+def direction(owner: str, monitor: str, mode: str | None) -> str:
+    """Whether less ("min") or more ("max") of a column is better.
+
+    Less is where its name has "loss" or "error" in it, as "top5_error" and "dice_loss" have; else more where it has accuracy,
+    precision, recall, dice, or one of the words f1, iou, map and top5, or is the epoch. Of other names no one can tell.
+
+    Args:
+        owner: named in errors.
+        monitor: the column.
+        mode: "min" or "max"; None to go by the name.
+    Raises:
+        ValueError: another mode; none, and the name does not say it.
+    """
+    if mode in ("min", "max"):
+        return mode
+    if mode is not None:
+        raise ValueError(f"{owner}: mode is {mode!r} but takes 'min', 'max' or None")
+    name = monitor.lower()
+    if LESS.search(name):
+        return "min"
+    if MORE.search(name):
+        return "max"
+    raise ValueError(f"{owner}: the name of monitor {monitor!r} does not say what is better: pass mode='min' or 'max'")
 
 
 class EarlyStopping(_Monitor):
     """Ends training when a column has not improved for `patience` epochs of this fit.
 
     Args:
-        monitor: column of the history; less is better if "loss" is in its name, else more.
+        monitor: column of the history.
         patience: epochs without improvement after which it stops.
         min_delta: how much better a value must be than the best one to count.
         restore_best: whether the model, and the trainer's averages, end with their states of the best epoch, however training
             ended.
+        mode: "min" where less is better, "max" where more is; None where the name says it, see `direction`.
     """
 
     order = 90
 
     def __init__(
-        self, monitor: str = "valid_loss", patience: int = 5, min_delta: float = 0.0, restore_best: bool = True
+        self,
+        monitor: str = "valid_loss",
+        patience: int = 5,
+        min_delta: float = 0.0,
+        restore_best: bool = True,
+        mode: str | None = None,
     ) -> None:
-        super().__init__(monitor, min_delta)
+        super().__init__(monitor, mode, min_delta)
         if not isinstance(patience, int | np.integer) or patience < 1:
             raise ValueError(f"EarlyStopping: patience is {patience!r} but must be an integer of at least 1")
         self.patience = int(patience)
         self.restore_best = restore_best
+        self._first, self._states = 0, list[Mapping[str, np.ndarray]]()
 
     def before_fit(self, trainer: Trainer) -> None:
         """Count anew."""
         super().before_fit(trainer)
         self._first = len(trainer.history)
-        self._states: list[Mapping[str, np.ndarray]] = []
+        self._states = []
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Keep the best state; stop when it is too long ago."""
@@ -125,8 +185,9 @@ class EarlyStopping(_Monitor):
 
     def after_fit(self, trainer: Trainer) -> None:
         """Bring the best state back."""
-        if self._states:
-            for part, state in zip(_stateful(trainer), self._states, strict=True):
+        states, self._states = self._states, []
+        if states:
+            for part, state in zip(_stateful(trainer), states, strict=True):
                 part.load_state_dict(state)
 
 
@@ -140,8 +201,9 @@ class BestCheckpoint(_Monitor):
 
     Args:
         path: the file; always a whole one, for it is written aside and renamed.
-        monitor: column of the history; less is better if "loss" is in its name, else more. "epoch" keeps the last.
+        monitor: column of the history. "epoch" keeps the last.
         metadata: kept in the file, what JSON can hold; `interop.read_metadata` gives it back.
+        mode: "min" where less is better, "max" where more is; None where the name says it, see `direction`.
     """
 
     order = 50
@@ -151,8 +213,9 @@ class BestCheckpoint(_Monitor):
         path: str | os.PathLike[str],
         monitor: str = "valid_accuracy",
         metadata: Mapping[str, Any] | None = None,
+        mode: str | None = None,
     ) -> None:
-        super().__init__(monitor)
+        super().__init__(monitor, mode)
         self.path, self.metadata = Path(path), metadata
 
     def after_epoch(self, trainer: Trainer) -> None:

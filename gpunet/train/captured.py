@@ -137,7 +137,6 @@ class CapturedStep:
 
     def _run_eagerly(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[Measured]:
         for i in range(0, len(batches), self.update):
-            random.begin_step(epoch, step + i)
             yield from self.eager.run(batches[i : i + self.update], epoch, step + i)
 
     # ---- replaying

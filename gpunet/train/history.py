@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Mapping
 from math import nan
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from gpunet.interop.files import write_whole
+from gpunet.interop.plain import plain_number
 
 
 class History:
@@ -39,19 +47,26 @@ class History:
         return [row.get(column, nan) for row in self.rows]
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add an epoch."""
-        self.rows.append(dict(row))
+        """Add an epoch, with NumPy's numbers as Python's."""
+        self.rows.append({name: plain_number(value) for name, value in row.items()})
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a header and a line an epoch; what an epoch does not have stays empty."""
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        """Write a header and a line an epoch; what an epoch does not have stays empty. The file is always a whole one."""
+        file = io.StringIO()
+        writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: plain_number(value) for name, value in row.items()} for row in self.rows)
+        write_whole(path, file.getvalue().encode())
 
     def __repr__(self) -> str:
         last = describe(self.rows[-1]) if self.rows else "empty"
         return f"History({len(self)} epochs{', interrupted' * self.interrupted}: {last})"
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What can stand in a history: no arrays; NumPy's numbers as Python's."""
+    plain = {name: plain_number(value) for name, value in values.items()}
+    return {name: value for name, value in plain.items() if np.ndim(value) == 0}
 
 
 def describe(row: Mapping[str, float]) -> str:
@@ -59,12 +74,15 @@ def describe(row: Mapping[str, float]) -> str:
     return "  ".join(_formatted(name, value) for name, value in row.items() if name != "epoch")
 
 
-def _formatted(name: str, value: float) -> str:
+def _formatted(name: str, value: Any) -> str:
+    value = plain_number(value)
+    if not isinstance(value, Real):
+        return f"{name.replace('_', ' ')} {value}"
     if name == "seconds":
         return f"{value:.1f} s"
     if name == "images_per_second":
         return f"{value:,.0f} images/s"
     label = name.replace("_", " ")
-    if name.removeprefix("valid_").startswith(("accuracy", "top")):
+    if name.removeprefix("valid_").startswith(("accuracy", "top", "precision", "recall", "f1")):
         return f"{label} {value:.2%}"
     return f"{label} {value:.4g}"

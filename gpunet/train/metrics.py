@@ -136,22 +136,100 @@ class ConfusionMatrix:
 
     def reset(self) -> None:
         """Start anew."""
-        self.value = np.zeros((self.classes or 0,) * 2, np.int64)
+        self.matrix = np.zeros((self.classes or 0,) * 2, np.int64)
+
+    @property
+    def value(self) -> Any:
+        """The matrix."""
+        return self.matrix
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Take up a batch: logits (…, K), integer labels (…)."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         classes = rows.shape[-1]
-        if not self.value.size:
-            self.value = np.zeros((classes, classes), np.int64)
-        if self.value.shape != (classes, classes):
-            raise ValueError(f"confusion: logits have {classes} classes, not {len(self.value)}")
+        if not self.matrix.size:
+            self.matrix = np.zeros((classes, classes), np.int64)
+        if self.matrix.shape != (classes, classes):
+            raise ValueError(f"{self.name}: logits have {classes} classes, not {len(self.matrix)}")
         pairs = flat.astype(np.int64) * classes + rows.argmax(axis=-1)
-        self.value += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        self.matrix += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+class ByClass(ConfusionMatrix):
+    """A number for each class, from the confusion matrix.
+
+    Args:
+        average: "macro", the mean over the classes that occur among the labels or the guesses; "micro", of all classes' counts
+            together, which where each label has one guess is the accuracy; None for an array, one number for each class.
+        classes, ignore_index: as for `ConfusionMatrix`.
+    A share of nothing is 0, such as the precision of a class that was never guessed (scikit-learn's zero_division=0). Before
+    the first label the averages are NaN.
+    Raises:
+        ValueError: another average.
+    """
+
+    _word = ""
+
+    def __init__(
+        self, average: str | None = "macro", classes: int | None = None, ignore_index: int | None = None
+    ) -> None:
+        if average not in ("macro", "micro", None):
+            raise ValueError(f"{type(self).__name__}: average is {average!r} but takes 'macro', 'micro' or None")
+        self.average = average
+        suffix = {"macro": "", "micro": "_micro"}.get(average or "", "_by_class")
+        self.name = self._word + suffix
+        super().__init__(classes, ignore_index)
+
+    @property
+    def value(self) -> Any:
+        """The average, a float; or float64 (K,)."""
+        hits, labels, guesses = self.matrix.diagonal(), self.matrix.sum(axis=1), self.matrix.sum(axis=0)
+        if self.average is None:
+            return self._shares(hits, labels, guesses)
+        if not labels.any():
+            return float("nan")
+        if self.average == "micro":
+            return float(self._shares(hits.sum(), labels.sum(), guesses.sum()))
+        return float(self._shares(hits, labels, guesses)[labels + guesses > 0].mean())
+
+    def _shares(self, hits: Any, labels: Any, guesses: Any) -> Any:
+        """From how often a class was hit, was the label and was guessed."""
+        raise NotImplementedError
+
+
+class Precision(ByClass):
+    """Share of the guesses of a class that are right: hits / guesses. Arguments as for `ByClass`."""
+
+    _word = "precision"
+
+    def _shares(self, hits: Any, labels: Any, guesses: Any) -> Any:
+        return hits / np.maximum(guesses, 1)
+
+
+class Recall(ByClass):
+    """Share of the labels of a class that are found: hits / labels. Arguments as for `ByClass`."""
+
+    _word = "recall"
+
+    def _shares(self, hits: Any, labels: Any, guesses: Any) -> Any:
+        return hits / np.maximum(labels, 1)
+
+
+class F1(ByClass):
+    """Harmonic mean of precision and recall: 2 hits / (labels + guesses). Arguments as for `ByClass`."""
+
+    _word = "f1"
+
+    def _shares(self, hits: Any, labels: Any, guesses: Any) -> Any:
+        return 2 * hits / np.maximum(labels + guesses, 1)
 
 
 def make_metrics(metrics: Sequence[str | Metric]) -> list[Metric]:
-    """Metrics of names ("accuracy", "top5" for any number, "confusion") and of objects, which are taken as they are."""
+    """Metrics of names and of objects, which are taken as they are.
+
+    Names are "accuracy", "top5" for any number, "confusion"; "precision", "recall" and "f1" for the mean over classes, each
+    also with "_micro" for all classes together and "_by_class" for an array.
+    """
     if isinstance(metrics, str):
         raise TypeError(f"Trainer: metrics takes a list, got the name {metrics!r}; write [{metrics!r}]")
     return [_made(metric) for metric in metrics if metric != "loss"]  # the loss is always measured
@@ -169,7 +247,13 @@ def _made(metric: str | Metric) -> Metric:
         return ConfusionMatrix()
     if found := re.fullmatch(r"top([1-9]\d*)", metric):
         return TopK(int(found[1]))
-    raise ValueError(f'Trainer: metric is {metric!r} but takes "loss", "accuracy", "top5", "confusion" or an object')
+    if found := re.fullmatch("(precision|recall|f1)(|_micro|_by_class)", metric):
+        kind = {"precision": Precision, "recall": Recall, "f1": F1}[found[1]]
+        return kind({"": "macro", "_micro": "micro", "_by_class": None}[found[2]])
+    raise ValueError(
+        f'Trainer: metric is {metric!r} but takes "loss", "accuracy", "top5", "confusion", "precision", "recall", "f1" '
+        "or an object"
+    )
 
 
 def _rows(name: str, logits: np.ndarray, labels: np.ndarray, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray]:

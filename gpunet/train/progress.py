@@ -23,10 +23,12 @@ class ProgressBar(Callback):
 
     def before_epoch(self, trainer: Trainer) -> None:
         """Show an empty bar."""
-        if sys.stderr.isatty():
+        if _is_terminal(sys.stderr):
             from tqdm import tqdm
 
-            self._bar = tqdm(total=trainer.steps, desc=_epoch(trainer.epoch + 1, trainer), unit="step", leave=False)
+            self._bar = _without_thread(tqdm)(
+                total=trainer.steps, desc=_epoch(trainer.epoch + 1, trainer), unit="step", leave=False
+            )
 
     def after_step(self, trainer: Trainer) -> None:
         """Move it on."""
@@ -44,12 +46,25 @@ class ProgressBar(Callback):
         """Leave no bar behind."""
         self._close()
         if trainer.history.interrupted:
-            print(f"interrupted in epoch {trainer.epoch + 1}, which is not counted", flush=True)
+            print(f"interrupted after {trainer.epoch} finished epochs; one that has begun is not counted", flush=True)
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _without_thread(bar: Any) -> Any:
+    """tqdm without the thread that redraws bars that stand still: it would wait, at exit, for a lock that Ctrl-C left taken."""
+    return type("Bar", (bar,), {"monitor_interval": 0})
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether there is a stream, which a program without a console does not have, and it is an open terminal."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False
 
 
 def _epoch(number: int, trainer: Trainer) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from math import nan
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -111,8 +111,7 @@ class EagerStep:
         shares: LabelShares | None = None
         with _quiet():
             for i, batch in enumerate(given):
-                if i:
-                    random.begin_step(epoch, step + i)
+                random.begin_step(epoch, step + i)  # also of the first, for hooks may have drawn
                 loss, measured = self.begin(batch)
                 shares = self.add_gradients(loss, measured.rows, total, len(given), shares, first=not i)
                 results.append(measured._replace(rate=rate))
@@ -233,7 +232,7 @@ def form_of(batch: Any) -> Hashable:
     return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
 
 
-def blocks(loader: Any, most: int, update: int = 1) -> Iterator[list[Any]]:
+def blocks(loader: Any, most: int, update: int = 1) -> Generator[list[Any], None, None]:
     """A loader's batches, up to `most` neighbours together; deferred, if the loader can.
 
     An update takes `update` batches, the last of an epoch fewer, and the updates of a block are alike in the forms of theirs.
@@ -241,14 +240,15 @@ def blocks(loader: Any, most: int, update: int = 1) -> Iterator[list[Any]]:
     """
     block: list[Any] = []
     try:
-        for group in _groups(loader.deferred() if hasattr(loader, "deferred") else loader, update):
-            if block and (len(block) == most or form_of_all(group) != form_of_all(block[:update])):
-                yield block
-                block = []
-            block += group
-            if len(block) == most:
-                yield block
-                block = []
+        with closing(_groups(loader, update)) as groups:
+            for group in groups:
+                if block and (len(block) == most or form_of_all(group) != form_of_all(block[:update])):
+                    yield block
+                    block = []
+                block += group
+                if len(block) == most:
+                    yield block
+                    block = []
     except Exception:
         if block:
             yield block
@@ -257,20 +257,41 @@ def blocks(loader: Any, most: int, update: int = 1) -> Iterator[list[Any]]:
         yield block
 
 
+def begin_epoch(loader: Any, epoch: int) -> None:
+    """Have a loader that counts epochs begin this one."""
+    if hasattr(loader, "epoch"):
+        loader.epoch = epoch
+
+
+@contextmanager
+def opened(loader: Iterable[Any], make: Callable[[], Iterator[Any]] | None = None) -> Iterator[Iterator[Any]]:
+    """An iterator over a loader's batches, or what `make` gives; a generator that was made here is closed at the end.
+
+    Else its finaliser would do it, which may wait for a thread, and in which Python drops what a signal raises.
+    """
+    iterator = iter(loader) if make is None else make()
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, Generator) and iterator is not loader:
+            iterator.close()
+
+
 def form_of_all(batches: Sequence[Any]) -> Hashable:
     """The forms of an update's batches."""
     return tuple(map(form_of, batches))
 
 
-def _groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """So many neighbours together; fewer at the end, or before an error, which comes after them."""
+def _groups(loader: Any, size: int) -> Generator[list[Any], None, None]:
+    """So many neighbours together, deferred if the loader can; fewer at the end, or before an error, which comes after them."""
     group: list[Any] = []
     try:
-        for batch in batches:
-            group.append(batch)
-            if len(group) == size:
-                yield group
-                group = []
+        with opened(loader, getattr(loader, "deferred", None)) as batches:
+            for batch in batches:
+                group.append(batch)
+                if len(group) == size:
+                    yield group
+                    group = []
     except Exception:
         if group:
             yield group

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from copy import deepcopy
 from time import perf_counter
 from typing import Any
 
@@ -14,20 +15,20 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
-from gpunet.cuda.capture import Recorder
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.nn.module import in_eval_mode
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
-from gpunet.optim.schedule import Schedule
+from gpunet.optim.schedule import Schedule, sought
 from gpunet.precision import stored_dtype
 from gpunet.train.callbacks import Hooks
 from gpunet.train.captured import STEPS, CapturedStep
-from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining
-from gpunet.train.history import History
+from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining, watching
+from gpunet.train.history import History, numbers_of
 from gpunet.train.metrics import Accuracy, Mean, Metric, make_metrics
+from gpunet.train.options import check_average, check_loader, check_owner, make_recorder
 from gpunet.train.progress import ProgressBar
-from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, blocks
+from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, begin_epoch, blocks, opened
 
 Loader = Iterable[Any]
 """Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
@@ -45,8 +46,9 @@ class Trainer:
         loss: ``loss(model(x), y)``, a tensor of one element, for a batch (x, y): a mean over rows, whose mean over batches is
             weighted by their rows; or a cross entropy of gpunet's with ignore_index or class weights, returned as it is, by
             the labels' weights. So the loss over a data set does not depend on the batch size.
-        metrics: "accuracy", "top5" (any number), "confusion", or `Metric` objects; the loss is always measured. If
-            None, accuracy, or nothing where there is a `step`.
+        metrics: "accuracy", "top5" (any number), "confusion", "precision", "recall", "f1" (each also with "_micro" and
+            "_by_class"), or `Metric` objects; the loss is always measured. If None, accuracy, or nothing where there is a
+            `step`.
         step: ``step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
             the backend, integers as host arrays, which operations check and move. Metrics are not available then, for
             they take logits.
@@ -101,14 +103,14 @@ class Trainer:
         if metrics is None:
             metrics = () if step is not None else ("accuracy",)
         self.metrics = make_metrics(metrics)
-        _check_owner(model, optimizer)
+        check_owner(model, optimizer)
         if schedule is not None and schedule.optimizer is not optimizer:
             raise ValueError("Trainer: schedule is of another optimizer")
         if average is not None:
-            _check_average(model, optimizer, average)
+            check_average(model, optimizer, average)
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
-        recorder = _recorder(capture, self.backend)
+        recorder = make_recorder(capture, self.backend)
         if not isinstance(accumulate, int | np.integer) or accumulate < 1:
             raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
@@ -136,14 +138,19 @@ class Trainer:
         self.steps: int | None = None
         self.columns: list[str] = []
         self._meter, self._seconds = _Meter(self.metrics), 0.0
+        self._fitting = False
+        self._paced = schedule if isinstance(schedule, Schedule) else None  # by steps
+        self._began: int | None = None  # step of the schedule at which the running epoch began
 
     # ---- the three things it does
 
     def fit(self, train_loader: Loader, epochs: int, valid: Loader | None = None) -> History:
         """Train for `epochs` more epochs.
 
-        A first Ctrl-C ends it after the running step, with ``history.interrupted`` set; a second raises at once. An
-        epoch that did not end gets no row and is not counted.
+        A first Ctrl-C ends it after the running step, with ``history.interrupted`` set; a second raises at once. An epoch that
+        did not end, for whatever reason, gets no row and is not counted: the schedule goes back to where the epoch began, so
+        that the next fit, or one from a checkpoint, which runs the epoch again, ends with as many steps of the schedule as a
+        fit without a break. The weights, and what the optimizer counts and averages, keep what the epoch's steps have done.
 
         Args:
             train_loader: batches (x, y), or what `step` takes; its `epoch` is set before each epoch, if it has one.
@@ -154,37 +161,45 @@ class Trainer:
             step), seconds, images_per_second (of the training steps).
         Raises:
             FloatingPointError: the loss is not finite; names epoch and step. That step changed nothing.
-            RuntimeError: averages are applied.
+            RuntimeError: averages are applied; a hook of this fit calls it; a hook raises what means nothing there.
         """
+        if self._fitting:
+            raise RuntimeError(
+                "Trainer: fit is running; its hooks may call evaluate and predict, or fit of another Trainer"
+            )
         self.optimizer.check_own_values("a step")
         if not isinstance(epochs, int | np.integer) or epochs < 1:
             raise ValueError(f"Trainer: epochs is {epochs!r} but must be an integer of at least 1")
-        _check_loader("train_loader", train_loader)
+        check_loader("train_loader", train_loader)
         if valid is not None:
-            _check_loader("valid", valid)
+            check_loader("valid", valid)
         self.last_epoch = self.epoch + epochs
         self.columns = self._column_names(valid is not None)
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.check_monitor(self.columns)
         self.history.interrupted = False
-        self._hooks.call("before_fit", self)
-        with Interrupt() as interrupt, self._step.running():
-            try:
-                while self.epoch < self.last_epoch:
-                    self._run_epoch(train_loader, valid, interrupt)
-            except StopTraining:
-                self.history.interrupted = interrupt.requested
-            except KeyboardInterrupt:
-                if interrupt.requested:  # the second one
-                    raise
-                self.history.interrupted = True
-            finally:
-                self._hooks.call("after_fit", self)
+        interrupt = Interrupt()
+        try:
+            self._fitting = True
+            with interrupt, self._step.running():
+                self._run_fit(train_loader, valid, interrupt)
+        finally:
+            self._fitting = False
+        self.history.interrupted |= interrupt.requested  # in the last hook
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, Any]:
-        """The loss and the metrics over a loader's batches, by name, with the model in inference mode."""
-        return self._evaluate("loader", loader, Interrupt())
+        """The loss and the metrics over a loader's batches, by name, with the model in inference mode.
+
+        In a hook, the metrics of the running epoch stay as they are: copies measure, so that what they measured is in the
+        result alone.
+        """
+        check_loader("loader", loader)
+        metrics = (
+            deepcopy(self.metrics) if self._fitting else self.metrics
+        )  # a hook's, beside those of the running epoch
+        with watching() as interrupt:
+            return self._evaluate("loader", loader, interrupt, _Meter(metrics))
 
     def predict(self, data: Loader | np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
         """The model's outputs, in inference mode.
@@ -198,9 +213,12 @@ class Trainer:
         if hasattr(data, "shape"):
             whole: Any = data
             data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
-        _check_loader("data", data)
-        with in_eval_mode(self.model):
-            outputs = [self._step.predict(batch) for batch in data]
+        check_loader("data", data)
+        outputs = []
+        with watching() as interrupt, in_eval_mode(self.model), opened(data) as batches:
+            for batch in batches:
+                outputs.append(self._step.predict(batch))
+                interrupt.check()
         if not outputs:
             raise ValueError("Trainer: data gave no batches")
         return np.concatenate(outputs)
@@ -208,11 +226,15 @@ class Trainer:
     # ---- checkpoints
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed."""
+        """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed.
+
+        One that a hook writes within an epoch goes on from that epoch's start: it has the schedule there, and the weights of
+        now.
+        """
         training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
-        save_checkpoint(
-            path, self.model, self.optimizer, self.schedule, {**(metadata or {}), "training": training}, self.average
-        )
+        metadata = {**(metadata or {}), "training": training}
+        with sought(self._paced, self._began):
+            save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote: also the seed is set to the checkpoint's. -> its metadata."""
@@ -227,56 +249,102 @@ class Trainer:
     @property
     def running(self) -> dict[str, Any]:
         """Means over the steps of the running epoch so far: loss, metrics that are numbers, images_per_second."""
-        return {**_numbers(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
+        return {**numbers_of(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
 
     # ---- one epoch
 
+    def _run_fit(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
+        begun = False
+        try:
+            self._hooks.call("before_fit", self)
+            begun = True
+            interrupt.check()
+            while self.epoch < self.last_epoch:
+                self._run_epoch(loader, valid, interrupt)
+        except StopTraining:
+            begun = True
+        except KeyboardInterrupt:
+            if interrupt.requested:  # the second one
+                raise
+            begun, interrupt.count = True, 1
+        except (SkipStep, StopEpoch) as error:
+            raise RuntimeError(f"Trainer: {type(error).__name__} was raised outside the hooks around a step") from error
+        finally:
+            self.history.interrupted = interrupt.requested
+            if begun:
+                self._hooks.call("after_fit", self)
+
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
+        """An epoch, and its row; or neither row nor count, and the schedule as it was."""
+        epoch, paced = self.epoch, self._paced
+        before = self._began = None if paced is None else paced.step_count
+        try:
+            row = self._measured_epoch(loader, valid, interrupt)
+            interrupt.holding = True
+            self.history.append(row)
+            self.epoch += 1
+            if isinstance(self.schedule, ReduceLROnPlateau):
+                self.schedule.step(row[self.schedule.monitor])
+        finally:
+            interrupt.holding = True
+            if self.epoch == epoch and paced is not None and before is not None and paced.step_count != before:
+                paced.seek(before)
+            self._began = None
+            interrupt.holding = False
+        self._hooks.call("after_epoch", self)
+        interrupt.check()
+
+    def _measured_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> dict[str, Any]:
+        """The steps and the validation of an epoch -> its row."""
         start = perf_counter()
         self.step, self.steps = 0, len(loader) if isinstance(loader, Sized) else None
         self._meter, self._seconds = _Meter(self.metrics), 0.0
-        for batches in (loader, valid):
-            if batches is not None and hasattr(batches, "epoch"):
-                batches.epoch = self.epoch
+        begin_epoch(loader, self.epoch)
+        if valid is not None:
+            begin_epoch(valid, self.epoch)
         self._hooks.call("before_epoch", self)
         self.model.train()
+        begin_epoch(loader, self.epoch)  # a hook may have iterated over it
         rate = self._run_steps(loader, interrupt)
-        if not self._meter.rows:
-            raise ValueError(f"Trainer: no step was run in epoch {self.epoch + 1}: train_loader gave no batches")
         row = {"epoch": self.epoch + 1, **self.running}
         speed = row.pop("images_per_second")
         self._check_parameters()
         if valid is not None:
+            begin_epoch(valid, self.epoch)
+            random.begin_step(self.epoch, self.step + 1)  # for a model that draws in inference too, whatever hooks drew
             with nullcontext() if self.average is None else self.average.applied():
-                measured = _numbers(self._evaluate("valid", valid, interrupt))
+                measured = numbers_of(self._evaluate("valid", valid, interrupt, _Meter(self.metrics)))
             if not np.isfinite(measured["loss"]):
                 raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
             row |= {f"valid_{name}": value for name, value in measured.items()}
-        row |= {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
-        self.history.append(row)
-        self.epoch += 1
-        if isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step(row[self.schedule.monitor])
-        self._hooks.call("after_epoch", self)
-        interrupt.check()
+        return row | {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
 
     def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
         """The steps of an epoch -> the learning rate of the last one."""
         rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            for batches in blocks(loader, self._step.most, self._step.update):
-                self.step, done = done, done + len(batches)
-                random.begin_step(self.epoch, self.step)
-                try:
-                    self._hooks.call("before_step", self)
-                except SkipStep:
-                    continue
-                rate = self._train(batches)
-                self._seconds = perf_counter() - start
-                self._hooks.call("after_step", self)
-                interrupt.check()
+            with closing(blocks(loader, self._step.most, self._step.update)) as found:
+                for batches in found:
+                    interrupt.check()
+                    self.step, done = done, done + len(batches)
+                    random.begin_step(self.epoch, self.step)
+                    hooks = perf_counter()  # whose time, of an evaluation say, is not the steps'
+                    try:
+                        self._hooks.call("before_step", self)
+                    except SkipStep:
+                        continue
+                    start += perf_counter() - hooks
+                    rate = self._train(batches)
+                    hooks = perf_counter()
+                    self._seconds = hooks - start
+                    self._hooks.call("after_step", self)
+                    start += perf_counter() - hooks
+                    interrupt.check()
         except StopEpoch:
             pass
+        if not self._meter.rows:
+            why = "hooks left out every batch" if done else "train_loader gave no batches"
+            raise ValueError(f"Trainer: no step was run in epoch {self.epoch + 1}: {why}")
         return rate
 
     def _train(self, batches: Sequence[Any]) -> float:
@@ -293,11 +361,9 @@ class Trainer:
         self.step = first + len(batches) - 1
         return measured.rate
 
-    def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt) -> dict[str, Any]:
-        _check_loader(name, loader)
-        meter = _Meter(self.metrics)
-        with in_eval_mode(self.model):
-            for batch in loader:
+    def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, meter: _Meter) -> dict[str, Any]:
+        with in_eval_mode(self.model), opened(loader) as batches:
+            for batch in batches:
                 meter.update(self._step.evaluate(batch))
                 interrupt.check()
         if not meter.rows:
@@ -320,7 +386,7 @@ class Trainer:
             raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {self.epoch + 1}")
 
     def _column_names(self, valid: bool) -> list[str]:
-        measured = list(_numbers(_Meter(self.metrics).values()))
+        measured = list(numbers_of(_Meter(self.metrics).values()))
         validated = [f"valid_{name}" for name in measured] if valid else []
         return ["epoch", *measured, *validated, "lr", "seconds", "images_per_second"]
 
@@ -345,38 +411,3 @@ class _Meter:
     def values(self) -> dict[str, Any]:
         nothing = self.rows and not self._loss.weight  # where all labels are ignored, a batch's loss is 0 too
         return {"loss": 0.0 if nothing else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """What can stand in a history: no arrays."""
-    return {name: value for name, value in values.items() if np.ndim(value) == 0}
-
-
-def _check_loader(name: str, loader: Any) -> None:
-    if not hasattr(loader, "__iter__"):
-        raise TypeError(f"Trainer: {name} must give batches, such as a DataLoader; got {type(loader).__name__}")
-    if isinstance(loader, Sized) and len(loader) == 0:
-        raise ValueError(f"Trainer: {name} has no batches")
-
-
-def _check_owner(model: Module, optimizer: Optimizer) -> None:
-    if not optimizer.holds(model.parameters()):
-        raise ValueError("Trainer: the optimizer holds no parameter of the model")
-
-
-def _check_average(model: Module, optimizer: Optimizer, average: Any) -> None:
-    if not isinstance(average, ExponentialMovingAverage):
-        raise TypeError(f"Trainer: average takes an ExponentialMovingAverage, got {type(average).__name__}")
-    for what, own, given in (("optimizer", optimizer, average.optimizer), ("model", model, average.model)):
-        if given is not own:
-            raise ValueError(f"Trainer: average is of another {what}")
-
-
-def _recorder(capture: bool | str, backend: Backend) -> Recorder | None:
-    """What records the step; None where it runs eagerly."""
-    if capture not in (True, False, "auto"):
-        raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
-    recorder = backend.recorder() if capture else None
-    if capture is True and recorder is None:
-        raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
-    return recorder

@@ -79,13 +79,13 @@ def test_batches_are_tensors_and_int32_labels_on_the_backend(backend):
     assert (x.dtype, x.shape, y.dtype, y.shape) == (np.float32, (8, 6, 7, 3), np.int32, (8,))
 
 
-def test_epoch_counts_exhausted_iterations_and_seed_is_read_when_one_starts(backend):
+def test_epoch_counts_and_seed_is_read_when_an_iteration_starts(backend):
     loader = data.DeviceLoader(make_set(), 8, backend=backend, shuffle=True, transform=AUGMENT)
     gp.seed(9)
     iterator = iter(loader)
     first = [next(iterator)]
     gp.seed(10)
-    assert loader.epoch == 0
+    assert loader.epoch == 1
     (images, labels), _ = host(backend, [*first, *iterator])
     assert loader.epoch == 1
     expected = data.DeviceLoader(make_set(), 8, backend=backend, shuffle=True, transform=AUGMENT, seed=9)

@@ -63,13 +63,17 @@ def test_shuffled_order_is_that_of_the_epochs_stream(prefetch):
     assert flat(labels(loader)) == permutation(Stream(5, PURPOSES["shuffle"], epoch=1), 10).tolist()
 
 
-def test_epoch_counts_only_exhausted_iterations():
-    loader = make(shuffle=True, seed=0)
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_an_iteration_that_is_left_by_break_counts_and_the_next_has_another_order(prefetch):
+    loader = make(count=50, shuffle=True, seed=0, prefetch=prefetch)
     for _ in loader:
         break
-    assert loader.epoch == 0
+    assert loader.epoch == 1
+    assert flat(labels(loader)) == permutation(Stream(0, PURPOSES["shuffle"], epoch=1), 50).tolist()
     assert labels(loader) != labels(loader)
-    assert loader.epoch == 2
+    assert loader.epoch == 4
+    loader.epoch = 1  # an epoch again
+    assert flat(labels(loader)) == permutation(Stream(0, PURPOSES["shuffle"], epoch=1), 50).tolist()
 
 
 def test_seed_none_is_read_when_the_iteration_starts():
@@ -200,7 +204,7 @@ def test_exception_comes_out_with_its_traceback_after_the_batches_before_it(pref
     with pytest.raises(KeyError, match="sample 6") as caught:
         next(iterator)
     assert "fail_at_six" in "".join(traceback.format_exception(caught.value))
-    assert loader.epoch == 0
+    assert loader.epoch == 1
     assert not prefetch_threads()
 
 

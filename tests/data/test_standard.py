@@ -229,6 +229,11 @@ def everything(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
+def test_download_works_without_a_console(published, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    assert np.array_equal(data.mnist("train", root=tmp_path / "data").arrays[0][..., 0], IMAGES)
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_download_is_kept_and_not_repeated(published, tmp_path, cache, named, capfd):
     root = tmp_path / "data" if named else None

@@ -1,7 +1,10 @@
 import json
+import math
 import os
 import stat
 import struct
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -246,11 +249,113 @@ def test_arrays_of_objects_are_refused(path, monkeypatch):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("metadata", [{"x": object()}, {"x": float("nan")}])
-def test_metadata_must_be_json(path, metadata):
-    with pytest.raises(TypeError, match="^save_weights: metadata must be what JSON can hold"):
+HOLDS_ITSELF: list = []
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"x": object()}, r"metadata\['x'\] is of type object but must be what JSON can hold"),
+        ({"a": {"b": [1, {2, 3}]}}, r"metadata\['a'\]\['b'\]\[1\] is of type set"),
+        ({"x": 1j}, r"metadata\['x'\] is of type complex"),
+        ({"x": np.complex64(1)}, r"metadata\['x'\] is of type complex64"),
+        ({"x": np.timedelta64(5, "s")}, r"metadata\['x'\] is of type timedelta64"),
+        ({"x": [Fraction(10**400)]}, r"metadata\['x'\]\[0\] cannot be written: "),
+        ({"x": 10**5000}, r"metadata\['x'\] cannot be written: "),
+        ({"x": b"text"}, r"metadata\['x'\] is of type bytes"),
+        ({"x": np.array([object()])}, r"metadata\['x'\]\[0\] is of type object"),
+        ({"x": {1: 2, "1": 3}}, r"metadata\['x'\] has two keys that are '1' in JSON"),
+        ({"x": {float("nan"): 3}}, r"a key of metadata\['x'\] is nan but must be text or a finite number"),
+        ({"x": {(1, 2): 3}}, r"a key of metadata\['x'\] is \(1, 2\)"),
+        ({"x": {"__float__": "nan"}}, r"metadata\['x'\] has the one key '__float__'"),
+        ({"x": HOLDS_ITSELF}, "a value holds itself, or is nested too deeply for JSON"),
+    ],
+)
+def test_metadata_must_be_what_json_can_hold_and_the_good_file_stays(path, metadata, message):
+    save_weights(path, make()[0], metadata={"good": 1})
+    good = path.read_bytes()
+    with pytest.raises(TypeError, match=f"^save_weights: {message}"):
         save_weights(path, make()[0], metadata=metadata)
-    assert not path.exists()
+    assert path.read_bytes() == good
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def strict(path):
+    """What another program's parser reads of the header, which knows no NaN."""
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    return json.loads(header["__metadata__"]["json"], parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (np.float32(0.1), 0.10000000149011612),
+        (np.float16(0.5), 0.5),
+        (np.longdouble(0.25), 0.25),
+        (np.float64(0.1), 0.1),
+        (np.int64(2**62), 2**62),
+        (np.uint64(2**64 - 1), 2**64 - 1),
+        (2**80 + 1, 2**80 + 1),
+        (np.int8(-3), -3),
+        (np.bool_(True), True),
+        (np.array(2.5), 2.5),
+        (np.array([[1, 2], [3, 4]], np.uint8), [[1, 2], [3, 4]]),
+        (np.array([0.5, np.inf, -np.inf], np.float32), [0.5, math.inf, -math.inf]),
+        (np.str_("cat"), "cat"),
+        (np.array(["cat", "dog"]), ["cat", "dog"]),
+        (gp.tensor(2.0), 2.0),
+        (gp.tensor([1.0, 2.0]), [1.0, 2.0]),
+        (Fraction(1, 4), 0.25),
+        (Decimal("0.1"), 0.1),
+        (math.inf, math.inf),
+        (np.float32(-np.inf), -math.inf),
+        ((1, (np.int32(2), None)), [1, [2, None]]),
+        ({np.int64(3): "c", 2: "b", True: 1, 0.5: 2}, {"3": "c", "2": "b", "true": 1, "0.5": 2}),
+        ({"a": [{"b": math.inf}]}, {"a": [{"b": math.inf}]}),
+        ("NaN", "NaN"),
+    ],
+)
+def test_metadata_of_numpys_values_comes_back_as_pythons(path, value, read):
+    save_weights(path, make()[0], metadata={"x": value})
+    strict(path)
+    found = read_metadata(path)["x"]
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize("value", [math.nan, np.float32(np.nan), np.float64(np.nan), np.array(np.nan), Decimal("NaN")])
+def test_nan_in_metadata_comes_back_as_nan_from_strict_json(path, value):
+    save_checkpoint(path, *make(), metadata={"x": value, "xs": [value, 1.0]})
+    assert strict(path)["metadata"]["x"] == {"__float__": "nan"}
+    found = read_metadata(path)
+    assert math.isnan(found["x"])
+    assert math.isnan(found["xs"][0])
+
+
+def test_a_learning_rate_of_numpys_is_saved(path):
+    model = nn.Linear(3, 2)
+    optimizer = optim.SGD(model.parameters(), lr=np.float32(0.125), weight_decay=np.float64(0.5))
+    save_checkpoint(path, model, optimizer)
+    load_checkpoint(path, model, optimizer)
+    assert optimizer.groups[0]["lr"] == 0.125
+
+
+def test_a_save_that_fails_leaves_the_good_file_and_nothing_beside_it(path, monkeypatch):
+    save_weights(path, make()[0])
+    good = path.read_bytes()
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, fail)
+            with pytest.raises(KeyboardInterrupt):
+                save_weights(path, make(1)[0])
+        assert path.read_bytes() == good
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_the_file_is_plain_safetensors_with_strict_json(path):

@@ -1,13 +1,26 @@
 import csv
 import io
+import math
+import os
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
+import gpunet as gp
 from gpunet import optim
 from gpunet.interop import read_metadata
-from gpunet.train import BestCheckpoint, CSVLogger, EarlyStopping, History, LearningRateMonitor, ProgressBar
+from gpunet.train import (
+    BestCheckpoint,
+    CSVLogger,
+    EarlyStopping,
+    History,
+    LearningRateMonitor,
+    ProgressBar,
+    StopTraining,
+)
 
 
 class Script:
@@ -80,6 +93,63 @@ def test_a_column_that_will_not_exist_raises_before_training(task, callback):
 def test_early_stopping_checks_its_arguments(options):
     with pytest.raises(ValueError, match=f"^EarlyStopping: {next(iter(options))} is"):
         EarlyStopping("loss", **options)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("loss", "min"), ("valid_loss", "min"), ("valid_top5_error", "min"), ("mean_squared_error", "min"), ("DiceLoss", "min"),
+        ("accuracy", "max"), ("valid_accuracy", "max"), ("f1", "max"), ("valid_f1_micro", "max"), ("precision", "max"),
+        ("valid_recall", "max"), ("mean_iou", "max"), ("miou", "max"), ("valid_map", "max"), ("mAP50", "max"),
+        ("valid_top5", "max"), ("dice", "max"), ("epoch", "max"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("make", [EarlyStopping, lambda monitor, **o: BestCheckpoint("x", monitor, **o)])
+def test_names_that_say_what_is_better_need_no_mode(monitor, mode, make):
+    assert make(monitor).mode == mode
+    other = {"min": "max", "max": "min"}[mode]
+    assert make(monitor, mode=other).mode == other  # what is said counts
+
+
+@pytest.mark.parametrize("monitor", ["perplexity", "valid_mse", "heatmap", "epochs_left", "seconds", "lr", "stopped"])
+def test_other_names_need_a_mode(task, monitor):
+    for make in (EarlyStopping, lambda monitor, **o: BestCheckpoint("x", monitor, **o)):
+        callback = type(make("loss")).__name__
+        with pytest.raises(
+            ValueError, match=f"^{callback}: the name of monitor '{monitor}' does not say what is better: "
+        ):
+            make(monitor)
+        assert make(monitor, mode="min").mode == "min"
+        with pytest.raises(ValueError, match=f"^{callback}: mode is 'less' but takes 'min', 'max' or None$"):
+            make(monitor, mode="less")
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
+def test_the_mode_decides_which_epoch_is_best(task, tmp_path, mode, best):
+    script = Script("lr", [0.2, 0.5, 0.1, 0.3])
+    path = tmp_path / "best.safetensors"
+    stop = EarlyStopping("lr", 4, mode=mode)
+    task.trainer(callbacks=[stop, BestCheckpoint(path, "lr", mode=mode), script]).fit(task.train, 4)
+    assert is_model_of(task.model, script.weights[best])
+    assert read_metadata(path)["training"]["epoch"] == best + 1
+
+
+def test_early_stopping_forgets_the_states_of_an_earlier_fit(task):
+    class Stop:
+        order = -1
+        now = False
+
+        def before_fit(self, trainer):
+            if self.now:
+                raise StopTraining
+
+    stop, script = Stop(), Script("loss", [1, 2])
+    trainer = task.trainer(callbacks=[stop, EarlyStopping("loss"), script])
+    trainer.fit(task.train, 2)
+    task.model[0].weight.data[:] = 5
+    stop.now = True
+    trainer.fit(task.train, 1)
+    assert (task.model[0].weight.numpy() == 5).all()
 
 
 # ---- BestCheckpoint
@@ -156,9 +226,114 @@ def test_progress_shows_a_bar_on_a_terminal(task, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("epoch 1/1  loss")
 
 
+class Closed(io.StringIO):
+    def isatty(self):
+        raise ValueError("I/O operation on closed file")
+
+
+@pytest.mark.parametrize("stream", [None, object(), Closed()])
+def test_progress_without_a_console_shows_no_bar(task, capsys, monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    task.trainer(progress=True).fit(task.train, 1)
+    assert capsys.readouterr().out.startswith("epoch 1/1  loss")
+    monkeypatch.setattr(sys, "stdout", None)
+    task.trainer(progress=True).fit(task.train, 1)
+
+
 def test_progress_can_be_switched_off(task, capsys):
     task.trainer().fit(task.train, 1)
     assert capsys.readouterr() == ("", "")
+
+
+class Odd:
+    """A metric whose values are what NumPy gives, or nothing that is a number."""
+
+    name = "odd"
+
+    def __init__(self, value):
+        self.value = value
+
+    def reset(self):
+        pass
+
+    def update(self, logits, labels):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (np.float32(0.25), 0.25),
+        (np.float16(2), 2.0),
+        (np.int64(2**60 + 1), 2**60 + 1),
+        (np.bool_(True), True),
+        (np.array(3), 3),
+        (np.float64("inf"), math.inf),
+        (-math.inf, -math.inf),
+        (np.float32("nan"), math.nan),
+        (Fraction(1, 2), 0.5),
+        (Decimal("0.5"), 0.5),
+        (gp.tensor(0.5), 0.5),
+        ("text", "text"),
+        (None, None),
+    ],
+)
+def test_values_of_metrics_are_kept_as_pythons_numbers(task, tmp_path, capsys, value, kept):
+    path, table = tmp_path / "last.safetensors", tmp_path / "history.csv"
+    callbacks = [BestCheckpoint(path, "epoch"), CSVLogger(table)]
+    trainer = task.trainer(metrics=[Odd(value)], callbacks=callbacks, progress=True)
+    history = trainer.fit(task.train, 1, valid=task.valid)
+    for rows in (history, read_metadata(path)["training"]["history"], _loaded(task, path)):
+        found = (rows.rows if isinstance(rows, History) else rows)[0]["valid_odd"]
+        assert type(found) is type(kept)
+        assert found == kept or (found != found and kept != kept)
+    with open(table, newline="") as file:
+        text = next(csv.DictReader(file))["odd"]
+    assert text == ("" if kept is None else str(kept))
+    assert "odd" in capsys.readouterr().out
+
+
+def _loaded(task, path):
+    trainer = task.trainer(metrics=[])
+    trainer.load(path)
+    return trainer.history
+
+
+def test_columns_that_a_callback_adds_are_saved_and_listed(task, tmp_path):
+    class Add:
+        def after_epoch(self, trainer):
+            row = trainer.history.rows[-1]
+            row["share"], row["matrix"] = np.float32(0.5), np.eye(2, dtype=np.int64)
+
+    path, table = tmp_path / "last.safetensors", tmp_path / "history.csv"
+    trainer = task.trainer(callbacks=[Add(), BestCheckpoint(path, "epoch"), CSVLogger(table)], progress=True)
+    trainer.fit(task.train, 1)
+    row = read_metadata(path)["training"]["history"][0]
+    assert (row["share"], row["matrix"]) == (0.5, [[1, 0], [0, 1]])
+    with open(table, newline="") as file:
+        assert next(csv.DictReader(file))["share"] == "0.5"
+
+
+def test_a_value_that_cannot_be_saved_names_its_place_and_leaves_the_good_file(task, tmp_path):
+    path = tmp_path / "last.safetensors"
+    trainer = task.trainer()
+    trainer.fit(task.train, 1)
+    trainer.save(path)
+    good = path.read_bytes()
+    trainer.history.rows[-1]["note"] = {1, 2}
+    with pytest.raises(TypeError, match=r"metadata\['training'\]\['history'\]\[0\]\['note'\] is of type set"):
+        trainer.save(path)
+    assert path.read_bytes() == good
+
+
+def test_the_history_goes_through_a_link_and_to_a_pipe(tmp_path):
+    history = History([{"epoch": 1}])
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "there" / "real.csv")
+    history.to_csv(tmp_path / "link.csv")
+    assert (tmp_path / "there" / "real.csv").read_text() == "epoch\n1\n"
+    history.to_csv(os.devnull)
+    assert not os.path.isfile(os.devnull)
 
 
 def test_history_names_its_columns():

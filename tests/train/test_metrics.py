@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from gpunet.train import Accuracy, ConfusionMatrix, TopK
-from gpunet.train.metrics import Mean
+from gpunet.train import F1, Accuracy, ConfusionMatrix, Precision, Recall, TopK
+from gpunet.train.metrics import Mean, make_metrics
 
 LOGITS = np.array([[3.0, 1, 2], [0, 5, 1], [2, 2, 0], [1, 2, 4]])
 
@@ -84,6 +84,77 @@ def test_labels_that_do_not_fit_raise(metric):
 
 def test_a_mean_of_nothing_is_nan():
     assert np.isnan(Mean().value)
+
+
+# ---- precision, recall and F1
+
+
+def counted(logits, labels, k):
+    """(precision, recall, F1 of each class, classes that occur), by their definitions, a pair of label and guess at a time."""
+    pairs = list(zip(labels.ravel().tolist(), logits.argmax(-1).ravel().tolist(), strict=True))
+    rows = []
+    for c in range(k):
+        both = sum(label == guess == c for label, guess in pairs)
+        guessed, there = sum(guess == c for _, guess in pairs), sum(label == c for label, _ in pairs)
+        p, r = both / guessed if guessed else 0.0, both / there if there else 0.0
+        rows.append((p, r, 2 * p * r / (p + r) if p + r else 0.0, guessed + there > 0))
+    return np.array(rows).T
+
+
+@pytest.mark.parametrize("shape", [(40,), (3, 4, 5)])
+@pytest.mark.parametrize("occur", [5, 3])
+def test_precision_recall_and_f1_are_those_of_their_definitions(rng, shape, occur):
+    logits, labels = rng.normal(size=(*shape, 5)), rng.integers(0, occur, shape)
+    logits[..., occur:] -= 10  # classes beyond occur neither as labels nor as guesses
+    logits[..., 1] -= 5  # and one is hardly ever guessed
+    *expected, occurs = counted(logits, labels, 5)
+    for kind, values in zip((Precision, Recall, F1), expected, strict=True):
+        half = len(labels) // 2
+        batches = (logits[:half], labels[:half]), (logits[half:], labels[half:])
+        np.testing.assert_allclose(measure(kind(None), *batches), values)
+        assert measure(kind(), *batches) == pytest.approx(values[occurs == 1].mean())
+        assert measure(kind("micro"), *batches) == pytest.approx((logits.argmax(-1) == labels).mean())
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", None])
+def test_precision_recall_and_f1_are_scikit_learns(rng, average):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    logits, labels = rng.normal(size=(60, 6)), rng.integers(0, 4, 60)
+    logits[:, 5] -= 10
+    guesses = logits.argmax(-1)
+    classes = {"labels": np.arange(6)} if average is None else {}
+    for kind, score in ((Precision, "precision_score"), (Recall, "recall_score"), (F1, "f1_score")):
+        expected = getattr(sklearn, score)(labels, guesses, average=average, zero_division=0, **classes)
+        np.testing.assert_allclose(measure(kind(average), (logits, labels)), expected)
+
+
+def test_a_share_of_nothing_is_zero_and_of_no_labels_nan():
+    for kind in (Precision, Recall, F1):
+        assert np.isnan(measure(kind()))
+        assert np.isnan(measure(kind("micro", ignore_index=1), (LOGITS, [1, 1, 1, 1])))
+        assert measure(kind(None, classes=3)).tolist() == [0, 0, 0]
+        assert measure(kind(), (LOGITS[:1], [1])) == 0
+
+
+def test_precision_recall_and_f1_have_names():
+    names = ["precision", "recall", "f1", "precision_micro", "recall_by_class", "f1_by_class", "f1_micro"]
+    made = make_metrics(names)
+    assert [metric.name for metric in made] == names
+    kinds = [Precision, Recall, F1, Precision, Recall, F1, F1]
+    assert [type(metric) for metric in made] == kinds
+    with pytest.raises(ValueError, match="^F1: average is 'weighted' but takes 'macro', 'micro' or None$"):
+        F1("weighted")
+    with pytest.raises(ValueError, match="^recall: logits have 3 classes, not 4$"):
+        measure(Recall(classes=4), (LOGITS, [0, 0, 0, 0]))
+
+
+def test_f1_is_a_column_and_the_array_by_class_a_result(task):
+    trainer = task.trainer(metrics=["f1", "f1_by_class"])
+    history = trainer.fit(task.train, 1, valid=task.valid)
+    assert {"f1", "valid_f1"} <= set(history.columns)
+    assert "f1_by_class" not in history.columns
+    result = trainer.evaluate(task.valid)
+    assert result["f1"] == pytest.approx(result["f1_by_class"].mean()) == history["valid_f1"][-1]
 
 
 @pytest.fixture

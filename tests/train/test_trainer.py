@@ -113,7 +113,7 @@ def test_each_epoch_has_its_own_order_and_each_step_its_own_dropout(task, monkey
 
     task.trainer().fit(Loader(task.train), 3)
     assert epochs == [0, 1, 2]
-    assert begun == [(epoch, step) for epoch in range(3) for step in range(4)]
+    assert list(dict.fromkeys(begun)) == [(epoch, step) for epoch in range(3) for step in range(4)]
 
 
 def test_the_model_trains_in_training_mode_and_is_evaluated_in_inference_mode(task):
@@ -375,6 +375,54 @@ def test_a_hook_may_stop_training_or_an_epoch_or_skip_a_step(task):
     assert not history.interrupted
 
 
+HOOKS = ("before_fit", "before_epoch", "before_step", "after_step", "after_epoch", "after_fit")
+
+
+def make_throw(hook, error):
+    """A callback that raises in one hook."""
+
+    def method(self, trainer):
+        raise error
+
+    return type("Throw", (), {hook: method})()
+
+
+@pytest.mark.parametrize(("hook", "rows"), list(zip(HOOKS, [0, 0, 0, 0, 1, 3], strict=True)))
+def test_any_hook_may_stop_training_and_all_callbacks_have_their_end(task, hook, rows):
+    log = []
+    trainer = task.trainer(callbacks=[make_throw(hook, StopTraining()), Recorder(log, "x", 1)])
+    history = trainer.fit(task.train, 3)
+    assert trainer.epoch == len(history) == rows
+    assert not history.interrupted
+    assert log[-1:] == [("after_fit", "x")]
+
+
+@pytest.mark.parametrize("error", [SkipStep, StopEpoch])
+@pytest.mark.parametrize("hook", HOOKS)
+def test_skipping_and_ending_where_there_is_nothing_to_skip_or_end_says_so(task, sigint, hook, error):
+    if hook == "before_step" or (hook == "after_step" and error is StopEpoch):
+        return
+    allowed = "before_step alone" if error is SkipStep else "before_step and after_step alone"
+    message = f"^Trainer: Throw.{hook} raised {error.__name__}, which means something in {allowed}"
+    with pytest.raises(RuntimeError, match=message):
+        task.trainer(callbacks=[make_throw(hook, error())]).fit(task.train, 1)
+    assert signal.getsignal(signal.SIGINT) is sigint
+
+
+@pytest.mark.parametrize("error", [SkipStep, StopEpoch])
+def test_an_epoch_of_which_hooks_leave_out_all_says_so(task, error):
+    with pytest.raises(ValueError, match="^Trainer: no step was run in epoch 1: hooks left out every batch$"):
+        task.trainer(callbacks=[make_throw("before_step", error())]).fit(task.train, 1)
+
+
+def test_a_skip_in_the_loss_says_so(task):
+    def loss(logits, labels):
+        raise SkipStep
+
+    with pytest.raises(RuntimeError, match="^Trainer: SkipStep was raised outside the hooks around a step$"):
+        task.trainer(loss=loss).fit(task.train, 1)
+
+
 def test_after_fit_is_called_however_training_ended(task):
     def fail():
         raise RuntimeError("no")
@@ -391,7 +439,7 @@ def test_after_fit_is_called_however_training_ended(task):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"metrics": ["f1"]}, ValueError, 'metric is \'f1\' but takes "loss", "accuracy", "top5", "confusion" or'),
+        ({"metrics": ["f2"]}, ValueError, 'metric is \'f2\' but takes "loss", "accuracy", "top5", "confusion", "prec'),
         ({"metrics": ["top0"]}, ValueError, "metric is 'top0' but takes"),
         ({"metrics": "accuracy"}, TypeError, "metrics takes a list, got the name 'accuracy'"),
         ({"metrics": [3]}, TypeError, "metric 3 has no name, reset, update, value"),

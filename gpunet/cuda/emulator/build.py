@@ -68,9 +68,7 @@ def own_hash(files: tuple[str, ...]) -> str:
     words = hashlib.sha256()
     for file in files:
         words.update(file.encode() + (HERE / file).read_bytes())
-    version = subprocess.run(
-        [compiler(), "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=False
-    )
+    version = _run([compiler(), "-dumpfullversion", "-dumpmachine"])
     words.update(repr((COMMON, MACHINE_FLAGS, KERNEL_FLAGS, version.stdout, _processor())).encode())
     return words.hexdigest()
 
@@ -105,10 +103,15 @@ def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], lib
         RuntimeError: it fails, which is an error of the translator; the message is its first lines.
     """
     command = [compiler(), *COMMON, *flags, "-o", str(to), *map(str, sources), *libraries]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _run(command)
     if done.returncode:
         first = "\n".join(done.stderr.splitlines()[:12])
         raise RuntimeError(f"g++ does not compile what the emulator made of {to.stem}:\n{first}")
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A program that Ctrl-C at the terminal does not reach: what it is for this process, and for training, is decided here."""
+    return subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
 
 
 def _processor() -> str:

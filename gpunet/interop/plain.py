@@ -1,0 +1,114 @@
+"""What JSON can hold of the values that training gives: NumPy's numbers and arrays, and numbers that are not finite.
+
+JSON has no NaN and no infinity, and many readers refuse the names that Python writes for them. They are written as
+``{"__float__": "nan"}``, with "inf" and "-inf", and read back as numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Tensor
+from gpunet.backends.base import is_float
+
+MARK = "__float__"
+NOT_FINITE = ("nan", "inf", "-inf")
+
+
+def to_json(operation: str, state: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """JSON text of a dict of numbers, text, None, lists and dicts, with NumPy's scalars, arrays and tensors as Python's.
+
+    Args:
+        operation: named in errors.
+        state: Keys that are numbers become text, as in Python's json.
+    Raises:
+        TypeError: a value that JSON cannot hold; names its key.
+    """
+    try:
+        plain = {_key(name, "a key"): _plain(value, str(name)) for name, value in state.items()}
+        return json.dumps(plain, allow_nan=False, indent=indent)
+    except TypeError as error:
+        raise TypeError(f"{operation}: {error}") from None
+    except RecursionError:
+        raise TypeError(f"{operation}: a value holds itself, or is nested too deeply for JSON") from None
+
+
+def from_json(text: str) -> Any:
+    """What `to_json` wrote; lists for tuples and arrays, Python's numbers for NumPy's."""
+    return json.loads(text, object_hook=_read)
+
+
+def plain_number(value: Any) -> Any:
+    """A number of NumPy's, a fraction or a tensor of no axes as a number of Python's; anything else as it is."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.numpy()
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer) and not isinstance(value, np.timedelta64):
+        return int(value)
+    if isinstance(value, float | Fraction | Decimal) or (isinstance(value, np.generic) and is_float(value.dtype)):
+        return float(value)
+    return value
+
+
+def _plain(value: Any, place: str) -> Any:
+    try:
+        value = plain_number(value)
+        if isinstance(value, int):
+            str(value)
+    except (ValueError, OverflowError) as error:  # a fraction beyond float64, an integer of too many digits
+        raise TypeError(f"{place} cannot be written: {error}") from None
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if isfinite(value) else {MARK: str(value)}
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return _plain_dict(value, place)
+    if isinstance(value, Tensor):
+        value = value.numpy()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry, f"{place}[{i}]") for i, entry in enumerate(value)]
+    raise TypeError(
+        f"{place} is of type {type(value).__name__} but must be what JSON can hold: numbers, text, None, lists, dicts"
+    )
+
+
+def _plain_dict(value: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, entry in value.items():
+        name = _key(key, f"a key of {place}")
+        if name in plain:
+            raise TypeError(f"{place} has two keys that are {name!r} in JSON")
+        plain[name] = _plain(entry, f"{place}[{key!r}]")
+    if set(plain) == {MARK}:
+        raise TypeError(f"{place} has the one key {MARK!r}, which stands for numbers that are not finite")
+    return plain
+
+
+def _key(key: Any, place: str) -> str:
+    """A key as json writes it."""
+    key = plain_number(key)
+    if isinstance(key, str):
+        return str.__str__(key)
+    if key is None or isinstance(key, bool | int) or (isinstance(key, float) and isfinite(key)):
+        return json.dumps(key)
+    raise TypeError(f"{place} is {key!r} but must be text or a finite number")
+
+
+def _read(value: dict[str, Any]) -> Any:
+    if len(value) == 1 and value.get(MARK) in NOT_FINITE:
+        return float(value[MARK])
+    return value
