@@ -13,6 +13,7 @@ from gpunet.data.loader import DataLoader
 from gpunet.data.mixup import Mixup
 from gpunet.data.nuclei import nuclei
 from gpunet.data.omniglot import Omniglot, omniglot
+from gpunet.data.sampling import WeightedSampler, balanced_weights
 from gpunet.data.splits import stable_split
 from gpunet.data.standard import cifar10, digits, fashion_mnist, mnist
 from gpunet.data.transforms import (
@@ -59,7 +60,9 @@ __all__ = [
     "Subset",
     "Transform",
     "Triplets",
+    "WeightedSampler",
     "annotate_masks",
+    "balanced_weights",
     "bccd",
     "boxes_of_masks",
     "cifar10",
