@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 import gpunet
-from gpunet import functional as F
 from gpunet import models, nn, optim
 from gpunet.backends import NAMES, get_backend, why_unavailable
 from gpunet.check.command import add_arguments as add_check_arguments
 from gpunet.check.command import run as run_check
-from gpunet.data import DataLoader, Normalize, random_split
-from gpunet.data.images import SUFFIXES, read_image
+from gpunet.data import DataLoader
+from gpunet.data.images import checked_background
 from gpunet.errors import BackendError
-from gpunet.interop import load_weights, read_metadata
+from gpunet.interop import load_weights
 from gpunet.interop.files import write_whole
 from gpunet.interop.plain import to_json
 from gpunet.precision import PRECISIONS
 from gpunet.train import BestCheckpoint, Callback, CSVLogger, Trainer, recipes
+from gpunet.train.saved import load_saved
 
 REPORTED = (ValueError, TypeError, BackendError, OSError, ImportError, FloatingPointError, MemoryError)
 """What is said in one line; anything else is a fault of gpunet's and shows its traceback."""
@@ -66,20 +66,26 @@ def train(arguments: Namespace) -> int:
     gpunet.seed(arguments.seed)
     recipe = _recipe(arguments)
     backend = get_backend(arguments.backend)
-    train_set, test_set = recipes.load_dataset(recipe.dataset, root=arguments.data_root, size=arguments.image_size)
-    shape, classes = recipes.image_shape(train_set), tuple(train_set.classes)
-    valid_set = test_set
-    if arguments.valid:
-        train_set, valid_set = random_split(train_set, [1 - arguments.valid, arguments.valid])
+    sets = recipes.load_splits(
+        recipe.dataset,
+        root=arguments.data_root,
+        size=arguments.image_size,
+        valid=arguments.valid,
+        background=arguments.background,
+        unreadable="raise" if arguments.strict else "warn",
+    )
+    shape, classes = recipes.image_shape(sets.train), tuple(sets.train.classes)
     fits = (
         backend.name not in ("reference", "numpy") and recipe.dataset in recipes.DATASETS
     )  # a folder may be of any size
     train_loader, valid_loader, test_loader = recipes.make_loaders(
-        recipe, train_set, valid_set, test_set, backend=backend if fits else None
+        recipe, sets.train, sets.valid or sets.test, sets.test, backend=backend if fits else None
     )
     model = recipes.make_model(recipe, shape, len(classes))
     optimizer = recipes.make_optimizer(recipe, model.parameters())
-    description = {"recipe": recipe.as_dict(), "input_shape": shape, "classes": classes}
+    description = {
+        "recipe": recipe.as_dict(), "input_shape": shape, "classes": classes, "background": arguments.background
+    }  # fmt: skip
     trainer = Trainer(
         model,
         optimizer,
@@ -87,11 +93,11 @@ def train(arguments: Namespace) -> int:
         schedule=recipes.make_schedule(recipe, optimizer, recipe.epochs * len(train_loader)),
         backend=backend,
         precision=arguments.precision,
-        callbacks=_run_folder(arguments, description),
+        callbacks=_run_folder(arguments, description, held_out=sets.valid is not None),
         progress=not arguments.quiet,
     )
     if not arguments.quiet:
-        _print_setup(recipe, model, shape, backend, len(train_set), len(test_set))
+        _print_setup(recipe, model, shape, backend, sets)
     history = trainer.fit(train_loader, recipe.epochs, valid=valid_loader)
     if arguments.output and len(history):
         load_weights(arguments.output / "best.safetensors", model)
@@ -104,36 +110,39 @@ def train(arguments: Namespace) -> int:
 
 
 def evaluate(arguments: Namespace) -> int:
-    """Accuracy, loss and confusion matrix of a checkpoint on test images."""
-    recipe, model, shape, classes = _load(arguments.checkpoint)
-    name = arguments.dataset or recipe.dataset
-    _, test_set = recipes.load_dataset(name, root=arguments.data_root, size=shape[:2])
-    if recipes.image_shape(test_set) != shape:
-        raise ValueError(f"{name} has images {recipes.image_shape(test_set)} but {arguments.checkpoint} takes {shape}")
-    loader = DataLoader(test_set, 256, transform=Normalize(recipe.mean, recipe.std))
-    trainer = _evaluator(model, arguments.backend, ["accuracy", "confusion"])
-    result = trainer.evaluate(loader)
+    """Accuracy, loss and confusion matrix of a checkpoint on test images, whose classes are matched by name."""
+    saved = load_saved(arguments.checkpoint)
+    name = saved.recipe.dataset if arguments.dataset is None else arguments.dataset
+    test_set = recipes.load_test(
+        name,
+        saved.classes,
+        root=arguments.data_root,
+        size=saved.input_shape[:2],
+        background=saved.background,
+        unreadable="raise" if arguments.strict else "warn",
+    )
+    if (got := recipes.image_shape(test_set)) != saved.input_shape:
+        raise ValueError(f"{name} has images {got} but {arguments.checkpoint} takes {saved.input_shape}")
+    trainer = saved.trainer(arguments.backend, ["accuracy", "confusion"])
+    result = trainer.evaluate(DataLoader(test_set, 256, transform=saved.normalize))
     print(f"data set: {name}, {len(test_set):,} test images")
     print(f"accuracy: {result['accuracy']:.2%}\nloss: {result['loss']:.4f}")
     print("confusion matrix: a row a true class, a column a predicted one")
-    print("\n".join(_matrix_lines(result["confusion"], classes)))
+    print("\n".join(_matrix_lines(result["confusion"], saved.classes)))
     return 0
 
 
 def predict(arguments: Namespace) -> int:
     """Class and probability of each image."""
-    recipe, model, shape, classes = _load(arguments.checkpoint)
-    trainer = _evaluator(model, arguments.backend, [])
-    normalize = Normalize(recipe.mean, recipe.std)
-    paths = list(_image_paths(arguments.images))
-    width = max(len(str(path)) for path in paths)
+    saved = load_saved(arguments.checkpoint)
+    trainer = saved.trainer(arguments.backend)
+    paths = saved.image_paths(arguments.images, "raise" if arguments.strict else "warn")
+    names = [str(path).encode("utf-8", "backslashreplace").decode() for path in paths]  # which may be no Unicode
+    width = max(len(name) for name in names)
     for start in range(0, len(paths), 256):
-        chosen = paths[start : start + 256]
-        images = np.stack([read_image(path, shape[:2], grey=shape[2] == 1) for path in chosen])
-        (x,) = normalize((images,), indices=np.arange(len(images)), epoch=0, seed=0)
-        probabilities = F.softmax(gpunet.tensor(trainer.predict(x))).numpy()
-        for path, row in zip(chosen, probabilities, strict=True):
-            print(f"{path!s:{width}}  {classes[row.argmax()]}  {row.max():.1%}")
+        chosen = slice(start, start + 256)
+        for name, row in zip(names[chosen], saved.probabilities(trainer, paths[chosen]), strict=True):
+            print(f"{name:{width}}  {saved.classes[row.argmax()]}  {row.max():.1%}")
     return 0
 
 
@@ -214,7 +223,7 @@ def _recipe(arguments: Namespace) -> recipes.Recipe:
     return recipes.recipe(arguments.dataset, arguments.model, **{name: getattr(arguments, name) for name in names})
 
 
-def _run_folder(arguments: Namespace, description: dict[str, Any]) -> list[Any]:
+def _run_folder(arguments: Namespace, description: dict[str, Any], held_out: bool) -> list[Any]:
     """The callbacks that fill ``--output``, all its files after the first epoch, so that those of an earlier run stay together
     until then. Only if something was held out is there a choice of the best epoch; the test images have no say in it."""
     folder = arguments.output
@@ -223,7 +232,7 @@ def _run_folder(arguments: Namespace, description: dict[str, Any]) -> list[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     config = {"seed": arguments.seed, "valid": arguments.valid, "gpunet": gpunet.__version__, **description}
     text = to_json("config.json", config, indent=2) + "\n"
-    monitor = "valid_accuracy" if arguments.valid else "epoch"
+    monitor = "valid_accuracy" if held_out else "epoch"
     return [
         _ConfigWriter(folder / "config.json", text),
         BestCheckpoint(folder / "best.safetensors", monitor, metadata=description),
@@ -245,45 +254,18 @@ class _ConfigWriter(Callback):
 
 
 def _print_setup(
-    recipe: recipes.Recipe, model: nn.Module, shape: tuple[int, int, int], backend: Any, train: int, test: int
+    recipe: recipes.Recipe, model: nn.Module, shape: tuple[int, int, int], backend: Any, sets: recipes.Splits
 ) -> None:
     table = model.summary(shape)
     print(f"backend: {backend.name} ({backend.describe().get('device', 'unknown device')})")
-    print(f"data set: {recipe.dataset}, {train:,} images to train, {test:,} to test")
+    valid = "" if sets.valid is None else f"{len(sets.valid):,} to validate, "
+    print(f"data set: {recipe.dataset}, {len(sets.train):,} images to train, {valid}{len(sets.test):,} to test")
     print(
         f"model: {recipe.model}, {table.parameters:,} parameters, {table.flops / 1e6:.1f} MFLOPs an image", flush=True
     )
 
 
-# ---- parts of eval and predict
-
-
-def _load(path: Path) -> tuple[recipes.Recipe, nn.Module, tuple[int, int, int], tuple[str, ...]]:
-    description = read_metadata(path)
-    if not {"recipe", "input_shape", "classes"} <= set(description):
-        raise ValueError(f"{path} was not written by gpunet train: it does not say which network it is of")
-    saved = description["recipe"]
-    recipe = recipes.Recipe(**{**saved, "mean": tuple(saved["mean"]), "std": tuple(saved["std"])})
-    h, w, c = description["input_shape"]
-    classes = tuple(description["classes"])
-    model = recipes.make_model(recipe, (h, w, c), len(classes))
-    load_weights(path, model)
-    return recipe, model, (h, w, c), classes
-
-
-def _evaluator(model: nn.Module, backend: str, metrics: list[str]) -> Trainer:
-    return Trainer(model, optim.SGD(model.parameters(), lr=0.0), metrics=metrics, backend=backend, progress=False)
-
-
-def _image_paths(given: Sequence[Path]) -> Iterator[Path]:
-    for path in given:
-        if not path.is_dir():
-            yield path
-            continue
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)})")
-        yield from found
+# ---- parts of eval
 
 
 def _matrix_lines(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
@@ -313,10 +295,12 @@ def _parser() -> ArgumentParser:
     on_checkpoint.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
     on_checkpoint.add_argument("--dataset", help="another data set than it was trained on")
     _add_places(on_checkpoint)
+    _add_strict(on_checkpoint)
     on_images = _command(commands, "predict", predict)
     on_images.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
     on_images.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
     on_images.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, emulated, reference or auto")
+    _add_strict(on_images)
     table = _command(commands, "summary", summary)
     table.add_argument("model", choices=recipes.MODELS)
     table.add_argument("--input", type=_extents(3), default=(28, 28, 1), metavar="HxWxC", help="default 28x28x1")
@@ -361,6 +345,13 @@ def _add_train(parser: ArgumentParser) -> None:
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
     add("--precision", default="ieee", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
     add("--image-size", type=_extents(2), metavar="HxW", help="scale the images of a folder; 32 is 32x32")
+    add(
+        "--background",
+        type=_background,
+        default=(255, 255, 255),
+        metavar="LEVEL|R,G,B",
+        help="what transparent images lie on, from 0 to 255; default 255, white",
+    )
     add("--valid", type=float, default=0.0, metavar="SHARE", help="of the training images, to choose the best epoch by")
     add("--seed", type=int, default=0)
     add(
@@ -371,6 +362,7 @@ def _add_train(parser: ArgumentParser) -> None:
     )
     add("--quiet", action="store_true", help="print the test accuracy alone")
     _add_places(parser)
+    _add_strict(parser)
 
 
 def _add_run(parser: ArgumentParser) -> None:
@@ -393,6 +385,18 @@ def _add_run(parser: ArgumentParser) -> None:
 def _add_places(parser: ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, emulated, reference or auto")
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where public data sets are")
+
+
+def _add_strict(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--strict", action="store_true", help="stop if an image cannot be read, instead of leaving it out"
+    )
+
+
+def _background(text: str) -> tuple[int, int, int]:
+    """The type of an argument "255" or "255,0,0"."""
+    levels = [int(part) for part in text.split(",")]
+    return checked_background("--background", levels[0] if len(levels) == 1 else levels)
 
 
 def _extents(count: int) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-PURPOSES = {"init": 0, "dropout": 1, "shuffle": 2, "augment": 3, "noise": 4, "split": 5, "episode": 6}
+PURPOSES = {"init": 0, "dropout": 1, "shuffle": 2, "augment": 3, "noise": 4, "split": 5, "episode": 6, "sample": 7}
 _LIMIT = 1 << 64
 _FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 

@@ -352,6 +352,8 @@ def test_checkpoints_of_other_programs_or_nothing_say_so(capsys, tmp_path):
 
 
 def test_eval_on_images_of_another_shape_says_so(capsys, trained, pictures):
+    for old, new in (("bright", "8"), ("dark", "1")):
+        (pictures / old).rename(pictures / new)
     status, _, err = run(capsys, "eval", trained / "best.safetensors", "--dataset", pictures, "--backend", "numpy")
     assert status == 2
     assert "has images (8, 8, 3) but" in err

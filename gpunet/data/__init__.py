@@ -6,14 +6,16 @@ from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split
 from gpunet.data.device import DeviceLoader
 from gpunet.data.episodes import Episodes, Pairs, Triplets
+from gpunet.data.folders import ImageFolder
 from gpunet.data.idx import read_idx
-from gpunet.data.images import ImageFolder
 from gpunet.data.joint import Joint
 from gpunet.data.loader import DataLoader
 from gpunet.data.masks import boxes_of_masks, decode_mask, encode_mask
 from gpunet.data.mixup import Mixup
 from gpunet.data.nuclei import nuclei
 from gpunet.data.omniglot import Omniglot, omniglot
+from gpunet.data.sampling import WeightedSampler, balanced_weights
+from gpunet.data.splits import stable_split
 from gpunet.data.standard import cifar10, digits, fashion_mnist, mnist
 from gpunet.data.transforms import (
     AlternatingFlip,
@@ -59,7 +61,9 @@ __all__ = [
     "Subset",
     "Transform",
     "Triplets",
+    "WeightedSampler",
     "annotate_masks",
+    "balanced_weights",
     "bccd",
     "boxes_of_masks",
     "cifar10",
@@ -73,6 +77,7 @@ __all__ = [
     "omniglot",
     "random_split",
     "read_idx",
+    "stable_split",
     "voc",
     "write_coco",
 ]

@@ -90,6 +90,12 @@ class Subset:
         """Names of the labels of the whole."""
         return getattr(self.dataset, "classes", None)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels of the samples, without a look at their images, if the whole has such `labels`."""
+        labels: np.ndarray = self.dataset.labels[self.indices]  # type: ignore[attr-defined]
+        return labels
+
     def __len__(self) -> int:
         return len(self.indices)
 

@@ -13,6 +13,7 @@ from gpunet.backends.base import Array, Backend
 from gpunet.backends.gather import Clock
 from gpunet.data.datasets import Dataset
 from gpunet.data.loader import BatchOrder, shuffle_stream
+from gpunet.data.sampling import Sampler
 from gpunet.data.transforms import Transform, compiled, flattened
 
 
@@ -42,7 +43,8 @@ class DeviceLoader(BatchOrder):
     Args:
         dataset: gives (images, labels) for int64 indices (B,): uint8 (B, H, W, C) and integers (B,) from 0 on, below the
             number of the data set's `classes` if it has them.
-        batch_size, shuffle, drop_last, seed: as for `DataLoader`.
+        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`; a sampler's order is drawn on the host, and uploaded
+            before each epoch.
         backend: as for `get_backend`: the Trainer's.
         transform: one of `gpunet.data`, or a `Compose` of them in the order of one pass: crop or shift, flips, then Cutout
             and Normalize. Models take what is normalised.
@@ -68,8 +70,9 @@ class DeviceLoader(BatchOrder):
         drop_last: bool = False,
         transform: Transform | None = None,
         seed: int | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
-        super().__init__(len(dataset), batch_size, shuffle, drop_last, seed)
+        super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
         self.transform, self.backend = transform, get_backend(backend)
         self.augmentation = compiled(flattened(transform), "DeviceLoader")
         images, labels = _checked(dataset)
@@ -88,6 +91,8 @@ class DeviceLoader(BatchOrder):
 
     def order(self, epoch: int | None = None, *, out: Array | None = None) -> Array:
         """The positions of one epoch on the backend, int32 (M,), in the order they are taken; of the next epoch if None.
+
+        M is the number of samples, or how many a sampler takes.
 
         Args:
             out: where to write them: the order that a captured step reads, between two epochs.
@@ -108,7 +113,7 @@ class DeviceLoader(BatchOrder):
         """Make one batch by one kernel, and nothing else: what a captured step does.
 
         Args:
-            order: int32 (M,) on the backend, as `order` gives it.
+            order: int32 on the backend, as `order` gives it.
             start: where the batch begins in it.
             rows: samples of the batch; `batch_size`, or what is left of the order.
             epoch: which epoch's augmentation; of the next epoch if None.
@@ -174,7 +179,8 @@ class DeviceLoader(BatchOrder):
     def _order(self, epoch: int, seed: int, out: Array | None = None) -> Array:
         if self.shuffle:
             return self.backend.permutation(shuffle_stream(seed, epoch), self.samples, out=out)
-        order = self.backend.asarray(np.arange(self.samples, dtype=np.int32))
+        drawn = np.arange(self.samples) if self.sampler is None else self._sampled(self.sampler, seed, epoch)
+        order = self.backend.asarray(drawn.astype(np.int32))
         return order if out is None else self.backend.copy(order, out=out)
 
 

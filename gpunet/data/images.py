@@ -1,77 +1,28 @@
-"""A user's own images: one folder a class."""
+"""Image files as arrays: 8 bits per channel, nothing transparent, the right way up."""
 
 from __future__ import annotations
 
 import os
+import sys
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What an image's name may end in, in either case; other files are passed over."""
+Background = int | tuple[int, int, int]
+"""A level of grey, or red, green and blue, from 0 to 255."""
 
-
-class ImageFolder:
-    """Images below ``root/CLASS/``, decoded when they are asked for; classes and files in the order of their names.
-
-    A sample is (image (H, W, C) uint8, label int64), several (images (B, H, W, C) uint8, labels (B,) int64); C is 3,
-    or 1 if `grey`. Images are turned as their EXIF orientation says; of an animation, the first picture is taken.
-
-    Args:
-        root: the folder that holds one folder a class.
-        size: (height, width) in pixels that every image is scaled to (bilinear, antialiased); if None, all images must
-            be of one size.
-        grey: whether to take the luma instead of red, green and blue.
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no classes, or a class without images; later, an image that cannot be read or has another size.
-        ImportError: Pillow is not installed.
-    """
-
-    def __init__(self, root: str | os.PathLike[str], size: tuple[int, int] | None = None, grey: bool = False) -> None:
-        _image_module()
-        self.root, self.size, self.grey = Path(root).expanduser(), checked_size("ImageFolder", size), grey
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"ImageFolder: root {self.root} is not a folder")
-        folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        if not folders:
-            raise ValueError(f"ImageFolder: root {self.root} holds no folders but takes one folder a class")
-        self.classes = tuple(folder.name for folder in folders)
-        self.paths: list[Path] = []
-        labels: list[int] = []
-        for label, folder in enumerate(folders):
-            found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-            if not found:
-                raise ValueError(f"ImageFolder: class folder {folder} holds no images ({', '.join(SUFFIXES)})")
-            self.paths += found
-            labels += [label] * len(found)
-        self.labels = np.array(labels, dtype=np.int64)
-        self._expected: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> tuple[Any, ...]:
-        labels = self.labels[index]
-        if np.ndim(labels) == 0:
-            return self._decode(self.paths[index]), labels
-        chosen = np.arange(len(self))[index]
-        return np.stack([self._decode(self.paths[i]) for i in chosen]), labels
-
-    def _decode(self, path: Path) -> np.ndarray:
-        """The image as (H, W, C) uint8, of the same shape as every other."""
-        if self.size is None and not self._expected and path != self.paths[0]:
-            self._decode(self.paths[0])
-        pixels = read_image(path, self.size, self.grey)
-        if self._expected and pixels.shape != self._expected:
-            raise ValueError(
-                f"ImageFolder: images must be of one size unless size= is given, got {path} with "
-                f"{pixels.shape[:2]} and {self.paths[0]} with {self._expected[:2]} (height, width)"
-            )
-        self._expected = pixels.shape
-        return pixels
+WHITE = 255
+_ORIENTATION = 0x0112
+"""The EXIF tag that says how an image is turned."""
+_OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}
+"""Pillow takes the upper byte of each 16-bit level; read in the other byte order, it gives the lower one."""
+_OTHER_BYTES |= {f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}" for mode in ("RGB", "RGBA")}
+_FEW_BITS = {"L;2": 85, "L;4": 17}
+"""Pillow scales grey levels of 2 and 4 bits to 8, but not the one that stands for transparent."""
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR = 258, 262, 284
 
 
 def read_image(
@@ -80,24 +31,33 @@ def read_image(
     grey: bool = False,
     *,
     stated: tuple[int, int] | None = None,
+    background: Background = WHITE,
 ) -> np.ndarray:
-    """An image file as (H, W, C) uint8; arguments, orientation and errors as for `ImageFolder`.
+    """An image file as (H, W, C) uint8, with C = 3, or 1 if `grey`.
+
+    Levels v of 16 bits become round(v / 257), of 12 bits round(v / 16.06). Transparent pixels are blended over the
+    background: round(a * v + (1 - a) * background) for an opacity a from 0 to 1. The image is turned as its EXIF orientation
+    says, which PyTorch's readers do not do; of an animation, the first picture is taken. Colour profiles are ignored.
 
     Args:
+        size: (height, width) in pixels to scale to (bilinear, antialiased), after blending; the file's if None.
+        grey: whether to take the luma instead of red, green and blue.
         stated: the (height, width) that the file must have, before it is scaled; any if None.
+        background: what transparent images lie on.
+    Raises:
+        ValueError: what cannot be read, or has no scale from black to white: floats, signed and 32-bit numbers; another
+            size than is stated. It names the file.
+        ImportError: Pillow is not installed.
     """
     image_module = _image_module()
-    from PIL import ImageOps
-
+    below = checked_background("read_image", background)
     try:
         with image_module.open(path) as image:
-            deep = image.mode.startswith(("I", "F"))
-            if not deep:
-                upright = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
+            upright = _upright(_opaque(image, path, below), image).convert("L" if grey else "RGB")
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"read_image: cannot read {path}: {error}") from error
-    if deep:
-        raise ValueError(f"read_image: {path} has more than 8 bits a channel, which is the most that is taken")
     if stated is not None and upright.size != (stated[1], stated[0]):
         raise ValueError(f"read_image: {path} is {upright.size[::-1]} (height, width) but annotated as {stated}")
     if size is not None and size != upright.size[::-1]:
@@ -107,12 +67,18 @@ def read_image(
     return pixels[:, :, np.newaxis] if grey else pixels
 
 
-def _image_module() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError('reading images needs Pillow: pip install "gpunet[examples]"') from error
-    return Image
+def checked_background(operation: str, background: Any) -> tuple[int, int, int]:
+    """Red, green and blue as Python integers."""
+    levels = (background,) * 3 if isinstance(background, Integral) else background
+    wrong = not isinstance(levels, list | tuple) or len(levels) != 3
+    if wrong or any(not isinstance(level, Integral) or isinstance(level, bool) for level in levels):
+        raise TypeError(
+            f"{operation}: background must be a level from 0 to 255 or (red, green, blue), got {background!r}"
+        )
+    red, green, blue = (int(level) for level in levels)
+    if min(red, green, blue) < 0 or max(red, green, blue) > 255:
+        raise ValueError(f"{operation}: background must have levels from 0 to 255, got {background}")
+    return red, green, blue
 
 
 def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
@@ -124,3 +90,108 @@ def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
     if min(size) < 1:
         raise ValueError(f"{operation}: size must be at least 1 pixel high and wide, got {size}")
     return int(size[0]), int(size[1])
+
+
+def _image_module() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError('reading images needs Pillow: pip install "gpunet[examples]"') from error
+    return Image
+
+
+def _upright(pixels: Any, image: Any) -> Any:
+    """The picture `pixels` of the file `image`, turned as the file says."""
+    from PIL import ImageOps
+
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation == 1:
+        return pixels
+    pixels = pixels.copy()
+    pixels.getexif()[_ORIENTATION] = orientation
+    return ImageOps.exif_transpose(pixels)
+
+
+def _opaque(image: Any, path: str | os.PathLike[str], background: tuple[int, int, int]) -> Any:
+    """The file's picture, of 8 bits per channel and without transparency, in any of Pillow's modes."""
+    few = _FEW_BITS.get(_raw_mode(image), 1)
+    deep = _grey_levels(image) if image.mode.startswith(("I", "F")) else _colour_levels(image, path)
+    if deep is not None:
+        return _image_module().fromarray(_blended(*deep, background))
+    transparent = image.info.get("transparency")
+    if few > 1 and isinstance(transparent, int):
+        image.load()
+        image.info["transparency"] = few * transparent
+    if transparent is None and image.mode not in ("LA", "PA", "RGBA", "RGBa"):
+        return image
+    return _image_module().fromarray(_blended(np.array(image.convert("RGBA")), 255, background))
+
+
+def _blended(levels: np.ndarray, full: int, background: tuple[int, int, int]) -> np.ndarray:
+    """Levels (H, W, C) from 0 to `full`, the last channel their opacity if C is even -> uint8 (H, W, 3)."""
+    numerator, denominator = 255 * levels.astype(np.int64), full
+    if levels.shape[-1] % 2 == 0:
+        opacity = levels[..., -1:].astype(np.int64)
+        numerator = numerator[..., :-1] * opacity + full * (full - opacity) * np.array(background, np.int64)
+        denominator = full * full
+    rounded = (2 * numerator + denominator) // (2 * denominator)
+    return np.broadcast_to(rounded.astype(np.uint8), (*levels.shape[:2], 3)).copy()
+
+
+def _grey_levels(image: Any) -> tuple[np.ndarray, int]:
+    """(levels (H, W, C), the largest) of a grey image of more than 8 bits: C is 2, with opacity, if it is transparent."""
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        kind = "floats" if image.mode == "F" else "signed or 32-bit numbers"
+        raise ValueError(
+            f"it holds {kind}, of which black and white are not known; save it with 8 or 16 bits a channel"
+        )
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    full = (1 << tags.get(_TIFF_BITS, (16,))[0]) - 1
+    levels = np.array(image).astype(np.int64)[..., np.newaxis]
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0
+        levels = full - levels
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return levels, full
+    return np.concatenate([levels, full * (levels != transparent)], axis=-1), full
+
+
+def _colour_levels(image: Any, path: str | os.PathLike[str]) -> tuple[np.ndarray, int] | None:
+    """(levels (H, W, C), the largest) of an image of several channels of 16 bits, with opacity if C is even; or None."""
+    raw = _raw_mode(image)
+    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PLANAR) == 2 and max(image.tag_v2[_TIFF_BITS]) > 8:
+        raise ValueError(
+            "it keeps its 16-bit channels one after the other, which Pillow reads wrongly; interleave them"
+        )
+    if raw == "LA;16B":  # as four channels, the two bytes of both levels are next to each other
+        pairs = np.array(_as_raw_mode(image, "RGBA")).astype(np.int64)
+        return pairs[..., 0::2] * 256 + pairs[..., 1::2], 65535
+    if raw not in _OTHER_BYTES:
+        return None
+    with _image_module().open(path) as again:
+        low = np.array(_as_raw_mode(again, _OTHER_BYTES[raw])).astype(np.int64)
+    levels = np.array(image).astype(np.int64) * 256 + low
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return levels, 65535
+    opaque = (levels != np.array(transparent)).any(axis=-1, keepdims=True)
+    return np.concatenate([levels, 65535 * opaque], axis=-1), 65535
+
+
+def _raw_mode(image: Any) -> str:
+    """How the levels lie in a file that has not been decoded yet, in Pillow's words; "" if that is not known."""
+    arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _as_raw_mode(image: Any, raw: str) -> Any:
+    """The image, decoded as if its levels lay as `raw` says."""
+    tiles = []
+    for tile in image.tile:
+        changed = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
+        make = getattr(type(tile), "_make", tuple)  # of newer releases of Pillow, a named tuple
+        tiles.append(make((*tile[:3], changed)))
+    image.tile = tiles
+    image.load()
+    return image

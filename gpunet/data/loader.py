@@ -14,6 +14,7 @@ import numpy as np
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.data.datasets import Dataset, checked_seed
+from gpunet.data.sampling import Sampler
 from gpunet.data.transforms import Batch, Transform
 
 HOST_MEMORY = (1, 3)
@@ -24,23 +25,35 @@ class BatchOrder:
     """What loaders share: how many samples a batch has, in which order they come, and which epoch is next.
 
     Args:
-        samples: how many there are to take.
-        batch_size, shuffle, drop_last, seed: as for `DataLoader`.
+        total: samples of the data set.
+        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`.
     Raises:
         ValueError, TypeError: in the name of the class that inherits this.
     """
 
-    def __init__(self, samples: int, batch_size: int, shuffle: bool, drop_last: bool, seed: int | None) -> None:
-        self.samples, self.shuffle, self.drop_last = samples, shuffle, drop_last
+    def __init__(
+        self,
+        total: int,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int | None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.total, self.shuffle, self.drop_last, self.sampler = total, shuffle, drop_last, sampler
+        self.samples = samples = total if sampler is None else len(sampler)
         self.batch_size = self._integer("batch_size", batch_size, least=1)
         checked_seed(self._name, seed)
         self.seed = seed
         self.epoch = 0
-        if samples == 0:
+        if total == 0:
             raise ValueError(f"{self._name}: dataset is empty but must have at least 1 sample")
+        if sampler is not None:
+            self._check_sampler(sampler)
         if drop_last and batch_size > samples:
             raise ValueError(
-                f"{self._name}: batch_size is {batch_size} but dataset has {samples} samples, "
+                f"{self._name}: batch_size is {batch_size} but {'dataset' if sampler is None else 'sampler'} has "
+                f"{samples} samples, "
                 "so that drop_last leaves no batch"
             )
 
@@ -69,6 +82,24 @@ class BatchOrder:
 
     def _seed(self) -> int:
         return checked_seed(self._name, self.seed)
+
+    def _check_sampler(self, sampler: Sampler) -> None:
+        if self.shuffle:
+            raise ValueError(f"{self._name}: sampler decides the order, so shuffle must be False")
+        weights = getattr(sampler, "weights", None)
+        if weights is not None and len(weights) != self.total:
+            raise ValueError(f"{self._name}: sampler has {len(weights)} weights but dataset has {self.total} samples")
+
+    def _sampled(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
+        """The sampler's order of one epoch, int64 (samples,)."""
+        order = np.asarray(sampler.order(seed, epoch))
+        if order.dtype.kind not in "iu" or order.shape != (self.samples,):
+            raise TypeError(f"{self._name}: sampler must give {self.samples} integers, got {order.dtype} {order.shape}")
+        if order.size and not 0 <= order.min() <= order.max() < self.total:
+            raise ValueError(
+                f"{self._name}: sampler must give positions from 0 to {self.total - 1}, got {order.min()} to {order.max()}"
+            )
+        return order.astype(np.int64)
 
     def _integer(self, argument: str, value: Any, *, least: int) -> int:
         if not isinstance(value, Integral):
@@ -99,6 +130,7 @@ class DataLoader(BatchOrder):
         drop_last: whether to leave out a last batch of fewer samples.
         transform: called with each batch, see `transforms.Transform`.
         seed: decides orders and augmentation; what `gpunet.seed` last set if None.
+        sampler: decides which samples an epoch takes and in which order, such as `WeightedSampler`; `shuffle` is then False.
         prefetch: how many batches a background thread makes ahead; 0 makes each when it is asked for, without a thread.
             The batches are the same. A transform that makes arrays on a GPU takes 0: the thread has a stream of its own, and
             nothing would keep the consumer's from reading them too early, nor the memory of a read batch from being reused.
@@ -118,13 +150,14 @@ class DataLoader(BatchOrder):
         drop_last: bool = False,
         transform: Transform | None = None,
         seed: int | None = None,
+        sampler: Sampler | None = None,
         prefetch: int = 2,
     ) -> None:
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
         self.dataset, self.transform = dataset, transform
         self.prefetch = self._integer("prefetch", prefetch, least=0)
-        super().__init__(len(dataset), batch_size, shuffle, drop_last, seed)
+        super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
         """The indices of one epoch, (n,) int64, in the order they are taken; of the next epoch if None."""
@@ -134,6 +167,8 @@ class DataLoader(BatchOrder):
         return self._epoch_batches(*self._begin())
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
+        if self.sampler is not None:
+            return self._sampled(self.sampler, seed, epoch)
         if not self.shuffle:
             return np.arange(self.samples)
         return random.permutation(shuffle_stream(seed, epoch), self.samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
 from gpunet.backends.base import Backend
+from gpunet.data.folders import match_classes, split_folders
 from gpunet.data.standard import Root
 from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
@@ -21,6 +22,8 @@ DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 MODELS = ("lenet", "cnn", "alexnet", "vgg11", "vgg16", "resnet9", "resnet18", "resnet34", "mobilenet")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "muon")
 SCHEDULES = ("onecycle", "cosine", "constant")
+TEST_SHARE = 0.2
+"""Of a folder's images, to test on, if it has no split for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +96,8 @@ def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
     Args:
         changes: attributes of `Recipe` to set otherwise; None leaves one as it is.
     """
-    if dataset not in DATASETS and Path(dataset).is_dir():
-        dataset = str(Path(dataset).resolve())  # found again from another working folder
+    if dataset and dataset not in DATASETS and Path(dataset).expanduser().is_dir():
+        dataset = str(Path(dataset).expanduser().resolve())  # found again from another working folder
     given = {name: value for name, value in changes.items() if value is not None}
     base = _BY_DATASET.get(dataset, Recipe(dataset=dataset))
     if dataset not in _BY_DATASET:
@@ -106,30 +109,112 @@ def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
     return replace(base, model=model, **{**for_model, **for_optimizer, **given})
 
 
-def load_dataset(name: str, *, root: Root = None, size: tuple[int, int] | None = None) -> tuple[Any, Any]:
-    """(train, test) of a public data set by name, or of a folder.
+@dataclass(frozen=True)
+class Splits:
+    """Data sets of the same classes; `valid` is None if nothing is held out to choose the best epoch by."""
 
-    A folder holds ``train/CLASS/`` and ``test/CLASS/``, or just ``CLASS/``: then a fifth of the images, chosen at
-    random but the same whatever the seed, is for the test.
+    train: Any
+    valid: Any
+    test: Any
+
+    def __post_init__(self) -> None:
+        shapes = {image_shape(part): name for name, part in vars(self).items() if part is not None}
+        if len(shapes) > 1:
+            described = ", ".join(f"{name} {shape}" for shape, name in shapes.items())
+            raise ValueError(
+                f"splits must have images of one size (H, W, C), got {described}: scale them by --image-size"
+            )
+
+
+def load_splits(
+    name: str, *, root: Root = None, size: tuple[int, int] | None = None, valid: float = 0.0, **reading: Any
+) -> Splits:
+    """What to train, to validate and to test on: a public data set by name, or a folder.
+
+    A folder holds ``CLASS/``, or splits ``train/CLASS/``, ``valid/CLASS/`` and ``test/CLASS/`` (see
+    `data.folders.split_folders`), whose classes are matched by name to those of the training images. If there is no test
+    split, a fifth of the training images of each class is held out for it, by their names (see `data.stable_split`).
 
     Args:
         root: where public data sets are, see `gpunet.data`.
         size: (height, width) that a folder's images are scaled to.
+        valid: the share of the training images to hold out to choose the best epoch by; 0 if there is a split for it.
+        reading: `background` and `unreadable` of `data.ImageFolder`.
+    Raises:
+        ValueError: a name that is empty or of nothing, a folder of one class or without a split to train on.
     """
     if name in DATASETS:
-        load = getattr(data, name)
-        options = {} if name == "digits" else {"root": root}
-        return load("train", **options), load("test", **options)
+        public, test = (_public(name, part, root) for part in ("train", "test"))
+        if not valid:
+            return Splits(public, None, test)
+        train, held_out = data.random_split(public, [1 - valid, valid])
+        return Splits(train, held_out, test)
+    return _folder_splits(name, valid, size=size, **reading)
+
+
+def _folder_splits(name: str, valid: float, **reading: Any) -> Splits:
+    folder = _folder(name)
+    parts = split_folders(folder)
+    if parts and "train" not in parts:
+        raise ValueError(f"data set {name} has no split train/ to train on but {', '.join(parts)}")
+    whole = data.ImageFolder(parts.get("train", folder), **reading)
+    if len(whole.classes) < 2:
+        raise ValueError(f"data set {name} holds one class, {whole.classes[0]}, but training takes at least two")
+    others: dict[str, Any] = {
+        part: data.ImageFolder(parts[part], classes=whole.classes, **reading)
+        for part in ("valid", "test")
+        if part in parts
+    }
+    train: data.ImageFolder | data.Subset = whole
+    if "test" not in others:
+        train, others["test"] = data.stable_split(train, TEST_SHARE)
+    if valid and "valid" in others:
+        raise ValueError(f"data set {name} has a split {parts['valid'].name}/, so that --valid has nothing to hold out")
+    if valid:
+        train, others["valid"] = data.stable_split(train, valid, "validate")
+    return Splits(train, others.get("valid"), others["test"])
+
+
+def load_dataset(name: str, **options: Any) -> tuple[Any, Any]:
+    """(train, test) of `load_splits`, whose arguments it takes."""
+    splits = load_splits(name, **options)
+    return splits.train, splits.test
+
+
+def load_test(
+    name: str, classes: Sequence[str], *, root: Root = None, size: tuple[int, int] | None = None, **reading: Any
+) -> Any:
+    """The test images that `load_splits` gives, with labels that are positions in `classes`, as a checkpoint names them.
+
+    Raises:
+        ValueError: as `load_splits`; a class that is not in `classes`. Some of `classes` may have no images.
+    """
+    if name in DATASETS:
+        test = _public(name, "test", root)
+        labels = np.array(match_classes("eval", f"data set {name}", test.classes or (), classes), np.int64)
+        images, own = test.arrays
+        return data.ArrayDataset(images, labels[own], classes=classes)
+    folder = _folder(name)
+    parts = split_folders(folder)
+    chosen = parts.get("test", parts.get("train", folder))
+    if parts and not {"train", "test"} & set(parts):
+        raise ValueError(f"data set {name} has neither a split test/ nor train/ but {', '.join(parts)}")
+    whole = data.ImageFolder(chosen, size=size, classes=classes, **reading)
+    return whole if "test" in parts else data.stable_split(whole, TEST_SHARE)[1]
+
+
+def _public(name: str, split: str, root: Root) -> data.ArrayDataset:
+    made: data.ArrayDataset = getattr(data, name)(split, **({} if name == "digits" else {"root": root}))
+    return made
+
+
+def _folder(name: str) -> Path:
+    """The folder of a data set that has no public name."""
     folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise ValueError(f"data set {name!r} is neither {', '.join(DATASETS)} nor a folder of images")
-    if (folder / "train").is_dir() and (folder / "test").is_dir():
-        parts = [data.ImageFolder(folder / part, size=size) for part in ("train", "test")]
-        if parts[0].classes != parts[1].classes:
-            raise ValueError(f"data set {name}: train/ has classes {parts[0].classes} but test/ {parts[1].classes}")
-        return parts[0], parts[1]
-    train, test = data.random_split(data.ImageFolder(folder, size=size), [0.8, 0.2], seed=0)
-    return train, test
+    if not name or not folder.is_dir():
+        kind = "a file, not" if name and folder.exists() else f"neither {', '.join(DATASETS)} nor"
+        raise ValueError(f"data set {name!r} is {kind} a folder of images")
+    return folder
 
 
 def image_shape(dataset: Any) -> tuple[int, int, int]:

@@ -1,0 +1,93 @@
+"""Samplers: which samples an epoch takes, where that is not each of them once."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpunet import random
+from gpunet.geometry import positive_int
+
+
+class Sampler(Protocol):
+    """What loaders take as ``sampler=``; its length is the number of samples of one epoch."""
+
+    def __len__(self) -> int: ...
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The positions in the data set that one epoch takes, in their order, integers (len(self),)."""
+        ...
+
+
+class WeightedSampler:
+    """Takes samples at random, each with a likelihood in proportion to its weight.
+
+    Epoch e draws from the stream ``Stream(seed, PURPOSES["sample"], epoch=e)``, so that it can be drawn again. With
+    replacement, u from 0 to 1 takes the first sample whose cumulative share of the weights exceeds u. Without, samples come
+    in the order of -log(1 - u) / weight (Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir").
+    A sample that is taken twice in an epoch is augmented in the same way both times: augmentation goes by position and epoch.
+
+    Args:
+        weights: (N,) one per sample of the data set, not negative; they need not add up to 1. See `balanced_weights`.
+        samples: how many an epoch takes; N if None.
+        replacement: whether a sample may be taken more than once in an epoch.
+    Raises:
+        ValueError: weights that are negative, not finite or all 0; without replacement, fewer positive ones than `samples`.
+        TypeError: weights that are not numbers on one axis, `samples` that is not an integer.
+    """
+
+    def __init__(self, weights: Any, samples: int | None = None, *, replacement: bool = True) -> None:
+        self.weights = _checked_weights(weights)
+        self.replacement = bool(replacement)
+        self.samples = positive_int("WeightedSampler", "samples", len(self.weights) if samples is None else samples)
+        positive = int(np.count_nonzero(self.weights))
+        if not replacement and self.samples > positive:
+            raise ValueError(
+                f"WeightedSampler: samples must be at most {positive}, the number of positive weights, without replacement, "
+                f"got {self.samples}"
+            )
+
+    def __len__(self) -> int:
+        return self.samples
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """int64 (samples,): the positions in the data set that one epoch takes, in their order."""
+        stream = random.Stream(seed, random.PURPOSES["sample"], epoch=epoch)
+        if self.replacement:
+            ends = np.cumsum(self.weights)
+            chosen = np.searchsorted(ends, random.uniform(stream, self.samples) * ends[-1], side="right")
+            return np.minimum(chosen, np.flatnonzero(self.weights)[-1])  # a product may be rounded up to the whole
+        with np.errstate(divide="ignore"):
+            times = np.log(-np.log1p(-random.uniform(stream, len(self.weights)))) - np.log(self.weights)
+        return np.argsort(times, kind="stable")[: self.samples]
+
+
+def balanced_weights(labels: Any) -> np.ndarray:
+    """Weights for `WeightedSampler` with which every class is taken equally often: float64 (N,), N / (K * its class's number).
+
+    Args:
+        labels: (N,) integers, such as `ImageFolder.labels`, of K different classes. The weights' mean is 1.
+    Raises:
+        ValueError: no labels.
+        TypeError: labels that are not integers on one axis.
+    """
+    given = np.asarray(labels)
+    if given.dtype.kind not in "iu" or given.ndim != 1:
+        raise TypeError(f"balanced_weights: labels must be integers (N,), got {given.dtype} {given.shape}")
+    if not len(given):
+        raise ValueError("balanced_weights: labels are empty but at least 1 is needed")
+    _, inverse, counts = np.unique(given, return_inverse=True, return_counts=True)
+    weights: np.ndarray = len(given) / (len(counts) * counts[inverse])
+    return weights
+
+
+def _checked_weights(weights: Any) -> np.ndarray:
+    """The weights as float64, of which the largest is 1, so that no sum of them is infinite."""
+    given = np.asarray(weights)
+    if given.dtype.kind not in "biuf" or given.ndim != 1:
+        raise TypeError(f"WeightedSampler: weights must be numbers (N,), got {given.dtype} {given.shape}")
+    wide = given.astype(np.float64)
+    if not (np.isfinite(wide).all() and (wide >= 0).all() and wide.any()):
+        raise ValueError("WeightedSampler: weights must be finite and not negative, and one of them above 0")
+    return wide / wide.max()
