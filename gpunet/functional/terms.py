@@ -54,7 +54,7 @@ def reduced(operation: str, terms: Tensor, reduction: str) -> Tensor:
     if reduction == "sum":
         return terms.sum()
     if not terms.size:
-        raise ValueError(f"{operation}: there are no elements to take the mean of, only the shape {terms.shape}")
+        raise ValueError(f"{operation}: terms of shape {terms.shape} hold no elements to take the mean of")
     return terms.mean()
 
 
