@@ -80,7 +80,10 @@ class ReduceLROnPlateau:
 
     def step(self, metric: Any) -> None:
         """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is time to."""
-        value = metric.item() if hasattr(metric, "item") else metric
+        try:
+            value = metric.item() if hasattr(metric, "item") else metric
+        except (ValueError, RuntimeError):  # of several elements, or of none
+            value = metric
         if not isinstance(value, Real):
             raise TypeError(f"{type(self).__name__}: metric is {metric!r} but takes a number")
         value = float(value)

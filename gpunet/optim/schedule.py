@@ -38,12 +38,17 @@ class Schedule:
     def seek(self, step: int) -> None:
         """Go to a step, counted from 0."""
         check_counts(type(self).__name__, "seek's steps", [step])
+        self.rates(int(step))  # raises before anything is changed
         self.step_count = int(step)
         self._apply()
 
     def rates(self, step: int) -> list[float]:
         """The groups' learning rates at a step."""
-        return [rate * self.factor(step) for rate in self.base_rates]
+        try:
+            factor = self.factor(step)
+        except OverflowError as error:
+            raise OverflowError(f"{type(self).__name__}: the factor of step {step} is beyond float64") from error
+        return [rate * factor for rate in self.base_rates]
 
     def state_dict(self) -> dict[str, Any]:
         """The step, the first rates, and the schedule's own numbers."""

@@ -136,3 +136,18 @@ def test_an_optimizer_keeps_its_rate_where_the_state_has_no_steps(steps):
     with pytest.raises((TypeError, ValueError), match="Adam: the state's steps"):
         optimizer.load_state_dict(state)
     assert optimizer.groups[0]["lr"] == 0.5
+
+
+def test_a_factor_beyond_float64_is_named_and_nothing_is_changed():
+    schedule = optim.MultiStepLR(optimizer(), range(4000), 10.0)
+    schedule.seek(1)
+    before = schedule.step_count, schedule.optimizer.groups[0]["lr"]
+    with pytest.raises(OverflowError, match="MultiStepLR: the factor of step 3000"):
+        schedule.seek(3000)
+    assert (schedule.step_count, schedule.optimizer.groups[0]["lr"]) == before
+
+
+@pytest.mark.parametrize("metric", [np.ones(2), np.ones(0)])
+def test_a_plateau_takes_one_number(metric):
+    with pytest.raises(TypeError, match="ReduceLROnPlateau: metric is"):
+        optim.ReduceLROnPlateau(optimizer()).step(metric)
