@@ -57,7 +57,13 @@ class no_grad:  # noqa: N801 - a context manager, named as users know it
         _mode.grad = False
 
     def __exit__(self, *exception: object) -> None:
+        if not self._modes.before:
+            raise RuntimeError("no_grad: left in a thread that has not entered it")
         _mode.grad = self._modes.before.pop()
+
+    def __reduce__(self) -> Any:
+        """A copy, or what is read from a pickle, has not been entered."""
+        return type(self), ()
 
     def __call__(self, function: Any) -> Any:
         """The function, decorated; each of its calls remembers its own thread's mode."""

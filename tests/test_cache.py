@@ -61,6 +61,20 @@ def test_a_temporary_folder_is_used_with_one_warning(tmp_path, monkeypatch, trou
 
 
 @unix
+def test_a_folder_within_that_cannot_be_written_to_is_left_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUNET_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "things").write_text("")  # root too cannot write to this one
+    with pytest.warns(RuntimeWarning, match="things cannot be written to") as caught:
+        kept = cache.keep("things", "a.txt", lambda path: path.write_text("made"))
+    assert len(caught) == 1
+    assert cache.keep("things", "a.txt", lambda path: path.write_text("made again")) == kept  # and no second warning
+    assert kept.read_text() == "made"
+    assert (tmp_path / "temporary") in kept.parents
+    assert cache.folder("others") == tmp_path / "cache" / "others"
+
+
+@unix
 @pytest.mark.parametrize("planted", ["open to all", "link", "file"])
 def test_a_temporary_folder_that_others_could_have_made_is_not_used(tmp_path, monkeypatch, planted):
     unwritable(tmp_path, monkeypatch)

@@ -1,14 +1,17 @@
 """`no_grad` as a context and as a decorator of every kind of function, from several threads and in each other's midst."""
 
 import asyncio
+import copy
 import functools
 import inspect
+import pickle
 import threading
 
 import numpy as np
 import pytest
 
 import gpunet as gp
+from gpunet import nn
 
 
 def records():
@@ -233,3 +236,16 @@ def test_a_decorated_function_may_call_itself_and_raise(style):
     with again, again:
         assert not records()
     assert records()
+
+
+def test_a_model_that_holds_one_is_copied_and_pickled():
+    model = nn.Sequential(nn.Linear(1, 1))
+    model.context = gp.no_grad()
+    with model.context:
+        copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    for copied in copies:
+        with pytest.raises(RuntimeError, match="has not entered"):
+            copied.context.__exit__(None, None, None)
+        with copied.context:
+            assert not copied([[1.0]]).requires_grad
+        assert copied([[1.0]]).requires_grad

@@ -15,24 +15,31 @@ from pathlib import Path
 def folder(kind: str) -> Path:
     """Where new files of a kind are kept: in ``GPUNET_CACHE``, or in gpunet's folder of the user's cache; in a temporary
     folder, with one warning, where there is no such folder or it cannot be written to."""
-    return writable(_chosen(), "GPUNET_CACHE") / kind
+    return writable(_chosen(), "GPUNET_CACHE", kind)
 
 
-def writable(wanted: Path | None, variable: str) -> Path:
-    """The folder that is wanted, made if it is not there; a temporary one, with a warning, if it cannot be written to.
+def writable(wanted: Path | None, variable: str, within: str) -> Path:
+    """The folder `within` the one that is wanted, both made if they are not there; of a temporary one, with a warning, if
+    either cannot be written to: a command that ran as another user may have left a folder that is not this one's.
 
     Args:
         wanted: None where no home folder is known.
         variable: of the environment, by which another folder can be named.
     """
     if wanted is None:
-        return _temporary("no home folder is known to keep files in", variable)
+        return _temporary("no home folder is known to keep files in", variable) / within
+    for path in (wanted, wanted / within):
+        if not _made(path):
+            return _temporary(f"the cache folder {path} cannot be written to", variable) / within
+    return wanted / within
+
+
+def _made(path: Path) -> bool:
     try:
-        wanted.mkdir(parents=True, exist_ok=True)
-        usable = os.access(wanted, os.W_OK | os.X_OK)
+        path.mkdir(parents=True, exist_ok=True)
+        return os.access(path, os.W_OK | os.X_OK)
     except OSError:
-        usable = False
-    return wanted if usable else _temporary(f"the cache folder {wanted} cannot be written to", variable)
+        return False
 
 
 def digest(*parts: object) -> str:

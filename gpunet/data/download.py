@@ -123,7 +123,7 @@ def _fetch(source: Source, names: Sequence[str], folder: Path | None) -> Path:
     except ImportError as error:
         raise ImportError('downloads need pooch: pip install "gpunet[examples]"') from error
     if folder is None:
-        folder = writable(_cache(), ENVIRONMENT) / source.folder
+        folder = writable(_cache(), ENVIRONMENT, source.folder)
         if _present(folder, names):
             return folder
     missing = [name for name in names if not _present(folder, [name])]

@@ -32,13 +32,12 @@ class Buffer(Tensor):
 class Handle:
     """A registered hook; `remove` takes it away again."""
 
-    def __init__(self, hooks: list[Hook], hook: Hook):
-        self._hooks, self._hook = hooks, hook
+    def __init__(self, hooks: list[Handle], hook: Hook):
+        self._hooks, self.hook = hooks, hook
 
     def remove(self) -> None:
-        """Forget the hook; a second time does nothing."""
-        if self._hook in self._hooks:
-            self._hooks.remove(self._hook)
+        """Forget the hook; a second time does nothing. The same hook registered again stays where it is."""
+        self._hooks[:] = [handle for handle in self._hooks if handle is not self]
 
 
 class Module:
@@ -78,8 +77,8 @@ class Module:
             if getattr(error, "layer", None):
                 raise
             raise self._out_of_memory(error) from error
-        for hook in list(vars(self).get("_forward_hooks", ())):
-            given = hook(self, inputs, y)
+        for handle in list(vars(self).get("_forward_hooks", ())):
+            given = handle.hook(self, inputs, y)
             y = y if given is None else given
         return y
 
@@ -215,11 +214,14 @@ class Module:
     def register_forward_hook(self, hook: Hook) -> Handle:
         """Call ``hook(module, inputs, output)`` after each forward pass of this module, until the handle is removed.
 
-        What it returns, unless None, takes the output's place, for the next hook too.
+        What it returns, unless None, takes the output's place, for the next hook too. TypeError for what cannot be called.
         """
+        if not callable(hook):
+            raise TypeError(f"register_forward_hook: hook is {type(hook).__name__} but takes a function")
         hooks = vars(self).setdefault("_forward_hooks", [])
-        hooks.append(hook)
-        return Handle(hooks, hook)
+        handle = Handle(hooks, hook)
+        hooks.append(handle)
+        return handle
 
     @property
     def hooked(self) -> bool:

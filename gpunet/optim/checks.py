@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -38,13 +38,35 @@ def check_betas(owner: str, betas: Any) -> None:
         raise ValueError(f"{owner}: betas are {betas} but must be {must}")
 
 
-def check_counts(owner: str, name: str, values: Sequence[Any]) -> None:
-    """TypeError for what is no integer, ValueError for a negative one."""
+def check_counts(owner: str, name: str, values: Any) -> None:
+    """TypeError for what is no sequence of integers, ValueError for a negative one, or one of more than 63 bits."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{owner}: {name} are {values!r} but take integers")
     for value in values:
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise TypeError(f"{owner}: {name} hold {value!r} but take integers")
         if value < 0:
             raise ValueError(f"{owner}: {name} hold {value} but none may be negative")
+        if int(value) >= 2**63:
+            raise ValueError(f"{owner}: {name} hold {value} but take less than 2^63")
+
+
+def check_rates(owner: str, name: str, rates: Any, groups: int) -> None:
+    """Learning rates of a state: TypeError for what is no list of numbers, ValueError for another number of groups."""
+    if not isinstance(rates, list | tuple):
+        raise TypeError(f"{owner}: {name} are {rates!r} but must be a list of numbers, one a group")
+    if len(rates) != groups:
+        raise ValueError(f"{owner}: the state is of {len(rates)} groups, not {groups}")
+    for rate in rates:
+        check_number(owner, "a rate of the state", rate, NOT_NEGATIVE)
+
+
+def check_parts(owner: str, state: Any, parts: Iterable[str]) -> None:
+    """TypeError for a state that is no mapping, ValueError for one that lacks a part."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{owner}: a state is what state_dict gives, got {type(state).__name__}")
+    if missing := [key for key in parts if key not in state]:
+        raise ValueError(f"{owner}: the state lacks {', '.join(missing)}")
 
 
 def check_scaling(owner: str, values: Any) -> None:

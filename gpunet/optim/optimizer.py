@@ -345,6 +345,7 @@ class Optimizer:
         parts = set(self.state_dict()) - {"scaling"}
         if set(state) - {"scaling"} != parts:
             raise ValueError(f"{self.name}: the state holds {sorted(state)} but takes {sorted(parts)}")
+        check_counts(self.name, "the state's steps", state["steps"])
         for what, own, given in (
             ("slots", sorted(self.arena.slots), sorted(state["slots"])),
             ("number of groups", len(self.groups), len(state["groups"])),
@@ -357,7 +358,6 @@ class Optimizer:
             shapes = [np.shape(value) for value in values]
             if shapes != self.arena.shapes:
                 raise ValueError(f"{self.name}: the state's {name} has shapes {shapes} but takes {self.arena.shapes}")
-        check_counts(self.name, "the state's steps", state["steps"])
         if "scaling" in state:
             check_scaling(self.name, state["scaling"])
         for own, saved in zip(self.groups, state["groups"], strict=True):
@@ -400,6 +400,12 @@ class Optimizer:
         if len(dtypes) > 1:
             raise TypeError(f"{self.name}: parameters are {', '.join(sorted(dtypes))} but must be of one dtype")
         return result
+
+
+def check_optimizer(owner: str, optimizer: Any) -> None:
+    """TypeError for what is no optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{owner}: optimizer is {type(optimizer).__name__} but takes an optimizer of gpunet.optim")
 
 
 def _tuples(group: Mapping[str, Any]) -> Group:

@@ -7,8 +7,8 @@ from math import inf, isnan
 from numbers import Real
 from typing import Any
 
-from gpunet.optim.checks import NOT_NEGATIVE, SHARE, check_counts, check_number
-from gpunet.optim.optimizer import Optimizer
+from gpunet.optim.checks import NOT_NEGATIVE, SHARE, check_counts, check_number, check_parts, check_rates
+from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 MODES = ("min", "max")
 THRESHOLDS = ("rel", "abs")
@@ -50,7 +50,9 @@ class ReduceLROnPlateau:
         *,
         monitor: str = "valid_loss",
     ):
-        name, groups = type(self).__name__, len(optimizer.groups)
+        name = type(self).__name__
+        check_optimizer(name, optimizer)
+        groups = len(optimizer.groups)
         for argument, value, choices in (("mode", mode, MODES), ("threshold_mode", threshold_mode, THRESHOLDS)):
             if value not in choices:
                 raise ValueError(f"{name}: {argument} is {value!r} but takes one of {', '.join(choices)}")
@@ -78,7 +80,10 @@ class ReduceLROnPlateau:
 
     def step(self, metric: Any) -> None:
         """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is time to."""
-        value = metric.item() if hasattr(metric, "item") else metric
+        try:
+            value = metric.item() if hasattr(metric, "item") else metric
+        except (ValueError, RuntimeError):  # of several elements, or of none
+            value = metric
         if not isinstance(value, Real):
             raise TypeError(f"{type(self).__name__}: metric is {metric!r} but takes a number")
         value = float(value)
@@ -112,16 +117,12 @@ class ReduceLROnPlateau:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another one."""
         name = type(self).__name__
-        if missing := [key for key in self.state_dict() if key not in state]:
-            raise ValueError(f"{name}: the state lacks {', '.join(missing)}")
+        check_parts(name, state, self.state_dict())
         if state["options"] != self.options():
             raise ValueError(f"{name}: the state is of {state['options']}, not {self.options()}")
-        if len(state["rates"]) != len(self.optimizer.groups):
-            raise ValueError(f"{name}: the state is of {len(state['rates'])} groups, not {len(self.optimizer.groups)}")
+        check_rates(name, "the state's rates", state["rates"], len(self.optimizer.groups))
         counts = [state[key] for key in ("step_count", "bad_epochs", "cooldown_left")]
         check_counts(name, "the state's counts", counts)
-        for rate in state["rates"]:
-            check_number(name, "a rate of the state", rate, NOT_NEGATIVE)
         if state["best"] is not None:
             check_number(name, "the state's best", state["best"], (lambda value: not isnan(value), "a number"))
         self.step_count, self.bad_epochs, self.cooldown_left = counts

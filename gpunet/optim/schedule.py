@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number
-from gpunet.optim.optimizer import Optimizer
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_parts, check_rates
+from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 
 class Schedule:
@@ -21,6 +21,7 @@ class Schedule:
     """
 
     def __init__(self, optimizer: Optimizer):
+        check_optimizer(type(self).__name__, optimizer)
         self.optimizer = optimizer
         self.base_rates = [g["lr"] for g in optimizer.groups]
         self.step_count = 0
@@ -36,12 +37,18 @@ class Schedule:
 
     def seek(self, step: int) -> None:
         """Go to a step, counted from 0."""
-        self.step_count = step
+        check_counts(type(self).__name__, "seek's steps", [step])
+        self.rates(int(step))  # raises before anything is changed
+        self.step_count = int(step)
         self._apply()
 
     def rates(self, step: int) -> list[float]:
         """The groups' learning rates at a step."""
-        return [rate * self.factor(step) for rate in self.base_rates]
+        try:
+            factor = self.factor(step)
+        except OverflowError as error:
+            raise OverflowError(f"{type(self).__name__}: the factor of step {step} is beyond float64") from error
+        return [rate * factor for rate in self.base_rates]
 
     def state_dict(self) -> dict[str, Any]:
         """The step, the first rates, and the schedule's own numbers."""
@@ -54,17 +61,11 @@ class Schedule:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another schedule."""
         name = type(self).__name__
-        if missing := [key for key in self.state_dict() if key not in state]:
-            raise ValueError(f"{name}: the state lacks {', '.join(missing)}")
+        check_parts(name, state, self.state_dict())
         check_counts(name, "the state's steps", [state["step_count"]])
-        for rate in state["base_rates"]:
-            check_number(name, "a rate of the state", rate, NOT_NEGATIVE)
         if state["options"] != self.options():
             raise ValueError(f"{type(self).__name__}: the state is of {state['options']}, not {self.options()}")
-        if len(state["base_rates"]) != len(self.base_rates):
-            raise ValueError(
-                f"{type(self).__name__}: the state is of {len(state['base_rates'])} groups, not {len(self.base_rates)}"
-            )
+        check_rates(name, "the state's base_rates", state["base_rates"], len(self.base_rates))
         self.step_count, self.base_rates = int(state["step_count"]), list(state["base_rates"])
         self._apply()
 
@@ -86,6 +87,7 @@ class StepLR(Schedule):
 
     def __init__(self, optimizer: Optimizer, size: int, gamma: float = 0.1):
         _check_steps("StepLR", size=size)
+        check_number("StepLR", "gamma", gamma, NOT_NEGATIVE)
         self.size, self.gamma = int(size), float(gamma)
         super().__init__(optimizer)
 

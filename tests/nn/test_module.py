@@ -114,6 +114,32 @@ def test_forward_hooks_see_inputs_and_outputs_until_removed():
     assert model[0].weight is model.parameters()[0]  # hooks are no children
 
 
+def test_a_handle_removes_its_own_registration_alone_and_once():
+    layer, calls = nn.ReLU(), []
+
+    def twice(*_):
+        calls.append("twice")
+
+    first = layer.register_forward_hook(twice)
+    layer.register_forward_hook(lambda *_: calls.append("between"))
+    last = layer.register_forward_hook(twice)
+    last.remove()
+    last.remove()
+    layer([1.0])
+    assert calls == ["twice", "between"]
+    first.remove()
+    layer([1.0])
+    assert calls[2:] == ["between"]
+
+
+@pytest.mark.parametrize("hook", [None, 3, "relu"])
+def test_a_hook_that_cannot_be_called_is_refused(hook):
+    layer = nn.ReLU()
+    with pytest.raises(TypeError, match="register_forward_hook: hook is"):
+        layer.register_forward_hook(hook)
+    assert not layer.hooked
+
+
 def test_a_hook_may_remove_itself():
     layer, calls = nn.ReLU(), []
     handle = layer.register_forward_hook(lambda *_: (calls.append(1), handle.remove()))

@@ -3,7 +3,7 @@ from math import cos, pi
 import numpy as np
 import pytest
 
-from gpunet import optim
+from gpunet import nn, optim
 from gpunet.autograd import parameter
 
 
@@ -96,3 +96,58 @@ def test_the_state_brings_the_first_rates_with_it():
 def test_a_bad_schedule_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make(optimizer())
+
+
+@pytest.mark.parametrize("make", [lambda o: optim.ExponentialLR(o, 0.5), optim.ReduceLROnPlateau])
+def test_a_schedule_says_what_it_cannot_take(make):
+    name = type(make(optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0))).__name__
+    for wrong in (None, nn.Linear(1, 1)):
+        with pytest.raises(TypeError, match=f"{name}: optimizer is"):
+            make(wrong)
+    optimizer = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule = make(optimizer)
+    rates = "rates" if "rates" in schedule.state_dict() else "base_rates"
+    for state in (None, 3, {**schedule.state_dict(), rates: None}, {**schedule.state_dict(), rates: 3}):
+        with pytest.raises(TypeError, match=name):
+            schedule.load_state_dict(state)
+    with pytest.raises(ValueError, match=name):
+        schedule.load_state_dict({**schedule.state_dict(), "step_count": 2**70})
+    assert optimizer.groups[0]["lr"] == 1.0
+
+
+def test_steps_that_are_none_and_gammas_that_are_none():
+    optimizer = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule = optim.ExponentialLR(optimizer, 0.5)
+    with pytest.raises(ValueError, match="negative"):
+        schedule.seek(-1)
+    with pytest.raises(TypeError, match="integers"):
+        schedule.seek(1.5)
+    assert (schedule.step_count, optimizer.groups[0]["lr"]) == (0, 1.0)
+    for gamma in ("x", None, -0.1, float("nan"), float("inf")):
+        with pytest.raises((TypeError, ValueError), match="StepLR: gamma"):
+            optim.StepLR(optimizer, 2, gamma)
+
+
+@pytest.mark.parametrize("steps", [None, 3, [2**70, 0]])
+def test_an_optimizer_keeps_its_rate_where_the_state_has_no_steps(steps):
+    optimizer = optim.Adam(nn.Linear(1, 1).parameters(), lr=0.5)
+    state = optimizer.state_dict()
+    state["steps"], state["groups"][0]["lr"] = steps, 0.25
+    with pytest.raises((TypeError, ValueError), match="Adam: the state's steps"):
+        optimizer.load_state_dict(state)
+    assert optimizer.groups[0]["lr"] == 0.5
+
+
+def test_a_factor_beyond_float64_is_named_and_nothing_is_changed():
+    schedule = optim.MultiStepLR(optimizer(), range(4000), 10.0)
+    schedule.seek(1)
+    before = schedule.step_count, schedule.optimizer.groups[0]["lr"]
+    with pytest.raises(OverflowError, match="MultiStepLR: the factor of step 3000"):
+        schedule.seek(3000)
+    assert (schedule.step_count, schedule.optimizer.groups[0]["lr"]) == before
+
+
+@pytest.mark.parametrize("metric", [np.ones(2), np.ones(0)])
+def test_a_plateau_takes_one_number(metric):
+    with pytest.raises(TypeError, match="ReduceLROnPlateau: metric is"):
+        optim.ReduceLROnPlateau(optimizer()).step(metric)
