@@ -258,7 +258,7 @@ class Function:
 
 def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> Tensor:
     if isinstance(value, int | float):
-        return Tensor(backend.full((), _as_float(value, argument), dtype), backend)
+        return Tensor(backend.full((), as_float(value, argument), dtype), backend)
     if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
         raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
     array = real_array(argument, value)
@@ -267,7 +267,8 @@ def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> T
     return Tensor(backend.asarray(array, dtype), backend)
 
 
-def _as_float(value: float, argument: str) -> float:
+def as_float(value: float, argument: str) -> float:
+    """The number as a float, or a ValueError that names the argument."""
     try:
         return float(value)
     except OverflowError:

@@ -81,7 +81,13 @@ def refuse_assignment(x: Tensor, key: Any, value: Any) -> NoReturn:
 
 def _part(part: Any, backend: Backend) -> Any:
     """One part of a key: arrays, and what becomes one, on the host; others as they are."""
-    if part is None or part is Ellipsis or isinstance(part, slice):
+    if part is None or part is Ellipsis:
+        return part
+    if isinstance(part, slice):
+        try:
+            part.indices(0)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"index: {error}, got {part!r}") from None
         return part
     if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return part

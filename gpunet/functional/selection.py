@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor, expect_tensor
+from gpunet.autograd import Function, Tensor, as_float, expect_tensor
 from gpunet.backends.base import Array
 from gpunet.backends.real import real_array
 from gpunet.errors import BackendError
@@ -134,6 +134,8 @@ def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tenso
     for name, limit in (("min", min), ("max", max)):
         if limit is not None and not isinstance(limit, Real):
             raise TypeError(f"clip: {name} takes a number or None, got {type(limit).__name__}; see maximum and minimum")
+        if isinstance(limit, int):
+            as_float(limit, f"clip: {name}")
     if min is None and max is None:
         raise ValueError("clip: takes min, max or both, got neither")
     return _Clip.apply(x, low=min, high=max)

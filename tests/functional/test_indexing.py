@@ -158,3 +158,13 @@ def test_a_mask_on_a_device_is_not_read_in_a_capture(cuda_backend):
     assert x[mask].numpy().tolist() == [2, 3]
     with pytest.raises(gp.BackendError, match="index: the host must read an index array to count what it picks"):
         cuda_backend.recorder().record(lambda: x[mask])
+
+
+@pytest.mark.parametrize(
+    ("part", "error"), [(slice(0, 1.5), TypeError), (slice("a", None), TypeError), (slice(None, None, 0), ValueError)]
+)
+def test_a_slice_of_no_integers_is_named(backend, part, error):
+    t = gp.tensor(np.ones((3, 4), np.float32), backend=backend)
+    for key in (part, (0, part), ([0, 1], part)):
+        with pytest.raises(error, match=r"index: slice .* got slice\("):
+            t[key]

@@ -235,3 +235,9 @@ def test_reductions_of_nothing_that_leave_nothing(backend):
     x = gp.tensor(np.ones((0, 3), np.float32), backend=backend)
     assert x.max(1).shape == x.min(1).shape == x.argmax(1).shape == x.var(1).shape == (0,)
     assert x.sum(0).numpy().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_a_limit_beyond_all_floats_is_named(backend, name):
+    with pytest.raises(ValueError, match=f"clip: {name} is an integer beyond what a float holds"):
+        gp.tensor([1.0], backend=backend).clip(**{name: 10**400})
