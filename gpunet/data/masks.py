@@ -38,6 +38,10 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     coder, mask = _coder(), np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
         raise ValueError(f"encode_mask: mask has shape {mask.shape} but takes (H, W) of at least one pixel")
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(f"encode_mask: mask must be real numbers or booleans, got {mask.dtype}")
+    if np.isnan(mask).any():
+        raise ValueError("encode_mask: mask must not be NaN")
     with _older_numpy():
         made: dict[str, Any] = plain_segmentation(coder.encode(np.asfortranarray(mask != 0, np.uint8)))
     return made

@@ -271,3 +271,10 @@ def test_masks_of_an_annotation_name_the_file_and_the_entry(tmp_path):
         path.write_text(content % bad)
         with pytest.raises(ValueError, match=r"set\.json: annotations\[0\] \(id 17\)"):
             data.coco(path).annotations[0].masks()
+
+
+def test_a_mask_of_nan_or_of_no_numbers_is_not_encoded_as_full():
+    with pytest.raises(ValueError, match="encode_mask: mask must not be NaN"):
+        data.encode_mask(np.array([[0.0, np.nan]]))
+    with pytest.raises(TypeError, match="encode_mask: mask must be real numbers or booleans"):
+        data.encode_mask(np.array([["0", "1"]]))
