@@ -27,14 +27,29 @@ class _Sum(Function):
 class _Max(Function):
     name = "max"
 
-    def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
+    def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool, shared: bool) -> Array:
         y, self.index = self.extreme(x, axes)
-        self.shape, self.axes = tuple(x.shape), axes
+        self.shape, self.axes, self.shared = tuple(x.shape), axes, shared
+        if shared:
+            self.save(x, y)
         return y.reshape(kept_shape(x.shape, axes)) if keepdims else y
 
     def backward(self, dy: Array) -> Any:
         dy = dy.reshape(self.index.shape)
+        if self.shared:
+            return self._share(dy)
         return self.backend.max_backward(dy, self.index, shape=self.shape, axes=self.axes)
+
+    def _share(self, dy: Array) -> Array:
+        """Equal parts of dy for the elements that equal y, or that are NaN, for then y is."""
+        (x, y), backend = self.saved, self.backend
+        kept = kept_shape(self.shape, self.axes)
+        equal = backend.compare("equal", x, backend.broadcast(y.reshape(kept), self.shape))
+        chosen = backend.compare("greater_equal", equal, backend.compare("equal", x, x))  # equal, or x is not x
+        wide = np.dtype(np.float32) if dy.dtype.name in backend.narrow else dy.dtype
+        count = backend.sum(backend.cast(chosen, wide), self.axes)
+        share = backend.cast(backend.binary("divide", backend.cast(dy, wide), count), dy.dtype)
+        return backend.select(chosen, backend.broadcast(share.reshape(kept), self.shape), None)
 
     def extreme(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         """(the largest elements, their positions)."""
@@ -96,15 +111,22 @@ def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 
 def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Maximum over an axis, several, or all; NaN wins, and the gradient goes to the first of equals."""
+    """Maximum over an axis, several, or all; NaN wins.
+
+    The gradient goes to the first of equals along one axis; equals among several axes, or all, share it, as PyTorch's do.
+    """
     axes = filled_axes("max", x, axis)
-    return _Max.apply(x, axes=axes, keepdims=keepdims) if axes else x
+    return _Max.apply(x, axes=axes, keepdims=keepdims, shared=not _is_one(axis)) if axes else x
 
 
 def min(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Minimum over an axis, several, or all; NaN wins, and the gradient goes to the first of equals."""
+    """Minimum over an axis, several, or all; NaN wins, and the gradient goes as that of `max`."""
     axes = filled_axes("min", x, axis)
-    return _Min.apply(x, axes=axes, keepdims=keepdims) if axes else x
+    return _Min.apply(x, axes=axes, keepdims=keepdims, shared=not _is_one(axis)) if axes else x
+
+
+def _is_one(axis: Any) -> bool:
+    return isinstance(axis, int | np.integer)
 
 
 def argmax(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:

@@ -241,3 +241,18 @@ def test_reductions_of_nothing_that_leave_nothing(backend):
 def test_a_limit_beyond_all_floats_is_named(backend, name):
     with pytest.raises(ValueError, match=f"clip: {name} is an integer beyond what a float holds"):
         gp.tensor([1.0], backend=backend).clip(**{name: 10**400})
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+@pytest.mark.parametrize("axis", [None, (0, 2), (1,)])
+def test_equal_extremes_of_several_axes_share_the_gradient(backend, rng, name, axis):
+    values = rng.integers(0, 2, (2, 3, 4)).astype(np.float32)  # many equals
+    values[0, 1, 2] = np.nan
+    x = gp.tensor(values, backend=backend, requires_grad=True)
+    y = getattr(x, name)(axis)
+    upstream = rng.normal(size=y.shape).astype(np.float32)
+    y.backward(upstream)
+    extreme = getattr(np, name)(values, axis=axis, keepdims=True)
+    chosen = (values == extreme) | (np.isnan(values) & np.isnan(extreme))
+    expected = chosen * upstream.reshape(extreme.shape) / chosen.sum(axis=axis, keepdims=True)
+    np.testing.assert_allclose(backend.to_numpy(x.grad), expected, rtol=1e-6)
