@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpunet.backends.base import Array, Backend, is_float
-from gpunet.backends.real import real_array
+from gpunet.backends.real import is_masked, real_array
 from gpunet.decorators import decorated
 from gpunet.errors import BackendError
 from gpunet.tensors import Parameter, Tensor, expect_tensor, parameter, tensor
@@ -279,7 +279,7 @@ def _own_array(operation: str, what: str, array: Any, backend: Backend) -> Array
     """What a function returned, if it is an array of the backend: NumPy's numbers, which its sums give, as one of no axes."""
     if isinstance(array, np.generic):
         array = np.asarray(array)
-    if not backend.owns(array) or isinstance(array, np.ma.MaskedArray):
+    if not backend.owns(array) or is_masked(array):
         raise TypeError(f"{operation}: {what} is {type(array).__name__} but must be an array of {backend.name}")
     return array
 

@@ -48,10 +48,15 @@ def on_device(data: Any) -> bool:
     return not isinstance(data, np.ndarray) and hasattr(data, "__dlpack_device__") and data.__dlpack_device__()[0] != 1
 
 
+def is_masked(data: Any) -> bool:
+    """Whether `data` is a masked array; NumPy loads numpy.ma for the question, so plain arrays are spared it."""
+    return isinstance(data, np.ndarray) and type(data) is not np.ndarray and isinstance(data, np.ma.MaskedArray)
+
+
 def _has_mask(data: Any) -> bool:
     if isinstance(data, list | tuple):
         return any(_has_mask(part) for part in data if isinstance(part, np.ndarray | list | tuple))
-    return isinstance(data, np.ma.MaskedArray)
+    return is_masked(data)
 
 
 def _described(array: np.ndarray) -> str:
