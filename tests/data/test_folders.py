@@ -91,7 +91,7 @@ def damaged(tmp_path):
 
 
 def test_unreadable_images_are_left_out_with_one_warning_and_labels_stay_aligned(damaged):
-    with pytest.warns(UserWarning, match="unreadable|read") as caught:
+    with pytest.warns(UserWarning, match="cannot be read") as caught:
         dataset = data.ImageFolder(damaged)
     assert len(caught) == 1
     said = str(caught[0].message)
@@ -267,7 +267,7 @@ def test_the_split_is_the_same_everywhere():
     """Numbers computed once: another release, system or Python must not change them."""
     from gpunet.data.splits import _number
 
-    assert _number("test", "cat/1.png") == pytest.approx(0.9, abs=0.1)
+    assert _number("test", "cat/1.png") == pytest.approx(0.9543019344252608, abs=1e-12)
     assert _number("test", unicodedata.normalize("NFD", "café/1.png")) == _number("test", "café/1.png")
 
 
