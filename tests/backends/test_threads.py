@@ -319,7 +319,7 @@ def test_a_ctrl_c_at_any_moment_leaves_no_part_running_and_no_setting_behind(bla
 
 
 AT_EXIT = """
-import atexit, sys, threading, time
+import atexit, os, sys, threading, time
 import numpy as np
 from gpunet.backends.numpy import NumpyBackend
 
@@ -331,7 +331,7 @@ def slow(start, stop):
     if start == 0:
         raise KeyboardInterrupt
     time.sleep(0.2)
-    print("part", start, flush=True)
+    os.write(1, f"part {start}\\n".encode())  # in one piece: two threads that print at once mix their words
 atexit.register(lambda: print(backend.matmul(a, a)[0, 0], flush=True))
 if "daemon" in sys.argv:
     threading.Thread(target=forever, daemon=True).start()
