@@ -9,6 +9,7 @@ import numpy as np
 
 from gpunet.backends import Backend
 from gpunet.backends.base import is_float
+from gpunet.backends.real import is_masked
 
 PRECISIONS = ("ieee", "bfloat16", "float16")
 """float32 throughout, or 16 bits with float32 sums and parameters."""
@@ -39,7 +40,7 @@ def loaded(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndar
         TypeError: it is no NumPy array of floats.
         ValueError: it has another shape, or a finite value that would become infinite.
     """
-    if not isinstance(value, np.ndarray | np.generic) or isinstance(value, np.ma.MaskedArray):
+    if not isinstance(value, np.ndarray | np.generic) or is_masked(value):
         kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
         raise TypeError(f"{name} is {kind} but takes a NumPy array of {dtype}")
     floats, kinds = is_float(dtype), "b" if np.dtype(dtype).kind == "b" else "iu"

@@ -11,7 +11,7 @@ import numpy as np
 from gpunet.arena import Arena
 from gpunet.backends import get_backend
 from gpunet.backends.base import COUNTS, Array, Backend, is_float
-from gpunet.backends.real import real_array
+from gpunet.backends.real import is_masked, real_array
 from gpunet.precision import loaded
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class Parameter(Tensor):
 
     def _check_floats(self, array: Array) -> None:
         known = self.backend.owns(array) or isinstance(array, np.ndarray)
-        if not known or isinstance(array, np.ma.MaskedArray):
+        if not known or is_masked(array):
             raise TypeError(f"parameter: data takes an array of {self.backend.name}, got {type(array).__name__}")
         if not is_float(array.dtype):
             raise TypeError(f"parameter: data is {array.dtype} but takes floats")

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.backends.real import real_array
+
 
 def areas(boxes: Any) -> np.ndarray:
     """(…,) of boxes (…, 4); 0 where a box is turned inside out, infinity where its dtype holds no number so large."""
@@ -120,7 +122,7 @@ def real_numbers(operation: str, name: str, given: Any, width: int) -> np.ndarra
         ValueError: another shape, NaN or infinity.
         TypeError: what is no real number.
     """
-    array = _real(operation, name, given)
+    array = np.asarray(real_array(f"{operation}: {name}", given))
     if array.shape == (0,):
         array = array.reshape(0, width)
     if array.ndim < 1 or array.shape[-1] != width:
@@ -143,21 +145,9 @@ def whole_labels(operation: str, labels: Any, boxes: np.ndarray, classes: int, *
     return given.astype(np.int64)
 
 
-def _real(operation: str, name: str, given: Any) -> np.ndarray:
-    try:
-        array = np.asarray(given)
-    except ValueError as error:
-        raise ValueError(f"{operation}: {name} must be of one length each: {error}") from error
-    if isinstance(given, np.ma.MaskedArray):
-        raise TypeError(f"{operation}: {name} must not be masked")
-    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise TypeError(f"{operation}: {name} must be real numbers, got {array.dtype}")
-    return array
-
-
 def _one_per_box(name: str, given: Any, boxes: np.ndarray) -> np.ndarray:
     """Scores or labels (K,) of boxes (K, 4)."""
-    array = np.atleast_1d(_real("suppress", name, given))
+    array = np.atleast_1d(real_array(f"suppress: {name}", given))
     if boxes.ndim != 2 or array.shape != boxes.shape[:1]:
         raise ValueError(f"suppress: takes boxes (K, 4) and {name} (K,), got {boxes.shape} and {array.shape}")
     if (array != array).any():

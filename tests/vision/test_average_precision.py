@@ -126,7 +126,7 @@ def test_figures_do_not_depend_on_the_unit(scale):
         ([TRUE], [1], [-1], ValueError, r"takes labels that are whole numbers from 0 to 1, got \[-1\]"),
         ([TRUE], [1], [0.5], ValueError, r"takes labels that are whole numbers from 0 to 1, got \[0.5\]"),
         ([TRUE], [1], ["cat"], ValueError, r"takes labels that are whole numbers from 0 to 1"),
-        ([["0", "0", "1", "1"]], [1], [0], TypeError, "boxes must be real numbers"),
+        ([["0", "0", "1", "1"]], [1], [0], TypeError, "boxes is of .* but takes real numbers"),
     ],
 )
 def test_detections_that_are_none_raise_with_their_image(boxes, scores, labels, error, message):

@@ -219,12 +219,12 @@ def test_none_and_one_box_and_batches(rng):
         ([[0, 0, 1]], ValueError, r"have shape \(1, 3\) but take \(…, 4\)"),
         ([[0, 0, 1, 1, 1]], ValueError, r"have shape \(1, 5\) but take"),
         (3, ValueError, r"have shape \(\) but take"),
-        ([[0, 0, 1, 1], [0, 0]], ValueError, "must be of one length each"),
-        ([["0", "0", "1", "1"]], TypeError, "must be real numbers, got <U1"),
-        ([[0, 0, 1j, 1]], TypeError, "must be real numbers, got complex128"),
-        ([[0, 0, None, 1]], TypeError, "must be real numbers, got object"),
-        ([[0, 0, 2**70, 1]], TypeError, "must be real numbers, got object"),
-        (np.ma.array([[0, 0, 1, 1]], mask=[[0, 0, 0, 1]]), TypeError, "must not be masked"),
+        ([[0, 0, 1, 1], [0, 0]], ValueError, "is of nested sequences of unequal lengths"),
+        ([["0", "0", "1", "1"]], TypeError, "is of .*<U1.* but takes real numbers"),
+        ([[0, 0, 1j, 1]], TypeError, "is of .*complex128.* but takes real numbers"),
+        ([[0, 0, None, 1]], TypeError, "is of objects .* but takes real numbers"),
+        ([[0, 0, 2**70, 1]], TypeError, "is of objects .* but takes real numbers"),
+        (np.ma.array([[0, 0, 1, 1]], mask=[[0, 0, 0, 1]]), TypeError, "is a masked array"),
     ],
 )
 def test_what_are_no_boxes_raises(boxes, error, message):
@@ -248,7 +248,7 @@ def test_other_numbers_of_batches_raise():
 def test_what_are_no_shapes_raises():
     for shapes in ([[1, np.nan]], [[np.inf, 1]], [[1, 2, 3]], [["1", "2"]]):
         for function in (lambda s: box_arrays.shape_iou(s, [[1, 2]]), lambda s: box_arrays.anchors(s, 1)):
-            with pytest.raises((ValueError, TypeError), match=r"^(shape_iou: a|anchors: shapes) (must|have)"):
+            with pytest.raises((ValueError, TypeError), match=r"^(shape_iou: a|anchors: shapes) (must|have|is of text)"):
                 function(shapes)
     with pytest.raises(ValueError, match="anchors: count is 1.0 but there are 1 different shapes"):
         box_arrays.anchors([[1, 2]], 1.0)
@@ -306,10 +306,10 @@ def test_suppression_at_its_thresholds(rng, threshold):
         ([0.5], [0, 0], {}, ValueError, r"takes boxes \(K, 4\) and scores \(K,\), got \(2, 4\) and \(1,\)"),
         ([0.5, 0.4], [0], {}, ValueError, r"takes boxes \(K, 4\) and labels \(K,\)"),
         ([[0.5], [0.4]], [0, 0], {}, ValueError, r"takes boxes \(K, 4\) and scores \(K,\)"),
-        (["a", "b"], [0, 0], {}, TypeError, "scores must be real numbers, got <U1"),
-        ([0.5, 1j], [0, 0], {}, TypeError, "scores must be real numbers, got complex128"),
-        ([0.5, 0.4], ["a", "b"], {}, TypeError, "labels must be real numbers, got <U1"),
-        (np.ma.array([0.5, 0.4], mask=[0, 1]), [0, 0], {}, TypeError, "scores must not be masked"),
+        (["a", "b"], [0, 0], {}, TypeError, "scores is of .*<U1.* but takes real numbers"),
+        ([0.5, 1j], [0, 0], {}, TypeError, "scores is of .*complex128.* but takes real numbers"),
+        ([0.5, 0.4], ["a", "b"], {}, TypeError, "labels is of .*<U1.* but takes real numbers"),
+        (np.ma.array([0.5, 0.4], mask=[0, 1]), [0, 0], {}, TypeError, "scores is a masked array"),
         ([0.5, 0.4], [0, 0], {"threshold": None}, ValueError, "threshold is None"),
         ([0.5, 0.4], [0, 0], {"threshold": "0.5"}, ValueError, "threshold is 0.5 but must be from 0 to 1"),
         ([0.5, 0.4], [0, 0], {"threshold": -0.1}, ValueError, "threshold is -0.1"),
