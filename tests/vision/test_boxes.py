@@ -248,7 +248,9 @@ def test_other_numbers_of_batches_raise():
 def test_what_are_no_shapes_raises():
     for shapes in ([[1, np.nan]], [[np.inf, 1]], [[1, 2, 3]], [["1", "2"]]):
         for function in (lambda s: box_arrays.shape_iou(s, [[1, 2]]), lambda s: box_arrays.anchors(s, 1)):
-            with pytest.raises((ValueError, TypeError), match=r"^(shape_iou: a|anchors: shapes) (must|have|is of text)"):
+            with pytest.raises(
+                (ValueError, TypeError), match=r"^(shape_iou: a|anchors: shapes) (must|have|is of text)"
+            ):
                 function(shapes)
     with pytest.raises(ValueError, match="anchors: count is 1.0 but there are 1 different shapes"):
         box_arrays.anchors([[1, 2]], 1.0)
