@@ -15,7 +15,8 @@ from weakref import ref
 
 import numpy as np
 
-from gpunet.backends.base import Array, Backend
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.backend import Backend
 from gpunet.errors import BackendError
 
 ALIGNMENT = 128
@@ -53,7 +54,7 @@ class Arena:
         self.shadow: Array | None = None
         self._rounded = -1  # the version that the shadow is of
         self.scaling: Array | None = None
-        """State of dynamic loss scaling, see `backends.base.FlatStorage`."""
+        """State of dynamic loss scaling, see `backends.contract.update.FlatStorage`."""
         self.owner: ref[Any] | None = None
         """The optimizer, which the parameters, that refer to the arena, do not keep alive."""
         self._make_views()

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpunet.backends.base import Array, Backend, is_float
-from gpunet.backends.real import is_masked, real_array
+from gpunet.backends.contract.arrays import Array, is_float
+from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.real import is_masked, real_array
 from gpunet.decorators import decorated
 from gpunet.errors import BackendError
 from gpunet.tensors import Parameter, Tensor, expect_tensor, parameter, tensor

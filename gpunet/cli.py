@@ -16,7 +16,8 @@ import numpy as np
 
 import gpunet
 from gpunet import models, nn, optim
-from gpunet.backends import NAMES, get_backend, why_unavailable
+from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends.registry import NAMES
 from gpunet.check.command import add_arguments as add_check_arguments
 from gpunet.check.command import run as run_check
 from gpunet.data import DataLoader
@@ -192,7 +193,7 @@ def kernels(arguments: Namespace) -> int:
     """Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run one with
     ``--run``. Needs no GPU."""
     if arguments.kernel:
-        from gpunet.cuda.emulator.command import run_kernel
+        from gpunet.emulator.command import run_kernel
 
         return run_kernel(arguments)
     from gpunet.cuda import gate

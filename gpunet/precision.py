@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.base import is_float
-from gpunet.backends.real import is_masked
+from gpunet.backends.contract.arrays import is_float
+from gpunet.backends.contract.real import is_masked
 
 PRECISIONS = ("ieee", "bfloat16", "float16")
 """float32 throughout, or 16 bits with float32 sums and parameters."""

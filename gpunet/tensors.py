@@ -10,8 +10,9 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.backends import get_backend
-from gpunet.backends.base import COUNTS, Array, Backend, is_float
-from gpunet.backends.real import is_masked, real_array
+from gpunet.backends.contract.arrays import COUNTS, Array, is_float
+from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.real import is_masked, real_array
 from gpunet.precision import loaded
 
 if TYPE_CHECKING:

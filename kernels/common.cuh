@@ -62,7 +62,7 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     }
 }
 
-// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.base.ACTIVATIONS from 1, but for
+// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.contract.activation.ACTIVATIONS from 1, but for
 // those that are a line between two limits, which are one: y = slope (x + shift), no less than low and no more than high.
 struct Activation {
     int kind;

@@ -33,7 +33,7 @@
 #define GREATER 4
 #define GREATER_EQUAL 5
 
-// `op` counts gpunet.backends.base.UNARY.
+// `op` counts gpunet.backends.contract.arrays.UNARY.
 template <typename T>
 __global__ void unary(const T* a, T* y, int64 count, int op) {
     GRID_STRIDE_LOOP(i, count) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ void walk(const Walk& s, int64 i, int64& first, int64
     }
 }
 
-// `op` counts gpunet.backends.base.BINARY; y may be a.
+// `op` counts gpunet.backends.contract.arrays.BINARY; y may be a.
 template <typename T>
 __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op) {
     GRID_STRIDE_LOOP(i, count) {
@@ -96,7 +96,7 @@ template <typename T> __device__ __forceinline__ float comparable(T value) { ret
 __device__ __forceinline__ int64 comparable(int64 value) { return value; }
 __device__ __forceinline__ int comparable(bool value) { return value; }
 
-// `op` counts gpunet.backends.base.COMPARISONS. A comparison with NaN is false, but for NOT_EQUAL.
+// `op` counts gpunet.backends.contract.arrays.COMPARISONS. A comparison with NaN is false, but for NOT_EQUAL.
 template <typename T>
 __global__ void compare(const T* __restrict__ a, const T* __restrict__ b, bool* __restrict__ y, int64 count, Walk s, int op) {
     GRID_STRIDE_LOOP(i, count) {

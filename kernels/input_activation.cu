@@ -12,7 +12,7 @@
 // 1 + erf, keeps the digits of Phi where x is far below 0. SiLU: Ramachandran et al. 2017; hard swish: Howard et al. 2019.
 // Bound: memory, 8 bytes an element forward, 12 backward.
 
-// `kind` counts gpunet.backends.base.INPUT_ACTIVATIONS from 0.
+// `kind` counts gpunet.backends.contract.activation.INPUT_ACTIVATIONS from 0.
 struct InputActivation {
     int kind;
     float beta;

@@ -8,8 +8,10 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("decorators", "errors", "geometry", "augmentation", "random", "resampling"), ("cuda",), ("backends",), ("precision",),
-    ("arena",), ("tensors",), ("autograd",), ("functional",), ("nn",), ("models", "optim", "data", "vision", "interop"),
+    ("decorators", "errors", "geometry", "augmentation", "random", "resampling"),
+    ("nvrtc",), ("emulator", "cuda"), ("backends",), ("precision",),
+    ("arena",), ("tensors",), ("autograd",), ("functional",), ("nn", "report"),
+    ("models", "optim", "data", "vision", "interop"),
     ("train",), ("check",), ("bench", "cli"),
 )  # fmt: skip
 """From the lowest to the highest."""

@@ -16,7 +16,7 @@ HEAVY = ("cupy", "matplotlib", "PIL", "pooch", "pycocotools", "requests", "scipy
 
 LOAD_EVERY_KERNEL = """
 import json, gpunet
-from gpunet.cuda import source
+from gpunet.nvrtc import source
 print(json.dumps({
     "package": gpunet.__file__,
     "folder": str(source.kernels_folder()),

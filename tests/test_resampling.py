@@ -8,8 +8,8 @@ import tolerances
 from helpers import same
 
 from gpunet import resampling
-from gpunet.backends.numpy_resample import Bands, NarrowBands, Sums, TapByTap, form_of, resample
-from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.numpy.resample import Bands, NarrowBands, Sums, TapByTap, form_of, resample
+from gpunet.backends.reference.backend import ReferenceBackend
 
 EXTENTS = [(n, m) for n in (1, 2, 5, 6, 8) for m in (1, 2, 3, 7, 8, 10, 16, 17)]
 MAKERS = {
@@ -76,7 +76,7 @@ def test_images_agree_with_the_reference_in_blocks_of_any_number(rng, monkeypatc
     x = rng.normal(size=(5, rows.extent, columns.extent, channels)).astype(np.float32)
     expected = ReferenceBackend().resample2d(x.astype(np.float64), rows, columns)
     for images in (1, 2, 5):
-        monkeypatch.setattr("gpunet.backends.numpy_resample.BLOCK", images * max(x[0].size, expected[0].size))
+        monkeypatch.setattr("gpunet.backends.numpy.resample.BLOCK", images * max(x[0].size, expected[0].size))
         y = np.full(expected.shape, np.nan, np.float32)
         resample(x, y, rows, columns)
         same(y, expected, tolerances.ORACLE)

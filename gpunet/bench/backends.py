@@ -6,7 +6,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from gpunet.backends import NAMES, available_backends
+from gpunet.backends import available_backends
+from gpunet.backends.registry import NAMES
 from gpunet.bench import record
 from gpunet.bench.contenders import Spec
 from gpunet.bench.measure import measure, same_losses, started

@@ -11,7 +11,7 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import optim
 from gpunet.backends import Backend
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.bench import NotMeasuredError
 from gpunet.bench.nets import make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work

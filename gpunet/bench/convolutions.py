@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.gate import FUSED_POOL, Gate
 from gpunet.bench import nets
 from gpunet.bench.nets import Convolution
 from gpunet.bench.primitives import TOLERANCE, Arrays, Problem

@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.base import FUSED_POOL, Activation, Array, Moments, Segments
-from gpunet.backends.rules import RULES
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.gate import FUSED_POOL
+from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.update import RULES, Segments
 from gpunet.bench.primitives import Arrays, Problem
 from gpunet.geometry import Geometry
 

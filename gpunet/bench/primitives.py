@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.base import Array
+from gpunet.backends.contract.arrays import Array
 from gpunet.bench.contenders import Spec, described, placed
 from gpunet.bench.timing import Timer, Work
 

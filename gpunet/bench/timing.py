@@ -19,7 +19,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
 
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.cuda.capture import Recorder, free_unused
 
 Work = Callable[[], object]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.backends.base import Array
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.stage import FailedError, Numbers
 
 THREADS, MOST_BLOCKS = 256, 1024

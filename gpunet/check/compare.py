@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpunet.backends.base import is_float
+from gpunet.backends.contract.arrays import is_float
 
 TOLERANCES = {"float64": 4e-6, "float32": 4e-6, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """‖a - b‖ / ‖b‖ of a kernel's result against the same call elsewhere, by the result's dtype: of 16 bits, what rounding a

@@ -16,10 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.cases import Case, all_cases, variant
-from gpunet.cuda import cache, source
 from gpunet.cuda.instantiations import instantiations
+from gpunet.nvrtc import cache, source
 
 MANIFEST = "manifest"
 Expected = list[np.ndarray]

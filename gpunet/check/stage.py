@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, cast
 
 from gpunet.backends import get_backend
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.record import Record, Result, said
 from gpunet.errors import BackendError
 

@@ -17,9 +17,10 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
-from gpunet.cuda import cache as kept
-from gpunet.cuda import nvrtc, sass, source
+from gpunet.cuda import sass
 from gpunet.cuda.instantiations import instantiations
+from gpunet.nvrtc import cache as kept
+from gpunet.nvrtc import compiler, source
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
@@ -95,14 +96,14 @@ def _rows(job: tuple[str, str]) -> list[Row]:
     """The rows of a file for an architecture: those that are kept, or new ones. Errors are not kept."""
     try:
         path = kept.keep("gate", _name(*job), lambda path: path.write_text(_compile(*job), encoding="utf-8"))
-    except nvrtc.CompileError as error:
+    except compiler.CompileError as error:
         file, architecture = job
         return [Row(file, file, architecture, error=str(error))]
     return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _compile(file: str, architecture: str) -> str:
-    compiled = nvrtc.compile(file, architecture, instantiations()[file])
+    compiled = compiler.compile(file, architecture, instantiations()[file])
     listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
     rows = [
         Row(
@@ -129,7 +130,7 @@ def _name(file: str, architecture: str) -> str:
 @cache
 def _tools() -> tuple[object, ...]:
     """What every row follows from besides its own source; the releases stand for the include folders."""
-    code = [path.read_bytes() for path in map(Path, (nvrtc.__file__, sass.__file__))]
+    code = [path.read_bytes() for path in map(Path, (compiler.__file__, sass.__file__))]
     columns = [column.name for column in fields(Row)]
-    options = [option for option in nvrtc.options() if not option.startswith("-I")]
-    return (code, columns, options, nvrtc.releases(), sass.why_unavailable() or sass.version())
+    options = [option for option in compiler.options() if not option.startswith("-I")]
+    return (code, columns, options, compiler.releases(), sass.why_unavailable() or sass.version())

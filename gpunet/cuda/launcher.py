@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.cuda import signature, source
 from gpunet.cuda.instantiations import file_of, module_of
-from gpunet.cuda.nvrtc import Resources
+from gpunet.nvrtc import signature, source
+from gpunet.nvrtc.compiler import Resources
 
 Extent = int | tuple[int, ...]
 GRID_LIMITS = (2**31 - 1, 65535, 65535)

@@ -1,7 +1,7 @@
 """What a device is asked for, written down while it does it: every launch with its arguments, every allocation.
 
-`gpunet.backends.cuda.recording_backend` puts the two classes around a device's launcher and arrays. Of an array nothing is
-kept but its description, so that its memory is freed when it would be.
+`recording_backend`, in `gpunet.backends.cuda.backend`, puts the two classes around a device's launcher and arrays. Of an array
+nothing is kept but its description, so that its memory is freed when it would be.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.cuda import signature
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import file_of
 from gpunet.cuda.launcher import Extent, Launcher, check_extents
+from gpunet.nvrtc import signature
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet import random
-from gpunet.backends.real import real_array
+from gpunet.backends.contract.real import real_array
 
 
 class Dataset(Protocol):

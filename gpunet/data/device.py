@@ -9,8 +9,9 @@ import numpy as np
 
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
-from gpunet.backends.base import Array, Backend
-from gpunet.backends.gather import Clock
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.augment import Clock
+from gpunet.backends.contract.backend import Backend
 from gpunet.data.datasets import Dataset
 from gpunet.data.loader import BatchOrder, shuffle_stream
 from gpunet.data.sampling import Sampler

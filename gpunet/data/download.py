@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from gpunet.cuda.cache import writable
+from gpunet.nvrtc.cache import writable
 
 ENVIRONMENT = "GPUNET_DATA"
 """The environment variable that names a folder of data sets."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, Array, InputActivation
+from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
+from gpunet.backends.contract.arrays import Array
 from gpunet.functional.arithmetic import unbroadcast
 
 _RELU = Activation("relu")

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import Array, Backend
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.backend import Backend
 
 
 def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Parameter, Tensor
-from gpunet.backends.base import Array, is_float
-from gpunet.backends.real import real_array
+from gpunet.backends.contract.arrays import Array, is_float
+from gpunet.backends.contract.real import real_array
 from gpunet.errors import BackendError
 
 
@@ -19,7 +19,7 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
     Integers and booleans are compared as int64; beside floats of the host as float32.
 
     Args:
-        name: one of `backends.base.COMPARISONS`.
+        name: one of `backends.contract.arrays.COMPARISONS`.
         a, b: one of them a tensor, the other a tensor, an array or a number.
     """
     first = a if isinstance(a, Tensor) else b

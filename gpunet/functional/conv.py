@@ -6,8 +6,10 @@ from math import prod
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import FUSED_POOL, Activation, Array, Gate
-from gpunet.backends.real import real_array
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d

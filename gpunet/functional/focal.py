@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import Activation, Array, is_float
-from gpunet.backends.real import real_array
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array, is_float
+from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import log_softmax
 from gpunet.functional.labels import one_hot
 from gpunet.functional.loss import binary_targets, binary_terms, expected_log

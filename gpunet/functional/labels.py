@@ -8,8 +8,9 @@ import numpy as np
 
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
-from gpunet.backends.base import COUNTS, Backend
-from gpunet.backends.real import real_array
+from gpunet.backends.contract.arrays import COUNTS
+from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.real import real_array
 
 
 def one_hot(labels: Any, classes: int, *, backend: str | Backend = "numpy", dtype: Any = np.float32) -> Tensor:

@@ -6,7 +6,8 @@ from math import prod
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.base import Activation, Array
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.conv import as_shaped
 from gpunet.functional.movement import reshape

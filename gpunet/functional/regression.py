@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpunet.autograd import Function, Tensor
-from gpunet.backends.base import Activation, Array
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
 from gpunet.functional.arithmetic import absolute
 from gpunet.functional.terms import difference, reduced
 

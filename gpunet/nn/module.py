@@ -283,18 +283,18 @@ class Module:
         return 0
 
     def summary(self, input_shape: tuple[int, ...]) -> Any:
-        """A table of the layers for one input without its batch axis, such as (28, 28, 1); see `nn.summary.Summary`."""
-        from gpunet.nn.summary import summarize
+        """A table of the layers for one input without its batch axis, such as (28, 28, 1); see `report.summary.Summary`."""
+        from gpunet.report.summary import summarize
 
         return summarize(self, input_shape)
 
     def plan(self, input_shape: tuple[int, ...], **options: Any) -> Any:
         """A table of the kernels that one step launches, for inputs of a shape without the batch axis, such as (28, 28, 1).
 
-        The options are batch_size, training, loss, optimizer, backend and precision, see `nn.plan.make_plan`; the table is
-        an `nn.plan.Plan`.
+        The options are batch_size, training, loss, optimizer, backend and precision, see `report.plan.make_plan`; the table is
+        an `report.plan.Plan`.
         """
-        from gpunet.nn.plan import make_plan
+        from gpunet.report.plan import make_plan
 
         return make_plan(self, input_shape, **options)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Parameter, Tensor, parameter
-from gpunet.backends.base import Activation
+from gpunet.backends.contract.activation import Activation
 from gpunet.geometry import positive_int
 from gpunet.nn import init as initial
 from gpunet.nn.layers import Shape

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.arena import Arena
-from gpunet.backends.base import Array
+from gpunet.backends.contract.arrays import Array
 from gpunet.nn import Module
 from gpunet.optim.checks import SHARE, check_number
 from gpunet.optim.optimizer import Optimizer

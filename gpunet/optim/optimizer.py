@@ -13,8 +13,9 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
-from gpunet.backends.base import Array, Backend, Note, Segments
-from gpunet.backends.rules import RULES
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.update import RULES, Note, Segments
 from gpunet.errors import BackendError
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
 from gpunet.precision import loaded

@@ -24,7 +24,8 @@ import numpy as np
 import gpunet
 from gpunet import random
 from gpunet.autograd import Tensor
-from gpunet.backends.base import Array, Note, Segments
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.update import Note, Segments
 from gpunet.cuda.capture import Feed, Recorder, Recording, row
 from gpunet.errors import BackendError
 from gpunet.functional.loss import correct_count, label_weight

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
-from gpunet.backends.base import Backend
+from gpunet.backends.contract.backend import Backend
 from gpunet.data.folders import match_classes, split_folders
 from gpunet.data.standard import Root
 from gpunet.optim.schedule import Schedule

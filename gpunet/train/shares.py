@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gpunet.arena import Arena
-from gpunet.backends.base import Activation, Array
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
 
 
 class LabelShares:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Tensor, no_grad, tensor
-from gpunet.backends.base import Array, is_float
+from gpunet.backends.contract.arrays import Array, is_float
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight

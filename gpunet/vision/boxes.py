@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.real import real_array
+from gpunet.backends.contract.real import real_array
 
 
 def areas(boxes: Any) -> np.ndarray:

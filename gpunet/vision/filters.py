@@ -24,7 +24,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import no_grad, tensor
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.host import HostBackend
+from gpunet.backends.host.backend import HostBackend
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
 

@@ -5,8 +5,8 @@ import pytest
 
 import gpunet as gp
 from gpunet.backends import Backend, available_backends, get_backend, why_unavailable
-from gpunet.backends.numpy import NumpyBackend
-from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.numpy.backend import NumpyBackend
+from gpunet.backends.reference.backend import ReferenceBackend
 
 
 def test_one_object_a_name():

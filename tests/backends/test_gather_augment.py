@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
-from gpunet.backends.gather import Clock
+from gpunet.backends.contract.augment import Clock
 from gpunet.random import PURPOSES
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends import host_memory
+from gpunet.backends.host import memory
 
 LARGE = (300, 400)  # beyond what NumPy allocates itself
 
@@ -19,34 +19,34 @@ def address(array):
 
 
 def test_freed_memory_is_used_again_and_live_memory_is_not():
-    first = host_memory.empty(LARGE, np.float32)
+    first = memory.empty(LARGE, np.float32)
     place = address(first)
-    second = host_memory.empty(LARGE, np.float32)
+    second = memory.empty(LARGE, np.float32)
     assert not np.shares_memory(first, second)
     del first
-    third = host_memory.empty(LARGE, np.float32)
+    third = memory.empty(LARGE, np.float32)
     assert address(third) == place
     assert not np.shares_memory(second, third)
 
 
 def test_a_view_keeps_its_memory():
-    whole = host_memory.empty(LARGE, np.float32)
+    whole = memory.empty(LARGE, np.float32)
     whole[...] = 7
     view = whole[10:20].reshape(-1)[::2]
     del whole
     for _ in range(3):
-        host_memory.empty(LARGE, np.float32)[...] = 1
+        memory.empty(LARGE, np.float32)[...] = 1
     assert (view == 7).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "int32"])
 @pytest.mark.parametrize("shape", [LARGE, (5,), (), (0, 3), (1 << 16,), (3, 7, 11, 1001)])
 def test_arrays_have_their_shape_and_are_aligned(dtype, shape):
-    array = host_memory.empty(shape, dtype)
+    array = memory.empty(shape, dtype)
     assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
     assert array.flags.c_contiguous
     assert array.flags.writeable
-    if array.nbytes >= host_memory.SMALLEST:
+    if array.nbytes >= memory.SMALLEST:
         assert address(array) % 64 == 0
         array[...] = 1
         assert (array == 1).all()
@@ -55,7 +55,7 @@ def test_arrays_have_their_shape_and_are_aligned(dtype, shape):
 def test_threads_are_never_given_the_same_memory():
     def work(mark):
         for _ in range(300):
-            mine = [host_memory.empty(LARGE, np.float32) for _ in range(3)]
+            mine = [memory.empty(LARGE, np.float32) for _ in range(3)]
             for array in mine:
                 array[::50] = mark
             if not all((array[::50] == mark).all() for array in mine):
@@ -84,7 +84,7 @@ def test_results_that_a_user_holds_do_not_change(rng):
 
 def test_memory_that_does_not_exist_raises_and_nothing_else():
     with pytest.raises(MemoryError):
-        host_memory.empty((1 << 54,), np.float32)
+        memory.empty((1 << 54,), np.float32)
 
 
 def test_the_interpreter_ends_without_a_word():

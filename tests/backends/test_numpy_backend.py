@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpunet as gp
-from gpunet.backends import numpy_conv, numpy_depthwise, numpy_planes
-from gpunet.backends.base import FUSED_POOL, Activation, Gate
-from gpunet.backends.numpy import NumpyBackend
-from gpunet.backends.numpy_conv import turned_geometry
-from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.numpy.backend import NumpyBackend
+from gpunet.backends.numpy.conv import columns as numpy_conv
+from gpunet.backends.numpy.conv import depthwise as numpy_depthwise
+from gpunet.backends.numpy.conv import planes as numpy_planes
+from gpunet.backends.numpy.conv.subpixel import turned_geometry
+from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.geometry import Geometry
 
 reference = ReferenceBackend()

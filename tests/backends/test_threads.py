@@ -15,9 +15,9 @@ from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends import numpy_blas
-from gpunet.backends.numpy import NumpyBackend
-from gpunet.backends.numpy_blas import Library, OneThread
+from gpunet.backends.numpy import blas as numpy_blas
+from gpunet.backends.numpy.backend import NumpyBackend
+from gpunet.backends.numpy.blas import Library, OneThread
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 LARGE = 1 << 30
@@ -183,7 +183,7 @@ class PerThread:
 def test_libraries_whose_number_is_each_threads_own_are_limited_in_each(monkeypatch):
     mkl = PerThread(8)
     limiter = OneThread([mkl.library()])
-    monkeypatch.setattr("gpunet.backends.numpy_threads.ONE_THREAD", limiter)
+    monkeypatch.setattr("gpunet.backends.numpy.threads.ONE_THREAD", limiter)
     backend = NumpyBackend(3)
 
     def call():
@@ -321,7 +321,7 @@ def test_a_ctrl_c_at_any_moment_leaves_no_part_running_and_no_setting_behind(bla
 AT_EXIT = """
 import atexit, os, sys, threading, time
 import numpy as np
-from gpunet.backends.numpy import NumpyBackend
+from gpunet.backends.numpy.backend import NumpyBackend
 
 backend, a = NumpyBackend(3), np.ones((300, 300), np.float32)
 def forever():

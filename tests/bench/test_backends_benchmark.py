@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from gpunet.backends import why_unavailable
-from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.bench.cli import main
 
 SMALL = ["backends", "--nets", "lenet", "--batch", "2", "--threads", "1", "--rounds", "1", "--repeats", "1"]

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from gpunet.backends import get_backend, host_memory
-from gpunet.backends.numpy import NumpyBackend
+from gpunet.backends import get_backend
+from gpunet.backends.host import memory
+from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.bench import convolutions, primitives
 from gpunet.bench.contenders import Spec
 from gpunet.bench.convolutions import PASSES, layers_of, problem
@@ -102,7 +103,7 @@ def test_what_is_left_unwritten_is_wrong_though_its_memory_held_the_result(bench
     right, calls = NumpyBackend.conv2d_input_grad, []
 
     def first_time_only(self, dy, w, *, geometry, gate=None):
-        dx = host_memory.empty(geometry.x_shape, dy.dtype)  # the block that the last one gave back
+        dx = memory.empty(geometry.x_shape, dy.dtype)  # the block that the last one gave back
         if not calls:
             dx[...] = right(self, dy, w, geometry=geometry, gate=gate)
         calls.append(dx.ctypes.data)

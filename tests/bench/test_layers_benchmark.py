@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpunet.backends.numpy import NumpyBackend
+from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.bench.contenders import Spec
 from gpunet.bench.primitives import GpunetPrimitive
 from gpunet.bench.whole_layers import LAYERS, problem

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 
-from gpunet.backends.host import HostBackend
+from gpunet.backends.host.backend import HostBackend
 from gpunet.bench.contenders import Spec
 from gpunet.bench.operations import OPS, problem
 from gpunet.bench.primitives import Copy, GpunetPrimitive

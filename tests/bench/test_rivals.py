@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-import gpunet.backends
+from gpunet.backends import registry
 from gpunet.bench.contenders import Spec
 from gpunet.bench.rivals import CONV_RIVALS, LAYER_RIVALS, RIVALS, Rival, exact_float32
 from gpunet.bench.worker import make
@@ -60,15 +60,15 @@ def test_pytorch_multiplies_in_float32_by_every_flag_that_it_reads():
 @pytest.mark.parametrize(("kind", "case"), CASES, ids=[kind for kind, _ in CASES])
 def test_a_rival_makes_gpunet_arrays_on_the_host_alone(monkeypatch, kind, case):
     pytest.importorskip("torch")
-    asked, right = [], gpunet.backends._make
+    asked, right = [], registry._make
 
     def made(name, device):
         asked.append(name)
         return right(name, device)
 
     monkeypatch.delenv("GPUNET_BACKEND", raising=False)
-    monkeypatch.setattr(gpunet.backends, "_make", made)
-    monkeypatch.setattr(gpunet.backends, "why_unavailable", lambda name: "")  # as on a machine with a GPU
+    monkeypatch.setattr(registry, "_make", made)
+    monkeypatch.setattr(registry, "why_unavailable", lambda name: "")  # as on a machine with a GPU
     contender = make(Spec(kind, "torch-eager", "numpy", 1))
     contender.prepare(case)
     assert contender.time(1)[0] > 0

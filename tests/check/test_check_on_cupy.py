@@ -11,7 +11,7 @@ from gpunet.check.record import END
 from gpunet.check.stage import FailedError
 from gpunet.check.stages import speed
 from gpunet.check.stages.compile import _summary
-from gpunet.cuda.nvrtc import Resources
+from gpunet.nvrtc.compiler import Resources
 
 pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible())
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import gpunet as gp
 from gpunet import data, nn, optim
 from gpunet.autograd import Tensor
-from gpunet.backends.cuda import recording_backend
+from gpunet.backends.cuda.backend import recording_backend
 from gpunet.errors import BackendError
 
 AUGMENT = data.Compose(

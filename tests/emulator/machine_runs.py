@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpunet.cuda.emulator.machine import Counts, Program, Region, Schedule
+from gpunet.emulator.machine import Counts, Program, Region, Schedule
 
 SCHEDULES = (Schedule("fifo"), Schedule("lifo"), *(Schedule("random", seed) for seed in range(3)))
 schedules = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{s.kind}{s.seed}")

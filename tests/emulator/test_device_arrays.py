@@ -6,8 +6,8 @@ import pytest
 
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.cupy_arrays import CupyArrays
-from gpunet.cuda.emulator import KernelFault
-from gpunet.cuda.emulator.arrays import ALIGNMENT, EmulatedArrays
+from gpunet.emulator import KernelFault
+from gpunet.emulator.arrays import ALIGNMENT, EmulatedArrays
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from gpunet.backends import why_unavailable
-from gpunet.backends.base import Activation
-from gpunet.backends.cuda import emulated_backend
-from gpunet.backends.cuda_device import activation_fields
-from gpunet.cuda.emulator import KernelFault
-from gpunet.cuda.emulator.arrays import DeviceArray
-from gpunet.cuda.emulator.launcher import Settings, parse_schedule
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.cuda.backend import emulated_backend
+from gpunet.backends.cuda.device import activation_fields
+from gpunet.emulator import KernelFault
+from gpunet.emulator.arrays import DeviceArray
+from gpunet.emulator.launcher import Settings, parse_schedule
 
 pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
 

@@ -9,11 +9,12 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, optim
 from gpunet.backends import get_backend
-from gpunet.backends.base import Activation, Gate
-from gpunet.backends.cuda import CudaBackend, emulated_backend
-from gpunet.backends.reference import ReferenceBackend
-from gpunet.cuda.emulator import Schedule
-from gpunet.cuda.emulator.launcher import Settings
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
+from gpunet.backends.reference.backend import ReferenceBackend
+from gpunet.emulator import Schedule
+from gpunet.emulator.launcher import Settings
 from gpunet.geometry import Geometry
 
 pytestmark = needs_emulator

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 import gpunet as gp
-from gpunet import cli
-from gpunet.backends import _make, why_unavailable
-from gpunet.cuda import emulator, nvrtc
+from gpunet import cli, emulator
+from gpunet.backends import why_unavailable
+from gpunet.backends.registry import _make
+from gpunet.nvrtc import compiler
 
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(nvrtc, "why_unavailable", lambda: "")
+    monkeypatch.setattr(compiler, "why_unavailable", lambda: "")
 
 
 def test_another_system_is_named(monkeypatch):
@@ -39,7 +40,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
 def test_missing_nvrtc_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(emulator.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(nvrtc, "why_unavailable", lambda: f"NVRTC is not installed: {nvrtc.INSTALL}")
+    monkeypatch.setattr(compiler, "why_unavailable", lambda: f"NVRTC is not installed: {compiler.INSTALL}")
     why = why_unavailable("emulated")
     assert why.startswith("the CUDA emulator needs NVRTC: ")
     assert 'pip install "gpunet[emulator]"' in why

@@ -7,13 +7,13 @@ are selected.
 import pytest
 from helpers import needs_emulator
 
-from gpunet.backends.cuda import emulated_backend
-from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.cuda.backend import emulated_backend
+from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.check.cases import all_cases, variant
 from gpunet.check.compare import difference
-from gpunet.cuda.emulator.launcher import EmulatedLauncher, Settings
 from gpunet.cuda.instantiations import instantiations
-from gpunet.cuda.signature import parameters
+from gpunet.emulator.launcher import EmulatedLauncher, Settings
+from gpunet.nvrtc.signature import parameters
 
 pytestmark = needs_emulator
 

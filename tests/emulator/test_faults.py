@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpunet.cuda.emulator import Empty, KernelFault, Schedule, machine, run, why_unavailable
+from gpunet.emulator import Empty, KernelFault, Schedule, machine, run, why_unavailable
 
 pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())
 

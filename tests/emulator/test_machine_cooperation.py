@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from machine_runs import both, run, schedules
 
-from gpunet.cuda.emulator import machine
-from gpunet.cuda.emulator.machine import KernelFault, Schedule
+from gpunet.emulator import machine
+from gpunet.emulator.machine import KernelFault, Schedule
 
 
 @both

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from machine_runs import run
 
-from gpunet.cuda.emulator.machine import KernelFault
+from gpunet.emulator.machine import KernelFault
 
 
 def test_functions_that_are_not_inlined_recursion_tables_and_constants() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from machine_runs import run
 
-from gpunet.cuda import nvrtc, source
-from gpunet.cuda.emulator import build, ptx
-from gpunet.cuda.emulator.machine import KernelFault, Program
-from gpunet.cuda.emulator.translate import translate
 from gpunet.cuda.instantiations import instantiations
+from gpunet.emulator import build, ptx
+from gpunet.emulator.machine import KernelFault, Program
+from gpunet.emulator.translate import translate
 from gpunet.errors import BackendError
+from gpunet.nvrtc import compiler, source
 
 EMPTY = 'extern "C" __global__ void empty() {}'
 
@@ -22,7 +22,7 @@ EMPTY = 'extern "C" __global__ void empty() {}'
 @pytest.mark.parametrize("arch", ["compute_75", "compute_80", "compute_90", "compute_100"])
 @pytest.mark.parametrize("file", instantiations())
 def test_every_instance_is_translated(file: str, arch: str) -> None:
-    text, names = nvrtc.to_ptx(file, source.read(file), arch, instantiations()[file])
+    text, names = compiler.to_ptx(file, source.read(file), arch, instantiations()[file])
     module = ptx.parse(text)
     for expression, name in names.items():
         kernel = translate(module, name, checked=True)
@@ -116,7 +116,7 @@ def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.
     Program.from_source("test.cu", EMPTY, ["empty"]).compile("empty")
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "emulator").iterdir()}
     assert {p.suffix for p in kept} == {".so", ".json"}
-    monkeypatch.setattr(nvrtc, "to_ptx", None)
+    monkeypatch.setattr(compiler, "to_ptx", None)
     Program.from_source("test.cu", EMPTY, ["empty"]).compile("empty")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "emulator").iterdir()} == kept
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from machine_runs import both, run, schedules
 
-from gpunet.cuda.emulator.machine import Schedule
+from gpunet.emulator.machine import Schedule
 
 
 @schedules

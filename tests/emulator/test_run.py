@@ -1,13 +1,13 @@
-"""Running a kernel of one's own: `gpunet.cuda.emulator.run` and ``gpunet kernels --run``."""
+"""Running a kernel of one's own: `gpunet.emulator.run` and ``gpunet kernels --run``."""
 
 import numpy as np
 import pytest
 
 from gpunet import cli
-from gpunet.backends.base import Activation
-from gpunet.backends.cuda_device import activation_fields
-from gpunet.cuda.emulator import Empty, KernelFault, Schedule, run, why_unavailable
-from gpunet.cuda.nvrtc import CompileError
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.cuda.device import activation_fields
+from gpunet.emulator import Empty, KernelFault, Schedule, run, why_unavailable
+from gpunet.nvrtc.compiler import CompileError
 
 pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())
 

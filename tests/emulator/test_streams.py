@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from helpers import needs_emulator
 
-from gpunet.backends.cuda import emulated_backend
-from gpunet.cuda.emulator.launcher import Settings
-from gpunet.cuda.emulator.stream import Stream
+from gpunet.backends.cuda.backend import emulated_backend
+from gpunet.emulator.launcher import Settings
+from gpunet.emulator.stream import Stream
 from gpunet.errors import BackendError
 
 pytestmark = needs_emulator

@@ -8,8 +8,8 @@ from helpers import apart, check_gradients, gradients, host, same
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends.base import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
-from gpunet.backends.numpy_input_activation import normal_cdf
+from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
+from gpunet.backends.numpy.input_activation import normal_cdf
 
 ORACLES = {
     "relu": lambda x: np.maximum(x, 0),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends import numpy_group_norm
+from gpunet.backends.numpy import group_norm as numpy_group_norm
 
 CASES = [  # shape, groups
     ((2, 5, 4, 6), 1), ((2, 5, 4, 6), 3), ((3, 3, 5, 4), 4), ((5, 8), 2), ((4, 7, 3), 1), ((1, 6, 7, 16), 2), ((2, 1, 1, 8), 1),

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from gpunet.backends import get_backend, why_unavailable
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.errors import BackendError
 
 VARIABLE = "GPUNET_TEST_BACKENDS"

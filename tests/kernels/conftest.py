@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gpunet.backends.cuda import CudaBackend
-from gpunet.backends.reference import ReferenceBackend
+from gpunet.backends.cuda.backend import CudaBackend
+from gpunet.backends.reference.backend import ReferenceBackend
 
 
 @pytest.fixture(params=["fast", "simple"])

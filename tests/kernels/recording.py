@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.cuda.launcher import Launcher
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.base import Activation
+from gpunet.backends.contract.activation import Activation
 
 SHAPES = [
     (2, 9, 7, 8),  # channels by four

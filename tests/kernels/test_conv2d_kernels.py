@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.base import FUSED_POOL, Activation, Gate
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.gate import FUSED_POOL, Gate
 from gpunet.geometry import Geometry
 
 SHAPES = [

@@ -7,8 +7,13 @@ import pytest
 from recording import recording_backend
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends.base import Activation, Backend, Gate, InputActivation, Moments, Segments
-from gpunet.backends.cuda import BUSY, MOST_PIXELS, TILE_K, count_tiles, select_tile, split_pixels
+from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.update import Segments
+from gpunet.backends.cuda.device import BUSY
+from gpunet.backends.cuda.tiles import MOST_PIXELS, TILE_K, count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
 from gpunet.geometry import Geometry
 from gpunet.random import Stream

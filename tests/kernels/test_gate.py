@@ -3,14 +3,15 @@ from types import ModuleType
 
 import pytest
 
-from gpunet.cuda import gate, nvrtc, sass
+from gpunet.cuda import gate, sass
 from gpunet.cuda.instantiations import instantiations
 from gpunet.errors import BackendError
+from gpunet.nvrtc import compiler
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiler():
-    why = nvrtc.why_unavailable()
+def needs_compiler():
+    why = compiler.why_unavailable()
     if why:
         pytest.skip(why)
 
@@ -38,12 +39,12 @@ def test_what_was_compiled_is_kept_until_something_that_decides_it_changes(monke
     rows = list(gate.compile_all(["sm_90"], files=["activation.cu"]))
     kept = list((tmp_path / "gate").iterdir())
     monkeypatch.setattr(gate, "ProcessPoolExecutor", SerialPool)
-    monkeypatch.setattr(nvrtc, "compile", refuse := Refusal())
+    monkeypatch.setattr(compiler, "compile", refuse := Refusal())
     assert list(gate.compile_all(["sm_90"], files=["activation.cu"])) == rows
     assert list((tmp_path / "gate").iterdir()) == kept
     changes = [
-        (gate.source, "read", lambda file: "// another source"), (nvrtc, "releases", lambda: ("another NVRTC",)),
-        (nvrtc, "options", lambda: ("-another",)), (sass, "version", lambda: "another disassembler"),
+        (gate.source, "read", lambda file: "// another source"), (compiler, "releases", lambda: ("another NVRTC",)),
+        (compiler, "options", lambda: ("-another",)), (sass, "version", lambda: "another disassembler"),
         (gate, "instantiations", lambda: {"activation.cu": ("another<float>",)}),
     ]  # fmt: skip
     for number, (module, name, value) in enumerate(changes, start=1):
@@ -61,7 +62,7 @@ class Refusal:
 
     def __call__(self, *args):
         self.times += 1
-        raise nvrtc.CompileError("refused")
+        raise compiler.CompileError("refused")
 
 
 class SerialPool:
@@ -102,7 +103,7 @@ extern "C" __global__ void nothing() {}
 def test_the_machine_code_shows_its_matrix_and_copy_instructions(architecture):
     if why := sass.why_unavailable():
         pytest.skip(why)
-    compiled = nvrtc.compile_source("k.cu", COPIES, architecture, ("copies", "nothing"))
+    compiled = compiler.compile_source("k.cu", COPIES, architecture, ("copies", "nothing"))
     assert sass.instructions(compiled.cubin) == {
         "copies": {"HMMA.16816": 1, "LDSM": 1, "LDG": 2, "LDGSTS.128": 1, "STG.128": 1},
         "nothing": {},
@@ -141,7 +142,7 @@ def test_without_a_disassembler_the_table_says_so_in_one_line_and_goes_on(monkey
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", ModuleType("cuda.pathfinder"))
     sys.modules["cuda.pathfinder"].find_nvidia_binary_utility = lambda name: None
     monkeypatch.setattr(gate, "instantiations", lambda: {"activation.cu": instantiations()["activation.cu"]})
-    nvrtc.options()  # found before
+    compiler.options()  # found before
     for function in (sass._disassembler, sass.version, gate._tools):
         function.cache_clear()
     try:
@@ -168,14 +169,14 @@ def test_a_stack_frame_is_found():
     text = (
         "__global__ void k(float* x, int i) { float a[99]; for (int j = 0; j < 99; ++j) a[j] = x[j * i]; x[0] = a[i]; }"
     )
-    used = nvrtc.compile_source("k.cu", text, "sm_90", ("k",)).resources["k"]
+    used = compiler.compile_source("k.cu", text, "sm_90", ("k",)).resources["k"]
     assert used.stack > 0
     assert not gate.Row("k.cu", "k", "sm_90", stack=used.stack).passes
 
 
 def test_an_error_carries_the_log_of_the_line():
-    with pytest.raises(nvrtc.CompileError, match=r"k\.cuh\(7\).*undefined"):
-        nvrtc.compile_source("k.cu", '#line 7 "k.cuh"\n__global__ void k() { nothing(); }', "sm_90", ("k",))
+    with pytest.raises(compiler.CompileError, match=r"k\.cuh\(7\).*undefined"):
+        compiler.compile_source("k.cu", '#line 7 "k.cuh"\n__global__ void k() { nothing(); }', "sm_90", ("k",))
 
 
 def test_the_table_tells_failure_by_its_status(monkeypatch, capsys):
@@ -192,8 +193,8 @@ def test_the_table_tells_failure_by_its_status(monkeypatch, capsys):
 
 def test_headers_outside_the_environment_are_refused(tmp_path):
     with pytest.raises(BackendError, match="outside this Python environment"):
-        nvrtc.check_include_folder(tmp_path)
-    assert nvrtc.options()
+        compiler.check_include_folder(tmp_path)
+    assert compiler.options()
 
 
 def test_the_options_are_those_that_cupy_compiles_with():
@@ -204,24 +205,24 @@ def test_the_options_are_those_that_cupy_compiles_with():
         "-ftz=true",
         "--device-as-default-execution-space",
     ]  # the last two it adds to every RawModule
-    assert list(nvrtc.options()) == [o for o in theirs if o.startswith("-I")] + fixed
+    assert list(compiler.options()) == [o for o in theirs if o.startswith("-I")] + fixed
     assert [o for o in theirs if not o.startswith("-I")] == ["-std=c++17"]
 
 
 def test_cupy_and_the_gate_use_one_library():
     cupy_nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="CuPy is not installed")
-    assert nvrtc.version() == "{}.{}".format(*cupy_nvrtc.getVersion())
+    assert compiler.version() == "{}.{}".format(*cupy_nvrtc.getVersion())
 
 
 def test_headers_are_found_without_cupy(monkeypatch):
-    nvrtc.options.cache_clear()
-    monkeypatch.setattr(nvrtc, "find_spec", lambda name: None)
+    compiler.options.cache_clear()
+    monkeypatch.setattr(compiler, "find_spec", lambda name: None)
     try:
-        (include, *_) = nvrtc.options()
+        (include, *_) = compiler.options()
         assert include.startswith("-I")
-        assert nvrtc.compile_source("k.cu", "__global__ void k(float* x) { x[0] = 1; }", "sm_90", ("k",)).cubin
+        assert compiler.compile_source("k.cu", "__global__ void k(float* x) { x[0] = 1; }", "sm_90", ("k",)).cubin
     finally:
-        nvrtc.options.cache_clear()
+        compiler.options.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -229,13 +230,13 @@ def test_headers_are_found_without_cupy(monkeypatch):
     [("cuda.bindings", "NVRTC needs cuda-bindings"), ("cuda.pathfinder", "NVRTC needs cuda-pathfinder")],
 )
 def test_what_is_missing_is_named(monkeypatch, module, message):
-    nvrtc.options.cache_clear()
-    nvrtc._binding.cache_clear()
+    compiler.options.cache_clear()
+    compiler._binding.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     try:
-        why = nvrtc.why_unavailable()
+        why = compiler.why_unavailable()
     finally:
-        nvrtc._binding.cache_clear()
+        compiler._binding.cache_clear()
     assert why.startswith(message)
     assert 'pip install "gpunet[emulator]"' in why
     assert "\n" not in why

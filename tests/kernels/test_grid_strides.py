@@ -5,15 +5,16 @@ import pytest
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends import cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training, cuda_updates
-from gpunet.backends.base import Activation
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.cuda import arrays, augment, device, loss, norm, update
+from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
 
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (cuda_data, cuda_device, cuda_movement, cuda_norm, cuda_training, cuda_updates):
+    for module in (arrays, augment, cuda_random, device, loss, norm, update):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         if hasattr(module, "PARTIALS"):
             monkeypatch.setattr(module, "PARTIALS", 2)

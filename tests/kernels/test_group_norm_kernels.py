@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recording import recording_backend
 
-from gpunet.backends.base import Moments
+from gpunet.backends.contract.norm import Moments
 
 CASES = [  # shape, groups
     ((2, 9, 7, 16), 2),  # channels of a group by four

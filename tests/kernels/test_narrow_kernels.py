@@ -5,14 +5,8 @@ import pytest
 import tolerances
 from recording import recording_backend
 
-from gpunet.backends.base import (
-    ACTIVATIONS,
-    FUSED_POOL,
-    INPUT_ACTIVATIONS,
-    Activation,
-    Gate,
-    InputActivation,
-)
+from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
+from gpunet.backends.contract.gate import FUSED_POOL, Gate
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
 

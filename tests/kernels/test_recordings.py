@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from recording import recording_backend as idle_backend
 
-from gpunet.backends.base import Segments
-from gpunet.backends.cuda import recording_backend
+from gpunet.backends.contract.update import Segments
+from gpunet.backends.cuda.backend import recording_backend
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from recording import recording_backend
 
-from gpunet.cuda import signature, source
 from gpunet.cuda.instantiations import file_of, instance, instantiations
+from gpunet.nvrtc import signature, source
 
 SOURCE = """
 #define RANK 3

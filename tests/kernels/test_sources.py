@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gpunet.cuda import source
+from gpunet.nvrtc import source
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from gpunet import random
-from gpunet.backends.base import Activation, InputActivation, Note, Segments
-from gpunet.backends.rules import RULES
+from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract.update import RULES, Note, Segments
 from gpunet.random import Stream
 
 ACTIVATIONS = [

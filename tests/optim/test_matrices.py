@@ -9,7 +9,7 @@ import gpunet as gp
 from gpunet import nn, optim
 from gpunet.autograd import parameter
 from gpunet.nn.folding import fold_batch_norm
-from gpunet.nn.plan import _copied
+from gpunet.report.plan import _copied
 
 LAYERS = [
     (lambda: nn.Conv2d(4, 6, 3, groups=2), {"weight"}),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpunet import backends
-from gpunet.backends.cuda import cuda_backend
+from gpunet.backends.cuda.backend import cuda_backend
 from standin.install import install, present, why_impossible
 
 ADD = """extern "C" __global__ void add(float* y, const float* x, float a) { y[threadIdx.x] = x[threadIdx.x] + a; }"""

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from gpunet.cuda.emulator.launcher import Settings
-from gpunet.cuda.emulator.machine import KernelFault, capability
+from gpunet.emulator.launcher import Settings
+from gpunet.emulator.machine import KernelFault, capability
 from standin.errors import runtime_error
 from standin.memory import Memory
 from standin.streams import LEGACY, Queue, Stream

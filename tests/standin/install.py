@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from gpunet.cuda.emulator import why_unavailable as why_no_emulator
+from gpunet.emulator import why_unavailable as why_no_emulator
 from standin.device import Machine
 
 RELEASES = (

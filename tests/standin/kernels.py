@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gpunet.cuda import cache
-from gpunet.cuda.emulator import build
-from gpunet.cuda.emulator.launcher import Settings
-from gpunet.cuda.emulator.machine import SHARED_LIMITS, Program, capability
-from gpunet.cuda.emulator.ptx import parse
-from gpunet.cuda.emulator.translate import translate
+from gpunet.emulator import build
+from gpunet.emulator.launcher import Settings
+from gpunet.emulator.machine import SHARED_LIMITS, Program, capability
+from gpunet.emulator.ptx import parse
+from gpunet.emulator.translate import translate
+from gpunet.nvrtc import cache
 
 _ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)", re.DOTALL)
 _LOCAL = re.compile(r"\.local\s+\.align\s+\d+\s+\.b8\s+__local_depot\d+\[(\d+)\]")

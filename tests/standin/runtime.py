@@ -84,7 +84,7 @@ class Runtime:
             raise runtime_error("InvalidDevice")
 
     def _shared_limit(self) -> int:
-        from gpunet.cuda.emulator.machine import SHARED_LIMITS
+        from gpunet.emulator.machine import SHARED_LIMITS
 
         return SHARED_LIMITS[self.machine.capability] * 1024
 

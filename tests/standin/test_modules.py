@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gpunet.cuda import nvrtc, source
 from gpunet.cuda.instantiations import module_of
 from gpunet.cuda.launcher import CupyLauncher
+from gpunet.nvrtc import source
 
 KERNELS = (
     "fill<float>",
@@ -47,7 +47,7 @@ def test_cupy_compiles_to_the_names_that_the_gate_knows(machine, monkeypatch):
         source.read("reduce.cu"), options, "90", name_expressions=list(expressions)
     )
     assert code[:4] == b"\x7fELF"
-    assert mapping == nvrtc.compile("reduce.cu", "sm_90", expressions).names
+    assert mapping == compiler.compile("reduce.cu", "sm_90", expressions).names
     for name in mapping.values():
         assert name.encode() in code
     kept = compiler._encode_cache_payload([mapping[e] for e in sorted(expressions)], code)

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gpunet.cuda import signature, source
 from gpunet.cuda.launcher import NULL
-from gpunet.cuda.signature import C_TYPES, bind_to, parse_parameters
+from gpunet.nvrtc import signature, source
+from gpunet.nvrtc.signature import C_TYPES, bind_to, parse_parameters
 
 BYTES = """
 template <class T> __global__ void bytes_of(unsigned char* out, T value, const float* none, int after) {

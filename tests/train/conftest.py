@@ -9,7 +9,7 @@ from helpers.capturing import STEPS, compare
 
 import gpunet as gp
 from gpunet import data, nn, optim
-from gpunet.backends.cuda import recording_backend
+from gpunet.backends.cuda.backend import recording_backend
 from gpunet.cuda.capture import Recorder
 from gpunet.train import Trainer
 

@@ -10,10 +10,10 @@ from helpers import needs_emulator
 from helpers.capturing import assert_same, state_of
 
 from gpunet import optim
-from gpunet.backends.cuda import emulated_backend
+from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.cuda.capture import free_unused
-from gpunet.cuda.emulator.launcher import Settings
-from gpunet.cuda.emulator.pool import DeviceMemory, Pool
+from gpunet.emulator.launcher import Settings
+from gpunet.emulator.pool import DeviceMemory, Pool
 from gpunet.errors import BackendError
 
 pytestmark = [needs_emulator, pytest.mark.usefixtures("short_graphs")]

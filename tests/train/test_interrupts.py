@@ -429,7 +429,7 @@ def test_a_fit_inside_asyncio_is_interrupted_alone(task):
 COMPILING = """
 import os, signal, sys
 from pathlib import Path
-from gpunet.cuda.emulator.build import compile_library
+from gpunet.emulator.build import compile_library
 from gpunet.train.control import Interrupt
 
 with Interrupt() as interrupt:

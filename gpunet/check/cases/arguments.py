@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.base import Array
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.cases.case import Arrays, Case
 
 NUMBERS = (True, -7, 250, -30000, 60000, -(2**31), 2**32 - 1, -(2**52), 2**53, 0.0999755859375, -3.140625, 0.1, np.pi)

@@ -10,8 +10,8 @@ from zlib import crc32
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.base import Array
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.cuda.backend import CudaBackend
 
 Arrays = Mapping[str, Array]
 Run = Callable[[Backend, Arrays], Sequence[Array | None]]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.base import ACTIVATIONS, FUSED_POOL, Activation, Gate
+from gpunet.backends.contract.activation import ACTIVATIONS, Activation
+from gpunet.backends.contract.gate import FUSED_POOL, Gate
 from gpunet.check.cases.case import VARIANTS, Case, Draw
 from gpunet.geometry import Geometry
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.base import Activation, InputActivation, Moments
-from gpunet.backends.cuda_training import SMALL_ROWS
+from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract.norm import Moments
+from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
 from gpunet.geometry import Geometry
 from gpunet.resampling import linear, padded

@@ -11,9 +11,8 @@ import numpy as np
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends import Backend
-from gpunet.backends.base import Note, Segments
-from gpunet.backends.gather import Clock
-from gpunet.backends.rules import RULES, columns
+from gpunet.backends.contract.augment import Clock
+from gpunet.backends.contract.update import RULES, Note, Segments, columns
 from gpunet.check.cases.case import Arrays, Case, Draw
 from gpunet.random import Stream
 

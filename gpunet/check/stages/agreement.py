@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.backends import get_backend, why_unavailable
-from gpunet.backends.cuda import CudaBackend, recording_backend
+from gpunet.backends.cuda.backend import CudaBackend, recording_backend
 from gpunet.check import reference
 from gpunet.check.cases import Case, all_cases, variant
 from gpunet.check.compare import difference, same_bits

@@ -10,11 +10,11 @@ from multiprocessing import get_context
 from time import monotonic
 
 from gpunet.backends import get_backend
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.stage import FailedError, Numbers, Stage, say
 from gpunet.cuda.gate import rows_of
 from gpunet.cuda.instantiations import instantiations
-from gpunet.cuda.nvrtc import CompileError, Resources
+from gpunet.nvrtc.compiler import CompileError, Resources
 
 ARCHITECTURE = "sm_80"
 """What the registers of an emulated device's kernels are counted for."""

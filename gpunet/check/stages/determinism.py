@@ -11,12 +11,13 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, optim
 from gpunet.backends import Backend
-from gpunet.backends.base import Activation, Array
-from gpunet.backends.cuda import CudaBackend, emulated_backend
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.stage import FailedError, Numbers, Stage
-from gpunet.cuda.emulator import Schedule
-from gpunet.cuda.emulator.launcher import Settings
+from gpunet.emulator import Schedule
+from gpunet.emulator.launcher import Settings
 from gpunet.geometry import Geometry
 
 RUNS, BATCH = 200, 512

@@ -13,9 +13,9 @@ from tempfile import TemporaryFile
 
 import gpunet
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
-from gpunet.cuda import cache, nvrtc
-from gpunet.cuda.emulator import build
+from gpunet.emulator import build
 from gpunet.errors import BackendError
+from gpunet.nvrtc import cache, compiler
 
 PACKAGES = (
     "numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "cupy", "cuda-bindings", "cuda-toolkit", "nvidia-cuda-nvrtc",
@@ -100,7 +100,7 @@ def _compiler(stage: Stage) -> Numbers:
     Where CuPy takes a system's CUDA, that is said here, and compiling tells whether it works.
     """
     if stage.emulated:
-        return {"NVRTC": nvrtc.version(), "g++": build.compiler(), "headers": _headers()}
+        return {"NVRTC": compiler.version(), "g++": build.compiler(), "headers": _headers()}
     version = ".".join(map(str, stage.backend.arrays.cupy.cuda.nvrtc.getVersion()))  # type: ignore[attr-defined]
     try:
         return {"NVRTC": version, "headers": _headers()}
@@ -125,4 +125,4 @@ def _cache(stage: Stage) -> Numbers:
 
 
 def _headers() -> list[str]:
-    return [option.removeprefix("-I") for option in nvrtc.options() if option.startswith("-I")]
+    return [option.removeprefix("-I") for option in compiler.options() if option.startswith("-I")]

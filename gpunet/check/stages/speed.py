@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.record import Result
 from gpunet.check.stage import NotApplicableError, Numbers, Stage
 from gpunet.cuda.capture import free_unused

@@ -8,7 +8,7 @@ import numpy as np
 
 import gpunet as gp
 from gpunet import data, nn, optim
-from gpunet.backends.cuda import CudaBackend
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
 from gpunet.precision import PRECISIONS
 from gpunet.train import Trainer, recipes

@@ -90,15 +90,15 @@ def fails(speed):
 
 
 FAULTS = {
-    "constant": ("gpunet.cuda.source", constant),
-    "barrier": ("gpunet.cuda.source", barrier),
-    "syntax": ("gpunet.cuda.source", syntax),
-    "leak": ("gpunet.cuda.emulator.arrays", leak),
+    "constant": ("gpunet.nvrtc.source", constant),
+    "barrier": ("gpunet.nvrtc.source", barrier),
+    "syntax": ("gpunet.nvrtc.source", syntax),
+    "leak": ("gpunet.emulator.arrays", leak),
     "hang": ("gpunet.check.stage", hang),
     "crash": ("gpunet.check.stage", crash),
     "raises": ("gpunet.check.stage", raises),
     "order": ("gpunet.data.device", order),
-    "headers": ("gpunet.cuda.nvrtc", headers),
+    "headers": ("gpunet.nvrtc.compiler", headers),
     "no_digits": ("gpunet.train.recipes", no_digits),
     "few": ("gpunet.check.stages.determinism", few),
     "small": ("gpunet.check.stages.speed", small),

@@ -1,0 +1,142 @@
+"""The contract of arrays: how they are made, moved, combined and reduced."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""numpy.ndarray, cupy.ndarray or the emulator's array: never mixed."""
+Index = tuple[int | slice | None, ...]
+BINARY = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
+COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+COUNTS = ("bool", "int32", "int64")
+"""dtypes of masks, labels and positions: tensors of these have no gradient, and are cast to a float to compute with."""
+UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
+
+
+def rows_in_order(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(order, starts) of `ArrayPrimitives.take_backward` for the row numbers `rows` (R,) of `length` rows, on the host."""
+    counts = np.bincount(rows, minlength=length)
+    return np.argsort(rows, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def is_float(dtype: Any) -> bool:
+    """Whether a dtype is a float's; bfloat16, which NumPy does not know by itself, is one too."""
+    return np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16"
+
+
+class ArrayPrimitives(ABC):
+    """What makes, moves, combines and reduces arrays."""
+
+    # ---- arrays ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def owns(self, array: object) -> bool:
+        """Whether `array` is an array of this backend's kind and device."""
+
+    @abstractmethod
+    def asarray(self, data: Any, dtype: Any = None) -> Array:
+        """A C-contiguous array of `data` (host array, nested lists or the backend's own array); no copy if it is one."""
+
+    @abstractmethod
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """The array on the host; on the host backends, the array itself."""
+
+    @abstractmethod
+    def empty(self, shape: Sequence[int], dtype: Any) -> Array:
+        """An array whose elements are not set."""
+
+    @abstractmethod
+    def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
+        """An array of one value."""
+
+    @abstractmethod
+    def copy(self, a: Array, *, out: Array | None = None) -> Array:
+        """A copy of `a`, in `out` if one is given."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything asked for has been computed."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Device and library versions, for `gpunet info` and for benchmark records."""
+
+    # ---- elementwise, reductions, movement ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def unary(self, name: str, a: Array) -> Array:
+        """One of `UNARY`, elementwise."""
+
+    @abstractmethod
+    def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
+        """One of `BINARY` with NumPy's broadcasting; `out` may be `a`. Both of one dtype. NaN wins a maximum and a minimum."""
+
+    @abstractmethod
+    def compare(self, name: str, a: Array, b: Array) -> Array:
+        """One of `COMPARISONS` with NumPy's broadcasting -> bool. Both of one dtype: a float, int64 or bool."""
+
+    @abstractmethod
+    def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
+        """a where the bool `condition` holds, b elsewhere, all of one shape; None, for one of the two, is zeros."""
+
+    @abstractmethod
+    def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
+        """`a` repeated to `shape`, as NumPy does, in new memory."""
+
+    @abstractmethod
+    def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
+        """`a` in another float dtype, rounded to the nearest, ties to even, in `out` if there is one; else `a` itself if it has
+        that dtype. `a` may be of `COUNTS` as well, and then also becomes int64."""
+
+    @abstractmethod
+    def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
+        """a times `by` times `factor`, rounded once: `by` is one element, float32 or of a's dtype; None for 1."""
+
+    @abstractmethod
+    def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
+        """Sum over sorted, non-negative `axes`, which are dropped.
+
+        However many the terms, a float32 sum of positive ones is off by at most 1e-6 of itself; so are all sums of the
+        primitives over samples or pixels.
+        """
+
+    @abstractmethod
+    def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+        """(y, index): maximum over `axes`, and int32 position of the first maximum among the reduced elements (row-major).
+        NaN wins."""
+
+    @abstractmethod
+    def max_backward(self, dy: Array, index: Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+        """dx of `shape`: dy at the winners, 0 elsewhere."""
+
+    @abstractmethod
+    def transpose(self, a: Array, axes: tuple[int, ...]) -> Array:
+        """Axes in another order, copied into C order."""
+
+    @abstractmethod
+    def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
+        """Arrays of one dtype behind one another along a non-negative `axis`."""
+
+    @abstractmethod
+    def get_slice(self, a: Array, index: Index) -> Array:
+        """a[index] for integers, slices and None, copied into C order."""
+
+    @abstractmethod
+    def put_slice(self, dy: Array, index: Index, *, shape: tuple[int, ...]) -> Array:
+        """Zeros of `shape` with dy at [index]."""
+
+    @abstractmethod
+    def take(self, a: Array, rows: Array) -> Array:
+        """a[rows] for int64 `rows` (R,), each from 0 to len(a) - 1."""
+
+    @abstractmethod
+    def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
+        """dx (L, …) from dy (R, …): dx[l] is the sum of dy[order[k]] for k from starts[l] to starts[l + 1] - 1, in this order.
+
+        `order` (R,) and `starts` (L + 1,), int64, are those of `rows_in_order`.
+        """

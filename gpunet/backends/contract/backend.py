@@ -1,0 +1,61 @@
+"""`Backend`: all primitives together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+from gpunet.backends.contract.activation import ActivationPrimitives
+from gpunet.backends.contract.arrays import ArrayPrimitives
+from gpunet.backends.contract.augment import AugmentPrimitives
+from gpunet.backends.contract.conv import ConvPrimitives
+from gpunet.backends.contract.local import LocalPrimitives
+from gpunet.backends.contract.loss import LossPrimitives
+from gpunet.backends.contract.matmul import MatmulPrimitives
+from gpunet.backends.contract.norm import NormPrimitives
+from gpunet.backends.contract.pool import PoolPrimitives
+from gpunet.backends.contract.random import RandomPrimitives
+from gpunet.backends.contract.resample import ResamplePrimitives
+from gpunet.backends.contract.update import UpdatePrimitives
+from gpunet.cuda.capture import Recorder
+
+
+class Backend(
+    ArrayPrimitives,
+    ConvPrimitives,
+    MatmulPrimitives,
+    PoolPrimitives,
+    NormPrimitives,
+    ActivationPrimitives,
+    LossPrimitives,
+    ResamplePrimitives,
+    LocalPrimitives,
+    RandomPrimitives,
+    AugmentPrimitives,
+    UpdatePrimitives,
+):
+    """Where arrays live and primitives run."""
+
+    name: str
+    dtypes: ClassVar[tuple[str, ...]]
+    """Float dtypes that its primitives compute in."""
+    narrow: ClassVar[tuple[str, ...]] = ()
+    """Those among them that are only stored, in 16 bits, while sums are float32; parameters then are float32 as well, and are
+    rounded when an operation takes them."""
+
+    find: ClassVar[Callable[[str], Backend]]
+    """`get_backend`, which stands in the registry above this module and sets itself here."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copied or unpickled model finds its backend again by name."""
+        return type(self).find, (self.name,)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def recorder(self) -> Recorder | None:
+        """What records launches, to run them again with one; None where there are none."""
+        return None

@@ -1,0 +1,1 @@
+"""Every primitive as a launch of a kernel in `kernels/`; what has no kernel raises."""

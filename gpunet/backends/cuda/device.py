@@ -1,0 +1,203 @@
+"""A CUDA device and the small words that the primitives of `CudaBackend` are written in."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+from weakref import finalize
+
+import numpy as np
+
+from gpunet.backends.contract.activation import ACTIVATIONS, LINES, Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.backend import Backend
+from gpunet.cuda.arrays import Arrays, View, walk
+from gpunet.cuda.capture import Recorder
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
+from gpunet.cuda.launcher import Launcher
+from gpunet.geometry import Geometry
+
+THREADS = 256
+MAX_BLOCKS = 16384
+"""Blocks of a grid-stride launch: more than any device runs at once; larger arrays are walked by the same ones."""
+PARTIALS = 256
+"""Most blocks that leave a partial result for a last block to add."""
+LINE = 1 + min(map(ACTIVATIONS.index, LINES))
+"""`kind` of all activations that are a line between two limits, as kernels/common.cuh counts them."""
+BUSY = 264
+"""Blocks that keep a large GPU busy, two for each multiprocessor of an H200."""
+ARRIVALS = 4096
+"""Counters of tiles that are made at once: enough for the gradients of 512 filters of 3x3x512."""
+
+
+class KeptOnStream(NamedTuple):
+    """Arrays for the launches of one stream, which run one after another, while those of other streams run at the same time.
+
+    A recorder's counters are kept as long as its stream, for a graph may hold them. A graph takes its tables from its recorder.
+    """
+
+    counts: list[Array]
+    """Zeros for `CudaDevice._arrivals`, each set larger than the one before."""
+    tables: OrderedDict[tuple[str, bytes], Array]
+    """Small tables of the host that were sent, by dtype and content, the last used one last."""
+
+
+class CudaDevice(Backend, ABC):
+    """Arrays and launches, without the primitives.
+
+    Args:
+        arrays: where the arrays live.
+        launcher: what runs a kernel on them.
+        simple: run the simple variant of every kernel that has two, the one to read; for tests.
+        busy: blocks that keep the device busy: fewer large tiles are cut smaller, and a weight gradient's reduction is split
+            until there are as many. It decides the order of sums, so it is a constant but for tests.
+        name: the backend's.
+    """
+
+    dtypes = tuple(ELEMENTS)
+    """float32, and the 16-bit dtypes as storage for primitives that add up in float32; the others take float32 alone."""
+    narrow = ("float16", "bfloat16")
+
+    def __init__(
+        self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, busy: int = BUSY, name: str = "cuda"
+    ):
+        self.name = name
+        self.arrays = arrays
+        self.launcher = launcher
+        self.simple, self.busy = simple, busy
+        self._constants: dict[Hashable, Array] = {}
+        self._kept: dict[Hashable, KeptOnStream] = {}
+        self._most_counts = ARRIVALS
+
+    def recorder(self) -> Recorder:
+        """A recorder whose stream has the counters that kernels need, for none can be made during a capture."""
+        recorder = Recorder(self.arrays)
+        with recorder.current():
+            self._arrivals(self._most_counts)
+            finalize(recorder.stream, self._kept.pop, self.arrays.stream_key()).atexit = False
+        return recorder
+
+    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", flops: int = 0) -> None:
+        """Launch a kernel that walks `count` elements with a grid-stride loop; nothing for none."""
+        if count:
+            blocks = min(-(-count // THREADS), MAX_BLOCKS)
+            self.launcher.launch(instance(kernel, element), blocks, THREADS, args, flops=flops)
+
+    def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
+        element = self._moved(operation, source.dtype)
+        steps = walk(operation, source_view, target_view)
+        count = prod(source_view.shape)
+        self._each("strided_copy", count, source, target, count, steps, element=element)
+
+    def _on_stream(self) -> KeptOnStream:
+        """What is kept for the launches of the current stream."""
+        return self._kept.setdefault(self.arrays.stream_key(), KeptOnStream([], OrderedDict()))
+
+    def _arrivals(self, count: int) -> Array:
+        """At least `count` int32 zeros, for kernels that count the blocks that are done and leave zeros again."""
+        sets = self._on_stream().counts
+        if not sets or sets[-1].size < count:
+            self._most_counts = max(self._most_counts, count)
+            sets.append(self.arrays.asarray(np.zeros(self._most_counts, np.int32)))
+        return sets[-1][:count]
+
+    def _constant(self, key: Hashable, make: Callable[[], np.ndarray]) -> Array:
+        """A table that never changes, for launches on any stream: sent once, and kept for ever, for a graph may hold it."""
+        if key not in self._constants:
+            placed = self.arrays.asarray(make())
+            self.arrays.wait()  # other streams are not ordered after this copy
+            self._constants[key] = placed
+        return self._constants[key]
+
+    def _aligned(self, *arrays: Array | None) -> bool:
+        """Whether loads of four elements may start at every array."""
+        return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
+
+    def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
+        """Each array, if there is one, is this device's float32 and of the shape given beside it, if one is."""
+        self._check(operation, ("float32",), arrays)
+
+    def _element(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> str:
+        """The C type of the arrays, which are all of one of `dtypes`, after the checks of `_expect`."""
+        given = [(name, array) for name, (array, _) in arrays.items() if array is not None]
+        self._check(operation, self.dtypes, arrays)
+        first, reference = given[0]
+        for name, array in given:
+            if array.dtype != reference.dtype:
+                raise TypeError(
+                    f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: "
+                    "CUDA takes one dtype; convert one of them with functional.cast"
+                )
+        return ELEMENTS[reference.dtype.name]
+
+    def _check(
+        self,
+        operation: str,
+        dtypes: tuple[str, ...],
+        arrays: Mapping[str, tuple[Array | None, Sequence[int] | None]],
+    ) -> None:
+        for name, (array, shape) in arrays.items():
+            if array is None:
+                continue
+            if not self.arrays.owns(array):
+                raise TypeError(
+                    f"{operation}: {name} is {type(array).__name__} but takes an array of this {self.name} device"
+                )
+            if array.dtype.name not in dtypes:
+                raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(dtypes)}")
+            if shape is not None and array.shape != tuple(shape):
+                raise ValueError(f"{operation}: {name} has shape {array.shape} but takes {tuple(shape)}")
+
+    def _moved(self, operation: str, dtype: np.dtype) -> str:
+        if dtype.name not in MOVED:
+            raise TypeError(f"{operation}: got {dtype} but CUDA moves {', '.join(MOVED)}")
+        return MOVED[dtype.name]
+
+    def _out(self, operation: str, out: Array | None, shape: Sequence[int], dtype: Any = np.float32) -> Array:
+        """`out` if it has the shape, a new array if there is none."""
+        if out is None:
+            return self.arrays.empty(shape, dtype)
+        if out.shape != tuple(shape):
+            raise ValueError(f"{operation}: out has shape {out.shape} but takes {tuple(shape)}")
+        return out
+
+
+def activation_fields(activation: Activation | None) -> dict[str, float]:
+    """The kernels' Activation."""
+    fields = {"kind": 0, "slope": 0.0, "shift": 0.0, "low": 0.0, "high": 0.0}
+    if activation is None:
+        return fields
+    if activation.name in LINES:
+        return dict(zip(fields, (LINE, *activation.line), strict=True))
+    slope = activation.alpha if activation.name == "elu" else activation.slope
+    return {**fields, "kind": 1 + ACTIVATIONS.index(activation.name), "slope": slope}
+
+
+@lru_cache(maxsize=4096)
+def geometry_fields(geometry: Geometry) -> dict[str, int]:
+    """The kernels' Geometry.
+
+    Raises:
+        ValueError: 2^31 pixels or more, which the kernels count in 32 bits.
+    """
+    (n, h, w, c), (_, oh, ow, o) = geometry.x_shape, geometry.y_shape
+    if max(n * h * w, n * oh * ow) >= 2**31 - 2**16:
+        raise ValueError(f"CUDA takes fewer than 2^31 pixels in an operation, got x {geometry.x_shape}")
+    return {
+        "N": n, "H": h, "W": w, "C": c, "OH": oh, "OW": ow, "O": o,
+        "KH": geometry.window[0], "KW": geometry.window[1],
+        "stride_h": geometry.stride[0], "stride_w": geometry.stride[1],
+        "pad_top": geometry.padding[0][0], "pad_left": geometry.padding[1][0],
+        "dilation_h": geometry.dilation[0], "dilation_w": geometry.dilation[1],
+        "groups": geometry.groups,
+    }  # fmt: skip
+
+
+def check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:
+    """ValueError if there is nothing to add to."""
+    if accumulate and out is None:
+        raise ValueError(f"{operation}: accumulate adds to what `out` holds, and there is none")

@@ -1,0 +1,82 @@
+"""Random numbers, dropout and permutations on a CUDA device."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
+from gpunet.cuda.instantiations import instance
+from gpunet.random import Stream, drop_threshold, normal_table
+
+SCAN_THREADS = 1024
+"""Threads of the one block that adds up the buckets, as kernels/permutation.cu is written."""
+
+
+class CudaRandom(CudaDevice, ABC):
+    """Primitives of kernels/random.cu and permutation.cu."""
+
+    def random_words(self, stream: Stream, count: int) -> Array:
+        y = self.arrays.empty((count,), np.uint64)
+        if count:
+            blocks = min(-(-count // (4 * THREADS)), MAX_BLOCKS)
+            self.launcher.launch("random_words", blocks, THREADS, (y, count, *_stream(stream)))
+        return y
+
+    def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        y = self.arrays.empty(shape, dtype)
+        self._expect("random_uniform", y=(y, None))
+        if y.size:
+            blocks = min(-(-y.size // (4 * THREADS)), MAX_BLOCKS)
+            self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, *_stream(stream)))
+        return y
+
+    def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
+        y = self.arrays.empty(shape, dtype)
+        self._expect("random_normal", y=(y, None))
+        if y.size:
+            blocks = min(-(-y.size // (16 * THREADS)), MAX_BLOCKS)
+            normals = self._constant("normals", lambda: normal_table().astype(np.float32))
+            self.launcher.launch("random_normal", blocks, THREADS, (y, y.size, normals, *_stream(stream)))
+        return y
+
+    def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
+        return self._dropout("dropout_forward", x, p, stream)
+
+    def dropout_backward(self, dy: Array, p: float, *, stream: Stream) -> Array:
+        return self._dropout("dropout_backward", dy, p, stream)
+
+    def _dropout(self, operation: str, x: Array, p: float, stream: Stream) -> Array:
+        element = self._element(operation, x=(x, None))
+        y = self.arrays.empty(x.shape, x.dtype)
+        threshold, scale = drop_threshold(p)
+        if x.size:
+            blocks = min(-(-x.size // (16 * THREADS)), MAX_BLOCKS)
+            kernel, fields = instance("dropout", element), _stream(stream)
+            self.launcher.launch(kernel, blocks, THREADS, (x, y, x.size, *fields, threshold, scale))
+        return y
+
+    def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
+        if not 0 <= count < 2**31:
+            raise ValueError(f"permutation: count is {count} but must be from 0 to 2^31 - 1")
+        order = self._out("permutation", out, (count,), np.int32)
+        if not count:
+            return order
+        words = self.random_words(stream, count)
+        bits = max((count - 1).bit_length() - 2, 1)
+        ends, members = self.full((1 << bits,), 0, np.int32), self.arrays.empty((count,), np.int32)
+        blocks, launch = min(-(-count // THREADS), MAX_BLOCKS), self.launcher.launch
+        launch("permutation_count", blocks, THREADS, (words, ends, count, bits))
+        launch("permutation_offsets", 1, SCAN_THREADS, (ends, 1 << bits))
+        launch("permutation_scatter", blocks, THREADS, (words, ends, members, count, bits))
+        launch("permutation_rank", blocks, THREADS, (words, ends, members, order, count, bits))
+        return order
+
+
+def _stream(stream: Stream) -> tuple[dict[str, int], Array | None]:
+    """The kernels' Stream and clock."""
+    return {name: getattr(stream, name) for name in ("seed", "purpose", "step", "call", "epoch")}, stream.clock

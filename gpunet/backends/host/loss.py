@@ -1,0 +1,107 @@
+"""Softmax and losses in NumPy."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+import numpy as np
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.host.arrays import QUIET, HostArrays
+
+
+class HostLoss(HostArrays, ABC):
+    """Softmax and the losses that need it."""
+
+    @QUIET
+    def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
+        shifted, others = self._around_the_largest(x)
+        return shifted - np.log1p(others) if log else np.exp(shifted) / (1 + others)
+
+    @QUIET
+    def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
+        if log:
+            return -dy * np.expm1(y) - np.exp(y) * (_row_sums(dy) - dy)
+        # a number may be taken from all of dy: where y is almost 1, the rest is the sum of the small ones
+        dy = dy - np.take_along_axis(dy, y.argmax(axis=-1)[..., None], axis=-1)
+        return y * (dy - _row_sums(dy * y))
+
+    @staticmethod
+    def _around_the_largest(x: Array) -> tuple[Array, Array]:
+        """(x - its largest, the sum of exp of it but for the first largest), over the last axis, of which the sum is kept as 1.
+
+        1 + others would round away how sure a softmax is.
+        """
+        if not x.size:
+            return x, np.zeros((*x.shape[:-1], 1), x.dtype)
+        first = x.argmax(axis=-1)[..., None]  # NumPy's argmax takes NaN before all
+        shifted = x - np.take_along_axis(x, first, axis=-1)
+        grown = np.exp(shifted)
+        np.put_along_axis(grown, first, shifted.max(axis=-1, keepdims=True), axis=-1)  # 0, or NaN
+        return shifted, _row_sums(grown)
+
+    @QUIET
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        labels: Array,
+        *,
+        weight: Array | None,
+        smoothing: float,
+        ignore_index: int | None,
+        gain: float = 1.0,
+        reduction: str = "mean",
+        normalized: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        rows, classes = logits.shape
+        kept = np.ones(rows, bool) if ignore_index is None else labels != ignore_index
+        labels = np.where(kept, labels, 0)
+        target = np.full_like(logits, smoothing / classes)
+        target[np.arange(rows), labels] += 1 - smoothing
+        weights = np.ones(classes, logits.dtype) if weight is None else weight
+        target *= weights * kept[:, None]
+        if normalized:
+            log_p, dlogits = logits, -target
+        else:
+            log_p = self.softmax_forward(logits, log=True)
+            dlogits = self._softmax_gradient(logits, log_p, target)
+        terms = np.multiply(target, -log_p, out=np.zeros_like(target), where=target != 0)  # 0 log 0 is 0
+        correct = np.asarray(((logits.argmax(axis=1) == labels) & kept).sum(), np.int32)
+        if reduction == "none":
+            return terms.sum(axis=1), dlogits, correct
+        share = 1.0
+        if reduction == "mean":
+            total = float((weights[labels] * kept).sum(dtype=np.float64))
+            share = 0.0 if total <= 0 else 1 / total  # nothing weighs anything: no loss
+        loss = np.asarray(terms.sum(dtype=np.float64) * share, logits.dtype)
+        return loss, dlogits * (share * gain), correct
+
+    def label_weight(self, labels: Array, weight: Array | None, *, classes: int, ignore_index: int | None) -> Array:
+        kept = labels if ignore_index is None else labels[labels != ignore_index]
+        if weight is None:
+            return np.asarray(kept.size, np.float32)
+        return np.asarray(weight[kept].sum(dtype=np.float64), weight.dtype)
+
+    @staticmethod
+    def _softmax_gradient(logits: Array, log_p: Array, target: Array) -> Array:
+        """p mass - target, with the target's mass; for the largest p, from 1 - p, which p itself would have rounded away."""
+        mass = _row_sums(target)
+        dlogits = np.exp(log_p) * mass - target
+        first = np.arange(len(logits)), logits.argmax(axis=1)
+        dlogits[first] = (mass[:, 0] - target[first]) + np.expm1(log_p[first]) * mass[:, 0]
+        return dlogits
+
+    @QUIET
+    def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        # -log s(z) = max(-z, 0) + log(1 + exp(-|z|)), which overflows nowhere; 1 - t stands with s(-z), for s(z) rounds to 1
+        above, tail = logits >= 0, np.exp(-np.abs(logits))
+        share = np.where(above, 1 - targets, -targets)
+        losses = np.multiply(logits, share, out=np.zeros_like(logits), where=share != 0) + np.log1p(tail)
+        small = tail / (1 + tail)
+        dlogits = np.where(above, share - small, share + small)
+        return np.asarray(losses.mean(dtype=np.float64), logits.dtype), dlogits / float(logits.size)
+
+
+def _row_sums(a: Array) -> Array:
+    """Sums over the last axis, (…, 1): in pairs, as NumPy adds what is contiguous alone."""
+    return np.ascontiguousarray(a).sum(axis=-1, keepdims=True)

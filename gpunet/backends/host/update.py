@@ -1,0 +1,128 @@
+"""Updates of parameters, max-norm and averages, in NumPy: the formulas that kernels/optimizer.cu computes."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.update import RULES, SHARED, FlatStorage, Note, Segments
+from gpunet.backends.host.arrays import QUIET, HostArrays
+
+
+class HostUpdate(HostArrays, ABC):
+    """Optimizers' steps, max-norm and averages."""
+
+    @QUIET
+    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
+        square = sum(float(np.square(g).sum()) for g in (arena.grad[start:stop] for start, stop in segments.bounds))
+        norm = np.sqrt(square)
+        return np.array([norm, np.minimum(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
+
+    @QUIET
+    def update(
+        self, rule: str, arena: FlatStorage, segments: Segments, *, clip: Array | None = None, note: Note | None = None
+    ) -> None:
+        if not _may_update(note):
+            return
+        slots = [arena.slots.get(name) for name in RULES[rule].slots]
+        for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
+            rate, decay, l1, decoupled = row[: len(SHARED)]
+            w = arena.data[start:stop]
+            if decoupled:
+                w *= 1 - rate * decoupled
+            g = arena.grad[start:stop] if clip is None else arena.grad[start:stop] * clip[1]
+            if decay:
+                g = g + decay * w
+            if l1:
+                g = g + l1 * np.sign(w)
+            held = [None if slot is None else slot[start:stop] for slot in slots]
+            w -= _STEPS[rule](g, rate, row[len(SHARED) :], *held)
+
+    @QUIET
+    def clip_units(
+        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
+    ) -> None:
+        if held is None or not held[2]:
+            norms = np.sqrt(np.square(w).sum(axis=0, dtype=np.float64)).astype(w.dtype)
+            w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN is not below the limit, and stays
+
+    @QUIET
+    def average_update(
+        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, held: Array | None = None
+    ) -> None:
+        if held is None or not held[2]:
+            average *= decay
+            average += (1 - decay) * value
+
+
+# ---- the rules: (g, lr, own hyper-parameters, slots a and b) -> what is taken from the weights; slots change in place
+
+
+def _sgd(g: Array, rate: float, own: Sequence[float], a: Array | None) -> Array:
+    momentum, nesterov = own
+    if a is None:
+        a = g
+    else:
+        a *= momentum
+        a += g
+    return rate * (g + momentum * a if nesterov else a)
+
+
+def _adam(g: Array, rate: float, own: Sequence[float], a: Array, b: Array) -> Array:
+    beta1, beta2, eps, correction1, correction2 = own
+    _mix(a, beta1, g)
+    _mix(b, beta2, g * g)
+    return (rate / correction1) * a / (np.sqrt(b / correction2) + eps)
+
+
+def _rmsprop(g: Array, rate: float, own: Sequence[float], a: Array, b: Array | None) -> Array:
+    alpha, eps, momentum = own
+    _mix(a, alpha, g * g)
+    step = g / (np.sqrt(a) + eps)
+    if b is None:
+        return rate * step
+    b *= momentum
+    b += step
+    return rate * b
+
+
+def _adagrad(g: Array, rate: float, own: Sequence[float], a: Array) -> Array:
+    (eps,) = own
+    a += g * g
+    return rate * g / (np.sqrt(a) + eps)
+
+
+def _lion(g: Array, rate: float, own: Sequence[float], a: Array) -> Array:
+    beta1, beta2 = own
+    step = np.sign(beta1 * a + (1 - beta1) * g)
+    _mix(a, beta2, g)
+    return rate * step
+
+
+def _muon(g: Array, rate: float, own: Sequence[float], a: Array, b: Array) -> Array:
+    *adam, orthogonal = own
+    if not orthogonal:
+        return _adam(g, rate, adam, a, b)
+    _mix(a, adam[0], g)
+    return rate * b
+
+
+def _mix(mean: Array, beta: float, value: Array) -> None:
+    mean *= beta
+    mean += (1 - beta) * value
+
+
+_STEPS: dict[str, Callable[..., Array]] = {
+    "sgd": _sgd, "adam": _adam, "rmsprop": _rmsprop, "adagrad": _adagrad, "lion": _lion, "muon": _muon,
+}  # fmt: skip
+
+
+def _may_update(note: Note | None) -> bool:
+    if note is None:
+        return True
+    held = note.last[2] + 1 if note.last[2] or not np.isfinite(note.loss).all() else 0
+    note.row[:] = note.loss.item(), 0 if note.correct is None else note.correct.item(), held
+    return not held

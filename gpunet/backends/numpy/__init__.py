@@ -1,0 +1,1 @@
+"""The fast CPU path: BLAS, strided views and threads."""

@@ -1,0 +1,31 @@
+"""The gate that takes a gradient back through an activation and a pool, on the CPU."""
+
+from __future__ import annotations
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.host import memory
+from gpunet.backends.numpy.activation import open_activation
+from gpunet.backends.numpy.pool import max_pool_backward
+
+
+def opened(dy: Array, gate: Gate | None) -> Array:
+    """dy (n, …) taken back through the gate's activation, then its pool."""
+    if gate is None:
+        return dy
+    if gate.activation is not None:
+        dy = open_activation(dy, gate.y, gate.activation)
+    if gate.mask is None or gate.pool is None:
+        return dy
+    dx = memory.empty((len(dy), *gate.pool.x_shape[1:]), dy.dtype)
+    dx[...] = 0
+    max_pool_backward(dy, gate.mask, dx, gate.pool)
+    return dx
+
+
+def part(gate: Gate | None, first: int, last: int) -> Gate | None:
+    """The gate of images first … last - 1."""
+    if gate is None:
+        return None
+    y, mask = (None if array is None else array[first:last] for array in (gate.y, gate.mask))
+    return gate._replace(y=y, mask=mask)

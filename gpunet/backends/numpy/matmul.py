@@ -1,0 +1,63 @@
+"""Matrix products of `NumpyBackend`: parts of the rows on all threads."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+import numpy as np
+
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.host import memory
+from gpunet.backends.host.arrays import deliver
+from gpunet.backends.numpy.activation import activate
+from gpunet.backends.numpy.gate import opened
+from gpunet.backends.numpy.sums import multiply, takes_chunks
+from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
+
+
+class NumpyMatmul(NumpyThreads, ABC):
+    """Products of matrices."""
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        bias: Array | None = None,
+        activation: Activation | None = None,
+        gate: Gate | None = None,
+        out: Array | None = None,
+        accumulate: bool = False,
+    ) -> Array:
+        a = opened(a, gate)
+        left, right = a.T if transpose_a else a, b.T if transpose_b else b
+        if out is None:
+            out, accumulate = memory.empty((left.shape[0], right.shape[1]), a.dtype), False
+        y = out
+
+        def work(start: int, stop: int) -> None:
+            rows = None if accumulate else y[start:stop]
+            if takes_chunks(left[start:stop], right):
+                rows = deliver(multiply(left[start:stop], right), rows, accumulate=False)
+            else:
+                rows = np.matmul(left[start:stop], right, out=rows)
+            if bias is not None:
+                rows += bias
+            if activation is not None:
+                activate(rows, activation, out=rows)
+            if accumulate:
+                y[start:stop] += rows
+
+        self._parallel(work, len(y), right.size // PRODUCTS)
+        return y
+
+    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        left, right = a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b
+        y = memory.empty((*left.shape[:2], right.shape[2]), a.dtype)
+        work = left.shape[1] * right[0].size // PRODUCTS if len(a) else 0
+        self._parallel(lambda i, j: np.matmul(left[i:j], right[i:j], out=y[i:j]), len(a), work)
+        return y

@@ -1,0 +1,247 @@
+"""Separable resampling of `NumpyBackend`: along one axis, then along the other, each in a few long calls.
+
+Images are (n, before, extent, inner) along an axis: (n, 1, H, W C) along the rows, (n, H, W, C) along the columns.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from functools import lru_cache
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.host import memory
+from gpunet.backends.numpy.sums import CHUNK, add_middle
+from gpunet.backends.numpy.threads import NumpyThreads
+from gpunet.resampling import Taps
+
+BLOCK = 1 << 20
+"""Elements of images that are taken through both axes at a time: more calls cost more than a second-level cache gains."""
+BAND = 16
+"""Pixels of the longer side, inputs or outputs, that a product takes: most of a matrix of more pixels is zeros."""
+NARROW = 16
+"""Neighbouring elements below which a loop along them is too short to be worth it."""
+FEW = 8
+"""Taps beside the first of each output that may be added one by one."""
+COLUMNS = 2
+"""How much longer a pass along the columns takes than one along the rows, whose pixels are neighbours."""
+
+
+class NumpyResample(NumpyThreads, ABC):
+    """Images of another size, by tables."""
+
+    def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
+        y = memory.empty((x.shape[0], rows.outputs, columns.outputs, x.shape[3]), x.dtype)
+
+        def work(start: int, stop: int) -> None:
+            resample(x[start:stop], y[start:stop], rows, columns)
+
+        self._parallel(work, len(x), max(prod(x.shape[1:]), prod(y.shape[1:])))
+        return y
+
+
+class Form(Protocol):
+    """One axis of a resampling."""
+
+    dense: bool
+    """Whether sums have terms of weight zero, which a NaN or an infinity would make NaN."""
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """Write y (n, before, outputs, inner) of x (n, before, extent, inner)."""
+        ...
+
+
+def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
+    """Write y (n, OH, OW, C) of images x (n, H, W, C)."""
+    n, h, w, c = x.shape
+    count = max(1, BLOCK // max(h * w * c, rows.outputs * columns.outputs * c))
+    passes, shape = [(1, rows), (2, columns)], (rows.outputs, w)
+    if _cost(columns, rows, COLUMNS, 1) < _cost(rows, columns, 1, COLUMNS):
+        passes, shape = passes[::-1], (h, columns.outputs)
+    forms = [form_of(taps, x.dtype, min(shape[1] * c if axis == 1 else c, NARROW)) for axis, taps in passes]
+    between = memory.empty((min(count, n), *shape, c), x.dtype)
+
+    def run(source: Array, target: Array, along: list[Form]) -> None:
+        half = between[: len(source)]
+        for form, (axis, _), a, b in zip(along, passes, (source, half), (half, target), strict=True):
+            form(_by_axis(a, axis), _by_axis(b, axis))
+
+    for i in range(0, n, count):
+        source, target = x[i : i + count], y[i : i + count]
+        run(source, target, forms)
+        if any(form.dense for form in forms) and not _tame(source):
+            careful = [TapByTap(taps) if form.dense else form for form, (_, taps) in zip(forms, passes, strict=True)]
+            for j in range(len(source)):
+                if not _tame(source[j]):  # alone, so that what is beside an image never changes it
+                    run(source[j : j + 1], target[j : j + 1], careful)
+
+
+@lru_cache(maxsize=128)
+def form_of(taps: Taps, dtype: np.dtype, inner: int) -> Form:
+    """How an axis of these taps is computed.
+
+    Args:
+        inner: how many neighbouring elements move as one; NARROW if as many or more.
+    """
+    if np.diff(taps.starts).max() > CHUNK:
+        return Long(taps)
+    if inner == NARROW and (places := _regular(taps)) is not None:
+        return Sums(places, float(taps.weight[0]))
+    if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= min(FEW, taps.outputs // 2):
+        return TapByTap(taps)
+    return Bands(taps, dtype) if inner == NARROW else NarrowBands(taps, dtype, inner)
+
+
+def _regular(taps: Taps) -> Array | None:
+    """The pixels of each output, (outputs, taps), if `Sums` can add them."""
+    counts = np.diff(taps.starts)
+    if taps.outputs < 2 or counts[0] < 2 or (counts != counts[0]).any() or (taps.weight != taps.weight[0]).any():
+        return None
+    places = taps.index.reshape(taps.outputs, -1)
+    steps = np.diff(places, axis=0)
+    return places if steps[0, 0] > 0 and (steps == steps[0, 0]).all() else None
+
+
+class TapByTap:
+    """The first tap of every output at once, then the others one by one."""
+
+    dense = False
+
+    def __init__(self, taps: Taps):
+        starts, counts = taps.starts[:-1], np.diff(taps.starts)
+        self._empty = np.flatnonzero(counts == 0)
+        first = np.minimum(starts, len(taps.index) - 1)
+        self._index, weight = taps.index[first].astype(np.intp), np.where(counts, taps.weight[first], 1)
+        alike = bool((weight == weight[0]).all())
+        self._scale = float(weight[0]) if alike else 1.0
+        self._weight: Array | None = None if alike else weight[:, None]
+        owner = np.repeat(np.arange(taps.outputs), counts)
+        more = np.delete(np.arange(len(taps.index)), starts[counts > 0])
+        self._more = [(int(owner[t]), int(taps.index[t]), float(taps.weight[t])) for t in more]
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        early = self._scale != 1 and x.size < y.size  # where there are fewer to multiply
+        first = x * x.dtype.type(self._scale) if early else x
+        np.take(first, self._index, axis=2, out=y, mode="clip")  # which is never needed, but writes to y at once
+        if self._empty.size:
+            y[:, :, self._empty] = 0
+        if self._weight is not None:
+            y *= self._weight.astype(y.dtype)
+        elif self._scale != 1 and not early:
+            y *= self._scale
+        for output, pixel, weight in self._more:
+            y[:, :, output] += x[:, :, pixel] if weight == 1 else x[:, :, pixel] * x.dtype.type(weight)
+
+
+class Sums:
+    """Every output is the sum of equally many pixels, of one weight, each a step from those of the output before."""
+
+    dense = False
+
+    def __init__(self, places: Array, weight: float):
+        step = int(places[1, 0] - places[0, 0])
+        self._parts = [slice(first, last + 1, step) for first, last in zip(*places[[0, -1]].tolist(), strict=True)]
+        self._weight = weight
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        first, second, *others = (x[:, :, part] for part in self._parts)
+        np.add(first, second, out=y)
+        for part in others:
+            y += part
+        if self._weight != 1:
+            y *= self._weight
+
+
+class Long:
+    """Every output by itself, of many taps."""
+
+    dense = False
+
+    def __init__(self, taps: Taps):
+        self._outputs = []
+        for start, stop in zip(taps.starts[:-1], taps.starts[1:], strict=True):
+            index, weight = taps.index[start:stop], taps.weight[start:stop]
+            neighbours = len(index) > 0 and (np.diff(index) == 1).all()
+            alike = len(index) > 0 and (weight == weight[0]).all()
+            self._outputs.append((
+                slice(int(index[0]), int(index[-1]) + 1) if neighbours else index,
+                float(weight[0]) if alike else weight[:, None],
+            ))  # fmt: skip
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        n, before, _, inner = x.shape
+        for output, (index, weight) in enumerate(self._outputs):
+            part = x[:, :, index] if isinstance(weight, float) else x[:, :, index] * weight.astype(x.dtype)
+            part = np.ascontiguousarray(part).reshape(n * before, -1, inner)
+            total = add_middle(part).reshape(n, before, inner)
+            y[:, :, output] = total * x.dtype.type(weight) if isinstance(weight, float) else total
+
+
+class Bands:
+    """Products of a few neighbouring outputs' weights, as a dense matrix, with the pixels they are made of."""
+
+    dense = True
+
+    def __init__(self, taps: Taps, dtype: np.dtype):
+        self._tiles = [(p, q, i, j, matrix.astype(dtype)) for p, q, i, j, matrix in bands(taps)]
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        for p, q, i, j, matrix in self._tiles:
+            np.matmul(matrix, x[:, :, i:j], out=y[:, :, p:q])
+
+
+class NarrowBands:
+    """The same where an inner axis is short: it becomes part of the matrices."""
+
+    dense = True
+
+    def __init__(self, taps: Taps, dtype: np.dtype, inner: int):
+        self._tiles = [
+            (slice(p * inner, q * inner), slice(i * inner, j * inner), np.kron(matrix.T, np.eye(inner)).astype(dtype))
+            for p, q, i, j, matrix in bands(taps)
+        ]
+
+    def __call__(self, x: Array, y: Array) -> None:
+        """See `Form`."""
+        x, y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
+        for outputs, pixels, matrix in self._tiles:
+            np.matmul(x[:, :, pixels], matrix, out=y[:, :, outputs])
+
+
+def bands(taps: Taps) -> list[tuple[int, int, int, int, Array]]:
+    """(p, q, i, j, matrix): outputs p … q - 1 are the matrix (q - p, j - i) times the pixels i … j - 1."""
+    each = max(1, BAND * taps.outputs // max(taps.outputs, taps.extent))
+    tiles = []
+    for p in range(0, taps.outputs, each):
+        starts = taps.starts[p : p + each + 1]
+        index, weight = taps.index[starts[0] : starts[-1]], taps.weight[starts[0] : starts[-1]]
+        i, j = (int(index.min()), int(index.max()) + 1) if index.size else (0, 0)
+        matrix = np.zeros((len(starts) - 1, j - i))
+        matrix[np.repeat(np.arange(len(matrix)), np.diff(starts)), index - i] = weight
+        tiles.append((p, p + len(matrix), i, j, matrix))
+    return tiles
+
+
+def _by_axis(images: Array, axis: int) -> Array:
+    """View of (n, H, W, C) with the axis as the third of four."""
+    return images.reshape(len(images), 1, images.shape[1], -1) if axis == 1 else images
+
+
+def _tame(x: Array) -> bool:
+    """Whether x has neither NaN nor infinity nor anything large enough for sums to become one."""
+    flat = x.reshape(-1)
+    return bool(np.isfinite(np.dot(flat, flat)))
+
+
+def _cost(first: Taps, then: Taps, first_weight: int, then_weight: int) -> int:
+    """Pixels that two passes read or write, whichever is more in each, times the weight of each."""
+    one = max(first.extent, first.outputs) * then.extent
+    other = max(then.extent, then.outputs) * first.outputs
+    return first_weight * one + then_weight * other

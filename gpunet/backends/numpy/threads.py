@@ -1,0 +1,195 @@
+"""The threads of `NumpyBackend`.
+
+Work is cut along the batch into one part a thread, and each part into blocks of images; NumPy and BLAS let go of the
+interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial sums are added in the order of the
+parts, so a result depends on the number of threads, and on nothing else.
+
+Blocks are larger than a second-level cache where that costs little. Between two calls a thread needs the interpreter lock; if
+the other gives it up for some tens of microseconds only, it has taken it again before this one is awake, and one waits until
+the other is done: measured, two threads took normalisations in blocks of half a megabyte no faster than one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.numpy.blas import ONE_THREAD, controllers
+
+T = TypeVar("T")
+SMALL = 1 << 17
+"""Elements of work a thread at least: waking one takes as long as 50,000."""
+PRODUCTS = 32
+"""Multiply-adds of a matrix product that take as long as one element elsewhere."""
+BLOCK = 1 << 19
+"""Elements of the columns of a block: two megabytes of float32. See `threads` on the length of calls."""
+
+
+class NumpyThreads(HostBackend):
+    """Work in parts, one a thread.
+
+    Args:
+        threads: how many; if None the environment variable ``GPUNET_NUM_THREADS``, else the cores this process may use.
+    """
+
+    def __init__(self, threads: int | None = None):
+        given = threads if threads is not None else os.environ.get("GPUNET_NUM_THREADS")
+        try:
+            self.threads = int(given) if given is not None else _cores()
+        except ValueError:
+            raise ValueError(f"NumpyBackend: GPUNET_NUM_THREADS is {given!r} but takes an integer") from None
+        if self.threads < 1:
+            raise ValueError(f"NumpyBackend: threads is {self.threads} but must be at least 1")
+        self._process = 0
+
+    def _begin_threads(self) -> None:
+        """Daemons, which end with the backend: at exit nobody waits for them, and no part is lost, for the caller does those
+        that nobody has begun."""
+        self._jobs: SimpleQueue[_Part | None] = SimpleQueue()
+        self._process = os.getpid()
+        for i in range(self.threads - 1):
+            threading.Thread(target=_serve, args=(self._jobs,), name=f"gpunet_{i}", daemon=True).start()
+        weakref.finalize(self, _end, self._jobs, self.threads - 1)
+
+    def describe(self) -> dict[str, str]:
+        """Also the threads and the BLAS with the processor it takes this one for."""
+        blas = [
+            f"{i['internal_api']} {i['version']} ({i.get('architecture', 'unknown architecture')})"
+            for i in (library.info() for library in controllers())
+        ]
+        return {**super().describe(), "threads": str(self.threads), "blas": ", ".join(blas) or "unknown"}
+
+    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
+        """work(start, stop) on one part of range(count) a thread; the results in the order of the parts.
+
+        When it returns or raises, a Ctrl-C's KeyboardInterrupt included, no thread works on a part any more.
+
+        Args:
+            each: elements of work that one of `count` stands for.
+        """
+        if not count:
+            return []
+        n = min(self.threads, count, max(1, count * each // SMALL))
+        if n <= 1:
+            return [self._alone(partial(work, 0, count))]
+        if self._process != os.getpid():  # threads do not survive a fork
+            self._begin_threads()
+        bounds = [count * i // n for i in range(n + 1)]
+        parts = [_Part(partial(work, i, j)) for i, j in pairwise(bounds)]
+        # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
+        return ONE_THREAD.run(partial(_run, parts, self._jobs))
+
+    def _alone(self, work: Callable[[], T]) -> T:
+        """work() in this thread, with BLAS on it alone."""
+        return ONE_THREAD.run(partial(_quietly, work))
+
+
+class _Part(Generic[T]):
+    """A part of the work, done once: by a thread of the backend's, or by the caller if none has begun it."""
+
+    def __init__(self, work: Callable[[], T]):
+        self._turn = threading.RLock()  # of who does it; a caller that a signal interrupted can take it again
+        self._work: Callable[[], T] | None = work
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+
+    def attempt(self) -> None:
+        """Do it, unless another thread does."""
+        if self._turn.acquire(blocking=False):
+            try:
+                self._do()
+            finally:
+                self._turn.release()
+
+    def result(self) -> T:
+        """What it gave, when whoever does it is done."""
+        with self._turn:
+            self._do()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback holds this part
+        return self._result[0]
+
+    def abandon(self) -> None:
+        """Return when nobody does it, nor ever will."""
+        with self._turn:
+            self._work = None
+
+    def _do(self) -> None:
+        work, self._work = self._work, None  # nothing is kept alive by a part that waits in the queue for nothing
+        if work is not None:
+            try:
+                self._result.append(_quietly(work))
+            except BaseException as error:
+                self._error = error
+
+
+def _run(parts: list[_Part[T]], jobs: SimpleQueue[_Part | None]) -> list[T]:
+    try:
+        for part in parts[1:]:
+            jobs.put(part)
+        for part in parts:
+            part.attempt()
+        return [part.result() for part in parts]
+    except BaseException:
+        _abandon(parts)
+        raise
+
+
+def _abandon(parts: list[_Part[T]]) -> None:
+    """Abandon all, though signals arrive meanwhile; then raise what the last one raised."""
+    interruption: BaseException | None = None
+    while True:
+        try:
+            for part in parts:
+                part.abandon()
+            break
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _serve(jobs: SimpleQueue[_Part | None]) -> None:
+    ONE_THREAD.limit_this_thread()
+    while _attempted(jobs.get()):
+        pass
+
+
+def _attempted(part: _Part | None) -> bool:
+    """Whether there was a part; in a function, so that no name holds it while the thread waits for the next."""
+    if part is not None:
+        part.attempt()
+    return part is not None
+
+
+def _end(jobs: SimpleQueue[_Part | None], threads: int) -> None:
+    for _ in range(threads):
+        jobs.put(None)
+
+
+def _quietly(work: Callable[[], T]) -> T:
+    """work() without warnings of numbers. NumPy keeps that setting in a context variable: it does not outlive the copied
+    context, even if a signal arrives before it is set back."""
+    return copy_context().run(_ignoring, work)
+
+
+def _ignoring(work: Callable[[], T]) -> T:
+    with np.errstate(all="ignore"):
+        return work()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,20 @@
+"""`ReferenceBackend`: each primitive in the plainest array code."""
+
+from __future__ import annotations
+
+from gpunet.backends.reference.activation import ReferenceActivation
+from gpunet.backends.reference.conv import ReferenceConv
+from gpunet.backends.reference.local import ReferenceLocal
+from gpunet.backends.reference.matmul import ReferenceMatmul
+from gpunet.backends.reference.norm import ReferenceNorm
+from gpunet.backends.reference.pool import ReferencePool
+from gpunet.backends.reference.resample import ReferenceResample
+
+
+class ReferenceBackend(
+    ReferenceConv, ReferenceMatmul, ReferencePool, ReferenceNorm, ReferenceActivation, ReferenceResample, ReferenceLocal
+):
+    """Any float dtype; memory and time are no object."""
+
+    name = "reference"
+    dtypes = ("float16", "bfloat16", "float32", "float64")

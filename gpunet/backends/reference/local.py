@@ -1,0 +1,43 @@
+"""Locally connected layers by their formulas."""
+
+from __future__ import annotations
+
+from abc import ABC
+from math import prod
+
+import numpy as np
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.host.arrays import deliver
+from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.reference.windows import add_windows, pad_images, windows_of
+from gpunet.geometry import Geometry
+
+
+class ReferenceLocal(HostBackend, ABC):
+    """A convolution whose filters belong to one output pixel each."""
+
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
+        windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
+        y = np.einsum("nyxijc,yxijco->nyxo", windows, w).astype(x.dtype)
+        return y if b is None else y + b
+
+    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
+        taps = np.einsum("nyxo,yxijco->nyxcij", dy.astype(np.float64), w)
+        return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry).astype(dy.dtype)
+
+    def local_conv2d_weight_grad(
+        self,
+        dy: Array,
+        x: Array,
+        *,
+        geometry: Geometry,
+        out: Array | None = None,
+        bias: bool = True,
+        bias_out: Array | None = None,
+        accumulate: bool = False,
+    ) -> tuple[Array, Array | None]:
+        windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
+        dw = np.einsum("nyxijc,nyxo->yxijco", windows, dy).astype(x.dtype)
+        db = deliver(self.sum(dy, (0,)), bias_out, accumulate) if bias else None
+        return deliver(dw, out, accumulate), db

@@ -1,0 +1,28 @@
+"""Resampling by its formula."""
+
+from __future__ import annotations
+
+from abc import ABC
+
+import numpy as np
+
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.host.backend import HostBackend
+from gpunet.resampling import Taps
+
+
+class ReferenceResample(HostBackend, ABC):
+    """Images of another size, by tables."""
+
+    def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
+        return _resampled(_resampled(x, rows, axis=1), columns, axis=2).astype(x.dtype)
+
+
+def _resampled(x: Array, taps: Taps, *, axis: int) -> Array:
+    """x along one axis, an output after another."""
+    x = x.swapaxes(0, axis)
+    y = np.zeros((taps.outputs, *x.shape[1:]), np.float64)
+    for p in range(taps.outputs):
+        for t in range(taps.starts[p], taps.starts[p + 1]):
+            y[p] += taps.weight[t] * x[taps.index[t]]
+    return np.ascontiguousarray(y.swapaxes(0, axis))

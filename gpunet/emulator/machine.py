@@ -1,0 +1,364 @@
+"""Running a kernel's PTX on the CPU: the face of the emulated machine.
+
+    program = Program.from_source("scale.cu", text, ["scale<float>"])
+    program.launch("scale<float>", (4,), (256,), [pointer, count], regions=[Region(address, size, "x")])
+
+NVRTC makes PTX of the unmodified source, translate.py makes C++ of the PTX, g++ a library, and ctypes calls it; each step
+happens once and is kept in a cache folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+
+from gpunet.emulator import build
+from gpunet.emulator.operands import UnknownOpcode
+from gpunet.emulator.ptx import parse
+from gpunet.emulator.translate import translate
+from gpunet.nvrtc import cache, compiler
+
+SHARED_LIMITS = {
+    75: 64,
+    80: 163,
+    86: 99,
+    87: 163,
+    88: 99,
+    89: 99,
+    90: 227,
+    100: 227,
+    103: 227,
+    110: 227,
+    120: 99,
+    121: 99,
+}
+"""KiB of shared memory that a block may have, by compute capability."""
+STEP_LIMIT = 2**28
+"""Backward branches that a block may take without any synchronisation before it counts as hanging."""
+MAX_THREADS = 1024
+MAX_GRID = (2**31 - 1, 65535, 65535)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Bytes of host memory that a launch may touch.
+
+    Args:
+        address: of the first byte.
+        size: in bytes.
+        name: what a fault calls it: the parameter's name.
+        read_only: a checked launch refuses to write here.
+        written: address of `size` bytes, one for each byte of the region, zero where nothing was ever written; a checked
+            launch refuses to read such bytes, and sets those that it writes. 0 if every byte counts as written.
+    """
+
+    address: int
+    size: int
+    name: str
+    read_only: bool = False
+    written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The order in which the threads of a block run between synchronisations.
+
+    ``fifo`` runs warps in order, ``lifo`` the last to arrive first; ``random`` draws the priorities of warps from `seed`,
+    and draws again at each synchronisation, so that one warp can be a whole interval ahead of another.
+    """
+
+    kind: Literal["fifo", "lifo", "random"] = "fifo"
+    seed: int = 0
+
+
+class KernelFault(Exception):  # noqa: N818
+    """What a kernel did wrong, in one line.
+
+    Attributes:
+        kind: "race", "out of bounds", "read only", "misaligned", "uninitialised", "divergent barrier",
+            "barrier never reached", "exited lane", "cp.async", "shared memory limit", "hang", "trap" or "unknown opcode".
+        kernel: the name expression.
+        file, line: where in the source; line 0 if that is not known.
+        block, thread: coordinates, empty if the fault is not one thread's.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        kernel: str = "",
+        file: str = "",
+        line: int = 0,
+        block: tuple[int, ...] = (),
+        thread: tuple[int, ...] = (),
+    ):
+        where = f"{file}:{line}: " if file else ""
+        who = f" (block {block}, thread {thread})" if block else ""
+        super().__init__(f"{where}{kernel}: {kind}: {detail}{who}")
+        self.kind, self.kernel, self.file, self.line = kind, kernel, file, line
+        self.block, self.thread = block, thread
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one launch did in one of its regions.
+
+    Args:
+        name: the region's.
+        loaded, stored: bytes of all instructions: one that is loaded twice counts twice.
+        read, written: how many different bytes these were; exact where the region starts at a multiple of 4.
+    """
+
+    name: str
+    loaded: int
+    stored: int
+    read: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What one launch did: bytes of global memory loaded and stored by instructions, barriers passed by a block, and
+    (checked launches only) the source lines executed, as (file, line), and what was done in each region."""
+
+    loaded: int
+    stored: int
+    barriers: int
+    lines: frozenset[tuple[str, int]] = frozenset()
+    regions: tuple[Traffic, ...] = ()
+
+
+class Program:
+    """The kernels of one source. Make it with :meth:`from_source`."""
+
+    def __init__(self, file: str, text: str, expressions: Sequence[str], arch: str):
+        self.file = file
+        self.text = text
+        self.expressions = tuple(expressions)
+        self.arch = arch
+        self._loaded: dict[tuple[str, bool], _Kernel] = {}
+
+    @staticmethod
+    def from_source(file: str, text: str, expressions: Sequence[str], *, arch: str = "compute_80") -> Program:
+        """A program whose kernels are compiled when they are first launched.
+
+        Args:
+            file: the name that messages give it.
+            text: CUDA C++ with its quoted includes inlined, as gpunet.nvrtc.source.read makes it.
+            expressions: the kernel instances that may be launched.
+            arch: the virtual architecture to compile for, from compute_75 on.
+        Raises:
+            BackendError: g++ is missing, or the host is not Linux on x86-64.
+        """
+        build.check_host()
+        build.compiler()
+        if capability(arch) not in SHARED_LIMITS:
+            raise ValueError(f"the emulated device takes compute_{'/'.join(map(str, SHARED_LIMITS))}, got {arch}")
+        return Program(file, text, expressions, arch)
+
+    def launch(
+        self,
+        expression: str,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        params: Sequence[bytes],
+        *,
+        shared: int = 0,
+        regions: Sequence[Region],
+        schedule: Schedule = Schedule(),
+        checked: bool = False,
+    ) -> Counts:
+        """Run a kernel to its end.
+
+        Args:
+            params: the bytes of each parameter; a pointer is 8 bytes that hold a host address.
+            shared: bytes of dynamic shared memory.
+            regions: the global memory that it may touch. A launch without `checked` does not look at them.
+            checked: run the build that checks every access.
+        Raises:
+            KernelFault: the kernel did what it must not; memory then holds what it had done so far.
+            ValueError: an extent that no device takes, parameters whose number or sizes are not the kernel's, or an
+                expression that is not listed.
+            BackendError: NVRTC is missing.
+        """
+        kernel = self._kernel(expression, checked)
+        grid3, block3 = ((*extents, 1, 1)[:3] for extents in (grid, block))
+        self._check(expression, kernel, grid3, block3, params, shared)
+        return kernel.run(expression, grid3, block3, params, shared, regions, schedule)
+
+    def compile(self, expression: str, *, checked: bool = False) -> None:
+        """Compile an instance now, or find it in the cache."""
+        self._kernel(expression, checked)
+
+    def lines(self, expression: str) -> frozenset[tuple[str, int]]:
+        """The source lines that an instance has instructions for, as (file, line)."""
+        facts = self._kernel(expression, True).facts
+        return frozenset((facts["sites"][site][0], facts["sites"][site][1]) for site in facts["covered"])
+
+    def _check(
+        self,
+        expression: str,
+        kernel: _Kernel,
+        grid: Sequence[int],
+        block: Sequence[int],
+        params: Sequence[bytes],
+        shared: int,
+    ) -> None:
+        threads, most = prod(block), kernel.facts["max_threads"] or MAX_THREADS
+        if not 0 < threads <= most or min(block) < 1:
+            raise ValueError(f"{expression}: a block of {tuple(block)} threads, but the kernel takes 1 to {most}")
+        if any(not 0 < extent <= limit for extent, limit in zip(grid, MAX_GRID, strict=True)) or prod(grid) >= 2**32:
+            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, but a device takes 1 to {MAX_GRID}")
+        sizes = kernel.facts["parameters"]
+        if [len(p) for p in params] != sizes:
+            raise ValueError(f"{expression}: takes parameters of {sizes} bytes, got {[len(p) for p in params]}")
+        limit = SHARED_LIMITS[capability(self.arch)] * 1024
+        used = kernel.facts["real_shared"] + shared
+        if used > limit:
+            raise KernelFault(
+                "shared memory limit",
+                f"{used} bytes ({kernel.facts['real_shared']} of arrays, {shared} of the launch), {self.arch} has {limit}",
+                kernel=expression,
+                file=self.file,
+            )
+
+    def _kernel(self, expression: str, checked: bool) -> _Kernel:
+        if expression not in self.expressions:
+            raise ValueError(f"{self.file} has no instance {expression}; it has {', '.join(self.expressions)}")
+        if (expression, checked) not in self._loaded:
+            library, facts = self._files(expression, checked)
+            self._loaded[expression, checked] = _Kernel(library, json.loads(facts.read_text(encoding="utf-8")), checked)
+        return self._loaded[expression, checked]
+
+    def _files(self, expression: str, checked: bool) -> tuple[Path, Path]:
+        """The library of an instance and what is known about it, compiled if they are not in the cache."""
+        name = build.key(self.text, expression, self.arch, checked, compiler.releases())
+        readable = re.sub(r"\W+", "_", expression).strip("_")[:60]
+
+        def make(path: Path) -> None:
+            ptx, names = compiler.to_ptx(self.file, self.text, self.arch, (expression,))
+            ptx = ptx.replace(
+                f'"{os.getcwd()}/', '"'
+            )  # NVRTC writes full paths; messages name the files as they were given
+            try:
+                made = translate(parse(ptx), names[expression], checked=checked)
+            except UnknownOpcode as error:
+                file, line = error.place
+                raise KernelFault(
+                    "unknown opcode", error.detail, kernel=expression, file=file or self.file, line=line
+                ) from None
+            build.kernel(made.code, f"{readable}-{name}.so", checked=checked)
+            path.write_text(made.to_json(), encoding="utf-8")
+
+        facts = cache.keep(build.FOLDER, f"{readable}-{name}.json", make)
+        return facts.with_suffix(".so"), facts
+
+
+def capability(arch: str) -> int:
+    """80 of ``compute_80`` or ``sm_80``."""
+    digits = re.fullmatch(r"(?:compute|sm)_(\d+)[af]?", arch)
+    if digits is None:
+        raise ValueError(f"an architecture is written as compute_80, got {arch}")
+    return int(digits[1])
+
+
+class _CRegion(ctypes.Structure):
+    """Region of state.hpp."""
+
+    _fields_ = (
+        ("address", ctypes.c_uint64), ("size", ctypes.c_uint64), ("name", ctypes.c_char_p), ("written", ctypes.c_uint64),
+        ("read_only", ctypes.c_uint64), ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64), ("read", ctypes.c_uint64),
+        ("wrote", ctypes.c_uint64),
+    )  # fmt: skip
+
+
+class _CLaunch(ctypes.Structure):
+    """Launch of state.hpp."""
+
+    _fields_ = (
+        ("body", ctypes.c_void_p), ("params", ctypes.c_void_p), ("regions", ctypes.c_void_p), ("hits", ctypes.c_void_p),
+        ("zones", ctypes.c_void_p), ("seed", ctypes.c_uint64), ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64),
+        ("barriers", ctypes.c_uint64), ("step_limit", ctypes.c_uint64), ("grid", ctypes.c_uint32 * 3),
+        ("block", ctypes.c_uint32 * 3), ("static_shared", ctypes.c_uint32), ("dynamic_shared", ctypes.c_uint32),
+        ("region_count", ctypes.c_uint32), ("fibers", ctypes.c_uint32), ("stack", ctypes.c_uint32),
+        ("flush", ctypes.c_uint32), ("schedule", ctypes.c_uint32), ("checked", ctypes.c_uint32),
+        ("zone_count", ctypes.c_uint32), ("faulted", ctypes.c_uint32), ("site", ctypes.c_uint32),
+        ("at_block", ctypes.c_uint32 * 3), ("at_thread", ctypes.c_uint32 * 3), ("kind", ctypes.c_char * 32),
+        ("detail", ctypes.c_char * 1024),
+    )  # fmt: skip
+
+
+_one_launch = Lock()  # the machine has one state
+
+
+class _Kernel:
+    """A loaded library."""
+
+    def __init__(self, library: Path, facts: dict[str, Any], checked: bool):
+        self.facts = facts
+        self.checked = checked
+        self._machine = ctypes.CDLL(str(build.machine()), mode=ctypes.RTLD_GLOBAL)
+        self._library = ctypes.CDLL(str(library))
+        self._statics = [
+            Region(ctypes.addressof(ctypes.c_char.in_dll(self._library, symbol)), size, name, read_only)
+            for symbol, name, size, read_only in facts["statics"]
+        ]
+
+    def run(
+        self, expression: str, grid: Sequence[int], block: Sequence[int], params: Sequence[bytes], shared: int,
+        regions: Sequence[Region], schedule: Schedule,
+    ) -> Counts:  # fmt: skip
+        facts = self.facts
+        buffers = [ctypes.create_string_buffer(p, len(p)) for p in params]
+        pointers = (ctypes.c_void_p * len(buffers))(*map(ctypes.addressof, buffers))
+        whole = [*regions, *self._statics]
+        whole += [Region(ctypes.addressof(b), len(b), f"parameter {i}", True) for i, b in enumerate(buffers)]
+        c_regions = (_CRegion * len(whole))(
+            *(_CRegion(r.address, r.size, r.name.encode(), r.written, r.read_only) for r in whole if r.size)
+        )
+        zones = (ctypes.c_uint32 * (2 * len(facts["zones"])))(*(n for zone in facts["zones"] for n in zone))
+        hits = np.zeros(len(facts["sites"]), np.uint8)
+        launch = _CLaunch(
+            body=ctypes.cast(self._library.kernel, ctypes.c_void_p), params=ctypes.addressof(pointers),
+            regions=ctypes.addressof(c_regions), hits=hits.ctypes.data, zones=ctypes.addressof(zones), seed=schedule.seed,
+            step_limit=STEP_LIMIT, grid=tuple(grid), block=tuple(block), static_shared=facts["static_shared"],
+            dynamic_shared=shared, region_count=sum(r.size > 0 for r in whole), fibers=facts["fibers"], stack=facts["stack"],
+            flush=facts["flush"], schedule=("fifo", "lifo", "random").index(schedule.kind), checked=self.checked,
+            zone_count=len(facts["zones"]),
+        )  # fmt: skip
+        with _one_launch:
+            status = self._machine.emu_launch(ctypes.byref(launch))
+        if status == 2:
+            raise MemoryError(f"{expression}: no memory for the threads of a block of {tuple(block)}")
+        if launch.faulted:
+            raise self._fault(expression, launch)
+        lines = frozenset((facts["sites"][i][0], facts["sites"][i][1]) for i in np.flatnonzero(hits))
+        touched = () if not self.checked else tuple(
+            Traffic(c.name.decode(), c.loaded, c.stored, c.read, c.wrote)
+            for c in c_regions[: sum(r.size > 0 for r in regions)]
+        )  # fmt: skip
+        return Counts(launch.loaded, launch.stored, launch.barriers, lines, touched)
+
+    def _fault(self, expression: str, launch: _CLaunch) -> KernelFault:
+        sites = self.facts["sites"]
+        detail = re.sub(
+            r"@(\d+)@",
+            lambda m: "{}:{}".format(*sites[int(m[1])]) if int(m[1]) else "somewhere",
+            launch.detail.decode(errors="replace"),
+        )
+        file, line = sites[launch.site]
+        return KernelFault(
+            launch.kind.decode(), detail, kernel=expression, file=file, line=line,
+            block=tuple(launch.at_block), thread=tuple(launch.at_thread) if launch.at_thread[0] != 2**32 - 1 else (),
+        )  # fmt: skip
