@@ -97,7 +97,7 @@ class Curves:
 def figures(trainer: Trainer, images: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """(cross entropy, accuracy)."""
     logits = trainer.predict(images)
-    return F.softmax_cross_entropy(gp.tensor(logits), labels).item(), float((logits.argmax(axis=1) == labels).mean())
+    return F.cross_entropy(gp.tensor(logits), labels).item(), float((logits.argmax(axis=1) == labels).mean())
 
 
 def train(run: Run, train_set: data.ArrayDataset, sets: Sequence[Any], options: argparse.Namespace) -> Curves:
@@ -111,7 +111,7 @@ def train(run: Run, train_set: data.ArrayDataset, sets: Sequence[Any], options: 
     curves = Curves(sets)
     stopping = [EarlyStopping("valid_loss", run.patience)] if run.patience else []
     trainer = Trainer(
-        model, optimizer, loss=partial(F.softmax_cross_entropy, **run.loss), metrics=[], average=average,
+        model, optimizer, loss=partial(F.cross_entropy, **run.loss), metrics=[], average=average,
         backend=options.backend, callbacks=[curves, *stopping], progress=False,
     )  # fmt: skip
     trainer.fit(loader, options.epochs, valid=[sets[1]])

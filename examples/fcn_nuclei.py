@@ -56,7 +56,7 @@ def main() -> None:
     def step(model: gp.nn.Module, batch: tuple) -> gp.Tensor:
         pixels, labels, masks = batch
         logits = model(pixels)
-        return F.softmax_cross_entropy(logits, labels) + F.dice_loss(F.softmax(logits)[..., 1], masks)
+        return F.cross_entropy(logits, labels) + F.dice_loss(F.softmax(logits)[..., 1], masks)
 
     trainer = gp.Trainer(model, optimizer, step=step, schedule=schedule, backend=arguments.backend)
     trainer.fit(loader, epochs=arguments.epochs)

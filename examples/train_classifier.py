@@ -51,7 +51,7 @@ def main() -> None:
     print(model.summary(input_shape))
 
     def loss(logits: gp.Tensor, labels: gp.Tensor) -> gp.Tensor:
-        return F.softmax_cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
 
     trainer = gp.Trainer(
         model, optimizer, loss=loss, metrics=["accuracy"], schedule=schedule, backend=arguments.backend

@@ -130,7 +130,7 @@ class GpunetStep(TrainingStep):
     def step(self) -> None:
         """See `TrainingStep.step`."""
         self.optimizer.zero_grad()
-        self.loss = F.softmax_cross_entropy(self.model(self.x), self.y)
+        self.loss = F.cross_entropy(self.model(self.x), self.y)
         self.optimizer.backward(self.loss)
         self.optimizer.step()
 

@@ -17,7 +17,7 @@ class Mixup:
     """Each image, and its label, moved towards another one of the batch (Zhang et al. 2018, section 2).
 
     x = l x_i + (1 - l) x_j and the same of the labels, 1 at a class, with l from Beta(alpha, alpha), drawn for each image; so
-    the labels become soft, float32 (N, K), which `functional.softmax_cross_entropy` and the metrics take. j is the next image
+    the labels become soft, float32 (N, K), which `functional.cross_entropy` and the metrics take. j is the next image
     when the batch is sorted by a number that each image draws: so all depends on the images, not on their places. It runs on
     the host, behind Normalize: `DataLoader` takes it, `DeviceLoader` does not.
 

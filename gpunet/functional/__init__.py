@@ -18,7 +18,7 @@ from gpunet.functional.activation import (
     tanh,
 )
 from gpunet.functional.arithmetic import (
-    absolute,
+    abs,
     add,
     cast,
     divide,
@@ -36,7 +36,7 @@ from gpunet.functional.focal import focal_loss, sigmoid_focal_loss
 from gpunet.functional.indexing import index
 from gpunet.functional.labels import one_hot
 from gpunet.functional.local import locally_connected2d
-from gpunet.functional.loss import binary_cross_entropy_with_logits, kl_div, nll_loss, softmax_cross_entropy
+from gpunet.functional.loss import binary_cross_entropy_with_logits, cross_entropy, kl_div, nll_loss
 from gpunet.functional.movement import concatenate, flatten, reshape, squeeze, stack, transpose, unsqueeze
 from gpunet.functional.norm import batch_norm, group_norm, layer_norm
 from gpunet.functional.operators import bind_operators
@@ -44,7 +44,7 @@ from gpunet.functional.overlap import dice_loss, giou, giou_loss, iou, iou_loss
 from gpunet.functional.pool import avg_pool2d, max_pool2d
 from gpunet.functional.product import matmul
 from gpunet.functional.reduction import argmax, argmin, max, mean, min, sum
-from gpunet.functional.regression import huber_loss, l1_loss, mean_squared_error, smooth_l1_loss
+from gpunet.functional.regression import huber_loss, l1_loss, mse_loss, smooth_l1_loss
 from gpunet.functional.regularise import dropout, dropout2d, gaussian_noise
 from gpunet.functional.resample import adaptive_avg_pool2d, adaptive_max_pool2d, pad2d, upsample2d
 from gpunet.functional.selection import clip, maximum, minimum, where
@@ -54,7 +54,7 @@ from gpunet.functional.transposed import conv_transpose2d
 bind_operators()
 
 __all__ = [
-    "absolute",
+    "abs",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "add",
@@ -70,6 +70,7 @@ __all__ = [
     "contrastive_loss",
     "conv2d",
     "conv_transpose2d",
+    "cross_entropy",
     "dice_loss",
     "divide",
     "dropout",
@@ -103,9 +104,9 @@ __all__ = [
     "max_pool2d",
     "maximum",
     "mean",
-    "mean_squared_error",
     "min",
     "minimum",
+    "mse_loss",
     "multiply",
     "negative",
     "nll_loss",
@@ -121,7 +122,6 @@ __all__ = [
     "silu",
     "smooth_l1_loss",
     "softmax",
-    "softmax_cross_entropy",
     "softplus",
     "sqrt",
     "squared_distances",

@@ -237,6 +237,6 @@ def sqrt(x: Tensor) -> Tensor:
     return _Unary.apply(x, operation="sqrt")
 
 
-def absolute(x: Tensor) -> Tensor:
+def abs(x: Tensor) -> Tensor:
     """Absolute value of each element; the gradient at 0 is 0, and at NaN it is NaN (PyTorch's is 0)."""
     return _Unary.apply(x, operation="abs")

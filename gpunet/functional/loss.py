@@ -35,7 +35,7 @@ class _FusedLoss(Function):
 class _CrossEntropy(_FusedLoss):
     """The cross entropy of rows with their labels; of logits, or of log p where they are `normalized`."""
 
-    name = "softmax_cross_entropy"
+    name = "cross_entropy"
 
     def forward(
         self,
@@ -79,7 +79,7 @@ class _BinaryCrossEntropy(_FusedLoss):
         return loss
 
 
-def softmax_cross_entropy(
+def cross_entropy(
     logits: Tensor,
     labels: Any,
     *,
@@ -105,7 +105,7 @@ def softmax_cross_entropy(
     Returns:
         A tensor of no axes, or (…).
     """
-    name = "softmax_cross_entropy"
+    name = "cross_entropy"
     _check_logits(name, "logits", logits, reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing is {label_smoothing} but must be from 0 to 1")
@@ -134,7 +134,7 @@ def nll_loss(
 
     Args:
         log_probabilities: (…, K), any float dtype.
-        labels: (…), integers, as for `softmax_cross_entropy`; and so are the others.
+        labels: (…), integers, as for `cross_entropy`; and so are the others.
     """
     _check_logits("nll_loss", "log_probabilities", log_probabilities, reduction)
     labels = _given("nll_loss", labels)
@@ -187,8 +187,8 @@ def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float, weight: A
         target = tensor(labels, dtype=logits.dtype, backend=logits.backend)
     target = target * (1 - smoothing) + smoothing / logits.shape[-1]
     if weight is not None:
-        target = target * _class_weights("softmax_cross_entropy", weight, logits)
-    return reduced("softmax_cross_entropy", -expected_log(target, log_softmax(logits)), reduction)
+        target = target * _class_weights("cross_entropy", weight, logits)
+    return reduced("cross_entropy", -expected_log(target, log_softmax(logits)), reduction)
 
 
 def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
 
 
 def correct_count(loss: Tensor) -> Array | None:
-    """How many labels have the first largest logit, int32 on the backend, of a loss that `softmax_cross_entropy` gave.
+    """How many labels have the first largest logit, int32 on the backend, of a loss that `cross_entropy` gave.
 
     None of another loss, of one whose backward has run, and of one that leaves labels out.
     """
@@ -335,6 +335,6 @@ def _check_soft_labels(labels: np.ndarray) -> None:
     sums = labels.sum(axis=-1, dtype=np.float64)
     if not ((labels >= 0).all() and (np.abs(sums - 1) <= ROUNDING).all()):
         raise ValueError(
-            "softmax_cross_entropy: soft labels must be at least 0 and sum to 1,"
+            "cross_entropy: soft labels must be at least 0 and sum to 1,"
             f" got {labels.min()} to {labels.max()} and sums from {sums.min():g} to {sums.max():g}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 from gpunet.autograd import Tensor, backward
 from gpunet.backends.contract.arrays import COMPARISONS
 from gpunet.functional.arithmetic import (
-    absolute,
+    abs,
     add,
     divide,
     exp,
@@ -44,13 +44,13 @@ def bind_operators() -> None:
         "backward": backward,
         "__neg__": negative,
         "__pos__": lambda x: x,
-        "__abs__": absolute,
+        "__abs__": abs,
         "__invert__": negate,
         "__getitem__": index,
         "__setitem__": refuse_assignment,
         "__contains__": lambda x, value: bool(compare("equal", x, value).numpy().any()),
         "T": property(transpose),
-        "abs": absolute,
+        "abs": abs,
     }
     named: tuple[Any, ...] = (
         exp, log, sqrt, reshape, transpose, squeeze, unsqueeze, sum, mean, max, min, argmax, argmin, var, std, clip,

@@ -7,7 +7,7 @@ from typing import Any
 from gpunet.autograd import Function, Tensor
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.functional.arithmetic import absolute
+from gpunet.functional.arithmetic import abs
 from gpunet.functional.terms import difference, reduced
 
 
@@ -31,7 +31,7 @@ class _Huber(Function):
         return self.backend.binary("multiply", dy, self.slope)
 
 
-def mean_squared_error(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
+def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
     """(x - target)^2, elementwise; both get a gradient.
 
     Args:
@@ -39,13 +39,13 @@ def mean_squared_error(x: Tensor, target: Any, *, reduction: str = "mean") -> Te
         target: the same shape.
         reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
     """
-    away = difference("mean_squared_error", x, target)
-    return reduced("mean_squared_error", away * away, reduction)
+    away = difference("mse_loss", x, target)
+    return reduced("mse_loss", away * away, reduction)
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """|x - target|, elementwise, with a gradient of 0 where they are equal; arguments as for `mean_squared_error`."""
-    return reduced("l1_loss", absolute(difference("l1_loss", x, target)), reduction)
+    """|x - target|, elementwise, with a gradient of 0 where they are equal; arguments as for `mse_loss`."""
+    return reduced("l1_loss", abs(difference("l1_loss", x, target)), reduction)
 
 
 def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
@@ -54,7 +54,7 @@ def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "
     A wild target pulls with delta, however far it is.
 
     Args:
-        x, target, reduction: as for `mean_squared_error`, but the target gets no gradient.
+        x, target, reduction: as for `mse_loss`, but the target gets no gradient.
         delta: where the square ends, above 0.
     """
     if not delta > 0:
@@ -70,11 +70,11 @@ def smooth_l1_loss(x: Tensor, target: Any, *, beta: float = 1.0, reduction: str 
     It is `huber_loss` of a delta of beta, divided by beta, and `l1_loss` for a beta of 0.
 
     Args:
-        x, target, reduction: as for `mean_squared_error`.
+        x, target, reduction: as for `mse_loss`.
         beta: where the square ends, at least 0.
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta} but must be at least 0")
     away = difference("smooth_l1_loss", x, target)
-    terms = absolute(away) if beta == 0 else _Huber.apply(away, delta=beta, scale=beta)
+    terms = abs(away) if beta == 0 else _Huber.apply(away, delta=beta, scale=beta)
     return reduced("smooth_l1_loss", terms, reduction)

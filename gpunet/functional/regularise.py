@@ -65,7 +65,7 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
 
     A function of any tensor: of a net's inputs (Bishop 1995, "Training with noise is equivalent to Tikhonov regularization"),
     of what a layer gives, or of targets, inside the step that computes the loss:
-    ``F.mean_squared_error(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. There the Trainer's y is a tensor;
+    ``F.mse_loss(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. There the Trainer's y is a tensor;
     in a loop of one's own, ``y = gpunet.tensor(y, backend=x.backend)``.
 
     Args:

@@ -28,7 +28,7 @@ class Siamese(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """a, b (N, H, W, C) -> logits (N,) for `binary_cross_entropy_with_logits`: positive where they are of one class."""
-        return self.head(F.absolute(self.embedding(a) - self.embedding(b))).reshape(len(a))
+        return self.head(F.abs(self.embedding(a) - self.embedding(b))).reshape(len(a))
 
 
 def koch(input_shape: tuple[int, int, int] = (105, 105, 1)) -> Siamese:

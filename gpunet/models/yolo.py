@@ -105,7 +105,7 @@ class YOLO(nn.Module):
             raise ValueError(f"YOLO.loss: targets have shape {given.shape} but predictions {raw.shape}")
         objects, z = given[..., OBJECT], raw[..., 4]
         weight = objects + background * given[..., NOTHING]
-        entropy = F.relu(z) - z * objects + F.log(1 + F.exp(-F.absolute(z)))  # of s(z), without overflow
+        entropy = F.relu(z) - z * objects + F.log(1 + F.exp(-F.abs(z)))  # of s(z), without overflow
         missed = (F.log_softmax(raw[..., 5:]) * given[..., CLASSES]).sum()
         apart = ((1 - F.giou(self.boxes(raw), given[..., BOX])) * objects).sum()
         count = objects.sum()

@@ -100,7 +100,7 @@ def make_plan(
     *,
     batch_size: int = 32,
     training: bool = True,
-    loss: Loss = F.softmax_cross_entropy,
+    loss: Loss = F.cross_entropy,
     optimizer: MakeOptimizer | None = None,
     backend: str | Backend | None = None,
     precision: str = "ieee",

@@ -269,4 +269,4 @@ def make_schedule(recipe: Recipe, optimizer: optim.Optimizer, steps: int) -> Sch
 
 def make_loss(recipe: Recipe) -> Loss:
     """Softmax cross-entropy with the recipe's label smoothing."""
-    return partial(F.softmax_cross_entropy, label_smoothing=recipe.label_smoothing)
+    return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)

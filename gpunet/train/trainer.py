@@ -86,7 +86,7 @@ class Trainer:
         model: Module,
         optimizer: Optimizer,
         *,
-        loss: Loss = F.softmax_cross_entropy,
+        loss: Loss = F.cross_entropy,
         metrics: Sequence[str | Metric] | None = None,
         step: StepFunction | None = None,
         schedule: Schedule | ReduceLROnPlateau | None = None,

@@ -14,14 +14,14 @@ LABELS, SOFT = RNG.integers(0, 4, (3, 5)), RNG.dirichlet(np.ones(4), (3, 5))
 T, WEIGHT = RNG.uniform(size=(3, 5, 4)), [0.5, 2.0, 1.0, 0.25]
 BOXES = np.concatenate([T[0, :, :2], T[0, :, :2] + 0.3 + T[1, :, :2]], axis=1)
 LOSSES = {
-    "softmax_cross_entropy": (lambda z, **o: F.softmax_cross_entropy(z, LABELS, **o), (3, 5, 4), (3, 5)),
-    "of soft labels": (lambda z, **o: F.softmax_cross_entropy(z, SOFT, label_smoothing=0.2, **o), (3, 5, 4), (3, 5)),
-    "soft and weighted": (lambda z, **o: F.softmax_cross_entropy(z, SOFT, weight=WEIGHT, **o), (3, 5, 4), (3, 5)),
+    "softmax_cross_entropy": (lambda z, **o: F.cross_entropy(z, LABELS, **o), (3, 5, 4), (3, 5)),
+    "of soft labels": (lambda z, **o: F.cross_entropy(z, SOFT, label_smoothing=0.2, **o), (3, 5, 4), (3, 5)),
+    "soft and weighted": (lambda z, **o: F.cross_entropy(z, SOFT, weight=WEIGHT, **o), (3, 5, 4), (3, 5)),
     "nll_loss": (lambda z, **o: F.nll_loss(z, LABELS, **o), (3, 5, 4), (3, 5)),
     "binary": (lambda z, **o: F.binary_cross_entropy_with_logits(z, T, **o), (3, 5, 4), (3, 5, 4)),
     "kl_div": (lambda z, **o: F.kl_div(z, T, **o), (3, 5, 4), (3, 5, 4)),
     "kl_div of logarithms": (lambda z, **o: F.kl_div(z, np.log(T), log_target=True, **o), (3, 5, 4), (3, 5, 4)),
-    "mean_squared_error": (lambda x, **o: F.mean_squared_error(x, T, **o), (3, 5, 4), (3, 5, 4)),
+    "mse_loss": (lambda x, **o: F.mse_loss(x, T, **o), (3, 5, 4), (3, 5, 4)),
     "l1_loss": (lambda x, **o: F.l1_loss(x, T, **o), (3, 5, 4), (3, 5, 4)),
     "huber_loss": (lambda x, **o: F.huber_loss(x, T, delta=0.4, **o), (3, 5, 4), (3, 5, 4)),
     "smooth_l1_loss": (lambda x, **o: F.smooth_l1_loss(x, T, beta=0.4, **o), (3, 5, 4), (3, 5, 4)),
@@ -70,7 +70,7 @@ def test_ignored_rows_are_0_and_the_mean_is_over_the_weights(backend, dtype, rng
     options, labels = COUNTED[name], rng.integers(0, 4, rows)
     x = rng.normal(size=(rows, 4)).astype(dtype)
     x = x if of_logits else scipy.special.log_softmax(x, axis=1)
-    loss = F.softmax_cross_entropy if of_logits else F.nll_loss
+    loss = F.cross_entropy if of_logits else F.nll_loss
     weights = np.asarray(options.get("weight", np.ones(4)))[labels] * (labels != options["ignore_index"])
     expected = -weights * scipy.special.log_softmax(x.astype(float), axis=1)[np.arange(rows), labels]
     upstream = rng.normal(size=rows)
@@ -87,7 +87,7 @@ def test_ignored_rows_are_0_and_the_mean_is_over_the_weights(backend, dtype, rng
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("name", ["softmax_cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 def test_a_label_on_a_device_that_is_no_class_is_not_hidden(cuda_backend, name, reduction):
     loss = getattr(F, name)
     for rows in (3, 2100):
@@ -134,7 +134,7 @@ def test_class_weights_of_soft_labels_do_not_change_the_divisor(backend, dtype, 
     z = rng.normal(size=(6, 4)).astype(dtype)
     soft = rng.dirichlet(np.ones(4), 6)
     expected = -(soft * WEIGHT * scipy.special.log_softmax(z.astype(float), axis=1)).sum(axis=1)
-    found = F.softmax_cross_entropy(gp.tensor(z, backend=backend), soft, weight=WEIGHT)
+    found = F.cross_entropy(gp.tensor(z, backend=backend), soft, weight=WEIGHT)
     same(found.numpy(), expected.mean(), {"float64": 1e-12, "float32": 1e-6})
 
 
@@ -142,9 +142,9 @@ def test_a_loss_of_nothing_says_so_and_sums_to_0(backend):
     x = gp.tensor(np.zeros((0, 4), np.float32), backend=backend, requires_grad=True)
     nothing, labels = np.zeros((0, 4), np.float32), np.zeros(0, int)
     for loss, target in (
-        (F.mean_squared_error, nothing), (F.l1_loss, nothing), (F.huber_loss, nothing), (F.smooth_l1_loss, nothing),
-        (F.binary_cross_entropy_with_logits, nothing), (F.kl_div, nothing), (F.softmax_cross_entropy, labels),
-        (F.softmax_cross_entropy, nothing), (F.nll_loss, labels), (F.sigmoid_focal_loss, nothing),
+        (F.mse_loss, nothing), (F.l1_loss, nothing), (F.huber_loss, nothing), (F.smooth_l1_loss, nothing),
+        (F.binary_cross_entropy_with_logits, nothing), (F.kl_div, nothing), (F.cross_entropy, labels),
+        (F.cross_entropy, nothing), (F.nll_loss, labels), (F.sigmoid_focal_loss, nothing),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"{loss.__name__}: .*(no elements|no rows)"):
             loss(x, target)
@@ -172,7 +172,7 @@ def test_mistakes_in_the_plain_losses_are_named(backend):
             "targets must be from 0 to 1, got 2.0",
         ),
         (
-            lambda: F.softmax_cross_entropy(z, [0, 1], weight=[1, -1, 1]),
+            lambda: F.cross_entropy(z, [0, 1], weight=[1, -1, 1]),
             ValueError,
             "weights must be finite and not neg",
         ),

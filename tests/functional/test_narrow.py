@@ -104,9 +104,9 @@ def test_losses_are_float32(cuda_backend, narrow, rng):
     targets, labels = rng.uniform(size=(6, 4)).astype(narrow), rng.integers(0, 4, 6)
     weight = rng.uniform(0.5, 2, 4)
     losses = {
-        "squares": lambda t: F.mean_squared_error(t, targets.astype(t.dtype)),
+        "squares": lambda t: F.mse_loss(t, targets.astype(t.dtype)),
         "sigmoid": lambda t: F.binary_cross_entropy_with_logits(t, targets.astype(np.float32)),
-        "softmax": lambda t: F.softmax_cross_entropy(t, labels, weight=weight, label_smoothing=0.1),
+        "softmax": lambda t: F.cross_entropy(t, labels, weight=weight, label_smoothing=0.1),
     }
     for name, loss in losses.items():
         results = []

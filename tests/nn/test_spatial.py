@@ -63,7 +63,7 @@ def test_a_captured_step_of_them_trains_as_an_eager_one_does(cuda_name, rng):
             nn.AdaptiveMaxPool2d(4), nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(5, 3),
         )  # fmt: skip
         trainer = gp.Trainer(
-            model, gp.optim.SGD(model.parameters(), lr=0.1), loss=F.softmax_cross_entropy, backend=cuda_name,
+            model, gp.optim.SGD(model.parameters(), lr=0.1), loss=F.cross_entropy, backend=cuda_name,
             capture=capture,
         )  # fmt: skip
         loader = gp.data.DataLoader(gp.data.ArrayDataset(x, labels), batch_size=8)

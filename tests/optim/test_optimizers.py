@@ -241,7 +241,7 @@ def test_one_large_step_and_many_small_ones_train_a_net(backend, rng):
         optimizer, losses = make(model.parameters()), []
         for _ in range(60):
             optimizer.zero_grad()
-            loss = F.mean_squared_error(model(x), y)
+            loss = F.mse_loss(model(x), y)
             loss.backward()
             optimizer.step()
             losses.append(loss.item())

@@ -1,7 +1,7 @@
 """Values and gradients at the edges, beside PyTorch's in float32: zeros of both signs, infinities, NaN, ties, very large and
 very small numbers, and operands that are one tensor.
 
-What is not compared is where gpunet differs on purpose: the gradient of `absolute` at NaN is NaN, of several equal maxima the
+What is not compared is where gpunet differs on purpose: the gradient of `abs` at NaN is NaN, of several equal maxima the
 first has the gradient, and a GPU takes denormal numbers for zeros.
 """
 
@@ -96,7 +96,7 @@ def test_every_edge(backend, rng, name):
 
 
 def test_absolute_values(backend, rng):
-    agrees(F.absolute, torch.abs, (EDGES[~np.isnan(EDGES)],), backend, rng)
+    agrees(F.abs, torch.abs, (EDGES[~np.isnan(EDGES)],), backend, rng)
 
 
 REDUCTIONS = {

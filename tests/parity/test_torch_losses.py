@@ -26,7 +26,7 @@ def test_losses_and_their_reductions(backend, rng, reduction):
     r, both = {"reduction": reduction}, torch.tensor(labels)
     pairs = [
         (lambda x: F.l1_loss(x, target, **r), lambda x: tf.l1_loss(x, like(target, x), **r)),
-        (lambda x: F.mean_squared_error(x, target, **r), lambda x: tf.mse_loss(x, like(target, x), **r)),
+        (lambda x: F.mse_loss(x, target, **r), lambda x: tf.mse_loss(x, like(target, x), **r)),
         (lambda x: F.smooth_l1_loss(x, target, beta=0.3, **r), lambda x: tf.smooth_l1_loss(x, like(target, x), beta=0.3, **r)),
         (lambda x: F.huber_loss(x, target, delta=0.3, **r), lambda x: tf.huber_loss(x, like(target, x), delta=0.3, **r)),
         (
@@ -39,11 +39,11 @@ def test_losses_and_their_reductions(backend, rng, reduction):
             lambda z: tf.kl_div(z, like(np.log(target), z), log_target=True, **r),
         ),
         (
-            lambda z: F.softmax_cross_entropy(z, soft, weight=WEIGHT, label_smoothing=0.2, **r),
+            lambda z: F.cross_entropy(z, soft, weight=WEIGHT, label_smoothing=0.2, **r),
             lambda z: tf.cross_entropy(z, like(soft, z), weight=like(WEIGHT, z), label_smoothing=0.2, **r),
         ),
         (
-            lambda z: F.softmax_cross_entropy(z, labels, weight=WEIGHT, ignore_index=-100, label_smoothing=0.2, **r),
+            lambda z: F.cross_entropy(z, labels, weight=WEIGHT, ignore_index=-100, label_smoothing=0.2, **r),
             lambda z: tf.cross_entropy(z, both, weight=like(WEIGHT, z), label_smoothing=0.2, **r),
         ),
         (

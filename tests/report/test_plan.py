@@ -177,7 +177,7 @@ def test_every_launch_belongs_to_a_layer_or_an_operation(lenet):
     assert places(lenet) == [
         *(("forward", *pair) for pair in layers),
         *(("forward", name, "matmul_tiled") for name in heads),
-        ("forward", "softmax_cross_entropy", "softmax_cross_entropy_simple"),
+        ("forward", "cross_entropy", "softmax_cross_entropy_simple"),
         *(("backward", name, kernel) for name in reversed(heads) for kernel in (*grads, "matmul_tiled")),
         *(("backward", second, kernel) for kernel in (*grads, "conv2d_input_grad_tiled")),
         *(("backward", first, kernel) for kernel in grads),
@@ -220,8 +220,8 @@ def test_in_16_bits_an_optimizer_has_rounded_the_parameters_before(plan_of):
 
 def test_another_loss_takes_the_place_of_cross_entropy(plan_of):
     model = nn.Sequential(nn.Linear(3, 2))
-    plan = plan_of(model, (3,), batch_size=4, loss=lambda y, labels: F.mean_squared_error(y, np.zeros(y.shape)))
-    assert "softmax_cross_entropy" not in {launch.label.operation for launch in plan.launches}
+    plan = plan_of(model, (3,), batch_size=4, loss=lambda y, labels: F.mse_loss(y, np.zeros(y.shape)))
+    assert "cross_entropy" not in {launch.label.operation for launch in plan.launches}
     seen = []
     plan_of(model, (3,), batch_size=4, loss=lambda y, labels: seen.append(labels.shape) or y.mean())
     assert seen == [(4,)]

@@ -98,7 +98,7 @@ def test_early_stopping_checks_its_arguments(options):
 @pytest.mark.parametrize(
     ("monitor", "mode"),
     [
-        ("loss", "min"), ("valid_loss", "min"), ("valid_top5_error", "min"), ("mean_squared_error", "min"), ("DiceLoss", "min"),
+        ("loss", "min"), ("valid_loss", "min"), ("valid_top5_error", "min"), ("mse_loss", "min"), ("DiceLoss", "min"),
         ("accuracy", "max"), ("valid_accuracy", "max"), ("f1", "max"), ("valid_f1_micro", "max"), ("precision", "max"),
         ("valid_recall", "max"), ("mean_iou", "max"), ("miou", "max"), ("valid_map", "max"), ("mAP50", "max"),
         ("valid_top5", "max"), ("dice", "max"), ("epoch", "max"),

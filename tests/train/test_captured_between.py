@@ -215,8 +215,8 @@ def overflow_label(batch):
 
 BAD = {
     "image": (spoil_image, FloatingPointError, "Trainer: the loss is nan in epoch 2, step {}; nothing was updated"),
-    "label": (spoil_label, ValueError, r"softmax_cross_entropy: labels must be from 0 to 3, got 4 at \(1,\)"),
-    "negative label": (overflow_label, ValueError, r"softmax_cross_entropy: labels must be from 0 to 3, got -1 at"),
+    "label": (spoil_label, ValueError, r"cross_entropy: labels must be from 0 to 3, got 4 at \(1,\)"),
+    "negative label": (overflow_label, ValueError, r"cross_entropy: labels must be from 0 to 3, got -1 at"),
 }
 
 

@@ -19,7 +19,7 @@ LOSSES = {
     "contrastive": (pairs, 2),
     "all pairs": (lambda model, batch: F.all_pairs_loss(model(batch[0]), 2), 4),
     "soft labels": (
-        lambda model, batch: F.softmax_cross_entropy(
+        lambda model, batch: F.cross_entropy(
             model(batch[0]), F.one_hot(batch[1], 4, backend=model[0].weight.backend), label_smoothing=0.1
         ),
         4,

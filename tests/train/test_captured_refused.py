@@ -19,22 +19,22 @@ pytestmark = pytest.mark.usefixtures("short_graphs")
 
 
 def reads_the_host(model, batch):
-    loss = F.softmax_cross_entropy(model(batch[0]), batch[1])
+    loss = F.cross_entropy(model(batch[0]), batch[1])
     loss.item()
     return loss
 
 
 def copies_from_the_host(model, batch):
-    return F.softmax_cross_entropy(model(batch[0]) * np.ones(4), batch[1])
+    return F.cross_entropy(model(batch[0]) * np.ones(4), batch[1])
 
 
 def waits(model, batch):
     model[0].weight.backend.synchronize()
-    return F.softmax_cross_entropy(model(batch[0]), batch[1])
+    return F.cross_entropy(model(batch[0]), batch[1])
 
 
 def computes_on_the_host(model, batch):
-    return F.softmax_cross_entropy(model(batch[0]), np.asarray(batch[1]) % 4)
+    return F.cross_entropy(model(batch[0]), np.asarray(batch[1]) % 4)
 
 
 REFUSED = {
@@ -105,7 +105,7 @@ def test_parameters_that_get_a_gradient_by_turns_are_refused(new_task, cuda_name
         x = batch[0].reshape(-1, 36)
         layer = model[-1]
         y = F.linear(x, layer.weight, layer.bias if len(turns) % 2 else None)
-        return F.softmax_cross_entropy(y, batch[1])
+        return F.cross_entropy(y, batch[1])
 
     task = new_task(0)
     with pytest.raises(BackendError, match="other parameters got a gradient than in the step before"):
@@ -116,7 +116,7 @@ def test_a_step_that_updates_nothing_is_refused(new_task, cuda_name):
     other = nn.Linear(36, 4)
 
     def step(model, batch):
-        return F.softmax_cross_entropy(other(batch[0].reshape(-1, 36)), batch[1])
+        return F.cross_entropy(other(batch[0].reshape(-1, 36)), batch[1])
 
     task = new_task(0)
     other.to(cuda_name)
@@ -143,7 +143,7 @@ def test_pythons_numbers_in_a_users_step_are_frozen(new_task, cuda_name):
     scale, task = [1.0], new_task(0, dropout=0.0)
 
     def step(model, batch):
-        return F.softmax_cross_entropy(model(batch[0]), batch[1]) * scale[0]
+        return F.cross_entropy(model(batch[0]), batch[1]) * scale[0]
 
     task.optimizer.groups[0]["lr"] = 0.0
     trainer = task.trainer(backend=cuda_name, capture=True, step=step)

@@ -58,7 +58,7 @@ def expected_loss(logits, labels, *, weight=None, ignore_index=None, label_smoot
 def test_the_loss_over_a_data_set_does_not_depend_on_the_batch_size(backend, rng, name):
     batches = labelled(data_of(rng, [3, 4, 6, 5]), LOSSES[name])
     x, y = joined(batches)
-    trainer = trainer_of(backend, partial(F.softmax_cross_entropy, **LOSSES[name]))
+    trainer = trainer_of(backend, partial(F.cross_entropy, **LOSSES[name]))
     expected = expected_loss(trainer.predict(x), y, **LOSSES[name])
     for size in (1, 2, 4, 18):
         parts = [(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
@@ -67,14 +67,14 @@ def test_the_loss_over_a_data_set_does_not_depend_on_the_batch_size(backend, rng
 
 def test_a_loss_of_the_users_own_is_weighted_by_rows(rng):
     batches = data_of(rng, [3, 4, 6, 5])
-    trainer = trainer_of("numpy", lambda z, y: F.softmax_cross_entropy(z, y, ignore_index=255) * 1)
+    trainer = trainer_of("numpy", lambda z, y: F.cross_entropy(z, y, ignore_index=255) * 1)
     losses = [trainer.evaluate([batch])["loss"] for batch in batches]
     expected = np.average(losses, weights=[3, 4, 6, 5])
     assert trainer.evaluate(batches)["loss"] == pytest.approx(expected)
 
 
 def test_a_data_set_of_ignored_labels_has_a_loss_of_0(backend, rng):
-    trainer = trainer_of(backend, partial(F.softmax_cross_entropy, ignore_index=7))
+    trainer = trainer_of(backend, partial(F.cross_entropy, ignore_index=7))
     assert trainer.evaluate([(x, np.full(len(x), 7)) for x, _ in batches_of(rng, [3, 2])])["loss"] == 0
 
 
@@ -82,7 +82,7 @@ def test_a_data_set_of_ignored_labels_has_a_loss_of_0(backend, rng):
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 3, 2)])
 def test_accumulated_gradients_count_labels_as_one_batch_does(backend, rng, name, order):
     small = labelled(data_of(rng, [4, 3, 6, 5]), LOSSES[name])
-    small, loss = [small[i] for i in order], partial(F.softmax_cross_entropy, **LOSSES[name])
+    small, loss = [small[i] for i in order], partial(F.cross_entropy, **LOSSES[name])
     one, several = trainer_of(backend, loss), trainer_of(backend, loss, accumulate=4)
     one.fit([joined(small)], 3)
     several.fit(small, 3)
@@ -93,7 +93,7 @@ def test_accumulated_gradients_count_labels_as_one_batch_does(backend, rng, name
 
 
 def test_accumulated_gradients_of_ignored_labels_change_nothing(backend, rng):
-    trainer = trainer_of(backend, partial(F.softmax_cross_entropy, ignore_index=7), accumulate=2)
+    trainer = trainer_of(backend, partial(F.cross_entropy, ignore_index=7), accumulate=2)
     start = trainer.model.state_dict()
     trainer.fit([(x, np.full(len(x), 7)) for x, _ in batches_of(rng, [3, 2])], 1)
     assert all(np.array_equal(value, start[key]) for key, value in trainer.model.state_dict().items())
@@ -106,7 +106,7 @@ def test_captured_steps_weigh_labels_as_eager_ones_bit_for_bit(cuda_name, rng, a
     batches = data_of(rng, [6] * 9)
     results = []
     for capture in (False, True):
-        loss = partial(F.softmax_cross_entropy, ignore_index=255)
+        loss = partial(F.cross_entropy, ignore_index=255)
         trainer = trainer_of(cuda_name, loss, accumulate=accumulate, capture=capture)
         trainer.fit(batches, 2)
         results.append((trainer.model.state_dict(), trainer.history["loss"]))
@@ -119,7 +119,7 @@ def test_float16_accumulates_by_labels_too(cuda_name, rng):
     small = data_of(rng, [4, 4, 4, 4])
     states = []
     for batches, accumulate in ((small, 4), ([joined(small)], 1)):
-        loss = partial(F.softmax_cross_entropy, ignore_index=255)
+        loss = partial(F.cross_entropy, ignore_index=255)
         trainer = trainer_of(cuda_name, loss, accumulate=accumulate, precision="float16")
         trainer.fit(batches, 1)
         states.append(trainer.model.state_dict())

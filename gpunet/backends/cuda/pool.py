@@ -7,8 +7,7 @@ from typing import Any
 
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
-from gpunet.backends.numpy.input_activation import MASKS
-from gpunet.cuda.instantiations import ELEMENTS, pool_vectors
+from gpunet.cuda.instantiations import ELEMENTS, MASKS, pool_vectors
 from gpunet.geometry import Geometry
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpunet.backends.contract.activation import Activation, InputActivation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.numpy.activation import activate
+from gpunet.backends.numpy.output_activation import activate
 
 BLOCK = 1 << 16
 """Elements of a block, of which there are many intermediate results. See `threads` on the length of calls."""

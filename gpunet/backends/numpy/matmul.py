@@ -11,8 +11,8 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
-from gpunet.backends.numpy.activation import activate
 from gpunet.backends.numpy.gate import opened
+from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.sums import multiply, takes_chunks
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 

@@ -10,7 +10,7 @@ from gpunet.backends.contract.norm import Moments
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy import batch_norm, group_norm
-from gpunet.backends.numpy.activation import activate, open_activation
+from gpunet.backends.numpy.output_activation import activate, open_activation
 from gpunet.backends.numpy.threads import NumpyThreads
 
 

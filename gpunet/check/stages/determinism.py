@@ -111,7 +111,7 @@ def cnn_step(backend: CudaBackend, batch: int) -> Work:
         backend.copy(start, out=arena.data)
         gp.random.begin_step(0, 0)
         optimizer.zero_grad()
-        F.softmax_cross_entropy(model(x), labels).backward()
+        F.cross_entropy(model(x), labels).backward()
         optimizer.step()
         return [arena.grad, arena.data]
 

@@ -9,7 +9,7 @@ import numpy as np
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.numpy.activation import activate
+from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.pool import max_pool_forward
 from gpunet.backends.numpy.sums import Total
 from gpunet.geometry import Geometry

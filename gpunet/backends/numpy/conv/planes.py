@@ -17,8 +17,8 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.activation import activate, open_activation
 from gpunet.backends.numpy.conv.form import reached
+from gpunet.backends.numpy.output_activation import activate, open_activation
 from gpunet.backends.numpy.sums import Total, multiply
 from gpunet.geometry import Geometry
 

@@ -1,0 +1,77 @@
+"""Activations whose gradient follows from their output, and that gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.host import memory
+
+
+def activate(x: Array, activation: Activation, *, out: Array) -> None:
+    """Write the activation of x to out, which may be x."""
+    match activation.name:
+        case "relu":
+            np.maximum(x, 0, out=out)
+        case "leaky_relu":
+            low = np.minimum(x, 0)
+            low *= activation.slope
+            np.maximum(x, 0, out=out)
+            out += low
+        case "sigmoid":
+            np.exp(-x, out=out)
+            out += 1
+            np.reciprocal(out, out=out)
+        case "tanh":
+            np.tanh(x, out=out)
+        case "elu":
+            low = np.minimum(x, 0)
+            np.expm1(low, out=low)
+            low *= activation.alpha
+            np.maximum(x, 0, out=out)
+            out += low
+        case _:
+            slope, shift, least, most = activation.line
+            if (slope, shift) != (1, 0):
+                x = np.add(x, shift, out=out)
+                x *= slope
+            np.clip(x, least, most, out=out)
+
+
+def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
+    """dy taken back through the activation whose output is y."""
+    match activation.name:
+        case "relu":
+            return _passed(dy, y <= 0)
+        case "leaky_relu":
+            slopes = np.array([1, activation.slope], dy.dtype)
+            factor = slopes[(y <= 0).view(np.uint8)]
+            return np.multiply(dy, factor, out=factor)
+        case "sigmoid":
+            slope = 1 - y
+            slope *= y
+            return np.multiply(dy, slope, out=slope)
+        case "tanh":
+            slope = y * y
+            np.subtract(1, slope, out=slope)
+            return np.multiply(dy, slope, out=slope)
+        case "elu":
+            factor = np.minimum(y, 0)
+            factor += activation.alpha
+            np.copyto(factor, 1, where=~(y <= 0))
+            return np.multiply(dy, factor, out=factor)
+        case _:
+            slope, _, low, high = activation.line
+            stopped = y <= low
+            stopped |= y >= high
+            dx = _passed(dy, stopped)
+            dx *= slope
+            return dx
+
+
+def _passed(dy: Array, stopped: Array) -> Array:
+    """dy, and 0 where it is stopped: its bits, as integers, times 0 or 1, for 0 times NaN is NaN. NaN in y stops nothing."""
+    np.logical_not(stopped, out=stopped)
+    bits = np.dtype(f"i{dy.dtype.itemsize}")
+    return np.multiply(dy.view(bits), stopped, out=memory.empty(dy.shape, bits)).view(dy.dtype)
