@@ -19,6 +19,7 @@ import numpy as np
 
 from gpunet.backends.contract.arrays import Array, is_float
 from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.into import Into
 from gpunet.backends.contract.real import is_masked, real_array
 from gpunet.decorators import decorated
 from gpunet.errors import BackendError
@@ -162,6 +163,10 @@ class Function:
         It is the segment of a parameter in an arena: to be added to if `self.accumulate`, else to be overwritten.
         """
         return self._destinations.get(i)
+
+    def into(self, *, weight: int, bias: int) -> Into:
+        """Where backward writes the gradients of the inputs with these numbers: a layer's weight and its bias."""
+        return Into(self.destination(weight), self.destination(bias), self.needs(bias), self.accumulate)
 
     # ---- for the tape
 

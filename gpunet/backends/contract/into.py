@@ -1,0 +1,24 @@
+"""`Into`: where a primitive writes the gradients of a layer's weight and bias."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpunet.backends.contract.arrays import Array
+
+
+class Into(NamedTuple):
+    """Where the gradients of a weight and of a bias go: into new arrays, or into segments of an arena."""
+
+    weight: Array | None = None
+    """The array to write the weight's gradient to; None for a new one."""
+    bias: Array | None = None
+    """The array to write the bias's gradient to; None for a new one."""
+    needs_bias: bool = True
+    """Whether the bias's gradient is computed at all."""
+    add: bool = False
+    """Whether to add to what `weight` and `bias` hold. A new array is as one of zeros then."""
+
+
+NEW = Into()
+"""Both gradients, in new arrays."""
