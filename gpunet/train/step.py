@@ -69,8 +69,8 @@ class EagerStep:
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
         dtype: what floats of a batch are computed in; the parameters' if None.
-        accumulate: how many batches an update takes, or fewer at the end of an epoch; each counts by its rows, or by the weight
-            of its labels, see `functional.loss.label_weight`.
+        batches_per_update: how many batches an update takes, or fewer at the end of an epoch; each counts by its rows, or by
+            the weight of its labels, see `functional.loss.label_weight`.
     Attributes:
         most, update: how many batches `run` takes at once, and how many go into an update.
     """
@@ -85,10 +85,10 @@ class EagerStep:
         schedule: Schedule | None = None,
         keep_logits: bool = True,
         dtype: Any = None,
-        accumulate: int = 1,
+        batches_per_update: int = 1,
     ) -> None:
         self.model, self.optimizer, self.loss, self.function = model, optimizer, loss, function
-        self.most = self.update = accumulate
+        self.most = self.update = batches_per_update
         self.schedule, self.keep_logits = schedule, keep_logits
         self.dtype = np.dtype(dtype or optimizer.arena.dtype)
 
@@ -168,12 +168,12 @@ class EagerStep:
         parts = checked_batch(batch)
         if self.function is not None:
             loss = self.function(self.model, tuple(self._placed(part) for part in parts))
-            _check_loss("step", loss)
+            _check_loss("loss_step", loss)
             return loss, None
         if len(parts) != 2:
             raise ValueError(
                 f"Trainer: a batch has {len(parts)} arrays but loss(model(x), y) takes 2; "
-                "pass step=lambda model, batch: … to compute the loss of others"
+                "pass loss_step=lambda model, batch: … to compute the loss of others"
             )
         x, y = parts
         check_images(x)

@@ -48,21 +48,21 @@ class Trainer:
             the labels' weights. So the loss over a data set does not depend on the batch size.
         metrics: "accuracy", "top5" (any number), "confusion", "precision", "recall", "f1" (each also with "_micro" and
             "_by_class"), or `Metric` objects; the loss is always measured. If None, accuracy, or nothing where there is a
-            `step`.
-        step: ``step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
+            `loss_step`.
+        loss_step: ``loss_step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
             the backend, integers as host arrays, which operations check and move. Metrics are not available then, for
             they take logits.
         schedule: stepped after each step of the optimizer; a `ReduceLROnPlateau` after each epoch, with its `monitor`.
         backend: as for `get_backend`.
-        precision: "ieee", float32 throughout; or, on CUDA, "bfloat16" or "float16", in which images, activations and their
+        precision: "float32", float32 throughout; or, on CUDA, "bfloat16" or "float16", in which images, activations and their
             gradients are stored, while sums, losses, parameters and statistics stay float32. Losses are scaled in float16,
             see `Optimizer.scale_losses`. Evaluation and prediction compute the same way, and give float32.
         capture: whether a GPU's step is recorded as a CUDA graph, see `train.captured`: True raises where it cannot be,
             "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
-            `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
+            `loss` or `loss_step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
             int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
-        accumulate: how many batches an update takes, so that a big one need not fit into memory: their gradients are added up,
-            each times its share of the rows, or of the labels' weights where the loss is gpunet's cross entropy with
+        batches_per_update: how many batches an update takes, so that a big one need not fit into memory: their gradients are
+            added up, each times its share of the rows, or of the labels' weights where the loss is gpunet's cross entropy with
             ignore_index or class weights. So they are those of one batch of all the rows, but for batch norm, which sees each
             by itself; for a loss that divides by something else in each batch, as Dice does, only about those. A schedule
             then steps once for so many batches, and hooks around steps are called around them all.
@@ -88,20 +88,22 @@ class Trainer:
         *,
         loss: Loss = F.cross_entropy,
         metrics: Sequence[str | Metric] | None = None,
-        step: StepFunction | None = None,
+        loss_step: StepFunction | None = None,
         schedule: Schedule | ReduceLROnPlateau | None = None,
         backend: str | Backend = "auto",
-        precision: str = "ieee",
+        precision: str = "float32",
         capture: bool | str = "auto",
-        accumulate: int = 1,
+        batches_per_update: int = 1,
         average: ExponentialMovingAverage | None = None,
         callbacks: Sequence[Any] = (),
         progress: bool = True,
     ) -> None:
-        if step is not None and metrics:
-            raise ValueError("Trainer: metrics take logits, which a step= of your own does not give; pass metrics=[]")
+        if loss_step is not None and metrics:
+            raise ValueError(
+                "Trainer: metrics take logits, which a loss_step= of your own does not give; pass metrics=[]"
+            )
         if metrics is None:
-            metrics = () if step is not None else ("accuracy",)
+            metrics = () if loss_step is not None else ("accuracy",)
         self.metrics = make_metrics(metrics)
         check_owner(model, optimizer)
         if schedule is not None and schedule.optimizer is not optimizer:
@@ -111,8 +113,10 @@ class Trainer:
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = make_recorder(capture, self.backend)
-        if not isinstance(accumulate, int | np.integer) or accumulate < 1:
-            raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
+        if not isinstance(batches_per_update, int | np.integer) or batches_per_update < 1:
+            raise ValueError(
+                f"Trainer: batches_per_update is {batches_per_update!r} but must be an integer of at least 1"
+            )
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
         self.average = average
@@ -121,8 +125,8 @@ class Trainer:
         by_step = None if isinstance(schedule, ReduceLROnPlateau) else schedule
         eager = EagerStep(
             model, optimizer,
-            loss=loss, function=step, schedule=by_step, keep_logits=bool(self.metrics), dtype=dtype,
-            accumulate=int(accumulate),
+            loss=loss, function=loss_step, schedule=by_step, keep_logits=bool(self.metrics), dtype=dtype,
+            batches_per_update=int(batches_per_update),
         )  # fmt: skip
         self._step: EagerStep | CapturedStep = eager
         if recorder is not None:
@@ -153,7 +157,7 @@ class Trainer:
         fit without a break. The weights, and what the optimizer counts and averages, keep what the epoch's steps have done.
 
         Args:
-            train_loader: batches (x, y), or what `step` takes; its `epoch` is set before each epoch, if it has one.
+            train_loader: batches (x, y), or what `loss_step` takes; its `epoch` is set before each epoch, if it has one.
             epochs: at least 1.
             valid: batches to evaluate after each epoch, with the averages if there are, for the columns ``valid_loss``, ….
         Returns:

@@ -132,7 +132,7 @@ def test_a_step_of_a_users_own_takes_the_devices_arrays(both):
         batches = [(x, y, rng.normal(size=(len(x), 4))) for x, y in task.train]
         trainer.fit(batches, 3, valid=batches)
 
-    both(use, lambda task: {"step": step})
+    both(use, lambda task: {"loss_step": step})
 
 
 def test_batches_may_be_on_the_device_already(both):
