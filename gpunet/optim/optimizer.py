@@ -295,7 +295,7 @@ class Optimizer:
         return [*self.options().values(), *limits, *(value for f in self.followers for value in f.recorded())]
 
     def count(self) -> None:
-        """StepReport that every parameter with a gradient has had one update more."""
+        """Note that every parameter with a gradient has had one update more."""
         self.steps = self.steps + np.array(self.arena.written)
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import nn, optim, random
 from gpunet.train import Accuracy
+from gpunet.train.capture.inputs import MadeBatches
 
 pytestmark = pytest.mark.usefixtures("short_graphs")
 
@@ -166,4 +167,4 @@ def test_batches_may_be_made_inside_the_graph(both, metrics):
 
     trainer = both(use, lambda task: {"metrics": metrics})
     assert counts_of(trainer) == [1, 1, STEPS]
-    assert not any(graph.batch._feeds for graph in trainer._step.graphs.values())
+    assert all(isinstance(graph.inputs.batches, MadeBatches) for graph in trainer._step.graphs.values())

@@ -131,11 +131,11 @@ def test_a_static_array_that_is_freed_is_found(new_task):
     whole = [batch for batch in task.train if len(batch[0]) == 16]
     trainer.fit(whole, 2)
     graph = trainer._step.graphs.popitem()[1]
-    graph.recording.launch()
-    graph.batch._feeds.clear()
+    graph.captured.launch()
+    graph.inputs.batches.feeds.clear()
     gc.collect()
     with pytest.raises(BackendError, match=r"would touch \w+, an array of shape \(3, 16, 6, 6, 1\).* freed since"):
-        graph.recording.launch()
+        graph.captured.launch()
 
 
 def test_pythons_numbers_in_a_users_step_are_frozen(new_task, cuda_name):
