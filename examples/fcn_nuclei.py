@@ -58,7 +58,7 @@ def main() -> None:
         logits = model(pixels)
         return F.cross_entropy(logits, labels) + F.dice_loss(F.softmax(logits)[..., 1], masks)
 
-    trainer = gp.Trainer(model, optimizer, step=step, schedule=schedule, backend=arguments.backend)
+    trainer = gp.Trainer(model, optimizer, loss_step=step, schedule=schedule, backend=arguments.backend)
     trainer.fit(loader, epochs=arguments.epochs)
 
     (pixels,) = normalize((stretched(test_images),), indices=np.arange(len(test_images)), epoch=0, seed=0)

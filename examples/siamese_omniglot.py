@@ -62,7 +62,7 @@ def main() -> None:
 
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
     schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
-    trainer = gp.Trainer(model, optimizer, step=step, schedule=schedule, backend=arguments.backend)
+    trainer = gp.Trainer(model, optimizer, loss_step=step, schedule=schedule, backend=arguments.backend)
     trainer.fit(loader, epochs=arguments.epochs)
 
     images, characters = test_set.arrays

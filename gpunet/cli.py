@@ -310,7 +310,7 @@ def _parser() -> ArgumentParser:
     step.add_argument("--plan", action="store_true", help="a training step: forward, loss, backward, SGD with momentum")
     step.add_argument("--inference", action="store_true", help="the forward pass alone")
     step.add_argument("--batch-size", type=int, default=32, help="default 32")
-    step.add_argument("--precision", default="ieee", choices=PRECISIONS, help="what is stored; default ieee, float32")
+    step.add_argument("--precision", default="float32", choices=PRECISIONS, help="what is stored; default float32")
     step.add_argument("--backend", default="auto", help="cuda, cuda:1, emulated or auto")
     _command(commands, "info", info)
     gate = _command(commands, "kernels", kernels)
@@ -344,7 +344,7 @@ def _add_train(parser: ArgumentParser) -> None:
     add("--label-smoothing", type=float)
     add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
-    add("--precision", default="ieee", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
+    add("--precision", default="float32", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
     add("--image-size", type=_extents(2), metavar="HxW", help="scale the images of a folder; 32 is 32x32")
     add(
         "--background",

@@ -33,7 +33,7 @@ class Spec(NamedTuple):
     backend: str
     """gpunet's; a rival runs on the same device."""
     threads: int
-    precision: str = "ieee"
+    precision: str = "float32"
     """Of training steps."""
 
 

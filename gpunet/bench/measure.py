@@ -13,7 +13,7 @@ from gpunet.bench import ContenderError, NotMeasuredError, record
 from gpunet.bench.contenders import Spec
 from gpunet.bench.worker import Worker
 
-LOSS_TOLERANCES = {"ieee": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
+LOSS_TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
 """Of the losses of the first steps; PyTorch's autocast keeps more in float32 than gpunet does."""
 PERCENTILES = (("p10", 10), ("median", 50), ("p90", 90))
 Found = dict[str, dict[str, Any]]
@@ -43,7 +43,7 @@ class Turns(NamedTuple):
 @contextmanager
 def contenders(kind: str, names: Sequence[str], options: Namespace) -> Iterator[dict[str, Worker]]:
     """A process for each contender, by name; all end with the `with`."""
-    spec = Spec(kind, "", options.backend, options.threads, getattr(options, "precision", "ieee"))
+    spec = Spec(kind, "", options.backend, options.threads, getattr(options, "precision", "float32"))
     with started({name: spec._replace(name=name) for name in names}, options) as workers:
         yield workers
 
@@ -145,7 +145,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {key: float(np.percentile(values, q)) for key, q in PERCENTILES}
 
 
-def same_losses(found: Found, precision: str = "ieee") -> Checked:
+def same_losses(found: Found, precision: str = "float32") -> Checked:
     """The largest difference between the contenders' losses, over the largest loss.
 
     Where rounding makes no such difference, all are wrong, for the losses do not tell who is.

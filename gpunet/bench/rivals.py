@@ -53,7 +53,7 @@ LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
 
 
 def exact_float32(torch: Any) -> None:
-    """Products and convolutions of float32 without TF32, as gpunet's "ieee", in the way that this PyTorch documents.
+    """Products and convolutions of float32 without TF32, as gpunet's "float32", in the way that this PyTorch documents.
 
     From 2.9 on that is `fp32_precision`. torch.compile still reads cuDNN's old flag there, whose default is True, and raises
     where the two contradict each other (pytorch/pytorch#166387). So the old flag is set as well, and first, for setting it
@@ -164,7 +164,7 @@ class TorchStep(TrainingStep):
         x, y = make_batch(net, batch)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
         device = self._run.device.partition(":")[0]
-        stored = None if self.precision == "ieee" else getattr(torch, self.precision)
+        stored = None if self.precision == "float32" else getattr(torch, self.precision)
 
         def loss_of(x: Any, y: Any) -> Any:
             with torch.autocast(device, dtype=stored, enabled=stored is not None):

@@ -27,9 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     record.add_backend(parser)
     parser.add_argument(
         "--precision",
-        default="ieee",
+        default="float32",
         choices=PRECISIONS,
-        help="of both sides; 16 bits are PyTorch's autocast (default: ieee)",
+        help="of both sides; 16 bits are PyTorch's autocast (default: float32)",
     )
     record.add_arguments(parser, tuple(RIVALS))
 

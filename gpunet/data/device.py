@@ -19,7 +19,7 @@ from gpunet.data.transforms import Transform, compiled, flattened
 
 
 class DeferredBatch:
-    """One batch of a `DeviceLoader`, which a kernel makes when it is asked for: see `train.step.DeviceBatch`.
+    """One batch of a `DeviceLoader`, which a kernel makes when it is asked for: see `train.batches.DeviceBatch`.
 
     Attributes:
         key: what batches have in common that differ by their place alone.

@@ -103,7 +103,7 @@ def make_plan(
     loss: Loss = F.cross_entropy,
     optimizer: MakeOptimizer | None = None,
     backend: str | Backend | None = None,
-    precision: str = "ieee",
+    precision: str = "float32",
 ) -> Plan:
     """Run one step on random inputs of (batch_size, *input_shape), and note what it launches. The model stays as it is.
 

@@ -22,7 +22,7 @@ import pytest
 from gpunet import optim
 from gpunet.interop import read_metadata
 from gpunet.train import BestCheckpoint, CSVLogger, StopTraining
-from gpunet.train.control import Interrupt
+from gpunet.train.interrupt import Interrupt
 
 SIGNALS = int(os.environ.get("GPUNET_TEST_SIGNALS", "12"))
 """Moments of the test below."""
@@ -390,7 +390,7 @@ def test_no_press_while_the_handler_changes_leaves_another_behind(monkeypatch, s
         changes.append(arguments)
         if len(changes) == ["__enter__", "__exit__"].index(where) + 1:
             for _ in range(3):
-                interrupt._note(signal.SIGINT, sys._getframe(1))
+                interrupt._handle(signal.SIGINT, sys._getframe(1))
         return result
 
     interrupt = Interrupt()
@@ -430,7 +430,7 @@ COMPILING = """
 import os, signal, sys
 from pathlib import Path
 from gpunet.emulator.build import compile_library
-from gpunet.train.control import Interrupt
+from gpunet.train.interrupt import Interrupt
 
 with Interrupt() as interrupt:
     print("begun", flush=True)

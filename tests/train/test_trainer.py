@@ -168,7 +168,7 @@ def test_a_custom_step_computes_the_loss_of_any_batch(task):
 
     x = task.valid.dataset.arrays[0]
     batches = [(x[:8], x[8:16], np.ones(8, np.float32)), (x[:4], x[4:8], np.arange(4).astype(np.float32))]
-    trainer = task.trainer(step=step)
+    trainer = task.trainer(loss_step=step)
     history = trainer.fit(batches, 4, valid=batches)
     assert kinds[0] == [gp.Tensor] * 3
     assert history["loss"][-1] < history["loss"][0]
@@ -183,14 +183,14 @@ def test_integers_reach_a_custom_step_as_host_arrays(task):
         seen.append(batch[1])
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    task.trainer(step=step).fit([batch], 1)
+    task.trainer(loss_step=step).fit([batch], 1)
     assert isinstance(seen[0], np.ndarray)
 
 
 def test_a_custom_step_must_return_one_number(task):
-    trainer = task.trainer(step=lambda model, batch: model(batch[0]))
+    trainer = task.trainer(loss_step=lambda model, batch: model(batch[0]))
     with pytest.raises(
-        TypeError, match=r"Trainer: step must return the loss, a tensor of one element, got shape \(16, 4\)"
+        TypeError, match=r"Trainer: loss_step must return the loss, a tensor of one element, got shape \(16, 4\)"
     ):
         trainer.fit(task.train, 1)
 
@@ -443,7 +443,11 @@ def test_after_fit_is_called_however_training_ended(task):
         ({"metrics": ["top0"]}, ValueError, "metric is 'top0' but takes"),
         ({"metrics": "accuracy"}, TypeError, "metrics takes a list, got the name 'accuracy'"),
         ({"metrics": [3]}, TypeError, "metric 3 has no name, reset, update, value"),
-        ({"metrics": ["accuracy"], "step": print}, ValueError, "metrics take logits, which a step= of your own"),
+        (
+            {"metrics": ["accuracy"], "loss_step": print},
+            ValueError,
+            "metrics take logits, which a loss_step= of your own",
+        ),
         ({"precision": "tf32"}, ValueError, "precision='tf32' is not built yet"),
         ({"capture": True}, ValueError, "capture=True takes a CUDA backend, got numpy"),
         ({"capture": "yes"}, ValueError, "capture is 'yes' but takes True, False or 'auto'"),

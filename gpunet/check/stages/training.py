@@ -82,7 +82,7 @@ def _bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trained(
-    backend: CudaBackend, task: Task, *, capture: bool, on_device: bool = False, precision: str = "ieee"
+    backend: CudaBackend, task: Task, *, capture: bool, on_device: bool = False, precision: str = "float32"
 ) -> dict[str, Any]:
     """Two epochs from seed 0 -> history, weights, and the test's accuracy."""
     gp.seed(0)
