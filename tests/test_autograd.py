@@ -211,7 +211,7 @@ def test_mixed_dtypes_are_named():
     with pytest.raises(TypeError, match="conv2d: w is float64 but the first tensor is float32"):
         F.conv2d(x, gp.tensor(np.ones((2, 2, 1, 1), np.float64)))
     with pytest.raises(TypeError, match="add: takes at least one tensor"):
-        type((leaf("numpy", [1]) + 1)._function).apply(np.ones(2), np.ones(2))
+        type((leaf("numpy", [1]) + 1).creator).apply(np.ones(2), np.ones(2))
 
 
 def test_a_users_function_runs_on_every_backend(backend):
@@ -246,7 +246,7 @@ def test_a_dropped_graph_is_released_without_the_cycle_collector(backend, rng):
             x = leaf(backend, rng.normal(size=(2, 12, 12, 1)))
             y = model(x)
             loss = F.cross_entropy(F.dropout(y, 0.5) + y * y, [1, 2])
-            functions = [weakref.ref(y._function), weakref.ref(loss._function)]
+            functions = [weakref.ref(y.creator), weakref.ref(loss.creator)]
             tensors = [weakref.ref(y), weakref.ref(x)]
             if run_backward:
                 loss.backward()
@@ -259,7 +259,7 @@ def test_a_dropped_graph_is_released_without_the_cycle_collector(backend, rng):
 def test_backward_releases_what_functions_saved(backend):
     x = leaf(backend, np.ones((4, 5)))
     y = F.relu(x * 2)
-    product = weakref.ref(y._function.inputs[0])
+    product = weakref.ref(y.creator.inputs[0])
     loss = y.sum()
     del y
     loss.backward()
