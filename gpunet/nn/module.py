@@ -282,22 +282,6 @@ class Module:
         """Floating-point operations of this layer's own forward pass; a multiply-add counts two."""
         return 0
 
-    def summary(self, input_shape: tuple[int, ...]) -> Any:
-        """A table of the layers for one input without its batch axis, such as (28, 28, 1); see `report.summary.Summary`."""
-        from gpunet.report.summary import summarize
-
-        return summarize(self, input_shape)
-
-    def plan(self, input_shape: tuple[int, ...], **options: Any) -> Any:
-        """A table of the kernels that one step launches, for inputs of a shape without the batch axis, such as (28, 28, 1).
-
-        The options are batch_size, training, loss, optimizer, backend and precision, see `report.plan.make_plan`; the table is
-        an `report.plan.Plan`.
-        """
-        from gpunet.report.plan import make_plan
-
-        return make_plan(self, input_shape, **options)
-
     def __repr__(self) -> str:
         return self._described(set())
 

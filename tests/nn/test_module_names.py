@@ -115,7 +115,7 @@ def test_a_module_that_refers_to_its_parent_counts_once():
         "parent.layer.weight", "parent.layer.bias", "layer.weight", "layer.bias"
     ]  # fmt: skip
     parent.eval().to("reference").freeze().unfreeze().load_state_dict(parent.state_dict())
-    assert parent.summary((2,)).parameters == 12
+    assert gp.summary(parent, (2,)).parameters == 12
     for twin in (copy.deepcopy(parent), pickle.loads(pickle.dumps(parent))):
         assert twin.child.parent is twin.self is twin.all[1] is twin
         assert list(twin.state_dict()) == names

@@ -1,5 +1,7 @@
 """A plan lists what the machine does, and a fused step writes nothing that its kernels say they avoid."""
 
+import subprocess
+import sys
 from functools import partial
 from math import prod
 from types import SimpleNamespace
@@ -96,7 +98,9 @@ def run(request):
         return made
 
     backend = CudaBackend(arrays, launcher, name="emulated")
-    plan = make_model().plan(input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend, precision=precision)
+    plan = gp.plan(
+        make_model(), input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend, precision=precision
+    )
     images_and_labels = BATCH * ((4 if precision == "ieee" else 2) * prod(input_shape) + 4)
     allocated = arrays.allocations - before[0] - 2, arrays.allocated - before[1] - images_and_labels
     counts = launcher.counts[-len(plan.launches) :]
@@ -154,7 +158,7 @@ def test_the_bytes_are_exactly_those_of_the_machine(run):
 @pytest.fixture(scope="module")
 def plan_of(cuda_name):
     """The plan of a model on a CUDA backend."""
-    return lambda model, *arguments, **options: model.plan(*arguments, backend=cuda_name, **options)
+    return partial(gp.plan, backend=cuda_name)
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +322,7 @@ def test_the_model_stays_as_it_was(backend):
     held = optim.SGD(model.parameters(), lr=0.1)
     before = model.state_dict()
     stream = random.next_stream("dropout")
-    model.plan((8, 8, 1), batch_size=2, optimizer=MOMENTUM)
+    gp.plan(model, (8, 8, 1), batch_size=2, optimizer=MOMENTUM)
     assert random.next_stream("dropout").call == stream.call + 1
     assert not model.training
     assert "forward" not in vars(model)
@@ -358,24 +362,37 @@ def test_a_hooked_layer_is_planned_as_it_runs(plan_of):
 
 def test_a_model_on_a_device_is_planned_there(cuda_backend):
     fresh = CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True, name="of its own")
-    plan = nn.Sequential(nn.Linear(3, 2)).to(fresh).plan((3,), training=False)
+    plan = gp.plan(nn.Sequential(nn.Linear(3, 2)).to(fresh), (3,), training=False)
     assert plan.backend == "of its own"
     assert [launch.kernel for launch in plan.launches] == ["matmul_simple<float>"]
+
+
+def test_importing_gpunet_loads_no_cuda_backend_until_a_plan_is_asked_for():
+    code = """
+import sys, gpunet
+assert "plan" in gpunet.__all__ and "gpunet.backends.cuda.backend" not in sys.modules
+gpunet.plan
+assert "gpunet.backends.cuda.backend" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="module 'gpunet' has no attribute 'plans'"):
+        gp.plans  # noqa: B018
 
 
 def test_errors_say_what_is_taken(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(
-        gp.BackendError, match="plan: backend is numpy, which launches no kernels; it takes cuda or emulated"
+        gp.BackendError, match="plan: backend is numpy, which launches no kernels; use cuda or emulated"
     ):
-        model.plan((3,), backend="numpy")
+        gp.plan(model, (3,), backend="numpy")
     with pytest.raises(TypeError, match="plan: input_shape is 3 but takes extents without the batch"):
-        model.plan(3)
+        gp.plan(model, 3)
     with pytest.raises(ValueError, match="plan: batch_size must be at least 1, got 0"):
-        model.plan((3,), batch_size=0)
+        gp.plan(model, (3,), batch_size=0)
     monkeypatch.setattr(planning, "why_unavailable", lambda name: f"no {name} here")
-    with pytest.raises(gp.BackendError, match=r"none answers here \(cuda: no cuda here; emulated: no emulated here\)"):
-        model.plan((3,))
+    with pytest.raises(gp.BackendError, match=r"none works here \(cuda: no cuda here; emulated: no emulated here\)"):
+        gp.plan(model, (3,))
 
 
 def test_it_prints_as_a_table(lenet, cuda_backend):
