@@ -38,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`plan` is imported at its first use: it needs the CUDA backend, a tenth of the package's import time."""
+    """Import `plan` at its first use: it loads the CUDA backend, a tenth of the import time."""
     if name == "plan":
         from gpunet.report.plan import plan
 

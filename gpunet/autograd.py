@@ -1,21 +1,21 @@
-"""Reverse-mode differentiation: operations are recorded as they run, and `backward` goes through them from last to first.
+"""Reverse-mode differentiation: operations are recorded, and `backward` visits them in reverse.
 
-Each operation is a `Function` whose two methods are written by hand: `forward` computes y from x, and
-`backward` computes dx = dL/dx from dy = dL/dy by the chain rule, where L is what is differentiated.
-While gradients are wanted, a result refers to the function that made it, and the function refers to its
-inputs. These references are the graph of the computation, the "tape":
+Each operation is a `Function` whose two methods are written by hand: `forward` computes y from x,
+and `backward` computes dx = dL/dx from dy = dL/dy by the chain rule, where L is what is
+differentiated. While gradients are wanted, a result refers to the function that made it, and the
+function refers to its inputs. These references are the graph of the computation, the "tape":
 
     L = (x * w).sum()        x ─┐
                                 ├─ multiply ─ y ─ sum ─ L
                              w ─┘
 
-    L.creator is the sum, whose inputs are (y,); y.creator is the multiplication, whose inputs are (x, w);
-    x and w have no creator: they are the leaves.
+    L.creator is the sum, whose inputs are (y,); y.creator is the multiplication, whose inputs are
+    (x, w); x and w have no creator: they are the leaves.
 
-`backward` starts with dL/dL = 1 and visits the functions in the reverse of the order in which they ran.
-A function can use only what ran before it, so all users of y have been visited when the turn comes to
-the function that made y, and the sum of their contributions is the whole of dy. What arrives at a leaf
-is added to its `grad`.
+`backward` starts with dL/dL = 1 and visits the functions in the reverse of the order in which they
+ran. A function can use only what ran before it, so all users of y have been visited when the turn
+comes to the function that made y, and the sum of their contributions is the whole of dy. What
+arrives at a leaf is added to its `grad`.
 
 Gradients are plain arrays, on which nothing is recorded; so there is no double backward.
 """
@@ -53,14 +53,14 @@ _mode = _Mode()
 
 
 class _EnteredModes(threading.local):
-    """The modes before each `__enter__` of one context that has no `__exit__` yet, in one thread."""
+    """The modes to return to when one context is left, in one thread."""
 
     def __init__(self) -> None:
         self.before: list[bool] = []
 
 
 class no_grad:  # noqa: N801 - a context manager, in small letters as its users know it
-    """Nothing that this thread runs inside is recorded: ``with no_grad(): …``, ``@no_grad()`` or ``@no_grad``.
+    """Record nothing inside ``with no_grad():``, ``@no_grad()`` or ``@no_grad``, in this thread.
 
     In a decorated generator, coroutine or asynchronous generator this holds for its own code alone,
     and not for the code that iterates over it or runs between its steps.
@@ -94,7 +94,7 @@ class no_grad:  # noqa: N801 - a context manager, in small letters as its users 
 
 @contextmanager
 def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
-    """Call ``watch(function, "forward")`` before each operation inside, ``"backward"`` before its gradients are computed."""
+    """Call ``watch(function, "forward")`` or ``(…, "backward")`` before each operation inside."""
     before, _mode.watch = _mode.watch, watch
     try:
         yield
@@ -124,10 +124,10 @@ class Function:
 
         y = Cube.apply(x)
 
-    This one takes arrays with operators, NumPy's and CuPy's; the operations of `gpunet.functional` call
-    the primitives of ``self.backend``, and so run on every backend. An instance stands for one run and
-    may keep anything in attributes from `forward` to `backward`, except arrays that an update could
-    overwrite: these are kept with `save`.
+    This one takes arrays with operators, NumPy's and CuPy's; the operations of `gpunet.functional`
+    call the primitives of ``self.backend``, and so run on every backend. An instance stands for one
+    run and may keep anything in attributes from `forward` to `backward`, except arrays that an
+    update could overwrite: these are kept with `save`.
     """
 
     name: ClassVar[str]
@@ -135,11 +135,11 @@ class Function:
     view: ClassVar[bool] = False
     """Whether the result shares the memory of the first input."""
     seeds: ClassVar[bool] = False
-    """Whether `backward` takes None for a dy of 1, as a loss does, which saves a launch and a product."""
+    """Whether `backward` takes None for a dy of 1, as losses do to save a launch and a product."""
     fresh: bool = False
-    """Whether nothing else holds the arrays that `backward` returns, so that leaves keep them without a copy."""
+    """Whether `backward` returns arrays that nothing else holds, so that leaves need no copies."""
     moves: ClassVar[bool] = False
-    """Whether the operation only moves elements, so that integers and booleans stay what they are."""
+    """Whether the operation only moves elements, so that integers and booleans are not cast."""
     single: ClassVar[tuple[str, ...]] = ()
     """Names of the inputs that stay float32 where the others have 16 bits."""
     arguments: ClassVar[tuple[str, ...]] = ()
@@ -160,8 +160,8 @@ class Function:
     def backward(self, dy: Any) -> tuple[Array | None, ...] | Array | None:
         """One gradient for each input, of the input's shape; None for an input that has none.
 
-        Other functions may hold dy as well, so it must not be changed; but dy itself, a view of it and
-        an array that this function keeps may be returned, for the tape copies what leaves keep.
+        Other functions may hold dy as well, so it must not be changed; but dy itself, a view of it
+        and an array that this function keeps may be returned, for the tape copies what leaves keep.
         """
         raise NotImplementedError
 
@@ -170,7 +170,8 @@ class Function:
         """Run `forward`, and record the operation if one of the inputs needs a gradient.
 
         Args:
-            inputs: at least one tensor; and host arrays, numbers and None, which become tensors beside it.
+            inputs: at least one tensor; and host arrays, numbers and None, which become tensors
+                beside it.
             options: passed to `forward` as they are.
         """
         self = cls()
@@ -195,7 +196,7 @@ class Function:
     # ---- what forward and backward call
 
     def save(self, *arrays: Any) -> None:
-        """Keep arrays for `backward`, as ``self.saved``, and the versions of those that are inputs."""
+        """Keep arrays for `backward` in ``self.saved``, with the versions of inputs among them."""
         self.saved = arrays
         self._versions = [
             (t, t.version)
@@ -208,14 +209,15 @@ class Function:
         return self._needs[i]
 
     def destination(self, i: int) -> Array | None:
-        """The array where `backward` may write the gradient of input i, to save a copy; None to return a new array.
+        """Where `backward` may write the gradient of input i without a copy; None for a new array.
 
-        It is the parameter's segment of an arena, to be added to if `self.accumulate`, else to be overwritten.
+        It is the parameter's segment of an arena: `backward` adds to what it holds if
+        `self.accumulate`, and overwrites it otherwise.
         """
         return self._destinations.get(i)
 
     def into(self, *, weight: int, bias: int) -> Into:
-        """Where `backward` writes the gradients of a layer's weight and bias, which are the inputs of these numbers."""
+        """Where `backward` writes the gradients of the inputs number `weight` and `bias`."""
         return Into(self.destination(weight), self.destination(bias), self.needs(bias), self.accumulate)
 
     accumulate = False
@@ -231,7 +233,7 @@ class Function:
     _freed = False
 
     def run_backward(self, dy: Array) -> tuple[Array | None, ...]:
-        """The gradients of the inputs, after a check that `backward` still sees the values that `forward` saw."""
+        """Compute the inputs' gradients, unless something has overwritten the saved arrays."""
         if self._freed:
             raise RuntimeError(
                 f"backward: {self.name}'s saved arrays are gone; pass retain_graph=True to the first call"
@@ -256,8 +258,8 @@ class Function:
     def _prepare_destinations(self) -> None:
         """Offer the arena's segments, unless the tape must add up contributions by itself.
 
-        It must where two inputs are one parameter, and where some parameters hold a gradient already
-        and others do not, for `accumulate` is one answer for all of them.
+        It must where two inputs are one parameter, and where some parameters hold a gradient
+        already and others do not, for `accumulate` is one answer for all of them.
         """
         held = {
             i: t
@@ -281,17 +283,18 @@ def backward(
     retain_graph: bool = False,
     rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
 ) -> None:
-    """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs one. Also ``root.backward()``.
+    """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs a gradient.
 
-    A leaf's gradient shares no memory with any other array, unless it is a segment of an optimizer's
-    arena. A second call adds to it in place: copy a gradient to keep it.
+    ``root.backward()`` does the same. A leaf's gradient shares no memory with any other array,
+    unless it is a segment of an optimizer's arena. A second call adds to it in place: copy a
+    gradient to keep it.
 
     Args:
         root: the tensor to differentiate, such as a loss.
         grad: upstream gradient of the root's shape; 1 if None, where the root has one element.
         retain_graph: whether the functions keep what they saved, so that `backward` can run again.
-        rule: computes the gradients of a function's inputs from the whole gradient of its result; for
-            those who watch what goes back, or change it.
+        rule: computes the gradients of a function's inputs from the whole gradient of its result;
+            for those who watch what goes back, or change it.
     Raises:
         RuntimeError: the root needs no gradient, the graph has been freed by an earlier call, or an
             update has overwritten a parameter that a function saved.
@@ -306,7 +309,7 @@ def backward(
     if last is None:
         root.accumulate_grad(dy, fresh=grad is None)
         return
-    pending: dict[Function, Array] = {last: dy}  # for each function, what has arrived of the gradient of its result
+    pending: dict[Function, Array] = {last: dy}  # the gradient of each function's result, so far
     for function in _reversed_order(last):
         if function not in pending:  # none of its users passed a gradient down
             continue
@@ -329,7 +332,7 @@ def _creator(t: Tensor) -> Function | None:
 
 
 def _upstream(root: Tensor, grad: Any, *, seeds: bool) -> Array:
-    """The gradient to start with: `grad` as an array, or 1; None for a function that takes None for 1."""
+    """The gradient to start with: `grad` as an array, or 1, for which some functions take None."""
     if grad is None:
         if root.size != 1:
             raise ValueError(f"backward: a tensor of shape {root.shape} takes an upstream gradient of that shape")
@@ -342,7 +345,7 @@ def _upstream(root: Tensor, grad: Any, *, seeds: bool) -> Array:
 
 
 def _reversed_order(last: Function) -> list[Function]:
-    """Every function that the last one depends on, and itself, in the reverse of the order in which they ran."""
+    """The last function and all that it depends on, from the latest to the earliest."""
     found: set[Function] = {last}
     waiting = [last]
     while waiting:

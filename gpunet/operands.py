@@ -1,4 +1,4 @@
-"""What an operation takes and returns: inputs become arrays of one backend and dtype, results are checked."""
+"""Inputs of an operation become arrays of one backend and dtype, and its results are checked."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def _constant(
 
 
 def argument_name(arguments: tuple[str, ...], i: int) -> str:
-    """The name of input i; its number if the operation takes any number of inputs under one name."""
+    """The name of input i; its number if the operation takes many inputs under one name."""
     return arguments[i] if i < len(arguments) else f"argument {i}"
 
 
 def as_float(value: float, argument: str) -> float:
-    """The number as a float; a ValueError that names the argument if the number is too large for one."""
+    """The number as a float; a ValueError that names the argument if a float cannot hold it."""
     try:
         return float(value)
     except OverflowError:
@@ -121,7 +121,7 @@ def checked_result(operation: str, result: str, array: Any, backend: Backend) ->
 
 
 def checked_gradient(operation: str, argument: str, t: Tensor, dx: Any) -> Array:
-    """A gradient that `backward` returned for the input `t`: of its shape and dtype, C-contiguous."""
+    """The gradient that `backward` returned for `t`, contiguous and of its shape and dtype."""
     result = f"backward's gradient of {argument}"
     dx = checked_result(operation, result, dx, t.backend)
     if tuple(dx.shape) != t.shape:

@@ -1,4 +1,4 @@
-"""`Parameter`: a tensor that an optimizer updates, whose values then lie in the optimizer's arena."""
+"""`Parameter`: a tensor that an optimizer updates and keeps in its arena."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from gpunet.tensors import Tensor, tensor
 class Parameter(Tensor):
     """A tensor that an optimizer updates. Once it does, data and gradient are views of its arena.
 
-    Operations whose other inputs have a 16-bit dtype take a float32 parameter rounded to that dtype,
-    on a backend that only stores 16 bits; the parameter and its gradient stay float32.
+    Operations whose other inputs have a 16-bit dtype take a float32 parameter rounded to that
+    dtype, on a backend that only stores 16 bits; the parameter and its gradient stay float32.
 
     A copy or a pickle of a parameter has values of its own, and no optimizer holds it. A copied or
-    unpickled optimizer gathers the copies of its parameters into an arena of its own; so a model and
-    its optimizer that are copied together belong together, and each is whole when copied alone. As
-    in PyTorch, the pickle of a parameter leaves its gradient out; the pickle of an optimizer
+    unpickled optimizer gathers the copies of its parameters into an arena of its own; so a model
+    and its optimizer that are copied together belong together, and each is whole when copied alone.
+    As in PyTorch, the pickle of a parameter leaves its gradient out; the pickle of an optimizer
     contains the gradients of its parameters.
 
     Attributes:
         matrix: whether the parameter is a matrix (fan in, units) once all axes but the last are
-            joined, as dense weights (I, O) and filters (KH, KW, C, O) are. Max-norm and `optim.Muon`
-            ask for it when the optimizer is made. By default parameters of 2 or 4 axes are matrices.
+            joined, as dense weights (I, O) and filters (KH, KW, C, O) are. Max-norm and
+            `optim.Muon` ask for it when the optimizer is made. By default parameters of 2 or 4 axes
+            are matrices.
     """
 
     _storage: ClassVar[tuple[str, ...]] = ("_data", "_grad", "_backend", "arena", "segment")
@@ -52,7 +53,7 @@ class Parameter(Tensor):
 
     @data.setter
     def data(self, array: Array) -> None:
-        """Set the values to an array of floats, the backend's or NumPy's; in an arena, copy it there.
+        """Set the values to an array of floats of the backend or of NumPy; an arena gets a copy.
 
         Raises:
             TypeError: no array, or no floats.
@@ -94,7 +95,7 @@ class Parameter(Tensor):
 
     @property
     def version(self) -> int:
-        """Number of changes of the values; in an arena, number of changes of any value of the arena."""
+        """Number of changes of the values; in an arena, of any of the arena's values."""
         return self._version if self.arena is None else self.arena.version
 
     @version.setter
@@ -102,11 +103,11 @@ class Parameter(Tensor):
         self._version = value
 
     def accumulate_grad(self, grad: Array, *, fresh: bool = False) -> None:
-        """As `Tensor.accumulate_grad`; in an arena, setting `grad` copies into the segment already."""
+        """As `Tensor.accumulate_grad`; in an arena, setting `grad` makes the copy."""
         super().accumulate_grad(grad, fresh=fresh or self.arena is not None)
 
     def operand(self, dtype: np.dtype) -> Array:
-        """The values for an operation in `dtype`, rounded if it is a 16-bit dtype of the backend."""
+        """The values for an operation in `dtype`, rounded if the backend stores it in 16 bits."""
         if dtype == self.dtype or dtype.name not in self.backend.narrow:
             return self.data
         if self.arena is None:

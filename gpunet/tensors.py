@@ -26,14 +26,17 @@ class Tensor:
 
     Attributes:
         data: the backend's array.
-        grad: the sum of the gradients of all calls of `backward`, an array of the same shape; None before the first. A later
-            call adds to this array in place, as in PyTorch: copy it to keep it.
+        grad: the sum of the gradients of all calls of `backward`, an array of the same shape; None
+            before the first. A later call adds to this array in place, as in PyTorch: copy it to
+            keep it.
         requires_grad: whether operations on the tensor are recorded.
-        creator: the recorded operation that made the tensor; None for leaves and for results that were not recorded.
+        creator: the recorded operation that made the tensor; None for leaves and for results that
+            were not recorded.
     """
 
     __array_ufunc__ = None  # so that numpy_array * tensor calls the tensor's operator
-    _storage: ClassVar[tuple[str, ...]] = ()  # attributes of a subclass that say where the values lie: not copied
+    _storage: ClassVar[tuple[str, ...]] = ()
+    """Attributes of a subclass that say where the values lie; copies have their own."""
 
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = False):
         self.backend = backend
@@ -42,8 +45,8 @@ class Tensor:
         self.requires_grad = requires_grad
         self.creator: Creator | None = None
         self._version = 0
-        self._viewed: Tensor | None = None  # the leaf whose memory this tensor shares, if it is a view of one
-        self._divisor: Callable[[], Array] | None = None  # set by a loss that is a weighted mean: computes its weight
+        self._viewed: Tensor | None = None  # the leaf that this tensor is a view of
+        self._divisor: Callable[[], Array] | None = None  # of a loss: its sum of weights
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,11 +74,11 @@ class Tensor:
         self._version = value
 
     def numpy(self) -> np.ndarray:
-        """The values on the host; on the host backends this is the tensor's own array, not a copy."""
+        """The values on the host; on the CPU backends the tensor's own array, not a copy."""
         return self.backend.to_numpy(self.data)
 
     def item(self) -> float:
-        """The value of a tensor of one element, as a Python float, integer or boolean; waits for the device.
+        """The value of a tensor of one element, as a Python number; this waits for the device.
 
         Raises:
             ValueError: the tensor has another number of elements.
@@ -91,10 +94,11 @@ class Tensor:
         return result
 
     def to(self, backend: str | Backend) -> Tensor:
-        """A leaf with copies of the values on another backend; the tensor itself if it is there already.
+        """A leaf with a copy of the values on another backend; the tensor itself if it is there.
 
         Raises:
-            RuntimeError: the tensor is the result of a recorded operation; a gradient could not find its way back.
+            RuntimeError: the tensor is the result of a recorded operation; a gradient could not
+                find its way back.
         """
         target = get_backend(backend)
         if target is self.backend:
@@ -114,7 +118,7 @@ class Tensor:
         return self.data
 
     def viewed_leaf(self) -> Tensor | None:
-        """The leaf whose memory this is; None for the result of an operation, whose memory nothing overwrites."""
+        """The leaf whose memory this is; None for results, whose memory nothing overwrites."""
         return self._viewed if self._viewed is not None or self.creator is not None else self
 
     def accumulate_grad(self, grad: Array, *, fresh: bool = False) -> None:
@@ -133,7 +137,7 @@ class Tensor:
     # ---- copies and pickles of leaves, by way of the values on the host
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """A pickle without the gradient. The values come first, for the user's attributes may refer to the tensor."""
+        """A pickle without the gradient. Values come first: attributes may refer to the tensor."""
         if self.creator is not None:
             raise RuntimeError(
                 "copy: the tensor is the result of an operation, and its tape cannot be copied; write .detach() before"
@@ -198,7 +202,7 @@ class Tensor:
         needs = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({values}, shape={self.shape}, {self.dtype}, {self.backend.name}{needs})"
 
-    if TYPE_CHECKING:  # gpunet.functional.operators, which stands above this module, defines these at import
+    if TYPE_CHECKING:  # gpunet.functional.operators, a module above this one, defines these
         T: Tensor
 
         def backward(self, grad: Any = None, *, retain_graph: bool = False) -> None: ...
@@ -228,7 +232,7 @@ class Tensor:
 def _remake(kind: Any, values: np.ndarray, backend: Backend, requires_grad: bool, version: int) -> Any:
     """A tensor of a class; on a host backend it shares the memory of `values`."""
     made: Any = object.__new__(kind)
-    if not values.flags.writeable:  # a pickle whose buffers lie outside of it gives read-only arrays
+    if not values.flags.writeable:  # as from a pickle with buffers outside of it
         values = values.copy()
     Tensor.__init__(made, backend.asarray(values, values.dtype), backend, requires_grad)
     made.version = version
@@ -249,15 +253,16 @@ def tensor(
 
     Args:
         data: the values. Float dtypes are kept; lists, integers and booleans become float32.
-        dtype: the dtype to convert to: a float dtype that the backend computes in; or "bool", "int32" or "int64" for masks
-            and labels, which have no gradient. Such tensors are moved, compared and used as an index as they are;
-            arithmetic converts them to floats.
+        dtype: the dtype to convert to: a float dtype that the backend computes in; or "bool",
+            "int32" or "int64" for masks and labels, which have no gradient. Such tensors are moved,
+            compared and used as an index as they are; arithmetic converts them to floats.
         backend: the backend to move to; if None, NumPy, or the GPU for CuPy's arrays.
         requires_grad: whether to record operations on the tensor, which takes a float dtype.
     Returns:
         A tensor that shares memory with `data` where no conversion is needed.
     Raises:
-        TypeError: `data` is no array of real numbers: it is masked or sparse, or holds complex numbers, text, dates or objects.
+        TypeError: `data` is no array of real numbers: it is masked or sparse, or holds complex
+            numbers, text, dates or objects.
     """
     if isinstance(data, Tensor):
         backend = data.backend if backend is None else backend

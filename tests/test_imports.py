@@ -1,4 +1,4 @@
-"""Imports run one way: no module imports one above its layer, and no chain of imports comes back to where it began."""
+"""Imports run one way: no module imports one above its layer, and no imports form a circle."""
 
 import ast
 from pathlib import Path
@@ -31,7 +31,7 @@ class Import(NamedTuple):
 
 
 def module_name(path):
-    """The dotted name of a file of the package; a folder's ``__init__.py`` has the folder's name."""
+    """The dotted name of a file of the package; an ``__init__.py`` has the name of its folder."""
     parts = ["gpunet", *path.relative_to(PACKAGE).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -45,7 +45,7 @@ SOURCES = {
 
 
 def targets(node):
-    """Modules of gpunet that an import statement names; ``from gpunet import random`` names the module gpunet.random."""
+    """Modules that an import names, such as gpunet.random in ``from gpunet import random``."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -76,7 +76,7 @@ IMPORTS = [found for name, tree in SOURCES.items() for found in imports_of(name,
 
 
 def part_of(module):
-    """The file or folder right inside gpunet/ that a module belongs to; the package itself has none."""
+    """The file or folder inside gpunet/ that a module belongs to; "" for the package itself."""
     return [*module.split("."), ""][1]
 
 
@@ -86,7 +86,7 @@ def drawn(found):
 
 
 def circles(edges):
-    """Sets of names that can reach each other along (from, to) pairs: the strongly connected components of several names."""
+    """Sets of names that reach each other along (from, to) pairs: strongly connected components."""
     following = {}
     for start, end in edges:
         following.setdefault(start, set()).add(end)

@@ -1,4 +1,4 @@
-"""`Module`: the base class of layers and networks, whose attributes are parameters, buffers and other modules."""
+"""`Module`: the base class of layers and networks."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ class Handle:
         self._hooks, self.hook = hooks, hook
 
     def remove(self) -> None:
-        """End this registration; other registrations of the same hook stay. A second call does nothing."""
+        """End this registration of the hook, and no other one; a second call does nothing."""
         self._hooks[:] = [handle for handle in self._hooks if handle is not self]
 
 
 class Module:
-    """A layer or a network: a subclass writes `forward`, and keeps parameters, `Buffer`s and modules as attributes.
+    """A layer or a network: a subclass writes `forward`, and keeps its parts as attributes.
 
-    They are found by going through the attributes, and through lists, tuples and dicts in them;
-    ``super().__init__()`` need not be called. What stands in several places counts once, under the
-    first name, and so does a module that refers to a module around it. Two different parts must have
-    different names: a dict with the keys 1 and "1" raises a ValueError. So does a set of parts, for
-    sets have no order.
+    Parts are parameters, `Buffer`s and other modules. They are found by going through the
+    attributes, and through lists, tuples and dicts in them; ``super().__init__()`` need not be
+    called. What stands in several places counts once, under the first name, and so does a module
+    that refers to a module around it. Two different parts must have different names: a dict with
+    the keys 1 and "1" raises a ValueError. So does a set of parts, for sets have no order.
     """
 
     frozen: bool = False
     """Whether the module stays in inference mode whatever `train` says; set by `freeze`."""
     _mode: bool = True
-    _stopped: tuple[str, ...] = ()  # names of the module's own parameters whose gradients `freeze` turned off
+    _stopped: tuple[str, ...] = ()  # names of own parameters whose gradients `freeze` turned off
 
     @property
     def training(self) -> bool:
-        """Whether the module is in training mode, where dropout drops and batch norm uses the batch's moments."""
+        """Whether dropout drops and batch norm uses the batch's moments; never while `frozen`."""
         return self._mode and not self.frozen
 
     @training.setter
@@ -73,7 +73,8 @@ class Module:
         """Run `forward`, then the forward hooks.
 
         Args:
-            inputs: tensors; or arrays, which become tensors of the parameters' dtype on their backend.
+            inputs: tensors; or arrays, which become tensors of the parameters' dtype on their
+                backend.
             options: passed to `forward` as they are.
         """
         if not all(isinstance(x, Tensor) for x in inputs):
@@ -105,13 +106,13 @@ class Module:
     # ---- the parts
 
     def children(self) -> Iterator[tuple[str, Any]]:
-        """(name, value) of every parameter, buffer and module held directly, in the order of the attributes."""
+        """(name, part) of every part that is held directly, in the order of the attributes."""
         for name, value in vars(self).items():
             if name != "_forward_hooks":
                 yield from _parts(name, value)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(name, module) of this module, named "", and of every module inside it, outer before inner."""
+        """(name, module) of this module, named "", and of all inside it, outer before inner."""
         yield from self._walk(Module, prefix)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
@@ -157,7 +158,7 @@ class Module:
         names.add(name)
 
     def _place(self) -> tuple[Backend, np.dtype | None]:
-        """Backend and dtype of the first parameter, or else of the first buffer; (NumPy, None) if there is none."""
+        """Backend and dtype of the first parameter or else buffer; (NumPy, None) without any."""
         for values in (self.named_parameters(), self.named_buffers()):
             for _, value in values:
                 return value.backend, value.dtype
@@ -172,14 +173,14 @@ class Module:
         return self
 
     def eval(self) -> Self:
-        """Put this module and all inside it into inference mode: no dropout, and batch norm uses the running moments."""
+        """Put this module and all inside it into inference mode: the opposite of `train`."""
         return self.train(False)
 
     def requires_grad_(self, needed: bool = True) -> Self:
-        """Set whether the parameters, here and inside, get gradients; parameters without one are not updated.
+        """Set whether the parameters, here and inside, get gradients.
 
-        It may be called before or after an optimizer holds the parameters. They do not decay either,
-        and `backward` ends where nothing below needs a gradient.
+        Parameters without a gradient are not updated and do not decay, and `backward` ends where
+        nothing below needs one. An optimizer may hold the parameters already.
         """
         for parameter in self.parameters():
             parameter.requires_grad = needed
@@ -209,7 +210,7 @@ class Module:
         return self
 
     def to(self, backend: str | Backend) -> Self:
-        """Move parameters, gradients and buffers in place; optimizers that hold the parameters move with them."""
+        """Move parameters, gradients and buffers in place, and optimizers of the parameters too."""
         target = get_backend(backend)
         for _, parameter in self.named_parameters():
             parameter.move(target)
@@ -239,9 +240,10 @@ class Module:
             parameter.zero_grad()
 
     def register_forward_hook(self, hook: Hook) -> Handle:
-        """Call ``hook(module, inputs, output)`` after each forward pass of this module, until the handle is removed.
+        """Call ``hook(module, inputs, output)`` after each forward pass of this module.
 
-        What the hook returns, unless it is None, takes the output's place, for the next hook too.
+        The handle ends that. What the hook returns, unless it is None, takes the output's place,
+        for the next hook too.
 
         Raises:
             TypeError: the hook cannot be called.
@@ -268,8 +270,8 @@ class Module:
         """Copy values into the parameters and buffers.
 
         Args:
-            state: arrays of floats by name, as `state_dict` gives them. Another float dtype than the
-                model's is converted if the model's can hold every value.
+            state: arrays of floats by name, as `state_dict` gives them. Another float dtype than
+                the model's is converted if the model's can hold every value.
         Raises:
             ValueError, TypeError: an entry is missing, unexpected, of another shape, no array of
                 floats, or holds a value that the model's dtype cannot. The message names all such
@@ -309,18 +311,18 @@ class Module:
     # ---- description
 
     def parameter_formula(self) -> str:
-        """How the number of this layer's own parameters comes about, such as "(5·5·3+1)·10"; empty if it has none."""
+        """How the number of this layer's own parameters comes about: "(5·5·3+1)·10", or ""."""
         return ""
 
     def flops(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
-        """Floating-point operations of this layer's own forward pass from x to y; a multiply-add counts as two."""
+        """FLOPs of this layer's own forward pass from x to y; a multiply-add counts as two."""
         return 0
 
     def __repr__(self) -> str:
         return self._tree(set())
 
     def _tree(self, shown: set[int]) -> str:
-        """The module and those inside it, one a line; of modules whose ids are in `shown`, the class alone."""
+        """Lines for this module and those inside; the class alone if its id is in `shown`."""
         inner = [(name, value) for name, value in self.children() if isinstance(value, Module)]
         if inner and id(self) in shown:
             return f"{type(self).__name__}(…)"
@@ -336,7 +338,7 @@ class Module:
 
 @contextmanager
 def in_eval_mode(model: Module) -> Iterator[None]:
-    """Put the model into inference mode inside; afterwards each module is back in the mode that it had."""
+    """Put the model into inference mode, and each of its modules back into its mode afterwards."""
     modes = [(module, module._mode) for _, module in model.named_modules()]
     model.eval()
     try:

@@ -1,1 +1,1 @@
-"""Descriptions of a model: the summary of its layers, and the plan of the kernels that one step launches."""
+"""Descriptions of a model: the summary of its layers, and the plan of a step's kernels."""

@@ -1,9 +1,4 @@
-"""`plan`: a table of the kernels that one step of a network launches, with their bytes and FLOPs.
-
-The step runs on a copy of the model, through a backend that records what it is asked for. The plan takes
-no optimizer but a function that makes one, for an optimizer holds the parameters of one model alone:
-``optimizer=lambda parameters: optim.SGD(parameters, lr=0.1)``.
-"""
+"""`plan`: a table of the kernels that one step of a network launches, with bytes and FLOPs."""
 
 from __future__ import annotations
 
@@ -39,7 +34,7 @@ class Place(NamedTuple):
     phase: str
     """"forward", which includes the loss; "backward" or "update"."""
     layer: str
-    """Name and kind of the innermost layer, with the neighbours fused into it; empty outside of the model."""
+    """Name and kind of the innermost layer, with what is fused into it; empty outside the model."""
     operation: str
     """The operation of `gpunet.functional`, or the optimizer in an update."""
 
@@ -51,24 +46,24 @@ class Plan:
     launches: tuple[Launch, ...]
     """The launches in their order; the `label` of each is a `Place`."""
     allocations: tuple[Allocation, ...]
-    """The arrays made in the step; the model, the optimizer's state and the batch are there before."""
+    """The arrays made in the step: not the model, the optimizer's state and the batch."""
     input_shape: tuple[int, ...]
     batch_size: int
     backend: str
 
     @property
     def read(self) -> int:
-        """Bytes of the arrays that the launches read; each launch counts an array once and whole."""
+        """Bytes of the arrays that the launches read; each launch counts an array once, whole."""
         return sum(launch.read for launch in self.launches)
 
     @property
     def written(self) -> int:
-        """Bytes of the arrays that the launches write; each launch counts an array once and whole."""
+        """Bytes of the arrays that the launches write; each launch counts an array once, whole."""
         return sum(launch.written for launch in self.launches)
 
     @property
     def flops(self) -> int:
-        """FLOPs of convolutions, matrix products and their gradients; a multiply-add counts as two."""
+        """FLOPs of convolutions, matrix products and their gradients; a multiply-add is two."""
         return sum(launch.flops for launch in self.launches)
 
     @property
@@ -108,20 +103,21 @@ def plan(
 ) -> Plan:
     """Run one step on random inputs, and list the kernels that it launches.
 
-    The emulated device takes seconds for a small network; its launches are the GPU's, its time is not.
+    The emulated device takes seconds for a small network; its launches are the GPU's, its time is
+    not.
 
     Args:
         model: the network; it stays as it is, for the step runs on a copy.
         input_shape: shape of one input without the batch axis, such as (28, 28, 1).
         batch_size: number of inputs.
-        training: whether the step is forward pass, loss and backward pass, in training mode; if not,
-            it is the forward pass alone, in inference mode.
-        loss: called as ``loss(model(x), labels)``, with integer labels of shape (N, …), all 0, for an
-            output of shape (N, …, K).
-        optimizer: a function that makes an optimizer of a list of parameters; with it the step ends in
-            an update.
-        backend: "cuda" or "emulated"; if None, the model's own if it is one of these, else the first
-            of them that works here.
+        training: whether the step is forward pass, loss and backward pass, in training mode; if
+            not, it is the forward pass alone, in inference mode.
+        loss: called as ``loss(model(x), labels)``, with integer labels of shape (N, …), all 0, for
+            an output of shape (N, …, K).
+        optimizer: makes the optimizer of the copy, for the step to end in an update: ``lambda
+            parameters: optim.SGD(parameters, lr=0.1)``.
+        backend: "cuda" or "emulated"; if None, the model's own if it is one of these, else the
+            first of them that works here.
         precision: as for the Trainer. With an optimizer the plan is that of a later step, whose
             parameters the update before has rounded; without one, each operation rounds its own.
     Raises:
@@ -153,7 +149,7 @@ def plan(
 
 
 def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend, labeller: _Labeller) -> None:
-    """Run one training step. The labels belong to the batch: `device`, which records nothing, makes them."""
+    """Run one training step; `device`, which records nothing, makes the labels of the batch."""
     y = model(x)
     labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
     value = loss(y, labels)
@@ -177,7 +173,7 @@ class _Labeller:
 
     def __init__(self, recording: Recording, model: Module):
         self._recording = recording
-        self._running: list[str] = []  # names of the modules that run now, from the outermost to the innermost
+        self._running: list[str] = []  # labels of the modules that run now, outermost first
         self._layer_of: WeakKeyDictionary[Function, str] = WeakKeyDictionary()
         for name, module in model.named_modules():
             vars(module)["forward"] = self._named(f"{name} {kind_of(module)}".strip(), module.forward)
@@ -187,13 +183,13 @@ class _Labeller:
         self._recording.label = Place(phase, layer, operation)
 
     def watch(self, function: Function, direction: str) -> None:
-        """Mark an operation that is about to run; its gradient belongs to the layer that applied it."""
+        """Mark an operation that is about to run; its gradient belongs to the same layer."""
         if direction == "forward":
             self._layer_of[function] = self._running[-1] if self._running else ""
         self.mark(direction, self._layer_of[function], function.name)
 
     def _named(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """`forward` between an entry of a module's label in `_running` and its removal; options are fused neighbours."""
+        """A module's `forward`, which adds its label, with what is fused into it, to `_running`."""
 
         def named(*inputs: Any, **options: Any) -> Any:
             fused = (value.name if isinstance(value, Activation) else name for name, value in options.items())

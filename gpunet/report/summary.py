@@ -43,7 +43,7 @@ class Summary:
 
     @property
     def parameters(self) -> int:
-        """Number of elements of all parameters, frozen ones too; a parameter used twice counts once."""
+        """Number of elements of all parameters, frozen ones too; shared parameters count once."""
         return sum(row.parameters for row in self.rows)
 
     @property
@@ -128,7 +128,7 @@ def kind_of(module: Module) -> str:
 def _row(
     name: str, module: Module, parameters: list[Parameter], counted: set[int], inputs: tuple[Any, ...], y: Any
 ) -> LayerRow:
-    """The row of a module whose forward pass gave y, or that did not run if y is None; counts its parameters."""
+    """The row of a module that made y, or that did not run if y is None; counts its parameters."""
     new = [p for p in parameters if id(p) not in counted]
     counted.update(map(id, new))
     count = sum(p.size for p in new)

@@ -130,7 +130,7 @@ def test_a_residual_adds_its_input(backend, rng):
     np.testing.assert_array_equal(y.numpy(), (x + body[1](body[0](x))).numpy())
     assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     y.backward(np.zeros(y.shape, np.float32))
-    with pytest.raises(ValueError, match=re.escape("Residual: the layers make (2, 3, 2, 3) of (2, 5, 4, 3)")):
+    with pytest.raises(ValueError, match=re.escape("Residual: the layers make (2, 3, 2, 3) of x (2, 5, 4, 3)")):
         nn.Residual(nn.Conv2d(3, 3, 3)).to(backend)(x)
 
 

@@ -131,11 +131,11 @@ def test_a_residual_may_change_channels_and_extents_by_its_shortcut(backend, rng
         (lambda: nn.Residual(nn.ReLU(), shortcut=F.relu), "Residual: shortcut is function but takes a Module"),
         (
             lambda: nn.Concat(nn.ReLU(), nn.MaxPool2d(2))(np.ones((1, 4, 4, 2), np.float32)),
-            "Concat: the branches make (1, 4, 4, 2), (1, 2, 2, 2) of (1, 4, 4, 2), and only equal extents",
+            "Concat: the branches make (1, 4, 4, 2), (1, 2, 2, 2) of x (1, 4, 4, 2); they may differ in the channels alone",
         ),
         (
             lambda: nn.Residual(nn.ReLU(), shortcut=nn.MaxPool2d(2))(np.ones((1, 4, 4, 2), np.float32)),
-            "Residual: the layers make (1, 4, 4, 2) of (1, 4, 4, 2), the shortcut (1, 2, 2, 2), and only equal",
+            "Residual: the layers make (1, 4, 4, 2) and the shortcut (1, 2, 2, 2) of x (1, 4, 4, 2); the sum takes",
         ),
     ],
 )
