@@ -45,18 +45,13 @@ from gpunet.tensors import Tensor, expect_tensor, tensor
 class _Mode(threading.local):
     """What holds for the operations of one thread."""
 
-    grad = True
-    watch: Callable[[Function, str], None] | None = None
+    def __init__(self) -> None:
+        self.records = True
+        self.before: list[bool] = []  # values of `records` before each `no_grad` that the thread is in
+        self.watch: Callable[[Function, str], None] | None = None
 
 
 _mode = _Mode()
-
-
-class _EnteredModes(threading.local):
-    """The modes to return to when one context is left, in one thread."""
-
-    def __init__(self) -> None:
-        self.before: list[bool] = []
 
 
 class no_grad:  # noqa: N801 - a context manager, in small letters as its users know it
@@ -66,26 +61,19 @@ class no_grad:  # noqa: N801 - a context manager, in small letters as its users 
     and not for the code that iterates over it or runs between its steps.
     """
 
-    _entered: _EnteredModes
-
     def __new__(cls, function: Any = None) -> Any:
         """A context manager; if a function is given, that function decorated."""
         made = super().__new__(cls)
-        made._entered = _EnteredModes()
         return made if function is None else made(function)
 
     def __enter__(self) -> None:
-        self._entered.before.append(_mode.grad)
-        _mode.grad = False
+        _mode.before.append(_mode.records)
+        _mode.records = False
 
     def __exit__(self, *exception: object) -> None:
-        if not self._entered.before:
+        if not _mode.before:
             raise RuntimeError("no_grad: left in a thread that has not entered it")
-        _mode.grad = self._entered.before.pop()
-
-    def __reduce__(self) -> Any:
-        """A copy, or an unpickled context, has not been entered."""
-        return type(self), ()
+        _mode.records = _mode.before.pop()
 
     def __call__(self, function: Any) -> Any:
         """The function, each of whose calls runs in a context of its own."""
@@ -187,7 +175,7 @@ class Function:
         if cls.view:
             first = self.inputs[0]
             result._viewed = None if first is None else first.viewed_leaf()
-        if _mode.grad and any(self._needs):
+        if _mode.records and any(self._needs):
             result.requires_grad = True
             result.creator = self
             self._number = next(_sequence)

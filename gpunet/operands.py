@@ -48,7 +48,9 @@ def as_operands(
     elif not floats and any(t.dtype != dtype for t in given):
         dtype = np.dtype(np.int64)
     tensors = tuple(
-        t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, operation, arguments, i)
+        t
+        if isinstance(t, Tensor) or t is None
+        else _constant(t, backend, dtype, f"{operation}: {argument_name(arguments, i)}")
         for i, t in enumerate(inputs)
     )
     operands: list[Array | None] = []
@@ -76,11 +78,8 @@ def as_operands(
     return tensors, tuple(operands)
 
 
-def _constant(
-    value: Any, backend: Backend, dtype: np.dtype, operation: str, arguments: tuple[str, ...], i: int
-) -> Tensor:
+def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> Tensor:
     """An input that is no tensor, as a tensor of the operation's backend and dtype."""
-    argument = f"{operation}: {argument_name(arguments, i)}"
     if isinstance(value, int | float):
         return Tensor(backend.full((), as_float(value, argument), dtype), backend)
     if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
@@ -105,13 +104,9 @@ def as_float(value: float, argument: str) -> float:
 
 
 def checked_result(operation: str, result: str, array: Any, backend: Backend) -> Array:
-    """What `forward` or `backward` returned, if it is an array of the backend.
+    """The array that an operation returned; a TypeError if it is none of the backend's.
 
-    A number of NumPy's, such as ``x.sum()`` of an array, becomes an array without axes.
-
-    Args:
-        operation: the operation's name, for messages.
-        result: what was returned, for messages.
+    A number of NumPy's, such as ``x.sum()``, becomes an array without axes.
     """
     if isinstance(array, np.generic):
         array = np.asarray(array)

@@ -238,6 +238,19 @@ def test_a_decorated_function_may_call_itself_and_raise(style):
     assert records()
 
 
+def test_contexts_that_are_left_in_the_order_they_were_entered_in_end_together():
+    def steps():
+        with gp.no_grad():
+            yield records()
+
+    one, other = steps(), steps()
+    assert (next(one), next(other)) == (False, False)
+    one.close()
+    assert not records()
+    other.close()
+    assert records()
+
+
 def test_a_model_that_holds_one_is_copied_and_pickled():
     model = nn.Sequential(nn.Linear(1, 1))
     model.context = gp.no_grad()

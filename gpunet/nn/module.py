@@ -105,7 +105,7 @@ class Module:
 
     # ---- the parts
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def named_parts(self) -> Iterator[tuple[str, Any]]:
         """(name, part) of every part that is held directly, in the order of the attributes."""
         for name, value in vars(self).items():
             if name != "_forward_hooks":
@@ -141,7 +141,7 @@ class Module:
         seen.add(id(self))
         if isinstance(self, kind):
             yield prefix, self
-        for name, value in self.children():
+        for name, value in self.named_parts():
             path = f"{prefix}.{name}" if prefix else name
             if isinstance(value, Module):
                 yield from value._named(path, kind, seen)
@@ -191,7 +191,7 @@ class Module:
     def freeze(self) -> Self:
         """Turn gradients off, and stay in inference mode whatever `train` says, here and inside."""
         for _, module in self.named_modules():
-            own = [(name, value) for name, value in module.children() if isinstance(value, Parameter)]
+            own = [(name, value) for name, value in module.named_parts() if isinstance(value, Parameter)]
             module._stopped = tuple(name for name, p in own if p.requires_grad or name in module._stopped)
             module.frozen = True
         return self.requires_grad_(False)
@@ -203,7 +203,7 @@ class Module:
         off do not. The mode is what `train` or `eval` said last.
         """
         for _, module in self.named_modules():
-            for name, value in module.children():
+            for name, value in module.named_parts():
                 if name in module._stopped:
                     value.requires_grad = True
             module.frozen, module._stopped = False, ()
@@ -323,7 +323,7 @@ class Module:
 
     def _tree(self, shown: set[int]) -> str:
         """Lines for this module and those inside; the class alone if its id is in `shown`."""
-        inner = [(name, value) for name, value in self.children() if isinstance(value, Module)]
+        inner = [(name, value) for name, value in self.named_parts() if isinstance(value, Module)]
         if inner and id(self) in shown:
             return f"{type(self).__name__}(…)"
         shown.add(id(self))

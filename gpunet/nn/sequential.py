@@ -26,10 +26,10 @@ class Sequential(Module):
         self.layers = _checked("Sequential: layer", layers)
         self.fuse = fuse
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def named_parts(self) -> Iterator[tuple[str, Any]]:
         """(position, layer) of each layer, then (name, part) of what a subclass holds besides."""
         yield from ((str(i), layer) for i, layer in enumerate(self.layers))
-        yield from ((name, value) for name, value in super().children() if not name.startswith("layers."))
+        yield from ((name, value) for name, value in super().named_parts() if not name.startswith("layers."))
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's result."""
@@ -98,7 +98,7 @@ class Concat(Module):
             raise ValueError("Concat: takes at least one branch, got none")
         self.branches = _checked("Concat: branch", branches)
 
-    def children(self) -> Iterator[tuple[str, Any]]:
+    def named_parts(self) -> Iterator[tuple[str, Any]]:
         """(position, branch) of each branch."""
         yield from ((str(i), branch) for i, branch in enumerate(self.branches))
 

@@ -90,7 +90,7 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
     counted: set[int] = set()  # ids of the parameters in the rows
 
     def add_row(module: Module, inputs: tuple[Any, ...], y: Any) -> None:
-        held = [value for _, value in module.children()]
+        held = [value for _, value in module.named_parts()]
         parameters = [p for p in held if isinstance(p, Parameter)]
         if parameters or not any(isinstance(value, Module) for value in held):
             rows.append(_row(names[id(module)], module, parameters, counted, inputs, y))
@@ -105,7 +105,7 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
         for handle in handles:
             handle.remove()
     for name, module in model.named_modules():
-        missed = [p for _, p in module.children() if isinstance(p, Parameter) and id(p) not in counted]
+        missed = [p for _, p in module.named_parts() if isinstance(p, Parameter) and id(p) not in counted]
         if missed:
             rows.append(_row(name, module, missed, counted, (), None))
     return Summary(tuple(rows), tuple(input_shape), sum(p.size * p.dtype.itemsize for p in parameters))

@@ -339,7 +339,7 @@ class Frozen:
         self.values: list[Any] = [random.current_seed(), *optimizer.recorded(), *map(id, self._kept)]
         for _, module in model.named_modules():
             self.values += [id(module), module.training, len(hooks_of(module))]
-            for _, tensor in module.children():
+            for _, tensor in module.named_parts():
                 if isinstance(tensor, Tensor):
                     self._kept.append(tensor.data)
                     self.values += [id(tensor.data), tensor.requires_grad]
