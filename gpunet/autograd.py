@@ -47,7 +47,7 @@ class _Mode(threading.local):
 
     def __init__(self) -> None:
         self.records = True
-        self.before: list[bool] = []  # values of `records` before each `no_grad` that the thread is in
+        self.before: list[bool] = []  # `records` outside of each entered no_grad
         self.watch: Callable[[Function, str], None] | None = None
 
 
@@ -142,11 +142,11 @@ class Function:
         cls.arguments = tuple(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
 
     def forward(self, *arrays: Any, **options: Any) -> Array:
-        """The operation's result."""
+        """Compute the result from the arrays of the inputs and the options that `apply` got."""
         raise NotImplementedError
 
     def backward(self, dy: Any) -> tuple[Array | None, ...] | Array | None:
-        """One gradient for each input, of the input's shape; None for an input that has none.
+        """Compute one gradient for each input, of the input's shape; None where there is none.
 
         Other functions may hold dy as well, so it must not be changed; but dy itself, a view of it
         and an array that this function keeps may be returned, for the tape copies what leaves keep.
@@ -244,10 +244,10 @@ class Function:
         self._freed = True
 
     def _prepare_destinations(self) -> None:
-        """Offer the arena's segments, unless the tape must add up contributions by itself.
+        """Choose segments of the arena as destinations, if `accumulate` is the same for all of them.
 
-        It must where two inputs are one parameter, and where some parameters hold a gradient
-        already and others do not, for `accumulate` is one answer for all of them.
+        It is not if two inputs are one parameter, or if some parameters hold a gradient already
+        and others do not. The tape then adds up the arrays that `backward` returns.
         """
         held = {
             i: t
@@ -316,6 +316,7 @@ def backward(
 
 
 def _creator(t: Tensor) -> Function | None:
+    """The recorded operation that made a tensor, which is always a Function."""
     return cast("Function | None", t.creator)
 
 

@@ -47,6 +47,7 @@ def decorated(name: str, context: Context, function: Any) -> Any:
 
 
 def _is(kind: Callable[[Any], bool], function: Any) -> bool:
+    """Whether a function, or the method that runs when an object is called, is of a kind."""
     return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004 - of a callable object
 
 
@@ -89,6 +90,7 @@ def _of_async_generator(context: Context, function: Any) -> Any:
 
 @types.coroutine
 def _awaited(context: Context, body: Any) -> Generator[Any, Any, Any]:
+    """`_steps`, to be awaited in a coroutine."""
     return (yield from _steps(context, body))
 
 

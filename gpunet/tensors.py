@@ -46,7 +46,8 @@ class Tensor:
         self.creator: Creator | None = None
         self._version = 0
         self._viewed: Tensor | None = None  # the leaf that this tensor is a view of
-        self._divisor: Callable[[], Array] | None = None  # of a loss: its sum of weights
+        # Set by a loss that is a weighted mean: computes the sum of the weights that it divided by.
+        self._divisor: Callable[[], Array] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -97,15 +98,15 @@ class Tensor:
         """A leaf with a copy of the values on another backend; the tensor itself if it is there.
 
         Raises:
-            RuntimeError: the tensor is the result of a recorded operation; a gradient could not
-                find its way back.
+            RuntimeError: the tensor is the result of a recorded operation, to which a gradient
+                could not return.
         """
         target = get_backend(backend)
         if target is self.backend:
             return self
         if self.creator is not None:
             raise RuntimeError(
-                "to: the tensor is the result of an operation, whose tape ends here; write .detach().to(…)"
+                "to: the tensor is the result of an operation, and gradients do not cross backends; write .detach().to(…)"
             )
         return Tensor(target.asarray(self.numpy(), self.dtype), target, self.requires_grad)
 
@@ -140,7 +141,7 @@ class Tensor:
         """A pickle without the gradient. Values come first: attributes may refer to the tensor."""
         if self.creator is not None:
             raise RuntimeError(
-                "copy: the tensor is the result of an operation, and its tape cannot be copied; write .detach() before"
+                "copy: the tensor is the result of an operation, which cannot be copied; copy .detach() instead"
             )
         remade = {*vars(Tensor(self.data, self.backend)), *self._storage}
         others = {name: value for name, value in vars(self).items() if name not in remade}
@@ -176,7 +177,7 @@ class Tensor:
     def __bool__(self) -> bool:
         if self.size != 1:
             raise TypeError(
-                f"a tensor of shape {self.shape} is neither true nor false; only one element is: write .numpy().any()"
+                f"a tensor of shape {self.shape} is neither true nor false; write .numpy().any() or .numpy().all()"
             )
         return bool(self.item())
 
@@ -187,7 +188,7 @@ class Tensor:
         return format(self.item(), spec) if spec else repr(self)
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise TypeError("a tensor does not become a NumPy array by itself; write tensor.numpy()")
+        raise TypeError("a tensor is not converted to a NumPy array implicitly; write tensor.numpy()")
 
     def __len__(self) -> int:
         if not self.shape:

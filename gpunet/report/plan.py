@@ -103,8 +103,7 @@ def plan(
 ) -> Plan:
     """Run one step on random inputs, and list the kernels that it launches.
 
-    The emulated device takes seconds for a small network; its launches are the GPU's, its time is
-    not.
+    The emulated device launches what a GPU launches, but takes seconds for a small network.
 
     Args:
         model: the network; it stays as it is, for the step runs on a copy.
@@ -122,7 +121,7 @@ def plan(
             parameters the update before has rounded; without one, each operation rounds its own.
     Raises:
         BackendError: the backend launches no kernels, or no backend that does works here.
-        TypeError, ValueError: an input shape, a batch size or a precision that cannot be.
+        TypeError, ValueError: the input shape, batch size or precision is not a valid one.
     """
     check_input_shape("plan", input_shape)
     batch_size = positive_int("plan", "batch_size", batch_size)
@@ -176,7 +175,7 @@ class _Labeller:
         self._running: list[str] = []  # labels of the modules that run now, outermost first
         self._layer_of: WeakKeyDictionary[Function, str] = WeakKeyDictionary()
         for name, module in model.named_modules():
-            vars(module)["forward"] = self._named(f"{name} {kind_of(module)}".strip(), module.forward)
+            vars(module)["forward"] = self._labelled(f"{name} {kind_of(module)}".strip(), module.forward)
 
     def mark(self, phase: str, layer: str, operation: str) -> None:
         """Give what the recording gets from now on this place."""
@@ -188,10 +187,10 @@ class _Labeller:
             self._layer_of[function] = self._running[-1] if self._running else ""
         self.mark(direction, self._layer_of[function], function.name)
 
-    def _named(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """A module's `forward`, which adds its label, with what is fused into it, to `_running`."""
+    def _labelled(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """`forward`, with the module's label and what is fused into it on `_running` meanwhile."""
 
-        def named(*inputs: Any, **options: Any) -> Any:
+        def labelled(*inputs: Any, **options: Any) -> Any:
             fused = (value.name if isinstance(value, Activation) else name for name, value in options.items())
             self._running.append(" + ".join((label, *fused)))
             try:
@@ -199,7 +198,7 @@ class _Labeller:
             finally:
                 self._running.pop()
 
-        return named
+        return labelled
 
 
 def _copied(model: Module, backend: Backend) -> Module:
