@@ -363,4 +363,5 @@ def _input_gradients(function: Function, grads: tuple[Any, ...]) -> Iterator[tup
         yield i, t, dx
 
 
+# What the author of an operation imports from here, the tensors too.
 __all__ = ["Function", "Parameter", "Tensor", "backward", "expect_tensor", "no_grad", "parameter", "tensor", "watching"]

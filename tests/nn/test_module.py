@@ -42,7 +42,7 @@ def test_a_shared_module_or_parameter_counts_once():
     assert [n for n, _ in nn.Sequential(shared, tied).named_parameters()] == ["0.weight", "0.bias", "1.bias"]
 
 
-def test_modules_that_hold_each_other_are_walked_once():
+def test_modules_that_refer_to_each_other_are_visited_once():
     outer, inner = nn.Module(), nn.Module()
     outer.inner, inner.outer = inner, outer
     assert [name for name, _ in outer.named_modules()] == ["", "inner"]
@@ -82,7 +82,7 @@ def test_train_and_eval_reach_every_module():
     assert model.eval() is model
     assert not any(m.training for _, m in model.named_modules())
     assert all(m.training for _, m in model.train().named_modules())
-    assert nn.Dropout().training  # the class is as it was
+    assert nn.Dropout().training  # the class itself has not changed
 
 
 def test_a_module_without_forward_says_so():
@@ -111,7 +111,7 @@ def test_forward_hooks_see_inputs_and_outputs_until_removed():
     second.remove()
     model(np.ones((1, 2), np.float32))
     assert len(seen) == 3
-    assert model[0].weight is model.parameters()[0]  # hooks are no children
+    assert model[0].weight is model.parameters()[0]  # hooks are not parts
 
 
 def test_a_handle_removes_its_own_registration_alone_and_once():
@@ -152,7 +152,7 @@ def test_a_hook_may_remove_itself():
 # ---- state
 
 
-def test_state_goes_round(backend, rng):
+def test_a_loaded_state_is_the_saved_one_and_shares_no_memory(backend, rng):
     one, other = Block().to(backend), Block().to(backend)
     one.running.data = backend.asarray(np.array([3, 4], np.float32))
     state = one.state_dict()

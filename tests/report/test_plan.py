@@ -1,4 +1,4 @@
-"""A plan lists what the machine does, and a fused step writes nothing that its kernels say they avoid."""
+"""A plan lists what the emulated machine does, and a fused step writes no intermediate arrays."""
 
 import subprocess
 import sys
@@ -21,9 +21,9 @@ from gpunet.report import plan as planning
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)
 LENET_LAUNCHES, TARGET = 16, 20
-"""Launches of a LeNet training step today, and the most that there should be, at the batch sizes that benchmarks take."""
+"""Launches of a LeNet training step now, and the most that are wanted, at the batch sizes of the benchmarks."""
 BATCH = 7
-"""Images; a prime, so that no other array has as many elements as those that tests look for."""
+"""Number of images; a prime, so that no other array has as many elements as those that tests look for."""
 
 
 def elements(plan):
@@ -139,7 +139,7 @@ def test_each_output_is_stored_once_and_loads_are_at_least_the_bytes_read(run):
 
 @needs_emulator
 def test_the_bytes_are_exactly_those_of_the_machine(run):
-    # the arena ends with the last bias in 128 bytes, and an update with the bias; of (norm, scale) it reads the scale
+    # The arena is padded to 128 bytes after the last bias, where an update ends; of (norm, scale) it reads the scale.
     spare = dict.fromkeys(("data", "grad", "a_slot", "b_slot"), 128 - 4 * run.classes)
     spare |= {"shadow": spare["data"] // 2, "clip": 4}
     for launch, (_, counts) in zip(run.plan.launches, run.counts, strict=True):
@@ -195,7 +195,7 @@ def test_flops_are_those_of_the_products(lenet):
     assert [x.flops for x in lenet.launches if x.flops and x.label.phase == "forward"] == [
         2 * BATCH * n for n in forward
     ]
-    weights_and_inputs = 2 * sum(forward) - forward[0]  # nobody asks for the images' gradient
+    weights_and_inputs = 2 * sum(forward) - forward[0]  # the images need no gradient
     assert lenet.flops == 2 * BATCH * (sum(forward) + weights_and_inputs)
 
 
@@ -380,7 +380,7 @@ assert "gpunet.backends.cuda.backend" in sys.modules
         gp.plans  # noqa: B018
 
 
-def test_errors_say_what_is_taken(monkeypatch):
+def test_errors_name_the_argument_and_what_it_takes(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(
         gp.BackendError, match="plan: backend is numpy, which launches no kernels; use cuda or emulated"
