@@ -62,7 +62,7 @@ def _of_generator(context: Context, function: Any) -> Any:
 def _of_coroutine(context: Context, function: Any) -> Any:
     @functools.wraps(function)
     async def run(*args: Any, **options: Any) -> Any:
-        return await _awaited(context, function(*args, **options))
+        return await _steps(context, function(*args, **options))
 
     return run
 
@@ -74,13 +74,13 @@ def _of_async_generator(context: Context, function: Any) -> Any:
         step = body.asend(None)
         while True:
             try:
-                item = await _awaited(context, step)
+                item = await _steps(context, step)
             except StopAsyncIteration:
                 return
             try:
                 step = body.asend((yield item))
             except GeneratorExit:
-                await _awaited(context, body.aclose())
+                await _steps(context, body.aclose())
                 raise
             except BaseException as error:
                 step = body.athrow(error)
@@ -89,15 +89,11 @@ def _of_async_generator(context: Context, function: Any) -> Any:
 
 
 @types.coroutine
-def _awaited(context: Context, body: Any) -> Generator[Any, Any, Any]:
-    """`_steps`, to be awaited in a coroutine."""
-    return (yield from _steps(context, body))
-
-
 def _steps(context: Context, body: Any) -> Generator[Any, Any, Any]:
     """Yield and return what a generator or coroutine does, and pass on what is sent and thrown.
 
-    Its code runs inside a new context each time it resumes.
+    Its code runs inside a new context each time it resumes. Generators ``yield from`` this, and
+    coroutines await it.
     """
     resume, value = body.send, None
     while True:

@@ -359,11 +359,8 @@ def _parts(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tupl
         yield name, value
     elif id(value) in around:
         return
-    elif isinstance(value, list | tuple):
-        for i, entry in enumerate(value):
-            yield from _parts(f"{name}.{i}", entry, (*around, id(value)))
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
+    elif isinstance(value, list | tuple | Mapping):
+        for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _parts(f"{name}.{key}", entry, (*around, id(value)))
     elif isinstance(value, set | frozenset) and any(isinstance(v, Parameter | Buffer | Module) for v in value):
         raise ValueError(f"Module: {name} is a set, which has no order; keep parameters, buffers and modules in a list")
