@@ -111,9 +111,9 @@ class Module:
             if name != "_forward_hooks":
                 yield from _parts(name, value)
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
         """(name, module) of this module, named "", and of all inside it, outer before inner."""
-        yield from self._walk(Module, prefix)
+        yield from self._walk(Module)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """(name, parameter) of every parameter, in construction order."""
@@ -127,10 +127,10 @@ class Module:
         """Every parameter, in construction order."""
         return [p for _, p in self.named_parameters()]
 
-    def _walk(self, kind: type[_T], prefix: str = "") -> Iterator[tuple[str, _T]]:
+    def _walk(self, kind: type[_T]) -> Iterator[tuple[str, _T]]:
         """(name, value) of each part of a kind, once; a ValueError if two have one name."""
         names: set[str] = set()
-        for name, value in self._named(prefix, kind, set()):
+        for name, value in self._named("", kind, set()):
             self._add_name(name, names)
             yield name, value
 
