@@ -44,7 +44,7 @@ def main() -> None:
     warp = data.RandomAffine(degrees=10, translate=0.07, scale=(0.8, 1.2), shear=15)
     options = {"groups": alphabet, "transform": data.Compose([warp, normalize])}
     model = models.conv4((arguments.size, arguments.size, 1), channels=(32, 64, 64, 128))
-    print(model.summary((arguments.size, arguments.size, 1)))
+    print(gp.summary(model, (arguments.size, arguments.size, 1)))
 
     if arguments.loss == "all_pairs":
         loader = data.Episodes(drawings, arguments.batch, arguments.steps, views=arguments.views, **options)

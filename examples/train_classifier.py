@@ -48,7 +48,7 @@ def main() -> None:
         model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
     schedule = optim.OneCycleLR(optimizer, total=recipe.epochs * len(train_loader))
-    print(model.summary(input_shape))
+    print(gp.summary(model, input_shape))
 
     def loss(logits: gp.Tensor, labels: gp.Tensor) -> gp.Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)

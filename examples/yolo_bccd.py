@@ -43,7 +43,7 @@ def main() -> None:
     print("anchors (width, height):", "  ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors))
 
     model = models.YOLO(anchors, len(train_files.classes), base=arguments.width)
-    print(model.summary((*size, 3)))
+    print(gp.summary(model, (*size, 3)))
     normalize = data.Normalize(images.mean(axis=(0, 1, 2)) / 255, images.std(axis=(0, 1, 2)) / 255)
     augment = [
         data.RandomAffine(translate=0.1, scale=(0.8, 1.2), border="edge"),

@@ -1,11 +1,17 @@
 """gpunet: convolutional networks on NumPy or CuPy, small enough to read and fast enough to use."""
 
+from typing import TYPE_CHECKING, Any
+
 from gpunet import data, functional, models, nn, optim, random
 from gpunet.autograd import Function, Parameter, Tensor, no_grad, tensor
 from gpunet.backends import available_backends, get_backend
 from gpunet.errors import BackendError
 from gpunet.random import seed
+from gpunet.report.summary import summary
 from gpunet.train import Trainer
+
+if TYPE_CHECKING:
+    from gpunet.report.plan import plan
 
 __version__ = "0.1.0"
 
@@ -23,7 +29,18 @@ __all__ = [
     "nn",
     "no_grad",
     "optim",
+    "plan",
     "random",
     "seed",
+    "summary",
     "tensor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `plan` at its first use: it loads the CUDA backend, a tenth of the import time."""
+    if name == "plan":
+        from gpunet.report.plan import plan
+
+        return plan
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

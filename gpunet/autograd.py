@@ -1,8 +1,23 @@
-"""The tape: `Function`, `backward`, `no_grad`; and, from `gpunet.tensors`, what they work on.
+"""Reverse-mode differentiation: operations are recorded, and `backward` visits them in reverse.
 
-Each operation is a `Function` whose backward formula is written by hand, once. Applying it to tensors that need a gradient
-leaves it on the result; `backward` walks these functions in the reverse of the order they were applied in. Gradients are
-plain arrays, so there is no double backward.
+Each operation is a `Function` whose two methods are written by hand: `forward` computes y from x,
+and `backward` computes dx = dL/dx from dy = dL/dy by the chain rule, where L is what is
+differentiated. While gradients are wanted, a result refers to the function that made it, and the
+function refers to its inputs. These references are the graph of the computation, the "tape":
+
+    L = (x * w).sum()        x ─┐
+                                ├─ multiply ─ y ─ sum ─ L
+                             w ─┘
+
+    L.creator is the sum, whose inputs are (y,); y.creator is the multiplication, whose inputs are
+    (x, w); x and w have no creator: they are the leaves.
+
+`backward` starts with dL/dL = 1 and visits the functions in the reverse of the order in which they
+ran. A function can use only what ran before it, so all users of y have been visited when the turn
+comes to the function that made y, and the sum of their contributions is the whole of dy. What
+arrives at a leaf is added to its `grad`.
+
+Gradients are plain arrays, on which nothing is recorded; so there is no double backward.
 """
 
 from __future__ import annotations
@@ -13,68 +28,61 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-import numpy as np
-
-from gpunet.backends.contract.arrays import Array, is_float
+from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.real import is_masked, real_array
+from gpunet.backends.contract.real import real_array
 from gpunet.decorators import decorated
-from gpunet.errors import BackendError
-from gpunet.tensors import Parameter, Tensor, expect_tensor, parameter, tensor
+from gpunet.operands import argument_name, as_operands, checked_gradient, checked_result
+from gpunet.parameters import Parameter, parameter
+from gpunet.tensors import Tensor, expect_tensor, tensor
+
+# ---- whether operations are recorded, and who watches them
 
 
 class _Mode(threading.local):
-    grad = True
-    watch: Callable[[Function, str], None] | None = None
+    """What holds for the operations of one thread."""
+
+    def __init__(self) -> None:
+        self.records = True
+        self.before: list[bool] = []  # `records` outside of each entered no_grad
+        self.watch: Callable[[Function, str], None] | None = None
 
 
 _mode = _Mode()
-_sequence = count()
 
 
-class _Modes(threading.local):
-    def __init__(self) -> None:
-        self.before: list[bool] = []  # a stack, for what is entered may be entered again inside
+class no_grad:  # noqa: N801 - a context manager, in small letters as its users know it
+    """Record nothing inside ``with no_grad():``, ``@no_grad()`` or ``@no_grad``, in this thread.
 
-
-class no_grad:  # noqa: N801 - a context manager, named as users know it
-    """Inside, operations of this thread record nothing: ``with no_grad(): …``, ``@no_grad()`` or ``@no_grad``.
-
-    Of a decorated generator, coroutine or asynchronous generator, only its own code records nothing: who iterates over it does.
+    In a decorated generator, coroutine or asynchronous generator this holds for its own code alone,
+    and not for the code that iterates over it or runs between its steps.
     """
 
     def __new__(cls, function: Any = None) -> Any:
-        """A context manager; of a function, that function decorated."""
+        """A context manager; if a function is given, that function decorated."""
         made = super().__new__(cls)
-        made._modes = _Modes()
         return made if function is None else made(function)
 
-    _modes: _Modes
-
     def __enter__(self) -> None:
-        self._modes.before.append(_mode.grad)
-        _mode.grad = False
+        _mode.before.append(_mode.records)
+        _mode.records = False
 
     def __exit__(self, *exception: object) -> None:
-        if not self._modes.before:
+        if not _mode.before:
             raise RuntimeError("no_grad: left in a thread that has not entered it")
-        _mode.grad = self._modes.before.pop()
-
-    def __reduce__(self) -> Any:
-        """A copy, or what is read from a pickle, has not been entered."""
-        return type(self), ()
+        _mode.records = _mode.before.pop()
 
     def __call__(self, function: Any) -> Any:
-        """The function, decorated; each of its calls remembers its own thread's mode."""
+        """The function, each of whose calls runs in a context of its own."""
         return decorated("no_grad", type(self), function)
 
 
 @contextmanager
 def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
-    """Inside, ``watch(function, "forward")`` is called before an operation runs, ``"backward"`` before its gradients do."""
+    """Call ``watch(function, "forward")`` or ``(…, "backward")`` before each operation inside."""
     before, _mode.watch = _mode.watch, watch
     try:
         yield
@@ -82,75 +90,106 @@ def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
         _mode.watch = before
 
 
-class Function:
-    """One differentiable operation: subclasses write `forward` on arrays and `backward` on arrays.
+# ---- one operation
 
-    ``forward(self, *arrays, **options)`` returns an array; ``backward(self, dy)`` returns one gradient an input, of the
-    input's shape, None where there is none. Between the two an instance may keep anything as attributes; arrays that an update
-    could overwrite are kept with `save`. `backward` never changes dy, which others may hold, and may return dy itself, a view
-    of it or an array that it keeps: the tape copies what becomes a leaf's gradient.
+_sequence = count()
+"""Numbers the recorded operations in the order in which they run."""
+
+
+class Function:
+    """One differentiable operation: a subclass writes `forward` and `backward` on arrays.
+
+    The cube is an example. Its derivative is 3 x^2, so dx = 3 x^2 dy:
+
+        class Cube(Function):
+            def forward(self, x):
+                self.save(x)
+                return x * x * x
+
+            def backward(self, dy):
+                (x,) = self.saved
+                return 3 * x * x * dy
+
+        y = Cube.apply(x)
+
+    This one takes arrays with operators, NumPy's and CuPy's; the operations of `gpunet.functional`
+    call the primitives of ``self.backend``, and so run on every backend. An instance stands for one
+    run and may keep anything in attributes from `forward` to `backward`, except arrays that an
+    update could overwrite: these are kept with `save`.
     """
 
     name: ClassVar[str]
-    """What messages call it; the class's name unless it is set."""
+    """The operation's name in messages; the class's name unless it is set."""
     view: ClassVar[bool] = False
-    """Whether the result shares the first input's memory."""
+    """Whether the result shares the memory of the first input."""
     seeds: ClassVar[bool] = False
-    """Whether backward takes None for an upstream gradient of 1, as a loss does: no 1 is written, nothing multiplied by it."""
+    """Whether `backward` takes None for a dy of 1, as losses do to save a launch and a product."""
     fresh: bool = False
-    """Whether backward returns new arrays alone, held by nobody else, so that a leaf keeps its gradient without a copy."""
+    """Whether `backward` returns arrays that nothing else holds, so that leaves need no copies."""
     moves: ClassVar[bool] = False
-    """Whether it only moves elements, so that integers and booleans stay what they are; others compute with them as floats."""
+    """Whether the operation only moves elements, so that integers and booleans are not cast."""
     single: ClassVar[tuple[str, ...]] = ()
-    """Arguments that stay float32 beside others of 16 bits."""
+    """Names of the inputs that stay float32 where the others have 16 bits."""
     arguments: ClassVar[tuple[str, ...]] = ()
+    """Names of the inputs, which are the positional parameters of `forward`."""
     backend: Backend
     inputs: tuple[Tensor | None, ...]
     saved: tuple[Any, ...] = ()
 
     def __init_subclass__(cls) -> None:
         cls.name = getattr(cls, "name", cls.__name__)
-        cls.arguments = tuple(
-            p.name for p in list(inspect.signature(cls.forward).parameters.values())[1:] if p.kind != p.KEYWORD_ONLY
-        )
+        parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+        cls.arguments = tuple(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
 
     def forward(self, *arrays: Any, **options: Any) -> Array:
-        """The operation's result."""
+        """Compute the result from the arrays of the inputs and the options that `apply` got."""
         raise NotImplementedError
 
     def backward(self, dy: Any) -> tuple[Array | None, ...] | Array | None:
-        """Gradients of the inputs, of an upstream gradient that is an array."""
+        """Compute one gradient for each input, of the input's shape; None where there is none.
+
+        Other functions may hold dy as well, so it must not be changed; but dy itself, a view of it
+        and an array that this function keeps may be returned, for the tape copies what leaves keep.
+        """
         raise NotImplementedError
 
     @classmethod
     def apply(cls, *inputs: Any, **options: Any) -> Tensor:
-        """Run forward on tensors, or on what can become one beside a tensor: host arrays, numbers, None."""
+        """Run `forward`, and record the operation if one of the inputs needs a gradient.
+
+        Args:
+            inputs: at least one tensor; and host arrays, numbers and None, which become tensors
+                beside it.
+            options: passed to `forward` as they are.
+        """
         self = cls()
         if _mode.watch is not None:
             _mode.watch(self, "forward")
-        self.inputs, operands = cls._as_tensors(inputs)
+        self.inputs, operands = as_operands(cls.name, cls.arguments, inputs, moves=cls.moves, single=cls.single)
         self.backend = next(t.backend for t in self.inputs if t is not None)
         self._needs = tuple(t is not None and t.requires_grad for t in self.inputs)
         self._operands = operands
         y = self.forward(*operands, **options)
-        del self._operands  # what forward did not save is not kept
-        result = Tensor(_own_array(cls.name, "forward's result", y, self.backend), self.backend)
+        del self._operands  # arrays that forward did not save are not kept
+        result = Tensor(checked_result(cls.name, "forward's result", y, self.backend), self.backend)
         if cls.view:
             first = self.inputs[0]
-            result._viewed = None if first is None else first._owner()
-        if _mode.grad and any(self._needs):
+            result._viewed = None if first is None else first.viewed_leaf()
+        if _mode.records and any(self._needs):
             result.requires_grad = True
-            result._function = self
+            result.creator = self
             self._number = next(_sequence)
         return result
 
+    # ---- what forward and backward call
+
     def save(self, *arrays: Any) -> None:
-        """Keep arrays for backward, as `self.saved`, and note the version of those that are inputs."""
+        """Keep arrays for `backward` in ``self.saved``, with the versions of inputs among them."""
         self.saved = arrays
         self._versions = [
             (t, t.version)
-            for t, given in zip(self.inputs, self._operands, strict=True)
-            if t is not None and any(given is array for array in arrays)
+            for t, operand in zip(self.inputs, self._operands, strict=True)
+            if t is not None and any(operand is array for array in arrays)
         ]
 
     def needs(self, i: int) -> bool:
@@ -158,28 +197,31 @@ class Function:
         return self._needs[i]
 
     def destination(self, i: int) -> Array | None:
-        """Where backward may write the gradient of input i, so that no copy is made; None to return a new array.
+        """Where `backward` may write the gradient of input i without a copy; None for a new array.
 
-        It is the segment of a parameter in an arena: to be added to if `self.accumulate`, else to be overwritten.
+        It is the parameter's segment of an arena: `backward` adds to what it holds if
+        `self.accumulate`, and overwrites it otherwise.
         """
         return self._destinations.get(i)
 
     def into(self, *, weight: int, bias: int) -> Into:
-        """Where backward writes the gradients of the inputs with these numbers: a layer's weight and its bias."""
+        """Where `backward` writes the gradients of the inputs number `weight` and `bias`."""
         return Into(self.destination(weight), self.destination(bias), self.needs(bias), self.accumulate)
 
-    # ---- for the tape
+    accumulate = False
+    """Whether the destinations hold gradients already, to which `backward` adds."""
+
+    # ---- what the tape calls
 
     _needs: tuple[bool, ...]
     _operands: tuple[Array | None, ...]
     _number: int
     _versions: list[tuple[Tensor, int]]
-    _destinations: Mapping[int, Array] = MappingProxyType({})  # a rule may run no backward, and then there are none
+    _destinations: Mapping[int, Array] = MappingProxyType({})
     _freed = False
-    accumulate = False
 
     def run_backward(self, dy: Array) -> tuple[Array | None, ...]:
-        """Gradients of the inputs, with the destinations prepared and the versions checked."""
+        """Compute the inputs' gradients, unless something has overwritten the saved arrays."""
         if self._freed:
             raise RuntimeError(
                 f"backward: {self.name}'s saved arrays are gone; pass retain_graph=True to the first call"
@@ -197,122 +239,29 @@ class Function:
         return tuple(grads) if isinstance(grads, tuple | list) else (grads,)
 
     def free(self) -> None:
-        """Drop everything that forward kept."""
+        """Drop everything that `forward` kept."""
         self.__dict__.clear()
         self._freed = True
 
     def _prepare_destinations(self) -> None:
+        """Choose segments of the arena as destinations, if `accumulate` is the same for all of them.
+
+        It is not if two inputs are one parameter, or if some parameters hold a gradient already
+        and others do not. The tape then adds up the arrays that `backward` returns.
+        """
         held = {
             i: t
             for i, t in enumerate(self.inputs)
             if isinstance(t, Parameter) and t.arena is not None and self._needs[i]
         }
         written = [t.grad is not None for t in held.values()]
-        alike = not held or all(written) or not any(written)
-        if not alike or len(set(map(id, held.values()))) < len(held):
-            held = {}  # some to write, some to add to: the tape adds them up itself
+        if len(set(written)) > 1 or len(set(map(id, held.values()))) < len(held):
+            held = {}
         self._destinations = {i: t.arena.grad_views[t.segment] for i, t in held.items() if t.arena is not None}
         self.accumulate = bool(held) and all(written)
 
-    @classmethod
-    def _as_tensors(cls, inputs: tuple[Any, ...]) -> tuple[tuple[Tensor | None, ...], tuple[Array | None, ...]]:
-        """The inputs as tensors, and as the arrays that forward takes, all of one dtype: that of the first tensor of floats, of
-        one that is no parameter if there is any, for parameters are rounded to the others' dtype. Integers and booleans are
-        cast to it. Without floats it is float32; where elements are only moved it is theirs, or int64 if they differ."""
-        given = [t for t in inputs if isinstance(t, Tensor)]
-        if not given:
-            raise TypeError(f"{cls.name}: takes at least one tensor; make one with gpunet.tensor(data)")
-        floats = [t for t in given if is_float(t.dtype)]
-        first = next((t for t in floats if not isinstance(t, Parameter)), (floats or given)[0])
-        backend, dtype = first.backend, first.dtype
-        if not floats and not cls.moves:
-            dtype = np.dtype(np.float32)
-        elif not floats and any(t.dtype != dtype for t in given):
-            dtype = np.dtype(np.int64)
-        tensors = tuple(
-            t if isinstance(t, Tensor) or t is None else _constant(t, backend, dtype, f"{cls.name}: {cls._argument(i)}")
-            for i, t in enumerate(inputs)
-        )
-        operands: list[Array | None] = []
-        for i, t in enumerate(tensors):
-            if t is None:
-                operands.append(None)
-                continue
-            if t.backend is not backend:
-                raise BackendError(
-                    f"{cls.name}: {cls._argument(i)} is on {t.backend.name} but "
-                    f"{cls._argument([t is first for t in inputs].index(True))} on {backend.name}; move one with .to(…)"
-                )
-            single = dtype.name in backend.narrow and cls._argument(i) in cls.single
-            takes = np.dtype(np.float32) if single else dtype
-            operand = t.operand(takes)
-            if not is_float(operand.dtype) and operand.dtype != takes:
-                operand = backend.cast(operand, takes)
-            operands.append(operand)
-            if operand.dtype != takes:
-                raise TypeError(f"{cls.name}: {cls._argument(i)} is {t.dtype} but the first tensor is {dtype}")
-        if dtype.name not in backend.dtypes and is_float(dtype):
-            raise TypeError(
-                f"{cls.name}: {dtype} is not computed on {backend.name}, which takes {', '.join(backend.dtypes)}"
-            )
-        return tensors, tuple(operands)
 
-    @classmethod
-    def _argument(cls, i: int) -> str:
-        return cls.arguments[i] if i < len(cls.arguments) else f"argument {i}"
-
-
-def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> Tensor:
-    if isinstance(value, int | float):
-        return Tensor(backend.full((), as_float(value, argument), dtype), backend)
-    if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
-        raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
-    array = real_array(argument, value)
-    if not is_float(dtype) and not np.can_cast(array.dtype, dtype):
-        raise TypeError(f"{argument} is {array.dtype} but the first tensor is {dtype}")
-    return Tensor(backend.asarray(array, dtype), backend)
-
-
-def as_float(value: float, argument: str) -> float:
-    """The number as a float, or a ValueError that names the argument."""
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{argument} is an integer beyond what a float holds") from None
-
-
-def _own_array(operation: str, what: str, array: Any, backend: Backend) -> Array:
-    """What a function returned, if it is an array of the backend: NumPy's numbers, which its sums give, as one of no axes."""
-    if isinstance(array, np.generic):
-        array = np.asarray(array)
-    if not backend.owns(array) or is_masked(array):
-        raise TypeError(f"{operation}: {what} is {type(array).__name__} but must be an array of {backend.name}")
-    return array
-
-
-def _contributions(function: Function, grads: tuple[Any, ...]) -> Iterator[tuple[int, Tensor, Array]]:
-    """(i, input, gradient) of each input that needs one and got one: of the input's shape and dtype, C-contiguous."""
-    if len(grads) != len(function.inputs):
-        raise ValueError(
-            f"{function.name}: backward returned {len(grads)} gradients but has {len(function.inputs)} inputs"
-        )
-    for i, (t, dx) in enumerate(zip(function.inputs, grads, strict=True)):
-        if t is None or dx is None or not function.needs(i):
-            continue
-        yield i, t, dx if dx is function.destination(i) else _checked(function, i, t, dx)
-
-
-def _checked(function: Function, i: int, t: Tensor, dx: Any) -> Array:
-    """A gradient of input i that suits it."""
-    what = f"backward's gradient of {function._argument(i)}"
-    dx = _own_array(function.name, what, dx, t.backend)
-    if tuple(dx.shape) != t.shape:
-        raise ValueError(f"{function.name}: {what} has shape {tuple(dx.shape)} but must have {t.shape}")
-    if dx.dtype != t.dtype:  # a sum is float32 where 16 bits are stored
-        if not is_float(dx.dtype):
-            raise TypeError(f"{function.name}: {what} is {dx.dtype} but must be a float dtype")
-        return t.backend.cast(dx, t.dtype)
-    return dx if dx.flags.c_contiguous else t.backend.asarray(dx)
+# ---- from the result back to the leaves
 
 
 def backward(
@@ -322,66 +271,97 @@ def backward(
     retain_graph: bool = False,
     rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
 ) -> None:
-    """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs one; also a method, ``root.backward()``.
+    """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs a gradient.
 
-    A leaf's gradient shares no memory with any other array, unless it is the segment of an optimizer's arena. A second
-    backward adds to it in place, so that what ``g = leaf.grad`` holds changes as well: copy it to keep it.
+    ``root.backward()`` does the same. A leaf's gradient shares no memory with any other array,
+    unless it is a segment of an optimizer's arena. A second call adds to it in place: copy a
+    gradient to keep it.
 
     Args:
-        grad: upstream gradient of the root's shape; 1 if None, which takes a tensor of one element.
-        retain_graph: keep what the functions saved, so that backward can run again.
-        rule: gives the gradients of a function's inputs from that of its output, complete by then; to watch or to change
-            what goes back.
+        root: the tensor to differentiate, such as a loss.
+        grad: upstream gradient of the root's shape; 1 if None, where the root has one element.
+        retain_graph: whether the functions keep what they saved, so that `backward` can run again.
+        rule: computes the gradients of a function's inputs from the whole gradient of its result;
+            for those who watch what goes back, or change it.
+    Raises:
+        RuntimeError: the root needs no gradient, the graph has been freed by an earlier call, or an
+            update has overwritten a parameter that a function saved.
+        ValueError: the upstream gradient has another shape.
     """
     if not root.requires_grad:
         raise RuntimeError(
             "backward: the tensor needs no gradient; was it computed under no_grad, from data alone, or by frozen parameters?"
         )
-    if grad is None:
-        if root.size != 1:
-            raise ValueError(f"backward: a tensor of shape {root.shape} takes an upstream gradient of that shape")
-        seeds = root._function is not None and root._function.seeds
-        dy = None if seeds else root.backend.full(root.shape, 1, root.dtype)
-    else:
-        given = real_array("backward: grad", grad.data if isinstance(grad, Tensor) else grad)
-        dy = root.backend.asarray(given, root.dtype)
-        if tuple(dy.shape) != root.shape:
-            raise ValueError(f"backward: grad has shape {tuple(dy.shape)} but the tensor {root.shape}")
-    if root._function is None:
+    last = _creator(root)
+    dy = _upstream(root, grad, seeds=last is not None and last.seeds)
+    if last is None:
         root.accumulate_grad(dy, fresh=grad is None)
         return
-    pending = {root._function: dy}
-    for function in _reversed_order(root._function):
-        if function not in pending:  # nothing that depends on it passed a gradient down
+    pending: dict[Function, Array] = {last: dy}  # the gradient of each function's result, so far
+    for function in _reversed_order(last):
+        if function not in pending:  # none of its users passed a gradient down
             continue
-        dy = pending.pop(function)
         fresh = function.fresh and rule is Function.run_backward
-        for i, t, dx in _contributions(function, rule(function, dy)):
-            creator = t._function
+        for i, t, dx in _input_gradients(function, rule(function, pending.pop(function))):
+            creator = _creator(t)
             if creator is not None:
-                before = pending.get(creator)
-                pending[creator] = dx if before is None else t.backend.binary("add", before, dx)
-            elif isinstance(t, Parameter) and dx is function.destination(i):
-                t.grad = dx  # written in place
+                arrived = pending.get(creator)
+                pending[creator] = dx if arrived is None else t.backend.binary("add", arrived, dx)
+            elif dx is function.destination(i):
+                t.grad = dx  # it stands in the parameter's segment already
             else:
                 t.accumulate_grad(dx, fresh=fresh)
         if not retain_graph:
             function.free()
 
 
-def _reversed_order(root: Function) -> list[Function]:
-    """Every function that the root depends on, last applied first: an order in which users come before their inputs."""
-    found: set[Function] = {root}
-    waiting = [root]
+def _creator(t: Tensor) -> Function | None:
+    """The recorded operation that made a tensor, which is always a Function."""
+    return cast("Function | None", t.creator)
+
+
+def _upstream(root: Tensor, grad: Any, *, seeds: bool) -> Array:
+    """The gradient to start with: `grad` as an array, or 1, for which some functions take None."""
+    if grad is None:
+        if root.size != 1:
+            raise ValueError(f"backward: a tensor of shape {root.shape} takes an upstream gradient of that shape")
+        return None if seeds else root.backend.full(root.shape, 1, root.dtype)
+    given = real_array("backward: grad", grad.data if isinstance(grad, Tensor) else grad)
+    dy = root.backend.asarray(given, root.dtype)
+    if tuple(dy.shape) != root.shape:
+        raise ValueError(f"backward: grad has shape {tuple(dy.shape)} but the tensor {root.shape}")
+    return dy
+
+
+def _reversed_order(last: Function) -> list[Function]:
+    """The last function and all that it depends on, from the latest to the earliest."""
+    found: set[Function] = {last}
+    waiting = [last]
     while waiting:
         function = waiting.pop()
         if function._freed:
-            function.run_backward(None)  # raises
+            function.run_backward(None)  # raises the error that says what to do
         for t in function.inputs:
-            if t is not None and t._function is not None and t._function not in found:
-                found.add(t._function)
-                waiting.append(t._function)
+            creator = None if t is None else _creator(t)
+            if creator is not None and creator not in found:
+                found.add(creator)
+                waiting.append(creator)
     return sorted(found, key=lambda f: f._number, reverse=True)
 
 
+def _input_gradients(function: Function, grads: tuple[Any, ...]) -> Iterator[tuple[int, Tensor, Array]]:
+    """(i, input, gradient) of each input that needs a gradient and got one, checked."""
+    if len(grads) != len(function.inputs):
+        raise ValueError(
+            f"{function.name}: backward returned {len(grads)} gradients but has {len(function.inputs)} inputs"
+        )
+    for i, (t, dx) in enumerate(zip(function.inputs, grads, strict=True)):
+        if t is None or dx is None or not function.needs(i):
+            continue
+        if dx is not function.destination(i):
+            dx = checked_gradient(function.name, argument_name(function.arguments, i), t, dx)
+        yield i, t, dx
+
+
+# What the author of an operation imports from here, the tensors too.
 __all__ = ["Function", "Parameter", "Tensor", "backward", "expect_tensor", "no_grad", "parameter", "tensor", "watching"]

@@ -151,9 +151,10 @@ def summary(arguments: Namespace) -> int:
     """Layers, parameters and FLOPs of a network; or, with ``--plan``, the kernels of one step."""
     model = getattr(models, arguments.model)(arguments.input, arguments.classes)
     if not arguments.plan:
-        print(model.summary(arguments.input))
+        print(gpunet.summary(model, arguments.input))
         return 0
-    plan = model.plan(
+    plan = gpunet.plan(
+        model,
         arguments.input,
         batch_size=arguments.batch_size,
         training=not arguments.inference,
@@ -257,7 +258,7 @@ class _ConfigWriter(Callback):
 def _print_setup(
     recipe: recipes.Recipe, model: nn.Module, shape: tuple[int, int, int], backend: Any, sets: recipes.Splits
 ) -> None:
-    table = model.summary(shape)
+    table = gpunet.summary(model, shape)
     print(f"backend: {backend.name} ({backend.describe().get('device', 'unknown device')})")
     valid = "" if sets.valid is None else f"{len(sets.valid):,} to validate, "
     print(f"data set: {recipe.dataset}, {len(sets.train):,} images to train, {valid}{len(sets.test):,} to test")

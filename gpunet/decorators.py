@@ -1,4 +1,4 @@
-"""Decorating any kind of function with a context: only while its own code runs, and anew for each call."""
+"""Decorators that run the code of any kind of function inside a context."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 
 def decorated(name: str, context: Context, function: Any) -> Any:
-    """The function, whose code runs inside ``context()``.
+    """The function, each of whose calls runs inside a new ``context()``.
 
-    A generator, a coroutine or an asynchronous generator is inside only between being resumed and giving way again: who
-    iterates over it, and other tasks, are not.
+    The context is entered whenever a generator, a coroutine or an asynchronous generator resumes,
+    and left whenever it pauses: code that iterates over it, and other tasks, run outside.
 
     Args:
-        name: the decorator's, for messages.
+        name: the decorator's name, for messages.
+        context: makes the context manager.
+        function: a function, a method, a `staticmethod`, a `classmethod` or a callable object.
     Raises:
-        TypeError: a class, whose methods can be decorated, or what cannot be called.
+        TypeError: `function` is a class, whose methods can be decorated, or cannot be called.
     """
     if isinstance(function, staticmethod | classmethod):
         return type(function)(decorated(name, context, function.__func__))
@@ -45,7 +47,8 @@ def decorated(name: str, context: Context, function: Any) -> Any:
 
 
 def _is(kind: Callable[[Any], bool], function: Any) -> bool:
-    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004 - the method of a callable object
+    """Whether a function, or the method that runs when an object is called, is of a kind."""
+    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004 - of a callable object
 
 
 def _of_generator(context: Context, function: Any) -> Any:
@@ -59,7 +62,7 @@ def _of_generator(context: Context, function: Any) -> Any:
 def _of_coroutine(context: Context, function: Any) -> Any:
     @functools.wraps(function)
     async def run(*args: Any, **options: Any) -> Any:
-        return await _awaited(context, function(*args, **options))
+        return await _steps(context, function(*args, **options))
 
     return run
 
@@ -71,13 +74,13 @@ def _of_async_generator(context: Context, function: Any) -> Any:
         step = body.asend(None)
         while True:
             try:
-                item = await _awaited(context, step)
+                item = await _steps(context, step)
             except StopAsyncIteration:
                 return
             try:
                 step = body.asend((yield item))
             except GeneratorExit:
-                await _awaited(context, body.aclose())
+                await _steps(context, body.aclose())
                 raise
             except BaseException as error:
                 step = body.athrow(error)
@@ -86,12 +89,12 @@ def _of_async_generator(context: Context, function: Any) -> Any:
 
 
 @types.coroutine
-def _awaited(context: Context, body: Any) -> Generator[Any, Any, Any]:
-    return (yield from _steps(context, body))
-
-
 def _steps(context: Context, body: Any) -> Generator[Any, Any, Any]:
-    """What a generator or coroutine yields and returns; what is sent and thrown reaches it, inside a context each time."""
+    """Yield and return what a generator or coroutine does, and pass on what is sent and thrown.
+
+    Its code runs inside a new context each time it resumes. Generators ``yield from`` this, and
+    coroutines await it.
+    """
     resume, value = body.send, None
     while True:
         try:

@@ -1,5 +1,8 @@
-"""The exceptions that are gpunet's own; bad values and shapes are ValueError, bad kinds and dtypes TypeError."""
+"""gpunet's own exceptions.
+
+Values and shapes that do not fit raise Python's ValueError, kinds and dtypes its TypeError.
+"""
 
 
 class BackendError(RuntimeError):
-    """A device, driver or library that a backend needs is absent, or tensors of two backends were mixed."""
+    """A backend lacks its device, driver or library, or tensors of two backends were mixed."""

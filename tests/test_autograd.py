@@ -85,7 +85,7 @@ def test_a_second_backward_adds(backend):
 
 
 def test_branches_join_in_the_right_order(backend):
-    # b is used early by c and late by e: its gradient may pass on only when both have come
+    # c uses b early and e uses it late: its gradient may be passed on only after both contributions
     a = leaf(backend, [2.0])
     b = a * 3
     c = b * b
@@ -136,7 +136,7 @@ def test_a_leaf_can_be_the_root(backend):
     assert grad(x) == 1
 
 
-def test_gradients_that_share_an_origin_do_not_share_their_fate(backend):
+def test_adding_to_one_leafs_gradient_leaves_the_other_leafs_as_it_is(backend):
     a, b = leaf(backend, [1, 2]), leaf(backend, [3, 4])
     upstream = np.array([1, 1], np.float32)
     (a + b).backward(upstream)
@@ -156,7 +156,7 @@ def test_backward_frees_the_graph_unless_it_is_retained(backend):
         y.backward()
 
 
-def test_a_shared_part_that_was_freed_is_noticed(backend):
+def test_backward_through_a_shared_part_that_was_freed_raises(backend):
     x = leaf(backend, [1, 2])
     shared = x * x
     first, second = shared.sum(), (shared * 2).sum()
@@ -165,7 +165,7 @@ def test_a_shared_part_that_was_freed_is_noticed(backend):
         second.backward()
 
 
-def test_no_grad_records_nothing_and_gives_way_again(backend):
+def test_no_grad_records_nothing_inside_and_everything_afterwards(backend):
     x = leaf(backend, [1, 2])
     with gp.no_grad():
         y = x * x
@@ -187,7 +187,7 @@ def test_no_grad_records_nothing_and_gives_way_again(backend):
         y.backward(np.ones(2))
 
 
-def test_no_grad_is_of_its_thread(backend):
+def test_no_grad_holds_in_its_own_thread_alone(backend):
     seen = []
     with gp.no_grad():
         thread = threading.Thread(target=lambda: seen.append((leaf(backend, [1.0]) * 2).requires_grad))
@@ -196,7 +196,7 @@ def test_no_grad_is_of_its_thread(backend):
     assert seen == [True]
 
 
-def test_bad_upstream_gradients_are_named(backend):
+def test_errors_name_the_shape_of_a_bad_upstream_gradient(backend):
     x = leaf(backend, [1, 2])
     with pytest.raises(
         ValueError, match=r"backward: a tensor of shape \(2,\) takes an upstream gradient of that shape"
@@ -206,12 +206,12 @@ def test_bad_upstream_gradients_are_named(backend):
         (x * 2).backward(np.ones(3))
 
 
-def test_mixed_dtypes_are_named():
+def test_errors_name_the_input_of_another_dtype():
     x = gp.tensor(np.ones((1, 4, 4, 1), np.float32))
     with pytest.raises(TypeError, match="conv2d: w is float64 but the first tensor is float32"):
         F.conv2d(x, gp.tensor(np.ones((2, 2, 1, 1), np.float64)))
     with pytest.raises(TypeError, match="add: takes at least one tensor"):
-        type((leaf("numpy", [1]) + 1)._function).apply(np.ones(2), np.ones(2))
+        type((leaf("numpy", [1]) + 1).creator).apply(np.ones(2), np.ones(2))
 
 
 def test_a_users_function_runs_on_every_backend(backend):
@@ -246,7 +246,7 @@ def test_a_dropped_graph_is_released_without_the_cycle_collector(backend, rng):
             x = leaf(backend, rng.normal(size=(2, 12, 12, 1)))
             y = model(x)
             loss = F.cross_entropy(F.dropout(y, 0.5) + y * y, [1, 2])
-            functions = [weakref.ref(y._function), weakref.ref(loss._function)]
+            functions = [weakref.ref(y.creator), weakref.ref(loss.creator)]
             tensors = [weakref.ref(y), weakref.ref(x)]
             if run_backward:
                 loss.backward()
@@ -259,14 +259,14 @@ def test_a_dropped_graph_is_released_without_the_cycle_collector(backend, rng):
 def test_backward_releases_what_functions_saved(backend):
     x = leaf(backend, np.ones((4, 5)))
     y = F.relu(x * 2)
-    product = weakref.ref(y._function.inputs[0])
+    product = weakref.ref(y.creator.inputs[0])
     loss = y.sum()
     del y
     loss.backward()
     assert product() is None  # though the loss is still held
 
 
-def test_a_chain_of_many_operations_is_walked_and_released(backend):
+def test_a_chain_of_5000_operations_is_walked_and_released(backend):
     x = leaf(backend, [1.0])
     y = x
     for _ in range(5000):
@@ -293,7 +293,7 @@ def test_the_first_contribution_writes_the_arena_and_later_ones_add(backend, rng
     backend.copy(backend.full((optimizer.arena.size,), np.nan, np.float32), out=optimizer.arena.grad)
     run(w, b)
     run(plain_w, plain_b)
-    np.testing.assert_allclose(grad(w), grad(plain_w), rtol=1e-6)  # what stood there before is overwritten
+    np.testing.assert_allclose(grad(w), grad(plain_w), rtol=1e-6)  # the NaN that stood there is overwritten
     np.testing.assert_allclose(grad(b), grad(plain_b), rtol=1e-6)
     flat = host(optimizer.arena.grad, backend)
     start, stop = optimizer.arena.bounds[0]
@@ -320,7 +320,7 @@ def test_gradients_in_an_arena_are_those_outside_of_one(backend, rng, build):
             case "shared layer":
                 y = F.linear(y, w, b)
             case "shared weight alone":
-                y = F.linear(y, w)  # some of its destinations are written by now, some are not
+                y = F.linear(y, w)  # so that the first layer finds a gradient in w, but none in b
             case "weight and data":
                 y = F.linear(w, w) + F.matmul(w, v) + y.sum()
             case "as data first":
@@ -362,7 +362,7 @@ def test_backward_through_values_that_an_update_overwrote_raises(backend, rng):
         late.backward()
 
 
-def test_views_of_overwritten_values_raise_as_well(backend, rng):
+def test_backward_through_views_of_overwritten_values_raises_as_well(backend, rng):
     for view in (lambda w: w.reshape(9).reshape(3, 3), lambda w: w.detach()):
         w = on(backend, rng.normal(size=(3, 3)))[0]
         optimizer = optim.SGD([w], lr=0.1)
@@ -392,7 +392,7 @@ def test_a_parameter_is_a_tensor_that_needs_a_gradient(backend):
     assert p.grad is None
 
 
-def test_a_loss_seeds_its_gradient_without_writing_a_one(backend, rng, monkeypatch):
+def test_a_loss_starts_backward_without_an_array_that_holds_1(backend, rng, monkeypatch):
     x = gp.tensor(rng.normal(size=(4, 3)), dtype="float32", backend=backend, requires_grad=True)
     F.cross_entropy(x, [0, 1, 2, 0]).backward(np.float32(1))
     expected, x.grad = x.grad, None
@@ -402,7 +402,7 @@ def test_a_loss_seeds_its_gradient_without_writing_a_one(backend, rng, monkeypat
     np.testing.assert_array_equal(backend.to_numpy(x.grad), backend.to_numpy(expected))
 
 
-def test_a_watcher_hears_of_each_operation_before_it_runs_and_again_before_its_gradient(backend):
+def test_a_watcher_is_called_before_each_operation_and_before_its_gradient(backend):
     heard, functions = [], {}
 
     def watch(function, direction):
@@ -420,7 +420,7 @@ def test_a_watcher_hears_of_each_operation_before_it_runs_and_again_before_its_g
     assert len(heard) == 6
 
 
-def test_watching_ends_with_an_error(backend):
+def test_an_error_ends_the_watching(backend):
     heard = []
     with pytest.raises(KeyError), gp.autograd.watching(lambda *call: heard.append(call)):
         raise KeyError

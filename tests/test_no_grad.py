@@ -1,4 +1,4 @@
-"""`no_grad` as a context and as a decorator of every kind of function, from several threads and in each other's midst."""
+"""`no_grad` as a context and as a decorator of every kind of function, in several threads and nested."""
 
 import asyncio
 import copy
@@ -67,7 +67,7 @@ def test_methods_partials_and_callable_objects_are_decorated_too(style):
 
 
 @pytest.mark.parametrize(("given", "got"), [(3, "got int"), (ValueError, "got the class ValueError"), ("f", "got str")])
-def test_what_is_no_function_is_named(given, got):
+def test_an_error_names_what_is_not_a_function(given, got):
     for style in STYLES:
         with pytest.raises(TypeError, match=f"no_grad: takes a function.*{got}"):
             style(given)
@@ -112,7 +112,7 @@ def test_a_generator_records_nothing_while_its_own_code_runs(style):
 
 
 @styles
-def test_generators_in_each_others_midst_and_inside_a_block_leave_the_callers_mode(style):
+def test_interleaved_generators_leave_the_callers_mode_as_it_is(style):
     @style
     def steps():
         while True:
@@ -238,7 +238,20 @@ def test_a_decorated_function_may_call_itself_and_raise(style):
     assert records()
 
 
-def test_a_model_that_holds_one_is_copied_and_pickled():
+def test_contexts_that_are_left_in_the_order_they_were_entered_in_end_together():
+    def steps():
+        with gp.no_grad():
+            yield records()
+
+    one, other = steps(), steps()
+    assert (next(one), next(other)) == (False, False)
+    one.close()
+    assert not records()
+    other.close()
+    assert records()
+
+
+def test_a_model_that_holds_a_context_is_copied_and_pickled():
     model = nn.Sequential(nn.Linear(1, 1))
     model.context = gp.no_grad()
     with model.context:

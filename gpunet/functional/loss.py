@@ -206,7 +206,7 @@ def correct_count(loss: Tensor) -> Array | None:
 
     None of another loss, of one whose backward has run, and of one that leaves labels out.
     """
-    function = loss._function
+    function = loss.creator
     if isinstance(function, _CrossEntropy) and not function._freed and function.counts_all:
         return function.correct
     return None

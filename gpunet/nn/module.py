@@ -1,4 +1,4 @@
-"""`Module`: what layers and networks are. A plain class whose attributes are parameters, buffers and other modules."""
+"""`Module`: the base class of layers and networks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpunet.backends import Backend, get_backend
 from gpunet.precision import loaded
 
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
+"""hook(module, inputs, output) -> None, or what takes the output's place."""
 _T = TypeVar("_T")
 
 
@@ -30,32 +31,34 @@ class Buffer(Tensor):
 
 
 class Handle:
-    """A registered hook; `remove` takes it away again."""
+    """Stands for one registration of a hook; `remove` ends it."""
 
     def __init__(self, hooks: list[Handle], hook: Hook):
         self._hooks, self.hook = hooks, hook
 
     def remove(self) -> None:
-        """Forget the hook; a second time does nothing. The same hook registered again stays where it is."""
+        """End this registration of the hook, and no other one; a second call does nothing."""
         self._hooks[:] = [handle for handle in self._hooks if handle is not self]
 
 
 class Module:
-    """A layer or a network: write `forward`, and keep parameters, `Buffer`s and modules as attributes.
+    """A layer or a network: a subclass writes `forward`, and keeps its parts as attributes.
 
-    They are found by walking the attributes, and lists, tuples and dicts in them; ``super().__init__()`` is not needed. One
-    that stands in several places, or that refers to a module around it, counts once, under its first name. Names must differ:
-    a dict with the keys 1 and "1" raises ValueError, and so do parameters, buffers or modules in a set, which has no order.
+    Parts are parameters, `Buffer`s and other modules. They are found by going through the
+    attributes, and through lists, tuples and dicts in them; ``super().__init__()`` need not be
+    called. What stands in several places counts once, under the first name, and so does a module
+    that refers to a module around it. Two different parts must have different names: a dict with
+    the keys 1 and "1" raises a ValueError. So does a set of parts, for sets have no order.
     """
 
     frozen: bool = False
     """Whether the module stays in inference mode whatever `train` says; set by `freeze`."""
     _mode: bool = True
-    _stopped: tuple[str, ...] = ()  # the module's own parameters that `freeze` turned off
+    _stopped: tuple[str, ...] = ()  # names of own parameters whose gradients `freeze` turned off
 
     @property
     def training(self) -> bool:
-        """Whether dropout drops and batch norm follows the batch; set by `train` and `eval`, never while `frozen`."""
+        """Whether dropout drops and batch norm uses the batch's moments; never while `frozen`."""
         return self._mode and not self.frozen
 
     @training.setter
@@ -63,11 +66,17 @@ class Module:
         self._mode = mode
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """The module's result; subclasses write it."""
+        """The module's result, which a subclass computes."""
         raise NotImplementedError(f"{type(self).__name__}: write forward(self, x)")
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        """Run forward, then the forward hooks. Raw arrays become tensors of the parameters' dtype, on their backend."""
+        """Run `forward`, then the forward hooks.
+
+        Args:
+            inputs: tensors; or arrays, which become tensors of the parameters' dtype on their
+                backend.
+            options: passed to `forward` as they are.
+        """
         if not all(isinstance(x, Tensor) for x in inputs):
             backend, dtype = self._place()
             inputs = tuple(x if isinstance(x, Tensor) else tensor(x, dtype=dtype, backend=backend) for x in inputs)
@@ -78,56 +87,61 @@ class Module:
                 raise
             raise self._out_of_memory(error) from error
         for handle in list(vars(self).get("_forward_hooks", ())):
-            given = handle.hook(self, inputs, y)
-            y = y if given is None else given
+            replacement = handle.hook(self, inputs, y)
+            y = y if replacement is None else replacement
         return y
 
     def _out_of_memory(self, error: MemoryError) -> MemoryError:
-        """The error with the layer's name. No variable of a frame in its traceback may hold it: the frames' arrays, which are
-        what there was no memory for, would then wait for the garbage collector."""
-        layer, said = type(self).__name__, "" if "out of memory" in str(error).lower() else "out of memory: "
-        named = MemoryError(f"{layer}: {said}{error}")
+        """The error with the layer's name.
+
+        It is made here and not in `__call__`, for a local variable that holds it would make a
+        reference cycle with its traceback. The large arrays of the traceback's frames would then
+        stay in memory until the garbage collector runs.
+        """
+        layer, prefix = type(self).__name__, "" if "out of memory" in str(error).lower() else "out of memory: "
+        named = MemoryError(f"{layer}: {prefix}{error}")
         named.layer = layer  # type: ignore[attr-defined]
         return named
 
-    # ---- what it holds
+    # ---- the parts
 
-    def children(self) -> Iterator[tuple[str, Any]]:
-        """(name, value) of every parameter, buffer and module held directly, in the order of the attributes."""
+    def named_parts(self) -> Iterator[tuple[str, Any]]:
+        """(name, part) of every part that is held directly, in the order of the attributes."""
         for name, value in vars(self).items():
             if name != "_forward_hooks":
-                yield from _flatten(name, value)
+                yield from _parts(name, value)
 
-    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(name, module) of this module, named "", and of every one inside it, each once, outer before inner."""
-        yield from self._walk(Module, prefix)
+    def named_modules(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of this module, named "", and of all inside it, outer before inner."""
+        yield from self._walk(Module)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """(name, parameter), each parameter once, in construction order."""
+        """(name, parameter) of every parameter, in construction order."""
         yield from self._walk(Parameter)
 
     def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
-        """(name, buffer), each buffer once."""
+        """(name, buffer) of every buffer, in construction order."""
         yield from self._walk(Buffer)
 
     def parameters(self) -> list[Parameter]:
-        """Every parameter once."""
+        """Every parameter, in construction order."""
         return [p for _, p in self.named_parameters()]
 
-    def _walk(self, kind: type[_T], prefix: str = "") -> Iterator[tuple[str, _T]]:
-        """(name, value) of each of a kind once; ValueError for a second of the same name."""
+    def _walk(self, kind: type[_T]) -> Iterator[tuple[str, _T]]:
+        """(name, value) of each part of a kind, once; a ValueError if two have one name."""
         names: set[str] = set()
-        for name, value in self._named(prefix, kind, set()):
-            _check_new(type(self).__name__, name, names)
+        for name, value in self._named("", kind, set()):
+            self._add_name(name, names)
             yield name, value
 
     def _named(self, prefix: str, kind: type[_T], seen: set[int]) -> Iterator[tuple[str, _T]]:
+        """(name, value) of each part of a kind whose id is not in `seen`."""
         if id(self) in seen:
             return
         seen.add(id(self))
         if isinstance(self, kind):
             yield prefix, self
-        for name, value in self.children():
+        for name, value in self.named_parts():
             path = f"{prefix}.{name}" if prefix else name
             if isinstance(value, Module):
                 yield from value._named(path, kind, seen)
@@ -135,29 +149,38 @@ class Module:
                 seen.add(id(value))
                 yield path, value
 
+    def _add_name(self, name: str, names: set[str]) -> None:
+        if name in names:
+            raise ValueError(
+                f"{type(self).__name__}: two of its parameters, buffers or modules are named {name!r}; attributes, "
+                "positions and dict keys, as text, must tell them apart"
+            )
+        names.add(name)
+
     def _place(self) -> tuple[Backend, np.dtype | None]:
-        """Backend and dtype of the first parameter or buffer; NumPy, and the input's own dtype, if there is none."""
+        """Backend and dtype of the first parameter or else buffer; (NumPy, None) without any."""
         for values in (self.named_parameters(), self.named_buffers()):
             for _, value in values:
                 return value.backend, value.dtype
         return get_backend("numpy"), None
 
-    # ---- modes and places
+    # ---- modes, gradients and places
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for this module and all inside it but those that are frozen."""
+        """Put this module and all inside it, except frozen ones, into training mode."""
         for _, module in self.named_modules():
             module.training = mode
         return self
 
     def eval(self) -> Self:
-        """Inference mode: no dropout, batch norm by the running moments."""
+        """Put this module and all inside it into inference mode: the opposite of `train`."""
         return self.train(False)
 
     def requires_grad_(self, needed: bool = True) -> Self:
-        """Whether the parameters, here and inside, get gradients. Without one they are not updated, nor do they decay.
+        """Set whether the parameters, here and inside, get gradients.
 
-        It may be called before or after an optimizer holds them. Backward ends where nothing below needs a gradient.
+        Parameters without a gradient are not updated and do not decay, and `backward` ends where
+        nothing below needs one. An optimizer may hold the parameters already.
         """
         for parameter in self.parameters():
             parameter.requires_grad = needed
@@ -166,27 +189,28 @@ class Module:
         return self
 
     def freeze(self) -> Self:
-        """No gradients, and inference mode whatever `train` says: batch norm keeps its running moments, dropout is off."""
+        """Turn gradients off, and stay in inference mode whatever `train` says, here and inside."""
         for _, module in self.named_modules():
-            own = [(name, value) for name, value in module.children() if isinstance(value, Parameter)]
+            own = [(name, value) for name, value in module.named_parts() if isinstance(value, Parameter)]
             module._stopped = tuple(name for name, p in own if p.requires_grad or name in module._stopped)
             module.frozen = True
         return self.requires_grad_(False)
 
     def unfreeze(self) -> Self:
-        """Undo `freeze`, here and inside: what it turned off gets gradients, and the mode is what `train` or `eval` said last.
+        """Undo `freeze`, here and inside.
 
-        Parameters that had no gradients before, by `requires_grad_`, get none.
+        Parameters that had gradients before get them again, those that `requires_grad_` had turned
+        off do not. The mode is what `train` or `eval` said last.
         """
         for _, module in self.named_modules():
-            for name, value in module.children():
+            for name, value in module.named_parts():
                 if name in module._stopped:
                     value.requires_grad = True
             module.frozen, module._stopped = False, ()
         return self
 
     def to(self, backend: str | Backend) -> Self:
-        """Move parameters, gradients and buffers, in place; an optimizer's state moves with the parameters it holds."""
+        """Move parameters, gradients and buffers in place, and optimizers of the parameters too."""
         target = get_backend(backend)
         for _, parameter in self.named_parameters():
             parameter.move(target)
@@ -195,8 +219,12 @@ class Module:
         return self
 
     def astype(self, dtype: Any) -> Self:
-        """Convert the parameters and buffers, in place; before an optimizer holds them."""
-        for name, value in [*self.named_parameters(), *self.named_buffers()]:
+        """Convert the parameters and buffers to another dtype in place.
+
+        Raises:
+            ValueError: an optimizer holds a parameter already.
+        """
+        for name, value in self._state().items():
             if isinstance(value, Parameter):
                 if value.held:
                     raise ValueError(
@@ -207,14 +235,18 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
-        """Forget every parameter's gradient."""
+        """Forget the gradient of every parameter."""
         for parameter in self.parameters():
             parameter.zero_grad()
 
     def register_forward_hook(self, hook: Hook) -> Handle:
-        """Call ``hook(module, inputs, output)`` after each forward pass of this module, until the handle is removed.
+        """Call ``hook(module, inputs, output)`` after each forward pass of this module.
 
-        What it returns, unless None, takes the output's place, for the next hook too. TypeError for what cannot be called.
+        The handle ends that. What the hook returns, unless it is None, takes the output's place,
+        for the next hook too.
+
+        Raises:
+            TypeError: the hook cannot be called.
         """
         if not callable(hook):
             raise TypeError(f"register_forward_hook: hook is {type(hook).__name__} but takes a function")
@@ -232,22 +264,24 @@ class Module:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of every parameter and buffer on the host, by name."""
-        return {name: value.numpy().copy() for name, value in self._state()}
+        return {name: value.numpy().copy() for name, value in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy values into the parameters and buffers.
 
         Args:
-            state: arrays of floats by name, as `state_dict` gives them; of another float dtype if every value fits.
+            state: arrays of floats by name, as `state_dict` gives them. Another float dtype than
+                the model's is converted if the model's can hold every value.
         Raises:
-            ValueError, TypeError: names every missing, extra and misshapen entry, every one that is no array of floats, and
-                every one with a value that the model's dtype cannot hold; nothing is changed then.
+            ValueError, TypeError: an entry is missing, unexpected, of another shape, no array of
+                floats, or holds a value that the model's dtype cannot. The message names all such
+                entries, and nothing has been changed.
         """
         if not isinstance(state, Mapping):
             raise TypeError(
                 f"load_state_dict: takes arrays by name, as state_dict gives them, got {type(state).__name__}"
             )
-        own = dict(self._state())
+        own = self._state()
         faults: list[Exception] = [ValueError(f"missing {name}") for name in own if name not in state]
         faults += [ValueError(f"unexpected {name}") for name in state if name not in own]
         copies = {}
@@ -265,60 +299,46 @@ class Module:
             if not (isinstance(value, Parameter) and value.arena is not None):
                 value.version += 1
 
-    def _state(self) -> list[tuple[str, Tensor]]:
-        state = [*self.named_parameters(), *self.named_buffers()]
+    def _state(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name; a ValueError if two have one name."""
+        state: dict[str, Tensor] = {}
         names: set[str] = set()
-        for name, _ in state:
-            _check_new(type(self).__name__, name, names)
+        for name, value in [*self.named_parameters(), *self.named_buffers()]:
+            self._add_name(name, names)
+            state[name] = value
         return state
 
     # ---- description
 
     def parameter_formula(self) -> str:
-        """How the number of this layer's own parameters comes about, in numbers; empty without parameters."""
+        """How the number of this layer's own parameters comes about: "(5·5·3+1)·10", or ""."""
         return ""
 
     def flops(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> int:
-        """Floating-point operations of this layer's own forward pass; a multiply-add counts two."""
+        """FLOPs of this layer's own forward pass from x to y; a multiply-add counts as two."""
         return 0
 
-    def summary(self, input_shape: tuple[int, ...]) -> Any:
-        """A table of the layers for one input without its batch axis, such as (28, 28, 1); see `report.summary.Summary`."""
-        from gpunet.report.summary import summarize
-
-        return summarize(self, input_shape)
-
-    def plan(self, input_shape: tuple[int, ...], **options: Any) -> Any:
-        """A table of the kernels that one step launches, for inputs of a shape without the batch axis, such as (28, 28, 1).
-
-        The options are batch_size, training, loss, optimizer, backend and precision, see `report.plan.make_plan`; the table is
-        an `report.plan.Plan`.
-        """
-        from gpunet.report.plan import make_plan
-
-        return make_plan(self, input_shape, **options)
-
     def __repr__(self) -> str:
-        return self._described(set())
+        return self._tree(set())
 
-    def _described(self, shown: set[int]) -> str:
-        """The tree; of what has a tree that is shown already, as of a module around this one, the class alone."""
-        inner = [(name, value) for name, value in self.children() if isinstance(value, Module)]
+    def _tree(self, shown: set[int]) -> str:
+        """Lines for this module and those inside; the class alone if its id is in `shown`."""
+        inner = [(name, value) for name, value in self.named_parts() if isinstance(value, Module)]
         if inner and id(self) in shown:
             return f"{type(self).__name__}(…)"
         shown.add(id(self))
-        entries = [f"({name}): {value._described(shown)}" for name, value in inner]
+        entries = [f"({name}): {value._tree(shown)}" for name, value in inner]
         lines = "".join(f"\n  {line}" for entry in entries for line in entry.split("\n"))
         return f"{type(self).__name__}({self.extra_repr()}{lines}{chr(10) if inner else ''})"
 
     def extra_repr(self) -> str:
-        """What stands in the parentheses of repr."""
+        """The layer's settings, which `repr` shows in the parentheses."""
         return ""
 
 
 @contextmanager
 def in_eval_mode(model: Module) -> Iterator[None]:
-    """Inside, the model is in inference mode; afterwards each module in the mode that it had."""
+    """Put the model into inference mode, and each of its modules back into its mode afterwards."""
     modes = [(module, module._mode) for _, module in model.named_modules()]
     model.eval()
     try:
@@ -328,26 +348,19 @@ def in_eval_mode(model: Module) -> Iterator[None]:
             module.training = mode
 
 
-def _check_new(model: str, name: str, names: set[str]) -> None:
-    if name in names:
-        raise ValueError(
-            f"{model}: two of its parameters, buffers or modules are named {name!r}; attributes, positions and dict keys, as "
-            "text, must tell them apart"
-        )
-    names.add(name)
+def _parts(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(name, part) of each parameter, buffer and module that an attribute's value is or contains.
 
-
-def _flatten(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, value) of what an attribute's value is or contains; a container inside itself is not entered again."""
+    Args:
+        name: the attribute's name, with the positions and keys that led to `value`.
+        around: ids of the containers that `value` stands in, which are not entered again.
+    """
     if isinstance(value, Parameter | Buffer | Module):
         yield name, value
     elif id(value) in around:
         return
-    elif isinstance(value, list | tuple):
-        for i, entry in enumerate(value):
-            yield from _flatten(f"{name}.{i}", entry, (*around, id(value)))
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            yield from _flatten(f"{name}.{key}", entry, (*around, id(value)))
+    elif isinstance(value, list | tuple | Mapping):
+        for key, entry in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _parts(f"{name}.{key}", entry, (*around, id(value)))
     elif isinstance(value, set | frozenset) and any(isinstance(v, Parameter | Buffer | Module) for v in value):
         raise ValueError(f"Module: {name} is a set, which has no order; keep parameters, buffers and modules in a list")

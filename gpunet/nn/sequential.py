@@ -1,4 +1,4 @@
-"""`Sequential`: modules one after another; `Residual`, which adds them to their input; `Concat`, modules side by side."""
+"""`Sequential`, `Residual` and `Concat`: networks made of modules in a row or side by side."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from gpunet.nn.module import Module
 
 
 class Sequential(Module):
-    """Modules one after another; its names are their positions: "0.weight".
+    """Modules one after another, each on the result of the one before.
+
+    The names of parameters begin with the position of their layer: "0.weight".
 
     Args:
         layers: the modules.
-        fuse: whether neighbours run as one operation where a rule in `nn.fusion` says so: fewer passes over memory, and
-            the same numbers up to rounding.
+        fuse: whether neighbours run as one operation where a rule in `nn.fusion` says so, which
+            saves passes over memory and gives the same numbers up to rounding.
     """
 
     def __init__(self, *layers: Module, fuse: bool = True):
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Module):
-                raise TypeError(f"Sequential: layer {i} is {type(layer).__name__} but takes a Module")
-        self.layers = list(layers)
+        self.layers = _checked("Sequential: layer", layers)
         self.fuse = fuse
 
-    def children(self) -> Iterator[tuple[str, Any]]:
-        """(position, layer), then what a subclass holds beside them."""
+    def named_parts(self) -> Iterator[tuple[str, Any]]:
+        """(position, layer) of each layer, then (name, part) of what a subclass holds besides."""
         yield from ((str(i), layer) for i, layer in enumerate(self.layers))
-        yield from ((name, value) for name, value in super().children() if not name.startswith("layers."))
+        yield from ((name, value) for name, value in super().named_parts() if not name.startswith("layers."))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each layer on the result of the one before."""
+        """The last layer's result."""
         for layer, options in fused(self.layers) if self.fuse else ((layer, {}) for layer in self.layers):
             x = layer(x, **options)
         return x
@@ -51,19 +50,21 @@ class Sequential(Module):
     def __getitem__(self, i: slice) -> Sequential: ...
 
     def __getitem__(self, i: int | slice) -> Module:
-        """A layer; or, of a slice, those layers as a Sequential, which shares them."""
+        """A layer; for a slice, a Sequential that shares these layers."""
         return Sequential(*self.layers[i], fuse=self.fuse) if isinstance(i, slice) else self.layers[i]
 
 
 class Residual(Sequential):
-    """x + layers(x): what the layers, one after another, add to their input (He et al. 2016, section 3.1).
+    """x + layers(x), with the layers one after another (He et al. 2016, section 3.1).
 
-    The layers keep the shape, unless a shortcut brings the input to theirs: they are Sequential's, and so are their names.
+    The layers keep the shape, unless a shortcut changes that of x as well. They are held as by
+    `Sequential`, and so are their names.
 
     Args:
         layers, fuse: as for `Sequential`.
-        shortcut: takes the place of x in the sum, as a 1x1 convolution does where channels or extents change (He et al. 2016,
-            equation 2); its parameters are "shortcut.…". None for x itself.
+        shortcut: computes what takes the place of x in the sum, such as a 1x1 convolution where
+            channels or extents change (He et al. 2016, equation 2); its parameters are named
+            "shortcut.…". None for x itself.
     """
 
     def __init__(self, *layers: Module, shortcut: Module | None = None, fuse: bool = True):
@@ -73,41 +74,46 @@ class Residual(Sequential):
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        """x -> shortcut(x) + layers(x), both of one shape."""
+        """shortcut(x) + layers(x), which must have one shape."""
         y = super().forward(x)
         kept = x if self.shortcut is None else self.shortcut(x)
         if y.shape != kept.shape:
-            made = "" if self.shortcut is None else f", the shortcut {kept.shape}"
-            raise ValueError(f"Residual: the layers make {y.shape} of {x.shape}{made}, and only equal shapes add up")
+            made = "" if self.shortcut is None else f" and the shortcut {kept.shape}"
+            raise ValueError(f"Residual: the layers make {y.shape}{made} of x {x.shape}; the sum takes equal shapes")
         return kept + y
 
 
 class Concat(Module):
-    """Modules side by side on one input, their results behind one another along the channels (Szegedy et al. 2015, figure 2).
+    """Modules side by side on one input, with their results joined along the channels.
+
+    Szegedy et al. 2015, figure 2, join branches like this. With `nn.Identity` as a branch the input
+    itself is passed on, as in a dense block (Huang et al. 2017, equation 2).
 
     Args:
-        branches: the modules; `nn.Identity` passes the input itself on, as a dense block does (Huang et al. 2017, equation 2).
-            Names are positions: "0.weight".
+        branches: the modules; the names of parameters begin with their position: "0.weight".
     """
 
     def __init__(self, *branches: Module):
         if not branches:
             raise ValueError("Concat: takes at least one branch, got none")
-        for i, branch in enumerate(branches):
-            if not isinstance(branch, Module):
-                raise TypeError(f"Concat: branch {i} is {type(branch).__name__} but takes a Module")
-        self.branches = list(branches)
+        self.branches = _checked("Concat: branch", branches)
 
-    def children(self) -> Iterator[tuple[str, Any]]:
-        """(position, branch)."""
+    def named_parts(self) -> Iterator[tuple[str, Any]]:
+        """(position, branch) of each branch."""
         yield from ((str(i), branch) for i, branch in enumerate(self.branches))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (…, C) -> (…, the sum of the branches' channels)."""
+        """x (…, C) -> (…, sum of the branches' channels)."""
         parts = [branch(x) for branch in self.branches]
         if len({part.shape[:-1] for part in parts}) > 1:
-            raise ValueError(
-                f"Concat: the branches make {', '.join(str(part.shape) for part in parts)} of {x.shape}, and only equal "
-                "extents stand side by side"
-            )
+            made = ", ".join(str(part.shape) for part in parts)
+            raise ValueError(f"Concat: the branches make {made} of x {x.shape}; they may differ in the channels alone")
         return F.concatenate(parts, axis=-1)
+
+
+def _checked(what: str, modules: tuple[Any, ...]) -> list[Module]:
+    """The modules as a list; a TypeError for the first that is none."""
+    for i, module in enumerate(modules):
+        if not isinstance(module, Module):
+            raise TypeError(f"{what} {i} is {type(module).__name__} but takes a Module")
+    return list(modules)

@@ -1,1 +1,1 @@
-"""What can be said of a model: its summary and its plan."""
+"""Descriptions of a model: the summary of its layers, and the plan of a step's kernels."""

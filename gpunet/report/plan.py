@@ -1,8 +1,4 @@
-"""A table of the kernels that one step of a network launches: for what, on how many bytes, with how many operations.
-
-The step is run, on a copy of the model, through a backend that writes down what it is asked for. An update belongs to the
-modules above this one, so it comes as an argument: ``optimizer=lambda parameters: optim.SGD(parameters, lr=0.1)``.
-"""
+"""`plan`: a table of the kernels that one step of a network launches, with bytes and FLOPs."""
 
 from __future__ import annotations
 
@@ -33,14 +29,14 @@ MakeOptimizer = Callable[[list[Parameter]], Any]
 
 
 class Place(NamedTuple):
-    """Where in a step something was asked for: the `label` of a plan's launches and allocations."""
+    """Where in a step a launch or an allocation belongs: the `label` of each in a plan."""
 
     phase: str
-    """"forward" (the loss too), "backward" or "update"."""
+    """"forward", which includes the loss; "backward" or "update"."""
     layer: str
-    """Name and kind of the innermost layer, with what it has taken in; empty outside of the model."""
+    """Name and kind of the innermost layer, with what is fused into it; empty outside the model."""
     operation: str
-    """Of `gpunet.functional`, whose gradient it is in the backward pass; in an update the optimizer."""
+    """The operation of `gpunet.functional`, or the optimizer in an update."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +44,31 @@ class Plan:
     """What one step asks of a device; prints as a table."""
 
     launches: tuple[Launch, ...]
-    """In their order; the `label` of each is a `Place`."""
+    """The launches in their order; the `label` of each is a `Place`."""
     allocations: tuple[Allocation, ...]
-    """Arrays made in the step: not the model, the optimizer's state and the batch."""
+    """The arrays made in the step: not the model, the optimizer's state and the batch."""
     input_shape: tuple[int, ...]
     batch_size: int
     backend: str
 
     @property
     def read(self) -> int:
-        """Bytes of the arrays that the launches read; an array counts once for each of them, whole."""
+        """Bytes of the arrays that the launches read; each launch counts an array once, whole."""
         return sum(launch.read for launch in self.launches)
 
     @property
     def written(self) -> int:
-        """Bytes of the arrays that the launches write, likewise."""
+        """Bytes of the arrays that the launches write; each launch counts an array once, whole."""
         return sum(launch.written for launch in self.launches)
 
     @property
     def flops(self) -> int:
-        """Of convolutions and matrix products, with their gradients; a multiply-add counts two."""
+        """FLOPs of convolutions, matrix products and their gradients; a multiply-add is two."""
         return sum(launch.flops for launch in self.launches)
 
     @property
     def allocated(self) -> int:
-        """Bytes of all allocations; most are given back within the step."""
+        """Bytes of all allocations; the step itself frees most of them again."""
         return sum(allocation.bytes for allocation in self.allocations)
 
     def __str__(self) -> str:
@@ -87,14 +83,14 @@ class Plan:
         drawn = draw_table(table, (False, False, False, True, True, True, True))
         return (
             f"{drawn}\na step of {self.batch_size} inputs {'x'.join(map(str, self.input_shape))} on {self.backend}, with "
-            f"{len(self.allocations)} allocations of {in_bytes(self.allocated)}; an array counts once a launch, and FLOPs are "
-            "those of products"
+            f"{len(self.allocations)} allocations of {in_bytes(self.allocated)}; each launch counts an array once, and FLOPs "
+            "are those of products"
         )
 
     __repr__ = __str__
 
 
-def make_plan(
+def plan(
     model: Module,
     input_shape: tuple[int, ...],
     *,
@@ -105,98 +101,108 @@ def make_plan(
     backend: str | Backend | None = None,
     precision: str = "float32",
 ) -> Plan:
-    """Run one step on random inputs of (batch_size, *input_shape), and note what it launches. The model stays as it is.
+    """Run one step on random inputs, and list the kernels that it launches.
 
-    The emulated device takes seconds for a small network; the launches, unlike the time, are the GPU's.
+    The emulated device launches what a GPU launches, but takes seconds for a small network.
 
     Args:
-        training: forward pass, loss and backward pass, in training mode; else the forward pass alone, in inference mode.
-        loss: ``loss(model(x), labels)``, with integer labels, all 0, of shape (N, …) for an output (N, …, K).
-        optimizer: makes the optimizer of the parameters that it is given, for an update at the end of the step.
-        backend: "cuda" or "emulated"; if None the model's, if it is one of them, else the first that answers.
-        precision: as for the Trainer. With an optimizer the parameters have been rounded before, by the update of the step
-            before; without one, each operation rounds its own.
+        model: the network; it stays as it is, for the step runs on a copy.
+        input_shape: shape of one input without the batch axis, such as (28, 28, 1).
+        batch_size: number of inputs.
+        training: whether the step is forward pass, loss and backward pass, in training mode; if
+            not, it is the forward pass alone, in inference mode.
+        loss: called as ``loss(model(x), labels)``, with integer labels of shape (N, …), all 0, for
+            an output of shape (N, …, K).
+        optimizer: makes the optimizer of the copy, for the step to end in an update: ``lambda
+            parameters: optim.SGD(parameters, lr=0.1)``.
+        backend: "cuda" or "emulated"; if None, the model's own if it is one of these, else the
+            first of them that works here.
+        precision: as for the Trainer. With an optimizer the plan is that of a later step, whose
+            parameters the update before has rounded; without one, each operation rounds its own.
     Raises:
-        BackendError: a backend that launches no kernels, or none here that does.
+        BackendError: the backend launches no kernels, or no backend that does works here.
+        TypeError, ValueError: the input shape, batch size or precision is not a valid one.
     """
     check_input_shape("plan", input_shape)
     batch_size = positive_int("plan", "batch_size", batch_size)
     device = _device(model, backend)
     recorded, recording = recording_backend(device)
-    copied = _copied(model, recorded).train(training)
-    made = None if optimizer is None or not training else optimizer(copied.parameters())
+    twin = _copied(model, recorded).train(training)
+    made = None if optimizer is None or not training else optimizer(twin.parameters())
     stored = stored_dtype("plan", precision, device)
     if stored is not None and made is not None:
         made.compute_in(stored)
         made.arena.refresh()
-    dtype = np.dtype(stored or next((p.dtype for p in copied.parameters()), np.float32))
+    dtype = np.dtype(stored or next((p.dtype for p in twin.parameters()), np.float32))
     inputs = np.random.default_rng(0).normal(size=(batch_size, *input_shape))
     x = tensor(device.asarray(inputs, dtype), dtype=dtype, backend=recorded)
-    follower = _Follower(recording, copied)
+    labeller = _Labeller(recording, twin)
     recording.clear()
-    with random.undisturbed(), watching(follower.watch):
+    with random.undisturbed(), watching(labeller.watch):
         if training:
-            _train(copied, x, loss, made, device, follower)
+            _train(twin, x, loss, made, device, labeller)
         else:
             with no_grad():
-                copied(x)
+                twin(x)
     return Plan(tuple(recording.launches), tuple(recording.allocations), tuple(input_shape), batch_size, device.name)
 
 
-def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend, follower: _Follower) -> None:
-    """One training step; the labels are made by a device that records nothing, for they belong to the batch."""
+def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend, labeller: _Labeller) -> None:
+    """Run one training step; `device`, which records nothing, makes the labels of the batch."""
     y = model(x)
     labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
     value = loss(y, labels)
-    follower.at("backward", "", "loss")
+    labeller.mark("backward", "", "loss")
     if optimizer is None:
         value.backward()
     else:
         optimizer.backward(value)
-        follower.at("update", "", type(optimizer).__name__)
+        labeller.mark("update", "", type(optimizer).__name__)
         optimizer.step()
 
 
-class _Follower:
-    """Labels a recording with the places of a step.
+class _Labeller:
+    """Labels what a recording gets with the place in the step where it belongs.
 
     Args:
-        recording: what to label.
-        model: its modules are changed to say when they run; a forward hook, which would keep them from being fused, is not
-            needed for that.
+        recording: the recording to label.
+        model: the model whose step it is. The `forward` of each module is replaced by one that says
+            when the module runs; forward hooks would keep neighbours from being fused.
     """
 
     def __init__(self, recording: Recording, model: Module):
         self._recording = recording
-        self._running: list[str] = []
+        self._running: list[str] = []  # labels of the modules that run now, outermost first
         self._layer_of: WeakKeyDictionary[Function, str] = WeakKeyDictionary()
         for name, module in model.named_modules():
-            vars(module)["forward"] = self._followed(f"{name} {kind_of(module)}".strip(), module.forward)
+            vars(module)["forward"] = self._labelled(f"{name} {kind_of(module)}".strip(), module.forward)
 
-    def at(self, phase: str, layer: str, operation: str) -> None:
-        """What comes next belongs here."""
+    def mark(self, phase: str, layer: str, operation: str) -> None:
+        """Give what the recording gets from now on this place."""
         self._recording.label = Place(phase, layer, operation)
 
     def watch(self, function: Function, direction: str) -> None:
-        """An operation is about to run; its gradient belongs to the layer that applied it."""
+        """Mark an operation that is about to run; its gradient belongs to the same layer."""
         if direction == "forward":
             self._layer_of[function] = self._running[-1] if self._running else ""
-        self.at(direction, self._layer_of[function], function.name)
+        self.mark(direction, self._layer_of[function], function.name)
 
-    def _followed(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def followed(*inputs: Any, **options: Any) -> Any:
-            taken = (value.name if isinstance(value, Activation) else name for name, value in options.items())
-            self._running.append(" + ".join((label, *taken)))
+    def _labelled(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """`forward`, with the module's label and what is fused into it on `_running` meanwhile."""
+
+        def labelled(*inputs: Any, **options: Any) -> Any:
+            fused = (value.name if isinstance(value, Activation) else name for name, value in options.items())
+            self._running.append(" + ".join((label, *fused)))
             try:
                 return forward(*inputs, **options)
             finally:
                 self._running.pop()
 
-        return followed
+        return labelled
 
 
 def _copied(model: Module, backend: Backend) -> Module:
-    """The model on another backend, sharing with this one nothing that a step changes."""
+    """A copy of the model on another backend, which shares nothing with it that a step changes."""
     memo: dict[int, Any] = {}
     for _, parameter in model.named_parameters():
         data = backend.asarray(parameter.numpy(), parameter.dtype)
@@ -208,21 +214,23 @@ def _copied(model: Module, backend: Backend) -> Module:
 
 
 def _device(model: Module, asked: str | Backend | None) -> CudaBackend:
+    """The backend to plan for: the one asked for, the model's own, or the first that works here."""
     if asked is not None:
         chosen = get_backend(asked)
     else:
         own = next((value.backend for _, value in [*model.named_parameters(), *model.named_buffers()]), None)
         chosen = own if isinstance(own, CudaBackend) else _first_device()
     if not isinstance(chosen, CudaBackend):
-        raise BackendError(f"plan: backend is {chosen.name}, which launches no kernels; it takes cuda or emulated")
+        raise BackendError(f"plan: backend is {chosen.name}, which launches no kernels; use cuda or emulated")
     return chosen
 
 
 def _first_device() -> Backend:
+    """The GPU, or else the emulated device; a BackendError that says why neither works."""
     reasons = []
     for name in ("cuda", "emulated"):
         why = why_unavailable(name)
         if not why:
             return get_backend(name)
         reasons.append(f"{name}: {why}")
-    raise BackendError(f"plan: takes a backend that launches kernels, and none answers here ({'; '.join(reasons)})")
+    raise BackendError(f"plan: takes a backend that launches kernels, and none works here ({'; '.join(reasons)})")

@@ -1,4 +1,4 @@
-"""A table of a network's layers: output shapes, parameters with their formula, FLOPs, memory."""
+"""`summary`: a table of a network's layers with output shapes, parameters, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -15,54 +15,55 @@ from gpunet.report.table import draw_table, in_bytes
 
 
 @dataclass(frozen=True)
-class Row:
-    """One layer, run once on one input."""
+class LayerRow:
+    """What one layer did in one forward pass of one input."""
 
     name: str
     kind: str
+    """Its class, and the activation that it computes as well."""
     output_shape: tuple[int, ...]
-    """Without the batch axis."""
+    """Without the batch axis; empty if the layer did not run."""
     parameters: int
+    """Number of elements of its own parameters that no row above has counted."""
     formula: str
+    """How this number comes about, such as "(5·5·3+1)·10"."""
     flops: int
-    """Of the forward pass of one input; a multiply-add counts two."""
+    """Floating-point operations; a multiply-add counts as two."""
     bytes: int
-    """Of the output of one input."""
+    """Bytes of its outputs."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows of layers and their sums; prints as a table."""
+    """The rows of a model's layers and their sums; prints as a table."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayerRow, ...]
     input_shape: tuple[int, ...]
     parameter_bytes: int
 
     @property
     def parameters(self) -> int:
-        """Numbers in all parameters of the model, frozen ones too; those of a layer used twice count once."""
+        """Number of elements of all parameters, frozen ones too; shared parameters count once."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def flops(self) -> int:
-        """Of the forward pass of one input."""
+        """Floating-point operations of the forward pass of one input."""
         return sum(row.flops for row in self.rows)
 
     @property
     def activation_bytes(self) -> int:
-        """Of all outputs of one input."""
+        """Bytes of the outputs of all layers for one input."""
         return sum(row.bytes for row in self.rows)
 
     def __str__(self) -> str:
         head = ("layer", "output", "parameters", "formula", "FLOPs", "memory")
-        table = [head, ("input", _shape(self.input_shape), "", "", "", "")]
+        table = [head, ("input", _extents(self.input_shape), "", "", "", "")]
         for row in self.rows:
             name = f"{row.name} {row.kind}".strip()
-            parameters = f"{row.parameters:,}" if row.parameters else "0"
-            table.append(
-                (name, _shape(row.output_shape), parameters, row.formula, f"{row.flops:,}", in_bytes(row.bytes))
-            )
-        totals = (f"{self.parameters:,}", "", f"{self.flops:,}", in_bytes(self.activation_bytes))
+            amounts = f"{row.parameters:,}", row.formula, f"{row.flops:,}", in_bytes(row.bytes)
+            table.append((name, _extents(row.output_shape), *amounts))
+        totals = f"{self.parameters:,}", "", f"{self.flops:,}", in_bytes(self.activation_bytes)
         table.append(("total", "", *totals))
         drawn = draw_table(table, (False, True, True, False, True, True))
         return f"{drawn}\nFLOPs and memory for one input; the parameters take {in_bytes(self.parameter_bytes)}"
@@ -70,24 +71,31 @@ class Summary:
     __repr__ = __str__
 
 
-def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
-    """Run `model` once on zeros of (1, *input_shape), without training it, and note each layer.
+def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
+    """Run `model` once on zeros in inference mode, and describe each of its layers.
 
-    A row stands for an innermost module, and for an outer one that holds parameters of its own. Modules that the run does
-    not reach follow at the end, so that the parameters add up.
+    There is a row for each run of an innermost module, and of an outer module that holds parameters
+    of its own. Modules with parameters that did not run follow at the end, so that the parameters
+    add up.
+
+    Args:
+        model: the network; it stays as it is.
+        input_shape: shape of one input without the batch axis, such as (28, 28, 1).
+    Raises:
+        TypeError: the shape is no tuple or list of integers.
     """
     check_input_shape("summary", input_shape)
     names = {id(module): name for name, module in model.named_modules()}
-    rows: list[Row] = []
-    counted: set[int] = set()
+    rows: list[LayerRow] = []
+    counted: set[int] = set()  # ids of the parameters in the rows
 
-    def note(module: Module, inputs: tuple[Any, ...], y: Any) -> None:
-        held = [value for _, value in module.children()]
+    def add_row(module: Module, inputs: tuple[Any, ...], y: Any) -> None:
+        held = [value for _, value in module.named_parts()]
         parameters = [p for p in held if isinstance(p, Parameter)]
         if parameters or not any(isinstance(value, Module) for value in held):
             rows.append(_row(names[id(module)], module, parameters, counted, inputs, y))
 
-    handles = [module.register_forward_hook(note) for _, module in model.named_modules()]
+    handles = [module.register_forward_hook(add_row) for _, module in model.named_modules()]
     parameters = model.parameters()
     dtype = parameters[0].dtype if parameters else np.dtype(np.float32)
     try:
@@ -97,31 +105,38 @@ def summarize(model: Module, input_shape: tuple[int, ...]) -> Summary:
         for handle in handles:
             handle.remove()
     for name, module in model.named_modules():
-        missed = [p for _, p in module.children() if isinstance(p, Parameter) and id(p) not in counted]
+        missed = [p for _, p in module.named_parts() if isinstance(p, Parameter) and id(p) not in counted]
         if missed:
             rows.append(_row(name, module, missed, counted, (), None))
     return Summary(tuple(rows), tuple(input_shape), sum(p.size * p.dtype.itemsize for p in parameters))
 
 
 def check_input_shape(operation: str, input_shape: object) -> None:
-    """TypeError for anything but the extents of an input."""
+    """Raise a TypeError unless `input_shape` is a tuple or list of integers."""
     if not isinstance(input_shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in input_shape):
         raise TypeError(
             f"{operation}: input_shape is {input_shape!r} but takes extents without the batch, such as (28, 28, 1)"
         )
 
 
+def kind_of(module: Module) -> str:
+    """A layer's class, and the activation that it computes as well: "Conv2d + relu"."""
+    fused = getattr(module, "activation", None)
+    return type(module).__name__ + (f" + {fused.name}" if isinstance(fused, Activation) else "")
+
+
 def _row(
     name: str, module: Module, parameters: list[Parameter], counted: set[int], inputs: tuple[Any, ...], y: Any
-) -> Row:
+) -> LayerRow:
+    """The row of a module that made y, or that did not run if y is None; counts its parameters."""
     new = [p for p in parameters if id(p) not in counted]
     counted.update(map(id, new))
     count = sum(p.size for p in new)
     if y is None:
-        return Row(name, f"{kind_of(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
+        return LayerRow(name, f"{kind_of(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
     outputs = [value for value in (y if isinstance(y, tuple | list) else [y]) if isinstance(value, Tensor)]
     first = outputs[0].shape if outputs else (1,)
-    return Row(
+    return LayerRow(
         name,
         kind_of(module),
         first[1:],
@@ -132,11 +147,6 @@ def _row(
     )
 
 
-def kind_of(module: Module) -> str:
-    """A layer's class, and the activation that it computes as well."""
-    fused = getattr(module, "activation", None)
-    return type(module).__name__ + (f" + {fused.name}" if isinstance(fused, Activation) else "")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
+def _extents(shape: tuple[int, ...]) -> str:
+    """A shape as "28x28x1"; one with an extent of 0 as Python writes it."""
     return "x".join(map(str, shape)) if prod(shape) else str(shape)

@@ -1,4 +1,4 @@
-"""Tables of text, and numbers in them."""
+"""Tables drawn as text, and numbers of bytes as they stand in them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 
 def draw_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Columns side by side, with rules below the first row, the head, and above the last, the totals.
+    """Columns side by side, with a rule below the first row and another above the last.
 
     Args:
-        right: whether a column is set to the right.
+        rows: the head, the rows of the body, and the totals.
+        right: for each column, whether it is aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -22,7 +23,7 @@ def draw_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
 
 
 def in_bytes(count: int) -> str:
-    """A number of bytes in the largest unit of which there is one."""
+    """A number of bytes, in the largest unit that goes into it at least once: 1536 is "1.5 KiB"."""
     if count < 1024:
         return f"{count} B"
     size, units = count / 1024, iter(("KiB", "MiB", "GiB", "TiB"))

@@ -250,7 +250,7 @@ MISTAKES = {
         TypeError,
         "index: an array is a masked array, whose mask would be lost",
     ),
-    "length": (lambda x: len(x.sum()), TypeError, "len: a tensor of no axes has no length"),
+    "length": (lambda x: len(x.sum()), TypeError, "len: a tensor without axes has no length"),
     "flatten": (lambda x: F.flatten(x.sum()), ValueError, "flatten: x has no axes but takes at least one"),
 }
 

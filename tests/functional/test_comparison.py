@@ -162,7 +162,7 @@ def test_a_tensor_of_more_elements_is_no_number(backend):
         with pytest.raises(ValueError, match=r"item: takes a tensor of one element, got shape \(2,\)"):
             f(t)
     assert str(t) == f"{t}" == repr(t)
-    with pytest.raises(TypeError, match="len: a tensor of no axes has no length"):
+    with pytest.raises(TypeError, match="len: a tensor without axes has no length"):
         iter(t.sum())
     assert 2 in t
     assert 3.0 not in t

@@ -149,7 +149,7 @@ def test_layer_trains_in_an_optimizers_arena(backend, rng):
 
 
 def test_summary_counts_the_layers_parameters_and_operations():
-    (row,) = nn.Sequential(nn.ConvTranspose2d(8, 4, 2, stride=2)).summary((5, 7, 8)).rows
+    (row,) = gp.summary(nn.Sequential(nn.ConvTranspose2d(8, 4, 2, stride=2)), (5, 7, 8)).rows
     assert (row.output_shape, row.parameters, row.formula) == ((10, 14, 4), 132, "2·2·4·8+4")
     assert row.flops == 5 * 7 * 8 * 2 * 2 * 4 * 2 + 10 * 14 * 4
 

@@ -1,4 +1,4 @@
-"""Whose memory gradients are, and what backward of an operation may return."""
+"""Gradients have memory of their own, and what `backward` of an operation may return."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def apart(backend, *arrays):
 
 
 class Pass(Function):
-    """dy itself, for each input."""
+    """An operation whose gradients are dy itself."""
 
     def forward(self, *arrays):
         return self.backend.copy(arrays[0])
@@ -39,7 +39,7 @@ class Pass(Function):
 
 
 class Keep(Function):
-    """Always the same array, which it has saved."""
+    """An operation whose gradient is an array that it has saved."""
 
     def forward(self, x, *, slope):
         self.slope = slope
@@ -87,7 +87,7 @@ def test_no_gradient_shares_memory(backend, rng, name):
     y.backward(upstream)
     assert apart(backend, a.grad, b.grad, upstream, a.data, b.data)
     first = host(b.grad, backend).copy()
-    a.grad = backend.binary("multiply", a.grad, a.grad, out=a.grad)  # what a user, or an optimizer, does to one of them
+    a.grad = backend.binary("multiply", a.grad, a.grad, out=a.grad)  # as a user or an optimizer may do
     np.testing.assert_array_equal(host(b.grad, backend), first)
     np.testing.assert_array_equal(host(upstream, backend), before)
 
@@ -115,14 +115,14 @@ def test_a_second_backward_adds_in_place_and_to_nothing_else(backend):
     held, others = x.grad, host(other.grad, backend).copy()
     x.requires_grad, second = True, (x * 3)
     second.backward([1, 1])
-    assert x.grad is held  # as in PyTorch: whoever wants to keep the first, copies it
+    assert x.grad is held  # as in PyTorch: copy the first gradient to keep it
     assert host(held, backend).tolist() == [4, 4]
     np.testing.assert_array_equal(host(other.grad, backend), others)
 
 
 def test_a_retained_graph_gives_the_same_gradient_each_time(backend, rng):
     x = leaf(backend, rng.normal(size=(4, 3)))
-    loss = F.cross_entropy(x, [0, 1, 2, 0])  # whose gradient its forward pass has computed
+    loss = F.cross_entropy(x, [0, 1, 2, 0])  # its forward pass computes the gradient already
     for _ in range(3):
         x.zero_grad()
         loss.backward(retain_graph=True)
@@ -227,7 +227,7 @@ def test_gradients_may_be_none_a_list_or_of_another_float_dtype(backend):
         assert x.grad.dtype == np.float32
 
 
-def test_what_is_not_asked_for_is_not_checked(backend):
+def test_a_gradient_that_nothing_needs_is_not_checked(backend):
     x, w = leaf(backend, [1, 2]), gp.tensor([3.0, 4.0], backend=backend)
     Custom.apply(x, w, gradients=lambda on, dy: (dy, "anything")).backward([5, 6])
     assert host(x.grad, backend).tolist() == [5, 6]
@@ -246,7 +246,7 @@ def test_a_forward_pass_gives_an_array_of_the_backend(backend):
             Wrong.apply(leaf(backend, [1.0]), y=y)
 
 
-def test_numbers_of_numpy_are_arrays_of_no_axes():
+def test_a_number_of_numpys_becomes_an_array_without_axes():
     class Total(Function):
         def forward(self, x):
             return x.sum()  # np.float32, no array

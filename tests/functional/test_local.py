@@ -125,7 +125,7 @@ def test_layer_trains_in_an_optimizers_arena(backend, rng):
 
 
 def test_summary_counts_the_layers_parameters_and_operations():
-    (row,) = nn.Sequential(nn.LocallyConnected2d((5, 7, 8), 4, 2)).summary((5, 7, 8)).rows
+    (row,) = gp.summary(nn.Sequential(nn.LocallyConnected2d((5, 7, 8), 4, 2)), (5, 7, 8)).rows
     assert (row.output_shape, row.parameters, row.formula) == ((4, 6, 4), 24 * (2 * 2 * 8 + 1) * 4, "4·6·(2·2·8+1)·4")
     assert row.flops == 4 * 6 * 4 * (2 * 2 * 2 * 8 + 1)
 

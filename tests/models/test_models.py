@@ -21,7 +21,7 @@ def conv_parameters(*channels):
 def test_resnet9_has_the_parameters_of_its_formula():
     filters = [64, 128, 128, 128, 256, 512, 512, 512]
     expected = conv_parameters(3, *filters) + 2 * sum(filters) + 513 * 10
-    summary = models.resnet9().summary((32, 32, 3))
+    summary = gp.summary(models.resnet9(), (32, 32, 3))
     assert summary.parameters == expected == 6_573_130
     assert [row.output_shape for row in summary.rows if row.kind == "MaxPool2d"] == [
         (16, 16, 128), (8, 8, 256), (4, 4, 512), (1, 1, 512)
@@ -34,8 +34,8 @@ def test_vgg11_has_the_parameters_of_its_formula():
     plain = models.vgg11(batch_norm=False)
     of_convs = sum(p.size for layer in plain if isinstance(layer, nn.Conv2d) for p in layer.parameters())
     assert of_convs == convs + sum(filters) == 9_220_480
-    assert plain.summary((32, 32, 3)).parameters == of_convs + head == 9_225_610
-    assert models.vgg11().summary((32, 32, 3)).parameters == convs + 2 * sum(filters) + head == 9_228_362
+    assert gp.summary(plain, (32, 32, 3)).parameters == of_convs + head == 9_225_610
+    assert gp.summary(models.vgg11(), (32, 32, 3)).parameters == convs + 2 * sum(filters) + head == 9_228_362
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_papers_nets_have_the_published_numbers_of_parameters(name):
     ids=["resnet18", "resnet34", "mobilenet", "alexnet", "vgg16", "vgg16 without batch norm"],
 )  # fmt: skip
 def test_nets_for_small_images_have_the_parameters_of_their_docstrings(make, parameters):
-    summary = make().summary((32, 32, 3))
+    summary = gp.summary(make(), (32, 32, 3))
     assert summary.parameters == parameters
     assert summary.rows[-1].output_shape == (10,)
 
@@ -132,7 +132,7 @@ def test_speedrun_has_the_parameters_of_its_formula():
     model = models.speedrun()
     convs = conv_parameters(24, 64, 64, 256, 256, 256, 256)
     fixed = sum(p.size for p in model.parameters() if not p.requires_grad)
-    summary = model.summary((32, 32, 3))
+    summary = gp.summary(model, (32, 32, 3))
     assert summary.parameters == 2 * 2 * 3 * 24 + 24 + convs + 2 * 1152 + 256 * 10 == 1_972_792
     assert fixed == 2 * 2 * 3 * 24 + 1152
     assert [row.output_shape for row in summary.rows if row.kind == "MaxPool2d"] == [

@@ -106,7 +106,7 @@ def test_summary_counts_the_parameters_and_flops_of_new_layers():
         nn.GroupNorm(2, 4), nn.LayerNorm((5, 4)), nn.LayerNorm(4, affine=False), nn.PReLU(4), nn.PReLU(), nn.ELU(),
         nn.SiLU(), nn.Dropout2d(), nn.GaussianNoise(),
     )  # fmt: skip
-    rows = model.summary((3, 5, 4)).rows
+    rows = gp.summary(model, (3, 5, 4)).rows
     assert [row.parameters for row in rows] == [8, 40, 0, 4, 1, 0, 0, 0, 0]
     assert [row.formula for row in rows] == ["2·4", "2·20", "", "4", "1", "", "", "", ""]
     assert [row.flops // 60 for row in rows] == [8, 8, 6, 2, 2, 3, 4, 0, 0]

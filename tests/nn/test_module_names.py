@@ -73,7 +73,7 @@ def test_one_part_under_two_names_counts_once():
 
 
 @pytest.mark.parametrize("kind", [set, frozenset])
-def test_a_set_has_no_order(kind):
+def test_parts_in_a_set_raise(kind):
     with pytest.raises(ValueError, match="^Module: heads is a set, which has no order; keep parameters"):
         Net(heads=kind([layer()])).parameters()
     assert Net(heads=kind([1, "a"]), layer=layer()).state_dict()
@@ -115,7 +115,7 @@ def test_a_module_that_refers_to_its_parent_counts_once():
         "parent.layer.weight", "parent.layer.bias", "layer.weight", "layer.bias"
     ]  # fmt: skip
     parent.eval().to("reference").freeze().unfreeze().load_state_dict(parent.state_dict())
-    assert parent.summary((2,)).parameters == 12
+    assert gp.summary(parent, (2,)).parameters == 12
     for twin in (copy.deepcopy(parent), pickle.loads(pickle.dumps(parent))):
         assert twin.child.parent is twin.self is twin.all[1] is twin
         assert list(twin.state_dict()) == names
@@ -146,7 +146,7 @@ def test_a_layer_of_a_sequential_may_be_the_sequential():
 # ---- hooks
 
 
-def test_what_a_forward_hook_returns_takes_the_outputs_place(backend, rng):
+def test_the_result_of_a_forward_hook_replaces_the_output(backend, rng):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).to(backend)
     x = rng.normal(size=(5, 3)).astype(np.float32)
     plain = model(x).numpy()
@@ -170,7 +170,7 @@ def test_what_a_forward_hook_returns_takes_the_outputs_place(backend, rng):
     np.testing.assert_array_equal(model(x).numpy(), plain)
 
 
-def test_a_hook_may_give_what_is_no_tensor_and_copies_keep_their_own():
+def test_a_hook_may_return_any_object_and_a_copied_model_keeps_its_hook():
     model = Net(layer=layer())
     handle = model.register_forward_hook(lambda module, inputs, y: (y, 0))
     twin = copy.deepcopy(model)

@@ -61,7 +61,7 @@ def test_evaluation_leaves_the_running_moments(backend, rng):
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm2d(3)).to(backend)
     before = model.state_dict()
     model.eval()(rng.normal(size=(6, 4)).astype(np.float32))
-    model.train().summary((4,))
+    gp.summary(model.train(), (4,))
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 
@@ -97,7 +97,7 @@ def test_a_frozen_scale_stays_while_the_shift_learns(backend, rng):
 
 def test_summary_repr_and_errors():
     model = nn.Sequential(nn.BatchNorm2d(5, activation="relu"), nn.BatchNorm2d(5, affine=False))
-    first, second = model.summary((4, 3, 5)).rows
+    first, second = gp.summary(model, (4, 3, 5)).rows
     assert (first.kind, first.parameters, first.formula, first.flops) == (
         "BatchNorm2d + relu",
         10,
@@ -130,7 +130,7 @@ def test_a_residual_adds_its_input(backend, rng):
     np.testing.assert_array_equal(y.numpy(), (x + body[1](body[0](x))).numpy())
     assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     y.backward(np.zeros(y.shape, np.float32))
-    with pytest.raises(ValueError, match=re.escape("Residual: the layers make (2, 3, 2, 3) of (2, 5, 4, 3)")):
+    with pytest.raises(ValueError, match=re.escape("Residual: the layers make (2, 3, 2, 3) of x (2, 5, 4, 3)")):
         nn.Residual(nn.Conv2d(3, 3, 3)).to(backend)(x)
 
 

@@ -38,7 +38,7 @@ def test_summary_counts_what_they_compute():
         nn.Upsample2d(2, mode="bilinear"), nn.ReflectionPad2d(1), nn.AdaptiveMaxPool2d((4, 3)), nn.Upsample2d(2),
         nn.GlobalAvgPool2d(), nn.LocallyConnected2d((1, 1, 3), 2, 1),
     )  # fmt: skip
-    summary = model.summary((3, 5, 3))
+    summary = gp.summary(model, (3, 5, 3))
     shapes = [(6, 10, 3), (8, 12, 3), (4, 3, 3), (8, 6, 3), (1, 1, 3), (1, 1, 2)]
     assert [row.output_shape for row in summary.rows] == shapes
     assert [row.flops for row in summary.rows] == [8 * 180, 0, 8 * 12 * 3, 0, 8 * 6 * 3, 14]
@@ -47,7 +47,7 @@ def test_summary_counts_what_they_compute():
 
 
 def test_summary_counts_windows_over_an_extent_that_is_kept():
-    summary = nn.Sequential(nn.AdaptiveAvgPool2d((None, 2))).summary((6, 8, 3))
+    summary = gp.summary(nn.Sequential(nn.AdaptiveAvgPool2d((None, 2))), (6, 8, 3))
     assert [(row.output_shape, row.flops) for row in summary.rows] == [((6, 2, 3), 6 * 8 * 3)]
 
 
@@ -80,7 +80,7 @@ def test_branches_stand_side_by_side(backend, rng):
     np.testing.assert_array_equal(y[..., 4:7], x.numpy())
     np.testing.assert_array_equal(y[..., 7:], F.max_pool2d(x, 3, stride=1, padding=1).numpy())
     assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias"]
-    rows = nn.Sequential(model).summary((5, 4, 3)).rows
+    rows = gp.summary(nn.Sequential(model), (5, 4, 3)).rows
     assert [(row.name, row.output_shape) for row in rows[:1]] == [("0.0", (5, 4, 4))]
     assert sum(row.parameters for row in rows) == 3 * 3 * 3 * 4 + 4
 
@@ -111,7 +111,7 @@ def test_a_residual_may_change_channels_and_extents_by_its_shortcut(backend, rng
     names = [name for name, _ in model.named_parameters()]
     assert "shortcut.0.weight" in names
     assert len(names) == 7
-    assert sum(row.parameters for row in model.summary((6, 5, 3)).rows) == sum(p.size for p in model.parameters())
+    assert sum(row.parameters for row in gp.summary(model, (6, 5, 3)).rows) == sum(p.size for p in model.parameters())
     folded = nn.fold_batch_norm(model)
     assert len(folded.shortcut) == 1
     np.testing.assert_allclose(folded(x).numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -131,11 +131,11 @@ def test_a_residual_may_change_channels_and_extents_by_its_shortcut(backend, rng
         (lambda: nn.Residual(nn.ReLU(), shortcut=F.relu), "Residual: shortcut is function but takes a Module"),
         (
             lambda: nn.Concat(nn.ReLU(), nn.MaxPool2d(2))(np.ones((1, 4, 4, 2), np.float32)),
-            "Concat: the branches make (1, 4, 4, 2), (1, 2, 2, 2) of (1, 4, 4, 2), and only equal extents",
+            "Concat: the branches make (1, 4, 4, 2), (1, 2, 2, 2) of x (1, 4, 4, 2); they may differ in the channels alone",
         ),
         (
             lambda: nn.Residual(nn.ReLU(), shortcut=nn.MaxPool2d(2))(np.ones((1, 4, 4, 2), np.float32)),
-            "Residual: the layers make (1, 4, 4, 2) of (1, 4, 4, 2), the shortcut (1, 2, 2, 2), and only equal",
+            "Residual: the layers make (1, 4, 4, 2) and the shortcut (1, 2, 2, 2) of x (1, 4, 4, 2); the sum takes",
         ),
     ],
 )

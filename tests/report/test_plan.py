@@ -1,5 +1,7 @@
-"""A plan lists what the machine does, and a fused step writes nothing that its kernels say they avoid."""
+"""A plan lists what the emulated machine does, and a fused step writes no intermediate arrays."""
 
+import subprocess
+import sys
 from functools import partial
 from math import prod
 from types import SimpleNamespace
@@ -19,9 +21,9 @@ from gpunet.report import plan as planning
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)
 LENET_LAUNCHES, TARGET = 16, 20
-"""Launches of a LeNet training step today, and the most that there should be, at the batch sizes that benchmarks take."""
+"""Launches of a LeNet training step now, and the most that are wanted, at the batch sizes of the benchmarks."""
 BATCH = 7
-"""Images; a prime, so that no other array has as many elements as those that tests look for."""
+"""Number of images; a prime, so that no other array has as many elements as those that tests look for."""
 
 
 def elements(plan):
@@ -96,7 +98,9 @@ def run(request):
         return made
 
     backend = CudaBackend(arrays, launcher, name="emulated")
-    plan = make_model().plan(input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend, precision=precision)
+    plan = gp.plan(
+        make_model(), input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend, precision=precision
+    )
     images_and_labels = BATCH * ((4 if precision == "float32" else 2) * prod(input_shape) + 4)
     allocated = arrays.allocations - before[0] - 2, arrays.allocated - before[1] - images_and_labels
     counts = launcher.counts[-len(plan.launches) :]
@@ -135,7 +139,7 @@ def test_each_output_is_stored_once_and_loads_are_at_least_the_bytes_read(run):
 
 @needs_emulator
 def test_the_bytes_are_exactly_those_of_the_machine(run):
-    # the arena ends with the last bias in 128 bytes, and an update with the bias; of (norm, scale) it reads the scale
+    # The arena is padded to 128 bytes after the last bias, where an update ends; of (norm, scale) it reads the scale.
     spare = dict.fromkeys(("data", "grad", "a_slot", "b_slot"), 128 - 4 * run.classes)
     spare |= {"shadow": spare["data"] // 2, "clip": 4}
     for launch, (_, counts) in zip(run.plan.launches, run.counts, strict=True):
@@ -154,7 +158,7 @@ def test_the_bytes_are_exactly_those_of_the_machine(run):
 @pytest.fixture(scope="module")
 def plan_of(cuda_name):
     """The plan of a model on a CUDA backend."""
-    return lambda model, *arguments, **options: model.plan(*arguments, backend=cuda_name, **options)
+    return partial(gp.plan, backend=cuda_name)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +195,7 @@ def test_flops_are_those_of_the_products(lenet):
     assert [x.flops for x in lenet.launches if x.flops and x.label.phase == "forward"] == [
         2 * BATCH * n for n in forward
     ]
-    weights_and_inputs = 2 * sum(forward) - forward[0]  # nobody asks for the images' gradient
+    weights_and_inputs = 2 * sum(forward) - forward[0]  # the images need no gradient
     assert lenet.flops == 2 * BATCH * (sum(forward) + weights_and_inputs)
 
 
@@ -318,7 +322,7 @@ def test_the_model_stays_as_it_was(backend):
     held = optim.SGD(model.parameters(), lr=0.1)
     before = model.state_dict()
     stream = random.next_stream("dropout")
-    model.plan((8, 8, 1), batch_size=2, optimizer=MOMENTUM)
+    gp.plan(model, (8, 8, 1), batch_size=2, optimizer=MOMENTUM)
     assert random.next_stream("dropout").call == stream.call + 1
     assert not model.training
     assert "forward" not in vars(model)
@@ -358,24 +362,37 @@ def test_a_hooked_layer_is_planned_as_it_runs(plan_of):
 
 def test_a_model_on_a_device_is_planned_there(cuda_backend):
     fresh = CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True, name="of its own")
-    plan = nn.Sequential(nn.Linear(3, 2)).to(fresh).plan((3,), training=False)
+    plan = gp.plan(nn.Sequential(nn.Linear(3, 2)).to(fresh), (3,), training=False)
     assert plan.backend == "of its own"
     assert [launch.kernel for launch in plan.launches] == ["matmul_simple<float>"]
 
 
-def test_errors_say_what_is_taken(monkeypatch):
+def test_importing_gpunet_loads_no_cuda_backend_until_a_plan_is_asked_for():
+    code = """
+import sys, gpunet
+assert "plan" in gpunet.__all__ and "gpunet.backends.cuda.backend" not in sys.modules
+gpunet.plan
+assert "gpunet.backends.cuda.backend" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="module 'gpunet' has no attribute 'plans'"):
+        gp.plans  # noqa: B018
+
+
+def test_errors_name_the_argument_and_what_it_takes(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(
-        gp.BackendError, match="plan: backend is numpy, which launches no kernels; it takes cuda or emulated"
+        gp.BackendError, match="plan: backend is numpy, which launches no kernels; use cuda or emulated"
     ):
-        model.plan((3,), backend="numpy")
+        gp.plan(model, (3,), backend="numpy")
     with pytest.raises(TypeError, match="plan: input_shape is 3 but takes extents without the batch"):
-        model.plan(3)
+        gp.plan(model, 3)
     with pytest.raises(ValueError, match="plan: batch_size must be at least 1, got 0"):
-        model.plan((3,), batch_size=0)
+        gp.plan(model, (3,), batch_size=0)
     monkeypatch.setattr(planning, "why_unavailable", lambda name: f"no {name} here")
-    with pytest.raises(gp.BackendError, match=r"none answers here \(cuda: no cuda here; emulated: no emulated here\)"):
-        model.plan((3,))
+    with pytest.raises(gp.BackendError, match=r"none works here \(cuda: no cuda here; emulated: no emulated here\)"):
+        gp.plan(model, (3,))
 
 
 def test_it_prints_as_a_table(lenet, cuda_backend):

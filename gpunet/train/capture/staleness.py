@@ -27,7 +27,7 @@ class CaptureFingerprint:
         self._values: list[Any] = [random.current_seed(), *optimizer.recorded(), *map(id, self._alive)]
         for _, module in model.named_modules():
             self._values += [id(module), module.training, len(_forward_hooks(module))]
-            for _, tensor in module.children():
+            for _, tensor in module.named_parts():
                 if isinstance(tensor, Tensor):
                     self._alive.append(tensor.data)
                     self._values += [id(tensor.data), tensor.requires_grad]

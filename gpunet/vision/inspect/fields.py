@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.autograd import Function, Tensor
+from gpunet.autograd import Tensor
 from gpunet.geometry import Geometry, Pair
 from gpunet.nn import Module
+from gpunet.tensors import Creator
 from gpunet.vision.inspect.run import as_input, inference, run
 
 WINDOWS = {"avg_pool2d", "conv2d", "locally_connected2d", "max_pool2d"}
@@ -88,7 +89,7 @@ def receptive_fields(model: Module, input_shape: tuple[int, int, int]) -> dict[s
 def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
     """The field of y's units in x (N, H, W, C)."""
     whole = ReceptiveField(_pair(x.shape[1:3]), (0, 0), (0, 0))
-    known: dict[Function, ReceptiveField | None] = {}
+    known: dict[Creator, ReceptiveField | None] = {}
 
     def of(t: Tensor | None) -> ReceptiveField | None:
         """None of what does not depend on x."""
@@ -100,7 +101,7 @@ def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
             known[t.creator] = after(t, t.creator)
         return known[t.creator]
 
-    def after(t: Tensor, function: Function) -> ReceptiveField | None:
+    def after(t: Tensor, function: Creator) -> ReceptiveField | None:
         seen = [(each, field) for each in function.inputs if (field := of(each)) is not None and each is not None]
         if not seen:
             return None

@@ -132,4 +132,4 @@ def in_batches(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def _holds_modules(module: Module) -> bool:
-    return any(isinstance(value, Module) for _, value in module.children())
+    return any(isinstance(value, Module) for _, value in module.named_parts())
