@@ -208,7 +208,7 @@ def test_bad_upstream_gradients_are_named(backend):
 
 def test_mixed_dtypes_are_named():
     x = gp.tensor(np.ones((1, 4, 4, 1), np.float32))
-    with pytest.raises(TypeError, match="conv2d: w is float64 but the first tensor is float32"):
+    with pytest.raises(TypeError, match="conv2d: weight is float64 but the first tensor is float32"):
         F.conv2d(x, gp.tensor(np.ones((2, 2, 1, 1), np.float64)))
     with pytest.raises(TypeError, match="add: takes at least one tensor"):
         type((leaf("numpy", [1]) + 1)._function).apply(np.ones(2), np.ones(2))
