@@ -62,10 +62,9 @@ def test_local_convolutions_agree_with_the_reference(device_backend, reference, 
     x, w, b, dy = (rng.normal(size=shape).astype(dtype) for shape in shapes)
     x[1, 3, 2, 1] = dy[0, 1, 3, 3] = np.nan  # of a window inside the image: what NaN times padding is, is left open
     calls = ("forward", (x, w, b)), ("forward", (x, w, None)), ("input_grad", (dy, w)), ("weight_grad", (dy, x))
+    on = device_backend.asarray
     for name, arrays in calls:
-        got = getattr(device_backend, f"local_conv2d_{name}")(
-            *(None if a is None else device_backend.asarray(a) for a in arrays), g
-        )
+        got = getattr(device_backend, f"local_conv2d_{name}")(*(None if a is None else on(a) for a in arrays), g)
         wide = (None if a is None else a.astype(np.float64) for a in arrays)
         expected = getattr(reference, f"local_conv2d_{name}")(*wide, g)
         if name == "weight_grad":  # float32 from float32 or 16 bits
