@@ -12,7 +12,8 @@ import numpy as np
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.contract.conv import FUSED_POOL, Conv
+from gpunet.backends.contract.into import Into
 from gpunet.bench import nets
 from gpunet.bench.nets import Convolution
 from gpunet.bench.primitives import TOLERANCE, Arrays, Problem
@@ -51,12 +52,12 @@ def problem(case: dict[str, Any]) -> Problem:
     def draw(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
         return (scale * rng.normal(size=shape)).astype(np.float32)
 
-    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if which == "fused" and found.pool else None
+    conv = _fused_conv(found, case["batch"]) if which == "fused" else Conv(geometry)
     inputs = {
         "x": draw(geometry.x_shape),
         "w": draw(geometry.w_shape, prod(geometry.w_shape[:3]) ** -0.5),
         "b": draw((geometry.filters,)),
-        "dy": draw(geometry.y_shape if pool is None else pool.y_shape),
+        "dy": draw(conv.y_shape),
     }
     taken, outputs, function = {
         "forward": (("x", "w"), ("y",), _forward),
@@ -81,23 +82,29 @@ def _checked_images(geometry: Geometry, most: int) -> np.ndarray | None:
 
 
 def _forward(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    return [backend.conv2d_forward(a["x"], a["w"], geometry=found.geometry(a["x"].shape[0]))[0]]
+    return [backend.conv2d_forward(a["x"], a["w"], None, Conv(found.geometry(a["x"].shape[0])))[0]]
 
 
 def _input_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    return [backend.conv2d_input_grad(a["dy"], a["w"], geometry=found.geometry(a["dy"].shape[0]))]
+    return [backend.conv2d_input_grad(a["dy"], a["w"], Conv(found.geometry(a["dy"].shape[0])))]
 
 
 def _weight_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    return [backend.conv2d_weight_grad(a["dy"], a["x"], geometry=found.geometry(a["x"].shape[0]), bias=False)[0]]
+    conv = Conv(found.geometry(a["x"].shape[0]))
+    return [backend.conv2d_weight_grad(a["dy"], a["x"], conv, into=Into(needs_bias=False))[0]]
 
 
 def _fused(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    geometry = found.geometry(a["x"].shape[0])
-    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if found.pool else None
-    relu = RELU if found.activation else None
-    y, mask = backend.conv2d_forward(a["x"], a["w"], a["b"], geometry=geometry, activation=relu, pool=pool)
-    gate = Gate(y, relu, mask, pool)
-    dw, db = backend.conv2d_weight_grad(a["dy"], a["x"], geometry=geometry, gate=gate)
-    dx = [backend.conv2d_input_grad(a["dy"], a["w"], geometry=geometry, gate=gate)] if found.inner else []
+    conv = _fused_conv(found, a["x"].shape[0])
+    y, mask = backend.conv2d_forward(a["x"], a["w"], a["b"], conv)
+    gate = conv.gate(y, mask)
+    dw, db = backend.conv2d_weight_grad(a["dy"], a["x"], conv, gate)
+    dx = [backend.conv2d_input_grad(a["dy"], a["w"], conv, gate)] if found.inner else []
     return [y, dw, db, *dx]
+
+
+def _fused_conv(found: Convolution, batch: int) -> Conv:
+    """The convolution with what the net has fused behind it."""
+    geometry = found.geometry(batch)
+    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if found.pool else None
+    return Conv(geometry, RELU if found.activation else None, pool)

@@ -15,7 +15,7 @@ import numpy as np
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import FUSED_POOL
+from gpunet.backends.contract.conv import FUSED_POOL
 from gpunet.backends.contract.norm import Moments
 from gpunet.backends.contract.update import RULES, Segments
 from gpunet.bench.primitives import Arrays, Problem
@@ -60,7 +60,7 @@ def _max_pool_forward(draw: _Draw) -> Problem:
     geometry = Geometry.pool(x.shape, FUSED_POOL)
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-        return backend.max_pool2d_forward(a["x"], geometry=geometry)
+        return backend.max_pool2d_forward(a["x"], geometry)
 
     return Problem({"x": x}, run, ("y", "mask"), _bytes(x) + x.size // 4 * (x.itemsize + 1))
 
@@ -71,7 +71,7 @@ def _max_pool_backward(draw: _Draw) -> Problem:
     mask = (np.abs(draw.floats(*dy.shape)) * 1000).astype(np.uint8) % 4
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-        return [backend.max_pool2d_backward(a["dy"], a["mask"], geometry=geometry)]
+        return [backend.max_pool2d_backward(a["dy"], a["mask"], geometry)]
 
     return Problem({"dy": dy, "mask": mask}, run, ("dx",), _bytes(dy, mask) + 4 * dy.nbytes)
 

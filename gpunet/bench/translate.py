@@ -63,9 +63,9 @@ class _Translation:
                 return self.linear(layer)
             case nn.MaxPool2d():
                 window = Geometry.pool(
-                    (1, *self.shapes[id(layer)]), layer.window, stride=layer.stride, padding=layer.padding
+                    (1, *self.shapes[id(layer)]), layer.kernel_size, stride=layer.stride, padding=layer.padding
                 )
-                return torch.nn.MaxPool2d(layer.window, stride=layer.stride, padding=even_padding(layer, window))
+                return torch.nn.MaxPool2d(layer.kernel_size, stride=layer.stride, padding=even_padding(layer, window))
             case nn.Flatten():
                 shape = self.shapes[id(layer)]
                 self.flattened = shape if len(shape) == 3 else None

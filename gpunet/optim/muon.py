@@ -9,6 +9,7 @@ from typing import Any, Unpack
 from gpunet.autograd import Parameter
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.matmul import Product
 from gpunet.optim.adam import adam_columns
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_number, check_numbers
 from gpunet.optim.optimizer import Group, Optimizer, Shared
@@ -124,11 +125,11 @@ def orthogonal(backend: Backend, x: Array) -> Array:
     x = backend.binary("divide", x, norm)
     tall = rows > columns
     for _ in range(STEPS):
-        gram = backend.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+        gram = backend.matmul(x, x, Product(transpose_a=tall, transpose_b=not tall))
         mixed = backend.scale(gram, None, b)
         backend.binary("add", mixed, backend.scale(backend.matmul(gram, gram), None, c), out=mixed)
         pair = (x, mixed) if tall else (mixed, x)
-        x = backend.matmul(*pair, out=backend.scale(x, None, a), accumulate=True)
+        x = backend.matmul(*pair, Product(out=backend.scale(x, None, a), add=True))
     return x
 
 

@@ -146,7 +146,7 @@ def torch_lenet(model):
                 made = torch.nn.Linear(*layer.weight.shape)
                 made.weight.data = torch.tensor(layer.weight.numpy().T.copy())
             case nn.MaxPool2d():
-                layers.append(torch.nn.MaxPool2d(layer.window))
+                layers.append(torch.nn.MaxPool2d(layer.kernel_size))
                 continue
             case _:
                 layers.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))

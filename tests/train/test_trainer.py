@@ -523,7 +523,7 @@ def test_labels_and_channels_that_do_not_fit_the_model_raise(task):
     x = np.zeros((2, 6, 6, 1), np.float32)
     with pytest.raises(ValueError, match="labels must be from 0 to 3, got 4"):
         task.trainer().fit([(x, np.array([0, 4]))], 1)
-    with pytest.raises(ValueError, match="x has 3 channels but w expects 1"):
+    with pytest.raises(ValueError, match="x has 3 channels but weight expects 1"):
         task.trainer().fit([(np.zeros((2, 6, 6, 3), np.float32), np.array([0, 1]))], 1)
 
 

@@ -13,6 +13,7 @@ from gpunet import models, optim
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.stage import FailedError, Numbers, Stage
@@ -60,19 +61,19 @@ def _drawn(backend: Backend, *shapes: Sequence[int]) -> list[Array]:
 def _convolution(backend: CudaBackend, batch: int) -> Work:
     g = _geometry(batch)
     x, w, b = _drawn(backend, g.x_shape, g.w_shape, (g.filters,))
-    return lambda: [backend.conv2d_forward(x, w, b, geometry=g, activation=Activation("relu"))[0]]
+    return lambda: [backend.conv2d_forward(x, w, b, Conv(g, Activation("relu")))[0]]
 
 
 def _input_grad(backend: CudaBackend, batch: int) -> Work:
     g = _geometry(batch)
     dy, w = _drawn(backend, g.y_shape, g.w_shape)
-    return lambda: [backend.conv2d_input_grad(dy, w, geometry=g)]
+    return lambda: [backend.conv2d_input_grad(dy, w, Conv(g))]
 
 
 def _weight_grad(backend: CudaBackend, batch: int) -> Work:
     g = _geometry(batch)
     dy, x = _drawn(backend, g.y_shape, g.x_shape)
-    return lambda: list(backend.conv2d_weight_grad(dy, x, geometry=g))
+    return lambda: list(backend.conv2d_weight_grad(dy, x, Conv(g)))
 
 
 def _batch_norm(backend: CudaBackend, batch: int) -> Work:
