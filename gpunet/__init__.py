@@ -6,8 +6,7 @@ from gpunet.backends import available_backends, get_backend
 from gpunet.errors import BackendError
 from gpunet.random import seed
 from gpunet.train import Trainer
-
-__version__ = "0.1.0"
+from gpunet.version import __version__
 
 __all__ = [
     "BackendError",
@@ -15,6 +14,7 @@ __all__ = [
     "Parameter",
     "Tensor",
     "Trainer",
+    "__version__",
     "available_backends",
     "data",
     "functional",
