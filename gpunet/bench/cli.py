@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from gpunet.bench import backends, conv, layers, ops, step
+from gpunet.bench.commands import backends, conv, layers, ops, step
 
 KINDS = {
     "step": (step, "whole training steps"),

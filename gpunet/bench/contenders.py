@@ -7,15 +7,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-import gpunet as gp
 from gpunet import functional as F
 from gpunet import optim
-from gpunet.backends import Backend
+from gpunet.autograd import tensor
+from gpunet.backends import Backend, get_backend
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.bench import NotMeasuredError
 from gpunet.bench.nets import make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work
+from gpunet.errors import BackendError
 from gpunet.precision import stored_dtype
+from gpunet.version import __version__
 
 RATE, MOMENTUM = 0.001, 0.9
 """So small that rounding does not grow within the compared steps: random labels are soon known by heart."""
@@ -61,8 +63,8 @@ def placed(spec: Spec) -> tuple[Backend, Timer]:
         NotMeasuredError: the backend cannot be used here.
     """
     try:
-        backend = gp.get_backend(spec.backend)
-    except gp.BackendError as error:
+        backend = get_backend(spec.backend)
+    except BackendError as error:
         raise NotMeasuredError(str(error)) from error
     if isinstance(backend, CudaBackend) and backend.name.startswith("cuda"):
         return backend, CupyTimer(backend)
@@ -125,7 +127,7 @@ class GpunetStep(TrainingStep):
         if self.dtype is not None:
             self.optimizer.compute_in(self.dtype)
         x, y = make_batch(net, batch)
-        self.x, self.y = gp.tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
+        self.x, self.y = tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
 
     def step(self) -> None:
         """See `TrainingStep.step`."""
@@ -145,4 +147,4 @@ class GpunetStep(TrainingStep):
 
 def described(backend: Backend) -> dict[str, str]:
     """gpunet's version, and the backend's."""
-    return {"gpunet": gp.__version__, "backend": backend.name, **backend.describe()}
+    return {"gpunet": __version__, "backend": backend.name, **backend.describe()}

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import gpunet as gp
 from gpunet import models, nn
+from gpunet.autograd import no_grad
 from gpunet.geometry import Geometry
 from gpunet.nn.fusion import fused
+from gpunet.random import seed
 
 
 class Net(NamedTuple):
@@ -36,7 +37,7 @@ CLASSES = 10
 
 def make_model(net: str) -> nn.Sequential:
     """The net with the weights of seed 0."""
-    gp.seed(0)
+    seed(0)
     return NETS[net].build(NETS[net].input_shape)
 
 
@@ -84,7 +85,7 @@ def input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, tu
 
     handles = [module.register_forward_hook(note) for _, module in model.named_modules()]
     model.eval()
-    with gp.no_grad():
+    with no_grad():
         model(np.zeros((1, *input_shape), np.float32))
     model.train()
     for handle in handles:

@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import gpunet as gp
+from gpunet.backends import get_backend
 from gpunet.bench.worker import TIMEOUT, Worker
 
 UNRECORDED = ("kind", "run", "output", "plot", "timeout")
@@ -68,7 +68,7 @@ def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
             if value is not None and value < 1:
                 raise ValueError(f"bench: --{name} is {value:g} but must be at least 1")
     if hasattr(options, "backend"):
-        backend = gp.get_backend(options.backend)
+        backend = get_backend(options.backend)
         options.backend = backend.name if options.backend == "auto" else options.backend
     if hasattr(options, "against"):
         options.against = [name for name in rivals if name in options.against or "torch" in options.against]

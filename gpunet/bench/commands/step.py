@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-import gpunet as gp
+from gpunet.backends import get_backend
 from gpunet.bench import record
 from gpunet.bench.measure import contenders, measure, same_losses
 from gpunet.bench.nets import NETS
@@ -37,7 +37,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Measure, print, write the files."""
     record.resolve(options, tuple(RIVALS))
-    stored_dtype("bench", options.precision, gp.get_backend(options.backend))  # raises here, not in each process
+    stored_dtype("bench", options.precision, get_backend(options.backend))  # raises here, not in each process
     check = partial(same_losses, precision=options.precision)
     measured = record.Record("Training steps", options)
     for net in options.nets:

@@ -9,10 +9,10 @@ from typing import Any
 from gpunet.backends import available_backends
 from gpunet.backends.registry import NAMES
 from gpunet.bench import record
+from gpunet.bench.commands.step import add_nets
 from gpunet.bench.contenders import Spec
 from gpunet.bench.measure import measure, same_losses, started
 from gpunet.bench.nets import NETS
-from gpunet.bench.step import add_nets
 
 
 def add_arguments(parser: ArgumentParser) -> None:
