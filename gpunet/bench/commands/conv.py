@@ -1,4 +1,4 @@
-"""``gpunet bench conv``: the convolutions of the nets, each pass by itself, against PyTorch's."""
+"""``gpunet bench conv``: each pass of each convolution of the nets, beside PyTorch's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ from gpunet.bench.rivals import CONV_RIVALS
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet bench conv``."""
     parser.add_argument(
-        "--nets", nargs="+", choices=[*NETS, SINGLE], default=["lenet", "cnn", SINGLE],
-        help=f"whose convolutions; {SINGLE}: one of 64 to 64 channels, 3x3 (default: lenet cnn {SINGLE})",
+        "--nets", nargs="+", choices=[*NETS, SINGLE], default=["lenet", "cnn", SINGLE], metavar="NET",
+        help=f"nets whose convolutions are measured, some of {', '.join(NETS)}; {SINGLE} is a single convolution of 3x3 "
+        f"from 64 to 64 channels (default: lenet cnn {SINGLE})",
     )  # fmt: skip
-    parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="(default: all)")
-    parser.add_argument("--batch", type=int, nargs="+", help="images; the net's own numbers if not given")
+    parser.add_argument(
+        "--passes", nargs="+", choices=PASSES, default=list(PASSES), metavar="PASS",
+        help=f"some of {', '.join(PASSES)} (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, nargs="+", help="images per batch (default: the batch sizes of the net)")
     record.add_backend(parser)
     record.add_arguments(parser, CONV_RIVALS)
 
 
 def run(options: Namespace) -> int:
-    """Measure, print, write the files."""
+    """Measure the convolutions, print and write the results -> the exit status."""
     record.resolve(options, CONV_RIVALS)
     return measure_each("Convolutions", _cases(options), ["gpunet", *options.against], options)
 
@@ -34,8 +38,8 @@ def run(options: Namespace) -> int:
 def _cases(options: Namespace) -> Iterator[dict[str, Any]]:
     for net in options.nets:
         for batch in options.batch or ((SINGLE_BATCH,) if net == SINGLE else NETS[net].batches):
-            for number, found in enumerate(layers_of(net)):
-                for which in options.passes:
-                    wanted = {"input_grad": found.inner, "fused": found.activation or found.pool}
-                    if wanted.get(which, True):
-                        yield {"net": net, "batch": batch, "layer": number, "shape": str(found), "pass": which}
+            for number, layer in enumerate(layers_of(net)):
+                for name in options.passes:
+                    exists = {"input_grad": layer.inner, "fused": layer.activation or layer.pool}
+                    if exists.get(name, True):
+                        yield {"net": net, "batch": batch, "layer": number, "shape": str(layer), "pass": name}
