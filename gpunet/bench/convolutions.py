@@ -1,4 +1,4 @@
-"""Convolutions of the nets as problems: each pass by itself, and the fused pass of a training step."""
+"""The convolutions of the nets as problems: each pass by itself, and the fused passes of a training step."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from gpunet.bench.primitives import TOLERANCE, Arrays, Problem
 from gpunet.geometry import Geometry
 
 PASSES = ("forward", "input_grad", "weight_grad", "fused")
-"""The last: convolution, bias and what the net has fused behind it, ReLU and 2x2 max pool, with all gradients."""
+"""Passes that are measured. "fused" is the convolution with its bias, the ReLU and the 2x2 max pool that the net fuses
+into it, and all gradients."""
 SINGLE = "56x56"
-"""A convolution of no net, of the size that papers time."""
+"""The name of a convolution that belongs to no net, of a size that papers often time."""
 SINGLE_LAYER, SINGLE_BATCH = Convolution((56, 56, 64), (3, 3, 64, 64), activation=True), 32
 CHECKED = 10**8
-"""Multiply-adds that are compared with float64: some images of a large batch."""
+"""Multiply-adds that are compared with float64. Of a large batch, only some images are compared."""
 FUSED_CHECKED, FUSED_TOLERANCE = 10**7, 1e-2
-"""A window whose two largest are a rounding apart may have another winner, and a gradient another place: so fewer of them, and
-a wider tolerance, which a wrong gradient would still be far beyond."""
+"""The same for the fused pass. If the two largest elements of a window differ by no more than rounding, another one may
+win, and a gradient goes to another place. So fewer multiply-adds are compared, with a wider tolerance, which a wrong
+gradient would still exceed by far."""
 RELU = Activation("relu")
 
 
 @cache
 def layers_of(net: str) -> list[Convolution]:
-    """The convolutions of a net, or the single one."""
+    """The convolutions of a net, or the one that `SINGLE` names."""
     return [SINGLE_LAYER] if net == SINGLE else nets.convolutions(net)
 
 
@@ -44,7 +46,7 @@ def layer(case: dict[str, Any]) -> Convolution:
 
 
 def problem(case: dict[str, Any]) -> Problem:
-    """The pass of a case on random data."""
+    """The pass that a case names, on random data."""
     found, which = layer(case), case["pass"]
     geometry = found.geometry(case["batch"])
     rng = np.random.default_rng(0)
@@ -75,7 +77,7 @@ def problem(case: dict[str, Any]) -> Problem:
 
 
 def _checked_images(geometry: Geometry, most: int) -> np.ndarray | None:
-    """Evenly from the first to the last of the batch, of so many multiply-adds; None for all of them."""
+    """Positions of the images that are compared, evenly spaced, with at most `most` multiply-adds; None for all images."""
     n = geometry.x_shape[0]
     count = max(1, most * n // geometry.multiply_adds)
     return None if count >= n else np.linspace(0, n - 1, count).astype(int)

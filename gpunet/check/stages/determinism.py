@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-import gpunet as gp
 from gpunet import functional as F
-from gpunet import models, optim
+from gpunet import models, optim, random
+from gpunet.autograd import tensor
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
@@ -99,18 +99,18 @@ PRIMITIVES: dict[str, Callable[[CudaBackend, int], Work]] = {
 
 def cnn_step(backend: CudaBackend, batch: int) -> Work:
     """A training step of `models.cnn` from the weights of seed 0 -> gradients and weights after it."""
-    gp.seed(0)
+    random.seed(0)
     model = models.cnn((28, 28, 1), 10).to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.01)
     rng = np.random.default_rng(0)
-    x = gp.tensor(rng.normal(size=(batch, 28, 28, 1)).astype(np.float32), backend=backend)
+    x = tensor(rng.normal(size=(batch, 28, 28, 1)).astype(np.float32), backend=backend)
     labels = backend.asarray(rng.integers(0, 10, batch).astype(np.int32))
     arena = optimizer.arena
     start = backend.copy(arena.data)
 
     def work() -> Sequence[Array]:
         backend.copy(start, out=arena.data)
-        gp.random.begin_step(0, 0)
+        random.begin_step(0, 0)
         optimizer.zero_grad()
         F.cross_entropy(model(x), labels).backward()
         optimizer.step()

@@ -1,11 +1,11 @@
-"""``gpunet bench step``: whole training steps, against rivals in turns."""
+"""``gpunet bench step``: whole training steps of gpunet and of its rivals, in turns."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-import gpunet as gp
+from gpunet.backends import get_backend
 from gpunet.bench import record
 from gpunet.bench.measure import contenders, measure, same_losses
 from gpunet.bench.nets import NETS
@@ -14,11 +14,12 @@ from gpunet.precision import PRECISIONS, stored_dtype
 
 
 def add_nets(parser: ArgumentParser) -> None:
-    """The options of the kinds that train nets."""
+    """Add the options that say which nets are trained, and on how many images at a time."""
     parser.add_argument(
-        "--nets", nargs="+", choices=NETS, default=["lenet", "cnn"], help="nets to train (default: lenet cnn)"
-    )
-    parser.add_argument("--batch", type=int, nargs="+", help="images a step; the net's own numbers if not given")
+        "--nets", nargs="+", choices=NETS, default=["lenet", "cnn"], metavar="NET",
+        help=f"nets to train, some of {', '.join(NETS)} (default: lenet cnn)",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, nargs="+", help="images per step (default: the batch sizes of the net)")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,15 +30,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--precision",
         default="float32",
         choices=PRECISIONS,
-        help="of both sides; 16 bits are PyTorch's autocast (default: float32)",
+        help="precision of gpunet and of its rivals, which use PyTorch's autocast for 16 bits (default: float32)",
     )
     record.add_arguments(parser, tuple(RIVALS))
 
 
 def run(options: Namespace) -> int:
-    """Measure, print, write the files."""
+    """Measure the steps, print and write the results -> the exit status."""
     record.resolve(options, tuple(RIVALS))
-    stored_dtype("bench", options.precision, gp.get_backend(options.backend))  # raises here, not in each process
+    # A precision that the backend does not have raises here, not in each process.
+    stored_dtype("bench", options.precision, get_backend(options.backend))
     check = partial(same_losses, precision=options.precision)
     measured = record.Record("Training steps", options)
     for net in options.nets:

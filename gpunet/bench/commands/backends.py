@@ -9,10 +9,10 @@ from typing import Any
 from gpunet.backends import available_backends
 from gpunet.backends.registry import NAMES
 from gpunet.bench import record
+from gpunet.bench.commands.step import add_nets
 from gpunet.bench.contenders import Spec
 from gpunet.bench.measure import measure, same_losses, started
 from gpunet.bench.nets import NETS
-from gpunet.bench.step import add_nets
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,19 +20,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_nets(parser)
     parser.add_argument(
         "--backends", nargs="+", default=["numpy", "cuda"], metavar="BACKEND",
-        help=f"some of {', '.join(NAMES)} (default: numpy cuda); the others' times are divided by the last one's",
+        help=f"two or more of {', '.join(NAMES)} (default: numpy cuda); the ratios divide by the last one's time",
     )  # fmt: skip
     record.add_arguments(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the times (needs matplotlib)")
 
 
 def run(options: Namespace) -> int:
-    """Measure, print, write the files, draw."""
+    """Measure the steps, print and write the results, draw them -> the exit status."""
     record.resolve(options)
     names = list(dict.fromkeys(options.backends))
     _check(names)
     if options.plot:
-        _pyplot()
+        _pyplot()  # if matplotlib is missing, this raises before anything is measured
     measured = record.Record("Training steps on several backends", options, ours=names[-1])
     for net in options.nets:
         for batch in options.batch or NETS[net].batches:
@@ -69,23 +69,26 @@ def _pyplot() -> Any:
 
 
 def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
-    """A bar of each backend's median for each row, on a logarithmic axis, from the 10th to the 90th percentile."""
+    """Draw the median time of each backend in each row as a bar, with the 10th and the 90th percentile.
+
+    The axis is logarithmic. A backend that gave no time has a text in place of its bar.
+    """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(1.5 + 1.2 * len(rows), 4), layout="constrained")
     width = 0.8 / len(names)
     for k, name in enumerate(names):
         for i, row in enumerate(rows):
             times = row["times"][name]
-            place = i + (k - (len(names) - 1) / 2) * width
+            x = i + (k - (len(names) - 1) / 2) * width
             if "median_ms" not in times:
                 why = f"{name}: {'failed' if 'error' in times else 'not measured'}"
-                axes.text(place, 0.02, why, rotation=90, ha="center", transform=axes.get_xaxis_transform())
+                axes.text(x, 0.02, why, rotation=90, ha="center", transform=axes.get_xaxis_transform())
                 continue
-            middle = times["median_ms"]
-            reach = [[middle - times["p10_ms"]], [times["p90_ms"] - middle]]
-            axes.bar(place, middle, width, yerr=reach, color=f"C{k}", label=name if i == 0 else None)
+            median = times["median_ms"]
+            errors = [[median - times["p10_ms"]], [times["p90_ms"] - median]]
+            axes.bar(x, median, width, yerr=errors, color=f"C{k}", label=name if i == 0 else None)
     axes.set_xticks(range(len(rows)), [f"{row['case']['net']}, {row['case']['batch']} images" for row in rows])
-    axes.set(yscale="log", ylabel="ms a training step")
+    axes.set(yscale="log", ylabel="ms per training step")
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper left", ncols=len(names))
     path.parent.mkdir(parents=True, exist_ok=True)
