@@ -9,7 +9,7 @@ import gpunet
 
 LAYERS = (
     ("decorators", "errors", "geometry", "augmentation", "random", "resampling"),
-    ("nvrtc",), ("emulator", "cuda"), ("backends",), ("precision",),
+    ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("autograd",), ("functional",), ("nn", "report"),
     ("models", "optim", "data", "vision", "interop"),
     ("train",), ("check",), ("bench", "cli"),

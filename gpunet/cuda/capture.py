@@ -18,7 +18,7 @@ from gpunet.cuda.arrays import Arrays
 T = TypeVar("T")
 
 
-class Recording:
+class CapturedGraph:
     """A graph with what it works in.
 
     Args:
@@ -146,7 +146,7 @@ class Recorder:
             finally:
                 self._arrays.wait()
 
-    def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
+    def record(self, work: Callable[[], T]) -> tuple[CapturedGraph, T]:
         """The launches of `work`, which are not run, and what it returns.
 
         Memory that earlier work has freed is given back to the device first, for the graph's own pool cannot use it.
@@ -166,7 +166,7 @@ class Recorder:
                 with suppress(Exception):  # it says again that the capture is of no use
                     self.stream.end_capture()
                 raise
-            return Recording(self.stream.end_capture(), memory, self.stream), result
+            return CapturedGraph(self.stream.end_capture(), memory, self.stream), result
 
     def free_unused(self) -> None:
         """As the function of this name, on the recorder's device."""

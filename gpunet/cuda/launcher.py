@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,8 @@ import numpy as np
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.nvrtc import signature, source
 from gpunet.nvrtc.compiler import Resources
+from gpunet.nvrtc.signature import Extent
 
-Extent = int | tuple[int, ...]
-GRID_LIMITS = (2**31 - 1, 65535, 65535)
-BLOCK_LIMIT = 1024
 NULL = np.intp(0)
 """A null pointer as CuPy takes it: of None, some of its versions make an address."""
 DEFAULT_SHARED = 48 * 1024
@@ -47,7 +44,7 @@ class Launcher(ABC):
             TypeError: arguments that the kernel does not take.
             ValueError: an instance that is not listed, or extents beyond CUDA's limits.
         """
-        grid, block = check_extents(kernel, grid, block)
+        grid, block = signature.check_extents(kernel, grid, block)
         file = file_of(kernel)
         self.run(file, kernel, grid, block, signature.bind(file, kernel, args, self.owns), shared)
 
@@ -56,17 +53,6 @@ class Launcher(ABC):
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
     ) -> None:
         """Run an instance with checked, packed arguments."""
-
-
-def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Grid and block as tuples; ValueError if they are beyond CUDA's limits."""
-    grid = (grid,) if isinstance(grid, int) else tuple(grid)
-    block = (block,) if isinstance(block, int) else tuple(block)
-    if not (len(grid) <= 3 and all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False))):
-        raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
-    if not (len(block) <= 3 and all(n >= 1 for n in block) and prod(block) <= BLOCK_LIMIT):
-        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
-    return grid, block
 
 
 class CupyLauncher(Launcher):

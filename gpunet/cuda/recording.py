@@ -15,8 +15,9 @@ import numpy as np
 
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import file_of
-from gpunet.cuda.launcher import Extent, Launcher, check_extents
+from gpunet.cuda.launcher import Launcher
 from gpunet.nvrtc import signature
+from gpunet.nvrtc.signature import Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class RecordingLauncher(Launcher):
     ) -> None:
         """As :meth:`Launcher.launch`."""
         self.inner.launch(kernel, grid, block, args, shared=shared, flops=flops)
-        extents = check_extents(kernel, grid, block)
+        extents = signature.check_extents(kernel, grid, block)
         self.recording.launches.append(
             Launch(self.recording.label, kernel, *extents, self._arguments(kernel, args), flops)
         )

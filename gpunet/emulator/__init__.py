@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 
+from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import Counts, KernelFault, Region, Schedule
 from gpunet.emulator.runner import Empty, Result, run
 from gpunet.nvrtc import compiler
@@ -29,4 +30,4 @@ def why_unavailable() -> str:
     return ""
 
 
-__all__ = ["Counts", "Empty", "KernelFault", "Region", "Result", "Schedule", "run", "why_unavailable"]
+__all__ = ["Counts", "Empty", "KernelFault", "Region", "Result", "Schedule", "Settings", "run", "why_unavailable"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.emulator.launcher import ARCHITECTURE, parse_schedule
+from gpunet.emulator.launches import ARCHITECTURE, parse_schedule
 from gpunet.emulator.machine import KernelFault
 from gpunet.emulator.runner import Empty, run
 from gpunet.nvrtc.compiler import CompileError

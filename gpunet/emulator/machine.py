@@ -27,6 +27,7 @@ from gpunet.emulator.operands import UnknownOpcode
 from gpunet.emulator.ptx import parse
 from gpunet.emulator.translate import translate
 from gpunet.nvrtc import cache, compiler
+from gpunet.nvrtc.signature import BLOCK_LIMIT, GRID_LIMITS
 
 SHARED_LIMITS = {
     75: 64,
@@ -45,8 +46,6 @@ SHARED_LIMITS = {
 """KiB of shared memory that a block may have, by compute capability."""
 STEP_LIMIT = 2**28
 """Backward branches that a block may take without any synchronisation before it counts as hanging."""
-MAX_THREADS = 1024
-MAX_GRID = (2**31 - 1, 65535, 65535)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +214,11 @@ class Program:
         params: Sequence[bytes],
         shared: int,
     ) -> None:
-        threads, most = prod(block), kernel.facts["max_threads"] or MAX_THREADS
+        threads, most = prod(block), kernel.facts["max_threads"] or BLOCK_LIMIT
         if not 0 < threads <= most or min(block) < 1:
             raise ValueError(f"{expression}: a block of {tuple(block)} threads, but the kernel takes 1 to {most}")
-        if any(not 0 < extent <= limit for extent, limit in zip(grid, MAX_GRID, strict=True)) or prod(grid) >= 2**32:
-            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, but a device takes 1 to {MAX_GRID}")
+        if any(not 0 < extent <= limit for extent, limit in zip(grid, GRID_LIMITS, strict=True)) or prod(grid) >= 2**32:
+            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, but a device takes 1 to {GRID_LIMITS}")
         sizes = kernel.facts["parameters"]
         if [len(p) for p in params] != sizes:
             raise ValueError(f"{expression}: takes parameters of {sizes} bytes, got {[len(p) for p in params]}")

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.cuda.launcher import check_extents
 from gpunet.emulator.arrays import EmulatedArrays
-from gpunet.emulator.launcher import ARCHITECTURE, Settings, Work, execute, freeze
+from gpunet.emulator.launches import ARCHITECTURE, Settings, execute, make_work
 from gpunet.emulator.machine import Counts, Program, Schedule
 from gpunet.nvrtc import signature, source
 
@@ -69,7 +68,7 @@ def run(
     if not path.is_file() and path.name == str(file) and path.name in source.files():
         path = source.kernels_folder() / path.name
     text = source.read_path(path)
-    grid, block = check_extents(kernel, grid, block)
+    grid, block = signature.check_extents(kernel, grid, block)
     parameters = signature.parse_parameters(path.name, text, kernel)
     device = EmulatedArrays(track=checked)
 
@@ -79,9 +78,8 @@ def run(
         return device.asarray(value) if isinstance(value, np.ndarray) and value.dtype.names is None else value
 
     bound = signature.bind_to(parameters, kernel, [on_device(value) for value in args], device.owns)
-    params, arguments = freeze(parameters, bound)
     program = Program.from_source(path.name, text, [kernel], arch=architecture)
-    work = Work(path.name, kernel, grid, block, params, arguments, shared)
+    work = make_work(kernel, grid, block, parameters, bound, shared)
     counts = execute(program, work, Settings(checked, schedule or Schedule(), architecture))
     arrays = {p.name: device.to_host(v) for p, v in zip(parameters, bound, strict=True) if device.owns(v)}
     return Result(arrays, counts)

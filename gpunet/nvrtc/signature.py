@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -36,6 +37,13 @@ _SPELLINGS = [
     )
 ]  # fmt: skip
 """Other spellings of the same types, which kernels from elsewhere use."""
+
+Extent = int | tuple[int, ...]
+"""Extent of a grid or a block, up to three dimensions."""
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+"""Most blocks along each axis of a grid."""
+BLOCK_LIMIT = 1024
+"""Most threads of a block."""
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"(template\s*<[^>]*>\s*)?\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
@@ -171,6 +179,21 @@ def bind_to(
         _bind_array(expression, p, value, owns) if p.is_pointer else _bind_value(expression, p, value)
         for p, value in zip(expected, args, strict=True)
     ]
+
+
+def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the extents of a launch as tuples.
+
+    Raises:
+        ValueError: they are beyond CUDA's limits.
+    """
+    grid = (grid,) if isinstance(grid, int) else tuple(grid)
+    block = (block,) if isinstance(block, int) else tuple(block)
+    if not (len(grid) <= 3 and all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False))):
+        raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
+    if not (len(block) <= 3 and all(n >= 1 for n in block) and prod(block) <= BLOCK_LIMIT):
+        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
+    return grid, block
 
 
 def _bind_array(expression: str, p: Parameter, value: Any, owns: Callable[[object], bool]) -> Any:

@@ -26,7 +26,7 @@ from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.update import Note, Segments
-from gpunet.cuda.capture import Feed, Recorder, Recording, row
+from gpunet.cuda.capture import CapturedGraph, Feed, Recorder, row
 from gpunet.errors import BackendError
 from gpunet.functional.loss import correct_count, label_weight
 from gpunet.nn import Module
@@ -42,7 +42,7 @@ INT32 = np.iinfo(np.int32)
 class Graph(NamedTuple):
     """Some steps, recorded, with the arrays that they read and write."""
 
-    recording: Recording
+    recording: CapturedGraph
     batch: Batches
     clock: Feed
     """(steps, 2) uint64: step and epoch."""
