@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-MAX_RANK = 8
-"""Axes of a Walk in kernels/elementwise.cu, after joining."""
+from gpunet.nvrtc.source import constant
 
 
 class Arrays(Protocol):
@@ -120,8 +119,9 @@ def walk(operation: str, first: View, second: View) -> dict[str, Any]:
             axes[-1] = [axes[-1][0] * axis[0], axis[1], axis[2]]
         else:
             axes.append(list(axis))
-    if len(axes) > MAX_RANK:
-        raise ValueError(f"{operation}: {len(axes)} axes that cannot be joined, but CUDA takes up to {MAX_RANK}")
+    most = constant("elementwise.cu", "MAX_RANK")
+    if len(axes) > most:
+        raise ValueError(f"{operation}: {len(axes)} axes that cannot be joined, but CUDA takes up to {most}")
     return {
         "rank": len(axes),
         "extent": [a[0] for a in axes],

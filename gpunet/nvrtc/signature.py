@@ -47,7 +47,6 @@ BLOCK_LIMIT = 1024
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"(template\s*<[^>]*>\s*)?\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
-_DEFINE = re.compile(r"^#define\s+(\w+)\s+(\d+)\s*$", re.MULTILINE)
 _KERNEL = re.compile(
     r"(?:template\s*<([^>]*)>\s*)?(?:extern\s+\"C\"\s*)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
 )
@@ -100,8 +99,8 @@ def parse_kernels(text: str) -> dict[str, Declaration]:
 
 def parse_structs(text: str) -> dict[str, np.dtype]:
     """Every plain struct in a source whose members are numbers or fixed arrays of them."""
+    constants = source.parse_constants(text)
     text = _spelled(_COMMENT.sub(" ", text))
-    constants = dict(_DEFINE.findall(text))
     found = {}
     for template, name, body in _STRUCT.findall(text):
         if template:  # of the kernels' own: no launch passes one
