@@ -127,8 +127,7 @@ class Operands:
         return f"({C_TYPES[kind]})({symbol[1]}{f' + {offset}' if offset else ''})"
 
     def write(self, operand: str, kind: str, expression: str) -> str:
-        """Return a statement that assigns a value of type `kind` to a register; ``_`` discards
-        it."""
+        """Return a statement that assigns a value of type `kind`; ``_`` discards it."""
         if operand == "_":
             return f"(void)({expression});"
         declared = self.function.registers.get(operand)
