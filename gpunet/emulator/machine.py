@@ -160,8 +160,7 @@ class Program:
         Raises:
             BackendError: g++ is missing, or the host is not Linux on x86-64.
         """
-        build.check_host()
-        build.compiler()
+        build.check_available()
         if capability(arch) not in SHARED_LIMITS:
             raise ValueError(f"the emulated device takes compute_{'/'.join(map(str, SHARED_LIMITS))}, got {arch}")
         return Program(file, text, expressions, arch)
