@@ -1,4 +1,5 @@
-"""The launcher of the emulated device: it compiles kernels for the CPU, runs them there, and counts what they do."""
+"""The launcher of the emulated device: it compiles kernels for the CPU, runs them there, and counts
+what they do."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from gpunet.nvrtc import signature, source
 
 @dataclass(slots=True)
 class Totals:
-    """The counts of all launches of one instance; `loaded` and `stored` are bytes of global memory."""
+    """The counts of all launches of an instance; loaded and stored in bytes of global memory."""
 
     launches: int = 0
     loaded: int = 0
@@ -54,7 +55,7 @@ class EmulatedLauncher(Launcher):
     def run(
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
     ) -> None:
-        """Run an instance as :meth:`Launcher.run` says; during a capture, record the launch instead."""
+        """Run an instance with checked, packed arguments; during a capture, record the launch."""
         work = make_work(kernel, grid, block, signature.parameters(file, kernel), args, shared)
         self.arrays.stream.submit(work, self.execute)
 
@@ -65,7 +66,7 @@ class EmulatedLauncher(Launcher):
         self.covered |= counts.lines
 
     def program(self, kernel: str) -> Program:
-        """Return the program of a listed instance, which holds all instances that are compiled together with it."""
+        """Return the program of a listed instance; it holds those that are compiled with it."""
         file, expressions = file_of(kernel), module_of(kernel)
         if expressions not in self._programs:
             self._programs[expressions] = Program.from_source(
@@ -74,5 +75,5 @@ class EmulatedLauncher(Launcher):
         return self._programs[expressions]
 
     def lines(self) -> set[tuple[str, int]]:
-        """Return (file, line) of every source line for which the instances that have run contain instructions."""
+        """Return (file, line) of each source line that the instances that have run contain."""
         return {line for kernel in self.totals for line in self.program(kernel).lines(kernel)}

@@ -1,6 +1,7 @@
-"""The emulated device: it allocates arrays in guarded host memory, copies them, and has streams and memory pools.
+"""The emulated device: its arrays in guarded host memory, its streams and its memory pools.
 
-Its methods are those that `gpunet.cuda.arrays.Arrays` asks of a device, so that a CUDA backend runs on it as on CuPy.
+Its methods are those that `gpunet.cuda.arrays.Arrays` asks of a device, so that a CUDA backend runs
+on it as on CuPy.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class EmulatedArrays:
         return DeviceArray(storage.bytes.view(kind).reshape(extents), Lease(storage), self)
 
     def asarray(self, data: Any, dtype: Any = None) -> DeviceArray:
-        """Return a C-contiguous array of `data`, on the host or a device; no copy if it already is one of this device."""
+        """Return a C-contiguous array of host or device data; no copy if it is one already."""
         if isinstance(data, DeviceArray):
             if self.owns(data) and data.flags.c_contiguous and (dtype is None or np.dtype(dtype) == data.dtype):
                 return data
@@ -101,13 +102,13 @@ class EmulatedArrays:
         return array._view.ctypes.data
 
     def synchronize(self) -> None:
-        """Check the red zones of every array. A launch has ended when it returns, so there is nothing to wait for."""
+        """Check the red zones of every array. A launch ends before it returns, so none runs."""
         for stream in self.capturing:
             stream.refuse("synchronisation")
         self.wait()
 
     def wait(self) -> None:
-        """Check the red zones of every array, as `synchronize` does; other streams may be capturing meanwhile."""
+        """Check the red zones of every array. Other streams may be capturing."""
         self.stream.refuse("synchronisation")
         for storage in list(self._storages):
             _check_red_zones(storage)
@@ -146,7 +147,10 @@ class EmulatedArrays:
 
     @contextmanager
     def using(self, pool: Pool | None) -> Iterator[None]:
-        """Take the memory of the thread's new arrays from `pool` inside a `with`, as `cupy.cuda.using_allocator` does."""
+        """Take the memory of the thread's new arrays from `pool` inside a `with`.
+
+        `cupy.cuda.using_allocator` does the same for CuPy's arrays.
+        """
         before, self._current.pool = getattr(self._current, "pool", None), pool
         try:
             yield
@@ -154,7 +158,7 @@ class EmulatedArrays:
             self._current.pool = before
 
     def empty_pool(self, pool: Pool) -> int:
-        """Give a pool's unused memory back to the device, and return how many bytes its arrays still use."""
+        """Give a pool's unused memory back to the device -> the bytes that arrays still use."""
         pool.free_all_blocks()
         return pool.total_bytes()
 

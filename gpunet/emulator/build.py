@@ -1,4 +1,4 @@
-"""Compiles the emulated machine and translated kernels with g++, and keeps the libraries in a cache.
+"""Compiles the emulated machine and translated kernels with g++ into cached libraries.
 
 A library is named by the hash of everything that it is made from.
 """
@@ -25,8 +25,8 @@ GENERATED = (
     "ptx.py", "operands.py", "arithmetic.py", "conversion.py", "memory.py", "control.py", "translate.py", "machine.hpp",
     "ops.hpp",
 )  # fmt: skip
-"""The files that decide a kernel's library together with its PTX: the translator, and the headers that
-the generated code includes."""
+"""The files that decide a kernel's library together with its PTX: the translator, and the headers
+that the generated code includes."""
 SOURCES = ("fibers.cpp", "machine.cpp", "launch.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
 """The sources of the machine's own library."""
 HEADERS = ("machine.hpp", "state.hpp")
@@ -36,8 +36,8 @@ COMMON = (
     "-std=gnu++17", "-march=native", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
     "-fno-strict-aliasing", "-fno-trapping-math", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden", "-w",
 )  # fmt: skip
-"""Flags of every build. A product and a sum are fused only if PTX says so, integers wrap as PTX's do,
-and nothing reads errno or traps on floating-point exceptions."""
+"""Flags of every build. A product and a sum are fused only if PTX says so, integers wrap as PTX's
+do, and nothing reads errno or traps on floating-point exceptions."""
 MACHINE_FLAGS = ("-O2",)
 KERNEL_FLAGS = {False: ("-O2", "-DCHECKED=0"), True: ("-O1", "-DCHECKED=1")}
 """Flags of a kernel's library, by whether it checks every access."""
@@ -53,7 +53,8 @@ def why_unavailable() -> str:
 
 
 def check_available() -> None:
-    """Raise BackendError unless this machine can run the emulator: its threads switch stacks in assembly."""
+    """Raise BackendError unless this machine can run the emulator."""
+    # the machine's threads switch stacks in assembly
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
         raise BackendError(
             f"the CUDA emulator runs on Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
@@ -81,7 +82,7 @@ def compiler() -> str:
 
 @functools.cache
 def own_hash(files: tuple[str, ...]) -> str:
-    """Return the hash of some of the emulator's files, the flags, the compiler and the processor."""
+    """Return the hash of some own files, the flags, the compiler and the processor."""
     words = hashlib.sha256()
     for file in files:
         words.update(file.encode() + (HERE / file).read_bytes())
@@ -130,7 +131,7 @@ def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], lib
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program in a session of its own: Ctrl-C at the terminal is for this process to handle."""
+    """Run a program in a session of its own, so that Ctrl-C reaches only this process."""
     return subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
 
 

@@ -1,8 +1,9 @@
 """Arrays of the emulated device, and the guarded host memory that they live in.
 
-A :class:`DeviceArray` offers the attributes of CuPy's arrays that a CUDA backend uses. It refuses every operation that would
-quietly read the device from the host. Its memory is filled with NaN when it is allocated and again when its last array is
-gone, and it lies between red zones in which a write out of bounds leaves a trace.
+A :class:`DeviceArray` offers the attributes of CuPy's arrays that a CUDA backend uses. It refuses
+every operation that would quietly read the device from the host. Its memory is filled with NaN when
+it is allocated and again when its last array is gone, and it lies between red zones in which a
+write out of bounds leaves a trace.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from gpunet.emulator.pool import Pool
 
 ALIGNMENT = 512
-"""Bytes to which each allocation is aligned, as in CuPy's pool, so that the same kernels are selected as on a GPU."""
+"""Bytes to which each allocation is aligned, as in CuPy's pool, so that the same kernels are
+selected as on a GPU."""
 RED_ZONE = 256
 """Bytes before and after an allocation that belong to no array."""
 NAN_BYTE = 0xFF
@@ -52,12 +54,12 @@ class Storage:
 
     @property
     def usable(self) -> bool:
-        """Whether a replay may touch the memory: an array still holds it, or the graph's own pool keeps it."""
+        """Whether a replay may touch the memory: an array or the graph's pool holds it."""
         pool = self._pool()
         return self.live or (pool is not None and pool.captured and not pool.given_back)
 
-    def release(self, nan: int = NAN_BYTE) -> None:  # a default argument outlives the module at interpreter exit
-        """Give the memory back to its pool and overwrite it with NaN; the last array on it is gone."""
+    def release(self, nan: int = NAN_BYTE) -> None:  # at exit a default outlives its module
+        """Give the memory back to its pool and fill it with NaN: its last array is gone."""
         self.live = False
         pool = self._pool()
         if pool is not None:
@@ -67,7 +69,7 @@ class Storage:
             self.written.fill(0)
 
     def overrun(self) -> str:
-        """Describe what was written into the red zones, and restore them; empty if they are intact."""
+        """Describe what was written into the red zones, and restore them; empty if nothing was."""
         start = self.address - self._whole.ctypes.data
         for zone, side in (
             (self._whole[:start], "before"),
@@ -82,7 +84,7 @@ class Storage:
 
 
 class Lease:
-    """The claim that all arrays on one storage share; the storage is released when the last of them drops it."""
+    """The claim on a storage that all its arrays share; its end releases the storage."""
 
     __slots__ = ("storage",)
 
@@ -94,7 +96,7 @@ class Lease:
 
 
 class DeviceArray:
-    """An array on the emulated device. :class:`EmulatedArrays` makes it, and only its `to_host` reads it.
+    """An array on the emulated device. :class:`EmulatedArrays` makes it and alone reads it.
 
     Args:
         view: the elements, in the storage's memory.
@@ -170,7 +172,7 @@ class DeviceArray:
 
 
 def locate(array: DeviceArray) -> tuple[Storage, int]:
-    """Return the storage of an array, and the offset of its first element in that storage, in bytes."""
+    """Return an array's storage, and the offset of its first element in it, in bytes."""
     storage = array._lease.storage
     return storage, array._view.ctypes.data - storage.address
 

@@ -1,4 +1,5 @@
-"""Launches on the emulated device: arrays become parameter bytes and the regions of memory that the kernel may touch."""
+"""Launches on the emulated device: arrays become parameter bytes and the regions of memory that the
+kernel may touch."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Settings:
     Args:
         checked: check every access; this is far slower.
         schedule: the order of threads.
-        architecture: the virtual architecture that kernels are compiled for, as in ``"compute_80"``.
+        architecture: the virtual architecture that kernels are compiled for, as in
+            ``"compute_80"``.
     """
 
     checked: bool = False
@@ -44,7 +46,7 @@ class Settings:
 
     @staticmethod
     def from_environment() -> Settings:
-        """Read ``GPUNET_EMULATOR_CHECKED`` (0 or 1), ``GPUNET_EMULATOR_SCHEDULE`` and ``GPUNET_EMULATOR_ARCH``."""
+        """Read ``GPUNET_EMULATOR_CHECKED`` (0 or 1), ``…_SCHEDULE`` and ``…_ARCH``."""
         environment = os.environ.get
         return Settings(
             checked=environment("GPUNET_EMULATOR_CHECKED", "0") not in ("", "0"),
@@ -53,7 +55,7 @@ class Settings:
         )
 
     def describe(self) -> dict[str, str]:
-        """Return the settings and NVRTC's release in words, for `gpunet info` and benchmark records."""
+        """Describe the settings and NVRTC's release for `gpunet info` and benchmark records."""
         seed = f":{self.schedule.seed}" if self.schedule.kind == "random" else ""
         return {
             "architecture": self.architecture,
@@ -65,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class ArgumentBytes:
-    """The bytes of an array that a launch was given. They keep their address when the array is freed."""
+    """The bytes of an array argument; they keep their address when the array is freed."""
 
     name: str
     storage: Storage
@@ -146,8 +148,9 @@ def execute(program: Program, work: Work, settings: Settings) -> Counts:
 def _regions(arguments: Sequence[ArgumentBytes]) -> list[Region]:
     """Return what a launch may touch: the bytes of its arguments and no others.
 
-    Arguments that overlap, as in ``binary("add", a, b, out=a)``, become one region, so that accesses through one are checked
-    against accesses through the other. The region may be written if one of its arguments may.
+    Arguments that overlap, as in ``binary("add", a, b, out=a)``, become one region, so that
+    accesses through one are checked against accesses through the other. The region may be written
+    if one of its arguments may.
     """
     merged: list[ArgumentBytes] = []
     for a in sorted((a for a in arguments if a.size), key=lambda a: (id(a.storage), a.offset)):

@@ -1,8 +1,9 @@
-"""Streams of the emulated device, and their capture: launches are recorded, then replayed with the same arguments.
+"""Streams of the emulated device, and the capture of launches as a graph that can be replayed.
 
-They stand for CuPy's streams and have the same methods: ``with stream:`` makes a stream the current one, and `begin_capture`
-and `end_capture` make a graph. Each thread has a current stream of its own, as in CuPy. A capture refuses everything that
-CUDA cannot capture. A replay refuses what CuPy lets pass: memory that has been freed and may hold other arrays by now.
+They stand for CuPy's streams and have the same methods: ``with stream:`` makes a stream the current
+one, and `begin_capture` and `end_capture` make a graph. Each thread has a current stream of its
+own, as in CuPy. A capture refuses everything that CUDA cannot capture. A replay refuses what CuPy
+lets pass: memory that has been freed and may hold other arrays by now.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Execute = Callable[[Work], None]
 
 
 class Device(Protocol):
-    """What a stream needs of its device: the calling thread's current stream, and the streams that are being captured."""
+    """A stream's view of its device: the thread's current stream, and all that are captured."""
 
     stream: DeviceStream
     capturing: set[DeviceStream]
@@ -68,7 +69,7 @@ class DeviceStream:
             self._recorded.append((work, execute))
 
     def refuse(self, what: str) -> None:
-        """Raise BackendError if this stream is being captured. The capture is then invalid, and cannot be ended."""
+        """Raise BackendError, and make the capture invalid, if this stream is being captured."""
         if self.capturing:
             self._refused = self._refused or what
             raise BackendError(f"{what} cannot be captured: a stream is capturing, and this would wait for the device")
@@ -123,8 +124,8 @@ class LaunchGraph:
         """Run the launches in order, with the arguments that were recorded.
 
         Raises:
-            BackendError: a launch would touch memory that was freed after the capture and that no living pool keeps. No launch
-                is run then.
+            BackendError: a launch would touch memory that was freed after the capture and that no
+                living pool keeps. No launch is run then.
         """
         for work, _ in self._recorded:
             for argument in work.arguments:

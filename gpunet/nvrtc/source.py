@@ -1,4 +1,4 @@
-"""The kernel sources: where they stand, one file with its headers inlined, and the numbers that it defines."""
+"""Finds kernel sources, inlines their headers, and reads the numbers that they define."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONSTANT = re.compile(
 
 
 def candidates() -> tuple[Path, Path]:
-    """Return the two folders that can hold the sources: inside an installed package, and beside it in a checkout."""
+    """Return the folders that can hold the sources: in the package, and beside it."""
     package = Path(__file__).resolve().parents[1]
     return package / "_kernels", package.parent / "kernels"
 
@@ -41,24 +41,26 @@ def read(file: str) -> str:
     """Return a `.cu` file with its quoted includes inlined, each once.
 
     CuPy's disk cache is keyed by the text that is compiled, so a change of a header must be a
-    change of that text. `#line` makes the compiler's messages point at the files that a reader opens.
+    change of that text. `#line` makes the compiler's messages point at the files that a reader
+    opens.
     """
     return _inline((kernels_folder(),), file, set())
 
 
 def read_path(path: Path) -> str:
-    """Return any `.cu` file as :func:`read` does. Its headers are looked for beside it, then among gpunet's."""
+    """Return any `.cu` file as :func:`read` does; headers beside it come before gpunet's."""
     return _inline((path.parent, kernels_folder()), path.name, set())
 
 
 @cache
 def constant(file: str, name: str) -> int:
-    """Return a number that the host shares with a kernel, as a `.cu` or `.cuh` file or one of its headers defines it.
+    """Return a number that a `.cu` or `.cuh` file or one of its headers defines for the host too.
 
         tile_k = constant("tile.cuh", "TILE_K")
 
     Raises:
-        ValueError: the file has no line ``#define NAME number`` or ``constexpr int NAME = number;`` of that name.
+        ValueError: the file has no line ``#define NAME number`` or ``constexpr int NAME = number;``
+            of that name.
     """
     found = parse_constants(read(file))
     if name not in found:
