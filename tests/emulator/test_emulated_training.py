@@ -15,7 +15,7 @@ from gpunet.backends.contract.gate import Gate
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.emulator import Schedule
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.geometry import Geometry
 
 pytestmark = needs_emulator

@@ -15,8 +15,9 @@ from gpunet import functional as F
 from gpunet import models, nn, optim, random
 from gpunet.backends import get_backend
 from gpunet.backends.cuda.backend import CudaBackend
+from gpunet.cuda.emulated import EmulatedLauncher
 from gpunet.emulator.arrays import EmulatedArrays
-from gpunet.emulator.launcher import EmulatedLauncher, Settings
+from gpunet.emulator.launches import Settings
 from gpunet.report import plan as planning
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)

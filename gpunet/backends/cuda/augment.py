@@ -13,9 +13,10 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.augment import Clock, check_gather
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import ELEMENTS, instance
+from gpunet.nvrtc.source import constant
 
-MAX_CHANNELS = 16
-"""Of images that are normalised, as kernels/gather_augment.cu is written."""
+MAX_CHANNELS = constant("gather_augment.cu", "MAX_CHANNELS")
+"""Most channels of images that are normalised."""
 SHARE = 16 * THREADS
 """Elements of an image that a block takes; larger images have several blocks."""
 

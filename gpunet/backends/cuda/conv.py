@@ -16,9 +16,10 @@ from gpunet.backends.cuda.into import place_gradients
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
+from gpunet.nvrtc.source import constant
 
-DEPTHWISE_TILE = 9, 32
-"""Taps and filters of a block of a depthwise weight gradient, as kernels/conv2d_weight_grad.cu has them."""
+DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), constant("common.cuh", "WARP")
+"""Taps and filters that a block of a depthwise weight gradient takes."""
 
 
 class CudaConv(CudaDevice, ABC):

@@ -11,9 +11,10 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.update import RULES, FlatStorage, Segments, StepReport, columns
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
+from gpunet.nvrtc.source import constant
 
-UNITS_A_BLOCK = 32
-"""Columns that a block of clip_units takes, as kernels/optimizer.cu is written."""
+UNITS_A_BLOCK = constant("common.cuh", "WARP")
+"""Columns that a block of clip_units takes."""
 TABLES = 64
 """Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one each step."""
 

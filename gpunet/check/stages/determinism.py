@@ -18,7 +18,7 @@ from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.stage import FailedError, Numbers, Stage
 from gpunet.emulator import Schedule
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.geometry import Geometry
 
 RUNS, BATCH = 200, 512
