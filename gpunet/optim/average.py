@@ -46,11 +46,11 @@ class ExponentialMovingAverage:
             source.backend.copy(source.backend.asarray(buffer.numpy()), out=average)
         optimizer.followers.append(self)
 
-    def follow(self, clip: Array | None, held: Array | None) -> None:
+    def follow(self, clip: Array | None, report: Array | None) -> None:
         """Take the step that was just made into the averages: what `Optimizer.step` calls."""
         self._place()
         for average, value in self._pairs():
-            self.weights.backend.average_update(average, value, self.decay, clip=clip, held=held)
+            self.weights.backend.average_update(average, value, self.decay, clip=clip, report=report)
 
     def recorded(self) -> list[Any]:
         """See `Optimizer.recorded`."""

@@ -15,7 +15,7 @@ from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.update import RULES, Note, Segments
+from gpunet.backends.contract.update import RULES, Segments, StepReport
 from gpunet.errors import BackendError
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
 from gpunet.precision import loaded
@@ -29,8 +29,8 @@ class Follower(Protocol):
     applying: bool
     """Whether the parameters hold something of its own for now, which no step may change."""
 
-    def follow(self, clip: Array | None, held: Array | None) -> None:
-        """Launch it; `clip` and `held` as for `Backend.clip_units`."""
+    def follow(self, clip: Array | None, report: Array | None) -> None:
+        """Launch it; `clip` and `report` as for `Backend.clip_units`."""
 
     def applied(self, averages: bool = True) -> AbstractContextManager[None]:
         """Inside, the parameters hold what is its own, or, if False, what is theirs."""
@@ -263,7 +263,7 @@ class Optimizer:
         """The next update's hyper-parameters, a row a run: float64 (M, K)."""
         return np.array([self.hyper(self._members[i][1], int(self.steps[i]) + 1) for i in first], np.float64)
 
-    def apply(self, segments: Segments, note: Note | None = None) -> None:
+    def apply(self, segments: Segments, report: StepReport | None = None) -> None:
         """Launch an update of these segments, and count nothing."""
         clip = None
         if self.clip_norm is not None or self.arena.scaling is not None:
@@ -271,14 +271,14 @@ class Optimizer:
             clip = self.arena.backend.gradient_norm(self.arena, segments, max_norm=most)
         self.grad_norm = None if self.clip_norm is None else clip
         self.prepare(clip)
-        self.arena.backend.update(self.rule, self.arena, segments, clip=clip, note=note)
-        overflow, held = None if self.arena.scaling is None else clip, None if note is None else note.row
-        self._clip_units(overflow, held)
+        self.arena.backend.update(self.rule, self.arena, segments, clip=clip, report=report)
+        overflow, written = None if self.arena.scaling is None else clip, None if report is None else report.written
+        self._clip_units(overflow, written)
         for follower in self.followers:
-            follower.follow(overflow, held)
+            follower.follow(overflow, written)
         self.arena.count_updates()
 
-    def _clip_units(self, clip: Array | None, held: Array | None) -> None:
+    def _clip_units(self, clip: Array | None, report: Array | None) -> None:
         arena = self.arena
         for i, (parameter, group) in enumerate(self._members):
             if group["max_norm"] is None or not arena.written[i] or not parameter.matrix:
@@ -286,7 +286,7 @@ class Optimizer:
             shape = -1, parameter.shape[-1]
             shadow = None if arena.shadow is None else arena.shadow_views[i].reshape(shape)
             arena.backend.clip_units(
-                arena.views[i].reshape(shape), group["max_norm"], shadow=shadow, clip=clip, held=held
+                arena.views[i].reshape(shape), group["max_norm"], shadow=shadow, clip=clip, report=report
             )
 
     def recorded(self) -> list[Any]:
@@ -295,7 +295,7 @@ class Optimizer:
         return [*self.options().values(), *limits, *(value for f in self.followers for value in f.recorded())]
 
     def count(self) -> None:
-        """Note that every parameter with a gradient has had one update more."""
+        """StepReport that every parameter with a gradient has had one update more."""
         self.steps = self.steps + np.array(self.arena.written)
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import gpunet
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import Note, Segments
+from gpunet.backends.contract.update import Segments, StepReport
 from gpunet.cuda.capture import Feed, Recorder, Recording, row
 from gpunet.errors import BackendError
 from gpunet.functional.loss import correct_count, label_weight
@@ -255,7 +255,7 @@ class CapturedStep:
                         shares.finish()
                     if optimizer.arena.written != written:
                         raise BackendError("other parameters got a gradient than in the step before")
-                    note = Note(total, correct, row(notes, u), row(notes, u + 1))
+                    note = StepReport(total, correct, row(notes, u), row(notes, u + 1))
                     optimizer.apply(Segments(bounds, row(hyper.device, u), placed), note)
             return rows, labels, logits, weighted
 

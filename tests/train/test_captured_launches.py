@@ -21,7 +21,7 @@ LENET_STEP = (
     + ["conv2d_weight_grad_tiled", "matmul_tiled"] * 3
     + ["conv2d_weight_grad_tiled", "conv2d_input_grad_tiled"]
     + ["conv2d_weight_grad_tiled"]
-    # the update, which leaves the note
+    # the update, which writes its report
     + ["update"]
 )
 

@@ -17,23 +17,27 @@ class Segments(NamedTuple):
     """(M, 2) int64: first element and the one past the last."""
     hyper: Array
     """(M, K) float64, one column a hyper-parameter; the update's docstring names them."""
-    placed: Array | None = None
-    """`bounds` as the backend's own array, for whoever records an update; then `hyper` is one too, and is read when the update
-    runs: it may hold other numbers at every replay. Both must outlive the record."""
+    device_bounds: Array | None = None
+    """`bounds` as an array of the backend, needed where the update is captured in a graph.
+
+    Then `hyper` is one too, and is read when the update runs, so that it may hold other numbers at each replay. Both must live
+    as long as the graph."""
 
 
-class Note(NamedTuple):
-    """What a recorded update leaves for the host to read later, and what it asks before it updates anything."""
+class StepReport(NamedTuple):
+    """What a captured update reports to the host, which reads it later, and what it checks before it updates anything."""
 
     loss: Array
     """The step's loss, one element."""
     correct: Array | None
     """int32, one element."""
-    last: Array
-    """(3,) float64: the note of the step before; zeros before the first."""
-    row: Array
-    """(3,) float64, written: loss, correct (0 if there is none) and held, how many steps have updated nothing: the first
-    whose loss was not finite, and all after it."""
+    previous: Array
+    """(3,) float64: what the step before reported; zeros before the first step."""
+    written: Array
+    """(3,) float64, written by the update: loss, correct (0 if it is None) and skipped_updates.
+
+    `skipped_updates` is how many updates in a row have changed nothing: the first one whose loss was not finite, and all that
+    came after it."""
 
 
 class FlatStorage(Protocol):
@@ -94,7 +98,13 @@ class UpdatePrimitives(ABC):
 
     @abstractmethod
     def update(
-        self, rule: str, arena: FlatStorage, segments: Segments, *, clip: Array | None = None, note: Note | None = None
+        self,
+        rule: str,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        clip: Array | None = None,
+        report: StepReport | None = None,
     ) -> None:
         """A step of an optimizer, in place: w' = w - lr decoupled w, g = clip[1] grad + decay w' + l1 sign(w'), then a rule:
 
@@ -111,12 +121,12 @@ class UpdatePrimitives(ABC):
             rule: one of `rules.RULES`, which names the slots a and b of the arena and the columns of `segments.hyper`. A slot
                 that the arena does not have reads as 0.
             clip: what `gradient_norm` gave; needed with `arena.scaling`, which changes as it says there.
-            note: written, and decides whether anything else is. `arena.shadow` is written with the parameters.
+            report: written, and decides whether anything else is written. `arena.shadow` is written with the parameters.
         """
 
     @abstractmethod
     def clip_units(
-        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
+        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, report: Array | None = None
     ) -> None:
         """Max-norm (Srivastava et al. 2014, section 5.1), in place: each column of w (R, O), the weights that come into one
         unit, whose 2-norm is above `limit`, is scaled down to it.
@@ -124,11 +134,11 @@ class UpdatePrimitives(ABC):
         Args:
             shadow: w rounded, written with it; None if there is none.
             clip: of the update before, if it was of a scaled loss: where that overflowed, nothing is changed.
-            held: (3,), the note's row that the update before has written: where that updated nothing, neither does this.
+            report: (3,), the `StepReport.written` of the update before: where that updated nothing, neither does this.
         """
 
     @abstractmethod
     def average_update(
-        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, held: Array | None = None
+        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, report: Array | None = None
     ) -> None:
-        """average = decay average + (1 - decay) value, in place; both of one shape. `clip` and `held` as for `clip_units`."""
+        """average = decay average + (1 - decay) value, in place; both of one shape. `clip` and `report` as for `clip_units`."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import RULES, FlatStorage, Note, Segments, columns
+from gpunet.backends.contract.update import RULES, FlatStorage, Segments, StepReport, columns
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
 
@@ -35,7 +35,13 @@ class CudaUpdate(CudaDevice, ABC):
         return y
 
     def update(
-        self, rule: str, arena: FlatStorage, segments: Segments, *, clip: Array | None = None, note: Note | None = None
+        self,
+        rule: str,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        clip: Array | None = None,
+        report: StepReport | None = None,
     ) -> None:
         """One launch over all segments: a row of blocks each."""
         count, size = len(segments.bounds), arena.data.shape
@@ -58,45 +64,45 @@ class CudaUpdate(CudaDevice, ABC):
             return
         longest = int((segments.bounds[:, 1] - segments.bounds[:, 0]).max())
         grid = max(min(-(-longest // THREADS), MAX_BLOCKS), 1), min(count, 65535)
-        hyper = self._table(segments.hyper, np.float64) if segments.placed is None else segments.hyper
-        noted = (None,) * 4 if note is None else note
+        hyper = self._table(segments.hyper, np.float64) if segments.device_bounds is None else segments.hyper
+        reported = (None,) * 4 if report is None else report
         a, b = (*slots, None)[:2]
-        args = arena.data, arena.grad, a, b, shadow, self._bounds(segments), hyper, count, clip, scaling, *noted
+        args = arena.data, arena.grad, a, b, shadow, self._bounds(segments), hyper, count, clip, scaling, *reported
         self.launcher.launch(instance("update", element, rule.capitalize()), grid, THREADS, args)
 
     def clip_units(
-        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
+        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, report: Array | None = None
     ) -> None:
         self._expect("clip_units", w=(w, None), clip=(clip, (2,)))
         element = "float" if shadow is None else self._element("clip_units", shadow=(shadow, w.shape))
         rows, units = w.shape
         if w.size:
-            grid, args = -(-units // UNITS_A_BLOCK), (w, shadow, rows, units, limit, clip, held)
+            grid, args = -(-units // UNITS_A_BLOCK), (w, shadow, rows, units, limit, clip, report)
             self.launcher.launch(instance("clip_units", element), grid, THREADS, args)
 
     def average_update(
-        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, held: Array | None = None
+        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, report: Array | None = None
     ) -> None:
         self._expect("average_update", average=(average, None), value=(value, average.shape), clip=(clip, (2,)))
         if average.size:
             grid = min(-(-average.size // THREADS), MAX_BLOCKS)
-            args = average, value, average.size, decay, 1 - decay, clip, held
+            args = average, value, average.size, decay, 1 - decay, clip, report
             self.launcher.launch("average_update", grid, THREADS, args)
 
     def _bounds(self, segments: Segments) -> Array:
-        return self._table(segments.bounds, np.int64) if segments.placed is None else segments.placed
+        return self._table(segments.bounds, np.int64) if segments.device_bounds is None else segments.device_bounds
 
     def _table(self, rows: np.ndarray, dtype: Any) -> Array:
         """A host table on the device; equal ones are sent once."""
         rows, tables = np.ascontiguousarray(rows, dtype), self._on_stream().tables
         key = rows.dtype.char, rows.tobytes()
-        placed = tables.pop(key, None)
-        if placed is None:
-            placed = self.arrays.asarray(rows)
-        tables[key] = placed
+        on_device = tables.pop(key, None)
+        if on_device is None:
+            on_device = self.arrays.asarray(rows)
+        tables[key] = on_device
         if len(tables) > TABLES:
             tables.popitem(last=False)
-        return placed
+        return on_device
 
 
 def _check_bounds(operation: str, segments: Segments, size: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import RULES, SHARED, FlatStorage, Note, Segments
+from gpunet.backends.contract.update import RULES, SHARED, FlatStorage, Segments, StepReport
 from gpunet.backends.host.arrays import QUIET, HostArrays
 
 
@@ -23,9 +23,15 @@ class HostUpdate(HostArrays, ABC):
 
     @QUIET
     def update(
-        self, rule: str, arena: FlatStorage, segments: Segments, *, clip: Array | None = None, note: Note | None = None
+        self,
+        rule: str,
+        arena: FlatStorage,
+        segments: Segments,
+        *,
+        clip: Array | None = None,
+        report: StepReport | None = None,
     ) -> None:
-        if not _may_update(note):
+        if not _may_update(report):
             return
         slots = [arena.slots.get(name) for name in RULES[rule].slots]
         for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
@@ -38,22 +44,22 @@ class HostUpdate(HostArrays, ABC):
                 g = g + decay * w
             if l1:
                 g = g + l1 * np.sign(w)
-            held = [None if slot is None else slot[start:stop] for slot in slots]
-            w -= _STEPS[rule](g, rate, row[len(SHARED) :], *held)
+            parts = [None if slot is None else slot[start:stop] for slot in slots]
+            w -= _STEPS[rule](g, rate, row[len(SHARED) :], *parts)
 
     @QUIET
     def clip_units(
-        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
+        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, report: Array | None = None
     ) -> None:
-        if held is None or not held[2]:
+        if report is None or not report[2]:
             norms = np.sqrt(np.square(w).sum(axis=0, dtype=np.float64)).astype(w.dtype)
             w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN is not below the limit, and stays
 
     @QUIET
     def average_update(
-        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, held: Array | None = None
+        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, report: Array | None = None
     ) -> None:
-        if held is None or not held[2]:
+        if report is None or not report[2]:
             average *= decay
             average += (1 - decay) * value
 
@@ -120,9 +126,10 @@ _STEPS: dict[str, Callable[..., Array]] = {
 }  # fmt: skip
 
 
-def _may_update(note: Note | None) -> bool:
-    if note is None:
+def _may_update(report: StepReport | None) -> bool:
+    if report is None:
         return True
-    held = note.last[2] + 1 if note.last[2] or not np.isfinite(note.loss).all() else 0
-    note.row[:] = note.loss.item(), 0 if note.correct is None else note.correct.item(), held
-    return not held
+    failed = report.previous[2] or not np.isfinite(report.loss).all()
+    skipped_updates = report.previous[2] + 1 if failed else 0
+    report.written[:] = report.loss.item(), 0 if report.correct is None else report.correct.item(), skipped_updates
+    return not skipped_updates

@@ -12,7 +12,7 @@ import numpy as np
 from gpunet.augmentation import Augmentation
 from gpunet.backends import Backend
 from gpunet.backends.contract.augment import Clock
-from gpunet.backends.contract.update import RULES, Note, Segments, columns
+from gpunet.backends.contract.update import RULES, Segments, StepReport, columns
 from gpunet.check.cases.case import Arrays, Case, Draw
 from gpunet.random import Stream
 
@@ -83,14 +83,14 @@ def _batches(draw: Draw) -> Iterator[Case]:
 
 
 def _update(draw: Draw, rule: str) -> Case:
-    """An update with clipping and a note; where 16 bits are stored, of a scaled loss, with the shadow that they make."""
+    """An update with clipping and a report; where 16 bits are stored, of a scaled loss, with the shadow that they make."""
     flat = {name: np.abs(draw.normal(SIZE)) for name in ("data", "grad", *RULES[rule].slots)}
     inputs = {
         **flat,
         "loss": np.array([0.5], np.float32),
         "correct": np.array(4, np.int32),
-        "last": np.zeros(3),
-        "row": np.full(3, 9.0),
+        "previous": np.zeros(3),
+        "written": np.full(3, 9.0),
     }
     narrow = draw.dtype != "float32"
     single = frozenset(inputs)
@@ -107,10 +107,12 @@ def _update(draw: Draw, rule: str) -> Case:
             shadow=a["shadow"] if scaled else None, scaling=a["scaling"] if scaled else None,
         )  # fmt: skip
         clip = on.gradient_norm(arena, segments, max_norm=1.0)
-        on.update(rule, arena, segments, clip=clip, note=Note(a["loss"], a["correct"], a["last"], a["row"]))
+        on.update(
+            rule, arena, segments, clip=clip, report=StepReport(a["loss"], a["correct"], a["previous"], a["written"])
+        )
         factor = on.asarray(np.array([1, LOSS_SCALE if scaled else 1], clip.dtype))
         shadow = on.get_slice(arena.shadow if scaled else on.copy(arena.data), (slice(0, 5),)) if narrow else None
-        return [on.binary("multiply", clip, factor), arena.data, a["row"], *slots.values(), shadow]
+        return [on.binary("multiply", clip, factor), arena.data, a["written"], *slots.values(), shadow]
 
     return Case(f"update {rule}", draw.dtype, inputs, run, single | {"scaling", "scaled"})
 
@@ -121,13 +123,13 @@ def _clip_units(draw: Draw, limit: float) -> Case:
     inputs: dict[str, np.ndarray] = {
         "w": w,
         "clip": np.array([1, 1], np.float32),
-        "held": np.zeros(3),
+        "report": np.zeros(3),
         "shadow": draw.rounded(w),
     }
 
     def run(on: Backend, a: Arrays) -> Any:
         shadow = a["shadow"] if narrow and on.name != "reference" else None
-        on.clip_units(a["w"], limit, shadow=shadow, clip=a["clip"], held=a["held"])
+        on.clip_units(a["w"], limit, shadow=shadow, clip=a["clip"], report=a["report"])
         clipped = limit == 1.0  # with a limit that nothing reaches, nothing is written
         return [a["w"], (a["w"] if shadow is None else shadow) if narrow and clipped else None]
 
@@ -136,10 +138,10 @@ def _clip_units(draw: Draw, limit: float) -> Case:
 
 def _average(draw: Draw) -> Case:
     inputs: dict[str, np.ndarray] = {"average": np.ones(1320, np.float32), "value": draw.normal(1320)}
-    inputs |= {"clip": np.array([1, 1], np.float32), "held": np.zeros(3)}
+    inputs |= {"clip": np.array([1, 1], np.float32), "report": np.zeros(3)}
 
     def run(on: Backend, a: Arrays) -> Any:
-        on.average_update(a["average"], a["value"], 0.9, clip=a["clip"], held=a["held"])
+        on.average_update(a["average"], a["value"], 0.9, clip=a["clip"], report=a["report"])
         return [a["average"]]
 
     return Case("average_update", draw.dtype, inputs, run, frozenset(inputs))
