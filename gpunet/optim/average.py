@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.update import Guard
 from gpunet.nn import Module
 from gpunet.optim.checks import SHARE, check_number
 from gpunet.optim.optimizer import Optimizer
@@ -46,11 +47,11 @@ class ExponentialMovingAverage:
             source.backend.copy(source.backend.asarray(buffer.numpy()), out=average)
         optimizer.followers.append(self)
 
-    def follow(self, clip: Array | None, report: Array | None) -> None:
+    def follow(self, guard: Guard) -> None:
         """Take the step that was just made into the averages: what `Optimizer.step` calls."""
         self._place()
         for average, value in self._pairs():
-            self.weights.backend.average_update(average, value, self.decay, clip=clip, report=report)
+            self.weights.backend.average_update(average, value, self.decay, guard)
 
     def recorded(self) -> list[Any]:
         """See `Optimizer.recorded`."""

@@ -15,7 +15,7 @@ from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.update import RULES, Segments, StepReport
+from gpunet.backends.contract.update import RULES, Guard, Segments, StepReport
 from gpunet.errors import BackendError
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
 from gpunet.precision import loaded
@@ -29,8 +29,8 @@ class Follower(Protocol):
     applying: bool
     """Whether the parameters hold something of its own for now, which no step may change."""
 
-    def follow(self, clip: Array | None, report: Array | None) -> None:
-        """Launch it; `clip` and `report` as for `Backend.clip_units`."""
+    def follow(self, guard: Guard) -> None:
+        """Launch it, with the guard of the launches behind an update: see `Guard.behind`."""
 
     def applied(self, averages: bool = True) -> AbstractContextManager[None]:
         """Inside, the parameters hold what is its own, or, if False, what is theirs."""
@@ -271,23 +271,22 @@ class Optimizer:
             clip = self.arena.backend.gradient_norm(self.arena, segments, max_norm=most)
         self.grad_norm = None if self.clip_norm is None else clip
         self.prepare(clip)
-        self.arena.backend.update(self.rule, self.arena, segments, clip=clip, report=report)
-        overflow, written = None if self.arena.scaling is None else clip, None if report is None else report.written
-        self._clip_units(overflow, written)
+        guard = Guard(clip, report)
+        self.arena.backend.update(self.rule, self.arena, segments, guard)
+        guard = guard.behind(self.arena)
+        self._clip_units(guard)
         for follower in self.followers:
-            follower.follow(overflow, written)
+            follower.follow(guard)
         self.arena.count_updates()
 
-    def _clip_units(self, clip: Array | None, report: Array | None) -> None:
+    def _clip_units(self, guard: Guard) -> None:
         arena = self.arena
         for i, (parameter, group) in enumerate(self._members):
             if group["max_norm"] is None or not arena.written[i] or not parameter.matrix:
                 continue
             shape = -1, parameter.shape[-1]
             shadow = None if arena.shadow is None else arena.shadow_views[i].reshape(shape)
-            arena.backend.clip_units(
-                arena.views[i].reshape(shape), group["max_norm"], shadow=shadow, clip=clip, report=report
-            )
+            arena.backend.clip_units(arena.views[i].reshape(shape), group["max_norm"], shadow, guard)
 
     def recorded(self) -> list[Any]:
         """What a record of an update has frozen beside the arena: where it changes, the step must be recorded again."""
