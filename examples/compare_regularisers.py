@@ -54,7 +54,7 @@ RUNS = {
     "none": Run(),
     "L2": Run(optimizer={"weight_decay": 5e-3}),
     "L1": Run(optimizer={"l1": 5e-4}),
-    "decoupled decay": Run(optimizer={"weight_decay": 1.0, "decoupled": True}),
+    "decoupled decay": Run(optimizer={"weight_decay": 1.0, "decoupled_weight_decay": True}),
     "max-norm": Run(optimizer={"max_norm": 1.5}),
     "dropout": Run(before_dense=lambda: nn.Dropout(0.5)),
     "spatial dropout": Run(after_conv=lambda filters: nn.Dropout2d(0.2)),

@@ -55,7 +55,7 @@ def main() -> None:
 
     model = models.UNet(3, 2, base=arguments.width, depth=arguments.depth, batch_norm=True)
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
-    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
+    schedule = optim.OneCycleLR(optimizer, max_lr=5e-3, total_steps=arguments.epochs * len(loader))
     print(gp.summary(model, (arguments.crop, arguments.crop, 3)))
 
     def step(model: gp.nn.Module, batch: tuple) -> gp.Tensor:

@@ -72,7 +72,7 @@ def main() -> None:
         return F.contrastive_loss(model(first), model(second), same, margin=2.0)
 
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
-    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
+    schedule = optim.OneCycleLR(optimizer, max_lr=2e-3, total_steps=arguments.epochs * len(loader))
     trainer = gp.Trainer(model, optimizer, loss_step=step, schedule=schedule, backend=arguments.backend)
     trainer.fit(loader, epochs=arguments.epochs)
 

@@ -59,7 +59,7 @@ def main() -> None:
     train_transform = data.Compose([data.Joint(transforms, boxes=(1,)), model.targets(size)])
     train_loader = data.DataLoader(train_set, 8, shuffle=True, transform=train_transform)
     optimizer = optim.Adam(model.parameters(), lr=1e-3, clip_norm=10.0)
-    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(train_loader))
+    schedule = optim.OneCycleLR(optimizer, max_lr=1e-3, total_steps=arguments.epochs * len(train_loader))
     trainer = gp.Trainer(model, optimizer, loss=model.loss, metrics=[], schedule=schedule, backend=arguments.backend)
     trainer.fit(train_loader, epochs=arguments.epochs)
 

@@ -10,7 +10,7 @@ import numpy as np
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.augment import Clock
+from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.data.datasets import Dataset
 from gpunet.data.loader import BatchOrder, shuffle_stream
@@ -141,19 +141,9 @@ class DeviceLoader(BatchOrder):
     ) -> tuple[Array, Array]:
         if rows is None:
             rows = self.batch_size if clock is not None else min(self.batch_size, order.shape[0] - start)
-        x, y = self.backend.gather_augment(
-            self.images,
-            self.labels,
-            order,
-            self.augmentation,
-            seed=seed,
-            epoch=epoch,
-            start=start,
-            rows=rows,
-            clock=None if clock is None else Clock(clock, len(self), self.batch_size),
-            dtype=dtype,
-            out=out,
-        )
+        samples = Samples(self.images, self.labels, order, self.augmentation)
+        counted = None if clock is None else Clock(clock, len(self), self.batch_size)
+        x, y = self.backend.gather_augment(samples, BatchRequest(seed, epoch, start, rows, counted, dtype), out)
         return x, y
 
     def __iter__(self) -> Iterator[tuple[Any, Array]]:

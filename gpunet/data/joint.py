@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends.host.augment import augment
+from gpunet.backends.numpy.augment import augment
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.transforms import Batch, ImageTransform, Transform, compiled, flattened
 from gpunet.data.warp import Warp

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from gpunet.augmentation import BORDERS, Augmentation
-from gpunet.backends.host.augment import augment
+from gpunet.backends.numpy.augment import augment
 
 Batch = tuple[np.ndarray, ...]
 

@@ -261,10 +261,11 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> optim.
 def make_schedule(recipe: Recipe, optimizer: optim.Optimizer, steps: int) -> Schedule:
     """The recipe's schedule over `steps` steps of all epochs."""
     if recipe.schedule == "onecycle":
-        return optim.OneCycleLR(optimizer, steps)
+        rates = [group["lr"] for group in optimizer.groups]
+        return optim.OneCycleLR(optimizer, rates, steps, final_div_factor=400)
     if recipe.schedule == "cosine":
-        return optim.CosineLR(optimizer, steps)
-    return optim.ConstantLR(optimizer)
+        return optim.CosineAnnealingLR(optimizer, steps)
+    return optim.ConstantLR(optimizer, factor=1.0)
 
 
 def make_loss(recipe: Recipe) -> Loss:

@@ -8,6 +8,7 @@ from recording import recording_backend
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
@@ -198,11 +199,13 @@ PRIMITIVES = {
     ),
     "gather_augment": (
         lambda on: on.gather_augment(
-            ones(on, 4, 8, 8, 3, dtype=np.uint8),
-            ones(on, 4, dtype=np.int32),
-            ones(on, 4, dtype=np.int32),
-            NORMALIZE,
-            seed=0,
+            Samples(
+                ones(on, 4, 8, 8, 3, dtype=np.uint8),
+                ones(on, 4, dtype=np.int32),
+                ones(on, 4, dtype=np.int32),
+                NORMALIZE,
+            ),
+            BatchRequest(seed=0),
         ),
         ["gather_augment<float>"],
     ),
@@ -400,7 +403,7 @@ def test_a_depthwise_convolution_takes_its_own_kernels(multiplier, groups, which
 def test_pixels_that_are_not_normalised_stay_bytes():
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
-    x, _ = backend.gather_augment(images, None, order, Augmentation(), seed=0)
+    x, _ = backend.gather_augment(Samples(images, None, order, Augmentation()), BatchRequest(0))
     assert x.dtype == np.uint8
     assert backend.launcher.kernels == ["gather_augment<uint8>"]
 
@@ -409,14 +412,14 @@ def test_images_with_more_channels_than_the_kernel_holds_factors_for_are_refused
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 17, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
     with pytest.raises(ValueError, match="gather_augment: images have 17 channels but CUDA normalises up to 16"):
-        backend.gather_augment(images, None, order, NORMALIZE, seed=0)
+        backend.gather_augment(Samples(images, None, order, NORMALIZE), BatchRequest(0))
 
 
 def test_images_are_normalised_to_what_cuda_computes_in():
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
     with pytest.raises(TypeError, match="dtype is float64 but CUDA normalises to float32, float16, bfloat16"):
-        backend.gather_augment(images, None, order, NORMALIZE, seed=0, dtype=np.float64)
+        backend.gather_augment(Samples(images, None, order, NORMALIZE), BatchRequest(0, dtype=np.float64))
 
 
 def test_more_numbers_than_int32_counts_are_not_permuted():

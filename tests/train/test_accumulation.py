@@ -97,7 +97,7 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
         task, seen = new_task(0), []
         trainer = task.trainer(
             backend=cuda_name, capture=capture, batches_per_update=batches_per_update, metrics=metrics,
-            schedule=optim.CosineLR(task.optimizer, 30), callbacks=[Each()] * hook,
+            schedule=optim.CosineAnnealingLR(task.optimizer, 30), callbacks=[Each()] * hook,
         )  # fmt: skip
         whole = [batch for batch in task.train if len(batch[0]) == 16]
         for batches in (

@@ -37,7 +37,7 @@ OPTIMIZERS = {
 }
 SCHEDULES = {
     "no schedule": lambda optimizer: None,
-    "cosine to 0": lambda optimizer: optim.CosineLR(optimizer, 15),  # every rate is 0 in the end
+    "cosine to 0": lambda optimizer: optim.CosineAnnealingLR(optimizer, 15),  # every rate is 0 in the end
     "warm-up": lambda optimizer: optim.WarmupLR(optimizer, 5, optim.StepLR(optimizer, 3, 0.5)),
 }
 

@@ -125,7 +125,7 @@ def test_the_model_trains_in_training_mode_and_is_evaluated_in_inference_mode(ta
 
 
 def test_the_schedule_steps_after_each_step_of_the_optimizer(task):
-    schedule = optim.OneCycleLR(task.optimizer, total=8)
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, 8)
     history = task.trainer(schedule=schedule).fit(task.train, 2)
     assert schedule.step_count == 8
     assert history["lr"] == [schedule.rates(3)[0], schedule.rates(7)[0]]

@@ -1,61 +1,43 @@
-"""`gather_augment` on the host."""
+"""Batches of a data set of `NumpyBackend`, and `augment`, which the transforms of `gpunet.data` run on the host."""
 
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any
 
 import numpy as np
 
 from gpunet.augmentation import Augmentation, Choices
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.augment import Clock, check_gather
+from gpunet.backends.contract.augment import BatchRequest, Gathered, Samples
 from gpunet.backends.host.arrays import HostArrays, deliver
 
 
-class HostAugment(HostArrays, ABC):
+class NumpyAugment(HostArrays, ABC):
     """Batches of a data set, augmented."""
 
-    def gather_augment(
-        self,
-        images: Array,
-        labels: Array | None,
-        order: Array,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        epoch: int = 0,
-        start: int = 0,
-        rows: int | None = None,
-        clock: Clock | None = None,
-        dtype: Any = None,
-        out: tuple[Array, Array | None] | None = None,
-    ) -> tuple[Array, Array | None]:
-        rows = len(order) - start if rows is None else rows
-        check_gather(images, labels, order, augmentation, start, rows, clock)
-        if clock is not None:
-            step, epoch = (int(counter) for counter in clock.counters)
-            start = step % clock.steps * clock.stride
+    def gather_augment(self, samples: Samples, batch: BatchRequest, out: Gathered | None = None) -> Gathered:
+        rows, *_ = samples.output_shape(batch)
+        images, labels, order, augmentation = samples
+        start, epoch = batch.start, batch.epoch
+        if batch.clock is not None:
+            step, epoch = (int(counter) for counter in batch.clock.counters)
+            start = step % batch.clock.steps * batch.clock.stride
         index = order[np.minimum(np.arange(start, start + rows), len(order) - 1)]
-        x = augment(images[index], index, augmentation, seed=seed, epoch=epoch, operation="gather_augment")
+        x = augment(images[index], index, augmentation, seed=batch.seed, epoch=epoch, operation="gather_augment")
         if augmentation.mean:
-            x = self.cast(x, dtype or np.float32)
-        given_x, given_y = out or (None, None)
-        return deliver(x, given_x, accumulate=False), None if labels is None else deliver(
-            labels[index], given_y, accumulate=False
-        )
+            x = self.cast(x, batch.dtype or np.float32)
+        out_x, out_y = out or (None, None)
+        y = None if labels is None else deliver(labels[index], out_y, accumulate=False)
+        return deliver(x, out_x, accumulate=False), y
 
 
 def augment(
     images: np.ndarray, index: np.ndarray, augmentation: Augmentation, *, seed: int, epoch: int, operation: str
 ) -> np.ndarray:
-    """Images (N, H, W, C), those at the positions `index` (N,) of their data set, augmented -> (N, h, w, C).
+    """Augment images (N, H, W, C), which stand at the positions `index` (N,) of their data set -> new images (N, h, w, C).
 
     Args:
-        images: of any dtype, which is kept; uint8 or floats where they are normalised, which gives float32.
-        operation: whose errors these are.
-    Returns:
-        New arrays.
+        images: any dtype, which is kept; uint8 or a float where the augmentation normalises, which returns float32.
+        operation: the name that begins the messages of errors.
     """
     a = augmentation
     if images.ndim != 4:
@@ -91,14 +73,14 @@ def _cropped(images: np.ndarray, a: Augmentation, chosen: Choices, shape: tuple[
     if p:
         around = ((0, 0), (p, p), (p, p), (0, 0))
         padded = np.pad(images, around, mode="reflect") if a.border == "reflect" else np.pad(images, around)
-    # one axis of columns and channels, so that a window's rows are copied whole
+    # columns and channels are joined into one axis, so that whole rows of a window are copied
     rows = np.ascontiguousarray(padded).reshape(n, height + 2 * p, (width + 2 * p) * c)
     windows = np.lib.stride_tricks.sliding_window_view(rows, (h, w * c), axis=(1, 2))
     return windows[np.arange(n), chosen.row, chosen.column * c].reshape(n, h, w, c)
 
 
 def _hole(a: Augmentation, chosen: Choices, shape: tuple[int, int, int]) -> np.ndarray:
-    """Where the images are cut out, bool (N, h, w)."""
+    """The pixels that are cut out, bool (N, h, w)."""
     i, j = (
         np.arange(extent) - first[:, None]
         for extent, first in zip(shape, (chosen.hole_row, chosen.hole_column), strict=False)
@@ -109,7 +91,7 @@ def _hole(a: Augmentation, chosen: Choices, shape: tuple[int, int, int]) -> np.n
 def _normalized(images: np.ndarray, a: Augmentation) -> np.ndarray:
     n, h, w, c = images.shape
     scale, shift = a.factors(c, 255.0 if images.dtype == np.uint8 else 1.0)
-    if len(a.mean) > 1:  # one row of pixels: loops over the few channels of one pixel would be slow
+    if len(a.mean) > 1:  # repeated along a row of pixels, for NumPy's loops over the few channels of one pixel are slow
         scale, shift = np.tile(scale, w), np.tile(shift, w)
     else:
         scale, shift = scale[:1], shift[:1]

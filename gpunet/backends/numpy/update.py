@@ -1,4 +1,4 @@
-"""Updates of parameters, max-norm and averages, in NumPy: the formulas that kernels/optimizer.cu computes."""
+"""Updates of parameters, max-norm and averages of `NumpyBackend`, in place and with few temporary arrays."""
 
 from __future__ import annotations
 
@@ -8,38 +8,31 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import RULES, SHARED, FlatStorage, Segments, StepReport
+from gpunet.backends.contract.update import RULES, SHARED, UNGUARDED, FlatStorage, Guard, Segments, StepReport
 from gpunet.backends.host.arrays import QUIET, HostArrays
 
 
-class HostUpdate(HostArrays, ABC):
+class NumpyUpdate(HostArrays, ABC):
     """Optimizers' steps, max-norm and averages."""
 
     @QUIET
-    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
+    def gradient_norm(self, arena: FlatStorage, segments: Segments, max_norm: float) -> Array:
         square = sum(float(np.square(g).sum()) for g in (arena.grad[start:stop] for start, stop in segments.bounds))
         norm = np.sqrt(square)
         return np.array([norm, np.minimum(1.0, max_norm / (norm + 1e-6))], arena.grad.dtype)
 
     @QUIET
-    def update(
-        self,
-        rule: str,
-        arena: FlatStorage,
-        segments: Segments,
-        *,
-        clip: Array | None = None,
-        report: StepReport | None = None,
-    ) -> None:
-        if not _may_update(report):
+    def update(self, rule: str, arena: FlatStorage, segments: Segments, guard: Guard = UNGUARDED) -> None:
+        if guard.report is not None and not _may_update(guard.report):
             return
         slots = [arena.slots.get(name) for name in RULES[rule].slots]
         for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
             rate, decay, l1, decoupled = row[: len(SHARED)]
-            w = arena.data[start:stop]
+            w, g = arena.data[start:stop], arena.grad[start:stop]
             if decoupled:
                 w *= 1 - rate * decoupled
-            g = arena.grad[start:stop] if clip is None else arena.grad[start:stop] * clip[1]
+            if guard.clip is not None:
+                g = g * guard.clip[1]
             if decay:
                 g = g + decay * w
             if l1:
@@ -48,23 +41,19 @@ class HostUpdate(HostArrays, ABC):
             w -= _STEPS[rule](g, rate, row[len(SHARED) :], *parts)
 
     @QUIET
-    def clip_units(
-        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, report: Array | None = None
-    ) -> None:
-        if report is None or not report[2]:
+    def clip_units(self, w: Array, limit: float, shadow: Array | None, guard: Guard = UNGUARDED) -> None:
+        if _has_updated(guard):
             norms = np.sqrt(np.square(w).sum(axis=0, dtype=np.float64)).astype(w.dtype)
             w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN is not below the limit, and stays
 
     @QUIET
-    def average_update(
-        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, report: Array | None = None
-    ) -> None:
-        if report is None or not report[2]:
+    def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
+        if _has_updated(guard):
             average *= decay
             average += (1 - decay) * value
 
 
-# ---- the rules: (g, lr, own hyper-parameters, slots a and b) -> what is taken from the weights; slots change in place
+# ---- the rules: (g, lr, own hyper-parameters, slots a and b) -> what is subtracted from the weights; slots change in place
 
 
 def _sgd(g: Array, rate: float, own: Sequence[float], a: Array | None) -> Array:
@@ -126,10 +115,13 @@ _STEPS: dict[str, Callable[..., Array]] = {
 }  # fmt: skip
 
 
-def _may_update(report: StepReport | None) -> bool:
-    if report is None:
-        return True
+def _may_update(report: StepReport) -> bool:
     failed = report.previous[2] or not np.isfinite(report.loss).all()
     skipped_updates = report.previous[2] + 1 if failed else 0
     report.written[:] = report.loss.item(), 0 if report.correct is None else report.correct.item(), skipped_updates
     return not skipped_updates
+
+
+def _has_updated(guard: Guard) -> bool:
+    """Whether the update before has changed the parameters; no loss is scaled on the host, so its clip stops nothing."""
+    return guard.report is None or not guard.report.written[2]
