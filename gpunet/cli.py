@@ -21,10 +21,10 @@ from gpunet.backends.registry import NAMES
 from gpunet.check.command import add_arguments as add_check_arguments
 from gpunet.check.command import run as run_check
 from gpunet.data import DataLoader
-from gpunet.data.images import checked_background
+from gpunet.data.readers.images import checked_background
 from gpunet.errors import BackendError
+from gpunet.files import write_whole
 from gpunet.interop import load_weights
-from gpunet.interop.files import write_whole
 from gpunet.interop.plain import to_json
 from gpunet.precision import PRECISIONS
 from gpunet.train import BestCheckpoint, Callback, CSVLogger, Trainer, recipes

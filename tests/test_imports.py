@@ -8,7 +8,7 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("decorators", "errors", "geometry", "augmentation", "random", "resampling"),
+    ("decorators", "errors", "files", "geometry", "augmentation", "random", "resampling"),
     ("nvrtc",), ("emulator", "cuda"), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("autograd",), ("functional",), ("nn", "report"),
     ("models", "optim", "data", "vision", "interop"),

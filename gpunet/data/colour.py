@@ -12,8 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from gpunet import random
-from gpunet.data.transforms import Batch
-from gpunet.data.warp import uniform
+from gpunet.data.transforms import Batch, uniform
 
 GRAY = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in brightness (ITU-R BT.601)."""

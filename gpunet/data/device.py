@@ -13,8 +13,7 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.augment import Clock
 from gpunet.backends.contract.backend import Backend
 from gpunet.data.datasets import Dataset
-from gpunet.data.loader import BatchOrder, shuffle_stream
-from gpunet.data.sampling import Sampler
+from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from numbers import Integral
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,105 +12,12 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Tensor
-from gpunet.data.datasets import Dataset, checked_seed
-from gpunet.data.sampling import Sampler
+from gpunet.data.datasets import Dataset
+from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Batch, Transform
 
 HOST_MEMORY = (1, 3)
 """DLPack's kDLCPU, and kDLCUDAHost: page-locked."""
-
-
-class BatchOrder:
-    """What loaders share: how many samples a batch has, in which order they come, and which epoch is next.
-
-    Args:
-        total: samples of the data set.
-        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`.
-    Raises:
-        ValueError, TypeError: in the name of the class that inherits this.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        batch_size: int,
-        shuffle: bool,
-        drop_last: bool,
-        seed: int | None,
-        sampler: Sampler | None = None,
-    ) -> None:
-        self.total, self.shuffle, self.drop_last, self.sampler = total, shuffle, drop_last, sampler
-        self.samples = samples = total if sampler is None else len(sampler)
-        self.batch_size = self._integer("batch_size", batch_size, least=1)
-        checked_seed(self._name, seed)
-        self.seed = seed
-        self.epoch = 0
-        if total == 0:
-            raise ValueError(f"{self._name}: dataset is empty but must have at least 1 sample")
-        if sampler is not None:
-            self._check_sampler(sampler)
-        if drop_last and batch_size > samples:
-            raise ValueError(
-                f"{self._name}: batch_size is {batch_size} but {'dataset' if sampler is None else 'sampler'} has "
-                f"{samples} samples, "
-                "so that drop_last leaves no batch"
-            )
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next iteration, from 0."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._epoch = self._integer("epoch", value, least=0)
-
-    def __len__(self) -> int:
-        """Batches of one epoch."""
-        return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
-
-    def _begin(self) -> tuple[int, int]:
-        """(epoch, seed) of an iteration that begins here, and is counted, however far it will come."""
-        epoch, seed = self.epoch, self._seed()
-        self.epoch = epoch + 1
-        return epoch, seed
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def _seed(self) -> int:
-        return checked_seed(self._name, self.seed)
-
-    def _check_sampler(self, sampler: Sampler) -> None:
-        if self.shuffle:
-            raise ValueError(f"{self._name}: sampler decides the order, so shuffle must be False")
-        weights = getattr(sampler, "weights", None)
-        if weights is not None and len(weights) != self.total:
-            raise ValueError(f"{self._name}: sampler has {len(weights)} weights but dataset has {self.total} samples")
-
-    def _sampled(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
-        """The sampler's order of one epoch, int64 (samples,)."""
-        order = np.asarray(sampler.order(seed, epoch))
-        if order.dtype.kind not in "iu" or order.shape != (self.samples,):
-            raise TypeError(f"{self._name}: sampler must give {self.samples} integers, got {order.dtype} {order.shape}")
-        if order.size and not 0 <= order.min() <= order.max() < self.total:
-            raise ValueError(
-                f"{self._name}: sampler must give positions from 0 to {self.total - 1}, got {order.min()} to {order.max()}"
-            )
-        return order.astype(np.int64)
-
-    def _integer(self, argument: str, value: Any, *, least: int) -> int:
-        if not isinstance(value, Integral):
-            raise TypeError(f"{self._name}: {argument} must be an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"{self._name}: {argument} must be at least {least}, got {value}")
-        return int(value)
-
-
-def shuffle_stream(seed: int, epoch: int) -> random.Stream:
-    """The stream whose permutation is the shuffled order of one epoch."""
-    return random.Stream(seed, random.PURPOSES["shuffle"], epoch=epoch)
 
 
 class DataLoader(BatchOrder):

@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpunet.data.transforms import Batch
-from gpunet.data.warp import uniform
+from gpunet.data.transforms import Batch, uniform
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gpunet import random
 from gpunet.augmentation import BORDERS, Augmentation
 from gpunet.backends.host.augment import augment
 
@@ -213,6 +214,11 @@ class Compose:
             else:
                 batch = transform(batch, indices=indices, epoch=epoch, seed=seed)
         return _run("Compose", compiled(waiting), batch, indices, epoch, seed) if waiting else batch
+
+
+def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
+    """Four numbers in [0, 1) an image, float64 (4, N), from one block of its stream."""
+    return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
 
 
 def flattened(transform: Transform | None) -> list[Transform]:

@@ -13,15 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpunet import random
-from gpunet.data.transforms import Batch
+from gpunet.data.transforms import Batch, uniform
 
 BORDERS = ("zero", "reflect", "edge")
-
-
-def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
-    """Four numbers in [0, 1) an image, float64 (4, N), from one block of its stream."""
-    return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
 
 
 class Warp:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.checks import check_extents, check_stem
-from gpunet.models.dense import dense_head
+from gpunet.models.parts import check_extents, check_stem, dense_head
 
 
 def alexnet(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.checks import check_extents, check_stem
+from gpunet.models.parts import check_extents, check_stem
 
 RESNET18 = (2, 2, 2, 2)
 """Blocks of each group (table 1); a group has twice the filters of the one before, from 64 on."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.checks import check_extents
-from gpunet.models.dense import dense_head
+from gpunet.models.parts import check_extents, dense_head
 
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Filters of the convolutions between the pools (table 1, column A)."""

@@ -13,8 +13,8 @@ import numpy as np
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
 from gpunet.backends.contract.backend import Backend
-from gpunet.data.folders import match_classes, split_folders
-from gpunet.data.standard import Root
+from gpunet.data.readers.folders import match_classes, split_folders
+from gpunet.data.readers.standard import Root
 from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpunet import data, random
-from gpunet.data.warp import uniform
+from gpunet.data.transforms import uniform
 
 INDICES = np.arange(100, 130)
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from gpunet import data
-from gpunet.data.warp import uniform, warp
+from gpunet.data.transforms import uniform
+from gpunet.data.warp import warp
 from gpunet.random import PURPOSES, Stream
 from gpunet.random import uniform as stream_uniform
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
-from gpunet.data.folders import image_files, match_classes, split_folders
+from gpunet.data.readers.folders import image_files, match_classes, split_folders
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -265,7 +265,7 @@ def test_the_split_does_not_depend_on_where_the_folder_is_nor_on_the_order_of_it
 
 def test_the_split_is_the_same_everywhere():
     """Numbers computed once: another release, system or Python must not change them."""
-    from gpunet.data.splits import _number
+    from gpunet.data.readers.folders import _number
 
     assert _number("test", "cat/1.png") == pytest.approx(0.9543019344252608, abs=1e-12)
     assert _number("test", unicodedata.normalize("NFD", "café/1.png")) == _number("test", "café/1.png")

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.fields import LARGEST, checked_sides, shown
-from gpunet.data.images import checked_size, read_image
-from gpunet.data.masks import decode_mask
+from gpunet.data.readers.checks import LARGEST, checked_sides, checked_size, shown
+from gpunet.data.readers.images import read_image
+from gpunet.data.readers.masks import decode_mask
 
 
 @dataclass(frozen=True)

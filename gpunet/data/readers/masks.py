@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.fields import LARGEST, checked_sides, numbers, shown
+from gpunet.data.readers.checks import LARGEST, checked_sides, numbers, shown
 
 MOST_PIXELS = 2**31 - 1
 """Of an image whose masks are decoded: pycocotools counts them in 32 bits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
+from numbers import Integral
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -63,6 +63,17 @@ def flag(value: Any) -> bool | None:
     return bool(number) if number in (0, 1) else None
 
 
+def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
+    """(height, width) as Python integers, or None."""
+    if size is None:
+        return None
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, Integral) for n in size):
+        raise TypeError(f"{operation}: size must be (height, width) in pixels or None, got {size!r}")
+    if min(size) < 1:
+        raise ValueError(f"{operation}: size must be at least 1 pixel high and wide, got {size}")
+    return int(size[0]), int(size[1])
+
+
 def checked_sides(operation: str, size: Any) -> tuple[int, int]:
     """(height, width) as Python integers; ValueError unless they are whole, from 1 to `LONGEST_SIDE`."""
     sides = tuple(size) if isinstance(size, list | tuple | np.ndarray) else ()
@@ -90,72 +101,3 @@ def name_below(name: Any) -> str | None:
     made = name.replace("\\", "/")
     parts = PurePosixPath(made).parts
     return made if parts and parts[0] not in ("/", "//") and ".." not in parts else None
-
-
-class Entry:
-    """An object of a JSON file: its fields, checked when they are asked for.
-
-    Args:
-        content: what the file holds there.
-        where: it stands, such as "set.json: images[3]".
-        required: keys that it must have.
-    Raises:
-        ValueError: it is no object, or lacks a key; from the methods, a field that is not as it must be.
-    """
-
-    def __init__(self, content: Any, where: str, required: tuple[str, ...]) -> None:
-        if not isinstance(content, Mapping):
-            raise ValueError(f"{where} must be an object, got {shown(content)}")
-        if missing := [key for key in required if key not in content]:
-            raise ValueError(f"{where} has no {', '.join(missing)}")
-        self.content, self.where = content, where
-        if content.get("id") is not None:
-            self.where += f" (id {shown(content['id'])})"
-
-    def identity(self, key: str) -> int | str:
-        """A whole number or text."""
-        value = self.content[key]
-        number = None if isinstance(value, str) else whole(value)
-        if number is None and not written(value):
-            raise self.wrong(key, "a whole number or text")
-        return value if number is None else number
-
-    def text(self, key: str) -> str:
-        """Text that is not blank."""
-        if not written(self.content[key]):
-            raise self.wrong(key, "text that is not blank")
-        return str(self.content[key])
-
-    def file_name(self, key: str) -> str:
-        """As `name_below` gives it."""
-        if (name := name_below(self.content[key])) is None:
-            raise self.wrong(key, "the name of a file below the folder of the images")
-        return name
-
-    def side(self, key: str) -> int:
-        """Pixels of an image's height or width."""
-        number = whole(self.content[key])
-        if number is None or not 1 <= number <= LONGEST_SIDE:
-            raise self.wrong(key, f"a whole number of pixels from 1 to {LONGEST_SIDE}")
-        return number
-
-    def flag(self, key: str) -> bool:
-        """As `flag` has it; no where there is no such key."""
-        if (value := flag(self.content.get(key))) is None:
-            raise self.wrong(key, "0 or 1")
-        return value
-
-    def box(self, key: str) -> tuple[float, float, float, float]:
-        """(x0, y0, x1, y1) of COCO's [x, y, width, height]."""
-        given = self.content[key]
-        made = numbers(given)
-        if made is None or made.shape != (4,):
-            raise self.wrong(key, f"[x, y, width, height], numbers up to {LARGEST:.0f}")
-        x, y, width, height = made.tolist()
-        if width < 0 or height < 0:
-            raise self.wrong(key, "[x, y, width, height] with a width and a height of at least 0")
-        return x, y, x + width, y + height
-
-    def wrong(self, key: str, expected: str) -> ValueError:
-        """The error of a field that is not as expected."""
-        return ValueError(f"{self.where} must have {key} {expected}, got {shown(self.content.get(key))}")

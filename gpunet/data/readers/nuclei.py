@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
-from gpunet.data.download import find_folder
-from gpunet.data.images import read_image
+from gpunet.data.readers.download import find_folder
+from gpunet.data.readers.images import read_image
 
 
 def nuclei(split: str, root: str | os.PathLike[str] | None = None) -> ArrayDataset:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
-from gpunet.data import standard
+from gpunet.data.readers import standard
 
 EXTRA = r'pip install "gpunet\[examples\]"'
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
-from gpunet.data.images import read_image
+from gpunet.data.readers.images import read_image
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

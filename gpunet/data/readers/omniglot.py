@@ -7,8 +7,9 @@ import os
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
-from gpunet.data.download import find_folder
-from gpunet.data.images import checked_size, read_image
+from gpunet.data.readers.checks import checked_size
+from gpunet.data.readers.download import find_folder
+from gpunet.data.readers.images import read_image
 
 SPLITS = {"train": "images_background", "test": "images_evaluation"}
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpunet.data.boxes import Annotation, BoxChecker, BoxDataset
-from gpunet.data.fields import Entry, name_below, shown, written
-from gpunet.data.masks import boxes_of_masks, decode_mask, encode_mask, plain_segmentation
+from gpunet.data.readers.annotations import Annotation, BoxChecker, BoxDataset
+from gpunet.data.readers.checks import LARGEST, LONGEST_SIDE, flag, name_below, numbers, shown, whole, written
+from gpunet.data.readers.masks import boxes_of_masks, decode_mask, encode_mask, plain_segmentation
+from gpunet.files import write_whole
 
 
 def coco(
@@ -112,7 +112,7 @@ def write_coco(
         raise ValueError(f"write_coco: classes must be names that are not blank, at least one, got {shown(classes)}")
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
     content = {"images": pictures, "annotations": entries, "categories": categories}
-    _replace(target, json.dumps(content, allow_nan=False))
+    write_whole(target, json.dumps(content, allow_nan=False).encode())
 
 
 def _name_in(folder: Path, annotation: Annotation) -> str:
@@ -141,21 +141,6 @@ def _shape_of(annotation: Annotation, k: int) -> dict[str, Any]:
         made["area"] = int(decode_mask(given, annotation.size, source=f"{annotation.path}, object {k},").sum())
         made["segmentation"] = plain_segmentation(given)
     return made
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file beside `path`, and put it in its place once it is whole."""
-    target = path.resolve()  # where a link leads
-    aside = target.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        with aside.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def annotate_masks(path: str | os.PathLike[str], masks: Any, labels: Sequence[int]) -> Annotation:
@@ -222,3 +207,72 @@ def _in_order(identities: list[int | str], path: Path) -> list[int | str]:
             f"coco: {path}: ids of categories must be all whole numbers or all text, got {shown(identities)}"
         )
     return sorted(identities)
+
+
+class Entry:
+    """An object of a JSON file: its fields, checked when they are asked for.
+
+    Args:
+        content: what the file holds there.
+        where: it stands, such as "set.json: images[3]".
+        required: keys that it must have.
+    Raises:
+        ValueError: it is no object, or lacks a key; from the methods, a field that is not as it must be.
+    """
+
+    def __init__(self, content: Any, where: str, required: tuple[str, ...]) -> None:
+        if not isinstance(content, Mapping):
+            raise ValueError(f"{where} must be an object, got {shown(content)}")
+        if missing := [key for key in required if key not in content]:
+            raise ValueError(f"{where} has no {', '.join(missing)}")
+        self.content, self.where = content, where
+        if content.get("id") is not None:
+            self.where += f" (id {shown(content['id'])})"
+
+    def identity(self, key: str) -> int | str:
+        """A whole number or text."""
+        value = self.content[key]
+        number = None if isinstance(value, str) else whole(value)
+        if number is None and not written(value):
+            raise self.wrong(key, "a whole number or text")
+        return value if number is None else number
+
+    def text(self, key: str) -> str:
+        """Text that is not blank."""
+        if not written(self.content[key]):
+            raise self.wrong(key, "text that is not blank")
+        return str(self.content[key])
+
+    def file_name(self, key: str) -> str:
+        """As `name_below` gives it."""
+        if (name := name_below(self.content[key])) is None:
+            raise self.wrong(key, "the name of a file below the folder of the images")
+        return name
+
+    def side(self, key: str) -> int:
+        """Pixels of an image's height or width."""
+        number = whole(self.content[key])
+        if number is None or not 1 <= number <= LONGEST_SIDE:
+            raise self.wrong(key, f"a whole number of pixels from 1 to {LONGEST_SIDE}")
+        return number
+
+    def flag(self, key: str) -> bool:
+        """As `flag` has it; no where there is no such key."""
+        if (value := flag(self.content.get(key))) is None:
+            raise self.wrong(key, "0 or 1")
+        return value
+
+    def box(self, key: str) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1) of COCO's [x, y, width, height]."""
+        given = self.content[key]
+        made = numbers(given)
+        if made is None or made.shape != (4,):
+            raise self.wrong(key, f"[x, y, width, height], numbers up to {LARGEST:.0f}")
+        x, y, width, height = made.tolist()
+        if width < 0 or height < 0:
+            raise self.wrong(key, "[x, y, width, height] with a width and a height of at least 0")
+        return x, y, x + width, y + height
+
+    def wrong(self, key: str, expected: str) -> ValueError:
+        """The error of a field that is not as expected."""
+        return ValueError(f"{self.where} must have {key} {expected}, got {shown(self.content.get(key))}")

@@ -81,17 +81,6 @@ def checked_background(operation: str, background: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
-    """(height, width) as Python integers, or None."""
-    if size is None:
-        return None
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, Integral) for n in size):
-        raise TypeError(f"{operation}: size must be (height, width) in pixels or None, got {size!r}")
-    if min(size) < 1:
-        raise ValueError(f"{operation}: size must be at least 1 pixel high and wide, got {size}")
-    return int(size[0]), int(size[1])
-
-
 def _image_module() -> Any:
     try:
         from PIL import Image
