@@ -21,7 +21,7 @@ def losses(backend: str, steps: int, batch_size: int, seed: int) -> list[float]:
     gp.seed(seed)
     model = models.cnn((8, 8, 1)).to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.02)
-    loader = DataLoader(data.digits("train"), batch_size, shuffle=True, transform=Normalize(0.305, 0.377))
+    loader = DataLoader(data.digits(split="train"), batch_size, shuffle=True, transform=Normalize(0.305, 0.377))
     epochs = (batch for _ in iter(int, 1) for batch in loader)  # the loader again and again
     values = []
     for images, labels in islice(epochs, steps):

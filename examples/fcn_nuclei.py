@@ -35,20 +35,20 @@ def main() -> None:
     gp.seed(arguments.seed)
     # Images (N, H, W, 3) and instances (N, H, W), 1, 2, … on the nuclei: here only nucleus or not counts
     (images, instances), (test_images, test_instances) = (
-        data.nuclei(s, arguments.root).arrays for s in ("train", "test")
+        data.nuclei(arguments.root, s).arrays for s in ("train", "test")
     )
     nucleus = instances > 0
     train_set = data.ArrayDataset(stretched(images), nucleus.astype(np.int64), nucleus.astype(np.float32))
     truth = test_instances > 0
 
     normalize = data.Normalize(mean=0.07, std=0.13)
-    places = [data.RandomCrop(arguments.crop), data.RandomFlip(), data.RandomVerticalFlip()]
+    places = [data.RandomCrop(arguments.crop), data.RandomHorizontalFlip(), data.RandomVerticalFlip()]
     colours = [data.ColorJitter(brightness=0.2, contrast=0.2)]
     loader = data.DataLoader(
         train_set, 8, shuffle=True, transform=data.Joint([*places, *colours, normalize], masks=(1, 2))
     )
 
-    model = models.UNet(3, 2, base=arguments.width, depth=arguments.depth, batch_norm=True)
+    model = models.UNet(3, 2, base_channels=arguments.width, depth=arguments.depth, batch_norm=True)
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
     schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
     print(model.summary((arguments.crop, arguments.crop, 3)))

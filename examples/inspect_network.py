@@ -121,7 +121,7 @@ def main() -> None:
     there = Path(os.environ.get("GPUNET_DATA", "")) / "fashion-mnist"
     dataset = arguments.dataset or ("fashion_mnist" if "GPUNET_DATA" in os.environ and there.is_dir() else "digits")
     gp.seed(arguments.seed)
-    train_set, test_set = (getattr(data, dataset)(part) for part in ("train", "test"))
+    train_set, test_set = (getattr(data, dataset)(split=part) for part in ("train", "test"))
     recipe = recipes.recipe(dataset)
     normalize = data.Normalize(recipe.mean, recipe.std)
     some = data.Subset(train_set, range(min(arguments.train_images, len(train_set))))

@@ -29,13 +29,13 @@ def main() -> None:
 
     # Images (N, H, W, C) of uint8, and labels (N,)
     load = getattr(data, arguments.dataset)
-    train_set, test_set = load("train"), load("test")
+    train_set, test_set = load(split="train"), load(split="test")
     input_shape = train_set[0][0].shape
 
     # Batches: augmented and shuffled to train, as they are to test. data.DeviceLoader(…, backend=arguments.backend) would
     # make the same ones on a GPU
     normalize = data.Normalize(recipe.mean, recipe.std)
-    augment = [data.RandomShift(recipe.shift)] + [data.RandomFlip()] * recipe.flip
+    augment = [data.RandomShift(recipe.shift)] + [data.RandomHorizontalFlip()] * recipe.flip
     train_loader = data.DataLoader(
         train_set, recipe.batch_size, shuffle=True, transform=data.Compose([*augment, normalize])
     )
@@ -43,7 +43,7 @@ def main() -> None:
 
     # The network, and how it learns
     options = {"dropout": recipe.dropout} if arguments.model == "cnn" else {}
-    model = getattr(models, arguments.model)(input_shape, classes=10, **options)
+    model = getattr(models, arguments.model)(input_shape, num_classes=10, **options)
     optimizer = optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )

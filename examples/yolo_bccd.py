@@ -35,19 +35,19 @@ def main() -> None:
     gp.seed(arguments.seed)
     size = tuple(arguments.size)
     # Images (N, H, W, 3), boxes (N, K, 4) and labels (N, K), decoded once
-    train_files, test_files = (data.bccd(split, arguments.root, size=size) for split in ("trainval", "test"))
+    train_files, test_files = (data.bccd(arguments.root, split, size=size) for split in ("trainval", "test"))
     train_set, test_set = (data.ArrayDataset(*files[np.arange(len(files))]) for files in (train_files, test_files))
     images, boxes, labels = train_set.arrays
     real = boxes[labels >= 0]
     anchors = box_arrays.anchors(real[:, 2:] - real[:, :2], arguments.anchors)
     print("anchors (width, height):", "  ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors))
 
-    model = models.YOLO(anchors, len(train_files.classes), base=arguments.width)
+    model = models.YOLO(anchors, len(train_files.classes), base_channels=arguments.width)
     print(model.summary((*size, 3)))
     normalize = data.Normalize(images.mean(axis=(0, 1, 2)) / 255, images.std(axis=(0, 1, 2)) / 255)
     augment = [
         data.RandomAffine(translate=0.1, scale=(0.8, 1.2), border="edge"),
-        data.RandomFlip(),
+        data.RandomHorizontalFlip(),
         data.RandomVerticalFlip(),
         data.ColorJitter(brightness=0.2, contrast=0.2),
     ]

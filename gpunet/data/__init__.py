@@ -15,7 +15,7 @@ from gpunet.data.readers.nuclei import nuclei
 from gpunet.data.readers.omniglot import Omniglot, omniglot
 from gpunet.data.readers.standard import cifar10, digits, fashion_mnist, mnist, read_idx
 from gpunet.data.readers.voc import bccd, voc
-from gpunet.data.sampling import WeightedSampler, balanced_weights
+from gpunet.data.sampling import WeightedRandomSampler, balanced_weights
 from gpunet.data.transforms import (
     AlternatingFlip,
     CenterCrop,
@@ -23,7 +23,7 @@ from gpunet.data.transforms import (
     Cutout,
     Normalize,
     RandomCrop,
-    RandomFlip,
+    RandomHorizontalFlip,
     RandomShift,
     RandomVerticalFlip,
     Transform,
@@ -52,14 +52,14 @@ __all__ = [
     "Pairs",
     "RandomAffine",
     "RandomCrop",
-    "RandomFlip",
+    "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomShift",
     "RandomVerticalFlip",
     "Subset",
     "Transform",
     "Triplets",
-    "WeightedSampler",
+    "WeightedRandomSampler",
     "annotate_masks",
     "balanced_weights",
     "bccd",

@@ -14,7 +14,7 @@ import numpy as np
 from gpunet import random
 from gpunet.data.transforms import Batch, uniform
 
-GRAY = np.array([0.299, 0.587, 0.114])
+GREY = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in brightness (ITU-R BT.601)."""
 
 
@@ -35,11 +35,11 @@ class ColorJitter:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
-    BLOCK: ClassVar[int] = 4
+    STREAM_BLOCK: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         for name, most, unit in (
-            ("brightness", 1, ""), ("contrast", 1, ""), ("saturation", 1, ""), ("hue", 180, " degrees")
+            ("brightness", 1, ""), ("contrast", 1, ""), ("saturation", 1, ""), ("hue", 0.5, " of the circle of colours")
         ):  # fmt: skip
             value: float = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= value <= most):
@@ -51,11 +51,11 @@ class ColorJitter:
         channels = batch[0].shape[3]
         if channels != 3 and (self.saturation or self.hue):
             raise ValueError(f"ColorJitter: saturation and hue take images of 3 channels, got {channels}")
-        drawn = 2 * uniform(indices, epoch, seed, self.BLOCK)[:, :, None, None, None] - 1
+        drawn = 2 * uniform(indices, epoch, seed, self.STREAM_BLOCK)[:, :, None, None, None] - 1
         brightness, contrast, saturation = (
             1 + most * u for most, u in zip((self.brightness, self.contrast, self.saturation), drawn, strict=False)
         )
-        gray = GRAY if channels == 3 else np.full(channels, 1 / channels)
+        gray = GREY if channels == 3 else np.full(channels, 1 / channels)
         y = np.clip(batch[0] * brightness, 0, white)
         middle = (y @ gray).mean(axis=(1, 2))[:, None, None, None]
         y = np.clip(middle + contrast * (y - middle), 0, white)
@@ -63,7 +63,7 @@ class ColorJitter:
             level = (y @ gray)[..., None]
             y = level + saturation * (y - level)
         if self.hue:
-            y = np.einsum("nhwc,ndc->nhwd", y, _turns(np.deg2rad(self.hue) * drawn[3, :, 0, 0, 0]))
+            y = np.einsum("nhwc,ndc->nhwd", y, _turns(2 * np.pi * self.hue * drawn[3, :, 0, 0, 0]))
         return _like(batch[0], np.clip(y, 0, white)), *batch[1:]
 
 
@@ -76,7 +76,7 @@ class GaussianNoise:
     """
 
     std: float
-    STEP: ClassVar[int] = 1  # of the streams: one of each image's own
+    STREAM_STEP: ClassVar[int] = 1  # of the streams: one of each image's own
 
     def __post_init__(self) -> None:
         if not (isinstance(self.std, Real) and 0 <= self.std < np.inf):
@@ -87,7 +87,7 @@ class GaussianNoise:
         images, white = batch[0], _white("GaussianNoise", batch[0])
         y = images.astype(np.float64)
         for image, index in zip(y, indices.tolist(), strict=True):
-            stream = random.Stream(seed, random.PURPOSES["augment"], step=self.STEP, call=index, epoch=epoch)
+            stream = random.Stream(seed, random.PURPOSES["augment"], step=self.STREAM_STEP, call=index, epoch=epoch)
             image += self.std * white * random.normal(stream, image.size).reshape(image.shape)
         return _like(images, np.clip(y, 0, white) if images.dtype == np.uint8 else y), *batch[1:]
 

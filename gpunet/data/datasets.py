@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from numbers import Integral, Real
 from typing import Any, Protocol
 
@@ -103,33 +102,33 @@ class Subset:
         return self.dataset[self.indices[index]]
 
 
-def random_split(dataset: Dataset, parts: Sequence[float], seed: int | None = None) -> tuple[Subset, ...]:
+def random_split(dataset: Dataset, lengths: Sequence[float], seed: int | None = None) -> tuple[Subset, ...]:
     """Disjoint random subsets that together are the data set; each keeps the data set's order.
 
     Args:
         dataset: of N samples.
-        parts: how many samples each subset has, integers that add up to N, or fractions that add up to 1.
+        lengths: how many samples each subset has, integers that add up to N, or fractions that add up to 1.
         seed: decides the split; what `gpunet.seed` last set if None.
     Raises:
-        ValueError: parts that do not add up, or one without samples.
-        TypeError: parts that are not numbers.
+        ValueError: lengths that do not add up, or one without samples.
+        TypeError: lengths that are not numbers.
     """
     total = len(dataset)
-    if not all(isinstance(part, Real) for part in parts):
-        raise TypeError(f"random_split: parts must be numbers, got {parts!r}")
-    if all(isinstance(part, Integral) for part in parts):
-        if sum(parts) != total:
+    if not all(isinstance(length, Real) for length in lengths):
+        raise TypeError(f"random_split: lengths must be numbers, got {lengths!r}")
+    if all(isinstance(length, Integral) for length in lengths):
+        if sum(lengths) != total:
             raise ValueError(
-                f"random_split: parts must add up to {total}, the length of the data set, got {sum(parts)}"
+                f"random_split: lengths must add up to {total}, the length of the data set, got {sum(lengths)}"
             )
-        ends = [int(end) for end in accumulate(parts)]
+        ends = [int(end) for end in np.cumsum(lengths)]
     else:
-        if abs(sum(parts) - 1) > 1e-6:
-            raise ValueError(f"random_split: fractions must add up to 1, got {sum(parts)}")
-        ends = [round(end * total) for end in accumulate(parts)]
+        if abs(sum(lengths) - 1) > 1e-6:
+            raise ValueError(f"random_split: fractions must add up to 1, got {sum(lengths)}")
+        ends = [round(end * total) for end in np.cumsum(lengths)]
     starts = [0, *ends[:-1]]
     if any(end <= start for start, end in zip(starts, ends, strict=True)):
-        raise ValueError(f"random_split: parts {list(parts)} leave a subset of {total} samples without any")
+        raise ValueError(f"random_split: lengths {list(lengths)} leave a subset of {total} samples without any")
     stream = random.Stream(checked_seed("random_split", seed), random.PURPOSES["split"])
     order = random.permutation(stream, total)
     return tuple(Subset(dataset, np.sort(order[start:end])) for start, end in zip(starts, ends, strict=True))

@@ -154,10 +154,10 @@ class Episodes(_Drawn):
 class _Draw:
     """Numbers of one stream, one after another."""
 
-    BLOCK = 1024
+    FIRST_WORDS = 1024
 
     def __init__(self, stream: random.Stream) -> None:
-        self.stream, self.taken, self.words = stream, 0, random.uniform(stream, self.BLOCK)
+        self.stream, self.taken, self.words = stream, 0, random.uniform(stream, self.FIRST_WORDS)
 
     def uniform(self, count: int | None = None) -> Any:
         """The next number in [0, 1), or the next `count`."""

@@ -36,7 +36,8 @@ class DataLoader(BatchOrder):
         drop_last: whether to leave out a last batch of fewer samples.
         transform: called with each batch, see `transforms.Transform`.
         seed: decides orders and augmentation; what `gpunet.seed` last set if None.
-        sampler: decides which samples an epoch takes and in which order, such as `WeightedSampler`; `shuffle` is then False.
+        sampler: decides which samples an epoch takes and in which order, such as
+            `WeightedRandomSampler`; `shuffle` is then False.
         prefetch: how many batches a background thread makes ahead; 0 makes each when it is asked for, without a thread.
             The batches are the same. A transform that makes arrays on a GPU takes 0: the thread has a stream of its own, and
             nothing would keep the consumer's from reading them too early, nor the memory of a read batch from being reused.

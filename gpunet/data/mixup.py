@@ -21,17 +21,17 @@ class Mixup:
     the host, behind Normalize: `DataLoader` takes it, `DeviceLoader` does not.
 
     Attributes:
-        classes: K.
+        num_classes: K.
         alpha: above 0; 0.2 to 0.4 mix most images little, 1 evenly.
     """
 
-    classes: int
+    num_classes: int
     alpha: float = 0.2
-    BLOCK: ClassVar[int] = 5
+    STREAM_BLOCK: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.classes, int | np.integer) or self.classes < 2:
-            raise ValueError(f"Mixup: classes is {self.classes!r} but must be an integer of at least 2")
+        if not isinstance(self.num_classes, int | np.integer) or self.num_classes < 2:
+            raise ValueError(f"Mixup: num_classes is {self.num_classes!r} but must be an integer of at least 2")
         if not (isinstance(self.alpha, Real) and 0 < self.alpha < np.inf):
             raise ValueError(f"Mixup: alpha is {self.alpha!r} but must be positive, and finite")
 
@@ -44,14 +44,14 @@ class Mixup:
             )
         if y.dtype.kind not in "iu" or y.ndim != 1:
             raise ValueError(f"Mixup: labels must be integers (N,), got {y.dtype} {y.shape}")
-        if y.size and not 0 <= y.min() <= y.max() < self.classes:
-            raise ValueError(f"Mixup: labels must be from 0 to {self.classes - 1}, got {y.min()} to {y.max()}")
-        first, second, place, _ = uniform(indices, epoch, seed, self.BLOCK)
+        if y.size and not 0 <= y.min() <= y.max() < self.num_classes:
+            raise ValueError(f"Mixup: labels must be from 0 to {self.num_classes - 1}, got {y.min()} to {y.max()}")
+        first, second, place, _ = uniform(indices, epoch, seed, self.STREAM_BLOCK)
         share = symmetric_beta(first, second, self.alpha)
         turn = np.argsort(place, kind="stable")
         partner = np.empty_like(turn)
         partner[turn] = np.roll(turn, -1)
-        hot = np.eye(self.classes, dtype=np.float32)[y]
+        hot = np.eye(self.num_classes, dtype=np.float32)[y]
         return _between(x, x[partner], share), _between(hot, hot[partner], share)
 
 

@@ -22,7 +22,7 @@ class Sampler(Protocol):
         ...
 
 
-class WeightedSampler:
+class WeightedRandomSampler:
     """Takes samples at random, each with a likelihood in proportion to its weight.
 
     Epoch e draws from the stream ``Stream(seed, PURPOSES["sample"], epoch=e)``, so that it can be drawn again. With
@@ -32,41 +32,45 @@ class WeightedSampler:
 
     Args:
         weights: (N,) one per sample of the data set, not negative; they need not add up to 1. See `balanced_weights`.
-        samples: how many an epoch takes; N if None.
+        num_samples: how many an epoch takes; N if None.
         replacement: whether a sample may be taken more than once in an epoch.
     Raises:
-        ValueError: weights that are negative, not finite or all 0; without replacement, fewer positive ones than `samples`.
-        TypeError: weights that are not numbers on one axis, `samples` that is not an integer.
+        ValueError: weights that are negative, not finite or all 0; without replacement, fewer positive ones than `num_samples`.
+        TypeError: weights that are not numbers on one axis, `num_samples` that is not an integer.
     """
 
-    def __init__(self, weights: Any, samples: int | None = None, *, replacement: bool = True) -> None:
+    def __init__(self, weights: Any, num_samples: int | None = None, *, replacement: bool = True) -> None:
         self.weights = _checked_weights(weights)
         self.replacement = bool(replacement)
-        self.samples = positive_int("WeightedSampler", "samples", len(self.weights) if samples is None else samples)
+        self.num_samples = positive_int(
+            "WeightedRandomSampler", "num_samples", len(self.weights) if num_samples is None else num_samples
+        )
         positive = int(np.count_nonzero(self.weights))
-        if not replacement and self.samples > positive:
+        if not replacement and self.num_samples > positive:
             raise ValueError(
-                f"WeightedSampler: samples must be at most {positive}, the number of positive weights, without replacement, "
-                f"got {self.samples}"
+                f"WeightedRandomSampler: num_samples must be at most {positive}, the number of positive weights, without "
+                f"replacement, got {self.num_samples}"
             )
 
     def __len__(self) -> int:
-        return self.samples
+        return self.num_samples
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """int64 (samples,): the positions in the data set that one epoch takes, in their order."""
+        """int64 (num_samples,): the positions in the data set that one epoch takes, in their order."""
         stream = random.Stream(seed, random.PURPOSES["sample"], epoch=epoch)
         if self.replacement:
             ends = np.cumsum(self.weights)
-            chosen = np.searchsorted(ends, random.uniform(stream, self.samples) * ends[-1], side="right")
+            chosen = np.searchsorted(ends, random.uniform(stream, self.num_samples) * ends[-1], side="right")
             return np.minimum(chosen, np.flatnonzero(self.weights)[-1])  # a product may be rounded up to the whole
         with np.errstate(divide="ignore"):
             times = np.log(-np.log1p(-random.uniform(stream, len(self.weights)))) - np.log(self.weights)
-        return np.argsort(times, kind="stable")[: self.samples]
+        return np.argsort(times, kind="stable")[: self.num_samples]
 
 
 def balanced_weights(labels: Any) -> np.ndarray:
-    """Weights for `WeightedSampler` with which every class is taken equally often: float64 (N,), N / (K * its class's number).
+    """Weights for `WeightedRandomSampler` with which every class is taken equally often.
+
+    float64 (N,): N / (K * its class's number).
 
     Args:
         labels: (N,) integers, such as `ImageFolder.labels`, of K different classes. The weights' mean is 1.
@@ -88,10 +92,10 @@ def _checked_weights(weights: Any) -> np.ndarray:
     """The weights as float64, of which the largest is 1, so that no sum of them is infinite."""
     given = np.asarray(weights)
     if given.dtype.kind not in "biuf" or given.ndim != 1:
-        raise TypeError(f"WeightedSampler: weights must be numbers (N,), got {given.dtype} {given.shape}")
+        raise TypeError(f"WeightedRandomSampler: weights must be numbers (N,), got {given.dtype} {given.shape}")
     wide = given.astype(np.float64)
     if not (np.isfinite(wide).all() and (wide >= 0).all() and wide.any()):
-        raise ValueError("WeightedSampler: weights must be finite and not negative, and one of them above 0")
+        raise ValueError("WeightedRandomSampler: weights must be finite and not negative, and one of them above 0")
     return wide / wide.max()
 
 

@@ -65,7 +65,7 @@ class RandomAffine(Warp):
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
     border: str = "zero"
-    BLOCK: ClassVar[int] = 1
+    STREAM_BLOCK: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check_border("RandomAffine", self.border)
@@ -77,8 +77,8 @@ class RandomAffine(Warp):
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """As `Warp.matrices`."""
-        angle, size, lean, _ = uniform(indices, epoch, seed, self.BLOCK)
-        down, right, *_ = uniform(indices, epoch, seed, self.BLOCK + 1)
+        angle, size, lean, _ = uniform(indices, epoch, seed, self.STREAM_BLOCK)
+        down, right, *_ = uniform(indices, epoch, seed, self.STREAM_BLOCK + 1)
         angle, lean = np.deg2rad(self.degrees) * (2 * angle - 1), np.tan(np.deg2rad(self.shear) * (2 * lean - 1))
         size = self.scale[0] + (self.scale[1] - self.scale[0]) * size
         moved = np.stack([height * (2 * down - 1), width * (2 * right - 1)], axis=1) * self.translate
@@ -95,21 +95,21 @@ class RandomResizedCrop(Warp):
 
     Attributes:
         size: (height, width) of the result, in pixels.
-        area: (least, most) share of the image's area.
-        aspect: (least, most) width over height of the part, drawn evenly in its logarithm; cut off at the image's extents.
+        scale: (least, most) share of the image's area.
+        ratio: (least, most) width over height of the part, drawn evenly in its logarithm; cut off at the image's extents.
     """
 
     size: tuple[int, int]
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     border: str = field(default="edge", init=False)  # half a pixel outside is as outside as it gets
-    BLOCK: ClassVar[int] = 3
+    STREAM_BLOCK: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"RandomResizedCrop: size must be (height, width) of at least 1, got {self.size}")
-        _check_range("RandomResizedCrop", "area", self.area)
-        _check_range("RandomResizedCrop", "aspect", self.aspect)
+        _check_range("RandomResizedCrop", "scale", self.scale)
+        _check_range("RandomResizedCrop", "ratio", self.ratio)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """As `Warp.output_size`."""
@@ -117,9 +117,9 @@ class RandomResizedCrop(Warp):
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """As `Warp.matrices`."""
-        area, aspect, row, column = uniform(indices, epoch, seed, self.BLOCK)
-        area = height * width * (self.area[0] + (self.area[1] - self.area[0]) * area)
-        low, high = np.log(self.aspect)
+        area, aspect, row, column = uniform(indices, epoch, seed, self.STREAM_BLOCK)
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
+        low, high = np.log(self.ratio)
         root = np.exp((low + (high - low) * aspect) / 2)
         made = np.zeros((len(indices), 2, 3))
         parts = (height, area**0.5 / root, row), (width, area**0.5 * root, column)

@@ -25,10 +25,10 @@ def check_extents(model: str, input_shape: tuple[int, int, int], least: int, ste
         raise ValueError(f"{model}: images are {h}x{w} but must be at least {least}x{least}{which}")
 
 
-def dense_head(features: int, dense: Sequence[int], classes: int, dropout: float = 0.5) -> list[nn.Module]:
+def dense_head(features: int, dense: Sequence[int], num_classes: int, dropout: float = 0.5) -> list[nn.Module]:
     """Hidden dense layers, each with ReLU and dropout, and the one that gives the logits."""
     layers: list[nn.Module] = []
     for outputs in dense:
         layers += [nn.Linear(features, outputs, activation="relu"), nn.Dropout(dropout)]
         features = outputs
-    return [*layers, nn.Linear(features, classes)]
+    return [*layers, nn.Linear(features, num_classes)]

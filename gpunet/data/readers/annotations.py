@@ -114,7 +114,7 @@ class BoxDataset:
                         f"BoxDataset: images must be of one size unless size= is given, got {each.path} with {each.size} "
                         f"and {first.path} with {first.size} (height, width)"
                     )
-        self.most = max(1, *(len(each.boxes) for each in self.annotations))
+        self.max_boxes = max(1, *(len(each.boxes) for each in self.annotations))
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -125,7 +125,7 @@ class BoxDataset:
             return self._sample(self.annotations[int(chosen)])
         if not len(chosen):
             images = np.zeros((0, *self.size, 3), np.uint8)
-            return images, np.zeros((0, self.most, 4), np.float32), np.zeros((0, self.most), np.int64)
+            return images, np.zeros((0, self.max_boxes, 4), np.float32), np.zeros((0, self.max_boxes), np.int64)
         samples = [self._sample(self.annotations[i]) for i in chosen]
         return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
 
@@ -133,7 +133,7 @@ class BoxDataset:
         pixels = read_image(annotation.path, self.size, stated=annotation.size)
         count, (height, width) = len(annotation.boxes), annotation.size
         scale = np.array([self.size[1] / width, self.size[0] / height] * 2, np.float32)
-        boxes, labels = np.zeros((self.most, 4), np.float32), np.full(self.most, -1, np.int64)
+        boxes, labels = np.zeros((self.max_boxes, 4), np.float32), np.full(self.max_boxes, -1, np.int64)
         boxes[:count], labels[:count] = annotation.boxes * scale, annotation.labels
         return pixels, boxes, labels
 

@@ -16,6 +16,11 @@ from gpunet.nvrtc.cache import writable
 ENVIRONMENT = "GPUNET_DATA"
 """The environment variable that names a folder of data sets."""
 
+Root = str | os.PathLike[str] | None
+"""The folder that holds the folders of data sets; None stands for what GPUNET_DATA names."""
+
+SPLITS = ("train", "test")
+
 _PROBLEMS = (OSError, ValueError, EOFError, ImportError, tarfile.TarError)  # pooch, requests and tarfile raise them
 
 
@@ -34,9 +39,20 @@ class Source:
     md5: Mapping[str, str]
 
 
-def find_files(
-    operation: str, source: Source, names: Sequence[str], root: str | os.PathLike[str] | None, download: bool
-) -> list[Path]:
+def checked_split(operation: str, root: Root, split: str) -> str:
+    """The split, "train" or "test".
+
+    Raises:
+        ValueError: another split, or the name of a split given as `root`, where there is no such folder.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'{operation}: split is {split!r} but takes "train" or "test"')
+    if root in SPLITS and not Path(root).is_dir():
+        raise ValueError(f"{operation}: root is {root!r}, which is a split, not a folder; write split={root!r}")
+    return split
+
+
+def find_files(operation: str, source: Source, names: Sequence[str], root: Root, download: bool) -> list[Path]:
     """The paths of `names`, fetched first if they are nowhere; nothing half-written ever has one of these names.
 
     Args:
@@ -72,7 +88,7 @@ def find_files(
         ) from error
 
 
-def find_folder(operation: str, name: str, root: str | os.PathLike[str] | None, address: str) -> Path:
+def find_folder(operation: str, name: str, root: Root, address: str) -> Path:
     """The folder `name` of a data set that is not fetched: below root, or below what GPUNET_DATA names if root is None.
 
     Args:

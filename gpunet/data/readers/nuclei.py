@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
-from gpunet.data.readers.download import find_folder
+from gpunet.data.readers.download import Root, checked_split, find_folder
 from gpunet.data.readers.images import read_image
 
 
-def nuclei(split: str, root: str | os.PathLike[str] | None = None) -> ArrayDataset:
+def nuclei(root: Root = None, split: str = "train") -> ArrayDataset:
     """Cell nuclei of the 2018 Data Science Bowl (Caicedo et al. 2019, "Nucleus segmentation across imaging experiments").
 
     Args:
@@ -27,8 +27,7 @@ def nuclei(split: str, root: str | os.PathLike[str] | None = None) -> ArrayDatas
         ValueError: another split; a folder without an image or without masks, a mask or image of another size, or one that
             cannot be read; names the file.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f'nuclei: split is {split!r} but takes "train" or "test"')
+    split = checked_split("nuclei", root, split)
     base = find_folder("nuclei", "dsb2018", root, "https://bbbc.broadinstitute.org/BBBC038") / "stage1_train"
     folders = sorted(path for path in base.glob("*") if path.is_dir() and not path.name.startswith("."))
     chosen = [folder for i, folder in enumerate(folders) if (i % 5 == 4) == (split == "test")]

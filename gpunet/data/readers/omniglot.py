@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
 from gpunet.data.readers.checks import checked_size
-from gpunet.data.readers.download import find_folder
+from gpunet.data.readers.download import Root, checked_split, find_folder
 from gpunet.data.readers.images import read_image
 
-SPLITS = {"train": "images_background", "test": "images_evaluation"}
+FOLDERS = {"train": "images_background", "test": "images_evaluation"}
 
 
 class Omniglot(ArrayDataset):
@@ -32,7 +30,7 @@ class Omniglot(ArrayDataset):
         self.alphabet = np.array([self.alphabets.index(name) for name in names], np.int64)
 
 
-def omniglot(split: str, root: str | os.PathLike[str] | None = None, *, size: int = 28) -> Omniglot:
+def omniglot(root: Root = None, split: str = "train", *, size: int = 28) -> Omniglot:
     """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1,623 characters of 50 alphabets, drawn by 20 people each.
 
     The original drawings are black on white, 105x105; here ink is 255 and paper 0, as in MNIST, and the images are shrunk
@@ -48,10 +46,9 @@ def omniglot(split: str, root: str | os.PathLike[str] | None = None, *, size: in
         FileNotFoundError: it is not there.
         ValueError: another split, no alphabets, a character without drawings, an image that cannot be read.
     """
-    if split not in SPLITS:
-        raise ValueError(f'omniglot: split is {split!r} but takes "train" or "test"')
     extents = checked_size("omniglot", (size, size))
-    base = find_folder("omniglot", "omniglot", root, "https://github.com/brendenlake/omniglot") / SPLITS[split]
+    part = FOLDERS[checked_split("omniglot", root, split)]
+    base = find_folder("omniglot", "omniglot", root, "https://github.com/brendenlake/omniglot") / part
     folders = sorted(
         path
         for path in base.glob("*/*")

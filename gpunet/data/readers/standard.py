@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
-from gpunet.data.readers.download import Source, find_files
-
-Root = str | os.PathLike[str] | None
+from gpunet.data.readers.download import Root, Source, checked_split, find_files
 
 MNIST = Source(
     folder="mnist",
@@ -57,7 +55,7 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 """Dtype codes of the format."""
 
 
-def digits(split: str) -> ArrayDataset:
+def digits(split: str = "train") -> ArrayDataset:
     """Handwritten digits 8x8 of the UCI Optical Recognition test set, which comes with scikit-learn: no download.
 
     Args:
@@ -68,7 +66,7 @@ def digits(split: str) -> ArrayDataset:
         ValueError: another split.
         ImportError: scikit-learn is not installed.
     """
-    train = _is_train("digits", split)
+    train = checked_split("digits", None, split) == "train"
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -80,7 +78,7 @@ def digits(split: str) -> ArrayDataset:
     return ArrayDataset(images, original.target[chosen].astype(np.int64), classes=DIGITS)
 
 
-def mnist(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
+def mnist(root: Root = None, split: str = "train", *, download: bool = True) -> ArrayDataset:
     """MNIST (LeCun et al. 1998): handwritten digits, grey 28x28, 60,000 to train and 10,000 to test.
 
     Args:
@@ -93,10 +91,10 @@ def mnist(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
         ValueError: another split; a file that is not what it should be.
         OSError: the files are neither there nor to be had, or cannot be written.
     """
-    return _idx_dataset("mnist", MNIST, DIGITS, split, root, download)
+    return _idx_dataset("mnist", MNIST, DIGITS, root, split, download)
 
 
-def fashion_mnist(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
+def fashion_mnist(root: Root = None, split: str = "train", *, download: bool = True) -> ArrayDataset:
     """Fashion-MNIST (Xiao et al. 2017): ten kinds of garment, grey 28x28, 60,000 to train and 10,000 to test.
 
     Args:
@@ -109,10 +107,10 @@ def fashion_mnist(split: str, root: Root = None, download: bool = True) -> Array
         ValueError: another split; a file that is not what it should be.
         OSError: the files are neither there nor to be had, or cannot be written.
     """
-    return _idx_dataset("fashion_mnist", FASHION_MNIST, GARMENTS, split, root, download)
+    return _idx_dataset("fashion_mnist", FASHION_MNIST, GARMENTS, root, split, download)
 
 
-def cifar10(split: str, root: Root = None, download: bool = True) -> ArrayDataset:
+def cifar10(root: Root = None, split: str = "train", *, download: bool = True) -> ArrayDataset:
     """CIFAR-10 (Krizhevsky 2009): ten kinds of object, colour 32x32, 50,000 to train and 10,000 to test.
 
     Args:
@@ -125,7 +123,8 @@ def cifar10(split: str, root: Root = None, download: bool = True) -> ArrayDatase
         ValueError: another split; a file that is not what it should be.
         OSError: the files are neither there nor to be had, or cannot be written.
     """
-    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if _is_train("cifar10", split) else ["test_batch.bin"]
+    train = checked_split("cifar10", root, split) == "train"
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
     files = find_files("cifar10", CIFAR10, names, root, download)
     records = np.concatenate([_cifar_records(path) for path in files])
     planes = records[:, 1:].reshape(-1, 3, 32, 32)
@@ -169,16 +168,10 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(raw, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _is_train(operation: str, split: str) -> bool:
-    if split not in ("train", "test"):
-        raise ValueError(f'{operation}: split is {split!r} but takes "train" or "test"')
-    return split == "train"
-
-
 def _idx_dataset(
-    operation: str, source: Source, classes: tuple[str, ...], split: str, root: Root, download: bool
+    operation: str, source: Source, classes: tuple[str, ...], root: Root, split: str, download: bool
 ) -> ArrayDataset:
-    part = "train" if _is_train(operation, split) else "t10k"
+    part = "train" if checked_split(operation, root, split) == "train" else "t10k"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
     image_file, label_file = find_files(operation, source, names, root, download)
     images, labels = read_idx(image_file), read_idx(label_file)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gpunet.data.readers.annotations import Annotation, BoxChecker, BoxDataset
 from gpunet.data.readers.checks import LARGEST, LONGEST_SIDE, flag, shown
-from gpunet.data.readers.download import find_folder
+from gpunet.data.readers.download import Root, find_folder
 from gpunet.data.readers.images import SUFFIXES
 
 
@@ -95,7 +95,7 @@ def voc(
     return BoxDataset(made, classes, size)
 
 
-def bccd(split: str, root: str | os.PathLike[str] | None = None, *, size: tuple[int, int] | None = None) -> BoxDataset:
+def bccd(root: Root = None, split: str = "train", *, size: tuple[int, int] | None = None) -> BoxDataset:
     """Blood cells (BCCD, Shenggan 2018, MIT licence): 364 micrographs 640x480 with red and white cells and platelets.
 
     Two boxes without area, in images 00338 and 00343, are skipped with a warning.

@@ -68,7 +68,7 @@ def test_classes_are_those_of_every_split_unless_they_are_given(folder):
 
 
 def test_loader_and_joint_take_it(folder):
-    transform = data.Joint([data.RandomFlip(), data.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.3))], boxes=(1,))
+    transform = data.Joint([data.RandomHorizontalFlip(), data.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.3))], boxes=(1,))
     loader = data.DataLoader(data.voc(folder, "train"), 2, transform=transform)
     images, boxes, labels = next(iter(loader))
     assert (images.dtype, boxes.shape, labels.shape) == (np.float32, (2, 2, 4), (2, 2))
@@ -316,8 +316,8 @@ def test_bccd_has_its_published_numbers_and_two_boxes_without_area():
     if not (root := os.environ.get("GPUNET_DATA")) or not Path(root, "BCCD").is_dir():
         pytest.skip("GPUNET_DATA names no folder with BCCD")
     with pytest.warns(UserWarning, match=r"skipped 2 boxes .*\(BloodImage_00338.xml, BloodImage_00343.xml\)"):
-        train = data.bccd("trainval")
-    test = data.bccd("test")
+        train = data.bccd(split="trainval")
+    test = data.bccd(split="test")
     assert (len(train), len(test)) == (292, 72)
     counts = sum(np.bincount(each.labels, minlength=3) for each in (*train.annotations, *test.annotations))
     assert (counts.sum(), test.classes) == (4888 - 2, ("RBC", "WBC", "Platelets"))
@@ -326,4 +326,4 @@ def test_bccd_has_its_published_numbers_and_two_boxes_without_area():
 
 def test_bccd_that_is_nowhere_says_where_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"bccd: there is no folder .*BCCD; get it from https://github.com"):
-        data.bccd("test", tmp_path)
+        data.bccd(tmp_path, "test")
