@@ -1,4 +1,4 @@
-"""Data: data sets, the loaders that make batches of them on the host or on the device, and transforms."""
+"""Data sets, the loaders that make batches of them on the host or on the device, and transforms."""
 
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split

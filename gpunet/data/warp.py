@@ -1,8 +1,9 @@
-"""Transforms that move pixels to places between pixels: rotation, scaling, shear, translation, crops that are resized.
+"""Transforms that move pixels to places between pixels: rotation, scaling, shear, resized crops.
 
-Each image has a matrix A (2, 3) that says where its new pixels come from: ``(row, column) = A (i, j, 1)``, in pixels counted
-from the centre of the first. The parameters are drawn from later blocks of the streams that `gpunet.augmentation` draws
-from, so they depend on seed, epoch and index alone. They run on the host.
+Each image has a matrix A (2, 3) that says where its new pixels come from: ``(row, column) = A (i,
+j, 1)``, in pixels counted from the centre of the first pixel. The parameters are drawn from later
+blocks of the streams that `gpunet.augmentation` draws from, so they depend only on seed, epoch and
+index. These transforms run on the host.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ BORDERS = ("zero", "reflect", "edge")
 
 
 class Warp:
-    """A transform that is a matrix an image. The batch's other arrays stay: see `Joint` for masks and boxes."""
+    """A transform given by one matrix for each image; for masks and boxes, see `Joint`."""
 
     border: str
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Extents of the result, for images of those extents."""
+        """(height, width) of the result, for images of the given height and width."""
         return height, width
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Where new pixels come from, float64 (N, 2, 3)."""
+        """Where the new pixels come from, float64 (N, 2, 3)."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
@@ -38,7 +39,11 @@ class Warp:
     def move(
         self, images: np.ndarray, indices: np.ndarray, epoch: int, seed: int, *, nearest: bool = False
     ) -> np.ndarray:
-        """Images (N, H, W, C) warped; `nearest`: of the nearest pixels, as masks are, not between them."""
+        """Warp images (N, H, W, C).
+
+        Args:
+            nearest: whether to take the nearest pixel, as masks need it, instead of interpolating.
+        """
         if images.ndim != 4 or (not nearest and images.dtype != np.uint8 and images.dtype.kind != "f"):
             raise ValueError(
                 f"{type(self).__name__}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)"
@@ -50,14 +55,19 @@ class Warp:
 
 @dataclass(frozen=True)
 class RandomAffine(Warp):
-    """Images rotated, scaled, sheared and moved about their centre, each by a number that is drawn evenly.
+    """Rotates, scales, shears and moves images about their centre by uniformly drawn amounts.
 
     Attributes:
-        degrees: turned by up to that much, either way.
-        translate: moved by up to that share of the extents, up, down, left and right.
-        scale: (least, most) factor.
-        shear: rows moved sideways as by a parallelogram whose sides lean by up to that many degrees.
-        border: what enters: "zero", "reflect" (without the outermost pixels) or "edge", the nearest pixel.
+        degrees: largest angle of rotation, either way, in degrees.
+        translate: largest shift, in each of the four directions, as a share of the image's height
+            or width.
+        scale: (smallest, largest) factor.
+        shear: largest angle, either way, by which the sides lean when rows are moved sideways, in
+            degrees.
+        border: the pixels that enter: "zero", "reflect" (without the outermost pixels) or "edge"
+            (the nearest pixel).
+        STREAM_BLOCK: the first of two Philox blocks of each image's stream that the numbers are
+            drawn from.
     """
 
     degrees: float = 0.0
@@ -76,7 +86,7 @@ class RandomAffine(Warp):
             )
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """As `Warp.matrices`."""
+        """See `Warp.matrices`."""
         angle, size, lean, _ = uniform(indices, epoch, seed, self.STREAM_BLOCK)
         down, right, *_ = uniform(indices, epoch, seed, self.STREAM_BLOCK + 1)
         angle, lean = np.deg2rad(self.degrees) * (2 * angle - 1), np.tan(np.deg2rad(self.shear) * (2 * lean - 1))
@@ -91,18 +101,22 @@ class RandomAffine(Warp):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Warp):
-    """A part of each image, of an area and an aspect that are drawn, resized (Szegedy et al. 2015, section 6).
+    """Cuts a part of random area and aspect ratio out of each image and resizes it.
+
+    Szegedy et al. 2015, "Going deeper with convolutions", section 6.
 
     Attributes:
         size: (height, width) of the result, in pixels.
-        scale: (least, most) share of the image's area.
-        ratio: (least, most) width over height of the part, drawn evenly in its logarithm; cut off at the image's extents.
+        scale: (smallest, largest) share of the image's area.
+        ratio: (smallest, largest) width over height of the part; its logarithm is drawn uniformly.
+            The part is cut off at the image's height and width.
+        STREAM_BLOCK: which Philox block of each image's stream the numbers are drawn from.
     """
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    border: str = field(default="edge", init=False)  # half a pixel outside is as outside as it gets
+    border: str = field(default="edge", init=False)  # a place is outside by half a pixel at most
     STREAM_BLOCK: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
@@ -112,11 +126,11 @@ class RandomResizedCrop(Warp):
         _check_range("RandomResizedCrop", "ratio", self.ratio)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """As `Warp.output_size`."""
+        """See `Warp.output_size`."""
         return self.size
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """As `Warp.matrices`."""
+        """See `Warp.matrices`."""
         area, aspect, row, column = uniform(indices, epoch, seed, self.STREAM_BLOCK)
         area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
         low, high = np.log(self.ratio)
@@ -133,9 +147,15 @@ class RandomResizedCrop(Warp):
 def warp(
     images: np.ndarray, matrices: np.ndarray, size: Sequence[int], *, border: str, nearest: bool = False
 ) -> np.ndarray:
-    """Images (N, H, W, C) at the places that `matrices` (N, 2, 3) say, bilinear between pixels -> (N, h, w, C), same dtype.
+    """Sample images (N, H, W, C) at the places that matrices give -> (N, h, w, C), same dtype.
 
-    uint8 is rounded to the nearest, halves to the even one. With `nearest`, the nearest pixel, of any dtype.
+    Sampling is bilinear; uint8 results are rounded to the nearest integer, halves to the even one.
+
+    Args:
+        matrices: (N, 2, 3), where the new pixels come from.
+        size: (h, w).
+        border: what lies outside the image, one of `BORDERS`.
+        nearest: whether to take the nearest pixel instead, for arrays of any dtype.
     """
     i, j = np.indices(size)
     at = np.einsum("nkl,lhw->knhw", matrices, np.stack([i, j, np.ones_like(i)]))
@@ -152,7 +172,7 @@ def warp(
 
 
 def _pixels(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
-    """images[n, rows[n], columns[n]], also where these are outside."""
+    """images[n, rows[n], columns[n]], also for positions outside the image."""
     extents = images.shape[1:3]
     inside = [(at >= 0) & (at < n) for at, n in zip((rows, columns), extents, strict=True)]
     row, column = (_folded(at, n, border) for at, n in zip((rows, columns), extents, strict=True))
@@ -161,7 +181,7 @@ def _pixels(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: s
 
 
 def _folded(at: np.ndarray, extent: int, border: str) -> np.ndarray:
-    """Positions brought back into 0 … extent - 1."""
+    """Positions brought into 0 to extent - 1, by reflection or by clipping."""
     if border != "reflect" or extent == 1:
         return at.clip(0, extent - 1)
     folded = at % (2 * extent - 2)
@@ -175,4 +195,4 @@ def _check_border(name: str, border: str) -> None:
 
 def _check_range(name: str, argument: str, limits: Sequence[float]) -> None:
     if len(limits) != 2 or not 0 < limits[0] <= limits[1] < np.inf:
-        raise ValueError(f"{name}: {argument} must be (least, most), both above 0, got {limits}")
+        raise ValueError(f"{name}: {argument} must be (smallest, largest), both above 0, got {limits}")

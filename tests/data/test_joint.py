@@ -136,9 +136,17 @@ def test_a_loader_takes_it(scene):
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda s: data.Joint([len]), TypeError, "where <built-in function len> moves masks and boxes to is not known"),
-        (lambda s: data.Joint([], masks=[0]), ValueError, "images are array 0, masks and boxes others"),
-        (lambda s: data.Joint([], masks=[1], boxes=[1]), ValueError, "images are array 0, masks and boxes others"),
+        (lambda s: data.Joint([len]), TypeError, "takes transforms of gpunet.data, .* got <built-in function len>"),
+        (
+            lambda s: data.Joint([], masks=[0]),
+            ValueError,
+            "images are array 0, so masks and boxes must be other arrays",
+        ),
+        (
+            lambda s: data.Joint([], masks=[1], boxes=[1]),
+            ValueError,
+            "images are array 0, so masks and boxes must be other arrays",
+        ),
         (lambda s: joint([], s, boxes=(3,)), ValueError, "a batch has 3 arrays but array 3 is asked for"),
         (lambda s: joint([], (s[0], s[1][1:], s[2])), ValueError, r"masks have shape \(39, 18, 22\) but the images"),
         (

@@ -310,6 +310,6 @@ def test_arrays_on_a_device_are_not_handed_from_thread_to_thread(backend, wrappe
         assert len(next(batches)) == 2
         return
     with pytest.raises(
-        TypeError, match=r"^DataLoader: array 1 of a batch is on a device .* pass prefetch=0, or take a DeviceLoader$"
+        TypeError, match=r"^DataLoader: array 1 of a batch is on a device .* pass prefetch=0, or use a DeviceLoader$"
     ):
         next(batches)

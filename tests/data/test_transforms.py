@@ -219,8 +219,8 @@ def test_only_one_pass_of_gpunets_transforms_compiles():
     [
         (lambda: data.Normalize((0.5, 0.5), (1.0,)), ValueError, "Normalize: mean has 2 channels but std has 1"),
         (lambda: data.Normalize(0.5, 0), ValueError, r"Normalize: std must be positive, got \(0\.0,\)"),
-        (lambda: data.Normalize(np.nan, 1), ValueError, "Normalize: mean must be one finite number a channel"),
-        (lambda: data.Normalize((), ()), ValueError, "Normalize: mean must be one finite number a channel"),
+        (lambda: data.Normalize(np.nan, 1), ValueError, "Normalize: mean must be one finite number per channel"),
+        (lambda: data.Normalize((), ()), ValueError, "Normalize: mean must be one finite number per channel"),
         (lambda: data.Normalize("a", 1), TypeError, "Normalize: mean must be numbers, got 'a'"),
         (lambda: data.RandomShift(-1), ValueError, "RandomShift: pixels must be at least 0, got -1"),
         (lambda: data.RandomShift(1.5), TypeError, "RandomShift: pixels must be an integer, got 1.5"),

@@ -145,7 +145,7 @@ def test_choices_depend_on_index_epoch_and_seed_but_not_on_place(transform, dtyp
         (lambda: data.RandomAffine(shear=90), "RandomAffine: .* shear below 90"),
         (
             lambda: data.RandomAffine(scale=(0, 1)),
-            r"RandomAffine: scale must be \(least, most\), both above 0, got \(0, 1\)",
+            r"RandomAffine: scale must be \(smallest, largest\), both above 0, got \(0, 1\)",
         ),
         (
             lambda: data.RandomAffine(border="wrap"),
