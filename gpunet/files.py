@@ -8,9 +8,7 @@ from secrets import token_hex
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file and make its folder; if that fails or is interrupted, the old file stays as it
-    was.
-    """
+    """Write a file, and make its folder, so that the old file stays as it was if writing fails."""
     target = Path(os.path.realpath(path))  # the file that a link leads to, so that the link stays
     if target.exists() and not target.is_file():  # a terminal or a pipe
         target.write_bytes(content)

@@ -140,12 +140,12 @@ def test_a_loader_takes_it(scene):
         (
             lambda s: data.Joint([], masks=[0]),
             ValueError,
-            "images are array 0, so masks and boxes must be other arrays",
+            "images are array 0, so masks and boxes must be different",
         ),
         (
             lambda s: data.Joint([], masks=[1], boxes=[1]),
             ValueError,
-            "images are array 0, so masks and boxes must be other arrays",
+            "images are array 0, so masks and boxes must be different",
         ),
         (lambda s: joint([], s, boxes=(3,)), ValueError, "a batch has 3 arrays but array 3 is asked for"),
         (lambda s: joint([], (s[0], s[1][1:], s[2])), ValueError, r"masks have shape \(39, 18, 22\) but the images"),

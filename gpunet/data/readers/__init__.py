@@ -1,1 +1,1 @@
-"""Readers of data sets in files: of public ones by name, of folders of images, of COCO and of Pascal VOC."""
+"""Readers of data sets: public ones by name, folders of images, COCO and Pascal VOC."""

@@ -1,9 +1,10 @@
-"""Fields of what annotation files hold, checked: numbers, text, ids, boxes, the names of files."""
+"""Checks of values that annotation files and users give: numbers, text, sizes, names of files."""
 
 from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Iterable
 from numbers import Integral
 from pathlib import PurePosixPath
 from typing import Any
@@ -11,13 +12,19 @@ from typing import Any
 import numpy as np
 
 LARGEST = 2.0**53
-"""The largest coordinate, of either sign: up to it float64 holds every whole number, beyond it pixels run together."""
+"""The largest absolute value of a coordinate.
+
+Beyond it, float64 cannot tell neighbouring pixels apart.
+"""
 
 LONGEST_SIDE = 2**24
-"""The largest height and width of an image in pixels: up to it float32, which boxes are kept in, holds every whole number."""
+"""The largest height or width of an image in pixels.
+
+Up to it, float32, which boxes are kept in, holds every whole number.
+"""
 
 FLAGS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
-"""What text stands for no and for yes, in lower case."""
+"""The text, in lower case, that stands for no and for yes."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 80
@@ -28,8 +35,17 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def listed(names: Iterable[str], limit: int = 3) -> str:
+    """The first `limit` names as one text, with the number of the others."""
+    every = list(names)
+    return ", ".join(every[:limit]) + (f" and {len(every) - limit} more" if len(every) > limit else "")
+
+
 def numbers(values: Any) -> np.ndarray | None:
-    """A sequence of plain numbers as float64 (n,); None if one of them is none, as a bool is, or lies beyond `LARGEST`."""
+    """A sequence of numbers as float64 (n,); None if an element is not a number, or too large.
+
+    Booleans and complex numbers do not count as numbers; `LARGEST` is the limit.
+    """
     if isinstance(values, np.ndarray):
         if values.ndim != 1 or values.dtype.kind not in "iuf":
             return None
@@ -40,21 +56,23 @@ def numbers(values: Any) -> np.ndarray | None:
         return None
     try:
         array = np.asarray(values, np.float64)
-    except OverflowError:  # a whole number that no float64 reaches
+    except OverflowError:  # a whole number beyond float64
         return None
     return array if (np.abs(array) <= LARGEST).all() else None
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, which JSON may have as 3 or as 3.0; None for anything else."""
-    if isinstance(value, int):  # of any size, where floats end at `LARGEST`
+    """A whole number, which JSON may write as 3 or as 3.0; None for anything else."""
+    if isinstance(value, int):  # may exceed `LARGEST`, which limits floats
         return None if isinstance(value, bool) else value
     made = numbers([value])
     return None if made is None or made[0] % 1 else int(made[0])
 
 
 def flag(value: Any) -> bool | None:
-    """A yes or no, as a bool, as 0 or 1, or as text; no where there is nothing (null), and None for anything else."""
+    """A yes or no, given as a bool, as 0 or 1, or as text; None (null) is no, anything else gives
+    None.
+    """
     if value is None or isinstance(value, bool):
         return bool(value)
     if isinstance(value, str):
@@ -64,7 +82,12 @@ def flag(value: Any) -> bool | None:
 
 
 def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
-    """(height, width) as Python integers, or None."""
+    """(height, width) as Python integers, or None if `size` is None.
+
+    Raises:
+        TypeError: anything but two integers.
+        ValueError: a height or width below 1.
+    """
     if size is None:
         return None
     if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, Integral) for n in size):
@@ -75,7 +98,11 @@ def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
 
 
 def checked_sides(operation: str, size: Any) -> tuple[int, int]:
-    """(height, width) as Python integers; ValueError unless they are whole, from 1 to `LONGEST_SIDE`."""
+    """(height, width) as Python integers.
+
+    Raises:
+        ValueError: anything but two whole numbers from 1 to `LONGEST_SIDE`.
+    """
     sides = tuple(size) if isinstance(size, list | tuple | np.ndarray) else ()
     if len(sides) != 2 or not all(
         isinstance(n, int | np.integer) and not isinstance(n, bool) and 1 <= n <= LONGEST_SIDE for n in sides
@@ -87,14 +114,15 @@ def checked_sides(operation: str, size: Any) -> tuple[int, int]:
 
 
 def written(value: Any) -> bool:
-    """Whether it is text that is not blank and that UTF-8 can hold."""
+    """Whether a value is text that is not blank and that UTF-8 can hold."""
     return isinstance(value, str) and bool(value.strip()) and not re.search("[\0\ud800-\udfff]", value)
 
 
 def name_below(name: Any) -> str | None:
-    """The name of a file below a folder, with "/" between its parts where Windows wrote "\\"; None if it is none.
+    """The name of a file below a folder, with "/" between its parts; None if it is not one.
 
-    A name that begins at the root or at a drive, or that goes up by "..", may lead out of the folder, and so is none.
+    Windows' "\\" becomes "/". A name that begins at the root or at a drive, or that goes up by
+    "..", could lead out of the folder, so it gives None.
     """
     if not written(name) or re.match(r"[A-Za-z]:[\\/]", name):
         return None

@@ -1,7 +1,9 @@
-"""Public data sets by name, as `ArrayDataset`s of uint8 images (N, H, W, C) and int64 labels (N,).
+"""Public data sets by name: digits, MNIST, Fashion-MNIST, CIFAR-10, and MNIST's file format.
 
-Each is looked for in the folder given as ``root=``; without one, in the folder that the environment variable
-GPUNET_DATA names, then in the cache. If it is not there, it is downloaded from its official address, checked, and kept.
+All are `ArrayDataset`s of uint8 images (N, H, W, C) and int64 labels (N,). Files are looked for in
+the folder given as ``root=``; without one, in the folder that the environment variable GPUNET_DATA
+names, then in the cache. Missing files are downloaded from their official address, checked, and
+kept.
 """
 
 from __future__ import annotations
@@ -48,20 +50,22 @@ GARMENTS = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
 OBJECTS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-RECORDS, RECORD = 10_000, 1 + 3 * 32 * 32
-"""Records of a CIFAR-10 file, and bytes of a record: the label, then 32x32 red, green and blue."""
+CIFAR_COUNT, CIFAR_BYTES = 10_000, 1 + 3 * 32 * 32
+"""Images of a CIFAR-10 file, and bytes of an image: the label, then 32x32 red, green and blue."""
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-"""Dtype codes of the format."""
+"""The dtype codes of the idx format."""
 
 
 def digits(split: str = "train") -> ArrayDataset:
-    """Handwritten digits 8x8 of the UCI Optical Recognition test set, which comes with scikit-learn: no download.
+    """Handwritten digits 8x8 of the UCI Optical Recognition test set, which scikit-learn contains.
 
     Args:
-        split: "train" (1,438 images) or "test" (359): every fifth, those with i % 5 == 4.
+        split: "train" (1,438 images) or "test" (359 images): every fifth image, those with i % 5 ==
+            4, is a test image.
     Returns:
-        images (N, 8, 8, 1) uint8, round(255 v / 16) for the original's v = 0 to 16; labels (N,) int64.
+        images (N, 8, 8, 1) uint8, round(255 v / 16) for the original's v = 0 to 16; labels (N,)
+        int64.
     Raises:
         ValueError: another split.
         ImportError: scikit-learn is not installed.
@@ -79,49 +83,54 @@ def digits(split: str = "train") -> ArrayDataset:
 
 
 def mnist(root: Root = None, split: str = "train", *, download: bool = True) -> ArrayDataset:
-    """MNIST (LeCun et al. 1998): handwritten digits, grey 28x28, 60,000 to train and 10,000 to test.
+    """MNIST (LeCun et al. 1998): handwritten digits, grey 28x28.
+
+    60,000 images are to train and 10,000 to test.
 
     Args:
+        root: the folder that holds ``mnist/`` with the four official files, plain or ``.gz``; if
+            None, the folder in GPUNET_DATA, then the cache.
         split: "train" or "test".
-        root: the folder that holds ``mnist/`` with the four official files, plain or ``.gz``.
-        download: whether to fetch the files if they are not there.
+        download: whether to download missing files.
     Returns:
         images (N, 28, 28, 1) uint8, labels (N,) int64.
     Raises:
-        ValueError: another split; a file that is not what it should be.
-        OSError: the files are neither there nor to be had, or cannot be written.
+        ValueError: another split; a file whose content is not as it should be.
+        OSError: the files are missing and cannot be downloaded, or cannot be written.
     """
     return _idx_dataset("mnist", MNIST, DIGITS, root, split, download)
 
 
 def fashion_mnist(root: Root = None, split: str = "train", *, download: bool = True) -> ArrayDataset:
-    """Fashion-MNIST (Xiao et al. 2017): ten kinds of garment, grey 28x28, 60,000 to train and 10,000 to test.
+    """Fashion-MNIST (Xiao et al. 2017): ten kinds of garment, grey 28x28.
+
+    60,000 images are to train and 10,000 to test.
 
     Args:
-        split: "train" or "test".
-        root: the folder that holds ``fashion-mnist/`` with the four official files, plain or ``.gz``.
-        download: whether to fetch the files if they are not there.
+        root: the folder that holds ``fashion-mnist/`` with the four official files, plain or
+            ``.gz``; if None, the folder in GPUNET_DATA, then the cache.
+        split, download: as for `mnist`.
     Returns:
         images (N, 28, 28, 1) uint8, labels (N,) int64.
     Raises:
-        ValueError: another split; a file that is not what it should be.
-        OSError: the files are neither there nor to be had, or cannot be written.
+        ValueError, OSError: as for `mnist`.
     """
     return _idx_dataset("fashion_mnist", FASHION_MNIST, GARMENTS, root, split, download)
 
 
 def cifar10(root: Root = None, split: str = "train", *, download: bool = True) -> ArrayDataset:
-    """CIFAR-10 (Krizhevsky 2009): ten kinds of object, colour 32x32, 50,000 to train and 10,000 to test.
+    """CIFAR-10 (Krizhevsky 2009): ten kinds of object, colour 32x32.
+
+    50,000 images are to train and 10,000 to test.
 
     Args:
-        split: "train" or "test".
-        root: the folder that holds ``cifar-10-batches-bin/`` with the six official files of the binary version.
-        download: whether to fetch the files if they are not there.
+        root: the folder that holds ``cifar-10-batches-bin/`` with the six official files of the
+            binary version; if None, the folder in GPUNET_DATA, then the cache.
+        split, download: as for `mnist`.
     Returns:
         images (N, 32, 32, 3) uint8, labels (N,) int64.
     Raises:
-        ValueError: another split; a file that is not what it should be.
-        OSError: the files are neither there nor to be had, or cannot be written.
+        ValueError, OSError: as for `mnist`.
     """
     train = checked_split("cifar10", root, split) == "train"
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
@@ -134,13 +143,17 @@ def cifar10(root: Root = None, split: str = "train", *, download: bool = True) -
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array of an idx file, in this machine's byte order.
+    """The array of an idx file, MNIST's format, in this machine's byte order.
+
+    The format is big-endian: two zero bytes, a dtype code, the number of axes, the extents, the
+    numbers.
 
     Args:
-        path: a plain or a gzip-compressed file; which of them is seen from its first bytes, not from its name.
+        path: a plain or gzip-compressed file; its first bytes tell which, not its name.
     Raises:
         OSError: the file cannot be opened.
-        ValueError: not an idx file, or a truncated, corrupt or over-long one; the message names the file.
+        ValueError: not an idx file, or one that is truncated, corrupt or too long; the message
+            names the file.
     """
     path = Path(path)
     raw = path.read_bytes()
@@ -171,6 +184,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 def _idx_dataset(
     operation: str, source: Source, classes: tuple[str, ...], root: Root, split: str, download: bool
 ) -> ArrayDataset:
+    """The data set of two idx files, of images and of labels."""
     part = "train" if checked_split(operation, root, split) == "train" else "t10k"
     names = [f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"]
     image_file, label_file = find_files(operation, source, names, root, download)
@@ -188,17 +202,20 @@ def _idx_dataset(
 
 
 def _cifar_records(path: Path) -> np.ndarray:
+    """The records of a CIFAR-10 file, uint8 (10,000, 3,073)."""
     size = path.stat().st_size
-    if size != RECORDS * RECORD:
+    if size != CIFAR_COUNT * CIFAR_BYTES:
         raise ValueError(
-            f"cifar10: {path} must have {RECORDS * RECORD} bytes ({RECORDS} records of {RECORD} bytes), got {size}"
+            f"cifar10: {path} must have {CIFAR_COUNT * CIFAR_BYTES} bytes "
+            f"({CIFAR_COUNT} records of {CIFAR_BYTES} bytes), got {size}"
         )
-    records = np.fromfile(path, np.uint8).reshape(RECORDS, RECORD)
+    records = np.fromfile(path, np.uint8).reshape(CIFAR_COUNT, CIFAR_BYTES)
     _check_labels("cifar10", path, records[:, 0])
     return records
 
 
 def _check_labels(operation: str, path: Path, labels: np.ndarray) -> None:
+    """Raises a ValueError that names the first label above 9."""
     if labels.size and labels.max() > 9:
         first = int(np.argmax(labels > 9))
         raise ValueError(f"{operation}: {path} must hold labels from 0 to 9, got {labels[first]} in record {first}")

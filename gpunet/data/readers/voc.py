@@ -1,4 +1,7 @@
-"""Data sets in the layout of Pascal VOC (Everingham et al. 2010, "The PASCAL Visual Object Classes challenge")."""
+"""Data sets in the layout of Pascal VOC, and the parsing of their XML.
+
+Everingham et al. 2010, "The PASCAL Visual Object Classes (VOC) challenge".
+"""
 
 from __future__ import annotations
 
@@ -19,26 +22,28 @@ from gpunet.data.readers.images import SUFFIXES
 
 
 class _Object(NamedTuple):
-    """What an annotation file says of one object."""
+    """One object of an annotation file."""
 
     name: str
     box: tuple[float, ...]
-    """(xmin, ymin, xmax, ymax) as the file has them."""
+    """(xmin, ymin, xmax, ymax) as in the file."""
     difficult: bool
 
 
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, with which it begins
+    (codecs.BOM_UTF32_LE, "utf-32"),  # stands before UTF-16's mark, with which it begins
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
-    (b"<\0?\0", "utf-16-le"),  # no mark, but how XML begins (XML 1.0, appendix F)
+    (b"<\0?\0", "utf-16-le"),  # not a mark, but the beginning of XML (XML 1.0, appendix F)
     (b"\0<\0?", "utf-16-be"),
 )
 
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""The encoding that holds another one and more, which programs write under the other's name; by Python's names."""
+"""For an encoding, by Python's name, one that contains it: programs write the wider one under the
+other's name.
+"""
 
 BLOOD_CELLS = ("RBC", "WBC", "Platelets")
 
@@ -52,28 +57,33 @@ def voc(
     skip_difficult: bool = False,
     one_based: bool = False,
 ) -> BoxDataset:
-    """The images of one split: ``Annotations/NAME.xml``, ``JPEGImages/…`` and ``ImageSets/Main/SPLIT.txt`` below `root`.
+    """Read one split of a data set in Pascal VOC's layout.
 
-    Boxes are (xmin, ymin, xmax, ymax) as the files have them, taken as distances from the upper left corner. One that
-    reaches out of its image is cut off, one without area in it is skipped; a warning counts them and names the files.
+    The files are ``Annotations/NAME.xml``, ``JPEGImages/…`` and ``ImageSets/Main/SPLIT.txt`` below
+    `root`. Boxes are (xmin, ymin, xmax, ymax) as in the files, taken as distances from the upper
+    left corner. Boxes that reach beyond their image are clipped, and those without area in it are
+    skipped; one warning counts them and names the files.
 
-    The image of an annotation is the file in JPEGImages with the annotation's own name; if there is none, the one that its
-    <filename> says. XML is read in the encoding that it declares, the split in UTF-8, or UTF-16 with a byte order mark.
+    The image of an annotation is the file in JPEGImages with the annotation's own name, or else the
+    file that its <filename> names. XML is read in the encoding that it declares; the split's file
+    is read as UTF-8, or as UTF-16 with a byte order mark.
 
     Args:
         root: the folder, such as ``VOC2007`` or ``BCCD``.
-        split: name of a file in ``ImageSets/Main``, such as "train", "val" or "test". Each line is the name of an image, all
-            of which are taken; behind it, in splits of one class, a 1, 0 or -1 says whether the class is in the image.
-        classes: names of the labels, in their order; if None, all that any file in Annotations names, sorted, so that each
-            split has the same.
+        split: name of a file in ``ImageSets/Main``, such as "train", "val" or "test". Each line
+            holds the name of an image. In splits of one class, a 1, 0 or -1 after the name says
+            whether the class is in the image; all images are taken.
+        classes: names of the labels in their order; if None, all names in any file of Annotations,
+            sorted, so that every split has the same classes.
         size: as for `BoxDataset`.
-        skip_difficult: whether to leave out the objects that are marked as difficult.
-        one_based: whether the files count pixels from 1, and xmax and ymax within the box, as Pascal VOC's own do: then
-            1 is taken off xmin and ymin.
+        skip_difficult: whether to leave out objects that are marked as difficult.
+        one_based: whether the files count pixels from 1 and include xmax and ymax in the box, as
+            Pascal VOC's own files do; 1 is then subtracted from xmin and ymin.
     Raises:
         FileNotFoundError: a file that is not there.
-        ValueError: an empty split, malformed XML or XML with a DTD (so none defines entities), text that is not of its
-            encoding, an object without one name and one box, a class that is not one of `classes`; names the file.
+        ValueError: an empty split, malformed XML or XML with a DTD (which could define entities),
+            text that does not match its encoding, an object without exactly one name and one box,
+            or a class that is not in `classes`. The message names the file.
     """
     folder = Path(root).expanduser()
     names = _names_of(folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations")
@@ -96,23 +106,27 @@ def voc(
 
 
 def bccd(root: Root = None, split: str = "train", *, size: tuple[int, int] | None = None) -> BoxDataset:
-    """Blood cells (BCCD, Shenggan 2018, MIT licence): 364 micrographs 640x480 with red and white cells and platelets.
+    """Blood cells (BCCD, Shenggan 2018, MIT licence): 364 micrographs of 640x480 pixels.
 
-    Two boxes without area, in images 00338 and 00343, are skipped with a warning.
+    Its classes are red blood cells, white blood cells and platelets. Two boxes without area, in
+    images 00338 and 00343, are skipped with a warning.
 
     Args:
+        root: the folder that holds ``BCCD/`` as published; the folder in GPUNET_DATA if None.
         split: "train" (205 images), "val" (87), "trainval" (292) or "test" (72).
-        root: the folder that holds ``BCCD/`` as published; what GPUNET_DATA names if None.
         size: as for `BoxDataset`.
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the folder is not there.
     """
     folder = find_folder("bccd", "BCCD", root, "https://github.com/Shenggan/BCCD_Dataset")
     return voc(folder, split, classes=BLOOD_CELLS, size=size)
 
 
 def _names_of(path: Path, annotations: Path) -> list[str]:
-    """The names of a split; what follows one, as in splits of one class, is no part of it unless there is such a file."""
+    """The names of a split's images.
+
+    A number after a name, as in splits of one class, is not part of it unless there is such a file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"voc: there is no split {path}")
     names = []
@@ -126,8 +140,11 @@ def _names_of(path: Path, annotations: Path) -> list[str]:
 
 
 def _image_of(folder: Path, name: str, filename: str) -> Path:
-    """The image of the annotation called `name`, whose <filename> may be missing, wrong, or a path of another machine."""
-    stated = PureWindowsPath(filename).name  # behind the last "/" or "\\"
+    """The path of the image that belongs to the annotation called `name`.
+
+    Its <filename> may be missing, wrong, or a path on another machine.
+    """
+    stated = PureWindowsPath(filename).name  # the part after the last "/" or "\\"
     beside = (folder / name).parent
     own = [stated] if PureWindowsPath(stated).stem == Path(name).name else []
     own += [Path(name).name + ending for suffix in (".jpg", *SUFFIXES) for ending in (suffix, suffix.upper())]
@@ -136,7 +153,7 @@ def _image_of(folder: Path, name: str, filename: str) -> Path:
 
 
 def _parsed(path: Path) -> tuple[str, tuple[int, int], list[_Object]]:
-    """(the image's name, (height, width), objects) of an annotation file."""
+    """(name of the image, (height, width), objects) of an annotation file."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -150,6 +167,7 @@ def _parsed(path: Path) -> tuple[str, tuple[int, int], list[_Object]]:
 
 
 def _object(element: ElementTree.Element, path: Path) -> _Object:
+    """One object element, checked."""
     name = _text(element, "name", path).strip()
     if not name:
         raise ValueError(f"voc: {path} has an object without a name")
@@ -164,17 +182,18 @@ def _object(element: ElementTree.Element, path: Path) -> _Object:
 
 
 def _text(element: ElementTree.Element, name: str, path: Path) -> str:
-    """The text of the one element of that name; "" where there is none."""
+    """The text of the one element of that name; "" if there is none."""
     found = element.findall(name)
     if len(found) > 1:
-        raise ValueError(f"voc: {path} has {name} {len(found)} times in one place")
+        raise ValueError(f"voc: {path} has {name} {len(found)} times in one element")
     return (found[0].text or "") if found else ""
 
 
 def _number(element: ElementTree.Element, name: str, path: Path) -> float:
+    """The number in the one element of that name."""
     text = _text(element, name, path)
     try:
-        value = float(text) if "_" not in text else np.nan  # Python would take 1_000
+        value = float(text) if "_" not in text else np.nan  # Python would accept 1_000
     except ValueError:
         value = np.nan
     if not abs(value) <= LARGEST:
@@ -186,27 +205,29 @@ def _number(element: ElementTree.Element, name: str, path: Path) -> float:
 
 
 def decoded(content: bytes, where: str) -> str:
-    """The text of a file: in the encoding of its byte order mark, the one that its XML declares, or UTF-8.
+    """The text of a file, in the encoding of its byte order mark, the one that its XML declares, or
+    UTF-8.
 
     Args:
         content: the file's bytes.
         where: begins errors, such as "voc: set.xml".
     Raises:
-        ValueError: an encoding that Python does not know, bytes that are not of it, null characters.
+        ValueError: an encoding that Python does not know, bytes that do not match the encoding, or
+            null characters.
     """
     declared = re.match(rb"""\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""", content[:1000])
     marked = next((encoding for mark, encoding in BYTE_ORDER_MARKS if content.startswith(mark)), None)
     name = marked or (declared[1].decode("ascii") if declared else "utf-8")
     try:
         if not marked and codecs.lookup(name).name.startswith(("utf-16", "utf-32")):
-            name = "utf-8"  # for the declaration has been read one byte a character
+            name = "utf-8"  # the declaration was found as single bytes, so it cannot be true
         try:
             text = content.decode(name)
         except UnicodeError:
             if (wider := WIDER.get(codecs.lookup(name).name)) is None:
                 raise
             text = content.decode(wider)
-        if "\0" in text:  # of no text, or of two bytes a character
+        if "\0" in text:  # from binary data, or from text of two bytes per character
             raise ValueError("it holds null characters")
     except (LookupError, ValueError) as error:  # UnicodeError is a ValueError
         raise ValueError(f"{where} is not text in the encoding {name}: {error}") from error
@@ -214,10 +235,11 @@ def decoded(content: bytes, where: str) -> str:
 
 
 def parsed_xml(content: bytes, where: str) -> ElementTree.Element:
-    """The root of an XML file; arguments as for `decoded`.
+    """The root element of an XML file; the arguments are those of `decoded`.
 
     Raises:
-        ValueError: a file that is empty, not text, not well-formed, or that has a DTD: its entities may expand without end.
+        ValueError: a file that is empty, is not text, is not well-formed, or has a DTD, whose
+            entities may expand without end.
     """
     if not content.strip():
         raise ValueError(f"{where} is empty but must be XML")
@@ -225,22 +247,22 @@ def parsed_xml(content: bytes, where: str) -> ElementTree.Element:
     builder = _Builder()
     try:
         parser = ElementTree.XMLParser(target=builder)
-        parser.feed(text.lstrip())  # some write a line before the declaration
+        parser.feed(text.lstrip())  # some programs write an empty line before the declaration
         root: ElementTree.Element = parser.close()
     except ElementTree.ParseError as error:
         raise ValueError(f"{where} is not well-formed XML: {error}") from error
     except _RefusedError as error:
-        raise ValueError(f"{where} has a document type, which is not read: it may define entities") from error
+        raise ValueError(f"{where} has a document type, which is refused: it may define entities") from error
     return root
 
 
 class _RefusedError(Exception):
-    """A document type has begun."""
+    """The file has a document type."""
 
 
 class _Builder(ElementTree.TreeBuilder):
     """Stops where a document type begins, before any of its entities is read."""
 
     def doctype(self, name: str, pubid: str, system: str) -> None:
-        """What the parser calls first."""
+        """Called by the parser at the beginning of a document type."""
         raise _RefusedError

@@ -350,7 +350,7 @@ def test_archive_without_the_files_raises_and_leaves_nothing(server, monkeypatch
     if truncated:
         server.files = {name: content[:50_000] for name, content in server.files.items()}
     publish(monkeypatch, "CIFAR10", server.files)
-    message = "end|reached|unexpected" if truncated else r"cifar-10-binary\.tar\.gz does not hold them"
+    message = "end|reached|unexpected" if truncated else r"cifar-10-binary\.tar\.gz does not contain them"
     with pytest.raises(FileNotFoundError, match=f"^cifar10: (?i:.*({message}).*)"):
         data.cifar10(tmp_path / "data", "test")
     assert not list((tmp_path / "data").rglob("test_batch.bin"))

@@ -79,7 +79,9 @@ def test_loader_and_joint_take_it(folder):
 def test_boxes_without_area_are_skipped_and_those_that_reach_out_cut_off_with_one_warning_that_counts(folder):
     objects = [("dog", (5, 5, 5, 5)), ("cat", (-3, 2, 8, 50)), ("cat", (41, 3, 60, 9)), ("dog", (1, 2, 3, 4))]
     write(folder, "a", annotation(objects))
-    message = r"voc: skipped 2 boxes without area in the image \(a\.xml\); cut off 1 box that reach out of the image \(a\.xml\)"
+    message = (
+        r"voc: skipped 2 boxes without area in the image \(a\.xml\); clipped 1 box partly outside the image \(a\.xml\)"
+    )
     with pytest.warns(UserWarning, match=message):
         found = data.voc(folder, "train")
     np.testing.assert_array_equal(found.annotations[0].boxes, [[0, 2, 8, 30], [1, 2, 3, 4]])
@@ -189,11 +191,11 @@ def test_text_is_read_in_its_encoding(folder, declared, codec, name):
         (b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff\xff</annotation>', "is not text in the encoding gb2312"),
         (b"\xff\xfe<", "is not text in the encoding utf-16"),
         (b"\x00\x01\x02", "is not text in the encoding utf-8: it holds null characters"),
-        ("<!DOCTYPE annotation><annotation/>", "has a document type, which is not read"),
+        ("<!DOCTYPE annotation><annotation/>", "has a document type, which is refused"),
         ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><a>&x;</a>', "has a document type"),
         ("<annotation>&undefined;</annotation>", "is not well-formed XML"),
         (f"<annotation>{BODY % ('cat', BOX + BOX)}</annotation>", "has an object with 2 boxes"),
-        (f"<annotation>{BODY % ('cat</name><name>dog', BOX)}</annotation>", "has name 2 times in one place"),
+        (f"<annotation>{BODY % ('cat</name><name>dog', BOX)}</annotation>", "has name 2 times in one element"),
         (f"<annotation>{BODY % ('cat', '')}</annotation>", "must have a number as bndbox/xmin, got None"),
         (f"<annotation>{BODY % ('cat', BOX.replace('9', '1_0'))}</annotation>", "must have a number as bndbox/ymax, got '1_0'"),
         (f"<annotation>{BODY % ('cat', BOX.replace('9', '1e300'))}</annotation>", "must have a number as bndbox/ymax"),
