@@ -24,7 +24,7 @@ def losses(backend: str, steps: int, batch_size: int, seed: int) -> list[float]:
     gp.seed(seed)
     model = models.cnn((8, 8, 1)).to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.02)
-    loader = DataLoader(data.digits("train"), batch_size, shuffle=True, transform=Normalize(0.305, 0.377))
+    loader = DataLoader(data.digits(split="train"), batch_size, shuffle=True, transform=Normalize(0.305, 0.377))
     values: list[float] = []
     while True:
         for images, labels in loader:

@@ -35,8 +35,8 @@ def main() -> None:
     gp.seed(arguments.seed)
     # Images (N, H, W, 3), and instances (N, H, W): 0 on the background, 1, 2, … on the nuclei. The net only has to tell
     # nuclei from the background.
-    images, instances = data.nuclei("train", arguments.root).arrays
-    test_images, test_instances = data.nuclei("test", arguments.root).arrays
+    images, instances = data.nuclei(arguments.root, "train").arrays
+    test_images, test_instances = data.nuclei(arguments.root, "test").arrays
     nucleus = instances > 0
     truth = test_instances > 0
     # The cross entropy takes the masks as class numbers, the Dice loss as probabilities.
@@ -45,7 +45,7 @@ def main() -> None:
     normalize = data.Normalize(mean=0.07, std=0.13)
     transforms = [
         data.RandomCrop(arguments.crop),
-        data.RandomFlip(),
+        data.RandomHorizontalFlip(),
         data.RandomVerticalFlip(),
         data.ColorJitter(brightness=0.2, contrast=0.2),
         normalize,
@@ -53,7 +53,7 @@ def main() -> None:
     # Joint crops and flips the masks, which stand at 1 and 2 in a batch, together with the images.
     loader = data.DataLoader(train_set, 8, shuffle=True, transform=data.Joint(transforms, masks=(1, 2)))
 
-    model = models.UNet(3, 2, base=arguments.width, depth=arguments.depth, batch_norm=True)
+    model = models.UNet(3, 2, base_channels=arguments.width, depth=arguments.depth, batch_norm=True)
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
     schedule = optim.OneCycleLR(optimizer, max_lr=5e-3, total_steps=arguments.epochs * len(loader))
     print(gp.summary(model, (arguments.crop, arguments.crop, 3)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gpunet import BackendError
-from gpunet.data.images import read_image
+from gpunet.data.readers.images import read_image
 from gpunet.vision import filters, plot
 
 

@@ -135,8 +135,8 @@ def main() -> None:
     dataset = arguments.dataset or default_dataset()
     gp.seed(arguments.seed)
     load = DATASETS[dataset]
-    train_set = load("train")
-    test_set = load("test")
+    train_set = load(split="train")
+    test_set = load(split="test")
     recipe = recipes.recipe(dataset)
     normalize = data.Normalize(recipe.mean, recipe.std)
     some = data.Subset(train_set, range(min(arguments.train_images, len(train_set))))

@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     gp.seed(arguments.seed)
-    train_set, test_set = (data.omniglot(split, arguments.root, size=arguments.size) for split in ("train", "test"))
+    train_set, test_set = (data.omniglot(arguments.root, split, size=arguments.size) for split in ("train", "test"))
     drawings, alphabets = with_rotations(train_set)
     normalize = data.Normalize(0.0825, 0.22)
     warp = data.RandomAffine(degrees=10, translate=0.07, scale=(0.8, 1.2), shear=15)

@@ -49,8 +49,8 @@ def main() -> None:
 
     # The images are (N, H, W, C) of uint8, the labels (N,).
     load = DATASETS[arguments.dataset]
-    train_set = load("train")
-    test_set = load("test")
+    train_set = load(split="train")
+    test_set = load(split="test")
     first_image, _ = train_set[0]
     input_shape = first_image.shape
 
@@ -61,16 +61,16 @@ def main() -> None:
     if recipe.shift > 0:
         transforms.append(data.RandomShift(recipe.shift))
     if recipe.flip:
-        transforms.append(data.RandomFlip())
+        transforms.append(data.RandomHorizontalFlip())
     transforms.append(normalize)
     train_loader = data.DataLoader(train_set, recipe.batch_size, shuffle=True, transform=data.Compose(transforms))
     test_loader = data.DataLoader(test_set, 256, transform=normalize)
 
     # Only cnn has dropout.
     if arguments.model == "cnn":
-        model = models.cnn(input_shape, classes=10, dropout=recipe.dropout)
+        model = models.cnn(input_shape, num_classes=10, dropout=recipe.dropout)
     else:
-        model = NETWORKS[arguments.model](input_shape, classes=10)
+        model = NETWORKS[arguments.model](input_shape, num_classes=10)
     optimizer = optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )

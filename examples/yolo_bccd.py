@@ -34,8 +34,8 @@ def main() -> None:
 
     gp.seed(arguments.seed)
     size = tuple(arguments.size)
-    train_files = data.bccd("trainval", arguments.root, size=size)
-    test_files = data.bccd("test", arguments.root, size=size)
+    train_files = data.bccd(arguments.root, "trainval", size=size)
+    test_files = data.bccd(arguments.root, "test", size=size)
     # All files are decoded once: images (N, H, W, 3), boxes (N, K, 4), and labels (N, K), which are -1 where an image
     # has fewer than K boxes.
     train_set = data.ArrayDataset(*train_files[np.arange(len(train_files))])
@@ -45,12 +45,12 @@ def main() -> None:
     anchors = box_arrays.anchors(real[:, 2:] - real[:, :2], arguments.anchors)
     print("anchors (width, height):", "  ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors))
 
-    model = models.YOLO(anchors, len(train_files.classes), base=arguments.width)
+    model = models.YOLO(anchors, len(train_files.classes), base_channels=arguments.width)
     print(gp.summary(model, (*size, 3)))
     normalize = data.Normalize(images.mean(axis=(0, 1, 2)) / 255, images.std(axis=(0, 1, 2)) / 255)
     transforms = [
         data.RandomAffine(translate=0.1, scale=(0.8, 1.2), border="edge"),
-        data.RandomFlip(),
+        data.RandomHorizontalFlip(),
         data.RandomVerticalFlip(),
         data.ColorJitter(brightness=0.2, contrast=0.2),
         normalize,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from gpunet.data.images import checked_background
+from gpunet.data.readers.images import checked_background
 
 
 class Command(NamedTuple):

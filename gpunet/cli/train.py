@@ -19,8 +19,8 @@ from gpunet.cli.arguments import (
     image_size,
     when_unreadable,
 )
+from gpunet.files import write_whole
 from gpunet.interop import load_weights
-from gpunet.interop.files import write_whole
 from gpunet.interop.plain import to_json
 from gpunet.precision import PRECISIONS
 from gpunet.random import seed

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.interop.files import write_whole
+from gpunet.files import write_whole
 from gpunet.interop.plain import plain_number
 
 

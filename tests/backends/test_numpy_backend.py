@@ -242,7 +242,7 @@ def test_training_on_two_backends_gives_the_same_losses(backend, rng):
     x, labels = rng.normal(size=(16, 12, 12, 1)).astype(np.float32), rng.integers(0, 3, 16)
     for name in ("reference", backend):
         gp.seed(1)
-        model = gp.models.lenet((12, 12, 1), classes=3).to(name)
+        model = gp.models.lenet((12, 12, 1), num_classes=3).to(name)
         optimizer = gp.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         curve = losses[gp.get_backend(name).name + str(len(losses))] = []
         for _ in range(10):

@@ -194,7 +194,7 @@ def test_models_take_images_of_many_sizes(backend, rng, shape):
     for make in (gp.models.lenet, gp.models.cnn):
         if shape == (32, 33, 3) and make is gp.models.cnn:
             continue
-        model = make(shape, classes=7).to(backend)
+        model = make(shape, num_classes=7).to(backend)
         logits = model(rng.normal(size=(2, *shape)).astype(np.float32))
         assert logits.shape == (2, 7)
     assert gp.models.cnn((4, 5, 1), dropout=0.5)(np.ones((1, 4, 5, 1), np.float32)).shape == (1, 10)

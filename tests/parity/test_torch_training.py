@@ -182,7 +182,7 @@ def torch_lenet(model):
 
 
 def test_the_loss_curve_of_40_steps_of_lenet_is_pytorchs(backend, rng):
-    digits, labels = gp.data.digits("train")[:256]
+    digits, labels = gp.data.digits(split="train")[:256]
     images = np.pad(np.kron(digits[..., 0] / np.float32(255), np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))[..., None]
     images, size = images.astype(np.float32), 64
     model = gp.models.lenet().to(backend)

@@ -1,4 +1,4 @@
-"""Where the files of a public data set are: in a folder the user names, in the cache, or at an official address."""
+"""Where the files of a public data set are: in a folder of the user's, in the cache, or online."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ from pathlib import Path, PurePosixPath
 from gpunet.nvrtc.cache import writable
 
 ENVIRONMENT = "GPUNET_DATA"
-"""The environment variable that names a folder of data sets."""
+"""The environment variable that names the folder of the data sets."""
 
-_PROBLEMS = (OSError, ValueError, EOFError, ImportError, tarfile.TarError)  # pooch, requests and tarfile raise them
+Root = str | os.PathLike[str] | None
+"""The folder that holds the folders of data sets; None stands for what GPUNET_DATA names."""
+
+SPLITS = ("train", "test")
+
+_PROBLEMS = (OSError, ValueError, EOFError, ImportError, tarfile.TarError)
+"""What pooch, requests and tarfile raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A public data set: the folder its files stand in, and what to fetch.
+    """A public data set: the folder of its files, and what to download.
 
     Attributes:
-        folder: name of the folder below the user's root or the cache.
-        url: official address; ends in "/", before the names of `md5`.
-        md5: checksum of each file to fetch: ``.gz`` files of the folder, or one ``.tar.gz`` that holds it.
+        folder: name of the folder, below the user's root or the cache.
+        url: the official address; ends in "/", after which the names of `md5` follow.
+        md5: the checksum of each file to download: ``.gz`` files of the folder, or one ``.tar.gz``
+            that holds it.
     """
 
     folder: str
@@ -34,18 +41,34 @@ class Source:
     md5: Mapping[str, str]
 
 
-def find_files(
-    operation: str, source: Source, names: Sequence[str], root: str | os.PathLike[str] | None, download: bool
-) -> list[Path]:
-    """The paths of `names`, fetched first if they are nowhere; nothing half-written ever has one of these names.
+def checked_split(operation: str, root: Root, split: str) -> str:
+    """The split, checked to be "train" or "test".
+
+    Raises:
+        ValueError: another split; or a root that is the name of a split and not a folder, from a
+            call such as ``mnist("test")``.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'{operation}: split is {split!r} but takes "train" or "test"')
+    if root in SPLITS and not Path(root).is_dir():
+        raise ValueError(f"{operation}: root is {root!r}, which is a split, not a folder; write split={root!r}")
+    return split
+
+
+def find_files(operation: str, source: Source, names: Sequence[str], root: Root, download: bool) -> list[Path]:
+    """The paths of files of a data set, which are downloaded if they are nowhere.
+
+    A file gets its final name only when it is complete and checked.
 
     Args:
-        operation: whose errors these are.
+        operation: the name of the reader, which begins errors.
         names: of files in ``source.folder``; ``NAME.gz`` is also found as ``NAME``.
-        root: the folder that holds ``source.folder``; if None, what GPUNET_DATA names, then the cache.
-        download: whether to fetch what is missing, into root or the cache.
+        root: the folder that holds ``source.folder``; if None, the folder in GPUNET_DATA, then the
+            cache.
+        download: whether to download missing files, into root or the cache.
     Raises:
-        FileNotFoundError: they are nowhere and cannot be had: where they were looked for, what went wrong, what to do.
+        FileNotFoundError: a file is nowhere and cannot be downloaded; the message says where it was
+            looked for, what went wrong, and what to do.
     """
     if root is not None:
         bases = [Path(root).expanduser()]
@@ -62,7 +85,7 @@ def find_files(
         folder = _fetch(source, names, folders[-1] if root is not None else None)
         if found := _present(folder, names):
             return found
-        raise OSError(f"{', '.join(source.md5)} does not hold them")
+        raise OSError(f"{', '.join(source.md5)} does not contain them")
     except _PROBLEMS as error:
         looked = " or ".join(map(str, folders)) or f"{ENVIRONMENT}, which is not set,"
         why = " ".join(str(error).split()).rstrip(".")
@@ -72,14 +95,16 @@ def find_files(
         ) from error
 
 
-def find_folder(operation: str, name: str, root: str | os.PathLike[str] | None, address: str) -> Path:
-    """The folder `name` of a data set that is not fetched: below root, or below what GPUNET_DATA names if root is None.
+def find_folder(operation: str, name: str, root: Root, address: str) -> Path:
+    """The folder of a data set that is not downloaded: in root, or in GPUNET_DATA's folder.
 
     Args:
-        operation: whose error this is.
+        operation: the name of the reader, which begins errors.
+        name: of the folder.
         address: where the data set is published, for the message.
     Raises:
-        FileNotFoundError: it is not there: where it was looked for, and what to do.
+        FileNotFoundError: it is not there; the message says where it was looked for, and what to
+            do.
     """
     base = os.environ.get(ENVIRONMENT) if root is None else root
     folder = Path(base).expanduser() / name if base else None
@@ -93,7 +118,7 @@ def find_folder(operation: str, name: str, root: str | os.PathLike[str] | None, 
 
 
 def _present(folder: Path, names: Sequence[str]) -> list[Path] | None:
-    """The paths of all names in a folder, unpacked or as published; None if any is missing."""
+    """The paths of all names in a folder, unpacked or as published; None if one is missing."""
     paths = []
     for name in names:
         path = next((path for path in (folder / name.removesuffix(".gz"), folder / name) if path.is_file()), None)
@@ -104,19 +129,23 @@ def _present(folder: Path, names: Sequence[str]) -> list[Path] | None:
 
 
 def _cache() -> Path | None:
+    """gpunet's folder in the user's cache; None without pooch or a home folder."""
     try:
         import pooch
     except ImportError:
         return None
     folder = Path(os.path.expanduser(pooch.os_cache("gpunet")))
-    return folder if folder.is_absolute() else None  # it stays "~/…" where no home folder is known
+    return folder if folder.is_absolute() else None  # without a home folder, "~/…" is not expanded
 
 
 def _fetch(source: Source, names: Sequence[str], folder: Path | None) -> Path:
-    """Fetch what is missing of `names` into a folder, each file complete and checked before it gets its name; -> the folder.
+    """Download what is missing of `names` into a folder and return the folder.
+
+    Each file is complete and checked before it gets its name.
 
     Args:
-        folder: the cache's if None, or a temporary one, with a warning, where the cache cannot be written to.
+        folder: if None, the cache, or a temporary folder, with a warning, if the cache cannot be
+            written to.
     """
     try:
         import pooch
@@ -143,7 +172,7 @@ def _fetch(source: Source, names: Sequence[str], folder: Path | None) -> Path:
 
 
 def _stream(url: str, path: str, _: object) -> None:
-    """What pooch calls to write the content of an address to a temporary file, which it then checks."""
+    """Write the content of an address to a temporary file, which pooch then checks."""
     import requests
     from tqdm import tqdm
 
@@ -151,14 +180,17 @@ def _stream(url: str, path: str, _: object) -> None:
     with requests.get(url, stream=True, timeout=30) as answer:
         answer.raise_for_status()
         size = int(answer.headers.get("Content-Length", 0)) or None
-        silent = sys.stderr is None  # a program without a console
+        silent = sys.stderr is None  # as in a program without a console
         with open(path, "wb") as file, tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=silent) as bar:
             for chunk in answer.iter_content(1 << 16):
                 bar.update(file.write(chunk))
 
 
 def _unpack(archive: Path, folder: str) -> list[Path]:
-    """Unpack the files of an archive's folder beside it; only a member's last name counts, so none lands elsewhere."""
+    """Unpack the files of one folder of an archive beside the archive.
+
+    Only the last part of a member's name counts, so no file is written anywhere else.
+    """
     paths = []
     with tarfile.open(archive) as members:
         for member in members:

@@ -1,4 +1,4 @@
-"""Image files as arrays: 8 bits per channel, nothing transparent, the right way up."""
+"""Image files as arrays: 8 bits per channel, without transparency, the right way up."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from typing import Any
 import numpy as np
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""What an image's name may end in, in either case; other files are passed over."""
+"""The endings of image files' names, in lower case; other files are ignored."""
 Background = int | tuple[int, int, int]
-"""A level of grey, or red, green and blue, from 0 to 255."""
+"""A level of grey, or (red, green, blue), from 0 to 255."""
 
 WHITE = 255
 _ORIENTATION = 0x0112
 """The EXIF tag that says how an image is turned."""
 _OTHER_BYTES = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}
-"""Pillow takes the upper byte of each 16-bit level; read in the other byte order, it gives the lower one."""
+"""For each of Pillow's 16-bit modes, the mode of the other byte order.
+
+Pillow keeps only the upper byte of each 16-bit level; read in the other byte order, it gives the
+lower byte.
+"""
 _OTHER_BYTES |= {f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}" for mode in ("RGB", "RGBA")}
 _FEW_BITS = {"L;2": 85, "L;4": 17}
-"""Pillow scales grey levels of 2 and 4 bits to 8, but not the one that stands for transparent."""
+"""Factors that scale a level of few bits to 8 bits.
+
+Pillow scales the pixels, but not the level that stands for transparent.
+"""
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANAR = 258, 262, 284
 
 
@@ -35,18 +42,21 @@ def read_image(
 ) -> np.ndarray:
     """An image file as (H, W, C) uint8, with C = 3, or 1 if `grey`.
 
-    Levels v of 16 bits become round(v / 257), of 12 bits round(v / 16.06). Transparent pixels are blended over the
-    background: round(a * v + (1 - a) * background) for an opacity a from 0 to 1. The image is turned as its EXIF orientation
-    says, which PyTorch's readers do not do; of an animation, the first picture is taken. Colour profiles are ignored.
+    Levels v of 16 bits become round(v / 257), of 12 bits round(v / 16.06). Transparent pixels are
+    blended with the background: round(a * v + (1 - a) * background) for an opacity a from 0 to 1.
+    The image is turned as its EXIF orientation says, which PyTorch's readers do not do. Of an
+    animation, the first picture is taken. Colour profiles are ignored.
 
     Args:
-        size: (height, width) in pixels to scale to (bilinear, antialiased), after blending; the file's if None.
+        size: (height, width) in pixels to scale to (bilinear, antialiased) after blending; the
+            file's own size if None.
         grey: whether to take the luma instead of red, green and blue.
-        stated: the (height, width) that the file must have, before it is scaled; any if None.
-        background: what transparent images lie on.
+        stated: the (height, width) that the file must have before it is scaled; any size if None.
+        background: the colour behind transparent pixels.
     Raises:
-        ValueError: what cannot be read, or has no scale from black to white: floats, signed and 32-bit numbers; another
-            size than is stated. It names the file.
+        ValueError: a file that cannot be read; one whose scale from black to white is unknown
+            (floats, signed or 32-bit numbers); another size than stated. The message names the
+            file.
         ImportError: Pillow is not installed.
     """
     image_module = _image_module()
@@ -56,7 +66,7 @@ def read_image(
             upright = _upright(_opaque(image, path, below), image).convert("L" if grey else "RGB")
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise many kinds
+    except Exception as error:  # Pillow's decoders raise many kinds of errors
         raise ValueError(f"read_image: cannot read {path}: {error}") from error
     if stated is not None and upright.size != (stated[1], stated[0]):
         raise ValueError(f"read_image: {path} is {upright.size[::-1]} (height, width) but annotated as {stated}")
@@ -68,7 +78,12 @@ def read_image(
 
 
 def checked_background(operation: str, background: Any) -> tuple[int, int, int]:
-    """Red, green and blue as Python integers."""
+    """Red, green and blue of a background, as Python integers.
+
+    Raises:
+        TypeError: anything but an integer or three of them.
+        ValueError: a level below 0 or above 255.
+    """
     levels = (background,) * 3 if isinstance(background, Integral) else background
     wrong = not isinstance(levels, list | tuple) or len(levels) != 3
     if wrong or any(not isinstance(level, Integral) or isinstance(level, bool) for level in levels):
@@ -81,18 +96,8 @@ def checked_background(operation: str, background: Any) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
-    """(height, width) as Python integers, or None."""
-    if size is None:
-        return None
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, Integral) for n in size):
-        raise TypeError(f"{operation}: size must be (height, width) in pixels or None, got {size!r}")
-    if min(size) < 1:
-        raise ValueError(f"{operation}: size must be at least 1 pixel high and wide, got {size}")
-    return int(size[0]), int(size[1])
-
-
 def _image_module() -> Any:
+    """Pillow's `Image` module."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -101,7 +106,7 @@ def _image_module() -> Any:
 
 
 def _upright(pixels: Any, image: Any) -> Any:
-    """The picture `pixels` of the file `image`, turned as the file says."""
+    """The picture `pixels`, turned as the file `image` says."""
     from PIL import ImageOps
 
     orientation = image.getexif().get(_ORIENTATION, 1)
@@ -113,7 +118,7 @@ def _upright(pixels: Any, image: Any) -> Any:
 
 
 def _opaque(image: Any, path: str | os.PathLike[str], background: tuple[int, int, int]) -> Any:
-    """The file's picture, of 8 bits per channel and without transparency, in any of Pillow's modes."""
+    """The file's picture in one of Pillow's modes of 8 bits per channel, without transparency."""
     few = _FEW_BITS.get(_raw_mode(image), 1)
     deep = _grey_levels(image) if image.mode.startswith(("I", "F")) else _colour_levels(image, path)
     if deep is not None:
@@ -128,7 +133,11 @@ def _opaque(image: Any, path: str | os.PathLike[str], background: tuple[int, int
 
 
 def _blended(levels: np.ndarray, full: int, background: tuple[int, int, int]) -> np.ndarray:
-    """Levels (H, W, C) from 0 to `full`, the last channel their opacity if C is even -> uint8 (H, W, 3)."""
+    """Blend levels with the background -> uint8 (H, W, 3).
+
+    Args:
+        levels: (H, W, C), from 0 to `full`; if C is even, the last channel is the opacity.
+    """
     numerator, denominator = 255 * levels.astype(np.int64), full
     if levels.shape[-1] % 2 == 0:
         opacity = levels[..., -1:].astype(np.int64)
@@ -139,16 +148,19 @@ def _blended(levels: np.ndarray, full: int, background: tuple[int, int, int]) ->
 
 
 def _grey_levels(image: Any) -> tuple[np.ndarray, int]:
-    """(levels (H, W, C), the largest) of a grey image of more than 8 bits: C is 2, with opacity, if it is transparent."""
+    """(levels (H, W, C), the largest level) of a grey image of more than 8 bits.
+
+    C is 1, or 2, with opacity, if the image is transparent.
+    """
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind = "floats" if image.mode == "F" else "signed or 32-bit numbers"
         raise ValueError(
-            f"it holds {kind}, of which black and white are not known; save it with 8 or 16 bits a channel"
+            f"it holds {kind}, whose levels of black and white are unknown; save it with 8 or 16 bits per channel"
         )
     tags = image.tag_v2 if image.format == "TIFF" else {}
     full = (1 << tags.get(_TIFF_BITS, (16,))[0]) - 1
     levels = np.array(image).astype(np.int64)[..., np.newaxis]
-    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # white is 0
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:  # 0 stands for white
         levels = full - levels
     transparent = image.info.get("transparency")
     if transparent is None:
@@ -157,13 +169,17 @@ def _grey_levels(image: Any) -> tuple[np.ndarray, int]:
 
 
 def _colour_levels(image: Any, path: str | os.PathLike[str]) -> tuple[np.ndarray, int] | None:
-    """(levels (H, W, C), the largest) of an image of several channels of 16 bits, with opacity if C is even; or None."""
+    """(levels (H, W, C), the largest level) of an image of several 16-bit channels; None for
+    others.
+
+    An even C includes opacity.
+    """
     raw = _raw_mode(image)
     if image.format == "TIFF" and image.tag_v2.get(_TIFF_PLANAR) == 2 and max(image.tag_v2[_TIFF_BITS]) > 8:
         raise ValueError(
-            "it keeps its 16-bit channels one after the other, which Pillow reads wrongly; interleave them"
+            "it stores its 16-bit channels one after the other, which Pillow reads wrongly; interleave them"
         )
-    if raw == "LA;16B":  # as four channels, the two bytes of both levels are next to each other
+    if raw == "LA;16B":  # read as four channels, which are the two bytes of both levels
         pairs = np.array(_as_raw_mode(image, "RGBA")).astype(np.int64)
         return pairs[..., 0::2] * 256 + pairs[..., 1::2], 65535
     if raw not in _OTHER_BYTES:
@@ -179,7 +195,7 @@ def _colour_levels(image: Any, path: str | os.PathLike[str]) -> tuple[np.ndarray
 
 
 def _raw_mode(image: Any) -> str:
-    """How the levels lie in a file that has not been decoded yet, in Pillow's words; "" if that is not known."""
+    """Pillow's name for how the levels of a file lie before decoding; "" if it is not known."""
     arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
@@ -190,7 +206,7 @@ def _as_raw_mode(image: Any, raw: str) -> Any:
     tiles = []
     for tile in image.tile:
         changed = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
-        make = getattr(type(tile), "_make", tuple)  # of newer releases of Pillow, a named tuple
+        make = getattr(type(tile), "_make", tuple)  # newer releases of Pillow use a named tuple
         tiles.append(make((*tile[:3], changed)))
     image.tile = tiles
     image.load()

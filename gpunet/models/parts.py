@@ -1,6 +1,10 @@
-"""What networks check of their arguments."""
+"""What several networks share: checks of their arguments, and the dense layers at their end."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpunet import nn
 
 STEMS = ("small", "paper")
 """First layers: for images of some 32 pixels, and the paper's."""
@@ -19,3 +23,12 @@ def check_extents(model: str, input_shape: tuple[int, int, int], least: int, ste
     if min(h, w) < least:
         which = f" for the {stem} stem" if stem else ""
         raise ValueError(f"{model}: images are {h}x{w} but must be at least {least}x{least}{which}")
+
+
+def dense_head(features: int, dense: Sequence[int], num_classes: int, dropout: float = 0.5) -> list[nn.Module]:
+    """Hidden dense layers, each with ReLU and dropout, and the one that gives the logits."""
+    layers: list[nn.Module] = []
+    for outputs in dense:
+        layers += [nn.Linear(features, outputs, activation="relu"), nn.Dropout(dropout)]
+        features = outputs
+    return [*layers, nn.Linear(features, num_classes)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
-from gpunet.data.images import read_image
+from gpunet.data.readers.images import read_image
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -152,7 +152,7 @@ def test_pgm_files_are_scaled_by_their_largest_level(rng, most):
 def test_levels_without_a_known_white_raise_with_the_name_of_the_file(tmp_path, levels, kind, what):
     (tmp_path / "x.tif").write_bytes(tiff(levels, kind=kind))
     with pytest.raises(
-        ValueError, match=rf"^read_image: cannot read .*x\.tif: it holds {what}, of which black and white"
+        ValueError, match=rf"^read_image: cannot read .*x\.tif: it holds {what}, whose levels of black and white"
     ):
         read_image(tmp_path / "x.tif")
 

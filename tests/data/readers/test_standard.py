@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
-from gpunet.data import standard
+from gpunet.data.readers import standard
 
 EXTRA = r'pip install "gpunet\[examples\]"'
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
@@ -50,36 +50,46 @@ def cache(tmp_path, monkeypatch):
 def test_idx_files_are_found_below_root_and_environment(tmp_path, monkeypatch, name, folder, compress):
     write_mnist(tmp_path / "one" / folder, compress=compress)
     write_mnist(tmp_path / "one" / folder, "t10k", IMAGES[:2], LABELS[:2], compress=compress)
-    dataset = getattr(data, name)("train", root=tmp_path / "one", download=False)
+    dataset = getattr(data, name)(tmp_path / "one", "train", download=False)
     assert np.array_equal(dataset.arrays[0], IMAGES[..., None])
     assert dataset.arrays[0].dtype == np.uint8
     assert dataset.arrays[1].tolist() == LABELS.tolist()
     assert dataset.arrays[1].dtype == np.int64
     assert len(dataset.classes) == 10
     monkeypatch.setenv("GPUNET_DATA", str(tmp_path / "one"))
-    assert len(getattr(data, name)("test", download=False)) == 2
+    assert len(getattr(data, name)(split="test", download=False)) == 2
     with pytest.raises(FileNotFoundError):  # root= is looked into instead
-        getattr(data, name)("test", root=tmp_path / "two", download=False)
+        getattr(data, name)(tmp_path / "two", "test", download=False)
 
 
 def test_cache_is_looked_into_after_the_environments_folder(tmp_path, monkeypatch, cache):
     write_mnist(cache / "mnist")
     monkeypatch.setenv("GPUNET_DATA", str(tmp_path / "other"))
-    assert len(data.mnist("train", download=False)) == 5
+    assert len(data.mnist(split="train", download=False)) == 5
     write_mnist(tmp_path / "other/mnist", images=IMAGES[:4], labels=LABELS[:4])
-    assert len(data.mnist("train", download=False)) == 4
+    assert len(data.mnist(split="train", download=False)) == 4
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "fashion_mnist", "cifar10"])
 def test_other_splits_raise(name):
     with pytest.raises(ValueError, match=f'^{name}: split is \'valid\' but takes "train" or "test"$'):
-        getattr(data, name)("valid")
+        getattr(data, name)(split="valid")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "omniglot", "nuclei"])
+def test_a_split_in_the_place_of_the_root_raises(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"^{name}: root is 'test', which is a split, not a folder; write split='test'$"
+    ):
+        getattr(data, name)("test")
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_files_say_where_and_how(tmp_path, monkeypatch, cache):
     monkeypatch.setenv("GPUNET_DATA", str(tmp_path / "mine"))
     with pytest.raises(FileNotFoundError) as caught:
-        data.mnist("test", download=False)
+        data.mnist(split="test", download=False)
     message = str(caught.value)
     assert message.startswith("mnist: t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz are not in ")
     assert f"{tmp_path / 'mine' / 'mnist'} or {cache / 'mnist'}" in message
@@ -92,14 +102,14 @@ def test_missing_files_say_where_and_how(tmp_path, monkeypatch, cache):
 def test_missing_pooch_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(FileNotFoundError, match=rf"not in GPUNET_DATA, which is not set, .* need pooch: {EXTRA}"):
-        data.cifar10("train")
+        data.cifar10(split="train")
 
 
 def test_missing_scikit_learn_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.delitem(sys.modules, "sklearn.datasets", raising=False)
     with pytest.raises(ImportError, match=f"digits: needs scikit-learn: {EXTRA}"):
-        data.digits("train")
+        data.digits(split="train")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +124,7 @@ def test_missing_scikit_learn_names_the_extra(monkeypatch):
 def test_idx_files_that_do_not_fit_raise_with_their_name(tmp_path, images, labels, message):
     write_mnist(tmp_path / "mnist", images=np.ascontiguousarray(images), labels=labels)
     with pytest.raises(ValueError, match=f"^mnist: .*{message}"):
-        data.mnist("train", root=tmp_path)
+        data.mnist(tmp_path, "train")
 
 
 def test_corrupt_idx_file_raises_with_its_name(tmp_path):
@@ -122,7 +132,7 @@ def test_corrupt_idx_file_raises_with_its_name(tmp_path):
     path = tmp_path / "mnist/train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is corrupt or truncated gzip"):
-        data.mnist("train", root=tmp_path)
+        data.mnist(tmp_path, "train")
 
 
 def cifar_records():
@@ -136,7 +146,7 @@ def test_cifar_planes_become_channels(tmp_path):
     (tmp_path / "cifar-10-batches-bin").mkdir()
     records = cifar_records()
     records.tofile(tmp_path / "cifar-10-batches-bin/test_batch.bin")
-    images, labels = data.cifar10("test", root=tmp_path).arrays
+    images, labels = data.cifar10(tmp_path, "test").arrays
     assert images.shape == (10_000, 32, 32, 3)
     assert images.flags.c_contiguous
     assert labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
@@ -151,7 +161,7 @@ def test_cifar_file_of_wrong_size_raises_with_its_name(tmp_path, size):
     with (tmp_path / "cifar-10-batches-bin/test_batch.bin").open("wb") as file:
         file.truncate(size)
     with pytest.raises(ValueError, match=rf"^cifar10: .*test_batch\.bin must have 30730000 bytes .*, got {size}$"):
-        data.cifar10("test", root=tmp_path)
+        data.cifar10(tmp_path, "test")
 
 
 def test_cifar_label_above_nine_raises_with_the_files_name(tmp_path):
@@ -160,7 +170,7 @@ def test_cifar_label_above_nine_raises_with_the_files_name(tmp_path):
     records[123, 0] = 10
     records.tofile(tmp_path / "cifar-10-batches-bin/test_batch.bin")
     with pytest.raises(ValueError, match=r"test_batch\.bin must hold labels from 0 to 9, got 10 in record 123$"):
-        data.cifar10("test", root=tmp_path)
+        data.cifar10(tmp_path, "test")
 
 
 # ---- downloads, from a server on this machine ----------------------------------------------------------------------
@@ -231,7 +241,7 @@ def everything(folder):
 
 def test_download_works_without_a_console(published, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
-    assert np.array_equal(data.mnist("train", root=tmp_path / "data").arrays[0][..., 0], IMAGES)
+    assert np.array_equal(data.mnist(tmp_path / "data", "train").arrays[0][..., 0], IMAGES)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -239,7 +249,7 @@ def test_download_is_kept_and_not_repeated(published, tmp_path, cache, named, ca
     root = tmp_path / "data" if named else None
     half = []
     published.halfway = lambda: half.extend(everything(tmp_path / "data" if named else cache))
-    dataset = data.mnist("train", root=root)
+    dataset = data.mnist(root, "train")
     assert np.array_equal(dataset.arrays[0][..., 0], IMAGES)
     assert sorted(published.asked) == ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"]
     assert "100%" in capfd.readouterr().err  # the progress bar
@@ -247,20 +257,20 @@ def test_download_is_kept_and_not_repeated(published, tmp_path, cache, named, ca
     assert "mnist/train-labels-idx1-ubyte.gz" not in half  # the second file: none has its name before it is complete
     kept = everything(tmp_path / "data" if named else cache)
     assert kept == ["mnist", "mnist/train-images-idx3-ubyte.gz", "mnist/train-labels-idx1-ubyte.gz"]
-    assert len(data.mnist("train", root=root, download=False)) == 5
+    assert len(data.mnist(root, "train", download=False)) == 5
     assert len(published.asked) == 2
 
 
 def test_only_what_is_missing_is_fetched(published, tmp_path):
     write_mnist(tmp_path / "data/mnist", compress=False)
     (tmp_path / "data/mnist/train-labels-idx1-ubyte").unlink()
-    assert len(data.mnist("train", root=tmp_path / "data")) == 5
+    assert len(data.mnist(tmp_path / "data", "train")) == 5
     assert published.asked == ["train-labels-idx1-ubyte.gz"]
 
 
 def fails(root, *parts):
     with pytest.raises(FileNotFoundError) as caught:
-        data.mnist("train", root=root)
+        data.mnist(root, "train")
     message = str(caught.value)
     assert "\n" not in message
     for part in ("mnist: train-images-idx3-ubyte.gz", str(root / "mnist"), "by root= or GPUNET_DATA", *parts):
@@ -288,7 +298,7 @@ def test_interrupted_transfer_keeps_nothing_and_can_be_repeated(published, tmp_p
     fails(tmp_path / "data", f"{half} bytes read")
     assert everything(tmp_path / "data") == ["mnist"]
     published.interrupted = set()
-    assert len(data.mnist("train", root=tmp_path / "data")) == 5
+    assert len(data.mnist(tmp_path / "data", "train")) == 5
 
 
 def test_server_that_does_not_answer_raises(server, monkeypatch, tmp_path):
@@ -326,7 +336,7 @@ def test_cifar_archive_is_unpacked_and_not_kept(server, monkeypatch, tmp_path):
         **{"test_batch.bin": cifar_records().tobytes(), "data_batch_1.bin": b"one", "../../outside.bin": b"outside"}
     )
     publish(monkeypatch, "CIFAR10", server.files)
-    assert len(data.cifar10("test", root=tmp_path / "data")) == 10_000
+    assert len(data.cifar10(tmp_path / "data", "test")) == 10_000
     folder = ["cifar-10-batches-bin"]
     assert everything(tmp_path / "data") == [
         *folder, "cifar-10-batches-bin/data_batch_1.bin", "cifar-10-batches-bin/test_batch.bin",
@@ -340,9 +350,9 @@ def test_archive_without_the_files_raises_and_leaves_nothing(server, monkeypatch
     if truncated:
         server.files = {name: content[:50_000] for name, content in server.files.items()}
     publish(monkeypatch, "CIFAR10", server.files)
-    message = "end|reached|unexpected" if truncated else r"cifar-10-binary\.tar\.gz does not hold them"
+    message = "end|reached|unexpected" if truncated else r"cifar-10-binary\.tar\.gz does not contain them"
     with pytest.raises(FileNotFoundError, match=f"^cifar10: (?i:.*({message}).*)"):
-        data.cifar10("test", root=tmp_path / "data")
+        data.cifar10(tmp_path / "data", "test")
     assert not list((tmp_path / "data").rglob("test_batch.bin"))
     assert not list((tmp_path / "data").rglob(".fetching*"))
 
@@ -412,7 +422,7 @@ def test_mnist_is_itself(real_data):
 
 def test_digits_test_is_every_fifth_and_values_are_scaled():
     load = pytest.importorskip("sklearn.datasets", reason="scikit-learn is not installed").load_digits()
-    train, test = data.digits("train"), data.digits("test")
+    train, test = data.digits(split="train"), data.digits(split="test")
     assert (len(train), len(test)) == (1438, 359)
     assert train.arrays[0].shape == (1438, 8, 8, 1)
     assert [array.dtype for array in train.arrays] == [np.uint8, np.int64]

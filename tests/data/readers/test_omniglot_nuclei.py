@@ -31,7 +31,7 @@ def alphabets(tmp_path):
 
 
 def test_omniglot_keeps_alphabets_characters_and_drawers(alphabets):
-    found = data.omniglot("train", alphabets, size=7)
+    found = data.omniglot(alphabets, "train", size=7)
     images, characters = found.arrays
     assert (images.shape, images.dtype) == ((20, 7, 7, 1), np.uint8)
     assert found.alphabets == ("Greek", "Latin")
@@ -46,12 +46,12 @@ def test_omniglot_keeps_alphabets_characters_and_drawers(alphabets):
 
 
 def test_hidden_files_and_folders_are_no_drawings(alphabets):
-    expected = data.omniglot("train", alphabets)
+    expected = data.omniglot(alphabets, "train")
     base = alphabets / "omniglot/images_background"
     for hidden in (".ipynb_checkpoints/character01", "Greek/.ipynb_checkpoints"):
         (base / hidden).mkdir(parents=True)
     (base / "Greek/character01/._001_01.png").write_bytes(b"no image")
-    found = data.omniglot("train", alphabets)
+    found = data.omniglot(alphabets, "train")
     assert found.classes == expected.classes
     for one, other in zip(found.arrays, expected.arrays, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -59,19 +59,19 @@ def test_hidden_files_and_folders_are_no_drawings(alphabets):
 
 def test_omniglot_says_what_is_wrong_with_its_folders(alphabets):
     with pytest.raises(ValueError, match='omniglot: split is "?\'dev\'"? but takes "train" or "test"'):
-        data.omniglot("dev", alphabets)
+        data.omniglot(alphabets, "dev")
     with pytest.raises(ValueError, match=r"omniglot: .*images_evaluation must hold ALPHABET/characterNN folders"):
-        data.omniglot("test", alphabets)
+        data.omniglot(alphabets, "test")
     with pytest.raises(FileNotFoundError, match=r"omniglot: there is no folder .*; get it from https://github.com"):
-        data.omniglot("train", alphabets / "nowhere")
+        data.omniglot(alphabets / "nowhere", "train")
     character = alphabets / "omniglot/images_background/Greek/character02"
     (character / "002_01.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"cannot read .*002_01\.png"):
-        data.omniglot("train", alphabets)
+        data.omniglot(alphabets, "train")
     for path in character.glob("*"):
         path.unlink()
     with pytest.raises(ValueError, match=r"omniglot: .*character02 holds no drawings"):
-        data.omniglot("train", alphabets)
+        data.omniglot(alphabets, "train")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def cells(tmp_path, rng):
 
 
 def test_nuclei_are_numbered_and_every_fifth_image_is_held_out(cells):
-    (images, instances), test = data.nuclei("train", cells).arrays, data.nuclei("test", cells)
+    (images, instances), test = data.nuclei(cells, "train").arrays, data.nuclei(cells, "test")
     assert (images.shape, instances.shape, len(test)) == ((5, 8, 9, 3), (5, 8, 9), 1)
     np.testing.assert_array_equal(np.unique(instances[0]), [0, 1, 2])
     np.testing.assert_array_equal(instances[0, :2, :3], 1)
@@ -100,12 +100,12 @@ def test_nuclei_are_numbered_and_every_fifth_image_is_held_out(cells):
 
 
 def test_hidden_files_and_folders_are_no_nuclei(cells):
-    expected = data.nuclei("train", cells).arrays
+    expected = data.nuclei(cells, "train").arrays
     base = cells / "dsb2018/stage1_train"
     (base / ".ipynb_checkpoints").mkdir()
     for part in ("images", "masks"):
         (base / "0" / part / "._0.png").write_bytes(b"no image")
-    for one, other in zip(data.nuclei("train", cells).arrays, expected, strict=True):
+    for one, other in zip(data.nuclei(cells, "train").arrays, expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -113,16 +113,16 @@ def test_nuclei_say_what_is_wrong_with_their_files(cells):
     folder = cells / "dsb2018/stage1_train/3"
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "masks/1.png")
     with pytest.raises(ValueError, match=r"nuclei: mask .*1\.png is \(9, 9\) but its image \(8, 9\)"):
-        data.nuclei("train", cells)
+        data.nuclei(cells, "train")
     (folder / "masks/1.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"cannot read .*1\.png"):
-        data.nuclei("train", cells)
+        data.nuclei(cells, "train")
     for path in (folder / "masks").iterdir():
         path.unlink()
     with pytest.raises(ValueError, match=r"nuclei: .*3 must hold one image and its masks, got 1 and 0"):
-        data.nuclei("train", cells)
+        data.nuclei(cells, "train")
     with pytest.raises(ValueError, match="nuclei: split is 'all'"):
-        data.nuclei("all", cells)
+        data.nuclei(cells, "all")
 
 
 def real(name):
@@ -134,13 +134,13 @@ def real(name):
 @pytest.mark.slow
 def test_real_omniglot_has_its_published_numbers():
     real("omniglot")
-    found = data.omniglot("test")
+    found = data.omniglot(split="test")
     assert (len(found), len(found.classes), len(found.alphabets)) == (13_180, 659, 20)
     assert (np.bincount(found.arrays[1]) == 20).all()
 
 
 def test_real_nuclei_are_read():
     real("dsb2018")
-    images, instances = data.nuclei("test").arrays
+    images, instances = data.nuclei(split="test").arrays
     assert images.shape == (66, 256, 256, 3)
     assert 0.05 < (instances > 0).mean() < 0.5

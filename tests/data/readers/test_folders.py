@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
-from gpunet.data.folders import image_files, match_classes, split_folders
+from gpunet.data.readers.folders import image_files, match_classes, split_folders
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -202,18 +202,18 @@ def test_folders_named_as_splits_are_splits(tmp_path, names, expected):
     make(tmp_path, ".cache/x/1.png", "__MACOSX/train/a/1.png")
     (tmp_path / names[0] / "labels.csv").write_text("")
     assert split_folders(tmp_path) == {split: tmp_path / name for split, name in expected.items()}
-    with pytest.raises(ValueError, match="holds splits, .* give the folder of a split, such as "):
+    with pytest.raises(ValueError, match="holds splits, .* pass the folder of a split, such as "):
         data.ImageFolder(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["train/a/1.png", "cat/1.png"], "of which train/ holds folders as a split does, and the others do not"),
-        (["train/a/1.png", "val/a/1.png", "images/1.png"], "of which train/, val/ holds folders"),
+        (["train/a/1.png", "cat/1.png"], "of which only train/ holds folders as a split does"),
+        (["train/a/1.png", "val/a/1.png", "images/1.png"], "of which only train/, val/ holds folders"),
         (["train/1.png", "test/1.png"], "named as splits, but test/, train/ holds no folders of classes"),
         (["train/a/1.png", "test/1.png"], "named as splits, but test/ holds no folders of classes"),
-        (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], "of which val/ and valid/ stand for one split"),
+        (["train/a/1.png", "val/a/1.png", "valid/a/1.png"], "of which val/ and valid/ are the same split"),
     ],
 )
 def test_mixtures_of_splits_and_classes_raise(tmp_path, files, message):
@@ -265,7 +265,7 @@ def test_the_split_does_not_depend_on_where_the_folder_is_nor_on_the_order_of_it
 
 def test_the_split_is_the_same_everywhere():
     """Numbers computed once: another release, system or Python must not change them."""
-    from gpunet.data.splits import _number
+    from gpunet.data.readers.folders import _number
 
     assert _number("test", "cat/1.png") == pytest.approx(0.9543019344252608, abs=1e-12)
     assert _number("test", unicodedata.normalize("NFD", "café/1.png")) == _number("test", "café/1.png")
@@ -301,7 +301,7 @@ def test_a_part_of_a_part_can_be_held_out(many):
 
 def test_splits_that_cannot_be_raise(tmp_path):
     dataset = data.ImageFolder(make(tmp_path, "a/1.png", "b/1.png"))
-    with pytest.raises(ValueError, match="no class has two images, so that none is left to test"):
+    with pytest.raises(ValueError, match="no class has two images, so none can be held out to test"):
         data.stable_split(dataset, 0.2)
     for share in (0, 1, -1):
         with pytest.raises(ValueError, match="share must be above 0 and below 1"):

@@ -114,7 +114,7 @@ def test_unreadable_image_raises_with_its_name(folder, content):
 def test_bad_folders_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^ImageFolder: root .*absent is not a folder"):
         data.ImageFolder(tmp_path / "absent")
-    with pytest.raises(ValueError, match="holds no folders but takes one folder a class"):
+    with pytest.raises(ValueError, match="holds no folders but must hold one for each class"):
         data.ImageFolder(tmp_path)
     save(tmp_path / "a/1.png", colours(0))
     (tmp_path / "empty").mkdir()

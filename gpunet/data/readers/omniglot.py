@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
-from gpunet.data.download import find_folder
-from gpunet.data.images import checked_size, read_image
+from gpunet.data.readers.checks import checked_size
+from gpunet.data.readers.download import Root, checked_split, find_folder
+from gpunet.data.readers.images import read_image
 
-SPLITS = {"train": "images_background", "test": "images_evaluation"}
+FOLDERS = {"train": "images_background", "test": "images_evaluation"}
 
 
 class Omniglot(ArrayDataset):
     """Drawings (N, H, W, 1) uint8, and the character of each, (N,) int64.
 
     Attributes:
-        classes: names of the characters, "ALPHABET/characterNN".
+        classes: names of the K characters, "ALPHABET/characterNN".
         alphabets: names of the alphabets.
-        alphabet: (K,) int64, the alphabet of each of the K characters.
-        drawer: (N,) int64, who drew each drawing, from 0 to 19, in each character's own order.
+        alphabet: (K,) int64, the alphabet of each character.
+        drawer: (N,) int64, who made each drawing, from 0 to 19.
     """
 
     def __init__(self, images: np.ndarray, characters: np.ndarray, drawer: np.ndarray, classes: list[str]) -> None:
@@ -31,26 +30,26 @@ class Omniglot(ArrayDataset):
         self.alphabet = np.array([self.alphabets.index(name) for name in names], np.int64)
 
 
-def omniglot(split: str, root: str | os.PathLike[str] | None = None, *, size: int = 28) -> Omniglot:
-    """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1,623 characters of 50 alphabets, drawn by 20 people each.
+def omniglot(root: Root = None, split: str = "train", *, size: int = 28) -> Omniglot:
+    """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1,623 characters, drawn by 20 people each.
 
-    The original drawings are black on white, 105x105; here ink is 255 and paper 0, as in MNIST, and the images are shrunk
-    (bilinear, antialiased).
+    The original drawings are black on white, 105x105; here ink is 255 and paper 0, as in MNIST, and
+    the images are scaled down (bilinear, antialiased).
 
     Args:
-        split: "train", the 30 alphabets of ``images_background`` (964 characters), or "test", the 20 others of
-            ``images_evaluation`` (659).
-        root: the folder that holds ``omniglot/`` with the two folders as their archives unpack; what GPUNET_DATA names if
-            None.
-        size: height and width, in pixels.
+        root: the folder that holds ``omniglot/`` with the two folders of the published archives;
+            the folder in GPUNET_DATA if None.
+        split: "train" is the 30 alphabets of ``images_background`` (964 characters), "test" the 20
+            others of ``images_evaluation`` (659 characters).
+        size: height and width in pixels.
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: another split, no alphabets, a character without drawings, an image that cannot be read.
+        FileNotFoundError: the folder is not there.
+        ValueError: another split, no alphabets, a character without drawings, an image that cannot
+            be read.
     """
-    if split not in SPLITS:
-        raise ValueError(f'omniglot: split is {split!r} but takes "train" or "test"')
     extents = checked_size("omniglot", (size, size))
-    base = find_folder("omniglot", "omniglot", root, "https://github.com/brendenlake/omniglot") / SPLITS[split]
+    part = FOLDERS[checked_split("omniglot", root, split)]
+    base = find_folder("omniglot", "omniglot", root, "https://github.com/brendenlake/omniglot") / part
     folders = sorted(
         path
         for path in base.glob("*/*")

@@ -1,4 +1,4 @@
-"""Nuclei in micrographs: the folders of the 2018 Data Science Bowl, an image and one mask a nucleus."""
+"""Cell nuclei in micrographs: images of the 2018 Data Science Bowl, with one mask per nucleus."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.data.datasets import ArrayDataset
-from gpunet.data.download import find_folder
-from gpunet.data.images import read_image
+from gpunet.data.readers.download import Root, checked_split, find_folder
+from gpunet.data.readers.images import read_image
 
 
-def nuclei(split: str, root: str | os.PathLike[str] | None = None) -> ArrayDataset:
-    """Cell nuclei of the 2018 Data Science Bowl (Caicedo et al. 2019, "Nucleus segmentation across imaging experiments").
+def nuclei(root: Root = None, split: str = "train") -> ArrayDataset:
+    """Cell nuclei of the 2018 Data Science Bowl, with a mask for each nucleus.
+
+    Caicedo et al. 2019, "Nucleus segmentation across imaging experiments: the 2018 Data Science
+    Bowl".
 
     Args:
-        split: "test" is every fifth folder in the order of their names, those with i % 5 == 4; "train" the others.
-        root: the folder that holds ``dsb2018/stage1_train/ID/images/*.png`` and ``…/masks/*.png``, all images of one size
-            (as in the published subset of 256x256 pixels); what GPUNET_DATA names if None.
+        root: the folder that holds ``dsb2018/stage1_train/ID/images/*.png`` and ``…/masks/*.png``,
+            all images of one size (as in the published subset of 256x256 pixels); the folder in
+            GPUNET_DATA if None.
+        split: "test" is every fifth folder in the order of their names, those with i % 5 == 4;
+            "train" is the others.
     Returns:
-        images (N, H, W, 3) uint8; instances (N, H, W) int64, 0 on the background and 1, 2, … on the nuclei, so that
-        ``instances > 0`` is the union of the masks.
+        images (N, H, W, 3) uint8; instances (N, H, W) int64, 0 on the background and 1, 2, … on the
+        nuclei, so that ``instances > 0`` is the union of the masks.
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: another split; a folder without an image or without masks, a mask or image of another size, or one that
-            cannot be read; names the file.
+        FileNotFoundError: the folder is not there.
+        ValueError: another split; a folder without an image or without masks; a mask or image of
+            another size, or one that cannot be read. The message names the file.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f'nuclei: split is {split!r} but takes "train" or "test"')
+    split = checked_split("nuclei", root, split)
     base = find_folder("nuclei", "dsb2018", root, "https://bbbc.broadinstitute.org/BBBC038") / "stage1_train"
     folders = sorted(path for path in base.glob("*") if path.is_dir() and not path.name.startswith("."))
     chosen = [folder for i, folder in enumerate(folders) if (i % 5 == 4) == (split == "test")]

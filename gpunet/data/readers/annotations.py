@@ -1,4 +1,4 @@
-"""Images with boxes: what the readers of Pascal VOC and COCO give, and the writer of COCO takes."""
+"""Images annotated with boxes: what the readers of Pascal VOC and COCO return."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.fields import LARGEST, checked_sides, shown
-from gpunet.data.images import checked_size, read_image
-from gpunet.data.masks import decode_mask
+from gpunet.data.readers.checks import LARGEST, checked_sides, checked_size, listed, shown
+from gpunet.data.readers.images import read_image
+from gpunet.data.readers.masks import decode_mask
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of one image.
+    """The boxes, labels and masks of one image.
 
     Attributes:
         path: of the image file.
-        size: (height, width) in pixels that the annotation states.
-        boxes: (K, 4), (x0, y0, x1, y1) in pixels from the image's upper left corner; of any real numbers, kept as float32.
-        labels: (K,), positions in the data set's classes; of any whole numbers, kept as int64.
-        segmentations: what fills each box, in COCO's terms: polygons, or a run-length code; () where there are only boxes.
-        entries: where each segmentation is written, which errors name; () where it is nowhere but here.
+        size: (height, width) in pixels, as the annotation states it.
+        boxes: (K, 4), (x0, y0, x1, y1) in pixels from the image's upper left corner; real numbers,
+            kept as float32.
+        labels: (K,), positions in the data set's classes; whole numbers, kept as int64.
+        segmentations: the mask of each box in COCO's terms, polygons or a run-length code; () if
+            there are only boxes.
+        entries: the place in a file of each segmentation, for error messages; () if they come from
+            no file.
     Raises:
-        ValueError: other numbers of boxes, labels and segmentations; a size, a box or a label that is none.
-        TypeError: boxes or labels of another kind.
+        ValueError: different numbers of boxes, labels and segmentations; a size, box or label out
+            of range.
+        TypeError: boxes that are not numbers, or labels that are not whole numbers.
     """
 
     path: Path
@@ -41,10 +45,10 @@ class Annotation:
     def __post_init__(self) -> None:
         boxes, labels = np.asarray(self.boxes), np.asarray(self.labels)
         boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
-        labels = labels.astype(np.int64) if labels.shape == (0,) else labels  # an empty list is one of floats
+        labels = labels.astype(np.int64) if labels.shape == (0,) else labels  # [] gives floats
         if labels.ndim != 1 or boxes.dtype.kind not in "iuf" or labels.dtype.kind not in "iu":
             raise TypeError(
-                f"Annotation: {self.path} takes boxes of numbers and labels (K,) of whole ones, got {boxes.dtype} and "
+                f"Annotation: {self.path} takes boxes of numbers and labels (K,) of whole numbers, got {boxes.dtype} and "
                 f"{labels.dtype} {labels.shape}"
             )
         if boxes.shape != (len(labels), 4) or len(self.segmentations) not in (0, len(labels)):
@@ -54,7 +58,7 @@ class Annotation:
             )
         if not (np.abs(boxes.astype(np.float64)) <= LARGEST).all() or (labels < 0).any():
             raise ValueError(
-                f"Annotation: {self.path} takes boxes of finite numbers up to {LARGEST:.0f} and labels from 0 on, got "
+                f"Annotation: {self.path} takes boxes of finite numbers up to {LARGEST:.0f} and labels of at least 0, got "
                 f"{shown(boxes.tolist())} and {shown(labels.tolist())}"
             )
         object.__setattr__(self, "size", checked_sides(f"Annotation: {self.path}", self.size))
@@ -62,10 +66,11 @@ class Annotation:
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
     def masks(self) -> np.ndarray:
-        """(K, H, W) bool, decoded from the segmentations.
+        """The masks, (K, H, W) bool, decoded from the segmentations.
 
         Raises:
-            ValueError: there are none, one of another size, or one that cannot be read; names its entry.
+            ValueError: there are no segmentations, one has another size, or one cannot be read; the
+                message names its entry.
             ImportError: there are polygons, and pycocotools is not installed.
         """
         if len(self.segmentations) != len(self.boxes):
@@ -78,20 +83,23 @@ class Annotation:
 class BoxDataset:
     """Annotated images, decoded when they are asked for.
 
-    A sample is (image (H, W, 3) uint8, boxes (K, 4) float32, labels (K,) int64), several a row of each a sample. K is the
-    most boxes that an image of the set has; rows that stand for no box are all 0, with the label -1. The first array
-    goes with the second through `Joint(…, boxes=(1,))`. For a data set that fits into memory, decode it once:
+    One sample is (image (H, W, 3) uint8, boxes (K, 4) float32, labels (K,) int64); several samples
+    have one row for each of them. K is the largest number of boxes of an image in the set; rows
+    that stand for no box are all 0 and have the label -1. `Joint(…, boxes=(1,))` moves the boxes
+    with the images. To keep a data set that fits into memory decoded:
     ``ArrayDataset(*dataset[np.arange(len(dataset))])``.
 
     Args:
-        annotations: one an image.
+        annotations: one for each image.
         classes: names of the labels.
-        size: (height, width) in pixels that images and boxes are scaled to; if None, all images must be of one size.
+        size: (height, width) in pixels to which images and boxes are scaled; if None, all images
+            must have one size.
     Attributes:
         annotations, classes: as given; the annotations' boxes are in pixels of the files.
+        max_boxes: K.
     Raises:
-        ValueError: no images, images of different sizes, a label without a class; later, an image that cannot be read or is
-            not of the size that its annotation states.
+        ValueError: no images, images of different sizes, or a label without a class; later, an
+            image that cannot be read or does not have the size that its annotation states.
     """
 
     def __init__(
@@ -114,7 +122,7 @@ class BoxDataset:
                         f"BoxDataset: images must be of one size unless size= is given, got {each.path} with {each.size} "
                         f"and {first.path} with {first.size} (height, width)"
                     )
-        self.most = max(1, *(len(each.boxes) for each in self.annotations))
+        self.max_boxes = max(1, *(len(each.boxes) for each in self.annotations))
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -125,7 +133,7 @@ class BoxDataset:
             return self._sample(self.annotations[int(chosen)])
         if not len(chosen):
             images = np.zeros((0, *self.size, 3), np.uint8)
-            return images, np.zeros((0, self.most, 4), np.float32), np.zeros((0, self.most), np.int64)
+            return images, np.zeros((0, self.max_boxes, 4), np.float32), np.zeros((0, self.max_boxes), np.int64)
         samples = [self._sample(self.annotations[i]) for i in chosen]
         return tuple(np.stack(parts) for parts in zip(*samples, strict=True))
 
@@ -133,16 +141,16 @@ class BoxDataset:
         pixels = read_image(annotation.path, self.size, stated=annotation.size)
         count, (height, width) = len(annotation.boxes), annotation.size
         scale = np.array([self.size[1] / width, self.size[0] / height] * 2, np.float32)
-        boxes, labels = np.zeros((self.most, 4), np.float32), np.full(self.most, -1, np.int64)
+        boxes, labels = np.zeros((self.max_boxes, 4), np.float32), np.full(self.max_boxes, -1, np.int64)
         boxes[:count], labels[:count] = annotation.boxes * scale, annotation.labels
         return pixels, boxes, labels
 
 
 class BoxChecker:
-    """Counts the boxes that cannot be used as they are, and warns of them once, by `warn`.
+    """Counts the boxes of a file that are skipped or clipped, and warns of them once, in `warn`.
 
     Args:
-        operation: whose warning it is.
+        operation: name of the reader, which begins the warning.
     """
 
     def __init__(self, operation: str) -> None:
@@ -151,29 +159,34 @@ class BoxChecker:
         self.clipped: list[str] = []
 
     def usable(self, boxes: np.ndarray, size: tuple[int, int], source: str) -> tuple[np.ndarray, np.ndarray]:
-        """(boxes (K, 4) float32 cut off at the image of `size`, bool (K,) which of them have an area there)."""
+        """Clip boxes at an image of `size`.
+
+        Args:
+            boxes: (K, 4), any real numbers.
+            size: (height, width) in pixels.
+            source: name of the file, for the warning.
+        Returns:
+            (clipped boxes (K, 4) float32, bool (K,): which of them have an area).
+        """
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-        cut = boxes.clip(0, np.array(size[::-1] * 2))
-        inside = cut.astype(np.float32)
+        clipped = boxes.clip(0, np.array(size[::-1] * 2))
+        inside = clipped.astype(np.float32)
         kept = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
         self.skipped += [source] * int((~kept).sum())
-        self.clipped += [source] * int((kept & (cut != boxes).any(axis=1)).sum())
+        self.clipped += [source] * int((kept & (clipped != boxes).any(axis=1)).sum())
         return inside, kept
 
     def warn(self) -> None:
-        """One UserWarning that counts the boxes and names their files, if there are any."""
-        said = [
-            f"{what} {len(files)} {'box' if len(files) == 1 else 'boxes'} {why} ({_named(files)})"
+        """Give one UserWarning that counts the skipped and clipped boxes and names their files, if
+        any.
+        """
+        messages = [
+            f"{what} {len(files)} {'box' if len(files) == 1 else 'boxes'} {why} ({listed(dict.fromkeys(files))})"
             for what, why, files in (
                 ("skipped", "without area in the image", self.skipped),
-                ("cut off", "that reach out of the image", self.clipped),
+                ("clipped", "partly outside the image", self.clipped),
             )
             if files
         ]
-        if said:
-            warnings.warn(f"{self.operation}: {'; '.join(said)}", stacklevel=3)
-
-
-def _named(files: Sequence[str], most: int = 3) -> str:
-    names = list(dict.fromkeys(files))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        if messages:
+            warnings.warn(f"{self.operation}: {'; '.join(messages)}", stacklevel=3)

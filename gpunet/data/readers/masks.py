@@ -9,18 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.fields import LARGEST, checked_sides, numbers, shown
+from gpunet.data.readers.checks import LARGEST, checked_sides, numbers, shown
 
 MOST_PIXELS = 2**31 - 1
-"""Of an image whose masks are decoded: pycocotools counts them in 32 bits."""
+"""The most pixels of an image whose masks are decoded: pycocotools counts them in 32 bits."""
 
 OUTLINE = 2**18
-"""The length in pixels up to which an outline is drawn at once, however small the image is: some 10 MB of pycocotools'
-memory, which takes 5 steps a pixel and two integers a step."""
+"""The length in pixels of an outline that is drawn at once, even in a smaller image.
+
+pycocotools takes 5 steps for each pixel and two integers for each step, so this is about 10 MB of
+memory.
+"""
 
 
 def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
-    """The smallest upright boxes around masks (K, H, W) -> (K, 4) float32, (x0, y0, x1, y1); ValueError for an empty one."""
+    """The smallest upright boxes around masks (K, H, W) -> (K, 4) float32, (x0, y0, x1, y1).
+
+    Raises:
+        ValueError: a mask without a pixel, or another number of axes.
+    """
     masks = np.asarray(masks)
     if masks.ndim != 3:
         raise ValueError(f"boxes_of_masks: masks have shape {masks.shape} but take (K, H, W)")
@@ -34,7 +41,15 @@ def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) as COCO's compressed run-length code: {"size": [H, W], "counts": str}."""
+    """A mask (H, W) as COCO's compressed run-length code: {"size": [H, W], "counts": str}.
+
+    Elements other than 0 belong to the mask.
+
+    Raises:
+        ValueError: another shape, or NaN.
+        TypeError: elements that are not real numbers or booleans.
+        ImportError: pycocotools is not installed.
+    """
     coder, mask = _coder(), np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
         raise ValueError(f"encode_mask: mask has shape {mask.shape} but takes (H, W) of at least one pixel")
@@ -48,26 +63,30 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int], *, source: str = "segmentation") -> np.ndarray:
-    """(H, W) bool of COCO's segmentation: polygons, or a run-length code, compressed or not.
+    """The mask, (H, W) bool, of a segmentation of COCO: polygons, or a run-length code.
 
-    All of it is checked before anything is decoded. What of a polygon lies outside the image is cut off; one of any extent
-    takes the memory of the image and of its own points.
+    The whole segmentation is checked before anything is decoded. Parts of a polygon outside the
+    image are cut off; however large the polygon is, it takes only the memory of the image and of
+    the polygon's points.
 
     Args:
-        segmentation: [[x, y, x, y, …], …] in pixels, up to 2^53, or {"size": [H, W], "counts": str or list}.
+        segmentation: [[x, y, x, y, …], …] in pixels, up to 2^53, or {"size": [H, W], "counts": str
+            or list}.
         size: (H, W) of the image.
-        source: named by errors.
+        source: what error messages call the segmentation.
     Raises:
-        ValueError: a code of another size, or of more or fewer pixels than the image has; a polygon of fewer than three
-            points, or with a coordinate that is no finite number; any that cannot be read.
-        ImportError: polygons, and pycocotools is not installed.
+        ValueError: a code of another size, or of more or fewer pixels than the image has; a polygon
+            of fewer than three points, or with a coordinate that is not a finite number; anything
+            that cannot be read.
+        ImportError: there are polygons, and pycocotools is not installed.
     """
     height, width = checked_sides(f"decode_mask: {source}", size)
     if height * width > MOST_PIXELS:
         raise ValueError(f"decode_mask: {source} is of {height} x {width} pixels, more than {MOST_PIXELS}")
     if isinstance(segmentation, Mapping):
         counts = _checked_counts(segmentation, (height, width), source)
-        return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height).T  # column by column
+        inside = np.arange(len(counts)) % 2 == 1
+        return np.repeat(inside, counts).reshape(width, height).T  # runs go down the columns
     polygons = _checked_polygons(segmentation, source)
     mask = np.zeros((height, width), bool)
     for polygon in polygons:
@@ -76,7 +95,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int], *, source: str = "segm
 
 
 def plain_segmentation(segmentation: Any) -> Any:
-    """A segmentation that can be decoded, of what JSON can hold: counts may be bytes, and polygons arrays."""
+    """A segmentation in JSON's types: counts may have been bytes, and polygons arrays."""
     if not isinstance(segmentation, Mapping):
         return [np.asarray(polygon).tolist() for polygon in segmentation]
     counts = segmentation["counts"]
@@ -86,7 +105,7 @@ def plain_segmentation(segmentation: Any) -> Any:
 
 
 def _checked_counts(code: Mapping[str, Any], size: tuple[int, int], source: str) -> list[int]:
-    """The lengths of the runs of a code, of pixels outside and inside the mask by turns; they are those of the image."""
+    """The run lengths of a code, outside and inside the mask by turns, checked."""
     stated = numbers(code.get("size"))
     if stated is None or tuple(stated) != size:
         raise ValueError(f"decode_mask: {source} has a mask of {shown(code.get('size'))} but is {list(size)}")
@@ -110,9 +129,9 @@ def _checked_counts(code: Mapping[str, Any], size: tuple[int, int], source: str)
 def _unpacked(code: bytes, source: str) -> list[int]:
     """The run lengths of COCO's compressed code (pycocotools' `rleFrString`).
 
-    A number is written in groups of 5 bits, the lowest first, each as one character from "0" on; a sixth bit says that
-    another group follows, and the highest bit of the last group is the sign. From the fourth on a number is the difference
-    of a run from the one of its kind before it.
+    A number is written in groups of 5 bits, the lowest first, each as one character from "0" on. A
+    sixth bit says that another group follows, and the highest bit of the last group is the sign.
+    From the fourth number on, it is the difference from the previous run of the same kind.
     """
     counts: list[int] = []
     value = shift = 0
@@ -154,10 +173,11 @@ def _checked_polygons(segmentation: Any, source: str) -> list[np.ndarray]:
 
 
 def _painted(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the pixels of a polygon, as pycocotools rasterises it.
+    """The pixels of a polygon, (H, W) bool, as pycocotools rasterises it.
 
-    pycocotools walks along the outline, so it is given no outline that is much longer than the image has pixels: one that
-    reaches far out is cut off at some distance, and a long one is drawn in pieces.
+    pycocotools walks along the outline, so no outline that is much longer than the image has pixels
+    is given to it: a polygon that reaches far out is cut off at some distance, and a long outline
+    is drawn in pieces.
     """
     height, width = size
     margin = height + width
@@ -171,7 +191,10 @@ def _painted(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _clipped(points: np.ndarray, low: tuple[int, int], high: tuple[int, int]) -> np.ndarray:
-    """The part of a polygon (n, 2) within a rectangle (Sutherland & Hodgman 1974), edge by edge of the rectangle."""
+    """The part of a polygon (n, 2) within a rectangle, clipped at one edge after the other.
+
+    Sutherland & Hodgman 1974, "Reentrant polygon clipping".
+    """
     for axis in (0, 1):
         for limit, sign in ((low[axis], 1), (high[axis], -1)):
             inside = sign * (points[:, axis] - limit) >= 0
@@ -185,10 +208,10 @@ def _clipped(points: np.ndarray, low: tuple[int, int], high: tuple[int, int]) ->
 
 
 def _pieces(points: np.ndarray, length: int) -> Iterator[np.ndarray]:
-    """Polygons with outlines of about `length` pixels, of which the given one is the exclusive or.
+    """Polygons with outlines of about `length` pixels whose exclusive or is the given polygon.
 
-    Each piece goes from the first point along a part of the outline and back: what two pieces have in common, the way from
-    the first point, cancels.
+    Each piece goes from the first point along a part of the outline and back. The lines from the
+    first point, which two pieces share, cancel each other.
     """
     steps = np.abs(np.diff(points, axis=0)).max(axis=1)
     turns = np.flatnonzero(np.diff(steps.cumsum() // length)) + 1
@@ -200,13 +223,14 @@ def _pieces(points: np.ndarray, length: int) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _older_numpy() -> Iterator[None]:
-    """Without the deprecations that pycocotools, written for NumPy 1, meets in NumPy 2."""
+    """Hides deprecation warnings of pycocotools, which was written for NumPy 1, under NumPy 2."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield
 
 
 def _coder() -> Any:
+    """pycocotools' module of masks."""
     try:
         from pycocotools import mask
     except ImportError as error:

@@ -62,7 +62,7 @@ def test_crowds_are_left_out_and_unusable_boxes_counted(tmp_path, content):
         entry(3, 9, [4, 4, 0, 6]),
         entry(7, 9, [20, 5, 9, 9]),
     ]
-    message = r"coco: skipped 1 box without area in the image \(3\.png\); cut off 1 box that reach out .*\(7\.png\)"
+    message = r"coco: skipped 1 box without area in the image \(3\.png\); clipped 1 box partly outside .*\(7\.png\)"
     with pytest.warns(UserWarning, match=message):
         found = data.coco(write(tmp_path, content))
     assert [len(each.boxes) for each in found.annotations] == [2, 2]
@@ -139,7 +139,7 @@ def test_masks_that_do_not_fit_raise(tmp_path):
         (lambda c: {k: v for k, v in c.items() if k != "annotations"}, 'must have a list "annotations"'),
         (lambda c: {**c, "categories": [{"id": 1}]}, r"categories\[0\] has no name"),
         (lambda c: {**c, "annotations": [entry(3, 9, [1, 2, 3])]}, r"annotations\[0\] must have bbox"),
-        (lambda c: {**c, "annotations": [entry(8, 9, [1, 2, 3, 4])]}, r"annotations\[0\] is of image 8"),
+        (lambda c: {**c, "annotations": [entry(8, 9, [1, 2, 3, 4])]}, r"annotations\[0\] names image 8"),
     ],
 )
 def test_bad_file_raises_with_its_name_and_the_entry(tmp_path, content, change, message):
@@ -213,11 +213,11 @@ def test_a_field_that_is_none_raises_with_the_file_and_the_entry(tmp_path, conte
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: changed(c, "images", 1, id=7), r"images\[1\] \(id 7\) has the id of another one, .*images\[0\]"),
-        (lambda c: changed(c, "images", 1, id=7.0), r"images\[1\] \(id 7.0\) has the id of another one"),
-        (lambda c: changed(c, "categories", 1, id=9), r"categories\[1\] \(id 9\) has the id of another one"),
-        (lambda c: changed(c, "annotations", 1, id=5, image_id="7"), r"annotations\[1\] \(id 5\) is of image '7'"),
-        (lambda c: changed(c, "annotations", 1, category_id=5), r"annotations\[1\] is of image 7 and category 5"),
+        (lambda c: changed(c, "images", 1, id=7), r"images\[1\] \(id 7\) has the same id as .*images\[0\]"),
+        (lambda c: changed(c, "images", 1, id=7.0), r"images\[1\] \(id 7.0\) has the same id as"),
+        (lambda c: changed(c, "categories", 1, id=9), r"categories\[1\] \(id 9\) has the same id as"),
+        (lambda c: changed(c, "annotations", 1, id=5, image_id="7"), r"annotations\[1\] \(id 5\) names image '7'"),
+        (lambda c: changed(c, "annotations", 1, category_id=5), r"annotations\[1\] names image 7 and category 5"),
         (lambda c: {**c, "images": [*c["images"], 3]}, r"images\[2\] must be an object, got 3"),
         (lambda c: {**c, "annotations": [None]}, r"annotations\[0\] must be an object, got None"),
         (lambda c: {**c, "annotations": [[]]}, r"annotations\[0\] must be an object, got \[\]"),
@@ -306,7 +306,7 @@ def test_a_crowd_is_one_however_it_is_written(tmp_path, content, value, crowd):
 
 def test_boxes_far_out_of_the_image_are_cut_off_exactly(tmp_path, content):
     content["annotations"] = [entry(3, 9, [-(2.0**52), -1e9, 2.0**53, 2e9]), entry(3, 4, [2**53, 0, 5, 5])]
-    with pytest.warns(UserWarning, match="skipped 1 box without area .*; cut off 1 box"):
+    with pytest.warns(UserWarning, match="skipped 1 box without area .*; clipped 1 box"):
         found = data.coco(write(tmp_path, content))
     np.testing.assert_array_equal(found.annotations[1].boxes, [[0, 0, W, H]])
 
@@ -360,8 +360,8 @@ def test_what_is_written_reads_back_equal(tmp_path, rng):
         ({}, [""], "write_coco: classes must be names"),
         ({}, [3], "write_coco: classes must be names"),
         ({}, ["\ud800"], "write_coco: classes must be names"),
-        ({"path": "back\\slash.png"}, ["x"], "write_coco: .* has a name that COCO's readers take for another"),
-        ({"path": "."}, ["x"], "write_coco: .* has a name that COCO's readers take for another"),
+        ({"path": "back\\slash.png"}, ["x"], "write_coco: .* has a name that COCO's readers would read as another"),
+        ({"path": "."}, ["x"], "write_coco: .* has a name that COCO's readers would read as another"),
         (
             {"segmentations": ({"size": [H, W], "counts": [5]},)},
             ["x"],
@@ -373,7 +373,7 @@ def test_what_is_written_reads_back_equal(tmp_path, rng):
             r"decode_mask: .*a\.png, object 0, must have polygons",
         ),
         ({"segmentations": (None,)}, ["x"], r"decode_mask: .*a\.png, object 0, must have polygons"),
-        (None, ["x"], "write_coco: annotations are none"),
+        (None, ["x"], "write_coco: there are no annotations"),
     ],
 )
 def test_a_good_file_is_never_replaced_by_a_bad_one(tmp_path, fields, classes, message):
@@ -419,13 +419,13 @@ def test_a_link_stays_one_when_its_file_is_replaced(tmp_path):
         ({"boxes": [["1", "2", "3", "4"]]}, TypeError, "takes boxes of numbers"),
         ({"boxes": [[True] * 4]}, TypeError, "takes boxes of numbers"),
         ({"boxes": [[1j] * 4]}, TypeError, "takes boxes of numbers"),
-        ({"labels": [0.5]}, TypeError, "labels .* of whole ones"),
-        ({"labels": ["0"]}, TypeError, "labels .* of whole ones"),
-        ({"labels": [-1]}, ValueError, "labels from 0 on"),
-        ({"labels": 0}, TypeError, "labels .* of whole ones"),
-        ({"labels": None}, TypeError, "labels .* of whole ones"),
+        ({"labels": [0.5]}, TypeError, "labels .* of whole numbers"),
+        ({"labels": ["0"]}, TypeError, "labels .* of whole numbers"),
+        ({"labels": [-1]}, ValueError, "labels of at least 0"),
+        ({"labels": 0}, TypeError, "labels .* of whole numbers"),
+        ({"labels": None}, TypeError, "labels .* of whole numbers"),
         ({"boxes": None}, TypeError, "takes boxes of numbers"),
-        ({"labels": [[0]]}, TypeError, "labels .* of whole ones"),
+        ({"labels": [[0]]}, TypeError, "labels .* of whole numbers"),
         ({"size": (0, W)}, ValueError, r"size must be \(height, width\)"),
         ({"size": (H, W, 3)}, ValueError, r"size must be \(height, width\)"),
         ({"size": (H, 2.5)}, ValueError, r"size must be \(height, width\)"),
@@ -477,7 +477,7 @@ def test_no_samples_are_empty_arrays(tmp_path):
 def test_labels_of_masks_are_whole_numbers_and_a_file_needs_a_folder(tmp_path):
     mask = disc(9, 9, 5)[None]
     for labels in ([0.7], ["0"], [True]):
-        with pytest.raises(TypeError, match=r"^Annotation: a\.png takes .* labels \(K,\) of whole ones"):
+        with pytest.raises(TypeError, match=r"^Annotation: a\.png takes .* labels \(K,\) of whole numbers"):
             data.annotate_masks("a.png", mask, labels)
     with pytest.raises(ValueError, match=r"^annotate_masks: a\.png takes masks .* got \(1, 20, 24\) and \(1, 1\)"):
         data.annotate_masks("a.png", mask, [[0]])

@@ -68,7 +68,7 @@ def test_classes_are_those_of_every_split_unless_they_are_given(folder):
 
 
 def test_loader_and_joint_take_it(folder):
-    transform = data.Joint([data.RandomFlip(), data.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.3))], boxes=(1,))
+    transform = data.Joint([data.RandomHorizontalFlip(), data.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.3))], boxes=(1,))
     loader = data.DataLoader(data.voc(folder, "train"), 2, transform=transform)
     images, boxes, labels = next(iter(loader))
     assert (images.dtype, boxes.shape, labels.shape) == (np.float32, (2, 2, 4), (2, 2))
@@ -79,7 +79,9 @@ def test_loader_and_joint_take_it(folder):
 def test_boxes_without_area_are_skipped_and_those_that_reach_out_cut_off_with_one_warning_that_counts(folder):
     objects = [("dog", (5, 5, 5, 5)), ("cat", (-3, 2, 8, 50)), ("cat", (41, 3, 60, 9)), ("dog", (1, 2, 3, 4))]
     write(folder, "a", annotation(objects))
-    message = r"voc: skipped 2 boxes without area in the image \(a\.xml\); cut off 1 box that reach out of the image \(a\.xml\)"
+    message = (
+        r"voc: skipped 2 boxes without area in the image \(a\.xml\); clipped 1 box partly outside the image \(a\.xml\)"
+    )
     with pytest.warns(UserWarning, match=message):
         found = data.voc(folder, "train")
     np.testing.assert_array_equal(found.annotations[0].boxes, [[0, 2, 8, 30], [1, 2, 3, 4]])
@@ -189,11 +191,11 @@ def test_text_is_read_in_its_encoding(folder, declared, codec, name):
         (b'<?xml version="1.0" encoding="gb2312"?><annotation>\xff\xff</annotation>', "is not text in the encoding gb2312"),
         (b"\xff\xfe<", "is not text in the encoding utf-16"),
         (b"\x00\x01\x02", "is not text in the encoding utf-8: it holds null characters"),
-        ("<!DOCTYPE annotation><annotation/>", "has a document type, which is not read"),
+        ("<!DOCTYPE annotation><annotation/>", "has a document type, which is refused"),
         ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><a>&x;</a>', "has a document type"),
         ("<annotation>&undefined;</annotation>", "is not well-formed XML"),
         (f"<annotation>{BODY % ('cat', BOX + BOX)}</annotation>", "has an object with 2 boxes"),
-        (f"<annotation>{BODY % ('cat</name><name>dog', BOX)}</annotation>", "has name 2 times in one place"),
+        (f"<annotation>{BODY % ('cat</name><name>dog', BOX)}</annotation>", "has name 2 times in one element"),
         (f"<annotation>{BODY % ('cat', '')}</annotation>", "must have a number as bndbox/xmin, got None"),
         (f"<annotation>{BODY % ('cat', BOX.replace('9', '1_0'))}</annotation>", "must have a number as bndbox/ymax, got '1_0'"),
         (f"<annotation>{BODY % ('cat', BOX.replace('9', '1e300'))}</annotation>", "must have a number as bndbox/ymax"),
@@ -316,8 +318,8 @@ def test_bccd_has_its_published_numbers_and_two_boxes_without_area():
     if not (root := os.environ.get("GPUNET_DATA")) or not Path(root, "BCCD").is_dir():
         pytest.skip("GPUNET_DATA names no folder with BCCD")
     with pytest.warns(UserWarning, match=r"skipped 2 boxes .*\(BloodImage_00338.xml, BloodImage_00343.xml\)"):
-        train = data.bccd("trainval")
-    test = data.bccd("test")
+        train = data.bccd(split="trainval")
+    test = data.bccd(split="test")
     assert (len(train), len(test)) == (292, 72)
     counts = sum(np.bincount(each.labels, minlength=3) for each in (*train.annotations, *test.annotations))
     assert (counts.sum(), test.classes) == (4888 - 2, ("RBC", "WBC", "Platelets"))
@@ -326,4 +328,4 @@ def test_bccd_has_its_published_numbers_and_two_boxes_without_area():
 
 def test_bccd_that_is_nowhere_says_where_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"bccd: there is no folder .*BCCD; get it from https://github.com"):
-        data.bccd("test", tmp_path)
+        data.bccd(tmp_path, "test")
