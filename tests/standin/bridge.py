@@ -1,9 +1,11 @@
-"""The bridge from CuPy's compiled modules to the stand-in, built from the signatures that CuPy itself exports.
+"""Leads calls from CuPy's compiled modules to the stand-in.
 
-CuPy reaches CUDA through two Cython modules, `cupy_backends.cuda.api.runtime` and `driver`. Every other module of CuPy takes
-their C functions out of a table, ``__pyx_capi__``: a capsule for each function, named by its C signature. This file writes a
-small C++ library with one function for each signature, which calls a Python function instead of CUDA, and makes capsules of
-those functions with the same signatures. A signature that a later CuPy has changed gets a function of its new kind, or none.
+CuPy reaches CUDA through two Cython modules, `cupy_backends.cuda.api.runtime` and `driver`. Its
+other modules take their C functions from a table, ``__pyx_capi__``, which has a capsule for each
+function, named by its C signature. This module writes a small C++ library with one function for
+each signature, which calls a Python function instead of CUDA, and puts these functions into
+capsules of the same names. The signatures are read from CuPy, so a function that changes in a later
+release gets a bridge of its new signature, or none.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from gpunet.nvrtc import cache
 _BOXES = {
     "int": "i", "unsigned int": "I", "intptr_t": "L", "size_t": "K", "uintmax_t": "K", "CUdevice": "i", "PyObject *": "O",
 }  # fmt: skip
-"""C type of an argument to its letter for PyObject_CallFunction."""
+"""The letter of each C type in the format of PyObject_CallFunction."""
 _RESULTS = {
     "PyObject *": "return result;",
     "int": "return unboxed(result, PyLong_AsLong, {error});",
@@ -29,8 +31,8 @@ _RESULTS = {
     "uintmax_t": "return unboxed(result, PyLong_AsUnsignedLongLong, 0);",
     "float": "return unboxed(result, PyFloat_AsDouble, 0);",
 }
-"""C type of a result to the statement that returns it; its last word is the value that means an error to Cython's callers, from
-`except?` in runtime.pxd and driver.pxd."""
+"""The statement that returns a result of each C type. Its last argument is the value that tells
+Cython's callers of an error: `except?` in runtime.pxd and driver.pxd."""
 _ERRORS = {"funcGetAttribute": "-2"}
 _SIGNATURE = re.compile(r"(.+?) ?\((.*)\)")
 _HEAD = """
@@ -63,11 +65,11 @@ template <class Get> static auto unboxed(PyObject* result, Get get, long error) 
 
 
 def capsules(functions: dict[str, str], hooks: dict[str, Callable[..., Any]]) -> dict[str, Any]:
-    """A capsule for each hook whose function has a signature that can be bridged.
+    """Make a capsule for each hook whose function has a signature that can be bridged.
 
     Args:
-        functions: signatures by name.
-        hooks: what to call instead, by name; an optional argument that was not given arrives as -1.
+        functions: the signatures, by name.
+        hooks: the Python functions to call, by name. An optional argument that is missing is -1.
     """
     written = {name: text for name in hooks if name in functions and (text := _function(name, functions[name]))}
     code = _HEAD + "".join(text.replace("@", str(index)) for index, text in enumerate(written.values()))
@@ -81,14 +83,14 @@ def capsules(functions: dict[str, str], hooks: dict[str, Callable[..., Any]]) ->
 
 
 def signatures(module: Any) -> dict[str, str]:
-    """The C functions that a Cython module exports, by name."""
+    """Return the signatures of the C functions that a Cython module exports, by name."""
     get_name = ctypes.pythonapi.PyCapsule_GetName
     get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     return {name: get_name(capsule).decode() for name, capsule in module.__pyx_capi__.items()}
 
 
 def _function(name: str, signature: str) -> str:
-    """C++ of one function, or nothing if a type is not known."""
+    """Return the C++ of one function; empty if one of its types is not known."""
     parts = _SIGNATURE.fullmatch(signature)
     if parts is None or parts[1] not in _RESULTS:
         return ""
@@ -128,7 +130,7 @@ def _build(code: str) -> Any:
 
 
 _names: list[bytes] = []
-"""Of capsules, which keep only a pointer."""
+"""The names of the capsules, which hold only pointers to them."""
 
 
 def _capsule(address: int | None, name: bytes) -> Any:

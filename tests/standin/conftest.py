@@ -1,4 +1,4 @@
-"""Fixtures on the real CuPy over the stand-in; skipped with the reason where it cannot be installed."""
+"""Fixtures with the real CuPy on the stand-in; tests are skipped if it cannot be installed."""
 
 from functools import cache
 
@@ -12,12 +12,12 @@ from standin.install import install, present, why_impossible
 ADD = """extern "C" __global__ void add(float* y, const float* x, float a) { y[threadIdx.x] = x[threadIdx.x] + a; }"""
 
 if not why_impossible():
-    install()  # now, while tests are collected: before any of them imports CuPy
+    install()  # while tests are collected, before any of them imports CuPy
 
 
 @pytest.fixture
 def machine():
-    """The stand-in's machine, which CuPy sees during the test."""
+    """The stand-in's machine; CuPy sees it during the test."""
     if why := why_impossible():
         pytest.skip(why)
     with present() as shown:
@@ -26,7 +26,7 @@ def machine():
 
 @pytest.fixture
 def cuda(machine, monkeypatch):
-    """A new CUDA backend on it, which `get_backend("cuda")` gives too."""
+    """A new CUDA backend on the machine, which `get_backend("cuda")` returns too."""
     original = registry._make
     made = cache(lambda kind, device: cuda_backend(device) if kind == "cuda" else original(kind, device))
     monkeypatch.setattr(registry, "_make", made)
@@ -43,6 +43,6 @@ def cupy(machine):
 
 @pytest.fixture
 def add(cupy):
-    """y = x + a, of four elements."""
+    """A kernel that computes y = x + a for four elements."""
     kernel = cupy.RawModule(code=ADD).get_function("add")
     return lambda y, x, a: kernel((1,), (4,), (y, x, np.float32(a)))

@@ -1,8 +1,10 @@
-"""The stand-in's machine: its devices, and what CuPy asks of CUDA's runtime and driver, function by function.
+"""The stand-in's machine: its devices, and the handles that CuPy holds of streams, events and modules.
 
-The names and arguments are those of CuPy 14.2's `cupy_backends/cuda/api/runtime.pyx` and `driver.pyx`, which are thin covers of
-the CUDA functions of the same names; what these do and refuse follows the CUDA Runtime and Driver API references and the
-chapter on stream capture in the CUDA C++ Programming Guide. What is not here stays CuPy's own and raises for want of a driver.
+runtime.py and driver.py offer its functions under the names and with the arguments of CuPy 14.2's
+`cupy_backends/cuda/api/runtime.pyx` and `driver.pyx`, which wrap the CUDA functions of the same
+names. What a function does and refuses follows the CUDA Runtime and Driver API references, and the
+chapter on stream capture in the CUDA C++ Programming Guide. A function that is missing here stays
+CuPy's own, and raises because there is no driver.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Device:
     """One device.
 
     Args:
-        number: its own.
+        number: its number.
     """
 
     def __init__(self, number: int):
@@ -36,11 +38,11 @@ class Device:
 
 
 class Machine:
-    """All devices and all handles. There is one of it in a process, for CuPy keeps handles for as long.
+    """All devices and all handles. A process has one, for CuPy keeps handles until the process ends.
 
     Attributes:
-        fault: why the devices answer nothing but an error any more: the first kernel that did wrong.
-        launches: how many kernels have been run.
+        fault: the error with which the devices answer every call: that of the first faulty kernel.
+        launches: how many kernels have run.
     """
 
     def __init__(self) -> None:
@@ -56,12 +58,12 @@ class Machine:
 
     @property
     def capability(self) -> int:
-        """80 for compute capability 8.0."""
+        """The compute capability: 80 for 8.0."""
         return capability(self.settings.architecture)
 
     @property
     def current(self) -> int:
-        """The calling thread's device."""
+        """The number of the calling thread's device."""
         return getattr(self._thread, "device", 0)
 
     @current.setter
@@ -76,16 +78,16 @@ class Machine:
         return self.devices[self.current]
 
     def new(self, thing: object) -> int:
-        """A handle of something."""
+        """Return a new handle for an object."""
         handle = next(self._next)
         self._handles[handle] = thing
         return handle
 
     def get(self, handle: int) -> Any:
-        """What a handle stands for.
+        """Return the object of a handle.
 
         Raises:
-            CUDARuntimeError: nothing.
+            CUDARuntimeError: there is none.
         """
         if handle not in self._handles:
             raise runtime_error("InvalidResourceHandle")
@@ -96,10 +98,10 @@ class Machine:
         return self._handles.pop(handle, None)
 
     def stream(self, handle: int) -> tuple[Queue, Stream]:
-        """The stream of a handle, with its device's queue.
+        """Return the stream of a handle, and its device's queue.
 
         Raises:
-            CUDARuntimeError: no stream, or another device's.
+            CUDARuntimeError: there is no such stream, or it belongs to another device.
         """
         queue = self.device.queue
         if handle in LEGACY:
@@ -110,24 +112,24 @@ class Machine:
         return queue, stream
 
     def check(self) -> None:
-        """A device that has faulted answers every call with its error, until the process ends."""
+        """Raise the first fault's error, with which a device answers every call from then on."""
         if self.fault is not None:
             name, detail = self.fault
             raise runtime_error(name) from KernelFault("fault", detail)
 
     def fail(self, name: str, detail: str) -> None:
-        """Note the first fault."""
+        """Keep the first fault."""
         self.fault = self.fault or (name, detail)
 
     def room(self, address: int) -> int | None:
-        """As Memory.room, on any device."""
+        """Return what `Memory.room` returns on the device that has the address."""
         found = (device.memory.room(address) for device in self.devices)
         return next((room for room in found if room is not None), None)
 
     def run_kernel(
         self, function: Any, grid: Sequence[int], block: Sequence[int], params: Sequence[bytes], shared: int
     ) -> None:
-        """Run a kernel now; what it does wrong is found by whoever asks the device next."""
+        """Run a kernel now; the next call to the device raises the error of a fault."""
         if self.fault is not None:
             return
         for number, param in enumerate(params):
@@ -150,7 +152,8 @@ class Machine:
             ctypes.memmove(target, source, size)
 
     def reset(self) -> None:
-        """As after a start of the machine, but for memory that somebody still holds."""
+        """Put the machine back to its state at the start, except for memory that is still in
+        use."""
         for device in self.devices:
             for stream in device.queue.capturing():
                 stream.capture = None

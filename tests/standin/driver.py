@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the names are CUDA's
-"""CUDA's driver as CuPy calls it: `cupy_backends/cuda/api/driver.pyx`, modules and launches, on the stand-in's machine."""
+"""CUDA's driver as CuPy calls it: the functions of `cupy_backends/cuda/api/driver.pyx`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from standin.errors import driver_error
 from standin.kernels import Function, Module
 
 MAX_THREADS, SHARED, CONSTANT, LOCAL, REGISTERS, PTX, BINARY, CACHE, DYNAMIC, CARVEOUT = range(10)
-"""CUfunction_attribute."""
+"""The values of CUfunction_attribute."""
 UNKNOWN_REGISTERS = 32
-"""PTX does not say how many registers the assembler will take."""
+"""The registers of every kernel: PTX does not tell how many the assembler would use."""
 
 
 class Driver:
-    """The functions."""
+    """The driver's functions, on the stand-in's machine."""
 
     def __init__(self, machine: Machine):
         self.machine = machine
@@ -29,7 +29,7 @@ class Driver:
         return self.machine.current
 
     def moduleLoadData(self, image: bytes) -> int:
-        """PTX only: there is nothing here that could run machine code."""
+        """Load PTX; nothing here could run machine code."""
         if image[:4] == b"\x7fELF":
             raise driver_error("INVALID_IMAGE", "the stand-in takes PTX, as CUPY_COMPILE_WITH_PTX=1 has CuPy compile")
         return self.machine.new(Module(image.rstrip(b"\0").decode()))
@@ -44,7 +44,7 @@ class Driver:
         return self.machine.new(Function(loaded, name))
 
     def launchKernel(self, function: int, *given: int) -> None:
-        """cuLaunchKernel: the driver knows the size of each parameter and takes that many bytes from each address."""
+        """Launch a kernel. As in CUDA, the size of each parameter is known from the kernel."""
         gx, gy, gz, bx, by, bz, shared, stream, addresses, _ = given
         self.machine.check()
         kernel: Function = self.machine.get(function)

@@ -9,21 +9,23 @@ RUNTIME = {
     "NotReady": 600, "IllegalAddress": 700, "LaunchFailure": 719, "StreamCaptureUnsupported": 900,
     "StreamCaptureInvalidated": 901, "StreamCaptureIsolation": 905, "StreamCaptureImplicit": 906, "CapturedEvent": 907,
 }  # fmt: skip
-"""cudaError… to number, from the CUDA runtime's driver_types.h."""
+"""The numbers of cudaError…, from the CUDA runtime's driver_types.h."""
 DRIVER = {"INVALID_VALUE": 1, "INVALID_IMAGE": 200, "INVALID_HANDLE": 400, "NOT_FOUND": 500}
 
 
 def runtime_error(name: str) -> Exception:
-    """CuPy's CUDARuntimeError; CuPy asks the CUDA runtime that is linked into it for the text, which needs no driver."""
+    """Return CuPy's CUDARuntimeError; its text comes from the runtime in CuPy and needs no
+    driver."""
     from cupy_backends.cuda.api.runtime import CUDARuntimeError
 
     return CUDARuntimeError(RUNTIME[name])
 
 
 def driver_error(name: str, what: str) -> Exception:
-    """CuPy's CUDADriverError, whose own constructor asks the driver for the text, and there is none.
+    """Return CuPy's CUDADriverError, without its constructor, which asks the driver for the text.
 
     Args:
+        name: the name of the error.
         what: the text.
     """
     from cupy_backends.cuda.api.driver import CUDADriverError

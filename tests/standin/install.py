@@ -1,9 +1,9 @@
-"""A CUDA device for the real CuPy on a machine without one.
+"""Installs a CUDA device for the real CuPy on a machine without one.
 
-CuPy runs unchanged: its arrays, its memory pools, its packing of arguments, its streams and graphs, its compilation through
-NVRTC. What is replaced is what lies below it, CUDA's runtime and driver, by `standin.runtime` and `standin.driver`, which do
-on this machine's CPU, with gpunet's emulator, what they are asked for. `install` must come before CuPy is imported; from then
-on CuPy sees no device until `present` shows it one.
+CuPy runs unchanged: its arrays, memory pools, packing of arguments, streams and graphs, and its
+compilation through NVRTC. What it stands on is replaced: `standin.runtime` and `standin.driver` do
+the work of CUDA's runtime and driver on this machine's CPU, with gpunet's emulator. `install` must
+be called before CuPy is imported. From then on CuPy sees no device, except inside `present`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from standin.device import Machine
 RELEASES = (
     "free", "freeHost", "eventDestroy", "streamDestroy", "graphDestroy", "graphExecDestroy", "moduleUnload",
 )  # fmt: skip
-"""Called when a CuPy object dies, which may be after the device is gone again."""
+"""The functions that CuPy calls when an object dies, which may be after `present` has ended."""
 
 
 class Switch:
     """Whether CuPy sees the machine.
 
     Attributes:
-        machine: it, present or not.
-        ending: whether the interpreter ends, so that nothing is to be given back any more.
+        machine: the machine, present or not.
+        present: whether CuPy sees it.
+        ending: whether the interpreter is ending, when nothing needs to be given back any more.
     """
 
     def __init__(self) -> None:
@@ -43,12 +44,12 @@ class Switch:
 
 @cache
 def switch() -> Switch:
-    """The process's one."""
+    """Return the switch of this process."""
     return Switch()
 
 
 def why_impossible() -> str:
-    """Why the stand-in cannot be installed in this process; empty where it can, or is."""
+    """Return why the stand-in cannot be installed in this process; empty if it can be, or is."""
     if switch.cache_info().currsize:
         return ""
     if why := why_no_emulator():
@@ -66,7 +67,8 @@ def why_impossible() -> str:
 
 
 def install() -> Switch:
-    """Put the stand-in below CuPy, once in a process, and say where its switch is; it begins as not present."""
+    """Install the stand-in, once in a process, and return its switch; it is not present at
+    first."""
     if switch.cache_info().currsize:
         return switch()
     if why := why_impossible():
@@ -113,7 +115,7 @@ def _hook(
 
 @contextmanager
 def present() -> Iterator[Machine]:
-    """Inside, CuPy and gpunet see the device; it begins as after a start, and its memory is given back at the end."""
+    """Show CuPy and gpunet a newly started device inside a `with`; free its memory at the end."""
     made = install()
     before = made.present
     made.machine.reset()

@@ -1,4 +1,5 @@
-"""Kernels of the stand-in: the PTX that CuPy had NVRTC make, run by gpunet's emulator."""
+"""The stand-in's modules and kernels: PTX that CuPy compiled with NVRTC, run by gpunet's
+emulator."""
 
 from __future__ import annotations
 
@@ -23,14 +24,15 @@ DEFAULT_SHARED = 48 * 1024
 
 
 class PtxProgram(Program):
-    """A program of the emulator that begins with PTX instead of CUDA C++."""
+    """A program of the emulator whose source is PTX instead of CUDA C++."""
 
     @cached_property
     def _parsed(self) -> Any:
         return parse(self.text)
 
     def _files(self, expression: str, checked: bool) -> tuple[Path, Path]:
-        """The library is named by its own code, so that a change elsewhere in the module leaves it as it is."""
+        """Return library and facts; the library's name depends on its own code, not on the
+        module."""
 
         def make(path: Path) -> None:
             made = translate(self._parsed, expression, checked=checked)
@@ -45,7 +47,7 @@ class Module:
     """A loaded module.
 
     Args:
-        ptx: its text.
+        ptx: its PTX.
     """
 
     def __init__(self, ptx: str):
@@ -57,7 +59,7 @@ class Function:
     """A kernel of a module.
 
     Attributes:
-        dynamic: the most bytes of dynamic shared memory that a launch may ask for.
+        dynamic: the most bytes of dynamic shared memory that a launch may request.
     """
 
     def __init__(self, module: Module, name: str):
@@ -66,7 +68,7 @@ class Function:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """What the emulator knows about it: `parameters` (bytes of each), `max_threads`, `real_shared`."""
+        """The emulator's facts about it: `parameters` (in bytes), `max_threads`, `real_shared`."""
         return self.program._kernel(self.name, False).facts
 
     @property
@@ -82,6 +84,6 @@ class Function:
         return SHARED_LIMITS[capability(self.program.arch)] * 1024
 
     def run(self, grid: Sequence[int], block: Sequence[int], params: Sequence[bytes], shared: int) -> None:
-        """Run it now."""
+        """Run the kernel now."""
         schedule = Settings.from_environment().schedule
         self.program.launch(self.name, tuple(grid), tuple(block), params, shared=shared, regions=[], schedule=schedule)

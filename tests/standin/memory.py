@@ -1,4 +1,7 @@
-"""Device memory and page-locked memory of the stand-in: pages of this process, whose addresses are never used twice."""
+"""Device memory and page-locked memory of the stand-in: pages of this process.
+
+No address is ever used twice.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import mmap
 from bisect import bisect_right, insort
 
 NAN_BYTE = 0xFF
-"""What memory holds before it is written: four such bytes are a NaN."""
+"""The bytes of memory that was not written yet; four of them are a NaN."""
 
 
 class Memory:
-    """Allocations of one kind. A freed one keeps its address and loses its pages, so that a late use of it is found.
+    """Allocations of one kind.
+
+    When one is freed, its pages are given back and its address stays taken, so that a late use is
+    found.
 
     Args:
-        total: bytes that there are; None for as many as the process gets.
-        unit: bytes that a size is rounded up to in the account; a real driver takes 2 MiB at a time.
+        total: bytes in all; None for no limit but the process's.
+        unit: sizes are counted in multiples of this, in bytes; a real driver takes 2 MiB at a time.
     """
 
     def __init__(self, total: int | None = None, unit: int = 512):
@@ -23,10 +29,10 @@ class Memory:
         self.used = 0
         self._starts: list[int] = []
         self._blocks: dict[int, tuple[mmap.mmap, int, int]] = {}
-        """(pages, size, bytes that it counts for, 0 once it is freed) by address."""
+        """(pages, size, bytes that are counted for it, or 0 once it is freed), by address."""
 
     def allocate(self, size: int) -> int:
-        """The address of `size` bytes, or 0 if there are no more."""
+        """Return the address of `size` new bytes, or 0 if that many are not left."""
         taken = -(-size // self.unit) * self.unit
         if self.total is not None and self.used + taken > self.total:
             return 0
@@ -39,7 +45,7 @@ class Memory:
         return address
 
     def free(self, address: int) -> bool:
-        """Whether an allocation that starts here was given back."""
+        """Free the allocation that starts at an address, and return whether there was one."""
         pages, size, taken = self._blocks.get(address, (None, 0, 0))
         if pages is None or not taken:
             return False
@@ -49,7 +55,10 @@ class Memory:
         return True
 
     def room(self, address: int) -> int | None:
-        """Bytes from here to the end of the living allocation around it; 0 in a freed one, None outside of all."""
+        """Return the bytes from an address to the end of its allocation.
+
+        The result is 0 if the allocation was freed, and None if the address lies in none.
+        """
         index = bisect_right(self._starts, address) - 1
         if index < 0:
             return None

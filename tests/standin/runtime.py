@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - the names are CUDA's
-"""CUDA's runtime as CuPy calls it: `cupy_backends/cuda/api/runtime.pyx`, function by function, on the stand-in's machine."""
+"""CUDA's runtime as CuPy calls it: the functions of `cupy_backends/cuda/api/runtime.pyx`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from standin.errors import RUNTIME, runtime_error
 from standin.streams import LEGACY, RELAXED, Capture, Event, Graph, Stream
 
 H2D, D2H, D2D, DEFAULT = 1, 2, 3, 4
-"""cudaMemcpyKind."""
+"""The values of cudaMemcpyKind."""
 NON_BLOCKING, DISABLE_TIMING = 1, 2
 """cudaStreamNonBlocking, cudaEventDisableTiming."""
 VERSION = 13000
 
 
 class Runtime:
-    """The functions; each docstring's first word is CUDA's name of it where it says more than the code."""
+    """The runtime's functions, on the stand-in's machine."""
 
     def __init__(self, machine: Machine):
         self.machine = machine
@@ -44,7 +44,7 @@ class Runtime:
         self.machine.check()
 
     def deviceGetAttribute(self, attribute: int, device: int) -> int:
-        """cudaDeviceGetAttribute: the numbers are cudaDeviceAttr's, in driver_types.h."""
+        """Return an attribute; the numbers are those of cudaDeviceAttr in driver_types.h."""
         major, minor = divmod(self.machine.capability, 10)
         values = {
             1: 1024, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152, 10: 32, 12: 65536, 16: 4, 39: 2048,
@@ -72,7 +72,7 @@ class Runtime:
         return 0
 
     def deviceSynchronize(self) -> None:
-        """Not while a stream of the device captures."""
+        """Wait for the device; an error while one of its streams is being captured."""
         self.machine.check()
         queue = self.machine.device.queue
         queue.refuse_wait(queue.capturing())
@@ -98,7 +98,7 @@ class Runtime:
         return address
 
     def free(self, address: int) -> None:
-        """cudaFree waits for the device, so that nothing still uses the memory."""
+        """Free memory, after everything that may still use it: cudaFree waits for the device."""
         for device in self.machine.devices:
             if device.memory.room(address):
                 device.queue.refuse_unsafe()
@@ -112,7 +112,7 @@ class Runtime:
         return self.machine.pinned.allocate(size)
 
     def freeHost(self, address: int) -> None:
-        """cudaFreeHost waits for all devices, as cudaFree does."""
+        """Free page-locked memory, after all devices are done."""
         for device in self.machine.devices:
             device.queue.drain()
         if not self.machine.pinned.free(address):
@@ -125,18 +125,21 @@ class Runtime:
         return memory.total - memory.used, memory.total
 
     def pointerGetMemoryType(self, address: int) -> int:
-        """cudaMemoryType: 0 for memory that CUDA does not know, 1 for page-locked memory, 2 for a device's."""
+        """Return the cudaMemoryType: 0 for unknown memory, 1 for page-locked, 2 for a device's."""
         return 2 if self.machine.room(address) else 1 if self.machine.pinned.room(address) else 0
 
     def memcpy(self, target: int, source: int, size: int, kind: int) -> None:
-        """On the default stream, and waited for."""
+        """Copy on the default stream, and wait for it."""
         self._unsafe()
         self.memcpyAsync(target, source, size, kind, 0)
         self.streamSynchronize(0)
 
     def memcpyAsync(self, target: int, source: int, size: int, kind: int, stream: int) -> None:
-        """cudaMemcpyAsync: page-locked memory is read and written when the stream comes to it. Pageable memory is read now, and
-        a copy to it waits for the stream; neither can be captured."""
+        """Copy on a stream.
+
+        Page-locked memory is read and written when the stream comes to the copy. Pageable memory is
+        read now, and a copy to it waits for the stream; neither can be captured.
+        """
         self.machine.check()
         queue, to = self.machine.stream(stream)
         kind = self._kind(target, source, size, kind)
@@ -150,10 +153,10 @@ class Runtime:
             self.streamSynchronize(stream)
 
     def _kind(self, target: int, source: int, size: int, kind: int) -> int:
-        """cudaMemcpyDefault made out, and both ends looked at.
+        """Return the kind of a copy, which cudaMemcpyDefault leaves open.
 
         Raises:
-            CUDARuntimeError: an end that is not what the kind says, or too short.
+            CUDARuntimeError: source or target is not what the kind says, or too short.
         """
         rooms = self.machine.room(source), self.machine.room(target)
         found = {(False, True): H2D, (True, False): D2H, (True, True): D2D, (False, False): 0}[
@@ -199,7 +202,7 @@ class Runtime:
         return self.machine.stream(stream)[1].priority
 
     def streamDestroy(self, stream: int) -> None:
-        """What it was asked for is still done."""
+        """Destroy a stream; the work on it is still done."""
         dropped = self.machine.drop(stream)
         if dropped is not None:
             self.machine.devices[dropped.device].queue.streams.discard(dropped)
@@ -218,7 +221,10 @@ class Runtime:
         self.machine.check()
 
     def streamQuery(self, stream: int) -> int:
-        """The state as a number: CuPy does not raise here. Asking moves the stream on, so that a loop that asks ends."""
+        """Return the state as a number; CuPy does not raise here.
+
+        Each query lets the stream do its work, so that a loop of queries ends.
+        """
         _, which = self.machine.stream(stream)
         if which.capture:
             which.capture.valid = False
@@ -258,7 +264,7 @@ class Runtime:
         queue.record(self.machine.get(event), which)
 
     def eventQuery(self, event: int) -> int:
-        """As streamQuery."""
+        """Return the state as a number, as streamQuery does."""
         which = self.machine.get(event)
         if which.capture:
             which.capture.valid = False
@@ -276,7 +282,7 @@ class Runtime:
         self.machine.check()
 
     def eventElapsedTime(self, start: int, end: int) -> float:
-        """In milliseconds."""
+        """Return the time between two events, in milliseconds."""
         first, second = self._passed(start), self._passed(end)
         if not (first.timed and second.timed and first.task and second.task):
             raise runtime_error("InvalidResourceHandle")
@@ -294,7 +300,8 @@ class Runtime:
     # ---- capture
 
     def streamBeginCapture(self, stream: int, mode: int = RELAXED) -> None:
-        """Not of the default stream, nor of one that captures."""
+        """Begin a capture, which neither the default stream nor one that is captured already
+        can."""
         self.machine.check()
         _, which = self.machine.stream(stream)
         if stream in LEGACY:
@@ -308,7 +315,7 @@ class Runtime:
         return self.machine.new(queue.end_capture(which))
 
     def streamIsCapturing(self, stream: int) -> bool:
-        """CuPy raises its own error for a capture that is of no use any more."""
+        """Return whether a stream is being captured; CuPy raises its own error if it is invalid."""
         queue, which = self.machine.stream(stream)
         queue.refuse_legacy(which)
         if which.capture and not which.capture.valid:
@@ -322,7 +329,7 @@ class Runtime:
         self.machine.drop(graph)
 
     def graphExecDestroy(self, graph: int) -> None:
-        """A replay that is under way is still done."""
+        """Destroy an executable graph; replays that have begun are still done."""
         self.machine.drop(graph)
 
     def graphLaunch(self, graph: int, stream: int) -> None:

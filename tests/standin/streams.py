@@ -1,8 +1,9 @@
 """Streams, events and graphs of the stand-in.
 
-What is asked of a stream is kept in its order and done late: not before something waits for it. A device may be as slow as
-that, so whoever reads too early, changes page-locked memory too early, or counts on an order between two streams that nothing
-makes, gets wrong numbers here on every run.
+Work on a stream is kept in order and done late: when something waits for it, and not before. A real
+device may be as slow as that. So a program that reads too early, changes page-locked memory too
+early, or relies on an order between two streams that nothing makes, gets wrong numbers here on
+every run.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from time import perf_counter
 from standin.errors import runtime_error
 
 LEGACY = (0, 1)
-"""Handles of the default stream, which waits for all blocking streams, and they for it."""
+"""The handles of the default stream. It waits for all blocking streams, and they wait for it."""
 PENDING = 1024
-"""Tasks that a device keeps; the oldest is done when there are more."""
+"""Most tasks that a device keeps; if there are more, the oldest is done."""
 RELAXED = 2
-"""cudaStreamCaptureModeRelaxed."""
+"""The value of cudaStreamCaptureModeRelaxed."""
 
 
 @contextmanager
 def _host_stands_still() -> Iterator[None]:
-    """A real device works while the host does. Here it borrows the host's thread: no garbage may be collected meanwhile, whose
-    finalizers would ask the device for things in the middle of its work."""
+    """Turn the garbage collector off while the device works in the host's thread.
+
+    Otherwise finalizers would call the device in the middle of its work.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -37,7 +40,7 @@ def _host_stands_still() -> Iterator[None]:
 
 
 class Task:
-    """One thing to do, after others."""
+    """A piece of work, and the tasks that must be done before it."""
 
     __slots__ = ("after", "done", "run")
 
@@ -45,7 +48,7 @@ class Task:
         self.run, self.after, self.done = run, after, False
 
     def finish(self) -> None:
-        """Do it, with all that it waits for."""
+        """Do the work, after the tasks that it waits for."""
         path = [self]
         while path:
             task = path[-1]
@@ -55,16 +58,16 @@ class Task:
                 continue
             path.pop()
             if not task.done:
-                task.done = True  # first: what it does may come back here
+                task.done = True  # set first, for the work may come back to this task
                 with _host_stands_still():
                     task.run()
 
 
 class Capture:
-    """What a stream records.
+    """The work that a stream records.
 
     Args:
-        mode: cudaStreamCaptureMode…
+        mode: a cudaStreamCaptureMode.
     """
 
     def __init__(self, mode: int):
@@ -92,7 +95,7 @@ class Event:
 
 
 class Graph:
-    """Captured work; `last` is its last replay, which the next one waits for."""
+    """Captured work. `last` is its last replay, for which the next one waits."""
 
     def __init__(self, nodes: list[Callable[[], None]]):
         self.nodes = nodes
@@ -104,7 +107,7 @@ class Queue:
 
     Args:
         device: its number.
-        late: do things only when they are waited for; at once otherwise.
+        late: whether work is done when something waits for it; otherwise it is done at once.
     """
 
     def __init__(self, device: int, *, late: bool = True):
@@ -114,14 +117,14 @@ class Queue:
         self._pending: deque[Task] = deque()
 
     def capturing(self) -> list[Stream]:
-        """The streams that capture."""
+        """Return the streams that are being captured."""
         return [stream for stream in self.streams if stream.capture]
 
     def submit(self, stream: Stream, run: Callable[[], None], after: list[Task] | None = None) -> Task | None:
-        """Put something at the end of a stream, or record it while the stream captures.
+        """Put work at the end of a stream, or record it if the stream is being captured.
 
         Args:
-            after: what else it waits for.
+            after: other tasks that it waits for.
         """
         if stream.capture:
             if not stream.capture.valid:
@@ -143,7 +146,7 @@ class Queue:
         return task
 
     def refuse_legacy(self, stream: Stream) -> None:
-        """The default stream may not be used while a stream that waits for it captures."""
+        """Raise if `stream` is the default stream and a blocking stream is being captured."""
         broken = [s.capture for s in self.capturing() if s.blocking] if stream is self.legacy else []
         for capture in filter(None, broken):
             capture.valid = False
@@ -151,7 +154,7 @@ class Queue:
             raise runtime_error("StreamCaptureImplicit")
 
     def refuse_unsafe(self) -> None:
-        """What may wait for the device is refused unless all captures are relaxed."""
+        """Raise for a call that may wait for the device, unless all captures are relaxed."""
         strict = [s.capture for s in self.capturing() if s.capture and s.capture.mode != RELAXED]
         for capture in strict:
             capture.valid = False
@@ -159,7 +162,7 @@ class Queue:
             raise runtime_error("StreamCaptureUnsupported")
 
     def refuse_wait(self, streams: list[Stream]) -> None:
-        """A stream that captures cannot be waited for, and the try ends its capture."""
+        """Raise, and make the captures invalid, if one of the streams to wait for is captured."""
         caught = [s.capture for s in streams if s.capture]
         for capture in caught:
             capture.valid = False
@@ -167,7 +170,7 @@ class Queue:
             raise runtime_error("StreamCaptureUnsupported")
 
     def drain(self) -> None:
-        """Do all that was asked for."""
+        """Do all work that is left."""
         while self._pending:
             self._pending.popleft().finish()
 
@@ -181,7 +184,7 @@ class Queue:
         event.task = self.submit(stream, pass_it)
 
     def wait(self, stream: Stream, event: Event) -> None:
-        """Have a stream wait for an event."""
+        """Make a stream wait for an event."""
         if stream.capture and event.capture is not stream.capture and event.task is not None:
             stream.capture.valid = False
             raise runtime_error("StreamCaptureIsolation")
@@ -193,7 +196,7 @@ class Queue:
             self.submit(stream, lambda: None, [event.task])
 
     def end_capture(self, stream: Stream) -> Graph:
-        """The captured work."""
+        """End a capture, and return the captured work."""
         capture, stream.capture = stream.capture, None
         if capture is None:
             raise runtime_error("IllegalState")

@@ -1,4 +1,5 @@
-"""What CuPy and CUDA refuse in stream capture, and what they let pass that corrupts numbers later."""
+"""What CuPy and CUDA refuse in a stream capture, and what they allow although it corrupts
+numbers."""
 
 import threading
 
@@ -8,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def stream(cupy):
-    """A non-blocking stream, current during the test, after all that came before."""
+    """A non-blocking stream, which is current during the test; earlier work is done."""
     made = cupy.cuda.Stream(non_blocking=True)
     with made:
         yield made
@@ -141,7 +142,7 @@ def test_memory_may_be_taken_in_a_relaxed_capture_alone(cupy, stream):
 
 
 def test_what_a_capture_frees_is_handed_out_again_and_overwritten_by_a_replay(cupy, x, stream, add):
-    """CuPy has no memory of a graph's own: why gpunet records from a pool of its own."""
+    """CuPy has no memory that belongs to a graph, so gpunet captures with a pool of its own."""
     stream.begin_capture()
     between = cupy.empty(4, np.float32)
     add(between, x, 1)

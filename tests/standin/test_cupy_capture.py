@@ -1,4 +1,4 @@
-"""gpunet's captures through CuPy: CupyArrays, Recorder, Recording, Feed and the benchmarks' timer."""
+"""gpunet's captures through CuPy: CupyArrays, Recorder, CapturedGraph, Feed and the timer."""
 
 import gc
 
@@ -45,7 +45,7 @@ def test_work_is_recorded_and_not_run_until_it_is_replayed(cuda, machine):
 
 
 def test_what_a_recording_frees_is_nobody_elses(cuda):
-    """The pool is the graph's own: compare test_capture_rules.py, where it is the usual one."""
+    """The pool is the graph's own; in test_capture_rules.py it is the usual one."""
     x, recorder = device(cuda, 1, 2), cuda.recorder()
 
     def work():
@@ -123,7 +123,7 @@ def test_a_timer_times_on_the_device_and_replays_what_it_captures(cuda, machine)
     times = timer.seconds(work, 3)
     assert len(times) >= 3
     assert all(0 < t < 1 for t in times)
-    runs = machine.launches - before  # some of them to warm up
+    runs = machine.launches - before  # some of these runs warm the timer up
     assert runs > len(times)
     assert cuda.to_numpy(x).tolist() == [2 + runs, 3 + runs]
 
@@ -167,13 +167,13 @@ def test_a_dropped_recorder_gives_its_memory_back(cuda, cupy, machine):
 
 def test_a_graph_for_which_there_is_no_memory_is_not_given_the_blocks_that_its_own_launches_use(cuda, cupy, machine):
     x, kept = cuda.full((2**18,), 1.0, np.float32), cuda.recorder()
-    kept.record(lambda: None)  # what recording takes by itself is there
+    kept.record(lambda: None)  # now a capture needs no more memory of its own
     free_unused(cuda.arrays)
     machine.device.memory.total = machine.device.memory.used + 5 * 2**19
 
     def work():
-        cuda.unary("exp", x)  # 1 MiB, which is free again, but not for the graph's replays
-        cuda.empty((2**19,), np.float32)  # 2 MiB: with the one above more than there is
+        cuda.unary("exp", x)  # 1 MiB, which is free again afterwards, but used by replays
+        cuda.empty((2**19,), np.float32)  # 2 MiB: more than is left beside the 1 MiB above
 
     with pytest.raises(MemoryError, match="out of memory allocating 2097152 bytes for a graph"):
         cuda.recorder().record(work)

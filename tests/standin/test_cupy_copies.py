@@ -1,4 +1,4 @@
-"""Copies and pickles of what lives in CuPy's arrays."""
+"""Copies and pickles of models and optimizers whose values are CuPy arrays."""
 
 import copy
 import pickle

@@ -1,10 +1,14 @@
-"""How CuPy compiles gpunet's sources and finds kernels in them: cupy/cuda/compiler.py and cupy/_core/raw.pyx (RawModule)."""
+"""How CuPy compiles gpunet's sources and finds kernels in them.
+
+In CuPy: cupy/cuda/compiler.py, and RawModule in cupy/_core/raw.pyx.
+"""
 
 import numpy as np
 import pytest
 
 from gpunet.cuda.instantiations import module_of
 from gpunet.cuda.launcher import CupyLauncher
+from gpunet.nvrtc import compiler as nvrtc
 from gpunet.nvrtc import source
 
 KERNELS = (
@@ -36,7 +40,8 @@ def test_a_kernel_that_the_module_was_not_compiled_for_is_not_found(cuda):
 
 
 def test_cupy_compiles_to_the_names_that_the_gate_knows(machine, monkeypatch):
-    """To machine code for a GPU, which the stand-in cannot load; `arch` keeps CuPy from asking for the device's."""
+    """CuPy compiles for a GPU here, and is given an architecture, so that it asks no device for
+    it."""
     from cupy._core import core
     from cupy.cuda import compiler
 
@@ -47,7 +52,7 @@ def test_cupy_compiles_to_the_names_that_the_gate_knows(machine, monkeypatch):
         source.read("reduce.cu"), options, "90", name_expressions=list(expressions)
     )
     assert code[:4] == b"\x7fELF"
-    assert mapping == compiler.compile("reduce.cu", "sm_90", expressions).names
+    assert mapping == nvrtc.compile("reduce.cu", "sm_90", expressions).names
     for name in mapping.values():
         assert name.encode() in code
     kept = compiler._encode_cache_payload([mapping[e] for e in sorted(expressions)], code)

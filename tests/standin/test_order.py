@@ -1,4 +1,4 @@
-"""The order of things on streams (cupy/cuda/stream.pyx), on a device that is as late as CUDA lets it be."""
+"""The order of work on streams (cupy/cuda/stream.pyx), on a device as late as CUDA allows."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,10 @@ def test_a_device_that_is_not_there(cupy):
 
 
 def test_a_stream_is_entered_on_its_own_device(cupy, machine, side):
-    """cupy/cuda/stream.pyx, check_stream_device_match; CuPy counts devices once for each thread, so this one stays alone."""
+    """See check_stream_device_match in cupy/cuda/stream.pyx.
+
+    CuPy counts the devices once for each thread, so the machine keeps its single device here.
+    """
     assert cupy.cuda.get_current_stream() == cupy.cuda.Stream.null
     with side:
         assert cupy.cuda.get_current_stream() == side

@@ -1,4 +1,7 @@
-"""How CuPy packs the arguments that gpunet gives it: cupy/cuda/function.pyx (_pointer) and cupy/_core/_scalar.pyx (CScalar)."""
+"""How CuPy packs the arguments that gpunet passes to it.
+
+In CuPy: _pointer in cupy/cuda/function.pyx, and CScalar in cupy/_core/_scalar.pyx.
+"""
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +17,7 @@ template <class T> __global__ void bytes_of(unsigned char* out, T value, const f
     for (int i = threadIdx.x; i < sizeof(T); i += blockDim.x) out[i] = none == nullptr && after == 7 ? from[i] : 0;
 }
 """
-"""What a kernel sees of a parameter, if those around it arrived, too."""
+"""A kernel that copies a parameter's bytes, if the parameters around it have arrived too."""
 STRUCTS = {name: file for file in source.files() for name in signature.structs(file)}
 VALUES = {
     "bool": True, "char": -3, "uint8": 200, "short": -300, "uint16": 60000, "int": -70000, "uint32": 2**31 + 5,
@@ -23,7 +26,8 @@ VALUES = {
 
 
 def seen_by_a_kernel(file, kind, value, size):
-    """The bytes of a parameter of type `kind` in a kernel that CuPy launches with `value`."""
+    """Return the bytes of a parameter of type `kind` in a kernel that CuPy launches with
+    `value`."""
     import cupy
 
     name = f"bytes_of<{kind}>"
@@ -35,7 +39,7 @@ def seen_by_a_kernel(file, kind, value, size):
 
 
 def bound(file, kind, value):
-    """What `signature.bind` makes of a value for a parameter of that type."""
+    """Return a value as `signature.bind` packs it for a parameter of that type."""
     parameters = parse_parameters(file, source.read(file) + BYTES, f"bytes_of<{kind}>")[1:2]
     return bind_to(parameters, "bytes_of", [value], lambda array: False)[0]
 
@@ -56,7 +60,7 @@ def test_a_struct_arrives_as_its_own_bytes(machine, kind):
             value[name] = True  # any other byte is no bool
     assert bound(file, kind, value) is value
     seen = np.frombuffer(seen_by_a_kernel(file, kind, value, dtype.itemsize), dtype)[0]
-    for name in dtype.names:  # what lies in the gaps between members is anyone's
+    for name in dtype.names:  # the bytes between members are undefined
         assert seen[name].tobytes() == value[name].tobytes(), name
 
 
@@ -81,7 +85,7 @@ def test_what_cupy_does_not_take_raises(machine, value):
 
 
 def test_cupy_checks_neither_count_nor_dtype_nor_strides(machine):
-    """Why gpunet does."""
+    """So gpunet checks them itself."""
     import cupy
 
     text = 'extern "C" __global__ void first(float* out, const float* x) { *out = *x; }'
@@ -94,5 +98,5 @@ def test_cupy_checks_neither_count_nor_dtype_nor_strides(machine):
 
 
 def test_a_scalar_of_bfloat16_is_one_to_numpy(machine):
-    """cupy/_core/_scalar.pyx, CScalar: what is not an instance of numpy.generic is refused."""
+    """CScalar in cupy/_core/_scalar.pyx refuses all but instances of numpy.generic."""
     assert isinstance(ml_dtypes.bfloat16(1), np.generic)

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def memory(machine):
-    """The device's memory, with the default pool's cached blocks given back."""
+    """The device's memory, after the default pool has given its cached blocks back."""
     import cupy
 
     cupy.get_default_memory_pool().free_all_blocks()
@@ -42,7 +42,7 @@ def test_a_block_goes_back_to_its_own_stream(memory):
 
 
 def test_a_dropped_pool_keeps_its_device_memory(memory):
-    """The arena's free chunks and the arena hold each other: nobody gives them back but `free_all_blocks`."""
+    """The arena and its free chunks hold each other, so only `free_all_blocks` gives them back."""
     import cupy
 
     pool, before = cupy.cuda.MemoryPool(), memory.used
@@ -79,7 +79,7 @@ def test_out_of_memory_gives_cached_blocks_back_before_it_raises(memory):
 
     memory.total = memory.used + 3 * 2**20
     x = cupy.empty(2**21, np.uint8)
-    del x  # cached, and too much of it for what follows
+    del x  # it stays cached, which leaves too little for what follows
     y = cupy.empty(5 * 2**19, np.uint8)
     with pytest.raises(cupy.cuda.memory.OutOfMemoryError, match="Out of memory allocating 1,048,576 bytes"):
         cupy.empty(2**20, np.uint8)

@@ -1,4 +1,4 @@
-"""Processes that the tests start see the stand-in where their environment says so."""
+"""Processes that a test starts see the stand-in if their environment says so."""
 
 import os
 import subprocess

@@ -82,7 +82,7 @@ def test_what_cannot_be_captured_names_the_users_line_not_cupys():
 
 @pytest.mark.usefixtures("short_graphs")
 def test_training_again_and_again_takes_no_more_device_memory(cuda, machine):
-    """Eagerly: what a graph took is another matter."""
+    """Without capture, since a graph keeps its memory."""
     import gc
 
     import cupy
@@ -98,7 +98,8 @@ def test_training_again_and_again_takes_no_more_device_memory(cuda, machine):
 
 
 class OnTheDevice:
-    """A transform of a user's own, whose batches are made by kernels, in the loader's thread if it prefetches."""
+    """A user's own transform makes batches with kernels, in the loader's thread if it
+    prefetches."""
 
     def __init__(self, backend):
         self.backend = backend

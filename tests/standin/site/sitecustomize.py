@@ -1,4 +1,7 @@
-"""On PYTHONPATH, with GPUNET_TEST_STANDIN=1: the stand-in for CUDA goes below CuPy when a process first looks for CuPy."""
+"""Installs the stand-in when a process first imports CuPy, if GPUNET_TEST_STANDIN is 1.
+
+Python runs this file at its start if its folder is on PYTHONPATH.
+"""
 
 import os
 import sys
@@ -7,7 +10,7 @@ from pathlib import Path
 
 
 class _BeforeCupy(MetaPathFinder):
-    """Installs the stand-in, then lets the others find CuPy."""
+    """Installs the stand-in, then leaves it to the other finders to find CuPy."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "cupy":
