@@ -1,5 +1,7 @@
-"""Precisions: what a model's operations store, by the names that `Trainer`, `plan` and ``gpunet bench`` take, and how saved
-values come into a model of another precision."""
+"""Precisions: what operations store, by the names that `Trainer`, `plan` and ``gpunet bench`` take.
+
+It also tells how saved values are converted to the precision of the model that loads them.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,17 @@ from gpunet.backends.contract.arrays import is_float
 from gpunet.backends.contract.real import is_masked
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-"""float32 throughout, or 16 bits with float32 sums and parameters."""
+"""float32 throughout; or 16 bits for activations, with sums and parameters in float32."""
 
 
 def stored_dtype(operation: str, precision: str, backend: Backend) -> str | None:
-    """The dtype of images and activations; None for that of the parameters.
+    """The dtype in which images and activations are stored; None for that of the parameters.
 
+    Args:
+        operation: what errors name.
+        precision: one of `PRECISIONS`.
     Raises:
-        ValueError: a precision that there is not, or not on this backend.
+        ValueError: an unknown precision, or one that this backend does not have.
     """
     if precision in ("tf32", "3xtf32"):
         raise ValueError(f"{operation}: precision={precision!r} is not built yet; there are {', '.join(PRECISIONS)}")
@@ -33,12 +38,17 @@ def stored_dtype(operation: str, precision: str, backend: Backend) -> str | None
 
 
 def loaded(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """A copy of a saved array in the float dtype of what takes it: widened exactly, or rounded. NaN and inf are kept. What
-    takes integers gets integers of the same values.
+    """Copy a saved array, converted to the dtype of the parameter or buffer that loads it.
 
+    Floats become a float dtype, widened exactly or rounded; NaN and inf are kept. Integers and
+    booleans become a dtype of their own kind, with the same values.
+
+    Args:
+        name: what errors name.
+        shape, dtype: of the parameter or buffer.
     Raises:
-        TypeError: it is no NumPy array of floats.
-        ValueError: it has another shape, or a finite value that would become infinite.
+        TypeError: no NumPy array of the right kind.
+        ValueError: another shape, or a value that the dtype cannot hold.
     """
     if not isinstance(value, np.ndarray | np.generic) or is_masked(value):
         kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
@@ -50,9 +60,8 @@ def loaded(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndar
         raise ValueError(f"{name} is {value.shape} but takes {shape}")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         made = np.array(value, dtype)
-        lost = (
-            None if made.dtype == value.dtype else np.isfinite(value) & ~np.isfinite(made) if floats else made != value
-        )
-    if lost is not None and lost.any():
-        raise ValueError(f"{name} holds {np.asarray(value)[lost][0]}, of {value.dtype}, which {dtype} cannot hold")
+    if made.dtype != value.dtype:
+        lost = np.isfinite(value) & ~np.isfinite(made) if floats else made != value
+        if lost.any():
+            raise ValueError(f"{name} holds {np.asarray(value)[lost][0]}, of {value.dtype}, which {dtype} cannot hold")
     return made

@@ -24,14 +24,14 @@ class DeviceBatch(Protocol):
         """Launch the kernels that make the arrays; the host may read and copy nothing.
 
         Args:
-            clock: two uint64 on the device, (step, epoch): the place of the batch to make, whichever
-                batch of this key is asked; None to make this batch.
+            clock: two uint64 on the device, (step, epoch): the place of the batch to make,
+                whichever batch of this key is asked; None to make this batch.
             dtype: what the model computes in; kernels cast images of another float dtype to it.
         """
 
 
 def batch_arrays(batch: Any, dtype: Any) -> Any:
-    """Return the batch, or the arrays that its kernels make for a model that computes in `dtype`."""
+    """Return the batch, or the arrays that its kernels make, of `dtype` if they are images."""
     return batch.make(None, dtype) if isinstance(batch, DeviceBatch) else batch
 
 

@@ -94,7 +94,7 @@ class EagerStep(TrainingStep):
             return self.read_values(self.model(self._to_backend(x)))
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """The loss of a batch, and the model's output, which is None where there is a `LossStep`."""
+        """The loss of a batch, and the model's output, which is None if there is a `LossStep`."""
         parts = check_batch(batch)
         if self.loss_step is not None:
             loss = self.loss_step(self.model, tuple(self._to_backend(part) for part in parts))

@@ -31,7 +31,7 @@ class UpdateGradients:
         self._total: Array | None = None
 
     def add(self, loss: Tensor, rows: int, update_rows: int) -> None:
-        """Run the backward pass of the next batch: `rows` of the `update_rows` rows of the update."""
+        """Run the backward pass of the next batch, `rows` of the update's `update_rows` rows."""
         weight = label_weight(loss) if self._by_labels else None
         if weight is None and self._total is None:
             self._by_labels = False
@@ -42,7 +42,7 @@ class UpdateGradients:
         self._optimizer.backward(loss, self._factor(weight))
 
     def finish(self) -> None:
-        """Divide by the sum of the labels' weights, if they count; a sum of 0 gives gradients of 0."""
+        """Divide by the sum of the labels' weights if they count; a sum of 0 gives gradients of 0."""
         if self._total is None:
             return
         backend, total, grad = self._backend, self._total, self._optimizer.arena.grad

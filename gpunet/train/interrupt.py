@@ -78,7 +78,7 @@ _SWITCHING = (Interrupt.__enter__.__code__, Interrupt.__exit__.__code__)
 
 
 def watch_interrupts() -> AbstractContextManager[Interrupt]:
-    """A context in which the first Ctrl-C raises; inside a fit of the same thread, the fit's own."""
+    """A context in which the first Ctrl-C raises; inside a fit of this thread, the fit's own."""
     if threading.current_thread() is threading.main_thread():
         outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
         if isinstance(outer, Interrupt):

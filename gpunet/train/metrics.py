@@ -257,7 +257,7 @@ class EpochMeter:
 
     def values(self) -> dict[str, Any]:
         """The loss and the metrics by name."""
-        ignored = self.rows and not self._loss.weight  # all labels, so the loss is 0, as for a batch
+        ignored = self.rows and not self._loss.weight  # then the loss is 0, as that of a batch is
         return {"loss": 0.0 if ignored else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
 
 
@@ -270,7 +270,7 @@ def make_metrics(metrics: Sequence[str | Metric]) -> list[Metric]:
     """
     if isinstance(metrics, str):
         raise TypeError(f"Trainer: metrics takes a list, got the name {metrics!r}; write [{metrics!r}]")
-    return [_make_metric(metric) for metric in metrics if metric != "loss"]  # the loss is always measured
+    return [_make_metric(metric) for metric in metrics if metric != "loss"]  # it is always measured
 
 
 def _make_metric(metric: str | Metric) -> Metric:

@@ -1,4 +1,4 @@
-"""Recipes: for each data set, how to train the small networks to good accuracy. What the CLI and the examples share."""
+"""Recipes that train small networks well on each data set, for the CLI and the examples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS = ("lenet", "cnn", "alexnet", "vgg11", "vgg16", "resnet9", "resnet18", "r
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "muon")
 SCHEDULES = ("onecycle", "cosine", "constant")
 TEST_SHARE = 0.2
-"""Of a folder's images, to test on, if it has no split for that."""
+"""The share of a folder's images that is kept to test on, if the folder has no split for that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class Recipe:
     """How to train one network on one data set.
 
     Attributes:
-        lr: the schedule's largest learning rate.
-        shift: images are moved by up to this many pixels; `flip`: half of them are mirrored.
+        lr: the largest learning rate of the schedule.
+        shift: by how many pixels at most images are moved.
+        flip: whether half of the images are mirrored.
         mean, std: of each channel, on the scale 0 to 1.
     """
 
@@ -61,7 +62,7 @@ class Recipe:
                 raise ValueError(f"recipe: {name} is {getattr(self, name)} but must be at least 1")
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold."""
+        """The attributes, as JSON can hold them."""
         return asdict(self)
 
 
@@ -77,7 +78,7 @@ _BY_DATASET = {
     ),
 }  # fmt: skip
 _FOR_LENET: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 12}}
-"""What the small net wants otherwise: more epochs, for each costs it little."""
+"""What LeNet is given instead: more epochs, since each of them is cheap."""
 _FOR_OPTIMIZER: dict[str, dict[str, Any]] = {
     "sgd": {"lr": 0.05, "weight_decay": 5e-4},
     "adam": {"lr": 2e-3, "weight_decay": 0.0},
@@ -87,22 +88,27 @@ _FOR_OPTIMIZER: dict[str, dict[str, Any]] = {
     "lion": {"lr": 3e-4, "weight_decay": 0.1},
     "muon": {"lr": 0.02, "weight_decay": 0.01},
 }
-"""What an optimizer wants that is asked for by name. Images no one has tried get AdamW, which seldom diverges."""
+"""What an optimizer needs that is asked for by name.
+
+Folders of images, which have no recipe of their own, get AdamW, which seldom diverges.
+"""
 
 
 def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
-    """The recipe for a data set, one of `DATASETS` or a folder of images, and a model, one of `MODELS`.
+    """The recipe for a data set and a model.
 
     Args:
-        changes: attributes of `Recipe` to set otherwise; None leaves one as it is.
+        dataset: one of `DATASETS`, or a folder of images.
+        model: one of `MODELS`.
+        changes: attributes of `Recipe` that get another value; None leaves one as it is.
     """
     if dataset and dataset not in DATASETS and Path(dataset).expanduser().is_dir():
-        dataset = str(Path(dataset).expanduser().resolve())  # found again from another working folder
+        dataset = str(Path(dataset).expanduser().resolve())  # valid in other working folders too
     given = {name: value for name, value in changes.items() if value is not None}
     base = _BY_DATASET.get(dataset, Recipe(dataset=dataset))
     if dataset not in _BY_DATASET:
         given.setdefault("optimizer", "adamw")
-    for_model = {} if model == "cnn" else {"dropout": 0.0}  # the others have none
+    for_model = {} if model == "cnn" else {"dropout": 0.0}  # only cnn has dropout
     if model == "lenet":
         for_model |= _FOR_LENET.get(dataset, {})
     for_optimizer = _FOR_OPTIMIZER.get(given.get("optimizer", ""), {})
@@ -111,7 +117,10 @@ def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
 
 @dataclass(frozen=True)
 class Splits:
-    """Data sets of the same classes; `valid` is None if nothing is held out to choose the best epoch by."""
+    """Three data sets of the same classes and image size.
+
+    `valid` is None if no images are held out to choose the best epoch by.
+    """
 
     train: Any
     valid: Any
@@ -129,19 +138,23 @@ class Splits:
 def load_splits(
     name: str, *, root: Root = None, size: tuple[int, int] | None = None, valid: float = 0.0, **reading: Any
 ) -> Splits:
-    """What to train, to validate and to test on: a public data set by name, or a folder.
+    """Load the data sets to train, validate and test on.
 
-    A folder holds ``CLASS/``, or splits ``train/CLASS/``, ``valid/CLASS/`` and ``test/CLASS/`` (see
-    `data.readers.folders.split_folders`), whose classes are matched by name to those of the training images. If there is no
-    test split, a fifth of the training images of each class is held out for it, by their names (see `data.stable_split`).
+    A folder holds ``CLASS/``, or the splits ``train/CLASS/``, ``valid/CLASS/`` and ``test/CLASS/``
+    (see `data.readers.folders.split_folders`), whose classes are matched by name with those of the training
+    images. If there is no test split, a fifth of the training images of each class is held out for
+    it, by their names (see `data.stable_split`).
 
     Args:
+        name: one of `DATASETS`, or a folder.
         root: where public data sets are, see `gpunet.data`.
-        size: (height, width) that a folder's images are scaled to.
-        valid: the share of the training images to hold out to choose the best epoch by; 0 if there is a split for it.
+        size: (height, width) to which a folder's images are scaled.
+        valid: the share of the training images that is held out to choose the best epoch by; 0 for
+            none, or if the folder has a split for it.
         reading: `background` and `unreadable` of `data.ImageFolder`.
     Raises:
-        ValueError: a name that is empty or of nothing, a folder of one class or without a split to train on.
+        ValueError: neither a data set nor a folder has this name; or the folder has only one class,
+            or no split to train on.
     """
     if name in DATASETS:
         public, test = (_public(name, part, root) for part in ("train", "test"))
@@ -176,7 +189,7 @@ def _folder_splits(name: str, valid: float, **reading: Any) -> Splits:
 
 
 def load_dataset(name: str, **options: Any) -> tuple[Any, Any]:
-    """(train, test) of `load_splits`, whose arguments it takes."""
+    """(train, test) of `load_splits`, which takes the same arguments."""
     splits = load_splits(name, **options)
     return splits.train, splits.test
 
@@ -184,10 +197,13 @@ def load_dataset(name: str, **options: Any) -> tuple[Any, Any]:
 def load_test(
     name: str, classes: Sequence[str], *, root: Root = None, size: tuple[int, int] | None = None, **reading: Any
 ) -> Any:
-    """The test images that `load_splits` gives, with labels that are positions in `classes`, as a checkpoint names them.
+    """The test images of `load_splits`, whose labels are positions in the classes of a checkpoint.
 
+    Args:
+        name, root, size, reading: as for `load_splits`.
+        classes: of the checkpoint; some may have no images.
     Raises:
-        ValueError: as `load_splits`; a class that is not in `classes`. Some of `classes` may have no images.
+        ValueError: as `load_splits`; or a class of the data set is not among `classes`.
     """
     if name in DATASETS:
         test = _public(name, "test", root)
@@ -204,12 +220,14 @@ def load_test(
 
 
 def _public(name: str, split: str, root: Root) -> data.ArrayDataset:
-    made: data.ArrayDataset = getattr(data, name)(split=split, **({} if name == "digits" else {"root": root}))
-    return made
+    if name == "digits":
+        return data.digits(split=split)
+    load = {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar10": data.cifar10}[name]
+    return load(split=split, root=root)
 
 
 def _folder(name: str) -> Path:
-    """The folder of a data set that has no public name."""
+    """The folder of this name; ValueError if there is none."""
     folder = Path(name).expanduser()
     if not name or not folder.is_dir():
         kind = "a file, not" if name and folder.exists() else f"neither {', '.join(DATASETS)} nor"
@@ -218,13 +236,13 @@ def _folder(name: str) -> Path:
 
 
 def image_shape(dataset: Any) -> tuple[int, int, int]:
-    """(H, W, C) of a data set's images."""
+    """(H, W, C) of the images of a data set."""
     h, w, c = np.shape(dataset[0][0])
     return h, w, c
 
 
 def make_model(recipe: Recipe, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The recipe's network, with initial parameters that the seed decides."""
+    """Make the recipe's network; the seed decides its initial parameters."""
     if recipe.model == "cnn":
         return models.cnn(input_shape, classes, dropout=recipe.dropout)
     if recipe.dropout:
@@ -233,21 +251,25 @@ def make_model(recipe: Recipe, input_shape: tuple[int, int, int], classes: int) 
 
 
 def make_loaders(recipe: Recipe, train: Any, *others: Any, backend: Backend | None = None) -> tuple[Any, ...]:
-    """A shuffled, augmented loader of `train`, and plain ones of the others.
+    """Make a shuffled, augmenting loader of `train`, and plain loaders of the others.
 
     Args:
-        backend: a device that the data sets, of uint8 images, are uploaded to; if None the host makes the batches.
+        backend: the device to which the data sets, of uint8 images, are uploaded; if None, the host
+            makes the batches.
     """
     normalize = data.Normalize(recipe.mean, recipe.std)
-    steps: list[data.Transform] = [data.RandomShift(recipe.shift)] if recipe.shift else []
-    steps += [data.RandomHorizontalFlip()] if recipe.flip else []
+    steps: list[data.Transform] = []
+    if recipe.shift:
+        steps.append(data.RandomShift(recipe.shift))
+    if recipe.flip:
+        steps.append(data.RandomHorizontalFlip())
     make = data.DataLoader if backend is None else partial(data.DeviceLoader, backend=backend)
     first = make(train, recipe.batch_size, shuffle=True, transform=data.Compose([*steps, normalize]))
     return first, *(make(each, 256, transform=normalize) for each in others)
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-    """The recipe's optimizer; SGD with Nesterov's momentum 0.9."""
+    """Make the recipe's optimizer; SGD has Nesterov momentum of 0.9."""
     if recipe.optimizer == "sgd":
         return optim.SGD(parameters, recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
     kinds: dict[str, Any] = {
@@ -259,7 +281,7 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> optim.
 
 
 def make_schedule(recipe: Recipe, optimizer: optim.Optimizer, steps: int) -> Schedule:
-    """The recipe's schedule over `steps` steps of all epochs."""
+    """Make the recipe's schedule over `steps` steps, those of all epochs together."""
     if recipe.schedule == "onecycle":
         rates = [group["lr"] for group in optimizer.groups]
         return optim.OneCycleLR(optimizer, rates, steps, final_div_factor=400)
@@ -269,5 +291,5 @@ def make_schedule(recipe: Recipe, optimizer: optim.Optimizer, steps: int) -> Sch
 
 
 def make_loss(recipe: Recipe) -> Loss:
-    """Softmax cross-entropy with the recipe's label smoothing."""
+    """Cross entropy with the recipe's label smoothing."""
     return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)

@@ -1,4 +1,4 @@
-"""A run that `gpunet train` has saved: the network, and how images are read for it."""
+"""A run that `gpunet train` has saved: its network, and how it reads images."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from gpunet.train.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """What a checkpoint's metadata say, and the network with its weights.
+    """A network with its saved weights, and what its checkpoint says of it.
 
     Attributes:
         input_shape: (H, W, C) of the images that the network takes.
-        classes: names of the labels.
-        background: (red, green, blue) that transparent images lie on.
+        classes: the names of the labels.
+        background: (red, green, blue), the colour behind transparent images.
     """
 
     recipe: Recipe
@@ -39,29 +39,33 @@ class Saved:
 
     @property
     def normalize(self) -> Normalize:
-        """The transform of images that are not augmented."""
+        """The transform of images outside training."""
         return Normalize(self.recipe.mean, self.recipe.std)
 
     def trainer(self, backend: str, metrics: Sequence[str] = ()) -> Trainer:
-        """A Trainer to evaluate or predict with."""
+        """A Trainer that evaluates and predicts."""
         optimizer = optim.SGD(self.model.parameters(), lr=0.0)
         return Trainer(self.model, optimizer, metrics=list(metrics), backend=backend, progress=False)
 
     def probabilities(self, trainer: Trainer, paths: Sequence[Path]) -> np.ndarray:
-        """(N, classes) float32: what the network says of image files, scaled to the size that it takes."""
+        """The network's probabilities for image files, (N, classes) float32.
+
+        The images are scaled to the size that the network takes.
+        """
         height, width, channels = self.input_shape
         images = [read_image(p, (height, width), channels == 1, background=self.background) for p in paths]
         (x,) = self.normalize((np.stack(images),), indices=np.arange(len(images)), epoch=0, seed=0)
         return F.softmax(tensor(trainer.predict(x))).numpy()
 
     def image_paths(self, given: Sequence[Path], unreadable: str) -> list[Path]:
-        """The image files that were named, and those in the folders that were named; which can be read.
+        """The readable image files among the given ones and in the given folders.
 
         Args:
-            unreadable: as for `data.ImageFolder`, which skips the same files.
+            given: files and folders.
+            unreadable: what to do about other files, as for `data.ImageFolder`.
         Raises:
-            FileNotFoundError: a name of nothing.
-            ValueError: a folder without images; nothing that can be read.
+            FileNotFoundError: a path does not exist.
+            ValueError: a folder has no images, or no file can be read.
         """
         paths = []
         for path in given:
@@ -80,7 +84,7 @@ def load_saved(path: str | os.PathLike[str]) -> Saved:
     """Read a checkpoint that `gpunet train` has written.
 
     Raises:
-        ValueError: it was written by another program.
+        ValueError: something else has written it.
     """
     description: dict[str, Any] = read_metadata(path)
     if not {"recipe", "input_shape", "classes"} <= set(description):

@@ -226,8 +226,8 @@ class Trainer:
         """The model's outputs, in inference mode.
 
         Args:
-            data: batches (x, …), of which x is used, in the loader's order; or all x in one array of
-                floats (N, …).
+            data: batches (x, …), of which x is used, in the loader's order; or all x in one array
+                of floats (N, …).
             batch_size: how many images are taken at a time from an array.
         Returns:
             (N, …) on the host.
@@ -347,7 +347,7 @@ class Trainer:
     def _validate(self, valid: Loader, interrupt: Interrupt) -> dict[str, Any]:
         """Evaluate after an epoch, with the averages if there are any -> the columns valid_…."""
         set_epoch(valid, self.epoch)
-        random.begin_step(self.epoch, self.step + 1)  # hooks may have drawn, and a model may draw in inference
+        random.begin_step(self.epoch, self.step + 1)  # hooks may have drawn, and models may draw
         with nullcontext() if self.average is None else self.average.applied():
             measured = numbers_of(self._evaluate("valid", valid, interrupt, self.metrics))
         if not np.isfinite(measured["loss"]):
