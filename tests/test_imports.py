@@ -9,7 +9,7 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("decorators", "errors", "geometry", "augmentation", "random", "resampling", "version"),
+    ("decorators", "errors", "files", "geometry", "augmentation", "random", "resampling", "version"),
     ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("parameters",), ("operands",), ("autograd",), ("functional",), ("nn",),
     ("models", "optim", "data", "vision", "interop"),
