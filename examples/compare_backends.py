@@ -1,14 +1,14 @@
-"""Train the same network on two backends, from the same weights, on the same batches, and compare the losses.
+"""Train the same network on two backends, from the same weights and on the same batches, and compare the losses.
 
     python compare_backends.py
     python compare_backends.py --backends numpy cuda --steps 200 --plot curves.png
 
-Two backends add up in different orders, so their losses differ in the last digits, about 1e-7. Where a ReLU's input
-comes so close to 0 that it is positive on one of them only, the curves part, as float32 and float64 do on one backend.
+Two backends add numbers in different orders, so their losses differ in the last digits, by about 1e-7. Where the input
+of a ReLU is so close to 0 that it is positive on only one of the backends, the curves drift apart, just as float32 and
+float64 drift apart on one backend.
 """
 
 import argparse
-from itertools import islice
 
 import gpunet as gp
 from gpunet import data, models, optim
@@ -17,26 +17,36 @@ from gpunet.data import DataLoader, Normalize
 
 
 def losses(backend: str, steps: int, batch_size: int, seed: int) -> list[float]:
-    """The loss of each step of a new network; equal seeds give equal weights and batches on every backend."""
+    """Train a new network and return the loss of each step.
+
+    Equal seeds give equal weights and equal batches on every backend.
+    """
     gp.seed(seed)
     model = models.cnn((8, 8, 1)).to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.02)
-    loader = DataLoader(data.digits("train"), batch_size, shuffle=True, transform=Normalize(0.305, 0.377))
-    epochs = (batch for _ in iter(int, 1) for batch in loader)  # the loader again and again
-    values = []
-    for images, labels in islice(epochs, steps):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    return values
+    loader = DataLoader(data.digits(split="train"), batch_size, shuffle=True, transform=Normalize(0.305, 0.377))
+    values: list[float] = []
+    while True:
+        for images, labels in loader:
+            if len(values) == steps:
+                return values
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            values.append(loss.item())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", nargs=2, default=["numpy", "reference"], metavar=("FIRST", "SECOND"))
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument(
+        "--backends",
+        nargs=2,
+        default=["numpy", "reference"],
+        metavar=("FIRST", "SECOND"),
+        help="numpy, cuda, cuda:1, emulated or reference; default: numpy reference",
+    )
+    parser.add_argument("--steps", type=int, default=40, help="training steps on each backend")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", metavar="FILE.png", help="draw both curves (needs matplotlib)")
@@ -62,6 +72,7 @@ def main() -> None:
 
 
 def plot(path: str, names: list[str], curves: list[list[float]]) -> None:
+    """Draw the losses of both backends over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -3,8 +3,8 @@
     python image_filters.py
     python image_filters.py my_photo.jpg --output filtered.png
 
-Each filter is a small matrix (drawn in the corner: red above 0, blue below) that gpunet's depthwise convolution lays over
-every pixel. Without a photograph of yours it takes one that comes with scikit-image.
+Most filters are a small matrix, with which gpunet's depthwise convolution is computed. The matrix is drawn in the corner of
+the picture: red is above 0, blue below. Without a photograph of yours, the script takes one that comes with scikit-image.
 """
 
 import argparse
@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from gpunet import BackendError
-from gpunet.data.images import read_image
+from gpunet.data.readers.images import read_image
 from gpunet.vision import filters, plot
-
-FLOAT = np.float32
 
 
 def photograph(path: str | None, extent: int) -> np.ndarray:
-    """(H, W, 3) uint8, its longer side at most `extent` pixels."""
+    """Read a photograph as (H, W, 3) uint8, scaled down to at most `extent` pixels on its longer side."""
     if path is None:
         try:
             from skimage import data
@@ -34,41 +32,50 @@ def photograph(path: str | None, extent: int) -> np.ndarray:
 
 
 def speckled(photo: np.ndarray) -> np.ndarray:
-    """One pixel in twenty black, one in twenty white."""
+    """The photograph with one pixel in twenty black and one in twenty white."""
     drawn = np.random.default_rng(0).random((*photo.shape[:2], 1))
     return np.where(drawn < 0.05, 0, np.where(drawn > 0.95, 255, photo)).astype(np.uint8)
 
 
 def panels(photo: np.ndarray, backend: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """(picture, matrix) by title. Edges are computed as floats, for a byte holds neither their sign nor their size."""
-    grey = photo.mean(axis=-1, keepdims=True, dtype=FLOAT)
-    on = {"backend": backend}
-    matrix = filters.kernel
+    """The filtered pictures by title, each with its matrix, or with None where there is not just one.
+
+    Edges are computed as floats, because a byte holds neither their sign nor their size.
+    """
+    grey = photo.mean(axis=-1, keepdims=True, dtype=np.float32)
     specks = speckled(photo)
     return {
-        "identity": (filters.identity(photo, **on), matrix("identity")),
-        "box blur, 9x9": (filters.box_blur(photo, 9, **on), matrix("box", size=9)),
-        "Gaussian blur, sigma 3": (filters.gaussian_blur(photo, 3.0, **on), matrix("gaussian", sigma=3.0)),
-        "motion blur, 21 pixels at 30°": (
-            filters.motion_blur(photo, 21, 30.0, **on),
-            matrix("motion", length=21, angle=30.0),
+        "identity": (filters.identity(photo, backend=backend), filters.kernel("identity")),
+        "box blur, 9x9": (filters.box_blur(photo, 9, backend=backend), filters.kernel("box", size=9)),
+        "Gaussian blur, sigma 3": (
+            filters.gaussian_blur(photo, 3.0, backend=backend),
+            filters.kernel("gaussian", sigma=3.0),
         ),
-        "sharpen": (filters.sharpen(photo, **on), matrix("sharpen")),
-        "emboss": (filters.emboss(photo, **on), matrix("emboss")),
-        "Sobel, horizontal slope": (128 + filters.apply(grey, "sobel_x", **on) / 4, matrix("sobel_x")),
-        "Sobel, strength": (filters.sobel(grey, **on) / 2, None),
-        "Prewitt, strength": (filters.prewitt(grey, **on) / 1.5, None),
-        "Laplacian": (128 + filters.laplacian(grey, **on), matrix("laplacian")),
+        "motion blur, 21 pixels at 30°": (
+            filters.motion_blur(photo, 21, 30.0, backend=backend),
+            filters.kernel("motion", length=21, angle=30.0),
+        ),
+        "sharpen": (filters.sharpen(photo, backend=backend), filters.kernel("sharpen")),
+        "emboss": (filters.emboss(photo, backend=backend), filters.kernel("emboss")),
+        "Sobel, horizontal slope": (
+            128 + filters.apply(grey, "sobel_x", backend=backend) / 4,
+            filters.kernel("sobel_x"),
+        ),
+        "Sobel, strength": (filters.sobel(grey, backend=backend) / 2, None),
+        "Prewitt, strength": (filters.prewitt(grey, backend=backend) / 1.5, None),
+        "Laplacian": (128 + filters.laplacian(grey, backend=backend), filters.kernel("laplacian")),
         "with specks": (specks, None),
-        "median of the specks, 3x3": (filters.median(specks, 3), None),  # on the host, whatever the backend
+        "median of the specks, 3x3": (filters.median(specks, 3), None),  # the median always runs on the host
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photograph", nargs="?", help="an image file; scikit-image's astronaut if left out")
+    parser.add_argument("photograph", nargs="?", help="an image file; default: scikit-image's astronaut")
     parser.add_argument("--output", type=Path, default=Path("runs/image_filters.png"), metavar="FILE.png")
-    parser.add_argument("--extent", type=int, default=512, help="pixels that a larger photograph is scaled down to")
+    parser.add_argument(
+        "--extent", type=int, default=512, help="pixels of the longer side; larger ones are scaled down"
+    )
     parser.add_argument("--backend", default="numpy", help="numpy, cuda or reference")
     arguments = parser.parse_args()
     if arguments.extent < 64:
@@ -76,12 +83,12 @@ def main() -> None:
 
     try:
         photo = photograph(arguments.photograph, arguments.extent)
-        drawn = panels(photo, arguments.backend)
+        filtered = panels(photo, arguments.backend)
     except (ImportError, OSError, ValueError, BackendError) as error:
         parser.error(str(error))
-    pictures = [np.clip(picture, 0, 255).astype(np.uint8) for picture, _ in drawn.values()]
-    figure = plot.images(pictures, list(drawn), columns=4, size=2.6)
-    for ax, (_, matrix) in zip(figure.axes, drawn.values(), strict=False):
+    pictures = [np.clip(picture, 0, 255).astype(np.uint8) for picture, _ in filtered.values()]
+    figure = plot.images(pictures, list(filtered), columns=4, size=2.6)
+    for ax, (_, matrix) in zip(figure.axes, filtered.values(), strict=False):
         if matrix is not None:
             corner = ax.inset_axes((0.02, 0.02, 0.22, 0.22))
             bound = np.abs(matrix).max()
@@ -89,7 +96,7 @@ def main() -> None:
             corner.set(xticks=[], yticks=[])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, bbox_inches="tight")
-    print(f"{len(drawn)} pictures of {photo.shape[0]}x{photo.shape[1]} pixels in {arguments.output}")
+    print(f"{len(filtered)} pictures of {photo.shape[0]}x{photo.shape[1]} pixels in {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Learn from 30 alphabets to tell characters apart, and recognise those of 20 other alphabets from one example each.
+"""Learn from 30 alphabets to tell characters apart, and recognise the characters of 20 others from one example each.
 
     python siamese_omniglot.py --root path/to/data     # the folder that holds omniglot
     python siamese_omniglot.py --epochs 2 --loss triplet --output runs/omniglot
 
-One net embeds all images, so that drawings of one character come to lie close together; a test drawing lies at the mean of
-slightly warped copies. Prints the share of 400 fixed trials in which, of 20 examples by one drawer, all of one alphabet, the
-closest is of the character that another drawer drew; draws some trials: OUTPUT/trials.png; saves the net:
-OUTPUT/net.safetensors.
+One net embeds all images, and learns to place the drawings of one character close together. A test drawing is placed at the
+mean of slightly warped copies of it. In a trial, a person has drawn 20 characters of one alphabet, and another person one of
+them; the trial succeeds if the closest of the 20 is the same character. The script prints the share of successes in 400
+fixed trials, draws some trials, OUTPUT/trials.png, and saves the net, OUTPUT/net.safetensors.
 """
 
 import argparse
@@ -22,54 +22,65 @@ from gpunet.models.siamese import embed_views, one_shot_trials
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder that holds omniglot; default: what GPUNET_DATA names")
+    parser.add_argument("--root", help="folder that holds omniglot; default: the folder that GPUNET_DATA names")
     parser.add_argument("--loss", default="all_pairs", choices=("all_pairs", "triplet", "contrastive"))
     parser.add_argument("--epochs", type=int, default=80)
-    parser.add_argument("--steps", type=int, default=120, help="batches an epoch")
-    parser.add_argument("--batch", type=int, default=20, help="characters, or pairs, a batch")
+    parser.add_argument("--steps", type=int, default=120, help="batches per epoch")
+    parser.add_argument("--batch", type=int, default=20, help="characters, pairs or triplets per batch")
     parser.add_argument("--views", type=int, default=4, help="drawings of each character in a batch of all_pairs")
     parser.add_argument(
         "--warps", type=int, default=8, help="slightly warped copies of a test drawing, averaged with it"
     )
-    parser.add_argument("--size", type=int, default=28, help="extent that drawings are shrunk to, in pixels")
+    parser.add_argument("--size", type=int, default=28, help="height and width that drawings are scaled to, in pixels")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/omniglot"))
     arguments = parser.parse_args()
 
     gp.seed(arguments.seed)
-    train_set, test_set = (data.omniglot(split, arguments.root, size=arguments.size) for split in ("train", "test"))
-    drawings, alphabet = turned(train_set)
+    train_set, test_set = (data.omniglot(arguments.root, split, size=arguments.size) for split in ("train", "test"))
+    drawings, alphabets = with_rotations(train_set)
     normalize = data.Normalize(0.0825, 0.22)
     warp = data.RandomAffine(degrees=10, translate=0.07, scale=(0.8, 1.2), shear=15)
-    options = {"groups": alphabet, "transform": data.Compose([warp, normalize])}
+    transform = data.Compose([warp, normalize])
     model = models.conv4((arguments.size, arguments.size, 1), channels=(32, 64, 64, 128))
     print(gp.summary(model, (arguments.size, arguments.size, 1)))
 
+    # The characters that a batch compares come from one alphabet, which makes them harder to tell apart.
     if arguments.loss == "all_pairs":
-        loader = data.Episodes(drawings, arguments.batch, arguments.steps, views=arguments.views, **options)
+        loader = data.Episodes(
+            drawings,
+            arguments.batch,
+            arguments.steps,
+            views=arguments.views,
+            groups=alphabets,
+            transform=transform,
+        )
+    elif arguments.loss == "triplet":
+        loader = data.Triplets(drawings, arguments.batch, arguments.steps, groups=alphabets, transform=transform)
     else:
-        draw = data.Triplets if arguments.loss == "triplet" else data.Pairs
-        loader = draw(drawings, arguments.batch, arguments.steps, **options)
+        loader = data.Pairs(drawings, arguments.batch, arguments.steps, groups=alphabets, transform=transform)
 
     def step(model: gp.nn.Module, batch: tuple) -> gp.Tensor:
         if arguments.loss == "all_pairs":
-            return F.all_pairs_loss(embed_views(model, batch[0]), arguments.views)
+            (views,) = batch
+            return F.all_pairs_loss(embed_views(model, views), arguments.views)
         if arguments.loss == "triplet":
-            return F.triplet_loss(*(model(images) for images in batch), margin=1.0)
+            anchor, positive, negative = batch
+            return F.triplet_loss(model(anchor), model(positive), model(negative), margin=1.0)
         first, second, same = batch
         return F.contrastive_loss(model(first), model(second), same, margin=2.0)
 
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
-    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(loader))
-    trainer = gp.Trainer(model, optimizer, step=step, schedule=schedule, backend=arguments.backend)
+    schedule = optim.OneCycleLR(optimizer, max_lr=2e-3, total_steps=arguments.epochs * len(loader))
+    trainer = gp.Trainer(model, optimizer, loss_step=step, schedule=schedule, backend=arguments.backend)
     trainer.fit(loader, epochs=arguments.epochs)
 
     images, characters = test_set.arrays
     embedded = trainer.predict(data.DataLoader(test_set, 256, transform=normalize))
-    slightly = data.RandomAffine(degrees=8, translate=0.05, scale=(0.9, 1.1), shear=8)
-    warped = data.DataLoader(test_set, 256, transform=data.Compose([slightly, normalize]))
-    for _ in range(arguments.warps):  # the loader's epoch counts on, so each pass is warped otherwise
+    small_warp = data.RandomAffine(degrees=8, translate=0.05, scale=(0.9, 1.1), shear=8)
+    warped = data.DataLoader(test_set, 256, transform=data.Compose([small_warp, normalize]))
+    for _ in range(arguments.warps):  # each pass is a new epoch of the loader, and so has other warps
         embedded += trainer.predict(warped)
     embedded /= 1 + arguments.warps
     queries, examples = one_shot_trials(test_set.alphabet, characters, test_set.drawer)
@@ -83,18 +94,24 @@ def main() -> None:
     print(f"one-shot accuracy, 20-way within alphabets: {(answers == 0).mean():.1%}")
 
 
-def turned(train_set: data.Omniglot) -> tuple[data.ArrayDataset, np.ndarray]:
-    """The drawings, and those turned by 90, 180 and 270 degrees, which are characters of further alphabets (Snell et al. 2017,
-    section 3.1); and the alphabet of each character."""
+def with_rotations(train_set: data.Omniglot) -> tuple[data.ArrayDataset, np.ndarray]:
+    """The drawings with those turned by 90, 180 and 270 degrees, and the alphabet of each character.
+
+    Turned drawings count as characters of further alphabets (Snell et al. 2017, section 3.1).
+    """
     images, characters = train_set.arrays
-    kinds, alphabets = len(train_set.alphabet), int(train_set.alphabet.max()) + 1
-    images = np.concatenate([np.rot90(images, quarter, axes=(1, 2)) for quarter in range(4)])
-    characters = np.concatenate([characters + quarter * kinds for quarter in range(4)])
-    return data.ArrayDataset(images, characters), np.concatenate([train_set.alphabet + q * alphabets for q in range(4)])
+    character_count, alphabet_count = len(train_set.alphabet), int(train_set.alphabet.max()) + 1
+    all_images, all_characters, all_alphabets = [], [], []
+    for quarter in range(4):
+        all_images.append(np.rot90(images, quarter, axes=(1, 2)))
+        all_characters.append(characters + quarter * character_count)
+        all_alphabets.append(train_set.alphabet + quarter * alphabet_count)
+    turned = data.ArrayDataset(np.concatenate(all_images), np.concatenate(all_characters))
+    return turned, np.concatenate(all_alphabets)
 
 
 def draw_trials(path: Path, images: np.ndarray, queries: np.ndarray, examples: np.ndarray, answers: np.ndarray) -> None:
-    """Eight trials, a row each: the query, and its 20 examples, of which the first is right; what was answered is framed."""
+    """Draw eight trials as rows: the query, and its 20 examples, of which the first is right. The answer is framed."""
     import matplotlib
 
     matplotlib.use("Agg")

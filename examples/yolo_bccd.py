@@ -3,8 +3,8 @@
     python yolo_bccd.py --root path/to/data           # the folder that holds BCCD
     python yolo_bccd.py --epochs 5 --output runs/cells
 
-Prints mAP and mAP@0.5 with the class's AP@0.5, draws the boxes found in some test images: OUTPUT/cells.png, and writes
-the test set's boxes as COCO JSON: OUTPUT/test.json.
+The script prints mAP, mAP@0.5, and AP@0.5 of each class. It draws the boxes found in some test images, OUTPUT/cells.png,
+and writes the annotated boxes of the test set as COCO JSON, OUTPUT/test.json.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from gpunet.vision.average_precision import Detections, mean_average_precision
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder that holds BCCD; default: what GPUNET_DATA names")
+    parser.add_argument("--root", help="folder that holds BCCD; default: the folder that GPUNET_DATA names")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
         "--size", type=int, nargs=2, default=(192, 256), help="height and width that images are scaled to"
     )
-    parser.add_argument("--anchors", type=int, default=5)
+    parser.add_argument("--anchors", type=int, default=5, help="number of anchor boxes, which the training boxes give")
     parser.add_argument("--width", type=int, default=12, help="channels of the first convolution")
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
@@ -34,34 +34,40 @@ def main() -> None:
 
     gp.seed(arguments.seed)
     size = tuple(arguments.size)
-    # Images (N, H, W, 3), boxes (N, K, 4) and labels (N, K), decoded once
-    train_files, test_files = (data.bccd(split, arguments.root, size=size) for split in ("trainval", "test"))
-    train_set, test_set = (data.ArrayDataset(*files[np.arange(len(files))]) for files in (train_files, test_files))
+    train_files = data.bccd(arguments.root, "trainval", size=size)
+    test_files = data.bccd(arguments.root, "test", size=size)
+    # All files are decoded once: images (N, H, W, 3), boxes (N, K, 4), and labels (N, K), which are -1 where an image
+    # has fewer than K boxes.
+    train_set = data.ArrayDataset(*train_files[np.arange(len(train_files))])
+    test_set = data.ArrayDataset(*test_files[np.arange(len(test_files))])
     images, boxes, labels = train_set.arrays
     real = boxes[labels >= 0]
     anchors = box_arrays.anchors(real[:, 2:] - real[:, :2], arguments.anchors)
     print("anchors (width, height):", "  ".join(f"{w:.0f}x{h:.0f}" for w, h in anchors))
 
-    model = models.YOLO(anchors, len(train_files.classes), base=arguments.width)
+    model = models.YOLO(anchors, len(train_files.classes), base_channels=arguments.width)
     print(gp.summary(model, (*size, 3)))
     normalize = data.Normalize(images.mean(axis=(0, 1, 2)) / 255, images.std(axis=(0, 1, 2)) / 255)
-    augment = [
+    transforms = [
         data.RandomAffine(translate=0.1, scale=(0.8, 1.2), border="edge"),
-        data.RandomFlip(),
+        data.RandomHorizontalFlip(),
         data.RandomVerticalFlip(),
         data.ColorJitter(brightness=0.2, contrast=0.2),
+        normalize,
     ]
-    train_transform = data.Compose([data.Joint([*augment, normalize], boxes=(1,)), model.targets(size)])
+    # Joint moves the boxes, which stand at 1 in a batch, with the images; then they become the net's targets.
+    train_transform = data.Compose([data.Joint(transforms, boxes=(1,)), model.targets(size)])
     train_loader = data.DataLoader(train_set, 8, shuffle=True, transform=train_transform)
     optimizer = optim.Adam(model.parameters(), lr=1e-3, clip_norm=10.0)
-    schedule = optim.OneCycleLR(optimizer, total=arguments.epochs * len(train_loader))
+    schedule = optim.OneCycleLR(optimizer, max_lr=1e-3, total_steps=arguments.epochs * len(train_loader))
     trainer = gp.Trainer(model, optimizer, loss=model.loss, metrics=[], schedule=schedule, backend=arguments.backend)
     trainer.fit(train_loader, epochs=arguments.epochs)
 
-    raw = trainer.predict(data.DataLoader(test_set, 8, transform=normalize))
-    found = model.detect(raw)
-    test_images, *truth = test_set.arrays
-    figures = mean_average_precision(found, list(zip(*truth, strict=True)), test_files.classes)
+    outputs = trainer.predict(data.DataLoader(test_set, 8, transform=normalize))
+    found = model.detect(outputs)
+    test_images, test_boxes, test_labels = test_set.arrays
+    truth = list(zip(test_boxes, test_labels, strict=True))
+    figures = mean_average_precision(found, truth, test_files.classes)
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     draw(arguments.output / "cells.png", test_images, found, test_files.classes)
@@ -72,7 +78,7 @@ def main() -> None:
 
 
 def draw(path: Path, images: np.ndarray, found: list[Detections], classes: tuple[str, ...], least: float = 0.3) -> None:
-    """Six test images with the boxes whose score is at least 0.3."""
+    """Draw six test images with the boxes whose score is at least `least`."""
     import matplotlib
 
     matplotlib.use("Agg")

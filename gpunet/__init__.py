@@ -9,11 +9,10 @@ from gpunet.errors import BackendError
 from gpunet.random import seed
 from gpunet.report.summary import summary
 from gpunet.train import Trainer
+from gpunet.version import __version__
 
 if TYPE_CHECKING:
     from gpunet.report.plan import plan
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
@@ -21,6 +20,7 @@ __all__ = [
     "Parameter",
     "Tensor",
     "Trainer",
+    "__version__",
     "available_backends",
     "data",
     "functional",

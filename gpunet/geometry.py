@@ -63,18 +63,18 @@ class Geometry:
         if len(x_shape) != 4:
             raise ValueError(f"{operation}: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
         if len(w_shape) != 4:
-            raise ValueError(f"{operation}: w has shape {w_shape} but takes 4 axes (KH, KW, C // groups, O)")
+            raise ValueError(f"{operation}: weight has shape {w_shape} but takes 4 axes (KH, KW, C // groups, O)")
         kh, kw, taken, filters = w_shape
         channels = x_shape[3]
         groups = positive_int(operation, "groups", groups)
         if channels % groups or filters % groups:
             raise ValueError(
-                f"{operation}: groups={groups} must divide the channels of x ({channels}) and the filters of w ({filters})"
+                f"{operation}: groups={groups} must divide the channels of x ({channels}) and the filters of weight ({filters})"
             )
         if channels != taken * groups:
             each = "" if groups == 1 else f" in each of {groups} groups"
             raise ValueError(
-                f"{operation}: x has {channels} channels but w expects {taken}{each} (x {x_shape}, w {w_shape})"
+                f"{operation}: x has {channels} channels but weight expects {taken}{each} (x {x_shape}, weight {w_shape})"
             )
         return _resolve(
             operation, x_shape, (kh, kw), filters, pair(operation, "stride", stride), sides_of(operation, padding),
@@ -103,7 +103,7 @@ class Geometry:
         x_shape = tuple(x_shape)
         if len(x_shape) != 4:
             raise ValueError(f"{operation}: x has shape {x_shape} but takes 4 axes (N, H, W, C)")
-        window = pair(operation, "window", window)
+        window = pair(operation, "kernel_size", window)
         steps = window if stride is None else pair(operation, "stride", stride)
         if not isinstance(ceil_mode, bool):
             raise TypeError(f"{operation}: ceil_mode must be True or False, got {ceil_mode!r}")
@@ -112,7 +112,7 @@ class Geometry:
         )
         given = geometry.counted_padding
         if any(max(around) >= extent for around, extent in zip(given, window, strict=True)):
-            raise ValueError(f"{operation}: padding {given} must be smaller than the window {window}")
+            raise ValueError(f"{operation}: padding {given} must be smaller than kernel_size {window}")
         return geometry
 
     @property

@@ -11,7 +11,7 @@ from gpunet.backends import Backend
 from gpunet.backends.contract.arrays import is_float
 from gpunet.backends.contract.real import is_masked
 
-PRECISIONS = ("ieee", "bfloat16", "float16")
+PRECISIONS = ("float32", "bfloat16", "float16")
 """float32 throughout, or 16 bits with float32 sums and parameters."""
 
 
@@ -25,7 +25,7 @@ def stored_dtype(operation: str, precision: str, backend: Backend) -> str | None
         raise ValueError(f"{operation}: precision={precision!r} is not built yet; there are {', '.join(PRECISIONS)}")
     if precision not in PRECISIONS:
         raise ValueError(f"{operation}: precision is {precision!r} but takes one of {', '.join(PRECISIONS)}")
-    if precision == "ieee":
+    if precision == "float32":
         return None
     if precision not in backend.narrow:
         raise ValueError(f"{operation}: precision={precision!r} takes a CUDA backend, got {backend.name}")

@@ -127,7 +127,7 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
     const int tiles = (s.C / V + s.across - 1) / s.across, lane = threadIdx.x % s.across;
     Walk w;
     w.split = blockIdx.x / tiles;
-    w.down = NORM_THREADS / s.across;
+    w.down = THREADS / s.across;
     w.c = (blockIdx.x % tiles * s.across + lane) * V;
     w.active = w.c < s.C;
     if (!w.active) w.c = 0;
@@ -183,10 +183,10 @@ struct LongMoments {
 // Joins the threads of a block that hold the same channels, always in the same order, into those of its first `across`.
 template <int V>
 __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
-    __shared__ Moments<V> of[NORM_THREADS];
+    __shared__ Moments<V> of[THREADS];
     of[threadIdx.x] = a;
     __syncthreads();
-    for (int half = NORM_THREADS / 2; half >= across; half /= 2) {
+    for (int half = THREADS / 2; half >= across; half /= 2) {
         if (threadIdx.x < half) {
             const Moments<V>& other = of[threadIdx.x + half];
             join<V>(a, other.n, other.mean, other.squares);
@@ -198,7 +198,7 @@ __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
 
 // partial (splits, 2, C): means and squared distances.
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
+__global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
         const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
     const Walk w = walk<V>(s);
     LongMoments<V> all;
@@ -235,13 +235,13 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments(
 }
 
 // 32 channels a block, the splits among its warps.
-__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments_merge(
+__global__ void __launch_bounds__(THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
     LongMoments<1> all;
     if (c < s.C)
-        for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
+        for (int split = threadIdx.x / WARP; split < splits; split += THREADS / WARP) {
             const int64 rows = min(s.rows_a_split, s.rows - split * s.rows_a_split);
             const float* from = partial + (int64)split * 2 * s.C + c;
             all.join(rows, {from[0]}, {from[s.C]});
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_moments_merge(
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_forward(
+__global__ void __launch_bounds__(THREADS, 4) batch_norm_forward(
         const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
         const float* __restrict__ mean, const float* __restrict__ variance, const T* __restrict__ OR_NULL residual,
         T* __restrict__ y, BatchNorm s, Activation f) {
@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_forward(
 
 // partial (splits, 2, C): dgamma and dbeta.
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums(
+__global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
         const float* __restrict__ variance, float* __restrict__ partial, BatchNorm s, Activation f) {
     const Walk w = walk<V>(s);
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums(
     }
 }
 
-__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums_merge(
+__global__ void __launch_bounds__(THREADS, 4) batch_norm_sums_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ sums,
         float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;
@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_sums_merge(
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) batch_norm_input_grad(
+__global__ void __launch_bounds__(THREADS, 4) batch_norm_input_grad(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
         const float* __restrict__ OR_NULL gamma, const float* __restrict__ mean, const float* __restrict__ variance,
         const float* __restrict__ OR_NULL sums, T* __restrict__ dx, T* __restrict__ OR_NULL dresidual, BatchNorm s,

@@ -62,8 +62,9 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     }
 }
 
-// An elementwise function whose gradient follows from its output. `kind` counts gpunet.backends.contract.activation.ACTIVATIONS from 1, but for
-// those that are a line between two limits, which are one: y = slope (x + shift), no less than low and no more than high.
+// An elementwise function whose gradient follows from its output. `kind` is one of the numbers below, which are the places in
+// gpunet.backends.contract.activation.ACTIVATIONS, counted from 1. All activations that are a line between two limits share the
+// last one: y = slope (x + shift), no less than low and no more than high.
 struct Activation {
     int kind;
     float slope, shift, low, high;  // slope is also alpha of ELU
@@ -138,7 +139,10 @@ __device__ __forceinline__ bool precedes(float x, int64 i, float best, int64 j) 
     return x > best || (x == best && i < j);
 }
 
+// The host reads WARP and THREADS here: the threads of a warp, and those of a block unless a kernel's launch bounds say otherwise.
 #define WARP 32
+#define THREADS 256
+#define WARPS (THREADS / WARP)
 #define ALL_LANES 0xffffffffu
 
 // Sum over a warp, the same in every lane and always in the same order. Every lane must call it.

@@ -75,7 +75,7 @@ __global__ void conv2d_forward_simple(
 }
 
 template <typename T, int TM, int TN, int RM, int RN, int V, bool POOL>
-__global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
+__global__ void __launch_bounds__(THREADS, 2) conv2d_forward_tiled(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
         uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
     __shared__ Tile<TM, TN> tile;
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
     const int col0 = blockIdx.x % col_tiles * TN, group = blockIdx.x / col_tiles % g.groups;
     const int64 row0 = (int64)(blockIdx.x / col_tiles / g.groups) * TM;
 
-    for (int r = threadIdx.x; r < TM; r += TILE_THREADS) {
+    for (int r = threadIdx.x; r < TM; r += THREADS) {
         int n, p, q;
         output_pixel<POOL>(row0 + r < pixels ? row0 + r : 0, g, n, p, q);
         row_image[r] = (int64)n * g.H * g.W;
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
             const int k = threadIdx.x % (TILE_K / V) * V, tap = (k0 + k) / taken, c = (k0 + k) % taken;
             const int down = tap / g.KW * g.dilation_h, right = tap % g.KW * g.dilation_w;
 #pragma unroll
-            for (int r = threadIdx.x / (TILE_K / V); r < TM; r += TILE_THREADS * V / TILE_K) {
+            for (int r = threadIdx.x / (TILE_K / V); r < TM; r += THREADS * V / TILE_K) {
                 const int row = row_h[r] + down, col = row_w[r] + right;
                 float v[V] = {};
                 if (k0 + k < depth && inside(row, g.H) && inside(col, g.W))
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_forward_tiled(
         {  // w: rows of the filter matrix as they lie
             const int col = threadIdx.x % (TN / V) * V;
 #pragma unroll
-            for (int k = threadIdx.x / (TN / V); k < TILE_K; k += TILE_THREADS * V / TN) {
+            for (int k = threadIdx.x / (TN / V); k < TILE_K; k += THREADS * V / TN) {
                 float v[V] = {};
                 if (k0 + k < depth && col0 + col < made)
                     load<V>(v, w + (int64)(k0 + k) * g.O + group * made + col0 + col);

@@ -45,7 +45,7 @@ __global__ void conv2d_input_grad_simple(
 }
 
 template <typename T, int TM, int TN, int RM, int RN, int V>
-__global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
+__global__ void __launch_bounds__(THREADS, 2) conv2d_input_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
     __shared__ Tile<TM, TN> tile;
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
     const int col0 = blockIdx.x % col_tiles * TN, group = blockIdx.x / col_tiles % g.groups;
     const int64 row0 = (int64)(blockIdx.x / col_tiles / g.groups) * TM;
 
-    for (int r = threadIdx.x; r < TM; r += TILE_THREADS) {
+    for (int r = threadIdx.x; r < TM; r += THREADS) {
         const int pixel = row0 + r < pixels ? row0 + r : 0;
         row_image[r] = pixel / g.W / g.H;
         row_h[r] = row0 + r < pixels ? pixel / g.W % g.H + g.pad_top : NO_ROW;
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
         const int k = threadIdx.x % (TILE_K / V) * V, tap = (k0 + k) / made, o = (k0 + k) % made;
         const int up = tap / g.KW * g.dilation_h, left = tap % g.KW * g.dilation_w;
 #pragma unroll
-        for (int r = threadIdx.x / (TILE_K / V); r < TM; r += TILE_THREADS * V / TILE_K) {
+        for (int r = threadIdx.x / (TILE_K / V); r < TM; r += THREADS * V / TILE_K) {
             const int row = row_h[r] - up, col = row_w[r] - left;
             const int p = row / g.stride_h, q = col / g.stride_w;
             float v[V] = {};
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_input_grad_tiled(
             for (int u = 0; u < V; ++u) tile.a[k + u][r] = v[u];
         }
 #pragma unroll
-        for (int c = threadIdx.x / (TILE_K / V); c < TN; c += TILE_THREADS * V / TILE_K) {
+        for (int c = threadIdx.x / (TILE_K / V); c < TN; c += THREADS * V / TILE_K) {
             float v[V] = {};
             if (k0 + k < depth && col0 + c < taken)
                 load<V>(v, w + ((int64)tap * taken + col0 + c) * g.O + group * made + o);

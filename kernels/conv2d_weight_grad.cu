@@ -91,7 +91,7 @@ __device__ __forceinline__ bool arrives_last(int* arrivals, int splits) {
 }
 
 template <typename T, int TM, int TN, int RM, int RN, int V>
-__global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
+__global__ void __launch_bounds__(THREADS, 2) conv2d_weight_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ x, float* __restrict__ UPDATED partial_w, float* __restrict__ OR_NULL UPDATED partial_b,
         int* __restrict__ UPDATED arrivals, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
     Sum biases[RN];
     for (int64 k0 = begin; k0 < end; k0 += TILE_K) {
 #pragma unroll
-        for (int k = threadIdx.x / (TM / V); k < TILE_K; k += TILE_THREADS * V / TM) {
+        for (int k = threadIdx.x / (TM / V); k < TILE_K; k += THREADS * V / TM) {
             float v[V] = {};
             if (k0 + k < end && row0 + r < rows) {
                 const int pixel = k0 + k, image = pixel / (g.OH * g.OW), in_image = pixel % (g.OH * g.OW);
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
             for (int u = 0; u < V; ++u) tile.a[k][r + u] = v[u];
         }
 #pragma unroll
-        for (int k = threadIdx.x / (TN / V); k < TILE_K; k += TILE_THREADS * V / TN) {
+        for (int k = threadIdx.x / (TN / V); k < TILE_K; k += THREADS * V / TN) {
             float v[V] = {};
             if (k0 + k < end && col0 + o < made) {
                 const int pixel = k0 + k, image = pixel / (g.OH * g.OW), in_image = pixel % (g.OH * g.OW);
@@ -171,10 +171,9 @@ __global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_tiled(
 }
 
 #define TAPS 9
-#define WARPS (TILE_THREADS / WARP)
 
 template <typename T>
-__global__ void __launch_bounds__(TILE_THREADS, 2) conv2d_weight_grad_depthwise(
+__global__ void __launch_bounds__(THREADS, 2) conv2d_weight_grad_depthwise(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ x, float* __restrict__ UPDATED partial_w, float* __restrict__ OR_NULL UPDATED partial_b,
         int* __restrict__ UPDATED arrivals, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,

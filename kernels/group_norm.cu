@@ -108,7 +108,7 @@ __global__ void group_norm_weight_grad_simple(
 // ---- a group to a block, V neighbouring channels at once to a thread
 
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_forward(
+__global__ void __launch_bounds__(THREADS, 4) group_norm_forward(
         const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
         T* __restrict__ y, float* __restrict__ mean, float* __restrict__ variance, GroupNorm s) {
     for (int64 number = blockIdx.x; number < (int64)s.N * s.groups; number += gridDim.x) {
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_forward(
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_input_grad(
+__global__ void __launch_bounds__(THREADS, 4) group_norm_input_grad(
         const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ OR_NULL gamma,
         const float* __restrict__ mean, const float* __restrict__ variance, T* __restrict__ dx, GroupNorm s) {
     for (int64 number = blockIdx.x; number < (int64)s.N * s.groups; number += gridDim.x) {
@@ -175,14 +175,14 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_input_grad(
 
 // partial (splits, 2, C): dgamma and dbeta of `rows_a_split` rows.
 template <typename T, int V>
-__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
+__global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad(
         const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ variance,
         float* __restrict__ partial, GroupNorm s) {
     const int tiles = (s.C / V + WARP - 1) / WARP, c = (blockIdx.x % tiles * WARP + threadIdx.x % WARP) * V;
     const int begin = blockIdx.x / tiles * s.rows_a_split, end = min(begin + s.rows_a_split, s.N * s.P);
     Sum own_h[V], own[V];
     if (c < s.C)
-        for (int r = begin + threadIdx.x / WARP; r < end; r += NORM_THREADS / WARP) {
+        for (int r = begin + threadIdx.x / WARP; r < end; r += THREADS / WARP) {
             const int64 number = (int64)(r / s.P) * s.groups + c / (s.C / s.groups), at = (int64)r * s.C + c;
             const float centre = mean[number], inverse = inverse_deviation(variance[number], s.eps);
             float g[V], v[V];
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad(
 }
 
 // 32 channels a block, the splits among its warps.
-__global__ void __launch_bounds__(NORM_THREADS, 4) group_norm_weight_grad_merge(
+__global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta,
         GroupNorm s) {
     const int c = blockIdx.x * WARP + threadIdx.x % WARP;

@@ -56,7 +56,7 @@ __device__ __forceinline__ void load_operand(
     if constexpr (ALONG_RESULTS) {
         const int i = threadIdx.x % (EXTENT / V) * V;
 #pragma unroll
-        for (int k = threadIdx.x / (EXTENT / V); k < TILE_K; k += TILE_THREADS * V / EXTENT) {
+        for (int k = threadIdx.x / (EXTENT / V); k < TILE_K; k += THREADS * V / EXTENT) {
             float v[V] = {};
             if (k0 + k < depth && i0 + i < results) load_gated<V>(v, from, gate_y, (k0 + k) * results + i0 + i, gate);
 #pragma unroll
@@ -65,7 +65,7 @@ __device__ __forceinline__ void load_operand(
     } else {
         const int k = threadIdx.x % (TILE_K / V) * V;
 #pragma unroll
-        for (int i = threadIdx.x / (TILE_K / V); i < EXTENT; i += TILE_THREADS * V / TILE_K) {
+        for (int i = threadIdx.x / (TILE_K / V); i < EXTENT; i += THREADS * V / TILE_K) {
             float v[V] = {};
             if (k0 + k < depth && i0 + i < results) load_gated<V>(v, from, gate_y, (i0 + i) * depth + k0 + k, gate);
 #pragma unroll
@@ -75,7 +75,7 @@ __device__ __forceinline__ void load_operand(
 }
 
 template <typename T, int TM, int TN, int RM, int RN, int V, bool TRANSPOSE_A, bool TRANSPOSE_B>
-__global__ void __launch_bounds__(TILE_THREADS, 2) matmul_tiled(
+__global__ void __launch_bounds__(THREADS, 2) matmul_tiled(
         const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
         T* __restrict__ ADDED_TO y, Product s, Activation gate, Activation f) {
     __shared__ Tile<TM, TN> tile;

@@ -1,6 +1,4 @@
-// What normalisations have in common. Blocks are of NORM_THREADS; neighbouring threads hold neighbouring channels.
-
-#define NORM_THREADS 256
+// What normalisations have in common. A block has THREADS threads, and neighbouring threads hold neighbouring channels.
 
 // a = what was added up in `sums`.
 template <int V>
@@ -25,11 +23,11 @@ __device__ __forceinline__ void load_or(float (&v)[V], const float* values, int 
 // Adds what the threads of a block have that hold the same channels, always in the same order, into its first `across`.
 template <int V>
 __device__ __forceinline__ void add_block(float (&a)[V], int across) {
-    __shared__ float of[NORM_THREADS][V];
+    __shared__ float of[THREADS][V];
 #pragma unroll
     for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u];
     __syncthreads();
-    for (int half = NORM_THREADS / 2; half >= across; half /= 2) {
+    for (int half = THREADS / 2; half >= across; half /= 2) {
         if (threadIdx.x < half)
 #pragma unroll
             for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u] += of[threadIdx.x + half][u];
@@ -41,7 +39,7 @@ __device__ __forceinline__ void add_block(float (&a)[V], int across) {
 __device__ __forceinline__ void add_splits(float (&of)[2], const float* partial, int splits, int c, int C) {
     Sum sums[2];
     if (c < C)
-        for (int split = threadIdx.x / WARP; split < splits; split += NORM_THREADS / WARP) {
+        for (int split = threadIdx.x / WARP; split < splits; split += THREADS / WARP) {
             const float* from = partial + (int64)split * 2 * C + c;
             sums[0].add(from[0]), sums[1].add(from[C]);
         }

@@ -28,7 +28,7 @@
 #define GROWTH 2.0f
 #define GROWTH_STEPS 2000.0f
 
-__global__ void __launch_bounds__(256, 4) gradient_norm_partial(
+__global__ void __launch_bounds__(THREADS, 4) gradient_norm_partial(
         const float* __restrict__ grad, const int64* __restrict__ bounds, int segments, float* __restrict__ partial) {
     Sum own;
     for (int m = 0; m < segments; ++m) {
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(256, 4) gradient_norm_partial(
 }
 
 // One block.
-__global__ void __launch_bounds__(256, 4) gradient_norm(
+__global__ void __launch_bounds__(THREADS, 4) gradient_norm(
         const float* __restrict__ partial, int count, float max_norm, const float* __restrict__ OR_NULL scaling,
         float* __restrict__ norm_and_scale) {
     float sum = 0.0f;
@@ -197,15 +197,15 @@ __device__ __forceinline__ bool has_updated(const float* clip, const double* not
     return !(note && note[2] != 0.0) && !(clip && !isfinite(clip[0]));
 }
 
-// A block takes 32 columns, so that a warp reads a row's neighbours at once; each of its 8 warps every 8th row.
+// A block takes WARP columns, so that a warp reads neighbours of a row at once; each of its WARPS warps takes every WARPS-th row.
 template <typename S>
-__global__ void __launch_bounds__(8 * WARP) clip_units(
+__global__ void __launch_bounds__(THREADS) clip_units(
         float* __restrict__ UPDATED w, S* __restrict__ OR_NULL shadow, int rows, int units, float limit,
         const float* __restrict__ OR_NULL clip, const double* __restrict__ OR_NULL note) {
-    __shared__ float squares[8][WARP];
+    __shared__ float squares[WARPS][WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, unit = blockIdx.x * WARP + lane;
     Sum own;
-    for (int r = warp; unit < units && r < rows; r += 8) {
+    for (int r = warp; unit < units && r < rows; r += WARPS) {
         const float v = w[(int64)r * units + unit];
         own.add(v * v);
     }
@@ -213,11 +213,11 @@ __global__ void __launch_bounds__(8 * WARP) clip_units(
     __syncthreads();
     float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) sum += squares[i][lane];
+    for (int i = 0; i < WARPS; ++i) sum += squares[i][lane];
     const float norm = sqrtf(sum);
     if (unit >= units || norm <= limit || !has_updated(clip, note)) return;  // NaN is not below the limit, and stays
     const float factor = limit / norm;
-    for (int r = warp; r < rows; r += 8) {
+    for (int r = warp; r < rows; r += WARPS) {
         const int64 i = (int64)r * units + unit;
         const float clipped = w[i] * factor;
         w[i] = clipped;

@@ -49,13 +49,11 @@ __global__ void reduce_max_simple(
     }
 }
 
-#define MAX_ROWS_THREADS 256
-
 template <typename T>
-__global__ void __launch_bounds__(MAX_ROWS_THREADS, 4) reduce_max_rows(
+__global__ void __launch_bounds__(THREADS, 4) reduce_max_rows(
         const T* __restrict__ a, T* __restrict__ y, int* __restrict__ index, int64 outer, int64 n, int64 inner) {
-    __shared__ float values[MAX_ROWS_THREADS];
-    __shared__ int64 winners[MAX_ROWS_THREADS];
+    __shared__ float values[THREADS];
+    __shared__ int64 winners[THREADS];
     for (int64 idx = blockIdx.x; idx < outer * inner; idx += gridDim.x) {
         const int64 i = idx % inner, o = idx / inner;
         int64 winner = threadIdx.x < n ? threadIdx.x : 0;  // a thread without an element repeats the first

@@ -8,7 +8,7 @@
 // Bound: memory, 12 bytes an element.
 
 template <typename T>
-__global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy(
+__global__ void __launch_bounds__(THREADS, 4) sigmoid_cross_entropy(
         const T* __restrict__ logits, const T* __restrict__ targets, T* __restrict__ dlogits,
         float* __restrict__ losses, int64 count) {
     Sum own;
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy(
 }
 
 // One block.
-__global__ void __launch_bounds__(256, 4) sigmoid_cross_entropy_mean(
+__global__ void __launch_bounds__(THREADS, 4) sigmoid_cross_entropy_mean(
         const float* __restrict__ losses, int blocks, float* __restrict__ loss, int64 count) {
     float sum = 0.0f;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) sum += losses[i];

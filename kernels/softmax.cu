@@ -20,9 +20,6 @@
 // total and writes dlogits and each block's share of the loss and the count, `_mean` adds the shares in their order.
 // Bound: memory; a row is read three times and stays in L1, so 8 bytes an element (12 for the backward passes).
 
-#define ROW_THREADS 256
-#define ROWS_A_BLOCK (ROW_THREADS / WARP)
-
 struct Largest {
     float x;
     int64 at;
@@ -61,10 +58,10 @@ __device__ __forceinline__ float row_sum_others(const T* x, int64 classes, Large
 }
 
 template <typename T>
-__global__ void __launch_bounds__(ROW_THREADS, 4) softmax_forward(
+__global__ void __launch_bounds__(THREADS, 4) softmax_forward(
         const T* __restrict__ x, T* __restrict__ y, int64 rows, int64 classes, int log) {
     const int lane = threadIdx.x % WARP;
-    for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
+    for (int64 r = blockIdx.x * (int64)WARPS + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * WARPS) {
         const T* row = x + r * classes;  // the same for the whole warp
         const Largest first = row_first(row, classes);
         const float others = row_sum_others(row, classes, first), log_sum = log1pf(others);
@@ -76,10 +73,10 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_forward(
 }
 
 template <typename T>
-__global__ void __launch_bounds__(ROW_THREADS, 4) softmax_backward(
+__global__ void __launch_bounds__(THREADS, 4) softmax_backward(
         const T* __restrict__ dy, const T* __restrict__ y, T* __restrict__ dx, int64 rows, int64 classes, int log) {
     const int lane = threadIdx.x % WARP;
-    for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
+    for (int64 r = blockIdx.x * (int64)WARPS + threadIdx.x / WARP; r < rows; r += (int64)gridDim.x * WARPS) {
         const T *row_dy = dy + r * classes, *row = y + r * classes;
         const float offset = log ? 0.0f : to_float(row_dy[row_first(row, classes).at]);
         Sum own;
@@ -127,9 +124,11 @@ __device__ __forceinline__ float logit_grad(float log_p, float mass, float targe
 // One over the total; 0 of a batch in which nothing weighs anything, which then has no loss. NaN stays.
 __device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 0.0f : 1.0f / total; }
 
+#define SIMPLE_THREADS 1024
+
 // One block.
 template <typename T>
-__global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
+__global__ void __launch_bounds__(SIMPLE_THREADS, 1) softmax_cross_entropy_simple(
         const T* __restrict__ logits, const int* __restrict__ labels, const float* __restrict__ OR_NULL weight,
         T* __restrict__ dlogits, float* __restrict__ OR_NULL row_losses, float* __restrict__ loss, int* __restrict__ correct,
         CrossEntropy s) {
@@ -170,7 +169,7 @@ __global__ void __launch_bounds__(1024, 1) softmax_cross_entropy_simple(
     if (threadIdx.x == 0) loss[0] = sum * share, correct[0] = (int)count;
 }
 
-__global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_total(
+__global__ void __launch_bounds__(THREADS, 4) softmax_cross_entropy_total(
         const int* __restrict__ labels, const float* __restrict__ OR_NULL weight, float* __restrict__ totals, CrossEntropy s) {
     Sum own;
     GRID_STRIDE_LOOP(r, s.rows)
@@ -187,16 +186,16 @@ __device__ __forceinline__ float sum_shares(const float* shares, int count) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
+__global__ void __launch_bounds__(THREADS, 4) softmax_cross_entropy_rows(
         const T* __restrict__ logits, const int* __restrict__ labels, const float* __restrict__ OR_NULL weight,
         const float* __restrict__ totals, int blocks, T* __restrict__ dlogits, float* __restrict__ OR_NULL row_losses,
         float* __restrict__ losses, int* __restrict__ corrects, CrossEntropy s) {
-    __shared__ int counts[ROWS_A_BLOCK];
+    __shared__ int counts[WARPS];
     const float total = sum_shares(totals, blocks), share = s.mean ? share_of(total) : 1.0f;
     const int lane = threadIdx.x % WARP;
     Sum own;
     int correct = 0;  // of this warp's rows
-    for (int64 r = blockIdx.x * (int64)ROWS_A_BLOCK + threadIdx.x / WARP; r < s.rows; r += (int64)gridDim.x * ROWS_A_BLOCK) {
+    for (int64 r = blockIdx.x * (int64)WARPS + threadIdx.x / WARP; r < s.rows; r += (int64)gridDim.x * WARPS) {
         const T* row = logits + r * s.classes;  // the same for the whole warp
         const int label = labels[r];
         const bool kept = !(s.ignores && label == s.ignored);
@@ -228,14 +227,14 @@ __global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_rows(
     __syncthreads();
     if (threadIdx.x == 0) {
         int sum = 0;
-        for (int i = 0; i < ROWS_A_BLOCK; ++i) sum += counts[i];
+        for (int i = 0; i < WARPS; ++i) sum += counts[i];
         losses[blockIdx.x] = loss * share;
         corrects[blockIdx.x] = sum;
     }
 }
 
 // One block: the shares of the loss and the counts, added in a fixed order.
-__global__ void __launch_bounds__(ROW_THREADS, 4) softmax_cross_entropy_mean(
+__global__ void __launch_bounds__(THREADS, 4) softmax_cross_entropy_mean(
         const float* __restrict__ losses, const int* __restrict__ corrects, int blocks,
         float* __restrict__ loss, int* __restrict__ correct) {
     const float sum = sum_shares(losses, blocks);

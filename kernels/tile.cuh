@@ -1,13 +1,12 @@
 // The product of two tiles in shared memory, which the convolutions and matmul share.
 //
-// A block of 256 threads makes TM x TN results, RM x RN of them in each thread's registers, in steps of 16 along the
+// A block of THREADS threads makes TM x TN results, RM x RN of them in each thread's registers, in steps of 16 along the
 // reduction. Both operands stand in shared memory with the reduction outermost: a step then reads RM + RN neighbouring
 // floats a thread for RM * RN multiply-adds (8 for 16, or 12 for 32), which is what lifts it above the bandwidth of shared
 // memory. Rows are 4 floats longer than the tile: still a multiple of 16 bytes, and transposed stores spread over the banks.
 //
 // Kernels name two blocks a multiprocessor in __launch_bounds__: without a number ptxas aims at more, and spills to get there.
 #define TILE_K 16
-#define TILE_THREADS 256
 
 template <int TM, int TN>
 struct __align__(16) Tile {
@@ -28,7 +27,7 @@ __device__ __forceinline__ int tile_col() {
 
 template <int TM, int TN, int RM, int RN>
 __device__ __forceinline__ void multiply_tile(const Tile<TM, TN>& tile, float (&acc)[RM][RN]) {
-    static_assert(TM * TN == RM * RN * TILE_THREADS, "each thread makes RM x RN results");
+    static_assert(TM * TN == RM * RN * THREADS, "each thread makes RM x RN results");
     const int row = tile_row<TN, RM, RN>(), col = tile_col<TN, RN>();
 #pragma unroll
     for (int k = 0; k < TILE_K; ++k) {

@@ -208,7 +208,7 @@ def test_errors_name_the_shape_of_a_bad_upstream_gradient(backend):
 
 def test_errors_name_the_input_of_another_dtype():
     x = gp.tensor(np.ones((1, 4, 4, 1), np.float32))
-    with pytest.raises(TypeError, match="conv2d: w is float64 but the first tensor is float32"):
+    with pytest.raises(TypeError, match="conv2d: weight is float64 but the first tensor is float32"):
         F.conv2d(x, gp.tensor(np.ones((2, 2, 1, 1), np.float64)))
     with pytest.raises(TypeError, match="add: takes at least one tensor"):
         type((leaf("numpy", [1]) + 1).creator).apply(np.ones(2), np.ones(2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpunet
-from gpunet import cli
+from gpunet.cli import main, reports, train
 from gpunet.interop import load_weights, read_metadata, save_weights
 from gpunet.models import cnn
 from gpunet.train import recipes
@@ -16,7 +16,7 @@ from gpunet.train import recipes
 
 def run(capsys, *arguments):
     """(exit status, stdout, stderr)"""
-    status = cli.main([str(argument) for argument in arguments])
+    status = main([str(argument) for argument in arguments])
     return status, *capsys.readouterr()
 
 
@@ -27,9 +27,7 @@ QUICK = ("--epochs", 1, "--batch-size", 256, "--backend", "numpy")
 def trained(tmp_path_factory):
     """A run folder."""
     folder = tmp_path_factory.mktemp("run")
-    assert (
-        cli.main([str(a) for a in ("train", "--epochs", 2, "--backend", "numpy", "--quiet", "--output", folder)]) == 0
-    )
+    assert main([str(a) for a in ("train", "--epochs", 2, "--backend", "numpy", "--quiet", "--output", folder)]) == 0
     return folder
 
 
@@ -90,7 +88,7 @@ def test_the_run_folder_holds_checkpoint_history_and_configuration(trained):
 
 def test_with_held_out_images_the_best_epoch_on_them_is_kept_and_tested(capsys, tmp_path, monkeypatch):
     loaded = []
-    monkeypatch.setattr(cli, "load_weights", lambda path, model: loaded.append(path))
+    monkeypatch.setattr(train, "load_weights", lambda path, model: loaded.append(path))
     # without learning all epochs are equally good, and the first of them is the best
     options = ("--epochs", 3, "--batch-size", 256, "--lr", 0, "--schedule", "constant", "--backend", "numpy")
     _, out, _ = run(capsys, "train", *options, "--valid", 0.2, "--output", tmp_path)
@@ -280,7 +278,7 @@ def test_summary_prints_the_plan_of_a_step(capsys, cuda_name, cuda_backend):
 
 
 def test_info_names_versions_backends_and_why_there_is_no_gpu(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "why_unavailable", lambda name: "no GPU here" if name == "cuda" else "")
+    monkeypatch.setattr(reports, "why_unavailable", lambda name: "no GPU here" if name == "cuda" else "")
     monkeypatch.setenv("GPUNET_BACKEND", "reference")
     status, out, _ = run(capsys, "info")
     assert status == 0
@@ -372,13 +370,13 @@ def test_predict_names_what_it_cannot_read(capsys, trained, tmp_path):
 
 def test_traceback_shows_where_an_error_comes_from():
     with pytest.raises(ValueError, match="epochs is 0"):
-        cli.main(["train", "--epochs", "0", "--traceback"])
+        main(["train", "--epochs", "0", "--traceback"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--nonsense"], ["summary", "lenet", "--input", "8x8"]])
 def test_arguments_that_are_no_arguments_end_with_status_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main(arguments)
     assert caught.value.code == 2
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gpunet import cli
+from gpunet.cli import main
 from gpunet.interop import read_metadata
 from gpunet.train import recipes
 
@@ -16,7 +16,7 @@ LEVELS = {"bright": 200, "dark": 0, "middle": 100}
 
 def run(capsys, *arguments):
     """(exit status, stdout, stderr)"""
-    status = cli.main([str(argument) for argument in arguments])
+    status = main([str(argument) for argument in arguments])
     return status, *capsys.readouterr()
 
 
@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory):
         "--output",
         root / "run",
     )
-    assert cli.main([str(a) for a in ("train", "--dataset", root / "images", *options)]) == 0
+    assert main([str(a) for a in ("train", "--dataset", root / "images", *options)]) == 0
     return root / "run" / "best.safetensors"
 
 
@@ -239,5 +239,5 @@ def test_the_background_of_training_is_that_of_eval_and_predict(capsys, tmp_path
 
 def test_a_background_that_is_no_colour_is_an_error(capsys):
     with pytest.raises(SystemExit):
-        cli.main(["train", "--background", "300"])
+        main(["train", "--background", "300"])
     assert "--background" in capsys.readouterr().err

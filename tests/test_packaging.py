@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import gpunet
+
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("cupy", "matplotlib", "PIL", "pooch", "pycocotools", "requests", "scipy", "sklearn", "torch")
 
@@ -105,6 +107,13 @@ def test_wheel_holds_the_package_and_the_kernels_and_nothing_else(built):
     assert "gpunet/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"gpunet"}  # the package and its .dist-info
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_have_the_version_of_the_package(built):
+    sdist, wheel = built
+    assert sdist.name == f"gpunet-{gpunet.__version__}.tar.gz"
+    assert wheel.name.split("-")[:2] == ["gpunet", gpunet.__version__]
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ from gpunet import data, functional as F, models, optim
 gp.seed(5)
 model = models.cnn((8, 8, 1), dropout=0.3)
 optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-loader = data.DataLoader(data.digits("train"), 64, shuffle=True, transform=data.Normalize(0.3, 0.4))
+loader = data.DataLoader(data.digits(split="train"), 64, shuffle=True, transform=data.Normalize(0.3, 0.4))
 for step, (x, y) in zip(range(5), loader):
     optimizer.zero_grad()
     F.cross_entropy(model(x), y).backward()

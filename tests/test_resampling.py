@@ -1,4 +1,4 @@
-"""Tables of taps: what they say, their transposes, and the forms in which NumPy computes them."""
+"""Tables of taps: what they say, their transposes, and the passes by which NumPy computes them."""
 
 from itertools import product
 
@@ -8,7 +8,7 @@ import tolerances
 from helpers import same
 
 from gpunet import resampling
-from gpunet.backends.numpy.resample import Bands, NarrowBands, Sums, TapByTap, form_of, resample
+from gpunet.backends.numpy.resample import Bands, NarrowBands, Sums, TapByTap, choose_pass, resample
 from gpunet.backends.reference.backend import ReferenceBackend
 
 EXTENTS = [(n, m) for n in (1, 2, 5, 6, 8) for m in (1, 2, 3, 7, 8, 10, 16, 17)]
@@ -33,27 +33,27 @@ def dense(taps):
     return matrix
 
 
-def dense_by_form(form, taps, inner):
+def dense_by_pass(one_pass, taps, inner):
     """The same, by what becomes of images of one pixel that is not zero, with another number in each channel."""
     numbers = np.arange(1.0, inner + 1)
     x = np.eye(taps.extent)[:, None, :, None] * numbers
     y = np.full((taps.extent, 1, taps.outputs, inner), np.nan)
-    form(x, y)
+    one_pass(x, y)
     np.testing.assert_allclose(y, y[..., :1] * numbers, rtol=1e-14)
     return y[:, 0, :, 0].T
 
 
 @pytest.mark.parametrize("extents", EXTENTS, ids=str)
 @pytest.mark.parametrize("make", MAKERS)
-def test_transposes_and_forms_say_the_same(make, extents):
+def test_transposes_and_passes_agree_with_the_tables(make, extents):
     taps = MAKERS[make](*extents)
     matrix = dense(taps)
     np.testing.assert_array_equal(dense(taps.transposed), matrix.T)
     for one, expected in ((taps, matrix), (taps.transposed, matrix.T)):
         for inner in (1, 3, 16):
-            form = form_of(one, np.dtype(np.float64), inner)
-            np.testing.assert_allclose(dense_by_form(form, one, inner), expected, rtol=1e-14)
-        np.testing.assert_allclose(dense_by_form(TapByTap(one), one, 2), expected, rtol=1e-14)
+            one_pass = choose_pass(one, np.dtype(np.float64), inner)
+            np.testing.assert_allclose(dense_by_pass(one_pass, one, inner), expected, rtol=1e-14)
+        np.testing.assert_allclose(dense_by_pass(TapByTap(one), one, 2), expected, rtol=1e-14)
 
 
 TABLES = {
@@ -71,12 +71,12 @@ TABLES = {
 @pytest.mark.parametrize("channels", [1, 3, 16])
 @pytest.mark.parametrize(("rows", "columns"), list(product(TABLES, TABLES)))
 def test_images_agree_with_the_reference_in_blocks_of_any_number(rng, monkeypatch, rows, columns, channels):
-    (rows, form), (columns, _) = TABLES[rows], TABLES[columns]
-    assert type(form_of(rows, np.dtype(np.float32), 16)) is form
+    (rows, kind), (columns, _) = TABLES[rows], TABLES[columns]
+    assert type(choose_pass(rows, np.dtype(np.float32), 16)) is kind
     x = rng.normal(size=(5, rows.extent, columns.extent, channels)).astype(np.float32)
     expected = ReferenceBackend().resample2d(x.astype(np.float64), rows, columns)
     for images in (1, 2, 5):
-        monkeypatch.setattr("gpunet.backends.numpy.resample.BLOCK", images * max(x[0].size, expected[0].size))
+        monkeypatch.setattr("gpunet.backends.numpy.resample.IMAGE_ELEMENTS", images * max(x[0].size, expected[0].size))
         y = np.full(expected.shape, np.nan, np.float32)
         resample(x, y, rows, columns)
         same(y, expected, tolerances.ORACLE)
@@ -86,7 +86,7 @@ def test_images_agree_with_the_reference_in_blocks_of_any_number(rng, monkeypatc
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 @pytest.mark.parametrize("back", [False, True])
 def test_extreme_values_reach_only_what_is_made_of_them(rng, channels, value, back):
-    """An image that has one takes other forms; those beside it come out the same to the bit."""
+    """An image that has one takes other passes; those beside it come out the same to the bit."""
     rows, columns = resampling.linear(6, 40), resampling.linear(9, 20)
     if back:
         rows, columns = rows.transposed, columns.transposed
@@ -122,9 +122,9 @@ def test_what_is_copied_or_only_added_takes_no_product():
     nearest, linear = resampling.nearest(32, 64), resampling.linear(32, 64)
     mirrored = resampling.padded(32, 2, 2, "reflect")
     tables = nearest, nearest.transposed, mirrored, mirrored.transposed, resampling.averaged(32, 8), linear
-    forms = [type(form_of(taps, np.dtype(np.float32), 16)) for taps in tables]
-    assert forms == [TapByTap, Sums, TapByTap, TapByTap, Sums, Bands]
-    assert type(form_of(linear, np.dtype(np.float32), 3)) is NarrowBands
+    kinds = [type(choose_pass(taps, np.dtype(np.float32), 16)) for taps in tables]
+    assert kinds == [TapByTap, Sums, TapByTap, TapByTap, Sums, Bands]
+    assert type(choose_pass(linear, np.dtype(np.float32), 3)) is NarrowBands
 
 
 def test_outputs_on_a_pixel_take_no_other():

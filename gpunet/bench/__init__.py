@@ -2,8 +2,8 @@
 
 
 class NotMeasuredError(Exception):
-    """A contender cannot do this work here; the message says why, for the record."""
+    """A contender cannot do this work here. The message, which goes into the record, says why."""
 
 
 class ContenderError(Exception):
-    """A contender failed: it raised, its process ended or it gave no answer; the message says how, for the record."""
+    """A contender failed: it raised, its process ended, or it gave no answer. The message says which."""

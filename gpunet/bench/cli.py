@@ -1,24 +1,26 @@
-"""``gpunet bench …``."""
+"""The command line of ``gpunet bench``: which kinds of measurement there are, and how one is run."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from gpunet.bench import backends, conv, layers, ops, step
+from gpunet.bench.commands import backends, conv, layers, ops, step
 
 KINDS = {
     "step": (step, "whole training steps"),
     "conv": (conv, "each convolution of the nets and its gradients"),
     "layers": (layers, "normalisation, upsampling and transposed convolution, forward and backward"),
-    "ops": (ops, "pooling, normalisation, loss and updates against a copy of as many bytes"),
-    "backends": (backends, "the same training steps on several backends, with a plot"),
+    "ops": (ops, "pooling, normalisation, loss and updates, beside a copy of as many bytes"),
+    "backends": (backends, "the same training steps on several backends, and plot them"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run; returns the exit status."""
-    parser = ArgumentParser(prog="gpunet bench", description="Measure gpunet, alone or against a rival.")
-    kinds = parser.add_subparsers(dest="kind", required=True)
+    """Parse the arguments and run one kind of measurement -> the exit status."""
+    parser = ArgumentParser(
+        prog="gpunet bench", description="Measure the speed of gpunet, alone or beside another framework."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name, (module, what) in KINDS.items():
         kind = kinds.add_parser(name, help=what, description=f"Time {what}.")
         module.add_arguments(kind)

@@ -1,4 +1,4 @@
-"""What a benchmark runs: the same work, in gpunet and in its rivals, each in a process of its own."""
+"""Contenders do the same work in gpunet and in its rivals. Here is what they have in common, and gpunet's training step."""
 
 from __future__ import annotations
 
@@ -7,62 +7,65 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-import gpunet as gp
 from gpunet import functional as F
 from gpunet import optim
-from gpunet.backends import Backend
+from gpunet.autograd import tensor
+from gpunet.backends import Backend, get_backend
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.bench import NotMeasuredError
 from gpunet.bench.nets import make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work
+from gpunet.errors import BackendError
 from gpunet.precision import stored_dtype
+from gpunet.version import __version__
 
 RATE, MOMENTUM = 0.001, 0.9
-"""So small that rounding does not grow within the compared steps: random labels are soon known by heart."""
+"""Learning rate and momentum of the timed steps. The rate is small, because a net soon learns a few random labels by
+heart, and then rounding errors grow from step to step."""
 EAGER_STEPS, REPLAYED_STEPS = 3, 3
-"""Steps whose losses are compared before anything is timed: before a step is captured, where it is, and after."""
+"""Steps whose losses are compared before anything is timed: eager ones, then replays of a graph if the step is captured."""
 
 
 class Spec(NamedTuple):
     """Which contender a process runs."""
 
     kind: str
-    """What it measures: "step", "conv", "layers" or "ops"."""
+    """What is measured: "step", "conv", "layers" or "ops"."""
     name: str
     """"gpunet", "copy" or one of `rivals.RIVALS`."""
     backend: str
-    """gpunet's; a rival runs on the same device."""
+    """The name of gpunet's backend; a rival runs on the same device."""
     threads: int
-    precision: str = "ieee"
-    """Of training steps."""
+    precision: str = "float32"
+    """The precision of training steps."""
 
 
 class Contender(Protocol):
-    """One way of doing a benchmark's work."""
+    """One way of doing the work of a benchmark."""
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Make a case ready, and run it -> what came out, to be compared.
+        """Make a case ready and run it -> results that are compared with those of the other contenders.
 
         Raises:
-            NotMeasuredError: it cannot.
+            NotMeasuredError: this contender cannot do the work.
         """
 
     def time(self, repeats: int) -> list[float]:
-        """Seconds of each of so many runs of the last case, or of more, as `Timer.seconds` gives them."""
+        """Run the last case at least `repeats` times -> the seconds of each run, as `Timer.seconds` gives them."""
 
     def describe(self) -> dict[str, str]:
         """Versions and settings, for the record."""
 
 
-def placed(spec: Spec) -> tuple[Backend, Timer]:
-    """gpunet's backend, and the timer for it.
+def backend_and_timer(spec: Spec) -> tuple[Backend, Timer]:
+    """gpunet's backend of a spec, and the timer for it.
 
     Raises:
         NotMeasuredError: the backend cannot be used here.
     """
     try:
-        backend = gp.get_backend(spec.backend)
-    except gp.BackendError as error:
+        backend = get_backend(spec.backend)
+    except BackendError as error:
         raise NotMeasuredError(str(error)) from error
     if isinstance(backend, CudaBackend) and backend.name.startswith("cuda"):
         return backend, CupyTimer(backend)
@@ -70,9 +73,9 @@ def placed(spec: Spec) -> tuple[Backend, Timer]:
 
 
 class TrainingStep(ABC):
-    """A whole training step of a net: forward pass, loss, backward pass and update, from the weights of seed 0.
+    """A whole training step of a net, from the weights of seed 0: forward pass, loss, backward pass and update.
 
-    Subclasses set `timer` and `graph`: whether the step is timed as a graph.
+    Subclasses set `timer`, and `graph`, which says whether the step is captured and timed as a graph.
     """
 
     timer: Timer
@@ -80,20 +83,21 @@ class TrainingStep(ABC):
     _work: Work | None = None
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """See `Contender.prepare`: the losses of the first steps."""
-        self._work = None  # the last case's memory goes first
+        """See `Contender.prepare`: the results are the losses of the first steps."""
+        self._work = None  # the memory of the last case is given back first
         self.timer.clear()
         self.build(case["net"], case["batch"])
-        losses = [self._stepped(self.step) for _ in range(EAGER_STEPS)]
+        losses = [self._run_step(self.step) for _ in range(EAGER_STEPS)]
         self._work = work = self.timer.capture(self.step) if self.graph else self.step
-        return {"losses": losses + [self._stepped(work) for _ in range(REPLAYED_STEPS)]}
+        return {"losses": losses + [self._run_step(work) for _ in range(REPLAYED_STEPS)]}
 
     def time(self, repeats: int) -> list[float]:
         """See `Contender.time`."""
         assert self._work is not None, "prepare comes first"
         return self.timer.seconds(self._work, repeats)
 
-    def _stepped(self, work: Work) -> float:
+    def _run_step(self, work: Work) -> float:
+        """Run a step -> its loss."""
         self.timer.run(work)
         return self.read_loss()
 
@@ -103,7 +107,7 @@ class TrainingStep(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """Run one step; the host need not wait for it."""
+        """Run one step, without waiting for the device."""
 
     @abstractmethod
     def read_loss(self) -> float:
@@ -111,10 +115,10 @@ class TrainingStep(ABC):
 
 
 class GpunetStep(TrainingStep):
-    """gpunet's step on one backend: on CUDA as one graph, as the Trainer runs it, elsewhere operation by operation."""
+    """gpunet's step on one backend: one graph on CUDA, as the Trainer runs it, elsewhere one operation after another."""
 
     def __init__(self, spec: Spec):
-        self.backend, self.timer = placed(spec)
+        self.backend, self.timer = backend_and_timer(spec)
         self.graph = isinstance(self.timer, CupyTimer)
         self.precision, self.dtype = spec.precision, stored_dtype("bench", spec.precision, self.backend)
 
@@ -125,7 +129,7 @@ class GpunetStep(TrainingStep):
         if self.dtype is not None:
             self.optimizer.compute_in(self.dtype)
         x, y = make_batch(net, batch)
-        self.x, self.y = gp.tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
+        self.x, self.y = tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
 
     def step(self) -> None:
         """See `TrainingStep.step`."""
@@ -140,9 +144,9 @@ class GpunetStep(TrainingStep):
 
     def describe(self) -> dict[str, str]:
         """See `Contender.describe`."""
-        return {**described(self.backend), "precision": self.precision}
+        return {**versions(self.backend), "precision": self.precision}
 
 
-def described(backend: Backend) -> dict[str, str]:
-    """gpunet's version, and the backend's."""
-    return {"gpunet": gp.__version__, "backend": backend.name, **backend.describe()}
+def versions(backend: Backend) -> dict[str, str]:
+    """gpunet's version, and what the backend says of its device and its libraries."""
+    return {"gpunet": __version__, "backend": backend.name, **backend.describe()}

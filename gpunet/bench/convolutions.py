@@ -1,4 +1,4 @@
-"""Convolutions of the nets as problems: each pass by itself, and the fused pass of a training step."""
+"""The convolutions of the nets as problems: each pass by itself, and the fused passes of a training step."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ import numpy as np
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.contract.conv import FUSED_POOL, Conv
+from gpunet.backends.contract.into import Into
 from gpunet.bench import nets
 from gpunet.bench.nets import Convolution
 from gpunet.bench.primitives import TOLERANCE, Arrays, Problem
 from gpunet.geometry import Geometry
 
 PASSES = ("forward", "input_grad", "weight_grad", "fused")
-"""The last: convolution, bias and what the net has fused behind it, ReLU and 2x2 max pool, with all gradients."""
+"""Passes that are measured. "fused" is the convolution with its bias, the ReLU and the 2x2 max pool that the net fuses
+into it, and all gradients."""
 SINGLE = "56x56"
-"""A convolution of no net, of the size that papers time."""
+"""The name of a convolution that belongs to no net, of a size that papers often time."""
 SINGLE_LAYER, SINGLE_BATCH = Convolution((56, 56, 64), (3, 3, 64, 64), activation=True), 32
 CHECKED = 10**8
-"""Multiply-adds that are compared with float64: some images of a large batch."""
+"""Multiply-adds that are compared with float64. Of a large batch, only some images are compared."""
 FUSED_CHECKED, FUSED_TOLERANCE = 10**7, 1e-2
-"""A window whose two largest are a rounding apart may have another winner, and a gradient another place: so fewer of them, and
-a wider tolerance, which a wrong gradient would still be far beyond."""
+"""The same for the fused pass. If the two largest elements of a window differ by no more than rounding, another one may
+win, and a gradient goes to another place. So fewer multiply-adds are compared, with a wider tolerance, which a wrong
+gradient would still exceed by far."""
 RELU = Activation("relu")
 
 
 @cache
 def layers_of(net: str) -> list[Convolution]:
-    """The convolutions of a net, or the single one."""
+    """The convolutions of a net, or the one that `SINGLE` names."""
     return [SINGLE_LAYER] if net == SINGLE else nets.convolutions(net)
 
 
@@ -43,7 +46,7 @@ def layer(case: dict[str, Any]) -> Convolution:
 
 
 def problem(case: dict[str, Any]) -> Problem:
-    """The pass of a case on random data."""
+    """The pass that a case names, on random data."""
     found, which = layer(case), case["pass"]
     geometry = found.geometry(case["batch"])
     rng = np.random.default_rng(0)
@@ -51,12 +54,12 @@ def problem(case: dict[str, Any]) -> Problem:
     def draw(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:
         return (scale * rng.normal(size=shape)).astype(np.float32)
 
-    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if which == "fused" and found.pool else None
+    conv = _fused_conv(found, case["batch"]) if which == "fused" else Conv(geometry)
     inputs = {
         "x": draw(geometry.x_shape),
         "w": draw(geometry.w_shape, prod(geometry.w_shape[:3]) ** -0.5),
         "b": draw((geometry.filters,)),
-        "dy": draw(geometry.y_shape if pool is None else pool.y_shape),
+        "dy": draw(conv.y_shape),
     }
     taken, outputs, function = {
         "forward": (("x", "w"), ("y",), _forward),
@@ -74,30 +77,36 @@ def problem(case: dict[str, Any]) -> Problem:
 
 
 def _checked_images(geometry: Geometry, most: int) -> np.ndarray | None:
-    """Evenly from the first to the last of the batch, of so many multiply-adds; None for all of them."""
+    """Positions of the images that are compared, evenly spaced, with at most `most` multiply-adds; None for all images."""
     n = geometry.x_shape[0]
     count = max(1, most * n // geometry.multiply_adds)
     return None if count >= n else np.linspace(0, n - 1, count).astype(int)
 
 
 def _forward(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    return [backend.conv2d_forward(a["x"], a["w"], geometry=found.geometry(a["x"].shape[0]))[0]]
+    return [backend.conv2d_forward(a["x"], a["w"], None, Conv(found.geometry(a["x"].shape[0])))[0]]
 
 
 def _input_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    return [backend.conv2d_input_grad(a["dy"], a["w"], geometry=found.geometry(a["dy"].shape[0]))]
+    return [backend.conv2d_input_grad(a["dy"], a["w"], Conv(found.geometry(a["dy"].shape[0])))]
 
 
 def _weight_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    return [backend.conv2d_weight_grad(a["dy"], a["x"], geometry=found.geometry(a["x"].shape[0]), bias=False)[0]]
+    conv = Conv(found.geometry(a["x"].shape[0]))
+    return [backend.conv2d_weight_grad(a["dy"], a["x"], conv, into=Into(needs_bias=False))[0]]
 
 
 def _fused(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
-    geometry = found.geometry(a["x"].shape[0])
-    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if found.pool else None
-    relu = RELU if found.activation else None
-    y, mask = backend.conv2d_forward(a["x"], a["w"], a["b"], geometry=geometry, activation=relu, pool=pool)
-    gate = Gate(y, relu, mask, pool)
-    dw, db = backend.conv2d_weight_grad(a["dy"], a["x"], geometry=geometry, gate=gate)
-    dx = [backend.conv2d_input_grad(a["dy"], a["w"], geometry=geometry, gate=gate)] if found.inner else []
+    conv = _fused_conv(found, a["x"].shape[0])
+    y, mask = backend.conv2d_forward(a["x"], a["w"], a["b"], conv)
+    gate = conv.gate(y, mask)
+    dw, db = backend.conv2d_weight_grad(a["dy"], a["x"], conv, gate)
+    dx = [backend.conv2d_input_grad(a["dy"], a["w"], conv, gate)] if found.inner else []
     return [y, dw, db, *dx]
+
+
+def _fused_conv(found: Convolution, batch: int) -> Conv:
+    """The convolution with what the net has fused behind it."""
+    geometry = found.geometry(batch)
+    pool = Geometry.pool(geometry.y_shape, FUSED_POOL) if found.pool else None
+    return Conv(geometry, RELU if found.activation else None, pool)

@@ -1,4 +1,4 @@
-"""Contenders in turns: what each took, and the ratios of neighbouring turns."""
+"""Runs contenders in turns, and computes the times of each and the ratios of neighbouring turns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gpunet.bench import ContenderError, NotMeasuredError, record
 from gpunet.bench.contenders import Spec
 from gpunet.bench.worker import Worker
 
-LOSS_TOLERANCES = {"ieee": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
-"""Of the losses of the first steps; PyTorch's autocast keeps more in float32 than gpunet does."""
+LOSS_TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
+"""How far the losses of the first steps may differ. PyTorch's autocast keeps more in float32 than gpunet does."""
 PERCENTILES = (("p10", 10), ("median", 50), ("p90", 90))
-Found = dict[str, dict[str, Any]]
-"""What each contender's `prepare` gave, by name; its "notes" become columns of the table."""
+Results = dict[str, dict[str, Any]]
+"""What `prepare` of each contender returned, by name. Its "notes" become columns of the table."""
 
 
 class Checked(NamedTuple):
@@ -26,31 +26,31 @@ class Checked(NamedTuple):
     values: dict[str, float]
     """What was compared, for the record."""
     wrong: dict[str, str]
-    """Whose times would mean nothing, by name, and why."""
+    """The contenders whose times would mean nothing, and why, by name."""
 
 
 class Turns(NamedTuple):
     """What was timed, by name of the contender."""
 
     seconds: dict[str, list[float]]
-    """Of each run."""
+    """The seconds of each run."""
     ratios: dict[str, list[float]]
-    """Each rival's time over ours in each round."""
+    """The time of each rival divided by ours, in each round."""
     failed: dict[str, str]
-    """Who failed before the last round, and how; they are in neither of the others."""
+    """The contenders that failed before the last round, and how; `seconds` and `ratios` leave them out."""
 
 
 @contextmanager
 def contenders(kind: str, names: Sequence[str], options: Namespace) -> Iterator[dict[str, Worker]]:
-    """A process for each contender, by name; all end with the `with`."""
-    spec = Spec(kind, "", options.backend, options.threads, getattr(options, "precision", "ieee"))
+    """A process for each contender, by name. All of them end with the `with` statement."""
+    spec = Spec(kind, "", options.backend, options.threads, getattr(options, "precision", "float32"))
     with started({name: spec._replace(name=name) for name in names}, options) as workers:
         yield workers
 
 
 @contextmanager
 def started(specs: dict[str, Spec], options: Namespace) -> Iterator[dict[str, Worker]]:
-    """A process for each spec, by the same names; all end with the `with`."""
+    """A process for each spec, by the same names. All of them end with the `with` statement."""
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name, spec in specs.items():
@@ -60,34 +60,38 @@ def started(specs: dict[str, Spec], options: Namespace) -> Iterator[dict[str, Wo
 
 
 def measure(
-    case: dict[str, Any], workers: dict[str, Worker], ours: str, options: Namespace, check: Callable[[Found], Checked]
+    case: dict[str, Any],
+    workers: dict[str, Worker],
+    ours: str,
+    options: Namespace,
+    check: Callable[[Results], Checked],
 ) -> dict[str, Any]:
-    """A row of a record, whatever becomes of the contenders: for one that gives no times, it says why.
+    """Measure a case -> a row of a record, which says for a contender without times why it has none.
 
     Args:
         case: what is measured, as `Contender.prepare` takes it.
-        workers: by name.
-        ours: whose time the others' are divided by.
-        options: `rounds` turns of `repeats` runs.
-        check: compares what the contenders found. Nothing is timed before it, and those that it calls wrong are not timed.
+        workers: the contenders by name.
+        ours: the contender by whose time the others' times are divided.
+        options: `rounds` is the number of turns, `repeats` the number of runs in a turn.
+        check: compares the results of the contenders before anything is timed. Those that it calls wrong are not timed.
     """
-    found: Found = {}
+    results: Results = {}
     times: dict[str, Any] = {}
     for name, worker in workers.items():
         try:
-            found[name] = worker.prepare(case)
+            results[name] = worker.prepare(case)
         except NotMeasuredError as reason:
             times[name] = {"not_measured": str(reason)}
         except ContenderError as reason:
             times[name] = {"error": str(reason)}
-    checked = check(found) if found else Checked({}, {})
-    right = {name: workers[name] for name in found if name not in checked.wrong}
+    checked = check(results) if results else Checked({}, {})
+    right = {name: workers[name] for name in results if name not in checked.wrong}
     turns = in_turns(right, ours, options.rounds, options.repeats)
     for name, why in {**checked.wrong, **turns.failed}.items():
         times[name] = {"error": why}
     for name, values in turns.seconds.items():
         times[name] = {f"{key}_ms": 1e3 * value for key, value in spread(values).items()}
-    notes = {key: value for f in found.values() for key, value in f.get("notes", {}).items()}
+    notes = {key: value for result in results.values() for key, value in result.get("notes", {}).items()}
     row = {
         "case": case,
         "notes": notes,
@@ -99,11 +103,11 @@ def measure(
 
 
 def measure_each(title: str, cases: Iterable[dict[str, Any]], names: Sequence[str], options: Namespace) -> int:
-    """Measure cases whose results are held against float64, one after another in the same processes; print, write the files.
+    """Measure cases whose results are compared with float64, one after another in the same processes.
 
     Args:
-        title: of the table, in the plural.
-        names: of the contenders; "gpunet" among them.
+        title: the title of the table, in the plural.
+        names: the names of the contenders, with "gpunet" among them.
     Returns:
         The exit status.
     """
@@ -115,10 +119,10 @@ def measure_each(title: str, cases: Iterable[dict[str, Any]], names: Sequence[st
 
 
 def in_turns(workers: dict[str, Worker], ours: str, rounds: int, repeats: int) -> Turns:
-    """Time the contenders in turns, after a turn of each that is not counted.
+    """Time the contenders in turns. The first turn of each is not counted.
 
-    The order turns round from one round to the next. A round's medians are neighbours in time, so their ratio feels little of
-    the machine's moods. A contender that fails is left out of what follows.
+    The order is reversed from one round to the next. The turns of a round follow each other closely, so the ratio of their
+    medians hardly depends on how fast the machine is at that time. A contender that fails takes no further turns.
     """
     names = list(workers)
     turns: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -145,31 +149,33 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {key: float(np.percentile(values, q)) for key, q in PERCENTILES}
 
 
-def same_losses(found: Found, precision: str = "ieee") -> Checked:
-    """The largest difference between the contenders' losses, over the largest loss.
+def same_losses(results: Results, precision: str = "float32") -> Checked:
+    """Check the largest difference between the contenders' losses, divided by the largest loss.
 
-    Where rounding makes no such difference, all are wrong, for the losses do not tell who is.
+    If it is larger than rounding can explain, all contenders are called wrong, since the losses do not say which one is.
     """
-    losses = np.array([f["losses"] for f in found.values()])
+    losses = np.array([result["losses"] for result in results.values()])
     difference = float(np.abs(losses - losses[0]).max() / np.abs(losses[0]).max())
     if difference <= LOSS_TOLERANCES[precision]:
         return Checked({"loss_difference": difference}, {})
     why = f"the contenders' losses differ by {difference:.1e}, so they do not do the same work: here they are"
-    return Checked({}, {name: f"{why} {', '.join(f'{v:.5g}' for v in f['losses'])}" for name, f in found.items()})
+    return Checked(
+        {}, {name: f"{why} {', '.join(f'{v:.5g}' for v in result['losses'])}" for name, result in results.items()}
+    )
 
 
-def small_errors(found: Found) -> Checked:
-    """The contenders' errors against float64; those with too large a one are wrong."""
+def small_errors(results: Results) -> Checked:
+    """Check the contenders' errors against float64. A contender with too large an error is called wrong."""
     wrong = {
-        name: f"its result differs from float64 by {f['error']:.1e}, more than {f['tolerance']:.0e}"
-        for name, f in found.items()
-        if not f["error"] <= f["tolerance"]  # nor NaN
+        name: f"its result differs from float64 by {result['error']:.1e}, more than {result['tolerance']:.0e}"
+        for name, result in results.items()
+        if not result["error"] <= result["tolerance"]  # NaN is wrong too
     }
-    return Checked({f"{name}_error": f["error"] for name, f in found.items() if name not in wrong}, wrong)
+    return Checked({f"{name}_error": result["error"] for name, result in results.items() if name not in wrong}, wrong)
 
 
 def _rounded(value: Any) -> Any:
-    """Floats of a record to five digits."""
+    """A value of a record with all its floats rounded to five digits."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
     return float(f"{value:.5g}") if isinstance(value, float) else value

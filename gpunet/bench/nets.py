@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import gpunet as gp
 from gpunet import models, nn
+from gpunet.autograd import no_grad
 from gpunet.geometry import Geometry
 from gpunet.nn.fusion import fused
+from gpunet.random import seed
 
 
 class Net(NamedTuple):
     """A net and what it is measured on."""
 
     build: Callable[..., nn.Sequential]
-    """Of an input shape."""
+    """Makes the net for an input shape."""
     input_shape: tuple[int, int, int]
     """(H, W, C)."""
     batches: tuple[int, ...]
-    """Images a step, where the command names none."""
+    """Batch sizes that are measured where the command names none."""
 
 
 NETS = {
@@ -36,12 +37,12 @@ CLASSES = 10
 
 def make_model(net: str) -> nn.Sequential:
     """The net with the weights of seed 0."""
-    gp.seed(0)
+    seed(0)
     return NETS[net].build(NETS[net].input_shape)
 
 
 def make_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images (batch, H, W, C) float32 and labels (batch,): equal for every contender."""
+    """Random images (batch, H, W, C) float32 and labels (batch,), which are equal for every contender."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(batch, *NETS[net].input_shape)).astype(np.float32), rng.integers(0, CLASSES, batch)
 
@@ -50,21 +51,21 @@ class Convolution(NamedTuple):
     """A convolution of a net."""
 
     x_shape: tuple[int, int, int]
-    """Without the batch: (H, W, C)."""
+    """(H, W, C), without the batch."""
     w_shape: tuple[int, int, int, int]
     stride: tuple[int, int] = (1, 1)
     padding: Any = "same"
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     activation: bool = False
-    """Whether the net has a ReLU behind it, which is fused into it."""
+    """Whether the net fuses a ReLU into it."""
     pool: bool = False
-    """Whether the net has a 2x2 max pool behind that, likewise."""
+    """Whether the net fuses a 2x2 max pool into it, after the ReLU."""
     inner: bool = True
-    """Whether it is not the first, so that the gradient of its input is needed."""
+    """Whether a step needs the gradient of its input: it does not for the first convolution of a net."""
 
     def geometry(self, batch: int) -> Geometry:
-        """Of so many images."""
+        """The geometry for a batch of so many images."""
         return Geometry.conv(
             (batch, *self.x_shape), self.w_shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
             groups=self.groups,
@@ -76,15 +77,15 @@ class Convolution(NamedTuple):
 
 
 def input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
-    """The shape of one image's input of each module, without the batch, by the module's id, in the order of the run."""
+    """The input shape of each module, without the batch, by the module's id and in the order in which they run."""
     shapes: dict[int, tuple[int, ...]] = {}
 
-    def note(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
+    def store_shape(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:
         shapes[id(module)] = tuple(inputs[0].shape[1:])
 
-    handles = [module.register_forward_hook(note) for _, module in model.named_modules()]
+    handles = [module.register_forward_hook(store_shape) for _, module in model.named_modules()]
     model.eval()
-    with gp.no_grad():
+    with no_grad():
         model(np.zeros((1, *input_shape), np.float32))
     model.train()
     for handle in handles:
@@ -93,10 +94,10 @@ def input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, tu
 
 
 def convolutions(net: str) -> list[Convolution]:
-    """The different convolutions of a net, in its order."""
+    """The distinct convolutions of a net, in the order in which they run."""
     model = make_model(net)
     modules = {id(module): module for _, module in model.named_modules()}
-    taken_in = {
+    fused_options = {
         id(layer): options
         for module in modules.values()
         if isinstance(module, nn.Sequential) and module.fuse
@@ -106,13 +107,13 @@ def convolutions(net: str) -> list[Convolution]:
     for key, x_shape in input_shapes(model, NETS[net].input_shape).items():
         layer = modules[key]
         if isinstance(layer, nn.Conv2d):
-            options = {"activation": layer.activation, "pool": layer.pool, **taken_in[key]}
+            options = {"activation": layer.activation, "pool": layer.pool, **fused_options[key]}
             h, w, c = x_shape
-            kh, kw, taken, filters = layer.weight.shape
+            kh, kw, channels, filters = layer.weight.shape
             found.append(
                 Convolution(
                     (h, w, c),
-                    (kh, kw, taken, filters),
+                    (kh, kw, channels, filters),
                     *(layer.stride, layer.padding, layer.dilation, layer.groups),
                     activation=options["activation"] is not None,
                     pool=options["pool"] is not None,

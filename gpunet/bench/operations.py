@@ -1,7 +1,7 @@
-"""The primitives beside the products, as problems: what each computes, and the bytes that it must move.
+"""The primitives that are no matrix products, as problems: what each computes, and the bytes that it must move.
 
-A product's time is its arithmetic's; these have little, and none can be faster than its bytes. Each input is counted as read
-once and each output as written once, but for what takes two passes.
+These primitives compute little, so none of them can be faster than a copy of its bytes. Each input is counted as read once and
+each output as written once, except where a formula needs two passes over an input.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import FUSED_POOL
+from gpunet.backends.contract.conv import FUSED_POOL
 from gpunet.backends.contract.norm import Moments
 from gpunet.backends.contract.update import RULES, Segments
 from gpunet.bench.primitives import Arrays, Problem
@@ -28,10 +28,10 @@ EPS = 1e-5
 
 
 class _Draw:
-    """Random inputs of a case.
+    """Draws the random inputs of a case.
 
     Args:
-        case: with "op", "batch", "channels" of images and "parameters" of an update.
+        case: "op" names the primitive, "batch" and "channels" describe the images, "parameters" is the size of an update.
     """
 
     def __init__(self, case: dict[str, Any]):
@@ -40,11 +40,11 @@ class _Draw:
         self.parameters = case.get("parameters", 1)
 
     def floats(self, *shape: int) -> np.ndarray:
-        """Normal, float32."""
+        """Normal numbers, float32."""
         return self._rng.normal(size=shape).astype(np.float32)
 
     def labels(self, rows: int) -> np.ndarray:
-        """Classes, int32."""
+        """Class numbers (rows,), int32."""
         return self._rng.integers(0, CLASSES, rows).astype(np.int32)
 
 
@@ -60,7 +60,7 @@ def _max_pool_forward(draw: _Draw) -> Problem:
     geometry = Geometry.pool(x.shape, FUSED_POOL)
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-        return backend.max_pool2d_forward(a["x"], geometry=geometry)
+        return backend.max_pool2d_forward(a["x"], geometry)
 
     return Problem({"x": x}, run, ("y", "mask"), _bytes(x) + x.size // 4 * (x.itemsize + 1))
 
@@ -71,12 +71,12 @@ def _max_pool_backward(draw: _Draw) -> Problem:
     mask = (np.abs(draw.floats(*dy.shape)) * 1000).astype(np.uint8) % 4
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-        return [backend.max_pool2d_backward(a["dy"], a["mask"], geometry=geometry)]
+        return [backend.max_pool2d_backward(a["dy"], a["mask"], geometry)]
 
     return Problem({"dy": dy, "mask": mask}, run, ("dx",), _bytes(dy, mask) + 4 * dy.nbytes)
 
 
-# ---- batch norm: a channel's moments are known when all of it has been read, so x is read twice
+# ---- batch norm, which reads x twice: a channel's moments are known only when all of it has been read
 
 
 def _batch_norm_forward(draw: _Draw) -> Problem:
@@ -115,7 +115,9 @@ def _batch_norm_backward(draw: _Draw) -> Problem:
 
 
 def _softmax_cross_entropy(draw: _Draw) -> Problem:
-    rows = draw.x_shape[0] * PIXELS * PIXELS  # a class a pixel, as in segmentation: ten logits an image are no work
+    rows = (
+        draw.x_shape[0] * PIXELS * PIXELS
+    )  # a class for each pixel, as in segmentation; one for each image is too little
     logits, labels = draw.floats(rows, CLASSES), draw.labels(rows)
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
@@ -131,7 +133,7 @@ def _softmax_cross_entropy(draw: _Draw) -> Problem:
 
 
 def _update(rule: str, own: tuple[float, ...]) -> Callable[[_Draw], Problem]:
-    """An optimizer's update, in place: data, gradients and slots are read, all but the gradients written."""
+    """The update of an optimizer, in place: it reads data, gradients and slots, and writes data and slots."""
     slots = RULES[rule].slots
 
     def problem(draw: _Draw) -> Problem:
@@ -160,9 +162,9 @@ OPS: dict[str, Callable[[_Draw], Problem]] = {
     "sgd": _update("sgd", (0.9, 0.0)),
     "adam": _update("adam", (0.9, 0.999, 1e-8, 0.1, 0.001)),
 }
-"""Pooling is 2x2, normalisation in training with ReLU."""
+"""What makes the problem of each primitive. Pooling is 2x2; normalisation is that of training, with ReLU."""
 
 
 def problem(case: dict[str, Any]) -> Problem:
-    """The primitive of a case on random data."""
+    """The primitive that a case names, on random data."""
     return OPS[case["op"]](_Draw(case))

@@ -1,4 +1,7 @@
-"""Single primitives: what one computes, on any backend, checked against float64 and timed over buffers that rotate."""
+"""Single primitives as problems, and the contenders that run them: checked against float64, then timed.
+
+On a GPU they are timed over several sets of buffers in rotation, so that no cache holds the inputs of a call.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ import numpy as np
 
 from gpunet.backends import Backend, get_backend
 from gpunet.backends.contract.arrays import Array
-from gpunet.bench.contenders import Spec, described, placed
+from gpunet.bench.contenders import Spec, backend_and_timer, versions
 from gpunet.bench.timing import Timer, Work
 
 Arrays = dict[str, Array]
 Way = Callable[[Backend, Arrays], Sequence[Array]]
 LEAST_CALLS = 16
-"""Calls that are timed together where buffers rotate: one of so few bytes is shorter than the gap between two replays."""
+"""Calls that are timed together where buffers rotate: a single short one may take less time than the gap between replays."""
 TOLERANCE = 1e-4
-"""Float32 sums stay below it, TF32 products do not."""
+"""The largest error that is allowed. Sums of float32 stay below it, products of TF32 do not."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +32,24 @@ class Problem:
     """A primitive on random data."""
 
     inputs: dict[str, np.ndarray]
-    """On the host, float32 or integers."""
+    """Arrays on the host, of float32 or integers."""
     run: Way
-    """The primitive on a backend's arrays of these names -> its outputs, which are compared in float64."""
+    """Runs the primitive on a backend's arrays of these names -> its outputs."""
     outputs: tuple[str, ...]
-    """Their names."""
+    """The names of the outputs."""
     bytes: int = 0
-    """That it must read and write, at least."""
+    """The bytes that the primitive must read and write at least; 0 where they are not counted."""
     images: np.ndarray | None = None
-    """Positions in the batch that are compared, where the whole would take float64 too long; None for all."""
+    """Positions in the batch that are compared, if all of them would take too long in float64; None for all."""
     batched: tuple[str, ...] = ()
     """Inputs whose first axis is the batch."""
     summed: tuple[str, ...] = ()
-    """Outputs that are sums over the batch, linear in `dy`: compared with all other images' dy at zero."""
+    """Outputs that are sums over the batch and linear in `dy`. If only some images are compared, the dy of all others is
+    set to zero for the comparison."""
     tolerance: float = TOLERANCE
 
     def checked_inputs(self) -> dict[str, np.ndarray]:
-        """The inputs with which a contender computes what `error` takes."""
+        """The inputs with which a contender computes the outputs that `error` compares."""
         if self.images is None or not set(self.summed) & set(self.outputs):
             return self.inputs
         kept = np.zeros_like(self.inputs["dy"])
@@ -53,9 +57,9 @@ class Problem:
         return {**self.inputs, "dy": kept}
 
     def error(self, outputs: Sequence[np.ndarray]) -> float:
-        """The largest of the outputs' errors, ‖y - y64‖ / ‖y64‖, against the reference backend in float64."""
+        """The largest error of the outputs, ‖y - y64‖ / ‖y64‖, against the reference backend in float64."""
         backend = get_backend("reference")
-        inputs = {name: wide(a) for name, a in self.checked_inputs().items()}
+        inputs = {name: _in_float64(a) for name, a in self.checked_inputs().items()}
         if self.images is not None:
             inputs.update({name: inputs[name][self.images] for name in self.batched})
         expected = self.run(backend, inputs)
@@ -65,31 +69,31 @@ class Problem:
             if part.shape != y64.shape:
                 raise RuntimeError(f"bench: {name} has shape {part.shape} but takes {y64.shape}")
             errors.append(float(np.linalg.norm(part - y64) / np.linalg.norm(y64)))
-        return float(np.max(errors))  # NaN, if there is one
+        return float(np.max(errors))  # NaN if one of them is NaN
 
-    def found(self, outputs: Sequence[np.ndarray]) -> dict[str, Any]:
-        """What `Contender.prepare` gives."""
+    def result(self, outputs: Sequence[np.ndarray]) -> dict[str, Any]:
+        """What `Contender.prepare` returns for these outputs."""
         notes = {"MB": self.bytes / 1e6} if self.bytes else {}
         return {"error": self.error(outputs), "tolerance": self.tolerance, "notes": notes}
 
 
-def wide(a: np.ndarray) -> np.ndarray:
-    """Floats in float64, and a copy of anything, for a primitive that works in place."""
+def _in_float64(a: np.ndarray) -> np.ndarray:
+    """A copy, because a primitive may work in place; floats become float64."""
     return np.array(a, np.float64 if a.dtype.kind == "f" else a.dtype)
 
 
-def rotation(timer: Timer, problem: Problem) -> int:
-    """How many sets of buffers, so that a set is out of the cache when it comes again."""
+def set_count(timer: Timer, problem: Problem) -> int:
+    """The number of sets of buffers with which a set has left the cache before it is used again."""
     size = sum(a.nbytes for a in problem.inputs.values())
-    return max(1, min(-(-timer.rotated // size), 256)) if timer.rotated else 1
+    return max(1, min(-(-timer.rotated_bytes // size), 256)) if timer.rotated_bytes else 1
 
 
-class Calls:
-    """A primitive's calls over sets of inputs, timed together; a call's seconds are their share.
+class TimedCalls:
+    """Calls of a primitive on several sets of inputs, timed together. The time is divided by their number.
 
     Args:
-        timer: what times them.
-        calls: one a set.
+        timer: times the calls.
+        calls: one call for each set of inputs.
     """
 
     def __init__(self, timer: Timer, calls: Sequence[Callable[[], Any]]):
@@ -97,14 +101,15 @@ class Calls:
         self._count = max(len(calls), LEAST_CALLS) if len(calls) > 1 else 1
 
         def work() -> list[Any]:
-            return [calls[i % len(calls)]() for i in range(self._count)]  # all kept, so that outputs rotate too
+            # All outputs are kept until the end, so that they are in different memory too.
+            return [calls[i % len(calls)]() for i in range(self._count)]
 
         timer.run(work)
-        self._calls = calls  # a replay reads their inputs, but does not keep them
+        self._calls = calls  # a replay reads the inputs of the calls, but does not keep them alive
         self._work: Work = timer.capture(work)
 
     def seconds(self, repeats: int) -> list[float]:
-        """Seconds of a call, `repeats` times."""
+        """Time the calls at least `repeats` times -> the seconds of one call, each time."""
         return [value / self._count for value in self._timer.seconds(self._work, repeats)]
 
 
@@ -116,46 +121,50 @@ class Primitive(ABC):
     """
 
     timer: Timer
-    _calls: Calls | None = None
+    _calls: TimedCalls | None = None
 
     def __init__(self, problem: Callable[[dict[str, Any]], Problem]):
         self.problem = problem
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """See `Contender.prepare`: the error of what was written to memory that held NaN."""
-        self._forget()
+        """See `Contender.prepare`: the result is the error of the outputs.
+
+        The outputs of a first run are filled with NaN and given back, so that those of the second run are written to the
+        same memory: an element that the primitive does not write shows.
+        """
+        self._free_last_case()
         problem = self.problem(case)
         run = self.runner(case, problem)
         before = list(run(self.upload(problem.checked_inputs())))
         self.poison(before)
-        before.clear()  # the same outputs again take the memory that these give back
+        before.clear()
         outputs = run(self.upload(problem.checked_inputs()))
-        found = problem.found([self.on_host(*named) for named in zip(problem.outputs, outputs, strict=True)])
-        sets = [self.upload(problem.inputs) for _ in range(rotation(self.timer, problem))]
-        self._calls = Calls(self.timer, [partial(run, inputs) for inputs in sets])
-        return found
+        result = problem.result([self.on_host(*named) for named in zip(problem.outputs, outputs, strict=True)])
+        sets = [self.upload(problem.inputs) for _ in range(set_count(self.timer, problem))]
+        self._calls = TimedCalls(self.timer, [partial(run, inputs) for inputs in sets])
+        return result
 
     def time(self, repeats: int) -> list[float]:
         """See `Contender.time`."""
         assert self._calls is not None, "prepare comes first"
         return self._calls.seconds(repeats)
 
-    def _forget(self) -> None:
-        """Give back the last case's buffers, before there are others."""
+    def _free_last_case(self) -> None:
+        """Give back the buffers of the last case, before others are allocated."""
         self._calls = None
         self.timer.clear()
 
     @abstractmethod
     def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[Arrays], Sequence[Array]]:
-        """The primitive on uploaded inputs -> its outputs."""
+        """A function that runs the primitive on uploaded inputs -> its outputs."""
 
     @abstractmethod
     def upload(self, inputs: dict[str, np.ndarray]) -> Arrays:
-        """Copies on the device, for a primitive may work in place."""
+        """Copies of the inputs on the device; copies, because a primitive may work in place."""
 
     @abstractmethod
     def poison(self, outputs: Sequence[Array]) -> None:
-        """Fill with NaN, or the largest integer."""
+        """Fill the outputs with NaN, or with the largest integer."""
 
     @abstractmethod
     def on_host(self, name: str, output: Array) -> np.ndarray:
@@ -166,13 +175,13 @@ class GpunetPrimitive(Primitive):
     """A primitive of gpunet on one backend.
 
     Args:
-        spec: the backend.
+        spec: names the backend.
         problem: as for `Primitive`.
     """
 
     def __init__(self, spec: Spec, problem: Callable[[dict[str, Any]], Problem]):
         super().__init__(problem)
-        self.backend, self.timer = placed(spec)
+        self.backend, self.timer = backend_and_timer(spec)
 
     def runner(self, case: dict[str, Any], problem: Problem) -> Callable[[Arrays], Sequence[Array]]:
         """See `Primitive.runner`."""
@@ -194,13 +203,14 @@ class GpunetPrimitive(Primitive):
 
     def describe(self) -> dict[str, str]:
         """See `Contender.describe`."""
-        return described(self.backend)
+        return versions(self.backend)
 
 
 class Copy(GpunetPrimitive):
-    """A copy that reads and writes together as many bytes as a case's primitive must: what its time is held against.
+    """A copy that moves as many bytes as the primitive of a case must: no implementation of it can be faster.
 
-    On the host `numpy.copyto`, on one thread or on all, whichever is faster; on a GPU a copy from device to device.
+    On the host it is `numpy.copyto`, on one thread or on all threads, whichever is faster; on a GPU it is a copy from device
+    to device.
     """
 
     def __init__(self, spec: Spec, problem: Callable[[dict[str, Any]], Problem]):
@@ -210,22 +220,25 @@ class Copy(GpunetPrimitive):
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """See `Contender.prepare`."""
-        self._forget()
+        self._free_last_case()
         moved = self.problem(case).bytes
         a = np.random.default_rng(0).normal(size=max(1, moved // 8)).astype(np.float32)
         ways = self.ways()
         problem = Problem({"a": a, "y": np.full_like(a, np.nan)}, next(iter(ways.values())), ("y",))
-        sets = [self.upload(problem.inputs) for _ in range(rotation(self.timer, problem))]
-        ready = {name: Calls(self.timer, [partial(run, self.backend, s) for s in sets]) for name, run in ways.items()}
-        medians = {name: float(np.median(calls.seconds(5))) for name, calls in ready.items()}
+        sets = [self.upload(problem.inputs) for _ in range(set_count(self.timer, problem))]
+        calls = {
+            name: TimedCalls(self.timer, [partial(run, self.backend, arrays) for arrays in sets])
+            for name, run in ways.items()
+        }
+        medians = {name: float(np.median(timed.seconds(5))) for name, timed in calls.items()}
         best = min(medians, key=lambda name: medians[name])
-        self._calls = ready[best]
+        self._calls = calls[best]
         if not all(np.array_equal(self.backend.to_numpy(s["y"]), a) for s in sets):
             raise RuntimeError("bench: the copy differs from what was copied")
         return {"error": 0.0, "tolerance": TOLERANCE, "notes": {"copied by": best}}
 
     def ways(self) -> dict[str, Way]:
-        """How to copy array "a" to "y", by what the record calls it."""
+        """The functions that copy array "a" to array "y", by the names that the record gives them."""
         if self.backend.name in ("reference", "numpy"):
             ways: dict[str, Way] = {"numpy.copyto, 1 thread": partial(self._on_host, 1)}
             if self.threads > 1:

@@ -1,4 +1,4 @@
-"""A process that is asked and answers line by line, each answer within a time."""
+"""A process that answers requests line by line, with a time limit for each answer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import IO
 from gpunet.bench import ContenderError
 
 END_SECONDS = 10.0
-"""For a process to end by itself when it is asked nothing more."""
+"""The time in which a process must end by itself when no more requests come."""
 
 
 class Process:
-    """The side that asks.
+    """A process that reads requests from its standard input, and writes the answers to its standard output.
 
     Args:
         command: the program and its arguments.
-        environment: all its variables.
+        environment: all variables of its environment.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str]):
@@ -29,11 +29,11 @@ class Process:
         )
         self._lines: SimpleQueue[str] = SimpleQueue()
         assert self._process.stdout is not None
-        # a thread, because reading a pipe takes no timeout on every system
+        # A thread reads, because not every system can read a pipe with a timeout.
         Thread(target=self._read, args=(self._process.stdout,), daemon=True).start()
 
     def ask(self, line: str) -> None:
-        """Send a line; if there is nobody left to read it, `answer` says so."""
+        """Send a line. If the process has ended, the next `answer` says so."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.write(line + "\n")
@@ -43,18 +43,18 @@ class Process:
         """The next line.
 
         Raises:
-            ContenderError: the process has ended, or `timeout` seconds went by.
+            ContenderError: the process has ended, or gave no answer within `timeout` seconds.
         """
         try:
             line = self._lines.get(timeout=timeout)
         except Empty:
             raise ContenderError(f"no answer within {timeout:g} s") from None
-        if not line.endswith("\n"):  # the end, perhaps in the middle of an answer
+        if not line.endswith("\n"):  # the process has ended, perhaps in the middle of an answer
             raise ContenderError(f"the process ended {_ending(self._process.wait())}")
         return line
 
     def end(self) -> None:
-        """Ask nothing more, and wait for the end; kill it if that takes too long."""
+        """Close the standard input and wait for the end of the process; kill it if that takes too long."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
@@ -64,7 +64,7 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """End it now, whatever it does."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         assert self._process.stdin is not None
@@ -79,7 +79,7 @@ class Process:
 
 
 def _ending(status: int) -> str:
-    """How a process with this status has ended: "with status 1" or "by SIGSEGV"."""
+    """How a process with this exit status has ended, such as "with status 1" or "by SIGSEGV"."""
     if status < 0:
         with suppress(ValueError):
             return f"by {signal.Signals(-status).name}"

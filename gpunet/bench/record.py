@@ -1,4 +1,4 @@
-"""What a benchmark leaves: JSON with the machine, the command and the rows, and a Markdown table made from it."""
+"""The record of a benchmark: JSON with the machine, the command and the rows, and a Markdown table of them."""
 
 from __future__ import annotations
 
@@ -13,50 +13,52 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import gpunet as gp
+from gpunet.backends import get_backend
 from gpunet.bench.worker import TIMEOUT, Worker
 
 UNRECORDED = ("kind", "run", "output", "plot", "timeout")
-"""Options that change nothing that is measured."""
+"""Options that the recorded command leaves out, because they change nothing that is measured."""
 
 
 def add_arguments(parser: ArgumentParser, rivals: Sequence[str] = ()) -> None:
-    """The options that every kind has; `--against` where there are rivals."""
+    """Add the options that every kind of measurement has, and `--against` where there are rivals."""
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all, %(default)s)"
     )
     if rivals:
         parser.add_argument(
             "--against", nargs="+", choices=("torch", *rivals), default=[], metavar="RIVAL",
-            help=f"rivals, each in a process of its own, measured in turns: torch for all, or some of {', '.join(rivals)}",
+            help="rivals to measure in turns with gpunet, each in a process of its own: torch for all of them, or some "
+            f"of {', '.join(rivals)}",
         )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=12, help="turns of each contender (default: %(default)s)")
     parser.add_argument(
         "--repeats", "--steps", type=int, default=10,
-        help="runs a turn, more of short ones on a GPU (default: %(default)s)",
+        help="runs in a turn; on a GPU short runs are repeated more often (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=float, default=TIMEOUT, metavar="SECONDS",
-        help="for each answer of a contender's process, such as making one case ready (default: %(default)g)",
+        help="time limit for each answer of a contender's process, such as preparing a case (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=Path, help="write the measurements as JSON after each row, and a table beside it as .md"
-    )
+        "--output", type=Path, metavar="FILE.json",
+        help="write the measurements to this file after each row, and a table beside it as .md",
+    )  # fmt: skip
 
 
 def add_backend(parser: ArgumentParser) -> None:
-    """The option of the kinds that measure one backend."""
+    """Add the option of the kinds that measure one backend."""
     parser.add_argument(
         "--backend", default="auto", help="gpunet's backend (default: CUDA if a GPU answers, else numpy)"
     )
 
 
 def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
-    """Check the options; write "auto" and "torch" out, and the rivals in the order in which they are measured.
+    """Check the options, replace "auto" and "torch" by what they stand for, and put the rivals in the order of measurement.
 
     Raises:
-        ValueError: a number below 1, a file that cannot be the JSON, or a backend's name that is none.
-        BackendError: a backend that cannot be used here.
+        ValueError: a number is below 1, the output is a Markdown file, or there is no backend of that name.
+        BackendError: the backend cannot be used here.
     """
     if options.output and options.output.suffix == ".md":
         raise ValueError(
@@ -68,22 +70,22 @@ def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
             if value is not None and value < 1:
                 raise ValueError(f"bench: --{name} is {value:g} but must be at least 1")
     if hasattr(options, "backend"):
-        backend = gp.get_backend(options.backend)
+        backend = get_backend(options.backend)
         options.backend = backend.name if options.backend == "auto" else options.backend
     if hasattr(options, "against"):
         options.against = [name for name in rivals if name in options.against or "torch" in options.against]
 
 
 class Record:
-    """The measurements of one command, printed and written as they come.
+    """The measurements of one command, printed and written row by row.
 
-    If the command names a file, it is there from the start, without rows; what it holds is valid at every moment, however the
-    command may end.
+    If the command names an output file, the file exists from the start, first without rows. It holds valid JSON at every
+    moment, also if the command is killed.
 
     Args:
-        title: of the table, in the plural.
-        options: the command's.
-        ours: whose time the ratios divide by.
+        title: the title of the table, in the plural.
+        options: the options of the command.
+        ours: the contender by whose time the ratios divide.
     """
 
     def __init__(self, title: str, options: Namespace, ours: str = "gpunet"):
@@ -105,19 +107,19 @@ class Record:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """What was measured, as `measure.measure` gives it."""
+        """The rows that were measured, as `measure.measure` returns them."""
         rows: list[dict[str, Any]] = self.contents["rows"]
         return rows
 
     def add(self, row: dict[str, Any], workers: dict[str, Worker]) -> None:
-        """Take up a row, and what its contenders say of themselves."""
+        """Add a row, and what its contenders say of themselves."""
         self.rows.append(row)
         self.contents["contenders"].update({name: w.about for name, w in workers.items() if w.about is not None})
         self._write()
         print(line(row, self._ours), flush=True)
 
     def finish(self) -> int:
-        """Say where the files are -> the exit status: 1 if a contender failed or computed something wrong, else 0."""
+        """Print where the files are -> the exit status: 1 if a contender failed or gave a wrong result, else 0."""
         self.contents["finished"] = True
         self._write()
         if self._output:
@@ -131,28 +133,26 @@ class Record:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file so that whoever reads it, at whatever moment, finds the old or the new text, whole."""
+    """Replace a file, so that a reader finds either the whole old text or the whole new one."""
     aside = path.with_name(path.name + ".part")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 
 def command(options: Namespace) -> str:
-    """The command with every option that changes what is measured, its defaults too."""
+    """The command with every option that changes what is measured, also where it has its default."""
     core = os.environ.get("OPENBLAS_CORETYPE")
     words = [f"OPENBLAS_CORETYPE={core}"] if core else []
     words += ["gpunet", "bench", options.kind]
     for name, value in vars(options).items():
         if name not in UNRECORDED and value not in (None, []):
-            words += [
-                f"--{name.replace('_', '-')}",
-                *(quote(str(v)) for v in (value if isinstance(value, list) else [value])),
-            ]
+            words.append(f"--{name.replace('_', '-')}")
+            words += [quote(str(v)) for v in (value if isinstance(value, list) else [value])]
     return " ".join(words)
 
 
 def line(row: dict[str, Any], ours: str) -> str:
-    """A row for the terminal."""
+    """A row as a line for the terminal."""
     parts = []
     for name, times in row["times"].items():
         parts.append(f"{name} {_spread(times)}" if "median_ms" in times else f"{name} {_time(times)} ({_why(times)})")
@@ -186,8 +186,8 @@ def table(record: dict[str, Any], title: str) -> str:
 
 
 def _reasons(rows: list[dict[str, Any]]) -> list[str]:
-    """A line for each reason why something has no time, with the contenders that it holds for."""
-    reasons: dict[tuple[str, str], dict[str, None]] = {}  # (word of the table, reason) -> contenders, in their order
+    """A line for each reason why a contender has no time, with the names of those contenders."""
+    reasons: dict[tuple[str, str], dict[str, None]] = {}  # (word of the table, reason) -> names, in their order
     for row in rows:
         for name, times in row["times"].items():
             if "median_ms" not in times:
@@ -215,7 +215,7 @@ def _why(times: dict[str, Any]) -> str:
 
 
 def _rival(row: dict[str, Any], name: str) -> str:
-    """The cell of a rival's ratio."""
+    """The cell of the table that holds the ratio of a rival."""
     if name in row["ratios"]:
         return _ratio(row["ratios"][name])
     return "failed" if "error" in row["times"].get(name, {}) else "not measured"
@@ -231,5 +231,5 @@ def _spread(times: dict[str, float]) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, never an exponent."""
+    """A number with four digits and without an exponent."""
     return f"{value:.{max(0, 3 - floor(log10(value)))}f}" if value > 0 else "0"

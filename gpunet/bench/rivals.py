@@ -1,6 +1,6 @@
-"""PyTorch as a rival: the same weights, data and precision, in the ways that its users run it.
+"""PyTorch as a rival: the same weights, data and precision, in the ways in which its users run it.
 
-PyTorch is imported only where a rival runs.
+PyTorch is imported only in the process in which a rival runs.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from gpunet.bench.contenders import MOMENTUM, RATE, Contender, Spec, TrainingSte
 from gpunet.bench.nets import NETS, Convolution, make_batch, make_model
 from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
-from gpunet.bench.translate import even_padding, to_torch
+from gpunet.bench.translate import symmetric_padding, to_torch
 from gpunet.bench.whole_layers import LAYERS
 
 
 @dataclass(frozen=True)
 class Rival:
-    """A way of running PyTorch; without options, its defaults."""
+    """A way of running PyTorch. Without options it is PyTorch's default."""
 
     channels_last: bool = False
+    """Store images and filters with the channels innermost."""
     benchmark: bool = False
-    """Let cuDNN time its algorithms."""
+    """Let cuDNN time its algorithms, and take the fastest."""
     compile: str | None = None
-    """A mode of torch.compile, of the forward pass with the loss and of its gradient."""
+    """The mode in which torch.compile compiles the forward pass with the loss, and the backward pass; None for eager."""
     fused: bool = False
-    """The update as one kernel, which a graph can capture."""
+    """Update all parameters in one kernel, which a graph can capture."""
     graph: bool = False
-    """The whole step as one CUDA graph."""
+    """Capture the whole step as one CUDA graph."""
 
 
 RIVALS = {
@@ -45,19 +46,19 @@ RIVALS = {
     "torch-graph": Rival(benchmark=True, compile="default", fused=True, graph=True),
     "torch-compile-max": Rival(compile="max-autotune"),
 }
-"""In the order in which they are measured: what takes long to compile comes last."""
+"""The rivals, in the order in which they are measured: those that take long to compile come last."""
 CONV_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last", "torch-compile")
-"""Those that differ for a single convolution."""
+"""The rivals that differ from each other for a single convolution."""
 LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
-"""Those that differ for a single layer."""
+"""The rivals that differ from each other for a single layer."""
 
 
 def exact_float32(torch: Any) -> None:
-    """Products and convolutions of float32 without TF32, as gpunet's "ieee", in the way that this PyTorch documents.
+    """Switch TF32 off for products and convolutions of float32, as in gpunet's "float32", by the flags of this PyTorch.
 
-    From 2.9 on that is `fp32_precision`. torch.compile still reads cuDNN's old flag there, whose default is True, and raises
-    where the two contradict each other (pytorch/pytorch#166387). So the old flag is set as well, and first, for setting it
-    resets the new one.
+    From PyTorch 2.9 on the flag is `fp32_precision`. torch.compile still reads cuDNN's old flag there, whose default is True,
+    and raises if the two contradict each other (pytorch/pytorch#166387). So the old flag is set as well. It is set first,
+    because setting it resets the new one.
     """
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     with warnings.catch_warnings():
@@ -74,7 +75,7 @@ class _Torch:
     """PyTorch, set up for a rival.
 
     Raises:
-        NotMeasuredError: PyTorch, or a device for this rival, is not there.
+        NotMeasuredError: PyTorch is not installed, or there is no device for this rival.
     """
 
     def __init__(self, spec: Spec):
@@ -107,19 +108,19 @@ class _Torch:
         return made
 
     def images(self, x: np.ndarray) -> Any:
-        """(N, H, W, C) as (N, C, H, W) in the rival's layout on its device."""
+        """Images (N, H, W, C) as a tensor (N, C, H, W) in the rival's layout, on its device."""
         return self._laid_out(x.transpose(0, 3, 1, 2))
 
     def filters(self, w: np.ndarray) -> Any:
-        """(KH, KW, C // groups, O) as (O, C // groups, KH, KW), likewise."""
+        """Filters (KH, KW, C // groups, O) as a tensor (O, C // groups, KH, KW) in the rival's layout, on its device."""
         return self._laid_out(w.transpose(3, 2, 0, 1))
 
     def vector(self, b: np.ndarray) -> Any:
-        """(O,) on the rival's device."""
+        """A vector (O,) as a tensor on the rival's device."""
         return self.torch.tensor(b, device=self.device)
 
     def layout(self) -> Any:
-        """The rival's memory format of four axes."""
+        """The memory format in which the rival stores tensors of four axes."""
         return self.torch.channels_last if self.rival.channels_last else self.torch.contiguous_format
 
     def _laid_out(self, array: np.ndarray) -> Any:
@@ -139,7 +140,7 @@ class _Torch:
 
 
 class TorchStep(TrainingStep):
-    """PyTorch's training step."""
+    """A training step of PyTorch."""
 
     def __init__(self, spec: Spec):
         self._run = _Torch(spec)
@@ -164,19 +165,19 @@ class TorchStep(TrainingStep):
         x, y = make_batch(net, batch)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
         device = self._run.device.partition(":")[0]
-        stored = None if self.precision == "ieee" else getattr(torch, self.precision)
+        stored = None if self.precision == "float32" else getattr(torch, self.precision)
 
         def loss_of(x: Any, y: Any) -> Any:
             with torch.autocast(device, dtype=stored, enabled=stored is not None):
                 return torch.nn.functional.cross_entropy(model(x), y)
 
         self._loss_of = self._run.compiled(loss_of)
-        # PyTorch's gradients are of 16 bits too, and overflow with its own first scale, 65536: those steps would be skipped
+        # PyTorch's gradients have 16 bits too. With its default scale of 65536 they overflow, and the steps would be skipped.
         self._scaler = torch.amp.GradScaler(device, init_scale=1024.0, enabled=self.precision == "float16")
 
     def step(self) -> None:
         """See `TrainingStep.step`."""
-        if self._run.rival.compile == "max-autotune":  # its own graphs of both passes want to know where a step begins
+        if self._run.rival.compile == "max-autotune":  # it makes graphs of its own, and must know where a step begins
             self._run.torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
         self.loss = self._loss_of(self.x, self.y)
@@ -190,7 +191,7 @@ class TorchStep(TrainingStep):
 
 
 class TorchPrimitive(Primitive):
-    """One operation of PyTorch, whose arrays of four axes are images, but for the filters w."""
+    """One operation of PyTorch. Arrays of four axes are images, except the filters w and their gradient dw."""
 
     def __init__(self, spec: Spec, problem: Callable[[dict[str, Any]], Problem]):
         super().__init__(problem)
@@ -199,11 +200,15 @@ class TorchPrimitive(Primitive):
 
     def upload(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         """See `Primitive.upload`."""
-        run = self._run
-        return {
-            name: run.filters(a) if name == "w" else run.images(a) if a.ndim == 4 else run.vector(a)
-            for name, a in inputs.items()
-        }
+        tensors = {}
+        for name, a in inputs.items():
+            if name == "w":
+                tensors[name] = self._run.filters(a)
+            elif a.ndim == 4:
+                tensors[name] = self._run.images(a)
+            else:
+                tensors[name] = self._run.vector(a)
+        return tensors
 
     def poison(self, outputs: Sequence[Any]) -> None:
         """See `Primitive.poison`."""
@@ -218,7 +223,7 @@ class TorchPrimitive(Primitive):
 
 
 class TorchConv(TorchPrimitive):
-    """PyTorch's convolution, its gradients, and the fused pass as its users write it."""
+    """PyTorch's convolution, its gradients, and the fused pass as PyTorch's users write it."""
 
     def __init__(self, spec: Spec):
         super().__init__(spec, convolutions.problem)
@@ -235,7 +240,7 @@ class TorchConv(TorchPrimitive):
         geometry = layer.geometry(case["batch"])
         n, h, width, c = geometry.x_shape
         try:
-            padding = even_padding(layer, geometry)
+            padding = symmetric_padding(layer, geometry)
         except ValueError as error:
             raise NotMeasuredError(str(error)) from error
         options = (layer.stride, padding, layer.dilation, False, (0, 0), layer.groups)
@@ -243,7 +248,7 @@ class TorchConv(TorchPrimitive):
         match case["pass"]:
             case "forward":
                 return lambda a: [forward(a["x"], a["w"], None, *options)]
-            case "input_grad":  # a gradient takes the array that it does not read for its shape
+            case "input_grad":  # the operation reads only the shape of the array whose gradient it computes
                 x = torch.empty((n, c, h, width), device=self._run.device, memory_format=self._run.layout())
                 return lambda a: [backward(a["dy"], x, a["w"], None, *options, (True, False, False))[0]]
             case "weight_grad":

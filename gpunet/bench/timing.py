@@ -1,10 +1,11 @@
-"""How long work takes: one interface over the host's clock and a GPU's events.
+"""Timers, which measure how long work takes: by the host's clock, or by the events of a GPU.
 
-Work on a GPU is asynchronous: a host's clock around a launch measures the launch. So events are recorded between the runs and
-read when all are done. A run that is shorter than its own launches is captured as a graph and replayed. An idle GPU turns its
-clock down, to a fifth and less, so each turn begins with runs that are not counted, until the clock has risen.
+Work on a GPU is asynchronous, so the host's clock around a launch measures only the launch. Therefore events are recorded
+between the runs, and read when all runs are done. Launching may take longer than the work itself, so the work is captured as a
+graph and replayed. An idle GPU lowers its clock rate to a fifth or less, so each turn begins with runs that are not counted,
+until the clock rate has risen.
 
-The two timers of GPUs have not run on one yet.
+The two timers for GPUs have not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -26,36 +27,37 @@ Work = Callable[[], object]
 
 
 class Timer(Protocol):
-    """Runs work where it is timed."""
+    """Runs work on a device, and measures its time."""
 
-    rotated: int
-    """Bytes that a run should walk through before it comes back to the same ones, so that no cache still holds them."""
+    rotated_bytes: int
+    """Bytes that runs should read before they come back to the same ones, so that no cache holds them any more; 0 if caches
+    do not matter."""
 
     def run(self, work: Work) -> None:
-        """Run it once and wait for it."""
+        """Run the work once, and wait for its end."""
 
     def capture(self, work: Work) -> Work:
-        """Something that does what `work` does with as little of the host's time as there is: on a GPU, a graph's replay.
+        """A function that does what `work` does and costs the host as little time as possible: on a GPU, the replay of a graph.
 
-        `work` must have run before, so that nothing is compiled, loaded or copied from the host while it is recorded. On a
-        GPU it is not run by this, and what it returns or keeps is computed by each replay.
+        `work` must have run before, so that nothing is compiled, loaded or copied from the host while it is recorded.
+        Capturing on a GPU runs nothing; each replay computes what `work` returns or keeps.
         """
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
-        """The time of each of `repeats` runs; on a GPU of more, where they are short."""
+        """The seconds of each of `repeats` runs; on a GPU, short work runs more often."""
 
     def clear(self) -> None:
-        """Give back the memory of what was captured, which must not run again."""
+        """Give back the memory of all captured work, which must not run again."""
 
 
 class HostTimer:
-    """`time.perf_counter` around each run.
+    """Measures each run by `time.perf_counter`.
 
     Args:
-        synchronize: waits for the run.
+        synchronize: waits for the end of a run.
     """
 
-    rotated = 0
+    rotated_bytes = 0
 
     def __init__(self, synchronize: Work = lambda: None):
         self._synchronize = synchronize
@@ -66,7 +68,7 @@ class HostTimer:
         self._synchronize()
 
     def capture(self, work: Work) -> Work:
-        """The work itself."""
+        """See `Timer.capture`: there are no graphs on the host, so this returns the work itself."""
         return work
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
@@ -79,26 +81,26 @@ class HostTimer:
         return times
 
     def clear(self) -> None:
-        """See `Timer.clear`; there is none."""
+        """See `Timer.clear`: nothing is captured, so nothing is given back."""
 
 
 NOISE = 0.03
-"""A time that is lower by less has not fallen."""
+"""A time counts as lower than another one if it is lower by this share at least."""
 BATCH = 0.01
-"""Seconds of the runs whose median is compared with those before, while a clock rises."""
+"""While the clock rate rises, medians are taken over runs of this many seconds together."""
 MOST_RUNS, SHORTEST = 1000, 1e-7
-"""Of such a batch, and seconds of a run: events are no finer."""
+"""The most runs in such a batch, and the shortest time of a run in seconds, since events are no finer."""
 
 
 class EventTimer(ABC):
-    """Events on one stream, one between each two runs; nothing waits before the last."""
+    """Measures by events on one stream, with one event between any two runs. Nothing waits before the last event."""
 
-    rotated = 192 << 20
+    rotated_bytes = 192 << 20
     """Three times the second-level cache of an H200."""
     steady_seconds, settling_seconds = 0.05, 1.0
-    """How long runs must take no less than before until they are timed, and after how long they are in any case."""
+    """Runs are timed once their time has not fallen for `steady_seconds`, and after `settling_seconds` in any case."""
     short_runs, turn_seconds = 200, 1.0
-    """Runs of a turn, if no more were asked for: so many, or as many as take so long."""
+    """Short work runs `short_runs` times in a turn, or as often as fits into `turn_seconds`, if that is less."""
 
     def run(self, work: Work) -> None:
         """See `Timer.run`."""
@@ -111,7 +113,7 @@ class EventTimer(ABC):
         return self._spans(work, max(repeats, min(self.short_runs, int(self.turn_seconds / run))))
 
     def _settled(self, work: Work) -> float:
-        """Run the work until its time has stopped falling -> seconds of a run."""
+        """Run the work until its time stops falling -> the seconds of a run."""
         lowest, steady, spent, runs = inf, 0.0, 0.0, 1
         while True:
             run = max(median(self._spans(work, runs)), SHORTEST)
@@ -126,7 +128,8 @@ class EventTimer(ABC):
             runs = min(ceil(BATCH / run), MOST_RUNS)
 
     def _spans(self, work: Work, runs: int) -> list[float]:
-        """Seconds of each run. An untimed one comes first, so that the device has work when the first event is recorded."""
+        """Time `runs` runs -> the seconds of each. A run that is not timed comes first, so that the device is busy when the
+        first event is recorded."""
         with self.stream():
             work()
             events = [self.record()]
@@ -137,15 +140,15 @@ class EventTimer(ABC):
 
     @abstractmethod
     def stream(self) -> AbstractContextManager[Any]:
-        """Makes the timer's stream the current one; waits for the device before and after."""
+        """A context in which the timer's stream is the current one; it waits for the device before and after."""
 
     @abstractmethod
     def record(self) -> Any:
-        """An event that passes when all that was asked for on the stream is done."""
+        """Record an event, which passes when everything that was launched before it on the stream is done."""
 
     @abstractmethod
     def milliseconds(self, first: Any, second: Any) -> float:
-        """Between two events that have passed."""
+        """The time between two events, both of which have passed."""
 
     @abstractmethod
     def capture(self, work: Work) -> Work:
@@ -157,22 +160,22 @@ class EventTimer(ABC):
 
 
 class CupyTimer(EventTimer):
-    """Events of CuPy and gpunet's own recordings.
+    """Measures by CuPy's events, and captures with gpunet's own recorder.
 
     Args:
-        backend: on a GPU.
+        backend: a backend on a GPU.
     """
 
     def __init__(self, backend: CudaBackend) -> None:
         self._backend = backend
-        self._arrays: Any = backend.arrays  # CuPy's, or the tests' timer says what an event is
+        self._arrays: Any = backend.arrays  # CuPy's; a timer of the tests has other arrays, and other events
         self._recorder: Recorder | None = None
         self.clear()
 
     def clear(self) -> None:
-        """See `Timer.clear`. The next case finds the device's memory as the last one did."""
+        """See `Timer.clear`. The next case finds the device's memory in the same state as the last one did."""
         self._recorder = None
-        gc.collect()  # what a cycle of references holds is still there
+        gc.collect()  # arrays in a cycle of references are freed only by this
         free_unused(self._arrays)
         self._recorder = self._backend.recorder()
 
@@ -200,7 +203,7 @@ class CupyTimer(EventTimer):
 
 
 class TorchTimer(EventTimer):
-    """Events and graphs of PyTorch."""
+    """Measures by PyTorch's events, and captures PyTorch's graphs."""
 
     def __init__(self) -> None:
         import torch
@@ -234,6 +237,6 @@ class TorchTimer(EventTimer):
         return graph.replay
 
     def clear(self) -> None:
-        """See `Timer.clear`. What PyTorch keeps for later goes too, since other contenders need memory on the same device."""
+        """See `Timer.clear`. PyTorch's cache of freed memory is emptied too: other contenders use the same device."""
         gc.collect()
         self._cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""A net of gpunet in PyTorch, with the same weights."""
+"""Translates a net of gpunet into a PyTorch module with the same weights."""
 
 from __future__ import annotations
 
@@ -16,36 +16,44 @@ from gpunet.nn.activation import ActivationLayer
 
 
 def to_torch(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
-    """The same net with the same weights in PyTorch: NCHW, so filters and the dense layer after flattening are reordered.
+    """The same net with the same weights in PyTorch.
+
+    PyTorch's images are NCHW, so the filters and the rows of the dense layer after flattening are reordered.
 
     Args:
-        model: a `Sequential` or `Residual`, nested or not, of layers that stand below.
+        model: a `Sequential` or `Residual`, nested or not, of layers that `_Translation` knows.
         input_shape: (H, W, C) of an image.
     Returns:
         A torch.nn.Module, in training mode, on the CPU.
     Raises:
-        ValueError: a layer that has no translation.
+        ValueError: a layer has no translation.
     """
-    return _Translation(input_shapes(model, input_shape)).of(model)
+    return _Translation(input_shapes(model, input_shape)).translate(model)
 
 
 class _Translation:
+    """One translation of a net.
+
+    Args:
+        shapes: the input shape of each module, without the batch, by the module's id.
+    """
+
     def __init__(self, shapes: dict[int, tuple[int, ...]]):
         self.shapes = shapes
         self.flattened: tuple[int, ...] | None = None
-        """(H, W, C) that the last `Flatten` flattened, until a dense layer has taken its rows in that order."""
+        """(H, W, C) that the last `Flatten` flattened, until a dense layer has reordered its rows by it."""
 
-    def of(self, layer: nn.Module) -> Any:
-        """The module of a layer, or of the layers inside it."""
+    def translate(self, layer: nn.Module) -> Any:
+        """The PyTorch module of a layer with all layers inside it."""
         import torch
 
         match layer:
             case nn.Residual(shortcut=None):
-                return _around(self.inside(layer), lambda x, y: x + y)
+                return _combined(self.sequence(layer), lambda x, y: x + y)
             case Scaled():
-                return _around(self.inside(layer), lambda _, y: layer.factor * y)
+                return _combined(self.sequence(layer), lambda _, y: layer.factor * y)
             case nn.Sequential() if type(layer) is nn.Sequential:
-                return self.inside(layer)
+                return self.sequence(layer)
             case nn.BatchNorm2d():
                 return self.batch_norm(layer)
             case ActivationLayer():
@@ -56,16 +64,18 @@ class _Translation:
                 return sloped
             case nn.GroupNorm():
                 made = torch.nn.GroupNorm(layer.groups, layer.channels, layer.eps, layer.weight is not None)
-                return _finished(made, layer, None if layer.weight is None else layer.weight.numpy())
+                return _with_parameters(made, layer, None if layer.weight is None else layer.weight.numpy())
             case nn.Conv2d():
                 return self.conv(layer)
             case nn.Linear():
                 return self.linear(layer)
             case nn.MaxPool2d():
                 window = Geometry.pool(
-                    (1, *self.shapes[id(layer)]), layer.window, stride=layer.stride, padding=layer.padding
+                    (1, *self.shapes[id(layer)]), layer.kernel_size, stride=layer.stride, padding=layer.padding
                 )
-                return torch.nn.MaxPool2d(layer.window, stride=layer.stride, padding=even_padding(layer, window))
+                return torch.nn.MaxPool2d(
+                    layer.kernel_size, stride=layer.stride, padding=symmetric_padding(layer, window)
+                )
             case nn.Flatten():
                 shape = self.shapes[id(layer)]
                 self.flattened = shape if len(shape) == 3 else None
@@ -73,11 +83,11 @@ class _Translation:
             case _:
                 raise ValueError(f"to_torch: {layer!r} is not translated")
 
-    def inside(self, layers: nn.Sequential) -> Any:
-        """The layers one after another."""
+    def sequence(self, layers: nn.Sequential) -> Any:
+        """The layers of a `Sequential`, one after another."""
         import torch
 
-        return torch.nn.Sequential(*map(self.of, layers))
+        return torch.nn.Sequential(*map(self.translate, layers))
 
     def batch_norm(self, layer: nn.BatchNorm2d) -> Any:
         """Batch norm with its running moments and its activation."""
@@ -87,40 +97,40 @@ class _Translation:
         made = kind(layer.running_mean.size, eps=layer.eps, momentum=layer.momentum, affine=layer.weight is not None)
         copy(made.running_mean, layer.running_mean.numpy())
         copy(made.running_var, layer.running_var.numpy())
-        return _finished(made, layer, None if layer.weight is None else layer.weight.numpy())
+        return _with_parameters(made, layer, None if layer.weight is None else layer.weight.numpy())
 
     def conv(self, layer: nn.Conv2d) -> Any:
-        """The convolution with its activation and its pool."""
+        """The convolution with its activation and its max pool."""
         import torch
 
-        kh, kw, taken, filters = layer.weight.shape
+        kh, kw, channels, filters = layer.weight.shape
         geometry = Geometry.conv(
             (1, *self.shapes[id(layer)]), layer.weight.shape, stride=layer.stride, padding=layer.padding,
             dilation=layer.dilation, groups=layer.groups,
         )  # fmt: skip
         made = torch.nn.Conv2d(
-            taken * layer.groups, filters, (kh, kw), stride=layer.stride, padding=even_padding(layer, geometry),
+            channels * layer.groups, filters, (kh, kw), stride=layer.stride, padding=symmetric_padding(layer, geometry),
             dilation=layer.dilation, groups=layer.groups, bias=layer.bias is not None,
         )  # fmt: skip
-        done = _finished(made, layer, layer.weight.numpy().transpose(3, 2, 0, 1))
-        return done if layer.pool is None else torch.nn.Sequential(done, torch.nn.MaxPool2d(layer.pool))
+        activated = _with_parameters(made, layer, layer.weight.numpy().transpose(3, 2, 0, 1))
+        return activated if layer.pool is None else torch.nn.Sequential(activated, torch.nn.MaxPool2d(layer.pool))
 
     def linear(self, layer: nn.Linear) -> Any:
         """The dense layer with its activation."""
         import torch
 
         w = layer.weight.numpy()
-        if self.flattened is not None:  # rows (h, w, c) -> (c, h, w)
+        if self.flattened is not None:  # the rows are ordered by (h, w, c) here, by (c, h, w) in PyTorch
             w = w.reshape(*self.flattened, -1).transpose(2, 0, 1, 3).reshape(len(w), -1)
             self.flattened = None
         made = torch.nn.Linear(len(w), w.shape[1], bias=layer.bias is not None)
-        return _finished(made, layer, w.T)
+        return _with_parameters(made, layer, w.T)
 
 
-def _finished(
+def _with_parameters(
     made: Any, layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm, weight: np.ndarray | None
 ) -> Any:
-    """The module with the layer's weight and bias, and its activation behind it, if it has one."""
+    """The module `made` with the weight (in PyTorch's layout) and the bias of `layer`, followed by the layer's activation."""
     import torch
 
     for target, source, values in (
@@ -134,11 +144,11 @@ def _finished(
     return made if activation is None else torch.nn.Sequential(made, _activation(activation))
 
 
-def _around(inner: Any, combine: Callable[[Any, Any], Any]) -> Any:
-    """A module that gives combine(x, inner(x))."""
+def _combined(inner: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """A module that computes combine(x, inner(x))."""
     import torch
 
-    class Around(torch.nn.Module):
+    class Combined(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = inner
@@ -146,7 +156,7 @@ def _around(inner: Any, combine: Callable[[Any, Any], Any]) -> Any:
         def forward(self, x: Any) -> Any:
             return combine(x, self.inner(x))
 
-    return Around()
+    return Combined()
 
 
 def _activation(activation: Activation | InputActivation) -> Any:
@@ -169,14 +179,14 @@ _TORCH = {
     "relu": "ReLU", "sigmoid": "Sigmoid", "tanh": "Tanh", "relu6": "ReLU6", "hard_sigmoid": "Hardsigmoid", "gelu": "GELU",
     "silu": "SiLU", "hard_swish": "Hardswish",
 }  # fmt: skip
-"""PyTorch's layers that take nothing."""
+"""PyTorch's layers that have no arguments, by gpunet's names for the activations."""
 
 
-def even_padding(layer: object, geometry: Geometry) -> Pair:
-    """(vertical, horizontal) pixels, the same before and after, as PyTorch takes them.
+def symmetric_padding(layer: object, geometry: Geometry) -> Pair:
+    """The padding as PyTorch takes it: (vertical, horizontal) pixels, the same before and after.
 
     Raises:
-        ValueError: sides that differ, or nothing that PyTorch would compute.
+        ValueError: the padding differs between opposite sides, which PyTorch's layers cannot compute.
     """
     (top, bottom), (left, right) = geometry.padding
     if (top, left) != (bottom, right):
@@ -185,7 +195,7 @@ def even_padding(layer: object, geometry: Geometry) -> Pair:
 
 
 def copy(target: Any, values: np.ndarray) -> None:
-    """Fill a PyTorch tensor."""
+    """Copy values into a PyTorch tensor."""
     import torch
 
     with torch.no_grad():

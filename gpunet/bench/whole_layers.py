@@ -1,4 +1,4 @@
-"""Layers as problems: the forward and the backward pass of one, as a user calls it, with the gradients of all that it takes."""
+"""Layers as problems: the forward and the backward pass of one, as a user calls it, with the gradients of all its inputs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Layer:
     """One layer in gpunet and in PyTorch."""
 
     x_shape: tuple[int, int, int]
-    """(H, W, C) of an image."""
+    """(H, W, C) of an input image."""
     y_shape: tuple[int, int, int]
-    """The same of an output."""
+    """(H, W, C) of its output."""
     apply: Callable[..., Tensor]
-    """Of x and the parameters."""
+    """gpunet's layer: a function of x and the parameters."""
     torch: Callable[..., Any]
-    """The same, of torch.nn.functional, x and the parameters."""
+    """PyTorch's layer: a function of torch.nn.functional, x and the parameters."""
     parameters: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Their shapes, in the order in which both take them."""
+    """The shapes of the parameters, in the order in which both functions take them."""
 
 
 def _batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
@@ -79,11 +79,12 @@ LAYERS = {
     "conv_transpose 2x2": _conv_transpose(2, 0),
     "conv_transpose 4x4": _conv_transpose(4, 1),
 }
-"""Normalisation in training, group norm by 8 groups; the others double the extents, convolutions from 64 to 32 channels."""
+"""The layers that are measured. Normalisation is that of training; group norm has 8 groups. The other layers double height and
+width; the transposed convolutions go from 64 to 32 channels."""
 
 
 def problem(case: dict[str, Any]) -> Problem:
-    """Both passes of a case's layer on random data."""
+    """Both passes of the layer that a case names, on random data."""
     layer, rng = LAYERS[case["layer"]], np.random.default_rng(0)
 
     def draw(shape: Sequence[int], scale: float = 1.0) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""A contender in a process of its own, so that neither's threads or memory disturb the other: JSON in, JSON out, line by line.
+"""Runs a contender in a process of its own, so that contenders do not share threads or memory.
 
-The first answer is {"about"}, and to each request, ["prepare", case] or ["time", repeats], what that method of a `Contender`
-gives. {"not_measured"} in place of an answer says why there is none, {"failed"} what went wrong.
+Requests and answers are JSON, one in each line. The first answer is {"about": …}, which describes the contender. A request is
+["prepare", case] or ["time", repeats], and its answer is what that method of the `Contender` returns. An answer may be replaced
+by {"not_measured": why}, or by {"failed": how}.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from gpunet.bench.contenders import Contender, GpunetStep, Spec
 from gpunet.bench.process import Process
 
 PROBLEMS = {"conv": convolutions.problem, "layers": whole_layers.problem, "ops": operations.problem}
-"""Kinds that time single primitives, or layers."""
+"""What makes the problems of the kinds that time single primitives or layers."""
 TIMEOUT = 600.0
-"""Seconds for an answer; compilers that try many kernels need minutes."""
+"""Seconds in which an answer must come. Compilers that try many kernels need minutes."""
 ORPHAN_SECONDS = 2.0
-"""How long a process outlives the one that asks, if it is still at work."""
+"""How long a process that is still at work outlives the process that started it."""
 REASON_LENGTH = 300
+"""The most characters of an error that an answer holds."""
 
 
 def make(spec: Spec) -> Contender:
@@ -44,15 +46,15 @@ def make(spec: Spec) -> Contender:
     return (primitives.Copy if spec.name == "copy" else primitives.GpunetPrimitive)(spec, problem)
 
 
-# ---- the side that asks
+# ---- the process that asks
 
 
 class Worker:
-    """A contender's process, started when a case is prepared, and anew for the next case after it has failed.
+    """A contender whose process starts when a case is prepared, and starts again for the next case after a failure.
 
     Args:
-        spec: the contender.
-        timeout: seconds for each answer.
+        spec: says which contender it is.
+        timeout: the time limit of each answer, in seconds.
     Attributes:
         about: what the contender says of itself; None before it was asked, and where it cannot be measured at all.
     """
@@ -69,7 +71,7 @@ class Worker:
 
         Raises:
             NotMeasuredError: the contender cannot do this work here.
-            ContenderError: it failed, or gave no answer in time; its process is gone.
+            ContenderError: it failed or gave no answer in time, and its process has been killed.
         """
         if self._why:
             raise NotMeasuredError(self._why)
@@ -111,7 +113,7 @@ class Worker:
             answer = json.loads(self._process.answer(self._timeout))
             if isinstance(answer, dict) and "failed" in answer:
                 raise ContenderError(answer["failed"])
-        except ContenderError:  # a device that has failed once may fail for ever, and memory may be held
+        except ContenderError:  # its device may go on failing, or its memory may not have been given back
             self._process.kill()
             self._process = None
             raise
@@ -121,17 +123,19 @@ class Worker:
 
 
 def environment(spec: Spec) -> dict[str, str]:
-    """The variables of a contender's process; in a rival's, gpunet's "auto" is NumPy."""
+    """The environment of a contender's process. In the process of a rival, gpunet's backend "auto" is NumPy."""
     threads = str(spec.threads)
-    own = {"GPUNET_BACKEND": "numpy"} if spec.name in rivals.RIVALS else {}
-    return {**os.environ, "GPUNET_NUM_THREADS": threads, "OMP_NUM_THREADS": threads, **own}
+    variables = {**os.environ, "GPUNET_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+    if spec.name in rivals.RIVALS:
+        variables["GPUNET_BACKEND"] = "numpy"
+    return variables
 
 
-# ---- the side that answers
+# ---- the process that answers
 
 
 def main(text: str) -> None:
-    """Answer what standard input asks of the contender whose spec is `text`."""
+    """Make the contender whose spec is `text`, as JSON, and answer the requests on standard input."""
     answers = _take_standard_output()
     spec = Spec(*json.loads(text))
     if spec.name in rivals.RIVALS:
@@ -139,11 +143,11 @@ def main(text: str) -> None:
     try:
         serve(spec, _requests(), lambda answer: print(json.dumps(answer), file=answers, flush=True))
     except (KeyboardInterrupt, BrokenPipeError):
-        os._exit(1)  # the side that asks is interrupted too, or gone
+        os._exit(1)  # the process that asks is interrupted too, or has ended
 
 
 def serve(spec: Spec, requests: Iterable[str], reply: Callable[[Any], None]) -> None:
-    """Make the contender and say what it is, then answer each request."""
+    """Make the contender and describe it, then answer each request."""
     contender: Contender | None = None
 
     def begin() -> dict[str, Any]:
@@ -158,13 +162,13 @@ def serve(spec: Spec, requests: Iterable[str], reply: Callable[[Any], None]) -> 
 
 
 def answer(contender: Contender, request: list[Any]) -> Any:
-    """What a contender gives to ["prepare", case] or ["time", repeats]."""
+    """What a contender returns for the request ["prepare", case] or ["time", repeats]."""
     method, argument = request
     return contender.prepare(argument) if method == "prepare" else contender.time(argument)
 
 
 def outcome(work: Callable[[], Any]) -> Any:
-    """What the work gives; in its place {"not_measured": why}, or {"failed": how}, with its traceback on standard error."""
+    """Do the work -> what it returns, or {"not_measured": why}, or {"failed": how} with a traceback on standard error."""
     try:
         return work()
     except NotMeasuredError as reason:
@@ -181,16 +185,19 @@ def one_line(error: Exception) -> str:
 
 
 def forbid_cupy() -> None:
-    """Let every import of CuPy fail, so that no gpunet array of this process can be on a GPU.
+    """Make every import of CuPy fail, so that no gpunet array of this process can be on a GPU.
 
-    A rival's process builds gpunet models for their weights and computes in float64, both on the host. A second owner of the
-    device's memory and context beside the rival's would disturb what is measured.
+    The process of a rival builds gpunet models to get their weights, and computes in float64, both on the host. If gpunet used
+    the GPU as well, its context and its memory would disturb what is measured.
     """
     sys.modules["cupy"] = None  # type: ignore[assignment]
 
 
 def _take_standard_output() -> Any:
-    """A file that writes where standard output did; what libraries print, in C too, goes to standard error and is no answer."""
+    """A file that writes to standard output; everything else that is printed, by C libraries too, goes to standard error.
+
+    So nothing that a library prints can be taken for an answer.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -200,8 +207,8 @@ def _take_standard_output() -> Any:
 def _requests() -> Iterator[str]:
     """The lines of standard input.
 
-    When it ends while a request is being worked on, nobody waits for the answer: the process ends then, so that it does not
-    disturb what is measured next.
+    If standard input ends while a request is being answered, nobody waits for the answer any more. Then the process ends
+    after `ORPHAN_SECONDS`, so that it does not disturb what is measured next.
     """
     lines: SimpleQueue[str] = SimpleQueue()
 

@@ -1,1 +1,2 @@
-"""How a `.cu` file becomes a launch: source, signature, compilation, launch, and the compile-only gate."""
+"""Turns a `.cu` file into a launch on arrays: instances, launchers, device arrays, capture, the
+gate."""

@@ -1,4 +1,4 @@
-"""What a CUDA backend asks of the arrays it runs on, and how two of them are walked together."""
+"""The interface of device arrays, and the steps by which a kernel walks through two of them."""
 
 from __future__ import annotations
 
@@ -10,76 +10,76 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-MAX_RANK = 8
-"""Axes of a Walk in kernels/elementwise.cu, after joining."""
+from gpunet.nvrtc.source import constant
 
 
 class Arrays(Protocol):
-    """Device arrays: CuPy's, or an emulator's.
+    """What a CUDA backend needs of a device's arrays: CuPy and the emulator provide it.
 
-    An array has `shape`, `dtype`, `size`, `ndim`, `strides` in bytes, `flags.c_contiguous`, and without a copy
-    `reshape` and slices along its first axis. Nothing more is used of it: every computation is a kernel.
+    An array has `shape`, `dtype`, `size`, `ndim`, `strides` in bytes and `flags.c_contiguous`.
+    `reshape` and slices along its first axis are views. The backend uses nothing else of it, since
+    every computation is a kernel.
     """
 
     def owns(self, array: object) -> bool:
-        """Whether `array` is of this kind and on this device."""
+        """Return whether `array` is of this kind and on this device."""
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """An array whose elements are not set."""
+        """Allocate an array whose elements are not set."""
 
     def asarray(self, data: Any, dtype: Any = None) -> Any:
-        """A C-contiguous array of host data or of an array of this kind; no copy if it is one."""
+        """Return a C-contiguous array of host or device data; no copy if it is one already."""
 
     def to_host(self, array: Any) -> np.ndarray:
-        """The array on the host."""
+        """Return a copy of the array on the host."""
 
     def pointer(self, array: Any) -> int:
-        """Address of the first element."""
+        """Return the address of the first element."""
 
     def synchronize(self) -> None:
-        """Wait until every launch and copy is done, on whichever stream."""
+        """Wait until every launch and copy on every stream is done."""
 
     def wait(self) -> None:
-        """Wait until what the current stream was asked for is done."""
+        """Wait until every launch and copy on the current stream is done."""
 
     def used_bytes(self) -> int:
-        """Bytes of the device's memory that are taken: by arrays, by pools that keep freed memory, by other programs."""
+        """Return the bytes of the device that are taken: by arrays, pools and other programs."""
 
     def free_cached(self) -> None:
-        """Give back to the device what arrays outside of graphs no longer use."""
+        """Give freed memory that does not belong to graphs back to the device."""
 
     def describe(self) -> dict[str, str]:
-        """Device, driver and versions."""
+        """Describe the device, the driver and the versions."""
 
     # ---- for capture: see gpunet.cuda.capture
 
     def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """Host memory from which `upload` does not wait, its elements not set."""
+        """Allocate host memory from which `upload` can copy without waiting."""
 
     def upload(self, host: np.ndarray, array: Any) -> None:
-        """Copy host memory to an array of its shape and dtype, on the current stream, without waiting for it."""
+        """Copy pinned memory to an array of its shape and dtype; do not wait for the copy."""
 
     def make_stream(self) -> Any:
-        """A stream that waits for no other, with CuPy's `begin_capture` and `end_capture`."""
+        """Make a stream that waits for no other, with CuPy's `begin_capture` and `end_capture`."""
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
-        """Make a stream the current one: launches and copies go there."""
+        """Make a stream the current one inside a `with`: launches and copies go there."""
 
     def stream_key(self) -> Hashable:
-        """What tells the current stream from all others that are there."""
+        """Return a key that differs from those of all other living streams."""
 
     def make_pool(self) -> Any:
-        """Memory of a graph's own."""
+        """Make a memory pool for graphs."""
 
     def using(self, pool: Any) -> AbstractContextManager[Any]:
-        """Take the memory of new arrays from a pool."""
+        """Take the memory of new arrays from a pool inside a `with`."""
 
     def empty_pool(self, pool: Any) -> int:
-        """Give back to the device what no array uses of a graph's memory -> the bytes that arrays still use."""
+        """Give a pool's unused memory back to the device -> the bytes that arrays still use."""
 
 
 class View(NamedTuple):
-    """A shape with strides and an offset in elements: a slice, a transpose or a broadcast of a flat array."""
+    """A slice, transpose or broadcast of a flat array: strides and offset, in elements."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -87,19 +87,19 @@ class View(NamedTuple):
 
 
 def view(shape: Sequence[int], index: tuple[int | slice | None, ...] = ()) -> View:
-    """What ``a[index]`` of a C-contiguous array of `shape` walks over.
+    """Return the view ``a[index]`` of a C-contiguous array `a` of `shape`.
 
-    NumPy resolves the index, on an array of that shape over one byte, which is never read.
+    NumPy resolves the index on an array of that shape over a single byte, which is never read.
     """
     strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
     whole = as_strided(np.zeros(1, np.int8), tuple(shape), strides, writeable=False)
-    part = whole[(*index, ..., None)]  # the last axis keeps it an array if the index is of integers alone
+    part = whole[(*index, ..., None)]  # the new axis makes it an array even if all are integers
     start, first = (a.__array_interface__["data"][0] for a in (whole, part))
     return View(part.shape[:-1], part.strides[:-1], first - start)
 
 
 def broadcast(shape: Sequence[int], to: Sequence[int]) -> View:
-    """A C-contiguous array of `shape` repeated to the shape `to`: axes of extent 1, and new ones in front."""
+    """Return the view of a C-contiguous array of `shape` that repeats it to the shape `to`."""
     own = view(shape)
     missing = len(to) - len(shape)
     strides = [0 if n == 1 else s for n, s in zip(own.shape, own.strides, strict=True)]
@@ -107,10 +107,12 @@ def broadcast(shape: Sequence[int], to: Sequence[int]) -> View:
 
 
 def walk(operation: str, first: View, second: View) -> dict[str, Any]:
-    """The fields of a kernel's Walk over two views of one shape, axes joined where both can be walked as one.
+    """Return the fields of the struct Walk of kernels/elementwise.cu, for two views of one shape.
+
+    Neighbouring axes are joined if both views can walk through them as one.
 
     Raises:
-        ValueError: more than 8 axes remain.
+        ValueError: more axes remain than the kernel takes.
     """
     axes: list[list[int]] = []
     for axis in zip(first.shape, first.strides, second.strides, strict=True):
@@ -120,8 +122,9 @@ def walk(operation: str, first: View, second: View) -> dict[str, Any]:
             axes[-1] = [axes[-1][0] * axis[0], axis[1], axis[2]]
         else:
             axes.append(list(axis))
-    if len(axes) > MAX_RANK:
-        raise ValueError(f"{operation}: {len(axes)} axes that cannot be joined, but CUDA takes up to {MAX_RANK}")
+    most = constant("elementwise.cu", "MAX_RANK")
+    if len(axes) > most:
+        raise ValueError(f"{operation}: {len(axes)} axes that cannot be joined, but CUDA takes up to {most}")
     return {
         "rank": len(axes),
         "extent": [a[0] for a in axes],

@@ -1,8 +1,9 @@
-"""Recording launches as a graph: one body for CuPy's streams and an emulator's, which have the same names.
+"""Captures launches as a graph, on CuPy's streams and on the emulator's, which are used alike.
 
-CuPy has no memory of a graph's own. What a recorded launch took from the usual pool and freed would be handed out again while
-replays still write to it, so recordings take theirs from a pool that hands out nothing else and lives as long as they do.
-CuPy's pools keep their memory even when they are dropped, so it is given back here when the last recording on it is gone.
+CuPy has no memory pools that belong to a graph. Memory that a captured launch took from the usual
+pool would be handed out again once its array is freed, while replays still write to it. So captures
+take their memory from a pool of their own, which lives as long as their graphs. CuPy's pools do not
+give memory back when they are dropped, so this module empties a pool when its last graph is gone.
 """
 
 from __future__ import annotations
@@ -18,28 +19,29 @@ from gpunet.cuda.arrays import Arrays
 T = TypeVar("T")
 
 
-class Recording:
-    """A graph with what it works in.
+class CapturedGraph:
+    """A graph, together with what must live as long as it does.
 
     Args:
-        graph: what a stream's `end_capture` gave.
-        memory: of its arrays, which is given back when the last recording on it is gone.
-        stream: on which it was recorded, and whose own counters its kernels use, so that no other stream takes its place.
+        graph: the result of a stream's `end_capture`.
+        memory: the memory of its arrays. It is given back when its last graph is gone.
+        stream: the stream of the capture. The graph's kernels use counters that are kept for this
+            stream, so it must not be replaced by a new one while the graph lives.
     """
 
     def __init__(self, graph: Any, memory: GraphMemory, stream: Any):
         self.graph, self._memory, self._stream = graph, memory, stream
 
     def launch(self) -> None:
-        """Replay it on the current stream."""
+        """Replay the graph on the current stream."""
         self.graph.launch()
 
 
 class Feed:
-    """An array that the host fills and a graph reads.
+    """An input of a graph: the host writes it, `send` copies it, and the graph reads it.
 
     Attributes:
-        host: NumPy array to write to; of page-locked memory where there is such a thing.
+        host: the NumPy array to write to; page-locked memory on a GPU.
         device: the array that the launches take.
     """
 
@@ -48,12 +50,12 @@ class Feed:
         self._arrays = arrays
 
     def send(self) -> None:
-        """Copy `host` to `device` on the current stream; it may not change before that has been waited for."""
+        """Copy `host` to `device` on the current stream; it may not change before that is done."""
         self._arrays.upload(self.host, self.device)
 
 
 class GraphMemory:
-    """A pool for recordings, which is emptied when they are gone.
+    """A memory pool for graphs, which is emptied when they are gone.
 
     Args:
         arrays: the device.
@@ -65,10 +67,11 @@ class GraphMemory:
 
 
 class RetiredPools:
-    """Pools of recordings that are gone, until no array holds memory of theirs.
+    """The pools of graphs that are gone, until no array uses their memory any more.
 
-    The garbage collector may add one at any moment, also while a stream captures, when a wait for the device would spoil the
-    capture: then it is emptied when the capture has ended.
+    The garbage collector may add a pool at any time, even during a capture. To empty a pool one
+    must wait for the device, which would make a capture invalid, so it is emptied after the
+    capture.
 
     Args:
         arrays: the device.
@@ -81,24 +84,24 @@ class RetiredPools:
         self._lock = RLock()
 
     def add(self, pool: Any) -> None:
-        """Empty the pool, now or when that is allowed."""
+        """Empty the pool, now or after the captures that are running."""
         with self._lock:
             self._pools.append(pool)
         self.empty()
 
     def empty(self) -> None:
-        """Give back to the device all that no array uses."""
+        """Give the memory that no array uses back to the device."""
         arrays = self._arrays()
         with self._lock:
             if self._captures or not self._pools or arrays is None:
                 return
             arrays.synchronize()  # a replay may still be running
-            pools, self._pools = self._pools, []  # the collector may add one meanwhile, in this thread too
+            pools, self._pools = self._pools, []  # the collector may add to the list meanwhile
             self._pools += [pool for pool in pools if arrays.empty_pool(pool)]
 
     @contextmanager
     def capture(self) -> Iterator[None]:
-        """Around a capture: nothing waits for the device."""
+        """Keep pools from being emptied, and so from waiting for the device, inside a `with`."""
         with self._lock:
             self._captures += 1
         try:
@@ -113,18 +116,18 @@ _retired: WeakKeyDictionary[Any, RetiredPools] = WeakKeyDictionary()
 
 
 def free_unused(arrays: Arrays) -> None:
-    """Give back to the device all memory that no array and no recording uses."""
+    """Give all memory that no array and no graph uses back to the device."""
     _retired_of(arrays).empty()
     arrays.free_cached()
 
 
 def _retired_of(arrays: Arrays) -> RetiredPools:
-    """The retired pools of a device."""
+    """Return the retired pools of a device."""
     return _retired.setdefault(arrays, RetiredPools(arrays))
 
 
 class Recorder:
-    """A stream of its own, and what is recorded on it.
+    """Captures graphs on a stream of its own.
 
     Args:
         arrays: the device.
@@ -137,8 +140,12 @@ class Recorder:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Inside, launches and copies go to the stream: after all that the thread's current stream was asked for before, and
-        before all that it is asked for after. Who has filled arrays on yet another stream waits for that one first."""
+        """Send launches and copies to the recorder's stream inside a `with`.
+
+        They run after everything that was submitted to the thread's current stream before, and
+        before everything that is submitted to it later. A caller that has written arrays on a third
+        stream must wait for that one first.
+        """
         self._arrays.wait()
         with self._arrays.on(self.stream):
             try:
@@ -146,13 +153,14 @@ class Recorder:
             finally:
                 self._arrays.wait()
 
-    def record(self, work: Callable[[], T]) -> tuple[Recording, T]:
-        """The launches of `work`, which are not run, and what it returns.
+    def record(self, work: Callable[[], T]) -> tuple[CapturedGraph, T]:
+        """Capture the launches of `work`, which do not run -> the graph, and the result of `work`.
 
-        Memory that earlier work has freed is given back to the device first, for the graph's own pool cannot use it.
+        Memory that earlier work has freed is given back to the device first, for the graph's own
+        pool cannot use it.
 
         Raises:
-            BackendError: a read or a copy by the host, or a wait, which cannot be captured.
+            BackendError: `work` reads or copies on the host, or waits, which cannot be captured.
             MemoryError: the device has not enough memory for the graph.
         """
         free_unused(self._arrays)
@@ -163,20 +171,20 @@ class Recorder:
             try:
                 result = work()
             except BaseException:
-                with suppress(Exception):  # it says again that the capture is of no use
+                with suppress(Exception):  # a second error about the same capture
                     self.stream.end_capture()
                 raise
-            return Recording(self.stream.end_capture(), memory, self.stream), result
+            return CapturedGraph(self.stream.end_capture(), memory, self.stream), result
 
     def free_unused(self) -> None:
-        """As the function of this name, on the recorder's device."""
+        """Give all memory of the device that no array and no graph uses back to it."""
         free_unused(self._arrays)
 
     def feed(self, shape: Sequence[int], dtype: Any) -> Feed:
-        """An array that the host fills and a graph reads."""
+        """Make an input that the host writes and a graph reads."""
         return Feed(self._arrays, shape, dtype)
 
 
 def row(array: Any, i: int) -> Any:
-    """array[i] of an array of any kind, as a view."""
+    """Return array[i] as a view, for an array of any backend."""
     return array[i : i + 1].reshape(array.shape[1:])

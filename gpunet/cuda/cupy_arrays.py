@@ -1,4 +1,4 @@
-"""CuPy's arrays as a CUDA backend uses them. CuPy is imported only when one is asked for."""
+"""Device arrays in CuPy. CuPy is imported only when a device is opened."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older 
 
 
 def why_unavailable(device: int = 0) -> str:
-    """Why a CUDA device, by its number, cannot be used and what to do about it, in one line; empty if it answers."""
+    """Return one line on why a device cannot be used and what to do; empty if it answers.
+
+    Args:
+        device: its number.
+    """
     try:
         import cupy
     except ImportError as error:
@@ -60,28 +64,28 @@ class CupyArrays:
         self.device = cupy.cuda.Device(device)
 
     def owns(self, array: object) -> bool:
-        """Whether `array` is a CuPy array on this device."""
+        """Return whether `array` is a CuPy array on this device."""
         return isinstance(array, self.cupy.ndarray) and array.device.id == self.device.id
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """An array whose elements are not set."""
+        """Allocate an array whose elements are not set."""
         with self.device:
             return self.cupy.empty(tuple(shape), dtype)
 
     def asarray(self, data: Any, dtype: Any = None) -> Any:
-        """A C-contiguous array of host data, or of a CuPy array of any layout or device; no copy if it is one."""
+        """Return a C-contiguous array of host or device data; no copy if it is one already."""
         if not isinstance(data, self.cupy.ndarray):
             self._refuse("a copy of host data to the device")
         with self.device:
             return self.cupy.array(data, dtype=dtype, copy=None, order="C")
 
     def to_host(self, array: Any) -> np.ndarray:
-        """The array on the host, after everything that computes it."""
+        """Return a copy of the array on the host, once it is computed."""
         self._refuse("a host read (to_host)")
         return array.get()
 
     def pointer(self, array: Any) -> int:
-        """Address of the first element."""
+        """Return the address of the first element."""
         return array.data.ptr
 
     def synchronize(self) -> None:
@@ -96,18 +100,18 @@ class CupyArrays:
             self.cupy.cuda.get_current_stream().synchronize()
 
     def used_bytes(self) -> int:
-        """Bytes of the device's memory that are taken, by this program and by others."""
+        """Return the bytes of the device that this program and others have taken."""
         with self.device:
             free, total = self.cupy.cuda.runtime.memGetInfo()
         return total - free
 
     def free_cached(self) -> None:
-        """Give back to the device what CuPy's default pool keeps of freed arrays."""
+        """Give the memory of freed arrays in CuPy's default pool back to the device."""
         with self.device:
             self.cupy.get_default_memory_pool().free_all_blocks()
 
     def describe(self) -> dict[str, str]:
-        """Device, driver and versions."""
+        """Describe the device, the driver and the versions."""
         runtime = self.cupy.cuda.runtime
         properties = runtime.getDeviceProperties(self.device.id)
         return {
@@ -122,41 +126,42 @@ class CupyArrays:
     # ---- for capture
 
     def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """Page-locked host memory."""
+        """Allocate page-locked host memory."""
         import cupyx
 
         return cupyx.empty_pinned(tuple(shape), dtype)
 
     def upload(self, host: np.ndarray, array: Any) -> None:
-        """Copy page-locked memory to an array on the current stream, without waiting."""
+        """Copy page-locked memory to an array on the current stream; do not wait."""
         self._refuse("a copy of host data to the device")
         with self.device:
             array.data.copy_from_host_async(host.ctypes.data, host.nbytes)
 
     def make_stream(self) -> Any:
-        """A stream that does not wait for the default one."""
+        """Make a stream that does not wait for the default one."""
         with self.device:
             return self.cupy.cuda.Stream(non_blocking=True)
 
     @contextmanager
     def on(self, stream: Any) -> Iterator[None]:
-        """Make a stream of this device the current one."""
+        """Make a stream of this device the current one inside a `with`."""
         with self.device, stream:
             yield
 
     def stream_key(self) -> Hashable:
-        """The stream's pointer; with the thread's number where each thread has a default stream of its own."""
+        """Return the stream's pointer, and the thread's number if each has its own default."""
         runtime = self.cupy.cuda.runtime
         with self.device:
             pointer = self.cupy.cuda.get_current_stream().ptr
         return (pointer, threading.get_ident()) if pointer == runtime.streamPerThread else pointer
 
     def make_pool(self) -> Any:
-        """Memory that is handed out to nobody else, and that gives nothing back before it is told to.
+        """Make a memory pool that gives nothing back to the device until it is emptied.
 
-        A pool of CuPy's that finds no more memory gives its free blocks back to the device and tries again. But the blocks that
-        are free while a graph is recorded are those that the recorded launches use. CuPy does so where the device's allocator
-        raises its CUDARuntimeError, or where the pool has a limit: here the allocator raises another error, and there is none.
+        When one of CuPy's pools finds no more memory, it gives its free blocks back to the device
+        and tries again. During a capture, however, its free blocks are those that captured launches
+        use. CuPy does this if the device's allocator raises CUDARuntimeError or if the pool has a
+        limit. So the allocator of this pool raises another error, and it has no limit.
         """
         pool = self.cupy.cuda.MemoryPool(self._allocate)
         with self.device:
@@ -171,17 +176,17 @@ class CupyArrays:
             raise MemoryError(f"out of memory allocating {size} bytes for a graph: {error}") from error
 
     def using(self, pool: Any) -> Any:
-        """Take the memory of new arrays from a pool."""
+        """Take the memory of new arrays from a pool inside a `with`."""
         return self.cupy.cuda.using_allocator(pool.malloc)
 
     def empty_pool(self, pool: Any) -> int:
-        """Give back to the device what no array uses of a graph's memory -> the bytes that arrays still use."""
+        """Give a pool's unused memory back to the device -> the bytes that arrays still use."""
         with self.device:
             pool.free_all_blocks()
             return int(pool.total_bytes())
 
     def _refuse(self, what: str) -> None:
-        """BackendError while the current stream captures, as CUDA would, but with the name of what cannot be captured."""
+        """Raise BackendError during a capture, as CUDA would, but name what cannot be captured."""
         with self.device:
             stream = self.cupy.cuda.get_current_stream()
             if stream.ptr and stream.is_capturing():

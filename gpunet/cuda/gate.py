@@ -1,77 +1,76 @@
-"""The compile-only gate: every kernel instance for every architecture, with no spill and no stack frame.
+"""The gate: every kernel instance must compile for every architecture, without spills.
 
-It finds on any machine what only a GPU would tell: what NVRTC refuses, what ptxas refuses for one architecture, and
-registers that do not fit, which cost more than most mistakes and fail no test. What it found is kept by the hash of everything
-that it follows from (source, instances, options, NVRTC, disassembler, this code), so only what has changed is compiled again.
+It needs no GPU to find what otherwise only a GPU shows: sources that NVRTC refuses, instances that
+ptxas refuses for one architecture, and registers that do not fit. Spilled registers cost more speed
+than most mistakes, and no test fails because of them. The results are cached by the hash of
+everything that they depend on (source, instances, options, NVRTC, disassembler, this code), so only
+what has changed is compiled again.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 from gpunet.cuda import sass
 from gpunet.cuda.instantiations import instantiations
-from gpunet.nvrtc import cache as kept
-from gpunet.nvrtc import compiler, source
+from gpunet.nvrtc import cache, compiler, source
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One instance on one architecture; with an `error`, a whole file and no figures."""
+class GateRow:
+    """The result for an instance and architecture, or the `error` of a file."""
 
     file: str
     kernel: str
     architecture: str
     registers: int = 0
     shared: int = 0
-    """Bytes of static shared memory."""
+    """Static shared memory, in bytes."""
     spills: int = 0
     """Bytes spilled and reloaded."""
     stack: int = 0
-    """Bytes of stack frame."""
+    """The stack frame, in bytes."""
     instructions: dict[str, int] = field(default_factory=dict)
-    """How often each matrix and copy instruction stands in the machine code; empty without a disassembler."""
+    """The count of each matrix and copy instruction; empty without a disassembler."""
     error: str = ""
 
     @property
     def passes(self) -> bool:
-        """Whether it compiles into registers alone."""
+        """Whether the instance compiles, with all variables in registers."""
         return not (self.error or self.spills or self.stack)
 
 
-def compile_all(architectures: Sequence[str] = ARCHITECTURES, *, files: Sequence[str] | None = None) -> Iterator[Row]:
-    """Compile every listed instance that no earlier call has compiled, a file and architecture at a time, in one process a
-    core.
+def compile_all(
+    architectures: Sequence[str] = ARCHITECTURES, *, files: Sequence[str] | None = None
+) -> Iterator[GateRow]:
+    """Compile every listed instance, and yield its row.
+
+    Files that are not in the cache are compiled for each architecture in one process per core.
 
     Args:
-        files: only these `.cu` files; all if None.
+        files: the `.cu` files; all if None.
     """
     jobs = list(product(files or instantiations(), architectures))
-    left = [job for job in jobs if kept.find("gate", _name(*job)) is None]
+    left = [job for job in jobs if cache.find("gate", _name(*job)) is None]
     workers = max(min(len(left), os.cpu_count() or 1), 1)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        compiled = pool.map(_rows, left)
+        compiled = pool.map(rows_of, [file for file, _ in left], [architecture for _, architecture in left])
         for job in jobs:
-            yield from next(compiled) if job in left else _rows(job)
-
-
-def rows_of(file: str, architecture: str) -> list[Row]:
-    """The rows of one file for one architecture, compiled in this process if no earlier call has."""
-    return _rows((file, architecture))
+            yield from next(compiled) if job in left else rows_of(*job)
 
 
 def print_table(architectures: Sequence[str] = ARCHITECTURES) -> int:
-    """Print a line an instance; the exit status is 1 if one does not compile, spills or has a stack frame."""
+    """Print a line per instance -> the exit status: 1 if one does not pass."""
     failed = count = 0
     if why := sass.why_unavailable():
         print(f"Matrix and copy instructions are not listed: {why}")
@@ -92,45 +91,39 @@ def print_table(architectures: Sequence[str] = ARCHITECTURES) -> int:
     return int(failed > 0)
 
 
-def _rows(job: tuple[str, str]) -> list[Row]:
-    """The rows of a file for an architecture: those that are kept, or new ones. Errors are not kept."""
+def rows_of(file: str, architecture: str) -> list[GateRow]:
+    """Return the rows of a file for an architecture, cached or compiled in this process."""
+
+    def make(path: Path) -> None:
+        path.write_text(_compile(file, architecture), encoding="utf-8")
+
     try:
-        path = kept.keep("gate", _name(*job), lambda path: path.write_text(_compile(*job), encoding="utf-8"))
-    except compiler.CompileError as error:
-        file, architecture = job
-        return [Row(file, file, architecture, error=str(error))]
-    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+        path = cache.keep("gate", _name(file, architecture), make)
+    except compiler.CompileError as error:  # errors are not cached
+        return [GateRow(file, file, architecture, error=str(error))]
+    return [GateRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _compile(file: str, architecture: str) -> str:
     compiled = compiler.compile(file, architecture, instantiations()[file])
     listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
     rows = [
-        Row(
-            file,
-            e,
-            architecture,
-            used.registers,
-            used.shared,
-            used.spills,
-            used.stack,
-            listed.get(compiled.names[e], {}),
-        )
+        GateRow(file, e, architecture, **asdict(used), instructions=listed.get(compiled.names[e], {}))
         for e, used in compiled.resources.items()
     ]
     return json.dumps([asdict(row) for row in rows])
 
 
 def _name(file: str, architecture: str) -> str:
-    """Of the file of kept rows."""
-    follows_from = (source.read(file), instantiations()[file], architecture, _tools())
-    return f"{Path(file).stem}-{architecture}-{kept.digest(*follows_from)}.json"
+    """Return the name of the cached file with the rows of a file for an architecture."""
+    depends_on = (source.read(file), instantiations()[file], architecture, _tools())
+    return f"{Path(file).stem}-{architecture}-{cache.digest(*depends_on)}.json"
 
 
-@cache
+@functools.cache
 def _tools() -> tuple[object, ...]:
-    """What every row follows from besides its own source; the releases stand for the include folders."""
+    """Return what every row depends on besides its source; releases stand for headers."""
     code = [path.read_bytes() for path in map(Path, (compiler.__file__, sass.__file__))]
-    columns = [column.name for column in fields(Row)]
+    columns = [column.name for column in fields(GateRow)]
     options = [option for option in compiler.options() if not option.startswith("-I")]
     return (code, columns, options, compiler.releases(), sass.why_unavailable() or sass.version())

@@ -1,10 +1,9 @@
-"""Launching kernels: the check that every launch passes, and the launcher that compiles and runs them through CuPy."""
+"""Checks every launch, and compiles and runs kernels through CuPy."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,19 @@ import numpy as np
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.nvrtc import signature, source
 from gpunet.nvrtc.compiler import Resources
+from gpunet.nvrtc.signature import Extent
 
-Extent = int | tuple[int, ...]
-GRID_LIMITS = (2**31 - 1, 65535, 65535)
-BLOCK_LIMIT = 1024
 NULL = np.intp(0)
-"""A null pointer as CuPy takes it: of None, some of its versions make an address."""
+"""A null pointer for CuPy; some of its versions turn None into another address."""
 DEFAULT_SHARED = 48 * 1024
-"""Bytes of shared memory that a block may take without asking for more."""
+"""Bytes of shared memory that a launch may have without a special request."""
 
 
 class Launcher(ABC):
-    """Runs kernel instances by name expression.
+    """Launches kernel instances, which are named by their expressions, as in ``"fill<float>"``.
 
     Args:
-        owns: whether an object is an array of the device that this launcher runs on.
+        owns: says whether an object is an array of the launcher's device.
     """
 
     def __init__(self, owns: Callable[[object], bool]):
@@ -35,19 +32,21 @@ class Launcher(ABC):
     def launch(
         self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, flops: int = 0
     ) -> None:
-        """Check the arguments against the kernel's source, then run it.
+        """Check the arguments of a launch against the kernel's source, then run it.
 
         Args:
             kernel: a listed instance, as in ``"fill<float>"``.
-            grid, block: up to three extents, in blocks and in threads.
-            args: arrays, numbers, None for a pointer that may be null, and a mapping of fields for a struct.
+            grid, block: one to three extents, in blocks and in threads.
+            args: one for each parameter: an array, a number, None for a pointer that may be null,
+                or a mapping of fields for a struct.
             shared: bytes of dynamic shared memory.
-            flops: floating-point operations of its products, for a recording; a multiply-add counts two.
+            flops: floating-point operations of matrix products and convolutions, which a recording
+                notes; a multiply-add counts as two.
         Raises:
             TypeError: arguments that the kernel does not take.
             ValueError: an instance that is not listed, or extents beyond CUDA's limits.
         """
-        grid, block = check_extents(kernel, grid, block)
+        grid, block = signature.check_extents(kernel, grid, block)
         file = file_of(kernel)
         self.run(file, kernel, grid, block, signature.bind(file, kernel, args, self.owns), shared)
 
@@ -55,27 +54,18 @@ class Launcher(ABC):
     def run(
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
     ) -> None:
-        """Run an instance with checked, packed arguments."""
-
-
-def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Grid and block as tuples; ValueError if they are beyond CUDA's limits."""
-    grid = (grid,) if isinstance(grid, int) else tuple(grid)
-    block = (block,) if isinstance(block, int) else tuple(block)
-    if not (len(grid) <= 3 and all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False))):
-        raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
-    if not (len(block) <= 3 and all(n >= 1 for n in block) and prod(block) <= BLOCK_LIMIT):
-        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
-    return grid, block
+        """Run an instance of `file` with arguments that are checked and packed."""
 
 
 class CupyLauncher(Launcher):
-    """Compiles each `.cu` file for its device, once for float32 and once for the narrower dtypes, and launches on CuPy's
-    current stream.
+    """Compiles kernels for one device and launches them on CuPy's current stream.
+
+    A `.cu` file is compiled in two parts, when they are first needed: instances that store float32,
+    and those that store 16 bits.
 
     Args:
-        device: its number.
-        owns: as for :class:`Launcher`.
+        device: the device's number.
+        owns: says whether an object is an array of this device.
     """
 
     def __init__(self, device: int, owns: Callable[[object], bool]):
@@ -87,7 +77,7 @@ class CupyLauncher(Launcher):
     def run(
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
     ) -> None:
-        """As :meth:`Launcher.run`."""
+        """Run an instance of `file` with arguments that are checked and packed."""
         import cupy
 
         with cupy.cuda.Device(self.device):
@@ -97,7 +87,7 @@ class CupyLauncher(Launcher):
             function(grid, block, tuple(NULL if a is None else a for a in args), shared_mem=shared)
 
     def resources(self, kernel: str) -> Resources:
-        """What an instance takes, as the driver says of the one that it has loaded."""
+        """Return the resources that an instance takes, as the driver reports them."""
         import cupy
 
         with cupy.cuda.Device(self.device):

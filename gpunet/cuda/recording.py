@@ -1,7 +1,8 @@
-"""What a device is asked for, written down while it does it: every launch with its arguments, every allocation.
+"""Records every launch and every allocation of a device while it runs them.
 
-`recording_backend`, in `gpunet.backends.cuda.backend`, puts the two classes around a device's launcher and arrays. Of an array
-nothing is kept but its description, so that its memory is freed when it would be.
+`recording_backend`, in `gpunet.backends.cuda.backend`, wraps a device's launcher and arrays in the
+two classes of this module. A recording keeps the description of an array and not the array, so that
+the array's memory is freed as early as without a recording.
 """
 
 from __future__ import annotations
@@ -15,27 +16,28 @@ import numpy as np
 
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import file_of
-from gpunet.cuda.launcher import Extent, Launcher, check_extents
+from gpunet.cuda.launcher import Launcher
 from gpunet.nvrtc import signature
+from gpunet.nvrtc.signature import Extent
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An array of a launch."""
+    """The description of an array that a launch was given."""
 
     name: str
-    """The parameter's."""
+    """The name of its parameter."""
     shape: tuple[int, ...]
     dtype: np.dtype
     address: int
     read: bool
-    """The pointer is `const` or marked `UPDATED`, or it is marked `ADDED_TO` and the launch accumulates."""
+    """Whether the pointer is `const` or `UPDATED`, or `ADDED_TO` in a launch that accumulates."""
     written: bool
-    """The pointer is not `const`."""
+    """Whether the pointer is not `const`."""
 
     @property
     def bytes(self) -> int:
-        """Of all its elements."""
+        """Bytes of all elements."""
         return prod(self.shape) * self.dtype.itemsize
 
 
@@ -44,7 +46,7 @@ class Launch:
     """One launch of a kernel instance."""
 
     label: Any
-    """The recording's, at the time."""
+    """The recording's label at the time."""
     kernel: str
     grid: tuple[int, ...]
     block: tuple[int, ...]
@@ -53,18 +55,18 @@ class Launch:
 
     @property
     def read(self) -> int:
-        """Bytes of the arrays that it reads, each whole and once, whatever part of them it walks over and how often."""
+        """Bytes of the arrays that it reads; each array counts once and as a whole."""
         return _total(a for a in self.arguments if a.read)
 
     @property
     def written(self) -> int:
-        """Bytes of the arrays that it writes, likewise."""
+        """Bytes of the arrays that it writes; each array counts once and as a whole."""
         return _total(a for a in self.arguments if a.written)
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """An array that was made on the device."""
+    """The description of an array that was allocated on the device."""
 
     label: Any
     shape: tuple[int, ...]
@@ -72,31 +74,31 @@ class Allocation:
 
     @property
     def bytes(self) -> int:
-        """Of all its elements."""
+        """Bytes of all elements."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(slots=True)
 class Recording:
-    """What was asked for, in its order; `label` is put on what comes next."""
+    """Launches and allocations, in order. New ones get the current `label`."""
 
     label: Any = None
     launches: list[Launch] = field(default_factory=list)
     allocations: list[Allocation] = field(default_factory=list)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Forget everything but the label."""
         self.launches.clear()
         self.allocations.clear()
 
 
 class RecordingLauncher(Launcher):
-    """Writes down what it has another launcher run.
+    """Records launches that another launcher runs.
 
     Args:
         inner: that launcher.
-        arrays: of its device.
-        recording: where to.
+        arrays: the arrays of its device.
+        recording: the recording to add to.
     """
 
     def __init__(self, inner: Launcher, arrays: Arrays, recording: Recording):
@@ -106,9 +108,9 @@ class RecordingLauncher(Launcher):
     def launch(
         self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, flops: int = 0
     ) -> None:
-        """As :meth:`Launcher.launch`."""
+        """Check, run and record a launch; see :meth:`Launcher.launch`."""
         self.inner.launch(kernel, grid, block, args, shared=shared, flops=flops)
-        extents = check_extents(kernel, grid, block)
+        extents = signature.check_extents(kernel, grid, block)
         self.recording.launches.append(
             Launch(self.recording.label, kernel, *extents, self._arguments(kernel, args), flops)
         )
@@ -116,7 +118,7 @@ class RecordingLauncher(Launcher):
     def run(
         self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
     ) -> None:
-        """As :meth:`Launcher.run`."""
+        """Run an instance without recording it."""
         self.inner.run(file, kernel, grid, block, args, shared)
 
     def _arguments(self, kernel: str, args: Sequence[Any]) -> tuple[Argument, ...]:
@@ -133,41 +135,41 @@ class RecordingLauncher(Launcher):
 
 
 class RecordingArrays:
-    """Stands for the arrays of a device, as :class:`gpunet.cuda.arrays.Arrays`, and writes down what it makes.
+    """Records the allocations of a device; it offers all that `gpunet.cuda.arrays.Arrays` does.
 
     Args:
-        inner: those arrays.
-        recording: where to.
+        inner: the arrays of the device.
+        recording: the recording to add to.
     """
 
     def __init__(self, inner: Arrays, recording: Recording):
         self.inner, self.recording = inner, recording
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        """As :meth:`Arrays.empty`."""
-        return self._noted(self.inner.empty(shape, dtype))
+        """Allocate an array whose elements are not set, and record it."""
+        return self._recorded(self.inner.empty(shape, dtype))
 
     def asarray(self, data: Any, dtype: Any = None) -> Any:
-        """As :meth:`Arrays.asarray`."""
+        """Return a C-contiguous array of `data`, and record it if it is a new one."""
         y = self.inner.asarray(data, dtype)
         same = self.inner.owns(data) and self.inner.pointer(data) == self.inner.pointer(y)
-        return y if same else self._noted(y)
+        return y if same else self._recorded(y)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def _noted(self, array: Any) -> Any:
+    def _recorded(self, array: Any) -> Any:
         self.recording.allocations.append(Allocation(self.recording.label, tuple(array.shape), array.dtype))
         return array
 
 
 def _accumulates(p: signature.Parameter, value: Any) -> bool:
-    """Whether a number named `accumulate`, by itself or in a struct, says that the launch adds to outputs."""
+    """Return whether a value is, or contains, an `accumulate` that is not 0."""
     if isinstance(value, Mapping):
         return bool(value.get("accumulate"))
     return p.name == "accumulate" and bool(value)
 
 
 def _total(arguments: Iterable[Argument]) -> int:
-    """Bytes of arrays; one that is passed twice counts once."""
+    """Return the bytes of arrays; one that is passed twice counts once."""
     return sum({(a.address, a.bytes): a.bytes for a in arguments}.values())

@@ -1,7 +1,8 @@
-"""Which matrix and copy instructions a cubin's machine code (SASS) holds, where NVIDIA's disassembler is installed.
+"""Counts matrix and copy instructions in a cubin's machine code (SASS).
 
-The disassembler is nvdisasm, of the wheel nvidia-cuda-nvdisasm; cuobjdump, which is better known, runs it too. What the PTX
-asks for is not always what ptxas makes of it: four floats that are loaded together may become four loads.
+The machine code tells what ptxas made of the PTX: it may turn one load of four floats into four
+loads. NVIDIA's disassembler reads it: nvdisasm, from the wheel nvidia-cuda-nvdisasm. The
+better-known cuobjdump runs nvdisasm too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from gpunet.errors import BackendError
 INSTALL = 'pip install "gpunet[emulator]" (nvidia-cuda-nvdisasm)'
 
 MATRIX = re.compile(r"U?[A-Z]*MMA|UTC[A-Z]*MMA[A-Z]*|LDSM|STSM|MOVM|LDTM|STTM")
-"""Products of tiles (HMMA, IMMA, DMMA, Hopper's HGMMA, Blackwell's UTCHMMA …) and what loads or turns their fragments."""
+"""Products of tiles (HMMA, IMMA, DMMA, Hopper's HGMMA, Blackwell's UTCHMMA …), and the instructions
+that load or transpose their fragments."""
 COPY = re.compile(r"LD|ST|LDG|STG|RED|REDG|ATOMG|LDS|STS|LDGSTS|UBLKCP|UBLKRED|UTMA[A-Z]+|UTCCP")
-"""Loads and stores of global and shared memory, asynchronous copies (LDGSTS is cp.async), bulk copies (UBLKCP) and TMA's."""
+"""Loads and stores of global and shared memory, asynchronous copies (LDGSTS is cp.async), bulk
+copies (UBLKCP), and copies by the TMA."""
 
 _SECTION = re.compile(r"^\s*\.section\s+\.text\.([\w$.]+)", re.MULTILINE)
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)")
@@ -28,7 +31,7 @@ _EXTENT = re.compile(r"\.(64|128|256|[US]8|[US]16|\d{4,}|\d+x\d+x\d+)(?![\w])")
 
 
 def why_unavailable() -> str:
-    """Why cubins cannot be read here, in one line; empty where they can."""
+    """Return one line on why cubins cannot be read here; empty if they can."""
     try:
         version()
     except BackendError as error:
@@ -38,22 +41,23 @@ def why_unavailable() -> str:
 
 @cache
 def version() -> str:
-    """The disassembler's release, as in ``"V13.2.86"``.
+    """Return the disassembler's release, as in ``"V13.2.86"``.
 
     Raises:
-        BackendError: there is none, or it does not run.
+        BackendError: there is no disassembler, or it does not run.
     """
     found = re.search(r"V[\d.]+", _run("--version"))
     return found[0] if found else "unknown"
 
 
 def instructions(cubin: bytes) -> dict[str, dict[str, int]]:
-    """Matrix and copy instructions of each entry, by mangled name: how often each stands in its code.
+    """Count the matrix and copy instructions of each entry, by its mangled name.
 
-    Instructions that differ in more than their base and extent count as one: ``LDG.E.128.CONSTANT`` is ``LDG.128``.
+    An instruction is known by its base and extent alone: ``LDG.E.128.CONSTANT`` counts as
+    ``LDG.128``.
 
     Raises:
-        BackendError: no disassembler, or one that does not know the architecture.
+        BackendError: there is no disassembler, or it does not know the architecture.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.cubin"
@@ -62,7 +66,7 @@ def instructions(cubin: bytes) -> dict[str, dict[str, int]]:
 
 
 def parse(listing: str) -> dict[str, dict[str, int]]:
-    """As :func:`instructions`, of nvdisasm's output."""
+    """Count the instructions in nvdisasm's output, as :func:`instructions` does."""
     _, *parts = _SECTION.split(listing)
     return {name: _count(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -71,7 +75,7 @@ def _count(text: str) -> dict[str, int]:
     found: Counter[str] = Counter()
     for guard, opcode in _INSTRUCTION.findall(text):
         base = opcode.partition(".")[0]
-        if guard != "!PT" and (MATRIX.fullmatch(base) or COPY.fullmatch(base)):  # @!PT never runs: it only waits
+        if guard != "!PT" and (MATRIX.fullmatch(base) or COPY.fullmatch(base)):  # @!PT never runs
             extent = _EXTENT.search(opcode)
             found[f"{base}.{extent[1]}" if extent else base] += 1
     return dict(sorted(found.items(), key=lambda item: (not MATRIX.match(item[0]), item[0])))

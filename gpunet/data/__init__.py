@@ -1,22 +1,21 @@
-"""Data: data sets, the loaders that make batches of them on the host or on the device, and transforms."""
+"""Data sets, the loaders that make batches of them on the host or on the device, and transforms."""
 
-from gpunet.data.boxes import Annotation, BoxDataset
-from gpunet.data.coco import annotate_masks, coco, write_coco
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.datasets import ArrayDataset, Dataset, Subset, random_split
 from gpunet.data.device import DeviceLoader
 from gpunet.data.episodes import Episodes, Pairs, Triplets
-from gpunet.data.folders import ImageFolder
-from gpunet.data.idx import read_idx
 from gpunet.data.joint import Joint
 from gpunet.data.loader import DataLoader
-from gpunet.data.masks import boxes_of_masks, decode_mask, encode_mask
 from gpunet.data.mixup import Mixup
-from gpunet.data.nuclei import nuclei
-from gpunet.data.omniglot import Omniglot, omniglot
-from gpunet.data.sampling import WeightedSampler, balanced_weights
-from gpunet.data.splits import stable_split
-from gpunet.data.standard import cifar10, digits, fashion_mnist, mnist
+from gpunet.data.readers.annotations import Annotation, BoxDataset
+from gpunet.data.readers.coco import annotate_masks, coco, write_coco
+from gpunet.data.readers.folders import ImageFolder, stable_split
+from gpunet.data.readers.masks import boxes_of_masks, decode_mask, encode_mask
+from gpunet.data.readers.nuclei import nuclei
+from gpunet.data.readers.omniglot import Omniglot, omniglot
+from gpunet.data.readers.standard import cifar10, digits, fashion_mnist, mnist, read_idx
+from gpunet.data.readers.voc import bccd, voc
+from gpunet.data.sampling import WeightedRandomSampler, balanced_weights
 from gpunet.data.transforms import (
     AlternatingFlip,
     CenterCrop,
@@ -24,12 +23,11 @@ from gpunet.data.transforms import (
     Cutout,
     Normalize,
     RandomCrop,
-    RandomFlip,
+    RandomHorizontalFlip,
     RandomShift,
     RandomVerticalFlip,
     Transform,
 )
-from gpunet.data.voc import bccd, voc
 from gpunet.data.warp import RandomAffine, RandomResizedCrop
 
 __all__ = [
@@ -54,14 +52,14 @@ __all__ = [
     "Pairs",
     "RandomAffine",
     "RandomCrop",
-    "RandomFlip",
+    "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomShift",
     "RandomVerticalFlip",
     "Subset",
     "Transform",
     "Triplets",
-    "WeightedSampler",
+    "WeightedRandomSampler",
     "annotate_masks",
     "balanced_weights",
     "bccd",

@@ -1,9 +1,8 @@
-"""Data sets: anything with a length that an array of indices can index, and that gives a tuple of arrays for it."""
+"""Data sets: objects with a length that give a tuple of arrays for an array of positions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from numbers import Integral, Real
 from typing import Any, Protocol
 
@@ -14,12 +13,12 @@ from gpunet.backends.contract.real import real_array
 
 
 class Dataset(Protocol):
-    """What `DataLoader` takes; a data set may also have `classes`, the names of its labels."""
+    """The protocol of data sets; `classes`, the labels' names, is optional."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
-        """One sample for an integer; for int64 indices (B,), a tuple of arrays of B rows each."""
+        """One sample for an integer; a tuple of arrays of B rows each for int64 indices (B,)."""
         ...
 
 
@@ -27,11 +26,13 @@ class ArrayDataset:
     """Arrays whose rows belong together, such as images (N, H, W, C) and labels (N,).
 
     Args:
-        arrays: of N rows each and of integers, booleans or floats; kept as they are, not copied.
-        classes: names of the labels; the last array then holds labels, integers from 0 to len(classes) - 1, (N, …).
+        arrays: arrays of N rows each, of integers, booleans or floats; they are kept, not copied.
+        classes: names of the labels. If given, the last array holds labels: integers (N, …) from 0
+            to len(classes) - 1.
     Raises:
-        ValueError: no rows, different numbers of rows, a NaN or infinity, a label out of range.
-        TypeError: arrays that are not on the host or hold no numbers; labels that are not integers.
+        ValueError: no rows, different numbers of rows, NaN or infinity, or a label out of range.
+        TypeError: arrays that are not on the host or do not hold numbers; labels that are not
+            integers.
     """
 
     def __init__(self, *arrays: Any, classes: Sequence[str] | None = None) -> None:
@@ -53,7 +54,7 @@ class ArrayDataset:
         return len(self.arrays[0])
 
     def __getitem__(self, index: Any) -> tuple[Any, ...]:
-        """Rows of every array, for an integer, a slice, or an array of indices."""
+        """The rows of every array, for an integer, a slice, or an array of indices."""
         return tuple(array[index] for array in self.arrays)
 
     def __repr__(self) -> str:
@@ -64,7 +65,7 @@ class Subset:
     """Some samples of another data set, in the order of `indices`.
 
     Args:
-        dataset: the whole.
+        dataset: the whole data set.
         indices: (M,) integers from 0 to len(dataset) - 1.
     Raises:
         ValueError: no indices, or one out of range.
@@ -87,12 +88,12 @@ class Subset:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the labels of the whole."""
+        """Names of the labels of the whole data set; None if it has none."""
         return getattr(self.dataset, "classes", None)
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels of the samples, without a look at their images, if the whole has such `labels`."""
+        """Labels of the samples, for data sets that have `labels`; no image is read."""
         labels: np.ndarray = self.dataset.labels[self.indices]  # type: ignore[attr-defined]
         return labels
 
@@ -103,40 +104,41 @@ class Subset:
         return self.dataset[self.indices[index]]
 
 
-def random_split(dataset: Dataset, parts: Sequence[float], seed: int | None = None) -> tuple[Subset, ...]:
+def random_split(dataset: Dataset, lengths: Sequence[float], seed: int | None = None) -> tuple[Subset, ...]:
     """Disjoint random subsets that together are the data set; each keeps the data set's order.
 
     Args:
-        dataset: of N samples.
-        parts: how many samples each subset has, integers that add up to N, or fractions that add up to 1.
-        seed: decides the split; what `gpunet.seed` last set if None.
+        dataset: a data set of N samples.
+        lengths: the number of samples of each subset: integers that add up to N, or fractions that
+            add up to 1.
+        seed: decides the split; the seed that `gpunet.seed` last set if None.
     Raises:
-        ValueError: parts that do not add up, or one without samples.
-        TypeError: parts that are not numbers.
+        ValueError: lengths that do not add up, or that leave a subset without samples.
+        TypeError: lengths that are not numbers.
     """
     total = len(dataset)
-    if not all(isinstance(part, Real) for part in parts):
-        raise TypeError(f"random_split: parts must be numbers, got {parts!r}")
-    if all(isinstance(part, Integral) for part in parts):
-        if sum(parts) != total:
+    if not all(isinstance(length, Real) for length in lengths):
+        raise TypeError(f"random_split: lengths must be numbers, got {lengths!r}")
+    if all(isinstance(length, Integral) for length in lengths):
+        if sum(lengths) != total:
             raise ValueError(
-                f"random_split: parts must add up to {total}, the length of the data set, got {sum(parts)}"
+                f"random_split: lengths must add up to {total}, the length of the data set, got {sum(lengths)}"
             )
-        ends = [int(end) for end in accumulate(parts)]
+        ends = [int(end) for end in np.cumsum(lengths)]
     else:
-        if abs(sum(parts) - 1) > 1e-6:
-            raise ValueError(f"random_split: fractions must add up to 1, got {sum(parts)}")
-        ends = [round(end * total) for end in accumulate(parts)]
+        if abs(sum(lengths) - 1) > 1e-6:
+            raise ValueError(f"random_split: fractions must add up to 1, got {sum(lengths)}")
+        ends = [round(end * total) for end in np.cumsum(lengths)]
     starts = [0, *ends[:-1]]
     if any(end <= start for start, end in zip(starts, ends, strict=True)):
-        raise ValueError(f"random_split: parts {list(parts)} leave a subset of {total} samples without any")
+        raise ValueError(f"random_split: lengths {list(lengths)} leave a subset of {total} samples without any")
     stream = random.Stream(checked_seed("random_split", seed), random.PURPOSES["split"])
     order = random.permutation(stream, total)
     return tuple(Subset(dataset, np.sort(order[start:end])) for start, end in zip(starts, ends, strict=True))
 
 
 def checked_seed(operation: str, seed: int | None) -> int:
-    """The seed as a Python integer, or the one that `gpunet.seed` last set."""
+    """The seed as a Python integer; the seed that `gpunet.seed` last set if None."""
     if seed is None:
         return random.current_seed()
     if not isinstance(seed, Integral):
@@ -146,7 +148,17 @@ def checked_seed(operation: str, seed: int | None) -> int:
     return int(seed)
 
 
+def checked_int(operation: str, argument: str, value: Any, *, least: int) -> int:
+    """The value as a Python integer; an error unless it is an integer of at least `least`."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{operation}: {argument} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{operation}: {argument} must be at least {least}, got {value}")
+    return int(value)
+
+
 def _host_array(position: int, value: Any) -> np.ndarray:
+    """`value` as a NumPy array with at least one axis; TypeError for an array on a device."""
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(f"ArrayDataset: array {position} is on a device but must be on the host")
     array = real_array(f"ArrayDataset: array {position}", value)
@@ -156,6 +168,7 @@ def _host_array(position: int, value: Any) -> np.ndarray:
 
 
 def _check_finite(position: int, array: np.ndarray) -> None:
+    """Raises a ValueError that names the first NaN or infinity."""
     if array.dtype.kind == "f":
         finite = np.isfinite(array)
         if not finite.all():
@@ -164,6 +177,7 @@ def _check_finite(position: int, array: np.ndarray) -> None:
 
 
 def _check_labels(labels: np.ndarray, count: int) -> None:
+    """Raises an error unless the labels are integers from 0 to count - 1."""
     if labels.dtype.kind not in "iu":
         raise TypeError(f"ArrayDataset: labels, the last array, are {labels.dtype} but must be integers")
     wrong = (labels < 0) | (labels >= count)

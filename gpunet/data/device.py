@@ -1,4 +1,4 @@
-"""Batches of a data set that lives on the device: the host uploads it once, then only launches kernels."""
+"""Batches of a data set that lives on the device: one upload, then kernel launches only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy as np
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.augment import Clock
+from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.data.datasets import Dataset
-from gpunet.data.loader import BatchOrder, shuffle_stream
-from gpunet.data.sampling import Sampler
+from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
 
 
 class DeferredBatch:
-    """One batch of a `DeviceLoader`, which a kernel makes when it is asked for: see `train.step.DeviceBatch`.
+    """One batch of a `DeviceLoader` that a kernel makes when asked: see `train.batches.DeviceBatch`.
 
     Attributes:
-        key: what batches have in common that differ by their place alone.
+        key: equal for batches that differ only in their place in the order.
     """
 
     def __init__(self, loader: DeviceLoader, order: Array, start: int, rows: int, epoch: int, seed: int) -> None:
@@ -30,35 +29,44 @@ class DeferredBatch:
         self.key = loader, rows, seed
 
     def make(self, clock: Array | None = None, dtype: Any = None) -> tuple[Any, Array]:
-        """(x, y), as the loader gives them but x of `dtype`; of the step and epoch that `clock` holds, if there is one."""
+        """Make (x, y), the batch that the loader yields, but with x of `dtype`.
+
+        Args:
+            clock: step and epoch on the device, read when the kernel runs; see
+                `DeviceLoader.launch`.
+            dtype: of normalised images; float32 if None.
+        """
         x, y = self._loader._launch(*self._place, clock, dtype)
         return (Tensor(x, self._loader.backend) if self._loader.augmentation.mean else x), y
 
 
 class DeviceLoader(BatchOrder):
-    """The batches of `DataLoader`, made where the model is: of the same samples, in the same order, with the same bits.
+    """Makes `DataLoader`'s batches where the model is, with the same samples and the same bits.
 
-    Images and labels are uploaded when the loader is made, a byte a pixel. An epoch's order is one sort on the device, and
-    a batch one kernel, which gathers, augments and normalises. It works on every backend.
+    Images and labels are uploaded once, when the loader is made; images take one byte per channel
+    of a pixel. The order of an epoch is one sort on the device. Each batch is one kernel, which
+    gathers, augments and normalises. It works on every backend.
 
     Args:
-        dataset: gives (images, labels) for int64 indices (B,): uint8 (B, H, W, C) and integers (B,) from 0 on, below the
-            number of the data set's `classes` if it has them.
-        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`; a sampler's order is drawn on the host, and uploaded
-            before each epoch.
-        backend: as for `get_backend`: the Trainer's.
-        transform: one of `gpunet.data`, or a `Compose` of them in the order of one pass: crop or shift, flips, then Cutout
-            and Normalize. Models take what is normalised.
+        dataset: gives (images, labels) for int64 indices (B,): uint8 (B, H, W, C), and integers
+            (B,) from 0 on, below the number of the data set's `classes` if it has them.
+        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`; a sampler's order is
+            drawn on the host and uploaded before each epoch.
+        backend: as for `get_backend`; must be the Trainer's.
+        transform: a transform of `gpunet.data`, or a `Compose` of several in the order of one pass:
+            crop or shift, flips, then Cutout and Normalize. Models need normalised images.
     Yields:
-        (x, y): a tensor (B, h, w, C), float32; without a Normalize an array of the backend, uint8. And the labels, an array
-        of the backend, int32 (B,), which losses take without a look at their values.
+        (x, y). x is a float32 tensor (B, h, w, C), or, without a Normalize, a uint8 array of the
+        backend. y holds the labels, an int32 array (B,) of the backend; losses take it without
+        reading its values back.
     Attributes:
         images, labels: the whole data set on the backend, uint8 (M, H, W, C) and int32 (M,).
         image_shape: (h, w, C) of the batches' images.
     Raises:
-        ValueError: as `DataLoader`; labels out of range; images that are too small for the transform; an order of
-            transforms that takes more than one pass.
-        TypeError: images that are not uint8, labels that are not integers, a transform that is not of `gpunet.data`.
+        ValueError: as for `DataLoader`; labels out of range; images that are too small for the
+            transform; an order of transforms that needs more than one pass.
+        TypeError: images that are not uint8, labels that are not integers, a transform that is not
+            from `gpunet.data`.
     """
 
     def __init__(
@@ -82,7 +90,7 @@ class DeviceLoader(BatchOrder):
         self._positions: Array | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: with the data set on the host."""
+        """The state for copies and pickles, with the data set on the host."""
         host = self.backend.to_numpy
         return {**vars(self), "images": host(self.images), "labels": host(self.labels), "_positions": None}
 
@@ -91,12 +99,13 @@ class DeviceLoader(BatchOrder):
         self.images, self.labels = self.backend.asarray(self.images), self.backend.asarray(self.labels)
 
     def order(self, epoch: int | None = None, *, out: Array | None = None) -> Array:
-        """The positions of one epoch on the backend, int32 (M,), in the order they are taken; of the next epoch if None.
+        """The positions of one epoch, in the order they are taken: int32 (M,) on the backend.
 
-        M is the number of samples, or how many a sampler takes.
+        M is the number of samples, or the number that a sampler takes.
 
         Args:
-            out: where to write them: the order that a captured step reads, between two epochs.
+            epoch: the next epoch if None.
+            out: array to write the positions to, such as the one that a captured step reads.
         """
         return self._order(self.epoch if epoch is None else epoch, self._seed(), out)
 
@@ -111,20 +120,21 @@ class DeviceLoader(BatchOrder):
         dtype: Any = None,
         out: tuple[Array, Array] | None = None,
     ) -> tuple[Array, Array]:
-        """Make one batch by one kernel, and nothing else: what a captured step does.
+        """Make one batch with one kernel and do nothing else, as a captured step needs it.
 
         Args:
-            order: int32 on the backend, as `order` gives it.
-            start: where the batch begins in it.
-            rows: samples of the batch; `batch_size`, or what is left of the order.
-            epoch: which epoch's augmentation; of the next epoch if None.
-            clock: uint64 (2,) on the backend, (step, epoch), read when the kernel runs, instead of `start` and `epoch`:
-                the batch then begins at ``clock[0] % len(loader) * batch_size``, and has `batch_size` rows unless `rows`
-                says how many. A batch that reaches beyond the end of the order repeats the last position.
-            dtype: of normalised images: float32 or, on CUDA, one of 16 bits.
-            out: where to write x and y.
+            order: int32 positions on the backend, as `order` gives them.
+            start: where the batch begins in the order.
+            rows: samples of the batch; if None, `batch_size` or as many as are left of the order.
+            epoch: whose augmentation to apply; the next epoch's if None.
+            clock: uint64 (2,) on the backend, (step, epoch), read when the kernel runs, instead of
+                `start` and `epoch`. The batch then begins at ``clock[0] % len(loader) *
+                batch_size`` and has `batch_size` rows unless `rows` says otherwise. A batch that
+                reaches beyond the end of the order repeats the last position.
+            dtype: of normalised images: float32 or, on CUDA, a 16-bit dtype.
+            out: arrays to write x and y to.
         Returns:
-            Arrays x (rows, h, w, C), of `dtype` if it is normalised, else uint8, and y, int32 (rows,).
+            Arrays x (rows, h, w, C), of `dtype` if normalised and else uint8, and y (rows,), int32.
         """
         return self._launch(order, start, rows, self.epoch if epoch is None else epoch, self._seed(), clock, dtype, out)
 
@@ -141,26 +151,17 @@ class DeviceLoader(BatchOrder):
     ) -> tuple[Array, Array]:
         if rows is None:
             rows = self.batch_size if clock is not None else min(self.batch_size, order.shape[0] - start)
-        x, y = self.backend.gather_augment(
-            self.images,
-            self.labels,
-            order,
-            self.augmentation,
-            seed=seed,
-            epoch=epoch,
-            start=start,
-            rows=rows,
-            clock=None if clock is None else Clock(clock, len(self), self.batch_size),
-            dtype=dtype,
-            out=out,
-        )
+        samples = Samples(self.images, self.labels, order, self.augmentation)
+        counted = None if clock is None else Clock(clock, len(self), self.batch_size)
+        x, y = self.backend.gather_augment(samples, BatchRequest(seed, epoch, start, rows, counted, dtype), out)
         return x, y
 
     def __iter__(self) -> Iterator[tuple[Any, Array]]:
         return (batch.make() for batch in self._batches(None))
 
     def deferred(self) -> Iterator[DeferredBatch]:
-        """The batches of the next epoch before they are made: the Trainer makes them inside a captured step.
+        """The batches of the next epoch before they are made: the Trainer makes them in a captured
+        step.
 
         All of them read one array of positions, which the next epoch overwrites.
         """
@@ -186,7 +187,7 @@ class DeviceLoader(BatchOrder):
 
 
 def _checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 (M, H, W, C), and labels, int32 (M,), of a whole data set."""
+    """The images, uint8 (M, H, W, C), and labels, int32 (M,), of a whole data set."""
     whole = dataset[np.arange(len(dataset))]
     if not isinstance(whole, tuple) or len(whole) != 2:
         got = f"{len(whole)} arrays" if isinstance(whole, tuple) else type(whole).__name__

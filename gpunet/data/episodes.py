@@ -1,4 +1,4 @@
-"""Batches for nets that compare: pairs, triplets, and several views of several classes, drawn from labelled images."""
+"""Batches for networks that compare images: pairs, triplets, and episodes of several classes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from gpunet.data.transforms import Batch, Transform
 from gpunet.geometry import positive_int
 
 
-class _Drawn:
-    """Batches drawn anew for each epoch; what they hold depends on the seed, the epoch and the place in it alone.
+class _DrawnBatches:
+    """Batches drawn anew for each epoch; they depend only on the seed, the epoch and the batch's
+    number.
 
     Args:
-        dataset: (images, labels (N,)).
-        batch_size: what a batch has.
-        steps: batches an epoch.
-        groups: (K,) integers, the group of each class, such as Omniglot's `alphabet`; classes that are set against each
-            other are then of one group. Of all together if None.
+        dataset: gives (images, labels (N,)).
+        batch_size: pairs or triplets per batch.
+        steps: batches per epoch.
+        groups: (K,) integers, the group of each class, such as Omniglot's `alphabet`; the classes
+            of one draw then come from one group. All classes form one group if None.
         transform: called with (images,) and their indices, as in `DataLoader`.
-        seed: what `gpunet.seed` last set if None.
+        seed: the seed that `gpunet.seed` last set if None.
     Attributes:
-        epoch: of the next iteration; counts on after each.
+        epoch: the number of the next iteration, from 0; each iteration adds 1.
     """
 
     views, ways = 2, 2
-    """Images of a class, and classes of a group, that a draw needs."""
+    """How many images of a class, and how many classes of a group, a draw needs."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class _Drawn:
             )
 
     def __len__(self) -> int:
-        """Batches of one epoch."""
+        """Batches per epoch."""
         return self.steps
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,11 +77,13 @@ class _Drawn:
             yield self.batch(draw, epoch * self.steps + step, seed)
 
     def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """One batch; `number` counts them over all epochs, and takes the place of the epoch in augmentation."""
+        """One batch; `number` counts batches over all epochs and replaces the epoch in
+        augmentation.
+        """
         raise NotImplementedError
 
     def images(self, indices: np.ndarray, number: int, seed: int) -> np.ndarray:
-        """The images of data-set indices (…) -> (…, H, W, C), transformed."""
+        """The images at data-set indices (…) -> (…, H, W, C), transformed."""
         flat = indices.reshape(-1)
         pixels = self.dataset[flat][0]
         if self.transform is not None:
@@ -88,45 +91,56 @@ class _Drawn:
         return pixels.reshape(*indices.shape, *pixels.shape[1:])
 
     def _classes(self, draw: _Draw, count: int) -> np.ndarray:
-        """`count` classes of a group, the group drawn with a likelihood by its number of classes."""
+        """`count` classes of one group; larger groups are drawn more often, in proportion."""
         sizes = np.array([len(group) for group in self._groups])
         at = int(np.searchsorted(sizes.cumsum(), draw.uniform() * sizes.sum(), side="right"))
-        return draw.some(self._groups[at], count)
+        return draw.choose(self._groups[at], count)
 
 
-class Pairs(_Drawn):
-    """Batches (a (B, H, W, C), b (B, H, W, C), same (B,) int64): pairs of images, by turns of one class (1) and of two (0)."""
+class Pairs(_DrawnBatches):
+    """Pairs of images, of one class (same = 1) and of two classes (same = 0) by turns.
+
+    Yields:
+        (a (B, H, W, C), b (B, H, W, C), same (B,) int64).
+    """
 
     def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """As `_Drawn.batch`."""
+        """See `_DrawnBatches.batch`."""
         same = np.arange(self.batch_size) % 2
         drawn = np.empty((2, self.batch_size), np.int64)
         for i, alike in enumerate(same):
-            one, other = self._classes(draw, 2)
-            pair = draw.some(self._members[one], 2)
-            drawn[:, i] = pair if alike else (pair[0], draw.some(self._members[other], 1)[0])
+            first, second = self._classes(draw, 2)
+            pair = draw.choose(self._members[first], 2)
+            drawn[:, i] = pair if alike else (pair[0], draw.choose(self._members[second], 1)[0])
         return self.images(drawn[0], number, seed), self.images(drawn[1], number, seed), same
 
 
-class Triplets(_Drawn):
-    """Batches (anchor, positive, negative), each (B, H, W, C): two images of one class and one of another."""
+class Triplets(_DrawnBatches):
+    """Triplets of images: two of one class and one of another.
+
+    Yields:
+        (anchor, positive, negative), each (B, H, W, C).
+    """
 
     def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """As `_Drawn.batch`."""
+        """See `_DrawnBatches.batch`."""
         drawn = np.empty((3, self.batch_size), np.int64)
         for i in range(self.batch_size):
-            one, other = self._classes(draw, 2)
-            drawn[:2, i] = draw.some(self._members[one], 2)
-            drawn[2, i] = draw.some(self._members[other], 1)[0]
+            first, second = self._classes(draw, 2)
+            drawn[:2, i] = draw.choose(self._members[first], 2)
+            drawn[2, i] = draw.choose(self._members[second], 1)[0]
         return tuple(self.images(row, number, seed) for row in drawn)
 
 
-class Episodes(_Drawn):
-    """Batches (views (W, V, H, W, C),): V images of each of W classes of one group, for `functional.all_pairs_loss`.
+class Episodes(_DrawnBatches):
+    """V images (views) of each of W classes (ways) of one group, for `functional.all_pairs_loss`.
 
     Args:
-        ways: W; `batch_size` of the others. Groups of fewer classes are left out.
-        views: V, at least 2.
+        ways: W, classes per batch. Groups of fewer classes are left out.
+        views: V, images per class, at least 2.
+        dataset, steps, groups, transform, seed: as for `Pairs`.
+    Yields:
+        (views (W, V, H, W, C),), where the last three extents are those of the images.
     """
 
     def __init__(
@@ -146,26 +160,26 @@ class Episodes(_Drawn):
         super().__init__(dataset, ways, steps, groups=groups, transform=transform, seed=seed)
 
     def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """As `_Drawn.batch`."""
-        chosen = np.stack([draw.some(self._members[k], self.views) for k in self._classes(draw, self.ways)])
+        """See `_DrawnBatches.batch`."""
+        chosen = np.stack([draw.choose(self._members[k], self.views) for k in self._classes(draw, self.ways)])
         return (self.images(chosen, number, seed),)
 
 
 class _Draw:
-    """Numbers of one stream, one after another."""
+    """Uniform numbers of one stream, one after another."""
 
-    BLOCK = 1024
+    FIRST_WORDS = 1024
 
     def __init__(self, stream: random.Stream) -> None:
-        self.stream, self.taken, self.words = stream, 0, random.uniform(stream, self.BLOCK)
+        self.stream, self.taken, self.words = stream, 0, random.uniform(stream, self.FIRST_WORDS)
 
     def uniform(self, count: int | None = None) -> Any:
-        """The next number in [0, 1), or the next `count`."""
+        """The next number in [0, 1), or the next `count` numbers."""
         start, self.taken = self.taken, self.taken + (1 if count is None else count)
         while self.taken > len(self.words):
             self.words = random.uniform(self.stream, 2 * len(self.words))
         return self.words[start] if count is None else self.words[start : self.taken]
 
-    def some(self, values: np.ndarray, count: int) -> np.ndarray:
-        """`count` different ones of the values, in a drawn order."""
+    def choose(self, values: np.ndarray, count: int) -> np.ndarray:
+        """`count` different elements of `values`, in a drawn order."""
         return values[np.argsort(self.uniform(len(values)), kind="stable")[:count]]

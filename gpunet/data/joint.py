@@ -1,4 +1,4 @@
-"""`Joint`: masks and boxes that go with their images through transforms."""
+"""`Joint`: transforms that move masks and boxes together with their images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends.host.augment import augment
+from gpunet.backends.numpy.augment import augment
 from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.transforms import Batch, ImageTransform, Transform, compiled, flattened
 from gpunet.data.warp import Warp
@@ -16,18 +16,22 @@ from gpunet.data.warp import Warp
 
 @dataclass(frozen=True)
 class Joint:
-    """Transforms one after another, on images and on the masks and boxes that belong to them.
+    """Applies transforms to images and to the masks and boxes that belong to them.
 
-    Masks (N, H, W), of any dtype, move as the images' pixels do, taken from the nearest one; what enters at a zero border is
-    0. Boxes (N, K, 4), floats (x0, y0, x1, y1) in pixels from the image's upper left corner, become the smallest upright
-    boxes around what they held, cut off at the image. A box that is nowhere in it any more has no area, as have rows that
-    stand for no box. Colours, noise, `Cutout` and `Normalize` concern neither.
+    Masks (N, H, W), of any dtype, move as the images' pixels do; each new pixel takes the value of
+    the nearest old one, and pixels that enter at a zero border are 0. Boxes (N, K, 4), floats (x0,
+    y0, x1, y1) in pixels from the image's upper left corner, become the smallest upright boxes
+    around their moved content, clipped at the image. A box that has left the image becomes one
+    without area, as rows that stand for no box are. Colours, noise, `Cutout` and `Normalize` change
+    neither masks nor boxes.
 
     Attributes:
-        transforms: of `gpunet.data`.
-        masks, boxes: their positions in the batch.
+        transforms: transforms of `gpunet.data`, applied one after another.
+        masks, boxes: positions of the masks and of the boxes in the batch.
     Raises:
         TypeError: a transform of which it is not known where it moves pixels to.
+        ValueError: positions that overlap or name the images; while iterating, masks or boxes whose
+            shape does not fit the images.
     """
 
     transforms: tuple[Transform, ...]
@@ -40,9 +44,14 @@ class Joint:
         object.__setattr__(self, "boxes", tuple(boxes))
         for transform in self.transforms:
             if not isinstance(transform, ImageTransform | Warp | ColorJitter | GaussianNoise):
-                raise TypeError(f"Joint: where {transform!r} moves masks and boxes to is not known")
+                raise TypeError(
+                    f"Joint: takes transforms of gpunet.data, which know where they move pixels, got {transform!r}"
+                )
         if 0 in (*self.masks, *self.boxes) or set(self.masks) & set(self.boxes):
-            raise ValueError(f"Joint: images are array 0, masks and boxes others, got {self.masks} and {self.boxes}")
+            raise ValueError(
+                f"Joint: images are array 0, so masks and boxes must be different other arrays, got "
+                f"{self.masks} and {self.boxes}"
+            )
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """The batch with its images, masks and boxes moved."""
@@ -75,12 +84,17 @@ class Joint:
 
 
 def move_boxes(boxes: np.ndarray, matrices: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Boxes (N, K, 4) where warps by `matrices` (N, 2, 3) take them, cut off at images of `size`; of the same dtype.
+    """Boxes (N, K, 4) moved by warps, clipped at images of `size`; of the same dtype.
 
-    A box without area, which a rotation could make one with area, becomes (0, 0, 0, 0).
+    A box without area, to which a rotation could give one, becomes (0, 0, 0, 0).
+
+    Args:
+        matrices: (N, 2, 3), where the new pixels come from, see `gpunet.data.warp`.
+        size: (height, width) of the new images, in pixels.
     """
     real = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    columns, rows = boxes[..., [0, 2, 0, 2]] - 0.5, boxes[..., [1, 1, 3, 3]] - 0.5  # the corners, from pixels' centres
+    # The corners, counted from the centre of the first pixel.
+    columns, rows = boxes[..., [0, 2, 0, 2]] - 0.5, boxes[..., [1, 1, 3, 3]] - 0.5
     away = np.stack([rows, columns], axis=1) - matrices[:, :, 2, None, None]
     i, j = np.einsum("nij,njkc->inkc", np.linalg.inv(matrices[:, :, :2]), away) + 0.5
     ends = [j.min(axis=2), i.min(axis=2), j.max(axis=2), i.max(axis=2)]
@@ -88,16 +102,17 @@ def move_boxes(boxes: np.ndarray, matrices: np.ndarray, size: tuple[int, int]) -
     return np.where(real[..., None], moved, 0).astype(boxes.dtype)
 
 
-def _placing(transform: ImageTransform) -> Augmentation:
-    """What a transform does to places, without what it does to colours."""
+def _placement(transform: ImageTransform) -> Augmentation:
+    """The part of a transform that moves pixels, without cut-out and normalisation."""
     return replace(compiled([transform]), cutout=0, mean=(), std=())
 
 
 def _moved_masks(transform: Transform, masks: np.ndarray, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    """Masks (N, H, W) as the transform moves the images' pixels."""
     if isinstance(transform, Warp):
         return transform.move(masks[..., None], indices, epoch, seed, nearest=True)[..., 0]
     if isinstance(transform, ImageTransform):
-        return augment(masks[..., None], indices, _placing(transform), seed=seed, epoch=epoch, operation="Joint")[
+        return augment(masks[..., None], indices, _placement(transform), seed=seed, epoch=epoch, operation="Joint")[
             ..., 0
         ]
     return masks
@@ -106,12 +121,12 @@ def _moved_masks(transform: Transform, masks: np.ndarray, indices: np.ndarray, e
 def _matrices(
     transform: Transform, extents: tuple[int, int], indices: np.ndarray, epoch: int, seed: int
 ) -> np.ndarray | None:
-    """Where the new pixels come from, (N, 2, 3); None where they stay."""
+    """Where the new pixels come from, (N, 2, 3); None if no pixel moves."""
     if isinstance(transform, Warp):
         return transform.matrices(*extents, indices, epoch, seed)
     if not isinstance(transform, ImageTransform):
         return None
-    made = _placing(transform)
+    made = _placement(transform)
     chosen = made.choices(indices, (*extents, 1), seed=seed, epoch=epoch)
     matrices = np.zeros((len(indices), 2, 3))
     sides = (chosen.row, chosen.upended), (chosen.column, chosen.mirrored)

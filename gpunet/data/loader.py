@@ -1,11 +1,10 @@
-"""Batches of a data set, in an order that only the seed and the epoch decide, made ahead by a thread."""
+"""Batches of a data set in an order that only seed and epoch decide, made ahead by a thread."""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections.abc import Iterator
-from numbers import Integral
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,132 +12,45 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Tensor
-from gpunet.data.datasets import Dataset, checked_seed
-from gpunet.data.sampling import Sampler
+from gpunet.data.datasets import Dataset, checked_int
+from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Batch, Transform
 
 HOST_MEMORY = (1, 3)
-"""DLPack's kDLCPU, and kDLCUDAHost: page-locked."""
-
-
-class BatchOrder:
-    """What loaders share: how many samples a batch has, in which order they come, and which epoch is next.
-
-    Args:
-        total: samples of the data set.
-        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`.
-    Raises:
-        ValueError, TypeError: in the name of the class that inherits this.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        batch_size: int,
-        shuffle: bool,
-        drop_last: bool,
-        seed: int | None,
-        sampler: Sampler | None = None,
-    ) -> None:
-        self.total, self.shuffle, self.drop_last, self.sampler = total, shuffle, drop_last, sampler
-        self.samples = samples = total if sampler is None else len(sampler)
-        self.batch_size = self._integer("batch_size", batch_size, least=1)
-        checked_seed(self._name, seed)
-        self.seed = seed
-        self.epoch = 0
-        if total == 0:
-            raise ValueError(f"{self._name}: dataset is empty but must have at least 1 sample")
-        if sampler is not None:
-            self._check_sampler(sampler)
-        if drop_last and batch_size > samples:
-            raise ValueError(
-                f"{self._name}: batch_size is {batch_size} but {'dataset' if sampler is None else 'sampler'} has "
-                f"{samples} samples, "
-                "so that drop_last leaves no batch"
-            )
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next iteration, from 0."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._epoch = self._integer("epoch", value, least=0)
-
-    def __len__(self) -> int:
-        """Batches of one epoch."""
-        return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
-
-    def _begin(self) -> tuple[int, int]:
-        """(epoch, seed) of an iteration that begins here, and is counted, however far it will come."""
-        epoch, seed = self.epoch, self._seed()
-        self.epoch = epoch + 1
-        return epoch, seed
-
-    @property
-    def _name(self) -> str:
-        return type(self).__name__
-
-    def _seed(self) -> int:
-        return checked_seed(self._name, self.seed)
-
-    def _check_sampler(self, sampler: Sampler) -> None:
-        if self.shuffle:
-            raise ValueError(f"{self._name}: sampler decides the order, so shuffle must be False")
-        weights = getattr(sampler, "weights", None)
-        if weights is not None and len(weights) != self.total:
-            raise ValueError(f"{self._name}: sampler has {len(weights)} weights but dataset has {self.total} samples")
-
-    def _sampled(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
-        """The sampler's order of one epoch, int64 (samples,)."""
-        order = np.asarray(sampler.order(seed, epoch))
-        if order.dtype.kind not in "iu" or order.shape != (self.samples,):
-            raise TypeError(f"{self._name}: sampler must give {self.samples} integers, got {order.dtype} {order.shape}")
-        if order.size and not 0 <= order.min() <= order.max() < self.total:
-            raise ValueError(
-                f"{self._name}: sampler must give positions from 0 to {self.total - 1}, got {order.min()} to {order.max()}"
-            )
-        return order.astype(np.int64)
-
-    def _integer(self, argument: str, value: Any, *, least: int) -> int:
-        if not isinstance(value, Integral):
-            raise TypeError(f"{self._name}: {argument} must be an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"{self._name}: {argument} must be at least {least}, got {value}")
-        return int(value)
-
-
-def shuffle_stream(seed: int, epoch: int) -> random.Stream:
-    """The stream whose permutation is the shuffled order of one epoch."""
-    return random.Stream(seed, random.PURPOSES["shuffle"], epoch=epoch)
+"""DLPack's device types in the host's memory: kDLCPU, and kDLCUDAHost for page-locked memory."""
 
 
 class DataLoader(BatchOrder):
-    """Iterates over a data set in batches: tuples of host arrays of `batch_size` rows each, fewer in the last.
+    """Iterates over a data set in batches: tuples of host arrays with `batch_size` rows each.
 
-    Each iteration is one epoch. The shuffled order of epoch e is ``random.permutation(stream, n)`` with the stream
-    ``Stream(seed, PURPOSES["shuffle"], epoch=e)``. Epoch and seed are read when ``iter(loader)`` is called, and `epoch` counts
-    on there: an iteration that is left by ``break``, or by an error, counts, and the next has another order. It may be set
-    between iterations, to take an epoch again. For images that fit into the memory
-    of a GPU, `DeviceLoader` gives the same batches without the host.
+    Each iteration is one epoch; its last batch may have fewer rows. The shuffled order of epoch e
+    is ``random.permutation(stream, n)`` with the stream ``Stream(seed, PURPOSES["shuffle"],
+    epoch=e)``. ``iter(loader)`` reads epoch and seed, and adds 1 to `epoch`. So an iteration that
+    ends early, by ``break`` or by an error, counts as an epoch, and the next one has another order.
+    Set `epoch` between iterations to repeat an epoch. For images that fit into a GPU's memory,
+    `DeviceLoader` makes the same batches on the GPU.
 
     Args:
-        dataset: what has a length, and gives a tuple of arrays for int64 indices (B,).
-        batch_size: samples a batch.
-        shuffle: whether each epoch has an order of its own; if not, the data set's.
-        drop_last: whether to leave out a last batch of fewer samples.
+        dataset: has a length, and gives a tuple of arrays for int64 indices (B,).
+        batch_size: samples per batch.
+        shuffle: whether each epoch has an order of its own; if not, samples come in the data set's
+            order.
+        drop_last: whether to leave out a last batch that has fewer samples.
         transform: called with each batch, see `transforms.Transform`.
-        seed: decides orders and augmentation; what `gpunet.seed` last set if None.
-        sampler: decides which samples an epoch takes and in which order, such as `WeightedSampler`; `shuffle` is then False.
-        prefetch: how many batches a background thread makes ahead; 0 makes each when it is asked for, without a thread.
-            The batches are the same. A transform that makes arrays on a GPU takes 0: the thread has a stream of its own, and
-            nothing would keep the consumer's from reading them too early, nor the memory of a read batch from being reused.
+        seed: decides orders and augmentation; the seed that `gpunet.seed` last set if None.
+        sampler: decides which samples an epoch takes and in which order, such as
+            `WeightedRandomSampler`; `shuffle` must then be False.
+        prefetch: how many batches a background thread makes ahead; with 0, each batch is made when
+            asked for, without a thread. The batches are the same. A transform that makes arrays on
+            a GPU needs 0: the thread has a CUDA stream of its own, and nothing would keep the
+            consumer's stream from reading the arrays too early, or their memory from being reused.
     Raises:
-        ValueError: an argument out of range, an empty data set, or one smaller than a batch with `drop_last`; while
-            iterating, a data set or a transform that does not give a row for each index.
-        TypeError: an argument of the wrong kind; while iterating with `prefetch`, arrays on a device.
-    What the data set or the transform raises comes out of the iteration, with its own traceback.
+        ValueError: an argument out of range, an empty data set, or one smaller than a batch with
+            `drop_last`; while iterating, a data set or a transform that does not give one row for
+            each index.
+        TypeError: an argument of the wrong kind; while iterating with `prefetch`, arrays on a
+            device.
+    Errors of the data set or the transform come out of the iteration with their own traceback.
     """
 
     def __init__(
@@ -156,11 +68,13 @@ class DataLoader(BatchOrder):
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
         self.dataset, self.transform = dataset, transform
-        self.prefetch = self._integer("prefetch", prefetch, least=0)
+        self.prefetch = checked_int("DataLoader", "prefetch", prefetch, least=0)
         super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
-        """The indices of one epoch, (n,) int64, in the order they are taken; of the next epoch if None."""
+        """The indices of one epoch, (n,) int64, in the order they are taken; of the next epoch if
+        None.
+        """
         return self._order(self.epoch if epoch is None else epoch, self._seed())
 
     def __iter__(self) -> Iterator[Batch]:
@@ -189,12 +103,15 @@ class DataLoader(BatchOrder):
 
 
 def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
-    """The same batches, up to `depth` of them made ahead by a thread, which ends before this generator does.
+    """The same batches, up to `depth` of them made ahead by a thread that ends before the generator
+    does.
 
-    The thread knows nothing of the generator: when the consumer drops it, it is closed, and `finally` ends the thread.
+    The thread holds no reference to the generator. So a generator that the consumer drops is
+    closed, and its `finally` block ends the thread.
     """
     ready: SimpleQueue[tuple[Batch | None, BaseException | None]] = SimpleQueue()
-    room: SimpleQueue[None] = SimpleQueue()  # Ctrl-C in a Semaphore or an Event can leave its lock taken for good
+    # A queue, since Ctrl-C inside a Semaphore or an Event can leave its lock taken for good.
+    room: SimpleQueue[None] = SimpleQueue()
     for _ in range(depth):
         room.put(None)
     stopped = False
@@ -221,16 +138,17 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
             room.put(None)
             yield batch
     finally:
-        error = None  # its traceback holds this frame
+        error = None  # whose traceback refers to this frame
         stopped = True
         room.put(None)
-        # The garbage collector may run in any thread, and at interpreter exit too, when no other thread runs any more.
+        # The garbage collector may run this in any thread, and also at the interpreter's exit, when
+        # no other thread runs any more.
         if thread.is_alive() and thread is not threading.current_thread() and not sys.is_finalizing():
             thread.join()
 
 
 def _check_on_host(batch: Batch) -> Batch:
-    """The batch, if the thread that makes it may hand it to another one.
+    """The batch, if its arrays are on the host, so that the thread that made it may hand it over.
 
     Raises:
         TypeError: an array on a device.
@@ -241,15 +159,16 @@ def _check_on_host(batch: Batch) -> Batch:
         if where is not None and where()[0] not in HOST_MEMORY:
             raise TypeError(
                 f"DataLoader: array {i} of a batch is on a device ({type(array).__name__}), where the thread that makes "
-                "batches ahead is not ordered with the one that takes them: pass prefetch=0, or take a DeviceLoader"
+                "batches ahead is not synchronised with the one that uses them: pass prefetch=0, or use a DeviceLoader"
             )
     return batch
 
 
 def _check_rows(source: str, batch: Any, rows: int) -> None:
+    """Raises an error unless the batch is a tuple of arrays with `rows` rows each."""
     if not isinstance(batch, tuple):
         raise TypeError(f"DataLoader: {source} must give a tuple of arrays for an array of indices, got {type(batch)}")
-    shapes = [getattr(part, "shape", None) for part in batch]  # which NumPy would not read of a device's array
+    shapes = [getattr(part, "shape", None) for part in batch]  # np.shape fails on a device's array
     shapes = [np.shape(part) if shape is None else shape for part, shape in zip(batch, shapes, strict=True)]
     lengths = [shape[0] if shape else "no axis" for shape in shapes]
     if any(length != rows for length in lengths):

@@ -1,4 +1,4 @@
-"""Mixup: samples that lie between two."""
+"""`Mixup`: training on weighted means of two images."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpunet.data.transforms import Batch
-from gpunet.data.warp import uniform
+from gpunet.data.transforms import Batch, uniform
 
 
 @dataclass(frozen=True)
 class Mixup:
-    """Each image, and its label, moved towards another one of the batch (Zhang et al. 2018, section 2).
+    """Mixes each image and its label with another of the batch (Zhang et al. 2018, section 2).
 
-    x = l x_i + (1 - l) x_j and the same of the labels, 1 at a class, with l from Beta(alpha, alpha), drawn for each image; so
-    the labels become soft, float32 (N, K), which `functional.cross_entropy` and the metrics take. j is the next image
-    when the batch is sorted by a number that each image draws: so all depends on the images, not on their places. It runs on
-    the host, behind Normalize: `DataLoader` takes it, `DeviceLoader` does not.
+    The result is x = l x_i + (1 - l) x_j, and the same for the one-hot labels, with l drawn from
+    Beta(alpha, alpha) for each image. So the labels become soft, float32 (N, K), which
+    `functional.cross_entropy` and the metrics take. Each image draws a number; the partner j is the
+    image with the next larger number in the batch. So the result depends on the images, not on
+    their places in the batch. Mixup runs on the host, after Normalize: `DataLoader` takes it,
+    `DeviceLoader` does not.
 
     Attributes:
-        classes: K.
-        alpha: above 0; 0.2 to 0.4 mix most images little, 1 evenly.
+        num_classes: K.
+        alpha: above 0. With 0.2 to 0.4 most images are mixed little; with 1, l is uniform.
+        STREAM_BLOCK: which Philox block of each image's stream the numbers are drawn from.
     """
 
-    classes: int
+    num_classes: int
     alpha: float = 0.2
-    BLOCK: ClassVar[int] = 5
+    STREAM_BLOCK: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.classes, int | np.integer) or self.classes < 2:
-            raise ValueError(f"Mixup: classes is {self.classes!r} but must be an integer of at least 2")
+        if not isinstance(self.num_classes, int | np.integer) or self.num_classes < 2:
+            raise ValueError(f"Mixup: num_classes is {self.num_classes!r} but must be an integer of at least 2")
         if not (isinstance(self.alpha, Real) and 0 < self.alpha < np.inf):
             raise ValueError(f"Mixup: alpha is {self.alpha!r} but must be positive, and finite")
 
@@ -41,26 +43,27 @@ class Mixup:
         x, y, *others = batch
         if others or x.dtype.kind != "f":
             raise TypeError(
-                f"Mixup: takes (images, labels) of floats, behind Normalize; got {len(batch)} arrays of {x.dtype}"
+                f"Mixup: takes (images, labels) with images of floats, after Normalize; got {len(batch)} arrays of {x.dtype}"
             )
         if y.dtype.kind not in "iu" or y.ndim != 1:
             raise ValueError(f"Mixup: labels must be integers (N,), got {y.dtype} {y.shape}")
-        if y.size and not 0 <= y.min() <= y.max() < self.classes:
-            raise ValueError(f"Mixup: labels must be from 0 to {self.classes - 1}, got {y.min()} to {y.max()}")
-        first, second, place, _ = uniform(indices, epoch, seed, self.BLOCK)
+        if y.size and not 0 <= y.min() <= y.max() < self.num_classes:
+            raise ValueError(f"Mixup: labels must be from 0 to {self.num_classes - 1}, got {y.min()} to {y.max()}")
+        first, second, place, _ = uniform(indices, epoch, seed, self.STREAM_BLOCK)
         share = symmetric_beta(first, second, self.alpha)
         turn = np.argsort(place, kind="stable")
         partner = np.empty_like(turn)
         partner[turn] = np.roll(turn, -1)
-        hot = np.eye(self.classes, dtype=np.float32)[y]
+        hot = np.eye(self.num_classes, dtype=np.float32)[y]
         return _between(x, x[partner], share), _between(hot, hot[partner], share)
 
 
 def symmetric_beta(u: np.ndarray, v: np.ndarray, alpha: float) -> np.ndarray:
-    """Numbers from Beta(alpha, alpha) of even ones u and v in [0, 1) (Devroye 1986, section IX.3.5, by Bailey's polar method).
+    """Numbers from Beta(alpha, alpha), made of uniform numbers u and v in [0, 1).
 
-    With T = sqrt(2 alpha (u^(-1 / alpha) - 1)) cos(2 pi v), of Student's distribution of 2 alpha degrees, it is
-    (1 + T / sqrt(2 alpha + T^2)) / 2, here without its overflow.
+    Bailey's polar method (Devroye 1986, section IX.3.5): with T = sqrt(2 alpha (u^(-1 / alpha) -
+    1)) cos(2 pi v), which has Student's distribution with 2 alpha degrees of freedom, the number is
+    (1 + T / sqrt(2 alpha + T^2)) / 2. The code computes it without the overflow of this form.
     """
     q, c = u ** (1 / alpha), np.cos(2 * np.pi * v)
     along = (1 - q) * c * c
@@ -68,5 +71,6 @@ def symmetric_beta(u: np.ndarray, v: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def _between(one: np.ndarray, other: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """share * one + (1 - share) * other, with one share for each row."""
     share = share.astype(one.dtype).reshape(-1, *(1,) * (one.ndim - 1))
     return share * one + (1 - share) * other

@@ -1,4 +1,4 @@
-"""Samplers: which samples an epoch takes, where that is not each of them once."""
+"""Which samples an epoch takes, and in which order: samplers, and what the loaders share."""
 
 from __future__ import annotations
 
@@ -7,67 +7,77 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet import random
+from gpunet.data.datasets import checked_int, checked_seed
 from gpunet.geometry import positive_int
 
 
 class Sampler(Protocol):
-    """What loaders take as ``sampler=``; its length is the number of samples of one epoch."""
+    """The protocol of ``sampler=`` in loaders; its length is the number of samples of one epoch."""
 
     def __len__(self) -> int: ...
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """The positions in the data set that one epoch takes, in their order, integers (len(self),)."""
+        """The positions that one epoch takes, in their order: integers (len(self),)."""
         ...
 
 
-class WeightedSampler:
-    """Takes samples at random, each with a likelihood in proportion to its weight.
+class WeightedRandomSampler:
+    """Takes samples at random, each with a probability in proportion to its weight.
 
-    Epoch e draws from the stream ``Stream(seed, PURPOSES["sample"], epoch=e)``, so that it can be drawn again. With
-    replacement, u from 0 to 1 takes the first sample whose cumulative share of the weights exceeds u. Without, samples come
-    in the order of -log(1 - u) / weight (Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir").
-    A sample that is taken twice in an epoch is augmented in the same way both times: augmentation goes by position and epoch.
+    Epoch e draws from the stream ``Stream(seed, PURPOSES["sample"], epoch=e)``, so an epoch can be
+    drawn again. With replacement, a uniform number u takes the first sample whose cumulative share
+    of the weights exceeds u. Without replacement, samples come in the order of -log(1 - u) / weight
+    (Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir"). A sample that an
+    epoch takes twice is augmented in the same way both times, since augmentation depends on
+    position and epoch.
 
     Args:
-        weights: (N,) one per sample of the data set, not negative; they need not add up to 1. See `balanced_weights`.
-        samples: how many an epoch takes; N if None.
-        replacement: whether a sample may be taken more than once in an epoch.
+        weights: (N,), one for each sample of the data set, not negative; they need not add up to 1.
+            See `balanced_weights`.
+        num_samples: how many samples an epoch takes; N if None.
+        replacement: whether an epoch may take a sample more than once.
     Raises:
-        ValueError: weights that are negative, not finite or all 0; without replacement, fewer positive ones than `samples`.
-        TypeError: weights that are not numbers on one axis, `samples` that is not an integer.
+        ValueError: weights that are negative, not finite or all 0; without replacement, fewer
+            positive weights than `num_samples`.
+        TypeError: weights that are not numbers on one axis, `num_samples` that is not an integer.
     """
 
-    def __init__(self, weights: Any, samples: int | None = None, *, replacement: bool = True) -> None:
+    def __init__(self, weights: Any, num_samples: int | None = None, *, replacement: bool = True) -> None:
         self.weights = _checked_weights(weights)
         self.replacement = bool(replacement)
-        self.samples = positive_int("WeightedSampler", "samples", len(self.weights) if samples is None else samples)
+        self.num_samples = positive_int(
+            "WeightedRandomSampler", "num_samples", len(self.weights) if num_samples is None else num_samples
+        )
         positive = int(np.count_nonzero(self.weights))
-        if not replacement and self.samples > positive:
+        if not replacement and self.num_samples > positive:
             raise ValueError(
-                f"WeightedSampler: samples must be at most {positive}, the number of positive weights, without replacement, "
-                f"got {self.samples}"
+                f"WeightedRandomSampler: num_samples must be at most {positive}, the number of positive weights, without "
+                f"replacement, got {self.num_samples}"
             )
 
     def __len__(self) -> int:
-        return self.samples
+        return self.num_samples
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """int64 (samples,): the positions in the data set that one epoch takes, in their order."""
+        """The positions that one epoch takes, in their order: int64 (num_samples,)."""
         stream = random.Stream(seed, random.PURPOSES["sample"], epoch=epoch)
         if self.replacement:
             ends = np.cumsum(self.weights)
-            chosen = np.searchsorted(ends, random.uniform(stream, self.samples) * ends[-1], side="right")
-            return np.minimum(chosen, np.flatnonzero(self.weights)[-1])  # a product may be rounded up to the whole
+            chosen = np.searchsorted(ends, random.uniform(stream, self.num_samples) * ends[-1], side="right")
+            # u * total may be rounded up to the total, which is beyond the last sample.
+            return np.minimum(chosen, np.flatnonzero(self.weights)[-1])
         with np.errstate(divide="ignore"):
             times = np.log(-np.log1p(-random.uniform(stream, len(self.weights)))) - np.log(self.weights)
-        return np.argsort(times, kind="stable")[: self.samples]
+        return np.argsort(times, kind="stable")[: self.num_samples]
 
 
 def balanced_weights(labels: Any) -> np.ndarray:
-    """Weights for `WeightedSampler` with which every class is taken equally often: float64 (N,), N / (K * its class's number).
+    """Weights for `WeightedRandomSampler` that make it take every class equally often.
 
     Args:
-        labels: (N,) integers, such as `ImageFolder.labels`, of K different classes. The weights' mean is 1.
+        labels: (N,) integers of K different classes, such as `ImageFolder.labels`.
+    Returns:
+        float64 (N,): N / (K * number of samples of the sample's class). Their mean is 1.
     Raises:
         ValueError: no labels.
         TypeError: labels that are not integers on one axis.
@@ -83,11 +93,97 @@ def balanced_weights(labels: Any) -> np.ndarray:
 
 
 def _checked_weights(weights: Any) -> np.ndarray:
-    """The weights as float64, of which the largest is 1, so that no sum of them is infinite."""
+    """The weights as float64, divided by the largest so that no sum of them is infinite."""
     given = np.asarray(weights)
     if given.dtype.kind not in "biuf" or given.ndim != 1:
-        raise TypeError(f"WeightedSampler: weights must be numbers (N,), got {given.dtype} {given.shape}")
+        raise TypeError(f"WeightedRandomSampler: weights must be numbers (N,), got {given.dtype} {given.shape}")
     wide = given.astype(np.float64)
     if not (np.isfinite(wide).all() and (wide >= 0).all() and wide.any()):
-        raise ValueError("WeightedSampler: weights must be finite and not negative, and one of them above 0")
+        raise ValueError("WeightedRandomSampler: weights must be finite and not negative, and one of them above 0")
     return wide / wide.max()
+
+
+class BatchOrder:
+    """What the loaders share: batch size, order of the samples, and number of the next epoch.
+
+    Args:
+        total: samples of the data set.
+        batch_size, shuffle, drop_last, seed, sampler: as for `DataLoader`.
+    Raises:
+        ValueError, TypeError: as `DataLoader` documents; messages begin with the subclass's name.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int | None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        self.total, self.shuffle, self.drop_last, self.sampler = total, shuffle, drop_last, sampler
+        self.samples = samples = total if sampler is None else len(sampler)
+        self.batch_size = positive_int(self._name, "batch_size", batch_size)
+        checked_seed(self._name, seed)
+        self.seed = seed
+        self.epoch = 0
+        if total == 0:
+            raise ValueError(f"{self._name}: dataset is empty but must have at least 1 sample")
+        if sampler is not None:
+            self._check_sampler(sampler)
+        if drop_last and batch_size > samples:
+            raise ValueError(
+                f"{self._name}: batch_size is {batch_size} but {'dataset' if sampler is None else 'sampler'} has "
+                f"{samples} samples, "
+                "so that drop_last leaves no batch"
+            )
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next iteration, from 0."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._epoch = checked_int(self._name, "epoch", value, least=0)
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.samples // self.batch_size if self.drop_last else -(-self.samples // self.batch_size)
+
+    def _begin(self) -> tuple[int, int]:
+        """(epoch, seed) of an iteration that begins now, which counts even if it ends early."""
+        epoch, seed = self.epoch, self._seed()
+        self.epoch = epoch + 1
+        return epoch, seed
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _seed(self) -> int:
+        return checked_seed(self._name, self.seed)
+
+    def _check_sampler(self, sampler: Sampler) -> None:
+        if self.shuffle:
+            raise ValueError(f"{self._name}: sampler decides the order, so shuffle must be False")
+        weights = getattr(sampler, "weights", None)
+        if weights is not None and len(weights) != self.total:
+            raise ValueError(f"{self._name}: sampler has {len(weights)} weights but dataset has {self.total} samples")
+
+    def _sampled(self, sampler: Sampler, seed: int, epoch: int) -> np.ndarray:
+        """The sampler's order of one epoch, int64 (samples,)."""
+        order = np.asarray(sampler.order(seed, epoch))
+        if order.dtype.kind not in "iu" or order.shape != (self.samples,):
+            raise TypeError(f"{self._name}: sampler must give {self.samples} integers, got {order.dtype} {order.shape}")
+        if order.size and not 0 <= order.min() <= order.max() < self.total:
+            raise ValueError(
+                f"{self._name}: sampler must give positions from 0 to {self.total - 1}, got {order.min()} to {order.max()}"
+            )
+        return order.astype(np.int64)
+
+
+def shuffle_stream(seed: int, epoch: int) -> random.Stream:
+    """The stream whose permutation is the shuffled order of one epoch."""
+    return random.Stream(seed, random.PURPOSES["shuffle"], epoch=epoch)

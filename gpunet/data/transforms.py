@@ -1,9 +1,11 @@
-"""Transforms: frozen dataclasses of parameters for `gpunet.augmentation`, which every backend executes with the same bits.
+"""Transforms: frozen dataclasses of parameters for `gpunet.augmentation`.
 
-A transform is called with a batch (a tuple of arrays, the images first) and with what a random choice may depend on:
-each image's index in its data set, the epoch and the seed. So the choice does not depend on the place in a batch. The
-transforms here change the images and leave the batch's other arrays. `Compose` joins them into as few passes as their
-order allows: crop or shift, flips, then cut-out and normalisation. `DeviceLoader` takes what is one pass.
+Every backend executes them with the same bits. A transform is called with a batch (a tuple of
+arrays, the images first) and with everything that a random choice may depend on: each image's index
+in its data set, the epoch and the seed. So a choice does not depend on the image's place in the
+batch. The transforms here change the images and leave the batch's other arrays as they are.
+`Compose` joins neighbours into one pass as far as their order allows: crop or shift, flips, then
+cut-out and normalisation. `DeviceLoader` takes transforms that fit into one pass.
 """
 
 from __future__ import annotations
@@ -15,17 +17,25 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from gpunet import random
 from gpunet.augmentation import BORDERS, Augmentation
-from gpunet.backends.host.augment import augment
+from gpunet.backends.numpy.augment import augment
+from gpunet.data.datasets import checked_int
+from gpunet.geometry import positive_int
 
 Batch = tuple[np.ndarray, ...]
 
 
 class Transform(Protocol):
-    """What `DataLoader` takes as `transform`: any function of this signature."""
+    """The protocol of ``transform=`` in `DataLoader`: any function of this signature."""
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
-        """The batch transformed, in new arrays; `indices` (B,) int64 are those of its samples in the data set."""
+        """The batch transformed, in new arrays.
+
+        Args:
+            batch: B images, and other arrays of B rows.
+            indices: (B,) int64, the samples' positions in the data set.
+        """
         ...
 
 
@@ -33,10 +43,12 @@ class ImageTransform:
     """A transform that is a part of an `Augmentation`."""
 
     stage: ClassVar[int]
-    """Where the part stands in the pass: after parts of a lower stage, beside those of its own."""
+    """The part's place in the pass: parts run in the order of their stages."""
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """The fields that it sets, after what is there already."""
+        """The fields of `Augmentation` that this transform sets, given what earlier transforms have
+        set.
+        """
         raise NotImplementedError
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
@@ -46,12 +58,13 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class RandomCrop(ImageTransform):
-    """A part of each image, at a place that is drawn.
+    """Cuts a part out of each image, at a random place.
 
     Attributes:
-        size: extents of the part, in pixels: one for both, or (height, width).
-        padding: pixels added on each side before; less than the image's extents.
-        border: what they are: "zero", or "reflect" of the image without its outermost pixels.
+        size: height and width of the part in pixels: one integer for both, or (height, width).
+        padding: pixels added on each side before; less than the image's height and width.
+        border: the added pixels: "zero", or "reflect" for the mirrored image without its outermost
+            pixels.
     """
 
     size: tuple[int, int]
@@ -64,31 +77,35 @@ class RandomCrop(ImageTransform):
         extents = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else ()
         if len(extents) != 2:
             raise TypeError(f"{name}: size must be an integer or (height, width), got {size!r}")
-        height, width = (_integer(name, "size", extent, 1) for extent in extents)
+        height, width = (positive_int(name, "size", extent) for extent in extents)
         object.__setattr__(self, "size", (height, width))
-        object.__setattr__(self, "padding", _integer(name, "padding", padding, 0))
+        object.__setattr__(self, "padding", checked_int(name, "padding", padding, least=0))
         object.__setattr__(self, "border", _border(name, border))
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"size": self.size, "padding": self.padding, "border": self.border, "random_crop": True}
 
 
 class CenterCrop(RandomCrop):
-    """The middle of each image; as `RandomCrop`, with nothing drawn. An odd pixel too many is left out at the end."""
+    """Cuts out the middle of each image; the arguments are `RandomCrop`'s.
+
+    Where an odd number of pixels is left over, the extra one is cut off at the end.
+    """
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {**super().parameters(before), "random_crop": False}
 
 
 @dataclass(frozen=True)
 class RandomShift(ImageTransform):
-    """Images moved by up to `pixels` up, down, left or right.
+    """Moves each image by up to `pixels` up or down and left or right.
 
     Attributes:
-        pixels: less than the image's extents.
-        border: what enters: "zero", or "reflect" of the image without its outermost pixels.
+        pixels: less than the image's height and width.
+        border: the pixels that enter: "zero", or "reflect" for the mirrored image without its
+            outermost pixels.
     """
 
     pixels: int
@@ -96,80 +113,82 @@ class RandomShift(ImageTransform):
     stage: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        _integer("RandomShift", "pixels", self.pixels, 0)
+        checked_int("RandomShift", "pixels", self.pixels, least=0)
         _border("RandomShift", self.border)
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"padding": self.pixels, "border": self.border, "random_crop": True}
 
 
 @dataclass(frozen=True)
-class RandomFlip(ImageTransform):
-    """Images mirrored left to right, every second one by chance."""
+class RandomHorizontalFlip(ImageTransform):
+    """Mirrors each image left to right with probability 1/2."""
 
     stage: ClassVar[int] = 1
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"flip": "random"}
 
 
 @dataclass(frozen=True)
 class AlternatingFlip(ImageTransform):
-    """Images mirrored left to right: in even epochs those that `RandomFlip` mirrors in epoch 0, in odd ones the others.
+    """Mirrors each image left to right in every second epoch.
 
-    So two epochs show every image both ways (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds", section 3.6).
+    Even epochs mirror the images that `RandomHorizontalFlip` mirrors in epoch 0, odd epochs the
+    others. So two epochs show every image both ways (Jordan 2024, "94% on CIFAR-10 in 3.29
+    seconds", section 3.6).
     """
 
     stage: ClassVar[int] = 1
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"flip": "alternate"}
 
 
 @dataclass(frozen=True)
 class RandomVerticalFlip(ImageTransform):
-    """Images turned upside down, in a mirror, every second one by chance."""
+    """Mirrors each image top to bottom with probability 1/2."""
 
     stage: ClassVar[int] = 1
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"vertical": True}
 
 
 @dataclass(frozen=True)
 class Cutout(ImageTransform):
-    """A square of each image set to 0, its centre drawn anywhere in the image (DeVries & Taylor 2017).
+    """Sets a square of each image to 0, centred on a random pixel (DeVries & Taylor 2017).
 
-    After `Normalize` in a `Compose` that is the mean, as in the paper; before it, black.
+    After `Normalize` in a `Compose`, 0 is the mean, as in the paper; before it, 0 is black.
 
     Attributes:
-        size: extent of the square, in pixels; what is outside the image is not there.
+        size: side of the square in pixels; the part of it outside the image has no effect.
     """
 
     size: int
     stage: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        _integer("Cutout", "size", self.size, 1)
+        positive_int("Cutout", "size", self.size)
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"cutout": self.size, "cutout_last": bool(before.mean)}
 
 
 @dataclass(frozen=True)
 class Normalize(ImageTransform):
-    """Images, uint8 or of any float dtype, to float32 of mean 0 and deviation 1.
+    """Scales images, uint8 or of any float dtype, to float32 of mean 0 and standard deviation 1.
 
-    (x - mean) / std of each channel, with x = images / 255 if they are uint8; computed as images * a + b in float32, with
-    a = 1 / (255 std) and b = -mean / std.
+    The result is (x - mean) / std for each channel, with x = images / 255 if they are uint8. It is
+    computed as images * a + b in float32, with a = 1 / (255 std) and b = -mean / std.
 
     Attributes:
-        mean, std: of each channel, on the scale 0 to 1; one number stands for every channel.
+        mean, std: of each channel, on the scale from 0 to 1; one number stands for every channel.
     """
 
     mean: tuple[float, ...]
@@ -185,13 +204,13 @@ class Normalize(ImageTransform):
             raise ValueError(f"Normalize: std must be positive, got {self.std}")
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """As `ImageTransform.parameters`."""
+        """See `ImageTransform.parameters`."""
         return {"mean": self.mean, "std": self.std}
 
 
 @dataclass(frozen=True)
 class Compose:
-    """Transforms one after another."""
+    """Applies transforms one after another, in as few passes as their order allows."""
 
     transforms: tuple[Transform, ...]
 
@@ -203,7 +222,7 @@ class Compose:
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """The batch after the last transform."""
-        waiting: list[ImageTransform] = []  # one pass so far
+        waiting: list[ImageTransform] = []  # transforms that will run as one pass
         for transform in flattened(self):
             joins = isinstance(transform, ImageTransform) and _follows(transform, waiting)
             if waiting and not joins:
@@ -215,64 +234,68 @@ class Compose:
         return _run("Compose", compiled(waiting), batch, indices, epoch, seed) if waiting else batch
 
 
+def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
+    """Four uniform numbers in [0, 1) for each image, float64 (4, N), from one Philox block of its
+    stream.
+    """
+    return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
+
+
 def flattened(transform: Transform | None) -> list[Transform]:
-    """The transforms that one is made of, those inside `Compose` too."""
+    """The transforms that `transform` consists of, with every `Compose` replaced by its parts."""
     if isinstance(transform, Compose):
         return [part for inner in transform.transforms for part in flattened(inner)]
     return [] if transform is None else [transform]
 
 
 def compiled(transforms: Iterable[Transform], operation: str = "Compose") -> Augmentation:
-    """The one pass that does what the transforms do, one after another.
+    """The `Augmentation` that does in one pass what the transforms do one after another.
 
     Raises:
-        TypeError, in the name of `operation`: a transform that is not one of this module's.
-        ValueError: an order that takes more than one pass.
+        TypeError: a transform that is not an `ImageTransform`; messages begin with `operation`.
+        ValueError: an order of transforms that needs more than one pass.
     """
-    made, before = Augmentation(), list[ImageTransform]()
+    augmentation, before = Augmentation(), list[ImageTransform]()
     for transform in transforms:
         if not isinstance(transform, ImageTransform):
-            raise TypeError(f"{operation}: transform {transform!r} is a function of host arrays; take gpunet.data's")
+            raise TypeError(
+                f"{operation}: transform {transform!r} is a function of host arrays; use one of gpunet.data's"
+            )
         if not _follows(transform, before):
             raise ValueError(
                 f"{operation}: {type(transform).__name__} cannot follow {', '.join(type(t).__name__ for t in before)} in "
                 "one pass: crop or shift first, then flips, then Cutout and Normalize, each once"
             )
-        made = replace(made, **transform.parameters(made))
+        augmentation = replace(augmentation, **transform.parameters(augmentation))
         before.append(transform)
-    return made
+    return augmentation
 
 
 def _follows(transform: ImageTransform, before: Sequence[ImageTransform]) -> bool:
-    """Whether it can be done in the pass that does what is before it."""
+    """Whether the transform can join the pass of the transforms before it."""
     taken = {field for each in before for field in each.parameters(Augmentation())}
     return all(each.stage <= transform.stage for each in before) and not taken & set(
         transform.parameters(Augmentation())
     )
 
 
-def _run(operation: str, made: Augmentation, batch: Batch, indices: np.ndarray, epoch: int, seed: int) -> Batch:
-    return augment(batch[0], indices, made, seed=seed, epoch=epoch, operation=operation), *batch[1:]
-
-
-def _integer(name: str, argument: str, value: Any, least: int) -> int:
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name}: {argument} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: {argument} must be at least {least}, got {value}")
-    return int(value)
+def _run(operation: str, augmentation: Augmentation, batch: Batch, indices: np.ndarray, epoch: int, seed: int) -> Batch:
+    """The batch with its images transformed by one pass."""
+    return augment(batch[0], indices, augmentation, seed=seed, epoch=epoch, operation=operation), *batch[1:]
 
 
 def _border(name: str, value: Any) -> str:
+    """The name of a border, checked."""
     if value not in BORDERS:
         raise ValueError(f"{name}: border is {value!r} but takes one of {', '.join(BORDERS)}")
     return str(value)
 
 
 def _channels(argument: str, value: Any) -> tuple[float, ...]:
+    """One number, or one for each channel, as a tuple of finite floats."""
     numbers = np.atleast_1d(np.asarray(value))
     if numbers.dtype.kind not in "iuf":
         raise TypeError(f"Normalize: {argument} must be numbers, got {value!r}")
     if numbers.ndim != 1 or numbers.size == 0 or not np.isfinite(numbers).all():
-        raise ValueError(f"Normalize: {argument} must be one finite number a channel, got {value!r}")
+        raise ValueError(f"Normalize: {argument} must be one finite number per channel, got {value!r}")
     return tuple(float(number) for number in numbers)

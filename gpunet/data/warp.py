@@ -1,8 +1,9 @@
-"""Transforms that move pixels to places between pixels: rotation, scaling, shear, translation, crops that are resized.
+"""Transforms that move pixels to places between pixels: rotation, scaling, shear, resized crops.
 
-Each image has a matrix A (2, 3) that says where its new pixels come from: ``(row, column) = A (i, j, 1)``, in pixels counted
-from the centre of the first. The parameters are drawn from later blocks of the streams that `gpunet.augmentation` draws
-from, so they depend on seed, epoch and index alone. They run on the host.
+Each image has a matrix A (2, 3) that says where its new pixels come from: ``(row, column) = A (i,
+j, 1)``, in pixels counted from the centre of the first pixel. The parameters are drawn from later
+blocks of the streams that `gpunet.augmentation` draws from, so they depend only on seed, epoch and
+index. These transforms run on the host.
 """
 
 from __future__ import annotations
@@ -13,28 +14,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpunet import random
-from gpunet.data.transforms import Batch
+from gpunet.data.transforms import Batch, uniform
 
 BORDERS = ("zero", "reflect", "edge")
 
 
-def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
-    """Four numbers in [0, 1) an image, float64 (4, N), from one block of its stream."""
-    return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
-
-
 class Warp:
-    """A transform that is a matrix an image. The batch's other arrays stay: see `Joint` for masks and boxes."""
+    """A transform given by one matrix for each image; for masks and boxes, see `Joint`."""
 
     border: str
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Extents of the result, for images of those extents."""
+        """(height, width) of the result, for images of the given height and width."""
         return height, width
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """Where new pixels come from, float64 (N, 2, 3)."""
+        """Where the new pixels come from, float64 (N, 2, 3)."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
@@ -44,7 +39,11 @@ class Warp:
     def move(
         self, images: np.ndarray, indices: np.ndarray, epoch: int, seed: int, *, nearest: bool = False
     ) -> np.ndarray:
-        """Images (N, H, W, C) warped; `nearest`: of the nearest pixels, as masks are, not between them."""
+        """Warp images (N, H, W, C).
+
+        Args:
+            nearest: whether to take the nearest pixel, as masks need it, instead of interpolating.
+        """
         if images.ndim != 4 or (not nearest and images.dtype != np.uint8 and images.dtype.kind != "f"):
             raise ValueError(
                 f"{type(self).__name__}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)"
@@ -56,14 +55,19 @@ class Warp:
 
 @dataclass(frozen=True)
 class RandomAffine(Warp):
-    """Images rotated, scaled, sheared and moved about their centre, each by a number that is drawn evenly.
+    """Rotates, scales, shears and moves images about their centre by uniformly drawn amounts.
 
     Attributes:
-        degrees: turned by up to that much, either way.
-        translate: moved by up to that share of the extents, up, down, left and right.
-        scale: (least, most) factor.
-        shear: rows moved sideways as by a parallelogram whose sides lean by up to that many degrees.
-        border: what enters: "zero", "reflect" (without the outermost pixels) or "edge", the nearest pixel.
+        degrees: largest angle of rotation, either way, in degrees.
+        translate: largest shift, in each of the four directions, as a share of the image's height
+            or width.
+        scale: (smallest, largest) factor.
+        shear: largest angle, either way, by which the sides lean when rows are moved sideways, in
+            degrees.
+        border: the pixels that enter: "zero", "reflect" (without the outermost pixels) or "edge"
+            (the nearest pixel).
+        STREAM_BLOCK: the first of two Philox blocks of each image's stream that the numbers are
+            drawn from.
     """
 
     degrees: float = 0.0
@@ -71,7 +75,7 @@ class RandomAffine(Warp):
     scale: tuple[float, float] = (1.0, 1.0)
     shear: float = 0.0
     border: str = "zero"
-    BLOCK: ClassVar[int] = 1
+    STREAM_BLOCK: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         _check_border("RandomAffine", self.border)
@@ -82,9 +86,9 @@ class RandomAffine(Warp):
             )
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """As `Warp.matrices`."""
-        angle, size, lean, _ = uniform(indices, epoch, seed, self.BLOCK)
-        down, right, *_ = uniform(indices, epoch, seed, self.BLOCK + 1)
+        """See `Warp.matrices`."""
+        angle, size, lean, _ = uniform(indices, epoch, seed, self.STREAM_BLOCK)
+        down, right, *_ = uniform(indices, epoch, seed, self.STREAM_BLOCK + 1)
         angle, lean = np.deg2rad(self.degrees) * (2 * angle - 1), np.tan(np.deg2rad(self.shear) * (2 * lean - 1))
         size = self.scale[0] + (self.scale[1] - self.scale[0]) * size
         moved = np.stack([height * (2 * down - 1), width * (2 * right - 1)], axis=1) * self.translate
@@ -97,35 +101,39 @@ class RandomAffine(Warp):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Warp):
-    """A part of each image, of an area and an aspect that are drawn, resized (Szegedy et al. 2015, section 6).
+    """Cuts a part of random area and aspect ratio out of each image and resizes it.
+
+    Szegedy et al. 2015, "Going deeper with convolutions", section 6.
 
     Attributes:
         size: (height, width) of the result, in pixels.
-        area: (least, most) share of the image's area.
-        aspect: (least, most) width over height of the part, drawn evenly in its logarithm; cut off at the image's extents.
+        scale: (smallest, largest) share of the image's area.
+        ratio: (smallest, largest) width over height of the part; its logarithm is drawn uniformly.
+            The part is cut off at the image's height and width.
+        STREAM_BLOCK: which Philox block of each image's stream the numbers are drawn from.
     """
 
     size: tuple[int, int]
-    area: tuple[float, float] = (0.08, 1.0)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    border: str = field(default="edge", init=False)  # half a pixel outside is as outside as it gets
-    BLOCK: ClassVar[int] = 3
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    border: str = field(default="edge", init=False)  # a place is outside by half a pixel at most
+    STREAM_BLOCK: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"RandomResizedCrop: size must be (height, width) of at least 1, got {self.size}")
-        _check_range("RandomResizedCrop", "area", self.area)
-        _check_range("RandomResizedCrop", "aspect", self.aspect)
+        _check_range("RandomResizedCrop", "scale", self.scale)
+        _check_range("RandomResizedCrop", "ratio", self.ratio)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """As `Warp.output_size`."""
+        """See `Warp.output_size`."""
         return self.size
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
-        """As `Warp.matrices`."""
-        area, aspect, row, column = uniform(indices, epoch, seed, self.BLOCK)
-        area = height * width * (self.area[0] + (self.area[1] - self.area[0]) * area)
-        low, high = np.log(self.aspect)
+        """See `Warp.matrices`."""
+        area, aspect, row, column = uniform(indices, epoch, seed, self.STREAM_BLOCK)
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
+        low, high = np.log(self.ratio)
         root = np.exp((low + (high - low) * aspect) / 2)
         made = np.zeros((len(indices), 2, 3))
         parts = (height, area**0.5 / root, row), (width, area**0.5 * root, column)
@@ -139,9 +147,15 @@ class RandomResizedCrop(Warp):
 def warp(
     images: np.ndarray, matrices: np.ndarray, size: Sequence[int], *, border: str, nearest: bool = False
 ) -> np.ndarray:
-    """Images (N, H, W, C) at the places that `matrices` (N, 2, 3) say, bilinear between pixels -> (N, h, w, C), same dtype.
+    """Sample images (N, H, W, C) at the places that matrices give -> (N, h, w, C), same dtype.
 
-    uint8 is rounded to the nearest, halves to the even one. With `nearest`, the nearest pixel, of any dtype.
+    Sampling is bilinear; uint8 results are rounded to the nearest integer, halves to the even one.
+
+    Args:
+        matrices: (N, 2, 3), where the new pixels come from.
+        size: (h, w).
+        border: what lies outside the image, one of `BORDERS`.
+        nearest: whether to take the nearest pixel instead, for arrays of any dtype.
     """
     i, j = np.indices(size)
     at = np.einsum("nkl,lhw->knhw", matrices, np.stack([i, j, np.ones_like(i)]))
@@ -158,7 +172,7 @@ def warp(
 
 
 def _pixels(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
-    """images[n, rows[n], columns[n]], also where these are outside."""
+    """images[n, rows[n], columns[n]], also for positions outside the image."""
     extents = images.shape[1:3]
     inside = [(at >= 0) & (at < n) for at, n in zip((rows, columns), extents, strict=True)]
     row, column = (_folded(at, n, border) for at, n in zip((rows, columns), extents, strict=True))
@@ -167,7 +181,7 @@ def _pixels(images: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: s
 
 
 def _folded(at: np.ndarray, extent: int, border: str) -> np.ndarray:
-    """Positions brought back into 0 … extent - 1."""
+    """Positions brought into 0 to extent - 1, by reflection or by clipping."""
     if border != "reflect" or extent == 1:
         return at.clip(0, extent - 1)
     folded = at % (2 * extent - 2)
@@ -181,4 +195,4 @@ def _check_border(name: str, border: str) -> None:
 
 def _check_range(name: str, argument: str, limits: Sequence[float]) -> None:
     if len(limits) != 2 or not 0 < limits[0] <= limits[1] < np.inf:
-        raise ValueError(f"{name}: {argument} must be (least, most), both above 0, got {limits}")
+        raise ValueError(f"{name}: {argument} must be (smallest, largest), both above 0, got {limits}")

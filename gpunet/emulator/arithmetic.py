@@ -1,4 +1,4 @@
-"""Arithmetic and logic instructions of PTX as C++: floats, half precision, integers, bits."""
+"""Translates arithmetic and logic on floats, 16-bit floats, integers and bits to C++."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ LOGIC = {"and": "&", "or": "|", "xor": "^"}
 
 
 def translate(c: Operands, parts: list[str], o: list[str]) -> str | None:
-    """The C++ of one instruction, or None if it is not of this family."""
+    """Return the C++ of one instruction, or None if it is of another family."""
     family = _FAMILIES.get(parts[0])
     return family(c, parts, o) if family else None
 
 
 def _basic(c: Operands, parts: list[str], o: list[str]) -> str:
-    """add, sub, mul, fma, mad, div of floats and integers."""
+    """Translate add, sub, mul, fma, mad and div of floats and integers."""
     kind, name = kind_of(parts), parts[0]
     if kind in HALVES:
         return _half(c, parts, o)
@@ -55,7 +55,7 @@ def _basic(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _carry(c: Operands, parts: list[str], o: list[str]) -> str:
-    """Extended precision: `cc` is the carry."""
+    """Translate arithmetic in extended precision; the C++ variable `cc` is the carry."""
     kind, name = kind_of(parts), parts[0]
     bits = SIZES[kind] * 8
     wide = "u64" if bits == 32 else "u128"
@@ -88,9 +88,9 @@ def _mul24(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _half(c: Operands, parts: list[str], o: list[str]) -> str:
-    """f16, bf16 and their pairs: each operation in float, rounded once."""
+    """Translate operations on f16, bf16 and their pairs: computed in float, rounded once."""
     kind, name = kind_of(parts), parts[0]
-    if "ftz" in parts and kind.startswith("f"):  # nothing here would flush the denormals of f16; bf16's are f32's
+    if "ftz" in parts and kind.startswith("f"):  # the processor cannot flush denormals of f16
         c.unknown()
     half = HALVES[kind]
     texts = {
@@ -155,7 +155,7 @@ def _extremum(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _function(c: Operands, parts: list[str], o: list[str]) -> str:
-    """rcp, sqrt, rsqrt, sin, cos, lg2, ex2, tanh."""
+    """Translate rcp, sqrt, rsqrt, sin, cos, lg2, ex2 and tanh."""
     kind, name = kind_of(parts), parts[0]
     if kind in HALVES:
         return _half(c, parts, o)
@@ -166,13 +166,14 @@ def _function(c: Operands, parts: list[str], o: list[str]) -> str:
         "rsqrt": "reciprocal_root(a)", "sin": f"sin{f}(a)", "cos": f"cos{f}(a)", "lg2": f"log2{f}(a)",
         "ex2": f"exp2{f}(a)", "tanh": f"tanh{f}(a)",
     }[name]  # fmt: skip
-    if name in ("rcp", "rsqrt") and kind == "f64" and "approx" in parts:  # the low half of the result is zero
+    if name in ("rcp", "rsqrt") and kind == "f64" and "approx" in parts:
+        # the low half of the result is zero
         text = f"bits<f64>(bits<u64>({text}) & 0xffffffff00000000ull)"
     return apply(c, o, kind, text)
 
 
 def _integer(c: Operands, parts: list[str], o: list[str]) -> str:
-    """Integer instructions that are one function."""
+    """Translate the integer instructions that are one function of ops.hpp each."""
     kind, name = kind_of(parts), parts[0]
     t = kind if kind[0] in "us" else "u" + kind[1:]
     if name == "rem":

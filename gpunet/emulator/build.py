@@ -1,4 +1,7 @@
-"""Making and keeping what the emulated machine runs: g++'s libraries, in a cache folder, by the hash of what made them."""
+"""Compiles the emulated machine and translated kernels with g++ into cached libraries.
+
+A library is named by the hash of everything that it is made from.
+"""
 
 from __future__ import annotations
 
@@ -14,57 +17,72 @@ from pathlib import Path
 
 from gpunet.errors import BackendError
 from gpunet.nvrtc import cache
+from gpunet.nvrtc import compiler as nvrtc
 
 FOLDER = "emulator"
-"""Of the cache."""
+"""The folder of the cache that holds the libraries."""
 GENERATED = (
     "ptx.py", "operands.py", "arithmetic.py", "conversion.py", "memory.py", "control.py", "translate.py", "machine.hpp",
     "ops.hpp",
 )  # fmt: skip
-"""What decides a kernel's library, besides its PTX: the translator, and the headers that its code includes."""
+"""The files that decide a kernel's library together with its PTX: the translator, and the headers
+that the generated code includes."""
 SOURCES = ("fibers.cpp", "machine.cpp", "launch.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
+"""The sources of the machine's own library."""
 HEADERS = ("machine.hpp", "state.hpp")
-"""Of the machine's sources."""
+"""The headers that `SOURCES` include."""
 HERE = Path(__file__).parent
 COMMON = (
     "-std=gnu++17", "-march=native", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
     "-fno-strict-aliasing", "-fno-trapping-math", "-fwrapv", "-fPIC", "-shared", "-fvisibility=hidden", "-w",
 )  # fmt: skip
-"""Flags of every build. Products and sums are fused only where PTX says so; errno and traps are not looked at;
-integers wrap, as PTX's do."""
+"""Flags of every build. A product and a sum are fused only if PTX says so, integers wrap as PTX's
+do, and nothing reads errno or traps on floating-point exceptions."""
 MACHINE_FLAGS = ("-O2",)
 KERNEL_FLAGS = {False: ("-O2", "-DCHECKED=0"), True: ("-O1", "-DCHECKED=1")}
-"""By whether the build is checked."""
+"""Flags of a kernel's library, by whether it checks every access."""
 
 
-def check_host() -> None:
+def why_unavailable() -> str:
+    """Return one line on why kernels cannot be emulated here and what to do; empty if they can."""
+    try:
+        check_available()
+    except BackendError as error:
+        return str(error)
+    return ""
+
+
+def check_available() -> None:
     """Raise BackendError unless this machine can run the emulator."""
-    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+    # the machine's threads switch stacks in assembly
+    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
         raise BackendError(
-            f"the emulated CUDA device needs Linux on x86-64, and this is {sys.platform} on {platform.machine()}: "
-            "its threads switch stacks in assembly"
+            f"the CUDA emulator runs on Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
         )
+    if why := nvrtc.why_unavailable():
+        raise BackendError(f"the CUDA emulator needs NVRTC: {why}")
+    compiler()
 
 
-@functools.cache
 def compiler() -> str:
-    """The path of g++.
+    """Return the path of the C++ compiler: g++, or what ``CXX`` names.
 
     Raises:
         BackendError: there is none.
     """
-    found = shutil.which(os.environ.get("CXX") or "g++")
+    name = os.environ.get("CXX") or "g++"
+    found = shutil.which(name)
     if found is None:
         raise BackendError(
-            "the emulated CUDA device compiles kernels with g++, and there is none on PATH: "
-            "install it (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name one in CXX"
+            f"the CUDA emulator needs a C++ compiler, and {name} is not found: install it (Debian, Ubuntu: "
+            "apt-get install g++; Fedora: dnf install gcc-c++), or name one in CXX"
         )
     return found
 
 
 @functools.cache
 def own_hash(files: tuple[str, ...]) -> str:
-    """Hash of some of the emulator's own files, of the flags, of the compiler and of the processor."""
+    """Return the hash of some own files, the flags, the compiler and the processor."""
     words = hashlib.sha256()
     for file in files:
         words.update(file.encode() + (HERE / file).read_bytes())
@@ -74,19 +92,22 @@ def own_hash(files: tuple[str, ...]) -> str:
 
 
 def key(*parts: object) -> str:
-    """A file name for a kernel's library, which depends on the parts and on how kernels are translated and compiled."""
+    """Return the name of a kernel's library, which depends on the parts and on the translator."""
     return cache.digest(own_hash(GENERATED), parts)
 
 
 def machine() -> Path:
-    """The machine itself, as a library. Load it first, for all to see: kernels' libraries call it."""
+    """Return the machine's library. It must be loaded first, with RTLD_GLOBAL: kernels call it."""
     name = f"machine-{cache.digest(own_hash(SOURCES + HEADERS))}.so"
     return cache.keep(FOLDER, name, lambda path: compile_library([HERE / s for s in SOURCES], path, MACHINE_FLAGS))
 
 
 def kernel(code: str, name: str, *, checked: bool) -> Path:
-    """A translated kernel as a library. What it takes of the machine is found when it is loaded, so that a change of the
-    machine's inside leaves it as it is."""
+    """Return the library of a translated kernel.
+
+    The machine's functions are linked when it is loaded, so a change inside the machine does not
+    change it.
+    """
 
     def make(path: Path) -> None:
         text = path.with_suffix(".cpp")
@@ -110,12 +131,12 @@ def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], lib
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A program that Ctrl-C at the terminal does not reach: what it is for this process, and for training, is decided here."""
+    """Run a program in a session of its own, so that Ctrl-C reaches only this process."""
     return subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
 
 
 def _processor() -> str:
-    """The instructions of this processor, which -march=native compiles for."""
+    """Return the instruction sets of this processor, for which -march=native compiles."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""``gpunet kernels --run``: one kernel on arrays that the command line describes, and a line about each of them after."""
+"""``gpunet kernels --run``: run one kernel on arrays that the command line describes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.emulator.launcher import ARCHITECTURE, parse_schedule
+from gpunet.emulator.launches import ARCHITECTURE, parse_schedule
 from gpunet.emulator.machine import KernelFault
 from gpunet.emulator.runner import Empty, run
 from gpunet.nvrtc.compiler import CompileError
@@ -18,7 +18,11 @@ CONTENTS = ("random", "zeros", "ones", "arange", "empty")
 
 
 def run_kernel(arguments: Namespace) -> int:
-    """Run the kernel -> exit status: 1 for a fault or a source that does not compile, which is printed."""
+    """Run the kernel and print a line about each array, or the error.
+
+    Returns:
+        the exit status: 1 for a fault or for a source that does not compile.
+    """
     file, kernel = arguments.kernel
     rng = np.random.default_rng(0)
     try:
@@ -46,10 +50,10 @@ def run_kernel(arguments: Namespace) -> int:
 
 
 def parse_argument(text: str, rng: np.random.Generator) -> Any:
-    """What one ``--arg`` stands for.
+    """Return the argument that one ``--arg`` describes.
 
     Raises:
-        ValueError: text that is none of the forms.
+        ValueError: the text has none of the forms that an argument can have.
     """
     if text.lower() in ("none", "null"):
         return None

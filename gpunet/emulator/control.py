@@ -1,4 +1,4 @@
-"""Instructions of PTX that branch, call, synchronise, or work on a whole warp."""
+"""Translates instructions that trap, synchronise, or work on a whole warp."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gpunet.emulator.operands import Operands
 SYNCHRONISING = (
     "bar", "barrier", "shfl", "vote", "activemask", "redux", "match", "ldmatrix", "stmatrix", "mma", "elect", "mbarrier",
 )  # fmt: skip
-"""First words of instructions for which threads wait: kernels with them run on fibers."""
+"""Instructions at which a thread may wait, by first word; kernels that have any run on fibers."""
 NOTHING = ("griddepcontrol", "setmaxnreg", "pmevent")
 ELEMENTS = {
     "f16": "E_F16",
@@ -26,7 +26,7 @@ MMA_SHAPES = {
 
 
 def translate(c: Operands, parts: list[str], o: list[str]) -> str | None:
-    """The C++ of one instruction, or None if it is not of this family."""
+    """Return the C++ of one instruction, or None if it is of another family."""
     family = _FAMILIES.get(parts[0])
     if family is not None:
         return family(c, parts, o)
@@ -46,7 +46,7 @@ def _nanosleep(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _barrier(c: Operands, parts: list[str], o: list[str]) -> str:
-    """bar, barrier: sync, arrive, red, and bar.warp.sync."""
+    """Translate bar and barrier (sync, arrive, red), and bar.warp.sync."""
     if "cluster" in parts:
         return ";" if "arrive" in parts else f"emu_barrier(t, 0, 0, BAR_SYNC, {c.site});"
     if "warp" in parts:
@@ -64,7 +64,7 @@ def _barrier(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _warp(c: Operands, kind: str, mask: str, values: list[str], results: list[tuple[str, str]]) -> str:
-    """A warp operation: operands into in[], results (register, type) out of out[]."""
+    """Return a warp operation: operands go to in[], results (register, type) come from out[]."""
     stores = " ".join(f"t->in[{i}] = {v};" for i, v in enumerate(values))
     loads = " ".join(c.write(r, k, f"t->out[{i}]") for i, (r, k) in enumerate(results) if r != "_")
     return f"{{ const u32 mask = {mask}; {stores} emu_warp(m, t, {kind}, mask, {c.site}); {loads} }}"
@@ -114,7 +114,7 @@ def _elect(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _matrix(c: Operands, parts: list[str], o: list[str]) -> str:
-    """ldmatrix and stmatrix of 8 x 8 elements of 16 bits."""
+    """Translate ldmatrix and stmatrix of 8 x 8 elements of 16 bits."""
     count = next((int(p[1:]) for p in parts if p in ("x1", "x2", "x4")), 0)
     if not count or "m8n8" not in parts or parts[-1] != "b16":
         c.unknown()
@@ -129,7 +129,7 @@ def _matrix(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _mma(c: Operands, parts: list[str], o: list[str]) -> str:
-    """mma.sync, dense. wgmma and tcgen05 belong here."""
+    """Translate dense mma.sync. wgmma and tcgen05 would be added here."""
     shape = next((p for p in parts if p.startswith("m") and "n" in p and "k" in p), "")
     d, a, b, total = parts[-4:]
     if (
@@ -159,7 +159,7 @@ def _mbarrier(c: Operands, parts: list[str], o: list[str]) -> str:
         return ";"
     if name in ("arrive", "arrive_drop"):
         count = c.read(o[2], "u32") if len(o) > 2 else "1"
-        call = f"emu_mbarrier_arrive(m, t, {shared_offset(c, parts, o[1])}, {count}, 0, {int(name == 'arrive_drop')}, {c.site})"
+        call = f"emu_mbarrier_arrive(m, t, {shared_offset(c, parts, o[1])}, {count}, {int(name == 'arrive_drop')}, {c.site})"
         return c.write(o[0], "u64", call)
     if name not in ("test_wait", "try_wait"):
         c.unknown()

@@ -1,4 +1,4 @@
-"""Comparison, selection and conversion instructions of PTX as C++."""
+"""Translates comparison, selection and conversion instructions to C++."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ COMPARISONS = {
     "geu": "!(a < b)", "num": "a == a && b == b", "nan": "a != a || b != b",
     "lo": "a < b", "ls": "a <= b", "hi": "a > b", "hs": "a >= b",
 }  # fmt: skip
-"""Of floats first: those that end in u hold for NaN too. The last four are of unsigned integers."""
+"""The C++ of each comparison. Those of floats that end in u also hold if an operand is NaN. The
+last four compare unsigned integers."""
 COMBINED = {"and": "&", "or": "|", "xor": "^"}
 
 
 def translate(c: Operands, parts: list[str], o: list[str]) -> str | None:
-    """The C++ of one instruction, or None if it is not of this family."""
+    """Return the C++ of one instruction, or None if it is of another family."""
     family = _FAMILIES.get(parts[0])
     return family(c, parts, o) if family else None
 
 
 def _compare_text(c: Operands, comparison: str, kind: str, a: str, b: str) -> str:
-    """A comparison as a bool expression; half types compare as floats."""
+    """Return a comparison as a bool expression; 16-bit floats are compared as f32."""
     if comparison not in COMPARISONS:
         c.unknown()
     text = COMPARISONS[comparison]
@@ -63,7 +64,7 @@ def _setp(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _set(c: Operands, parts: list[str], o: list[str]) -> str:
-    """set: all ones or 1.0 where a comparison holds."""
+    """Translate set: all ones, or 1.0, where a comparison holds."""
     kinds = [p for p in parts if p in SIZES]
     to, of = kinds[0], kinds[-1]
     third = o[3] if len(o) > 3 else None
@@ -91,7 +92,7 @@ def _select(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _testp(c: Operands, parts: list[str], o: list[str]) -> str:
-    """testp looks at the bits: to a launch that flushes denormals they would compare as zero."""
+    """Translate testp, on bits: a launch that flushes denormals compares them as zero."""
     kind = kind_of(parts)
     word, exponent = ("u32", "0x7f800000u") if kind == "f32" else ("u64", "0x7ff0000000000000ull")
     of_zero, of_infinity = (f"(bits<{word}>(a) & {exponent}) == {e}" for e in ("0", exponent))
@@ -103,7 +104,7 @@ def _testp(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _convert(c: Operands, parts: list[str], o: list[str]) -> str:
-    """cvt between integers, floats, half precision and tf32."""
+    """Translate cvt between integers, floats, 16-bit floats and tf32."""
     kinds = [p for p in parts if p in SIZES or p == "tf32"]
     if len(kinds) != 2 or any(p in parts for p in ("scaled", "rs", "satfinite")):
         c.unknown()

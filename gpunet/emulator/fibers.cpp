@@ -1,4 +1,5 @@
-// Fibers: a stack for each thread of a block, the switch between them, and the way out of one that fails.
+// Fibers: a stack for each thread of a block, the switch between them, and the way out of one that
+// faults.
 #include "state.hpp"
 
 #include <signal.h>
@@ -14,7 +15,9 @@
 
 namespace emu {
 
-// ---- fibers. emu_switch saves the callee-saved registers on this stack, its top in *from, and goes on at `to`.
+// ---- fibers
+// emu_switch pushes the callee-saved registers onto this stack, stores its top in *from, and
+// continues on the stack whose top is `to`.
 asm(R"(
 .text
 .globl emu_switch
@@ -57,18 +60,18 @@ bool reserve_stacks(size_t count, size_t size) {
     return true;
 }
 
-// A stack that starts `body` when it is switched to. Tops are spread over the cache's sets: without that the hot ends of
-// all stacks would fall into the same ones.
+// Returns the top of a stack that starts `body` when it is switched to. The tops are spread over
+// the sets of the cache; otherwise the busy ends of all stacks would fall into the same sets.
 void* fresh_stack(u32 i, void (*body)()) {
     char* top = stacks + (i + 1) * stack_size - 64 - (i % 61) * 192;
     void** sp = (void**)((u64)top & ~63ull);
-    *--sp = nullptr;         // where `body` would return to; keeps its stack aligned as after a call
+    *--sp = nullptr;         // the return address of `body`, which never returns; it aligns the stack as after a call
     *--sp = (void*)body;
     for (int r = 0; r < 6; ++r) *--sp = nullptr;
     return sp;
 }
 
-void leave() {  // back to emu_launch; this stack is not needed again
+void leave() {  // this stack is not needed again
     void* unused;
     emu_switch(&unused, state.main_sp);
     __builtin_unreachable();
@@ -91,7 +94,7 @@ void fault(Thread* t, const char* kind, u32 site, const char* format, ...) {
     __builtin_unreachable();
 }
 
-// ---- a plain launch does not look at addresses: the host's memory protection does, where it reaches
+// ---- faults of the host: how a launch without checks finds addresses that are not mapped
 static u64 bad_address;
 
 static char landing_stack[65536] __attribute__((aligned(64)));

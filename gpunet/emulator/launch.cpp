@@ -1,4 +1,5 @@
-// A launch: its shared memory, its blocks in the order of the schedule, and the threads of each on fibers or straight through.
+// A launch: it runs blocks in the order of the schedule, and the threads of each on fibers, or one
+// after another where no thread waits.
 #include "state.hpp"
 
 #include <stdlib.h>
@@ -37,7 +38,8 @@ static u32* blocks_in_order(u32 count) {
 static u32* blocks;
 static u32 block_count;
 
-static void straight() {  // without synchronisation there is nothing to switch for: thread after thread, on one stack
+// Runs a kernel without synchronisation: thread after thread, on one stack.
+static void straight() {
     Thread& t = state.thread[0];
     state.current = &t;
     const bool backward = state.launch->schedule == LIFO;
@@ -78,7 +80,7 @@ static const size_t ARENA = 256 * 1024;
 
 extern "C" IMPORT int emu_launch(Launch* l) {
     static char* arena;
-    if (!arena) {  // between pages that nobody may touch
+    if (!arena) {  // with protected pages on both sides
         arena = (char*)mmap(nullptr, ARENA + 2 * 65536, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (arena == MAP_FAILED) return arena = nullptr, 2;
         arena += 65536;
@@ -99,7 +101,7 @@ extern "C" IMPORT int emu_launch(Launch* l) {
 
     catch_signals();
     const u32 mode = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(l->flush ? 0x1f80 | 0x8040 : 0x1f80);  // -ftz=true: denormals are zero, in and out
+    __builtin_ia32_ldmxcsr(l->flush ? 0x1f80 | 0x8040 : 0x1f80);  // -ftz=true: denormal operands and results are zero
 
     if (l->fibers) with_fibers();
     else emu_switch(&state.main_sp, fresh_stack(0, straight));

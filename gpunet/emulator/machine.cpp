@@ -1,9 +1,10 @@
-// The machine: the scheduler, barriers, and what warp operations wait for.
+// The scheduler, barriers, and the meeting of lanes for warp operations.
 //
-// Every thread of a block runs until it must wait; then the next runnable one is switched to directly. A warp operation is
-// computed by the last of its lanes to arrive, a barrier is opened by the last thread; when nothing can run and not all
-// have returned, the block is stuck, and the fault says where each warp waits ("@n@" stands for source line n of the
-// entry's table; machine.py puts in file and line).
+// A thread of a block runs until it must wait, and switches to the next runnable thread itself. The
+// last lane to arrive at a warp operation computes it, and the last thread to arrive opens a
+// barrier. When no thread can run and not all have returned, the block is stuck, and the fault says
+// where each warp waits. In its text "@n@" stands for source line n of the entry's table;
+// machine.py puts in file and line.
 #include "state.hpp"
 
 #include <stdio.h>
@@ -21,7 +22,8 @@ u64 draw() {  // SplitMix64
     return z ^ z >> 31;
 }
 
-// At a synchronisation: lifo turns the order round, so that who came last goes on first; random draws new priorities.
+// Sets the order in which warps run after a synchronisation. LIFO reverses it at a barrier, so that
+// the last to arrive continues first. RANDOM draws a new order.
 void reorder(bool at_barrier) {
     if (state.launch->schedule == RANDOM) {
         for (u32 i = state.warps; i > 1; --i) {
@@ -52,7 +54,8 @@ static void set_ready(Thread* t) {
 
 void progress() { state.slices = state.yields = 0; }
 
-// Lanes of a warp where nothing can run any more, gathered at the same __activemask().
+// When nothing can run any more: lets the lanes of a warp that wait at the same __activemask() see
+// one another and run on. Returns whether there were any.
 static bool gather() {
     bool found = false;
     for (u32 w = 0; w < state.warps; ++w)
@@ -74,12 +77,14 @@ static bool gather() {
     return found;
 }
 
+// The state of a thread; `state` is out of date in one that was made runnable or is done.
 static u32 state_of(const Thread& t) {
     if (state.done[t.warp] >> t.lane & 1) return DONE;
     return state.waiting[t.warp] >> t.lane & 1 ? t.state : (u32)RUNNABLE;
 }
 
-static int describe(char* text, int size) {
+// Writes into `text` where each warp is.
+static void describe(char* text, int size) {
     int used = 0;
     for (u32 w = 0; w < state.warps && used < size - 80; ++w) {
         used += snprintf(text + used, size - used, "%swarp %u", w ? "; " : "", w);
@@ -98,7 +103,6 @@ static int describe(char* text, int size) {
             left &= ~same;
         }
     }
-    return used;
 }
 
 [[noreturn]] static void stuck() {
@@ -123,12 +127,13 @@ static inline void switch_to(Thread* t, Thread* next) {
     emu_switch(&t->sp, next->sp);
 }
 
-// Give the processor to the next runnable thread; returns when this one runs again. A thread that is done never does.
+// Switches to the next runnable thread, and returns when this one runs again, which one that is
+// done never does.
 static void switch_away(Thread* t) {
-    const u32 own = state.ready[t->warp];  // the rest of its warp first
+    const u32 own = state.ready[t->warp];  // the other lanes of its warp come first
     Thread* next = own ? &state.thread[t->warp * 32 + (state.backward ? 31 - __builtin_clz(own) : __builtin_ctz(own))] : pick();
     while (!next) {
-        for (u32 w = 0; w < state.warps; ++w) {  // who gave way comes again when nobody else can run
+        for (u32 w = 0; w < state.warps; ++w) {  // threads that gave way run again when no other can
             for (u32 left = state.yielded[w]; left; left &= left - 1) state.thread[w * 32 + __builtin_ctz(left)].state = RUNNABLE;
             state.ready[w] |= state.yielded[w], state.yielded[w] = 0;
         }
@@ -147,7 +152,8 @@ static void wait_here(Thread* t, ThreadState why, u32 site) {
     switch_away(t);
 }
 
-// Lanes that have returned are left out of a vote or a __syncwarp() that names them. To name them in anything else is a fault.
+// Whether an operation may name lanes that have returned, and then leaves them out: a vote or a
+// __syncwarp(). In any other operation naming them is a fault.
 static bool spares_exited(u32 kind) { return kind == SYNC || (VOTE_ALL <= kind && kind <= VOTE_BALLOT); }
 
 static u32 lanes_of(const Thread& t) {
@@ -155,7 +161,8 @@ static u32 lanes_of(const Thread& t) {
     return spares_exited(t.kind) ? lanes & ~state.done[w] : lanes;
 }
 
-// Computes the warp operation that `t` is at if all its lanes have come; those that wait there may run on.
+// If all lanes of the warp operation at which `t` stands have arrived: computes it, lets the
+// waiting lanes run on, and returns true.
 static bool complete(Thread& t) {
     const u32 w = t.warp, lanes = lanes_of(t);
     u32 waiting = 0;
@@ -188,9 +195,9 @@ void fiber_main() {
     switch_away(t);
 }
 
-// ---- what a thread waits for
+// ---- barriers and warp operations
 static void open_barrier(Barrier& b, u32 id, bool whole) {
-    const u64 object = ~(u64)id;  // for the order that checks keep; mbarriers have their addresses
+    const u64 object = ~(u64)id;  // its name in the checks' order of accesses; an mbarrier's name is its address
     const u32 results[5] = {0, 0, b.popc, b.all, b.any};
     if (whole && !b.reduces) {
         for (u32 w = 0; w < state.warps; ++w) state.ready[w] = state.exist[w], state.waiting[w] = state.at_barrier[w] = 0;
@@ -225,13 +232,13 @@ extern "C" u32 emu_barrier(Thread* t, u32 id, u32 count, u32 how, u32 site) {
     if (!b.arrived) b = {0, expected, 0, 1, 0, 0, 0};
     if (b.expected != expected)
         fault(t, "divergent barrier", site, "barrier %u for %u threads, for %u by those that wait", id, expected, b.expected);
-    if (how & ALIGNED && op != BAR_ARRIVE) {  // who arrives does not wait, so that lanes drift apart
+    if (how & ALIGNED && op != BAR_ARRIVE) {  // a BAR_ARRIVE does not wait, and the lanes of a warp may drift apart
         if (state.at_barrier[w] && (state.barrier_id[w] != id || state.barrier_site[w] != site))
             fault(t, "divergent barrier", site, "lane %u of the same warp waits at another barrier, @%u@",
                   __builtin_ctz(state.at_barrier[w]), state.barrier_site[w]);
         state.barrier_id[w] = id, state.barrier_site[w] = site;
     }
-    b.arrived += t->lane ? 1 : 33 - __builtin_popcount(state.exist[w]);  // a warp that is not full counts as one
+    b.arrived += t->lane ? 1 : 33 - __builtin_popcount(state.exist[w]);  // a warp that is not full counts as a full one
     if (op > BAR_ARRIVE) b.popc += predicate, b.all &= predicate, b.any |= predicate, ++b.reduces;
     t->barrier = id;
     if (op == BAR_ARRIVE) {

@@ -1,12 +1,15 @@
-// What a translated kernel sees of the emulated machine.
+// The part of the emulated machine that a translated kernel sees.
 //
-// translate.py makes one C++ function of a PTX entry; each CUDA thread is a call of it, on a stack of its own (a "fiber")
-// if the kernel synchronises. machine.cpp switches between the fibers of one block, at synchronisations only, and runs
-// block after block. Global memory is the host's, and a global address a host pointer. Shared memory is one arena: a
-// .shared address is an offset into it, and the generic address of the same byte is a host pointer. Local memory is the
-// kernel function's own arrays.
+// translate.py makes one C++ function of a PTX entry. Each CUDA thread is a call of this function;
+// if the kernel synchronises, each runs on a stack of its own (a "fiber"). machine.cpp runs block
+// after block, and switches between the fibers of a block at synchronisations only.
 //
-// The same translation is compiled twice: with CHECKED 1 every access passes shadow.cpp, with 0 it is a plain load.
+// Global memory is the host's, and a global address is a host pointer. Shared memory is one arena:
+// a .shared address is an offset into it, and the generic address of the same byte is a host
+// pointer. Local memory is the kernel function's own arrays.
+//
+// The same translation can be compiled in two ways: with CHECKED 1 shadow.cpp looks at every
+// access, with CHECKED 0 an access is a plain load or store.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -33,7 +36,7 @@ struct Machine;
 struct Thread;
 typedef void (*Body)(Machine*, Thread*);
 
-// The local arrays of one call of a function, for checks.
+// A local array of one call of a function. Only the checks use it.
 struct Depot {
     char* base;
     u32 size;
@@ -41,32 +44,33 @@ struct Depot {
     Depot* outer;
 };
 
-struct CopyTable;  // cp.async in flight, see transfer.cpp
+struct CopyTable;  // the cp.async copies of a thread that have not landed, see transfer.cpp
 
 struct Thread {
     void* sp;
     u32 tid[3];
-    u32 index, lane, warp;  // index in the block; lane = index % 32
-    u32 site;               // where it waits: an index into the entry's table of source lines
+    u32 index, lane, warp;  // index is the place in the block; lane = index % 32, warp = index / 32
+    u32 site;               // where the thread waits: an index into the entry's table of source lines
     u32 state;
     u32 in[16], out[16];  // operands and results of a warp operation
-    u32 kind, mask;       // of the warp operation it waits at
-    u32 barrier;          // the barrier it waits at
-    u32 steps;            // slices of backward branches used up
+    u32 kind, mask;       // of the warp operation at which the thread waits
+    u32 barrier;          // the barrier at which the thread waits
     Depot* depots;
     CopyTable* copies;
-    // checks: the clock of this thread, and what `interval` it and its row of known clocks belong to
+    // For checks: this thread's clock, the interval that it and its row of known clocks belong to,
+    // whether that row reaches beyond its warp, and whether a fence came after its last plain
+    // store.
     u32 clock, interval, wide, fenced;
 };
 
 struct Machine {
-    char* shared;     // the arena
-    u32 shared_size;  // bytes of it that this launch has
+    char* shared;     // the arena of shared memory
+    u32 shared_size;  // bytes of it that this launch uses
     u32 dynamic_size;
     u32 nctaid[3], ntid[3], ctaid[3];
     const char* const* params;
     u64 loaded, stored, barriers;
-    u8* hits;  // a byte for each source line of the entry
+    u8* hits;  // a byte for each source line of the entry, set when the line runs
 };
 
 enum Access : u32 { READ = 1, WRITE = 2, ATOMIC = 4 };
@@ -80,25 +84,25 @@ enum Kind : u32 {
 
 enum BarrierOp : u32 { BAR_SYNC, BAR_ARRIVE, BAR_POPC, BAR_AND, BAR_OR, ALIGNED = 16, PREDICATE = 32 };
 
-// Elements of mma operands.
-enum Element : u32 { E_F16, E_BF16, E_TF32, E_F32, E_S8, E_U8, E_S32, E_F64 };
+// The element types of mma operands.
+enum Element : u32 { E_F16, E_BF16, E_TF32, E_F32, E_S8, E_U8, E_S32 };
 
 // ---- machine.cpp, warp.cpp and transfer.cpp
 #define IMPORT __attribute__((visibility("default")))
 extern "C" {
-IMPORT u32 emu_barrier(Thread*, u32 id, u32 count, u32 how, u32 site);  // how: BarrierOp | ALIGNED | PREDICATE
-IMPORT void emu_warp(Machine*, Thread*, u32 kind, u32 mask, u32 site);  // operands in in[], results in out[]
+IMPORT u32 emu_barrier(Thread*, u32 id, u32 count, u32 how, u32 site);  // how: a BarrierOp, with ALIGNED and PREDICATE or'ed in
+IMPORT void emu_warp(Machine*, Thread*, u32 kind, u32 mask, u32 site);  // operands stand in in[], results in out[]
 IMPORT int emu_refuel(Machine*, Thread*, u32 site);
 IMPORT void emu_yield(Machine*, Thread*, u32 site);
 IMPORT void emu_copy(Machine*, Thread*, u32 to, u64 from, u32 size, u32 source_size, u32 site);
 IMPORT void emu_copy_commit(Machine*, Thread*);
-IMPORT void emu_copy_wait(Machine*, Thread*, u32 groups, u32 all, u32 site);  // all: groups not committed yet too
+IMPORT void emu_copy_wait(Machine*, Thread*, u32 groups, u32 all);  // all: also copies that were not committed
 IMPORT void emu_fence(Machine*, Thread*);
 IMPORT void emu_trap(Machine*, Thread*, const char* kind, const char* detail, u32 site);
-IMPORT void emu_assert(Machine*, Thread*, u64 message, u64 file, u32 line, u32 site);
+IMPORT void emu_assert(Machine*, Thread*, u64 message, u32 site);
 IMPORT u32 emu_print(Machine*, Thread*, u64 format, u64 values);
 IMPORT void emu_mbarrier_init(Machine*, Thread*, u64 at, u32 count, u32 site);
-IMPORT u64 emu_mbarrier_arrive(Machine*, Thread*, u64 at, u32 count, u32 expected, u32 drop, u32 site);
+IMPORT u64 emu_mbarrier_arrive(Machine*, Thread*, u64 at, u32 count, u32 drop, u32 site);
 IMPORT u32 emu_mbarrier_test(Machine*, Thread*, u64 at, u64 state, u32 by_parity, u32 may_wait, u32 site);
 // ---- shadow.cpp
 IMPORT void emu_check_global(Machine*, Thread*, u64 address, u32 size, u32 access, u32 site);
@@ -107,7 +111,7 @@ IMPORT void emu_check_local(Machine*, Thread*, u64 address, u32 size, u32 access
 IMPORT void emu_check_generic(Machine*, Thread*, u64 address, u32 size, u32 access, u32 site);
 }
 
-// ---- memory: where an access of `size` bytes goes, checked in the checked build
+// ---- memory: the host address of an access of `size` bytes, which the checked build checks first
 #define SPACE(name)                                                                          \
     static inline char* name(Machine* m, Thread* t, char* base, u64 at, u32 size, u32 access, u32 site) { \
         (void)m, (void)t, (void)base, (void)size, (void)access, (void)site;                  \
@@ -120,7 +124,7 @@ SPACE(generic) TO((char*)at)
 #undef SPACE
 #undef TO
 
-// Whether an address is one of the thread's local arrays: near this call's frame.
+// Whether an address lies near this call's frame, and so in one of the thread's local arrays.
 static inline bool on_stack(Thread*, u64 at) {
     const u64 here = (u64)__builtin_frame_address(0);
     return at - (here - 65536) < 2 * 65536;

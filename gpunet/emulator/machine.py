@@ -1,10 +1,11 @@
-"""Running a kernel's PTX on the CPU: the face of the emulated machine.
+"""Runs kernels on host memory.
 
-    program = Program.from_source("scale.cu", text, ["scale<float>"])
-    program.launch("scale<float>", (4,), (256,), [pointer, count], regions=[Region(address, size, "x")])
+    program = Program.from_source("scale.cu", text, ["scale<float>"]) program.launch("scale<float>",
+    (4,), (256,), [pointer, count], regions=[Region(address, size, "x")])
 
-NVRTC makes PTX of the unmodified source, translate.py makes C++ of the PTX, g++ a library, and ctypes calls it; each step
-happens once and is kept in a cache folder.
+NVRTC compiles the unmodified source to PTX, translate.py turns the PTX into C++, g++ makes a
+library of that, and ctypes calls it. The results are kept in a cache folder, so each step happens
+once.
 """
 
 from __future__ import annotations
@@ -27,26 +28,15 @@ from gpunet.emulator.operands import UnknownOpcode
 from gpunet.emulator.ptx import parse
 from gpunet.emulator.translate import translate
 from gpunet.nvrtc import cache, compiler
+from gpunet.nvrtc.signature import BLOCK_LIMIT, GRID_LIMITS
 
 SHARED_LIMITS = {
-    75: 64,
-    80: 163,
-    86: 99,
-    87: 163,
-    88: 99,
-    89: 99,
-    90: 227,
-    100: 227,
-    103: 227,
-    110: 227,
-    120: 99,
-    121: 99,
-}
+    75: 64, 80: 163, 86: 99, 87: 163, 88: 99, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99,
+}  # fmt: skip
 """KiB of shared memory that a block may have, by compute capability."""
 STEP_LIMIT = 2**28
-"""Backward branches that a block may take without any synchronisation before it counts as hanging."""
-MAX_THREADS = 1024
-MAX_GRID = (2**31 - 1, 65535, 65535)
+"""Backward branches that a block may take between two synchronisations before it counts as
+hanging."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +44,13 @@ class Region:
     """Bytes of host memory that a launch may touch.
 
     Args:
-        address: of the first byte.
+        address: the address of the first byte.
         size: in bytes.
-        name: what a fault calls it: the parameter's name.
-        read_only: a checked launch refuses to write here.
-        written: address of `size` bytes, one for each byte of the region, zero where nothing was ever written; a checked
-            launch refuses to read such bytes, and sets those that it writes. 0 if every byte counts as written.
+        name: the name that faults use: the parameter's.
+        read_only: whether a checked launch refuses to write here.
+        written: the address of a map with one byte for each byte of the region, 0 where nothing was
+            ever written. A checked launch refuses to read such bytes, and marks those that it
+            writes. The address is 0 if every byte counts as written.
     """
 
     address: int
@@ -73,8 +64,9 @@ class Region:
 class Schedule:
     """The order in which the threads of a block run between synchronisations.
 
-    ``fifo`` runs warps in order, ``lifo`` the last to arrive first; ``random`` draws the priorities of warps from `seed`,
-    and draws again at each synchronisation, so that one warp can be a whole interval ahead of another.
+    ``fifo`` runs warps in order, ``lifo`` the last to arrive first. ``random`` draws the order of
+    the warps from `seed`, anew at each synchronisation, so that one warp can run a whole interval
+    ahead of another.
     """
 
     kind: Literal["fifo", "lifo", "random"] = "fifo"
@@ -82,14 +74,15 @@ class Schedule:
 
 
 class KernelFault(Exception):  # noqa: N818
-    """What a kernel did wrong, in one line.
+    """A kernel did something wrong; the message says what in one line.
 
     Attributes:
-        kind: "race", "out of bounds", "read only", "misaligned", "uninitialised", "divergent barrier",
-            "barrier never reached", "exited lane", "cp.async", "shared memory limit", "hang", "trap" or "unknown opcode".
+        kind: "race", "out of bounds", "read only", "misaligned", "uninitialised", "divergent
+            barrier", "barrier never reached", "exited lane", "cp.async", "shared memory limit",
+            "hang", "trap" or "unknown opcode".
         kernel: the name expression.
-        file, line: where in the source; line 0 if that is not known.
-        block, thread: coordinates, empty if the fault is not one thread's.
+        file, line: the place in the source; line 0 if it is not known.
+        block, thread: their coordinates; empty if the fault does not belong to one thread.
     """
 
     def __init__(
@@ -115,9 +108,10 @@ class Traffic:
     """What one launch did in one of its regions.
 
     Args:
-        name: the region's.
-        loaded, stored: bytes of all instructions: one that is loaded twice counts twice.
-        read, written: how many different bytes these were; exact where the region starts at a multiple of 4.
+        name: the region's name.
+        loaded, stored: bytes of all loads and stores; a byte that is loaded twice counts twice.
+        read, written: how many different bytes these were; exact if the region starts at a multiple
+            of 4.
     """
 
     name: str
@@ -129,8 +123,14 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one launch did: bytes of global memory loaded and stored by instructions, barriers passed by a block, and
-    (checked launches only) the source lines executed, as (file, line), and what was done in each region."""
+    """What one launch did.
+
+    Args:
+        loaded, stored: bytes of global memory that instructions loaded and stored.
+        barriers: barriers that blocks have passed.
+        lines: (file, line) of the source lines that ran; only of a checked launch.
+        regions: what was done in each region; only of a checked launch.
+    """
 
     loaded: int
     stored: int
@@ -140,7 +140,7 @@ class Counts:
 
 
 class Program:
-    """The kernels of one source. Make it with :meth:`from_source`."""
+    """The kernels of one source. :meth:`from_source` makes it."""
 
     def __init__(self, file: str, text: str, expressions: Sequence[str], arch: str):
         self.file = file
@@ -151,18 +151,19 @@ class Program:
 
     @staticmethod
     def from_source(file: str, text: str, expressions: Sequence[str], *, arch: str = "compute_80") -> Program:
-        """A program whose kernels are compiled when they are first launched.
+        """Make a program; each kernel is compiled when it is first launched.
 
         Args:
-            file: the name that messages give it.
-            text: CUDA C++ with its quoted includes inlined, as gpunet.nvrtc.source.read makes it.
-            expressions: the kernel instances that may be launched.
+            file: the name that messages use for the source.
+            text: CUDA C++ with its quoted includes inlined, as :func:`gpunet.nvrtc.source.read`
+                does it.
+            expressions: name expressions of the instances that may be launched.
             arch: the virtual architecture to compile for, from compute_75 on.
         Raises:
-            BackendError: g++ is missing, or the host is not Linux on x86-64.
+            BackendError: NVRTC or g++ is missing, or the host is not Linux on x86-64.
+            ValueError: an architecture that is not emulated.
         """
-        build.check_host()
-        build.compiler()
+        build.check_available()
         if capability(arch) not in SHARED_LIMITS:
             raise ValueError(f"the emulated device takes compute_{'/'.join(map(str, SHARED_LIMITS))}, got {arch}")
         return Program(file, text, expressions, arch)
@@ -182,15 +183,17 @@ class Program:
         """Run a kernel to its end.
 
         Args:
-            params: the bytes of each parameter; a pointer is 8 bytes that hold a host address.
+            grid, block: one to three extents, in blocks and in threads.
+            params: the bytes of each parameter; those of a pointer hold a host address.
             shared: bytes of dynamic shared memory.
-            regions: the global memory that it may touch. A launch without `checked` does not look at them.
+            regions: the global memory that the kernel may touch. Only a checked launch looks at
+                them.
+            schedule: the order of threads.
             checked: run the build that checks every access.
         Raises:
-            KernelFault: the kernel did what it must not; memory then holds what it had done so far.
-            ValueError: an extent that no device takes, parameters whose number or sizes are not the kernel's, or an
+            KernelFault: the kernel did something wrong. What it had written before stays written.
+            ValueError: extents that no device takes, parameters of a wrong number or size, or an
                 expression that is not listed.
-            BackendError: NVRTC is missing.
         """
         kernel = self._kernel(expression, checked)
         grid3, block3 = ((*extents, 1, 1)[:3] for extents in (grid, block))
@@ -198,11 +201,11 @@ class Program:
         return kernel.run(expression, grid3, block3, params, shared, regions, schedule)
 
     def compile(self, expression: str, *, checked: bool = False) -> None:
-        """Compile an instance now, or find it in the cache."""
+        """Compile an instance now, unless it is in the cache."""
         self._kernel(expression, checked)
 
     def lines(self, expression: str) -> frozenset[tuple[str, int]]:
-        """The source lines that an instance has instructions for, as (file, line)."""
+        """Return (file, line) of the source lines for which an instance has instructions."""
         facts = self._kernel(expression, True).facts
         return frozenset((facts["sites"][site][0], facts["sites"][site][1]) for site in facts["covered"])
 
@@ -215,11 +218,11 @@ class Program:
         params: Sequence[bytes],
         shared: int,
     ) -> None:
-        threads, most = prod(block), kernel.facts["max_threads"] or MAX_THREADS
+        threads, most = prod(block), kernel.facts["max_threads"] or BLOCK_LIMIT
         if not 0 < threads <= most or min(block) < 1:
             raise ValueError(f"{expression}: a block of {tuple(block)} threads, but the kernel takes 1 to {most}")
-        if any(not 0 < extent <= limit for extent, limit in zip(grid, MAX_GRID, strict=True)) or prod(grid) >= 2**32:
-            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, but a device takes 1 to {MAX_GRID}")
+        if any(not 0 < extent <= limit for extent, limit in zip(grid, GRID_LIMITS, strict=True)) or prod(grid) >= 2**32:
+            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, but a device takes 1 to {GRID_LIMITS}")
         sizes = kernel.facts["parameters"]
         if [len(p) for p in params] != sizes:
             raise ValueError(f"{expression}: takes parameters of {sizes} bytes, got {[len(p) for p in params]}")
@@ -242,15 +245,13 @@ class Program:
         return self._loaded[expression, checked]
 
     def _files(self, expression: str, checked: bool) -> tuple[Path, Path]:
-        """The library of an instance and what is known about it, compiled if they are not in the cache."""
+        """Return an instance's library and JSON file, compiled if they are not in the cache."""
         name = build.key(self.text, expression, self.arch, checked, compiler.releases())
         readable = re.sub(r"\W+", "_", expression).strip("_")[:60]
 
         def make(path: Path) -> None:
             ptx, names = compiler.to_ptx(self.file, self.text, self.arch, (expression,))
-            ptx = ptx.replace(
-                f'"{os.getcwd()}/', '"'
-            )  # NVRTC writes full paths; messages name the files as they were given
+            ptx = ptx.replace(f'"{os.getcwd()}/', '"')  # NVRTC makes the names of files absolute
             try:
                 made = translate(parse(ptx), names[expression], checked=checked)
             except UnknownOpcode as error:
@@ -266,7 +267,7 @@ class Program:
 
 
 def capability(arch: str) -> int:
-    """80 of ``compute_80`` or ``sm_80``."""
+    """Return the number of an architecture: 80 for ``compute_80`` or ``sm_80``."""
     digits = re.fullmatch(r"(?:compute|sm)_(\d+)[af]?", arch)
     if digits is None:
         raise ValueError(f"an architecture is written as compute_80, got {arch}")
@@ -274,7 +275,7 @@ def capability(arch: str) -> int:
 
 
 class _CRegion(ctypes.Structure):
-    """Region of state.hpp."""
+    """The struct Region of state.hpp."""
 
     _fields_ = (
         ("address", ctypes.c_uint64), ("size", ctypes.c_uint64), ("name", ctypes.c_char_p), ("written", ctypes.c_uint64),
@@ -284,7 +285,7 @@ class _CRegion(ctypes.Structure):
 
 
 class _CLaunch(ctypes.Structure):
-    """Launch of state.hpp."""
+    """The struct Launch of state.hpp."""
 
     _fields_ = (
         ("body", ctypes.c_void_p), ("params", ctypes.c_void_p), ("regions", ctypes.c_void_p), ("hits", ctypes.c_void_p),
@@ -299,11 +300,11 @@ class _CLaunch(ctypes.Structure):
     )  # fmt: skip
 
 
-_one_launch = Lock()  # the machine has one state
+_one_launch = Lock()  # the machine has one state, so one launch runs at a time
 
 
 class _Kernel:
-    """A loaded library."""
+    """The loaded library of an instance, and the facts about it that `translate.Kernel` lists."""
 
     def __init__(self, library: Path, facts: dict[str, Any], checked: bool):
         self.facts = facts

@@ -1,4 +1,4 @@
-"""Instructions of PTX that move data: mov, loads and stores, atomics, asynchronous copies, address spaces."""
+"""Translates instructions that move data: moves, loads, stores, atomics, copies, address spaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOTHING = ("prefetch", "prefetchu", "discard", "applypriority", "createpolicy")
 
 
 def translate(c: Operands, parts: list[str], o: list[str]) -> str | None:
-    """The C++ of one instruction, or None if it is not of this family."""
+    """Return the C++ of one instruction, or None if it is of another family."""
     name = parts[0]
     if name == "mov":
         return _move(c, parts, o)
@@ -38,8 +38,8 @@ def _space(parts: list[str]) -> str:
 
 
 def _place(c: Operands, space: str, operand: str, size: int, access: str) -> str:
-    """A statement that makes ``p`` the host address of an access."""
-    address, _, variable = c.address(operand)
+    """Return a statement that declares ``p``, the host address of an access."""
+    address, variable = c.address(operand)
     if space == "param" or (variable is not None and variable.space == "param"):
         return f"char* const p = (char*)({address});"
     if space == "const" or (space == "generic" and variable is not None):
@@ -49,7 +49,7 @@ def _place(c: Operands, space: str, operand: str, size: int, access: str) -> str
 
 
 def _fence(parts: list[str]) -> str:
-    """A store that releases does what a fence before it would."""
+    """Return the fence that a releasing store contains; empty for another."""
     return "emu_fence(m, t); " if any(p in RELEASING for p in parts) else ""
 
 
@@ -63,7 +63,7 @@ def _counted(space: str, counter: str, size: int) -> str:
 
 def _move(c: Operands, parts: list[str], o: list[str]) -> str:
     kind = kind_of(parts)
-    if o[0].startswith("{"):  # apart, the low element first
+    if o[0].startswith("{"):  # split into elements, the low one first
         elements = c.vector(o[0])
         each = SIZES[kind] // len(elements)
         value = c.read(o[1], "u" + kind[1:] if kind != "b128" else kind)
@@ -72,7 +72,7 @@ def _move(c: Operands, parts: list[str], o: list[str]) -> str:
             for i, e in enumerate(elements)
         )
         return f"{{ const {C_TYPES[kind]} whole = {value}; {writes} }}"
-    if o[1].startswith("{"):  # together
+    if o[1].startswith("{"):  # put together from elements
         elements = c.vector(o[1])
         each = SIZES[kind] // len(elements)
         terms = " | ".join(
@@ -94,7 +94,7 @@ def _load(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _widened(c: Operands, target: str, kind: str, value: str) -> str:
-    """A loaded value in a register that may be wider: sign or zeros are put before it."""
+    """Assign a loaded value to a register; a wider one is extended by the sign or by zeros."""
     declared = c.function.registers.get(target)
     if declared is not None and SIZES[declared] > SIZES[kind] and not is_float(declared):
         return f"{target} = ({C_TYPES[declared]}){value};"
@@ -112,7 +112,7 @@ def _store(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _atomic(c: Operands, parts: list[str], o: list[str]) -> str:
-    """atom and red: nothing else runs between their read and their write."""
+    """Translate atom and red. No other thread runs between their read and their write."""
     kind, space = kind_of(parts), _space(parts)
     if parts[0] == "red" and "async" in parts:
         c.unknown()
@@ -184,32 +184,32 @@ def _in_space(c: Operands, parts: list[str], o: list[str]) -> str:
 
 
 def _copy(c: Operands, parts: list[str], o: list[str]) -> str:
-    """cp.async and its groups. The tensor copies of Hopper, cp.async.bulk, belong here."""
+    """Translate cp.async and its groups. Hopper's cp.async.bulk would be added here."""
     if parts[1] != "async" or "bulk" in parts:
         c.unknown()
     if "commit_group" in parts:
         return "emu_copy_commit(m, t);"
     if "wait_group" in parts:
-        return f"emu_copy_wait(m, t, {c.read(o[0], 'u32')}, 0, {c.site});"
+        return f"emu_copy_wait(m, t, {c.read(o[0], 'u32')}, 0);"
     if "wait_all" in parts:
-        return f"emu_copy_wait(m, t, 0, 1, {c.site});"
+        return "emu_copy_wait(m, t, 0, 1);"
     if "mbarrier" in parts:
         at = shared_offset(c, parts, o[0])
         count = "1" if "noinc" in parts else "0"
-        return f"emu_copy_wait(m, t, 0, 1, {c.site}); if ({count}) emu_mbarrier_arrive(m, t, {at}, 1, 0, 0, {c.site});"
+        return f"emu_copy_wait(m, t, 0, 1); if ({count}) emu_mbarrier_arrive(m, t, {at}, 1, 0, {c.site});"
     size = c.read(o[2], "u32")
     source = size
     rest = [x for x in o[3:] if not ("cache_hint" in c.instruction.opcode and x is o[-1])]
     if rest:
         declared = c.function.registers.get(rest[0].lstrip("!"))
         source = f"({c.read(rest[0], 'pred')} ? 0u : {size})" if declared == "pred" else c.read(rest[0], "u32")
-    to, _, _ = c.address(o[0])
-    origin, _, _ = c.address(o[1])
+    to, _ = c.address(o[0])
+    origin, _ = c.address(o[1])
     return f"emu_copy(m, t, (u32)({to}), {origin}, {size}, {source}, {c.site});"
 
 
 def shared_offset(c: Operands, parts: list[str], operand: str) -> str:
-    """The offset in shared memory of an object given by a .shared or a generic address."""
-    address, _, variable = c.address(operand)
+    """Return the offset in shared memory of an object with a .shared or a generic address."""
+    address, variable = c.address(operand)
     in_shared = _space(parts) == "shared" or (variable is not None and variable.space == "shared")
     return f"(u64)({address})" if in_shared else f"(u64)({address}) - (u64)S"

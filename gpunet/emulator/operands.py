@@ -1,4 +1,4 @@
-"""Operands of PTX instructions as C++ expressions."""
+"""Translates the operands of PTX instructions to C++ expressions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ C_TYPES = {
     "b32": "u32", "u32": "u32", "s32": "s32", "f32": "f32", "f16x2": "u32", "bf16x2": "u32", "b64": "u64", "u64": "u64",
     "s64": "s64", "f64": "f64", "b128": "u128", "pred": "bool",
 }  # fmt: skip
-"""PTX type to the C++ type that holds it; half precision is held as bits."""
+"""The C++ type that holds each PTX type; 16-bit floats are held as bits."""
 
 SPECIAL = {
     "%tid": "t->tid[{}]", "%ntid": "m->ntid[{}]", "%ctaid": "m->ctaid[{}]", "%nctaid": "m->nctaid[{}]",
@@ -26,10 +26,10 @@ SPECIAL = {
     "%clusterid": "m->ctaid[{}]", "%nclusterid": "m->nctaid[{}]", "%cluster_ctaid": "0u", "%cluster_nctaid": "1u",
     "%cluster_ctarank": "0u", "%cluster_nctarank": "1u", "%is_explicit_cluster": "false", "WARP_SZ": "32u",
 }  # fmt: skip
-"""Special registers; {} is the axis."""
+"""The C++ expression of each special register; {} stands for the axis."""
 ROUNDINGS = {"rn": "RN", "rz": "RZ", "rm": "RM", "rp": "RP", "rni": "RN", "rzi": "RZ", "rmi": "RM", "rpi": "RP"}
 HALVES = {"f16": "Half", "bf16": "Brain", "f16x2": "Half", "bf16x2": "Brain"}
-"""Types of 16 bits, alone and in pairs, to their class in ops.hpp."""
+"""The class in ops.hpp of each 16-bit float, alone and in pairs."""
 
 _NUMBER = re.compile(r"([+-]?)(?:0[fF]([0-9a-fA-F]{8})|0[dD]([0-9a-fA-F]{16})|(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?)")
 _DECIMAL = re.compile(r"[+-]?\d+\.\d*(?:[eE][+-]?\d+)?")
@@ -41,7 +41,9 @@ class UnknownOpcode(Exception):  # noqa: N818
 
     Args:
         detail: the instruction.
-        site: number of its source line.
+        site: the number of its source line.
+    Attributes:
+        place: (file, line) of the source line, once it is known.
     """
 
     def __init__(self, detail: str, site: int):
@@ -52,12 +54,15 @@ class UnknownOpcode(Exception):  # noqa: N818
 
 
 def is_float(kind: str) -> bool:
-    """Whether a type is a C++ floating type."""
+    """Whether a PTX type is a float in C++."""
     return kind in ("f32", "f64")
 
 
 def cast(expression: str, source: str, target: str) -> str:
-    """A value of PTX type `source` as `target`: bits are kept where one is a float, numbers where both are integers."""
+    """Convert a value from PTX type `source` to `target`.
+
+    Between a float and an integer type the bits are kept, between two integer types the number.
+    """
     if C_TYPES[source] == C_TYPES[target]:
         return expression
     if target == "pred":
@@ -74,7 +79,11 @@ class Operands:
     """Reads and writes the operands of one function's instructions.
 
     Args:
-        symbols: the C++ expression of the address of a variable, by name; None for an unknown one.
+        function: the function.
+        symbols: returns a variable and the C++ expression of its address, by name; None if the name
+            is unknown.
+    Attributes:
+        instruction: the instruction that is being translated.
     """
 
     def __init__(self, function: Function, symbols: Callable[[str], tuple[Variable, str] | None]):
@@ -84,16 +93,16 @@ class Operands:
 
     @property
     def site(self) -> int:
-        """Source line of the current instruction."""
+        """The number of the current instruction's source line."""
         return self.instruction.site
 
     def unknown(self) -> NoReturn:
-        """The current instruction has a form that the machine does not know."""
+        """Raise UnknownOpcode: the machine does not know this form of the current instruction."""
         text = f"{self.instruction.opcode} {', '.join(self.instruction.operands)}".strip()
         raise UnknownOpcode(text, self.site)
 
     def read(self, operand: str, kind: str) -> str:
-        """An operand as a value of type `kind`."""
+        """Return an operand as an expression of type `kind`."""
         if kind not in C_TYPES:
             self.unknown()
         negated = operand.startswith("!")
@@ -118,7 +127,7 @@ class Operands:
         return f"({C_TYPES[kind]})({symbol[1]}{f' + {offset}' if offset else ''})"
 
     def write(self, operand: str, kind: str, expression: str) -> str:
-        """The statement that gives a register a value of type `kind`; ``_`` takes none."""
+        """Return a statement that assigns a value of type `kind`; ``_`` discards it."""
         if operand == "_":
             return f"(void)({expression});"
         declared = self.function.registers.get(operand)
@@ -127,11 +136,11 @@ class Operands:
         return f"{operand} = {cast(f'({expression})', kind, declared)};"
 
     def vector(self, operand: str) -> list[str]:
-        """Elements of ``{a, b}``; of a plain operand itself."""
+        """Return the elements of ``{a, b}``; a plain operand is its own only element."""
         return [part.strip() for part in operand[1:-1].split(",")] if operand.startswith("{") else [operand]
 
-    def address(self, operand: str) -> tuple[str, str, Variable | None]:
-        """The address in brackets: its base as an unsigned 64-bit expression with the offset, and a symbol's variable."""
+    def address(self, operand: str) -> tuple[str, Variable | None]:
+        """Return an address in brackets as a u64 expression, and the variable that it names."""
         found = _ADDRESS.fullmatch(operand)
         if found is None:
             self.unknown()
@@ -139,16 +148,16 @@ class Operands:
         if base in self.function.registers:
             wide = SIZES[self.function.registers[base]] == 8
             if wide:
-                return f"{base} + {offset}ll" if offset else base, str(offset), None
+                return f"{base} + {offset}ll" if offset else base, None
             text = f"(u64){base} + {offset}" if offset >= 0 else f"(u64)(u32)({base} - {-offset}u)"
-            return text, str(offset), None
+            return text, None
         if base.isdigit():
-            return f"{int(base) + offset}ull", str(offset), None
+            return f"{int(base) + offset}ull", None
         symbol = self.symbols(base)
         if symbol is None:
             self.unknown()
         variable, expression = symbol
-        return f"(u64)({expression}) + {offset}", str(offset), variable
+        return f"(u64)({expression}) + {offset}", variable
 
     def _number(self, number: re.Match[str], kind: str) -> str:
         sign, single, double, whole = number.groups()
@@ -170,17 +179,22 @@ class Operands:
 
 
 def kind_of(parts: list[str]) -> str:
-    """The type in an opcode: the last one that it names; empty if it names none."""
+    """Return the type of an opcode: the last one that it names; empty if it names none."""
     return next((p for p in reversed(parts) if p in SIZES), "")
 
 
 def rounding_of(parts: list[str]) -> str:
-    """The rounding that an opcode asks for, as ops.hpp calls it."""
+    """Return the rounding that an opcode asks for, under its name in ops.hpp."""
     return next((ROUNDINGS[p] for p in parts if p in ROUNDINGS), "RN")
 
 
 def apply(c: Operands, o: list[str], kind: str, expression: str, kinds: dict[str, str] | None = None) -> str:
-    """``d = expression`` of the operands a, b, c … of type `kind`, unless `kinds` names another."""
+    """Return ``d = expression``, in which a, b, c … stand for the operands after the first.
+
+    Args:
+        kind: the type of the operands and of the result.
+        kinds: other types for some of them, by letter.
+    """
     names = "abcde"[: len(o) - 1]
     given = " ".join(
         f"const auto {n} = {c.read(x, (kinds or {}).get(n, kind))};" for n, x in zip(names, o[1:], strict=True)

@@ -1,7 +1,8 @@
-// What PTX instructions compute, where C++ has no operator with the same meaning.
+// The PTX instructions for which C++ has no operator with the same meaning.
 //
-// A product and a sum that PTX writes apart are never fused here, and fma always is (-ffp-contract=off, a processor with
-// FMA). .ftz is a mode of the processor for the whole launch; .approx functions are the C library's.
+// A product and a sum that are two PTX instructions are never fused, and fma always is: the
+// compiler gets -ffp-contract=off, and the processor must have FMA. .ftz is a mode of the processor
+// during the whole launch. .approx functions are the C library's.
 #pragma once
 #include <math.h>
 
@@ -15,7 +16,7 @@ namespace emu {
 
 #define OP static inline __attribute__((always_inline))
 
-// ---- rounding: rn is the processor's, the others are asked for instruction by instruction
+// ---- rounding: rn is the processor's usual mode, the others are requested for single instructions
 enum Rounding { RN, RZ, RM, RP };
 
 #ifdef __AVX512F__
@@ -23,7 +24,8 @@ enum Rounding { RN, RZ, RM, RP };
 #define ROUNDED_2(I) (R == RZ ? ({ asm(I " %{rz-sae%}, %2, %1, %0" : "=v"(d) : "v"(a), "v"(b)); 0; }) : R == RM ? ({ asm(I " %{rd-sae%}, %2, %1, %0" : "=v"(d) : "v"(a), "v"(b)); 0; }) : ({ asm(I " %{ru-sae%}, %2, %1, %0" : "=v"(d) : "v"(a), "v"(b)); 0; }))
 #define ROUNDED_3(I) (R == RZ ? ({ asm(I " %{rz-sae%}, %2, %1, %0" : "+v"(d) : "v"(b), "v"(c)); 0; }) : R == RM ? ({ asm(I " %{rd-sae%}, %2, %1, %0" : "+v"(d) : "v"(b), "v"(c)); 0; }) : ({ asm(I " %{ru-sae%}, %2, %1, %0" : "+v"(d) : "v"(b), "v"(c)); 0; }))
 #else
-// The mode is switched and restored within one asm, so that no other arithmetic can come between.
+// One asm statement switches the mode and restores it, so that no other arithmetic can run in
+// between.
 template <int R>
 OP u32 mode_with() {
     u32 mode;
@@ -48,11 +50,12 @@ template <int R> OP f64 fma(f64 a, f64 b, f64 c) { if (R == RN) return __builtin
 template <int R> OP f32 square_root(f32 a) { if (R == RN) return __builtin_sqrtf(a); f32 d = a; (void)ROUNDED_1("vsqrtss"); return d; }
 template <int R> OP f64 square_root(f64 a) { if (R == RN) return __builtin_sqrt(a); f64 d = a; (void)ROUNDED_1("vsqrtsd"); return d; }
 
-template <class T> OP T saturate(T x) { return x > 0 ? (x < 1 ? x : 1) : 0; }  // NaN to 0
+template <class T> OP T saturate(T x) { return x > 0 ? (x < 1 ? x : 1) : 0; }  // NaN becomes 0
 OP f32 negate(f32 x) { return bits<f32>(bits<u32>(x) ^ 0x80000000u); }
 OP f64 negate(f64 x) { return bits<f64>(bits<u64>(x) ^ 1ull << 63); }
 
-// The processor keeps the denormals of what it only moves or compares: abs, neg, min and max. With .ftz they become zero.
+// abs, neg, min and max only move or compare numbers, and the processor keeps denormals there. With
+// .ftz they become zero.
 OP f32 flushed(f32 x) { return bits<u32>(x) & 0x7f800000u ? x : bits<f32>(bits<u32>(x) & 0x80000000u); }
 
 template <class T, bool NAN_WINS = false> OP T lesser(T a, T b) {
@@ -69,9 +72,11 @@ OP f64 reciprocal(f64 x) { return 1.0 / x; }
 OP f32 reciprocal_root(f32 x) { return (f32)(1.0 / sqrt((f64)x)); }
 OP f64 reciprocal_root(f64 x) { return 1.0 / sqrt(x); }
 
-// ---- 16-bit floats: stored as bits, computed wider and rounded once. What is not exact in the wider format is made odd
-// there: rounding that gives what rounding the exact number would (Boldo and Melquiond 2008, "Emulation of FMA and correctly
-// rounded sums: proved algorithms using rounding to odd").
+// ---- 16-bit floats
+// They are stored as bits, computed in a wider format and rounded once. A number that is not exact
+// in the wider format is rounded to odd there; rounding it again then gives the same as rounding
+// the exact number (Boldo and Melquiond 2008, "Emulation of FMA and correctly rounded sums: proved
+// algorithms using rounding to odd").
 template <class T> struct BitsOf;
 template <> struct BitsOf<f32> { typedef u32 type; };
 template <> struct BitsOf<f64> { typedef u64 type; };
@@ -105,14 +110,15 @@ template <class F, class Op> OP u16 half_fma(Op op, u16 a, u16 b, u16 c) { retur
 template <class Op, class... A> OP u32 each_half(Op op, A... a) { return (u32)op((u16)a...) | (u32)op((u16)(a >> 16)...) << 16; }
 
 // ---- conversion
-// The neighbour of r (the nearest to v in its format) on the side that R asks for.
-template <int R, class B, class V> OP B towards(B r, V v, V back) {  // r: bits, sign first; back: its value
+// r is the number of its format that is nearest to v. Returns r, or its neighbour if R asks for the
+// other side of v. r is given as bits, sign first; `back` is its value.
+template <int R, class B, class V> OP B towards(B r, V v, V back) {
     if (R == RN || v != v || back == v) return r;
     const bool negative = r >> (sizeof(B) * 8 - 1), above = back > v;
     const bool too_far = R == RZ ? (negative ? !above : above) : R == RM ? above : !above;
     if (!too_far) return r;
     if (R == RZ) return r - 1;
-    const bool grow = R == RM ? negative : !negative;  // in magnitude
+    const bool grow = R == RM ? negative : !negative;  // towards a larger magnitude
     if (!grow && (B)(r << 1) == 0) return (B)(R == RM ? (B)1 << (sizeof(B) * 8 - 1) | 1 : 1);
     return grow ? r + 1 : r - 1;
 }
@@ -121,7 +127,7 @@ template <int R, class F> OP u16 to_half(f32 v) { const u16 r = F::narrow(v); re
 template <int R, class F> OP u16 to_half(f64 v) { const u16 r = F::narrow(v); return towards<R, u16, f64>(r, v, F::wide(r)); }
 template <int R, class I> OP f32 int_to_f32(I v) { const f32 r = (f32)v; return bits<f32>(towards<R, u32, long double>(bits<u32>(r), v, r)); }
 template <int R, class I> OP f64 int_to_f64(I v) { const f64 r = (f64)v; return bits<f64>(towards<R, u64, long double>(bits<u64>(r), v, r)); }
-OP u32 to_tf32(f32 v, bool away) {  // 10 bits of fraction: the nearest, ties away or to even
+OP u32 to_tf32(f32 v, bool away) {  // the nearest with 10 bits of fraction; ties away from zero, or to even
     const u32 b = bits<u32>(v);
     return v != v ? 0x7fffffff : (away ? b + 0x1000 : b + 0xfff + (b >> 13 & 1)) & ~0x1fffu;
 }

@@ -1,8 +1,9 @@
-"""Memory of the emulated device: how much there is, and pools that keep what was freed, as CuPy's do.
+"""Counts the memory of the emulated device, with pools that keep freed memory as CuPy's do.
 
-A pool takes memory from the device when it has none left, and gives it back only when `free_all_blocks` is called; the memory
-of a pool that is dropped before that is lost until the process ends. So a program that leaks on a GPU leaks here too. Bytes are
-counted, not placed: freed bytes serve any later request of at most as many.
+A pool takes memory from the device when it has none left, and gives it back only when
+`free_all_blocks` is called. If a pool is dropped before that, its memory is lost until the process
+ends; a program that leaks on a GPU leaks here too. A pool counts bytes and does not place them:
+freed bytes serve any later request that is not larger.
 """
 
 from __future__ import annotations
@@ -10,27 +11,27 @@ from __future__ import annotations
 from gpunet.errors import BackendError
 
 GRANULE = 512
-"""Bytes that CuPy's pools round a request up to."""
+"""CuPy's pools round requests up to a multiple of this, in bytes."""
 
 
 class OutOfMemoryError(MemoryError):
-    """The device has no memory left; CuPy's error of this name is a MemoryError too."""
+    """The device has no memory left; CuPy's error of this name is a MemoryError, too."""
 
 
 class DeviceMemory:
     """The memory of one device.
 
     Args:
-        limit: bytes; None for as much as there is.
+        limit: bytes; None for no limit.
     Attributes:
-        used: bytes that pools hold, whether arrays use them or not.
+        used: bytes that all pools hold, whether arrays use them or not.
     """
 
     def __init__(self, limit: int | None = None):
         self.limit, self.used = limit, 0
 
     def take(self, size: int) -> bool:
-        """Whether the device had so many bytes left, which then are taken."""
+        """Take `size` bytes, and return whether the device had that many left."""
         if self.limit is not None and self.used + size > self.limit:
             return False
         self.used += size
@@ -42,11 +43,12 @@ class Pool:
 
     Args:
         memory: the device's.
-        of_graph: whether it is the memory of graphs, whose recorded launches go on using what was freed. Then it gives nothing
-            back to the device in order to find room, and outside of captures it hands out nothing.
+        of_graph: whether the memory belongs to graphs, whose launches go on using it after the
+            arrays are freed. Such a pool gives nothing back to the device when memory is short, and
+            once a graph was captured it hands out memory only to captures.
     Attributes:
-        captured: whether a graph was captured on its memory.
-        given_back: whether it was emptied after that, so that no replay may touch it any more.
+        captured: whether a graph was captured on the pool's memory.
+        given_back: whether the pool was emptied after that, so that no replay may touch its memory.
     """
 
     def __init__(self, memory: DeviceMemory, *, of_graph: bool = False):
@@ -54,13 +56,13 @@ class Pool:
         self.captured = self.given_back = False
 
     def take(self, size: int, *, capturing: bool) -> int:
-        """Count an array of `size` bytes -> how many it takes, which `free` takes back.
+        """Take memory for an array of `size` bytes -> the bytes that it counts as, for `free`.
 
         Args:
-            capturing: whether the current stream is.
+            capturing: whether the current stream is being captured.
         Raises:
-            OutOfMemoryError: the device has no more.
-            BackendError: memory of a captured graph outside a capture: a replay would overwrite the array.
+            OutOfMemoryError: the device has not enough memory left.
+            BackendError: the memory is a captured graph's, and a replay would overwrite the array.
         """
         if self._of_graph and capturing:
             self.captured = True
@@ -89,16 +91,16 @@ class Pool:
         )
 
     def free(self, taken: int) -> None:
-        """An array that took so many bytes is gone: keep its memory for the next one."""
+        """Keep the memory of an array that is gone, for the next one."""
         self._in_use -= taken
         self._free += taken
 
     def free_all_blocks(self) -> None:
-        """Give back to the device what no array uses."""
+        """Give the memory that no array uses back to the device."""
         self._memory.used -= self._free
         self._free = 0
         self.given_back = self.captured
 
     def total_bytes(self) -> int:
-        """Bytes that it holds, in use or free."""
+        """Return how many bytes the pool holds, in use or free."""
         return self._in_use + self._free

@@ -1,8 +1,9 @@
-"""Reading PTX: the entries, functions and variables of a module, and the instructions of each body.
+"""Reads PTX: the entries, functions and variables of a module, and the instructions of each body.
 
-Only the structure is read here; what an instruction means stands in arithmetic.py and its neighbours. PTX is NVIDIA's assembly
-language for a machine with any number of typed registers, which makes it easy to take apart: a body is a list of
-``{@guard} opcode operands;``, labels and declarations, in scopes of braces. ``.loc`` says which source line comes next.
+PTX is NVIDIA's assembly language for a machine with any number of typed registers. A body is a list
+of ``{@guard} opcode operands;``, labels and declarations, in scopes of braces; ``.loc`` names the
+source line of the instructions that follow. Only this structure is read here. What an instruction
+means stands in arithmetic.py, conversion.py, memory.py and control.py.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ _INSTRUCTION = re.compile(r"(?:@(!?)([%\w$.]+)\s+)?([\w.:]+)\s*(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Storage with a name: of a module, a body, or a parameter."""
+    """A named piece of memory: a variable of a module or of a body, or a parameter."""
 
     name: str
     space: str
     type: str
     align: int
     size: int
-    """Bytes; 0 for an array whose extent the launch gives."""
+    """In bytes; 0 for an array whose extent is given by the launch."""
     initial: str = ""
     external: bool = False
 
 
 @dataclass(slots=True)
 class Instruction:
-    """One instruction, or a label if `label` is not empty."""
+    """An instruction; or a label, if `label` is not empty."""
 
     opcode: str = ""
     operands: list[str] = field(default_factory=list)
     guard: str = ""
-    """C++-ready register name of the predicate, empty if there is none."""
+    """The register of the predicate under its name in C++; empty without one."""
     negated: bool = False
     site: int = 0
     label: str = ""
@@ -66,7 +67,7 @@ class Instruction:
 
 @dataclass(slots=True)
 class Function:
-    """An entry or a device function."""
+    """An entry (a kernel) or a device function."""
 
     name: str
     is_entry: bool
@@ -76,15 +77,15 @@ class Function:
     body: str | None
     instructions: list[Instruction] = field(default_factory=list)
     registers: dict[str, str] = field(default_factory=dict)
-    """Type of each register that is used, by its name in C++."""
+    """The type of each register that is used, by its name in C++."""
     variables: dict[str, Variable] = field(default_factory=dict)
     tables: dict[str, list[str]] = field(default_factory=dict)
-    """Labels of each ``.branchtargets``."""
+    """The labels of each ``.branchtargets``, by its own label."""
 
 
 @dataclass(slots=True)
 class Module:
-    """One PTX text."""
+    """The content of one PTX text."""
 
     functions: dict[str, Function]
     variables: dict[str, Variable]
@@ -92,7 +93,7 @@ class Module:
 
 
 class Sites:
-    """Source lines that instructions belong to, numbered from 1; 0 is no line."""
+    """Numbers the source lines that instructions belong to, from 1; 0 stands for no line."""
 
     def __init__(self, files: dict[int, str]):
         self.files = files
@@ -100,7 +101,7 @@ class Sites:
         self._numbers: dict[tuple[str, int], int] = {}
 
     def number(self, file: int, line: int) -> int:
-        """The number of a line."""
+        """Return the number of a line, which is a new one if the line is."""
         place = self.files.get(file, ""), line
         if place not in self._numbers:
             self._numbers[place] = len(self.lines)
@@ -109,7 +110,7 @@ class Sites:
 
 
 def parse(text: str) -> Module:
-    """The functions, still unread, and variables of a PTX module."""
+    """Return a module with its variables, and with its functions, whose bodies are not read yet."""
     files = {int(n): name for n, name in _FILE.findall(text)}
     text = _COMMENT.sub("", text)
     functions: dict[str, Function] = {}
@@ -132,7 +133,7 @@ def parse(text: str) -> Module:
 
 
 def read(function: Function, sites: Sites) -> None:
-    """Read a function's body: its instructions, registers and variables."""
+    """Read the instructions, registers and variables of a function's body into the function."""
     function.instructions, function.registers, function.variables, function.tables = [], {}, {}, {}
     reader = _Reader(function, sites)
     reader.run(function.body or "")
@@ -140,7 +141,10 @@ def read(function: Function, sites: Sites) -> None:
 
 
 def _settle_floats(function: Function) -> None:
-    """Registers declared as mere bits that instructions use as floats only become floats: newer PTX declares all so."""
+    """Make a register a float if it is declared as bits and every instruction uses it as a float.
+
+    Newer releases of NVRTC declare all float registers as bits.
+    """
     uses: dict[str, set[str]] = {}
     for i in function.instructions:
         kinds = [p for p in i.parts if p in SIZES and p != "pred"]
@@ -157,7 +161,7 @@ def _settle_floats(function: Function) -> None:
 
 
 def split_operands(text: str) -> list[str]:
-    """Operands of an instruction: commas inside brackets, braces and parentheses do not part them."""
+    """Split operands at the commas that stand outside of brackets, braces and parentheses."""
     found, depth, start = [], 0, 0
     for at, letter in enumerate(text):
         depth += (letter in "[{(") - (letter in "]})")
@@ -176,7 +180,7 @@ def _count(extents: str) -> int:
 
 
 def _closing(text: str, start: int, pair: str) -> int:
-    """Where the bracket that opens at `start` closes."""
+    """Return the position at which the bracket that opens at `start` closes."""
     depth = 0
     for found in re.compile(f"[{re.escape(pair)}]").finditer(text, start):
         depth += 1 if found[0] == pair[0] else -1
@@ -226,7 +230,7 @@ def _function(text: str, at: int, is_entry: bool) -> tuple[Function, int]:
 
 
 class _Reader:
-    """Walks a body; registers of an inner scope get a name of their own."""
+    """Reads a body; registers and labels of an inner scope get names of their own."""
 
     def __init__(self, function: Function, sites: Sites):
         self.function = function
@@ -301,17 +305,17 @@ class _Reader:
         )
 
     def define(self, name: str) -> None:
-        """A label: in an inner scope it is that scope's own."""
+        """Add a label; a label of an inner scope gets the scope's number as a suffix."""
         unique = name if self.path[-1] == 0 else f"{name}_{self.path[-1]}"
         self.labels[self.path[-1], name] = unique
         self.function.instructions.append(Instruction(label=unique))
 
     def refer(self, operands: list[str]) -> None:
-        """Note that operands name labels, which may stand further on."""
+        """Note that operands name labels, which may be defined later in the body."""
         self.references += [(operands, index, tuple(self.path)) for index in range(len(operands))]
 
     def rename(self, operand: str) -> str:
-        """An operand with each register under its name in C++."""
+        """Return an operand with each register under its name in C++."""
         return re.sub(r"[%A-Za-z_$][\w$.%]*", self._name, operand)
 
     def _name(self, word: re.Match[str]) -> str:

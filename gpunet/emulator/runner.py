@@ -1,4 +1,4 @@
-"""Running a kernel of one's own on NumPy arrays, without a GPU."""
+"""Runs a kernel of one's own on NumPy arrays, without a GPU."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.cuda.launcher import check_extents
 from gpunet.emulator.arrays import EmulatedArrays
-from gpunet.emulator.launcher import ARCHITECTURE, Settings, Work, execute, freeze
+from gpunet.emulator.launches import ARCHITECTURE, Settings, execute, make_work
 from gpunet.emulator.machine import Counts, Program, Schedule
 from gpunet.nvrtc import signature, source
 
 
 @dataclass(frozen=True, slots=True)
 class Empty:
-    """An array argument that nothing has written: a checked run refuses to read it before the kernel writes it."""
+    """An array argument without content.
+
+    A checked run raises KernelFault if the kernel reads an element before it has written it.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
 
 
 class Result(NamedTuple):
-    """What a kernel left."""
+    """The outcome of a run."""
 
     arrays: dict[str, np.ndarray]
-    """Every array argument after the run, by the parameter's name."""
+    """Each array argument after the run, by the name of its parameter."""
     counts: Counts
 
 
@@ -49,27 +51,30 @@ def run(
         y = run("scale.cu", "scale<float>", 4, 256, [x, Empty((1024,)), 1024, 2.0]).arrays["y"]
 
     Args:
-        file: a path; its quoted includes are looked for beside it, then among gpunet's kernels. A name alone may be one
-            of gpunet's own files.
-        kernel: the name, with the arguments of a template.
-        grid, block: up to three extents, in blocks and in threads.
-        args: one for each parameter: a NumPy array (copied: yours is not changed) or :class:`Empty` for a pointer, None for
-            a null one marked OR_NULL, a number, a mapping of fields for a struct of numbers.
+        file: a path, or the name of one of gpunet's own files. Quoted includes are looked for
+            beside the file, then among gpunet's kernels.
+        kernel: the kernel's name, with the arguments of a template.
+        grid, block: one to three extents, in blocks and in threads.
+        args: one for each parameter. A pointer takes a NumPy array, which is copied and not
+            changed, or :class:`Empty`; if it is marked OR_NULL it also takes None. A struct of
+            numbers takes a mapping of its fields.
         shared: bytes of dynamic shared memory.
-        checked: check every access for bounds, alignment, uninitialised reads and races; slower.
+        checked: check every access for bounds, alignment, uninitialised reads and races; this is
+            slower.
         schedule: the order of threads; first in, first out if None.
         architecture: the virtual architecture, as in ``"compute_90"``.
     Raises:
         KernelFault: what the kernel did wrong, with the source line.
-        TypeError, ValueError: arguments that the kernel does not take, or a kernel that the file does not have.
-        gpunet.nvrtc.compiler.CompileError: with the compiler's log.
-        BackendError: NVRTC, g++, or Linux on x86-64 is missing.
+        TypeError, ValueError: arguments that the kernel does not take, or no such kernel in the
+            file.
+        gpunet.nvrtc.compiler.CompileError: the source does not compile; the message is the log.
+        BackendError: NVRTC or g++ is missing, or this is not Linux on x86-64.
     """
     path = Path(file)
     if not path.is_file() and path.name == str(file) and path.name in source.files():
         path = source.kernels_folder() / path.name
     text = source.read_path(path)
-    grid, block = check_extents(kernel, grid, block)
+    grid, block = signature.check_extents(kernel, grid, block)
     parameters = signature.parse_parameters(path.name, text, kernel)
     device = EmulatedArrays(track=checked)
 
@@ -79,9 +84,8 @@ def run(
         return device.asarray(value) if isinstance(value, np.ndarray) and value.dtype.names is None else value
 
     bound = signature.bind_to(parameters, kernel, [on_device(value) for value in args], device.owns)
-    params, arguments = freeze(parameters, bound)
     program = Program.from_source(path.name, text, [kernel], arch=architecture)
-    work = Work(path.name, kernel, grid, block, params, arguments, shared)
+    work = make_work(kernel, grid, block, parameters, bound, shared)
     counts = execute(program, work, Settings(checked, schedule or Schedule(), architecture))
     arrays = {p.name: device.to_host(v) for p, v in zip(parameters, bound, strict=True) if device.owns(v)}
     return Result(arrays, counts)

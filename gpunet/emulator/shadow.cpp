@@ -1,13 +1,19 @@
-// The checks of a checked launch: bounds, alignment, reads of what nothing wrote, and races.
+// The checks of a checked launch: bounds, alignment, reads of memory that nothing has written, and
+// races.
 //
-// Each word of memory has a shadow of three records: its last write and two reads that are not ordered with each other. A
-// record says who touched the word (block, thread) and when: in which interval between barriers of the whole block, and at
-// which tick of the thread's own clock, that counts what it synchronises with fewer threads. A later access by another
-// thread is ordered after a record if a whole barrier lies between, or if what the thread knows of the other's clock, through
-// shuffles, partial barriers or mbarriers, has reached the record's. Two accesses that are not ordered, one of them a write
-// and not both atomic, race, in whatever order they happened to run. Blocks are ordered by atomics after fences alone. Accesses
-// of one or two
-// bytes have shadows of their own, a byte each, made when the first such access is seen.
+// Each word of memory has a shadow of three records: its last write, and two reads that are not
+// ordered with each other. A record says which thread of which block touched the word, and when: in
+// which interval between two barriers of the whole block, and at which tick of the thread's own
+// clock, which counts the thread's synchronisations with part of the block.
+//
+// A later access by another thread is ordered after a record if a barrier of the whole block lies
+// between the two, or if the thread has learned, through shuffles, partial barriers or mbarriers,
+// that the other's clock has passed the record's tick. Two accesses race if they are not ordered,
+// at least one is a write, and not both are atomic; the order in which they happened to run does
+// not matter. Blocks are ordered by atomics that follow fences, and by nothing else.
+//
+// Accesses of one or two bytes have shadows of their own, one for each byte. These are made at the
+// first such access.
 #include "state.hpp"
 
 #include <stdio.h>
@@ -19,7 +25,7 @@ namespace emu {
 
 struct Record {
     u32 block, interval, clock;
-    u32 who;  // thread (10 bits), valid, atomic, source line (20 bits)
+    u32 who;  // the thread (10 bits), VALID, ATOMICALLY, the source line (20 bits)
 };
 
 struct Word {
@@ -27,17 +33,17 @@ struct Word {
 };
 
 struct Shadow {
-    Word *words, *bytes;  // bytes: null until needed
+    Word *words, *bytes;  // `bytes` is null until it is needed
     u64 size;
 };
 
 enum Byte : u8 { UNWRITTEN, WRITTEN, PENDING, OUTSIDE };
 constexpr u32 VALID = 1 << 10, ATOMICALLY = 1 << 11, ARENA_MAX = 256 * 1024;
 
-static u32 interval;                  // counts on over blocks and launches
-static u32 (*known)[MAX_THREADS];     // known[t][u]: the tick of u's clock that t is ordered after, in this interval
-static u8 dirty[MAX_THREADS];         // whether row t may hold more than its own warp's columns
-static Shadow of_shared, *of_region;  // one for each region
+static u32 interval;                  // never reset: it counts through all blocks and launches
+static u32 (*known)[MAX_THREADS];     // known[t][u]: the tick of thread u's clock after which t is ordered, in this interval
+static u8 dirty[MAX_THREADS];         // whether row t may be set outside of its own warp's columns
+static Shadow of_shared, *of_region;  // of_region has one for each region
 static u8 shared_bytes[ARENA_MAX];
 static u32 last_region;
 
@@ -51,11 +57,11 @@ static u32 object_count;
 
 struct Published {
     u64 address;
-    u8* blocks;  // those that released at the address
+    u8* blocks;  // whether each block has released at the address
 };
 static Published* published;
 static u32 published_count, published_room, block_total;
-static u8* heard;  // blocks ordered before this one
+static u8* heard;  // whether each block is ordered before this one
 static bool heard_any;
 
 static Word* map_words(u64 count) {
@@ -86,7 +92,8 @@ void shadow_launch() {
     ++interval;
 }
 
-// Every byte that was touched has left a record, its own or its word's. An atomic update counts as a write.
+// Counts the bytes of a region that were read, and those that were written. Each has left a record,
+// its own or its word's. An atomic update counts as a write.
 static void count_distinct(const Shadow& s, Region& r) {
     const auto seen = [](const Record& record) { return (u64)(record.who & VALID ? 1 : 0); };
     for (u64 at = 0; at < s.size; at += 4) {
@@ -119,10 +126,11 @@ void shadow_block() {
         memset(shared_bytes + state.launch->zones[2 * i], OUTSIDE, state.launch->zones[2 * i + 1]);
 }
 
-// ---- what is ordered
-// Blocks, through atomics: what a block did before a fence and an atomic write is ordered before the blocks that then read
-// that address atomically, as in a reduction finished by the last block. All of a block counts as done at its release, and
-// all of a block hears what one of its threads acquires: such a race may be missed, but no order is missed.
+// ---- the order of accesses
+// Blocks are ordered through atomics, as in a reduction that the last block finishes: the accesses
+// of a block before a fence and an atomic write are ordered before a block that then reads the same
+// address atomically. The whole block counts as ordered, not only the threads that release and
+// acquire: a race between blocks may be missed, but no race is reported where there is order.
 static void publish(u64 address, bool reads, bool writes) {
     u32 i = 0;
     while (i < published_count && published[i].address != address) ++i;
@@ -142,7 +150,8 @@ static void publish(u64 address, bool reads, bool writes) {
     if (writes) blocks[state.block_index] = 1;
 }
 
-// An atomic access orders: a write what a fence before it has published, a read what it finds there.
+// The order that an atomic access makes: a write after a fence releases, a read acquires what was
+// released there.
 static void synchronise(Thread* t, u64 address, u32 access, bool is_shared) {
     const bool releases = access & WRITE && t->fenced;
     if (access & READ) shadow_acquire(t, address);
@@ -150,7 +159,8 @@ static void synchronise(Thread* t, u64 address, u32 access, bool is_shared) {
     if (!is_shared) publish(address, access & READ, releases);
 }
 
-static void settle(Thread* t) {  // this thread's clock and row are of this interval
+// Resets a thread's clock and its row of known clocks when a new interval has begun.
+static void settle(Thread* t) {
     if (t->interval == interval) return;
     if (dirty[t->index]) memset(known[t->index], 0, sizeof known[0]);
     else memset(known[t->index] + t->warp * 32, 0, 32 * sizeof(u32));
@@ -194,7 +204,7 @@ static Object* find(u64 name, bool create) {
     Object* empty = nullptr;
     for (u32 i = 0; i < object_count; ++i) {
         Object& o = objects[i];
-        if (o.used && o.interval != interval) o.used = 0;  // a whole barrier has ordered everything since
+        if (o.used && o.interval != interval) o.used = 0;  // a barrier of the whole block has ordered everything since
         if (o.used && o.name == name) return &o;
         if (!o.used && !empty) empty = &o;
     }
@@ -232,7 +242,7 @@ void shadow_forget(u64 name) {
 }
 
 // ---- races
-struct Place {  // for messages
+struct Place {  // the place of an access, for messages
     const char* name;
     u64 offset;
 };
@@ -248,7 +258,7 @@ struct Place {  // for messages
 
 static inline bool conflicts(const Record& r, const Thread* t, bool atomic, bool is_shared) {
     if (!(r.who & VALID) || (atomic && r.who & ATOMICALLY)) return false;
-    if (is_shared && r.block != state.block_index) return false;  // of a block that is gone
+    if (is_shared && r.block != state.block_index) return false;  // shared memory of a block that has ended
     return !ordered(r, t);
 }
 
@@ -345,7 +355,7 @@ extern "C" void emu_check_shared(Machine*, Thread* t, u64 at, u32 size, u32 acce
     touch(of_shared, t, at, size, access, true, "shared memory", site);
 }
 
-// A copy may write from its issue on, and has written when it is waited for.
+// A copy may write at any time from its issue until the wait for it, when it has landed.
 void shadow_copy(Thread* t, u32 to, u32 size, bool landed, u32 site) {
     memset(shared_bytes + to, landed ? WRITTEN : PENDING, size);
     if (landed) touch(of_shared, t, to, size, WRITE, true, "shared memory", site);

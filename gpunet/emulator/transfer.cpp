@@ -1,4 +1,5 @@
-// What threads wait for besides barriers, copies in flight and mbarriers, and what they tell the host: printf, assert, trap.
+// cp.async copies and mbarriers, for which threads wait; and printf, assert and trap, which report
+// to the host.
 #include "state.hpp"
 
 #include <stdio.h>
@@ -9,11 +10,11 @@ namespace emu {
 
 extern "C" void emu_trap(Machine*, Thread* t, const char* kind, const char* detail, u32 site) { fault(t, kind, site, "%s", detail); }
 
-extern "C" void emu_assert(Machine*, Thread* t, u64 message, u64, u32, u32 site) {
+extern "C" void emu_assert(Machine*, Thread* t, u64 message, u32 site) {
     fault(t, "trap", site, "assertion failed: %.200s", (const char*)message);
 }
 
-// printf: each conversion takes the next value, aligned to its size, as the compiler packs them.
+// printf. Each conversion takes the next value, aligned to its size, as the compiler packs them.
 extern "C" u32 emu_print(Machine*, Thread*, u64 format, u64 values) {
     const char* f = (const char*)format;
     u64 at = 0, count = 0;
@@ -38,7 +39,7 @@ extern "C" u32 emu_print(Machine*, Thread*, u64 format, u64 values) {
     return count;
 }
 
-// ---- cp.async: copies land at the wait, not before
+// ---- cp.async: a copy lands when the thread waits for it, and not before
 struct Copy {
     u64 from;
     u32 to, size, source_size, group, site;
@@ -72,7 +73,7 @@ extern "C" void emu_copy_commit(Machine*, Thread* t) {
     if (t->copies) ++t->copies->group;
 }
 
-extern "C" void emu_copy_wait(Machine*, Thread* t, u32 groups, u32 all, u32) {
+extern "C" void emu_copy_wait(Machine*, Thread* t, u32 groups, u32 all) {
     if (!t->copies) return;
     CopyTable& table = *t->copies;
     u32 kept = 0;
@@ -93,7 +94,7 @@ extern "C" void emu_copy_wait(Machine*, Thread* t, u32 groups, u32 all, u32) {
 
 extern "C" void emu_fence(Machine*, Thread* t) { t->fenced = 1; }
 
-// ---- mbarrier: an object of 8 bytes in shared memory: expected and pending arrivals, and its phase
+// ---- mbarrier: 8 bytes of shared memory that hold expected and pending arrivals and a phase
 struct Mbarrier {
     u32 expected : 20, pending_high : 12, pending_low : 8, phase : 23, live : 1;
     u32 pending() const { return pending_high << 8 | pending_low; }
@@ -115,7 +116,7 @@ extern "C" void emu_mbarrier_init(Machine* m, Thread* t, u64 at, u32 count, u32 
     if (state.launch->checked) shadow_forget(at);
 }
 
-extern "C" u64 emu_mbarrier_arrive(Machine* m, Thread* t, u64 at, u32 count, u32, u32 drop, u32 site) {
+extern "C" u64 emu_mbarrier_arrive(Machine* m, Thread* t, u64 at, u32 count, u32 drop, u32 site) {
     Mbarrier* b = mbarrier_at(t, at, site);
     if (state.launch->checked) {
         emu_check_shared(m, t, at, 8, READ | WRITE | ATOMIC, site);

@@ -1,8 +1,9 @@
-"""From one PTX entry to one C++ source.
+"""Translates one PTX entry to one C++ source.
 
-Each entry becomes a function `kernel(Machine*, Thread*)`, the device functions that it calls static functions beside it.
-Virtual registers are C++ variables, labels are labels, and an instruction is a statement of one of the families in
-arithmetic.py, conversion.py, memory.py and control.py, with the number of its source line where it can fail. g++ sees ordinary
+The entry becomes a function `kernel(Machine*, Thread*)`, and the device functions that it calls
+become static functions beside it. Virtual registers are C++ variables and labels are labels. An
+instruction is a statement, which one of the families in arithmetic.py, conversion.py, memory.py and
+control.py writes, with the number of its source line where it can fail. g++ sees ordinary
 straight-line code and allocates registers as ptxas would.
 """
 
@@ -17,49 +18,50 @@ from gpunet.emulator.operands import C_TYPES, Operands, UnknownOpcode
 from gpunet.emulator.ptx import Function, Instruction, Module, Sites, Variable
 
 RED_ZONE = 64
-"""Bytes between shared arrays in the checked build that belong to none."""
+"""Bytes after each shared array that belong to none; in the checked build only."""
 FUEL = "if (--fuel <= 0) fuel = emu_refuel(m, t, {});"
 
 
 @dataclass(slots=True)
 class Kernel:
-    """A translated entry."""
+    """A translated entry, and what is needed to launch it."""
 
     name: str
     code: str
     parameters: list[int]
-    """Bytes of each."""
+    """Size of each, in bytes."""
     static_shared: int
-    """Bytes, in the layout of this build."""
+    """In bytes, in the layout of this build."""
     real_shared: int
-    """Bytes that the device would use."""
+    """In bytes, as a device would use them."""
     zones: list[tuple[int, int]]
-    """(offset, bytes) of shared memory that belongs to no array."""
+    """(offset, bytes) of each piece of shared memory that belongs to no array."""
     fibers: bool
+    """Whether a thread may wait, so that each needs a stack of its own."""
     flush: bool
-    """Denormals are zero: the entry was compiled with -ftz=true."""
+    """Whether denormals are zero, because the entry was compiled with -ftz=true."""
     stack: int
-    """Bytes of local arrays."""
+    """Bytes of a thread's local arrays, with room to spare."""
     max_threads: int
-    """Of a block, as __launch_bounds__ says; 0 if it says nothing."""
+    """Most threads of a block, from __launch_bounds__; 0 without one."""
     statics: list[tuple[str, str, int, bool]]
-    """(symbol, name, bytes, read only) of the module's variables."""
+    """(symbol, name, bytes, read only) of each variable of the module."""
     sites: list[tuple[str, int]]
-    """(file, line) of each site number."""
+    """(file, line) by site, the number of a source line."""
     covered: list[int] = field(default_factory=list)
-    """Sites that have instructions."""
+    """The sites for which there are instructions."""
 
     def to_json(self) -> str:
-        """Everything but the code."""
+        """Return everything but the code."""
         return json.dumps({k: v for k, v in asdict(self).items() if k != "code"})
 
 
 def translate(module: Module, entry: str, *, checked: bool) -> Kernel:
-    """The C++ of one entry of a PTX module.
+    """Translate one entry of a PTX module.
 
     Args:
         entry: its mangled name.
-        checked: lay shared arrays apart and count the lines that run.
+        checked: keep shared arrays apart and note which source lines run.
     Raises:
         UnknownOpcode: an instruction that the machine does not know; `place` is its (file, line).
     """
@@ -72,12 +74,12 @@ def translate(module: Module, entry: str, *, checked: bool) -> Kernel:
 
 
 def cpp_name(name: str) -> str:
-    """A PTX name as a C++ identifier."""
+    """Return a PTX name as a C++ identifier."""
     return re.sub(r"\W", "_", name)
 
 
 def _symbol(name: str) -> str:
-    """Of a module's variable: not one that the C library has too."""
+    """Return the symbol of a module's variable; the prefix keeps it apart from the C library's."""
     return f"g_{cpp_name(name)}"
 
 
@@ -120,7 +122,7 @@ class _Translation:
         )
 
     def _reachable(self, entry: str) -> dict[str, Function]:
-        """The entry and every function it calls, read, the entry last."""
+        """Read the entry and every function that it calls, and return them, the entry last."""
         found: dict[str, Function] = {}
         left = [entry]
         while left:
@@ -138,7 +140,12 @@ class _Translation:
     # ---- variables
 
     def _lay_out_shared(self) -> tuple[dict[str, int], list[tuple[int, int]], int, int]:
-        """Offsets of shared arrays: those of the functions, those of the module that they name, dynamic memory last."""
+        """Lay out the shared arrays of the functions and the module, dynamic shared memory last.
+
+        Returns:
+            the offset of each array, the zones that belong to none, and the bytes with and without
+            them.
+        """
         variables: dict[str, Variable] = {}
         for function in self.functions.values():
             variables |= {v.name: v for v in function.variables.values() if v.space == "shared"}
@@ -172,7 +179,7 @@ class _Translation:
         return variable, f"(u64){_symbol(name)}"
 
     def _closure(self, used: dict[str, Variable]) -> dict[str, Variable]:
-        """Module variables that are used, and those that their initial values name, first."""
+        """Return the variables that are used, each after those that its initial value names."""
         found: dict[str, Variable] = {}
         left = list(used.values())
         while left:
@@ -285,18 +292,17 @@ class _Translation:
         for family in (arithmetic, conversion, memory, control):
             try:
                 text = family.translate(c, parts, o)
-            except (
-                LookupError,
-                ValueError,
-                StopIteration,
-            ):  # a modifier or an operand that the family does not look for
+            except (LookupError, ValueError, StopIteration):  # an unexpected modifier or operand
                 c.unknown()
             if text is not None:
                 return text
         return c.unknown()
 
     def _call(self, c: Operands, o: list[str]) -> str:
-        """call (results), function, (arguments): a static function, or one of the few that the driver provides."""
+        """Translate ``call (results), function, (arguments)``.
+
+        The function is one of the module's, or one of the two that the driver provides.
+        """
         results = o[0].strip("() ").split(",") if o[0].startswith("(") else []
         rest = o[1:] if results else o
         name, arguments = (
@@ -310,5 +316,5 @@ class _Translation:
         if name == "vprintf":
             return f"put<u32>({places[0]}, emu_print(m, t, get<u64>({places[1]}), get<u64>({places[2]})));"
         if name == "__assertfail":
-            return f"emu_assert(m, t, get<u64>({places[0]}), get<u64>({places[1]}), get<u32>({places[2]}), {c.site});"
+            return f"emu_assert(m, t, get<u64>({places[0]}), {c.site});"
         return c.unknown()

@@ -1,6 +1,7 @@
-// Warp operations: votes, shuffles, reductions, matches, ldmatrix and mma, computed for all their lanes at once.
+// Warp operations: votes, shuffles, reductions, matches, ldmatrix and mma, each computed for all
+// its lanes at once.
 //
-// Fragment layouts are those of NVIDIA's PTX ISA manual. They were not compared with silicon.
+// The layouts of fragments are those of NVIDIA's PTX ISA manual. They were not compared with a GPU.
 #include "state.hpp"
 
 namespace emu {
@@ -28,7 +29,7 @@ static void shuffle(u32 kind, Thread* lanes, u32 mask) {
         else if (kind == SHFL_BFLY) from = l ^ b, valid = from <= (s32)last;
         else from = first | (b & ~segment), valid = from <= (s32)last;
         if (!valid) from = l;
-        t.out[0] = mask >> (from & 31) & 1 ? lanes[from & 31].in[0] : ~0u;  // undefined from a lane that takes no part
+        t.out[0] = mask >> (from & 31) & 1 ? lanes[from & 31].in[0] : ~0u;  // from a lane that takes no part the result is undefined
         t.out[1] = valid;
     }
 }
@@ -46,7 +47,8 @@ static u32 reduce(u32 kind, u32 a, u32 b) {
     }
 }
 
-// in: address of a row of 8 elements of 16 bits (lanes 8i … 8i + 7 those of matrix i), then how many matrices there are.
+// ldmatrix and stmatrix. in[0] is the address of a row of 8 elements of 16 bits: lanes 8i … 8i + 7
+// give those of matrix i. in[1] is the number of matrices; the elements to store follow.
 static void move_matrices(u32 kind, Thread* lanes, u32 mask, u32 site) {
     const u32 count = lanes[__builtin_ctz(mask)].in[1];
     const bool transposed = kind == LDMATRIX_TRANS || kind == STMATRIX_TRANS, stores = kind == STMATRIX || kind == STMATRIX_TRANS;
@@ -70,7 +72,7 @@ static void move_matrices(u32 kind, Thread* lanes, u32 mask, u32 site) {
             }
 }
 
-static u32 width(u32 element) {  // bits
+static u32 width(u32 element) {  // in bits
     switch (element) {
         case E_F16: case E_BF16: return 16;
         case E_S8: case E_U8: return 8;
@@ -89,8 +91,9 @@ static f64 value(u32 element, u32 word, u32 i) {
     }
 }
 
-// D = A B + C over 16 x 8 results. in: registers of a, b and c; `shape` of lane 0's in[15] packs k and the element types.
-// Products and sums are exact (in double) and rounded once, where the hardware rounds in steps of its own.
+// mma: D = A B + C for 16 x 8 results. in[] holds the registers of a, b and c; in[15] packs k and
+// the element types. Products and sums are computed in double and rounded once; a GPU rounds in
+// steps of its own.
 static void multiply(Thread* lanes, u32 mask, u32 site) {
     const u32 shape = lanes[__builtin_ctz(mask)].in[15];
     if (mask != ~0u) fault(&lanes[__builtin_ctz(mask)], "divergent barrier", site, "mma without all 32 lanes");

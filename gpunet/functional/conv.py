@@ -8,7 +8,9 @@ from typing import Any
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.contract.conv import FUSED_POOL, Conv
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.movement import reshape
@@ -20,34 +22,19 @@ class _Conv2d(Function):
     name = "conv2d"
     fresh = True
 
-    def forward(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        *,
-        geometry: Geometry,
-        activation: Activation | None,
-        pool: Geometry | None,
-    ) -> Array:
-        y, mask = self.backend.conv2d_forward(x, w, b, geometry=geometry, activation=activation, pool=pool)
-        self.save(x, w)
-        self.geometry = geometry
-        self.gate = None
-        if activation is not None or pool is not None:
-            self.gate = Gate(None if activation is None else y, activation, mask, pool)
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
+        y, mask = self.backend.conv2d_forward(x, weight, bias, conv)
+        self.save(x, weight)
+        self.conv, self.gate = conv, conv.gate(y, mask)
         return y
 
     def backward(self, dy: Array) -> Any:
-        x, w = self.saved
+        x, weight = self.saved
         dx = dw = db = None
         if self.needs(1) or self.needs(2):
-            dw, db = self.backend.conv2d_weight_grad(
-                dy, x, geometry=self.geometry, gate=self.gate, out=self.destination(1), bias=self.needs(2),
-                bias_out=self.destination(2), accumulate=self.accumulate,
-            )  # fmt: skip
+            dw, db = self.backend.conv2d_weight_grad(dy, x, self.conv, self.gate, self.into(weight=1, bias=2))
         if self.needs(0):
-            dx = self.backend.conv2d_input_grad(dy, w, geometry=self.geometry, gate=self.gate)
+            dx = self.backend.conv2d_input_grad(dy, weight, self.conv, self.gate)
         return dx, dw, db
 
 
@@ -55,36 +42,38 @@ class _Linear(Function):
     name = "linear"
     fresh = True
 
-    def forward(self, x: Array, w: Array, b: Array | None, *, activation: Activation | None) -> Array:
-        y = self.backend.matmul(x, w, bias=b, activation=activation)
-        self.save(x, w)
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, activation: Activation | None) -> Array:
+        y = self.backend.matmul(x, weight, Product(bias=bias, activation=activation))
+        self.save(x, weight)
         self.gate = None if activation is None else Gate(y, activation)
         return y
 
     def backward(self, dy: Array) -> Any:
-        x, w = self.saved
+        x, weight = self.saved
         dx = dw = db = None
-        if self.needs(1) or self.needs(2):  # a dense layer is a 1x1 convolution of one pixel
-            (n, inputs), outputs = x.shape, dy.shape[1]
-            geometry = Geometry.conv((n, 1, 1, inputs), (1, 1, inputs, outputs))
-            out = self.destination(1)
-            pixel = (n, 1, 1, outputs)
-            dw, db = self.backend.conv2d_weight_grad(
-                dy.reshape(pixel), x.reshape(geometry.x_shape), geometry=geometry,
-                gate=None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(pixel)),
-                out=None if out is None else out.reshape(geometry.w_shape), bias=self.needs(2),
-                bias_out=self.destination(2), accumulate=self.accumulate,
-            )  # fmt: skip
-            dw = dw.reshape(w.shape) if out is None else out
+        if self.needs(1) or self.needs(2):
+            dw, db = self._weight_grad(dy, x, weight)
         if self.needs(0):
-            dx = self.backend.matmul(dy, w, transpose_b=True, gate=self.gate)
+            dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate))
         return dx, dw, db
+
+    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array | None]:
+        """The weight gradient of a 1x1 convolution of images of one pixel, which a dense layer is."""
+        n, inputs = x.shape
+        conv = Conv(Geometry.conv((n, 1, 1, inputs), (1, 1, *weight.shape)))
+        gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
+        into = self.into(weight=1, bias=2)
+        if into.weight is not None:
+            into = into._replace(weight=into.weight.reshape(conv.geometry.w_shape))
+        pixels = dy.reshape(conv.y_shape), x.reshape(conv.geometry.x_shape)
+        dw, db = self.backend.conv2d_weight_grad(*pixels, conv, gate, into)
+        return dw.reshape(weight.shape) if into.weight is None else self.destination(1), db
 
 
 def conv2d(
     x: Tensor,
-    w: Any,
-    b: Any = None,
+    weight: Any,
+    bias: Any = None,
     *,
     stride: int | Pair = 1,
     padding: Padding = 0,
@@ -97,54 +86,58 @@ def conv2d(
 
     Args:
         x: (N, H, W, C), any float dtype.
-        w: (KH, KW, C // groups, O), filters of x's dtype.
-        b: (O,), added to every pixel; None for none.
+        weight: (KH, KW, C // groups, O), filters of x's dtype.
+        bias: (O,), added to every pixel; None for none.
         stride: step between windows, in pixels; an integer or (vertical, horizontal).
         padding: pixels of zeros around x: an integer, (vertical, horizontal), ((top, bottom), (left, right)), "valid"
             (none) or "same" (output ceil(n / stride), TensorFlow's).
         dilation: step between the taps of a window, in pixels.
-        groups: joins C // groups channels to O // groups filters each; C for a depthwise convolution.
+        groups: number of groups, each of which connects C // groups channels with O // groups filters; C for a depthwise
+            convolution.
         activation: "relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh" or "hard_sigmoid", fused; an
-            `Activation` where it takes numbers.
-        pool: window of a max pool after the activation, its windows side by side; 2 is fused, and the convolution's
-            whole output then never written. The gradient goes to the first largest value before bias and activation.
+            `Activation` to set its numbers.
+        pool: window of a max pool after the activation, with windows side by side. A pool of 2 is fused, and the
+            convolution's whole output is never written then. The gradient goes to the first largest value of a window
+            before bias and activation.
     Returns:
         (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1; OH // pool with a pool.
     Raises:
         ValueError: channels, groups or a window that do not fit.
     """
     expect_tensor("conv2d", "x", x)
-    w, b = as_shaped(w), as_shaped(b)
-    geometry = Geometry.conv(x.shape, w.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    _check_bias("conv2d", b, geometry.filters)
-    kept = activation_of("conv2d", activation)
+    weight, bias = as_shaped(weight), as_shaped(bias)
+    geometry = Geometry.conv(x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    _check_bias("conv2d", bias, geometry.filters)
+    fused = activation_of("conv2d", activation)
     if pool is None:
-        return _Conv2d.apply(x, w, b, geometry=geometry, activation=kept, pool=None)
+        return _Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused))
     pooling = Geometry.pool(geometry.y_shape, pair("conv2d", "pool", pool), operation="conv2d")
     if pooling.window != FUSED_POOL:
-        return max_pool2d(_Conv2d.apply(x, w, b, geometry=geometry, activation=kept, pool=None), pooling.window)
-    return _Conv2d.apply(x, w, b, geometry=geometry, activation=kept, pool=pooling)
+        return max_pool2d(_Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused)), pooling.window)
+    return _Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused, pooling))
 
 
-def linear(x: Tensor, w: Any, b: Any = None, *, activation: str | Activation | None = None) -> Tensor:
-    """Dense layer y = f(x w + b).
+def linear(x: Tensor, weight: Any, bias: Any = None, *, activation: str | Activation | None = None) -> Tensor:
+    """Dense layer y = f(x weight + bias).
 
     Args:
         x: (…, I), any float dtype.
-        w: (I, O).
-        b: (O,), or None.
+        weight: (I, O).
+        bias: (O,), or None.
         activation: as for `conv2d`.
     Returns:
         (…, O).
+    Raises:
+        ValueError: shapes that do not fit.
     """
     expect_tensor("linear", "x", x)
-    w, b = as_shaped(w), as_shaped(b)
-    if len(w.shape) != 2 or x.ndim < 1 or x.shape[-1] != w.shape[0]:
-        raise ValueError(f"linear: takes x (…, I) and w (I, O), got x {tuple(x.shape)} and w {tuple(w.shape)}")
-    _check_bias("linear", b, w.shape[1])
+    weight, bias = as_shaped(weight), as_shaped(bias)
+    if len(weight.shape) != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
+        raise ValueError(f"linear: takes x (…, I) and weight (I, O), got x {x.shape} and weight {tuple(weight.shape)}")
+    _check_bias("linear", bias, weight.shape[1])
     rows = x if x.ndim == 2 else reshape(x, prod(x.shape[:-1]), x.shape[-1])
-    y = _Linear.apply(rows, w, b, activation=activation_of("linear", activation))
-    return y if x.ndim == 2 else reshape(y, *x.shape[:-1], w.shape[1])
+    y = _Linear.apply(rows, weight, bias, activation=activation_of("linear", activation))
+    return y if x.ndim == 2 else reshape(y, *x.shape[:-1], weight.shape[1])
 
 
 def as_shaped(value: Any) -> Any:
@@ -152,8 +145,8 @@ def as_shaped(value: Any) -> Any:
     return value if value is None or hasattr(value, "shape") else real_array("weights: data", value)
 
 
-def _check_bias(operation: str, b: Any, outputs: int) -> None:
-    if b is not None and tuple(b.shape) != (outputs,):
+def _check_bias(operation: str, bias: Any, outputs: int) -> None:
+    if bias is not None and tuple(bias.shape) != (outputs,):
         raise ValueError(
-            f"{operation}: b has shape {tuple(b.shape)} but w gives {outputs} outputs, so takes ({outputs},)"
+            f"{operation}: bias has shape {tuple(bias.shape)} but weight gives {outputs} outputs, so it must be ({outputs},)"
         )

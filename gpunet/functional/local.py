@@ -1,4 +1,4 @@
-"""Locally connected layers: convolutions whose filters are not shared between places."""
+"""Locally connected layers: convolutions whose filters are not shared between output pixels."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ class _LocallyConnected2d(Function):
     name = "locally_connected2d"
     fresh = True
 
-    def forward(self, x: Array, w: Array, b: Array | None, *, geometry: Geometry) -> Array:
-        self.save(x, w)
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, geometry: Geometry) -> Array:
+        self.save(x, weight)
         self.geometry = geometry
-        return self.backend.local_conv2d_forward(x, w, b, geometry=geometry)
+        return self.backend.local_conv2d_forward(x, weight, bias, geometry)
 
     def backward(self, dy: Array) -> Any:
-        x, w = self.saved
+        x, weight = self.saved
         dx = dw = db = None
         if self.needs(1) or self.needs(2):
-            dw, db = self.backend.local_conv2d_weight_grad(
-                dy, x, geometry=self.geometry, out=self.destination(1), bias=self.needs(2),
-                bias_out=self.destination(2), accumulate=self.accumulate,
-            )  # fmt: skip
+            dw, db = self.backend.local_conv2d_weight_grad(dy, x, self.geometry, self.into(weight=1, bias=2))
         if self.needs(0):
-            dx = self.backend.local_conv2d_input_grad(dy, w, geometry=self.geometry)
+            dx = self.backend.local_conv2d_input_grad(dy, weight, self.geometry)
         return dx, dw, db
 
 
-def locally_connected2d(x: Tensor, w: Any, b: Any = None, *, stride: int | Pair = 1, padding: Padding = 0) -> Tensor:
-    """A convolution with filters of each output pixel's own (LeCun 1989, "Generalization and Network Design Strategies").
+def locally_connected2d(
+    x: Tensor, weight: Any, bias: Any = None, *, stride: int | Pair = 1, padding: Padding = 0
+) -> Tensor:
+    """A convolution with different filters for each output pixel.
+
+    Source: LeCun 1989, "Generalization and Network Design Strategies".
 
     Args:
         x: (N, H, W, C), any float dtype.
-        w: (OH, OW, KH, KW, C, O), filters of x's dtype.
-        b: (OH, OW, O), added to every image; None for none.
+        weight: (OH, OW, KH, KW, C, O), filters of x's dtype.
+        bias: (OH, OW, O), added to every image; None for none.
         stride, padding: as for `conv2d`, whose output extents OH and OW are.
     Returns:
         (N, OH, OW, O).
@@ -47,15 +48,15 @@ def locally_connected2d(x: Tensor, w: Any, b: Any = None, *, stride: int | Pair 
     """
     name = "locally_connected2d"
     expect_tensor(name, "x", x)
-    w, b = as_shaped(w), as_shaped(b)
-    if len(w.shape) != 6:
-        raise ValueError(f"{name}: w has shape {tuple(w.shape)} but takes 6 axes (OH, OW, KH, KW, C, O)")
-    geometry = Geometry.conv(x.shape, w.shape[2:], stride=stride, padding=padding, operation=name)
+    weight, bias = as_shaped(weight), as_shaped(bias)
+    if len(weight.shape) != 6:
+        raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but takes 6 axes (OH, OW, KH, KW, C, O)")
+    geometry = Geometry.conv(x.shape, weight.shape[2:], stride=stride, padding=padding, operation=name)
     places = geometry.y_shape[1:3]
-    if tuple(w.shape[:2]) != places:
+    if tuple(weight.shape[:2]) != places:
         raise ValueError(
-            f"{name}: w {tuple(w.shape)} has filters for {tuple(w.shape[:2])} pixels, but x gives {places}"
+            f"{name}: weight {tuple(weight.shape)} has filters for {tuple(weight.shape[:2])} pixels, but x gives {places}"
         )
-    if b is not None and tuple(b.shape) != (*places, geometry.filters):
-        raise ValueError(f"{name}: b has shape {tuple(b.shape)} but takes {(*places, geometry.filters)}")
-    return _LocallyConnected2d.apply(x, w, b, geometry=geometry)
+    if bias is not None and tuple(bias.shape) != (*places, geometry.filters):
+        raise ValueError(f"{name}: bias has shape {tuple(bias.shape)} but takes {(*places, geometry.filters)}")
+    return _LocallyConnected2d.apply(x, weight, bias, geometry=geometry)

@@ -14,12 +14,12 @@ class _MaxPool2d(Function):
     fresh = True
 
     def forward(self, x: Array, *, geometry: Geometry) -> Array:
-        y, self.mask = self.backend.max_pool2d_forward(x, geometry=geometry)
+        y, self.mask = self.backend.max_pool2d_forward(x, geometry)
         self.geometry = geometry
         return y
 
     def backward(self, dy: Array) -> Any:
-        return self.backend.max_pool2d_backward(dy, self.mask, geometry=self.geometry)
+        return self.backend.max_pool2d_backward(dy, self.mask, self.geometry)
 
 
 class _AvgPool2d(Function):
@@ -28,15 +28,15 @@ class _AvgPool2d(Function):
 
     def forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         self.geometry, self.count_padding = geometry, count_padding
-        return self.backend.avg_pool2d_forward(x, geometry=geometry, count_padding=count_padding)
+        return self.backend.avg_pool2d_forward(x, geometry, count_padding)
 
     def backward(self, dy: Array) -> Any:
-        return self.backend.avg_pool2d_backward(dy, geometry=self.geometry, count_padding=self.count_padding)
+        return self.backend.avg_pool2d_backward(dy, self.geometry, self.count_padding)
 
 
 def max_pool2d(
     x: Tensor,
-    window: int | Pair,
+    kernel_size: int | Pair,
     *,
     stride: int | Pair | None = None,
     padding: Padding = 0,
@@ -46,27 +46,27 @@ def max_pool2d(
 
     Args:
         x: (N, H, W, C), any float dtype.
-        window: extent of the window, in pixels.
-        stride: step between windows, in pixels; the window's extent if None.
+        kernel_size: height and width of a window, in pixels.
+        stride: step between windows, in pixels; kernel_size if None.
         padding: as for `conv2d`, smaller than the window; padded pixels never win.
-        ceil_mode: let one window more reach beyond the lower or right end where pixels are left over, unless it would start
-            behind the image: ceil instead of floor, as PyTorch has it.
+        ceil_mode: where pixels are left over at the lower or right end, add a window that reaches beyond it, unless this
+            window would start behind the image: ceil instead of floor, as in PyTorch.
     Returns:
-        (N, OH, OW, C), with OH = floor((H + top + bottom - window) / stride) + 1.
+        (N, OH, OW, C), with OH = floor((H + top + bottom - kernel_size) / stride) + 1.
     Raises:
         ValueError: a window larger than the padded input.
     The gradient goes to the first largest element of each window.
     """
     expect_tensor("max_pool2d", "x", x)
     geometry = Geometry.pool(
-        x.shape, window, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="max_pool2d"
+        x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="max_pool2d"
     )
     return _MaxPool2d.apply(x, geometry=geometry)
 
 
 def avg_pool2d(
     x: Tensor,
-    window: int | Pair,
+    kernel_size: int | Pair,
     *,
     stride: int | Pair | None = None,
     padding: Padding = 0,
@@ -77,15 +77,17 @@ def avg_pool2d(
 
     Args:
         x: (N, H, W, C), any float dtype.
-        window, stride, padding: as for `max_pool2d`.
-        count_padding: whether padded zeros count in the mean; if None they do, but not for "same".
+        kernel_size, stride, padding: as for `max_pool2d`.
+        count_padding: whether padded zeros count in the mean; if None they do, except with padding "same".
         ceil_mode: as for `max_pool2d`; what lies beyond the padding never counts.
     Returns:
-        (N, OH, OW, C).
+        (N, OH, OW, C), with the extents of `max_pool2d`.
+    Raises:
+        ValueError: a window larger than the padded input.
     """
     expect_tensor("avg_pool2d", "x", x)
     geometry = Geometry.pool(
-        x.shape, window, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="avg_pool2d"
+        x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="avg_pool2d"
     )
     counted = padding != "same" if count_padding is None else count_padding
     return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)

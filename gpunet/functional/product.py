@@ -9,13 +9,14 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.movement import reshape
 
 
 class _MatMul(Function):
-    """Of matrices."""
+    """Product of two matrices."""
 
     name = "matmul"
     fresh = True
@@ -26,18 +27,17 @@ class _MatMul(Function):
 
     def backward(self, dy: Array) -> Any:
         a, b = self.saved
-        matmul = self.backend.matmul
-        da = matmul(dy, b, transpose_b=True) if self.needs(0) else None
+        da = self.backend.matmul(dy, b, Product(transpose_b=True)) if self.needs(0) else None
         if not self.needs(1):
             return da, None
         out = self.destination(1)
-        if out is not None and out.dtype != dy.dtype:  # a parameter's, float32: the tape brings the product into it
-            return da, matmul(a, dy, transpose_a=True)
-        return da, matmul(a, dy, transpose_a=True, out=out, accumulate=self.accumulate)
+        if out is not None and out.dtype != dy.dtype:  # a parameter's, in float32: the tape writes the product to it
+            out = None
+        return da, self.backend.matmul(a, dy, Product(transpose_a=True, out=out, add=self.accumulate))
 
 
 class _BatchedMatMul(Function):
-    """Of batches of matrices, whose axes of batches broadcast."""
+    """Products of batches of matrices, whose batch axes broadcast."""
 
     name = "matmul"
 
@@ -61,7 +61,7 @@ class _BatchedMatMul(Function):
         return da, db
 
     def _listed(self, a: Array) -> Array:
-        """(…, M, K) as (B, M, K), repeated where the batches of the other are more."""
+        """(…, M, K) as (B, M, K), repeated along the batch axes that the other operand broadcasts."""
         shape = (*self.batch, *a.shape[-2:])
         whole = a if tuple(a.shape) == shape else self.backend.broadcast(a, shape)
         return whole.reshape(prod(self.batch), *a.shape[-2:])
@@ -73,11 +73,13 @@ class _BatchedMatMul(Function):
 def matmul(a: Any, b: Any) -> Tensor:
     """Product of matrices a (…, M, K) and b (…, K, P) -> (…, M, P); the axes before the last two broadcast.
 
-    A vector a (K,) is taken as one row, a vector b (K,) as one column, and the result has no axis for it, as NumPy and PyTorch
-    have it: the product of two vectors has no axes.
+    A vector a (K,) counts as one row, a vector b (K,) as one column, and the result has no axis for it, as in NumPy and
+    PyTorch: the product of two vectors has no axes.
 
     Args:
-        a, b: one of them a tensor, the other a tensor, an array or lists.
+        a, b: at least one of them a tensor; the other a tensor, an array or lists.
+    Raises:
+        ValueError: shapes that do not fit.
     """
     first = a if isinstance(a, Tensor) else b
     if not isinstance(first, Tensor):

@@ -1,5 +1,7 @@
-"""Images of other extents: upsampling, padding, adaptive pooling. All are `Backend.resample2d`, by tables of
-`gpunet.resampling`."""
+"""Images of other extents: upsampling, padding, adaptive pooling.
+
+All of them are the primitive `resample2d`, with tables of `gpunet.resampling`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from gpunet.resampling import Taps
 
 Sides = int | Pair | tuple[Pair, Pair]
 Size = int | None | tuple[int | None, int | None]
-"""Extents of an output; None keeps x's."""
+"""Extents of an output; None stands for those of x."""
 UPSAMPLING = ("nearest", "bilinear")
 PADDING = ("zero", "reflect", "edge")
 
@@ -54,7 +56,7 @@ class _AdaptiveMaxPool2d(_Resample2d):
 
 def upsample2d(
     x: Tensor,
-    scale: float | tuple[float, float] | None = None,
+    scale_factor: float | tuple[float, float] | None = None,
     *,
     size: int | Pair | None = None,
     mode: Literal["nearest", "bilinear"] = "nearest",
@@ -65,33 +67,42 @@ def upsample2d(
 
     Args:
         x: (N, H, W, C), any float dtype.
-        scale: factor of the extents, or (vertical, horizontal): OH = floor(H scale). Exactly one of it and `size` is given.
+        scale_factor: factor of both extents, or (vertical, horizontal): OH = floor(H scale_factor). Give either this or
+            `size`, not both.
         size: OH and OW, or one extent for both, in pixels.
-        mode: "nearest" takes pixel floor(p H / OH); "bilinear" weighs the four pixels around ((p + 1/2) H / OH - 1/2, …), on
-            x's border the border's. With a `scale`, H / OH is 1 / scale, as PyTorch has it.
-        align_corners: for "bilinear", let the corners' middles stay where they are: p (H - 1) / (OH - 1).
-        antialias: for "bilinear" scaling down, weigh all pixels that an output stands for, not four of them.
+        mode: "nearest" takes pixel floor(p H / OH) for output p; "bilinear" weighs the four pixels around
+            ((p + 1/2) H / OH - 1/2, …), and repeats x's border beyond it. With a `scale_factor`, H / OH is
+            1 / scale_factor, as in PyTorch.
+        align_corners: for "bilinear", keep the centres of the corner pixels in place: output p lies at
+            p (H - 1) / (OH - 1).
+        antialias: for "bilinear" scaling down, weigh all pixels that an output covers, not only four of them.
     Returns:
         (N, OH, OW, C).
     Raises:
-        ValueError: a scale, size or mode that is none, or a scale that leaves no pixel.
+        ValueError: an invalid scale_factor, size or mode, or a scale_factor that leaves no pixel.
     """
     name = "upsample2d"
     _extents(name, x)
-    check_upsampling(name, scale, size, mode, align_corners, antialias)
-    rows, columns = upsampling_taps(name, x.shape, scale, size, mode, align_corners, antialias)
+    check_upsampling(name, scale_factor, size, mode, align_corners, antialias)
+    rows, columns = upsampling_taps(name, x.shape, scale_factor, size, mode, align_corners, antialias)
     return _Upsample2d.apply(x, rows=rows, columns=columns)
 
 
 def upsampling_taps(
-    operation: str, shape: tuple[int, ...], scale: Any, size: Any, mode: str, align_corners: bool, antialias: bool
+    operation: str,
+    shape: tuple[int, ...],
+    scale_factor: Any,
+    size: Any,
+    mode: str,
+    align_corners: bool,
+    antialias: bool,
 ) -> tuple[Taps, Taps]:
-    """The tables of the rows and of the columns, for images of a shape; the options as `check_upsampling` takes them."""
+    """The tables of the rows and of the columns, for images of a shape; the options are those of `upsample2d`."""
     tables = []
-    for n, target, factor in zip(shape[1:3], _both(size), _both(scale), strict=True):
+    for n, target, factor in zip(shape[1:3], _both(size), _both(scale_factor), strict=True):
         outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
         if outputs < 1:
-            raise ValueError(f"{operation}: scale {scale} leaves no pixels of x {tuple(shape)}")
+            raise ValueError(f"{operation}: scale_factor {scale_factor} leaves no pixels of x {tuple(shape)}")
         if mode == "nearest":
             tables.append(resampling.nearest(n, outputs, ratio))
         else:
@@ -102,16 +113,16 @@ def upsampling_taps(
 
 
 def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:
-    """Pixels around images.
+    """Put pixels around images.
 
     Args:
         x: (N, H, W, C), any float dtype.
         padding: pixels on each side: an integer, (vertical, horizontal) or ((top, bottom), (left, right)).
-        mode: "zero"; "reflect", x mirrored at its border pixels, which are not repeated; "edge", the border pixels again.
+        mode: "zero"; "reflect", x mirrored at its border pixels, which are not repeated; "edge", the border pixels repeated.
     Returns:
         (N, top + H + bottom, left + W + right, C).
     Raises:
-        ValueError: a padding or mode that is none, or a reflection of more pixels than lie behind the border's.
+        ValueError: an invalid padding or mode, or a reflection of more pixels than there are behind the border.
     """
     name = "pad2d"
     extents = _extents(name, x)
@@ -122,64 +133,70 @@ def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"]
     return _Pad2d.apply(x, rows=rows, columns=columns, first=(sides[0][0], sides[1][0]))
 
 
-def adaptive_avg_pool2d(x: Tensor, size: Size) -> Tensor:
-    """Mean over windows that cover the image in so many pixels.
+def adaptive_avg_pool2d(x: Tensor, output_size: Size) -> Tensor:
+    """Mean over windows that cover the image, as many as the output has pixels.
 
     Args:
         x: (N, H, W, C), any float dtype.
-        size: OH and OW, or one extent for both; None keeps x's; 1 is global average pooling (Lin et al. 2013, section 3.2).
-            Window p of an axis is from floor(p H / OH) to ceil((p + 1) H / OH), as PyTorch has it: windows overlap where OH
-            does not divide H.
+        output_size: OH and OW, or one extent for both; None keeps x's; 1 is global average pooling (Lin et al. 2013,
+            section 3.2). Window p of an axis is from floor(p H / OH) to ceil((p + 1) H / OH), as in PyTorch: windows
+            overlap where OH does not divide H.
     Returns:
         (N, OH, OW, C).
+    Raises:
+        ValueError: an invalid output_size.
     """
     h, w = _extents("adaptive_avg_pool2d", x)
-    oh, ow = adaptive_size("adaptive_avg_pool2d", size, (h, w))
+    oh, ow = adaptive_size("adaptive_avg_pool2d", output_size, (h, w))
     return _AdaptiveAvgPool2d.apply(x, rows=resampling.averaged(h, oh), columns=resampling.averaged(w, ow))
 
 
-def adaptive_max_pool2d(x: Tensor, size: Size) -> Tensor:
-    """Maximum over windows that cover the image in so many pixels; those of `adaptive_avg_pool2d`.
+def adaptive_max_pool2d(x: Tensor, output_size: Size) -> Tensor:
+    """Maximum over the windows of `adaptive_avg_pool2d`.
 
-    The gradient goes to the first largest element of each window. Windows of unlike extents are laid side by side, a shorter
-    one's last pixels repeated: behind the pixels themselves, so that those stay the first of equals.
+    The gradient goes to the first largest element of each window. Windows of different extents are copied side by side, and
+    shorter ones are filled up with their last pixel, which stands behind the others, so that these stay first among equals.
 
     Args:
         x: (N, H, W, C), any float dtype.
-        size: OH and OW, or one extent for both; None keeps x's; 1 is global max pooling.
+        output_size: OH and OW, or one extent for both; None keeps x's; 1 is global max pooling.
     Returns:
         (N, OH, OW, C).
+    Raises:
+        ValueError: an invalid output_size.
     """
     h, w = _extents("adaptive_max_pool2d", x)
-    oh, ow = adaptive_size("adaptive_max_pool2d", size, (h, w))
+    oh, ow = adaptive_size("adaptive_max_pool2d", output_size, (h, w))
     if h % oh == 0 and w % ow == 0:
         return max_pool2d(x, (h // oh, w // ow))
     (rows, kh), (columns, kw) = resampling.side_by_side(h, oh), resampling.side_by_side(w, ow)
     return max_pool2d(_AdaptiveMaxPool2d.apply(x, rows=rows, columns=columns), (kh, kw))
 
 
-def check_upsampling(operation: str, scale: Any, size: Any, mode: Any, align_corners: Any, antialias: Any) -> None:
+def check_upsampling(
+    operation: str, scale_factor: Any, size: Any, mode: Any, align_corners: Any, antialias: Any
+) -> None:
     """ValueError or TypeError for options that `upsample2d` does not take."""
-    if (scale is None) == (size is None):
-        raise ValueError(f"{operation}: takes exactly one of scale and size, got scale={scale!r} and size={size!r}")
+    if (scale_factor is None) == (size is None):
+        raise ValueError(f"{operation}: takes exactly one of scale_factor and size, got {scale_factor=} and {size=}")
     if size is not None:
         pair(operation, "size", size)
-    elif len(_both(scale)) != 2 or not all(map(_is_factor, _both(scale))):
-        raise ValueError(f"{operation}: scale must be one or two positive numbers, got {scale!r}")
+    elif len(_both(scale_factor)) != 2 or not all(map(_is_factor, _both(scale_factor))):
+        raise ValueError(f"{operation}: scale_factor must be one or two positive numbers, got {scale_factor!r}")
     if mode not in UPSAMPLING:
         raise ValueError(f"{operation}: mode is {mode!r} but takes one of {', '.join(UPSAMPLING)}")
     if align_corners and mode == "nearest":
-        raise ValueError(f"{operation}: align_corners goes with bilinear, got mode {mode!r}")
+        raise ValueError(f"{operation}: align_corners goes with mode 'bilinear', got {mode!r}")
     if antialias and mode == "nearest":
-        raise ValueError(f"{operation}: antialias goes with bilinear, got mode {mode!r}")
+        raise ValueError(f"{operation}: antialias goes with mode 'bilinear', got {mode!r}")
 
 
-def adaptive_size(operation: str, size: Any, extents: Pair) -> Pair:
-    """(OH, OW), in which None is x's extent, or an error for a size that is none."""
-    both = _both(size)
+def adaptive_size(operation: str, output_size: Any, extents: Pair) -> Pair:
+    """(OH, OW), with x's extents in place of None, or an error for an invalid output_size."""
+    both = _both(output_size)
     if None in both and len(both) == 2:
-        size = tuple(n if given is None else given for given, n in zip(both, extents, strict=True))
-    return pair(operation, "size", size)
+        output_size = tuple(n if given is None else given for given, n in zip(both, extents, strict=True))
+    return pair(operation, "output_size", output_size)
 
 
 def check_padding(operation: str, padding: Any, mode: Any) -> tuple[Pair, Pair]:
@@ -188,7 +205,7 @@ def check_padding(operation: str, padding: Any, mode: Any) -> tuple[Pair, Pair]:
         raise ValueError(f"{operation}: mode is {mode!r} but takes one of {', '.join(PADDING)}")
     if isinstance(padding, str):
         raise ValueError(f"{operation}: padding is {padding!r} but takes numbers of pixels")
-    return cast(tuple[Pair, Pair], sides_of(operation, padding))  # no name, so pairs
+    return cast(tuple[Pair, Pair], sides_of(operation, padding))  # pairs, since padding is no name
 
 
 def _is_factor(value: Any) -> bool:
@@ -201,10 +218,10 @@ def _both(value: Any) -> tuple[Any, Any]:
 
 
 def _extents(operation: str, x: Any) -> Pair:
-    """(H, W), after the check that there are images."""
+    """(H, W), or a ValueError if x is no batch of images."""
     expect_tensor(operation, "x", x)
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise ValueError(
-            f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C), with images not empty"
+            f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C) without empty images"
         )
     return x.shape[1], x.shape[2]

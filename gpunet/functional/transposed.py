@@ -1,4 +1,4 @@
-"""Transposed convolution: the input gradient of a convolution, used as an operation of its own."""
+"""Transposed convolution: the input gradient of a convolution as an operation of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.conv import Conv
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.conv import as_shaped
 from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of
@@ -16,30 +17,29 @@ class _ConvTranspose2d(Function):
     name = "conv_transpose2d"
     fresh = True
 
-    def forward(self, x: Array, w: Array, b: Array | None, *, geometry: Geometry) -> Array:
-        self.save(x, w)
-        self.geometry = geometry
-        y = self.backend.conv2d_input_grad(x, w, geometry=geometry)
-        return y if b is None else self.backend.binary("add", y, b, out=y)
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
+        self.save(x, weight)
+        self.conv = conv
+        y = self.backend.conv2d_input_grad(x, weight, conv)
+        return y if bias is None else self.backend.binary("add", y, bias, out=y)
 
     def backward(self, dy: Array) -> Any:
-        x, w = self.saved
+        x, weight = self.saved
         dx = dw = db = None
         if self.needs(1):
-            dw, _ = self.backend.conv2d_weight_grad(
-                x, dy, geometry=self.geometry, out=self.destination(1), bias=False, accumulate=self.accumulate
-            )
+            into = self.into(weight=1, bias=2)._replace(bias=None, needs_bias=False)
+            dw, _ = self.backend.conv2d_weight_grad(x, dy, self.conv, into=into)
         if self.needs(0):
-            dx, _ = self.backend.conv2d_forward(dy, w, geometry=self.geometry)
+            dx, _ = self.backend.conv2d_forward(dy, weight, None, self.conv)
         if self.needs(2):
-            db = unbroadcast(self.backend, dy, self.geometry.x_shape[3:])
+            db = unbroadcast(self.backend, dy, self.conv.geometry.x_shape[3:])
         return dx, dw, db
 
 
 def conv_transpose2d(
     x: Tensor,
-    w: Any,
-    b: Any = None,
+    weight: Any,
+    bias: Any = None,
     *,
     stride: int | Pair = 1,
     padding: Padding = 0,
@@ -49,17 +49,17 @@ def conv_transpose2d(
 ) -> Tensor:
     """Transposed convolution (Zeiler et al. 2010; Dumoulin & Visin 2016, chapter 4): a convolution run backwards.
 
-    y is the input gradient of the convolution with filters w that takes images of y's extents to those of x's: each pixel
-    of x adds w, times itself, to a window of y, the windows a stride apart.
+    y is the input gradient of the convolution with these filters that takes images of y's extents to those of x: each
+    pixel of x adds the filters, times itself, to a window of y, and the windows lie a stride apart.
 
     Args:
         x: (N, H, W, I), any float dtype.
-        w: (KH, KW, O // groups, I), as Keras has it; PyTorch's by ``w.transpose(2, 3, 1, 0)``.
-        b: (O,), added to every pixel; None for none.
+        weight: (KH, KW, O // groups, I), as Keras has it; PyTorch's by ``weight.transpose(2, 3, 1, 0)``.
+        bias: (O,), added to every pixel; None for none.
         stride: step between windows of y, in pixels.
-        padding: pixels cut off each side of y, as for `conv2d`; "same" gives the extents of x times the stride.
-        output_padding: pixels added to y at its lower and right end, smaller than the stride, where several extents of y
-            would go with those of x; 0 with "same".
+        padding: pixels cut off each side of y, given as for `conv2d`; "same" gives the extents of x times the stride.
+        output_padding: pixels added to y at its lower and right end, fewer than the stride: they say which of several
+            possible extents y has. 0 with "same".
         dilation, groups: as for `conv2d`.
     Returns:
         (N, OH, OW, O), with OH = (H - 1) stride - top - bottom + dilation (KH - 1) + output_padding + 1.
@@ -69,28 +69,23 @@ def conv_transpose2d(
     name = "conv_transpose2d"
     if expect_tensor(name, "x", x).ndim != 4:
         raise ValueError(f"{name}: x has shape {x.shape} but takes 4 axes (N, H, W, I)")
-    w, b = as_shaped(w), as_shaped(b)
-    if len(w.shape) != 4 or w.shape[3] != x.shape[3]:
+    weight, bias = as_shaped(weight), as_shaped(bias)
+    if len(weight.shape) != 4 or weight.shape[3] != x.shape[3]:
         raise ValueError(
-            f"{name}: x {x.shape} has {x.shape[3]} channels, so takes w (KH, KW, O // groups, {x.shape[3]})"
-            f", got {tuple(w.shape)}"
+            f"{name}: x {x.shape} has {x.shape[3]} channels, so takes weight (KH, KW, O // groups, {x.shape[3]})"
+            f", got {tuple(weight.shape)}"
         )
     geometry = transposed_geometry(
-        x.shape,
-        w.shape,
-        stride=stride,
-        padding=padding,
-        output_padding=output_padding,
-        dilation=dilation,
+        x.shape, weight.shape, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation,
         groups=groups,
-    )
-    if b is not None and tuple(b.shape) != geometry.x_shape[3:]:
-        raise ValueError(f"{name}: b has shape {tuple(b.shape)} but takes {geometry.x_shape[3:]}")
-    return _ConvTranspose2d.apply(x, w, b, geometry=geometry)
+    )  # fmt: skip
+    if bias is not None and tuple(bias.shape) != geometry.x_shape[3:]:
+        raise ValueError(f"{name}: bias has shape {tuple(bias.shape)} but takes {geometry.x_shape[3:]}")
+    return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry))
 
 
 def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:
-    """(rows, columns) of `output_padding`, or a ValueError for one that stride and padding leave no place for."""
+    """(rows, columns) of `output_padding`, or a ValueError if it does not fit the stride and the padding."""
     extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
     if len(extra) != 2 or not all(
         isinstance(e, Integral) and 0 <= int(e) < s for e, s in zip(extra, stride, strict=True)
@@ -100,7 +95,7 @@ def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sid
         )
     if padding == "same" and any(extra):
         raise ValueError(
-            f'{operation}: padding "same" makes y as large as x times the stride, so that output_padding must be 0, '
+            f'{operation}: output_padding must be 0 with padding "same", which makes y as large as x times the stride, '
             f"got {output_padding}"
         )
     return int(extra[0]), int(extra[1])
@@ -116,7 +111,7 @@ def transposed_geometry(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Geometry:
-    """The geometry of the convolution that leads back, from y (N, OH, OW, O) to x (N, H, W, I); as `conv_transpose2d`."""
+    """Geometry of the convolution from y (N, OH, OW, O) to x (N, H, W, I), whose input gradient `conv_transpose2d` is."""
     name = "conv_transpose2d"
     stride, dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
     sides = sides_of(name, padding)
@@ -129,11 +124,9 @@ def transposed_geometry(
             cut = 0 if sides == "valid" else sum(sides[axis])
             extents.append((n - 1) * s - cut + d * (f - 1) + e + 1)
     if min(extents) < 1:
-        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {tuple(x_shape)} with window {w_shape[:2]}")
+        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {tuple(x_shape)} with windows {w_shape[:2]}")
     y_shape = (x_shape[0], *extents, w_shape[2] * groups)
     geometry = Geometry.conv(y_shape, w_shape, stride=stride, padding=sides, dilation=dilation, groups=groups)
     if geometry.y_shape != tuple(x_shape):
-        raise ValueError(
-            f"{name}: no output goes with x {tuple(x_shape)}, window {w_shape[:2]} and padding {padding!r}"
-        )
+        raise ValueError(f"{name}: no output fits x {tuple(x_shape)}, windows {w_shape[:2]} and padding {padding!r}")
     return geometry

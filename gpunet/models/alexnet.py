@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.checks import check_extents, check_stem
-from gpunet.models.dense import dense_head
+from gpunet.models.parts import check_extents, check_stem, dense_head
 
 
 def alexnet(
     input_shape: tuple[int, int, int] = (32, 32, 3),
-    classes: int = 10,
+    num_classes: int = 10,
     stem: str = "small",
     dense: Sequence[int] = (512, 512),
 ) -> nn.Sequential:
@@ -21,7 +20,7 @@ def alexnet(
 
     Args:
         input_shape: (H, W, C), at least 15 pixels each way, 67 with the paper's stem.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
         stem: the first convolution, 96 filters: "small" is 5x5 with stride 1, for images of some 32 pixels; "paper" 11x11
             with stride 4.
         dense: outputs of the hidden dense layers. `alexnet((227, 227, 3), 1000, "paper", (4096, 4096))` is the paper's own
@@ -50,4 +49,4 @@ def alexnet(
             extent = (extent - 3) // 2 + 1
         return extent
 
-    return nn.Sequential(*body, nn.Flatten(), *dense_head(256 * left(h) * left(w), dense, classes))
+    return nn.Sequential(*body, nn.Flatten(), *dense_head(256 * left(h) * left(w), dense, num_classes))

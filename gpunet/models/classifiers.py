@@ -5,12 +5,12 @@ from __future__ import annotations
 from gpunet import nn
 
 
-def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) -> nn.Sequential:
+def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.
 
     Args:
         input_shape: (H, W, C), at least 12 pixels each way; 28x28x1 gives 61,706 parameters.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
     """
     h, w, c = input_shape
     if min(h, w) < 12:
@@ -20,16 +20,20 @@ def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10) ->
         nn.Conv2d(6, 16, 5, padding="valid", activation="relu"), nn.MaxPool2d(2),
     ]  # fmt: skip
     features = 16 * ((h // 2 - 4) // 2) * ((w // 2 - 4) // 2)
-    head = [nn.Linear(features, 120, activation="relu"), nn.Linear(120, 84, activation="relu"), nn.Linear(84, classes)]
+    head = [
+        nn.Linear(features, 120, activation="relu"),
+        nn.Linear(120, 84, activation="relu"),
+        nn.Linear(84, num_classes),
+    ]
     return nn.Sequential(*body, nn.Flatten(), *head)
 
 
-def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
     """Two blocks of two 3x3 convolutions and a pool, 32 and 64 filters, then dense 128: the plain net of today's courses.
 
     Args:
         input_shape: (H, W, C), at least 4 pixels each way; 28x28x1 gives 467,818 parameters.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
         dropout: probability of dropping before each dense layer.
     """
     h, w, c = input_shape
@@ -44,5 +48,5 @@ def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), classes: int = 10, drop
         ]  # fmt: skip
     drop = [nn.Dropout(dropout)] if dropout else []
     features = 64 * (h // 2 // 2) * (w // 2 // 2)
-    head = [nn.Flatten(), *drop, nn.Linear(features, 128, activation="relu"), *drop, nn.Linear(128, classes)]
+    head = [nn.Flatten(), *drop, nn.Linear(features, 128, activation="relu"), *drop, nn.Linear(128, num_classes)]
     return nn.Sequential(*layers, *head)

@@ -35,7 +35,7 @@ class Scaled(nn.Sequential):
 
 
 def speedrun(
-    input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, images: np.ndarray | None = None
+    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, images: np.ndarray | None = None
 ) -> nn.Sequential:
     """Whitening convolution 2x2, GELU; three groups of conv 3x3, max pool 2, batch norm, GELU, conv 3x3, batch norm, GELU; the
     maximum over what is left of the image (3x3 of 32x32); a dense layer without bias, its logits divided by its inputs.
@@ -47,7 +47,7 @@ def speedrun(
     Args:
         input_shape: (H, W, C), at least 9 pixels each way; 32x32x3 gives 1,972,792 parameters, of which 288 whiten and 1,152
             scale, and are fixed.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
         images: (N, H, W, C), scaled as in training, to take the whitening filters from: see `whitening_filters`. If None, those
             are random, until `whiten` or a checkpoint sets them.
     """
@@ -62,7 +62,7 @@ def speedrun(
         layers += [_conv(before, after), nn.MaxPool2d(2), _norm(after), nn.GELU()]
         layers += [_conv(after, after), _norm(after), nn.GELU()]
     rest = (h - 1) // 8, (w - 1) // 8
-    head = nn.Linear(GROUPS[-1], classes, bias=False, init=_uniform)
+    head = nn.Linear(GROUPS[-1], num_classes, bias=False, init=_uniform)
     model = Scaled(*layers, nn.MaxPool2d(rest), nn.Flatten(), head, factor=1 / GROUPS[-1])
     if images is not None:
         whiten(model, images)

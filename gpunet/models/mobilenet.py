@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpunet import nn
-from gpunet.models.checks import check_extents
+from gpunet.models.parts import check_extents
 
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
@@ -12,7 +12,7 @@ BLOCKS = (
 
 
 def mobilenet(
-    input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, width: float = 1.0, stride: int = 1
+    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
 ) -> nn.Sequential:
     """MobileNet: a convolution of 32 filters, then 13 blocks of a depthwise 3x3 and a 1x1 convolution, the mean, a dense layer.
 
@@ -21,24 +21,24 @@ def mobilenet(
 
     Args:
         input_shape: (H, W, C), at least 16 pixels each way times `stride`; 32x32x3 gives 3,217,226 parameters.
-        classes: number of outputs, logits.
-        width: factor of all numbers of filters, the paper's width multiplier (section 3.3).
+        num_classes: number of outputs, logits.
+        width_mult: factor of all numbers of filters, the paper's width multiplier (section 3.3).
         stride: of the first convolution: 1 for images of some 32 pixels; 2 is the paper's, which for 224x224x3 and 1,000
             classes has 4,231,976 parameters.
     """
     if stride not in (1, 2):
         raise ValueError(f"mobilenet: stride is {stride} but takes 1 or 2")
     check_extents("mobilenet", input_shape, 16 * stride)
-    if not width > 0:
-        raise ValueError(f"mobilenet: width is {width} but must be positive")
-    filters = max(1, round(32 * width))
+    if not width_mult > 0:
+        raise ValueError(f"mobilenet: width_mult is {width_mult} but must be positive")
+    filters = max(1, round(32 * width_mult))
     layers = _normalised(nn.Conv2d(input_shape[2], filters, 3, stride=stride, padding=1, bias=False))
     for outputs, step in BLOCKS:
-        outputs = max(1, round(outputs * width))
+        outputs = max(1, round(outputs * width_mult))
         depthwise = nn.Conv2d(filters, filters, 3, stride=step, padding=1, groups=filters, bias=False)
         layers += [*_normalised(depthwise), *_normalised(nn.Conv2d(filters, outputs, 1, bias=False))]
         filters = outputs
-    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, classes))
+    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, num_classes))
 
 
 def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:

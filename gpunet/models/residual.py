@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.checks import check_extents, check_stem
+from gpunet.models.parts import check_extents, check_stem
 
 RESNET18 = (2, 2, 2, 2)
 """Blocks of each group (table 1); a group has twice the filters of the one before, from 64 on."""
@@ -17,19 +17,19 @@ class BasicBlock(nn.Module):
     Where shapes differ, x goes through a 1x1 convolution with batch norm (section 3.3, option B).
 
     Args:
-        channels, filters: C and O.
+        in_channels, out_channels: C and O.
         stride: of the first convolution, and of the one of x; H' = ceil(H / stride).
     """
 
-    def __init__(self, channels: int, filters: int, stride: int = 1):
-        self.conv1 = nn.Conv2d(channels, filters, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(filters, activation="relu")
-        self.conv2 = nn.Conv2d(filters, filters, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(filters, activation="relu")  # of the sum
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels, activation="relu")
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels, activation="relu")  # of the sum
         self.shortcut = None
-        if stride != 1 or channels != filters:
-            projection = nn.Conv2d(channels, filters, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(filters))
+        if stride != 1 or in_channels != out_channels:
+            projection = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, H', W', O)."""
@@ -37,25 +37,29 @@ class BasicBlock(nn.Module):
         return self.norm2(y, x if self.shortcut is None else self.shortcut(x))
 
 
-def resnet18(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, stem: str = "small") -> nn.Sequential:
+def resnet18(
+    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
+) -> nn.Sequential:
     """ResNet-18: a convolution, eight blocks of two (table 1), the mean of all pixels, a dense layer.
 
     Args:
         input_shape: (H, W, C), at least 8 pixels each way, 32 with the paper's stem.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
         stem: "small": a 3x3 convolution, for images of some 32 pixels: 32x32x3 and 10 classes give 11,173,962 parameters;
             "paper": 7x7 with stride 2 and a 3x3 max pool with stride 2, which for 1,000 classes has 11,689,512.
     """
-    return _resnet("resnet18", RESNET18, input_shape, classes, stem)
+    return _resnet("resnet18", RESNET18, input_shape, num_classes, stem)
 
 
-def resnet34(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10, stem: str = "small") -> nn.Sequential:
+def resnet34(
+    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
+) -> nn.Sequential:
     """ResNet-34: sixteen blocks, 21,282,122 parameters, or the paper's 21,797,672; all else as for `resnet18`."""
-    return _resnet("resnet34", RESNET34, input_shape, classes, stem)
+    return _resnet("resnet34", RESNET34, input_shape, num_classes, stem)
 
 
 def _resnet(
-    name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], classes: int, stem: str
+    name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], num_classes: int, stem: str
 ) -> nn.Sequential:
     small = check_stem(name, stem)
     check_extents(name, input_shape, 8 if small else 32, stem)
@@ -72,10 +76,10 @@ def _resnet(
             outputs = 64 << group
             layers.append(BasicBlock(filters, outputs, 2 if group and i == 0 else 1))
             filters = outputs
-    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, classes))
+    return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, num_classes))
 
 
-def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) -> nn.Sequential:
+def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
     """The nine-layer residual net of fast CIFAR-10 training (Page 2018, "How to Train Your ResNet", part 4).
 
     Convolutions 3x3 of 64, 128 + pool, residual(128), 256 + pool, 512 + pool, residual(512) filters, each with batch norm and
@@ -83,7 +87,7 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) 
 
     Args:
         input_shape: (H, W, C), at least 8 pixels each way; 32x32x3 gives 6,573,130 parameters.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
     """
     h, w, c = input_shape
     check_extents("resnet9", input_shape, 8)
@@ -94,7 +98,7 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), classes: int = 10) 
         *_conv(128, 256), nn.MaxPool2d(2),
         *_conv(256, 512), nn.MaxPool2d(2),
         nn.Residual(*_conv(512, 512), *_conv(512, 512)),
-        nn.MaxPool2d((h // 8, w // 8)), nn.Flatten(), nn.Linear(512, classes),
+        nn.MaxPool2d((h // 8, w // 8)), nn.Flatten(), nn.Linear(512, num_classes),
     )  # fmt: skip
 
 

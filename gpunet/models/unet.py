@@ -14,7 +14,7 @@ def _interpolated(before: int, after: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(before, after, 1), nn.Upsample2d(2, mode="bilinear"))
 
 
-RAISING: dict[str, Callable[[int, int], nn.Module]] = {
+UPSAMPLERS: dict[str, Callable[[int, int], nn.Module]] = {
     "transposed": lambda before, after: nn.ConvTranspose2d(before, after, 2, stride=2),
     "bilinear": _interpolated,
 }
@@ -29,8 +29,8 @@ class UNet(nn.Module):
 
     Args:
         in_channels: C.
-        classes: K.
-        base: channels at the first level; the paper's is 64.
+        num_classes: K.
+        base_channels: channels at the first level; the paper's is 64.
         depth: how many times the extents are halved; the paper's is 4. With its numbers, 1 channel and 2 classes: 31,030,658
             parameters.
         batch_norm: whether to normalise after each 3x3 convolution, before the ReLU; the paper does not.
@@ -40,24 +40,24 @@ class UNet(nn.Module):
     def __init__(
         self,
         in_channels: int = 3,
-        classes: int = 2,
+        num_classes: int = 2,
         *,
-        base: int = 16,
+        base_channels: int = 16,
         depth: int = 3,
         batch_norm: bool = False,
         upsample: str = "transposed",
     ) -> None:
-        if upsample not in RAISING:
-            raise ValueError(f"UNet: upsample is {upsample!r} but takes one of {', '.join(RAISING)}")
-        channels = [base << level for level in range(depth + 1)]
+        if upsample not in UPSAMPLERS:
+            raise ValueError(f"UNet: upsample is {upsample!r} but takes one of {', '.join(UPSAMPLERS)}")
+        channels = [base_channels << level for level in range(depth + 1)]
         self.down = [
             _two_convolutions(before, after, batch_norm)
             for before, after in zip([in_channels, *channels], channels, strict=False)
         ]
         self.pool = nn.MaxPool2d(2)
-        self.raised = [RAISING[upsample](2 * c, c) for c in reversed(channels[:-1])]
+        self.upsamplers = [UPSAMPLERS[upsample](2 * c, c) for c in reversed(channels[:-1])]
         self.up = [_two_convolutions(2 * c, c, batch_norm) for c in reversed(channels[:-1])]
-        self.head = nn.Conv2d(base, classes, 1)
+        self.head = nn.Conv2d(base_channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C), H and W multiples of 2^depth -> (N, H, W, K)."""
@@ -67,8 +67,8 @@ class UNet(nn.Module):
                 f"UNet: takes images (N, H, W, C) whose height and width are multiples of {step}, got {x.shape}"
             )
         *kept, x = self._descend(x)
-        for raise_, joined, block in zip(self.raised, reversed(kept), self.up, strict=True):
-            x = block(F.concatenate([joined, raise_(x)], axis=3))
+        for upsampler, joined, block in zip(self.upsamplers, reversed(kept), self.up, strict=True):
+            x = block(F.concatenate([joined, upsampler(x)], axis=3))
         return self.head(x)
 
     def _descend(self, x: Tensor) -> list[Tensor]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.checks import check_extents
-from gpunet.models.dense import dense_head
+from gpunet.models.parts import check_extents, dense_head
 
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Filters of the convolutions between the pools (table 1, column A)."""
@@ -16,7 +15,7 @@ VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
 
 def vgg11(
     input_shape: tuple[int, int, int] = (32, 32, 3),
-    classes: int = 10,
+    num_classes: int = 10,
     batch_norm: bool = True,
     dense: Sequence[int] = (),
 ) -> nn.Sequential:
@@ -28,17 +27,17 @@ def vgg11(
     Args:
         input_shape: (H, W, C), at least 32 pixels each way; 32x32x3 gives 9,225,610 parameters without batch norm, of which the
             convolutions have 9,220,480, and 9,228,362 with it.
-        classes: number of outputs, logits.
+        num_classes: number of outputs, logits.
         batch_norm: whether to normalise after each convolution, which then has no bias (Ioffe & Szegedy 2015; the paper is
             older).
         dense: outputs of the hidden dense layers, each with ReLU and, as in the paper, half dropped in training.
     """
-    return _vgg("vgg11", VGG11, input_shape, classes, batch_norm, dense)
+    return _vgg("vgg11", VGG11, input_shape, num_classes, batch_norm, dense)
 
 
 def vgg16(
     input_shape: tuple[int, int, int] = (32, 32, 3),
-    classes: int = 10,
+    num_classes: int = 10,
     batch_norm: bool = True,
     dense: Sequence[int] = (),
 ) -> nn.Sequential:
@@ -47,14 +46,14 @@ def vgg16(
     32x32x3 gives 14,719,818 parameters without batch norm, of which the convolutions have 14,714,688, and 14,724,042 with it;
     the paper's own net, for 224x224x3 with 1,000 classes and `dense=(4096, 4096)`, has 138,357,544.
     """
-    return _vgg("vgg16", VGG16, input_shape, classes, batch_norm, dense)
+    return _vgg("vgg16", VGG16, input_shape, num_classes, batch_norm, dense)
 
 
 def _vgg(
     name: str,
     groups: tuple[tuple[int, ...], ...],
     input_shape: tuple[int, int, int],
-    classes: int,
+    num_classes: int,
     batch_norm: bool,
     dense: Sequence[int],
 ) -> nn.Sequential:
@@ -70,4 +69,4 @@ def _vgg(
                 layers.append(nn.Conv2d(c, filters, 3, padding="same", activation="relu"))
             c = filters
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), *dense_head(c * (h // 32) * (w // 32), dense, classes))
+    return nn.Sequential(*layers, nn.Flatten(), *dense_head(c * (h // 32) * (w // 32), dense, num_classes))

@@ -21,7 +21,7 @@ from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor, tensor
 from gpunet.vision.average_precision import Detections
-from gpunet.vision.boxes import iou, real_numbers, shape_iou, suppress, whole_labels
+from gpunet.vision.boxes import nms, pairwise_iou, real_numbers, shape_iou, whole_labels
 
 OBJECT, NOTHING, BOX, CLASSES = 0, 1, slice(2, 6), slice(6, None)
 """Where a target has: 1 if the anchor should find a box, 1 if it should find nothing (neither where it is ignored, for
@@ -36,17 +36,17 @@ class YOLO(nn.Module):
 
     Args:
         anchors: (A, 2), (width, height) in pixels, see `vision.boxes.anchors`.
-        classes: K.
+        num_classes: K.
         in_channels: C.
-        base: channels of the first convolution.
+        base_channels: channels of the first convolution.
     """
 
     stride = 16
 
-    def __init__(self, anchors: Any, classes: int, *, in_channels: int = 3, base: int = 16) -> None:
-        self.anchors, self.classes = _checked_anchors(anchors), classes
+    def __init__(self, anchors: Any, num_classes: int, *, in_channels: int = 3, base_channels: int = 16) -> None:
+        self.anchors, self.num_classes = _checked_anchors(anchors), num_classes
         self._kept: dict[Any, tuple[Tensor, ...]] = {}
-        channels = [in_channels, *(base << level for level in range(4))]
+        channels = [in_channels, *(base_channels << level for level in range(4))]
         self.backbone = nn.Sequential(
             *(
                 nn.Conv2d(before, after, 3, padding="same", activation="leaky_relu", pool=2)
@@ -58,21 +58,21 @@ class YOLO(nn.Module):
         # It starts with the anchors themselves as boxes, and finds nothing: a likelihood of s(-4) = 0.02 (Lin et al. 2017,
         # "Focal loss", section 3.3, for the idea)
         self.head = nn.Conv2d(
-            channels[-1], len(self.anchors) * (5 + classes), 1, init=lambda s: nn.init.normal(s, 0.01)
+            channels[-1], len(self.anchors) * (5 + num_classes), 1, init=lambda s: nn.init.normal(s, 0.01)
         )
         assert self.head.bias is not None
-        self.head.bias.data[4 :: 5 + classes] = -4
+        self.head.bias.data[4 :: 5 + num_classes] = -4
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C), H and W multiples of 16 -> raw predictions (N, H // 16, W // 16, A, 5 + K)."""
         if x.ndim != 4 or x.shape[1] % self.stride or x.shape[2] % self.stride:
             raise ValueError(f"YOLO: takes (N, H, W, C) with H and W multiples of {self.stride}, got {x.shape}")
         y = self.head(self.backbone(x))
-        return y.reshape(*y.shape[:3], len(self.anchors), 5 + self.classes)
+        return y.reshape(*y.shape[:3], len(self.anchors), 5 + self.num_classes)
 
     def targets(self, size: tuple[int, int]) -> AssignTargets:
         """The transform that makes a batch's targets, for images of `size` (height, width)."""
-        return AssignTargets(self.anchors, self.classes, self.stride, size)
+        return AssignTargets(self.anchors, self.num_classes, self.stride, size)
 
     def boxes(self, raw: Tensor) -> Tensor:
         """(N, GH, GW, A, 4) boxes in pixels, (x0, y0, x1, y1), of raw predictions."""
@@ -101,7 +101,7 @@ class YOLO(nn.Module):
             targets: (N, GH, GW, A, 6 + K), a tensor or a host array, as `AssignTargets` makes them.
         """
         given = targets if isinstance(targets, Tensor) else tensor(targets, dtype=raw.dtype, backend=raw.backend)
-        if given.shape != (*raw.shape[:4], 6 + self.classes):
+        if given.shape != (*raw.shape[:4], 6 + self.num_classes):
             raise ValueError(f"YOLO.loss: targets have shape {given.shape} but predictions {raw.shape}")
         objects, z = given[..., OBJECT], raw[..., 4]
         weight = objects + background * given[..., NOTHING]
@@ -112,22 +112,22 @@ class YOLO(nn.Module):
         return ((entropy * weight).sum() - missed + box * apart) / (count + F.relu(1 - count))
 
     def detect(
-        self, raw: np.ndarray, *, threshold: float = 0.05, overlap: float = 0.5, most: int = 100
+        self, raw: np.ndarray, *, score_threshold: float = 0.05, iou_threshold: float = 0.5, max_detections: int = 100
     ) -> list[Detections]:
         """The boxes of each image: score = objectness times the class's probability, those of one object suppressed.
 
         Args:
             raw: (N, GH, GW, A, 5 + K) on the host, as `Trainer.predict` gives them.
-            threshold: least score.
-            overlap: as for `vision.boxes.suppress`.
-            most: detections an image.
+            score_threshold: least score.
+            iou_threshold: as for `vision.boxes.nms`.
+            max_detections: detections an image.
         Raises:
             ValueError: another shape, or predictions of which one is NaN or infinite.
         """
-        raw = real_numbers("YOLO.detect", "raw", raw, 5 + self.classes)
+        raw = real_numbers("YOLO.detect", "raw", raw, 5 + self.num_classes)
         if raw.ndim != 5 or raw.shape[3] != len(self.anchors):
             raise ValueError(
-                f"YOLO.detect: raw has shape {raw.shape} but takes (N, GH, GW, {len(self.anchors)}, {5 + self.classes})"
+                f"YOLO.detect: raw has shape {raw.shape} but takes (N, GH, GW, {len(self.anchors)}, {5 + self.num_classes})"
             )
         height, width = raw.shape[1] * self.stride, raw.shape[2] * self.stride
         boxes = self.boxes(tensor(raw)).numpy().clip(0, [width, height, width, height])
@@ -136,12 +136,9 @@ class YOLO(nn.Module):
         scores = shares.max(axis=-1) * np.exp(
             -np.logaddexp(0, -raw[..., 4].astype(np.float64))
         )  # s(z), without overflow
-        return [
-            _best(
-                boxes[n].reshape(-1, 4), scores[n].ravel(), shares[n].argmax(axis=-1).ravel(), threshold, overlap, most
-            )
-            for n in range(len(raw))
-        ]
+        labels = shares.argmax(axis=-1)
+        limits = score_threshold, iou_threshold, max_detections
+        return [_best(boxes[n].reshape(-1, 4), scores[n].ravel(), labels[n].ravel(), *limits) for n in range(len(raw))]
 
 
 @dataclass(frozen=True)
@@ -154,7 +151,7 @@ class AssignTargets:
 
     Attributes:
         anchors: (A, 2), in pixels.
-        classes: K.
+        num_classes: K.
         stride: of the grid, in pixels.
         size: (height, width) of the images.
         ignore: as said.
@@ -162,7 +159,7 @@ class AssignTargets:
     """
 
     anchors: np.ndarray
-    classes: int
+    num_classes: int
     stride: int
     size: tuple[int, int]
     ignore: float = 0.5
@@ -181,10 +178,10 @@ class AssignTargets:
             ValueError: a box with NaN or infinity, a label that is no whole number or has no class.
         """
         boxes = real_numbers("AssignTargets", "boxes", boxes, 4)
-        labels = whole_labels("AssignTargets", labels, boxes, self.classes)
+        labels = whole_labels("AssignTargets", labels, boxes, self.num_classes)
         boxes = boxes.clip(0, np.array(self.size[::-1] * 2, boxes.dtype))
         grid = self.size[0] // self.stride, self.size[1] // self.stride
-        targets = np.zeros((*grid, len(self.anchors), 6 + self.classes), np.float32)
+        targets = np.zeros((*grid, len(self.anchors), 6 + self.num_classes), np.float32)
         targets[..., NOTHING] = 1
         real = (labels >= 0) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, labels = boxes[real], labels[real]
@@ -192,7 +189,7 @@ class AssignTargets:
             return targets
         centres = (_cells(grid) + 0.5) * self.stride
         resting = np.concatenate([centres - self.anchors / 2, centres + self.anchors / 2], axis=3)
-        overlap = iou(resting.reshape(-1, 4), boxes).max(axis=1)
+        overlap = pairwise_iou(resting.reshape(-1, 4), boxes).max(axis=1)
         targets[..., NOTHING] = overlap.reshape(targets.shape[:3]) <= self.ignore
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2
         columns, rows = (np.minimum(middle // self.stride, np.array(grid[::-1]) - 1)).astype(int).T
@@ -200,15 +197,20 @@ class AssignTargets:
         for box, label, row, column, order in zip(boxes, labels, rows, columns, preferred, strict=True):
             free = [a for a in order if not targets[row, column, a, OBJECT]]
             if free:
-                targets[row, column, free[0]] = (1, 0, *box, *np.eye(self.classes)[label])
+                targets[row, column, free[0]] = (1, 0, *box, *np.eye(self.num_classes)[label])
         return targets
 
 
 def _best(
-    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: float, overlap: float, most: int
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    score_threshold: float,
+    iou_threshold: float,
+    max_detections: int,
 ) -> Detections:
-    likely = np.flatnonzero(scores >= threshold)
-    kept = likely[suppress(boxes[likely], scores[likely], labels[likely], threshold=overlap)][:most]
+    likely = np.flatnonzero(scores >= score_threshold)
+    kept = likely[nms(boxes[likely], scores[likely], labels[likely], iou_threshold=iou_threshold)][:max_detections]
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.gate import FUSED_POOL
+from gpunet.backends.contract.conv import FUSED_POOL
 from gpunet.geometry import sides_of
 from gpunet.nn.activation import ELU, ActivationLayer, HardSigmoid, HardTanh, LeakyReLU, ReLU, ReLU6, Sigmoid, Tanh
 from gpunet.nn.layers import Conv2d, Linear, MaxPool2d
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
 
 def _window(layer: MaxPool2d) -> Any:
     unpadded = sides_of("MaxPool2d", layer.padding) in ("valid", ((0, 0), (0, 0)))
-    fits = layer.window == layer.stride == FUSED_POOL and unpadded and not layer.ceil_mode
+    fits = layer.kernel_size == layer.stride == FUSED_POOL and unpadded and not layer.ceil_mode
     return FUSED_POOL if fits else None
 
 

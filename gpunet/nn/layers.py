@@ -19,9 +19,9 @@ class Conv2d(Module):
 
     Args:
         in_channels, out_channels: C and O.
-        window: (KH, KW), or one extent for both, in pixels.
+        kernel_size: (KH, KW), or one extent for both, in pixels.
         stride, padding, dilation, groups, activation, pool: as for `functional.conv2d`.
-        bias: whether to add one number a filter.
+        bias: whether to add one number per filter.
         init: initialiser of the weight, or its name in `nn.init`; the bias starts at 0.
     Attributes:
         weight: (KH, KW, C // groups, O).
@@ -32,7 +32,7 @@ class Conv2d(Module):
         self,
         in_channels: int,
         out_channels: int,
-        window: int | Pair,
+        kernel_size: int | Pair,
         *,
         stride: int | Pair = 1,
         padding: Padding = 0,
@@ -43,12 +43,12 @@ class Conv2d(Module):
         pool: int | Pair | None = None,
         init: str | initial.Initializer = "kaiming_uniform",
     ):
-        kh, kw = pair("Conv2d", "window", window)
+        kh, kw = pair("Conv2d", "kernel_size", kernel_size)
         in_channels = positive_int("Conv2d", "in_channels", in_channels)
         out_channels = positive_int("Conv2d", "out_channels", out_channels)
         groups = positive_int("Conv2d", "groups", groups)
         stride, dilation = pair("Conv2d", "stride", stride), pair("Conv2d", "dilation", dilation)
-        sides_of("Conv2d", padding)  # raises here, not at the first image
+        sides_of("Conv2d", padding)  # raises here, not for the first image
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
@@ -63,7 +63,7 @@ class Conv2d(Module):
         """x (N, H, W, C) -> (N, OH, OW, O).
 
         Args:
-            activation, pool: of the layers behind this one, where it has none of its own; see `nn.fusion`.
+            activation, pool: of the layers that follow, where this layer has none of its own; see `nn.fusion`.
         """
         return F.conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
@@ -76,7 +76,7 @@ class Conv2d(Module):
         return f"({kh}·{kw}·{c}+1)·{o}" if self.bias is not None else f"{kh}·{kw}·{c}·{o}"
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add, one a bias, one a fused activation, one an element that a fused pool compares."""
+        """Two per multiply-add, and one per bias, fused activation and element that a fused pool compares."""
         geometry = Geometry.conv(
             x_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
             groups=self.groups,
@@ -128,7 +128,7 @@ class Linear(Module):
         return f"({i}+1)·{o}" if self.bias is not None else f"{i}·{o}"
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add, one a bias, one a fused activation."""
+        """Two per multiply-add, and one per bias and fused activation."""
         return 2 * prod(y_shape) * self.weight.shape[0] + _after_product(self, y_shape)
 
     def extra_repr(self) -> str:
@@ -147,26 +147,26 @@ def _fused(layer: Conv2d | Linear) -> str:
 class _Pool2d(Module):
     def __init__(
         self,
-        window: int | Pair,
+        kernel_size: int | Pair,
         *,
         stride: int | Pair | None = None,
         padding: Padding = 0,
         ceil_mode: bool = False,
     ):
         name = type(self).__name__
-        self.window = pair(name, "window", window)
-        self.stride = self.window if stride is None else pair(name, "stride", stride)
+        self.kernel_size = pair(name, "kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else pair(name, "stride", stride)
         sides_of(name, padding)
         self.padding, self.ceil_mode = padding, ceil_mode
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """One a pixel of each window."""
-        return prod(y_shape) * prod(self.window)
+        """One per pixel of each window."""
+        return prod(y_shape) * prod(self.kernel_size)
 
     def extra_repr(self) -> str:
         """Extents and options."""
         ceil = ", ceil_mode=True" if self.ceil_mode else ""
-        return f"{self.window}, stride={self.stride}, padding={self.padding!r}{ceil}"
+        return f"{self.kernel_size}, stride={self.stride}, padding={self.padding!r}{ceil}"
 
 
 class MaxPool2d(_Pool2d):
@@ -174,7 +174,7 @@ class MaxPool2d(_Pool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
-        return F.max_pool2d(x, self.window, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode)
+        return F.max_pool2d(x, self.kernel_size, stride=self.stride, padding=self.padding, ceil_mode=self.ceil_mode)
 
 
 class AvgPool2d(_Pool2d):
@@ -182,26 +182,26 @@ class AvgPool2d(_Pool2d):
 
     def __init__(
         self,
-        window: int | Pair,
+        kernel_size: int | Pair,
         *,
         stride: int | Pair | None = None,
         padding: Padding = 0,
         count_padding: bool | None = None,
         ceil_mode: bool = False,
     ):
-        super().__init__(window, stride=stride, padding=padding, ceil_mode=ceil_mode)
+        super().__init__(kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode)
         self.count_padding = count_padding
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
         return F.avg_pool2d(
-            x, self.window, stride=self.stride, padding=self.padding, count_padding=self.count_padding,
+            x, self.kernel_size, stride=self.stride, padding=self.padding, count_padding=self.count_padding,
             ceil_mode=self.ceil_mode,
         )  # fmt: skip
 
 
 class Identity(Module):
-    """x as it is: a place for a layer, or a branch that changes nothing."""
+    """Returns x unchanged: a placeholder for a layer, or a branch that does nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x -> x."""
@@ -209,7 +209,7 @@ class Identity(Module):
 
 
 class Flatten(Module):
-    """(N, …) -> (N, the product of the rest)."""
+    """Joins all axes but the first: (N, …) -> (N, the product of the rest)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, …) -> (N, the product of the rest)."""

@@ -1,4 +1,4 @@
-"""`LocallyConnected2d`: a convolution that shares no filters between places."""
+"""`LocallyConnected2d`: a convolution that shares no filters between output pixels."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gpunet.nn.module import Module
 
 
 class LocallyConnected2d(Module):
-    """Learned filters of each output pixel's own: (N, H, W, C) -> (N, OH, OW, O), for images of one size.
+    """Different learned filters for each output pixel: (N, H, W, C) -> (N, OH, OW, O), for images of one size.
 
     Args:
         in_shape: (H, W, C) of the images.
         out_channels: O.
-        window: (KH, KW), or one extent for both, in pixels.
+        kernel_size: (KH, KW), or one extent for both, in pixels.
         stride, padding: as for `functional.locally_connected2d`.
-        bias: whether to add one number a filter.
-        init: as for `Conv2d`, for the filters of each place.
+        bias: whether to add one number per filter.
+        init: as for `Conv2d`; it draws the filters of one output pixel at a time.
     Attributes:
-        weight: (OH, OW, KH, KW, C, O); no `Parameter.matrix`.
+        weight: (OH, OW, KH, KW, C, O); it is no `Parameter.matrix`.
         bias: (OH, OW, O), or None.
     """
 
@@ -33,7 +33,7 @@ class LocallyConnected2d(Module):
         self,
         in_shape: tuple[int, int, int],
         out_channels: int,
-        window: int | Pair,
+        kernel_size: int | Pair,
         *,
         stride: int | Pair = 1,
         padding: Padding = 0,
@@ -44,13 +44,11 @@ class LocallyConnected2d(Module):
         if not isinstance(in_shape, tuple | list) or len(in_shape) != 3:
             raise ValueError(f"{name}: in_shape is {in_shape!r} but takes (H, W, C)")
         h, w, c = (positive_int(name, "in_shape", extent) for extent in in_shape)
-        filters = (*pair(name, "window", window), c, positive_int(name, "out_channels", out_channels))
+        filters = (*pair(name, "kernel_size", kernel_size), c, positive_int(name, "out_channels", out_channels))
         geometry = Geometry.conv((1, h, w, c), filters, stride=stride, padding=padding, operation=name)
         places = geometry.y_shape[1:3]
         self.stride, self.padding = geometry.stride, padding
-        drawn = [
-            initial.draw(init, filters) for _ in range(prod(places))
-        ]  # so that an initialiser sees the fans of one
+        drawn = [initial.draw(init, filters) for _ in range(prod(places))]
         self.weight = parameter(np.stack(drawn).reshape(*places, *filters), matrix=False)
         self.bias = parameter(initial.zeros((*places, filters[3])), matrix=False) if bias else None
 
@@ -64,7 +62,7 @@ class LocallyConnected2d(Module):
         return f"{oh}·{ow}·({kh}·{kw}·{c}+1)·{o}" if self.bias is not None else f"{oh}·{ow}·{kh}·{kw}·{c}·{o}"
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add, one a bias."""
+        """Two per multiply-add and one per bias."""
         return prod(y_shape) * (2 * prod(self.weight.shape[2:5]) + (self.bias is not None))
 
     def extra_repr(self) -> str:

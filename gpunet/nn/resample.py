@@ -15,38 +15,39 @@ from gpunet.resampling import windows
 
 
 class Upsample2d(Module):
-    """Images of other extents: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.upsample2d`."""
+    """Enlarges or shrinks images: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.upsample2d`."""
 
     def __init__(
         self,
-        scale: float | tuple[float, float] | None = None,
+        scale_factor: float | tuple[float, float] | None = None,
         *,
         size: int | Pair | None = None,
         mode: Literal["nearest", "bilinear"] = "nearest",
         align_corners: bool = False,
         antialias: bool = False,
     ):
-        check_upsampling("Upsample2d", scale, size, mode, align_corners, antialias)
-        self.scale, self.size, self.mode = scale, size, mode
+        check_upsampling("Upsample2d", scale_factor, size, mode, align_corners, antialias)
+        self.scale_factor, self.size, self.mode = scale_factor, size, mode
         self.align_corners, self.antialias = align_corners, antialias
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
         return F.upsample2d(
-            x, self.scale, size=self.size, mode=self.mode, align_corners=self.align_corners, antialias=self.antialias
-        )
+            x, self.scale_factor, size=self.size, mode=self.mode, align_corners=self.align_corners,
+            antialias=self.antialias,
+        )  # fmt: skip
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add of four pixels, or of all that antialiasing takes; none for "nearest", which copies."""
+        """Two per multiply-add, of four pixels or of all that antialiasing takes; none for "nearest", which copies."""
         if self.mode == "nearest" or not self.antialias:
             return 0 if self.mode == "nearest" else 8 * prod(y_shape)
-        options = self.scale, self.size, self.mode, self.align_corners, self.antialias
+        options = self.scale_factor, self.size, self.mode, self.align_corners, self.antialias
         rows, columns = upsampling_taps("Upsample2d", x_shape, *options)
         return 2 * x_shape[0] * x_shape[3] * len(rows.index) * len(columns.index)
 
     def extra_repr(self) -> str:
         """The options."""
-        given = f"{self.scale}" if self.size is None else f"size={self.size}"
+        given = f"{self.scale_factor}" if self.size is None else f"size={self.size}"
         chosen = "".join(f", {name}=True" for name in ("align_corners", "antialias") if getattr(self, name))
         return f"{given}, mode={self.mode!r}{chosen}"
 
@@ -67,30 +68,30 @@ class _Pad2d(Module):
 
 
 class ZeroPad2d(_Pad2d):
-    """Zeros around images; the argument as for `functional.pad2d`."""
+    """Puts zeros around images; the argument is that of `functional.pad2d`."""
 
     mode = "zero"
 
 
 class ReflectionPad2d(_Pad2d):
-    """Images mirrored at their border pixels; the argument as for `functional.pad2d`."""
+    """Mirrors images at their border pixels; the argument is that of `functional.pad2d`."""
 
     mode = "reflect"
 
 
 class ReplicationPad2d(_Pad2d):
-    """The border pixels again, `functional.pad2d`'s "edge"; the argument as there."""
+    """Repeats the border pixels (mode "edge" of `functional.pad2d`); the argument is that of `functional.pad2d`."""
 
     mode = "edge"
 
 
 class _AdaptivePool2d(Module):
-    def __init__(self, size: Size):
-        adaptive_size(type(self).__name__, size, (1, 1))
-        self.size = size
+    def __init__(self, output_size: Size):
+        adaptive_size(type(self).__name__, output_size, (1, 1))
+        self.output_size = output_size
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """One a pixel of each window."""
+        """One per pixel of each window."""
         pixels = (
             sum(last - first for first, last in windows(n, outputs))
             for n, outputs in zip(x_shape[1:3], y_shape[1:3], strict=True)
@@ -99,23 +100,23 @@ class _AdaptivePool2d(Module):
 
     def extra_repr(self) -> str:
         """The extents of the output."""
-        return f"{self.size}"
+        return f"{self.output_size}"
 
 
 class AdaptiveAvgPool2d(_AdaptivePool2d):
-    """Mean over as many windows as asked for: (N, H, W, C) -> (N, *size, C); see `functional.adaptive_avg_pool2d`."""
+    """Mean over windows, `output_size` of them: (N, H, W, C) -> (N, OH, OW, C); see `functional.adaptive_avg_pool2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, H, W, C) -> (N, *size, C)."""
-        return F.adaptive_avg_pool2d(x, self.size)
+        """x (N, H, W, C) -> (N, OH, OW, C)."""
+        return F.adaptive_avg_pool2d(x, self.output_size)
 
 
 class AdaptiveMaxPool2d(_AdaptivePool2d):
-    """Maximum over as many windows as asked for: (N, H, W, C) -> (N, *size, C); see `functional.adaptive_max_pool2d`."""
+    """Maximum over windows, `output_size` of them: (N, H, W, C) -> (N, OH, OW, C); see `functional.adaptive_max_pool2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, H, W, C) -> (N, *size, C)."""
-        return F.adaptive_max_pool2d(x, self.size)
+        """x (N, H, W, C) -> (N, OH, OW, C)."""
+        return F.adaptive_max_pool2d(x, self.output_size)
 
 
 class GlobalAvgPool2d(AdaptiveAvgPool2d):

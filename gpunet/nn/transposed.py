@@ -1,4 +1,4 @@
-"""`ConvTranspose2d`: the layer on the way up again."""
+"""`ConvTranspose2d`: a learned layer that enlarges images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ConvTranspose2d(Module):
 
     Args:
         in_channels, out_channels: I and O.
-        window: (KH, KW), or one extent for both, in pixels.
+        kernel_size: (KH, KW), or one extent for both, in pixels.
         stride, padding, output_padding, dilation, groups: as for `functional.conv_transpose2d`.
-        bias, init: as for `Conv2d`; each filter's fan_in is KH KW I.
+        bias, init: as for `Conv2d`, with a fan_in of KH KW I.
     Attributes:
-        weight: (KH, KW, O // groups, I); no `Parameter.matrix`.
+        weight: (KH, KW, O // groups, I); it is no `Parameter.matrix`.
         bias: (O,), or None.
     """
 
@@ -31,7 +31,7 @@ class ConvTranspose2d(Module):
         self,
         in_channels: int,
         out_channels: int,
-        window: int | Pair,
+        kernel_size: int | Pair,
         *,
         stride: int | Pair = 1,
         padding: Padding = 0,
@@ -42,20 +42,17 @@ class ConvTranspose2d(Module):
         init: str | initial.Initializer = "kaiming_uniform",
     ):
         name = "ConvTranspose2d"
-        kh, kw = pair(name, "window", window)
+        kh, kw = pair(name, "kernel_size", kernel_size)
         in_channels = positive_int(name, "in_channels", in_channels)
         out_channels = positive_int(name, "out_channels", out_channels)
         self.groups = positive_int(name, "groups", groups)
         self.stride, self.dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
-        # raises here, not at the first image
-        self.padding, self.output_padding = (
-            padding,
-            extra_pixels(name, output_padding, self.stride, sides_of(name, padding)),
-        )
+        self.padding = padding
+        self.output_padding = extra_pixels(name, output_padding, self.stride, sides_of(name, padding))
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and {out_channels=}")
         drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))
-        self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy(), matrix=False)  # the last axis is I, not the units
+        self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy(), matrix=False)  # its last axis is I, not O
         self.bias = parameter(initial.zeros((out_channels,))) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +68,7 @@ class ConvTranspose2d(Module):
         return f"{kh}·{kw}·{o}·{i}" + (f"+{o * self.groups}" if self.bias is not None else "")
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two a multiply-add, one a bias."""
+        """Two per multiply-add and one per bias."""
         geometry = transposed_geometry(
             x_shape, self.weight.shape, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
             dilation=self.dilation, groups=self.groups,

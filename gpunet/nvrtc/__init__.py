@@ -1,1 +1,4 @@
-"""Reading, checking and compiling CUDA C++ files, without a GPU: what `gpunet.cuda` and `gpunet.emulator` stand on."""
+"""Reads, checks and compiles CUDA C++ files, without a GPU.
+
+The emulator and `gpunet.cuda` stand on this room; it imports only the errors of the rest of gpunet.
+"""

@@ -1,4 +1,4 @@
-"""A folder for what compilers made, each file named by the hash of everything that it was made from."""
+"""Keeps the outputs of compilers in a folder, each named by the hash of its inputs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from pathlib import Path
 
 
 def folder(kind: str) -> Path:
-    """Where new files of a kind are kept: in ``GPUNET_CACHE``, or in gpunet's folder of the user's cache; in a temporary
-    folder, with one warning, where there is no such folder or it cannot be written to."""
+    """Return the folder for new files of a kind.
+
+    It lies in ``GPUNET_CACHE``, or in gpunet's folder of the user's cache. If there is none or it
+    cannot be written to, it lies in a temporary folder, and a warning says so once.
+    """
     return writable(_chosen(), "GPUNET_CACHE", kind)
 
 
 def writable(wanted: Path | None, variable: str, within: str) -> Path:
-    """The folder `within` the one that is wanted, both made if they are not there; of a temporary one, with a warning, if
-    either cannot be written to: a command that ran as another user may have left a folder that is not this one's.
+    """Return the folder `within` another, and make both if they are missing.
+
+    If one of them cannot be written to, because a command that ran as another user made it, for
+    example, the folder lies in a temporary one instead, and a warning says so.
 
     Args:
-        wanted: None where no home folder is known.
-        variable: of the environment, by which another folder can be named.
+        wanted: the other folder; None if no home folder is known.
+        variable: the environment variable with which the user can choose another; for the warning.
+        within: the folder's name.
     """
     if wanted is None:
         return _temporary("no home folder is known to keep files in", variable) / within
@@ -43,12 +49,12 @@ def _made(path: Path) -> bool:
 
 
 def digest(*parts: object) -> str:
-    """A file name for what depends on the parts; a part is known by its `repr`."""
+    """Return a file name that depends on the `repr` of each part."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def find(kind: str, name: str) -> Path | None:
-    """The cached file of that name, None if it is not there; one is also taken from a folder that can only be read."""
+    """Return a cached file, also from a folder that cannot be written to; None if there is none."""
     chosen = _chosen()
     if chosen is not None and os.path.exists(chosen / kind / name):
         return chosen / kind / name
@@ -57,10 +63,12 @@ def find(kind: str, name: str) -> Path | None:
 
 
 def keep(kind: str, name: str, make: Callable[[Path], object]) -> Path:
-    """The cached file of that name, made aside and renamed if it is not there: who reads sees all of it or nothing.
+    """Return a cached file, and make it if there is none.
+
+    It is made in another folder and then renamed, so that a reader never sees part of a file.
 
     Args:
-        make: writes the file at the path that it is given.
+        make: writes the file to the path that it is given.
     """
     found = find(kind, name)
     if found is not None:
@@ -75,20 +83,20 @@ def keep(kind: str, name: str, make: Callable[[Path], object]) -> Path:
 
 
 def _chosen() -> Path | None:
-    """The folder that the environment names or implies, absolute; None where no home folder is known."""
+    """Return the folder that the environment chooses; None if no home folder is known."""
     chosen = os.environ.get("GPUNET_CACHE")
     if chosen:
         return Path(chosen).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     if base and os.path.isabs(base):
         return Path(base) / "gpunet"
-    home = os.path.expanduser("~")  # "~" itself for a user whom the system does not know
+    home = os.path.expanduser("~")  # stays "~" if the system does not know the user
     return Path(home) / ".cache" / "gpunet" if os.path.isabs(home) else None
 
 
 @cache
 def _temporary(why: str, variable: str) -> Path:
-    """This user's own temporary folder. Compiled code in it is run, so nobody else may write there."""
+    """Return a temporary folder to which only this user can write, since code in it is run."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     path = Path(tempfile.gettempdir()) / f"gpunet-{user}"
     try:

@@ -1,7 +1,8 @@
-"""Compiling with NVRTC, which needs no GPU: one file for one architecture, with the options that CuPy compiles with.
+"""Compiles CUDA C++ with NVRTC, which needs no GPU.
 
-The gate and the emulator compile here, with NVIDIA's own binding, which needs no CuPy; CuPy's launcher uses the same library
-and, as a test holds it to, the same options. The binding is imported only when something is compiled.
+The gate and the emulator compile here, through NVIDIA's own Python binding, which needs no CuPy. On
+a GPU, CuPy compiles with the same library and the same options; a test checks that they are the
+same. The binding is imported only when something is compiled.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) b
 
 
 class CompileError(Exception):
-    """A kernel that does not compile; the message is the compiler's log."""
+    """A source does not compile; the message is the compiler's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one compiled instance takes, in registers a thread and bytes."""
+    """What one compiled instance takes: registers per thread; shared, spilled and stack bytes."""
 
     registers: int
     shared: int
@@ -43,18 +44,17 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """One file for one architecture."""
+    """One source, compiled for one architecture."""
 
     cubin: bytes
-    log: str
     names: dict[str, str]
-    """Mangled name of each name expression."""
+    """The mangled name of each name expression."""
     resources: dict[str, Resources]
-    """By name expression."""
+    """The resources of each name expression."""
 
 
 def why_unavailable() -> str:
-    """Why nothing can be compiled here and what to do about it, in one line; empty where it can."""
+    """Return one line on why NVRTC cannot be used here and what to do about it; empty if it can."""
     try:
         _binding()
         options()
@@ -65,13 +65,14 @@ def why_unavailable() -> str:
 
 @cache
 def options() -> tuple[str, ...]:
-    """The options that CuPy compiles a RawModule with, without the architecture.
+    """Return the options with which CuPy compiles a RawModule, but for the architecture.
 
-    Where CuPy is installed, its headers are found before NVIDIA's, as it finds them.
+    If CuPy is installed, its headers come before NVIDIA's, in the order in which CuPy itself finds
+    them.
 
     Raises:
-        BackendError: no CUDA headers, or an include folder outside this Python environment: a system's CUDA would mix
-            two releases.
+        BackendError: there are no CUDA headers, or they lie outside of this Python environment,
+            where they may belong to another release.
     """
     folders: list[Path] = []
     cupy = find_spec("cupy")
@@ -98,7 +99,7 @@ def _headers() -> Path:
 
 @cache
 def _binding() -> Any:
-    """The module cuda.bindings.nvrtc, once its library has answered."""
+    """Return the module cuda.bindings.nvrtc, after a call that shows that its library is there."""
     try:
         from cuda.bindings import nvrtc
     except ImportError as error:
@@ -111,7 +112,7 @@ def _binding() -> Any:
 
 
 def version() -> str:
-    """NVRTC's release, as in ``"13.0"``."""
+    """Return NVRTC's release, as in ``"13.0"``."""
     _, major, minor = _binding().nvrtcVersion()
     return f"{major}.{minor}"
 
@@ -127,23 +128,26 @@ def check_include_folder(folder: Path) -> None:
 
 
 def compile_source(file: str, text: str, architecture: str, expressions: Sequence[str]) -> Compiled:
-    """Compile `text` for `architecture`, as in ``"sm_90"``.
+    """Compile a source to a cubin, and read what each instance takes of the device.
 
     Args:
-        file: the name that messages give it.
-        expressions: the instances to make.
+        file: the name that messages use for it.
+        text: the source, its quoted includes inlined.
+        architecture: as in ``"sm_90"``.
+        expressions: name expressions of the instances to compile.
     Raises:
-        CompileError: with the compiler's log.
+        CompileError: the source does not compile.
+        BackendError: NVRTC is missing.
     """
     with _Program(file, text, expressions) as program:
         program.compile(architecture, "--ptxas-options=-v")
         names = program.names()
         used = parse_log(program.log())
-        return Compiled(program.output("CUBIN"), program.log(), names, {e: used[name] for e, name in names.items()})
+        return Compiled(program.output("CUBIN"), names, {e: used[name] for e, name in names.items()})
 
 
 class _Program:
-    """One NVRTC program, destroyed at the end of a `with`."""
+    """An NVRTC program, which is destroyed at the end of a `with`."""
 
     def __init__(self, file: str, text: str, expressions: Sequence[str]):
         self.nvrtc, self.file, self.expressions = _binding(), file, tuple(expressions)
@@ -182,17 +186,17 @@ class _Program:
 
 
 def compile(file: str, architecture: str, expressions: Sequence[str]) -> Compiled:
-    """Compile one `.cu` file of the package; as :func:`compile_source`."""
+    """Compile one `.cu` file of the package, as :func:`compile_source` does."""
     return compile_source(file, source.read(file), architecture, expressions)
 
 
 def to_ptx(file: str, text: str, architecture: str, expressions: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The PTX of some instances, with source lines, and the mangled name of each.
+    """Compile a source to PTX with source lines -> the PTX, and the mangled name of each instance.
 
     Args:
         architecture: a virtual one, as in ``"compute_80"``.
     Raises:
-        CompileError: with the compiler's log.
+        CompileError: the source does not compile.
         BackendError: NVRTC is missing.
     """
     with _Program(file, text, expressions) as program:
@@ -202,13 +206,13 @@ def to_ptx(file: str, text: str, architecture: str, expressions: Sequence[str]) 
 
 @cache
 def releases() -> tuple[str, ...]:
-    """Installed versions of what PTX depends on: CuPy's options, NVRTC and the headers."""
+    """Return the installed versions of all that PTX depends on: CuPy's options, NVRTC, headers."""
     found = (d for d in distributions() if re.match(r"cupy|nvidia[-_]cuda|cuda[-_]", d.metadata["Name"] or ""))
     return tuple(sorted({f"{d.metadata['Name']} {d.version}" for d in found}))
 
 
 def parse_log(log: str) -> dict[str, Resources]:
-    """Resources by mangled name, from a log of ``--ptxas-options=-v``."""
+    """Read the resources of each mangled name from a log of ``--ptxas-options=-v``."""
     found = {}
     _, *parts = _ENTRY.split(log)
     for name, text in zip(parts[::2], parts[1::2], strict=True):

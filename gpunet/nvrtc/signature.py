@@ -1,9 +1,13 @@
-"""The parameters of a kernel, read from its source, and the check of a launch's arguments against them.
+"""Reads the parameters of kernels from their source, and checks the arguments of a launch.
 
-CuPy checks neither the number nor the kind of arguments and ignores strides, so a wrong launch reads wrong memory. Here
-the source says what a kernel takes: `__global__` functions, templates too, and the structs that they take by value,
-which become NumPy record dtypes of the same layout. A pointer marked `OR_NULL` takes None; one marked `UPDATED` is read and
-written, and so is one marked `ADDED_TO` by a launch whose number `accumulate` is not 0.
+CuPy checks neither the number nor the types of arguments, and it ignores strides, so a wrong launch
+reads wrong memory. Here the source says what a kernel takes. It is read for `__global__` functions,
+templates too, and for the structs that they take by value, which become NumPy record dtypes of the
+same layout.
+
+Three marks, which are empty macros in common.cuh, say more about a pointer: `OR_NULL` allows None,
+`UPDATED` says that the kernel reads and writes the array, and `ADDED_TO` says that it does so if
+the launch's number `accumulate` is not 0.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -23,7 +28,7 @@ C_TYPES: dict[str, Any] = {
     "bool": "?", "char": "i1", "uint8": "u1", "short": "i2", "uint16": "u2", "int": "i4", "uint32": "u4", "int64": "i8",
     "uint64": "u8", "half": "f2", "bfloat16": ml_dtypes.bfloat16, "float": "f4", "double": "f8",
 }  # fmt: skip
-"""C type, as kernels/common.cuh names it, to NumPy dtype."""
+"""The NumPy dtype of each C type, under its name in kernels/common.cuh."""
 _SPELLINGS = [
     (re.compile(rf"\b(?:{pattern})\b"), name)
     for pattern, name in (
@@ -35,11 +40,17 @@ _SPELLINGS = [
         (r"__nv_bfloat16|nv_bfloat16", "bfloat16"),
     )
 ]  # fmt: skip
-"""Other spellings of the same types, which kernels from elsewhere use."""
+"""Other spellings of the same types, in kernels that are not gpunet's."""
+
+Extent = int | tuple[int, ...]
+"""Extent of a grid or a block, up to three dimensions."""
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+"""Most blocks along each axis of a grid."""
+BLOCK_LIMIT = 1024
+"""Most threads of a block."""
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"(template\s*<[^>]*>\s*)?\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
-_DEFINE = re.compile(r"^#define\s+(\w+)\s+(\d+)\s*$", re.MULTILINE)
 _KERNEL = re.compile(
     r"(?:template\s*<([^>]*)>\s*)?(?:extern\s+\"C\"\s*)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
 )
@@ -48,7 +59,7 @@ _QUALIFIERS = re.compile(r"\b(const|__restrict__|__grid_constant__|OR_NULL|UPDAT
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a kernel instance: an array of `dtype`, or a value of it."""
+    """A parameter of a kernel instance: an array with elements of `dtype`, or a value of it."""
 
     name: str
     dtype: np.dtype
@@ -61,28 +72,28 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A `__global__` function as it is written, its types still templates'."""
+    """A `__global__` function as it is written, before its templates are filled in."""
 
     name: str
     template: tuple[str, ...]
-    """Names of the template parameters, in order."""
+    """The names of the template parameters, in order."""
     parameters: tuple[str, ...]
 
 
 @cache
 def declarations(file: str) -> dict[str, Declaration]:
-    """The kernels of one `.cu` file by name."""
+    """Return the kernels of one `.cu` file, by name."""
     return parse_kernels(source.read(file))
 
 
 @cache
 def structs(file: str) -> dict[str, np.dtype]:
-    """The by-value structs that a `.cu` file and its headers define, as record dtypes."""
+    """Return the plain structs of a `.cu` file and its headers as record dtypes, by name."""
     return parse_structs(source.read(file))
 
 
 def parse_kernels(text: str) -> dict[str, Declaration]:
-    """Every `__global__` function in a source."""
+    """Return every `__global__` function of a source, by name."""
     found = {}
     for template, name, parameters in _KERNEL.findall(_COMMENT.sub(" ", text)):
         names = tuple(part.split()[-1] for part in template.split(",")) if template.strip() else ()
@@ -91,12 +102,12 @@ def parse_kernels(text: str) -> dict[str, Declaration]:
 
 
 def parse_structs(text: str) -> dict[str, np.dtype]:
-    """Every plain struct in a source whose members are numbers or fixed arrays of them."""
+    """Return every struct of a source whose members are numbers or fixed arrays of numbers."""
+    constants = source.parse_constants(text)
     text = _spelled(_COMMENT.sub(" ", text))
-    constants = dict(_DEFINE.findall(text))
     found = {}
     for template, name, body in _STRUCT.findall(text):
-        if template:  # of the kernels' own: no launch passes one
+        if template:  # no kernel takes one as a parameter
             continue
         fields: list[Any] = []
         for member in filter(None, (part.strip() for part in body.split(";"))):
@@ -113,14 +124,14 @@ def parse_structs(text: str) -> dict[str, np.dtype]:
 
 
 def split_expression(expression: str) -> tuple[str, list[str]]:
-    """("name", ["float", "64"]) of "name<float, 64>"."""
+    """Split "name<float, 64>" into ("name", ["float", "64"])."""
     name, _, rest = expression.partition("<")
     return name, _split(rest.rstrip(">"))
 
 
 @cache
 def parameters(file: str, expression: str) -> tuple[Parameter, ...]:
-    """What one instance takes.
+    """Return the parameters of one instance.
 
     Args:
         expression: the kernel's name with its template arguments, as in ``"fill<float>"``.
@@ -129,7 +140,7 @@ def parameters(file: str, expression: str) -> tuple[Parameter, ...]:
 
 
 def parse_parameters(file: str, text: str, expression: str) -> tuple[Parameter, ...]:
-    """As :func:`parameters`, of a source that is not among gpunet's; `file` is what messages call it."""
+    """Return the parameters of an instance of any source; messages call it `file`."""
     return _parameters(file, expression, parse_kernels(text), parse_structs(text))
 
 
@@ -147,15 +158,18 @@ def _parameters(
 
 
 def bind(file: str, expression: str, args: Sequence[Any], owns: Callable[[object], bool]) -> list[Any]:
-    """The arguments of a launch, checked, with every value packed as the kernel reads it.
+    """Check the arguments of a launch, and pack each value as the kernel reads it.
 
     Args:
-        owns: whether an object is an array on the launcher's device.
+        file: the `.cu` file.
+        expression: the kernel's name with its template arguments.
+        args: one for each parameter.
+        owns: says whether an object is an array on the launcher's device.
     Returns:
-        arrays as they came, None for null, and NumPy values of exactly the parameter's dtype.
+        the arrays unchanged, None for null, and NumPy values of exactly the parameter's dtype.
     Raises:
-        TypeError: a wrong count, kind, dtype or device, a value that its type cannot hold, or a non-contiguous array;
-            the message names the kernel and the parameter.
+        TypeError: a wrong number of arguments, a wrong type, dtype or device, a value that the type
+            cannot hold, or an array that is not contiguous. The message names kernel and parameter.
     """
     return bind_to(parameters(file, expression), expression, args, owns)
 
@@ -163,7 +177,7 @@ def bind(file: str, expression: str, args: Sequence[Any], owns: Callable[[object
 def bind_to(
     expected: Sequence[Parameter], expression: str, args: Sequence[Any], owns: Callable[[object], bool]
 ) -> list[Any]:
-    """As :func:`bind`, to parameters that are known."""
+    """Check and pack arguments as :func:`bind` does, for parameters that were read before."""
     if len(args) != len(expected):
         names = ", ".join(p.name for p in expected)
         raise TypeError(f"{expression}: takes {len(expected)} arguments ({names}), got {len(args)}")
@@ -171,6 +185,21 @@ def bind_to(
         _bind_array(expression, p, value, owns) if p.is_pointer else _bind_value(expression, p, value)
         for p, value in zip(expected, args, strict=True)
     ]
+
+
+def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the extents of a launch as tuples.
+
+    Raises:
+        ValueError: they are beyond CUDA's limits.
+    """
+    grid = (grid,) if isinstance(grid, int) else tuple(grid)
+    block = (block,) if isinstance(block, int) else tuple(block)
+    if not (len(grid) <= 3 and all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False))):
+        raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
+    if not (len(block) <= 3 and all(n >= 1 for n in block) and prod(block) <= BLOCK_LIMIT):
+        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
+    return grid, block
 
 
 def _bind_array(expression: str, p: Parameter, value: Any, owns: Callable[[object], bool]) -> Any:
@@ -209,7 +238,7 @@ def _bind_struct(expression: str, p: Parameter, value: Any) -> np.ndarray:
     for field, content in value.items():
         try:
             if p.dtype[field].shape:
-                record[field][: len(content)] = content  # a shorter list leaves zeros
+                record[field][: len(content)] = content  # zeros follow a shorter list
             else:
                 record[field] = content
         except (TypeError, ValueError, OverflowError) as error:

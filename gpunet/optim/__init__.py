@@ -8,7 +8,7 @@ from gpunet.optim.optimizer import Optimizer
 from gpunet.optim.plateau import ReduceLROnPlateau
 from gpunet.optim.schedule import (
     ConstantLR,
-    CosineLR,
+    CosineAnnealingLR,
     ExponentialLR,
     MultiStepLR,
     OneCycleLR,
@@ -24,7 +24,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "ConstantLR",
-    "CosineLR",
+    "CosineAnnealingLR",
     "ExponentialLR",
     "ExponentialMovingAverage",
     "Lion",

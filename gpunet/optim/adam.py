@@ -7,17 +7,18 @@ from typing import Unpack
 
 from gpunet.autograd import Parameter
 from gpunet.optim.checks import POSITIVE, check_betas, check_numbers
-from gpunet.optim.optimizer import Group, Optimizer, Shared
+from gpunet.optim.groups import Group, Shared
+from gpunet.optim.optimizer import Optimizer
 
 
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015).
+    """Adam (Kingma & Ba 2015): scales each step by running means of the gradient and of its square.
 
     Args:
-        parameters: as for `Optimizer`.
+        params: parameters, or groups of them: see `Optimizer`.
         lr: learning rate.
-        betas: decay rates of the gradient's mean and of its square's.
-        eps: added to the root of the square's mean.
+        betas: decay rates of the mean of the gradient, and of the mean of its square.
+        eps: added to the root of the mean of the square.
         shared: see `Shared`.
     """
 
@@ -25,14 +26,14 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         **shared: Unpack[Shared],
     ):
-        super().__init__(parameters, shared, lr=lr, betas=betas, eps=eps)
+        super().__init__(params, shared, lr=lr, betas=betas, eps=eps)
 
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
@@ -46,22 +47,22 @@ class Adam(Optimizer):
 
 
 def adam_columns(group: Group, step: int) -> tuple[float, ...]:
-    """Adam's own columns of `rules.RULES`."""
+    """Adam's own columns of `contract.update.RULES`, for a parameter at its `step`-th update."""
     beta1, beta2 = group["betas"]
     return beta1, beta2, group["eps"], 1 - beta1 ** max(step, 1), 1 - beta2 ** max(step, 1)
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), of 0.01 by default."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), which is 0.01 by default; arguments are those of `Adam`."""
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         **shared: Unpack[Shared],
     ):
-        decay: Shared = {"weight_decay": 0.01, "decoupled": True}
-        super().__init__(parameters, lr, betas=betas, eps=eps, **(decay | shared))
+        decay: Shared = {"weight_decay": 0.01, "decoupled_weight_decay": True}
+        super().__init__(params, lr, betas=betas, eps=eps, **(decay | shared))

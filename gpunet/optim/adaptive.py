@@ -1,4 +1,4 @@
-"""Optimizers that scale each step by the gradients before it, or take its sign alone."""
+"""Optimizers that divide each step by the size of earlier gradients, or take only its sign."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Unpack
 
 from gpunet.autograd import Parameter
 from gpunet.optim.checks import POSITIVE, SHARE, check_betas, check_numbers
-from gpunet.optim.optimizer import Group, Optimizer, Shared
+from gpunet.optim.groups import Group, Shared
+from gpunet.optim.optimizer import Optimizer
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): the gradient over the root of its square's mean, with momentum.
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): divides the gradient by the root of the running mean of its square.
 
     Args:
-        parameters: as for `Optimizer`.
+        params: parameters, or groups of them: see `Optimizer`.
         lr: learning rate.
-        alpha: decay rate of the square's mean.
-        eps: added to its root.
-        momentum: share of the last step that is kept, 0 to 1.
+        alpha: decay rate of the mean of the square.
+        eps: added to the root of that mean.
+        momentum: share of the last step that is kept, from 0 to below 1.
         shared: see `Shared`.
     """
 
@@ -26,7 +27,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 0.01,
         *,
         alpha: float = 0.99,
@@ -34,10 +35,10 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         **shared: Unpack[Shared],
     ):
-        super().__init__(parameters, shared, lr=lr, alpha=alpha, eps=eps, momentum=momentum)
+        super().__init__(params, shared, lr=lr, alpha=alpha, eps=eps, momentum=momentum)
 
     def slots(self) -> tuple[str, ...]:
-        """The square's mean; the momentum, if a group has one."""
+        """The mean of the square, and the momentum if a group has one."""
         square, momentum = super().slots()
         return (square, momentum) if any(group["momentum"] for group in self.groups) else (square,)
 
@@ -53,11 +54,10 @@ class RMSprop(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi, Hazan & Singer 2011, equation 1, with a diagonal matrix): the gradient over the root of the sum of all
-    its squares.
+    """Adagrad (Duchi, Hazan & Singer 2011, equation 1, with a diagonal matrix): divides by the root of all squares' sum.
 
     Args:
-        parameters: as for `Optimizer`.
+        params: parameters, or groups of them: see `Optimizer`.
         lr: learning rate.
         eps: added to the root.
         shared: see `Shared`.
@@ -67,13 +67,13 @@ class Adagrad(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 0.01,
         *,
         eps: float = 1e-10,
         **shared: Unpack[Shared],
     ):
-        super().__init__(parameters, shared, lr=lr, eps=eps)
+        super().__init__(params, shared, lr=lr, eps=eps)
 
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
@@ -86,26 +86,26 @@ class Adagrad(Optimizer):
 
 
 class Lion(Optimizer):
-    """Lion (Chen et al. 2023, algorithm 2): every weight moves by the learning rate, up or down, with decoupled weight decay.
+    """Lion (Chen et al. 2023, algorithm 2): moves every weight up or down by the learning rate, with decoupled weight decay.
 
     Args:
-        parameters: as for `Optimizer`.
-        lr: learning rate; 3 to 10 times smaller than AdamW's (section 5 there), its decay as much larger.
+        params: parameters, or groups of them: see `Optimizer`.
+        lr: learning rate; section 5 of the paper advises 3 to 10 times less than AdamW's, with as much more weight decay.
         betas: share of the mean in the step, and decay rate of the mean.
-        shared: see `Shared`; the decay is decoupled unless told otherwise.
+        shared: see `Shared`; `decoupled_weight_decay` is True by default.
     """
 
     rule = "lion"
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 1e-4,
         *,
         betas: tuple[float, float] = (0.9, 0.99),
         **shared: Unpack[Shared],
     ):
-        super().__init__(parameters, {"decoupled": True, **shared}, lr=lr, betas=betas)
+        super().__init__(params, {"decoupled_weight_decay": True, **shared}, lr=lr, betas=betas)
 
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""

@@ -1,4 +1,4 @@
-"""`ExponentialMovingAverage`: averages of a model's values over an optimizer's steps."""
+"""`ExponentialMovingAverage`: running averages of a model's values over an optimizer's steps."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.update import Guard
 from gpunet.nn import Module
 from gpunet.optim.checks import SHARE, check_number
 from gpunet.optim.optimizer import Optimizer
 
 
 class ExponentialMovingAverage:
-    """average = decay average + (1 - decay) value, after each step of an optimizer (Polyak & Juditsky 1992, for the idea).
+    """Averages a model's values: average = decay average + (1 - decay) value after each step (Polyak & Juditsky 1992).
 
-    The averages begin with the values at hand. They are updated inside `Optimizer.step`, on the device and in a captured step
-    too, and follow neither a step whose loss was not finite nor one that overflowed. They move with the optimizer, and end with
-    its `release`, after which they raise RuntimeError.
+    The averages start from the present values. `Optimizer.step` updates them, on the device and in a captured step too; a step
+    whose loss was not finite, or whose gradients overflowed, leaves them as they are. They move with the optimizer. After its
+    `release` they raise RuntimeError.
 
     Args:
-        model: whose buffers, such as batch norm's running moments, are averaged as well.
-        optimizer: whose parameters are; of the model's.
-        decay: from 0 to below 1.
+        model: the model whose buffers, such as batch norm's running moments, are averaged as well.
+        optimizer: the optimizer whose parameters are averaged; it holds parameters of the model.
+        decay: share of the average that is kept, from 0 to below 1.
     """
 
     def __init__(self, model: Module, optimizer: Optimizer, decay: float = 0.999):
@@ -37,7 +38,9 @@ class ExponentialMovingAverage:
         self.buffers = dict(model.named_buffers())
         for name, buffer in self.buffers.items():
             if buffer.dtype != source.dtype:
-                raise TypeError(f"ExponentialMovingAverage: {name} is {buffer.dtype} but the parameters {source.dtype}")
+                raise TypeError(
+                    f"ExponentialMovingAverage: {name} is {buffer.dtype} but the parameters are {source.dtype}"
+                )
         self.weights = Arena(source.backend, source.shapes, source.dtype, grad=False)
         self.statistics = Arena(source.backend, [b.shape for b in self.buffers.values()], source.dtype, grad=False)
         self.applying = False
@@ -46,11 +49,11 @@ class ExponentialMovingAverage:
             source.backend.copy(source.backend.asarray(buffer.numpy()), out=average)
         optimizer.followers.append(self)
 
-    def follow(self, clip: Array | None, held: Array | None) -> None:
-        """Take the step that was just made into the averages: what `Optimizer.step` calls."""
+    def follow(self, guard: Guard) -> None:
+        """Update the averages after a step; `Optimizer.step` calls this."""
         self._place()
         for average, value in self._pairs():
-            self.weights.backend.average_update(average, value, self.decay, clip=clip, held=held)
+            self.weights.backend.average_update(average, value, self.decay, guard)
 
     def recorded(self) -> list[Any]:
         """See `Optimizer.recorded`."""
@@ -58,12 +61,12 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def applied(self, averages: bool = True) -> Iterator[None]:
-        """Inside, the model computes with the averages: ``with average.applied(): trainer.evaluate(loader)``.
+        """Have the model compute with the averages inside: ``with average.applied(): trainer.evaluate(loader)``.
 
-        It may be entered again inside, and inside ``applied(False)`` there, the model has its own values.
+        It may be nested; inside ``applied(False)`` the model has its own values again.
 
         Raises:
-            RuntimeError: other averages of the optimizer are applied; it has released its parameters.
+            RuntimeError: other averages of the optimizer are applied, or it has released its parameters.
         """
         outside = self.applying
         self._apply(averages)
@@ -73,12 +76,12 @@ class ExponentialMovingAverage:
             self._apply(outside)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of the averages on the host, by the model's names; the values of what the optimizer does not hold."""
+        """Copies on the host, by the model's names: of the averages, and of the values that are not averaged."""
         with self.applied():
             return self.model.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; errors as for `Module.load_state_dict`."""
+        """Take up what `state_dict` returned; errors are those of `Module.load_state_dict`."""
         with self.applied():
             self.model.load_state_dict(state)
 
@@ -92,11 +95,11 @@ class ExponentialMovingAverage:
         yield from zip(self.statistics.views, (b.data for b in self.buffers.values()), strict=True)
 
     def _apply(self, averages: bool) -> None:
-        """Have the model hold the averages, or its own values, which then lie where the averages did."""
+        """Have the model hold the averages, or its own values; each lies in the other's place meanwhile."""
         if averages == self.applying:
             return
         if self not in self.optimizer.followers:
-            raise RuntimeError("ExponentialMovingAverage: the optimizer has released the parameters; average anew")
+            raise RuntimeError("ExponentialMovingAverage: the optimizer has released the parameters; make new averages")
         if averages:
             self.optimizer.check_own_values("other averages")
         self._exchange()

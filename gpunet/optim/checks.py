@@ -1,21 +1,21 @@
-"""Hyper-parameters are checked before anything is changed: numbers, and within their range."""
+"""Checks of hyper-parameters and of states, made before anything is changed: numbers, and within their range."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from numbers import Integral, Real
 from typing import Any
 
 Range = tuple[Callable[[Any], bool], str]
-"""Whether a number is within it, and what one that is not must be."""
+"""Whether a number is within the range, and the words that say what it must be."""
 NOT_NEGATIVE: Range = (lambda value: 0 <= value < inf, "finite and not negative")
 POSITIVE: Range = (lambda value: value > 0, "positive")
 SHARE: Range = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 
 
 def check_number(owner: str, name: str, value: Any, within: Range) -> None:
-    """TypeError for what is no number, ValueError for a number that is not within the range."""
+    """Raise TypeError for a value that is no number, ValueError for a number outside the range."""
     if not isinstance(value, Real):
         raise TypeError(f"{owner}: {name} is {value!r} but must be a number")
     fits, must = within
@@ -24,13 +24,13 @@ def check_number(owner: str, name: str, value: Any, within: Range) -> None:
 
 
 def check_numbers(owner: str, group: Mapping[str, Any], within: Range, *names: str) -> None:
-    """`check_number` for hyper-parameters of a group."""
+    """Call `check_number` for hyper-parameters of a group."""
     for name in names:
         check_number(owner, name, group[name], within)
 
 
 def check_betas(owner: str, betas: Any) -> None:
-    """TypeError for what is no pair of numbers, ValueError for one of others than shares."""
+    """Raise TypeError unless betas are a pair of numbers, ValueError unless both are shares."""
     if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(isinstance(beta, Real) for beta in betas)):
         raise TypeError(f"{owner}: betas are {betas!r} but must be a pair of numbers")
     fits, must = SHARE
@@ -39,7 +39,7 @@ def check_betas(owner: str, betas: Any) -> None:
 
 
 def check_counts(owner: str, name: str, values: Any) -> None:
-    """TypeError for what is no sequence of integers, ValueError for a negative one, or one of more than 63 bits."""
+    """Raise TypeError unless values are integers, ValueError for a negative one or one of more than 63 bits."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{owner}: {name} are {values!r} but take integers")
     for value in values:
@@ -51,10 +51,20 @@ def check_counts(owner: str, name: str, values: Any) -> None:
             raise ValueError(f"{owner}: {name} hold {value} but take less than 2^63")
 
 
+def for_each_group(owner: str, name: str, rates: Any, groups: int) -> list[float]:
+    """One learning rate for each group, from one number for all or a sequence of them; errors as for `check_number`."""
+    given = list(rates) if isinstance(rates, Sequence) and not isinstance(rates, str) else [rates] * groups
+    if len(given) != groups:
+        raise ValueError(f"{owner}: {name} has {len(given)} rates but the optimizer {groups} groups")
+    for rate in given:
+        check_number(owner, name, rate, NOT_NEGATIVE)
+    return [float(rate) for rate in given]
+
+
 def check_rates(owner: str, name: str, rates: Any, groups: int) -> None:
-    """Learning rates of a state: TypeError for what is no list of numbers, ValueError for another number of groups."""
+    """Learning rates of a state: TypeError unless they are a list of numbers, ValueError for another number of groups."""
     if not isinstance(rates, list | tuple):
-        raise TypeError(f"{owner}: {name} are {rates!r} but must be a list of numbers, one a group")
+        raise TypeError(f"{owner}: {name} are {rates!r} but must be a list of numbers, one for each group")
     if len(rates) != groups:
         raise ValueError(f"{owner}: the state is of {len(rates)} groups, not {groups}")
     for rate in rates:
@@ -62,15 +72,15 @@ def check_rates(owner: str, name: str, rates: Any, groups: int) -> None:
 
 
 def check_parts(owner: str, state: Any, parts: Iterable[str]) -> None:
-    """TypeError for a state that is no mapping, ValueError for one that lacks a part."""
+    """Raise TypeError for a state that is no mapping, ValueError for one that lacks a part."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"{owner}: a state is what state_dict gives, got {type(state).__name__}")
+        raise TypeError(f"{owner}: a state is what state_dict returns, got {type(state).__name__}")
     if missing := [key for key in parts if key not in state]:
         raise ValueError(f"{owner}: the state lacks {', '.join(missing)}")
 
 
 def check_scaling(owner: str, values: Any) -> None:
-    """The state of loss scaling: ValueError for what is not three numbers, of which the first is the scale."""
+    """Raise ValueError unless the state of loss scaling is three numbers, of which the first is the scale."""
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(v, Real) for v in values):
         raise ValueError(f"{owner}: the state's scaling is {values!r} but takes three numbers")
     check_number(owner, "the state's scale", values[0], POSITIVE)

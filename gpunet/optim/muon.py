@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal."""
+"""Muon: momentum whose matrices are made orthogonal before each step."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any, Unpack
 from gpunet.autograd import Parameter
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.matmul import Product
 from gpunet.optim.adam import adam_columns
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_number, check_numbers
-from gpunet.optim.optimizer import Group, Optimizer, Shared
+from gpunet.optim.groups import Group, Shared
+from gpunet.optim.optimizer import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Jordan's coefficients a, b, c: five steps bring singular values between about 0.01 and 1 near 1, to between 0.7 and 1.2."""
+"""Jordan's coefficients a, b, c: five steps bring singular values from about 0.01 to 1 to between 0.7 and 1.2."""
 STEPS = 5
+"""Steps of the iteration."""
 TINY = 1e-14
 """Added to the square of the norm that a matrix is divided by."""
 
@@ -23,30 +26,31 @@ TINY = 1e-14
 class Muon(Optimizer):
     """Muon (Jordan 2024) for filters and dense weights, AdamW for everything else.
 
-    A matrix (fan in, O), of filters (KH KW C, O), moves along its momentum with all singular values brought near 1, by five
-    steps of a Newton-Schulz iteration, times the root of max(1, O / fan in). Weight decay is decoupled. Groups say with
-    "rule" which they are: ``"muon"``, ``"adamw"``, or None, the default: then the group is split, what is a
-    `Parameter.matrix` from the rest (transposed convolutions and locally connected layers too), of which the first part has
-    the group's "lr" and the second its "adam_lr", which a group with a rule does not take. First and last layers are often
-    better off with AdamW::
+    A matrix (fan in, O), which is (KH KW C, O) for filters, moves along its momentum after a Newton-Schulz iteration has
+    brought all singular values of the momentum near 1; the step is multiplied by the root of max(1, O / fan in). Weight decay
+    is decoupled.
+
+    A group's "rule" is ``"muon"`` or ``"adamw"``. A group without one is split: parameters that are a `Parameter.matrix` are
+    updated by Muon with the group's "lr", all others (transposed convolutions and locally connected layers too) by AdamW with
+    its "adam_lr", which a group with a rule does not take. First and last layers often train better with AdamW::
 
         optim.Muon([{"params": hidden}, {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}], lr=0.02)
 
     Args:
-        parameters: as for `Optimizer`; `groups` are those after the split.
+        params: parameters, or groups of them: see `Optimizer`. The attribute `groups` holds those after the split.
         lr: learning rate of the matrices.
         momentum: share of the momentum that is kept.
-        nesterov: look ahead along it.
-        adam_lr: learning rate of the rest.
-        betas, eps: AdamW's.
-        shared: see `Shared`; there is no L1, and the decay is decoupled.
+        nesterov: look ahead along the momentum.
+        adam_lr: learning rate of the parameters that AdamW updates.
+        betas, eps: as for `AdamW`, for the same parameters.
+        shared: see `Shared`; `l1` must be 0 and `decoupled_weight_decay` True.
     """
 
     rule = "muon"
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float = 0.02,
         *,
         momentum: float = 0.95,
@@ -56,13 +60,13 @@ class Muon(Optimizer):
         eps: float = 1e-8,
         **shared: Unpack[Shared],
     ):
-        given: Any = parameters
+        given: Any = params
         if isinstance(given, Iterable):
             given = list(given)
             groups = given if given and isinstance(given[0], dict) else [{"params": given}]
             given = [part for group in groups for part in _split(group, adam_lr)] if given else given
         super().__init__(
-            given, {"decoupled": True, **shared},
+            given, {"decoupled_weight_decay": True, **shared},
             lr=lr, rule="muon", momentum=momentum, nesterov=nesterov, betas=betas, eps=eps,
         )  # fmt: skip
 
@@ -74,16 +78,16 @@ class Muon(Optimizer):
         check_numbers(self.name, group, POSITIVE, "eps")
         if group["rule"] not in ("muon", "adamw"):
             raise ValueError(f"Muon: rule is {group['rule']!r} but takes 'muon', 'adamw' or None")
-        if group["l1"] or not group["decoupled"]:
+        if group["l1"] or not group["decoupled_weight_decay"]:
             raise ValueError(
-                "Muon: takes decoupled weight decay alone, no l1 and no decay that is added to the gradient"
+                "Muon: takes only decoupled weight decay, no l1 and no decay that is added to the gradient"
             )
         shapes = (
             [p.shape for p in group["params"] if isinstance(p, Parameter) and not p.matrix] if "params" in group else []
         )
         if group["rule"] == "muon" and shapes:
             raise ValueError(
-                f"Muon: a parameter of shape {shapes[0]} is no matrix; its group takes rule 'adamw' or None"
+                f"Muon: a parameter of shape {shapes[0]} is no matrix; give its group the rule 'adamw' or None"
             )
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
@@ -93,7 +97,7 @@ class Muon(Optimizer):
         return group["momentum"], 0.0, 1.0, 1.0, 1.0, 1.0
 
     def prepare(self, clip: Array | None) -> None:
-        """Leave the orthogonal direction of each matrix in the slot "square"."""
+        """Write the orthogonal direction of each matrix to the slot "square"."""
         arena, backend = self.arena, self.arena.backend
         by = None if clip is None else clip[1:]
         for i, (parameter, group) in enumerate(self._members):
@@ -101,7 +105,7 @@ class Muon(Optimizer):
                 continue
             shape = parameter.size // parameter.shape[-1], parameter.shape[-1]
             gradient, before = arena.grad_views[i].reshape(shape), arena.slot_view("mean", i).reshape(shape)
-            # momentum' = m before + (1 - m) g, and the direction is that, or, looking ahead, m momentum' + (1 - m) g
+            # momentum' = m before + (1 - m) g; the direction is momentum' or, with Nesterov, m momentum' + (1 - m) g
             m = group["momentum"]
             kept, fresh = (m * m, 1 - m * m) if group["nesterov"] else (m, 1 - m)
             direction = backend.scale(gradient, by, fresh)
@@ -115,8 +119,11 @@ class Muon(Optimizer):
 
 
 def orthogonal(backend: Backend, x: Array) -> Array:
-    """About U V^T of x = U S V^T (R, O): after x / |x|, five times x = a x + (b A + c A^2) x with A = x x^T, or, where that is
-    the smaller product, x (b A + c A^2) with A = x^T x."""
+    """About U V^T of x = U S V^T (R, O), by a Newton-Schulz iteration.
+
+    x is divided by its norm; then x = a x + (b A + c A^2) x five times, with A = x x^T. Where R > O, the same result comes from
+    the smaller products x (b A + c A^2) with A = x^T x.
+    """
     a, b, c = NEWTON_SCHULZ
     rows, columns = x.shape
     square = backend.sum(backend.binary("multiply", x, x), (0, 1))
@@ -124,21 +131,21 @@ def orthogonal(backend: Backend, x: Array) -> Array:
     x = backend.binary("divide", x, norm)
     tall = rows > columns
     for _ in range(STEPS):
-        gram = backend.matmul(x, x, transpose_a=tall, transpose_b=not tall)
+        gram = backend.matmul(x, x, Product(transpose_a=tall, transpose_b=not tall))
         mixed = backend.scale(gram, None, b)
         backend.binary("add", mixed, backend.scale(backend.matmul(gram, gram), None, c), out=mixed)
         pair = (x, mixed) if tall else (mixed, x)
-        x = backend.matmul(*pair, out=backend.scale(x, None, a), accumulate=True)
+        x = backend.matmul(*pair, Product(out=backend.scale(x, None, a), add=True))
     return x
 
 
 def _split(group: Group, adam_lr: float) -> list[Group]:
-    """The group itself if it names its rule, else the groups of its matrices and of the rest, without an empty one."""
+    """The group itself if it names its rule, else a group of its matrices and one of the rest; empty ones are left out."""
     group = {**group, "params": list(group["params"])}
     if group.get("rule") is not None:
         if "adam_lr" in group:
             raise ValueError(
-                f"Muon: a group of rule {group['rule']!r} has adam_lr; its rate is lr, adam_lr is of the split"
+                f"Muon: a group of rule {group['rule']!r} has adam_lr, which is for groups without a rule; set its lr"
             )
         return [group]
     rest_lr = group.pop("adam_lr", adam_lr)

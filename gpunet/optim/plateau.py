@@ -7,7 +7,15 @@ from math import inf, isnan
 from numbers import Real
 from typing import Any
 
-from gpunet.optim.checks import NOT_NEGATIVE, SHARE, check_counts, check_number, check_parts, check_rates
+from gpunet.optim.checks import (
+    NOT_NEGATIVE,
+    SHARE,
+    check_counts,
+    check_number,
+    check_parts,
+    check_rates,
+    for_each_group,
+)
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 MODES = ("min", "max")
@@ -17,18 +25,18 @@ THRESHOLDS = ("rel", "abs")
 class ReduceLROnPlateau:
     """Multiplies each group's learning rate by `factor` when a metric has not improved for more than `patience` calls.
 
-    Unlike a `Schedule` it goes by what was measured: call ``step(metric)`` after each validation. The Trainer does, after each
-    epoch, with the history's column `monitor`. Arguments, their order and what counts as better are PyTorch's.
+    Unlike a `Schedule`, it depends on what was measured: call ``step(metric)`` after each validation. The Trainer does so after
+    each epoch, with the history's column `monitor`. The arguments, their order and what counts as better are PyTorch's.
 
     Args:
         optimizer: whose learning rates fall.
         mode: whether less ("min") or more ("max") is better.
         factor: what a rate is multiplied by; below 1.
-        patience: how many calls without improvement in a row are let pass.
-        threshold: by how much a metric must be better than the best one: of the best one's size for `threshold_mode` "rel",
-            in the metric's own unit for "abs".
-        cooldown: calls after a reduction in which nothing is counted.
-        min_lr: what a rate does not fall below; one for all groups, or a list with one for each.
+        patience: how many calls without improvement in a row are allowed.
+        threshold: by how much a metric must be better than the best one: a share of the best one for `threshold_mode` "rel",
+            an amount in the metric's own unit for "abs".
+        cooldown: calls after a reduction that are not counted.
+        min_lr: the lowest rate; one for all groups, or a sequence with one for each.
         eps: a rate that would fall by no more than this stays as it is.
         monitor: column of the history, such as "valid_loss" or "loss".
     Attributes:
@@ -52,27 +60,23 @@ class ReduceLROnPlateau:
     ):
         name = type(self).__name__
         check_optimizer(name, optimizer)
-        groups = len(optimizer.groups)
         for argument, value, choices in (("mode", mode, MODES), ("threshold_mode", threshold_mode, THRESHOLDS)):
             if value not in choices:
                 raise ValueError(f"{name}: {argument} is {value!r} but takes one of {', '.join(choices)}")
         check_number(name, "factor", factor, SHARE)
         check_counts(name, "patience and cooldown", [patience, cooldown])
-        lowest = list(min_lr) if isinstance(min_lr, Sequence) else [min_lr] * groups
-        if len(lowest) != groups:
-            raise ValueError(f"{name}: min_lr has {len(lowest)} rates but the optimizer {groups} groups")
-        for argument, number in (("threshold", threshold), ("eps", eps), *(("min_lr", rate) for rate in lowest)):
+        for argument, number in (("threshold", threshold), ("eps", eps)):
             check_number(name, argument, number, NOT_NEGATIVE)
         self.optimizer, self.monitor = optimizer, monitor
         self.mode, self.threshold_mode = mode, threshold_mode
         self.factor, self.threshold, self.eps = float(factor), float(threshold), float(eps)
         self.patience, self.cooldown = int(patience), int(cooldown)
-        self.min_lr = [float(rate) for rate in lowest]
+        self.min_lr = for_each_group(name, "min_lr", min_lr, len(optimizer.groups))
         self.best: float | None = None
         self.step_count = self.bad_epochs = self.cooldown_left = 0
 
     def check_monitor(self, columns: Sequence[str]) -> None:
-        """ValueError if the history will not have the column."""
+        """Raise ValueError if the history will not have the column."""
         if self.monitor not in columns:
             raise ValueError(
                 f"{type(self).__name__}: monitor {self.monitor!r} is no column; there are {', '.join(columns)}"
@@ -82,7 +86,7 @@ class ReduceLROnPlateau:
         """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is time to."""
         try:
             value = metric.item() if hasattr(metric, "item") else metric
-        except (ValueError, RuntimeError):  # of several elements, or of none
+        except (ValueError, RuntimeError):  # not of one element
             value = metric
         if not isinstance(value, Real):
             raise TypeError(f"{type(self).__name__}: metric is {metric!r} but takes a number")
@@ -99,7 +103,7 @@ class ReduceLROnPlateau:
             self.cooldown_left, self.bad_epochs = self.cooldown, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been measured so far, the rates in force, and the numbers that it was made with."""
+        """What has been measured so far, the present rates, and the numbers that it was made with."""
         return {
             "step_count": self.step_count,
             "best": self.best,
@@ -115,7 +119,11 @@ class ReduceLROnPlateau:
         return {**{name: getattr(self, name) for name in names}, "min_lr": list(self.min_lr)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another one."""
+        """Take up what `state_dict` returned.
+
+        Raises:
+            TypeError, ValueError: the state is of another one; then nothing is changed.
+        """
         name = type(self).__name__
         check_parts(name, state, self.state_dict())
         if state["options"] != self.options():

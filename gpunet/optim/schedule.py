@@ -1,34 +1,51 @@
-"""Learning-rate schedules: pure functions of the step, applied to an optimizer's groups."""
+"""Learning-rate schedules: pure functions of the step, applied to an optimizer's groups.
+
+Names, arguments and rates are those of `torch.optim.lr_scheduler`, but for `WarmupLR`, which is ours.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import cos, pi
 from typing import Any
 
 import numpy as np
 
-from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_parts, check_rates
+from gpunet.optim.checks import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    check_counts,
+    check_number,
+    check_parts,
+    check_rates,
+    for_each_group,
+)
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 
 class Schedule:
-    """Sets every group's learning rate to its first one times `factor(step)`.
+    """Sets every group's learning rate to `rate(base, step)`, with the group's first rate as base.
 
-    The first rate is in force from construction on; call `step` after each optimizer step.
+    The first rates are set at construction; call `step` after each optimizer step. A schedule of your own overrides `rate`.
+
+    Args:
+        optimizer: whose learning rates are set.
+        base_rates: what `rate` starts from, one for each group; the rates that the groups have, if None.
+    Attributes:
+        step_count: how many steps have been made.
     """
 
-    def __init__(self, optimizer: Optimizer):
+    def __init__(self, optimizer: Optimizer, base_rates: Sequence[float] | None = None):
         check_optimizer(type(self).__name__, optimizer)
         self.optimizer = optimizer
-        self.base_rates = [g["lr"] for g in optimizer.groups]
+        self.base_rates = [g["lr"] for g in optimizer.groups] if base_rates is None else list(base_rates)
         self.step_count = 0
         self._apply()
 
-    def factor(self, step: int) -> float:
-        """What the first learning rate is multiplied by at a step, counted from 0."""
+    def rate(self, base: float, step: int) -> float:
+        """The learning rate, at a step counted from 0, of a group whose first rate is `base`."""
         raise NotImplementedError
 
     def step(self) -> None:
@@ -43,15 +60,18 @@ class Schedule:
         self._apply()
 
     def rates(self, step: int) -> list[float]:
-        """The groups' learning rates at a step."""
+        """The groups' learning rates at a step.
+
+        Raises:
+            OverflowError: a rate that float64 does not hold.
+        """
         try:
-            factor = self.factor(step)
+            return [self.rate(base, step) for base in self.base_rates]
         except OverflowError as error:
-            raise OverflowError(f"{type(self).__name__}: the factor of step {step} is beyond float64") from error
-        return [rate * factor for rate in self.base_rates]
+            raise OverflowError(f"{type(self).__name__}: the rate of step {step} is beyond float64") from error
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, the first rates, and the schedule's own numbers."""
+        """The step, the first rates, and the numbers that the schedule was made with."""
         return {"step_count": self.step_count, "base_rates": list(self.base_rates), "options": self.options()}
 
     def options(self) -> dict[str, Any]:
@@ -59,12 +79,16 @@ class Schedule:
         return {k: v for k, v in vars(self).items() if isinstance(v, int | float) and k != "step_count"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; ValueError or TypeError, and no change, if it is of another schedule."""
+        """Take up what `state_dict` returned.
+
+        Raises:
+            TypeError, ValueError: the state is of another schedule; then nothing is changed.
+        """
         name = type(self).__name__
         check_parts(name, state, self.state_dict())
         check_counts(name, "the state's steps", [state["step_count"]])
         if state["options"] != self.options():
-            raise ValueError(f"{type(self).__name__}: the state is of {state['options']}, not {self.options()}")
+            raise ValueError(f"{name}: the state is of {state['options']}, not {self.options()}")
         check_rates(name, "the state's base_rates", state["base_rates"], len(self.base_rates))
         self.step_count, self.base_rates = int(state["step_count"]), list(state["base_rates"])
         self._apply()
@@ -75,29 +99,38 @@ class Schedule:
 
 
 class ConstantLR(Schedule):
-    """The rate stays as it is."""
+    """Multiplies the rate by `factor` for the first `total_iters` steps, and leaves it as it is afterwards.
 
-    def factor(self, step: int) -> float:
-        """1."""
-        return 1.0
+    A factor of 1 keeps the rate the same throughout.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: float = 1 / 3, total_iters: int = 5):
+        check_number("ConstantLR", "factor", factor, POSITIVE)
+        check_counts("ConstantLR", "total_iters", [total_iters])
+        self.factor, self.total_iters = float(factor), int(total_iters)
+        super().__init__(optimizer)
+
+    def rate(self, base: float, step: int) -> float:
+        """See `Schedule.rate`."""
+        return base * self.factor if step < self.total_iters else base
 
 
 class StepLR(Schedule):
-    """The rate is multiplied by `gamma` after every `size` steps."""
+    """Multiplies the rate by `gamma` after every `step_size` steps."""
 
-    def __init__(self, optimizer: Optimizer, size: int, gamma: float = 0.1):
-        _check_steps("StepLR", size=size)
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
+        _check_steps("StepLR", step_size=step_size)
         check_number("StepLR", "gamma", gamma, NOT_NEGATIVE)
-        self.size, self.gamma = int(size), float(gamma)
+        self.step_size, self.gamma = int(step_size), float(gamma)
         super().__init__(optimizer)
 
-    def factor(self, step: int) -> float:
-        """gamma^floor(step / size)."""
-        return self.gamma ** (step // self.size)
+    def rate(self, base: float, step: int) -> float:
+        """base gamma^floor(step / step_size)."""
+        return base * self.gamma ** (step // self.step_size)
 
 
 class MultiStepLR(Schedule):
-    """The rate is multiplied by `gamma` at each of the steps `milestones`, at one that is named twice, twice."""
+    """Multiplies the rate by `gamma` at each of the steps `milestones`, and twice at one that is named twice."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1):
         given = list(milestones) if isinstance(milestones, Iterable) else milestones
@@ -111,71 +144,99 @@ class MultiStepLR(Schedule):
         """Also the milestones, in their order."""
         return {**super().options(), "milestones": list(self.milestones)}
 
-    def factor(self, step: int) -> float:
-        """gamma^(how many milestones are not after the step)."""
-        return self.gamma ** bisect_right(self.milestones, step)
+    def rate(self, base: float, step: int) -> float:
+        """base gamma^(the number of milestones up to the step)."""
+        return base * self.gamma ** bisect_right(self.milestones, step)
 
 
 class ExponentialLR(Schedule):
-    """The rate is multiplied by `gamma` after every step."""
+    """Multiplies the rate by `gamma` after every step."""
 
     def __init__(self, optimizer: Optimizer, gamma: float):
         check_number("ExponentialLR", "gamma", gamma, POSITIVE)
         self.gamma = float(gamma)
         super().__init__(optimizer)
 
-    def factor(self, step: int) -> float:
-        """gamma^step."""
-        return self.gamma**step
+    def rate(self, base: float, step: int) -> float:
+        """base gamma^step."""
+        return base * self.gamma**step
 
 
-class CosineLR(Schedule):
-    """Half a cosine from 1 down to `final` over `total` steps (Loshchilov & Hutter 2017, equation 5), constant after."""
+class CosineAnnealingLR(Schedule):
+    """Half a cosine from the first rate down to `eta_min` over `T_max` steps (Loshchilov & Hutter 2017, equation 5).
 
-    def __init__(self, optimizer: Optimizer, total: int, final: float = 0.0):
-        _check_steps("CosineLR", total=total)
-        self.total, self.final = int(total), float(final)
+    Behind step `T_max` the cosine goes on, and the rate rises again, as PyTorch's does.
+
+    Args:
+        optimizer: whose learning rates are set.
+        T_max: the step at which the rate is `eta_min`.
+        eta_min: the lowest rate, of all groups.
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
+        _check_steps("CosineAnnealingLR", T_max=T_max)
+        check_number("CosineAnnealingLR", "eta_min", eta_min, NOT_NEGATIVE)
+        self.T_max, self.eta_min = int(T_max), float(eta_min)
         super().__init__(optimizer)
 
-    def factor(self, step: int) -> float:
-        """final + (1 - final)(1 + cos(pi step / total)) / 2."""
-        return _cosine(1.0, self.final, step / self.total)
+    def rate(self, base: float, step: int) -> float:
+        """eta_min + (base - eta_min)(1 + cos(pi step / T_max)) / 2."""
+        return _cosine(base, self.eta_min, step / self.T_max)
 
 
 class OneCycleLR(Schedule):
-    """Half a cosine up from 1 / `start_div` to 1, then one down to 1 / `end_div` (Smith & Topin 2019).
+    """Half a cosine up from max_lr / div_factor to max_lr, then one down to the final rate (Smith & Topin 2019).
+
+    The final rate is max_lr / div_factor / final_div_factor. It is reached at step ``total_steps - 1``, the last one, and
+    stays in force afterwards. Momentum is not cycled.
 
     Args:
-        optimizer: whose learning rates are the peaks.
-        total: steps of the whole cycle; constant after.
-        rise: share of them before the peak.
-        start_div, end_div: peak over first, and peak over last rate.
+        optimizer: whose learning rates are set.
+        max_lr: the largest rate; one for all groups, or a sequence with one for each.
+        total_steps: steps of the whole cycle.
+        pct_start: share of the steps, from 0 to 1, in which the rate rises.
+        div_factor: ratio of the largest rate to the first one.
+        final_div_factor: ratio of the first rate to the final one.
     """
 
     def __init__(
-        self, optimizer: Optimizer, total: int, *, rise: float = 0.3, start_div: float = 25.0, end_div: float = 1e4
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int,
+        pct_start: float = 0.3,
+        *,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
     ):
-        _check_steps("OneCycleLR", total=total)
-        if not 0 < rise < 1:
-            raise ValueError(f"OneCycleLR: rise is {rise} but must lie between 0 and 1")
-        self.total, self.rise, self.start_div, self.end_div = int(total), float(rise), float(start_div), float(end_div)
-        super().__init__(optimizer)
+        check_optimizer("OneCycleLR", optimizer)
+        _check_steps("OneCycleLR", total_steps=total_steps)
+        if not 0 <= pct_start <= 1:
+            raise ValueError(f"OneCycleLR: pct_start is {pct_start} but must be from 0 to 1")
+        check_number("OneCycleLR", "div_factor", div_factor, POSITIVE)
+        check_number("OneCycleLR", "final_div_factor", final_div_factor, POSITIVE)
+        self.total_steps, self.pct_start = int(total_steps), float(pct_start)
+        self.div_factor, self.final_div_factor = float(div_factor), float(final_div_factor)
+        super().__init__(optimizer, for_each_group("OneCycleLR", "max_lr", max_lr, len(optimizer.groups)))
 
-    def factor(self, step: int) -> float:
-        """Between 1 / end_div and 1."""
-        peak = self.rise * self.total
-        if step < peak:
-            return _cosine(1 / self.start_div, 1.0, step / peak)
-        return _cosine(1.0, 1 / self.end_div, (step - peak) / (self.total - peak))
+    def rate(self, base: float, step: int) -> float:
+        """With `base` as the largest rate; the largest stands at step pct_start total_steps - 1, which may be a fraction."""
+        first, top, last = base / self.div_factor, self.pct_start * self.total_steps - 1, self.total_steps - 1
+        if step >= last:
+            return first / self.final_div_factor if top < last else base
+        if 0 < top >= step:
+            return _cosine(first, base, step / top)
+        return _cosine(base, first / self.final_div_factor, (step - top) / (last - top))
 
 
 class WarmupLR(Schedule):
-    """A line from 1 / `steps` up to 1 over the first `steps` steps, then another schedule, counted from there.
+    """A line from 1 / `steps` of the rate up to all of it over the first `steps` steps, then another schedule.
 
     Args:
-        optimizer: to schedule.
+        optimizer: whose learning rates are set.
         steps: length of the warm-up.
-        then: a schedule of the same optimizer, which this one replaces; constant if None.
+        then: a schedule of the same optimizer, which this one replaces, and whose steps are counted from the end of the
+            warm-up; the rate stays as it is if None.
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, then: Schedule | None = None):
@@ -185,26 +246,24 @@ class WarmupLR(Schedule):
                 raise TypeError(f"WarmupLR: then is {type(then).__name__} but takes a Schedule, which goes by the step")
             if then.optimizer is not optimizer:
                 raise ValueError("WarmupLR: then schedules another optimizer")
-            for group, rate in zip(optimizer.groups, then.base_rates, strict=True):
-                group["lr"] = rate
         self.steps, self.then = int(steps), then
-        super().__init__(optimizer)
+        super().__init__(optimizer, None if then is None else then.base_rates)
 
     def options(self) -> dict[str, Any]:
         """Also the other schedule's."""
         then = {} if self.then is None else {"name": type(self.then).__name__, **self.then.options()}
         return {**super().options(), "then": then}
 
-    def factor(self, step: int) -> float:
-        """(step + 1) / steps, then the other's."""
+    def rate(self, base: float, step: int) -> float:
+        """base (step + 1) / steps, then the other schedule's rate."""
         if step < self.steps:
-            return (step + 1) / self.steps
-        return 1.0 if self.then is None else self.then.factor(step - self.steps)
+            return base * ((step + 1) / self.steps)
+        return base if self.then is None else self.then.rate(base, step - self.steps)
 
 
 @contextmanager
 def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
-    """Inside, a schedule, if there is one, stands at a step, if one is named; afterwards all is as it was."""
+    """Have a schedule stand at another step inside, and where it stood afterwards; None for either changes nothing."""
     if schedule is None or step is None or step == schedule.step_count:
         yield
         return
@@ -219,7 +278,7 @@ def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + cos(pi * min(share, 1.0))) / 2
+    return end + (start - end) * (1 + cos(pi * share)) / 2
 
 
 def _check_steps(schedule: str, **steps: int) -> None:

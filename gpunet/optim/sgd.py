@@ -7,16 +7,17 @@ from typing import Unpack
 
 from gpunet.autograd import Parameter
 from gpunet.optim.checks import SHARE, check_numbers
-from gpunet.optim.optimizer import Group, Optimizer, Shared
+from gpunet.optim.groups import Group, Shared
+from gpunet.optim.optimizer import Optimizer
 
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.
 
     Args:
-        parameters: as for `Optimizer`.
+        params: parameters, or groups of them: see `Optimizer`.
         lr: learning rate.
-        momentum: share of the last velocity that is kept (Polyak 1964), 0 to 1.
+        momentum: share of the last velocity that is kept (Polyak 1964), from 0 to below 1.
         nesterov: look ahead along the velocity (Sutskever et al. 2013, section 2).
         shared: see `Shared`.
     """
@@ -25,17 +26,17 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] | Iterable[Group],
+        params: Iterable[Parameter] | Iterable[Group],
         lr: float,
         *,
         momentum: float = 0.0,
         nesterov: bool = False,
         **shared: Unpack[Shared],
     ):
-        super().__init__(parameters, shared, lr=lr, momentum=momentum, nesterov=nesterov)
+        super().__init__(params, shared, lr=lr, momentum=momentum, nesterov=nesterov)
 
     def slots(self) -> tuple[str, ...]:
-        """None, unless a group has momentum."""
+        """The momentum, if a group has one."""
         return super().slots() if any(group["momentum"] for group in self.groups) else ()
 
     def check(self, group: Group) -> None:
@@ -43,7 +44,7 @@ class SGD(Optimizer):
         super().check(group)
         check_numbers(self.name, group, SHARE, "momentum")
         if group["nesterov"] and not group["momentum"]:
-            raise ValueError("SGD: nesterov takes a momentum above 0")
+            raise ValueError("SGD: nesterov needs a momentum above 0")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""

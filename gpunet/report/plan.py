@@ -99,7 +99,7 @@ def plan(
     loss: Loss = F.cross_entropy,
     optimizer: MakeOptimizer | None = None,
     backend: str | Backend | None = None,
-    precision: str = "ieee",
+    precision: str = "float32",
 ) -> Plan:
     """Run one step on random inputs, and list the kernels that it launches.
 

@@ -1,10 +1,9 @@
-"""Training: ``from gpunet import Trainer``, and its callbacks and metrics in ``gpunet.train``."""
+"""Training: the `Trainer` (also ``from gpunet import Trainer``), its callbacks and its metrics."""
 
-from gpunet.train.callbacks import BestCheckpoint, Callback, CSVLogger, EarlyStopping, LearningRateMonitor
-from gpunet.train.control import SkipStep, StopEpoch, StopTraining
+from gpunet.train.callbacks import BestCheckpoint, CSVLogger, EarlyStopping, LearningRateMonitor, ProgressBar
 from gpunet.train.history import History
+from gpunet.train.hooks import Callback, SkipStep, StopEpoch, StopTraining
 from gpunet.train.metrics import F1, Accuracy, ConfusionMatrix, Metric, Precision, Recall, TopK
-from gpunet.train.progress import ProgressBar
 from gpunet.train.trainer import Trainer
 
 __all__ = [

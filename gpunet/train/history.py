@@ -1,4 +1,4 @@
-"""What training measured: a row an epoch."""
+"""What training measured, with one row for each epoch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.interop.files import write_whole
+from gpunet.files import write_whole
 from gpunet.interop.plain import plain_number
 
 
 class History:
-    """Rows of numbers, one a finished epoch: by column, ``history["loss"][-1]``, or by epoch, ``history.rows[-1]``.
+    """The numbers of each finished epoch.
+
+    ``history["loss"][-1]`` takes them by column, ``history.rows[-1]`` by epoch.
 
     Attributes:
-        rows: a dict an epoch, in order.
-        interrupted: whether Ctrl-C ended the last fit; the epoch it ended in has no row.
+        rows: a dict for each epoch, in order.
+        interrupted: whether Ctrl-C ended the last fit; the epoch in which it did has no row.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, float]] = ()) -> None:
@@ -30,28 +32,31 @@ class History:
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns, in the order in which they came up."""
+        """The names of all columns, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def __len__(self) -> int:
-        """Finished epochs."""
+        """How many epochs are finished."""
         return len(self.rows)
 
     def __contains__(self, column: object) -> bool:
         return column in self.columns
 
     def __getitem__(self, column: str) -> list[float]:
-        """A number an epoch; NaN where the epoch has none."""
+        """The number of each epoch; NaN where an epoch has none."""
         if column not in self:
             raise KeyError(f"history: no column {column!r}; it has {', '.join(self.columns) or 'no rows yet'}")
         return [row.get(column, nan) for row in self.rows]
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add an epoch, with NumPy's numbers as Python's."""
+        """Add an epoch; NumPy's numbers become Python's."""
         self.rows.append({name: plain_number(value) for name, value in row.items()})
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a header and a line an epoch; what an epoch does not have stays empty. The file is always a whole one."""
+        """Write a header and a line for each epoch, with empty fields where an epoch has no number.
+
+        The file is written under another name and then renamed, so it is always complete.
+        """
         file = io.StringIO()
         writer = csv.DictWriter(file, self.columns, lineterminator="\n")
         writer.writeheader()
@@ -64,13 +69,13 @@ class History:
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What can stand in a history: no arrays; NumPy's numbers as Python's."""
+    """The values that can stand in a history: no arrays; NumPy's numbers become Python's."""
     plain = {name: plain_number(value) for name, value in values.items()}
     return {name: value for name, value in plain.items() if np.ndim(value) == 0}
 
 
 def describe(row: Mapping[str, float]) -> str:
-    """A row in one line: rates as percentages, time in seconds, losses with four digits."""
+    """A row as a line of text: shares as percentages, time in seconds, losses with four digits."""
     return "  ".join(_formatted(name, value) for name, value in row.items() if name != "epoch")
 
 

@@ -1,4 +1,7 @@
-"""Metrics: small accumulators, weighted by rows, so that a smaller last batch counts for less."""
+"""Metrics, which add up over batches.
+
+A batch counts by its rows, so a smaller last batch counts for less.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +11,37 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpunet.train.step import StepResult
+
 
 class Metric(Protocol):
-    """What a Trainer takes as a metric. A metric whose value is an array is left out of the history's columns."""
+    """What a Trainer takes as a metric; one whose value is an array gets no column in a history."""
 
     name: str
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget all batches."""
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Take up a batch on the host: logits (…, K), integer labels (…)."""
+        """Add a batch on the host: logits (…, K), integer labels (…)."""
 
     @property
     def value(self) -> Any:
-        """A number, or an array, over all batches since `reset`."""
+        """A number or an array, over all batches since `reset`."""
 
 
 class Mean:
-    """A weighted mean of numbers; NaN before the first."""
+    """A weighted mean of numbers; NaN before the first number."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget all batches."""
         self.total, self.weight = 0.0, 0.0
 
     def update(self, value: float, weight: float) -> None:
-        """Take up a value that stands for `weight` rows."""
+        """Add a value that counts `weight` times."""
         self.total += value * weight
         self.weight += weight
 
@@ -47,7 +52,7 @@ class Mean:
 
 
 class _Share:
-    """Share of the labels that are hit, whatever the logits' leading axes: images, or pixels of images."""
+    """The share of labels that are hit, of images or of pixels."""
 
     name: str
 
@@ -56,17 +61,17 @@ class _Share:
         self._mean = Mean()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget all batches."""
         self._mean.reset()
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Take up a batch: logits (…, K), integer labels (…)."""
+        """Add a batch: logits (…, K), integer labels (…)."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         if len(flat):
             self._mean.update(float(self.hits(rows, flat).mean()), len(flat))
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Which of labels (R,) are hit by logits (R, K), bool (R,)."""
+        """Which of the labels (R,) the logits (R, K) hit, bool (R,)."""
         raise NotImplementedError
 
     @property
@@ -76,7 +81,9 @@ class _Share:
 
 
 class Accuracy(_Share):
-    """Share of labels whose logit is the first largest; of pixels for logits (N, H, W, K) and labels (N, H, W).
+    """The share of labels whose logit is the first largest.
+
+    It counts pixels for logits (N, H, W, K) and labels (N, H, W).
 
     Args:
         ignore_index: a label that does not count.
@@ -88,16 +95,16 @@ class Accuracy(_Share):
         super().__init__(ignore_index)
 
     def count(self, correct: int, labels: int) -> None:
-        """Take up a batch that has been counted: how many labels were hit, of how many."""
+        """Add a batch of which the hits have been counted: `correct` of so many labels."""
         self._mean.update(correct / labels, labels)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether the first largest logit is the label's; never where one is NaN."""
+        """Whether the first largest logit is the label's; never where a logit is NaN."""
         return (logits.argmax(axis=-1) == labels) & ~np.isnan(logits).any(axis=-1)
 
 
 class TopK(_Share):
-    """Share of labels among the `k` largest logits; of equal logits the first counts as larger.
+    """The share of labels among the `k` largest logits; of equal ones the first counts as larger.
 
     Args:
         k: how many guesses are allowed.
@@ -111,7 +118,7 @@ class TopK(_Share):
         super().__init__(ignore_index)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Whether fewer than k logits stand before the label's; never where the label's is NaN."""
+        """Whether fewer than k logits are larger than the label's; never where that is NaN."""
         classes = logits.shape[-1]
         if self.k > classes:
             raise ValueError(f"{self.name}: logits have only {classes} classes")
@@ -124,7 +131,7 @@ class ConfusionMatrix:
     """How often each class was taken for each: value[label, guess], int64 (K, K).
 
     Args:
-        classes: K; that of the first logits if None.
+        classes: K; taken from the first logits if None.
         ignore_index: a label that does not count.
     """
 
@@ -135,7 +142,7 @@ class ConfusionMatrix:
         self.reset()
 
     def reset(self) -> None:
-        """Start anew."""
+        """Forget all batches."""
         self.matrix = np.zeros((self.classes or 0,) * 2, np.int64)
 
     @property
@@ -144,7 +151,7 @@ class ConfusionMatrix:
         return self.matrix
 
     def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Take up a batch: logits (…, K), integer labels (…)."""
+        """Add a batch: logits (…, K), integer labels (…)."""
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         classes = rows.shape[-1]
         if not self.matrix.size:
@@ -156,14 +163,16 @@ class ConfusionMatrix:
 
 
 class ByClass(ConfusionMatrix):
-    """A number for each class, from the confusion matrix.
+    """A number for each class, computed from the confusion matrix, and averages of these numbers.
+
+    A share of nothing is 0, such as the precision of a class that was never guessed (scikit-learn's
+    zero_division=0). Before the first label the averages are NaN.
 
     Args:
-        average: "macro", the mean over the classes that occur among the labels or the guesses; "micro", of all classes' counts
-            together, which where each label has one guess is the accuracy; None for an array, one number for each class.
+        average: "macro" for the mean over the classes that occur among the labels or the guesses;
+            "micro" for one number from the counts of all classes together, which is the accuracy
+            where each label has one guess; None for an array with one number for each class.
         classes, ignore_index: as for `ConfusionMatrix`.
-    A share of nothing is 0, such as the precision of a class that was never guessed (scikit-learn's zero_division=0). Before
-    the first label the averages are NaN.
     Raises:
         ValueError: another average.
     """
@@ -193,12 +202,12 @@ class ByClass(ConfusionMatrix):
         return float(self._shares(hits, labels, guesses)[labels + guesses > 0].mean())
 
     def _shares(self, hits: Any, labels: Any, guesses: Any) -> Any:
-        """From how often a class was hit, was the label and was guessed."""
+        """The number of each class, from how often it was hit, was the label, and was guessed."""
         raise NotImplementedError
 
 
 class Precision(ByClass):
-    """Share of the guesses of a class that are right: hits / guesses. Arguments as for `ByClass`."""
+    """The share of a class's guesses that are right: hits / guesses. Arguments as for `ByClass`."""
 
     _word = "precision"
 
@@ -207,7 +216,7 @@ class Precision(ByClass):
 
 
 class Recall(ByClass):
-    """Share of the labels of a class that are found: hits / labels. Arguments as for `ByClass`."""
+    """The share of a class's labels that are found: hits / labels. Arguments as for `ByClass`."""
 
     _word = "recall"
 
@@ -216,7 +225,7 @@ class Recall(ByClass):
 
 
 class F1(ByClass):
-    """Harmonic mean of precision and recall: 2 hits / (labels + guesses). Arguments as for `ByClass`."""
+    """The harmonic mean of precision and recall: 2 hits / (labels + guesses), see `ByClass`."""
 
     _word = "f1"
 
@@ -224,18 +233,47 @@ class F1(ByClass):
         return 2 * hits / np.maximum(labels + guesses, 1)
 
 
-def make_metrics(metrics: Sequence[str | Metric]) -> list[Metric]:
-    """Metrics of names and of objects, which are taken as they are.
+class EpochMeter:
+    """Measures the loss and the metrics of one pass over a loader.
 
-    Names are "accuracy", "top5" for any number, "confusion"; "precision", "recall" and "f1" for the mean over classes, each
-    also with "_micro" for all classes together and "_by_class" for an array.
+    Attributes:
+        rows: how many rows have been measured.
+    """
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self.metrics, self._loss, self.rows = metrics, Mean(), 0
+        for metric in metrics:
+            metric.reset()
+
+    def update(self, result: StepResult) -> None:
+        """Add a batch."""
+        self.rows += result.rows
+        self._loss.update(result.loss, result.rows if result.label_weight is None else result.label_weight)
+        for metric in self.metrics:
+            if result.correct is not None and isinstance(metric, Accuracy):
+                metric.count(*result.correct)
+            elif result.logits is not None:
+                metric.update(result.logits, result.labels)
+
+    def values(self) -> dict[str, Any]:
+        """The loss and the metrics by name."""
+        ignored = self.rows and not self._loss.weight  # all labels, so the loss is 0, as for a batch
+        return {"loss": 0.0 if ignored else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
+
+
+def make_metrics(metrics: Sequence[str | Metric]) -> list[Metric]:
+    """Make metrics from names; objects are taken as they are.
+
+    The names are "accuracy", "confusion" and "top5", with any number; and "precision", "recall" and
+    "f1" for means over classes, each also with "_micro" for all classes together and with
+    "_by_class" for an array.
     """
     if isinstance(metrics, str):
         raise TypeError(f"Trainer: metrics takes a list, got the name {metrics!r}; write [{metrics!r}]")
-    return [_made(metric) for metric in metrics if metric != "loss"]  # the loss is always measured
+    return [_make_metric(metric) for metric in metrics if metric != "loss"]  # the loss is always measured
 
 
-def _made(metric: str | Metric) -> Metric:
+def _make_metric(metric: str | Metric) -> Metric:
     if not isinstance(metric, str):
         missing = [name for name in ("name", "reset", "update", "value") if not hasattr(metric, name)]
         if missing:
@@ -257,8 +295,10 @@ def _made(metric: str | Metric) -> Metric:
 
 
 def _rows(name: str, logits: np.ndarray, labels: np.ndarray, ignore_index: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (R, K) and labels (R,) of logits (…, K) and labels (…), without the labels to ignore; of soft ones (…, K) the
-    largest."""
+    """Flatten logits (…, K) and labels (…) to (R, K) and (R,), and leave out the labels to ignore.
+
+    Of soft labels (…, K) the largest is taken.
+    """
     soft = labels.dtype.kind == "f" and labels.shape == logits.shape and logits.shape[-1] > 1
     if soft and np.allclose(labels.sum(axis=-1), 1):
         labels = labels.argmax(axis=-1)

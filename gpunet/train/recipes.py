@@ -13,8 +13,8 @@ import numpy as np
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
 from gpunet.backends.contract.backend import Backend
-from gpunet.data.folders import match_classes, split_folders
-from gpunet.data.standard import Root
+from gpunet.data.readers.download import Root
+from gpunet.data.readers.folders import match_classes, split_folders
 from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
 
@@ -132,8 +132,8 @@ def load_splits(
     """What to train, to validate and to test on: a public data set by name, or a folder.
 
     A folder holds ``CLASS/``, or splits ``train/CLASS/``, ``valid/CLASS/`` and ``test/CLASS/`` (see
-    `data.folders.split_folders`), whose classes are matched by name to those of the training images. If there is no test
-    split, a fifth of the training images of each class is held out for it, by their names (see `data.stable_split`).
+    `data.readers.folders.split_folders`), whose classes are matched by name to those of the training images. If there is no
+    test split, a fifth of the training images of each class is held out for it, by their names (see `data.stable_split`).
 
     Args:
         root: where public data sets are, see `gpunet.data`.
@@ -204,7 +204,7 @@ def load_test(
 
 
 def _public(name: str, split: str, root: Root) -> data.ArrayDataset:
-    made: data.ArrayDataset = getattr(data, name)(split, **({} if name == "digits" else {"root": root}))
+    made: data.ArrayDataset = getattr(data, name)(split=split, **({} if name == "digits" else {"root": root}))
     return made
 
 
@@ -240,7 +240,7 @@ def make_loaders(recipe: Recipe, train: Any, *others: Any, backend: Backend | No
     """
     normalize = data.Normalize(recipe.mean, recipe.std)
     steps: list[data.Transform] = [data.RandomShift(recipe.shift)] if recipe.shift else []
-    steps += [data.RandomFlip()] if recipe.flip else []
+    steps += [data.RandomHorizontalFlip()] if recipe.flip else []
     make = data.DataLoader if backend is None else partial(data.DeviceLoader, backend=backend)
     first = make(train, recipe.batch_size, shuffle=True, transform=data.Compose([*steps, normalize]))
     return first, *(make(each, 256, transform=normalize) for each in others)
@@ -261,10 +261,11 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> optim.
 def make_schedule(recipe: Recipe, optimizer: optim.Optimizer, steps: int) -> Schedule:
     """The recipe's schedule over `steps` steps of all epochs."""
     if recipe.schedule == "onecycle":
-        return optim.OneCycleLR(optimizer, steps)
+        rates = [group["lr"] for group in optimizer.groups]
+        return optim.OneCycleLR(optimizer, rates, steps, final_div_factor=400)
     if recipe.schedule == "cosine":
-        return optim.CosineLR(optimizer, steps)
-    return optim.ConstantLR(optimizer)
+        return optim.CosineAnnealingLR(optimizer, steps)
+    return optim.ConstantLR(optimizer, factor=1.0)
 
 
 def make_loss(recipe: Recipe) -> Loss:

@@ -13,8 +13,8 @@ import numpy as np
 from gpunet import functional as F
 from gpunet import nn, optim
 from gpunet.data import Normalize
-from gpunet.data.folders import check_readable, image_files
-from gpunet.data.images import SUFFIXES, read_image
+from gpunet.data.readers.folders import check_readable, image_files
+from gpunet.data.readers.images import SUFFIXES, read_image
 from gpunet.interop import load_weights, read_metadata
 from gpunet.tensors import tensor
 from gpunet.train.recipes import Recipe, make_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from contextlib import closing, nullcontext
 from copy import deepcopy
 from time import perf_counter
@@ -15,70 +15,82 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
+from gpunet.cuda.capture import Recorder
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.nn.module import in_eval_mode
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule, sought
 from gpunet.precision import stored_dtype
-from gpunet.train.callbacks import Hooks
-from gpunet.train.captured import STEPS, CapturedStep
-from gpunet.train.control import Interrupt, SkipStep, StopEpoch, StopTraining, watching
+from gpunet.train.batches import Loader, batch_groups, open_batches, set_epoch
+from gpunet.train.callbacks import ProgressBar
+from gpunet.train.capture import CapturedStep
+from gpunet.train.checks import check_count, check_loader, check_parameters, check_parts, make_recorder
+from gpunet.train.eager import EagerStep
 from gpunet.train.history import History, numbers_of
-from gpunet.train.metrics import Accuracy, Mean, Metric, make_metrics
-from gpunet.train.options import check_average, check_loader, check_owner, make_recorder
-from gpunet.train.progress import ProgressBar
-from gpunet.train.step import EagerStep, Loss, Measured, StepFunction, begin_epoch, blocks, opened
+from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
+from gpunet.train.interrupt import Interrupt, watch_interrupts
+from gpunet.train.metrics import Accuracy, EpochMeter, Metric, make_metrics
+from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
-Loader = Iterable[Any]
-"""Batches, tuples of arrays (images first): a `DataLoader`, or a list of batches."""
+STEPS_PER_GRAPH = 16
+"""How many steps one graph holds at most, where no hook is called around each step."""
 
 
 class Trainer:
-    """Trains a model, step by step; what it does is decided by the seed alone.
+    """Trains a model step by step; the seed alone decides the result.
 
-    Each epoch sets ``loader.epoch``, each step ``random.begin_step``, so that equal seeds give equal weights, bit for
-    bit, also where training goes on in a second `fit`, or from a checkpoint.
+    Each epoch sets ``loader.epoch``, and each step calls ``random.begin_step``. So equal seeds give
+    equal weights, bit for bit, also where training goes on in a second `fit` or from a checkpoint.
 
     Args:
         model: moved to `backend`, together with the optimizer's state.
         optimizer: of the model's parameters.
-        loss: ``loss(model(x), y)``, a tensor of one element, for a batch (x, y): a mean over rows, whose mean over batches is
-            weighted by their rows; or a cross entropy of gpunet's with ignore_index or class weights, returned as it is, by
-            the labels' weights. So the loss over a data set does not depend on the batch size.
-        metrics: "accuracy", "top5" (any number), "confusion", "precision", "recall", "f1" (each also with "_micro" and
-            "_by_class"), or `Metric` objects; the loss is always measured. If None, accuracy, or nothing where there is a
-            `step`.
-        step: ``step(model, batch)``, the loss of a batch of any arrays, in place of `loss`. Floats come as tensors on
-            the backend, integers as host arrays, which operations check and move. Metrics are not available then, for
-            they take logits.
-        schedule: stepped after each step of the optimizer; a `ReduceLROnPlateau` after each epoch, with its `monitor`.
+        loss: computes ``loss(model(x), y)``, a tensor of one element, for a batch (x, y). It is a
+            mean over rows, whose mean over batches is weighted by their rows. Where it returns
+            gpunet's cross entropy with ignore_index or class weights, unchanged, batches are
+            weighted by the weights of their labels instead. So the loss over a data set does not
+            depend on the batch size.
+        metrics: "accuracy", "top5" (with any number), "confusion", "precision", "recall", "f1" (the
+            last three also with "_micro" and "_by_class"), or `Metric` objects; the loss is always
+            measured. If None, accuracy, or nothing if there is a `loss_step`.
+        loss_step: computes ``loss_step(model, batch)`` for a batch of any arrays, in place of
+            `loss`. Floats come as tensors on the backend; integers come as host arrays, which
+            operations check and move. Metrics need logits, so there are none then.
+        schedule: stepped after each step of the optimizer; a `ReduceLROnPlateau` after each epoch,
+            with its `monitor`.
         backend: as for `get_backend`.
-        precision: "ieee", float32 throughout; or, on CUDA, "bfloat16" or "float16", in which images, activations and their
-            gradients are stored, while sums, losses, parameters and statistics stay float32. Losses are scaled in float16,
-            see `Optimizer.scale_losses`. Evaluation and prediction compute the same way, and give float32.
-        capture: whether a GPU's step is recorded as a CUDA graph, see `train.captured`: True raises where it cannot be,
-            "auto" then warns and runs it eagerly, as NumPy does; the numbers are the same. A replay runs no Python: in a
-            `loss` or `step` of your own, what it reads of Python's numbers is frozen, and integers come as the device's
-            int32 arrays. Without hooks around each step, 16 steps are one graph, and Ctrl-C waits for its end.
-        accumulate: how many batches an update takes, so that a big one need not fit into memory: their gradients are added up,
-            each times its share of the rows, or of the labels' weights where the loss is gpunet's cross entropy with
-            ignore_index or class weights. So they are those of one batch of all the rows, but for batch norm, which sees each
-            by itself; for a loss that divides by something else in each batch, as Dice does, only about those. A schedule
-            then steps once for so many batches, and hooks around steps are called around them all.
-        average: of this model and optimizer. `fit` validates with the averages, so that `EarlyStopping` and `BestCheckpoint`
-            go by them (as Lightning and timm do); they are saved and loaded with checkpoints. The model itself keeps the
-            weights that are trained: `evaluate` and `predict` use the averages inside ``average.applied()``.
-        callbacks: see `train.callbacks`.
-        progress: whether to show a bar, and print a line an epoch.
+        precision: "float32"; or, on CUDA, "bfloat16" or "float16", in which images, activations and
+            their gradients are stored, while sums, losses, parameters and statistics stay float32.
+            In float16 losses are scaled, see `Optimizer.scale_losses`. Evaluation and prediction
+            compute in the same precision and return float32.
+        capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`. If it cannot
+            be captured, True raises, and "auto" warns and runs the step eagerly, as NumPy does. The
+            numbers are the same. A replay runs no Python: Python numbers that a `loss` or a
+            `loss_step` of your own reads are frozen, and it gets integers as int32 arrays of the
+            device. Without hooks around each step, a graph holds 16 steps, and Ctrl-C waits for its
+            end.
+        batches_per_update: how many batches one update takes, so that a big batch need not fit into
+            memory. Their gradients are added up, each weighted by its share of the rows, or of the
+            labels' weights where `loss` is so weighted. The sum is the gradient of one batch of all
+            rows, except that batch norm sees each batch by itself, and that it is only close for a
+            loss that divides by something else in each batch, such as Dice. A schedule then steps
+            once for these batches, and hooks around a step are called around all of them.
+        average: of this model and optimizer. `fit` validates with the averages, so `EarlyStopping`
+            and `BestCheckpoint` go by them (as in Lightning and timm), and checkpoints hold them.
+            The model itself keeps the trained weights: `evaluate` and `predict` use the averages
+            inside ``average.applied()``.
+        callbacks: see `train.hooks`.
+        progress: whether to show a bar, and to print a line for each epoch.
     Attributes:
         history: of all fits, see `History`.
-        epoch: finished epochs; that of the running epoch, counted from 0.
-        step: position of the running step in its epoch, from 0; `steps`: their number, None if unknown.
-        columns: names that the history's rows will have; set by `fit`.
-        last_epoch: epochs that will be finished when `fit` ends.
+        epoch: how many epochs are finished, which is the number of the running epoch, from 0.
+        step: the position of the running step in its epoch, from 0.
+        steps: how many steps the epoch has; None if that is unknown.
+        columns: the names that the rows of the history will have; set by `fit`.
+        last_epoch: how many epochs will be finished when `fit` ends.
     Raises:
-        ValueError, TypeError: what does not fit together, before anything is changed.
+        ValueError, TypeError: arguments that do not fit together, before anything is changed.
     """
 
     def __init__(
@@ -88,88 +100,100 @@ class Trainer:
         *,
         loss: Loss = F.cross_entropy,
         metrics: Sequence[str | Metric] | None = None,
-        step: StepFunction | None = None,
+        loss_step: LossStep | None = None,
         schedule: Schedule | ReduceLROnPlateau | None = None,
         backend: str | Backend = "auto",
-        precision: str = "ieee",
+        precision: str = "float32",
         capture: bool | str = "auto",
-        accumulate: int = 1,
+        batches_per_update: int = 1,
         average: ExponentialMovingAverage | None = None,
         callbacks: Sequence[Any] = (),
         progress: bool = True,
     ) -> None:
-        if step is not None and metrics:
-            raise ValueError("Trainer: metrics take logits, which a step= of your own does not give; pass metrics=[]")
+        if loss_step is not None and metrics:
+            raise ValueError(
+                "Trainer: metrics take logits, which a loss_step= of your own does not give; pass metrics=[]"
+            )
         if metrics is None:
-            metrics = () if step is not None else ("accuracy",)
+            metrics = () if loss_step is not None else ("accuracy",)
         self.metrics = make_metrics(metrics)
-        check_owner(model, optimizer)
-        if schedule is not None and schedule.optimizer is not optimizer:
-            raise ValueError("Trainer: schedule is of another optimizer")
-        if average is not None:
-            check_average(model, optimizer, average)
+        check_parts(model, optimizer, schedule, average)
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = make_recorder(capture, self.backend)
-        if not isinstance(accumulate, int | np.integer) or accumulate < 1:
-            raise ValueError(f"Trainer: accumulate is {accumulate!r} but must be an integer of at least 1")
+        check_count("batches_per_update", batches_per_update)
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
         self.average = average
         if dtype is not None:
             optimizer.compute_in(dtype)
-        by_step = None if isinstance(schedule, ReduceLROnPlateau) else schedule
-        eager = EagerStep(
-            model, optimizer,
-            loss=loss, function=step, schedule=by_step, keep_logits=bool(self.metrics), dtype=dtype,
-            accumulate=int(accumulate),
-        )  # fmt: skip
-        self._step: EagerStep | CapturedStep = eager
-        if recorder is not None:
-            self._step = CapturedStep(
-                eager,
-                recorder,
-                most=eager.update * (1 if self._hooks.every_step else STEPS),
-                strict=capture is True,
-                counts=all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics),
-            )
+        self._step = self._make_step(recorder, capture is True, loss, loss_step, dtype, int(batches_per_update))
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
         self.columns: list[str] = []
-        self._meter, self._seconds = _Meter(self.metrics), 0.0
+        self._meter, self._seconds = EpochMeter(self.metrics), 0.0
         self._fitting = False
-        self._paced = schedule if isinstance(schedule, Schedule) else None  # by steps
-        self._began: int | None = None  # step of the schedule at which the running epoch began
+        self._epoch_start: int | None = None
+        """The step of the schedule at which the running epoch began."""
+
+    def _make_step(
+        self,
+        recorder: Recorder | None,
+        strict: bool,
+        loss: Loss,
+        loss_step: LossStep | None,
+        dtype: str | None,
+        batches_per_update: int,
+    ) -> TrainingStep:
+        """The eager step, or the captured one if there is a recorder; `strict` as there."""
+        eager = EagerStep(
+            self.model, self.optimizer, loss=loss, loss_step=loss_step,
+            schedule=None if isinstance(self.schedule, ReduceLROnPlateau) else self.schedule,
+            keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=batches_per_update,
+        )  # fmt: skip
+        if recorder is None:
+            return eager
+        updates = 1 if self._hooks.every_step else STEPS_PER_GRAPH
+        only_accuracy = all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics)
+        return CapturedStep(
+            eager, recorder, max_batches=updates * batches_per_update, strict=strict, count_correct=only_accuracy
+        )
 
     # ---- the three things it does
 
     def fit(self, train_loader: Loader, epochs: int, valid: Loader | None = None) -> History:
         """Train for `epochs` more epochs.
 
-        A first Ctrl-C ends it after the running step, with ``history.interrupted`` set; a second raises at once. An epoch that
-        did not end, for whatever reason, gets no row and is not counted: the schedule goes back to where the epoch began, so
-        that the next fit, or one from a checkpoint, which runs the epoch again, ends with as many steps of the schedule as a
-        fit without a break. The weights, and what the optimizer counts and averages, keep what the epoch's steps have done.
+        The first Ctrl-C ends training after the running step, with ``history.interrupted`` set; a
+        second one raises at once. An epoch that does not end, for whatever reason, gets no row and
+        is not counted, and the schedule goes back to where the epoch began. So the next fit, or one
+        from a checkpoint, runs the epoch again and ends with as many steps of the schedule as a fit
+        without a break. The weights, and what the optimizer counts and averages, keep what the
+        epoch's steps have done.
 
         Args:
-            train_loader: batches (x, y), or what `step` takes; its `epoch` is set before each epoch, if it has one.
+            train_loader: gives batches (x, y), or what `loss_step` takes. Its `epoch` is set before
+                each epoch, if it has one.
             epochs: at least 1.
-            valid: batches to evaluate after each epoch, with the averages if there are, for the columns ``valid_loss``, ….
+            valid: batches to evaluate after each epoch, with the averages if there are any, for the
+                columns ``valid_loss`` and so on.
         Returns:
-            The history of this and all earlier fits, with columns epoch, loss, the metrics', valid_…, lr (of the last
-            step), seconds, images_per_second (of the training steps).
+            The history of this and all earlier fits, with the columns epoch, loss, those of the
+            metrics, valid_…, lr (of the last step), seconds, and images_per_second (of the training
+            steps).
         Raises:
-            FloatingPointError: the loss is not finite; names epoch and step. That step changed nothing.
-            RuntimeError: averages are applied; a hook of this fit calls it; a hook raises what means nothing there.
+            FloatingPointError: the loss is not finite; names the epoch and the step, which changed
+                nothing.
+            RuntimeError: averages are applied; a hook of this fit calls it; or a hook raises an
+                exception that is an error there.
         """
         if self._fitting:
             raise RuntimeError(
                 "Trainer: fit is running; its hooks may call evaluate and predict, or fit of another Trainer"
             )
         self.optimizer.check_own_values("a step")
-        if not isinstance(epochs, int | np.integer) or epochs < 1:
-            raise ValueError(f"Trainer: epochs is {epochs!r} but must be an integer of at least 1")
+        check_count("epochs", epochs)
         check_loader("train_loader", train_loader)
         if valid is not None:
             check_loader("valid", valid)
@@ -181,7 +205,7 @@ class Trainer:
         interrupt = Interrupt()
         try:
             self._fitting = True
-            with interrupt, self._step.running():
+            with interrupt, self._step.session():
                 self._run_fit(train_loader, valid, interrupt)
         finally:
             self._fitting = False
@@ -189,24 +213,22 @@ class Trainer:
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, Any]:
-        """The loss and the metrics over a loader's batches, by name, with the model in inference mode.
+        """The loss and the metrics over a loader's batches, by name, in inference mode.
 
-        In a hook, the metrics of the running epoch stay as they are: copies measure, so that what they measured is in the
-        result alone.
+        In a hook, copies of the metrics measure, so that those of the running epoch do not change.
         """
         check_loader("loader", loader)
-        metrics = (
-            deepcopy(self.metrics) if self._fitting else self.metrics
-        )  # a hook's, beside those of the running epoch
-        with watching() as interrupt:
-            return self._evaluate("loader", loader, interrupt, _Meter(metrics))
+        metrics = deepcopy(self.metrics) if self._fitting else self.metrics
+        with watch_interrupts() as interrupt:
+            return self._evaluate("loader", loader, interrupt, metrics)
 
     def predict(self, data: Loader | np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
         """The model's outputs, in inference mode.
 
         Args:
-            data: batches (x, …), of which x is used, in the loader's order; or all of x in one array of floats (N, …).
-            batch_size: images at a time where `data` is an array.
+            data: batches (x, …), of which x is used, in the loader's order; or all x in one array of
+                floats (N, …).
+            batch_size: how many images are taken at a time from an array.
         Returns:
             (N, …) on the host.
         """
@@ -215,7 +237,7 @@ class Trainer:
             data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
         check_loader("data", data)
         outputs = []
-        with watching() as interrupt, in_eval_mode(self.model), opened(data) as batches:
+        with watch_interrupts() as interrupt, in_eval_mode(self.model), open_batches(data) as batches:
             for batch in batches:
                 outputs.append(self._step.predict(batch))
                 interrupt.check()
@@ -226,18 +248,19 @@ class Trainer:
     # ---- checkpoints
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint from which training goes on exactly: model, optimizer, schedule, history, seed.
+        """Write a checkpoint from which training goes on exactly.
 
-        One that a hook writes within an epoch goes on from that epoch's start: it has the schedule there, and the weights of
-        now.
+        It holds the model, the optimizer, the schedule, the averages, the history and the seed. One
+        that a hook writes within an epoch has the weights of that moment, but the schedule of the
+        start of the epoch, where training goes on.
         """
         training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
         metadata = {**(metadata or {}), "training": training}
-        with sought(self._paced, self._began):
+        with sought(self._step_schedule, self._epoch_start):
             save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Go on from a checkpoint that `save` wrote: also the seed is set to the checkpoint's. -> its metadata."""
+        """Go on from a checkpoint that `save` wrote, with its seed -> its metadata."""
         metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule, self.average)
         if training := metadata.pop("training", None):
             random.seed(training["seed"])
@@ -248,10 +271,18 @@ class Trainer:
 
     @property
     def running(self) -> dict[str, Any]:
-        """Means over the steps of the running epoch so far: loss, metrics that are numbers, images_per_second."""
+        """Means over the steps of the running epoch so far.
+
+        These are the loss, the metrics that are numbers, and images_per_second.
+        """
         return {**numbers_of(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
 
     # ---- one epoch
+
+    @property
+    def _step_schedule(self) -> Schedule | None:
+        """The schedule if it is stepped after each update, rather than after each epoch."""
+        return self.schedule if isinstance(self.schedule, Schedule) else None
 
     def _run_fit(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         begun = False
@@ -275,11 +306,11 @@ class Trainer:
                 self._hooks.call("after_fit", self)
 
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
-        """An epoch, and its row; or neither row nor count, and the schedule as it was."""
-        epoch, paced = self.epoch, self._paced
-        before = self._began = None if paced is None else paced.step_count
+        """Run an epoch and append its row; if it does not end, put the schedule back."""
+        epoch, schedule = self.epoch, self._step_schedule
+        start = self._epoch_start = None if schedule is None else schedule.step_count
         try:
-            row = self._measured_epoch(loader, valid, interrupt)
+            row = self._measure_epoch(loader, valid, interrupt)
             interrupt.holding = True
             self.history.append(row)
             self.epoch += 1
@@ -287,82 +318,87 @@ class Trainer:
                 self.schedule.step(row[self.schedule.monitor])
         finally:
             interrupt.holding = True
-            if self.epoch == epoch and paced is not None and before is not None and paced.step_count != before:
-                paced.seek(before)
-            self._began = None
+            if self.epoch == epoch and schedule is not None and start is not None and schedule.step_count != start:
+                schedule.seek(start)
+            self._epoch_start = None
             interrupt.holding = False
         self._hooks.call("after_epoch", self)
         interrupt.check()
 
-    def _measured_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> dict[str, Any]:
-        """The steps and the validation of an epoch -> its row."""
+    def _measure_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> dict[str, Any]:
+        """Run the steps and the validation of an epoch -> its row."""
         start = perf_counter()
         self.step, self.steps = 0, len(loader) if isinstance(loader, Sized) else None
-        self._meter, self._seconds = _Meter(self.metrics), 0.0
-        begin_epoch(loader, self.epoch)
+        self._meter, self._seconds = EpochMeter(self.metrics), 0.0
+        set_epoch(loader, self.epoch)
         if valid is not None:
-            begin_epoch(valid, self.epoch)
+            set_epoch(valid, self.epoch)
         self._hooks.call("before_epoch", self)
         self.model.train()
-        begin_epoch(loader, self.epoch)  # a hook may have iterated over it
+        set_epoch(loader, self.epoch)  # again, because a hook may have iterated over it
         rate = self._run_steps(loader, interrupt)
         row = {"epoch": self.epoch + 1, **self.running}
         speed = row.pop("images_per_second")
-        self._check_parameters()
+        check_parameters(self.optimizer, self.epoch + 1)
         if valid is not None:
-            begin_epoch(valid, self.epoch)
-            random.begin_step(self.epoch, self.step + 1)  # for a model that draws in inference too, whatever hooks drew
-            with nullcontext() if self.average is None else self.average.applied():
-                measured = numbers_of(self._evaluate("valid", valid, interrupt, _Meter(self.metrics)))
-            if not np.isfinite(measured["loss"]):
-                raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
-            row |= {f"valid_{name}": value for name, value in measured.items()}
+            row |= self._validate(valid, interrupt)
         return row | {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
 
+    def _validate(self, valid: Loader, interrupt: Interrupt) -> dict[str, Any]:
+        """Evaluate after an epoch, with the averages if there are any -> the columns valid_…."""
+        set_epoch(valid, self.epoch)
+        random.begin_step(self.epoch, self.step + 1)  # hooks may have drawn, and a model may draw in inference
+        with nullcontext() if self.average is None else self.average.applied():
+            measured = numbers_of(self._evaluate("valid", valid, interrupt, self.metrics))
+        if not np.isfinite(measured["loss"]):
+            raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
+        return {f"valid_{name}": value for name, value in measured.items()}
+
     def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
-        """The steps of an epoch -> the learning rate of the last one."""
-        rate, start, done = self.optimizer.groups[0]["lr"], perf_counter(), 0
+        """Run the steps of an epoch -> the learning rate of the last one."""
+        rate, start, taken = self.optimizer.groups[0]["lr"], perf_counter(), 0
         try:
-            with closing(blocks(loader, self._step.most, self._step.update)) as found:
-                for batches in found:
+            with closing(batch_groups(loader, self._step.max_batches, self._step.batches_per_update)) as groups:
+                for batches in groups:
                     interrupt.check()
-                    self.step, done = done, done + len(batches)
+                    self.step, taken = taken, taken + len(batches)
                     random.begin_step(self.epoch, self.step)
-                    hooks = perf_counter()  # whose time, of an evaluation say, is not the steps'
+                    hook_start = perf_counter()  # the time of hooks does not count as the steps'
                     try:
                         self._hooks.call("before_step", self)
                     except SkipStep:
                         continue
-                    start += perf_counter() - hooks
+                    start += perf_counter() - hook_start
                     rate = self._train(batches)
-                    hooks = perf_counter()
-                    self._seconds = hooks - start
+                    hook_start = perf_counter()
+                    self._seconds = hook_start - start
                     self._hooks.call("after_step", self)
-                    start += perf_counter() - hooks
+                    start += perf_counter() - hook_start
                     interrupt.check()
         except StopEpoch:
             pass
         if not self._meter.rows:
-            why = "hooks left out every batch" if done else "train_loader gave no batches"
+            why = "hooks left out every batch" if taken else "train_loader gave no batches"
             raise ValueError(f"Trainer: no step was run in epoch {self.epoch + 1}: {why}")
         return rate
 
     def _train(self, batches: Sequence[Any]) -> float:
-        """Steps, of which `step` is the first before and the last after -> the learning rate of the last one."""
-        measured, first = Measured(0.0, 0), self.step
+        """Train on batches, and move `step` to the last -> the learning rate of that step."""
+        result, first = StepResult(0.0, 0), self.step
         try:
-            for measured in self._step.run(batches, self.epoch, self.step):
-                self._meter.update(measured)
+            for result in self._step.run(batches, self.epoch, self.step):
+                self._meter.update(result)
                 self.step += 1
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"Trainer: {error} in epoch {self.epoch + 1}, step {self.step + 1}; nothing was updated"
             ) from None
         self.step = first + len(batches) - 1
-        return measured.rate
+        return result.rate
 
-    def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, meter: _Meter) -> dict[str, Any]:
-        with in_eval_mode(self.model), opened(loader) as batches:
+    def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, metrics: Sequence[Metric]) -> dict[str, Any]:
+        meter = EpochMeter(metrics)
+        with in_eval_mode(self.model), open_batches(loader) as batches:
             for batch in batches:
                 meter.update(self._step.evaluate(batch))
                 interrupt.check()
@@ -370,44 +406,7 @@ class Trainer:
             raise ValueError(f"Trainer: {name} gave no batches")
         return meter.values()
 
-    def _check_parameters(self) -> None:
-        """FloatingPointError where the epoch's last update left a parameter that is not finite: before it is saved.
-
-        So it is where the scale of a loss has fallen below 1: then gradients are not finite whatever it is.
-        """
-        arena = self.optimizer.arena
-        if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
-            raise FloatingPointError(
-                f"Trainer: gradients overflow float16 even with losses scaled by {scale:g}, after epoch {self.epoch + 1}"
-            )
-        with np.errstate(invalid="ignore"):
-            total = arena.backend.sum(arena.data, (0,))
-        if not np.isfinite(arena.backend.to_numpy(total)):
-            raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {self.epoch + 1}")
-
     def _column_names(self, valid: bool) -> list[str]:
-        measured = list(numbers_of(_Meter(self.metrics).values()))
+        measured = list(numbers_of(EpochMeter(self.metrics).values()))
         validated = [f"valid_{name}" for name in measured] if valid else []
         return ["epoch", *measured, *validated, "lr", "seconds", "images_per_second"]
-
-
-class _Meter:
-    """The loss and the metrics of one pass over a loader."""
-
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self.metrics, self._loss, self.rows = metrics, Mean(), 0
-        for metric in metrics:
-            metric.reset()
-
-    def update(self, measured: Measured) -> None:
-        self.rows += measured.rows
-        self._loss.update(measured.loss, measured.rows if measured.weight is None else measured.weight)
-        for metric in self.metrics:
-            if measured.correct is not None and isinstance(metric, Accuracy):
-                metric.count(*measured.correct)
-            elif measured.logits is not None:
-                metric.update(measured.logits, measured.labels)
-
-    def values(self) -> dict[str, Any]:
-        nothing = self.rows and not self._loss.weight  # where all labels are ignored, a batch's loss is 0 too
-        return {"loss": 0.0 if nothing else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}

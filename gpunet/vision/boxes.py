@@ -22,20 +22,21 @@ def areas(boxes: Any) -> np.ndarray:
     return found
 
 
-def iou(a: Any, b: Any) -> np.ndarray:
+def pairwise_iou(a: Any, b: Any) -> np.ndarray:
     """Intersection over union of each of a (…, M, 4) with each of b (…, P, 4) -> (…, M, P); 0 where neither has an area.
 
     A single box (4,) has no axis in the result: of one and P boxes it is (P,), of two boxes ().
     """
-    return _of_pairs("iou", a, b, _iou)
+    return _of_pairs("pairwise_iou", a, b, _iou)
 
 
-def giou(a: Any, b: Any) -> np.ndarray:
-    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of each of a with each of b, -1 to 1; shapes as for `iou`.
+def pairwise_giou(a: Any, b: Any) -> np.ndarray:
+    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of each of a with each of b, -1 to 1; shapes as for
+    `pairwise_iou`.
 
     Of boxes of which the smallest one around both has no area, it is 0.
     """
-    return _of_pairs("giou", a, b, _giou)
+    return _of_pairs("pairwise_giou", a, b, _giou)
 
 
 def shape_iou(a: Any, b: Any) -> np.ndarray:
@@ -82,7 +83,7 @@ def anchors(shapes: Any, count: int, *, rounds: int = 300) -> np.ndarray:
     return centres[np.log(centres).sum(axis=1).argsort(kind="stable")]
 
 
-def suppress(boxes: Any, scores: Any, labels: Any, *, threshold: float = 0.5) -> np.ndarray:
+def nms(boxes: Any, scores: Any, labels: Any, *, iou_threshold: float = 0.5) -> np.ndarray:
     """Non-maximum suppression within each class: positions of the boxes that stay, the highest score first.
 
     A box goes if it overlaps one of its class with a higher score, that stays, by an IoU above the threshold.
@@ -91,16 +92,16 @@ def suppress(boxes: Any, scores: Any, labels: Any, *, threshold: float = 0.5) ->
         boxes: (K, 4).
         scores: (K,) of any real numbers but NaN; equal ones keep their order.
         labels: (K,) of any real numbers but NaN, as a rule whole ones.
-        threshold: from 0 to 1.
+        iou_threshold: from 0 to 1.
     Returns:
         (M,) int64.
     Raises:
         ValueError: other numbers of boxes, scores and labels, NaN, a threshold out of its range.
         TypeError: what is no real number.
     """
-    if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
-        raise ValueError(f"suppress: threshold is {threshold} but must be from 0 to 1")
-    given = np.atleast_2d(real_numbers("suppress", "boxes", boxes, 4))
+    if not isinstance(iou_threshold, Real) or not 0 <= iou_threshold <= 1:
+        raise ValueError(f"nms: iou_threshold is {iou_threshold} but must be from 0 to 1")
+    given = np.atleast_2d(real_numbers("nms", "boxes", boxes, 4))
     ranks, kinds = _one_per_box("scores", scores, given), _one_per_box("labels", labels, given)
     # The stable order of falling scores, without a minus: whole numbers without a sign have none
     order = len(ranks) - 1 - np.argsort(ranks[::-1], kind="stable")[::-1]
@@ -109,7 +110,7 @@ def suppress(boxes: Any, scores: Any, labels: Any, *, threshold: float = 0.5) ->
     for i in range(len(order)):
         if alive[i]:
             rivals = i + 1 + np.flatnonzero(alive[i + 1 :] & (kinds[i + 1 :] == kinds[i]))
-            alive[rivals] = iou(given[i], given[rivals]) <= threshold
+            alive[rivals] = pairwise_iou(given[i], given[rivals]) <= iou_threshold
     return order[alive]
 
 
@@ -147,11 +148,11 @@ def whole_labels(operation: str, labels: Any, boxes: np.ndarray, classes: int, *
 
 def _one_per_box(name: str, given: Any, boxes: np.ndarray) -> np.ndarray:
     """Scores or labels (K,) of boxes (K, 4)."""
-    array = np.atleast_1d(real_array(f"suppress: {name}", given))
+    array = np.atleast_1d(real_array(f"nms: {name}", given))
     if boxes.ndim != 2 or array.shape != boxes.shape[:1]:
-        raise ValueError(f"suppress: takes boxes (K, 4) and {name} (K,), got {boxes.shape} and {array.shape}")
+        raise ValueError(f"nms: takes boxes (K, 4) and {name} (K,), got {boxes.shape} and {array.shape}")
     if (array != array).any():
-        raise ValueError(f"suppress: {name} must not be NaN")
+        raise ValueError(f"nms: {name} must not be NaN")
     return array
 
 

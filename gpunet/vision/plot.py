@@ -61,14 +61,14 @@ def filters(weight: np.ndarray, *, columns: int | None = None, title: str = "Fir
     return figure
 
 
-def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], *, most: int = 12) -> Any:
-    """One image's feature maps: a row a layer, its first `most` channels; layers without pixels as bars.
+def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], *, max_channels: int = 12) -> Any:
+    """One image's feature maps: a row a layer, its first `max_channels` channels; layers without pixels as bars.
 
     Args:
         image: (H, W, C).
         maps: each layer's output for this image, (OH, OW, O) or (O,), as `inspect.feature_maps` gives them for a batch.
     """
-    columns = min(most, max(m.shape[-1] for m in maps.values() if m.ndim == 3)) if _with_pixels(maps) else 1
+    columns = min(max_channels, max(m.shape[-1] for m in maps.values() if m.ndim == 3)) if _with_pixels(maps) else 1
     figure, axes = _figure(len(maps) + 1, columns, 0.85, 0.95, "Feature maps")
     _image(axes[0, 0], image, "image")
     for row, (name, values) in zip(axes[1:], maps.items(), strict=True):

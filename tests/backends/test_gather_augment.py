@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
-from gpunet.backends.contract.augment import Clock
+from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
 from gpunet.random import PURPOSES
 
 
@@ -90,7 +90,8 @@ def test_a_batch_is_its_definition_bit_for_bit(backend, case, count, seed, epoch
     start = part.draw(st.integers(0, len(order)))
     rows = part.draw(st.integers(0, len(order) - start))
     on = backend.asarray
-    x, y = backend.gather_augment(on(images), on(labels), on(order), a, seed=seed, epoch=epoch, start=start, rows=rows)
+    samples = Samples(on(images), on(labels), on(order), a)
+    x, y = backend.gather_augment(samples, BatchRequest(seed, epoch, start, rows))
     x, y, taken = backend.to_numpy(x), backend.to_numpy(y), order[start : start + rows].tolist()
     assert (x.dtype, y.dtype) == (np.float32 if a.mean else np.uint8, np.int32)
     np.testing.assert_array_equal(y, labels[taken])
@@ -105,53 +106,58 @@ ALL = Augmentation(padding=2, border="reflect", random_crop=True, flip="alternat
 
 
 @pytest.fixture
-def data_set(backend, rng):
-    """(images, labels, order) of 23 images on the backend."""
+def samples(backend, rng):
+    """23 images and labels on the backend, in a random order."""
     images, labels = rng.integers(0, 256, (23, 7, 6, 3), dtype=np.uint8), rng.integers(0, 10, 23).astype(np.int32)
-    return tuple(backend.asarray(a) for a in (images, labels, rng.permutation(23).astype(np.int32)))
+    return Samples(*(backend.asarray(a) for a in (images, labels, rng.permutation(23).astype(np.int32))), ALL)
 
 
 @pytest.mark.parametrize("step", [0, 2, 3, 7, 2**64 - 1])
-def test_a_clock_takes_the_place_of_epoch_and_start(backend, data_set, step):
+def test_a_clock_takes_the_place_of_epoch_and_start(backend, samples, step):
     clock = Clock(backend.asarray(np.array([step, 5], np.uint64)), steps=4, stride=6)
-    got = backend.gather_augment(*data_set, ALL, seed=3, epoch=99, start=1, rows=5, clock=clock)
-    expected = backend.gather_augment(*data_set, ALL, seed=3, epoch=5, start=(step % 4) * 6, rows=5)
+    got = backend.gather_augment(samples, BatchRequest(seed=3, epoch=99, start=1, rows=5, clock=clock))
+    expected = backend.gather_augment(samples, BatchRequest(seed=3, epoch=5, start=(step % 4) * 6, rows=5))
     for mine, theirs in zip(got, expected, strict=True):
         np.testing.assert_array_equal(backend.to_numpy(mine), backend.to_numpy(theirs))
 
 
-def test_a_clocks_batch_beyond_the_end_repeats_the_last_position(backend, data_set):
+def test_a_clocks_batch_beyond_the_end_repeats_the_last_position(backend, samples):
     clock = Clock(backend.asarray(np.array([3, 0], np.uint64)), steps=4, stride=6)
-    x, y = (backend.to_numpy(a) for a in backend.gather_augment(*data_set, ALL, seed=3, rows=8, clock=clock))
-    expected, labels = (backend.to_numpy(a) for a in backend.gather_augment(*data_set, ALL, seed=3, start=18, rows=5))
+    x, y = (backend.to_numpy(a) for a in backend.gather_augment(samples, BatchRequest(seed=3, rows=8, clock=clock)))
+    expected, labels = (
+        backend.to_numpy(a) for a in backend.gather_augment(samples, BatchRequest(seed=3, start=18, rows=5))
+    )
     np.testing.assert_array_equal(x, expected[[0, 1, 2, 3, 4, 4, 4, 4]])
     np.testing.assert_array_equal(y, labels[[0, 1, 2, 3, 4, 4, 4, 4]])
 
 
-def test_a_batch_is_written_where_it_is_asked_for(backend, data_set):
+def test_a_batch_is_written_where_it_is_asked_for(backend, samples):
     x, y = backend.full((4, 7, 6, 3), 9.0, np.float32), backend.full((4,), 9, np.int32)
-    got = backend.gather_augment(*data_set, ALL, seed=3, start=2, rows=4, out=(x, y))
+    got = backend.gather_augment(samples, BatchRequest(seed=3, start=2, rows=4), out=(x, y))
     assert got[0] is x
     assert got[1] is y
-    for mine, theirs in zip((x, y), backend.gather_augment(*data_set, ALL, seed=3, start=2, rows=4), strict=True):
+    for mine, theirs in zip(
+        (x, y), backend.gather_augment(samples, BatchRequest(seed=3, start=2, rows=4)), strict=True
+    ):
         np.testing.assert_array_equal(backend.to_numpy(mine), backend.to_numpy(theirs))
 
 
-def test_normalised_images_are_rounded_to_the_dtype_that_is_asked_for(backend, data_set):
-    x, _ = backend.gather_augment(*data_set, ALL, seed=3)
+def test_normalised_images_are_rounded_to_the_dtype_that_is_asked_for(backend, samples):
+    x, _ = backend.gather_augment(samples, BatchRequest(seed=3))
     for dtype in backend.dtypes:
-        got, _ = backend.gather_augment(*data_set, ALL, seed=3, dtype=dtype)
+        got, _ = backend.gather_augment(samples, BatchRequest(seed=3, dtype=dtype))
         assert got.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(backend.to_numpy(got), backend.to_numpy(backend.cast(x, dtype)))
-    pixels, _ = backend.gather_augment(*data_set, replace(ALL, mean=(), std=()), seed=3, dtype="float32")
+    pixels, _ = backend.gather_augment(
+        samples._replace(augmentation=replace(ALL, mean=(), std=())), BatchRequest(seed=3, dtype="float32")
+    )
     assert pixels.dtype == np.uint8
 
 
-def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, data_set):
-    images, labels, order = data_set
-    x, y = backend.gather_augment(images, None, order, ALL, seed=3, start=20)
+def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, samples):
+    x, y = backend.gather_augment(samples._replace(labels=None), BatchRequest(seed=3, start=20))
     assert y is None
-    whole, _ = backend.gather_augment(images, labels, order, ALL, seed=3)
+    whole, _ = backend.gather_augment(samples, BatchRequest(seed=3))
     np.testing.assert_array_equal(backend.to_numpy(x), backend.to_numpy(whole)[20:])
 
 
@@ -164,11 +170,11 @@ def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, data_
         (
             {"clock": (3, 4, 5)},
             ValueError,
-            r"a clock takes \(2,\) counters, at least 1 step and a stride, got \(3,\), 4",
+            r"a clock takes \(2,\) counters, at least 1 step and a stride of at least 0, got \(3,\), 4",
         ),
         ({"images": np.zeros((23, 7, 6, 3), np.float32)}, TypeError, "images must be uint8 on 4 axes, got float32"),
         ({"labels": np.zeros(23, np.int64)}, TypeError, "labels must be int32 on 1 axes, got int64"),
-        ({"labels": np.zeros(22, np.int32)}, ValueError, "labels must be 23, one an image, got 22"),
+        ({"labels": np.zeros(22, np.int32)}, ValueError, "labels must be 23, one for each image, got 22"),
         ({"order": np.zeros(23, np.int64)}, TypeError, "order must be int32 on 1 axes, got int64"),
         (
             {"augmentation": replace(ALL, padding=6)},
@@ -178,12 +184,16 @@ def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, data_
         ({"augmentation": replace(ALL, mean=(1, 1), std=(1, 1))}, ValueError, "3 channels but mean and std have 2"),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(backend, data_set, changes, kind, message):
-    arguments = dict(zip(("images", "labels", "order"), data_set, strict=True)) | {"augmentation": ALL, "seed": 0}
+def test_arguments_that_do_not_fit_are_refused(backend, samples, changes, kind, message):
+    batch = BatchRequest(0)
     for name, value in changes.items():
         if name == "clock":
             value = Clock(backend.asarray(np.zeros(value[0], np.uint64)), *value[1:])
-            arguments["rows"] = 6
-        arguments[name] = backend.asarray(value) if isinstance(value, np.ndarray) else value
+            batch = batch._replace(rows=6)
+        value = backend.asarray(value) if isinstance(value, np.ndarray) else value
+        if name in Samples._fields:
+            samples = samples._replace(**{name: value})
+        else:
+            batch = batch._replace(**{name: value})
     with pytest.raises(kind, match=f"^gather_augment: .*{message}"):
-        backend.gather_augment(**arguments)
+        backend.gather_augment(samples, batch)

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 import gpunet as gp
 from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.contract.conv import FUSED_POOL, Conv
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.matmul import Product
 from gpunet.backends.numpy.backend import NumpyBackend
-from gpunet.backends.numpy.conv import columns as numpy_conv
-from gpunet.backends.numpy.conv import depthwise as numpy_depthwise
-from gpunet.backends.numpy.conv import planes as numpy_planes
-from gpunet.backends.numpy.conv.subpixel import turned_geometry
+from gpunet.backends.numpy.conv import columns, depthwise, registry
+from gpunet.backends.numpy.conv.subpixel import subpixel_geometry
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.geometry import Geometry
 
@@ -30,27 +31,30 @@ activations = st.sampled_from([None, "relu", "leaky_relu", "sigmoid", "tanh"])
 
 @pytest.fixture(scope="module", params=[(1, 16), (2, 1), (3, 16)], ids=["1 thread", "2 threads, planes", "3 threads"])
 def fast(request):
-    """Also with the form for few channels whatever the batch: drawn batches are small, and so are the blocks."""
+    """Also with the algorithm for few channels whatever the batch, because drawn batches are small; blocks are small too."""
     threads, fewest = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numpy_planes, "FEWEST", fewest)
-        patch.setattr(numpy_conv, "BLOCK", 1 << 17)
-        patch.setattr(numpy_depthwise, "BLOCK", 1 << 16)
+        patch.setattr(registry, "FEWEST_IMAGES", fewest)
+        patch.setattr(columns, "MATRIX_ELEMENTS", 1 << 17)
+        patch.setattr(depthwise, "PADDED_ELEMENTS", 1 << 16)
         yield NumpyBackend(threads=threads)
 
 
 def conv_results(backend, x, w, b, dy, g, activation, pool=None):
-    """y, dx, dw, db; and dw, db accumulated on what was there."""
-    y, mask = backend.conv2d_forward(x, w, b, geometry=g, activation=activation, pool=pool)
+    """y, dx, dw, db; and dw, db added to what was there."""
+    conv = Conv(g, activation, pool)
+    y, mask = backend.conv2d_forward(x, w, b, conv)
     assert (mask is None) == (pool is None)
-    kept = None if activation is None else y
-    gate = None if activation is None and pool is None else Gate(kept, activation, mask, pool)
+    gate = conv.gate(y, mask)
+    assert (gate is None) == (activation is None and pool is None)
     dy = dy if pool is None else dy[:, : pool.y_shape[1], : pool.y_shape[2]].copy()
-    dx = backend.conv2d_input_grad(dy, w, geometry=g, gate=gate)
-    dw, db = backend.conv2d_weight_grad(dy, x, geometry=g, gate=gate)
-    out, bias_out = w.copy(), b.copy()
-    backend.conv2d_weight_grad(dy, x, geometry=g, gate=gate, out=out, bias_out=bias_out, accumulate=True)
-    return y, dx, dw, db, out, bias_out
+    dx = backend.conv2d_input_grad(dy, w, conv, gate)
+    dw, db = backend.conv2d_weight_grad(dy, x, conv, gate)
+    weight, bias = w.copy(), b.copy()
+    added = backend.conv2d_weight_grad(dy, x, conv, gate, Into(weight, bias, add=True))
+    assert added[0] is weight
+    assert added[1] is bias
+    return y, dx, dw, db, weight, bias
 
 
 def pool_over(g):
@@ -82,17 +86,17 @@ def test_pools_agree_with_the_reference(fast, case, dtype):
     g, rng = case.geometry, case.rng
     x = rng.integers(0, 4, case.x_shape).astype(dtype)  # ties
     dy = rng.normal(size=g.y_shape).astype(dtype)
-    y, mask = fast.max_pool2d_forward(x, geometry=g)
-    expected, expected_mask = reference.max_pool2d_forward(x, geometry=g)
+    y, mask = fast.max_pool2d_forward(x, g)
+    expected, expected_mask = reference.max_pool2d_forward(x, g)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(mask, expected_mask)
     assert mask.dtype == expected_mask.dtype
-    dx = fast.max_pool2d_backward(dy, mask, geometry=g)
-    same(dx, reference.max_pool2d_backward(dy, mask, geometry=g), tolerances.BACKENDS)
+    dx = fast.max_pool2d_backward(dy, mask, g)
+    same(dx, reference.max_pool2d_backward(dy, mask, g), tolerances.BACKENDS)
     for count in (True, False):
-        options = {"geometry": g, "count_padding": count}
-        same(fast.avg_pool2d_forward(x, **options), reference.avg_pool2d_forward(x, **options), tolerances.BACKENDS)
-        same(fast.avg_pool2d_backward(dy, **options), reference.avg_pool2d_backward(dy, **options), tolerances.BACKENDS)
+        options = g, count
+        same(fast.avg_pool2d_forward(x, *options), reference.avg_pool2d_forward(x, *options), tolerances.BACKENDS)
+        same(fast.avg_pool2d_backward(dy, *options), reference.avg_pool2d_backward(dy, *options), tolerances.BACKENDS)
 
 
 LARGE = [
@@ -125,7 +129,7 @@ LARGE = [
 
 def test_strided_gradients_are_convolutions_where_that_is_the_lesser_work():
     def turned(extent, window, **options):
-        return turned_geometry(Geometry.conv((1, extent, extent, 16), (window, window, 16, 16), **options))
+        return subpixel_geometry(Geometry.conv((1, extent, extent, 16), (window, window, 16, 16), **options))
 
     assert turned(32, 4, stride=2, padding=1).y_shape == (1, 17, 17, 64)
     assert turned(32, 2, stride=2).y_shape == (1, 16, 16, 64)
@@ -152,18 +156,18 @@ def test_large_batches_agree_with_the_reference_and_with_themselves(fast, rng, x
 def test_large_pools_agree_with_the_reference_and_with_themselves(fast, rng, options):
     g = Geometry.pool((43, 29, 30, 9), 2, **options)
     x, dy = rng.normal(size=g.x_shape).astype(np.float32), rng.normal(size=g.y_shape).astype(np.float32)
-    (y, mask), (y2, mask2) = (fast.max_pool2d_forward(x, geometry=g) for _ in range(2))
-    expected, expected_mask = reference.max_pool2d_forward(x, geometry=g)
+    (y, mask), (y2, mask2) = (fast.max_pool2d_forward(x, g) for _ in range(2))
+    expected, expected_mask = reference.max_pool2d_forward(x, g)
     for array in (y, y2):
         np.testing.assert_array_equal(array, expected)
     for array in (mask, mask2):
         np.testing.assert_array_equal(array, expected_mask)
-    dx, dx2 = (fast.max_pool2d_backward(dy, mask, geometry=g) for _ in range(2))
+    dx, dx2 = (fast.max_pool2d_backward(dy, mask, g) for _ in range(2))
     np.testing.assert_array_equal(dx, dx2)
-    same(dx, reference.max_pool2d_backward(dy, mask, geometry=g), tolerances.BACKENDS)
-    average = {"geometry": g, "count_padding": False}
-    same(fast.avg_pool2d_forward(x, **average), reference.avg_pool2d_forward(x, **average), tolerances.BACKENDS)
-    same(fast.avg_pool2d_backward(dy, **average), reference.avg_pool2d_backward(dy, **average), tolerances.BACKENDS)
+    same(dx, reference.max_pool2d_backward(dy, mask, g), tolerances.BACKENDS)
+    average = g, False
+    same(fast.avg_pool2d_forward(x, *average), reference.avg_pool2d_forward(x, *average), tolerances.BACKENDS)
+    same(fast.avg_pool2d_backward(dy, *average), reference.avg_pool2d_backward(dy, *average), tolerances.BACKENDS)
 
 
 def test_nan_reaches_every_part_of_a_large_batch(fast, rng):
@@ -171,8 +175,8 @@ def test_nan_reaches_every_part_of_a_large_batch(fast, rng):
     x = rng.normal(size=g.x_shape).astype(np.float32)
     for i in (0, 20, 42):
         x[i, 17, 8, 3] = np.nan
-    y, mask = fast.max_pool2d_forward(x, geometry=g)
-    expected, expected_mask = reference.max_pool2d_forward(x, geometry=g)
+    y, mask = fast.max_pool2d_forward(x, g)
+    expected, expected_mask = reference.max_pool2d_forward(x, g)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(mask, expected_mask)
     assert np.isnan(y).sum() == 3
@@ -192,13 +196,13 @@ def test_matrix_products_agree_with_the_reference(fast, rng, transposes, dtype):
         {"bias": rng.normal(size=p).astype(dtype), "activation": Activation("relu")},
         {"gate": Gate(gate_y, Activation("leaky_relu", 0.2))},
         {"gate": Gate(gate_y, Activation("relu")), "out": True},
-        {"out": True, "accumulate": True},
+        {"out": True, "add": True},
     ]
     for options in variants:
         results = []
         for backend in (fast, reference):
             given_out = {"out": before.copy()} if options.get("out") else {}
-            y = backend.matmul(a, b, transpose_a=transposes[0], transpose_b=transposes[1], **{**options, **given_out})
+            y = backend.matmul(a, b, Product(*transposes, **{**options, **given_out}))
             if given_out:
                 assert y is given_out["out"]
             results.append(y)
@@ -238,7 +242,7 @@ def test_training_on_two_backends_gives_the_same_losses(backend, rng):
     x, labels = rng.normal(size=(16, 12, 12, 1)).astype(np.float32), rng.integers(0, 3, 16)
     for name in ("reference", backend):
         gp.seed(1)
-        model = gp.models.lenet((12, 12, 1), classes=3).to(name)
+        model = gp.models.lenet((12, 12, 1), num_classes=3).to(name)
         optimizer = gp.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         curve = losses[gp.get_backend(name).name + str(len(losses))] = []
         for _ in range(10):
@@ -253,12 +257,11 @@ def test_training_on_two_backends_gives_the_same_losses(backend, rng):
 
 
 @pytest.mark.parametrize("channels", [3, 40])
-def test_another_pool_than_the_fused_one_is_refused(fast, rng, channels):
-    x, w = rng.normal(size=(20, 9, 9, channels)), rng.normal(size=(3, 3, channels, 4))
-    geometry = Geometry.conv(x.shape, w.shape)
+def test_another_pool_than_the_fused_one_is_refused(channels):
+    geometry = Geometry.conv((20, 9, 9, channels), (3, 3, channels, 4))
     for pool in (Geometry.pool(geometry.y_shape, 3), Geometry.pool(geometry.y_shape, 2, stride=1)):
-        with pytest.raises(ValueError, match="conv2d_forward: pool is .* only 2x2 windows"):
-            fast.conv2d_forward(x, w, geometry=geometry, pool=pool)
+        with pytest.raises(ValueError, match="conv2d: pool is .* only 2x2 windows"):
+            Conv(geometry, None, pool)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -267,10 +270,10 @@ def test_a_forked_process_computes_too(rng):
     backend = NumpyBackend(2)
     x, w = rng.normal(size=(64, 28, 28, 8)).astype(np.float32), rng.normal(size=(3, 3, 8, 8)).astype(np.float32)
     geometry = Geometry.conv(x.shape, w.shape)
-    expected, _ = backend.conv2d_forward(x, w, geometry=geometry)
+    expected, _ = backend.conv2d_forward(x, w, None, Conv(geometry))
     child = os.fork()
     if child == 0:
-        same_bits = np.array_equal(backend.conv2d_forward(x, w, geometry=geometry)[0], expected)
+        same_bits = np.array_equal(backend.conv2d_forward(x, w, None, Conv(geometry))[0], expected)
         os._exit(0 if same_bits else 1)
     deadline = time.monotonic() + 30
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:

@@ -62,7 +62,7 @@ def training_bits():
     gp.seed(3)
     rng = np.random.default_rng(3)
     x, labels = rng.normal(size=(32, 28, 28, 1)).astype(np.float32), rng.integers(0, 10, 32)
-    model = gp.models.lenet((28, 28, 1), classes=10).to("numpy")
+    model = gp.models.lenet((28, 28, 1), num_classes=10).to("numpy")
     optimizer = gp.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for _ in range(2):
         optimizer.zero_grad()

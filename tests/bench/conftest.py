@@ -45,7 +45,7 @@ def local(monkeypatch):
 class EmulatedTimer(CupyTimer):
     """A GPU's timer on the emulated device, whose launches are done when they return."""
 
-    rotated = 50_000
+    rotated_bytes = 50_000
     steady_seconds = settling_seconds = turn_seconds = 0.0  # there is no clock that rises
 
     def record(self):

@@ -120,11 +120,11 @@ def test_buffers_rotate_where_there_is_a_cache_to_leave(monkeypatch):
     asked = problem({"net": "lenet", "layer": 1, "batch": 2, "pass": "forward"})
     size = sum(a.nbytes for a in asked.inputs.values())
     timer = HostTimer()
-    assert primitives.rotation(timer, asked) == 1
-    timer.rotated = 3 * size - 1
-    assert primitives.rotation(timer, asked) == 3
+    assert primitives.set_count(timer, asked) == 1
+    timer.rotated_bytes = 3 * size - 1
+    assert primitives.set_count(timer, asked) == 3
     called = []
-    calls = primitives.Calls(timer, [lambda i=i: called.append(i) for i in range(3)])
+    calls = primitives.TimedCalls(timer, [lambda i=i: called.append(i) for i in range(3)])
     assert len(called) == primitives.LEAST_CALLS  # once, to warm up
     assert called[:4] == [0, 1, 2, 0]
     monkeypatch.setattr(timer, "seconds", lambda work, repeats: [3.2 for _ in range(repeats) if work()])

@@ -21,7 +21,7 @@ def test_a_run_is_recorded_with_its_command_and_versions(tmp_path, capsys, monke
     assert main([*SMALL, "--backend", "numpy", "--output", str(tmp_path / "new" / "step.json")]) == 0
     record = json.loads((tmp_path / "new" / "step.json").read_text())
     assert record["command"] == (
-        "OPENBLAS_CORETYPE=HASWELL gpunet bench step --nets lenet --batch 4 --backend numpy --precision ieee "
+        "OPENBLAS_CORETYPE=HASWELL gpunet bench step --nets lenet --batch 4 --backend numpy --precision float32 "
         "--threads 1 --rounds 2 --repeats 2"
     )
     assert record["contenders"]["gpunet"]["backend"] == "numpy"
@@ -88,7 +88,7 @@ def test_16_bits_are_measured_where_they_are_stored(bench):
     if why := why_unavailable("emulated"):
         pytest.skip(why)
     losses = [GpunetStep(Spec("step", "gpunet", "emulated", 1, p)).prepare({"net": "lenet", "batch": 4})["losses"]
-              for p in ("ieee", "float16")]  # fmt: skip
+              for p in ("float32", "float16")]  # fmt: skip
     assert losses[1] != losses[0]
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 

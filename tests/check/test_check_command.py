@@ -53,7 +53,7 @@ def test_the_record_says_what_was_asked_and_what_was_found(whole):
         training["with a captured step"]["loss"]
         == training["step by step, the same history and weights as captured"]["loss"]
     )
-    assert {"precision ieee", "precision bfloat16", "precision float16"} <= set(training)
+    assert {"precision float32", "precision bfloat16", "precision float16"} <= set(training)
 
 
 def test_the_report_is_made_from_the_record(whole):

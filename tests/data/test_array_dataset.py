@@ -116,20 +116,20 @@ def test_thirds_cover_everything(dataset):
 
 
 @pytest.mark.parametrize(
-    ("parts", "kind", "message"),
+    ("lengths", "kind", "message"),
     [
-        ([10, 9], ValueError, "parts must add up to 20, the length of the data set, got 19"),
+        ([10, 9], ValueError, "lengths must add up to 20, the length of the data set, got 19"),
         ([0.5, 0.4], ValueError, r"fractions must add up to 1, got 0\.9"),
-        ([20, 0], ValueError, r"parts \[20, 0\] leave a subset of 20 samples without any"),
+        ([20, 0], ValueError, r"lengths \[20, 0\] leave a subset of 20 samples without any"),
         ([25, -5], ValueError, "without any"),
         ([0.99, 0.01], ValueError, "without any"),
         ([], ValueError, "must add up to 20"),
-        (["10", "10"], TypeError, "parts must be numbers"),
+        (["10", "10"], TypeError, "lengths must be numbers"),
     ],
 )
-def test_bad_parts_raise(dataset, parts, kind, message):
+def test_bad_lengths_raise(dataset, lengths, kind, message):
     with pytest.raises(kind, match=f"^random_split: .*{message}"):
-        data.random_split(dataset, parts, seed=0)
+        data.random_split(dataset, lengths, seed=0)
 
 
 @pytest.mark.parametrize(("seed", "kind"), [(-1, ValueError), (2**64, ValueError), (1.5, TypeError)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpunet import data, random
-from gpunet.data.warp import uniform
+from gpunet.data.transforms import uniform
 
 INDICES = np.arange(100, 130)
 
@@ -20,7 +20,7 @@ def run(transform, images, seed=7):
 
 def drawn():
     """The four numbers from -1 to 1 of each image."""
-    return 2 * uniform(INDICES, 3, 7, data.ColorJitter.BLOCK) - 1
+    return 2 * uniform(INDICES, 3, 7, data.ColorJitter.STREAM_BLOCK) - 1
 
 
 def test_brightness_multiplies_and_is_cut_off_at_white(images):
@@ -29,14 +29,14 @@ def test_brightness_multiplies_and_is_cut_off_at_white(images):
     assert expected.max() == 1
 
 
-def test_contrast_moves_away_from_the_mean_gray(images):
+def test_contrast_moves_away_from_the_mean_grey(images):
     got = run(data.ColorJitter(contrast=0.2), images)
     for x, y, u in zip(images, got, drawn()[1], strict=True):
-        gray = np.mean(0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2])
-        np.testing.assert_allclose(y, gray + (1 + 0.2 * u) * (x - gray))
+        grey = np.mean(0.299 * x[..., 0] + 0.587 * x[..., 1] + 0.114 * x[..., 2])
+        np.testing.assert_allclose(y, grey + (1 + 0.2 * u) * (x - grey))
 
 
-def test_saturation_of_nothing_is_gray_and_keeps_the_brightness(images):
+def test_saturation_of_nothing_is_grey_and_keeps_the_brightness(images):
     got = run(data.ColorJitter(saturation=1), images)
     share = ((got - got.mean(axis=3, keepdims=True)).std(axis=(1, 2, 3))) / images.std(axis=(1, 2, 3))
     assert np.corrcoef(share, drawn()[2])[0, 1] > 0.95
@@ -45,10 +45,10 @@ def test_saturation_of_nothing_is_gray_and_keeps_the_brightness(images):
     np.testing.assert_allclose((got @ weights)[inside], (images @ weights)[inside])
 
 
-def test_hue_turns_colours_and_leaves_gray():
-    gray, red = np.full((30, 1, 1, 3), 0.4), np.tile([0.5, 0.3, 0.3], (30, 1, 1, 1))
-    transform = data.ColorJitter(hue=60)
-    np.testing.assert_allclose(run(transform, gray), gray)
+def test_hue_turns_colours_and_leaves_grey():
+    grey, red = np.full((30, 1, 1, 3), 0.4), np.tile([0.5, 0.3, 0.3], (30, 1, 1, 1))
+    transform = data.ColorJitter(hue=1 / 6)
+    np.testing.assert_allclose(run(transform, grey), grey)
     for (got,), u in zip(run(transform, red)[:, 0], drawn()[3], strict=True):
         turned = (colorsys.rgb_to_hsv(*got)[0] * 360 + 180) % 360 - 180
         assert abs(turned - 60 * u) < 3  # HSV's hue is the angle in a hexagon
@@ -57,7 +57,7 @@ def test_hue_turns_colours_and_leaves_gray():
 
 def test_bytes_are_the_floats_rounded(rng):
     images = rng.integers(0, 256, (30, 5, 6, 3), dtype=np.uint8)
-    for transform in (data.ColorJitter(0.4, 0.4, 0.4, 30), data.GaussianNoise(0.2)):
+    for transform in (data.ColorJitter(0.4, 0.4, 0.4, 1 / 12), data.GaussianNoise(0.2)):
         as_floats = run(transform, images / 255) * 255
         np.testing.assert_array_equal(run(transform, images), np.rint(np.clip(as_floats, 0, 255)).astype(np.uint8))
 
@@ -91,7 +91,7 @@ def test_noise_has_the_deviation_asked_for_and_is_not_shared(images):
     ("make", "message"),
     [
         (lambda: data.ColorJitter(contrast=1.5), "ColorJitter: contrast must be from 0 to 1, got 1.5"),
-        (lambda: data.ColorJitter(hue=-1), "ColorJitter: hue must be from 0 to 180 degrees, got -1"),
+        (lambda: data.ColorJitter(hue=-1), "ColorJitter: hue must be from 0 to 0.5 of the circle of colours, got -1"),
         (lambda: data.ColorJitter("a"), "ColorJitter: brightness must be from 0 to 1, got 'a'"),
         (lambda: data.GaussianNoise(np.nan), "GaussianNoise: std must be at least 0, and finite, got nan"),
         (lambda: data.GaussianNoise("a"), "GaussianNoise: std must be at least 0, and finite, got 'a'"),

@@ -22,7 +22,7 @@ AUGMENT = data.Compose(
 TRANSFORMS = [
     None,
     data.RandomCrop((5, 4), 2),
-    data.Compose([data.Compose([data.RandomFlip()]), data.Cutout(2)]),
+    data.Compose([data.Compose([data.RandomHorizontalFlip()]), data.Cutout(2)]),
     AUGMENT,
 ]
 
@@ -225,7 +225,12 @@ IMAGES, LABELS = np.zeros((4, 6, 7, 3), np.uint8), np.zeros(4, np.int64)
             "images have 3 channels but mean and std",
         ),
         (make_set(), {"transform": lambda batch, **_: batch}, TypeError, "transform .* is a function of host arrays"),
-        (make_set(), {"transform": data.Compose([data.RandomFlip(), data.RandomShift(1)])}, ValueError, "one pass"),
+        (
+            make_set(),
+            {"transform": data.Compose([data.RandomHorizontalFlip(), data.RandomShift(1)])},
+            ValueError,
+            "one pass",
+        ),
         (make_set(), {"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         (make_set(), {"batch_size": 24, "drop_last": True}, ValueError, "drop_last leaves no batch"),
         (make_set(), {"seed": -1}, ValueError, "seed must be from 0"),

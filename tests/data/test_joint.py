@@ -9,11 +9,11 @@ PLACING = [
     data.RandomShift(3),
     data.RandomCrop((17, 14), padding=2, border="reflect"),
     data.CenterCrop((12, 20), padding=1),
-    data.RandomFlip(),
+    data.RandomHorizontalFlip(),
     data.AlternatingFlip(),
     data.RandomVerticalFlip(),
 ]
-BETWEEN = [data.RandomAffine(translate=0.2), data.RandomResizedCrop((30, 31), area=(0.4, 1))]
+BETWEEN = [data.RandomAffine(translate=0.2), data.RandomResizedCrop((30, 31), scale=(0.4, 1))]
 """Transforms that take pixels from between pixels."""
 CHOICES = {"epoch": 3, "seed": 7}
 N, H, W = 40, 18, 22
@@ -81,7 +81,7 @@ def test_a_rotated_box_is_the_smallest_upright_one_around_the_rectangle(scene):
 
 
 def test_a_chain_is_its_parts_one_after_another(scene):
-    parts = [data.RandomAffine(degrees=20), data.RandomCrop(16), data.RandomFlip(), data.Normalize(0.5, 0.5)]
+    parts = [data.RandomAffine(degrees=20), data.RandomCrop(16), data.RandomHorizontalFlip(), data.Normalize(0.5, 0.5)]
     whole = joint([data.Compose(parts[:2]), *parts[2:]], scene)
     for part in parts:
         scene = joint([part], scene)
@@ -101,7 +101,7 @@ def test_what_changes_colours_leaves_masks_and_boxes(scene):
 
 def test_arrays_that_are_neither_pass_and_images_are_as_without_it(scene):
     labels = np.arange(N)
-    parts = [data.RandomFlip(), data.RandomAffine(degrees=20)]
+    parts = [data.RandomHorizontalFlip(), data.RandomAffine(degrees=20)]
     images, kept = data.Joint(parts)((scene[0], labels), indices=np.arange(N), **CHOICES)
     assert kept is labels
     np.testing.assert_array_equal(images, data.Compose(parts)((scene[0],), indices=np.arange(N), **CHOICES)[0])
@@ -136,9 +136,17 @@ def test_a_loader_takes_it(scene):
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
-        (lambda s: data.Joint([len]), TypeError, "where <built-in function len> moves masks and boxes to is not known"),
-        (lambda s: data.Joint([], masks=[0]), ValueError, "images are array 0, masks and boxes others"),
-        (lambda s: data.Joint([], masks=[1], boxes=[1]), ValueError, "images are array 0, masks and boxes others"),
+        (lambda s: data.Joint([len]), TypeError, "takes transforms of gpunet.data, .* got <built-in function len>"),
+        (
+            lambda s: data.Joint([], masks=[0]),
+            ValueError,
+            "images are array 0, so masks and boxes must be different",
+        ),
+        (
+            lambda s: data.Joint([], masks=[1], boxes=[1]),
+            ValueError,
+            "images are array 0, so masks and boxes must be different",
+        ),
         (lambda s: joint([], s, boxes=(3,)), ValueError, "a batch has 3 arrays but array 3 is asked for"),
         (lambda s: joint([], (s[0], s[1][1:], s[2])), ValueError, r"masks have shape \(39, 18, 22\) but the images"),
         (

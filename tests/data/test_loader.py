@@ -90,7 +90,7 @@ def test_seed_none_is_read_when_the_iteration_starts():
 
 def test_batches_and_augmentation_do_not_depend_on_prefetch_or_batch_size(rng_images):
     dataset = data.ArrayDataset(rng_images, np.arange(len(rng_images)))
-    transform = data.Compose([data.RandomShift(2), data.RandomFlip(), data.Normalize(0.5, 0.25)])
+    transform = data.Compose([data.RandomShift(2), data.RandomHorizontalFlip(), data.Normalize(0.5, 0.25)])
 
     def epoch(batch_size, prefetch, shuffle):
         loader = data.DataLoader(dataset, batch_size, shuffle=shuffle, transform=transform, seed=1, prefetch=prefetch)
@@ -310,6 +310,6 @@ def test_arrays_on_a_device_are_not_handed_from_thread_to_thread(backend, wrappe
         assert len(next(batches)) == 2
         return
     with pytest.raises(
-        TypeError, match=r"^DataLoader: array 1 of a batch is on a device .* pass prefetch=0, or take a DeviceLoader$"
+        TypeError, match=r"^DataLoader: array 1 of a batch is on a device .* pass prefetch=0, or use a DeviceLoader$"
     ):
         next(batches)

@@ -17,7 +17,7 @@ def images(count=23):
 
 def test_samples_follow_the_inverse_of_the_cumulative_weights(rng):
     weights = rng.integers(0, 5, 40) * 3.7
-    sampler = data.WeightedSampler(weights, 1000)
+    sampler = data.WeightedRandomSampler(weights, 1000)
     for epoch in (0, 3):
         order = sampler.order(7, epoch)
         shares = np.cumsum(weights) / weights.sum()
@@ -31,7 +31,7 @@ def test_samples_follow_the_inverse_of_the_cumulative_weights(rng):
 @pytest.mark.parametrize("scale", [1e-300, 1.0, 1e308])
 def test_frequencies_are_those_of_the_weights(scale):
     weights = np.array([0, 1, 0.5, 0, 0.25, 0])
-    counts = np.bincount(data.WeightedSampler(weights * scale, 70_000).order(0, 0), minlength=6)
+    counts = np.bincount(data.WeightedRandomSampler(weights * scale, 70_000).order(0, 0), minlength=6)
     np.testing.assert_allclose(counts / 70_000, weights / weights.sum(), atol=0.006)
     assert (counts[weights == 0] == 0).all()
 
@@ -40,7 +40,7 @@ def test_without_replacement_each_sample_comes_once_and_the_heavy_come_first():
     weights = np.array([1.0, 0, 2, 5, 0, 2])
     firsts = np.zeros(6)
     for epoch in range(2000):
-        order = data.WeightedSampler(weights, 4, replacement=False).order(1, epoch)
+        order = data.WeightedRandomSampler(weights, 4, replacement=False).order(1, epoch)
         assert sorted(order) == [0, 2, 3, 5]
         firsts[order[0]] += 1
     np.testing.assert_allclose(firsts / 2000, weights / 10, atol=0.035)
@@ -50,13 +50,13 @@ def test_balanced_weights_take_each_class_equally_often():
     labels = np.repeat([0, 4, 2], [900, 90, 10])
     weights = data.balanced_weights(labels)
     np.testing.assert_allclose([weights[labels == k].sum() for k in (0, 4, 2)], [1000 / 3] * 3)
-    taken = labels[data.WeightedSampler(weights, 30_000).order(0, 0)]
+    taken = labels[data.WeightedRandomSampler(weights, 30_000).order(0, 0)]
     np.testing.assert_allclose([(taken == k).mean() for k in (0, 4, 2)], [1 / 3] * 3, atol=0.01)
 
 
 def test_both_loaders_take_what_the_sampler_says(backend):
-    dataset, transform = images(), data.Compose([data.RandomFlip(), data.Normalize(0.5, 0.25)])
-    sampler = data.WeightedSampler(np.arange(23) % 4, 30)
+    dataset, transform = images(), data.Compose([data.RandomHorizontalFlip(), data.Normalize(0.5, 0.25)])
+    sampler = data.WeightedRandomSampler(np.arange(23) % 4, 30)
     on_host = data.DataLoader(dataset, 8, sampler=sampler, seed=5, transform=transform)
     on_device = data.DeviceLoader(dataset, 8, sampler=sampler, seed=5, transform=transform, backend=backend)
     assert len(on_host) == len(on_device) == 4
@@ -92,7 +92,11 @@ def test_any_object_with_a_length_and_an_order_is_a_sampler():
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"sampler": data.WeightedSampler(np.ones(5))}, ValueError, "sampler has 5 weights but dataset has 23 samples"),
+        (
+            {"sampler": data.WeightedRandomSampler(np.ones(5))},
+            ValueError,
+            "sampler has 5 weights but dataset has 23 samples",
+        ),
         ({"sampler": Order([0, 1]), "shuffle": True}, ValueError, "so shuffle must be False"),
         (
             {"sampler": Order([0, 1]), "drop_last": True},
@@ -120,14 +124,14 @@ def test_a_sampler_that_does_not_fit_raises(make, options, kind, message):
         (([],), {}, ValueError, "one of them above 0"),
         (([[1.0]],), {}, TypeError, r"weights must be numbers \(N,\), got float64 \(1, 1\)"),
         ((["a"],), {}, TypeError, "weights must be numbers"),
-        (([1.0], 0), {}, ValueError, "samples must be at least 1, got 0"),
-        (([1.0], 1.5), {}, TypeError, "samples must be an integer, got 1.5"),
-        (([1, 0, 2],), {"replacement": False}, ValueError, "samples must be at most 2, .* got 3"),
+        (([1.0], 0), {}, ValueError, "num_samples must be at least 1, got 0"),
+        (([1.0], 1.5), {}, TypeError, "num_samples must be an integer, got 1.5"),
+        (([1, 0, 2],), {"replacement": False}, ValueError, "num_samples must be at most 2, .* got 3"),
     ],
 )
 def test_weights_that_cannot_be_raise(arguments, options, kind, message):
-    with pytest.raises(kind, match=f"^WeightedSampler: .*{message}"):
-        data.WeightedSampler(*arguments, **options)
+    with pytest.raises(kind, match=f"^WeightedRandomSampler: .*{message}"):
+        data.WeightedRandomSampler(*arguments, **options)
 
 
 @pytest.mark.parametrize(("labels", "kind"), [([], TypeError), (np.zeros(0, int), ValueError), ([[1]], TypeError)])

@@ -10,7 +10,8 @@ from gpunet.random import PURPOSES, Stream, words
 
 CHOICES = {"epoch": 3, "seed": 7}
 RANDOM = [
-    data.RandomShift(2), data.RandomShift(2, "reflect"), data.RandomCrop((4, 5), 1), data.RandomFlip(), data.AlternatingFlip(),
+    data.RandomShift(2), data.RandomShift(2, "reflect"), data.RandomCrop((4, 5), 1),
+    data.RandomHorizontalFlip(), data.AlternatingFlip(),
     data.RandomVerticalFlip(), data.Cutout(3),
 ]  # fmt: skip
 
@@ -74,7 +75,7 @@ def test_parameters_are_frozen_and_compare():
 
 def test_flip_mirrors_the_images_that_word_two_chooses(images):
     indices = np.arange(100, 140)
-    got = run(data.RandomFlip(), images, indices)
+    got = run(data.RandomHorizontalFlip(), images, indices)
     flipped = 0
     for x, y, index in zip(images, got, indices.tolist(), strict=True):
         chosen = words(Stream(7, PURPOSES["augment"], call=index, epoch=3), 3)[2] >= 2**63
@@ -137,17 +138,22 @@ def test_transforms_take_images_that_are_not_contiguous(images):
     "parts",
     [
         [],
-        [data.RandomShift(1), data.RandomFlip(), data.Normalize(0.5, 0.5)],
+        [data.RandomShift(1), data.RandomHorizontalFlip(), data.Normalize(0.5, 0.5)],
         [
             data.RandomCrop(5, 2, "reflect"),
             data.RandomVerticalFlip(),
-            data.RandomFlip(),
+            data.RandomHorizontalFlip(),
             data.Cutout(2),
             data.Normalize(0.5, 1),
         ],
         [data.AlternatingFlip(), data.Normalize((0.1, 0.2, 0.3), 0.5 * np.ones(3)), data.Cutout(4)],
-        [data.Normalize(0.5, 0.5), data.RandomFlip(), data.RandomShift(1), data.RandomShift(2)],  # takes four passes
-        [data.Compose([data.RandomFlip(), data.Cutout(2)]), data.Compose([data.Cutout(3)])],
+        [
+            data.Normalize(0.5, 0.5),
+            data.RandomHorizontalFlip(),
+            data.RandomShift(1),
+            data.RandomShift(2),
+        ],  # takes four passes
+        [data.Compose([data.RandomHorizontalFlip(), data.Cutout(2)]), data.Compose([data.Cutout(3)])],
     ],
 )
 def test_compose_applies_in_order_and_passes_the_other_arrays(images, parts):
@@ -166,13 +172,13 @@ def test_compose_calls_functions_of_the_users_in_their_place(images):
         assert (indices.tolist(), epoch, seed) == (list(range(40)), 3, 7)
         return batch[0] // 2, *batch[1:]
 
-    got = run(data.Compose([data.RandomShift(1), halve, data.RandomFlip()]), images)
-    assert np.array_equal(got, run(data.RandomFlip(), run(data.RandomShift(1), images) // 2))
+    got = run(data.Compose([data.RandomShift(1), halve, data.RandomHorizontalFlip()]), images)
+    assert np.array_equal(got, run(data.RandomHorizontalFlip(), run(data.RandomShift(1), images) // 2))
 
 
 def test_alternating_flip_shows_each_image_both_ways_in_two_epochs(images):
     even, odd, later = (run(data.AlternatingFlip(), images, epoch=epoch) for epoch in (0, 1, 6))
-    assert np.array_equal(even, run(data.RandomFlip(), images, epoch=0))
+    assert np.array_equal(even, run(data.RandomHorizontalFlip(), images, epoch=0))
     assert np.array_equal(odd, even[:, :, ::-1])
     assert np.array_equal(later, even)
 
@@ -195,11 +201,13 @@ def test_cutout_is_black_before_the_normalisation_and_the_mean_after_it(images):
 
 
 def test_only_one_pass_of_gpunets_transforms_compiles():
-    made = compiled([data.RandomShift(2), data.RandomFlip(), data.Normalize(0.5, 0.5)])
+    made = compiled([data.RandomShift(2), data.RandomHorizontalFlip(), data.Normalize(0.5, 0.5)])
     assert (made.padding, made.random_crop, made.flip, made.mean) == (2, True, "random", (0.5,))
-    message = "^DeviceLoader: RandomShift cannot follow RandomFlip in one pass: crop or shift first, then flips"
+    message = (
+        "^DeviceLoader: RandomShift cannot follow RandomHorizontalFlip in one pass: crop or shift first, then flips"
+    )
     with pytest.raises(ValueError, match=message):
-        compiled([data.RandomFlip(), data.RandomShift(1)], "DeviceLoader")
+        compiled([data.RandomHorizontalFlip(), data.RandomShift(1)], "DeviceLoader")
     with pytest.raises(ValueError, match="^Compose: Cutout cannot follow Cutout in one pass"):
         compiled([data.Cutout(1), data.Cutout(2)])
     with pytest.raises(TypeError, match="^DeviceLoader: transform <function.* is a function of host arrays"):
@@ -211,8 +219,8 @@ def test_only_one_pass_of_gpunets_transforms_compiles():
     [
         (lambda: data.Normalize((0.5, 0.5), (1.0,)), ValueError, "Normalize: mean has 2 channels but std has 1"),
         (lambda: data.Normalize(0.5, 0), ValueError, r"Normalize: std must be positive, got \(0\.0,\)"),
-        (lambda: data.Normalize(np.nan, 1), ValueError, "Normalize: mean must be one finite number a channel"),
-        (lambda: data.Normalize((), ()), ValueError, "Normalize: mean must be one finite number a channel"),
+        (lambda: data.Normalize(np.nan, 1), ValueError, "Normalize: mean must be one finite number per channel"),
+        (lambda: data.Normalize((), ()), ValueError, "Normalize: mean must be one finite number per channel"),
         (lambda: data.Normalize("a", 1), TypeError, "Normalize: mean must be numbers, got 'a'"),
         (lambda: data.RandomShift(-1), ValueError, "RandomShift: pixels must be at least 0, got -1"),
         (lambda: data.RandomShift(1.5), TypeError, "RandomShift: pixels must be an integer, got 1.5"),
@@ -255,7 +263,11 @@ def test_bad_parameters_raise(make, kind, message):
             TypeError,
             "Normalize: images are int64 but must be uint8 or float",
         ),
-        (lambda x, i: run(data.RandomFlip(), x, i[1:]), ValueError, "RandomFlip: indices must have .* of 40 images"),
+        (
+            lambda x, i: run(data.RandomHorizontalFlip(), x, i[1:]),
+            ValueError,
+            "RandomHorizontalFlip: indices must have .* of 40 images",
+        ),
         (
             lambda x, i: run(data.RandomShift(6), x),
             ValueError,

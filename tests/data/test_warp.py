@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from gpunet import data
-from gpunet.data.warp import uniform, warp
+from gpunet.data.transforms import uniform
+from gpunet.data.warp import warp
 from gpunet.random import PURPOSES, Stream
 from gpunet.random import uniform as stream_uniform
 
@@ -100,7 +101,7 @@ def test_an_affine_of_nothing_changes_nothing(rng):
 
 def test_a_resized_crop_is_a_part_of_the_image_of_the_area_and_aspect_asked_for(rng):
     height, width = 40, 60
-    transform = data.RandomResizedCrop((10, 12), area=(0.1, 0.3), aspect=(0.5, 2))
+    transform = data.RandomResizedCrop((10, 12), scale=(0.1, 0.3), ratio=(0.5, 2))
     made = transform.matrices(height, width, np.arange(800), 3, 7)
     ends = made @ np.float64([[-0.5, 9.5], [-0.5, 11.5], [1, 1]]) + 0.5  # the edges of the first and the last new pixel
     tall, wide = (ends[:, axis, 1] - ends[:, axis, 0] for axis in (0, 1))
@@ -110,7 +111,7 @@ def test_a_resized_crop_is_a_part_of_the_image_of_the_area_and_aspect_asked_for(
     assert (0.1 <= area.min() < 0.105, 0.295 < area.max() <= 0.3) == (True, True)
     assert (0.5 <= aspect.min() < 0.51, 1.96 < aspect.max() <= 2) == (True, True)
     assert run(transform, rng.integers(0, 256, (5, height, width, 3), dtype=np.uint8)).shape == (5, 10, 12, 3)
-    whole = data.RandomResizedCrop((8, 8), area=(1, 1), aspect=(1, 1))
+    whole = data.RandomResizedCrop((8, 8), scale=(1, 1), ratio=(1, 1))
     images = rng.integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     np.testing.assert_array_equal(run(whole, images), images)
 
@@ -120,7 +121,7 @@ def test_a_resized_crop_is_a_part_of_the_image_of_the_area_and_aspect_asked_for(
     [
         data.RandomAffine(degrees=30, translate=0.1, scale=(0.8, 1.2), shear=10),
         data.RandomResizedCrop((5, 6)),
-        data.ColorJitter(0.3, 0.3, 0.3, 20),
+        data.ColorJitter(0.3, 0.3, 0.3, 1 / 18),
         data.GaussianNoise(0.1),
     ],
 )
@@ -144,14 +145,14 @@ def test_choices_depend_on_index_epoch_and_seed_but_not_on_place(transform, dtyp
         (lambda: data.RandomAffine(shear=90), "RandomAffine: .* shear below 90"),
         (
             lambda: data.RandomAffine(scale=(0, 1)),
-            r"RandomAffine: scale must be \(least, most\), both above 0, got \(0, 1\)",
+            r"RandomAffine: scale must be \(smallest, largest\), both above 0, got \(0, 1\)",
         ),
         (
             lambda: data.RandomAffine(border="wrap"),
             "RandomAffine: border is 'wrap' but takes one of zero, reflect, edge",
         ),
         (lambda: data.RandomResizedCrop((0, 3)), r"RandomResizedCrop: size must be \(height, width\) of at least 1"),
-        (lambda: data.RandomResizedCrop((3, 3), area=(0.5, 0.1)), "RandomResizedCrop: area must be"),
+        (lambda: data.RandomResizedCrop((3, 3), scale=(0.5, 0.1)), "RandomResizedCrop: scale must be"),
         (
             lambda: run(data.RandomAffine(), np.zeros((2, 3, 3, 1), int)),
             "RandomAffine: images are int64 .* take uint8 or float",

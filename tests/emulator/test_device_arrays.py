@@ -7,7 +7,8 @@ import pytest
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.cupy_arrays import CupyArrays
 from gpunet.emulator import KernelFault
-from gpunet.emulator.arrays import ALIGNMENT, EmulatedArrays
+from gpunet.emulator.arrays import EmulatedArrays
+from gpunet.emulator.device_array import ALIGNMENT, locate
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_new_memory_is_nan(device, dtype):
 
 
 def test_freed_memory_is_poisoned_when_its_last_array_is_gone(device, array):
-    storage, _ = device.storage(array)
+    storage, _ = locate(array)
     part = array[1:]
     del array
     gc.collect()
@@ -117,7 +118,7 @@ def test_freed_memory_is_poisoned_when_its_last_array_is_gone(device, array):
 
 def test_freed_memory_is_nan_again(device):
     array = device.asarray(np.ones(8, np.float32))
-    storage, offset = device.storage(array)
+    storage, offset = locate(array)
     assert offset == 0
     assert storage.written.all()
     del array
@@ -128,7 +129,7 @@ def test_freed_memory_is_nan_again(device):
 
 @pytest.mark.parametrize(("at", "where"), [(-1, "before"), (24, "past the end of")])
 def test_a_red_zone_reports_the_arrays_shape(device, array, at, where):
-    storage, _ = device.storage(array)
+    storage, _ = locate(array)
     start = storage.address - storage._whole.ctypes.data
     storage._whole[start + at] = 0
     with pytest.raises(

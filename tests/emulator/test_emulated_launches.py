@@ -8,8 +8,8 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.backends.cuda.device import activation_fields
 from gpunet.emulator import KernelFault
-from gpunet.emulator.arrays import DeviceArray
-from gpunet.emulator.launcher import Settings, parse_schedule
+from gpunet.emulator.device_array import DeviceArray
+from gpunet.emulator.launches import Settings, parse_schedule
 
 pytestmark = pytest.mark.skipif(bool(why_unavailable("emulated")), reason=why_unavailable("emulated"))
 

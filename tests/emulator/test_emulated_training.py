@@ -10,11 +10,12 @@ from gpunet import functional as F
 from gpunet import models, optim
 from gpunet.backends import get_backend
 from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.emulator import Schedule
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.geometry import Geometry
 
 pytestmark = needs_emulator
@@ -47,12 +48,13 @@ def test_a_convolution_is_the_same_bits_under_every_schedule(geometry, checked, 
         normal(*geometry.y_shape),
     )
     tanh = Activation("tanh")
+    conv = Conv(geometry, tanh)
     reference = ReferenceBackend()
-    y = reference.conv2d_forward(x, w, b, geometry=geometry, activation=tanh)[0]
+    y = reference.conv2d_forward(x, w, b, conv)[0]
     expected = [
         y,
-        reference.conv2d_input_grad(dy, w, geometry=geometry, gate=Gate(y, tanh)),
-        *reference.conv2d_weight_grad(dy, x, geometry=geometry, gate=Gate(y, tanh)),
+        reference.conv2d_input_grad(dy, w, conv, Gate(y, tanh)),
+        *reference.conv2d_weight_grad(dy, x, conv, Gate(y, tanh)),
     ]
     for simple in (False, True):
         first = None
@@ -62,9 +64,9 @@ def test_a_convolution_is_the_same_bits_under_every_schedule(geometry, checked, 
             on = device.asarray
             gate = Gate(on(y), tanh)
             got = [
-                device.conv2d_forward(on(x), on(w), on(b), geometry=geometry, activation=tanh)[0],
-                device.conv2d_input_grad(on(dy), on(w), geometry=geometry, gate=gate),
-                *device.conv2d_weight_grad(on(dy), on(x), geometry=geometry, gate=gate),
+                device.conv2d_forward(on(x), on(w), on(b), conv)[0],
+                device.conv2d_input_grad(on(dy), on(w), conv, gate),
+                *device.conv2d_weight_grad(on(dy), on(x), conv, gate),
             ]
             arrays = [device.to_numpy(a) for a in got]
             if first is None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import gpunet as gp
-from gpunet import cli, emulator
+from gpunet import cli
 from gpunet.backends import why_unavailable
 from gpunet.backends.registry import _make
+from gpunet.emulator import build
 from gpunet.nvrtc import compiler
 
 
@@ -25,21 +26,24 @@ def test_another_system_is_named(monkeypatch):
 
 
 def test_another_processor_is_named(monkeypatch):
-    monkeypatch.setattr(emulator.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(build.platform, "machine", lambda: "aarch64")
     assert why_unavailable("emulated").endswith("on aarch64")
 
 
 def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(emulator.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setenv("CXX", "strange-c++")
-    assert "needs a C++ compiler, and strange-c++ is not found: apt-get install g++" in why_unavailable("emulated")
+    assert (
+        "needs a C++ compiler, and strange-c++ is not found: install it (Debian, Ubuntu: apt-get install g++"
+        in why_unavailable("emulated")
+    )
 
 
 def test_missing_nvrtc_is_named(monkeypatch, capsys):
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(emulator.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(compiler, "why_unavailable", lambda: f"NVRTC is not installed: {compiler.INSTALL}")
     why = why_unavailable("emulated")
     assert why.startswith("the CUDA emulator needs NVRTC: ")

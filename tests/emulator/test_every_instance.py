@@ -11,8 +11,9 @@ from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.check.cases import all_cases, variant
 from gpunet.check.compare import difference
+from gpunet.cuda.emulated import EmulatedLauncher
 from gpunet.cuda.instantiations import instantiations
-from gpunet.emulator.launcher import EmulatedLauncher, Settings
+from gpunet.emulator.launches import Settings
 from gpunet.nvrtc.signature import parameters
 
 pytestmark = needs_emulator

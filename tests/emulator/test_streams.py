@@ -8,8 +8,8 @@ import pytest
 from helpers import needs_emulator
 
 from gpunet.backends.cuda.backend import emulated_backend
-from gpunet.emulator.launcher import Settings
-from gpunet.emulator.stream import Stream
+from gpunet.emulator.launches import Settings
+from gpunet.emulator.stream import DeviceStream
 from gpunet.errors import BackendError
 
 pytestmark = needs_emulator
@@ -22,7 +22,7 @@ def backend():
 
 @pytest.fixture
 def stream(backend):
-    return Stream(backend.arrays)
+    return DeviceStream(backend.arrays)
 
 
 def read(backend, array):
@@ -123,7 +123,7 @@ def test_other_streams_run_on_while_one_captures(backend, stream):
     x, y = backend.full((3,), 1.0, np.float32), backend.full((3,), 0.0, np.float32)
     with stream:
         stream.begin_capture()
-        with Stream(backend.arrays):
+        with DeviceStream(backend.arrays):
             backend.copy(x, out=y)
             assert read(backend, y) == [1, 1, 1]
         assert stream.end_capture().kernels == []
@@ -191,7 +191,7 @@ def test_a_graphs_pool_hands_out_no_more_memory(backend, stream):
 
 
 def test_one_stream_that_two_threads_enter_gives_each_back_its_own(backend, stream):
-    arrays, other = backend.arrays, Stream(backend.arrays)
+    arrays, other = backend.arrays, DeviceStream(backend.arrays)
     inside, entered, after = threading.Event(), threading.Event(), []
 
     def first():

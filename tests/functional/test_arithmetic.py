@@ -276,5 +276,5 @@ def test_tensors_of_two_backends_do_not_mix(backend):
     def ones(*shape):
         return np.ones(shape, np.float32)
 
-    with pytest.raises(gp.BackendError, match=f"conv2d: w is on {other.name} but x on {backend.name}"):
+    with pytest.raises(gp.BackendError, match=f"conv2d: weight is on {other.name} but x on {backend.name}"):
         F.conv2d(gp.tensor(ones(1, 3, 3, 1), backend=backend), gp.tensor(ones(2, 2, 1, 1), backend=other))

@@ -81,10 +81,10 @@ def test_nan_comes_out_where_it_went_in(backend, dtype):
 @pytest.mark.parametrize(
     ("w_shape", "b_shape", "message"),
     [
-        ((2, 2, 3, 4), None, "w has shape (2, 2, 3, 4) but takes 6 axes (OH, OW, KH, KW, C, O)"),
-        ((3, 4, 2, 2, 2, 5), None, "x has 3 channels but w expects 2"),
+        ((2, 2, 3, 4), None, "weight has shape (2, 2, 3, 4) but takes 6 axes (OH, OW, KH, KW, C, O)"),
+        ((3, 4, 2, 2, 2, 5), None, "x has 3 channels but weight expects 2"),
         ((4, 3, 2, 2, 3, 5), None, "has filters for (4, 3) pixels, but x gives (3, 4)"),
-        ((3, 4, 2, 2, 3, 5), (5,), "b has shape (5,) but takes (3, 4, 5)"),
+        ((3, 4, 2, 2, 3, 5), (5,), "bias has shape (5,) but takes (3, 4, 5)"),
         ((3, 4, 9, 2, 3, 5), None, "a window of 9 pixels is larger than the padded height of x"),
     ],
 )

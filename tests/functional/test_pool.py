@@ -50,7 +50,7 @@ def test_max_pool2d_takes_the_first_largest_of_each_window(backend, case):
     g, rng = case.geometry, case.rng
     x = rng.choice([-np.inf, -1.0, 0.0, 1.0, np.nan], p=[0.3, 0.2, 0.2, 0.2, 0.1], size=case.x_shape).astype(np.float32)
     expected, expected_mask = brute_max(x, g)
-    y, mask = (host(a, backend) for a in backend.max_pool2d_forward(backend.asarray(x), geometry=g))
+    y, mask = (host(a, backend) for a in backend.max_pool2d_forward(backend.asarray(x), g))
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(mask, expected_mask)
     assert mask.dtype == g.mask_dtype
@@ -126,7 +126,7 @@ def test_2x2_max_pool2d_prefers_each_position_in_order(backend):
     x = np.array([(a, b, c, d) for a in range(3) for b in range(3) for c in range(3) for d in range(3)], np.float32)
     x = np.ascontiguousarray(x.T.reshape(1, 2, 2, 81))
     x[x == 0] = np.nan
-    y, mask = (host(a, backend) for a in backend.max_pool2d_forward(backend.asarray(x), geometry=g))
+    y, mask = (host(a, backend) for a in backend.max_pool2d_forward(backend.asarray(x), g))
     expected, expected_mask = brute_max(x, g)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(mask, expected_mask)
@@ -139,7 +139,7 @@ def test_2x2_max_pool2d_prefers_each_position_in_order(backend):
 def test_global_max_pool2d_names_positions_beyond_a_byte(backend, rng, x_shape, window, dtype):
     g = Geometry.pool(x_shape, window, stride=1)
     x = apart(rng, x_shape).astype(np.float32)
-    y, mask = backend.max_pool2d_forward(backend.asarray(x), geometry=g)
+    y, mask = backend.max_pool2d_forward(backend.asarray(x), g)
     assert np.dtype(mask.dtype) == dtype
     kh, kw = g.window
     for i in np.ndindex(*g.y_shape):
@@ -147,7 +147,7 @@ def test_global_max_pool2d_names_positions_beyond_a_byte(backend, rng, x_shape, 
         assert host(mask, backend)[i] == patch.argmax()
         assert host(y, backend)[i] == patch.max()
     dy = np.ones(g.y_shape, np.float32)
-    dx = host(backend.max_pool2d_backward(backend.asarray(dy), mask, geometry=g), backend)
+    dx = host(backend.max_pool2d_backward(backend.asarray(dy), mask, g), backend)
     assert dx.sum() == dy.size
     assert dx.reshape(len(x), -1, x_shape[3]).argmax(axis=1).shape == (len(x), x_shape[3])
 

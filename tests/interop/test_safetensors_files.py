@@ -102,11 +102,11 @@ def test_weights_of_another_model_raise_and_change_nothing(path):
 @pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW])
 def test_a_checkpoint_brings_model_optimizer_and_schedule_back(path, kind):
     model, optimizer = make(0, optimizer=kind)
-    schedule = optim.CosineLR(optimizer, 10)
+    schedule = optim.CosineAnnealingLR(optimizer, 10)
     schedule.step()
     save_checkpoint(path, model, optimizer, schedule, metadata={"epoch": 3})
     other, second = make(1, optimizer=kind)
-    second_schedule = optim.CosineLR(second, 10)
+    second_schedule = optim.CosineAnnealingLR(second, 10)
     assert load_checkpoint(path, other, second, second_schedule) == {"epoch": 3}
     assert_equal_states(snapshot(model, optimizer), snapshot(other, second))
     assert second.groups[0]["lr"] == optimizer.groups[0]["lr"] < 0.1

@@ -8,8 +8,12 @@ from recording import recording_backend
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import Moments
 from gpunet.backends.contract.update import Segments
 from gpunet.backends.cuda.device import BUSY
@@ -84,19 +88,19 @@ PRIMITIVES = {
         ["take_backward<float>"],
     ),
     "conv2d_forward": (
-        lambda on: on.conv2d_forward(conv_x(on), conv_w(on), ones(on, 20), geometry=CONV, activation=RELU),
+        lambda on: on.conv2d_forward(conv_x(on), conv_w(on), ones(on, 20), Conv(CONV, RELU)),
         ["conv2d_forward_tiled<float, 64, 64, 4, 4, 4, false>"],
     ),
     "conv2d_input_grad": (
-        lambda on: on.conv2d_input_grad(conv_dy(on), conv_w(on), geometry=CONV, gate=Gate(conv_dy(on), RELU)),
+        lambda on: on.conv2d_input_grad(conv_dy(on), conv_w(on), Conv(CONV), Gate(conv_dy(on), RELU)),
         ["conv2d_input_grad_tiled<float, 128, 16, 4, 2, 1>"],
     ),
     "conv2d_weight_grad": (
-        lambda on: on.conv2d_weight_grad(conv_dy(on), conv_x(on), geometry=CONV),
+        lambda on: on.conv2d_weight_grad(conv_dy(on), conv_x(on), Conv(CONV)),
         ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 4>"],
     ),
     "matmul": (
-        lambda on: on.matmul(ones(on, 8, 12), ones(on, 20, 12), transpose_b=True, bias=ones(on, 20)),
+        lambda on: on.matmul(ones(on, 8, 12), ones(on, 20, 12), Product(transpose_b=True, bias=ones(on, 20))),
         ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"],
     ),
     "batched_matmul": (
@@ -104,19 +108,19 @@ PRIMITIVES = {
         ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"] * 2,
     ),
     "max_pool2d_forward": (
-        lambda on: on.max_pool2d_forward(conv_x(on), geometry=POOL),
+        lambda on: on.max_pool2d_forward(conv_x(on), POOL),
         ["max_pool2d_forward<float, uint8, 4>"],
     ),
     "max_pool2d_backward": (
-        lambda on: on.max_pool2d_backward(ones(on, 2, 4, 4, 4), ones(on, 2, 4, 4, 4, dtype=np.uint8), geometry=POOL),
+        lambda on: on.max_pool2d_backward(ones(on, 2, 4, 4, 4), ones(on, 2, 4, 4, 4, dtype=np.uint8), POOL),
         ["max_pool2d_backward<float, uint8, 4>"],
     ),
     "avg_pool2d_forward": (
-        lambda on: on.avg_pool2d_forward(conv_x(on), geometry=POOL, count_padding=True),
+        lambda on: on.avg_pool2d_forward(conv_x(on), POOL, True),
         ["avg_pool2d_forward<float>"],
     ),
     "avg_pool2d_backward": (
-        lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), geometry=POOL, count_padding=True),
+        lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), POOL, True),
         ["avg_pool2d_backward<float>"],
     ),
     "resample2d": (
@@ -124,15 +128,15 @@ PRIMITIVES = {
         ["resample2d<float, 4>"],
     ),
     "local_conv2d_forward": (
-        lambda on: on.local_conv2d_forward(conv_x(on), ones(on, 2, 2, 7, 7, 4, 3), ones(on, 2, 2, 3), geometry=LOCAL),
+        lambda on: on.local_conv2d_forward(conv_x(on), ones(on, 2, 2, 7, 7, 4, 3), ones(on, 2, 2, 3), LOCAL),
         ["local_conv2d_forward<float>"],
     ),
     "local_conv2d_input_grad": (
-        lambda on: on.local_conv2d_input_grad(ones(on, 2, 2, 2, 3), ones(on, 2, 2, 7, 7, 4, 3), geometry=LOCAL),
+        lambda on: on.local_conv2d_input_grad(ones(on, 2, 2, 2, 3), ones(on, 2, 2, 7, 7, 4, 3), LOCAL),
         ["local_conv2d_input_grad<float>"],
     ),
     "local_conv2d_weight_grad": (
-        lambda on: on.local_conv2d_weight_grad(ones(on, 2, 2, 2, 3), conv_x(on), geometry=LOCAL),
+        lambda on: on.local_conv2d_weight_grad(ones(on, 2, 2, 2, 3), conv_x(on), LOCAL),
         ["local_conv2d_weight_grad<float>"],
     ),
     "batch_norm_forward": (
@@ -195,11 +199,13 @@ PRIMITIVES = {
     ),
     "gather_augment": (
         lambda on: on.gather_augment(
-            ones(on, 4, 8, 8, 3, dtype=np.uint8),
-            ones(on, 4, dtype=np.int32),
-            ones(on, 4, dtype=np.int32),
-            NORMALIZE,
-            seed=0,
+            Samples(
+                ones(on, 4, 8, 8, 3, dtype=np.uint8),
+                ones(on, 4, dtype=np.int32),
+                ones(on, 4, dtype=np.int32),
+                NORMALIZE,
+            ),
+            BatchRequest(seed=0),
         ),
         ["gather_augment<float>"],
     ),
@@ -253,13 +259,13 @@ def test_images_that_are_not_aligned_take_the_variant_for_any_alignment():
     backend = recording_backend()
     batch, w = ones(backend, 3, 27, 27, 4), ones(backend, 2, 2, 4, 32)
     geometry = Geometry.conv((3, 27, 27, 4), w.shape)
-    backend.conv2d_forward(batch, w, geometry=geometry)
+    backend.conv2d_forward(batch, w, None, Conv(geometry))
     flat = ones(backend, 1 + batch.size)
-    backend.conv2d_forward(flat[1:].reshape(batch.shape), w, geometry=geometry)
+    backend.conv2d_forward(flat[1:].reshape(batch.shape), w, None, Conv(geometry))
     assert [kernel.split(", ")[-2] for kernel in backend.launcher.kernels] == ["4", "1"]
     gray = ones(backend, 3, 27, 27, 1)[1:]  # 2916 bytes in: one channel could not be loaded by four anyway
     w = ones(backend, 3, 3, 1, 32)
-    backend.conv2d_forward(gray, w, geometry=Geometry.conv(gray.shape, w.shape))
+    backend.conv2d_forward(gray, w, None, Conv(Geometry.conv(gray.shape, w.shape)))
     assert backend.launcher.kernels[-1] == "conv2d_forward_tiled<float, 64, 64, 4, 4, 1, false>"
 
 
@@ -269,7 +275,7 @@ def test_one_unaligned_array_is_enough_for_any_alignment(argument):
     arrays = {"dy": conv_dy(backend), "gate": conv_dy(backend), "x": conv_x(backend)}
     whole = arrays[argument]
     arrays[argument] = ones(backend, whole.size + 1)[1:].reshape(whole.shape)
-    backend.conv2d_weight_grad(arrays["dy"], arrays["x"], geometry=CONV, gate=Gate(arrays["gate"], RELU))
+    backend.conv2d_weight_grad(arrays["dy"], arrays["x"], Conv(CONV), Gate(arrays["gate"], RELU))
     assert backend.launcher.kernels[0] == "conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>"
 
 
@@ -277,7 +283,7 @@ def test_one_unaligned_array_is_enough_for_any_alignment(argument):
 def test_pooling_and_products_look_at_alignment(shift):
     backend = recording_backend()
     flat = ones(backend, shift + 512)[shift:]
-    backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), geometry=POOL)
+    backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), POOL)
     backend.matmul(flat[:96].reshape(8, 12), ones(backend, 12, 20))
     vector = 1 if shift else 4
     assert backend.launcher.kernels == [
@@ -367,13 +373,13 @@ def test_tables_are_sent_once():
 def test_shapes_that_do_not_fit_are_refused_before_a_launch():
     backend = recording_backend()
     with pytest.raises(ValueError, match=r"conv2d_forward: w has shape \(3, 3, 4, 21\) but takes \(3, 3, 4, 20\)"):
-        backend.conv2d_forward(conv_x(backend), ones(backend, 3, 3, 4, 21), geometry=CONV)
+        backend.conv2d_forward(conv_x(backend), ones(backend, 3, 3, 4, 21), None, Conv(CONV))
     with pytest.raises(TypeError, match="labels must be C-contiguous int32, got int64"):
         backend.softmax_cross_entropy(
             ones(backend, 2, 3), ones(backend, 2, dtype=np.int64), weight=None, smoothing=0.0, ignore_index=None
         )
-    with pytest.raises(ValueError, match="there is none"):
-        backend.conv2d_weight_grad(conv_dy(backend), conv_x(backend), geometry=CONV, accumulate=True)
+    with pytest.raises(ValueError, match=r"conv2d_weight_grad: weight has shape \(20,\) but takes \(3, 3, 4, 20\)"):
+        backend.conv2d_weight_grad(conv_dy(backend), conv_x(backend), Conv(CONV), into=Into(ones(backend, 20)))
     assert backend.launcher.kernels == []
 
 
@@ -384,9 +390,9 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch():
 def test_a_depthwise_convolution_takes_its_own_kernels(multiplier, groups, which, weights):
     backend, g = recording_backend(), Geometry.conv((2, 7, 6, 8), (3, 3, 8 // groups, 8 * multiplier), groups=groups)
     x, w, dy = (ones(backend, *shape) for shape in (g.x_shape, g.w_shape, g.y_shape))
-    backend.conv2d_forward(x, w, geometry=g)
-    backend.conv2d_input_grad(dy, w, geometry=g)
-    backend.conv2d_weight_grad(dy, x, geometry=g)
+    backend.conv2d_forward(x, w, None, Conv(g))
+    backend.conv2d_input_grad(dy, w, Conv(g))
+    backend.conv2d_weight_grad(dy, x, Conv(g))
     assert [k.split("<")[0] for k in backend.launcher.kernels] == [
         f"conv2d_forward_{which}",
         f"conv2d_input_grad_{which}",
@@ -397,7 +403,7 @@ def test_a_depthwise_convolution_takes_its_own_kernels(multiplier, groups, which
 def test_pixels_that_are_not_normalised_stay_bytes():
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
-    x, _ = backend.gather_augment(images, None, order, Augmentation(), seed=0)
+    x, _ = backend.gather_augment(Samples(images, None, order, Augmentation()), BatchRequest(0))
     assert x.dtype == np.uint8
     assert backend.launcher.kernels == ["gather_augment<uint8>"]
 
@@ -406,14 +412,14 @@ def test_images_with_more_channels_than_the_kernel_holds_factors_for_are_refused
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 17, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
     with pytest.raises(ValueError, match="gather_augment: images have 17 channels but CUDA normalises up to 16"):
-        backend.gather_augment(images, None, order, NORMALIZE, seed=0)
+        backend.gather_augment(Samples(images, None, order, NORMALIZE), BatchRequest(0))
 
 
 def test_images_are_normalised_to_what_cuda_computes_in():
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 3, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
     with pytest.raises(TypeError, match="dtype is float64 but CUDA normalises to float32, float16, bfloat16"):
-        backend.gather_augment(images, None, order, NORMALIZE, seed=0, dtype=np.float64)
+        backend.gather_augment(Samples(images, None, order, NORMALIZE), BatchRequest(0, dtype=np.float64))
 
 
 def test_more_numbers_than_int32_counts_are_not_permuted():
@@ -426,4 +432,4 @@ def test_too_many_pixels_are_refused():
     geometry = Geometry.pool((2**15, 2**8, 2**8, 1), 1)
     x = np.broadcast_to(np.float32(0), geometry.x_shape)
     with pytest.raises(ValueError, match="fewer than 2\\^31 pixels"):
-        backend.max_pool2d_backward(x, x, geometry=geometry)
+        backend.max_pool2d_backward(x, x, geometry)

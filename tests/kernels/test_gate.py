@@ -171,7 +171,7 @@ def test_a_stack_frame_is_found():
     )
     used = compiler.compile_source("k.cu", text, "sm_90", ("k",)).resources["k"]
     assert used.stack > 0
-    assert not gate.Row("k.cu", "k", "sm_90", stack=used.stack).passes
+    assert not gate.GateRow("k.cu", "k", "sm_90", stack=used.stack).passes
 
 
 def test_an_error_carries_the_log_of_the_line():
@@ -180,12 +180,12 @@ def test_an_error_carries_the_log_of_the_line():
 
 
 def test_the_table_tells_failure_by_its_status(monkeypatch, capsys):
-    good = gate.Row("k.cu", "k", "sm_90", registers=40)
+    good = gate.GateRow("k.cu", "k", "sm_90", registers=40)
     monkeypatch.setattr(gate, "compile_all", lambda architectures: iter([good]))
     assert gate.print_table() == 0
     for bad in ({"spills": 8}, {"stack": 16}, {"error": "k.cu(3): no"}):
         monkeypatch.setattr(
-            gate, "compile_all", lambda architectures, bad=bad: iter([good, gate.Row("k.cu", "k", "sm_75", **bad)])
+            gate, "compile_all", lambda architectures, bad=bad: iter([good, gate.GateRow("k.cu", "k", "sm_75", **bad)])
         )
         assert gate.print_table() == 1
     assert "k.cu(3): no" in capsys.readouterr().out

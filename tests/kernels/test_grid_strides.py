@@ -6,6 +6,7 @@ import pytest
 from gpunet import random
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.cuda import arrays, augment, device, loss, norm, update
 from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry
@@ -44,8 +45,8 @@ def test_batches(device_backend, reference, rng):
     images, labels = rng.integers(0, 256, (5, 70, 75, 3), dtype=np.uint8), np.arange(5, dtype=np.int32)  # four shares
     drawn = Augmentation(padding=3, random_crop=True, flip="random", mean=(0.5,), std=(0.5,))
     args = images, labels, rng.integers(0, 5, 7).astype(np.int32)
-    got = device_backend.gather_augment(*map(device_backend.asarray, args), drawn, seed=0)
-    for mine, theirs in zip(got, reference.gather_augment(*args, drawn, seed=0), strict=True):
+    got = device_backend.gather_augment(Samples(*map(device_backend.asarray, args), drawn), BatchRequest(0))
+    for mine, theirs in zip(got, reference.gather_augment(Samples(*args, drawn), BatchRequest(0)), strict=True):
         np.testing.assert_array_equal(device_backend.to_numpy(mine), theirs)
 
 
@@ -75,11 +76,11 @@ def test_rows(device_backend, reference, rng, agrees):
 def test_pools(device_backend, reference, normal, agrees):
     geometry = Geometry.pool((3, 13, 14, 8), 3, stride=2)
     x, dy = normal(*geometry.x_shape), normal(*geometry.y_shape)
-    y, mask = device_backend.max_pool2d_forward(device_backend.asarray(x), geometry=geometry)
-    expected, expected_mask = reference.max_pool2d_forward(x, geometry=geometry)
+    y, mask = device_backend.max_pool2d_forward(device_backend.asarray(x), geometry)
+    expected, expected_mask = reference.max_pool2d_forward(x, geometry)
     agrees(y, expected)
-    dx = device_backend.max_pool2d_backward(device_backend.asarray(dy), mask, geometry=geometry)
-    agrees(dx, reference.max_pool2d_backward(dy, expected_mask, geometry=geometry))
+    dx = device_backend.max_pool2d_backward(device_backend.asarray(dy), mask, geometry)
+    agrees(dx, reference.max_pool2d_backward(dy, expected_mask, geometry))
 
 
 def test_batch_norm(device_backend, reference, normal, agrees):

@@ -1,12 +1,17 @@
 """Kernels that store 16 bits and add up in float32, against the reference in float64 on inputs of those bits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tolerances
 from recording import recording_backend
 
 from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
-from gpunet.backends.contract.gate import FUSED_POOL, Gate
+from gpunet.backends.contract.conv import FUSED_POOL, Conv
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.matmul import Product
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
 
@@ -36,11 +41,11 @@ def compare(device_backend, reference, narrow):
         def changed(value, change):
             if isinstance(value, np.ndarray):
                 return change(value)
-            return (
-                value._replace(y=changed(value.y, change), mask=changed(value.mask, change))
-                if isinstance(value, Gate)
-                else value
-            )
+            if isinstance(value, Gate):
+                return value._replace(y=changed(value.y, change), mask=changed(value.mask, change))
+            if isinstance(value, Product):
+                return replace(value, bias=changed(value.bias, change), gate=changed(value.gate, change))
+            return value
 
         def wide(a):
             return a.astype(np.float64) if a.dtype == narrow else a
@@ -89,31 +94,30 @@ def agree(got, expected, tolerance):
 def test_convolutions(compare, rounded, x_shape, w_shape, options, activation):
     g = Geometry.conv(x_shape, w_shape, **options)
     x, w, b, dy = rounded(*x_shape), rounded(*w_shape), rounded(w_shape[3]), rounded(*g.y_shape)
-    compare("conv2d_forward", x, w, b, geometry=g, activation=activation)
+    compare("conv2d_forward", x, w, b, Conv(g, activation))
     gate = Gate(np.tanh(dy), activation) if activation else None
-    compare("conv2d_input_grad", dy, w, geometry=g, gate=gate)
-    compare("conv2d_weight_grad", dy, x, geometry=g, gate=gate, single=True)
+    compare("conv2d_input_grad", dy, w, Conv(g, activation), gate)
+    compare("conv2d_weight_grad", dy, x, Conv(g, activation), gate, single=True)
 
 
 def test_a_pool_is_fused(compare, rounded, rng):
     g = Geometry.conv((2, 7, 9, 4), (3, 2, 4, 20), padding="same")
-    pool = Geometry.pool(g.y_shape, FUSED_POOL)
+    conv = Conv(g, RELU, Geometry.pool(g.y_shape, FUSED_POOL))
     x, w = (np.round(rounded(*shape) * 2) for shape in (g.x_shape, g.w_shape))  # ties, and sums that are exact
     x[0, 1, 2, 1] = np.nan
-    compare("conv2d_forward", x, w, rounded(20), geometry=g, activation=RELU, pool=pool)  # the mask too
+    compare("conv2d_forward", x, w, rounded(20), conv)  # the mask too
     x[0, 1, 2, 1] = 1
-    mask = rng.integers(0, 4, pool.y_shape).astype(np.uint8)
-    gate, dy = Gate(np.tanh(rounded(*pool.y_shape)), TANH, mask, pool), rounded(*pool.y_shape)
-    compare("conv2d_input_grad", dy, w, geometry=g, gate=gate)
-    compare("conv2d_weight_grad", dy, x, geometry=g, gate=gate, single=True)
+    mask = rng.integers(0, 4, conv.y_shape).astype(np.uint8)
+    gate, dy = Gate(np.tanh(rounded(*conv.y_shape)), TANH, mask), rounded(*conv.y_shape)
+    compare("conv2d_input_grad", dy, w, conv, gate)
+    compare("conv2d_weight_grad", dy, x, conv, gate, single=True)
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
 @pytest.mark.parametrize(("m", "k", "p"), [(65, 33, 66), (36, 20, 68), (20, 100, 10)])
 def test_products(compare, rounded, m, k, p, transposed):
     a, b = rounded(*((k, m) if transposed[0] else (m, k))), rounded(*((p, k) if transposed[1] else (k, p)))
-    options = dict(zip(("transpose_a", "transpose_b"), transposed, strict=True))
-    compare("matmul", a, b, bias=rounded(p), activation=RELU, gate=Gate(np.tanh(rounded(*a.shape)), TANH), **options)
+    compare("matmul", a, b, Product(*transposed, rounded(p), RELU, Gate(np.tanh(rounded(*a.shape)), TANH)))
 
 
 def test_a_sum_is_float32_until_it_is_rounded_once(device_backend, narrow):
@@ -123,7 +127,7 @@ def test_a_sum_is_float32_until_it_is_rounded_once(device_backend, narrow):
     assert float(device_backend.to_numpy(got)[0, 0]) == 4096
     g = Geometry.conv((4096, 1, 1, 1), (1, 1, 1, 1))
     dy = device_backend.asarray(np.ones(g.y_shape).astype(narrow))
-    dw, db = device_backend.conv2d_weight_grad(dy, dy, geometry=g)
+    dw, db = device_backend.conv2d_weight_grad(dy, dy, Conv(g))
     assert (device_backend.to_numpy(dw).item(), device_backend.to_numpy(db).item()) == (4096, 4096)
 
 
@@ -131,10 +135,9 @@ def test_weight_gradients_accumulate_in_float32(device_backend, reference, narro
     g = Geometry.conv((2, 7, 6, 4), (3, 3, 4, 20))
     dy, x, old = rounded(*g.y_shape), rounded(*g.x_shape), rng.normal(size=g.w_shape).astype(np.float32)
     out = device_backend.asarray(old)
-    device_backend.conv2d_weight_grad(
-        device_backend.asarray(dy), device_backend.asarray(x), geometry=g, out=out, accumulate=True
-    )
-    dw, _ = reference.conv2d_weight_grad(dy.astype(np.float64), x.astype(np.float64), geometry=g)
+    on = device_backend.asarray
+    device_backend.conv2d_weight_grad(on(dy), on(x), Conv(g), into=Into(out, add=True))
+    dw, _ = reference.conv2d_weight_grad(dy.astype(np.float64), x.astype(np.float64), Conv(g))
     agree(device_backend.to_numpy(out), old + dw, 1e-6)
 
 
@@ -145,13 +148,13 @@ def test_pools(compare, rounded, rng, narrow, channels, window):
     g = Geometry.pool((1, *extents, channels), window, stride=2, padding=1 if window == 3 else 0)
     x = rng.integers(0, 9, g.x_shape).astype(narrow)
     x[0, 1, 1, 0] = np.nan
-    _, mask = compare("max_pool2d_forward", x, geometry=g)
+    _, mask = compare("max_pool2d_forward", x, g)
     assert mask.dtype == g.mask_dtype
     mask = rng.integers(0, 9, g.y_shape).astype(g.mask_dtype)
-    compare("max_pool2d_backward", rounded(*g.y_shape), mask, geometry=g)
+    compare("max_pool2d_backward", rounded(*g.y_shape), mask, g)
     if window == 3:  # a 66,048th of a gradient has too few bits left in float16
-        compare("avg_pool2d_forward", x, geometry=g, count_padding=False)
-        compare("avg_pool2d_backward", rounded(*g.y_shape), geometry=g, count_padding=True)
+        compare("avg_pool2d_forward", x, g, False)
+        compare("avg_pool2d_backward", rounded(*g.y_shape), g, True)
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 7, 8), (33, 35)])
@@ -242,7 +245,7 @@ def test_a_cast_to_its_own_dtype_is_the_array_itself(device_backend, narrow):
 def test_four_elements_are_loaded_at_once_from_eight_bytes_on(narrow, shift, vector):
     backend = recording_backend()
     flat = backend.arrays.asarray(np.ones(shift + 512, narrow))[shift:]
-    backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), geometry=Geometry.pool((2, 8, 8, 4), 2))
+    backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), Geometry.pool((2, 8, 8, 4), 2))
     backend.matmul(flat[:96].reshape(8, 12), backend.arrays.asarray(np.ones((12, 20), narrow)))
     kind = {"float16": "half", "bfloat16": "bfloat16"}[narrow.name]
     assert backend.launcher.kernels == [
@@ -256,9 +259,9 @@ def test_any_alignment_is_taken(device_backend, reference, narrow, rounded, shif
     g = Geometry.conv((2, 6, 6, 4), (3, 3, 4, 20))
     flat, w = rounded(shift + 288), rounded(3, 3, 4, 20)
     x = device_backend.asarray(flat)[shift:].reshape(g.x_shape)
-    got, _ = device_backend.conv2d_forward(x, device_backend.asarray(w), geometry=g)
+    got, _ = device_backend.conv2d_forward(x, device_backend.asarray(w), None, Conv(g))
     expected, _ = reference.conv2d_forward(
-        flat[shift:].reshape(g.x_shape).astype(np.float64), w.astype(np.float64), geometry=g
+        flat[shift:].reshape(g.x_shape).astype(np.float64), w.astype(np.float64), None, Conv(g)
     )
     agree(device_backend.to_numpy(got), expected, tolerances.NARROW[narrow.name])
 
@@ -268,10 +271,10 @@ def test_what_does_not_fit_is_refused(device_backend, narrow):
     x, w = on(np.ones((1, 4, 4, 3), narrow)), on(np.ones((3, 3, 3, 5), np.float32))
     g = Geometry.conv(x.shape, w.shape)
     with pytest.raises(TypeError, match=f"conv2d_forward: w is float32 but x is {narrow.name}: CUDA takes one dtype"):
-        device_backend.conv2d_forward(x, w, geometry=g)
-    with pytest.raises(TypeError, match=f"conv2d_weight_grad: out is {narrow.name} but CUDA computes in float32"):
+        device_backend.conv2d_forward(x, w, None, Conv(g))
+    with pytest.raises(TypeError, match=f"conv2d_weight_grad: weight is {narrow.name} but CUDA computes in float32"):
         device_backend.conv2d_weight_grad(
-            on(np.ones(g.y_shape, narrow)), x, geometry=g, out=on(np.ones(g.w_shape, narrow))
+            on(np.ones(g.y_shape, narrow)), x, Conv(g), into=Into(on(np.ones(g.w_shape, narrow)))
         )
     with pytest.raises(TypeError, match=f"sum: a is {narrow.name} but CUDA computes in float32$"):
         device_backend.sum(x, (0,))

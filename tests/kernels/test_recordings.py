@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recording import recording_backend as idle_backend
 
+from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.update import Segments
 from gpunet.backends.cuda.backend import recording_backend
 
@@ -23,7 +24,7 @@ def ones(device, *shape):
 
 def test_what_is_const_is_read_and_the_rest_is_written(recorded):
     backend, recording, device = recorded
-    backend.matmul(ones(device, 3, 4), ones(device, 4, 5), bias=ones(device, 5))
+    backend.matmul(ones(device, 3, 4), ones(device, 4, 5), Product(bias=ones(device, 5)))
     (launch,) = recording.launches
     arguments = {a.name: (a.shape, a.read, a.written) for a in launch.arguments}
     assert arguments == {
@@ -36,8 +37,8 @@ def test_what_is_const_is_read_and_the_rest_is_written(recorded):
 def test_an_output_that_is_added_to_is_read_too(recorded):
     backend, recording, device = recorded
     out = ones(device, 3, 5)
-    for accumulate in (False, True):
-        backend.matmul(ones(device, 3, 4), ones(device, 4, 5), out=out, accumulate=accumulate)
+    for add in (False, True):
+        backend.matmul(ones(device, 3, 4), ones(device, 4, 5), Product(out=out, add=add))
     plain, added = (launch.read for launch in recording.launches)
     assert added - plain == out.nbytes
 

@@ -3,7 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from gpunet.augmentation import BORDERS, FLIPS
+from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, LINES
+from gpunet.backends.contract.arrays import BINARY, COMPARISONS, UNARY
 from gpunet.nvrtc import source
+from gpunet.random import PURPOSES
 
 
 @pytest.fixture
@@ -13,9 +17,11 @@ def folder(tmp_path, monkeypatch):
     for place in places:
         place.mkdir(parents=True)
     monkeypatch.setattr(source, "candidates", lambda: places)
-    source.read.cache_clear()
+    for cached in (source.read, source.constant):
+        cached.cache_clear()
     yield places
-    source.read.cache_clear()
+    for cached in (source.read, source.constant):
+        cached.cache_clear()
 
 
 def test_includes_are_inlined_once_and_lines_stay_traceable(folder):
@@ -51,6 +57,62 @@ def test_no_sources_names_both_places(folder):
         source.kernels_folder()
     assert str(folder[0]) in str(caught.value)
     assert str(folder[1]) in str(caught.value)
+
+
+CONSTANTS = """
+#define TILE 16
+#define NOTED 3  // gpunet.random.PURPOSES
+constexpr int LIMIT = 1024;  // of a block
+#define RATE 2.0f
+#define MASK 0xffu
+#define HALF (TILE / 2)
+#define EACH(i) 4
+// #define COMMENTED 5
+    constexpr int LOCAL = 6;
+constexpr int CHOSEN = TILE ? 4 : 1;
+"""
+
+
+def test_the_constants_of_a_source_are_its_decimal_integers():
+    assert source.parse_constants(CONSTANTS) == {"TILE": 16, "NOTED": 3, "LIMIT": 1024}
+
+
+def test_a_constant_is_read_from_a_file_and_its_headers(folder):
+    (folder[1] / "tile.cuh").write_text("#define TILE 16\n")
+    (folder[1] / "k.cu").write_text('#include "tile.cuh"\nconstexpr int LIMIT = 7;\n')
+    (folder[1] / "empty.cu").write_text("// nothing\n")
+    assert source.constant("k.cu", "TILE") == source.constant("tile.cuh", "TILE") == 16
+    assert source.constant("k.cu", "LIMIT") == 7
+    with pytest.raises(ValueError, match=r"^k\.cu defines no number BLOCK; it defines TILE, LIMIT$"):
+        source.constant("k.cu", "BLOCK")
+    with pytest.raises(ValueError, match=r"^empty\.cu defines no number TILE; it defines none$"):
+        source.constant("empty.cu", "TILE")
+    with pytest.raises(FileNotFoundError, match=r"absent\.cu"):
+        source.constant("absent.cu", "TILE")
+
+
+ENUMERATIONS = {
+    ("elementwise.cu", ""): (*enumerate(UNARY), *enumerate(BINARY), *enumerate(COMPARISONS)),
+    ("common.cuh", "ACTIVATION_"): [(i, name) for i, name in enumerate(ACTIVATIONS, 1) if name not in LINES],
+    ("input_activation.cu", "INPUT_ACTIVATION_"): enumerate(INPUT_ACTIVATIONS),
+    ("gather_augment.cu", ""): [
+        (BORDERS.index("reflect"), "reflect"), (FLIPS.index("alternate"), "alternate"), (PURPOSES["augment"], "augment")
+    ],
+}  # fmt: skip
+"""By file and prefix of its names: the number by which the host passes each word, and the word."""
+
+
+@pytest.mark.parametrize(("file", "prefix"), ENUMERATIONS)
+def test_the_host_counts_choices_as_the_kernels_do(file, prefix):
+    for number, word in ENUMERATIONS[file, prefix]:
+        assert source.constant(file, prefix + word.upper()) == number, word
+
+
+def test_a_kernel_with_other_threads_than_the_hosts_names_them():
+    """Launch bounds are THREADS of common.cuh or a constant of the file, which the host reads: never a bare number."""
+    for path in Path(source.kernels_folder()).glob("*.cu"):
+        for bound in re.findall(r"__launch_bounds__\((\w+)", path.read_text(encoding="utf-8")):
+            assert source.constant(path.name, bound) % source.constant("common.cuh", "WARP") == 0
 
 
 def test_inline_ptx_stands_in_one_file():

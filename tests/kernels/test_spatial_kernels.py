@@ -7,6 +7,7 @@ from recording import recording_backend
 
 import gpunet as gp
 from gpunet import functional as F
+from gpunet.backends.contract.into import Into
 from gpunet.geometry import Geometry
 from gpunet.resampling import averaged, linear, nearest, padded
 
@@ -60,11 +61,12 @@ def test_local_convolutions_agree_with_the_reference(device_backend, reference, 
     shapes = g.x_shape, (*g.y_shape[1:3], *g.w_shape), (*g.y_shape[1:3], 5), g.y_shape
     x, w, b, dy = (rng.normal(size=shape).astype(dtype) for shape in shapes)
     x[1, 3, 2, 1] = dy[0, 1, 3, 3] = np.nan  # of a window inside the image: what NaN times padding is, is left open
-    calls = ("forward", (x, w, b)), ("forward", (x, w)), ("input_grad", (dy, w)), ("weight_grad", (dy, x))
+    calls = ("forward", (x, w, b)), ("forward", (x, w, None)), ("input_grad", (dy, w)), ("weight_grad", (dy, x))
+    on = device_backend.asarray
     for name, arrays in calls:
-        got = getattr(device_backend, f"local_conv2d_{name}")(*map(device_backend.asarray, arrays), geometry=g)
-        wide = (a.astype(np.float64) for a in arrays)
-        expected = getattr(reference, f"local_conv2d_{name}")(*wide, geometry=g)
+        got = getattr(device_backend, f"local_conv2d_{name}")(*(None if a is None else on(a) for a in arrays), g)
+        wide = (None if a is None else a.astype(np.float64) for a in arrays)
+        expected = getattr(reference, f"local_conv2d_{name}")(*wide, g)
         if name == "weight_grad":  # float32 from float32 or 16 bits
             assert got[0].dtype == got[1].dtype == np.float32
             for one, other in zip(got, expected, strict=True):
@@ -78,13 +80,11 @@ def test_local_convolutions_agree_with_the_reference(device_backend, reference, 
 def test_local_weight_gradients_accumulate(device_backend, reference, rng, into):
     g = Geometry.conv((2, 4, 5, 3), (2, 2, 3, 4))
     dy, x = (rng.normal(size=shape).astype(np.float32) for shape in (g.y_shape, g.x_shape))
-    dw, db = reference.local_conv2d_weight_grad(dy, x, geometry=g)
-    out = device_backend.asarray(np.ones_like(dw)) if into != "b" else None
-    bias_out = device_backend.asarray(np.ones_like(db)) if into != "w" else None
+    dw, db = reference.local_conv2d_weight_grad(dy, x, g)
     on = device_backend.asarray
-    got = device_backend.local_conv2d_weight_grad(
-        on(dy), on(x), geometry=g, out=out, bias_out=bias_out, accumulate=True
-    )
+    weight = on(np.ones_like(dw)) if into != "b" else None
+    bias = on(np.ones_like(db)) if into != "w" else None
+    got = device_backend.local_conv2d_weight_grad(on(dy), on(x), g, Into(weight, bias, add=True))
     check(device_backend, got[0], dw + (into != "b"), 2e-6)
     check(device_backend, got[1], db + (into != "w"), 2e-6)
 
@@ -136,11 +136,8 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch(rng):
     with pytest.raises(
         ValueError, match=r"local_conv2d_forward: w has shape \(2, 2, 3, 4\) but takes \(4, 6, 2, 2, 3, 4\)"
     ):
-        backend.local_conv2d_forward(x, backend.asarray(np.ones((2, 2, 3, 4), np.float32)), geometry=g)
-    with pytest.raises(
-        ValueError, match="local_conv2d_weight_grad: accumulate adds to what `out` holds, and there is none"
-    ):
-        backend.local_conv2d_weight_grad(
-            backend.asarray(np.ones(g.y_shape, np.float32)), x, geometry=g, bias=False, accumulate=True
-        )
+        backend.local_conv2d_forward(x, backend.asarray(np.ones((2, 2, 3, 4), np.float32)), None, g)
+    dy, bias = (backend.asarray(np.ones(shape, np.float32)) for shape in (g.y_shape, (4,)))
+    with pytest.raises(ValueError, match=r"local_conv2d_weight_grad: bias has shape \(4,\) but takes \(4, 6, 4\)"):
+        backend.local_conv2d_weight_grad(dy, x, g, Into(bias=bias))
     assert not backend.launcher.kernels

@@ -61,7 +61,7 @@ def test_vgg11_has_the_parameters_of_its_formula():
         (lambda: models.alexnet(stem=""), "alexnet: stem is '' but takes small or paper"),
         (lambda: models.mobilenet((31, 64, 3), stride=2), "mobilenet: images are 31x64 but must be at least 32x32"),
         (lambda: models.mobilenet(stride=3), "mobilenet: stride is 3 but takes 1 or 2"),
-        (lambda: models.mobilenet(width=0), "mobilenet: width is 0 but must be positive"),
+        (lambda: models.mobilenet(width_mult=0), "mobilenet: width_mult is 0 but must be positive"),
     ],
 )
 def test_images_that_are_too_small_are_refused(make, message):
@@ -75,11 +75,11 @@ def test_images_that_are_too_small_are_refused(make, message):
         (models.resnet9, (9, 17, 2)), (models.vgg11, (33, 65, 1)), (models.resnet18, (9, 17, 2)),
         (partial(models.resnet18, stem="paper"), (33, 65, 1)), (models.alexnet, (17, 30, 1)),
         (partial(models.alexnet, stem="paper", dense=()), (67, 75, 2)), (models.mobilenet, (17, 33, 2)),
-        (partial(models.mobilenet, width=0.3, stride=2), (33, 40, 1)), (partial(models.vgg11, dense=(9,)), (32, 32, 1)),
+        (partial(models.mobilenet, width_mult=0.3, stride=2), (33, 40, 1)), (partial(models.vgg11, dense=(9,)), (32, 32, 1)),
     ],
 )  # fmt: skip
 def test_models_take_images_of_many_sizes_and_every_parameter_gets_a_gradient(rng, make, shape):
-    model = make(shape, classes=3)
+    model = make(shape, num_classes=3)
     logits = model(rng.normal(size=(2, *shape)).astype(np.float32))
     assert logits.shape == (2, 3)
     F.cross_entropy(logits, [0, 2]).backward()
@@ -122,7 +122,7 @@ def test_nets_for_small_images_have_the_parameters_of_their_docstrings(make, par
 
 def test_a_narrower_mobilenet_has_a_quarter_of_the_pointwise_filters():
     def pointwise(width):
-        layers = models.mobilenet(width=width)
+        layers = models.mobilenet(width_mult=width)
         return sum(c.weight.size for c in layers if isinstance(c, nn.Conv2d) and c.weight.shape[:2] == (1, 1))
 
     assert pointwise(0.5) * 4 == pointwise(1.0)
@@ -152,7 +152,7 @@ def test_whitening_filters_whiten(rng):
 
 def test_speedrun_starts_whitened_and_learns_all_but_what_is_fixed(backend, rng):
     images = rng.normal(size=(8, 11, 10, 3)).astype(np.float32)
-    model = models.speedrun((11, 10, 3), classes=4, images=images).to(backend)
+    model = models.speedrun((11, 10, 3), num_classes=4, images=images).to(backend)
     np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images))
     models.whiten(model, images[:4])
     np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images[:4]))

@@ -68,7 +68,9 @@ def test_it_learns_to_tell_classes_apart(rng, loss):
         "triplet": lambda: data.Triplets(train, 32, 30),
     }
     loader = kinds.get(loss, lambda: data.Pairs(train, 32, 30))()
-    trainer = gp.Trainer(model, optim.Adam(model.parameters(), lr=0.01), step=step, backend="numpy", progress=False)
+    trainer = gp.Trainer(
+        model, optim.Adam(model.parameters(), lr=0.01), loss_step=step, backend="numpy", progress=False
+    )
     history = trainer.fit(loader, epochs=4)
     assert history.rows[-1]["loss"] < 0.6 * history.rows[0]["loss"]
     queries = (directions + 0.5 * rng.normal(size=directions.shape)).astype(np.float32)

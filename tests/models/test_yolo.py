@@ -6,7 +6,7 @@ from helpers import check_gradients, host, relative_error
 import gpunet as gp
 from gpunet import data, models, optim
 from gpunet.models.yolo import BOX, CLASSES, NOTHING, OBJECT, AssignTargets
-from gpunet.vision.boxes import giou
+from gpunet.vision.boxes import pairwise_giou
 
 ANCHORS = np.array([[10, 8], [24, 30], [50, 20.0]])
 SIZE = 64, 96
@@ -14,7 +14,7 @@ SIZE = 64, 96
 
 @pytest.fixture
 def model():
-    return models.YOLO(ANCHORS, 2, base=4)
+    return models.YOLO(ANCHORS, 2, base_channels=4)
 
 
 def sigmoid(z):
@@ -68,7 +68,7 @@ def test_image_without_boxes_and_one_class_only_are_targets_too(model):
     targets = model.targets(SIZE).assign(np.zeros((2, 4), np.float32), np.array([-1, -1]))
     assert not targets[..., OBJECT].any()
     assert targets[..., NOTHING].all()
-    single = models.YOLO(ANCHORS, 1, base=2)
+    single = models.YOLO(ANCHORS, 1, base_channels=2)
     targets = single.targets(SIZE).assign(np.array([[3, 4, 30, 40.0]], np.float32), np.array([0]))
     loss = single.loss(single(np.zeros((1, *SIZE, 3), np.float32)), targets[None])
     assert np.isfinite(loss.item())
@@ -101,7 +101,7 @@ def test_loss_is_that_of_its_formula(model, rng):
             cell, (w, h) = np.array(index[2:0:-1]), ANCHORS[index[3]]
             (x, y), (sw, sh) = 16 * (cell + sigmoid(raw[index][:2])), (2 * sigmoid(raw[index][2:4])) ** 2
             box = np.array([[x - w * sw / 2, y - h * sh / 2, x + w * sw / 2, y + h * sh / 2]])
-            overlap = giou(box, t[BOX][None].astype(float))[0, 0]
+            overlap = pairwise_giou(box, t[BOX][None].astype(float))[0, 0]
             expected += -np.log(p[index]) - np.log(shares @ t[CLASSES]) + 1.5 * (1 - overlap)
     loss = model.loss(gp.tensor(raw), targets, background=0.3, box=1.5)
     assert loss.item() == pytest.approx(expected / 4, rel=1e-5)
@@ -129,14 +129,14 @@ def test_detect_suppresses_cuts_off_and_sorts(model):
     raw[0, 0, 0, 2] = [0, -3, 0, 0, 3, 5, 0]  # centre near the upper edge: cut off there
     raw[0, 0, 0, 1] = [0, -3, np.log(2), -0.3, 2, 5, 0]
     raw[0, 3, 5, 1] = [0, 0, 0, 0, 5, 0, 5]
-    first, second = model.detect(raw, overlap=0.3)
+    first, second = model.detect(raw, iou_threshold=0.3)
     assert len(second.scores) == 0
     assert first.labels.tolist() == [1, 0]
     assert first.scores[0] > first.scores[1]
     assert (first.boxes[:, :2] >= 0).all()
     assert (first.boxes[:, 2:] <= [96, 64]).all()
-    assert len(model.detect(raw, overlap=0.99)[0].scores) == 3
-    assert len(model.detect(raw, overlap=0.99, most=1)[0].scores) == 1
+    assert len(model.detect(raw, iou_threshold=0.99)[0].scores) == 3
+    assert len(model.detect(raw, iou_threshold=0.99, max_detections=1)[0].scores) == 1
 
 
 def test_it_learns_to_find_squares(rng):
@@ -147,13 +147,16 @@ def test_it_learns_to_find_squares(rng):
         x, y = rng.integers(0, 32), rng.integers(0, 16)
         boxes[i, 0] = x, y, x + 14, y + 14
         images[i, y : y + 14, x : x + 14, labels[i, 0]] = 1
-    model = models.YOLO([[14, 14]], 2, base=4)
+    model = models.YOLO([[14, 14]], 2, base_channels=4)
     loader = data.DataLoader(data.ArrayDataset(images, boxes, labels), 8, shuffle=True, transform=model.targets(size))
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
     trainer = gp.Trainer(model, optimizer, loss=model.loss, metrics=[], backend="numpy", progress=False)
     trainer.fit(loader, epochs=60)
     found = model.detect(trainer.predict(images))
-    best = [giou(each.boxes[:1], box)[0, 0] if len(each.boxes) else 0 for each, box in zip(found, boxes, strict=True)]
+    best = [
+        pairwise_giou(each.boxes[:1], box)[0, 0] if len(each.boxes) else 0
+        for each, box in zip(found, boxes, strict=True)
+    ]
     assert np.mean(np.array(best) > 0.5) > 0.8
 
 
@@ -163,7 +166,7 @@ def test_a_captured_step_trains_as_an_eager_one(cuda_name, rng):
     losses = []
     for capture in (False, True):
         gp.seed(0)
-        model = models.YOLO([[14, 14]], 2, base=2)
+        model = models.YOLO([[14, 14]], 2, base_channels=2)
         loader = data.DataLoader(
             data.ArrayDataset(images, boxes, labels), 2, transform=model.targets((32, 32)), prefetch=0
         )
@@ -177,7 +180,7 @@ def test_a_captured_step_trains_as_an_eager_one(cuda_name, rng):
 
 def test_predictions_are_the_same_on_every_backend(backend, model, rng):
     x = rng.normal(size=(2, 32, 48, 3)).astype(np.float32)
-    expected = models.YOLO(ANCHORS, 2, base=4)
+    expected = models.YOLO(ANCHORS, 2, base_channels=4)
     expected.load_state_dict(model.state_dict())
     raw = model.to(backend)(x)
     assert raw.shape == (2, 2, 3, 3, 7)

@@ -136,7 +136,7 @@ def test_raw_arrays_move_to_the_layers_backend(backend, rng):
 
 def test_a_layer_refuses_a_tensor_of_another_backend():
     layer = nn.Linear(3, 2).to("reference")
-    with pytest.raises(gp.BackendError, match="linear: w is on reference but x on numpy"):
+    with pytest.raises(gp.BackendError, match="linear: weight is on reference but x on numpy"):
         layer(gp.tensor(np.ones((1, 3), np.float32), backend="numpy"))
 
 
@@ -154,7 +154,7 @@ def test_out_of_memory_names_the_layer_and_the_bytes(backend):
     ("make", "message"),
     [
         (lambda: nn.Conv2d(0, 4, 3), "Conv2d: in_channels must be at least 1, got 0"),
-        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: window must be at least 1, got 0"),
+        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: kernel_size must be at least 1, got 0"),
         (lambda: nn.Conv2d(3, 4.0, 3), "Conv2d: out_channels must be an integer, got 4.0"),
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d: groups=2 must divide in_channels=3 and out_channels=4"),
         (lambda: nn.Conv2d(3, 4, 3, activation="gelu"), "Conv2d: activation is 'gelu' but takes one of"),
@@ -194,7 +194,7 @@ def test_models_take_images_of_many_sizes(backend, rng, shape):
     for make in (gp.models.lenet, gp.models.cnn):
         if shape == (32, 33, 3) and make is gp.models.cnn:
             continue
-        model = make(shape, classes=7).to(backend)
+        model = make(shape, num_classes=7).to(backend)
         logits = model(rng.normal(size=(2, *shape)).astype(np.float32))
         assert logits.shape == (2, 7)
     assert gp.models.cnn((4, 5, 1), dropout=0.5)(np.ones((1, 4, 5, 1), np.float32)).shape == (1, 10)

@@ -116,7 +116,7 @@ def test_every_fault_is_named_at_once():
 def test_a_state_that_is_no_mapping_is_named(state):
     with pytest.raises(TypeError, match=f"^load_state_dict: takes arrays by name.*got {type(state).__name__}$"):
         Net().load_state_dict(state)
-    with pytest.raises(TypeError, match=f"^SGD: a state is what state_dict gives, got {type(state).__name__}$"):
+    with pytest.raises(TypeError, match=f"^SGD: a state is what state_dict returns, got {type(state).__name__}$"):
         optim.SGD(Net().parameters(), lr=0.1).load_state_dict(state)
 
 

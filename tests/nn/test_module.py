@@ -276,11 +276,11 @@ def test_a_model_can_be_copied(rng):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Conv2d(1, 2, 2.5), "Conv2d: window must be an integer"),
-        (lambda: nn.Conv2d(1, 2, (3, 3, 3)), "Conv2d: window must be one integer or two"),
+        (lambda: nn.Conv2d(1, 2, 2.5), "Conv2d: kernel_size must be an integer"),
+        (lambda: nn.Conv2d(1, 2, (3, 3, 3)), "Conv2d: kernel_size must be one integer or two"),
         (lambda: nn.Conv2d(1, 2, 3, stride=-1), "Conv2d: stride must be at least 1"),
         (lambda: nn.Conv2d(1, 2, 3, padding="smae"), "Conv2d: padding is 'smae'"),
-        (lambda: nn.MaxPool2d(0), "MaxPool2d: window must be at least 1"),
+        (lambda: nn.MaxPool2d(0), "MaxPool2d: kernel_size must be at least 1"),
     ],
 )
 def test_a_wrong_layer_is_refused_when_it_is_made(make, message):

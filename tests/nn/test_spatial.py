@@ -120,12 +120,15 @@ def test_a_residual_may_change_channels_and_extents_by_its_shortcut(backend, rng
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.Upsample2d(), "Upsample2d: takes exactly one of scale and size, got scale=None and size=None"),
-        (lambda: nn.Upsample2d(-1), "Upsample2d: scale must be one or two positive numbers, got -1"),
+        (
+            lambda: nn.Upsample2d(),
+            "Upsample2d: takes exactly one of scale_factor and size, got scale_factor=None and size=None",
+        ),
+        (lambda: nn.Upsample2d(-1), "Upsample2d: scale_factor must be one or two positive numbers, got -1"),
         (lambda: nn.Upsample2d(2, mode="area"), "Upsample2d: mode is 'area' but takes one of nearest, bilinear"),
         (lambda: nn.ZeroPad2d(-1), "ZeroPad2d: padding must not be negative, got -1"),
-        (lambda: nn.AdaptiveAvgPool2d(0), "AdaptiveAvgPool2d: size must be at least 1, got 0"),
-        (lambda: nn.AdaptiveAvgPool2d((None, "2")), "AdaptiveAvgPool2d: size must be an integer, got '2'"),
+        (lambda: nn.AdaptiveAvgPool2d(0), "AdaptiveAvgPool2d: output_size must be at least 1, got 0"),
+        (lambda: nn.AdaptiveAvgPool2d((None, "2")), "AdaptiveAvgPool2d: output_size must be an integer, got '2'"),
         (lambda: nn.Concat(), "Concat: takes at least one branch, got none"),
         (lambda: nn.Concat(nn.ReLU(), 3), "Concat: branch 1 is int but takes a Module"),
         (lambda: nn.Residual(nn.ReLU(), shortcut=F.relu), "Residual: shortcut is function but takes a Module"),
@@ -152,7 +155,7 @@ def test_antialiasing_averages_what_a_smaller_image_cannot_show(backend):
     np.testing.assert_allclose(y.numpy(), 0.5, atol=0.03)
     assert layer.flops((1, 32, 32, 1), y.shape) == 2 * sum(map(len, _near(32, 4))) ** 2
     assert "antialias=True" in repr(layer)
-    with pytest.raises(ValueError, match="Upsample2d: antialias goes with bilinear, got mode 'nearest'"):
+    with pytest.raises(ValueError, match="Upsample2d: antialias goes with mode 'bilinear', got 'nearest'"):
         nn.Upsample2d(0.5, antialias=True)
 
 

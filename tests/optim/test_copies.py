@@ -181,7 +181,7 @@ def test_a_shallow_copy_of_a_parameter_shares_its_memory_and_is_free(backend):
     layer.weight.data = backend.full((3, 2), 7, np.float32)
     assert (twin.numpy() == 7).all()
     with pytest.raises(
-        TypeError, match=r"^SGD: copy\.copy would share the parameters, which one optimizer holds; take"
+        TypeError, match=r"^SGD: copy\.copy would share the parameters, which only one optimizer may hold; use"
     ):
         copy.copy(optimizer)
 

@@ -43,10 +43,10 @@ def sgd(w, grads, *, lr, momentum=0.0, nesterov=False, weight_decay=0.0, l1=0.0)
     return w
 
 
-def adam(w, grads, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled=False):
+def adam(w, grads, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, decoupled_weight_decay=False):
     m, v = np.zeros_like(w), np.zeros_like(w)
     for t, g in enumerate(grads, 1):
-        if decoupled:
+        if decoupled_weight_decay:
             w = w - lr * weight_decay * w
         else:
             g = g + weight_decay * w
@@ -56,13 +56,13 @@ def adam(w, grads, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, d
 
 
 def adamw(w, grads, weight_decay=0.01, **options):
-    return adam(w, grads, weight_decay=weight_decay, decoupled=True, **options)
+    return adam(w, grads, weight_decay=weight_decay, decoupled_weight_decay=True, **options)
 
 
-def decayed(w, g, lr, weight_decay, decoupled=False, l1=0.0):
+def decayed(w, g, lr, weight_decay, decoupled_weight_decay=False, l1=0.0):
     """(w', g) as every rule begins."""
-    w = w - lr * weight_decay * w if decoupled else w
-    return w, g + l1 * np.sign(w) + (0 if decoupled else weight_decay * w)
+    w = w - lr * weight_decay * w if decoupled_weight_decay else w
+    return w, g + l1 * np.sign(w) + (0 if decoupled_weight_decay else weight_decay * w)
 
 
 def rmsprop(w, grads, *, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, weight_decay=0.0, **decay):
@@ -84,10 +84,10 @@ def adagrad(w, grads, *, lr=0.01, eps=1e-10, weight_decay=0.0, **decay):
     return w
 
 
-def lion(w, grads, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, decoupled=True):
+def lion(w, grads, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, decoupled_weight_decay=True):
     m = np.zeros_like(w)
     for g in grads:
-        w, g = decayed(w, g, lr, weight_decay, decoupled)
+        w, g = decayed(w, g, lr, weight_decay, decoupled_weight_decay)
         w = w - lr * np.sign(betas[0] * m + (1 - betas[0]) * g)
         m = betas[1] * m + (1 - betas[1]) * g
     return w
@@ -112,12 +112,12 @@ def muon(w, grads, *, lr=0.02, momentum=0.95, nesterov=True, adam_lr=3e-4, weigh
 CASES = [
     (optim.RMSprop, rmsprop, {}),
     (optim.RMSprop, rmsprop, {"lr": 0.03, "alpha": 0.9, "eps": 1e-3, "momentum": 0.8, "weight_decay": 0.1, "l1": 0.03}),
-    (optim.RMSprop, rmsprop, {"weight_decay": 0.3, "decoupled": True}),
+    (optim.RMSprop, rmsprop, {"weight_decay": 0.3, "decoupled_weight_decay": True}),
     (optim.Adagrad, adagrad, {}),
-    (optim.Adagrad, adagrad, {"lr": 0.1, "eps": 1e-2, "weight_decay": 0.1, "l1": 0.03, "decoupled": True}),
+    (optim.Adagrad, adagrad, {"lr": 0.1, "eps": 1e-2, "weight_decay": 0.1, "l1": 0.03, "decoupled_weight_decay": True}),
     (optim.Lion, lion, {}),
     (optim.Lion, lion, {"lr": 0.03, "betas": (0.5, 0.8), "weight_decay": 0.3}),
-    (optim.Lion, lion, {"lr": 0.03, "weight_decay": 0.3, "decoupled": False}),
+    (optim.Lion, lion, {"lr": 0.03, "weight_decay": 0.3, "decoupled_weight_decay": False}),
     (optim.Muon, muon, {}),
     (optim.Muon, muon, {"lr": 0.1, "momentum": 0.5, "nesterov": False, "weight_decay": 0.3, "adam_lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1}),
@@ -254,7 +254,7 @@ def test_one_large_step_and_many_small_ones_train_a_net(backend, rng):
     lambda p: optim.Adam(p, lr=0.01, weight_decay=0.1),
     lambda p: optim.AdamW([{"params": p[:1], "lr": 0.1}, {"params": p[1:], "betas": (0.5, 0.9)}]),
     lambda p: optim.RMSprop(p, momentum=0.9),
-    lambda p: optim.RMSprop(p, decoupled=True, weight_decay=0.1, max_norm=0.5),
+    lambda p: optim.RMSprop(p, decoupled_weight_decay=True, weight_decay=0.1, max_norm=0.5),
     lambda p: optim.Adagrad(p, 0.1),
     lambda p: optim.Lion(p, 0.1),
     lambda p: optim.Muon(p),
@@ -357,7 +357,7 @@ MISTAKES = [
     (lambda p: optim.Adagrad(p, eps=-1), ValueError, "Adagrad: eps is -1 but must be positive"),
     (lambda p: optim.Lion(p, betas=(1, 0)), ValueError, "Lion: betas are (1, 0) but must be at least 0 and below 1"),
     (lambda p: optim.SGD(p, lr=0.1, max_norm=0), ValueError, "SGD: max_norm is 0 but must be positive"),
-    (lambda p: optim.Muon(p, l1=0.1), ValueError, "Muon: takes decoupled weight decay alone, no l1"),
+    (lambda p: optim.Muon(p, l1=0.1), ValueError, "Muon: takes only decoupled weight decay, no l1"),
     (
         lambda p: optim.Muon([{"params": p, "rule": "sgd"}]),
         ValueError,
@@ -366,12 +366,12 @@ MISTAKES = [
     (
         lambda p: optim.Muon([{"params": p, "rule": "muon"}]),
         ValueError,
-        "Muon: a parameter of shape (5,) is no matrix; its group takes rule 'adamw' or None",
+        "Muon: a parameter of shape (5,) is no matrix; give its group the rule 'adamw' or None",
     ),
     (
         lambda p: optim.Muon([{"params": p, "rule": "adamw", "adam_lr": 0.1}]),
         ValueError,
-        "Muon: a group of rule 'adamw' has adam_lr; its rate is lr",
+        "Muon: a group of rule 'adamw' has adam_lr, which is for groups without a rule",
     ),
     (lambda p: optim.Muon(p, adam_lr="a"), TypeError, "Muon: adam_lr is 'a' but must be a number"),
     (lambda p: optim.SGD(p, lr="a"), TypeError, "SGD: lr is 'a' but must be a number"),
@@ -388,7 +388,8 @@ MISTAKES = [
         (
             partial(kind, lr=0.1, weigth_decay=0.1, amsgrad=True),
             TypeError,
-            f"{kind.__name__}: got amsgrad, weigth_decay but takes lr, {own}clip_norm, weight_decay, decoupled, l1, max_norm",
+            f"{kind.__name__}: got amsgrad, weigth_decay but takes lr, {own}clip_norm, weight_decay, "
+            f"decoupled_weight_decay, l1, max_norm",
         )
         for kind, own in (
             (optim.SGD, "momentum, nesterov, "),
@@ -406,7 +407,7 @@ MISTAKES = [
     (lambda p: optim.SGD(p, lr=-1), ValueError, "SGD: lr is -1 but must be finite and not negative"),
     (lambda p: optim.SGD(p, lr=float("nan")), ValueError, "SGD: lr is nan but must be finite and not negative"),
     (lambda p: optim.SGD(p, lr=0.1, momentum=1), ValueError, "SGD: momentum is 1 but must be at least 0 and below 1"),
-    (lambda p: optim.SGD(p, lr=0.1, nesterov=True), ValueError, "SGD: nesterov takes a momentum above 0"),
+    (lambda p: optim.SGD(p, lr=0.1, nesterov=True), ValueError, "SGD: nesterov needs a momentum above 0"),
     (lambda p: optim.SGD(p, lr=0.1, l1=-1), ValueError, "SGD: l1 is -1 but must be finite and not negative"),
     (lambda p: optim.SGD(p, lr=0.1, weight_decay=-1), ValueError, "SGD: weight_decay is -1 but must be finite"),
     (lambda p: optim.SGD(p, lr=0.1, clip_norm=0), ValueError, "SGD: clip_norm is 0 but must be positive"),

@@ -22,18 +22,19 @@ def walk(schedule, steps):
 
 
 FORMS = [
-    (optim.ConstantLR, {}, lambda t: 1),
-    (optim.StepLR, {"size": 3, "gamma": 0.5}, lambda t: 0.5 ** (t // 3)),
-    (optim.CosineLR, {"total": 8}, lambda t: (1 + cos(pi * min(t, 8) / 8)) / 2),
-    (optim.CosineLR, {"total": 8, "final": 0.1}, lambda t: 0.1 + 0.9 * (1 + cos(pi * min(t, 8) / 8)) / 2),
+    (optim.ConstantLR, {"factor": 1.0}, lambda t: 1),
+    (optim.ConstantLR, {"factor": 0.25, "total_iters": 3}, lambda t: 0.25 if t < 3 else 1),
+    (optim.StepLR, {"step_size": 3, "gamma": 0.5}, lambda t: 0.5 ** (t // 3)),
+    (optim.CosineAnnealingLR, {"T_max": 8}, lambda t: (1 + cos(pi * t / 8)) / 2),
+    (optim.CosineAnnealingLR, {"T_max": 8, "eta_min": 0.05}, lambda t: 0.1 + 0.9 * (1 + cos(pi * t / 8)) / 2),
     (optim.WarmupLR, {"steps": 4}, lambda t: min((t + 1) / 4, 1)),
     (
         optim.OneCycleLR,
-        {"total": 10, "rise": 0.4, "start_div": 10, "end_div": 100},
+        {"max_lr": 0.5, "total_steps": 10, "pct_start": 0.4, "div_factor": 10, "final_div_factor": 10},
         lambda t: (
-            0.1 + 0.9 * (1 - cos(pi * t / 4)) / 2
-            if t < 4
-            else 0.01 + 0.99 * (1 + cos(pi * (min(t, 10) - 4) / 6)) / 2
+            0.1 + 0.9 * (1 - cos(pi * t / 3)) / 2
+            if t < 3
+            else 0.01 + 0.99 * (1 + cos(pi * (min(t, 9) - 3) / 6)) / 2
         ),
     ),
 ]  # fmt: skip
@@ -47,34 +48,43 @@ def test_schedules_are_their_closed_forms(kind, options, form):
 
 def test_every_group_keeps_its_share():
     held = optimizer(0.5, 0.1)
-    schedule = optim.StepLR(held, size=1, gamma=0.1)
+    schedule = optim.StepLR(held, step_size=1, gamma=0.1)
     schedule.step()
     np.testing.assert_allclose([g["lr"] for g in held.groups], [0.05, 0.01])
     np.testing.assert_allclose(schedule.rates(2), [0.005, 0.001])
 
 
+def test_every_group_has_its_largest_rate():
+    held = optimizer(0.5, 0.1)
+    schedule = optim.OneCycleLR(held, [0.4, 0.2], 20, 0.25)
+    np.testing.assert_allclose([g["lr"] for g in held.groups], [0.4 / 25, 0.2 / 25])
+    np.testing.assert_allclose(schedule.rates(4), [0.4, 0.2])
+    np.testing.assert_allclose(schedule.rates(19), [0.4 / 25e4, 0.2 / 25e4])
+    assert schedule.rates(19) == schedule.rates(20) == schedule.rates(10**6)
+
+
 def test_warm_up_hands_over_to_another_schedule():
     held = optimizer(0.8)
-    then = optim.CosineLR(held, total=5)
+    then = optim.CosineAnnealingLR(held, T_max=5)
     rates = walk(optim.WarmupLR(held, steps=4, then=then), 10)
     np.testing.assert_allclose(rates[:4], [0.2, 0.4, 0.6, 0.8])
-    np.testing.assert_allclose(rates[4:], [0.8 * (1 + cos(pi * min(t, 5) / 5)) / 2 for t in range(6)], atol=1e-15)
+    np.testing.assert_allclose(rates[4:], [0.8 * (1 + cos(pi * t / 5)) / 2 for t in range(6)], atol=1e-15)
 
 
 def test_the_state_goes_round():
-    one, other = (optim.CosineLR(optimizer(0.5), total=9) for _ in range(2))
+    one, other = (optim.CosineAnnealingLR(optimizer(0.5), T_max=9) for _ in range(2))
     walk(one, 4)
     other.load_state_dict(one.state_dict())
     assert walk(one, 4) == walk(other, 4)
-    with pytest.raises(ValueError, match="CosineLR: the state is of 1 groups, not 2"):
-        optim.CosineLR(optimizer(0.1, 0.2), total=9).load_state_dict(one.state_dict())
-    with pytest.raises(ValueError, match=r"CosineLR: the state is of \{'total': 9, .*, not \{'total': 3, "):
-        optim.CosineLR(optimizer(0.5), total=3).load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match="CosineAnnealingLR: the state is of 1 groups, not 2"):
+        optim.CosineAnnealingLR(optimizer(0.1, 0.2), T_max=9).load_state_dict(one.state_dict())
+    with pytest.raises(ValueError, match=r"CosineAnnealingLR: the state is of \{'T_max': 9, .*, not \{'T_max': 3, "):
+        optim.CosineAnnealingLR(optimizer(0.5), T_max=3).load_state_dict(one.state_dict())
 
 
 def test_the_state_brings_the_first_rates_with_it():
-    one = optim.StepLR(optimizer(0.5), size=2)
-    other = optim.StepLR(optimizer(0.1), size=2)
+    one = optim.StepLR(optimizer(0.5), step_size=2)
+    other = optim.StepLR(optimizer(0.1), step_size=2)
     walk(one, 1)
     other.load_state_dict(one.state_dict())
     assert walk(one, 4) == walk(other, 4)
@@ -83,9 +93,20 @@ def test_the_state_brings_the_first_rates_with_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda o: optim.StepLR(o, size=0), "StepLR: size is 0 but must be an integer of at least 1"),
-        (lambda o: optim.CosineLR(o, total=1.5), "CosineLR: total is 1.5 but must be an integer of at least 1"),
-        (lambda o: optim.OneCycleLR(o, total=5, rise=1), "OneCycleLR: rise is 1 but must lie between 0 and 1"),
+        (lambda o: optim.StepLR(o, step_size=0), "StepLR: step_size is 0 but must be an integer of at least 1"),
+        (
+            lambda o: optim.CosineAnnealingLR(o, T_max=1.5),
+            "CosineAnnealingLR: T_max is 1.5 but must be an integer of at least 1",
+        ),
+        (
+            lambda o: optim.CosineAnnealingLR(o, 5, -0.1),
+            "CosineAnnealingLR: eta_min is -0.1 but must be finite and not",
+        ),
+        (lambda o: optim.OneCycleLR(o, 1.0, 5, 1.5), "OneCycleLR: pct_start is 1.5 but must be from 0 to 1"),
+        (lambda o: optim.OneCycleLR(o, [0.1, 0.2], 5), "OneCycleLR: max_lr has 2 rates but the optimizer 1 groups"),
+        (lambda o: optim.OneCycleLR(o, -0.1, 5), "OneCycleLR: max_lr is -0.1 but must be finite and not negative"),
+        (lambda o: optim.OneCycleLR(o, 0.1, 5, div_factor=0), "OneCycleLR: div_factor is 0 but must be positive"),
+        (lambda o: optim.ConstantLR(o, factor=0), "ConstantLR: factor is 0 but must be positive"),
         (lambda o: optim.WarmupLR(o, steps=-1), "WarmupLR: steps is -1 but must be an integer of at least 1"),
         (
             lambda o: optim.WarmupLR(o, steps=2, then=optim.ConstantLR(optimizer())),
@@ -138,11 +159,11 @@ def test_an_optimizer_keeps_its_rate_where_the_state_has_no_steps(steps):
     assert optimizer.groups[0]["lr"] == 0.5
 
 
-def test_a_factor_beyond_float64_is_named_and_nothing_is_changed():
+def test_a_rate_beyond_float64_is_named_and_nothing_is_changed():
     schedule = optim.MultiStepLR(optimizer(), range(4000), 10.0)
     schedule.seek(1)
     before = schedule.step_count, schedule.optimizer.groups[0]["lr"]
-    with pytest.raises(OverflowError, match="MultiStepLR: the factor of step 3000"):
+    with pytest.raises(OverflowError, match="MultiStepLR: the rate of step 3000"):
         schedule.seek(3000)
     assert (schedule.step_count, schedule.optimizer.groups[0]["lr"]) == before
 

@@ -83,7 +83,7 @@ def to_torch(layer):
             made = torch.nn.Linear(*layer.weight.shape)
             made.weight.data = torch.tensor(layer.weight.numpy().T.copy())
         case nn.MaxPool2d():
-            return torch.nn.MaxPool2d(layer.window)
+            return torch.nn.MaxPool2d(layer.kernel_size)
         case nn.Flatten():  # what is left is one pixel, so the order of axes is the same
             return torch.nn.Flatten()
     if layer.bias is not None:

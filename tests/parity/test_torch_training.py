@@ -81,6 +81,9 @@ def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, monkey
             assert relative_error(got, t.detach().numpy()) < tolerances.TORCH_MUON
 
 
+STEPS = 24
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -91,31 +94,44 @@ def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, monkey
         ),
         (lambda o: optim.ExponentialLR(o, 0.8), lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.8)),
         (
-            lambda o: optim.CosineLR(o, 12, final=0.1),
+            lambda o: optim.CosineAnnealingLR(o, 12, eta_min=0.05),
             lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12, eta_min=0.05),
         ),
+        (lambda o: optim.CosineAnnealingLR(o, 5), lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5)),
+        (lambda o: optim.ConstantLR(o), lambda o: torch.optim.lr_scheduler.ConstantLR(o)),
+        (lambda o: optim.ConstantLR(o, 0.2, 7), lambda o: torch.optim.lr_scheduler.ConstantLR(o, 0.2, 7)),
         (
             lambda o: optim.WarmupLR(o, 5),
             lambda o: torch.optim.lr_scheduler.LinearLR(o, start_factor=0.2, total_iters=4),
         ),
-        (
-            # PyTorch counts the peak and the end one step earlier
-            lambda o: optim.OneCycleLR(o, 12, rise=1 / 3),
-            lambda o: torch.optim.lr_scheduler.OneCycleLR(
-                o, 0.5, total_steps=13, pct_start=5 / 13, div_factor=25, final_div_factor=400, cycle_momentum=False
-            ),
+        *(
+            (
+                lambda o, options=options: optim.OneCycleLR(o, [0.7, 0.2], **options),
+                lambda o, options=options: torch.optim.lr_scheduler.OneCycleLR(
+                    o, [0.7, 0.2], **options, cycle_momentum=False
+                ),
+            )
+            for options in (
+                {"total_steps": STEPS},
+                {"total_steps": STEPS, "pct_start": 0.0},
+                {"total_steps": STEPS, "pct_start": 1.0},
+                {"total_steps": STEPS, "pct_start": 0.5, "div_factor": 3.0, "final_div_factor": 7.0},
+                {"total_steps": 10 * STEPS, "pct_start": 0.06},
+            )
         ),
     ],
 )
 def test_schedules_are_pytorchs(ours, theirs):
-    mine = optim.SGD([parameter(np.zeros(2, np.float32))], lr=0.5)
-    other = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.5)
+    mine = optim.SGD([{"params": [parameter(np.zeros(2, np.float32))], "lr": lr} for lr in (0.5, 0.1)], lr=1)
+    other = torch.optim.SGD([{"params": [torch.zeros(2, requires_grad=True)], "lr": lr} for lr in (0.5, 0.1)])
     schedule, torch_schedule = ours(mine), theirs(other)
-    for _ in range(12):
-        assert mine.groups[0]["lr"] == pytest.approx(other.param_groups[0]["lr"], rel=1e-9)
-        other.step()
-        schedule.step()
-        torch_schedule.step()
+    for step in range(STEPS):
+        if step:
+            other.step()
+            schedule.step()
+            torch_schedule.step()
+        expected = [group["lr"] for group in other.param_groups]
+        assert [group["lr"] for group in mine.groups] == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
@@ -146,7 +162,7 @@ def torch_lenet(model):
                 made = torch.nn.Linear(*layer.weight.shape)
                 made.weight.data = torch.tensor(layer.weight.numpy().T.copy())
             case nn.MaxPool2d():
-                layers.append(torch.nn.MaxPool2d(layer.window))
+                layers.append(torch.nn.MaxPool2d(layer.kernel_size))
                 continue
             case _:
                 layers.append(lambda x: x.permute(0, 2, 3, 1).flatten(1))
@@ -166,7 +182,7 @@ def torch_lenet(model):
 
 
 def test_the_loss_curve_of_40_steps_of_lenet_is_pytorchs(backend, rng):
-    digits, labels = gp.data.digits("train")[:256]
+    digits, labels = gp.data.digits(split="train")[:256]
     images = np.pad(np.kron(digits[..., 0] / np.float32(255), np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))[..., None]
     images, size = images.astype(np.float32), 64
     model = gp.models.lenet().to(backend)

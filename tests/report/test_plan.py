@@ -15,8 +15,9 @@ from gpunet import functional as F
 from gpunet import models, nn, optim, random
 from gpunet.backends import get_backend
 from gpunet.backends.cuda.backend import CudaBackend
+from gpunet.cuda.emulated import EmulatedLauncher
 from gpunet.emulator.arrays import EmulatedArrays
-from gpunet.emulator.launcher import EmulatedLauncher, Settings
+from gpunet.emulator.launches import Settings
 from gpunet.report import plan as planning
 
 MOMENTUM = partial(optim.SGD, lr=0.1, momentum=0.9)
@@ -75,10 +76,10 @@ class Mixed(nn.Module):
 
 
 RUNS = {
-    "LeNet, SGD": (models.lenet, (28, 28, 1), 10, MOMENTUM, "ieee"),
-    "LeNet, Adam with clipping": (models.lenet, (28, 28, 1), 10, partial(optim.Adam, clip_norm=1.0), "ieee"),
+    "LeNet, SGD": (models.lenet, (28, 28, 1), 10, MOMENTUM, "float32"),
+    "LeNet, Adam with clipping": (models.lenet, (28, 28, 1), 10, partial(optim.Adam, clip_norm=1.0), "float32"),
     "LeNet, 16 bits": (models.lenet, (28, 28, 1), 10, MOMENTUM, "bfloat16"),
-    "mixed": (Mixed, (15, 14, 3), 5, partial(optim.AdamW, clip_norm=0.1), "ieee"),
+    "mixed": (Mixed, (15, 14, 3), 5, partial(optim.AdamW, clip_norm=0.1), "float32"),
 }
 
 
@@ -92,7 +93,7 @@ def run(request):
 
     def optimizer(parameters):
         made = make_optimizer(parameters)
-        if precision != "ieee":
+        if precision != "float32":
             made.compute_in(precision)
         before.extend((arrays.allocations, arrays.allocated))
         return made
@@ -101,7 +102,7 @@ def run(request):
     plan = gp.plan(
         make_model(), input_shape, batch_size=BATCH, optimizer=optimizer, backend=backend, precision=precision
     )
-    images_and_labels = BATCH * ((4 if precision == "ieee" else 2) * prod(input_shape) + 4)
+    images_and_labels = BATCH * ((4 if precision == "float32" else 2) * prod(input_shape) + 4)
     allocated = arrays.allocations - before[0] - 2, arrays.allocated - before[1] - images_and_labels
     counts = launcher.counts[-len(plan.launches) :]
     return SimpleNamespace(plan=plan, counts=counts, allocated=allocated, classes=classes)

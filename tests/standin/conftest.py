@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gpunet import backends
+from gpunet.backends import registry
 from gpunet.backends.cuda.backend import cuda_backend
 from standin.install import install, present, why_impossible
 
@@ -27,9 +27,9 @@ def machine():
 @pytest.fixture
 def cuda(machine, monkeypatch):
     """A new CUDA backend on it, which `get_backend("cuda")` gives too."""
-    original = backends._make
+    original = registry._make
     made = cache(lambda kind, device: cuda_backend(device) if kind == "cuda" else original(kind, device))
-    monkeypatch.setattr(backends, "_make", made)
+    monkeypatch.setattr(registry, "_make", made)
     return made("cuda", 0)
 
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import KernelFault, capability
 from standin.errors import runtime_error
 from standin.memory import Memory

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpunet.emulator import build
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import SHARED_LIMITS, Program, capability
 from gpunet.emulator.ptx import parse
 from gpunet.emulator.translate import translate

@@ -11,7 +11,7 @@ from gpunet.errors import BackendError
 from gpunet.train import Trainer
 
 
-def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW, step=None, transform=None):
+def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW, loss_step=None, transform=None):
     """Losses, weights and outputs of a small net."""
     gp.seed(0)
     model = nn.Sequential(normalised_net(), nn.Dropout(0.1))
@@ -21,7 +21,12 @@ def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW, st
         data.ArrayDataset(x, y), 8, shuffle=True, transform=transform or data.RandomShift(1), prefetch=prefetch
     )
     trainer = Trainer(
-        model, optimizer(model.parameters(), lr=0.01), backend=backend, capture=capture, progress=False, step=step
+        model,
+        optimizer(model.parameters(), lr=0.01),
+        backend=backend,
+        capture=capture,
+        progress=False,
+        loss_step=loss_step,
     )
     trainer.fit(loader, epochs, valid=loader)
     losses = [row["loss"] for row in trainer.history.rows]
@@ -30,7 +35,7 @@ def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW, st
 
 @pytest.fixture
 def short_graphs(monkeypatch):
-    monkeypatch.setattr("gpunet.train.trainer.STEPS", 3)
+    monkeypatch.setattr("gpunet.train.trainer.STEPS_PER_GRAPH", 3)
 
 
 def assert_same(one, other):
@@ -72,7 +77,7 @@ def computes_on_the_host(model, batch):
 @pytest.mark.usefixtures("cuda", "short_graphs")
 def test_what_cannot_be_captured_names_the_users_line_not_cupys():
     with pytest.raises(BackendError, match=r"\(at test_training.py:\d+\): Implicit conversion to a NumPy array"):
-        trained("cuda", True, step=computes_on_the_host)
+        trained("cuda", True, loss_step=computes_on_the_host)
 
 
 @pytest.mark.usefixtures("short_graphs")

@@ -23,7 +23,7 @@ def test_accumulated_gradients_are_those_of_the_big_batch(backend, rng):
     small = batches_of(rng, [6, 6, 3, 5, 2])  # the last update takes two batches, and sizes differ
     big = [tuple(np.concatenate(parts) for parts in zip(*some, strict=True)) for some in (small[:3], small[3:])]
     expected, whole = trained(backend, big)
-    got, parts = trained(backend, small, accumulate=3)
+    got, parts = trained(backend, small, batches_per_update=3)
     for name, value in expected.items():
         assert relative_error(got[name], value) < tolerances.LOSS_CURVE, name
     assert parts.optimizer.steps.tolist() == whole.optimizer.steps.tolist() == [4] * 4
@@ -56,7 +56,7 @@ def test_a_schedule_and_hooks_go_by_updates(rng):
     optimizer = optim.SGD(model.parameters(), lr=1.0)
     schedule = optim.StepLR(optimizer, 1, 0.5)
     trainer = Trainer(
-        model, optimizer, schedule=schedule, accumulate=2, backend="numpy", progress=False, callbacks=[rates]
+        model, optimizer, schedule=schedule, batches_per_update=2, backend="numpy", progress=False, callbacks=[rates]
     )
     trainer.fit(batches_of(rng, [4, 4, 4]), 1)
     assert rates.seen == ((1, 0.5), (2, 0.25))
@@ -67,7 +67,9 @@ def test_a_loss_that_is_not_finite_in_a_later_part_updates_nothing(rng):
     batches[1][0][0] = np.nan
     model = plain_net()
     start = model.state_dict()
-    trainer = Trainer(model, optim.SGD(model.parameters(), lr=1.0), accumulate=2, backend="numpy", progress=False)
+    trainer = Trainer(
+        model, optim.SGD(model.parameters(), lr=1.0), batches_per_update=2, backend="numpy", progress=False
+    )
     with pytest.raises(FloatingPointError, match="nothing was updated"):
         trainer.fit(batches, 1)
     assert all(np.array_equal(value, start[name]) for name, value in model.state_dict().items())
@@ -75,16 +77,16 @@ def test_a_loss_that_is_not_finite_in_a_later_part_updates_nothing(rng):
 
 def test_accumulate_is_a_number_of_batches():
     model = plain_net()
-    with pytest.raises(ValueError, match="Trainer: accumulate is 0 but must be an integer of at least 1"):
-        Trainer(model, optim.SGD(model.parameters(), lr=1.0), accumulate=0)
+    with pytest.raises(ValueError, match="Trainer: batches_per_update is 0 but must be an integer of at least 1"):
+        Trainer(model, optim.SGD(model.parameters(), lr=1.0), batches_per_update=0)
 
 
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("metrics", [[], ["accuracy"]])
 @pytest.mark.parametrize("hook", [False, True])
-@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("batches_per_update", [2, 3])
 def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
-    new_task, cuda_name, accumulate, hook, metrics
+    new_task, cuda_name, batches_per_update, hook, metrics
 ):
     class Each:
         def after_step(self, trainer):
@@ -94,8 +96,8 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
     for capture in (False, True):
         task, seen = new_task(0), []
         trainer = task.trainer(
-            backend=cuda_name, capture=capture, accumulate=accumulate, metrics=metrics,
-            schedule=optim.CosineLR(task.optimizer, 30), callbacks=[Each()] * hook,
+            backend=cuda_name, capture=capture, batches_per_update=batches_per_update, metrics=metrics,
+            schedule=optim.CosineAnnealingLR(task.optimizer, 30), callbacks=[Each()] * hook,
         )  # fmt: skip
         whole = [batch for batch in task.train if len(batch[0]) == 16]
         for batches in (
@@ -112,7 +114,7 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
     assert states[0][1] == states[1][1]
     assert calls[0] == calls[1]
     counts = {count for _, count in trainer._step.graphs}
-    assert accumulate * (1 if hook else 3) in counts
+    assert batches_per_update * (1 if hook else 3) in counts
 
 
 @pytest.mark.usefixtures("short_graphs")
@@ -121,7 +123,7 @@ def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, cuda_name, b
     states = []
     for capture in (False, True):
         task = new_task(0)
-        trainer = task.trainer(backend=cuda_name, capture=capture, accumulate=2)
+        trainer = task.trainer(backend=cuda_name, capture=capture, batches_per_update=2)
         whole = [batch for batch in task.train if len(batch[0]) == 16]
         trainer.fit(whole * 4, 1)
         batches = [tuple(part.copy() for part in batch) for batch in whole * 4]

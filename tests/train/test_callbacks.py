@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(task, tmp_pat
 
 
 def test_learning_rate_monitor_notes_the_rate_of_every_step(task):
-    schedule, monitor = optim.CosineLR(task.optimizer, total=8), LearningRateMonitor()
+    schedule, monitor = optim.CosineAnnealingLR(task.optimizer, T_max=8), LearningRateMonitor()
     task.trainer(schedule=schedule, callbacks=[monitor]).fit(task.train, 2)
     assert monitor.rates == [schedule.rates(step) for step in range(8)]
 

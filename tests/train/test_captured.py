@@ -8,6 +8,7 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import nn, optim, random
 from gpunet.train import Accuracy
+from gpunet.train.capture.inputs import MadeBatches
 
 pytestmark = pytest.mark.usefixtures("short_graphs")
 
@@ -36,7 +37,7 @@ OPTIMIZERS = {
 }
 SCHEDULES = {
     "no schedule": lambda optimizer: None,
-    "cosine to 0": lambda optimizer: optim.CosineLR(optimizer, 15),  # every rate is 0 in the end
+    "cosine to 0": lambda optimizer: optim.CosineAnnealingLR(optimizer, 15),  # every rate is 0 in the end
     "warm-up": lambda optimizer: optim.WarmupLR(optimizer, 5, optim.StepLR(optimizer, 3, 0.5)),
 }
 
@@ -132,7 +133,7 @@ def test_a_step_of_a_users_own_takes_the_devices_arrays(both):
         batches = [(x, y, rng.normal(size=(len(x), 4))) for x, y in task.train]
         trainer.fit(batches, 3, valid=batches)
 
-    both(use, lambda task: {"step": step})
+    both(use, lambda task: {"loss_step": step})
 
 
 def test_batches_may_be_on_the_device_already(both):
@@ -166,4 +167,4 @@ def test_batches_may_be_made_inside_the_graph(both, metrics):
 
     trainer = both(use, lambda task: {"metrics": metrics})
     assert counts_of(trainer) == [1, 1, STEPS]
-    assert not any(graph.batch._feeds for graph in trainer._step.graphs.values())
+    assert all(isinstance(graph.inputs.batches, MadeBatches) for graph in trainer._step.graphs.values())

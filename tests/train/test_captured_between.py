@@ -42,7 +42,7 @@ def test_a_schedule_that_is_changed_after_capture_takes_effect(both):
         trainer.schedule.seek(3)
         trainer.fit(task.train, 1)
 
-    both(use, lambda task: {"schedule": optim.CosineLR(task.optimizer, 12)})
+    both(use, lambda task: {"schedule": optim.CosineAnnealingLR(task.optimizer, 12)})
 
 
 def change_dropout(task, trainer):
@@ -138,9 +138,9 @@ def test_training_goes_on_from_a_checkpoint(both, new_task, cuda_name, tmp_path)
         trainer.fit(task.train, 2)
         assert trainer.epoch == 4
 
-    trainer = both(use, lambda task: {"schedule": optim.OneCycleLR(task.optimizer, 16)})
+    trainer = both(use, lambda task: {"schedule": optim.OneCycleLR(task.optimizer, 0.01, 16)})
     task = new_task(9)
-    second = task.trainer(backend=cuda_name, capture=True, schedule=optim.OneCycleLR(task.optimizer, 16))
+    second = task.trainer(backend=cuda_name, capture=True, schedule=optim.OneCycleLR(task.optimizer, 0.01, 16))
     second.load(tmp_path / "a.safetensors")
     second.fit(task.train, 2)
     assert second.history["loss"] == trainer.history["loss"]
@@ -235,7 +235,7 @@ def test_a_bad_batch_stops_training_as_if_each_step_were_run_alone(both, bad, st
         assert task.optimizer.steps.tolist() == [7 + step] * 4
         trainer.fit(whole, 1)  # and it goes on from there
 
-    both(use, lambda task: {"schedule": optim.CosineLR(task.optimizer, 20)})
+    both(use, lambda task: {"schedule": optim.CosineAnnealingLR(task.optimizer, 20)})
 
 
 def test_what_a_loader_gave_before_it_failed_is_trained_on(both):

@@ -21,7 +21,7 @@ LENET_STEP = (
     + ["conv2d_weight_grad_tiled", "matmul_tiled"] * 3
     + ["conv2d_weight_grad_tiled", "conv2d_input_grad_tiled"]
     + ["conv2d_weight_grad_tiled"]
-    # the update, which leaves the note
+    # the update, which writes its report
     + ["update"]
 )
 
@@ -48,7 +48,7 @@ def test_batches_of_a_device_loader_are_made_inside_the_graph(graphs_of):
     backend, graphs = graphs_of
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (23, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 23)
-    transform = data.Compose([data.RandomCrop(8, padding=2), data.RandomFlip(), data.Normalize(0.5, 0.25)])
+    transform = data.Compose([data.RandomCrop(8, padding=2), data.RandomHorizontalFlip(), data.Normalize(0.5, 0.25)])
     weights = []
     for capture in (False, True):
         gp.seed(3)

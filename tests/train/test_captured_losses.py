@@ -40,7 +40,12 @@ def test_losses_are_captured(cuda_name, rng, name):
     for capture in (False, True):
         model = plain_net()
         trainer = Trainer(
-            model, optim.SGD(model.parameters(), lr=0.1), step=step, backend=cuda_name, capture=capture, progress=False
+            model,
+            optim.SGD(model.parameters(), lr=0.1),
+            loss_step=step,
+            backend=cuda_name,
+            capture=capture,
+            progress=False,
         )
         trainer.fit(batches, 2)
         states.append(model.state_dict())
@@ -56,7 +61,7 @@ def test_a_label_that_is_no_class_stops_a_captured_step(cuda_name, rng, name, on
     batches = [(x, (y % classes).astype(np.int32)) for x, y in batches_of(rng, [8] * 3)]
     model = plain_net()
     trainer = Trainer(
-        model, optim.SGD(model.parameters(), lr=0.1), step=step, backend=cuda_name, capture=True, progress=False
+        model, optim.SGD(model.parameters(), lr=0.1), loss_step=step, backend=cuda_name, capture=True, progress=False
     )
     if on_device:
         batches = [(x, trainer.backend.asarray(y)) for x, y in batches]

@@ -12,7 +12,7 @@ from helpers.capturing import assert_same, state_of
 from gpunet import optim
 from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.cuda.capture import free_unused
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.emulator.pool import DeviceMemory, Pool
 from gpunet.errors import BackendError
 

@@ -48,7 +48,7 @@ REFUSED = {
 @pytest.mark.parametrize("step", REFUSED)
 def test_what_cannot_be_captured_raises_and_names_operation_and_line(new_task, cuda_name, step):
     task = new_task(0)
-    trainer = task.trainer(backend=cuda_name, capture=True, step=step)
+    trainer = task.trainer(backend=cuda_name, capture=True, loss_step=step)
     line = step.__code__.co_firstlineno
     with pytest.raises(BackendError, match=f"Trainer: the step cannot be captured .*: {REFUSED[step]}") as caught:
         trainer.fit(task.train, 1)
@@ -63,7 +63,7 @@ def test_auto_runs_eagerly_what_cannot_be_captured_and_says_so_once(new_task, cu
     states = []
     for capture in (False, "auto"):
         task = new_task(0)
-        trainer = task.trainer(backend=cuda_name, capture=capture, step=step)
+        trainer = task.trainer(backend=cuda_name, capture=capture, loss_step=step)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             trainer.fit(task.train, 2)
@@ -109,7 +109,7 @@ def test_parameters_that_get_a_gradient_by_turns_are_refused(new_task, cuda_name
 
     task = new_task(0)
     with pytest.raises(BackendError, match="other parameters got a gradient than in the step before"):
-        task.trainer(backend=cuda_name, capture=True, step=step).fit(task.train, 1)
+        task.trainer(backend=cuda_name, capture=True, loss_step=step).fit(task.train, 1)
 
 
 def test_a_step_that_updates_nothing_is_refused(new_task, cuda_name):
@@ -121,7 +121,7 @@ def test_a_step_that_updates_nothing_is_refused(new_task, cuda_name):
     task = new_task(0)
     other.to(cuda_name)
     with pytest.raises(BackendError, match="captured: no parameter of the optimizer got a gradient"):
-        task.trainer(backend=cuda_name, capture=True, step=step).fit(task.train, 1)
+        task.trainer(backend=cuda_name, capture=True, loss_step=step).fit(task.train, 1)
 
 
 @needs_emulator
@@ -131,11 +131,11 @@ def test_a_static_array_that_is_freed_is_found(new_task):
     whole = [batch for batch in task.train if len(batch[0]) == 16]
     trainer.fit(whole, 2)
     graph = trainer._step.graphs.popitem()[1]
-    graph.recording.launch()
-    graph.batch._feeds.clear()
+    graph.captured.launch()
+    graph.inputs.batches.feeds.clear()
     gc.collect()
     with pytest.raises(BackendError, match=r"would touch \w+, an array of shape \(3, 16, 6, 6, 1\).* freed since"):
-        graph.recording.launch()
+        graph.captured.launch()
 
 
 def test_pythons_numbers_in_a_users_step_are_frozen(new_task, cuda_name):
@@ -146,7 +146,7 @@ def test_pythons_numbers_in_a_users_step_are_frozen(new_task, cuda_name):
         return F.cross_entropy(model(batch[0]), batch[1]) * scale[0]
 
     task.optimizer.groups[0]["lr"] = 0.0
-    trainer = task.trainer(backend=cuda_name, capture=True, step=step)
+    trainer = task.trainer(backend=cuda_name, capture=True, loss_step=step)
     whole = [batch for batch in task.train if len(batch[0]) == 16]
     trainer.fit(whole, 2)
     scale[0] = 2.0

@@ -40,7 +40,7 @@ def train(new_task, backend, hook, make_action, **options):
     task = new_task(0)
     task.model.layers.append(Noisy())
     watch = Watch(hook, make_action(task))
-    schedule = optim.OneCycleLR(task.optimizer, total=8)
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, 8)
     confusion = ConfusionMatrix()
     trainer = task.trainer(
         callbacks=[watch], backend=backend, schedule=schedule, metrics=["accuracy", "top2", "f1", confusion], **options

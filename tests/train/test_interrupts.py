@@ -22,7 +22,7 @@ import pytest
 from gpunet import optim
 from gpunet.interop import read_metadata
 from gpunet.train import BestCheckpoint, CSVLogger, StopTraining
-from gpunet.train.control import Interrupt
+from gpunet.train.interrupt import Interrupt
 
 SIGNALS = int(os.environ.get("GPUNET_TEST_SIGNALS", "12"))
 """Moments of the test below."""
@@ -140,7 +140,7 @@ def backend_of_signals():
 def one_fit(new_task, folder, draw, backend, span):
     task = new_task(prefetch=draw.choice([0, 2]))
     epochs, steps = 3, len(task.train)
-    schedule = optim.OneCycleLR(task.optimizer, total=epochs * steps)
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, epochs * steps)
     path, table = folder / "last.safetensors", folder / "history.csv"
     callbacks = [BestCheckpoint(path, "epoch"), CSVLogger(table), Garbage()]
     trainer = task.trainer(schedule=schedule, callbacks=callbacks, backend=backend, metrics=["accuracy", "f1"])
@@ -278,7 +278,7 @@ def test_ctrl_c_in_any_hook_ends_training_before_anything_else(task, sigint, hoo
 
 
 def test_an_unfinished_epoch_takes_the_schedule_back_to_its_start(task):
-    schedule = optim.OneCycleLR(task.optimizer, total=12)
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
     trainer = task.trainer(schedule=schedule, callbacks=[On("after_step", lambda _: press(), call=6)])
     trainer.fit(task.train, 3)
     assert (trainer.epoch, schedule.step_count) == (1, 4)
@@ -293,7 +293,7 @@ def test_an_epoch_that_another_exception_ends_takes_the_schedule_back_too(task, 
     def fail(trainer):
         raise error
 
-    schedule = optim.OneCycleLR(task.optimizer, total=8)
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, 8)
     trainer = task.trainer(schedule=schedule, callbacks=[On("after_step", fail, call=5)])
     if error is RuntimeError:
         with pytest.raises(RuntimeError):
@@ -306,7 +306,7 @@ def test_an_epoch_that_another_exception_ends_takes_the_schedule_back_too(task, 
 def test_a_checkpoint_of_an_interrupted_fit_goes_on_bit_for_bit(new_task, tmp_path):
     def make(*callbacks):
         task = new_task()
-        schedule = optim.OneCycleLR(task.optimizer, total=12)
+        schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
         return task, schedule, task.trainer(schedule=schedule, callbacks=callbacks)
 
     task, _, trainer = make(On("after_step", lambda _: press(), call=6))
@@ -390,7 +390,7 @@ def test_no_press_while_the_handler_changes_leaves_another_behind(monkeypatch, s
         changes.append(arguments)
         if len(changes) == ["__enter__", "__exit__"].index(where) + 1:
             for _ in range(3):
-                interrupt._note(signal.SIGINT, sys._getframe(1))
+                interrupt._handle(signal.SIGINT, sys._getframe(1))
         return result
 
     interrupt = Interrupt()
@@ -430,7 +430,7 @@ COMPILING = """
 import os, signal, sys
 from pathlib import Path
 from gpunet.emulator.build import compile_library
-from gpunet.train.control import Interrupt
+from gpunet.train.interrupt import Interrupt
 
 with Interrupt() as interrupt:
     print("begun", flush=True)

@@ -83,7 +83,7 @@ def test_a_data_set_of_ignored_labels_has_a_loss_of_0(backend, rng):
 def test_accumulated_gradients_count_labels_as_one_batch_does(backend, rng, name, order):
     small = labelled(data_of(rng, [4, 3, 6, 5]), LOSSES[name])
     small, loss = [small[i] for i in order], partial(F.cross_entropy, **LOSSES[name])
-    one, several = trainer_of(backend, loss), trainer_of(backend, loss, accumulate=4)
+    one, several = trainer_of(backend, loss), trainer_of(backend, loss, batches_per_update=4)
     one.fit([joined(small)], 3)
     several.fit(small, 3)
     expected, got = one.model.state_dict(), several.model.state_dict()
@@ -93,7 +93,7 @@ def test_accumulated_gradients_count_labels_as_one_batch_does(backend, rng, name
 
 
 def test_accumulated_gradients_of_ignored_labels_change_nothing(backend, rng):
-    trainer = trainer_of(backend, partial(F.cross_entropy, ignore_index=7), accumulate=2)
+    trainer = trainer_of(backend, partial(F.cross_entropy, ignore_index=7), batches_per_update=2)
     start = trainer.model.state_dict()
     trainer.fit([(x, np.full(len(x), 7)) for x, _ in batches_of(rng, [3, 2])], 1)
     assert all(np.array_equal(value, start[key]) for key, value in trainer.model.state_dict().items())
@@ -101,13 +101,13 @@ def test_accumulated_gradients_of_ignored_labels_change_nothing(backend, rng):
 
 
 @pytest.mark.usefixtures("short_graphs")
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_captured_steps_weigh_labels_as_eager_ones_bit_for_bit(cuda_name, rng, accumulate):
+@pytest.mark.parametrize("batches_per_update", [1, 2])
+def test_captured_steps_weigh_labels_as_eager_ones_bit_for_bit(cuda_name, rng, batches_per_update):
     batches = data_of(rng, [6] * 9)
     results = []
     for capture in (False, True):
         loss = partial(F.cross_entropy, ignore_index=255)
-        trainer = trainer_of(cuda_name, loss, accumulate=accumulate, capture=capture)
+        trainer = trainer_of(cuda_name, loss, batches_per_update=batches_per_update, capture=capture)
         trainer.fit(batches, 2)
         results.append((trainer.model.state_dict(), trainer.history["loss"]))
     for key, value in results[0][0].items():
@@ -118,9 +118,9 @@ def test_captured_steps_weigh_labels_as_eager_ones_bit_for_bit(cuda_name, rng, a
 def test_float16_accumulates_by_labels_too(cuda_name, rng):
     small = data_of(rng, [4, 4, 4, 4])
     states = []
-    for batches, accumulate in ((small, 4), ([joined(small)], 1)):
+    for batches, batches_per_update in ((small, 4), ([joined(small)], 1)):
         loss = partial(F.cross_entropy, ignore_index=255)
-        trainer = trainer_of(cuda_name, loss, accumulate=accumulate, precision="float16")
+        trainer = trainer_of(cuda_name, loss, batches_per_update=batches_per_update, precision="float16")
         trainer.fit(batches, 1)
         states.append(trainer.model.state_dict())
     for key, value in states[0].items():

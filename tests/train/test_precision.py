@@ -97,8 +97,8 @@ def curve_of(trainer_of, net, precision, off_by=0.0):
 @pytest.mark.parametrize("precision", NARROW)
 @pytest.mark.parametrize("net", NETS)
 def test_losses_are_near_those_of_float32(trainer_of, net, precision):
-    single, _, _ = curve_of(trainer_of, net, "ieee")
-    disturbed, _, _ = curve_of(trainer_of, net, "ieee", tolerances.NARROW[precision])
+    single, _, _ = curve_of(trainer_of, net, "float32")
+    disturbed, _, _ = curve_of(trainer_of, net, "float32", tolerances.NARROW[precision])
     narrow, followed, trainer = curve_of(trainer_of, net, precision)
     away, scale = (np.sqrt(np.mean(((curve - single) / single) ** 2)) for curve in (narrow, disturbed))
     assert 0 < away <= tolerances.NARROW_LOSS_CURVE * scale, (
@@ -113,7 +113,7 @@ def test_losses_are_near_those_of_float32(trainer_of, net, precision):
 @pytest.mark.parametrize("net", NETS)
 def test_every_precision_learns(trainer_of, net):
     ends = {}
-    for how in ("ieee", *NARROW):
+    for how in ("float32", *NARROW):
         trainer = trainer_of(net, precision=how, capture=True)
         trainer.fit(loader_of(size_of(net)), 6)
         ends[how] = trainer.history["loss"][-1]
@@ -140,14 +140,14 @@ def test_what_is_not_a_sum_has_16_bits_and_what_is_has_32(trainer_of, optimizer,
 @pytest.mark.parametrize("precision", NARROW)
 def test_evaluation_is_of_the_same_precision(trainer_of, precision):
     outputs = {}
-    for how in ("ieee", precision):
+    for how in ("float32", precision):
         trainer = trainer_of(precision=how)
         outputs[how] = trainer.predict(next(iter(loader_of(12)))[0])
         measured = trainer.evaluate(loader_of(12))
     assert set(measured) == {"loss", "accuracy"}
     rounded = outputs[precision].astype(precision).astype(np.float32)
     np.testing.assert_array_equal(rounded, outputs[precision])
-    error = np.linalg.norm(outputs[precision] - outputs["ieee"]) / np.linalg.norm(outputs["ieee"])
+    error = np.linalg.norm(outputs[precision] - outputs["float32"]) / np.linalg.norm(outputs["float32"])
     assert 0 < error <= 4 * tolerances.NARROW[precision]
 
 
@@ -171,15 +171,15 @@ def test_captured_steps_are_eager_ones_bit_for_bit(trainer_of, precision, optimi
 
 def test_16_bits_take_no_more_launches_but_for_the_scale_of_a_loss(trainer_of, graphs_of, monkeypatch):
     backend, graphs = graphs_of
-    monkeypatch.setattr("gpunet.train.trainer.STEPS", 1)
+    monkeypatch.setattr("gpunet.train.trainer.STEPS_PER_GRAPH", 1)
     kernels = {}
-    for how in ("ieee", *NARROW):
+    for how in ("float32", *NARROW):
         trainer_of(precision=how, capture=True, backend=backend).fit(loader_of(12), 1)
         kernels[how] = [kernel.partition("<")[0] for kernel in graphs.pop()]
         assert not graphs
-    assert kernels["bfloat16"] == kernels["ieee"]
-    after = kernels["ieee"].index("softmax_cross_entropy_simple") + 1
-    scaled = [*kernels["ieee"][:after], "scale", *kernels["ieee"][after:]]
+    assert kernels["bfloat16"] == kernels["float32"]
+    after = kernels["float32"].index("softmax_cross_entropy_simple") + 1
+    scaled = [*kernels["float32"][:after], "scale", *kernels["float32"][after:]]
     assert kernels["float16"] == [*scaled[:-1], "gradient_norm_partial", "gradient_norm", scaled[-1]]
 
 
@@ -251,7 +251,7 @@ def test_gradients_that_are_never_finite_stop_training(cuda_name):
         return F.sqrt(F.mse_loss(model(batch[0]) * 0.0, np.zeros((8, 2), np.float32)))
 
     trainer = Trainer(
-        model, optim.SGD(model.parameters(), 0.1), step=step, backend=cuda_name, precision="float16",
+        model, optim.SGD(model.parameters(), 0.1), loss_step=step, backend=cuda_name, precision="float16",
         capture=False, progress=False,
     )  # fmt: skip
     rng = np.random.default_rng(0)
@@ -323,11 +323,11 @@ def test_a_device_loader_makes_its_batches_in_16_bits(trainer_of, graphs_of, pre
 @pytest.mark.parametrize(
     ("precision", "backend", "message"),
     [
-        ("tf32", None, "precision='tf32' is not built yet; there are ieee, bfloat16, float16"),
+        ("tf32", None, "precision='tf32' is not built yet; there are float32, bfloat16, float16"),
         ("3xtf32", "numpy", "precision='3xtf32' is not built yet"),
         ("bfloat16", "numpy", "precision='bfloat16' takes a CUDA backend, got numpy"),
         ("float16", "reference", "precision='float16' takes a CUDA backend, got reference"),
-        ("double", None, "precision is 'double' but takes one of ieee, bfloat16, float16"),
+        ("double", None, "precision is 'double' but takes one of float32, bfloat16, float16"),
     ],
 )
 def test_precisions_that_cannot_be_are_refused(trainer_of, cuda_name, precision, backend, message):

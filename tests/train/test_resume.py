@@ -11,7 +11,7 @@ from gpunet import optim
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(new_task, tmp_path, kind, scheduled):
     def make(seed):
         task = new_task(seed, optimizer=kind)
-        schedule = optim.OneCycleLR(task.optimizer, total=16) if scheduled else None
+        schedule = optim.OneCycleLR(task.optimizer, 0.01, 16) if scheduled else None
         return task, task.trainer(schedule=schedule)
 
     task, whole = make(5)
@@ -35,7 +35,7 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(new_task, tmp_path, kind
 def test_a_checkpoint_within_an_epoch_goes_on_from_its_start_with_no_step_of_the_schedule_twice(new_task, tmp_path):
     def make(*callbacks):
         task = new_task()
-        schedule = optim.OneCycleLR(task.optimizer, total=12)
+        schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
         return task, schedule, task.trainer(schedule=schedule, callbacks=callbacks)
 
     class Save:

@@ -125,7 +125,7 @@ def test_the_model_trains_in_training_mode_and_is_evaluated_in_inference_mode(ta
 
 
 def test_the_schedule_steps_after_each_step_of_the_optimizer(task):
-    schedule = optim.OneCycleLR(task.optimizer, total=8)
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, 8)
     history = task.trainer(schedule=schedule).fit(task.train, 2)
     assert schedule.step_count == 8
     assert history["lr"] == [schedule.rates(3)[0], schedule.rates(7)[0]]
@@ -168,7 +168,7 @@ def test_a_custom_step_computes_the_loss_of_any_batch(task):
 
     x = task.valid.dataset.arrays[0]
     batches = [(x[:8], x[8:16], np.ones(8, np.float32)), (x[:4], x[4:8], np.arange(4).astype(np.float32))]
-    trainer = task.trainer(step=step)
+    trainer = task.trainer(loss_step=step)
     history = trainer.fit(batches, 4, valid=batches)
     assert kinds[0] == [gp.Tensor] * 3
     assert history["loss"][-1] < history["loss"][0]
@@ -183,14 +183,14 @@ def test_integers_reach_a_custom_step_as_host_arrays(task):
         seen.append(batch[1])
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    task.trainer(step=step).fit([batch], 1)
+    task.trainer(loss_step=step).fit([batch], 1)
     assert isinstance(seen[0], np.ndarray)
 
 
 def test_a_custom_step_must_return_one_number(task):
-    trainer = task.trainer(step=lambda model, batch: model(batch[0]))
+    trainer = task.trainer(loss_step=lambda model, batch: model(batch[0]))
     with pytest.raises(
-        TypeError, match=r"Trainer: step must return the loss, a tensor of one element, got shape \(16, 4\)"
+        TypeError, match=r"Trainer: loss_step must return the loss, a tensor of one element, got shape \(16, 4\)"
     ):
         trainer.fit(task.train, 1)
 
@@ -443,7 +443,11 @@ def test_after_fit_is_called_however_training_ended(task):
         ({"metrics": ["top0"]}, ValueError, "metric is 'top0' but takes"),
         ({"metrics": "accuracy"}, TypeError, "metrics takes a list, got the name 'accuracy'"),
         ({"metrics": [3]}, TypeError, "metric 3 has no name, reset, update, value"),
-        ({"metrics": ["accuracy"], "step": print}, ValueError, "metrics take logits, which a step= of your own"),
+        (
+            {"metrics": ["accuracy"], "loss_step": print},
+            ValueError,
+            "metrics take logits, which a loss_step= of your own",
+        ),
         ({"precision": "tf32"}, ValueError, "precision='tf32' is not built yet"),
         ({"capture": True}, ValueError, "capture=True takes a CUDA backend, got numpy"),
         ({"capture": "yes"}, ValueError, "capture is 'yes' but takes True, False or 'auto'"),
@@ -519,7 +523,7 @@ def test_labels_and_channels_that_do_not_fit_the_model_raise(task):
     x = np.zeros((2, 6, 6, 1), np.float32)
     with pytest.raises(ValueError, match="labels must be from 0 to 3, got 4"):
         task.trainer().fit([(x, np.array([0, 4]))], 1)
-    with pytest.raises(ValueError, match="x has 3 channels but w expects 1"):
+    with pytest.raises(ValueError, match="x has 3 channels but weight expects 1"):
         task.trainer().fit([(np.zeros((2, 6, 6, 3), np.float32), np.array([0, 1]))], 1)
 
 

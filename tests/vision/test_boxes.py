@@ -23,7 +23,7 @@ def painted(box, extent=20):
 
 def test_iou_counts_pixels(rng):
     a, b = some_boxes(rng, 30), some_boxes(rng, 20)
-    found = box_arrays.iou(a, b)
+    found = box_arrays.pairwise_iou(a, b)
     assert found.shape == (30, 20)
     for i, one in enumerate(a):
         for j, other in enumerate(b):
@@ -34,14 +34,14 @@ def test_iou_counts_pixels(rng):
 def test_giou_of_boxes_apart_grows_more_negative_with_their_distance():
     unit = np.array([[0, 0, 1, 1.0]])
     apart = np.array([[0, 0, 1, 1.0], [1, 0, 2, 1], [2, 0, 3, 1], [9, 0, 10, 1]])
-    np.testing.assert_allclose(box_arrays.giou(unit, apart)[0], [1, 0, -1 / 3, -0.8])
-    assert box_arrays.giou(np.zeros((1, 4)), np.zeros((1, 4))) == 0
+    np.testing.assert_allclose(box_arrays.pairwise_giou(unit, apart)[0], [1, 0, -1 / 3, -0.8])
+    assert box_arrays.pairwise_giou(np.zeros((1, 4)), np.zeros((1, 4))) == 0
 
 
 def test_shape_iou_is_the_iou_of_boxes_on_one_corner(rng):
     a, b = rng.uniform(1, 9, (5, 2)), rng.uniform(1, 9, (4, 2))
     corner = [np.concatenate([np.zeros_like(x), x], axis=1) for x in (a, b)]
-    np.testing.assert_allclose(box_arrays.shape_iou(a, b), box_arrays.iou(*corner))
+    np.testing.assert_allclose(box_arrays.shape_iou(a, b), box_arrays.pairwise_iou(*corner))
 
 
 def test_anchors_find_the_clusters_that_shapes_form(rng):
@@ -71,11 +71,11 @@ def test_anchors_refuse_what_makes_no_clusters():
 def test_suppression_keeps_a_box_unless_a_better_one_of_its_class_that_stays_covers_it():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [2, 0, 12, 10], [0, 0, 10, 10], [30, 0, 40, 10.0]])
     scores, labels = np.array([0.8, 0.9, 0.7, 0.6, 0.1]), np.array([0, 0, 0, 1, 0])
-    assert box_arrays.suppress(boxes, scores, labels, threshold=0.5).tolist() == [1, 3, 4]
+    assert box_arrays.nms(boxes, scores, labels, iou_threshold=0.5).tolist() == [1, 3, 4]
     # 0 and 1 overlap by 9/11, 1 and 2 too, but 0 and 2 by 8/12: without 1, the last stays at 0.7
-    assert box_arrays.suppress(boxes[[0, 2]], scores[[0, 2]], labels[[0, 2]], threshold=0.7).tolist() == [0, 1]
-    assert box_arrays.suppress(boxes, scores, labels, threshold=0.9).tolist() == [1, 0, 2, 3, 4]
-    assert box_arrays.suppress(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)).tolist() == []
+    assert box_arrays.nms(boxes[[0, 2]], scores[[0, 2]], labels[[0, 2]], iou_threshold=0.7).tolist() == [0, 1]
+    assert box_arrays.nms(boxes, scores, labels, iou_threshold=0.9).tolist() == [1, 0, 2, 3, 4]
+    assert box_arrays.nms(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)).tolist() == []
 
 
 def test_suppressed_boxes_are_those_of_the_definition(rng):
@@ -83,11 +83,11 @@ def test_suppressed_boxes_are_those_of_the_definition(rng):
     kept = []
     for i in np.argsort(-scores):
         rivals = [j for j in kept if labels[j] == labels[i]]
-        if not rivals or box_arrays.iou(boxes[[i]], boxes[rivals]).max() <= 0.3:
+        if not rivals or box_arrays.pairwise_iou(boxes[[i]], boxes[rivals]).max() <= 0.3:
             kept.append(i)
-    assert box_arrays.suppress(boxes, scores, labels, threshold=0.3).tolist() == kept
-    with pytest.raises(ValueError, match="suppress: threshold is 2 but must be from 0 to 1"):
-        box_arrays.suppress(boxes, scores, labels, threshold=2)
+    assert box_arrays.nms(boxes, scores, labels, iou_threshold=0.3).tolist() == kept
+    with pytest.raises(ValueError, match="nms: iou_threshold is 2 but must be from 0 to 1"):
+        box_arrays.nms(boxes, scores, labels, iou_threshold=2)
 
 
 WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -110,7 +110,7 @@ def exact_overlap(a, b):
 
 
 def check_overlaps(a, b, tolerance):
-    for function, place in ((box_arrays.iou, 0), (box_arrays.giou, 1)):
+    for function, place in ((box_arrays.pairwise_iou, 0), (box_arrays.pairwise_giou, 1)):
         found = function(a, b)
         expected = [[exact_overlap(one, other)[place] for other in b] for one in a]
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
@@ -130,7 +130,7 @@ def test_boxes_of_whole_numbers_do_not_wrap_around(rng, dtype):
     )
     shapes = (a[:, 2:] - a[:, :2]).clip(1), (b[:, 2:] - b[:, :2]).clip(1)
     wide = [np.concatenate([np.zeros_like(s), s], axis=1).astype(float) for s in shapes]
-    np.testing.assert_allclose(box_arrays.shape_iou(*shapes), box_arrays.iou(*wide), rtol=1e-12)
+    np.testing.assert_allclose(box_arrays.shape_iou(*shapes), box_arrays.pairwise_iou(*wide), rtol=1e-12)
     np.testing.assert_allclose(box_arrays.anchors(shapes[0], 2), box_arrays.anchors(shapes[0].astype(float), 2))
 
 
@@ -139,16 +139,16 @@ def test_boxes_of_other_kinds_give_float64_and_float32_stays(rng):
     expected = [[exact_overlap(a, b)[0] for b in boxes] for a in boxes]
     kinds = [boxes.astype(kind) for kind in OTHERS] + [boxes.tolist(), tuple(map(tuple, boxes)), boxes > 0]
     for given in kinds[:-1]:
-        assert box_arrays.iou(given, given).dtype == box_arrays.areas(given).dtype == np.float64
-        np.testing.assert_allclose(box_arrays.iou(given, given), expected, rtol=1e-12)
-        assert box_arrays.iou(given, boxes.astype("float32")).dtype == np.float64
-    assert box_arrays.iou([[False, False, True, True]], [[0, 0, 2, 1]]) == 0.5
+        assert box_arrays.pairwise_iou(given, given).dtype == box_arrays.areas(given).dtype == np.float64
+        np.testing.assert_allclose(box_arrays.pairwise_iou(given, given), expected, rtol=1e-12)
+        assert box_arrays.pairwise_iou(given, boxes.astype("float32")).dtype == np.float64
+    assert box_arrays.pairwise_iou([[False, False, True, True]], [[0, 0, 2, 1]]) == 0.5
     narrow = boxes.astype("float32")
-    for function in (box_arrays.iou, box_arrays.giou):
+    for function in (box_arrays.pairwise_iou, box_arrays.pairwise_giou):
         assert function(narrow, narrow).dtype == np.float32
     assert box_arrays.areas(narrow).dtype == np.float32
-    np.testing.assert_allclose(box_arrays.iou(narrow, narrow), expected, rtol=1e-7)
-    assert box_arrays.iou(narrow, boxes.astype("int16")).dtype == np.float64
+    np.testing.assert_allclose(box_arrays.pairwise_iou(narrow, narrow), expected, rtol=1e-7)
+    assert box_arrays.pairwise_iou(narrow, boxes.astype("int16")).dtype == np.float64
 
 
 SCALES = [("float32", 10.0**e) for e in (-40, -30, -18, 18, 30, 38)]
@@ -163,7 +163,7 @@ def test_boxes_of_any_size_overlap_as_fractions_say(rng, dtype, scale):
     check_overlaps(a, b, 1e-6 if dtype == "float32" else 1e-12)
     flat = np.array([[-scale, 0, scale, 0]], dtype)
     assert box_arrays.areas(flat) == 0
-    assert box_arrays.iou(flat, flat) == box_arrays.giou(flat, flat) == 0
+    assert box_arrays.pairwise_iou(flat, flat) == box_arrays.pairwise_giou(flat, flat) == 0
 
 
 def test_boxes_of_very_different_sizes_overlap_as_fractions_say():
@@ -179,8 +179,8 @@ def test_boxes_inside_out_have_no_area(rng):
         turned[:, 0] += 1  # also those without extent
         turned = turned[(turned[:, 2] < turned[:, 0]) | (turned[:, 3] < turned[:, 1])]
         assert not box_arrays.areas(turned).any()
-        assert not box_arrays.iou(turned, proper).any()
-        assert not box_arrays.iou(turned, turned).any()
+        assert not box_arrays.pairwise_iou(turned, proper).any()
+        assert not box_arrays.pairwise_iou(turned, turned).any()
         found = check_overlaps(turned, proper, 1e-12)
         assert ((found >= -1) & (found <= 0)).all()
 
@@ -191,7 +191,7 @@ def test_shapes_without_area_are_like_none():
 
 def test_none_and_one_box_and_batches(rng):
     boxes, one = some_boxes(rng, 5), some_boxes(rng, 1)[0]
-    for function in (box_arrays.iou, box_arrays.giou):
+    for function in (box_arrays.pairwise_iou, box_arrays.pairwise_giou):
         full = function(one[None], boxes)
         np.testing.assert_array_equal(function(one, boxes), full[0])
         np.testing.assert_array_equal(function(boxes, one), full[0])
@@ -206,8 +206,8 @@ def test_none_and_one_box_and_batches(rng):
     assert box_arrays.areas(one).shape == ()
     assert box_arrays.areas([]).shape == (0,)
     assert box_arrays.shape_iou([], [[1, 2]]).shape == (0, 1)
-    assert box_arrays.suppress([], [], []).dtype == np.int64
-    assert box_arrays.suppress(one, 0.5, 0).tolist() == [0]
+    assert box_arrays.nms([], [], []).dtype == np.int64
+    assert box_arrays.nms(one, 0.5, 0).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -229,20 +229,22 @@ def test_none_and_one_box_and_batches(rng):
 )
 def test_what_are_no_boxes_raises(boxes, error, message):
     fine = [[0, 0, 1, 1]]
-    for function in (box_arrays.iou, box_arrays.giou):
+    for function in (box_arrays.pairwise_iou, box_arrays.pairwise_giou):
         with pytest.raises(error, match=f"^{function.__name__}: a {message}"):
             function(boxes, fine)
         with pytest.raises(error, match=f"^{function.__name__}: b {message}"):
             function(fine, boxes)
     with pytest.raises(error, match=f"^areas: boxes {message}"):
         box_arrays.areas(boxes)
-    with pytest.raises(error, match=f"^suppress: boxes {message}"):
-        box_arrays.suppress(boxes, [1], [0])
+    with pytest.raises(error, match=f"^nms: boxes {message}"):
+        box_arrays.nms(boxes, [1], [0])
 
 
 def test_other_numbers_of_batches_raise():
-    with pytest.raises(ValueError, match=r"^giou: a is \(2, 3, 4\) and b \(3, 3, 4\), which are not as many batches"):
-        box_arrays.giou(np.zeros((2, 3, 4)), np.zeros((3, 3, 4)))
+    with pytest.raises(
+        ValueError, match=r"^pairwise_giou: a is \(2, 3, 4\) and b \(3, 3, 4\), which are not as many batches"
+    ):
+        box_arrays.pairwise_giou(np.zeros((2, 3, 4)), np.zeros((3, 3, 4)))
 
 
 def test_what_are_no_shapes_raises():
@@ -282,20 +284,20 @@ def test_scores_and_labels_of_any_kind_are_in_their_order_and_ties_keep_theirs(r
     given, labels = scores.astype(dtype), rng.integers(0, 2, 30)
     expected = plain_suppression(boxes, given.tolist(), labels, 0.25)
     for kinds in (labels, labels.astype("uint8"), labels.astype(float), labels.tolist(), labels > 0):
-        assert box_arrays.suppress(boxes, given, kinds, threshold=0.25).tolist() == expected
-    assert box_arrays.suppress(boxes.astype("int16"), given.tolist(), labels, threshold=0.25).tolist() == expected
+        assert box_arrays.nms(boxes, given, kinds, iou_threshold=0.25).tolist() == expected
+    assert box_arrays.nms(boxes.astype("int16"), given.tolist(), labels, iou_threshold=0.25).tolist() == expected
 
 
 def test_infinite_scores_are_the_first_and_the_last():
     far = np.arange(16).reshape(4, 4) * [[10, 10, 10, 10]] + [0, 0, 5, 5]
-    assert box_arrays.suppress(far, [0.0, -np.inf, np.inf, -0.0], np.zeros(4)).tolist() == [2, 0, 3, 1]
+    assert box_arrays.nms(far, [0.0, -np.inf, np.inf, -0.0], np.zeros(4)).tolist() == [2, 0, 3, 1]
 
 
 @pytest.mark.parametrize("threshold", [0, 0.5, 1, np.float32(0.5), np.float64(0.25)])
 def test_suppression_at_its_thresholds(rng, threshold):
     boxes, scores, labels = some_boxes(rng, 25), rng.uniform(size=25), np.zeros(25, int)
     boxes[5:10] = boxes[:5]
-    assert box_arrays.suppress(boxes, scores, labels, threshold=threshold).tolist() == plain_suppression(
+    assert box_arrays.nms(boxes, scores, labels, iou_threshold=threshold).tolist() == plain_suppression(
         boxes, scores, labels, threshold
     )
 
@@ -312,16 +314,16 @@ def test_suppression_at_its_thresholds(rng, threshold):
         ([0.5, 1j], [0, 0], {}, TypeError, "scores is of .*complex128.* but takes real numbers"),
         ([0.5, 0.4], ["a", "b"], {}, TypeError, "labels is of .*<U1.* but takes real numbers"),
         (np.ma.array([0.5, 0.4], mask=[0, 1]), [0, 0], {}, TypeError, "scores is a masked array"),
-        ([0.5, 0.4], [0, 0], {"threshold": None}, ValueError, "threshold is None"),
-        ([0.5, 0.4], [0, 0], {"threshold": "0.5"}, ValueError, "threshold is 0.5 but must be from 0 to 1"),
-        ([0.5, 0.4], [0, 0], {"threshold": -0.1}, ValueError, "threshold is -0.1"),
-        ([0.5, 0.4], [0, 0], {"threshold": 1.1}, ValueError, "threshold is 1.1"),
-        ([0.5, 0.4], [0, 0], {"threshold": np.nan}, ValueError, "threshold is nan"),
+        ([0.5, 0.4], [0, 0], {"iou_threshold": None}, ValueError, "iou_threshold is None"),
+        ([0.5, 0.4], [0, 0], {"iou_threshold": "0.5"}, ValueError, "iou_threshold is 0.5 but must be from 0 to 1"),
+        ([0.5, 0.4], [0, 0], {"iou_threshold": -0.1}, ValueError, "iou_threshold is -0.1"),
+        ([0.5, 0.4], [0, 0], {"iou_threshold": 1.1}, ValueError, "iou_threshold is 1.1"),
+        ([0.5, 0.4], [0, 0], {"iou_threshold": np.nan}, ValueError, "iou_threshold is nan"),
     ],
 )
 def test_what_cannot_be_suppressed_raises(scores, labels, options, error, message):
-    with pytest.raises(error, match=f"^suppress: {message}"):
-        box_arrays.suppress([[0, 0, 1, 1], [0, 0, 2, 2]], scores, labels, **options)
+    with pytest.raises(error, match=f"^nms: {message}"):
+        box_arrays.nms([[0, 0, 1, 1], [0, 0, 2, 2]], scores, labels, **options)
 
 
 def test_suppression_of_many_boxes_takes_little_memory(rng):
@@ -330,7 +332,7 @@ def test_suppression_of_many_boxes_takes_little_memory(rng):
     boxes = np.stack([centres, centres, centres + 50, centres + 50], axis=1) + rng.uniform(0, 5, (20_000, 1))
     scores, labels = rng.uniform(size=20_000), np.zeros(20_000)
     tracemalloc.start()
-    kept = box_arrays.suppress(boxes, scores, labels, threshold=0.5)
+    kept = box_arrays.nms(boxes, scores, labels, iou_threshold=0.5)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert kept.tolist() == sorted(

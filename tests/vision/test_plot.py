@@ -53,7 +53,7 @@ def test_each_filter_is_a_tile(rng, saved, channels):
 def test_what_a_network_sees_is_drawn(rng, saved):
     model, images = gp.models.lenet((16, 20, 1)), rng.normal(size=(4, 16, 20, 1)).astype(np.float32)
     maps = inspect.feature_maps(model, images[0])
-    saved(plot.feature_maps(images[0], {name: values[0] for name, values in maps.items()}, most=4))
+    saved(plot.feature_maps(images[0], {name: values[0] for name, values in maps.items()}, max_channels=4))
     fields = inspect.receptive_fields(model, (16, 20, 1))
     figure = plot.receptive_fields(images[0], fields)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]

@@ -1,63 +1,94 @@
-"""The contract of convolutions."""
+"""The contract of convolutions, and `Conv`: what a convolution takes beside its arrays."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
-from gpunet.geometry import Geometry
+from gpunet.backends.contract.into import NEW, Into
+from gpunet.geometry import Geometry, Shape4
+
+FUSED_POOL = (2, 2)
+"""Window, and stride, of the max pool that can be fused behind a convolution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A convolution without its arrays: where its windows lie, and what is fused behind it.
+
+    The order is convolution, bias, activation, pool. The pool's mask is that of the values before bias and activation, for
+    these keep the order of the values in a window.
+
+    Raises:
+        ValueError: a pool that cannot be fused behind this convolution.
+    """
+
+    geometry: Geometry
+    activation: Activation | None = None
+    pool: Geometry | None = None
+    """A max pool of `FUSED_POOL` windows side by side over the convolution's output."""
+
+    def __post_init__(self) -> None:
+        pool, y_shape = self.pool, self.geometry.y_shape
+        if pool is None or (pool.x_shape == y_shape and pool.window == pool.stride == FUSED_POOL and not pool.padded):
+            return
+        raise ValueError(f"conv2d: pool is {pool} but only 2x2 windows side by side over {y_shape} are fused")
+
+    @property
+    def y_shape(self) -> Shape4:
+        """Shape of the result: (N, OH, OW, O), or the pool's."""
+        return self.geometry.y_shape if self.pool is None else self.pool.y_shape
+
+    def gate(self, y: Array, mask: Array | None) -> Gate | None:
+        """The gate that takes dy back through the activation and the pool; None where neither is fused.
+
+        Args:
+            y, mask: what `conv2d_forward` returned.
+        """
+        if self.activation is None:
+            return None if mask is None else Gate(None, None, mask)
+        return Gate(y, self.activation, mask)
 
 
 class ConvPrimitives(ABC):
     """A convolution, and the gradients of its input and of its weights."""
 
     @abstractmethod
-    def conv2d_forward(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None = None,
-        *,
-        geometry: Geometry,
-        activation: Activation | None = None,
-        pool: Geometry | None = None,
-    ) -> tuple[Array, Array | None]:
-        """Convolution of x (N, H, W, C) with w (KH, KW, C // groups, O), bias b (O,), then activation, then max pool
-        -> (y (N, OH, OW, O), None), or y and mask of `pool.y_shape`.
+    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
+        """Convolution of x (N, H, W, C) with w (KH, KW, C // groups, O), bias b (O,), activation f, then max pool.
 
-        y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[i, j, c, o]): the
-        cross-correlation that deep learning calls a convolution. Group g joins its C // groups channels to its O // groups
-        filters.
+        y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[i, j, c, o]), with stride s
+        and dilation d: the cross-correlation that deep learning calls a convolution. Each group connects its own
+        C // groups channels with its own O // groups filters.
 
-        Args:
-            pool: 2x2 windows side by side over the convolution's output, `FUSED_POOL`. The mask is as
-                `max_pool2d_forward` gives it for the values before bias and activation, which keep their order.
+        Returns:
+            y of `conv.y_shape`, and the pool's mask as `max_pool2d_forward` gives it, or None without a pool.
         """
 
     @abstractmethod
-    def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
-        """Gradient of x: the full convolution of dy (N, OH, OW, O), its pixels a stride apart, with the filters rotated by
-        180 degrees and their channels exchanged -> dx (N, H, W, C). With a pool in the gate, dy has the pool's shape."""
+    def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
+        """Gradient of x: the full convolution of dy with the filters rotated by 180 degrees -> dx (N, H, W, C).
+
+        The rows and columns of dy are spread a stride apart, and input and output channels of the filters change places.
+
+        Args:
+            dy: of `conv.y_shape`; of `conv.geometry.y_shape` without a gate.
+            gate: applied to dy first, see `Conv.gate`. Without one, only `conv.geometry` is read.
+        """
 
     @abstractmethod
     def conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
     ) -> tuple[Array, Array | None]:
-        """Gradients of w and b -> (dw (KH, KW, C // groups, O), db (O,)); db is None unless `bias`.
+        """Gradients of w and b -> (dw (KH, KW, C // groups, O), db (O,) or None).
+
+        dw[i, j, c, o] = sum over n, p, q of x[n, p s + i d - pad, q s + j d - pad, c] dy[n, p, q, o]; db is the sum of dy over
+        its pixels. Both are float32 where dy and x are of 16 bits.
 
         Args:
-            gate: as for `conv2d_input_grad`.
-            out, bias_out: where to write dw and db; float32 where dy and x are of 16 bits, as the gradients are then.
-            accumulate: add to what `out` and `bias_out` hold.
+            dy, gate: as for `conv2d_input_grad`.
+            into: where dw and db go, and whether db is computed.
         """

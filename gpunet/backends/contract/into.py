@@ -11,13 +11,13 @@ class Into(NamedTuple):
     """Where the gradients of a weight and of a bias go: into new arrays, or into segments of an arena."""
 
     weight: Array | None = None
-    """The array to write the weight's gradient to; None for a new one."""
+    """The array to write the weight's gradient to; None for a new one. Always float32 on CUDA."""
     bias: Array | None = None
-    """The array to write the bias's gradient to; None for a new one."""
+    """The array to write the bias's gradient to; None for a new one. Always float32 on CUDA."""
     needs_bias: bool = True
     """Whether the bias's gradient is computed at all."""
     add: bool = False
-    """Whether to add to what `weight` and `bias` hold. A new array is as one of zeros then."""
+    """Whether to add to what `weight` and `bias` hold. Where there is no array, the gradient alone is the result."""
 
 
 NEW = Into()

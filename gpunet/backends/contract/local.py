@@ -5,33 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.into import NEW, Into
 from gpunet.geometry import Geometry
 
 
 class LocalPrimitives(ABC):
-    """A convolution whose filters belong to one output pixel each."""
+    """A convolution with different filters for each output pixel."""
 
     @abstractmethod
-    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
-        """y (N, OH, OW, O): a convolution whose filters are each output pixel's own, w (OH, OW, KH, KW, C, O), b (OH, OW, O).
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:
+        """Product of each window of x (N, H, W, C) with the filters of its output pixel -> y (N, OH, OW, O).
 
-        y[n, p, q, o] = b[p, q, o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[p, q, i, j, c, o].
+        y[n, p, q, o] = b[p, q, o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[p, q, i, j, c, o], with
+        w (OH, OW, KH, KW, C, O), b (OH, OW, O), stride s and dilation d.
         """
 
     @abstractmethod
-    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
-        """dx (N, H, W, C) of dy (N, OH, OW, O)."""
+    def local_conv2d_input_grad(self, dy: Array, w: Array, geometry: Geometry) -> Array:
+        """Gradient of x, of dy (N, OH, OW, O) -> dx (N, H, W, C)."""
 
     @abstractmethod
     def local_conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
     ) -> tuple[Array, Array | None]:
-        """Gradients of w and b, of their shapes; the rest as for `conv2d_weight_grad`."""
+        """Gradients of w and b -> (dw of w's shape, db of b's shape or None), as for `conv2d_weight_grad`."""

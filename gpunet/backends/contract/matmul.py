@@ -1,38 +1,51 @@
-"""The contract of matrix products."""
+"""The contract of matrix products, and `Product`: what a product takes beside its two matrices."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The options of a matrix product.
+
+    Raises:
+        ValueError: a bias or an activation for a product that is added to `out`.
+    """
+
+    transpose_a: bool = False
+    transpose_b: bool = False
+    bias: Array | None = None
+    """(P,), added to every row."""
+    activation: Activation | None = None
+    gate: Gate | None = None
+    """Applied to `a` first, whose shape gate.y has; it has no mask."""
+    out: Array | None = None
+    """(M, P), where the result is written; None for a new array."""
+    add: bool = False
+    """Whether to add to what `out` holds. Without an `out`, the product alone is the result."""
+
+    def __post_init__(self) -> None:
+        if self.add and (self.bias is not None or self.activation is not None):
+            raise ValueError("matmul: only a product without bias and activation can be added to another")
+
+
+PLAIN = Product()
+"""a b, in a new array."""
+
+
 class MatmulPrimitives(ABC):
     """Products of matrices."""
 
     @abstractmethod
-    def matmul(
-        self,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        bias: Array | None = None,
-        activation: Activation | None = None,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
-        """y (M, P) = f(op(a) op(b) + bias): a (M, K) or its transpose, b (K, P) or its transpose, bias (P,).
-
-        Args:
-            gate: applied to `a`, whose shape gate.y has: the activation's gradient, on load; without a pool.
-            accumulate: add to what `out` holds; not with bias or activation.
-        """
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+        """y (M, P) = f(op(a) op(b) + bias), with a (M, K) or its transpose and b (K, P) or its transpose."""
 
     @abstractmethod
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
-        """The product of each pair of matrices: a (B, M, K) and b (B, K, P) -> (B, M, P), transposed as for `matmul`."""
+        """The product of each pair of matrices: a (B, M, K) and b (B, K, P), or their transposes -> (B, M, P)."""

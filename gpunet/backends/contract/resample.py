@@ -9,9 +9,12 @@ from gpunet.resampling import Taps
 
 
 class ResamplePrimitives(ABC):
-    """Images of another size, by tables."""
+    """Images of other extents, by tables of weights."""
 
     @abstractmethod
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
-        """y (N, OH, OW, C) of x (N, H, W, C): y[n, p, q, c] = sum over the taps i of `rows` at p and j of `columns` at q of
-        their weights' product and x[n, i, j, c]; 0 where there are none. Its gradient is itself, by the transposed tables."""
+        """Each pixel of y (N, OH, OW, C) as a weighted sum of pixels of x (N, H, W, C).
+
+        y[n, p, q, c] = sum over the taps i of `rows` at p and j of `columns` at q of weight_i weight_j x[n, i, j, c], and 0
+        where there are no taps. The gradient of x is the same operation on dy, by the transposed tables.
+        """

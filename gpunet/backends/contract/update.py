@@ -1,4 +1,4 @@
-"""The contract of updates of parameters."""
+"""The contract of updates of parameters: the formulas of the optimizers, max-norm and running averages."""
 
 from __future__ import annotations
 
@@ -11,29 +11,52 @@ from gpunet.backends.contract.arrays import Array
 
 
 class Segments(NamedTuple):
-    """Ranges of an arena's elements and the hyper-parameters of each."""
+    """Ranges of an arena's elements, and the hyper-parameters of each range."""
 
     bounds: np.ndarray
     """(M, 2) int64: first element and the one past the last."""
     hyper: Array
-    """(M, K) float64, one column a hyper-parameter; the update's docstring names them."""
-    placed: Array | None = None
-    """`bounds` as the backend's own array, for whoever records an update; then `hyper` is one too, and is read when the update
-    runs: it may hold other numbers at every replay. Both must outlive the record."""
+    """(M, K) float64, one column for each hyper-parameter: those of `SHARED`, then those of `Rule.own`."""
+    device_bounds: Array | None = None
+    """`bounds` as an array of the backend, needed where the update is captured in a graph.
+
+    Then `hyper` is one too, and is read when the update runs, so that it may hold other numbers at each replay. Both must live
+    as long as the graph."""
 
 
-class Note(NamedTuple):
-    """What a recorded update leaves for the host to read later, and what it asks before it updates anything."""
+class StepReport(NamedTuple):
+    """What a captured update reports to the host, which reads it later, and what it checks before it updates anything."""
 
     loss: Array
     """The step's loss, one element."""
     correct: Array | None
     """int32, one element."""
-    last: Array
-    """(3,) float64: the note of the step before; zeros before the first."""
-    row: Array
-    """(3,) float64, written: loss, correct (0 if there is none) and held, how many steps have updated nothing: the first
-    whose loss was not finite, and all after it."""
+    previous: Array
+    """(3,) float64: what the step before reported; zeros before the first step."""
+    written: Array
+    """(3,) float64, written by the update: loss, correct (0 if it is None) and skipped_updates.
+
+    `skipped_updates` is how many updates in a row have changed nothing: the first one whose loss was not finite, and all that
+    came after it."""
+
+
+class Guard(NamedTuple):
+    """What decides on the device whether a step changes anything: its update and the launches that follow the update."""
+
+    clip: Array | None = None
+    """(norm, scale) as `gradient_norm` returns them. An update multiplies the gradients by scale, and skips the step where the
+    loss is scaled and norm is not finite, for then the gradients overflowed. The launches behind the update skip the step
+    wherever norm is not finite."""
+    report: StepReport | None = None
+    """Written by the update. The step changes nothing where its skipped_updates is not 0."""
+
+    def behind(self, arena: FlatStorage) -> Guard:
+        """The guard of the launches behind an update of the arena: only the norm of a scaled loss may stop them."""
+        return self if arena.scaling is not None else self._replace(clip=None)
+
+
+UNGUARDED = Guard()
+"""Every step changes the parameters, and the gradients are taken as they are."""
 
 
 class FlatStorage(Protocol):
@@ -43,26 +66,27 @@ class FlatStorage(Protocol):
     grad: Array
     slots: dict[str, Array]
     shadow: Array | None
-    """`data` rounded to 16 bits, which an update keeps up to date; None if nobody computes with it."""
+    """`data` rounded to 16 bits, which every update writes; None where no operation computes with it."""
     scaling: Array | None
-    """(scale, good, skipped) in float32, the state of dynamic loss scaling; None if `grad` is of the loss itself.
+    """(scale, good, skipped) in float32, the state of dynamic loss scaling (Micikevicius et al. 2018, section 3.2); None if
+    `grad` is of the loss itself.
 
-    Then `grad` is that of scale times the loss. `gradient_norm` takes the scale out again, and an update whose gradients
+    With it, `grad` is that of scale times the loss. `gradient_norm` divides by the scale again, and an update whose gradients
     overflowed changes nothing but this state: the scale halves, and doubles again after 2,000 updates in a row that were good.
     """
 
 
 class Rule(NamedTuple):
-    """What a rule keeps of each parameter, and its own hyper-parameters."""
+    """What an update rule keeps for each parameter, and its own hyper-parameters."""
 
     slots: tuple[str, ...]
-    """Of the arena, in the order of the formula's a and b."""
+    """Names of the arena's slots, which are the formula's a and b, in this order."""
     own: tuple[str, ...]
-    """Columns behind `SHARED`."""
+    """Columns of `Segments.hyper` behind those of `SHARED`."""
 
 
 SHARED = ("lr", "weight decay", "L1", "decoupled weight decay")
-"""The first columns of every rule: w' = w - lr decoupled w, then g = clip[1] grad + decay w' + l1 sign(w')."""
+"""The first columns of every rule."""
 _ADAM = ("beta1", "beta2", "eps", "1 - beta1^t", "1 - beta2^t")
 RULES = {
     "sgd": Rule(("momentum",), ("momentum", "nesterov")),
@@ -72,8 +96,8 @@ RULES = {
     "lion": Rule(("mean",), ("beta1", "beta2")),
     "muon": Rule(("mean", "square"), (*_ADAM, "orthogonal")),
 }
-"""By the names of their formulas in kernels/optimizer.cu, there capitalised. Muon's "square" holds the orthogonal direction of
-the segments that have one, whose "beta1" is the momentum."""
+"""By the names of their formulas in kernels/optimizer.cu, which are capitalised there. In segments whose parameters are made
+orthogonal, Muon's slot "square" holds the orthogonal direction, and its column "beta1" is the momentum."""
 
 
 def columns(rule: str) -> int:
@@ -85,18 +109,18 @@ class UpdatePrimitives(ABC):
     """Optimizers' steps, max-norm and averages."""
 
     @abstractmethod
-    def gradient_norm(self, arena: FlatStorage, segments: Segments, *, max_norm: float) -> Array:
+    def gradient_norm(self, arena: FlatStorage, segments: Segments, max_norm: float) -> Array:
         """(norm, scale), shape (2,): the 2-norm of the segments' gradients, and min(1, max_norm / (norm + 1e-6)).
 
-        With `arena.scaling` the norm is that of the loss's own gradients, and scale takes the loss scale out of them; a norm
-        that is not finite means that they overflowed.
+        With `arena.scaling` the norm is that of the loss's own gradients, and scale divides by the loss scale as well; a norm
+        that is not finite means that the gradients overflowed.
         """
 
     @abstractmethod
-    def update(
-        self, rule: str, arena: FlatStorage, segments: Segments, *, clip: Array | None = None, note: Note | None = None
-    ) -> None:
-        """A step of an optimizer, in place: w' = w - lr decoupled w, g = clip[1] grad + decay w' + l1 sign(w'), then a rule:
+    def update(self, rule: str, arena: FlatStorage, segments: Segments, guard: Guard = UNGUARDED) -> None:
+        """One step of an optimizer, in place.
+
+        w' = w - lr decoupled w and g = clip[1] grad + decay w' + l1 sign(w'), then the rule, with the slots a and b:
 
         - "sgd": a = momentum a + g; w = w' - lr (g + momentum a if nesterov, else a).
         - "adam" (Kingma & Ba 2015, algorithm 1): a = beta1 a + (1 - beta1) g; b = beta2 b + (1 - beta2) g^2;
@@ -105,30 +129,23 @@ class UpdatePrimitives(ABC):
           w = w' - lr b.
         - "adagrad" (Duchi et al. 2011): a = a + g^2; w = w' - lr g / (sqrt(a) + eps).
         - "lion" (Chen et al. 2023, algorithm 2): w = w' - lr sign(beta1 a + (1 - beta1) g); a = beta2 a + (1 - beta2) g.
-        - "muon" (Jordan 2024): where orthogonal, a = beta1 a + (1 - beta1) g; w = w' - lr b; elsewhere "adam".
+        - "muon" (Jordan 2024): in orthogonal segments a = beta1 a + (1 - beta1) g; w = w' - lr b; in the others "adam".
 
         Args:
-            rule: one of `rules.RULES`, which names the slots a and b of the arena and the columns of `segments.hyper`. A slot
-                that the arena does not have reads as 0.
-            clip: what `gradient_norm` gave; needed with `arena.scaling`, which changes as it says there.
-            note: written, and decides whether anything else is. `arena.shadow` is written with the parameters.
+            rule: one of `RULES`. A slot that the arena does not have is read as 0.
+            guard: needed with `arena.scaling`, and then with a clip. `arena.shadow` is written with the parameters.
         """
 
     @abstractmethod
-    def clip_units(
-        self, w: Array, limit: float, *, shadow: Array | None, clip: Array | None = None, held: Array | None = None
-    ) -> None:
-        """Max-norm (Srivastava et al. 2014, section 5.1), in place: each column of w (R, O), the weights that come into one
-        unit, whose 2-norm is above `limit`, is scaled down to it.
+    def clip_units(self, w: Array, limit: float, shadow: Array | None, guard: Guard = UNGUARDED) -> None:
+        """Max-norm (Srivastava et al. 2014, section 5.1), in place: scale each column of w down to a 2-norm of `limit`.
 
         Args:
-            shadow: w rounded, written with it; None if there is none.
-            clip: of the update before, if it was of a scaled loss: where that overflowed, nothing is changed.
-            held: (3,), the note's row that the update before has written: where that updated nothing, neither does this.
+            w: (R, O); a column holds the weights that come into one unit.
+            shadow: w rounded to 16 bits, written with w; None if there is none.
+            guard: that of the update before; where it changed nothing, this changes nothing.
         """
 
     @abstractmethod
-    def average_update(
-        self, average: Array, value: Array, decay: float, *, clip: Array | None = None, held: Array | None = None
-    ) -> None:
-        """average = decay average + (1 - decay) value, in place; both of one shape. `clip` and `held` as for `clip_units`."""
+    def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
+        """average = decay average + (1 - decay) value, in place; both of one shape. `guard` is as for `clip_units`."""

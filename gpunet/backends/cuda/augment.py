@@ -4,42 +4,27 @@ from __future__ import annotations
 
 from abc import ABC
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.augment import Clock, check_gather
+from gpunet.backends.contract.augment import BatchRequest, Gathered, Samples
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import ELEMENTS, instance
+from gpunet.nvrtc.source import constant
 
-MAX_CHANNELS = 16
-"""Of images that are normalised, as kernels/gather_augment.cu is written."""
+MAX_CHANNELS = constant("gather_augment.cu", "MAX_CHANNELS")
+"""Most channels of images that are normalised."""
 SHARE = 16 * THREADS
-"""Elements of an image that a block takes; larger images have several blocks."""
+"""Elements of an image that one block takes; larger images have several blocks."""
 
 
 class CudaAugment(CudaDevice, ABC):
     """Primitives of kernels/gather_augment.cu."""
 
-    def gather_augment(
-        self,
-        images: Array,
-        labels: Array | None,
-        order: Array,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        epoch: int = 0,
-        start: int = 0,
-        rows: int | None = None,
-        clock: Clock | None = None,
-        dtype: Any = None,
-        out: tuple[Array, Array | None] | None = None,
-    ) -> tuple[Array, Array | None]:
-        rows = order.shape[0] - start if rows is None else rows
-        h, w, channels = check_gather(images, labels, order, augmentation, start, rows, clock)
+    def gather_augment(self, samples: Samples, batch: BatchRequest, out: Gathered | None = None) -> Gathered:
+        rows, h, w, channels = samples.output_shape(batch)
+        images, labels, order, augmentation = samples
         if augmentation.mean and channels > MAX_CHANNELS:
             raise ValueError(
                 f"gather_augment: images have {channels} channels but CUDA normalises up to {MAX_CHANNELS}"
@@ -48,25 +33,35 @@ class CudaAugment(CudaDevice, ABC):
             raise ValueError(
                 f"gather_augment: CUDA takes images of fewer than 2^31 elements, got {images.shape[1:]} to {h, w, channels}"
             )
-        given_x, given_y = out or (None, None)
-        kind = np.dtype((dtype or np.float32) if augmentation.mean else np.uint8)
+        kind = np.dtype((batch.dtype or np.float32) if augmentation.mean else np.uint8)
         if augmentation.mean and kind.name not in ELEMENTS:
             raise TypeError(f"gather_augment: dtype is {kind} but CUDA normalises to {', '.join(ELEMENTS)}")
-        x = self._out("gather_augment", given_x, (rows, h, w, channels), kind)
-        y = None if labels is None else self._out("gather_augment", given_y, (rows,), np.int32)
-        batch = {
-            "rows": rows, "positions": order.shape[0], "start": start, "seed": seed, "epoch": epoch,
-            "steps": clock.steps if clock else 1, "stride": clock.stride if clock else 0,
-        }  # fmt: skip
+        out_x, out_y = out or (None, None)
+        x = self._out("gather_augment", out_x, (rows, h, w, channels), kind)
+        y = None if labels is None else self._out("gather_augment", out_y, (rows,), np.int32)
         if rows:
+            clock = batch.clock
+            request = {
+                "rows": rows, "positions": order.shape[0], "start": batch.start, "seed": batch.seed, "epoch": batch.epoch,
+                "steps": clock.steps if clock else 1, "stride": clock.stride if clock else 0,
+            }  # fmt: skip
             grid = min(rows, MAX_BLOCKS), min(-(-h * w * channels // SHARE), 65535)
-            args = images, labels, order, x, y, clock and clock.counters, batch, _fields(augmentation, images.shape[1:])
+            args = (
+                images,
+                labels,
+                order,
+                x,
+                y,
+                clock and clock.counters,
+                request,
+                _fields(augmentation, images.shape[1:]),
+            )
             self.launcher.launch(instance("gather_augment", ELEMENTS.get(kind.name, "uint8")), grid, THREADS, args)
         return x, y
 
 
 def _fields(a: Augmentation, shape: tuple[int, ...]) -> dict[str, object]:
-    """The kernel's Augmentation, for images (H, W, C)."""
+    """The fields of the kernel's struct Augmentation, for images (H, W, C)."""
     height, width, channels = shape
     h, w, _ = a.output_shape("gather_augment", shape)
     scale, shift = a.factors(channels, 255.0) if a.mean else ((), ())

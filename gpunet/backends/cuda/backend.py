@@ -20,7 +20,7 @@ from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.recording import Recording, RecordingArrays, RecordingLauncher
 
 if TYPE_CHECKING:
-    from gpunet.emulator.launcher import Settings
+    from gpunet.emulator.launches import Settings
 
 
 class CudaBackend(
@@ -65,8 +65,9 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
         settings: how kernels are run; what the environment says if None.
         memory: bytes of the device; None for as many as this machine has.
     """
+    from gpunet.cuda.emulated import EmulatedLauncher
     from gpunet.emulator.arrays import EmulatedArrays
-    from gpunet.emulator.launcher import EmulatedLauncher, Settings
+    from gpunet.emulator.launches import Settings
 
     settings = settings or Settings.from_environment()
     arrays = EmulatedArrays(track=settings.checked, properties=settings.describe(), memory=memory)

@@ -7,147 +7,129 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate, check_fused_pool
-from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, check_accumulate, geometry_fields
+from gpunet.backends.contract.conv import Conv
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
+from gpunet.backends.cuda.into import place_gradients
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
+from gpunet.nvrtc.source import constant
 
-DEPTHWISE_TILE = 9, 32
-"""Taps and filters of a block of a depthwise weight gradient, as kernels/conv2d_weight_grad.cu has them."""
-
-
-def depthwise(g: Geometry) -> bool:
-    """Whether each channel has filters of its own. Then the simple kernels of convolution and input gradient are the fast ones:
-    neighbouring threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to share. The
-    weight gradient, of few and long sums, has a kernel of its own."""
-    return g.groups > 1 and g.groups == g.x_shape[3]
+DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), constant("common.cuh", "WARP")
+"""Taps and filters that a block of a depthwise weight gradient takes."""
 
 
 class CudaConv(CudaDevice, ABC):
-    """Primitives of kernels/conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
+    """The primitives of kernels/conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
 
-    def conv2d_forward(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None = None,
-        *,
-        geometry: Geometry,
-        activation: Activation | None = None,
-        pool: Geometry | None = None,
-    ) -> tuple[Array, Array | None]:
-        g = geometry
+    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
+        g, pooled = conv.geometry, conv.pool is not None
         element = self._element("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
-        check_fused_pool("conv2d_forward", g, pool)
-        pooled = pool is not None
-        y = self.arrays.empty(g.y_shape if pool is None else pool.y_shape, x.dtype)
-        mask = None if pool is None else self.arrays.empty(pool.y_shape, np.uint8)
-        args = x, w, b, y, mask, geometry_fields(g), activation_fields(activation)
-        if self.simple or depthwise(g):
-            kind = f"{element}, {str(pooled).lower()}"
-            self._each("conv2d_forward_simple", y.size, *args, element=kind, flops=2 * g.multiply_adds)
+        y = self.arrays.empty(conv.y_shape, x.dtype)
+        mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
+        args = x, w, b, y, mask, geometry_fields(g), activation_fields(conv.activation)
+        if self.simple or _is_depthwise(g):
+            options = f"{element}, {str(pooled).lower()}"
+            self._each("conv2d_forward_simple", y.size, *args, element=options, flops=2 * g.multiply_adds)
         else:
             rows = y.size // g.filters * (4 if pooled else 1)
-            self._conv("conv2d_forward_tiled", element, g, rows, g.filters, self._aligned(x, w, y), args, pooled)
+            vector = _by_four(g) and self._aligned(x, w, y)
+            self._tiled_conv("conv2d_forward_tiled", element, g, (rows, g.filters), vector, args, pooled)
         return y, mask
 
-    def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
-        g = geometry
-        gate = self._checked_gate("conv2d_input_grad", dy, g, gate)
+    def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
+        g = conv.geometry
+        gate = self._checked_gate("conv2d_input_grad", dy, conv, gate)
         element = self._element("conv2d_input_grad", dy=(dy, None), w=(w, g.w_shape))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
-        if self.simple or depthwise(g):
+        if self.simple or _is_depthwise(g):
             self._each("conv2d_input_grad_simple", dx.size, *args, element=element, flops=2 * g.multiply_adds)
         else:
-            aligned = self._aligned(dy, gate.y, w, dx)
-            rows = dx.size // g.x_shape[3]
-            self._conv("conv2d_input_grad_tiled", element, g, rows, g.x_shape[3], aligned, args)
+            channels = g.x_shape[3]
+            vector = _by_four(g) and self._aligned(dy, gate.y, w, dx)
+            self._tiled_conv("conv2d_input_grad_tiled", element, g, (dx.size // channels, channels), vector, args)
         return dx
 
-    def _conv(
-        self,
-        kernel: str,
-        element: str,
-        g: Geometry,
-        rows: int,
-        channels: int,
-        aligned: bool,
-        args: Any,
-        *options: object,
+    def _tiled_conv(
+        self, kernel: str, element: str, g: Geometry, shape: tuple[int, int], vector: bool, args: Any, *options: object
     ) -> None:
-        """Launch a tiled convolution whose results are `rows` pixels of so many channels."""
+        """Launch a tiled convolution with results of a shape (pixels, channels).
+
+        Args:
+            vector: whether loads of four elements are allowed.
+            options: template arguments of the kernel behind its tile.
+        """
+        rows, channels = shape
         if not rows:
             return
         cols = channels // g.groups
-        tile = select_tile(CONV_TILES, rows, cols, vector=aligned and _by_four(g), busy=self.busy)
+        tile = select_tile(CONV_TILES, rows, cols, vector=vector, busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
-        kernel = instance(kernel, element, *tile, *options)
-        self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
-
-    def _checked_gate(self, operation: str, dy: Array, g: Geometry, gate: Gate | None) -> Gate:
-        """The gate, one of nothing if there is none, after the checks of dy's shape against it."""
-        gate = gate or Gate(None, None)
-        check_fused_pool(operation, g, gate.pool)
-        shape = g.y_shape if gate.pool is None else gate.pool.y_shape
-        self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
-        if (gate.mask is None) != (gate.pool is None) or (gate.mask is not None and gate.mask.shape != shape):
-            got = "none" if gate.mask is None else f"shape {gate.mask.shape}"
-            raise ValueError(f"{operation}: the gate's mask is {got} but its pool takes {shape}")
-        return gate
+        self.launcher.launch(
+            instance(kernel, element, *tile, *options), blocks, THREADS, args, flops=2 * g.multiply_adds
+        )
 
     def conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
     ) -> tuple[Array, Array | None]:
-        g = geometry
-        self._expect("conv2d_weight_grad", out=(out, g.w_shape), bias_out=(bias_out, (g.filters,)))
-        gate = self._checked_gate("conv2d_weight_grad", dy, g, gate)
-        element = self._element("conv2d_weight_grad", dy=(dy, None), x=(x, g.x_shape))
-        check_accumulate("conv2d_weight_grad", accumulate, bias_out if out is None and bias else out)
-        if accumulate and out is None:  # only one of them adds to something: to the other's zeros
-            out = self.full(g.w_shape, 0.0, np.float32)
-        if accumulate and bias and bias_out is None:
-            bias_out = self.full((g.filters,), 0.0, np.float32)
-        dw = self._out("conv2d_weight_grad", out, g.w_shape)
-        db = self._out("conv2d_weight_grad", bias_out, (g.filters,)) if bias else None
-        common = geometry_fields(g), activation_fields(gate.activation)
+        g, name = conv.geometry, "conv2d_weight_grad"
+        gate = self._checked_gate(name, dy, conv, gate)
+        element = self._element(name, dy=(dy, None), x=(x, g.x_shape))
+        dw, db, add = place_gradients(self, name, into, g.w_shape, (g.filters,))
         opened = dy, gate.y, gate.mask, x
-        if self.simple or not g.pixels:  # of no pixels, the zeros
-            count = dw.size + g.filters * bias
-            args = *opened, dw, db, *common, int(accumulate)
-            self._each("conv2d_weight_grad_simple", count, *args, element=element, flops=2 * g.multiply_adds)
+        common = geometry_fields(g), activation_fields(gate.activation)
+        if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros
+            count = dw.size + (0 if db is None else db.size)
+            self._each(
+                f"{name}_simple", count, *opened, dw, db, *common, int(add), element=element, flops=2 * g.multiply_adds
+            )
             return dw, db
-        if depthwise(g):
-            kernel = instance("conv2d_weight_grad_depthwise", element)
-            tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
-        else:
-            rows, cols = dw.size // g.filters, g.filters // g.groups
-            vector = self._aligned(dy, gate.y, x) and _by_four(g)
-            tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
-            kernel = instance("conv2d_weight_grad_tiled", element, *tile)
-            tiles = count_tiles(rows, cols, tile) * g.groups
-        each = split_pixels(tiles, g.pixels, self.busy)
-        splits = -(-g.pixels // each)
+        kernel, tiles = self._weight_grad_kernel(element, g, _by_four(g) and self._aligned(dy, gate.y, x))
+        length = split_pixels(tiles, g.pixels, self.busy)
+        splits = -(-g.pixels // length)
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
-        partial_b = self.arrays.empty((splits, g.filters), np.float32) if bias else None
-        self.launcher.launch(
-            kernel, tiles * splits, THREADS,
-            (*opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, each, int(accumulate)),
-            flops=2 * g.multiply_adds,
-        )  # fmt: skip
+        partial_b = None if db is None else self.arrays.empty((splits, g.filters), np.float32)
+        args = *opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, length, int(add)
+        self.launcher.launch(kernel, tiles * splits, THREADS, args, flops=2 * g.multiply_adds)
         return dw, db
+
+    def _weight_grad_kernel(self, element: str, g: Geometry, vector: bool) -> tuple[str, int]:
+        """(the kernel of a weight gradient, how many tiles cover dw)."""
+        if _is_depthwise(g):
+            tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
+            return instance("conv2d_weight_grad_depthwise", element), tiles
+        rows, cols = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups), g.filters // g.groups
+        tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
+        return instance("conv2d_weight_grad_tiled", element, *tile), count_tiles(rows, cols, tile) * g.groups
+
+    def _checked_gate(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> Gate:
+        """The gate, or one that changes nothing, after checks that dy, the gate and the convolution fit together."""
+        shape = conv.geometry.y_shape if gate is None else conv.y_shape
+        gate = gate or Gate(None, None)
+        self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
+        if gate.mask is None:
+            fits = shape == conv.geometry.y_shape
+        else:
+            fits = conv.pool is not None and gate.mask.shape == shape
+        if not fits:
+            got = "none" if gate.mask is None else f"of shape {gate.mask.shape}"
+            takes = "no pool is fused" if conv.pool is None else f"its pool takes {shape}"
+            raise ValueError(f"{operation}: the gate's mask is {got} but {takes}")
+        return gate
+
+
+def _is_depthwise(g: Geometry) -> bool:
+    """Whether each channel has filters of its own.
+
+    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring threads take neighbouring
+    channels of a pixel, and there is no sum over channels for a tile to share. The weight gradient, with its few long sums, has
+    a kernel of its own.
+    """
+    return g.groups > 1 and g.groups == g.x_shape[3]
 
 
 def _by_four(g: Geometry) -> bool:

@@ -20,14 +20,16 @@ from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
 from gpunet.cuda.launcher import Launcher
 from gpunet.geometry import Geometry
+from gpunet.nvrtc.source import constant
 
-THREADS = 256
+THREADS = constant("common.cuh", "THREADS")
+"""Threads of a block, unless a kernel takes another number."""
 MAX_BLOCKS = 16384
 """Blocks of a grid-stride launch: more than any device runs at once; larger arrays are walked by the same ones."""
 PARTIALS = 256
 """Most blocks that leave a partial result for a last block to add."""
-LINE = 1 + min(map(ACTIVATIONS.index, LINES))
-"""`kind` of all activations that are a line between two limits, as kernels/common.cuh counts them."""
+LINE = constant("common.cuh", "ACTIVATION_LINE")
+"""`kind` of all activations that are a line between two limits."""
 BUSY = 264
 """Blocks that keep a large GPU busy, two for each multiprocessor of an H200."""
 ARRIVALS = 4096

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from abc import ABC
 
-import numpy as np
-
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.cuda.device import CudaDevice, check_accumulate, geometry_fields
+from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.cuda.device import CudaDevice, geometry_fields
+from gpunet.backends.cuda.into import place_gradients
 from gpunet.geometry import Geometry
 
 
 class CudaLocal(CudaDevice, ABC):
-    """Primitives of kernels/local_conv2d.cu."""
+    """The primitives of kernels/local_conv2d.cu."""
 
-    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
-        g = geometry
-        filters, biases = _shapes(g)
-        element = self._element("local_conv2d_forward", x=(x, g.x_shape), w=(w, filters), b=(b, biases))
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:
+        g, (w_shape, b_shape) = geometry, _shapes(geometry)
+        element = self._element("local_conv2d_forward", x=(x, g.x_shape), w=(w, w_shape), b=(b, b_shape))
         y = self.arrays.empty(g.y_shape, x.dtype)
         args = x, w, b, y, geometry_fields(g)
         self._each("local_conv2d_forward", y.size, *args, element=element, flops=2 * g.multiply_adds)
         return y
 
-    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
+    def local_conv2d_input_grad(self, dy: Array, w: Array, geometry: Geometry) -> Array:
         g = geometry
         element = self._element("local_conv2d_input_grad", dy=(dy, g.y_shape), w=(w, _shapes(g)[0]))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
@@ -32,34 +31,18 @@ class CudaLocal(CudaDevice, ABC):
         return dx
 
     def local_conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
     ) -> tuple[Array, Array | None]:
         g, name = geometry, "local_conv2d_weight_grad"
-        filters, biases = _shapes(g)
-        self._expect(name, out=(out, filters), bias_out=(bias_out, biases))
         element = self._element(name, dy=(dy, g.y_shape), x=(x, g.x_shape))
-        check_accumulate(name, accumulate, bias_out if out is None and bias else out)
-        if accumulate and out is None:  # only one of them adds to something: to the other's zeros
-            out = self.full(filters, 0.0, np.float32)
-        if accumulate and bias and bias_out is None:
-            bias_out = self.full(biases, 0.0, np.float32)
-        dw = self._out(name, out, filters)
-        db = self._out(name, bias_out, biases) if bias else None
+        dw, db, add = place_gradients(self, name, into, *_shapes(g))
         count = dw.size + (0 if db is None else db.size)
-        args = dy, x, dw, db, geometry_fields(g), int(accumulate)
+        args = dy, x, dw, db, geometry_fields(g), int(add)
         self._each(name, count, *args, element=element, flops=2 * g.multiply_adds)
         return dw, db
 
 
 def _shapes(g: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of w and of b."""
+    """(OH, OW, KH, KW, C, O), of the filters, and (OH, OW, O), of the bias."""
     places = g.y_shape[1:3]
     return (*places, *g.w_shape), (*places, g.filters)

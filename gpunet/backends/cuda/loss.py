@@ -9,13 +9,14 @@ import numpy as np
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
+from gpunet.nvrtc.source import constant
 
-ROWS_A_BLOCK = THREADS // 32
-"""Rows of a softmax that a block takes: one a warp, as kernels/softmax.cu is written."""
+ROWS_A_BLOCK = THREADS // constant("common.cuh", "WARP")
+"""Rows of a softmax that a block takes: one for each warp."""
 SMALL_ROWS, SMALL_CLASSES = 2048, 64
 """Up to these, one block computes a softmax cross entropy in one launch. Its threads add a row's terms one after another, which
 loses digits where there are many classes."""
-SMALL_THREADS = 1024
+SMALL_THREADS = constant("softmax.cu", "SIMPLE_THREADS")
 
 
 class CudaLoss(CudaDevice, ABC):

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any
 
-from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, check_accumulate
+from gpunet.backends.contract.matmul import PLAIN, Product
+from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile
 from gpunet.cuda.instantiations import MATMUL_TILES, instance
 
 
 class CudaMatmul(CudaDevice, ABC):
-    """Primitives of kernels/matmul.cu."""
+    """The primitives of kernels/matmul.cu."""
 
-    def matmul(
-        self,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        bias: Array | None = None,
-        activation: Activation | None = None,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
         self._element("matmul", a=(a, None), b=(b, None))
         if a.ndim != 2 or b.ndim != 2:
             raise ValueError(f"matmul: a has shape {a.shape} and b {b.shape} but both take 2 axes")
-        m, depth = a.shape[::-1] if transpose_a else a.shape
-        inner, p = b.shape[::-1] if transpose_b else b.shape
+        m, depth = a.shape[::-1] if product.transpose_a else a.shape
+        inner, p = b.shape[::-1] if product.transpose_b else b.shape
         if depth != inner:
             raise ValueError(f"matmul: a {a.shape} and b {b.shape} meet in axes of {depth} and {inner}")
-        if accumulate and (bias is not None or activation is not None):
-            raise ValueError("matmul: accumulate adds a plain product, without bias or activation")
-        gate = gate or Gate(None, None)
+        gate, bias, out = product.gate or Gate(None, None), product.bias, product.out
         element = self._element("matmul", a=(a, None), gate=(gate.y, a.shape), bias=(bias, (p,)), out=(out, (m, p)))
-        check_accumulate("matmul", accumulate, out)
-        y = self._out("matmul", out, (m, p), a.dtype)
-        product = {
+        y = self.arrays.empty((m, p), a.dtype) if out is None else out
+        fields = {
             "M": m, "K": depth, "P": p,
-            "transpose_a": int(transpose_a), "transpose_b": int(transpose_b), "accumulate": int(accumulate),
+            "transpose_a": int(product.transpose_a), "transpose_b": int(product.transpose_b),
+            "accumulate": int(product.add and out is not None),
         }  # fmt: skip
-        args = a, gate.y, b, bias, y, product, activation_fields(gate.activation), activation_fields(activation)
+        args = a, gate.y, b, bias, y, fields, activation_fields(gate.activation), activation_fields(product.activation)
         flops = 2 * m * depth * p
         if self.simple:
             self._each("matmul_simple", y.size, *args, element=element, flops=flops)
@@ -54,7 +39,7 @@ class CudaMatmul(CudaDevice, ABC):
             by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
             vector = by_four and self._aligned(a, gate.y, b, y)
             tile = select_tile(MATMUL_TILES, m, p, vector=vector, busy=self.busy)
-            kernel = instance("matmul_tiled", element, *tile, transpose_a, transpose_b)
+            kernel = instance("matmul_tiled", element, *tile, product.transpose_a, product.transpose_b)
             self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args, flops=flops)
         return y
 
@@ -64,8 +49,7 @@ class CudaMatmul(CudaDevice, ABC):
             raise ValueError(f"batched_matmul: a has shape {a.shape} and b {b.shape} but take (B, M, K) and (B, K, P)")
         m, p = a.shape[1 + transpose_a], b.shape[2 - transpose_b]
         y = self.arrays.empty((a.shape[0], m, p), a.dtype)
-        options: Any = {"transpose_a": transpose_a, "transpose_b": transpose_b}
-        for i in range(a.shape[0]):  # a launch each
-            one, other, to = (t[i : i + 1].reshape(t.shape[1:]) for t in (a, b, y))
-            self.matmul(one, other, out=to, **options)
+        for i in range(a.shape[0]):  # one launch for each pair
+            one, other, out = (t[i : i + 1].reshape(t.shape[1:]) for t in (a, b, y))
+            self.matmul(one, other, Product(transpose_a, transpose_b, out=out))
         return y

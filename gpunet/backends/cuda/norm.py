@@ -13,13 +13,14 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.norm import Moments
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields
 from gpunet.cuda.instantiations import ELEMENTS, instance
+from gpunet.nvrtc.source import constant
 
-WARP = 32
+WARP = constant("common.cuh", "WARP")
 PARTIALS = 528
 """Most blocks of a reduction over the rows: as many as an H200 runs at once. A constant, so that a sum's order is the shape's
 alone."""
-UNROLL = 4
-"""Rows that a thread takes at once, as kernels/batch_norm.cu has it: no split of the rows is shorter."""
+UNROLL = constant("batch_norm.cu", "UNROLL")
+"""Rows that a thread takes at once: no split of the rows is shorter."""
 
 
 class CudaNorm(CudaDevice, ABC):

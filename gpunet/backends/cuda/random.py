@@ -11,10 +11,11 @@ import numpy as np
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
+from gpunet.nvrtc.source import constant
 from gpunet.random import Stream, drop_threshold, normal_table
 
-SCAN_THREADS = 1024
-"""Threads of the one block that adds up the buckets, as kernels/permutation.cu is written."""
+SCAN_THREADS = constant("permutation.cu", "SCAN_THREADS")
+"""Threads of the one block that adds up the buckets."""
 
 
 class CudaRandom(CudaDevice, ABC):

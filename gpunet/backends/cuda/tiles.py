@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.backends.cuda.device import BUSY
+from gpunet.nvrtc.source import constant
 
 Tile = tuple[int, int, int, int, int]
 """(TM, TN, RM, RN, V): see gpunet.cuda.instantiations."""
-TILE_K = 16
-"""Step of a tile along the reduction, as kernels/tile.cuh has it."""
+TILE_K = constant("tile.cuh", "TILE_K")
+"""Step of a tile along the reduction."""
 MOST_PIXELS = 2048
 """Pixels of a split at most: a thread adds the products of 48, then these sums, and a longer sum loses digits."""
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from gpunet.backends.numpy.activation import NumpyActivation
 from gpunet.backends.numpy.arrays import NumpyArrays
+from gpunet.backends.numpy.augment import NumpyAugment
 from gpunet.backends.numpy.conv.primitives import NumpyConv
 from gpunet.backends.numpy.local import NumpyLocal
 from gpunet.backends.numpy.matmul import NumpyMatmul
 from gpunet.backends.numpy.norm import NumpyNorm
 from gpunet.backends.numpy.pool import NumpyPool
 from gpunet.backends.numpy.resample import NumpyResample
+from gpunet.backends.numpy.update import NumpyUpdate
 
 
 class NumpyBackend(
-    NumpyArrays, NumpyConv, NumpyMatmul, NumpyPool, NumpyNorm, NumpyActivation, NumpyResample, NumpyLocal
+    NumpyArrays,
+    NumpyConv,
+    NumpyMatmul,
+    NumpyPool,
+    NumpyNorm,
+    NumpyActivation,
+    NumpyResample,
+    NumpyLocal,
+    NumpyAugment,
+    NumpyUpdate,
 ):
     """BLAS, strided views and threads: see `NumpyThreads`."""
 

@@ -7,23 +7,24 @@ from gpunet.backends.contract.gate import Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.output_activation import open_activation
 from gpunet.backends.numpy.pool import max_pool_backward
+from gpunet.geometry import Geometry
 
 
-def opened(dy: Array, gate: Gate | None) -> Array:
-    """dy (n, …) taken back through the gate's activation, then its pool."""
+def open_gate(dy: Array, gate: Gate | None, pool: Geometry | None = None) -> Array:
+    """dy (n, …) taken back through the gate's activation, then through the pool if the gate has its mask."""
     if gate is None:
         return dy
     if gate.activation is not None:
         dy = open_activation(dy, gate.y, gate.activation)
-    if gate.mask is None or gate.pool is None:
+    if gate.mask is None or pool is None:
         return dy
-    dx = memory.empty((len(dy), *gate.pool.x_shape[1:]), dy.dtype)
+    dx = memory.empty((len(dy), *pool.x_shape[1:]), dy.dtype)
     dx[...] = 0
-    max_pool_backward(dy, gate.mask, dx, gate.pool)
+    max_pool_backward(dy, gate.mask, dx, pool)
     return dx
 
 
-def part(gate: Gate | None, first: int, last: int) -> Gate | None:
+def slice_gate(gate: Gate | None, first: int, last: int) -> Gate | None:
     """The gate of images first … last - 1."""
     if gate is None:
         return None

@@ -1,4 +1,4 @@
-"""Locally connected layers of `NumpyBackend`: one batch of matrix products, over the pixels of the output."""
+"""Locally connected layers of `NumpyBackend`: one batch of matrix products, a product for each pixel of the output."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from abc import ABC
 from math import prod
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.into import NEW, Into
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
-from gpunet.backends.numpy.conv.form import reached
 from gpunet.backends.numpy.sums import add_rows, multiply, takes_chunks
 from gpunet.backends.numpy.threads import NumpyThreads
+from gpunet.backends.numpy.windows import under_tap, windows_of
 from gpunet.geometry import Geometry
 
 
 class NumpyLocal(NumpyThreads, ABC):
-    """A convolution whose filters belong to one output pixel each."""
+    """A convolution with different filters for each output pixel."""
 
-    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:
         windows = _windows(x, geometry)
         y = memory.empty(geometry.y_shape, x.dtype)
 
         def work(start: int, stop: int) -> None:
             product = np.matmul(_columns(windows, start, stop), _matrices(w[start:stop]))
-            y[:, start:stop] = _rows_last(product, y[:, start:stop])
+            y[:, start:stop] = _in_order(product, y[:, start:stop])
             if b is not None:
                 y[:, start:stop] += b[start:stop]
 
-        self._parallel(work, geometry.y_shape[1], _products(geometry))
+        self._parallel(work, geometry.y_shape[1], _work_of_row(geometry))
         return y
 
-    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
+    def local_conv2d_input_grad(self, dy: Array, w: Array, geometry: Geometry) -> Array:
         g = geometry
         (n, oh, ow, _), (_, h, width, c) = g.y_shape, g.x_shape
         taps = memory.empty((oh, ow, n, *g.window, c), dy.dtype)
@@ -49,26 +49,19 @@ class NumpyLocal(NumpyThreads, ABC):
         def add(start: int, stop: int) -> None:
             for i, j in np.ndindex(*g.window):
                 tap = taps[:, :, start:stop, i, j].transpose(2, 0, 1, 3)
-                padded[start:stop, reached(g, 0, i), reached(g, 1, j)] += tap
+                padded[start:stop, under_tap(g, 0, i), under_tap(g, 1, j)] += tap
 
-        self._parallel(multiply, oh, _products(g))
+        self._parallel(multiply, oh, _work_of_row(g))
         self._parallel(add, n, taps.size // max(n, 1))
         return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
 
     def local_conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
     ) -> tuple[Array, Array | None]:
         windows = _windows(x, geometry)
         shape = (*geometry.y_shape[1:3], *geometry.w_shape)
-        dw = memory.empty(shape, x.dtype) if out is None else out
+        dw = memory.empty(shape, x.dtype) if into.weight is None else into.weight
+        add = into.add and into.weight is not None
 
         def work(start: int, stop: int) -> None:
             columns = _columns(windows, start, stop).transpose(0, 2, 1)
@@ -77,45 +70,42 @@ class NumpyLocal(NumpyThreads, ABC):
                 product = np.stack([multiply(*pair) for pair in zip(columns, pixels, strict=True)])
             else:
                 product = np.matmul(columns, pixels)
-            deliver(product.reshape(dw[start:stop].shape), dw[start:stop], accumulate and out is not None)
+            deliver(product.reshape(dw[start:stop].shape), dw[start:stop], add)
 
-        self._parallel(work, shape[0], _products(geometry))
-        if not bias:
+        self._parallel(work, shape[0], _work_of_row(geometry))
+        if not into.needs_bias:
             return dw, None
         db = add_rows(dy.reshape(len(dy), prod(dy.shape[1:]))).reshape(dy.shape[1:])
-        return dw, deliver(db, bias_out, accumulate)
+        return dw, deliver(db, into.bias, into.add)
 
 
-def _products(g: Geometry) -> int:
-    """Work of a row of output pixels, whose filters are all read from memory."""
+def _work_of_row(g: Geometry) -> int:
+    """Elements of work that a row of output pixels stands for in `_parallel`: its filters are all read from memory."""
     return g.multiply_adds // g.y_shape[1] // 4
 
 
 def _windows(x: Array, g: Geometry) -> Array:
     """View of every window: (OH, OW, N, KH, KW, C)."""
     padded = np.pad(x, ((0, 0), *g.padding, (0, 0))) if g.padded else x
-    n, h, w, c = padded.strides
-    shape = (*g.y_shape[1:3], len(x), *g.window, x.shape[3])
-    strides = (h * g.stride[0], w * g.stride[1], n, h * g.dilation[0], w * g.dilation[1], c)
-    return as_strided(padded, shape, strides, writeable=False)
+    return windows_of(padded, g).transpose(1, 2, 0, 3, 4, 5)
 
 
 def _columns(windows: Array, start: int, stop: int) -> Array:
-    """The windows of some rows of output pixels as matrices, one a pixel: (pixels, N, KH KW C)."""
+    """The windows of some rows of output pixels as one matrix for each pixel: (pixels, N, KH KW C)."""
     part = windows[start:stop]
     return part.reshape(len(part) * part.shape[1], part.shape[2], prod(part.shape[3:]))
 
 
 def _matrices(w: Array) -> Array:
-    """Filters (rows, OW, KH, KW, C, O) as matrices: (pixels, KH KW C, O)."""
+    """Filters (rows, OW, KH, KW, C, O) as one matrix for each pixel: (pixels, KH KW C, O)."""
     return w.reshape(w.shape[0] * w.shape[1], -1, w.shape[5])
 
 
 def _pixels(dy: Array, start: int, stop: int) -> Array:
-    """Some rows of pixels of dy as matrices: (pixels, N, O)."""
+    """Some rows of pixels of dy as one matrix for each pixel: (pixels, N, O)."""
     return dy[:, start:stop].transpose(1, 2, 0, 3).reshape((stop - start) * dy.shape[2], len(dy), dy.shape[3])
 
 
-def _rows_last(product: Array, y: Array) -> Array:
-    """(pixels, N, O) in the order of y (N, rows, OW, O)."""
+def _in_order(product: Array, y: Array) -> Array:
+    """A product (pixels, N, O) in the order of y (N, rows, OW, O)."""
     return product.reshape(y.shape[1], y.shape[2], *product.shape[1:]).transpose(2, 0, 1, 3)

@@ -6,12 +6,11 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.matmul import PLAIN, Product
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
-from gpunet.backends.numpy.gate import opened
+from gpunet.backends.numpy.gate import open_gate
 from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.sums import multiply, takes_chunks
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
@@ -20,36 +19,23 @@ from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 class NumpyMatmul(NumpyThreads, ABC):
     """Products of matrices."""
 
-    def matmul(
-        self,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        bias: Array | None = None,
-        activation: Activation | None = None,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
-        a = opened(a, gate)
-        left, right = a.T if transpose_a else a, b.T if transpose_b else b
-        if out is None:
-            out, accumulate = memory.empty((left.shape[0], right.shape[1]), a.dtype), False
-        y = out
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+        a = open_gate(a, product.gate)
+        left, right = a.T if product.transpose_a else a, b.T if product.transpose_b else b
+        y = memory.empty((left.shape[0], right.shape[1]), a.dtype) if product.out is None else product.out
+        add = product.add and product.out is not None
 
         def work(start: int, stop: int) -> None:
-            rows = None if accumulate else y[start:stop]
+            rows = None if add else y[start:stop]
             if takes_chunks(left[start:stop], right):
-                rows = deliver(multiply(left[start:stop], right), rows, accumulate=False)
+                rows = deliver(multiply(left[start:stop], right), rows, False)
             else:
                 rows = np.matmul(left[start:stop], right, out=rows)
-            if bias is not None:
-                rows += bias
-            if activation is not None:
-                activate(rows, activation, out=rows)
-            if accumulate:
+            if product.bias is not None:
+                rows += product.bias
+            if product.activation is not None:
+                activate(rows, product.activation, out=rows)
+            if add:
                 y[start:stop] += rows
 
         self._parallel(work, len(y), right.size // PRODUCTS)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.host import memory
+from gpunet.backends.numpy.masking import keep_where
 
 
 def activate(x: Array, activation: Activation, *, out: Array) -> None:
@@ -71,7 +71,5 @@ def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
 
 
 def _passed(dy: Array, stopped: Array) -> Array:
-    """dy, and 0 where it is stopped: its bits, as integers, times 0 or 1, for 0 times NaN is NaN. NaN in y stops nothing."""
-    np.logical_not(stopped, out=stopped)
-    bits = np.dtype(f"i{dy.dtype.itemsize}")
-    return np.multiply(dy.view(bits), stopped, out=memory.empty(dy.shape, bits)).view(dy.dtype)
+    """dy, and 0 where it is stopped, which is overwritten. A NaN in y stops nothing."""
+    return keep_where(dy, np.logical_not(stopped, out=stopped))

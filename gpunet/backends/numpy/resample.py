@@ -1,6 +1,6 @@
 """Separable resampling of `NumpyBackend`: along one axis, then along the other, each in a few long calls.
 
-Images are (n, before, extent, inner) along an axis: (n, 1, H, W C) along the rows, (n, H, W, C) along the columns.
+A pass along an axis sees images as (n, before, extent, inner): (n, 1, H, W C) along the rows, (n, H, W, C) along the columns.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from gpunet.backends.numpy.sums import CHUNK, add_middle
 from gpunet.backends.numpy.threads import NumpyThreads
 from gpunet.resampling import Taps
 
-BLOCK = 1 << 20
-"""Elements of images that are taken through both axes at a time: more calls cost more than a second-level cache gains."""
+IMAGE_ELEMENTS = 1 << 20
+"""Elements of images that go through both passes at a time: more calls cost more than a second-level cache gains."""
 BAND = 16
-"""Pixels of the longer side, inputs or outputs, that a product takes: most of a matrix of more pixels is zeros."""
+"""Pixels of the longer side, inputs or outputs, in one matrix of `Bands`: of a larger one, most elements would be 0."""
 NARROW = 16
 """Neighbouring elements below which a loop along them is too short to be worth it."""
-FEW = 8
-"""Taps beside the first of each output that may be added one by one."""
-COLUMNS = 2
-"""How much longer a pass along the columns takes than one along the rows, whose pixels are neighbours."""
+MOST_ADDED_TAPS = 8
+"""Taps, beside the first of each output, that `TapByTap` may add one by one."""
+COLUMN_COST = 2
+"""How many times as long a pass along the columns takes as one along the rows, whose pixels are neighbours."""
 
 
 class NumpyResample(NumpyThreads, ABC):
-    """Images of another size, by tables."""
+    """Images of other extents, by tables of weights."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
         y = memory.empty((x.shape[0], rows.outputs, columns.outputs, x.shape[3]), x.dtype)
@@ -43,11 +43,11 @@ class NumpyResample(NumpyThreads, ABC):
         return y
 
 
-class Form(Protocol):
-    """One axis of a resampling."""
+class ResamplePass(Protocol):
+    """A resampling along one axis."""
 
     dense: bool
-    """Whether sums have terms of weight zero, which a NaN or an infinity would make NaN."""
+    """Whether sums contain terms of weight 0, which a NaN or an infinity would turn into NaN."""
 
     def __call__(self, x: Array, y: Array) -> None:
         """Write y (n, before, outputs, inner) of x (n, before, extent, inner)."""
@@ -57,46 +57,46 @@ class Form(Protocol):
 def resample(x: Array, y: Array, rows: Taps, columns: Taps) -> None:
     """Write y (n, OH, OW, C) of images x (n, H, W, C)."""
     n, h, w, c = x.shape
-    count = max(1, BLOCK // max(h * w * c, rows.outputs * columns.outputs * c))
-    passes, shape = [(1, rows), (2, columns)], (rows.outputs, w)
-    if _cost(columns, rows, COLUMNS, 1) < _cost(rows, columns, 1, COLUMNS):
-        passes, shape = passes[::-1], (h, columns.outputs)
-    forms = [form_of(taps, x.dtype, min(shape[1] * c if axis == 1 else c, NARROW)) for axis, taps in passes]
+    count = max(1, IMAGE_ELEMENTS // max(h * w * c, rows.outputs * columns.outputs * c))
+    order, shape = [(1, rows), (2, columns)], (rows.outputs, w)
+    if _cost(columns, rows, COLUMN_COST, 1) < _cost(rows, columns, 1, COLUMN_COST):
+        order, shape = order[::-1], (h, columns.outputs)
+    passes = [choose_pass(taps, x.dtype, min(shape[1] * c if axis == 1 else c, NARROW)) for axis, taps in order]
     between = memory.empty((min(count, n), *shape, c), x.dtype)
 
-    def run(source: Array, target: Array, along: list[Form]) -> None:
+    def run(source: Array, target: Array, both: list[ResamplePass]) -> None:
         half = between[: len(source)]
-        for form, (axis, _), a, b in zip(along, passes, (source, half), (half, target), strict=True):
-            form(_by_axis(a, axis), _by_axis(b, axis))
+        for one, (axis, _), a, b in zip(both, order, (source, half), (half, target), strict=True):
+            one(_by_axis(a, axis), _by_axis(b, axis))
 
     for i in range(0, n, count):
         source, target = x[i : i + count], y[i : i + count]
-        run(source, target, forms)
-        if any(form.dense for form in forms) and not _tame(source):
-            careful = [TapByTap(taps) if form.dense else form for form, (_, taps) in zip(forms, passes, strict=True)]
+        run(source, target, passes)
+        if any(one.dense for one in passes) and not _is_finite(source):
+            careful = [TapByTap(taps) if one.dense else one for one, (_, taps) in zip(passes, order, strict=True)]
             for j in range(len(source)):
-                if not _tame(source[j]):  # alone, so that what is beside an image never changes it
+                if not _is_finite(source[j]):  # by itself, so that an image never depends on the others of its block
                     run(source[j : j + 1], target[j : j + 1], careful)
 
 
 @lru_cache(maxsize=128)
-def form_of(taps: Taps, dtype: np.dtype, inner: int) -> Form:
-    """How an axis of these taps is computed.
+def choose_pass(taps: Taps, dtype: np.dtype, inner: int) -> ResamplePass:
+    """How a pass along an axis with these taps is computed.
 
     Args:
-        inner: how many neighbouring elements move as one; NARROW if as many or more.
+        inner: how many neighbouring elements share the taps; at most NARROW, which stands for any greater number.
     """
     if np.diff(taps.starts).max() > CHUNK:
         return Long(taps)
     if inner == NARROW and (places := _regular(taps)) is not None:
         return Sums(places, float(taps.weight[0]))
-    if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= min(FEW, taps.outputs // 2):
+    if np.maximum(np.diff(taps.starts) - 1, 0).sum() <= min(MOST_ADDED_TAPS, taps.outputs // 2):
         return TapByTap(taps)
     return Bands(taps, dtype) if inner == NARROW else NarrowBands(taps, dtype, inner)
 
 
 def _regular(taps: Taps) -> Array | None:
-    """The pixels of each output, (outputs, taps), if `Sums` can add them."""
+    """The pixels of each output, (outputs, taps), if `Sums` can add them; else None."""
     counts = np.diff(taps.starts)
     if taps.outputs < 2 or counts[0] < 2 or (counts != counts[0]).any() or (taps.weight != taps.weight[0]).any():
         return None
@@ -106,7 +106,7 @@ def _regular(taps: Taps) -> Array | None:
 
 
 class TapByTap:
-    """The first tap of every output at once, then the others one by one."""
+    """Takes the first tap of every output in one call, then adds the others one by one."""
 
     dense = False
 
@@ -123,10 +123,10 @@ class TapByTap:
         self._more = [(int(owner[t]), int(taps.index[t]), float(taps.weight[t])) for t in more]
 
     def __call__(self, x: Array, y: Array) -> None:
-        """See `Form`."""
-        early = self._scale != 1 and x.size < y.size  # where there are fewer to multiply
+        """See `ResamplePass`."""
+        early = self._scale != 1 and x.size < y.size  # where x has fewer elements to multiply
         first = x * x.dtype.type(self._scale) if early else x
-        np.take(first, self._index, axis=2, out=y, mode="clip")  # which is never needed, but writes to y at once
+        np.take(first, self._index, axis=2, out=y, mode="clip")  # no index needs it, but other modes buffer y
         if self._empty.size:
             y[:, :, self._empty] = 0
         if self._weight is not None:
@@ -138,7 +138,7 @@ class TapByTap:
 
 
 class Sums:
-    """Every output is the sum of equally many pixels, of one weight, each a step from those of the output before."""
+    """Adds pixels of one weight, equally many for every output, that lie a fixed step behind those of the output before."""
 
     dense = False
 
@@ -148,7 +148,7 @@ class Sums:
         self._weight = weight
 
     def __call__(self, x: Array, y: Array) -> None:
-        """See `Form`."""
+        """See `ResamplePass`."""
         first, second, *others = (x[:, :, part] for part in self._parts)
         np.add(first, second, out=y)
         for part in others:
@@ -158,7 +158,7 @@ class Sums:
 
 
 class Long:
-    """Every output by itself, of many taps."""
+    """Computes every output by itself, from many taps."""
 
     dense = False
 
@@ -174,7 +174,7 @@ class Long:
             ))  # fmt: skip
 
     def __call__(self, x: Array, y: Array) -> None:
-        """See `Form`."""
+        """See `ResamplePass`."""
         n, before, _, inner = x.shape
         for output, (index, weight) in enumerate(self._outputs):
             part = x[:, :, index] if isinstance(weight, float) else x[:, :, index] * weight.astype(x.dtype)
@@ -184,7 +184,7 @@ class Long:
 
 
 class Bands:
-    """Products of a few neighbouring outputs' weights, as a dense matrix, with the pixels they are made of."""
+    """Multiplies the weights of a few neighbouring outputs, as a dense matrix, with the pixels that these outputs depend on."""
 
     dense = True
 
@@ -192,13 +192,13 @@ class Bands:
         self._tiles = [(p, q, i, j, matrix.astype(dtype)) for p, q, i, j, matrix in bands(taps)]
 
     def __call__(self, x: Array, y: Array) -> None:
-        """See `Form`."""
+        """See `ResamplePass`."""
         for p, q, i, j, matrix in self._tiles:
             np.matmul(matrix, x[:, :, i:j], out=y[:, :, p:q])
 
 
 class NarrowBands:
-    """The same where an inner axis is short: it becomes part of the matrices."""
+    """`Bands` for a short inner axis, which becomes part of the matrices."""
 
     dense = True
 
@@ -209,14 +209,14 @@ class NarrowBands:
         ]
 
     def __call__(self, x: Array, y: Array) -> None:
-        """See `Form`."""
+        """See `ResamplePass`."""
         x, y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)
         for outputs, pixels, matrix in self._tiles:
             np.matmul(x[:, :, pixels], matrix, out=y[:, :, outputs])
 
 
 def bands(taps: Taps) -> list[tuple[int, int, int, int, Array]]:
-    """(p, q, i, j, matrix): outputs p … q - 1 are the matrix (q - p, j - i) times the pixels i … j - 1."""
+    """(p, q, i, j, matrix) for each band: outputs p … q - 1 are the matrix (q - p, j - i) times pixels i … j - 1."""
     each = max(1, BAND * taps.outputs // max(taps.outputs, taps.extent))
     tiles = []
     for p in range(0, taps.outputs, each):
@@ -230,18 +230,18 @@ def bands(taps: Taps) -> list[tuple[int, int, int, int, Array]]:
 
 
 def _by_axis(images: Array, axis: int) -> Array:
-    """View of (n, H, W, C) with the axis as the third of four."""
+    """View of (n, H, W, C) with the axis as the third of four, as a pass sees images."""
     return images.reshape(len(images), 1, images.shape[1], -1) if axis == 1 else images
 
 
-def _tame(x: Array) -> bool:
-    """Whether x has neither NaN nor infinity nor anything large enough for sums to become one."""
+def _is_finite(x: Array) -> bool:
+    """Whether x has no NaN, no infinity, and nothing so large that its square is infinite."""
     flat = x.reshape(-1)
     return bool(np.isfinite(np.dot(flat, flat)))
 
 
 def _cost(first: Taps, then: Taps, first_weight: int, then_weight: int) -> int:
-    """Pixels that two passes read or write, whichever is more in each, times the weight of each."""
+    """The sum over two passes of the pixels read or written, whichever are more, times the weight of the pass."""
     one = max(first.extent, first.outputs) * then.extent
     other = max(then.extent, then.outputs) * first.outputs
     return first_weight * one + then_weight * other

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from gpunet.backends.reference.activation import ReferenceActivation
+from gpunet.backends.reference.augment import ReferenceAugment
 from gpunet.backends.reference.conv import ReferenceConv
 from gpunet.backends.reference.local import ReferenceLocal
 from gpunet.backends.reference.matmul import ReferenceMatmul
 from gpunet.backends.reference.norm import ReferenceNorm
 from gpunet.backends.reference.pool import ReferencePool
 from gpunet.backends.reference.resample import ReferenceResample
+from gpunet.backends.reference.update import ReferenceUpdate
 
 
 class ReferenceBackend(
-    ReferenceConv, ReferenceMatmul, ReferencePool, ReferenceNorm, ReferenceActivation, ReferenceResample, ReferenceLocal
+    ReferenceConv,
+    ReferenceMatmul,
+    ReferencePool,
+    ReferenceNorm,
+    ReferenceActivation,
+    ReferenceResample,
+    ReferenceLocal,
+    ReferenceAugment,
+    ReferenceUpdate,
 ):
     """Any float dtype; memory and time are no object."""
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.host.backend import HostBackend
 
 
-class ReferenceGate(HostBackend, ABC):
-    """What convolutions and products do to dy first."""
-
-    def _open(self, dy: Array, gate: Gate | None) -> Array:
-        if gate is not None and gate.activation is not None:
-            dy = self.activation_backward(dy, gate.y, gate.activation)
-        if gate is not None and gate.mask is not None and gate.pool is not None:
-            dy = self.max_pool2d_backward(dy, gate.mask, geometry=gate.pool)
-        return dy
+def open_gate(backend: Backend, dy: Array, conv: Conv, gate: Gate | None) -> Array:
+    """dy taken back through the gate's activation, then through the pool of `conv` if the gate has its mask."""
+    if gate is not None and gate.activation is not None:
+        dy = backend.activation_backward(dy, gate.y, gate.activation)
+    if gate is not None and gate.mask is not None and conv.pool is not None:
+        dy = backend.max_pool2d_backward(dy, gate.mask, conv.pool)
+    return dy

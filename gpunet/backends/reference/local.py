@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.into import NEW, Into
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 from gpunet.backends.reference.windows import add_windows, pad_images, windows_of
@@ -15,29 +16,21 @@ from gpunet.geometry import Geometry
 
 
 class ReferenceLocal(HostBackend, ABC):
-    """A convolution whose filters belong to one output pixel each."""
+    """A convolution with different filters for each output pixel; sums are float64."""
 
-    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None = None, *, geometry: Geometry) -> Array:
+    def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:
         windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
         y = np.einsum("nyxijc,yxijco->nyxo", windows, w).astype(x.dtype)
         return y if b is None else y + b
 
-    def local_conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry) -> Array:
+    def local_conv2d_input_grad(self, dy: Array, w: Array, geometry: Geometry) -> Array:
         taps = np.einsum("nyxo,yxijco->nyxcij", dy.astype(np.float64), w)
         return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry).astype(dy.dtype)
 
     def local_conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
     ) -> tuple[Array, Array | None]:
         windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
         dw = np.einsum("nyxijc,nyxo->yxijco", windows, dy).astype(x.dtype)
-        db = deliver(self.sum(dy, (0,)), bias_out, accumulate) if bias else None
-        return deliver(dw, out, accumulate), db
+        db = deliver(self.sum(dy, (0,)), into.bias, into.add) if into.needs_bias else None
+        return deliver(dw, into.weight, into.add), db

@@ -6,34 +6,24 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.matmul import PLAIN, Product
 from gpunet.backends.host.arrays import deliver
-from gpunet.backends.reference.gate import ReferenceGate
+from gpunet.backends.host.backend import HostBackend
 
 
-class ReferenceMatmul(ReferenceGate, ABC):
-    """Products of matrices."""
+class ReferenceMatmul(HostBackend, ABC):
+    """Products of matrices; sums are float64."""
 
-    def matmul(
-        self,
-        a: Array,
-        b: Array,
-        *,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        bias: Array | None = None,
-        activation: Activation | None = None,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
-        a = self._open(a, gate)
-        y = (a.T if transpose_a else a).astype(np.float64) @ (b.T if transpose_b else b).astype(np.float64)
-        if bias is not None:
-            y = y + bias
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+        gate = product.gate
+        if gate is not None and gate.activation is not None:
+            a = self.activation_backward(a, gate.y, gate.activation)
+        left, right = a.T if product.transpose_a else a, b.T if product.transpose_b else b
+        y = left.astype(np.float64) @ right.astype(np.float64)
+        if product.bias is not None:
+            y = y + product.bias
         y = y.astype(a.dtype)
-        if activation is not None:
-            y = self.activation_forward(y, activation)
-        return deliver(y, out, accumulate)
+        if product.activation is not None:
+            y = self.activation_forward(y, product.activation)
+        return deliver(y, product.out, product.add)

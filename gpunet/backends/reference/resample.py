@@ -12,14 +12,14 @@ from gpunet.resampling import Taps
 
 
 class ReferenceResample(HostBackend, ABC):
-    """Images of another size, by tables."""
+    """Images of other extents, by tables of weights."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
         return _resampled(_resampled(x, rows, axis=1), columns, axis=2).astype(x.dtype)
 
 
 def _resampled(x: Array, taps: Taps, *, axis: int) -> Array:
-    """x along one axis, an output after another."""
+    """x resampled along one axis, one output after another."""
     x = x.swapaxes(0, axis)
     y = np.zeros((taps.outputs, *x.shape[1:]), np.float64)
     for p in range(taps.outputs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numpy.lib.stride_tricks import sliding_window_view
 
 from gpunet.backends.contract.arrays import Array
 from gpunet.geometry import Geometry
@@ -16,17 +16,9 @@ def pad_images(x: Array, geometry: Geometry, value: float = 0) -> Array:
 
 def windows_of(padded: Array, geometry: Geometry) -> Array:
     """View of every window of a padded (N, H, W, C): (N, OH, OW, KH, KW, C)."""
-    return view_windows(padded, geometry.y_shape[1:3], geometry.window, geometry.stride, geometry.dilation)
-
-
-def view_windows(
-    padded: Array, sizes: tuple[int, int], window: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
-) -> Array:
-    """View of windows of so many pixels, their taps `dilation` apart: (N, OH, OW, KH, KW, C)."""
-    n, h, w, c = padded.strides
-    shape = (padded.shape[0], *sizes, *window, padded.shape[3])
-    strides = (n, h * stride[0], w * stride[1], h * dilation[0], w * dilation[1], c)
-    return as_strided(padded, shape, strides, writeable=False)
+    (sh, sw), (dh, dw) = geometry.stride, geometry.dilation
+    every = sliding_window_view(padded, geometry.effective_window, axis=(1, 2))  # (N, …, …, C, pixels of a window)
+    return every[:, ::sh, ::sw, :, ::dh, ::dw].transpose(0, 1, 2, 4, 5, 3)
 
 
 def add_windows(taps: Array, geometry: Geometry) -> Array:
@@ -38,6 +30,6 @@ def add_windows(taps: Array, geometry: Geometry) -> Array:
     for i in range(kh):
         for j in range(kw):
             row, column = i * geometry.dilation[0], j * geometry.dilation[1]
-            reached = slice(row, row + sh * (oh - 1) + 1, sh), slice(column, column + sw * (ow - 1) + 1, sw)
-            padded[:, *reached] += taps[..., i * kw + j]
+            under = slice(row, row + sh * (oh - 1) + 1, sh), slice(column, column + sw * (ow - 1) + 1, sw)
+            padded[:, *under] += taps[..., i * kw + j]
     return padded[:, top : top + h, left : left + w].astype(taps.dtype)

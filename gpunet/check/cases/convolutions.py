@@ -1,17 +1,21 @@
-"""Convolutions, filters of each place, and matrix products."""
+"""Convolutions, locally connected layers and matrix products."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from gpunet.backends import get_backend
+from gpunet.backends import Backend, get_backend
 from gpunet.backends.contract.activation import ACTIVATIONS, Activation
-from gpunet.backends.contract.gate import FUSED_POOL, Gate
-from gpunet.check.cases.case import VARIANTS, Case, Draw
+from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.conv import FUSED_POOL, Conv
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.matmul import Product
+from gpunet.check.cases.case import VARIANTS, Arrays, Case, Draw
 from gpunet.geometry import Geometry
 
 TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
@@ -37,38 +41,35 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
         x, w, b, dy = draw.normal(*g.x_shape), draw.normal(*g.w_shape), draw.normal(filters), draw.normal(*g.y_shape)
         activation = Activation(ACTIVATIONS[channels % len(ACTIVATIONS)])
         gate = Gate(draw.rounded(np.tanh(draw.normal(*g.y_shape))), TANH)
-        yield draw.call("conv2d_forward", x, w, b, geometry=g, activation=activation, label=label, variants=EVERY)
-        yield draw.call("conv2d_input_grad", dy, w, geometry=g, gate=gate, label=label, variants=EVERY)
-        yield draw.call("conv2d_weight_grad", dy, x, geometry=g, gate=gate, label=label, variants=EVERY)
-        yield draw.call("conv2d_weight_grad", dy, x, geometry=g, bias=False, label=f"{label}, no bias", variants=EVERY)
+        plain = Conv(g)
+        yield draw.call("conv2d_forward", x, w, b, Conv(g, activation), label=label, variants=EVERY)
+        yield draw.call("conv2d_input_grad", dy, w, plain, gate, label=label, variants=EVERY)
+        yield draw.call("conv2d_weight_grad", dy, x, plain, gate, label=label, variants=EVERY)
+        without = f"{label}, no bias"
+        yield draw.call("conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=EVERY)
         label += ", pooled"
-        pool = Geometry.pool(g.y_shape, FUSED_POOL)
-        dy, y = draw.normal(*pool.y_shape), draw.rounded(np.tanh(draw.normal(*pool.y_shape)))
-        yield draw.call(
-            "conv2d_forward", x, w, b, geometry=g, activation=activation, pool=pool, label=label, variants=EVERY
-        )
-        gate = Gate(y, TANH, reference.conv2d_forward(x, w, b, geometry=g, pool=pool)[1], pool)
-        yield draw.call("conv2d_input_grad", dy, w, geometry=g, gate=gate, label=label, variants=EVERY)
-        yield draw.call("conv2d_weight_grad", dy, x, geometry=g, gate=gate, label=label, variants=EVERY)
+        pooled = Conv(g, activation, Geometry.pool(g.y_shape, FUSED_POOL))
+        dy, y = draw.normal(*pooled.y_shape), draw.rounded(np.tanh(draw.normal(*pooled.y_shape)))
+        yield draw.call("conv2d_forward", x, w, b, pooled, label=label, variants=EVERY)
+        gate = Gate(y, TANH, reference.conv2d_forward(x, w, b, Conv(g, None, pooled.pool))[1])
+        yield draw.call("conv2d_input_grad", dy, w, pooled, gate, label=label, variants=EVERY)
+        yield draw.call("conv2d_weight_grad", dy, x, pooled, gate, label=label, variants=EVERY)
 
 
 def _local_convolutions(draw: Draw) -> Iterator[Case]:
     g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), stride=(2, 1), padding=((1, 0), (0, 1)))
     places = g.y_shape[1:3]
     x, w, dy = draw.normal(*g.x_shape), draw.normal(*places, *g.w_shape), draw.normal(*g.y_shape)
-    yield draw.call("local_conv2d_forward", x, w, draw.normal(*places, 5), geometry=g)
-    yield draw.call("local_conv2d_forward", x, w, geometry=g, label="no bias")
-    yield draw.call("local_conv2d_input_grad", dy, w, geometry=g)
-    yield draw.call("local_conv2d_weight_grad", dy, x, geometry=g)
-    inputs = {"dy": dy, "x": x, "out": w, "bias_out": draw.normal(*places, 5)}
+    yield draw.call("local_conv2d_forward", x, w, draw.normal(*places, 5), g)
+    yield draw.call("local_conv2d_forward", x, w, None, g, label="no bias")
+    yield draw.call("local_conv2d_input_grad", dy, w, g)
+    yield draw.call("local_conv2d_weight_grad", dy, x, g)
     yield Case(
         "local_conv2d_weight_grad added to what is there",
         draw.dtype,
-        inputs,
-        lambda on, a: on.local_conv2d_weight_grad(
-            a["dy"], a["x"], geometry=g, out=a["out"], bias_out=a["bias_out"], accumulate=True
-        ),
-        frozenset(["out", "bias_out"]),
+        {"dy": dy, "x": x, "weight": w, "bias": draw.normal(*places, 5)},
+        lambda on, a: on.local_conv2d_weight_grad(a["dy"], a["x"], g, Into(a["weight"], a["bias"], add=True)),
+        frozenset(["weight", "bias"]),
     )
 
 
@@ -77,15 +78,16 @@ def _products(draw: Draw) -> Iterator[Case]:
         m, k = (68, 20) if p % 4 == 0 else (67, 19)
         label = f"{'transposed ' * ta}{m}x{k} by {'transposed ' * tb}{k}x{p}"
         a, b = draw.normal(*((k, m) if ta else (m, k))), draw.normal(*((p, k) if tb else (k, p)))
-        yield draw.call(
-            "matmul", a, b,
-            transpose_a=ta, transpose_b=tb, bias=draw.normal(p), activation=LEAKY,
-            gate=Gate(draw.rounded(np.tanh(draw.normal(*a.shape))), TANH), label=label, variants=EVERY,
-        )  # fmt: skip
-        yield Case(
-            f"matmul {label}, added to what is there",
-            draw.dtype,
-            {"a": a, "b": b, "out": draw.normal(m, p)},
-            lambda on, arrays, ta=ta, tb=tb: [on.matmul(**arrays, transpose_a=ta, transpose_b=tb, accumulate=True)],  # type: ignore[misc]
-            variants=EVERY,
-        )
+        bias, gate_y = draw.normal(p), draw.rounded(np.tanh(draw.normal(*a.shape)))
+
+        def run(on: Backend, given: Arrays, ta: bool = ta, tb: bool = tb) -> Sequence[Array]:
+            return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], LEAKY, Gate(given["y"], TANH)))]
+
+        inputs = {"a": a, "b": b, "bias": bias, "y": gate_y}
+        yield Case(f"matmul {label}", draw.dtype, inputs, run, variants=EVERY)
+
+        def run_added(on: Backend, given: Arrays, ta: bool = ta, tb: bool = tb) -> Sequence[Array]:
+            return [on.matmul(given["a"], given["b"], Product(ta, tb, out=given["out"], add=True))]
+
+        inputs = {"a": a, "b": b, "out": draw.normal(m, p)}
+        yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=EVERY)

@@ -49,13 +49,13 @@ def _pools(draw: Draw) -> Iterator[Case]:
             x = draw.rng.integers(0, 9, g.x_shape).astype(np.float32)
             x[0, 1, 1, 0] = np.nan
             label = f"{window}, {channels} channels"
-            yield draw.call("max_pool2d_forward", x, geometry=g, label=label, variants=FAST_AND_SIMPLE)
-            mask, dy = reference.max_pool2d_forward(x, geometry=g)[1], draw.normal(*g.y_shape)
-            yield draw.call("max_pool2d_backward", dy, mask, geometry=g, label=label, variants=FAST_AND_SIMPLE)
+            yield draw.call("max_pool2d_forward", x, g, label=label, variants=FAST_AND_SIMPLE)
+            mask, dy = reference.max_pool2d_forward(x, g)[1], draw.normal(*g.y_shape)
+            yield draw.call("max_pool2d_backward", dy, mask, g, label=label, variants=FAST_AND_SIMPLE)
             for count in (False, True) if window == 3 else ():
                 counted = f"{label}, {'with' if count else 'without'} padding"
-                yield draw.call("avg_pool2d_forward", x, geometry=g, count_padding=count, label=counted)
-                yield draw.call("avg_pool2d_backward", dy, geometry=g, count_padding=count, label=counted)
+                yield draw.call("avg_pool2d_forward", x, g, count, label=counted)
+                yield draw.call("avg_pool2d_backward", dy, g, count, label=counted)
 
 
 def _resampling(draw: Draw) -> Iterator[Case]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends import Backend
-from gpunet.backends.contract.augment import Clock
-from gpunet.backends.contract.update import RULES, Note, Segments, columns
+from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
+from gpunet.backends.contract.update import RULES, Guard, Segments, StepReport, columns
 from gpunet.check.cases.case import Arrays, Case, Draw
 from gpunet.random import Stream
 
@@ -68,29 +68,30 @@ def _batches(draw: Draw) -> Iterator[Case]:
         Augmentation((40, 39), 2, "reflect", True, "alternate", True, 9),
     )
     if draw.dtype == "float32":
-        yield draw.call("gather_augment", images, labels, order, drawn, seed=7, epoch=3, start=1, label="of bytes")
+        samples = Samples(images, labels, order, drawn)
+        yield draw.call("gather_augment", samples, BatchRequest(7, epoch=3, start=1), label="of bytes")
     normalized = replace(drawn, mean=(0.5,), std=(0.25,), cutout_last=True)
     clock = Clock(np.array([6, 3], np.uint64), 3, 2)
     stored = draw.dtype
 
     def run(on: Backend, a: Arrays) -> Any:
         dtype = np.float32 if on.name == "reference" else stored
-        placed = clock._replace(counters=a["clock"])
-        return on.gather_augment(a["images"], None, a["order"], normalized, seed=7, rows=2, clock=placed, dtype=dtype)
+        request = BatchRequest(7, rows=2, clock=clock._replace(counters=a["clock"]), dtype=dtype)
+        return on.gather_augment(Samples(a["images"], None, a["order"], normalized), request)
 
     inputs: dict[str, np.ndarray] = {"images": images, "order": order, "clock": clock.counters}
     yield Case("gather_augment normalised, by a clock", stored, inputs, run)
 
 
 def _update(draw: Draw, rule: str) -> Case:
-    """An update with clipping and a note; where 16 bits are stored, of a scaled loss, with the shadow that they make."""
+    """An update with clipping and a report; where 16 bits are stored, of a scaled loss, with the shadow that they make."""
     flat = {name: np.abs(draw.normal(SIZE)) for name in ("data", "grad", *RULES[rule].slots)}
     inputs = {
         **flat,
         "loss": np.array([0.5], np.float32),
         "correct": np.array(4, np.int32),
-        "last": np.zeros(3),
-        "row": np.full(3, 9.0),
+        "previous": np.zeros(3),
+        "written": np.full(3, 9.0),
     }
     narrow = draw.dtype != "float32"
     single = frozenset(inputs)
@@ -107,10 +108,11 @@ def _update(draw: Draw, rule: str) -> Case:
             shadow=a["shadow"] if scaled else None, scaling=a["scaling"] if scaled else None,
         )  # fmt: skip
         clip = on.gradient_norm(arena, segments, max_norm=1.0)
-        on.update(rule, arena, segments, clip=clip, note=Note(a["loss"], a["correct"], a["last"], a["row"]))
+        report = StepReport(a["loss"], a["correct"], a["previous"], a["written"])
+        on.update(rule, arena, segments, Guard(clip, report))
         factor = on.asarray(np.array([1, LOSS_SCALE if scaled else 1], clip.dtype))
         shadow = on.get_slice(arena.shadow if scaled else on.copy(arena.data), (slice(0, 5),)) if narrow else None
-        return [on.binary("multiply", clip, factor), arena.data, a["row"], *slots.values(), shadow]
+        return [on.binary("multiply", clip, factor), arena.data, a["written"], *slots.values(), shadow]
 
     return Case(f"update {rule}", draw.dtype, inputs, run, single | {"scaling", "scaled"})
 
@@ -121,13 +123,13 @@ def _clip_units(draw: Draw, limit: float) -> Case:
     inputs: dict[str, np.ndarray] = {
         "w": w,
         "clip": np.array([1, 1], np.float32),
-        "held": np.zeros(3),
+        "report": np.zeros(3),
         "shadow": draw.rounded(w),
     }
 
     def run(on: Backend, a: Arrays) -> Any:
         shadow = a["shadow"] if narrow and on.name != "reference" else None
-        on.clip_units(a["w"], limit, shadow=shadow, clip=a["clip"], held=a["held"])
+        on.clip_units(a["w"], limit, shadow, _guard(a))
         clipped = limit == 1.0  # with a limit that nothing reaches, nothing is written
         return [a["w"], (a["w"] if shadow is None else shadow) if narrow and clipped else None]
 
@@ -136,10 +138,15 @@ def _clip_units(draw: Draw, limit: float) -> Case:
 
 def _average(draw: Draw) -> Case:
     inputs: dict[str, np.ndarray] = {"average": np.ones(1320, np.float32), "value": draw.normal(1320)}
-    inputs |= {"clip": np.array([1, 1], np.float32), "held": np.zeros(3)}
+    inputs |= {"clip": np.array([1, 1], np.float32), "report": np.zeros(3)}
 
     def run(on: Backend, a: Arrays) -> Any:
-        on.average_update(a["average"], a["value"], 0.9, clip=a["clip"], held=a["held"])
+        on.average_update(a["average"], a["value"], 0.9, _guard(a))
         return [a["average"]]
 
     return Case("average_update", draw.dtype, inputs, run, frozenset(inputs))
+
+
+def _guard(a: Arrays) -> Guard:
+    """Of an update that has changed the parameters."""
+    return Guard(a["clip"], StepReport(a["clip"], None, a["report"], a["report"]))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import get_backend
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.cuda.backend import CudaBackend, cuda_backend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.cases import arguments
@@ -167,7 +168,7 @@ def _weight_grad(backend: CudaBackend, seed: int) -> Any:
     """Something to run again and again, after it has run once -> its results on the device."""
     rng = np.random.default_rng(seed)
     dy, x = (backend.asarray(rng.normal(size=s).astype(np.float32)) for s in (GEOMETRY.y_shape, GEOMETRY.x_shape))
-    return lambda: backend.conv2d_weight_grad(dy, x, geometry=GEOMETRY)
+    return lambda: backend.conv2d_weight_grad(dy, x, Conv(GEOMETRY))
 
 
 def _replays(backend: CudaBackend) -> Numbers:

@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-import gpunet as gp
 from gpunet import functional as F
-from gpunet import models, optim
+from gpunet import models, optim, random
+from gpunet.autograd import tensor
 from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.stage import FailedError, Numbers, Stage
 from gpunet.emulator import Schedule
-from gpunet.emulator.launcher import Settings
+from gpunet.emulator.launches import Settings
 from gpunet.geometry import Geometry
 
 RUNS, BATCH = 200, 512
@@ -60,19 +61,19 @@ def _drawn(backend: Backend, *shapes: Sequence[int]) -> list[Array]:
 def _convolution(backend: CudaBackend, batch: int) -> Work:
     g = _geometry(batch)
     x, w, b = _drawn(backend, g.x_shape, g.w_shape, (g.filters,))
-    return lambda: [backend.conv2d_forward(x, w, b, geometry=g, activation=Activation("relu"))[0]]
+    return lambda: [backend.conv2d_forward(x, w, b, Conv(g, Activation("relu")))[0]]
 
 
 def _input_grad(backend: CudaBackend, batch: int) -> Work:
     g = _geometry(batch)
     dy, w = _drawn(backend, g.y_shape, g.w_shape)
-    return lambda: [backend.conv2d_input_grad(dy, w, geometry=g)]
+    return lambda: [backend.conv2d_input_grad(dy, w, Conv(g))]
 
 
 def _weight_grad(backend: CudaBackend, batch: int) -> Work:
     g = _geometry(batch)
     dy, x = _drawn(backend, g.y_shape, g.x_shape)
-    return lambda: list(backend.conv2d_weight_grad(dy, x, geometry=g))
+    return lambda: list(backend.conv2d_weight_grad(dy, x, Conv(g)))
 
 
 def _batch_norm(backend: CudaBackend, batch: int) -> Work:
@@ -98,18 +99,18 @@ PRIMITIVES: dict[str, Callable[[CudaBackend, int], Work]] = {
 
 def cnn_step(backend: CudaBackend, batch: int) -> Work:
     """A training step of `models.cnn` from the weights of seed 0 -> gradients and weights after it."""
-    gp.seed(0)
+    random.seed(0)
     model = models.cnn((28, 28, 1), 10).to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.01)
     rng = np.random.default_rng(0)
-    x = gp.tensor(rng.normal(size=(batch, 28, 28, 1)).astype(np.float32), backend=backend)
+    x = tensor(rng.normal(size=(batch, 28, 28, 1)).astype(np.float32), backend=backend)
     labels = backend.asarray(rng.integers(0, 10, batch).astype(np.int32))
     arena = optimizer.arena
     start = backend.copy(arena.data)
 
     def work() -> Sequence[Array]:
         backend.copy(start, out=arena.data)
-        gp.random.begin_step(0, 0)
+        random.begin_step(0, 0)
         optimizer.zero_grad()
         F.cross_entropy(model(x), labels).backward()
         optimizer.step()

@@ -11,11 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
 
-import gpunet
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
 from gpunet.emulator import build
 from gpunet.errors import BackendError
 from gpunet.nvrtc import cache, compiler
+from gpunet.version import __version__
 
 PACKAGES = (
     "numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "cupy", "cuda-bindings", "cuda-toolkit", "nvidia-cuda-nvrtc",
@@ -40,7 +40,7 @@ def run(stage: Stage) -> None:
 def _machine() -> Numbers:
     return {
         "platform": platform.platform(), "cores": os.cpu_count(), "python": sys.version.split()[0],
-        "gpunet": gpunet.__version__,
+        "gpunet": __version__,
     }  # fmt: skip
 
 

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import gpunet as gp
-from gpunet import data, nn, optim
+from gpunet import data, nn, optim, random
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
 from gpunet.precision import PRECISIONS
@@ -82,10 +81,10 @@ def _bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trained(
-    backend: CudaBackend, task: Task, *, capture: bool, on_device: bool = False, precision: str = "ieee"
+    backend: CudaBackend, task: Task, *, capture: bool, on_device: bool = False, precision: str = "float32"
 ) -> dict[str, Any]:
     """Two epochs from seed 0 -> history, weights, and the test's accuracy."""
-    gp.seed(0)
+    random.seed(0)
     width = 8 if task.small else 32
     model = nn.Sequential(
         nn.Conv2d(1, width, 3, padding="same"), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),

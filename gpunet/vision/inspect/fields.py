@@ -25,7 +25,7 @@ from gpunet.tensors import Creator
 from gpunet.vision.inspect.run import as_input, inference, run
 
 WINDOWS = {"avg_pool2d", "conv2d", "locally_connected2d", "max_pool2d"}
-"""Operations that slide a window over their first input, by their `geometry`."""
+"""Operations that slide a window over their first input, by their `geometry`; a convolution's stands in its `conv`."""
 BY_PIXEL = {
     "activation", "add", "batch_norm", "clip", "concatenate", "divide", "dropout", "input_activation", "maximum", "minimum",
     "multiply", "power", "prelu", "softmax", "subtract", "unary",
@@ -116,9 +116,10 @@ def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
 
 
 def _slid(function: Any, field: ReceptiveField) -> ReceptiveField:
-    field = field.through(function.geometry)
-    gate = getattr(function, "gate", None)  # a convolution's, which may have taken in a pool
-    return field if gate is None or gate.pool is None else field.through(gate.pool)
+    if function.name != "conv2d":
+        return field.through(function.geometry)
+    field = field.through(function.conv.geometry)
+    return field if function.conv.pool is None else field.through(function.conv.pool)
 
 
 def _pair(axes: Iterable[int]) -> Pair:

@@ -1,4 +1,4 @@
-"""Depthwise convolution of `NumpyBackend`: a filter a channel, so that there is no matrix product to make of it."""
+"""Depthwise convolution: each channel has one filter, so that there is no product of matrices to make of it."""
 
 from __future__ import annotations
 
@@ -8,68 +8,51 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.conv.form import finish, ranges
-from gpunet.backends.numpy.gate import opened
+from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm, ranges
+from gpunet.backends.numpy.gate import open_gate
 from gpunet.backends.numpy.sums import Total, add_rows
-from gpunet.geometry import Geometry
 
-BLOCK = 1 << 19
-"""Elements of a block. See `threads` on the length of calls."""
+PADDED_ELEMENTS = 1 << 19
+"""Elements of a block's padded images; see `threads` on the length of calls."""
 
 
-class Depthwise:
-    """One convolution as a sum over taps: the pixels under a tap, times its row of C filters (`form.Form`).
+class Depthwise(ConvAlgorithm):
+    """A convolution as a sum over taps: the pixels under a tap, times the tap's C weights.
 
-    The columns of the padded image are sorted by their place in a stride, so that the pixels under a tap lie side by side,
-    channels and columns in one stretch: what NumPy is fast at.
+    The columns of the padded image are sorted by their remainder modulo the stride (their "phase"), so that the pixels under
+    a tap lie side by side, channels and columns in one stretch, along which NumPy's loops are fast.
     """
 
-    def __init__(self, geometry: Geometry, dtype: Any):
-        g = self.geometry = geometry
-        self.dtype = np.dtype(dtype)
-        (top, bottom), (left, right) = g.padding
-        self.padded = top + g.x_shape[1] + bottom, left + g.x_shape[2] + right
+    def __init__(self, conv: Conv, dtype: Any):
+        super().__init__(conv, dtype)
+        (top, bottom), (left, right) = conv.geometry.padding
+        _, h, w, _ = conv.geometry.x_shape
+        self.padded = top + h + bottom, left + w + right
         self._phases = np.zeros(0, self.dtype)
 
-    @staticmethod
-    def suits(g: Geometry) -> bool:
-        """Whether each channel has one filter of its own."""
-        return g.groups == g.x_shape[3] == g.filters > 1
-
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Ranges of images whose pixels fill about a block."""
-        return ranges(start, stop, BLOCK // (self.padded[0] * self.padded[1] * self.geometry.filters))
+        """Ranges of images that have about `PADDED_ELEMENTS` elements."""
+        return ranges(start, stop, PADDED_ELEMENTS // (self.padded[0] * self.padded[1] * self.geometry.filters))
 
-    def forward(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        activation: Activation | None,
-        pool: Geometry | None,
-        y: Array,
-        mask: Array | None,
-    ) -> None:
-        """See `Form`."""
-        whole = y if pool is None else memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
-        rows = self._rows(whole)
+    def forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None) -> None:
+        sums = y if self.conv.pool is None else memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
+        rows = _joined(sums)
         part = memory.empty(rows.shape, self.dtype)
         self._sort(x)
         rows[...] = 0
         for filters, pixels in self._taps(w):
             np.multiply(pixels, filters, out=part)
             rows += part
-        finish(whole, b, activation, pool, y, mask)
+        self._finish(sums, b, y, mask)
 
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
-        """See `Form`."""
         c = self.geometry.filters
-        dy = opened(dy, gate)
-        rows = self._rows(dy)
+        dy = open_gate(dy, gate, self.conv.pool)
+        rows = _joined(dy)
         part = memory.empty(rows.shape, self.dtype)
         self._sort(x)
         flat = dw.recent.reshape(-1, c)
@@ -82,8 +65,7 @@ class Depthwise:
             db.count()
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
-        """See `Form`."""
-        rows = self._rows(opened(dy, gate))
+        rows = _joined(open_gate(dy, gate, self.conv.pool))
         part = memory.empty(rows.shape, self.dtype)
         self._clear(len(dy))
         for filters, pixels in self._taps(w):
@@ -92,12 +74,8 @@ class Depthwise:
         for columns, place in self._columns():
             dx[:, :, place] = columns
 
-    def _rows(self, y: Array) -> Array:
-        """(n, OH, OW C) of (n, OH, OW, C)."""
-        return y.reshape(*y.shape[:2], -1)
-
     def _clear(self, count: int) -> None:
-        """Zeros for the padded columns of so many images: (stride, n, rows, columns C)."""
+        """Make the phases of `count` padded images all zeros: (stride, n, rows, columns C)."""
         (rows, columns), step = self.padded, self.geometry.stride[1]
         shape = step, count, rows, -(-columns // step) * self.geometry.filters
         if self._phases.shape != shape:
@@ -105,13 +83,13 @@ class Depthwise:
         self._phases[...] = 0
 
     def _sort(self, x: Array) -> None:
-        """Take x (n, H, W, C), padded."""
+        """Copy x (n, H, W, C) into the phases, padded."""
         self._clear(len(x))
         for columns, place in self._columns():
             columns[...] = x[:, :, place]
 
     def _columns(self) -> Iterator[tuple[Array, slice]]:
-        """What belongs to the image of each phase, (n, H, columns, C), a view; and which of its columns they are."""
+        """For each phase, a view of its columns without padding, (n, H, columns, C), and which columns of x they are."""
         (top, _), (left, _) = self.geometry.padding
         _, h, w, c = self.geometry.x_shape
         step = self.geometry.stride[1]
@@ -122,7 +100,7 @@ class Depthwise:
             yield columns[:, :, start : start + count], slice(first, None, step)
 
     def _taps(self, w: Array) -> Iterator[tuple[Array, Array]]:
-        """The filters of each tap, (OW C), and the pixels under it, (n, OH, OW C), a view."""
+        """For each tap, its weights repeated for every column, (OW C,), and a view of the pixels under it, (n, OH, OW C)."""
         g, step = self.geometry, self.geometry.stride[1]
         _, oh, ow, c = g.y_shape
         for i, j in product(*map(range, g.window)):
@@ -130,3 +108,8 @@ class Depthwise:
             first = i * g.dilation[0]
             pixels = self._phases[phase][:, first : first + g.stride[0] * (oh - 1) + 1 : g.stride[0]]
             yield np.tile(w[i, j, 0], ow), pixels[:, :, start * c : (start + ow) * c]
+
+
+def _joined(y: Array) -> Array:
+    """(n, OH, OW, C) as (n, OH, OW C)."""
+    return y.reshape(*y.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""The convolutions of `NumpyBackend`: blocks of images on all threads."""
+"""The convolution primitives of `NumpyBackend`: blocks of images on all threads."""
 
 from __future__ import annotations
 
@@ -6,116 +6,109 @@ from abc import ABC
 from collections.abc import Callable
 from typing import Any
 
-from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate, check_fused_pool
+from gpunet.backends.contract.conv import Conv
+from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.matmul import Product
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
-from gpunet.backends.numpy.conv.columns import Columns
-from gpunet.backends.numpy.conv.form import Form
-from gpunet.backends.numpy.conv.registry import form_of
-from gpunet.backends.numpy.conv.subpixel import convolve_back, rotate, turned_geometry
-from gpunet.backends.numpy.gate import opened, part
+from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
+from gpunet.backends.numpy.conv.registry import choose, choose_input_grad
+from gpunet.backends.numpy.conv.subpixel import convolve_back, rotate
+from gpunet.backends.numpy.gate import open_gate, slice_gate
 from gpunet.backends.numpy.sums import Total
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
-from gpunet.geometry import Geometry
 
 
 class NumpyConv(NumpyThreads, ABC):
     """A convolution, and the gradients of its input and of its weights."""
 
-    def conv2d_forward(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None = None,
-        *,
-        geometry: Geometry,
-        activation: Activation | None = None,
-        pool: Geometry | None = None,
-    ) -> tuple[Array, Array | None]:
-        check_fused_pool("conv2d_forward", geometry, pool)
-        y = memory.empty(geometry.y_shape if pool is None else pool.y_shape, x.dtype)
-        mask = None if pool is None else memory.empty(pool.y_shape, pool.mask_dtype)
+    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
+        y = memory.empty(conv.y_shape, x.dtype)
+        mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
 
-        def work(form: Form, i: int, j: int) -> None:
-            form.forward(x[i:j], w, b, activation, pool, y[i:j], None if mask is None else mask[i:j])
+        def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
+            algorithm.forward(x[i:j], w, b, y[i:j], None if mask is None else mask[i:j])
 
-        self._in_blocks(form_of(geometry), geometry, x.dtype, work)
+        self._in_blocks(choose(conv.geometry), conv, x.dtype, work)
         return y, mask
 
-    def conv2d_input_grad(self, dy: Array, w: Array, *, geometry: Geometry, gate: Gate | None = None) -> Array:
-        g = geometry
+    def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
+        g = conv.geometry
         if g.pointwise and (gate is None or gate.mask is None):
             flat = g.pixels, g.filters
             flat_gate = None if gate is None or gate.y is None else gate._replace(y=gate.y.reshape(flat))
-            return self.matmul(dy.reshape(flat), w[0, 0], transpose_b=True, gate=flat_gate).reshape(g.x_shape)
+            product = Product(transpose_b=True, gate=flat_gate)
+            return self.matmul(dy.reshape(flat), w[0, 0], product).reshape(g.x_shape)
         dx = memory.empty(g.x_shape, dy.dtype)
-        form = form_of(g)
-        if form is Columns and (turned := turned_geometry(g)) is not None:
+        kind, convolution = choose_input_grad(g)
+        if convolution is None:
+
+            def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
+                algorithm.input_grad(dy[i:j], w, slice_gate(gate, i, j), dx[i:j])
+
+            self._in_blocks(kind, conv, dy.dtype, work)
+        else:
             rotated = rotate(w, g.groups, g.stride)
 
-            def convolve(form: Form, i: int, j: int) -> None:
-                convolve_back(form, opened(dy[i:j], part(gate, i, j)), rotated, g, dx[i:j])
+            def convolve(algorithm: ConvAlgorithm, i: int, j: int) -> None:
+                opened = open_gate(dy[i:j], slice_gate(gate, i, j), conv.pool)
+                convolve_back(algorithm, opened, rotated, g, dx[i:j])
 
-            self._in_blocks(form, turned, dy.dtype, convolve)
-        else:
-
-            def work(form: Form, i: int, j: int) -> None:
-                form.input_grad(dy[i:j], w, part(gate, i, j), dx[i:j])
-
-            self._in_blocks(form, g, dy.dtype, work)
+            self._in_blocks(kind, Conv(convolution), dy.dtype, convolve)
         return dx
 
     def conv2d_weight_grad(
-        self,
-        dy: Array,
-        x: Array,
-        *,
-        geometry: Geometry,
-        gate: Gate | None = None,
-        out: Array | None = None,
-        bias: bool = True,
-        bias_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
     ) -> tuple[Array, Array | None]:
-        filters = geometry.filters
-        if geometry.pointwise:
-            dense = opened(dy, gate).reshape(geometry.pixels, filters)
-            flat_out = None if out is None else out.reshape(-1, filters)
-            rows = x.reshape(geometry.pixels, x.shape[3])
-            dw = self.matmul(rows, dense, transpose_a=True, out=flat_out, accumulate=accumulate)
-            db = deliver(self.sum(dense, (0,)), bias_out, accumulate) if bias else None
-            return dw.reshape(
-                geometry.w_shape
-            ) if out is None else out, db  # itself, not a view: the tape compares them
+        g = conv.geometry
+        if g.pointwise:
+            return self._pointwise_weight_grad(open_gate(dy, gate, conv.pool), x, conv, into)
 
         def begin() -> tuple[Total, Total | None]:
-            return Total(geometry.w_shape, x.dtype), Total((filters,), x.dtype) if bias else None
+            return Total(g.w_shape, x.dtype), Total((g.filters,), x.dtype) if into.needs_bias else None
 
-        def work(form: Form, i: int, j: int, dw: Total, db: Total | None) -> None:
-            form.weight_grad(dy[i:j], x[i:j], part(gate, i, j), dw, db)
+        def work(algorithm: ConvAlgorithm, i: int, j: int, dw: Total, db: Total | None) -> None:
+            algorithm.weight_grad(dy[i:j], x[i:j], slice_gate(gate, i, j), dw, db)
 
-        (dw, db), *others = self._in_blocks(form_of(geometry), geometry, x.dtype, work, begin)
+        (dw, db), *others = self._in_blocks(choose(g), conv, x.dtype, work, begin)
         for more_dw, more_db in others:
             dw.join(more_dw)
             if db is not None:
                 db.join(more_db)
-        return deliver(dw.result(), out, accumulate), (
-            None if db is None else deliver(db.result(), bias_out, accumulate)
-        )
+        bias = None if db is None else deliver(db.result(), into.bias, into.add)
+        return deliver(dw.result(), into.weight, into.add), bias
+
+    def _pointwise_weight_grad(self, dy: Array, x: Array, conv: Conv, into: Into) -> tuple[Array, Array | None]:
+        """Of a 1x1 convolution, as a product of matrices."""
+        g = conv.geometry
+        dense, rows = dy.reshape(g.pixels, g.filters), x.reshape(g.pixels, x.shape[3])
+        out = None if into.weight is None else into.weight.reshape(-1, g.filters)
+        dw = self.matmul(rows, dense, Product(transpose_a=True, out=out, add=into.add))
+        db = deliver(self.sum(dense, (0,)), into.bias, into.add) if into.needs_bias else None
+        # The array that was given itself, not a view of it: the tape compares them
+        return dw.reshape(g.w_shape) if into.weight is None else into.weight, db
 
     def _in_blocks(
-        self, kind: type[Form], g: Geometry, dtype: Any, work: Callable[..., None], begin: Callable[[], Any] = tuple
+        self,
+        kind: type[ConvAlgorithm],
+        conv: Conv,
+        dtype: Any,
+        work: Callable[..., None],
+        begin: Callable[[], Any] = tuple,
     ) -> list[Any]:
-        """work(form, i, j, *state) for blocks of images i … j - 1, on all threads; -> each thread's state, which
-        `begin` makes."""
+        """Call work(algorithm, i, j, *state) for blocks of images i … j - 1, on all threads -> the state of each thread.
+
+        Args:
+            begin: makes a thread's state.
+        """
 
         def run(start: int, stop: int) -> Any:
-            form, state = kind(g, dtype), begin()
-            for i, j in form.blocks(start, stop):
-                work(form, i, j, *state)
+            algorithm, state = kind(conv, dtype), begin()
+            for i, j in algorithm.blocks(start, stop):
+                work(algorithm, i, j, *state)
             return state
 
-        images = g.x_shape[0]
-        return self._parallel(run, images, g.multiply_adds // max(images, 1) // PRODUCTS) or [begin()]
+        images = conv.geometry.x_shape[0]
+        return self._parallel(run, images, conv.geometry.multiply_adds // max(images, 1) // PRODUCTS) or [begin()]

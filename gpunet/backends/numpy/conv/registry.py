@@ -1,14 +1,31 @@
-"""Which form computes a convolution."""
+"""Which algorithm computes a convolution: the whole choice stands here."""
 
 from __future__ import annotations
 
+from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.backends.numpy.conv.columns import Columns
 from gpunet.backends.numpy.conv.depthwise import Depthwise
-from gpunet.backends.numpy.conv.form import Form
 from gpunet.backends.numpy.conv.planes import Planes
+from gpunet.backends.numpy.conv.subpixel import subpixel_geometry
 from gpunet.geometry import Geometry
 
+FEWEST_IMAGES = 16
+"""Images from which on `Planes` is faster than `Columns`, where channels are few."""
 
-def form_of(g: Geometry) -> type[Form]:
-    """How a convolution of this geometry is computed."""
-    return next((form for form in (Depthwise, Planes) if form.suits(g)), Columns)
+
+def choose(g: Geometry) -> type[ConvAlgorithm]:
+    """The algorithm of a convolution of this geometry, and of its weight gradient."""
+    channels, filters = g.x_shape[3], g.filters
+    if g.groups == channels == filters > 1:
+        return Depthwise
+    few = channels // g.groups < 16 and filters // g.groups < 32
+    return Planes if few and not g.pointwise and g.x_shape[0] >= FEWEST_IMAGES else Columns
+
+
+def choose_input_grad(g: Geometry) -> tuple[type[ConvAlgorithm], Geometry | None]:
+    """The algorithm of an input gradient, and the geometry of the convolution that computes it.
+
+    The geometry is None where the algorithm's own `input_grad` is faster than such a convolution.
+    """
+    algorithm = choose(g)
+    return algorithm, subpixel_geometry(g) if algorithm is Columns else None

@@ -1,4 +1,4 @@
-"""Input gradients as convolutions of dy with the rotated filters."""
+"""Input gradients as convolutions of dy with the rotated filters ("sub-pixel convolution", Shi et al. 2016)."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ import numpy as np
 
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.conv.form import Form
+from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.geometry import Geometry, Pair
 
-BORDERS = 1.25
-"""How much more work a strided input gradient may have with the blocks at an image's borders: measured, about what it wins."""
-FEWEST = 16
-"""Channels from which the pixels of such a block are long enough copies."""
+MOST_BORDER_WORK = 1.25
+"""How many times the work of adding up taps a strided input gradient may make, because of the blocks at an image's borders.
+It is faster by about this factor, as measured."""
+FEWEST_CHANNELS = 16
+"""Channels from which on the pixels of a block are long enough copies."""
 
 
 def rotate(w: Array, groups: int, stride: Pair = (1, 1)) -> Array:
-    """The filters of the full convolution, `turned_geometry`, that leads back: turned by 180 degrees, with their channels
-    exchanged, (KH / SH, KW / SW, O // groups, groups SH SW C // groups): a stride's taps become channels."""
+    """The filters of the convolution by which `subpixel_geometry` computes dx.
+
+    They are turned by 180 degrees, their input and output channels change places, and the taps of a stride become channels:
+    (KH / SH, KW / SW, O // groups, groups SH SW C // groups).
+    """
     (kh, kw, c, filters), (sh, sw) = w.shape, stride
     taps = w.reshape(kh // sh, sh, kw // sw, sw, c, groups, filters // groups)[::-1, :, ::-1]
     return np.ascontiguousarray(taps.transpose(0, 2, 6, 5, 1, 3, 4)).reshape(kh // sh, kw // sw, filters // groups, -1)
 
 
-def turned_geometry(g: Geometry) -> Geometry | None:
-    """Of the full convolution of dy with the rotated filters, whose result is dx, a block of a stride's pixels in each of its
-    pixels: "sub-pixel convolution" (Shi et al. 2016). None where the window is no whole number of strides, there is more
-    padding than it takes, or where to add up the taps is faster: the blocks at the borders of small images make more work,
-    and few channels short copies."""
+def subpixel_geometry(g: Geometry) -> Geometry | None:
+    """Geometry that computes dx as a convolution of dy with the rotated filters, or None where adding up taps is faster.
+
+    Each pixel of the result holds a block of a stride's pixels of dx. That is possible where the window is a whole number of
+    strides and the padding is smaller than the window. It is slower where the images are so small that the blocks at their
+    borders make much more work, and where there are so few channels that copies are short.
+    """
     sides, work = [], 1.0
     for k, s, d, (before, _), n, out in zip(
         g.window, g.stride, g.dilation, g.padding, g.x_shape[1:3], g.y_shape[1:3], strict=True
@@ -41,7 +47,7 @@ def turned_geometry(g: Geometry) -> Geometry | None:
         blocks = (before + n - 1) // s - before // s + 1
         sides.append((first, blocks + reach - out - first))
         work *= blocks / out
-    slow = max(g.stride) > 1 and (work > BORDERS or g.x_shape[3] // g.groups < FEWEST)
+    slow = max(g.stride) > 1 and (work > MOST_BORDER_WORK or g.x_shape[3] // g.groups < FEWEST_CHANNELS)
     if slow or min(sides[0] + sides[1]) < 0:
         return None
     (kh, kw), (sh, sw) = g.window, g.stride
@@ -49,25 +55,27 @@ def turned_geometry(g: Geometry) -> Geometry | None:
     return Geometry.conv(g.y_shape, rotated, padding=(sides[0], sides[1]), dilation=g.dilation, groups=g.groups)
 
 
-def convolve_back(form: Form, dy: Array, rotated: Array, g: Geometry, dx: Array) -> None:
-    """Write dx (n, H, W, C), by a form made for the `turned_geometry` of g."""
+def convolve_back(algorithm: ConvAlgorithm, dy: Array, rotated: Array, g: Geometry, dx: Array) -> None:
+    """Write dx (n, H, W, C) of a convolution g, by an algorithm that was made for its `subpixel_geometry`."""
     (sh, sw), groups = g.stride, g.groups
     if (sh, sw) == (1, 1):
-        form.forward(dy, rotated, None, None, None, dx, None)
+        algorithm.forward(dy, rotated, None, dx, None)
         return
-    blocks = memory.empty((len(dy), *form.geometry.y_shape[1:]), dx.dtype)
-    form.forward(dy, rotated, None, None, None, blocks, None)
+    blocks = memory.empty((len(dy), *algorithm.geometry.y_shape[1:]), dx.dtype)
+    algorithm.forward(dy, rotated, None, blocks, None)
     blocks = blocks.reshape(*blocks.shape[:3], groups, sh, sw, -1)
     images = dx.reshape(*dx.shape[:3], groups, -1)
-    rows, columns = (_placed(g, axis) for axis in (0, 1))
+    rows, columns = (_places(g, axis) for axis in (0, 1))
     for (i, down, up), (j, right, left) in product(rows, columns):
         target = images[:, down::sh, right::sw]
         target[...] = blocks[:, up : up + target.shape[1], left : left + target.shape[2], :, i, j]
 
 
-def _placed(g: Geometry, axis: int) -> list[tuple[int, int, int]]:
-    """(pixel of a block, its first pixel in the image, the block of that), for each pixel of a block. Where the image has none
-    of it, its first lies beyond the end."""
+def _places(g: Geometry, axis: int) -> list[tuple[int, int, int]]:
+    """(pixel of a block, the first place of that pixel in the image, the block that holds this one), for each pixel of a block.
+
+    Where no such pixel lies in the image, its first place is beyond the image's end.
+    """
     step, before = g.stride[axis], g.padding[axis][0]
     places = []
     for pixel in range(step):

@@ -1,0 +1,1 @@
+"""The commands of ``gpunet bench``, one module for each."""

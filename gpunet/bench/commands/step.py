@@ -1,0 +1,50 @@
+"""``gpunet bench step``: whole training steps of gpunet and of its rivals, in turns."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from functools import partial
+
+from gpunet.backends import get_backend
+from gpunet.bench import record
+from gpunet.bench.measure import contenders, measure, same_losses
+from gpunet.bench.nets import NETS
+from gpunet.bench.rivals import RIVALS
+from gpunet.precision import PRECISIONS, stored_dtype
+
+
+def add_nets(parser: ArgumentParser) -> None:
+    """Add the options that say which nets are trained, and on how many images at a time."""
+    parser.add_argument(
+        "--nets", nargs="+", choices=NETS, default=["lenet", "cnn"], metavar="NET",
+        help=f"nets to train, some of {', '.join(NETS)} (default: lenet cnn)",
+    )  # fmt: skip
+    parser.add_argument("--batch", type=int, nargs="+", help="images per step (default: the batch sizes of the net)")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of ``gpunet bench step``."""
+    add_nets(parser)
+    record.add_backend(parser)
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=PRECISIONS,
+        help="precision of gpunet and of its rivals, which use PyTorch's autocast for 16 bits (default: float32)",
+    )
+    record.add_arguments(parser, tuple(RIVALS))
+
+
+def run(options: Namespace) -> int:
+    """Measure the steps, print and write the results -> the exit status."""
+    record.resolve(options, tuple(RIVALS))
+    # A precision that the backend does not have raises here, not in each process.
+    stored_dtype("bench", options.precision, get_backend(options.backend))
+    check = partial(same_losses, precision=options.precision)
+    measured = record.Record("Training steps", options)
+    for net in options.nets:
+        for batch in options.batch or NETS[net].batches:
+            with contenders("step", ["gpunet", *options.against], options) as workers:
+                row = measure({"net": net, "batch": batch}, workers, "gpunet", options, check)
+                measured.add(row, workers)
+    return measured.finish()

@@ -1,0 +1,49 @@
+"""The command that compiles every CUDA kernel, or runs one of them on the CPU: ``gpunet kernels``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from gpunet.cli.arguments import Command
+
+
+def _add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--arch", action="append", metavar="sm_90", help="only this architecture; may be repeated")
+    group = parser.add_argument_group("running one kernel on the CPU")
+    add = group.add_argument
+    add("--run", nargs=2, dest="kernel", metavar=("FILE.cu", "KERNEL"), help='as in scale.cu "scale<float>"')
+    add("--grid", default="1", metavar="X[xYxZ]", help="number of blocks; default 1")
+    add("--block", default="256", metavar="X[xYxZ]", help="number of threads in a block; default 256")
+    add(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="VALUE",
+        help="one for each parameter, in order: a number, none, a struct as JSON, FILE.npy, or an array as "
+        "DTYPE:SHAPE:CONTENT, where CONTENT is random, zeros, ones, arange or empty, as in float32:64x3:random",
+    )
+    add("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory")
+    add("--checked", action="store_true", help="check every access: bounds, alignment, uninitialised reads, races")
+    add("--schedule", default="fifo", help="fifo, lifo or random:SEED; default fifo")
+    add("--save", type=Path, metavar="FILE.npz", help="write every array after the run")
+
+
+def kernels(options: Namespace) -> int:
+    """Print the table of all kernels -> 1 if one fails; or run the kernel that ``--run`` names."""
+    if options.kernel:
+        from gpunet.emulator.command import run_kernel
+
+        return run_kernel(options)
+    from gpunet.cuda import gate
+
+    return gate.print_table(options.arch or gate.ARCHITECTURES)
+
+
+KERNELS = Command(
+    "kernels",
+    "Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run "
+    "one with --run. Needs no GPU.",
+    _add_arguments,
+    kernels,
+)

@@ -1,0 +1,127 @@
+"""Batches as a training step takes them: checked, made on the device, and grouped into updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from gpunet.autograd import Tensor
+from gpunet.backends.contract.arrays import Array, is_float
+
+Loader = Iterable[Any]
+"""Gives batches, tuples of arrays with the images first: a `DataLoader`, or a list of batches."""
+
+
+@runtime_checkable
+class DeviceBatch(Protocol):
+    """A batch that kernels make from a data set on the device, in place of arrays from the host."""
+
+    key: Hashable
+    """Batches with equal keys differ in their place alone, so one graph can make them all."""
+
+    def make(self, clock: Array | None, dtype: Any) -> tuple[Array | Tensor, ...]:
+        """Launch the kernels that make the arrays; the host may read and copy nothing.
+
+        Args:
+            clock: two uint64 on the device, (step, epoch): the place of the batch to make, whichever
+                batch of this key is asked; None to make this batch.
+            dtype: what the model computes in; kernels cast images of another float dtype to it.
+        """
+
+
+def batch_arrays(batch: Any, dtype: Any) -> Any:
+    """Return the batch, or the arrays that its kernels make for a model that computes in `dtype`."""
+    return batch.make(None, dtype) if isinstance(batch, DeviceBatch) else batch
+
+
+def check_batch(batch: Any) -> tuple[Any, ...]:
+    """Return a batch as a tuple of arrays or tensors, all with the same number of rows.
+
+    Raises:
+        TypeError: it is no tuple or list, or holds something that is no array.
+        ValueError: the numbers of rows differ, or are 0.
+    """
+    if not isinstance(batch, tuple | list) or not batch:
+        raise TypeError(f"Trainer: a batch must be a tuple of arrays, got {type(batch).__name__}")
+    for i, part in enumerate(batch):
+        if not hasattr(part, "dtype") or not hasattr(part, "shape"):
+            raise TypeError(f"Trainer: array {i} of a batch is {type(part).__name__} but must be an array")
+    lengths = [part.shape[0] if part.shape else 0 for part in batch]
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise ValueError(f"Trainer: the arrays of a batch must have equally many rows, at least 1; got {lengths}")
+    return tuple(batch)
+
+
+def check_images(x: Any) -> None:
+    """Raise TypeError where the input of a model has no float dtype."""
+    if not is_float(x.dtype):
+        raise TypeError(
+            f"Trainer: images are {x.dtype} but must be floats: give the DataLoader transform=data.Normalize(mean, std)"
+        )
+
+
+def batch_signature(batch: Any) -> Hashable:
+    """Return what decides which graph serves a batch: the kinds, shapes and dtypes of its arrays.
+
+    A malformed batch has a signature too, so that `check_batch` can report it later.
+    """
+    if isinstance(batch, DeviceBatch):
+        return batch.key
+    parts = batch if isinstance(batch, tuple | list) else (batch,)
+    return tuple((type(p), getattr(p, "shape", None), str(getattr(p, "dtype", ""))) for p in parts)
+
+
+def update_signature(batches: Sequence[Any]) -> Hashable:
+    """The signatures of the batches of one update."""
+    return tuple(map(batch_signature, batches))
+
+
+def batch_groups(loader: Loader, max_batches: int, batches_per_update: int = 1) -> Generator[list[Any], None, None]:
+    """Group neighbouring batches of a loader, for one call of `TrainingStep.run` each.
+
+    A group has whole updates of equal signatures, at most `max_batches` batches. The last update of
+    an epoch may have fewer batches, and is a group of its own. Where the loader raises, the batches
+    that it gave before come first, as they would one by one. A loader with a method `deferred`
+    gives batches that kernels make.
+    """
+    group: list[Any] = []
+    update: list[Any] = []
+    try:
+        with open_batches(loader, getattr(loader, "deferred", None)) as batches:
+            for batch in batches:
+                update.append(batch)
+                if len(update) < batches_per_update:
+                    continue
+                if group and update_signature(update) != update_signature(group[:batches_per_update]):
+                    yield group
+                    group = []
+                group, update = group + update, []
+                if len(group) == max_batches:
+                    yield group
+                    group = []
+    except Exception:
+        yield from filter(None, (group, update))
+        raise
+    yield from filter(None, (group, update))
+
+
+@contextmanager
+def open_batches(loader: Loader, make: Callable[[], Iterator[Any]] | None = None) -> Iterator[Iterator[Any]]:
+    """Iterate over a loader's batches, or over what `make` gives, and close a generator at the end.
+
+    Otherwise the generator's finaliser would close it: it may wait for a thread, and Python drops
+    what a signal raises in it.
+    """
+    iterator = iter(loader) if make is None else make()
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, Generator) and iterator is not loader:
+            iterator.close()
+
+
+def set_epoch(loader: Loader, epoch: int) -> None:
+    """Tell a loader that counts epochs which one comes next."""
+    if hasattr(loader, "epoch"):
+        loader.epoch = epoch

@@ -1,0 +1,77 @@
+"""Checks of what a Trainer takes, made before anything is changed, and of what an epoch leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends import Backend
+from gpunet.cuda.capture import Recorder
+from gpunet.nn import Module
+from gpunet.optim import ExponentialMovingAverage, Optimizer
+
+
+def check_loader(name: str, loader: Any) -> None:
+    """Raise TypeError for what gives no batches, ValueError for a loader without any."""
+    if not hasattr(loader, "__iter__"):
+        raise TypeError(f"Trainer: {name} must give batches, such as a DataLoader; got {type(loader).__name__}")
+    if isinstance(loader, Sized) and len(loader) == 0:
+        raise ValueError(f"Trainer: {name} has no batches")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError for anything but an integer of at least 1."""
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"Trainer: {name} is {value!r} but must be an integer of at least 1")
+
+
+def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any) -> None:
+    """Raise ValueError where the parts of a training belong to different models or optimizers.
+
+    Raises:
+        TypeError: `average` is no ExponentialMovingAverage.
+    """
+    if not optimizer.holds(model.parameters()):
+        raise ValueError("Trainer: the optimizer holds no parameter of the model")
+    if schedule is not None and schedule.optimizer is not optimizer:
+        raise ValueError("Trainer: schedule is of another optimizer")
+    if average is None:
+        return
+    if not isinstance(average, ExponentialMovingAverage):
+        raise TypeError(f"Trainer: average takes an ExponentialMovingAverage, got {type(average).__name__}")
+    for what, own, given in (("optimizer", optimizer, average.optimizer), ("model", model, average.model)):
+        if given is not own:
+            raise ValueError(f"Trainer: average is of another {what}")
+
+
+def make_recorder(capture: bool | str, backend: Backend) -> Recorder | None:
+    """The recorder that captures the step; None where it runs eagerly.
+
+    Raises:
+        ValueError: another `capture`; or True, and the backend cannot capture.
+    """
+    if capture not in (True, False, "auto"):
+        raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
+    recorder = backend.recorder() if capture else None
+    if capture is True and recorder is None:
+        raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
+    return recorder
+
+
+def check_parameters(optimizer: Optimizer, epoch: int) -> None:
+    """Raise FloatingPointError where a parameter is not finite after an epoch, before it is saved.
+
+    The same error comes where the scale of the loss has fallen below 1: then gradients overflow
+    whatever the scale is.
+    """
+    arena = optimizer.arena
+    if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
+        raise FloatingPointError(
+            f"Trainer: gradients overflow float16 even with losses scaled by {scale:g}, after epoch {epoch}"
+        )
+    with np.errstate(invalid="ignore"):
+        total = arena.backend.sum(arena.data, (0,))
+    if not np.isfinite(arena.backend.to_numpy(total)):
+        raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {epoch}")

@@ -1,0 +1,163 @@
+"""The training step that runs operation by operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from gpunet import random
+from gpunet.autograd import Tensor, no_grad, tensor
+from gpunet.backends.contract.arrays import is_float
+from gpunet.errors import BackendError
+from gpunet.functional import cast
+from gpunet.functional.loss import label_weight
+from gpunet.nn import Module
+from gpunet.optim import Optimizer
+from gpunet.optim.schedule import Schedule
+from gpunet.train.batches import batch_arrays, check_batch, check_images
+from gpunet.train.gradients import UpdateGradients
+from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
+
+
+class EagerStep(TrainingStep):
+    """Forward pass, loss, backward pass and update, run operation by operation.
+
+    Args:
+        model, optimizer: of one backend.
+        loss: of the model's output and the second array of a batch.
+        loss_step: takes the place of `loss`, if given.
+        schedule: stepped after each update.
+        keep_logits: whether to read the logits to the host.
+        dtype: in which the floats of a batch are computed; that of the parameters if None.
+        batches_per_update: how many batches go into an update, see `UpdateGradients`.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        *,
+        loss: Loss,
+        loss_step: LossStep | None = None,
+        schedule: Schedule | None = None,
+        keep_logits: bool = True,
+        dtype: Any = None,
+        batches_per_update: int = 1,
+    ) -> None:
+        self.model, self.optimizer, self.loss, self.loss_step = model, optimizer, loss, loss_step
+        self.max_batches = self.batches_per_update = batches_per_update
+        self.schedule, self.keep_logits = schedule, keep_logits
+        self.dtype = np.dtype(dtype or optimizer.arena.dtype)
+
+    def session(self) -> AbstractContextManager[None]:
+        """An eager step needs no context around it."""
+        return nullcontext()
+
+    def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[StepResult]:
+        """One update from these batches, see `TrainingStep.run`."""
+        rate, made = self.optimizer.groups[0]["lr"], [batch_arrays(batch, self.dtype) for batch in batches]
+        rows, results = sum(check_batch(batch)[0].shape[0] for batch in made), []
+        self.optimizer.zero_grad()
+        gradients = UpdateGradients(self.optimizer, len(made))
+        with _ignore_overflow():
+            for i, batch in enumerate(made):
+                random.begin_step(epoch, step + i)  # for the first too, since hooks may have drawn
+                loss, result = self.begin(batch)
+                gradients.add(loss, result.rows, rows)
+                results.append(result._replace(rate=rate))
+            gradients.finish()
+            self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()
+        return iter(results)
+
+    def begin(self, batch: Any) -> tuple[Tensor, StepResult]:
+        """The forward pass of a training step; FloatingPointError where the loss is not finite."""
+        loss, result = self._forward_and_read(batch)
+        if not np.isfinite(result.loss):
+            raise FloatingPointError(f"the loss is {result.loss}")
+        return loss, result
+
+    def evaluate(self, batch: Any) -> StepResult:
+        """The loss and the logits of a batch, without an update."""
+        with no_grad(), _ignore_overflow():
+            return self._forward_and_read(batch)[1]
+
+    def predict(self, batch: Any) -> np.ndarray:
+        """The model's output for the first array of a batch."""
+        x = check_batch(batch_arrays(batch, self.dtype))[0]
+        check_images(x)
+        with no_grad(), _ignore_overflow():
+            return self.read_values(self.model(self._to_backend(x)))
+
+    def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """The loss of a batch, and the model's output, which is None where there is a `LossStep`."""
+        parts = check_batch(batch)
+        if self.loss_step is not None:
+            loss = self.loss_step(self.model, tuple(self._to_backend(part) for part in parts))
+            _check_loss("loss_step", loss)
+            return loss, None
+        if len(parts) != 2:
+            raise ValueError(
+                f"Trainer: a batch has {len(parts)} arrays but loss(model(x), y) takes 2; "
+                "pass loss_step=lambda model, batch: … to compute the loss of others"
+            )
+        x, y = parts
+        check_images(x)
+        logits = self.model(self._to_backend(x))
+        loss = self.loss(logits, self._to_backend(y))
+        _check_loss("loss", loss)
+        return loss, logits
+
+    def read_values(self, tensor: Tensor) -> np.ndarray:
+        """A tensor on the host, in the dtype of the parameters, in which NumPy can compute."""
+        return tensor.numpy().astype(self.optimizer.arena.dtype, copy=False)
+
+    def read_part(self, part: Any) -> np.ndarray:
+        """One array or tensor of a batch on the host."""
+        array = part.data if isinstance(part, Tensor) else part
+        backend = self.optimizer.arena.backend
+        return backend.to_numpy(array) if backend.owns(array) else np.asarray(array)
+
+    def _forward_and_read(self, batch: Any) -> tuple[Tensor, StepResult]:
+        batch = batch_arrays(batch, self.dtype)
+        loss, logits = self.forward(batch)
+        weight = label_weight(loss)
+        weight = None if weight is None else float(self.optimizer.arena.backend.to_numpy(weight))
+        result = StepResult(loss.item(), batch[0].shape[0], weight)
+        if logits is None or not self.keep_logits:
+            return loss, result
+        return loss, result._replace(logits=self.read_values(logits), labels=self.read_part(batch[1]))
+
+    def _to_backend(self, part: Any) -> Any:
+        """Floats as a tensor of the step's dtype on the model's backend; integers as they are.
+
+        Integers stay host arrays: the operation that takes them checks their values there, then
+        moves them.
+        """
+        arena = self.optimizer.arena
+        if isinstance(part, Tensor) and part.backend is not arena.backend:
+            raise BackendError(
+                f"Trainer: a batch is on {part.backend.name} but the model on {arena.backend.name}: make the loader there"
+            )
+        if isinstance(part, Tensor):
+            return cast(part, self.dtype)
+        if not is_float(part.dtype):
+            return part
+        if arena.backend.owns(part):
+            return Tensor(arena.backend.cast(part, self.dtype), arena.backend)
+        return tensor(part, dtype=self.dtype, backend=arena.backend)
+
+
+def _ignore_overflow() -> np.errstate:
+    """Silence NumPy's overflow warnings: where the loss is read, one that is not finite raises."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def _check_loss(name: str, loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.size != 1:
+        got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"Trainer: {name} must return the loss, a tensor of one element, got {got}")
