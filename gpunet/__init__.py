@@ -15,26 +15,9 @@ if TYPE_CHECKING:
     from gpunet.report.plan import plan
 
 __all__ = [
-    "BackendError",
-    "Function",
-    "Parameter",
-    "Tensor",
-    "Trainer",
-    "__version__",
-    "available_backends",
-    "data",
-    "functional",
-    "get_backend",
-    "models",
-    "nn",
-    "no_grad",
-    "optim",
-    "plan",
-    "random",
-    "seed",
-    "summary",
-    "tensor",
-]
+    "BackendError", "Function", "Parameter", "Tensor", "Trainer", "__version__", "available_backends", "data",
+    "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan", "random", "seed", "summary", "tensor",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``python -m gpunet``: the command line."""
+"""Runs the command line as ``python -m gpunet``."""
 
 import sys
 

@@ -13,13 +13,10 @@ from gpunet.errors import BackendError
 from gpunet.parameters import Parameter
 from gpunet.tensors import Tensor
 
-Tensors = tuple[Tensor | None, ...]
-Operands = tuple[Array | None, ...]
-
 
 def as_operands(
     operation: str, arguments: tuple[str, ...], inputs: tuple[Any, ...], *, moves: bool, single: tuple[str, ...]
-) -> tuple[Tensors, Operands]:
+) -> tuple[tuple[Tensor | None, ...], tuple[Array | None, ...]]:
     """The inputs of an operation as tensors, and as the arrays of one dtype that it computes with.
 
     The dtype is that of the first input that is a tensor of floats but no parameter, or else of the

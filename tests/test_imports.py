@@ -120,7 +120,7 @@ def test_nothing_is_imported_from_above(part):
 
 def test_every_part_has_its_layer():
     parts = {part_of(module) for module in SOURCES} - {"", "__main__"}
-    assert parts - set(RANK) == set()
+    assert parts == set(RANK)
 
 
 def test_no_module_imports_the_package_itself():

@@ -20,7 +20,6 @@ class LayerRow:
 
     name: str
     kind: str
-    """Its class, and the activation that it computes as well."""
     output_shape: tuple[int, ...]
     """Without the batch axis; empty if the layer did not run."""
     parameters: int
@@ -29,8 +28,7 @@ class LayerRow:
     """How this number comes about, such as "(5·5·3+1)·10"."""
     flops: int
     """Floating-point operations; a multiply-add counts as two."""
-    bytes: int
-    """Bytes of its outputs."""
+    output_bytes: int
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,14 @@ class Summary:
     @property
     def activation_bytes(self) -> int:
         """Bytes of the outputs of all layers for one input."""
-        return sum(row.bytes for row in self.rows)
+        return sum(row.output_bytes for row in self.rows)
 
     def __str__(self) -> str:
         head = ("layer", "output", "parameters", "formula", "FLOPs", "memory")
         table = [head, ("input", _extents(self.input_shape), "", "", "", "")]
         for row in self.rows:
             name = f"{row.name} {row.kind}".strip()
-            amounts = f"{row.parameters:,}", row.formula, f"{row.flops:,}", in_bytes(row.bytes)
+            amounts = f"{row.parameters:,}", row.formula, f"{row.flops:,}", in_bytes(row.output_bytes)
             table.append((name, _extents(row.output_shape), *amounts))
         totals = f"{self.parameters:,}", "", f"{self.flops:,}", in_bytes(self.activation_bytes)
         table.append(("total", "", *totals))
@@ -76,13 +74,11 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
 
     There is a row for each run of an innermost module, and of an outer module that holds parameters
     of its own. Modules with parameters that did not run follow at the end, so that the parameters
-    add up.
+    add up. The model stays as it is.
 
     Args:
-        model: the network; it stays as it is.
+        model: the network.
         input_shape: shape of one input without the batch axis, such as (28, 28, 1).
-    Raises:
-        TypeError: the shape is no tuple or list of integers.
     """
     check_input_shape("summary", input_shape)
     names = {id(module): name for name, module in model.named_modules()}

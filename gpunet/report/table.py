@@ -6,12 +6,7 @@ from collections.abc import Sequence
 
 
 def draw_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Columns side by side, with a rule below the first row and another above the last.
-
-    Args:
-        rows: the head, the rows of the body, and the totals.
-        right: for each column, whether it is aligned to the right.
-    """
+    """A head, rows and totals as text, with rules between; `right` columns are aligned right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
