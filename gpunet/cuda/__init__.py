@@ -1,2 +1,1 @@
-"""Turns a `.cu` file into a launch on arrays: instances, launchers, device arrays, capture, the
-gate."""
+"""Turns a `.cu` file into a launch: instances, launchers, device arrays, capture and the gate."""

@@ -1,5 +1,4 @@
-"""The launcher of the emulated device: it compiles kernels for the CPU, runs them there, and counts
-what they do."""
+"""Launches kernels on the emulated device, and counts what they do."""
 
 from __future__ import annotations
 

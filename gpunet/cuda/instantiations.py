@@ -1,5 +1,4 @@
-"""Lists the kernel instances that exist: the gate compiles them, launches and tests use no
-others."""
+"""Lists the kernel instances that exist; nothing else is compiled, launched or tested."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ import numpy as np
 from gpunet.emulator.pool import Pool
 
 ALIGNMENT = 512
-"""Bytes to which each allocation is aligned, as in CuPy's pool, so that the same kernels are
-selected as on a GPU."""
+"""The alignment of an allocation in bytes: CuPy's, so that the same kernels are selected."""
 RED_ZONE = 256
 """Bytes before and after an allocation that belong to no array."""
 NAN_BYTE = 0xFF

@@ -1,5 +1,4 @@
-"""Launches on the emulated device: arrays become parameter bytes and the regions of memory that the
-kernel may touch."""
+"""Turns the arguments of a launch into bytes and into the memory that the kernel may touch."""
 
 from __future__ import annotations
 

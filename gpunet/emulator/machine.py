@@ -35,8 +35,7 @@ SHARED_LIMITS = {
 }  # fmt: skip
 """KiB of shared memory that a block may have, by compute capability."""
 STEP_LIMIT = 2**28
-"""Backward branches that a block may take between two synchronisations before it counts as
-hanging."""
+"""A block hangs if it takes this many backward branches between two synchronisations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Small sources run on the emulated machine, on NumPy arrays that stand in for device memory."""
+"""Runs small sources on the emulated machine; NumPy arrays are its device memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def run(
     schedule: Schedule = SCHEDULES[0],
     written: dict[str, np.ndarray] | None = None,
 ) -> Counts:
-    """Run a kernel that takes the arrays, as pointers, and then the values."""
+    """Run a kernel whose parameters are the arrays, as pointers, and then the values."""
     program = Program.from_source("test.cu", text, [kernel], arch=arch)
     params = [np.uint64(a.ctypes.data).tobytes() for a in arrays.values()] + [v.tobytes() for v in values]
     maps = {name: m.ctypes.data for name, m in (written or {}).items()}
@@ -38,7 +38,7 @@ def run(
 
 
 def table(expressions: dict[str, str], inputs: str, result: str) -> str:
-    """A kernel that writes each expression of a, b, c to a row of y: ``y[row * n + i]``."""
+    """Return a kernel that writes each expression of a, b, c to a row of y: ``y[row * n + i]``."""
     lines = "\n".join(f"    y[{row} * n + i] = ({result})({e});" for row, e in enumerate(expressions.values()))
     names = inputs.split(",")
     given = ", ".join(f"const {t.strip()}* {n}_" for t, n in zip(names, "abc", strict=False))
@@ -59,7 +59,7 @@ def run_table(
     before: str = "",
     **options: Any,
 ) -> dict[str, np.ndarray]:
-    """Each expression over the arrays, by its name."""
+    """Compute each expression over the arrays, and return the results by name."""
     n = len(arrays[0])
     y = np.zeros((len(expressions), n), dtype)
     given = dict(zip("abc", map(np.ascontiguousarray, arrays), strict=False)) | {"y": y}
@@ -75,14 +75,14 @@ def run_table(
     return dict(zip(expressions, y, strict=True))
 
 
-# ---- single instructions, as inline PTX, against oracles
+# ---- single instructions, as inline PTX, compared with oracles
 
 W, L, H = "unsigned", "unsigned long long", "unsigned short"
 ABC, WORDS = ("unsigned:a", "unsigned:b", "unsigned:c"), ("unsigned:a", "unsigned:b")
 LETTERS = {W: "r", L: "l", H: "h"}
 BITS = {W: 32, L: 64, H: 16}
 Row = tuple[str, tuple[str, ...], str, Callable[[int, int, int], int]]
-"""Instruction, inputs, type of the result, and the oracle of the 64-bit words a, b, c."""
+"""An instruction, its inputs, the type of its result, and an oracle of the 64-bit words a, b, c."""
 
 
 def signed(value: int, bits: int = 32) -> int:
@@ -90,13 +90,13 @@ def signed(value: int, bits: int = 32) -> int:
 
 
 def ptx(instruction: str, *inputs: str, result: str) -> str:
-    """The expression of an instruction that writes %0; an input is written as ``type:expression``."""
+    """Return an instruction that writes %0 as an expression; an input is ``type:expression``."""
     given = ", ".join(f'"{LETTERS[kind]}"(({kind})({text}))' for kind, text in (i.split(":", 1) for i in inputs))
     return f'[&] {{ {result} d; asm("{instruction}" : "={LETTERS[result]}"(d) : {given}); return d; }}()'
 
 
 def check(rows: dict[str, Row], words: list[list[int]]) -> None:
-    """Run each instruction over three columns of 64-bit words and hold the results against the oracles."""
+    """Run instructions over three columns of 64-bit words, and compare with the oracles."""
     got = run_table(
         {name: ptx(instruction, *inputs, result=result) for name, (instruction, inputs, result, _) in rows.items()},
         f"{L}, {L}, {L}", L, [np.array(column, np.uint64) for column in words], np.uint64,

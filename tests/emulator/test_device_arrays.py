@@ -136,7 +136,7 @@ def test_a_red_zone_reports_the_arrays_shape(device, array, at, where):
         KernelFault, match=rf"something wrote {where} an array of shape \(3, 2\), float32, 1 bytes away"
     ):
         device.to_host(array)
-    device.to_host(array)  # once is enough
+    device.to_host(array)  # it is reported once
     storage._whole[start + at] = 0
     with pytest.raises(KernelFault, match="out of bounds"):
         device.synchronize()

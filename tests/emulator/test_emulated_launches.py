@@ -117,7 +117,7 @@ def test_the_environment_sets_how_kernels_run(monkeypatch):
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_90"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_every_architecture_rounds_alike(architecture, dtype, rng):
-    """compute_75 has no instruction that rounds to bfloat16, so NVIDIA's header has code of its own for it."""
+    """compute_75 has no instruction that rounds to bfloat16; code in NVIDIA's header does it."""
     backend = emulated_backend(Settings(architecture=architecture))
     a = np.concatenate([rng.normal(size=500) * 10.0 ** rng.integers(-9, 9, 500), [0, -0.0, np.inf, -np.inf, np.nan]])
     a = a.astype(np.float32)

@@ -28,7 +28,7 @@ GEOMETRIES = {
         (3, 9, 8, 5), (4, 3, 5, 70), padding=((2, 1), (0, 3)), stride=(2, 3)
     ),
     "dilated": Geometry.conv((2, 13, 12, 6), (3, 2, 6, 17), dilation=(2, 3), padding=2),
-    # more pixels than a split of the weight gradient's sum takes
+    # more pixels than one split of the weight gradient's sum takes
     "groups": Geometry.conv((3, 11, 11, 8), (3, 3, 4, 40), groups=2, padding=1, stride=2),
     "depthwise": Geometry.conv((3, 9, 8, 33), (5, 2, 1, 66), groups=33, padding=1),
     "one pixel": Geometry.conv((5, 1, 1, 30), (1, 1, 30, 65)),

@@ -1,4 +1,4 @@
-"""What the emulated backend says where it cannot run."""
+"""What the emulated backend says if it cannot run."""
 
 import shutil
 import sys
@@ -51,11 +51,11 @@ def test_missing_nvrtc_is_named(monkeypatch, capsys):
     assert cli.main(["info"]) == 0
     assert f"emulated: not available: {why}" in capsys.readouterr().out
     with pytest.raises(gp.BackendError, match="the CUDA emulator needs NVRTC"):
-        _make.__wrapped__("emulated", 0)  # past the cache of backends that were made before
+        _make.__wrapped__("emulated", 0)  # not from the cache of backends
 
 
 def test_the_extras_pin_one_cuda_release():
-    """The emulator's PTX, the gate's cubins and CuPy's launches come of one NVRTC, and pip can install all of it together."""
+    """Emulator, gate and CuPy compile with one NVRTC, and pip can install all three."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
 
@@ -64,9 +64,9 @@ def test_the_extras_pin_one_cuda_release():
         return {name.partition("[")[0]: release for name, release in found.items()}
 
     assert pins("cuda13") == {"cuda-toolkit": "13.0.*", "cuda-bindings": "13.0.*"}
-    disassembler = {
-        "nvidia-cuda-nvdisasm": "13.2.*"
-    }  # the first release that is a wheel; it needs nothing and reads 13.0's
+    # the first release of the disassembler that is a wheel; it needs nothing and reads 13.0's
+    # cubins
+    disassembler = {"nvidia-cuda-nvdisasm": "13.2.*"}
     assert pins("emulator") == pins("cuda13") | disassembler
     assert set(pins("cuda12").values()) == {"12.9.*"}
     (toolkit,) = (r for r in extras["emulator"] if r.startswith("cuda-toolkit"))

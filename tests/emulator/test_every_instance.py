@@ -1,7 +1,7 @@
-"""Every kernel instance runs, checked, at sizes with remainders; and how much of the kernels' source that executes.
+"""Every kernel instance runs, checked, at sizes with remainders, and most source lines execute.
 
-The calls are those of `gpunet check`. This file launches all it needs itself, so that it says the same whichever other tests
-are selected.
+The calls are those of `gpunet check`. The tests launch all that they need themselves, so their
+results do not depend on which other tests run.
 """
 
 import pytest
@@ -19,11 +19,11 @@ from gpunet.nvrtc.signature import parameters
 pytestmark = needs_emulator
 
 LINES = 0.95
-"""Share of the kernels' lines that must execute."""
+"""The share of the kernels' lines that must execute."""
 
 
 class Noting(EmulatedLauncher):
-    """Notes the arguments, as (kernel, name), that are read and those that are written."""
+    """Notes which arguments, as (kernel, name), are read, and which are written."""
 
     def __init__(self, arrays):
         super().__init__(arrays, Settings(checked=True))
@@ -38,7 +38,7 @@ class Noting(EmulatedLauncher):
 
 @pytest.fixture(scope="module")
 def run():
-    """(a checked launcher that has launched every case in every variant, what differed from the reference)."""
+    """(a checked launcher that has launched all variants of all cases, differences by case)."""
     backend, reference, wrong = emulated_backend(Settings(checked=True)), ReferenceBackend(), {}
     backend.launcher = Noting(backend.arrays)
     for case in all_cases():

@@ -1,4 +1,4 @@
-"""Seeded faults: each kernel of faults/ does one thing wrong if its template argument is true, and nothing if it is false.
+"""Seeded faults: each kernel of faults/ does one thing wrong if its template argument is true.
 
 The lines that a report may name end in `// FAULT`.
 """
@@ -15,33 +15,33 @@ pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable(
 
 FAULTS = Path(__file__).parent / "faults"
 SCHEDULES = [Schedule("fifo"), Schedule("lifo"), *(Schedule("random", seed) for seed in (1, 2, 3))]
-X = np.random.default_rng(0).integers(-9, 10, 576).astype(np.float32)  # sums of them are exact
+X = np.random.default_rng(0).integers(-9, 10, 576).astype(np.float32)  # their sums are exact
 
 
 @dataclass(frozen=True)
 class Case:
-    """How a kernel is launched, and what of it a report must say."""
+    """How a kernel is launched, and what the report of its fault must say."""
 
     kinds: tuple[str, ...]
     clean: np.ndarray
-    """y of the clean twin."""
+    """y after the kernel without the fault."""
     block: int = 64
     grid: int = 1
     size: int | None = None
-    """Elements of x that the kernel is given; as many as y if None."""
+    """Elements of x that the kernel gets; as many as y has if None."""
     y: np.ndarray | None = None
-    """What y holds before; nothing was written if None."""
+    """The content of y before the launch; nothing was written to it if None."""
     more: tuple = ()
     shared: tuple[int, int] = (0, 0)
-    """Bytes of dynamic shared memory: of the clean launch, of the faulty."""
+    """Bytes of dynamic shared memory of the launch without and of the one with the fault."""
     plain: bool = False
-    """Whether a launch without checks reports it too."""
+    """Whether a launch without checks reports the fault too."""
     named: bool = True
     """Whether the report names a line."""
 
 
 RACE = ("race", "uninitialised")
-"""A read that comes too early reads what nothing has written, in a schedule that lets it."""
+"""Under some schedules a read that comes too early reads memory that nothing has written."""
 
 
 def rows(count, width):

@@ -12,7 +12,7 @@ MAY_IMPORT = {"emulator": ("emulator", "nvrtc", "errors"), "nvrtc": ("nvrtc", "e
 
 
 def imported(path):
-    """(line, module) of each import in a file, of functions and under TYPE_CHECKING too, with names of `gpunet` spelled out."""
+    """(line, module) of each import in a file, also in functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"

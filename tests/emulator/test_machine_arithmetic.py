@@ -1,4 +1,4 @@
-"""Floating-point instructions and the math library of the emulated machine against NumPy."""
+"""Floating-point instructions and math functions of the emulated machine, compared with NumPy."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ ROUNDED = {"rn": 0, "rz": 1, "rd": 2, "ru": 3}
 
 
 def rounded(exact: np.ndarray, direction: str) -> np.ndarray:
-    """Long doubles, exact or nearly, in float32, rounded towards a direction."""
+    """Round long doubles to float32 in a given direction."""
     near = exact.astype(np.float32)
     back = near.astype(np.longdouble)
     down, up = np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf))
@@ -136,7 +136,7 @@ def test_floats_become_integers_saturated_and_nan_becomes_zero() -> None:
         np.testing.assert_array_equal(rows[name], np.clip(f(wide), -(2**31), 2**31 - 1).astype(np.int64), name)
     np.testing.assert_array_equal(rows["unsigned"], np.clip(np.trunc(wide), 0, 2**32 - 1).astype(np.int64))
     assert rows["long"][7] == 2**63 - 1
-    assert rows["long"][8] == rows["long"][9] == -(2**63)  # NaN too, in 64 bits
+    assert rows["long"][8] == rows["long"][9] == -(2**63)  # in 64 bits NaN too
 
 
 FUNCTIONS = {
@@ -207,7 +207,7 @@ def test_sine_of_a_large_argument_is_reduced_in_local_memory() -> None:
 
 
 def test_denormals_are_zero_as_the_kernels_are_compiled() -> None:
-    """Of both signs, also where a number is only compared, negated or chosen."""
+    """Denormals of both signs, also where a number is only compared, negated or selected."""
     a = np.array([1e-40, -1e-40, 1e-20], np.float32)
     rows = run_table(
         {

@@ -1,4 +1,4 @@
-"""Barriers, shared memory, atomics, asynchronous copies, mbarriers and functions of the emulated machine."""
+"""Barriers, shared memory, atomics, asynchronous copies and mbarriers of the emulated machine."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_block_reduces_over_shared_memory_and_shuffles(
 
 @schedules
 def test_named_and_partial_barriers_order_their_threads_alone(schedule: Schedule) -> None:
-    """Two halves of a block pass values on at barriers of their own; producers arrive and do not wait."""
+    """The halves of a block exchange values at named barriers; producers arrive without waiting."""
     text = """
     extern "C" __global__ void halves(int* y) {
         __shared__ int box[128], mail[64];
@@ -182,7 +182,7 @@ def test_an_mbarrier_orders_producers_and_consumers(arch: str, schedule: Schedul
 def test_two_mbarriers_pass_a_buffer_to_and_fro_through_many_phases(
     schedule: Schedule, checked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A warp fills, another empties; each phase is waited for by its parity, with arrivals counted and given up."""
+    """One warp fills a buffer and another empties it; both wait for phases by parity."""
     text = """
     extern "C" __global__ void ring(const int* x, int* y) {
         __shared__ unsigned long long full, empty;
@@ -218,7 +218,7 @@ def test_two_mbarriers_pass_a_buffer_to_and_fro_through_many_phases(
     run(text, "ring", {"x": x, "y": y}, block=64, arch="compute_90", schedule=schedule, checked=checked)
     np.testing.assert_array_equal(y, x.reshape(7, 32)[:, ::-1])
     monkeypatch.setattr(machine, "STEP_LIMIT", 2**22)
-    with pytest.raises(KernelFault) as caught:  # the buffer is filled again before it was emptied, or a phase is missed
+    with pytest.raises(KernelFault) as caught:  # the buffer is filled too early, or a phase is missed
         run(
             text.replace("wait(e, round & 1 ^ 1);", ""),
             "ring",

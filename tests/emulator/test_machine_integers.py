@@ -1,5 +1,7 @@
-"""Integer instructions of the emulated machine against Python's integers: what CUDA C++ compiles to, and single instructions
-at their edges, as PTX's manual describes them.
+"""Integer instructions of the emulated machine, compared with Python's integers.
+
+They are those to which CUDA C++ compiles, and single instructions at their edges, as PTX's manual
+describes them.
 """
 
 from collections.abc import Callable
@@ -12,31 +14,31 @@ U32, U64 = 2**32, 2**64
 
 
 def truncated(a: int, b: int) -> int:
-    """a / b rounded to zero."""
+    """Return a / b, rounded towards zero."""
     return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
 
 def remainder(a: int, b: int) -> int:
-    """What is left of :func:`truncated`."""
+    """Return the remainder of :func:`truncated`."""
     return a - truncated(a, b) * b
 
 
 def inline(instruction: str, *inputs: str, result: str = "unsigned") -> str:
-    """An expression that is one piece of inline PTX."""
+    """Return inline PTX as an expression."""
     letter = "l" if "long" in result else "r"
     given = ", ".join(f'"{letter}"({i})' for i in inputs)
     return f'[&] {{ {result} d; asm("{instruction}" : "={letter}"(d) : {given}); return d; }}()'
 
 
 def in_halves(instructions: str) -> str:
-    """An expression of a and b in 64 bits, from instructions on their halves l, h and k, g."""
+    """Return an expression of 64-bit a and b; the instructions work on halves l, h and k, g."""
     before = ".reg .u32 l, h, k, g; mov.b64 {l, h}, %1; mov.b64 {k, g}, %2;"
     return inline(f"{{{before} {instructions} mov.b64 %0, {{l, h}};}}", "a", "b", result="unsigned long long")
 
 
 @pytest.fixture
 def words(rng: np.random.Generator) -> tuple[list[int], list[int], list[int]]:
-    """Three columns of 32-bit words, the edges among them."""
+    """Three columns of 32-bit words; edge cases are among them."""
     edges = [0, 1, 2, 31, 32, 33, 0x7FFFFFFF, 0x80000000, 0x80000001, U32 - 1, U32 - 2, 0x0F0F00FF]
     a = [e for e in edges for _ in edges] + rng.integers(0, U32, 100).tolist()
     b = edges * len(edges) + rng.integers(0, U32, 100).tolist()
@@ -158,14 +160,14 @@ def test_64_bit_integers_are_those_of_the_language(rng: np.random.Generator) -> 
         np.testing.assert_array_equal(rows[name], expected, name)
 
 
-# ---- single instructions. They are inline PTX, so that no compiler computes them beforehand or avoids an edge
+# ---- single instructions, as inline PTX, so that no compiler can evaluate or change them
 
 EDGES = [0, 1, 2, 7, 8, 15, 16, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**31 + 1,
          2**32 - 2, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]  # fmt: skip
 
 
 def bfe(a: int, b: int, c: int, bits: int, is_signed: bool) -> int:
-    """As the manual's pseudo-code has it."""
+    """The oracle follows the manual's pseudo-code."""
     at, length = b & 255, c & 255
     sign = a >> min(at + length - 1, bits - 1) & 1 if is_signed and length else 0
     return sum((a >> at + i & 1 if i < length and at + i < bits else sign) << i for i in range(bits))

@@ -1,4 +1,4 @@
-"""CUDA C++ as a whole on the emulated machine: functions, constants, address spaces, narrow types, printf, the stack."""
+"""CUDA C++ on the emulated machine: functions, constants, address spaces, printf, the stack."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Rounding, conversion and comparison in the emulated machine against exact fractions, as PTX's manual describes them."""
+"""Rounding, conversion and comparison in the emulated machine, compared with exact fractions."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from machine_runs import BITS, H, L, Row, W, check, signed
 
-# ---- floats, as bits: value and rounded say what they stand for
+# ---- floats, as bits; `value` and `rounded` convert them to and from numbers
 
 FORMATS = {"f16": (11, -14, 15, H), "bf16": (8, -126, 127, H), "f32": (24, -126, 127, W), "f64": (53, -1022, 1023, L)}
-"""Bits of the fraction with the first, least and greatest exponent, and the C type that holds the bits."""
+"""Bits of the fraction with its first bit, least and greatest exponent, and the C type of the
+bits."""
 
 
 MODES = ("rn", "rz", "rm", "rp")
 
 
 def value(bits: int, kind: str) -> Fraction | float:
-    """A number, or a float that is infinite or NaN."""
+    """Return a fraction, or a float if the number is infinite or NaN."""
     p, least, _, t = FORMATS[kind]
     bits %= 2 ** BITS[t]
     sign = -1 if bits >> BITS[t] - 1 else 1
@@ -29,7 +30,7 @@ def value(bits: int, kind: str) -> Fraction | float:
 
 
 def rounded(x: Fraction, kind: str, mode: str, *, minus_zero: bool = False) -> int:
-    """The bits of an exact number in a format."""
+    """Round an exact number to a format, and return its bits."""
     p, least, greatest, t = FORMATS[kind]
     negative, m = x < 0 or (x == 0 and minus_zero), abs(x)
     exponent = least
@@ -67,7 +68,10 @@ OPERATIONS: dict[str, Callable[..., Fraction]] = {
 
 
 def random_bits(rng: np.random.Generator, kind: str, spread: int, count: int = 300) -> list[list[int]]:
-    """Three columns of numbers with exponents up to `spread` apart, whose sums often lie halfway between two others."""
+    """Three columns of numbers, whose sums often lie halfway between two results.
+
+    Their exponents are at most `spread` apart.
+    """
     columns = []
     for _ in range(3):
         whole = rng.integers(1, 2 ** min(FORMATS[kind][0], 30), count) * rng.choice([-1, 1], count)
@@ -92,7 +96,7 @@ def test_float_arithmetic_is_rounded_once_in_every_direction(kind: str, spread: 
 
 
 def test_a_fused_product_of_bfloat16_is_not_rounded_twice() -> None:
-    """A product halfway between two results, and a sum far below it that decides."""
+    """A product lies halfway between two results, and a far smaller term decides."""
     tie, small = 0x3F81, 0x2000  # 1 + 2^-7: its square ends in 2^-14; and 2^-63
     rows = {"fma": arithmetic("fma", "bf16", "rn", OPERATIONS["fma"])}
     products = [(a, b) for a in range(0x3F80, 0x3FA0) for b in range(0x3F80, 0x3FA0)]
@@ -144,7 +148,7 @@ SIZES = {"s8": 8, "u8": 8, "s16": 16, "u16": 16, "s32": 32, "u32": 32, "s64": 64
 
 
 def to_integer(to: str, of: str, mode: str) -> Row:
-    """The manual: a NaN becomes 0, or the top bit alone if the source is f64 or the result has 64 bits."""
+    """By the manual a NaN becomes 0; with 64-bit sources or results only the top bit is set."""
     bits, is_signed = SIZES[to], to[0] == "s"
     t = L if bits == 64 else W
 
@@ -157,7 +161,7 @@ def to_integer(to: str, of: str, mode: str) -> Row:
         if abs(x) == float("inf"):
             return high if x > 0 else low
         down = x // 1
-        near = round(x)  # to even
+        near = round(x)  # ties to even
         whole = {"rni": near, "rzi": int(x), "rmi": down, "rpi": -(-x // 1)}[mode]
         return int(max(min(whole, high), low))
 
@@ -252,7 +256,7 @@ def test_comparisons_hold_for_nan_only_if_they_are_unordered(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_min_and_max_choose_the_number_or_the_nan(kind: str) -> None:
-    """And -0 counts as below +0. A NaN result is any NaN here."""
+    """-0 counts as less than +0. Every NaN counts as the same result."""
     p, least, greatest, t = FORMATS[kind]
     infinite, top = (greatest - least + 2) * 2 ** (p - 1), 1 << BITS[t] - 1
 

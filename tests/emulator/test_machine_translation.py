@@ -1,4 +1,5 @@
-"""Reading and translating PTX: every instance of the package on the architectures whose PTX differs, and what is unknown."""
+"""Reading and translating the PTX of every instance for several architectures, and of other
+code."""
 
 import re
 import shutil
@@ -119,7 +120,7 @@ def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], tuple[str, str]]]:
-    """The names of a kernel's library and of the machine's once a file of the emulator has another line."""
+    """The names of a kernel's and of the machine's library after a line was added to a file."""
     for path in build.HERE.glob("*.*"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(build, "HERE", tmp_path)
@@ -148,7 +149,7 @@ def test_only_what_decides_a_library_empties_its_cache(
 
 
 def test_everything_that_decides_a_library_is_listed() -> None:
-    """The translator's modules, followed from translate.py, and the headers, followed from what includes them."""
+    """The lists hold the modules that translate.py imports, and the headers that are included."""
 
     def reached(left: list[str], pattern: str, suffix: str) -> set[str]:
         found: set[str] = set()

@@ -1,4 +1,5 @@
-"""Warp operations of the emulated machine: shuffles, votes, reductions, matches, ldmatrix and mma."""
+"""Warp operations of the emulated machine: shuffles, votes, reductions, matches, ldmatrix and
+mma."""
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_votes_matches_and_reductions_of_a_warp(schedule: Schedule) -> None:
     np.testing.assert_array_equal(rows[0], sum(1 << k for k in range(0, 32, 3)))
     np.testing.assert_array_equal(rows[1], 5)
     np.testing.assert_array_equal(rows[2], [sum(1 << k for k in range(32) if k // 5 == j // 5) for j in i])
-    np.testing.assert_array_equal(rows[3], 0)  # all ones and one more
+    np.testing.assert_array_equal(rows[3], 0)  # all ones plus 1
     np.testing.assert_array_equal(rows[4], 496)
     np.testing.assert_array_equal(rows[5], 0)
     np.testing.assert_array_equal(rows[6], 2**32 - 1)
@@ -90,7 +91,7 @@ def bits_of(values: np.ndarray, kind: str) -> np.ndarray:
 def test_mma_multiplies_fragments_laid_out_as_in_the_manual(
     k: int, kind: str, total: str, rng: np.random.Generator
 ) -> None:
-    """The layouts are written out here as PTX's manual states them, element by element."""
+    """The layouts are written out element by element, as PTX's manual states them."""
     a, b, c = (rng.integers(-3, 4, s).astype(np.float64) for s in ((16, k), (k, 8), (16, 8)))
     each = {"f16": 2, "bf16": 2, "tf32": 1, "s8": 4}[kind]
     na, nb, nc = 16 * k // 32 // each, 8 * k // 32 // each, 2 if total == "f16" else 4
@@ -155,7 +156,7 @@ MASKS = [0xFFFFFFFF, 0x0000FFFF, 0xFFFF0000, 0x55555555, 0x00FF00FF, 0x80000001,
 @both
 @pytest.mark.parametrize("kind", ["up", "down", "bfly", "idx"])
 def test_shuffles_under_masks_and_widths_follow_the_manual(kind: str, checked: bool, rng: np.random.Generator) -> None:
-    """Every lane of a mask gives its own distance, clamp and segment; a lane outside a mask gives nothing that is looked at."""
+    """Every lane of a mask gives its own distance, clamp and segment; others are ignored."""
     text = f"""
     extern "C" __global__ void shuffles(const unsigned* masks, const unsigned* b, const unsigned* c,
                                          unsigned* y, unsigned* ok) {{
@@ -200,7 +201,7 @@ def test_shuffles_under_masks_and_widths_follow_the_manual(kind: str, checked: b
 @both
 @schedules
 def test_votes_leave_out_lanes_that_have_returned(schedule: Schedule, checked: bool) -> None:
-    """Those that a mask names and that come later than the vote are waited for, those that return are not."""
+    """A vote waits for lanes of its mask that come later, and not for those that have returned."""
     text = """
     extern "C" __global__ void votes(unsigned* y) {
         const unsigned i = threadIdx.x;

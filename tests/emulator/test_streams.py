@@ -183,7 +183,7 @@ def test_a_pool_keeps_a_graphs_memory_as_long_as_it_lives(backend, stream):
 def test_a_graphs_pool_hands_out_no_more_memory(backend, stream):
     pool = backend.arrays.make_pool()
     with backend.arrays.using(pool):
-        backend.full((3,), 1.0, np.float32)  # warming up
+        backend.full((3,), 1.0, np.float32)  # before any capture
     captured_temporary(backend, stream, pool)
     with backend.arrays.using(pool), pytest.raises(BackendError, match="belongs to a captured graph"):
         backend.empty((3,), np.float32)

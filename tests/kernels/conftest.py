@@ -1,4 +1,4 @@
-"""One body of tests for every device and for both variants of a kernel."""
+"""Fixtures that run a test on every device and with both variants of a kernel."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from gpunet.backends.reference.backend import ReferenceBackend
 
 @pytest.fixture(params=["fast", "simple"])
 def device_backend(request: pytest.FixtureRequest, cuda_backend: CudaBackend) -> CudaBackend:
-    """The CUDA backend with the kernels it chooses, and with the simple variant of each."""
+    """The CUDA backend, with the kernels that it selects and with the simple variants."""
     if request.param == "fast":
         return cuda_backend
     return CudaBackend(cuda_backend.arrays, cuda_backend.launcher, simple=True, name=cuda_backend.name)
@@ -24,13 +24,13 @@ def reference() -> ReferenceBackend:
 
 @pytest.fixture
 def normal(rng: np.random.Generator) -> Callable[..., np.ndarray]:
-    """Standard normal float32 numbers of a shape."""
+    """Return standard normal float32 numbers of a shape."""
     return lambda *shape: rng.normal(size=shape).astype(np.float32)
 
 
 @pytest.fixture
 def agrees(device_backend: CudaBackend) -> Callable[..., None]:
-    """Assert that a device array agrees with the reference: NaN and infinities in place, a small error elsewhere."""
+    """Assert that an array has the reference's NaN and infinities, and a small error elsewhere."""
 
     def check(got: object, expected: np.ndarray, tolerance: float = 2e-6) -> None:
         host = device_backend.to_numpy(got)

@@ -1,4 +1,4 @@
-"""A CUDA backend whose launches are checked and written down, but not run: host arrays stand in for the device's."""
+"""A CUDA backend on host arrays that checks and records its launches but does not run them."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from gpunet.cuda.launcher import Launcher
 
 
 class HostArrays:
-    """NumPy as `gpunet.cuda.arrays.Arrays`."""
+    """NumPy arrays that are used as `gpunet.cuda.arrays.Arrays`."""
 
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)
 
     def empty(self, shape: Any, dtype: Any) -> np.ndarray:
         whole = np.zeros(int(np.prod(shape)) * np.dtype(dtype).itemsize + 16, np.uint8)
-        start = -whole.ctypes.data % 16  # aligned, as a device's allocator does
+        start = -whole.ctypes.data % 16  # aligned, as on a device
         return whole[start : len(whole) - 16 + start].view(dtype).reshape(shape)
 
     def asarray(self, data: Any, dtype: Any = None) -> np.ndarray:
@@ -35,7 +35,7 @@ class HostArrays:
         raise AssertionError("a primitive waited for the device")
 
     def wait(self) -> None:
-        """What a constant table is copied before is done at once."""
+        """Return at once: a copy to a host array needs no wait."""
 
     def stream_key(self) -> int:
         return 0
@@ -45,7 +45,7 @@ class HostArrays:
 
 
 class RecordingLauncher(Launcher):
-    """Passes every launch through the check and keeps its name."""
+    """Checks every launch, and keeps its kernel, grid and arguments."""
 
     def __init__(self) -> None:
         super().__init__(lambda a: isinstance(a, np.ndarray))

@@ -1,4 +1,4 @@
-"""Which kernel each primitive launches: runs everywhere, for nothing is computed."""
+"""Which kernel each primitive launches. Nothing is computed, so these tests run everywhere."""
 
 from types import SimpleNamespace
 
@@ -263,7 +263,7 @@ def test_images_that_are_not_aligned_take_the_variant_for_any_alignment():
     flat = ones(backend, 1 + batch.size)
     backend.conv2d_forward(flat[1:].reshape(batch.shape), w, None, Conv(geometry))
     assert [kernel.split(", ")[-2] for kernel in backend.launcher.kernels] == ["4", "1"]
-    gray = ones(backend, 3, 27, 27, 1)[1:]  # 2916 bytes in: one channel could not be loaded by four anyway
+    gray = ones(backend, 3, 27, 27, 1)[1:]  # 2916 bytes in; a single channel is never loaded by four
     w = ones(backend, 3, 3, 1, 32)
     backend.conv2d_forward(gray, w, None, Conv(Geometry.conv(gray.shape, w.shape)))
     assert backend.launcher.kernels[-1] == "conv2d_forward_tiled<float, 64, 64, 4, 4, 1, false>"
@@ -330,7 +330,7 @@ def test_splits_cover_the_pixels_and_fill_the_device(tiles, pixels):
     assert each % TILE_K == 0
     assert (splits - 1) * each < pixels <= splits * each
     assert tiles * splits <= BUSY + tiles or each == MOST_PIXELS
-    assert each <= MOST_PIXELS  # whose products a thread may add in float32
+    assert each <= MOST_PIXELS  # a thread adds their products in float32
 
 
 def test_a_long_sum_is_split_and_added_again():

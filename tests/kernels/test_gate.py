@@ -18,7 +18,7 @@ def needs_compiler():
 
 @pytest.mark.slow
 def test_every_kernel_compiles_for_the_oldest_and_the_newest_architecture_without_a_spill():
-    ends = (gate.ARCHITECTURES[0], gate.ARCHITECTURES[-1])  # .ci/run compiles for all: `gpunet kernels`
+    ends = (gate.ARCHITECTURES[0], gate.ARCHITECTURES[-1])  # .ci/run compiles for all with `gpunet kernels`
     rows = list(gate.compile_all(ends))
     assert [row for row in rows if not row.passes] == []
     expected = {(e, a) for expressions in instantiations().values() for e in expressions for a in ends}
@@ -66,7 +66,7 @@ class Refusal:
 
 
 class SerialPool:
-    """A pool in this process, where things are patched."""
+    """A pool that works in this process, where functions are patched."""
 
     def __init__(self, workers, *, mp_context):
         self.map = map
@@ -111,7 +111,7 @@ def test_the_machine_code_shows_its_matrix_and_copy_instructions(architecture):
 
 
 def test_the_table_lists_what_the_disassembler_finds(monkeypatch, tmp_path, capsys):
-    """With a stub, so that this is tested where the disassembler is not installed."""
+    """A stub stands for the disassembler, so that the test runs where there is none."""
     monkeypatch.setenv("GPUNET_CACHE", str(tmp_path))
     monkeypatch.setattr(gate, "ProcessPoolExecutor", SerialPool)
     monkeypatch.setattr(gate, "instantiations", lambda: {"activation.cu": ("activation_forward<float>",)})
@@ -142,7 +142,7 @@ def test_without_a_disassembler_the_table_says_so_in_one_line_and_goes_on(monkey
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", ModuleType("cuda.pathfinder"))
     sys.modules["cuda.pathfinder"].find_nvidia_binary_utility = lambda name: None
     monkeypatch.setattr(gate, "instantiations", lambda: {"activation.cu": instantiations()["activation.cu"]})
-    compiler.options()  # found before
+    compiler.options()  # was found and cached before the patch
     for function in (sass._disassembler, sass.version, gate._tools):
         function.cache_clear()
     try:
@@ -204,7 +204,7 @@ def test_the_options_are_those_that_cupy_compiles_with():
         "-std=c++17",
         "-ftz=true",
         "--device-as-default-execution-space",
-    ]  # the last two it adds to every RawModule
+    ]  # CuPy adds the last two to every RawModule
     assert list(compiler.options()) == [o for o in theirs if o.startswith("-I")] + fixed
     assert [o for o in theirs if not o.startswith("-I")] == ["-std=c++17"]
 

@@ -1,4 +1,4 @@
-"""Arrays larger than a grid: each block and each thread then takes several elements, rows or reductions in turn."""
+"""Arrays larger than a grid, so that a block or a thread takes several elements, rows or sums."""
 
 import numpy as np
 import pytest

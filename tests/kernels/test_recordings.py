@@ -1,4 +1,4 @@
-"""What a recording says of launches and allocations; nothing is computed."""
+"""What a recording says about launches and allocations. Nothing is computed."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from gpunet.backends.cuda.backend import recording_backend
 
 @pytest.fixture
 def recorded():
-    """(backend, recording, the device below)."""
+    """(the recording backend, its recording, the backend that it records)."""
     device = idle_backend()
     return *recording_backend(device), device
 
@@ -52,7 +52,7 @@ def test_what_is_marked_as_updated_is_read_and_written(recorded):
     (launch,) = recording.launches
     assert {a.name for a in launch.arguments if a.read and a.written} == {"data", "a_slot"}
     assert launch.written == 2 * 4 * 64
-    assert launch.read == 3 * 4 * 64 + 16 + 48  # bounds and hyper-parameters, too
+    assert launch.read == 3 * 4 * 64 + 16 + 48  # bounds and hyper-parameters too
 
 
 def test_an_array_that_is_passed_twice_counts_once(recorded):

@@ -12,7 +12,7 @@ from gpunet.random import PURPOSES
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Both places that sources are looked for in, empty."""
+    """The two folders in which sources are looked for, both empty."""
     places = tmp_path / "package" / "_kernels", tmp_path / "kernels"
     for place in places:
         place.mkdir(parents=True)
@@ -99,7 +99,8 @@ ENUMERATIONS = {
         (BORDERS.index("reflect"), "reflect"), (FLIPS.index("alternate"), "alternate"), (PURPOSES["augment"], "augment")
     ],
 }  # fmt: skip
-"""By file and prefix of its names: the number by which the host passes each word, and the word."""
+"""(number, word) of choices that the host passes as numbers, by file and prefix of the kernels'
+names."""
 
 
 @pytest.mark.parametrize(("file", "prefix"), ENUMERATIONS)
@@ -109,7 +110,7 @@ def test_the_host_counts_choices_as_the_kernels_do(file, prefix):
 
 
 def test_a_kernel_with_other_threads_than_the_hosts_names_them():
-    """Launch bounds are THREADS of common.cuh or a constant of the file, which the host reads: never a bare number."""
+    """Launch bounds are THREADS or another constant that the host reads, never a bare number."""
     for path in Path(source.kernels_folder()).glob("*.cu"):
         for bound in re.findall(r"__launch_bounds__\((\w+)", path.read_text(encoding="utf-8")):
             assert source.constant(path.name, bound) % source.constant("common.cuh", "WARP") == 0
@@ -127,11 +128,11 @@ INTEGER_COUNTS = {
     "conv2d_weight_grad.cu": "atomicAdd(&arrivals[",
     "permutation.cu": "atomicAdd(&ends[",
 }
-"""Atomics that are allowed: counts are int, and sums of integers do not depend on their order."""
+"""The atomics that are allowed: they count, and a sum of integers does not depend on its order."""
 
 
 DEVICE_HEADERS = {"cuda_bf16.h", "cuda_fp16.h"}
-"""NVIDIA's own, which stand beside the compiler; every other header is the host's."""
+"""NVIDIA's own headers; every other one would be the host's."""
 
 
 def test_no_kernel_uses_float_atomics_or_a_host_header():
