@@ -24,11 +24,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
-from gpunet.train.batches import Loader
 from gpunet.train.history import History
 
 HOOKS = ("before_fit", "after_fit", "before_epoch", "after_epoch", "before_step", "after_step")
@@ -54,7 +51,7 @@ ALLOWED_HOOKS: dict[type[Exception], tuple[str, ...]] = {
 
 
 class TrainerView(Protocol):
-    """What a callback may read and call of the `Trainer` that calls it."""
+    """What gpunet's callbacks read and call of the `Trainer`, which stands above them."""
 
     model: Module
     optimizer: Optimizer
@@ -74,12 +71,6 @@ class TrainerView(Protocol):
     @property
     def running(self) -> dict[str, Any]:
         """Means over the steps of the running epoch so far."""
-
-    def evaluate(self, loader: Loader) -> dict[str, Any]:
-        """The loss and the metrics over a loader's batches."""
-
-    def predict(self, data: Any, batch_size: int = 256) -> np.ndarray:
-        """The model's outputs."""
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint."""

@@ -127,7 +127,12 @@ class Trainer:
         self.average = average
         if dtype is not None:
             optimizer.compute_in(dtype)
-        self._step = self._make_step(recorder, capture is True, loss, loss_step, dtype, int(batches_per_update))
+        eager = EagerStep(
+            model, optimizer, loss=loss, loss_step=loss_step,
+            schedule=None if isinstance(schedule, ReduceLROnPlateau) else schedule,
+            keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=int(batches_per_update),
+        )  # fmt: skip
+        self._step: TrainingStep = eager if recorder is None else self._captured(eager, recorder, capture is True)
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
@@ -137,28 +142,11 @@ class Trainer:
         self._epoch_start: int | None = None
         """The step of the schedule at which the running epoch began."""
 
-    def _make_step(
-        self,
-        recorder: Recorder | None,
-        strict: bool,
-        loss: Loss,
-        loss_step: LossStep | None,
-        dtype: str | None,
-        batches_per_update: int,
-    ) -> TrainingStep:
-        """The eager step, or the captured one if there is a recorder; `strict` as there."""
-        eager = EagerStep(
-            self.model, self.optimizer, loss=loss, loss_step=loss_step,
-            schedule=None if isinstance(self.schedule, ReduceLROnPlateau) else self.schedule,
-            keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=batches_per_update,
-        )  # fmt: skip
-        if recorder is None:
-            return eager
+    def _captured(self, eager: EagerStep, recorder: Recorder, strict: bool) -> CapturedStep:
         updates = 1 if self._hooks.every_step else STEPS_PER_GRAPH
         only_accuracy = all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics)
-        return CapturedStep(
-            eager, recorder, max_batches=updates * batches_per_update, strict=strict, count_correct=only_accuracy
-        )
+        max_batches = updates * eager.batches_per_update
+        return CapturedStep(eager, recorder, max_batches=max_batches, strict=strict, count_correct=only_accuracy)
 
     # ---- the three things it does
 

@@ -1,4 +1,4 @@
-"""Gradients of several batches added up before an update."""
+"""Updates from the gradients of several batches."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def trained(backend, batches, **options):
     return model.state_dict(), trainer
 
 
-def test_accumulated_gradients_are_those_of_the_big_batch(backend, rng):
+def test_added_gradients_equal_those_of_the_big_batch(backend, rng):
     small = batches_of(rng, [6, 6, 3, 5, 2])  # the last update takes two batches, and sizes differ
     big = [tuple(np.concatenate(parts) for parts in zip(*some, strict=True)) for some in (small[:3], small[3:])]
     expected, whole = trained(backend, big)
@@ -45,7 +45,7 @@ def test_gradients_add_up_by_hand(backend, rng):
         assert relative_error(one, other) < tolerances.LOSS_CURVE
 
 
-def test_a_schedule_and_hooks_go_by_updates(rng):
+def test_a_schedule_and_hooks_count_updates_rather_than_batches(rng):
     class Rates:
         seen = ()
 
@@ -62,7 +62,7 @@ def test_a_schedule_and_hooks_go_by_updates(rng):
     assert rates.seen == ((1, 0.5), (2, 0.25))
 
 
-def test_a_loss_that_is_not_finite_in_a_later_part_updates_nothing(rng):
+def test_a_loss_that_is_not_finite_in_the_second_batch_of_an_update_changes_nothing(rng):
     batches = batches_of(rng, [4, 4])
     batches[1][0][0] = np.nan
     model = plain_net()
@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_finite_in_a_later_part_updates_nothing(rng):
     assert all(np.array_equal(value, start[name]) for name, value in model.state_dict().items())
 
 
-def test_accumulate_is_a_number_of_batches():
+def test_batches_per_update_must_be_at_least_1():
     model = plain_net()
     with pytest.raises(ValueError, match="Trainer: batches_per_update is 0 but must be an integer of at least 1"):
         Trainer(model, optim.SGD(model.parameters(), lr=1.0), batches_per_update=0)
@@ -85,7 +85,7 @@ def test_accumulate_is_a_number_of_batches():
 @pytest.mark.parametrize("metrics", [[], ["accuracy"]])
 @pytest.mark.parametrize("hook", [False, True])
 @pytest.mark.parametrize("batches_per_update", [2, 3])
-def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
+def test_captured_updates_of_several_batches_equal_eager_ones_bit_for_bit(
     new_task, cuda_name, batches_per_update, hook, metrics
 ):
     class Each:
@@ -103,7 +103,7 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
         for batches in (
             whole * 7,
             [*whole * 2, *task.train],
-        ):  # with unlike batches in an update, and a last one of few
+        ):  # an update has batches of two sizes, and the last one has few
             trainer.fit(batches, 2)
         states.append(
             (task.model.state_dict(), [{**r, "seconds": 0, "images_per_second": 0} for r in trainer.history.rows])
@@ -119,7 +119,7 @@ def test_captured_updates_of_several_batches_are_the_eager_ones_bit_for_bit(
 
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("bad", [0, 3, 7])
-def test_a_bad_batch_stops_captured_updates_as_eager_ones(new_task, cuda_name, bad):
+def test_a_bad_batch_stops_captured_updates_where_it_stops_eager_ones(new_task, cuda_name, bad):
     states = []
     for capture in (False, True):
         task = new_task(0)

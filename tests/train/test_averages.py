@@ -1,4 +1,4 @@
-"""Averages beside the model: inside and outside `applied`, in checkpoints, and in what a trainer validates."""
+"""Averages of the weights: inside and outside `applied`, in checkpoints, and in validation."""
 
 import re
 
@@ -168,7 +168,7 @@ def test_validation_goes_by_the_averages_and_training_by_the_values(backend, rng
     validated_and_not(rng, backend)
 
 
-def test_validation_in_16_bits_too(cuda_name, rng):
+def test_validation_in_16_bits_goes_by_the_averages_too(cuda_name, rng):
     """Where a shadow of the values must be written anew."""
     validated_and_not(rng, cuda_name, capture=True, precision="bfloat16")
 
@@ -201,7 +201,7 @@ def averaging(backend, decay=0.8, **options):
     return Trainer(model, optimizer, backend=backend, progress=False, average=average, **options)
 
 
-def test_averages_are_their_formula_and_take_the_models_place_inside_applied(backend, rng):
+def test_averages_follow_their_formula_and_replace_the_values_inside_applied(backend, rng):
     trainer, batches = averaging(backend, capture=False), batches_of(rng, [6, 6])
     expected = {name: value.astype(np.float64) for name, value in trainer.model.state_dict().items()}
     for batch in batches * 2:
@@ -249,7 +249,7 @@ def test_a_checkpoint_without_averages_is_refused(tmp_path):
 
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("bad", [False, True])
-def test_captured_averages_are_the_eager_ones_bit_for_bit(cuda_backend, rng, bad):
+def test_captured_averages_equal_the_eager_ones_bit_for_bit(cuda_backend, rng, bad):
     batches, states = batches_of(rng, [6] * 7), []
     spoilt = [(x.copy(), y) for x, y in batches]
     spoilt[4][0][0] = np.nan

@@ -67,7 +67,7 @@ def test_early_stopping_may_leave_the_last_weights(task):
     assert is_model_of(task.model, script.weights[2])
 
 
-def test_early_stopping_counts_anew_in_a_second_fit(task):
+def test_early_stopping_begins_to_count_again_in_a_second_fit(task):
     script = Script("loss", [1, 2, 3, 3, 4, 5])
     trainer = task.trainer(callbacks=[EarlyStopping("loss", 2), script])
     trainer.fit(task.train, 5)
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(task, tmp_pat
 # ---- the rest
 
 
-def test_learning_rate_monitor_notes_the_rate_of_every_step(task):
+def test_learning_rate_monitor_records_the_rate_of_every_step(task):
     schedule, monitor = optim.CosineAnnealingLR(task.optimizer, T_max=8), LearningRateMonitor()
     task.trainer(schedule=schedule, callbacks=[monitor]).fit(task.train, 2)
     assert monitor.rates == [schedule.rates(step) for step in range(8)]
@@ -205,7 +205,7 @@ def test_csv_logger_writes_the_history(task, tmp_path):
     assert float(rows[1]["valid_loss"]) == history["valid_loss"][1]
 
 
-def test_progress_prints_a_line_an_epoch_where_there_is_no_terminal(task, capsys):
+def test_progress_prints_a_line_for_each_epoch_without_a_terminal(task, capsys):
     task.trainer(progress=True).fit(task.train, 2, valid=task.valid)
     out, err = capsys.readouterr()
     lines = out.splitlines()

@@ -1,4 +1,4 @@
-"""Batch norm whose running moments are the mean of all batches: captured as eager, saved, and taken up again."""
+"""Batch norm whose running moments are means over all batches: captured, saved and loaded."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def replace_model(task):
 
 
 @pytest.mark.usefixtures("short_graphs")
-def test_the_mean_of_all_batches_is_captured_bit_for_bit(new_task, cuda_name):
+def test_a_captured_mean_over_all_batches_equals_the_eager_one_bit_for_bit(new_task, cuda_name):
     states = []
     for capture in (False, True):
         task = replace_model(new_task(0))
@@ -32,7 +32,7 @@ def test_the_mean_of_all_batches_is_captured_bit_for_bit(new_task, cuda_name):
     assert tracked == [12, 12]  # 4 batches an epoch
 
 
-def test_a_checkpoint_holds_the_count(new_task, tmp_path):
+def test_a_checkpoint_holds_the_number_of_batches(new_task, tmp_path):
     gp.seed(3)
     whole = replace_model(new_task(3))
     trainer = whole.trainer()

@@ -1,4 +1,4 @@
-"""What a hook evaluates, predicts or fits on the side leaves the training around it as it is, bit for bit."""
+"""A hook that evaluates, predicts or fits another model does not change training, bit for bit."""
 
 import time
 
@@ -78,7 +78,7 @@ def test_a_hook_that_measures_changes_nothing_of_training(new_task, hook, make_a
 @pytest.mark.parametrize("hook", ["before_step", "after_step", "before_epoch"])
 @pytest.mark.parametrize("make_action", [evaluate, evaluate_the_training_set])
 @pytest.mark.parametrize("capture", [False, True])
-def test_so_it_does_on_a_device(new_task, cuda_name, hook, make_action, capture):
+def test_a_hook_that_measures_changes_nothing_of_training_on_a_device(new_task, cuda_name, hook, make_action, capture):
     plain = train(new_task, cuda_name, hook, lambda task: lambda trainer: None, capture=capture)
     watched = train(new_task, cuda_name, hook, make_action, capture=capture)
     assert_same(plain[0], watched[0])
@@ -100,7 +100,7 @@ def test_what_a_hook_measures_is_right(task):
 
 
 @pytest.mark.parametrize("hook", ["before_step", "after_step"])
-def test_the_time_of_hooks_is_not_the_steps(task, hook):
+def test_the_time_of_hooks_does_not_count_as_that_of_steps(task, hook):
     history = task.trainer(callbacks=[Watch(hook, lambda trainer: time.sleep(0.1))]).fit(task.train, 1)
     assert history["seconds"][0] > 0.4  # four steps of 50 images, which take milliseconds
     assert history["images_per_second"][0] > 50 / 0.3

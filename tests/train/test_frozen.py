@@ -1,4 +1,4 @@
-"""Frozen layers: what stays, what learns, where backward ends."""
+"""Frozen layers keep their weights, and the backward pass ends above them."""
 
 import numpy as np
 import pytest

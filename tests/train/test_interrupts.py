@@ -321,7 +321,7 @@ def test_a_checkpoint_of_an_interrupted_fit_goes_on_bit_for_bit(new_task, tmp_pa
         np.testing.assert_array_equal(value, other.model.state_dict()[name], err_msg=name)
 
 
-def test_a_fit_in_a_hook_hands_ctrl_c_on(task, new_task, sigint):
+def test_a_fit_in_a_hook_passes_ctrl_c_on_to_the_outer_fit(task, new_task, sigint):
     inner = new_task(1)
 
     def fit(_):
@@ -382,7 +382,7 @@ def test_an_evaluation_leaves_ctrl_c_to_a_handler_of_the_user(task):
 
 
 @pytest.mark.parametrize("where", ["__enter__", "__exit__"])
-def test_no_press_while_the_handler_changes_leaves_another_behind(monkeypatch, sigint, where):
+def test_ctrl_c_while_the_handler_changes_leaves_the_right_handler(monkeypatch, sigint, where):
     change, changes = signal.signal, []
 
     def pressed(*arguments):

@@ -1,4 +1,4 @@
-"""Losses weighted by labels: over a data set, and with the gradients of several batches, they are those of one batch."""
+"""Losses weighted by labels do not depend on how the rows are divided into batches."""
 
 from functools import partial
 
@@ -80,7 +80,7 @@ def test_a_data_set_of_ignored_labels_has_a_loss_of_0(backend, rng):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 3, 2)])
-def test_accumulated_gradients_count_labels_as_one_batch_does(backend, rng, name, order):
+def test_added_gradients_weight_labels_as_one_big_batch_does(backend, rng, name, order):
     small = labelled(data_of(rng, [4, 3, 6, 5]), LOSSES[name])
     small, loss = [small[i] for i in order], partial(F.cross_entropy, **LOSSES[name])
     one, several = trainer_of(backend, loss), trainer_of(backend, loss, batches_per_update=4)
@@ -92,7 +92,7 @@ def test_accumulated_gradients_count_labels_as_one_batch_does(backend, rng, name
     np.testing.assert_allclose(several.history["loss"], one.history["loss"], rtol=tolerances.LOSS_CURVE)
 
 
-def test_accumulated_gradients_of_ignored_labels_change_nothing(backend, rng):
+def test_added_gradients_of_ignored_labels_change_nothing(backend, rng):
     trainer = trainer_of(backend, partial(F.cross_entropy, ignore_index=7), batches_per_update=2)
     start = trainer.model.state_dict()
     trainer.fit([(x, np.full(len(x), 7)) for x, _ in batches_of(rng, [3, 2])], 1)
@@ -102,7 +102,7 @@ def test_accumulated_gradients_of_ignored_labels_change_nothing(backend, rng):
 
 @pytest.mark.usefixtures("short_graphs")
 @pytest.mark.parametrize("batches_per_update", [1, 2])
-def test_captured_steps_weigh_labels_as_eager_ones_bit_for_bit(cuda_name, rng, batches_per_update):
+def test_captured_steps_weight_labels_as_eager_ones_bit_for_bit(cuda_name, rng, batches_per_update):
     batches = data_of(rng, [6] * 9)
     results = []
     for capture in (False, True):
@@ -115,7 +115,7 @@ def test_captured_steps_weigh_labels_as_eager_ones_bit_for_bit(cuda_name, rng, b
     assert results[0][1] == results[1][1]
 
 
-def test_float16_accumulates_by_labels_too(cuda_name, rng):
+def test_gradients_in_float16_are_weighted_by_labels_too(cuda_name, rng):
     small = data_of(rng, [4, 4, 4, 4])
     states = []
     for batches, batches_per_update in ((small, 4), ([joined(small)], 1)):

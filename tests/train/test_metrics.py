@@ -14,7 +14,7 @@ def measure(metric, *batches):
     return metric.value
 
 
-def test_accuracy_weighs_batches_by_rows():
+def test_accuracy_weights_batches_by_rows():
     assert measure(Accuracy(), (LOGITS[:3], [0, 1, 2]), (LOGITS[3:], [2])) == pytest.approx(3 / 4)
 
 
@@ -34,7 +34,7 @@ def test_ignored_labels_do_not_count():
     assert np.isnan(measure(Accuracy(ignore_index=1), (LOGITS, [1, 1, 1, 1])))
 
 
-def test_reset_starts_anew():
+def test_reset_forgets_earlier_batches():
     metric = Accuracy()
     measure(metric, (LOGITS, [1, 0, 2, 0]))
     assert measure(metric, (LOGITS, [0, 1, 0, 2])) == 1
@@ -54,7 +54,7 @@ def test_top_1_is_the_accuracy():
     assert measure(TopK(1), (LOGITS, labels)) == measure(Accuracy(), (LOGITS, labels)) == 0.75
 
 
-def test_nan_is_no_hit():
+def test_nan_is_never_a_hit():
     assert measure(TopK(2), ([[np.nan, 1.0, 2.0]], [0])) == 0
     assert measure(Accuracy(), ([[np.nan, 1.0, 2.0]], [2])) == 0
 
@@ -64,7 +64,7 @@ def test_top_k_of_fewer_classes_raises():
         measure(TopK(5), (LOGITS, [0, 1, 0, 2]))
 
 
-def test_confusion_has_a_row_a_label_and_a_column_a_guess():
+def test_confusion_has_a_row_for_each_label_and_a_column_for_each_guess():
     matrix = measure(ConfusionMatrix(), (LOGITS[:2], [0, 0]), (LOGITS[2:], [2, 2]))
     np.testing.assert_array_equal(matrix, [[1, 1, 0], [0, 0, 0], [1, 0, 1]])
 
@@ -103,7 +103,7 @@ def counted(logits, labels, k):
 
 @pytest.mark.parametrize("shape", [(40,), (3, 4, 5)])
 @pytest.mark.parametrize("occur", [5, 3])
-def test_precision_recall_and_f1_are_those_of_their_definitions(rng, shape, occur):
+def test_precision_recall_and_f1_follow_their_definitions(rng, shape, occur):
     logits, labels = rng.normal(size=(*shape, 5)), rng.integers(0, occur, shape)
     logits[..., occur:] -= 10  # classes beyond occur neither as labels nor as guesses
     logits[..., 1] -= 5  # and one is hardly ever guessed
@@ -117,7 +117,7 @@ def test_precision_recall_and_f1_are_those_of_their_definitions(rng, shape, occu
 
 
 @pytest.mark.parametrize("average", ["macro", "micro", None])
-def test_precision_recall_and_f1_are_scikit_learns(rng, average):
+def test_precision_recall_and_f1_agree_with_scikit_learn(rng, average):
     sklearn = pytest.importorskip("sklearn.metrics")
     logits, labels = rng.normal(size=(60, 6)), rng.integers(0, 4, 60)
     logits[:, 5] -= 10
@@ -128,7 +128,7 @@ def test_precision_recall_and_f1_are_scikit_learns(rng, average):
         np.testing.assert_allclose(measure(kind(average), (logits, labels)), expected)
 
 
-def test_a_share_of_nothing_is_zero_and_of_no_labels_nan():
+def test_a_share_of_nothing_is_zero_and_an_average_without_labels_is_nan():
     for kind in (Precision, Recall, F1):
         assert np.isnan(measure(kind()))
         assert np.isnan(measure(kind("micro", ignore_index=1), (LOGITS, [1, 1, 1, 1])))

@@ -1,4 +1,4 @@
-"""Training that stores 16 bits: near float32's, with float32 parameters, and with overflows skipped on the device."""
+"""Training that stores 16 bits is close to float32, and the device skips steps that overflow."""
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_every_precision_learns(trainer_of, net):
 
 @pytest.mark.parametrize("precision", NARROW)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_what_is_not_a_sum_has_16_bits_and_what_is_has_32(trainer_of, optimizer, precision):
+def test_sums_have_32_bits_and_everything_else_has_16(trainer_of, optimizer, precision):
     trainer = trainer_of("normalised", optimizer, precision=precision)
     seen = []
     for module in trainer.model.layers:
@@ -138,7 +138,7 @@ def test_what_is_not_a_sum_has_16_bits_and_what_is_has_32(trainer_of, optimizer,
 
 
 @pytest.mark.parametrize("precision", NARROW)
-def test_evaluation_is_of_the_same_precision(trainer_of, precision):
+def test_evaluation_computes_in_the_same_precision(trainer_of, precision):
     outputs = {}
     for how in ("float32", precision):
         trainer = trainer_of(precision=how)
@@ -153,7 +153,7 @@ def test_evaluation_is_of_the_same_precision(trainer_of, precision):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("precision", NARROW)
-def test_captured_steps_are_eager_ones_bit_for_bit(trainer_of, precision, optimizer):
+def test_captured_steps_equal_eager_ones_bit_for_bit(trainer_of, precision, optimizer):
     states = []
     for capture in (False, True):
         trainer = trainer_of(optimizer=optimizer, precision=precision, capture=capture)
@@ -169,7 +169,7 @@ def test_captured_steps_are_eager_ones_bit_for_bit(trainer_of, precision, optimi
         assert states[0][2][2] > 3, "no step of a graph overflowed"
 
 
-def test_16_bits_take_no_more_launches_but_for_the_scale_of_a_loss(trainer_of, graphs_of, monkeypatch):
+def test_16_bits_take_no_more_launches_except_for_the_scale_of_a_loss(trainer_of, graphs_of, monkeypatch):
     backend, graphs = graphs_of
     monkeypatch.setattr("gpunet.train.trainer.STEPS_PER_GRAPH", 1)
     kernels = {}
@@ -247,7 +247,7 @@ def test_gradients_that_are_never_finite_stop_training(cuda_name):
     gp.seed(0)
     model = nn.Linear(3, 2)
 
-    def step(model, batch):  # finite itself, and its gradient is not
+    def step(model, batch):  # it is finite, but its gradient is not
         return F.sqrt(F.mse_loss(model(batch[0]) * 0.0, np.zeros((8, 2), np.float32)))
 
     trainer = Trainer(
@@ -262,7 +262,7 @@ def test_gradients_that_are_never_finite_stop_training(cuda_name):
 
 @pytest.mark.parametrize("capture", [False, True])
 @pytest.mark.parametrize("precision", NARROW)
-def test_parameters_set_from_outside_are_heeded(trainer_of, precision, capture):
+def test_parameters_set_from_outside_take_effect(trainer_of, precision, capture):
     loader = loader_of(12)
     trainer = trainer_of(precision=precision, capture=capture)
     initial = trainer.model.state_dict()
@@ -330,7 +330,7 @@ def test_a_device_loader_makes_its_batches_in_16_bits(trainer_of, graphs_of, pre
         ("double", None, "precision is 'double' but takes one of float32, bfloat16, float16"),
     ],
 )
-def test_precisions_that_cannot_be_are_refused(trainer_of, cuda_name, precision, backend, message):
+def test_impossible_precisions_are_refused(trainer_of, cuda_name, precision, backend, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(precision=precision, backend=backend or cuda_name)
 

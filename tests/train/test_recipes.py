@@ -17,7 +17,7 @@ def test_there_is_a_recipe_for_every_data_set_and_model(dataset, model):
     assert schedule.base_rates == [recipe.lr]
 
 
-def test_changes_take_the_place_of_the_recipe_and_none_leaves_it():
+def test_changes_replace_values_of_the_recipe_and_none_leaves_them():
     plain = recipes.recipe("digits")
     changed = recipes.recipe("digits", epochs=2, lr=None, flip=True)
     assert (changed.epochs, changed.lr, changed.flip) == (2, plain.lr, True)
@@ -42,7 +42,7 @@ def test_another_optimizer_brings_its_own_rates_unless_they_are_given():
         ({"batch_size": 0}, "batch_size is 0 but must be at least 1"),
     ],
 )
-def test_a_recipe_that_cannot_be_raises(changes, message):
+def test_an_impossible_recipe_raises(changes, message):
     with pytest.raises(ValueError, match=f"^recipe: {message}$"):
         recipes.recipe("digits", **changes)
 

@@ -1,4 +1,4 @@
-"""A checkpoint holds all of training: what goes on from one is what would have come without it, bit for bit."""
+"""Training that goes on from a checkpoint equals training without a break, bit for bit."""
 
 import numpy as np
 import pytest

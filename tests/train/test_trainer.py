@@ -39,7 +39,7 @@ class At:
 # ---- fit
 
 
-def test_fit_learns_and_returns_a_row_an_epoch(new_task):
+def test_fit_learns_and_returns_a_row_for_each_epoch(new_task):
     task = new_task(dropout=0.0)
     history = task.trainer().fit(task.train, 15, valid=task.valid)
     assert history.columns == [
@@ -157,7 +157,7 @@ def test_float64_batches_are_converted_to_the_parameters_dtype(new_task):
 # ---- a step of one's own
 
 
-def test_a_custom_step_computes_the_loss_of_any_batch(task):
+def test_a_loss_step_computes_the_loss_of_any_batch(task):
     kinds = []
 
     def step(model, batch):
@@ -175,7 +175,7 @@ def test_a_custom_step_computes_the_loss_of_any_batch(task):
     assert set(trainer.evaluate(batches)) == {"loss"}
 
 
-def test_integers_reach_a_custom_step_as_host_arrays(task):
+def test_integers_reach_a_loss_step_as_host_arrays(task):
     batch = (np.zeros((2, 6, 6, 1), np.float32), np.array([1, 3]))
     seen = []
 
@@ -187,7 +187,7 @@ def test_integers_reach_a_custom_step_as_host_arrays(task):
     assert isinstance(seen[0], np.ndarray)
 
 
-def test_a_custom_step_must_return_one_number(task):
+def test_a_loss_step_must_return_one_number(task):
     trainer = task.trainer(loss_step=lambda model, batch: model(batch[0]))
     with pytest.raises(
         TypeError, match=r"Trainer: loss_step must return the loss, a tensor of one element, got shape \(16, 4\)"
@@ -198,7 +198,7 @@ def test_a_custom_step_must_return_one_number(task):
 # ---- evaluate and predict
 
 
-def test_evaluate_weighs_the_smaller_last_batch(task, images):
+def test_evaluate_weights_the_smaller_last_batch_by_its_rows(task, images):
     x, y = images
     result = task.trainer(metrics=["accuracy", "top2", "confusion"]).evaluate(task.valid)  # 30 images in batches of 8
     logits = task.model.eval()(x)
@@ -399,7 +399,7 @@ def test_any_hook_may_stop_training_and_all_callbacks_have_their_end(task, hook,
 
 @pytest.mark.parametrize("error", [SkipStep, StopEpoch])
 @pytest.mark.parametrize("hook", HOOKS)
-def test_skipping_and_ending_where_there_is_nothing_to_skip_or_end_says_so(task, sigint, hook, error):
+def test_skip_step_and_stop_epoch_in_other_hooks_are_errors(task, sigint, hook, error):
     if hook == "before_step" or (hook == "after_step" and error is StopEpoch):
         return
     allowed = "before_step alone" if error is SkipStep else "before_step and after_step alone"
@@ -410,7 +410,7 @@ def test_skipping_and_ending_where_there_is_nothing_to_skip_or_end_says_so(task,
 
 
 @pytest.mark.parametrize("error", [SkipStep, StopEpoch])
-def test_an_epoch_of_which_hooks_leave_out_all_says_so(task, error):
+def test_an_epoch_in_which_hooks_leave_out_every_batch_says_so(task, error):
     with pytest.raises(ValueError, match="^Trainer: no step was run in epoch 1: hooks left out every batch$"):
         task.trainer(callbacks=[make_throw("before_step", error())]).fit(task.train, 1)
 
@@ -487,7 +487,7 @@ def test_an_average_of_another_model_or_optimizer_raises_before_anything_moves(t
     assert task.model[0].weight.backend.name == "numpy"
 
 
-def test_a_model_that_is_all_frozen_says_so(task):
+def test_a_model_without_a_trainable_parameter_says_so(task):
     task.model.freeze()
     with pytest.raises(RuntimeError, match="needs no gradient.*or by frozen parameters"):
         task.trainer().fit(task.train, 1)

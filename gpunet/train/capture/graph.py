@@ -59,7 +59,7 @@ class StepGraph:
         self.batches_per_update = min(eager.batches_per_update, steps)
         self.updates = steps // self.batches_per_update
         hyper_shape = self.updates, *optimizer.table(self.first_segments).shape
-        self.inputs = GraphInputs(recorder, backend, batches, hyper_shape, eager.dtype)
+        self.inputs = GraphInputs(recorder, eager, batches, hyper_shape)
         self.reports = backend.asarray(np.zeros((1 + self.updates, 3)))
         self._device_bounds = backend.asarray(self.bounds)
         self.losses = None if self.batches_per_update == 1 else backend.empty((steps,), np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,24 +12,12 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
 from gpunet.cuda.capture import Feed, Recorder, row
 from gpunet.train.batches import DeviceBatch
+from gpunet.train.eager import EagerStep
 
 INT32 = np.iinfo(np.int32)
 
 
-class BatchInputs(Protocol):
-    """Where the steps of a graph find their batches."""
-
-    def fill(self, batches: Sequence[Any]) -> None:
-        """Take these batches in the next replay, one for each step."""
-
-    def capture(self, i: int, clock: Array) -> tuple[Any, ...]:
-        """Return the arrays of step i, during the capture; `clock` holds its (step, epoch)."""
-
-    def labels(self, i: int) -> Any:
-        """Return the labels that step i took in the last replay."""
-
-
-class CopiedBatches(BatchInputs):
+class CopiedBatches:
     """Batches that are copied to arrays on the device before each replay.
 
     Args:
@@ -72,15 +60,15 @@ class CopiedBatches(BatchInputs):
                 feed.send()
 
     def capture(self, i: int, clock: Array) -> tuple[Any, ...]:
-        """Row i of each array."""
+        """The arrays of step i, during the capture: row i of each device array."""
         return tuple(row(feed.device, i) for feed in self.feeds)
 
     def labels(self, i: int) -> Any:
-        """Row i of the second array."""
+        """The labels that step i took in the last replay."""
         return row(self.feeds[1].device, i)
 
 
-class MadeBatches(BatchInputs):
+class MadeBatches:
     """Batches that kernels of the graph make, at the place that the clock tells.
 
     Args:
@@ -93,15 +81,15 @@ class MadeBatches(BatchInputs):
         self._made: list[tuple[Any, ...]] = []
 
     def fill(self, batches: Sequence[Any]) -> None:
-        """Nothing is copied: batches of one key differ in their place alone."""
+        """Copy nothing: batches of one key differ in their place alone, which the clock tells."""
 
     def capture(self, i: int, clock: Array) -> tuple[Any, ...]:
-        """Launch the kernels that make the batch of step i."""
+        """The arrays of step i, during the capture; `clock` holds its (step, epoch)."""
         self._made.append(self._batches[i].make(clock, self._dtype))
         return self._made[i]
 
     def labels(self, i: int) -> Any:
-        """The second array that was made for step i."""
+        """The labels that step i took in the last replay."""
         return self._made[i][1]
 
 
@@ -109,10 +97,10 @@ class GraphInputs:
     """All inputs of a graph.
 
     Args:
-        recorder, backend: of the model.
+        recorder: of the model's backend.
+        eager: the step that is captured.
         batches: the first ones, one for each step, all of one signature.
-        hyper_shape: (updates, M, K), for M runs of segments with K hyper-parameters each.
-        dtype: what the model computes in.
+        hyper_shape: (updates, M, K), for M ranges of the arena with K hyper-parameters each.
     Attributes:
         batches: where the steps find their batches.
         clock: (steps, 2) uint64, the step and the epoch, which random numbers are drawn from.
@@ -120,18 +108,13 @@ class GraphInputs:
     """
 
     def __init__(
-        self,
-        recorder: Recorder,
-        backend: Backend,
-        batches: Sequence[Any],
-        hyper_shape: tuple[int, ...],
-        dtype: np.dtype,
+        self, recorder: Recorder, eager: EagerStep, batches: Sequence[Any], hyper_shape: tuple[int, ...]
     ) -> None:
-        self.batches: BatchInputs = (
-            MadeBatches(batches, dtype)
-            if isinstance(batches[0], DeviceBatch)
-            else CopiedBatches(recorder, backend, batches, dtype)
-        )
+        self.batches: CopiedBatches | MadeBatches
+        if isinstance(batches[0], DeviceBatch):
+            self.batches = MadeBatches(batches, eager.dtype)
+        else:
+            self.batches = CopiedBatches(recorder, eager.optimizer.arena.backend, batches, eager.dtype)
         self.clock = recorder.feed((len(batches), 2), np.uint64)
         self.hyper = recorder.feed(hyper_shape, np.float64)
 

@@ -1,4 +1,4 @@
-"""Losses in a captured step, and labels that are no class."""
+"""Losses in a captured step, and labels that are not among the classes."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_losses_are_captured(cuda_name, rng, name):
 @pytest.mark.parametrize("on_device", [False, True])
 @pytest.mark.parametrize("name", ["contrastive", "focal", "soft labels"])
 def test_a_label_that_is_no_class_stops_a_captured_step(cuda_name, rng, name, on_device):
-    """The host sees the labels of the first batch of a form; of those that a graph takes, the loss tells."""
+    """The host checks the labels of a signature's first batch; later ones show in the loss of the graph."""
     step, classes = LOSSES[name]
     batches = [(x, (y % classes).astype(np.int32)) for x, y in batches_of(rng, [8] * 3)]
     model = plain_net()

@@ -1,4 +1,4 @@
-"""What a captured step takes of the device's memory, and that it gives it back."""
+"""How much device memory a captured step takes, and that it gives the memory back."""
 
 import threading
 import warnings
@@ -44,7 +44,7 @@ def test_a_dropped_trainer_gives_back_the_memory_of_its_graphs(new_task, device)
     assert used(device) == before
 
 
-def test_graphs_that_are_recorded_again_leave_no_memory_behind(new_task, device):
+def test_graphs_that_are_captured_again_leave_no_memory_behind(new_task, device):
     task = new_task(optimizer=optim.SGD)
     trainer = task.trainer(backend=device, capture=True)
     trainer.fit(task.train, 1)
@@ -94,7 +94,7 @@ def test_memory_is_not_given_back_while_a_stream_captures(device):
     assert used(device) == before
 
 
-def test_recording_takes_the_memory_that_eager_work_has_freed(device):
+def test_a_capture_takes_the_memory_that_eager_work_has_freed(device):
     tight = emulated_backend(Settings(), memory=200_000)
     x = tight.full((10_000,), 2.0, np.float32)
     del x
@@ -176,7 +176,7 @@ def test_each_stream_has_counters_of_its_own(device):
     assert len(device._kept) == 2  # the default stream's and the other's
 
 
-def test_a_graph_may_need_more_counters_than_are_usual(device):
+def test_a_graph_may_need_more_counters_than_usual(device):
     device._arrivals(10_000)  # an eager step asked for so many
     recorder = device.recorder()
     assert recorder.record(lambda: device._arrivals(10_000).shape)[1] == (10_000,)

@@ -1,4 +1,4 @@
-"""A captured step is the eager one bit for bit: optimizers, schedules, noise, metrics, steps and losses of a user's own."""
+"""A captured step equals the eager one, bit for bit, with every optimizer, schedule, metric and loss."""
 
 import numpy as np
 import pytest
@@ -44,14 +44,14 @@ SCHEDULES = {
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_replayed_steps_are_eager_ones_bit_for_bit(new_task, cuda_name, name, schedule):
+def test_replayed_steps_equal_eager_ones_bit_for_bit(new_task, cuda_name, name, schedule):
     states = []
     for capture in (False, True):
         task = new_task(0)
         task.optimizer.release()
         task.optimizer = OPTIMIZERS[name](task.model.parameters(), 0.05)
         trainer = task.trainer(backend=cuda_name, capture=capture, schedule=SCHEDULES[schedule](task.optimizer))
-        trainer.fit(task.train, 4, valid=task.valid)  # 3 whole batches and a smaller one an epoch, with dropout
+        trainer.fit(task.train, 4, valid=task.valid)  # 3 whole batches and a smaller one in each epoch, with dropout
         states.append(state_of(task, trainer))
         norm = task.optimizer.grad_norm
         states[-1][1]["norm"] = None if norm is None else task.optimizer.arena.backend.to_numpy(norm)
@@ -59,7 +59,7 @@ def test_replayed_steps_are_eager_ones_bit_for_bit(new_task, cuda_name, name, sc
     assert counts_of(trainer) == [1, 1, STEPS]  # the smaller last batch has a graph of its own
 
 
-def test_noise_is_drawn_anew_at_every_replay_as_it_is_eagerly(new_task, cuda_name):
+def test_each_replay_draws_the_noise_of_the_eager_step(new_task, cuda_name):
     states = []
     for backend, capture in ((cuda_name, False), (cuda_name, True), ("numpy", "auto")):
         task = new_task(0)
@@ -94,8 +94,8 @@ def test_a_graph_reads_the_host_once(new_task, cuda_name, monkeypatch):
     monkeypatch.setattr(trainer.backend, "to_numpy", lambda array: reads.append(array.shape) or to_numpy(array))
     monkeypatch.setattr(trainer.backend.launcher, "run", lambda *args: launches.append(args[1]) or run(*args))
     trainer.fit(task.train, 1)
-    assert reads == [(1 + STEPS, 3), (2, 3), ()]  # notes, notes of the last batch, and the check of the parameters
-    assert launches == ["reduce_sum_rows<float>"]  # of that check: no step launched anything
+    assert reads == [(1 + STEPS, 3), (2, 3), ()]  # the reports of two graphs, and the check of the parameters
+    assert launches == ["reduce_sum_rows<float>"]  # from that check: no step launched anything
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_graph_reads_the_host_once(new_task, cuda_name, monkeypatch):
     [[], ["accuracy"], ["accuracy", "top2", "confusion"], ["confusion"], [Accuracy(ignore_index=0)]],
     ids=["none", "accuracy", "several", "confusion", "an object"],
 )
-def test_metrics_are_the_eager_ones(both, metrics):
+def test_metrics_equal_the_eager_ones(both, metrics):
     trainer = both(
         lambda task, trainer: trainer.fit(task.train, 3, valid=task.valid), lambda task: {"metrics": metrics}
     )
@@ -118,12 +118,12 @@ def smoothed(logits, y):
 @pytest.mark.parametrize(
     "loss", [smoothed, lambda logits, y: F.cross_entropy(logits, y, ignore_index=2)], ids=["a sum", "ignoring"]
 )
-def test_accuracy_is_the_eager_one_of_any_loss(both, loss):
+def test_accuracy_equals_the_eager_one_for_any_loss(both, loss):
     trainer = both(lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"loss": loss})
     assert STEPS in counts_of(trainer)
 
 
-def test_a_step_of_a_users_own_takes_the_devices_arrays(both):
+def test_a_loss_step_takes_arrays_of_the_device(both):
     def step(model, batch):
         x, y, w = batch
         return F.cross_entropy(model(x), y) + (model(x) * w).mean()

@@ -1,4 +1,4 @@
-"""What happens between the replays of a captured step, and around it, changes what it would change eagerly."""
+"""What happens between replays changes training as it would change eager training."""
 
 import os
 import signal
@@ -71,7 +71,7 @@ def new_seed(task, trainer):
 
 
 @pytest.mark.parametrize("change", [change_dropout, freeze, change_clipping, limit_norms, load_weights, new_seed])
-def test_what_python_holds_is_not_frozen_for_ever(both, change):
+def test_a_change_of_what_graphs_have_frozen_takes_effect(both, change):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         before = task.model.state_dict()
@@ -82,7 +82,7 @@ def test_what_python_holds_is_not_frozen_for_ever(both, change):
     both(use)
 
 
-def test_muons_momentum_is_not_frozen_for_ever(both):
+def test_a_change_of_muons_momentum_takes_effect(both):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         task.optimizer.groups[0]["momentum"] = 0.5
@@ -91,7 +91,7 @@ def test_muons_momentum_is_not_frozen_for_ever(both):
     both(use, optimizer=optim.Muon)
 
 
-def test_parameters_that_were_updated_less_often_are_walked_apart(both):
+def test_parameters_that_were_updated_less_often_get_a_range_of_their_own(both):
     def use(task, trainer):
         trainer.fit(task.train, 2)
         task.optimizer.steps[:1] = 1  # as after a checkpoint of a model whose first layer was frozen
@@ -101,7 +101,7 @@ def test_parameters_that_were_updated_less_often_are_walked_apart(both):
     assert any(len(graph.bounds) == 2 for graph in trainer._step.graphs.values())
 
 
-def test_the_gradients_norm_is_that_of_the_last_step_whichever_graph_it_was_in(new_task, cuda_name):
+def test_the_gradient_norm_is_that_of_the_last_step_in_whichever_graph(new_task, cuda_name):
     norms = []
     for capture in (False, True):
         task = new_task(0)
@@ -158,7 +158,7 @@ def test_a_hook_around_steps_makes_each_a_graph_of_its_own(both):
     assert rates[: len(rates) // 2] == rates[len(rates) // 2 :]
 
 
-def test_a_hook_may_be_content_with_one_call_for_several_steps(new_task, cuda_name):
+def test_a_hook_may_ask_for_one_call_for_several_steps(new_task, cuda_name):
     task, hook, ends = new_task(0), EachGraph(lambda trainer: ends.append(trainer.step)), []
     trainer = task.trainer(backend=cuda_name, capture=True, callbacks=[hook], progress=True)
     trainer.fit(task.train, 2)
@@ -174,7 +174,7 @@ def test_an_epoch_may_be_stopped(both):
     both(lambda task, trainer: trainer.fit(task.train, 3), lambda task: {"callbacks": [Each(stop)]})
 
 
-def test_ctrl_c_ends_after_the_running_graph(new_task, cuda_name):
+def test_ctrl_c_ends_training_after_the_running_graph(new_task, cuda_name):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         task, sent = new_task(0), []

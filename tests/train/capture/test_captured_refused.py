@@ -1,4 +1,4 @@
-"""What cannot be captured raises, or is run eagerly, and says so."""
+"""A step that cannot be captured raises, or runs eagerly with a warning."""
 
 import gc
 import re
@@ -55,7 +55,7 @@ def test_what_cannot_be_captured_raises_and_names_operation_and_line(new_task, c
     assert "\n" not in str(caught.value)
     found = re.search(r"\(at test_captured_refused.py:(\d+)\)", str(caught.value))
     assert line < int(found[1]) <= line + 3
-    trainer.evaluate(task.valid)  # nothing is left capturing
+    trainer.evaluate(task.valid)  # no stream is still capturing
 
 
 @pytest.mark.parametrize("step", REFUSED)
@@ -97,7 +97,7 @@ def test_a_forward_hook_that_comes_later_is_found(new_task, cuda_name):
         trainer.fit(task.train, 1)
 
 
-def test_parameters_that_get_a_gradient_by_turns_are_refused(new_task, cuda_name):
+def test_parameters_that_get_a_gradient_only_in_some_steps_are_refused(new_task, cuda_name):
     turns = []
 
     def step(model, batch):
@@ -139,7 +139,7 @@ def test_a_static_array_that_is_freed_is_found(new_task):
 
 
 def test_pythons_numbers_in_a_users_step_are_frozen(new_task, cuda_name):
-    """The one hazard that nothing can find, and that the documentation therefore names."""
+    """Nothing can detect this hazard, so the documentation names it."""
     scale, task = [1.0], new_task(0, dropout=0.0)
 
     def step(model, batch):
@@ -154,7 +154,7 @@ def test_pythons_numbers_in_a_users_step_are_frozen(new_task, cuda_name):
     assert trainer.history["loss"][2] == pytest.approx(trainer.history["loss"][1], rel=0.2)
 
 
-def test_capture_takes_a_backend_that_records():
+def test_capture_takes_a_backend_that_can_capture():
     model = nn.Linear(3, 2)
     assert get_backend("numpy").recorder() is None
     with pytest.raises(ValueError, match="capture=True takes a CUDA backend, got reference"):
