@@ -375,6 +375,9 @@ class Unused(nn.Module):
         return self.used(F.flatten(x))
 
 
+ONLY_RELU = "deconvnet: takes ReLU as the only activation, got "
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -393,9 +396,9 @@ class Unused(nn.Module):
         (lambda: inspect.deconvnet(MODEL, IMAGES, "0", 1.0), TypeError, "deconvnet: unit must be an integer, got 1.0"),
         (lambda: inspect.deconvnet(MODEL, IMAGES, "0", 0, (4, 0)), ValueError, "position is (4, 0) but layer '0' has (4, 5)"),
         (lambda: inspect.deconvnet(MODEL, IMAGES, "3", 0, (0, 0)), ValueError, "which has no pixels, so position must be None"),
-        (lambda: inspect.deconvnet(MODEL, IMAGES, "1", 0), ValueError, "deconvnet: takes ReLU as the only activation, got tanh"),
-        (lambda: inspect.deconvnet(behind(nn.GELU()), IMAGES, "3", 0), ValueError, "deconvnet: takes ReLU as the only activation, got gelu"),
-        (lambda: inspect.deconvnet(behind(nn.PReLU()), IMAGES, "3", 0), ValueError, "deconvnet: takes ReLU as the only activation, got prelu"),
+        (lambda: inspect.deconvnet(MODEL, IMAGES, "1", 0), ValueError, ONLY_RELU + "tanh"),
+        (lambda: inspect.deconvnet(behind(nn.GELU()), IMAGES, "3", 0), ValueError, ONLY_RELU + "gelu"),
+        (lambda: inspect.deconvnet(behind(nn.PReLU()), IMAGES, "3", 0), ValueError, ONLY_RELU + "prelu"),
         (lambda: inspect.top_patches(MODEL, IMAGES, "0", 5, 1), ValueError, "top_patches: unit is 5 but layer '0' has 2"),
         (lambda: inspect.top_patches(MODEL, IMAGES, "0", 0, 9), ValueError, "top_patches: count is 9 but there are 2 images"),
         (lambda: inspect.first_layer_filters(nn.ReLU()), ValueError, "first_layer_filters: the model has no Conv2d (ReLU)"),
