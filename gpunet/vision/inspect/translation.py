@@ -70,7 +70,7 @@ def half_way(shifts: Sequence[int], distances: Sequence[float], level: float = 0
     """
     if len(shifts) != len(distances) or any(b <= a for a, b in pairwise(shifts)):
         raise ValueError(
-            f"half_way: takes a distance for each shift, shifts increasing, got {len(distances)} for {shifts}"
+            f"half_way: takes increasing shifts and one distance for each, got {shifts} and {len(distances)} distances"
         )
     for i, distance in enumerate(distances):
         if distance >= level:
