@@ -346,7 +346,7 @@ def test_checkpoints_of_other_programs_or_nothing_say_so(capsys, tmp_path):
     (tmp_path / "b.safetensors").write_bytes(b"nonsense")
     status, _, err = run(capsys, "predict", tmp_path / "b.safetensors", tmp_path)
     assert status == 2
-    assert "b.safetensors is damaged or no safetensors file" in err
+    assert "b.safetensors is damaged or not a safetensors file" in err
 
 
 def test_eval_on_images_of_another_shape_says_so(capsys, trained, pictures):

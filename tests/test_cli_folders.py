@@ -136,10 +136,10 @@ def test_classes_of_the_splits_are_matched_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({"train/bright": 2, "cats": 2}, (), "holds cats/, train/, of which train/ holds folders as a split does"),
+        ({"train/bright": 2, "cats": 2}, (), "holds cats/, train/, of which only train/ holds folders as a split does"),
         ({"val/bright": 2, "val/dark": 2}, (), "has no split train/ to train on but valid"),
         ({"bright": 4}, (), "holds one class, bright, but training takes at least two"),
-        ({"bright": 1, "dark": 1}, (), "no class has two images, so that none is left to test"),
+        ({"bright": 1, "dark": 1}, (), "no class has two images, so none can be held out to test"),
         ({"bright": 3, "dark": 0}, (), "holds no images"),
         ({"train/a": 3, "train/b": 3, "val/a": 2}, ("--valid", 0.2), "has a split val/, so that --valid has nothing"),
     ],

@@ -195,11 +195,11 @@ def _checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     images, labels = whole
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(
-            f"DeviceLoader: images must be uint8 (M, H, W, C), got {images.dtype} {images.shape}; take a DataLoader"
+            f"DeviceLoader: images must be uint8 (M, H, W, C), got {images.dtype} {images.shape}; use a DataLoader"
         )
     if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
         raise TypeError(
-            f"DeviceLoader: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}; take a DataLoader"
+            f"DeviceLoader: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}; use a DataLoader"
         )
     names = getattr(dataset, "classes", None)
     limit = 2**31 if names is None else len(names)

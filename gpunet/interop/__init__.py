@@ -1,4 +1,4 @@
-"""Files that other tools read and write."""
+"""Weights and checkpoints as files that other tools can read."""
 
 from gpunet.interop.safetensors import (
     load_checkpoint,

@@ -1,7 +1,7 @@
-"""What JSON can hold of the values that training gives: NumPy's numbers and arrays, and numbers that are not finite.
+"""Values of training as JSON: NumPy's numbers and arrays, and numbers that are not finite.
 
-JSON has no NaN and no infinity, and many readers refuse the names that Python writes for them. They are written as
-``{"__float__": "nan"}``, with "inf" and "-inf", and read back as numbers.
+JSON has no NaN and no infinity, and many readers refuse the names that Python writes for them. They
+are written as ``{"__float__": "nan"}``, with "inf" and "-inf" likewise, and read back as numbers.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def to_json(operation: str, state: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """JSON text of a dict of numbers, text, None, lists and dicts, with NumPy's scalars, arrays and tensors as Python's.
+    """The JSON text of a dict of numbers, text, None, lists and dicts.
+
+    NumPy's scalars, arrays and tensors are written as Python's numbers and lists.
 
     Args:
-        operation: named in errors.
-        state: Keys that are numbers become text, as in Python's json.
+        operation: begins errors.
+        state: the dict; keys that are numbers become text, as in Python's json.
     Raises:
-        TypeError: a value that JSON cannot hold; names its key.
+        TypeError: a value that JSON cannot hold; the message names its key.
     """
     try:
         plain = {_key(name, "a key"): _plain(value, str(name)) for name, value in state.items()}
@@ -41,12 +43,12 @@ def to_json(operation: str, state: Mapping[str, Any], *, indent: int | None = No
 
 
 def from_json(text: str) -> Any:
-    """What `to_json` wrote; lists for tuples and arrays, Python's numbers for NumPy's."""
+    """What `to_json` wrote, with lists for tuples and arrays and Python's numbers for NumPy's."""
     return json.loads(text, object_hook=_read)
 
 
 def plain_number(value: Any) -> Any:
-    """A number of NumPy's, a fraction or a tensor of no axes as a number of Python's; anything else as it is."""
+    """A NumPy number, a fraction or a 0-d tensor as a Python number; anything else unchanged."""
     if isinstance(value, Tensor) and value.ndim == 0:
         value = value.numpy()
     if isinstance(value, np.ndarray) and value.ndim == 0:
@@ -61,11 +63,12 @@ def plain_number(value: Any) -> Any:
 
 
 def _plain(value: Any, place: str) -> Any:
+    """A value in JSON's types; `place` names it in errors."""
     try:
         value = plain_number(value)
         if isinstance(value, int):
             str(value)
-    except (ValueError, OverflowError) as error:  # a fraction beyond float64, an integer of too many digits
+    except (ValueError, OverflowError) as error:  # a fraction beyond float64, or too many digits
         raise TypeError(f"{place} cannot be written: {error}") from None
     if value is None or isinstance(value, bool | int):
         return value
@@ -87,6 +90,7 @@ def _plain(value: Any, place: str) -> Any:
 
 
 def _plain_dict(value: Mapping[Any, Any], place: str) -> dict[str, Any]:
+    """A dict in JSON's types; TypeError for two keys that are the same in JSON."""
     plain: dict[str, Any] = {}
     for key, entry in value.items():
         name = _key(key, f"a key of {place}")
@@ -109,6 +113,7 @@ def _key(key: Any, place: str) -> str:
 
 
 def _read(value: dict[str, Any]) -> Any:
+    """A number that is not finite, if the JSON object stands for one."""
     if len(value) == 1 and value.get(MARK) in NOT_FINITE:
         return float(value[MARK])
     return value

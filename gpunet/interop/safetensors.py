@@ -1,8 +1,8 @@
-"""Weights and checkpoints as safetensors files: arrays by name, and JSON in the header. Opening one runs no code.
+"""Weights and checkpoints as safetensors files: named arrays, and JSON in the header.
 
-A weights file holds the model's arrays under their own names. A checkpoint holds them as ``model.NAME``, the
-optimizer's slots as ``optimizer.SLOT.POSITION``, averages as ``average.NAME``, and the rest of the state as JSON. The
-header's metadata has the keys
+Opening a file runs no code. A weights file holds the model's arrays under their own names. A
+checkpoint holds them as ``model.NAME``, the optimizer's slots as ``optimizer.SLOT.POSITION``,
+averages as ``average.NAME``, and the rest of the state as JSON. The header's metadata has the keys
 ``format``, ``crc32`` (of the arrays' bytes, in the order of their names) and ``json``.
 """
 
@@ -30,23 +30,28 @@ def save_weights(path: PathLike, model: Module, metadata: Mapping[str, Any] | No
     """Write a model's parameters and buffers.
 
     Args:
-        path: the file; written aside and renamed, so that it is never half a file.
-        metadata: kept in the file; what JSON can hold, and NumPy's numbers and arrays, which are read back as numbers and
-            lists; NaN and infinities too.
+        path: the file; it is written aside and renamed, so it is never half a file.
+        metadata: kept in the file: values that JSON can hold, NaN and infinities, and NumPy's
+            numbers and arrays, which are read back as numbers and lists.
     Raises:
-        TypeError: an array of objects; metadata that JSON cannot hold, by its key. No file is touched then.
+        TypeError: an array of objects, or metadata that JSON cannot hold; the message names its
+            key. No file is touched.
     """
     _write("save_weights", path, model.state_dict(), WEIGHTS, {"metadata": dict(metadata or {})})
 
 
 def load_weights(path: PathLike, model: Module) -> dict[str, Any]:
-    """Copy weights into a model, from a weights file, a checkpoint, or any safetensors file with the model's names.
+    """Copy weights into a model from a weights file, a checkpoint, or another program's safetensors
+    file.
+
+    The arrays' names must be the model's.
 
     Returns:
         The file's metadata; empty if another program wrote it.
     Raises:
-        ValueError: the file is damaged or no safetensors file; or it is of another model, and nothing is changed.
-        OSError: it cannot be read.
+        ValueError: the file is damaged, is not a safetensors file, or belongs to another model;
+            nothing is changed then.
+        OSError: the file cannot be read.
     """
     arrays, kind, state = _read("load_weights", path)
     _load_all(path, [(model, _part(arrays, "model.") if kind == CHECKPOINT else arrays)])
@@ -61,9 +66,11 @@ def save_checkpoint(
     metadata: Mapping[str, Any] | None = None,
     average: ExponentialMovingAverage | None = None,
 ) -> None:
-    """Write all that training needs to go on: weights, optimizer slots and rates, the schedule's position, averages.
+    """Write everything that training needs to continue.
 
-    Arguments and errors as for `save_weights`. The weights are those that are trained, inside `applied` too.
+    That is the weights, the optimizer's slots and rates, the schedule's position, and averages. The
+    weights are those that are trained, also inside `applied`. Arguments and errors are those of
+    `save_weights`.
     """
     with _own_values(optimizer, average):
         arrays = {f"model.{name}": array for name, array in model.state_dict().items()}
@@ -87,20 +94,20 @@ def load_checkpoint(
     schedule: Schedule | ReduceLROnPlateau | None = None,
     average: ExponentialMovingAverage | None = None,
 ) -> dict[str, Any]:
-    """Copy a checkpoint into a model, and into an optimizer, a schedule and averages if given; else these are left alone.
+    """Copy a checkpoint into a model, and into an optimizer, a schedule and averages if given.
 
-    Weights and averages go to their places inside `applied` too.
+    Weights and averages go to their own places, also inside `applied`.
 
     Returns:
         The file's metadata.
     Raises:
-        ValueError: the file is damaged or no checkpoint, lacks what is to be loaded, or is of another model, optimizer
-            or schedule; nothing is changed then.
-        OSError: it cannot be read.
+        ValueError: the file is damaged, is not a checkpoint, lacks something that is to be loaded,
+            or belongs to another model, optimizer or schedule; nothing is changed then.
+        OSError: the file cannot be read.
     """
     arrays, kind, state = _read("load_checkpoint", path)
     if kind != CHECKPOINT:
-        raise ValueError(f"load_checkpoint: {path} is no checkpoint of gpunet")
+        raise ValueError(f"load_checkpoint: {path} is not a checkpoint of gpunet")
     for name, part in (("optimizer", optimizer), ("schedule", schedule)):
         saved = state[name]
         if part is not None and (saved is None or saved["name"] != type(part).__name__):
@@ -122,7 +129,7 @@ def load_checkpoint(
 
 
 def read_metadata(path: PathLike) -> dict[str, Any]:
-    """The metadata that a weights file or a checkpoint was saved with; empty if another program wrote it."""
+    """The metadata of a weights file or a checkpoint; empty if another program wrote it."""
     return _read("read_metadata", path)[2].get("metadata", {})
 
 
@@ -130,6 +137,7 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 
 
 def _write(operation: str, path: PathLike, arrays: Mapping[str, np.ndarray], kind: str, state: Any) -> None:
+    """Write arrays, and the state as JSON in the header."""
     from safetensors.numpy import save
 
     plain = {name: _plain(operation, name, array) for name, array in arrays.items()}
@@ -138,33 +146,37 @@ def _write(operation: str, path: PathLike, arrays: Mapping[str, np.ndarray], kin
 
 
 def _read(operation: str, path: PathLike) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
-    """(arrays by name, format, what the header's JSON holds); the last two are empty for another program's file."""
+    """(arrays by name, format, state in the header); the last two are empty for another program's
+    file.
+    """
     from safetensors import safe_open
 
-    with open(path, "rb"):  # the usual errors for what is not there, not a file, or not to be read
+    with open(path, "rb"):  # raises Python's usual errors if the file cannot be read
         pass
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is not a dict
         kind = header.get("format", "") if "crc32" in header else ""
         state = from_json(header["json"]) if kind else {}
-    except Exception as error:  # SafetensorError, and whatever strange headers lead to
-        raise ValueError(f"{operation}: {path} is damaged or no safetensors file: {error}") from error
+    except Exception as error:  # SafetensorError, and other errors from malformed headers
+        raise ValueError(f"{operation}: {path} is damaged or not a safetensors file: {error}") from error
     if kind and int(header["crc32"]) != _checksum(arrays):
-        raise ValueError(f"{operation}: {path} is damaged: its arrays do not have the checksum they were saved with")
+        raise ValueError(f"{operation}: {path} is damaged: its arrays do not match their checksum")
     if kind not in ("", WEIGHTS, CHECKPOINT):
         raise ValueError(f"{operation}: {path} has format {kind!r}, which this version of gpunet does not know")
     return arrays, kind, state
 
 
 def _plain(operation: str, name: str, array: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order; TypeError if it does not hold numbers."""
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{operation}: {name} is of dtype {array.dtype} but takes numbers")
     return np.asarray(array, array.dtype.newbyteorder("="))
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """The CRC-32 of the arrays' bytes, in the order of their names."""
     value = 0
     for name in sorted(arrays):
         value = zlib.crc32(arrays[name].tobytes(), value)
@@ -182,11 +194,12 @@ def _own_values(optimizer: Optimizer | None, average: ExponentialMovingAverage |
 
 
 def _part(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _load_all(path: PathLike, parts: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
-    """Load states into all of these, or, where one raises, into none."""
+    """Load states into all parts or, if one raises an error, into none."""
     before: list[tuple[Any, Mapping[str, Any]]] = []
     try:
         for part, state in parts:
@@ -200,6 +213,7 @@ def _load_all(path: PathLike, parts: Sequence[tuple[Any, Mapping[str, Any]]]) ->
 
 
 def _optimizer_state(path: PathLike, arrays: Mapping[str, np.ndarray], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that an optimizer loads, from a checkpoint's arrays and JSON."""
     names = {slot: [f"optimizer.{slot}.{i}" for i in range(count)] for slot, count in saved["slots"].items()}
     if missing := [name for group in names.values() for name in group if name not in arrays]:
         raise ValueError(f"load_checkpoint: {path} lacks {', '.join(missing)}")
@@ -207,4 +221,5 @@ def _optimizer_state(path: PathLike, arrays: Mapping[str, np.ndarray], saved: Ma
 
 
 def _without_name(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state without its "name"."""
     return {key: value for key, value in state.items() if key != "name"}

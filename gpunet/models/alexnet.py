@@ -1,4 +1,8 @@
-"""AlexNet (Krizhevsky, Sutskever & Hinton 2012, "ImageNet Classification with Deep Convolutional Neural Networks")."""
+"""AlexNet.
+
+Krizhevsky, Sutskever & Hinton 2012, "ImageNet classification with deep convolutional neural
+networks".
+"""
 
 from __future__ import annotations
 
@@ -14,20 +18,21 @@ def alexnet(
     stem: str = "small",
     dense: Sequence[int] = (512, 512),
 ) -> nn.Sequential:
-    """AlexNet's five convolutions, overlapping 3x3 max pools with stride 2, and dense layers with dropout (section 3.5).
+    """AlexNet: five convolutions, overlapping max pools, and dense layers with dropout.
 
-    Without local response normalisation, which later work found to be of no use (Simonyan & Zisserman 2015, section 4.1).
+    The pools are 3x3 with stride 2; dropout is that of section 3.5. There is no local response
+    normalisation, which later work found to be of no use (Simonyan & Zisserman 2015, section 4.1).
 
     Args:
-        input_shape: (H, W, C), at least 15 pixels each way, 67 with the paper's stem.
+        input_shape: (H, W, C), at least 15x15 pixels, or 67x67 with the paper's stem.
         num_classes: number of outputs, logits.
-        stem: the first convolution, 96 filters: "small" is 5x5 with stride 1, for images of some 32 pixels; "paper" 11x11
-            with stride 4.
-        dense: outputs of the hidden dense layers. `alexnet((227, 227, 3), 1000, "paper", (4096, 4096))` is the paper's own
-            net, of 60,965,224 parameters; the defaults give 3,754,378.
+        stem: the first convolution, with 96 filters: "small" is 5x5 with stride 1, for images of
+            about 32x32 pixels; "paper" is 11x11 with stride 4.
+        dense: outputs of the hidden dense layers. `alexnet((227, 227, 3), 1000, "paper", (4096,
+            4096))` is the paper's network, with 60,965,224 parameters; the defaults give 3,754,378.
     """
     small = check_stem("alexnet", stem)
-    check_extents("alexnet", input_shape, 15 if small else 67, stem)
+    check_extents("alexnet", input_shape, 15 if small else 67, f" for the {stem} stem")
     h, w, c = input_shape
     first = (
         nn.Conv2d(c, 96, 5, padding="same", activation="relu")
@@ -43,7 +48,7 @@ def alexnet(
     )  # fmt: skip
 
     def left(extent: int) -> int:
-        """Pixels that convolutions and pools leave of so many."""
+        """Pixels along an axis that convolutions and pools leave."""
         extent = extent if small else (extent - 11) // 4 + 1
         for _ in range(3):
             extent = (extent - 3) // 2 + 1

@@ -1,20 +1,20 @@
-"""Small classifiers of images."""
+"""Small image classifiers: LeNet-5, and the plain network of today's courses."""
 
 from __future__ import annotations
 
 from gpunet import nn
+from gpunet.models.parts import check_extents
 
 
 def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.
 
     Args:
-        input_shape: (H, W, C), at least 12 pixels each way; 28x28x1 gives 61,706 parameters.
+        input_shape: (H, W, C), at least 12x12 pixels; 28x28x1 gives 61,706 parameters.
         num_classes: number of outputs, logits.
     """
     h, w, c = input_shape
-    if min(h, w) < 12:
-        raise ValueError(f"lenet: images are {h}x{w} but must be at least 12x12; use cnn for smaller ones")
+    check_extents("lenet", input_shape, 12, "; use cnn for smaller images")
     body = [
         nn.Conv2d(c, 6, 5, padding="same", activation="relu"), nn.MaxPool2d(2),
         nn.Conv2d(6, 16, 5, padding="valid", activation="relu"), nn.MaxPool2d(2),
@@ -29,16 +29,18 @@ def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10
 
 
 def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
-    """Two blocks of two 3x3 convolutions and a pool, 32 and 64 filters, then dense 128: the plain net of today's courses.
+    """The plain network of today's courses: 3x3 convolutions, max pools and dense layers.
+
+    Two blocks, with 32 and 64 filters, have two convolutions and a pool each; the hidden dense
+    layer has 128 outputs. ReLU follows each layer but the last.
 
     Args:
-        input_shape: (H, W, C), at least 4 pixels each way; 28x28x1 gives 467,818 parameters.
+        input_shape: (H, W, C), at least 4x4 pixels; 28x28x1 gives 467,818 parameters.
         num_classes: number of outputs, logits.
-        dropout: probability of dropping before each dense layer.
+        dropout: probability of dropping an element before each dense layer.
     """
     h, w, c = input_shape
-    if min(h, w) < 4:
-        raise ValueError(f"cnn: images are {h}x{w} but must be at least 4x4")
+    check_extents("cnn", input_shape, 4)
     layers: list[nn.Module] = []
     for before, filters in ((c, 32), (32, 64)):
         layers += [

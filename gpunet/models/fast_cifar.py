@@ -1,4 +1,7 @@
-"""The network of fast CIFAR-10 training (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3)."""
+"""The network of fast CIFAR-10 training.
+
+Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,21 @@ import numpy as np
 
 from gpunet import nn
 from gpunet.autograd import Tensor
+from gpunet.models.parts import check_extents
 from gpunet.nn import init
 
 PATCH = 2
-"""Extent of the whitening filters, in pixels."""
+"""Height and width of the whitening filters, in pixels."""
 GROUPS = (64, 256, 256)
 """Filters of the two convolutions of each group."""
 
 
 class Scaled(nn.Sequential):
-    """Layers one after another, and their result times a factor.
+    """A `Sequential` whose result is multiplied by a factor.
 
     Args:
         layers, fuse: as for `Sequential`.
-        factor: what the result is multiplied by.
+        factor: multiplies the result.
     """
 
     def __init__(self, *layers: nn.Module, factor: float, fuse: bool = True):
@@ -30,30 +34,34 @@ class Scaled(nn.Sequential):
         self.factor = factor
 
     def forward(self, x: Tensor) -> Tensor:
-        """x -> factor layers(x)."""
+        """x -> factor * layers(x)."""
         return super().forward(x) * self.factor
 
 
 def speedrun(
     input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, images: np.ndarray | None = None
 ) -> nn.Sequential:
-    """Whitening convolution 2x2, GELU; three groups of conv 3x3, max pool 2, batch norm, GELU, conv 3x3, batch norm, GELU; the
-    maximum over what is left of the image (3x3 of 32x32); a dense layer without bias, its logits divided by its inputs.
+    """The network of fast CIFAR-10 training, which begins with a whitening convolution.
 
-    The whitening filters do not learn, nor do batch norm's scales; the running moments keep 0.6 of what they were. The first
-    filters of each convolution start as the identity (Zagoruyko & Komodakis 2017), the others uniform of variance
-    1 / (3 fan_in).
+    The whitening convolution is 2x2, followed by GELU. Three groups follow, each of conv 3x3, max
+    pool 2, batch norm, GELU, conv 3x3, batch norm, GELU. Then come the maximum over the remaining
+    pixels (3x3 for images of 32x32) and a dense layer without bias, whose logits are divided by the
+    number of its inputs.
+
+    The whitening filters and batch norm's scales do not learn; the running statistics keep 0.6 of
+    their value in each step. The first filters of each convolution start as the identity (Zagoruyko
+    & Komodakis 2017), the others are uniform with variance 1 / (3 fan_in).
 
     Args:
-        input_shape: (H, W, C), at least 9 pixels each way; 32x32x3 gives 1,972,792 parameters, of which 288 whiten and 1,152
-            scale, and are fixed.
+        input_shape: (H, W, C), at least 9x9 pixels; 32x32x3 gives 1,972,792 parameters, of which
+            288 whitening weights and 1,152 scales are fixed.
         num_classes: number of outputs, logits.
-        images: (N, H, W, C), scaled as in training, to take the whitening filters from: see `whitening_filters`. If None, those
-            are random, until `whiten` or a checkpoint sets them.
+        images: (N, H, W, C), scaled as in training, from which the whitening filters are computed:
+            see `whitening_filters`. If None, the filters are random until `whiten` or a checkpoint
+            sets them.
     """
     h, w, c = input_shape
-    if min(h, w) < 9:
-        raise ValueError(f"speedrun: images are {h}x{w} but must be at least 9x9")
+    check_extents("speedrun", input_shape, 9)
     filters = 2 * PATCH * PATCH * c
     first = nn.Conv2d(c, filters, PATCH)
     first.weight.requires_grad = False
@@ -70,23 +78,24 @@ def speedrun(
 
 
 def whiten(model: nn.Sequential, images: np.ndarray) -> None:
-    """Set the whitening filters of a `speedrun` net by images; see `whitening_filters`."""
+    """Set the whitening filters of a `speedrun` network from images; see `whitening_filters`."""
     first = model[0]
     if not isinstance(first, nn.Conv2d):
-        raise TypeError(f"whiten: takes a speedrun net, got one that begins with {type(first).__name__}")
+        raise TypeError(f"whiten: takes a speedrun network, got one that begins with {type(first).__name__}")
     weight = first.weight
     weight.data = weight.backend.asarray(whitening_filters(images), weight.dtype)
     weight.version += 1
 
 
 def whitening_filters(images: np.ndarray, *, eps: float = 5e-4) -> np.ndarray:
-    """Filters whose answers to patches of the images are uncorrelated and of variance 1, and their negatives.
+    """Filters whose outputs on patches of the images are uncorrelated with variance 1.
 
-    They are the eigenvectors v of the patches' second moments, each over sqrt(eigenvalue + eps), the largest first, as columns.
+    They are the eigenvectors v of the patches' second moments, each divided by sqrt(eigenvalue +
+    eps), as columns, with the largest eigenvalue first; then come their negatives.
 
     Args:
-        images: (N, H, W, C), scaled as in training; 5,000 of them suffice.
-        eps: added to the eigenvalues, which are those of noise at the end.
+        images: (N, H, W, C), scaled as in training; 5,000 images suffice.
+        eps: added to the eigenvalues, the smallest of which belong to noise.
     Returns:
         (2, 2, C, 8 C) float32.
     """
@@ -94,7 +103,8 @@ def whitening_filters(images: np.ndarray, *, eps: float = 5e-4) -> np.ndarray:
     if x.ndim != 4 or min(x.shape[1:3]) < PATCH or not len(x):
         raise ValueError(f"whitening_filters: images have shape {x.shape} but take (N, H, W, C), at least 2x2 pixels")
     c = x.shape[3]
-    windows = np.lib.stride_tricks.sliding_window_view(x, (PATCH, PATCH), axis=(1, 2))  # (N, H - 1, W - 1, C, 2, 2)
+    # (N, H - 1, W - 1, C, 2, 2)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (PATCH, PATCH), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, PATCH * PATCH * c)
     values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
     scaled = (vectors / np.sqrt(values + eps))[:, ::-1]
@@ -103,10 +113,12 @@ def whitening_filters(images: np.ndarray, *, eps: float = 5e-4) -> np.ndarray:
 
 
 def _conv(before: int, filters: int) -> nn.Conv2d:
+    """A 3x3 convolution of the network."""
     return nn.Conv2d(before, filters, 3, padding="same", bias=False, init=_identity_first)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
+    """A batch norm of the network, whose scale does not learn."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     if norm.weight is not None:
         norm.weight.requires_grad = False
@@ -114,11 +126,12 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 def _uniform(shape: Sequence[int]) -> np.ndarray:
+    """Initial weights: uniform with variance 1 / (3 fan_in)."""
     return init.uniform(shape, 1 / sqrt(init.fans(shape)[0]))
 
 
 def _identity_first(shape: Sequence[int]) -> np.ndarray:
-    """Filter i passes channel i on, as far as there are channels."""
+    """Initial weights where filter i passes channel i on, as far as there are channels."""
     w = _uniform(shape)
     kh, kw, c, o = shape
     same = np.arange(min(c, o))

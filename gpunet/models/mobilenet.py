@@ -1,4 +1,8 @@
-"""MobileNet (Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications")."""
+"""MobileNet.
+
+Howard et al. 2017, "MobileNets: efficient convolutional neural networks for mobile vision
+applications".
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,25 @@ from gpunet.models.parts import check_extents
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
 )  # fmt: skip
-"""Filters of each block and the stride of its depthwise convolution (table 1)."""
+"""Filters of each block, and the stride of its depthwise convolution (table 1)."""
 
 
 def mobilenet(
     input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
 ) -> nn.Sequential:
-    """MobileNet: a convolution of 32 filters, then 13 blocks of a depthwise 3x3 and a 1x1 convolution, the mean, a dense layer.
+    """MobileNet: 13 blocks of a depthwise 3x3 and a 1x1 convolution, the mean, a dense layer.
 
-    Each convolution is followed by batch norm and ReLU (figure 3). The 13 blocks cost about a ninth of what 3x3 convolutions
-    of as many filters would (section 3.1).
+    A 3x3 convolution with 32 filters comes first. Batch norm and ReLU follow each convolution
+    (figure 3). The blocks cost about a ninth of 3x3 convolutions with as many filters (section
+    3.1).
 
     Args:
-        input_shape: (H, W, C), at least 16 pixels each way times `stride`; 32x32x3 gives 3,217,226 parameters.
+        input_shape: (H, W, C), at least 16x16 pixels times `stride`; 32x32x3 gives 3,217,226
+            parameters.
         num_classes: number of outputs, logits.
-        width_mult: factor of all numbers of filters, the paper's width multiplier (section 3.3).
-        stride: of the first convolution: 1 for images of some 32 pixels; 2 is the paper's, which for 224x224x3 and 1,000
-            classes has 4,231,976 parameters.
+        width_mult: multiplies all numbers of filters, the paper's width multiplier (section 3.3).
+        stride: of the first convolution: 1 for images of about 32x32 pixels; 2 is the paper's,
+            which gives 4,231,976 parameters for 224x224x3 and 1,000 classes.
     """
     if stride not in (1, 2):
         raise ValueError(f"mobilenet: stride is {stride} but takes 1 or 2")
@@ -42,4 +48,5 @@ def mobilenet(
 
 
 def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:
+    """The convolution, followed by batch norm and ReLU."""
     return [convolution, nn.BatchNorm2d(convolution.weight.shape[-1], activation="relu")]

@@ -7,26 +7,25 @@ from collections.abc import Sequence
 from gpunet import nn
 
 STEMS = ("small", "paper")
-"""First layers: for images of some 32 pixels, and the paper's."""
+"""First layers: for images of about 32x32 pixels, and the paper's."""
 
 
 def check_stem(model: str, stem: str) -> bool:
-    """Whether the stem is the small one; ValueError for one that there is not."""
+    """Whether the stem is the small one; ValueError for an unknown stem."""
     if stem not in STEMS:
         raise ValueError(f"{model}: stem is {stem!r} but takes {' or '.join(STEMS)}")
     return stem == "small"
 
 
-def check_extents(model: str, input_shape: tuple[int, int, int], least: int, stem: str = "") -> None:
-    """ValueError for images that are smaller than `least` pixels."""
+def check_extents(model: str, input_shape: tuple[int, int, int], least: int, note: str = "") -> None:
+    """Raises a ValueError for images below `least` x `least` pixels; `note` ends its message."""
     h, w, _ = input_shape
     if min(h, w) < least:
-        which = f" for the {stem} stem" if stem else ""
-        raise ValueError(f"{model}: images are {h}x{w} but must be at least {least}x{least}{which}")
+        raise ValueError(f"{model}: images are {h}x{w} but must be at least {least}x{least}{note}")
 
 
 def dense_head(features: int, dense: Sequence[int], num_classes: int, dropout: float = 0.5) -> list[nn.Module]:
-    """Hidden dense layers, each with ReLU and dropout, and the one that gives the logits."""
+    """Hidden dense layers, each with ReLU and dropout, and the layer that gives the logits."""
     layers: list[nn.Module] = []
     for outputs in dense:
         layers += [nn.Linear(features, outputs, activation="relu"), nn.Dropout(dropout)]

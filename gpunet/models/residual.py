@@ -1,4 +1,7 @@
-"""Residual networks (He et al. 2016, "Deep Residual Learning for Image Recognition")."""
+"""Residual networks.
+
+He et al. 2016, "Deep residual learning for image recognition".
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,19 @@ from gpunet.autograd import Tensor
 from gpunet.models.parts import check_extents, check_stem
 
 RESNET18 = (2, 2, 2, 2)
-"""Blocks of each group (table 1); a group has twice the filters of the one before, from 64 on."""
+"""Blocks of each group (table 1); filters double from group to group, from 64 on."""
 RESNET34 = (3, 4, 6, 3)
 
 
 class BasicBlock(nn.Module):
-    """relu(x + layers(x)), the layers being two 3x3 convolutions with batch norm: (N, H, W, C) -> (N, H', W', O).
+    """relu(x + layers(x)): (N, H, W, C) -> (N, H', W', O).
 
-    Where shapes differ, x goes through a 1x1 convolution with batch norm (section 3.3, option B).
+    The layers are two 3x3 convolutions with batch norm. If the shapes differ, x goes through a 1x1
+    convolution with batch norm (section 3.3, option B).
 
     Args:
         in_channels, out_channels: C and O.
-        stride: of the first convolution, and of the one of x; H' = ceil(H / stride).
+        stride: of the first convolution, and of the 1x1 convolution; H' = ceil(H / stride).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
@@ -40,13 +44,14 @@ class BasicBlock(nn.Module):
 def resnet18(
     input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
 ) -> nn.Sequential:
-    """ResNet-18: a convolution, eight blocks of two (table 1), the mean of all pixels, a dense layer.
+    """ResNet-18: a convolution, eight residual blocks (table 1), the mean, a dense layer.
 
     Args:
-        input_shape: (H, W, C), at least 8 pixels each way, 32 with the paper's stem.
+        input_shape: (H, W, C), at least 8x8 pixels, or 32x32 with the paper's stem.
         num_classes: number of outputs, logits.
-        stem: "small": a 3x3 convolution, for images of some 32 pixels: 32x32x3 and 10 classes give 11,173,962 parameters;
-            "paper": 7x7 with stride 2 and a 3x3 max pool with stride 2, which for 1,000 classes has 11,689,512.
+        stem: "small" is a 3x3 convolution, for images of about 32x32 pixels: 32x32x3 and 10 classes
+            give 11,173,962 parameters. "paper" is 7x7 with stride 2 and a 3x3 max pool with stride
+            2: 1,000 classes give 11,689,512.
     """
     return _resnet("resnet18", RESNET18, input_shape, num_classes, stem)
 
@@ -54,15 +59,19 @@ def resnet18(
 def resnet34(
     input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
 ) -> nn.Sequential:
-    """ResNet-34: sixteen blocks, 21,282,122 parameters, or the paper's 21,797,672; all else as for `resnet18`."""
+    """ResNet-34, with sixteen blocks; the arguments are those of `resnet18`.
+
+    It has 21,282,122 parameters, or the paper's 21,797,672.
+    """
     return _resnet("resnet34", RESNET34, input_shape, num_classes, stem)
 
 
 def _resnet(
     name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], num_classes: int, stem: str
 ) -> nn.Sequential:
+    """A residual network of groups of `BasicBlock`s."""
     small = check_stem(name, stem)
-    check_extents(name, input_shape, 8 if small else 32, stem)
+    check_extents(name, input_shape, 8 if small else 32, f" for the {stem} stem")
     c = input_shape[2]
     first = (
         nn.Conv2d(c, 64, 3, padding=1, bias=False) if small else nn.Conv2d(c, 64, 7, stride=2, padding=3, bias=False)
@@ -80,13 +89,15 @@ def _resnet(
 
 
 def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
-    """The nine-layer residual net of fast CIFAR-10 training (Page 2018, "How to Train Your ResNet", part 4).
+    """The nine-layer residual network of fast CIFAR-10 training.
 
-    Convolutions 3x3 of 64, 128 + pool, residual(128), 256 + pool, 512 + pool, residual(512) filters, each with batch norm and
-    ReLU; two to a residual; then the maximum over what is left of the image (4x4 of 32x32) and a dense layer.
+    Page 2018, "How to train your ResNet", part 4. Its 3x3 convolutions have 64, 128 + pool,
+    residual(128), 256 + pool, 512 + pool, residual(512) filters, each with batch norm and ReLU, and
+    two in each residual. Then come the maximum over the remaining pixels (4x4 for images of 32x32)
+    and a dense layer.
 
     Args:
-        input_shape: (H, W, C), at least 8 pixels each way; 32x32x3 gives 6,573,130 parameters.
+        input_shape: (H, W, C), at least 8x8 pixels; 32x32x3 gives 6,573,130 parameters.
         num_classes: number of outputs, logits.
     """
     h, w, c = input_shape
@@ -103,7 +114,8 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 
 
 
 def _conv(before: int, filters: int) -> list[nn.Module]:
-    # no bias: batch norm would take it off again, and has its own
+    # No bias: batch norm would subtract it again, and has a bias of its own.
+    """A 3x3 convolution with batch norm and ReLU."""
     return [
         nn.Conv2d(before, filters, 3, padding="same", bias=False),
         nn.BatchNorm2d(filters, activation="relu"),

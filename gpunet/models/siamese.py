@@ -1,4 +1,7 @@
-"""Nets that tell whether two images show the same: one embedding, shared by both (Siamese nets, Bromley et al. 1993)."""
+"""Networks that tell whether two images show the same: one embedding for both.
+
+Bromley et al. 1993, "Signature verification using a Siamese time delay neural network".
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,19 @@ import numpy as np
 from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor
+from gpunet.models.parts import check_extents
 
 
 class Siamese(nn.Module):
-    """Two images through one embedding, and a logit of their being of one class (Koch, Zemel & Salakhutdinov 2015, section 3).
+    """Embeds two images with the same weights and gives the logit that they are of one class.
 
-        logit = sum over j of alpha_j |e(a)_j - e(b)_j| + bias
+            logit = sum over j of alpha_j |e(a)_j - e(b)_j| + bias
+
+    Koch, Zemel & Salakhutdinov 2015, "Siamese neural networks for one-shot image recognition",
+    section 3.
 
     Args:
-        embedding: (N, H, W, C) -> (N, D); its weights are shared by both images.
+        embedding: (N, H, W, C) -> (N, D).
         features: D.
     """
 
@@ -27,40 +34,42 @@ class Siamese(nn.Module):
         self.head = nn.Linear(features, 1)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """a, b (N, H, W, C) -> logits (N,) for `binary_cross_entropy_with_logits`: positive where they are of one class."""
+        """Logits (N,) for `binary_cross_entropy_with_logits`, of images a, b (N, H, W, C).
+
+        They are positive where a and b are of one class.
+        """
         return self.head(F.abs(self.embedding(a) - self.embedding(b))).reshape(len(a))
 
 
 def koch(input_shape: tuple[int, int, int] = (105, 105, 1)) -> Siamese:
-    """The net of Koch, Zemel & Salakhutdinov 2015 ("Siamese neural networks for one-shot image recognition", figure 4).
+    """The network of Koch, Zemel & Salakhutdinov 2015, figure 4; see `Siamese`.
 
     Args:
-        input_shape: (H, W, C); its 105x105x1 gives 38,951,745 parameters.
+        input_shape: (H, W, C); the paper's 105x105x1 gives 38,951,745 parameters.
     """
     h, w, c = input_shape
     layers: list[nn.Module] = []
-    for filters, window, pooled in ((64, 10, True), (128, 7, True), (128, 4, True), (256, 4, False)):
-        layers += [nn.Conv2d(c, filters, window, activation="relu"), *[nn.MaxPool2d(2)] * pooled]
-        h, w, c = (h - window + 1) // (1 + pooled), (w - window + 1) // (1 + pooled), filters
+    for filters, size, pooled in ((64, 10, True), (128, 7, True), (128, 4, True), (256, 4, False)):
+        layers += [nn.Conv2d(c, filters, size, activation="relu"), *[nn.MaxPool2d(2)] * pooled]
+        h, w, c = (h - size + 1) // (1 + pooled), (w - size + 1) // (1 + pooled), filters
         if min(h, w) < 1:
             raise ValueError(f"koch: images are {input_shape[0]}x{input_shape[1]}, which is too small")
     return Siamese(nn.Sequential(*layers, nn.Flatten(), nn.Linear(h * w * c, 4096, activation="sigmoid")), 4096)
 
 
 def conv4(input_shape: tuple[int, int, int] = (28, 28, 1), channels: Sequence[int] = (64, 64, 64, 64)) -> nn.Sequential:
-    """The embedding of Vinyals et al. 2016 and Snell et al. 2017 (section 3.1): (N, H, W, C) -> (N, D).
+    """The embedding of Vinyals et al. 2016 and of Snell et al. 2017, section 3.1.
 
-    Four times a 3x3 convolution, batch norm, ReLU and a 2x2 max pool.
+    It takes (N, H, W, C) to (N, D) by four times a 3x3 convolution, batch norm, ReLU and a 2x2 max
+    pool.
 
     Args:
-        input_shape: (H, W, C), at least 16 pixels each way; 28x28x1 gives 111,936 parameters and D = 64.
+        input_shape: (H, W, C), at least 16x16 pixels; 28x28x1 gives 111,936 parameters and D = 64.
         channels: filters of each convolution.
     """
-    h, w, c = input_shape
-    if min(h, w) < 1 << len(channels):
-        raise ValueError(f"conv4: images are {h}x{w} but must be at least {1 << len(channels)} pixels each way")
+    check_extents("conv4", input_shape, 1 << len(channels))
     layers: list[nn.Module] = []
-    for before, filters in pairwise((c, *channels)):
+    for before, filters in pairwise((input_shape[2], *channels)):
         layers += [
             nn.Conv2d(before, filters, 3, padding="same"), nn.BatchNorm2d(filters, activation="relu"), nn.MaxPool2d(2)
         ]  # fmt: skip
@@ -68,7 +77,10 @@ def conv4(input_shape: tuple[int, int, int] = (28, 28, 1), channels: Sequence[in
 
 
 def embed_views(embedding: nn.Module, views: Tensor) -> Tensor:
-    """Embeddings (V W, D), the classes of a view together, of views (W, V, H, W, C): what `all_pairs_loss` takes."""
+    """Embeddings (V W, D) of views (W, V, H, W, C), for `functional.all_pairs_loss`.
+
+    The embeddings of one view of all classes come together.
+    """
     ways, count, *image = views.shape
     return embedding(views.transpose(1, 0, 2, 3, 4).reshape(count * ways, *image))
 
@@ -82,18 +94,20 @@ def one_shot_trials(
     trials: int = 400,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fixed trials of within-alphabet one-shot classification (Lake et al. 2015, "Omniglot").
+    """Fixed trials of within-alphabet one-shot classification on Omniglot.
 
-    A trial takes `ways` characters of one alphabet (by turns) and two drawers: one drew the examples, the other the query.
+    Lake, Salakhutdinov & Tenenbaum 2015, "Human-level concept learning through probabilistic
+    program induction". A trial takes `ways` characters of one alphabet (alphabets by turns) and two
+    drawers; one drew the examples, the other the query.
 
     Args:
         alphabet: (K,), the alphabet of each character.
-        characters, drawer: (N,), of each drawing, as `data.Omniglot` has them.
-        ways: alphabets of fewer characters are left out.
+        characters, drawer: (N,), of each drawing, as in `data.Omniglot`.
+        ways: alphabets with fewer characters are left out.
         seed: of NumPy's Philox, so that the trials stay the same.
     Returns:
-        queries (trials,) int64, the drawings asked about; examples (trials, ways) int64, of which the first is of the query's
-        character.
+        queries (trials,) int64, drawings to classify; examples (trials, ways) int64, the first of
+        which is of the query's character.
     """
     rng = np.random.Generator(np.random.Philox(key=seed))
     position = {(int(k), int(d)): i for i, (k, d) in enumerate(zip(characters, drawer, strict=True))}

@@ -1,4 +1,4 @@
-"""Nets that give every pixel a class."""
+"""U-Net: a network that gives every pixel a class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from gpunet.autograd import Tensor
 
 
 def _interpolated(before: int, after: int) -> nn.Module:
-    # the convolution first: it commutes with the interpolation, and has a quarter of the pixels there
+    # The convolution comes first: it commutes with the interpolation, and there are a quarter of
+    # the pixels there.
+    """A 1x1 convolution, then bilinear interpolation."""
     return nn.Sequential(nn.Conv2d(before, after, 1), nn.Upsample2d(2, mode="bilinear"))
 
 
@@ -23,18 +25,22 @@ UPSAMPLERS: dict[str, Callable[[int, int], nn.Module]] = {
 class UNet(nn.Module):
     """U-Net (Ronneberger, Fischer & Brox 2015, figure 1): (N, H, W, C) -> logits (N, H, W, K).
 
-    Down: two 3x3 convolutions with ReLU, then a 2x2 max pool, the channels doubling at each level. Up: a 2x2 transposed
-    convolution of stride 2, which halves the channels, joined with what the same level had on the way down, and two
-    convolutions again. Convolutions are padded ("same", the paper's are not), so the logits have the images' extents.
+    On the way down, each level has two 3x3 convolutions with ReLU, then a 2x2 max pool; the
+    channels double at each level. On the way up, a 2x2 transposed convolution with stride 2 halves
+    the channels, its result is joined with the output of the same level on the way down, and two
+    convolutions follow. Convolutions are padded ("same"; the paper's are not), so the logits have
+    the images' height and width.
 
     Args:
         in_channels: C.
         num_classes: K.
         base_channels: channels at the first level; the paper's is 64.
-        depth: how many times the extents are halved; the paper's is 4. With its numbers, 1 channel and 2 classes: 31,030,658
-            parameters.
-        batch_norm: whether to normalise after each 3x3 convolution, before the ReLU; the paper does not.
-        upsample: "transposed", or "bilinear" for interpolation and a 1x1 convolution in place of the transposed ones.
+        depth: how many times height and width are halved; the paper's is 4. With the paper's
+            numbers, 1 channel and 2 classes, there are 31,030,658 parameters.
+        batch_norm: whether to normalise after each 3x3 convolution, before the ReLU; the paper does
+            not.
+        upsample: "transposed", or "bilinear" for interpolation and a 1x1 convolution instead of
+            transposed convolutions.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(base_channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, H, W, C), H and W multiples of 2^depth -> (N, H, W, K)."""
+        """x (N, H, W, C), with H and W multiples of 2^depth -> (N, H, W, K)."""
         step = 1 << len(self.up)
         if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step:
             raise ValueError(
@@ -72,7 +78,7 @@ class UNet(nn.Module):
         return self.head(x)
 
     def _descend(self, x: Tensor) -> list[Tensor]:
-        """What each level had on the way down, the last one the bottom."""
+        """The output of each level on the way down; the last is the lowest."""
         levels = [self.down[0](x)]
         for block in self.down[1:]:
             levels.append(block(self.pool(levels[-1])))
@@ -80,9 +86,10 @@ class UNet(nn.Module):
 
 
 def _two_convolutions(before: int, after: int, batch_norm: bool) -> nn.Sequential:
+    """Two 3x3 convolutions with ReLU, and batch norm if asked for."""
     layers: list[nn.Module] = []
     for channels in (before, after):
-        if batch_norm:  # which has a bias of its own
+        if batch_norm:  # has a bias of its own
             layers += [nn.Conv2d(channels, after, 3, padding="same", bias=False), nn.BatchNorm2d(after)]
         else:
             layers += [nn.Conv2d(channels, after, 3, padding="same")]

@@ -1,4 +1,7 @@
-"""Plain deep networks of 3x3 convolutions (Simonyan & Zisserman 2015, "Very Deep Convolutional Networks …")."""
+"""Plain deep networks of 3x3 convolutions.
+
+Simonyan & Zisserman 2015, "Very deep convolutional networks for large-scale image recognition".
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from gpunet.models.parts import check_extents, dense_head
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Filters of the convolutions between the pools (table 1, column A)."""
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Table 1, column D."""
+"""Filters of the convolutions between the pools (table 1, column D)."""
 
 
 def vgg11(
@@ -19,18 +22,20 @@ def vgg11(
     batch_norm: bool = True,
     dense: Sequence[int] = (),
 ) -> nn.Sequential:
-    """VGG-11: the eight convolutions of column A, a 2x2 max pool after each group, and dense layers.
+    """VGG-11: the eight convolutions of column A, a 2x2 max pool per group, dense layers.
 
-    The paper's hidden dense layers, `dense=(4096, 4096)`, are for 224x224 images, of which the pools leave 7x7: with its
-    1,000 classes and no batch norm they make 132,863,336 parameters. Of 32x32 the pools leave one pixel, so there are none.
+    The paper's hidden dense layers, `dense=(4096, 4096)`, are for images of 224x224 pixels, of
+    which the pools leave 7x7. With its 1,000 classes and no batch norm there are 132,863,336
+    parameters. Of 32x32 pixels the pools leave one, so there are no hidden dense layers by default.
 
     Args:
-        input_shape: (H, W, C), at least 32 pixels each way; 32x32x3 gives 9,225,610 parameters without batch norm, of which the
-            convolutions have 9,220,480, and 9,228,362 with it.
+        input_shape: (H, W, C), at least 32x32 pixels; 32x32x3 gives 9,225,610 parameters without
+            batch norm, of which the convolutions have 9,220,480, and 9,228,362 with it.
         num_classes: number of outputs, logits.
-        batch_norm: whether to normalise after each convolution, which then has no bias (Ioffe & Szegedy 2015; the paper is
-            older).
-        dense: outputs of the hidden dense layers, each with ReLU and, as in the paper, half dropped in training.
+        batch_norm: whether to normalise after each convolution, which then has no bias (Ioffe &
+            Szegedy 2015; the VGG paper is older).
+        dense: outputs of the hidden dense layers, each with ReLU and, as in the paper, dropout of
+            0.5.
     """
     return _vgg("vgg11", VGG11, input_shape, num_classes, batch_norm, dense)
 
@@ -41,10 +46,11 @@ def vgg16(
     batch_norm: bool = True,
     dense: Sequence[int] = (),
 ) -> nn.Sequential:
-    """VGG-16: the thirteen convolutions of column D; all else as for `vgg11`.
+    """VGG-16: the thirteen convolutions of column D; the arguments are those of `vgg11`.
 
-    32x32x3 gives 14,719,818 parameters without batch norm, of which the convolutions have 14,714,688, and 14,724,042 with it;
-    the paper's own net, for 224x224x3 with 1,000 classes and `dense=(4096, 4096)`, has 138,357,544.
+    32x32x3 gives 14,719,818 parameters without batch norm, of which the convolutions have
+    14,714,688, and 14,724,042 with it. The paper's network, for 224x224x3 with 1,000 classes and
+    `dense=(4096, 4096)`, has 138,357,544.
     """
     return _vgg("vgg16", VGG16, input_shape, num_classes, batch_norm, dense)
 
@@ -57,6 +63,7 @@ def _vgg(
     batch_norm: bool,
     dense: Sequence[int],
 ) -> nn.Sequential:
+    """A VGG network with these groups of convolutions."""
     h, w, c = input_shape
     check_extents(name, input_shape, 32)
     layers: list[nn.Module] = []

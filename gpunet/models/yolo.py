@@ -1,8 +1,10 @@
-"""A small detector that looks once: a grid of cells, each with some anchors (YOLO).
+"""A small detector (YOLO: "you only look once"): a grid of cells, each with some anchors.
 
-From Redmon & Farhadi 2017 ("YOLO9000", section 2: anchors, boxes placed within their cell, objectness) with the extents of
-Wang, Bochkovskiy & Liao 2021 ("Scaled-YOLOv4", bounded instead of exponential) and the loss of boxes of Rezatofighi et al.
-2019 (GIoU). Each anchor of each cell predicts 5 + K numbers: t_x, t_y, t_w, t_h, objectness, and a logit a class:
+Anchors, boxes placed within their cell, and objectness are those of Redmon & Farhadi 2017
+("YOLO9000", section 2). Widths and heights, bounded instead of exponential, are those of Wang,
+Bochkovskiy & Liao 2021 ("Scaled-YOLOv4"); the loss of boxes is that of Rezatofighi et al. 2019
+(GIoU). Each anchor of each cell predicts 5 + K numbers, t_x, t_y, t_w, t_h, objectness, and a logit
+for each class:
 
     x = (column + s(t_x)) stride   width  = anchor width  (2 s(t_w))^2        s: the sigmoid
     y = (row    + s(t_y)) stride   height = anchor height (2 s(t_h))^2
@@ -24,15 +26,20 @@ from gpunet.vision.average_precision import Detections
 from gpunet.vision.boxes import nms, pairwise_iou, real_numbers, shape_iou, whole_labels
 
 OBJECT, NOTHING, BOX, CLASSES = 0, 1, slice(2, 6), slice(6, None)
-"""Where a target has: 1 if the anchor should find a box, 1 if it should find nothing (neither where it is ignored, for
-another one should), that box, and a 1 at its class."""
+"""Positions in a target.
+
+In order: 1 if the anchor should find a box; 1 if it should find nothing; the box; and a 1 at its
+class. Neither of the first two is 1 if the anchor is ignored because another one should find the
+box.
+"""
 
 
 class YOLO(nn.Module):
-    """Backbone and head: images (N, H, W, C) -> (N, H // stride, W // stride, A, 5 + K).
+    """The detector's backbone and head.
 
-    The backbone is four times a 3x3 convolution with leaky ReLU and a 2x2 max pool, the channels doubling, then two more
-    convolutions; the head is a 1x1 convolution. So the stride is 16 pixels.
+    It takes images (N, H, W, C) to (N, H // stride, W // stride, A, 5 + K). The backbone is four
+    times a 3x3 convolution with leaky ReLU and a 2x2 max pool, with doubling channels, then two
+    more convolutions; the head is a 1x1 convolution. So the stride is 16 pixels.
 
     Args:
         anchors: (A, 2), (width, height) in pixels, see `vision.boxes.anchors`.
@@ -45,7 +52,7 @@ class YOLO(nn.Module):
 
     def __init__(self, anchors: Any, num_classes: int, *, in_channels: int = 3, base_channels: int = 16) -> None:
         self.anchors, self.num_classes = _checked_anchors(anchors), num_classes
-        self._kept: dict[Any, tuple[Tensor, ...]] = {}
+        self._constants_by_place: dict[Any, tuple[Tensor, ...]] = {}
         channels = [in_channels, *(base_channels << level for level in range(4))]
         self.backbone = nn.Sequential(
             *(
@@ -55,8 +62,8 @@ class YOLO(nn.Module):
             nn.Conv2d(channels[-1], 2 * channels[-1], 3, padding="same", activation="leaky_relu"),
             nn.Conv2d(2 * channels[-1], channels[-1], 3, padding="same", activation="leaky_relu"),
         )
-        # It starts with the anchors themselves as boxes, and finds nothing: a likelihood of s(-4) = 0.02 (Lin et al. 2017,
-        # "Focal loss", section 3.3, for the idea)
+        # The first predictions are the anchors themselves, with an objectness of s(-4) = 0.02. The
+        # idea is that of Lin et al. 2017, "Focal loss for dense object detection", section 3.3.
         self.head = nn.Conv2d(
             channels[-1], len(self.anchors) * (5 + num_classes), 1, init=lambda s: nn.init.normal(s, 0.01)
         )
@@ -64,7 +71,10 @@ class YOLO(nn.Module):
         self.head.bias.data[4 :: 5 + num_classes] = -4
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, H, W, C), H and W multiples of 16 -> raw predictions (N, H // 16, W // 16, A, 5 + K)."""
+        """x (N, H, W, C) -> raw predictions (N, H // 16, W // 16, A, 5 + K).
+
+        H and W must be multiples of 16.
+        """
         if x.ndim != 4 or x.shape[1] % self.stride or x.shape[2] % self.stride:
             raise ValueError(f"YOLO: takes (N, H, W, C) with H and W multiples of {self.stride}, got {x.shape}")
         y = self.head(self.backbone(x))
@@ -75,7 +85,7 @@ class YOLO(nn.Module):
         return AssignTargets(self.anchors, self.num_classes, self.stride, size)
 
     def boxes(self, raw: Tensor) -> Tensor:
-        """(N, GH, GW, A, 4) boxes in pixels, (x0, y0, x1, y1), of raw predictions."""
+        """The boxes (N, GH, GW, A, 4) of raw predictions, (x0, y0, x1, y1) in pixels."""
         cells, halves = self._constants(raw)
         centre = (F.sigmoid(raw[..., 0:2]) + cells) * self.stride
         root = 2 * F.sigmoid(raw[..., 2:4])
@@ -83,18 +93,22 @@ class YOLO(nn.Module):
         return F.concatenate([centre - half, centre + half], axis=4)
 
     def _constants(self, raw: Tensor) -> tuple[Tensor, ...]:
-        """Columns and rows of the cells, and half of the anchors, beside `raw`: kept, for a captured step uploads nothing."""
+        """Columns and rows of the cells, and half of the anchors, on the backend of `raw`.
+
+        They are kept, since a captured step cannot upload anything.
+        """
         key = raw.backend.name, raw.dtype, raw.shape[1:3]
-        if key not in self._kept:
+        if key not in self._constants_by_place:
             made = _cells(raw.shape[1:3]), self.anchors / 2
-            self._kept[key] = tuple(tensor(a, dtype=raw.dtype, backend=raw.backend) for a in made)
-        return self._kept[key]
+            self._constants_by_place[key] = tuple(tensor(a, dtype=raw.dtype, backend=raw.backend) for a in made)
+        return self._constants_by_place[key]
 
     def loss(self, raw: Tensor, targets: Any, *, background: float = 0.5, box: float = 2.0) -> Tensor:
-        """Sums over the batch's anchors, divided by the number of those with an object (at least 1):
+        """The loss of a batch, divided by the number of anchors with an object (at least 1).
 
-            cross-entropy of the objectness (times `background` where there is nothing) + cross-entropy of the class of
-            objects + `box` (1 - GIoU) of objects.
+        It is the sum over all anchors of the cross-entropy of the objectness (times `background`
+        where there is nothing), the cross-entropy of the class of objects, and `box` (1 - GIoU) of
+        objects.
 
         Args:
             raw: (N, GH, GW, A, 5 + K).
@@ -114,15 +128,18 @@ class YOLO(nn.Module):
     def detect(
         self, raw: np.ndarray, *, score_threshold: float = 0.05, iou_threshold: float = 0.5, max_detections: int = 100
     ) -> list[Detections]:
-        """The boxes of each image: score = objectness times the class's probability, those of one object suppressed.
+        """The boxes that the detector finds in each image.
+
+        A box's score is its objectness times the probability of its class; overlapping boxes of one
+        class are suppressed.
 
         Args:
             raw: (N, GH, GW, A, 5 + K) on the host, as `Trainer.predict` gives them.
-            score_threshold: least score.
+            score_threshold: smallest score of a box.
             iou_threshold: as for `vision.boxes.nms`.
-            max_detections: detections an image.
+            max_detections: most boxes in an image.
         Raises:
-            ValueError: another shape, or predictions of which one is NaN or infinite.
+            ValueError: another shape, or predictions with NaN or infinity.
         """
         raw = real_numbers("YOLO.detect", "raw", raw, 5 + self.num_classes)
         if raw.ndim != 5 or raw.shape[3] != len(self.anchors):
@@ -143,19 +160,22 @@ class YOLO(nn.Module):
 
 @dataclass(frozen=True)
 class AssignTargets:
-    """The transform that ends a detector's: (images, boxes (N, K, 4), labels (N, K)) -> (images, targets).
+    """The last transform of a detector's data, which makes the targets.
 
-    Each box, cut off at the image, goes to the cell that holds its centre, there to the anchor whose shape is most like its
-    own; of two boxes that go to one anchor, the second takes the next best that is free. Other anchors of the grid that
-    overlap a box by an IoU above `ignore`, laid at their cell's centre, are ignored.
+    It takes (images, boxes (N, K, 4), labels (N, K)) to (images, targets). Each box, clipped at the
+    image, goes to the cell that contains its centre, and there to the anchor with the most similar
+    shape. If two boxes prefer the same anchor, the second takes the next best free one. Other
+    anchors of the grid that overlap a box by an IoU above `ignore`, with their centre at their
+    cell's centre, are ignored.
 
     Attributes:
         anchors: (A, 2), in pixels.
         num_classes: K.
         stride: of the grid, in pixels.
         size: (height, width) of the images.
-        ignore: as said.
-    Targets are float32 (N, GH, GW, A, 6 + K): see `OBJECT`; boxes are (x0, y0, x1, y1) in pixels.
+        ignore: IoU above which an anchor is ignored.
+    Targets are float32 (N, GH, GW, A, 6 + K), see `OBJECT`; their boxes are (x0, y0, x1, y1) in
+    pixels.
     """
 
     anchors: np.ndarray
@@ -172,10 +192,13 @@ class AssignTargets:
         return images, np.stack([self.assign(b, k) for b, k in zip(boxes, labels, strict=True)])
 
     def assign(self, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(GH, GW, A, 6 + K) of one image's boxes (K, 4) and labels (K,); rows without area or with the label -1 are no box.
+        """The targets (GH, GW, A, 6 + K) of one image's boxes (K, 4) and labels (K,).
+
+        Rows without area or with the label -1 stand for no box.
 
         Raises:
-            ValueError: a box with NaN or infinity, a label that is no whole number or has no class.
+            ValueError: a box with NaN or infinity, or a label that is not a whole number or has no
+                class.
         """
         boxes = real_numbers("AssignTargets", "boxes", boxes, 4)
         labels = whole_labels("AssignTargets", labels, boxes, self.num_classes)
@@ -209,18 +232,20 @@ def _best(
     iou_threshold: float,
     max_detections: int,
 ) -> Detections:
+    """The boxes of one image with the highest scores, without overlaps within a class."""
     likely = np.flatnonzero(scores >= score_threshold)
     kept = likely[nms(boxes[likely], scores[likely], labels[likely], iou_threshold=iou_threshold)][:max_detections]
     return Detections(boxes[kept], scores[kept], labels[kept])
 
 
 def _cells(grid: Sequence[int]) -> np.ndarray:
-    """(GH, GW, 1, 2): column and row of each cell."""
+    """Column and row of each cell, (GH, GW, 1, 2)."""
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     return np.stack([columns, rows], axis=2)[:, :, None]
 
 
 def _checked_anchors(anchors: Any) -> np.ndarray:
+    """The anchors as float64 (A, 2)."""
     array = real_numbers("YOLO", "anchors", anchors, 2).astype(np.float64)
     if array.ndim != 2 or not len(array) or not (array > 0).all():
         raise ValueError(f"YOLO: anchors must be positive (A, 2), got {array.shape}")

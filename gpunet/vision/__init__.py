@@ -1,4 +1,4 @@
-"""Images and what networks make of them: ``from gpunet.vision import average_precision, boxes, filters, inspect, plot``."""
+"""Image filters, looking inside networks, pictures of both, boxes and average precision."""
 
 from gpunet.vision import average_precision, boxes, filters, inspect, plot
 

@@ -1,4 +1,4 @@
-"""COCO's average precision, computed by pycocotools."""
+"""COCO's mean average precision, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Detections(NamedTuple):
     boxes: np.ndarray
     """(K, 4), (x0, y0, x1, y1) in pixels."""
     scores: np.ndarray
-    """(K,)."""
+    """(K,) real numbers."""
     labels: np.ndarray
     """(K,) integers."""
 
@@ -26,18 +26,21 @@ class Detections(NamedTuple):
 def mean_average_precision(
     found: Sequence[Detections], truth: Sequence[tuple[np.ndarray, np.ndarray]], classes: Sequence[str]
 ) -> dict[str, float]:
-    """COCO's mean average precision (Lin et al. 2014; interpolated at 101 recalls, at most 100 detections an image).
+    """COCO's mean average precision of detections (Lin et al. 2014).
+
+    Precision is interpolated at 101 recalls, and at most 100 detections of an image count.
 
     Args:
-        found: one an image; equal scores keep their order.
-        truth: (boxes (K, 4), labels (K,)) of the same images; rows with the label -1 stand for no box.
-        classes: names of the labels, each a different one.
+        found: the detections in each image; detections with equal scores keep their order.
+        truth: (boxes (K, 4), labels (K,)) of the same images; rows with the label -1 stand for no
+            box.
+        classes: names of the labels, all different.
     Returns:
-        "mAP", the mean over IoU thresholds 0.5, 0.55, … 0.95; "mAP@0.5"; and "AP@0.5 CLASS" of each class, NaN where the
-        truth has none. The means are over the classes that it has.
+        "mAP", the mean over the IoU thresholds 0.5, 0.55, … 0.95; "mAP@0.5"; and "AP@0.5 CLASS" for
+        each class, NaN if the truth has none of it. The means are over the classes in the truth.
     Raises:
-        ValueError: other numbers of images, or of boxes, scores and labels of one; no box in the truth; NaN or infinity; a
-            label that is no whole number or has no class.
+        ValueError: different numbers of images, or of boxes, scores and labels of one image; no box
+            in the truth; NaN or infinity; a label that is not a whole number or has no class.
         ImportError: pycocotools is not installed.
     """
     if len(found) != len(truth):
@@ -73,28 +76,30 @@ def mean_average_precision(
 
 
 def _precision(content: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
-    """(thresholds, recalls, classes), as pycocotools computes it; -1 where a class has no truth."""
+    """The precision, (thresholds, recalls, classes), as pycocotools computes it; -1 for classes
+    without truth.
+    """
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise ImportError('mean_average_precision needs pycocotools: pip install "gpunet[examples]"') from error
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a report of its own
+    with contextlib.redirect_stdout(io.StringIO()):  # hides pycocotools' own report
         index = COCO()
         index.dataset = content
         index.createIndex()
-        # loadRes takes no empty list: a detection without a score above 0 and without area stands for none
+        # loadRes refuses an empty list: one detection of score 0 and without area stands for none.
         nothing = [{"image_id": 0, "category_id": 0, "bbox": [0.0, 0.0, 0.0, 0.0], "score": 0.0}]
         evaluation = COCOeval(index, index.loadRes(results or nothing), "bbox")
-        evaluation.params.areaRngLbl, evaluation.params.areaRng = ["all"], [[0, np.inf]]  # its own ends at 1e10
+        evaluation.params.areaRngLbl, evaluation.params.areaRng = ["all"], [[0, np.inf]]  # not 1e10
         evaluation.evaluate()
         evaluation.accumulate()
-    precision: np.ndarray = evaluation.eval["precision"][..., 0, -1]  # of all areas, and 100 detections
+    precision: np.ndarray = evaluation.eval["precision"][..., 0, -1]  # all areas, 100 detections
     return precision
 
 
 def _rows(where: str, boxes: Any, labels: Any, classes: int, *, least: int = 0) -> list[tuple[list[float], int]]:
-    """([x, y, width, height], label) of each box (K, 4); extents below 0, of a box turned inside out, become 0."""
+    """([x, y, width, height], label) of each box (K, 4); a negative width or height becomes 0."""
     name = f"mean_average_precision: {where}"
     corners = real_numbers(name, "boxes", boxes, 4).astype(np.float64)
     given = whole_labels(name, labels, corners, classes, least=least)
@@ -104,6 +109,7 @@ def _rows(where: str, boxes: Any, labels: Any, classes: int, *, least: int = 0) 
 
 
 def _scores(where: str, detections: Detections) -> list[float]:
+    """The scores as a list, one for each label."""
     scores = np.asarray(detections.scores)
     if scores.shape != np.shape(detections.labels):
         raise ValueError(

@@ -1,7 +1,8 @@
-"""Boxes as arrays: overlap, anchors, non-maximum suppression. Boxes are (x0, y0, x1, y1), in any unit.
+"""Boxes as arrays: overlap, anchors, non-maximum suppression.
 
-They may be arrays or lists of any real numbers. What is computed of float32 is float32, of everything else, whole numbers and
-mixtures among them, float64. A box that is turned inside out (x1 < x0 or y1 < y0) has no area. NaN and infinity raise.
+Boxes are (x0, y0, x1, y1), in any unit; they may be arrays or lists of any real numbers. Results
+are float32 if all boxes are float32, else float64. A box that is turned inside out (x1 < x0 or y1 <
+y0) has no area. NaN and infinity raise an error.
 """
 
 from __future__ import annotations
@@ -15,34 +16,38 @@ from gpunet.backends.contract.real import real_array
 
 
 def areas(boxes: Any) -> np.ndarray:
-    """(…,) of boxes (…, 4); 0 where a box is turned inside out, infinity where its dtype holds no number so large."""
+    """Areas (…,) of boxes (…, 4).
+
+    They are 0 for boxes turned inside out, and infinity beyond the dtype's range.
+    """
     given = real_numbers("areas", "boxes", boxes, 4)
-    with np.errstate(over="ignore"):  # halved, as by _overlap
+    with np.errstate(over="ignore"):  # halved, as in _overlap
         found: np.ndarray = (4 * _area(_extents(given.astype(np.float64) / 2))).astype(given.dtype)
     return found
 
 
 def pairwise_iou(a: Any, b: Any) -> np.ndarray:
-    """Intersection over union of each of a (…, M, 4) with each of b (…, P, 4) -> (…, M, P); 0 where neither has an area.
+    """Intersection over union of each box in a (…, M, 4) with each in b (…, P, 4) -> (…, M, P).
 
-    A single box (4,) has no axis in the result: of one and P boxes it is (P,), of two boxes ().
+    It is 0 where neither box has an area. A single box (4,) has no axis in the result: one box and
+    P boxes give (P,), two single boxes ().
     """
     return _of_pairs("pairwise_iou", a, b, _iou)
 
 
 def pairwise_giou(a: Any, b: Any) -> np.ndarray:
-    """Generalised IoU (Rezatofighi et al. 2019, algorithm 1) of each of a with each of b, -1 to 1; shapes as for
-    `pairwise_iou`.
+    """Generalised IoU, from -1 to 1, of each box in a with each in b; shapes as in `pairwise_iou`.
 
-    Of boxes of which the smallest one around both has no area, it is 0.
+    Rezatofighi et al. 2019, "Generalized intersection over union", algorithm 1. It is 0 where the
+    smallest box around both has no area.
     """
     return _of_pairs("pairwise_giou", a, b, _giou)
 
 
 def shape_iou(a: Any, b: Any) -> np.ndarray:
-    """IoU of (width, height)s a (M, 2) and b (P, 2), laid on one corner -> (M, P): how alike their shapes are.
+    """IoU of shapes (width, height) laid on one corner: a (M, 2), b (P, 2) -> (M, P).
 
-    Extents below 0 count as 0; 0 where neither shape has an area.
+    A negative width or height counts as 0; the result is 0 where neither shape has an area.
     """
     first, second = real_numbers("shape_iou", "a", a, 2), real_numbers("shape_iou", "b", b, 2)
     boxes = [np.concatenate([np.zeros_like(shapes), shapes], axis=-1) for shapes in (first, second)]
@@ -50,18 +55,20 @@ def shape_iou(a: Any, b: Any) -> np.ndarray:
 
 
 def anchors(shapes: Any, count: int, *, rounds: int = 300) -> np.ndarray:
-    """Typical (width, height)s by k-means with the distance 1 - IoU (Redmon & Farhadi 2017, section 2, "Dimension clusters").
+    """Typical shapes (width, height) of boxes, by k-means with the distance 1 - IoU.
 
-    It starts from shapes evenly spread by their area, and ends when no shape changes its cluster; nothing is drawn.
+    Redmon & Farhadi 2017, "YOLO9000", section 2, "Dimension clusters". The clusters start from
+    shapes evenly spread by area, and the iteration ends when no shape changes its cluster. Nothing
+    is random.
 
     Args:
         shapes: (M, 2), positive.
-        count: of clusters, a whole number.
-        rounds: at most.
+        count: number of clusters.
+        rounds: most iterations.
     Returns:
-        (count, 2) float64, by area; a cluster is the mean of its shapes.
+        (count, 2) float64, sorted by area; each is the mean of its cluster's shapes.
     Raises:
-        ValueError: fewer different shapes than clusters, or one without area.
+        ValueError: fewer different shapes than clusters, or a shape without area.
     """
     shapes = np.atleast_2d(real_numbers("anchors", "shapes", shapes, 2)).astype(np.float64)
     if shapes.ndim != 2 or not (shapes > 0).all():
@@ -84,26 +91,28 @@ def anchors(shapes: Any, count: int, *, rounds: int = 300) -> np.ndarray:
 
 
 def nms(boxes: Any, scores: Any, labels: Any, *, iou_threshold: float = 0.5) -> np.ndarray:
-    """Non-maximum suppression within each class: positions of the boxes that stay, the highest score first.
+    """Non-maximum suppression within each class: positions of the boxes that are kept, best score
+    first.
 
-    A box goes if it overlaps one of its class with a higher score, that stays, by an IoU above the threshold.
+    A box is dropped if its IoU with a kept box of its class with a higher score exceeds the
+    threshold.
 
     Args:
         boxes: (K, 4).
-        scores: (K,) of any real numbers but NaN; equal ones keep their order.
-        labels: (K,) of any real numbers but NaN, as a rule whole ones.
+        scores: (K,) real numbers except NaN; boxes with equal scores keep their order.
+        labels: (K,) real numbers except NaN, usually whole ones.
         iou_threshold: from 0 to 1.
     Returns:
         (M,) int64.
     Raises:
-        ValueError: other numbers of boxes, scores and labels, NaN, a threshold out of its range.
-        TypeError: what is no real number.
+        ValueError: different numbers of boxes, scores and labels, NaN, or a threshold out of range.
+        TypeError: elements that are not real numbers.
     """
     if not isinstance(iou_threshold, Real) or not 0 <= iou_threshold <= 1:
         raise ValueError(f"nms: iou_threshold is {iou_threshold} but must be from 0 to 1")
     given = np.atleast_2d(real_numbers("nms", "boxes", boxes, 4))
     ranks, kinds = _one_per_box("scores", scores, given), _one_per_box("labels", labels, given)
-    # The stable order of falling scores, without a minus: whole numbers without a sign have none
+    # A stable sort by falling scores that does not negate them, since scores may be unsigned.
     order = len(ranks) - 1 - np.argsort(ranks[::-1], kind="stable")[::-1]
     given, kinds = given[order], kinds[order]
     alive = np.ones(len(order), bool)
@@ -115,13 +124,13 @@ def nms(boxes: Any, scores: Any, labels: Any, *, iou_threshold: float = 0.5) -> 
 
 
 def real_numbers(operation: str, name: str, given: Any, width: int) -> np.ndarray:
-    """Boxes or shapes (…, width) as floats to compute with: float32 as it is, any other real numbers as float64.
+    """Boxes or shapes (…, width) as floats: float32 stays, other real numbers become float64.
 
-    A list of none, (0,), becomes (0, width).
+    An empty list, (0,), becomes (0, width).
 
     Raises:
         ValueError: another shape, NaN or infinity.
-        TypeError: what is no real number.
+        TypeError: elements that are not real numbers.
     """
     array = np.asarray(real_array(f"{operation}: {name}", given))
     if array.shape == (0,):
@@ -135,7 +144,11 @@ def real_numbers(operation: str, name: str, given: Any, width: int) -> np.ndarra
 
 
 def whole_labels(operation: str, labels: Any, boxes: np.ndarray, classes: int, *, least: int = -1) -> np.ndarray:
-    """Labels (K,) int64 of boxes (K, 4), from `least`, where -1 stands for no box, to classes - 1; ValueError for others."""
+    """Labels (K,) int64 of boxes (K, 4), checked to be whole numbers from `least` to classes - 1.
+
+    Raises:
+        ValueError: other labels, or another number of them; -1 stands for no box.
+    """
     given = np.asarray(labels)
     if boxes.ndim != 2 or given.shape != boxes.shape[:1]:
         raise ValueError(f"{operation}: takes boxes (K, 4) and labels (K,), got {boxes.shape} and {given.shape}")
@@ -147,7 +160,7 @@ def whole_labels(operation: str, labels: Any, boxes: np.ndarray, classes: int, *
 
 
 def _one_per_box(name: str, given: Any, boxes: np.ndarray) -> np.ndarray:
-    """Scores or labels (K,) of boxes (K, 4)."""
+    """Scores or labels, (K,), checked against boxes (K, 4)."""
     array = np.atleast_1d(real_array(f"nms: {name}", given))
     if boxes.ndim != 2 or array.shape != boxes.shape[:1]:
         raise ValueError(f"nms: takes boxes (K, 4) and {name} (K,), got {boxes.shape} and {array.shape}")
@@ -157,16 +170,14 @@ def _one_per_box(name: str, given: Any, boxes: np.ndarray) -> np.ndarray:
 
 
 def _of_pairs(operation: str, a: Any, b: Any, of: Any) -> np.ndarray:
-    """`of` (common, union, around) of each pair, computed in float64."""
+    """`of(common, union, around)` of each pair of boxes, computed in float64."""
     first, second = real_numbers(operation, "a", a, 4), real_numbers(operation, "b", b, 4)
     dtype = np.result_type(first, second)
     single = first.ndim == 1, second.ndim == 1
     try:
         np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
     except ValueError as error:
-        raise ValueError(
-            f"{operation}: a is {first.shape} and b {second.shape}, which are not as many batches"
-        ) from error
+        raise ValueError(f"{operation}: a is {first.shape} and b {second.shape}, whose batch axes differ") from error
     found: np.ndarray = of(*_overlap(np.atleast_2d(first), np.atleast_2d(second))).astype(dtype)
     axes = tuple(axis for axis, without in zip((-2, -1), single, strict=True) if without)
     return found.squeeze(axis=axes)
@@ -182,14 +193,16 @@ def _giou(common: np.ndarray, union: np.ndarray, around: np.ndarray) -> np.ndarr
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(intersection, union, area of the smallest box around both), each (…, M, P), in a unit of its own for each pair.
+    """(intersection, union, area of the smallest box around both), each (…, M, P).
 
-    The unit is a power of two of about the extents of the box around both: dividing by it rounds nothing, and no product
-    leaves float64's range. The boxes are halved first, for a difference of two of them may be twice the largest number.
+    Each pair has a unit of its own, a power of two near the size of the box around both. Dividing
+    by it rounds nothing, and no product leaves float64's range. The boxes are halved first, since a
+    difference of two coordinates may be twice the largest number.
     """
     a, b = a[..., :, None, :].astype(np.float64) / 2, b[..., None, :, :].astype(np.float64) / 2
     inner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    lowest = np.minimum(*(np.minimum(box[..., :2], box[..., 2:]) for box in (a, b)))  # also of boxes inside out
+    # A box that is turned inside out has its lower ends second.
+    lowest = np.minimum(*(np.minimum(box[..., :2], box[..., 2:]) for box in (a, b)))
     around = np.maximum(*(np.maximum(box[..., :2], box[..., 2:]) for box in (a, b))) - lowest
     unit = -np.frexp(around)[1]
     common, of_a, of_b, outer = (
@@ -199,7 +212,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _area(extents: np.ndarray) -> np.ndarray:
-    """(…,) of (width, height) (…, 2)."""
+    """Areas (…,) of (width, height) (…, 2)."""
     area: np.ndarray = extents[..., 0] * extents[..., 1]
     return area
 

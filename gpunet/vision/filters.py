@@ -1,16 +1,19 @@
-"""Image filters: small matrices that gpunet's own depthwise convolution applies to every channel of a photograph.
+"""Image filters: small matrices that gpunet's depthwise convolution applies to each channel of an
+image.
 
-``filters.kernel("sobel_x")`` is the matrix, written as it is laid over the image (a cross-correlation, like a network's
-filters: no flip); ``filters.apply(image, matrix)`` applies any matrix; each filter is also a function of its own. All take
+``filters.kernel("sobel_x")`` is a filter's matrix, as it lies over the image (a cross-correlation,
+as in networks: no flip). ``filters.apply(image, matrix)`` applies any matrix, and each filter is
+also a function. All of them take
 
 - image: (H, W, C) or (N, H, W, C), uint8 or float, on the host;
-- border: what lies around the image: "reflect" (the image without its outermost pixels, as in `numpy.pad`), "edge" (its
-  outermost pixels, repeated) or "zero";
-- dtype: of the result; the image's own if None. uint8 results are rounded and clipped to 0..255, so ask for a float
-  dtype where the sign matters, as it does for edges;
-- backend: where the convolution runs; NumPy if None. It computes in float32, in float64 if the image or the result is;
+- border: what lies around the image: "reflect" (the image without its outermost pixels, as in
+  `numpy.pad`), "edge" (its outermost pixels, repeated) or "zero";
+- dtype: of the result; the image's own if None. uint8 results are rounded and clipped to 0 to 255,
+  so choose a float dtype where the sign matters, as for edges;
+- backend: where the convolution runs; NumPy if None. It computes in float32, or in float64 if the
+  image or the result is float64;
 
-and return an array of the image's shape. The median is no convolution: see there.
+and return an array of the image's shape. The median is not a convolution: see `median`.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
 
 BORDERS = {"reflect": "reflect", "edge": "edge", "zero": "constant"}
-"""Names of borders, and `numpy.pad`'s names for them."""
+"""The names of the borders, and `numpy.pad`'s names for them."""
 
 
 class Options(TypedDict, total=False):
@@ -61,13 +64,13 @@ def _gaussian(sigma: float = 1.0) -> np.ndarray:
 def _motion(length: int = 9, angle: float = 0.0) -> np.ndarray:
     length = _odd("kernel", "length", length)
     middle = length // 2
-    matrix = np.zeros((length + 2, length + 2))  # one more on each side for what rounding spills
+    matrix = np.zeros((length + 2, length + 2))  # one more on each side, for rounding errors
     for step in range(-middle, middle + 1):
         row, column = middle + 1 - step * sin(radians(angle)), middle + 1 + step * cos(radians(angle))
         for i in (floor(row), floor(row) + 1):
             for j in (floor(column), floor(column) + 1):
                 share = (1 - abs(row - i)) * (1 - abs(column - j))
-                if share > 1e-12:  # cos(90°) is not quite 0
+                if share > 1e-12:  # cos(90°) is not exactly 0
                     matrix[i, j] += share / length
     return matrix[1:-1, 1:-1]
 
@@ -90,16 +93,16 @@ _MATRICES: dict[str, Callable[..., np.ndarray]] = {
     "emboss": lambda: _EMBOSS.copy(),
 }
 NAMES = tuple(_MATRICES)
-"""What `kernel` takes."""
+"""The names that `kernel` takes."""
 
 
 def kernel(name: str, **options: Any) -> np.ndarray:
-    """The matrix of a filter, float64 (KH, KW), both odd; row 0 lies over the pixels above.
+    """The matrix of a filter, float64 (KH, KW), both odd; row 0 lies over the upper pixels.
 
     Args:
         name: one of `NAMES`.
-        options: of the function of that name: size of "box", sigma of "gaussian", length and angle of "motion", amount of
-            "sharpen".
+        options: arguments of the filter's function: size of "box", sigma of "gaussian", length and
+            angle of "motion", amount of "sharpen".
     """
     if name not in _MATRICES:
         raise ValueError(f"kernel: name is {name!r} but takes one of {', '.join(NAMES)}")
@@ -110,12 +113,15 @@ def kernel(name: str, **options: Any) -> np.ndarray:
 
 
 def apply(image: Any, matrix: str | np.ndarray | Sequence[Sequence[float]], **options: Unpack[Options]) -> np.ndarray:
-    """y[p, q] = sum over i, j of image[p + i - KH // 2, q + j - KW // 2] matrix[i, j], in every channel.
+    """Apply a matrix to every channel of an image.
+
+    y[p, q] = sum over i, j of image[p + i - KH // 2, q + j - KW // 2] matrix[i, j]
 
     Args:
         matrix: (KH, KW), both odd, or a name for `kernel`.
     Raises:
-        ValueError, TypeError: an image, matrix, border or dtype of another kind; an image too small to be reflected.
+        ValueError, TypeError: an image, matrix, border or dtype of the wrong kind; an image that is
+            too small to be reflected.
     """
     weights = kernel(matrix) if isinstance(matrix, str) else np.asarray(matrix)
     if weights.ndim != 2 or weights.dtype.kind not in "biuf" or any(n % 2 == 0 for n in weights.shape):
@@ -126,68 +132,89 @@ def apply(image: Any, matrix: str | np.ndarray | Sequence[Sequence[float]], **op
 
 
 def identity(image: Any, **options: Unpack[Options]) -> np.ndarray:
-    """The image itself: 1 in the middle, 0 around it."""
+    """The image itself: the matrix is 1 in the middle and 0 around it."""
     return _convolved("identity", image, [[kernel("identity")]], **options)
 
 
 def box_blur(image: Any, size: int = 3, **options: Unpack[Options]) -> np.ndarray:
-    """The mean of size x size pixels; `size` is odd. Rows, then columns, for the matrix is the product of both."""
+    """The mean of size x size pixels; `size` is odd.
+
+    Rows are filtered first, then columns, since the matrix is the product of both.
+    """
     row = _box_row("box_blur", size)
     return _convolved("box_blur", image, [[row[None, :]], [row[:, None]]], **options)
 
 
 def gaussian_blur(image: Any, sigma: float = 1.0, **options: Unpack[Options]) -> np.ndarray:
-    """Means weighted by exp(-d^2 / 2 sigma^2), of pixels up to 4 sigma away; `sigma` is in pixels. Rows, then columns."""
+    """Means weighted by exp(-d^2 / (2 sigma^2)), over pixels at distances d up to 4 sigma.
+
+    `sigma` is in pixels. Rows are filtered first, then columns, since the matrix is the product of
+    both.
+    """
     row = _gaussian_row("gaussian_blur", sigma)
     return _convolved("gaussian_blur", image, [[row[None, :]], [row[:, None]]], **options)
 
 
 def motion_blur(image: Any, length: int = 9, angle: float = 0.0, **options: Unpack[Options]) -> np.ndarray:
-    """The mean of `length` (odd) points on a line, a pixel apart, each interpolated bilinearly.
+    """The mean of `length` (odd) points on a line, one pixel apart, interpolated bilinearly.
 
     Args:
-        angle: of the line, in degrees from the horizontal, anticlockwise.
+        angle: of the line, in degrees, anticlockwise from the horizontal.
     """
     length = _odd("motion_blur", "length", length)
     return _convolved("motion_blur", image, [[_motion(length, angle)]], **options)
 
 
 def sharpen(image: Any, amount: float = 1.0, **options: Unpack[Options]) -> np.ndarray:
-    """The image less `amount` times its Laplacian; amount=1 is the matrix with 5 in the middle and -1 beside it."""
+    """The image minus `amount` times its Laplacian.
+
+    With amount=1 the matrix has 5 in the middle and -1 beside it.
+    """
     return _convolved("sharpen", image, [[_sharpen(amount)]], **options)
 
 
 def sobel(image: Any, **options: Unpack[Options]) -> np.ndarray:
     """Strength of edges: sqrt(gx^2 + gy^2) of the responses to "sobel_x" and "sobel_y".
 
-    Each is a slope across and a mean (1, 2, 1) along the edge; "sobel_x" is positive where the image gets brighter to the
-    right, "sobel_y" where it does downwards. A step of height h gives 4 h.
+    Each response is a slope across the edge and a mean (1, 2, 1) along it. "sobel_x" is positive
+    where the image gets brighter to the right, "sobel_y" where it gets brighter downwards. A step
+    of height h gives 4 h.
     """
     return _convolved("sobel", image, [[kernel("sobel_x"), kernel("sobel_y")]], magnitude=True, **options)
 
 
 def prewitt(image: Any, **options: Unpack[Options]) -> np.ndarray:
-    """Strength of edges as `sobel`, by "prewitt_x" and "prewitt_y", whose means are (1, 1, 1). A step h gives 3 h."""
+    """Strength of edges as in `sobel`, from "prewitt_x" and "prewitt_y".
+
+    Their means along the edge are (1, 1, 1), so a step of height h gives 3 h.
+    """
     return _convolved("prewitt", image, [[kernel("prewitt_x"), kernel("prewitt_y")]], magnitude=True, **options)
 
 
 def laplacian(image: Any, **options: Unpack[Options]) -> np.ndarray:
-    """Second derivatives of both axes, added: positive on the dark side of an edge, negative on the bright one."""
+    """The sum of the second derivatives along both axes.
+
+    It is positive on the dark side of an edge and negative on the bright side.
+    """
     return _convolved("laplacian", image, [[kernel("laplacian")]], **options)
 
 
 def emboss(image: Any, **options: Unpack[Options]) -> np.ndarray:
-    """The image, lit along the diagonal, as in relief: bright where it rises to the lower right. The weights add up to 1."""
+    """The image as a relief lit along the diagonal: bright where it rises to the lower right.
+
+    The weights add up to 1.
+    """
     return _convolved("emboss", image, [[kernel("emboss")]], **options)
 
 
 def median(image: Any, size: int = 3, **options: Unpack[Options]) -> np.ndarray:
-    """The median of size x size pixels (`size` is odd) of each channel: removes specks and keeps edges.
+    """The median of size x size pixels of each channel: removes specks and keeps edges.
 
-    It is not linear, so no convolution computes it: NumPy's sliding windows do, on the host. NaN propagates.
+    `size` is odd. The median is not linear, so no convolution computes it; NumPy's sliding windows
+    on the host do. NaN propagates.
 
     Raises:
-        BackendError: a backend that is not on the host; there is no kernel for it, and nothing is moved silently.
+        BackendError: a backend that is not on the host, for which there is no kernel.
     """
     size = _odd("median", "size", size)
     backend = options.get("backend")
@@ -197,7 +224,8 @@ def median(image: Any, size: int = 3, **options: Unpack[Options]) -> np.ndarray:
     batch, result = _checked("median", image, options.get("dtype"))
     padded = _padded("median", batch, size // 2, size // 2, options.get("border", "reflect"))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-    y = np.stack([np.median(one, axis=(-2, -1)) for one in windows])  # an image at a time: each copies its windows
+    # One image at a time, since the median copies all windows.
+    y = np.stack([np.median(one, axis=(-2, -1)) for one in windows])
     return _delivered(y, result).reshape(np.shape(image))
 
 
@@ -214,9 +242,14 @@ def _convolved(
     dtype: Any = None,
     backend: str | Backend | None = None,
 ) -> np.ndarray:
-    """The image after convolutions one after another, each by one matrix, or by two whose `magnitude` is asked for.
+    """Convolve the image with one bank of matrices after the other.
 
-    The border of all of them is put around the image at first: padding an axis and filtering it commute with the other.
+    The border for all passes is put around the image at first, since padding one axis and filtering
+    it commutes with the other axis.
+
+    Args:
+        passes: banks of one matrix, or, with `magnitude`, of two.
+        magnitude: whether to return sqrt(gx^2 + gy^2) of the two responses.
     """
     batch, result = _checked(operation, image, dtype)
     channels = batch.shape[3]
@@ -225,7 +258,7 @@ def _convolved(
     x = _padded(operation, batch.astype(computed), down, right, border)
     with no_grad():
         y = tensor(x, backend="numpy" if backend is None else backend)
-        for bank in passes:  # depthwise: each channel is a group and meets every matrix of the bank
+        for bank in passes:  # depthwise: each channel is a group and meets all matrices of the bank
             w = np.tile(np.stack(bank, axis=-1)[:, :, None, :], channels).astype(computed)
             y = F.conv2d(y, w, groups=channels)
         if magnitude:
@@ -248,26 +281,30 @@ def _checked(operation: str, image: Any, dtype: Any) -> tuple[np.ndarray, np.dty
 
 
 def _padded(operation: str, batch: np.ndarray, down: int, right: int, border: str) -> np.ndarray:
+    """The batch with `down` rows above and below and `right` columns on each side added."""
     if border not in BORDERS:
         raise ValueError(f"{operation}: border is {border!r} but takes one of {', '.join(BORDERS)}")
     h, w = batch.shape[1:3]
     if border == "reflect" and (down >= h or right >= w):
         raise ValueError(
             f"{operation}: an image of {h}x{w} pixels is too small to be reflected by {down} rows and {right} columns; "
-            'border="edge" or "zero" takes it'
+            'use border="edge" or "zero"'
         )
     return np.pad(batch, ((0, 0), (down, down), (right, right), (0, 0)), mode=BORDERS[border])  # type: ignore[call-overload]
 
 
 def _delivered(y: np.ndarray, result: np.dtype) -> np.ndarray:
+    """y in the result's dtype; uint8 is rounded and clipped."""
     return np.clip(np.rint(y), 0, 255).astype(np.uint8) if result == np.uint8 else y.astype(result)
 
 
 def _box_row(operation: str, size: int) -> np.ndarray:
+    """One row of the box filter."""
     return np.full(_odd(operation, "size", size), 1 / size)
 
 
 def _gaussian_row(operation: str, sigma: float) -> np.ndarray:
+    """One row of the Gaussian filter."""
     if not 0 < sigma < float("inf"):
         raise ValueError(f"{operation}: sigma is {sigma} but must be positive, in pixels")
     reach = int(4 * sigma + 0.5)
@@ -276,6 +313,7 @@ def _gaussian_row(operation: str, sigma: float) -> np.ndarray:
 
 
 def _odd(operation: str, argument: str, value: int) -> int:
+    """The value, checked to be an odd positive integer."""
     if positive_int(operation, argument, value) % 2 == 0:
         raise ValueError(f"{operation}: {argument} is {value} but must be odd, to have a middle")
     return int(value)

@@ -1,7 +1,8 @@
-"""Pictures of what `filters` and `inspect` return, as `matplotlib.figure.Figure`s: ``plot.images(…).savefig("a.png")``.
+"""Pictures of what `filters` and `inspect` return, as `matplotlib.figure.Figure`s.
 
-Float images are drawn from their smallest value (black) to their largest; uint8 as they are. matplotlib is imported when
-something is drawn: it comes with ``pip install "gpunet[examples]"``.
+``plot.images(…).savefig("a.png")`` writes one to a file. Float images are drawn from their smallest
+value (black) to their largest (white), uint8 images as they are. matplotlib is imported when
+something is drawn; ``pip install "gpunet[examples]"`` installs it.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ import numpy as np
 from gpunet.vision.inspect import Patches, ReceptiveField, half_way
 
 SIGNED, STRENGTH = "RdBu_r", "inferno"
-"""Colour maps: of values around 0 (white), and of values from 0 (black)."""
+"""Colour maps: for values around 0 (white), and for values from 0 (black)."""
 
 
 def images(
     images: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int | None = None, title: str = "",
     size: float = 1.6,
 ) -> Any:  # fmt: skip
-    """Images side by side.
+    """Draw images side by side.
 
     Args:
-        images: each (H, W), or (H, W, C) of 1 or 3 channels.
-        titles: one an image, or none.
-        columns: how many stand in a row; about as many as rows if None.
+        images: each (H, W), or (H, W, C) with 1 or 3 channels.
+        titles: one for each image, or none.
+        columns: images per row; about as many as rows if None.
         title: of the whole picture.
         size: width of one image, in inches.
     """
@@ -45,7 +46,11 @@ def images(
 
 
 def filters(weight: np.ndarray, *, columns: int | None = None, title: str = "First-layer filters") -> Any:
-    """Filters (KH, KW, C, O) as O tiles: in colour if C is 3, else the mean of the channels, red above 0, blue below."""
+    """Draw filters (KH, KW, C, O) as O tiles.
+
+    Tiles are in colour if C is 3; else they show the mean of the channels, red above 0 and blue
+    below.
+    """
     if np.ndim(weight) != 4:
         raise ValueError(f"filters: weight has shape {np.shape(weight)} but takes (KH, KW, C, O)")
     tiles, bound = np.moveaxis(np.asarray(weight), -1, 0), float(np.abs(weight).max())
@@ -62,11 +67,15 @@ def filters(weight: np.ndarray, *, columns: int | None = None, title: str = "Fir
 
 
 def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], *, max_channels: int = 12) -> Any:
-    """One image's feature maps: a row a layer, its first `max_channels` channels; layers without pixels as bars.
+    """Draw one image's feature maps, one row for each layer.
+
+    Layers without pixels are drawn as bars.
 
     Args:
         image: (H, W, C).
-        maps: each layer's output for this image, (OH, OW, O) or (O,), as `inspect.feature_maps` gives them for a batch.
+        maps: each layer's output for this image, (OH, OW, O) or (O,), as `inspect.feature_maps`
+            gives them for a batch.
+        max_channels: most channels of a layer that are drawn.
     """
     columns = min(max_channels, max(m.shape[-1] for m in maps.values() if m.ndim == 3)) if _with_pixels(maps) else 1
     figure, axes = _figure(len(maps) + 1, columns, 0.85, 0.95, "Feature maps")
@@ -84,11 +93,12 @@ def feature_maps(image: np.ndarray, maps: Mapping[str, np.ndarray], *, max_chann
 
 
 def patches(units: Mapping[str, Patches], projections: Mapping[str, np.ndarray] | None = None) -> Any:
-    """The patches that activate units most, a row a unit; under each, its deconvnet projection if given.
+    """Draw the patches that activate units most, one row for each unit.
 
     Args:
-        units: by a name for each.
-        projections: by the same names, (K, RH, RW, C) of the same extents as the patches; drawn with 0 in grey.
+        units: patches by the units' names.
+        projections: deconvnet projections by the same names, (K, RH, RW, C), with the extents of
+            the patches. They are drawn below the patches, with 0 in grey.
     """
     rows_each = 1 if projections is None else 2
     columns = max(len(p.values) for p in units.values())
@@ -108,13 +118,14 @@ def patches(units: Mapping[str, Patches], projections: Mapping[str, np.ndarray] 
 def heatmaps(
     images: Sequence[np.ndarray], maps: Mapping[str, np.ndarray], titles: Sequence[str] = (), *, title: str = ""
 ) -> Any:
-    """Images, and under each its maps, scaled to the image and laid over it.
+    """Draw images, and below each its maps, scaled to the image and laid over it.
 
     Args:
-        images: N of them, (H, W, C).
-        maps: by name, each (N, h, w) at any resolution, such as `inspect.saliency` and `grad_cam` give; the image shows
-            through where a map is small, and over each stands its largest value.
-        titles: one an image.
+        images: N images, (H, W, C).
+        maps: by name, each (N, h, w) at any resolution, as `inspect.saliency` and `grad_cam` give
+            them. The image shows through where a map is small; the title of each is its largest
+            value.
+        titles: one for each image, or none.
     """
     figure, axes = _figure(len(maps) + 1, len(images), 1.3, 1.4, title)
     for n, image in enumerate(images):
@@ -134,11 +145,11 @@ def heatmaps(
 def receptive_fields(
     image: np.ndarray, fields: Mapping[str, ReceptiveField], unit_at: tuple[int, int] | None = None
 ) -> Any:
-    """The receptive field of one unit of each layer, drawn over an image (H, W, C).
+    """Draw the receptive field of one unit of each layer over an image (H, W, C).
 
     Args:
-        fields: by the layer's name; those that see the whole image are left out.
-        unit_at: (row, column) of the pixel that the unit sits over, near enough; the image's middle if None.
+        fields: by the layers' names; fields that cover the whole image are left out.
+        unit_at: (row, column) of the pixel under the unit; the image's middle if None.
     """
     from matplotlib.patches import Rectangle
 
@@ -176,7 +187,10 @@ def receptive_fields(
 
 
 def translation(shifts: Sequence[int], curves: Mapping[str, Sequence[float]], what: str = "features") -> Any:
-    """`inspect.translation`'s distances against the shift, one curve a net, and where each is half way."""
+    """Draw `inspect.translation`'s distances against the shift, with one curve for each network.
+
+    The legend says at which shift each curve is half way.
+    """
     figure, axes = _figure(1, 1, 6.0, 4.0, f"How far an input moves before the {what} change")
     ax = axes[0, 0]
     ax.set_axis_on()
@@ -196,7 +210,9 @@ def translation(shifts: Sequence[int], curves: Mapping[str, Sequence[float]], wh
 
 
 def _figure(rows: int, columns: int, width: float, height: float, title: str) -> tuple[Any, Any]:
-    """(figure, axes (rows, columns)), each of width x height inches and without a frame until something is drawn."""
+    """(figure, axes (rows, columns)), each of width x height inches and without a frame until it is
+    used.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -211,12 +227,12 @@ def _figure(rows: int, columns: int, width: float, height: float, title: str) ->
 
 
 def _image(ax: Any, image: np.ndarray, title: str = "", **options: Any) -> Any:
-    """Draw (H, W), (H, W, 1) or (H, W, 3) with pixels as they are."""
+    """Draw (H, W), (H, W, 1) or (H, W, 3) without interpolation."""
     if np.ndim(image) not in (2, 3) or (np.ndim(image) == 3 and np.shape(image)[2] not in (1, 3)):
         raise ValueError(f"plot: an image has shape {np.shape(image)} but takes (H, W), (H, W, 1) or (H, W, 3)")
     if np.ndim(image) == 3 and image.shape[2] == 1:
         image = image[..., 0]
-    if image.dtype.kind == "f" and image.ndim == 3:  # matplotlib takes colours from 0 to 1 only
+    if image.dtype.kind == "f" and image.ndim == 3:  # matplotlib accepts colours from 0 to 1 only
         low, high = options.get("vmin", image.min()), options.get("vmax", image.max())
         image = np.clip((image - low) / ((high - low) or 1), 0, 1)
     elif image.dtype == np.uint8:
@@ -229,12 +245,12 @@ def _image(ax: Any, image: np.ndarray, title: str = "", **options: Any) -> Any:
 
 
 def _label(ax: Any, text: str) -> None:
-    """Name a row, to its left."""
+    """Write a row's name to its left."""
     ax.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
 
 
 def _bars(figure: Any, row: Any, name: str, values: np.ndarray) -> None:
-    """The values of a layer without pixels, across the whole row."""
+    """Draw the values of a layer without pixels across the whole row."""
     ax = figure.add_subplot(row[0].get_gridspec()[row[0].get_subplotspec().rowspan.start, :])
     ax.bar(range(len(values)), values, width=1.0)
     ax.set_title(f"{name}: {len(values)}", fontsize=8, loc="left")

@@ -156,7 +156,7 @@ def test_what_the_optimizer_refuses_leaves_the_model_as_it_was(path):
 def test_weights_are_no_checkpoint(path):
     model, optimizer = make()
     save_weights(path, model)
-    with pytest.raises(ValueError, match=r"net\.safetensors is no checkpoint of gpunet"):
+    with pytest.raises(ValueError, match=r"net\.safetensors is not a checkpoint of gpunet"):
         load_checkpoint(path, model, optimizer)
 
 

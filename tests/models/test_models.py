@@ -156,7 +156,7 @@ def test_speedrun_starts_whitened_and_learns_all_but_what_is_fixed(backend, rng)
     np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images))
     models.whiten(model, images[:4])
     np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images[:4]))
-    with pytest.raises(TypeError, match="whiten: takes a speedrun net, got one that begins with Linear"):
+    with pytest.raises(TypeError, match="whiten: takes a speedrun network, got one that begins with Linear"):
         models.whiten(nn.Sequential(nn.Linear(2, 2)), images)
     centre = model[2].weight.numpy()[1, 1]
     np.testing.assert_array_equal(centre[:, :24], np.eye(24))

@@ -102,7 +102,7 @@ def test_one_shot_trials_are_of_one_alphabet_and_two_drawers():
 
 
 def test_what_does_not_fit_raises():
-    with pytest.raises(ValueError, match="conv4: images are 15x28 but must be at least 16 pixels each way"):
+    with pytest.raises(ValueError, match="conv4: images are 15x28 but must be at least 16x16"):
         models.conv4((15, 28, 1))
     with pytest.raises(ValueError, match="koch: images are 28x28, which is too small"):
         models.koch((28, 28, 1))

@@ -242,7 +242,7 @@ def test_what_are_no_boxes_raises(boxes, error, message):
 
 def test_other_numbers_of_batches_raise():
     with pytest.raises(
-        ValueError, match=r"^pairwise_giou: a is \(2, 3, 4\) and b \(3, 3, 4\), which are not as many batches"
+        ValueError, match=r"^pairwise_giou: a is \(2, 3, 4\) and b \(3, 3, 4\), whose batch axes differ"
     ):
         box_arrays.pairwise_giou(np.zeros((2, 3, 4)), np.zeros((3, 3, 4)))
 

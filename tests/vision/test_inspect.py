@@ -375,11 +375,14 @@ class Unused(nn.Module):
         return self.used(F.flatten(x))
 
 
+ONLY_RELU = "deconvnet: takes ReLU as the only activation, got "
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: inspect.feature_maps(MODEL, IMAGES, ["9"]), ValueError, "layer is '9' but takes one of 0, 1, 2, 3"),
-        (lambda: inspect.saliency(MODEL, IMAGES.astype(np.uint8)), TypeError, "saliency: images are uint8 but takes floats"),
+        (lambda: inspect.saliency(MODEL, IMAGES.astype(np.uint8)), TypeError, "saliency: images are uint8 but must be floats"),
         (lambda: inspect.saliency(MODEL, IMAGES[0, ..., 0]), ValueError, "saliency: images have shape (6, 7) but takes"),
         (lambda: inspect.saliency(MODEL, IMAGES[:0]), ValueError, "saliency: images have shape (0, 6, 7, 1)"),
         (lambda: inspect.saliency(MODEL, IMAGES, 3), ValueError, "saliency: target must be from 0 to 2, got 3 to 3"),
@@ -392,10 +395,10 @@ class Unused(nn.Module):
         (lambda: inspect.deconvnet(MODEL, IMAGES, "0", 2), ValueError, "deconvnet: unit is 2 but layer '0' has 2, from 0"),
         (lambda: inspect.deconvnet(MODEL, IMAGES, "0", 1.0), TypeError, "deconvnet: unit must be an integer, got 1.0"),
         (lambda: inspect.deconvnet(MODEL, IMAGES, "0", 0, (4, 0)), ValueError, "position is (4, 0) but layer '0' has (4, 5)"),
-        (lambda: inspect.deconvnet(MODEL, IMAGES, "3", 0, (0, 0)), ValueError, "without pixels, so takes no position"),
-        (lambda: inspect.deconvnet(MODEL, IMAGES, "1", 0), ValueError, "deconvnet: tanh is on the way back, which is defined"),
-        (lambda: inspect.deconvnet(behind(nn.GELU()), IMAGES, "3", 0), ValueError, "deconvnet: gelu is on the way back"),
-        (lambda: inspect.deconvnet(behind(nn.PReLU()), IMAGES, "3", 0), ValueError, "deconvnet: prelu is on the way back"),
+        (lambda: inspect.deconvnet(MODEL, IMAGES, "3", 0, (0, 0)), ValueError, "which has no pixels, so position must be None"),
+        (lambda: inspect.deconvnet(MODEL, IMAGES, "1", 0), ValueError, ONLY_RELU + "tanh"),
+        (lambda: inspect.deconvnet(behind(nn.GELU()), IMAGES, "3", 0), ValueError, ONLY_RELU + "gelu"),
+        (lambda: inspect.deconvnet(behind(nn.PReLU()), IMAGES, "3", 0), ValueError, ONLY_RELU + "prelu"),
         (lambda: inspect.top_patches(MODEL, IMAGES, "0", 5, 1), ValueError, "top_patches: unit is 5 but layer '0' has 2"),
         (lambda: inspect.top_patches(MODEL, IMAGES, "0", 0, 9), ValueError, "top_patches: count is 9 but there are 2 images"),
         (lambda: inspect.first_layer_filters(nn.ReLU()), ValueError, "first_layer_filters: the model has no Conv2d (ReLU)"),

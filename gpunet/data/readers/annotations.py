@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.readers.checks import LARGEST, checked_sides, checked_size, listed, shown
+from gpunet.data.readers.checks import LARGEST, checked_size, listed, shown
 from gpunet.data.readers.images import read_image
 from gpunet.data.readers.masks import decode_mask
 
@@ -32,7 +32,8 @@ class Annotation:
     Raises:
         ValueError: different numbers of boxes, labels and segmentations; a size, box or label out
             of range.
-        TypeError: boxes that are not numbers, or labels that are not whole numbers.
+        TypeError: boxes that are not numbers, labels that are not whole numbers, or a size that is
+            not two integers.
     """
 
     path: Path
@@ -61,7 +62,7 @@ class Annotation:
                 f"Annotation: {self.path} takes boxes of finite numbers up to {LARGEST:.0f} and labels of at least 0, got "
                 f"{shown(boxes.tolist())} and {shown(labels.tolist())}"
             )
-        object.__setattr__(self, "size", checked_sides(f"Annotation: {self.path}", self.size))
+        object.__setattr__(self, "size", checked_size(f"Annotation: {self.path}", self.size))
         object.__setattr__(self, "boxes", boxes.astype(np.float32))
         object.__setattr__(self, "labels", labels.astype(np.int64))
 
@@ -114,7 +115,7 @@ class BoxDataset:
                     f"BoxDataset: {each.path} has label {each.labels.max()} but there are {len(self.classes)} classes"
                 )
         first = self.annotations[0]
-        self.size = checked_size("BoxDataset", size) or first.size
+        self.size = first.size if size is None else checked_size("BoxDataset", size)
         if size is None:
             for each in self.annotations:
                 if each.size != first.size:

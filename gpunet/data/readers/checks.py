@@ -81,34 +81,19 @@ def flag(value: Any) -> bool | None:
     return bool(number) if number in (0, 1) else None
 
 
-def checked_size(operation: str, size: Any) -> tuple[int, int] | None:
-    """(height, width) as Python integers, or None if `size` is None.
-
-    Raises:
-        TypeError: anything but two integers.
-        ValueError: a height or width below 1.
-    """
-    if size is None:
-        return None
-    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, Integral) for n in size):
-        raise TypeError(f"{operation}: size must be (height, width) in pixels or None, got {size!r}")
-    if min(size) < 1:
-        raise ValueError(f"{operation}: size must be at least 1 pixel high and wide, got {size}")
-    return int(size[0]), int(size[1])
-
-
-def checked_sides(operation: str, size: Any) -> tuple[int, int]:
+def checked_size(operation: str, size: Any) -> tuple[int, int]:
     """(height, width) as Python integers.
 
     Raises:
-        ValueError: anything but two whole numbers from 1 to `LONGEST_SIDE`.
+        TypeError: anything but two integers.
+        ValueError: a height or width below 1 or above `LONGEST_SIDE`.
     """
     sides = tuple(size) if isinstance(size, list | tuple | np.ndarray) else ()
-    if len(sides) != 2 or not all(
-        isinstance(n, int | np.integer) and not isinstance(n, bool) and 1 <= n <= LONGEST_SIDE for n in sides
-    ):
+    if len(sides) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in sides):
+        raise TypeError(f"{operation}: size must be (height, width) in pixels, got {shown(size)}")
+    if not all(1 <= n <= LONGEST_SIDE for n in sides):
         raise ValueError(
-            f"{operation}: size must be (height, width) in pixels, whole numbers from 1 to {LONGEST_SIDE}, got {shown(size)}"
+            f"{operation}: size must be (height, width) from 1 to {LONGEST_SIDE} pixels, got {shown(size)}"
         )
     return int(sides[0]), int(sides[1])
 

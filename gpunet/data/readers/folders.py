@@ -76,7 +76,8 @@ class ImageFolder:
         unreadable: str = "warn",
     ) -> None:
         self.root, self.grey = checked_folder("ImageFolder", "root", root), grey
-        self.size, self.background = checked_size("ImageFolder", size), checked_background("ImageFolder", background)
+        self.size = None if size is None else checked_size("ImageFolder", size)
+        self.background = checked_background("ImageFolder", background)
         folders = _class_folders(self.root)
         names = [folder.name for folder in folders]
         self.classes = tuple(names if classes is None else classes)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.data.readers.checks import LARGEST, checked_sides, numbers, shown
+from gpunet.data.readers.checks import LARGEST, checked_size, numbers, shown
 
 MOST_PIXELS = 2**31 - 1
 """The most pixels of an image whose masks are decoded: pycocotools counts them in 32 bits."""
@@ -80,7 +80,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int], *, source: str = "segm
             that cannot be read.
         ImportError: there are polygons, and pycocotools is not installed.
     """
-    height, width = checked_sides(f"decode_mask: {source}", size)
+    height, width = checked_size(f"decode_mask: {source}", size)
     if height * width > MOST_PIXELS:
         raise ValueError(f"decode_mask: {source} is of {height} x {width} pixels, more than {MOST_PIXELS}")
     if isinstance(segmentation, Mapping):
@@ -138,7 +138,7 @@ def _unpacked(code: bytes, source: str) -> list[int]:
     for byte in code:
         group = byte - ord("0")
         if not 0 <= group < 64 or shift >= 60:
-            raise ValueError(f"decode_mask: {source} has counts that are no run-length code: {shown(code)}")
+            raise ValueError(f"decode_mask: {source} has counts that are not a run-length code: {shown(code)}")
         value |= (group & 31) << shift
         shift += 5
         if group & 32:

@@ -1,11 +1,12 @@
-"""Looking inside a network: its filters, what its layers see and keep, and which pixels a decision rests on.
+"""Looking inside a network: its filters, what its layers see, and which pixels a decision rests on.
 
-All take a model and images as the model takes them, floats (N, H, W, C), or one (H, W, C); layers by their names in
-``model.named_modules()``, units by their channel. They run the model in inference mode, on its own backend, leave its
-parameters, gradients and modes as they were, and return arrays on the host; `gpunet.vision.plot` draws them.
+All functions take a model and images as the model takes them: floats (N, H, W, C), or one image (H,
+W, C). Layers are given by their names in ``model.named_modules()``, units by their channel. The
+functions run the model in inference mode on its own backend, leave its parameters, gradients and
+modes as they were, and return arrays on the host. `gpunet.vision.plot` draws the results.
 
-A layer's output is what comes out of its module: of ``Conv2d(…, activation="relu", pool=2)`` after the pool. Neighbours
-in a `Sequential` are not fused while one of them is looked at.
+A layer's output is the output of its module: for ``Conv2d(…, activation="relu", pool=2)`` that is
+after the pool. Neighbours in a `Sequential` are not fused while one of them is inspected.
 """
 
 from gpunet.vision.inspect.attribution import grad_cam, occlusion, saliency

@@ -15,12 +15,14 @@ from gpunet.vision.inspect.run import as_batch, as_input, chosen_classes, infere
 
 
 def saliency(model: Module, images: Any, target: Any = None) -> np.ndarray:
-    """How much each pixel moves the class score: (N, H, W), the largest |d score / d x| of its channels.
+    """How strongly each pixel affects the class score: (N, H, W), the largest of |d score / d x|.
 
-    Simonyan et al. 2014, "Deep inside convolutional networks", section 3. The scores are those before softmax.
+    The largest is taken over the channels. Simonyan et al. 2014, "Deep inside convolutional
+    networks", section 3. The scores are those before softmax.
 
     Args:
-        target: a class, or one for each image; each image's highest score if None.
+        target: a class, or one class for each image; the class of each image's highest score if
+            None.
     """
     with inference("saliency", model):
         x = as_input(model, as_batch("saliency", images))
@@ -32,13 +34,15 @@ def saliency(model: Module, images: Any, target: Any = None) -> np.ndarray:
 
 
 def grad_cam(model: Module, images: Any, layer: str | None = None, target: Any = None) -> np.ndarray:
-    """Where a layer speaks for the class: (N, OH, OW) of ReLU(sum over k of a_k A_k), at least 0.
+    """Where a layer supports the class: (N, OH, OW), ReLU(sum over k of a_k A_k).
 
-    A_k is channel k of the layer's output and a_k the mean over its pixels of d score / d A_k. Selvaraju et al. 2017,
-    "Grad-CAM", equations 1 and 2. The map has the layer's resolution; `plot.heatmaps` scales it to the image.
+    A_k is channel k of the layer's output, and a_k the mean over its pixels of d score / d A_k.
+    Selvaraju et al. 2017, "Grad-CAM", equations 1 and 2. The map has the layer's resolution;
+    `plot.heatmaps` scales it to the image.
 
     Args:
-        layer: whose output has pixels, best after its ReLU; the last such layer of the run if None.
+        layer: a layer whose output has pixels, preferably after its ReLU; the last such layer if
+            None.
         target: as for `saliency`.
     """
     with inference("grad_cam", model):
@@ -70,17 +74,19 @@ def occlusion(
     value: float = 0.0,
     batch_size: int = 256,
 ) -> np.ndarray:
-    """The class's probability with a rectangle of the image covered, for each place of it: (N, OH, OW).
+    """The class's probability with a rectangle of the image covered: (N, OH, OW).
 
-    Low where what the network looks for is covered. Zeiler & Fergus 2014, "Visualizing and understanding convolutional
-    networks", section 4.2.
+    There is one value for each position of the rectangle. It is low where the covered part matters
+    to the network. Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks",
+    section 4.2.
 
     Args:
-        size: of the rectangle, in pixels; what of it is outside the image is not there.
-        stride: step between its middles, which begin at the first pixel: OH = ceil(H / stride).
-        target: as for `saliency`; if None, each uncovered image's highest score.
-        value: what covers; 0 is the mean of normalised images.
-        batch_size: images that are run at a time.
+        size: height and width of the rectangle, in pixels; it is cut off at the image.
+        stride: step between the rectangles' middles, which begin at the first pixel: OH = ceil(H /
+            stride).
+        target: as for `saliency`; if None, the class of each uncovered image's highest score.
+        value: of the covering pixels; 0 is the mean of normalised images.
+        batch_size: images per run of the model.
     """
     batch = as_batch("occlusion", images)
     (h, w), (down, right) = pair("occlusion", "size", size), pair("occlusion", "stride", stride)
@@ -104,7 +110,7 @@ def occlusion(
 
 
 def _with_pixels(outputs: dict[str, Tensor]) -> tuple[str, Tensor]:
-    """The last of the layers whose output is (N, H, W, C)."""
+    """(name, output) of the last layer whose output is (N, H, W, C)."""
     for name, y in reversed(outputs.items()):
         if y.ndim == 4:
             return name, y

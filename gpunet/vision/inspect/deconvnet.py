@@ -1,4 +1,4 @@
-"""Deconvnet: a unit's activation taken back to the pixels that caused it."""
+"""Deconvnet: projects a unit's activation back to the pixels that caused it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from gpunet.vision.inspect.run import as_batch, as_input, checked_unit, inferenc
 
 
 def deconvnet(model: Module, images: Any, layer: str, unit: int, position: tuple[int, int] | None = None) -> np.ndarray:
-    """What in each image made a unit answer: (N, H, W, C), projected back to the pixels.
+    """Project a unit's activation back to the pixels: (N, H, W, C).
 
-    The layer's output is set to 0 but for the unit at one position, and goes back through the transposed filters; through
-    a max pool to where the maximum was (the switches, which the pool's mask holds); through a ReLU by a ReLU. So it is the
-    backward pass with ReLU's rule exchanged (Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks",
-    section 2.1; Simonyan et al. 2014, section 4). Biases take no part; operations that the paper does not have go back by
-    their own gradients.
+    Everything in the layer's output but the unit at one position is set to 0. The rest goes back
+    through the transposed filters; through a max pool to the position of the maximum (the switches,
+    which the pool's mask holds); and through a ReLU by another ReLU. So it is the backward pass
+    with ReLU's rule exchanged (Zeiler & Fergus 2014, "Visualizing and understanding convolutional
+    networks", section 2.1; Simonyan et al. 2014, section 4). Biases have no effect. Operations that
+    the paper does not have use their own gradients.
 
     Args:
-        layer, unit: whose output.
-        position: (row, column) of the unit in the layer's output; where it is strongest in each image if None.
+        layer, unit: the layer's name and the unit's channel.
+        position: (row, column) of the unit in the layer's output; its strongest position in each
+            image if None.
     Raises:
-        ValueError: an activation that is no ReLU lies on the way; a layer, unit or position that there is not.
+        ValueError: another activation than ReLU between the layer and the image; a layer, unit or
+            position that does not exist.
     """
     with inference("deconvnet", model):
         x = as_input(model, as_batch("deconvnet", images))
-        # fused, a window of a pool without a positive value would have its switch where it is least negative, not first
+        # Not fused: a fused pool would put the switch of a window without positive values at the
+        # largest value before the ReLU, not at the first of the zeros after it.
         y = run("deconvnet", model, x, [layer], fuse=False)[1][layer]
         backward(y, _only(y, layer, unit, position), rule=_rectified)
     if x.grad is None:
@@ -47,7 +51,9 @@ def _only(y: Tensor, layer: str, unit: int, position: tuple[int, int] | None) ->
     images = np.arange(len(values))
     if values.ndim == 1:
         if position is not None:
-            raise ValueError(f"deconvnet: layer {layer!r} gives {y.shape}, without pixels, so takes no position")
+            raise ValueError(
+                f"deconvnet: layer {layer!r} gives {y.shape}, which has no pixels, so position must be None"
+            )
         upstream[:, unit] = values
         return upstream
     if position is None:
@@ -61,24 +67,26 @@ def _only(y: Tensor, layer: str, unit: int, position: tuple[int, int] | None) ->
 
 
 def _rectified(function: Any, dy: Array) -> tuple[Array | None, ...]:
-    """The gradients of a function's inputs, with ReLU's by ReLU: it passes what is positive of dy, not where x was."""
+    """The gradients of a function's inputs, where a ReLU passes the positive part of dy."""
     gate = getattr(function, "gate", None)
     if function.name == "activation":
         return (_relu(function, dy, function.activation),)
     if function.name in ("input_activation", "prelu"):
-        raise ValueError(f"deconvnet: {_name(function)} is on the way back, which is defined for ReLU only")
-    if gate is not None and gate.activation is not None:  # fused: activation, then pool, of which the mask stays
+        raise ValueError(f"deconvnet: takes ReLU as the only activation, got {_name(function)}")
+    if gate is not None and gate.activation is not None:  # fused with a pool, whose mask is kept
         dy = _relu(function, dy, gate.activation)
         function.gate = gate._replace(activation=None)
     return function.run_backward(dy)
 
 
 def _name(function: Any) -> str:
+    """The name of a function, or of its activation, for messages."""
     activation = getattr(function, "activation", None)
     return function.name if activation is None else activation.name
 
 
 def _relu(function: Function, dy: Array, activation: Activation) -> Array:
+    """ReLU of dy; ValueError for another activation."""
     if activation.name != "relu":
-        raise ValueError(f"deconvnet: {activation.name} is on the way back, which is defined for ReLU only")
+        raise ValueError(f"deconvnet: takes ReLU as the only activation, got {activation.name}")
     return function.backend.activation_forward(dy, activation)

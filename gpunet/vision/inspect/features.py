@@ -1,4 +1,4 @@
-"""Filters, feature maps, and the patches of images that a unit likes best."""
+"""Filters, feature maps, and the patches of images that activate a unit most."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from gpunet.vision.inspect.run import as_batch, as_input, checked_unit, in_batch
 
 @dataclass(frozen=True)
 class Patches:
-    """Where a unit answers most, the strongest first.
+    """Where a unit's activation is largest, the strongest patch first.
 
     Attributes:
-        patches: (K, RH, RW, C), what the unit sees there: its receptive field, 0 outside the image, as its padding is.
+        patches: (K, RH, RW, C), the unit's receptive field in each image, 0 outside the image, like
+            its padding.
         values: (K,), the unit's output.
-        images: (K,), which image.
-        boxes: (K, 2, 2), ((top, bottom), (left, right)) in the image; ends exclusive.
+        images: (K,), positions of the images.
+        boxes: (K, 2, 2), ((top, bottom), (left, right)) in the image; ends are exclusive.
     """
 
     patches: np.ndarray
@@ -32,12 +33,14 @@ class Patches:
     boxes: np.ndarray
 
     def cut(self, k: int, image: np.ndarray) -> np.ndarray:
-        """Box k of another image (H, W, C), such as a projection of the same extents; 0 outside it."""
+        """Box k of another image (H, W, C) of the same extents, such as a projection; 0 outside the
+        image.
+        """
         return _cut(image, self.boxes[k])
 
 
 def first_layer_filters(model: Module) -> np.ndarray:
-    """A copy of the filters (KH, KW, C // groups, O) of the model's first convolution: the ones that look at pixels."""
+    """A copy of the filters (KH, KW, C // groups, O) of the model's first convolution."""
     first = next((module for _, module in model.named_modules() if isinstance(module, Conv2d)), None)
     if first is None:
         raise ValueError(f"first_layer_filters: the model has no Conv2d ({type(model).__name__})")
@@ -48,7 +51,7 @@ def feature_maps(model: Module, images: Any, layers: Sequence[str] | None = None
     """Each layer's output for each image, (N, OH, OW, O) or (N, O), by name in the order they run.
 
     Args:
-        layers: names; the innermost modules if None.
+        layers: names of layers; all innermost modules if None.
     """
     batch = as_batch("feature_maps", images)
     with inference("feature_maps", model), no_grad():
@@ -57,13 +60,16 @@ def feature_maps(model: Module, images: Any, layers: Sequence[str] | None = None
 
 
 def top_patches(model: Module, images: Any, layer: str, unit: int, count: int = 9, *, batch_size: int = 256) -> Patches:
-    """The patches of images that activate a unit most (Zeiler & Fergus 2014, section 4.1): one an image, its strongest.
+    """The patches that activate a unit most, at most one from each image.
+
+    Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks", section 4.1.
 
     Args:
-        images: among which to look.
-        layer, unit: whose output; a unit of a layer without pixels sees the whole image.
+        images: the images to search.
+        layer, unit: the layer's name and the unit's channel; a unit of a layer without pixels sees
+            the whole image.
         count: K, at most the number of images.
-        batch_size: images that are run at a time.
+        batch_size: images per run of the model.
     """
     batch = as_batch("top_patches", images)
     if positive_int("top_patches", "count", count) > len(batch):
@@ -89,7 +95,11 @@ def top_patches(model: Module, images: Any, layer: str, unit: int, count: int = 
 
 
 def strongest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(values (N,), places (N, 2)): the largest of each map (N, OH, OW), and its row and column; of (N,), 0 and 0."""
+    """(values (N,), positions (N, 2)): the largest element of each map (N, OH, OW), and its row and
+    column.
+
+    For maps (N,) the positions are (0, 0).
+    """
     flat = maps.reshape(len(maps), -1)
     winner = flat.argmax(axis=1)
     width = maps.shape[2] if maps.ndim == 3 else 1
@@ -97,7 +107,7 @@ def strongest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cut(image: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The box of an image (H, W, C), 0 outside it."""
+    """The box of an image (H, W, C), 0 outside the image."""
     extents = np.array(image.shape[:2])
     patch = np.zeros((*(box[:, 1] - box[:, 0]), image.shape[2]), image.dtype)
     (top, left), (bottom, right) = np.maximum(box[:, 0], 0), np.minimum(box[:, 1], extents)

@@ -1,13 +1,14 @@
 """Receptive fields: which pixels of the input a unit can see.
 
-Along one axis, with n the number of pixels that a unit sees, j the step between the fields of neighbouring units and s
-the first pixel that unit 0 sees (negative: padding), an operation of window e (dilation included), stride t and padding p
-makes of its input's (n, j, s)
+Consider one axis. Let n be the number of pixels that a unit sees, j the step between the fields of
+neighbouring units, and s the first pixel that unit 0 sees (negative in the padding). An operation
+with a window of e pixels (dilation included), stride t and padding p turns (n, j, s) of its input
+into
 
     n' = n + (e - 1) j,    s' = s - p j,    j' = j t,
 
-from n = j = 1, s = 0 for the image itself (Araujo et al. 2019, "Computing receptive fields of convolutional neural
-networks", equations 1 to 4).
+starting from n = j = 1 and s = 0 for the image itself (Araujo et al. 2019, "Computing receptive
+fields of convolutional neural networks", equations 1 to 4).
 """
 
 from __future__ import annotations
@@ -25,22 +26,26 @@ from gpunet.tensors import Creator
 from gpunet.vision.inspect.run import as_input, inference, run
 
 WINDOWS = {"avg_pool2d", "conv2d", "locally_connected2d", "max_pool2d"}
-"""Operations that slide a window over their first input, by their `geometry`; a convolution's stands in its `conv`."""
+"""Operations that slide a window over their first input, as their `geometry` says; a convolution's stands in its `conv`."""
 BY_PIXEL = {
     "activation", "add", "batch_norm", "clip", "concatenate", "divide", "dropout", "input_activation", "maximum", "minimum",
     "multiply", "power", "prelu", "softmax", "subtract", "unary",
 }  # fmt: skip
-"""Operations whose output at a pixel depends on their inputs at that pixel alone (concatenated along the channels)."""
+"""Operations whose output at a pixel depends on their inputs at that pixel alone.
+
+Concatenation along the channels is one of them.
+"""
 
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What the units of a layer see of the input, each pair (vertical, horizontal), in pixels.
+    """What the units of a layer see of the input; each pair is (vertical, horizontal), in pixels.
 
     Attributes:
-        size: extents of a unit's field.
-        stride: step from a unit's field to its neighbour's; (0, 0) where every unit sees the whole image.
-        offset: first row and column that unit (0, 0) sees; negative where it sees padding.
+        size: height and width of a unit's field.
+        stride: step from a unit's field to its neighbour's; (0, 0) if every unit sees the whole
+            image.
+        offset: first row and column that unit (0, 0) sees; negative in the padding.
     """
 
     size: Pair
@@ -48,16 +53,19 @@ class ReceptiveField:
     offset: Pair
 
     def box(self, row: int, column: int) -> tuple[Pair, Pair]:
-        """((top, bottom), (left, right)) that a unit sees, ends exclusive; in the padding below 0 and beyond the image."""
+        """((top, bottom), (left, right)) that a unit sees, ends exclusive.
+
+        Values below 0 or beyond the image lie in the padding.
+        """
         top, left = self.offset[0] + row * self.stride[0], self.offset[1] + column * self.stride[1]
         return (top, top + self.size[0]), (left, left + self.size[1])
 
     def padded(self, first: Pair) -> ReceptiveField:
-        """The field of these units behind so many rows and columns of padding, which stand for what is outside."""
+        """The field of these units with `first` rows and columns of padding before them."""
         return replace(self, offset=_pair(s - p * j for s, p, j in zip(self.offset, first, self.stride, strict=True)))
 
     def through(self, window: Geometry) -> ReceptiveField:
-        """The field of the units that a sliding window makes of these."""
+        """The field of the units that a sliding window makes of these units."""
         (top, _), (left, _) = window.padding
         return replace(
             self.padded((top, left)),
@@ -71,9 +79,9 @@ class ReceptiveField:
 def receptive_fields(model: Module, input_shape: tuple[int, int, int]) -> dict[str, ReceptiveField]:
     """The receptive field of every innermost layer, by name, in the order they run.
 
-    They follow from the geometry of each operation on the tape of one run, so that residual and concatenated branches
-    count too: their fields are united. What mixes pixels in another way (a dense layer, a mean of all) is taken to see
-    the whole image, which is an upper bound.
+    Fields follow from the geometry of each operation on the tape of one run. Those of residual and
+    concatenated branches are united. An operation that mixes pixels in another way (a dense layer,
+    a mean of all pixels) is taken to see the whole image, which is an upper bound.
 
     Args:
         input_shape: (H, W, C) of one image.
@@ -92,7 +100,7 @@ def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
     known: dict[Creator, ReceptiveField | None] = {}
 
     def of(t: Tensor | None) -> ReceptiveField | None:
-        """None of what does not depend on x."""
+        """The field of t's units; None if t does not depend on x."""
         if t is x:
             return ReceptiveField((1, 1), (1, 1), (0, 0))
         if t is None or t.creator is None:
@@ -116,6 +124,7 @@ def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
 
 
 def _slid(function: Any, field: ReceptiveField) -> ReceptiveField:
+    """The field after a sliding window, and after the pool that a convolution may have fused."""
     if function.name != "conv2d":
         return field.through(function.geometry)
     field = field.through(function.conv.geometry)
@@ -123,12 +132,13 @@ def _slid(function: Any, field: ReceptiveField) -> ReceptiveField:
 
 
 def _pair(axes: Iterable[int]) -> Pair:
+    """Two numbers as a pair."""
     vertical, horizontal = axes
     return vertical, horizontal
 
 
 def _united(fields: Iterable[ReceptiveField], whole: ReceptiveField) -> ReceptiveField:
-    """The smallest field that holds all; the whole image if they do not move in step."""
+    """The smallest field that contains all fields; the whole image if their strides differ."""
     each = list(fields)
     if len({field.stride for field in each}) > 1 or each[0].stride == (0, 0):
         return whole

@@ -1,4 +1,4 @@
-"""One run of a model with the outputs of some layers kept, and the checks that all of `inspect` shares."""
+"""One run of a model that keeps some layers' outputs, and the checks that `inspect` shares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from gpunet.nn.module import Module, in_eval_mode
 
 @contextmanager
 def inference(operation: str, model: Module) -> Iterator[None]:
-    """Inside, the model is in inference mode and its parameters get no gradients; afterwards, as it was."""
+    """Inside, the model is in inference mode and its parameters get no gradients.
+
+    Both are restored afterwards.
+    """
     if not isinstance(model, Module):
         raise TypeError(f"{operation}: model takes a Module, got {type(model).__name__}")
     needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -31,11 +34,13 @@ def inference(operation: str, model: Module) -> Iterator[None]:
 def run(
     operation: str, model: Module, x: Tensor, layers: Sequence[str] | None, *, fuse: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(the model's output, the outputs of layers by name in the order they ran); of a layer used twice, the last.
+    """(the model's output, the layers' outputs by name in the order they ran).
+
+    Of a layer that runs twice, the last output counts.
 
     Args:
-        layers: names; if None, every innermost module that runs and gives a tensor.
-        fuse: whether neighbours that are not among these may run as one operation.
+        layers: names of layers; if None, every innermost module that runs and gives a tensor.
+        fuse: whether neighbours that are not among the layers may run as one operation.
     """
     modules = dict(model.named_modules())
     if layers is None:
@@ -65,7 +70,7 @@ def run(
 
 
 def checked_layer(operation: str, model: Module, layer: str) -> str:
-    """The layer's name, or a ValueError that lists what there is."""
+    """The layer's name; ValueError, with all names, if the model has no such layer."""
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         raise ValueError(f"{operation}: layer is {layer!r} but takes one of {', '.join(names)}")
@@ -73,7 +78,7 @@ def checked_layer(operation: str, model: Module, layer: str) -> str:
 
 
 def checked_unit(operation: str, layer: str, unit: int, y: Tensor) -> int:
-    """A unit's channel; the layer's output y is (N, H, W, units) or (N, units)."""
+    """A unit's channel, checked against the layer's output y, (N, H, W, units) or (N, units)."""
     if y.ndim not in (2, 4):
         raise ValueError(
             f"{operation}: layer {layer!r} gives shape {y.shape} but its units take (N, H, W, C) or (N, C)"
@@ -90,7 +95,7 @@ def as_batch(operation: str, images: Any) -> np.ndarray:
     pixels = np.asarray(images)
     if pixels.dtype.kind != "f":
         raise TypeError(
-            f"{operation}: images are {pixels.dtype} but takes floats, scaled as the model was trained (see data.Normalize)"
+            f"{operation}: images are {pixels.dtype} but must be floats, scaled as in the model's training (see data.Normalize)"
         )
     if pixels.ndim not in (3, 4) or not pixels.size:
         raise ValueError(f"{operation}: images have shape {pixels.shape} but takes (N, H, W, C) or (H, W, C)")
@@ -98,13 +103,13 @@ def as_batch(operation: str, images: Any) -> np.ndarray:
 
 
 def as_input(model: Module, batch: np.ndarray) -> Tensor:
-    """Images on the model's backend, in its dtype; what is computed from them is recorded."""
+    """Images as a tensor on the model's backend, in its dtype, whose gradient is recorded."""
     backend, dtype = model._place()
     return tensor(batch, dtype=dtype, backend=backend, requires_grad=True)
 
 
 def chosen_classes(operation: str, scores: Tensor, target: Any) -> np.ndarray:
-    """(N,) classes: those of `target`, one or one an image; each image's highest score if None."""
+    """The classes (N,) of `target`; the class of each image's highest score if None."""
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = f"shape {scores.shape}" if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"{operation}: the model gives {got} but takes one that scores classes, (N, K)")
@@ -120,14 +125,14 @@ def chosen_classes(operation: str, scores: Tensor, target: Any) -> np.ndarray:
 
 
 def one_hot(y: Tensor, channels: np.ndarray) -> np.ndarray:
-    """Zeros of y's shape (N, K), and 1 at each row's channel: an upstream gradient."""
+    """An upstream gradient: zeros of y's shape (N, K), and 1 at each row's channel."""
     upstream = np.zeros(y.shape, y.dtype)
     upstream[np.arange(len(channels)), channels] = 1
     return upstream
 
 
 def in_batches(batch: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Runs of up to `size` images."""
+    """The batch in parts of up to `size` images."""
     return (batch[start : start + size] for start in range(0, len(batch), size))
 
 

@@ -1,4 +1,4 @@
-"""The translation experiment: how far an input moves before what a network sees in it changes."""
+"""The translation experiment: how far an input moves before a network's features change."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ def translation(
     direction: tuple[int, int] = (0, 1),
     fill: float = 0.0,
 ) -> np.ndarray:
-    """How much a layer's features change when the images move: (S,), the distance of each shift.
+    """How much a layer's features change when the images move: (S,), the distance for each shift.
 
-    distance[s] = mean over n of |f(x_n moved by s) - f(x_n)| / mean over n of |f(x_n+1) - f(x_n)|: 0 is no change, and 1 as
-    much as from an image to another. After Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks",
-    section 4.1 and figure 5, who do not divide. A convolution's features move with the image, so that each place changes as
-    the pixels do; pools and what stands behind them make of that a change that grows slower.
+    distance[s] = mean over n of |f(x_n moved by s) - f(x_n)| / mean over n of |f(x_n+1) - f(x_n)|.
+    0 is no change; 1 is as much as the distance between two images. After Zeiler & Fergus 2014,
+    "Visualizing and understanding convolutional networks", section 4.1 and figure 5, who do not
+    divide. The features of a convolution move with the image, so each position changes as much as
+    the pixels do; after pools, the change grows more slowly.
 
     Args:
-        images: at least 2, unlike one another.
-        layer: whose output f is; the model's if None.
-        shifts: pixels, S of them; negative ones move the other way.
-        direction: (down, right), what a shift of 1 moves by.
-        fill: the pixels that enter; the background's value.
+        images: at least 2 different images.
+        layer: the layer whose output is f; the model's output if None.
+        shifts: S shifts in pixels; negative ones move the other way.
+        direction: (down, right), the movement for a shift of 1.
+        fill: value of the pixels that enter, usually the background's.
     """
     batch = as_batch("translation", images)
     if len(batch) < 2:
@@ -60,14 +61,16 @@ def translation(
 
 
 def half_way(shifts: Sequence[int], distances: Sequence[float], level: float = 0.5) -> float:
-    """The shift, in pixels, at which `translation`'s distance first reaches `level`, interpolated; infinite if it does not.
+    """The shift at which `translation`'s distance first reaches `level`; infinity if it never does.
+
+    It is in pixels, interpolated between shifts.
 
     Args:
         shifts: increasing.
     """
     if len(shifts) != len(distances) or any(b <= a for a, b in pairwise(shifts)):
         raise ValueError(
-            f"half_way: takes a distance for each shift, shifts increasing, got {len(distances)} for {shifts}"
+            f"half_way: takes increasing shifts and one distance for each, got {shifts} and {len(distances)} distances"
         )
     for i, distance in enumerate(distances):
         if distance >= level:
@@ -79,7 +82,7 @@ def half_way(shifts: Sequence[int], distances: Sequence[float], level: float = 0
 
 
 def _moved(batch: np.ndarray, down: int, right: int, fill: float) -> np.ndarray:
-    """Images moved by whole pixels; what enters is `fill`."""
+    """Images moved by whole pixels; the pixels that enter are `fill`."""
     moved = np.full_like(batch, fill)
     (to_row, from_row), (to_column, from_column) = (
         (slice(max(n, 0), extent + min(n, 0)), slice(max(-n, 0), extent + min(-n, 0)))

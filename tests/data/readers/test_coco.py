@@ -427,9 +427,9 @@ def test_a_link_stays_one_when_its_file_is_replaced(tmp_path):
         ({"boxes": None}, TypeError, "takes boxes of numbers"),
         ({"labels": [[0]]}, TypeError, "labels .* of whole numbers"),
         ({"size": (0, W)}, ValueError, r"size must be \(height, width\)"),
-        ({"size": (H, W, 3)}, ValueError, r"size must be \(height, width\)"),
-        ({"size": (H, 2.5)}, ValueError, r"size must be \(height, width\)"),
-        ({"size": None}, ValueError, r"size must be \(height, width\)"),
+        ({"size": (H, W, 3)}, TypeError, r"size must be \(height, width\)"),
+        ({"size": (H, 2.5)}, TypeError, r"size must be \(height, width\)"),
+        ({"size": None}, TypeError, r"size must be \(height, width\)"),
     ],
 )
 def test_an_annotation_that_is_none_raises(tmp_path, fields, error, message):

@@ -119,10 +119,10 @@ def test_codes_of_long_runs_are_decoded_as_pycocotools_does(rng, pycoco):
         ({"0": 480}, "must have counts of whole numbers, or text"),
         ("", "has counts of 0 pixels"),
         ("5", "has counts of 5 pixels"),
-        ("0 0", "has counts that are no run-length code"),
-        ("é", "has counts that are no run-length code"),
-        ("\x00", "has counts that are no run-length code"),
-        ("p" * 40, "has counts that are no run-length code"),
+        ("0 0", "has counts that are not a run-length code"),
+        ("é", "has counts that are not a run-length code"),
+        ("\x00", "has counts that are not a run-length code"),
+        ("p" * 40, "has counts that are not a run-length code"),
         ("5P", "has counts that end within a number"),
         ("@", "has counts with a run of -16 pixels"),
     ],
@@ -150,10 +150,14 @@ def test_a_code_of_another_size_raises(size):
         data.decode_mask({}, (H, W), source="x.png")
 
 
-@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0), (-1, 5), (5,), None, (2.5, 3), ("2", "3"), (2**40, 1)])
-def test_an_image_of_no_size_raises(size):
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [((0, 0), ValueError), ((0, 5), ValueError), ((5, 0), ValueError), ((-1, 5), ValueError), ((2**40, 1), ValueError),
+     ((5,), TypeError), (None, TypeError), ((2.5, 3), TypeError), (("2", "3"), TypeError), ((True, 3), TypeError)],
+)  # fmt: skip
+def test_an_image_of_no_size_raises(size, kind):
     for segmentation in ({"size": size, "counts": []}, [[0, 0, 1, 0, 1, 1]]):
-        with pytest.raises(ValueError, match=r"decode_mask: x\.png: size must be \(height, width\)"):
+        with pytest.raises(kind, match=r"decode_mask: x\.png: size must be \(height, width\)"):
             data.decode_mask(segmentation, size, source="x.png")
     with pytest.raises(ValueError, match=r"decode_mask: x\.png is of 16777216 x 1000 pixels, more than"):
         data.decode_mask([[0, 0, 1, 0, 1, 1]], (2**24, 1000), source="x.png")
