@@ -195,4 +195,4 @@ def test_what_cannot_be_asked_is_said_in_a_line(capsys, tmp_path, arguments, mes
 def test_training_learns_without_scikit_learn_too(checks):
     status, printed, _ = checks.run("--stages", "training", fault="no_digits:training")
     assert status == 0, printed
-    assert "skipped digits: scikit-learn, which brings them, is not installed" in printed
+    assert "skipped digits: scikit-learn, which holds them, is not installed" in printed
