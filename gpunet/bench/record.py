@@ -15,6 +15,7 @@ from typing import Any
 
 from gpunet.backends import get_backend
 from gpunet.bench.worker import TIMEOUT, Worker
+from gpunet.interop.files import write_whole
 
 UNRECORDED = ("kind", "run", "output", "plot", "timeout")
 """Options that the recorded command leaves out, because they change nothing that is measured."""
@@ -103,8 +104,6 @@ class Record:
             "finished": False,
             "rows": [],
         }
-        if self._output:
-            self._output.parent.mkdir(parents=True, exist_ok=True)
         self._write()
 
     @property
@@ -131,15 +130,8 @@ class Record:
 
     def _write(self) -> None:
         if self._output:
-            _replace(self._output, json.dumps(self.contents, indent=1) + "\n")
-            _replace(self._output.with_suffix(".md"), table(self.contents, self._title))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace a file, so that a reader finds either the whole old text or the whole new one."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+            write_whole(self._output, (json.dumps(self.contents, indent=1) + "\n").encode())
+            write_whole(self._output.with_suffix(".md"), table(self.contents, self._title).encode())
 
 
 def command(options: Namespace) -> str:

@@ -21,6 +21,7 @@ PACKAGES = (
     "numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "cupy", "cuda-bindings", "cuda-toolkit", "nvidia-cuda-nvrtc",
     "nvidia-cuda-runtime", "torch", "triton",
 )  # fmt: skip
+"""The packages whose versions are recorded, where they are installed."""
 CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "power.limit", "temperature.gpu")
 MIB = 2**20
 
