@@ -1,8 +1,12 @@
-"""Lines by room and language, held against the budgets in sizes.json: ``python .ci/size.py [--update | --budgets]``.
+"""Counts lines by room and language, and checks them against the budgets in sizes.json.
 
-A line of code holds anything that is neither blank nor a comment; a docstring counts as a comment, and so does the string
-that follows a constant and describes it. A function's length runs from its ``def`` to its last line, with blank lines and
-comments but without its docstring and decorators.
+    python .ci/size.py                # print the sizes; the status is 1 if a budget is exceeded
+    python .ci/size.py --update       # write the measured sizes to sizes.json
+    python .ci/size.py --budgets      # write new budgets, 3% above what is measured
+
+A line of code holds anything that is neither blank nor a comment; a docstring counts as a comment,
+and so does the string that follows a constant and describes it. A function's length runs from its
+``def`` to its last line, with blank lines and comments but without its docstring and decorators.
 """
 
 import argparse
@@ -122,10 +126,12 @@ class Tree:
 
     Attributes:
         files: the size of each file, by its path relative to the checkout.
-        rooms: the size of each room in each language. The room "core" is the package but for the folders
-            ("gpunet/bench/") and the files of `without`.
-        long_functions: the length of each function of the package that is longer than 50 lines, by "path:name".
-        long_files: the length of each file that is longer than 400 lines, blank ones included; tests are not looked at.
+        rooms: the size of each room in each language. The room "core" is the package but for the
+            folders ("gpunet/bench/") and the files of `without`.
+        long_functions: the length of each function of the package that is longer than 50 lines, by
+            "path:name".
+        long_files: the length of each file that is longer than 400 lines, blank ones included;
+            tests are not looked at.
     """
 
     def __init__(self, root: Path, without: list[str]) -> None:
@@ -207,7 +213,7 @@ def measured(tree: Tree) -> dict[str, dict[str, Size]]:
 
 
 def new_budgets(tree: Tree) -> dict[str, dict[str, int]]:
-    """What ``--budgets`` writes: what each room has and 3% more, rounded up to ten lines. The core's budget stays."""
+    """What ``--budgets`` writes for all rooms but the core: 3% more than now, rounded up to tens."""
 
     def with_margin(count: int) -> int:
         return -(-count * 103 // 1000) * 10
@@ -217,7 +223,7 @@ def new_budgets(tree: Tree) -> dict[str, dict[str, int]]:
 
 
 def to_text(settings: dict) -> str:
-    """The size file as JSON with a line for each room, so that a change of one room changes one line."""
+    """The size file as JSON, with one line for each room, which keeps a change of it small."""
 
     def value(content: object) -> str:
         if not isinstance(content, dict):
@@ -232,7 +238,7 @@ def to_text(settings: dict) -> str:
 
 
 def table(tree: Tree, settings: dict) -> str:
-    """A row for each room: its lines by language, the change against the size file, and the budget."""
+    """A row for each room: its lines by language, their change since --update, and the budget."""
     languages = list(dict.fromkeys(LANGUAGES.values()))
     budgets = settings["budgets"] | {CORE: core_budget(settings["core"])}
     rows = [

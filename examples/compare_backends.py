@@ -1,11 +1,12 @@
-"""Train the same network on two backends, from the same weights and on the same batches, and compare the losses.
+"""Train the same network on two backends, from the same weights and on the same batches, and
+compare the losses.
 
     python compare_backends.py
     python compare_backends.py --backends numpy cuda --steps 200 --plot curves.png
 
-Two backends add numbers in different orders, so their losses differ in the last digits, by about 1e-7. Where the input
-of a ReLU is so close to 0 that it is positive on only one of the backends, the curves drift apart, just as float32 and
-float64 drift apart on one backend.
+Two backends add numbers in different orders, so their losses differ in the last digits, by about
+1e-7. Where the input of a ReLU is so close to 0 that it is positive on only one of the backends,
+the curves drift apart, just as float32 and float64 drift apart on one backend.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Train one network with one regulariser at a time on few images, and compare how far each one overfits.
+"""Train a network with one regulariser at a time, and compare how far each one overfits.
 
-    python compare_regularisers.py                          # 300 handwritten digits, which come with scikit-learn
-    python compare_regularisers.py --dataset fashion_mnist --images 1000 --epochs 40 --backend numpy
+    python compare_regularisers.py                          # 300 digits, from scikit-learn
+    python compare_regularisers.py --dataset fashion_mnist --images 1000 --epochs 40
 
-Every run starts from the same seed and takes the same number of steps. After each epoch, the plain cross entropy and the
-accuracy are measured on the training images without augmentation, and on images that were never trained on. The picture
-shows both losses of each regulariser, and in grey those of the run without any.
+Every run starts from the same seed and takes the same number of steps. After each epoch, the plain
+cross entropy and the accuracy are measured on the training images without augmentation, and on
+images that were never trained on. The picture shows both losses of each regulariser, and in grey
+those of the run without any.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def network(run: Run, shape: tuple[int, int, int]) -> nn.Module:
 
 
 class Curves:
-    """A callback that measures (loss, accuracy) of each set of images after each epoch, without the regulariser."""
+    """A callback that measures (loss, accuracy) of each set of images after each epoch."""
 
     order = 100
 
@@ -104,7 +105,7 @@ class Curves:
         self.measure(trainer)
 
     def measure(self, trainer: Trainer) -> None:
-        """Append (loss, accuracy) of each set, computed with the averaged weights if there are any."""
+        """Append (loss, accuracy) of each set, with the averaged weights if there are any."""
         if trainer.average is None:
             self.rows.append([loss_and_accuracy(trainer, images, labels) for images, labels in self.sets])
         else:
@@ -120,7 +121,7 @@ def loss_and_accuracy(trainer: Trainer, images: np.ndarray, labels: np.ndarray) 
 
 
 def train(run: Run, train_set: data.ArrayDataset, sets: Sequence[Any], options: argparse.Namespace) -> Curves:
-    """Train a new network as the run says, and measure it on both sets after each epoch and at the end."""
+    """Train a new network, and measure it on both sets after each epoch and at the end."""
     gp.seed(options.seed)
     first_image, _ = train_set[0]
     model = network(run, first_image.shape)
@@ -176,7 +177,8 @@ def main() -> None:
     for name in RUNS:
         if name != "none" and name not in options.only:
             continue
-        # (epochs + 1, 2, 2): for each epoch and for the end, of the training and the validation set, loss and accuracy
+        # (epochs + 1, 2, 2): for each epoch and for the end, of the training and the validation
+        # set, loss and accuracy
         rows = results[name] = np.array(train(RUNS[name], few, sets, options).rows)
         (train_loss, train_accuracy), (valid_loss, valid_accuracy) = rows[-1]
         lowest = rows[:, 1, 0].min()
@@ -189,7 +191,8 @@ def main() -> None:
 
 
 def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
-    """Draw a panel for each regulariser: its training and validation loss, and those of the plain run in grey."""
+    """Draw a panel for each regulariser: its training and validation loss, and those of the plain
+    run in grey."""
     import matplotlib
 
     matplotlib.use("Agg")

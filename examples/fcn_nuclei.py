@@ -1,11 +1,12 @@
-"""Find the pixels of cell nuclei with a small U-Net, and compare it with Otsu's threshold on held-out images.
+"""Find the pixels of cell nuclei with a small U-Net, and compare it with Otsu's threshold on
+held-out images.
 
     python fcn_nuclei.py --root path/to/data          # the folder that holds dsb2018/stage1_train
     python fcn_nuclei.py --epochs 5 --width 4 --output runs/nuclei
 
-The script prints the mean over the test images of the foreground's intersection over union, for both methods, and for the
-net with the best threshold of each image. It draws the outlines of the nuclei found in some images, OUTPUT/nuclei.png, and
-saves the net, OUTPUT/net.safetensors.
+The script prints the mean over the test images of the foreground's intersection over union, for
+both methods, and for the net with the best threshold of each image. It draws the outlines of the
+nuclei found in some images, OUTPUT/nuclei.png, and saves the net, OUTPUT/net.safetensors.
 """
 
 import argparse
@@ -33,8 +34,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     gp.seed(arguments.seed)
-    # Images (N, H, W, 3), and instances (N, H, W): 0 on the background, 1, 2, … on the nuclei. The net only has to tell
-    # nuclei from the background.
+    # Images (N, H, W, 3), and instances (N, H, W): 0 on the background, 1, 2, … on the nuclei. The
+    # net only has to tell nuclei from the background.
     images, instances = data.nuclei(arguments.root, "train").arrays
     test_images, test_instances = data.nuclei(arguments.root, "test").arrays
     nucleus = instances > 0
@@ -71,7 +72,8 @@ def main() -> None:
     found = scores > 0
     thresholded = np.stack([otsu(image) for image in test_images])
     by_net, by_otsu = intersection_over_union(found, truth), intersection_over_union(thresholded, truth)
-    # Some masks were drawn wide and some tight. This is what the net would reach if it knew how wide each one is.
+    # Some masks were drawn wide and some tight. This is what the net would reach if it knew how
+    # wide each one is.
     informed = np.max([intersection_over_union(scores > level, truth) for level in np.linspace(-8, 8, 81)], axis=0)
 
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -85,8 +87,8 @@ def main() -> None:
 def scores_over_orientations(trainer: gp.Trainer, pixels: np.ndarray) -> np.ndarray:
     """Logit of a nucleus minus logit of the background, for images (N, H, W, 3) -> (N, H, W).
 
-    It is the mean over the eight orientations of an image (mirrored or not, turned by quarters), because micrographs
-    have no upright position.
+    It is the mean over the eight orientations of an image (mirrored or not, turned by quarters),
+    because micrographs have no upright position.
     """
     total = np.zeros(pixels.shape[:3], np.float32)
     for quarter in range(4):
@@ -99,7 +101,8 @@ def scores_over_orientations(trainer: gp.Trainer, pixels: np.ndarray) -> np.ndar
 
 
 def intersection_over_union(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of masks (N, H, W) -> (N,), which is 1 where both are empty."""
+    """Intersection over union of each pair of masks (N, H, W) -> (N,), which is 1 where both are
+    empty."""
     union = (found | truth).sum(axis=(1, 2))
     return np.where(union > 0, (found & truth).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
 
@@ -107,8 +110,8 @@ def intersection_over_union(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def otsu(image: np.ndarray) -> np.ndarray:
     """Bright part (H, W) of an image (H, W, 3).
 
-    The threshold maximises the variance between the two classes (Otsu 1979), over 256 bins from the darkest to the
-    brightest pixel, as in scikit-image's threshold_otsu.
+    The threshold maximises the variance between the two classes (Otsu 1979), over 256 bins from the
+    darkest to the brightest pixel, as in scikit-image's threshold_otsu.
     """
     grey = image @ [0.2125, 0.7154, 0.0721]
     counts, edges = np.histogram(grey, bins=256)
@@ -120,13 +123,15 @@ def otsu(image: np.ndarray) -> np.ndarray:
 
 
 def stretched(images: np.ndarray) -> np.ndarray:
-    """Spread the levels of each image (N, H, W, 3), up to their 99.8th percentile, over 0 to 255: some images are dark."""
+    """Spread the levels of each image (N, H, W, 3), up to their 99.8th percentile, over 0 to 255:
+    some images are dark."""
     low, high = np.percentile(images, [0, 99.8], axis=(1, 2, 3), keepdims=True)
     return np.rint((images - low) / np.maximum(high - low, 1) * 255).clip(0, 255).astype(np.uint8)
 
 
 def draw(path: Path, images: np.ndarray, truth: np.ndarray, found: np.ndarray, scores: np.ndarray) -> None:
-    """Draw six images from the worst to the best, with the outlines as annotated (green) and as found (red)."""
+    """Draw six images from the worst to the best, with the outlines as annotated (green) and as
+    found (red)."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -3,8 +3,9 @@
     python image_filters.py
     python image_filters.py my_photo.jpg --output filtered.png
 
-Most filters are a small matrix, with which gpunet's depthwise convolution is computed. The matrix is drawn in the corner of
-the picture: red is above 0, blue below. Without a photograph of yours, the script takes one that comes with scikit-image.
+Most filters are a small matrix, with which gpunet's depthwise convolution is computed. The matrix
+is drawn in the corner of the picture: red is above 0, blue below. Without a photograph of yours,
+the script takes one that comes with scikit-image.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from gpunet.vision import filters, plot
 
 
 def photograph(path: str | None, extent: int) -> np.ndarray:
-    """Read a photograph as (H, W, 3) uint8, scaled down to at most `extent` pixels on its longer side."""
+    """Read a photograph as (H, W, 3) uint8, its longer side scaled down to `extent` pixels."""
     if path is None:
         try:
             from skimage import data
@@ -38,7 +39,7 @@ def speckled(photo: np.ndarray) -> np.ndarray:
 
 
 def panels(photo: np.ndarray, backend: str) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    """The filtered pictures by title, each with its matrix, or with None where there is not just one.
+    """The filtered pictures by title, each with its matrix, or None if there is not just one.
 
     Edges are computed as floats, because a byte holds neither their sign nor their size.
     """
@@ -65,7 +66,7 @@ def panels(photo: np.ndarray, backend: str) -> dict[str, tuple[np.ndarray, np.nd
         "Prewitt, strength": (filters.prewitt(grey, backend=backend) / 1.5, None),
         "Laplacian": (128 + filters.laplacian(grey, backend=backend), filters.kernel("laplacian")),
         "with specks": (specks, None),
-        "median of the specks, 3x3": (filters.median(specks, 3), None),  # the median always runs on the host
+        "median of the specks, 3x3": (filters.median(specks, 3), None),  # always on the host
     }
 
 

@@ -1,10 +1,12 @@
-"""Train a small network, look inside it in every way that gpunet.vision.inspect offers, and write the pictures to a folder.
+"""Train a small network, look inside it in every way that gpunet.vision.inspect offers, and write
+the pictures to a folder.
 
     python inspect_network.py
     python inspect_network.py --dataset digits --output pictures
-    python inspect_network.py --weights net.safetensors        # saved by the first run, loaded by later ones
+    python inspect_network.py --weights net.safetensors     # saved by the first run, loaded later
 
-The script uses Fashion-MNIST if the folder that GPUNET_DATA names holds it, and otherwise the digits of scikit-learn.
+The script uses Fashion-MNIST if the folder that GPUNET_DATA names holds it, and otherwise the
+digits of scikit-learn.
 """
 
 import argparse
@@ -23,7 +25,8 @@ from gpunet.vision import inspect, plot
 
 DATASETS = {"digits": data.digits, "mnist": data.mnist, "fashion_mnist": data.fashion_mnist}
 CONVOLVED, POOLED = "4", "5"
-"""Names of two layers of `pooled_net`: the ReLU after the second convolution, and the max pool after that."""
+"""Names of two layers of `pooled_net`: the ReLU after the second convolution, and the max pool
+after that."""
 
 
 def pooled_net(shape: tuple[int, int, int]) -> nn.Sequential:
@@ -71,7 +74,7 @@ def pictures(
         names: of the classes.
     """
     titles = {name: f"{name} {type(layer).__name__}" for name, layer in model.named_modules()}
-    chosen = [int(np.argmax(labels == k)) for k in range(6)]  # the first image of each of six classes
+    chosen = [int(np.argmax(labels == k)) for k in range(6)]  # the first image of six classes
     few, truth = images[chosen], labels[chosen]
 
     yield "first_layer_filters", plot.filters(inspect.first_layer_filters(model))
@@ -82,7 +85,8 @@ def pictures(
     fields = inspect.receptive_fields(model, images.shape[1:])
     yield "receptive_fields", plot.receptive_fields(few[-1], {titles[name]: field for name, field in fields.items()})
 
-    # The five units that the images activate most: the patches that activate each of them, and what caused it.
+    # The five units that the images activate most: the patches that activate each of them, and what
+    # caused it.
     activations = inspect.feature_maps(model, images, [POOLED])[POOLED]
     strongest = np.argsort(-activations.max(axis=(1, 2)).mean(axis=0))[:5]
     patches, projections = {}, {}
@@ -93,7 +97,7 @@ def pictures(
         projections[f"unit {unit}"] = np.stack([best.cut(i, image) for i, image in enumerate(whole)])
     yield "top_patches_and_deconvnet", plot.patches(patches, projections)
 
-    square = images.shape[1] // 4  # the side of the occluding square, a quarter of the image's height
+    square = images.shape[1] // 4  # side of the occluding square
     probabilities = inspect.occlusion(model, few, square, target=truth, value=float(images.min()))
     predicted = model(few).numpy().argmax(axis=1)
     heatmaps = {
@@ -109,7 +113,8 @@ def pictures(
 def translation_curves(
     nets: dict[str, tuple[nn.Module, str | None]], images: np.ndarray, shifts: range
 ) -> dict[str, np.ndarray]:
-    """How far the output of a layer of each net changes when the images move to the right by `shifts` pixels."""
+    """How far the output of a layer of each net changes when the images move to the right by
+    `shifts` pixels."""
     fill = float(images.min())
     return {
         name: inspect.translation(net, images[:200], layer, shifts=shifts, fill=fill)
@@ -158,8 +163,9 @@ def main() -> None:
     for name, figure in pictures(model, images, labels, test_set.classes):
         save(arguments.output / f"{name}.png", figure)
 
-    # The translation experiment moves the images to the right, and measures how far that changes the last features that
-    # still have pixels (of the dense net, the last hidden layer), and the class scores.
+    # The translation experiment moves the images to the right, and measures how far that changes
+    # the last features that still have pixels (of the dense net, the last hidden layer), and the
+    # class scores.
     shifts = range(images.shape[2] // 2 + 1)
     dense = trained(dense_net(images.shape[1:]), loader, arguments.epochs, backend)
     conv = trained(conv_net(images.shape[1:]), loader, arguments.epochs, backend)

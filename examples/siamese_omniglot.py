@@ -1,12 +1,14 @@
-"""Learn from 30 alphabets to tell characters apart, and recognise the characters of 20 others from one example each.
+"""Learn from 30 alphabets to tell characters apart, and recognise the characters of 20 others from
+one example each.
 
     python siamese_omniglot.py --root path/to/data     # the folder that holds omniglot
     python siamese_omniglot.py --epochs 2 --loss triplet --output runs/omniglot
 
-One net embeds all images, and learns to place the drawings of one character close together. A test drawing is placed at the
-mean of slightly warped copies of it. In a trial, a person has drawn 20 characters of one alphabet, and another person one of
-them; the trial succeeds if the closest of the 20 is the same character. The script prints the share of successes in 400
-fixed trials, draws some trials, OUTPUT/trials.png, and saves the net, OUTPUT/net.safetensors.
+One net embeds all images, and learns to place the drawings of one character close together. A test
+drawing is placed at the mean of slightly warped copies of it. In a trial, a person has drawn 20
+characters of one alphabet, and another person one of them; the trial succeeds if the closest of the
+20 is the same character. The script prints the share of successes in 400 fixed trials, draws some
+trials, OUTPUT/trials.png, and saves the net, OUTPUT/net.safetensors.
 """
 
 import argparse
@@ -46,7 +48,8 @@ def main() -> None:
     model = models.conv4((arguments.size, arguments.size, 1), channels=(32, 64, 64, 128))
     print(gp.summary(model, (arguments.size, arguments.size, 1)))
 
-    # The characters that a batch compares come from one alphabet, which makes them harder to tell apart.
+    # The characters that a batch compares come from one alphabet, which makes them harder to tell
+    # apart.
     if arguments.loss == "all_pairs":
         loader = data.Episodes(
             drawings,
@@ -80,7 +83,7 @@ def main() -> None:
     embedded = trainer.predict(data.DataLoader(test_set, 256, transform=normalize))
     small_warp = data.RandomAffine(degrees=8, translate=0.05, scale=(0.9, 1.1), shear=8)
     warped = data.DataLoader(test_set, 256, transform=data.Compose([small_warp, normalize]))
-    for _ in range(arguments.warps):  # each pass is a new epoch of the loader, and so has other warps
+    for _ in range(arguments.warps):  # each pass is a new epoch, which has other warps
         embedded += trainer.predict(warped)
     embedded /= 1 + arguments.warps
     queries, examples = one_shot_trials(test_set.alphabet, characters, test_set.drawer)
@@ -95,7 +98,7 @@ def main() -> None:
 
 
 def with_rotations(train_set: data.Omniglot) -> tuple[data.ArrayDataset, np.ndarray]:
-    """The drawings with those turned by 90, 180 and 270 degrees, and the alphabet of each character.
+    """The drawings as they are and turned by quarters, and the alphabet of each character.
 
     Turned drawings count as characters of further alphabets (Snell et al. 2017, section 3.1).
     """
@@ -111,7 +114,8 @@ def with_rotations(train_set: data.Omniglot) -> tuple[data.ArrayDataset, np.ndar
 
 
 def draw_trials(path: Path, images: np.ndarray, queries: np.ndarray, examples: np.ndarray, answers: np.ndarray) -> None:
-    """Draw eight trials as rows: the query, and its 20 examples, of which the first is right. The answer is framed."""
+    """Draw eight trials as rows: the query, and its 20 examples, of which the first is right. The
+    answer is framed."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,10 +1,11 @@
-"""Train a small network on a public data set, and print how many of the test images it classifies correctly.
+"""Train a small network on a public data set, and print how many of the test images it classifies
+correctly.
 
     python train_classifier.py --dataset digits
     python train_classifier.py --dataset fashion_mnist --model lenet --backend numpy
 
-The learning rate, the number of epochs, the augmentation and so on come from the data set's recipe in
-`gpunet.train.recipes`. The script prints the recipe, so that you can copy it and change it.
+The learning rate, the number of epochs, the augmentation and so on come from the data set's recipe
+in `gpunet.train.recipes`. The script prints the recipe, so that you can copy it and change it.
 """
 
 import argparse
@@ -42,7 +43,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    # The seed decides everything that is drawn from here on: parameters, order of the images, augmentation, dropout.
+    # The seed decides everything that is drawn from here on: parameters, order of the images,
+    # augmentation, dropout.
     gp.seed(arguments.seed)
     recipe = recipes.recipe(arguments.dataset, arguments.model, epochs=arguments.epochs)
     print(recipe)

@@ -1,10 +1,11 @@
-"""Find blood cells with a small YOLO, and measure COCO's mean average precision on BCCD's test images.
+"""Find blood cells with a small YOLO, and measure COCO's mean average precision.
 
     python yolo_bccd.py --root path/to/data           # the folder that holds BCCD
     python yolo_bccd.py --epochs 5 --output runs/cells
 
-The script prints mAP, mAP@0.5, and AP@0.5 of each class. It draws the boxes found in some test images, OUTPUT/cells.png,
-and writes the annotated boxes of the test set as COCO JSON, OUTPUT/test.json.
+The script prints mAP, mAP@0.5, and AP@0.5 of each class. It draws the boxes found in some test
+images, OUTPUT/cells.png, and writes the annotated boxes of the test set as COCO JSON,
+OUTPUT/test.json.
 """
 
 import argparse
@@ -36,8 +37,8 @@ def main() -> None:
     size = tuple(arguments.size)
     train_files = data.bccd(arguments.root, "trainval", size=size)
     test_files = data.bccd(arguments.root, "test", size=size)
-    # All files are decoded once: images (N, H, W, 3), boxes (N, K, 4), and labels (N, K), which are -1 where an image
-    # has fewer than K boxes.
+    # All files are decoded once: images (N, H, W, 3), boxes (N, K, 4), and labels (N, K), which are
+    # -1 where an image has fewer than K boxes.
     train_set = data.ArrayDataset(*train_files[np.arange(len(train_files))])
     test_set = data.ArrayDataset(*test_files[np.arange(len(test_files))])
     images, boxes, labels = train_set.arrays
@@ -55,7 +56,8 @@ def main() -> None:
         data.ColorJitter(brightness=0.2, contrast=0.2),
         normalize,
     ]
-    # Joint moves the boxes, which stand at 1 in a batch, with the images; then they become the net's targets.
+    # Joint moves the boxes, which stand at 1 in a batch, with the images; then they become the
+    # net's targets.
     train_transform = data.Compose([data.Joint(transforms, boxes=(1,)), model.targets(size)])
     train_loader = data.DataLoader(train_set, 8, shuffle=True, transform=train_transform)
     optimizer = optim.Adam(model.parameters(), lr=1e-3, clip_norm=10.0)

@@ -60,7 +60,7 @@ def test_train_prints_backend_model_epochs_and_last_the_test_accuracy(capsys):
     assert len(lines) == 5
 
 
-def test_quiet_train_prints_the_accuracy_alone(capsys):
+def test_quiet_train_prints_only_the_accuracy(capsys):
     _, out, _ = run(capsys, "train", *QUICK, "--quiet")
     assert out.startswith("test accuracy: ")
     assert out.count("\n") == 1
@@ -358,7 +358,7 @@ def test_eval_on_images_of_another_shape_says_so(capsys, trained, pictures):
     assert "takes (8, 8, 1)" in err
 
 
-def test_predict_names_what_it_cannot_read(capsys, trained, tmp_path):
+def test_predict_names_files_that_it_cannot_read(capsys, trained, tmp_path):
     pytest.importorskip("PIL")
     (tmp_path / "x.png").write_bytes(b"no image")
     for given, message in ((tmp_path / "x.png", "cannot read"), (tmp_path / "y.png", "y.png"), (trained, "no images")):
@@ -374,7 +374,7 @@ def test_traceback_shows_where_an_error_comes_from():
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--nonsense"], ["summary", "lenet", "--input", "8x8"]])
-def test_arguments_that_are_no_arguments_end_with_status_2(capsys, arguments):
+def test_unknown_arguments_end_with_status_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

@@ -6,4 +6,4 @@ class NotMeasuredError(Exception):
 
 
 class ContenderError(Exception):
-    """A contender failed: it raised, its process ended, or it gave no answer. The message says which."""
+    """A contender raised, its process ended, or it gave no answer. The message says which."""

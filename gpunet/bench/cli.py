@@ -1,4 +1,4 @@
-"""The command line of ``gpunet bench``: which kinds of measurement there are, and how one is run."""
+"""The command line of ``gpunet bench``: the kinds of measurement, and how one is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Contenders do the same work in gpunet and in its rivals. Here is what they have in common, and gpunet's training step."""
+"""Contenders do the same work in gpunet and in its rivals. Here is what they have in common, and
+gpunet's training step."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ from gpunet.precision import stored_dtype
 from gpunet.version import __version__
 
 RATE, MOMENTUM = 0.001, 0.9
-"""Learning rate and momentum of the timed steps. The rate is small, because a net soon learns a few random labels by
-heart, and then rounding errors grow from step to step."""
+"""Learning rate and momentum of the timed steps. The rate is small, because a net soon learns a few
+random labels by heart, and then rounding errors grow from step to step."""
 EAGER_STEPS, REPLAYED_STEPS = 3, 3
-"""Steps whose losses are compared before anything is timed: eager ones, then replays of a graph if the step is captured."""
+"""Steps whose losses are compared before anything is timed: eager ones, then replays of a graph if
+the step is captured."""
 
 
 class Spec(NamedTuple):
@@ -44,14 +46,15 @@ class Contender(Protocol):
     """One way of doing the work of a benchmark."""
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """Make a case ready and run it -> results that are compared with those of the other contenders.
+        """Prepare a case and run it -> results to compare with those of the other contenders.
 
         Raises:
             NotMeasuredError: this contender cannot do the work.
         """
 
     def time(self, repeats: int) -> list[float]:
-        """Run the last case at least `repeats` times -> the seconds of each run, as `Timer.seconds` gives them."""
+        """Run the last case at least `repeats` times -> the seconds of each run, as `Timer.seconds`
+        gives them."""
 
     def describe(self) -> dict[str, str]:
         """Versions and settings, for the record."""
@@ -73,9 +76,10 @@ def backend_and_timer(spec: Spec) -> tuple[Backend, Timer]:
 
 
 class TrainingStep(ABC):
-    """A whole training step of a net, from the weights of seed 0: forward pass, loss, backward pass and update.
+    """A training step of a net from the weights of seed 0: forward, loss, backward and update.
 
-    Subclasses set `timer`, and `graph`, which says whether the step is captured and timed as a graph.
+    Subclasses set `timer`, and `graph`, which says whether the step is captured and timed as a
+    graph.
     """
 
     timer: Timer
@@ -115,7 +119,8 @@ class TrainingStep(ABC):
 
 
 class GpunetStep(TrainingStep):
-    """gpunet's step on one backend: one graph on CUDA, as the Trainer runs it, elsewhere one operation after another."""
+    """gpunet's step on one backend: one graph on CUDA, as the Trainer runs it, elsewhere one
+    operation after another."""
 
     def __init__(self, spec: Spec):
         self.backend, self.timer = backend_and_timer(spec)

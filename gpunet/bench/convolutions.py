@@ -1,4 +1,4 @@
-"""The convolutions of the nets as problems: each pass by itself, and the fused passes of a training step."""
+"""The convolutions of the nets as problems: each pass by itself, and the fused passes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from gpunet.bench.primitives import TOLERANCE, Arrays, Problem
 from gpunet.geometry import Geometry
 
 PASSES = ("forward", "input_grad", "weight_grad", "fused")
-"""Passes that are measured. "fused" is the convolution with its bias, the ReLU and the 2x2 max pool that the net fuses
-into it, and all gradients."""
+"""Passes that are measured. "fused" is the convolution with its bias, the ReLU and the 2x2 max pool
+that the net fuses into it, and all gradients."""
 SINGLE = "56x56"
 """The name of a convolution that belongs to no net, of a size that papers often time."""
 SINGLE_LAYER, SINGLE_BATCH = Convolution((56, 56, 64), (3, 3, 64, 64), activation=True), 32
 CHECKED = 10**8
 """Multiply-adds that are compared with float64. Of a large batch, only some images are compared."""
 FUSED_CHECKED, FUSED_TOLERANCE = 10**7, 1e-2
-"""The same for the fused pass. If the two largest elements of a window differ by no more than rounding, another one may
-win, and a gradient goes to another place. So fewer multiply-adds are compared, with a wider tolerance, which a wrong
-gradient would still exceed by far."""
+"""The same for the fused pass. If the two largest elements of a window differ by no more than
+rounding, another one may win, and a gradient goes to another place. So fewer multiply-adds are
+compared, with a wider tolerance, which a wrong gradient would still exceed by far."""
 RELU = Activation("relu")
 
 
@@ -77,7 +77,8 @@ def problem(case: dict[str, Any]) -> Problem:
 
 
 def _checked_images(geometry: Geometry, most: int) -> np.ndarray | None:
-    """Positions of the images that are compared, evenly spaced, with at most `most` multiply-adds; None for all images."""
+    """Positions of the images that are compared, evenly spaced, with at most `most` multiply-adds;
+    None for all images."""
     n = geometry.x_shape[0]
     count = max(1, most * n // geometry.multiply_adds)
     return None if count >= n else np.linspace(0, n - 1, count).astype(int)

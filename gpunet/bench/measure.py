@@ -14,7 +14,8 @@ from gpunet.bench.contenders import Spec
 from gpunet.bench.worker import Worker
 
 LOSS_TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
-"""How far the losses of the first steps may differ. PyTorch's autocast keeps more in float32 than gpunet does."""
+"""How far the losses of the first steps may differ. PyTorch's autocast keeps more in float32 than
+gpunet does."""
 PERCENTILES = (("p10", 10), ("median", 50), ("p90", 90))
 Results = dict[str, dict[str, Any]]
 """What `prepare` of each contender returned, by name. Its "notes" become columns of the table."""
@@ -37,7 +38,8 @@ class Turns(NamedTuple):
     ratios: dict[str, list[float]]
     """The time of each rival divided by ours, in each round."""
     failed: dict[str, str]
-    """The contenders that failed before the last round, and how; `seconds` and `ratios` leave them out."""
+    """The contenders that failed before the last round, and how; `seconds` and `ratios` leave them
+    out."""
 
 
 @contextmanager
@@ -66,14 +68,15 @@ def measure(
     options: Namespace,
     check: Callable[[Results], Checked],
 ) -> dict[str, Any]:
-    """Measure a case -> a row of a record, which says for a contender without times why it has none.
+    """Measure a case -> a row of a record, which says why a contender has no times.
 
     Args:
         case: what is measured, as `Contender.prepare` takes it.
         workers: the contenders by name.
         ours: the contender by whose time the others' times are divided.
         options: `rounds` is the number of turns, `repeats` the number of runs in a turn.
-        check: compares the results of the contenders before anything is timed. Those that it calls wrong are not timed.
+        check: compares the results of the contenders before anything is timed. Those that it calls
+            wrong are not timed.
     """
     results: Results = {}
     times: dict[str, Any] = {}
@@ -103,7 +106,7 @@ def measure(
 
 
 def measure_each(title: str, cases: Iterable[dict[str, Any]], names: Sequence[str], options: Namespace) -> int:
-    """Measure cases whose results are compared with float64, one after another in the same processes.
+    """Measure cases one after another in the same processes, and compare with float64.
 
     Args:
         title: the title of the table, in the plural.
@@ -121,8 +124,9 @@ def measure_each(title: str, cases: Iterable[dict[str, Any]], names: Sequence[st
 def in_turns(workers: dict[str, Worker], ours: str, rounds: int, repeats: int) -> Turns:
     """Time the contenders in turns. The first turn of each is not counted.
 
-    The order is reversed from one round to the next. The turns of a round follow each other closely, so the ratio of their
-    medians hardly depends on how fast the machine is at that time. A contender that fails takes no further turns.
+    The order is reversed from one round to the next. The turns of a round follow each other
+    closely, so the ratio of their medians hardly depends on how fast the machine is at that time. A
+    contender that fails takes no further turns.
     """
     names = list(workers)
     turns: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -152,7 +156,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def same_losses(results: Results, precision: str = "float32") -> Checked:
     """Check the largest difference between the contenders' losses, divided by the largest loss.
 
-    If it is larger than rounding can explain, all contenders are called wrong, since the losses do not say which one is.
+    If it is larger than rounding can explain, all contenders are called wrong, since the losses do
+    not say which one is.
     """
     losses = np.array([result["losses"] for result in results.values()])
     difference = float(np.abs(losses - losses[0]).max() / np.abs(losses[0]).max())
@@ -165,7 +170,7 @@ def same_losses(results: Results, precision: str = "float32") -> Checked:
 
 
 def small_errors(results: Results) -> Checked:
-    """Check the contenders' errors against float64. A contender with too large an error is called wrong."""
+    """Check the contenders' errors against float64; one with too large an error is wrong."""
     wrong = {
         name: f"its result differs from float64 by {result['error']:.1e}, more than {result['tolerance']:.0e}"
         for name, result in results.items()

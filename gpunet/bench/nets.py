@@ -42,7 +42,7 @@ def make_model(net: str) -> nn.Sequential:
 
 
 def make_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random images (batch, H, W, C) float32 and labels (batch,), which are equal for every contender."""
+    """Random images (batch, H, W, C) float32 and labels (batch,), equal for all contenders."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(batch, *NETS[net].input_shape)).astype(np.float32), rng.integers(0, CLASSES, batch)
 
@@ -62,7 +62,7 @@ class Convolution(NamedTuple):
     pool: bool = False
     """Whether the net fuses a 2x2 max pool into it, after the ReLU."""
     inner: bool = True
-    """Whether a step needs the gradient of its input: it does not for the first convolution of a net."""
+    """Whether a step needs the gradient of its input, as of all but the first convolution."""
 
     def geometry(self, batch: int) -> Geometry:
         """The geometry for a batch of so many images."""
@@ -77,7 +77,7 @@ class Convolution(NamedTuple):
 
 
 def input_shapes(model: nn.Module, input_shape: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
-    """The input shape of each module, without the batch, by the module's id and in the order in which they run."""
+    """The input shape of each module, without the batch, by its id and in the order of the run."""
     shapes: dict[int, tuple[int, ...]] = {}
 
     def store_shape(module: nn.Module, inputs: tuple[Any, ...], _: Any) -> None:

@@ -1,7 +1,9 @@
-"""The primitives that are no matrix products, as problems: what each computes, and the bytes that it must move.
+"""The primitives that are no matrix products, as problems: what each computes, and the bytes that
+it must move.
 
-These primitives compute little, so none of them can be faster than a copy of its bytes. Each input is counted as read once and
-each output as written once, except where a formula needs two passes over an input.
+These primitives compute little, so none of them can be faster than a copy of its bytes. Each input
+is counted as read once and each output as written once, except where a formula needs two passes
+over an input.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ class _Draw:
     """Draws the random inputs of a case.
 
     Args:
-        case: "op" names the primitive, "batch" and "channels" describe the images, "parameters" is the size of an update.
+        case: "op" names the primitive, "batch" and "channels" describe the images, "parameters" is
+            the size of an update.
     """
 
     def __init__(self, case: dict[str, Any]):
@@ -76,7 +79,8 @@ def _max_pool_backward(draw: _Draw) -> Problem:
     return Problem({"dy": dy, "mask": mask}, run, ("dx",), _bytes(dy, mask) + 4 * dy.nbytes)
 
 
-# ---- batch norm, which reads x twice: a channel's moments are known only when all of it has been read
+# ---- batch norm, which reads x twice: a channel's moments are known only when all of it has been
+# read
 
 
 def _batch_norm_forward(draw: _Draw) -> Problem:
@@ -133,7 +137,7 @@ def _softmax_cross_entropy(draw: _Draw) -> Problem:
 
 
 def _update(rule: str, own: tuple[float, ...]) -> Callable[[_Draw], Problem]:
-    """The update of an optimizer, in place: it reads data, gradients and slots, and writes data and slots."""
+    """An update in place, which reads data, gradients and slots, and writes data and slots."""
     slots = RULES[rule].slots
 
     def problem(draw: _Draw) -> Problem:
@@ -162,7 +166,8 @@ OPS: dict[str, Callable[[_Draw], Problem]] = {
     "sgd": _update("sgd", (0.9, 0.0)),
     "adam": _update("adam", (0.9, 0.999, 1e-8, 0.1, 0.001)),
 }
-"""What makes the problem of each primitive. Pooling is 2x2; normalisation is that of training, with ReLU."""
+"""What makes the problem of each primitive. Pooling is 2x2; normalisation is that of training, with
+ReLU."""
 
 
 def problem(case: dict[str, Any]) -> Problem:

@@ -1,6 +1,7 @@
-"""Single primitives as problems, and the contenders that run them: checked against float64, then timed.
+"""Single primitives as problems, and the contenders that check and time them.
 
-On a GPU they are timed over several sets of buffers in rotation, so that no cache holds the inputs of a call.
+On a GPU they are timed over several sets of buffers in rotation, so that no cache holds the inputs
+of a call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from gpunet.bench.timing import Timer, Work
 Arrays = dict[str, Array]
 Way = Callable[[Backend, Arrays], Sequence[Array]]
 LEAST_CALLS = 16
-"""Calls that are timed together where buffers rotate: a single short one may take less time than the gap between replays."""
+"""Calls that are timed together where buffers rotate: a single short one may take less time than
+the gap between replays."""
 TOLERANCE = 1e-4
 """The largest error that is allowed. Sums of float32 stay below it, products of TF32 do not."""
 
@@ -40,12 +42,13 @@ class Problem:
     bytes: int = 0
     """The bytes that the primitive must read and write at least; 0 where they are not counted."""
     images: np.ndarray | None = None
-    """Positions in the batch that are compared, if all of them would take too long in float64; None for all."""
+    """Positions in the batch that are compared, if all of them would take too long in float64; None
+    for all."""
     batched: tuple[str, ...] = ()
     """Inputs whose first axis is the batch."""
     summed: tuple[str, ...] = ()
-    """Outputs that are sums over the batch and linear in `dy`. If only some images are compared, the dy of all others is
-    set to zero for the comparison."""
+    """Outputs that are sums over the batch and linear in `dy`. If only some images are compared,
+    the dy of all others is set to zero for the comparison."""
     tolerance: float = TOLERANCE
 
     def checked_inputs(self) -> dict[str, np.ndarray]:
@@ -57,7 +60,7 @@ class Problem:
         return {**self.inputs, "dy": kept}
 
     def error(self, outputs: Sequence[np.ndarray]) -> float:
-        """The largest error of the outputs, ‖y - y64‖ / ‖y64‖, against the reference backend in float64."""
+        """The largest ‖y - y64‖ / ‖y64‖ of the outputs against the reference backend in float64."""
         backend = get_backend("reference")
         inputs = {name: _in_float64(a) for name, a in self.checked_inputs().items()}
         if self.images is not None:
@@ -89,7 +92,7 @@ def set_count(timer: Timer, problem: Problem) -> int:
 
 
 class TimedCalls:
-    """Calls of a primitive on several sets of inputs, timed together. The time is divided by their number.
+    """Calls of a primitive on several sets of inputs, which are timed together.
 
     Args:
         timer: times the calls.
@@ -129,8 +132,8 @@ class Primitive(ABC):
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
         """See `Contender.prepare`: the result is the error of the outputs.
 
-        The outputs of a first run are filled with NaN and given back, so that those of the second run are written to the
-        same memory: an element that the primitive does not write shows.
+        The outputs of a first run are filled with NaN and given back, so that those of the second
+        run are written to the same memory: an element that the primitive does not write shows.
         """
         self._free_last_case()
         problem = self.problem(case)
@@ -207,10 +210,10 @@ class GpunetPrimitive(Primitive):
 
 
 class Copy(GpunetPrimitive):
-    """A copy that moves as many bytes as the primitive of a case must: no implementation of it can be faster.
+    """A copy that moves as many bytes as the primitive of a case must move at least.
 
-    On the host it is `numpy.copyto`, on one thread or on all threads, whichever is faster; on a GPU it is a copy from device
-    to device.
+    On the host it is `numpy.copyto`, on one thread or on all threads, whichever is faster; on a GPU
+    it is a copy from device to device.
     """
 
     def __init__(self, spec: Spec, problem: Callable[[dict[str, Any]], Problem]):
@@ -238,7 +241,7 @@ class Copy(GpunetPrimitive):
         return {"error": 0.0, "tolerance": TOLERANCE, "notes": {"copied by": best}}
 
     def ways(self) -> dict[str, Way]:
-        """The functions that copy array "a" to array "y", by the names that the record gives them."""
+        """The functions that copy array "a" to "y", by the names that the record gives them."""
         if self.backend.name in ("reference", "numpy"):
             ways: dict[str, Way] = {"numpy.copyto, 1 thread": partial(self._on_host, 1)}
             if self.threads > 1:

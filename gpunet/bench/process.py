@@ -16,7 +16,7 @@ END_SECONDS = 10.0
 
 
 class Process:
-    """A process that reads requests from its standard input, and writes the answers to its standard output.
+    """A process that reads requests from standard input and answers on standard output.
 
     Args:
         command: the program and its arguments.
@@ -54,7 +54,7 @@ class Process:
         return line
 
     def end(self) -> None:
-        """Close the standard input and wait for the end of the process; kill it if that takes too long."""
+        """Close standard input, and wait for the process to end; kill it if that takes too long."""
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""The record of a benchmark: JSON with the machine, the command and the rows, and a Markdown table of them."""
+"""The record of a benchmark: JSON with the machine, the command and the rows, and a table."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import Any
 
 from gpunet.backends import get_backend
 from gpunet.bench.worker import TIMEOUT, Worker
+from gpunet.interop.files import write_whole
 
 UNRECORDED = ("kind", "run", "output", "plot", "timeout")
 """Options that the recorded command leaves out, because they change nothing that is measured."""
 
 
 def add_arguments(parser: ArgumentParser, rivals: Sequence[str] = ()) -> None:
-    """Add the options that every kind of measurement has, and `--against` where there are rivals."""
+    """Add the options of all kinds of measurement, and `--against` where there are rivals."""
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all, %(default)s)"
     )
@@ -54,10 +55,12 @@ def add_backend(parser: ArgumentParser) -> None:
 
 
 def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
-    """Check the options, replace "auto" and "torch" by what they stand for, and put the rivals in the order of measurement.
+    """Check the options, replace "auto" and "torch" by what they stand for, and put the rivals in
+    the order of measurement.
 
     Raises:
-        ValueError: a number is below 1, the output is a Markdown file, or there is no backend of that name.
+        ValueError: a number is below 1, the output is a Markdown file, or there is no backend of
+            that name.
         BackendError: the backend cannot be used here.
     """
     if options.output and options.output.suffix == ".md":
@@ -79,8 +82,8 @@ def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
 class Record:
     """The measurements of one command, printed and written row by row.
 
-    If the command names an output file, the file exists from the start, first without rows. It holds valid JSON at every
-    moment, also if the command is killed.
+    If the command names an output file, the file exists from the start, first without rows. It
+    holds valid JSON at every moment, also if the command is killed.
 
     Args:
         title: the title of the table, in the plural.
@@ -101,8 +104,6 @@ class Record:
             "finished": False,
             "rows": [],
         }
-        if self._output:
-            self._output.parent.mkdir(parents=True, exist_ok=True)
         self._write()
 
     @property
@@ -119,7 +120,8 @@ class Record:
         print(line(row, self._ours), flush=True)
 
     def finish(self) -> int:
-        """Print where the files are -> the exit status: 1 if a contender failed or gave a wrong result, else 0."""
+        """Print where the files are -> the exit status: 1 if a contender failed or gave a wrong
+        result, else 0."""
         self.contents["finished"] = True
         self._write()
         if self._output:
@@ -128,19 +130,12 @@ class Record:
 
     def _write(self) -> None:
         if self._output:
-            _replace(self._output, json.dumps(self.contents, indent=1) + "\n")
-            _replace(self._output.with_suffix(".md"), table(self.contents, self._title))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace a file, so that a reader finds either the whole old text or the whole new one."""
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+            write_whole(self._output, (json.dumps(self.contents, indent=1) + "\n").encode())
+            write_whole(self._output.with_suffix(".md"), table(self.contents, self._title).encode())
 
 
 def command(options: Namespace) -> str:
-    """The command with every option that changes what is measured, also where it has its default."""
+    """The command with every option that changes what is measured, defaults included."""
     core = os.environ.get("OPENBLAS_CORETYPE")
     words = [f"OPENBLAS_CORETYPE={core}"] if core else []
     words += ["gpunet", "bench", options.kind]
@@ -187,7 +182,8 @@ def table(record: dict[str, Any], title: str) -> str:
 
 def _reasons(rows: list[dict[str, Any]]) -> list[str]:
     """A line for each reason why a contender has no time, with the names of those contenders."""
-    reasons: dict[tuple[str, str], dict[str, None]] = {}  # (word of the table, reason) -> names, in their order
+    # (word of the table, reason) -> names, in their order
+    reasons: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         for name, times in row["times"].items():
             if "median_ms" not in times:

@@ -30,7 +30,8 @@ class Rival:
     benchmark: bool = False
     """Let cuDNN time its algorithms, and take the fastest."""
     compile: str | None = None
-    """The mode in which torch.compile compiles the forward pass with the loss, and the backward pass; None for eager."""
+    """The mode in which torch.compile compiles the forward pass with the loss, and the backward
+    pass; None for eager."""
     fused: bool = False
     """Update all parameters in one kernel, which a graph can capture."""
     graph: bool = False
@@ -46,7 +47,7 @@ RIVALS = {
     "torch-graph": Rival(benchmark=True, compile="default", fused=True, graph=True),
     "torch-compile-max": Rival(compile="max-autotune"),
 }
-"""The rivals, in the order in which they are measured: those that take long to compile come last."""
+"""The rivals in the order of measurement; those that take long to compile come last."""
 CONV_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last", "torch-compile")
 """The rivals that differ from each other for a single convolution."""
 LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
@@ -54,11 +55,13 @@ LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
 
 
 def exact_float32(torch: Any) -> None:
-    """Switch TF32 off for products and convolutions of float32, as in gpunet's "float32", by the flags of this PyTorch.
+    """Switch TF32 off for products and convolutions of float32, as in gpunet's "float32", by the flags
+    of this PyTorch.
 
-    From PyTorch 2.9 on the flag is `fp32_precision`. torch.compile still reads cuDNN's old flag there, whose default is True,
-    and raises if the two contradict each other (pytorch/pytorch#166387). So the old flag is set as well. It is set first,
-    because setting it resets the new one.
+    From PyTorch 2.9 on the flag is `fp32_precision`. torch.compile still reads cuDNN's old flag
+    there, whose default is True, and raises if the two contradict each other
+    (pytorch/pytorch#166387). So the old flag is set as well. It is set first, because setting it
+    resets the new one.
     """
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     with warnings.catch_warnings():
@@ -112,7 +115,8 @@ class _Torch:
         return self._laid_out(x.transpose(0, 3, 1, 2))
 
     def filters(self, w: np.ndarray) -> Any:
-        """Filters (KH, KW, C // groups, O) as a tensor (O, C // groups, KH, KW) in the rival's layout, on its device."""
+        """Filters (KH, KW, C // groups, O) as a tensor (O, C // groups, KH, KW) in the rival's
+        layout, on its device."""
         return self._laid_out(w.transpose(3, 2, 0, 1))
 
     def vector(self, b: np.ndarray) -> Any:
@@ -172,12 +176,14 @@ class TorchStep(TrainingStep):
                 return torch.nn.functional.cross_entropy(model(x), y)
 
         self._loss_of = self._run.compiled(loss_of)
-        # PyTorch's gradients have 16 bits too. With its default scale of 65536 they overflow, and the steps would be skipped.
+        # PyTorch's gradients have 16 bits too. With its default scale of 65536 they overflow, and
+        # the steps would be skipped.
         self._scaler = torch.amp.GradScaler(device, init_scale=1024.0, enabled=self.precision == "float16")
 
     def step(self) -> None:
         """See `TrainingStep.step`."""
-        if self._run.rival.compile == "max-autotune":  # it makes graphs of its own, and must know where a step begins
+        if self._run.rival.compile == "max-autotune":
+            # torch.compile makes graphs of its own here, and must know where a step begins.
             self._run.torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad()
         self.loss = self._loss_of(self.x, self.y)
@@ -191,7 +197,7 @@ class TorchStep(TrainingStep):
 
 
 class TorchPrimitive(Primitive):
-    """One operation of PyTorch. Arrays of four axes are images, except the filters w and their gradient dw."""
+    """One operation of PyTorch. Arrays of four axes are images, except the filters w and dw."""
 
     def __init__(self, spec: Spec, problem: Callable[[dict[str, Any]], Problem]):
         super().__init__(problem)
@@ -248,7 +254,7 @@ class TorchConv(TorchPrimitive):
         match case["pass"]:
             case "forward":
                 return lambda a: [forward(a["x"], a["w"], None, *options)]
-            case "input_grad":  # the operation reads only the shape of the array whose gradient it computes
+            case "input_grad":  # the operation reads only the shape of x, and below only that of w
                 x = torch.empty((n, c, h, width), device=self._run.device, memory_format=self._run.layout())
                 return lambda a: [backward(a["dy"], x, a["w"], None, *options, (True, False, False))[0]]
             case "weight_grad":

@@ -1,9 +1,10 @@
 """Timers, which measure how long work takes: by the host's clock, or by the events of a GPU.
 
-Work on a GPU is asynchronous, so the host's clock around a launch measures only the launch. Therefore events are recorded
-between the runs, and read when all runs are done. Launching may take longer than the work itself, so the work is captured as a
-graph and replayed. An idle GPU lowers its clock rate to a fifth or less, so each turn begins with runs that are not counted,
-until the clock rate has risen.
+Work on a GPU is asynchronous, so the host's clock around a launch measures only the launch.
+Therefore events are recorded between the runs, and read when all runs are done. Launching may take
+longer than the work itself, so the work is captured as a graph and replayed. An idle GPU lowers its
+clock rate to a fifth or less, so each turn begins with runs that are not counted, until the clock
+rate has risen.
 
 The two timers for GPUs have not run on a GPU yet.
 """
@@ -30,17 +31,19 @@ class Timer(Protocol):
     """Runs work on a device, and measures its time."""
 
     rotated_bytes: int
-    """Bytes that runs should read before they come back to the same ones, so that no cache holds them any more; 0 if caches
-    do not matter."""
+    """Bytes that runs should read before they come back to the same ones, so that no cache holds
+    them any more; 0 if caches do not matter."""
 
     def run(self, work: Work) -> None:
         """Run the work once, and wait for its end."""
 
     def capture(self, work: Work) -> Work:
-        """A function that does what `work` does and costs the host as little time as possible: on a GPU, the replay of a graph.
+        """A function that does what `work` does and costs the host as little time as possible: on a
+        GPU, the replay of a graph.
 
-        `work` must have run before, so that nothing is compiled, loaded or copied from the host while it is recorded.
-        Capturing on a GPU runs nothing; each replay computes what `work` returns or keeps.
+        `work` must have run before, so that nothing is compiled, loaded or copied from the host
+        while it is recorded. Capturing on a GPU runs nothing; each replay computes what `work`
+        returns or keeps.
         """
 
     def seconds(self, work: Work, repeats: int) -> list[float]:
@@ -89,18 +92,22 @@ NOISE = 0.03
 BATCH = 0.01
 """While the clock rate rises, medians are taken over runs of this many seconds together."""
 MOST_RUNS, SHORTEST = 1000, 1e-7
-"""The most runs in such a batch, and the shortest time of a run in seconds, since events are no finer."""
+"""The most runs in such a batch, and the shortest time of a run in seconds, since events are no
+finer."""
 
 
 class EventTimer(ABC):
-    """Measures by events on one stream, with one event between any two runs. Nothing waits before the last event."""
+    """Measures by events on one stream, with one event between any two runs. Nothing waits before
+    the last event."""
 
     rotated_bytes = 192 << 20
     """Three times the second-level cache of an H200."""
     steady_seconds, settling_seconds = 0.05, 1.0
-    """Runs are timed once their time has not fallen for `steady_seconds`, and after `settling_seconds` in any case."""
+    """Runs are timed once their time has not fallen for `steady_seconds`, and after
+    `settling_seconds` in any case."""
     short_runs, turn_seconds = 200, 1.0
-    """Short work runs `short_runs` times in a turn, or as often as fits into `turn_seconds`, if that is less."""
+    """Short work runs `short_runs` times in a turn, or as often as fits into `turn_seconds`, if
+    that is less."""
 
     def run(self, work: Work) -> None:
         """See `Timer.run`."""
@@ -128,8 +135,8 @@ class EventTimer(ABC):
             runs = min(ceil(BATCH / run), MOST_RUNS)
 
     def _spans(self, work: Work, runs: int) -> list[float]:
-        """Time `runs` runs -> the seconds of each. A run that is not timed comes first, so that the device is busy when the
-        first event is recorded."""
+        """Time `runs` runs -> the seconds of each. A run that is not timed comes first, so that the
+        device is busy when the first event is recorded."""
         with self.stream():
             work()
             events = [self.record()]
@@ -140,11 +147,11 @@ class EventTimer(ABC):
 
     @abstractmethod
     def stream(self) -> AbstractContextManager[Any]:
-        """A context in which the timer's stream is the current one; it waits for the device before and after."""
+        """Make the timer's stream current, and wait for the device before and after."""
 
     @abstractmethod
     def record(self) -> Any:
-        """Record an event, which passes when everything that was launched before it on the stream is done."""
+        """Record an event, which passes when everything before it on the stream is done."""
 
     @abstractmethod
     def milliseconds(self, first: Any, second: Any) -> float:
@@ -168,12 +175,12 @@ class CupyTimer(EventTimer):
 
     def __init__(self, backend: CudaBackend) -> None:
         self._backend = backend
-        self._arrays: Any = backend.arrays  # CuPy's; a timer of the tests has other arrays, and other events
+        self._arrays: Any = backend.arrays  # CuPy's, except in a timer of the tests
         self._recorder: Recorder | None = None
         self.clear()
 
     def clear(self) -> None:
-        """See `Timer.clear`. The next case finds the device's memory in the same state as the last one did."""
+        """See `Timer.clear`. The device's memory is as it was before the first case."""
         self._recorder = None
         gc.collect()  # arrays in a cycle of references are freed only by this
         free_unused(self._arrays)
@@ -237,6 +244,7 @@ class TorchTimer(EventTimer):
         return graph.replay
 
     def clear(self) -> None:
-        """See `Timer.clear`. PyTorch's cache of freed memory is emptied too: other contenders use the same device."""
+        """See `Timer.clear`. PyTorch's cache of freed memory is emptied too: other contenders use
+        the same device."""
         gc.collect()
         self._cuda.empty_cache()

@@ -18,7 +18,8 @@ from gpunet.nn.activation import ActivationLayer
 def to_torch(model: nn.Module, input_shape: tuple[int, ...]) -> Any:
     """The same net with the same weights in PyTorch.
 
-    PyTorch's images are NCHW, so the filters and the rows of the dense layer after flattening are reordered.
+    PyTorch's images are NCHW, so the filters and the rows of the dense layer after flattening are
+    reordered.
 
     Args:
         model: a `Sequential` or `Residual`, nested or not, of layers that `_Translation` knows.
@@ -41,7 +42,8 @@ class _Translation:
     def __init__(self, shapes: dict[int, tuple[int, ...]]):
         self.shapes = shapes
         self.flattened: tuple[int, ...] | None = None
-        """(H, W, C) that the last `Flatten` flattened, until a dense layer has reordered its rows by it."""
+        """(H, W, C) that the last `Flatten` flattened, until a dense layer has reordered its rows
+        by it."""
 
     def translate(self, layer: nn.Module) -> Any:
         """The PyTorch module of a layer with all layers inside it."""
@@ -120,7 +122,7 @@ class _Translation:
         import torch
 
         w = layer.weight.numpy()
-        if self.flattened is not None:  # the rows are ordered by (h, w, c) here, by (c, h, w) in PyTorch
+        if self.flattened is not None:  # rows are in the order (h, w, c) here, (c, h, w) in PyTorch
             w = w.reshape(*self.flattened, -1).transpose(2, 0, 1, 3).reshape(len(w), -1)
             self.flattened = None
         made = torch.nn.Linear(len(w), w.shape[1], bias=layer.bias is not None)
@@ -130,7 +132,8 @@ class _Translation:
 def _with_parameters(
     made: Any, layer: nn.Conv2d | nn.Linear | nn.BatchNorm2d | nn.GroupNorm, weight: np.ndarray | None
 ) -> Any:
-    """The module `made` with the weight (in PyTorch's layout) and the bias of `layer`, followed by the layer's activation."""
+    """The module `made` with the weight (in PyTorch's layout) and the bias of `layer`, followed by
+    the layer's activation."""
     import torch
 
     for target, source, values in (
@@ -186,7 +189,8 @@ def symmetric_padding(layer: object, geometry: Geometry) -> Pair:
     """The padding as PyTorch takes it: (vertical, horizontal) pixels, the same before and after.
 
     Raises:
-        ValueError: the padding differs between opposite sides, which PyTorch's layers cannot compute.
+        ValueError: the padding differs between opposite sides, which PyTorch's layers cannot
+            compute.
     """
     (top, bottom), (left, right) = geometry.padding
     if (top, left) != (bottom, right):

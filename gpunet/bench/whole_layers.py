@@ -1,4 +1,5 @@
-"""Layers as problems: the forward and the backward pass of one, as a user calls it, with the gradients of all its inputs."""
+"""Layers as problems: the forward and the backward pass of one, as a user calls it, with the
+gradients of all its inputs."""
 
 from __future__ import annotations
 
@@ -79,8 +80,8 @@ LAYERS = {
     "conv_transpose 2x2": _conv_transpose(2, 0),
     "conv_transpose 4x4": _conv_transpose(4, 1),
 }
-"""The layers that are measured. Normalisation is that of training; group norm has 8 groups. The other layers double height and
-width; the transposed convolutions go from 64 to 32 channels."""
+"""The layers that are measured. Normalisation is that of training; group norm has 8 groups. The
+other layers double height and width; the transposed convolutions go from 64 to 32 channels."""
 
 
 def problem(case: dict[str, Any]) -> Problem:

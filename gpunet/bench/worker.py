@@ -1,8 +1,9 @@
 """Runs a contender in a process of its own, so that contenders do not share threads or memory.
 
-Requests and answers are JSON, one in each line. The first answer is {"about": …}, which describes the contender. A request is
-["prepare", case] or ["time", repeats], and its answer is what that method of the `Contender` returns. An answer may be replaced
-by {"not_measured": why}, or by {"failed": how}.
+Requests and answers are JSON, one in each line. The first answer is {"about": …}, which describes
+the contender. A request is ["prepare", case] or ["time", repeats], and its answer is what that
+method of the `Contender` returns. An answer may be replaced by {"not_measured": why}, or by
+{"failed": how}.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ def make(spec: Spec) -> Contender:
 
 
 class Worker:
-    """A contender whose process starts when a case is prepared, and starts again for the next case after a failure.
+    """A contender in a process, which starts when a case is prepared and again after a failure.
 
     Args:
         spec: says which contender it is.
         timeout: the time limit of each answer, in seconds.
     Attributes:
-        about: what the contender says of itself; None before it was asked, and where it cannot be measured at all.
+        about: what the contender says of itself; None before it was asked, and where it cannot be
+            measured at all.
     """
 
     about: dict[str, str] | None = None
@@ -113,7 +115,7 @@ class Worker:
             answer = json.loads(self._process.answer(self._timeout))
             if isinstance(answer, dict) and "failed" in answer:
                 raise ContenderError(answer["failed"])
-        except ContenderError:  # its device may go on failing, or its memory may not have been given back
+        except ContenderError:  # the process may hold memory, or its device may go on failing
             self._process.kill()
             self._process = None
             raise
@@ -123,7 +125,8 @@ class Worker:
 
 
 def environment(spec: Spec) -> dict[str, str]:
-    """The environment of a contender's process. In the process of a rival, gpunet's backend "auto" is NumPy."""
+    """The environment of a contender's process. In the process of a rival, gpunet's backend "auto"
+    is NumPy."""
     threads = str(spec.threads)
     variables = {**os.environ, "GPUNET_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
     if spec.name in rivals.RIVALS:
@@ -135,7 +138,7 @@ def environment(spec: Spec) -> dict[str, str]:
 
 
 def main(text: str) -> None:
-    """Make the contender whose spec is `text`, as JSON, and answer the requests on standard input."""
+    """Make the contender whose spec is `text` (JSON), and answer the requests on standard input."""
     answers = _take_standard_output()
     spec = Spec(*json.loads(text))
     if spec.name in rivals.RIVALS:
@@ -168,7 +171,8 @@ def answer(contender: Contender, request: list[Any]) -> Any:
 
 
 def outcome(work: Callable[[], Any]) -> Any:
-    """Do the work -> what it returns, or {"not_measured": why}, or {"failed": how} with a traceback on standard error."""
+    """Do the work -> what it returns, or {"not_measured": why}, or {"failed": how} with a traceback
+    on standard error."""
     try:
         return work()
     except NotMeasuredError as reason:
@@ -187,14 +191,16 @@ def one_line(error: Exception) -> str:
 def forbid_cupy() -> None:
     """Make every import of CuPy fail, so that no gpunet array of this process can be on a GPU.
 
-    The process of a rival builds gpunet models to get their weights, and computes in float64, both on the host. If gpunet used
-    the GPU as well, its context and its memory would disturb what is measured.
+    The process of a rival builds gpunet models to get their weights, and computes in float64, both
+    on the host. If gpunet used the GPU as well, its context and its memory would disturb what is
+    measured.
     """
     sys.modules["cupy"] = None  # type: ignore[assignment]
 
 
 def _take_standard_output() -> Any:
-    """A file that writes to standard output; everything else that is printed, by C libraries too, goes to standard error.
+    """A file that writes to standard output; everything else that is printed, by C libraries too,
+    goes to standard error.
 
     So nothing that a library prints can be taken for an answer.
     """
@@ -207,8 +213,8 @@ def _take_standard_output() -> Any:
 def _requests() -> Iterator[str]:
     """The lines of standard input.
 
-    If standard input ends while a request is being answered, nobody waits for the answer any more. Then the process ends
-    after `ORPHAN_SECONDS`, so that it does not disturb what is measured next.
+    If standard input ends while a request is being answered, nobody waits for the answer any more.
+    Then the process ends after `ORPHAN_SECONDS`, so that it does not disturb what is measured next.
     """
     lines: SimpleQueue[str] = SimpleQueue()
 

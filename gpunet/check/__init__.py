@@ -1,1 +1,1 @@
-"""Whether this machine's GPU computes what gpunet promises: ``gpunet check``."""
+"""``gpunet check`` finds out whether this machine's GPU computes what gpunet promises."""

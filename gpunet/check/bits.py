@@ -1,4 +1,4 @@
-"""Whether arrays on a device hold the same bits, asked without reading them."""
+"""Compares the bits of arrays on a device without copying the arrays to the host."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.stage import FailedError, Numbers
 
 THREADS, MOST_BLOCKS = 256, 1024
+"""Threads of a block, and the most blocks of a launch."""
 
 
 class Bits:
-    """Counts words that differ, over any number of comparisons.
+    """Counts the words that differ, over any number of comparisons.
 
     Args:
-        backend: of the device.
+        backend: the backend of the device that holds the arrays.
     """
 
     def __init__(self, backend: CudaBackend):
@@ -29,7 +30,11 @@ class Bits:
         self.backend.launcher.launch("differing_words", blocks, THREADS, [a, b, a.size, self._differing])
 
     def all_equal(self, message: str) -> Numbers:
-        """How many comparisons were made; `FailedError` with this message if any found a difference."""
+        """The number of comparisons.
+
+        Raises:
+            FailedError: with this message, if a comparison found a difference.
+        """
         differing = int(self.backend.to_numpy(self._differing)[0])
         numbers = {"comparisons": self.comparisons, "differing words": differing}
         if differing:

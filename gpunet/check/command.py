@@ -1,4 +1,4 @@
-"""``gpunet check``: its options, and what it does."""
+"""The command ``gpunet check``: its options, and how a check is run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from gpunet.errors import BackendError
 
 LEAST_MINUTES = 0.1
 STAGES = """\
-The stages, each in a process and with a time limit of its own:
-  environment  what the device is, and the versions around it
-  compile      every kernel is compiled and loaded, and needs no memory beside registers
-  contract     what gpunet believes of arrays, launches, streams and graphs holds
-  agreement    every kernel gives what it gives on the emulated device, up to rounding
-  determinism  repeated runs give the same bits
-  training     a small net learns, and captured steps, data on the device and repetition make no difference
-  speed        on a GPU: copies, products and gpunet bench, beside PyTorch where it is installed
+The stages, each of which has a process and a time limit of its own:
+  environment  describe the device, the packages and the drivers
+  compile      compile and load every kernel; none may need memory in addition to registers
+  contract     try what gpunet relies on: arrays, launches, streams and graphs
+  agreement    compare every kernel with the emulated device, up to rounding
+  determinism  repeat kernels and training steps, and compare the bits of the results
+  training     train a small net; captured steps and data on the device must make no difference
+  speed        on a GPU: time copies, products and gpunet bench, beside PyTorch where it is installed
 
-The exit status is 0 if nothing failed, 1 if something did, 2 if the check could not begin.
+The exit status is 0 if nothing failed, 1 if something failed, 2 if the check could not begin.
 """
 
 
@@ -43,20 +43,35 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--backend",
         metavar="NAME",
-        help="cuda, cuda:1 or emulated; the GPU, or the emulated device where there is none",
+        help="cuda, cuda:1 or emulated; default: the GPU, or the emulated device where there is no GPU",
     )
-    add("--output", type=Path, metavar="DIR", help="where record.jsonl and report.md go; default runs/check-DATE-TIME")
-    add("--minutes", type=float, default=9.0, help="the time for all stages together; default 9")
-    add("--stages", nargs="+", choices=conductor.SHARES, metavar="NAME", help="run only these")
-    add("--reference", type=Path, metavar="FILE.npz", help="compare with the emulated device's results in this file")
-    add("--write-reference", type=Path, metavar="FILE.npz", help="only write such a file, on the emulated device")
+    add(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write record.jsonl and report.md here; default: runs/check-DATE-TIME",
+    )
+    add("--minutes", type=float, default=9.0, help="the time limit of all stages together; default: 9")
+    add("--stages", nargs="+", choices=conductor.SHARES, metavar="NAME", help="run only these stages")
+    add(
+        "--reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="compare with the emulated device's results in this file, where this machine has no emulated device",
+    )
+    add(
+        "--write-reference",
+        type=Path,
+        metavar="FILE.npz",
+        help="check nothing, and write the emulated device's results to this file",
+    )
 
 
 def run(options: Namespace) -> int:
-    """Check -> exit status: 1 if anything failed."""
+    """Check a device -> the exit status: 1 if anything failed."""
     if options.write_reference:
-        said = reference.write(options.write_reference)
-        print(f"written to {options.write_reference}: {said['cases']} cases, {said['MB']} MB")
+        written = reference.write(options.write_reference)
+        print(f"written to {options.write_reference}: {written['cases']} cases, {written['MB']} MB")
         return 0
     if not (isfinite(options.minutes) and options.minutes >= LEAST_MINUTES):
         raise ValueError(f"--minutes is {options.minutes} but must be at least {LEAST_MINUTES}")
@@ -74,16 +89,17 @@ def run(options: Namespace) -> int:
         folder = record.path.parent
         try:
             good = conductor.run(stages, Options("", backend, str(folder), 0, given), options.minutes)
-        finally:  # also when the user interrupts
+        finally:  # also after Ctrl-C
             print(f"\n{report.summary(record.results())}\n")
             print(f"The results are in {record.path}, and a report is in {folder / report.FILE}.")
     return 0 if good else 1
 
 
 def _backend(asked: str | None) -> tuple[str, str]:
-    """(the device to check, why it is the emulated one if nobody asked for that).
+    """(the device to check, why it is the emulated one if that was not asked for).
 
-    This process asks no more of a device than whether it is there: one that crashes must not take the conductor along.
+    This process only asks whether there is a device. A device that crashes must not end the
+    conductor.
     """
     if asked is not None:
         if re.fullmatch(r"cuda(:\d+)?|emulated", asked) is None:
@@ -104,7 +120,7 @@ def _backend(asked: str | None) -> tuple[str, str]:
 
 @contextmanager
 def _folder(asked: Path | None) -> Iterator[Record]:
-    """The record of the output folder, which is this check's alone."""
+    """The record in the output folder, to which no other check writes at the same time."""
     folder = asked or _new_folder()
     with ExitStack() as stack:
         try:
@@ -118,7 +134,8 @@ def _folder(asked: Path | None) -> Iterator[Record]:
 
 
 def _new_folder() -> Path:
-    """One that is not there yet: in runs/ of the working folder, or a temporary one where that cannot be written to."""
+    """A folder that does not exist yet: in runs/ of the working folder, or a temporary one if runs/
+    cannot be written to."""
     name, runs = f"check-{datetime.now():%Y%m%d-%H%M%S}", Path("runs")
     if not os.access(runs if runs.exists() else Path(), os.W_OK):
         return Path(tempfile.mkdtemp(prefix=f"gpunet-{name}-"))

@@ -1,4 +1,4 @@
-"""How far two results lie apart, and how far they may."""
+"""Compares results: how far they differ, and how far they may."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import numpy as np
 from gpunet.backends.contract.arrays import is_float
 
 TOLERANCES = {"float64": 4e-6, "float32": 4e-6, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-"""‖a - b‖ / ‖b‖ of a kernel's result against the same call elsewhere, by the result's dtype: of 16 bits, what rounding a
-float32 sum once can cost. The kernels add up in float32, also what they leave in float64. Anything but floats must be equal."""
+"""The largest ‖a - b‖ / ‖b‖ that is allowed between the results of one call on two devices, by
+their dtype. For 16 bits it is what rounding a float32 sum once can cost. The kernels add up in
+float32, also where they store float64. Whatever is not a float must be equal."""
 
 
 class Difference(NamedTuple):
-    """Between results, the largest over all of them."""
+    """The largest difference over all results of a call."""
 
     ulp: int
-    """How many numbers of the result's dtype lie between the two, for single elements; large where a sum has cancelled."""
+    """The largest number of floats of the result's dtype between two elements. It is large where a
+    sum has cancelled."""
     error: float
-    """‖a - b‖ / ‖b‖ over the finite elements of a result; infinite where shapes, NaNs, infinities or integers differ."""
+    """‖a - b‖ / ‖b‖ over the finite elements of a result; infinite if shapes, NaNs, infinities or
+    integers differ."""
     allowed: float
-    """The tolerance of the result whose error comes closest to its tolerance, or exceeds it most."""
+    """The tolerance of the result whose error is the largest compared with its tolerance."""
 
     @property
     def passes(self) -> bool:
@@ -31,7 +34,8 @@ class Difference(NamedTuple):
 
 
 def difference(got: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> Difference:
-    """The largest difference between results and those that are expected, of the same or of a wider dtype."""
+    """The largest difference between results and the expected ones, which have the same dtypes or
+    wider ones."""
     if len(got) != len(expected):
         return Difference(0, np.inf, 0.0)
     found = [_difference(a, b) for a, b in zip(got, expected, strict=True)]
@@ -63,6 +67,6 @@ def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 
 def _numbered(a: np.ndarray) -> np.ndarray:
-    """Floats by their place in the order of all floats of their dtype."""
+    """The position of each float in the order of all floats of its dtype."""
     bits = np.ascontiguousarray(a).view(f"i{a.dtype.itemsize}").astype(np.int64)
     return np.where(bits < 0, np.int64(-(2 ** (8 * a.dtype.itemsize - 1))) - bits, bits)

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from importlib import import_module
 
 from gpunet.check.record import Result
-from gpunet.check.stage import Options, Stage, described
+from gpunet.check.stage import Options, Stage, exception_text
 
 FAILED = 3
-"""Exit status of a stage in which something failed; 1 is that of a process which Python gave up."""
+"""The exit status of a stage in which something failed. It is not 1, with which Python ends after
+an error."""
 
 
 def command(options: Options) -> list[str]:
@@ -23,22 +24,22 @@ def command(options: Options) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a stage -> exit status: `FAILED` if something in it failed."""
+    """Run the stage whose options are given as JSON -> `FAILED` if something failed, else 0."""
     options = Options(**json.loads(arguments[0]))
     _end_with_parent()
     stage = Stage(options)
     try:
         import_module(f"gpunet.check.stages.{options.stage}").run(stage)
     except Exception as exception:
-        stage.report(Result(options.stage, "the stage itself", False, error=described(exception)))
+        stage.report(Result(options.stage, "the stage itself", False, error=exception_text(exception)))
     return FAILED if stage.failed else 0
 
 
 def _end_with_parent() -> None:
-    """End this process, and those that it has started, when the one that started it has gone, however it has."""
+    """End this process, and those that it has started, as soon as its parent has ended."""
 
     def watch() -> None:
-        while os.read(0, 1):  # nothing comes: it ends when the other side is closed
+        while os.read(0, 1):  # the parent sends nothing; reading ends when the parent ends
             pass
         if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
             os.killpg(0, signal.SIGKILL)

@@ -1,4 +1,7 @@
-"""The record of a check: a line of JSON for each result, written at once, so that a run killed at any moment has kept all."""
+"""The record of a check: one line of JSON for each result, written as soon as the result is known.
+
+So a check that is killed has recorded everything that it had found until then.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +20,36 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 FILE = "record.jsonl"
-"""Name of the record in the output folder."""
+"""The name of the record in the output folder."""
 BEGIN = "begin"
-"""The stage of the line that a run begins with: its numbers say how the command was called."""
+"""The `stage` of the first line of a run, whose numbers say how the command was called."""
 END = "end of the stage"
-"""What the last line of each stage is about."""
+"""The `what` of the last line of each stage."""
 
 SOME_FAILED = "something in it failed"
-"""The error of that line where the results before it say more."""
+"""The `error` of the last line of a stage whose other results say what failed."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One thing that was looked at."""
+    """The result of one thing that was checked."""
 
     stage: str
     what: str
+    """What was checked, in words."""
     ok: bool | None
-    """None where it does not apply here; `error` then says why."""
+    """Whether it passed; None if it does not apply here, and `error` says why."""
     numbers: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
 
 
 class Record:
-    """The file of a folder, to which results are appended, also by several processes.
+    """The record in a folder. Several processes may append results to it.
 
     Args:
-        folder: made if it is not there. An earlier run's lines stay, above this one's.
+        folder: created if it does not exist. The lines of an earlier run stay, before those of this
+            one.
     """
 
     def __init__(self, folder: Path):
@@ -52,7 +57,7 @@ class Record:
         self.path = folder / FILE
 
     def append(self, result: Result) -> None:
-        """Write a line by one call of the system, which no other process's line divides."""
+        """Append a result in one write, which the lines of other processes cannot divide."""
         line = (json.dumps(asdict(result), default=_plain) + "\n").encode()
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -64,39 +69,41 @@ class Record:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Inside, no other check writes here; a line that an earlier one could not finish is cut off.
+        """A context in which no other check writes here. A line that an earlier check could not
+        finish is cut off.
 
         Raises:
-            BlockingIOError: another check does.
+            BlockingIOError: another check writes here.
         """
         with self.path.open("ab") as file:
-            try:  # the system gives the lock back, however this process ends
+            try:  # the system releases the lock when this process ends, for whatever reason
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise
-            except OSError:  # some file systems of clusters have no locks
+            except OSError:  # the file systems of some clusters have no locks
                 pass
             self.mend()
             yield
 
     def mend(self) -> None:
-        """Cut off a line without an end: its writer was killed, or found no space. Nobody else may be writing."""
+        """Cut off a last line without an end, whose writer was killed or found no space. No other
+        process may be writing."""
         with self.path.open("ab+") as file:
             file.seek(0)
             lines, end, _ = file.read().rpartition(b"\n")
             file.truncate(len(lines) + len(end))
 
     def results(self) -> list[Result]:
-        """Those of the last run, the line of its beginning among them."""
+        """The results of the last run, with its first line."""
         return last_run(read(self.path))
 
 
 def read(path: Path) -> list[Result]:
-    """Every result of a file; a last line without an end is one that was never written.
+    """Every result in a file, without a last line that has no end.
 
     Raises:
-        ValueError: a line that is none; the message names the file and the line.
+        ValueError: a line holds no result; the message names the file and the line.
     """
     results = []
     *lines, _ = path.read_text(encoding="utf-8").split("\n")
@@ -109,13 +116,13 @@ def read(path: Path) -> list[Result]:
 
 
 def last_run(results: list[Result]) -> list[Result]:
-    """The results from the last beginning on."""
+    """The results from the last line on whose stage is `BEGIN`."""
     begins = [i for i, result in enumerate(results) if result.stage == BEGIN]
     return results[begins[-1] if begins else 0 :]
 
 
-def said(numbers: Mapping[str, Any]) -> str:
-    """Numbers in a line, without those that are lists."""
+def numbers_text(numbers: Mapping[str, Any]) -> str:
+    """The numbers of a result in one line, without lists and dictionaries."""
     short = {
         name: f"{v:.4g}" if isinstance(v, float) else v for name, v in numbers.items() if not isinstance(v, list | dict)
     }
@@ -123,5 +130,5 @@ def said(numbers: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers, and whatever else is in a result, as JSON has them."""
+    """A number of NumPy as Python's, and anything else as text, for JSON."""
     return value.item() if hasattr(value, "item") else str(value)

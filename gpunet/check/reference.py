@@ -1,6 +1,8 @@
-"""What the emulated device computes for every case, in a file: for machines with a GPU and without an emulator.
+"""A file of the emulated device's results of every case, for machines that have a GPU and no
+emulated device.
 
-Inputs stand in it too: they are drawn by NumPy, whose functions may differ between machines in the last bit.
+The file holds the inputs too, because NumPy's functions, which draw them, may differ between
+machines in the last bit.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from gpunet.cuda.instantiations import instantiations
 from gpunet.nvrtc import cache, source
 
 MANIFEST = "manifest"
+"""The array of the file that holds JSON: the kernels, the device, and the arrays of each case."""
 Expected = list[np.ndarray]
 
 
 def write(path: Path) -> dict[str, Any]:
-    """Run every case on the emulated device, and write what it gave -> what to say of it.
+    """Run every case on the emulated device, and write the results -> the number of cases, and the
+    size of the file in MB.
 
     Raises:
         BackendError: there is no emulated device here.
@@ -40,16 +44,17 @@ def write(path: Path) -> dict[str, Any]:
         manifest.append({"key": case.key, "inputs": inputs, "outputs": outputs})
     about = {"kernels": kernels_digest(), "device": backend.describe(), "cases": manifest}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:  # given a name, NumPy would add a suffix
+    with path.open("wb") as file:  # NumPy would add a suffix to a path
         np.savez_compressed(file, **{MANIFEST: np.array(json.dumps(about)), **arrays.named})  # type: ignore[arg-type]
     return {"cases": len(manifest), "MB": round(path.stat().st_size / 1e6, 1)}
 
 
 def cases_of(path: Path) -> Iterator[tuple[Case, dict[str, Expected]]]:
-    """Every case, with the inputs of the file, and what the emulated device gave, by variant.
+    """Every case with the inputs of the file, and the emulated device's results of each variant.
 
     Raises:
-        ValueError: a file that is none of these, or one of other kernels or cases than this gpunet has.
+        ValueError: the file is no reference, or is one of other kernels or cases than those of this
+            gpunet.
     """
     with _open(path) as file:
         about = _about(path, file)
@@ -64,7 +69,7 @@ def cases_of(path: Path) -> Iterator[tuple[Case, dict[str, Expected]]]:
 
 
 def check(path: Path) -> None:
-    """ValueError unless a file is a reference for this gpunet's kernels."""
+    """Raise ValueError unless a file is a reference for the kernels of this gpunet."""
     with _open(path) as file:
         _about(path, file)
 
@@ -77,13 +82,14 @@ def _about(path: Path, file: Any) -> dict[str, Any]:
 
 
 def kernels_digest() -> str:
-    """What the kernels' sources and instances make: equal where they are."""
+    """A digest of the sources and the instances of all kernels."""
     return cache.digest([source.read(file) for file in source.files()], instantiations())
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """The archive. What NumPy and zipfile raise of a file that is none, or is cut, is of many kinds."""
+    """The open archive. NumPy and zipfile raise errors of many types for a file that is no archive,
+    or is cut off."""
     with ExitStack() as stack:
         try:
             archive = np.load(stack.enter_context(path.open("rb")), allow_pickle=False)
@@ -96,16 +102,16 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 class _Packed:
-    """Arrays as an npz file holds them: bfloat16, which NumPy cannot name, as whole numbers."""
+    """Arrays as an npz file holds them: NumPy cannot store bfloat16, which becomes uint16."""
 
     def __init__(self) -> None:
         self.named: dict[str, np.ndarray] = {}
 
     def add(self, arrays: Any) -> list[list[str]]:
-        """Take arrays up -> [name in the file, dtype] of each."""
-        return [self._one(a) for a in arrays]
+        """Add arrays -> [name in the file, dtype] of each."""
+        return [self._add_one(a) for a in arrays]
 
-    def _one(self, a: np.ndarray) -> list[str]:
+    def _add_one(self, a: np.ndarray) -> list[str]:
         name, kind = f"a{len(self.named)}", a.dtype.name
         self.named[name] = a.view(np.uint16) if kind == "bfloat16" else a
         return [name, kind]

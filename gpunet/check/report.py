@@ -1,4 +1,4 @@
-"""What a record says, for people: a table for the terminal, and a page."""
+"""Describes a record for people: a table for the terminal, and a page in Markdown."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpunet.check.record import BEGIN, END, SOME_FAILED, Result, said
+from gpunet.check.record import BEGIN, END, SOME_FAILED, Result, numbers_text
 
 FILE = "report.md"
-Rows = list[tuple[str, ...]]
+"""The name of the page in the output folder."""
+Table = list[tuple[str, ...]]
+"""The cells of a table, row by row."""
 
 
 def summary(results: Sequence[Result]) -> str:
-    """A line for each stage, each failure, and the verdict."""
-    rows: Rows = [("stage", "passed", "failed", "skipped", "seconds", ""), *_stages(results)]
+    """A line for each stage and for each failure, and the verdict."""
+    rows: Table = [("stage", "passed", "failed", "skipped", "seconds", ""), *_stages(results)]
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = []
     for row in rows:
@@ -29,7 +31,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """What someone wants to know who asks whether a GPU works with gpunet."""
+    """A sentence or two that say whether the device works with gpunet."""
     begin = next((r for r in results if r.stage == BEGIN), None)
     ends = [r for r in results if r.what == END]
     wrong = [r for r in results if r.ok is False and r.error != SOME_FAILED]
@@ -47,7 +49,7 @@ def verdict(results: Sequence[Result]) -> str:
 
 
 def _device(results: Sequence[Result]) -> str:
-    """What the device calls itself, or the backend's name where that was not asked."""
+    """The name of the device, or the name of the backend if the device was not asked."""
     named = [r.numbers.get("device") for r in results if (r.stage, r.what, r.ok) == ("environment", "device", True)]
     return str(named[0] if named else next((r.what for r in results if r.stage == BEGIN), "a device"))
 
@@ -74,7 +76,9 @@ def _page(results: Sequence[Result]) -> Iterator[str]:
         yield from ("", "## Skipped", "")
         yield from _table([("stage", "what", "why"), *((r.stage, r.what, r.error) for r in skipped)])
     stages = dict.fromkeys(r.stage for r in results if r.stage not in (BEGIN, "agreement", "compile"))
-    for stage in [*stages, *(["compile"] if any(r.stage == "compile" for r in results) else [])]:  # the longest last
+    if any(r.stage == "compile" for r in results):
+        stages["compile"] = None  # the longest table comes last
+    for stage in stages:
         yield from ("", f"## {stage.capitalize()}", "")
         rows = [r for r in results if r.stage == stage and r.what != END and r.ok is not None]
         yield from _table([("what", "result", "numbers", "seconds"), *map(_row, rows)])
@@ -84,14 +88,17 @@ def _page(results: Sequence[Result]) -> Iterator[str]:
 
 
 AGREEMENT = """\
-Each kernel's results beside those of the emulated device (on that device itself, of the reference backend in float64), over
-all cases that launch it. A case may launch several kernels, and its difference counts for each. `ulp`: how many numbers of the
-result's dtype lie between the two, for single elements; many where a sum has cancelled. `error`: ‖a - b‖ / ‖b‖. `of what is
-allowed`: the largest error over the tolerance of its result's dtype."""
+Each kernel's results are compared with those of the emulated device, over all cases that launch the
+kernel. (The emulated device's own results are compared with those of the reference backend in
+float64.) A case may launch several kernels, and its difference counts for each of them. `ulp`: the
+largest number of floats of the result's dtype that lie between two elements; it is large where a sum
+has cancelled. `error`: ‖a - b‖ / ‖b‖. `of what is allowed`: the largest error divided by the tolerance
+of its result's dtype."""
 
 
-def agreement(results: Sequence[Result]) -> Rows:
-    """A row for each kernel and dtype, those that are nearest to what is allowed first; empty if nothing was compared."""
+def agreement(results: Sequence[Result]) -> Table:
+    """A row for each kernel and dtype, with those closest to their tolerance first; empty if
+    nothing was compared."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for r in results:
         for name in dict.fromkeys(map(_family, r.numbers.get("kernels", ()))):
@@ -109,12 +116,14 @@ def agreement(results: Sequence[Result]) -> Rows:
 
 
 def _family(instance: str) -> str:
-    """The kernel with the dtype that it stores: ``matmul_tiled<half>`` of ``matmul_tiled<half, 64, …>``."""
+    """The kernel of an instance with the dtype that it stores: ``matmul_tiled<half>`` for
+    ``matmul_tiled<half, 64, …>``."""
     name, _, arguments = instance.partition("<")
     return f"{name}<{arguments.partition(',')[0].rstrip('>')}>" if arguments else name
 
 
-def _stages(results: Sequence[Result]) -> Rows:
+def _stages(results: Sequence[Result]) -> Table:
+    """A row for each stage: its name, three counts of results, its seconds, and how it ended."""
     rows = []
     for stage in dict.fromkeys(r.stage for r in results if r.stage != BEGIN):
         own = [r for r in results if r.stage == stage and r.what != END]
@@ -125,8 +134,9 @@ def _stages(results: Sequence[Result]) -> Rows:
     return rows
 
 
-def _failures(results: Sequence[Result]) -> Rows:
-    """(stage, what, error) of what failed; the same error of many things in a stage once, with their number."""
+def _failures(results: Sequence[Result]) -> Table:
+    """(stage, what, error) of each failure. Failures of one stage with the same error share a row,
+    with their number."""
     rows: dict[tuple[str, str], list[str]] = {}
     for r in results:
         if r.ok is False and r.error != SOME_FAILED:
@@ -138,11 +148,11 @@ def _failures(results: Sequence[Result]) -> Rows:
 
 
 def _row(r: Result) -> tuple[str, ...]:
-    return r.what, "ok" if r.ok else "failed", said(r.numbers), f"{r.seconds:.1f}"
+    return r.what, "ok" if r.ok else "failed", numbers_text(r.numbers), f"{r.seconds:.1f}"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The first row is the head."""
+    """The lines of a Markdown table, whose head is the first row."""
     for i, row in enumerate(rows):
         yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
         if i == 0:

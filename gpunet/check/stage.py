@@ -1,4 +1,4 @@
-"""What the code of a stage is given, and how it reports."""
+"""A stage: the options that it is given, and how it checks and reports."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any, cast
 
 from gpunet.backends import get_backend
 from gpunet.backends.cuda.backend import CudaBackend
-from gpunet.check.record import Record, Result, said
+from gpunet.check.record import Record, Result, numbers_text
 from gpunet.errors import BackendError
 
 Numbers = Mapping[str, Any]
 
 
 class NotApplicableError(Exception):
-    """Something that cannot be looked at here; the message says why."""
+    """Something cannot be checked here. The message says why."""
 
 
 class FailedError(Exception):
-    """Something that is not as it should be.
+    """A check has found something that is wrong.
 
     Args:
-        message: what.
-        numbers: as a check returns them.
+        message: what is wrong.
+        numbers: the numbers that the check would have returned.
     """
 
     def __init__(self, message: str, numbers: Numbers | None = None):
@@ -39,24 +39,25 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """What a stage is asked to do."""
+    """The options of a stage."""
 
     stage: str
     backend: str
     output: str
+    """The output folder."""
     seconds: float
-    """How long it may take."""
+    """The time limit."""
     reference: str = ""
-    """A file that `reference` wrote; empty for none."""
+    """A file that `reference.write` has written; empty for none."""
 
 
 class Stage:
-    """One stage of a check.
+    """One stage of a check, in the process that runs it.
 
     Args:
-        options: what it is asked.
+        options: what to check.
     Attributes:
-        failed: whether anything failed so far.
+        failed: whether anything has failed so far.
     """
 
     def __init__(self, options: Options):
@@ -90,16 +91,16 @@ class Stage:
         show: bool = True,
         seconds: float | None = None,
     ) -> None:
-        """Call a function, and report what it returns, or that it raised; whatever it raises, the stage goes on.
+        """Call a function, and report what it returns or raises. The stage goes on in any case.
 
         Args:
-            what: is looked at.
-            function: of `args`; returns numbers for the record; raises `FailedError`, or anything else, where something is
-                wrong.
-            show: whether to print a line although all is well.
-            seconds: that it took elsewhere; those of the call if None.
+            what: what is checked, in words.
+            function: is called with `args`. It returns numbers for the record, and raises
+                `FailedError`, or any other error, if something is wrong.
+            show: whether to print a line also if nothing is wrong.
+            seconds: the time to report; the time of the call if None.
         """
-        self.note(what)
+        self.note_running(what)
         start, ok, error = monotonic(), cast(bool | None, True), ""
         numbers: Numbers = {}
         try:
@@ -109,45 +110,45 @@ class Stage:
         except FailedError as failure:
             ok, error, numbers = False, str(failure), failure.numbers
         except Exception as exception:
-            ok, error = False, described(exception)
+            ok, error = False, exception_text(exception)
         took = monotonic() - start if seconds is None else seconds
         self.report(Result(self.options.stage, what, ok, numbers, round(took, 3), error), show=show)
-        self.note("")
+        self.note_running("")
 
     def report(self, result: Result, *, show: bool = True) -> None:
         """Append a result to the record, then print it."""
         self._record.append(result)
         self.failed |= result.ok is False
         if show or result.ok is False:
-            say(line(result))
+            print_line(result_line(result))
 
-    def note(self, what: str) -> None:
-        """Leave a note of what is being looked at, for whoever must end a stage that hangs."""
+    def note_running(self, what: str) -> None:
+        """Write down what is being checked, which the conductor reports if the stage hangs."""
         running_file(Path(self.options.output), self.options.stage).write_text(what, encoding="utf-8")
 
 
 def running_file(folder: Path, stage: str) -> Path:
-    """Where a stage notes what it is looking at."""
+    """The file in which a stage writes down what it is checking."""
     return folder / f"{stage}.running"
 
 
-def say(text: str) -> None:
-    """Print a line at once. A reader that has seen enough, such as head, ends no check."""
+def print_line(text: str) -> None:
+    """Print a line at once. A reader that closes the pipe, such as head, does not end the check."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def line(result: Result) -> str:
-    """A result for the terminal."""
+def result_line(result: Result) -> str:
+    """A result as a line for the terminal."""
     mark = {True: "ok     ", False: "FAILED ", None: "skipped"}[result.ok]
-    numbers = said(result.numbers)
+    numbers = numbers_text(result.numbers)
     return f"  {mark} {result.what}{': ' if numbers or result.error else ''}{' '.join([numbers, result.error]).strip()}"
 
 
-def described(exception: BaseException) -> str:
-    """An exception in one line, with the place in gpunet's code or in the check that it came from."""
+def exception_text(exception: BaseException) -> str:
+    """An exception in one line, with the file and the line that it came from."""
     frames = traceback.extract_tb(exception.__traceback__)
     where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(exception).__name__}: {' '.join(str(exception).split())}{where}"

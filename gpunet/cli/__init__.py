@@ -1,4 +1,4 @@
-"""The command line: ``gpunet train | eval | predict | summary | info | kernels | check | bench``."""
+"""The command line ``gpunet``, with one module for each family of commands."""
 
 from gpunet.cli.entry import main
 

@@ -1,4 +1,4 @@
-"""The commands that read what ``gpunet train`` has saved: ``gpunet eval`` and ``gpunet predict``."""
+"""``gpunet eval`` and ``gpunet predict``, which read what ``gpunet train`` has saved."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evaluate(options: Namespace) -> int:
 
 
 def _matrix_lines(matrix: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
-    """The lines of a confusion matrix (K, K); the columns have numbers, the rows numbers and names."""
+    """The lines of a confusion matrix (K, K), with the names of the classes."""
     label = max(len(name) for name in classes)
     cell = max(len(str(matrix.max())), len(str(len(classes) - 1))) + 2
     yield " " * (label + 4) + "".join(f"{i:{cell}}" for i in range(len(classes)))
@@ -73,7 +73,8 @@ def predict(options: Namespace) -> int:
     saved = load_saved(options.checkpoint)
     trainer = saved.trainer(options.backend)
     paths = saved.image_paths(options.images, when_unreadable(options))
-    names = [str(path).encode("utf-8", "backslashreplace").decode() for path in paths]  # a name may not be Unicode
+    # The name of a file need not be Unicode.
+    names = [str(path).encode("utf-8", "backslashreplace").decode() for path in paths]
     width = max(len(name) for name in names)
     for start in range(0, len(paths), BATCH_SIZE):
         batch = slice(start, start + BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""The entry point of the command line: it parses the arguments, runs the command, and reports errors in one line."""
+"""The entry point: it parses the arguments, runs the command, and reports errors in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpunet.errors import BackendError
 from gpunet.version import __version__
 
 REPORTED = (ValueError, TypeError, BackendError, OSError, ImportError, FloatingPointError, MemoryError)
-"""Errors that are reported in one line. Any other is a fault of gpunet's own and shows its traceback."""
+"""Errors that are reported in one line. Any other is a bug and shows its traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

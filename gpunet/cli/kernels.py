@@ -1,4 +1,4 @@
-"""The command that compiles every CUDA kernel, or runs one of them on the CPU: ``gpunet kernels``."""
+"""``gpunet kernels``, which compiles every CUDA kernel, or runs one of them on the CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that describe a network and this installation: ``gpunet summary`` and ``gpunet info``."""
+"""``gpunet summary`` and ``gpunet info``, which describe a network and this installation."""
 
 from __future__ import annotations
 

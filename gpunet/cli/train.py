@@ -1,4 +1,4 @@
-"""The command that trains a network: ``gpunet train``."""
+"""``gpunet train``, which trains a network."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def train(options: Namespace) -> int:
 def _writers(options: Namespace, description: dict[str, Any], held_out: bool) -> list[Callback]:
     """The callbacks that write the files of ``--output``.
 
-    They write nothing before the end of the first epoch, so that the files of an earlier run in the same folder
-    stay together until then. The best epoch is chosen by the held-out images, and is the last one where there are
-    none: the test images decide nothing.
+    They write nothing before the end of the first epoch, so that the files of an earlier run in the
+    same folder stay together until then. The best epoch is chosen by the held-out images, and is
+    the last one where there are none: the test images decide nothing.
     """
     folder = options.output
     if folder is None:
@@ -162,7 +162,8 @@ class _ConfigWriter(Callback):
 
 
 def _finish_output(folder: Path, trainer: Trainer, description: dict[str, Any], finished_epochs: int) -> None:
-    """Load the best epoch's weights; or save the present ones if Ctrl-C came before the end of the first epoch."""
+    """Load the best epoch's weights; or save the present ones if Ctrl-C came before the end of the
+    first epoch."""
     if finished_epochs:
         load_weights(folder / "best.safetensors", trainer.model)
         return

@@ -1,4 +1,4 @@
-"""Contenders in the test's own process: faster than one each, and a test can break what they run."""
+"""Contenders in the test's own process, which is faster, and in which a test can break what they run."""
 
 import json
 from time import perf_counter
@@ -11,7 +11,7 @@ from gpunet.bench.worker import Worker, answer, make, outcome
 
 
 class Local:
-    """`Process` without a process; what passes between the sides is JSON all the same."""
+    """A `Process` that runs in this process; requests and answers are JSON all the same."""
 
     def __init__(self, spec):
         self._answers, self._contender = [], None

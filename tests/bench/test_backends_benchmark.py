@@ -24,7 +24,7 @@ def test_backends_are_compared_and_drawn(bench, tmp_path):
     assert set(record["contenders"]) == {"reference", "numpy"}
 
 
-def test_a_backend_that_is_not_there_is_named_and_drawn_as_missing(bench, tmp_path):
+def test_a_missing_backend_is_named_and_drawn_as_missing(bench, tmp_path):
     pytest.importorskip("matplotlib")
     if not why_unavailable("cuda"):
         pytest.skip("there is a GPU")
@@ -35,7 +35,7 @@ def test_a_backend_that_is_not_there_is_named_and_drawn_as_missing(bench, tmp_pa
     assert f"- not measured: cuda: {why_unavailable('cuda')}\n" in text
 
 
-def test_backends_that_do_not_the_same_work_are_not_timed(bench, monkeypatch, tmp_path):
+def test_backends_that_do_different_work_are_not_timed(bench, monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     right = ReferenceBackend.conv2d_weight_grad
 

@@ -1,4 +1,4 @@
-"""Convolutions by themselves: what is measured, and that a wrong result is refused."""
+"""Single convolutions: what is measured, and that a wrong result is refused."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from gpunet.geometry import Geometry
 SMALL = ["conv", "--batch", "2", "--threads", "1", "--rounds", "1", "--repeats", "1"]
 
 
-def test_the_layers_of_a_net_are_found_with_what_is_fused_behind_them():
+def test_the_layers_of_a_net_are_found_with_the_operations_fused_into_them():
     first, second = layers_of("lenet")
     assert (first.x_shape, first.w_shape, first.padding) == ((28, 28, 1), (5, 5, 1, 6), "same")
     assert (second.x_shape, second.w_shape, second.padding) == ((14, 14, 6), (5, 5, 6, 16), "valid")
@@ -66,7 +66,7 @@ def test_a_wrong_result_is_not_timed(bench, monkeypatch, method, which):
         assert row["checked"] == {}
 
 
-def test_a_pass_that_raises_loses_its_own_row_alone(bench, monkeypatch, capsys):
+def test_a_pass_that_raises_loses_only_its_own_row(bench, monkeypatch, capsys):
     def full(self, *args, **options):
         raise MemoryError("out of memory\n  in a second line")
 
@@ -85,7 +85,7 @@ def test_a_pass_that_raises_loses_its_own_row_alone(bench, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("which", PASSES)
-def test_some_images_of_a_large_batch_are_checked_the_last_among_them(monkeypatch, which):
+def test_some_images_of_a_large_batch_are_checked_including_the_last(monkeypatch, which):
     monkeypatch.setattr(convolutions, "CHECKED", 3 * 10 * 10 * 16 * 25 * 6)
     monkeypatch.setattr(convolutions, "FUSED_CHECKED", 3 * 10 * 10 * 16 * 25 * 6)
     asked = problem({"net": "lenet", "layer": 1, "batch": 9, "pass": which})
@@ -99,7 +99,7 @@ def test_some_images_of_a_large_batch_are_checked_the_last_among_them(monkeypatc
         assert asked.error(wrong) > asked.tolerance
 
 
-def test_what_is_left_unwritten_is_wrong_though_its_memory_held_the_result(bench, monkeypatch):
+def test_an_unwritten_result_is_wrong_even_if_its_memory_held_the_right_one(bench, monkeypatch):
     right, calls = NumpyBackend.conv2d_input_grad, []
 
     def first_time_only(self, dy, w, *, geometry, gate=None):
@@ -116,7 +116,7 @@ def test_what_is_left_unwritten_is_wrong_though_its_memory_held_the_result(bench
     assert calls[0] == calls[1]
 
 
-def test_buffers_rotate_where_there_is_a_cache_to_leave(monkeypatch):
+def test_buffers_rotate_where_caches_matter(monkeypatch):
     asked = problem({"net": "lenet", "layer": 1, "batch": 2, "pass": "forward"})
     size = sum(a.nbytes for a in asked.inputs.values())
     timer = HostTimer()

@@ -1,4 +1,4 @@
-"""Layers beside the convolutions: both passes of each, and that a wrong result is refused."""
+"""Layers other than convolutions: both passes of each, and that a wrong result is refused."""
 
 import pytest
 
@@ -11,14 +11,14 @@ SMALL = ["layers", "--batch", "1", "--threads", "1", "--rounds", "1", "--repeats
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_each_runs_on_every_backend(backend, layer):
+def test_each_case_runs_on_every_backend(backend, layer):
     asked = problem({"layer": layer, "batch": 1})
     outputs = asked.run(backend, {name: backend.asarray(a) for name, a in asked.inputs.items()})
     assert asked.error([backend.to_numpy(y) for y in outputs]) < 1e-5
     assert asked.outputs == ("y", "dx", *(f"d{name}" for name in LAYERS[layer].parameters))
 
 
-def test_each_is_a_row(bench):
+def test_each_layer_is_a_row(bench):
     record, text = bench(*SMALL)
     assert [row["case"]["layer"] for row in record["rows"]] == list(LAYERS)
     assert all(row["checked"]["gpunet_error"] < 1e-5 for row in record["rows"])
@@ -40,7 +40,7 @@ def test_a_wrong_gradient_is_not_timed(bench, monkeypatch):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_each_can_be_captured(device_timer, layer):
+def test_each_case_can_be_captured(device_timer, layer):
     contender = GpunetPrimitive(Spec("layers", "gpunet", "emulated", 1), problem)
     contender.timer = device_timer
     assert contender.prepare({"layer": layer, "batch": 1})["error"] < 1e-5

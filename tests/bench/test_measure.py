@@ -1,4 +1,4 @@
-"""Turns, ratios and what is refused, on contenders that only say what they took."""
+"""Turns, ratios and refusals, with contenders that only return times."""
 
 from argparse import Namespace
 
@@ -12,7 +12,7 @@ OPTIONS = Namespace(rounds=3, repeats=2)
 
 
 class Scripted:
-    """A contender of so many seconds a run, which may not be measured (`why`), fail (`how`), or fail in its n-th turn."""
+    """A contender that takes so many seconds per run. It may not be measured (`why`), or fail (`how`)."""
 
     def __init__(self, name, seconds, log, *, losses=(2.0, 1.0), why="", how="", turns=99):
         self.name, self.seconds, self.log, self.losses, self.why = name, seconds, log, losses, why
@@ -51,7 +51,7 @@ def test_a_slower_rival_makes_a_ratio_above_one():
     assert "| lenet | 4 | 2.000 | 5.000 | 2.50 (p10 2.50, p90 2.50) |" in table(record(found), "Steps")
 
 
-def test_the_order_turns_round_and_the_first_turn_is_not_counted():
+def test_the_order_is_reversed_each_round_and_the_first_turn_is_not_counted():
     log = []
     seconds, ratios, failed = in_turns({"a": Scripted("a", 1.0, log), "b": Scripted("b", 2.0, log)}, "a", 3, 2)
     assert failed == {}
@@ -60,7 +60,7 @@ def test_the_order_turns_round_and_the_first_turn_is_not_counted():
     assert ratios == {"b": [2.0, 2.0, 2.0]}
 
 
-def test_what_cannot_be_measured_says_why_and_stays_in_its_place():
+def test_a_contender_that_cannot_be_measured_says_why_and_keeps_its_place():
     found = row(Scripted("ours", 1.0, []), Scripted("absent", 1.0, [], why="no GPU"), Scripted("rival", 2.0, []))
     assert list(found["times"]) == ["ours", "absent", "rival"]
     assert found["times"]["absent"] == {"not_measured": "no GPU"}

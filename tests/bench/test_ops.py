@@ -1,4 +1,4 @@
-"""Operations against a copy: what they must move, and that a wrong result is refused."""
+"""Operations beside a copy: the bytes that they must move, and that a wrong result is refused."""
 
 import weakref
 
@@ -17,14 +17,14 @@ CASE = {"batch": 2, "channels": 3, "parameters": 1000}
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_each_runs_on_every_backend(backend, op):
+def test_each_case_runs_on_every_backend(backend, op):
     asked = problem({"op": op, **CASE})
     inputs = {name: backend.copy(backend.asarray(a)) for name, a in asked.inputs.items()}
     outputs = [backend.to_numpy(y) for y in asked.run(backend, inputs)]
     assert asked.error(outputs) < 1e-5
 
 
-def test_what_must_move_is_counted():
+def test_the_bytes_that_an_operation_must_move_are_counted():
     pixels = 2 * 28 * 28 * 3
     expected = {
         "max_pool forward": 4 * pixels + (4 + 1) * pixels // 4,
@@ -38,7 +38,7 @@ def test_what_must_move_is_counted():
     assert {op: problem({"op": op, **CASE}).bytes for op in OPS} == expected
 
 
-def test_each_is_held_against_a_copy(bench):
+def test_each_operation_is_compared_with_a_copy(bench):
     record, text = bench(*SMALL, "--backend", "numpy")
     assert [row["case"]["op"] for row in record["rows"]] == list(OPS)
     for row in record["rows"]:
@@ -77,7 +77,7 @@ def test_other_backends_copy_in_their_own_way(bench, backend_name):
 
 
 @pytest.mark.parametrize("op", ["max_pool backward", "batch_norm forward", "sgd", "adam"])
-def test_each_can_be_captured(device_timer, op):
+def test_each_case_can_be_captured(device_timer, op):
     contender = GpunetPrimitive(Spec("ops", "gpunet", "emulated", 1), problem)
     contender.timer = device_timer
     contender.prepare({"op": op, **CASE})

@@ -1,8 +1,8 @@
-"""The files of a benchmark: whole at every moment, and there from the start."""
+"""The files of a benchmark exist from the start, and are valid at every moment."""
 
 import json
+import os
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 
@@ -33,7 +33,7 @@ def batches(output):
     return [found["case"]["batch"] for found in json.loads(output.read_text())["rows"]]
 
 
-def test_the_files_are_there_from_the_start_and_grow_with_each_row(measured, output):
+def test_the_files_exist_from_the_start_and_grow_with_each_row(measured, output):
     assert batches(output) == []
     assert "No row is done." in output.with_suffix(".md").read_text()
     for batch in (1, 2):
@@ -43,18 +43,17 @@ def test_the_files_are_there_from_the_start_and_grow_with_each_row(measured, out
     assert sorted(path.name for path in output.parent.iterdir()) == ["record.json", "record.md"]
 
 
-def test_a_write_that_is_cut_off_leaves_what_was_there(measured, output, monkeypatch):
+def test_an_interrupted_write_leaves_the_old_file(measured, output, monkeypatch):
     measured.add(row(1), {})
-    whole = Path.write_text
 
-    def half(path, text, **options):
-        whole(path, text[: len(text) // 2], **options)
+    def interrupted(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measured.add(row(2), {})
     assert batches(output) == [1]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["record.json", "record.md"]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +79,6 @@ def test_ctrl_c_keeps_the_rows_that_are_done(local, output, monkeypatch):
     assert [found["case"]["layer"] for found in json.loads(output.read_text())["rows"]] == [0]
 
 
-def test_the_output_is_the_json_not_the_table(tmp_path):
+def test_the_output_names_the_json_not_the_table(tmp_path):
     with pytest.raises(ValueError, match=r"bench: --output is .*table\.md but names the JSON"):
         main([*SMALL, "--output", str(tmp_path / "table.md")])

@@ -1,4 +1,4 @@
-"""PyTorch as a rival: which ways there are, its precision, and what of gpunet runs in its process."""
+"""PyTorch as a rival: the ways of running it, its precision, and gpunet in its process."""
 
 import sys
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ CASES = [
 ]
 
 
-def test_every_layout_is_there_with_cudnns_benchmark_and_as_a_graph():
+def test_every_layout_is_measured_with_cudnns_benchmark_and_as_a_graph():
     ways = list(RIVALS.values())
     assert Rival(benchmark=True) in ways
     assert any(w.graph and w.channels_last and w.benchmark and w.compile is None for w in ways)
@@ -26,7 +26,7 @@ def test_every_layout_is_there_with_cudnns_benchmark_and_as_a_graph():
         assert {Rival(), Rival(benchmark=True), Rival(benchmark=True, channels_last=True)} <= {RIVALS[n] for n in names}
 
 
-def test_what_takes_longer_to_compile_comes_later_whatever_the_order_of_the_command(bench, monkeypatch):
+def test_rivals_that_take_longer_to_compile_come_later_in_any_order_of_the_command(bench, monkeypatch):
     effort = [{None: 0, "default": 1, "max-autotune": 2}[way.compile] for way in RIVALS.values()]
     assert effort == sorted(effort)
     for names in (CONV_RIVALS, LAYER_RIVALS):

@@ -47,7 +47,7 @@ def test_numbers_below_one_are_refused():
             main([*SMALL, f"--{option}", "0"])
 
 
-def test_what_pytorch_cannot_do_here_is_named(bench, monkeypatch):
+def test_work_that_pytorch_cannot_do_here_is_named(bench, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     record, text = bench(*SMALL, "--backend", "numpy", "--against", "torch")
     assert f"--against {' '.join(RIVALS)}" in record["command"]

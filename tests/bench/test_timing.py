@@ -44,7 +44,7 @@ class FakeTimer(EventTimer):
         pass
 
 
-def test_events_stand_between_the_runs_and_nothing_waits_before_the_last():
+def test_events_are_recorded_between_runs_and_nothing_waits_before_the_last():
     timer = FakeTimer(lambda *_: 600.0)
     assert timer.seconds(timer.work, 3) == [0.6] * 3
     assert timer.log[-10:] == ["wait", "work", "event", "work", "event", "work", "event", "work", "event", "wait"]
@@ -55,7 +55,7 @@ def test_runs_are_timed_when_the_clock_has_risen():
     assert timer.seconds(timer.work, 10) == pytest.approx([0.002] * 200)
 
 
-def test_a_clock_that_rises_late_and_in_steps_is_waited_for():
+def test_timing_waits_for_a_clock_that_rises_late_and_in_steps():
     timer = FakeTimer(lambda _, now: 5.0 / (1 + min(int(now / 0.04), 9)))
     assert timer.seconds(timer.work, 10) == pytest.approx([0.0005] * 200)
 
@@ -66,18 +66,18 @@ def test_a_steady_turn_is_warmed_up_for_fifty_milliseconds_and_no_more_than_need
     assert 0.05 < 1e-3 * timer.now - 0.0001 * counted < 0.1
 
 
-def test_a_time_that_never_stops_falling_is_waited_for_one_second():
+def test_timing_waits_one_second_for_a_time_that_never_stops_falling():
     timer = FakeTimer(lambda runs, _: 10 / (1 + runs / 20))
     counted = sum(timer.seconds(timer.work, 10))
     assert 1 < 1e-3 * timer.now - counted < 1.2
 
 
-def test_events_that_tell_no_difference_end_too():
+def test_timing_ends_if_events_measure_no_difference():
     timer = FakeTimer(lambda *_: 0.0)
     assert timer.seconds(timer.work, 3) == [0.0] * 200
 
 
-def test_noise_is_no_fall():
+def test_noise_does_not_count_as_a_falling_time():
     timer = FakeTimer(lambda runs, _: 1.0 + 0.01 * (runs % 3))
     counted = sum(timer.seconds(timer.work, 10))
     assert 1e-3 * timer.now - counted < 0.1
@@ -89,7 +89,7 @@ def test_short_runs_are_repeated_for_up_to_a_second(each, asked, runs):
     assert len(timer.seconds(timer.work, asked)) == runs
 
 
-def test_a_run_waits_for_what_came_before_and_for_its_own_end():
+def test_a_run_waits_for_earlier_work_and_for_its_own_end():
     timer = FakeTimer()
     timer.run(timer.work)
     assert timer.log == ["wait", "work", "wait"]

@@ -1,4 +1,4 @@
-"""Nets translated to PyTorch compute what they did."""
+"""Nets that are translated to PyTorch compute the same."""
 
 import numpy as np
 import pytest
@@ -51,14 +51,14 @@ def test_a_translated_net_computes_the_same(rng, name, model, shape, training):
         assert relative_error(theirs(torch.tensor(x.transpose(0, 3, 1, 2).copy())).numpy(), ours) < tolerances.TORCH
 
 
-def test_what_does_not_learn_does_not_learn_in_pytorch_either():
+def test_frozen_parameters_are_frozen_in_pytorch_too():
     model = models.speedrun((17, 17, 3))
     frozen = sum(not p.requires_grad for p in model.parameters())
     assert frozen == sum(not p.requires_grad for p in to_torch(model, (17, 17, 3)).parameters()) > 0
 
 
 class Own(nn.Sequential):
-    """Whose forward may do anything."""
+    """A layer whose forward pass is not known."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Processes that fail: the side that asks says how, in time, and goes on."""
+"""Processes that fail: the process that asks says how, in time, and goes on."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def process(code, *arguments, spec=GPUNET):
         ("import sys; print('{\"half', end='', flush=True); sys.exit(3)", "the process ended with status 3"),
     ],
 )
-def test_a_process_that_ends_says_how(code, how):
+def test_the_end_of_a_process_is_explained(code, how):
     asked = process(code)
     asked.ask("anything")
     with pytest.raises(ContenderError, match=how):
@@ -43,7 +43,7 @@ def test_a_process_that_hangs_is_given_up_and_killed():
 
 
 class Answers:
-    """A process that gives these answers."""
+    """A `Process` that gives these answers."""
 
     def __init__(self, log, *answers):
         self.log, self.answers = log, list(answers)
@@ -113,7 +113,7 @@ worker.main(sys.argv[1])
 """
 
 
-def test_what_a_library_prints_is_no_answer(capfd):
+def test_output_of_a_library_is_not_taken_for_an_answer(capfd):
     changes = """
 def serve(spec, requests, reply):
     print("from Python")
@@ -127,7 +127,7 @@ worker.serve = serve"""
     assert {"from Python", "from C"} <= set(capfd.readouterr().err.splitlines())
 
 
-def test_a_process_that_nobody_waits_for_ends_in_the_middle_of_its_work():
+def test_a_process_whose_parent_has_ended_stops_in_the_middle_of_its_work():
     changes = """
 import time
 worker.ORPHAN_SECONDS = 0.1
@@ -143,7 +143,7 @@ worker.serve = lambda spec, requests, reply: [(reply(request), time.sleep(600)) 
 
 
 @pytest.mark.parametrize(("name", "found"), [("gpunet", ["cuda:7", False]), ("torch-eager", ["numpy", True])])
-def test_a_rivals_process_can_have_no_gpunet_array_on_a_gpu(monkeypatch, name, found):
+def test_a_rivals_process_cannot_put_gpunet_arrays_on_a_gpu(monkeypatch, name, found):
     spec = GPUNET._replace(name=name)
     monkeypatch.setenv("GPUNET_BACKEND", "cuda:7")
     changes = """

@@ -1,4 +1,4 @@
-"""Checks that run as users run them, in processes of their own: of the emulated device, or of CuPy on the stand-in for CUDA."""
+"""Checks that run as users run them, in processes: of the emulated device, or of CuPy on the stand-in."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ PACKAGE = Path(gpunet.__file__).resolve().parents[1]
 
 
 class Checks:
-    """Starts checks whose output is one folder.
+    """Starts checks that write to one folder.
 
     Args:
         folder: that.
@@ -25,7 +25,7 @@ class Checks:
         self.folder = folder
 
     def start(self, *arguments, fault="", backend="emulated"):
-        """The process of ``gpunet check``; with a fault of seeded/sitecustomize.py."""
+        """Start ``gpunet check``, with a fault of seeded/sitecustomize.py -> its process."""
         environment = {**os.environ, "PYTHONPATH": f"{SEEDED}{os.pathsep}{PACKAGE}", "GPUNET_SEEDED_FAULT": fault}
         environment[standin.VARIABLE] = "1" if backend == "cuda" else "0"
         command = [sys.executable, "-m", "gpunet", "check", "--backend", backend, "--output", str(self.folder)]

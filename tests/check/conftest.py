@@ -1,4 +1,4 @@
-"""A folder, and what runs checks in it."""
+"""A fixture that runs checks in a folder of their own."""
 
 import pytest
 from checking import Checks
@@ -6,5 +6,5 @@ from checking import Checks
 
 @pytest.fixture
 def checks(tmp_path):
-    """Checks whose output is a new folder."""
+    """Starts checks that write to a new folder."""
     return Checks(tmp_path / "check")

@@ -1,4 +1,4 @@
-"""``gpunet check`` as a whole, on the emulated device: what it says, what it keeps, and what it finds."""
+"""``gpunet check`` as a whole on the emulated device: what it prints, records and finds."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def test_all_stages_that_apply_are_green(whole):
     assert "agreement    " in printed
 
 
-def test_the_record_says_what_was_asked_and_what_was_found(whole):
+def test_the_record_holds_the_command_and_the_results(whole):
     begin, *results = whole[2]
     assert begin.stage == BEGIN
     assert "check --backend emulated" in begin.numbers["command"]
@@ -94,11 +94,11 @@ def test_a_fault_is_reported_by_its_stage_and_the_others_still_run(checks, fault
 
 
 KILLS = int(os.environ.get("GPUNET_TEST_KILLS", "4"))
-"""Moments of the test below."""
+"""How many checks the test below kills, each at another moment."""
 
 
 @pytest.mark.parametrize("seed", range(KILLS))
-def test_a_check_that_is_killed_has_kept_all_that_it_did(checks, seed):
+def test_a_check_that_is_killed_has_recorded_all_its_results(checks, seed):
     process = checks.start("--stages", "environment", "contract", "agreement")
     time.sleep(random.Random(seed).uniform(0.5, 8))
     process.send_signal(signal.SIGKILL)
@@ -122,7 +122,7 @@ def test_a_second_check_in_the_same_folder_keeps_the_first_ones_record(checks):
     assert len(last_run(results)) * 2 == len(results)
 
 
-def test_without_a_gpu_the_emulated_device_is_checked_and_why_is_said(monkeypatch, capsys, tmp_path):
+def test_without_a_gpu_the_emulated_device_is_checked_and_the_reason_is_given(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("gpunet.check.command.why_unavailable", lambda name: "no driver here" if name == "cuda" else "")
     monkeypatch.setattr("gpunet.check.conductor.run_stage", lambda options: Result(options.stage, END, True))
     assert main(["check", "--output", str(tmp_path)]) == 0
@@ -131,7 +131,7 @@ def test_without_a_gpu_the_emulated_device_is_checked_and_why_is_said(monkeypatc
     assert "No GPU could be checked: no driver here." in (tmp_path / "report.md").read_text()
 
 
-def test_where_nothing_can_be_checked_both_reasons_are_said(monkeypatch, capsys, tmp_path):
+def test_where_nothing_can_be_checked_both_reasons_are_given(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("gpunet.check.command.why_unavailable", lambda name: f"no {name} here")
     assert main(["check", "--output", str(tmp_path / "new")]) == 2
     expected = "there is nothing to check. For a GPU: no cuda here. For the emulated device: no emulated here"
@@ -139,7 +139,7 @@ def test_where_nothing_can_be_checked_both_reasons_are_said(monkeypatch, capsys,
     assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_is_one_checks_at_a_time(capsys, tmp_path):
+def test_only_one_check_at_a_time_may_use_a_folder(capsys, tmp_path):
     with Record(tmp_path).claimed():
         assert main(["check", "--backend", "emulated", "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"gpunet check: --output {tmp_path} is in use by another gpunet check\n"
@@ -187,7 +187,7 @@ def test_an_interrupted_check_says_so_and_leaves_its_report(checks):
         ),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_a_line(capsys, tmp_path, arguments, message):
+def test_bad_options_are_reported_in_one_line(capsys, tmp_path, arguments, message):
     assert main(["check", "--output", str(tmp_path), *arguments]) == 2
     assert capsys.readouterr().err == f"gpunet check: {message}\n"
 
@@ -195,4 +195,4 @@ def test_what_cannot_be_asked_is_said_in_a_line(capsys, tmp_path, arguments, mes
 def test_training_learns_without_scikit_learn_too(checks):
     status, printed, _ = checks.run("--stages", "training", fault="no_digits:training")
     assert status == 0, printed
-    assert "skipped digits: scikit-learn, which brings them, is not installed" in printed
+    assert "skipped digits: scikit-learn, which holds them, is not installed" in printed

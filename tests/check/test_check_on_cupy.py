@@ -1,4 +1,4 @@
-"""``gpunet check`` on CuPy: as on a GPU, but for the stand-in beneath it."""
+"""``gpunet check`` on CuPy, as on a GPU, but with the stand-in for CUDA."""
 
 import json
 from concurrent.futures import Future
@@ -20,7 +20,7 @@ def by_stage(results, stage):
     return [r for r in results if r.stage == stage and r.what != END]
 
 
-def test_what_gpunet_believes_of_cupy_holds(checks):
+def test_what_gpunet_relies_on_holds_for_cupy(checks):
     stages = ["environment", "compile", "contract", "determinism", "training"]
     status, printed, results = checks.run("--stages", *stages, "--minutes", 8, backend="cuda", fault="few:determinism")
     assert status == 0, printed
@@ -35,7 +35,7 @@ def test_what_gpunet_believes_of_cupy_holds(checks):
     assert contract["20 recorders made and dropped leave memory as it was"]["bytes more than before"] < 2**20
 
 
-def test_rows_of_benches_are_recorded_in_their_order_as_they_are_made(checks):
+def test_rows_of_gpunet_bench_are_recorded_in_order_as_they_are_made(checks):
     status, printed, results = checks.run("--stages", "speed", "--minutes", 3, backend="cuda", fault="small:speed")
     assert status == 0, printed
     found = by_stage(results, "speed")
@@ -71,7 +71,7 @@ def test_a_reference_file_is_what_a_gpu_is_compared_with(checks, tmp_path):
 
 
 @pytest.mark.parametrize(("bench", "rivals"), speed.BENCHES, ids=str)
-def test_the_benches_that_are_run_are_commands(bench, rivals, monkeypatch):
+def test_the_speed_stage_runs_valid_commands(bench, rivals, monkeypatch):
     asked = []
     kinds = {name: (module, what) for name, (module, what) in cli.KINDS.items()}
     monkeypatch.setattr(kinds[bench[0]][0], "run", lambda options: asked.append(options) or 0)

@@ -1,4 +1,4 @@
-"""The record: what is written is there, whoever writes and whenever it ends."""
+"""The record holds every result that was written, also by several processes that are killed."""
 
 import multiprocessing
 import os
@@ -22,7 +22,7 @@ def test_results_come_back_as_they_were_appended(tmp_path):
     assert len(record.path.read_text().splitlines()) == 3
 
 
-def test_numpys_numbers_are_numbers(tmp_path):
+def test_numpys_numbers_are_recorded_as_numbers(tmp_path):
     record = Record(tmp_path)
     record.append(Result("a", "b", True, {"error": np.float32(0.5), "ulp": np.int64(7), "dtype": np.dtype("float32")}))
     assert read(record.path)[0].numbers == {"error": 0.5, "ulp": 7, "dtype": "float32"}
@@ -46,7 +46,7 @@ def test_processes_that_write_at_once_do_not_divide_each_others_lines(tmp_path):
         assert [r.what for r in results if r.stage == name] == [str(i) for i in range(200)]
 
 
-def test_a_line_that_is_no_result_is_named(tmp_path):
+def test_a_line_that_holds_no_result_is_named(tmp_path):
     path = tmp_path / "record.jsonl"
     for broken in ('{"stage": "a"}', '{"what": "b"}', "[1]"):
         path.write_text('{"stage": "a", "what": "b", "ok": true}\n' + broken + "\n")
@@ -54,13 +54,13 @@ def test_a_line_that_is_no_result_is_named(tmp_path):
             read(path)
 
 
-def test_the_last_run_begins_with_the_last_beginning():
+def test_the_last_run_starts_at_the_last_begin_line():
     runs = [Result(BEGIN, "1", None), Result("a", "b", True), Result(BEGIN, "2", None), Result("c", "d", True)]
     assert [r.what for r in last_run(runs)] == ["2", "d"]
     assert last_run(runs[1:2]) == runs[1:2]
 
 
-def test_a_line_that_could_not_be_finished_is_none_and_the_next_run_cuts_it_off(tmp_path):
+def test_an_unfinished_line_is_ignored_and_cut_off_by_the_next_run(tmp_path):
     record, result = Record(tmp_path), Result("a", "b", True)
     record.append(result)
     with record.path.open("a") as file:
@@ -82,7 +82,7 @@ def test_a_file_system_without_locks_is_good_enough(tmp_path, monkeypatch):
         pass
 
 
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     record, write = Record(tmp_path), os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:10]))
     with pytest.raises(OSError, match=r"no space left on the disk.*record\.jsonl"):
@@ -90,7 +90,7 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
     assert read(record.path) == []
 
 
-def test_a_record_is_claimed_by_one(tmp_path):
+def test_only_one_check_can_claim_a_record(tmp_path):
     pytest.importorskip("fcntl")
     with Record(tmp_path).claimed(), pytest.raises(BlockingIOError), Record(tmp_path).claimed():
         pass

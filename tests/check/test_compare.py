@@ -1,4 +1,4 @@
-"""How far results lie apart: in numbers between, and relative to their size."""
+"""Differences between results: in ulp, and relative to their norm."""
 
 import ml_dtypes
 import numpy as np
@@ -44,13 +44,13 @@ def test_the_worst_of_several_results_decides():
 @pytest.mark.parametrize(
     "wrong", [[1, np.nan, 3], [1, np.inf, 3], [1, -np.inf, np.nan], [[1, np.inf, np.nan]]], ids=str
 )
-def test_what_is_not_finite_must_stand_in_its_place(wrong):
+def test_nan_and_infinity_must_be_in_the_same_places(wrong):
     expected = np.array([1, np.inf, np.nan])
     assert difference([expected.astype(np.float32)], [expected]).passes
     assert not difference([np.float32(wrong)], [expected]).passes
 
 
-def test_a_result_where_nothing_is_expected_is_measured_by_itself():
+def test_the_error_against_zeros_is_absolute():
     assert difference([np.zeros(3, np.float32)], [np.zeros(3)]).passes
     assert not difference([np.full(3, 1e-3, np.float32)], [np.zeros(3)]).passes
 

@@ -1,4 +1,4 @@
-"""Whatever becomes of a stage's process, the conductor says so and goes on."""
+"""The conductor explains how a stage's process ended, and goes on."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="there are no 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Runs Python code as a stage -> how it ended."""
+    """Run Python code as the process of a stage -> how it ended."""
 
     def run(code, seconds=20.0):
         monkeypatch.setattr(conductor, "command", lambda options: [sys.executable, "-c", code])
@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch):
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its process was ended by SIGSEGV"),
     ],
 )
-def test_how_a_process_ended_is_said(run, code, error):
+def test_the_end_of_a_stage_is_explained(run, code, error):
     result = run(code)
     assert (result.stage, result.what, result.ok, result.error) == ("contract", END, not error, error)
 
@@ -69,7 +69,7 @@ def _runs(pid):
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_process_that_cannot_be_ended_holds_nobody_up(run, monkeypatch):
+def test_a_process_that_cannot_be_killed_does_not_block_the_check(run, monkeypatch):
     monkeypatch.setattr(conductor, "PATIENCE", 0.2)
     monkeypatch.setattr(conductor.os, "killpg", lambda group, sign: None)  # as one that waits for a driver
     begin = time.monotonic()
@@ -78,7 +78,7 @@ def test_a_process_that_cannot_be_ended_holds_nobody_up(run, monkeypatch):
     assert result.error.endswith("; its process could not be ended, and may hold the device")
 
 
-def test_a_line_that_a_killed_stage_has_left_half_is_cut_off(monkeypatch, tmp_path):
+def test_a_half_written_line_of_a_killed_stage_is_cut_off(monkeypatch, tmp_path):
     def run_stage(options):
         with Record(tmp_path).path.open("a") as file:
             file.write('{"stage": "contract", "what": "ha')
@@ -90,7 +90,7 @@ def test_a_line_that_a_killed_stage_has_left_half_is_cut_off(monkeypatch, tmp_pa
     assert "it did not end within 1 s" in (tmp_path / "report.md").read_text()  # which is there after each stage
 
 
-def test_every_stage_runs_whatever_became_of_the_one_before(monkeypatch, tmp_path):
+def test_every_stage_runs_whether_or_not_the_one_before_failed(monkeypatch, tmp_path):
     called = []
 
     def run_stage(options):

@@ -1,4 +1,4 @@
-"""What the emulated device gave, in a file: it comes back bit for bit, and a file of something else is refused."""
+"""The file of the emulated device's results: they come back bit for bit, and other files are refused."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ pytestmark = needs_emulator
 
 @pytest.fixture
 def few(monkeypatch):
-    """Some cases stand for all: of every dtype, with whole numbers among them."""
+    """A few cases stand for all: they have every dtype, integers included."""
 
     def cases():
         return [*arrays.cases("bfloat16"), *arrays.cases("float16"), *list(training.cases("float32"))[:6]]
@@ -44,7 +44,7 @@ def test_inputs_and_results_come_back_bit_for_bit(few, file):
             assert same_bits(got, results)
 
 
-def test_inputs_are_the_files_not_drawn_again(few, file, monkeypatch):
+def test_inputs_are_read_from_the_file_and_not_drawn_again(few, file, monkeypatch):
     drawn = few()
     for case in drawn:
         for a in case.inputs.values():
@@ -65,7 +65,7 @@ def test_a_file_of_other_cases_is_refused(few, file, monkeypatch):
         next(reference.cases_of(file))
 
 
-def test_what_is_no_reference_is_refused(file, tmp_path):
+def test_a_file_that_is_no_reference_is_refused(file, tmp_path):
     some, array, whole = tmp_path / "some.npz", tmp_path / "some.npy", file.read_bytes()
     np.savez(some, a=np.ones(3))
     np.save(array, np.ones(3))

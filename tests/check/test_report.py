@@ -1,4 +1,4 @@
-"""What people read of a record."""
+"""The table and the page that describe a record."""
 
 from gpunet.check import report
 from gpunet.check.record import BEGIN, END, SOME_FAILED, Result
@@ -53,7 +53,7 @@ def test_the_verdict_says_whether_a_gpu_works():
     assert report.verdict([Result(BEGIN, "cuda:1", None), well[2]]) == "All is well on cuda:1: 1 of 1 stages passed."
 
 
-def test_many_failures_of_one_kind_are_one_line():
+def test_equal_failures_share_one_line():
     same = [Result("contract", f"check {i}", False, error="no cache") for i in range(14)]
     assert "  contract: check 0 and 13 more: no cache" in report.summary([RESULTS[0], *same])
 
@@ -69,7 +69,7 @@ def test_the_page_says_what_ran_where_and_what_failed(tmp_path):
     assert "| step: lenet 128 | ok | gpunet, ms 0.125 | 3.0 |" in page
 
 
-def test_agreement_is_told_by_kernel_and_dtype():
+def test_agreement_is_listed_by_kernel_and_dtype():
     head, *rows = report.agreement(RESULTS)
     assert head[0] == "kernel"
     assert rows == [
@@ -80,5 +80,5 @@ def test_agreement_is_told_by_kernel_and_dtype():
     assert report.agreement(RESULTS[:4]) == []
 
 
-def test_a_record_without_a_beginning_is_told_all_the_same():
+def test_a_record_without_a_begin_line_can_be_described():
     assert report.summary(RESULTS[1:4]).splitlines()[1].startswith("environment")

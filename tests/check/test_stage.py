@@ -1,4 +1,4 @@
-"""A stage reports what it finds, and what it raises, and goes on."""
+"""A stage reports what its checks return and raise, and goes on."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def broken(key):
     return {}[key]
 
 
-def test_what_a_check_returns_or_raises_is_a_result(stage, capsys):
+def test_the_value_or_the_error_of_a_check_is_a_result(stage, capsys):
     stage.check("good", lambda: {"ulp": 1})
     stage.check("silent", lambda: None)
     assert not stage.failed
@@ -54,14 +54,14 @@ def test_what_a_check_returns_or_raises_is_a_result(stage, capsys):
     ]
 
 
-def test_what_is_well_may_stay_unsaid_but_is_recorded(stage, capsys):
+def test_a_passed_check_may_print_nothing_but_is_recorded(stage, capsys):
     stage.check("good", lambda: {"ulp": 1}, show=False)
     stage.check("bad", failing, show=False)
     assert capsys.readouterr().out == "  FAILED  bad: differing 3 the bits differ\n"
     assert len(results(stage)) == 2
 
 
-def test_lists_are_recorded_but_not_said(stage, capsys):
+def test_lists_are_recorded_but_not_printed(stage, capsys):
     stage.check("instances", lambda: {"kernels": ["a"] * 50, "count": 50, "share": 0.123456})
     assert capsys.readouterr().out == "  ok      instances: count 50, share 0.1235\n"
 

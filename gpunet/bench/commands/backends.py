@@ -1,4 +1,5 @@
-"""``gpunet bench backends``: the same training steps on several backends, such as a CPU's and a GPU's, with a plot."""
+"""``gpunet bench backends``: the same training steps on several backends, such as a CPU's and a
+GPU's, with a plot."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def _pyplot() -> Any:
 
 
 def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
-    """Draw the median time of each backend in each row as a bar, with the 10th and the 90th percentile.
+    """Draw the median of each backend in each row as a bar, with the 10th and 90th percentile.
 
     The axis is logarithmic. A backend that gave no time has a text in place of its bar.
     """

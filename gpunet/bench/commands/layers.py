@@ -1,4 +1,4 @@
-"""``gpunet bench layers``: layers other than convolutions, forward and backward, beside PyTorch's."""
+"""``gpunet bench layers``: other layers than convolutions, forward and backward."""
 
 from __future__ import annotations
 

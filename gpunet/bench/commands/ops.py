@@ -1,4 +1,5 @@
-"""``gpunet bench ops``: primitives that are no matrix products, beside a copy of the bytes that each must move."""
+"""``gpunet bench ops``: primitives that are no matrix products, beside a copy of the bytes that
+each must move."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""One table of calls that, together, launch every kernel instance: `gpunet check` and the tests run it.
+"""The cases: calls of primitives that together launch every kernel instance. `gpunet check` and the
+tests run them.
 
-A case is a call of a primitive on small random inputs with remainders in every tile dimension, in each dtype that its kernels
-store, and in each variant of kernels that a backend can choose.
+A case is a call of a primitive on small random inputs, whose extents leave remainders in every tile
+dimension. There is one for each dtype that the kernels store, and it runs with each variant of the
+kernels that a backend can choose.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ TOPICS = (arguments.cases, arrays.cases, convolutions.cases, layers.cases, train
 
 
 def all_cases() -> Iterator[Case]:
-    """Every case, made when it is asked for."""
+    """Every case, each made only when it is asked for."""
     for topic in TOPICS:
         for dtype in ELEMENTS:
             yield from topic(dtype)

@@ -1,4 +1,5 @@
-"""How the arguments of a launch arrive: kernels/check.cu says what it was given."""
+"""Cases of how the arguments of a launch arrive: the kernels of kernels/check.cu return what they
+were given."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.cases.case import Arrays, Case
 
 NUMBERS = (True, -7, 250, -30000, 60000, -(2**31), 2**32 - 1, -(2**52), 2**53, 0.0999755859375, -3.140625, 0.1, np.pi)
-"""Of echo_numbers, each exact in its type but the last two floats, which are rounded to theirs."""
+"""The arguments of echo_numbers. Their types hold them exactly, except for the last two, which are
+rounded."""
 FIELDS: dict[str, Any] = {
     "flag": True, "wide": -(2**40), "small": 200, "real": np.pi, "words": [-1, 2, -30000], "single": 0.1, "narrow": 0.25,
     "brain": -3.140625, "unsigned_wide": 2**53, "last": -100,
@@ -21,7 +23,7 @@ FIELDS: dict[str, Any] = {
 
 
 def cases(dtype: str) -> Iterator[Case]:
-    """They take no array of floats, so they stand under one dtype."""
+    """The cases of a dtype. These take no array of floats, so all of them belong to float32."""
     if dtype != "float32":
         return
     exact = [float(n) for n in NUMBERS[:-2]] + [float(np.float32(NUMBERS[-2])), NUMBERS[-1]]
@@ -48,7 +50,7 @@ def _echo(kernel: str, arguments: Sequence[Any], expected: np.ndarray) -> Case:
 
 
 def _pointers(first: bool, second: bool) -> Case:
-    """A null pointer for each argument that is not given."""
+    """A case with a null pointer for each argument that is not given."""
     inputs: dict[str, np.ndarray] = {"first": np.array([2.5, 3], np.float32)} if first else {}
     inputs |= {"second": np.array([0.25, 1], np.float16)} if second else {}
 
@@ -63,7 +65,7 @@ def _pointers(first: bool, second: bool) -> Case:
 
 
 def _differing() -> Case:
-    """Bits, not values, are compared: NaN equals NaN, and the two zeros differ."""
+    """A case that compares bits, not values: NaN equals NaN, and the two zeros differ."""
     a = np.arange(5000, dtype=np.float32)
     b = a + (a % 7 == 3)
     a[:3], b[:3] = (np.nan, 0.0, 1.0), (np.nan, -0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Elementwise operations, reductions, movement, casts, and arguments of every kind."""
+"""Cases of elementwise operations, reductions, movement and casts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpunet.cuda.instantiations import ELEMENTS, MOVED
 
 
 def cases(dtype: str) -> Iterator[Case]:
-    """In one dtype."""
+    """The cases in one dtype."""
     draw = Draw("arrays", dtype)
     for name in UNARY:
         yield draw.call("unary", name, SPECIAL, label=name)

@@ -1,4 +1,4 @@
-"""What a case is, how it runs on a backend, and what its inputs are drawn by."""
+"""`Case`, a call that runs on any backend, and `Draw`, which draws the inputs of cases."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from gpunet.backends.cuda.backend import CudaBackend
 Arrays = Mapping[str, Array]
 Run = Callable[[Backend, Arrays], Sequence[Array | None]]
 VARIANTS: dict[str, dict[str, Any]] = {"chosen": {}, "largest tiles": {"busy": 1}, "simple": {"simple": True}}
-"""Which kernels a CUDA backend takes: those that it would choose, the largest tile that fits, or the variants to read."""
+"""The ways in which a CUDA backend can choose kernels: as it does by itself, the largest tile that
+fits, or the simple kernels."""
 FAST_AND_SIMPLE = ("chosen", "simple")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A call of primitives.
+    """A call of one or more primitives.
 
     Args:
-        name: tells it from the others of its dtype.
-        dtype: that floats are stored in, but for those of `single`.
-        inputs: on the host; floats are float32 numbers that `dtype` holds.
-        run: the call, on a backend's arrays of these names -> its results; it may write to the arrays.
+        name: is unique among the cases of its dtype.
+        dtype: the dtype in which floats are stored, except those of `single`.
+        inputs: arrays on the host. Their floats are float32 numbers that `dtype` represents
+            exactly.
+        run: makes the call on a backend's arrays of these names -> the results; it may write to the
+            arrays.
         single: inputs that are float32 whatever the dtype.
         variants: those of `VARIANTS` that launch different kernels.
     """
@@ -42,15 +45,15 @@ class Case:
 
     @property
     def key(self) -> str:
-        """Its name among all."""
+        """A name that is unique among all cases."""
         return f"{self.name} [{self.dtype}]"
 
     def results(self, backend: Backend) -> list[np.ndarray]:
-        """What the call gives on a CUDA backend, on the host, without those that are None."""
+        """The results of the call on a CUDA backend, on the host, without those that are None."""
         return self._run(backend, lambda name, a: a if name in self.single else a.astype(self.dtype))
 
     def expected(self, reference: Backend) -> list[np.ndarray]:
-        """What it gives on the reference backend, computed in float64."""
+        """The results of the call on the reference backend, computed in float64."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return self._run(reference, lambda _, a: a.astype(np.float64))
 
@@ -68,11 +71,11 @@ def variant(backend: CudaBackend, name: str) -> CudaBackend:
 
 
 class Draw:
-    """Random numbers of a topic in a dtype, equal on every machine.
+    """Draws the random inputs of a topic's cases in a dtype.
 
     Args:
-        topic: what seeds them, with the dtype.
-        dtype: that floats must be numbers of.
+        topic: seeds the random numbers, together with the dtype.
+        dtype: must represent all floats exactly.
     """
 
     def __init__(self, topic: str, dtype: str):
@@ -80,11 +83,11 @@ class Draw:
         self.rng = np.random.default_rng(crc32(f"{topic} {dtype}".encode()))
 
     def normal(self, *shape: int) -> np.ndarray:
-        """Normal numbers."""
+        """Normal numbers that the dtype represents exactly, float32."""
         return self.rounded(self.rng.normal(size=shape))
 
     def rounded(self, a: np.ndarray) -> np.ndarray:
-        """The nearest float32 numbers that the dtype holds."""
+        """Numbers rounded to the dtype, as float32."""
         return a.astype(self.dtype).astype(np.float32)
 
     def call(
@@ -99,8 +102,9 @@ class Draw:
         """A case of one primitive that changes none of its inputs.
 
         Args:
-            args, options: the primitive's, arrays on the host, also inside a `Gate`, `Moments` or `Clock`.
-            label: what tells the case from others of this primitive.
+            args, options: the arguments of the primitive. Arrays on the host, also those inside a
+                `Gate`, `Moments` or `Clock`, become inputs of the case.
+            label: distinguishes the case from others of this primitive.
             single: positions and names of arrays that stay float32.
         """
         inputs: dict[str, np.ndarray] = {}
@@ -119,7 +123,7 @@ class Draw:
 
 
 class _Input(NamedTuple):
-    """Stands for the input of a name."""
+    """Stands for the input of this name."""
 
     name: str
 
@@ -129,7 +133,7 @@ def _is_record(value: Any) -> bool:
 
 
 def _kept(value: Any, name: str, inputs: dict[str, np.ndarray]) -> Any:
-    """The value, with its arrays moved to `inputs`."""
+    """The value with each array replaced by an `_Input`; the arrays are added to `inputs`."""
     if isinstance(value, np.ndarray):
         inputs[name] = value
         return _Input(name)
@@ -139,11 +143,12 @@ def _kept(value: Any, name: str, inputs: dict[str, np.ndarray]) -> Any:
 
 
 def _placed(value: Any, arrays: Arrays) -> Any:
+    """The value with each `_Input` replaced by the array of its name."""
     if isinstance(value, _Input):
         return arrays[value.name]
     return type(value)(*(_placed(part, arrays) for part in value)) if _is_record(value) else value
 
 
 def _flat(results: Any) -> list[Array | None]:
-    """Results in one list, whatever tuples they come in."""
+    """Results in nested tuples as one list."""
     return [y for part in results for y in _flat(part)] if isinstance(results, tuple) else [results]

@@ -1,4 +1,4 @@
-"""Convolutions, locally connected layers and matrix products."""
+"""Cases of convolutions, locally connected layers, and matrix products."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVERY = tuple(VARIANTS)
 
 
 def cases(dtype: str) -> Iterator[Case]:
-    """In one dtype."""
+    """The cases in one dtype."""
     draw = Draw("convolutions", dtype)
     yield from _convolutions(draw)
     yield from _local_convolutions(draw)

@@ -1,4 +1,4 @@
-"""Pooling, resampling, normalisation, activations and losses."""
+"""Cases of pooling, resampling, normalisation, activations and losses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPECIAL = np.resize(np.array([0.5, -2, 0, 3, np.nan, np.inf], np.float32), (3, 5
 
 
 def cases(dtype: str) -> Iterator[Case]:
-    """In one dtype."""
+    """The cases in one dtype."""
     draw = Draw("layers", dtype)
     yield from _pools(draw)
     yield from _resampling(draw)

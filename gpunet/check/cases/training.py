@@ -1,4 +1,4 @@
-"""Random numbers, batches of a data set, updates of parameters."""
+"""Cases of random numbers, batches of a data set, and updates of parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOSS_SCALE = 4.0
 
 
 def cases(dtype: str) -> Iterator[Case]:
-    """In one dtype."""
+    """The cases in one dtype."""
     draw = Draw("training", dtype)
     yield draw.call("dropout_forward", draw.normal(5, 37), 0.3, stream=STREAM)
     yield _clocked(draw, "dropout_forward", {"x": draw.normal(5, 37)}, 0.3)
@@ -49,7 +49,8 @@ def _random_numbers(draw: Draw) -> Iterator[Case]:
 
 
 def _clocked(draw: Draw, primitive: str, inputs: dict[str, np.ndarray], *args: Any) -> Case:
-    """Numbers whose place in the stream the device holds; the reference takes the place itself."""
+    """A case whose place in the random stream is read from the device; the reference is given the
+    place as a number."""
 
     def run(on: Backend, a: Arrays) -> Any:
         here = replace(STREAM, step=STREAM.step + 5, epoch=STREAM.epoch + 6)
@@ -84,7 +85,8 @@ def _batches(draw: Draw) -> Iterator[Case]:
 
 
 def _update(draw: Draw, rule: str) -> Case:
-    """An update with clipping and a report; where 16 bits are stored, of a scaled loss, with the shadow that they make."""
+    """A case of an update with gradient clipping and a report of the loss; with 16 bits also of the
+    loss scale and the shadow."""
     flat = {name: np.abs(draw.normal(SIZE)) for name in ("data", "grad", *RULES[rule].slots)}
     inputs = {
         **flat,

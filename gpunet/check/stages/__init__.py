@@ -1,1 +1,1 @@
-"""What `gpunet check` looks at: a module for each stage, whose `run` takes the stage."""
+"""The stages of `gpunet check`: one module for each, whose function `run` takes the `Stage`."""

@@ -1,4 +1,9 @@
-"""Every kernel instance on the same inputs on the device and on the emulated one; on that, against the reference backend."""
+"""Runs every kernel instance on the device and on the emulated device, with the same inputs, and
+compares the results.
+
+If the emulated device itself is checked, its results are compared with those of the reference
+backend.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ from gpunet.check.stages.compile import build_emulated, worker_count
 from gpunet.cuda.instantiations import instantiations
 
 Expect = Callable[[str], list[np.ndarray]]
-"""What a variant should give."""
+"""Takes the name of a variant -> the results that it should give."""
 
 
 def run(stage: Stage) -> None:
@@ -35,7 +40,8 @@ def run(stage: Stage) -> None:
 
 
 def _expected(stage: Stage) -> Iterator[tuple[Case, Expect]]:
-    """Each case, and what it should give: by the file, by the emulated device, or else by the reference backend."""
+    """Each case with its expected results: from the file, from the emulated device, or else from
+    the reference backend."""
     if stage.options.reference:
         for case, found in reference.cases_of(Path(stage.options.reference)):
             yield case, found.__getitem__
@@ -50,7 +56,8 @@ def _expected(stage: Stage) -> Iterator[tuple[Case, Expect]]:
 
 
 def _build_emulated() -> Numbers:
-    """On all cores: one after another, as cases ask for them, they would take longer than the stage may."""
+    """Build the emulated kernels on all cores. If each were built when a case first needs it, the
+    stage would take too long."""
     files = list(instantiations())
     with ProcessPoolExecutor(worker_count(files), mp_context=get_context("spawn")) as pool:
         list(pool.map(build_emulated, files))
@@ -59,8 +66,8 @@ def _build_emulated() -> Numbers:
 
 def _no_emulator(why: str) -> Numbers:
     raise NotApplicableError(
-        f"{why}. So the reference backend is what results are compared with; for the emulated device's, pass --reference "
-        "FILE.npz, which gpunet check --write-reference FILE.npz makes on another machine"
+        f"{why}. So results are compared with those of the reference backend. To compare them with the emulated device's, "
+        "pass --reference FILE.npz, which gpunet check --write-reference FILE.npz makes on another machine"
     )
 
 

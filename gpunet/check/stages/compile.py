@@ -1,4 +1,5 @@
-"""Every listed kernel instance is compiled and loaded, and needs no memory beside registers."""
+"""Compiles and loads every listed kernel instance, none of which may need memory in addition to
+registers."""
 
 from __future__ import annotations
 
@@ -11,45 +12,50 @@ from time import monotonic
 
 from gpunet.backends import get_backend
 from gpunet.backends.cuda.backend import CudaBackend
-from gpunet.check.stage import FailedError, Numbers, Stage, say
+from gpunet.check.stage import FailedError, Numbers, Stage, print_line
 from gpunet.cuda.gate import rows_of
 from gpunet.cuda.instantiations import instantiations
 from gpunet.nvrtc.compiler import CompileError, Resources
 
 ARCHITECTURE = "sm_80"
-"""What the registers of an emulated device's kernels are counted for."""
+"""The architecture for which the registers of an emulated device's kernels are counted."""
 MOST_PROCESSES = 8
-"""Each has a context on the device."""
+"""The most processes that compile at once, since each of them has a context on the device."""
 
 Compiled = tuple[dict[str, Resources], float]
+"""The resources of each instance of a file, and the seconds that the file took."""
 
 
 def run(stage: Stage) -> None:
     """Compile the files, those with the most instances first."""
     files = sorted(instantiations(), key=lambda file: -len(instantiations()[file]))
     workers = worker_count(files)
-    say(f"  {len(files)} files in {workers} processes: this takes minutes the first time, and seconds from then on")
+    print_line(
+        f"  {len(files)} files in {workers} processes: this takes minutes the first time, and seconds from then on"
+    )
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         left = {pool.submit(compile_file, stage.options.backend, file): file for file in files}
-        stage.note(_first(left.values(), workers))
+        stage.note_running(_first_names(left.values(), workers))
         for future in as_completed(list(left)):
             took = 0.0 if future.exception() else future.result()[1]
             stage.check(left.pop(future), _summary, future, seconds=took)
-            stage.note(_first(left.values(), workers))
+            stage.note_running(_first_names(left.values(), workers))
 
 
 def worker_count(jobs: Sized) -> int:
-    """A process for each core, as far as that many are of use."""
+    """The number of processes: one for each core, but no more than there are jobs."""
     return max(min(os.cpu_count() or 1, len(jobs), MOST_PROCESSES), 1)
 
 
-def _first(names: Iterable[str], count: int) -> str:
-    """Those that are being compiled: they are begun in their order."""
+def _first_names(names: Iterable[str], count: int) -> str:
+    """The names of the files that are being compiled: the first ones, since files are started in
+    their order."""
     return ", ".join(islice(names, count))
 
 
 def compile_file(backend_name: str, file: str) -> Compiled:
-    """(what each instance of a file takes, seconds): compiled, loaded and asked in this process."""
+    """Compile and load the instances of a file in this process -> their resources, and the seconds
+    that it took."""
     start = monotonic()
     if backend_name == "emulated":
         build_emulated(file)
@@ -65,7 +71,7 @@ def compile_file(backend_name: str, file: str) -> Compiled:
 
 
 def build_emulated(file: str) -> None:
-    """Make what the emulated device runs of a file, unless that is kept from an earlier time."""
+    """Build the instances of a file for the emulated device, unless its cache holds them."""
     backend = get_backend("emulated")
     assert isinstance(backend, CudaBackend)
     for expression in instantiations()[file]:

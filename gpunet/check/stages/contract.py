@@ -1,4 +1,4 @@
-"""What gpunet believes of the arrays, launches, streams and graphs that it builds on."""
+"""Tries what gpunet relies on: the behaviour of arrays, launches, streams and graphs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ REPLAYS, RECORDERS = 1000, 20
 FLOATS = 2**21
 """Elements of a recorder's arrays: 8 MiB, far more than a driver keeps for itself."""
 GEOMETRY = Geometry.conv((8, 13, 11, 4), (3, 3, 4, 20), padding=1)
-"""Geometry of a weight gradient whose sum is split, so that its blocks count themselves."""
+"""The geometry of a weight gradient whose sum is split, so that its blocks use a counter in global
+memory."""
 
 
 def run(stage: Stage) -> None:
-    """Try one belief after another."""
+    """Try one assumption after another."""
     backend = stage.backend
     for case in arguments.cases("float32"):
         stage.check(f"arguments: {case.name}", _same, case, backend)
@@ -92,7 +93,8 @@ def _allocation_in_capture(backend: CudaBackend) -> Numbers:
     recorder, x = backend.recorder(), backend.asarray(np.linspace(0, 1, 5000, dtype=np.float32))
     expected = backend.to_numpy(backend.unary("exp", backend.unary("negative", x)))
     recording, y = recorder.record(lambda: backend.unary("exp", backend.unary("negative", x)))
-    others = [backend.full((5000,), np.nan, np.float32) for _ in range(8)]  # which may not get the graph's memory
+    # None of these arrays may use the graph's memory.
+    others = [backend.full((5000,), np.nan, np.float32) for _ in range(8)]
     with recorder.current():
         recording.launch()
     _expect("a replay", backend.to_numpy(y).tobytes() == expected.tobytes(), True)
@@ -101,7 +103,7 @@ def _allocation_in_capture(backend: CudaBackend) -> Numbers:
 
 
 def _load_in_capture(stage: Stage) -> Numbers:
-    """A backend that has loaded nothing yet launches inside a capture for the first time."""
+    """Let a backend that has loaded no kernel yet launch one inside a capture."""
     name = stage.options.backend
     fresh = emulated_backend() if stage.emulated else cuda_backend(int(name.partition(":")[2] or 0))
     recorder, x = fresh.recorder(), fresh.asarray(np.array([0, 1, 4], np.float32))
@@ -133,7 +135,8 @@ def _reads_in_capture(backend: CudaBackend) -> Numbers:
 
 
 def _cupys_reads_in_capture(backend: CudaBackend) -> Numbers:
-    """What gpunet names before CUDA is asked, CUDA must refuse too: its users may call CuPy."""
+    """gpunet refuses these calls itself. CUDA must refuse them too, because a user may call CuPy
+    directly."""
     x, cuda = backend.asarray(np.array([1, 2], np.float32)), backend.arrays.cupy.cuda  # type: ignore[attr-defined]
     for what, act in (
         ("array.get()", x.get),
@@ -165,7 +168,8 @@ def _feeds(backend: CudaBackend) -> Numbers:
 
 
 def _weight_grad(backend: CudaBackend, seed: int) -> Any:
-    """Something to run again and again, after it has run once -> its results on the device."""
+    """A function that computes a weight gradient on random inputs; its kernel is loaded when it has
+    run once."""
     rng = np.random.default_rng(seed)
     dy, x = (backend.asarray(rng.normal(size=s).astype(np.float32)) for s in (GEOMETRY.y_shape, GEOMETRY.x_shape))
     return lambda: backend.conv2d_weight_grad(dy, x, Conv(GEOMETRY))
@@ -184,7 +188,7 @@ def _replays(backend: CudaBackend) -> Numbers:
 
 
 def _two_streams(backend: CudaBackend) -> Numbers:
-    """Kernels whose blocks count themselves, on two streams that wait for nothing of each other."""
+    """Replay kernels whose blocks use a counter on two streams that do not wait for each other."""
     works, recorders = [_weight_grad(backend, seed) for seed in (1, 2)], [backend.recorder() for _ in range(2)]
     expected = [work() for work in works]
     recordings = [recorder.record(work) for recorder, work in zip(recorders, works, strict=True)]
@@ -203,21 +207,22 @@ def _two_streams(backend: CudaBackend) -> Numbers:
 
 
 def _recorders(backend: CudaBackend) -> Numbers:
-    """Each takes 8 MiB, twice; what the driver keeps for itself must be less than one leaves behind."""
+    """Make and drop recorders that take 8 MiB twice each. Afterwards less memory than one array may
+    be in use."""
     x = backend.full((FLOATS,), 1.0, np.float32)
 
-    def come_and_go() -> None:
+    def make_and_drop() -> None:
         recorder = backend.recorder()
         recording, y = recorder.record(lambda: backend.unary("exp", backend.unary("negative", x)))
         with recorder.current():
             recording.launch()
         del recording, recorder, y
 
-    come_and_go()  # a driver keeps something of the first ones
+    make_and_drop()  # a driver keeps some memory that the first recorders took
     free_unused(backend.arrays)
     before = backend.arrays.used_bytes()
     for _ in range(RECORDERS):
-        come_and_go()
+        make_and_drop()
     free_unused(backend.arrays)
     numbers = {"bytes more than before": backend.arrays.used_bytes() - before}
     if numbers["bytes more than before"] >= 4 * FLOATS:

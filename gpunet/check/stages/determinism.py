@@ -1,4 +1,8 @@
-"""One seed, one result, bit for bit: at full size on a GPU, whose blocks really run at once; emulated, under schedules."""
+"""Checks that one seed gives one result, bit for bit.
+
+On a GPU, whose blocks really run at the same time, kernels run many times at full size. The
+emulated device runs one small step under several schedules.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ def _repeated(backend: CudaBackend, make: Callable[[CudaBackend, int], Work]) ->
 
 
 def _geometry(batch: int) -> Geometry:
-    """Of the second convolution of `cnn`."""
+    """The geometry of the second convolution of `cnn`."""
     return Geometry.conv((batch, 28, 28, 32), (3, 3, 32, 32), padding="same")
 
 
@@ -98,7 +102,8 @@ PRIMITIVES: dict[str, Callable[[CudaBackend, int], Work]] = {
 
 
 def cnn_step(backend: CudaBackend, batch: int) -> Work:
-    """A training step of `models.cnn` from the weights of seed 0 -> gradients and weights after it."""
+    """A function that runs a training step of `models.cnn` from the weights of seed 0 -> gradients
+    and new weights."""
     random.seed(0)
     model = models.cnn((28, 28, 1), 10).to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.01)

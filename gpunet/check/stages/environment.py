@@ -1,4 +1,4 @@
-"""What the device is, and what stands around it."""
+"""Describes the device, the machine, the packages, the compiler and its cache."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ PACKAGES = (
     "numpy", "ml_dtypes", "cupy-cuda13x", "cupy-cuda12x", "cupy", "cuda-bindings", "cuda-toolkit", "nvidia-cuda-nvrtc",
     "nvidia-cuda-runtime", "torch", "triton",
 )  # fmt: skip
+"""The packages whose versions are recorded, where they are installed."""
 CLOCKS = ("clocks.sm", "clocks.mem", "clocks.max.sm", "power.draw", "power.limit", "temperature.gpu")
 MIB = 2**20
 
 
 def run(stage: Stage) -> None:
-    """Look, and report."""
+    """Describe one part after another."""
     stage.check("machine", _machine)
     stage.check("packages", _packages)
     stage.check("device", _device, stage)
@@ -59,7 +60,7 @@ def _packages() -> Numbers:
 
 
 def _properties(stage: Stage) -> Numbers:
-    """The attributes that decide what kernels may take, by CUDA's names for them."""
+    """The attributes of the device that limit kernels, by CUDA's names."""
     if stage.emulated:
         raise NotApplicableError("an emulated device has none")
     attributes = stage.backend.arrays.device.attributes  # type: ignore[attr-defined]
@@ -79,12 +80,14 @@ def _memory(stage: Stage) -> Numbers:
 
 
 def _clocks(stage: Stage) -> Numbers:
-    """What nvidia-smi says: idle clocks are low, and rise with work."""
+    """The clock rates that nvidia-smi reports, which are low while the device is idle."""
     tool = shutil.which("nvidia-smi")
     if stage.emulated or tool is None:
         raise NotApplicableError("an emulated device has none" if stage.emulated else "nvidia-smi is not on the path")
-    place = stage.backend.arrays.device.pci_bus_id  # type: ignore[attr-defined] # CUDA's number may be another than nvidia-smi's
-    query = [tool, "-i", place, f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
+    # CUDA and nvidia-smi may number the devices differently, so the device is named by its place on
+    # the bus.
+    bus_id = stage.backend.arrays.device.pci_bus_id  # type: ignore[attr-defined]
+    query = [tool, "-i", bus_id, f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
     except subprocess.TimeoutExpired:
@@ -95,9 +98,10 @@ def _clocks(stage: Stage) -> Numbers:
 
 
 def _compiler(stage: Stage) -> Numbers:
-    """NVRTC and the folders of its headers.
+    """The version of NVRTC, and the folders of its headers.
 
-    Where CuPy takes a system's CUDA, that is said here, and compiling tells whether it works.
+    If CuPy uses the CUDA of the system, the folders may be missing. Then the reason is reported
+    here, and the next stage shows whether compiling works.
     """
     if stage.emulated:
         return {"NVRTC": compiler.version(), "g++": build.compiler(), "headers": _headers()}
@@ -109,9 +113,11 @@ def _compiler(stage: Stage) -> Numbers:
 
 
 def _cache(stage: Stage) -> Numbers:
-    """Where compiled kernels are kept; without such a place each process would compile them anew, or not at all."""
-    of_cupy = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"  # as CuPy looks for it
-    folder = cache.folder(build.FOLDER) if stage.emulated else Path(of_cupy)
+    """The folder that caches compiled kernels. Without one, each process would compile them again,
+    or could not."""
+    # CuPy finds its cache by this rule.
+    cupy_folder = os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache"
+    folder = cache.folder(build.FOLDER) if stage.emulated else Path(cupy_folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):

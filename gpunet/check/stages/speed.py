@@ -1,4 +1,5 @@
-"""How fast: what the device can do at most, then rows of ``gpunet bench``, the most important ones first, until time is up."""
+"""Measures speed: first what the device can do at most, then ``gpunet bench``, until the time of
+the stage is up."""
 
 from __future__ import annotations
 
@@ -33,14 +34,16 @@ BENCHES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("step", "--nets", "lenet", "cnn", "resnet9"), COMPILED),
     (("step", "--nets", "vgg11", "speedrun"), CAPTURED),
 )
-"""Kinds with their options, and PyTorch's ways to compare with: the most important ones first, last what compiles for long."""
+"""The options of each ``gpunet bench``, and the rivals to compare with. The most important ones
+come first; those that compile for a long time come late."""
 ROUNDS = "4"
+"""The value of ``--rounds``."""
 RESERVE = 3.0
-"""Seconds before the end of the stage at which a running bench is ended."""
+"""A running ``gpunet bench`` is ended this many seconds before the end of the stage."""
 COPIED, SIDE, TIMES = 2**30, 4096, 20
-"""Bytes of a copy, rows and columns of a product, and how often each is repeated."""
+"""The bytes of a copy, the rows and columns of a matrix product, and how often each is repeated."""
 WARM_UP = 0.5
-"""Seconds of work before a measurement: an idle GPU's clocks are low."""
+"""Seconds of work before a measurement, since the clock rate of an idle GPU is low."""
 PRODUCT = """
 import json, sys, time, torch
 if not torch.cuda.is_available():
@@ -60,13 +63,13 @@ print(json.dumps({"TFLOP/s": 2e-12 * times * side**3 / (time.perf_counter() - st
 
 
 def run(stage: Stage) -> None:
-    """Measure until time is up."""
+    """Measure until the time is up."""
     stage.check("ceiling: a copy from device to device", _copy, stage.backend)
     stage.check(f"ceiling: gpunet's product of {SIDE}x{SIDE} floats", _product, stage.backend)
     stage.check(
         f"ceiling: PyTorch's product of {SIDE}x{SIDE} floats", _torch_product, stage.options.backend, stage.left
     )
-    free_unused(stage.backend.arrays)  # the benches are other processes
+    free_unused(stage.backend.arrays)  # gpunet bench needs the memory in other processes
     for number, (bench, rivals) in enumerate(BENCHES):
         if stage.left < RESERVE:
             break
@@ -74,7 +77,7 @@ def run(stage: Stage) -> None:
 
 
 def _seconds(backend: CudaBackend, work: Callable[[], object]) -> float:
-    """Seconds of one run, averaged over `TIMES` runs, after as many seconds of work as the clocks take to rise."""
+    """The mean seconds of a run, over `TIMES` runs, after `WARM_UP` seconds of work."""
     start = perf_counter()
     while perf_counter() - start < WARM_UP:
         work()
@@ -103,7 +106,7 @@ def _product(backend: CudaBackend) -> Numbers:
 
 
 def _torch_product(backend_name: str, seconds: float) -> Numbers:
-    """In float32 without TF32, which PyTorch's products are if nothing asks for more, and in a process of its own."""
+    """PyTorch's product in float32 without TF32, which is its default, in a process of its own."""
     if find_spec("torch") is None:
         raise NotApplicableError("PyTorch is not installed")
     environment = {name: value for name, value in os.environ.items() if name != "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}
@@ -112,9 +115,9 @@ def _torch_product(backend_name: str, seconds: float) -> Numbers:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=max(seconds, 1), check=True, env=environment
         )
-    except subprocess.SubprocessError as error:  # a rival's failure is not gpunet's
-        said = " ".join((getattr(error, "stderr", None) or str(error)).split())
-        raise NotApplicableError(f"PyTorch fails: {said[-300:]}") from None
+    except subprocess.SubprocessError as error:  # gpunet has not failed if a rival has
+        message = " ".join((getattr(error, "stderr", None) or str(error)).split())
+        raise NotApplicableError(f"PyTorch fails: {message[-300:]}") from None
     numbers: Numbers = json.loads(done.stdout)
     if "why" in numbers:
         raise NotApplicableError(numbers["why"])
@@ -122,9 +125,9 @@ def _torch_product(backend_name: str, seconds: float) -> Numbers:
 
 
 def _bench(stage: Stage, bench: tuple[str, ...], rivals: tuple[str, ...], output: Path) -> None:
-    """Run a bench, reporting each row as it is written, and end it when time is up.
+    """Run one ``gpunet bench`` while there is time, and report each row when it is written.
 
-    It ends with 1 also where just a rival has failed, which is not gpunet's fault.
+    Its exit status is not looked at, since it is 1 also if only a rival has failed.
     """
     kind, *options = bench
     command = [sys.executable, "-m", "gpunet", "bench", kind, *options, "--backend", stage.options.backend]
@@ -137,7 +140,7 @@ def _bench(stage: Stage, bench: tuple[str, ...], rivals: tuple[str, ...], output
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=subprocess.STDOUT)
         reported, since = 0, monotonic()
         while True:
-            ended = process.poll() is not None  # before the look at its rows, so that none is missed
+            ended = process.poll() is not None  # asked before the rows are read: none is missed
             record = json.loads(output.read_text(encoding="utf-8")) if output.exists() else {"rows": []}
             rows = record["rows"]
             for row in rows[reported:]:
@@ -150,8 +153,8 @@ def _bench(stage: Stage, bench: tuple[str, ...], rivals: tuple[str, ...], output
         process.kill()
         process.wait()
     if ended and not record.get("finished"):
-        said = " ".join(log.read_text(encoding="utf-8").split())[-300:]
-        error = f"{' '.join(command[2:])} ended with {process.returncode}: {said}"
+        printed_text = " ".join(log.read_text(encoding="utf-8").split())[-300:]
+        error = f"{' '.join(command[2:])} ended with {process.returncode}: {printed_text}"
         stage.report(Result(stage.options.stage, " ".join(bench), False, error=error))
 
 

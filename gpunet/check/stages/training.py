@@ -1,4 +1,5 @@
-"""Training: captured as it is eagerly, from the device's data as from the host's, and in each precision."""
+"""Trains a small net: captured steps, and batches made on the device, must make no difference; each
+precision must learn."""
 
 from __future__ import annotations
 
@@ -13,22 +14,24 @@ from gpunet.precision import PRECISIONS
 from gpunet.train import Trainer, recipes
 
 TIMES = ("seconds", "images_per_second")
+"""Entries of the history that differ between equal runs."""
 NORMALIZE = data.Normalize(0.3, 0.35)
 FEW = 320
-"""Images of an epoch on the emulated device."""
+"""Training images, and test images, on the emulated device."""
 LEAST_ACCURACY = 0.5
-"""Of ten classes after two epochs, in each precision: that something is learnt, not how well."""
+"""The accuracy that each precision must reach after two epochs, with ten classes. It shows that the
+net learns at all."""
 
 
 class Task(NamedTuple):
-    """What is trained on."""
+    """What a net is trained on."""
 
     train: data.ArrayDataset
     test: data.ArrayDataset
     transform: data.Compose
-    """Of the training images."""
+    """The transform of the training images."""
     small: bool
-    """Whether it is the emulated device's."""
+    """Whether the net is small, for the emulated device."""
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -36,11 +39,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "with batches that kernels make, the same as captured": {"capture": True, "on_device": True},
     "captured once more, the same": {"capture": True},
 }
-"""How training may differ from the captured one without making a difference."""
+"""Ways to train that must give the same history and weights as captured training, with their
+options for `_trained`."""
 
 
 def run(stage: Stage) -> None:
-    """Train a small net in every way that should make no difference, and in those that make little."""
+    """Train a small net in all ways that must make no difference, then in each precision."""
     backend, task = stage.backend, _task(stage)
     captured: dict[str, Any] = {}
     stage.check("with a captured step", _first, captured, backend, task)
@@ -51,12 +55,13 @@ def run(stage: Stage) -> None:
 
 
 def _task(stage: Stage) -> Task:
-    """The digits of scikit-learn; numbers drawn by NumPy where it is not installed."""
+    """The digits of scikit-learn; or images of bars, drawn by NumPy, where scikit-learn is not
+    installed."""
     steps: list[Any] = [data.RandomShift(1), NORMALIZE]
     try:
         train, test = recipes.load_dataset("digits", root=None, size=None)
     except ImportError:
-        steps = [NORMALIZE]  # a bar's place is its class
+        steps = [NORMALIZE]  # bars must not be shifted, because their place is their class
         train, test = (data.ArrayDataset(*_bars(count, seed)) for count, seed in ((1438, 0), (359, 1)))
         stage.check("digits", _no_digits)
     if stage.emulated:
@@ -66,12 +71,13 @@ def _task(stage: Stage) -> Task:
 
 def _no_digits() -> Numbers:
     raise NotApplicableError(
-        "scikit-learn, which brings them, is not installed: images of bars are made and used instead"
+        "scikit-learn, which holds them, is not installed: images of bars are made and used instead"
     )
 
 
 def _bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images (count, 8, 8, 1) of a bright row or column in noise, and which of the first ten it is."""
+    """uint8 images (count, 8, 8, 1) of a bright row or column in noise, and its number: 0 to 7 for
+    rows, 8 and 9 for columns."""
     rng = np.random.default_rng(seed)
     x, y = rng.integers(0, 100, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 10, count)
     for image, label in zip(x, y, strict=True):
@@ -83,7 +89,7 @@ def _bars(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _trained(
     backend: CudaBackend, task: Task, *, capture: bool, on_device: bool = False, precision: str = "float32"
 ) -> dict[str, Any]:
-    """Two epochs from seed 0 -> history, weights, and the test's accuracy."""
+    """Train for two epochs from seed 0 -> history, weights, and accuracy on the test images."""
     random.seed(0)
     width = 8 if task.small else 32
     model = nn.Sequential(
@@ -113,7 +119,7 @@ def _trained(
 
 def _first(captured: dict[str, Any], backend: CudaBackend, task: Task) -> Numbers:
     captured.update(_trained(backend, task, capture=True))
-    return _said(captured)
+    return _numbers(captured)
 
 
 def _same(captured: dict[str, Any], backend: CudaBackend, task: Task, how: dict[str, Any]) -> Numbers:
@@ -125,10 +131,11 @@ def _same(captured: dict[str, Any], backend: CudaBackend, task: Task, how: dict[
     for name, array in captured["weights"].items():
         if array.tobytes() != found["weights"][name].tobytes():
             raise FailedError(f"the weights {name} are others")
-    return _said(found)
+    return _numbers(found)
 
 
-def _said(found: dict[str, Any]) -> Numbers:
+def _numbers(found: dict[str, Any]) -> Numbers:
+    """The numbers of a training run that are reported."""
     return {
         "loss": found["rows"][-1]["loss"],
         "test accuracy": found["accuracy"],
@@ -138,7 +145,7 @@ def _said(found: dict[str, Any]) -> Numbers:
 
 def _learns(backend: CudaBackend, task: Task, precision: str) -> Numbers:
     found = _trained(backend, task, capture=True, on_device=True, precision=precision)
-    numbers = _said(found)
+    numbers = _numbers(found)
     if not found["accuracy"] >= LEAST_ACCURACY:
         raise FailedError(f"it has not learnt: less than {LEAST_ACCURACY:.0%}", numbers)
     return numbers

@@ -39,11 +39,11 @@ def leak(arrays):
 
 
 def hang(stage):
-    stage.Stage.check = lambda self, what, *args, **options: (self.note(what), time.sleep(1000))
+    stage.Stage.check = lambda self, what, *args, **options: (self.note_running(what), time.sleep(1000))
 
 
 def crash(stage):
-    stage.Stage.check = lambda self, what, *args, **options: (self.note(what), os.abort())
+    stage.Stage.check = lambda self, what, *args, **options: (self.note_running(what), os.abort())
 
 
 def raises(stage):
