@@ -14,25 +14,17 @@ from gpunet.cuda.instantiations import instance
 from gpunet.random import Stream, drop_threshold, normal_table
 
 SCAN_THREADS = 1024
-"""Threads of the one block that adds up the buckets, as kernels/permutation.cu is written."""
+"""Threads of the one block that adds up the buckets, as in kernels/permutation.cu."""
 
 
 class CudaRandom(CudaDevice, ABC):
-    """Primitives of kernels/random.cu and permutation.cu."""
+    """Primitives of kernels/random.cu and kernels/permutation.cu."""
 
     def random_words(self, stream: Stream, count: int) -> Array:
         y = self.arrays.empty((count,), np.uint64)
         if count:
             blocks = min(-(-count // (4 * THREADS)), MAX_BLOCKS)
             self.launcher.launch("random_words", blocks, THREADS, (y, count, *_stream(stream)))
-        return y
-
-    def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
-        y = self.arrays.empty(shape, dtype)
-        self._expect("random_uniform", y=(y, None))
-        if y.size:
-            blocks = min(-(-y.size // (4 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, *_stream(stream)))
         return y
 
     def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
@@ -78,5 +70,5 @@ class CudaRandom(CudaDevice, ABC):
 
 
 def _stream(stream: Stream) -> tuple[dict[str, int], Array | None]:
-    """The kernels' Stream and clock."""
+    """The struct Stream of the kernels, and the clock."""
     return {name: getattr(stream, name) for name in ("seed", "purpose", "step", "call", "epoch")}, stream.clock

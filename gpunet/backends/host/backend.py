@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC
 
 from gpunet.backends.host.augment import HostAugment
-from gpunet.backends.host.loss import HostLoss
 from gpunet.backends.host.matmul import HostMatmul
 from gpunet.backends.host.random import HostRandom
 from gpunet.backends.host.update import HostUpdate
 
 
-class HostBackend(HostMatmul, HostLoss, HostRandom, HostAugment, HostUpdate, ABC):
+class HostBackend(HostMatmul, HostRandom, HostAugment, HostUpdate, ABC):
     """The topics that are the same for both."""

@@ -6,14 +6,25 @@ from gpunet.backends.numpy.activation import NumpyActivation
 from gpunet.backends.numpy.arrays import NumpyArrays
 from gpunet.backends.numpy.conv.primitives import NumpyConv
 from gpunet.backends.numpy.local import NumpyLocal
+from gpunet.backends.numpy.loss import NumpyLoss
 from gpunet.backends.numpy.matmul import NumpyMatmul
 from gpunet.backends.numpy.norm import NumpyNorm
 from gpunet.backends.numpy.pool import NumpyPool
+from gpunet.backends.numpy.random import NumpyRandom
 from gpunet.backends.numpy.resample import NumpyResample
 
 
 class NumpyBackend(
-    NumpyArrays, NumpyConv, NumpyMatmul, NumpyPool, NumpyNorm, NumpyActivation, NumpyResample, NumpyLocal
+    NumpyArrays,
+    NumpyConv,
+    NumpyMatmul,
+    NumpyPool,
+    NumpyNorm,
+    NumpyActivation,
+    NumpyLoss,
+    NumpyResample,
+    NumpyLocal,
+    NumpyRandom,
 ):
     """BLAS, strided views and threads: see `NumpyThreads`."""
 

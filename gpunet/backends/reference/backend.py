@@ -5,14 +5,24 @@ from __future__ import annotations
 from gpunet.backends.reference.activation import ReferenceActivation
 from gpunet.backends.reference.conv import ReferenceConv
 from gpunet.backends.reference.local import ReferenceLocal
+from gpunet.backends.reference.loss import ReferenceLoss
 from gpunet.backends.reference.matmul import ReferenceMatmul
 from gpunet.backends.reference.norm import ReferenceNorm
 from gpunet.backends.reference.pool import ReferencePool
+from gpunet.backends.reference.random import ReferenceRandom
 from gpunet.backends.reference.resample import ReferenceResample
 
 
 class ReferenceBackend(
-    ReferenceConv, ReferenceMatmul, ReferencePool, ReferenceNorm, ReferenceActivation, ReferenceResample, ReferenceLocal
+    ReferenceConv,
+    ReferenceMatmul,
+    ReferencePool,
+    ReferenceNorm,
+    ReferenceActivation,
+    ReferenceLoss,
+    ReferenceResample,
+    ReferenceLocal,
+    ReferenceRandom,
 ):
     """Any float dtype; memory and time are no object."""
 
