@@ -1,14 +1,16 @@
 #include "common.cuh"
 #include "philox.cuh"
 // Random numbers from counters, and dropout.
-//   random_words: the stream's words    random_uniform: the upper 24 bits of a word each, in [0, 1)
-//   random_normal: table[u], the inverse of the normal distribution at 65,536 midpoints, with u as for dropout
-//   dropout: y[e] = x[e] * (0 where u < threshold, else scale), with u the e-th uint16 of the stream, four a word, low bits first
-// A thread draws one block of the generator: 4 words, or what 16 neighbouring elements take. The backward pass of
-// dropout is the same kernel on dy: the mask is drawn again and never stored. `clock`: see philox.cuh.
-// Bound: memory for dropout (8 bytes an element against 20 64-bit products for 16); the products for the words themselves.
+//   random_words:  the words of the stream
+//   random_normal: y[e] = table[u[e]], where table is the inverse of the normal distribution at 65,536 midpoints
+//   dropout:       y[e] = x[e] * (0 where u[e] < threshold, else scale)
+// u[e] is the e-th uint16 of the stream: each word holds four, the lowest bits first.
+// A thread draws one block of the generator at a time: 4 words, or the uint16 numbers of 16 neighbouring elements. The backward
+// pass of dropout is the same kernel on dy: the mask is drawn again and never stored. For `clock` see philox.cuh.
+// Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16 elements), random_words by the
+// products.
 
-// The j-th uint16 of a block of the generator.
+// The j-th uint16 number of one block of the generator.
 __device__ __forceinline__ uint32 half_word(const uint64 (&words)[4], int j) {
     return (uint32)(words[j / 4] >> (16 * (j % 4))) & 0xffff;
 }
@@ -21,18 +23,6 @@ __global__ void random_words(uint64* __restrict__ y, int64 count, Stream s, cons
 #pragma unroll
         for (int j = 0; j < 4; ++j)
             if (block * 4 + j < count) y[block * 4 + j] = words[j];
-    }
-}
-
-template <typename T>
-__global__ void random_uniform(T* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock) {
-    s = at(s, clock);
-    GRID_STRIDE_LOOP(block, (count + 3) / 4) {
-        uint64 words[4];
-        philox(s, block, words);
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-            if (block * 4 + j < count) from_float(y[block * 4 + j], (float)(uint32)(words[j] >> 40) * 0x1p-24f);
     }
 }
 

@@ -18,15 +18,14 @@ from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import FUSED_POOL
-from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.norm import BatchNorm, Moments
 from gpunet.backends.contract.update import RULES, Segments
 from gpunet.bench.primitives import Arrays, Problem
 from gpunet.geometry import Geometry
 
 CLASSES = 10
 PIXELS = 28
-RELU = Activation("relu")
-EPS = 1e-5
+NORM = BatchNorm(training=True, activation=Activation("relu"))
 
 
 class _Draw:
@@ -87,14 +86,10 @@ def _batch_norm_forward(draw: _Draw) -> Problem:
     x, c = draw.floats(*draw.x_shape), draw.x_shape[3]
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-        moments = a["mean"], a["variance"]
-        return [
-            backend.batch_norm_forward(
-                a["x"], a["gamma"], a["beta"], *moments, momentum=0.1, eps=EPS, training=True, activation=RELU
-            )[0]
-        ]
+        running = Moments(a["mean"], a["variance"])
+        return [backend.batch_norm_forward(a["x"], a["w"], a["b"], running, NORM, None)[0]]
 
-    inputs = {"x": x, "gamma": draw.floats(c), "beta": draw.floats(c), "mean": draw.floats(c)}
+    inputs = {"x": x, "w": draw.floats(c), "b": draw.floats(c), "mean": draw.floats(c)}
     return Problem({**inputs, "variance": np.ones(c, np.float32)}, run, ("y",), 3 * x.nbytes)
 
 
@@ -102,17 +97,15 @@ def _batch_norm_backward(draw: _Draw) -> Problem:
     x, dy, c = draw.floats(*draw.x_shape), draw.floats(*draw.x_shape), draw.x_shape[3]
     mean = x.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
     variance = x.var(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
-    gamma = draw.floats(c)
-    y = np.maximum(gamma * (x - mean) / np.sqrt(variance + EPS) + draw.floats(c), 0).astype(np.float32)
+    w = draw.floats(c)
+    y = np.maximum(w * (x - mean) / np.sqrt(variance + NORM.eps) + draw.floats(c), 0).astype(np.float32)
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
         saved = Moments(a["mean"], a["variance"])
-        return backend.batch_norm_backward(
-            a["dy"], a["x"], a["y"], a["gamma"], saved, eps=EPS, training=True, activation=RELU
-        )[:3]
+        return backend.batch_norm_backward(a["dy"], a["x"], a["y"], a["w"], saved, NORM)[:3]
 
-    inputs = {"dy": dy, "x": x, "y": y, "gamma": gamma, "mean": mean, "variance": variance}
-    return Problem(inputs, run, ("dx", "dgamma", "dbeta"), 7 * x.nbytes)  # dy, x and y twice
+    inputs = {"dy": dy, "x": x, "y": y, "w": w, "mean": mean, "variance": variance}
+    return Problem(inputs, run, ("dx", "dw", "db"), 7 * x.nbytes)  # dy, x and y twice
 
 
 # ---- loss
@@ -125,9 +118,7 @@ def _softmax_cross_entropy(draw: _Draw) -> Problem:
     logits, labels = draw.floats(rows, CLASSES), draw.labels(rows)
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
-        loss, dlogits, _ = backend.softmax_cross_entropy(
-            a["logits"], a["labels"], weight=None, smoothing=0.0, ignore_index=None
-        )
+        loss, dlogits, _ = backend.softmax_cross_entropy(a["logits"], a["labels"])
         return [loss, dlogits]
 
     return Problem({"logits": logits, "labels": labels}, run, ("loss", "dlogits"), 2 * logits.nbytes + labels.nbytes)

@@ -15,7 +15,7 @@ from typing import Any
 
 from gpunet.backends import get_backend
 from gpunet.bench.worker import TIMEOUT, Worker
-from gpunet.interop.files import write_whole
+from gpunet.files import write_whole
 
 UNRECORDED = ("kind", "run", "output", "plot", "timeout")
 """Options that the recorded command leaves out, because they change nothing that is measured."""

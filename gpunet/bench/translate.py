@@ -65,7 +65,7 @@ class _Translation:
                 copy(sloped.weight, layer.weight.numpy())
                 return sloped
             case nn.GroupNorm():
-                made = torch.nn.GroupNorm(layer.groups, layer.channels, layer.eps, layer.weight is not None)
+                made = torch.nn.GroupNorm(layer.num_groups, layer.num_channels, layer.eps, layer.weight is not None)
                 return _with_parameters(made, layer, None if layer.weight is None else layer.weight.numpy())
             case nn.Conv2d():
                 return self.conv(layer)
@@ -167,11 +167,11 @@ def _activation(activation: Activation | InputActivation) -> Any:
 
     match activation:
         case Activation("leaky_relu"):
-            return torch_nn.LeakyReLU(activation.slope)
+            return torch_nn.LeakyReLU(activation.negative_slope)
         case Activation("elu"):
             return torch_nn.ELU(activation.alpha)
         case Activation("hard_tanh"):
-            return torch_nn.Hardtanh(activation.low, activation.high)
+            return torch_nn.Hardtanh(activation.min_val, activation.max_val)
         case InputActivation("softplus"):
             return torch_nn.Softplus(activation.beta)
         case _:

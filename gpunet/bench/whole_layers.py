@@ -34,9 +34,9 @@ class Layer:
     """The shapes of the parameters, in the order in which both functions take them."""
 
 
-def _batch_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    running = (x.backend.full(gamma.shape, value, x.dtype) for value in (0.0, 1.0))
-    return F.batch_norm(x, gamma, beta, *(Tensor(moment, x.backend) for moment in running), training=True)
+def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean, variance = (Tensor(x.backend.full(weight.shape, value, x.dtype), x.backend) for value in (0.0, 1.0))
+    return F.batch_norm(x, mean, variance, weight, bias, training=True)
 
 
 def _upsample(mode: Any) -> Layer:
@@ -59,20 +59,20 @@ def _conv_transpose(window: int, padding: int) -> Layer:
     )
 
 
-_BY_CHANNEL: dict[str, tuple[int, ...]] = {"gamma": (64,), "beta": (64,)}
+_BY_CHANNEL: dict[str, tuple[int, ...]] = {"weight": (64,), "bias": (64,)}
 LAYERS = {
     "batch_norm": Layer(
         (32, 32, 64),
         (32, 32, 64),
         _batch_norm,
-        lambda functional, x, gamma, beta: functional.batch_norm(x, None, None, gamma, beta, training=True),
+        lambda functional, x, weight, bias: functional.batch_norm(x, None, None, weight, bias, training=True),
         _BY_CHANNEL,
     ),
     "group_norm": Layer(
         (32, 32, 64),
         (32, 32, 64),
-        lambda x, gamma, beta: F.group_norm(x, 8, gamma, beta),
-        lambda functional, x, gamma, beta: functional.group_norm(x, 8, gamma, beta),
+        lambda x, weight, bias: F.group_norm(x, 8, weight, bias),
+        lambda functional, x, weight, bias: functional.group_norm(x, 8, weight, bias),
         _BY_CHANNEL,
     ),
     "upsample nearest": _upsample("nearest"),

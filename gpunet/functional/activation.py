@@ -1,4 +1,7 @@
-"""Activations, and softmax over the last axis."""
+"""Activations, and softmax over the last axis.
+
+`backends.contract.activation` states the formula of each activation and of its gradient.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.functional.arithmetic import unbroadcast
 
 _RELU = Activation("relu")
-_BELOW = Activation("hard_tanh", low=-inf, high=0.0)  # min(x, 0)
+_BELOW = Activation("hard_tanh", min_val=-inf, max_val=0.0)  # min(x, 0)
 
 
 class _Activate(Function):
@@ -44,20 +47,23 @@ class _InputActivate(Function):
 
 
 class _PReLU(Function):
-    """y = max(x, 0) + w min(x, 0), from primitives that there are: six passes back, which a layer as rare as this may cost."""
+    """y = max(x, 0) + w min(x, 0), made of other primitives.
+
+    The backward pass takes six of them, which is acceptable for a rarely used layer.
+    """
 
     name = "prelu"
 
-    def forward(self, x: Array, w: Array) -> Array:
-        self.save(x, w)
+    def forward(self, x: Array, weight: Array) -> Array:
+        self.save(x, weight)
         above = self.backend.activation_forward(x, _RELU)
-        return self.backend.binary("add", above, self._times(w, self._below(x)))
+        return self.backend.binary("add", above, self._times(weight, self._below(x)))
 
     def backward(self, dy: Array) -> Any:
         (x, w), apply = self.saved, self.backend.binary
         dx = dw = None
         if self.needs(0):  # dy above 0, w dy elsewhere
-            above = self.backend.activation_backward(dy, x, _RELU)  # x has the signs that it looks for
+            above = self.backend.activation_backward(dy, x, _RELU)  # it looks at signs alone, and x has those of y
             dx = apply("add", above, self._times(w, apply("subtract", dy, above)))
         if self.needs(1):
             dw = unbroadcast(self.backend, apply("multiply", dy, self._below(x)), tuple(w.shape))
@@ -84,7 +90,7 @@ class _Softmax(Function):
 
 
 def activation_of(operation: str, activation: str | Activation | None) -> Activation | None:
-    """The activation that an argument means."""
+    """The activation that an argument names, or ValueError."""
     if activation is None or isinstance(activation, Activation):
         return activation
     if activation not in ACTIVATIONS:
@@ -93,10 +99,11 @@ def activation_of(operation: str, activation: str | Activation | None) -> Activa
 
 
 def activate(x: Tensor, activation: Activation | InputActivation) -> Tensor:
-    """The activation of x, of any shape and float dtype.
+    """Apply an activation to x, of any shape and float dtype.
 
-    The gradient of one that tends to a limit is computed from x where it stands alone, for y tells it only to y's own last
-    digit: 1 - y of a sigmoid that has rounded to 1 is 0. Fused into the operation before, it follows from y.
+    Sigmoid, tanh and ELU tend to a limit, near which the output has lost the digits of the gradient: 1 - y of a sigmoid that
+    has rounded to 1 is 0. Here their gradient is computed from x. Where they are fused into the operation before, it is
+    computed from y.
     """
     if activation.name in INPUT_ACTIVATIONS and isinstance(activation, Activation):
         activation = InputActivation(activation.name, activation.alpha)
@@ -106,116 +113,125 @@ def activate(x: Tensor, activation: Activation | InputActivation) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0); NaN stays NaN, and the gradient at 0 is 0."""
+    """The larger of x and 0, elementwise; NaN stays NaN, and the gradient at 0 is 0."""
     return activate(x, _RELU)
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """x where positive, `negative_slope` x elsewhere.
+    """x where it is positive, `negative_slope` times x elsewhere.
 
     Args:
         x: any shape and float dtype.
-        negative_slope: positive, for the gradient is told from the sign of the output.
+        negative_slope: positive, because the gradient is told from the sign of the output.
     """
     return activate(x, Activation("leaky_relu", negative_slope))
 
 
-def prelu(x: Tensor, w: Any) -> Tensor:
-    """x where positive, w x elsewhere, with a slope w that is learned (He et al. 2015, equation 1).
+def prelu(x: Tensor, weight: Any) -> Tensor:
+    """x where it is positive, a learned slope times x elsewhere (He et al. 2015, equation 1).
 
     Args:
         x: (…, C), any float dtype.
-        w: (C,), a slope a channel, or (1,), one for all; of any sign.
+        weight: (C,), one slope per channel, or (1,), one slope for all; of any sign.
+    Returns:
+        (…, C).
     Raises:
         ValueError: shapes that do not fit.
-    The gradient at 0 is w. That of w is the sum of dy min(x, 0) over what shares it.
+    The gradient of x at 0 is the slope. That of the slope is the sum of dy min(x, 0) over the elements that share it.
     """
-    shape = tuple(np.shape(w)) if not isinstance(w, Tensor) else w.shape
+    shape = tuple(np.shape(weight)) if not isinstance(weight, Tensor) else weight.shape
     if expect_tensor("prelu", "x", x).ndim == 0 or shape not in ((1,), x.shape[-1:]):
-        raise ValueError(f"prelu: w has shape {shape} but x {x.shape} takes (1,) or one slope a channel")
-    return _PReLU.apply(x, w)
+        raise ValueError(f"prelu: weight has shape {shape} but x {x.shape} takes (1,) or one slope per channel")
+    return _PReLU.apply(x, weight)
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """x where positive, `alpha` (exp(x) - 1) elsewhere (Clevert et al. 2016).
+    """Exponential linear unit: x where it is positive, a curve that tends to -alpha elsewhere (Clevert et al. 2016).
 
     Args:
         x: any shape and float dtype.
-        alpha: positive, for the gradient is told from the output; at 0 it is `alpha`.
+        alpha: positive, because the gradient is told from the output. The gradient at 0 is alpha.
     """
     return activate(x, Activation("elu", alpha=alpha))
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x))."""
+    """The logistic function, elementwise."""
     return activate(x, Activation("sigmoid"))
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent."""
+    """The hyperbolic tangent, elementwise."""
     return activate(x, Activation("tanh"))
 
 
 def relu6(x: Tensor) -> Tensor:
-    """min(max(x, 0), 6) (Krizhevsky 2010); the gradient at 0 and at 6 is 0, as that of `hard_tanh` at its limits."""
+    """x limited to 0 … 6 (Krizhevsky 2010); the gradient at 0 and at 6 is 0."""
     return activate(x, Activation("relu6"))
 
 
-def hard_tanh(x: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """min(max(x, low), high).
+def hard_tanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """x limited to min_val … max_val.
 
     Args:
         x: any shape and float dtype.
-        low, high: the limits, low < high; the gradient is 1 between them and 0 at them.
+        min_val, max_val: the limits, min_val < max_val; the gradient is 1 between them and 0 at them.
     """
-    return activate(x, Activation("hard_tanh", low=low, high=high))
+    return activate(x, Activation("hard_tanh", min_val=min_val, max_val=max_val))
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """min(max(x / 6 + 1/2, 0), 1), as PyTorch has it; the gradient is 1/6 between -3 and 3, and 0 at them."""
+    """A line that stands for the sigmoid, limited to 0 … 1, as in PyTorch; the gradient at the limits is 0."""
     return activate(x, Activation("hard_sigmoid"))
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x), Phi the standard normal distribution function itself, not an approximation (Hendrycks & Gimpel 2016).
+    """Gaussian error linear unit, exact, without an approximation of the normal distribution (Hendrycks & Gimpel 2016).
 
-    Not to be fused by `activation=`: its gradient needs the input, which the others' do not. So do those of `silu`,
-    `softplus` and `hard_swish`.
+    It cannot be fused by `activation=`, because its gradient needs the input; the same holds for `silu`, `softplus` and
+    `hard_swish`.
     """
     return activate(x, InputActivation("gelu"))
 
 
 def silu(x: Tensor) -> Tensor:
-    """x / (1 + exp(-x)), also called swish (Ramachandran et al. 2017)."""
+    """x times its sigmoid, also called swish (Ramachandran et al. 2017)."""
     return activate(x, InputActivation("silu"))
 
 
 def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
-    """log(1 + exp(beta x)) / beta, computed without overflow, so without PyTorch's threshold (Dugas et al. 2001).
+    """A smooth `relu` (Dugas et al. 2001), computed without overflow, so without PyTorch's threshold.
 
     Args:
         x: any shape and float dtype.
-        beta: positive; the larger, the closer to `relu`.
+        beta: positive; the larger it is, the closer the result is to `relu`.
     """
     return activate(x, InputActivation("softplus", beta))
 
 
 def hard_swish(x: Tensor) -> Tensor:
-    """x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2); the gradient at -3 is 0, at 3 it is 1."""
+    """x times its `hard_sigmoid` (Howard et al. 2019, section 5.2); the gradient at -3 is 0, at 3 it is 1."""
     return activate(x, InputActivation("hard_swish"))
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x) / sum(exp(x)) over the last axis."""
-    return _Softmax.apply(_checked(x, "softmax"), log=False)
+    """Softmax over the last axis; see `backends.contract.loss`.
+
+    Args:
+        x: (…, K), any float dtype.
+    Returns:
+        (…, K), from 0 to 1, of sum 1 over the last axis.
+    """
+    return _Softmax.apply(_with_classes(x, "softmax"), log=False)
 
 
 def log_softmax(x: Tensor) -> Tensor:
-    """The logarithm of `softmax`, computed without overflow."""
-    return _Softmax.apply(_checked(x, "log_softmax"), log=True)
+    """The logarithm of `softmax` over the last axis, computed without overflow."""
+    return _Softmax.apply(_with_classes(x, "log_softmax"), log=True)
 
 
-def _checked(x: Tensor, operation: str) -> Tensor:
+def _with_classes(x: Tensor, operation: str) -> Tensor:
+    """x, or ValueError if its last axis has no elements."""
     if expect_tensor(operation, "x", x).ndim == 0:
         raise ValueError(f"{operation}: x has no axes but takes at least one, the classes")
     if x.shape[-1] == 0:

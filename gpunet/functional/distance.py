@@ -16,11 +16,11 @@ from gpunet.functional.product import matmul
 from gpunet.functional.terms import Weighed, check_reduction, reduced, where_positive
 
 DIRECT = 1 << 20
-"""Up to so many differences, squared distances are sums of their squares."""
+"""Differences up to which squared distances are sums of squared differences."""
 
 
 class _Root(Function):
-    """The square root of what is at least 0, with a slope of 0 at 0, where the root's is infinite."""
+    """The square root of numbers of at least 0, with a slope of 0 at 0, where that of the root is infinite."""
 
     name = "root"
 
@@ -34,11 +34,11 @@ class _Root(Function):
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2 of rows a (M, D) and b (P, D) -> (M, P), at least 0.
+    """|a_i - b_j|^2 of all rows of a (M, D) and b (P, D) -> (M, P), at least 0.
 
-    Up to `DIRECT` differences M P D they are taken one by one. More would not fit into memory: then it is
-    |a_i|^2 + |b_j|^2 - 2 a_i b_j, of the rows less b's mean, which is exact to the last digit of the rows' own squared distance
-    from that mean, not of the result.
+    Up to `DIRECT` differences M P D are subtracted one by one. More would not fit into memory: then the result is
+    |a_i|^2 + |b_j|^2 - 2 a_i b_j, after b's mean has been subtracted from all rows. Its error is a rounding of the squared
+    distances of the rows from that mean, which may be larger than the result.
     """
     for name, x in (("a", a), ("b", b)):
         if expect_tensor("squared_distances", name, x).ndim != 2 or x.shape[1] != a.shape[1]:
@@ -57,10 +57,12 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0, re
 
     Args:
         a, b: (N, D), the embeddings of the pairs.
-        same: (N,), 1 or True where a pair is of one class, else 0, no gradient: lists, a host array, which is checked, a
-            tensor, or the backend's int32, where any other number makes the loss NaN.
+        same: (N,), no gradient: 1 or True for a pair of one class, else 0. It may be lists, a host array, which is checked,
+            a tensor, or the backend's int32 array, in which any other number makes the loss NaN.
         margin: the distance from which on a pair of two classes costs nothing.
         reduction: "mean" over the pairs, "sum", or "none" for their losses, (N,).
+    Returns:
+        A tensor of no axes, or (N,).
     """
     check_reduction("contrastive_loss", reduction)
     difference = _pair_differences("contrastive_loss", margin, a, b)
@@ -76,9 +78,8 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0, re
     else:
         s = one_hot(a.backend.asarray(same, np.int32), 2, backend=a.backend, dtype=a.dtype)[:, 1]
     gap = relu(margin - _Root.apply(square))
-    terms = Weighed.apply(square, t=s.data) + Weighed.apply(
-        gap * gap, t=(1 - s).data
-    )  # a far pair's square may be infinite
+    # a weight of 0 must hide the other term, for the square of a far pair may be infinite
+    terms = Weighed.apply(square, t=s.data) + Weighed.apply(gap * gap, t=(1 - s).data)
     return reduced("contrastive_loss", terms, reduction)
 
 
@@ -88,28 +89,32 @@ def triplet_loss(
     """max(|anchor - positive|^2 - |anchor - negative|^2 + margin, 0) (Schroff et al. 2015, equation 3).
 
     Args:
-        anchor, positive, negative: (N, D), embeddings of two images of one class and one of another.
-        margin: by how much the negative's squared distance should exceed the positive's.
+        anchor, positive, negative: (N, D), embeddings of two images of one class and of one image of another class.
+        margin: how much the squared distance of the negative should exceed that of the positive.
         reduction: "mean" over the triplets, "sum", or "none" for their losses, (N,).
+    Returns:
+        A tensor of no axes, or (N,).
     """
     near = _pair_differences("triplet_loss", margin, anchor, positive)
     far = _pair_differences("triplet_loss", margin, anchor, negative)
-    # |near|^2 - |far|^2, where no square hides how little they differ
+    # |near|^2 - |far|^2 as a product, in which no square hides how little the two differ
     excess = ((negative - positive) * (near + far)).sum(axis=1)
     return reduced("triplet_loss", relu(excess + margin), reduction)
 
 
 def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -> Tensor:
-    """Each drawing finds its own class among the classes of the batch, by one other drawing of each: the cross-entropies
-    of softmax(-|query - example|^2), over all pairs of views.
+    """Cross entropies of softmax(-|query - example|^2), by which each drawing finds its class, over all pairs of views.
 
-    It is the one-shot loss of prototypical networks (Snell et al. 2017, equation 2), with every view as query and as
-    example in turn, as the multi-class N-pair loss does (Sohn 2016, equation 7, for the idea).
+    The examples are one other drawing of each class of the batch. It is the one-shot loss of prototypical networks (Snell et
+    al. 2017, equation 2), with every view as query and as example in turn, as in the multi-class N-pair loss (Sohn 2016,
+    equation 7, for the idea).
 
     Args:
-        embeddings: (views W, D): a first view of each of W classes, then a second one in the same order, ….
-        views: at least 2.
+        embeddings: (views W, D): the first view of each of W classes, then the second view in the same order, and so on.
+        views: the number of views, at least 2.
         reduction: "mean" over the drawings of all pairs, "sum", or "none" for their losses, (views (views - 1), W).
+    Returns:
+        A tensor of no axes, or (views (views - 1), W).
     """
     name = "all_pairs_loss"
     if expect_tensor(name, "embeddings", embeddings).ndim != 2 or views < 2 or len(embeddings) % views:
@@ -118,14 +123,14 @@ def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -
         )
     ways = len(embeddings) // views
     blocks = squared_distances(embeddings, embeddings).reshape(views, ways, views, ways).transpose(0, 2, 1, 3)
-    # a step that is captured takes nothing from the host: parts are sliced, and the right class is the diagonal
+    # A captured step takes nothing from the host, so the parts are sliced out, and the right classes are the diagonal.
     pairs = [blocks[q, e].reshape(1, ways * ways) for q in range(views) for e in range(views) if q != e]
     logs = log_softmax(-concatenate(pairs).reshape(len(pairs), ways, ways))
     return reduced(name, -logs.reshape(len(pairs), ways * ways)[:, :: ways + 1], reduction)
 
 
 def _pair_differences(operation: str, margin: float, a: Tensor, b: Tensor) -> Tensor:
-    """a - b of embeddings (N, D)."""
+    """a - b of embeddings (N, D), after checks."""
     if not margin > 0:
         raise ValueError(f"{operation}: margin is {margin} but must be positive")
     if (

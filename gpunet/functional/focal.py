@@ -1,4 +1,4 @@
-"""Focal losses: cross entropies in which what is right already counts little (Lin et al. 2017)."""
+"""Focal losses: cross entropies in which examples that are already right count little (Lin et al. 2017)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gpunet.backends.contract.arrays import Array, is_float
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import log_softmax
 from gpunet.functional.labels import one_hot
-from gpunet.functional.loss import binary_targets, binary_terms, expected_log
+from gpunet.functional.loss import binary_target, binary_terms, expected_log
 from gpunet.functional.terms import Weighed, check_reduction, given_array, reduced, where_positive, wide
 
 _SIGMOID, _EXPM1 = Activation("sigmoid"), Activation("elu")
 TINY = 1e-37
-"""Keeps 0 / 0 from a ratio of which both parts tend to 0."""
+"""Added to both parts of a ratio that both tend to 0, so that it is not 0 / 0."""
 
 
 class _Focal(Function):
-    """-(1 - p)^gamma log p of log p, elementwise; at p = 1 the slope is 0 also where (1 - p)^(gamma - 1) is infinite."""
+    """-(1 - p)^gamma log p from log p, elementwise; the slope at p = 1 is 0 even where (1 - p)^(gamma - 1) is infinite."""
 
     name = "focal"
 
@@ -27,14 +27,13 @@ class _Focal(Function):
         backend = self.backend
         self.save(log_p)
         self.gamma = backend.full((), gamma, log_p.dtype)
-        self.wrong = backend.unary(
-            "negative", backend.activation_forward(log_p, _EXPM1)
-        )  # 1 - p, for log p is at most 0
+        # 1 - p = -expm1(log p), which is ELU's part for numbers up to 0
+        self.wrong = backend.unary("negative", backend.activation_forward(log_p, _EXPM1))
         self.modulation = backend.binary("power", self.wrong, self.gamma)
         return backend.unary("negative", backend.binary("multiply", self.modulation, log_p))
 
     def backward(self, dy: Array) -> Any:
-        """-(1 - p)^gamma (1 - gamma p log p / (1 - p)), where log p / (1 - p) tends to -1."""
+        """The slope is -(1 - p)^gamma (1 - gamma p log p / (1 - p)), where log p / (1 - p) tends to -1 as p tends to 1."""
         (log_p,), backend, apply = self.saved, self.backend, self.backend.binary
         p, tiny = backend.unary("exp", log_p), backend.full((), TINY, dy.dtype)
         ratio = apply("divide", apply("subtract", log_p, tiny), apply("add", self.wrong, tiny))
@@ -44,7 +43,7 @@ class _Focal(Function):
 
 
 class _Modulation(Function):
-    """w^gamma with w = t s(-z) + (1 - t) s(z), the share that is wrong, elementwise: s the sigmoid, t without a gradient."""
+    """w^gamma, elementwise, where w = t s(-z) + (1 - t) s(z) is the share that is wrong; t gets no gradient."""
 
     name = "modulation"
 
@@ -57,7 +56,7 @@ class _Modulation(Function):
         return self.y
 
     def backward(self, dy: Array) -> Any:
-        """gamma w^gamma (w' / w), with w' = (1 - 2 t) s(z) s(-z): w' / w = (1 - 2 t) / (t / s(z) + (1 - t) / s(-z))."""
+        """The slope is gamma w^gamma w' / w, where w' / w = (1 - 2 t) / (t / s(z) + (1 - t) / s(-z))."""
         (z,), backend, apply = self.saved, self.backend, self.backend.binary
         one = backend.full((), 1, z.dtype)
         inverse = (apply("add", one, backend.unary("exp", a)) for a in (backend.unary("negative", z), z))
@@ -65,7 +64,7 @@ class _Modulation(Function):
         return apply("multiply", dy, apply("multiply", backend.scale(self.y, None, self.gamma), slope))
 
     def _mixed(self, a: Array, b: Array) -> Array:
-        """t a + (1 - t) b, where 0 times infinity is 0."""
+        """t a + (1 - t) b, in which 0 times infinity is 0."""
         backend, apply = self.backend, self.backend.binary
         rest = apply("subtract", backend.full((), 1, a.dtype), self.t)
         parts = (apply("multiply", share, where_positive(backend, share, of)) for share, of in ((self.t, a), (rest, b)))
@@ -75,16 +74,18 @@ class _Modulation(Function):
 def focal_loss(
     logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """-alpha (1 - p)^gamma log p, with p = softmax(logits)[label] (Lin et al. 2017, equation 5, of many classes).
+    """-alpha (1 - p)^gamma log p, with p = softmax(logits)[label] (Lin et al. 2017, equation 5, for many classes).
 
     Args:
         logits: (…, K), any float dtype.
-        labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the backend's int32,
-            where any other number makes the loss NaN. Or soft ones, floats (…, K), at least 0: then the sum of the above over
-            the classes, each times its share.
-        gamma: at least 0, which is the cross entropy.
-        alpha: (K,), each class's weight; None for 1.
+        labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the backend's int32 array, in which
+            any other number makes the loss NaN. Or soft labels, floats (…, K), at least 0: then the loss is the sum of the
+            above over the classes, each times its label.
+        gamma: at least 0; with 0 the loss is the cross entropy.
+        alpha: (K,), the weight of each class; None for weights of 1.
         reduction: "mean" over the rows, "sum", or "none" for the losses of the rows, (…).
+    Returns:
+        A tensor of no axes, or (…).
     """
     check_reduction("focal_loss", reduction)
     logits = wide(expect_tensor("focal_loss", "logits", logits))
@@ -109,19 +110,21 @@ def focal_loss(
 
 
 def sigmoid_focal_loss(
-    logits: Tensor, targets: Any, *, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean"
+    logits: Tensor, target: Any, *, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean"
 ) -> Tensor:
-    """alpha_t (1 - p_t)^gamma H, elementwise, with H = -t log s(z) - (1 - t) log(1 - s(z)) and the sigmoid s.
+    """alpha_t (1 - p_t)^gamma H, elementwise, where H is the binary cross entropy of the logits with the target.
 
-    p_t is t s(z) + (1 - t) (1 - s(z)), the share that is right, and alpha_t likewise t alpha + (1 - t) (1 - alpha).
-    Of targets of 0 and 1 it is Lin et al. 2017, equation 5; between them it is theirs as torchvision continues it.
+    With the sigmoid s, p_t = t s(z) + (1 - t) (1 - s(z)) is the share that is right, and alpha_t = t alpha + (1 - t)
+    (1 - alpha). For targets of 0 and 1 this is Lin et al. 2017, equation 5; for those between it is torchvision's extension.
 
     Args:
         logits: any shape and float dtype.
-        targets: the same shape, from 0 to 1, no gradient.
-        gamma: at least 0, which is the cross entropy.
+        target: of the same shape, from 0 to 1, no gradient.
+        gamma: at least 0; with 0 the loss is the cross entropy.
         alpha: from 0 to 1; None for no weights.
         reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
+    Returns:
+        A tensor of no axes, or of the logits' shape.
     """
     name = "sigmoid_focal_loss"
     check_reduction(name, reduction)
@@ -129,17 +132,18 @@ def sigmoid_focal_loss(
     _check_gamma(name, gamma)
     if alpha is not None and not 0 <= alpha <= 1:
         raise ValueError(f"{name}: alpha is {alpha} but must be from 0 to 1")
-    t = binary_targets(name, logits, targets, reduction)
+    t = binary_target(name, logits, target, reduction)
     terms = binary_terms(logits, t)
     if gamma != 0:
         terms = terms * _Modulation.apply(logits, t=t, gamma=gamma)
     if alpha is not None:
-        target = Tensor(t, logits.backend)
-        terms = terms * (alpha * target + (1 - alpha) * (1 - target))
+        share = Tensor(t, logits.backend)
+        terms = terms * (alpha * share + (1 - alpha) * (1 - share))
     return reduced(name, terms, reduction)
 
 
 def _soft_target(given: Array, logits: Tensor) -> Tensor:
+    """Soft labels as a tensor of the logits' backend and dtype."""
     target, on_host = given_array(logits.backend, given, logits.dtype)
     if on_host is not None and not (on_host >= 0).all():
         raise ValueError(f"focal_loss: soft labels must be at least 0, got {on_host.min()}")
@@ -147,6 +151,7 @@ def _soft_target(given: Array, logits: Tensor) -> Tensor:
 
 
 def _weights(alpha: Any, logits: Tensor) -> Tensor:
+    """Weights of the classes, (K,), of the logits' backend and dtype."""
     weights = logits.backend.asarray(alpha.data if isinstance(alpha, Tensor) else alpha, logits.dtype)
     if tuple(weights.shape) != logits.shape[-1:]:
         raise ValueError(f"focal_loss: alpha has shape {tuple(weights.shape)} but there are {logits.shape[-1]} classes")
@@ -154,5 +159,6 @@ def _weights(alpha: Any, logits: Tensor) -> Tensor:
 
 
 def _check_gamma(operation: str, gamma: float) -> None:
+    """Raise ValueError unless gamma is at least 0."""
     if not gamma >= 0:
         raise ValueError(f"{operation}: gamma is {gamma} but must be at least 0")

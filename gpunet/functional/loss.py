@@ -1,4 +1,4 @@
-"""Losses of probabilities: cross entropies of one class among many and of independent ones, and what is near them."""
+"""Losses of probabilities: the cross entropies of one class among many and of independent classes, and divergences."""
 
 from __future__ import annotations
 
@@ -9,55 +9,44 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor, tensor
 from gpunet.backends.contract.arrays import COUNTS, Array, is_float
+from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import log_softmax, softplus
 from gpunet.functional.arithmetic import cast, exp, log
 from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide
 
 MOST_GAIN = 1 << 15
-"""A row's gradient is at most 1, so this much of it is finite in float16."""
+"""The largest gain. The gradient of a row is at most 1, so that times this it is finite in float16."""
 ROUNDING = 0.01
-"""How far from 1 soft labels may sum: more than 16 bits round."""
+"""How far from 1 the sum of soft labels may be: more than the rounding of 16 bits."""
 
 
 class _FusedLoss(Function):
-    """A loss whose forward pass computes the gradient of its first input as well."""
+    """A loss whose forward pass also computes the gradient of its first input."""
 
     seeds = True
     dx: Array
     gain = 1.0
-    """What dx is multiplied by."""
+    """The factor that dx holds."""
 
     def backward(self, dy: Array | None) -> Any:
         return self.dx if dy is None and self.gain == 1 else self.backend.scale(self.dx, dy, 1 / self.gain)
 
 
 class _CrossEntropy(_FusedLoss):
-    """The cross entropy of rows with their labels; of logits, or of log p where they are `normalized`."""
+    """The cross entropy of rows with their labels."""
 
     name = "cross_entropy"
 
-    def forward(
-        self,
-        logits: Array,
-        *,
-        labels: Array,
-        weight: Array | None,
-        smoothing: float,
-        ignore_index: int | None,
-        reduction: str,
-        normalized: bool,
-    ) -> Array:
+    def forward(self, logits: Array, *, labels: Array, options: CrossEntropy) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
-        if reduction == "mean" and logits.dtype == np.float16 and self.backend.narrow:
-            # a row's share of the mean would fall below the smallest numbers, and a loss scale comes too late for it
+        if options.reduction == "mean" and logits.dtype == np.float16 and self.backend.narrow:
+            # The share of a row in the mean would fall below the smallest numbers before a loss scale could multiply it.
             self.gain = float(min(1 << (rows.shape[0] - 1).bit_length(), MOST_GAIN))
-        loss, dlogits, self.correct = self.backend.softmax_cross_entropy(
-            rows, labels, weight=weight, smoothing=smoothing, ignore_index=ignore_index, gain=self.gain,
-            reduction=reduction, normalized=normalized,
-        )  # fmt: skip
+            options = options._replace(gain=self.gain)
+        loss, dlogits, self.correct = self.backend.softmax_cross_entropy(rows, labels, options)
         self.dx = dlogits.reshape(logits.shape)
-        self.counts_all, self.by_rows = ignore_index is None, reduction == "none"
+        self.counts_all, self.by_rows = options.ignore_index is None, options.reduction == "none"
         return loss.reshape(logits.shape[:-1]) if self.by_rows else loss
 
     def backward(self, dy: Array | None) -> Any:
@@ -74,36 +63,38 @@ class _NegativeLogLikelihood(_CrossEntropy):
 class _BinaryCrossEntropy(_FusedLoss):
     name = "binary_cross_entropy_with_logits"
 
-    def forward(self, logits: Array, *, targets: Array) -> Array:
-        loss, self.dx = self.backend.sigmoid_cross_entropy(logits, targets)
+    def forward(self, logits: Array, *, target: Array) -> Array:
+        loss, self.dx = self.backend.sigmoid_cross_entropy(logits, target)
         return loss
 
 
 def cross_entropy(
     logits: Tensor,
     labels: Any,
-    *,
-    label_smoothing: float = 0.0,
     weight: Any = None,
+    *,
     ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """-log softmax(logits)[label]; per pixel where logits are an image's.
+    """-log softmax(logits)[label] of each row; per pixel where the logits are those of an image.
 
     Args:
         logits: (…, K), any float dtype.
         labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the backend's own array. Host
-            arrays are checked; an array on a device is taken as it is, for reading it would wait for the device, and a label
-            in it that is no class makes the loss NaN. Or soft ones, a tensor, lists or an array of floats (…, K), at least 0,
-            that sum to 1, as `data.Mixup` makes them: then -sum(weight label log softmax(logits)), with 0 log 0 = 0, without
-            `ignore_index`.
-        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
-        weight: (K,), each class's weight; the mean is then weighted by the labels' weights, but that of soft labels is over
-            the rows, as PyTorch has it.
-        ignore_index: a label that counts neither in the loss nor in the mean; its rows' losses are 0.
+            arrays are checked. An array on a device is taken as it is, because reading it would wait for the device; a label
+            in it that is no class makes the loss NaN. Or soft labels, as `data.Mixup` makes them: a tensor, lists or an array
+            of floats (…, K), at least 0, that sum to 1. Then the loss is -sum(weight label log softmax(logits)), with
+            0 log 0 = 0, and takes no `ignore_index`.
+        weight: (K,), the weight of each class. The mean is then weighted by the labels' weights, but that of soft labels is
+            over the rows, as in PyTorch.
+        ignore_index: a label that counts neither in the loss nor in the mean; its rows have a loss of 0.
+        label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
         reduction: "mean", "sum", or "none" for the losses of the rows, (…).
     Returns:
         A tensor of no axes, or (…).
+    Raises:
+        TypeError, ValueError: labels, weights or options other than these.
     """
     name = "cross_entropy"
     _check_logits(name, "logits", logits, reduction)
@@ -114,69 +105,51 @@ def cross_entropy(
         if ignore_index is not None:
             raise ValueError(f"{name}: ignore_index takes integer labels, not soft ones")
         return _soft_cross_entropy(logits, labels, label_smoothing, weight, reduction)
-    _check_labels(
-        name, logits, labels, ignore_index, f"an array of integers {logits.shape[:-1]}, or floats {logits.shape}"
-    )
-    return _hard_cross_entropy(
-        name, logits, labels, weight, ignore_index, reduction, smoothing=label_smoothing, normalized=False
-    )
+    takes = f"an array of integers {logits.shape[:-1]}, or floats {logits.shape}"
+    _check_labels(name, logits, labels, ignore_index, takes)
+    return _hard_cross_entropy(name, logits, labels, CrossEntropy(weight, label_smoothing, ignore_index, reduction))
 
 
 def nll_loss(
     log_probabilities: Tensor,
     labels: Any,
-    *,
     weight: Any = None,
+    *,
     ignore_index: int | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """-log_probabilities[label]: the cross entropy of what `log_softmax` has given.
+    """-log_probabilities[label] of each row: the cross entropy of the results of `log_softmax`.
 
     Args:
         log_probabilities: (…, K), any float dtype.
-        labels: (…), integers, as for `cross_entropy`; and so are the others.
+        labels: (…), integers, as for `cross_entropy`.
+        weight, ignore_index, reduction: as for `cross_entropy`.
     """
-    _check_logits("nll_loss", "log_probabilities", log_probabilities, reduction)
-    labels = _given("nll_loss", labels)
-    _check_labels(
-        "nll_loss", log_probabilities, labels, ignore_index, f"an array of integers {log_probabilities.shape[:-1]}"
-    )
-    return _hard_cross_entropy(
-        "nll_loss", log_probabilities, labels, weight, ignore_index, reduction, smoothing=0.0, normalized=True
-    )
+    name = "nll_loss"
+    _check_logits(name, "log_probabilities", log_probabilities, reduction)
+    labels = _given(name, labels)
+    takes = f"an array of integers {log_probabilities.shape[:-1]}"
+    _check_labels(name, log_probabilities, labels, ignore_index, takes)
+    options = CrossEntropy(weight, 0.0, ignore_index, reduction, normalized=True)
+    return _hard_cross_entropy(name, log_probabilities, labels, options)
 
 
-def _hard_cross_entropy(
-    name: str,
-    logits: Tensor,
-    labels: Any,
-    weight: Any,
-    ignore_index: int | None,
-    reduction: str,
-    *,
-    smoothing: float,
-    normalized: bool,
-) -> Tensor:
-    if not logits.size:  # and no mean: the sum of nothing
-        return reduced(name, logits.sum(axis=-1), reduction)
-    backend, classes = logits.backend, logits.shape[-1]
-    weight = None if weight is None else _class_weights(name, weight, logits)
+def _hard_cross_entropy(name: str, logits: Tensor, labels: Any, options: CrossEntropy) -> Tensor:
+    """The cross entropy with integer labels."""
+    if not logits.size:  # the sum of nothing; a mean has been refused
+        return reduced(name, logits.sum(axis=-1), options.reduction)
+    backend = logits.backend
+    if options.weight is not None:
+        options = options._replace(weight=_class_weights(name, options.weight, logits))
     rows = backend.asarray(labels.reshape(-1), np.int32)
-    loss = (_NegativeLogLikelihood if normalized else _CrossEntropy).apply(
-        logits,
-        labels=rows,
-        weight=weight,
-        smoothing=smoothing,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        normalized=normalized,
-    )
-    if reduction == "mean" and (weight is not None or ignore_index is not None):
-        loss._divisor = partial(backend.label_weight, rows, weight, classes=classes, ignore_index=ignore_index)
+    loss = (_NegativeLogLikelihood if options.normalized else _CrossEntropy).apply(logits, labels=rows, options=options)
+    if options.reduction == "mean" and (options.weight is not None or options.ignore_index is not None):
+        loss._divisor = partial(backend.label_weight, rows, logits.shape[-1], options)
     return loss
 
 
 def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float, weight: Any, reduction: str) -> Tensor:
+    """The cross entropy with probabilities of the classes as labels."""
     array = labels.data if isinstance(labels, Tensor) else labels
     if isinstance(array, np.ndarray):
         _check_soft_labels(array)
@@ -192,19 +165,19 @@ def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float, weight: A
 
 
 def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
-    """sum(target log p) over the last axis, with 0 log 0 = 0, for a class that is masked by a logit of -inf takes no part.
+    """sum(target log p) over the last axis, with 0 log 0 = 0, so that a class masked by a logit of -inf takes no part.
 
     Args:
         target: (…, K), at least 0, no gradient.
-        log_p: (…, K), its dtype and backend.
+        log_p: (…, K), of the target's dtype and backend.
     """
     return Weighed.apply(log_p, t=target.data).sum(axis=-1)
 
 
 def correct_count(loss: Tensor) -> Array | None:
-    """How many labels have the first largest logit, int32 on the backend, of a loss that `cross_entropy` gave.
+    """The number of labels whose logit is the first largest of its row, int32 on the backend, of a loss by `cross_entropy`.
 
-    None of another loss, of one whose backward has run, and of one that leaves labels out.
+    None for any other loss, for one whose backward pass has run, and for one that leaves labels out.
     """
     function = loss.creator
     if isinstance(function, _CrossEntropy) and not function._freed and function.counts_all:
@@ -213,46 +186,50 @@ def correct_count(loss: Tensor) -> Array | None:
 
 
 def label_weight(loss: Tensor) -> Array | None:
-    """What a loss that is a mean weighted by labels was divided by, a float of shape () on the backend.
+    """The divisor of a mean that is weighted by labels, a float of shape () on the backend.
 
-    None of a mean over all rows, and of what is made from a loss. Losses of parts of a batch, each times this, add up to the
-    loss of all, times the sum of these.
+    None for a mean over all rows, and for whatever is computed from a loss. The losses of the parts of a batch, each times its
+    divisor, add up to the loss of the batch times the sum of the divisors.
     """
     return None if loss._divisor is None else loss._divisor()
 
 
-def binary_cross_entropy_with_logits(logits: Tensor, targets: Any, *, reduction: str = "mean") -> Tensor:
-    """-t log s(z) - (1 - t) log(1 - s(z)), elementwise, with s the sigmoid, computed without overflow.
+def binary_cross_entropy_with_logits(logits: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
+    """-t log s(z) - (1 - t) log(1 - s(z)), elementwise, where s is the sigmoid, computed without overflow.
 
     Args:
         logits: any shape and float dtype.
-        targets: the same shape, from 0 to 1, no gradient.
+        target: of the same shape, from 0 to 1, no gradient.
         reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
+    Returns:
+        A tensor of no axes, or of the logits' shape.
     """
     name = "binary_cross_entropy_with_logits"
     check_reduction(name, reduction)
     logits = wide(expect_tensor(name, "logits", logits))
-    t = binary_targets(name, logits, targets, reduction)
+    t = binary_target(name, logits, target, reduction)
     if reduction == "mean":
-        return _BinaryCrossEntropy.apply(logits, targets=t)
+        return _BinaryCrossEntropy.apply(logits, target=t)
     return reduced(name, binary_terms(logits, t), reduction)
 
 
-def binary_terms(logits: Tensor, targets: Array) -> Tensor:
-    """The elements of `binary_cross_entropy_with_logits`, as two terms of which none is a difference."""
-    missed = (1 - Tensor(targets, logits.backend)).data
-    return Weighed.apply(softplus(-logits), t=targets) + Weighed.apply(softplus(logits), t=missed)
+def binary_terms(logits: Tensor, target: Array) -> Tensor:
+    """The elements of `binary_cross_entropy_with_logits`, as the sum of two terms that subtract nothing."""
+    missed = (1 - Tensor(target, logits.backend)).data
+    return Weighed.apply(softplus(-logits), t=target) + Weighed.apply(softplus(logits), t=missed)
 
 
 def kl_div(log_q: Tensor, target: Any, *, log_target: bool = False, reduction: str = "mean") -> Tensor:
-    """p (log p - log q), elementwise, with 0 log 0 = 0: its sum is the divergence of q from p (Kullback & Leibler 1951).
+    """p (log p - log q), elementwise, with 0 log 0 = 0; the sum is the divergence of q from p (Kullback & Leibler 1951).
 
     Args:
-        log_q: logarithms of probabilities, such as those of `log_softmax`: any shape and float dtype.
+        log_q: logarithms of probabilities, such as the results of `log_softmax`: any shape and float dtype.
         target: p, at least 0, of the same shape, no gradient.
         log_target: whether the target is log p.
-        reduction: "batchmean", the sum over the length of the first axis, which is the divergence's mean over a batch; "mean"
-            over all elements, as PyTorch's default is; "sum"; or "none" for the elements themselves.
+        reduction: "batchmean", the sum over the length of the first axis, which is the mean divergence of a batch; "mean"
+            over all elements, PyTorch's default; "sum"; or "none" for the elements themselves.
+    Returns:
+        A tensor of no axes, or of log_q's shape.
     """
     check_reduction("kl_div", reduction, (*REDUCTIONS, "batchmean"))
     log_q = wide(expect_tensor("kl_div", "log_q", log_q))
@@ -271,26 +248,27 @@ def kl_div(log_q: Tensor, target: Any, *, log_target: bool = False, reduction: s
     return terms.sum() * (1 / log_q.shape[0])
 
 
-def binary_targets(operation: str, logits: Tensor, targets: Any, reduction: str) -> Array:
-    """Targets from 0 to 1 as an array of the logits' backend, dtype and shape."""
-    array, on_host = given_array(logits.backend, targets, logits.dtype)
+def binary_target(operation: str, logits: Tensor, target: Any, reduction: str) -> Array:
+    """A target from 0 to 1 as an array of the logits' backend, dtype and shape."""
+    array, on_host = given_array(logits.backend, target, logits.dtype)
     if tuple(array.shape) != logits.shape:
-        raise ValueError(f"{operation}: targets have shape {tuple(array.shape)} but logits {logits.shape}")
+        raise ValueError(f"{operation}: target has shape {tuple(array.shape)} but logits {logits.shape}")
     if array.size == 0 and reduction == "mean":
         raise ValueError(f"{operation}: logits {logits.shape} hold no elements")
     if on_host is not None and not ((on_host >= 0) & (on_host <= 1)).all():
-        raise ValueError(f"{operation}: targets must be from 0 to 1, got {on_host.min()} to {on_host.max()}")
+        raise ValueError(f"{operation}: target must be from 0 to 1, got {on_host.min()} to {on_host.max()}")
     return array
 
 
 def _given(name: str, labels: Any) -> Any:
-    """Labels as an array, or as a tensor of floats: one of integers is as good as its array."""
+    """Labels as an array, or as the tensor of floats that they are; a tensor of integers becomes its array."""
     if isinstance(labels, Tensor):
         return labels.data if labels.dtype.name in COUNTS else labels
     return real_array(f"{name}: labels", labels)
 
 
 def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> None:
+    """Raise unless the reduction is known and the logits are (…, K), with rows to take a mean of."""
     check_reduction(name, reduction)
     if expect_tensor(name, argument, logits).ndim < 1:
         raise ValueError(f"{name}: {argument} have shape {logits.shape} but take (…, K)")
@@ -299,7 +277,7 @@ def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> N
 
 
 def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | None, takes: str) -> None:
-    """TypeError or ValueError unless labels are integers (…), of an array on the host classes or `ignore_index`."""
+    """Raise unless labels are integers (…) and, in a host array, each is a class or `ignore_index`."""
     shape, classes = tuple(labels.shape), logits.shape[-1]
     if isinstance(labels, Tensor) or (
         np.dtype(labels.dtype).kind not in "iu" and (labels.size or shape != logits.shape[:-1])
@@ -321,6 +299,7 @@ def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | No
 
 
 def _class_weights(name: str, weight: Any, logits: Tensor) -> Array:
+    """Weights of the classes, (K,), on the logits' backend."""
     backend, classes = logits.backend, logits.shape[-1]
     dtype = np.float32 if logits.dtype.name in backend.narrow else logits.dtype
     weights, on_host = given_array(backend, weight, dtype)
@@ -332,6 +311,7 @@ def _class_weights(name: str, weight: Any, logits: Tensor) -> Array:
 
 
 def _check_soft_labels(labels: np.ndarray) -> None:
+    """Raise ValueError unless each row holds probabilities."""
     sums = labels.sum(axis=-1, dtype=np.float64)
     if not ((labels >= 0).all() and (np.abs(sums - 1) <= ROUNDING).all()):
         raise ValueError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments, check_eps
 from gpunet.functional.activation import activation_of
 from gpunet.functional.conv import as_shaped
 from gpunet.functional.movement import reshape
@@ -16,123 +18,119 @@ from gpunet.geometry import positive_int
 
 class _BatchNorm(Function):
     name = "batch_norm"
-    single = ("gamma", "beta", "running_mean", "running_var")
+    single = ("weight", "bias", "running_mean", "running_var")
 
     def forward(
         self,
         x: Array,
-        gamma: Array | None,
-        beta: Array | None,
+        weight: Array | None,
+        bias: Array | None,
         running_mean: Array,
         running_var: Array,
         residual: Array | None,
         *,
-        training: bool,
-        momentum: float,
-        eps: float,
-        activation: Activation | None,
+        norm: BatchNorm,
     ) -> Array:
-        y, moments = self.backend.batch_norm_forward(
-            x, gamma, beta, running_mean, running_var,
-            momentum=momentum, eps=eps, training=training, activation=activation, residual=residual,
-        )  # fmt: skip
-        self.save(x, gamma, moments.mean, moments.variance)
-        self.moments = moments
-        self.y = None if activation is None else y
-        self.eps, self.training, self.activation = eps, training, activation
-        self.fresh = residual is None  # whose gradient may be dy itself
+        running = Moments(running_mean, running_var)
+        y, self.moments = self.backend.batch_norm_forward(x, weight, bias, running, norm, residual)
+        self.save(x, weight, *self.moments)
+        self.y = None if norm.activation is None else y
+        self.norm = norm
+        self.fresh = residual is None  # the gradient of a residual may be dy itself
         return y
 
     def backward(self, dy: Array) -> Any:
-        x, gamma, _, _ = self.saved
-        dx, dgamma, dbeta, dresidual = self.backend.batch_norm_backward(
-            dy, x, self.y, gamma, self.moments,
-            eps=self.eps, training=self.training, activation=self.activation, residual=self.needs(5),
-            gamma_out=self.destination(1), beta_out=self.destination(2), accumulate=self.accumulate,
-        )  # fmt: skip
-        return dx, dgamma, dbeta, None, None, dresidual
+        x, weight, _, _ = self.saved
+        into = self.into(weight=1, bias=2)
+        dx, dw, db, dresidual = self.backend.batch_norm_backward(dy, x, self.y, weight, self.moments, self.norm, into)
+        return dx, dw, db, None, None, dresidual
 
 
 def batch_norm(
     x: Tensor,
-    gamma: Any,
-    beta: Any,
     running_mean: Tensor,
     running_var: Tensor,
+    weight: Any = None,
+    bias: Any = None,
     *,
     training: bool,
     momentum: float | None = 0.1,
-    batches: Tensor | None = None,
     eps: float = 1e-5,
+    num_batches_tracked: Tensor | None = None,
     activation: str | Activation | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Each channel shifted to mean 0 and scaled to variance 1, then y = f(gamma x̂ + beta + residual), in one operation.
+    """Normalise each channel to mean 0 and variance 1, then y = f(weight x̂ + bias + residual), in one operation.
 
-    Ioffe & Szegedy 2015, algorithms 1 and 2. The order of the last two is that of He et al. 2016, figure 2: the shortcut is
-    added before the activation.
+    Ioffe & Szegedy 2015, algorithms 1 and 2. A residual is added before the activation, as in He et al. 2016, figure 2.
 
     Args:
         x: (…, C), any float dtype; the mean and the variance of a channel are over all axes but the last.
-        gamma, beta: (C,), or None for 1 and 0.
-        running_mean, running_var: (C,), what is expected of a batch at inference. In training they are changed in place:
+        running_mean, running_var: (C,), the moments that normalise in inference. In training they are changed in place:
             running = (1 - momentum) running + momentum batch, with the variance over n - 1.
-        training: normalise by the batch's moments, with the variance over n; else by the running ones.
-        momentum: the share of a new batch, from 0 to 1. (Keras and the paper call the rest momentum.) None for the mean of all
-            batches so far: the share of the n-th is 1 / n.
-        batches: (), how many batches the running moments are of, counted in place in training; with a momentum of None alone.
-        eps: added to the variance.
+        weight, bias: (C,), or None for 1 and 0.
+        training: normalise by the batch's moments, with the variance over n; otherwise by the running ones.
+        momentum: the share of a new batch in the running moments, from 0 to 1. (Keras and the paper call the rest momentum.)
+            None for the mean of all batches so far: the share of the n-th batch is then 1 / n.
+        eps: added to the variance, at least 0.
+        num_batches_tracked: (), the number of batches that the running moments are the mean of, counted in place in
+            training; given if, and only if, the momentum is None.
         activation: as for `conv2d`, fused.
         residual: of x's shape, or None.
     Returns:
         (…, C).
     Raises:
-        ValueError: shapes that do not fit, or, in training, 1 element a channel, which has no variance.
+        ValueError: shapes that do not fit, or, in training, 1 element per channel, which has no variance.
     A batch of no samples leaves the running moments as they are.
     """
     expect_tensor("batch_norm", "x", x)
-    expect_tensor("batch_norm", "running_mean", running_mean)
-    expect_tensor("batch_norm", "running_var", running_var)
-    if x.ndim < 2:
-        raise ValueError(f"batch_norm: x has shape {x.shape} but takes (…, C), at least 2 axes")
-    gamma, beta, residual = as_shaped(gamma), as_shaped(beta), as_shaped(residual)
-    by_channel = {"gamma": gamma, "beta": beta, "running_mean": running_mean, "running_var": running_var}
-    for name, value in by_channel.items():
-        if value is not None and tuple(value.shape) != x.shape[-1:]:
-            raise ValueError(f"batch_norm: {name} has shape {tuple(value.shape)} but x {x.shape} takes {x.shape[-1:]}")
-    if residual is not None and tuple(residual.shape) != x.shape:
-        raise ValueError(f"batch_norm: residual has shape {tuple(residual.shape)} but x {x.shape}")
+    running = (
+        expect_tensor("batch_norm", "running_mean", running_mean),
+        expect_tensor("batch_norm", "running_var", running_var),
+    )
+    weight, bias, residual = as_shaped(weight), as_shaped(bias), as_shaped(residual)
+    by_channel = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    _check_batch_norm(x, by_channel, residual, training)
     check_momentum("batch_norm", momentum)
-    if (momentum is None) != (batches is not None):
+    if (momentum is None) != (num_batches_tracked is not None):
         raise ValueError(
-            f"batch_norm: batches counts those of a momentum of None, got momentum {momentum} and batches {batches}"
+            "batch_norm: num_batches_tracked goes with a momentum of None,"
+            f" got momentum {momentum} and num_batches_tracked {num_batches_tracked}"
         )
-    if not eps >= 0:
-        raise ValueError(f"batch_norm: eps is {eps} but must be at least 0")
-    elements = prod(x.shape[:-1])
-    if training and elements == 1:
-        raise ValueError(
-            f"batch_norm: training takes at least 2 elements a channel, but x {x.shape} has 1; use a larger batch, or eval()"
-        )
-    training = training and elements > 0  # nothing has no moments, and moves the running ones nowhere
-    running = running_mean, running_var
-    averages = training and batches is not None
+    training = training and prod(x.shape[:-1]) > 0  # an empty batch has no moments
+    averages = training and momentum is None
     moments = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
-    y = _BatchNorm.apply(
-        x, gamma, beta, *moments, residual,
-        training=training, momentum=1.0 if momentum is None else momentum, eps=eps,
-        activation=activation_of("batch_norm", activation),
+    norm = BatchNorm(
+        training, 1.0 if momentum is None else momentum, eps, activation_of("batch_norm", activation),
+        residual_grad=isinstance(residual, Tensor) and residual.requires_grad,
     )  # fmt: skip
+    y = _BatchNorm.apply(x, weight, bias, *moments, residual, norm=norm)
     if averages:
-        _average(running, moments, expect_tensor("batch_norm", "batches", batches))
+        _average(running, moments, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))
     if training:
         running_mean.version += 1
         running_var.version += 1
     return y
 
 
+def _check_batch_norm(x: Tensor, by_channel: dict[str, Any], residual: Any, training: bool) -> None:
+    """Raise ValueError unless the shapes fit, and a batch that is trained on has a variance."""
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm: x has shape {x.shape} but takes (…, C), at least 2 axes")
+    for name, value in by_channel.items():
+        if value is not None and tuple(value.shape) != x.shape[-1:]:
+            raise ValueError(f"batch_norm: {name} has shape {tuple(value.shape)} but x {x.shape} takes {x.shape[-1:]}")
+    if residual is not None and tuple(residual.shape) != x.shape:
+        raise ValueError(f"batch_norm: residual has shape {tuple(residual.shape)} but x {x.shape}")
+    if training and prod(x.shape[:-1]) == 1:
+        raise ValueError(
+            f"batch_norm: training takes at least 2 elements per channel, but x {x.shape} has 1;"
+            " use a larger batch, or eval()"
+        )
+
+
 def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: Tensor) -> None:
-    """Count a batch, and take its moments into the mean of all: running += (batch - running) / n, where the arrays are."""
+    """Count one more batch, and take its moments into the mean of all, in place: running += (batch - running) / n."""
     backend, apply = batches.backend, batches.backend.binary
     apply("add", batches.data, backend.full((), 1, batches.dtype), out=batches.data)
     batches.version += 1
@@ -142,7 +140,7 @@ def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: 
 
 
 def check_momentum(operation: str, momentum: float | None) -> None:
-    """ValueError for a momentum that is neither None nor from 0 to 1."""
+    """Raise ValueError unless the momentum is None or from 0 to 1."""
     if momentum is not None and not 0 <= momentum <= 1:
         raise ValueError(
             f"{operation}: momentum is {momentum} but must be from 0 to 1, or None for the mean of all batches"
@@ -152,73 +150,83 @@ def check_momentum(operation: str, momentum: float | None) -> None:
 class _GroupNorm(Function):
     name = "group_norm"
     fresh = True
-    single = ("gamma", "beta")
+    single = ("weight", "bias")
 
-    def forward(self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float) -> Array:
-        y, self.moments = self.backend.group_norm_forward(x, gamma, beta, groups=groups, eps=eps)
-        self.save(x, gamma)
-        self.groups, self.eps = groups, eps
+    def forward(self, x: Array, weight: Array | None, bias: Array | None, *, norm: GroupNorm) -> Array:
+        y, self.moments = self.backend.group_norm_forward(x, weight, bias, norm)
+        self.save(x, weight)
+        self.norm = norm
         return y
 
     def backward(self, dy: Array) -> Any:
-        x, gamma = self.saved
-        return self.backend.group_norm_backward(
-            dy, x, gamma, self.moments, groups=self.groups, eps=self.eps,
-            gamma_out=self.destination(1), beta_out=self.destination(2), accumulate=self.accumulate,
-        )  # fmt: skip
+        x, weight = self.saved
+        return self.backend.group_norm_backward(dy, x, weight, self.moments, self.norm, self.into(weight=1, bias=2))
 
 
-def group_norm(x: Tensor, groups: int, gamma: Any = None, beta: Any = None, *, eps: float = 1e-5) -> Tensor:
-    """Each group of channels of each sample shifted to mean 0 and scaled to variance 1, then y = gamma x̂ + beta.
+def group_norm(x: Tensor, num_groups: int, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Tensor:
+    """Normalise each group of channels of each sample to mean 0 and variance 1, then y = weight x̂ + bias.
 
-    Wu & He 2018. What a sample becomes depends on no other, and training and inference are the same. With a group a channel
-    this is instance normalisation (Ulyanov et al. 2016); for one group of all features, `layer_norm` takes other axes.
+    Wu & He 2018. The result for a sample depends on no other sample, and training and inference are the same. With one group
+    per channel this is instance normalisation (Ulyanov et al. 2016). For one group of all features, `layer_norm` takes other
+    axes.
 
     Args:
-        x: (N, …, C), any float dtype; moments are of the positions … and the C // groups neighbouring channels of a group.
-        groups: must divide C.
-        gamma, beta: (C,), or None for 1 and 0.
-        eps: added to the variance, which is over n.
+        x: (N, …, C), any float dtype; the moments are over the positions … and the C // num_groups neighbouring channels of
+            a group.
+        num_groups: the number of groups; it must divide C.
+        weight, bias: (C,), or None for 1 and 0.
+        eps: added to the variance, which is over n; at least 0.
     Returns:
         (N, …, C).
+    Raises:
+        ValueError: shapes that do not fit, or empty samples.
     """
     if expect_tensor("group_norm", "x", x).ndim < 2 or not prod(x.shape[1:]):
         raise ValueError(
             f"group_norm: x has shape {x.shape} but takes (N, …, C), at least 2 axes, and no empty samples"
         )
-    groups = positive_int("group_norm", "groups", groups)
-    if x.shape[-1] % groups:
-        raise ValueError(f"group_norm: groups={groups} must divide the channels of x {x.shape}")
-    gamma, beta = _affine("group_norm", x, x.shape[-1:], gamma, beta, eps)
-    return _GroupNorm.apply(x, gamma, beta, groups=groups, eps=eps)
+    num_groups = positive_int("group_norm", "num_groups", num_groups)
+    if x.shape[-1] % num_groups:
+        raise ValueError(f"group_norm: num_groups={num_groups} must divide the channels of x {x.shape}")
+    weight, bias = _flat_parameters("group_norm", x, x.shape[-1:], weight, bias)
+    return _GroupNorm.apply(x, weight, bias, norm=GroupNorm(num_groups, eps))
 
 
-def layer_norm(x: Tensor, gamma: Any = None, beta: Any = None, *, axes: int = 1, eps: float = 1e-5) -> Tensor:
-    """The last `axes` axes of x together shifted to mean 0 and scaled to variance 1, then y = gamma x̂ + beta (Ba et al. 2016).
+def layer_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], weight: Any = None, bias: Any = None, *, eps: float = 1e-5
+) -> Tensor:
+    """Normalise over the last axes of x together to mean 0 and variance 1, then y = weight x̂ + bias (Ba et al. 2016).
 
     Args:
-        x: at least `axes` axes, any float dtype; (N, H, W, C) is normalised by pixel with 1, by image with 3.
-        gamma, beta: of the shape of those axes, or None for 1 and 0.
-        eps: added to the variance, which is over n.
+        x: (…, *normalized_shape), any float dtype. Of x (N, H, W, C), C normalises each pixel, (H, W, C) each image.
+        normalized_shape: the extents of the last axes, or of the last axis alone.
+        weight, bias: of that shape, or None for 1 and 0.
+        eps: added to the variance, which is over n; at least 0.
     Returns:
-        x's shape.
+        Of x's shape.
+    Raises:
+        ValueError: shapes that do not fit.
     """
-    axes = positive_int("layer_norm", "axes", axes)
-    if expect_tensor("layer_norm", "x", x).ndim < axes or not prod(x.shape[-axes:]):
-        raise ValueError(f"layer_norm: x has shape {x.shape} but takes at least {axes} axes of elements to normalise")
-    gamma, beta = _affine("layer_norm", x, x.shape[-axes:], gamma, beta, eps)
-    rows = reshape(x, prod(x.shape[:-axes]), prod(x.shape[-axes:]))
-    return reshape(_GroupNorm.apply(rows, gamma, beta, groups=1, eps=eps), *x.shape)
+    shape = normalized_extents("layer_norm", normalized_shape)
+    if expect_tensor("layer_norm", "x", x).shape[-len(shape) :] != shape:
+        raise ValueError(f"layer_norm: x has shape {x.shape} but its last axes must be normalized_shape {shape}")
+    weight, bias = _flat_parameters("layer_norm", x, shape, weight, bias)
+    check_eps("layer_norm", eps)
+    rows = reshape(x, prod(x.shape[: -len(shape)]), prod(shape))
+    return reshape(_GroupNorm.apply(rows, weight, bias, norm=GroupNorm(1, eps)), *x.shape)
 
 
-def _affine(operation: str, x: Tensor, shape: tuple[int, ...], gamma: Any, beta: Any, eps: float) -> tuple[Any, Any]:
-    """gamma and beta, which `shape` is that of, flattened."""
-    given = {"gamma": as_shaped(gamma), "beta": as_shaped(beta)}
+def normalized_extents(operation: str, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    """The extents of the axes that a layer normalisation joins, which must be positive."""
+    given = normalized_shape if isinstance(normalized_shape, tuple | list) and normalized_shape else (normalized_shape,)
+    return tuple(positive_int(operation, "normalized_shape", n) for n in given)
+
+
+def _flat_parameters(operation: str, x: Tensor, shape: tuple[int, ...], weight: Any, bias: Any) -> tuple[Any, ...]:
+    """Weight and bias, each of which must have that shape, with one axis."""
+    given = {"weight": as_shaped(weight), "bias": as_shaped(bias)}
     for name, value in given.items():
         if value is not None and tuple(value.shape) != shape:
             raise ValueError(f"{operation}: {name} has shape {tuple(value.shape)} but x {x.shape} takes {shape}")
-    if not eps >= 0:
-        raise ValueError(f"{operation}: eps is {eps} but must be at least 0")
-    # one that is flat stays the parameter that it is
-    gamma, beta = (v if v is None or len(v.shape) == 1 else v.reshape(-1) for v in given.values())
-    return gamma, beta
+    # a parameter with one axis is passed on as it is, so that its gradient is written where it lies
+    return tuple(value if value is None or len(value.shape) == 1 else value.reshape(-1) for value in given.values())

@@ -1,4 +1,4 @@
-"""Losses of numbers that should come close to others: functions of the difference, elementwise."""
+"""Losses of numbers that should come close to a target: functions of the difference, elementwise."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from gpunet.functional.terms import difference, reduced
 
 
 class _Huber(Function):
-    """c (d - c / 2) / scale with c = min(max(d, -delta), delta), whose gradient is c / scale.
+    """The Huber loss of differences d over a scale, as c (d - c / 2) / scale with c = min(max(d, -delta), delta).
 
-    It is d^2 / 2 up to |d| = delta and delta (|d| - delta / 2) beyond. No difference of large numbers stands for a small one.
+    The gradient is c / scale. In this form no difference of large numbers stands for a small one.
     """
 
     name = "huber"
 
     def forward(self, d: Array, *, delta: float, scale: float) -> Array:
         backend = self.backend
-        clamped = backend.activation_forward(d, Activation("hard_tanh", low=-delta, high=delta))
+        clamped = backend.activation_forward(d, Activation("hard_tanh", min_val=-delta, max_val=delta))
         self.slope = clamped
         if scale != 1:
             self.slope = backend.binary("divide", clamped, backend.full((), scale, d.dtype))
@@ -32,30 +32,32 @@ class _Huber(Function):
 
 
 def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """(x - target)^2, elementwise; both get a gradient.
+    """(x - target)^2, elementwise; both arguments get a gradient.
 
     Args:
-        x: any shape and float dtype.
-        target: the same shape.
+        x: the prediction, of any shape and float dtype.
+        target: of the same shape.
         reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
+    Returns:
+        A tensor of no axes, or of x's shape.
     """
     away = difference("mse_loss", x, target)
     return reduced("mse_loss", away * away, reduction)
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """|x - target|, elementwise, with a gradient of 0 where they are equal; arguments as for `mse_loss`."""
+    """|x - target|, elementwise, with a gradient of 0 where the two are equal; arguments as for `mse_loss`."""
     return reduced("l1_loss", abs(difference("l1_loss", x, target)), reduction)
 
 
 def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
     """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = x - target, elementwise (Huber 1964).
 
-    A wild target pulls with delta, however far it is.
+    The gradient of an outlier is at most delta, however far it is.
 
     Args:
         x, target, reduction: as for `mse_loss`, but the target gets no gradient.
-        delta: where the square ends, above 0.
+        delta: the difference at which the square ends, above 0.
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta is {delta} but must be positive")
@@ -67,11 +69,11 @@ def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "
 def smooth_l1_loss(x: Tensor, target: Any, *, beta: float = 1.0, reduction: str = "mean") -> Tensor:
     """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond, with d = x - target, elementwise (Girshick 2015, equation 3).
 
-    It is `huber_loss` of a delta of beta, divided by beta, and `l1_loss` for a beta of 0.
+    It is `huber_loss` with a delta of beta, divided by beta, and `l1_loss` if beta is 0.
 
     Args:
         x, target, reduction: as for `mse_loss`.
-        beta: where the square ends, at least 0.
+        beta: the difference at which the square ends, at least 0.
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta is {beta} but must be at least 0")

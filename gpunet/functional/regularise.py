@@ -1,4 +1,4 @@
-"""Noise while training: dropout (Srivastava et al. 2014), scaled so that inference needs nothing, and Gaussian noise."""
+"""Noise in training: dropout (Srivastava et al. 2014), scaled so that inference does nothing, and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 
     Args:
         x: any shape and float dtype.
-        p: from 0 to 1; rounded to a 65,536th.
+        p: from 0 to 1, rounded to a multiple of 1 / 65,536.
         training: whether to drop at all.
+    Returns:
+        Of x's shape.
     """
     expect_tensor("dropout", "x", x)
     check_rate("dropout", p)
@@ -44,12 +46,14 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
     """Each channel of each sample 0 with probability p, else x / (1 - p); x itself unless `training`.
 
-    Spatial dropout (Tompson et al. 2015, section 3.2): neighbouring pixels of a feature map are alike, so a net reads what
-    `dropout` drops from the pixels beside it.
+    Spatial dropout (Tompson et al. 2015, section 3.2): neighbouring pixels of a feature map are alike, so that a net finds
+    what `dropout` dropped in the pixels beside it.
 
     Args:
         x: (N, …, C), any float dtype.
         p, training: as for `dropout`.
+    Returns:
+        (N, …, C).
     """
     if expect_tensor("dropout2d", "x", x).ndim < 2:
         raise ValueError(f"dropout2d: x has shape {x.shape} but takes (N, …, C), at least 2 axes")
@@ -63,16 +67,18 @@ def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Tensor:
     """x plus normal noise of mean 0; x itself unless `training`.
 
-    A function of any tensor: of a net's inputs (Bishop 1995, "Training with noise is equivalent to Tikhonov regularization"),
-    of what a layer gives, or of targets, inside the step that computes the loss:
-    ``F.mse_loss(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. There the Trainer's y is a tensor;
-    in a loop of one's own, ``y = gpunet.tensor(y, backend=x.backend)``.
+    It applies to any tensor: the inputs of a net (Bishop 1995, "Training with noise is equivalent to Tikhonov
+    regularization"), the output of a layer, or targets, inside the step that computes the loss:
+    ``F.mse_loss(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. The Trainer's y is a tensor there; in a
+    loop of your own, make it one with ``y = gpunet.tensor(y, backend=x.backend)``.
 
     Args:
         x: any shape and float dtype.
-        std: the noise's standard deviation, at least 0.
-        training: whether to add any.
-    The noise is `random.normal`'s, so none lies beyond 4.33 std, and every backend adds the same.
+        std: the standard deviation of the noise, at least 0.
+        training: whether to add any noise.
+    Returns:
+        Of x's shape.
+    The noise is drawn by `random.normal`, so that none lies beyond 4.33 std, and every backend adds the same.
     """
     expect_tensor("gaussian_noise", "x", x)
     check_std("gaussian_noise", std)
@@ -84,12 +90,12 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
 
 
 def check_rate(operation: str, p: float) -> None:
-    """ValueError unless p is a probability."""
+    """Raise ValueError unless p is a probability."""
     if not (isinstance(p, Real) and 0 <= p <= 1):
         raise ValueError(f"{operation}: p is {p!r} but must be from 0 to 1")
 
 
 def check_std(operation: str, std: float) -> None:
-    """ValueError unless std is a finite standard deviation."""
+    """Raise ValueError unless std is a finite standard deviation."""
     if not (isinstance(std, Real) and 0 <= std < inf):
         raise ValueError(f"{operation}: std is {std!r} but must be at least 0, and finite")

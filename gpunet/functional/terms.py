@@ -1,4 +1,4 @@
-"""What losses have in common: their terms, and how these become one number."""
+"""What losses share: how their terms are made, and how the terms become one number."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpunet.backends.contract.backend import Backend
 from gpunet.functional.arithmetic import cast
 
 REDUCTIONS = ("mean", "sum", "none")
-"""What becomes of a loss's terms: their mean, their sum, or nothing."""
+"""What a loss may return: the mean of its terms, their sum, or the terms themselves."""
 _RELU = Activation("relu")
 
 
 class Weighed(Function):
-    """t a, elementwise, and 0 where t is 0, whatever a is; t gets no gradient."""
+    """t a, elementwise, and 0 where t is 0 even if a is infinite or NaN; t gets no gradient."""
 
     name = "weighed"
 
@@ -33,22 +33,22 @@ class Weighed(Function):
 
 
 def where_positive(backend: Backend, t: Array, a: Array) -> Array:
-    """a where t is above 0 or NaN, else 0, whatever a is there: both of one shape and dtype."""
-    return backend.activation_backward(a, t, _RELU)  # whose gate is the sign of t
+    """a where t is above 0 or NaN, and 0 elsewhere, even if a is NaN there; both of one shape and dtype."""
+    return backend.activation_backward(a, t, _RELU)  # the gradient of ReLU looks at the sign of t
 
 
 def check_reduction(operation: str, reduction: str, allowed: tuple[str, ...] = REDUCTIONS) -> None:
-    """ValueError where a reduction is none of those that a loss has."""
+    """Raise ValueError unless the reduction is one of those that the loss has."""
     if reduction not in allowed:
         *names, last = map(repr, allowed)
         raise ValueError(f"{operation}: reduction is {reduction!r} but takes {', '.join(names)} or {last}")
 
 
 def reduced(operation: str, terms: Tensor, reduction: str) -> Tensor:
-    """The mean or the sum of a loss's terms, a tensor of no axes, or the terms themselves.
+    """The mean or the sum of the terms of a loss, a tensor of no axes, or the terms themselves.
 
     Raises:
-        ValueError: another reduction, or a mean of nothing; the sum of nothing is 0.
+        ValueError: an unknown reduction, or the mean of no terms. The sum of no terms is 0.
     """
     check_reduction(operation, reduction)
     if reduction == "none":
@@ -61,8 +61,10 @@ def reduced(operation: str, terms: Tensor, reduction: str) -> Tensor:
 
 
 def given_array(backend: Backend, given: Any, dtype: Any) -> tuple[Array, np.ndarray | None]:
-    """(the backend's array of an argument, a host array to check its values in): None of one that lies on a device already, for
-    reading it would wait for the device."""
+    """(the argument as an array of the backend, a host array in which its values can be checked).
+
+    The second is None if the argument lies on a device already, because reading it would wait for the device.
+    """
     given = given.data if isinstance(given, Tensor) else given
     array = backend.asarray(given, dtype)
     if isinstance(array, np.ndarray):
@@ -71,12 +73,12 @@ def given_array(backend: Backend, given: Any, dtype: Any) -> tuple[Array, np.nda
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in float32 where 16 bits are only stored: a loss is a sum."""
+    """x in float32 where the backend only stores 16 bits, because a loss is a sum."""
     return cast(x, np.float32) if x.dtype.name in x.backend.narrow else x
 
 
 def difference(operation: str, x: Tensor, target: Any) -> Tensor:
-    """x - target, both of one shape."""
+    """x - target; ValueError unless both have one shape."""
     shape = tuple(target.shape if hasattr(target, "shape") else np.shape(target))
     if shape != expect_tensor(operation, "x", x).shape:
         raise ValueError(f"{operation}: target has shape {shape} but x {x.shape}")

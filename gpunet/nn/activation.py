@@ -1,4 +1,4 @@
-"""Activations as layers, whose functions in `gpunet.functional` say what they compute."""
+"""Activations as layers. The functions of the same names in `gpunet.functional` say what they compute."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from gpunet.nn.module import Module
 
 class _Elementwise(Module):
     cost = 1
+    """Floating-point operations per element."""
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """A fixed number an element."""
+        """A fixed number per element."""
         return self.cost * prod(y_shape)
 
 
 class ActivationLayer(_Elementwise):
-    """A layer that is an activation, `function`; `nn.fusion` takes in those whose gradient follows from the output."""
+    """A layer that applies an activation.
+
+    `nn.fusion` fuses it into the layer before it if its gradient follows from its output.
+    """
 
     function: Any
     """An `Activation` or an `InputActivation`."""
@@ -35,13 +39,13 @@ class ActivationLayer(_Elementwise):
 
 
 class ReLU(ActivationLayer):
-    """max(x, 0)."""
+    """`functional.relu` as a layer."""
 
     function = Activation("relu")
 
 
 class LeakyReLU(ActivationLayer):
-    """x where positive, `negative_slope` x elsewhere."""
+    """`functional.leaky_relu` as a layer."""
 
     cost = 2
 
@@ -50,30 +54,30 @@ class LeakyReLU(ActivationLayer):
 
     def extra_repr(self) -> str:
         """The slope."""
-        return f"{self.function.slope}"
+        return f"{self.function.negative_slope}"
 
 
 class PReLU(_Elementwise):
-    """x where positive, a learned slope times x elsewhere; see `functional.prelu`.
+    """`functional.prelu` as a layer, with slopes that are learned.
 
     Args:
-        slopes: one for all, or one a channel: C.
-        init: what they start from, finite.
+        num_parameters: 1 slope for all channels, or C, one slope per channel.
+        init: the value that the slopes start from, finite.
     Attributes:
-        weight: (slopes,).
-    Weight decay would draw the slopes to 0: He et al. 2015 leave it out for them.
+        weight: (num_parameters,).
+    Weight decay would pull the slopes towards 0; He et al. 2015 leave it out for them.
     """
 
     cost = 2
 
-    def __init__(self, slopes: int = 1, *, init: float = 0.25):
-        shape = (positive_int("PReLU", "slopes", slopes),)
+    def __init__(self, num_parameters: int = 1, *, init: float = 0.25):
+        shape = (positive_int("PReLU", "num_parameters", num_parameters),)
         if not (isinstance(init, int | float | np.number) and isfinite(init)):
             raise ValueError(f"PReLU: init is {init!r} but must be a finite number")
         self.weight = parameter(np.full(shape, init, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C), elementwise."""
+        """(…, C) -> (…, C), elementwise."""
         return F.prelu(x, self.weight)
 
     def parameter_formula(self) -> str:
@@ -86,7 +90,7 @@ class PReLU(_Elementwise):
 
 
 class ELU(ActivationLayer):
-    """x where positive, `alpha` (exp(x) - 1) elsewhere."""
+    """`functional.elu` as a layer."""
 
     cost = 3
 
@@ -94,67 +98,67 @@ class ELU(ActivationLayer):
         self.function = Activation("elu", alpha=alpha)
 
     def extra_repr(self) -> str:
-        """The limit's distance from 0."""
+        """The distance of the limit from 0."""
         return f"{self.function.alpha}"
 
 
 class Sigmoid(ActivationLayer):
-    """1 / (1 + exp(-x))."""
+    """`functional.sigmoid` as a layer."""
 
     cost = 3
     function = Activation("sigmoid")
 
 
 class Tanh(ActivationLayer):
-    """Hyperbolic tangent."""
+    """`functional.tanh` as a layer."""
 
     cost = 5
     function = Activation("tanh")
 
 
 class ReLU6(ActivationLayer):
-    """min(max(x, 0), 6)."""
+    """`functional.relu6` as a layer."""
 
     cost = 2
     function = Activation("relu6")
 
 
 class HardTanh(ActivationLayer):
-    """min(max(x, low), high)."""
+    """`functional.hard_tanh` as a layer."""
 
     cost = 2
 
-    def __init__(self, low: float = -1.0, high: float = 1.0):
-        self.function = Activation("hard_tanh", low=low, high=high)
+    def __init__(self, min_val: float = -1.0, max_val: float = 1.0):
+        self.function = Activation("hard_tanh", min_val=min_val, max_val=max_val)
 
     def extra_repr(self) -> str:
         """The limits."""
-        return f"{self.function.low}, {self.function.high}"
+        return f"{self.function.min_val}, {self.function.max_val}"
 
 
 class HardSigmoid(ActivationLayer):
-    """min(max(x / 6 + 1/2, 0), 1)."""
+    """`functional.hard_sigmoid` as a layer."""
 
     cost = 4
     function = Activation("hard_sigmoid")
 
 
 class GELU(ActivationLayer):
-    """x Phi(x), with the standard normal distribution function Phi."""
+    """`functional.gelu` as a layer."""
 
     cost = 6
     function = InputActivation("gelu")
 
 
 class SiLU(ActivationLayer):
-    """x / (1 + exp(-x)), also called swish."""
+    """`functional.silu` as a layer."""
 
     cost = 4
     function = InputActivation("silu")
 
 
 class Softplus(ActivationLayer):
-    """log(1 + exp(beta x)) / beta."""
+    """`functional.softplus` as a layer."""
 
     cost = 5
 
@@ -162,19 +166,19 @@ class Softplus(ActivationLayer):
         self.function = InputActivation("softplus", beta)
 
     def extra_repr(self) -> str:
-        """How steep."""
+        """The steepness."""
         return f"{self.function.beta}"
 
 
 class HardSwish(ActivationLayer):
-    """x min(max(x + 3, 0), 6) / 6."""
+    """`functional.hard_swish` as a layer."""
 
     cost = 5
     function = InputActivation("hard_swish")
 
 
 class Softmax(_Elementwise):
-    """exp(x) / sum(exp(x)) over the last axis."""
+    """`functional.softmax` as a layer."""
 
     cost = 4
 
@@ -184,7 +188,7 @@ class Softmax(_Elementwise):
 
 
 class LogSoftmax(_Elementwise):
-    """The logarithm of softmax over the last axis."""
+    """`functional.log_softmax` as a layer."""
 
     cost = 5
 

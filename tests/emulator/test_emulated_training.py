@@ -12,6 +12,7 @@ from gpunet.backends import get_backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.norm import BatchNorm, Moments
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.emulator import Schedule
@@ -79,14 +80,14 @@ def test_a_convolution_is_the_same_bits_under_every_schedule(geometry, checked, 
 
 @pytest.mark.parametrize("shape", [(3, 41, 13, 8), (70, 37)], ids=str)
 def test_batch_norm_is_the_same_bits_under_every_schedule(shape, rng):
-    x, dy, gamma, beta = (rng.normal(size=s).astype(np.float32) for s in (shape, shape, shape[-1:], shape[-1:]))
-    options, first = {"eps": 1e-5, "training": True, "activation": Activation("relu")}, None
+    x, dy, weight, bias = (rng.normal(size=s).astype(np.float32) for s in (shape, shape, shape[-1:], shape[-1:]))
+    norm, first = BatchNorm(training=True, activation=Activation("relu"), residual_grad=True), None
     for schedule in SCHEDULES:
         device = emulated_backend(Settings(checked=True, schedule=schedule))
         on, zeros = device.asarray, np.zeros(shape[-1], np.float32)
-        running = on(zeros.copy()), on(zeros.copy())
-        y, saved = device.batch_norm_forward(on(x), on(gamma), on(beta), *running, momentum=0.1, **options)
-        grads = device.batch_norm_backward(on(dy), on(x), y, on(gamma), saved, residual=True, **options)
+        running = Moments(on(zeros.copy()), on(zeros.copy()))
+        y, saved = device.batch_norm_forward(on(x), on(weight), on(bias), running, norm, None)
+        grads = device.batch_norm_backward(on(dy), on(x), y, on(weight), saved, norm)
         arrays = [device.to_numpy(a) for a in (y, *saved, *running, *grads)]
         first = arrays if first is None else first
         for mine, once in zip(arrays, first, strict=True):

@@ -201,12 +201,14 @@ def test_bad_activations_are_named(backend):
         with pytest.raises(ValueError, match=f"softplus: beta is {value} but must be positive"):
             F.softplus(x, value)
     for high in (-1, float("nan")):
-        with pytest.raises(ValueError, match=f"hard_tanh: low is -1.0 and high {high} but low must be less"):
-            F.hard_tanh(x, high=high)
+        with pytest.raises(ValueError, match=f"hard_tanh: min_val is -1.0 but must be less than max_val {high}"):
+            F.hard_tanh(x, max_val=high)
     with pytest.raises(ValueError, match="activation: name is 'relu' but takes one of gelu"):
         InputActivation("relu")
     for w in (np.ones(2), np.ones((1, 1)), 0.25):
-        with pytest.raises(ValueError, match=r"prelu: w has shape .* but x \(1, 3, 3, 1\) takes \(1,\) or one slope a"):
+        with pytest.raises(
+            ValueError, match=r"prelu: weight has shape .* but x \(1, 3, 3, 1\) takes \(1,\) or one slope per"
+        ):
             F.prelu(x, w)
     for f in (F.softmax, F.log_softmax):
         with pytest.raises(ValueError, match="softmax: x has no axes but takes at least one, the classes"):

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 import gpunet as gp
 from gpunet import functional as F
 from gpunet.backends.contract.activation import ACTIVATIONS
-from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.norm import BatchNorm, Moments
 from gpunet.backends.numpy import batch_norm as numpy_norm
 
 SHAPES = [(2, 5, 4, 3), (1, 6, 7, 5), (9, 7), (4, 3, 2), (2, 3, 5, 8), (1, 2, 1)]
 NAMES = [None, *ACTIVATIONS]
 
 
-def oracle(x, gamma, beta, mean, variance, eps, residual=0.0):
+def oracle(x, weight, bias, mean, variance, eps, residual=0.0):
     """The formula in float64, before the activation."""
     x, mean, variance = (np.asarray(a, np.float64) for a in (x, mean, variance))
-    return (x - mean) / np.sqrt(variance + eps) * gamma + beta + residual
+    return (x - mean) / np.sqrt(variance + eps) * weight + bias + residual
 
 
 def tensors(arrays, backend):
@@ -26,19 +26,26 @@ def tensors(arrays, backend):
 
 
 def drawn(rng, c, dtype=np.float64):
-    """gamma, beta, running mean and running variance."""
+    """weight, bias, running mean and running variance."""
     return [a.astype(dtype) for a in (*rng.normal(size=(3, c)), rng.uniform(0.5, 2, c))]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_training_normalises_by_the_batch_and_updates_the_running_moments(backend, dtype, rng, shape):
-    x, (gamma, beta, mean, variance) = (3 * rng.normal(size=shape) + 2).astype(dtype), drawn(rng, shape[-1], dtype)
+    x, (weight, bias, mean, variance) = (3 * rng.normal(size=shape) + 2).astype(dtype), drawn(rng, shape[-1], dtype)
     running = tensors((mean, variance), backend)
     before = [t.data for t in running]
-    y = F.batch_norm(*tensors((x, gamma, beta), backend), *running, training=True, momentum=0.3, eps=1e-2)
+    y = F.batch_norm(
+        gp.tensor(x, backend=backend),
+        *running,
+        *tensors((weight, bias), backend),
+        training=True,
+        momentum=0.3,
+        eps=1e-2,
+    )
     pixels = x.reshape(-1, shape[-1]).astype(np.float64)
     of_batch = pixels.mean(axis=0), pixels.var(axis=0)
-    same(y.numpy(), oracle(x, gamma, beta, *of_batch, 1e-2), tolerances.BACKENDS)
+    same(y.numpy(), oracle(x, weight, bias, *of_batch, 1e-2), tolerances.BACKENDS)
     same(running[0].numpy(), 0.7 * mean + 0.3 * of_batch[0], tolerances.BACKENDS)
     same(running[1].numpy(), 0.7 * variance + 0.3 * pixels.var(axis=0, ddof=1), tolerances.BACKENDS)
     assert all(t.data is a for t, a in zip(running, before, strict=True)), "not in place"
@@ -50,8 +57,9 @@ def test_inference_normalises_by_the_running_moments_and_leaves_them(backend, dt
     residual = rng.normal(size=shape).astype(dtype)
     given = tensors(parameters, backend)
     y = F.batch_norm(
-        gp.tensor(x, backend=backend), *given, training=False, residual=gp.tensor(residual, backend=backend)
-    )
+        gp.tensor(x, backend=backend), *given[2:], *given[:2],
+        training=False, residual=gp.tensor(residual, backend=backend),
+    )  # fmt: skip
     same(y.numpy(), oracle(x, *parameters, 1e-5, residual), tolerances.BACKENDS)
     for tensor, value in zip(given, parameters, strict=True):
         np.testing.assert_array_equal(tensor.numpy(), value)
@@ -61,21 +69,21 @@ def test_inference_normalises_by_the_running_moments_and_leaves_them(backend, dt
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", NAMES)
 def test_gradients_match_finite_differences(backend, rng, shape, training, activation):
-    gamma, beta, mean, variance = drawn(rng, shape[-1])
+    weight, bias, mean, variance = drawn(rng, shape[-1])
     x, residual = rng.normal(size=shape), rng.normal(size=shape)
-    at = oracle(x, gamma, beta, x.reshape(-1, shape[-1]).mean(axis=0), x.reshape(-1, shape[-1]).var(axis=0), 1e-3)
+    at = oracle(x, weight, bias, x.reshape(-1, shape[-1]).mean(axis=0), x.reshape(-1, shape[-1]).var(axis=0), 1e-3)
     if not training:
-        at = oracle(x, gamma, beta, mean, variance, 1e-3)
+        at = oracle(x, weight, bias, mean, variance, 1e-3)
     kinks = np.array([-3, -1, 0, 1, 3, 6])
     residual += np.where(np.abs((at + residual)[..., None] - kinks).min(axis=-1) < 0.01, 0.05, 0)
 
-    def f(x, gamma, beta, residual):
+    def f(x, weight, bias, residual):
         running = tensors((mean.astype(x.dtype), variance.astype(x.dtype)), x.backend)
         return F.batch_norm(
-            x, gamma, beta, *running, training=training, eps=1e-3, activation=activation, residual=residual
+            x, *running, weight, bias, training=training, eps=1e-3, activation=activation, residual=residual
         )
 
-    check_gradients(f, [x, gamma, beta, residual], backend=backend, rng=rng)
+    check_gradients(f, [x, weight, bias, residual], backend=backend, rng=rng)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -84,15 +92,15 @@ def test_gradients_without_a_residual_or_parameters(backend, rng, training):
     x = rng.normal(size=(2, 5, 4, 3))
     x += np.where(np.abs(x) < 0.05, 0.1, 0)
 
-    def plain(x, gamma=None, beta=None, activation="tanh"):
+    def plain(x, weight=None, bias=None, activation="tanh"):
         running = tensors((mean.astype(x.dtype), variance.astype(x.dtype)), x.backend)
-        return F.batch_norm(x, gamma, beta, *running, training=training, activation=activation)
+        return F.batch_norm(x, *running, weight, bias, training=training, activation=activation)
 
     check_gradients(plain, [x], backend=backend, rng=rng)
     check_gradients(
-        lambda x, gamma: plain(x, gamma, activation=None), [x, rng.normal(size=3)], backend=backend, rng=rng
+        lambda x, weight: plain(x, weight, activation=None), [x, rng.normal(size=3)], backend=backend, rng=rng
     )
-    check_gradients(lambda x, beta: plain(x, None, beta), [x, rng.normal(size=3)], backend=backend, rng=rng)
+    check_gradients(lambda x, bias: plain(x, None, bias), [x, rng.normal(size=3)], backend=backend, rng=rng)
 
 
 @given(
@@ -108,9 +116,9 @@ def test_every_backend_agrees_with_the_reference(backend, dtype, n, h, w, c, see
     def run(on, kind):
         arrays = [a.astype(kind) for a in (x, *parameters, residual)]
         given = [gp.tensor(a, backend=on, requires_grad=i not in (3, 4)) for i, a in enumerate(arrays)]
-        gamma, beta = given[1:3] if affine else (None, None)
+        weight, bias = given[1:3] if affine else (None, None)
         y = F.batch_norm(
-            given[0], gamma, beta, *given[3:5], training=training, eps=0.1,
+            given[0], *given[3:5], weight, bias, training=training, eps=0.1,
             activation=activation, residual=given[5] if add else None,
         )  # fmt: skip
         y.backward(dy.astype(kind))
@@ -120,25 +128,24 @@ def test_every_backend_agrees_with_the_reference(backend, dtype, n, h, w, c, see
         same(got, expected, {"float32": 2e-5, "float64": 1e-11})
 
 
-@pytest.mark.parametrize("block", [1 << 17, numpy_norm.BLOCK])
+@pytest.mark.parametrize("block", [1 << 17, numpy_norm.NORM_BLOCK])
 def test_blocks_and_parts_give_the_moments_of_the_whole(rng, monkeypatch, block):
-    monkeypatch.setattr(numpy_norm, "BLOCK", block)
+    monkeypatch.setattr(numpy_norm, "NORM_BLOCK", block)
     numpy, c = gp.get_backend("numpy"), 24
     x = (rng.normal(size=(40, 31, 33, c)) + 100 * np.arange(c)).astype(np.float32)
     assert x.size > block
-    running = np.zeros(c, np.float32), np.zeros(c, np.float32)
-    options = {"eps": 0.0, "training": True}
-    y, saved = numpy.batch_norm_forward(x, None, None, *running, momentum=1.0, **options)
+    running = Moments(np.zeros(c, np.float32), np.zeros(c, np.float32))
+    norm = BatchNorm(training=True, momentum=1.0, eps=0.0)
+    y, saved = numpy.batch_norm_forward(x, None, None, running, norm, None)
     exact = x.reshape(-1, c).astype(np.float64)
     np.testing.assert_allclose(saved.mean, exact.mean(axis=0), rtol=3e-7, atol=1e-5)
     np.testing.assert_allclose(saved.variance, exact.var(axis=0), rtol=1e-5)
     dy = rng.normal(size=x.shape).astype(np.float32)
     wide = [a.astype(np.float64) for a in (dy, x)]
     reference = gp.get_backend("reference")
-    expected = reference.batch_norm_backward(
-        *wide, None, None, Moments(exact.mean(axis=0), exact.var(axis=0)), **options
-    )
-    for got, theirs in zip(numpy.batch_norm_backward(dy, x, y, None, saved, **options)[:3], expected, strict=False):
+    moments = Moments(exact.mean(axis=0), exact.var(axis=0))
+    expected = reference.batch_norm_backward(*wide, None, None, moments, norm)
+    for got, theirs in zip(numpy.batch_norm_backward(dy, x, y, None, saved, norm)[:3], expected, strict=False):
         assert relative_error(got, theirs) < 1e-4  # of x - mean, whose mean is rounded to float32
 
 
@@ -147,7 +154,7 @@ def test_nan_stays_in_its_channel(backend, rng):
     x[1, 2, 3, 0] = np.nan
     running = tensors(np.float32([[0, 0, 0], [1, 1, 1]]), backend)
     t = gp.tensor(x, backend=backend, requires_grad=True)
-    y = F.batch_norm(t, None, None, *running, training=True, activation="relu")
+    y = F.batch_norm(t, *running, training=True, activation="relu")
     y.backward(np.ones(x.shape, np.float32))
     for a in (y.numpy(), host(t.grad, backend)):
         assert np.isnan(a[..., 0]).all()
@@ -158,9 +165,9 @@ def test_nan_stays_in_its_channel(backend, rng):
 def test_running_moments_that_backward_needs_may_not_change_before_it(backend, rng):
     running = tensors(np.float32([[0, 0, 0], [1, 1, 1]]), backend)
     x = gp.tensor(rng.normal(size=(4, 3)).astype(np.float32), backend=backend, requires_grad=True)
-    inferred = F.batch_norm(x, None, None, *running, training=False)
-    trained = F.batch_norm(x, None, None, *running, training=True)
-    again = F.batch_norm(x, None, None, *running, training=True)
+    inferred = F.batch_norm(x, *running, training=False)
+    trained = F.batch_norm(x, *running, training=True)
+    again = F.batch_norm(x, *running, training=True)
     (trained + again).sum().backward()  # the batch's moments are its own
     with pytest.raises(RuntimeError, match="an update has overwritten"):
         inferred.sum().backward()
@@ -170,14 +177,14 @@ def test_running_moments_that_backward_needs_may_not_change_before_it(backend, r
     ("change", "error", "message"),
     [
         ({"x": np.ones(3)}, ValueError, r"x has shape \(3,\) but takes \(…, C\), at least 2 axes"),
-        ({"gamma": np.ones(4)}, ValueError, r"gamma has shape \(4,\) but x \(2, 5, 3\) takes \(3,\)"),
+        ({"weight": np.ones(4)}, ValueError, r"weight has shape \(4,\) but x \(2, 5, 3\) takes \(3,\)"),
         (
             {"running_var": np.ones((1, 3))},
             ValueError,
             r"running_var has shape \(1, 3\) but x \(2, 5, 3\) takes \(3,\)",
         ),
         ({"residual": np.ones((2, 5, 1))}, ValueError, r"residual has shape \(2, 5, 1\) but x \(2, 5, 3\)"),
-        ({"x": np.ones((1, 3))}, ValueError, r"training takes at least 2 elements a channel, but x \(1, 3\) has 1"),
+        ({"x": np.ones((1, 3))}, ValueError, r"training takes at least 2 elements per channel, but x \(1, 3\) has 1"),
         ({"momentum": 1.5}, ValueError, "momentum is 1.5 but must be from 0 to 1"),
         ({"eps": -1.0}, ValueError, "eps is -1.0 but must be at least 0"),
         ({"activation": "gelu2"}, ValueError, "activation is 'gelu2' but takes one of relu"),
@@ -185,7 +192,7 @@ def test_running_moments_that_backward_needs_may_not_change_before_it(backend, r
 )
 def test_what_does_not_fit_is_refused_before_anything_changes(backend, change, error, message):
     given = {
-        "x": np.ones((2, 5, 3)), "gamma": np.ones(3), "beta": np.ones(3),
+        "x": np.ones((2, 5, 3)), "weight": np.ones(3), "bias": np.ones(3),
         "running_mean": np.zeros(3), "running_var": np.ones(3),
     }  # fmt: skip
     options = {name: value for name, value in change.items() if not isinstance(value, np.ndarray)}
@@ -195,15 +202,15 @@ def test_what_does_not_fit_is_refused_before_anything_changes(backend, change, e
         F.batch_norm(**on, training=True, **options)
     np.testing.assert_array_equal(on["running_mean"].numpy(), 0)
     with pytest.raises(TypeError, match="batch_norm: running_mean takes a tensor, got ndarray"):
-        F.batch_norm(on["x"], None, None, np.zeros(3), on["running_var"], training=True)
+        F.batch_norm(on["x"], np.zeros(3), on["running_var"], training=True)
 
 
 def test_inference_takes_one_element_or_none(backend):
     running = tensors(np.float32([[1, 2], [4, 4]]), backend)
-    one = F.batch_norm(gp.tensor(np.float32([[3, 4]]), backend=backend), None, None, *running, training=False, eps=0.0)
+    one = F.batch_norm(gp.tensor(np.float32([[3, 4]]), backend=backend), *running, training=False, eps=0.0)
     np.testing.assert_allclose(one.numpy(), [[1, 1]])
-    none, gamma = (gp.tensor(np.ones(s, np.float32), backend=backend, requires_grad=True) for s in ((0, 2), 2))
-    y = F.batch_norm(none, gamma, None, *running, training=False, activation="relu")
+    none, weight = (gp.tensor(np.ones(s, np.float32), backend=backend, requires_grad=True) for s in ((0, 2), 2))
+    y = F.batch_norm(none, *running, weight, training=False, activation="relu")
     y.backward(np.ones((0, 2), np.float32))
     assert y.shape == none.grad.shape == (0, 2)
-    np.testing.assert_array_equal(host(gamma.grad, backend), 0)
+    np.testing.assert_array_equal(host(weight.grad, backend), 0)

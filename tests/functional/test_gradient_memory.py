@@ -71,7 +71,7 @@ SHARING = {
     "maximum": lambda a, b: F.maximum(a, b) + F.minimum(a, b),
     "clip": lambda a, b: F.clip(a, -100, 100) + b,
     "batch norm and a shortcut": lambda a, b: F.batch_norm(
-        a, None, None, *(gp.tensor([v] * 3, backend=a.backend) for v in (0.0, 1.0)), training=False, residual=b
+        a, *(gp.tensor([v] * 3, backend=a.backend) for v in (0.0, 1.0)), training=False, residual=b
     ),
     "a function that passes dy on": lambda a, b: Pass.apply(a, b),
     "and again": lambda a, b: Pass.apply(Pass.apply(a, b), b) + a,

@@ -19,19 +19,19 @@ CASES = [  # shape, groups
 ]  # fmt: skip
 
 
-def oracle(x, gamma, beta, groups, eps):
+def oracle(x, weight, bias, groups, eps):
     x = np.asarray(x, np.float64)
     parts = x.reshape(len(x), -1, groups, x.shape[-1] // groups)
     moments = parts.mean(axis=(1, 3), keepdims=True), parts.var(axis=(1, 3), keepdims=True)
-    return ((parts - moments[0]) / np.sqrt(moments[1] + eps)).reshape(x.shape) * gamma + beta
+    return ((parts - moments[0]) / np.sqrt(moments[1] + eps)).reshape(x.shape) * weight + bias
 
 
 @pytest.mark.parametrize(("shape", "groups"), CASES)
 def test_groups_of_a_sample_are_normalised(backend, dtype, rng, shape, groups):
     x = (3 * rng.normal(size=shape) + 2).astype(dtype)
-    gamma, beta = rng.normal(size=(2, shape[-1])).astype(dtype)
-    y = F.group_norm(gp.tensor(x, backend=backend), groups, gamma, beta, eps=1e-2)
-    same(y.numpy(), oracle(x, gamma, beta, groups, 1e-2), tolerances.BACKENDS)
+    weight, bias = rng.normal(size=(2, shape[-1])).astype(dtype)
+    y = F.group_norm(gp.tensor(x, backend=backend), groups, weight, bias, eps=1e-2)
+    same(y.numpy(), oracle(x, weight, bias, groups, 1e-2), tolerances.BACKENDS)
     plain = F.group_norm(gp.tensor(x, backend=backend), groups)
     same(plain.numpy(), oracle(x, 1, 0, groups, 1e-5), tolerances.BACKENDS)
 
@@ -49,14 +49,14 @@ def test_gradients_match_finite_differences(backend, rng, shape, groups):
 )
 def test_layer_norm_normalises_the_last_axes(backend, dtype, rng, shape, axes):
     x = (2 * rng.normal(size=shape) - 1).astype(dtype)
-    gamma, beta = rng.normal(size=(2, *shape[-axes:])).astype(dtype)
+    weight, bias = rng.normal(size=(2, *shape[-axes:])).astype(dtype)
     over = tuple(range(-axes, 0))
     wide = x.astype(np.float64)
-    expected = (wide - wide.mean(over, keepdims=True)) / np.sqrt(wide.var(over, keepdims=True) + 1e-3) * gamma + beta
-    y = F.layer_norm(gp.tensor(x, backend=backend), gamma, beta, axes=axes, eps=1e-3)
+    expected = (wide - wide.mean(over, keepdims=True)) / np.sqrt(wide.var(over, keepdims=True) + 1e-3) * weight + bias
+    y = F.layer_norm(gp.tensor(x, backend=backend), shape[-axes:], weight, bias, eps=1e-3)
     same(y.numpy(), expected, tolerances.BACKENDS)
-    inputs = [x, gamma, beta]
-    check_gradients(lambda x, g, b: F.layer_norm(x, g, b, axes=axes, eps=0.1), inputs, backend=backend, rng=rng)
+    inputs = [x, weight, bias]
+    check_gradients(lambda x, g, b: F.layer_norm(x, shape[-axes:], g, b, eps=0.1), inputs, backend=backend, rng=rng)
 
 
 @given(
@@ -85,13 +85,13 @@ def test_every_backend_agrees_with_the_reference(backend, dtype, n, h, w, groups
 
 @pytest.mark.parametrize(("shape", "groups"), [((70, 33, 31, 8), 4), ((9000, 48), 1), ((3, 150, 151, 16), 16)])
 def test_large_inputs_are_normalised_in_parts(rng, monkeypatch, shape, groups):
-    monkeypatch.setattr(numpy_group_norm, "BLOCK", 1 << 17)
+    monkeypatch.setattr(numpy_group_norm, "NORM_BLOCK", 1 << 17)
     x = (rng.normal(size=shape) + 10 * np.arange(shape[-1])).astype(np.float32)
-    dy, gamma = rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[-1]).astype(np.float32)
-    assert x.size > 2 * numpy_group_norm.BLOCK
+    dy, weight = rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[-1]).astype(np.float32)
+    assert x.size > 2 * numpy_group_norm.NORM_BLOCK
     results = []
     for backend, kind in ((gp.get_backend("numpy"), np.float32), (gp.get_backend("reference"), np.float64)):
-        given = [gp.tensor(a.astype(kind), backend=backend, requires_grad=True) for a in (x, gamma)]
+        given = [gp.tensor(a.astype(kind), backend=backend, requires_grad=True) for a in (x, weight)]
         y = F.group_norm(given[0], groups, given[1])
         y.backward(dy.astype(kind))
         results.append([y.numpy(), *(t.grad for t in given)])
@@ -124,15 +124,15 @@ def test_equal_elements_give_zero(backend):
 def test_nan_stays_in_its_group(backend, rng):
     x = rng.normal(size=(2, 3, 4, 6)).astype(np.float32)
     x[1, 2, 3, 0] = np.nan
-    gamma = gp.tensor(np.ones(6, np.float32), backend=backend, requires_grad=True)
+    weight = gp.tensor(np.ones(6, np.float32), backend=backend, requires_grad=True)
     t = gp.tensor(x, backend=backend, requires_grad=True)
-    y = F.group_norm(t, 3, gamma)
+    y = F.group_norm(t, 3, weight)
     y.backward(np.ones(x.shape, np.float32))
     for a in (y.numpy(), host(t.grad, backend)):
         assert np.isnan(a[1, ..., :2]).all()
         assert np.isfinite(a[0]).all()
         assert np.isfinite(a[1, ..., 2:]).all()
-    assert list(np.isnan(host(gamma.grad, backend))) == [True, True, False, False, False, False]
+    assert list(np.isnan(host(weight.grad, backend))) == [True, True, False, False, False, False]
 
 
 def test_a_second_use_adds_to_the_gradients(backend, rng):
@@ -151,27 +151,36 @@ def test_a_second_use_adds_to_the_gradients(backend, rng):
 
 
 def test_no_samples_are_normalised_to_none(backend):
-    x, gamma = (gp.tensor(np.ones(s, np.float32), backend=backend, requires_grad=True) for s in ((0, 3, 3, 4), 4))
-    y = F.group_norm(x, 2, gamma)
+    x, weight = (gp.tensor(np.ones(s, np.float32), backend=backend, requires_grad=True) for s in ((0, 3, 3, 4), 4))
+    y = F.group_norm(x, 2, weight)
     y.backward(np.ones(x.shape, np.float32))
     assert y.shape == x.grad.shape == x.shape
-    np.testing.assert_array_equal(host(gamma.grad, backend), 0)
+    np.testing.assert_array_equal(host(weight.grad, backend), 0)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: F.group_norm(x, 4), "group_norm: groups=4 must divide the channels of x (2, 5, 6)"),
-        (lambda x: F.group_norm(x, 0), "group_norm: groups must be at least 1, got 0"),
+        (lambda x: F.group_norm(x, 4), "group_norm: num_groups=4 must divide the channels of x (2, 5, 6)"),
+        (lambda x: F.group_norm(x, 0), "group_norm: num_groups must be at least 1, got 0"),
         (lambda x: F.group_norm(x[0, 0], 2), "group_norm: x has shape (6,) but takes (N, …, C), at least 2 axes"),
         (lambda x: F.group_norm(x[:, :0], 2), "group_norm: x has shape (2, 0, 6) but takes (N, …, C)"),
-        (lambda x: F.group_norm(x, 2, np.ones(5)), "group_norm: gamma has shape (5,) but x (2, 5, 6) takes (6,)"),
-        (lambda x: F.group_norm(x, 2, None, np.ones((1, 6))), "group_norm: beta has shape (1, 6) but x (2, 5, 6)"),
+        (lambda x: F.group_norm(x, 2, np.ones(5)), "group_norm: weight has shape (5,) but x (2, 5, 6) takes (6,)"),
+        (lambda x: F.group_norm(x, 2, None, np.ones((1, 6))), "group_norm: bias has shape (1, 6) but x (2, 5, 6)"),
         (lambda x: F.group_norm(x, 2, eps=-1), "group_norm: eps is -1 but must be at least 0"),
-        (lambda x: F.layer_norm(x, axes=4), "layer_norm: x has shape (2, 5, 6) but takes at least 4 axes"),
         (
-            lambda x: F.layer_norm(x, np.ones(6), axes=2),
-            "layer_norm: gamma has shape (6,) but x (2, 5, 6) takes (5, 6)",
+            lambda x: F.layer_norm(x, (3, 2, 5, 6)),
+            "layer_norm: x has shape (2, 5, 6) but its last axes must be normalized_shape (3, 2, 5, 6)",
+        ),
+        (
+            lambda x: F.layer_norm(x, 5),
+            "layer_norm: x has shape (2, 5, 6) but its last axes must be normalized_shape (5,)",
+        ),
+        (lambda x: F.layer_norm(x, (5, 0)), "layer_norm: normalized_shape must be at least 1, got 0"),
+        (lambda x: F.layer_norm(x, 6, eps=-1), "layer_norm: eps is -1 but must be at least 0"),
+        (
+            lambda x: F.layer_norm(x, (5, 6), np.ones(6)),
+            "layer_norm: weight has shape (6,) but x (2, 5, 6) takes (5, 6)",
         ),
     ],
 )

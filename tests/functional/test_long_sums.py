@@ -98,34 +98,36 @@ def test_batch_norm(backend, rng, channels):
     rows = terms_of(backend) // channels // 2
     x = rng.uniform(0.5, 1.5, size=(rows, channels)).astype(np.float32)
     dy = np.where(x > 1, TERM, np.float32(0.3))
-    mean, var, gamma, beta = (
+    mean, var, weight, bias = (
         gp.tensor(full(channels, value=v), backend=backend, requires_grad=v > 0) for v in (0, 0, 1, 2)
     )
-    backward(F.batch_norm(gp.tensor(x, backend=backend), gamma, beta, mean, var, training=True, momentum=1.0), dy)
+    backward(F.batch_norm(gp.tensor(x, backend=backend), mean, var, weight, bias, training=True, momentum=1.0), dy)
     x, dy = x.astype(np.float64), dy.astype(np.float64)
     assert_near(mean.numpy(), x.mean(axis=0))
     assert_near(var.numpy(), x.var(axis=0, ddof=1))
-    assert_near(host(beta.grad, backend), dy.sum(axis=0))
+    assert_near(host(bias.grad, backend), dy.sum(axis=0))
     products = dy * (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)  # of both signs
-    errors = host(gamma.grad, backend) - products.sum(axis=0)
+    errors = host(weight.grad, backend) - products.sum(axis=0)
     assert np.max(np.abs(errors) / np.abs(products).sum(axis=0)) <= MOST
 
 
 def test_norms_of_samples(backend, rng):
     positions = terms_of(backend) // 16
     x = rng.uniform(0.5, 1.5, size=(1, positions, 8)).astype(np.float32)
-    gamma, beta = tensors(backend, full(8, value=1), full(8))
-    y = F.group_norm(gp.tensor(x, backend=backend), 2, gamma, beta)
+    weight, bias = tensors(backend, full(8, value=1), full(8))
+    y = F.group_norm(gp.tensor(x, backend=backend), 2, weight, bias)
     backward(y)
     wide = x.astype(np.float64).reshape(1, positions, 2, 4)
     centred = wide - wide.mean(axis=(1, 3), keepdims=True)
     exact = (centred / np.sqrt((centred**2).mean(axis=(1, 3), keepdims=True) + 1e-5)).reshape(x.shape) + EXACT
     np.testing.assert_allclose(y.numpy(), exact, atol=1e-6)
-    assert_near(host(beta.grad, backend), EXACT * positions)
+    assert_near(host(bias.grad, backend), EXACT * positions)
     samples = positions // (1 if backend.name in HOST else 16)
-    gamma, beta = tensors(backend, full(4, value=1), full(4))
-    backward(F.layer_norm(gp.tensor(rng.normal(size=(samples, 4)).astype(np.float32), backend=backend), gamma, beta))
-    assert_near(host(beta.grad, backend), EXACT * samples)
+    weight, bias = tensors(backend, full(4, value=1), full(4))
+    backward(
+        F.layer_norm(gp.tensor(rng.normal(size=(samples, 4)).astype(np.float32), backend=backend), 4, weight, bias)
+    )
+    assert_near(host(bias.grad, backend), EXACT * samples)
 
 
 def test_pools_over_whole_images(backend):

@@ -8,6 +8,7 @@ from helpers import check_gradients, gradients, host, relative_error, same
 
 import gpunet as gp
 from gpunet import functional as F
+from gpunet.backends.contract.loss import CrossEntropy
 
 
 def cross_entropy(logits, labels, *, label_smoothing=0.0, weight=None, ignore_index=None):
@@ -54,9 +55,8 @@ def test_cross_entropy_of_equal_logits_is_log_k(backend):
 def test_the_number_of_correct_rows_counts_first_largest_logits(backend):
     logits = np.array([[1, 3, 3], [1, 3, 3], [5, 1, 1], [0, 0, 1], [2, 1, 0]], np.float32)
     labels = np.array([1, 2, 0, 2, 9], np.int32)
-    *_, correct = backend.softmax_cross_entropy(
-        backend.asarray(logits), backend.asarray(labels), weight=None, smoothing=0.0, ignore_index=9
-    )
+    options = CrossEntropy(ignore_index=9)
+    *_, correct = backend.softmax_cross_entropy(backend.asarray(logits), backend.asarray(labels), options)
     assert int(host(correct, backend)) == 3
 
 
@@ -229,7 +229,7 @@ MISTAKES = {
     "binary targets": (
         lambda z: F.binary_cross_entropy_with_logits(z, np.zeros((4, 3))),
         ValueError,
-        "binary_cross_entropy_with_logits: targets have shape (4, 3) but logits (3, 4)",
+        "binary_cross_entropy_with_logits: target has shape (4, 3) but logits (3, 4)",
     ),
     "no elements": (
         lambda z: F.binary_cross_entropy_with_logits(z[:0], np.zeros((0, 4))),

@@ -169,7 +169,7 @@ def test_mistakes_in_the_plain_losses_are_named(backend):
         (
             lambda: F.binary_cross_entropy_with_logits(z, z.numpy() + 2),
             ValueError,
-            "targets must be from 0 to 1, got 2.0",
+            "target must be from 0 to 1, got 2.0",
         ),
         (
             lambda: F.cross_entropy(z, [0, 1], weight=[1, -1, 1]),

@@ -73,7 +73,7 @@ def test_giou_of_boxes_without_area_is_finite_and_so_is_its_gradient(backend):
 
 def test_what_does_not_fit_raises():
     p = gp.tensor(np.ones((1, 2, 2, 1)))
-    with pytest.raises(ValueError, match=r"dice_loss: targets have shape \(1, 2, 2\) but the predictions"):
+    with pytest.raises(ValueError, match=r"dice_loss: target has shape \(1, 2, 2\) but the prediction"):
         F.dice_loss(p, np.ones((1, 2, 2)))
     with pytest.raises(ValueError, match="dice_loss: smooth is 0 but must be positive"):
         F.dice_loss(p, np.ones((1, 2, 2, 1)), smooth=0)

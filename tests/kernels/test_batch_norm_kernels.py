@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 
 from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.norm import BatchNorm, Moments
 
 SHAPES = [
     (2, 9, 7, 8),  # channels by four
@@ -14,30 +16,31 @@ SHAPES = [
 ]
 ACTIVATIONS = [
     None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"),
-    Activation("elu", alpha=0.7), Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+    Activation("elu", alpha=0.7), Activation("relu6"), Activation("hard_tanh", min_val=-0.5, max_val=0.8),
+    Activation("hard_sigmoid"),
 ]  # fmt: skip
-OPTIONS = {"eps": 1e-5, "training": True}
+TRAINING = BatchNorm(training=True)
 
 
 @pytest.fixture
 def both(device_backend, reference, agrees):
     """Runs a primitive on the reference and on the device; asserts that results and changed arrays agree."""
 
-    def run(primitive, *arrays, tolerance=5e-6, **options):
+    def run(primitive, *arrays, tolerance=5e-6):
         def on(value):
             if isinstance(value, tuple):
                 return type(value)(*map(on, value))
             return device_backend.asarray(value.copy()) if isinstance(value, np.ndarray) else value
 
-        given, named = [on(a) for a in arrays], {name: on(value) for name, value in options.items()}
+        given = [on(a) for a in arrays]
         with np.errstate(all="ignore"):
-            expected = getattr(reference, primitive)(*arrays, **options)
-        got = getattr(device_backend, primitive)(*given, **named)
+            expected = getattr(reference, primitive)(*arrays)
+        got = getattr(device_backend, primitive)(*given)
         for mine, theirs in zip(flat(got), flat(expected), strict=True):
             assert (mine is None) == (theirs is None)
             if theirs is not None:
                 agrees(mine, theirs, tolerance)
-        for mine, theirs in zip(given, arrays, strict=True):
+        for mine, theirs in zip(flat(given), flat(arrays), strict=True):
             if isinstance(theirs, np.ndarray):
                 agrees(mine, theirs, tolerance)
         return expected
@@ -51,11 +54,12 @@ def flat(results):
 
 @pytest.fixture
 def of_channels(rng):
-    """gamma, beta, running mean and variance."""
+    """Weight, bias and running moments."""
 
     def make(c):
         drawn = rng.normal(size=(3, c)), rng.uniform(0.5, 2, (1, c))
-        return list(np.concatenate(drawn).astype(np.float32))
+        weight, bias, *running = np.concatenate(drawn).astype(np.float32)
+        return weight, bias, Moments(*running)
 
     return make
 
@@ -65,9 +69,9 @@ def of_channels(rng):
 def test_batch_norm_agrees_with_the_reference(both, of_channels, normal, shape, training):
     activation = ACTIVATIONS[(len(shape) + shape[-1]) % len(ACTIVATIONS)]
     x, dy, parameters = 2 * normal(*shape) + 3, normal(*shape), of_channels(shape[-1])
-    options = {"eps": 1e-5, "training": training, "activation": activation}
-    y, saved = both("batch_norm_forward", x, *parameters, momentum=0.3, **options)
-    both("batch_norm_backward", dy, x, y, parameters[0], saved, **options, tolerance=2e-5)
+    norm = BatchNorm(training, momentum=0.3, activation=activation)
+    y, saved = both("batch_norm_forward", x, *parameters, norm, None)
+    both("batch_norm_backward", dy, x, y, parameters[0], saved, norm, tolerance=2e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a and a.name)
@@ -75,31 +79,28 @@ def test_batch_norm_agrees_with_the_reference(both, of_channels, normal, shape, 
 @pytest.mark.parametrize("c", [8, 7])
 def test_a_residual_is_added_before_the_activation(both, of_channels, normal, activation, training, c):
     x, residual, dy, parameters = normal(3, 4, 5, c), normal(3, 4, 5, c), normal(3, 4, 5, c), of_channels(c)
-    options = {"eps": 1e-3, "training": training, "activation": activation}
-    y, saved = both("batch_norm_forward", x, *parameters, momentum=0.1, residual=residual, **options)
-    *_, dresidual = both("batch_norm_backward", dy, x, y, parameters[0], saved, residual=True, **options)
+    norm = BatchNorm(training, eps=1e-3, activation=activation, residual_grad=True)
+    y, saved = both("batch_norm_forward", x, *parameters, norm, residual)
+    *_, dresidual = both("batch_norm_backward", dy, x, y, parameters[0], saved, norm)
     assert activation is not None or dresidual is dy
 
 
-def test_gamma_and_beta_may_be_absent(both, of_channels, normal):
-    x, (_, _, mean, variance) = normal(5, 6, 8), of_channels(8)
+def test_weight_and_bias_may_be_absent(both, of_channels, normal):
+    x, (_, _, running) = normal(5, 6, 8), of_channels(8)
     for given in ((None, None), (normal(8), None), (None, normal(8))):
-        y, saved = both("batch_norm_forward", x, *given, mean.copy(), variance.copy(), momentum=0.1, **OPTIONS)
-        both("batch_norm_backward", normal(5, 6, 8), x, y, given[0], saved, **OPTIONS)
+        y, saved = both("batch_norm_forward", x, *given, Moments(*(a.copy() for a in running)), TRAINING, None)
+        both("batch_norm_backward", normal(5, 6, 8), x, y, given[0], saved, TRAINING)
 
 
-@pytest.mark.parametrize("accumulate", [False, True])
-def test_gradients_of_parameters_go_where_they_are_wanted(both, of_channels, normal, device_backend, accumulate):
+@pytest.mark.parametrize("add", [False, True])
+def test_gradients_of_parameters_go_where_they_are_wanted(both, of_channels, normal, device_backend, add):
     x, dy, parameters = normal(5, 6, 8), normal(5, 6, 8), of_channels(8)
-    _, saved = both("batch_norm_forward", x, *parameters, momentum=0.1, **OPTIONS)
-    both(
-        "batch_norm_backward", dy, x, None, parameters[0], saved, **OPTIONS,
-        gamma_out=normal(8), beta_out=normal(8), accumulate=accumulate,
-    )  # fmt: skip
+    _, saved = both("batch_norm_forward", x, *parameters, TRAINING, None)
+    both("batch_norm_backward", dy, x, None, parameters[0], saved, TRAINING, Into(normal(8), normal(8), add=add))
     on = device_backend.asarray
     out = on(normal(8))
     got = device_backend.batch_norm_backward(
-        on(dy), on(x), None, None, type(saved)(*map(on, saved)), **OPTIONS, beta_out=out
+        on(dy), on(x), None, None, Moments(*map(on, saved)), TRAINING, Into(bias=out)
     )
     assert got[2] is out
 
@@ -109,13 +110,13 @@ def test_nan_stays_in_its_channel(both, of_channels, normal, c):
     x, dy, parameters = normal(3, 4, 5, c), normal(3, 4, 5, c), of_channels(c)
     x[1, 2, 3, 0] = np.nan
     dy[0, 1, 2, 1] = np.nan
-    options = {"eps": 1e-5, "training": True, "activation": Activation("tanh")}
-    y, saved = both("batch_norm_forward", x, *parameters, momentum=0.1, **options)
-    dx, dgamma, *_ = both("batch_norm_backward", dy, x, y, parameters[0], saved, **options)
+    norm = BatchNorm(training=True, activation=Activation("tanh"))
+    y, saved = both("batch_norm_forward", x, *parameters, norm, None)
+    dx, dw, *_ = both("batch_norm_backward", dy, x, y, parameters[0], saved, norm)
     assert np.isnan(y[..., 0]).all()
     assert np.isnan(dx[..., :2]).all()
     assert np.isfinite(dx[..., 2:]).all()
-    assert list(np.isnan(dgamma[:3])) == [True, True, False]
+    assert list(np.isnan(dw[:3])) == [True, True, False]
 
 
 def test_a_mean_far_from_zero_costs_no_variance(device_backend, rng):
@@ -123,20 +124,20 @@ def test_a_mean_far_from_zero_costs_no_variance(device_backend, rng):
     x = (rng.normal(size=(600, 8)) + 1e4).astype(np.float32)
     x[0] = 3e4  # nor does an outlier that came first
     on = device_backend.asarray
-    running = on(np.zeros(8, np.float32)), on(np.ones(8, np.float32))
-    _, saved = device_backend.batch_norm_forward(on(x), None, None, *running, momentum=1.0, **OPTIONS)
+    running = Moments(on(np.zeros(8, np.float32)), on(np.ones(8, np.float32)))
+    norm = BatchNorm(training=True, momentum=1.0)
+    _, saved = device_backend.batch_norm_forward(on(x), None, None, running, norm, None)
     exact = x.astype(np.float64)
     np.testing.assert_allclose(device_backend.to_numpy(saved.mean), exact.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(device_backend.to_numpy(saved.variance), exact.var(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(device_backend.to_numpy(running[1]), exact.var(axis=0, ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(device_backend.to_numpy(running.variance), exact.var(axis=0, ddof=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_any_alignment_is_taken(device_backend, reference, shift, normal, agrees):
     whole, on = normal(shift + 360), device_backend.asarray
     x = whole[shift:].reshape(45, 8)
-    running = np.zeros(8, np.float32), np.ones(8, np.float32)
-    y, _ = device_backend.batch_norm_forward(
-        on(whole)[shift:].reshape(45, 8), None, None, *map(on, running), momentum=0.1, **OPTIONS
-    )
-    agrees(y, reference.batch_norm_forward(x, None, None, *running, momentum=0.1, **OPTIONS)[0])
+    running = Moments(np.zeros(8, np.float32), np.ones(8, np.float32))
+    given = on(whole)[shift:].reshape(45, 8)
+    y, _ = device_backend.batch_norm_forward(given, None, None, Moments(*map(on, running)), TRAINING, None)
+    agrees(y, reference.batch_norm_forward(x, None, None, running, TRAINING, None)[0])

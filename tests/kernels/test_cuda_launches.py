@@ -13,8 +13,9 @@ from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
 from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
-from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
 from gpunet.backends.contract.update import Segments
 from gpunet.backends.cuda.device import BUSY
 from gpunet.backends.cuda.tiles import MOST_PIXELS, TILE_K, count_tiles, select_tile, split_pixels
@@ -27,6 +28,7 @@ CONV = Geometry.conv((2, 8, 8, 4), (3, 3, 4, 20))
 POOL = Geometry.pool((2, 8, 8, 4), 2)
 LOCAL = Geometry.conv((2, 8, 8, 4), (7, 7, 4, 3))
 RELU, GELU, STREAM = Activation("relu"), InputActivation("gelu"), Stream(0, 1)
+TRAINING = BatchNorm(training=True)
 NORMALIZE = Augmentation(mean=(0.5,), std=(0.5,))
 
 
@@ -140,22 +142,22 @@ PRIMITIVES = {
         ["local_conv2d_weight_grad<float>"],
     ),
     "batch_norm_forward": (
-        lambda on: on.batch_norm_forward(conv_x(on), *channels(on, 4), momentum=0.1, eps=1e-5, training=True),
+        lambda on: on.batch_norm_forward(conv_x(on), *channels(on, 2), Moments(*channels(on, 2)), TRAINING, None),
         ["batch_norm_moments<float, 4>", "batch_norm_moments_merge", "batch_norm_forward<float, 4>"],
     ),
     "batch_norm_backward": (
         lambda on: on.batch_norm_backward(
-            conv_x(on), conv_x(on), None, ones(on, 4), Moments(*channels(on, 2)), eps=1e-5, training=True
+            conv_x(on), conv_x(on), None, ones(on, 4), Moments(*channels(on, 2)), TRAINING
         ),
         ["batch_norm_sums<float, 4>", "batch_norm_sums_merge", "batch_norm_input_grad<float, 4>"],
     ),
     "group_norm_forward": (
-        lambda on: on.group_norm_forward(conv_x(on), ones(on, 4), None, groups=1, eps=1e-5),
+        lambda on: on.group_norm_forward(conv_x(on), ones(on, 4), None, GroupNorm(1)),
         ["group_norm_forward<float, 4>"],
     ),
     "group_norm_backward": (
         lambda on: on.group_norm_backward(
-            conv_x(on), conv_x(on), ones(on, 4), Moments(ones(on, 2, 2), ones(on, 2, 2)), groups=2, eps=1e-5
+            conv_x(on), conv_x(on), ones(on, 4), Moments(ones(on, 2, 2), ones(on, 2, 2)), GroupNorm(2)
         ),
         ["group_norm_input_grad<float, 1>", "group_norm_weight_grad<float, 1>", "group_norm_weight_grad_merge"],
     ),
@@ -175,13 +177,11 @@ PRIMITIVES = {
     "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float>"]),
     "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
     "softmax_cross_entropy": (
-        lambda on: on.softmax_cross_entropy(
-            ones(on, 2049, 3), ones(on, 2049, dtype=np.int32), weight=None, smoothing=0.0, ignore_index=None
-        ),
+        lambda on: on.softmax_cross_entropy(ones(on, 2049, 3), ones(on, 2049, dtype=np.int32)),
         ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float>", "softmax_cross_entropy_mean"],
     ),
     "label_weight": (
-        lambda on: on.label_weight(ones(on, 9, dtype=np.int32), ones(on, 3), classes=3, ignore_index=None),
+        lambda on: on.label_weight(ones(on, 9, dtype=np.int32), 3, CrossEntropy(ones(on, 3))),
         ["softmax_cross_entropy_total", "reduce_sum_rows<float>"],
     ),
     "sigmoid_cross_entropy": (
@@ -189,7 +189,6 @@ PRIMITIVES = {
         ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
     ),
     "random_words": (lambda on: on.random_words(STREAM, 9), ["random_words"]),
-    "random_uniform": (lambda on: on.random_uniform(STREAM, (9,), np.float32), ["random_uniform<float>"]),
     "random_normal": (lambda on: on.random_normal(STREAM, (9,), np.float32), ["random_normal"]),
     "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
     "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
@@ -294,23 +293,25 @@ def test_pooling_and_products_look_at_alignment(shift):
 
 def test_inference_normalises_in_one_launch():
     backend = recording_backend()
-    running = channels(backend, 4)
-    _, saved = backend.batch_norm_forward(conv_x(backend), *running, momentum=0.1, eps=1e-5, training=False)
+    running = Moments(*channels(backend, 2))
+    _, saved = backend.batch_norm_forward(
+        conv_x(backend), *channels(backend, 2), running, BatchNorm(training=False), None
+    )
     assert backend.launcher.kernels == ["batch_norm_forward<float, 4>"]
-    assert saved == Moments(*running[2:])
+    assert saved == running
 
 
 def test_one_unaligned_array_is_enough_for_batch_norm_of_any_alignment():
     backend = recording_backend()
-    gamma = ones(backend, 5)[1:]
-    options = {"momentum": 0.1, "eps": 1e-5, "training": True}
-    backend.batch_norm_forward(conv_x(backend), gamma, *channels(backend, 3), **options)
+    weight, (bias, *running) = ones(backend, 5)[1:], channels(backend, 3)
+    running = Moments(*running)
+    backend.batch_norm_forward(conv_x(backend), weight, bias, running, TRAINING, None)
     assert backend.launcher.kernels[0] == "batch_norm_moments<float, 4>"
     assert backend.launcher.kernels[-1] == "batch_norm_forward<float, 1>"
-    with pytest.raises(ValueError, match=r"gamma has shape \(5,\) but takes \(4,\)"):
-        backend.batch_norm_forward(conv_x(backend), ones(backend, 5), *channels(backend, 3), **options)
-    with pytest.raises(ValueError, match="at least 2 elements a channel"):
-        backend.batch_norm_forward(ones(backend, 1, 4), *channels(backend, 4), **options)
+    with pytest.raises(ValueError, match=r"weight has shape \(5,\) but takes \(4,\)"):
+        backend.batch_norm_forward(conv_x(backend), ones(backend, 5), bias, running, TRAINING, None)
+    with pytest.raises(ValueError, match="at least 2 elements per channel"):
+        backend.batch_norm_forward(ones(backend, 1, 4), bias, bias, running, TRAINING, None)
 
 
 @pytest.mark.parametrize("tiles", [CONV_TILES, WEIGHT_GRAD_TILES, MATMUL_TILES])
@@ -345,7 +346,7 @@ def test_a_long_sum_is_split_and_added_again():
 def test_the_cross_entropy_of_a_small_batch_is_one_launch(rows, classes):
     backend = recording_backend()
     labels = ones(backend, rows, dtype=np.int32)
-    backend.softmax_cross_entropy(ones(backend, rows, classes), labels, weight=None, smoothing=0.0, ignore_index=None)
+    backend.softmax_cross_entropy(ones(backend, rows, classes), labels)
     assert backend.launcher.kernels == ["softmax_cross_entropy_simple<float>"]
 
 
@@ -375,9 +376,7 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch():
     with pytest.raises(ValueError, match=r"conv2d_forward: w has shape \(3, 3, 4, 21\) but takes \(3, 3, 4, 20\)"):
         backend.conv2d_forward(conv_x(backend), ones(backend, 3, 3, 4, 21), None, Conv(CONV))
     with pytest.raises(TypeError, match="labels must be C-contiguous int32, got int64"):
-        backend.softmax_cross_entropy(
-            ones(backend, 2, 3), ones(backend, 2, dtype=np.int64), weight=None, smoothing=0.0, ignore_index=None
-        )
+        backend.softmax_cross_entropy(ones(backend, 2, 3), ones(backend, 2, dtype=np.int64))
     with pytest.raises(ValueError, match=r"conv2d_weight_grad: weight has shape \(20,\) but takes \(3, 3, 4, 20\)"):
         backend.conv2d_weight_grad(conv_dy(backend), conv_x(backend), Conv(CONV), into=Into(ones(backend, 20)))
     assert backend.launcher.kernels == []

@@ -7,6 +7,8 @@ from gpunet import random
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.augment import BatchRequest, Samples
+from gpunet.backends.contract.loss import CrossEntropy
+from gpunet.backends.contract.norm import BatchNorm, Moments
 from gpunet.backends.cuda import arrays, augment, device, loss, norm, update
 from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry
@@ -17,8 +19,9 @@ from gpunet.random import Stream, words
 def few_blocks(monkeypatch):
     for module in (arrays, augment, cuda_random, device, loss, norm, update):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
-        if hasattr(module, "PARTIALS"):
-            monkeypatch.setattr(module, "PARTIALS", 2)
+        for name in ("PARTIALS", "REDUCTION_BLOCKS"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, 2)
 
 
 def test_elements(device_backend, reference, normal, agrees):
@@ -64,9 +67,9 @@ def test_rows(device_backend, reference, rng, agrees):
     logits, labels = rng.normal(size=(101, 7)).astype(np.float32), rng.integers(0, 7, size=101).astype(np.int32)
     on = device_backend.asarray
     agrees(device_backend.softmax_forward(on(logits)), reference.softmax_forward(logits))
-    options = {"weight": None, "smoothing": 0.1, "ignore_index": None}
-    got = device_backend.softmax_cross_entropy(on(logits), on(labels), **options)
-    for mine, theirs in zip(got, reference.softmax_cross_entropy(logits, labels, **options), strict=True):
+    options = CrossEntropy(smoothing=0.1)
+    got = device_backend.softmax_cross_entropy(on(logits), on(labels), options)
+    for mine, theirs in zip(got, reference.softmax_cross_entropy(logits, labels, options), strict=True):
         agrees(mine, theirs)
     targets = rng.uniform(size=logits.shape).astype(np.float32)
     loss, _ = device_backend.sigmoid_cross_entropy(on(logits), on(targets))
@@ -85,13 +88,12 @@ def test_pools(device_backend, reference, normal, agrees):
 
 def test_batch_norm(device_backend, reference, normal, agrees):
     x, dy, on = normal(7, 60, 13), normal(7, 60, 13), device_backend.asarray
-    options = {"eps": 1e-5, "training": True}
-    of_channels = [normal(13) for _ in range(4)]
-    expected, moments = reference.batch_norm_forward(x, *(a.copy() for a in of_channels), momentum=0.1, **options)
-    y, saved = device_backend.batch_norm_forward(on(x), *(on(a.copy()) for a in of_channels), momentum=0.1, **options)
+    norm = BatchNorm(training=True)
+    w, b, *running = (normal(13) for _ in range(4))
+    of_device = Moments(*(on(a.copy()) for a in running))
+    expected, moments = reference.batch_norm_forward(x, w, b, Moments(*running), norm, None)
+    y, saved = device_backend.batch_norm_forward(on(x), on(w), on(b), of_device, norm, None)
     agrees(y, expected)
-    got = device_backend.batch_norm_backward(on(dy), on(x), None, None, saved, **options)
-    for mine, theirs in zip(
-        got[:3], reference.batch_norm_backward(dy, x, None, None, moments, **options), strict=False
-    ):
+    got = device_backend.batch_norm_backward(on(dy), on(x), None, None, saved, norm)
+    for mine, theirs in zip(got[:3], reference.batch_norm_backward(dy, x, None, None, moments, norm), strict=False):
         agrees(mine, theirs)

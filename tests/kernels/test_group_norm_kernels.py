@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from recording import recording_backend
 
-from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.norm import GroupNorm, Moments
 
 CASES = [  # shape, groups
     ((2, 9, 7, 16), 2),  # channels of a group by four
@@ -25,13 +26,13 @@ def drawn(normal, shape):
 
 @pytest.mark.parametrize(("shape", "groups"), CASES)
 def test_forward_agrees_with_the_reference(device_backend, reference, normal, agrees, shape, groups):
-    x, gamma, beta, _ = drawn(normal, shape)
+    x, weight, bias, _ = drawn(normal, shape)
     on = device_backend.asarray
-    for parameters in ((gamma, beta), (None, None), (gamma, None), (None, beta)):
+    for parameters in ((weight, bias), (None, None), (weight, None), (None, bias)):
         wide = [None if a is None else a.astype(np.float64) for a in (x, *parameters)]
-        y, saved = reference.group_norm_forward(*wide, groups=groups, eps=EPS)
+        y, saved = reference.group_norm_forward(*wide, GroupNorm(groups, EPS))
         given = [None if a is None else on(a) for a in (x, *parameters)]
-        got, moments = device_backend.group_norm_forward(*given, groups=groups, eps=EPS)
+        got, moments = device_backend.group_norm_forward(*given, GroupNorm(groups, EPS))
         agrees(got, y, 5e-6)
         agrees(moments.mean, saved.mean)
         np.testing.assert_allclose(device_backend.to_numpy(moments.variance), saved.variance, rtol=1e-5, atol=1e-6)
@@ -39,15 +40,16 @@ def test_forward_agrees_with_the_reference(device_backend, reference, normal, ag
 
 @pytest.mark.parametrize(("shape", "groups"), CASES)
 def test_backward_agrees_with_the_reference(device_backend, reference, normal, agrees, shape, groups):
-    x, gamma, _, dy = drawn(normal, shape)
+    x, weight, _, dy = drawn(normal, shape)
     on = device_backend.asarray
-    _, saved = reference.group_norm_forward(x, None, None, groups=groups, eps=EPS)
-    for scale in (gamma, None):
+    norm = GroupNorm(groups, EPS)
+    _, saved = reference.group_norm_forward(x, None, None, norm)
+    for scale in (weight, None):
         wide = [None if a is None else a.astype(np.float64) for a in (dy, x, scale)]
         moments = Moments(*(a.astype(np.float64) for a in saved))
-        expected = reference.group_norm_backward(*wide, moments, groups=groups, eps=EPS)
+        expected = reference.group_norm_backward(*wide, moments, norm)
         given = [None if a is None else on(a) for a in (dy, x, scale)]
-        got = device_backend.group_norm_backward(*given, Moments(*map(on, saved)), groups=groups, eps=EPS)
+        got = device_backend.group_norm_backward(*given, Moments(*map(on, saved)), norm)
         for mine, theirs in zip(got, expected, strict=True):
             host = device_backend.to_numpy(mine)
             assert np.linalg.norm(host - theirs) <= 2e-5 * max(np.linalg.norm(theirs), np.sqrt(theirs.size))
@@ -55,38 +57,37 @@ def test_backward_agrees_with_the_reference(device_backend, reference, normal, a
 
 @pytest.mark.parametrize("which", [(True, True), (True, False), (False, True)])
 def test_gradients_are_added_where_asked(device_backend, reference, normal, agrees, which):
-    x, gamma, _, dy = drawn(normal, (3, 5, 4, 8))
-    on, options = device_backend.asarray, {"groups": 2, "eps": EPS}
-    _, saved = reference.group_norm_forward(x, None, None, **options)
+    x, weight, _, dy = drawn(normal, (3, 5, 4, 8))
+    on, norm = device_backend.asarray, GroupNorm(2, EPS)
+    _, saved = reference.group_norm_forward(x, None, None, norm)
     before = [normal(8) if given else None for given in which]
-    given, moments = [on(a) for a in (dy, x, gamma)], Moments(*map(on, saved))
-    out = dict(zip(("gamma_out", "beta_out"), (None if a is None else on(a) for a in before), strict=True))
-    got = device_backend.group_norm_backward(*given, moments, **options, **out, accumulate=True)
-    expected = reference.group_norm_backward(dy, x, gamma, saved, **options)
-    for mine, theirs, there, held in zip(got[1:], expected[1:], out.values(), before, strict=True):
+    given, moments = [on(a) for a in (dy, x, weight)], Moments(*map(on, saved))
+    out = [None if a is None else on(a) for a in before]
+    got = device_backend.group_norm_backward(*given, moments, norm, Into(*out, add=True))
+    expected = reference.group_norm_backward(dy, x, weight, saved, norm)
+    for mine, theirs, there, held in zip(got[1:], expected[1:], out, before, strict=True):
         agrees(mine, theirs if held is None else theirs + held, 1e-5)
         assert there is None or mine is there
 
 
 def test_moments_are_exact_far_from_zero(device_backend, normal):
     x = normal(3, 40, 8) + np.float32(4096)
-    _, saved = device_backend.group_norm_forward(device_backend.asarray(x), None, None, groups=2, eps=EPS)
+    _, saved = device_backend.group_norm_forward(device_backend.asarray(x), None, None, GroupNorm(2, EPS))
     parts = x.astype(np.float64).reshape(3, 40, 2, 4)
     np.testing.assert_allclose(device_backend.to_numpy(saved.mean), parts.mean(axis=(1, 3)), rtol=5e-7)
     np.testing.assert_allclose(device_backend.to_numpy(saved.variance), parts.var(axis=(1, 3)), rtol=1e-3)
 
 
 def test_nan_stays_in_its_group(device_backend, reference, normal, agrees):
-    x, gamma, beta, dy = drawn(normal, (2, 5, 4, 8))
+    x, weight, bias, dy = drawn(normal, (2, 5, 4, 8))
     x[1, 2, 3, 5] = np.nan
-    on, options = device_backend.asarray, {"groups": 2, "eps": EPS}
-    y, saved = reference.group_norm_forward(x, gamma, beta, **options)
-    got, moments = device_backend.group_norm_forward(on(x), on(gamma), on(beta), **options)
+    on, norm = device_backend.asarray, GroupNorm(2, EPS)
+    y, saved = reference.group_norm_forward(x, weight, bias, norm)
+    got, moments = device_backend.group_norm_forward(on(x), on(weight), on(bias), norm)
     agrees(got, y, 5e-6)
-    expected = reference.group_norm_backward(dy, x, gamma, saved, **options)
-    for mine, theirs in zip(
-        device_backend.group_norm_backward(on(dy), on(x), on(gamma), moments, **options), expected, strict=True
-    ):
+    expected = reference.group_norm_backward(dy, x, weight, saved, norm)
+    got = device_backend.group_norm_backward(on(dy), on(x), on(weight), moments, norm)
+    for mine, theirs in zip(got, expected, strict=True):
         agrees(mine, theirs, 2e-5)
 
 
@@ -94,8 +95,8 @@ def test_nan_stays_in_its_group(device_backend, reference, normal, agrees):
 def test_one_unaligned_array_is_enough_for_any_alignment(shift):
     backend = recording_backend()
     x = backend.arrays.asarray(np.ones((2, 8, 8, 4), np.float32))
-    gamma = backend.arrays.asarray(np.ones(4 + shift, np.float32))[shift:]
-    backend.group_norm_forward(x, gamma, None, groups=1, eps=EPS)
+    weight = backend.arrays.asarray(np.ones(4 + shift, np.float32))[shift:]
+    backend.group_norm_forward(x, weight, None, GroupNorm(1, EPS))
     assert backend.launcher.kernels == [f"group_norm_forward<float, {1 if shift else 4}>"]
 
 
@@ -103,7 +104,7 @@ def test_one_unaligned_array_is_enough_for_any_alignment(shift):
 def test_a_block_is_as_small_as_its_group(monkeypatch, width, threads):
     backend, launched = recording_backend(), []
     monkeypatch.setattr(backend.launcher, "run", lambda file, kernel, *shape: launched.append(shape[:2]))
-    backend.group_norm_forward(backend.arrays.asarray(np.ones((7, width), np.float32)), None, None, groups=1, eps=EPS)
+    backend.group_norm_forward(backend.arrays.asarray(np.ones((7, width), np.float32)), None, None, GroupNorm(1, EPS))
     ((grid, block),) = launched
     assert (grid[0], block[0]) == (7, threads)
 
@@ -112,9 +113,9 @@ def test_what_does_not_fit_is_refused_before_a_launch():
     backend = recording_backend()
     x = backend.arrays.asarray(np.ones((2, 3, 6), np.float32))
     with pytest.raises(
-        ValueError, match=re.escape("x has shape (2, 3, 6) but takes (N, …, C), C a multiple of groups 4")
+        ValueError, match=re.escape("x has shape (2, 3, 6) but takes (N, …, C), C a multiple of num_groups 4")
     ):
-        backend.group_norm_forward(x, None, None, groups=4, eps=EPS)
-    with pytest.raises(ValueError, match=r"gamma has shape \(3,\) but takes \(6,\)"):
-        backend.group_norm_forward(x, backend.arrays.asarray(np.ones(3, np.float32)), None, groups=2, eps=EPS)
+        backend.group_norm_forward(x, None, None, GroupNorm(4, EPS))
+    with pytest.raises(ValueError, match=r"weight has shape \(3,\) but takes \(6,\)"):
+        backend.group_norm_forward(x, backend.arrays.asarray(np.ones(3, np.float32)), None, GroupNorm(2, EPS))
     assert not backend.launcher.launches

@@ -11,7 +11,9 @@ from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, 
 from gpunet.backends.contract.conv import FUSED_POOL, Conv
 from gpunet.backends.contract.gate import Gate
 from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
+from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
 from gpunet.geometry import Geometry
 from gpunet.random import Stream
 
@@ -41,8 +43,8 @@ def compare(device_backend, reference, narrow):
         def changed(value, change):
             if isinstance(value, np.ndarray):
                 return change(value)
-            if isinstance(value, Gate):
-                return value._replace(y=changed(value.y, change), mask=changed(value.mask, change))
+            if isinstance(value, Gate | CrossEntropy):
+                return type(value)(*(changed(part, change) for part in value))
             if isinstance(value, Product):
                 return replace(value, bias=changed(value.bias, change), gate=changed(value.gate, change))
             return value
@@ -161,14 +163,14 @@ def test_pools(compare, rounded, rng, narrow, channels, window):
 def test_batch_norm_keeps_its_channels_in_float32(device_backend, reference, narrow, rounded, rng, shape):
     x, residual, dy = rounded(*shape), rounded(*shape), rounded(*shape)
     gamma, beta, mean = rng.normal(size=(3, shape[-1])).astype(np.float32)
-    options = {"eps": 1e-3, "training": True, "activation": TANH}
+    norm = BatchNorm(training=True, eps=1e-3, activation=TANH, residual_grad=True)
     results = []
     for backend, kind in ((reference, np.float64), (device_backend, None)):
         arrays = [x, gamma, beta, mean.copy(), mean**2 + 1, residual, dy]
         on = [backend.asarray(a if kind is None else a.astype(kind)) for a in arrays]
-        y, saved = backend.batch_norm_forward(*on[:5], momentum=0.1, residual=on[5], **options)
+        y, saved = backend.batch_norm_forward(*on[:3], Moments(*on[3:5]), norm, on[5])
         gate = backend.asarray(np.tanh(dy) if kind is None else np.tanh(dy).astype(kind))
-        grads = backend.batch_norm_backward(on[6], on[0], gate, on[1], saved, residual=True, **options)
+        grads = backend.batch_norm_backward(on[6], on[0], gate, on[1], saved, norm)
         results.append([backend.to_numpy(a) for a in (y, *saved, on[3], on[4], *grads)])
     dtypes = [narrow, *["float32"] * 4, narrow, "float32", "float32", narrow]
     for expected, got, dtype in zip(*results, dtypes, strict=True):
@@ -178,13 +180,13 @@ def test_batch_norm_keeps_its_channels_in_float32(device_backend, reference, nar
 
 @pytest.mark.parametrize(("shape", "groups"), [((3, 5, 4, 16), 2), ((3, 5, 4, 9), 3), ((40, 33), 1)])
 def test_group_norm_keeps_float32_for_groups_and_channels(device_backend, reference, narrow, rounded, shape, groups):
-    x, dy, options = rounded(*shape), rounded(*shape), {"groups": groups, "eps": 1e-3}
+    x, dy, norm = rounded(*shape), rounded(*shape), GroupNorm(groups, 1e-3)
     gamma, beta = (rounded(shape[-1]).astype(np.float32) for _ in range(2))
     results = []
     for backend, kind in ((reference, np.float64), (device_backend, None)):
         on = [backend.asarray(a if kind is None else a.astype(kind)) for a in (x, gamma, beta, dy)]
-        y, saved = backend.group_norm_forward(*on[:3], **options)
-        grads = backend.group_norm_backward(on[3], on[0], on[1], saved, **options)
+        y, saved = backend.group_norm_forward(*on[:3], norm)
+        grads = backend.group_norm_backward(on[3], on[0], on[1], saved, norm)
         results.append([backend.to_numpy(a) for a in (y, *saved, *grads)])
     dtypes = [narrow, "float32", "float32", narrow, "float32", "float32"]
     for expected, got, dtype in zip(*results, dtypes, strict=True):
@@ -196,9 +198,8 @@ def test_group_norm_keeps_float32_for_groups_and_channels(device_backend, refere
 def test_cross_entropy_gives_its_loss_in_float32(compare, rounded, rng, smoothing):
     labels, weight = rng.integers(0, 33, 19).astype(np.int32), rng.uniform(0.5, 2, 33).astype(np.float32)
     logits = rounded(19, 33)
-    loss, dlogits, _ = compare(
-        "softmax_cross_entropy", logits, labels, weight=weight, smoothing=smoothing, ignore_index=int(labels[2])
-    )
+    options = CrossEntropy(weight, smoothing, ignore_index=int(labels[2]))
+    loss, dlogits, _ = compare("softmax_cross_entropy", logits, labels, options)
     assert (loss.dtype, dlogits.dtype) == (np.float32, logits.dtype)
 
 
@@ -279,5 +280,5 @@ def test_what_does_not_fit_is_refused(device_backend, narrow):
     with pytest.raises(TypeError, match=f"sum: a is {narrow.name} but CUDA computes in float32$"):
         device_backend.sum(x, (0,))
     c = on(np.ones(3, narrow))
-    with pytest.raises(TypeError, match="batch_norm_forward: gamma is"):
-        device_backend.batch_norm_forward(x, c, c, c, c, momentum=0.1, eps=1e-5, training=True)
+    with pytest.raises(TypeError, match="batch_norm_forward: weight is"):
+        device_backend.batch_norm_forward(x, c, c, Moments(c, c), BatchNorm(training=True), None)

@@ -153,7 +153,7 @@ def test_reductions_of_nothing(backend):
         (lambda x: F.adaptive_avg_pool2d(x, 1), (2, 3, 0, 4)),
         (lambda x: F.pad2d(x, 1), (0, 3, 3, 0)),
         (lambda x: F.group_norm(x, 1), (2, 3, 0)),
-        (lambda x: F.layer_norm(x), (2, 0)),
+        (lambda x: F.layer_norm(x, 0), (2, 0)),
         (lambda x: F.softmax(x), (2, 0)),
     ],
 )

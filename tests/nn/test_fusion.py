@@ -31,7 +31,7 @@ def test_neighbours_are_taken_in_where_a_rule_fits():
     assert runs(nn.Conv2d(1, 2, 3, pool=2), nn.ReLU(), pool) == [("Conv2d", []), ("ReLU", []), ("MaxPool2d", [])]
     for layer, activation in (
         (nn.LeakyReLU(0.3), Activation("leaky_relu", 0.3)), (nn.ELU(0.3), Activation("elu", alpha=0.3)),
-        (nn.ReLU6(), Activation("relu6")), (nn.HardTanh(-2, 0.5), Activation("hard_tanh", low=-2, high=0.5)),
+        (nn.ReLU6(), Activation("relu6")), (nn.HardTanh(-2, 0.5), Activation("hard_tanh", min_val=-2, max_val=0.5)),
         (nn.HardSigmoid(), Activation("hard_sigmoid")),
     ):  # fmt: skip
         assert [options for _, options in fused([conv, layer])] == [{"activation": activation}]

@@ -41,8 +41,8 @@ LAYERS = [
     (nn.HardSwish, lambda m, x: F.hard_swish(x)),
     (lambda: nn.GroupNorm(3, 3, eps=1e-3), lambda m, x: F.group_norm(x, 3, m.weight, m.bias, eps=1e-3)),
     (lambda: nn.GroupNorm(1, 3, affine=False), lambda m, x: F.group_norm(x, 1)),
-    (lambda: nn.LayerNorm(3), lambda m, x: F.layer_norm(x, m.weight, m.bias)),
-    (lambda: nn.LayerNorm((6, 5, 3), eps=0.1), lambda m, x: F.layer_norm(x, m.weight, m.bias, axes=3, eps=0.1)),
+    (lambda: nn.LayerNorm(3), lambda m, x: F.layer_norm(x, 3, m.weight, m.bias)),
+    (lambda: nn.LayerNorm((6, 5, 3), eps=0.1), lambda m, x: F.layer_norm(x, (6, 5, 3), m.weight, m.bias, eps=0.1)),
     (nn.Softmax, lambda m, x: F.softmax(x)),
     (nn.LogSoftmax, lambda m, x: F.log_softmax(x)),
     (lambda: nn.Dropout(0.4).eval(), lambda m, x: x),
@@ -103,7 +103,7 @@ def test_noise_is_added_only_while_training(backend):
 
 def test_summary_counts_the_parameters_and_flops_of_new_layers():
     model = nn.Sequential(
-        nn.GroupNorm(2, 4), nn.LayerNorm((5, 4)), nn.LayerNorm(4, affine=False), nn.PReLU(4), nn.PReLU(), nn.ELU(),
+        nn.GroupNorm(2, 4), nn.LayerNorm((5, 4)), nn.LayerNorm(4, elementwise_affine=False), nn.PReLU(4), nn.PReLU(), nn.ELU(),
         nn.SiLU(), nn.Dropout2d(), nn.GaussianNoise(),
     )  # fmt: skip
     rows = gp.summary(model, (3, 5, 4)).rows
@@ -119,11 +119,11 @@ def test_layers_name_their_numbers():
         nn.HardTanh(-2, 2),
         nn.Softplus(3.0),
         nn.GroupNorm(2, 4),
-        nn.LayerNorm(5, affine=False),
+        nn.LayerNorm(5, elementwise_affine=False),
     )
     assert [repr(layer) for layer in layers] == [
         "PReLU(4)", "ELU(0.5)", "HardTanh(-2, 2)", "Softplus(3.0)", "GroupNorm(2, 4, eps=1e-05)",
-        "LayerNorm((5,), eps=1e-05, affine=False)",
+        "LayerNorm((5,), eps=1e-05, elementwise_affine=False)",
     ]  # fmt: skip
 
 
@@ -167,17 +167,17 @@ def test_out_of_memory_names_the_layer_and_the_bytes(backend):
         (lambda: nn.GaussianNoise("a"), "GaussianNoise: std is 'a' but must be at least 0, and finite"),
         (lambda: nn.LeakyReLU(-1), "leaky_relu: negative_slope is -1 but must be positive"),
         (lambda: nn.ELU(0), "elu: alpha is 0 but must be positive"),
-        (lambda: nn.HardTanh(1, 1), "hard_tanh: low is 1 and high 1 but low must be less"),
+        (lambda: nn.HardTanh(1, 1), "hard_tanh: min_val is 1 but must be less than max_val 1"),
         (lambda: nn.Softplus(0), "softplus: beta is 0 but must be positive"),
-        (lambda: nn.PReLU(0), "PReLU: slopes must be at least 1, got 0"),
+        (lambda: nn.PReLU(0), "PReLU: num_parameters must be at least 1, got 0"),
         (lambda: nn.PReLU(3, init=np.nan), "PReLU: init is nan but must be a finite number"),
         (lambda: nn.PReLU(init="a"), "PReLU: init is 'a' but must be a finite number"),
-        (lambda: nn.GroupNorm(3, 4), "GroupNorm: groups=3 must divide channels=4"),
+        (lambda: nn.GroupNorm(3, 4), "GroupNorm: num_groups=3 must divide num_channels=4"),
         (lambda: nn.GroupNorm(2, 4, eps=-1), "GroupNorm: eps is -1 but must be at least 0"),
-        (lambda: nn.LayerNorm(()), "LayerNorm: shape must be an integer, got ()"),
+        (lambda: nn.LayerNorm(()), "LayerNorm: normalized_shape must be an integer, got ()"),
         (
             lambda: nn.LayerNorm(3)(gp.tensor(np.ones((2, 4)))),
-            "LayerNorm: x has shape (2, 4) but its last axes must be (3,)",
+            "layer_norm: x has shape (2, 4) but its last axes must be normalized_shape (3,)",
         ),
         (lambda: nn.Linear(2, 2, init=lambda shape: np.ones(3)), "gave shape (3,) for (2, 2)"),
         (lambda: gp.models.lenet((11, 28, 1)), "lenet: images are 11x28 but must be at least 12x12"),

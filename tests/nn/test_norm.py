@@ -32,14 +32,14 @@ def test_a_layer_is_its_function(backend, rng, affine, activation, shape):
     for training in (True, False):
         y = layer.train(training)(x)
         expected = F.batch_norm(
-            x, layer.weight, layer.bias, *running, training=training, momentum=0.4, eps=1e-3, activation=activation
+            x, *running, layer.weight, layer.bias, training=training, momentum=0.4, eps=1e-3, activation=activation
         )
         np.testing.assert_array_equal(y.numpy(), expected.numpy())
         np.testing.assert_array_equal(layer.running_mean.numpy(), running[0].numpy())
         np.testing.assert_array_equal(layer.running_var.numpy(), running[1].numpy())
     assert (layer.weight is None) == (layer.bias is None) == (not affine)
     residual = gp.tensor(rng.normal(size=shape).astype(np.float32), backend=backend)
-    y, plain = layer(x, residual), F.batch_norm(x, layer.weight, layer.bias, *running, training=False, eps=1e-3)
+    y, plain = layer(x, residual), F.batch_norm(x, *running, layer.weight, layer.bias, training=False, eps=1e-3)
     total = plain + residual
     np.testing.assert_allclose(y.numpy(), (F.relu(total) if activation else total).numpy(), atol=1e-6)
 
@@ -108,7 +108,7 @@ def test_summary_repr_and_errors():
     assert repr(model[0]) == "BatchNorm2d(5, eps=1e-05, momentum=0.1, activation='relu')"
     assert repr(model[1]) == "BatchNorm2d(5, eps=1e-05, momentum=0.1, affine=False)"
     for make, message in (
-        (lambda: nn.BatchNorm2d(0), "BatchNorm2d: channels must be at least 1, got 0"),
+        (lambda: nn.BatchNorm2d(0), "BatchNorm2d: num_features must be at least 1, got 0"),
         (lambda: nn.BatchNorm2d(3, momentum=-1), "BatchNorm2d: momentum is -1 but must be from 0 to 1"),
         (lambda: nn.BatchNorm2d(3, eps=-1e-5), "BatchNorm2d: eps is -1e-05 but must be at least 0"),
         (lambda: nn.BatchNorm2d(3, activation="softmax"), "BatchNorm2d: activation is 'softmax' but takes one of"),
@@ -221,8 +221,8 @@ def test_the_count_of_batches_is_saved_with_the_layer_that_takes_their_mean():
 def test_a_count_goes_with_no_momentum_alone(backend):
     x, mean, var, count = (gp.tensor(np.ones(s, np.float32), backend=backend) for s in ((4, 3), (3,), (3,), ()))
     with pytest.raises(ValueError, match="batch_norm: batches counts those of a momentum of None"):
-        F.batch_norm(x, None, None, mean, var, training=True, momentum=None)
+        F.batch_norm(x, mean, var, training=True, momentum=None)
     with pytest.raises(ValueError, match="batch_norm: batches counts those of a momentum of None"):
-        F.batch_norm(x, None, None, mean, var, training=True, batches=count)
+        F.batch_norm(x, mean, var, training=True, num_batches_tracked=count)
     with pytest.raises(ValueError, match="BatchNorm2d: momentum is 2 but must be from 0 to 1, or None"):
         nn.BatchNorm2d(3, momentum=2)

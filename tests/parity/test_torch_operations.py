@@ -196,7 +196,7 @@ def test_layer_norm(backend, rng, axes):
     shape = 5, 7, 6, 10
     inputs = rng.normal(size=shape) - 2, *rng.normal(size=(2, *shape[-axes:]))
     check(
-        lambda x, g, b: F.layer_norm(x, g, b, axes=axes),
+        lambda x, g, b: F.layer_norm(x, shape[-axes:], g, b),
         lambda x, g, b: tf.layer_norm(x, shape[-axes:], g, b), inputs, backend, rng,
     )  # fmt: skip
 

@@ -10,56 +10,55 @@ from gpunet.backends.contract.arrays import Array
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh", "hard_sigmoid")
 """Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
 LINES = ("relu6", "hard_tanh", "hard_sigmoid")
-"""Those among them that are a line between two limits."""
+"""Those among them that are a straight line between two limits."""
 INPUT_ACTIVATIONS = ("gelu", "silu", "softplus", "hard_swish", "sigmoid", "tanh", "elu")
-"""Those whose gradient takes their input. Most fall before they rise, so that the output does not tell it. The last three tend
-to a limit, near which the output has lost the digits that tell it: they may be fused too, but here they are not."""
+"""Activations whose gradient is computed from their input. Most of them fall before they rise, so that two inputs share an
+output. The last three tend to a limit: near it the output has lost the digits of the gradient, which the input still has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """An elementwise function by name, with what some of them take, which the others leave unused.
+    """An elementwise function by name, with the numbers that some of them take.
 
     Raises:
-        ValueError: a name that is none of `ACTIVATIONS`, or numbers that leave the output without a sign of the gradient.
+        ValueError: a name that is none of `ACTIVATIONS`, or numbers with which the output does not tell the gradient.
     """
 
     name: str
-    slope: float = 0.01
-    """Leaky ReLU's for negative inputs, positive."""
+    negative_slope: float = 0.01
+    """The slope of leaky ReLU for negative inputs, positive."""
     alpha: float = 1.0
     """ELU tends to -alpha, positive."""
-    low: float = -1.0
-    """The least output of hard tanh."""
-    high: float = 1.0
-    """The largest."""
+    min_val: float = -1.0
+    """The smallest output of hard tanh."""
+    max_val: float = 1.0
+    """The largest output of hard tanh."""
 
     def __post_init__(self) -> None:
         if self.name not in ACTIVATIONS:
             raise ValueError(f"activation: name is {self.name!r} but takes one of {', '.join(ACTIVATIONS)}")
-        if self.name == "leaky_relu" and not self.slope > 0:
-            raise ValueError(f"leaky_relu: negative_slope is {self.slope} but must be positive; use relu for 0")
+        if self.name == "leaky_relu" and not self.negative_slope > 0:
+            raise ValueError(
+                f"leaky_relu: negative_slope is {self.negative_slope} but must be positive; use relu for a slope of 0"
+            )
         if self.name == "elu" and not self.alpha > 0:
-            raise ValueError(f"elu: alpha is {self.alpha} but must be positive; use relu for 0")
-        if self.name == "hard_tanh" and not self.low < self.high:
-            raise ValueError(f"hard_tanh: low is {self.low} and high {self.high} but low must be less")
+            raise ValueError(f"elu: alpha is {self.alpha} but must be positive; use relu for an alpha of 0")
+        if self.name == "hard_tanh" and not self.min_val < self.max_val:
+            raise ValueError(f"hard_tanh: min_val is {self.min_val} but must be less than max_val {self.max_val}")
 
     @property
     def line(self) -> tuple[float, float, float, float]:
-        """(slope, shift, low, high) of one of `LINES`: y = min(max(slope (x + shift), low), high).
-
-        Its gradient is slope strictly between the limits and 0 at them, as PyTorch has it.
-        """
+        """(slope, shift, low, high) of one of `LINES`, which is y = min(max(slope (x + shift), low), high)."""
         if self.name == "hard_sigmoid":
             return 1 / 6, 3.0, 0.0, 1.0
         if self.name == "relu6":
             return 1.0, 0.0, 0.0, 6.0
-        return 1.0, 0.0, self.low, self.high
+        return 1.0, 0.0, self.min_val, self.max_val
 
 
 @dataclass(frozen=True, slots=True)
 class InputActivation:
-    """An elementwise function by name whose gradient takes the input; `beta` is softplus's, or ELU's alpha.
+    """An elementwise function by name, whose gradient is computed from its input.
 
     Raises:
         ValueError: a name that is none of `INPUT_ACTIVATIONS`, or a beta that is not positive.
@@ -67,6 +66,7 @@ class InputActivation:
 
     name: str
     beta: float = 1.0
+    """The beta of softplus, or the alpha of ELU; the others do not use it."""
 
     def __post_init__(self) -> None:
         if self.name not in INPUT_ACTIVATIONS:
@@ -80,21 +80,37 @@ class ActivationPrimitives(ABC):
 
     @abstractmethod
     def activation_forward(self, x: Array, activation: Activation) -> Array:
-        """y of x's shape. ReLU, leaky ReLU and ELU (Clevert et al. 2016) take 0 as negative; NaN stays NaN."""
+        """y = f(x), elementwise; NaN stays NaN.
+
+        relu: max(x, 0). leaky_relu: x above 0, negative_slope x elsewhere. sigmoid: 1 / (1 + exp(-x)). tanh: the
+        hyperbolic tangent. elu: x above 0, alpha (exp(x) - 1) elsewhere (Clevert et al. 2016). relu6: min(max(x, 0), 6)
+        (Krizhevsky 2010). hard_tanh: min(max(x, min_val), max_val). hard_sigmoid: min(max(x / 6 + 1/2, 0), 1).
+        """
 
     @abstractmethod
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
-        """dx from dy and the output y."""
+        """dx = f'(x) dy from dy and the output y = f(x); a NaN in y does not set dx to 0.
+
+        relu: dy above 0, 0 elsewhere. leaky_relu: dy above 0, negative_slope dy elsewhere. sigmoid: dy y (1 - y).
+        tanh: dy (1 - y^2). elu: dy above 0, dy (y + alpha) elsewhere. relu6, hard_tanh and hard_sigmoid: slope dy strictly
+        between the limits, 0 at and beyond them, as in PyTorch; the slope of hard_sigmoid is 1/6, that of the others 1.
+        """
 
     @abstractmethod
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
-        """y of x's shape. gelu: x Phi(x), with the standard normal distribution function Phi (Hendrycks & Gimpel 2016);
-        silu: x s(x), with the logistic s(x) = 1 / (1 + exp(-x)) (Ramachandran et al. 2017); softplus:
-        log(1 + exp(beta x)) / beta, without overflow; hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019); the
-        others as `activation_forward`. An infinite x gives the limit."""
+        """y = f(x), elementwise; NaN stays NaN, and an infinite x gives the limit.
+
+        gelu: x Phi(x), where Phi is the standard normal distribution function (Hendrycks & Gimpel 2016). silu: x s(x),
+        where s(x) = 1 / (1 + exp(-x)) is the logistic function (Ramachandran et al. 2017). softplus:
+        log(1 + exp(beta x)) / beta, without overflow (Dugas et al. 2001). hard_swish: x min(max(x + 3, 0), 6) / 6
+        (Howard et al. 2019, section 5.2). sigmoid, tanh and elu: as in `activation_forward`, with beta for alpha.
+        """
 
     @abstractmethod
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
-        """dx from dy and the input x. gelu: dy (Phi(x) + x phi(x)), phi the density; silu: dy s(x) (1 + x s(-x));
-        softplus: dy s(beta x); hard_swish: 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between; sigmoid: dy s(x) s(-x); tanh:
-        dy / cosh(x)^2; elu: dy above 0, beta exp(x) dy elsewhere."""
+        """dx = f'(x) dy from dy and the input x.
+
+        gelu: dy (Phi(x) + x phi(x)), where phi(x) = exp(-x^2 / 2) / sqrt(2 pi) is the density. silu:
+        dy s(x) (1 + x s(-x)). softplus: dy s(beta x). hard_swish: 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between.
+        sigmoid: dy s(x) s(-x). tanh: dy / cosh(x)^2. elu: dy above 0, beta exp(x) dy elsewhere.
+        """

@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from gpunet.backends.contract.arrays import Array
+
+
+class CrossEntropy(NamedTuple):
+    """What a softmax cross entropy is asked for beside its logits and labels."""
+
+    weight: Array | None = None
+    """(K,), the weight of each class; None for weights of 1. On CUDA it is float32 also where the logits are of 16 bits."""
+    smoothing: float = 0.0
+    """The share of the target that is spread over all classes, from 0 to 1."""
+    ignore_index: int | None = None
+    """A label whose rows are left out."""
+    reduction: str = "mean"
+    """"mean" over the rows, weighted by the labels' weights; "sum"; or "none" for the loss of each row."""
+    normalized: bool = False
+    """Whether the logits are logarithms of probabilities already, so that no softmax is taken."""
+    gain: float = 1.0
+    """What dlogits is multiplied by, to keep small gradients above float16's smallest numbers; for a mean or a sum."""
+
+
+PLAIN = CrossEntropy()
+"""The mean over all rows."""
 
 
 class LossPrimitives(ABC):
@@ -12,44 +34,46 @@ class LossPrimitives(ABC):
 
     @abstractmethod
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
-        """exp(x) / sum(exp(x)) over the last axis, or its logarithm."""
+        """Softmax over the last axis, p[k] = exp(x[k]) / sum over j of exp(x[j]), or its logarithm."""
 
     @abstractmethod
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
-        """dx from dy and the output y."""
+        """Gradient of x from dy and the output y: dx[k] = sum over j of dy[j] dy[j]/dx[k].
 
-    @abstractmethod
-    def softmax_cross_entropy(
-        self,
-        logits: Array,
-        labels: Array,
-        *,
-        weight: Array | None,
-        smoothing: float,
-        ignore_index: int | None,
-        gain: float = 1.0,
-        reduction: str = "mean",
-        normalized: bool = False,
-    ) -> tuple[Array, Array, Array]:
-        """(loss, dlogits, correct) of logits (R, K) and int32 labels (R,).
-
-        With p = softmax(logits) and target t = (1 - smoothing) onehot + smoothing / K, a row's loss is
-        -sum over k of weight[k] t[k] log p[k], 0 where the label is `ignore_index`; the loss, shape (), is the sum of the
-        rows' over the sum of the labels' weights (0 where those are 0). dlogits (R, K) is its gradient times
-        `gain`, which keeps small ones above float16's smallest numbers; correct, int32 shape (), counts the rows whose first
-        largest logit is the label's. On CUDA, loss and `weight` are float32 also where the logits are of 16 bits.
-
-        Args:
-            reduction: "mean", the above; "sum", the sum of the rows' losses, or "none", the rows' losses (R,): then dlogits is
-                the gradient of the sum.
-            normalized: whether the logits are log p themselves; then dlogits is -weight[k] t[k] over the weights.
+        That is y[k] (dy[k] - sum over j of dy[j] y[j]), and dy[k] - exp(y[k]) sum over j of dy[j] for the logarithm.
         """
 
     @abstractmethod
-    def label_weight(self, labels: Array, weight: Array | None, *, classes: int, ignore_index: int | None) -> Array:
-        """The sum of the weights (K,) of int32 labels (R,), or their number, without those that are `ignore_index`, shape ():
-        what `softmax_cross_entropy` divides its mean by. A label that is no class makes it NaN, on the host IndexError."""
+    def softmax_cross_entropy(
+        self, logits: Array, labels: Array, options: CrossEntropy = PLAIN
+    ) -> tuple[Array, Array, Array]:
+        """Cross entropy of logits (R, K) with int32 labels (R,), and its gradient -> (loss, dlogits, correct).
+
+        With p = softmax(logits) and the target t = (1 - smoothing) onehot(label) + smoothing / K, the loss of a row is
+        -sum over k of weight[k] t[k] log p[k], and 0 where the label is `ignore_index`. The loss, shape (), is the sum
+        over the rows divided by the sum of the labels' weights, or 0 where those sum to 0. Its gradient is, for each row,
+        dlogits[k] = p[k] sum over j of weight[j] t[j] - weight[k] t[k], divided by the same sum and times `gain`.
+
+        A reduction of "sum" divides by nothing. "none" gives the losses of the rows, (R,), and dlogits of their sum. Of
+        normalized logits, which are log p themselves, dlogits[k] is -weight[k] t[k] over that sum. On CUDA the loss is
+        float32 also where the logits are of 16 bits.
+
+        Returns:
+            correct: int32 (), the number of rows whose first largest logit is that of the label.
+        """
 
     @abstractmethod
-    def sigmoid_cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
-        """(loss, dlogits): mean over all elements of -t log s(z) - (1 - t) log(1 - s(z)), shape (), and its gradient."""
+    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = PLAIN) -> Array:
+        """The sum of the weights of int32 labels (R,), shape (): what `softmax_cross_entropy` divides its mean by.
+
+        Labels that are `ignore_index` count nothing. A label that is no class makes the sum NaN; on the host it raises
+        IndexError.
+        """
+
+    @abstractmethod
+    def sigmoid_cross_entropy(self, logits: Array, target: Array) -> tuple[Array, Array]:
+        """Binary cross entropy and its gradient -> (loss, dlogits).
+
+        The loss, shape (), is the mean over all elements of -t log s(z) - (1 - t) log(1 - s(z)), where s is the logistic
+        function; dlogits is (s(z) - t) over the number of elements.
+        """

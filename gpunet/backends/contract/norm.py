@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.into import NEW, Into
 
 
 class Moments(NamedTuple):
-    """What a normalisation normalised by: batch norm by the batch's in training, by the running ones in inference."""
+    """A mean and a variance per channel, or per group of channels of each sample."""
 
     mean: Array
-    """(C,); of group norm (N, groups)."""
+    """(C,) in batch normalisation, (N, num_groups) in group normalisation."""
     variance: Array
-    """The same, biased: the sum of squares over n."""
+    """Of the mean's shape. A variance that normalises is biased: the sum of squares over n."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """What batch normalisation takes beside its arrays.
+
+    Raises:
+        ValueError: a negative eps.
+    """
+
+    training: bool
+    """Whether to normalise by the batch's own moments and to update the running ones."""
+    momentum: float = 0.1
+    """The share of the batch in the updated running moments, from 0 to 1."""
+    eps: float = 1e-5
+    """Added to the variance, at least 0."""
+    activation: Activation | None = None
+    """Applied to the result in the same pass."""
+    residual_grad: bool = False
+    """Whether the backward pass gives the gradient of the residual."""
+
+    def __post_init__(self) -> None:
+        check_eps("batch_norm", self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupNorm:
+    """What group normalisation takes beside its arrays.
+
+    Raises:
+        ValueError: a negative eps.
+    """
+
+    num_groups: int
+    """How many groups the C channels form; it divides C."""
+    eps: float = 1e-5
+    """Added to the variance, at least 0."""
+
+    def __post_init__(self) -> None:
+        check_eps("group_norm", self.eps)
+
+
+def check_eps(operation: str, eps: float) -> None:
+    """Raise ValueError unless `eps` is at least 0."""
+    if not eps >= 0:
+        raise ValueError(f"{operation}: eps is {eps} but must be at least 0")
+
+
+BatchNormGrads = tuple[Array, Array, Array, Array | None]
+"""Gradients of x, w, b and the residual."""
 
 
 class NormPrimitives(ABC):
@@ -23,86 +75,55 @@ class NormPrimitives(ABC):
 
     @abstractmethod
     def batch_norm_forward(
-        self,
-        x: Array,
-        gamma: Array | None,
-        beta: Array | None,
-        running_mean: Array,
-        running_var: Array,
-        *,
-        momentum: float,
-        eps: float,
-        training: bool,
-        activation: Activation | None = None,
-        residual: Array | None = None,
+        self, x: Array, w: Array | None, b: Array | None, running: Moments, norm: BatchNorm, residual: Array | None
     ) -> tuple[Array, Moments]:
-        """(y, saved): y = f(gamma (x - mean) / sqrt(variance + eps) + beta + residual), by channel (Ioffe & Szegedy 2015).
+        """Normalise each channel: y = f(w (x - mean) / sqrt(variance + eps) + b + residual) -> (y, saved).
 
-        x, residual and y are (…, C), the parameters and statistics (C,); gamma None is 1, beta None 0. With `training` the
-        moments are those of the n elements that share a channel, the variance biased, and the running ones are
-        updated in place, on the device: running = (1 - momentum) running + momentum batch, where the batch's variance is the
-        unbiased one, over n - 1. Without, the running ones normalise and are saved themselves. Statistics are float32 or wider.
+        Ioffe & Szegedy 2015, algorithms 1 and 2. x, residual and y are (…, C), parameters and moments (C,); a w of None
+        is 1, a b of None is 0. In training the moments are those of the n elements that share a channel, with the biased
+        variance, and the running moments are updated in place, on the device: running = (1 - momentum) running +
+        momentum batch, where the batch's variance is the unbiased one, over n - 1. In inference the running moments
+        normalise, and they are also what is saved. Moments are float32 or wider.
+
+        Args:
+            running: read in inference, updated in training.
+            residual: of x's shape, or None.
         """
 
     @abstractmethod
     def batch_norm_backward(
-        self,
-        dy: Array,
-        x: Array,
-        y: Array | None,
-        gamma: Array | None,
-        saved: Moments,
-        *,
-        eps: float,
-        training: bool,
-        activation: Activation | None = None,
-        residual: bool = False,
-        gamma_out: Array | None = None,
-        beta_out: Array | None = None,
-        accumulate: bool = False,
-    ) -> tuple[Array, Array, Array, Array | None]:
-        """(dx, dgamma, dbeta, dresidual), of the shapes of what they are the gradients of.
+        self, dy: Array, x: Array, y: Array | None, w: Array | None, saved: Moments, norm: BatchNorm, into: Into = NEW
+    ) -> BatchNormGrads:
+        """Gradients of batch normalisation -> (dx, dw, db, dresidual), each of the shape of its input.
 
-        With g = f'(y) dy, h = (x - mean) / sqrt(variance + eps) and sums by channel:
-        dbeta = sum of g; dgamma = sum of g h; dresidual = g, None unless `residual` (dy itself without an activation);
-        dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / n), without the last term unless `training`: running
+        With g = f'(y) dy, h = (x - mean) / sqrt(variance + eps) and sums over the n elements of a channel:
+        db = sum of g; dw = sum of g h; dresidual = g (dy itself if there is no activation), None without `residual_grad`;
+        dx = w / sqrt(variance + eps) (g - (db + h dw) / n). In inference dx lacks the last term, because the running
         moments do not depend on x.
 
         Args:
-            y: the output; read only with an activation.
-            gamma_out, beta_out: where to write dgamma and dbeta.
-            accumulate: add to what `gamma_out` and `beta_out` hold.
+            y: the output; read only if there is an activation.
+            saved: the moments that the forward pass returned.
+            into: where dw and db go. Both are computed whether they are needed or not: dx takes them.
         """
 
     @abstractmethod
-    def group_norm_forward(
-        self, x: Array, gamma: Array | None, beta: Array | None, *, groups: int, eps: float
-    ) -> tuple[Array, Moments]:
-        """(y, saved): y = gamma (x - mean) / sqrt(variance + eps) + beta of x (N, …, C) (Wu & He 2018, equation 1).
+    def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
+        """Normalise groups of channels: y = w (x - mean) / sqrt(variance + eps) + b of x (N, …, C) -> (y, saved).
 
-        The moments, (N, groups) and float32 or wider, are of a sample's positions and the C // groups neighbouring channels of
-        a group; gamma and beta are (C,), None for 1 and 0.
+        Wu & He 2018, equation 1. The moments, (N, num_groups) and float32 or wider, are taken over the positions of a
+        sample and the C // num_groups neighbouring channels of a group. w and b are (C,); None stands for 1 and 0.
         """
 
     @abstractmethod
     def group_norm_backward(
-        self,
-        dy: Array,
-        x: Array,
-        gamma: Array | None,
-        saved: Moments,
-        *,
-        groups: int,
-        eps: float,
-        gamma_out: Array | None = None,
-        beta_out: Array | None = None,
-        accumulate: bool = False,
+        self, dy: Array, x: Array, w: Array | None, saved: Moments, norm: GroupNorm, into: Into = NEW
     ) -> tuple[Array, Array, Array]:
-        """(dx, dgamma, dbeta).
+        """Gradients of group normalisation -> (dx, dw, db).
 
-        With h = (x - mean) / sqrt(variance + eps) and d = gamma dy: dbeta and dgamma are the sums of dy and of dy h by channel;
-        dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), with means over a group of a sample.
+        With h = (x - mean) / sqrt(variance + eps) and d = w dy: db and dw are the sums of dy and of dy h over each channel;
+        dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), where the means are over a group of a sample.
 
         Args:
-            gamma_out, beta_out, accumulate: as for `batch_norm_backward`.
+            saved, into: as for `batch_norm_backward`.
         """

@@ -15,24 +15,27 @@ class RandomPrimitives(ABC):
 
     @abstractmethod
     def random_words(self, stream: Stream, count: int) -> Array:
-        """`count` uint64 words of a stream."""
-
-    @abstractmethod
-    def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
-        """Numbers in [0, 1): the upper 24 bits of a word each in float32, the upper 53 in float64."""
+        """The first `count` uint64 words of a stream."""
 
     @abstractmethod
     def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
-        """Standard normal numbers: the entries of `random.normal_table` that 16 bits of the stream each name, four a word."""
+        """Standard normal numbers: element e is entry u[e] of `random.normal_table`.
+
+        u are the uint16 numbers of the stream, as in `dropout_forward`.
+        """
 
     @abstractmethod
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
-        """x with elements dropped at rate p and the rest scaled, by `random.drop_threshold` and `random.uint16`."""
+        """y = x times 0 with probability p, else times 1 / (1 - p), elementwise (Srivastava et al. 2014).
+
+        Element e is dropped where u[e] < round(65536 p), and p stands for that number over 65536. The numbers u are the
+        stream's words read as uint16, four per word, the lowest bits first. A NaN or an infinity that is dropped is NaN.
+        """
 
     @abstractmethod
     def dropout_backward(self, dy: Array, p: float, *, stream: Stream) -> Array:
-        """dx: the mask of the forward pass is drawn again, never stored."""
+        """dx: dy times the factors of the forward pass, which are drawn again and never stored."""
 
     @abstractmethod
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
-        """`random.permutation` as int32 (count,), count < 2^31: the stable order of the stream's words."""
+        """The stable order of the stream's first `count` words, count < 2^31, as int32 (count,); see `random.permutation`."""

@@ -10,7 +10,7 @@ from gpunet.backends.cuda.device import CudaDevice, activation_fields
 
 
 class CudaActivation(CudaDevice, ABC):
-    """Primitives of kernels/activation.cu and input_activation.cu."""
+    """Primitives of kernels/activation.cu and kernels/input_activation.cu."""
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:
         element = self._element("activation_forward", x=(x, None))
@@ -40,5 +40,5 @@ class CudaActivation(CudaDevice, ABC):
 
 
 def _input_fields(activation: InputActivation) -> dict[str, float]:
-    """The kernels' InputActivation."""
+    """The struct InputActivation of the kernels."""
     return {"kind": INPUT_ACTIVATIONS.index(activation.name), "beta": activation.beta}

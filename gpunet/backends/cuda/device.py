@@ -175,7 +175,7 @@ def activation_fields(activation: Activation | None) -> dict[str, float]:
         return fields
     if activation.name in LINES:
         return dict(zip(fields, (LINE, *activation.line), strict=True))
-    slope = activation.alpha if activation.name == "elu" else activation.slope
+    slope = activation.alpha if activation.name == "elu" else activation.negative_slope
     return {**fields, "kind": 1 + ACTIVATIONS.index(activation.name), "slope": slope}
 
 

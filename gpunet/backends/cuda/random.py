@@ -19,21 +19,13 @@ SCAN_THREADS = constant("permutation.cu", "SCAN_THREADS")
 
 
 class CudaRandom(CudaDevice, ABC):
-    """Primitives of kernels/random.cu and permutation.cu."""
+    """Primitives of kernels/random.cu and kernels/permutation.cu."""
 
     def random_words(self, stream: Stream, count: int) -> Array:
         y = self.arrays.empty((count,), np.uint64)
         if count:
             blocks = min(-(-count // (4 * THREADS)), MAX_BLOCKS)
             self.launcher.launch("random_words", blocks, THREADS, (y, count, *_stream(stream)))
-        return y
-
-    def random_uniform(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
-        y = self.arrays.empty(shape, dtype)
-        self._expect("random_uniform", y=(y, None))
-        if y.size:
-            blocks = min(-(-y.size // (4 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch("random_uniform<float>", blocks, THREADS, (y, y.size, *_stream(stream)))
         return y
 
     def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
@@ -79,5 +71,5 @@ class CudaRandom(CudaDevice, ABC):
 
 
 def _stream(stream: Stream) -> tuple[dict[str, int], Array | None]:
-    """The kernels' Stream and clock."""
+    """The struct Stream of the kernels, and the clock."""
     return {name: getattr(stream, name) for name in ("seed", "purpose", "step", "call", "epoch")}, stream.clock

@@ -7,9 +7,11 @@ from gpunet.backends.numpy.arrays import NumpyArrays
 from gpunet.backends.numpy.augment import NumpyAugment
 from gpunet.backends.numpy.conv.primitives import NumpyConv
 from gpunet.backends.numpy.local import NumpyLocal
+from gpunet.backends.numpy.loss import NumpyLoss
 from gpunet.backends.numpy.matmul import NumpyMatmul
 from gpunet.backends.numpy.norm import NumpyNorm
 from gpunet.backends.numpy.pool import NumpyPool
+from gpunet.backends.numpy.random import NumpyRandom
 from gpunet.backends.numpy.resample import NumpyResample
 from gpunet.backends.numpy.update import NumpyUpdate
 
@@ -21,8 +23,10 @@ class NumpyBackend(
     NumpyPool,
     NumpyNorm,
     NumpyActivation,
+    NumpyLoss,
     NumpyResample,
     NumpyLocal,
+    NumpyRandom,
     NumpyAugment,
     NumpyUpdate,
 ):

@@ -16,7 +16,7 @@ def activate(x: Array, activation: Activation, *, out: Array) -> None:
             np.maximum(x, 0, out=out)
         case "leaky_relu":
             low = np.minimum(x, 0)
-            low *= activation.slope
+            low *= activation.negative_slope
             np.maximum(x, 0, out=out)
             out += low
         case "sigmoid":
@@ -45,7 +45,7 @@ def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
         case "relu":
             return _passed(dy, y <= 0)
         case "leaky_relu":
-            slopes = np.array([1, activation.slope], dy.dtype)
+            slopes = np.array([1, activation.negative_slope], dy.dtype)
             factor = slopes[(y <= 0).view(np.uint8)]
             return np.multiply(dy, factor, out=factor)
         case "sigmoid":

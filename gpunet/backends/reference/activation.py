@@ -24,7 +24,7 @@ class ReferenceActivation(HostBackend, ABC):
                 case "relu":
                     return np.where(x <= 0, 0, x).astype(x.dtype)
                 case "leaky_relu":
-                    return np.where(x <= 0, activation.slope * x, x).astype(x.dtype)
+                    return np.where(x <= 0, activation.negative_slope * x, x).astype(x.dtype)
                 case "sigmoid":
                     return (1 / (1 + np.exp(-x))).astype(x.dtype)
                 case "tanh":
@@ -40,7 +40,7 @@ class ReferenceActivation(HostBackend, ABC):
             case "relu":
                 return np.where(y <= 0, 0, dy).astype(dy.dtype)
             case "leaky_relu":
-                return np.where(y <= 0, activation.slope * dy, dy).astype(dy.dtype)
+                return np.where(y <= 0, activation.negative_slope * dy, dy).astype(dy.dtype)
             case "sigmoid":
                 return dy * y * (1 - y)
             case "tanh":

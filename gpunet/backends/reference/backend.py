@@ -6,9 +6,11 @@ from gpunet.backends.reference.activation import ReferenceActivation
 from gpunet.backends.reference.augment import ReferenceAugment
 from gpunet.backends.reference.conv import ReferenceConv
 from gpunet.backends.reference.local import ReferenceLocal
+from gpunet.backends.reference.loss import ReferenceLoss
 from gpunet.backends.reference.matmul import ReferenceMatmul
 from gpunet.backends.reference.norm import ReferenceNorm
 from gpunet.backends.reference.pool import ReferencePool
+from gpunet.backends.reference.random import ReferenceRandom
 from gpunet.backends.reference.resample import ReferenceResample
 from gpunet.backends.reference.update import ReferenceUpdate
 
@@ -19,8 +21,10 @@ class ReferenceBackend(
     ReferencePool,
     ReferenceNorm,
     ReferenceActivation,
+    ReferenceLoss,
     ReferenceResample,
     ReferenceLocal,
+    ReferenceRandom,
     ReferenceAugment,
     ReferenceUpdate,
 ):

@@ -9,7 +9,9 @@ import numpy as np
 
 from gpunet.backends import get_backend
 from gpunet.backends.contract.activation import Activation, InputActivation
-from gpunet.backends.contract.norm import Moments
+from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.loss import CrossEntropy
+from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
 from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
 from gpunet.geometry import Geometry
@@ -17,7 +19,7 @@ from gpunet.resampling import linear, padded
 
 ACTIVATIONS = (
     Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"), Activation("elu", alpha=0.7),
-    Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+    Activation("relu6"), Activation("hard_tanh", min_val=-0.5, max_val=0.8), Activation("hard_sigmoid"),
 )  # fmt: skip
 INPUT_ACTIVATIONS = (
     InputActivation("gelu"), InputActivation("silu"), InputActivation("softplus", 2.5), InputActivation("hard_swish"),
@@ -78,28 +80,26 @@ def _batch_norm(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
     cases = ((2, 9, 7, 8), None, True), ((33, 35), ACTIVATIONS[3], True), ((3, 5), None, False)
     for shape, activation, training in cases:
-        options: dict[str, Any] = {"eps": 1e-3, "training": training, "activation": activation}
-        gamma, beta, mean, x = (draw.normal(*extents) for extents in (shape[-1:], shape[-1:], shape[-1:], shape))
-        of_channels = {"gamma": gamma, "beta": beta, "mean": mean, "variance": draw.rounded(mean**2 + 1)}
+        norm = BatchNorm(training, eps=1e-3, activation=activation, residual_grad=True)
+        w, b, mean, x = (draw.normal(*extents) for extents in (shape[-1:], shape[-1:], shape[-1:], shape))
+        of_channels = {"w": w, "b": b, "mean": mean, "variance": draw.rounded(mean**2 + 1)}
         residual = draw.normal(*shape)
-        names = tuple(of_channels)
 
-        def forward(on: Any, a: Any, options: Any = options, names: Any = names) -> Any:
-            y, saved = on.batch_norm_forward(
-                a["x"], *(a[name] for name in names), momentum=0.1, residual=a["residual"], **options
-            )
-            return [y, *saved, a["mean"], a["variance"]]
+        def forward(on: Any, a: Any, norm: BatchNorm = norm) -> Any:
+            running = Moments(a["mean"], a["variance"])
+            y, saved = on.batch_norm_forward(a["x"], a["w"], a["b"], running, norm, a["residual"])
+            return [y, *saved, *running]
 
         label = f"{shape}, {'training' if training else 'inference'}"
         yield Case(
             f"batch_norm_forward {label}", draw.dtype, {"x": x, "residual": residual, **of_channels}, forward,
-            frozenset(names), FAST_AND_SIMPLE,
+            frozenset(of_channels), FAST_AND_SIMPLE,
         )  # fmt: skip
-        arrays = [a.copy() for a in of_channels.values()]
-        y, saved = reference.batch_norm_forward(x, *arrays, momentum=0.1, residual=residual, **options)
+        running = Moments(mean.copy(), of_channels["variance"].copy())
+        y, saved = reference.batch_norm_forward(x, w, b, running, norm, residual)
         yield draw.call(
-            "batch_norm_backward", draw.normal(*shape), x, draw.rounded(y), gamma, saved,
-            residual=True, label=label, single=(3, "4.0", "4.1"), variants=FAST_AND_SIMPLE, **options,
+            "batch_norm_backward", draw.normal(*shape), x, draw.rounded(y), w, saved, norm,
+            label=label, single=(3, "4.0", "4.1"), variants=FAST_AND_SIMPLE,
         )  # fmt: skip
 
 
@@ -108,24 +108,22 @@ def _group_norm(draw: Draw) -> Iterator[Case]:
     for shape, groups, affine in (
         ((2, 9, 7, 16), 2, True), ((33, 35), 5, True), ((3, 5), 1, False), ((70, 4, 8), 2, True),
     ):  # fmt: skip
-        gamma, beta = (draw.normal(shape[-1]) if affine else None for _ in range(2))
+        w, b = (draw.normal(shape[-1]) if affine else None for _ in range(2))
         x, dy, label = draw.normal(*shape), draw.normal(*shape), f"{shape}, {groups} groups"
-        options: dict[str, Any] = {"groups": groups, "eps": 1e-2}
-        yield draw.call(
-            "group_norm_forward", x, gamma, beta, label=label, single=(1, 2), variants=FAST_AND_SIMPLE, **options
-        )
-        saved = Moments(*(a.astype(np.float32) for a in reference.group_norm_forward(x, gamma, beta, **options)[1]))
+        norm = GroupNorm(groups, eps=1e-2)
+        yield draw.call("group_norm_forward", x, w, b, norm, label=label, single=(1, 2), variants=FAST_AND_SIMPLE)
+        saved = Moments(*(a.astype(np.float32) for a in reference.group_norm_forward(x, w, b, norm)[1]))
         single = 2, "3.0", "3.1"
         yield draw.call(
-            "group_norm_backward", dy, x, gamma, saved, label=label, single=single, variants=FAST_AND_SIMPLE, **options
+            "group_norm_backward", dy, x, w, saved, norm, label=label, single=single, variants=FAST_AND_SIMPLE
         )
         inputs = {"dy": dy, "x": x, "mean": saved.mean, "variance": saved.variance}
-        inputs |= {} if gamma is None else {"gamma": gamma}
-        inputs |= {name: np.ones(shape[-1], np.float32) for name in ("gamma_out", "beta_out")}
+        inputs |= {} if w is None else {"w": w}
+        inputs |= {name: np.ones(shape[-1], np.float32) for name in ("dw", "db")}
 
-        def added(on: Any, a: Any, options: Any = options) -> Any:
-            moments, out = Moments(a["mean"], a["variance"]), {name: a[name] for name in ("gamma_out", "beta_out")}
-            return on.group_norm_backward(a["dy"], a["x"], a.get("gamma"), moments, accumulate=True, **out, **options)
+        def added(on: Any, a: Any, norm: GroupNorm = norm) -> Any:
+            moments, into = Moments(a["mean"], a["variance"]), Into(a["dw"], a["db"], add=True)
+            return on.group_norm_backward(a["dy"], a["x"], a.get("w"), moments, norm, into)
 
         yield Case(
             f"group_norm_backward {label}, added to what is there", draw.dtype, inputs, added,
@@ -148,31 +146,20 @@ def _activations(draw: Draw) -> Iterator[Case]:
 def _cross_entropy(draw: Draw) -> Iterator[Case]:
     logits, labels = draw.normal(19, 33), draw.rng.integers(0, 33, 19).astype(np.int32)
     weight = draw.rng.uniform(0.5, 2, 33).astype(np.float32)
-    options: dict[str, Any] = {"smoothing": 0.1, "single": ("weight",), "variants": FAST_AND_SIMPLE}
-    yield draw.call(
-        "softmax_cross_entropy", logits, labels, weight=weight, ignore_index=int(labels[3]), label="weighted", **options
-    )
-    yield draw.call(
-        "softmax_cross_entropy", logits, labels,
-        weight=None, smoothing=0.0, ignore_index=None, label="plain", variants=FAST_AND_SIMPLE,
-    )  # fmt: skip
-    yield draw.call(
-        "softmax_cross_entropy", logits, labels,
-        weight=weight, ignore_index=None, reduction="none", label="by rows", **options,
-    )  # fmt: skip
-    yield draw.call(
-        "softmax_cross_entropy", logits, labels,
-        weight=weight, ignore_index=None, reduction="sum", normalized=True, label="of logarithms", **options,
-    )  # fmt: skip
     many = draw.rng.integers(0, 3, SMALL_ROWS + 1).astype(np.int32)
-    yield draw.call(
-        "softmax_cross_entropy", draw.normal(len(many), 3), many,
-        weight=weight[:3], ignore_index=1, label=f"{len(many)} rows", **options,
-    )  # fmt: skip
-    yield draw.call(
-        "softmax_cross_entropy", draw.normal(len(many), 3), many,
-        weight=weight[:3], ignore_index=1, reduction="none", label=f"{len(many)} rows by rows", **options,
-    )  # fmt: skip
+    weighted = CrossEntropy(weight, 0.1)
+    of_many = CrossEntropy(weight[:3], 0.1, ignore_index=1)
+    for label, given, options in (
+        ("weighted", (logits, labels), weighted._replace(ignore_index=int(labels[3]))),
+        ("plain", (logits, labels), CrossEntropy()),
+        ("by rows", (logits, labels), weighted._replace(reduction="none")),
+        ("of logarithms", (logits, labels), weighted._replace(reduction="sum", normalized=True)),
+        (f"{len(many)} rows", (draw.normal(len(many), 3), many), of_many),
+        (f"{len(many)} rows by rows", (draw.normal(len(many), 3), many), of_many._replace(reduction="none")),
+    ):
+        yield draw.call(
+            "softmax_cross_entropy", *given, options, label=label, single=("2.0",), variants=FAST_AND_SIMPLE
+        )
 
 
 def _softmax(draw: Draw) -> Iterator[Case]:
@@ -183,5 +170,5 @@ def _softmax(draw: Draw) -> Iterator[Case]:
         y = get_backend("reference").softmax_forward(logits, log=log)
         yield draw.call("softmax_backward", dy, y, log=log, label=label)
     labels, weight = draw.rng.integers(0, 3, 999).astype(np.int32), draw.rng.uniform(0.5, 2, 3).astype(np.float32)
-    yield draw.call("label_weight", labels, weight, classes=3, ignore_index=1, single=("weight",))
+    yield draw.call("label_weight", labels, 3, CrossEntropy(weight, ignore_index=1), single=("2.0",))
     yield draw.call("sigmoid_cross_entropy", logits, draw.rng.uniform(size=(19, 33)).astype(np.float32))

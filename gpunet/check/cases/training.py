@@ -40,11 +40,9 @@ def cases(dtype: str) -> Iterator[Case]:
 
 def _random_numbers(draw: Draw) -> Iterator[Case]:
     yield draw.call("random_words", STREAM, 1027)
-    yield draw.call("random_uniform", STREAM, (37,), np.float32)
     yield draw.call("random_normal", STREAM, (5, 37), np.float32)
     yield draw.call("permutation", STREAM, 1027)
     yield _clocked(draw, "random_words", {}, 9)
-    yield _clocked(draw, "random_uniform", {}, (9,), np.float32)
     yield _clocked(draw, "random_normal", {}, (9,), np.float32)
 
 

@@ -7,7 +7,6 @@ emulated device runs one small step under several schedules.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from gpunet.backends import Backend
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import Conv
+from gpunet.backends.contract.norm import BatchNorm, Moments
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.stage import FailedError, Numbers, Stage
@@ -82,13 +82,13 @@ def _weight_grad(backend: CudaBackend, batch: int) -> Work:
 
 def _batch_norm(backend: CudaBackend, batch: int) -> Work:
     shape = _geometry(batch).x_shape
-    x, dy, gamma, beta = _drawn(backend, shape, shape, shape[-1:], shape[-1:])
-    options: dict[str, Any] = {"eps": 1e-5, "training": True}
+    x, dy, w, b = _drawn(backend, shape, shape, shape[-1:], shape[-1:])
+    norm = BatchNorm(training=True)
 
     def work() -> Sequence[Array]:
-        running = [backend.full(shape[-1:], 0.0, np.float32) for _ in range(2)]
-        y, saved = backend.batch_norm_forward(x, gamma, beta, *running, momentum=0.1, **options)
-        return [y, *saved, *backend.batch_norm_backward(dy, x, y, gamma, saved, **options)[:3]]
+        running = Moments(*(backend.full(shape[-1:], 0.0, np.float32) for _ in range(2)))
+        y, saved = backend.batch_norm_forward(x, w, b, running, norm, None)
+        return [y, *saved, *backend.batch_norm_backward(dy, x, y, w, saved, norm)[:3]]
 
     return work
 

@@ -154,7 +154,7 @@ class Drawn:
     def make(self, clock, dtype):
         place = random._state if clock is None else None
         stream = random.Stream(5, 3, place.step if place else 0, 0, place.epoch if place else 0, clock)
-        return self.backend.random_uniform(stream, (self.rows, 6, 6, 1), dtype), self.labels
+        return self.backend.random_normal(stream, (self.rows, 6, 6, 1), dtype), self.labels
 
 
 @pytest.mark.parametrize("metrics", [["accuracy"], ["top2"]])
