@@ -13,8 +13,6 @@ from gpunet import functional as F
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "names.md"
 ROOMS = {"gp": gp, "F": F, "nn": nn, "optim": optim, "data": data}
-PLACEHOLDERS = {"params": "parameters"}
-"""Words of the page for arguments whose own names are long."""
 
 
 def documented_calls():
@@ -44,8 +42,7 @@ def test_a_documented_call_has_these_arguments(call):
     function, positional, keywords = resolved(call)
     parameters = inspect.signature(function).parameters
     own = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    expected = [name and PLACEHOLDERS.get(name, name) for name in positional]
-    given = [name if want is None else want for name, want in zip(own, expected, strict=False)]
+    given = [name if want is None else want for name, want in zip(own, positional, strict=False)]
     assert given == own[: len(positional)]
     shared = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     assert [name for name in keywords if name not in parameters and not shared] == []
