@@ -44,7 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> ArgumentParser:
     """The parser of every command."""
-    parser = ArgumentParser(prog="gpunet", description="Convolutional networks on NumPy or CuPy.")
+    parser = ArgumentParser(
+        prog="gpunet",
+        description="Convolutional networks on NumPy or CuPy.",
+        epilog="gpunet COMMAND --help describes the options of a command.",
+    )
     parser.add_argument("--version", action="version", version=f"gpunet {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

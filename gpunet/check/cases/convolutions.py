@@ -1,4 +1,4 @@
-"""Cases of convolutions, locally connected layers, and matrix products."""
+"""Convolutions, locally connected layers and matrix products."""
 
 from __future__ import annotations
 
