@@ -12,10 +12,11 @@ from gpunet.backends.contract.update import RULES, UNGUARDED, FlatStorage, Guard
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
 
-UNITS_OF_BLOCK = 32
+UNITS_PER_BLOCK = 32
 """Columns that one block of clip_units takes, as kernels/optimizer.cu is written."""
 TABLES = 64
-"""Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one for each step."""
+"""Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one for
+each step."""
 
 
 class CudaUpdate(CudaDevice, ABC):
@@ -65,7 +66,7 @@ class CudaUpdate(CudaDevice, ABC):
         element = "float" if shadow is None else self._element("clip_units", shadow=(shadow, w.shape))
         rows, units = w.shape
         if w.size:
-            grid, args = -(-units // UNITS_OF_BLOCK), (w, shadow, rows, units, limit, *_outcome(guard))
+            grid, args = -(-units // UNITS_PER_BLOCK), (w, shadow, rows, units, limit, *_outcome(guard))
             self.launcher.launch(instance("clip_units", element), grid, THREADS, args)
 
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
