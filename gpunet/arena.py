@@ -1,9 +1,11 @@
-"""Flat storage of parameters: one array of data, one of gradients, one of each optimizer slot.
+"""Flat storage of parameters: one array of data, one of gradients, and one for each optimizer slot.
 
-A parameter is a segment of the arena, and its arrays are views of it, so that one optimizer kernel, one clip and one
-transfer serve a whole model. Segments start at multiples of 128 bytes; the gaps between them stay zero.
+A parameter is a segment of the arena, and its arrays are views of the segment, so that one
+optimizer kernel, one clip and one transfer serve a whole model. Segments start at multiples of 128
+bytes; the gaps between them stay zero.
 
-Where operations store 16 bits, they take the parameters from a shadow: the same arena rounded to their dtype.
+Operations in 16 bits take the parameters from a shadow, which is the same arena rounded to their
+dtype.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from gpunet.backends.contract.backend import Backend
 from gpunet.errors import BackendError
 
 ALIGNMENT = 128
-"""Bytes: a cache line of the GPU, so that a segment never shares one and 16-byte loads are always aligned."""
+"""Bytes of a cache line of a GPU, so that no two segments share a line and 16-byte loads are always
+aligned."""
 
 
 class Arena:
@@ -28,9 +31,9 @@ class Arena:
 
     Args:
         backend: where it lives.
-        shapes: the parameters', in the order of their segments.
-        dtype: the elements'.
-        grad: whether there are gradients.
+        shapes: the shape of each parameter, in the order of the segments.
+        dtype: dtype of the elements.
+        grad: whether gradients are stored.
     """
 
     def __init__(self, backend: Backend, shapes: Sequence[tuple[int, ...]], dtype: Any, *, grad: bool = True):
@@ -50,20 +53,21 @@ class Arena:
         self.written = [False] * len(self.shapes)
         """Which segments hold a gradient of this step."""
         self.version = 0
-        """Counts the changes of `data`: backward through older values raises."""
+        """Counts the changes of `data`; a backward pass through older values raises."""
         self.shadow: Array | None = None
-        self._rounded = -1  # the version that the shadow is of
+        self._rounded = -1  # the version of `data` that the shadow holds
         self.scaling: Array | None = None
-        """State of dynamic loss scaling, see `backends.contract.update.FlatStorage`."""
+        """The state of dynamic loss scaling: see `backends.contract.update.FlatStorage`."""
         self.owner: ref[Any] | None = None
-        """The optimizer, which the parameters, that refer to the arena, do not keep alive."""
+        """The optimizer, as a weak reference: parameters refer to the arena, and must not keep the
+        optimizer alive."""
         self._make_views()
 
     def __len__(self) -> int:
         return len(self.shapes)
 
     def add_slot(self, name: str) -> None:
-        """A zero-filled array of the arena's size for an optimizer."""
+        """Add an array of the arena's size, filled with zeros, for an optimizer."""
         self.slots.setdefault(name, self.backend.full((self.size,), 0, self.dtype))
 
     def slot_view(self, name: str, i: int) -> Array:
@@ -71,7 +75,7 @@ class Arena:
         return self._view(self.slots[name], i)
 
     def keep_shadow(self, dtype: Any) -> None:
-        """Have a shadow in a dtype of 16 bits, which updates write from now on."""
+        """Make a shadow in a dtype of 16 bits, which updates write from now on."""
         if self.shadow is None or self.shadow.dtype != dtype:
             self.shadow, self._rounded = self.backend.empty((self.size,), dtype), -1
             self.shadow_views = [self._view(self.shadow, i) for i in range(len(self))]
@@ -83,13 +87,14 @@ class Arena:
         return self.shadow_views[i]
 
     def refresh(self) -> None:
-        """Round the shadow anew, if there is one and something other than an update has changed `data` since."""
+        """Write the shadow again, if something other than an update has changed `data` since it was
+        written."""
         if self.shadow is not None and self._rounded != self.version:
             self.backend.cast(self.data, self.shadow.dtype, out=self.shadow)
             self._rounded = self.version
 
     def count_updates(self, count: int = 1) -> None:
-        """Note that so many updates have changed `data`, and the shadow with it."""
+        """Count `count` updates, each of which has changed `data`, and the shadow with it."""
         if self._rounded == self.version:
             self._rounded += count
         self.version += count
@@ -98,7 +103,7 @@ class Arena:
         """Move data, gradients, slots and the state of loss scaling together.
 
         Raises:
-            BackendError: the loss is scaled, and the backend computes without.
+            BackendError: the loss is scaled, and the backend does not compute in 16 bits.
         """
         if backend is self.backend:
             return
@@ -121,7 +126,7 @@ class Arena:
     # ---- copies and pickles
 
     def __getstate__(self) -> dict[str, Any]:
-        """All of it on the host, without the owner."""
+        """The whole arena on the host, without its owner."""
         made = {"backend": self.backend, "shapes": self.shapes, "dtype": self.dtype, "grad": bool(self.grad.size)}
         return {**made, "data": self.backend.to_numpy(self.data), "state": self.state()}
 
@@ -131,7 +136,8 @@ class Arena:
         self.restore(state["state"])
 
     def state(self) -> dict[str, Any]:
-        """What there is beside the parameters' values, on the host; of the shadow, which follows from these, its dtype."""
+        """Everything beside the parameters' values, on the host; of the shadow, which follows from
+        the values, only the dtype."""
         host = self.backend.to_numpy
         return {
             "grads": [host(grad) if kept else None for grad, kept in zip(self.grad_views, self.written, strict=False)],
@@ -142,7 +148,7 @@ class Arena:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, of an arena of the same shapes."""
+        """Take up what `state` returned for an arena of the same shapes."""
         backend = self.backend
         for i, grad in enumerate(state["grads"]):
             self.written[i] = grad is not None
@@ -158,12 +164,14 @@ class Arena:
         self.version = state["version"]
 
     def runs(self, keys: Sequence[Hashable]) -> tuple[np.ndarray, list[int]]:
-        """The segments that hold a gradient, neighbours of equal keys joined across the gap between them.
+        """The segments that hold a gradient; neighbours with equal keys are joined to one run,
+        across the gap between them.
 
         Args:
-            keys: what decides a segment's hyper-parameters, one a segment.
+            keys: one for each segment, equal where the hyper-parameters are equal.
         Returns:
-            (bounds (M, 2) int64: first element of each run and the one past its last; number of its first segment).
+            (bounds (M, 2) int64, with the first element of each run and the one past its last;
+            number of each run's first segment).
         """
         bounds: list[list[int]] = []
         first: list[int] = []

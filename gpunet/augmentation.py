@@ -1,10 +1,13 @@
-"""`Augmentation`: what is done to each image of a batch, as parameters, and the choices that it draws.
+"""`Augmentation`: the parameters of what is done to each image of a batch, and the choices that are
+drawn for it.
 
-An image is padded and cropped, mirrored, cut out and normalised, in this order. All of its choices in an epoch come from
-the first Philox block of its stream, ``Stream(seed, PURPOSES["augment"], call=index, epoch=epoch)``: word 0 places the
-crop's rows, word 1 its columns, the two uppermost bits of word 2 mirror it, the halves of word 3 place the cut-out. They
-depend on the image's index in its data set, never on its place in a batch. They are integers computed by integers, and
-agree bit for bit wherever they are computed: here, and in kernels/gather_augment.cu.
+An image is padded and cropped, mirrored, cut out and normalised, in this order. All choices for an
+image in an epoch come from the first Philox block of its stream,
+``Stream(seed, PURPOSES["augment"], call=index, epoch=epoch)``: word 0 places the rows of the crop,
+word 1 its columns, the two highest bits of word 2 mirror the image, and the halves of word 3 place
+the cut-out. They depend on the image's index in its data set, never on its place in a batch. They
+are integers computed from integers, so they agree bit for bit here and in
+kernels/gather_augment.cu.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ FLIPS = ("none", "random", "alternate")
 
 
 class Choices(NamedTuple):
-    """What is drawn for each of N images."""
+    """The choices that are drawn for each of N images."""
 
     row: np.ndarray
     column: np.ndarray
@@ -32,25 +35,30 @@ class Choices(NamedTuple):
     """(N,) bool: whether left and right, or top and bottom, are exchanged."""
     hole_row: np.ndarray
     hole_column: np.ndarray
-    """(N,) int64: the first pixel of the cut-out in the result, which may be outside."""
+    """(N,) int64: the first pixel of the cut-out in the result, which may lie outside."""
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Parameters of one pass over images (H, W, C); the transforms of `gpunet.data` are made of them.
+    """Parameters of one pass over images (H, W, C); the transforms of `gpunet.data` are made of
+    them.
 
     Attributes:
-        size: extents of the crop; None: those of the image.
+        size: extents of the crop; those of the image if None.
         padding: pixels added on each side before the crop.
-        border: what they are: "zero", or "reflect" of the image without its outermost pixels, as in numpy.pad.
-        random_crop: whether the crop's place is drawn; else it is the middle.
-        flip: exchange left and right: of half of the images, drawn in each epoch ("random"), or drawn for epoch 0 and
-            then of the other half in every second epoch ("alternate").
-        vertical: whether top and bottom of half of the images, drawn, are exchanged.
-        cutout: extent of a square that is set to 0, its centre drawn anywhere in the result (DeVries & Taylor 2017).
-        cutout_last: whether that is done after the normalisation, so that it is set to the mean.
-        mean, std: of each channel, or of all, on the scale 0 to 1: x / 255 or a float x becomes (x - mean) / std, in
-            float32. Empty: the pixels stay as they are.
+        border: the values of these pixels: "zero", or "reflect", which mirrors the image at its
+            outermost pixels as numpy.pad does.
+        random_crop: whether the place of the crop is drawn; otherwise it is the middle.
+        flip: which images have left and right exchanged: "none"; "random", a half that is drawn
+            anew in each epoch; or "alternate", a half that is drawn once and mirrored in every
+            second epoch, the other half in the epochs between.
+        vertical: whether top and bottom are exchanged in half of the images, which are drawn.
+        cutout: extent of a square that is set to 0, with its centre anywhere in the result (DeVries
+            & Taylor 2017).
+        cutout_last: whether the square is set to 0 after the normalisation, which makes it the
+            mean.
+        mean, std: of each channel or of all channels, on the scale 0 to 1: x / 255, or a float x,
+            becomes (x - mean) / std in float32. If they are empty, the pixels stay as they are.
     """
 
     size: tuple[int, int] | None = None
@@ -65,7 +73,8 @@ class Augmentation:
     std: tuple[float, ...] = ()
 
     def output_shape(self, operation: str, shape: Sequence[int]) -> tuple[int, int, int]:
-        """(h, w, C) of the result for images (H, W, C); ValueError, in the name of `operation`, where they do not fit."""
+        """(h, w, C) of the result for images (H, W, C); a ValueError, where they do not fit, begins
+        with `operation`."""
         height, width, channels = shape
         p = self.padding
         if p and p >= min(height, width):
@@ -83,17 +92,18 @@ class Augmentation:
         return h, w, channels
 
     def factors(self, channels: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
-        """(scale, shift), float32 (C,): normalised pixels are pixel * scale + shift, each rounded to float32.
+        """(scale, shift), float32 (C,): a normalised pixel is pixel * scale + shift, with both
+        results rounded to float32.
 
         Args:
-            unit: the pixel value that stands for 1: 255 of uint8, 1 of floats.
+            unit: the pixel value that stands for 1: 255 for uint8, 1 for floats.
         """
         mean, std = np.array(self.mean), np.array(self.std)
         scale, shift = (1 / (unit * std)).astype(np.float32), (-mean / std).astype(np.float32)
         return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
 
     def choices(self, index: np.ndarray, shape: Sequence[int], *, seed: int, epoch: int) -> Choices:
-        """What is drawn for the images (H, W, C) at the positions `index` (N,) of their data set."""
+        """Draw the choices for images (H, W, C) at the positions `index` (N,) of their data set."""
         (height, width, _), (h, w, _), n = shape, self.output_shape("choices", shape), len(index)
         words = random.sample_words(seed, "augment", index, epoch)
         spare_rows, spare_columns = height + 2 * self.padding - h, width + 2 * self.padding - w
@@ -113,5 +123,5 @@ class Augmentation:
 
 
 def _below(words: np.ndarray, bound: int) -> np.ndarray:
-    """Integers from 0 to bound - 1 by the upper 32 bits of the words."""
+    """Integers from 0 to bound - 1, from the upper 32 bits of the words."""
     return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)

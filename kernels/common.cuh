@@ -1,7 +1,8 @@
-// What every kernel shares: integer names, the grid-stride loop, loads of one or four elements, activations, reductions.
+// Code that all kernels share: names of integers, the grid-stride loop, loads of one or four elements,
+// activations and reductions.
 //
-// Elements are stored as T (float, half or bfloat16) and computed in float. NVRTC has no <cstdint> and no INFINITY, hence the
-// names here.
+// Elements are stored as T (float, half or bfloat16), and computed with as float. NVRTC has no <cstdint>
+// and no INFINITY, so the integers get their names here.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -12,13 +13,15 @@ typedef unsigned short uint16;
 typedef unsigned char uint8;
 typedef __nv_bfloat16 bfloat16;
 
-// Mark a pointer parameter that may be null; one whose old content is read before it is written over; and one of which this holds
-// where the kernel's `accumulate` is not 0. Empty here; the check of a launch and the count of its bytes read them.
+// Marks of pointer parameters. OR_NULL: it may be null. UPDATED: its old content is read before it is
+// overwritten. ADDED_TO: the same, where the kernel's `accumulate` is not 0. They are empty for the
+// compiler; the host reads them when it checks a launch and counts its bytes.
 #define OR_NULL
 #define UPDATED
 #define ADDED_TO
 
-// Every thread takes elements a whole grid apart, so that any grid covers any count. 64-bit: tensors may exceed 2^31.
+// Every thread takes elements that are a whole grid apart, so that any grid covers any count. The index
+// has 64 bits, for a tensor may have more than 2^31 elements.
 #define GRID_STRIDE_LOOP(i, count)                                                                  \
     for (int64 i = blockIdx.x * (int64)blockDim.x + threadIdx.x, step_ = (int64)gridDim.x * blockDim.x; i < (count); i += step_)
 
@@ -26,16 +29,18 @@ __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(bfloat16 value) { return __bfloat162float(value); }
 
-// To the nearest, ties to even. What is too large becomes infinite, and NaN stays NaN. sm_75 rounds bfloat16 in software.
+// Rounds to the nearest, ties to even. A value that is too large becomes infinite, and NaN stays NaN.
+// sm_75 rounds bfloat16 in software.
 __device__ __forceinline__ void from_float(float& to, float value) { to = value; }
 __device__ __forceinline__ void from_float(half& to, float value) { to = __float2half_rn(value); }
 __device__ __forceinline__ void from_float(bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
 
-// Four elements as one load or store moves them.
+// The type in which one load or store moves four elements.
 template <int BYTES> struct Four { typedef float4 Bits; };
 template <> struct Four<2> { typedef uint2 Bits; };
 
-// v[0 … V - 1] = p[0 … V - 1]. Four are one load: p must be aligned to 16 bytes, or to 8 if T has two.
+// v[0 … V - 1] = p[0 … V - 1]. For V = 4 it is one load: p must be aligned to 16 bytes, or to 8 if T
+// has two bytes.
 template <int V, typename T>
 __device__ __forceinline__ void load(float (&v)[V], const T* p) {
     if constexpr (V == 4) {
@@ -62,12 +67,12 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     }
 }
 
-// An elementwise function whose gradient follows from its output. `kind` is one of the numbers below, which are the places in
-// gpunet.backends.contract.activation.ACTIVATIONS, counted from 1. All activations that are a line between two limits share the
-// last one: y = slope (x + shift), no less than low and no more than high.
+// An elementwise function whose gradient follows from its output. `kind` is one of the numbers below, which
+// are the positions in gpunet.backends.contract.activation.ACTIVATIONS counted from 1. Those that are a line
+// between two limits share the last one: y = slope (x + shift), no less than low and no more than high.
 struct Activation {
     int kind;
-    float slope, shift, low, high;  // slope is also alpha of ELU
+    float slope, shift, low, high;  // slope also holds the alpha of ELU
 };
 
 #define ACTIVATION_NONE 0
@@ -80,8 +85,9 @@ struct Activation {
 
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// v = f(v), for all of v in one branch: a branch an element would cost more than most of the functions.
-// Comparisons are written `x <= 0 ? … : x` because they are false for NaN, so that NaN passes; fmaxf(NaN, 0) would be 0.
+// v = f(v), with one branch for all of v: one for each element would cost more than most functions do.
+// Comparisons are written `x <= 0 ? … : x`, which lets NaN pass, since a comparison with NaN is false;
+// fmaxf(NaN, 0) would be 0.
 template <int V>
 __device__ __forceinline__ void activate(Activation f, float (&v)[V]) {
     const auto all = [&](auto of) {
@@ -101,7 +107,7 @@ __device__ __forceinline__ void activate(Activation f, float (&v)[V]) {
     }
 }
 
-// dy taken back through the activation that made y.
+// dy = the gradient of the activation's input, from that of its output y.
 template <int V>
 __device__ __forceinline__ void undo_activation(Activation f, float (&dy)[V], const float (&y)[V]) {
     const auto all = [&](auto of) {
@@ -118,7 +124,8 @@ __device__ __forceinline__ void undo_activation(Activation f, float (&dy)[V], co
     }
 }
 
-// dy[at …] taken back through the activation that made y: the gate. Without an activation y is not read, and may be null.
+// v = dy[at …] after `undo_activation` with y[at …]: the gate of a gradient kernel. Without an activation
+// y is not read, and may be null.
 template <int V, typename T>
 __device__ __forceinline__ void load_gated(float (&v)[V], const T* dy, const T* y, int64 at, Activation f) {
     load<V>(v, dy + at);
@@ -133,7 +140,7 @@ __device__ __forceinline__ void load_gated(float (&v)[V], const T* dy, const T* 
 
 __device__ __forceinline__ bool is_nan(float x) { return x != x; }
 
-// Whether (x, i) comes before (best, j): NaN before all, then the larger, then the earlier.
+// Whether (x, i) wins over (best, j): NaN wins over all numbers, then the larger one, then the earlier.
 __device__ __forceinline__ bool precedes(float x, int64 i, float best, int64 j) {
     if (is_nan(x) || is_nan(best)) return is_nan(x) && (!is_nan(best) || i < j);
     return x > best || (x == best && i < j);
@@ -145,19 +152,19 @@ __device__ __forceinline__ bool precedes(float x, int64 i, float best, int64 j) 
 #define WARPS (THREADS / WARP)
 #define ALL_LANES 0xffffffffu
 
-// Sum over a warp, the same in every lane and always in the same order. Every lane must call it.
+// The sum over a warp, equal in all lanes and always in the same order. Every lane must call it.
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(ALL_LANES, x, distance);
     return x;
 }
 
-// Sum over a block of at most 1024 threads, a whole number of warps; the same in every thread, in a fixed order.
+// The sum over a block of at most 1024 threads in whole warps, equal in all threads, in a fixed order.
 __device__ __forceinline__ float block_sum(float x) {
     __shared__ float of_warp[WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     x = warp_sum(x);
-    __syncthreads();  // of_warp may still be read by a call before this one
+    __syncthreads();  // an earlier call may still read of_warp
     if (lane == 0) of_warp[warp] = x;
     __syncthreads();
     float total = 0.0f;

@@ -1,13 +1,18 @@
 #include "common.cuh"
-// Elementwise operations and movement.
-//   unary: y[i] = op(a[i])    binary: y[i] = op(a[i], b[i]), axes of extent 1 repeated    fill: y[i] = value
-//   compare: y[i] = a[i] op b[i], true or false, as binary    select: y[i] = condition[i] ? a[i] : b[i]
-//   cast: y[i] = a[i] in another float type, to the nearest, ties to even    scale: y[i] = a[i] * (by * factor)
-//   cast_counts: y[i] = a[i], which is an integer or a boolean
-//   strided_copy: to[at(i)] = from[at(i)], which is transpose, get_slice, put_slice and concatenate
-// Extents and strides count elements; a repeated axis has stride 0, a reversed one a negative stride. The host joins axes
-// that can be walked as one, so equal shapes arrive as rank 1.
-// Bound: memory, the bytes of an element for each array. A transposed copy reads or writes with a stride, at a part of the bandwidth.
+// Elementwise operations, and movement of elements.
+//   unary:        y[i] = op(a[i])
+//   binary:       y[i] = op(a[i], b[i]), with axes of extent 1 repeated
+//   compare:      y[i] = a[i] op b[i], true or false, with axes of extent 1 repeated
+//   select:       y[i] = condition[i] ? a[i] : b[i]
+//   cast:         y[i] = a[i] in another float type, rounded to the nearest, ties to even
+//   cast_counts:  y[i] = a[i], which is an integer or a boolean
+//   scale:        y[i] = a[i] * (by * factor)
+//   fill:         y[i] = value
+//   strided_copy: to[at(i)] = from[at(i)], for transpose, get_slice, put_slice and concatenate
+// Extents and strides count elements; a repeated axis has stride 0, a reversed one a negative stride.
+// The host joins axes that can be walked as one, so arrays of equal shapes arrive with rank 1.
+// Bound: memory, one element of each array per result. A transposed copy reads or writes with a
+// stride, and reaches only a part of the bandwidth.
 
 #define MAX_RANK 8
 
@@ -33,7 +38,7 @@
 #define GREATER 4
 #define GREATER_EQUAL 5
 
-// `op` counts gpunet.backends.contract.arrays.UNARY.
+// `op` is the position in gpunet.backends.contract.arrays.UNARY.
 template <typename T>
 __global__ void unary(const T* a, T* y, int64 count, int op) {
     GRID_STRIDE_LOOP(i, count) {
@@ -51,7 +56,7 @@ __global__ void unary(const T* a, T* y, int64 count, int op) {
     }
 }
 
-// Two arrays walked together over `rank` axes, the last the fastest.
+// How two arrays are walked together over `rank` axes, of which the last one is the fastest.
 struct Walk {
     int rank;
     int64 extent[MAX_RANK];
@@ -70,7 +75,7 @@ __device__ __forceinline__ void walk(const Walk& s, int64 i, int64& first, int64
     }
 }
 
-// `op` counts gpunet.backends.contract.arrays.BINARY; y may be a.
+// `op` is the position in gpunet.backends.contract.arrays.BINARY; y may be a.
 template <typename T>
 __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op) {
     GRID_STRIDE_LOOP(i, count) {
@@ -84,19 +89,20 @@ __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op
             case MULTIPLY: result = u * v; break;
             case DIVIDE: result = u / v; break;
             case POWER: result = powf(u, v); break;
-            case MAXIMUM: result = is_nan(u) || u > v ? u : v; break;  // NaN wins: without one in u, v is taken, NaN or not
+            case MAXIMUM: result = is_nan(u) || u > v ? u : v; break;  // NaN wins: if u is not NaN, a NaN in v is taken
             case MINIMUM: result = is_nan(u) || u < v ? u : v; break;
         }
         from_float(y[i], result);
     }
 }
 
-// What two elements are compared as.
+// The type in which two elements are compared.
 template <typename T> __device__ __forceinline__ float comparable(T value) { return to_float(value); }
 __device__ __forceinline__ int64 comparable(int64 value) { return value; }
 __device__ __forceinline__ int comparable(bool value) { return value; }
 
-// `op` counts gpunet.backends.contract.arrays.COMPARISONS. A comparison with NaN is false, but for NOT_EQUAL.
+// `op` is the position in gpunet.backends.contract.arrays.COMPARISONS. A comparison with NaN is false,
+// except NOT_EQUAL.
 template <typename T>
 __global__ void compare(const T* __restrict__ a, const T* __restrict__ b, bool* __restrict__ y, int64 count, Walk s, int op) {
     GRID_STRIDE_LOOP(i, count) {
@@ -115,7 +121,7 @@ __global__ void compare(const T* __restrict__ a, const T* __restrict__ b, bool* 
     }
 }
 
-// A null a or b is zeros.
+// A null a or b stands for zeros.
 template <typename T>
 __global__ void select(
         const bool* __restrict__ condition, const T* __restrict__ OR_NULL a, const T* __restrict__ OR_NULL b,
@@ -136,7 +142,7 @@ __global__ void cast(const From* __restrict__ a, To* __restrict__ y, int64 count
     GRID_STRIDE_LOOP(i, count) from_float(y[i], to_float(a[i]));
 }
 
-// `by` is one element; null is 1.
+// `by` is one element; null stands for 1.
 template <typename T>
 __global__ void scale(
         const T* __restrict__ a, const float* __restrict__ OR_NULL by, T* __restrict__ y, int64 count, float factor) {

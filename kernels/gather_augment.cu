@@ -1,18 +1,24 @@
 #include "common.cuh"
 #include "philox.cuh"
-// A batch of a data set that lives on the device: gathered, cropped, mirrored, cut out, normalised and cast in one pass.
+// A batch of a data set that lies on the device: gathered, cropped, mirrored, cut out, normalised and
+// cast in one pass.
 //   y[n, i, j, c] = image[order[start + n], row + i', column + j', c] * scale[c] + shift[c],   i' = upended ? h - 1 - i : i
 //                                                                                            j' = mirrored ? w - 1 - j : j
 //   y_labels[n] = labels[order[start + n]]
-//   images uint8 (M, H, W, C)   labels int (M,)   order int: positions   y (rows, h, w, C), uint8 if it is not normalised
-// What lies outside an image, where it is padded, is 0 or the image reflected. row, column, the two flips and the square that
-// is set to 0 are drawn from the Philox block (seed, "augment", position, epoch) as gpunet/augmentation.py draws them, so they
-// depend on the position in the data set alone. The products are rounded before the sums, as NumPy does: the same bits; 16-bit
-// elements are those float32 numbers, rounded.
-// With a clock (step, epoch) on the device, epoch = clock[1] and start = (clock[0] % steps) * stride: a launch that is
-// recorded once in a graph makes another batch at each replay. One that reaches beyond the order repeats its last position.
-// Tiling: a block takes an image, or a share of a large one in grid row y; one of its threads draws for all.
-// Bound: memory, 1 byte read and 4 written an element (1 and 2 in 16 bits, 1 and 1 for uint8); the divisions that place an element are near it.
+//   images uint8 (M, H, W, C)   labels int (M,)   order int: positions
+//   y (rows, h, w, C), uint8 if it is not normalised
+// Pixels outside an image, where it is padded, are 0 or those of the reflected image. row, column, the
+// two flips and the square that is set to 0 are drawn from the Philox block (seed, "augment", position,
+// epoch), as gpunet/augmentation.py draws them, so they depend only on the position in the data set. The
+// products are rounded before the sums, as in NumPy, so that the bits are the same; 16-bit elements are
+// these float32 numbers, rounded.
+// With a clock (step, epoch) on the device, epoch = clock[1] and start = (clock[0] % steps) * stride. So
+// a launch that is recorded once in a graph makes another batch at each replay. A batch that reaches
+// beyond the end of the order repeats the last position.
+// Tiling: one block takes an image, or a share of a large image by its grid row y; one of its threads
+// draws for all.
+// Bound: memory, 1 byte read and 4 written per element (2 written in 16 bits, 1 for uint8); the integer
+// divisions that place an element take nearly as long.
 
 #define MAX_CHANNELS 16
 #define AUGMENT 3  // gpunet.random.PURPOSES
@@ -20,14 +26,14 @@
 #define REFLECT 1  // gpunet.augmentation.BORDERS
 #define ALTERNATE 2  // gpunet.augmentation.FLIPS
 
-// gpunet.augmentation.Augmentation, with the extents of the images and of the result.
+// The fields of gpunet.augmentation.Augmentation, and the extents of the images and of the result.
 struct Augmentation {
     int height, width, channels, h, w;
     int padding, border, random_crop, flip, vertical, cutout, cutout_last;
     float scale[MAX_CHANNELS], shift[MAX_CHANNELS];
 };
 
-// Which batch: its rows, the length of the order, where it starts in that, and how a clock moves the start.
+// Which batch: its rows, the length of the order, its start in the order, and how a clock moves the start.
 struct Batch {
     int64 rows, positions, start, steps, stride;
     uint64 seed, epoch;
@@ -37,7 +43,7 @@ struct Choices {
     int row, column, mirrored, upended, hole_row, hole_column;
 };
 
-// 0 to bound - 1 by the upper 32 bits of a word.
+// A number from 0 to bound - 1, from the upper 32 bits of a word.
 __device__ __forceinline__ int below(uint64 word, int bound) { return (word >> 32) * bound >> 32; }
 
 __device__ __forceinline__ Choices choose(const Augmentation& a, uint64 seed, uint64 position, uint64 epoch) {
@@ -59,7 +65,7 @@ __device__ __forceinline__ Choices choose(const Augmentation& a, uint64 seed, ui
     return s;
 }
 
-// Where a row or a column of the padded image comes from; -1 for the border that is 0.
+// The row or column of the image that a row or column of the padded image shows; -1 for a border of 0.
 __device__ __forceinline__ int inside(int i, int extent, int border) {
     if (i >= 0 && i < extent) return i;
     if (border != REFLECT) return -1;
@@ -100,6 +106,6 @@ __global__ void gather_augment(
             if (cut && a.cutout_last) to = T(0);
             else put(to, pixel, a, c);
         }
-        __syncthreads();  // the next image's choices overwrite these
+        __syncthreads();  // before the choices of the next image overwrite these
     }
 }

@@ -1,29 +1,31 @@
 #include "common.cuh"
 #include "sums.cuh"
-// Updates of a whole arena in one launch, the norm of its gradients, and what follows an update: max-norm and averages.
-//   bounds (M, 2): first element of each segment and the one past its last;  hyper (M, 4 + OWN): its hyper-parameters, a row
-//   each: the rate lr, decay, l1 and shrink, which all rules share, then the rule's own
-//   clip: null, or (norm, scale) as gradient_norm leaves it
-// Blocks of grid row m walk segment m; neighbours of one group arrive joined, so M is 1 for most models.
-//   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))), in two passes of a fixed order
-//   update: w' = w - lr shrink w;  g = scale grad + decay w' + l1 sign(w');  w = the rule's of (w', g) and its slots a, b:
-//   Sgd:     a = momentum a + g;                                    w = w' - lr (nesterov ? g + momentum a : a)
-//   Adam:    a = beta1 a + (1 - beta1) g;  b = beta2 b + (1 - beta2) g^2;  w = w' - lr / c1 a / (sqrt(b / c2) + eps)
-//   Rmsprop: a = alpha a + (1 - alpha) g^2;  b = momentum b + g / (sqrt(a) + eps);  w = w' - lr b
-//   Adagrad: a = a + g^2;                                           w = w' - lr g / (sqrt(a) + eps)
-//   Lion:    w = w' - lr sign(beta1 a + (1 - beta1) g);             a = beta2 a + (1 - beta2) g
-//   Muon:    a = momentum a + (1 - momentum) g;                     w = w' - lr b, of segments whose direction b was made
-//            orthogonal before; of the others Adam
-//   clip_units: each column of w (R, O), the weights that come into a unit, scaled down to a norm of `limit`
+// Updates of a whole arena in one launch, the norm of its gradients, and what follows an update: max-norm
+// and running averages. gpunet/backends/contract/update.py states the formulas of the rules.
+//   bounds (M, 2): first element of each segment and the one past its last
+//   hyper (M, 4 + OWN): the hyper-parameters of each segment: lr, decay, l1 and shrink (the decoupled
+//     decay), which all rules share, then the rule's own
+//   clip: null, or (norm, scale) as gradient_norm writes them
+// The blocks of grid row m walk segment m. Neighbouring segments of one group arrive joined, so M is 1 for
+// most models.
+//   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))), in two passes
+//     of a fixed order
+//   update: w' = w - lr shrink w;  g = scale grad + decay w' + l1 sign(w');  w = rule(w', g, slots a and b)
+//   clip_units: each column of w (R, O), the weights that come into one unit, is scaled down to a norm of
+//     `limit`
 //   average_update: average = decay average + (1 - decay) value
-//   scaling: null, or (scale, good, skipped), the state of dynamic loss scaling (Micikevicius et al. 2018, section 3.2): the
-//     gradients are those of scale times the loss. gradient_norm leaves the norm of the loss's own, and a scale that takes the
-//     loss's out. Where that norm is not finite the gradients overflowed, and the update changes only this state
-//   shadow: null, or the parameters in S, half or bfloat16, which the next forward pass reads: written with them
-//   note: null, or where a recorded step leaves (loss, correct, held), with `last` the note of the step before. held counts the
-//     steps since the first whose loss was not finite, that one included; where it is not 0, nothing is updated
+//   scaling: null, or (scale, good, skipped), the state of dynamic loss scaling (Micikevicius et al. 2018,
+//     section 3.2): the gradients are those of scale times the loss. gradient_norm writes the norm of the
+//     loss's own gradients, and a scale that divides by the loss's. Where that norm is not finite, the
+//     gradients overflowed, and the update changes only this state.
+//   shadow: null, or the parameters in S, half or bfloat16, which the next forward pass reads; it is written
+//     with them
+//   note: null, or where a captured step reports (loss, correct, skipped updates); `last` is the report of
+//     the step before. The third number counts the steps since the first whose loss was not finite, with
+//     that one; where it is not 0, nothing is updated.
 // Hyper-parameters are computed in double where they would cancel (1 - beta2), and applied in float.
-// Bound: memory; 4 bytes a parameter (norm), 12 and 8 a slot (update), 2 more with a shadow, 12 (average_update).
+// Bound: memory. Bytes per parameter: 4 (norm), 12 and 8 per slot (update), 2 more with a shadow,
+// 12 (average_update).
 
 #define GROWTH 2.0f
 #define GROWTH_STEPS 2000.0f
@@ -50,13 +52,13 @@ __global__ void __launch_bounds__(THREADS, 4) gradient_norm(
         const float unscale = scaling ? 1.0f / scaling[0] : 1.0f;  // a power of two: exact
         const float norm = sqrtf(sum) * unscale, scale = max_norm / (norm + 1e-6f);
         norm_and_scale[0] = norm;
-        norm_and_scale[1] = (scale >= 1.0f ? 1.0f : scale) * unscale;  // NaN stays
+        norm_and_scale[1] = (scale >= 1.0f ? 1.0f : scale) * unscale;  // NaN stays NaN
     }
 }
 
 __device__ __forceinline__ float sign(float x) { return x > 0.0f ? 1.0f : x < 0.0f ? -1.0f : x; }
 
-// Whether this step may update; leaves its note. `correct` may be null: then it is noted as 0.
+// Whether this step may update; writes its report. `correct` may be null, and is then reported as 0.
 __device__ __forceinline__ bool may_update(const float* loss, const int* correct, const double* last, double* note) {
     if (!note) return true;
     const bool held = last[2] != 0.0 || !isfinite(loss[0]);
@@ -68,7 +70,8 @@ __device__ __forceinline__ bool may_update(const float* loss, const int* correct
     return !held;
 }
 
-// Whether the gradients overflowed; moves the state on. No thread reads what another one writes here in the same launch.
+// Whether the gradients overflowed; advances the state of loss scaling. No thread reads here what another
+// thread writes in the same launch.
 __device__ __forceinline__ bool overflowed(const float* clip, float* scaling) {
     if (!scaling) return false;
     const bool skips = !isfinite(clip[0]);
@@ -81,13 +84,14 @@ __device__ __forceinline__ bool overflowed(const float* clip, float* scaling) {
     return skips;
 }
 
-// 1 - beta^(t - skipped), of 1 - beta^t: the host counts the steps t, and does not know which were skipped. At least 1 - beta,
-// for a parameter that gets its first gradient late has had fewer than were skipped before.
+// 1 - beta^(t - skipped), from 1 - beta^t: the host counts the steps t, and does not know which of them were
+// skipped. It is at least 1 - beta, since `skipped` may count steps before a parameter's first gradient.
 __device__ __forceinline__ double correction(double of_all, double beta, float skipped) {
     return skipped == 0.0f || beta == 0.0 ? of_all : max(1.0 - (1.0 - of_all) * pow(beta, -(double)skipped), 1.0 - beta);
 }
 
-// A rule is made of a row of hyper-parameters, `row` its own OWN ones, and gives the new weight of (w, g) and its slots.
+// A rule is made from the hyper-parameters of a segment, of which `row` holds its OWN own ones. Called with
+// (w, g, slots a and b), it changes the slots and returns the new weight.
 struct Sgd {
     static const int OWN = 2;
     float rate, keep;
@@ -148,7 +152,7 @@ struct Lion {
 
 struct Muon {
     static const int OWN = Adam::OWN + 1;
-    Adam adam;  // its beta1 is the momentum of orthogonal segments
+    Adam adam;  // in orthogonal segments its beta1 is the momentum
     float rate;
     bool orthogonal;
     __device__ Muon(double lr, const double* row, float skipped)
@@ -162,7 +166,7 @@ struct Muon {
 
 #define SHARED_COLUMNS 4
 
-// A slot that is null reads as 0.
+// A slot that is null is read as 0.
 template <typename S, typename R>
 __global__ void update(
         float* __restrict__ UPDATED data, const float* __restrict__ grad, float* __restrict__ OR_NULL UPDATED a_slot,
@@ -192,12 +196,13 @@ __global__ void update(
     }
 }
 
-// Whether the update before this launch has changed the parameters. `clip` is null unless the loss is scaled.
+// Whether the update before this launch changed the parameters. `clip` is null unless the loss is scaled.
 __device__ __forceinline__ bool has_updated(const float* clip, const double* note) {
     return !(note && note[2] != 0.0) && !(clip && !isfinite(clip[0]));
 }
 
-// A block takes WARP columns, so that a warp reads neighbours of a row at once; each of its WARPS warps takes every WARPS-th row.
+// A block takes WARP columns, so that a warp reads neighbours in a row at once; each of its WARPS warps takes
+// every WARPS-th row.
 template <typename S>
 __global__ void __launch_bounds__(THREADS) clip_units(
         float* __restrict__ UPDATED w, S* __restrict__ OR_NULL shadow, int rows, int units, float limit,
@@ -215,7 +220,7 @@ __global__ void __launch_bounds__(THREADS) clip_units(
 #pragma unroll
     for (int i = 0; i < WARPS; ++i) sum += squares[i][lane];
     const float norm = sqrtf(sum);
-    if (unit >= units || norm <= limit || !has_updated(clip, note)) return;  // NaN is not below the limit, and stays
+    if (unit >= units || norm <= limit || !has_updated(clip, note)) return;  // a NaN is not below the limit, and stays
     const float factor = limit / norm;
     for (int r = warp; r < rows; r += WARPS) {
         const int64 i = (int64)r * units + unit;

@@ -1,13 +1,14 @@
 #include "common.cuh"
 #include "sums.cuh"
 // Reductions over the middle axis of a (outer, n, inner) view; the host brings any axes into this form.
-//   reduce_sum: y[o, s, i] = sum of a[o, k, i] over k from s chunk to (s + 1) chunk: with chunk = n the sum itself, with less
-//               partial sums that a second launch adds, so that few long sums still fill the device, in a fixed order
-//   reduce_max: y[o, i] = the largest a[o, k, i], index[o, i] = its k: the first of equals, NaN before all
+//   reduce_sum:   y[o, s, i] = sum of a[o, k, i] over k from s chunk to (s + 1) chunk. With chunk = n it
+//                 is the whole sum; with less, these are partial sums, which a second launch adds in
+//                 a fixed order, so that few long sums still fill the device.
+//   reduce_max:   y[o, i] = the largest a[o, k, i], index[o, i] = its k; the first of equals, NaN before all
 //   max_backward: dx[o, k, i] = dy[o, i] where k = index[o, i], else 0
-// `_simple` gives a result to a thread, which suits inner > 1 (neighbouring threads read neighbours); `_rows` gives a result
-// to a block, which suits inner = 1.
-// Bound: memory, 4 bytes an element of a.
+// In the variant `_simple` one thread computes a result, which suits inner > 1, for then neighbouring
+// threads read neighbouring elements. In `_rows` one block computes a result, which suits inner = 1.
+// Bound: memory, 4 bytes per element of a.
 
 template <typename T>
 __global__ void reduce_sum_simple(const T* __restrict__ a, T* __restrict__ y, int64 outer, int64 n, int64 inner, int64 chunk) {
@@ -23,7 +24,7 @@ __global__ void reduce_sum_simple(const T* __restrict__ a, T* __restrict__ y, in
 template <typename T>
 __global__ void reduce_sum_rows(const T* __restrict__ a, T* __restrict__ y, int64 outer, int64 n, int64 inner, int64 chunk) {
     const int64 chunks = (n + chunk - 1) / chunk;
-    for (int64 idx = blockIdx.x; idx < outer * chunks * inner; idx += gridDim.x) {  // the same for the whole block
+    for (int64 idx = blockIdx.x; idx < outer * chunks * inner; idx += gridDim.x) {  // equal in all threads of the block
         const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
         Sum own;
         for (int64 k = s * chunk + threadIdx.x; k < min((s + 1) * chunk, n); k += blockDim.x)
@@ -56,7 +57,7 @@ __global__ void __launch_bounds__(THREADS, 4) reduce_max_rows(
     __shared__ int64 winners[THREADS];
     for (int64 idx = blockIdx.x; idx < outer * inner; idx += gridDim.x) {
         const int64 i = idx % inner, o = idx / inner;
-        int64 winner = threadIdx.x < n ? threadIdx.x : 0;  // a thread without an element repeats the first
+        int64 winner = threadIdx.x < n ? threadIdx.x : 0;  // a thread without an element takes the first one again
         float best = to_float(a[(o * n + winner) * inner + i]);
         for (int64 k = winner + blockDim.x; k < n; k += blockDim.x) {
             const float value = to_float(a[(o * n + k) * inner + i]);
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(THREADS, 4) reduce_max_rows(
             }
             __syncthreads();
         }
-        if (threadIdx.x == 0) {  // slot 0 is this thread's own, so no other can overwrite it with the next row
+        if (threadIdx.x == 0) {  // only this thread writes slot 0, so no other overwrites it with the next row
             from_float(y[idx], values[0]);
             index[idx] = (int)winners[0];
         }

@@ -1,12 +1,12 @@
 #include "common.cuh"
 #include "sums.cuh"
-// Rows by number, and their gradient:
-//   take: y[r] = a[rows[r]]
-//   take_backward: dx[l] = sum of dy[order[k]] over the k from starts[l] to starts[l + 1] - 1, in this order
+// Rows that are taken by their numbers, and the gradient of taking them.
+//   take:          y[r] = a[rows[r]]
+//   take_backward: dx[l] = sum of dy[order[k]] for k from starts[l] to starts[l + 1] - 1, in this order
 //   a, dx (length, width)   rows (R,), each from 0 to length - 1   y, dy (R, width)   order (R,)   starts (length + 1,)
-// The gradient gathers: the host sorts the row numbers once, so that rows that repeat need no atomics and are always added in
-// the same order.
-// Bound: memory, 8 bytes an element of y (take), 8 of dy and 4 of dx (take_backward).
+// The host sorts the row numbers once, and the gradient then gathers: repeated rows need no atomics, and
+// are always added in the same order.
+// Bound: memory, 8 bytes per element of y (take), 8 per element of dy and 4 of dx (take_backward).
 
 template <typename T>
 __global__ void take(const T* __restrict__ a, const int64* __restrict__ rows, T* __restrict__ y, int64 count, int64 width) {

@@ -1,4 +1,4 @@
-"""The backends by name."""
+"""`get_backend`: the backends by their names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ NAMES = ("reference", "numpy", "emulated", "cuda")
 
 
 def get_backend(name: str | Backend = "auto") -> Backend:
-    """The backend of a name; one object a name, so that backends compare by identity.
+    """Return the backend of a name; each name has one object, so that backends compare by identity.
 
     Args:
-        name: ``"reference"``, ``"numpy"``, ``"emulated"`` (the CUDA kernels on this machine's CPU), ``"cuda"``, ``"cuda:1"``,
-            or ``"auto"``: what the environment variable ``GPUNET_BACKEND`` names, else CUDA if a GPU answers, else NumPy.
-            A `Backend` is returned as it is.
+        name: ``"reference"``, ``"numpy"``, ``"emulated"`` (the CUDA kernels on this machine's CPU),
+            ``"cuda"``, ``"cuda:1"``, or ``"auto"``: the one that the environment variable
+            ``GPUNET_BACKEND`` names, or CUDA if a GPU answers, or NumPy. A `Backend` is returned as
+            it is.
     Raises:
-        ValueError: a name that is none of these.
-        BackendError: CUDA without CuPy, driver or device, or the emulator without what compiles for it; the message says
-            which and how to install it.
+        ValueError: any other name.
+        BackendError: CUDA without CuPy, driver or device, or the emulator without its compiler; the
+            message says what is missing and how to install it.
     """
     if isinstance(name, Backend):
         return name
@@ -34,7 +35,7 @@ def get_backend(name: str | Backend = "auto") -> Backend:
 
 
 def _parsed(name: str, what: str) -> tuple[str, int]:
-    """(kind, number of the device) of a name; ValueError, in the name of `what`, if it is none."""
+    """Return (kind, number of the device) of a name; a ValueError begins with `what`."""
     kind, _, device = str(name).partition(":")
     if kind not in NAMES or (device and (kind != "cuda" or not device.isdecimal())):
         raise ValueError(f'{what} is {name!r} but takes {", ".join(NAMES)}, "cuda:1" or "auto"')
@@ -42,15 +43,16 @@ def _parsed(name: str, what: str) -> tuple[str, int]:
 
 
 def available_backends() -> list[str]:
-    """The names that `get_backend` would answer on this machine."""
+    """The names of the backends that can be used on this machine."""
     return [name for name in NAMES if not why_unavailable(name)]
 
 
 def why_unavailable(name: str) -> str:
-    """Why a backend cannot be used here and what to do about it; empty where it can.
+    """Say why a backend cannot be used here, and what to do about it; the text is empty where it
+    can be used.
 
     Raises:
-        ValueError: a name that is none.
+        ValueError: a name that is no backend's.
     """
     kind, device = _parsed(name, "why_unavailable: name")
     if kind == "emulated":

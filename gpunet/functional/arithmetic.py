@@ -1,4 +1,4 @@
-"""Arithmetic with broadcasting, and matrix products."""
+"""Arithmetic with broadcasting, and elementwise functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from gpunet.backends.contract.backend import Backend
 
 
 def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
-    """Sum dy over the axes that broadcasting added or stretched; where 16 bits are only stored, the sum is float32."""
+    """Sum dy over the axes that broadcasting added or stretched -> `shape`; sums of 16-bit elements
+    are float32."""
     if tuple(dy.shape) == shape:
         return dy
     new = len(dy.shape) - len(shape)
@@ -25,10 +26,10 @@ def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Binary(Function):
-    """An operation on two arrays that broadcast."""
+    """An operation on two arrays, with broadcasting."""
 
     def check(self, a: Array, b: Array) -> None:
-        """Note the shapes, which must broadcast."""
+        """Keep the shapes, and raise unless they broadcast."""
         if a is None or b is None:
             raise TypeError(f"{self.name}: takes tensors, arrays or numbers, got None")
         self.shapes = tuple(a.shape), tuple(b.shape)
@@ -38,7 +39,7 @@ class Binary(Function):
             raise ValueError(f"{self.name}: shapes {self.shapes[0]} and {self.shapes[1]} do not broadcast") from None
 
     def fit(self, da: Array | None, db: Array | None) -> tuple[Array | None, Array | None]:
-        """Gradients of the broadcast arrays as those of a and b."""
+        """Reduce gradients of the broadcast arrays to those of a and b."""
         return (
             None if da is None else unbroadcast(self.backend, da, self.shapes[0]),
             None if db is None else unbroadcast(self.backend, db, self.shapes[1]),
@@ -98,7 +99,7 @@ class _Divide(Binary):
         divide, da, db = self.backend.binary, None, None
         if self.needs(0):
             da = divide("divide", dy, b)
-        if self.needs(1):  # -dy (a / b) / b, in the order that keeps an a of 0, and overflows where PyTorch does
+        if self.needs(1):  # -dy (y / b): this order keeps a = 0 exact, and overflows where PyTorch does
             db = divide("multiply", self.backend.unary("negative", dy), divide("divide", y, b))
         return self.fit(da, db)
 
@@ -117,19 +118,19 @@ class _Power(Binary):
         a, b, y = self.saved
         backend, apply, da, db = self.backend, self.backend.binary, None, None
         zero = backend.full((), 0, dy.dtype)
-        if self.needs(0):  # b a^(b - 1), and 0 for a b of 0, whatever a is
+        if self.needs(0):  # b a^(b - 1), and 0 where b is 0, whatever a is
             one = backend.full((), 1, dy.dtype)
             da = apply("multiply", dy, apply("multiply", b, apply("power", a, apply("subtract", b, one))))
             if not self.constant:
                 da = self._masked(backend.compare("equal", b, zero), da)
-        if self.needs(1):  # a^b log a; 0^b is 0 for every b near one above 0, and taken as such at 0
+        if self.needs(1):  # a^b log a; where a is 0, it is 0 for b >= 0
             slope = apply("multiply", y, backend.unary("log", a))
             slope = self._masked(backend.compare("equal", a, zero), slope, backend.compare("greater_equal", b, zero))
             db = apply("multiply", dy, slope)
         return self.fit(da, db)
 
     def _masked(self, condition: Array, a: Array, also: Array | None = None) -> Array:
-        """`a`, and 0 where the conditions hold."""
+        """`a`, but 0 where `condition` and, if it is given, `also` hold."""
         condition = self.backend.broadcast(condition, a.shape)
         kept = self.backend.select(condition, None, a)
         if also is None:
@@ -168,11 +169,11 @@ class _Cast(Function):
         return self.backend.cast(x, dtype)
 
     def backward(self, dy: Array) -> Any:
-        return dy  # which the tape brings into x's dtype, as it does with every gradient
+        return dy  # the tape casts every gradient to the dtype of its input
 
 
 def add(a: Any, b: Any) -> Tensor:
-    """a + b with broadcasting; one of them a tensor, the other a tensor, an array or a number."""
+    """a + b with broadcasting; at least one is a tensor, the other may be an array or a number."""
     return _Add.apply(a, b)
 
 
@@ -197,10 +198,12 @@ def negative(x: Tensor) -> Tensor:
 
 
 def power(a: Any, b: Any) -> Tensor:
-    """a to the power of b, with broadcasting, as for `add`; squares are multiplied out, and 0.5 is the root.
+    """a to the power of b, with broadcasting, as for `add`; the exponents 2 and 0.5 are a product
+    and a square root.
 
-    At the edges the gradients are PyTorch's: a's is 0 for an exponent of 0, whatever the base; b's is 0 for a base of 0 with an
-    exponent of at least 0, -infinity for 0 with one below it, and NaN for a negative base.
+    At the edges the gradients are PyTorch's. That of a is 0 for an exponent of 0, whatever the
+    base. That of b is 0 for a base of 0 and an exponent of at least 0, -infinity for a base of 0
+    and a negative exponent, and NaN for a negative base.
     """
     if isinstance(b, int | float):
         if isinstance(a, Tensor) and b in (2, 0.5):
@@ -210,11 +213,12 @@ def power(a: Any, b: Any) -> Tensor:
 
 
 def cast(x: Tensor, dtype: Any) -> Tensor:
-    """x in another float dtype, rounded to the nearest; its gradient comes back in x's.
+    """x in another float dtype, rounded to the nearest; the gradient is in x's own dtype.
 
     Args:
         x: any shape and float dtype.
-        dtype: one that the backend computes in; on a GPU, what takes no 16 bits takes their cast to "float32".
+        dtype: one that the backend computes in. On a GPU, cast 16-bit tensors to "float32" for
+            operations that take no 16 bits.
     """
     kind, backend = np.dtype(dtype), expect_tensor("cast", "x", x).backend
     if kind.name not in backend.dtypes:
@@ -238,5 +242,6 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def abs(x: Tensor) -> Tensor:
-    """Absolute value of each element; the gradient at 0 is 0, and at NaN it is NaN (PyTorch's is 0)."""
+    """Absolute value of each element; the gradient at 0 is 0, and at NaN it is NaN (PyTorch's is
+    0)."""
     return _Unary.apply(x, operation="abs")

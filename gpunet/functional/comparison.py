@@ -1,4 +1,5 @@
-"""Comparisons, element by element, and the logic of their results: tensors of booleans, without a gradient."""
+"""Elementwise comparisons, and logic of their results, which are tensors of booleans without a
+gradient."""
 
 from __future__ import annotations
 
@@ -13,14 +14,15 @@ from gpunet.errors import BackendError
 
 
 def compare(name: str, a: Any, b: Any) -> Tensor:
-    """a and b compared with broadcasting, as NumPy compares them -> a tensor of booleans, without a gradient.
+    """Compare a and b with broadcasting, as NumPy does -> a tensor of booleans, without a gradient.
 
-    Beside a tensor of floats, numbers and host arrays are rounded to its dtype, as in arithmetic, and integers become floats.
-    Integers and booleans are compared as int64; beside floats of the host as float32.
+    With a tensor of floats, numbers and host arrays are rounded to its dtype, as in arithmetic, and
+    integers become floats. Integers and booleans are compared as int64, and as float32 with floats
+    of the host.
 
     Args:
         name: one of `backends.contract.arrays.COMPARISONS`.
-        a, b: one of them a tensor, the other a tensor, an array or a number.
+        a, b: at least one is a tensor; the other may be an array or a number.
     """
     first = a if isinstance(a, Tensor) else b
     one, other = (_as_tensor(f"{name}: {argument}", value, first) for argument, value in (("a", a), ("b", b)))
@@ -33,25 +35,26 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
 
 
 def is_comparable(value: Any) -> bool:
-    """Whether a tensor can be compared with it: not with None or text, which it equals as little as PyTorch's tensors do."""
+    """Whether a tensor can be compared with the value; with None or text it cannot, and is unequal
+    to them, as in PyTorch."""
     return isinstance(value, Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple) or hasattr(
         value, "__dlpack_device__"
     )
 
 
 def logic(name: str, a: Any, b: Any) -> Tensor:
-    """ "and", "or" or "xor" of booleans, as comparisons of them."""
+    """The logic "and", "or" or "xor" of booleans, computed by comparing them."""
     for argument, value in (("a", a), ("b", b)):
         kind = value.dtype if isinstance(value, Tensor) else real_array(f"{name}: {argument}", value).dtype
         if kind != np.bool_:
-            raise TypeError(f"{name}: {argument} is {kind} but takes booleans, such as comparisons give")
+            raise TypeError(f"{name}: {argument} is {kind} but takes booleans, such as comparisons return")
     if name == "xor":
         return compare("not_equal", a, b)
     return compare("greater" if name == "and" else "greater_equal", a, negate(b))
 
 
 def negate(x: Any) -> Tensor:
-    """True where x, of booleans, is False."""
+    """True where the boolean x is False."""
     if not isinstance(x, Tensor):
         return ~real_array("invert: x", x)
     if x.dtype != np.bool_:
@@ -60,7 +63,8 @@ def negate(x: Any) -> Tensor:
 
 
 def _as_tensor(what: str, value: Any, first: Tensor) -> Tensor:
-    """The value beside `first`: of its dtype, if that is a float; else of int64, or of float32."""
+    """The value as a tensor to compare with `first`: of its dtype if that is a float, else of int64
+    or float32."""
     backend = first.backend
     if isinstance(value, Tensor):
         if value.backend is not backend:

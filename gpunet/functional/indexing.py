@@ -1,4 +1,5 @@
-"""Parts of a tensor by an index, as NumPy picks them: integers, slices, new axes, and arrays of integers or booleans."""
+"""Indexing of a tensor as in NumPy: by integers, slices, new axes, and arrays of integers or
+booleans."""
 
 from __future__ import annotations
 
@@ -41,18 +42,21 @@ class _Take(Function):
 
 
 def index(x: Tensor, key: Any) -> Tensor:
-    """x[key], a copy: integers, slices, None, Ellipsis, and arrays of integers or booleans, mixed as NumPy mixes them.
+    """x[key] as a copy, for a key of integers, slices, None, Ellipsis and arrays of integers or
+    booleans, as in NumPy.
 
-    Each element's gradient goes back to where it came from; those of an element that was picked several times add up.
+    The gradient of each element goes to the place that it was taken from; where an element was
+    taken several times, they add up.
 
     Args:
         x: any shape and dtype.
-        key: arrays in it are lists, host arrays, or tensors and arrays of any backend. Integers may be of any width (uint8 too)
-            and negative; booleans have the shape of the axes that they stand for. The host computes the positions, so what
-            lies on a device is read, which a capture refuses.
+        key: the index. Its arrays may be lists, host arrays, or tensors and arrays of any backend.
+            Integers may be of any width (uint8 too) and negative; booleans have the shape of the
+            axes that they select from. The host computes the positions, so arrays on a device are
+            read, which a capture refuses.
     Raises:
-        IndexError: a number beyond its axis, more axes than x has, a mask of another shape.
-        TypeError: anything else, such as floats.
+        IndexError: a number beyond its axis, more axes than x has, or a mask of another shape.
+        TypeError: a key of any other kind, such as floats.
     """
     expect_tensor("index", "x", x)
     parts = tuple(_part(part, x.backend) for part in (key if isinstance(key, tuple) else (key,)))
@@ -73,7 +77,7 @@ def index(x: Tensor, key: Any) -> Tensor:
 
 
 def refuse_assignment(x: Tensor, key: Any, value: Any) -> NoReturn:
-    """TypeError: x[key] = value would change what the tape has saved."""
+    """Raise TypeError, for x[key] = value would change what the tape has saved."""
     raise TypeError(
         "a tensor's elements cannot be assigned, for gradients would not see it: "
         "write functional.where(mask, value, t), or change t.data before operations use it"
@@ -81,7 +85,7 @@ def refuse_assignment(x: Tensor, key: Any, value: Any) -> NoReturn:
 
 
 def _part(part: Any, backend: Backend) -> Any:
-    """One part of a key: arrays, and what becomes one, on the host; others as they are."""
+    """One part of a key: arrays and lists as a host array, everything else as it is."""
     if part is None or part is Ellipsis:
         return part
     if isinstance(part, slice):
@@ -96,28 +100,32 @@ def _part(part: Any, backend: Backend) -> Any:
         raise TypeError(f"index: takes integers, slices, None, … and arrays of integers or booleans, got {part!r}")
     array = real_array("index: an array", _on_host(part, backend))
     if isinstance(part, list | tuple | range) and not array.size:
-        array = array.astype(np.int64)  # of no elements NumPy makes floats
+        array = array.astype(np.int64)  # NumPy makes an empty list an array of floats
     if array.dtype.kind not in "iub":
         raise TypeError(f"index: an array must be of integers or booleans, got {array.dtype} of shape {array.shape}")
     return array if array.ndim or array.dtype.kind == "b" else int(array)
 
 
 def _on_host(part: Any, backend: Backend) -> Any:
-    """The part, read from the device that it lies on; `backend` is that of the tensor."""
+    """The part on the host, read from its device if it lies on one; `backend` is that of the
+    indexed tensor."""
     if isinstance(part, Tensor):
         part, backend = part.data, part.backend
     if not on_device(part):
         return part
     try:
-        return backend.to_numpy(part) if backend.owns(part) else part.get()  # of another backend: CuPy's
+        return (
+            backend.to_numpy(part) if backend.owns(part) else part.get()
+        )  # an array of another backend, which is CuPy's
     except BackendError as error:
         raise BackendError(f"index: the host must read an index array to count what it picks: {error}") from error
 
 
 def _gathered(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
-    """x[parts] with arrays among the parts: NumPy finds the positions, in an array of them."""
+    """x[parts] where some parts are arrays: NumPy indexes an array of positions, and rows are taken
+    by its result."""
     while parts and (parts[-1] is Ellipsis or (isinstance(parts[-1], slice) and parts[-1] == slice(None))):
-        parts = parts[:-1]  # whole axes at the end are taken along
+        parts = parts[:-1]  # whole axes at the end stay part of the rows
     named = sum(p.ndim if isinstance(p, np.ndarray) and p.dtype == np.bool_ else p is not None for p in parts)
     lead = x.shape if any(p is Ellipsis for p in parts) else x.shape[:named]
     rest = x.shape[len(lead) :]

@@ -1,4 +1,4 @@
-"""Movement: other shapes, other orders, parts and joins; no arithmetic."""
+"""Movement of elements without arithmetic: other shapes, other orders of axes, and joins."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class _Concatenate(Function):
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
-    """The elements in another shape; one extent may be -1. Takes integers or one tuple of them."""
+    """x in another shape, given as integers or one tuple of them; one extent may be -1, and follows
+    from the others."""
     extents = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else list(shape)
     if not all(isinstance(n, int | np.integer) for n in extents):
         raise TypeError(f"reshape: takes integers, got {tuple(shape)}")
@@ -72,15 +73,19 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
 
 
 def flatten(x: Tensor) -> Tensor:
-    """(N, …) -> (N, the product of the rest), row-major: (h W + w) C + c for an image."""
+    """(N, …) -> (N, product of the other extents), row-major: pixel (h, w, c) of an image goes to
+    (h W + w) C + c."""
     if x.ndim < 1:
         raise ValueError("flatten: x has no axes but takes at least one, (N, …)")
     return reshape(x, x.shape[0], prod(x.shape[1:]))
 
 
 def transpose(x: Tensor, *axes: Any) -> Tensor:
-    """Axes in another order, reversed if none are given. Takes integers or one tuple of them, each axis once, counted from the
-    end where they are negative."""
+    """x with its axes in another order, given as integers or one tuple of them; reversed if none
+    are given.
+
+    Each axis is named once; negative numbers count from the end.
+    """
     given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
     if not axes or axes == (None,):
         given = range(-1, -x.ndim - 1, -1)
@@ -92,35 +97,38 @@ def transpose(x: Tensor, *axes: Any) -> Tensor:
 
 
 def squeeze(x: Tensor, axis: Any = None) -> Tensor:
-    """x without the axes of extent 1: without an axis, several, or all such axes.
+    """x without axes of extent 1: without the one or several axes that are given, or without all
+    such axes.
 
     Raises:
-        ValueError: an axis of another extent, as NumPy has it.
+        ValueError: an axis of another extent, as in NumPy.
     """
     ones = tuple(i for i, n in enumerate(expect_tensor("squeeze", "x", x).shape) if n == 1)
     axes = ones if axis is None else axes_of("squeeze", axis, x.ndim)
     if not set(axes) <= set(ones):
-        raise ValueError(f"squeeze: axis {axis} of shape {x.shape} has not extent 1")
+        raise ValueError(f"squeeze: axis {axis} of shape {x.shape} is not of extent 1")
     return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
 
 
 def unsqueeze(x: Tensor, axis: int) -> Tensor:
-    """x with a new axis of extent 1, which `axis` is in the result's shape."""
+    """x with a new axis of extent 1; `axis` is its place in the shape of the result."""
     at = axis_of("unsqueeze", axis, expect_tensor("unsqueeze", "x", x).ndim + 1)
     return reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
 def concatenate(tensors: Any, axis: int = 0) -> Tensor:
-    """Tensors behind one another along `axis`; all other extents equal. Some of them may be host arrays."""
+    """Join tensors one after another along `axis`; all other extents are equal. Some of them may be
+    host arrays."""
     tensors, shapes = _listed("concatenate", tensors)
     axis = axis_of("concatenate", axis, len(shapes[0]))
     if len({(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}) > 1:
-        raise ValueError(f"concatenate: shapes {', '.join(map(str, shapes))} differ beside axis {axis}")
+        raise ValueError(f"concatenate: shapes {', '.join(map(str, shapes))} differ in more than axis {axis}")
     return _Concatenate.apply(*tensors, axis=axis)
 
 
 def stack(tensors: Any, axis: int = 0) -> Tensor:
-    """Tensors of one shape along a new axis, which `axis` is in the result's shape. Some of them may be host arrays."""
+    """Join tensors of one shape along a new axis; `axis` is its place in the shape of the result.
+    Some may be host arrays."""
     tensors, shapes = _listed("stack", tensors)
     if len(set(shapes)) > 1:
         raise ValueError(f"stack: takes one shape, got {', '.join(map(str, shapes))}")
@@ -129,7 +137,7 @@ def stack(tensors: Any, axis: int = 0) -> Tensor:
 
 
 def _listed(operation: str, tensors: Any) -> tuple[list[Any], list[tuple[int, ...]]]:
-    """(the tensors, with what else there is as arrays, their shapes)."""
+    """(the tensors, and everything else as host arrays; their shapes)."""
     if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
         raise TypeError(f"{operation}: takes a list or tuple of tensors, got {type(tensors).__name__}")
     listed = [t if isinstance(t, Tensor) else real_array(f"{operation}: a part", t) for t in tensors]

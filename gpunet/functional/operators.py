@@ -1,4 +1,4 @@
-"""What stands behind a tensor's operators and methods: `Tensor`, which stands below the operations, gets them here."""
+"""Gives `Tensor` its operators and methods: the operations that compute them stand above it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def _method(function: Callable[..., Tensor], *, reflected: bool = False) -> Call
 
 
 def _comparison(name: str) -> Callable[[Tensor, Any], Any]:
-    """A method that leaves what no tensor is compared with to Python: `==` then is identity, `<` an error."""
+    """A method that compares; other kinds of values are left to Python, whose `==` is identity and
+    whose `<` raises."""
     return lambda a, b: compare(name, a, b) if is_comparable(b) else NotImplemented
 
 

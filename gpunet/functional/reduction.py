@@ -1,4 +1,4 @@
-"""Reductions over axes."""
+"""Reductions over axes: sums, means, largest and smallest elements and their positions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Max(Function):
         return self.backend.max_backward(dy, self.index, shape=self.shape, axes=self.axes)
 
     def _share(self, dy: Array) -> Array:
-        """Equal parts of dy for the elements that equal y, or that are NaN, for then y is."""
+        """dy divided equally among the elements that equal y, or that are NaN where y is NaN."""
         (x, y), backend = self.saved, self.backend
         kept = kept_shape(self.shape, self.axes)
         equal = backend.compare("equal", x, backend.broadcast(y.reshape(kept), self.shape))
@@ -52,7 +52,7 @@ class _Max(Function):
         return backend.select(chosen, backend.broadcast(share.reshape(kept), self.shape), None)
 
     def extreme(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-        """(the largest elements, their positions)."""
+        """(the extreme elements, their positions)."""
         return self.backend.max(x, axes)
 
 
@@ -65,12 +65,13 @@ class _Min(_Max):
 
 
 def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape with extent 1 for the axes."""
+    """The shape with the axes kept, of extent 1."""
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 def axes_of(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """Sorted, non-negative axes of an argument that is None (all), an integer or several."""
+    """Sorted, non-negative axes of an argument that is None (for all), an integer or several
+    integers."""
     if axis is None:
         return tuple(range(ndim))
     given = tuple(axis) if isinstance(axis, tuple | list | str | np.ndarray | range) else (axis,)
@@ -91,7 +92,7 @@ def axis_of(operation: str, axis: Any, ndim: int) -> int:
 
 
 def filled_axes(operation: str, x: Tensor, axis: Any) -> tuple[int, ...]:
-    """The axes, which must hold elements."""
+    """The axes as `axes_of` returns them; ValueError if they hold no elements."""
     axes = axes_of(operation, axis, expect_tensor(operation, "x", x).ndim)
     if prod(x.shape[a] for a in axes) == 0:
         raise ValueError(f"{operation}: axes {axes} of shape {x.shape} hold no elements")
@@ -99,28 +100,29 @@ def filled_axes(operation: str, x: Tensor, axis: Any) -> tuple[int, ...]:
 
 
 def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Sum over an axis, several, or all; of booleans and integers in float32."""
+    """Sum over one axis, several, or all (None); booleans and integers are added in float32."""
     axes = axes_of("sum", axis, x.ndim)
     return _Sum.apply(x, axes=axes, keepdims=keepdims) if axes else x
 
 
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Mean over an axis, several, or all."""
+    """Mean over one axis, several, or all (None)."""
     axes = filled_axes("mean", x, axis)
     return sum(x, axes, keepdims) / prod(x.shape[a] for a in axes)
 
 
 def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Maximum over an axis, several, or all; NaN wins.
+    """Maximum over one axis, several, or all (None); NaN wins.
 
-    The gradient goes to the first of equals along one axis; equals among several axes, or all, share it, as PyTorch's do.
+    Along one axis the gradient goes to the first of equal elements; along several, or all, equal
+    elements share it, as in PyTorch.
     """
     axes = filled_axes("max", x, axis)
     return _Max.apply(x, axes=axes, keepdims=keepdims, shared=not _is_one(axis)) if axes else x
 
 
 def min(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Minimum over an axis, several, or all; NaN wins, and the gradient goes as that of `max`."""
+    """Minimum over one axis, several, or all (None); NaN wins, and the gradient is as for `max`."""
     axes = filled_axes("min", x, axis)
     return _Min.apply(x, axes=axes, keepdims=keepdims, shared=not _is_one(axis)) if axes else x
 
@@ -134,8 +136,9 @@ def argmax(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
 
     Args:
         x: any shape; on a GPU float32.
-        axis: one, several or all (None); of more than one the position among their elements, row-major.
-        keepdims: keep the axes, with extent 1.
+        axis: one, several or all (None). For more than one, the position counts their elements in
+            row-major order.
+        keepdims: whether the axes are kept, with extent 1.
     """
     return _position("argmax", x, axis, keepdims)
 

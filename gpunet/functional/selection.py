@@ -1,4 +1,4 @@
-"""Choices between two values for each element: by a condition, by size, within limits."""
+"""Choices between two values for each element: by a condition, by size, or by limits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Where(Binary):
 class _Maximum(Binary):
     name = "maximum"
     loses = "less", "greater"
-    """How an element of a, and one of b, compares with the other where it is not chosen."""
+    """How a compares with b where a is not chosen, and how where b is not chosen."""
 
     def forward(self, a: Array, b: Array) -> Array:
         self.check(a, b)
@@ -86,11 +86,12 @@ class _Clip(Function):
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
-    """a where the condition holds, b elsewhere, with broadcasting; each element's gradient goes to the one that was chosen.
+    """a where the condition holds, b elsewhere, with broadcasting; the gradient goes to the element
+    that was chosen.
 
     Args:
-        condition: booleans, a tensor, as comparisons give, an array or lists.
-        a, b: tensors, arrays or numbers. One of the three is a tensor.
+        condition: booleans: a tensor, such as comparisons return, an array or lists.
+        a, b: tensors, arrays or numbers. At least one of the three arguments is a tensor.
     """
     given = next((t for t in (a, b, condition) if isinstance(t, Tensor)), None)
     if given is None:
@@ -102,7 +103,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
         )
     mask = condition.data if isinstance(condition, Tensor) else real_array("where: condition", condition)
     if mask.dtype != np.bool_:
-        raise TypeError(f"where: condition is {mask.dtype} but takes booleans, such as x > 0 gives")
+        raise TypeError(f"where: condition is {mask.dtype} but takes booleans, such as x > 0 returns")
     if given is condition and not isinstance(a, Tensor | type(None)):
         a = Tensor(backend.asarray(real_array("where: a", a), np.float32), backend)
     return _Where.apply(a, b, condition=backend.asarray(mask, np.bool_))
@@ -111,8 +112,8 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
 def maximum(a: Any, b: Any) -> Tensor:
     """The larger of a and b, elementwise with broadcasting, as for `add`; NaN wins.
 
-    The gradient goes to the larger; equal elements share it half and half, and where one is NaN both get all of it, as PyTorch
-    has it.
+    The gradient goes to the larger element. Equal elements get half of it each, and where one is
+    NaN both get all of it, as in PyTorch.
     """
     return _Maximum.apply(a, b)
 
@@ -123,13 +124,15 @@ def minimum(a: Any, b: Any) -> Tensor:
 
 
 def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """x, but no less than `min` and no more than `max`; NaN stays NaN.
+    """Limit x to values from `min` to `max`; NaN stays NaN.
 
-    The gradient is that of x from `min` to `max`, both included, and 0 beyond them and at NaN, as PyTorch has it.
+    The gradient is 1 from `min` to `max`, both included, and 0 beyond them and at NaN, as in
+    PyTorch.
 
     Args:
         x: any shape and float dtype.
-        min, max: numbers, one of them may be None; use `maximum` and `minimum` for limits that are tensors.
+        min, max: numbers; one of them may be None. Use `maximum` and `minimum` for limits that are
+            tensors.
     """
     expect_tensor("clip", "x", x)
     for name, limit in (("min", min), ("max", max)):

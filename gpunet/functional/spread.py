@@ -12,9 +12,10 @@ from gpunet.functional.reduction import filled_axes, kept_shape
 
 
 class _Variance(Function):
-    """The sum of the squares around the mean, over `divisor`.
+    """The sum of squared differences from the mean, divided by `divisor`.
 
-    The mean of large numbers is rounded, so the mean of the differences from it is taken off as well.
+    The mean of large numbers is rounded, so the mean of the differences from it is subtracted as
+    well.
     """
 
     name = "var"
@@ -22,14 +23,14 @@ class _Variance(Function):
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool, divisor: float) -> Array:
         self.kept, apply = kept_shape(x.shape, axes), self.backend.binary
         count, self.divisor = (self.backend.full((), n, x.dtype) for n in (prod(x.shape[a] for a in axes), divisor))
-        for _ in range(2):  # divided first, for the sum may be infinite
+        for _ in range(2):  # divided before the sum, which could overflow
             x = apply("subtract", x, self.backend.sum(apply("divide", x, count), axes).reshape(self.kept))
         self.d = x
         y = self.deviation(axes)
         return y.reshape(self.kept) if keepdims else y
 
     def deviation(self, axes: tuple[int, ...]) -> Array:
-        """The result, of the differences from the mean."""
+        """The result, from the differences from the mean."""
         apply = self.backend.binary
         return apply("divide", self.backend.sum(apply("multiply", self.d, self.d), axes), self.divisor)
 
@@ -39,7 +40,8 @@ class _Variance(Function):
 
 
 class _Deviation(_Variance):
-    """The root of the variance, of differences over the largest of them, whose squares are neither infinite nor lost."""
+    """The root of the variance; differences are divided by the largest one, so that their squares
+    neither overflow nor vanish."""
 
     name = "std"
 
@@ -56,33 +58,35 @@ class _Deviation(_Variance):
 
     def backward(self, dy: Array) -> Any:
         backend, apply, dy = self.backend, self.backend.binary, dy.reshape(self.kept)
-        at_0 = backend.compare("equal", self.y, backend.full((), 0, dy.dtype))  # where there is no slope, 0 is taken
+        at_0 = backend.compare("equal", self.y, backend.full((), 0, dy.dtype))  # there the gradient is taken as 0
         share = backend.select(at_0, None, apply("divide", dy, self.divisor))
         y = backend.select(at_0, backend.full(self.kept, 1, dy.dtype), self.y)
         return apply("multiply", apply("divide", self.d, y), share)
 
 
 def var(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
-    """Variance over an axis, several, or all: the sum of squares around the mean, over n - correction.
+    """Variance over one axis, several, or all (None): the sum of squared differences from the mean,
+    over n - correction.
 
     Args:
         x: any shape and float dtype.
         axis, keepdims: as for `mean`.
-        correction: taken off the number of elements n; the default, 1, is PyTorch's, 0 is NumPy's. Where it leaves nothing,
-            as for one element, the sum of squares is divided by 0: the variance of equal elements is NaN.
+        correction: subtracted from the number of elements n. PyTorch's default is 1, as here;
+            NumPy's is 0. Where n - correction is 0, as for one element, the sum of squares is
+            divided by 0, and the variance of equal elements is NaN.
     """
     axes, divisor = _divided("var", x, axis, correction)
     return _Variance.apply(x, axes=axes, keepdims=keepdims, divisor=divisor)
 
 
 def std(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
-    """Standard deviation, the root of `var`; where it is 0 its gradient is 0, as PyTorch has it."""
+    """Standard deviation, the root of `var`; where it is 0, its gradient is 0, as in PyTorch."""
     axes, divisor = _divided("std", x, axis, correction)
     return _Deviation.apply(x, axes=axes, keepdims=keepdims, divisor=divisor)
 
 
 def _divided(name: str, x: Tensor, axis: Any, correction: float) -> tuple[tuple[int, ...], float]:
-    """(the axes, what sums over them are divided by)."""
+    """(the axes, the divisor of sums over them)."""
     axes = filled_axes(name, x, axis)
     count = prod(x.shape[a] for a in axes)
     if not (isinstance(correction, Real) and correction <= count):

@@ -12,7 +12,8 @@ from gpunet.optim.optimizer import Optimizer
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): divides the gradient by the root of the running mean of its square.
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): divides the gradient by the root of the
+    running mean of its square.
 
     Args:
         params: parameters, or groups of them: see `Optimizer`.
@@ -54,7 +55,8 @@ class RMSprop(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi, Hazan & Singer 2011, equation 1, with a diagonal matrix): divides by the root of all squares' sum.
+    """Adagrad (Duchi, Hazan & Singer 2011, equation 1, with a diagonal matrix): divides by the root
+    of all squares' sum.
 
     Args:
         params: parameters, or groups of them: see `Optimizer`.
@@ -86,11 +88,13 @@ class Adagrad(Optimizer):
 
 
 class Lion(Optimizer):
-    """Lion (Chen et al. 2023, algorithm 2): moves every weight up or down by the learning rate, with decoupled weight decay.
+    """Lion (Chen et al. 2023, algorithm 2): moves every weight up or down by the learning rate,
+    with decoupled weight decay.
 
     Args:
         params: parameters, or groups of them: see `Optimizer`.
-        lr: learning rate; section 5 of the paper advises 3 to 10 times less than AdamW's, with as much more weight decay.
+        lr: learning rate; section 5 of the paper advises 3 to 10 times less than AdamW's, with as
+            much more weight decay.
         betas: share of the mean in the step, and decay rate of the mean.
         shared: see `Shared`; `decoupled_weight_decay` is True by default.
     """

@@ -17,11 +17,12 @@ from gpunet.optim.optimizer import Optimizer
 
 
 class ExponentialMovingAverage:
-    """Averages a model's values: average = decay average + (1 - decay) value after each step (Polyak & Juditsky 1992).
+    """Averages a model's values: average = decay average + (1 - decay) value after each step
+    (Polyak & Juditsky 1992).
 
-    The averages start from the present values. `Optimizer.step` updates them, on the device and in a captured step too; a step
-    whose loss was not finite, or whose gradients overflowed, leaves them as they are. They move with the optimizer. After its
-    `release` they raise RuntimeError.
+    The averages start from the present values. `Optimizer.step` updates them, on the device and in
+    a captured step too; a step whose loss was not finite, or whose gradients overflowed, leaves
+    them as they are. They move with the optimizer. After its `release` they raise RuntimeError.
 
     Args:
         model: the model whose buffers, such as batch norm's running moments, are averaged as well.
@@ -61,12 +62,14 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def applied(self, averages: bool = True) -> Iterator[None]:
-        """Have the model compute with the averages inside: ``with average.applied(): trainer.evaluate(loader)``.
+        """Have the model compute with the averages inside:
+        ``with average.applied(): trainer.evaluate(loader)``.
 
         It may be nested; inside ``applied(False)`` the model has its own values again.
 
         Raises:
-            RuntimeError: other averages of the optimizer are applied, or it has released its parameters.
+            RuntimeError: other averages of the optimizer are applied, or it has released its
+                parameters.
         """
         outside = self.applying
         self._apply(averages)
@@ -76,7 +79,8 @@ class ExponentialMovingAverage:
             self._apply(outside)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies on the host, by the model's names: of the averages, and of the values that are not averaged."""
+        """Copies on the host, by the model's names: of the averages, and of the values that are not
+        averaged."""
         with self.applied():
             return self.model.state_dict()
 
@@ -95,7 +99,8 @@ class ExponentialMovingAverage:
         yield from zip(self.statistics.views, (b.data for b in self.buffers.values()), strict=True)
 
     def _apply(self, averages: bool) -> None:
-        """Have the model hold the averages, or its own values; each lies in the other's place meanwhile."""
+        """Have the model hold the averages, or its own values; each lies in the other's place
+        meanwhile."""
         if averages == self.applying:
             return
         if self not in self.optimizer.followers:

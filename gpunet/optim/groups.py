@@ -1,4 +1,5 @@
-"""Parameter groups: an optimizer's parameters with their hyper-parameters, and the checks of what a user passes."""
+"""Parameter groups: an optimizer's parameters with their hyper-parameters, and the checks of what a
+user passes."""
 
 from __future__ import annotations
 
@@ -20,18 +21,21 @@ class Shared(TypedDict, total=False):
     """What every optimizer takes; all but `clip_norm` may differ from group to group."""
 
     clip_norm: float | None
-    """Scale the gradients down to this global 2-norm before the update; None, the default, for no limit."""
+    """Scale the gradients down to this global 2-norm before the update; None, the default, for no
+    limit."""
     weight_decay: float
-    """L2 regularisation: times the weight, added to the gradient; 0 unless the optimizer says otherwise."""
+    """L2 regularisation: times the weight, added to the gradient; 0 unless the optimizer says
+    otherwise."""
     decoupled_weight_decay: bool
     """Have each step shrink the weights by lr weight_decay instead (Loshchilov & Hutter 2019)."""
     l1: float
     """L1 regularisation: times the weight's sign, added to the gradient; 0 by default."""
     max_norm: float | None
-    """After each step, scale the weights that come into one unit down to this 2-norm (Srivastava et al. 2014, section 5.1);
-    None, the default, for no limit. These are columns of a dense layer's weights (I, O) and filters of a convolution's
-    (KH, KW, C, O). Parameters that are no `Parameter.matrix` have no limit: biases, norms, transposed convolutions, locally
-    connected layers."""
+    """After each step, scale the weights that come into one unit down to this 2-norm (Srivastava et
+    al. 2014, section 5.1); None, the default, for no limit. These are columns of a dense layer's
+    weights (I, O) and filters of a convolution's (KH, KW, C, O). Parameters that are no
+    `Parameter.matrix` have no limit: biases, norms, transposed convolutions, locally connected
+    layers."""
 
 
 def make_groups(optimizer: type, params: Any, shared: Shared, own: Mapping[str, Any]) -> list[Group]:

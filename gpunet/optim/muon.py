@@ -16,7 +16,8 @@ from gpunet.optim.groups import Group, Shared
 from gpunet.optim.optimizer import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Jordan's coefficients a, b, c: five steps bring singular values from about 0.01 to 1 to between 0.7 and 1.2."""
+"""Jordan's coefficients a, b, c: five steps bring singular values from about 0.01 to 1 to between
+0.7 and 1.2."""
 STEPS = 5
 """Steps of the iteration."""
 TINY = 1e-14
@@ -26,18 +27,21 @@ TINY = 1e-14
 class Muon(Optimizer):
     """Muon (Jordan 2024) for filters and dense weights, AdamW for everything else.
 
-    A matrix (fan in, O), which is (KH KW C, O) for filters, moves along its momentum after a Newton-Schulz iteration has
-    brought all singular values of the momentum near 1; the step is multiplied by the root of max(1, O / fan in). Weight decay
-    is decoupled.
+    A matrix (fan in, O), which is (KH KW C, O) for filters, moves along its momentum after a
+    Newton-Schulz iteration has brought all singular values of the momentum near 1; the step is
+    multiplied by the root of max(1, O / fan in). Weight decay is decoupled.
 
-    A group's "rule" is ``"muon"`` or ``"adamw"``. A group without one is split: parameters that are a `Parameter.matrix` are
-    updated by Muon with the group's "lr", all others (transposed convolutions and locally connected layers too) by AdamW with
-    its "adam_lr", which a group with a rule does not take. First and last layers often train better with AdamW::
+    A group's "rule" is ``"muon"`` or ``"adamw"``. A group without one is split: parameters that are
+    a `Parameter.matrix` are updated by Muon with the group's "lr", all others (transposed
+    convolutions and locally connected layers too) by AdamW with its "adam_lr", which a group with a
+    rule does not take. First and last layers often train better with AdamW::
 
-        optim.Muon([{"params": hidden}, {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}], lr=0.02)
+        optim.Muon([{"params": hidden}, {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}],
+        lr=0.02)
 
     Args:
-        params: parameters, or groups of them: see `Optimizer`. The attribute `groups` holds those after the split.
+        params: parameters, or groups of them: see `Optimizer`. The attribute `groups` holds those
+            after the split.
         lr: learning rate of the matrices.
         momentum: share of the momentum that is kept.
         nesterov: look ahead along the momentum.
@@ -105,7 +109,8 @@ class Muon(Optimizer):
                 continue
             shape = parameter.size // parameter.shape[-1], parameter.shape[-1]
             gradient, before = arena.grad_views[i].reshape(shape), arena.slot_view("mean", i).reshape(shape)
-            # momentum' = m before + (1 - m) g; the direction is momentum' or, with Nesterov, m momentum' + (1 - m) g
+            # momentum' = m before + (1 - m) g; the direction is momentum' or, with Nesterov, m
+            # momentum' + (1 - m) g
             m = group["momentum"]
             kept, fresh = (m * m, 1 - m * m) if group["nesterov"] else (m, 1 - m)
             direction = backend.scale(gradient, by, fresh)
@@ -121,8 +126,8 @@ class Muon(Optimizer):
 def orthogonal(backend: Backend, x: Array) -> Array:
     """About U V^T of x = U S V^T (R, O), by a Newton-Schulz iteration.
 
-    x is divided by its norm; then x = a x + (b A + c A^2) x five times, with A = x x^T. Where R > O, the same result comes from
-    the smaller products x (b A + c A^2) with A = x^T x.
+    x is divided by its norm; then x = a x + (b A + c A^2) x five times, with A = x x^T. Where R >
+    O, the same result comes from the smaller products x (b A + c A^2) with A = x^T x.
     """
     a, b, c = NEWTON_SCHULZ
     rows, columns = x.shape
@@ -140,7 +145,8 @@ def orthogonal(backend: Backend, x: Array) -> Array:
 
 
 def _split(group: Group, adam_lr: float) -> list[Group]:
-    """The group itself if it names its rule, else a group of its matrices and one of the rest; empty ones are left out."""
+    """The group itself if it names its rule, else a group of its matrices and one of the rest;
+    empty ones are left out."""
     group = {**group, "params": list(group["params"])}
     if group.get("rule") is not None:
         if "adam_lr" in group:

@@ -21,10 +21,12 @@ from gpunet.precision import loaded
 
 
 class Follower(Protocol):
-    """Something that takes part in every update, behind it, on the device: averages of the parameters."""
+    """Something that takes part in every update, behind it, on the device: averages of the
+    parameters."""
 
     applying: bool
-    """Whether the parameters hold the follower's values at present; then no step may change them."""
+    """Whether the parameters hold the follower's values at present; then no step may change
+    them."""
 
     def follow(self, guard: Guard) -> None:
         """Launch its part of a step, with the guard of the launches behind the update."""
@@ -37,16 +39,20 @@ class Follower(Protocol):
 
 
 class Optimizer:
-    """Gathers parameters into an arena, and updates those that got a gradient by the formula of `rule`.
+    """Gathers parameters into an arena, and updates those that got a gradient by the formula of
+    `rule`.
 
     Args:
-        params: parameters, or groups ``{"params": […], "lr": …}`` that override the other arguments.
+        params: parameters, or groups ``{"params": […], "lr": …}`` that override the other
+            arguments.
         shared: see `Shared`.
         own: hyper-parameters of the rule, for the groups that do not name them.
     Attributes:
-        groups: one dict for each group, with "params" and every hyper-parameter; a schedule sets "lr" here.
+        groups: one dict for each group, with "params" and every hyper-parameter; a schedule sets
+            "lr" here.
         grad_norm: (norm, scale) of the last step's gradients on the backend, if `clip_norm` is set.
-        steps: how many updates each parameter has had, with those that an overflow of a scaled loss skipped.
+        steps: how many updates each parameter has had, with those that an overflow of a scaled loss
+            skipped.
     """
 
     rule: ClassVar[str]
@@ -107,13 +113,15 @@ class Optimizer:
         return RULES[self.rule].slots
 
     def check(self, group: Group) -> None:
-        """Raise ValueError for a hyper-parameter out of range, TypeError for one that is no number."""
+        """Raise ValueError for a hyper-parameter out of range, TypeError for one that is no
+        number."""
         check_numbers(self.name, group, NOT_NEGATIVE, "lr", "weight_decay", "l1")
         if group["max_norm"] is not None:
             check_numbers(self.name, group, POSITIVE, "max_norm")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
-        """The rule's own columns, see `contract.update.RULES`, for a parameter at its `step`-th update."""
+        """The rule's own columns, see `contract.update.RULES`, for a parameter at its `step`-th
+        update."""
         raise NotImplementedError
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
@@ -127,9 +135,11 @@ class Optimizer:
         """Launch what must be computed before the update: nothing, for most rules."""
 
     def release(self) -> None:
-        """Give up the parameters, with their values and gradients, so that another optimizer can take them.
+        """Give up the parameters, with their values and gradients, so that another optimizer can
+        take them.
 
-        Averages that followed this optimizer end here: they raise wherever they are used afterwards.
+        Averages that followed this optimizer end here: they raise wherever they are used
+        afterwards.
         """
         self.check_own_values("release()")
         for parameter, _ in self._members:
@@ -148,14 +158,17 @@ class Optimizer:
         return nullcontext() if applying is None else applying.applied(False)
 
     def check_own_values(self, what: str) -> None:
-        """Raise RuntimeError where the parameters hold averages, during which `what` is not possible."""
+        """Raise RuntimeError where the parameters hold averages, during which `what` is not
+        possible."""
         if any(follower.applying for follower in self.followers):
             raise RuntimeError(f"{self.name}: {what} inside applied(), where averages stand for the parameters")
 
     def scale_losses(self, scale: float = 2.0**16) -> None:
-        """Multiply losses in `backward` from now on, so that gradients in float16 do not fall below its smallest numbers.
+        """Multiply losses in `backward` from now on, so that gradients in float16 do not fall below
+        its smallest numbers.
 
-        The scale stays on the device, and changes there: see `FlatStorage.scaling`. bfloat16 needs none.
+        The scale stays on the device, and changes there: see `FlatStorage.scaling`. bfloat16 needs
+        none.
 
         Args:
             scale: the first one; a power of two, so that nothing is rounded.
@@ -171,7 +184,8 @@ class Optimizer:
         self.arena.scaling = self.arena.backend.asarray(np.array([scale, 0, 0], np.float32))
 
     def compute_in(self, dtype: str) -> None:
-        """Prepare for operations in 16 bits: keep a shadow of the parameters in `dtype`, and scale losses for float16."""
+        """Prepare for operations in 16 bits: keep a shadow of the parameters in `dtype`, and scale
+        losses for float16."""
         self.arena.keep_shadow(dtype)
         if dtype == "float16" and self.arena.scaling is None:
             self.scale_losses()
@@ -180,8 +194,8 @@ class Optimizer:
         """Call ``loss.backward()``, for the scaled loss if `scale_losses` was called.
 
         Args:
-            weight: factor of the loss beside others whose gradients are added up before a step: a number, or an array of one
-                element on the backend.
+            weight: factor of the loss beside others whose gradients are added up before a step: a
+                number, or an array of one element on the backend.
         """
         backend, seed = self.arena.backend, None
         if isinstance(weight, int | float | np.number):
@@ -210,7 +224,8 @@ class Optimizer:
     # ---- the parts of a step: a captured step records the launches of `apply`, and runs the rest at each replay
 
     def runs(self) -> tuple[np.ndarray, list[int]]:
-        """The runs of segments that the next update walks, see `Arena.runs`: of one group, and updated equally often."""
+        """The runs of segments that the next update walks, see `Arena.runs`: of one group, and
+        updated equally often."""
         self.check_own_values("a step")
         keys = [(id(group), int(n)) for (_, group), n in zip(self._members, self.steps, strict=True)]
         return self.arena.runs(keys)
@@ -245,7 +260,8 @@ class Optimizer:
             arena.backend.clip_units(arena.views[i].reshape(shape), group["max_norm"], shadow, guard)
 
     def recorded(self) -> list[Any]:
-        """What a recorded update has frozen beside the arena: where a value changes, the step must be recorded again."""
+        """What a recorded update has frozen beside the arena: where a value changes, the step must
+        be recorded again."""
         limits = (group["max_norm"] for group in self.groups)
         return [*self.options().values(), *limits, *(value for f in self.followers for value in f.recorded())]
 
@@ -254,7 +270,8 @@ class Optimizer:
         self.steps = self.steps + np.array(self.arena.written)
 
     def state_dict(self) -> dict[str, Any]:
-        """The groups' hyper-parameters, and each parameter's number of updates and slots, as host arrays."""
+        """The groups' hyper-parameters, and each parameter's number of updates and slots, as host
+        arrays."""
         to_numpy, scaling = self.arena.backend.to_numpy, self.arena.scaling
         return {
             "options": self.options(),
@@ -275,7 +292,8 @@ class Optimizer:
         """Take up what `state_dict` returned; the state of loss scaling only where both have one.
 
         Raises:
-            TypeError, ValueError: the state is of another optimizer or model; then nothing is changed.
+            TypeError, ValueError: the state is of another optimizer or model; then nothing is
+                changed.
         """
         self._check_state(state)
         shapes, dtype = self.arena.shapes, self.arena.dtype

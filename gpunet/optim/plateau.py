@@ -23,18 +23,20 @@ THRESHOLDS = ("rel", "abs")
 
 
 class ReduceLROnPlateau:
-    """Multiplies each group's learning rate by `factor` when a metric has not improved for more than `patience` calls.
+    """Multiplies each group's learning rate by `factor` when a metric has not improved for more
+    than `patience` calls.
 
-    Unlike a `Schedule`, it depends on what was measured: call ``step(metric)`` after each validation. The Trainer does so after
-    each epoch, with the history's column `monitor`. The arguments, their order and what counts as better are PyTorch's.
+    Unlike a `Schedule`, it depends on what was measured: call ``step(metric)`` after each
+    validation. The Trainer does so after each epoch, with the history's column `monitor`. The
+    arguments, their order and what counts as better are PyTorch's.
 
     Args:
         optimizer: whose learning rates fall.
         mode: whether less ("min") or more ("max") is better.
         factor: what a rate is multiplied by; below 1.
         patience: how many calls without improvement in a row are allowed.
-        threshold: by how much a metric must be better than the best one: a share of the best one for `threshold_mode` "rel",
-            an amount in the metric's own unit for "abs".
+        threshold: by how much a metric must be better than the best one: a share of the best one
+            for `threshold_mode` "rel", an amount in the metric's own unit for "abs".
         cooldown: calls after a reduction that are not counted.
         min_lr: the lowest rate; one for all groups, or a sequence with one for each.
         eps: a rate that would fall by no more than this stays as it is.
@@ -83,7 +85,8 @@ class ReduceLROnPlateau:
             )
 
     def step(self, metric: Any) -> None:
-        """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is time to."""
+        """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is
+        time to."""
         try:
             value = metric.item() if hasattr(metric, "item") else metric
         except (ValueError, RuntimeError):  # not of one element
@@ -103,7 +106,8 @@ class ReduceLROnPlateau:
             self.cooldown_left, self.bad_epochs = self.cooldown, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been measured so far, the present rates, and the numbers that it was made with."""
+        """What has been measured so far, the present rates, and the numbers that it was made
+        with."""
         return {
             "step_count": self.step_count,
             "best": self.best,

@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the step, applied to an optimizer's groups.
 
-Names, arguments and rates are those of `torch.optim.lr_scheduler`, but for `WarmupLR`, which is ours.
+Names, arguments and rates are those of `torch.optim.lr_scheduler`, but for `WarmupLR`, which is
+ours.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from gpunet.optim.optimizer import Optimizer, check_optimizer
 class Schedule:
     """Sets every group's learning rate to `rate(base, step)`, with the group's first rate as base.
 
-    The first rates are set at construction; call `step` after each optimizer step. A schedule of your own overrides `rate`.
+    The first rates are set at construction; call `step` after each optimizer step. A schedule of
+    your own overrides `rate`.
 
     Args:
         optimizer: whose learning rates are set.
-        base_rates: what `rate` starts from, one for each group; the rates that the groups have, if None.
+        base_rates: what `rate` starts from, one for each group; the rates that the groups have, if
+            None.
     Attributes:
         step_count: how many steps have been made.
     """
@@ -99,7 +102,8 @@ class Schedule:
 
 
 class ConstantLR(Schedule):
-    """Multiplies the rate by `factor` for the first `total_iters` steps, and leaves it as it is afterwards.
+    """Multiplies the rate by `factor` for the first `total_iters` steps, and leaves it as it is
+    afterwards.
 
     A factor of 1 keeps the rate the same throughout.
     """
@@ -130,7 +134,8 @@ class StepLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """Multiplies the rate by `gamma` at each of the steps `milestones`, and twice at one that is named twice."""
+    """Multiplies the rate by `gamma` at each of the steps `milestones`, and twice at one that is
+    named twice."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1):
         given = list(milestones) if isinstance(milestones, Iterable) else milestones
@@ -163,7 +168,8 @@ class ExponentialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """Half a cosine from the first rate down to `eta_min` over `T_max` steps (Loshchilov & Hutter 2017, equation 5).
+    """Half a cosine from the first rate down to `eta_min` over `T_max` steps (Loshchilov & Hutter
+    2017, equation 5).
 
     Behind step `T_max` the cosine goes on, and the rate rises again, as PyTorch's does.
 
@@ -185,10 +191,11 @@ class CosineAnnealingLR(Schedule):
 
 
 class OneCycleLR(Schedule):
-    """Half a cosine up from max_lr / div_factor to max_lr, then one down to the final rate (Smith & Topin 2019).
+    """Half a cosine up from max_lr / div_factor to max_lr, then one down to the final rate (Smith &
+    Topin 2019).
 
-    The final rate is max_lr / div_factor / final_div_factor. It is reached at step ``total_steps - 1``, the last one, and
-    stays in force afterwards. Momentum is not cycled.
+    The final rate is max_lr / div_factor / final_div_factor. It is reached at step
+    ``total_steps - 1``, the last one, and stays in force afterwards. Momentum is not cycled.
 
     Args:
         optimizer: whose learning rates are set.
@@ -220,7 +227,8 @@ class OneCycleLR(Schedule):
         super().__init__(optimizer, for_each_group("OneCycleLR", "max_lr", max_lr, len(optimizer.groups)))
 
     def rate(self, base: float, step: int) -> float:
-        """With `base` as the largest rate; the largest stands at step pct_start total_steps - 1, which may be a fraction."""
+        """With `base` as the largest rate; the largest stands at step pct_start total_steps - 1,
+        which may be a fraction."""
         first, top, last = base / self.div_factor, self.pct_start * self.total_steps - 1, self.total_steps - 1
         if step >= last:
             return first / self.final_div_factor if top < last else base
@@ -230,13 +238,14 @@ class OneCycleLR(Schedule):
 
 
 class WarmupLR(Schedule):
-    """A line from 1 / `steps` of the rate up to all of it over the first `steps` steps, then another schedule.
+    """A line from 1 / `steps` of the rate up to all of it over the first `steps` steps, then
+    another schedule.
 
     Args:
         optimizer: whose learning rates are set.
         steps: length of the warm-up.
-        then: a schedule of the same optimizer, which this one replaces, and whose steps are counted from the end of the
-            warm-up; the rate stays as it is if None.
+        then: a schedule of the same optimizer, which this one replaces, and whose steps are counted
+            from the end of the warm-up; the rate stays as it is if None.
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, then: Schedule | None = None):
@@ -263,7 +272,8 @@ class WarmupLR(Schedule):
 
 @contextmanager
 def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
-    """Have a schedule stand at another step inside, and where it stood afterwards; None for either changes nothing."""
+    """Have a schedule stand at another step inside, and where it stood afterwards; None for either
+    changes nothing."""
     if schedule is None or step is None or step == schedule.step_count:
         yield
         return

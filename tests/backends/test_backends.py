@@ -5,6 +5,7 @@ import pytest
 
 import gpunet as gp
 from gpunet.backends import Backend, available_backends, get_backend, why_unavailable
+from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.backends.reference.backend import ReferenceBackend
 
@@ -36,13 +37,36 @@ def test_without_a_gpu_cuda_says_why():
         get_backend("cuda")
 
 
-@pytest.mark.parametrize("kind", [ReferenceBackend, NumpyBackend])
-def test_every_backend_has_the_signatures_of_the_contract(kind):
-    for name, method in vars(Backend).items():
-        if not getattr(method, "__isabstractmethod__", False):
-            continue
-        contract, own = inspect.signature(method), inspect.signature(getattr(kind, name))
-        assert list(own.parameters.values()) == list(contract.parameters.values()), name
+SIDES = {"reference": ReferenceBackend, "numpy": NumpyBackend, "cuda": CudaBackend}
+TOPICS = [base.__module__.rpartition(".")[2] for base in Backend.__bases__]
+PRIMITIVES = [
+    (topic, name, method)
+    for topic, base in zip(TOPICS, Backend.__bases__, strict=True)
+    for name, method in vars(base).items()
+    if getattr(method, "__isabstractmethod__", False)
+]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_every_side_has_the_signatures_of_the_contract(side):
+    for _, name, method in PRIMITIVES:
+        assert inspect.signature(getattr(SIDES[side], name)) == inspect.signature(method), name
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_every_primitive_stands_in_the_file_of_its_topic(side):
+    for topic, name, _ in PRIMITIVES:
+        module = getattr(SIDES[side], name).__module__
+        rooms = [f"gpunet.backends.{room}.{topic}" for room in (side, "host")]
+        if side == "cuda":
+            rooms.pop()
+        assert any(f"{module}.".startswith(f"{room}.") for room in rooms), f"{name} stands in {module}"
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_every_side_is_composed_in_the_order_of_the_contract(side):
+    topics = [base.__module__.split(".")[3] for base in SIDES[side].__bases__]
+    assert topics == [topic for topic in TOPICS if topic in topics]
 
 
 def test_arrays_go_in_and_out(backend, dtype, rng):

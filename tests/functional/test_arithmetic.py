@@ -228,7 +228,7 @@ MISTAKES = {
     "concatenate": (
         lambda x: F.concatenate([x, x[:2]], axis=1),
         ValueError,
-        "concatenate: shapes (3, 4), (2, 4) differ beside axis 1",
+        "concatenate: shapes (3, 4), (2, 4) differ in more than axis 1",
     ),
     "index": (lambda x: x[3], IndexError, "index: 3 does not fit axis 0 of (3, 4)"),
     "index axis": (lambda x: x[..., -5], IndexError, "index: -5 does not fit axis 1 of (3, 4)"),

@@ -94,7 +94,7 @@ def test_logic_of_masks(backend):
     np.testing.assert_array_equal((~x).numpy(), ~a)
     between = gp.tensor([-1.0, 0.5, 2.0], backend=backend)
     assert ((between > 0) & (between < 1)).numpy().tolist() == [False, True, False]
-    with pytest.raises(TypeError, match="and: b is float32 but takes booleans, such as comparisons give"):
+    with pytest.raises(TypeError, match="and: b is float32 but takes booleans, such as comparisons return"):
         operator.and_(x, between)
     with pytest.raises(TypeError, match="invert: x is float32 but takes booleans"):
         operator.invert(between)

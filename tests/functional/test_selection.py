@@ -36,7 +36,7 @@ def test_where_takes_numbers_and_arrays(backend):
     assert (made.dtype, made.numpy().tolist()) == (np.float32, [0, 1, 0])
     assert F.where(True, x, 5).numpy().tolist() == [-1, 2, 0]
     assert np.signbit(F.where(x > 1, 1, x).numpy()).tolist() == [True, False, True]
-    with pytest.raises(TypeError, match="where: condition is float32 but takes booleans, such as x > 0 gives"):
+    with pytest.raises(TypeError, match="where: condition is float32 but takes booleans, such as x > 0 returns"):
         F.where(x, 1, 2)
     with pytest.raises(TypeError, match="where: takes at least one tensor"):
         F.where([True], 1, 2)
@@ -191,7 +191,7 @@ def test_axes_of_one_come_and_go(backend, dtype, rng, name):
 
 
 MISTAKES = {
-    "squeeze": (lambda x: x.squeeze(0), ValueError, "squeeze: axis 0 of shape (2, 3, 4) has not extent 1"),
+    "squeeze": (lambda x: x.squeeze(0), ValueError, "squeeze: axis 0 of shape (2, 3, 4) is not of extent 1"),
     "unsqueeze": (lambda x: x.unsqueeze(4), ValueError, "unsqueeze: axis is 4 but the tensor has 4 axes"),
     "unsqueeze by two": (lambda x: x.unsqueeze((0, 1)), TypeError, "unsqueeze: axis takes an integer, got (0, 1)"),
     "stack": (lambda x: F.stack([x, x[:1]]), ValueError, "stack: takes one shape, got (2, 3, 4), (1, 3, 4)"),

@@ -1,8 +1,11 @@
-"""The contract between arrays and everything above them: `Backend`, whose primitives every backend computes.
+"""The contract of the backends: `Backend`, whose primitives every side computes, one topic in each
+file.
 
-Each topic has a file here and one of the same name on every side: `host`, `reference`, `numpy` and `cuda`.
+A topic has a file of the same name on every side that computes it: `host`, `reference`, `numpy` and
+`cuda`. A primitive's docstring here states its formula; the other sides do not repeat it.
 
-Letters of the shapes: N images, H x W pixels, C channels, KH x KW a window, OH x OW output pixels, O filters. Layouts are
-x (N, H, W, C) and w (KH, KW, C // groups, O). An `Array` is the backend's own C-contiguous array; primitives never change
-their inputs, and return new arrays unless an `out` is given.
+Letters of shapes: N images of H x W pixels and C channels, windows of KH x KW, output of OH x OW
+pixels, O filters. Layouts are x (N, H, W, C) and w (KH, KW, C // groups, O). An `Array` is a
+C-contiguous array of the backend's own kind. Primitives return new arrays unless they are given an
+array to write to, and change no other array.
 """

@@ -14,23 +14,25 @@ Index = tuple[int | slice | None, ...]
 BINARY = ("add", "subtract", "multiply", "divide", "power", "maximum", "minimum")
 COMPARISONS = ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
 COUNTS = ("bool", "int32", "int64")
-"""dtypes of masks, labels and positions: tensors of these have no gradient, and are cast to a float to compute with."""
+"""Dtypes of masks, labels and positions. Tensors of these have no gradient, and are cast to a float
+before arithmetic."""
 UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
 
 
 def rows_in_order(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order, starts) of `ArrayPrimitives.take_backward` for the row numbers `rows` (R,) of `length` rows, on the host."""
+    """(order, starts), as `ArrayPrimitives.take_backward` needs them, for row numbers `rows` (R,)
+    of `length` rows; on the host."""
     counts = np.bincount(rows, minlength=length)
     return np.argsort(rows, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def is_float(dtype: Any) -> bool:
-    """Whether a dtype is a float's; bfloat16, which NumPy does not know by itself, is one too."""
+    """Whether a dtype is a float; bfloat16, which NumPy itself does not know, is one too."""
     return np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16"
 
 
 class ArrayPrimitives(ABC):
-    """What makes, moves, combines and reduces arrays."""
+    """Primitives that make, move, combine and reduce arrays."""
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
@@ -40,27 +42,28 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def asarray(self, data: Any, dtype: Any = None) -> Array:
-        """A C-contiguous array of `data` (host array, nested lists or the backend's own array); no copy if it is one."""
+        """A C-contiguous array of `data`: a host array, nested lists or the backend's own array,
+        which is copied only if needed."""
 
     @abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
-        """The array on the host; on the host backends, the array itself."""
+        """The array on the host; on a CPU backend the array itself, without a copy."""
 
     @abstractmethod
     def empty(self, shape: Sequence[int], dtype: Any) -> Array:
-        """An array whose elements are not set."""
+        """An array whose elements are not initialised."""
 
     @abstractmethod
     def full(self, shape: Sequence[int], value: float, dtype: Any) -> Array:
-        """An array of one value."""
+        """An array filled with one value."""
 
     @abstractmethod
     def copy(self, a: Array, *, out: Array | None = None) -> Array:
-        """A copy of `a`, in `out` if one is given."""
+        """A copy of `a`, written to `out` if one is given."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until everything asked for has been computed."""
+        """Wait until all launched work is done."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
@@ -74,15 +77,18 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
-        """One of `BINARY` with NumPy's broadcasting; `out` may be `a`. Both of one dtype. NaN wins a maximum and a minimum."""
+        """One of `BINARY`, with NumPy's broadcasting, of arrays of one dtype; `out` may be `a`. NaN
+        wins a maximum and a minimum."""
 
     @abstractmethod
     def compare(self, name: str, a: Array, b: Array) -> Array:
-        """One of `COMPARISONS` with NumPy's broadcasting -> bool. Both of one dtype: a float, int64 or bool."""
+        """One of `COMPARISONS`, with NumPy's broadcasting, of arrays of one dtype (a float, int64
+        or bool) -> bool."""
 
     @abstractmethod
     def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
-        """a where the bool `condition` holds, b elsewhere, all of one shape; None, for one of the two, is zeros."""
+        """a where the bool `condition` holds, b elsewhere, all of one shape; one of a and b may be
+        None, which stands for zeros."""
 
     @abstractmethod
     def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
@@ -90,25 +96,30 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
-        """`a` in another float dtype, rounded to the nearest, ties to even, in `out` if there is one; else `a` itself if it has
-        that dtype. `a` may be of `COUNTS` as well, and then also becomes int64."""
+        """`a` in another float dtype, rounded to the nearest, ties to even.
+
+        The result is written to `out` if one is given; without, it is `a` itself if that has the
+        dtype. `a` may also be of one of `COUNTS`, and may then be cast to int64 too."""
 
     @abstractmethod
     def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
-        """a times `by` times `factor`, rounded once: `by` is one element, float32 or of a's dtype; None for 1."""
+        """a times `by` times `factor`, rounded once. `by` is one element, float32 or of a's dtype;
+        None stands for 1."""
 
     @abstractmethod
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:
         """Sum over sorted, non-negative `axes`, which are dropped.
 
-        However many the terms, a float32 sum of positive ones is off by at most 1e-6 of itself; so are all sums of the
-        primitives over samples or pixels.
+        The relative error of a float32 sum of positive terms is at most 1e-6, however many terms
+        there are. The same holds for all sums over samples or pixels inside other primitives.
         """
 
     @abstractmethod
     def max(self, a: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-        """(y, index): maximum over `axes`, and int32 position of the first maximum among the reduced elements (row-major).
-        NaN wins."""
+        """(y, index): the maximum over `axes`, and its int32 position among the reduced elements in
+        row-major order.
+
+        The first of equal elements wins, and NaN wins over all numbers."""
 
     @abstractmethod
     def max_backward(self, dy: Array, index: Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
@@ -120,7 +131,7 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
-        """Arrays of one dtype behind one another along a non-negative `axis`."""
+        """Arrays of one dtype joined one after another along a non-negative `axis`."""
 
     @abstractmethod
     def get_slice(self, a: Array, index: Index) -> Array:
@@ -136,7 +147,8 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
-        """dx (L, …) from dy (R, …): dx[l] is the sum of dy[order[k]] for k from starts[l] to starts[l + 1] - 1, in this order.
+        """dx (L, …) from dy (R, …): dx[l] is the sum of dy[order[k]] for k from starts[l] to
+        starts[l + 1] - 1, in this order.
 
         `order` (R,) and `starts` (L + 1,), int64, are those of `rows_in_order`.
         """

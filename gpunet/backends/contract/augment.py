@@ -9,13 +9,16 @@ from gpunet.augmentation import Augmentation
 from gpunet.backends.contract.arrays import Array
 
 Gathered = tuple[Array, Array | None]
-"""(x, y): the images of a batch (rows, h, w, C), and their labels int32 (rows,), None where there are no labels."""
+"""(x, y): the images of a batch (rows, h, w, C), and their labels int32 (rows,), None where there
+are no labels."""
 
 
 class Clock(NamedTuple):
-    """Counters on the device that say which batch a launch makes, so that a launch recorded once serves every batch.
+    """Counters on the device that say which batch a launch makes, so that a launch recorded once
+    serves every batch.
 
-    The batch is number ``counters[0] % steps`` of epoch ``counters[1]``, and begins `stride` samples after the one before it.
+    The batch is number ``counters[0] % steps`` of epoch ``counters[1]``, and begins `stride`
+    samples after the one before it.
     """
 
     counters: Any
@@ -36,21 +39,24 @@ class BatchRequest(NamedTuple):
     rows: int | None = None
     """Samples of the batch; None for all from `start` to the end of the order."""
     clock: Clock | None = None
-    """Takes the place of `epoch` and `start`, and is read when the kernel runs. A batch that then reaches beyond the end of
-    the order repeats the last position."""
+    """Takes the place of `epoch` and `start`, and is read when the kernel runs. A batch that then
+    reaches beyond the end of the order repeats the last position."""
     dtype: Any = None
-    """Dtype of normalised images: float32 if None, or another one of the backend, to which they are rounded."""
+    """Dtype of normalised images: float32 if None, or another one of the backend, to which they are
+    rounded."""
 
 
 class Samples(NamedTuple):
-    """A data set that lies on the backend, the order in which it is taken, and what is done to each image."""
+    """A data set that lies on the backend, the order in which it is taken, and what is done to each
+    image."""
 
     images: Array
     """uint8 (M, H, W, C)."""
     labels: Array | None
     """int32 (M,)."""
     order: Array
-    """int32, positions in the data set; the backend does not check that they are from 0 to M - 1."""
+    """int32, positions in the data set; the backend does not check that they are from 0 to
+    M - 1."""
     augmentation: Augmentation
 
     def output_shape(self, batch: BatchRequest) -> tuple[int, int, int, int]:
@@ -58,8 +64,8 @@ class Samples(NamedTuple):
 
         Raises:
             TypeError: an array of another dtype or number of axes.
-            ValueError: labels of another length, a batch beyond the end of the order, a clock that counts no steps, or images
-                that the augmentation does not fit.
+            ValueError: labels of another length, a batch beyond the end of the order, a clock that
+                counts no steps, or images that the augmentation does not fit.
         """
         clock, length = batch.clock, self.order.shape[0]
         for argument, array, dtype, axes in (
@@ -97,7 +103,8 @@ class AugmentPrimitives(ABC):
         """(x, y): a batch of a data set, augmented as `Augmentation` says, and its labels.
 
         Args:
-            samples: the data set. What is done to an image is drawn from (seed, epoch, position in the data set).
+            samples: the data set. What is done to an image is drawn from (seed, epoch, position in
+                the data set).
             batch: which of the samples, and where their random numbers come from.
             out: where to write x and y; new arrays if None.
         Returns:

@@ -38,16 +38,16 @@ class Backend(
 
     name: str
     dtypes: ClassVar[tuple[str, ...]]
-    """Float dtypes that its primitives compute in."""
+    """Float dtypes that the primitives compute in."""
     narrow: ClassVar[tuple[str, ...]] = ()
-    """Those among them that are only stored, in 16 bits, while sums are float32; parameters then are float32 as well, and are
-    rounded when an operation takes them."""
+    """Those of `dtypes` in which arrays are stored in 16 bits while sums are float32. Parameters
+    stay float32, and are rounded when an operation takes them."""
 
     find: ClassVar[Callable[[str], Backend]]
-    """`get_backend`, which stands in the registry above this module and sets itself here."""
+    """`get_backend`, which the registry, above this module, sets here."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copied or unpickled model finds its backend again by name."""
+        """Pickle the name alone: a copied or unpickled model finds its backend by it."""
         return type(self).find, (self.name,)
 
     def __copy__(self) -> Self:
@@ -57,5 +57,6 @@ class Backend(
         return self
 
     def recorder(self) -> Recorder | None:
-        """What records launches, to run them again with one; None where there are none."""
+        """A recorder of launches, which replays them as one graph; None on a backend without
+        launches."""
         return None

@@ -1,4 +1,5 @@
-"""What may become an array of numbers: checked before NumPy drops, without an error, what such an array cannot hold."""
+"""`real_array`: checks what becomes an array of real numbers, where NumPy would lose or invent
+something without an error."""
 
 from __future__ import annotations
 
@@ -13,15 +14,16 @@ _KINDS = {"c": "complex numbers", "U": "text", "S": "bytes", "M": "dates", "m": 
 
 
 def real_array(what: str, data: Any) -> Any:
-    """`data`, made a NumPy array of real numbers; an array on a device stays as it is.
+    """Return `data` as a NumPy array of real numbers; an array on a device stays as it is.
 
-    NumPy's own conversion to floats loses a mask and an imaginary part, reads numbers from text, and makes None a NaN.
+    NumPy's own conversion to floats loses a mask and an imaginary part, reads numbers from text,
+    and turns None into NaN.
 
     Args:
-        what: begins each message: the operation and the argument.
+        what: the operation and the argument, with which each message begins.
         data: a host array, nested lists or a number, or an array on a device.
     Raises:
-        TypeError: a masked array, or elements that are no real numbers.
+        TypeError: a masked array, or elements that are not real numbers.
         ValueError: nested lists of unequal lengths.
     """
     if type(data) is np.ndarray and data.dtype.kind in "fiub":
@@ -44,12 +46,13 @@ def real_array(what: str, data: Any) -> Any:
 
 
 def on_device(data: Any) -> bool:
-    """Whether `data` is an array outside of the host's memory."""
+    """Whether `data` is an array outside the host's memory."""
     return not isinstance(data, np.ndarray) and hasattr(data, "__dlpack_device__") and data.__dlpack_device__()[0] != 1
 
 
 def is_masked(data: Any) -> bool:
-    """Whether `data` is a masked array; NumPy loads numpy.ma for the question, so plain arrays are spared it."""
+    """Whether `data` is a masked array. Plain arrays are answered first, for asking NumPy would
+    load numpy.ma."""
     return isinstance(data, np.ndarray) and type(data) is not np.ndarray and isinstance(data, np.ma.MaskedArray)
 
 

@@ -1,4 +1,5 @@
-"""The contract of updates of parameters: the formulas of the optimizers, max-norm and running averages."""
+"""The contract of updates of parameters: the formulas of the optimizers, max-norm and running
+averages."""
 
 from __future__ import annotations
 
@@ -16,16 +17,18 @@ class Segments(NamedTuple):
     bounds: np.ndarray
     """(M, 2) int64: first element and the one past the last."""
     hyper: Array
-    """(M, K) float64, one column for each hyper-parameter: those of `SHARED`, then those of `Rule.own`."""
+    """(M, K) float64, one column for each hyper-parameter: those of `SHARED`, then those of
+    `Rule.own`."""
     device_bounds: Array | None = None
     """`bounds` as an array of the backend, needed where the update is captured in a graph.
 
-    Then `hyper` is one too, and is read when the update runs, so that it may hold other numbers at each replay. Both must live
-    as long as the graph."""
+    Then `hyper` is one too, and is read when the update runs, so that it may hold other numbers at
+    each replay. Both must live as long as the graph."""
 
 
 class StepReport(NamedTuple):
-    """What a captured update reports to the host, which reads it later, and what it checks before it updates anything."""
+    """What a captured update reports to the host, which reads it later, and what it checks before
+    it updates anything."""
 
     loss: Array
     """The step's loss, one element."""
@@ -36,22 +39,24 @@ class StepReport(NamedTuple):
     written: Array
     """(3,) float64, written by the update: loss, correct (0 if it is None) and skipped_updates.
 
-    `skipped_updates` is how many updates in a row have changed nothing: the first one whose loss was not finite, and all that
-    came after it."""
+    `skipped_updates` is how many updates in a row have changed nothing: the first one whose loss
+    was not finite, and all that came after it."""
 
 
 class Guard(NamedTuple):
-    """What decides on the device whether a step changes anything: its update and the launches that follow the update."""
+    """What decides on the device whether a step changes anything: its update and the launches that
+    follow the update."""
 
     clip: Array | None = None
-    """(norm, scale) as `gradient_norm` returns them. An update multiplies the gradients by scale, and skips the step where the
-    loss is scaled and norm is not finite, for then the gradients overflowed. The launches behind the update skip the step
-    wherever norm is not finite."""
+    """(norm, scale) as `gradient_norm` returns them. An update multiplies the gradients by scale,
+    and skips the step where the loss is scaled and norm is not finite, for then the gradients
+    overflowed. The launches behind the update skip the step wherever norm is not finite."""
     report: StepReport | None = None
     """Written by the update. The step changes nothing where its skipped_updates is not 0."""
 
     def behind(self, arena: FlatStorage) -> Guard:
-        """The guard of the launches behind an update of the arena: only the norm of a scaled loss may stop them."""
+        """The guard of the launches behind an update of the arena: only the norm of a scaled loss
+        may stop them."""
         return self if arena.scaling is not None else self._replace(clip=None)
 
 
@@ -66,13 +71,15 @@ class FlatStorage(Protocol):
     grad: Array
     slots: dict[str, Array]
     shadow: Array | None
-    """`data` rounded to 16 bits, which every update writes; None where no operation computes with it."""
+    """`data` rounded to 16 bits, which every update writes; None where no operation computes with
+    it."""
     scaling: Array | None
-    """(scale, good, skipped) in float32, the state of dynamic loss scaling (Micikevicius et al. 2018, section 3.2); None if
-    `grad` is of the loss itself.
+    """(scale, good, skipped) in float32, the state of dynamic loss scaling (Micikevicius et al.
+    2018, section 3.2); None if `grad` is of the loss itself.
 
-    With it, `grad` is that of scale times the loss. `gradient_norm` divides by the scale again, and an update whose gradients
-    overflowed changes nothing but this state: the scale halves, and doubles again after 2,000 updates in a row that were good.
+    With it, `grad` is that of scale times the loss. `gradient_norm` divides by the scale again, and
+    an update whose gradients overflowed changes nothing but this state: the scale halves, and
+    doubles again after 2,000 updates in a row that were good.
     """
 
 
@@ -96,8 +103,9 @@ RULES = {
     "lion": Rule(("mean",), ("beta1", "beta2")),
     "muon": Rule(("mean", "square"), (*_ADAM, "orthogonal")),
 }
-"""By the names of their formulas in kernels/optimizer.cu, which are capitalised there. In segments whose parameters are made
-orthogonal, Muon's slot "square" holds the orthogonal direction, and its column "beta1" is the momentum."""
+"""By the names of their formulas in kernels/optimizer.cu, which are capitalised there. In segments
+whose parameters are made orthogonal, Muon's slot "square" holds the orthogonal direction, and its
+column "beta1" is the momentum."""
 
 
 def columns(rule: str) -> int:
@@ -110,35 +118,42 @@ class UpdatePrimitives(ABC):
 
     @abstractmethod
     def gradient_norm(self, arena: FlatStorage, segments: Segments, max_norm: float) -> Array:
-        """(norm, scale), shape (2,): the 2-norm of the segments' gradients, and min(1, max_norm / (norm + 1e-6)).
+        """(norm, scale), shape (2,): the 2-norm of the segments' gradients, and min(1,
+        max_norm / (norm + 1e-6)).
 
-        With `arena.scaling` the norm is that of the loss's own gradients, and scale divides by the loss scale as well; a norm
-        that is not finite means that the gradients overflowed.
+        With `arena.scaling` the norm is that of the loss's own gradients, and scale divides by the
+        loss scale as well; a norm that is not finite means that the gradients overflowed.
         """
 
     @abstractmethod
     def update(self, rule: str, arena: FlatStorage, segments: Segments, guard: Guard = UNGUARDED) -> None:
         """One step of an optimizer, in place.
 
-        w' = w - lr decoupled w and g = clip[1] grad + decay w' + l1 sign(w'), then the rule, with the slots a and b:
+        First w' = w - lr decoupled w and g = clip[1] grad + decay w' + l1 sign(w'), then the rule,
+        with the slots a and b:
 
         - "sgd": a = momentum a + g; w = w' - lr (g + momentum a if nesterov, else a).
-        - "adam" (Kingma & Ba 2015, algorithm 1): a = beta1 a + (1 - beta1) g; b = beta2 b + (1 - beta2) g^2;
+        - "adam" (Kingma & Ba 2015, algorithm 1): a = beta1 a + (1 - beta1) g;
+          b = beta2 b + (1 - beta2) g^2;
           w = w' - lr a / (1 - beta1^t) / (sqrt(b / (1 - beta2^t)) + eps).
-        - "rmsprop" (Tieleman & Hinton 2012): a = alpha a + (1 - alpha) g^2; b = momentum b + g / (sqrt(a) + eps);
-          w = w' - lr b.
+        - "rmsprop" (Tieleman & Hinton 2012): a = alpha a + (1 - alpha) g^2;
+          b = momentum b + g / (sqrt(a) + eps); w = w' - lr b.
         - "adagrad" (Duchi et al. 2011): a = a + g^2; w = w' - lr g / (sqrt(a) + eps).
-        - "lion" (Chen et al. 2023, algorithm 2): w = w' - lr sign(beta1 a + (1 - beta1) g); a = beta2 a + (1 - beta2) g.
-        - "muon" (Jordan 2024): in orthogonal segments a = beta1 a + (1 - beta1) g; w = w' - lr b; in the others "adam".
+        - "lion" (Chen et al. 2023, algorithm 2): w = w' - lr sign(beta1 a + (1 - beta1) g);
+          a = beta2 a + (1 - beta2) g.
+        - "muon" (Jordan 2024): in orthogonal segments a = beta1 a + (1 - beta1) g; w = w' - lr b;
+          in the others "adam".
 
         Args:
             rule: one of `RULES`. A slot that the arena does not have is read as 0.
-            guard: needed with `arena.scaling`, and then with a clip. `arena.shadow` is written with the parameters.
+            guard: needed with `arena.scaling`, and then with a clip. `arena.shadow` is written with
+                the parameters.
         """
 
     @abstractmethod
     def clip_units(self, w: Array, limit: float, shadow: Array | None, guard: Guard = UNGUARDED) -> None:
-        """Max-norm (Srivastava et al. 2014, section 5.1), in place: scale each column of w down to a 2-norm of `limit`.
+        """Max-norm (Srivastava et al. 2014, section 5.1), in place: scale each column of w down to
+        a 2-norm of `limit`.
 
         Args:
             w: (R, O); a column holds the weights that come into one unit.
@@ -148,4 +163,5 @@ class UpdatePrimitives(ABC):
 
     @abstractmethod
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
-        """average = decay average + (1 - decay) value, in place; both of one shape. `guard` is as for `clip_units`."""
+        """average = decay average + (1 - decay) value, in place; both of one shape. `guard` is as
+        for `clip_units`."""

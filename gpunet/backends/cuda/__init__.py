@@ -1,1 +1,1 @@
-"""Every primitive as a launch of a kernel in `kernels/`; what has no kernel raises."""
+"""Every primitive as a launch of a kernel in `kernels/`; an operation without a kernel raises."""

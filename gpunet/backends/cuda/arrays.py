@@ -19,7 +19,8 @@ from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
 
 
 class Reduction(NamedTuple):
-    """An array seen as (outer, n, inner), its middle axis reduced; before that its axes go into `order`, if any."""
+    """How to reduce an array: as (outer, n, inner) along its middle axis, after its axes were put
+    into `order` if that is set."""
 
     order: tuple[int, ...] | None
     outer: int
@@ -28,10 +29,11 @@ class Reduction(NamedTuple):
 
 
 def reduction(shape: Sequence[int], axes: Sequence[int]) -> Reduction:
-    """How to reduce sorted `axes` of `shape`: in place if they are neighbours, else behind the others."""
+    """How to reduce sorted `axes` of `shape`: where they are if they are neighbours, otherwise
+    moved behind the others."""
     kept = [i for i in range(len(shape)) if i not in axes]
     n = prod(shape[i] for i in axes)
-    long = [i for i in range(len(shape)) if shape[i] != 1]  # axes of extent 1 part nothing
+    long = [i for i in range(len(shape)) if shape[i] != 1]  # axes of extent 1 separate nothing
     runs = [(reduced, list(run)) for reduced, run in groupby(long, key=lambda i: i in axes)]
     if sum(reduced for reduced, _ in runs) > 1:
         return Reduction((*kept, *axes), prod(shape[i] for i in kept), n, 1)
@@ -40,13 +42,13 @@ def reduction(shape: Sequence[int], axes: Sequence[int]) -> Reduction:
 
 
 class CudaArrays(CudaDevice, ABC):
-    """Primitives of kernels/elementwise.cu, reduce.cu and take.cu."""
+    """The primitives of kernels/elementwise.cu, reduce.cu and take.cu."""
 
     def owns(self, array: object) -> bool:
         return self.arrays.owns(array)
 
     def asarray(self, data: Any, dtype: Any = None) -> Array:
-        with np.errstate(over="ignore"):  # what a narrower dtype cannot hold is infinite
+        with np.errstate(over="ignore"):  # a value beyond the dtype becomes infinite
             return self.arrays.asarray(real_array("asarray: data", data), dtype)
 
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -130,7 +132,7 @@ class CudaArrays(CudaDevice, ABC):
         return y
 
     def _cast_counts(self, a: Array, kind: np.dtype) -> Array:
-        """Integers and booleans as int64 or as floats: through float32 where 16 bits are wanted."""
+        """Integers and booleans as int64 or as floats; floats of 16 bits are made from float32."""
         if a.dtype == kind:
             return a
         to = kind if kind == np.int64 else np.dtype(np.float32)
@@ -156,7 +158,8 @@ class CudaArrays(CudaDevice, ABC):
         return y
 
     def _sum(self, a: Array, y: Array, outer: int, n: int, inner: int) -> None:
-        """y (outer, inner) = the sum of a (outer, n, inner), in several passes where few results have long sums."""
+        """Write the sum of a (outer, n, inner) to y (outer, inner); few results with long sums take
+        several passes."""
         while True:
             by_block = inner == 1 and not self.simple
             chunk = sum_chunk(outer * inner, n, by_block=by_block)
@@ -208,11 +211,11 @@ class CudaArrays(CudaDevice, ABC):
         first = arrays[0]
         for a in arrays:
             if a.dtype != first.dtype:
-                raise TypeError(f"concatenate: arrays are {first.dtype} and {a.dtype} but take one dtype")
+                raise TypeError(f"concatenate: arrays are {first.dtype} and {a.dtype} but must be of one dtype")
             if a.ndim != first.ndim or any(
                 i != axis and n != m for i, (n, m) in enumerate(zip(a.shape, first.shape, strict=True))
             ):
-                raise ValueError(f"concatenate: shapes {first.shape} and {a.shape} differ beside axis {axis}")
+                raise ValueError(f"concatenate: shapes {first.shape} and {a.shape} differ in more than axis {axis}")
         length = sum(a.shape[axis] for a in arrays)
         y = self.arrays.empty((*first.shape[:axis], length, *first.shape[axis + 1 :]), first.dtype)
         start = 0
@@ -251,9 +254,9 @@ class CudaArrays(CudaDevice, ABC):
 
 
 def sum_chunk(results: int, n: int, *, by_block: bool) -> int:
-    """Elements that one block or one thread adds: all n, unless that leaves most of a device idle.
+    """Elements that one block or one thread adds: all n, unless most of a device were idle then.
 
-    A pure function of the shape, so that the order of a sum never changes.
+    It is a pure function of the shape, so that the order of a sum never changes.
     """
     busy, least = (512, 4096) if by_block else (65536, 64)
     if results >= busy or n <= 2 * least:

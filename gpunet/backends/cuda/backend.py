@@ -1,4 +1,5 @@
-"""`CudaBackend`: every primitive is a launch of a kernel in `kernels/`; what has no kernel raises."""
+"""`CudaBackend`: every primitive launches a kernel of `kernels/`; an operation without a kernel
+raises."""
 
 from __future__ import annotations
 
@@ -37,19 +38,20 @@ class CudaBackend(
     CudaAugment,
     CudaUpdate,
 ):
-    """Primitives as kernels, on CuPy's arrays or an emulator's.
+    """Computes with kernels, on arrays of CuPy or of the emulated device.
 
-    No primitive waits for the device or reads it. Launches go to the launcher's current stream. Float primitives take
-    float32; convolutions, products, pooling, activations, dropout, elementwise arithmetic and softmax cross entropy also
-    float16 and bfloat16, in which arrays are stored while sums are float32. Anything else raises TypeError and says so.
+    No primitive waits for the device or reads from it. Launches go to the launcher's current
+    stream. Float primitives take float32. Convolutions, products, pooling, activations, dropout,
+    elementwise arithmetic and softmax cross-entropy also take float16 and bfloat16, in which arrays
+    are stored while sums are float32. Other dtypes raise TypeError.
     """
 
 
 def cuda_backend(device: int = 0) -> CudaBackend:
-    """The backend of one CUDA device, on CuPy.
+    """Return the backend of one CUDA device, on CuPy.
 
     Args:
-        device: its number.
+        device: number of the device.
     """
     from gpunet.cuda.cupy_arrays import CupyArrays
     from gpunet.cuda.launcher import CupyLauncher
@@ -59,11 +61,11 @@ def cuda_backend(device: int = 0) -> CudaBackend:
 
 
 def emulated_backend(settings: Settings | None = None, *, memory: int | None = None) -> CudaBackend:
-    """The backend of a new emulated device, on this machine's CPU.
+    """Return the backend of a new emulated device, on this machine's CPU.
 
     Args:
-        settings: how kernels are run; what the environment says if None.
-        memory: bytes of the device; None for as many as this machine has.
+        settings: how kernels are run; read from the environment if None.
+        memory: bytes of the device's memory; those of this machine if None.
     """
     from gpunet.cuda.emulated import EmulatedLauncher
     from gpunet.emulator.arrays import EmulatedArrays
@@ -75,7 +77,8 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
 
 
 def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
-    """(another backend on the same device, what it is asked for from now on): its launches and allocations."""
+    """Return (another backend on the same device, the recording of all its launches and allocations
+    from now on)."""
     recording = Recording()
     arrays = cast(Arrays, RecordingArrays(backend.arrays, recording))
     launcher = RecordingLauncher(backend.launcher, backend.arrays, recording)

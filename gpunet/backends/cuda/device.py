@@ -1,4 +1,5 @@
-"""A CUDA device and the small words that the primitives of `CudaBackend` are written in."""
+"""`CudaDevice`: launches, checks and small arrays, of which the primitives of `CudaBackend` are
+made."""
 
 from __future__ import annotations
 
@@ -23,45 +24,51 @@ from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
 THREADS = constant("common.cuh", "THREADS")
-"""Threads of a block, unless a kernel takes another number."""
+"""Threads of a block, unless a kernel says otherwise."""
 MAX_BLOCKS = 16384
-"""Blocks of a grid-stride launch: more than any device runs at once; larger arrays are walked by the same ones."""
+"""Most blocks of a grid-stride launch: more than any device runs at once. In a larger array each
+block takes several parts."""
 PARTIALS = 256
-"""Most blocks that leave a partial result for a last block to add."""
+"""Most blocks of a reduction whose partial results one last block adds."""
 LINE = constant("common.cuh", "ACTIVATION_LINE")
-"""`kind` of all activations that are a line between two limits."""
+"""`kind` of every activation that is a line between two limits."""
 BUSY = 264
-"""Blocks that keep a large GPU busy, two for each multiprocessor of an H200."""
+"""Blocks that keep a large GPU busy: two for each multiprocessor of an H200."""
 ARRIVALS = 4096
-"""Counters of tiles that are made at once: enough for the gradients of 512 filters of 3x3x512."""
+"""Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
 
 
 class KeptOnStream(NamedTuple):
-    """Arrays for the launches of one stream, which run one after another, while those of other streams run at the same time.
+    """Arrays for the launches of one stream, which run in order, while launches of other streams
+    run at the same time.
 
-    A recorder's counters are kept as long as its stream, for a graph may hold them. A graph takes its tables from its recorder.
+    A recorder's counters are kept as long as its stream, since a graph may use them. A graph gets
+    its tables from its recorder.
     """
 
     counts: list[Array]
-    """Zeros for `CudaDevice._arrivals`, each set larger than the one before."""
+    """Arrays of zeros for `CudaDevice._arrivals`, each larger than the one before."""
     tables: OrderedDict[tuple[str, bytes], Array]
-    """Small tables of the host that were sent, by dtype and content, the last used one last."""
+    """Small tables that were sent from the host, by dtype and content; the last one was used
+    last."""
 
 
 class CudaDevice(Backend, ABC):
-    """Arrays and launches, without the primitives.
+    """The arrays and launches of a CUDA device, without the primitives.
 
     Args:
-        arrays: where the arrays live.
-        launcher: what runs a kernel on them.
-        simple: run the simple variant of every kernel that has two, the one to read; for tests.
-        busy: blocks that keep the device busy: fewer large tiles are cut smaller, and a weight gradient's reduction is split
-            until there are as many. It decides the order of sums, so it is a constant but for tests.
-        name: the backend's.
+        arrays: makes arrays on the device.
+        launcher: runs kernels on these arrays.
+        simple: run the simple variant of every kernel that has two variants; for tests.
+        busy: blocks that keep the device busy. Where there would be fewer, tiles are cut smaller,
+            and the reduction of a weight gradient is split. It decides the order of sums, so only
+            tests change it.
+        name: name of the backend.
     """
 
     dtypes = tuple(ELEMENTS)
-    """float32, and the 16-bit dtypes as storage for primitives that add up in float32; the others take float32 alone."""
+    """float32, and 16-bit dtypes, in which primitives that add up in float32 may store arrays; the
+    others take only float32."""
     narrow = ("float16", "bfloat16")
 
     def __init__(
@@ -76,7 +83,8 @@ class CudaDevice(Backend, ABC):
         self._most_counts = ARRIVALS
 
     def recorder(self) -> Recorder:
-        """A recorder whose stream has the counters that kernels need, for none can be made during a capture."""
+        """A recorder whose stream already has the counters that kernels need, since none can be
+        made during a capture."""
         recorder = Recorder(self.arrays)
         with recorder.current():
             self._arrivals(self._most_counts)
@@ -84,7 +92,8 @@ class CudaDevice(Backend, ABC):
         return recorder
 
     def _each(self, kernel: str, count: int, *args: Any, element: str = "float", flops: int = 0) -> None:
-        """Launch a kernel that walks `count` elements with a grid-stride loop; nothing for none."""
+        """Launch a kernel that walks `count` elements with a grid-stride loop; for 0 elements do
+        nothing."""
         if count:
             blocks = min(-(-count // THREADS), MAX_BLOCKS)
             self.launcher.launch(instance(kernel, element), blocks, THREADS, args, flops=flops)
@@ -96,11 +105,12 @@ class CudaDevice(Backend, ABC):
         self._each("strided_copy", count, source, target, count, steps, element=element)
 
     def _on_stream(self) -> KeptOnStream:
-        """What is kept for the launches of the current stream."""
+        """The arrays that are kept for the launches of the current stream."""
         return self._kept.setdefault(self.arrays.stream_key(), KeptOnStream([], OrderedDict()))
 
     def _arrivals(self, count: int) -> Array:
-        """At least `count` int32 zeros, for kernels that count the blocks that are done and leave zeros again."""
+        """At least `count` int32 zeros, for kernels that count their finished blocks, and that
+        leave zeros again."""
         sets = self._on_stream().counts
         if not sets or sets[-1].size < count:
             self._most_counts = max(self._most_counts, count)
@@ -108,23 +118,25 @@ class CudaDevice(Backend, ABC):
         return sets[-1][:count]
 
     def _constant(self, key: Hashable, make: Callable[[], np.ndarray]) -> Array:
-        """A table that never changes, for launches on any stream: sent once, and kept for ever, for a graph may hold it."""
+        """A table that never changes, for launches on any stream; it is sent once and kept for
+        ever, since a graph may use it."""
         if key not in self._constants:
             placed = self.arrays.asarray(make())
-            self.arrays.wait()  # other streams are not ordered after this copy
+            self.arrays.wait()  # for other streams are not ordered after this copy
             self._constants[key] = placed
         return self._constants[key]
 
     def _aligned(self, *arrays: Array | None) -> bool:
-        """Whether loads of four elements may start at every array."""
+        """Whether every array is aligned to loads of four elements."""
         return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
 
     def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
-        """Each array, if there is one, is this device's float32 and of the shape given beside it, if one is."""
+        """Check that each array that is not None is a float32 array of this device, of the shape
+        given with it unless that is None."""
         self._check(operation, ("float32",), arrays)
 
     def _element(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> str:
-        """The C type of the arrays, which are all of one of `dtypes`, after the checks of `_expect`."""
+        """Check the arrays as `_expect` does, but for one dtype of `dtypes` -> its C type."""
         given = [(name, array) for name, (array, _) in arrays.items() if array is not None]
         self._check(operation, self.dtypes, arrays)
         first, reference = given[0]
@@ -160,7 +172,7 @@ class CudaDevice(Backend, ABC):
         return MOVED[dtype.name]
 
     def _out(self, operation: str, out: Array | None, shape: Sequence[int], dtype: Any = np.float32) -> Array:
-        """`out` if it has the shape, a new array if there is none."""
+        """`out`, whose shape is checked, or a new array if it is None."""
         if out is None:
             return self.arrays.empty(shape, dtype)
         if out.shape != tuple(shape):
@@ -169,7 +181,7 @@ class CudaDevice(Backend, ABC):
 
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:
-    """The kernels' Activation."""
+    """The fields of the kernels' struct Activation."""
     fields = {"kind": 0, "slope": 0.0, "shift": 0.0, "low": 0.0, "high": 0.0}
     if activation is None:
         return fields
@@ -181,10 +193,10 @@ def activation_fields(activation: Activation | None) -> dict[str, float]:
 
 @lru_cache(maxsize=4096)
 def geometry_fields(geometry: Geometry) -> dict[str, int]:
-    """The kernels' Geometry.
+    """The fields of the kernels' struct Geometry.
 
     Raises:
-        ValueError: 2^31 pixels or more, which the kernels count in 32 bits.
+        ValueError: about 2^31 pixels or more, since the kernels count pixels in 32 bits.
     """
     (n, h, w, c), (_, oh, ow, o) = geometry.x_shape, geometry.y_shape
     if max(n * h * w, n * oh * ow) >= 2**31 - 2**16:
@@ -200,6 +212,6 @@ def geometry_fields(geometry: Geometry) -> dict[str, int]:
 
 
 def check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:
-    """ValueError if there is nothing to add to."""
+    """Raise ValueError if there is nothing to add to."""
     if accumulate and out is None:
         raise ValueError(f"{operation}: accumulate adds to what `out` holds, and there is none")

@@ -13,10 +13,11 @@ from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevic
 from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant
 
-UNITS_OF_BLOCK = constant("common.cuh", "WARP")
+UNITS_PER_BLOCK = constant("common.cuh", "WARP")
 """Columns that one block of clip_units takes."""
 TABLES = 64
-"""Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one for each step."""
+"""Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one for
+each step."""
 
 
 class CudaUpdate(CudaDevice, ABC):
@@ -66,7 +67,7 @@ class CudaUpdate(CudaDevice, ABC):
         element = "float" if shadow is None else self._element("clip_units", shadow=(shadow, w.shape))
         rows, units = w.shape
         if w.size:
-            grid, args = -(-units // UNITS_OF_BLOCK), (w, shadow, rows, units, limit, *_outcome(guard))
+            grid, args = -(-units // UNITS_PER_BLOCK), (w, shadow, rows, units, limit, *_outcome(guard))
             self.launcher.launch(instance("clip_units", element), grid, THREADS, args)
 
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:

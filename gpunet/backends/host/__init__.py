@@ -1,1 +1,1 @@
-"""What the two CPU backends share, where it is not itself a formula."""
+"""Code that the two CPU backends share: arrays, and nothing that is a formula to be checked."""

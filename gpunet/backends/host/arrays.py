@@ -1,4 +1,5 @@
-"""Arrays of the CPU backends: numpy.ndarray."""
+"""Arrays of the CPU backends, which are numpy.ndarray, and how they are combined, moved and
+reduced."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.real import on_device, real_array
 
 QUIET = np.errstate(all="ignore")
-"""Infinities and NaN are values, as on a GPU, and no warnings: whoever wants to know looks at the loss."""
+"""Primitives give no warnings of infinities and NaN, which are values as on a GPU; the loss shows
+them."""
 
 
 class HostArrays(Backend, ABC):
-    """Arrays are numpy.ndarray."""
+    """Primitives on numpy.ndarray, by NumPy's functions of the same names."""
 
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)
@@ -28,7 +30,7 @@ class HostArrays(Backend, ABC):
         array = real_array("asarray: data", data)
         if on_device(array):  # a CuPy array copies itself to the host
             array = array.get()
-        with np.errstate(over="ignore"):  # what a narrower dtype cannot hold is infinite
+        with np.errstate(over="ignore"):  # a value beyond the dtype becomes infinite
             return np.ascontiguousarray(array, dtype) if array.ndim else np.asarray(array, dtype)
 
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -48,7 +50,7 @@ class HostArrays(Backend, ABC):
         return out
 
     def synchronize(self) -> None:
-        """Nothing is asynchronous on the host."""
+        """Do nothing, for all work on the host is done when its call returns."""
 
     def describe(self) -> dict[str, str]:
         return {"device": _processor(), "numpy": np.__version__}
@@ -131,13 +133,13 @@ class HostArrays(Backend, ABC):
 
     def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
         length = len(starts) - 1
-        dx = np.zeros((length, *dy.shape[1:]), np.float64)  # a row may be named any number of times
+        dx = np.zeros((length, *dy.shape[1:]), np.float64)  # for a row may be the sum of many
         np.add.at(dx, np.repeat(np.arange(length), np.diff(starts)), dy[order])
         return dx.astype(dy.dtype)
 
     @staticmethod
     def _reduced_last(a: Array, axes: tuple[int, ...]) -> Array:
-        """The reduced axes moved to the end and joined: (…, reduced elements)."""
+        """`a` with the reduced axes moved to the end and joined into one: (…, reduced elements)."""
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
         return moved.reshape(*(a.shape[i] for i in kept), prod(a.shape[i] for i in axes))
@@ -155,7 +157,8 @@ def _processor() -> str:
 
 
 def deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
-    """`value`, written or added to `out` if there is one."""
+    """Write `value` to `out`, or add it to what `out` holds -> `out`; without `out`, return the
+    value itself."""
     if out is None:
         return value
     if accumulate:

@@ -1,7 +1,8 @@
-"""Memory that is used again: what fresh pages of a step's large arrays would cost is a good part of a small net's step.
+"""Reuses memory of large arrays, since fresh pages would take a good part of a small net's step.
 
-The C library gives large blocks back to the system, which hands out zeroed pages, a fault each, the next time. Here a block
-whose last array has gone waits for the next array of about its size, as on a GPU.
+The C library returns large blocks to the system, and the next array pays a page fault for each page
+of a new block. Here a block whose last array was deleted waits for the next array of about its
+size, as in a GPU's memory pool.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from typing import Any
 import numpy as np
 
 SMALLEST = 1 << 16
-"""Bytes below which NumPy's own allocation is as fast."""
+"""Bytes below which NumPy's own allocation is just as fast."""
 KEPT = 1 << 30
-"""Bytes of waiting blocks at most; beyond, all are let go, for they are of sizes that are no longer asked for."""
+"""Most bytes of waiting blocks. Beyond, all are released, for then most are of sizes that are no
+longer needed."""
 _ALIGNMENT = 64
 _waiting: dict[int, list[np.ndarray]] = {}
 
 
 class _Block:
-    """Owns bytes on behalf of arrays, which keep it as their base, and gives them back when it goes."""
+    """Owns the bytes of an array, which keeps it as its base, and puts them among the waiting ones
+    when it is deleted."""
 
     __slots__ = ("__array_interface__", "_bytes")
 
@@ -39,20 +42,21 @@ class _Block:
 
 
 def release() -> None:
-    """Give all waiting blocks back to the system."""
+    """Return all waiting blocks to the system."""
     _waiting.clear()
 
 
 def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array whose elements are not set, in memory that may have been another's."""
+    """An array whose elements are not initialised, in memory that an earlier array may have
+    used."""
     shape, dtype = tuple(int(n) for n in shape), np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     if size < SMALLEST or dtype.kind not in "fiu":
         return np.empty(shape, dtype)
-    step = 1 << (size.bit_length() - 4)  # sizes in steps of an eighth at most, so that blocks fit again
+    step = 1 << (size.bit_length() - 4)  # sizes are rounded up by at most an eighth, so that blocks fit again
     size = -(-size // step) * step
     try:
-        memory = _waiting[size].pop()  # in one step, so that threads need no lock
+        memory = _waiting[size].pop()  # one atomic step, so that threads need no lock
     except (KeyError, IndexError):
         memory = np.empty(size + _ALIGNMENT, np.uint8)
     return np.asarray(_Block(memory, shape, dtype))

@@ -1,4 +1,5 @@
-"""Batches of a data set of `NumpyBackend`, and `augment`, which the transforms of `gpunet.data` run on the host."""
+"""Batches of a data set of `NumpyBackend`, and `augment`, which the transforms of `gpunet.data` run
+on the host."""
 
 from __future__ import annotations
 
@@ -33,10 +34,12 @@ class NumpyAugment(HostArrays, ABC):
 def augment(
     images: np.ndarray, index: np.ndarray, augmentation: Augmentation, *, seed: int, epoch: int, operation: str
 ) -> np.ndarray:
-    """Augment images (N, H, W, C), which stand at the positions `index` (N,) of their data set -> new images (N, h, w, C).
+    """Augment images (N, H, W, C), which stand at the positions `index` (N,) of their data set ->
+    new images (N, h, w, C).
 
     Args:
-        images: any dtype, which is kept; uint8 or a float where the augmentation normalises, which returns float32.
+        images: any dtype, which is kept; uint8 or a float where the augmentation normalises, which
+            returns float32.
         operation: the name that begins the messages of errors.
     """
     a = augmentation

@@ -1,4 +1,4 @@
-"""`NumpyBackend`: the fast CPU path."""
+"""`NumpyBackend`: fast primitives on the CPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NumpyBackend(
     NumpyAugment,
     NumpyUpdate,
 ):
-    """BLAS, strided views and threads: see `NumpyThreads`."""
+    """Computes with BLAS, strided views and threads: see `NumpyThreads` for its argument."""
 
     name = "numpy"
     dtypes = ("float32", "float64")

@@ -1,7 +1,8 @@
-"""BLAS on one thread while gpunet computes, whichever threads call it.
+"""Keeps BLAS on one thread while gpunet computes, from whichever thread it is called.
 
-OpenBLAS has one number of threads for the whole process, MKL one for each thread. threadpoolctl finds the libraries; from 3.8
-on its setter obeys only the thread that called it first, so OpenBLAS's own functions are called here.
+OpenBLAS has one number of threads for the whole process, MKL one for each thread. threadpoolctl
+finds the libraries. From 3.8 on its setter obeys only the thread that called it first, so
+OpenBLAS's own functions are called here instead.
 """
 
 from __future__ import annotations
@@ -17,36 +18,40 @@ from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 LONGEST_WAIT = 10.0
-"""Seconds that a fork waits for the products of other threads: many times what one takes."""
+"""Seconds that a fork waits for the products of other threads: many times what one product
+takes."""
 
 
 class Library(NamedTuple):
-    """One BLAS: its number of threads, and whether that holds for all threads of the process or for the one that sets it."""
+    """One BLAS library: functions that read and set its number of threads."""
 
     get: Callable[[], int]
     set: Callable[[int], object]
     shared: bool
+    """Whether the number holds for all threads of the process, or only for the one that sets it."""
 
 
 class OneThread:
-    """Runs work with BLAS on one thread, and gives BLAS its threads back when no thread runs such work any more.
+    """Runs work with BLAS on one thread, and restores its number of threads when no thread runs
+    such work any more.
 
-    A number that somebody else sets meanwhile stays; who asks for OpenBLAS's number meanwhile is told 1. A Ctrl-C may arrive
-    between any two steps: each of them can be repeated. A fork waits for the work of other threads, which could hold locks of
-    BLAS that nobody in the child would ever release.
+    A number that other code sets meanwhile stays; code that reads OpenBLAS's number meanwhile gets
+    1. A Ctrl-C may arrive between any two steps, so each step can be repeated. A fork waits for the
+    work of other threads, since they could hold locks of BLAS that nothing in the child would ever
+    release.
     """
 
     def __init__(self, libraries: list[Library] | None = None):
         if libraries is not None:
             self.libraries = libraries
-        self._entry = threading.RLock()  # held during a fork, so that nobody comes in
+        self._entry = threading.RLock()  # held during a fork, so that no thread enters
         self._state = threading.RLock()
-        self._inside: dict[int, list[int] | None] = {}  # by thread: numbers of the libraries that are not shared
-        self._before: list[int] | None = None  # numbers of the shared ones, None while nobody is inside
+        self._inside: dict[int, list[int] | None] = {}  # by thread: the numbers of the libraries that are not shared
+        self._before: list[int] | None = None  # numbers of the shared libraries; None while no thread is inside
 
     @cached_property
     def libraries(self) -> list[Library]:
-        """Those loaded when the first backend was made: NumPy's is."""
+        """The libraries that were loaded when the first backend was made; NumPy's is among them."""
         return [_library(controller) for controller in controllers()]
 
     @cached_property
@@ -58,7 +63,7 @@ class OneThread:
         return [library for library in self.libraries if not library.shared]
 
     def run(self, work: Callable[[], T]) -> T:
-        """work(), on one BLAS thread."""
+        """Call work() with BLAS on one thread -> its result."""
         thread = threading.get_ident()
         if thread in self._inside:
             return work()
@@ -68,12 +73,13 @@ class OneThread:
         finally:
             try:
                 self._leave(thread)
-            except BaseException:  # a Ctrl-C on the way
+            except BaseException:  # a Ctrl-C meanwhile
                 self._leave(thread)
                 raise
 
     def limit_this_thread(self) -> None:
-        """For good, in a thread of gpunet's own: libraries whose number of threads is each thread's."""
+        """Limit BLAS for good in a thread of gpunet's own, for the libraries that have a number for
+        each thread."""
         for library in self._own:
             library.set(1)
 
@@ -100,12 +106,12 @@ class OneThread:
     def _restore(self) -> None:
         if self._before is not None:
             for library, number in zip(self._shared, self._before, strict=True):
-                if library.get() == 1:  # else somebody else has set it meanwhile
+                if library.get() == 1:  # otherwise other code has set it meanwhile
                     library.set(number)
         self._before = None
 
     def before_fork(self) -> None:
-        """Wait until no other thread is inside, and let none in."""
+        """Wait until no other thread is inside, and let no thread enter."""
         thread, deadline = threading.get_ident(), time.monotonic() + LONGEST_WAIT
         self._entry.acquire()
         while self._inside.keys() - {thread} and time.monotonic() < deadline:
@@ -113,12 +119,13 @@ class OneThread:
         self._state.acquire()
 
     def after_fork(self) -> None:
-        """Let other threads in again; in the child too, where this thread owns the locks as it did before."""
+        """Let other threads enter again; also in the child, where this thread still owns the
+        locks."""
         self._state.release()
         self._entry.release()
 
     def after_fork_in_child(self) -> None:
-        """The other threads are not there any more."""
+        """Forget the other threads, which do not exist in the child."""
         for thread in self._inside.keys() - {threading.get_ident()}:
             del self._inside[thread]
         if not self._inside:
@@ -127,7 +134,7 @@ class OneThread:
 
 
 def controllers() -> list[Any]:
-    """threadpoolctl's controllers of the BLAS libraries that are loaded."""
+    """threadpoolctl's controllers of the loaded BLAS libraries."""
     return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
@@ -150,4 +157,5 @@ def _openblas(controller: Any, name: str) -> Callable[..., Any] | None:
 
 
 ONE_THREAD = OneThread()
-"""Of all backends of the process: two that each restored what they found would restore the other's limit."""
+"""One for all backends of the process; two backends that each restored what they found would
+restore the other's limit."""

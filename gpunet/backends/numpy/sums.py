@@ -1,8 +1,9 @@
-"""Long sums, as `NumpyBackend` makes them.
+"""Long sums of `NumpyBackend`, which lose at most 1e-6 of a sum of positive terms, however many
+there are.
 
-A float32 that is added to a million times loses digits with each: a sum of 2^21 equal terms is off by a percent. So at most
-`CHUNK` terms are added one after another in float32, by BLAS, and what comes of them in float64: at most 1e-6 of a sum of
-positive terms is lost, however many they are.
+A float32 accumulator loses digits with each addition: a sum of 2^21 equal terms is off by a
+percent. So BLAS adds at most `CHUNK` terms one after another in float32, and the sums of such
+chunks are added in float64.
 """
 
 from __future__ import annotations
@@ -16,32 +17,37 @@ from gpunet.backends.contract.arrays import Array
 CHUNK = 64
 """Terms that are added one after another in float32."""
 LONG = 1 << 20
-"""Terms from which on a matrix product is cut into chunks though that makes it slower: up to here BLAS, which cuts its sums
-too, loses a few millionths at most."""
+"""Terms from which a matrix product is cut into chunks although that makes it slower. With fewer,
+BLAS, which cuts its sums as well, loses a few millionths at most."""
 SMALL = 1 << 10
-"""Elements of a product up to which chunks cost no time, if it has at least half as many terms."""
+"""Elements of a product up to which chunks cost no time, if the product has at least half as many
+terms."""
 AT_ONCE = 1 << 20
-"""Elements of the products of chunks that are held before they are added."""
+"""Elements of products of chunks that are computed at once, before they are added."""
 WORTH = 1 << 8
-"""Elements from which a call of BLAS takes less time than NumPy's loops."""
+"""Elements from which a call of BLAS is faster than NumPy's loops."""
 FEW = 16
-"""Arrays that a `Total` adds in float32."""
+"""Arrays that a `Total` adds in their own dtype before it continues in float64."""
 
 
 def add_rows(a: Array) -> Array:
-    """The sum of the rows of a (n, columns). BLAS makes it: NumPy's own loops along few columns take ten times as long."""
+    """The sum of the rows of a (n, columns), by BLAS; NumPy's own loops along few columns take ten
+    times as long."""
     return np.dot(np.ones(len(a), a.dtype), a) if len(a) <= CHUNK else add_middle(a[None])[0]
 
 
 def add_middle(a: Array) -> Array:
-    """The sum of a C-contiguous a (outer, n, inner) along its middle axis: (outer, inner)."""
+    """The sum of a C-contiguous a (outer, n, inner) along its middle axis -> (outer, inner)."""
     outer, n, inner = a.shape
     if inner == 1:
-        return np.matmul(a[:, :, 0], np.ones((n, 1), a.dtype)) if n <= CHUNK else a.sum(axis=1)  # which adds in pairs
+        return (
+            np.matmul(a[:, :, 0], np.ones((n, 1), a.dtype)) if n <= CHUNK else a.sum(axis=1)
+        )  # NumPy adds in pairs here
     if n <= CHUNK or a.dtype == np.float64 or a.size == 0:
         return a.sum(axis=1) if n * inner < WORTH else np.matmul(np.ones(n, a.dtype), a)
     each = n // CHUNK
-    # row k of every chunk lies `each` rows behind row k - 1, so that one product adds all chunks along long rows
+    # row k of every chunk lies `each` rows behind its row k - 1, so that one product adds all
+    # chunks, along long rows
     chunks = a[:, : each * CHUNK].reshape(outer, CHUNK, each * inner)
     parts = np.matmul(np.ones(CHUNK, a.dtype), chunks).reshape(outer, each, inner).astype(np.float64)
     total = np.matmul(np.ones(each), parts) + a[:, each * CHUNK :].sum(axis=1, dtype=np.float64)
@@ -49,7 +55,8 @@ def add_middle(a: Array) -> Array:
 
 
 def add_axes(a: Array, axes: tuple[int, ...]) -> Array:
-    """The sum of a C-contiguous a along ascending axes: neighbouring axes at a time, the last ones first."""
+    """The sum of a C-contiguous a along ascending axes, one group of neighbouring axes after
+    another from the last."""
     shape = a.shape
     while axes:
         first = next(i for i in range(len(axes)) if axes[i:] == tuple(range(axes[i], axes[-1] + 1)))
@@ -60,10 +67,11 @@ def add_axes(a: Array, axes: tuple[int, ...]) -> Array:
 
 
 def multiply(a: Array, b: Array, terms: int = 0) -> Array:
-    """The product of a (M, K) and b (K, N); of so many `terms` is the sum that it is a part of, if those are more than K."""
+    """The product of a (M, K) and b (K, N); `terms` are those of the whole sum if the product is
+    only a part of it."""
     (m, k), n = a.shape, b.shape[1]
     if not takes_chunks(a, b, terms):
-        return np.dot(a, b)  # not matmul, which keeps the interpreter lock where the result is small
+        return np.dot(a, b)  # np.matmul would keep the interpreter lock where the result is small
     each = max(1, AT_ONCE // (m * n)) * CHUNK
     whole = k // CHUNK * CHUNK
     total = np.dot(a[:, whole:], b[whole:]).astype(np.float64)
@@ -83,16 +91,17 @@ def takes_chunks(a: Array, b: Array, terms: int = 0) -> bool:
 
 
 class Total:
-    """The sum of arrays of one shape that come one after another: of a few in their dtype, of these sums in float64."""
+    """Adds up arrays of one shape, a few at a time in their own dtype, and the results in
+    float64."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
         self.recent = np.zeros(shape, dtype)
-        """What the next array is to be added to."""
+        """The array to add the next one to; then call `count`."""
         self._older: Array | None = None
         self._count = 0
 
     def count(self) -> None:
-        """Say that an array has been added to `recent`."""
+        """Count an array that was added to `recent`."""
         self._count += 1
         if self._count == FEW:
             self._older = self._all()
@@ -100,12 +109,12 @@ class Total:
             self._count = 0
 
     def join(self, other: Total) -> None:
-        """Add what another one has."""
+        """Add another total."""
         self._older = self._all() + other._all()
         self.recent[...] = 0
 
     def result(self) -> Array:
-        """The sum, in its dtype."""
+        """The sum, in the arrays' dtype."""
         return self.recent if self._older is None else self._all().astype(self.recent.dtype)
 
     def _all(self) -> Array:

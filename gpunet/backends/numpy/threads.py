@@ -1,12 +1,14 @@
 """The threads of `NumpyBackend`.
 
-Work is cut along the batch into one part a thread, and each part into blocks of images; NumPy and BLAS let go of the
-interpreter lock while they compute. BLAS itself runs on one thread meanwhile. Partial sums are added in the order of the
-parts, so a result depends on the number of threads, and on nothing else.
+Work is cut along the batch into one part for each thread, and each part into blocks of images;
+NumPy and BLAS release the interpreter lock while they compute. BLAS itself runs on one thread
+meanwhile. Partial sums are added in the order of the parts, so a result depends on the number of
+threads and on nothing else.
 
-Blocks are larger than a second-level cache where that costs little. Between two calls a thread needs the interpreter lock; if
-the other gives it up for some tens of microseconds only, it has taken it again before this one is awake, and one waits until
-the other is done: measured, two threads took normalisations in blocks of half a megabyte no faster than one.
+Blocks are larger than a second-level cache where that costs little. A thread needs the interpreter
+lock between two calls. If another thread releases it for only some tens of microseconds, it takes
+the lock again before this one is awake, and this one waits until the other is done: measured, two
+threads took normalisations in blocks of half a megabyte no faster than one.
 """
 
 from __future__ import annotations
@@ -24,22 +26,23 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from gpunet.backends.host.backend import HostBackend
-from gpunet.backends.numpy.blas import ONE_THREAD, controllers
+from gpunet.backends.numpy.blas import ONE_THREAD
 
 T = TypeVar("T")
 SMALL = 1 << 17
-"""Elements of work a thread at least: waking one takes as long as 50,000."""
+"""Least elements of work for each thread; waking a thread takes as long as 50,000."""
 PRODUCTS = 32
 """Multiply-adds of a matrix product that take as long as one element elsewhere."""
 BLOCK = 1 << 19
-"""Elements of the columns of a block: two megabytes of float32. See `threads` on the length of calls."""
+"""Elements of a block of work: two megabytes of float32. The text above says why not fewer."""
 
 
 class NumpyThreads(HostBackend):
-    """Work in parts, one a thread.
+    """Does work in parts, one for each thread.
 
     Args:
-        threads: how many; if None the environment variable ``GPUNET_NUM_THREADS``, else the cores this process may use.
+        threads: number of threads; if None, that of the environment variable
+            ``GPUNET_NUM_THREADS``, or else the number of cores that this process may use.
     """
 
     def __init__(self, threads: int | None = None):
@@ -53,26 +56,20 @@ class NumpyThreads(HostBackend):
         self._process = 0
 
     def _begin_threads(self) -> None:
-        """Daemons, which end with the backend: at exit nobody waits for them, and no part is lost, for the caller does those
-        that nobody has begun."""
+        """Start the threads. They are daemons, which end with the backend and for which no exit
+        waits; no part of the work is lost, for the caller does the parts that no thread has
+        begun."""
         self._jobs: SimpleQueue[_Part | None] = SimpleQueue()
         self._process = os.getpid()
         for i in range(self.threads - 1):
             threading.Thread(target=_serve, args=(self._jobs,), name=f"gpunet_{i}", daemon=True).start()
         weakref.finalize(self, _end, self._jobs, self.threads - 1)
 
-    def describe(self) -> dict[str, str]:
-        """Also the threads and the BLAS with the processor it takes this one for."""
-        blas = [
-            f"{i['internal_api']} {i['version']} ({i.get('architecture', 'unknown architecture')})"
-            for i in (library.info() for library in controllers())
-        ]
-        return {**super().describe(), "threads": str(self.threads), "blas": ", ".join(blas) or "unknown"}
-
     def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
-        """work(start, stop) on one part of range(count) a thread; the results in the order of the parts.
+        """Call work(start, stop) for parts of range(count), one for each thread -> the results in
+        the order of the parts.
 
-        When it returns or raises, a Ctrl-C's KeyboardInterrupt included, no thread works on a part any more.
+        When it returns or raises, even for a Ctrl-C, no thread works on a part any more.
 
         Args:
             each: elements of work that one of `count` stands for.
@@ -86,25 +83,29 @@ class NumpyThreads(HostBackend):
             self._begin_threads()
         bounds = [count * i // n for i in range(n + 1)]
         parts = [_Part(partial(work, i, j)) for i, j in pairwise(bounds)]
-        # BLAS's own threads spin for milliseconds after a product, and would take the cores from these
+        # BLAS's own threads spin for milliseconds after a product, and would take the cores from
+        # these
         return ONE_THREAD.run(partial(_run, parts, self._jobs))
 
     def _alone(self, work: Callable[[], T]) -> T:
-        """work() in this thread, with BLAS on it alone."""
+        """Call work() in this thread, with BLAS on one thread -> its result."""
         return ONE_THREAD.run(partial(_quietly, work))
 
 
 class _Part(Generic[T]):
-    """A part of the work, done once: by a thread of the backend's, or by the caller if none has begun it."""
+    """A part of the work, done once: by a thread of the backend, or by the caller if no thread has
+    begun it."""
 
     def __init__(self, work: Callable[[], T]):
-        self._turn = threading.RLock()  # of who does it; a caller that a signal interrupted can take it again
+        self._turn = (
+            threading.RLock()
+        )  # held by the thread that does it; a caller that a signal interrupted can take it again
         self._work: Callable[[], T] | None = work
         self._result: list[T] = []
         self._error: BaseException | None = None
 
     def attempt(self) -> None:
-        """Do it, unless another thread does."""
+        """Do the work, unless another thread does it."""
         if self._turn.acquire(blocking=False):
             try:
                 self._do()
@@ -112,7 +113,7 @@ class _Part(Generic[T]):
                 self._turn.release()
 
     def result(self) -> T:
-        """What it gave, when whoever does it is done."""
+        """The result, after the thread that does the work is done."""
         with self._turn:
             self._do()
         if self._error is not None:
@@ -123,12 +124,12 @@ class _Part(Generic[T]):
         return self._result[0]
 
     def abandon(self) -> None:
-        """Return when nobody does it, nor ever will."""
+        """Return when no thread does the work, and none will."""
         with self._turn:
             self._work = None
 
     def _do(self) -> None:
-        work, self._work = self._work, None  # nothing is kept alive by a part that waits in the queue for nothing
+        work, self._work = self._work, None  # a part that still waits in the queue keeps nothing alive
         if work is not None:
             try:
                 self._result.append(_quietly(work))
@@ -149,7 +150,8 @@ def _run(parts: list[_Part[T]], jobs: SimpleQueue[_Part | None]) -> list[T]:
 
 
 def _abandon(parts: list[_Part[T]]) -> None:
-    """Abandon all, though signals arrive meanwhile; then raise what the last one raised."""
+    """Abandon all parts, even if signals arrive meanwhile; then raise what the last signal
+    raised."""
     interruption: BaseException | None = None
     while True:
         try:
@@ -169,7 +171,8 @@ def _serve(jobs: SimpleQueue[_Part | None]) -> None:
 
 
 def _attempted(part: _Part | None) -> bool:
-    """Whether there was a part; in a function, so that no name holds it while the thread waits for the next."""
+    """Do a part -> whether there was one. It is a function so that no name holds the part while the
+    thread waits."""
     if part is not None:
         part.attempt()
     return part is not None
@@ -181,8 +184,9 @@ def _end(jobs: SimpleQueue[_Part | None], threads: int) -> None:
 
 
 def _quietly(work: Callable[[], T]) -> T:
-    """work() without warnings of numbers. NumPy keeps that setting in a context variable: it does not outlive the copied
-    context, even if a signal arrives before it is set back."""
+    """Call work() without warnings of numbers -> its result. NumPy keeps that setting in a context
+    variable, so that it ends with the copied context, even if a signal arrives before it is
+    reset."""
     return copy_context().run(_ignoring, work)
 
 

@@ -1,4 +1,5 @@
-"""Updates of parameters, max-norm and averages of `NumpyBackend`, in place and with few temporary arrays."""
+"""Updates of parameters, max-norm and averages of `NumpyBackend`, in place and with few temporary
+arrays."""
 
 from __future__ import annotations
 
@@ -123,5 +124,6 @@ def _may_update(report: StepReport) -> bool:
 
 
 def _has_updated(guard: Guard) -> bool:
-    """Whether the update before has changed the parameters; no loss is scaled on the host, so its clip stops nothing."""
+    """Whether the update before has changed the parameters; no loss is scaled on the host, so its
+    clip stops nothing."""
     return guard.report is None or not guard.report.written[2]

@@ -1,4 +1,5 @@
-"""Batches of a data set of `ReferenceBackend`: one image after another, one step of the augmentation after another."""
+"""Batches of a data set of `ReferenceBackend`: one image after another, one step of the
+augmentation after another."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class ReferenceBackend(
     ReferenceAugment,
     ReferenceUpdate,
 ):
-    """Any float dtype; memory and time are no object."""
+    """Computes in any float dtype; it is written to be read, and its memory and time do not
+    matter."""
 
     name = "reference"
     dtypes = ("float16", "bfloat16", "float32", "float64")

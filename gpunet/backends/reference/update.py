@@ -1,4 +1,5 @@
-"""Updates of parameters, max-norm and averages of `ReferenceBackend`: the contract's formulas in float64, then rounded."""
+"""Updates of parameters, max-norm and averages of `ReferenceBackend`: the contract's formulas in
+float64, then rounded."""
 
 from __future__ import annotations
 
