@@ -160,10 +160,10 @@ class DeviceLoader(BatchOrder):
         return (batch.make() for batch in self._batches(None))
 
     def deferred(self) -> Iterator[DeferredBatch]:
-        """The batches of the next epoch before they are made: the Trainer makes them in a captured
-        step.
+        """The batches of the next epoch before they are made.
 
-        All of them read one array of positions, which the next epoch overwrites.
+        The Trainer makes them inside a captured step. All of them read one array of positions,
+        which the next epoch overwrites.
         """
         if self._positions is None:
             self._positions = self.backend.empty((self.samples,), np.int32)

@@ -14,8 +14,9 @@ from gpunet.geometry import positive_int
 
 
 class _DrawnBatches:
-    """Batches drawn anew for each epoch; they depend only on the seed, the epoch and the batch's
-    number.
+    """Batches that are drawn anew for each epoch.
+
+    A batch depends only on the seed, the epoch and the batch's number.
 
     Args:
         dataset: gives (images, labels (N,)).
@@ -77,8 +78,10 @@ class _DrawnBatches:
             yield self.batch(draw, epoch * self.steps + step, seed)
 
     def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """One batch; `number` counts batches over all epochs and replaces the epoch in
-        augmentation.
+        """One batch.
+
+        Args:
+            number: counts batches over all epochs; it replaces the epoch in augmentation.
         """
         raise NotImplementedError
 

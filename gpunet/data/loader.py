@@ -72,8 +72,10 @@ class DataLoader(BatchOrder):
         super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
-        """The indices of one epoch, (n,) int64, in the order they are taken; of the next epoch if
-        None.
+        """The indices of one epoch, (n,) int64, in the order they are taken.
+
+        Args:
+            epoch: the next epoch if None.
         """
         return self._order(self.epoch if epoch is None else epoch, self._seed())
 
@@ -103,11 +105,10 @@ class DataLoader(BatchOrder):
 
 
 def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
-    """The same batches, up to `depth` of them made ahead by a thread that ends before the generator
-    does.
+    """The same batches, up to `depth` of them made ahead by a thread.
 
-    The thread holds no reference to the generator. So a generator that the consumer drops is
-    closed, and its `finally` block ends the thread.
+    The thread ends before the generator does. It holds no reference to the generator. So a
+    generator that the consumer drops is closed, and its `finally` block ends the thread.
     """
     ready: SimpleQueue[tuple[Batch | None, BaseException | None]] = SimpleQueue()
     # A queue, since Ctrl-C inside a Semaphore or an Event can leave its lock taken for good.

@@ -46,9 +46,7 @@ class ImageTransform:
     """The part's place in the pass: parts run in the order of their stages."""
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """The fields of `Augmentation` that this transform sets, given what earlier transforms have
-        set.
-        """
+        """The fields of `Augmentation` that this transform sets, given what is set before."""
         raise NotImplementedError
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
@@ -235,8 +233,9 @@ class Compose:
 
 
 def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
-    """Four uniform numbers in [0, 1) for each image, float64 (4, N), from one Philox block of its
-    stream.
+    """Four uniform numbers in [0, 1) for each image, float64 (4, N).
+
+    They come from one Philox block of each image's stream.
     """
     return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
 

@@ -41,10 +41,9 @@ def save_weights(path: PathLike, model: Module, metadata: Mapping[str, Any] | No
 
 
 def load_weights(path: PathLike, model: Module) -> dict[str, Any]:
-    """Copy weights into a model from a weights file, a checkpoint, or another program's safetensors
-    file.
+    """Copy weights into a model from a weights file or a checkpoint.
 
-    The arrays' names must be the model's.
+    Another program's safetensors file works too if its arrays have the model's names.
 
     Returns:
         The file's metadata; empty if another program wrote it.
@@ -146,8 +145,9 @@ def _write(operation: str, path: PathLike, arrays: Mapping[str, np.ndarray], kin
 
 
 def _read(operation: str, path: PathLike) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
-    """(arrays by name, format, state in the header); the last two are empty for another program's
-    file.
+    """(arrays by name, format, state in the header).
+
+    The last two are empty for another program's file.
     """
     from safetensors import safe_open
 

@@ -76,8 +76,9 @@ def mean_average_precision(
 
 
 def _precision(content: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
-    """The precision, (thresholds, recalls, classes), as pycocotools computes it; -1 for classes
-    without truth.
+    """The precision, (thresholds, recalls, classes), as pycocotools computes it.
+
+    It is -1 for classes that the truth does not have.
     """
     try:
         from pycocotools.coco import COCO

@@ -91,8 +91,7 @@ def anchors(shapes: Any, count: int, *, rounds: int = 300) -> np.ndarray:
 
 
 def nms(boxes: Any, scores: Any, labels: Any, *, iou_threshold: float = 0.5) -> np.ndarray:
-    """Non-maximum suppression within each class: positions of the boxes that are kept, best score
-    first.
+    """Non-maximum suppression within each class: positions of the boxes to keep, best first.
 
     A box is dropped if its IoU with a kept box of its class with a higher score exceeds the
     threshold.

@@ -1,5 +1,4 @@
-"""Image filters: small matrices that gpunet's depthwise convolution applies to each channel of an
-image.
+"""Image filters: small matrices, applied to each channel by a depthwise convolution.
 
 ``filters.kernel("sobel_x")`` is a filter's matrix, as it lies over the image (a cross-correlation,
 as in networks: no flip). ``filters.apply(image, matrix)`` applies any matrix, and each filter is

@@ -210,8 +210,9 @@ def translation(shifts: Sequence[int], curves: Mapping[str, Sequence[float]], wh
 
 
 def _figure(rows: int, columns: int, width: float, height: float, title: str) -> tuple[Any, Any]:
-    """(figure, axes (rows, columns)), each of width x height inches and without a frame until it is
-    used.
+    """(figure, axes (rows, columns)), each of width x height inches.
+
+    An axes has no frame until something is drawn.
     """
     try:
         from matplotlib.figure import Figure

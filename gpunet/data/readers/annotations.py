@@ -178,9 +178,7 @@ class BoxChecker:
         return inside, kept
 
     def warn(self) -> None:
-        """Give one UserWarning that counts the skipped and clipped boxes and names their files, if
-        any.
-        """
+        """Give one UserWarning that counts the boxes and names their files, if there are any."""
         messages = [
             f"{what} {len(files)} {'box' if len(files) == 1 else 'boxes'} {why} ({listed(dict.fromkeys(files))})"
             for what, why, files in (

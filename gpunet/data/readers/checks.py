@@ -70,8 +70,9 @@ def whole(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    """A yes or no, given as a bool, as 0 or 1, or as text; None (null) is no, anything else gives
-    None.
+    """A yes or no, given as a bool, as 0 or 1, or as text; None for any other value.
+
+    None itself (JSON's null) is no.
     """
     if value is None or isinstance(value, bool):
         return bool(value)

@@ -19,8 +19,9 @@ from gpunet.data.readers.checks import checked_size, listed
 from gpunet.data.readers.images import SUFFIXES, WHITE, Background, checked_background, read_image
 
 SKIPPED = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
-"""Folders that operating systems and tools create; they are ignored, as are names that begin with a
-dot.
+"""Folders that operating systems and tools create.
+
+They are ignored, as are names that begin with a dot.
 """
 UNREADABLE = ("warn", "raise", "later")
 SPLITS = {
@@ -28,9 +29,7 @@ SPLITS = {
     "val": "valid", "valid": "valid", "validation": "valid", "dev": "valid",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""The names that the folder of a split may have, in upper or lower case, and the split that each
-stands for.
-"""
+"""The names, in lower case, that a split's folder may have, and the split of each."""
 
 
 class ImageFolder:
@@ -82,12 +81,12 @@ class ImageFolder:
         names = [folder.name for folder in folders]
         self.classes = tuple(names if classes is None else classes)
         labels = match_classes("ImageFolder", str(self.root), names, self.classes)
-        listed = [image_files(folder) for folder in folders]
-        _check_filled(folders, listed, f"holds no images ({', '.join(SUFFIXES)})")
-        every = [path for found in listed for path in found]
+        by_class = [image_files(folder) for folder in folders]
+        _check_filled(folders, by_class, f"holds no images ({', '.join(SUFFIXES)})")
+        every = [path for found in by_class for path in found]
         readable = check_readable("ImageFolder", every, unreadable, grey=grey, background=self.background)
         self.paths = [path for path, fine in zip(every, readable, strict=True) if fine]
-        counts = [int(part.sum()) for part in np.split(readable, np.cumsum([len(found) for found in listed])[:-1])]
+        counts = [int(part.sum()) for part in np.split(readable, np.cumsum([len(found) for found in by_class])[:-1])]
         _check_filled(folders, counts, "holds no image that can be read")
         self.labels = np.repeat(np.array(labels, np.int64), counts)
         self.names = tuple(path.relative_to(self.root).as_posix() for path in self.paths)

@@ -169,8 +169,7 @@ def _grey_levels(image: Any) -> tuple[np.ndarray, int]:
 
 
 def _colour_levels(image: Any, path: str | os.PathLike[str]) -> tuple[np.ndarray, int] | None:
-    """(levels (H, W, C), the largest level) of an image of several 16-bit channels; None for
-    others.
+    """(levels (H, W, C), the largest level) of an image of 16-bit channels; None for others.
 
     An even C includes opacity.
     """

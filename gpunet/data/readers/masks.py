@@ -15,7 +15,7 @@ MOST_PIXELS = 2**31 - 1
 """The most pixels of an image whose masks are decoded: pycocotools counts them in 32 bits."""
 
 OUTLINE = 2**18
-"""The length in pixels of an outline that is drawn at once, even in a smaller image.
+"""The largest length in pixels of an outline that is drawn at once, however small the image is.
 
 pycocotools takes 5 steps for each pixel and two integers for each step, so this is about 10 MB of
 memory.

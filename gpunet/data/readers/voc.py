@@ -41,8 +41,9 @@ BYTE_ORDER_MARKS = (
 )
 
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""For an encoding, by Python's name, one that contains it: programs write the wider one under the
-other's name.
+"""For each encoding, by Python's name, one that contains it.
+
+Programs write text in the wider encoding under the other's name.
 """
 
 BLOOD_CELLS = ("RBC", "WBC", "Platelets")
@@ -205,8 +206,9 @@ def _number(element: ElementTree.Element, name: str, path: Path) -> float:
 
 
 def decoded(content: bytes, where: str) -> str:
-    """The text of a file, in the encoding of its byte order mark, the one that its XML declares, or
-    UTF-8.
+    """The text of a file.
+
+    Its encoding is that of its byte order mark, the one that its XML declares, or UTF-8.
 
     Args:
         content: the file's bytes.

@@ -33,8 +33,9 @@ class Patches:
     boxes: np.ndarray
 
     def cut(self, k: int, image: np.ndarray) -> np.ndarray:
-        """Box k of another image (H, W, C) of the same extents, such as a projection; 0 outside the
-        image.
+        """Box k of another image (H, W, C), 0 outside it.
+
+        The image must have the same extents; it may be a projection.
         """
         return _cut(image, self.boxes[k])
 
@@ -95,10 +96,9 @@ def top_patches(model: Module, images: Any, layer: str, unit: int, count: int = 
 
 
 def strongest(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(values (N,), positions (N, 2)): the largest element of each map (N, OH, OW), and its row and
-    column.
+    """(values (N,), positions (N, 2)): the largest element of each map, and its row and column.
 
-    For maps (N,) the positions are (0, 0).
+    Maps are (N, OH, OW); for (N,) the positions are (0, 0).
     """
     flat = maps.reshape(len(maps), -1)
     winner = flat.argmax(axis=1)
