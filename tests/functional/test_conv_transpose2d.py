@@ -168,9 +168,7 @@ def test_layer_with_bad_options_raises_when_it_is_made(options, message):
 
 
 def test_the_layer_refuses_an_output_padding_that_has_no_place():
-    with pytest.raises(
-        ValueError, match='ConvTranspose2d: output_padding must be 0 with padding "same", which'
-    ):
+    with pytest.raises(ValueError, match='ConvTranspose2d: output_padding must be 0 with padding "same", which'):
         nn.ConvTranspose2d(4, 6, 3, stride=2, padding="same", output_padding=1)
     with pytest.raises(ValueError, match="ConvTranspose2d: output_padding must be from 0 to less than the stride"):
         nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=2)
