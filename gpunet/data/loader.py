@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterator
-from numbers import Integral
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,6 +15,7 @@ from gpunet.autograd import Tensor
 from gpunet.data.datasets import Dataset, checked_seed
 from gpunet.data.sampling import Sampler
 from gpunet.data.transforms import Batch, Transform
+from gpunet.geometry import checked_int
 
 HOST_MEMORY = (1, 3)
 """DLPack's kDLCPU, and kDLCUDAHost: page-locked."""
@@ -42,7 +42,7 @@ class BatchOrder:
     ) -> None:
         self.total, self.shuffle, self.drop_last, self.sampler = total, shuffle, drop_last, sampler
         self.samples = samples = total if sampler is None else len(sampler)
-        self.batch_size = self._integer("batch_size", batch_size, least=1)
+        self.batch_size = checked_int(self._name, "batch_size", batch_size, least=1)
         checked_seed(self._name, seed)
         self.seed = seed
         self.epoch = 0
@@ -64,7 +64,7 @@ class BatchOrder:
 
     @epoch.setter
     def epoch(self, value: int) -> None:
-        self._epoch = self._integer("epoch", value, least=0)
+        self._epoch = checked_int(self._name, "epoch", value, least=0)
 
     def __len__(self) -> int:
         """Batches of one epoch."""
@@ -100,13 +100,6 @@ class BatchOrder:
                 f"{self._name}: sampler must give positions from 0 to {self.total - 1}, got {order.min()} to {order.max()}"
             )
         return order.astype(np.int64)
-
-    def _integer(self, argument: str, value: Any, *, least: int) -> int:
-        if not isinstance(value, Integral):
-            raise TypeError(f"{self._name}: {argument} must be an integer, got {value!r}")
-        if value < least:
-            raise ValueError(f"{self._name}: {argument} must be at least {least}, got {value}")
-        return int(value)
 
 
 def shuffle_stream(seed: int, epoch: int) -> random.Stream:
@@ -156,7 +149,7 @@ class DataLoader(BatchOrder):
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
         self.dataset, self.transform = dataset, transform
-        self.prefetch = self._integer("prefetch", prefetch, least=0)
+        self.prefetch = checked_int(self._name, "prefetch", prefetch, least=0)
         super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
 
     def order(self, epoch: int | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.data.transforms import Batch
 from gpunet.data.warp import uniform
+from gpunet.geometry import checked_int
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ class Mixup:
     BLOCK: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.classes, int | np.integer) or self.classes < 2:
-            raise ValueError(f"Mixup: classes is {self.classes!r} but must be an integer of at least 2")
+        checked_int("Mixup", "classes", self.classes, least=2)
         if not (isinstance(self.alpha, Real) and 0 < self.alpha < np.inf):
             raise ValueError(f"Mixup: alpha is {self.alpha!r} but must be positive, and finite")
 

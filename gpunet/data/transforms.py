@@ -17,6 +17,7 @@ import numpy as np
 
 from gpunet.augmentation import BORDERS, Augmentation
 from gpunet.backends.host.augment import augment
+from gpunet.geometry import checked_int
 
 Batch = tuple[np.ndarray, ...]
 
@@ -64,9 +65,9 @@ class RandomCrop(ImageTransform):
         extents = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else ()
         if len(extents) != 2:
             raise TypeError(f"{name}: size must be an integer or (height, width), got {size!r}")
-        height, width = (_integer(name, "size", extent, 1) for extent in extents)
+        height, width = (checked_int(name, "size", extent, least=1) for extent in extents)
         object.__setattr__(self, "size", (height, width))
-        object.__setattr__(self, "padding", _integer(name, "padding", padding, 0))
+        object.__setattr__(self, "padding", checked_int(name, "padding", padding, least=0))
         object.__setattr__(self, "border", _border(name, border))
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class RandomShift(ImageTransform):
     stage: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        _integer("RandomShift", "pixels", self.pixels, 0)
+        checked_int("RandomShift", "pixels", self.pixels, least=0)
         _border("RandomShift", self.border)
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Cutout(ImageTransform):
     stage: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        _integer("Cutout", "size", self.size, 1)
+        checked_int("Cutout", "size", self.size, least=1)
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
         """As `ImageTransform.parameters`."""
@@ -253,14 +254,6 @@ def _follows(transform: ImageTransform, before: Sequence[ImageTransform]) -> boo
 
 def _run(operation: str, made: Augmentation, batch: Batch, indices: np.ndarray, epoch: int, seed: int) -> Batch:
     return augment(batch[0], indices, made, seed=seed, epoch=epoch, operation=operation), *batch[1:]
-
-
-def _integer(name: str, argument: str, value: Any, least: int) -> int:
-    if not isinstance(value, Integral):
-        raise TypeError(f"{name}: {argument} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: {argument} must be at least {least}, got {value}")
-    return int(value)
 
 
 def _border(name: str, value: Any) -> str:
