@@ -1,10 +1,12 @@
-"""Where a sliding window lands: output extents, resolved padding, and every shape error of convolution and pooling.
+"""Sliding windows: output extents, resolved padding, and the errors of shapes that do not fit.
 
-With n pixels, a window of f pixels, dilation d (so an effective window of e = d (f - 1) + 1), stride s and padding p before
-and q after, the output has floor((n + p + q - e) / s) + 1 pixels. There are three ways to give the padding:
+With n pixels, a window of f pixels, dilation d (so an effective window of e = d (f - 1) + 1),
+stride s and padding p before and q after, the output has floor((n + p + q - e) / s) + 1 pixels.
+There are three ways to give the padding:
 
 - an integer or a pair: the textbook's, with p = q;
-- ``"valid"``: no padding; ``"same"``: TensorFlow's, with output ceil(n / s) and the odd pixel padded at the end;
+- ``"valid"``: no padding; ``"same"``: TensorFlow's, with output ceil(n / s) and the odd pixel
+  padded at the end;
 - ``((top, bottom), (left, right))``: each side by itself.
 """
 
@@ -24,7 +26,7 @@ Sides = tuple[Pair, Pair] | Literal["same", "valid"]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """A sliding-window operation over x (N, H, W, C), with everything resolved to pixels; the same for every backend."""
+    """A sliding-window operation over x (N, H, W, C), with everything resolved to pixels."""
 
     x_shape: Shape4
     window: Pair
@@ -39,7 +41,7 @@ class Geometry:
     y_shape: Shape4
     """(N, OH, OW, O)."""
     beyond: Pair = (0, 0)
-    """(rows, columns) that `ceil_mode` adds to a pool's padding at the lower and right end, and that no mean counts."""
+    """(rows, columns) that `ceil_mode` adds to a pool's padding, and that no mean counts."""
 
     @staticmethod
     def conv(
@@ -55,7 +57,8 @@ class Geometry:
         """Geometry of a convolution of x (N, H, W, C) with filters (KH, KW, C // groups, O).
 
         Raises:
-            ValueError: a shape, stride, padding or number of groups that does not fit; the message names it.
+            ValueError: a shape, stride, padding or number of groups that does not fit; the message
+                names it.
             TypeError: a stride, dilation or number of groups that is not an integer.
         """
         x_shape, w_shape = tuple(x_shape), tuple(w_shape)
@@ -90,14 +93,14 @@ class Geometry:
         ceil_mode: bool = False,
         operation: str = "pool2d",
     ) -> Geometry:
-        """Geometry of pooling x (N, H, W, C) over `window`; the stride is the window's extents if None.
+        """Geometry of pooling x (N, H, W, C) over `window`; a stride of None is the window.
 
-        With `ceil_mode`, an axis has one more window where the others leave pixels over, ceil((n + p + q - f) / s) + 1 in
-        all, unless this window would start behind the image.
+        With `ceil_mode`, an axis has one more window where the others leave pixels over,
+        ceil((n + p + q - f) / s) + 1 in all, unless this window would start behind the image.
 
         Raises:
-            ValueError, TypeError: as for :meth:`conv`; also a padding that is not smaller than the window, since a window
-                could then lie wholly in the padding.
+            ValueError, TypeError: as for :meth:`conv`; also a padding that is not smaller than the
+                window, since a window could then lie wholly in the padding.
         """
         x_shape = tuple(x_shape)
         if len(x_shape) != 4:
@@ -210,7 +213,7 @@ def _pads(padding: Sides, extents: Sequence[int], effective: Sequence[int], stri
 
 
 def sides_of(operation: str, padding: object) -> Sides:
-    """The padding, checked and, unless it is a name, as integers of each side: a cache would take 1.0 for 1."""
+    """The padding, checked and as integers unless it is a name: a cache would take 1.0 for 1."""
     if isinstance(padding, str) and padding in ("same", "valid"):
         return "same" if padding == "same" else "valid"
     axes = padding if isinstance(padding, list | tuple) else (padding, padding)
@@ -227,7 +230,7 @@ def sides_of(operation: str, padding: object) -> Sides:
 
 
 def checked_int(operation: str, argument: str, value: object, *, least: int) -> int:
-    """An integer of at least `least`, or a TypeError or ValueError that names operation and argument."""
+    """An integer of at least `least`, or an error that names operation and argument."""
     if not isinstance(value, Integral):
         raise TypeError(f"{operation}: {argument} must be an integer, got {value!r}")
     if value < least:

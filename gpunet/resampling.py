@@ -1,8 +1,9 @@
-"""The tables of a separable linear resampling, made on the host: which pixels of the input each output pixel depends on.
+"""Tables of separable linear resamplings, made on the host.
 
-A `Taps` describes one axis: for each pixel of the output, the pixels of the input that it is the weighted sum of. A resampling
-of images takes two tables, one for the rows and one for the columns. Upsampling, padding and adaptive pooling are such tables,
-and the gradient of each is the resampling by the transposed tables.
+A `Taps` describes one axis: for each pixel of the output, the pixels of the input that it is the
+weighted sum of. A resampling of images takes two tables, one for the rows and one for the columns.
+Upsampling, padding and adaptive pooling are such tables, and the gradient of each is the resampling
+by the transposed tables.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """One axis of a resampling: output p is the sum over t = starts[p] … starts[p + 1] - 1 of weight[t] x[index[t]].
+    """One axis of a resampling.
 
-    These are the compressed rows of a sparse matrix (CSR), without zeros, so that a NaN only reaches the outputs that depend
-    on it. Tables are compared by identity: the functions below cache what they make, and a device may cache its copies.
+    Output p is the sum of weight[t] x[index[t]] over t = starts[p] … starts[p + 1] - 1.
+
+    These are the compressed rows of a sparse matrix (CSR), without zeros, so that a NaN only
+    reaches the outputs that depend on it. Tables are compared by identity: the functions below
+    cache what they make, and a device may cache its copies.
     """
 
     extent: int
@@ -29,7 +33,7 @@ class Taps:
     starts: np.ndarray
     """int32, (outputs + 1,)."""
     index: np.ndarray
-    """int32, one for each tap, from 0 to extent - 1; within an output they ascend, or stand in the order of its sum."""
+    """int32, one for each tap, from 0 to extent - 1; in the order of an output's sum."""
     weight: np.ndarray
     """float64, one for each tap."""
 
@@ -49,7 +53,10 @@ class Taps:
 
 
 def table(extent: int, outputs: Iterable[Sequence[tuple[int, float | Fraction]]]) -> Taps:
-    """Taps from (index, weight) pairs, a sequence for each output; weights of one index are added up, and zeros left out."""
+    """Taps from (index, weight) pairs, a sequence for each output.
+
+    Weights of one index are added up, and zeros are left out.
+    """
     starts, index, weight = [0], list[int](), list[float]()
     for taps in outputs:
         total: dict[int, float | Fraction] = {}
@@ -79,9 +86,10 @@ def nearest(extent: int, outputs: int, ratio: float | None = None) -> Taps:
 def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corners: bool = False) -> Taps:
     """Output p lies between two pixels of the input, and is their mean, weighted by nearness.
 
-    Pixel centres lie at whole numbers. Output p lies at (p + 1/2) ratio - 1/2, but not before 0; with `align_corners` it lies
-    at p (extent - 1) / (outputs - 1), so that the first and the last pixels stay in place. Places are exact fractions, so that
-    an output that lies on a pixel depends on no other.
+    Pixel centres lie at whole numbers. Output p lies at (p + 1/2) ratio - 1/2, but not before 0;
+    with `align_corners` it lies at p (extent - 1) / (outputs - 1), so that the first and the last
+    pixels stay in place. Places are exact fractions, so that an output that lies on a pixel depends
+    on no other.
     """
     if align_corners:
         step, shift = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0), Fraction(0)
@@ -101,9 +109,10 @@ def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corne
 def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corners: bool = False) -> Taps:
     """`linear` without aliasing: scaling down, every pixel of the input counts.
 
-    Output p is the mean of all pixels closer than `step` to its centre, (p + 1/2) step, weighted by nearness, so that details
-    finer than the output's pixels are averaged instead of sampled. The step, in pixels of the input, is `linear`'s, but at
-    least 1 for the weights: scaling up, this is `linear`. The weights of an output add up to 1, at the border too.
+    Output p is the mean of all pixels closer than `step` to its centre, (p + 1/2) step, weighted by
+    nearness, so that details finer than the output's pixels are averaged instead of sampled. The
+    step, in pixels of the input, is `linear`'s, but at least 1 for the weights: scaling up, this is
+    `linear`. The weights of an output add up to 1, at the border too.
     """
     if align_corners:
         step = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0)
@@ -125,7 +134,8 @@ def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corne
 
 @cache
 def padded(extent: int, before: int, after: int, mode: str) -> Taps:
-    """The input with pixels around it: "zero", "edge" (repeats the first and the last) or "reflect" (mirrors at them)."""
+    """The input with zeros around it, or "edge" pixels repeated, or mirrored at them
+    ("reflect")."""
     places = range(-before, extent + after)
     if mode == "zero":
         return table(extent, ([(p, 1)] if 0 <= p < extent else [] for p in places))
@@ -136,7 +146,10 @@ def padded(extent: int, before: int, after: int, mode: str) -> Taps:
 
 
 def windows(extent: int, outputs: int) -> list[tuple[int, int]]:
-    """Adaptive pooling's windows (first, last), last exclusive: floor(p extent / outputs), ceil((p + 1) extent / outputs)."""
+    """Adaptive pooling's windows, as (first, last), with last exclusive.
+
+    Window p is from floor(p extent / outputs) to ceil((p + 1) extent / outputs).
+    """
     return [(p * extent // outputs, -(-(p + 1) * extent // outputs)) for p in range(outputs)]
 
 

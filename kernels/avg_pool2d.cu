@@ -5,8 +5,8 @@
 //   y[n, p, q, c] = (sum over i, j of x[n, p stride + i - pad, q stride + j - pad, c]) / count
 //   dx[n, h, w, c] = sum of dy[n, p, q, c] / count over the windows (p, q) that contain the pixel
 //   x, dx (N, H, W, C)   y, dy (N, OH, OW, C)
-// The count is the number of the window's pixels inside the image and inside that part of the padding which counts. The
-// backward pass gathers, as that of max pooling does.
+// The count is the number of the window's pixels inside the image and inside that part of the
+// padding which counts. The backward pass gathers, as that of max pooling does.
 // Bound: memory: 4 bytes per element of x and of y.
 
 // Pixels of padding on each side that count in the mean.

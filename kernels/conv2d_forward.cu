@@ -1,27 +1,34 @@
 #include "common.cuh"
 #include "geometry.cuh"
 #include "tile.cuh"
-// 2-D convolution (the cross-correlation of deep learning), with bias, activation and 2x2 max pool fused:
+// 2-D convolution (the cross-correlation of deep learning), fused with bias, activation and max pool:
 //   y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
 //   x (N, H, W, C)   w (KH, KW, C / groups, O)   b (O,) or null   y (N, OH, OW, O)
-// Group g connects channels g C / groups … (g + 1) C / groups - 1 with filters g O / groups … (g + 1) O / groups - 1.
-// With POOL, y and mask are (N, OH / 2, OW / 2, O): the maximum of each of the 2x2 windows side by side, and its position
-// 2 i + j in the window. The first of equal values wins, and NaN wins over numbers. Bias and activation keep the order, so they
-// are applied to the winner alone. An odd last row or column is not computed, and the convolution's own output is never written.
+// Each group connects its own C / groups channels with its own O / groups filters.
+// With POOL, y and mask are (N, OH / 2, OW / 2, O): the maximum of each of the 2x2 windows side by
+// side, and its position 2 i + j in the window. The first of equal values wins, and NaN wins over
+// numbers. Bias and activation keep the order, so they are applied to the winner alone. An odd last
+// row or column is not computed, and the convolution's own output is never written.
 //
-// Tiling (`_tiled`): a matrix product with N OH OW rows (pixels), O / groups columns and a reduction of KH KW C / groups, with
-// taps outermost and channels innermost. The left matrix is never written: a block gathers the taps of its pixels from x
-// straight into shared memory ("implicit GEMM"). In that order the right matrix is w as it lies in memory, and V neighbouring
-// channels belong to one tap. Neighbouring blocks compute the column tiles of one row tile, which share x in the L2 cache.
+// Tiling (`_tiled`): a matrix product with N OH OW rows (pixels), O / groups columns and a
+// reduction of KH KW C / groups, with taps outermost and channels innermost. The left matrix is
+// never written: a block gathers the taps of its pixels from x straight into shared memory
+// ("implicit GEMM"). In that order the right matrix is w as it lies in memory, and V neighbouring
+// channels belong to one tap. Neighbouring blocks compute the column tiles of one row tile, which
+// share x in the L2 cache.
 //   128 x 64, 8 x 4 per thread: many pixels and filters;   64 x 64, 4 x 4: fewer;   128 x 16, 4 x 2: up to 16 filters.
-// With a pool, the rows are ordered by windows of four pixels, so that a thread has whole windows in its registers.
-// A depthwise convolution (C = groups) takes the simple kernel: neighbouring threads load neighbouring channels, and there is no
-// sum over channels for a tile to share.
-// Alignment: V = 4 needs x, w, y aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
-// Bound: 2 KH KW C / groups FLOP per output element, against 4 bytes for each element of x and y: arithmetic from about
-// C = 16 on at 3 x 3. With a pool, 5 bytes are written for four outputs instead of 16.
+// With a pool, the rows are ordered by windows of four pixels, so that a thread has whole windows
+// in its registers.
+// A depthwise convolution (C = groups) takes the simple kernel: neighbouring threads load
+// neighbouring channels, and there is no sum over channels for a tile to share.
+// Alignment: V = 4 needs x, w, y aligned to four elements, C / groups and O / groups multiples of
+// 4; V = 1 needs nothing.
+// Bound: 2 KH KW C / groups FLOP per output element, against 4 bytes for each element of x and y:
+// arithmetic from about C = 16 on at 3 x 3. With a pool, 5 bytes are written for four outputs
+// instead of 16.
 
-// The image, row and column of the r-th output pixel; with POOL, of the corner r % 4 of the window r / 4.
+// The image, row and column of the r-th output pixel; with POOL, of the corner r % 4 of the window
+// r / 4.
 template <bool POOL>
 __device__ __forceinline__ void output_pixel(int r, const Geometry& g, int& n, int& p, int& q) {
     const int cell = POOL ? r / 4 : r, width = POOL ? g.OW / 2 : g.OW, height = POOL ? g.OH / 2 : g.OH;

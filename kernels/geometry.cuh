@@ -1,5 +1,5 @@
-// The fields of gpunet.geometry.Geometry. Images and pixels are counted in 32 bits (there are fewer than 2^31 pixels),
-// elements in 64.
+// The fields of gpunet.geometry.Geometry. Images and pixels are counted in 32 bits (there are fewer
+// than 2^31 pixels), elements in 64.
 struct Geometry {
     int N, H, W, C;
     int OH, OW, O;

@@ -4,13 +4,15 @@
 // Matrix product, bias and activation fused:
 //   y = f(op(a) op(b) + bias), or y += op(a) op(b), where op is the matrix or its transpose
 //   op(a) (M, K)   op(b) (K, P)   bias (P,) or null   y (M, P)
-// The gate (gate_y, of a's shape, and `gate`) takes a back through an activation, while a is loaded.
+// The gate (gate_y, of a's shape, and `gate`) takes a back through an activation, while a is
+// loaded.
 //
-// Tiling (`_tiled`): TM x TN results per block, as in tile.cuh. Each operand is read along the axis in which it is contiguous (the
-// reduction for a and for b's transpose, the results for b and for a's transpose) and stored with the reduction outermost.
+// Tiling (`_tiled`): TM x TN results per block, as in tile.cuh. Each operand is read along the axis
+// in which it is contiguous (the reduction for a and for b's transpose, the results for b and for
+// a's transpose) and stored with the reduction outermost.
 //   64 x 64, 4 x 4 per thread;   128 x 16, 4 x 2: up to 16 columns, as in the last layer of a classifier.
-// Alignment: V = 4 needs a, gate_y, b, y aligned to four elements, and multiples of 4 for P, for M if a is transposed, and for K
-// unless a is transposed and b is not; V = 1 needs nothing.
+// Alignment: V = 4 needs a, gate_y, b, y aligned to four elements, and multiples of 4 for P, for M
+// if a is transposed, and for K unless a is transposed and b is not; V = 1 needs nothing.
 // Bound: 2 M K P FLOP: arithmetic; where M or P is below about 32, the bytes of the larger operand.
 
 // Extents and options of one product; with `accumulate`, it is added to what y holds.
@@ -47,8 +49,9 @@ __device__ __forceinline__ void take_in(Sum (&sums)[RM][RN], float (&acc)[RM][RN
         for (int j = 0; j < RN; ++j) sums[i][j].add(acc[i][j]), acc[i][j] = 0.0f;
 }
 
-// to[k][i] = the TILE_K x EXTENT part of a matrix that starts at k0 along the reduction and at i0 along the results. In memory
-// the matrix has the reduction, of `depth`, innermost or, with ALONG_RESULTS, the `results`.
+// to[k][i] = the TILE_K x EXTENT part of a matrix that starts at k0 along the reduction and at i0
+// along the results. In memory the matrix has the reduction, of `depth`, innermost or, with
+// ALONG_RESULTS, the `results`.
 template <bool ALONG_RESULTS, int EXTENT, int V, typename T>
 __device__ __forceinline__ void load_operand(
         float (&to)[TILE_K][EXTENT + 4], const T* from, const T* gate_y, Activation gate,

@@ -7,10 +7,12 @@
 //   x, dx (N, H, W, C)   y, dy, mask (N, OH, OW, C); M is uint8 up to 256 positions, uint16 or int above
 // Taps in the padding count in positions and never win, not even against -inf.
 //
-// The backward pass gathers: each pixel adds dy of those of its windows whose mask names it, and is written once. So
-// overlapping windows need no atomics, and the forward pass only has to keep one byte per output element.
+// The backward pass gathers: each pixel adds dy of those of its windows whose mask names it, and is
+// written once. So overlapping windows need no atomics, and the forward pass only has to keep one
+// byte per output element.
 // V: channels per thread; 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4.
-// Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the backward pass, the other way round.
+// Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the
+// backward pass, the other way round.
 
 template <typename T, typename M, int V>
 __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g) {

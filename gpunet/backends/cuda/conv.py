@@ -18,11 +18,11 @@ from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
 
 DEPTHWISE_TILE = 9, 32
-"""Taps and filters of a block of a depthwise weight gradient, as kernels/conv2d_weight_grad.cu has them."""
+"""Taps and filters per block of a depthwise weight gradient: see kernels/conv2d_weight_grad.cu."""
 
 
 class CudaConv(CudaDevice, ABC):
-    """The primitives of kernels/conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
+    """The primitives of conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
         g, pooled = conv.geometry, conv.pool is not None
@@ -106,7 +106,7 @@ class CudaConv(CudaDevice, ABC):
         return instance("conv2d_weight_grad_tiled", element, *tile), count_tiles(rows, cols, tile) * g.groups
 
     def _checked_gate(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> Gate:
-        """The gate, or one that changes nothing, after checks that dy, the gate and the convolution fit together."""
+        """The gate, or one that changes nothing; an error if it does not fit dy and `conv`."""
         shape = conv.geometry.y_shape if gate is None else conv.y_shape
         gate = gate or Gate(None, None)
         self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
@@ -124,9 +124,9 @@ class CudaConv(CudaDevice, ABC):
 def _is_depthwise(g: Geometry) -> bool:
     """Whether each channel has filters of its own.
 
-    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring threads take neighbouring
-    channels of a pixel, and there is no sum over channels for a tile to share. The weight gradient, with its few long sums, has
-    a kernel of its own.
+    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring
+    threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to
+    share. The weight gradient, with its few long sums, has a kernel of its own.
     """
     return g.groups > 1 and g.groups == g.x_shape[3]
 

@@ -1,4 +1,4 @@
-"""Tiles and splits of the kernels that compute matrix products: pure functions of the shape and of how busy a device can be."""
+"""Tiles and splits of the kernels that compute matrix products: pure functions of the shape."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ Tile = tuple[int, int, int, int, int]
 TILE_K = 16
 """Step of a tile along the reduction, as kernels/tile.cuh has it."""
 MOST_PIXELS = 2048
-"""Pixels of a split at most: a thread adds the products of 48 pixels, then these sums; longer sums would lose digits."""
+"""Pixels of a split at most. A thread adds the products of 48 pixels, then these sums; longer sums
+would lose digits."""
 
 
 def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool, busy: int = BUSY) -> Tile:
-    """The tile for rows x cols results: the largest that still gives enough blocks, or the smallest.
+    """The tile for rows x cols results: the largest that gives enough blocks, or the smallest.
 
     Args:
         vector: whether loads of four elements are allowed.
@@ -38,7 +39,8 @@ def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
 def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
     """Pixels of one split of a weight gradient's reduction.
 
-    They are a multiple of the tile's step, at least four steps, and not more than a thread may add in float32.
+    They are a multiple of the tile's step, at least four steps, and not more than a thread may add
+    in float32.
     """
     splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
     length = min(-(-pixels // splits), MOST_PIXELS)
