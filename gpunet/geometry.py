@@ -1,11 +1,13 @@
-"""Where a sliding window lands: output sizes, resolved padding, and every shape error of convolution and pooling.
+"""Sliding windows: output extents, resolved padding, and the errors of shapes that do not fit.
 
-With n pixels, a window of f, dilation d (so an effective window of e = d (f - 1) + 1), stride s and padding p before
-and q after, the output has floor((n + p + q - e) / s) + 1 pixels. Three ways of naming the padding:
+With n pixels, a window of f pixels, dilation d (so an effective window of e = d (f - 1) + 1),
+stride s and padding p before and q after, the output has floor((n + p + q - e) / s) + 1 pixels.
+There are three ways to give the padding:
 
-- an integer or a pair: the textbook's, p = q;
-- ``"valid"``: no padding; ``"same"``: TensorFlow's, output ceil(n / s), the odd pixel padded at the end;
-- ``((top, bottom), (left, right))``: written out.
+- an integer or a pair: the textbook's, with p = q;
+- ``"valid"``: no padding; ``"same"``: TensorFlow's, with output ceil(n / s) and the odd pixel
+  padded at the end;
+- ``((top, bottom), (left, right))``: each side by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Sides = tuple[Pair, Pair] | Literal["same", "valid"]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """One resolved sliding-window operation over x (N, H, W, C); hashable, and the same for every backend."""
+    """A sliding-window operation over x (N, H, W, C), with everything resolved to pixels."""
 
     x_shape: Shape4
     window: Pair
@@ -39,8 +41,7 @@ class Geometry:
     y_shape: Shape4
     """(N, OH, OW, O)."""
     beyond: Pair = (0, 0)
-    """(rows, columns) at the lower and right end of the padding that the last windows of a pool reach by `ceil_mode`, and that
-    no mean counts."""
+    """(rows, columns) that `ceil_mode` adds to a pool's padding, and that no mean counts."""
 
     @staticmethod
     def conv(
@@ -53,11 +54,12 @@ class Geometry:
         groups: int = 1,
         operation: str = "conv2d",
     ) -> Geometry:
-        """Geometry of x (N, H, W, C) with filters w (KH, KW, C // groups, O).
+        """Geometry of a convolution of x (N, H, W, C) with filters (KH, KW, C // groups, O).
 
         Raises:
-            ValueError: a shape, stride, padding or number of groups that does not fit; the message says which.
-            TypeError: an extent that is not an integer.
+            ValueError: a shape, stride, padding or number of groups that does not fit; the message
+                names it.
+            TypeError: a stride, dilation or number of groups that is not an integer.
         """
         x_shape, w_shape = tuple(x_shape), tuple(w_shape)
         if len(x_shape) != 4:
@@ -91,14 +93,14 @@ class Geometry:
         ceil_mode: bool = False,
         operation: str = "pool2d",
     ) -> Geometry:
-        """Geometry of pooling x (N, H, W, C) over `window`; the stride is the window's extent if None.
+        """Geometry of pooling x (N, H, W, C) over `window`; a stride of None is the window.
 
-        With `ceil_mode` there is one window more of an axis where the others leave pixels over, ceil((n + p + q - f) / s) + 1
-        in all, unless it would start behind the image and its padding before it.
+        With `ceil_mode`, an axis has one more window where the others leave pixels over,
+        ceil((n + p + q - f) / s) + 1 in all, unless this window would start behind the image.
 
         Raises:
-            ValueError: as for :meth:`conv`; also a padding that is not smaller than the window, for then a window could
-                lie wholly in the padding.
+            ValueError, TypeError: as for :meth:`conv`; also a padding that is not smaller than the
+                window, since a window could then lie wholly in the padding.
         """
         x_shape = tuple(x_shape)
         if len(x_shape) != 4:
@@ -139,7 +141,7 @@ class Geometry:
 
     @property
     def pointwise(self) -> bool:
-        """Whether this is a 1x1 convolution that reads every pixel once: a matrix product over the channels."""
+        """Whether this is a 1x1 convolution that reads every pixel once: a matrix product."""
         return self.window == (1, 1) and self.stride == (1, 1) and not self.padded and self.groups == 1
 
     @property
@@ -150,13 +152,13 @@ class Geometry:
 
     @property
     def mask_dtype(self) -> str:
-        """Smallest dtype of a max-pool mask that holds every position in the window."""
+        """The smallest dtype of a max-pool mask that can hold every position in the window."""
         positions = self.window[0] * self.window[1]
         return "uint8" if positions <= 256 else "uint16" if positions <= 65536 else "int32"
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of the convolution's forward pass, padded taps counted in."""
+        """Multiply-adds of the convolution's forward pass, including those of padding."""
         n, oh, ow, o = self.y_shape
         kh, kw = self.window
         return n * oh * ow * o * kh * kw * (self.x_shape[3] // self.groups)
@@ -184,7 +186,7 @@ def _resolve(
     pads = _pads(padding, x_shape[1:3], effective, stride)
     sizes, beyond = [], []
     for axis, n, e, s, (before, after) in zip(("height", "width"), x_shape[1:3], effective, stride, pads, strict=True):
-        left = n + before + after - e  # beside the first window
+        left = n + before + after - e  # pixels beside the first window
         if left + (s - 1) * ceil_mode < 0:
             raise ValueError(
                 f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, "
@@ -211,7 +213,7 @@ def _pads(padding: Sides, extents: Sequence[int], effective: Sequence[int], stri
 
 
 def sides_of(operation: str, padding: object) -> Sides:
-    """The padding checked and, unless it is a name, written out: the key of a cache, to which 1.0 would equal 1."""
+    """The padding, checked and as integers unless it is a name: a cache would take 1.0 for 1."""
     if isinstance(padding, str) and padding in ("same", "valid"):
         return "same" if padding == "same" else "valid"
     axes = padding if isinstance(padding, list | tuple) else (padding, padding)
@@ -227,17 +229,22 @@ def sides_of(operation: str, padding: object) -> Sides:
     return (int(top), int(bottom)), (int(left), int(right))
 
 
-def positive_int(operation: str, argument: str, value: object) -> int:
-    """An integer of at least 1, or an error that names operation and argument."""
+def checked_int(operation: str, argument: str, value: object, *, least: int) -> int:
+    """An integer of at least `least`, or an error that names operation and argument."""
     if not isinstance(value, Integral):
         raise TypeError(f"{operation}: {argument} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{operation}: {argument} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{operation}: {argument} must be at least {least}, got {value}")
     return int(value)
 
 
+def positive_int(operation: str, argument: str, value: object) -> int:
+    """An integer of at least 1, checked by `checked_int`."""
+    return checked_int(operation, argument, value, least=1)
+
+
 def pair(operation: str, argument: str, value: object) -> Pair:
-    """(vertical, horizontal) of one integer or two, each at least 1."""
+    """(vertical, horizontal) from one integer or two, each at least 1."""
     if isinstance(value, list | tuple):
         if len(value) != 2:
             raise ValueError(f"{operation}: {argument} must be one integer or two, got {value!r}")

@@ -1,8 +1,9 @@
-"""Which pixels make which: the tables of a separable linear resampling, made on the host.
+"""Tables of separable linear resamplings, made on the host.
 
-A `Taps` says of one axis, for each pixel of the output, which pixels of the input it is made of and by what weights; a
-resampling of images takes two, one for the rows and one for the columns. Upsampling, padding and adaptive pooling are such
-tables, and the gradient of each is the resampling by the transposed ones.
+A `Taps` describes one axis: for each pixel of the output, the pixels of the input that it is the
+weighted sum of. A resampling of images takes two tables, one for the rows and one for the columns.
+Upsampling, padding and adaptive pooling are such tables, and the gradient of each is the resampling
+by the transposed tables.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """One axis of a resampling: output p is the sum over t = starts[p] … starts[p + 1] - 1 of weight[t] x[index[t]].
+    """One axis of a resampling.
 
-    Compressed rows of a sparse matrix, without zeros, so that a NaN only reaches the outputs that are made of it. Equal is
-    what is the same object: the makers below keep what they have made, and so may whoever copies the tables to a device.
+    Output p is the sum of weight[t] x[index[t]] over t = starts[p] … starts[p + 1] - 1.
+
+    These are the compressed rows of a sparse matrix (CSR), without zeros, so that a NaN only
+    reaches the outputs that depend on it. Tables are compared by identity: the functions below
+    cache what they make, and a device may cache its copies.
     """
 
     extent: int
@@ -29,9 +33,9 @@ class Taps:
     starts: np.ndarray
     """int32, (outputs + 1,)."""
     index: np.ndarray
-    """int32, one a tap, each from 0 to extent - 1; ascending in an output, or in the order of its sum."""
+    """int32, one for each tap, from 0 to extent - 1; in the order of an output's sum."""
     weight: np.ndarray
-    """float64, one a tap."""
+    """float64, one for each tap."""
 
     @property
     def outputs(self) -> int:
@@ -40,7 +44,7 @@ class Taps:
 
     @cached_property
     def transposed(self) -> Taps:
-        """The table of the gradient: which outputs each pixel of the input went into."""
+        """The table of the gradient: the outputs that depend on each pixel of the input."""
         order = np.argsort(self.index, kind="stable")  # so that the outputs ascend
         owner = np.repeat(np.arange(self.outputs), np.diff(self.starts))
         counts = np.bincount(self.index, minlength=self.extent)
@@ -49,7 +53,10 @@ class Taps:
 
 
 def table(extent: int, outputs: Iterable[Sequence[tuple[int, float | Fraction]]]) -> Taps:
-    """Taps of (index, weight) pairs, one sequence an output; those of one index are added up, and zeros left out."""
+    """Taps from (index, weight) pairs, a sequence for each output.
+
+    Weights of one index are added up, and zeros are left out.
+    """
     starts, index, weight = [0], list[int](), list[float]()
     for taps in outputs:
         total: dict[int, float | Fraction] = {}
@@ -64,10 +71,10 @@ def table(extent: int, outputs: Iterable[Sequence[tuple[int, float | Fraction]]]
 
 @cache
 def nearest(extent: int, outputs: int, ratio: float | None = None) -> Taps:
-    """Output p is pixel floor(p ratio), in float32 as PyTorch computes it.
+    """Output p is pixel floor(p ratio), computed in float32 as PyTorch does.
 
     Args:
-        ratio: pixels of the input a pixel of the output; extent / outputs if None.
+        ratio: pixels of the input per pixel of the output; extent / outputs if None.
     """
     if ratio is None or outputs in (extent, 2 * extent):
         ratio = extent / outputs
@@ -77,11 +84,12 @@ def nearest(extent: int, outputs: int, ratio: float | None = None) -> Taps:
 
 @cache
 def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corners: bool = False) -> Taps:
-    """Output p lies between two pixels of the input, and takes each by its nearness.
+    """Output p lies between two pixels of the input, and is their mean, weighted by nearness.
 
-    It lies at (p + 1/2) ratio - 1/2, the pixels' middles being at whole numbers, and not before 0; or with `align_corners` at
-    p (extent - 1) / (outputs - 1), so that the first and the last pixels stay where they are. Places are exact fractions, so
-    that an output that lies on a pixel takes no other.
+    Pixel centres lie at whole numbers. Output p lies at (p + 1/2) ratio - 1/2, but not before 0;
+    with `align_corners` it lies at p (extent - 1) / (outputs - 1), so that the first and the last
+    pixels stay in place. Places are exact fractions, so that an output that lies on a pixel depends
+    on no other.
     """
     if align_corners:
         step, shift = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0), Fraction(0)
@@ -99,11 +107,12 @@ def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corne
 
 @cache
 def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corners: bool = False) -> Taps:
-    """`linear` scaling down that leaves no pixel out: output p takes every pixel that lies less than `step` from its middle,
-    (p + 1/2) step, by its nearness, so that what is finer than the output's pixels is averaged and not sampled.
+    """`linear` without aliasing: scaling down, every pixel of the input counts.
 
-    The step, in pixels of the input, is `linear`'s, and at least 1 in the nearness: scaling up, this is `linear`. The weights
-    of an output add up to 1, at the border too, where pixels are missing.
+    Output p is the mean of all pixels closer than `step` to its centre, (p + 1/2) step, weighted by
+    nearness, so that details finer than the output's pixels are averaged instead of sampled. The
+    step, in pixels of the input, is `linear`'s, but at least 1 for the weights: scaling up, this is
+    `linear`. The weights of an output add up to 1, at the border too.
     """
     if align_corners:
         step = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0)
@@ -125,7 +134,8 @@ def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corne
 
 @cache
 def padded(extent: int, before: int, after: int, mode: str) -> Taps:
-    """The input with pixels around it: "zero", "edge" (the first and the last again) or "reflect" (mirrored at them)."""
+    """The input with zeros around it, or "edge" pixels repeated, or mirrored at them
+    ("reflect")."""
     places = range(-before, extent + after)
     if mode == "zero":
         return table(extent, ([(p, 1)] if 0 <= p < extent else [] for p in places))
@@ -136,7 +146,10 @@ def padded(extent: int, before: int, after: int, mode: str) -> Taps:
 
 
 def windows(extent: int, outputs: int) -> list[tuple[int, int]]:
-    """Adaptive pooling's windows, first … last - 1: from floor(p extent / outputs) to ceil((p + 1) extent / outputs)."""
+    """Adaptive pooling's windows, as (first, last), with last exclusive.
+
+    Window p is from floor(p extent / outputs) to ceil((p + 1) extent / outputs).
+    """
     return [(p * extent // outputs, -(-(p + 1) * extent // outputs)) for p in range(outputs)]
 
 
@@ -149,8 +162,10 @@ def averaged(extent: int, outputs: int) -> Taps:
 
 @cache
 def side_by_side(extent: int, outputs: int) -> tuple[Taps, int]:
-    """(taps that lay the windows of `windows` behind one another, their common length): the last pixel of a shorter one is
-    taken again to fill it."""
+    """(taps that copy the windows of `windows` behind one another, their common length).
+
+    A shorter window is filled up with its last pixel.
+    """
     spans = windows(extent, outputs)
     length = max(last - first for first, last in spans)
     return table(extent, ([(min(first + i, last - 1), 1)] for first, last in spans for i in range(length))), length

@@ -3,18 +3,18 @@
 #include "sums.cuh"
 // Average pooling:
 //   y[n, p, q, c] = (sum over i, j of x[n, p stride + i - pad, q stride + j - pad, c]) / count
-//   dx[n, h, w, c] = sum over the windows (p, q) that hold the pixel of dy[n, p, q, c] / count
+//   dx[n, h, w, c] = sum of dy[n, p, q, c] / count over the windows (p, q) that contain the pixel
 //   x, dx (N, H, W, C)   y, dy (N, OH, OW, C)
-// The count is the window's pixels inside the image and in that part of the padding which counts. Backward gathers, as max
-// pooling does.
-// Bound: memory; 4 bytes an element of x and of y.
+// The count is the number of the window's pixels inside the image and inside that part of the
+// padding which counts. The backward pass gathers, as that of max pooling does.
+// Bound: memory: 4 bytes per element of x and of y.
 
 // Pixels of padding on each side that count in the mean.
 struct Counted {
     int top, bottom, left, right;
 };
 
-// Pixels of window p along one axis that count.
+// How many pixels of window p count along one axis.
 __device__ __forceinline__ int covered(int p, int stride, int pad, int window, int extent, int before, int after) {
     const int first = p * stride - pad;
     return min(first + window, extent + after) - max(first, -before);

@@ -2,19 +2,22 @@
 #include "geometry.cuh"
 #include "gate.cuh"
 #include "tile.cuh"
-// Input gradient of a 2-D convolution: the full convolution of dy with the filters rotated by 180 degrees,
+// Input gradient of a 2-D convolution, the full convolution of dy with the rotated filters:
 //   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, c, o],
-// over the taps where the divisions are exact and land inside dy. The minus signs are the rotation.
-//   dy, y (N, OH, OW, O), with a pool as mask   w (KH, KW, C / groups, O)   dx (N, H, W, C)
-// The gate: y, `f` and mask take dy back through the activation and the pool that were fused into the forward pass, as dy is
-// loaded (gate.cuh).
+// over the taps where the divisions are exact and the result lies inside dy. The minus signs are the
+// rotation by 180 degrees.
+//   dy, y (N, OH, OW, O), or the shape of mask with a pool   w (KH, KW, C / groups, O)   dx (N, H, W, C)
+// The gate (y, `f` and mask) takes dy back through the activation and the pool that were fused into
+// the forward pass, while dy is loaded: see gate.cuh.
 //
 // Depthwise convolutions take the simple kernel, as in conv2d_forward.cu.
-// Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction of KH KW O / groups, the
-// tap outer and the filter inner. Both matrices are read along the filters, which lie next to one another.
-// A stride of s leaves one tap in s x s with a product; the others are added as zeros, so strided layers do s x s work.
-// Alignment: V = 4 needs dy, y, w, dx aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
-// Bound: 2 KH KW O / groups FLOP an element of dx: arithmetic from about O = 16 on at 3 x 3.
+// Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction
+// of KH KW O / groups, with taps outermost and filters innermost. Both matrices are read along the
+// filters, which are neighbours in memory. With a stride of s, only one tap in s x s contributes a
+// product; the others add zeros, so that the work is s x s times larger.
+// Alignment: V = 4 needs dy, y, w, dx aligned to four elements, C / groups and O / groups multiples
+// of 4; V = 1 needs nothing.
+// Bound: 2 KH KW O / groups FLOP per element of dx: arithmetic from about O = 16 on at 3 x 3.
 
 template <typename T>
 __global__ void conv2d_input_grad_simple(
@@ -24,7 +27,7 @@ __global__ void conv2d_input_grad_simple(
     GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * g.C) {
         const int c = idx % g.C, col = idx / g.C % g.W, row = idx / g.C / g.W % g.H;
         const int64 n = idx / g.C / g.W / g.H;
-        const int first = c / taken * made;  // of the group's filters
+        const int first = c / taken * made;  // filter of the group
         float sum = 0.0f;
         for (int i = 0; i < g.KH; ++i) {
             const int p = row + g.pad_top - i * g.dilation_h;

@@ -6,24 +6,30 @@
 // Gradients of a 2-D convolution's filters and bias:
 //   dw[i, j, c, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
 //   db[o] = sum over n, p, q of dy[n, p, q, o]
-//   dy, y (N, OH, OW, O), with a pool as mask   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
-// dw and db are float whatever T is: they are sums over a whole batch, which an optimizer goes on computing with.
-// The gate: y, `f` and mask take dy back through the activation and the pool that were fused into the forward pass, as dy is
-// loaded (gate.cuh).
+//   dy, y (N, OH, OW, O), or the shape of mask with a pool   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
+// dw and db are float for every T: they are sums over a whole batch, with which an optimizer goes
+// on computing.
+// The gate (y, `f` and mask) takes dy back through the activation and the pool that were fused into
+// the forward pass, while dy is loaded: see gate.cuh.
 //
-// Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a reduction over the N OH OW pixels.
-// There are few tiles of results and a long reduction, so it is split: split s adds up its own range of pixels into
-// partial_w[s] and partial_b[s]. The split of a tile that arrives last, told by a count, adds them all in their order:
-// whichever it is, the sum is the same every time, and no second launch is needed.
-//   128 x 64, 8 x 4 a thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
-// The blocks of the first row tile also add the columns of dy that stand in shared memory: the bias gradient.
+// Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a
+// reduction over the N OH OW pixels. There are few tiles of results and a long reduction, so the
+// reduction is split: split s adds up its own range of pixels into partial_w[s] and partial_b[s].
+// The last split of a tile to finish, which a counter tells, adds all of them in their order. So
+// the sum is the same whichever split is last, and no second launch is needed.
+//   128 x 64, 8 x 4 per thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
+// The blocks of the first row tile also add up the columns of dy that stand in shared memory: this
+// is the bias gradient.
 //
-// A depthwise convolution (C = groups) has no such product: a tile would have KH KW rows and a column of use (`_depthwise`).
-// There a block takes 32 neighbouring filters and up to 9 taps of them; a warp takes every eighth pixel of its split, loads dy
-// once and x under each tap, which the taps before have brought into the cache, and the warps' sums are added in order.
-// Alignment: V = 4 needs dy, y, x aligned to four elements, C / groups and O / groups multiples of 4; V = 1 needs nothing.
-// Bound: 2 N OH OW FLOP an element of dw: arithmetic, as the forward pass; the partial sums are splits |w| floats. Depthwise:
-// memory, the elements of dy (and y) and x once for every nine taps.
+// A depthwise convolution (C = groups) is no such product (`_depthwise`): of a tile, only KH KW
+// rows and one column would be used. There a block computes 32 neighbouring filters and up to 9 of
+// their taps. Each warp takes every eighth pixel of its split, and loads dy once and x under each
+// tap, which is in the cache from the taps before. The sums of the warps are added in order.
+// Alignment: V = 4 needs dy, y, x aligned to four elements, C / groups and O / groups multiples of
+// 4; V = 1 needs nothing.
+// Bound: 2 N OH OW FLOP per element of dw: arithmetic, as in the forward pass; the partial sums are
+// (number of splits) |w| floats. Depthwise: memory, the elements of dy (and y) and x once for every
+// nine taps.
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(
@@ -52,7 +58,8 @@ __global__ void conv2d_weight_grad_simple(
     }
 }
 
-// out[at + j] = (out[at + j] if accumulate) + partial[at + j] + partial[stride + at + j] + …, for the columns below `columns`.
+// out[at + j] = (out[at + j] if accumulate) + partial[at + j] + partial[stride + at + j] + …, for
+// the columns below `columns`.
 template <int RN>
 __device__ __forceinline__ void add_splits(
         const float* partial, int64 stride, int splits, float* out, int64 at, int columns, int accumulate) {
@@ -66,7 +73,8 @@ __device__ __forceinline__ void add_splits(
         if (j < columns) out[at + j] = accumulate ? out[at + j] + sums[j].value() : sums[j].value();
 }
 
-// Add what a few steps gave to the total, and begin anew: a split has few pixels, so that both sums are short.
+// Add the sums of a few steps to the total, and set them to 0. A split has few pixels, so that both
+// sums are short.
 template <int RM, int RN>
 __device__ __forceinline__ void take_in(float (&total)[RM][RN], float (&acc)[RM][RN]) {
 #pragma unroll
@@ -75,12 +83,12 @@ __device__ __forceinline__ void take_in(float (&total)[RM][RN], float (&acc)[RM]
         for (int j = 0; j < RN; ++j) total[i][j] += acc[i][j], acc[i][j] = 0.0f;
 }
 
-// Whether this block's split is the last of its tile to arrive: then it sees what the others wrote, and the count is zero
-// again, as the next launch wants it.
+// Whether this block's split is the last of its tile to arrive. If so, it sees what the others
+// wrote, and the counter is 0 again for the next launch.
 __device__ __forceinline__ bool arrives_last(int* arrivals, int splits) {
     __shared__ bool last;
     const int tile = blockIdx.x % (gridDim.x / splits);
-    __threadfence();  // the partial sums are there before their split arrives
+    __threadfence();  // the partial sums are visible before their split arrives
     __syncthreads();
     if (threadIdx.x == 0) last = atomicAdd(&arrivals[tile], 1) == splits - 1;
     __syncthreads();
@@ -106,7 +114,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_weight_grad_tiled(
     const int64 begin = split * pixels_a_split, pixels = (int64)g.N * g.OH * g.OW;
     const int64 end = begin + pixels_a_split < pixels ? begin + pixels_a_split : pixels;
 
-    // Each thread loads the same row of the left matrix, one tap and V of its channels, at every step.
+    // In every step, a thread loads the same row of the left matrix: V channels of one tap.
     const int r = threadIdx.x % (TM / V) * V, tap = (row0 + r) / taken, c = (row0 + r) % taken;
     const int down = tap / g.KW * g.dilation_h - g.pad_top, right = tap % g.KW * g.dilation_w - g.pad_left;
     const int o = threadIdx.x % (TN / V) * V;
@@ -150,7 +158,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_weight_grad_tiled(
     }
     take_in<RM, RN>(total, acc);
 
-    const int left = made - col0 - col;  // columns from this thread's first to the last
+    const int left = made - col0 - col;  // columns from this thread's first to the last of the tile's group
     const int64 first = (int64)(row0 + row) * g.O + group * made + col0 + col, weights = (int64)rows * g.O;
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
@@ -209,7 +217,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_weight_grad_depthwise(
     for (int t = 0; t <= TAPS; ++t) sums[warp][t][lane] = acc[t].value();
     __syncthreads();
 
-    // a warp finishes every eighth tap, and the bias
+    // Each warp finishes every eighth tap; the bias counts as the tap after the last
     const int64 weights = (int64)taps * g.O;
     for (int t = warp; t <= TAPS; t += WARPS) {
         float sum = 0.0f;

@@ -1,10 +1,13 @@
-// What was fused into a convolution's forward pass, seen from its gradients: they take dy back through it as they load dy.
+// How the gradients of a convolution take dy back through the activation and the pool that were
+// fused, while they load dy.
 //
-// With a mask, the 2x2 max pool: dy, y and mask are (N, OH / 2, OW / 2, O), and a pixel's gradient is dy of its window where
-// the mask names the pixel, 0 elsewhere and in an odd last row or column, which no window holds. The gradient of the whole
-// convolution's output, four times as large, is never written.
+// With a mask there was a 2x2 max pool: dy, y and mask are (N, OH / 2, OW / 2, O). The gradient of
+// a pixel is dy of its window if the mask names this pixel, else 0; it is 0 in an odd last row or
+// column too, which lies in no window. The gradient of the convolution's own output, four times as
+// large, is never written.
 
-// The gradient at pixel (p, q) of image n, channels o … o + V - 1. y is not read, and may be null, without an activation.
+// The gradient at pixel (p, q) of image n, channels o … o + V - 1. y is not read, and may be null,
+// without an activation.
 template <int V, typename T>
 __device__ __forceinline__ void load_output_grad(
         float (&v)[V], const T* dy, const T* y, const uint8* mask, const Geometry& g, int64 n, int p, int q, int o, Activation f) {

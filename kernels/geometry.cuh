@@ -1,5 +1,5 @@
-// The sliding window of gpunet.geometry.Geometry. Images and pixels are counted in 32 bits (fewer than 2^31 pixels),
-// elements in 64.
+// The fields of gpunet.geometry.Geometry. Images and pixels are counted in 32 bits (there are fewer
+// than 2^31 pixels), elements in 64.
 struct Geometry {
     int N, H, W, C;
     int OH, OW, O;
@@ -10,7 +10,7 @@ struct Geometry {
     int groups;
 };
 
-// A row that lies outside every image, wherever a filter tap shifts it.
+// A row that lies outside every image, however far a filter tap shifts it.
 #define NO_ROW (-(1 << 30))
 
 __device__ __forceinline__ bool inside(int at, int extent) { return at >= 0 && at < extent; }

@@ -1,17 +1,19 @@
 #include "common.cuh"
 #include "geometry.cuh"
 #include "sums.cuh"
-// A convolution whose filters are each output pixel's own, and its gradients:
+// A convolution with different filters for each output pixel, and its gradients:
 //   y[n, p, q, o] = b[p, q, o] + sum over i, j, c of x[n, p stride + i - pad, q stride + j - pad, c] * w[p, q, i, j, c, o]
-//   dx[n, h, w, c] = sum over the windows (p, q) that hold the pixel, and o, of dy[n, p, q, o] * w[p, q, i, j, c, o]
+//   dx[n, h, w, c] = sum over the windows (p, q) that contain the pixel, and over o, of dy[n, p, q, o] * w[p, q, i, j, c, o]
 //   dw[p, q, i, j, c, o] = sum over n of dy[n, p, q, o] * x[n, …, c]   db[p, q, o] = sum over n of dy[n, p, q, o]
 //   x, dx (N, H, W, C)   w, dw (OH, OW, KH, KW, C, O)   b, db (OH, OW, O)   y, dy (N, OH, OW, O)
-// A thread makes one element; neighbours share a filter's taps, so loads of w are coalesced in y and dw. Sums over taps, filters
-// and images run in their order. Gradients of w and b are float for every T.
-// Bound: memory, by w: 4 bytes an element, read (or written) once, for N products each. Forward and dx read w once for every image,
-// the later ones from a cache where it holds w; there are no tiles here, for no filter is used twice in an image.
+// Each thread computes one element. Neighbouring threads share the taps of a filter, so that loads
+// of w are coalesced in y and dw. Sums over taps, filters and images run in their order. Gradients
+// of w and b are float for every T.
+// Bound: memory, by w: 4 bytes per element, read (or written) once, for N products. y and dx read w
+// once for every image, from a cache if it holds w after the first. There are no tiles, because no
+// filter is used twice in an image.
 
-// The row and the column of x under tap (i, j) of window (p, q), as the kernels below write them.
+// The row and the column of x under tap (i, j) of window (p, q).
 #define TAP_ROW(g, p, i) ((p) * (g).stride_h + (i) * (g).dilation_h - (g).pad_top)
 #define TAP_COLUMN(g, q, j) ((q) * (g).stride_w + (j) * (g).dilation_w - (g).pad_left)
 

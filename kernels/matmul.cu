@@ -4,16 +4,18 @@
 // Matrix product, bias and activation fused:
 //   y = f(op(a) op(b) + bias), or y += op(a) op(b), where op is the matrix or its transpose
 //   op(a) (M, K)   op(b) (K, P)   bias (P,) or null   y (M, P)
-// The gate: gate_y, of a's shape, and `gate` take a back through an activation's gradient, as a is loaded.
+// The gate (gate_y, of a's shape, and `gate`) takes a back through an activation, while a is
+// loaded.
 //
-// Tiling (`_tiled`): TM x TN results a block as in tile.cuh. Either operand is read along the axis in which it lies in memory
-// (the reduction for a and for b's transpose, the results for b and for a's transpose) and stored with the reduction
-// outermost.   64 x 64, 4 x 4 a thread;   128 x 16, 4 x 2: up to 16 columns, as a classifier's last layer has.
-// Alignment: V = 4 needs a, gate_y, b, y aligned to four elements and M (if a is transposed), K (unless a is and b is not), P multiples
-// of 4; V = 1 needs nothing.
-// Bound: 2 M K P FLOP: arithmetic unless M or P is below about 32, then the bytes of the other operand.
+// Tiling (`_tiled`): TM x TN results per block, as in tile.cuh. Each operand is read along the axis
+// in which it is contiguous (the reduction for a and for b's transpose, the results for b and for
+// a's transpose) and stored with the reduction outermost.
+//   64 x 64, 4 x 4 per thread;   128 x 16, 4 x 2: up to 16 columns, as in the last layer of a classifier.
+// Alignment: V = 4 needs a, gate_y, b, y aligned to four elements, and multiples of 4 for P, for M
+// if a is transposed, and for K unless a is transposed and b is not; V = 1 needs nothing.
+// Bound: 2 M K P FLOP: arithmetic; where M or P is below about 32, the bytes of the larger operand.
 
-// One matrix product's extents; `accumulate` adds to what y holds.
+// Extents and options of one product; with `accumulate`, it is added to what y holds.
 struct Product {
     int64 M, K, P;
     int transpose_a, transpose_b, accumulate;
@@ -33,12 +35,12 @@ __global__ void matmul_simple(
         }
         const float sum = product.value() + (bias ? to_float(bias[p]) : 0.0f);
         float v[1] = {s.accumulate ? to_float(y[idx]) + sum : sum};
-        activate<1>(f, v);  // none where it accumulates
+        activate<1>(f, v);  // there is none with `accumulate`
         from_float(y[idx], v[0]);
     }
 }
 
-// Add what a few steps gave to the sums of all, and begin anew.
+// Add the sums of a few steps to the sums of all, and set them to 0.
 template <int RM, int RN>
 __device__ __forceinline__ void take_in(Sum (&sums)[RM][RN], float (&acc)[RM][RN]) {
 #pragma unroll
@@ -47,8 +49,9 @@ __device__ __forceinline__ void take_in(Sum (&sums)[RM][RN], float (&acc)[RM][RN
         for (int j = 0; j < RN; ++j) sums[i][j].add(acc[i][j]), acc[i][j] = 0.0f;
 }
 
-// to[k][i] = the TILE_K x EXTENT part of a matrix that starts at reduction k0 and result i0. The matrix lies with its
-// `depth` along the reduction innermost, or (ALONG_RESULTS) with its `results` innermost.
+// to[k][i] = the TILE_K x EXTENT part of a matrix that starts at k0 along the reduction and at i0
+// along the results. In memory the matrix has the reduction, of `depth`, innermost or, with
+// ALONG_RESULTS, the `results`.
 template <bool ALONG_RESULTS, int EXTENT, int V, typename T>
 __device__ __forceinline__ void load_operand(
         float (&to)[TILE_K][EXTENT + 4], const T* from, const T* gate_y, Activation gate,
@@ -110,7 +113,7 @@ __global__ void __launch_bounds__(THREADS, 2) matmul_tiled(
             acc[i][j] = sums[i][j].value() + added[j];
             if (s.accumulate && j < left) acc[i][j] += to_float(y[at + j]);
         }
-        activate<RN>(f, acc[i]);  // none where it accumulates
+        activate<RN>(f, acc[i]);  // there is none with `accumulate`
         store_columns<V>(y, at, acc[i], left);
     }
 }

@@ -3,14 +3,16 @@
 #include "sums.cuh"
 // Max pooling:
 //   y[n, p, q, c] = max over i, j of x[n, p stride + i - pad, q stride + j - pad, c]
-//   mask[n, p, q, c] = KW i + j of the winner: the first of equals; NaN before all
+//   mask[n, p, q, c] = KW i + j of the winner: the first of equal values; NaN wins over numbers
 //   x, dx (N, H, W, C)   y, dy, mask (N, OH, OW, C); M is uint8 up to 256 positions, uint16 or int above
-// Taps in the padding are counted in the position and never win, not even against -inf.
+// Taps in the padding count in positions and never win, not even against -inf.
 //
-// Backward gathers: a pixel looks at the windows that hold it, adds dy of those whose mask names it, and is written once.
-// So overlapping windows need no atomics, and one byte an output element is all that the forward pass leaves behind.
-// V: channels a thread takes; 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4.
-// Bound: memory; 4 bytes an element of x read, 5 bytes an element of y written (forward), the same the other way backward.
+// The backward pass gathers: each pixel adds dy of those of its windows whose mask names it, and is
+// written once. So overlapping windows need no atomics, and the forward pass only has to keep one
+// byte per output element.
+// V: channels per thread; 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4.
+// Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the
+// backward pass, the other way round.
 
 template <typename T, typename M, int V>
 __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g) {
@@ -50,7 +52,7 @@ __global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restric
     GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * parts) {
         const int c = idx % parts * V, col = idx / parts % g.W + g.pad_left, row = idx / parts / g.W % g.H + g.pad_top;
         const int64 n = idx / parts / g.W / g.H;
-        // windows p with p stride <= row < p stride + KH
+        // The windows p with p stride <= row < p stride + KH, and likewise q
         const int p0 = row < g.KH ? 0 : (row - g.KH) / g.stride_h + 1, p1 = min(row / g.stride_h + 1, g.OH);
         const int q0 = col < g.KW ? 0 : (col - g.KW) / g.stride_w + 1, q1 = min(col / g.stride_w + 1, g.OW);
         Sum sums[V];

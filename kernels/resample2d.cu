@@ -3,10 +3,12 @@
 // Separable linear resampling, by a table of taps for the rows and one for the columns:
 //   y[n, p, q, c] = sum over the taps i of row p and j of column q of row_weight * column_weight * x[n, i, j, c]
 //   x (N, H, W, C)   y (N, OH, OW, C)   taps of p: starts[p] … starts[p + 1] - 1 of (index, weight)
-// Upsampling, padding, adaptive average pooling; the gradient of each is the same by the transposed tables, so nothing is
-// scattered, and a sum's order is that of the tables. A pixel of which nothing is made is 0.
-// A thread makes V neighbouring channels of a pixel: V = 4 needs C in fours and loads of four elements aligned.
-// Bound: memory, 4 bytes an element of x and of y; what several outputs take of x comes from a cache.
+// This computes upsampling, padding and adaptive average pooling. The gradient of each is the same
+// operation by the transposed tables, so nothing is scattered, and every sum has the order of its
+// table. A pixel without taps is 0. A thread computes V neighbouring channels of a pixel: V = 4
+// needs x and y aligned to four elements and C a multiple of 4.
+// Bound: memory: 4 bytes per element of x and of y; pixels of x that several outputs read come from
+// a cache.
 
 struct Resample {
     int N, H, W, C;

@@ -1,11 +1,14 @@
-// The product of two tiles in shared memory, which the convolutions and matmul share.
+// The product of two tiles in shared memory, used by the convolutions and by matmul.
 //
-// A block of THREADS threads makes TM x TN results, RM x RN of them in each thread's registers, in steps of 16 along the
-// reduction. Both operands stand in shared memory with the reduction outermost: a step then reads RM + RN neighbouring
-// floats a thread for RM * RN multiply-adds (8 for 16, or 12 for 32), which is what lifts it above the bandwidth of shared
-// memory. Rows are 4 floats longer than the tile: still a multiple of 16 bytes, and transposed stores spread over the banks.
+// A block of THREADS threads computes TM x TN results, RM x RN of them in each thread's registers, in
+// steps of 16 along the reduction. Both operands stand in shared memory with the reduction
+// outermost. In each step a thread then reads RM + RN neighbouring floats for RM * RN multiply-adds
+// (8 for 16, or 12 for 32), so that the bandwidth of shared memory does not limit it. Rows are 4
+// floats longer than the tile: still a multiple of 16 bytes, and transposed stores spread over the
+// banks.
 //
-// Kernels name two blocks a multiprocessor in __launch_bounds__: without a number ptxas aims at more, and spills to get there.
+// Kernels ask for two blocks per multiprocessor in __launch_bounds__: without a number, ptxas aims
+// at more and spills registers.
 #define TILE_K 16
 
 template <int TM, int TN>
@@ -43,7 +46,8 @@ __device__ __forceinline__ void multiply_tile(const Tile<TM, TN>& tile, float (&
     }
 }
 
-// y[at + j] = v[j] for the columns below `columns`; four at once where V and RN are 4, for then columns is a multiple of 4.
+// y[at + j] = v[j] for the columns below `columns`; four at once where V and RN are 4, since
+// `columns` is a multiple of 4 then.
 template <int V, int RN, typename T>
 __device__ __forceinline__ void store_columns(T* y, int64 at, const float (&v)[RN], int columns) {
     if constexpr (V == 4 && RN == 4) {

@@ -148,15 +148,6 @@ def checked_seed(operation: str, seed: int | None) -> int:
     return int(seed)
 
 
-def checked_int(operation: str, argument: str, value: Any, *, least: int) -> int:
-    """The value as a Python integer; an error unless it is an integer of at least `least`."""
-    if not isinstance(value, Integral):
-        raise TypeError(f"{operation}: {argument} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{operation}: {argument} must be at least {least}, got {value}")
-    return int(value)
-
-
 def _host_array(position: int, value: Any) -> np.ndarray:
     """`value` as a NumPy array with at least one axis; TypeError for an array on a device."""
     if hasattr(value, "__cuda_array_interface__"):

@@ -12,9 +12,10 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Tensor
-from gpunet.data.datasets import Dataset, checked_int
+from gpunet.data.datasets import Dataset
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Batch, Transform
+from gpunet.geometry import checked_int
 
 HOST_MEMORY = (1, 3)
 """DLPack's device types in the host's memory: kDLCPU, and kDLCUDAHost for page-locked memory."""
@@ -68,7 +69,7 @@ class DataLoader(BatchOrder):
         if transform is not None and not callable(transform):
             raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
         self.dataset, self.transform = dataset, transform
-        self.prefetch = checked_int("DataLoader", "prefetch", prefetch, least=0)
+        self.prefetch = checked_int(self._name, "prefetch", prefetch, least=0)
         super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
 
     def order(self, epoch: int | None = None) -> np.ndarray:

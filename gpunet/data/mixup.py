@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from gpunet.data.transforms import Batch, uniform
+from gpunet.geometry import checked_int
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class Mixup:
     STREAM_BLOCK: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_classes, int | np.integer) or self.num_classes < 2:
-            raise ValueError(f"Mixup: num_classes is {self.num_classes!r} but must be an integer of at least 2")
+        checked_int("Mixup", "num_classes", self.num_classes, least=2)
         if not (isinstance(self.alpha, Real) and 0 < self.alpha < np.inf):
             raise ValueError(f"Mixup: alpha is {self.alpha!r} but must be positive, and finite")
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet import random
-from gpunet.data.datasets import checked_int, checked_seed
-from gpunet.geometry import positive_int
+from gpunet.data.datasets import checked_seed
+from gpunet.geometry import checked_int, positive_int
 
 
 class Sampler(Protocol):

@@ -20,8 +20,7 @@ import numpy as np
 from gpunet import random
 from gpunet.augmentation import BORDERS, Augmentation
 from gpunet.backends.numpy.augment import augment
-from gpunet.data.datasets import checked_int
-from gpunet.geometry import positive_int
+from gpunet.geometry import checked_int
 
 Batch = tuple[np.ndarray, ...]
 
@@ -75,7 +74,7 @@ class RandomCrop(ImageTransform):
         extents = (size, size) if isinstance(size, Integral) else tuple(size) if isinstance(size, Sequence) else ()
         if len(extents) != 2:
             raise TypeError(f"{name}: size must be an integer or (height, width), got {size!r}")
-        height, width = (positive_int(name, "size", extent) for extent in extents)
+        height, width = (checked_int(name, "size", extent, least=1) for extent in extents)
         object.__setattr__(self, "size", (height, width))
         object.__setattr__(self, "padding", checked_int(name, "padding", padding, least=0))
         object.__setattr__(self, "border", _border(name, border))
@@ -171,7 +170,7 @@ class Cutout(ImageTransform):
     stage: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        positive_int("Cutout", "size", self.size)
+        checked_int("Cutout", "size", self.size, least=1)
 
     def parameters(self, before: Augmentation) -> dict[str, Any]:
         """See `ImageTransform.parameters`."""

@@ -58,7 +58,7 @@ class _Linear(Function):
         return dx, dw, db
 
     def _weight_grad(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array | None]:
-        """The weight gradient of a 1x1 convolution of images of one pixel, which a dense layer is."""
+        """The weight gradient of a 1x1 convolution of one pixel, which a dense layer is."""
         n, inputs = x.shape
         conv = Conv(Geometry.conv((n, 1, 1, inputs), (1, 1, *weight.shape)))
         gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
@@ -82,25 +82,26 @@ def conv2d(
     activation: str | Activation | None = None,
     pool: int | Pair | None = None,
 ) -> Tensor:
-    """2-D convolution (without a flip, as deep learning means it), bias, activation and max pool in one operation.
+    """2-D convolution (without a flip), bias, activation and max pool in one operation.
 
     Args:
         x: (N, H, W, C), any float dtype.
         weight: (KH, KW, C // groups, O), filters of x's dtype.
         bias: (O,), added to every pixel; None for none.
         stride: step between windows, in pixels; an integer or (vertical, horizontal).
-        padding: pixels of zeros around x: an integer, (vertical, horizontal), ((top, bottom), (left, right)), "valid"
-            (none) or "same" (output ceil(n / stride), TensorFlow's).
+        padding: pixels of zeros around x: an integer, (vertical, horizontal), ((top, bottom),
+            (left, right)), "valid" (none) or "same" (output ceil(n / stride), TensorFlow's).
         dilation: step between the taps of a window, in pixels.
-        groups: number of groups, each of which connects C // groups channels with O // groups filters; C for a depthwise
-            convolution.
-        activation: "relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh" or "hard_sigmoid", fused; an
-            `Activation` to set its numbers.
-        pool: window of a max pool after the activation, with windows side by side. A pool of 2 is fused, and the
-            convolution's whole output is never written then. The gradient goes to the first largest value of a window
-            before bias and activation.
+        groups: number of groups, each of which connects C // groups channels with O // groups
+            filters; C for a depthwise convolution.
+        activation: "relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh" or
+            "hard_sigmoid", fused; an `Activation` to set its numbers.
+        pool: window of a max pool after the activation, with windows side by side. A pool of 2 is
+            fused, and the convolution's whole output is never written then. The gradient goes to
+            the first largest value of a window before bias and activation.
     Returns:
-        (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1; OH // pool with a pool.
+        (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1,
+        or OH // pool with a pool.
     Raises:
         ValueError: channels, groups or a window that do not fit.
     """

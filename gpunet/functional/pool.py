@@ -49,8 +49,9 @@ def max_pool2d(
         kernel_size: height and width of a window, in pixels.
         stride: step between windows, in pixels; kernel_size if None.
         padding: as for `conv2d`, smaller than the window; padded pixels never win.
-        ceil_mode: where pixels are left over at the lower or right end, add a window that reaches beyond it, unless this
-            window would start behind the image: ceil instead of floor, as in PyTorch.
+        ceil_mode: where pixels are left over at the lower or right end, add a window that reaches
+            beyond it, unless this window would start behind the image: ceil instead of floor, as in
+            PyTorch.
     Returns:
         (N, OH, OW, C), with OH = floor((H + top + bottom - kernel_size) / stride) + 1.
     Raises:
@@ -78,7 +79,8 @@ def avg_pool2d(
     Args:
         x: (N, H, W, C), any float dtype.
         kernel_size, stride, padding: as for `max_pool2d`.
-        count_padding: whether padded zeros count in the mean; if None they do, except with padding "same".
+        count_padding: whether padded zeros count in the mean; if None they do, except with padding
+            "same".
         ceil_mode: as for `max_pool2d`; what lies beyond the padding never counts.
     Returns:
         (N, OH, OW, C), with the extents of `max_pool2d`.

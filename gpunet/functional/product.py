@@ -61,7 +61,7 @@ class _BatchedMatMul(Function):
         return da, db
 
     def _listed(self, a: Array) -> Array:
-        """(…, M, K) as (B, M, K), repeated along the batch axes that the other operand broadcasts."""
+        """(…, M, K) as (B, M, K), repeated where the batch axes of the other are longer."""
         shape = (*self.batch, *a.shape[-2:])
         whole = a if tuple(a.shape) == shape else self.backend.broadcast(a, shape)
         return whole.reshape(prod(self.batch), *a.shape[-2:])
@@ -71,10 +71,10 @@ class _BatchedMatMul(Function):
 
 
 def matmul(a: Any, b: Any) -> Tensor:
-    """Product of matrices a (…, M, K) and b (…, K, P) -> (…, M, P); the axes before the last two broadcast.
+    """Product of matrices a (…, M, K) and b (…, K, P) -> (…, M, P); batch axes broadcast.
 
-    A vector a (K,) counts as one row, a vector b (K,) as one column, and the result has no axis for it, as in NumPy and
-    PyTorch: the product of two vectors has no axes.
+    A vector a (K,) counts as one row, a vector b (K,) as one column, and the result has no axis for
+    it, as in NumPy and PyTorch: the product of two vectors has no axes.
 
     Args:
         a, b: at least one of them a tensor; the other a tensor, an array or lists.

@@ -63,19 +63,20 @@ def upsample2d(
     align_corners: bool = False,
     antialias: bool = False,
 ) -> Tensor:
-    """Images of other extents, each pixel taken from those of x around its place; the coordinates are PyTorch's.
+    """Enlarge or shrink images; the coordinates are PyTorch's.
 
     Args:
         x: (N, H, W, C), any float dtype.
-        scale_factor: factor of both extents, or (vertical, horizontal): OH = floor(H scale_factor). Give either this or
-            `size`, not both.
+        scale_factor: factor of both extents, or (vertical, horizontal): OH = floor(H scale_factor).
+            Give either this or `size`, not both.
         size: OH and OW, or one extent for both, in pixels.
-        mode: "nearest" takes pixel floor(p H / OH) for output p; "bilinear" weighs the four pixels around
-            ((p + 1/2) H / OH - 1/2, …), and repeats x's border beyond it. With a `scale_factor`, H / OH is
-            1 / scale_factor, as in PyTorch.
-        align_corners: for "bilinear", keep the centres of the corner pixels in place: output p lies at
-            p (H - 1) / (OH - 1).
-        antialias: for "bilinear" scaling down, weigh all pixels that an output covers, not only four of them.
+        mode: "nearest" takes pixel floor(p H / OH) for output p; "bilinear" weighs the four pixels
+            around ((p + 1/2) H / OH - 1/2, …), and repeats x's border beyond it. With a
+            `scale_factor`, H / OH is 1 / scale_factor, as in PyTorch.
+        align_corners: for "bilinear", keep the centres of the corner pixels in place: output p lies
+            at p (H - 1) / (OH - 1).
+        antialias: for "bilinear" scaling down, weigh all pixels that an output covers, not only
+            four of them.
     Returns:
         (N, OH, OW, C).
     Raises:
@@ -97,7 +98,7 @@ def upsampling_taps(
     align_corners: bool,
     antialias: bool,
 ) -> tuple[Taps, Taps]:
-    """The tables of the rows and of the columns, for images of a shape; the options are those of `upsample2d`."""
+    """The tables of the rows and of the columns; the options are those of `upsample2d`."""
     tables = []
     for n, target, factor in zip(shape[1:3], _both(size), _both(scale_factor), strict=True):
         outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
@@ -117,12 +118,15 @@ def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"]
 
     Args:
         x: (N, H, W, C), any float dtype.
-        padding: pixels on each side: an integer, (vertical, horizontal) or ((top, bottom), (left, right)).
-        mode: "zero"; "reflect", x mirrored at its border pixels, which are not repeated; "edge", the border pixels repeated.
+        padding: pixels on each side: an integer, (vertical, horizontal) or
+            ((top, bottom), (left, right)).
+        mode: "zero"; "reflect", x mirrored at its border pixels, which are not repeated; "edge",
+            the border pixels repeated.
     Returns:
         (N, top + H + bottom, left + W + right, C).
     Raises:
-        ValueError: an invalid padding or mode, or a reflection of more pixels than there are behind the border.
+        ValueError: an invalid padding or mode, or a reflection of more pixels than there are behind
+            the border.
     """
     name = "pad2d"
     extents = _extents(name, x)
@@ -138,9 +142,9 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Size) -> Tensor:
 
     Args:
         x: (N, H, W, C), any float dtype.
-        output_size: OH and OW, or one extent for both; None keeps x's; 1 is global average pooling (Lin et al. 2013,
-            section 3.2). Window p of an axis is from floor(p H / OH) to ceil((p + 1) H / OH), as in PyTorch: windows
-            overlap where OH does not divide H.
+        output_size: OH and OW, or one extent for both; None keeps x's; 1 is global average pooling
+            (Lin et al. 2013, section 3.2). Window p is from floor(p H / OH) to
+            ceil((p + 1) H / OH), as in PyTorch: windows overlap where OH does not divide H.
     Returns:
         (N, OH, OW, C).
     Raises:
@@ -154,8 +158,9 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Size) -> Tensor:
 def adaptive_max_pool2d(x: Tensor, output_size: Size) -> Tensor:
     """Maximum over the windows of `adaptive_avg_pool2d`.
 
-    The gradient goes to the first largest element of each window. Windows of different extents are copied side by side, and
-    shorter ones are filled up with their last pixel, which stands behind the others, so that these stay first among equals.
+    The gradient goes to the first largest element of each window. Windows of different extents are
+    copied side by side, and shorter ones are filled up with their last pixel, which stands behind
+    the others, so that these stay first among equals.
 
     Args:
         x: (N, H, W, C), any float dtype.

@@ -47,22 +47,26 @@ def conv_transpose2d(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Transposed convolution (Zeiler et al. 2010; Dumoulin & Visin 2016, chapter 4): a convolution run backwards.
+    """Transposed convolution (Zeiler et al. 2010; Dumoulin & Visin 2016, chapter 4).
 
-    y is the input gradient of the convolution with these filters that takes images of y's extents to those of x: each
-    pixel of x adds the filters, times itself, to a window of y, and the windows lie a stride apart.
+    y is the input gradient of the convolution with these filters that takes images of y's extents
+    to those of x: each pixel of x adds the filters, times itself, to a window of y, and the windows
+    lie a stride apart.
 
     Args:
         x: (N, H, W, I), any float dtype.
-        weight: (KH, KW, O // groups, I), as Keras has it; PyTorch's by ``weight.transpose(2, 3, 1, 0)``.
+        weight: (KH, KW, O // groups, I), as in Keras; PyTorch's is
+            ``weight.transpose(2, 3, 1, 0)``.
         bias: (O,), added to every pixel; None for none.
         stride: step between windows of y, in pixels.
-        padding: pixels cut off each side of y, given as for `conv2d`; "same" gives the extents of x times the stride.
-        output_padding: pixels added to y at its lower and right end, fewer than the stride: they say which of several
-            possible extents y has. 0 with "same".
+        padding: pixels cut off each side of y, given as for `conv2d`; "same" gives the extents of x
+            times the stride.
+        output_padding: pixels added to y at its lower and right end, fewer than the stride: they
+            say which of several possible extents y has. 0 with "same".
         dilation, groups: as for `conv2d`.
     Returns:
-        (N, OH, OW, O), with OH = (H - 1) stride - top - bottom + dilation (KH - 1) + output_padding + 1.
+        (N, OH, OW, O), with
+        OH = (H - 1) stride - top - bottom + dilation (KH - 1) + output_padding + 1.
     Raises:
         ValueError: channels, groups or extents that do not fit.
     """
@@ -85,7 +89,7 @@ def conv_transpose2d(
 
 
 def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:
-    """(rows, columns) of `output_padding`, or a ValueError if it does not fit the stride and the padding."""
+    """(rows, columns) of `output_padding`, or a ValueError if it does not fit."""
     extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
     if len(extra) != 2 or not all(
         isinstance(e, Integral) and 0 <= int(e) < s for e, s in zip(extra, stride, strict=True)
@@ -111,7 +115,7 @@ def transposed_geometry(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> Geometry:
-    """Geometry of the convolution from y (N, OH, OW, O) to x (N, H, W, I), whose input gradient `conv_transpose2d` is."""
+    """Geometry of the convolution from y to x, whose input gradient `conv_transpose2d` is."""
     name = "conv_transpose2d"
     stride, dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
     sides = sides_of(name, padding)

@@ -1,4 +1,4 @@
-"""Layers: thin, stateful wrappers over `gpunet.functional`, whose docstrings say what they compute."""
+"""Layers: thin, stateful wrappers over `gpunet.functional`, which says what they compute."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ class Conv2d(Module):
         """x (N, H, W, C) -> (N, OH, OW, O).
 
         Args:
-            activation, pool: of the layers that follow, where this layer has none of its own; see `nn.fusion`.
+            activation, pool: of the layers that follow, where this layer has none of its own; see
+                `nn.fusion`.
         """
         return F.conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
@@ -76,7 +77,7 @@ class Conv2d(Module):
         return f"({kh}·{kw}·{c}+1)·{o}" if self.bias is not None else f"{kh}·{kw}·{c}·{o}"
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two per multiply-add, and one per bias, fused activation and element that a fused pool compares."""
+        """Two per multiply-add; one per bias, fused activation and element that a pool compares."""
         geometry = Geometry.conv(
             x_shape, self.weight.shape, stride=self.stride, padding=self.padding, dilation=self.dilation,
             groups=self.groups,
@@ -170,7 +171,7 @@ class _Pool2d(Module):
 
 
 class MaxPool2d(_Pool2d):
-    """Maximum over windows: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.max_pool2d`."""
+    """Maximum over windows: (N, H, W, C) -> (N, OH, OW, C); see `functional.max_pool2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
@@ -178,7 +179,7 @@ class MaxPool2d(_Pool2d):
 
 
 class AvgPool2d(_Pool2d):
-    """Mean over windows: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.avg_pool2d`."""
+    """Mean over windows: (N, H, W, C) -> (N, OH, OW, C); see `functional.avg_pool2d`."""
 
     def __init__(
         self,

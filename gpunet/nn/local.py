@@ -15,7 +15,9 @@ from gpunet.nn.module import Module
 
 
 class LocallyConnected2d(Module):
-    """Different learned filters for each output pixel: (N, H, W, C) -> (N, OH, OW, O), for images of one size.
+    """Different learned filters for each output pixel: (N, H, W, C) -> (N, OH, OW, O).
+
+    All images have one size.
 
     Args:
         in_shape: (H, W, C) of the images.

@@ -15,7 +15,7 @@ from gpunet.resampling import windows
 
 
 class Upsample2d(Module):
-    """Enlarges or shrinks images: (N, H, W, C) -> (N, OH, OW, C); arguments as for `functional.upsample2d`."""
+    """Enlarges or shrinks images: (N, H, W, C) -> (N, OH, OW, C); see `functional.upsample2d`."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Upsample2d(Module):
         )  # fmt: skip
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Two per multiply-add, of four pixels or of all that antialiasing takes; none for "nearest", which copies."""
+        """Two per multiply-add; none for "nearest", which copies."""
         if self.mode == "nearest" or not self.antialias:
             return 0 if self.mode == "nearest" else 8 * prod(y_shape)
         options = self.scale_factor, self.size, self.mode, self.align_corners, self.antialias
@@ -80,7 +80,7 @@ class ReflectionPad2d(_Pad2d):
 
 
 class ReplicationPad2d(_Pad2d):
-    """Repeats the border pixels (mode "edge" of `functional.pad2d`); the argument is that of `functional.pad2d`."""
+    """Repeats the border pixels; the argument is that of `functional.pad2d`."""
 
     mode = "edge"
 
@@ -104,7 +104,7 @@ class _AdaptivePool2d(Module):
 
 
 class AdaptiveAvgPool2d(_AdaptivePool2d):
-    """Mean over windows, `output_size` of them: (N, H, W, C) -> (N, OH, OW, C); see `functional.adaptive_avg_pool2d`."""
+    """Mean over (OH, OW) windows -> (N, OH, OW, C); see `functional.adaptive_avg_pool2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
@@ -112,7 +112,7 @@ class AdaptiveAvgPool2d(_AdaptivePool2d):
 
 
 class AdaptiveMaxPool2d(_AdaptivePool2d):
-    """Maximum over windows, `output_size` of them: (N, H, W, C) -> (N, OH, OW, C); see `functional.adaptive_max_pool2d`."""
+    """Maximum over (OH, OW) windows -> (N, OH, OW, C); see `functional.adaptive_max_pool2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpunet.geometry import positive_int
 from gpunet.train.step import StepResult
 
 
@@ -112,9 +113,7 @@ class TopK(_Share):
     """
 
     def __init__(self, k: int, ignore_index: int | None = None) -> None:
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"TopK: k is {k!r} but must be an integer of at least 1")
-        self.k, self.name = int(k), f"top{k}"
+        self.k, self.name = positive_int("TopK", "k", k), f"top{k}"
         super().__init__(ignore_index)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -102,10 +102,10 @@ def test_some_images_of_a_large_batch_are_checked_including_the_last(monkeypatch
 def test_an_unwritten_result_is_wrong_even_if_its_memory_held_the_right_one(bench, monkeypatch):
     right, calls = NumpyBackend.conv2d_input_grad, []
 
-    def first_time_only(self, dy, w, *, geometry, gate=None):
-        dx = memory.empty(geometry.x_shape, dy.dtype)  # the block that the last one gave back
+    def first_time_only(self, dy, w, conv, gate=None):
+        dx = memory.empty(conv.geometry.x_shape, dy.dtype)  # the block that the last one gave back
         if not calls:
-            dx[...] = right(self, dy, w, geometry=geometry, gate=gate)
+            dx[...] = right(self, dy, w, conv, gate)
         calls.append(dx.ctypes.data)
         return dx
 

@@ -37,15 +37,20 @@ def check(ours, theirs, inputs, backend, rng):
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "bilinear by corners"])
 @pytest.mark.parametrize(
-    "options", [{"scale": 2}, {"scale": (1.5, 3)}, {"scale": (0.5, 0.7)}, {"size": (13, 5)}, {"size": (1, 22)}]
+    "options",
+    [
+        {"scale_factor": 2},
+        {"scale_factor": (1.5, 3)},
+        {"scale_factor": (0.5, 0.7)},
+        {"size": (13, 5)},
+        {"size": (1, 22)},
+    ],
 )
 def test_upsample2d(backend, rng, mode, options):
     mode, by_corners = mode.split()[0], "corners" in mode
-    named = {"scale": "scale_factor", "size": "size"}
-    theirs = {named[name]: value for name, value in options.items()}
     check(
         lambda x: F.upsample2d(x, **options, mode=mode, align_corners=by_corners),
-        lambda x: tf.interpolate(x, **theirs, mode=mode, align_corners=by_corners or None),
+        lambda x: tf.interpolate(x, **options, mode=mode, align_corners=by_corners or None),
         [rng.normal(size=(2, 9, 11, 5))], backend, rng,
     )  # fmt: skip
 
@@ -53,13 +58,13 @@ def test_upsample2d(backend, rng, mode, options):
 def test_nearest_takes_the_pixels_that_pytorch_takes():
     """Its float32 decides where p H / OH is nearly whole: exact fractions would take another pixel in the first five."""
     extents = [(6, 74), (12, 74), (14, 46), (21, 69), (24, 74), (7, 7), (7, 14), (49, 23), (31, 64), (10, 9)]
-    cases = [(n, {"size": (m, 1)}, {"size": (m, 1)}) for n, m in extents]
+    cases = [(n, {"size": (m, 1)}) for n, m in extents]
     for n in (2, 5, 7, 10, 11, 20, 33):
         factors = [(factor, 1) for factor in (0.7, 1.1, 1.5, 2.05, 3.3)]
-        cases += [(n, {"scale": pair}, {"scale_factor": pair}) for pair in factors]
-    for n, options, named in cases:
+        cases += [(n, {"scale_factor": pair}) for pair in factors]
+    for n, options in cases:
         x = np.arange(2 * n, dtype=np.float32).reshape(1, n, 2, 1)
-        theirs = tf.interpolate(torch.tensor(x).permute(0, 3, 1, 2), **named, mode="nearest").permute(0, 2, 3, 1)
+        theirs = tf.interpolate(torch.tensor(x).permute(0, 3, 1, 2), **options, mode="nearest").permute(0, 2, 3, 1)
         np.testing.assert_array_equal(F.upsample2d(gp.tensor(x), **options).numpy(), theirs, err_msg=f"{n}, {options}")
 
 
@@ -96,18 +101,17 @@ def test_locally_connected2d(backend, rng, window, stride, padding):
 
 
 SMOOTH = [
-    {"scale": (0.5, 0.3)}, {"scale": (0.7, 0.45)}, {"size": (2, 5)}, {"size": (1, 4)}, {"size": (13, 3)}, {"scale": 1},
+    {"scale_factor": (0.5, 0.3)}, {"scale_factor": (0.7, 0.45)}, {"scale_factor": 1},
+    {"size": (2, 5)}, {"size": (1, 4)}, {"size": (13, 3)},
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("by_corners", [False, True])
 @pytest.mark.parametrize("options", SMOOTH)
 def test_upsample2d_with_antialiasing(backend, rng, options, by_corners):
-    named = {"scale": "scale_factor", "size": "size"}
-    theirs = {named[name]: value for name, value in options.items()}
     check(
         lambda x: F.upsample2d(x, **options, mode="bilinear", align_corners=by_corners, antialias=True),
-        lambda x: tf.interpolate(x, **theirs, mode="bilinear", align_corners=by_corners, antialias=True),
+        lambda x: tf.interpolate(x, **options, mode="bilinear", align_corners=by_corners, antialias=True),
         [rng.normal(size=(2, 9, 12, 5))], backend, rng,
     )  # fmt: skip
 

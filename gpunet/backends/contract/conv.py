@@ -19,8 +19,8 @@ FUSED_POOL = (2, 2)
 class Conv:
     """A convolution without its arrays: where its windows lie, and what is fused behind it.
 
-    The order is convolution, bias, activation, pool. The pool's mask is that of the values before bias and activation, for
-    these keep the order of the values in a window.
+    The order is convolution, bias, activation, pool. The pool's mask is that of the values before
+    bias and activation, for these keep the order of the values in a window.
 
     Raises:
         ValueError: a pool that cannot be fused behind this convolution.
@@ -43,7 +43,7 @@ class Conv:
         return self.geometry.y_shape if self.pool is None else self.pool.y_shape
 
     def gate(self, y: Array, mask: Array | None) -> Gate | None:
-        """The gate that takes dy back through the activation and the pool; None where neither is fused.
+        """The gate that takes dy back through activation and pool; None if neither is fused.
 
         Args:
             y, mask: what `conv2d_forward` returned.
@@ -58,21 +58,27 @@ class ConvPrimitives(ABC):
 
     @abstractmethod
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
-        """Convolution of x (N, H, W, C) with w (KH, KW, C // groups, O), bias b (O,), activation f, then max pool.
+        """Convolution, bias, activation f and max pool.
 
-        y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[i, j, c, o]), with stride s
-        and dilation d: the cross-correlation that deep learning calls a convolution. Each group connects its own
-        C // groups channels with its own O // groups filters.
+        With x (N, H, W, C), w (KH, KW, C // groups, O), b (O,), stride s and dilation d,
+
+            y[n, p, q, o] = f(b[o] + sum over i, j, c of
+                x[n, p s + i d - pad, q s + j d - pad, c] w[i, j, c, o]),
+
+        which is the cross-correlation that deep learning calls a convolution. Each group connects
+        its own C // groups channels with its own O // groups filters.
 
         Returns:
-            y of `conv.y_shape`, and the pool's mask as `max_pool2d_forward` gives it, or None without a pool.
+            y of `conv.y_shape`, and the pool's mask as `max_pool2d_forward` gives it, or None
+            without a pool.
         """
 
     @abstractmethod
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
-        """Gradient of x: the full convolution of dy with the filters rotated by 180 degrees -> dx (N, H, W, C).
+        """Gradient of x: the full convolution of dy with the filters rotated by 180 degrees.
 
-        The rows and columns of dy are spread a stride apart, and input and output channels of the filters change places.
+        The rows and columns of dy are spread a stride apart, and input and output channels of the
+        filters change places. dx is (N, H, W, C).
 
         Args:
             dy: of `conv.y_shape`; of `conv.geometry.y_shape` without a gate.
@@ -85,8 +91,10 @@ class ConvPrimitives(ABC):
     ) -> tuple[Array, Array | None]:
         """Gradients of w and b -> (dw (KH, KW, C // groups, O), db (O,) or None).
 
-        dw[i, j, c, o] = sum over n, p, q of x[n, p s + i d - pad, q s + j d - pad, c] dy[n, p, q, o]; db is the sum of dy over
-        its pixels. Both are float32 where dy and x are of 16 bits.
+            dw[i, j, c, o] = sum over n, p, q of
+                x[n, p s + i d - pad, q s + j d - pad, c] dy[n, p, q, o]
+
+        db is the sum of dy over its pixels. Both are float32 where dy and x are of 16 bits.
 
         Args:
             dy, gate: as for `conv2d_input_grad`.

@@ -9,10 +9,10 @@ from gpunet.backends.contract.arrays import Array
 
 
 class Gate(NamedTuple):
-    """What a gradient primitive needs to take dy back through a fused activation and a fused max pool."""
+    """What takes dy back through a fused activation and a fused max pool."""
 
     y: Array
-    """The fused operation's output, of dy's shape: after the pool, if there is one; None without an activation."""
+    """The fused operation's output, of dy's shape (behind the pool); None without an activation."""
     activation: Activation | None
     mask: Array | None = None
     """The fused pool's mask, of dy's shape; None without a pool."""

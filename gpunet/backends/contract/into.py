@@ -8,7 +8,7 @@ from gpunet.backends.contract.arrays import Array
 
 
 class Into(NamedTuple):
-    """Where the gradients of a weight and of a bias go: into new arrays, or into segments of an arena."""
+    """Where the gradients of a weight and a bias go: new arrays, or segments of an arena."""
 
     weight: Array | None = None
     """The array to write the weight's gradient to; None for a new one. Always float32 on CUDA."""
@@ -17,7 +17,7 @@ class Into(NamedTuple):
     needs_bias: bool = True
     """Whether the bias's gradient is computed at all."""
     add: bool = False
-    """Whether to add to what `weight` and `bias` hold. Where there is no array, the gradient alone is the result."""
+    """Whether to add to what `weight` and `bias` hold; a new array holds the gradient alone."""
 
 
 NEW = Into()

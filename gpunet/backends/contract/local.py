@@ -14,10 +14,12 @@ class LocalPrimitives(ABC):
 
     @abstractmethod
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:
-        """Product of each window of x (N, H, W, C) with the filters of its output pixel -> y (N, OH, OW, O).
+        """Product of each window with the filters of its output pixel -> y (N, OH, OW, O).
 
-        y[n, p, q, o] = b[p, q, o] + sum over i, j, c of x[n, p s + i d - pad, q s + j d - pad, c] w[p, q, i, j, c, o], with
-        w (OH, OW, KH, KW, C, O), b (OH, OW, O), stride s and dilation d.
+        With x (N, H, W, C), w (OH, OW, KH, KW, C, O), b (OH, OW, O), stride s and dilation d,
+
+            y[n, p, q, o] = b[p, q, o] + sum over i, j, c of
+                x[n, p s + i d - pad, q s + j d - pad, c] w[p, q, i, j, c, o]
         """
 
     @abstractmethod
@@ -28,4 +30,4 @@ class LocalPrimitives(ABC):
     def local_conv2d_weight_grad(
         self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
     ) -> tuple[Array, Array | None]:
-        """Gradients of w and b -> (dw of w's shape, db of b's shape or None), as for `conv2d_weight_grad`."""
+        """Gradients of w and b, of their shapes -> (dw, db or None); see `conv2d_weight_grad`."""

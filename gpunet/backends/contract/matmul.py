@@ -44,8 +44,9 @@ class MatmulPrimitives(ABC):
 
     @abstractmethod
     def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
-        """y (M, P) = f(op(a) op(b) + bias), with a (M, K) or its transpose and b (K, P) or its transpose."""
+        """y (M, P) = f(op(a) op(b) + bias), where op(a) (M, K) and op(b) (K, P) may be
+        transposes."""
 
     @abstractmethod
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
-        """The product of each pair of matrices: a (B, M, K) and b (B, K, P), or their transposes -> (B, M, P)."""
+        """Products of pairs of matrices: a (B, M, K), b (B, K, P), or transposes -> (B, M, P)."""

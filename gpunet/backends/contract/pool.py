@@ -13,10 +13,11 @@ class PoolPrimitives(ABC):
 
     @abstractmethod
     def max_pool2d_forward(self, x: Array, pool: Geometry) -> tuple[Array, Array]:
-        """The largest value of each window of x (N, H, W, C), and where it is -> (y, mask), both (N, OH, OW, C).
+        """The largest value of each window of x (N, H, W, C), and its position in the window.
 
-        The mask is the winner's position KW i + j in its window, as uint8 for windows of up to 256 positions, else uint16 or
-        int32. The first of equal values wins, and a NaN wins over numbers. Padding is counted in positions and never wins.
+        The mask is the winner's position KW i + j in its window, as uint8 for windows of up to 256
+        positions, else uint16 or int32. The first of equal values wins, and a NaN wins over
+        numbers. Padding is counted in positions and never wins. y and mask are (N, OH, OW, C).
         """
 
     @abstractmethod
@@ -28,7 +29,8 @@ class PoolPrimitives(ABC):
         """The mean of each window of x (N, H, W, C) -> y (N, OH, OW, C).
 
         Args:
-            count_padding: whether the zeros of `pool.counted_padding` count in the mean, beside the image's pixels.
+            count_padding: whether the zeros of `pool.counted_padding` count in the mean, beside the
+                image's pixels.
         """
 
     @abstractmethod

@@ -15,6 +15,9 @@ class ResamplePrimitives(ABC):
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
         """Each pixel of y (N, OH, OW, C) as a weighted sum of pixels of x (N, H, W, C).
 
-        y[n, p, q, c] = sum over the taps i of `rows` at p and j of `columns` at q of weight_i weight_j x[n, i, j, c], and 0
-        where there are no taps. The gradient of x is the same operation on dy, by the transposed tables.
+            y[n, p, q, c] = sum over the taps i of `rows` at p and j of `columns` at q of
+                weight_i weight_j x[n, i, j, c]
+
+        It is 0 where there are no taps. The gradient of x is the same operation on dy, by the
+        transposed tables.
         """

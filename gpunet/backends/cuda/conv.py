@@ -19,11 +19,11 @@ from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
 DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), constant("common.cuh", "WARP")
-"""Taps and filters that a block of a depthwise weight gradient takes."""
+"""Taps and filters per block of a depthwise weight gradient."""
 
 
 class CudaConv(CudaDevice, ABC):
-    """The primitives of kernels/conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
+    """The primitives of conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
         g, pooled = conv.geometry, conv.pool is not None
@@ -107,7 +107,7 @@ class CudaConv(CudaDevice, ABC):
         return instance("conv2d_weight_grad_tiled", element, *tile), count_tiles(rows, cols, tile) * g.groups
 
     def _checked_gate(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> Gate:
-        """The gate, or one that changes nothing, after checks that dy, the gate and the convolution fit together."""
+        """The gate, or one that changes nothing; an error if it does not fit dy and `conv`."""
         shape = conv.geometry.y_shape if gate is None else conv.y_shape
         gate = gate or Gate(None, None)
         self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
@@ -125,9 +125,9 @@ class CudaConv(CudaDevice, ABC):
 def _is_depthwise(g: Geometry) -> bool:
     """Whether each channel has filters of its own.
 
-    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring threads take neighbouring
-    channels of a pixel, and there is no sum over channels for a tile to share. The weight gradient, with its few long sums, has
-    a kernel of its own.
+    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring
+    threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to
+    share. The weight gradient, with its few long sums, has a kernel of its own.
     """
     return g.groups > 1 and g.groups == g.x_shape[3]
 

@@ -14,9 +14,10 @@ from gpunet.backends.cuda.device import CudaDevice
 def place_gradients(
     device: CudaDevice, operation: str, into: Into, w_shape: Sequence[int], b_shape: Sequence[int]
 ) -> tuple[Array, Array | None, bool]:
-    """(dw, db, add): the arrays that a kernel writes or, if `add`, adds to; db is None unless it is needed.
+    """(dw, db or None, add): the arrays that a kernel writes or, if `add`, adds to.
 
-    A kernel adds to both or to neither. Where only one of them was given, a new array of zeros stands for the other.
+    A kernel adds to both or to neither. Where only one of them was given, a new array of zeros
+    stands for the other.
 
     Raises:
         ValueError, TypeError: an array of another shape, dtype or device.

@@ -30,7 +30,7 @@ class CudaPool(CudaDevice, ABC):
         return dx
 
     def _max_pool(self, kernel: str, count: int, floats: tuple[Array, ...], mask: Array, *args: Any) -> None:
-        """Launch max pooling, with several channels per thread where every load of them is aligned."""
+        """Launch max pooling, with several channels per thread where loads are aligned."""
         dtype, mask_dtype = floats[0].dtype.name, mask.dtype.name
         vector = not self.simple and floats[0].shape[3] % 4 == 0 and self._aligned(*floats)
         v = pool_vectors(dtype, mask_dtype)[0] if vector else 1

@@ -8,21 +8,26 @@ from gpunet.backends.cuda.device import BUSY
 from gpunet.nvrtc.source import constant
 
 Tile = tuple[int, int, int, int, int]
-"""(TM, TN, RM, RN, V): see gpunet.cuda.instantiations."""
+"""(TM, TN, RM, RN, V): as `gpunet.cuda.instantiations` explains them."""
 TILE_K = constant("tile.cuh", "TILE_K")
 """Step of a tile along the reduction."""
 MOST_PIXELS = 2048
-"""Pixels of a split at most: a thread adds the products of 48, then these sums, and a longer sum loses digits."""
+"""Pixels of a split at most. A thread adds the products of 48 pixels, then these sums; longer sums
+would lose digits."""
 
 
 def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool, busy: int = BUSY) -> Tile:
-    """The tile for rows x cols results: a pure function of shape, of whether loads of four elements are allowed, and of how
-    many blocks keep the device busy."""
+    """The tile for rows x cols results: the largest that gives enough blocks, or the smallest.
+
+    Args:
+        vector: whether loads of four elements are allowed.
+        busy: how many blocks keep the device busy.
+    """
     allowed = [t for t in tiles if t[4] == 1 or vector]
     narrow = [t for t in allowed if t[1] == 16]
     if cols <= 16 and narrow:
         return narrow[0]
-    wide = [t for t in allowed if t[1] > 16]  # the largest first, of one size the vector's
+    wide = [t for t in allowed if t[1] > 16]  # largest first; of two of one size, the one with vector loads first
     smallest = next(t for t in wide if t[0] * t[1] == wide[-1][0] * wide[-1][1])
     return next((t for t in wide if count_tiles(rows, cols, t) >= busy), smallest)
 
@@ -33,8 +38,11 @@ def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
 
 
 def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
-    """Pixels of one split of a weight gradient's reduction: a multiple of the tile's step, at least four steps, and not more
-    than a thread may add in float32."""
+    """Pixels of one split of a weight gradient's reduction.
+
+    They are a multiple of the tile's step, at least four steps, and not more than a thread may add
+    in float32.
+    """
     splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
-    each = min(-(-pixels // splits), MOST_PIXELS)
-    return -(-each // TILE_K) * TILE_K
+    length = min(-(-pixels // splits), MOST_PIXELS)
+    return -(-length // TILE_K) * TILE_K

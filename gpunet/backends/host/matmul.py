@@ -1,4 +1,4 @@
-"""Products of pairs of matrices on the host."""
+"""Batched matrix products on the host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpunet.backends.host.arrays import QUIET, HostArrays
 
 
 class HostMatmul(HostArrays, ABC):
-    """NumPy's own batched product."""
+    """NumPy's batched product."""
 
     @QUIET
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:

@@ -11,7 +11,8 @@ from gpunet.geometry import Geometry
 
 
 def open_gate(dy: Array, gate: Gate | None, pool: Geometry | None = None) -> Array:
-    """dy (n, …) taken back through the gate's activation, then through the pool if the gate has its mask."""
+    """dy (n, …) taken back through the gate's activation, then through the pool if it has a
+    mask."""
     if gate is None:
         return dy
     if gate.activation is not None:

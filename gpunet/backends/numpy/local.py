@@ -1,4 +1,4 @@
-"""Locally connected layers of `NumpyBackend`: one batch of matrix products, a product for each pixel of the output."""
+"""Locally connected layers of `NumpyBackend`: a product of matrices for each output pixel."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class NumpyLocal(NumpyThreads, ABC):
 
 
 def _work_of_row(g: Geometry) -> int:
-    """Elements of work that a row of output pixels stands for in `_parallel`: its filters are all read from memory."""
+    """Elements of work that a row of output pixels counts as: all its filters are read."""
     return g.multiply_adds // g.y_shape[1] // 4
 
 
@@ -91,7 +91,7 @@ def _windows(x: Array, g: Geometry) -> Array:
 
 
 def _columns(windows: Array, start: int, stop: int) -> Array:
-    """The windows of some rows of output pixels as one matrix for each pixel: (pixels, N, KH KW C)."""
+    """Windows of some rows of output pixels, as a matrix for each pixel: (pixels, N, KH KW C)."""
     part = windows[start:stop]
     return part.reshape(len(part) * part.shape[1], part.shape[2], prod(part.shape[3:]))
 

@@ -14,7 +14,8 @@ def keep_where(values: Array, kept: Array, out: Array | None = None) -> Array:
     The bits of the floats are multiplied as integers, since 0 times NaN is NaN.
 
     Args:
-        out: where to write the result, of the shape to which both broadcast; a new array of the values' shape if None.
+        out: where to write the result, of the shape to which both broadcast; a new array of the
+            values' shape if None.
     """
     bits = np.dtype(f"i{values.dtype.itemsize}")
     if out is None:

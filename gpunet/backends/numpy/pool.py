@@ -1,4 +1,4 @@
-"""Pooling of `NumpyBackend`: one pass over whole images for each tap of the window, on strided views."""
+"""Pooling of `NumpyBackend`: one pass over whole images for each tap of the window."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gpunet.geometry import Geometry
 from gpunet.resampling import Taps, table
 
 POOLED_ELEMENTS = 1 << 17
-"""Elements of x that are pooled at a time, so that intermediate results stay in a second-level cache."""
+"""Elements of x that are pooled at a time: intermediate results stay in a second-level cache."""
 
 
 class NumpyPool(NumpyThreads, ABC):
@@ -62,7 +62,7 @@ class NumpyPool(NumpyThreads, ABC):
 
 
 def max_pool_forward(x: Array, y: Array, mask: Array, g: Geometry) -> None:
-    """Write y and mask (n, OH, OW, C) of images x (n, H, W, C), as `max_pool2d_forward` defines them."""
+    """Write y and mask (n, OH, OW, C) of images x (n, H, W, C): see `max_pool2d_forward`."""
     if _has_few_channels(x) and g.window == (2, 2) and g.stride == (2, 2) and not g.padded:
         images = max(1, POOLED_ELEMENTS // x[0].size)
         for i in range(0, len(x), images):
@@ -140,15 +140,15 @@ def _has_few_channels(x: Array) -> bool:
 def _max_forward_2x2(x: Array, y: Array, mask: Array, g: Geometry) -> None:
     """Max pool of 2x2 windows side by side, for few channels: halves the rows, then the columns.
 
-    NumPy is slow along few channels. So the columns are compared as flat arrays, each element with the one C further on, and
-    every second pixel of the result is kept.
+    NumPy is slow along few channels. So the columns are compared as flat arrays, each element with
+    the one C further on, and every second pixel of the result is kept.
     """
     _, oh, ow, c = g.y_shape
     upper, lower = x[:, 0 : 2 * oh : 2, : 2 * ow], x[:, 1 : 2 * oh : 2, : 2 * ow]
     tall = np.maximum(upper, lower).reshape(-1)
     low = (lower > upper).view(np.uint8).reshape(-1)
     left, right, low_left, low_right = tall[:-c], tall[c:], low[:-c], low[c:]
-    # The positions are 0 1 / 2 3. Among equals the first wins: an upper right one before a lower left one
+    # The positions are 0 1 / 2 3. Among equals the upper right one wins over the lower left one
     won = (right > left).view(np.uint8)
     won |= (right == left).view(np.uint8) & (low_left > low_right).view(np.uint8)
     position = np.zeros(low.shape, np.uint8)
@@ -167,7 +167,7 @@ def _keep_even_pixels(flat: Array, out: Array) -> None:
 
 
 def _taps(g: Geometry) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
-    """For each tap of the window, its position, and the slices of y and of x where the tap lies in the image."""
+    """For each tap, its position, and the slices of y and x where it lies in the image."""
     for i in range(g.window[0]):
         rows = _meeting(i, g.x_shape[1], g.y_shape[1], g.stride[0], g.padding[0][0])
         for j in range(g.window[1]):
@@ -178,7 +178,7 @@ def _taps(g: Geometry) -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ..
 
 
 def _meeting(tap: int, n: int, out: int, stride: int, before: int) -> tuple[slice, slice] | None:
-    """The outputs p with 0 <= p stride + tap - before < n, and these pixels; None if there are none."""
+    """The outputs p with 0 <= p stride + tap - before < n, and these pixels; or None."""
     first = max(0, -(-(before - tap) // stride))
     last = min(out - 1, (n - 1 + before - tap) // stride)
     if last < first:
@@ -216,7 +216,7 @@ def _sums(g: Geometry) -> tuple[Taps, Taps]:
 
 
 def _spans(g: Geometry, count_padding: bool) -> list[tuple[Array, Array]]:
-    """For each axis, the first pixel of every window and the pixel behind its last, without padding or with it."""
+    """For each axis, every window's first pixel and the one behind its last, perhaps in padding."""
     spans = []
     for axis, (before, after) in enumerate(g.counted_padding if count_padding else ((0, 0), (0, 0))):
         start = np.arange(g.y_shape[1 + axis]) * g.stride[axis] - g.padding[axis][0]
@@ -227,7 +227,7 @@ def _spans(g: Geometry, count_padding: bool) -> list[tuple[Array, Array]]:
 
 @lru_cache(maxsize=64)
 def _winners(g: Geometry) -> tuple[Array, Array]:
-    """Flat index in an image of each window's first tap, (1, OH OW C), and the distance of each tap from it, (KH KW,)."""
+    """Flat index of each window's first tap, (1, OH OW C), and of each tap from it, (KH KW,)."""
     _, _, w, c = g.x_shape
     _, oh, ow, _ = g.y_shape
     rows = np.arange(oh) * g.stride[0] - g.padding[0][0]

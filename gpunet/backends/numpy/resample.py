@@ -1,6 +1,7 @@
-"""Separable resampling of `NumpyBackend`: along one axis, then along the other, each in a few long calls.
+"""Separable resampling of `NumpyBackend`: a pass along one axis, then one along the other.
 
-A pass along an axis sees images as (n, before, extent, inner): (n, 1, H, W C) along the rows, (n, H, W, C) along the columns.
+A pass sees images as (n, before, extent, inner): (n, 1, H, W C) along the rows, and (n, H, W, C)
+along the columns. It makes few, long calls.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from gpunet.backends.numpy.threads import NumpyThreads
 from gpunet.resampling import Taps
 
 IMAGE_ELEMENTS = 1 << 20
-"""Elements of images that go through both passes at a time: more calls cost more than a second-level cache gains."""
+"""Elements of images that go through both passes at a time: more calls would cost more time."""
 BAND = 16
-"""Pixels of the longer side, inputs or outputs, in one matrix of `Bands`: of a larger one, most elements would be 0."""
+"""Pixels of the longer side of a matrix of `Bands`: of a larger one, most elements would be 0."""
 NARROW = 16
 """Neighbouring elements below which a loop along them is too short to be worth it."""
 MOST_ADDED_TAPS = 8
 """Taps, beside the first of each output, that `TapByTap` may add one by one."""
 COLUMN_COST = 2
-"""How many times as long a pass along the columns takes as one along the rows, whose pixels are neighbours."""
+"""How many times as long a pass along the columns takes as one along the rows."""
 
 
 class NumpyResample(NumpyThreads, ABC):
@@ -84,7 +85,7 @@ def choose_pass(taps: Taps, dtype: np.dtype, inner: int) -> ResamplePass:
     """How a pass along an axis with these taps is computed.
 
     Args:
-        inner: how many neighbouring elements share the taps; at most NARROW, which stands for any greater number.
+        inner: how many neighbouring elements share the taps; NARROW if they are more.
     """
     if np.diff(taps.starts).max() > CHUNK:
         return Long(taps)
@@ -138,7 +139,7 @@ class TapByTap:
 
 
 class Sums:
-    """Adds pixels of one weight, equally many for every output, that lie a fixed step behind those of the output before."""
+    """Adds equally many pixels, of one weight, for outputs whose pixels lie a fixed step apart."""
 
     dense = False
 
@@ -184,7 +185,7 @@ class Long:
 
 
 class Bands:
-    """Multiplies the weights of a few neighbouring outputs, as a dense matrix, with the pixels that these outputs depend on."""
+    """Multiplies dense matrices, of the weights of a few neighbouring outputs, with the pixels."""
 
     dense = True
 
@@ -216,7 +217,8 @@ class NarrowBands:
 
 
 def bands(taps: Taps) -> list[tuple[int, int, int, int, Array]]:
-    """(p, q, i, j, matrix) for each band: outputs p … q - 1 are the matrix (q - p, j - i) times pixels i … j - 1."""
+    """(p, q, i, j, matrix) for each band: outputs p … q - 1 are the matrix times pixels i … j -
+    1."""
     each = max(1, BAND * taps.outputs // max(taps.outputs, taps.extent))
     tiles = []
     for p in range(0, taps.outputs, each):
@@ -241,7 +243,7 @@ def _is_finite(x: Array) -> bool:
 
 
 def _cost(first: Taps, then: Taps, first_weight: int, then_weight: int) -> int:
-    """The sum over two passes of the pixels read or written, whichever are more, times the weight of the pass."""
+    """Cost of two passes: the pixels that each reads or writes (the more), times its weight."""
     one = max(first.extent, first.outputs) * then.extent
     other = max(then.extent, then.outputs) * first.outputs
     return first_weight * one + then_weight * other

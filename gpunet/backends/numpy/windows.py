@@ -27,6 +27,6 @@ def windows_of(padded: Array, g: Geometry) -> Array:
 
 
 def under_tap(g: Geometry, axis: int, tap: int) -> slice:
-    """The padded rows (axis 0) or columns (axis 1) of pixels that lie under one tap of all windows."""
+    """The padded rows (axis 0) or columns (axis 1) that lie under one tap of all windows."""
     first, step = tap * g.dilation[axis], g.stride[axis]
     return slice(first, first + step * (g.y_shape[1 + axis] - 1) + 1, step)

@@ -18,7 +18,7 @@ from gpunet.geometry import Geometry
 
 
 class ReferenceConv(HostBackend, ABC):
-    """A convolution, and the gradients of its input and of its weights; sums are float64, in which none loses digits."""
+    """A convolution, and the gradients of its input and of its weights; sums are float64."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
         g = conv.geometry
@@ -34,7 +34,7 @@ class ReferenceConv(HostBackend, ABC):
         (n, h, width, c), (eh, ew) = g.x_shape, g.effective_window
         (top, bottom), (left, right) = g.padding
         spread = _insert_stride_zeros(open_gate(self, dy, conv, gate).astype(np.float64), g)
-        # Every pixel of x meets every tap: the full convolution pads by the window less one, and steps by one
+        # The full convolution, in which every pixel meets every tap: the padding is the window - 1
         full = Geometry.conv(
             spread.shape, (*g.window, g.filters // g.groups, c), padding=((eh - 1, eh - 1), (ew - 1, ew - 1)),
             dilation=g.dilation, groups=g.groups,

@@ -9,7 +9,7 @@ from gpunet.backends.contract.gate import Gate
 
 
 def open_gate(backend: Backend, dy: Array, conv: Conv, gate: Gate | None) -> Array:
-    """dy taken back through the gate's activation, then through the pool of `conv` if the gate has its mask."""
+    """dy taken back through the gate's activation, then through the pool if it has a mask."""
     if gate is not None and gate.activation is not None:
         dy = backend.activation_backward(dy, gate.y, gate.activation)
     if gate is not None and gate.mask is not None and conv.pool is not None:

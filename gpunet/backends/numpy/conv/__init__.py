@@ -1,6 +1,6 @@
 """Convolution of `NumpyBackend`, by one of three algorithms.
 
-`registry` chooses by the shapes alone, so that the same convolution is always computed the same way:
+`registry` chooses by the shapes alone:
 
     conv2d_forward, conv2d_weight_grad
     │
@@ -14,6 +14,6 @@
     └─ Columns: window a whole number of strides, large images? ─┬─ yes: subpixel, a convolution of dy by Columns.forward
                                                                  └─ no: Columns.input_grad, which adds up the taps
 
-A 1x1 convolution that reads every pixel once is a product of matrices: its two gradients are calls of `matmul`. `primitives`
-runs the algorithm on blocks of images, on all threads.
+A 1x1 convolution that reads every pixel once is a product of matrices: its two gradients are calls
+of `matmul`. `primitives` runs the algorithm on blocks of images, on all threads.
 """

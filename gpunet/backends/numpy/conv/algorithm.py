@@ -18,8 +18,8 @@ from gpunet.backends.numpy.sums import Total
 class ConvAlgorithm(ABC):
     """One convolution, computed for a block of images at a time.
 
-    An instance belongs to one thread and holds the memory for that thread's blocks. Below, n is the number of images of a
-    block, and arrays are as in `ConvPrimitives`, with n for N.
+    An instance belongs to one thread and holds the memory for that thread's blocks. Below, n is the
+    number of images of a block, and arrays are as in `ConvPrimitives`, with n for N.
     """
 
     def __init__(self, conv: Conv, dtype: Any):
@@ -44,7 +44,7 @@ class ConvAlgorithm(ABC):
         """Write dx (n, H, W, C)."""
 
     def _finish(self, sums: Array, b: Array | None, y: Array, mask: Array | None) -> None:
-        """Write y, and mask, from the convolution's sums (n, OH, OW, O), which are y itself where there is no pool."""
+        """Write y, and mask, from the sums (n, OH, OW, O), which are y itself without a pool."""
         if self.conv.pool is not None and mask is not None:
             max_pool_forward(sums, y, mask, self.conv.pool)
         if b is not None:

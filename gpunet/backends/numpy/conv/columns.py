@@ -1,4 +1,4 @@
-"""Convolution with many channels: windows are copied into the rows of a matrix, which BLAS multiplies with the filters."""
+"""Convolution with many channels: BLAS multiplies a matrix of windows with the filters."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gpunet.backends.numpy.sums import Total, add_rows, multiply
 from gpunet.backends.numpy.windows import under_tap, view_windows, windows_of
 
 MATRIX_ELEMENTS = 1 << 19
-"""Elements of the matrix of windows that is filled and multiplied at a time; see `threads` on the length of calls."""
+"""Elements of the matrix of windows that is multiplied at a time: see `threads` on long calls."""
 OUTPUT_ELEMENTS = 1 << 19
-"""Elements of the output that go through bias, activation and pool at a time, in calls long enough to be worth it."""
+"""Elements of the output that go through bias, activation and pool at a time."""
 
 
 class Columns(ConvAlgorithm):
     """A convolution as a product of matrices ("im2col", Chellapilla et al. 2006).
 
-    The windows of the images become the rows of a matrix (output pixels, KH KW C // groups), so that its product with the
-    filters (KH KW C // groups, O) is the convolution.
+    The windows of the images become the rows of a matrix (output pixels, KH KW C // groups), so
+    that its product with the filters (KH KW C // groups, O) is the convolution.
     """
 
     def __init__(self, conv: Conv, dtype: Any):
@@ -33,7 +33,7 @@ class Columns(ConvAlgorithm):
         g = conv.geometry
         self.channels = g.x_shape[3] // g.groups
         self.taps = g.window[0] * g.window[1] * self.channels
-        # Copies run along the window's row, KW C elements, or, where that is short, along the output's row
+        # Copies run along a row of the window, KW C elements, or of the output if that is short
         self.tap_major = g.window[1] * self.channels < 16 and g.stride == (1, 1)
         self._padded: Array | None = None
         self._matrix: Array | None = None
@@ -44,7 +44,7 @@ class Columns(ConvAlgorithm):
         return ranges(start, stop, OUTPUT_ELEMENTS // (oh * ow * filters))
 
     def _pieces(self, count: int) -> list[tuple[int, int]]:
-        """Ranges of a block's images whose matrix has about `MATRIX_ELEMENTS` elements; a pointwise one is not copied."""
+        """Ranges of a block's images whose matrix has about `MATRIX_ELEMENTS`, unless it is x."""
         _, oh, ow, _ = self.geometry.y_shape
         return ranges(0, count, count if self.geometry.pointwise else MATRIX_ELEMENTS // (oh * ow * self.taps))
 
@@ -74,7 +74,7 @@ class Columns(ConvAlgorithm):
             db.count()
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
-        """Add the product of dy with every tap to the pixels under it ("col2im"), where `subpixel` is not faster."""
+        """Add the product of dy with every tap to the pixels under it ("col2im")."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         _, h, width, c = g.x_shape
@@ -90,9 +90,10 @@ class Columns(ConvAlgorithm):
             dx[...] = padded[:, top : top + h, left : left + width]
 
     def _add_run(self, block: Array, w: Array, rows: Array) -> None:
-        """Add the product of dy (pixels, O) with neighbouring taps of a row, w (taps, C // groups, O), to their pixels.
+        """Add the product of dy (pixels, O) with a run of taps, w (taps, C // groups, O).
 
-        A run has at most as many taps as the stride is wide, so that the runs of all windows lie side by side.
+        The taps are neighbours in a row of the filters. There are at most as many as the stride is
+        wide, so that the pixels under the runs of all windows lie side by side.
         """
         g = self.geometry
         count = g.y_shape[1:3]

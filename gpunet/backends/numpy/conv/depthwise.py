@@ -1,4 +1,4 @@
-"""Depthwise convolution: each channel has one filter, so that there is no product of matrices to make of it."""
+"""Depthwise convolution: each channel has one filter, so that it is no product of matrices."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ PADDED_ELEMENTS = 1 << 19
 class Depthwise(ConvAlgorithm):
     """A convolution as a sum over taps: the pixels under a tap, times the tap's C weights.
 
-    The columns of the padded image are sorted by their remainder modulo the stride (their "phase"), so that the pixels under
-    a tap lie side by side, channels and columns in one stretch, along which NumPy's loops are fast.
+    The columns of the padded image are sorted by their remainder modulo the stride (their "phase"),
+    so that the pixels under a tap lie side by side, channels and columns in one stretch, along
+    which NumPy's loops are fast.
     """
 
     def __init__(self, conv: Conv, dtype: Any):
@@ -89,7 +90,7 @@ class Depthwise(ConvAlgorithm):
             columns[...] = x[:, :, place]
 
     def _columns(self) -> Iterator[tuple[Array, slice]]:
-        """For each phase, a view of its columns without padding, (n, H, columns, C), and which columns of x they are."""
+        """For each phase, its columns without padding, (n, H, columns, C), and their place in x."""
         (top, _), (left, _) = self.geometry.padding
         _, h, w, c = self.geometry.x_shape
         step = self.geometry.stride[1]
@@ -100,7 +101,7 @@ class Depthwise(ConvAlgorithm):
             yield columns[:, :, start : start + count], slice(first, None, step)
 
     def _taps(self, w: Array) -> Iterator[tuple[Array, Array]]:
-        """For each tap, its weights repeated for every column, (OW C,), and a view of the pixels under it, (n, OH, OW C)."""
+        """For each tap, its weights for a row (OW C,), and the pixels under it (n, OH, OW C)."""
         g, step = self.geometry, self.geometry.stride[1]
         _, oh, ow, c = g.y_shape
         for i, j in product(*map(range, g.window)):

@@ -1,9 +1,10 @@
 """Convolution with few channels, where the loops of NumPy and BLAS along channels would be short.
 
-The index of the image becomes the innermost axis, so that each channel is one plane: (C, H, W, n). Every copy, comparison and
-sum then runs along whole rows of all images of a block, however few the channels, and a stride skips pixels of all images
-instead of single elements. Calls are few and long, because between two of them a thread needs the interpreter lock, which the
-other threads want too.
+The index of the image becomes the innermost axis, so that each channel is one plane: (C, H, W, n).
+Every copy, comparison and sum then runs along whole rows of all images of a block, however few the
+channels, and a stride skips pixels of all images instead of single elements. Calls are few and
+long, because between two of them a thread needs the interpreter lock, which the other threads want
+too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gpunet.backends.numpy.sums import Total, multiply
 from gpunet.backends.numpy.windows import under_tap, windows_of
 
 COLUMN_ELEMENTS = 1 << 21
-"""Elements of a block's columns: here long loops are worth more than blocks that fit a second-level cache."""
+"""Elements of a block's columns: long loops are worth more here than blocks that fit a cache."""
 _CORNERS = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1, 1, 1)
 """Positions in a 2x2 window."""
 
@@ -38,7 +39,7 @@ class Planes(ConvAlgorithm):
         self.taps = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups)
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
-        """Ranges of images, of nearly equal lengths, whose columns have about `COLUMN_ELEMENTS` elements."""
+        """Ranges, of nearly equal lengths, of images with about `COLUMN_ELEMENTS` of columns."""
         g = self.geometry
         largest = g.y_shape[1] * g.y_shape[2] * max(self.taps * g.groups, g.filters)
         count = min(max(-(-(stop - start) * largest // COLUMN_ELEMENTS), 1), stop - start)
@@ -66,7 +67,7 @@ class Planes(ConvAlgorithm):
             db.count()
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
-        """Add the product of dy with every tap to the pixels under it: first along rows, then along columns."""
+        """Add the product of dy with every tap to its pixels: along rows, then along columns."""
         g, n = self.geometry, len(dy)
         (top, bottom), (left, right) = g.padding
         (_, h, width, c), (_, oh, ow, _), (kh, kw) = g.x_shape, g.y_shape, g.window
@@ -120,7 +121,7 @@ class Planes(ConvAlgorithm):
         return memory.empty((shape[3], shape[1], shape[2], n), self.dtype)
 
     def _rows(self, planes: Array) -> Array:
-        """Planes of the output as the rows of a matrix for each group: (groups, O // groups, OH OW n)."""
+        """Planes of the output as one matrix per group: (groups, O // groups, OH OW n)."""
         g = self.geometry
         return planes.reshape(g.groups, g.filters // g.groups, -1)
 
@@ -133,7 +134,7 @@ def _corners(planes: Array) -> Array:
 
 
 def _pool(planes: Array, mask: Array) -> Array:
-    """The maximum of each 2x2 window, (C, PH, PW, n); writes mask (n, PH, PW, C) as `max_pool2d_forward` defines it."""
+    """The maximum of each 2x2 window, (C, PH, PW, n); writes the mask (n, PH, PW, C)."""
     corners = _corners(planes)
     best = np.maximum(np.maximum(corners[0, 0], corners[0, 1]), np.maximum(corners[1, 0], corners[1, 1]))
     won = corners == best

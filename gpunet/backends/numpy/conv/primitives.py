@@ -98,10 +98,12 @@ class NumpyConv(NumpyThreads, ABC):
         work: Callable[..., None],
         begin: Callable[[], Any] = tuple,
     ) -> list[Any]:
-        """Call work(algorithm, i, j, *state) for blocks of images i … j - 1, on all threads -> the state of each thread.
+        """Call work(algorithm, i, j, *state) for blocks of images i … j - 1, on all threads.
 
         Args:
             begin: makes a thread's state.
+        Returns:
+            The state of each thread.
         """
 
         def run(start: int, stop: int) -> Any:

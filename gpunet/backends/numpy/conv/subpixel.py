@@ -1,4 +1,5 @@
-"""Input gradients as convolutions of dy with the rotated filters ("sub-pixel convolution", Shi et al. 2016)."""
+"""Input gradients as convolutions of dy with the rotated filters ("sub-pixel convolution", Shi et
+al. 2016)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.geometry import Geometry, Pair
 
 MOST_BORDER_WORK = 1.25
-"""How many times the work of adding up taps a strided input gradient may make, because of the blocks at an image's borders.
-It is faster by about this factor, as measured."""
+"""A strided input gradient may be this many times the work of adding up taps, since it is about as
+many times faster, as measured; it is more work because of the blocks at an image's borders."""
 FEWEST_CHANNELS = 16
 """Channels from which on the pixels of a block are long enough copies."""
 
@@ -21,8 +22,8 @@ FEWEST_CHANNELS = 16
 def rotate(w: Array, groups: int, stride: Pair = (1, 1)) -> Array:
     """The filters of the convolution by which `subpixel_geometry` computes dx.
 
-    They are turned by 180 degrees, their input and output channels change places, and the taps of a stride become channels:
-    (KH / SH, KW / SW, O // groups, groups SH SW C // groups).
+    They are turned by 180 degrees, their input and output channels change places, and the taps of a
+    stride become channels: (KH / SH, KW / SW, O // groups, groups SH SW C // groups).
     """
     (kh, kw, c, filters), (sh, sw) = w.shape, stride
     taps = w.reshape(kh // sh, sh, kw // sw, sw, c, groups, filters // groups)[::-1, :, ::-1]
@@ -30,11 +31,12 @@ def rotate(w: Array, groups: int, stride: Pair = (1, 1)) -> Array:
 
 
 def subpixel_geometry(g: Geometry) -> Geometry | None:
-    """Geometry that computes dx as a convolution of dy with the rotated filters, or None where adding up taps is faster.
+    """Geometry of the convolution that computes dx, or None where adding up taps is faster.
 
-    Each pixel of the result holds a block of a stride's pixels of dx. That is possible where the window is a whole number of
-    strides and the padding is smaller than the window. It is slower where the images are so small that the blocks at their
-    borders make much more work, and where there are so few channels that copies are short.
+    Each pixel of the result holds a block of a stride's pixels of dx. That is possible where the
+    window is a whole number of strides and the padding is smaller than the window. It is slower
+    where the images are so small that the blocks at their borders make much more work, and where
+    there are so few channels that copies are short.
     """
     sides, work = [], 1.0
     for k, s, d, (before, _), n, out in zip(
@@ -56,7 +58,7 @@ def subpixel_geometry(g: Geometry) -> Geometry | None:
 
 
 def convolve_back(algorithm: ConvAlgorithm, dy: Array, rotated: Array, g: Geometry, dx: Array) -> None:
-    """Write dx (n, H, W, C) of a convolution g, by an algorithm that was made for its `subpixel_geometry`."""
+    """Write dx (n, H, W, C), by an algorithm that was made for the `subpixel_geometry` of g."""
     (sh, sw), groups = g.stride, g.groups
     if (sh, sw) == (1, 1):
         algorithm.forward(dy, rotated, None, dx, None)
@@ -72,9 +74,9 @@ def convolve_back(algorithm: ConvAlgorithm, dy: Array, rotated: Array, g: Geomet
 
 
 def _places(g: Geometry, axis: int) -> list[tuple[int, int, int]]:
-    """(pixel of a block, the first place of that pixel in the image, the block that holds this one), for each pixel of a block.
+    """(i, first, block) for each pixel i of a block: its first place in the image, and that block.
 
-    Where no such pixel lies in the image, its first place is beyond the image's end.
+    Where no such pixel lies in the image, the first place is beyond the image's end.
     """
     step, before = g.stride[axis], g.padding[axis][0]
     places = []
