@@ -127,7 +127,7 @@ class StepGraph:
             (the loss, the count of correct labels or None).
         """
         backend = self._eager.optimizer.arena.backend
-        parts = self.inputs.batches.capture(i, clock)
+        parts = self.inputs.batches.arrays(i, clock)
         loss, logits = self._eager.forward(parts)
         self.rows = parts[0].shape[0]
         correct = correct_count(loss) if self._count_correct and self.batches_per_update == 1 else None

@@ -59,7 +59,7 @@ class CopiedBatches:
             if filled:
                 feed.send()
 
-    def capture(self, i: int, clock: Array) -> tuple[Any, ...]:
+    def arrays(self, i: int, clock: Array) -> tuple[Any, ...]:
         """The arrays of step i, during the capture: row i of each device array."""
         return tuple(row(feed.device, i) for feed in self.feeds)
 
@@ -83,7 +83,7 @@ class MadeBatches:
     def fill(self, batches: Sequence[Any]) -> None:
         """Copy nothing: batches of one key differ in their place alone, which the clock tells."""
 
-    def capture(self, i: int, clock: Array) -> tuple[Any, ...]:
+    def arrays(self, i: int, clock: Array) -> tuple[Any, ...]:
         """The arrays of step i, during the capture; `clock` holds its (step, epoch)."""
         self._made.append(self._batches[i].make(clock, self._dtype))
         return self._made[i]
