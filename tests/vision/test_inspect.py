@@ -414,7 +414,7 @@ ONLY_RELU = "deconvnet: takes ReLU as the only activation, got "
         ),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_in_one_line(call, error, message):
+def test_bad_input_raises_an_error_of_one_line(call, error, message):
     with pytest.raises(error) as raised:
         call()
     assert message in str(raised.value)
