@@ -25,7 +25,7 @@ from gpunet.data.readers.images import checked_background
 from gpunet.errors import BackendError
 from gpunet.files import write_whole
 from gpunet.interop import load_weights
-from gpunet.interop.plain import to_json
+from gpunet.interop.json_values import to_json
 from gpunet.precision import PRECISIONS
 from gpunet.train import BestCheckpoint, Callback, CSVLogger, Trainer, recipes
 from gpunet.train.saved import load_saved
