@@ -21,7 +21,7 @@ from gpunet.cli.arguments import (
 )
 from gpunet.files import write_whole
 from gpunet.interop import load_weights
-from gpunet.interop.plain import to_json
+from gpunet.interop.json_values import to_json
 from gpunet.precision import PRECISIONS
 from gpunet.random import seed
 from gpunet.report.summary import summary

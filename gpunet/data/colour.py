@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from gpunet import random
-from gpunet.data.transforms import Batch, uniform
+from gpunet.data.transforms import Batch, check_pixels, uniform
 
 GREY = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in the brightness (ITU-R BT.601)."""
@@ -33,7 +33,6 @@ class ColorJitter:
         brightness, contrast, saturation: the factor is drawn from 1 - this to 1 + this; at most 1.
         hue: the turn is drawn from -hue to hue, as a share of the full circle of colours, at most
             0.5, as in torchvision.
-        STREAM_BLOCK: which Philox block of each image's stream the numbers are drawn from.
     """
 
     brightness: float = 0.0
@@ -79,8 +78,6 @@ class GaussianNoise:
     Attributes:
         std: the standard deviation, on the scale from 0 to 1. uint8 results are rounded and clipped
             to 0 to 255; floats are not clipped.
-        STREAM_STEP: the step of the random streams that the noise is drawn from, one for each
-            image.
     """
 
     std: float
@@ -108,12 +105,10 @@ def _turns(angles: np.ndarray) -> np.ndarray:
 
 
 def _white(operation: str, images: np.ndarray) -> float:
-    """The level of white: 255 for uint8 images, 1 for floats; ValueError for other images."""
-    if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
-        raise ValueError(f"{operation}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)")
+    """The level of white: 255 for uint8 images, 1 for floats."""
+    check_pixels(operation, images)
     return 255.0 if images.dtype == np.uint8 else 1.0
 
 
 def _like(images: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """y rounded if the images are uint8, in the images' dtype."""
     return (np.rint(y) if images.dtype == np.uint8 else y).astype(images.dtype)

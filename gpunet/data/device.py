@@ -25,7 +25,8 @@ class DeferredBatch:
     """
 
     def __init__(self, loader: DeviceLoader, order: Array, start: int, rows: int, epoch: int, seed: int) -> None:
-        self._loader, self._place = loader, (order, start, rows, epoch, seed)
+        self._loader = loader
+        self._place = {"order": order, "start": start, "rows": rows, "epoch": epoch, "seed": seed}
         self.key = loader, rows, seed
 
     def make(self, clock: Array | None = None, dtype: Any = None) -> tuple[Any, Array]:
@@ -36,7 +37,7 @@ class DeferredBatch:
                 `DeviceLoader.launch`.
             dtype: of normalised images; float32 if None.
         """
-        x, y = self._loader._launch(*self._place, clock, dtype)
+        x, y = self._loader.launch(**self._place, clock=clock, dtype=dtype)
         return (Tensor(x, self._loader.backend) if self._loader.augmentation.mean else x), y
 
 
@@ -116,6 +117,7 @@ class DeviceLoader(BatchOrder):
         *,
         rows: int | None = None,
         epoch: int | None = None,
+        seed: int | None = None,
         clock: Array | None = None,
         dtype: Any = None,
         out: tuple[Array, Array] | None = None,
@@ -126,7 +128,7 @@ class DeviceLoader(BatchOrder):
             order: int32 positions on the backend, as `order` gives them.
             start: where the batch begins in the order.
             rows: samples of the batch; if None, `batch_size` or as many as are left of the order.
-            epoch: whose augmentation to apply; the next epoch's if None.
+            epoch, seed: whose augmentation to apply; those of the next epoch if None.
             clock: uint64 (2,) on the backend, (step, epoch), read when the kernel runs, instead of
                 `start` and `epoch`. The batch then begins at ``clock[0] % len(loader) *
                 batch_size`` and has `batch_size` rows unless `rows` says otherwise. A batch that
@@ -136,21 +138,10 @@ class DeviceLoader(BatchOrder):
         Returns:
             Arrays x (rows, h, w, C), of `dtype` if normalised and else uint8, and y (rows,), int32.
         """
-        return self._launch(order, start, rows, self.epoch if epoch is None else epoch, self._seed(), clock, dtype, out)
-
-    def _launch(
-        self,
-        order: Array,
-        start: int,
-        rows: int | None,
-        epoch: int,
-        seed: int,
-        clock: Array | None = None,
-        dtype: Any = None,
-        out: tuple[Array, Array] | None = None,
-    ) -> tuple[Array, Array]:
         if rows is None:
             rows = self.batch_size if clock is not None else min(self.batch_size, order.shape[0] - start)
+        seed = self._seed() if seed is None else seed
+        epoch = self.epoch if epoch is None else epoch
         samples = Samples(self.images, self.labels, order, self.augmentation)
         counted = None if clock is None else Clock(clock, len(self), self.batch_size)
         x, y = self.backend.gather_augment(samples, BatchRequest(seed, epoch, start, rows, counted, dtype), out)

@@ -70,14 +70,14 @@ class _DrawnBatches:
     def __iter__(self) -> Iterator[Batch]:
         seed, epoch = checked_seed(self._name, self.seed), self.epoch
         self.epoch = epoch + 1
-        return self._batches(epoch, seed)
+        return self._drawn(epoch, seed)
 
-    def _batches(self, epoch: int, seed: int) -> Iterator[Batch]:
+    def _drawn(self, epoch: int, seed: int) -> Iterator[Batch]:
         for step in range(self.steps):
             draw = _Draw(random.Stream(seed, random.PURPOSES["episode"], step=step, epoch=epoch))
-            yield self.batch(draw, epoch * self.steps + step, seed)
+            yield self._batch(draw, epoch * self.steps + step, seed)
 
-    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
+    def _batch(self, draw: _Draw, number: int, seed: int) -> Batch:
         """One batch.
 
         Args:
@@ -85,7 +85,7 @@ class _DrawnBatches:
         """
         raise NotImplementedError
 
-    def images(self, indices: np.ndarray, number: int, seed: int) -> np.ndarray:
+    def _images(self, indices: np.ndarray, number: int, seed: int) -> np.ndarray:
         """The images at data-set indices (…) -> (…, H, W, C), transformed."""
         flat = indices.reshape(-1)
         pixels = self.dataset[flat][0]
@@ -107,15 +107,14 @@ class Pairs(_DrawnBatches):
         (a (B, H, W, C), b (B, H, W, C), same (B,) int64).
     """
 
-    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """See `_DrawnBatches.batch`."""
+    def _batch(self, draw: _Draw, number: int, seed: int) -> Batch:
         same = np.arange(self.batch_size) % 2
         drawn = np.empty((2, self.batch_size), np.int64)
         for i, alike in enumerate(same):
             first, second = self._classes(draw, 2)
             pair = draw.choose(self._members[first], 2)
             drawn[:, i] = pair if alike else (pair[0], draw.choose(self._members[second], 1)[0])
-        return self.images(drawn[0], number, seed), self.images(drawn[1], number, seed), same
+        return self._images(drawn[0], number, seed), self._images(drawn[1], number, seed), same
 
 
 class Triplets(_DrawnBatches):
@@ -125,14 +124,13 @@ class Triplets(_DrawnBatches):
         (anchor, positive, negative), each (B, H, W, C).
     """
 
-    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """See `_DrawnBatches.batch`."""
+    def _batch(self, draw: _Draw, number: int, seed: int) -> Batch:
         drawn = np.empty((3, self.batch_size), np.int64)
         for i in range(self.batch_size):
             first, second = self._classes(draw, 2)
             drawn[:2, i] = draw.choose(self._members[first], 2)
             drawn[2, i] = draw.choose(self._members[second], 1)[0]
-        return tuple(self.images(row, number, seed) for row in drawn)
+        return tuple(self._images(row, number, seed) for row in drawn)
 
 
 class Episodes(_DrawnBatches):
@@ -162,10 +160,9 @@ class Episodes(_DrawnBatches):
             raise ValueError(f"Episodes: ways and views must be at least 2, got {ways} and {views}")
         super().__init__(dataset, ways, steps, groups=groups, transform=transform, seed=seed)
 
-    def batch(self, draw: _Draw, number: int, seed: int) -> Batch:
-        """See `_DrawnBatches.batch`."""
+    def _batch(self, draw: _Draw, number: int, seed: int) -> Batch:
         chosen = np.stack([draw.choose(self._members[k], self.views) for k in self._classes(draw, self.ways)])
-        return (self.images(chosen, number, seed),)
+        return (self._images(chosen, number, seed),)
 
 
 class _Draw:

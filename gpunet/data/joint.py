@@ -26,11 +26,11 @@ class Joint:
     neither masks nor boxes.
 
     Attributes:
-        transforms: transforms of `gpunet.data`, applied one after another.
+        transforms: of `gpunet.data`, applied one after another.
         masks, boxes: positions of the masks and of the boxes in the batch.
     Raises:
         TypeError: a transform of which it is not known where it moves pixels to.
-        ValueError: positions that overlap or name the images; while iterating, masks or boxes whose
+        ValueError: positions that overlap or name the images; when called, masks or boxes whose
             shape does not fit the images.
     """
 

@@ -26,7 +26,6 @@ class Mixup:
     Attributes:
         num_classes: K.
         alpha: above 0. With 0.2 to 0.4 most images are mixed little; with 1, l is uniform.
-        STREAM_BLOCK: which Philox block of each image's stream the numbers are drawn from.
     """
 
     num_classes: int

@@ -44,7 +44,7 @@ class ImageTransform:
     stage: ClassVar[int]
     """The part's place in the pass: parts run in the order of their stages."""
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         """The fields of `Augmentation` that this transform sets, given what is set before."""
         raise NotImplementedError
 
@@ -77,10 +77,9 @@ class RandomCrop(ImageTransform):
         height, width = (checked_int(name, "size", extent, least=1) for extent in extents)
         object.__setattr__(self, "size", (height, width))
         object.__setattr__(self, "padding", checked_int(name, "padding", padding, least=0))
-        object.__setattr__(self, "border", _border(name, border))
+        object.__setattr__(self, "border", check_border(name, border))
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"size": self.size, "padding": self.padding, "border": self.border, "random_crop": True}
 
 
@@ -90,9 +89,8 @@ class CenterCrop(RandomCrop):
     Where an odd number of pixels is left over, the extra one is cut off at the end.
     """
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
-        return {**super().parameters(before), "random_crop": False}
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
+        return {**super()._settings(before), "random_crop": False}
 
 
 @dataclass(frozen=True)
@@ -111,10 +109,9 @@ class RandomShift(ImageTransform):
 
     def __post_init__(self) -> None:
         checked_int("RandomShift", "pixels", self.pixels, least=0)
-        _border("RandomShift", self.border)
+        check_border("RandomShift", self.border)
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"padding": self.pixels, "border": self.border, "random_crop": True}
 
 
@@ -124,8 +121,7 @@ class RandomHorizontalFlip(ImageTransform):
 
     stage: ClassVar[int] = 1
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"flip": "random"}
 
 
@@ -140,8 +136,7 @@ class AlternatingFlip(ImageTransform):
 
     stage: ClassVar[int] = 1
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"flip": "alternate"}
 
 
@@ -151,8 +146,7 @@ class RandomVerticalFlip(ImageTransform):
 
     stage: ClassVar[int] = 1
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"vertical": True}
 
 
@@ -172,8 +166,7 @@ class Cutout(ImageTransform):
     def __post_init__(self) -> None:
         checked_int("Cutout", "size", self.size, least=1)
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"cutout": self.size, "cutout_last": bool(before.mean)}
 
 
@@ -200,8 +193,7 @@ class Normalize(ImageTransform):
         if min(self.std) <= 0:
             raise ValueError(f"Normalize: std must be positive, got {self.std}")
 
-    def parameters(self, before: Augmentation) -> dict[str, Any]:
-        """See `ImageTransform.parameters`."""
+    def _settings(self, before: Augmentation) -> dict[str, Any]:
         return {"mean": self.mean, "std": self.std}
 
 
@@ -234,9 +226,23 @@ class Compose:
 def uniform(indices: np.ndarray, epoch: int, seed: int, block: int) -> np.ndarray:
     """Four uniform numbers in [0, 1) for each image, float64 (4, N).
 
-    They come from one Philox block of each image's stream.
+    They come from one Philox block of each image's stream. Each transform has blocks of its own,
+    from `STREAM_BLOCK` on, so that no two transforms draw the same numbers.
     """
     return (random.sample_words(seed, "augment", indices, epoch, block) >> np.uint64(11)) * 2.0**-53
+
+
+def check_border(operation: str, border: str, known: Sequence[str] = BORDERS) -> str:
+    """The name of a border; ValueError for an unknown one."""
+    if border not in known:
+        raise ValueError(f"{operation}: border is {border!r} but takes one of {', '.join(known)}")
+    return border
+
+
+def check_pixels(operation: str, images: np.ndarray) -> None:
+    """Raises a ValueError unless images are uint8 or floats, (N, H, W, C)."""
+    if images.ndim != 4 or (images.dtype != np.uint8 and images.dtype.kind != "f"):
+        raise ValueError(f"{operation}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)")
 
 
 def flattened(transform: Transform | None) -> list[Transform]:
@@ -264,29 +270,21 @@ def compiled(transforms: Iterable[Transform], operation: str = "Compose") -> Aug
                 f"{operation}: {type(transform).__name__} cannot follow {', '.join(type(t).__name__ for t in before)} in "
                 "one pass: crop or shift first, then flips, then Cutout and Normalize, each once"
             )
-        augmentation = replace(augmentation, **transform.parameters(augmentation))
+        augmentation = replace(augmentation, **transform._settings(augmentation))
         before.append(transform)
     return augmentation
 
 
 def _follows(transform: ImageTransform, before: Sequence[ImageTransform]) -> bool:
     """Whether the transform can join the pass of the transforms before it."""
-    taken = {field for each in before for field in each.parameters(Augmentation())}
+    taken = {field for each in before for field in each._settings(Augmentation())}
     return all(each.stage <= transform.stage for each in before) and not taken & set(
-        transform.parameters(Augmentation())
+        transform._settings(Augmentation())
     )
 
 
 def _run(operation: str, augmentation: Augmentation, batch: Batch, indices: np.ndarray, epoch: int, seed: int) -> Batch:
-    """The batch with its images transformed by one pass."""
     return augment(batch[0], indices, augmentation, seed=seed, epoch=epoch, operation=operation), *batch[1:]
-
-
-def _border(name: str, value: Any) -> str:
-    """The name of a border, checked."""
-    if value not in BORDERS:
-        raise ValueError(f"{name}: border is {value!r} but takes one of {', '.join(BORDERS)}")
-    return str(value)
 
 
 def _channels(argument: str, value: Any) -> tuple[float, ...]:

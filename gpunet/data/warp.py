@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from gpunet.data.transforms import Batch, uniform
+from gpunet.data.transforms import Batch, check_border, check_pixels, uniform
 
 BORDERS = ("zero", "reflect", "edge")
 
@@ -44,10 +44,8 @@ class Warp:
         Args:
             nearest: whether to take the nearest pixel, as masks need it, instead of interpolating.
         """
-        if images.ndim != 4 or (not nearest and images.dtype != np.uint8 and images.dtype.kind != "f"):
-            raise ValueError(
-                f"{type(self).__name__}: images are {images.dtype} {images.shape} but take uint8 or float (N, H, W, C)"
-            )
+        if not nearest:
+            check_pixels(type(self).__name__, images)
         height, width = images.shape[1:3]
         made = self.matrices(height, width, indices, epoch, seed)
         return warp(images, made, self.output_size(height, width), border=self.border, nearest=nearest)
@@ -66,8 +64,6 @@ class RandomAffine(Warp):
             degrees.
         border: the pixels that enter: "zero", "reflect" (without the outermost pixels) or "edge"
             (the nearest pixel).
-        STREAM_BLOCK: the first of two Philox blocks of each image's stream that the numbers are
-            drawn from.
     """
 
     degrees: float = 0.0
@@ -78,7 +74,7 @@ class RandomAffine(Warp):
     STREAM_BLOCK: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        _check_border("RandomAffine", self.border)
+        check_border("RandomAffine", self.border, BORDERS)
         _check_range("RandomAffine", "scale", self.scale)
         if min(self.degrees, self.translate, self.shear) < 0 or self.shear >= 90:
             raise ValueError(
@@ -110,7 +106,6 @@ class RandomResizedCrop(Warp):
         scale: (smallest, largest) share of the image's area.
         ratio: (smallest, largest) width over height of the part; its logarithm is drawn uniformly.
             The part is cut off at the image's height and width.
-        STREAM_BLOCK: which Philox block of each image's stream the numbers are drawn from.
     """
 
     size: tuple[int, int]
@@ -186,11 +181,6 @@ def _folded(at: np.ndarray, extent: int, border: str) -> np.ndarray:
         return at.clip(0, extent - 1)
     folded = at % (2 * extent - 2)
     return np.minimum(folded, 2 * extent - 2 - folded)
-
-
-def _check_border(name: str, border: str) -> None:
-    if border not in BORDERS:
-        raise ValueError(f"{name}: border is {border!r} but takes one of {', '.join(BORDERS)}")
 
 
 def _check_range(name: str, argument: str, limits: Sequence[float]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.files import write_whole
-from gpunet.interop.plain import from_json, to_json
+from gpunet.interop.json_values import from_json, to_json
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule

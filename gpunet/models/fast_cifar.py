@@ -113,12 +113,10 @@ def whitening_filters(images: np.ndarray, *, eps: float = 5e-4) -> np.ndarray:
 
 
 def _conv(before: int, filters: int) -> nn.Conv2d:
-    """A 3x3 convolution of the network."""
     return nn.Conv2d(before, filters, 3, padding="same", bias=False, init=_identity_first)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    """A batch norm of the network, whose scale does not learn."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     if norm.weight is not None:
         norm.weight.requires_grad = False

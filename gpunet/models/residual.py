@@ -69,7 +69,6 @@ def resnet34(
 def _resnet(
     name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], num_classes: int, stem: str
 ) -> nn.Sequential:
-    """A residual network of groups of `BasicBlock`s."""
     small = check_stem(name, stem)
     check_extents(name, input_shape, 8 if small else 32, f" for the {stem} stem")
     c = input_shape[2]
@@ -115,7 +114,6 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 
 
 def _conv(before: int, filters: int) -> list[nn.Module]:
     # No bias: batch norm would subtract it again, and has a bias of its own.
-    """A 3x3 convolution with batch norm and ReLU."""
     return [
         nn.Conv2d(before, filters, 3, padding="same", bias=False),
         nn.BatchNorm2d(filters, activation="relu"),

@@ -12,7 +12,6 @@ from gpunet.autograd import Tensor
 def _interpolated(before: int, after: int) -> nn.Module:
     # The convolution comes first: it commutes with the interpolation, and there are a quarter of
     # the pixels there.
-    """A 1x1 convolution, then bilinear interpolation."""
     return nn.Sequential(nn.Conv2d(before, after, 1), nn.Upsample2d(2, mode="bilinear"))
 
 
@@ -86,7 +85,6 @@ class UNet(nn.Module):
 
 
 def _two_convolutions(before: int, after: int, batch_norm: bool) -> nn.Sequential:
-    """Two 3x3 convolutions with ReLU, and batch norm if asked for."""
     layers: list[nn.Module] = []
     for channels in (before, after):
         if batch_norm:  # has a bias of its own

@@ -63,7 +63,6 @@ def _vgg(
     batch_norm: bool,
     dense: Sequence[int],
 ) -> nn.Sequential:
-    """A VGG network with these groups of convolutions."""
     h, w, c = input_shape
     check_extents(name, input_shape, 32)
     layers: list[nn.Module] = []

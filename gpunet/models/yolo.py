@@ -245,7 +245,6 @@ def _cells(grid: Sequence[int]) -> np.ndarray:
 
 
 def _checked_anchors(anchors: Any) -> np.ndarray:
-    """The anchors as float64 (A, 2)."""
     array = real_numbers("YOLO", "anchors", anchors, 2).astype(np.float64)
     if array.ndim != 2 or not len(array) or not (array > 0).all():
         raise ValueError(f"YOLO: anchors must be positive (A, 2), got {array.shape}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.files import write_whole
-from gpunet.interop.plain import plain_number
+from gpunet.interop.json_values import plain_number
 
 
 class History:

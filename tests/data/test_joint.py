@@ -114,7 +114,7 @@ def test_normalised_colours_leave_boxes_where_they_are(scene):
     np.testing.assert_array_equal(boxes, scene[2])
 
 
-def test_boxes_without_area_get_none_by_a_rotation(scene):
+def test_boxes_without_area_stay_without_area_in_a_rotation(scene):
     """Neither lines nor boxes that are turned inside out; the box beside them moves as it does alone."""
     transform, alone = data.RandomAffine(degrees=40), scene[2][:, 1:]
     without = np.float32([[9, 4, 9, 12], [3, 8, 15, 8], [12, 12, 6, 6]])

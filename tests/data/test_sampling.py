@@ -129,12 +129,12 @@ def test_a_sampler_that_does_not_fit_raises(make, options, kind, message):
         (([1, 0, 2],), {"replacement": False}, ValueError, "num_samples must be at most 2, .* got 3"),
     ],
 )
-def test_weights_that_cannot_be_raise(arguments, options, kind, message):
+def test_invalid_weights_raise(arguments, options, kind, message):
     with pytest.raises(kind, match=f"^WeightedRandomSampler: .*{message}"):
         data.WeightedRandomSampler(*arguments, **options)
 
 
 @pytest.mark.parametrize(("labels", "kind"), [([], TypeError), (np.zeros(0, int), ValueError), ([[1]], TypeError)])
-def test_labels_that_cannot_be_raise(labels, kind):
+def test_invalid_labels_raise(labels, kind):
     with pytest.raises(kind, match="^balanced_weights: labels"):
         data.balanced_weights(labels)

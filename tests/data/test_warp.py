@@ -82,7 +82,7 @@ def test_a_rotation_by_a_right_angle_is_numpys(rng):
         ({"translate": 0.25}, lambda m, c: (np.abs(m[:, :, 2]).max(axis=0) < (2, 3)).all() and (m[:, 0, 0] == 1).all()),
     ],
 )
-def test_an_affine_stays_within_what_it_may_do_and_turns_about_the_centre(options, check):
+def test_an_affine_stays_within_its_limits_and_turns_about_the_centre(options, check):
     made = data.RandomAffine(**options).matrices(8, 12, np.arange(500), 3, 7)
     centre = np.array([3.5, 5.5])
     assert check(made, centre)

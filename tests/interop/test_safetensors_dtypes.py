@@ -25,7 +25,7 @@ def test_a_file_of_another_float_dtype_is_widened_or_rounded(path, dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "bool"])
-def test_a_file_of_what_are_no_floats_is_refused(path, dtype):
+def test_a_file_of_other_than_floats_is_refused(path, dtype):
     save_file({"weight": np.ones((2, 3), np.float32), "bias": np.ones(3, dtype)}, path)
     layer = nn.Linear(2, 3)
     before = layer.state_dict()

@@ -153,7 +153,7 @@ def test_what_the_optimizer_refuses_leaves_the_model_as_it_was(path):
     assert_equal_states(before, other.state_dict())
 
 
-def test_weights_are_no_checkpoint(path):
+def test_a_weights_file_is_not_a_checkpoint(path):
     model, optimizer = make()
     save_weights(path, model)
     with pytest.raises(ValueError, match=r"net\.safetensors is not a checkpoint of gpunet"):
@@ -205,7 +205,7 @@ def test_a_format_of_a_later_version_raises(path):
         load_weights(path, make()[0])
 
 
-def test_what_is_not_there_is_an_os_error(path, tmp_path):
+def test_a_missing_file_is_an_os_error(path, tmp_path):
     with pytest.raises(FileNotFoundError, match="net.safetensors"):
         load_weights(path, make()[0])
     with pytest.raises(IsADirectoryError):

@@ -150,7 +150,7 @@ def test_whitening_filters_whiten(rng):
     np.testing.assert_allclose(y.T @ y / len(y), np.eye(12), atol=1e-4)
 
 
-def test_speedrun_starts_whitened_and_learns_all_but_what_is_fixed(backend, rng):
+def test_speedrun_starts_whitened_and_learns_all_but_the_fixed_parameters(backend, rng):
     images = rng.normal(size=(8, 11, 10, 3)).astype(np.float32)
     model = models.speedrun((11, 10, 3), num_classes=4, images=images).to(backend)
     np.testing.assert_array_equal(model[0].weight.numpy(), models.whitening_filters(images))

@@ -214,7 +214,7 @@ def test_boxes_and_labels_of_any_kind_have_the_same_targets(model, dtype):
     assert not model.targets(SIZE).assign([], [])[..., OBJECT].any()
 
 
-def test_a_box_that_reaches_out_is_cut_off_and_one_outside_is_none(model):
+def test_a_box_beyond_the_image_is_clipped_and_one_outside_ignored(model):
     """Not those of the opposite edge, to which negative cells would lead."""
     boxes = np.array([[-60, -40, -2, -3], [90, 50, 400, 300], [-30, 4, 10, 14], [200, 200, 300, 300]], np.float32)
     targets = model.targets(SIZE).assign(boxes, np.array([0, 1, 0, 1]))
@@ -237,7 +237,7 @@ def test_a_box_that_reaches_out_is_cut_off_and_one_outside_is_none(model):
         ([[0, 0, 3]], [0], "boxes have shape"),
     ],
 )
-def test_boxes_and_labels_that_are_none_raise(model, boxes, labels, message):
+def test_invalid_boxes_and_labels_raise(model, boxes, labels, message):
     with pytest.raises(ValueError, match=f"^AssignTargets: {message}"):
         model.targets(SIZE).assign(np.array(boxes), np.array(labels))
 

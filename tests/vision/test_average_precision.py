@@ -46,7 +46,7 @@ def test_a_box_a_little_off_counts_at_low_thresholds_only():
     assert figures["mAP"] == pytest.approx(0.5 * 5 / 10)  # an IoU of 0.7: 0.5, 0.55, 0.6, 0.65, 0.7
 
 
-def test_nothing_found_is_zero_and_a_class_without_truth_is_no_number():
+def test_nothing_found_gives_zero_and_a_class_without_truth_nan():
     figures = mean_average_precision([found(), found()], TRUTH, ["cat", "dog", "fish"])
     assert figures["mAP"] == figures["AP@0.5 cat"] == 0
     assert np.isnan(figures["AP@0.5 fish"])
@@ -129,7 +129,7 @@ def test_figures_do_not_depend_on_the_unit(scale):
         ([["0", "0", "1", "1"]], [1], [0], TypeError, "boxes is of .* but takes real numbers"),
     ],
 )
-def test_detections_that_are_none_raise_with_their_image(boxes, scores, labels, error, message):
+def test_invalid_detections_raise_with_their_image(boxes, scores, labels, error, message):
     with pytest.raises(error, match=rf"^mean_average_precision: found\[1\]:? {message}"):
         mean_average_precision([found(), Detections(boxes, scores, labels)], TRUTH, ["cat", "dog"])
     if "scores" not in message:

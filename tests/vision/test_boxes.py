@@ -61,7 +61,7 @@ def test_each_anchor_is_the_mean_of_the_shapes_nearest_to_it(rng):
         np.testing.assert_allclose(found[k], shapes[nearest == k].mean(axis=0))
 
 
-def test_anchors_refuse_what_makes_no_clusters():
+def test_anchors_refuse_shapes_that_cannot_be_clustered():
     with pytest.raises(ValueError, match="anchors: count is 3 but there are 2 different shapes"):
         box_arrays.anchors(np.array([[1, 2], [1, 2], [3, 4.0]]), 3)
     with pytest.raises(ValueError, match="anchors: shapes must be positive"):
@@ -227,7 +227,7 @@ def test_none_and_one_box_and_batches(rng):
         (np.ma.array([[0, 0, 1, 1]], mask=[[0, 0, 0, 1]]), TypeError, "is a masked array"),
     ],
 )
-def test_what_are_no_boxes_raises(boxes, error, message):
+def test_invalid_boxes_raise(boxes, error, message):
     fine = [[0, 0, 1, 1]]
     for function in (box_arrays.pairwise_iou, box_arrays.pairwise_giou):
         with pytest.raises(error, match=f"^{function.__name__}: a {message}"):
@@ -247,7 +247,7 @@ def test_other_numbers_of_batches_raise():
         box_arrays.pairwise_giou(np.zeros((2, 3, 4)), np.zeros((3, 3, 4)))
 
 
-def test_what_are_no_shapes_raises():
+def test_invalid_shapes_raise():
     for shapes in ([[1, np.nan]], [[np.inf, 1]], [[1, 2, 3]], [["1", "2"]]):
         for function in (lambda s: box_arrays.shape_iou(s, [[1, 2]]), lambda s: box_arrays.anchors(s, 1)):
             with pytest.raises(
@@ -321,7 +321,7 @@ def test_suppression_at_its_thresholds(rng, threshold):
         ([0.5, 0.4], [0, 0], {"iou_threshold": np.nan}, ValueError, "iou_threshold is nan"),
     ],
 )
-def test_what_cannot_be_suppressed_raises(scores, labels, options, error, message):
+def test_invalid_scores_labels_and_thresholds_raise(scores, labels, options, error, message):
     with pytest.raises(error, match=f"^nms: {message}"):
         box_arrays.nms([[0, 0, 1, 1], [0, 0, 2, 2]], scores, labels, **options)
 

@@ -127,7 +127,7 @@ def test_nan_stays_where_it_reaches(rng):
         assert not bad[0].any() or name == "gaussian_blur", name
 
 
-def test_the_median_is_refused_where_no_kernel_computes_it(backend):
+def test_the_median_is_refused_on_backends_without_a_kernel(backend):
     if on_host(backend):
         return
     message = f"median: is computed on numpy and reference only, got backend {backend.name}"
@@ -162,7 +162,7 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
         (lambda: filters.apply(IMAGE, [["a"]]), ValueError, "apply: matrix must be numbers (KH, KW), both odd"),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_in_one_line(call, error, message):
+def test_bad_input_raises_an_error_of_one_line(call, error, message):
     with pytest.raises(error) as raised:
         call()
     assert message in str(raised.value)

@@ -407,14 +407,14 @@ ONLY_RELU = "deconvnet: takes ReLU as the only activation, got "
         (lambda: inspect.translation(MODEL, IMAGES[:1]), ValueError, "translation: takes at least 2 images"),
         (lambda: inspect.translation(MODEL, IMAGES[[0, 0]]), ValueError, "the features of all images are the same"),
         (lambda: inspect.translation(MODEL, IMAGES, shifts=[0.5]), TypeError, "shifts and direction take whole pixels"),
-        (lambda: inspect.half_way([0, 1], [0.0]), ValueError, "half_way: takes a distance for each shift"),
+        (lambda: inspect.half_way([0, 1], [0.0]), ValueError, "half_way: takes increasing shifts and one distance for each"),
         (
             lambda: inspect.feature_maps(Unused(), IMAGES[:, :2, :2], ["unused"]),
             ValueError, "feature_maps: layer 'unused' did not run",
         ),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_in_one_line(call, error, message):
+def test_bad_input_raises_an_error_of_one_line(call, error, message):
     with pytest.raises(error) as raised:
         call()
     assert message in str(raised.value)

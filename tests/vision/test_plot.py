@@ -84,7 +84,7 @@ def test_translation_says_where_each_net_is_half_way(saved):
 
 
 @pytest.mark.usefixtures("drawable")
-def test_bad_input_is_told_in_one_line():
+def test_bad_input_raises_an_error_of_one_line():
     with pytest.raises(ValueError, match="images: takes a title for each of 2 images, got 1"):
         plot.images([np.zeros((2, 2))] * 2, ["a"])
     with pytest.raises(ValueError, match="images: takes at least one image"):

@@ -202,7 +202,7 @@ HUGE = (None, True, "480", "", 0, -1, 1.5, float("nan"), float("inf"), 10**12, 1
         ),
     ],
 )  # fmt: skip
-def test_a_field_that_is_none_raises_with_the_file_and_the_entry(tmp_path, content, name, field, values):
+def test_an_invalid_field_raises_with_the_file_and_the_entry(tmp_path, content, name, field, values):
     for value in values:
         with pytest.raises(ValueError, match=rf"^coco: .*set\.json: ({name}\[0\]|ids of {name})") as caught:
             data.coco(write(tmp_path, changed(content, name, 0, **{field: value})))
@@ -250,7 +250,7 @@ def test_a_file_that_does_not_fit_raises_with_its_name_and_the_entry(tmp_path, c
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, content, codec):
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path, content, codec):
     content["categories"][0]["name"] = "犬"
     path = tmp_path / "set.json"
     path.write_bytes(json.dumps(content, ensure_ascii=False).encode(codec))
@@ -299,12 +299,12 @@ def test_category_ids_of_text_are_in_their_order_and_large_ones_exact(tmp_path, 
     [(0, False), (1, True), (False, False), (True, True), ("0", False), ("1", True), ("false", False), ("True", True),
      (0.0, False), (1.0, True), (None, False), ("", False)],
 )  # fmt: skip
-def test_a_crowd_is_one_however_it_is_written(tmp_path, content, value, crowd):
+def test_crowds_are_recognised_in_every_spelling(tmp_path, content, value, crowd):
     found = data.coco(write(tmp_path, changed(content, "annotations", 0, iscrowd=value)))
     assert len(found.annotations[1].boxes) == (1 if crowd else 2)
 
 
-def test_boxes_far_out_of_the_image_are_cut_off_exactly(tmp_path, content):
+def test_boxes_far_beyond_the_image_are_clipped_exactly(tmp_path, content):
     content["annotations"] = [entry(3, 9, [-(2.0**52), -1e9, 2.0**53, 2e9]), entry(3, 4, [2**53, 0, 5, 5])]
     with pytest.warns(UserWarning, match="skipped 1 box without area .*; clipped 1 box"):
         found = data.coco(write(tmp_path, content))
@@ -432,7 +432,7 @@ def test_a_link_stays_one_when_its_file_is_replaced(tmp_path):
         ({"size": None}, TypeError, r"size must be \(height, width\)"),
     ],
 )
-def test_an_annotation_that_is_none_raises(tmp_path, fields, error, message):
+def test_an_invalid_annotation_raises(tmp_path, fields, error, message):
     with pytest.raises(error, match=rf"^Annotation: .*a\.png:? {message}|^Annotation: .*a\.png takes.*{message}"):
         some(tmp_path, **fields)
 

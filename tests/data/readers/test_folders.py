@@ -71,7 +71,7 @@ def test_links_are_followed_but_no_circle_and_no_folder_twice(tmp_path):
     assert {"1.png", "file.png"} < set(by_class[0])
 
 
-def test_a_pipe_named_like_an_image_blocks_nobody(tmp_path):
+def test_a_pipe_named_like_an_image_is_ignored(tmp_path):
     make(tmp_path, "a/1.png")
     if not hasattr(os, "mkfifo"):
         pytest.skip("no pipes here")
@@ -128,14 +128,14 @@ def test_unreadable_images_can_be_an_error_now_or_later(damaged):
         data.ImageFolder(damaged, unreadable="never")
 
 
-def test_a_folder_of_which_nothing_can_be_read_raises(damaged):
+def test_a_folder_without_a_readable_image_raises(damaged):
     for path in damaged.glob("*/*"):
         path.write_bytes(b"x")
     with pytest.raises(ValueError, match="^ImageFolder: 10 of 10 images cannot be read: "):
         data.ImageFolder(damaged)
 
 
-def test_a_class_of_which_nothing_can_be_read_raises(damaged):
+def test_a_class_without_a_readable_image_raises(damaged):
     for path in (damaged / "b").iterdir():
         path.write_bytes(b"x")
     with (
@@ -146,7 +146,7 @@ def test_a_class_of_which_nothing_can_be_read_raises(damaged):
 
 
 @pytest.mark.parametrize("name", ["", "file.zip", "absent"])
-def test_a_root_that_is_no_folder_raises(tmp_path, monkeypatch, name):
+def test_a_root_that_is_not_a_folder_raises(tmp_path, monkeypatch, name):
     monkeypatch.chdir(make(tmp_path, "a/1.png"))
     (tmp_path / "file.zip").write_bytes(b"x")
     message = {
@@ -299,7 +299,7 @@ def test_a_part_of_a_part_can_be_held_out(many):
     np.testing.assert_array_equal(valid.labels, [valid[i][1] for i in range(len(valid))])
 
 
-def test_splits_that_cannot_be_raise(tmp_path):
+def test_invalid_splits_raise(tmp_path):
     dataset = data.ImageFolder(make(tmp_path, "a/1.png", "b/1.png"))
     with pytest.raises(ValueError, match="no class has two images, so none can be held out to test"):
         data.stable_split(dataset, 0.2)

@@ -155,7 +155,7 @@ def test_a_code_of_another_size_raises(size):
     [((0, 0), ValueError), ((0, 5), ValueError), ((5, 0), ValueError), ((-1, 5), ValueError), ((2**40, 1), ValueError),
      ((5,), TypeError), (None, TypeError), ((2.5, 3), TypeError), (("2", "3"), TypeError), ((True, 3), TypeError)],
 )  # fmt: skip
-def test_an_image_of_no_size_raises(size, kind):
+def test_an_invalid_image_size_raises(size, kind):
     for segmentation in ({"size": size, "counts": []}, [[0, 0, 1, 0, 1, 1]]):
         with pytest.raises(kind, match=r"decode_mask: x\.png: size must be \(height, width\)"):
             data.decode_mask(segmentation, size, source="x.png")
@@ -195,14 +195,14 @@ SQUARE = [2, 3, 8, 3, 8, 10, 2, 10]
         ([[2, 3, 8, 1j, 8, 10]], "must have polygons"),
     ],
 )
-def test_polygons_that_are_none_raise(segmentation, message):
+def test_invalid_polygons_raise(segmentation, message):
     with pytest.raises(ValueError, match=rf"^decode_mask: x\.png .*{message}"):
         data.decode_mask(segmentation, (H, W), source="x.png")
 
 
 @on_linux
 @pytest.mark.parametrize("bad", ["np.nan", "np.inf", "-np.inf", "2.0**54", "1e300", "10**400", "-(10**18)"])
-def test_a_coordinate_that_is_no_number_or_too_large_raises_and_takes_no_memory(pycoco, bad):
+def test_a_coordinate_that_is_not_a_number_or_too_large_raises_and_takes_no_memory(pycoco, bad):
     body = (
         f"for k in range(6):\n    polygon = [2, 3, 8, 3, 8, 10]\n    polygon[k] = {bad}\n"
         "    try:\n        data.decode_mask([polygon], (20, 24), source='x.png')\n"
@@ -277,7 +277,7 @@ def test_masks_of_an_annotation_name_the_file_and_the_entry(tmp_path):
             data.coco(path).annotations[0].masks()
 
 
-def test_a_mask_of_nan_or_of_no_numbers_is_not_encoded_as_full():
+def test_a_mask_with_nan_or_without_numbers_is_not_encoded_as_full():
     with pytest.raises(ValueError, match="encode_mask: mask must not be NaN"):
         data.encode_mask(np.array([[0.0, np.nan]]))
     with pytest.raises(TypeError, match="encode_mask: mask must be real numbers or booleans"):

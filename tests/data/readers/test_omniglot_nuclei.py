@@ -45,7 +45,7 @@ def test_omniglot_keeps_alphabets_characters_and_drawers(alphabets):
     assert (second[5:] == 0).all()
 
 
-def test_hidden_files_and_folders_are_no_drawings(alphabets):
+def test_hidden_files_and_folders_are_not_read_as_drawings(alphabets):
     expected = data.omniglot(alphabets, "train")
     base = alphabets / "omniglot/images_background"
     for hidden in (".ipynb_checkpoints/character01", "Greek/.ipynb_checkpoints"):
@@ -99,7 +99,7 @@ def test_nuclei_are_numbered_and_every_fifth_image_is_held_out(cells):
     np.testing.assert_array_equal(test.arrays[1][0, :2, 4:7], 1)
 
 
-def test_hidden_files_and_folders_are_no_nuclei(cells):
+def test_hidden_files_and_folders_are_not_read_as_nuclei(cells):
     expected = data.nuclei(cells, "train").arrays
     base = cells / "dsb2018/stage1_train"
     (base / ".ipynb_checkpoints").mkdir()

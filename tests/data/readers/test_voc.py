@@ -76,7 +76,7 @@ def test_loader_and_joint_take_it(folder):
     np.testing.assert_array_equal(area > 0, labels >= 0)
 
 
-def test_boxes_without_area_are_skipped_and_those_that_reach_out_cut_off_with_one_warning_that_counts(folder):
+def test_boxes_without_area_are_skipped_and_boxes_beyond_the_image_clipped_with_one_warning(folder):
     objects = [("dog", (5, 5, 5, 5)), ("cat", (-3, 2, 8, 50)), ("cat", (41, 3, 60, 9)), ("dog", (1, 2, 3, 4))]
     write(folder, "a", annotation(objects))
     message = (
@@ -169,7 +169,7 @@ def single(folder, content, **options):
         ("utf-16", "utf-16", "细胞"),
         ("utf-16", "utf-16-le", "细胞"),
         ("utf-16", "utf-16-be", "细胞"),
-        ("utf-16", "utf-8", "细胞"),  # read one byte a character, so it cannot be UTF-16
+        ("utf-16", "utf-8", "细胞"),  # read as one byte per character, so it cannot be UTF-16
         ("utf-32", "utf-32", "细胞"),
         (None, "utf-8", "细胞"),
         (None, "utf-8-sig", "细胞"),
@@ -265,14 +265,14 @@ def test_a_split_of_one_class_has_all_of_its_images(folder):
     assert [each.path.stem for each in found.annotations] == ["a", "b", "my image", "a"]
 
 
-def test_a_split_that_is_no_text_raises_with_its_name(folder):
+def test_a_split_file_that_is_not_text_raises_with_its_name(folder):
     for content in (b"a\n\xff\xfe\xe9\n", b"a\0b\n", "a\nb\n".encode("utf-16-le")):
         (folder / "ImageSets/Main/train.txt").write_bytes(content)
         with pytest.raises(ValueError, match=r"^voc: .*train\.txt is not text in the encoding utf-8"):
             data.voc(folder, "train")
 
 
-def test_hidden_files_are_no_annotations(folder):
+def test_hidden_annotation_files_are_ignored(folder):
     (folder / "Annotations" / "._a.xml").write_bytes(b"\x00\x05\x16\x07\x00")
     (folder / "Annotations" / ".x.xml").write_text(annotation([("ghost", (1, 2, 3, 4))]))
     assert data.voc(folder, "train").classes == ("cat", "dog")
