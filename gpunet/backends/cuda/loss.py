@@ -15,8 +15,9 @@ from gpunet.cuda.instantiations import instance
 ROWS_PER_BLOCK = THREADS // 32
 """Rows of a softmax that a block takes at once: one for each warp, as in kernels/softmax.cu."""
 SMALL_ROWS, SMALL_CLASSES = 2048, 64
-"""Rows and classes up to which one block computes a softmax cross entropy in one launch. Each of its
-threads adds the terms of a row one after another, which would lose digits if there were many classes."""
+"""Rows and classes up to which one block computes a softmax cross entropy in one launch. Each of
+its threads adds the terms of a row one after another, which would lose digits if there were many
+classes."""
 SMALL_THREADS = 1024
 """Threads of that block at most."""
 
@@ -73,7 +74,7 @@ class CudaLoss(CudaDevice, ABC):
         correct: Array,
         fields: dict[str, float],
     ) -> None:
-        """Many rows, in three launches: the labels' weights, the rows, and the sums over the rows' blocks."""
+        """Compute many rows in three launches: the labels' weights, the rows, and their sums."""
         _, labels, weight = given
         blocks = min(-(-labels.size // ROWS_PER_BLOCK), PARTIALS)
         totals = self._totals(labels, weight, fields)

@@ -1,4 +1,4 @@
-"""Activations whose gradient follows from their output, and that gradient."""
+"""Activations of `NumpyBackend` whose gradient follows from their output, and that gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpunet.backends.host import memory
 
 
 def activate(x: Array, activation: Activation, *, out: Array) -> None:
-    """Write the activation of x to out, which may be x."""
+    """Write the activation of x to `out`, which may be x."""
     match activation.name:
         case "relu":
             np.maximum(x, 0, out=out)
@@ -40,7 +40,7 @@ def activate(x: Array, activation: Activation, *, out: Array) -> None:
 
 
 def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
-    """dy taken back through the activation whose output is y."""
+    """dx of `activation_backward`."""
     match activation.name:
         case "relu":
             return _passed(dy, y <= 0)
@@ -71,7 +71,10 @@ def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
 
 
 def _passed(dy: Array, stopped: Array) -> Array:
-    """dy, and 0 where it is stopped: its bits, as integers, times 0 or 1, for 0 times NaN is NaN. NaN in y stops nothing."""
+    """dy, and 0 where it is stopped; `stopped` is overwritten.
+
+    The bits of dy are multiplied by 0 or 1 as integers, because 0 times a NaN would be NaN.
+    """
     np.logical_not(stopped, out=stopped)
     bits = np.dtype(f"i{dy.dtype.itemsize}")
     return np.multiply(dy.view(bits), stopped, out=memory.empty(dy.shape, bits)).view(dy.dtype)
