@@ -1,8 +1,10 @@
-"""Everything random, from counters: Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+"""Random numbers from counters, by Philox4x64-10.
 
-A stream's key is (seed, purpose) and its counter (block, step, call or sample, epoch), so any number can be drawn again
-anywhere, in any order: a dropout mask is never stored and every backend draws the same bits. Word 4 i + j of a stream is
-output j of the block of counter (i + 1, step, call, epoch): the words of ``numpy.random.Philox(key=…, counter=…)``.
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". The key of a stream is (seed,
+purpose), and its counter (block, step, call or sample, epoch). So any number can be drawn again
+anywhere, in any order: a dropout mask is never stored, and every backend draws the same bits. Word
+4 i + j of a stream is output j of the block with the counter (i + 1, step, call, epoch): the words
+of ``numpy.random.Philox(key=…, counter=…)``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 PURPOSES = {"init": 0, "dropout": 1, "shuffle": 2, "augment": 3, "noise": 4, "split": 5, "episode": 6, "sample": 7}
+"""The second half of a key, by what the numbers are drawn for."""
 _LIMIT = 1 << 64
 _FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 
@@ -25,8 +28,9 @@ _FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 class Stream:
     """One stream of random words; equal streams give equal words on every backend.
 
-    `clock`, if there is one, is a CUDA backend's array of two uint64 that is read when the numbers are drawn: (step, epoch),
-    added to the stream's own, so that a recorded launch draws anew at every replay.
+    `clock`, if there is one, is an array of two uint64 numbers on a CUDA backend, (step, epoch). It
+    is read when the numbers are drawn and added to the step and the epoch of the stream, so that a
+    recorded launch draws new numbers at each replay.
     """
 
     seed: int
@@ -46,7 +50,7 @@ class Stream:
 
 
 class _State:
-    """What `seed` sets and every draw advances."""
+    """The state that `seed` sets and every draw advances."""
 
     def __init__(self) -> None:
         self.reset(0)
@@ -64,7 +68,9 @@ def seed(value: int) -> None:
     """Decide everything drawn afterwards: initial parameters, shuffles, dropout, augmentation.
 
     Args:
-        value: 0 to 2^64 - 1; a fresh process starts as after ``seed(0)``.
+        value: from 0 to 2^64 - 1; a new process starts as after ``seed(0)``.
+    Raises:
+        TypeError, ValueError: any other value.
     """
     if not isinstance(value, int | np.integer):
         raise TypeError(f"seed: value must be an integer, got {value!r}")
@@ -79,14 +85,14 @@ def current_seed() -> int:
 
 
 def begin_step(epoch: int, step: int) -> None:
-    """Place the draws of one training step: the Trainer calls it, so that step k draws the same however it was reached."""
+    """Set the place of the draws of a training step, so that step k draws the same at any time."""
     _state.epoch, _state.step = epoch, step
     _state.calls["dropout"] = _state.calls["noise"] = 0
 
 
 @contextmanager
 def clocked(clock: Any) -> Iterator[None]:
-    """Inside, the draws of one training step whose place `clock` tells on the device, see `Stream`."""
+    """A context in which `clock` on the device gives the place of the draws; see `Stream`."""
     before = _state.epoch, _state.step
     begin_step(0, 0)
     _state.clock = clock
@@ -99,7 +105,7 @@ def clocked(clock: Any) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside, draws change nothing that is drawn afterwards."""
+    """A context in which draws do not change what is drawn afterwards."""
     calls = dict(_state.calls)
     try:
         yield
@@ -108,43 +114,46 @@ def undisturbed() -> Iterator[None]:
 
 
 def next_stream(purpose: str) -> Stream:
-    """The next stream of one purpose; calls are counted, so two calls never share words."""
+    """The next stream of one purpose; calls are counted, so that no two calls share words."""
     call = _state.calls[purpose]
     _state.calls[purpose] = call + 1
-    if purpose == "init":  # drawn in construction order, whatever the training step
+    if purpose == "init":  # parameters are drawn in the order in which layers are made
         return Stream(_state.seed, PURPOSES[purpose], call=call)
     return Stream(_state.seed, PURPOSES[purpose], step=_state.step, call=call, epoch=_state.epoch, clock=_state.clock)
 
 
 def words(stream: Stream, count: int) -> np.ndarray:
-    """`count` uint64 words of a stream, on the host."""
-    # as arrays: NumPy would read a tuple with a number from 2^63 on as floating point
+    """The first `count` uint64 words of a stream, on the host."""
+    # NumPy would read a tuple with a number of 2^63 or more as floating point, so pass arrays
     bits = np.random.Philox(key=np.array(stream.key, np.uint64), counter=np.array(stream.counter, np.uint64))
     return bits.random_raw(count)
 
 
 def uint16(stream: Stream, count: int) -> np.ndarray:
-    """`count` uint16 numbers, four a word, the lowest bits first."""
+    """The first `count` uint16 numbers of a stream: each word holds four, the lowest bits first."""
     return words(stream, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
 
 
 def uniform(stream: Stream, count: int) -> np.ndarray:
-    """`count` float64 numbers in [0, 1), the upper 53 bits of a word each."""
+    """`count` float64 numbers in [0, 1), each from the upper 53 bits of a word."""
     return (words(stream, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def normal(stream: Stream, count: int) -> np.ndarray:
-    """`count` standard normal float64 numbers: the inverse distribution at 65,536 midpoints, so none beyond 4.33."""
+    """`count` standard normal float64 numbers, entries of `normal_table`: none lies beyond 4.33."""
     return normal_table()[uint16(stream, count)]
 
 
 def sample_words(seed: int, purpose: str, samples: np.ndarray, epoch: int, block: int = 0) -> np.ndarray:
-    """Block `block`, four words, of each sample's ``Stream(seed, PURPOSES[purpose], call=sample, epoch=epoch)``.
+    """One block, four words, of a stream for each sample.
 
-    Many streams at once: numpy.random.Philox draws from one, and takes long to make.
+    The streams are ``Stream(seed, PURPOSES[purpose], call=sample, epoch=epoch)``. It draws from
+    many streams at once; numpy.random.Philox draws from one, and takes long to construct.
 
     Args:
+        seed, purpose, epoch: those of the streams.
         samples: (N,) integers.
+        block: the number of the block, from 0.
     Returns:
         uint64 (4, N).
     """
@@ -159,7 +168,7 @@ def sample_words(seed: int, purpose: str, samples: np.ndarray, epoch: int, block
 
 
 def _multiply(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Upper and lower 64 bits of the products of uint64 numbers, by products of their 32-bit halves."""
+    """The upper and the lower 64 bits of products of uint64 numbers."""
     half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
     a_high, a_low, b_high, b_low = a >> half, a & mask, b >> half, b & mask
     middle = a_high * b_low + (a_low * b_low >> half)
@@ -168,19 +177,23 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def permutation(stream: Stream, count: int) -> np.ndarray:
-    """A permutation of range(count), int64: the stable order of `count` words."""
+    """A permutation of range(count), int64: the stable order of the first `count` words."""
     return np.argsort(words(stream, count), kind="stable")
 
 
 def drop_threshold(p: float) -> tuple[int, float]:
-    """(threshold, scale) of dropout: drop where uint16 < threshold, scale what stays by 1 / (1 - threshold / 65536)."""
+    """(threshold, scale) of dropout with probability p.
+
+    An element is dropped where its uint16 number is below the threshold; the others are multiplied
+    by the scale, 1 / (1 - threshold / 65536), which is 0 where all are dropped.
+    """
     threshold = round(p * 65536)
     return threshold, 0.0 if threshold == 65536 else 65536 / (65536 - threshold)
 
 
 @cache
 def normal_table() -> np.ndarray:
-    """float64 (65536,), rising: the inverse of the standard normal distribution at midpoints."""
+    """The inverse normal distribution at the midpoints of 65,536 equal parts of (0, 1), float64."""
     inverse = NormalDist().inv_cdf
     upper = np.array([inverse((i + 0.5) / 65536) for i in range(32768, 65536)])
     return np.concatenate([-upper[::-1], upper])

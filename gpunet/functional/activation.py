@@ -101,9 +101,9 @@ def activation_of(operation: str, activation: str | Activation | None) -> Activa
 def activate(x: Tensor, activation: Activation | InputActivation) -> Tensor:
     """Apply an activation to x, of any shape and float dtype.
 
-    Sigmoid, tanh and ELU tend to a limit, near which the output has lost the digits of the gradient: 1 - y of a sigmoid that
-    has rounded to 1 is 0. Here their gradient is computed from x. Where they are fused into the operation before, it is
-    computed from y.
+    Sigmoid, tanh and ELU tend to a limit, near which the output has lost the digits of the
+    gradient: 1 - y of a sigmoid that has rounded to 1 is 0. Here their gradient is computed from x.
+    Where they are fused into the operation before, it is computed from y.
     """
     if activation.name in INPUT_ACTIVATIONS and isinstance(activation, Activation):
         activation = InputActivation(activation.name, activation.alpha)
@@ -137,7 +137,8 @@ def prelu(x: Tensor, weight: Any) -> Tensor:
         (…, C).
     Raises:
         ValueError: shapes that do not fit.
-    The gradient of x at 0 is the slope. That of the slope is the sum of dy min(x, 0) over the elements that share it.
+    The gradient of x at 0 is the slope. That of the slope is the sum of dy min(x, 0) over the
+    elements that share it.
     """
     shape = tuple(np.shape(weight)) if not isinstance(weight, Tensor) else weight.shape
     if expect_tensor("prelu", "x", x).ndim == 0 or shape not in ((1,), x.shape[-1:]):
@@ -146,7 +147,9 @@ def prelu(x: Tensor, weight: Any) -> Tensor:
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """Exponential linear unit: x where it is positive, a curve that tends to -alpha elsewhere (Clevert et al. 2016).
+    """Exponential linear unit: x where it is positive, a curve that tends to -alpha elsewhere.
+
+    Clevert et al. 2016.
 
     Args:
         x: any shape and float dtype.
@@ -175,21 +178,22 @@ def hard_tanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
 
     Args:
         x: any shape and float dtype.
-        min_val, max_val: the limits, min_val < max_val; the gradient is 1 between them and 0 at them.
+        min_val, max_val: the limits, min_val < max_val; the gradient is 1 between them and 0 at
+            them.
     """
     return activate(x, Activation("hard_tanh", min_val=min_val, max_val=max_val))
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """A line that stands for the sigmoid, limited to 0 … 1, as in PyTorch; the gradient at the limits is 0."""
+    """A line in place of the sigmoid, limited to 0 … 1; the gradient at the limits is 0."""
     return activate(x, Activation("hard_sigmoid"))
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Gaussian error linear unit, exact, without an approximation of the normal distribution (Hendrycks & Gimpel 2016).
+    """Gaussian error linear unit, with the exact normal distribution (Hendrycks & Gimpel 2016).
 
-    It cannot be fused by `activation=`, because its gradient needs the input; the same holds for `silu`, `softplus` and
-    `hard_swish`.
+    It cannot be fused by `activation=`, because its gradient needs the input; the same holds for
+    `silu`, `softplus` and `hard_swish`.
     """
     return activate(x, InputActivation("gelu"))
 
@@ -200,7 +204,9 @@ def silu(x: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
-    """A smooth `relu` (Dugas et al. 2001), computed without overflow, so without PyTorch's threshold.
+    """A smooth `relu` (Dugas et al. 2001).
+
+    It is computed without overflow, so that it needs no threshold as PyTorch's does.
 
     Args:
         x: any shape and float dtype.
@@ -210,7 +216,10 @@ def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
 
 
 def hard_swish(x: Tensor) -> Tensor:
-    """x times its `hard_sigmoid` (Howard et al. 2019, section 5.2); the gradient at -3 is 0, at 3 it is 1."""
+    """x times its `hard_sigmoid` (Howard et al. 2019, section 5.2).
+
+    The gradient at -3 is 0, at 3 it is 1.
+    """
     return activate(x, InputActivation("hard_swish"))
 
 

@@ -20,7 +20,7 @@ DIRECT = 1 << 20
 
 
 class _Root(Function):
-    """The square root of numbers of at least 0, with a slope of 0 at 0, where that of the root is infinite."""
+    """The square root of numbers of at least 0, with a slope of 0 at 0 instead of infinity."""
 
     name = "root"
 
@@ -36,9 +36,10 @@ class _Root(Function):
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """|a_i - b_j|^2 of all rows of a (M, D) and b (P, D) -> (M, P), at least 0.
 
-    Up to `DIRECT` differences M P D are subtracted one by one. More would not fit into memory: then the result is
-    |a_i|^2 + |b_j|^2 - 2 a_i b_j, after b's mean has been subtracted from all rows. Its error is a rounding of the squared
-    distances of the rows from that mean, which may be larger than the result.
+    Up to `DIRECT` differences M P D are subtracted one by one. More would not fit into memory: then
+    the result is |a_i|^2 + |b_j|^2 - 2 a_i b_j, after b's mean has been subtracted from all rows.
+    Its error is a rounding of the squared distances of the rows from that mean, which may be larger
+    than the result.
     """
     for name, x in (("a", a), ("b", b)):
         if expect_tensor("squared_distances", name, x).ndim != 2 or x.shape[1] != a.shape[1]:
@@ -53,12 +54,15 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0, reduction: str = "mean") -> Tensor:
-    """s d^2 + (1 - s) max(margin - d, 0)^2, with d = |a - b| (Hadsell, Chopra & LeCun 2006, equation 4, doubled).
+    """s d^2 + (1 - s) max(margin - d, 0)^2, with d = |a - b| and s = same.
+
+    Hadsell, Chopra & LeCun 2006, equation 4, doubled.
 
     Args:
         a, b: (N, D), the embeddings of the pairs.
-        same: (N,), no gradient: 1 or True for a pair of one class, else 0. It may be lists, a host array, which is checked,
-            a tensor, or the backend's int32 array, in which any other number makes the loss NaN.
+        same: (N,), no gradient: 1 or True for a pair of one class, else 0. It may be lists, a host
+            array, which is checked, a tensor, or the backend's int32 array, in which any other
+            number makes the loss NaN.
         margin: the distance from which on a pair of two classes costs nothing.
         reduction: "mean" over the pairs, "sum", or "none" for their losses, (N,).
     Returns:
@@ -86,10 +90,13 @@ def contrastive_loss(a: Tensor, b: Tensor, same: Any, *, margin: float = 1.0, re
 def triplet_loss(
     anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = 0.2, reduction: str = "mean"
 ) -> Tensor:
-    """max(|anchor - positive|^2 - |anchor - negative|^2 + margin, 0) (Schroff et al. 2015, equation 3).
+    """max(|anchor - positive|^2 - |anchor - negative|^2 + margin, 0).
+
+    Schroff et al. 2015, equation 3.
 
     Args:
-        anchor, positive, negative: (N, D), embeddings of two images of one class and of one image of another class.
+        anchor, positive, negative: (N, D), embeddings of two images of one class and of one image
+            of another class.
         margin: how much the squared distance of the negative should exceed that of the positive.
         reduction: "mean" over the triplets, "sum", or "none" for their losses, (N,).
     Returns:
@@ -103,16 +110,19 @@ def triplet_loss(
 
 
 def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -> Tensor:
-    """Cross entropies of softmax(-|query - example|^2), by which each drawing finds its class, over all pairs of views.
+    """Cross entropies of softmax(-|query - example|^2) over all pairs of views.
 
-    The examples are one other drawing of each class of the batch. It is the one-shot loss of prototypical networks (Snell et
-    al. 2017, equation 2), with every view as query and as example in turn, as in the multi-class N-pair loss (Sohn 2016,
+    Each drawing should find its own class. The examples are one other drawing of each class of the
+    batch. It is the one-shot loss of prototypical networks (Snell et al. 2017, equation 2), with
+    every view as query and as example in turn, as in the multi-class N-pair loss (Sohn 2016,
     equation 7, for the idea).
 
     Args:
-        embeddings: (views W, D): the first view of each of W classes, then the second view in the same order, and so on.
+        embeddings: (views W, D): the first view of each of W classes, then the second view in the
+            same order, and so on.
         views: the number of views, at least 2.
-        reduction: "mean" over the drawings of all pairs, "sum", or "none" for their losses, (views (views - 1), W).
+        reduction: "mean" over the drawings of all pairs, "sum", or "none" for their losses, (views
+            (views - 1), W).
     Returns:
         A tensor of no axes, or (views (views - 1), W).
     """
@@ -123,7 +133,8 @@ def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -
         )
     ways = len(embeddings) // views
     blocks = squared_distances(embeddings, embeddings).reshape(views, ways, views, ways).transpose(0, 2, 1, 3)
-    # A captured step takes nothing from the host, so the parts are sliced out, and the right classes are the diagonal.
+    # A captured step takes nothing from the host, so the parts are sliced out, and the right
+    # classes are the diagonal.
     pairs = [blocks[q, e].reshape(1, ways * ways) for q in range(views) for e in range(views) if q != e]
     logs = log_softmax(-concatenate(pairs).reshape(len(pairs), ways, ways))
     return reduced(name, -logs.reshape(len(pairs), ways * ways)[:, :: ways + 1], reduction)

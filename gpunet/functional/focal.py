@@ -1,4 +1,4 @@
-"""Focal losses: cross entropies in which examples that are already right count little (Lin et al. 2017)."""
+"""Focal losses (Lin et al. 2017): cross entropies in which what is already right counts little."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ TINY = 1e-37
 
 
 class _Focal(Function):
-    """-(1 - p)^gamma log p from log p, elementwise; the slope at p = 1 is 0 even where (1 - p)^(gamma - 1) is infinite."""
+    """-(1 - p)^gamma log p from log p, elementwise.
+
+    The slope at p = 1 is 0, even where (1 - p)^(gamma - 1) is infinite.
+    """
 
     name = "focal"
 
@@ -33,7 +36,10 @@ class _Focal(Function):
         return backend.unary("negative", backend.binary("multiply", self.modulation, log_p))
 
     def backward(self, dy: Array) -> Any:
-        """The slope is -(1 - p)^gamma (1 - gamma p log p / (1 - p)), where log p / (1 - p) tends to -1 as p tends to 1."""
+        """The slope is -(1 - p)^gamma (1 - gamma p log p / (1 - p)).
+
+        log p / (1 - p) tends to -1 as p tends to 1.
+        """
         (log_p,), backend, apply = self.saved, self.backend, self.backend.binary
         p, tiny = backend.unary("exp", log_p), backend.full((), TINY, dy.dtype)
         ratio = apply("divide", apply("subtract", log_p, tiny), apply("add", self.wrong, tiny))
@@ -43,7 +49,10 @@ class _Focal(Function):
 
 
 class _Modulation(Function):
-    """w^gamma, elementwise, where w = t s(-z) + (1 - t) s(z) is the share that is wrong; t gets no gradient."""
+    """w^gamma, elementwise, where w = t s(-z) + (1 - t) s(z) is the share that is wrong.
+
+    s is the sigmoid, and t gets no gradient.
+    """
 
     name = "modulation"
 
@@ -56,7 +65,7 @@ class _Modulation(Function):
         return self.y
 
     def backward(self, dy: Array) -> Any:
-        """The slope is gamma w^gamma w' / w, where w' / w = (1 - 2 t) / (t / s(z) + (1 - t) / s(-z))."""
+        """The slope is gamma w^gamma (1 - 2 t) / (t / s(z) + (1 - t) / s(-z))."""
         (z,), backend, apply = self.saved, self.backend, self.backend.binary
         one = backend.full((), 1, z.dtype)
         inverse = (apply("add", one, backend.unary("exp", a)) for a in (backend.unary("negative", z), z))
@@ -74,13 +83,16 @@ class _Modulation(Function):
 def focal_loss(
     logits: Tensor, labels: Any, *, gamma: float = 2.0, alpha: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """-alpha (1 - p)^gamma log p, with p = softmax(logits)[label] (Lin et al. 2017, equation 5, for many classes).
+    """-alpha (1 - p)^gamma log p, with p = softmax(logits)[label].
+
+    Lin et al. 2017, equation 5, for many classes.
 
     Args:
         logits: (…, K), any float dtype.
-        labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the backend's int32 array, in which
-            any other number makes the loss NaN. Or soft labels, floats (…, K), at least 0: then the loss is the sum of the
-            above over the classes, each times its label.
+        labels: (…), integers from 0 to K - 1: lists, a host array, which is checked, or the
+            backend's int32 array, in which any other number makes the loss NaN. Or soft labels,
+            floats (…, K), at least 0: then the loss is the sum of the above over the classes, each
+            times its label.
         gamma: at least 0; with 0 the loss is the cross entropy.
         alpha: (K,), the weight of each class; None for weights of 1.
         reduction: "mean" over the rows, "sum", or "none" for the losses of the rows, (…).
@@ -112,10 +124,11 @@ def focal_loss(
 def sigmoid_focal_loss(
     logits: Tensor, target: Any, *, gamma: float = 2.0, alpha: float | None = 0.25, reduction: str = "mean"
 ) -> Tensor:
-    """alpha_t (1 - p_t)^gamma H, elementwise, where H is the binary cross entropy of the logits with the target.
+    """alpha_t (1 - p_t)^gamma H, elementwise, with the binary cross entropy H.
 
-    With the sigmoid s, p_t = t s(z) + (1 - t) (1 - s(z)) is the share that is right, and alpha_t = t alpha + (1 - t)
-    (1 - alpha). For targets of 0 and 1 this is Lin et al. 2017, equation 5; for those between it is torchvision's extension.
+    With the sigmoid s, p_t = t s(z) + (1 - t) (1 - s(z)) is the share that is right, and alpha_t =
+    t alpha + (1 - t) (1 - alpha). For targets of 0 and 1 this is Lin et al. 2017, equation 5; for
+    those between it is torchvision's extension.
 
     Args:
         logits: any shape and float dtype.

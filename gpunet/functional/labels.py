@@ -17,8 +17,9 @@ def one_hot(labels: Any, num_classes: int, *, backend: str | Backend = "numpy", 
     """1 at each label's class, 0 elsewhere: (…) -> (…, K), without a gradient.
 
     Args:
-        labels: integers from 0 to K - 1. Host arrays and lists are checked. An int32 array on a device is not read: there a
-            label that is no class makes its row NaN, so that a loss of it is not finite.
+        labels: integers from 0 to K - 1. Host arrays and lists are checked. An int32 array on a
+            device is not read: there a label that is no class makes its row NaN, so that a loss of
+            it is not finite.
         num_classes: K.
         backend, dtype: those of the result.
     """

@@ -1,4 +1,4 @@
-"""Losses of probabilities: the cross entropies of one class among many and of independent classes, and divergences."""
+"""Losses of probabilities: cross entropies, of one class among many and binary, and divergences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from gpunet.functional.arithmetic import cast, exp, log
 from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide
 
 MOST_GAIN = 1 << 15
-"""The largest gain. The gradient of a row is at most 1, so that times this it is finite in float16."""
+"""The largest gain. The gradient of a row is at most 1, so that times this it is finite in
+float16."""
 ROUNDING = 0.01
 """How far from 1 the sum of soft labels may be: more than the rounding of 16 bits."""
 
@@ -41,7 +42,8 @@ class _CrossEntropy(_FusedLoss):
     def forward(self, logits: Array, *, labels: Array, options: CrossEntropy) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
         if options.reduction == "mean" and logits.dtype == np.float16 and self.backend.narrow:
-            # The share of a row in the mean would fall below the smallest numbers before a loss scale could multiply it.
+            # The share of a row in the mean would fall below the smallest numbers before a loss
+            # scale could multiply it.
             self.gain = float(min(1 << (rows.shape[0] - 1).bit_length(), MOST_GAIN))
             options = options._replace(gain=self.gain)
         loss, dlogits, self.correct = self.backend.softmax_cross_entropy(rows, labels, options)
@@ -81,15 +83,18 @@ def cross_entropy(
 
     Args:
         logits: (…, K), any float dtype.
-        labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the backend's own array. Host
-            arrays are checked. An array on a device is taken as it is, because reading it would wait for the device; a label
-            in it that is no class makes the loss NaN. Or soft labels, as `data.Mixup` makes them: a tensor, lists or an array
-            of floats (…, K), at least 0, that sum to 1. Then the loss is -sum(weight label log softmax(logits)), with
-            0 log 0 = 0, and takes no `ignore_index`.
-        weight: (K,), the weight of each class. The mean is then weighted by the labels' weights, but that of soft labels is
-            over the rows, as in PyTorch.
-        ignore_index: a label that counts neither in the loss nor in the mean; its rows have a loss of 0.
-        label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2016, section 7), 0 to 1.
+        labels: (…), integers from 0 to K - 1, or `ignore_index`: a NumPy array, lists or the
+            backend's own array. Host arrays are checked. An array on a device is taken as it is,
+            because reading it would wait for the device; a label in it that is no class makes the
+            loss NaN. Or soft labels, as `data.Mixup` makes them: a tensor, lists or an array of
+            floats (…, K), at least 0, that sum to 1. Then the loss is -sum(weight label log
+            softmax(logits)), with 0 log 0 = 0, and takes no `ignore_index`.
+        weight: (K,), the weight of each class. The mean is then weighted by the labels' weights,
+            but that of soft labels is over the rows, as in PyTorch.
+        ignore_index: a label that counts neither in the loss nor in the mean; its rows have a loss
+            of 0.
+        label_smoothing: the share of the target that is spread over all classes (Szegedy et al.
+            2016, section 7), 0 to 1.
         reduction: "mean", "sum", or "none" for the losses of the rows, (…).
     Returns:
         A tensor of no axes, or (…).
@@ -165,7 +170,9 @@ def _soft_cross_entropy(logits: Tensor, labels: Any, smoothing: float, weight: A
 
 
 def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
-    """sum(target log p) over the last axis, with 0 log 0 = 0, so that a class masked by a logit of -inf takes no part.
+    """sum(target log p) over the last axis, with 0 log 0 = 0.
+
+    So a class that is masked by a logit of -inf takes no part.
 
     Args:
         target: (…, K), at least 0, no gradient.
@@ -175,9 +182,10 @@ def expected_log(target: Tensor, log_p: Tensor) -> Tensor:
 
 
 def correct_count(loss: Tensor) -> Array | None:
-    """The number of labels whose logit is the first largest of its row, int32 on the backend, of a loss by `cross_entropy`.
+    """The number of rows whose first largest logit is that of the label, of a `cross_entropy`.
 
-    None for any other loss, for one whose backward pass has run, and for one that leaves labels out.
+    An int32 array on the backend. None for any other loss, for one whose backward pass has run, and
+    for one that leaves labels out.
     """
     function = loss.creator
     if isinstance(function, _CrossEntropy) and not function._freed and function.counts_all:
@@ -188,14 +196,15 @@ def correct_count(loss: Tensor) -> Array | None:
 def label_weight(loss: Tensor) -> Array | None:
     """The divisor of a mean that is weighted by labels, a float of shape () on the backend.
 
-    None for a mean over all rows, and for whatever is computed from a loss. The losses of the parts of a batch, each times its
-    divisor, add up to the loss of the batch times the sum of the divisors.
+    None for a mean over all rows, and for whatever is computed from a loss. The losses of the parts
+    of a batch, each times its divisor, add up to the loss of the batch times the sum of the
+    divisors.
     """
     return None if loss._divisor is None else loss._divisor()
 
 
 def binary_cross_entropy_with_logits(logits: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """-t log s(z) - (1 - t) log(1 - s(z)), elementwise, where s is the sigmoid, computed without overflow.
+    """-t log s(z) - (1 - t) log(1 - s(z)), elementwise, with the sigmoid s, without overflow.
 
     Args:
         logits: any shape and float dtype.
@@ -214,20 +223,24 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Any, *, reduction: 
 
 
 def binary_terms(logits: Tensor, target: Array) -> Tensor:
-    """The elements of `binary_cross_entropy_with_logits`, as the sum of two terms that subtract nothing."""
+    """The elements of `binary_cross_entropy_with_logits`, as sums of two positive terms."""
     missed = (1 - Tensor(target, logits.backend)).data
     return Weighed.apply(softplus(-logits), t=target) + Weighed.apply(softplus(logits), t=missed)
 
 
 def kl_div(log_q: Tensor, target: Any, *, log_target: bool = False, reduction: str = "mean") -> Tensor:
-    """p (log p - log q), elementwise, with 0 log 0 = 0; the sum is the divergence of q from p (Kullback & Leibler 1951).
+    """p (log p - log q), elementwise, with 0 log 0 = 0.
+
+    The sum is the divergence of q from p (Kullback & Leibler 1951).
 
     Args:
-        log_q: logarithms of probabilities, such as the results of `log_softmax`: any shape and float dtype.
+        log_q: logarithms of probabilities, such as the results of `log_softmax`: any shape and
+            float dtype.
         target: p, at least 0, of the same shape, no gradient.
         log_target: whether the target is log p.
-        reduction: "batchmean", the sum over the length of the first axis, which is the mean divergence of a batch; "mean"
-            over all elements, PyTorch's default; "sum"; or "none" for the elements themselves.
+        reduction: "batchmean", the sum over the length of the first axis, which is the mean
+            divergence of a batch; "mean" over all elements, PyTorch's default; "sum"; or "none" for
+            the elements themselves.
     Returns:
         A tensor of no axes, or of log_q's shape.
     """
@@ -261,14 +274,14 @@ def binary_target(operation: str, logits: Tensor, target: Any, reduction: str) -
 
 
 def _given(name: str, labels: Any) -> Any:
-    """Labels as an array, or as the tensor of floats that they are; a tensor of integers becomes its array."""
+    """Labels as an array; a tensor of floats stays one."""
     if isinstance(labels, Tensor):
         return labels.data if labels.dtype.name in COUNTS else labels
     return real_array(f"{name}: labels", labels)
 
 
 def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> None:
-    """Raise unless the reduction is known and the logits are (…, K), with rows to take a mean of."""
+    """Raise unless the reduction is known and the logits (…, K) have rows for a mean."""
     check_reduction(name, reduction)
     if expect_tensor(name, argument, logits).ndim < 1:
         raise ValueError(f"{name}: {argument} have shape {logits.shape} but take (…, K)")
@@ -277,7 +290,7 @@ def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> N
 
 
 def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | None, takes: str) -> None:
-    """Raise unless labels are integers (…) and, in a host array, each is a class or `ignore_index`."""
+    """Raise unless labels are integers (…), and those of a host array classes or `ignore_index`."""
     shape, classes = tuple(labels.shape), logits.shape[-1]
     if isinstance(labels, Tensor) or (
         np.dtype(labels.dtype).kind not in "iu" and (labels.size or shape != logits.shape[:-1])

@@ -60,27 +60,33 @@ def batch_norm(
     activation: str | Activation | None = None,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Normalise each channel to mean 0 and variance 1, then y = f(weight x̂ + bias + residual), in one operation.
+    """Normalise each channel to mean 0 and variance 1, then y = f(weight x̂ + bias + residual).
 
-    Ioffe & Szegedy 2015, algorithms 1 and 2. A residual is added before the activation, as in He et al. 2016, figure 2.
+    Ioffe & Szegedy 2015, algorithms 1 and 2. A residual is added before the activation, as in He et
+    al. 2016, figure 2.
 
     Args:
-        x: (…, C), any float dtype; the mean and the variance of a channel are over all axes but the last.
-        running_mean, running_var: (C,), the moments that normalise in inference. In training they are changed in place:
-            running = (1 - momentum) running + momentum batch, with the variance over n - 1.
+        x: (…, C), any float dtype; the mean and the variance of a channel are over all axes but the
+            last.
+        running_mean, running_var: (C,), the moments that normalise in inference. In training they
+            are changed in place: running = (1 - momentum) running + momentum batch, with the
+            variance over n - 1.
         weight, bias: (C,), or None for 1 and 0.
-        training: normalise by the batch's moments, with the variance over n; otherwise by the running ones.
-        momentum: the share of a new batch in the running moments, from 0 to 1. (Keras and the paper call the rest momentum.)
-            None for the mean of all batches so far: the share of the n-th batch is then 1 / n.
+        training: normalise by the batch's moments, with the variance over n; otherwise by the
+            running ones.
+        momentum: the share of a new batch in the running moments, from 0 to 1. (Keras and the paper
+            call the rest momentum.) None for the mean of all batches so far: the share of the n-th
+            batch is then 1 / n.
         eps: added to the variance, at least 0.
-        num_batches_tracked: (), the number of batches that the running moments are the mean of, counted in place in
-            training; given if, and only if, the momentum is None.
+        num_batches_tracked: (), the number of batches that the running moments are the mean of,
+            counted in place in training; given if, and only if, the momentum is None.
         activation: as for `conv2d`, fused.
         residual: of x's shape, or None.
     Returns:
         (…, C).
     Raises:
-        ValueError: shapes that do not fit, or, in training, 1 element per channel, which has no variance.
+        ValueError: shapes that do not fit, or, in training, 1 element per channel, which has no
+            variance.
     A batch of no samples leaves the running moments as they are.
     """
     expect_tensor("batch_norm", "x", x)
@@ -130,7 +136,7 @@ def _check_batch_norm(x: Tensor, by_channel: dict[str, Any], residual: Any, trai
 
 
 def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: Tensor) -> None:
-    """Count one more batch, and take its moments into the mean of all, in place: running += (batch - running) / n."""
+    """Count one more batch, and take its moments into the mean of all, in place."""
     backend, apply = batches.backend, batches.backend.binary
     apply("add", batches.data, backend.full((), 1, batches.dtype), out=batches.data)
     batches.version += 1
@@ -164,15 +170,15 @@ class _GroupNorm(Function):
 
 
 def group_norm(x: Tensor, num_groups: int, weight: Any = None, bias: Any = None, *, eps: float = 1e-5) -> Tensor:
-    """Normalise each group of channels of each sample to mean 0 and variance 1, then y = weight x̂ + bias.
+    """Normalise each group of a sample's channels to mean 0 and variance 1: y = weight x̂ + bias.
 
-    Wu & He 2018. The result for a sample depends on no other sample, and training and inference are the same. With one group
-    per channel this is instance normalisation (Ulyanov et al. 2016). For one group of all features, `layer_norm` takes other
-    axes.
+    Wu & He 2018. The result for a sample depends on no other sample, and training and inference are
+    the same. With one group per channel this is instance normalisation (Ulyanov et al. 2016). For
+    one group of all features, `layer_norm` takes other axes.
 
     Args:
-        x: (N, …, C), any float dtype; the moments are over the positions … and the C // num_groups neighbouring channels of
-            a group.
+        x: (N, …, C), any float dtype; the moments are over the positions … and the C // num_groups
+            neighbouring channels of a group.
         num_groups: the number of groups; it must divide C.
         weight, bias: (C,), or None for 1 and 0.
         eps: added to the variance, which is over n; at least 0.
@@ -195,10 +201,13 @@ def group_norm(x: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
 def layer_norm(
     x: Tensor, normalized_shape: int | Sequence[int], weight: Any = None, bias: Any = None, *, eps: float = 1e-5
 ) -> Tensor:
-    """Normalise over the last axes of x together to mean 0 and variance 1, then y = weight x̂ + bias (Ba et al. 2016).
+    """Normalise x over its last axes together to mean 0 and variance 1: y = weight x̂ + bias.
+
+    Ba et al. 2016.
 
     Args:
-        x: (…, *normalized_shape), any float dtype. Of x (N, H, W, C), C normalises each pixel, (H, W, C) each image.
+        x: (…, *normalized_shape), any float dtype. Of x (N, H, W, C), C normalises each pixel, (H,
+            W, C) each image.
         normalized_shape: the extents of the last axes, or of the last axis alone.
         weight, bias: of that shape, or None for 1 and 0.
         eps: added to the variance, which is over n; at least 0.

@@ -14,7 +14,7 @@ from gpunet.functional.terms import check_reduction, reduced, where_positive
 
 
 class _Share(Function):
-    """a / b, elementwise, and 0 without a gradient where b is not above 0, as for boxes without an area."""
+    """a / b, elementwise; 0 without a gradient where b is not above 0, as of boxes without area."""
 
     name = "share"
 
@@ -30,16 +30,20 @@ class _Share(Function):
 
 
 def dice_loss(probabilities: Tensor, target: Any, *, smooth: float = 1.0, reduction: str = "mean") -> Tensor:
-    """1 - Dice's coefficient of each image and class: 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth).
+    """1 - Dice's coefficient of each image and class.
 
-    The sums are over the pixels (Milletari et al. 2016, section 3; here without squares, as in Sudre et al. 2017). The loss
-    is computed as sum(p (1 - t) + t (1 - p)) / (sum(p) + sum(t) + smooth), which keeps its digits where p is almost t. It
-    weighs a class by its overlap, not by its pixels, so that a small foreground counts as much as a large one.
+    It is 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth). The sums are over the pixels
+    (Milletari et al. 2016, section 3; here without squares, as in Sudre et al. 2017). The loss is
+    computed as sum(p (1 - t) + t (1 - p)) / (sum(p) + sum(t) + smooth), which keeps its digits
+    where p is almost t. It weighs a class by its overlap, not by its pixels, so that a small
+    foreground counts as much as a large one.
 
     Args:
-        probabilities: (N, H, W, K), or (N, H, W) of one class, from 0 to 1, such as channels of a softmax.
+        probabilities: (N, H, W, K), or (N, H, W) of one class, from 0 to 1, such as channels of a
+            softmax.
         target: floats of the same shape, from 0 to 1, no gradient: 1 where a pixel is of the class.
-        smooth: above 0; it makes the coefficient 1 where a class is neither present nor predicted, instead of 0 / 0.
+        smooth: above 0; it makes the coefficient 1 where a class is neither present nor predicted,
+            instead of 0 / 0.
         reduction: "mean" over images and classes, "sum", or "none" for the losses, (N, K) or (N,).
     Returns:
         A tensor of no axes, (N, K) or (N,).
@@ -81,14 +85,15 @@ def iou_loss(boxes: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
 
 def giou(boxes: Tensor, target: Any) -> Tensor:
-    """Generalised intersection over union of each box with its target (Rezatofighi et al. 2019, algorithm 1), -1 to 1.
+    """Generalised intersection over union of each box with its target, from -1 to 1.
 
-    GIoU = I / U - (A - U) / A, with the intersection I, the union U, and the area A of the smallest box around both, so that
-    boxes that do not touch have a gradient as well.
+    Rezatofighi et al. 2019, algorithm 1: GIoU = I / U - (A - U) / A, with the intersection I, the
+    union U, and the area A of the smallest box around both, so that boxes that do not touch have a
+    gradient as well.
 
     Args:
-        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in any unit. A box whose end lies before its beginning
-            counts as one that ends where it begins, without an area.
+        boxes: (…, 4), (x0, y0, x1, y1) with x0 <= x1 and y0 <= y1, in any unit. A box whose end
+            lies before its beginning counts as one that ends where it begins, without an area.
         target: boxes of the same shape, no gradient; they may have no area.
     Returns:
         (…); 0 where neither box has an area and they lie on one line.
@@ -105,10 +110,11 @@ def giou_loss(boxes: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
 
 class _Overlap:
-    """The areas of pairs of boxes, in units of the smallest box around both, so that no float is too large or too small.
+    """The areas of pairs of boxes, in units of the smallest box around both.
 
-    The unit gets no gradient, because ratios of areas do not depend on it. No area is a difference of two areas, which may be
-    almost equal: on each axis, what a box lacks of the box around both is what the other box has outside it, and all areas
+    So no float is too large or too small. The unit gets no gradient, because ratios of areas do not
+    depend on it. No area is a difference of two areas, which may be almost equal: on each axis,
+    what a box lacks of the box around both is what the other box has outside it, and all areas
     follow from that.
     """
 

@@ -1,4 +1,4 @@
-"""Losses of numbers that should come close to a target: functions of the difference, elementwise."""
+"""Losses of numbers that should come close to a target: functions of the difference."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from gpunet.functional.terms import difference, reduced
 
 
 class _Huber(Function):
-    """The Huber loss of differences d over a scale, as c (d - c / 2) / scale with c = min(max(d, -delta), delta).
+    """The Huber loss of differences d, divided by a scale.
 
-    The gradient is c / scale. In this form no difference of large numbers stands for a small one.
+    With c = min(max(d, -delta), delta) it is c (d - c / 2) / scale, and the gradient is c / scale.
+    In this form no difference of large numbers stands for a small one.
     """
 
     name = "huber"
@@ -46,14 +47,14 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """|x - target|, elementwise, with a gradient of 0 where the two are equal; arguments as for `mse_loss`."""
+    """|x - target|, elementwise, with a gradient of 0 at 0; arguments as for `mse_loss`."""
     return reduced("l1_loss", abs(difference("l1_loss", x, target)), reduction)
 
 
 def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "mean") -> Tensor:
-    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = x - target, elementwise (Huber 1964).
+    """d^2 / 2 up to |d| = delta, delta (|d| - delta / 2) beyond, with d = x - target, elementwise.
 
-    The gradient of an outlier is at most delta, however far it is.
+    Huber 1964. The gradient of an outlier is at most delta, however far it is.
 
     Args:
         x, target, reduction: as for `mse_loss`, but the target gets no gradient.
@@ -67,9 +68,10 @@ def huber_loss(x: Tensor, target: Any, *, delta: float = 1.0, reduction: str = "
 
 
 def smooth_l1_loss(x: Tensor, target: Any, *, beta: float = 1.0, reduction: str = "mean") -> Tensor:
-    """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond, with d = x - target, elementwise (Girshick 2015, equation 3).
+    """d^2 / (2 beta) up to |d| = beta, |d| - beta / 2 beyond, with d = x - target, elementwise.
 
-    It is `huber_loss` with a delta of beta, divided by beta, and `l1_loss` if beta is 0.
+    Girshick 2015, equation 3. It is `huber_loss` with a delta of beta, divided by beta, and
+    `l1_loss` if beta is 0.
 
     Args:
         x, target, reduction: as for `mse_loss`.

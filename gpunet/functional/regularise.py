@@ -1,4 +1,7 @@
-"""Noise in training: dropout (Srivastava et al. 2014), scaled so that inference does nothing, and Gaussian noise."""
+"""Noise in training: dropout (Srivastava et al. 2014) and Gaussian noise.
+
+What dropout keeps is scaled, so that inference does nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,10 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 
 
 def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
-    """Each channel of each sample 0 with probability p, else x / (1 - p); x itself unless `training`.
+    """Each channel of a sample 0 with probability p, else x / (1 - p); x itself unless `training`.
 
-    Spatial dropout (Tompson et al. 2015, section 3.2): neighbouring pixels of a feature map are alike, so that a net finds
-    what `dropout` dropped in the pixels beside it.
+    Spatial dropout (Tompson et al. 2015, section 3.2): neighbouring pixels of a feature map are
+    alike, so that a net finds what `dropout` dropped in the pixels beside it.
 
     Args:
         x: (N, …, C), any float dtype.
@@ -67,10 +70,11 @@ def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Tensor:
     """x plus normal noise of mean 0; x itself unless `training`.
 
-    It applies to any tensor: the inputs of a net (Bishop 1995, "Training with noise is equivalent to Tikhonov
-    regularization"), the output of a layer, or targets, inside the step that computes the loss:
-    ``F.mse_loss(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. The Trainer's y is a tensor there; in a
-    loop of your own, make it one with ``y = gpunet.tensor(y, backend=x.backend)``.
+    It applies to any tensor: the inputs of a net (Bishop 1995, "Training with noise is equivalent
+    to Tikhonov regularization"), the output of a layer, or targets, inside the step that computes
+    the loss: ``F.mse_loss(model(x), F.gaussian_noise(y, 0.05, training=model.training))``. The
+    Trainer's y is a tensor there; in a loop of your own, make it one with ``y = gpunet.tensor(y,
+    backend=x.backend)``.
 
     Args:
         x: any shape and float dtype.
@@ -78,7 +82,8 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
         training: whether to add any noise.
     Returns:
         Of x's shape.
-    The noise is drawn by `random.normal`, so that none lies beyond 4.33 std, and every backend adds the same.
+    The noise is drawn by `random.normal`, so that none lies beyond 4.33 std, and every backend adds
+    the same.
     """
     expect_tensor("gaussian_noise", "x", x)
     check_std("gaussian_noise", std)

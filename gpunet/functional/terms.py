@@ -33,7 +33,7 @@ class Weighed(Function):
 
 
 def where_positive(backend: Backend, t: Array, a: Array) -> Array:
-    """a where t is above 0 or NaN, and 0 elsewhere, even if a is NaN there; both of one shape and dtype."""
+    """a where t is above 0 or NaN, 0 elsewhere even if a is NaN; both of one shape and dtype."""
     return backend.activation_backward(a, t, _RELU)  # the gradient of ReLU looks at the sign of t
 
 
@@ -63,7 +63,8 @@ def reduced(operation: str, terms: Tensor, reduction: str) -> Tensor:
 def given_array(backend: Backend, given: Any, dtype: Any) -> tuple[Array, np.ndarray | None]:
     """(the argument as an array of the backend, a host array in which its values can be checked).
 
-    The second is None if the argument lies on a device already, because reading it would wait for the device.
+    The second is None if the argument lies on a device already, because reading it would wait for
+    the device.
     """
     given = given.data if isinstance(given, Tensor) else given
     array = backend.asarray(given, dtype)

@@ -1,4 +1,4 @@
-"""Activations as layers. The functions of the same names in `gpunet.functional` say what they compute."""
+"""Activations as layers; the functions in `gpunet.functional` say what they compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch norm taken into the products before it, for inference."""
+"""Batch normalisation folded into the layers before it, for inference."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from gpunet.nn.sequential import Sequential
 
 
 def fold_batch_norm(model: Module) -> Module:
-    """A copy of a model for inference, in `eval` mode, in which batch norms are part of the products before them.
+    """A copy of a model for inference, in which batch norms are folded into the layers before them.
 
-    With the running moments, batch norm of x w + b is x (w s) + (b - mean) s + beta, s = gamma / sqrt(variance + eps): one
-    product with other filters, and its output is not passed over again. Folded is a `BatchNorm2d` that follows a `Conv2d` or a
-    `Linear` without activation or pool in a `Sequential`, wherever in the model that stands; others stay. The product takes
-    over the batch norm's activation. The model itself is not changed, and shares nothing with the copy.
+    The copy is in `eval` mode. With the running moments, the batch norm of x w + b is x (w s) + (b
+    - mean) s + bias, where s = weight / sqrt(variance + eps). That is one product with other
+    filters, whose output need not be normalised in a pass of its own. A `BatchNorm2d` is folded if
+    it follows a `Conv2d` or a `Linear` without activation or pool in a `Sequential`, anywhere in
+    the model; others stay. The layer before takes over the activation of the batch norm.
+
+    Args:
+        model: it is not changed, and shares nothing with the copy.
     """
     memo: dict[int, object] = {}
     for p in model.parameters():
@@ -36,6 +40,7 @@ def fold_batch_norm(model: Module) -> Module:
 
 
 def _folded(layers: list[Module]) -> list[Module]:
+    """The layers of a `Sequential` after folding."""
     kept: list[Module] = []
     for layer in layers:
         before = kept[-1] if kept else None
@@ -47,13 +52,13 @@ def _folded(layers: list[Module]) -> list[Module]:
 
 
 def _meet(product: Conv2d | Linear, norm: BatchNorm2d) -> bool:
-    """Whether nothing happens between the two, as it would in a subclass's `forward` or a forward hook."""
+    """Whether no `forward` of a subclass and no forward hook acts between the two layers."""
     plain = type(product) in (Conv2d, Linear) and product.activation is None and getattr(product, "pool", None) is None
     return plain and not (product.hooked or norm.hooked)
 
 
 def _joined(product: Conv2d | Linear, norm: BatchNorm2d) -> Module:
-    """A layer that does what both did; a new one, for the product may stand elsewhere too."""
+    """A new layer that does what both layers did; the model may use `product` elsewhere too."""
 
     def values(tensor: Tensor | None, otherwise: float) -> np.ndarray:
         return np.full(norm.running_mean.shape, otherwise) if tensor is None else tensor.numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which neighbours in a `Sequential` run as one operation: a table of rules."""
+"""Which neighbouring layers of a `Sequential` run as one operation: a small table."""
 
 from __future__ import annotations
 
@@ -15,43 +15,46 @@ from gpunet.nn.module import Module
 from gpunet.nn.norm import BatchNorm2d
 
 
-class Rule(NamedTuple):
-    """A layer can take in the one behind it, as an option of its forward pass."""
+class Fusion(NamedTuple):
+    """A pair of layers of which the first can compute the second too, by an option of `forward`."""
 
     first: type[Module]
     second: type[Module]
     option: str
-    """Argument of the first layer's `forward`, which must not have been given before, nor be set in the layer."""
+    """The argument of the first layer's `forward`; the layer must not have it set already."""
     value: Callable[[Any], Any]
-    """The argument, of the second layer; None where it is not one that can be taken in."""
+    """Gives the argument for the second layer, or None if that layer cannot be fused."""
     before: tuple[str, ...] = ()
-    """Options that come later in the fused operation, so that they must not have been given before either."""
+    """Options that act after this one in the fused operation, so that they must not be set already
+    either."""
 
 
 def _window(layer: MaxPool2d) -> Any:
+    """The window of a pool that a convolution can compute, or None."""
     unpadded = sides_of("MaxPool2d", layer.padding) in ("valid", ((0, 0), (0, 0)))
     fits = layer.kernel_size == layer.stride == FUSED_POOL and unpadded and not layer.ceil_mode
     return FUSED_POOL if fits else None
 
 
 def _function(layer: ActivationLayer) -> Activation:
+    """The activation of a layer."""
     assert isinstance(layer.function, Activation)
     return layer.function
 
 
 _ACTIVATIONS = (ReLU, LeakyReLU, Sigmoid, Tanh, ELU, ReLU6, HardTanh, HardSigmoid)
-RULES = (
-    *(Rule(Conv2d, kind, "activation", _function, before=("pool",)) for kind in _ACTIVATIONS),
-    *(Rule(first, kind, "activation", _function) for first, kind in product((Linear, BatchNorm2d), _ACTIVATIONS)),
-    Rule(Conv2d, MaxPool2d, "pool", _window),
+FUSIONS = (
+    *(Fusion(Conv2d, kind, "activation", _function, before=("pool",)) for kind in _ACTIVATIONS),
+    *(Fusion(first, kind, "activation", _function) for first, kind in product((Linear, BatchNorm2d), _ACTIVATIONS)),
+    Fusion(Conv2d, MaxPool2d, "pool", _window),
 )
 
 
 def fused(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
-    """The layers that run, each with the options that stand for those behind it.
+    """The layers that run, each with the options that stand for the layers fused into it.
 
-    A layer of a subclass is not taken in and takes in nothing, for its `forward` may differ; nor is one with a forward
-    hook, which wants to see what this would skip.
+    A layer of a subclass takes no part, because its `forward` may differ. Nor does a layer with a
+    forward hook, because fusion would skip the values that the hook should see.
     """
     i = 0
     while i < len(layers):
@@ -64,12 +67,12 @@ def fused(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
 
 
 def _taken(first: Module, options: dict[str, Any], second: Module) -> dict[str, Any]:
-    """The option under which `first` takes in `second`; empty if it does not."""
+    """The option with which `first` computes `second` too; empty if it cannot."""
     if first.hooked or second.hooked:
         return {}
-    for rule in RULES:
-        if type(first) is rule.first and type(second) is rule.second:
-            given = (name in options or getattr(first, name, None) is not None for name in (rule.option, *rule.before))
-            if not any(given) and (value := rule.value(second)) is not None:
-                return {rule.option: value}
+    for pair in FUSIONS:
+        if type(first) is pair.first and type(second) is pair.second:
+            given = (name in options or getattr(first, name, None) is not None for name in (pair.option, *pair.before))
+            if not any(given) and (value := pair.value(second)) is not None:
+                return {pair.option: value}
     return {}

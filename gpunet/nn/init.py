@@ -1,7 +1,9 @@
-"""Initial values of filters: random with a variance that keeps activations or gradients of one size from layer to layer.
+"""Initial values of filters.
 
-Each takes the shape of a filter, (KH, KW, C, O) or (I, O), and draws float32 on the host from the seed, in the order of
-construction. With receptive field R = KH KW (1 for a dense layer), fan_in = R C and fan_out = R O.
+They are random, with a variance that keeps activations or gradients of one size from layer to
+layer. Each function takes the shape of a filter, (KH, KW, C, O) or (I, O), and draws float32 on the
+host from the seed, in the order in which layers are made. With the receptive field R = KH KW (1 for
+a dense layer), fan_in = R C and fan_out = R O.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import numpy as np
 from gpunet import random
 
 Initializer = Callable[[Sequence[int]], np.ndarray]
+"""Gives initial values for a shape."""
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
-    """(fan_in, fan_out) of a filter's shape."""
+    """(fan_in, fan_out) of a filter of a shape."""
     if len(shape) < 2:
         raise ValueError(f"init: a filter has at least 2 axes (…, C, O), got shape {tuple(shape)}")
     receptive = prod(shape[:-2])
@@ -25,49 +28,49 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def uniform(shape: Sequence[int], bound: float) -> np.ndarray:
-    """Uniform in [-bound, bound)."""
+    """Uniform numbers in [-bound, bound)."""
     drawn = random.uniform(random.next_stream("init"), prod(shape))
     return ((2 * drawn - 1) * bound).astype(np.float32).reshape(shape)
 
 
 def normal(shape: Sequence[int], std: float) -> np.ndarray:
-    """Normal of mean 0."""
+    """Normal numbers of mean 0 and standard deviation `std`."""
     drawn = random.normal(random.next_stream("init"), prod(shape))
     return (drawn * std).astype(np.float32).reshape(shape)
 
 
 def zeros(shape: Sequence[int]) -> np.ndarray:
-    """All 0, as biases start."""
+    """Zeros, with which biases start."""
     return np.zeros(shape, np.float32)
 
 
 def kaiming_uniform(shape: Sequence[int], gain: float = sqrt(2)) -> np.ndarray:
-    """Variance gain^2 / fan_in (He et al. 2015, section 2.2; the gain of sqrt(2) is ReLU's)."""
+    """Uniform with variance gain^2 / fan_in (He et al. 2015, section 2.2); sqrt(2) suits ReLU."""
     return uniform(shape, gain * sqrt(3 / fans(shape)[0]))
 
 
 def kaiming_normal(shape: Sequence[int], gain: float = sqrt(2)) -> np.ndarray:
-    """Variance gain^2 / fan_in (He et al. 2015, section 2.2; the gain of sqrt(2) is ReLU's)."""
+    """Normal with variance gain^2 / fan_in (He et al. 2015, section 2.2); sqrt(2) suits ReLU."""
     return normal(shape, gain / sqrt(fans(shape)[0]))
 
 
 def xavier_uniform(shape: Sequence[int], gain: float = 1.0) -> np.ndarray:
-    """Variance 2 gain^2 / (fan_in + fan_out) (Glorot & Bengio 2010, equation 16)."""
+    """Uniform with variance 2 gain^2 / (fan_in + fan_out) (Glorot & Bengio 2010, equation 16)."""
     return uniform(shape, gain * sqrt(6 / sum(fans(shape))))
 
 
 def xavier_normal(shape: Sequence[int], gain: float = 1.0) -> np.ndarray:
-    """Variance 2 gain^2 / (fan_in + fan_out) (Glorot & Bengio 2010, equation 12)."""
+    """Normal with variance 2 gain^2 / (fan_in + fan_out) (Glorot & Bengio 2010, equation 12)."""
     return normal(shape, gain * sqrt(2 / sum(fans(shape))))
 
 
 def lecun_uniform(shape: Sequence[int]) -> np.ndarray:
-    """Variance 1 / fan_in (LeCun et al. 1998, "Efficient BackProp", section 4.6)."""
+    """Uniform with variance 1 / fan_in (LeCun et al. 1998, "Efficient BackProp", section 4.6)."""
     return kaiming_uniform(shape, gain=1)
 
 
 def lecun_normal(shape: Sequence[int]) -> np.ndarray:
-    """Variance 1 / fan_in (LeCun et al. 1998, "Efficient BackProp", section 4.6)."""
+    """Normal with variance 1 / fan_in (LeCun et al. 1998, "Efficient BackProp", section 4.6)."""
     return kaiming_normal(shape, gain=1)
 
 
@@ -78,7 +81,11 @@ BY_NAME: dict[str, Initializer] = {
 
 
 def draw(init: str | Initializer, shape: Sequence[int]) -> np.ndarray:
-    """Values of `shape` from an initialiser or the name of one."""
+    """Initial values of a shape, from an initialiser or the name of one.
+
+    Raises:
+        ValueError: an unknown name, or values of another shape.
+    """
     if isinstance(init, str) and init not in BY_NAME:
         raise ValueError(f"init: {init!r} is none of {', '.join(BY_NAME)}")
     values = np.asarray((BY_NAME[init] if isinstance(init, str) else init)(shape), np.float32)

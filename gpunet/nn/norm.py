@@ -18,10 +18,11 @@ from gpunet.nn.module import Buffer, Module
 
 
 class BatchNorm2d(Module):
-    """Batch normalisation of each channel: (…, C) -> (…, C); images (N, H, W, C), or features (N, C).
+    """Batch normalisation of each channel: (…, C) -> (…, C).
 
-    In training mode the moments of the batch normalise, and the running moments follow them; in `eval` mode the running moments
-    normalise. See `functional.batch_norm`.
+    It takes images (N, H, W, C), or features (N, C). In training mode the moments of the batch
+    normalise, and the running moments follow them; in `eval` mode the running moments normalise.
+    See `functional.batch_norm`.
 
     Args:
         num_features: C.
@@ -31,7 +32,8 @@ class BatchNorm2d(Module):
     Attributes:
         weight, bias: (C,), 1 and 0 at first; None unless `affine`.
         running_mean, running_var: buffers (C,), 0 and 1 at first.
-        num_batches_tracked: buffer (), the number of batches that these are the mean of; None unless `momentum` is None.
+        num_batches_tracked: buffer (), the number of batches that these are the mean of; None
+            unless `momentum` is None.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class _SampleNorm(Module):
         return "" if self.weight is None else f"2·{self.weight.size}"
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Per element: one for the mean, three for the variance, two to normalise, two to scale and shift."""
+        """Per element: 1 for the mean, 3 for the variance, 2 to normalise, 2 to scale and shift."""
         return prod(y_shape) * (6 + 2 * (self.weight is not None))
 
 
@@ -139,7 +141,8 @@ class LayerNorm(_SampleNorm):
     """Layer normalisation over the last axes; see `functional.layer_norm`.
 
     Args:
-        normalized_shape: the extents of those axes, or of the last axis alone: C normalises each pixel, (H, W, C) each image.
+        normalized_shape: the extents of those axes, or of the last axis alone: C normalises each
+            pixel, (H, W, C) each image.
         eps: added to the variance, at least 0.
         elementwise_affine: whether to learn a weight and a bias.
     Attributes:

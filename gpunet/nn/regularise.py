@@ -1,4 +1,4 @@
-"""Layers that add noise while training, and are nothing in inference."""
+"""Layers that add noise in training mode and do nothing in inference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gpunet.nn.module import Module
 
 
 class Dropout(Module):
-    """Elements set to 0 with probability p while training, the rest scaled by 1 / (1 - p)."""
+    """In training mode, set elements to 0 with probability p; see `functional.dropout`."""
 
     def __init__(self, p: float = 0.5):
         check_rate(type(self).__name__, p)
@@ -25,7 +25,7 @@ class Dropout(Module):
 
 
 class Dropout2d(Dropout):
-    """Channels of a sample set to 0 with probability p while training, the rest scaled: (N, …, C) -> (N, …, C)."""
+    """In training mode, set channels to 0 with probability p; see `functional.dropout2d`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, …, C) -> (N, …, C)."""
@@ -33,9 +33,10 @@ class Dropout2d(Dropout):
 
 
 class GaussianNoise(Module):
-    """Normal noise of standard deviation `std` added while training: in front of a net to its inputs, or between layers.
+    """In training mode, add normal noise of standard deviation `std`.
 
-    For targets, which no layer sees, there is `functional.gaussian_noise`.
+    It stands in front of a net, to act on its inputs, or between layers. For targets, which no
+    layer sees, call `functional.gaussian_noise`.
     """
 
     def __init__(self, std: float = 0.1):

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from gpunet.backends.contract.arrays import Array
 
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh", "hard_sigmoid")
-"""Activations whose gradient follows from their output, so that they can be fused into the operation before them."""
+"""Activations whose gradient follows from their output, so that they can be fused into the
+operation before them."""
 LINES = ("relu6", "hard_tanh", "hard_sigmoid")
 """Those among them that are a straight line between two limits."""
 INPUT_ACTIVATIONS = ("gelu", "silu", "softplus", "hard_swish", "sigmoid", "tanh", "elu")
-"""Activations whose gradient is computed from their input. Most of them fall before they rise, so that two inputs share an
-output. The last three tend to a limit: near it the output has lost the digits of the gradient, which the input still has."""
+"""Activations whose gradient is computed from their input. Most of them fall before they rise, so
+that two inputs share an output. The last three tend to a limit: near it the output has lost the
+digits of the gradient, which the input still has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class Activation:
     """An elementwise function by name, with the numbers that some of them take.
 
     Raises:
-        ValueError: a name that is none of `ACTIVATIONS`, or numbers with which the output does not tell the gradient.
+        ValueError: a name that is none of `ACTIVATIONS`, or numbers with which the output does not
+            tell the gradient.
     """
 
     name: str
@@ -48,7 +51,7 @@ class Activation:
 
     @property
     def line(self) -> tuple[float, float, float, float]:
-        """(slope, shift, low, high) of one of `LINES`, which is y = min(max(slope (x + shift), low), high)."""
+        """(slope, shift, low, high) of one of `LINES`, min(max(slope (x + shift), low), high)."""
         if self.name == "hard_sigmoid":
             return 1 / 6, 3.0, 0.0, 1.0
         if self.name == "relu6":
@@ -82,35 +85,39 @@ class ActivationPrimitives(ABC):
     def activation_forward(self, x: Array, activation: Activation) -> Array:
         """y = f(x), elementwise; NaN stays NaN.
 
-        relu: max(x, 0). leaky_relu: x above 0, negative_slope x elsewhere. sigmoid: 1 / (1 + exp(-x)). tanh: the
-        hyperbolic tangent. elu: x above 0, alpha (exp(x) - 1) elsewhere (Clevert et al. 2016). relu6: min(max(x, 0), 6)
-        (Krizhevsky 2010). hard_tanh: min(max(x, min_val), max_val). hard_sigmoid: min(max(x / 6 + 1/2, 0), 1).
+        relu: max(x, 0). leaky_relu: x above 0, negative_slope x elsewhere. sigmoid: 1 / (1 +
+        exp(-x)). tanh: the hyperbolic tangent. elu: x above 0, alpha (exp(x) - 1) elsewhere
+        (Clevert et al. 2016). relu6: min(max(x, 0), 6) (Krizhevsky 2010). hard_tanh: min(max(x,
+        min_val), max_val). hard_sigmoid: min(max(x / 6 + 1/2, 0), 1).
         """
 
     @abstractmethod
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
         """dx = f'(x) dy from dy and the output y = f(x); a NaN in y does not set dx to 0.
 
-        relu: dy above 0, 0 elsewhere. leaky_relu: dy above 0, negative_slope dy elsewhere. sigmoid: dy y (1 - y).
-        tanh: dy (1 - y^2). elu: dy above 0, dy (y + alpha) elsewhere. relu6, hard_tanh and hard_sigmoid: slope dy strictly
-        between the limits, 0 at and beyond them, as in PyTorch; the slope of hard_sigmoid is 1/6, that of the others 1.
+        relu: dy above 0, 0 elsewhere. leaky_relu: dy above 0, negative_slope dy elsewhere. sigmoid:
+        dy y (1 - y). tanh: dy (1 - y^2). elu: dy above 0, dy (y + alpha) elsewhere. relu6,
+        hard_tanh and hard_sigmoid: slope dy strictly between the limits, 0 at and beyond them, as
+        in PyTorch; the slope of hard_sigmoid is 1/6, that of the others 1.
         """
 
     @abstractmethod
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
         """y = f(x), elementwise; NaN stays NaN, and an infinite x gives the limit.
 
-        gelu: x Phi(x), where Phi is the standard normal distribution function (Hendrycks & Gimpel 2016). silu: x s(x),
-        where s(x) = 1 / (1 + exp(-x)) is the logistic function (Ramachandran et al. 2017). softplus:
-        log(1 + exp(beta x)) / beta, without overflow (Dugas et al. 2001). hard_swish: x min(max(x + 3, 0), 6) / 6
-        (Howard et al. 2019, section 5.2). sigmoid, tanh and elu: as in `activation_forward`, with beta for alpha.
+        gelu: x Phi(x), where Phi is the standard normal distribution function (Hendrycks & Gimpel
+        2016). silu: x s(x), where s(x) = 1 / (1 + exp(-x)) is the logistic function (Ramachandran
+        et al. 2017). softplus: log(1 + exp(beta x)) / beta, without overflow (Dugas et al. 2001).
+        hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2). sigmoid, tanh and
+        elu: as in `activation_forward`, with beta for alpha.
         """
 
     @abstractmethod
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
         """dx = f'(x) dy from dy and the input x.
 
-        gelu: dy (Phi(x) + x phi(x)), where phi(x) = exp(-x^2 / 2) / sqrt(2 pi) is the density. silu:
-        dy s(x) (1 + x s(-x)). softplus: dy s(beta x). hard_swish: 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between.
-        sigmoid: dy s(x) s(-x). tanh: dy / cosh(x)^2. elu: dy above 0, beta exp(x) dy elsewhere.
+        gelu: dy (Phi(x) + x phi(x)), where phi(x) = exp(-x^2 / 2) / sqrt(2 pi) is the density.
+        silu: dy s(x) (1 + x s(-x)). softplus: dy s(beta x). hard_swish: 0 up to -3, dy from 3 on,
+        dy (x + 3/2) / 3 between. sigmoid: dy s(x) s(-x). tanh: dy / cosh(x)^2. elu: dy above 0,
+        beta exp(x) dy elsewhere.
         """

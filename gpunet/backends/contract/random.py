@@ -26,10 +26,11 @@ class RandomPrimitives(ABC):
 
     @abstractmethod
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
-        """y = x times 0 with probability p, else times 1 / (1 - p), elementwise (Srivastava et al. 2014).
+        """y = x times 0 with probability p, else times 1 / (1 - p), elementwise.
 
-        Element e is dropped where u[e] < round(65536 p), and p stands for that number over 65536. The numbers u are the
-        stream's words read as uint16, four per word, the lowest bits first. A NaN or an infinity that is dropped is NaN.
+        Srivastava et al. 2014. Element e is dropped where u[e] < round(65536 p), and p stands for
+        that number over 65536. The numbers u are the stream's words read as uint16, four per word,
+        the lowest bits first. A NaN or an infinity that is dropped is NaN.
         """
 
     @abstractmethod
@@ -38,4 +39,4 @@ class RandomPrimitives(ABC):
 
     @abstractmethod
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
-        """The stable order of the stream's first `count` words, count < 2^31, as int32 (count,); see `random.permutation`."""
+        """A permutation of range(count), int32, count < 2^31: see `random.permutation`."""

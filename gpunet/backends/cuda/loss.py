@@ -16,8 +16,9 @@ from gpunet.nvrtc.source import constant
 ROWS_PER_BLOCK = THREADS // constant("common.cuh", "WARP")
 """Rows of a softmax that a block takes at once: one for each warp."""
 SMALL_ROWS, SMALL_CLASSES = 2048, 64
-"""Rows and classes up to which one block computes a softmax cross entropy in one launch. Each of its
-threads adds the terms of a row one after another, which would lose digits if there were many classes."""
+"""Rows and classes up to which one block computes a softmax cross entropy in one launch. Each of
+its threads adds the terms of a row one after another, which would lose digits if there were many
+classes."""
 SMALL_THREADS = constant("softmax.cu", "SIMPLE_THREADS")
 """Threads of that block at most."""
 
@@ -74,7 +75,7 @@ class CudaLoss(CudaDevice, ABC):
         correct: Array,
         fields: dict[str, float],
     ) -> None:
-        """Many rows, in three launches: the labels' weights, the rows, and the sums over the rows' blocks."""
+        """Compute many rows in three launches: the labels' weights, the rows, and their sums."""
         _, labels, weight = given
         blocks = min(-(-labels.size // ROWS_PER_BLOCK), PARTIALS)
         totals = self._totals(labels, weight, fields)

@@ -17,19 +17,20 @@ from gpunet.nvrtc.source import constant
 
 WARP = constant("common.cuh", "WARP")
 REDUCTION_BLOCKS = 528
-"""Blocks of a reduction over the rows at most: as many as an H200 runs at once. It is a constant, so that the order of a sum
-depends on the shape alone."""
+"""Blocks of a reduction over the rows at most: as many as an H200 runs at once. It is a constant,
+so that the order of a sum depends on the shape alone."""
 UNROLL = constant("batch_norm.cu", "UNROLL")
 """Rows that a thread takes at once; no part of the rows that a block reduces is shorter."""
 
 
 class Split(NamedTuple):
-    """How a pass over x (rows, C) is cut into blocks, in each of which a thread keeps its channels."""
+    """How a pass over x (rows, C) is cut into blocks, in which a thread keeps its channels."""
 
     vector: int
     """Neighbouring channels that a thread takes at once: 4 or 1."""
     across: int
-    """Threads of a block that stand side by side across the channels; the others take other rows."""
+    """Threads of a block that stand side by side across the channels; the others take other
+    rows."""
     splits: int
     """Parts that the rows are cut into."""
     rows: int
@@ -123,7 +124,7 @@ class CudaNorm(CudaDevice, ABC):
             self.launcher.launch(kernel, blocks, THREADS, (*args, batch_norm_fields(x, options, split), f))
 
     def _split(self, x: Array, aligned: bool, most_blocks: int) -> Split:
-        """The split of x into at most `most_blocks` blocks, or into one part of the rows where the channels need more."""
+        """The split of x into at most `most_blocks` blocks, unless its channels need more."""
         c = x.shape[-1]
         vector = 4 if aligned and c % 4 == 0 else 1
         across = min(
@@ -169,7 +170,7 @@ class CudaNorm(CudaDevice, ABC):
         )  # fmt: skip
 
     def _written(self, out: Array | None, shape: tuple[int, ...], add: bool) -> Array:
-        """Where a gradient is written; a new array of zeros if the kernel adds and there is no array to add to."""
+        """`out`, or a new array in its place, of zeros if the kernel adds to it."""
         if out is None and add:
             return self.full(shape, 0.0, np.float32)
         return self._out("group_norm_backward", out, shape)
@@ -179,7 +180,7 @@ class CudaNorm(CudaDevice, ABC):
         return 4 if x.shape[-1] // groups % 4 == 0 and self._aligned(*arrays) else 1
 
     def _each_group(self, kernel: str, x: Array, groups: int, vector: int, args: tuple[Any, ...]) -> None:
-        """Launch a pass in which each block takes a group of a sample, with as many threads as find work."""
+        """Launch a pass in which each block takes a group, with as many threads as find work."""
         element, count = ELEMENTS[x.dtype.name], x.shape[0] * groups
         if self.simple:
             self._each(f"{kernel}_simple", count, *args, element=element)

@@ -1,8 +1,9 @@
 """Batch normalisation of `NumpyBackend`, in passes over blocks of long rows.
 
-NumPy is slow along short rows, and an image's pixel has few channels. So x (…, C) is walked as a matrix whose rows hold
-several pixels each, and a value per channel is repeated along such a row. The moments and sums of the blocks are joined in
-float64, in the order of the parts that the threads take.
+NumPy is slow along short rows, and an image's pixel has few channels. So x (…, C) is walked as a
+matrix whose rows hold several pixels each, and a value per channel is repeated along such a row.
+The moments and sums of the blocks are joined in float64, in the order of the parts that the threads
+take.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from gpunet.backends.numpy.sums import add_rows
 NORM_BLOCK = 1 << 19
 """Elements of a block. `threads` explains why it is larger than a cache."""
 ROW = 1 << 13
-"""Elements of a row at most, unless one pixel has more: a repeated row then stays in the first-level cache."""
+"""Elements of a row at most, unless one pixel has more: a repeated row then stays in the
+first-level cache."""
 FAR = 4
-"""Standard deviations between a mean and 0 from which on the mean is subtracted from x first: in scale x - scale mean the two
-would cancel to a few digits."""
+"""Standard deviations between a mean and 0 from which on the mean is subtracted from x first: in
+scale x - scale mean the two would cancel to a few digits."""
 Parallel = Callable[[Callable[[int, int], Any], int, int], list[Any]]
 """The type of `NumpyThreads._parallel`."""
 Summary = tuple[int, Array, Array]
-"""(elements per channel, their mean, their squared distances from it, summed), the last two float64 (C,)."""
+"""(elements per channel, their mean, their squared distances from it, summed), the last two float64
+(C,)."""
 
 
 def as_rows(a: Array) -> Array:
@@ -39,12 +42,12 @@ def as_rows(a: Array) -> Array:
 
 @lru_cache(maxsize=256)
 def row_pixels(pixels: int, c: int) -> int:
-    """Pixels per row: the largest number that divides all pixels and keeps a row within `ROW` elements."""
+    """Pixels per row: the largest divisor of all pixels that keeps a row within `ROW` elements."""
     return next((p for p in range(min(pixels, ROW // c), 1, -1) if pixels % p == 0), 1)
 
 
 def moments(x: Array, parallel: Parallel) -> tuple[Moments, int]:
-    """Mean and biased variance of each channel of x (…, C), and n, the number of elements that share a channel."""
+    """(moments of each channel of x (…, C), the number of elements per channel)."""
     rows, c = as_rows(x), x.shape[-1]
 
     def work(start: int, stop: int) -> Summary:
@@ -178,13 +181,16 @@ def _along(values: Array, rows: Array) -> Array:
 
 
 def _channel_sums(block: Array, c: int) -> Array:
-    """Sums of each channel, float64 (C,): BLAS adds the rows first, then the pixels of the row that is left."""
+    """Sums of each channel, float64 (C,).
+
+    BLAS adds the rows first, then the pixels of the row that is left.
+    """
     pixels = add_rows(block).reshape(-1, c)
     return add_rows(pixels).astype(np.float64)
 
 
 def _space(rows: Array) -> Array:
-    """Memory for a temporary array of a block; allocating it for each block would cost more than the arithmetic."""
+    """Memory for a temporary array of a block, which costs more to allocate than to compute."""
     return memory.empty((max(1, NORM_BLOCK // rows.shape[1]), rows.shape[1]), rows.dtype)
 
 

@@ -1,7 +1,8 @@
 """Group normalisation of `NumpyBackend`, in passes over blocks of whole samples.
 
-The positions of a sample are walked in long rows of several positions, as batch normalisation walks its pixels, and BLAS makes
-the sums. A value per group is repeated along such a row, unless there is one group: then one number serves the whole row.
+The positions of a sample are walked in long rows of several positions, as batch normalisation walks
+its pixels, and BLAS makes the sums. A value per group is repeated along such a row, unless there is
+one group: then one number serves the whole row.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gpunet.backends.numpy.sums import add_middle, add_rows
 
 
 class SampleRows(NamedTuple):
-    """How x (N, …, C) is viewed as (N, rows, length), where each row holds the channels of several positions."""
+    """The view of x (N, …, C) as (N, rows, length), in which a row holds several positions."""
 
     rows: int
     """Rows per sample."""
@@ -119,7 +120,8 @@ def backward(
             sum_dyh, sum_dy = layout.by_channel(block), layout.by_channel(upstream[part])
             sums += add_rows(sum_dyh), add_rows(sum_dy)
             mean_dh, mean_d = group_means(sum_dyh), group_means(sum_dy)
-            # dx = inverse (d - mean_d - h mean_dh); sum_dyh, which may be a view of the block, is not needed any more
+            # dx = inverse (d - mean_d - h mean_dh); sum_dyh, which may be a view of the block, is
+            # not needed any more
             h *= layout.along(mean_dh)
             h += layout.along(mean_d)
             if scale is None:

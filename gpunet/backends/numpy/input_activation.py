@@ -1,6 +1,7 @@
-"""Activations of `NumpyBackend` whose gradient takes the input, in passes over blocks that stay in the cache.
+"""Activations of `NumpyBackend` whose gradient is computed from the input.
 
-NumPy has no error function, so GELU's is here.
+They run in passes over blocks that stay in the cache. NumPy has no error function, so the normal
+distribution of GELU is computed here.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from gpunet.backends.contract.activation import Activation, InputActivation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.numpy.output_activation import activate
 
-BLOCK = 1 << 16
-"""Elements of a block, of which there are many intermediate results. See `threads` on the length of calls."""
+ACTIVATION_BLOCK = 1 << 16
+"""Elements of a block, small because a block has many intermediate results. See `threads` on the
+length of calls."""
 CHEBYSHEV = (
     -0.65132685989085472, 0.64196979235649026, 1.9476473204185836e-2, -9.5615147868086316e-3, -9.4659534448203687e-4,
     3.6683949785276145e-4, 4.2523324806907772e-5, -2.0278578112534243e-5, -1.6242900046470255e-6, 1.3036558355805232e-6,
@@ -23,29 +25,33 @@ CHEBYSHEV = (
     8.9448792730907257e-13, 3.1309213993429581e-13, -1.1270822361367252e-13, 3.8109052551892321e-16,
     7.106097613609237e-15, -1.5230282014571043e-15,
 )  # fmt: skip
-"""Chebyshev coefficients of log(erfc(z) exp(z^2) / t) over 2 t - 1, t = 2 / (2 + z), for all z >= 0: the form of Press et al.
-2007, "Numerical Recipes", section 6.2.2; the coefficients are the cosine sums of 60 values computed to 40 digits."""
+"""Chebyshev coefficients of log(erfc(z) exp(z^2) / t) as a function of 2 t - 1, where t = 2 / (2 +
+z), for all z >= 0. The form is that of Press et al. 2007, "Numerical Recipes", section 6.2.2; the
+coefficients are cosine sums of 60 values with 40 digits."""
 TERMS = {"float32": 12, "float64": len(CHEBYSHEV)}
-"""How many of them leave nothing to see: errors of 1e-8 and 3e-15."""
+"""How many of the coefficients each dtype needs: the errors are then 1e-8 and 3e-15."""
 MASKS = {"float32": (np.int32, np.int32(-(1 << 12))), "float64": (np.int64, np.int64(-(1 << 27)))}
-"""The integers that see a float's bits, and those that leave the first half of its digits."""
+"""The integers that a float is viewed as, and the mask that keeps the first half of its digits."""
 FAR, FARTHER = 40, 2000
-"""Where the tails of Phi and of the logistic function are 0 in every dtype: an infinite x would make that NaN, not 0."""
+"""Limits of x beyond which the tails of Phi and of the logistic function are 0 in every dtype. x is
+clipped to them, because 0 times an infinite x would be NaN."""
 
 
 def forward(x: Array, y: Array, activation: InputActivation) -> None:
-    """Write y (count,) of x."""
-    for i in range(0, x.size, BLOCK):
-        _value(x[i : i + BLOCK], y[i : i + BLOCK], activation)
+    """Write `input_activation_forward` of x (count,) to y."""
+    for i in range(0, x.size, ACTIVATION_BLOCK):
+        _value(x[i : i + ACTIVATION_BLOCK], y[i : i + ACTIVATION_BLOCK], activation)
 
 
 def backward(dy: Array, x: Array, dx: Array, activation: InputActivation) -> None:
-    """Write dx (count,) of dy and x."""
-    for i in range(0, x.size, BLOCK):
-        np.multiply(dy[i : i + BLOCK], _slope(x[i : i + BLOCK], activation), out=dx[i : i + BLOCK])
+    """Write `input_activation_backward` of dy and x (count,) to dx."""
+    for i in range(0, x.size, ACTIVATION_BLOCK):
+        part = slice(i, i + ACTIVATION_BLOCK)
+        np.multiply(dy[part], _slope(x[part], activation), out=dx[part])
 
 
 def _value(x: Array, y: Array, activation: InputActivation) -> None:
+    """Write f(x) of a block to y."""
     match activation.name:
         case "gelu":
             np.multiply(np.maximum(x, -FAR), normal_cdf(x), out=y)
@@ -55,7 +61,7 @@ def _value(x: Array, y: Array, activation: InputActivation) -> None:
             x *= above
             above /= total
             np.multiply(x, above, out=y)
-        case "softplus":  # max(z, 0) + log(1 + exp(-|z|)) overflows nowhere
+        case "softplus":  # with z = beta x, max(z, 0) + log(1 + exp(-|z|)) overflows nowhere
             z = x * activation.beta
             tail = np.abs(z)
             np.negative(tail, out=tail)
@@ -76,8 +82,9 @@ def _value(x: Array, y: Array, activation: InputActivation) -> None:
 
 
 def _slope(x: Array, activation: InputActivation) -> Array:
+    """f'(x) of a block."""
     match activation.name:
-        case "gelu":  # Phi(x) + x phi(x), with Phi's derivative phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
+        case "gelu":
             x = np.clip(x, -FAR, FAR)
             bell = _gaussian(x)
             slope = normal_cdf(x, bell)
@@ -107,7 +114,7 @@ def _slope(x: Array, activation: InputActivation) -> Array:
             slope *= activation.beta
             np.copyto(slope, 1, where=x > 0)
             return slope
-        case "sigmoid" | "tanh":  # s(x) s(-x), and 1 / cosh(x)^2, which is 4 s(2 x) s(-2 x)
+        case "sigmoid" | "tanh":  # 1 / cosh(x)^2 is 4 s(2 x) s(-2 x)
             tail = np.abs(x)
             tail *= -2 if activation.name == "tanh" else -1
             np.exp(tail, out=tail)
@@ -126,12 +133,15 @@ def _slope(x: Array, activation: InputActivation) -> Array:
 
 
 def _logistic(x: Array) -> tuple[Array, Array, Array]:
-    """(a, b, total) with s(x) = a^2 / total and s(-x) = b^2 / total: squares of what does not underflow as they do."""
+    """(a, b, total) with s(x) = a^2 / total and s(-x) = b^2 / total.
+
+    A product with s(x) is taken with a twice, because a^2 may underflow where the product does not.
+    """
     above, below = np.minimum(x, 0), np.maximum(x, 0)
     above *= 0.5
     below *= -0.5
     np.exp(above, out=above)
-    np.exp(below, out=below)  # one of them is 1; np.where would take longer than an exponent
+    np.exp(below, out=below)  # one of the two is 1; choosing by np.where would take longer than the exponential
     total = above * below
     total *= total
     total += 1
@@ -139,7 +149,7 @@ def _logistic(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _gaussian(x: Array) -> Array:
-    """exp(-x^2 / 2), exact in the tails: a rounded square would be wrong by x^2 / 2 units there."""
+    """exp(-x^2 / 2), exact in the tails too, where a rounding of x^2 would be magnified."""
     word, bits = MASKS[x.dtype.name]
     high = (x.view(word) & bits).view(x.dtype)  # half of the digits, so that its square is exact
     low = x - high
@@ -154,7 +164,7 @@ def _gaussian(x: Array) -> Array:
 
 
 def normal_cdf(x: Array, gaussian: Array | None = None) -> Array:
-    """Phi(x) = erfc(-x / sqrt(2)) / 2 of the standard normal distribution, elementwise; exact in the tails too.
+    """The standard normal distribution function, erfc(-x / sqrt(2)) / 2, exact in the tails too.
 
     Args:
         gaussian: exp(-x^2 / 2), if the caller has it already.

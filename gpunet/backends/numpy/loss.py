@@ -1,4 +1,4 @@
-"""Softmax and losses of `NumpyBackend`, in forms in which no difference of almost equal numbers stands for a small one."""
+"""Softmax and losses of `NumpyBackend`, in forms that keep the digits of small numbers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class NumpyLoss(HostBackend, ABC):
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
         if log:
             return -dy * np.expm1(y) - np.exp(y) * (_row_sums(dy) - dy)
-        # Subtracting a constant from dy changes nothing, for the y sum to 1. Subtracting dy of the largest y, which may be
-        # almost 1, leaves the sum of the small terms, which it would have hidden.
+        # Subtracting a constant from dy changes nothing, for the y sum to 1. Subtracting dy of the
+        # largest y, which may be almost 1, leaves the sum of the small terms, which it would have
+        # hidden.
         dy = dy - np.take_along_axis(dy, y.argmax(axis=-1)[..., None], axis=-1)
         return y * (dy - _row_sums(dy * y))
 
     @staticmethod
     def _around_the_largest(x: Array) -> tuple[Array, Array]:
-        """(x less its largest, the sum of the exponentials of that without the first largest), over the last axis.
+        """(x - max, the sum of exp(x - max) over all but the first largest), over the last axis.
 
-        The sum of all exponentials is 1 + the second result. It is not added up here, because 1 + others would round away
-        how sure a softmax is.
+        The sum over all would be 1 + others, which rounds away how sure a softmax is.
         """
         if not x.size:
             return x, np.zeros((*x.shape[:-1], 1), x.dtype)
@@ -79,8 +79,8 @@ class NumpyLoss(HostBackend, ABC):
 
     @QUIET
     def sigmoid_cross_entropy(self, logits: Array, target: Array) -> tuple[Array, Array]:
-        # -log s(z) = max(-z, 0) + log(1 + exp(-|z|)), which overflows nowhere. For z above 0 the gradient s(z) - t is
-        # (1 - t) - s(-z), because s(z) rounds to 1.
+        # -log s(z) = max(-z, 0) + log(1 + exp(-|z|)), which overflows nowhere. For z above 0 the
+        # gradient s(z) - t is (1 - t) - s(-z), because s(z) rounds to 1.
         above, tail = logits >= 0, np.exp(-np.abs(logits))
         share = np.where(above, 1 - target, -target)
         losses = np.multiply(logits, share, out=np.zeros_like(logits), where=share != 0) + np.log1p(tail)
@@ -90,7 +90,10 @@ class NumpyLoss(HostBackend, ABC):
 
 
 def _logit_gradient(logits: Array, log_p: Array, target: Array) -> Array:
-    """p mass - target, where mass is the sum of the target; for the largest p from 1 - p, which p itself has rounded away."""
+    """p mass - target, where mass is the sum of the target.
+
+    For the largest p it is computed from 1 - p, which p itself has rounded away.
+    """
     mass = _row_sums(target)
     dlogits = np.exp(log_p) * mass - target
     first = np.arange(len(logits)), logits.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Activations whose gradient follows from their output, and that gradient."""
+"""Activations of `NumpyBackend` whose gradient follows from their output, and that gradient."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gpunet.backends.numpy.masking import keep_where
 
 
 def activate(x: Array, activation: Activation, *, out: Array) -> None:
-    """Write the activation of x to out, which may be x."""
+    """Write the activation of x to `out`, which may be x."""
     match activation.name:
         case "relu":
             np.maximum(x, 0, out=out)
@@ -40,7 +40,7 @@ def activate(x: Array, activation: Activation, *, out: Array) -> None:
 
 
 def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
-    """dy taken back through the activation whose output is y."""
+    """dx of `activation_backward`."""
     match activation.name:
         case "relu":
             return _passed(dy, y <= 0)
@@ -71,5 +71,5 @@ def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
 
 
 def _passed(dy: Array, stopped: Array) -> Array:
-    """dy, and 0 where it is stopped, which is overwritten. A NaN in y stops nothing."""
+    """dy, and 0 where it is stopped; `stopped` is overwritten."""
     return keep_where(dy, np.logical_not(stopped, out=stopped))

@@ -12,7 +12,8 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.backends.host.backend import HostBackend
 
 FAR = 2000
-"""Beyond it, tails of activations are 0 in float64, and their products with x too."""
+"""Size of x beyond which the tails of activations are 0 in float64, and so are their products with
+x."""
 
 
 class ReferenceActivation(HostBackend, ABC):
@@ -53,7 +54,7 @@ class ReferenceActivation(HostBackend, ABC):
 
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
         x64 = x.astype(np.float64)
-        far = np.maximum(x64, -FAR).astype(np.longdouble)  # infinity times 0 is not the limit
+        far = np.maximum(x64, -FAR).astype(np.longdouble)  # because infinity times 0 is not the limit
         with np.errstate(all="ignore"):
             match activation.name:
                 case "gelu":
@@ -91,7 +92,7 @@ class ReferenceActivation(HostBackend, ABC):
 
 
 def _normal_cdf(x: Array) -> Array:
-    """Phi(x) of x in long doubles."""
+    """The standard normal distribution function of x in long doubles."""
     z = -np.clip(x, -FAR, FAR) * np.sqrt(np.longdouble(0.5))
-    near = z.astype(np.float64)  # what it lacks is made up for by the slope
+    near = z.astype(np.float64)  # the second term below corrects for this rounding
     return 0.5 * np.vectorize(erfc, otypes=[np.float64])(near) - np.exp(-z * z) * (z - near) / sqrt(pi)
