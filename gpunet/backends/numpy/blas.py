@@ -7,6 +7,7 @@ OpenBLAS's own functions are called here instead.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -159,3 +160,10 @@ def _openblas(controller: Any, name: str) -> Callable[..., Any] | None:
 ONE_THREAD = OneThread()
 """One for all backends of the process; two backends that each restored what they found would
 restore the other's limit."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=ONE_THREAD.before_fork,
+        after_in_parent=ONE_THREAD.after_fork,
+        after_in_child=ONE_THREAD.after_fork_in_child,
+    )
