@@ -87,8 +87,7 @@ class Arena:
         return self.shadow_views[i]
 
     def refresh(self) -> None:
-        """Write the shadow again, if something other than an update has changed `data` since it was
-        written."""
+        """Write the shadow again, unless only updates have changed `data` since it was written."""
         if self.shadow is not None and self._rounded != self.version:
             self.backend.cast(self.data, self.shadow.dtype, out=self.shadow)
             self._rounded = self.version
@@ -136,8 +135,7 @@ class Arena:
         self.restore(state["state"])
 
     def state(self) -> dict[str, Any]:
-        """Everything beside the parameters' values, on the host; of the shadow, which follows from
-        the values, only the dtype."""
+        """Everything beside the parameters' values, on the host; of the shadow only the dtype."""
         host = self.backend.to_numpy
         return {
             "grads": [host(grad) if kept else None for grad, kept in zip(self.grad_views, self.written, strict=False)],
@@ -164,8 +162,7 @@ class Arena:
         self.version = state["version"]
 
     def runs(self, keys: Sequence[Hashable]) -> tuple[np.ndarray, list[int]]:
-        """The segments that hold a gradient; neighbours with equal keys are joined to one run,
-        across the gap between them.
+        """The segments that hold a gradient; neighbours with equal keys are joined to one run.
 
         Args:
             keys: one for each segment, equal where the hyper-parameters are equal.

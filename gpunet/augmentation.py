@@ -1,5 +1,4 @@
-"""`Augmentation`: the parameters of what is done to each image of a batch, and the choices that are
-drawn for it.
+"""`Augmentation`: parameters of what is done to images, and the choices drawn for each image.
 
 An image is padded and cropped, mirrored, cut out and normalised, in this order. All choices for an
 image in an epoch come from the first Philox block of its stream,
@@ -40,8 +39,7 @@ class Choices(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Parameters of one pass over images (H, W, C); the transforms of `gpunet.data` are made of
-    them.
+    """Parameters of one pass over images (H, W, C); transforms of `gpunet.data` are made of them.
 
     Attributes:
         size: extents of the crop; those of the image if None.
@@ -73,8 +71,7 @@ class Augmentation:
     std: tuple[float, ...] = ()
 
     def output_shape(self, operation: str, shape: Sequence[int]) -> tuple[int, int, int]:
-        """(h, w, C) of the result for images (H, W, C); a ValueError, where they do not fit, begins
-        with `operation`."""
+        """(h, w, C) of the result for images (H, W, C); a ValueError begins with `operation`."""
         height, width, channels = shape
         p = self.padding
         if p and p >= min(height, width):
@@ -92,8 +89,7 @@ class Augmentation:
         return h, w, channels
 
     def factors(self, channels: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
-        """(scale, shift), float32 (C,): a normalised pixel is pixel * scale + shift, with both
-        results rounded to float32.
+        """(scale, shift), float32 (C,): a normalised pixel is pixel * scale + shift in float32.
 
         Args:
             unit: the pixel value that stands for 1: 255 for uint8, 1 for floats.

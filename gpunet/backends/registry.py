@@ -48,8 +48,7 @@ def available_backends() -> list[str]:
 
 
 def why_unavailable(name: str) -> str:
-    """Say why a backend cannot be used here, and what to do about it; the text is empty where it
-    can be used.
+    """Say why a backend cannot be used here, and what to do about it; empty where it can be used.
 
     Raises:
         ValueError: a name that is no backend's.

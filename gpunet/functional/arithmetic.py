@@ -12,8 +12,7 @@ from gpunet.backends.contract.backend import Backend
 
 
 def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
-    """Sum dy over the axes that broadcasting added or stretched -> `shape`; sums of 16-bit elements
-    are float32."""
+    """Sum dy over the axes that broadcasting added or stretched; 16-bit elements sum to float32."""
     if tuple(dy.shape) == shape:
         return dy
     new = len(dy.shape) - len(shape)
@@ -198,8 +197,7 @@ def negative(x: Tensor) -> Tensor:
 
 
 def power(a: Any, b: Any) -> Tensor:
-    """a to the power of b, with broadcasting, as for `add`; the exponents 2 and 0.5 are a product
-    and a square root.
+    """a to the power of b, as for `add`; exponents 2 and 0.5 become a product and a square root.
 
     At the edges the gradients are PyTorch's. That of a is 0 for an exponent of 0, whatever the
     base. That of b is 0 for a base of 0 and an exponent of at least 0, -infinity for a base of 0
@@ -242,6 +240,5 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def abs(x: Tensor) -> Tensor:
-    """Absolute value of each element; the gradient at 0 is 0, and at NaN it is NaN (PyTorch's is
-    0)."""
+    """Absolute value of each element; the gradient is 0 at 0, and NaN at NaN (PyTorch's is 0)."""
     return _Unary.apply(x, operation="abs")

@@ -1,5 +1,4 @@
-"""Elementwise comparisons, and logic of their results, which are tensors of booleans without a
-gradient."""
+"""Elementwise comparisons, which return booleans without a gradient, and logic of booleans."""
 
 from __future__ import annotations
 
@@ -35,8 +34,7 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
 
 
 def is_comparable(value: Any) -> bool:
-    """Whether a tensor can be compared with the value; with None or text it cannot, and is unequal
-    to them, as in PyTorch."""
+    """Whether a tensor can be compared with the value; as in PyTorch, not with None or text."""
     return isinstance(value, Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple) or hasattr(
         value, "__dlpack_device__"
     )
@@ -63,8 +61,7 @@ def negate(x: Any) -> Tensor:
 
 
 def _as_tensor(what: str, value: Any, first: Tensor) -> Tensor:
-    """The value as a tensor to compare with `first`: of its dtype if that is a float, else of int64
-    or float32."""
+    """The value as a tensor: of `first`'s dtype if that is a float, else of int64 or float32."""
     backend = first.backend
     if isinstance(value, Tensor):
         if value.backend is not backend:

@@ -1,5 +1,4 @@
-"""Indexing of a tensor as in NumPy: by integers, slices, new axes, and arrays of integers or
-booleans."""
+"""Indexing as in NumPy: by integers, slices, new axes, and arrays of integers or booleans."""
 
 from __future__ import annotations
 
@@ -42,8 +41,7 @@ class _Take(Function):
 
 
 def index(x: Tensor, key: Any) -> Tensor:
-    """x[key] as a copy, for a key of integers, slices, None, Ellipsis and arrays of integers or
-    booleans, as in NumPy.
+    """x[key] as a copy: integers, slices, None, Ellipsis, and arrays of integers or booleans.
 
     The gradient of each element goes to the place that it was taken from; where an element was
     taken several times, they add up.
@@ -107,8 +105,7 @@ def _part(part: Any, backend: Backend) -> Any:
 
 
 def _on_host(part: Any, backend: Backend) -> Any:
-    """The part on the host, read from its device if it lies on one; `backend` is that of the
-    indexed tensor."""
+    """The part on the host, read from a device if needed; `backend` is the indexed tensor's."""
     if isinstance(part, Tensor):
         part, backend = part.data, part.backend
     if not on_device(part):
@@ -122,8 +119,7 @@ def _on_host(part: Any, backend: Backend) -> Any:
 
 
 def _gathered(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
-    """x[parts] where some parts are arrays: NumPy indexes an array of positions, and rows are taken
-    by its result."""
+    """x[parts] with arrays among the parts: NumPy finds the positions of the rows to take."""
     while parts and (parts[-1] is Ellipsis or (isinstance(parts[-1], slice) and parts[-1] == slice(None))):
         parts = parts[:-1]  # whole axes at the end stay part of the rows
     named = sum(p.ndim if isinstance(p, np.ndarray) and p.dtype == np.bool_ else p is not None for p in parts)

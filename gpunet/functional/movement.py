@@ -59,8 +59,7 @@ class _Concatenate(Function):
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
-    """x in another shape, given as integers or one tuple of them; one extent may be -1, and follows
-    from the others."""
+    """x in another shape, given as integers or one tuple; one extent may be -1, and is computed."""
     extents = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else list(shape)
     if not all(isinstance(n, int | np.integer) for n in extents):
         raise TypeError(f"reshape: takes integers, got {tuple(shape)}")
@@ -73,16 +72,14 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
 
 
 def flatten(x: Tensor) -> Tensor:
-    """(N, …) -> (N, product of the other extents), row-major: pixel (h, w, c) of an image goes to
-    (h W + w) C + c."""
+    """(N, …) -> (N, product of the rest), row-major: (h, w, c) goes to (h W + w) C + c."""
     if x.ndim < 1:
         raise ValueError("flatten: x has no axes but takes at least one, (N, …)")
     return reshape(x, x.shape[0], prod(x.shape[1:]))
 
 
 def transpose(x: Tensor, *axes: Any) -> Tensor:
-    """x with its axes in another order, given as integers or one tuple of them; reversed if none
-    are given.
+    """x with its axes in another order, given as integers or one tuple; reversed if none are given.
 
     Each axis is named once; negative numbers count from the end.
     """
@@ -97,8 +94,7 @@ def transpose(x: Tensor, *axes: Any) -> Tensor:
 
 
 def squeeze(x: Tensor, axis: Any = None) -> Tensor:
-    """x without axes of extent 1: without the one or several axes that are given, or without all
-    such axes.
+    """x without axes of extent 1: the one or several that are given, or all (None).
 
     Raises:
         ValueError: an axis of another extent, as in NumPy.
@@ -117,8 +113,7 @@ def unsqueeze(x: Tensor, axis: int) -> Tensor:
 
 
 def concatenate(tensors: Any, axis: int = 0) -> Tensor:
-    """Join tensors one after another along `axis`; all other extents are equal. Some of them may be
-    host arrays."""
+    """Join tensors along `axis`; all other extents are equal. Some of them may be host arrays."""
     tensors, shapes = _listed("concatenate", tensors)
     axis = axis_of("concatenate", axis, len(shapes[0]))
     if len({(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}) > 1:
@@ -127,8 +122,7 @@ def concatenate(tensors: Any, axis: int = 0) -> Tensor:
 
 
 def stack(tensors: Any, axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis; `axis` is its place in the shape of the result.
-    Some may be host arrays."""
+    """Join tensors of one shape along a new axis of the result. Some of them may be host arrays."""
     tensors, shapes = _listed("stack", tensors)
     if len(set(shapes)) > 1:
         raise ValueError(f"stack: takes one shape, got {', '.join(map(str, shapes))}")

@@ -34,8 +34,7 @@ def _method(function: Callable[..., Tensor], *, reflected: bool = False) -> Call
 
 
 def _comparison(name: str) -> Callable[[Tensor, Any], Any]:
-    """A method that compares; other kinds of values are left to Python, whose `==` is identity and
-    whose `<` raises."""
+    """A method that compares; with other kinds of values Python's == is identity, < an error."""
     return lambda a, b: compare(name, a, b) if is_comparable(b) else NotImplemented
 
 

@@ -70,8 +70,7 @@ def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]
 
 
 def axes_of(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """Sorted, non-negative axes of an argument that is None (for all), an integer or several
-    integers."""
+    """Sorted, non-negative axes of an argument that is None (for all), an integer or several."""
     if axis is None:
         return tuple(range(ndim))
     given = tuple(axis) if isinstance(axis, tuple | list | str | np.ndarray | range) else (axis,)

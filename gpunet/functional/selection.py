@@ -86,8 +86,7 @@ class _Clip(Function):
 
 
 def where(condition: Any, a: Any, b: Any) -> Tensor:
-    """a where the condition holds, b elsewhere, with broadcasting; the gradient goes to the element
-    that was chosen.
+    """a where the condition holds, else b, with broadcasting; the chosen element gets the gradient.
 
     Args:
         condition: booleans: a tensor, such as comparisons return, an array or lists.

@@ -40,8 +40,7 @@ class _Variance(Function):
 
 
 class _Deviation(_Variance):
-    """The root of the variance; differences are divided by the largest one, so that their squares
-    neither overflow nor vanish."""
+    """The root of the variance; differences over the largest have squares that do not overflow."""
 
     name = "std"
 
@@ -65,8 +64,7 @@ class _Deviation(_Variance):
 
 
 def var(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: float = 1) -> Tensor:
-    """Variance over one axis, several, or all (None): the sum of squared differences from the mean,
-    over n - correction.
+    """Variance over one axis, several, or all (None): squared differences over n - correction.
 
     Args:
         x: any shape and float dtype.

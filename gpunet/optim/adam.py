@@ -53,8 +53,7 @@ def adam_columns(group: Group, step: int) -> tuple[float, ...]:
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), which is 0.01 by default;
-    arguments are those of `Adam`."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), which is 0.01 by default."""
 
     def __init__(
         self,

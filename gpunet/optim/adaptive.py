@@ -12,8 +12,7 @@ from gpunet.optim.optimizer import Optimizer
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): divides the gradient by the root of the
-    running mean of its square.
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5): divides by the root of the mean square.
 
     Args:
         params: parameters, or groups of them: see `Optimizer`.
@@ -55,8 +54,7 @@ class RMSprop(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi, Hazan & Singer 2011, equation 1, with a diagonal matrix): divides by the root
-    of all squares' sum.
+    """Adagrad (Duchi et al. 2011, equation 1, diagonal): divides by the root of the sum of squares.
 
     Args:
         params: parameters, or groups of them: see `Optimizer`.
@@ -88,8 +86,7 @@ class Adagrad(Optimizer):
 
 
 class Lion(Optimizer):
-    """Lion (Chen et al. 2023, algorithm 2): moves every weight up or down by the learning rate,
-    with decoupled weight decay.
+    """Lion (Chen et al. 2023, algorithm 2): moves every weight up or down by the learning rate.
 
     Args:
         params: parameters, or groups of them: see `Optimizer`.

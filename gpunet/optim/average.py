@@ -17,8 +17,7 @@ from gpunet.optim.optimizer import Optimizer
 
 
 class ExponentialMovingAverage:
-    """Averages a model's values: average = decay average + (1 - decay) value after each step
-    (Polyak & Juditsky 1992).
+    """Averages a model's values over the steps of an optimizer (Polyak & Juditsky 1992).
 
     The averages start from the present values. `Optimizer.step` updates them, on the device and in
     a captured step too; a step whose loss was not finite, or whose gradients overflowed, leaves
@@ -79,8 +78,7 @@ class ExponentialMovingAverage:
             self._apply(outside)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies on the host, by the model's names: of the averages, and of the values that are not
-        averaged."""
+        """Host copies, by the model's names, of the averages and of all that is not averaged."""
         with self.applied():
             return self.model.state_dict()
 
@@ -99,8 +97,7 @@ class ExponentialMovingAverage:
         yield from zip(self.statistics.views, (b.data for b in self.buffers.values()), strict=True)
 
     def _apply(self, averages: bool) -> None:
-        """Have the model hold the averages, or its own values; each lies in the other's place
-        meanwhile."""
+        """Have the model hold the averages, or its own values; the two change places."""
         if averages == self.applying:
             return
         if self not in self.optimizer.followers:

@@ -1,5 +1,4 @@
-"""Checks of hyper-parameters and of states, made before anything is changed: numbers, and within
-their range."""
+"""Checks of hyper-parameters and of states, made before anything is changed."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ def check_betas(owner: str, betas: Any) -> None:
 
 
 def check_counts(owner: str, name: str, values: Any) -> None:
-    """Raise TypeError unless values are integers, ValueError for a negative one or one of more than
-    63 bits."""
+    """Raise TypeError unless values are integers, ValueError unless they are from 0 to 2^63 - 1."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"{owner}: {name} are {values!r} but take integers")
     for value in values:
@@ -54,8 +52,7 @@ def check_counts(owner: str, name: str, values: Any) -> None:
 
 
 def for_each_group(owner: str, name: str, rates: Any, groups: int) -> list[float]:
-    """One learning rate for each group, from one number for all or a sequence of them; errors as
-    for `check_number`."""
+    """One learning rate for each group, from one number for all or from a sequence."""
     given = list(rates) if isinstance(rates, Sequence) and not isinstance(rates, str) else [rates] * groups
     if len(given) != groups:
         raise ValueError(f"{owner}: {name} has {len(given)} rates but the optimizer {groups} groups")
@@ -65,8 +62,7 @@ def for_each_group(owner: str, name: str, rates: Any, groups: int) -> list[float
 
 
 def check_rates(owner: str, name: str, rates: Any, groups: int) -> None:
-    """Learning rates of a state: TypeError unless they are a list of numbers, ValueError for
-    another number of groups."""
+    """Raise TypeError unless rates are a list of numbers, ValueError unless one for each group."""
     if not isinstance(rates, list | tuple):
         raise TypeError(f"{owner}: {name} are {rates!r} but must be a list of numbers, one for each group")
     if len(rates) != groups:
@@ -84,8 +80,7 @@ def check_parts(owner: str, state: Any, parts: Iterable[str]) -> None:
 
 
 def check_scaling(owner: str, values: Any) -> None:
-    """Raise ValueError unless the state of loss scaling is three numbers, of which the first is the
-    scale."""
+    """Raise ValueError unless the state of loss scaling is three numbers, with a positive scale."""
     if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(v, Real) for v in values):
         raise ValueError(f"{owner}: the state's scaling is {values!r} but takes three numbers")
     check_number(owner, "the state's scale", values[0], POSITIVE)

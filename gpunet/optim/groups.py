@@ -1,5 +1,4 @@
-"""Parameter groups: an optimizer's parameters with their hyper-parameters, and the checks of what a
-user passes."""
+"""Parameter groups: an optimizer's parameters with their hyper-parameters, and their checks."""
 
 from __future__ import annotations
 

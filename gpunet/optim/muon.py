@@ -145,8 +145,7 @@ def orthogonal(backend: Backend, x: Array) -> Array:
 
 
 def _split(group: Group, adam_lr: float) -> list[Group]:
-    """The group itself if it names its rule, else a group of its matrices and one of the rest;
-    empty ones are left out."""
+    """The group itself if it has a rule, else one of its matrices and one of the rest."""
     group = {**group, "params": list(group["params"])}
     if group.get("rule") is not None:
         if "adam_lr" in group:

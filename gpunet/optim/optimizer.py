@@ -21,8 +21,7 @@ from gpunet.precision import loaded
 
 
 class Follower(Protocol):
-    """Something that takes part in every update, behind it, on the device: averages of the
-    parameters."""
+    """Something that every update launches behind itself on the device, such as averages."""
 
     applying: bool
     """Whether the parameters hold the follower's values at present; then no step may change
@@ -39,8 +38,7 @@ class Follower(Protocol):
 
 
 class Optimizer:
-    """Gathers parameters into an arena, and updates those that got a gradient by the formula of
-    `rule`.
+    """Gathers parameters into an arena, and updates those that have a gradient by its `rule`.
 
     Args:
         params: parameters, or groups ``{"params": […], "lr": …}`` that override the other
@@ -113,15 +111,13 @@ class Optimizer:
         return RULES[self.rule].slots
 
     def check(self, group: Group) -> None:
-        """Raise ValueError for a hyper-parameter out of range, TypeError for one that is no
-        number."""
+        """Raise ValueError for a hyper-parameter out of range, TypeError unless it is a number."""
         check_numbers(self.name, group, NOT_NEGATIVE, "lr", "weight_decay", "l1")
         if group["max_norm"] is not None:
             check_numbers(self.name, group, POSITIVE, "max_norm")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
-        """The rule's own columns, see `contract.update.RULES`, for a parameter at its `step`-th
-        update."""
+        """The columns `Rule.own` of the rule, for a parameter at its `step`-th update."""
         raise NotImplementedError
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
@@ -135,8 +131,7 @@ class Optimizer:
         """Launch what must be computed before the update: nothing, for most rules."""
 
     def release(self) -> None:
-        """Give up the parameters, with their values and gradients, so that another optimizer can
-        take them.
+        """Give up the parameters, with values and gradients, for another optimizer to take.
 
         Averages that followed this optimizer end here: they raise wherever they are used
         afterwards.
@@ -158,14 +153,12 @@ class Optimizer:
         return nullcontext() if applying is None else applying.applied(False)
 
     def check_own_values(self, what: str) -> None:
-        """Raise RuntimeError where the parameters hold averages, during which `what` is not
-        possible."""
+        """Raise RuntimeError where the parameters hold averages, which make `what` impossible."""
         if any(follower.applying for follower in self.followers):
             raise RuntimeError(f"{self.name}: {what} inside applied(), where averages stand for the parameters")
 
     def scale_losses(self, scale: float = 2.0**16) -> None:
-        """Multiply losses in `backward` from now on, so that gradients in float16 do not fall below
-        its smallest numbers.
+        """Multiply losses in `backward` from now on, so that float16 gradients do not round to 0.
 
         The scale stays on the device, and changes there: see `FlatStorage.scaling`. bfloat16 needs
         none.
@@ -184,8 +177,7 @@ class Optimizer:
         self.arena.scaling = self.arena.backend.asarray(np.array([scale, 0, 0], np.float32))
 
     def compute_in(self, dtype: str) -> None:
-        """Prepare for operations in 16 bits: keep a shadow of the parameters in `dtype`, and scale
-        losses for float16."""
+        """Prepare for 16-bit operations: shadow the parameters, and scale losses for float16."""
         self.arena.keep_shadow(dtype)
         if dtype == "float16" and self.arena.scaling is None:
             self.scale_losses()
@@ -224,8 +216,7 @@ class Optimizer:
     # ---- the parts of a step: a captured step records the launches of `apply`, and runs the rest at each replay
 
     def runs(self) -> tuple[np.ndarray, list[int]]:
-        """The runs of segments that the next update walks, see `Arena.runs`: of one group, and
-        updated equally often."""
+        """`Arena.runs` of the next update, each of one group and of equally many updates."""
         self.check_own_values("a step")
         keys = [(id(group), int(n)) for (_, group), n in zip(self._members, self.steps, strict=True)]
         return self.arena.runs(keys)
@@ -260,8 +251,7 @@ class Optimizer:
             arena.backend.clip_units(arena.views[i].reshape(shape), group["max_norm"], shadow, guard)
 
     def recorded(self) -> list[Any]:
-        """What a recorded update has frozen beside the arena: where a value changes, the step must
-        be recorded again."""
+        """The values that a recorded update has frozen; if one changes, record it again."""
         limits = (group["max_norm"] for group in self.groups)
         return [*self.options().values(), *limits, *(value for f in self.followers for value in f.recorded())]
 
@@ -270,8 +260,7 @@ class Optimizer:
         self.steps = self.steps + np.array(self.arena.written)
 
     def state_dict(self) -> dict[str, Any]:
-        """The groups' hyper-parameters, and each parameter's number of updates and slots, as host
-        arrays."""
+        """The groups' hyper-parameters, and each parameter's updates and slots, on the host."""
         to_numpy, scaling = self.arena.backend.to_numpy, self.arena.scaling
         return {
             "options": self.options(),

@@ -23,8 +23,7 @@ THRESHOLDS = ("rel", "abs")
 
 
 class ReduceLROnPlateau:
-    """Multiplies each group's learning rate by `factor` when a metric has not improved for more
-    than `patience` calls.
+    """Multiplies learning rates by `factor` after more than `patience` calls without improvement.
 
     Unlike a `Schedule`, it depends on what was measured: call ``step(metric)`` after each
     validation. The Trainer does so after each epoch, with the history's column `monitor`. The
@@ -85,8 +84,7 @@ class ReduceLROnPlateau:
             )
 
     def step(self, metric: Any) -> None:
-        """Take up a new metric, a number or a tensor of one element, and reduce the rates if it is
-        time to."""
+        """Take up a new metric, a number or a one-element tensor, and reduce the rates if due."""
         try:
             value = metric.item() if hasattr(metric, "item") else metric
         except (ValueError, RuntimeError):  # not of one element
@@ -106,8 +104,7 @@ class ReduceLROnPlateau:
             self.cooldown_left, self.bad_epochs = self.cooldown, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been measured so far, the present rates, and the numbers that it was made
-        with."""
+        """The measurements so far, the present rates, and the arguments that it was made with."""
         return {
             "step_count": self.step_count,
             "best": self.best,

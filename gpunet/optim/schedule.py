@@ -102,8 +102,7 @@ class Schedule:
 
 
 class ConstantLR(Schedule):
-    """Multiplies the rate by `factor` for the first `total_iters` steps, and leaves it as it is
-    afterwards.
+    """Multiplies the rate by `factor` for the first `total_iters` steps, and by 1 afterwards.
 
     A factor of 1 keeps the rate the same throughout.
     """
@@ -134,8 +133,7 @@ class StepLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """Multiplies the rate by `gamma` at each of the steps `milestones`, and twice at one that is
-    named twice."""
+    """Multiplies the rate by `gamma` at each step of `milestones`, twice at one named twice."""
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1):
         given = list(milestones) if isinstance(milestones, Iterable) else milestones
@@ -168,8 +166,7 @@ class ExponentialLR(Schedule):
 
 
 class CosineAnnealingLR(Schedule):
-    """Half a cosine from the first rate down to `eta_min` over `T_max` steps (Loshchilov & Hutter
-    2017, equation 5).
+    """Half a cosine down to `eta_min` over `T_max` steps (Loshchilov & Hutter 2017, equation 5).
 
     Behind step `T_max` the cosine goes on, and the rate rises again, as PyTorch's does.
 
@@ -191,8 +188,7 @@ class CosineAnnealingLR(Schedule):
 
 
 class OneCycleLR(Schedule):
-    """Half a cosine up from max_lr / div_factor to max_lr, then one down to the final rate (Smith &
-    Topin 2019).
+    """Half a cosine up to `max_lr`, then one down to the final rate (Smith & Topin 2019).
 
     The final rate is max_lr / div_factor / final_div_factor. It is reached at step
     ``total_steps - 1``, the last one, and stays in force afterwards. Momentum is not cycled.
@@ -227,8 +223,7 @@ class OneCycleLR(Schedule):
         super().__init__(optimizer, for_each_group("OneCycleLR", "max_lr", max_lr, len(optimizer.groups)))
 
     def rate(self, base: float, step: int) -> float:
-        """With `base` as the largest rate; the largest stands at step pct_start total_steps - 1,
-        which may be a fraction."""
+        """As above, with `base` as max_lr, which is reached at step pct_start total_steps - 1."""
         first, top, last = base / self.div_factor, self.pct_start * self.total_steps - 1, self.total_steps - 1
         if step >= last:
             return first / self.final_div_factor if top < last else base
@@ -238,8 +233,7 @@ class OneCycleLR(Schedule):
 
 
 class WarmupLR(Schedule):
-    """A line from 1 / `steps` of the rate up to all of it over the first `steps` steps, then
-    another schedule.
+    """A line from 1 / `steps` of the rate up to all of it in `steps` steps, then a schedule.
 
     Args:
         optimizer: whose learning rates are set.
@@ -272,8 +266,7 @@ class WarmupLR(Schedule):
 
 @contextmanager
 def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
-    """Have a schedule stand at another step inside, and where it stood afterwards; None for either
-    changes nothing."""
+    """Have a schedule stand at another step inside; None for either changes nothing."""
     if schedule is None or step is None or step == schedule.step_count:
         yield
         return

@@ -238,6 +238,24 @@ def test_a_fork_while_other_threads_compute_leaves_a_child_that_computes(how):
     exits_well(how, lambda: training_bits() == expected[2])
 
 
+@needs_fork
+@pytest.mark.filterwarnings("ignore:This process")
+def test_a_fork_waits_for_the_work_of_other_threads():
+    entered, done = threading.Event(), threading.Event()
+
+    def work():
+        entered.set()
+        time.sleep(0.3)
+        done.set()
+
+    other = threading.Thread(target=numpy_blas.ONE_THREAD.run, args=(work,))
+    other.start()
+    assert entered.wait(30)
+    exits_well("os", lambda: done.is_set() and not numpy_blas.ONE_THREAD._inside)
+    other.join()
+    exits_well("os", lambda: not numpy_blas.ONE_THREAD._inside)
+
+
 def exits_well(how, check):
     """Run the check in a forked child; it must be true within 30 seconds."""
     if how == "multiprocessing":

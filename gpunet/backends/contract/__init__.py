@@ -1,5 +1,4 @@
-"""The contract of the backends: `Backend`, whose primitives every side computes, one topic in each
-file.
+"""The contract of the backends: the primitives that every side computes, a topic in each file.
 
 A topic has a file of the same name on every side that computes it: `host`, `reference`, `numpy` and
 `cuda`. A primitive's docstring here states its formula; the other sides do not repeat it.

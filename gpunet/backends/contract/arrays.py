@@ -20,8 +20,7 @@ UNARY = ("negative", "exp", "log", "sqrt", "abs", "sign")
 
 
 def rows_in_order(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order, starts), as `ArrayPrimitives.take_backward` needs them, for row numbers `rows` (R,)
-    of `length` rows; on the host."""
+    """(order, starts) of `take_backward`, on the host, for numbers (R,) of `length` rows."""
     counts = np.bincount(rows, minlength=length)
     return np.argsort(rows, kind="stable"), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -34,7 +33,7 @@ def is_float(dtype: Any) -> bool:
 class ArrayPrimitives(ABC):
     """Primitives that make, move, combine and reduce arrays."""
 
-    # ---- arrays ------------------------------------------------------------------------------------------------------
+    # ---- arrays
 
     @abstractmethod
     def owns(self, array: object) -> bool:
@@ -42,8 +41,7 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def asarray(self, data: Any, dtype: Any = None) -> Array:
-        """A C-contiguous array of `data`: a host array, nested lists or the backend's own array,
-        which is copied only if needed."""
+        """A C-contiguous array of a host array, lists or the backend's own, which is not copied."""
 
     @abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
@@ -69,7 +67,7 @@ class ArrayPrimitives(ABC):
     def describe(self) -> dict[str, str]:
         """Device and library versions, for `gpunet info` and for benchmark records."""
 
-    # ---- elementwise, reductions, movement ---------------------------------------------------------------------------
+    # ---- elementwise, reductions, movement
 
     @abstractmethod
     def unary(self, name: str, a: Array) -> Array:
@@ -82,13 +80,11 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def compare(self, name: str, a: Array, b: Array) -> Array:
-        """One of `COMPARISONS`, with NumPy's broadcasting, of arrays of one dtype (a float, int64
-        or bool) -> bool."""
+        """One of `COMPARISONS`, with broadcasting, of one dtype: a float, int64 or bool."""
 
     @abstractmethod
     def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
-        """a where the bool `condition` holds, b elsewhere, all of one shape; one of a and b may be
-        None, which stands for zeros."""
+        """a where the bool `condition` holds, else b, of one shape; one may be None, for zeros."""
 
     @abstractmethod
     def broadcast(self, a: Array, shape: Sequence[int]) -> Array:

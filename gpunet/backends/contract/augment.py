@@ -14,8 +14,7 @@ are no labels."""
 
 
 class Clock(NamedTuple):
-    """Counters on the device that say which batch a launch makes, so that a launch recorded once
-    serves every batch.
+    """Counters on the device that tell a launch, which is recorded only once, which batch to make.
 
     The batch is number ``counters[0] % steps`` of epoch ``counters[1]``, and begins `stride`
     samples after the one before it.
@@ -47,8 +46,7 @@ class BatchRequest(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """A data set that lies on the backend, the order in which it is taken, and what is done to each
-    image."""
+    """A data set on the backend, the order in which it is taken, and what is done to each image."""
 
     images: Array
     """uint8 (M, H, W, C)."""

@@ -57,6 +57,5 @@ class Backend(
         return self
 
     def recorder(self) -> Recorder | None:
-        """A recorder of launches, which replays them as one graph; None on a backend without
-        launches."""
+        """A recorder of launches, which replays them as a graph; None without launches."""
         return None

@@ -1,5 +1,4 @@
-"""`real_array`: checks what becomes an array of real numbers, where NumPy would lose or invent
-something without an error."""
+"""`real_array`: refuses what NumPy would turn into other real numbers without an error."""
 
 from __future__ import annotations
 
@@ -51,8 +50,7 @@ def on_device(data: Any) -> bool:
 
 
 def is_masked(data: Any) -> bool:
-    """Whether `data` is a masked array. Plain arrays are answered first, for asking NumPy would
-    load numpy.ma."""
+    """Whether `data` is a masked array; for plain arrays numpy.ma need not be loaded."""
     return isinstance(data, np.ndarray) and type(data) is not np.ndarray and isinstance(data, np.ma.MaskedArray)
 
 

@@ -1,5 +1,4 @@
-"""The contract of updates of parameters: the formulas of the optimizers, max-norm and running
-averages."""
+"""The contract of updates of parameters: formulas of optimizers, max-norm and running averages."""
 
 from __future__ import annotations
 
@@ -27,8 +26,7 @@ class Segments(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What a captured update reports to the host, which reads it later, and what it checks before
-    it updates anything."""
+    """What a captured update reports to the host, and checks before it updates anything."""
 
     loss: Array
     """The step's loss, one element."""
@@ -44,8 +42,7 @@ class StepReport(NamedTuple):
 
 
 class Guard(NamedTuple):
-    """What decides on the device whether a step changes anything: its update and the launches that
-    follow the update."""
+    """What decides on the device whether an update, and the launches behind it, change anything."""
 
     clip: Array | None = None
     """(norm, scale) as `gradient_norm` returns them. An update multiplies the gradients by scale,
@@ -55,8 +52,7 @@ class Guard(NamedTuple):
     """Written by the update. The step changes nothing where its skipped_updates is not 0."""
 
     def behind(self, arena: FlatStorage) -> Guard:
-        """The guard of the launches behind an update of the arena: only the norm of a scaled loss
-        may stop them."""
+        """The guard of launches behind an update: only the norm of a scaled loss may stop them."""
         return self if arena.scaling is not None else self._replace(clip=None)
 
 
@@ -118,8 +114,7 @@ class UpdatePrimitives(ABC):
 
     @abstractmethod
     def gradient_norm(self, arena: FlatStorage, segments: Segments, max_norm: float) -> Array:
-        """(norm, scale), shape (2,): the 2-norm of the segments' gradients, and min(1,
-        max_norm / (norm + 1e-6)).
+        """(norm, scale): 2-norm of the segments' gradients, and min(1, max_norm / (norm + 1e-6)).
 
         With `arena.scaling` the norm is that of the loss's own gradients, and scale divides by the
         loss scale as well; a norm that is not finite means that the gradients overflowed.
@@ -163,5 +158,4 @@ class UpdatePrimitives(ABC):
 
     @abstractmethod
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
-        """average = decay average + (1 - decay) value, in place; both of one shape. `guard` is as
-        for `clip_units`."""
+        """average = decay average + (1 - decay) value, in place; `guard` is as for `clip_units`."""

@@ -19,8 +19,7 @@ from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
 
 
 class Reduction(NamedTuple):
-    """How to reduce an array: as (outer, n, inner) along its middle axis, after its axes were put
-    into `order` if that is set."""
+    """How to reduce an array: axes in `order`, then the middle one of (outer, n, inner) summed."""
 
     order: tuple[int, ...] | None
     outer: int
@@ -29,8 +28,7 @@ class Reduction(NamedTuple):
 
 
 def reduction(shape: Sequence[int], axes: Sequence[int]) -> Reduction:
-    """How to reduce sorted `axes` of `shape`: where they are if they are neighbours, otherwise
-    moved behind the others."""
+    """How to reduce sorted `axes` of `shape`; unless they are neighbours, they move to the end."""
     kept = [i for i in range(len(shape)) if i not in axes]
     n = prod(shape[i] for i in axes)
     long = [i for i in range(len(shape)) if shape[i] != 1]  # axes of extent 1 separate nothing
@@ -158,8 +156,7 @@ class CudaArrays(CudaDevice, ABC):
         return y
 
     def _sum(self, a: Array, y: Array, outer: int, n: int, inner: int) -> None:
-        """Write the sum of a (outer, n, inner) to y (outer, inner); few results with long sums take
-        several passes."""
+        """Write the sum of a (outer, n, inner) to y (outer, inner), in passes if it is long."""
         while True:
             by_block = inner == 1 and not self.simple
             chunk = sum_chunk(outer * inner, n, by_block=by_block)

@@ -1,5 +1,4 @@
-"""`CudaBackend`: every primitive launches a kernel of `kernels/`; an operation without a kernel
-raises."""
+"""`CudaBackend`: every primitive launches a kernel; an operation without a kernel raises."""
 
 from __future__ import annotations
 
@@ -77,8 +76,7 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
 
 
 def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
-    """Return (another backend on the same device, the recording of all its launches and allocations
-    from now on)."""
+    """Return (another backend on the same device, a recording of its launches and allocations)."""
     recording = Recording()
     arrays = cast(Arrays, RecordingArrays(backend.arrays, recording))
     launcher = RecordingLauncher(backend.launcher, backend.arrays, recording)

@@ -1,5 +1,4 @@
-"""`CudaDevice`: launches, checks and small arrays, of which the primitives of `CudaBackend` are
-made."""
+"""`CudaDevice`: the launches and checks of which the primitives of `CudaBackend` are made."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ ARRIVALS = 4096
 
 
 class KeptOnStream(NamedTuple):
-    """Arrays for the launches of one stream, which run in order, while launches of other streams
-    run at the same time.
+    """Arrays for the launches of one stream, which run in order and beside those of other streams.
 
     A recorder's counters are kept as long as its stream, since a graph may use them. A graph gets
     its tables from its recorder.
@@ -83,8 +81,7 @@ class CudaDevice(Backend, ABC):
         self._most_counts = ARRIVALS
 
     def recorder(self) -> Recorder:
-        """A recorder whose stream already has the counters that kernels need, since none can be
-        made during a capture."""
+        """A recorder whose stream already has the kernels' counters: a capture cannot make any."""
         recorder = Recorder(self.arrays)
         with recorder.current():
             self._arrivals(self._most_counts)
@@ -92,8 +89,7 @@ class CudaDevice(Backend, ABC):
         return recorder
 
     def _each(self, kernel: str, count: int, *args: Any, element: str = "float", flops: int = 0) -> None:
-        """Launch a kernel that walks `count` elements with a grid-stride loop; for 0 elements do
-        nothing."""
+        """Launch a kernel that walks `count` elements, if any, with a grid-stride loop."""
         if count:
             blocks = min(-(-count // THREADS), MAX_BLOCKS)
             self.launcher.launch(instance(kernel, element), blocks, THREADS, args, flops=flops)
@@ -109,8 +105,7 @@ class CudaDevice(Backend, ABC):
         return self._kept.setdefault(self.arrays.stream_key(), KeptOnStream([], OrderedDict()))
 
     def _arrivals(self, count: int) -> Array:
-        """At least `count` int32 zeros, for kernels that count their finished blocks, and that
-        leave zeros again."""
+        """At least `count` int32 zeros, for kernels that count blocks and restore zeros."""
         sets = self._on_stream().counts
         if not sets or sets[-1].size < count:
             self._most_counts = max(self._most_counts, count)
@@ -118,8 +113,7 @@ class CudaDevice(Backend, ABC):
         return sets[-1][:count]
 
     def _constant(self, key: Hashable, make: Callable[[], np.ndarray]) -> Array:
-        """A table that never changes, for launches on any stream; it is sent once and kept for
-        ever, since a graph may use it."""
+        """A constant table for all streams, sent once and kept, since a graph may use it."""
         if key not in self._constants:
             placed = self.arrays.asarray(make())
             self.arrays.wait()  # for other streams are not ordered after this copy
@@ -131,8 +125,7 @@ class CudaDevice(Backend, ABC):
         return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
 
     def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
-        """Check that each array that is not None is a float32 array of this device, of the shape
-        given with it unless that is None."""
+        """Check that each array is None or float32, on this device, and of the shape beside it."""
         self._check(operation, ("float32",), arrays)
 
     def _element(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> str:

@@ -1,5 +1,4 @@
-"""Arrays of the CPU backends, which are numpy.ndarray, and how they are combined, moved and
-reduced."""
+"""Arrays of the CPU backends: how numpy.ndarrays are combined, moved and reduced."""
 
 from __future__ import annotations
 
@@ -139,7 +138,7 @@ class HostArrays(Backend, ABC):
 
     @staticmethod
     def _reduced_last(a: Array, axes: tuple[int, ...]) -> Array:
-        """`a` with the reduced axes moved to the end and joined into one: (…, reduced elements)."""
+        """`a` with the reduced axes moved to the end and joined: (…, reduced elements)."""
         kept = [i for i in range(a.ndim) if i not in axes]
         moved = a.transpose(*kept, *axes)
         return moved.reshape(*(a.shape[i] for i in kept), prod(a.shape[i] for i in axes))
@@ -157,8 +156,7 @@ def _processor() -> str:
 
 
 def deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
-    """Write `value` to `out`, or add it to what `out` holds -> `out`; without `out`, return the
-    value itself."""
+    """Write or add `value` to `out` -> `out`; without an `out`, the value itself."""
     if out is None:
         return value
     if accumulate:

@@ -23,8 +23,7 @@ _waiting: dict[int, list[np.ndarray]] = {}
 
 
 class _Block:
-    """Owns the bytes of an array, which keeps it as its base, and puts them among the waiting ones
-    when it is deleted."""
+    """Owns the bytes of an array, whose base it is; when it is deleted, they wait for another."""
 
     __slots__ = ("__array_interface__", "_bytes")
 
@@ -47,8 +46,7 @@ def release() -> None:
 
 
 def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array whose elements are not initialised, in memory that an earlier array may have
-    used."""
+    """An array whose elements are not initialised, in memory of an earlier one if any waits."""
     shape, dtype = tuple(int(n) for n in shape), np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     if size < SMALLEST or dtype.kind not in "fiu":

@@ -1,5 +1,4 @@
-"""Batches of a data set of `NumpyBackend`, and `augment`, which the transforms of `gpunet.data` run
-on the host."""
+"""Batches of a data set of `NumpyBackend`, and `augment`, which transforms run on the host."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class NumpyAugment(HostArrays, ABC):
 def augment(
     images: np.ndarray, index: np.ndarray, augmentation: Augmentation, *, seed: int, epoch: int, operation: str
 ) -> np.ndarray:
-    """Augment images (N, H, W, C), which stand at the positions `index` (N,) of their data set ->
-    new images (N, h, w, C).
+    """Augment images (N, H, W, C) from positions `index` (N,) of a data set -> (N, h, w, C), new.
 
     Args:
         images: any dtype, which is kept; uint8 or a float where the augmentation normalises, which

@@ -7,6 +7,7 @@ OpenBLAS's own functions are called here instead.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -32,8 +33,7 @@ class Library(NamedTuple):
 
 
 class OneThread:
-    """Runs work with BLAS on one thread, and restores its number of threads when no thread runs
-    such work any more.
+    """Runs work with BLAS on one thread, and restores its threads when no such work runs any more.
 
     A number that other code sets meanwhile stays; code that reads OpenBLAS's number meanwhile gets
     1. A Ctrl-C may arrive between any two steps, so each step can be repeated. A fork waits for the
@@ -78,8 +78,7 @@ class OneThread:
                 raise
 
     def limit_this_thread(self) -> None:
-        """Limit BLAS for good in a thread of gpunet's own, for the libraries that have a number for
-        each thread."""
+        """Limit BLAS for good in a thread of gpunet, in libraries that count each thread's."""
         for library in self._own:
             library.set(1)
 
@@ -119,8 +118,7 @@ class OneThread:
         self._state.acquire()
 
     def after_fork(self) -> None:
-        """Let other threads enter again; also in the child, where this thread still owns the
-        locks."""
+        """Let other threads enter again; in the child, too, this thread owns the locks."""
         self._state.release()
         self._entry.release()
 
@@ -159,3 +157,10 @@ def _openblas(controller: Any, name: str) -> Callable[..., Any] | None:
 ONE_THREAD = OneThread()
 """One for all backends of the process; two backends that each restored what they found would
 restore the other's limit."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=ONE_THREAD.before_fork,
+        after_in_parent=ONE_THREAD.after_fork,
+        after_in_child=ONE_THREAD.after_fork_in_child,
+    )

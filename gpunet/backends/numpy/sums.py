@@ -1,5 +1,4 @@
-"""Long sums of `NumpyBackend`, which lose at most 1e-6 of a sum of positive terms, however many
-there are.
+"""Long sums of `NumpyBackend`, which lose at most 1e-6 of a sum of positive terms.
 
 A float32 accumulator loses digits with each addition: a sum of 2^21 equal terms is off by a
 percent. So BLAS adds at most `CHUNK` terms one after another in float32, and the sums of such
@@ -31,8 +30,7 @@ FEW = 16
 
 
 def add_rows(a: Array) -> Array:
-    """The sum of the rows of a (n, columns), by BLAS; NumPy's own loops along few columns take ten
-    times as long."""
+    """The sum of the rows of a (n, columns) by BLAS, for few columns ten times NumPy's speed."""
     return np.dot(np.ones(len(a), a.dtype), a) if len(a) <= CHUNK else add_middle(a[None])[0]
 
 
@@ -55,8 +53,7 @@ def add_middle(a: Array) -> Array:
 
 
 def add_axes(a: Array, axes: tuple[int, ...]) -> Array:
-    """The sum of a C-contiguous a along ascending axes, one group of neighbouring axes after
-    another from the last."""
+    """The sum of a C-contiguous a along ascending axes, neighbours at once, from the last on."""
     shape = a.shape
     while axes:
         first = next(i for i in range(len(axes)) if axes[i:] == tuple(range(axes[i], axes[-1] + 1)))
@@ -67,8 +64,7 @@ def add_axes(a: Array, axes: tuple[int, ...]) -> Array:
 
 
 def multiply(a: Array, b: Array, terms: int = 0) -> Array:
-    """The product of a (M, K) and b (K, N); `terms` are those of the whole sum if the product is
-    only a part of it."""
+    """The product of a (M, K) and b (K, N), a part of a sum of `terms` if those are more than K."""
     (m, k), n = a.shape, b.shape[1]
     if not takes_chunks(a, b, terms):
         return np.dot(a, b)  # np.matmul would keep the interpreter lock where the result is small
@@ -91,8 +87,7 @@ def takes_chunks(a: Array, b: Array, terms: int = 0) -> bool:
 
 
 class Total:
-    """Adds up arrays of one shape, a few at a time in their own dtype, and the results in
-    float64."""
+    """Adds up arrays of one shape: a few in their own dtype, and the results in float64."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
         self.recent = np.zeros(shape, dtype)

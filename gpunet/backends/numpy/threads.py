@@ -66,8 +66,7 @@ class NumpyThreads(HostBackend):
         weakref.finalize(self, _end, self._jobs, self.threads - 1)
 
     def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
-        """Call work(start, stop) for parts of range(count), one for each thread -> the results in
-        the order of the parts.
+        """Call work(start, stop) for a part of range(count) on each thread -> the results in order.
 
         When it returns or raises, even for a Ctrl-C, no thread works on a part any more.
 
@@ -93,8 +92,7 @@ class NumpyThreads(HostBackend):
 
 
 class _Part(Generic[T]):
-    """A part of the work, done once: by a thread of the backend, or by the caller if no thread has
-    begun it."""
+    """A part of the work, for a thread of the backend, or for the caller if none has begun it."""
 
     def __init__(self, work: Callable[[], T]):
         self._turn = (
@@ -150,8 +148,7 @@ def _run(parts: list[_Part[T]], jobs: SimpleQueue[_Part | None]) -> list[T]:
 
 
 def _abandon(parts: list[_Part[T]]) -> None:
-    """Abandon all parts, even if signals arrive meanwhile; then raise what the last signal
-    raised."""
+    """Abandon all parts, also while signals arrive; then raise what the last signal raised."""
     interruption: BaseException | None = None
     while True:
         try:
@@ -171,8 +168,7 @@ def _serve(jobs: SimpleQueue[_Part | None]) -> None:
 
 
 def _attempted(part: _Part | None) -> bool:
-    """Do a part -> whether there was one. It is a function so that no name holds the part while the
-    thread waits."""
+    """Do a part -> whether there was one; in a function, so that no name keeps it afterwards."""
     if part is not None:
         part.attempt()
     return part is not None

@@ -1,5 +1,4 @@
-"""Updates of parameters, max-norm and averages of `NumpyBackend`, in place and with few temporary
-arrays."""
+"""Updates of parameters, max-norm and averages of `NumpyBackend`, with few temporary arrays."""
 
 from __future__ import annotations
 
@@ -124,6 +123,5 @@ def _may_update(report: StepReport) -> bool:
 
 
 def _has_updated(guard: Guard) -> bool:
-    """Whether the update before has changed the parameters; no loss is scaled on the host, so its
-    clip stops nothing."""
+    """Whether the update before changed the parameters; on the host no clip can stop it."""
     return guard.report is None or not guard.report.written[2]

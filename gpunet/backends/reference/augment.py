@@ -1,5 +1,4 @@
-"""Batches of a data set of `ReferenceBackend`: one image after another, one step of the
-augmentation after another."""
+"""Batches of a data set of `ReferenceBackend`: one image, and one step, after another."""
 
 from __future__ import annotations
 

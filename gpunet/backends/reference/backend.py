@@ -28,8 +28,7 @@ class ReferenceBackend(
     ReferenceAugment,
     ReferenceUpdate,
 ):
-    """Computes in any float dtype; it is written to be read, and its memory and time do not
-    matter."""
+    """Computes in any float dtype, in code that is written to be read, not to be fast."""
 
     name = "reference"
     dtypes = ("float16", "bfloat16", "float32", "float64")

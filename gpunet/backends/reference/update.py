@@ -1,5 +1,4 @@
-"""Updates of parameters, max-norm and averages of `ReferenceBackend`: the contract's formulas in
-float64, then rounded."""
+"""Updates, max-norm and averages of `ReferenceBackend`: the contract's formulas, in float64."""
 
 from __future__ import annotations
 
