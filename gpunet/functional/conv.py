@@ -59,7 +59,7 @@ class _Linear(Function):
         return dx, dw, db
 
     def _weight_grad(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array | None]:
-        conv, into = _conv_of_one_pixel(len(x), *weight.shape), self.into(weight=1, bias=2)
+        conv, into = _conv_of_one_pixel(x.shape[0], *weight.shape), self.into(weight=1, bias=2)
         gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
         if into.weight is not None:
             into = into._replace(weight=into.weight.reshape(conv.geometry.w_shape))
