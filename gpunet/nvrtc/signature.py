@@ -81,6 +81,13 @@ def structs(file: str) -> dict[str, np.dtype]:
     return parse_structs(source.read(file))
 
 
+@cache
+def constants(file: str) -> dict[str, int]:
+    """The whole numbers that a `.cu` file and its headers define: what kernels and the host share."""
+    found = _DEFINE.findall(_COMMENT.sub(" ", source.read(file)))
+    return {name: int(value) for name, value in found}
+
+
 def parse_kernels(text: str) -> dict[str, Declaration]:
     """Every `__global__` function in a source."""
     found = {}

@@ -16,9 +16,7 @@ from gpunet.backends.cuda.into import place_gradients
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
-
-DEPTHWISE_TILE = 9, 32
-"""Taps and filters per block of a depthwise weight gradient: see kernels/conv2d_weight_grad.cu."""
+from gpunet.nvrtc.signature import constants
 
 
 class CudaConv(CudaDevice, ABC):
@@ -99,7 +97,8 @@ class CudaConv(CudaDevice, ABC):
     def _weight_grad_kernel(self, element: str, g: Geometry, vector: bool) -> tuple[str, int]:
         """(the kernel of a weight gradient, how many tiles cover dw)."""
         if _is_depthwise(g):
-            tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
+            numbers = constants("conv2d_weight_grad.cu")
+            tiles = count_tiles(g.window[0] * g.window[1], g.filters, (numbers["TAPS"], numbers["WARP"]))
             return instance("conv2d_weight_grad_depthwise", element), tiles
         rows, cols = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups), g.filters // g.groups
         tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet.backends.cuda.device import BUSY
+from gpunet.nvrtc.signature import constants
 
 Tile = tuple[int, int, int, int, int]
 """(TM, TN, RM, RN, V), as `gpunet.cuda.instantiations` explains them."""
-TILE_K = 16
-"""Step of a tile along the reduction, as kernels/tile.cuh has it."""
 MOST_PIXELS = 2048
 """Pixels of a split at most. A thread adds the products of 48 pixels, then these sums; longer sums
 would lose digits."""
@@ -42,6 +41,7 @@ def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
     They are a multiple of the tile's step, at least four steps, and not more than a thread may add
     in float32.
     """
-    splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
+    step = constants("conv2d_weight_grad.cu")["TILE_K"]
+    splits = min(-(-busy // tiles), -(-pixels // (4 * step)))
     length = min(-(-pixels // splits), MOST_PIXELS)
-    return -(-length // TILE_K) * TILE_K
+    return -(-length // step) * step
