@@ -11,6 +11,7 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import FUSED_POOL, Conv
 from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import Grads
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import activation_of
@@ -58,7 +59,7 @@ class _Linear(Function):
             dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate))
         return dx, dw, db
 
-    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array | None]:
+    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> Grads:
         conv, into = _conv_of_one_pixel(x.shape[0], *weight.shape), self.into(weight=1, bias=2)
         gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
         if into.weight is not None:
