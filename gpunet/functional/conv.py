@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -10,6 +11,7 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import FUSED_POOL, Conv
 from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.into import Grads
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.activation import activation_of
@@ -57,17 +59,20 @@ class _Linear(Function):
             dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate))
         return dx, dw, db
 
-    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array | None]:
-        """The weight gradient of a 1x1 convolution of one pixel, which a dense layer is."""
-        n, inputs = x.shape
-        conv = Conv(Geometry.conv((n, 1, 1, inputs), (1, 1, *weight.shape)))
+    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> Grads:
+        conv, into = _conv_of_one_pixel(x.shape[0], *weight.shape), self.into(weight=1, bias=2)
         gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
-        into = self.into(weight=1, bias=2)
         if into.weight is not None:
             into = into._replace(weight=into.weight.reshape(conv.geometry.w_shape))
         pixels = dy.reshape(conv.y_shape), x.reshape(conv.geometry.x_shape)
         dw, db = self.backend.conv2d_weight_grad(*pixels, conv, gate, into)
         return dw.reshape(weight.shape) if into.weight is None else self.destination(1), db
+
+
+@lru_cache(maxsize=1024)
+def _conv_of_one_pixel(images: int, inputs: int, outputs: int) -> Conv:
+    """A dense layer as a 1x1 convolution of images of one pixel."""
+    return Conv(Geometry.conv((images, 1, 1, inputs), (1, 1, inputs, outputs)))
 
 
 def conv2d(

@@ -18,9 +18,10 @@ from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
 from gpunet.backends.contract.update import Segments
 from gpunet.backends.cuda.device import BUSY
-from gpunet.backends.cuda.tiles import MOST_PIXELS, TILE_K, count_tiles, select_tile, split_pixels
+from gpunet.backends.cuda.tiles import MOST_PIXELS, count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
 from gpunet.geometry import Geometry
+from gpunet.nvrtc.source import constant
 from gpunet.random import Stream
 from gpunet.resampling import linear, padded
 
@@ -328,7 +329,7 @@ def test_tiles_follow_the_shape(tiles):
 def test_splits_cover_the_pixels_and_fill_the_device(tiles, pixels):
     each = split_pixels(tiles, pixels)
     splits = -(-pixels // each)
-    assert each % TILE_K == 0
+    assert each % constant("tile.cuh", "TILE_K") == 0
     assert (splits - 1) * each < pixels <= splits * each
     assert tiles * splits <= BUSY + tiles or each == MOST_PIXELS
     assert each <= MOST_PIXELS  # a thread adds their products in float32

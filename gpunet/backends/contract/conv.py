@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.geometry import Geometry, Shape4
 
 FUSED_POOL = (2, 2)
@@ -86,9 +86,7 @@ class ConvPrimitives(ABC):
         """
 
     @abstractmethod
-    def conv2d_weight_grad(
-        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         """Gradients of w and b -> (dw (KH, KW, C // groups, O), db (O,) or None).
 
             dw[i, j, c, o] = sum over n, p, q of

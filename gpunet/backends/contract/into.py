@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from gpunet.backends.contract.arrays import Array
 
+Grads = tuple[Array, Array | None]
+"""Of a weight and of a bias; None where the bias's is not needed."""
+
 
 class Into(NamedTuple):
     """Where the gradients of a weight and a bias go: new arrays, or segments of an arena."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.geometry import Geometry
 
 
@@ -27,7 +27,5 @@ class LocalPrimitives(ABC):
         """Gradient of x, of dy (N, OH, OW, O) -> dx (N, H, W, C)."""
 
     @abstractmethod
-    def local_conv2d_weight_grad(
-        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         """Gradients of w and b, of their shapes -> (dw, db or None); see `conv2d_weight_grad`."""

@@ -10,7 +10,7 @@ import numpy as np
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.into import place_gradients
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
@@ -73,9 +73,7 @@ class CudaConv(CudaDevice, ABC):
             instance(kernel, element, *tile, *options), blocks, THREADS, args, flops=2 * g.multiply_adds
         )
 
-    def conv2d_weight_grad(
-        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, name = conv.geometry, "conv2d_weight_grad"
         gate = self._checked_gate(name, dy, conv, gate)
         element = self._element(name, dy=(dy, None), x=(x, g.x_shape))

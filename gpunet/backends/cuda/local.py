@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
 from gpunet.backends.cuda.into import place_gradients
 from gpunet.geometry import Geometry
@@ -30,9 +30,7 @@ class CudaLocal(CudaDevice, ABC):
         self._each("local_conv2d_input_grad", dx.size, *args, element=element, flops=2 * g.multiply_adds)
         return dx
 
-    def local_conv2d_weight_grad(
-        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         g, name = geometry, "local_conv2d_weight_grad"
         element = self._element(name, dy=(dy, g.y_shape), x=(x, g.x_shape))
         dw, db, add = place_gradients(self, name, into, *_shapes(g))

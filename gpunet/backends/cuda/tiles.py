@@ -8,7 +8,7 @@ from gpunet.backends.cuda.device import BUSY
 from gpunet.nvrtc.source import constant
 
 Tile = tuple[int, int, int, int, int]
-"""(TM, TN, RM, RN, V): as `gpunet.cuda.instantiations` explains them."""
+"""(TM, TN, RM, RN, V), as `gpunet.cuda.instantiations` explains them."""
 TILE_K = constant("tile.cuh", "TILE_K")
 """Step of a tile along the reduction."""
 MOST_PIXELS = 2048

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy.sums import add_rows, multiply, takes_chunks
@@ -55,9 +55,7 @@ class NumpyLocal(NumpyThreads, ABC):
         self._parallel(add, n, taps.size // max(n, 1))
         return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
 
-    def local_conv2d_weight_grad(
-        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         windows = _windows(x, geometry)
         shape = (*geometry.y_shape[1:3], *geometry.w_shape)
         dw = memory.empty(shape, x.dtype) if into.weight is None else into.weight

@@ -7,6 +7,8 @@ import numpy as np
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.host import memory
 
+_INTEGERS = {size: np.dtype(f"i{size}") for size in (2, 4, 8)}
+
 
 def keep_where(values: Array, kept: Array, out: Array | None = None) -> Array:
     """`values` where the booleans `kept` are true, else 0.
@@ -17,7 +19,7 @@ def keep_where(values: Array, kept: Array, out: Array | None = None) -> Array:
         out: where to write the result, of the shape to which both broadcast; a new array of the
             values' shape if None.
     """
-    bits = np.dtype(f"i{values.dtype.itemsize}")
+    bits = _INTEGERS[values.dtype.itemsize]
     if out is None:
         return np.multiply(values.view(bits), kept, out=memory.empty(values.shape, bits)).view(values.dtype)
     np.multiply(values.view(bits), kept, out=out.view(bits))

@@ -9,7 +9,7 @@ import numpy as np
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 from gpunet.backends.reference.gate import open_gate
@@ -41,16 +41,12 @@ class ReferenceConv(HostBackend, ABC):
         )  # fmt: skip
         rotated = _by_group(w[::-1, ::-1], g.groups)  # turned by 180 degrees; einsum exchanges the channels
         windows = _by_group(windows_of(pad_images(spread, full), full), g.groups)
-        padded = np.zeros(
-            (n, top + h + bottom, left + width + right, c)
-        )  # rows and columns that no window reaches stay 0
+        padded = np.zeros((n, top + h + bottom, left + width + right, c))  # 0 where no window reaches
         _, rows, columns, _ = full.y_shape
         padded[:, :rows, :columns] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(full.y_shape)
         return padded[:, top : top + h, left : left + width].astype(dy.dtype)
 
-    def conv2d_weight_grad(
-        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g = conv.geometry
         dy = open_gate(self, dy, conv, gate)
         windows = _by_group(windows_of(pad_images(x.astype(np.float64), g), g), g.groups)

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 from gpunet.backends.reference.windows import add_windows, pad_images, windows_of
@@ -27,9 +27,7 @@ class ReferenceLocal(HostBackend, ABC):
         taps = np.einsum("nyxo,yxijco->nyxcij", dy.astype(np.float64), w)
         return add_windows(taps.reshape(*taps.shape[:4], prod(geometry.window)), geometry).astype(dy.dtype)
 
-    def local_conv2d_weight_grad(
-        self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
         dw = np.einsum("nyxijc,nyxo->yxijco", windows, dy).astype(x.dtype)
         db = deliver(self.sum(dy, (0,)), into.bias, into.add) if into.needs_bias else None

@@ -9,7 +9,7 @@ from typing import Any
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
@@ -59,9 +59,7 @@ class NumpyConv(NumpyThreads, ABC):
             self._in_blocks(kind, Conv(convolution), dy.dtype, convolve)
         return dx
 
-    def conv2d_weight_grad(
-        self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW
-    ) -> tuple[Array, Array | None]:
+    def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g = conv.geometry
         if g.pointwise:
             return self._pointwise_weight_grad(open_gate(dy, gate, conv.pool), x, conv, into)
@@ -80,8 +78,8 @@ class NumpyConv(NumpyThreads, ABC):
         bias = None if db is None else deliver(db.result(), into.bias, into.add)
         return deliver(dw.result(), into.weight, into.add), bias
 
-    def _pointwise_weight_grad(self, dy: Array, x: Array, conv: Conv, into: Into) -> tuple[Array, Array | None]:
-        """Of a 1x1 convolution, as a product of matrices."""
+    def _pointwise_weight_grad(self, dy: Array, x: Array, conv: Conv, into: Into) -> Grads:
+        """The gradients of a 1x1 convolution, as products of matrices."""
         g = conv.geometry
         dense, rows = dy.reshape(g.pixels, g.filters), x.reshape(g.pixels, x.shape[3])
         out = None if into.weight is None else into.weight.reshape(-1, g.filters)

@@ -3,6 +3,7 @@ al. 2016)."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -30,6 +31,7 @@ def rotate(w: Array, groups: int, stride: Pair = (1, 1)) -> Array:
     return np.ascontiguousarray(taps.transpose(0, 2, 6, 5, 1, 3, 4)).reshape(kh // sh, kw // sw, filters // groups, -1)
 
 
+@lru_cache(maxsize=1024)
 def subpixel_geometry(g: Geometry) -> Geometry | None:
     """Geometry of the convolution that computes dx, or None where adding up taps is faster.
 
