@@ -202,9 +202,3 @@ def geometry_fields(geometry: Geometry) -> dict[str, int]:
         "dilation_h": geometry.dilation[0], "dilation_w": geometry.dilation[1],
         "groups": geometry.groups,
     }  # fmt: skip
-
-
-def check_accumulate(operation: str, accumulate: bool, out: Array | None) -> None:
-    """Raise ValueError if there is nothing to add to."""
-    if accumulate and out is None:
-        raise ValueError(f"{operation}: accumulate adds to what `out` holds, and there is none")
