@@ -56,7 +56,7 @@ def negate(x: Any) -> Tensor:
     if not isinstance(x, Tensor):
         return ~real_array("invert: x", x)
     if x.dtype != np.bool_:
-        raise TypeError(f"invert: x is {x.dtype} but takes booleans, such as comparisons give")
+        raise TypeError(f"invert: x is {x.dtype} but takes booleans, such as comparisons return")
     return compare("equal", x, False)
 
 

@@ -111,9 +111,8 @@ def _on_host(part: Any, backend: Backend) -> Any:
     if not on_device(part):
         return part
     try:
-        return (
-            backend.to_numpy(part) if backend.owns(part) else part.get()
-        )  # an array of another backend, which is CuPy's
+        # an array of another backend is CuPy's
+        return backend.to_numpy(part) if backend.owns(part) else part.get()
     except BackendError as error:
         raise BackendError(f"index: the host must read an index array to count what it picks: {error}") from error
 

@@ -122,9 +122,8 @@ class Optimizer:
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         """A row of the update's table of hyper-parameters."""
-        decay, decoupled = (
-            (0.0, group["weight_decay"]) if group["decoupled_weight_decay"] else (group["weight_decay"], 0.0)
-        )
+        decays = group["weight_decay"], 0.0
+        decay, decoupled = decays[::-1] if group["decoupled_weight_decay"] else decays
         return group["lr"], decay, group["l1"], decoupled, *self.own(group, step)
 
     def prepare(self, clip: Array | None) -> None:
@@ -213,7 +212,7 @@ class Optimizer:
             self.apply(Segments(bounds, self.table(first)))
             self.count()
 
-    # ---- the parts of a step: a captured step records the launches of `apply`, and runs the rest at each replay
+    # ---- the parts of a step: a captured step records `apply`, and runs the rest at each replay
 
     def runs(self) -> tuple[np.ndarray, list[int]]:
         """`Arena.runs` of the next update, each of one group and of equally many updates."""

@@ -51,7 +51,8 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     size = prod(shape) * dtype.itemsize
     if size < SMALLEST or dtype.kind not in "fiu":
         return np.empty(shape, dtype)
-    step = 1 << (size.bit_length() - 4)  # sizes are rounded up by at most an eighth, so that blocks fit again
+    # sizes are rounded up by at most an eighth, so that blocks fit again
+    step = 1 << (size.bit_length() - 4)
     size = -(-size // step) * step
     try:
         memory = _waiting[size].pop()  # one atomic step, so that threads need no lock

@@ -57,7 +57,7 @@ def augment(
     for which, axis in ((chosen.mirrored, 2), (chosen.upended, 1)):
         turned = np.flatnonzero(which)
         if turned.size:
-            y[turned] = y[turned].take(np.arange(y.shape[axis])[::-1], axis=axis)  # twice as fast as a step of -1
+            y[turned] = y[turned].take(np.arange(y.shape[axis])[::-1], axis=axis)  # twice as fast as [::-1]
     if a.cutout and not a.cutout_last:
         y[_hole(a, chosen, shape)] = 0
     if a.mean:
@@ -92,7 +92,8 @@ def _hole(a: Augmentation, chosen: Choices, shape: tuple[int, int, int]) -> np.n
 def _normalized(images: np.ndarray, a: Augmentation) -> np.ndarray:
     n, h, w, c = images.shape
     scale, shift = a.factors(c, 255.0 if images.dtype == np.uint8 else 1.0)
-    if len(a.mean) > 1:  # repeated along a row of pixels, for NumPy's loops over the few channels of one pixel are slow
+    if len(a.mean) > 1:
+        # repeated along a row of pixels, since NumPy's loops over the channels of one pixel are slow
         scale, shift = np.tile(scale, w), np.tile(shift, w)
     else:
         scale, shift = scale[:1], shift[:1]

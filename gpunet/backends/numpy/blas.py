@@ -46,8 +46,8 @@ class OneThread:
             self.libraries = libraries
         self._entry = threading.RLock()  # held during a fork, so that no thread enters
         self._state = threading.RLock()
-        self._inside: dict[int, list[int] | None] = {}  # by thread: the numbers of the libraries that are not shared
-        self._before: list[int] | None = None  # numbers of the shared libraries; None while no thread is inside
+        self._inside: dict[int, list[int] | None] = {}  # by thread: numbers of libraries that are not shared
+        self._before: list[int] | None = None  # numbers of shared libraries, while a thread is inside
 
     @cached_property
     def libraries(self) -> list[Library]:

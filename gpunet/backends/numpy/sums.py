@@ -38,9 +38,8 @@ def add_middle(a: Array) -> Array:
     """The sum of a C-contiguous a (outer, n, inner) along its middle axis -> (outer, inner)."""
     outer, n, inner = a.shape
     if inner == 1:
-        return (
-            np.matmul(a[:, :, 0], np.ones((n, 1), a.dtype)) if n <= CHUNK else a.sum(axis=1)
-        )  # NumPy adds in pairs here
+        # NumPy itself adds in pairs along an axis whose elements are neighbours
+        return np.matmul(a[:, :, 0], np.ones((n, 1), a.dtype)) if n <= CHUNK else a.sum(axis=1)
     if n <= CHUNK or a.dtype == np.float64 or a.size == 0:
         return a.sum(axis=1) if n * inner < WORTH else np.matmul(np.ones(n, a.dtype), a)
     each = n // CHUNK

@@ -95,9 +95,8 @@ class _Part(Generic[T]):
     """A part of the work, for a thread of the backend, or for the caller if none has begun it."""
 
     def __init__(self, work: Callable[[], T]):
-        self._turn = (
-            threading.RLock()
-        )  # held by the thread that does it; a caller that a signal interrupted can take it again
+        # held by the thread that does the part; a caller that a signal interrupted can take it again
+        self._turn = threading.RLock()
         self._work: Callable[[], T] | None = work
         self._result: list[T] = []
         self._error: BaseException | None = None

@@ -44,7 +44,7 @@ class NumpyUpdate(HostArrays, ABC):
     def clip_units(self, w: Array, limit: float, shadow: Array | None, guard: Guard = UNGUARDED) -> None:
         if _has_updated(guard):
             norms = np.sqrt(np.square(w).sum(axis=0, dtype=np.float64)).astype(w.dtype)
-            w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN is not below the limit, and stays
+            w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN stays
 
     @QUIET
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
@@ -53,7 +53,8 @@ class NumpyUpdate(HostArrays, ABC):
             average += (1 - decay) * value
 
 
-# ---- the rules: (g, lr, own hyper-parameters, slots a and b) -> what is subtracted from the weights; slots change in place
+# ---- the rules: (g, lr, own hyper-parameters, slots a and b, which change in place) -> the step
+# that is subtracted from the weights
 
 
 def _sgd(g: Array, rate: float, own: Sequence[float], a: Array | None) -> Array:
