@@ -28,7 +28,7 @@ class _FusedLoss(Function):
     seeds = True
     dx: Array
     gain = 1.0
-    """The factor that dx holds."""
+    """The factor by which dx has been multiplied."""
 
     def backward(self, dy: Array | None) -> Any:
         return self.dx if dy is None and self.gain == 1 else self.backend.scale(self.dx, dy, 1 / self.gain)
@@ -87,8 +87,8 @@ def cross_entropy(
             backend's own array. Host arrays are checked. An array on a device is taken as it is,
             because reading it would wait for the device; a label in it that is no class makes the
             loss NaN. Or soft labels, as `data.Mixup` makes them: a tensor, lists or an array of
-            floats (…, K), at least 0, that sum to 1. Then the loss is -sum(weight label log
-            softmax(logits)), with 0 log 0 = 0, and takes no `ignore_index`.
+            floats (…, K), at least 0, that sum to 1. Then, with p = softmax(logits), the loss is
+            -sum(weight label log p), with 0 log 0 = 0, and takes no `ignore_index`.
         weight: (K,), the weight of each class. The mean is then weighted by the labels' weights,
             but that of soft labels is over the rows, as in PyTorch.
         ignore_index: a label that counts neither in the loss nor in the mean; its rows have a loss

@@ -114,7 +114,7 @@ def test_summary_repr_and_errors():
         (lambda: nn.BatchNorm2d(3, activation="softmax"), "BatchNorm2d: activation is 'softmax' but takes one of"),
         (
             lambda: nn.BatchNorm2d(3)(np.ones((2, 4), np.float32)),
-            "batch_norm: gamma has shape (3,) but x (2, 4) takes (4,)",
+            "batch_norm: weight has shape (3,) but x (2, 4) takes (4,)",
         ),
         (lambda: nn.BatchNorm2d(3)(np.ones((1, 3), np.float32)), "use a larger batch, or eval()"),
     ):
@@ -220,9 +220,9 @@ def test_the_count_of_batches_is_saved_with_the_layer_that_takes_their_mean():
 
 def test_a_count_goes_with_no_momentum_alone(backend):
     x, mean, var, count = (gp.tensor(np.ones(s, np.float32), backend=backend) for s in ((4, 3), (3,), (3,), ()))
-    with pytest.raises(ValueError, match="batch_norm: batches counts those of a momentum of None"):
+    with pytest.raises(ValueError, match="batch_norm: num_batches_tracked goes with a momentum of None"):
         F.batch_norm(x, mean, var, training=True, momentum=None)
-    with pytest.raises(ValueError, match="batch_norm: batches counts those of a momentum of None"):
+    with pytest.raises(ValueError, match="batch_norm: num_batches_tracked goes with a momentum of None"):
         F.batch_norm(x, mean, var, training=True, num_batches_tracked=count)
     with pytest.raises(ValueError, match="BatchNorm2d: momentum is 2 but must be from 0 to 1, or None"):
         nn.BatchNorm2d(3, momentum=2)

@@ -18,11 +18,11 @@ def channels_first(a):
 
 
 def run_torch(arrays, dtype, training, activation, eps, momentum):
-    x, gamma, beta, mean, variance, residual, dy = (
+    x, weight, bias, mean, variance, residual, dy = (
         torch.tensor(channels_first(a) if a.ndim > 1 else a, dtype=dtype) for a in arrays
     )
-    leaves = [t.requires_grad_(True) for t in (x, gamma, beta, residual)]
-    y = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, training, momentum, eps) + residual
+    leaves = [t.requires_grad_(True) for t in (x, weight, bias, residual)]
+    y = torch.nn.functional.batch_norm(x, mean, variance, weight, bias, training, momentum, eps) + residual
     y = y if activation is None else getattr(torch, activation)(y)
     y.backward(dy)
     out = [y.detach(), *(t.grad for t in leaves), mean, variance]
@@ -44,16 +44,16 @@ def test_values_gradients_and_running_moments(backend, rng, shape, training, act
         run_torch([a.copy() for a in arrays], dtype, training, activation, **options)
         for dtype in (torch.float64, torch.float32)
     )
-    x, gamma, beta, mean, variance, residual = (
+    x, weight, bias, mean, variance, residual = (
         gp.tensor(a.copy(), backend=backend, requires_grad=i not in (3, 4)) for i, a in enumerate(arrays[:6])
     )
     y = F.batch_norm(
-        x, gamma, beta, mean, variance, training=training, activation=activation, residual=residual, **options
+        x, mean, variance, weight, bias, training=training, activation=activation, residual=residual, **options
     )
     y.backward(arrays[6])
-    got = [y.numpy(), *(host(t.grad, backend) for t in (x, gamma, beta, residual)), mean.numpy(), variance.numpy()]
+    got = [y.numpy(), *(host(t.grad, backend) for t in (x, weight, bias, residual)), mean.numpy(), variance.numpy()]
     for name, a, torch32, torch64 in zip(
-        ("y", "dx", "dgamma", "dbeta", "dresidual", "running mean", "running variance"), got, single, exact, strict=True
+        ("y", "dx", "dw", "db", "dresidual", "running mean", "running variance"), got, single, exact, strict=True
     ):
         allowed = max(tolerances.TORCH, tolerances.TORCH_FACTOR * relative_error(torch32, torch64))
         assert relative_error(a, torch64) <= allowed, name

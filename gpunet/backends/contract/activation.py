@@ -85,39 +85,49 @@ class ActivationPrimitives(ABC):
     def activation_forward(self, x: Array, activation: Activation) -> Array:
         """y = f(x), elementwise; NaN stays NaN.
 
-        relu: max(x, 0). leaky_relu: x above 0, negative_slope x elsewhere. sigmoid: 1 / (1 +
-        exp(-x)). tanh: the hyperbolic tangent. elu: x above 0, alpha (exp(x) - 1) elsewhere
-        (Clevert et al. 2016). relu6: min(max(x, 0), 6) (Krizhevsky 2010). hard_tanh: min(max(x,
-        min_val), max_val). hard_sigmoid: min(max(x / 6 + 1/2, 0), 1).
+        relu: max(x, 0).
+        leaky_relu: x above 0, negative_slope x elsewhere.
+        sigmoid: 1 / (1 + exp(-x)).
+        tanh: the hyperbolic tangent.
+        elu: x above 0, alpha (exp(x) - 1) elsewhere (Clevert et al. 2016).
+        relu6: min(max(x, 0), 6) (Krizhevsky 2010).
+        hard_tanh: min(max(x, min_val), max_val).
+        hard_sigmoid: min(max(x / 6 + 1/2, 0), 1).
         """
 
     @abstractmethod
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
         """dx = f'(x) dy from dy and the output y = f(x); a NaN in y does not set dx to 0.
 
-        relu: dy above 0, 0 elsewhere. leaky_relu: dy above 0, negative_slope dy elsewhere. sigmoid:
-        dy y (1 - y). tanh: dy (1 - y^2). elu: dy above 0, dy (y + alpha) elsewhere. relu6,
-        hard_tanh and hard_sigmoid: slope dy strictly between the limits, 0 at and beyond them, as
-        in PyTorch; the slope of hard_sigmoid is 1/6, that of the others 1.
+        relu: dy above 0, 0 elsewhere.
+        leaky_relu: dy above 0, negative_slope dy elsewhere.
+        sigmoid: dy y (1 - y).
+        tanh: dy (1 - y^2).
+        elu: dy above 0, dy (y + alpha) elsewhere.
+        relu6, hard_tanh, hard_sigmoid: slope dy between the limits, 0 at and beyond them, as in
+            PyTorch; the slope of hard_sigmoid is 1/6, that of the others 1.
         """
 
     @abstractmethod
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
         """y = f(x), elementwise; NaN stays NaN, and an infinite x gives the limit.
 
-        gelu: x Phi(x), where Phi is the standard normal distribution function (Hendrycks & Gimpel
-        2016). silu: x s(x), where s(x) = 1 / (1 + exp(-x)) is the logistic function (Ramachandran
-        et al. 2017). softplus: log(1 + exp(beta x)) / beta, without overflow (Dugas et al. 2001).
-        hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2). sigmoid, tanh and
-        elu: as in `activation_forward`, with beta for alpha.
+        gelu: x Phi(x), with the standard normal distribution function Phi (Hendrycks & Gimpel 2016).
+        silu: x s(x), with the logistic function s(x) = 1 / (1 + exp(-x)) (Ramachandran et al. 2017).
+        softplus: log(1 + exp(beta x)) / beta, without overflow (Dugas et al. 2001).
+        hard_swish: x min(max(x + 3, 0), 6) / 6 (Howard et al. 2019, section 5.2).
+        sigmoid, tanh, elu: as in `activation_forward`, with beta for alpha.
         """
 
     @abstractmethod
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
         """dx = f'(x) dy from dy and the input x.
 
-        gelu: dy (Phi(x) + x phi(x)), where phi(x) = exp(-x^2 / 2) / sqrt(2 pi) is the density.
-        silu: dy s(x) (1 + x s(-x)). softplus: dy s(beta x). hard_swish: 0 up to -3, dy from 3 on,
-        dy (x + 3/2) / 3 between. sigmoid: dy s(x) s(-x). tanh: dy / cosh(x)^2. elu: dy above 0,
-        beta exp(x) dy elsewhere.
+        gelu: dy (Phi(x) + x phi(x)), with the density phi(x) = exp(-x^2 / 2) / sqrt(2 pi).
+        silu: dy s(x) (1 + x s(-x)).
+        softplus: dy s(beta x).
+        hard_swish: 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between.
+        sigmoid: dy s(x) s(-x).
+        tanh: dy / cosh(x)^2.
+        elu: dy above 0, beta exp(x) dy elsewhere.
         """

@@ -41,10 +41,10 @@ class LossPrimitives(ABC):
 
     @abstractmethod
     def softmax_backward(self, dy: Array, y: Array, *, log: bool = False) -> Array:
-        """Gradient of x from dy and the output y: dx[k] = sum over j of dy[j] dy[j]/dx[k].
+        """Gradient of x from dy and the output y.
 
-        That is y[k] (dy[k] - sum over j of dy[j] y[j]), and dy[k] - exp(y[k]) sum over j of dy[j]
-        for the logarithm.
+        dx[k] = y[k] (dy[k] - sum over j of dy[j] y[j])
+        dx[k] = dy[k] - exp(y[k]) sum over j of dy[j], for the logarithm
         """
 
     @abstractmethod
@@ -53,16 +53,18 @@ class LossPrimitives(ABC):
     ) -> tuple[Array, Array, Array]:
         """Cross entropy of logits (R, K) with int32 labels (R,) -> (loss, dlogits, correct).
 
-        With p = softmax(logits) and the target t = (1 - smoothing) onehot(label) + smoothing / K,
-        the loss of a row is -sum over k of weight[k] t[k] log p[k], and 0 where the label is
-        `ignore_index`. The loss, shape (), is the sum over the rows divided by the sum of the
-        labels' weights, or 0 where those sum to 0. Its gradient is, for each row, dlogits[k] = p[k]
-        sum over j of weight[j] t[j] - weight[k] t[k], divided by the same sum and times `gain`.
+        With p = softmax(logits) and the target t = (1 - smoothing) onehot(label) + smoothing / K, a
+        row has
 
-        A reduction of "sum" divides by nothing. "none" gives the losses of the rows, (R,), and
-        dlogits of their sum. Of normalized logits, which are log p themselves, dlogits[k] is
-        -weight[k] t[k] over that sum. On CUDA the loss is float32 also where the logits are of 16
-        bits.
+            loss = -sum over k of weight[k] t[k] log p[k]
+            dlogits[k] = p[k] sum over j of weight[j] t[j] - weight[k] t[k]
+
+        and both are 0 where the label is `ignore_index`. Logits that are `normalized` are log p
+        themselves: then dlogits[k] = -weight[k] t[k]. The loss of all, shape (), is the sum over
+        the rows divided by the sum of the labels' weights, or 0 where those sum to 0, and dlogits
+        is divided likewise and multiplied by `gain`. A reduction of "sum" divides by nothing;
+        "none" gives the losses of the rows, (R,), and dlogits of their sum. On CUDA the loss is
+        float32 also where the logits are of 16 bits.
 
         Returns:
             correct: int32 (), the number of rows whose first largest logit is that of the label.

@@ -79,16 +79,18 @@ class NormPrimitives(ABC):
     ) -> tuple[Array, Moments]:
         """Normalise each channel by its moments -> (y, saved).
 
-        y = f(w (x - mean) / sqrt(variance + eps) + b + residual), with the activation f.
-        Ioffe & Szegedy 2015, algorithms 1 and 2. x, residual and y are (…, C), parameters and
-        moments (C,); a w of None is 1, a b of None is 0. In training the moments are those of the n
-        elements that share a channel, with the biased variance, and the running moments are updated
-        in place, on the device: running = (1 - momentum) running + momentum batch, where the
-        batch's variance is the unbiased one, over n - 1. In inference the running moments
+            y = f(w (x - mean) / sqrt(variance + eps) + b + residual), with the activation f
+
+        (Ioffe & Szegedy 2015, algorithms 1 and 2). In training the moments are those of the n
+        elements that share a channel, with the biased variance, and the running moments are
+        updated in place, on the device: running = (1 - momentum) running + momentum batch, where
+        the batch's variance is the unbiased one, over n - 1. In inference the running moments
         normalise, and they are also what is saved. Moments are float32 or wider.
 
         Args:
-            running: read in inference, updated in training.
+            x: (…, C).
+            w, b: (C,); None stands for 1 and 0.
+            running: (C,), read in inference, updated in training.
             residual: of x's shape, or None.
         """
 
@@ -99,25 +101,33 @@ class NormPrimitives(ABC):
         """Gradients of batch normalisation -> (dx, dw, db, dresidual), each of its input's shape.
 
         With g = f'(y) dy, h = (x - mean) / sqrt(variance + eps) and sums over the n elements of a
-        channel: db = sum of g; dw = sum of g h; dresidual = g (dy itself if there is no
-        activation), None without `residual_grad`; dx = w / sqrt(variance + eps) (g - (db + h dw) /
-        n). In inference dx lacks the last term, because the running moments do not depend on x.
+        channel:
+
+            db = sum of g
+            dw = sum of g h
+            dx = w / sqrt(variance + eps) (g - (db + h dw) / n)
+            dresidual = g, or dy itself if there is no activation; None without `residual_grad`
+
+        In inference dx lacks its last term, because the running moments do not depend on x.
 
         Args:
             y: the output; read only if there is an activation.
             saved: the moments that the forward pass returned.
-            into: where dw and db go. Both are computed whether they are needed or not: dx takes
-                them.
+            into: where dw and db go. Both are always computed, because dx takes them.
         """
 
     @abstractmethod
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
-        """Normalise the groups of channels of each sample of x (N, …, C) -> (y, saved).
+        """Normalise the groups of channels of each sample -> (y, saved).
 
-        y = w (x - mean) / sqrt(variance + eps) + b.
-        Wu & He 2018, equation 1. The moments, (N, num_groups) and float32 or wider, are taken over
-        the positions of a sample and the C // num_groups neighbouring channels of a group. w and b
-        are (C,); None stands for 1 and 0.
+            y = w (x - mean) / sqrt(variance + eps) + b
+
+        (Wu & He 2018, equation 1). The moments, (N, num_groups) and float32 or wider, are taken
+        over the positions of a sample and the C // num_groups neighbouring channels of a group.
+
+        Args:
+            x: (N, …, C).
+            w, b: (C,); None stands for 1 and 0.
         """
 
     @abstractmethod
@@ -126,9 +136,12 @@ class NormPrimitives(ABC):
     ) -> tuple[Array, Array, Array]:
         """Gradients of group normalisation -> (dx, dw, db).
 
-        With h = (x - mean) / sqrt(variance + eps) and d = w dy: db and dw are the sums of dy and of
-        dy h over each channel; dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), where
-        the means are over a group of a sample.
+        With h = (x - mean) / sqrt(variance + eps), d = w dy, sums over the elements of a channel and
+        means over a group of a sample:
+
+            db = sum of dy
+            dw = sum of dy h
+            dx = (d - mean of d - h mean of d h) / sqrt(variance + eps)
 
         Args:
             saved, into: as for `batch_norm_backward`.
