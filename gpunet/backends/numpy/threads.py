@@ -32,7 +32,7 @@ SMALL = 1 << 17
 PRODUCTS = 32
 """Multiply-adds of a matrix product that take as long as one element elsewhere."""
 BLOCK = 1 << 19
-"""Elements of the columns of a block: two megabytes of float32. See `threads` on the length of calls."""
+"""Elements that a thread takes at a time, two megabytes of float32: see above on the length of calls."""
 
 
 class NumpyThreads(HostBackend):
