@@ -5,6 +5,7 @@ All of them are the primitive `resample2d`, with tables of `gpunet.resampling`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import floor, inf
 from numbers import Real
 from typing import Any, Literal, cast
@@ -54,6 +55,53 @@ class _AdaptiveMaxPool2d(_Resample2d):
     name = "adaptive_max_pool2d"
 
 
+@dataclass(frozen=True)
+class Upsampling:
+    """The options of `upsample2d`.
+
+    Raises:
+        ValueError, TypeError: options that `upsample2d` does not take; `operation` names it.
+    """
+
+    operation: str
+    scale_factor: float | tuple[float, float] | None
+    size: int | Pair | None
+    mode: Literal["nearest", "bilinear"]
+    align_corners: bool
+    antialias: bool
+
+    def __post_init__(self) -> None:
+        name, factor, size = self.operation, self.scale_factor, self.size
+        if (factor is None) == (size is None):
+            raise ValueError(f"{name}: takes exactly one of scale_factor and size, got {factor!r} and {size!r}")
+        if size is not None:
+            pair(name, "size", size)
+        elif len(_both(factor)) != 2 or not all(map(_is_factor, _both(factor))):
+            raise ValueError(f"{name}: scale_factor must be one or two positive numbers, got {factor!r}")
+        if self.mode not in UPSAMPLING:
+            raise ValueError(f"{name}: mode is {self.mode!r} but takes one of {', '.join(UPSAMPLING)}")
+        for option in ("align_corners", "antialias"):
+            if self.mode == "nearest" and getattr(self, option):
+                raise ValueError(f"{name}: {option} goes with mode 'bilinear', got 'nearest'")
+
+    def taps(self, shape: tuple[int, ...]) -> tuple[Taps, Taps]:
+        """The tables of the rows and of the columns, for images of a shape (N, H, W, C)."""
+        tables = []
+        for n, target, factor in zip(shape[1:3], _both(self.size), _both(self.scale_factor), strict=True):
+            outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
+            if outputs < 1:
+                raise ValueError(
+                    f"{self.operation}: scale_factor {self.scale_factor} leaves no pixels of x {tuple(shape)}"
+                )
+            if self.mode == "nearest":
+                tables.append(resampling.nearest(n, outputs, ratio))
+            else:
+                make = resampling.smooth if self.antialias else resampling.linear
+                tables.append(make(n, outputs, ratio, align_corners=self.align_corners))
+        rows, columns = tables
+        return rows, columns
+
+
 def upsample2d(
     x: Tensor,
     scale_factor: float | tuple[float, float] | None = None,
@@ -82,35 +130,10 @@ def upsample2d(
     Raises:
         ValueError: an invalid scale_factor, size or mode, or a scale_factor that leaves no pixel.
     """
-    name = "upsample2d"
-    _extents(name, x)
-    check_upsampling(name, scale_factor, size, mode, align_corners, antialias)
-    rows, columns = upsampling_taps(name, x.shape, scale_factor, size, mode, align_corners, antialias)
+    _extents("upsample2d", x)
+    options = Upsampling("upsample2d", scale_factor, size, mode, align_corners, antialias)
+    rows, columns = options.taps(x.shape)
     return _Upsample2d.apply(x, rows=rows, columns=columns)
-
-
-def upsampling_taps(
-    operation: str,
-    shape: tuple[int, ...],
-    scale_factor: Any,
-    size: Any,
-    mode: str,
-    align_corners: bool,
-    antialias: bool,
-) -> tuple[Taps, Taps]:
-    """The tables of the rows and of the columns; the options are those of `upsample2d`."""
-    tables = []
-    for n, target, factor in zip(shape[1:3], _both(size), _both(scale_factor), strict=True):
-        outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
-        if outputs < 1:
-            raise ValueError(f"{operation}: scale_factor {scale_factor} leaves no pixels of x {tuple(shape)}")
-        if mode == "nearest":
-            tables.append(resampling.nearest(n, outputs, ratio))
-        else:
-            make = resampling.smooth if antialias else resampling.linear
-            tables.append(make(n, outputs, ratio, align_corners=align_corners))
-    rows, columns = tables
-    return rows, columns
 
 
 def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:
@@ -176,24 +199,6 @@ def adaptive_max_pool2d(x: Tensor, output_size: Size) -> Tensor:
         return max_pool2d(x, (h // oh, w // ow))
     (rows, kh), (columns, kw) = resampling.side_by_side(h, oh), resampling.side_by_side(w, ow)
     return max_pool2d(_AdaptiveMaxPool2d.apply(x, rows=rows, columns=columns), (kh, kw))
-
-
-def check_upsampling(
-    operation: str, scale_factor: Any, size: Any, mode: Any, align_corners: Any, antialias: Any
-) -> None:
-    """ValueError or TypeError for options that `upsample2d` does not take."""
-    if (scale_factor is None) == (size is None):
-        raise ValueError(f"{operation}: takes exactly one of scale_factor and size, got {scale_factor=} and {size=}")
-    if size is not None:
-        pair(operation, "size", size)
-    elif len(_both(scale_factor)) != 2 or not all(map(_is_factor, _both(scale_factor))):
-        raise ValueError(f"{operation}: scale_factor must be one or two positive numbers, got {scale_factor!r}")
-    if mode not in UPSAMPLING:
-        raise ValueError(f"{operation}: mode is {mode!r} but takes one of {', '.join(UPSAMPLING)}")
-    if align_corners and mode == "nearest":
-        raise ValueError(f"{operation}: align_corners goes with mode 'bilinear', got {mode!r}")
-    if antialias and mode == "nearest":
-        raise ValueError(f"{operation}: antialias goes with mode 'bilinear', got {mode!r}")
 
 
 def adaptive_size(operation: str, output_size: Any, extents: Pair) -> Pair:

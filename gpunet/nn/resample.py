@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
-from gpunet.functional.resample import Sides, Size, adaptive_size, check_padding, check_upsampling, upsampling_taps
+from gpunet.functional.resample import Sides, Size, Upsampling, adaptive_size, check_padding
 from gpunet.geometry import Pair
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module
@@ -26,30 +26,27 @@ class Upsample2d(Module):
         align_corners: bool = False,
         antialias: bool = False,
     ):
-        check_upsampling("Upsample2d", scale_factor, size, mode, align_corners, antialias)
-        self.scale_factor, self.size, self.mode = scale_factor, size, mode
-        self.align_corners, self.antialias = align_corners, antialias
+        self.options = Upsampling("Upsample2d", scale_factor, size, mode, align_corners, antialias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
+        o = self.options
         return F.upsample2d(
-            x, self.scale_factor, size=self.size, mode=self.mode, align_corners=self.align_corners,
-            antialias=self.antialias,
-        )  # fmt: skip
+            x, o.scale_factor, size=o.size, mode=o.mode, align_corners=o.align_corners, antialias=o.antialias
+        )
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """Two per multiply-add; none for "nearest", which copies."""
-        if self.mode == "nearest" or not self.antialias:
-            return 0 if self.mode == "nearest" else 8 * prod(y_shape)
-        options = self.scale_factor, self.size, self.mode, self.align_corners, self.antialias
-        rows, columns = upsampling_taps("Upsample2d", x_shape, *options)
+        if self.options.mode == "nearest" or not self.options.antialias:
+            return 0 if self.options.mode == "nearest" else 8 * prod(y_shape)
+        rows, columns = self.options.taps(x_shape)
         return 2 * x_shape[0] * x_shape[3] * len(rows.index) * len(columns.index)
 
     def extra_repr(self) -> str:
         """The options."""
-        given = f"{self.scale_factor}" if self.size is None else f"size={self.size}"
-        chosen = "".join(f", {name}=True" for name in ("align_corners", "antialias") if getattr(self, name))
-        return f"{given}, mode={self.mode!r}{chosen}"
+        given = f"{self.options.scale_factor}" if self.options.size is None else f"size={self.options.size}"
+        chosen = "".join(f", {name}=True" for name in ("align_corners", "antialias") if getattr(self.options, name))
+        return f"{given}, mode={self.options.mode!r}{chosen}"
 
 
 class _Pad2d(Module):

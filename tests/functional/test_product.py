@@ -7,6 +7,7 @@ from helpers import check_gradients, same
 
 import gpunet as gp
 from gpunet import functional as F
+from gpunet import nn, optim
 
 SHAPES = [
     ((5, 7), (7, 3)), ((7,), (7,)), ((7,), (7, 3)), ((5, 7), (7,)), ((2, 5, 7), (7, 3)), ((2, 5, 7), (7,)),
@@ -56,3 +57,14 @@ def test_attention_of_several_heads(backend, dtype, rng):
 def test_a_product_takes_at_least_one_tensor():
     with pytest.raises(TypeError, match="matmul: takes at least one tensor"):
         F.matmul(np.ones((2, 2)), np.ones((2, 2)))
+
+
+def test_gradients_add_up_where_only_the_first_operand_is_in_an_arena(backend, rng):
+    layer = nn.Linear(3, 4, bias=False).to(backend)
+    optim.SGD(layer.parameters(), lr=0.1)
+    b = gp.tensor(rng.normal(size=(4, 5)).astype(np.float32), backend=backend, requires_grad=True)
+    dy = rng.normal(size=(3, 5)).astype(np.float32)
+    for _ in range(2):
+        F.matmul(layer.weight, b).backward(dy)
+    for grad, expected in ((layer.weight.grad, dy @ b.numpy().T), (b.grad, layer.weight.numpy().T @ dy)):
+        np.testing.assert_allclose(backend.to_numpy(grad), 2 * expected, rtol=1e-5)

@@ -34,7 +34,7 @@ SMALL = 1 << 17
 PRODUCTS = 32
 """Multiply-adds of a matrix product that take as long as one element elsewhere."""
 BLOCK = 1 << 19
-"""Elements of a block of work: two megabytes of float32. The text above says why not fewer."""
+"""Elements that a thread takes at a time, two megabytes of float32: see above on the length of calls."""
 
 
 class NumpyThreads(HostBackend):
