@@ -15,6 +15,8 @@ import numpy as np
 from gpunet import random
 from gpunet.data.transforms import Batch, check_pixels, uniform
 
+__all__ = ["ColorJitter", "GaussianNoise"]
+
 GREY = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in the brightness (ITU-R BT.601)."""
 

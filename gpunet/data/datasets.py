@@ -11,6 +11,8 @@ import numpy as np
 from gpunet import random
 from gpunet.backends.contract.real import real_array
 
+__all__ = ["ArrayDataset", "Dataset", "Subset", "random_split"]
+
 
 class Dataset(Protocol):
     """The protocol of data sets; `classes`, the labels' names, is optional."""

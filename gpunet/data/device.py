@@ -16,6 +16,8 @@ from gpunet.data.datasets import Dataset
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
 
+__all__ = ["DeviceLoader"]
+
 
 class DeferredBatch:
     """One batch of a `DeviceLoader` that a kernel makes when asked: see `train.batches.DeviceBatch`.

@@ -12,6 +12,8 @@ from gpunet.data.datasets import ArrayDataset, checked_seed
 from gpunet.data.transforms import Batch, Transform
 from gpunet.geometry import positive_int
 
+__all__ = ["Episodes", "Pairs", "Triplets"]
+
 
 class _DrawnBatches:
     """Batches that are drawn anew for each epoch.

@@ -13,6 +13,8 @@ from gpunet.data.colour import ColorJitter, GaussianNoise
 from gpunet.data.transforms import Batch, ImageTransform, Transform, compiled, flattened
 from gpunet.data.warp import Warp
 
+__all__ = ["Joint"]
+
 
 @dataclass(frozen=True)
 class Joint:

@@ -17,6 +17,8 @@ from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Batch, Transform
 from gpunet.geometry import checked_int
 
+__all__ = ["DataLoader"]
+
 HOST_MEMORY = (1, 3)
 """DLPack's device types in the host's memory: kDLCPU, and kDLCUDAHost for page-locked memory."""
 

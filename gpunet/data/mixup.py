@@ -11,6 +11,8 @@ import numpy as np
 from gpunet.data.transforms import Batch, uniform
 from gpunet.geometry import checked_int
 
+__all__ = ["Mixup"]
+
 
 @dataclass(frozen=True)
 class Mixup:

@@ -10,6 +10,8 @@ from gpunet import random
 from gpunet.data.datasets import checked_seed
 from gpunet.geometry import checked_int, positive_int
 
+__all__ = ["WeightedRandomSampler", "balanced_weights"]
+
 
 class Sampler(Protocol):
     """The protocol of ``sampler=`` in loaders; its length is the number of samples of one epoch."""

@@ -22,6 +22,11 @@ from gpunet.augmentation import BORDERS, Augmentation
 from gpunet.backends.numpy.augment import augment
 from gpunet.geometry import checked_int
 
+__all__ = [
+    "AlternatingFlip", "CenterCrop", "Compose", "Cutout", "Normalize", "RandomCrop", "RandomHorizontalFlip",
+    "RandomShift", "RandomVerticalFlip", "Transform",
+]  # fmt: skip
+
 Batch = tuple[np.ndarray, ...]
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from gpunet.data.transforms import Batch, check_border, check_pixels, uniform
 
+__all__ = ["RandomAffine", "RandomResizedCrop"]
+
 BORDERS = ("zero", "reflect", "edge")
 
 

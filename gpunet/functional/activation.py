@@ -15,6 +15,11 @@ from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, 
 from gpunet.backends.contract.arrays import Array
 from gpunet.functional.arithmetic import unbroadcast
 
+__all__ = [
+    "elu", "gelu", "hard_sigmoid", "hard_swish", "hard_tanh", "leaky_relu", "log_softmax", "prelu", "relu", "relu6",
+    "sigmoid", "silu", "softmax", "softplus", "tanh",
+]  # fmt: skip
+
 _RELU = Activation("relu")
 _BELOW = Activation("hard_tanh", min_val=-inf, max_val=0.0)  # min(x, 0)
 

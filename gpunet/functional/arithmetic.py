@@ -10,6 +10,8 @@ from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.backend import Backend
 
+__all__ = ["abs", "add", "cast", "divide", "exp", "log", "multiply", "negative", "power", "sqrt", "subtract"]
+
 
 def unbroadcast(backend: Backend, dy: Array, shape: tuple[int, ...]) -> Array:
     """Sum dy over the axes that broadcasting added or stretched; 16-bit elements sum to float32."""

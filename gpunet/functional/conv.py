@@ -19,6 +19,8 @@ from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d
 from gpunet.geometry import Geometry, Padding, Pair, pair
 
+__all__ = ["conv2d", "linear"]
+
 
 class _Conv2d(Function):
     name = "conv2d"

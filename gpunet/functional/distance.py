@@ -15,6 +15,8 @@ from gpunet.functional.movement import concatenate
 from gpunet.functional.product import matmul
 from gpunet.functional.terms import Weighed, check_reduction, reduced, where_positive
 
+__all__ = ["all_pairs_loss", "contrastive_loss", "squared_distances", "triplet_loss"]
+
 DIRECT = 1 << 20
 """Differences up to which squared distances are sums of squared differences."""
 

@@ -13,6 +13,8 @@ from gpunet.functional.labels import one_hot
 from gpunet.functional.loss import binary_target, binary_terms, expected_log
 from gpunet.functional.terms import Weighed, check_reduction, given_array, reduced, where_positive, wide
 
+__all__ = ["focal_loss", "sigmoid_focal_loss"]
+
 _SIGMOID, _EXPM1 = Activation("sigmoid"), Activation("elu")
 TINY = 1e-37
 """Added to both parts of a ratio that both tend to 0, so that it is not 0 / 0."""

@@ -14,6 +14,8 @@ from gpunet.backends.contract.real import on_device, real_array
 from gpunet.errors import BackendError
 from gpunet.functional.movement import reshape
 
+__all__ = ["index"]
+
 
 class _Slice(Function):
     name = "index"

@@ -12,6 +12,8 @@ from gpunet.backends.contract.arrays import COUNTS
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.real import real_array
 
+__all__ = ["one_hot"]
+
 
 def one_hot(labels: Any, num_classes: int, *, backend: str | Backend = "numpy", dtype: Any = np.float32) -> Tensor:
     """1 at each label's class, 0 elsewhere: (…) -> (…, K), without a gradient.

@@ -9,6 +9,8 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.functional.conv import as_shaped
 from gpunet.geometry import Geometry, Padding, Pair
 
+__all__ = ["locally_connected2d"]
+
 
 class _LocallyConnected2d(Function):
     name = "locally_connected2d"

@@ -15,6 +15,8 @@ from gpunet.functional.activation import log_softmax, softplus
 from gpunet.functional.arithmetic import cast, exp, log
 from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide
 
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "kl_div", "nll_loss"]
+
 MOST_GAIN = 1 << 15
 """The largest gain. The gradient of a row is at most 1, so that times this it is finite in
 float16."""

@@ -13,6 +13,8 @@ from gpunet.backends.contract.arrays import Array, Index
 from gpunet.backends.contract.real import real_array
 from gpunet.functional.reduction import axes_of, axis_of
 
+__all__ = ["concatenate", "flatten", "reshape", "squeeze", "stack", "transpose", "unsqueeze"]
+
 
 class _Reshape(Function):
     name = "reshape"

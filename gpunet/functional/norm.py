@@ -15,6 +15,8 @@ from gpunet.functional.conv import as_shaped
 from gpunet.functional.movement import reshape
 from gpunet.geometry import positive_int
 
+__all__ = ["batch_norm", "group_norm", "layer_norm"]
+
 
 class _BatchNorm(Function):
     name = "batch_norm"

@@ -12,6 +12,8 @@ from gpunet.functional.activation import relu
 from gpunet.functional.selection import maximum, minimum
 from gpunet.functional.terms import check_reduction, reduced, where_positive
 
+__all__ = ["dice_loss", "giou", "giou_loss", "iou", "iou_loss"]
+
 
 class _Share(Function):
     """a / b, elementwise; 0 without a gradient where b is not above 0, as of boxes without area."""

@@ -8,6 +8,8 @@ from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract.arrays import Array
 from gpunet.geometry import Geometry, Padding, Pair
 
+__all__ = ["avg_pool2d", "max_pool2d"]
+
 
 class _MaxPool2d(Function):
     name = "max_pool2d"

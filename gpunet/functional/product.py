@@ -14,6 +14,8 @@ from gpunet.backends.contract.real import real_array
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.movement import reshape
 
+__all__ = ["matmul"]
+
 
 class _MatMul(Function):
     """Product of two matrices."""

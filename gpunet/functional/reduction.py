@@ -10,6 +10,8 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract.arrays import Array, is_float
 
+__all__ = ["argmax", "argmin", "max", "mean", "min", "sum"]
+
 
 class _Sum(Function):
     name = "sum"

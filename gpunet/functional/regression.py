@@ -10,6 +10,8 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.functional.arithmetic import abs
 from gpunet.functional.terms import difference, reduced
 
+__all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
+
 
 class _Huber(Function):
     """The Huber loss of differences d, divided by a scale.

@@ -17,6 +17,8 @@ from gpunet.backends.contract.arrays import Array
 from gpunet.functional.arithmetic import add, multiply
 from gpunet.random import Stream
 
+__all__ = ["dropout", "dropout2d", "gaussian_noise"]
+
 
 class _Dropout(Function):
     name = "dropout"

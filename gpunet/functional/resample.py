@@ -17,6 +17,8 @@ from gpunet.functional.pool import max_pool2d
 from gpunet.geometry import Pair, pair, sides_of
 from gpunet.resampling import Taps
 
+__all__ = ["adaptive_avg_pool2d", "adaptive_max_pool2d", "pad2d", "upsample2d"]
+
 Sides = int | Pair | tuple[Pair, Pair]
 Size = int | None | tuple[int | None, int | None]
 """Extents of an output; None stands for those of x."""

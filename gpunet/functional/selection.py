@@ -14,6 +14,8 @@ from gpunet.errors import BackendError
 from gpunet.functional.arithmetic import Binary
 from gpunet.operands import as_float
 
+__all__ = ["clip", "maximum", "minimum", "where"]
+
 
 class _Where(Binary):
     name = "where"

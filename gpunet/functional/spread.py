@@ -10,6 +10,8 @@ from gpunet.autograd import Function, Tensor
 from gpunet.backends.contract.arrays import Array
 from gpunet.functional.reduction import filled_axes, kept_shape
 
+__all__ = ["std", "var"]
+
 
 class _Variance(Function):
     """The sum of squared differences from the mean, divided by `divisor`.

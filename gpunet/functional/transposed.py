@@ -12,6 +12,8 @@ from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.conv import as_shaped
 from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of
 
+__all__ = ["conv_transpose2d"]
+
 
 class _ConvTranspose2d(Function):
     name = "conv_transpose2d"

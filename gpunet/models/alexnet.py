@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from gpunet import nn
 from gpunet.models.parts import check_extents, check_stem, dense_head
 
+__all__ = ["alexnet"]
+
 
 def alexnet(
     input_shape: tuple[int, int, int] = (32, 32, 3),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from gpunet import nn
 from gpunet.models.parts import check_extents
 
+__all__ = ["cnn", "lenet"]
+
 
 def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.

@@ -15,6 +15,8 @@ from gpunet.autograd import Tensor
 from gpunet.models.parts import check_extents
 from gpunet.nn import init
 
+__all__ = ["speedrun", "whiten", "whitening_filters"]
+
 PATCH = 2
 """Height and width of the whitening filters, in pixels."""
 GROUPS = (64, 256, 256)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from gpunet import nn
 from gpunet.models.parts import check_extents
 
+__all__ = ["mobilenet"]
+
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1),
 )  # fmt: skip

@@ -9,6 +9,8 @@ from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.models.parts import check_extents, check_stem
 
+__all__ = ["BasicBlock", "resnet9", "resnet18", "resnet34"]
+
 RESNET18 = (2, 2, 2, 2)
 """Blocks of each group (table 1); filters double from group to group, from 64 on."""
 RESNET34 = (3, 4, 6, 3)

@@ -15,6 +15,8 @@ from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.models.parts import check_extents
 
+__all__ = ["Siamese", "conv4", "koch"]
+
 
 class Siamese(nn.Module):
     """Embeds two images with the same weights and gives the logit that they are of one class.

@@ -8,6 +8,8 @@ from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor
 
+__all__ = ["UNet"]
+
 
 def _interpolated(before: int, after: int) -> nn.Module:
     # The convolution comes first: it commutes with the interpolation, and there are a quarter of

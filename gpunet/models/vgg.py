@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from gpunet import nn
 from gpunet.models.parts import check_extents, dense_head
 
+__all__ = ["vgg11", "vgg16"]
+
 VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 """Filters of the convolutions between the pools (table 1, column A)."""
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

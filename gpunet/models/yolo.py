@@ -25,6 +25,8 @@ from gpunet.autograd import Tensor, tensor
 from gpunet.vision.average_precision import Detections
 from gpunet.vision.boxes import nms, pairwise_iou, real_numbers, shape_iou, whole_labels
 
+__all__ = ["YOLO"]
+
 OBJECT, NOTHING, BOX, CLASSES = 0, 1, slice(2, 6), slice(6, None)
 """Positions in a target.
 

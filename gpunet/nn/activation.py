@@ -14,6 +14,11 @@ from gpunet.geometry import positive_int
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module
 
+__all__ = [
+    "ELU", "GELU", "HardSigmoid", "HardSwish", "HardTanh", "LeakyReLU", "LogSoftmax", "PReLU", "ReLU", "ReLU6",
+    "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh",
+]  # fmt: skip
+
 
 class _Elementwise(Module):
     cost = 1

@@ -12,6 +12,8 @@ from gpunet.nn.module import Module
 from gpunet.nn.norm import BatchNorm2d
 from gpunet.nn.sequential import Sequential
 
+__all__ = ["fold_batch_norm"]
+
 
 def fold_batch_norm(model: Module) -> Module:
     """A copy of a model for inference, in which batch norms are folded into the layers before them.

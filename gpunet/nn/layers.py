@@ -11,6 +11,8 @@ from gpunet.geometry import Geometry, Padding, Pair, pair, positive_int, sides_o
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
 
+__all__ = ["AvgPool2d", "Conv2d", "Flatten", "Identity", "Linear", "MaxPool2d"]
+
 Shape = tuple[int, ...]
 
 

@@ -13,6 +13,8 @@ from gpunet.nn import init as initial
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module
 
+__all__ = ["LocallyConnected2d"]
+
 
 class LocallyConnected2d(Module):
     """Different learned filters for each output pixel: (N, H, W, C) -> (N, OH, OW, O).

@@ -12,6 +12,8 @@ from gpunet.autograd import Parameter, Tensor, tensor
 from gpunet.backends import Backend, get_backend
 from gpunet.precision import loaded
 
+__all__ = ["Buffer", "Module"]
+
 Hook = Callable[["Module", tuple[Any, ...], Any], Any]
 """hook(module, inputs, output) -> None, or what takes the output's place."""
 _T = TypeVar("_T")

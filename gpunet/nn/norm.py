@@ -16,6 +16,8 @@ from gpunet.nn import init as initial
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Buffer, Module
 
+__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm"]
+
 
 class BatchNorm2d(Module):
     """Batch normalisation of each channel: (…, C) -> (…, C).

@@ -7,6 +7,8 @@ from gpunet.autograd import Tensor
 from gpunet.functional.regularise import check_rate, check_std
 from gpunet.nn.module import Module
 
+__all__ = ["Dropout", "Dropout2d", "GaussianNoise"]
+
 
 class Dropout(Module):
     """In training mode, set elements to 0 with probability p; see `functional.dropout`."""

@@ -13,6 +13,11 @@ from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module
 from gpunet.resampling import windows
 
+__all__ = [
+    "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "ReflectionPad2d",
+    "ReplicationPad2d", "Upsample2d", "ZeroPad2d",
+]  # fmt: skip
+
 
 class Upsample2d(Module):
     """Enlarges or shrinks images: (N, H, W, C) -> (N, OH, OW, C); see `functional.upsample2d`."""

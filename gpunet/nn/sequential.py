@@ -10,6 +10,8 @@ from gpunet.autograd import Tensor
 from gpunet.nn.fusion import fused
 from gpunet.nn.module import Module
 
+__all__ = ["Concat", "Residual", "Sequential"]
+
 
 class Sequential(Module):
     """Modules one after another, each on the result of the one before.

@@ -11,6 +11,8 @@ from gpunet.geometry import Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
 
+__all__ = ["ConvTranspose2d"]
+
 Shape = tuple[int, ...]
 
 

@@ -10,6 +10,8 @@ from gpunet.optim.checks import POSITIVE, check_betas, check_numbers
 from gpunet.optim.groups import Group, Shared
 from gpunet.optim.optimizer import Optimizer
 
+__all__ = ["Adam", "AdamW"]
+
 
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2015): scales each step by running means of the gradient and of its square.

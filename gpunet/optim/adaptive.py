@@ -10,6 +10,8 @@ from gpunet.optim.checks import POSITIVE, SHARE, check_betas, check_numbers
 from gpunet.optim.groups import Group, Shared
 from gpunet.optim.optimizer import Optimizer
 
+__all__ = ["Adagrad", "Lion", "RMSprop"]
+
 
 class RMSprop(Optimizer):
     """RMSprop (Tieleman & Hinton 2012, lecture 6.5): divides by the root of the mean square.

@@ -15,6 +15,8 @@ from gpunet.nn import Module
 from gpunet.optim.checks import SHARE, check_number
 from gpunet.optim.optimizer import Optimizer
 
+__all__ = ["ExponentialMovingAverage"]
+
 
 class ExponentialMovingAverage:
     """Averages a model's values over the steps of an optimizer (Polyak & Juditsky 1992).

@@ -15,6 +15,8 @@ from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, chec
 from gpunet.optim.groups import Group, Shared
 from gpunet.optim.optimizer import Optimizer
 
+__all__ = ["Muon"]
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Jordan's coefficients a, b, c: five steps bring singular values from about 0.01 to 1 to between
 0.7 and 1.2."""

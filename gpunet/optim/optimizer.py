@@ -19,6 +19,8 @@ from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_numb
 from gpunet.optim.groups import Group, Shared, check_free, make_groups, members_of, with_tuples
 from gpunet.precision import loaded
 
+__all__ = ["Optimizer"]
+
 
 class Follower(Protocol):
     """Something that every update launches behind itself on the device, such as averages."""

@@ -18,6 +18,8 @@ from gpunet.optim.checks import (
 )
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
+__all__ = ["ReduceLROnPlateau"]
+
 MODES = ("min", "max")
 THRESHOLDS = ("rel", "abs")
 

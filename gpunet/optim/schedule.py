@@ -25,6 +25,11 @@ from gpunet.optim.checks import (
 )
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
+__all__ = [
+    "ConstantLR", "CosineAnnealingLR", "ExponentialLR", "MultiStepLR", "OneCycleLR", "Schedule", "StepLR",
+    "WarmupLR",
+]  # fmt: skip
+
 
 class Schedule:
     """Sets every group's learning rate to `rate(base, step)`, with the group's first rate as base.

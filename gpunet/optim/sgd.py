@@ -10,6 +10,8 @@ from gpunet.optim.checks import SHARE, check_numbers
 from gpunet.optim.groups import Group, Shared
 from gpunet.optim.optimizer import Optimizer
 
+__all__ = ["SGD"]
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum.

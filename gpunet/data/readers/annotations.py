@@ -14,6 +14,8 @@ from gpunet.data.readers.checks import LARGEST, checked_size, listed, shown
 from gpunet.data.readers.images import read_image
 from gpunet.data.readers.masks import decode_mask
 
+__all__ = ["Annotation", "BoxDataset"]
+
 
 @dataclass(frozen=True)
 class Annotation:

@@ -18,6 +18,8 @@ from gpunet.data.readers.checks import LARGEST, LONGEST_SIDE, flag, name_below, 
 from gpunet.data.readers.masks import boxes_of_masks, decode_mask, encode_mask, plain_segmentation
 from gpunet.files import write_whole
 
+__all__ = ["annotate_masks", "coco", "write_coco"]
+
 
 def coco(
     annotations: str | os.PathLike[str],

@@ -18,6 +18,8 @@ from gpunet.data.datasets import Subset
 from gpunet.data.readers.checks import checked_size, listed
 from gpunet.data.readers.images import SUFFIXES, WHITE, Background, checked_background, read_image
 
+__all__ = ["ImageFolder", "stable_split"]
+
 SKIPPED = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "__pycache__")
 """Folders that operating systems and tools create.
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from gpunet.data.readers.checks import LARGEST, checked_size, numbers, shown
 
+__all__ = ["boxes_of_masks", "decode_mask", "encode_mask"]
+
 MOST_PIXELS = 2**31 - 1
 """The most pixels of an image whose masks are decoded: pycocotools counts them in 32 bits."""
 

@@ -11,6 +11,8 @@ from gpunet.data.datasets import ArrayDataset
 from gpunet.data.readers.download import Root, checked_split, find_folder
 from gpunet.data.readers.images import read_image
 
+__all__ = ["nuclei"]
+
 
 def nuclei(root: Root = None, split: str = "train") -> ArrayDataset:
     """Cell nuclei of the 2018 Data Science Bowl, with a mask for each nucleus.

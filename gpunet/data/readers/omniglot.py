@@ -9,6 +9,8 @@ from gpunet.data.readers.checks import checked_size
 from gpunet.data.readers.download import Root, checked_split, find_folder
 from gpunet.data.readers.images import read_image
 
+__all__ = ["Omniglot", "omniglot"]
+
 FOLDERS = {"train": "images_background", "test": "images_evaluation"}
 
 

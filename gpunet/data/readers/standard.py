@@ -19,6 +19,8 @@ import numpy as np
 from gpunet.data.datasets import ArrayDataset
 from gpunet.data.readers.download import Root, Source, checked_split, find_files
 
+__all__ = ["cifar10", "digits", "fashion_mnist", "mnist", "read_idx"]
+
 MNIST = Source(
     folder="mnist",
     url="https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -20,6 +20,8 @@ from gpunet.data.readers.checks import LARGEST, LONGEST_SIDE, flag, shown
 from gpunet.data.readers.download import Root, find_folder
 from gpunet.data.readers.images import SUFFIXES
 
+__all__ = ["bccd", "voc"]
+
 
 class _Object(NamedTuple):
     """One object of an annotation file."""
