@@ -1,9 +1,9 @@
 #include "common.cuh"
-// Activations, elementwise:
-//   y = f(x);   dx = f'(x) dy, written from the output y so that x need not be kept
-//   relu: x <= 0 ? 0 : x    leaky_relu: x <= 0 ? slope x : x    sigmoid: 1 / (1 + exp(-x))    tanh
-//   elu: x <= 0 ? alpha (exp(x) - 1) : x    relu6, hard_tanh, hard_sigmoid: slope (x + shift) between two limits
-// Bound: memory, 8 bytes an element forward, 12 backward. Inside a network they are fused into the operation before.
+// Activations whose gradient follows from their output, elementwise: y = f(x) and dx = f'(x) dy,
+// where f' is computed from y, so that x need not be kept. common.cuh computes them, and
+// gpunet/backends/contract/activation.py states the formulas.
+// Bound: memory, 8 bytes per element forward, 12 backward. Inside a network these functions are
+// fused into the operation before them.
 
 template <typename T>
 __global__ void activation_forward(const T* __restrict__ x, T* __restrict__ y, int64 count, Activation f) {

@@ -1,24 +1,31 @@
 #include "common.cuh"
 #include "sums.cuh"
 #include "norm.cuh"
-// Batch normalisation of x (rows, C): a row is a pixel, and moments are over the rows, by channel.
-//   moments:     mean[c], variance[c] (biased) of a batch; running = (1 - momentum) running + momentum batch, the variance unbiased
-//   forward:     y = f(gamma h + beta + residual), h = (x - mean) / sqrt(variance + eps); in inference the running moments serve
-//   sums:        dbeta = sum of g, dgamma = sum of g h, with g = f'(y) dy, recomputed as dy is loaded
-//   input_grad:  dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / rows), without the last term in inference; g itself
-//                is written too where a residual wants it
-//   x, residual, y, dy, dx (rows, C)   gamma, beta, mean, variance, running_* (C,)   gamma null is 1, beta null 0
-// All that belongs to channels is float, whatever T is.
+// Batch normalisation of x (rows, C): a row is a pixel, and the moments of a channel are over the
+// rows.
+//   moments:     mean[c] and variance[c] (biased) of a batch, and
+//                running = (1 - momentum) running + momentum batch, with the unbiased variance
+//   forward:     y = f(gamma h + beta + residual), with h = (x - mean) / sqrt(variance + eps); in
+//                inference the running moments are the mean and the variance
+//   sums:        dbeta = sum of g, dgamma = sum of g h, with g = f'(y) dy, computed on load
+//   input_grad:  dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / rows), without its
+//                last term in inference; g is also written if a residual needs it
+//   x, residual, y, dy, dx (rows, C)   gamma, beta, mean, variance, running_* (C,)
+//   gamma null is 1, beta null is 0. Values per channel are float, whatever T is.
 //
-// Tiling: a block takes `across` times V channels of `rows_a_split` rows; a thread keeps V channels, so their constants stay in
-// registers, and walks down the rows. Neighbouring threads hold neighbouring channels, and where C is small the next rows: a
-// warp reads one stretch. Reductions leave a partial result a block, which `_merge` joins: no atomics, the same bits every time.
-// Moments are exact however far the mean lies from 0: each thread takes UNROLL rows at once, finds their mean and squared
-// distances in registers, and joins them to what it has (Chan, Golub & LeVeque 1983): one division for UNROLL V elements.
-// The `_simple` kernels give a channel or an element to a thread.
-// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array aligned to four elements and C a multiple of 4; V = 1 needs nothing.
-// Bound: memory. Bytes an element, in float: moments 4, forward 8 (12 with residual), sums 12 and input_grad 16 (8 and 12
-// without an activation), and 4 more to write g.
+// Tiling: a block takes `across` times V channels of `rows_a_split` rows. A thread keeps its V
+// channels, whose constants stay in registers, and walks down the rows. Neighbouring threads hold
+// neighbouring channels and, where C is small, the next rows, so that a warp reads one stretch of
+// memory. Each block of a reduction leaves a partial result, and `_merge` joins them without
+// atomics, so that the bits are the same every time.
+// Moments are exact however far the mean lies from 0: a thread takes UNROLL rows at once, computes
+// their mean and squared distances in registers, and joins them to those of the rows before (Chan,
+// Golub & LeVeque 1983), which takes one division for UNROLL V elements.
+// In the `_simple` kernels a thread takes a channel or an element.
+// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array aligned to four elements, and
+// C a multiple of 4; V = 1 needs nothing.
+// Bound: memory. Bytes per element, in float: moments 4, forward 8 (12 with a residual), sums 12
+// and input_grad 16 (8 and 12 without an activation), and 4 more to write g.
 
 #define UNROLL 4
 
@@ -29,7 +36,8 @@ struct BatchNorm {
     int accumulate;
 };
 
-// Writes a batch's moments and joins them to the running ones; `squares` is the sum of squared distances from the mean.
+// Writes the moments of a batch and joins them to the running ones; `squares` is the sum of squared
+// distances from the mean.
 __device__ __forceinline__ void finish_moments(
         int c, float of_batch, float squares, float* mean, float* variance, float* running_mean, float* running_var,
         const BatchNorm& s) {
@@ -39,7 +47,8 @@ __device__ __forceinline__ void finish_moments(
     running_var[c] = (1.0f - s.momentum) * running_var[c] + s.momentum * (squares / (s.rows - 1));
 }
 
-// sums (2, C): dgamma, dbeta, as dx needs them; the same, written or added, where a parameter's gradient wants them.
+// Writes dgamma and dbeta to sums (2, C), from which dx is computed, and writes or adds them to the
+// gradients of the parameters, if there are arrays for them.
 __device__ __forceinline__ void finish_sums(
         int c, float dgamma, float dbeta, float* sums, float* gamma_out, float* beta_out, const BatchNorm& s) {
     sums[c] = dgamma, sums[s.C + c] = dbeta;
@@ -47,7 +56,7 @@ __device__ __forceinline__ void finish_sums(
     if (beta_out) beta_out[c] = s.accumulate ? beta_out[c] + dbeta : dbeta;
 }
 
-// ---- a channel or an element to a thread
+// ---- a thread takes a channel or an element
 
 template <typename T>
 __global__ void batch_norm_moments_simple(
@@ -113,13 +122,13 @@ __global__ void batch_norm_input_grad_simple(
     }
 }
 
-// ---- V channels of a split of the rows to a thread
+// ---- a thread takes V channels of a part of the rows
 
-// What a thread walks over: rows first, first + down, … below end, of channels c … c + V - 1.
+// The elements of a thread: rows first, first + down, … below end, of channels c … c + V - 1.
 struct Walk {
     int64 first, end;
     int c, down, split;
-    bool active;  // false beyond the last channel: c is 0 then, there are no rows, and nothing is to be written
+    bool active;  // false beyond the last channel: then c is 0, and no row is read or written
 };
 
 template <int V>
@@ -137,7 +146,7 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
     return w;
 }
 
-// Elements of a channel so far: how many, their mean, their squared distances from it.
+// The number of elements of a channel, their mean, and their summed squared distances from it.
 template <int V>
 struct Moments {
     float n, mean[V], squares[V];
@@ -155,7 +164,7 @@ __device__ __forceinline__ void join(Moments<V>& a, float n, const float (&mean)
     a.n = both;
 }
 
-// The same of many parts, one after another.
+// The same for many parts that are joined one after another.
 template <int V>
 struct LongMoments {
     float n = 0.0f;
@@ -180,7 +189,8 @@ struct LongMoments {
     }
 };
 
-// Joins the threads of a block that hold the same channels, always in the same order, into those of its first `across`.
+// Joins the moments of the threads of a block that hold the same channels, always in the same
+// order; the first `across` threads get the result.
 template <int V>
 __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
     __shared__ Moments<V> of[THREADS];
@@ -196,7 +206,7 @@ __device__ __forceinline__ void join_block(Moments<V>& a, int across) {
     }
 }
 
-// partial (splits, 2, C): means and squared distances.
+// Writes means and squared distances to partial (splits, 2, C).
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
         const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
@@ -234,7 +244,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
     }
 }
 
-// 32 channels a block, the splits among its warps.
+// A block takes 32 channels, and its warps share the splits.
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
@@ -278,7 +288,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_forward(
     }
 }
 
-// partial (splits, 2, C): dgamma and dbeta.
+// Writes dgamma and dbeta to partial (splits, 2, C).
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
@@ -288,7 +298,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
     Sum gammas[V], betas[V];
     load<V>(centre, mean + w.c);
     load<V>(spread, variance + w.c);
-#pragma unroll 2  // more would take more registers than there are
+#pragma unroll 2  // a larger number would need more registers than there are
     for (int64 r = w.first; r < w.end; r += w.down) {
         const int64 at = r * s.C + w.c;
         float g[V], v[V];

@@ -1,22 +1,28 @@
 #include "common.cuh"
 #include "sums.cuh"
 #include "norm.cuh"
-// Group normalisation (Wu & He 2018) of x (N, P, C): moments are of a sample's P positions and the C / groups channels of a group.
-//   forward:      y = gamma h + beta, h = (x - mean) / sqrt(variance + eps); mean and variance (biased) are kept, (N, groups)
-//   input_grad:   dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), with d = gamma dy and means over the group
+// Group normalisation (Wu & He 2018) of x (N, P, C): the moments are over the P positions of a
+// sample and the C / groups channels of a group.
+//   forward:      y = gamma h + beta, with h = (x - mean) / sqrt(variance + eps); the mean and the
+//                 biased variance are kept, (N, groups)
+//   input_grad:   dx = (d - mean of d - h mean of d h) / sqrt(variance + eps), with d = gamma dy
+//                 and means over the group
 //   weight_grad:  dgamma = sum of dy h, dbeta = sum of dy, over samples and positions
-//   x, y, dy, dx (N, P, C)   gamma, beta (C,); gamma null is 1, beta null 0
-// Layer norm (Ba et al. 2016) is one group of x (rows, 1, K), instance norm a group a channel.
-// All that belongs to channels or groups is float, whatever T is.
+//   x, y, dy, dx (N, P, C)   gamma, beta (C,)   gamma null is 1, beta null is 0
+// Layer normalisation (Ba et al. 2016) is one group of x (rows, 1, K), instance normalisation one
+// group per channel. Values per channel and per group are float, whatever T is.
 //
-// Tiling: a block takes a group of a sample, reads it once for a first mean, again for the moments about that mean, which are exact
-// however far it lies from 0, and once more to normalise: only the first reading is of memory, as long as the group stays in
-// a cache. Blocks are as small as their groups, down to a warp. Gradients of gamma and beta are sums of rows (a row is a position
-// of a sample) by channel: 32 threads side by side take neighbouring channels, partial results are merged in a fixed order.
-// The `_simple` kernels give a group, or a channel, to a thread.
-// Alignment: V = 4 needs every array aligned to four elements and channels of a group in fours; V = 1 needs nothing.
-// Bound: memory. Bytes an element, in float: forward 8, input_grad 12, weight_grad 8. Groups of fewer than 8 channels read
-// more than that, for a load moves 32 bytes.
+// Tiling: a block takes a group of a sample. It reads the group for a first mean, reads it again
+// for the moments about that mean, which are exact however far it lies from 0, and once more to
+// normalise. Only the first reading is from memory, as long as the group stays in a cache. Blocks
+// are as small as their groups, down to a warp. The gradients of gamma and beta are sums over rows
+// (a row is a position of a sample) for each channel: 32 threads side by side take neighbouring
+// channels, and partial results are merged in a fixed order. In the `_simple` kernels a thread
+// takes a group or a channel.
+// Alignment: V = 4 needs every array aligned to four elements, and a multiple of 4 channels per
+// group; V = 1 needs nothing.
+// Bound: memory. Bytes per element, in float: forward 8, input_grad 12, weight_grad 8. Groups of
+// fewer than 8 channels read more than that, because a load moves 32 bytes.
 
 struct GroupNorm {
     int N, P, C, groups, rows_a_split;
@@ -24,22 +30,22 @@ struct GroupNorm {
     int accumulate;
 };
 
-// Elements of one group of one sample, counted from 0 by V neighbouring channels.
+// The elements of one group of one sample, counted from 0 in units of V neighbouring channels.
 struct Group {
     int64 start;
-    int count, first, each, C;  // channels: the first, how many of them in elements of V, of a whole row
+    int count, first, each, C;  // units, the first channel, units per row, channels of a row
 
     __device__ __forceinline__ Group(const GroupNorm& s, int64 number, int v) {
         const int width = s.C / s.groups;
         each = width / v, C = s.C, count = s.P * each;
         first = number % s.groups * width;
-        start = number / s.groups * s.P * s.C + first;  // number is of 64 bits, so all of this is
+        start = number / s.groups * s.P * s.C + first;  // computed in 64 bits, because `number` has 64
     }
     __device__ __forceinline__ int channel(int i, int v) const { return i % each * v; }
     __device__ __forceinline__ int64 at(int i, int v) const { return start + (int64)(i / each) * C + channel(i, v); }
 };
 
-// ---- a group or a channel to a thread
+// ---- a thread takes a group or a channel
 
 template <typename T>
 __global__ void group_norm_forward_simple(
@@ -105,7 +111,7 @@ __global__ void group_norm_weight_grad_simple(
     }
 }
 
-// ---- a group to a block, V neighbouring channels at once to a thread
+// ---- a block takes a group, and a thread V neighbouring channels at once
 
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, 4) group_norm_forward(
@@ -151,7 +157,7 @@ __global__ void __launch_bounds__(THREADS, 4) group_norm_input_grad(
         const float centre = mean[number], inverse = inverse_deviation(variance[number], s.eps), n = (float)of.count * V;
         Sum sum, sum_h;
         float d[V], h[V], scale[V];
-        const auto read = [&](int i) {  // d = gamma dy and h
+        const auto read = [&](int i) {  // sets d = gamma dy and h
             load<V>(d, dy + of.at(i, V));
             load<V>(h, x + of.at(i, V));
             load_or<V>(scale, gamma, of.first + of.channel(i, V), 1.0f);
@@ -173,7 +179,7 @@ __global__ void __launch_bounds__(THREADS, 4) group_norm_input_grad(
     }
 }
 
-// partial (splits, 2, C): dgamma and dbeta of `rows_a_split` rows.
+// Writes dgamma and dbeta of `rows_a_split` rows to partial (splits, 2, C).
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad(
         const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ mean, const float* __restrict__ variance,
@@ -203,7 +209,7 @@ __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad(
     }
 }
 
-// 32 channels a block, the splits among its warps.
+// A block takes 32 channels, and its warps share the splits.
 __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta,
         GroupNorm s) {

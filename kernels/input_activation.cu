@@ -1,18 +1,16 @@
 #include "common.cuh"
-// Activations whose gradient takes their input x, elementwise; y alone does not tell it, for y falls before it rises. So they
-// are not among the fused ones. (Softplus only rises; it stands here so that the fused ones stay few.)
-//   gelu        y = x Phi(x), Phi(x) = erfc(-x / sqrt(2)) / 2     dx = dy (Phi(x) + x phi(x)), phi(x) = exp(-x^2 / 2) / sqrt(2 pi)
-//   silu        y = x s(x), s(x) = 1 / (1 + exp(-x))              dx = dy s(x) (1 + x s(-x))
-//   softplus    y = (max(z, 0) + log(1 + exp(-|z|))) / beta       dx = dy s(z), z = beta x
-//   hard_swish  y = x min(max(x + 3, 0), 6) / 6                   dx = 0 up to -3, dy from 3 on, dy (x + 3/2) / 3 between
-//   sigmoid, tanh, elu: y as in activation.cu                     dx = dy s(x) s(-x); dy / cosh(x)^2; dy from 0 on, alpha exp(x) dy
-// The last are for where nothing is fused: near their limits y has no digits left of the gradient, but x has them all.
-// Exponents are of -|x|, or of half of it where what it is multiplied by keeps the product above the smallest numbers.
-// GELU is Hendrycks & Gimpel's (2016), with the normal distribution's own functions, not their tanh approximation; erfc, not
-// 1 + erf, keeps the digits of Phi where x is far below 0. SiLU: Ramachandran et al. 2017; hard swish: Howard et al. 2019.
-// Bound: memory, 8 bytes an element forward, 12 backward.
+// Activations whose gradient is computed from the input, elementwise: y = f(x) and dx = f'(x) dy.
+// gpunet/backends/contract/activation.py states the formulas. They are not among the fused ones.
+// Most fall before they rise, so that y does not tell the gradient. Sigmoid, tanh and ELU stand
+// here as well for layers of their own: near their limits y has lost the digits of the gradient,
+// but x has them all.
+//
+// Exponentials are taken of -|x|, or of half of it where the factor beside them would keep the
+// product above the smallest numbers. Phi(x) of GELU is computed as erfc(-x / sqrt(2)) / 2, because
+// 1 + erf(x / sqrt(2)) loses its digits where x is far below 0. Nothing is approximated by tanh.
+// Bound: memory, 8 bytes per element forward, 12 backward.
 
-// `kind` counts gpunet.backends.contract.activation.INPUT_ACTIVATIONS from 0.
+// `kind` is the index of the name in gpunet.backends.contract.activation.INPUT_ACTIVATIONS.
 struct InputActivation {
     int kind;
     float beta;
@@ -26,16 +24,19 @@ struct InputActivation {
 #define INPUT_ACTIVATION_TANH 5
 #define INPUT_ACTIVATION_ELU 6
 
-// x within what the tails below can tell apart: times a tail of 0, an infinite x would be NaN and not its limit.
+// x limited to the range in which the tails below are not 0. An infinite x times a tail of 0 would
+// be NaN instead of the limit.
 __device__ __forceinline__ float bounded(float x, float most) { return x < -most ? -most : x > most ? most : x; }
 
-// exp(-x^2 / 2) of |x| up to 20. The square is rounded by up to x^2 / 2 units of the result: that is made up for.
+// exp(-x^2 / 2) for |x| up to 20. The second factor corrects for the rounding of the square, which
+// the exponential would magnify by x^2 / 2.
 __device__ __forceinline__ float gaussian(float x) {
     const float square = x * x;
     return expf(-0.5f * square) * (1.0f - 0.5f * fmaf(x, x, -square));
 }
 
-// Phi(x) of |x| up to 20; `rounded` is what the argument of erfc lacks.
+// Phi(x) for |x| up to 20; `rounded` is the rounding error of the argument of erfc, and the last
+// term corrects for it.
 __device__ __forceinline__ float normal_cdf(float x, float gaussian) {
     const float z = -0.70710678f * x, rounded = fmaf(-0.70710678f, x, -z) - 1.21016175e-8f * x;
     return 0.5f * erfcf(z) - 0.56418958f * gaussian * rounded;

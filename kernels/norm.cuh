@@ -1,6 +1,7 @@
-// What normalisations have in common. A block has THREADS threads, and neighbouring threads hold neighbouring channels.
+// Functions that the normalisations share. A block has THREADS threads, and neighbouring
+// threads hold neighbouring channels.
 
-// a = what was added up in `sums`.
+// Sets a to the values of the sums.
 template <int V>
 __device__ __forceinline__ void values(float (&a)[V], const Sum (&sums)[V]) {
 #pragma unroll
@@ -9,7 +10,7 @@ __device__ __forceinline__ void values(float (&a)[V], const Sum (&sums)[V]) {
 
 __device__ __forceinline__ float inverse_deviation(float variance, float eps) { return 1.0f / sqrtf(variance + eps); }
 
-// v = values[c …], or one constant where there are no values.
+// Sets v to values[c …], or to a constant if `values` is null.
 template <int V>
 __device__ __forceinline__ void load_or(float (&v)[V], const float* values, int c, float otherwise) {
     if (values) {
@@ -20,7 +21,8 @@ __device__ __forceinline__ void load_or(float (&v)[V], const float* values, int 
     for (int u = 0; u < V; ++u) v[u] = otherwise;
 }
 
-// Adds what the threads of a block have that hold the same channels, always in the same order, into its first `across`.
+// Adds up `a` over the threads of a block that hold the same channels, always in the same order;
+// the first `across` threads get the sums.
 template <int V>
 __device__ __forceinline__ void add_block(float (&a)[V], int across) {
     __shared__ float of[THREADS][V];
@@ -35,7 +37,8 @@ __device__ __forceinline__ void add_block(float (&a)[V], int across) {
     }
 }
 
-// Both sums of channel c from partial (splits, 2, C), in the first warp; a warp's threads hold neighbouring channels.
+// Adds up both sums of channel c from partial (splits, 2, C). The threads of a warp hold
+// neighbouring channels, and the first warp gets the sums.
 __device__ __forceinline__ void add_splits(float (&of)[2], const float* partial, int splits, int c, int C) {
     Sum sums[2];
     if (c < C)

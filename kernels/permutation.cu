@@ -1,13 +1,19 @@
 #include "common.cuh"
-// The stable order of random words: order[k] is the index of the k-th smallest, of equal words the earlier first.
+// The stable order of random words: order[k] is the index of the k-th smallest word; of equal words
+// the earlier one comes first.
 //   words uint64 (count,)   order int (count,)   members int (count,)   ends int (buckets,)
-// Words that are spread evenly are nearly sorted by their upper bits: `buckets`, a power of two of about count / 4, hold four
-// words each, and a word's place is its bucket's beginning plus the words of its bucket that come before it. Four launches:
-//   _count: ends[b] = words of bucket b      _offsets: ends[b] = words of the buckets before b
-//   _scatter: members, bucket after bucket; ends[b] is moved to the end of b on the way      _rank: order
-// Atomic counts are of integers, and the order of the members in a bucket, which may change from run to run, is used for
-// nothing: the result is the same for every run. Words that are not spread evenly are sorted as well, but slowly.
-// Bound: memory and latency: 60,000 words should take four launches of a few microseconds each, a few million under 1 ms.
+// Evenly spread words are nearly sorted by their upper bits. There are about count / 4 buckets, a
+// power of two, so that a bucket holds four words, and the place of a word is the beginning of its
+// bucket plus the number of words in the bucket that come before it. Four launches:
+//   _count:   ends[b] = number of words in bucket b
+//   _offsets: ends[b] = number of words in the buckets before b
+//   _scatter: members holds the words of one bucket after another; ends[b] moves to the end of b
+//   _rank:    order
+// The atomic operations count integers, and the result does not depend on the order of the members
+// in a bucket, which may change from run to run: every run gives the same order. Words that are not
+// spread evenly are sorted too, but slowly.
+// Bound: memory and latency. 60,000 words should take four launches of a few microseconds each, a
+// few million words less than 1 ms.
 
 #define SCAN_THREADS 1024
 
@@ -17,7 +23,8 @@ __global__ void permutation_count(const uint64* __restrict__ words, int* __restr
     GRID_STRIDE_LOOP(i, count) atomicAdd(&ends[bucket_of(words[i], bits)], 1);
 }
 
-// Sums of all before each, in place. One block; each thread takes a run of neighbouring buckets.
+// Replaces each count by the sum of the counts before it, in place. Takes one block, in which each
+// thread adds up a run of neighbouring buckets.
 __global__ void __launch_bounds__(SCAN_THREADS) permutation_offsets(int* __restrict__ UPDATED ends, int buckets) {
     __shared__ int sums[SCAN_THREADS];
     const int each = (buckets + SCAN_THREADS - 1) / SCAN_THREADS, t = threadIdx.x;

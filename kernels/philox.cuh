@@ -1,11 +1,13 @@
-// Philox4x64-10 (Salmon et al. 2011): the words of numpy.random.Philox(key=(seed, purpose), counter=(0, step, call, epoch)).
-// NumPy counts before it draws, so block i has the counter (i + 1, step, call, epoch); see gpunet/random.py.
+// Philox4x64-10 (Salmon et al. 2011), which draws the words of
+//   numpy.random.Philox(key=(seed, purpose), counter=(0, step, call, epoch)).
+// NumPy counts up before it draws, so block i has the counter (i + 1, step, call, epoch); see
+// gpunet/random.py.
 struct Stream {
     uint64 seed, purpose, step, call, epoch;
 };
 
-// The stream of a step that is told on the device: `clock` is (step, epoch), added to the stream's own; null adds nothing.
-// So a recorded launch draws anew at every replay.
+// The stream with the step and the epoch in `clock` added to its own, so that a recorded launch
+// draws new numbers at each replay. A null clock adds nothing.
 __device__ __forceinline__ Stream at(Stream s, const uint64* clock) {
     if (clock) s.step += clock[0], s.epoch += clock[1];
     return s;

@@ -2,13 +2,14 @@
 #include "philox.cuh"
 // Random numbers from counters, and dropout.
 //   random_words:  the words of the stream
-//   random_normal: y[e] = table[u[e]], where table is the inverse of the normal distribution at 65,536 midpoints
+//   random_normal: y[e] = table[u[e]], with the inverse normal distribution at 65,536 midpoints
 //   dropout:       y[e] = x[e] * (0 where u[e] < threshold, else scale)
-// u[e] is the e-th uint16 of the stream: each word holds four, the lowest bits first.
-// A thread draws one block of the generator at a time: 4 words, or the uint16 numbers of 16 neighbouring elements. The backward
-// pass of dropout is the same kernel on dy: the mask is drawn again and never stored. For `clock` see philox.cuh.
-// Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16 elements), random_words by the
-// products.
+// u[e] is the e-th uint16 number of the stream: each word holds four, the lowest bits first.
+// A thread draws one block of the generator at a time: 4 words, or the uint16 numbers of 16
+// neighbouring elements. The backward pass of dropout is the same kernel on dy: the mask is drawn
+// again and never stored. For `clock` see philox.cuh.
+// Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16
+// elements), random_words by the products.
 
 // The j-th uint16 number of one block of the generator.
 __device__ __forceinline__ uint32 half_word(const uint64 (&words)[4], int j) {

@@ -1,31 +1,41 @@
 #include "common.cuh"
 #include "sums.cuh"
-// Softmax over the last axis of (R, K), its logarithm, and cross entropy fused with its gradient.
-//   p[k] = exp(x[k] - max) / sum over j of exp(x[j] - max);   log p[k] = x[k] - max - log(sum …)
-//   backward: dx[k] = y[k] (dy[k] - sum over j of dy[j] y[j]);   of the logarithm: dx[k] = dy[k] - exp(y[k]) sum over j of dy[j]
-// The sum is 1, of the first largest x, and what all others add: these are kept apart, for a sum of both rounds to 1 where a
-// softmax is sure, and log(1) and 1 - p would be 0. Backward takes dy of the largest y from all of dy, which changes no gradient.
-// Cross entropy of labels (R,), with the target t = (1 - smoothing) onehot(label) + smoothing / K, a weight a class, and rows
-// whose label is `ignored` left out:
-//   loss = (sum over rows of -sum over k of weight[k] t[k] log p[k]) / total,   total = sum over rows of weight[label]
-//   dlogits[k] = (p[k] sum over j of weight[j] t[j] - weight[k] t[k]) / total
-//   correct = rows whose first largest logit (NaN before all) is the label's
-// Without `mean` the total is 1, and each row's loss is written too if there is a place for it. With `normalized` the logits are
-// log p themselves, and dlogits[k] = -weight[k] t[k] / total.
-// A label outside 0 … K - 1 makes the loss NaN: nothing outside `weight` is read, and nothing is hidden.
+// Softmax over the last axis of (R, K), its logarithm, and the cross entropy fused with its
+// gradient.
+//   p[k] = exp(x[k] - max) / sum over j of exp(x[j] - max)
+//   log p[k] = x[k] - max - log(sum over j of exp(x[j] - max))
+//   backward: dx[k] = y[k] (dy[k] - sum over j of dy[j] y[j])
+//   backward of the logarithm: dx[k] = dy[k] - exp(y[k]) sum over j of dy[j]
+// The sum is kept as two parts: 1, for the first largest x, and the sum of the others. Added up,
+// they would round to 1 where a softmax is sure, and log(1) and 1 - p would be 0. The backward pass
+// subtracts dy of the largest y from all of dy, which changes no gradient and keeps the digits of
+// the small terms.
 //
-// A warp takes a row, its lanes a step of 32 apart; K = 10 leaves lanes idle, K = 1000 gives each 32 elements.
-// Cross entropy of a small batch is one block's (`_simple`: a thread a row, its classes in turn), for a launch costs more than
-// the work. Of others it is three launches: `_total` adds the labels' weights (partial sums of a block each), `_rows` needs the
-// total and writes dlogits and each block's share of the loss and the count, `_mean` adds the shares in their order.
-// Bound: memory; a row is read three times and stays in L1, so 8 bytes an element (12 for the backward passes).
+// Cross entropy of labels (R,), with the target t = (1 - smoothing) onehot(label) + smoothing / K,
+// a weight per class, and without the rows whose label is `ignored`:
+//   loss = (sum over rows of -sum over k of weight[k] t[k] log p[k]) / total
+//   total = sum over rows of weight[label]
+//   dlogits[k] = (p[k] sum over j of weight[j] t[j] - weight[k] t[k]) / total
+//   correct = number of rows whose first largest logit (NaN before all) is that of the label
+// Without `mean` the total is 1, and the loss of each row is also written if there is an array for
+// it.
+// With `normalized` the logits are log p themselves, and dlogits[k] = -weight[k] t[k] / total.
+// A label outside 0 … K - 1 makes the loss NaN, and nothing outside `weight` is read.
+//
+// A warp takes a row, and each of its lanes every 32nd element; K = 10 leaves lanes idle, K = 1000
+// gives each lane 32 elements. The cross entropy of a small batch is computed by one block
+// (`_simple`, in which a thread takes a row), because a launch costs more than the work. Other
+// batches take three launches: `_total` adds up the labels' weights in each block, `_rows` needs
+// the total and writes dlogits and each block's share of the loss and of the count, and `_mean`
+// adds the shares in their order.
+// Bound: memory; a row is read three times and stays in L1, so 8 bytes per element (12 backward).
 
 struct Largest {
     float x;
     int64 at;
 };
 
-// The first largest of a row, NaN before all, the same in every lane of the warp.
+// The first largest element of a row, NaN before all; every lane of the warp gets it.
 template <typename T>
 __device__ __forceinline__ Largest row_first(const T* x, int64 classes) {
     const int64 lane = threadIdx.x % WARP;
@@ -43,7 +53,8 @@ __device__ __forceinline__ Largest row_first(const T* x, int64 classes) {
     return best;
 }
 
-// What x[k] adds to the sum of all but the first largest, which adds 0, or NaN if it is not finite.
+// The term of x[k] in the sum over all but the first largest element, whose own term is 0, or NaN
+// if it is not finite.
 template <typename T>
 __device__ __forceinline__ float exp_of_other(const T* x, int64 k, Largest first) {
     const float shifted = to_float(x[k]) - first.x;
@@ -92,7 +103,8 @@ __global__ void __launch_bounds__(THREADS, 4) softmax_backward(
     }
 }
 
-// What softmax cross entropy is asked for; `ignored` counts only where `ignores`; dlogits is multiplied by `gain`.
+// The options of a softmax cross entropy. `ignored` is read only if `ignores` is set; dlogits is
+// multiplied by `gain`.
 struct CrossEntropy {
     int64 rows, classes;
     float smoothing, gain;
@@ -104,7 +116,7 @@ __device__ __forceinline__ float class_weight(const float* weight, int64 label, 
     return weight ? weight[label] : 1.0f;
 }
 
-// What a row's loss starts from: 0, or NaN if its label counts and is no class.
+// The first term of a row's loss: 0, or NaN if its label counts and is no class.
 __device__ __forceinline__ float first_term(int label, bool kept, const CrossEntropy& s) {
     return kept && (label < 0 || label >= s.classes) ? NOT_A_NUMBER : 0.0f;
 }
@@ -115,18 +127,19 @@ __device__ __forceinline__ float weighted_target(const float* weight, int label,
     return weight ? t * weight[k] : t;
 }
 
-// dloss / dlogits[k] of a row: p mass - target, for the largest p from 1 - p, which keeps its digits.
+// dlogits[k] of a row, p mass - target; for the largest p it is computed from 1 - p, which keeps
+// its digits.
 __device__ __forceinline__ float logit_grad(float log_p, float mass, float target, bool largest, const CrossEntropy& s) {
     if (s.normalized) return -target;
     return largest ? (mass - target) + expm1f(log_p) * mass : expf(log_p) * mass - target;
 }
 
-// One over the total; 0 of a batch in which nothing weighs anything, which then has no loss. NaN stays.
+// 1 / total, or 0 if all weights are 0, so that such a batch has no loss. NaN stays NaN.
 __device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 0.0f : 1.0f / total; }
 
 #define SIMPLE_THREADS 1024
 
-// One block.
+// Takes one block, in which a thread takes a row.
 template <typename T>
 __global__ void __launch_bounds__(SIMPLE_THREADS, 1) softmax_cross_entropy_simple(
         const T* __restrict__ logits, const int* __restrict__ labels, const float* __restrict__ OR_NULL weight,
@@ -178,7 +191,7 @@ __global__ void __launch_bounds__(THREADS, 4) softmax_cross_entropy_total(
     if (threadIdx.x == 0) totals[blockIdx.x] = sum;
 }
 
-// The sum of a few partial results, the same in every thread of the block.
+// The sum of a few partial results; every thread of the block gets it.
 __device__ __forceinline__ float sum_shares(const float* shares, int count) {
     float sum = 0.0f;
     for (int i = threadIdx.x; i < count; i += blockDim.x) sum += shares[i];
@@ -233,7 +246,7 @@ __global__ void __launch_bounds__(THREADS, 4) softmax_cross_entropy_rows(
     }
 }
 
-// One block: the shares of the loss and the counts, added in a fixed order.
+// Takes one block, which adds the shares of the loss and the counts in a fixed order.
 __global__ void __launch_bounds__(THREADS, 4) softmax_cross_entropy_mean(
         const float* __restrict__ losses, const int* __restrict__ corrects, int blocks,
         float* __restrict__ loss, int* __restrict__ correct) {
