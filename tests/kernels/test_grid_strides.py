@@ -1,4 +1,4 @@
-"""Arrays larger than a grid: each block and each thread then takes several elements, rows or reductions in turn."""
+"""Arrays larger than a grid, in which each block and each thread takes several elements or rows."""
 
 import numpy as np
 import pytest
