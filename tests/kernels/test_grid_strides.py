@@ -1,4 +1,4 @@
-"""Arrays larger than a grid, in which each block and each thread takes several elements or rows."""
+"""Arrays larger than a grid, so that a block or a thread takes several elements, rows or sums."""
 
 import numpy as np
 import pytest
