@@ -10,14 +10,14 @@ from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.backends.reference.backend import ReferenceBackend
 
 
-def test_one_object_a_name():
+def test_each_name_has_one_backend_object():
     assert get_backend("numpy") is get_backend("numpy")
     assert get_backend(get_backend("reference")) is get_backend("reference")
     assert {"reference", "numpy"} <= set(available_backends())
 
 
 @pytest.mark.parametrize("name", ["torch", "numpy:1", "cuda:x", "", None])
-def test_an_unknown_name_says_which_are_known(name):
+def test_an_unknown_name_raises_and_lists_the_known_ones(name):
     with pytest.raises(ValueError, match=r"get_backend: name is .* but takes reference, numpy, "):
         get_backend(name)
 
@@ -29,7 +29,7 @@ def test_the_environment_decides_auto(monkeypatch):
     assert get_backend().name == ("numpy" if why_unavailable("cuda") else "cuda")
 
 
-def test_without_a_gpu_cuda_says_why():
+def test_cuda_without_a_gpu_raises_and_says_why():
     why = why_unavailable("cuda")
     if not why:
         pytest.skip("CUDA answers here")
@@ -87,7 +87,7 @@ def test_arrays_go_in_and_out(backend, dtype, rng):
     assert "device" in backend.describe()
 
 
-def test_unknown_elementwise_names_are_named(backend):
+def test_unknown_elementwise_names_raise(backend):
     array = backend.full((2,), 1, np.float32)
     with pytest.raises(ValueError, match="unary: name is 'sin' but takes one of negative, exp"):
         backend.unary("sin", array)
@@ -95,7 +95,7 @@ def test_unknown_elementwise_names_are_named(backend):
         backend.binary("modulo", array, array)
 
 
-def test_numpy_refuses_half_precision_and_says_what_it_takes():
+def test_numpy_refuses_half_precision_and_lists_its_dtypes():
     with pytest.raises(TypeError, match="tensor: float16 is not computed on numpy, which takes float32, float64"):
         gp.tensor(np.ones(3, np.float16), backend="numpy")
     with pytest.raises(TypeError, match="tensor: data is of complex numbers \\(complex128\\) but takes real"):

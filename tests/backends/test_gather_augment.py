@@ -1,4 +1,4 @@
-"""Batches of a data set, against loops over their pixels that draw from NumPy's own Philox: the same bits everywhere."""
+"""Batches of a data set equal, bit for bit, loops over their pixels that draw from NumPy's own Philox."""
 
 from dataclasses import replace
 
@@ -18,14 +18,14 @@ def words(seed, position, epoch):
 
 
 def source(i, extent, border):
-    """Where pixel i of a padded axis is in the image; None for a zero."""
+    """The pixel of the image that pixel i of a padded axis shows; None for a border of zeros."""
     if 0 <= i < extent:
         return i
     return None if border == "zero" else -i if i < 0 else 2 * extent - 2 - i
 
 
 def expected_image(image, a, *, seed, position, epoch):
-    """One image by the definition, a pixel at a time."""
+    """One image by the definition, one pixel after another."""
     height, width, channels = image.shape
     h, w = a.size or (height, width)
     drawn = words(seed, position, epoch)
@@ -131,7 +131,7 @@ def test_a_clocks_batch_beyond_the_end_repeats_the_last_position(backend, sample
     np.testing.assert_array_equal(y, labels[[0, 1, 2, 3, 4, 4, 4, 4]])
 
 
-def test_a_batch_is_written_where_it_is_asked_for(backend, samples):
+def test_a_batch_is_written_to_the_given_arrays(backend, samples):
     x, y = backend.full((4, 7, 6, 3), 9.0, np.float32), backend.full((4,), 9, np.int32)
     got = backend.gather_augment(samples, BatchRequest(seed=3, start=2, rows=4), out=(x, y))
     assert got[0] is x
@@ -142,7 +142,7 @@ def test_a_batch_is_written_where_it_is_asked_for(backend, samples):
         np.testing.assert_array_equal(backend.to_numpy(mine), backend.to_numpy(theirs))
 
 
-def test_normalised_images_are_rounded_to_the_dtype_that_is_asked_for(backend, samples):
+def test_normalised_images_are_rounded_to_the_requested_dtype(backend, samples):
     x, _ = backend.gather_augment(samples, BatchRequest(seed=3))
     for dtype in backend.dtypes:
         got, _ = backend.gather_augment(samples, BatchRequest(seed=3, dtype=dtype))

@@ -1,4 +1,4 @@
-"""Memory that is used again must never be in use twice."""
+"""Memory that is reused is never in use by two arrays."""
 
 import subprocess
 import sys
@@ -11,14 +11,14 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet.backends.host import memory
 
-LARGE = (300, 400)  # beyond what NumPy allocates itself
+LARGE = (300, 400)  # larger than the arrays that NumPy itself allocates
 
 
 def address(array):
     return array.__array_interface__["data"][0]
 
 
-def test_freed_memory_is_used_again_and_live_memory_is_not():
+def test_freed_memory_is_reused_and_live_memory_is_not():
     first = memory.empty(LARGE, np.float32)
     place = address(first)
     second = memory.empty(LARGE, np.float32)
@@ -82,12 +82,12 @@ def test_results_that_a_user_holds_do_not_change(rng):
         np.testing.assert_array_equal(t.numpy(), copy)
 
 
-def test_memory_that_does_not_exist_raises_and_nothing_else():
+def test_an_allocation_beyond_memory_raises_memory_error():
     with pytest.raises(MemoryError):
         memory.empty((1 << 54,), np.float32)
 
 
-def test_the_interpreter_ends_without_a_word():
+def test_the_interpreter_exits_without_a_message():
     script = (
         "import numpy as np, gpunet as gp\n"
         "x = gp.tensor(np.ones((8, 64, 64, 8), np.float32), requires_grad=True)\n"

@@ -1,4 +1,4 @@
-"""The NumPy backend's threads and BLAS's: whichever threads call, whatever interrupts them, and in forked processes."""
+"""Threads of the NumPy backend and of BLAS: with calls from any thread, after interrupts, and in forks."""
 
 import multiprocessing
 import os
@@ -31,7 +31,7 @@ def blas_threads():
 
 @pytest.fixture(autouse=True)
 def blas():
-    """OpenBLAS on three threads, however many cores this machine has: as a child's environment and a restored number do."""
+    """Three threads of OpenBLAS, however many cores this machine has."""
     if not blas_threads():
         pytest.skip("threadpoolctl finds no BLAS")
     before = blas_threads()
@@ -43,7 +43,7 @@ def blas():
 
 
 def in_thread(work):
-    """What work() gives in a thread of its own."""
+    """The result of work() in a thread of its own."""
     results = []
     thread = threading.Thread(target=lambda: results.append(work()))
     thread.start()
@@ -76,7 +76,7 @@ def test_blas_has_one_thread_in_every_part_whichever_thread_was_first(blas, thre
     backend, one = NumpyBackend(threads), [1] * len(blas)
     computed, done = threading.Event(), threading.Event()
     first = threading.Thread(target=lambda: (seen(backend), computed.set(), done.wait(20)))
-    first.start()  # and lives on: threadpoolctl would let no other thread limit OpenBLAS
+    first.start()  # it stays alive, so threadpoolctl would let no other thread limit OpenBLAS
     assert computed.wait(20)
     try:
         for look in (seen, lambda b: seen(NumpyBackend(2)), lambda b: in_thread(lambda: seen(b))):
@@ -195,7 +195,7 @@ def test_libraries_whose_number_is_each_threads_own_are_limited_in_each(monkeypa
         assert in_thread(lambda: (call(), mkl.get())[1]) == 8
 
 
-def test_no_blas_at_all_is_no_trouble():
+def test_work_runs_without_any_blas_library():
     assert OneThread([]).run(lambda: 7) == 7
 
 
@@ -328,7 +328,7 @@ def test_a_ctrl_c_at_any_moment_leaves_no_part_running_and_no_setting_behind(bla
             assert blas_threads() == blas
             assert np.geterr() == errors
             time.sleep(0.0002)
-            assert len(begun) == settled  # nobody begins a part that the call has left
+            assert len(begun) == settled  # no thread begins a part after its call has ended
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

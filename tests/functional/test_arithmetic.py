@@ -1,4 +1,4 @@
-"""Operators, reductions and movement: NumPy says what they compute, finite differences what their gradients are."""
+"""Operators, reductions and movement agree with NumPy, and their gradients with finite differences."""
 
 import numpy as np
 import pytest

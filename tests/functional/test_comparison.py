@@ -1,4 +1,4 @@
-"""Comparisons, their logic and what is made of them; and Python's functions of tensors."""
+"""Comparisons and logic of their results, and Python's own functions on tensors."""
 
 import operator
 
@@ -56,7 +56,7 @@ def test_integers_and_booleans_are_compared_exactly(backend, f):
     np.testing.assert_array_equal(f(mask, small).numpy(), f(bits, few))
 
 
-def test_what_no_tensor_compares_with_is_not_equal_and_has_no_order(backend):
+def test_values_of_other_kinds_are_unequal_and_have_no_order(backend):
     x = gp.tensor([1.0, 2.0], backend=backend)
     for other in (None, "1", {}, object()):
         assert (x == other) is False
@@ -73,7 +73,7 @@ def test_what_no_tensor_compares_with_is_not_equal_and_has_no_order(backend):
         operator.lt(x, elsewhere)
 
 
-def test_tensors_are_still_told_apart_by_identity(backend):
+def test_tensors_are_hashed_by_identity(backend):
     x, y = gp.tensor([1.0, 2.0], backend=backend), gp.tensor([1.0, 2.0], backend=backend)
     assert hash(x) != hash(y)
     assert {x: 1, y: 2} == {x: 1, y: 2}

@@ -1,4 +1,4 @@
-"""What may become numbers of a tensor: everything else is refused in one line, wherever it comes in."""
+"""Only real numbers become elements of tensors; everything else raises an error of one line."""
 
 from datetime import date
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Indices: NumPy says what they pick, and adding up at the picked places what their gradients are."""
+"""Indexing selects as NumPy does, and gradients are added up at the selected places."""
 
 import numpy as np
 import pytest
@@ -49,14 +49,14 @@ KEYS = {
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_indices_pick_what_numpy_picks_and_their_gradients_add_up(backend, rng, name):
+def test_indices_select_as_numpy_does_and_their_gradients_add_up(backend, rng, name):
     key, x = KEYS[name], rng.normal(size=(3, 4, 5)).astype(np.float32)
     numpys = np.asarray(key, np.int64) if isinstance(key, range) else key
     t = gp.tensor(x, backend=backend, requires_grad=True)
     y = t[key]
     np.testing.assert_array_equal(y.numpy(), x[numpys])
     assert y.dtype == np.float32
-    upstream = rng.integers(-99, 100, y.shape).astype(np.float32)  # sums of which are exact
+    upstream = rng.integers(-99, 100, y.shape).astype(np.float32)  # whose sums are exact
     y.backward(upstream)
     expected = np.zeros(x.size)
     np.add.at(expected, np.arange(x.size).reshape(x.shape)[numpys], upstream)
@@ -65,7 +65,7 @@ def test_indices_pick_what_numpy_picks_and_their_gradients_add_up(backend, rng, 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"])
 @pytest.mark.parametrize("rows", [7, 128, 200, 256, 300, 40000, 70000])
-def test_narrow_integers_pick_from_long_axes(backend, rng, kind, rows):
+def test_narrow_integers_index_long_axes(backend, rng, kind, rows):
     x = np.arange(rows, dtype=np.float32)
     largest = min(np.iinfo(kind).max, rows - 1)
     picked = np.array([0, 1, largest, largest // 2, largest], kind)
@@ -97,7 +97,7 @@ def test_arrays_of_the_backend_and_tensors_are_indices(backend, rng):
     assert [10, 20, 30, 40][best[0]] == [10, 20, 30, 40][x[0].argmax()]
 
 
-def test_the_loss_of_each_label_is_picked_and_learnt(backend, rng):
+def test_a_loss_by_indexing_equals_cross_entropy(backend, rng):
     logits, labels = rng.normal(size=(6, 4)).astype(np.float32), rng.integers(0, 4, 6)
     one, other = (gp.tensor(logits, backend=backend, requires_grad=True) for _ in range(2))
     picked = -F.log_softmax(one)[np.arange(6), labels].mean()
@@ -136,7 +136,7 @@ def test_masks_and_integers_stay_what_they_are_when_they_are_moved(backend):
 def test_rows_of_many_duplicates_add_up_exactly(backend, rng):
     rows = rng.integers(0, 3, 5000)
     x = gp.tensor(np.zeros((3, 2), np.float32), backend=backend, requires_grad=True)
-    upstream = rng.integers(-8, 9, (5000, 2)).astype(np.float32)  # sums of which are exact
+    upstream = rng.integers(-8, 9, (5000, 2)).astype(np.float32)  # whose sums are exact
     x[rows].backward(upstream)
     expected = np.zeros((3, 2))
     np.add.at(expected, rows, upstream)
@@ -163,7 +163,7 @@ def test_a_mask_on_a_device_is_not_read_in_a_capture(cuda_backend):
 @pytest.mark.parametrize(
     ("part", "error"), [(slice(0, 1.5), TypeError), (slice("a", None), TypeError), (slice(None, None, 0), ValueError)]
 )
-def test_a_slice_of_no_integers_is_named(backend, part, error):
+def test_a_slice_without_integers_raises(backend, part, error):
     t = gp.tensor(np.ones((3, 4), np.float32), backend=backend)
     for key in (part, (0, part), ([0, 1], part)):
         with pytest.raises(error, match=r"index: slice .* got slice\("):

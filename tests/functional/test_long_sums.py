@@ -19,7 +19,7 @@ MOST = 1e-6
 
 
 def terms_of(backend):
-    """How many terms: fewer on an emulated device, which adds some million in a second."""
+    """The number of terms; fewer on an emulated device, which adds some millions per second."""
     return 1 << (22 if backend.name in HOST else 20)
 
 
@@ -169,7 +169,7 @@ def test_losses_and_softmax(backend):
     assert_near(F.mse_loss(x, np.zeros(count, np.float32)).numpy(), EXACT * EXACT)
 
 
-def test_gradients_of_what_many_rows_share(backend):
+def test_gradients_of_values_that_many_rows_share(backend):
     rows = terms_of(backend) // 4
     x, a = tensors(backend, full(rows, 4, value=-TERM), full(4))
     backward(F.prelu(x, a))

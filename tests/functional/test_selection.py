@@ -1,4 +1,4 @@
-"""where, maximum, minimum, clip, reductions beside sum, squeeze and stack: NumPy says what they compute."""
+"""where, maximum, minimum, clip, reductions other than sum, squeeze and stack agree with NumPy."""
 
 import numpy as np
 import pytest
@@ -183,7 +183,7 @@ MOVES = {
 
 
 @pytest.mark.parametrize("name", MOVES)
-def test_axes_of_one_come_and_go(backend, dtype, rng, name):
+def test_squeeze_and_unsqueeze_remove_and_add_axes_of_extent_one(backend, dtype, rng, name):
     f, oracle = MOVES[name]
     x = rng.normal(size=(3, 1, 4, 1)).astype(dtype)
     np.testing.assert_array_equal(f(gp.tensor(x, backend=backend)).numpy(), oracle(x))
@@ -231,7 +231,7 @@ def test_a_wrong_axis_is_named_in_one_line(backend, name):
     assert "\n" not in str(caught.value)
 
 
-def test_reductions_of_nothing_that_leave_nothing(backend):
+def test_reductions_of_empty_tensors_without_results_are_empty(backend):
     x = gp.tensor(np.ones((0, 3), np.float32), backend=backend)
     assert x.max(1).shape == x.min(1).shape == x.argmax(1).shape == x.var(1).shape == (0,)
     assert x.sum(0).numpy().tolist() == [0, 0, 0]
@@ -246,7 +246,7 @@ def test_a_limit_beyond_all_floats_is_named(backend, name):
 @pytest.mark.parametrize("name", ["max", "min"])
 @pytest.mark.parametrize("axis", [None, (0, 2), (1,)])
 def test_equal_extremes_of_several_axes_share_the_gradient(backend, rng, name, axis):
-    values = rng.integers(0, 2, (2, 3, 4)).astype(np.float32)  # many equals
+    values = rng.integers(0, 2, (2, 3, 4)).astype(np.float32)  # with many equal elements
     values[0, 1, 2] = np.nan
     x = gp.tensor(values, backend=backend, requires_grad=True)
     y = getattr(x, name)(axis)

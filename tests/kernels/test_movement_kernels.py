@@ -53,7 +53,7 @@ def test_comparisons_broadcast_and_are_false_beside_nan(device_backend, name, rn
         np.testing.assert_array_equal(device_backend.to_numpy(got), getattr(np, name)(left, right))
 
 
-def test_what_is_not_compared_is_named(device_backend):
+def test_unsupported_comparisons_raise(device_backend):
     on = device_backend.asarray
     with pytest.raises(TypeError, match="less: got int32 and int32 but CUDA compares one dtype of float32"):
         device_backend.compare("less", on(np.ones(3, np.int32)), on(np.ones(3, np.int32)))
@@ -63,7 +63,7 @@ def test_what_is_not_compared_is_named(device_backend):
         device_backend.compare("around", on(np.ones(3, np.float32)), on(np.ones(3, np.float32)))
 
 
-def test_selection_takes_one_of_two_or_zero(device_backend, rng):
+def test_select_takes_elements_of_either_array_or_zeros(device_backend, rng):
     on, condition = device_backend.asarray, rng.integers(0, 2, (7, 41)) > 0
     a, b = special([0.3], (7, 41)), special([7.0, 0.5], (7, 41))
     for first, second in ((a, b), (a, None), (None, b)):
@@ -75,7 +75,7 @@ def test_selection_takes_one_of_two_or_zero(device_backend, rng):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int32", "int64"])
-def test_masks_and_integers_become_numbers(device_backend, dtype, rng):
+def test_masks_and_integers_are_cast_to_floats(device_backend, dtype, rng):
     a = rng.integers(-(2**20), 2**20, (9, 40)).astype(dtype)
     for to in ("float32", "float16", "bfloat16", "int64"):
         got = device_backend.cast(device_backend.asarray(a), to)
@@ -87,14 +87,14 @@ def test_masks_and_integers_become_numbers(device_backend, dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bool", "int64"])
-def test_arrays_are_repeated(device_backend, dtype, rng):
+def test_broadcast_repeats_arrays(device_backend, dtype, rng):
     a = rng.integers(0, 2, (3, 1, 5)).astype(dtype)
     got = device_backend.broadcast(device_backend.asarray(a), (2, 3, 4, 5))
     np.testing.assert_array_equal(device_backend.to_numpy(got), np.broadcast_to(a, (2, 3, 4, 5)))
 
 
 @pytest.mark.parametrize(("transpose_a", "transpose_b"), [(False, False), (True, False), (False, True)])
-def test_products_of_batches(device_backend, transpose_a, transpose_b, normal, agrees):
+def test_batched_products_agree_with_numpy(device_backend, transpose_a, transpose_b, normal, agrees):
     a, b = normal(3, 33, 18), normal(3, 18, 21)
     left, right = a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b
     got = device_backend.batched_matmul(
@@ -190,7 +190,7 @@ def test_slices_are_read_and_written(device_backend, reference, index, normal, a
 
 
 @pytest.mark.parametrize("shape", [(9,), (9, 5), (9, 2, 3)])
-def test_rows_are_taken_and_given_back(device_backend, reference, shape, normal, agrees):
+def test_take_and_its_gradient_agree_with_numpy(device_backend, reference, shape, normal, agrees):
     a, rows = normal(*shape), np.array([3, 0, 3, 8, 3, 1], np.int64)
     on = device_backend.asarray
     agrees(device_backend.take(on(a), on(rows)), a[rows])
@@ -203,7 +203,7 @@ def test_rows_are_taken_and_given_back(device_backend, reference, shape, normal,
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "uint64", "uint16", "bool"])
-def test_what_moves_is_filled_copied_and_taken(device_backend, dtype):
+def test_moved_dtypes_are_filled_copied_and_taken(device_backend, dtype):
     full = device_backend.full((3, 50), 1, dtype)
     np.testing.assert_array_equal(device_backend.to_numpy(full), np.full((3, 50), 1, dtype))
     copy = device_backend.copy(full)
@@ -214,7 +214,7 @@ def test_what_moves_is_filled_copied_and_taken(device_backend, dtype):
     np.testing.assert_array_equal(device_backend.to_numpy(taken), np.full((2, 50), 1, dtype))
 
 
-def test_nothing_is_a_fine_number_of_elements(device_backend):
+def test_empty_arrays_are_computed(device_backend):
     empty = device_backend.empty((0, 4), np.float32)
     assert device_backend.unary("exp", empty).shape == (0, 4)
     assert device_backend.copy(empty).shape == (0, 4)

@@ -52,7 +52,7 @@ def assert_states(one, other, equal=True):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_copied_together_they_go_on_as_the_originals_would(backend, copied, kind, batch):
+def test_a_model_and_an_optimizer_copied_together_train_as_the_originals(backend, copied, kind, batch):
     model = normalised_net().to(backend)
     optimizer = KINDS[kind](model.parameters())
     average = optim.ExponentialMovingAverage(model, optimizer, 0.8)
@@ -78,7 +78,7 @@ def test_copied_together_they_go_on_as_the_originals_would(backend, copied, kind
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_every_protocol_of_pickle_will_do(protocol, batch):
+def test_every_pickle_protocol_is_supported(protocol, batch):
     model = normalised_net()
     optimizer = optim.Adam(model.parameters(), lr=0.01)
     steps(model, optimizer, batch)
@@ -227,10 +227,10 @@ def test_a_buffer_outside_of_the_pickle_can_be_written_to():
     assert (model.running_mean.numpy() == 0).all()
 
 
-# ---- who holds what
+# ---- which object keeps which alive
 
 
-def test_an_optimizer_that_is_gone_holds_nothing(backend, batch):
+def test_a_deleted_optimizer_frees_its_parameters(backend, batch):
     model = plain_net().to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     steps(model, optimizer, batch)
@@ -244,7 +244,7 @@ def test_an_optimizer_that_is_gone_holds_nothing(backend, batch):
         optim.SGD(model.parameters(), lr=0.1)
 
 
-def test_an_optimizer_that_only_its_averages_refer_to_is_gone(backend):
+def test_an_optimizer_with_references_only_from_its_averages_is_freed(backend):
     model = plain_net().to(backend)
     gc.disable()
     try:
@@ -256,7 +256,7 @@ def test_an_optimizer_that_only_its_averages_refer_to_is_gone(backend):
         gc.enable()
 
 
-def test_what_was_released_is_copied_too(backend, copied, batch):
+def test_released_parameters_can_be_copied(backend, copied, batch):
     model = plain_net().to(backend)
     optimizer = optim.SGD(model.parameters(), lr=0.1)
     steps(model, optimizer, batch)
@@ -302,7 +302,7 @@ def test_a_shadow_of_16_bits_is_made_anew(cuda_backend, copied, batch):
 
 
 def fitted(trainers, loader, epochs):
-    """Weights after each trainer's epochs, which take turns."""
+    """Weights after the epochs of each trainer, which take turns."""
     for _ in range(epochs):
         for trainer in trainers:
             trainer.fit(loader, 1, valid=loader)
@@ -328,7 +328,7 @@ def test_trainers_over_copies_train_as_if_each_were_alone(backend, copied, rng):
     assert_states(together[2], alone, equal=False)
 
 
-def test_a_copied_trainer_goes_on_by_itself(backend, copied, rng):
+def test_a_copied_trainer_continues_independently(backend, copied, rng):
     loader = batches_of(rng, [8, 8, 5])
     model = normalised_net()
     trainer = trainer_of(model, optim.SGD(model.parameters(), lr=0.1), backend)

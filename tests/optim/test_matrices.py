@@ -1,4 +1,4 @@
-"""Which parameters are matrices of (fan in, units): max-norm and Muon leave all others alone."""
+"""Max-norm and Muon change only parameters that are matrices of (fan in, units)."""
 
 import copy
 

@@ -132,7 +132,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "formula", "options"), CASES)
-def test_updates_are_their_formulas(backend, dtype, rng, kind, formula, options):
+def test_updates_follow_their_formulas(backend, dtype, rng, kind, formula, options):
     parameters = made(backend, rng, dtype)
     start = [p.numpy().astype(np.float64) for p in parameters]
     grads = [[rng.normal(size=s).astype(dtype) for s in SHAPES] for _ in range(10)]
@@ -194,7 +194,7 @@ def test_a_parameter_without_a_gradient_is_skipped(backend, dtype, rng, kind):
         same(p.numpy(), formula(start[i], given, **options), tolerances.UPDATE)
 
 
-def test_muon_takes_its_groups_apart(backend, rng):
+def test_muon_splits_groups_into_matrices_and_the_rest(backend, rng):
     filters, bias, dense = made(backend, rng, np.float32)
     optimizer = optim.Muon(
         [{"params": [filters, bias], "lr": 0.5}, {"params": [dense], "rule": "adamw", "lr": 0.2}], adam_lr=0.1
@@ -259,7 +259,7 @@ def test_one_large_step_and_many_small_ones_train_a_net(backend, rng):
     lambda p: optim.Lion(p, 0.1),
     lambda p: optim.Muon(p),
 ])  # fmt: skip
-def test_state_goes_round_and_training_continues_bit_for_bit(backend, dtype, rng, make):
+def test_training_continues_bit_for_bit_from_a_loaded_state(backend, dtype, rng, make):
     grads = [[rng.normal(size=s) for s in SHAPES] for _ in range(6)]
     grads[1][2] = None
     whole = made(backend, np.random.default_rng(1), dtype)
@@ -462,7 +462,7 @@ def test_an_optimizer_may_be_made_between_forward_and_backward(rng):
     np.testing.assert_allclose(weight.grad, 2 * weight.numpy())
 
 
-def test_a_norm_that_is_not_a_number_is_not_clipped_away(rng):
+def test_clipping_does_not_hide_a_gradient_norm_of_nan(rng):
     (weight,) = made(gp.get_backend("numpy"), rng, np.float32, [(3,)])
     optimizer = optim.SGD([weight], lr=0.1, clip_norm=1.0)
     (weight * np.float32(np.nan)).sum().backward()
@@ -470,7 +470,7 @@ def test_a_norm_that_is_not_a_number_is_not_clipped_away(rng):
     assert np.isnan(optimizer.grad_norm).all()
 
 
-def test_released_parameters_go_on_under_another_optimizer(backend, dtype, rng):
+def test_released_parameters_can_be_trained_by_another_optimizer(backend, dtype, rng):
     (weight,) = made(backend, rng, dtype, [(3,)])
     first = optim.SGD([weight], lr=0.5)
     weight.sum().backward()

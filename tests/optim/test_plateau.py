@@ -1,4 +1,4 @@
-"""Schedules by milestones, by powers and by a metric."""
+"""Schedules that follow milestones, powers or a metric."""
 
 import json
 
@@ -41,7 +41,7 @@ def test_an_exponential_is_a_power():
 
 
 @pytest.mark.parametrize("make", [lambda o: optim.MultiStepLR(o, [2, 4], 0.5), lambda o: optim.ExponentialLR(o, 0.7)])
-def test_a_schedules_state_goes_round_as_json(make):
+def test_a_schedule_continues_from_its_state_as_json(make):
     one, other = make(optimizer(0.5)), make(optimizer(0.1))
     walk(one, 3)
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
@@ -85,7 +85,7 @@ def reduced(metrics, **options):
         ({"patience": 0}, [np.nan, np.float32(1), np.array([1.0]), gp.tensor(0.5)], [0.5, 0.5, 0.25, 0.25]),
     ],
 )  # fmt: skip
-def test_rates_fall_when_the_metric_stays(options, metrics, expected):
+def test_rates_fall_when_the_metric_does_not_improve(options, metrics, expected):
     np.testing.assert_allclose(reduced(metrics, **options), expected, rtol=1e-12)
 
 
@@ -131,7 +131,7 @@ def test_a_state_resumes_exactly(rng):
         (lambda o: optim.ExponentialLR(o, "a"), "ExponentialLR: gamma is 'a' but must be a number"),
     ],
 )  # fmt: skip
-def test_a_wrong_argument_is_named(make, message):
+def test_wrong_arguments_raise_and_are_named(make, message):
     with pytest.raises((TypeError, ValueError)) as caught:
         make(optimizer())
     assert str(caught.value).startswith(message)
@@ -147,7 +147,7 @@ def made(backend, **options):
     return Trainer(model, held, schedule=schedule, backend=backend, progress=False)
 
 
-def test_the_trainer_gives_it_the_monitored_column_after_each_epoch(backend, rng, tmp_path):
+def test_the_trainer_passes_the_monitored_column_after_each_epoch(backend, rng, tmp_path):
     loader = batches_of(rng, [8, 8])
     trainer = made(backend)
     trainer.fit(loader, 3, valid=loader)
@@ -163,7 +163,7 @@ def test_the_trainer_gives_it_the_monitored_column_after_each_epoch(backend, rng
     np.testing.assert_array_equal(other.model[0].weight.numpy(), trainer.model[0].weight.numpy())
 
 
-def test_it_may_go_by_another_column_and_says_where_there_is_none(rng):
+def test_another_column_can_be_monitored_and_a_missing_one_raises(rng):
     loader = batches_of(rng, [8])
     trainer = made("numpy")
     with pytest.raises(

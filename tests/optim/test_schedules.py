@@ -13,7 +13,7 @@ def optimizer(*rates):
 
 
 def walk(schedule, steps):
-    """The rates in force at steps 0, 1, …"""
+    """The rates of steps 0, 1, …"""
     rates = []
     for _ in range(steps):
         rates.append(schedule.optimizer.groups[0]["lr"])
@@ -41,7 +41,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("kind", "options", "form"), FORMS)
-def test_schedules_are_their_closed_forms(kind, options, form):
+def test_schedules_have_their_closed_forms(kind, options, form):
     rates = walk(kind(optimizer(0.5), **options), 14)
     np.testing.assert_allclose(rates, [0.5 * form(t) for t in range(14)], rtol=1e-12, atol=1e-15)
 
@@ -71,7 +71,7 @@ def test_warm_up_hands_over_to_another_schedule():
     np.testing.assert_allclose(rates[4:], [0.8 * (1 + cos(pi * t / 5)) / 2 for t in range(6)], atol=1e-15)
 
 
-def test_the_state_goes_round():
+def test_a_schedule_continues_from_its_state():
     one, other = (optim.CosineAnnealingLR(optimizer(0.5), T_max=9) for _ in range(2))
     walk(one, 4)
     other.load_state_dict(one.state_dict())
@@ -82,7 +82,7 @@ def test_the_state_goes_round():
         optim.CosineAnnealingLR(optimizer(0.5), T_max=3).load_state_dict(one.state_dict())
 
 
-def test_the_state_brings_the_first_rates_with_it():
+def test_a_loaded_state_includes_the_first_rates():
     one = optim.StepLR(optimizer(0.5), step_size=2)
     other = optim.StepLR(optimizer(0.1), step_size=2)
     walk(one, 1)
@@ -114,13 +114,13 @@ def test_the_state_brings_the_first_rates_with_it():
         ),
     ],
 )
-def test_a_bad_schedule_is_named(make, message):
+def test_wrong_arguments_of_schedules_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make(optimizer())
 
 
 @pytest.mark.parametrize("make", [lambda o: optim.ExponentialLR(o, 0.5), optim.ReduceLROnPlateau])
-def test_a_schedule_says_what_it_cannot_take(make):
+def test_a_schedule_refuses_other_objects_and_states(make):
     name = type(make(optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0))).__name__
     for wrong in (None, nn.Linear(1, 1)):
         with pytest.raises(TypeError, match=f"{name}: optimizer is"):
@@ -136,7 +136,7 @@ def test_a_schedule_says_what_it_cannot_take(make):
     assert optimizer.groups[0]["lr"] == 1.0
 
 
-def test_steps_that_are_none_and_gammas_that_are_none():
+def test_wrong_steps_and_gammas_raise():
     optimizer = optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     schedule = optim.ExponentialLR(optimizer, 0.5)
     with pytest.raises(ValueError, match="negative"):
