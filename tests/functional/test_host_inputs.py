@@ -80,7 +80,7 @@ OPERATIONS = {
     "backward of a leaf": (lambda x, v: x.backward(v), "backward: grad"),
     "an index": (lambda x, v: x[v], "index: an array"),
     "filters": (lambda x, v: F.linear(x, v), "linear: weight"),
-    "labels": (lambda x, v: F.cross_entropy(x, v), "softmax_cross_entropy: labels"),
+    "labels": (lambda x, v: F.cross_entropy(x, v), "cross_entropy: labels"),
     "labels of a focal loss": (lambda x, v: F.focal_loss(x, v), "focal_loss: labels"),
     "one hot labels": (lambda x, v: F.one_hot(v, 2, backend=x.backend), "one_hot: labels"),
     "pairs": (lambda x, v: F.contrastive_loss(x, x, v), "contrastive_loss: same"),
