@@ -46,16 +46,10 @@ class Conv2d(Module):
         init: str | initial.Initializer = "kaiming_uniform",
     ):
         kh, kw = pair("Conv2d", "kernel_size", kernel_size)
-        in_channels = positive_int("Conv2d", "in_channels", in_channels)
-        out_channels = positive_int("Conv2d", "out_channels", out_channels)
-        groups = positive_int("Conv2d", "groups", groups)
-        stride, dilation = pair("Conv2d", "stride", stride), pair("Conv2d", "dilation", dilation)
+        in_channels, out_channels, groups = checked_channels("Conv2d", in_channels, out_channels, groups)
+        self.stride, self.dilation = pair("Conv2d", "stride", stride), pair("Conv2d", "dilation", dilation)
         sides_of("Conv2d", padding)  # raises here, not for the first image
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"Conv2d: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
-            )
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.padding, self.groups = padding, groups
         self.activation = F.activation.activation_of("Conv2d", activation)
         self.pool = None if pool is None else pair("Conv2d", "pool", pool)
         self.weight = parameter(initial.draw(init, (kh, kw, in_channels // groups, out_channels)))
@@ -93,6 +87,16 @@ class Conv2d(Module):
         extents = f"{c * self.groups}, {o}, ({kh}, {kw})"
         pool = "" if self.pool is None else f", pool={self.pool}"
         return f"{extents}, stride={self.stride}, padding={self.padding!r}{_fused(self)}{pool}"
+
+
+def checked_channels(layer: str, in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
+    """The three as positive integers, or an error; `groups` must divide both numbers of channels."""
+    names = "in_channels", "out_channels", "groups"
+    values = zip(names, (in_channels, out_channels, groups), strict=True)
+    in_channels, out_channels, groups = (positive_int(layer, name, value) for name, value in values)
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(f"{layer}: {groups=} must divide {in_channels=} and {out_channels=}")
+    return in_channels, out_channels, groups
 
 
 class Linear(Module):

@@ -7,13 +7,12 @@ from math import prod
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
 from gpunet.functional.transposed import extra_pixels, transposed_geometry
-from gpunet.geometry import Padding, Pair, pair, positive_int, sides_of
+from gpunet.geometry import Padding, Pair, pair, sides_of
 from gpunet.nn import init as initial
+from gpunet.nn.layers import Shape, checked_channels
 from gpunet.nn.module import Module
 
 __all__ = ["ConvTranspose2d"]
-
-Shape = tuple[int, ...]
 
 
 class ConvTranspose2d(Module):
@@ -45,14 +44,11 @@ class ConvTranspose2d(Module):
     ):
         name = "ConvTranspose2d"
         kh, kw = pair(name, "kernel_size", kernel_size)
-        in_channels = positive_int(name, "in_channels", in_channels)
-        out_channels = positive_int(name, "out_channels", out_channels)
-        self.groups = positive_int(name, "groups", groups)
+        in_channels, out_channels, groups = checked_channels(name, in_channels, out_channels, groups)
         self.stride, self.dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
         self.padding = padding
         self.output_padding = extra_pixels(name, output_padding, self.stride, sides_of(name, padding))
-        if in_channels % groups or out_channels % groups:
-            raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and {out_channels=}")
+        self.groups = groups
         drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))
         self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy(), matrix=False)  # its last axis is I, not O
         self.bias = parameter(initial.zeros((out_channels,))) if bias else None

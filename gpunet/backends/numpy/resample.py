@@ -20,7 +20,7 @@ from gpunet.backends.numpy.threads import NumpyThreads
 from gpunet.resampling import Taps
 
 IMAGE_ELEMENTS = 1 << 20
-"""Elements of images that go through both passes at a time: more calls would cost more time."""
+"""Elements of a block of images: smaller blocks would fit a cache, but their calls cost more."""
 BAND = 16
 """Pixels of the longer side of a matrix of `Bands`: of a larger one, most elements would be 0."""
 NARROW = 16
