@@ -17,8 +17,7 @@ from weakref import ref
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Array, Backend
 from gpunet.errors import BackendError
 
 ALIGNMENT = 128

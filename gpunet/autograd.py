@@ -30,10 +30,7 @@ from itertools import count
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Array, Backend, Into, real_array
 from gpunet.decorators import decorated
 from gpunet.operands import argument_name, as_operands, checked_gradient, checked_result
 from gpunet.parameters import Parameter, parameter

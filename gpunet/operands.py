@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array, is_float
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.real import is_masked, real_array
+from gpunet.backends.contract import Array, Backend, is_float, is_masked, real_array
 from gpunet.errors import BackendError
 from gpunet.parameters import Parameter
 from gpunet.tensors import Tensor

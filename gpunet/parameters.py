@@ -7,9 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from gpunet.arena import Arena
-from gpunet.backends.contract.arrays import Array, is_float
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.real import is_masked
+from gpunet.backends.contract import Array, Backend, is_float, is_masked
 from gpunet.precision import loaded
 from gpunet.tensors import Tensor, tensor
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract.arrays import is_float
-from gpunet.backends.contract.real import is_masked
+from gpunet.backends.contract import is_float, is_masked
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 """float32 throughout; or 16 bits for activations, with sums and parameters in float32."""

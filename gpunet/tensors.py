@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.contract.arrays import COUNTS, Array, is_float
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import COUNTS, Array, Backend, is_float, real_array
 
 
 class Creator(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Backend
 from gpunet.errors import BackendError
 
 NAMES = ("reference", "numpy", "emulated", "cuda")

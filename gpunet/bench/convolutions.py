@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import FUSED_POOL, Conv
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract import FUSED_POOL, Activation, Array, Conv, Into
 from gpunet.bench import nets
 from gpunet.bench.nets import Convolution
 from gpunet.bench.primitives import TOLERANCE, Arrays, Problem

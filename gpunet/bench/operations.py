@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import FUSED_POOL
-from gpunet.backends.contract.norm import BatchNorm, Moments
-from gpunet.backends.contract.update import RULES, Segments
+from gpunet.backends.contract import FUSED_POOL, RULES, Activation, Array, BatchNorm, Moments, Segments
 from gpunet.bench.primitives import Arrays, Problem
 from gpunet.geometry import Geometry
 

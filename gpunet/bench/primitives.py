@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.bench.contenders import Spec, backend_and_timer, versions
 from gpunet.bench.timing import Timer, Work
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import nn
-from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract import Activation, InputActivation
 from gpunet.bench.nets import input_shapes
 from gpunet.geometry import Geometry, Pair
 from gpunet.models.fast_cifar import Scaled

@@ -14,7 +14,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.bench.primitives import Arrays, Problem
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import is_float
+from gpunet.backends.contract import is_float
 
 TOLERANCES = {"float64": 4e-6, "float32": 4e-6, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The largest ‖a - b‖ / ‖b‖ that is allowed between the results of one call on two devices, by

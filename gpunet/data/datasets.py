@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpunet import random
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import real_array
 
 __all__ = ["ArrayDataset", "Dataset", "Subset", "random_split"]
 

@@ -9,9 +9,7 @@ import numpy as np
 
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Array, Backend, BatchRequest, Clock, Samples
 from gpunet.data.datasets import Dataset
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Array, Backend
 
 __all__ = ["abs", "add", "cast", "divide", "exp", "log", "multiply", "negative", "power", "sqrt", "subtract"]
 

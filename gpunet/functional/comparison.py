@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Parameter, Tensor
-from gpunet.backends.contract.arrays import Array, is_float
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Array, is_float, real_array
 from gpunet.errors import BackendError
 
 

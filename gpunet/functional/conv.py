@@ -7,13 +7,7 @@ from math import prod
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import FUSED_POOL, Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Grads
-from gpunet.backends.contract.matmul import Product
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import FUSED_POOL, Activation, Array, Conv, Gate, Grads, Product, real_array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d

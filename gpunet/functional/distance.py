@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Array, real_array
 from gpunet.functional.activation import log_softmax, relu
 from gpunet.functional.labels import one_hot
 from gpunet.functional.movement import concatenate

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array, is_float
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Activation, Array, is_float, real_array
 from gpunet.functional.activation import log_softmax
 from gpunet.functional.labels import one_hot
 from gpunet.functional.loss import binary_target, binary_terms, expected_log

@@ -8,9 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array, Index, rows_in_order
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.real import on_device, real_array
+from gpunet.backends.contract import Array, Backend, Index, on_device, real_array, rows_in_order
 from gpunet.errors import BackendError
 from gpunet.functional.movement import reshape
 

@@ -8,9 +8,7 @@ import numpy as np
 
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
-from gpunet.backends.contract.arrays import COUNTS
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import COUNTS, Backend, real_array
 
 __all__ = ["one_hot"]
 

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor, tensor
-from gpunet.backends.contract.arrays import COUNTS, Array, is_float
-from gpunet.backends.contract.loss import CrossEntropy
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import COUNTS, Array, CrossEntropy, is_float, real_array
 from gpunet.functional.activation import log_softmax, softplus
 from gpunet.functional.arithmetic import cast, exp, log
 from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array, Index
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Array, Index, real_array
 from gpunet.functional.reduction import axes_of, axis_of
 
 __all__ = ["concatenate", "flatten", "reshape", "squeeze", "stack", "transpose", "unsqueeze"]

@@ -7,9 +7,7 @@ from math import prod
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments, check_eps
+from gpunet.backends.contract import Activation, Array, BatchNorm, GroupNorm, Moments, check_eps
 from gpunet.functional.activation import activation_of
 from gpunet.functional.conv import as_shaped
 from gpunet.functional.movement import reshape

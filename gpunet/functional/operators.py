@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from gpunet.autograd import Tensor, backward
-from gpunet.backends.contract.arrays import COMPARISONS
+from gpunet.backends.contract import COMPARISONS
 from gpunet.functional.arithmetic import (
     abs,
     add,

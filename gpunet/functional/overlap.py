@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.functional.activation import relu
 from gpunet.functional.selection import maximum, minimum
 from gpunet.functional.terms import check_reduction, reduced, where_positive

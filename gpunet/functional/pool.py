@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.geometry import Geometry, Padding, Pair
 
 __all__ = ["avg_pool2d", "max_pool2d"]

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.matmul import Product
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Array, Product, real_array
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.movement import reshape
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array, is_float
+from gpunet.backends.contract import Array, is_float
 
 __all__ = ["argmax", "argmin", "max", "mean", "min", "sum"]
 

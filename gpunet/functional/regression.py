@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpunet.autograd import Function, Tensor
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array
 from gpunet.functional.arithmetic import abs
 from gpunet.functional.terms import difference, reduced
 

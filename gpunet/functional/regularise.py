@@ -13,7 +13,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.functional.arithmetic import add, multiply
 from gpunet.random import Stream
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from gpunet import resampling
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.functional.pool import max_pool2d
 from gpunet.geometry import Pair, pair, sides_of
 from gpunet.resampling import Taps

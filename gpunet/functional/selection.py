@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import Array, real_array
 from gpunet.errors import BackendError
 from gpunet.functional.arithmetic import Binary
 from gpunet.operands import as_float

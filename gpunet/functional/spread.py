@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from gpunet.autograd import Function, Tensor
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.functional.reduction import filled_axes, kept_shape
 
 __all__ = ["std", "var"]

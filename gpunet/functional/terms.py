@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Activation, Array, Backend
 from gpunet.functional.arithmetic import cast
 
 REDUCTIONS = ("mean", "sum", "none")

@@ -6,8 +6,7 @@ from numbers import Integral
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
+from gpunet.backends.contract import Array, Conv
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.conv import as_shaped
 from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of

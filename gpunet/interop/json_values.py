@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor
-from gpunet.backends.contract.arrays import is_float
+from gpunet.backends.contract import is_float
 
 MARK = "__float__"
 NOT_FINITE = ("nan", "inf", "-inf")

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
-from gpunet.backends.contract.activation import Activation, InputActivation
+from gpunet.backends.contract import Activation, InputActivation
 from gpunet.geometry import positive_int
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Module

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.conv import FUSED_POOL
+from gpunet.backends.contract import FUSED_POOL, Activation
 from gpunet.geometry import sides_of
 from gpunet.nn.activation import ELU, ActivationLayer, HardSigmoid, HardTanh, LeakyReLU, ReLU, ReLU6, Sigmoid, Tanh
 from gpunet.nn.layers import Conv2d, Linear, MaxPool2d

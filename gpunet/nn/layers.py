@@ -6,7 +6,7 @@ from math import prod
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
-from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract import Activation
 from gpunet.geometry import Geometry, Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module

@@ -9,8 +9,7 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Parameter, Tensor, parameter
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.norm import check_eps
+from gpunet.backends.contract import Activation, check_eps
 from gpunet.geometry import positive_int
 from gpunet.nn import init as initial
 from gpunet.nn.layers import Shape

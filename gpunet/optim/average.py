@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.arena import Arena
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import Guard
+from gpunet.backends.contract import Array, Guard
 from gpunet.nn import Module
 from gpunet.optim.checks import SHARE, check_number
 from gpunet.optim.optimizer import Optimizer

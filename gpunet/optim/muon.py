@@ -7,9 +7,7 @@ from math import sqrt
 from typing import Any, Unpack
 
 from gpunet.autograd import Parameter
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.matmul import Product
+from gpunet.backends.contract import Array, Backend, Product
 from gpunet.optim.adam import adam_columns
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_number, check_numbers
 from gpunet.optim.groups import Group, Shared

@@ -11,9 +11,7 @@ import numpy as np
 
 from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.update import RULES, Guard, Segments, StepReport
+from gpunet.backends.contract import RULES, Array, Backend, Guard, Segments, StepReport
 from gpunet.errors import BackendError
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
 from gpunet.optim.groups import Group, Shared, check_free, make_groups, members_of, with_tuples

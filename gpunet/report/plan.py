@@ -14,7 +14,7 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Function, Parameter, Tensor, no_grad, tensor, watching
 from gpunet.backends import Backend, get_backend, why_unavailable
-from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract import Activation
 from gpunet.backends.cuda.backend import CudaBackend, recording_backend
 from gpunet.cuda.recording import Allocation, Launch, Recording
 from gpunet.errors import BackendError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Parameter, Tensor, no_grad
-from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract import Activation
 from gpunet.nn.module import Module, in_eval_mode
 from gpunet.report.table import draw_table, in_bytes
 

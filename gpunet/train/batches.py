@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from gpunet.autograd import Tensor
-from gpunet.backends.contract.arrays import Array, is_float
+from gpunet.backends.contract import Array, is_float
 
 Loader = Iterable[Any]
 """Gives batches, tuples of arrays with the images first: a `DataLoader`, or a list of batches."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Tensor, no_grad, tensor
-from gpunet.backends.contract.arrays import is_float
+from gpunet.backends.contract import is_float
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from gpunet.autograd import Tensor
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array
 from gpunet.functional.loss import label_weight
 from gpunet.optim import Optimizer
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Backend
 from gpunet.data.readers.download import Root
 from gpunet.data.readers.folders import match_classes, split_folders
 from gpunet.optim.schedule import Schedule

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import real_array
 
 
 def areas(boxes: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
-from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
+from gpunet.backends.contract import BatchRequest, Clock, Samples
 from gpunet.random import PURPOSES
 
 

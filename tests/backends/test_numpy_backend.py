@@ -13,11 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpunet as gp
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.conv import FUSED_POOL, Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.matmul import Product
+from gpunet.backends.contract import FUSED_POOL, Activation, Conv, Gate, Into, Product
 from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.backends.numpy.conv import columns, depthwise, registry
 from gpunet.backends.numpy.conv.subpixel import subpixel_geometry

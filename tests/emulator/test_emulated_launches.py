@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpunet.backends import why_unavailable
-from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract import Activation
 from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.backends.cuda.device import activation_fields
 from gpunet.emulator import KernelFault

@@ -9,10 +9,7 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, optim
 from gpunet.backends import get_backend
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.norm import BatchNorm, Moments
+from gpunet.backends.contract import Activation, BatchNorm, Conv, Gate, Moments
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.emulator import Schedule

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpunet import cli
-from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract import Activation
 from gpunet.backends.cuda.device import activation_fields
 from gpunet.emulator import Empty, KernelFault, Schedule, run, why_unavailable
 from gpunet.nvrtc.compiler import CompileError

@@ -8,7 +8,7 @@ from scipy.signal import convolve, correlate
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends.contract.activation import ACTIVATIONS
+from gpunet.backends.contract import ACTIVATIONS
 
 KINKS = np.array([-3, -1, 0, 1, 3, 6])
 

@@ -8,7 +8,7 @@ from helpers import check_gradients, gradients, host, relative_error, same
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends.contract.loss import CrossEntropy
+from gpunet.backends.contract import CrossEntropy
 
 
 def cross_entropy(logits, labels, *, label_smoothing=0.0, weight=None, ignore_index=None):

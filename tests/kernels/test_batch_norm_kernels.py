@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.norm import BatchNorm, Moments
+from gpunet.backends.contract import Activation, BatchNorm, Into, Moments
 
 SHAPES = [
     (2, 9, 7, 8),  # channels by four

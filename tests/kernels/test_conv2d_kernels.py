@@ -1,10 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.conv import FUSED_POOL, Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract import FUSED_POOL, Activation, Conv, Gate, Into
 from gpunet.geometry import Geometry
 
 SHAPES = [

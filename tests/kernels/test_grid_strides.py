@@ -5,10 +5,7 @@ import pytest
 
 from gpunet import random
 from gpunet.augmentation import Augmentation
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.augment import BatchRequest, Samples
-from gpunet.backends.contract.loss import CrossEntropy
-from gpunet.backends.contract.norm import BatchNorm, Moments
+from gpunet.backends.contract import Activation, BatchNorm, BatchRequest, CrossEntropy, Moments, Samples
 from gpunet.backends.cuda import arrays, augment, device, loss, norm, update
 from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from recording import recording_backend
 
-from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.norm import GroupNorm, Moments
+from gpunet.backends.contract import GroupNorm, Into, Moments
 
 CASES = [  # shape, groups
     ((2, 9, 7, 16), 2),  # channels of a group by four

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.matmul import Product
+from gpunet.backends.contract import Activation, Gate, Product
 
 EXTENTS = [(1, 1, 1), (7, 9, 5), (64, 64, 64), (65, 33, 66), (130, 17, 10), (20, 100, 84), (12, 8, 136), (3, 400, 16)]
 

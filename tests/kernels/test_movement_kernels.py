@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpunet.backends.contract.arrays import BINARY, COMPARISONS, UNARY, rows_in_order
+from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
 
 
 def special(values, count):

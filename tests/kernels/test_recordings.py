@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from recording import recording_backend as idle_backend
 
-from gpunet.backends.contract.matmul import Product
-from gpunet.backends.contract.update import Segments
+from gpunet.backends.contract import Product, Segments
 from gpunet.backends.cuda.backend import recording_backend
 
 

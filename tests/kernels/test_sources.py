@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from gpunet.augmentation import BORDERS, FLIPS
-from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, LINES
-from gpunet.backends.contract.arrays import BINARY, COMPARISONS, UNARY
+from gpunet.backends.contract import ACTIVATIONS, BINARY, COMPARISONS, INPUT_ACTIVATIONS, LINES, UNARY
 from gpunet.nvrtc import source
 from gpunet.random import PURPOSES
 

@@ -7,7 +7,7 @@ from recording import recording_backend
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract import Into
 from gpunet.geometry import Geometry
 from gpunet.resampling import averaged, linear, nearest, padded
 

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 from gpunet import random
-from gpunet.backends.contract.activation import Activation, InputActivation
-from gpunet.backends.contract.loss import CrossEntropy
-from gpunet.backends.contract.update import RULES, Guard, Segments, StepReport
+from gpunet.backends.contract import RULES, Activation, CrossEntropy, Guard, InputActivation, Segments, StepReport
 from gpunet.random import Stream
 
 ACTIVATIONS = [

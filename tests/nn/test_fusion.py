@@ -7,7 +7,7 @@ from helpers import host, same
 
 import gpunet as gp
 from gpunet import nn
-from gpunet.backends.contract.activation import Activation
+from gpunet.backends.contract import Activation
 from gpunet.nn.fusion import fused
 
 

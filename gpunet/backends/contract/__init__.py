@@ -8,3 +8,16 @@ pixels, O filters. Layouts are x (N, H, W, C) and w (KH, KW, C // groups, O). An
 C-contiguous array of the backend's own kind. Primitives return new arrays unless they are given an
 array to write to, and change no other array.
 """
+
+from gpunet.backends.contract.activation import *
+from gpunet.backends.contract.arrays import *
+from gpunet.backends.contract.augment import *
+from gpunet.backends.contract.backend import *
+from gpunet.backends.contract.conv import *
+from gpunet.backends.contract.gate import *
+from gpunet.backends.contract.into import *
+from gpunet.backends.contract.loss import *
+from gpunet.backends.contract.matmul import *
+from gpunet.backends.contract.norm import *
+from gpunet.backends.contract.real import *
+from gpunet.backends.contract.update import *

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from gpunet.backends.contract.arrays import Array
 
+__all__ = ["ACTIVATIONS", "INPUT_ACTIVATIONS", "LINES", "Activation", "InputActivation"]
+
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "relu6", "hard_tanh", "hard_sigmoid")
 """Activations whose gradient follows from their output, so that they can be fused into the
 operation before them."""

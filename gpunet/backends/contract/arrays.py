@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+__all__ = ["BINARY", "COMPARISONS", "COUNTS", "UNARY", "Array", "Index", "is_float", "rows_in_order"]
+
 Array = Any
 """numpy.ndarray, cupy.ndarray or the emulator's array: never mixed."""
 Index = tuple[int | slice | None, ...]

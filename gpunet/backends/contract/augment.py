@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract.arrays import Array
 
+__all__ = ["BatchRequest", "Clock", "Gathered", "Samples"]
+
 Gathered = tuple[Array, Array | None]
 """(x, y): the images of a batch (rows, h, w, C), and their labels int32 (rows,), None where there
 are no labels."""

@@ -19,6 +19,8 @@ from gpunet.backends.contract.resample import ResamplePrimitives
 from gpunet.backends.contract.update import UpdatePrimitives
 from gpunet.cuda.capture import Recorder
 
+__all__ = ["Backend"]
+
 
 class Backend(
     ArrayPrimitives,

@@ -11,6 +11,8 @@ from gpunet.backends.contract.gate import Gate
 from gpunet.backends.contract.into import NEW, Grads, Into
 from gpunet.geometry import Geometry, Shape4
 
+__all__ = ["FUSED_POOL", "Conv"]
+
 FUSED_POOL = (2, 2)
 """Window, and stride, of the max pool that can be fused behind a convolution."""
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 
+__all__ = ["Gate"]
+
 
 class Gate(NamedTuple):
     """What takes dy back through a fused activation and a fused max pool."""

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from gpunet.backends.contract.arrays import Array
 
+__all__ = ["NEW", "Grads", "Into"]
+
 Grads = tuple[Array, Array | None]
 """Of a weight and of a bias; None where the bias's is not needed."""
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from gpunet.backends.contract.arrays import Array
 
+__all__ = ["UNWEIGHTED", "CrossEntropy"]
+
 
 class CrossEntropy(NamedTuple):
     """What a softmax cross entropy is asked for beside its logits and labels."""
@@ -28,7 +30,7 @@ class CrossEntropy(NamedTuple):
     a mean or a sum."""
 
 
-PLAIN = CrossEntropy()
+UNWEIGHTED = CrossEntropy()
 """The mean over all rows."""
 
 
@@ -49,7 +51,7 @@ class LossPrimitives(ABC):
 
     @abstractmethod
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = PLAIN
+        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
     ) -> tuple[Array, Array, Array]:
         """Cross entropy of logits (R, K) with int32 labels (R,) -> (loss, dlogits, correct).
 
@@ -71,7 +73,7 @@ class LossPrimitives(ABC):
         """
 
     @abstractmethod
-    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = PLAIN) -> Array:
+    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = UNWEIGHTED) -> Array:
         """The sum of the weights of int32 labels (R,), shape ().
 
         `softmax_cross_entropy` divides its mean by it. Labels that are `ignore_index` count

@@ -9,6 +9,8 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gate import Gate
 
+__all__ = ["PLAIN_PRODUCT", "Product"]
+
 
 @dataclass(frozen=True, slots=True)
 class Product:
@@ -35,7 +37,7 @@ class Product:
             raise ValueError("matmul: only a product without bias and activation can be added to another")
 
 
-PLAIN = Product()
+PLAIN_PRODUCT = Product()
 """a b, in a new array."""
 
 
@@ -43,7 +45,7 @@ class MatmulPrimitives(ABC):
     """Products of matrices."""
 
     @abstractmethod
-    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
         """y (M, P) = f(op(a) op(b) + bias), where op(a) (M, K) and op(b) (K, P) may be
         transposes."""
 

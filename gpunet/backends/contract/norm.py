@@ -10,6 +10,8 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.into import NEW, Into
 
+__all__ = ["BatchNorm", "BatchNormGrads", "GroupNorm", "Moments", "check_eps"]
+
 
 class Moments(NamedTuple):
     """A mean and a variance per channel, or per group of channels of each sample."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from gpunet.backends.contract.arrays import is_float
 
+__all__ = ["is_masked", "on_device", "real_array"]
+
 _KINDS = {"c": "complex numbers", "U": "text", "S": "bytes", "M": "dates", "m": "spans of time", "V": "records"}
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from gpunet.backends.contract.arrays import Array
 
+__all__ = ["RULES", "SHARED", "UNGUARDED", "FlatStorage", "Guard", "Rule", "Segments", "StepReport", "columns"]
+
 
 class Segments(NamedTuple):
     """Ranges of an arena's elements, and the hyper-parameters of each range."""

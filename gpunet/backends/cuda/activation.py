@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from gpunet.backends.contract.activation import INPUT_ACTIVATIONS, Activation, InputActivation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.backends.cuda.device import CudaDevice, activation_fields
 
 

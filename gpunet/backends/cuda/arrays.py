@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index
-from gpunet.backends.contract.real import real_array
+from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index, real_array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.arrays import View, view, walk
 from gpunet.cuda.arrays import broadcast as broadcast_view

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
-from gpunet.backends.contract.augment import BatchRequest, Gathered, Samples
+from gpunet.backends.contract import BatchRequest, Gathered, Samples
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.nvrtc.source import constant

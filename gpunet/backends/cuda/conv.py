@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.into import place_gradients
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels

@@ -12,9 +12,7 @@ from weakref import finalize
 
 import numpy as np
 
-from gpunet.backends.contract.activation import ACTIVATIONS, LINES, Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend
 from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance

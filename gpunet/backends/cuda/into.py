@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract import Array, Into
 from gpunet.backends.cuda.device import CudaDevice
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
 from gpunet.backends.cuda.into import place_gradients
 from gpunet.geometry import Geometry

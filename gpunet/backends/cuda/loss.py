@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.loss import PLAIN, CrossEntropy
+from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant
@@ -47,7 +46,7 @@ class CudaLoss(CudaDevice, ABC):
             self.launcher.launch(kernel, blocks, THREADS, (*arrays, rows, first.shape[-1], int(log)))
 
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = PLAIN
+        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
         element = self._element("softmax_cross_entropy", logits=(logits, None))
@@ -84,7 +83,7 @@ class CudaLoss(CudaDevice, ABC):
         self.launcher.launch(instance("softmax_cross_entropy_rows", element), blocks, THREADS, args)
         self.launcher.launch("softmax_cross_entropy_mean", 1, THREADS, (losses, corrects, blocks, loss, correct))
 
-    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = PLAIN) -> Array:
+    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = UNWEIGHTED) -> Array:
         self._expect("label_weight", weight=(options.weight, (classes,)))
         fields = _cross_entropy_fields(labels.size, classes, options)
         return self.sum(self._totals(labels, options.weight, fields), (0,))

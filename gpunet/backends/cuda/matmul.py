@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.matmul import PLAIN, Product
+from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile
 from gpunet.cuda.instantiations import MATMUL_TILES, instance
@@ -15,7 +13,7 @@ from gpunet.cuda.instantiations import MATMUL_TILES, instance
 class CudaMatmul(CudaDevice, ABC):
     """The primitives of kernels/matmul.cu."""
 
-    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
         self._element("matmul", a=(a, None), b=(b, None))
         if a.ndim != 2 or b.ndim != 2:
             raise ValueError(f"matmul: a has shape {a.shape} and b {b.shape} but both take 2 axes")

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
-from gpunet.backends.contract.norm import BatchNorm, BatchNormGrads, GroupNorm, Moments
+from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.nvrtc.source import constant

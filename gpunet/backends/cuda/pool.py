@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from typing import Any
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
 from gpunet.cuda.instantiations import ELEMENTS, MASKS, pool_vectors
 from gpunet.geometry import Geometry

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant

@@ -6,7 +6,7 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.cuda.device import CudaDevice
 from gpunet.resampling import Taps
 

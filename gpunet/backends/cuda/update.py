@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import RULES, UNGUARDED, FlatStorage, Guard, Segments, columns
+from gpunet.backends.contract import RULES, UNGUARDED, Array, FlatStorage, Guard, Segments, columns
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant

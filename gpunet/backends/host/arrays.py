@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import BINARY, COMPARISONS, UNARY, Array, Index, is_float
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.real import on_device, real_array
+from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, Array, Backend, Index, is_float, on_device, real_array
 
 QUIET = np.errstate(all="ignore")
 """Primitives give no warnings of infinities and NaN, which are values as on a GPU; the loss shows

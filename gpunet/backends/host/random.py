@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import random
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.host.arrays import QUIET, HostArrays, deliver
 from gpunet.random import Stream
 

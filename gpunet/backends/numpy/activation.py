@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 
-from gpunet.backends.contract.activation import Activation, InputActivation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array, InputActivation
 from gpunet.backends.host import memory
 from gpunet.backends.numpy import input_activation
 from gpunet.backends.numpy.output_activation import activate, open_activation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from functools import partial
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.numpy.blas import controllers
 from gpunet.backends.numpy.sums import add_axes
 from gpunet.backends.numpy.threads import NumpyThreads

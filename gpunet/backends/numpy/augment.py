@@ -7,7 +7,7 @@ from abc import ABC
 import numpy as np
 
 from gpunet.augmentation import Augmentation, Choices
-from gpunet.backends.contract.augment import BatchRequest, Gathered, Samples
+from gpunet.backends.contract import BatchRequest, Gathered, Samples
 from gpunet.backends.host.arrays import HostArrays, deliver
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.norm import BatchNorm, Moments
+from gpunet.backends.contract import Array, BatchNorm, Moments
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.sums import add_rows

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.output_activation import open_activation
 from gpunet.backends.numpy.pool import max_pool_backward

@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.norm import GroupNorm, Moments
+from gpunet.backends.contract import Array, GroupNorm, Moments
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.batch_norm import NORM_BLOCK, Parallel, row_pixels
 from gpunet.backends.numpy.sums import add_middle, add_rows

@@ -10,8 +10,7 @@ from math import pi, sqrt
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation, InputActivation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array, InputActivation
 from gpunet.backends.numpy.output_activation import activate
 
 ACTIVATION_BLOCK = 1 << 16

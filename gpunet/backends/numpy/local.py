@@ -7,8 +7,7 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy.sums import add_rows, multiply, takes_chunks

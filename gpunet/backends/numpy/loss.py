@@ -6,8 +6,7 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.loss import PLAIN, CrossEntropy
+from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy
 from gpunet.backends.host.arrays import QUIET
 from gpunet.backends.host.backend import HostBackend
 
@@ -46,7 +45,7 @@ class NumpyLoss(HostBackend, ABC):
 
     @QUIET
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = PLAIN
+        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
         kept = np.ones(rows, bool) if options.ignore_index is None else labels != options.ignore_index
@@ -71,7 +70,7 @@ class NumpyLoss(HostBackend, ABC):
         loss = np.asarray(terms.sum(dtype=np.float64) * share, logits.dtype)
         return loss, dlogits * (share * options.gain), correct
 
-    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = PLAIN) -> Array:
+    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = UNWEIGHTED) -> Array:
         kept = labels if options.ignore_index is None else labels[labels != options.ignore_index]
         if options.weight is None:
             return np.asarray(kept.size, np.float32)

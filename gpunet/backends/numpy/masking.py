@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
 
 _INTEGERS = {size: np.dtype(f"i{size}") for size in (2, 4, 8)}

@@ -6,8 +6,7 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.matmul import PLAIN, Product
+from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy.gate import open_gate
@@ -19,7 +18,7 @@ from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 class NumpyMatmul(NumpyThreads, ABC):
     """Products of matrices."""
 
-    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
         a = open_gate(a, product.gate)
         left, right = a.T if product.transpose_a else a, b.T if product.transpose_b else b
         y = memory.empty((left.shape[0], right.shape[1]), a.dtype) if product.out is None else product.out

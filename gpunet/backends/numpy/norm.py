@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections.abc import Sequence
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
-from gpunet.backends.contract.norm import BatchNorm, BatchNormGrads, GroupNorm, Moments
+from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy import batch_norm, group_norm

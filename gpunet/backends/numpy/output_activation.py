@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array
 from gpunet.backends.numpy.masking import keep_where
 
 

@@ -9,7 +9,7 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.masking import keep_where
 from gpunet.backends.numpy.resample import resample

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 
 from gpunet import random
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.host.backend import HostBackend
 from gpunet.random import Stream
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.sums import CHUNK, add_middle
 from gpunet.backends.numpy.threads import NumpyThreads

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 
 CHUNK = 64
 """Terms that are added one after another in float32."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numpy.lib.stride_tricks import as_strided
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.geometry import Geometry, Pair
 
 

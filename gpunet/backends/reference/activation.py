@@ -7,8 +7,7 @@ from math import erfc, pi, sqrt
 
 import numpy as np
 
-from gpunet.backends.contract.activation import Activation, InputActivation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array, InputActivation
 from gpunet.backends.host.backend import HostBackend
 
 FAR = 2000

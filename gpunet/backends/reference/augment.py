@@ -7,8 +7,7 @@ from abc import ABC
 import numpy as np
 
 from gpunet.augmentation import Augmentation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.augment import BatchRequest, Gathered, Samples
+from gpunet.backends.contract import Array, BatchRequest, Gathered, Samples
 from gpunet.backends.host.arrays import HostArrays, deliver
 
 

@@ -6,10 +6,7 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 from gpunet.backends.reference.gate import open_gate

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract import Array, Backend, Conv, Gate
 
 
 def open_gate(backend: Backend, dy: Array, conv: Conv, gate: Gate | None) -> Array:

@@ -7,8 +7,7 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 from gpunet.backends.reference.windows import add_windows, pad_images, windows_of

@@ -11,8 +11,7 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.loss import PLAIN, CrossEntropy
+from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy
 from gpunet.backends.host.arrays import QUIET
 from gpunet.backends.host.backend import HostBackend
 
@@ -34,7 +33,7 @@ class ReferenceLoss(HostBackend, ABC):
 
     @QUIET
     def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = PLAIN
+        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
     ) -> tuple[Array, Array, Array]:
         rows, classes = logits.shape
         weight = np.ones(classes) if options.weight is None else options.weight.astype(np.float64)
@@ -53,7 +52,7 @@ class ReferenceLoss(HostBackend, ABC):
         loss = np.asarray(losses.sum() * share, logits.dtype)
         return loss, (dlogits * share * options.gain).astype(logits.dtype), correct
 
-    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = PLAIN) -> Array:
+    def label_weight(self, labels: Array, classes: int, options: CrossEntropy = UNWEIGHTED) -> Array:
         weight = np.ones(classes, np.float32) if options.weight is None else options.weight
         return np.asarray(weight[labels[_counted(labels, options)]].sum(dtype=np.float64), weight.dtype)
 

@@ -6,8 +6,7 @@ from abc import ABC
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.matmul import PLAIN, Product
+from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 
@@ -15,7 +14,7 @@ from gpunet.backends.host.backend import HostBackend
 class ReferenceMatmul(HostBackend, ABC):
     """Products of matrices; sums are float64."""
 
-    def matmul(self, a: Array, b: Array, product: Product = PLAIN) -> Array:
+    def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
         gate = product.gate
         if gate is not None and gate.activation is not None:
             a = self.activation_backward(a, gate.y, gate.activation)

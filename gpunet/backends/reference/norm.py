@@ -7,9 +7,7 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
-from gpunet.backends.contract.norm import BatchNorm, BatchNormGrads, GroupNorm, Moments
+from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import RULES, SHARED, UNGUARDED, FlatStorage, Guard, Segments, StepReport
+from gpunet.backends.contract import RULES, SHARED, UNGUARDED, Array, FlatStorage, Guard, Segments, StepReport
 from gpunet.backends.host.arrays import QUIET, HostArrays
 
 

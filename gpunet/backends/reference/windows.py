@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.geometry import Geometry
 
 

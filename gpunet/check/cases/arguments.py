@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.cases.case import Arrays, Case
 

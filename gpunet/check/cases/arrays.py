@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.contract.arrays import BINARY, COMPARISONS, UNARY, rows_in_order
+from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
 from gpunet.check.cases.layers import SPECIAL
 from gpunet.cuda.instantiations import ELEMENTS, MOVED

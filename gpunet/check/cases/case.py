@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.cuda.backend import CudaBackend
 
 Arrays = Mapping[str, Array]

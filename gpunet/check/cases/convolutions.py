@@ -9,12 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.contract.activation import ACTIVATIONS, Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import FUSED_POOL, Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.matmul import Product
+from gpunet.backends.contract import ACTIVATIONS, FUSED_POOL, Activation, Array, Conv, Gate, Into, Product
 from gpunet.check.cases.case import VARIANTS, Arrays, Case, Draw
 from gpunet.geometry import Geometry
 

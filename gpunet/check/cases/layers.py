@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.contract.activation import Activation, InputActivation
-from gpunet.backends.contract.into import Into
-from gpunet.backends.contract.loss import CrossEntropy
-from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
+from gpunet.backends.contract import Activation, BatchNorm, CrossEntropy, GroupNorm, InputActivation, Into, Moments
 from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
 from gpunet.geometry import Geometry

@@ -11,8 +11,7 @@ import numpy as np
 
 from gpunet.augmentation import Augmentation
 from gpunet.backends import Backend
-from gpunet.backends.contract.augment import BatchRequest, Clock, Samples
-from gpunet.backends.contract.update import RULES, Guard, Segments, StepReport, columns
+from gpunet.backends.contract import RULES, BatchRequest, Clock, Guard, Samples, Segments, StepReport, columns
 from gpunet.check.cases.case import Arrays, Case, Draw
 from gpunet.random import Stream
 

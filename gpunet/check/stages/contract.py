@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import get_backend
-from gpunet.backends.contract.conv import Conv
+from gpunet.backends.contract import Conv
 from gpunet.backends.cuda.backend import CudaBackend, cuda_backend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.cases import arguments

@@ -14,10 +14,7 @@ from gpunet import functional as F
 from gpunet import models, optim, random
 from gpunet.autograd import tensor
 from gpunet.backends import Backend
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.norm import BatchNorm, Moments
+from gpunet.backends.contract import Activation, Array, BatchNorm, Conv, Moments
 from gpunet.backends.cuda.backend import CudaBackend, emulated_backend
 from gpunet.check.bits import Bits
 from gpunet.check.stage import FailedError, Numbers, Stage

@@ -9,8 +9,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.autograd import Tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.update import Segments, StepReport
+from gpunet.backends.contract import Array, Segments, StepReport
 from gpunet.cuda.capture import Recorder, row
 from gpunet.errors import BackendError
 from gpunet.functional.loss import correct_count, label_weight

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.backend import Backend
+from gpunet.backends.contract import Array, Backend
 from gpunet.cuda.capture import Feed, Recorder, row
 from gpunet.train.batches import DeviceBatch
 from gpunet.train.eager import EagerStep

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Function, Tensor, backward, no_grad
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.geometry import Pair, pair, positive_int
 from gpunet.nn import Module
 from gpunet.vision.inspect.run import as_batch, as_input, chosen_classes, inference, one_hot, run

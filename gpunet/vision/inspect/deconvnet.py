@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, backward
-from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Activation, Array
 from gpunet.nn import Module
 from gpunet.vision.inspect.features import strongest
 from gpunet.vision.inspect.run import as_batch, as_input, checked_unit, inference, run

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.pool import max_pool_forward
 from gpunet.backends.numpy.sums import Total

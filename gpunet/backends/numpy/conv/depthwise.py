@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm, ranges
 from gpunet.backends.numpy.gate import open_gate

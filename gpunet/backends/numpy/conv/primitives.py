@@ -6,11 +6,7 @@ from abc import ABC
 from collections.abc import Callable
 from typing import Any
 
-from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Grads, Into
-from gpunet.backends.contract.matmul import Product
+from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, Product
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm

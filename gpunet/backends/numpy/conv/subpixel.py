@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.geometry import Geometry, Pair
