@@ -23,19 +23,10 @@ __all__ = ["Backend"]
 
 
 class Backend(
-    ArrayPrimitives,
-    ConvPrimitives,
-    MatmulPrimitives,
-    PoolPrimitives,
-    NormPrimitives,
-    ActivationPrimitives,
-    LossPrimitives,
-    ResamplePrimitives,
-    LocalPrimitives,
-    RandomPrimitives,
-    AugmentPrimitives,
+    ArrayPrimitives, ConvPrimitives, MatmulPrimitives, PoolPrimitives, NormPrimitives, ActivationPrimitives,
+    LossPrimitives, ResamplePrimitives, LocalPrimitives, RandomPrimitives, AugmentPrimitives,
     UpdatePrimitives,
-):
+):  # fmt: skip
     """Where arrays live and primitives run."""
 
     name: str

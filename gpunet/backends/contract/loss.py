@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gpunet.backends.contract.arrays import Array
 
-__all__ = ["UNWEIGHTED", "CrossEntropy"]
+__all__ = ["UNWEIGHTED", "CrossEntropy", "LossParts"]
 
 
 class CrossEntropy(NamedTuple):
@@ -30,6 +30,8 @@ class CrossEntropy(NamedTuple):
     a mean or a sum."""
 
 
+LossParts = tuple[Array, Array, Array]
+"""(loss, dlogits, correct) of `softmax_cross_entropy`."""
 UNWEIGHTED = CrossEntropy()
 """The mean over all rows."""
 
@@ -50,9 +52,7 @@ class LossPrimitives(ABC):
         """
 
     @abstractmethod
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
-    ) -> tuple[Array, Array, Array]:
+    def softmax_cross_entropy(self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED) -> LossParts:
         """Cross entropy of logits (R, K) with int32 labels (R,) -> (loss, dlogits, correct).
 
         With p = softmax(logits) and the target t = (1 - smoothing) onehot(label) + smoothing / K, a

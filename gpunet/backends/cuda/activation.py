@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet.backends.contract import INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.backends.cuda.device import CudaDevice, activation_fields
 
 
-class CudaActivation(CudaDevice, ABC):
+class CudaActivation(CudaDevice):
     """Primitives of kernels/activation.cu and kernels/input_activation.cu."""
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 from itertools import groupby
 from math import prod
@@ -38,7 +37,7 @@ def reduction(shape: Sequence[int], axes: Sequence[int]) -> Reduction:
     return Reduction(None, before, n, prod(shape[i] for i in kept) // max(before, 1))
 
 
-class CudaArrays(CudaDevice, ABC):
+class CudaArrays(CudaDevice):
     """The primitives of kernels/elementwise.cu, reduce.cu and take.cu."""
 
     def owns(self, array: object) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from math import prod
 
 import numpy as np
@@ -19,7 +18,7 @@ SHARE = 16 * THREADS
 """Elements of an image that one block takes; larger images have several blocks."""
 
 
-class CudaAugment(CudaDevice, ABC):
+class CudaAugment(CudaDevice):
     """Primitives of kernels/gather_augment.cu."""
 
     def gather_augment(self, samples: Samples, batch: BatchRequest, out: Gathered | None = None) -> Gathered:

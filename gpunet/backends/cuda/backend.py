@@ -24,19 +24,9 @@ if TYPE_CHECKING:
 
 
 class CudaBackend(
-    CudaArrays,
-    CudaConv,
-    CudaMatmul,
-    CudaPool,
-    CudaNorm,
-    CudaActivation,
-    CudaLoss,
-    CudaResample,
-    CudaLocal,
-    CudaRandom,
-    CudaAugment,
-    CudaUpdate,
-):
+    CudaArrays, CudaConv, CudaMatmul, CudaPool, CudaNorm, CudaActivation, CudaLoss, CudaResample, CudaLocal,
+    CudaRandom, CudaAugment, CudaUpdate,
+):  # fmt: skip
     """Computes with kernels, on arrays of CuPy or of the emulated device.
 
     No primitive waits for the device or reads from it. Launches go to the launcher's current

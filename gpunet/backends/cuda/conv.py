@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), constant("common.cuh
 """Taps and filters per block of a depthwise weight gradient."""
 
 
-class CudaConv(CudaDevice, ABC):
+class CudaConv(CudaDevice):
     """The primitives of conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:

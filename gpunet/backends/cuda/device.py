@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
@@ -49,7 +48,7 @@ class KeptOnStream(NamedTuple):
     last."""
 
 
-class CudaDevice(Backend, ABC):
+class CudaDevice(Backend):
     """The arrays and launches of a CUDA device, without the primitives.
 
     Args:

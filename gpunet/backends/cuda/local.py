@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
 from gpunet.backends.cuda.into import place_gradients
 from gpunet.geometry import Geometry
 
 
-class CudaLocal(CudaDevice, ABC):
+class CudaLocal(CudaDevice):
     """The primitives of kernels/local_conv2d.cu."""
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy
+from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy, LossParts
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant
@@ -22,7 +21,7 @@ SMALL_THREADS = constant("softmax.cu", "SIMPLE_THREADS")
 """Threads of that block at most."""
 
 
-class CudaLoss(CudaDevice, ABC):
+class CudaLoss(CudaDevice):
     """Primitives of kernels/softmax.cu and kernels/sigmoid_cross_entropy.cu."""
 
     def softmax_forward(self, x: Array, *, log: bool = False) -> Array:
@@ -45,9 +44,7 @@ class CudaLoss(CudaDevice, ABC):
             blocks = min(-(-rows // ROWS_PER_BLOCK), MAX_BLOCKS)
             self.launcher.launch(kernel, blocks, THREADS, (*arrays, rows, first.shape[-1], int(log)))
 
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
-    ) -> tuple[Array, Array, Array]:
+    def softmax_cross_entropy(self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED) -> LossParts:
         rows, classes = logits.shape
         element = self._element("softmax_cross_entropy", logits=(logits, None))
         self._expect("softmax_cross_entropy", weight=(options.weight, (classes,)))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile
 from gpunet.cuda.instantiations import MATMUL_TILES, instance
 
 
-class CudaMatmul(CudaDevice, ABC):
+class CudaMatmul(CudaDevice):
     """The primitives of kernels/matmul.cu."""
 
     def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from math import prod
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ class Split(NamedTuple):
     """Rows of a part."""
 
 
-class CudaNorm(CudaDevice, ABC):
+class CudaNorm(CudaDevice):
     """Primitives of kernels/batch_norm.cu and kernels/group_norm.cu."""
 
     def batch_norm_forward(

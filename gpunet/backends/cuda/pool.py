@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any
 
 from gpunet.backends.contract import Array
@@ -11,7 +10,7 @@ from gpunet.cuda.instantiations import ELEMENTS, MASKS, pool_vectors
 from gpunet.geometry import Geometry
 
 
-class CudaPool(CudaDevice, ABC):
+class CudaPool(CudaDevice):
     """The primitives of kernels/max_pool2d.cu and avg_pool2d.cu."""
 
     def max_pool2d_forward(self, x: Array, pool: Geometry) -> tuple[Array, Array]:

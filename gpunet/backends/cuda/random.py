@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ SCAN_THREADS = constant("permutation.cu", "SCAN_THREADS")
 """Threads of the one block that adds up the buckets."""
 
 
-class CudaRandom(CudaDevice, ABC):
+class CudaRandom(CudaDevice):
     """Primitives of kernels/random.cu and kernels/permutation.cu."""
 
     def random_words(self, stream: Stream, count: int) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import Array
@@ -11,7 +9,7 @@ from gpunet.backends.cuda.device import CudaDevice
 from gpunet.resampling import Taps
 
 
-class CudaResample(CudaDevice, ABC):
+class CudaResample(CudaDevice):
     """The primitive of kernels/resample2d.cu."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ TABLES = 64
 each step."""
 
 
-class CudaUpdate(CudaDevice, ABC):
+class CudaUpdate(CudaDevice):
     """Primitives of kernels/optimizer.cu."""
 
     def gradient_norm(self, arena: FlatStorage, segments: Segments, max_norm: float) -> Array:

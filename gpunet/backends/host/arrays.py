@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from abc import ABC
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -17,7 +16,7 @@ QUIET = np.errstate(all="ignore")
 them."""
 
 
-class HostArrays(Backend, ABC):
+class HostArrays(Backend):
     """Primitives on numpy.ndarray, by NumPy's functions of the same names."""
 
     def owns(self, array: object) -> bool:

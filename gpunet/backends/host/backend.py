@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet.backends.host.matmul import HostMatmul
 from gpunet.backends.host.random import HostRandom
 
 
-class HostBackend(HostMatmul, HostRandom, ABC):
+class HostBackend(HostMatmul, HostRandom):
     """The topics that are the same for both."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host.arrays import QUIET, HostArrays
 
 
-class HostMatmul(HostArrays, ABC):
+class HostMatmul(HostArrays):
     """NumPy's batched product."""
 
     @QUIET

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from gpunet.backends.host.arrays import QUIET, HostArrays, deliver
 from gpunet.random import Stream
 
 
-class HostRandom(HostArrays, ABC):
+class HostRandom(HostArrays):
     """Random words, normal numbers and permutations."""
 
     def random_words(self, stream: Stream, count: int) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet.backends.contract import Activation, Array, InputActivation
 from gpunet.backends.host import memory
 from gpunet.backends.numpy import input_activation
@@ -11,7 +9,7 @@ from gpunet.backends.numpy.output_activation import activate, open_activation
 from gpunet.backends.numpy.threads import BLOCK, NumpyThreads
 
 
-class NumpyActivation(NumpyThreads, ABC):
+class NumpyActivation(NumpyThreads):
     """Elementwise functions and their gradients."""
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from functools import partial
 
 from gpunet.backends.contract import Array
@@ -11,7 +10,7 @@ from gpunet.backends.numpy.sums import add_axes
 from gpunet.backends.numpy.threads import NumpyThreads
 
 
-class NumpyArrays(NumpyThreads, ABC):
+class NumpyArrays(NumpyThreads):
     """Sums by BLAS, and a description that names the threads."""
 
     def describe(self) -> dict[str, str]:

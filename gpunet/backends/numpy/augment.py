@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.augmentation import Augmentation, Choices
@@ -11,7 +9,7 @@ from gpunet.backends.contract import BatchRequest, Gathered, Samples
 from gpunet.backends.host.arrays import HostArrays, deliver
 
 
-class NumpyAugment(HostArrays, ABC):
+class NumpyAugment(HostArrays):
     """Batches of a data set, augmented."""
 
     def gather_augment(self, samples: Samples, batch: BatchRequest, out: Gathered | None = None) -> Gathered:

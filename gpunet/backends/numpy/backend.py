@@ -17,19 +17,9 @@ from gpunet.backends.numpy.update import NumpyUpdate
 
 
 class NumpyBackend(
-    NumpyArrays,
-    NumpyConv,
-    NumpyMatmul,
-    NumpyPool,
-    NumpyNorm,
-    NumpyActivation,
-    NumpyLoss,
-    NumpyResample,
-    NumpyLocal,
-    NumpyRandom,
-    NumpyAugment,
-    NumpyUpdate,
-):
+    NumpyArrays, NumpyConv, NumpyMatmul, NumpyPool, NumpyNorm, NumpyActivation, NumpyLoss, NumpyResample,
+    NumpyLocal, NumpyRandom, NumpyAugment, NumpyUpdate,
+):  # fmt: skip
     """Computes with BLAS, strided views and threads: see `NumpyThreads` for its argument."""
 
     name = "numpy"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from math import prod
 
 import numpy as np
@@ -16,7 +15,7 @@ from gpunet.backends.numpy.windows import under_tap, windows_of
 from gpunet.geometry import Geometry
 
 
-class NumpyLocal(NumpyThreads, ABC):
+class NumpyLocal(NumpyThreads):
     """A convolution with different filters for each output pixel."""
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:

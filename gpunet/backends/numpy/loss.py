@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
-from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy
+from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy, LossParts
 from gpunet.backends.host.arrays import QUIET
 from gpunet.backends.host.backend import HostBackend
 
 
-class NumpyLoss(HostBackend, ABC):
+class NumpyLoss(HostBackend):
     """Softmax and the losses that need it."""
 
     @QUIET
@@ -44,9 +42,7 @@ class NumpyLoss(HostBackend, ABC):
         return shifted, _row_sums(grown)
 
     @QUIET
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
-    ) -> tuple[Array, Array, Array]:
+    def softmax_cross_entropy(self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED) -> LossParts:
         rows, classes = logits.shape
         kept = np.ones(rows, bool) if options.ignore_index is None else labels != options.ignore_index
         labels = np.where(kept, labels, 0)

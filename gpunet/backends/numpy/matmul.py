@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
@@ -15,7 +13,7 @@ from gpunet.backends.numpy.sums import multiply, takes_chunks
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 
 
-class NumpyMatmul(NumpyThreads, ABC):
+class NumpyMatmul(NumpyThreads):
     """Products of matrices."""
 
     def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:

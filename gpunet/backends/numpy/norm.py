@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Sequence
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
@@ -13,7 +12,7 @@ from gpunet.backends.numpy.output_activation import open_activation
 from gpunet.backends.numpy.threads import NumpyThreads
 
 
-class NumpyNorm(NumpyThreads, ABC):
+class NumpyNorm(NumpyThreads):
     """Batch and group normalisation."""
 
     def batch_norm_forward(

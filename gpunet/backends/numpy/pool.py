@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from math import prod
@@ -22,7 +21,7 @@ POOLED_ELEMENTS = 1 << 17
 """Elements of x that are pooled at a time: intermediate results stay in a second-level cache."""
 
 
-class NumpyPool(NumpyThreads, ABC):
+class NumpyPool(NumpyThreads):
     """Maxima and means of windows."""
 
     def max_pool2d_forward(self, x: Array, pool: Geometry) -> tuple[Array, Array]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 from gpunet import random
 from gpunet.backends.contract import Array
 from gpunet.backends.host.backend import HostBackend
 from gpunet.random import Stream
 
 
-class NumpyRandom(HostBackend, ABC):
+class NumpyRandom(HostBackend):
     """Dropout; the other random numbers are `HostRandom`'s."""
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:

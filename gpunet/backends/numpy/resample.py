@@ -6,7 +6,6 @@ along the columns. It makes few, long calls.
 
 from __future__ import annotations
 
-from abc import ABC
 from functools import lru_cache
 from math import prod
 from typing import Protocol
@@ -31,7 +30,7 @@ COLUMN_COST = 2
 """How many times as long a pass along the columns takes as one along the rows."""
 
 
-class NumpyResample(NumpyThreads, ABC):
+class NumpyResample(NumpyThreads):
     """Images of other extents, by tables of weights."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.augmentation import Augmentation
@@ -11,7 +9,7 @@ from gpunet.backends.contract import Array, BatchRequest, Gathered, Samples
 from gpunet.backends.host.arrays import HostArrays, deliver
 
 
-class ReferenceAugment(HostArrays, ABC):
+class ReferenceAugment(HostArrays):
     """Batches of a data set, augmented."""
 
     def gather_augment(self, samples: Samples, batch: BatchRequest, out: Gathered | None = None) -> Gathered:

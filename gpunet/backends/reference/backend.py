@@ -16,18 +16,9 @@ from gpunet.backends.reference.update import ReferenceUpdate
 
 
 class ReferenceBackend(
-    ReferenceConv,
-    ReferenceMatmul,
-    ReferencePool,
-    ReferenceNorm,
-    ReferenceActivation,
-    ReferenceLoss,
-    ReferenceResample,
-    ReferenceLocal,
-    ReferenceRandom,
-    ReferenceAugment,
-    ReferenceUpdate,
-):
+    ReferenceConv, ReferenceMatmul, ReferencePool, ReferenceNorm, ReferenceActivation, ReferenceLoss,
+    ReferenceResample, ReferenceLocal, ReferenceRandom, ReferenceAugment, ReferenceUpdate,
+):  # fmt: skip
     """Computes in any float dtype, in code that is written to be read, not to be fast."""
 
     name = "reference"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
@@ -14,7 +12,7 @@ from gpunet.backends.reference.windows import pad_images, windows_of
 from gpunet.geometry import Geometry
 
 
-class ReferenceConv(HostBackend, ABC):
+class ReferenceConv(HostBackend):
     """A convolution, and the gradients of its input and of its weights; sums are float64."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from math import prod
 
 import numpy as np
@@ -14,7 +13,7 @@ from gpunet.backends.reference.windows import add_windows, pad_images, windows_o
 from gpunet.geometry import Geometry
 
 
-class ReferenceLocal(HostBackend, ABC):
+class ReferenceLocal(HostBackend):
     """A convolution with different filters for each output pixel; sums are float64."""
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:

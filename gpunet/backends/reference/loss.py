@@ -7,16 +7,14 @@ p[k] is -log(1 + (sum of the other e[j]) / e[k]).
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
-from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy
+from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy, LossParts
 from gpunet.backends.host.arrays import QUIET
 from gpunet.backends.host.backend import HostBackend
 
 
-class ReferenceLoss(HostBackend, ABC):
+class ReferenceLoss(HostBackend):
     """Softmax and the losses that need it."""
 
     @QUIET
@@ -32,9 +30,7 @@ class ReferenceLoss(HostBackend, ABC):
         return (p * (g * _sum_of_others(p) - _sum_of_others(g * p))).astype(dy.dtype)
 
     @QUIET
-    def softmax_cross_entropy(
-        self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED
-    ) -> tuple[Array, Array, Array]:
+    def softmax_cross_entropy(self, logits: Array, labels: Array, options: CrossEntropy = UNWEIGHTED) -> LossParts:
         rows, classes = logits.shape
         weight = np.ones(classes) if options.weight is None else options.weight.astype(np.float64)
         counted = _counted(labels, options)

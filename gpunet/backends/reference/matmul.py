@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
@@ -11,7 +9,7 @@ from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 
 
-class ReferenceMatmul(HostBackend, ABC):
+class ReferenceMatmul(HostBackend):
     """Products of matrices; sums are float64."""
 
     def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:

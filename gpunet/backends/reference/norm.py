@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from math import prod
 
 import numpy as np
@@ -12,7 +11,7 @@ from gpunet.backends.host.arrays import deliver
 from gpunet.backends.host.backend import HostBackend
 
 
-class ReferenceNorm(HostBackend, ABC):
+class ReferenceNorm(HostBackend):
     """Batch and group normalisation."""
 
     def batch_norm_forward(

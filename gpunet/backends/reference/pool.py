@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import Array
@@ -12,7 +10,7 @@ from gpunet.backends.reference.windows import add_windows, pad_images, windows_o
 from gpunet.geometry import Geometry
 
 
-class ReferencePool(HostBackend, ABC):
+class ReferencePool(HostBackend):
     """Maxima and means of windows."""
 
     def max_pool2d_forward(self, x: Array, pool: Geometry) -> tuple[Array, Array]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import Array
@@ -11,7 +9,7 @@ from gpunet.backends.host.backend import HostBackend
 from gpunet.random import Stream
 
 
-class ReferenceRandom(HostBackend, ABC):
+class ReferenceRandom(HostBackend):
     """Dropout; the stream's words are those of NumPy's Philox."""
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
-
 import numpy as np
 
 from gpunet.backends.contract import Array
@@ -11,7 +9,7 @@ from gpunet.backends.host.backend import HostBackend
 from gpunet.resampling import Taps
 
 
-class ReferenceResample(HostBackend, ABC):
+class ReferenceResample(HostBackend):
     """Images of other extents, by tables of weights."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +10,7 @@ from gpunet.backends.contract import RULES, SHARED, UNGUARDED, Array, FlatStorag
 from gpunet.backends.host.arrays import QUIET, HostArrays
 
 
-class ReferenceUpdate(HostArrays, ABC):
+class ReferenceUpdate(HostArrays):
     """Optimizers' steps, max-norm and averages."""
 
     @QUIET

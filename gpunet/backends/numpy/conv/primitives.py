@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from gpunet.backends.numpy.sums import Total
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 
 
-class NumpyConv(NumpyThreads, ABC):
+class NumpyConv(NumpyThreads):
     """A convolution, and the gradients of its input and of its weights."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
