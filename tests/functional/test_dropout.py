@@ -5,6 +5,7 @@ from helpers import check_gradients, host
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import random
+from gpunet.random import Stream
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
@@ -66,3 +67,12 @@ def test_dropout_at_the_ends_and_in_inference(backend, rng):
 def test_a_bad_rate_is_named(backend, p):
     with pytest.raises(ValueError, match=f"dropout: p is {p} but must be from 0 to 1"):
         F.dropout(gp.tensor([1.0], backend=backend), p)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1.0])
+def test_every_backend_drops_what_the_formula_says(backend, rng, p):
+    """The reference reads its numbers out of the words by hand."""
+    x, stream = rng.normal(size=(7, 33)).astype(np.float32), Stream(3, 1, 4, 1, 5)
+    expected = gp.get_backend("reference").dropout_forward(x, p, stream=stream)
+    got = backend.dropout_forward(backend.asarray(x), p, stream=stream)
+    np.testing.assert_array_equal(host(got, backend), expected)

@@ -108,7 +108,7 @@ def test_moments_are_exact_far_from_zero(backend, rng):
 @pytest.mark.parametrize("on", ["numpy", *CUDA])
 @pytest.mark.parametrize(("shape", "groups"), [((2, 64, 64, 4), 1), ((2, 64, 64, 33), 3), ((3, 100_000), 1)])
 def test_the_mean_of_many_elements_far_from_zero_is_rounded_but_once(rng, on, shape, groups):
-    """A plain sum in float32 is off by more than a rounding of the mean, which a second one, of the differences, mends."""
+    """A plain sum in float32 is off by more than a rounding of the mean; a second sum, of the differences, corrects it."""
     x = (rng.normal(size=shape) + 1000).astype(np.float32)
     y = F.group_norm(gp.tensor(x, backend=skip_unavailable(on)), groups).numpy()
     half_a_step = np.spacing(np.float32(1000)) / 2

@@ -12,7 +12,7 @@ from gpunet.backends.contract import CrossEntropy
 
 
 def cross_entropy(logits, labels, *, label_smoothing=0.0, weight=None, ignore_index=None):
-    """The definition, a row at a time, in float64."""
+    """The definition, one row after another, in float64."""
     classes = logits.shape[-1]
     weight = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
     total = share = 0.0
@@ -45,6 +45,33 @@ def test_cross_entropy_and_its_gradient(backend, dtype, rng, options, shape):
     assert loss.shape == ()
     same(loss.numpy(), cross_entropy(logits, labels, **options), tolerances.ORACLE)
     check_gradients(lambda z: F.cross_entropy(z, labels, **options), [logits], backend=backend, rng=rng)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        CrossEntropy(),
+        CrossEntropy(smoothing=0.2, ignore_index=1),
+        CrossEntropy(np.array(WEIGHT), 0.1, 3, normalized=True),
+    ],
+    ids=["plain", "smoothed", "weighted logarithms"],
+)
+def test_every_backend_agrees_with_the_reference(backend, dtype, rng, options, reduction):
+    logits, labels = 4 * rng.normal(size=(50, 4)), rng.integers(0, 4, 50).astype(np.int32)
+    options = options._replace(reduction=reduction)
+    expected = gp.get_backend("reference").softmax_cross_entropy(
+        logits.astype(dtype).astype(np.float64), labels, options
+    )
+    if options.weight is not None:
+        options = options._replace(weight=backend.asarray(options.weight, dtype))
+    got = backend.softmax_cross_entropy(backend.asarray(logits, dtype), backend.asarray(labels), options)
+    for mine, theirs in zip(got, expected, strict=True):
+        same(host(mine, backend), theirs, {**tolerances.BACKENDS, "int32": 0})
+    weight = backend.label_weight(backend.asarray(labels), 4, options)
+    counted = labels[labels != options.ignore_index]
+    total = len(counted) if options.weight is None else np.array(WEIGHT)[counted].sum()
+    np.testing.assert_allclose(host(weight, backend), total, rtol=1e-6)
 
 
 def test_cross_entropy_of_equal_logits_is_log_k(backend):

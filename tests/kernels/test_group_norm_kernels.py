@@ -7,14 +7,14 @@ from recording import recording_backend
 from gpunet.backends.contract import GroupNorm, Into, Moments
 
 CASES = [  # shape, groups
-    ((2, 9, 7, 16), 2),  # channels of a group by four
+    ((2, 9, 7, 16), 2),  # a multiple of four channels per group
     ((3, 5, 4, 6), 3),
     ((1, 6, 11, 132), 33),
-    ((41, 10), 1),  # layer norm of short rows: a warp a row
+    ((41, 10), 1),  # layer norm of short rows: one warp per row
     ((5, 700), 1),  # and of longer ones, 256 threads
     ((4, 2, 1, 35), 35),  # instance norm
     ((3, 41, 37, 8), 1),  # many rows: several splits of the sums by channel
-    ((2, 3), 3),  # one element a group
+    ((2, 3), 3),  # one element per group
 ]
 EPS = 1e-3
 

@@ -1,4 +1,4 @@
-"""Neighbours in a Sequential that run as one operation: the same numbers, and only where a rule fits."""
+"""Neighbours in a Sequential that run as one operation: the same numbers, and only where the table has the pair."""
 
 import numpy as np
 import pytest
