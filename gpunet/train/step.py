@@ -48,12 +48,15 @@ class TrainingStep(Protocol):
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[StepResult]:
         """Train on batches, and give the result of each, in order.
 
+        Nothing need have run before the iterator is exhausted.
+
         Args:
             batches: 1 to `max_batches`.
             epoch, step: the place of the first batch, which decides its random numbers.
         Raises:
             FloatingPointError: a loss is not finite. The results before the update of that batch
-                were given; neither this update nor a later one has changed anything.
+                were given. Neither this update nor a later one has changed a parameter or a slot;
+                running moments of batch norm have moved.
         """
 
     def evaluate(self, batch: Any) -> StepResult:

@@ -33,8 +33,8 @@ from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import Accuracy, EpochMeter, Metric, make_metrics
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
-STEPS_PER_GRAPH = 16
-"""How many steps one graph holds at most, where no hook is called around each step."""
+UPDATES_PER_GRAPH = 16
+"""How many updates one graph holds at most, where no hook is called around each step."""
 
 
 class Trainer:
@@ -65,10 +65,10 @@ class Trainer:
             In float16 losses are scaled, see `Optimizer.scale_losses`. Evaluation and prediction
             compute in the same precision and return float32.
         capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`. If it cannot
-            be captured, True raises, and "auto" warns and runs the step eagerly, as NumPy does. The
+            be captured, True raises (after a first, eager update), and "auto" warns and runs the step eagerly, as NumPy does. The
             numbers are the same. A replay runs no Python: Python numbers that a `loss` or a
             `loss_step` of your own reads are frozen, and it gets integers as int32 arrays of the
-            device. Without hooks around each step, a graph holds 16 steps, and Ctrl-C waits for its
+            device. Without hooks around each step, a graph holds 16 updates, and Ctrl-C waits for its
             end.
         batches_per_update: how many batches one update takes, so that a big batch need not fit into
             memory. Their gradients are added up, each weighted by its share of the rows, or of the
@@ -143,7 +143,7 @@ class Trainer:
         """The step of the schedule at which the running epoch began."""
 
     def _captured(self, eager: EagerStep, recorder: Recorder, strict: bool) -> CapturedStep:
-        updates = 1 if self._hooks.every_step else STEPS_PER_GRAPH
+        updates = 1 if self._hooks.every_step else UPDATES_PER_GRAPH
         only_accuracy = all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics)
         max_batches = updates * eager.batches_per_update
         return CapturedStep(eager, recorder, max_batches=max_batches, strict=strict, count_correct=only_accuracy)

@@ -31,7 +31,7 @@ class StepReport(NamedTuple):
     """What a captured update reports to the host, and checks before it updates anything."""
 
     loss: Array
-    """The step's loss, one element."""
+    """The loss of the update's batch, or the sum over its batches; one element."""
     correct: Array | None
     """int32, one element."""
     previous: Array

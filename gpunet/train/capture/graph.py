@@ -33,7 +33,7 @@ class StepGraph:
         updates, batches_per_update: how many updates the graph makes, of how many batches each.
         inputs: what the host fills before each replay.
         bounds: (M, 2), the ranges of the arena that an update walks over.
-        first_segments: the first segment of each range, which has the same hyper-parameters.
+        first_segments: the first segment of each range, whose hyper-parameters hold for all of it.
         reports: (1 + updates, 3) float64: zeros, then the `StepReport.written` of each update.
         losses: (steps,), the loss of each batch, where an update takes several batches; else None,
             because the reports have them.

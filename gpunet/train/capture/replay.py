@@ -38,8 +38,8 @@ class CapturedStep(TrainingStep):
     Args:
         eager: the step that is captured; it also runs what is not captured.
         recorder: of the model's backend.
-        max_batches: of one graph; where there are fewer, at the end of an epoch, each update is a
-            replay of its own.
+        max_batches: of one graph. Where there are fewer, behind the first eager update and at the
+            end of an epoch, each update is a replay of its own.
         strict: whether a step that cannot be captured raises; if not, it runs eagerly after a
             warning.
         count_correct: whether the number of correct labels is all that metrics need of the logits.
@@ -176,6 +176,7 @@ class CapturedStep(TrainingStep):
         bounds, _ = optimizer.runs()
         key = signature, len(batches)
         graph = self.graphs.get(key)
+        # the ranges change when update counts of parameters have come apart, or together again
         if graph is not None and np.array_equal(graph.bounds, bounds):
             return graph
         try:

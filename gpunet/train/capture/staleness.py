@@ -13,11 +13,13 @@ from gpunet.optim import Optimizer
 
 
 class CaptureFingerprint:
-    """What graphs have frozen beside the arguments of their launches.
+    """What was decided when graphs were captured, and may have changed since.
 
     It holds the model's modules with their attributes, so that a new dropout rate or a layer that
-    was frozen counts as a change; where parameters and buffers lie in memory; the optimizer's
-    options; and the seed. Learning rates are not part of it: a graph reads them as an input.
+    was frozen counts as a change: the values of numbers, strings and tuples of them, and of every
+    other object only which object it is. It also holds where parameters and buffers lie in memory,
+    the optimizer's options, and the seed. Learning rates and the other hyper-parameters of an
+    update are not part of it: a graph reads them as an input.
     """
 
     def __init__(self, model: Module, optimizer: Optimizer) -> None:
