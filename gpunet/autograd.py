@@ -241,7 +241,8 @@ class Function:
         self._freed = True
 
     def _prepare_destinations(self) -> None:
-        """Choose segments of the arena as destinations, if `accumulate` is the same for all of them.
+        """Choose segments of the arena as destinations, if `accumulate` is the same for all of
+        them.
 
         It is not if two inputs are one parameter, or if some parameters hold a gradient already
         and others do not. The tape then adds up the arrays that `backward` returns.

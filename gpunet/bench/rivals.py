@@ -55,8 +55,8 @@ LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
 
 
 def exact_float32(torch: Any) -> None:
-    """Switch TF32 off for products and convolutions of float32, as in gpunet's "float32", by the flags
-    of this PyTorch.
+    """Switch TF32 off for products and convolutions of float32, as in gpunet's "float32", by the
+    flags of this PyTorch.
 
     From PyTorch 2.9 on the flag is `fp32_precision`. torch.compile still reads cuDNN's old flag
     there, whose default is True, and raises if the two contradict each other

@@ -18,7 +18,8 @@ __all__ = ["DeviceLoader"]
 
 
 class DeferredBatch:
-    """One batch of a `DeviceLoader` that a kernel makes when asked: see `train.batches.DeviceBatch`.
+    """One batch of a `DeviceLoader` that a kernel makes when asked: see
+    `train.batches.DeviceBatch`.
 
     Attributes:
         key: equal for batches that differ only in their place in the order.

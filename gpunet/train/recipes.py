@@ -141,9 +141,9 @@ def load_splits(
     """Load the data sets to train, validate and test on.
 
     A folder holds ``CLASS/``, or the splits ``train/CLASS/``, ``valid/CLASS/`` and ``test/CLASS/``
-    (see `data.readers.folders.split_folders`), whose classes are matched by name with those of the training
-    images. If there is no test split, a fifth of the training images of each class is held out for
-    it, by their names (see `data.stable_split`).
+    (see `data.readers.folders.split_folders`), whose classes are matched by name with those of the
+    training images. If there is no test split, a fifth of the training images of each class is held
+    out for it, by their names (see `data.stable_split`).
 
     Args:
         name: one of `DATASETS`, or a folder.

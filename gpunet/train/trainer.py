@@ -65,11 +65,11 @@ class Trainer:
             In float16 losses are scaled, see `Optimizer.scale_losses`. Evaluation and prediction
             compute in the same precision and return float32.
         capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`. If it cannot
-            be captured, True raises (after a first, eager update), and "auto" warns and runs the step eagerly, as NumPy does. The
-            numbers are the same. A replay runs no Python: Python numbers that a `loss` or a
-            `loss_step` of your own reads are frozen, and it gets integers as int32 arrays of the
-            device. Without hooks around each step, a graph holds 16 updates, and Ctrl-C waits for its
-            end.
+            be captured, True raises (after a first, eager update), and "auto" warns and runs the
+            step eagerly, as NumPy does. The numbers are the same. A replay runs no Python: Python
+            numbers that a `loss` or a `loss_step` of your own reads are frozen, and it gets
+            integers as int32 arrays of the device. Without hooks around each step, a graph holds 16
+            updates, and Ctrl-C waits for its end.
         batches_per_update: how many batches one update takes, so that a big batch need not fit into
             memory. Their gradients are added up, each weighted by its share of the rows, or of the
             labels' weights where `loss` is so weighted. The sum is the gradient of one batch of all

@@ -138,8 +138,8 @@ class NormPrimitives(ABC):
     ) -> tuple[Array, Array, Array]:
         """Gradients of group normalisation -> (dx, dw, db).
 
-        With h = (x - mean) / sqrt(variance + eps), d = w dy, sums over the elements of a channel and
-        means over a group of a sample:
+        With h = (x - mean) / sqrt(variance + eps), d = w dy, sums over the elements of a channel
+        and means over a group of a sample:
 
             db = sum of dy
             dw = sum of dy h

@@ -18,9 +18,9 @@ a gradient.
 **3. What follows is captured** (`graph.StepGraph`): the rest of the first group as a graph of one
 update, which is replayed for each; the first full group after it as one graph. Groups that are not
 full, at the end of an epoch, replay the graph of one update. For a capture the Python code of the
-steps runs once more, while the stream records launches instead of running them. Each launch is recorded with its
-arguments, so the pointers and numbers among them are frozen. All that differs from step to step is
-therefore read from device arrays, the graph's inputs (`inputs.GraphInputs`):
+steps runs once more, while the stream records launches instead of running them. Each launch is
+recorded with its arguments, so the pointers and numbers among them are frozen. All that differs
+from step to step is therefore read from device arrays, the graph's inputs (`inputs.GraphInputs`):
 
     batches   filled by the host, or made by kernels of the graph (`batches.DeviceBatch`)
     clock     step and epoch of each step, from which random numbers are drawn
@@ -64,12 +64,13 @@ norm are not put back: the forward passes after the bad loss have moved them.
 **6. A graph becomes stale** (`staleness.CaptureFingerprint`) when something that it has frozen
 changes: an attribute of a layer, whether a parameter trains, an option of the optimizer, the seed,
 or the place of an array. It is checked when a fit or an epoch begins, and before each update if
-hooks are called around each. So what a hook with ``every_step = False`` changes counts from the next
-epoch on, and a list that is changed in place is never noticed. Stale graphs are dropped,
-and the next update runs as in 2.
+hooks are called around each. So what a hook with ``every_step = False`` changes counts from the
+next epoch on, and a list that is changed in place is never noticed. Stale graphs are dropped, and
+the next update runs as in 2.
 
 **7. What cannot be captured** raises in step 3: a read or copy by the host, a wait, a forward hook,
-too little memory. With ``capture=True`` that raises, after the first update. With ``capture="auto"`` the trainer warns once and runs eagerly from then on.
+too little memory. With ``capture=True`` that raises, after the first update. With
+``capture="auto"`` the trainer warns once and runs eagerly from then on.
 
 Evaluation and prediction run eagerly: they are few launches in an epoch, and need all logits.
 """
