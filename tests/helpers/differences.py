@@ -24,6 +24,9 @@ def gradients(f, inputs, upstream, *, backend, dtype):
 def check_gradients(f, inputs, *, backend, rng, directions=2):
     """Assert that the backward pass of f gives its gradient at `inputs`; the worst error is returned.
 
+    A backend without float64 is compared with the reference backend only, so a wrong formula in a
+    backward pass shows on the CPU backends.
+
     The upstream gradient is random: with all ones, a transposed, shifted or channel-reversed weight gradient passes unseen.
     Each input is moved alone, so that a small gradient does not hide behind a large one.
     """

@@ -147,5 +147,6 @@ def test_every_kernel_file_opens_with_what_it_computes():
         text = (source.kernels_folder() / file).read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if not line.startswith("#include")]
         assert lines[0].startswith("// "), file
-        assert any("Bound" in line for line in lines[:30]), file
+        bound = any("Bound" in line for line in lines[:30])
+        assert bound, f"{file}: the opening comment has no line 'Bound: …', which says what limits the speed"
         assert len(text.splitlines()) <= 400, file

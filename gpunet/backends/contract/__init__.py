@@ -7,6 +7,11 @@ Letters of shapes: N images of H x W pixels and C channels, windows of KH x KW, 
 pixels, O filters. Layouts are x (N, H, W, C) and w (KH, KW, C // groups, O). An `Array` is a
 C-contiguous array of the backend's own kind. Primitives return new arrays unless they are given an
 array to write to, and change no other array.
+
+The operations in `gpunet.functional` check what a user gives. Primitives trust extents, axes and
+options; on CUDA they check devices, dtypes and shapes. A float32 sum of positive terms is wrong by at
+most 1e-6 of itself, however many the terms, in `sum` and in every primitive that sums over samples
+or pixels.
 """
 
 from gpunet.backends.contract.activation import *
