@@ -152,7 +152,7 @@ def test_backward_frees_the_graph_unless_it_is_retained(backend):
     y.backward(retain_graph=True)
     y.backward()
     np.testing.assert_allclose(grad(x), [4, 8])
-    with pytest.raises(RuntimeError, match=r"saved arrays are gone; pass retain_graph=True to the first call"):
+    with pytest.raises(RuntimeError, match=r"saved arrays are gone; give the first call retain_graph=True"):
         y.backward()
 
 
@@ -183,7 +183,7 @@ def test_no_grad_records_nothing_inside_and_everything_afterwards(backend):
     with pytest.raises(ZeroDivisionError), gp.no_grad():
         raise ZeroDivisionError
     assert (x * x).requires_grad
-    with pytest.raises(RuntimeError, match="backward: the tensor needs no gradient; was it computed under no_grad"):
+    with pytest.raises(RuntimeError, match="backward: the tensor needs no gradient; was it made under no_grad"):
         y.backward(np.ones(2))
 
 

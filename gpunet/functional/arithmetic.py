@@ -46,9 +46,7 @@ class Binary(Function):
         )
 
 
-class _Add(Binary):
-    name = "add"
-
+class _Add(Binary, name="add"):
     def forward(self, a: Array, b: Array) -> Array:
         self.check(a, b)
         return self.backend.binary("add", a, b)
@@ -57,9 +55,7 @@ class _Add(Binary):
         return self.fit(dy if self.needs(0) else None, dy if self.needs(1) else None)
 
 
-class _Subtract(Binary):
-    name = "subtract"
-
+class _Subtract(Binary, name="subtract"):
     def forward(self, a: Array, b: Array) -> Array:
         self.check(a, b)
         return self.backend.binary("subtract", a, b)
@@ -68,9 +64,7 @@ class _Subtract(Binary):
         return self.fit(dy if self.needs(0) else None, self.backend.unary("negative", dy) if self.needs(1) else None)
 
 
-class _Multiply(Binary):
-    name = "multiply"
-
+class _Multiply(Binary, name="multiply"):
     def forward(self, a: Array, b: Array) -> Array:
         self.check(a, b)
         self.save(a, b)
@@ -85,9 +79,7 @@ class _Multiply(Binary):
         )
 
 
-class _Divide(Binary):
-    name = "divide"
-
+class _Divide(Binary, name="divide"):
     def forward(self, a: Array, b: Array) -> Array:
         self.check(a, b)
         y = self.backend.binary("divide", a, b)
@@ -104,9 +96,7 @@ class _Divide(Binary):
         return self.fit(da, db)
 
 
-class _Power(Binary):
-    name = "power"
-
+class _Power(Binary, name="power"):
     def forward(self, a: Array, b: Array, *, constant: bool) -> Array:
         self.check(a, b)
         y = self.backend.binary("power", a, b)
@@ -138,9 +128,7 @@ class _Power(Binary):
         return self.backend.select(self.backend.broadcast(also, a.shape), kept, a)
 
 
-class _Unary(Function):
-    name = "unary"
-
+class _Unary(Function, name="unary"):
     def forward(self, x: Array, *, operation: str) -> Array:
         y = self.backend.unary(operation, x)
         self.operation = operation
@@ -162,9 +150,7 @@ class _Unary(Function):
                 return apply("multiply", dy, self.backend.unary("sign", x))
 
 
-class _Cast(Function):
-    name = "cast"
-
+class _Cast(Function, name="cast"):
     def forward(self, x: Array, *, dtype: np.dtype) -> Array:
         return self.backend.cast(x, dtype)
 

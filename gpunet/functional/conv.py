@@ -16,10 +16,7 @@ from gpunet.geometry import Geometry, Padding, Pair, pair
 __all__ = ["conv2d", "linear"]
 
 
-class _Conv2d(Function):
-    name = "conv2d"
-    fresh = True
-
+class _Conv2d(Function, name="conv2d", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
         y, mask = self.backend.conv2d_forward(x, weight, bias, conv)
         self.save(x, weight)
@@ -36,10 +33,7 @@ class _Conv2d(Function):
         return dx, dw, db
 
 
-class _Linear(Function):
-    name = "linear"
-    fresh = True
-
+class _Linear(Function, name="linear", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, activation: Activation | None) -> Array:
         y = self.backend.matmul(x, weight, Product(bias=bias, activation=activation))
         self.save(x, weight)

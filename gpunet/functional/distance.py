@@ -20,10 +20,8 @@ DIRECT = 1 << 20
 """Differences up to which squared distances are sums of squared differences."""
 
 
-class _Root(Function):
+class _Root(Function, name="root"):
     """The square root of numbers of at least 0, with a slope of 0 at 0 instead of infinity."""
-
-    name = "root"
 
     def forward(self, x: Array) -> Array:
         self.y = self.backend.unary("sqrt", x)

@@ -18,13 +18,11 @@ TINY = 1e-37
 """Added to both parts of a ratio that both tend to 0, so that it is not 0 / 0."""
 
 
-class _Focal(Function):
+class _Focal(Function, name="focal"):
     """-(1 - p)^gamma log p from log p, elementwise.
 
     The slope at p = 1 is 0, even where (1 - p)^(gamma - 1) is infinite.
     """
-
-    name = "focal"
 
     def forward(self, log_p: Array, *, gamma: float) -> Array:
         backend = self.backend
@@ -48,13 +46,11 @@ class _Focal(Function):
         return apply("multiply", dy, apply("multiply", self.modulation, slope))
 
 
-class _Modulation(Function):
+class _Modulation(Function, name="modulation"):
     """w^gamma, elementwise, where w = t s(-z) + (1 - t) s(z) is the share that is wrong.
 
     s is the sigmoid, and t gets no gradient.
     """
-
-    name = "modulation"
 
     def forward(self, z: Array, *, t: Array, gamma: float) -> Array:
         backend = self.backend

@@ -15,10 +15,7 @@ from gpunet.functional.movement import reshape
 __all__ = ["index"]
 
 
-class _Slice(Function):
-    name = "index"
-    moves = True
-
+class _Slice(Function, name="index", moves=True):
     def forward(self, x: Array, *, index: Index) -> Array:
         self.index, self.shape = index, tuple(x.shape)
         return self.backend.get_slice(x, index)
@@ -27,10 +24,7 @@ class _Slice(Function):
         return self.backend.put_slice(dy, self.index, shape=self.shape)
 
 
-class _Take(Function):
-    name = "index"
-    moves = True
-
+class _Take(Function, name="index", moves=True):
     def forward(self, x: Array, *, rows: np.ndarray) -> Array:
         self.rows, self.length = rows, x.shape[0]
         return self.backend.take(x, self.backend.asarray(rows, np.int64))

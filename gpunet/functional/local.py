@@ -12,10 +12,7 @@ from gpunet.geometry import Geometry, Padding, Pair
 __all__ = ["locally_connected2d"]
 
 
-class _LocallyConnected2d(Function):
-    name = "locally_connected2d"
-    fresh = True
-
+class _LocallyConnected2d(Function, name="locally_connected2d", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, geometry: Geometry) -> Array:
         self.save(x, weight)
         self.geometry = geometry

@@ -22,10 +22,9 @@ ROUNDING = 0.01
 """How far from 1 the sum of soft labels may be: more than the rounding of 16 bits."""
 
 
-class _FusedLoss(Function):
+class _FusedLoss(Function, seeds=True):
     """A loss whose forward pass also computes the gradient of its first input."""
 
-    seeds = True
     dx: Array
     gain = 1.0
     """The factor by which dx has been multiplied."""
@@ -34,10 +33,8 @@ class _FusedLoss(Function):
         return self.dx if dy is None and self.gain == 1 else self.backend.scale(self.dx, dy, 1 / self.gain)
 
 
-class _CrossEntropy(_FusedLoss):
+class _CrossEntropy(_FusedLoss, name="cross_entropy"):
     """The cross entropy of rows with their labels."""
-
-    name = "cross_entropy"
 
     def forward(self, logits: Array, *, labels: Array, options: CrossEntropy) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
@@ -58,13 +55,11 @@ class _CrossEntropy(_FusedLoss):
         return self.backend.binary("multiply", dx, dy.reshape(*dy.shape, 1))
 
 
-class _NegativeLogLikelihood(_CrossEntropy):
-    name = "nll_loss"
+class _NegativeLogLikelihood(_CrossEntropy, name="nll_loss"):
+    """The same of logarithms of probabilities."""
 
 
-class _BinaryCrossEntropy(_FusedLoss):
-    name = "binary_cross_entropy_with_logits"
-
+class _BinaryCrossEntropy(_FusedLoss, name="binary_cross_entropy_with_logits"):
     def forward(self, logits: Array, *, target: Array) -> Array:
         loss, self.dx = self.backend.sigmoid_cross_entropy(logits, target)
         return loss

@@ -16,8 +16,7 @@ from gpunet.geometry import positive_int
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
 
-class _BatchNorm(Function):
-    name = "batch_norm"
+class _BatchNorm(Function, name="batch_norm"):
     single = ("weight", "bias", "running_mean", "running_var")
 
     def forward(
@@ -153,9 +152,7 @@ def check_momentum(operation: str, momentum: float | None) -> None:
         )
 
 
-class _GroupNorm(Function):
-    name = "group_norm"
-    fresh = True
+class _GroupNorm(Function, name="group_norm", fresh=True):
     single = ("weight", "bias")
 
     def forward(self, x: Array, weight: Array | None, bias: Array | None, *, norm: GroupNorm) -> Array:

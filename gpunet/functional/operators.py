@@ -8,18 +8,7 @@ from typing import Any
 
 from gpunet.autograd import Tensor, backward
 from gpunet.backends.contract import COMPARISONS
-from gpunet.functional.arithmetic import (
-    abs,
-    add,
-    divide,
-    exp,
-    log,
-    multiply,
-    negative,
-    power,
-    sqrt,
-    subtract,
-)
+from gpunet.functional.arithmetic import abs, add, divide, exp, log, multiply, negative, power, sqrt, subtract
 from gpunet.functional.comparison import compare, is_comparable, logic, negate
 from gpunet.functional.indexing import index, refuse_assignment
 from gpunet.functional.movement import reshape, squeeze, transpose, unsqueeze

@@ -15,10 +15,8 @@ from gpunet.functional.terms import check_reduction, reduced, where_positive
 __all__ = ["dice_loss", "giou", "giou_loss", "iou", "iou_loss"]
 
 
-class _Share(Function):
+class _Share(Function, name="share"):
     """a / b, elementwise; 0 without a gradient where b is not above 0, as of boxes without area."""
-
-    name = "share"
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(b)

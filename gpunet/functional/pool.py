@@ -11,10 +11,7 @@ from gpunet.geometry import Geometry, Padding, Pair
 __all__ = ["avg_pool2d", "max_pool2d"]
 
 
-class _MaxPool2d(Function):
-    name = "max_pool2d"
-    fresh = True
-
+class _MaxPool2d(Function, name="max_pool2d", fresh=True):
     def forward(self, x: Array, *, geometry: Geometry) -> Array:
         y, self.mask = self.backend.max_pool2d_forward(x, geometry)
         self.geometry = geometry
@@ -24,10 +21,7 @@ class _MaxPool2d(Function):
         return self.backend.max_pool2d_backward(dy, self.mask, self.geometry)
 
 
-class _AvgPool2d(Function):
-    name = "avg_pool2d"
-    fresh = True
-
+class _AvgPool2d(Function, name="avg_pool2d", fresh=True):
     def forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         self.geometry, self.count_padding = geometry, count_padding
         return self.backend.avg_pool2d_forward(x, geometry, count_padding)

@@ -15,11 +15,8 @@ from gpunet.functional.movement import reshape
 __all__ = ["matmul"]
 
 
-class _MatMul(Function):
+class _MatMul(Function, name="matmul", fresh=True):
     """Product of two matrices."""
-
-    name = "matmul"
-    fresh = True
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(a, b)
@@ -36,10 +33,8 @@ class _MatMul(Function):
         return da, self.backend.matmul(a, dy, Product(transpose_a=True, out=out, add=self.accumulate))
 
 
-class _BatchedMatMul(Function):
+class _BatchedMatMul(Function, name="matmul"):
     """Products of batches of matrices, whose batch axes broadcast."""
-
-    name = "matmul"
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(a, b)

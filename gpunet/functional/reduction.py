@@ -13,9 +13,7 @@ from gpunet.backends.contract import Array, is_float
 __all__ = ["argmax", "argmin", "max", "mean", "min", "sum"]
 
 
-class _Sum(Function):
-    name = "sum"
-
+class _Sum(Function, name="sum"):
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool) -> Array:
         self.shape, self.kept = tuple(x.shape), kept_shape(x.shape, axes)
         y = self.backend.sum(x, axes)
@@ -26,9 +24,7 @@ class _Sum(Function):
         return self.backend.binary("add", zeros, dy.reshape(self.kept), out=zeros)
 
 
-class _Max(Function):
-    name = "max"
-
+class _Max(Function, name="max"):
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool, shared: bool) -> Array:
         y, self.index = self.extreme(x, axes)
         self.shape, self.axes, self.shared = tuple(x.shape), axes, shared
@@ -58,9 +54,7 @@ class _Max(Function):
         return self.backend.max(x, axes)
 
 
-class _Min(_Max):
-    name = "min"
-
+class _Min(_Max, name="min"):
     def extreme(self, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
         y, index = self.backend.max(self.backend.unary("negative", x), axes)
         return self.backend.unary("negative", y), index

@@ -26,9 +26,7 @@ UPSAMPLING = ("nearest", "bilinear")
 PADDING = ("zero", "reflect", "edge")
 
 
-class _Resample2d(Function):
-    name = "resample2d"
-
+class _Resample2d(Function, name="resample2d"):
     def forward(self, x: Array, *, rows: Taps, columns: Taps) -> Array:
         self.rows, self.columns = rows, columns
         return self.backend.resample2d(x, rows, columns)
@@ -37,24 +35,22 @@ class _Resample2d(Function):
         return self.backend.resample2d(dy, self.rows.transposed, self.columns.transposed)
 
 
-class _Upsample2d(_Resample2d):
-    name = "upsample2d"
+class _Upsample2d(_Resample2d, name="upsample2d"):
+    """Enlarges or shrinks images."""
 
 
-class _Pad2d(_Resample2d):
-    name = "pad2d"
-
+class _Pad2d(_Resample2d, name="pad2d"):
     def forward(self, x: Array, *, rows: Taps, columns: Taps, first: Pair = (0, 0)) -> Array:
         self.first = first
         return super().forward(x, rows=rows, columns=columns)
 
 
-class _AdaptiveAvgPool2d(_Resample2d):
-    name = "adaptive_avg_pool2d"
+class _AdaptiveAvgPool2d(_Resample2d, name="adaptive_avg_pool2d"):
+    """Means over windows of different extents."""
 
 
-class _AdaptiveMaxPool2d(_Resample2d):
-    name = "adaptive_max_pool2d"
+class _AdaptiveMaxPool2d(_Resample2d, name="adaptive_max_pool2d"):
+    """Copies windows of different extents side by side, for a max pool of equal windows."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,7 @@ from gpunet.operands import as_float
 __all__ = ["clip", "maximum", "minimum", "where"]
 
 
-class _Where(Binary):
-    name = "where"
-
+class _Where(Binary, name="where"):
     def forward(self, a: Array, b: Array, *, condition: Array) -> Array:
         self.check(a, b)
         try:
@@ -38,8 +36,7 @@ class _Where(Binary):
         )
 
 
-class _Maximum(Binary):
-    name = "maximum"
+class _Maximum(Binary, name="maximum"):
     loses = "less", "greater"
     """How a compares with b where a is not chosen, and how where b is not chosen."""
 
@@ -60,14 +57,11 @@ class _Maximum(Binary):
         )
 
 
-class _Minimum(_Maximum):
-    name = "minimum"
+class _Minimum(_Maximum, name="minimum"):
     loses = "greater", "less"
 
 
-class _Clip(Function):
-    name = "clip"
-
+class _Clip(Function, name="clip"):
     def forward(self, x: Array, *, low: float | None, high: float | None) -> Array:
         self.save(x)
         self.limits = [

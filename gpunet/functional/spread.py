@@ -13,14 +13,12 @@ from gpunet.functional.reduction import filled_axes, kept_shape
 __all__ = ["std", "var"]
 
 
-class _Variance(Function):
+class _Variance(Function, name="var"):
     """The sum of squared differences from the mean, divided by `divisor`.
 
     The mean of large numbers is rounded, so the mean of the differences from it is subtracted as
     well.
     """
-
-    name = "var"
 
     def forward(self, x: Array, *, axes: tuple[int, ...], keepdims: bool, divisor: float) -> Array:
         self.kept, apply = kept_shape(x.shape, axes), self.backend.binary
@@ -41,10 +39,8 @@ class _Variance(Function):
         return apply("multiply", self.d, apply("divide", apply("add", dy, dy), self.divisor))
 
 
-class _Deviation(_Variance):
+class _Deviation(_Variance, name="std"):
     """The root of the variance; differences over the largest have squares that do not overflow."""
-
-    name = "std"
 
     def deviation(self, axes: tuple[int, ...]) -> Array:
         backend, apply = self.backend, self.backend.binary

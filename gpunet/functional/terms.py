@@ -15,10 +15,8 @@ REDUCTIONS = ("mean", "sum", "none")
 _RELU = Activation("relu")
 
 
-class Weighed(Function):
+class Weighed(Function, name="weighed"):
     """t a, elementwise, and 0 where t is 0 even if a is infinite or NaN; t gets no gradient."""
-
-    name = "weighed"
 
     def forward(self, a: Array, *, t: Array) -> Array:
         self.t = t

@@ -14,10 +14,7 @@ from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of
 __all__ = ["conv_transpose2d"]
 
 
-class _ConvTranspose2d(Function):
-    name = "conv_transpose2d"
-    fresh = True
-
+class _ConvTranspose2d(Function, name="conv_transpose2d", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
         self.save(x, weight)
         self.conv = conv

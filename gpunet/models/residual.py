@@ -116,7 +116,4 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 
 
 def _conv(before: int, filters: int) -> list[nn.Module]:
     # No bias: batch norm would subtract it again, and has a bias of its own.
-    return [
-        nn.Conv2d(before, filters, 3, padding="same", bias=False),
-        nn.BatchNorm2d(filters, activation="relu"),
-    ]
+    return [nn.Conv2d(before, filters, 3, padding="same", bias=False), nn.BatchNorm2d(filters, activation="relu")]
