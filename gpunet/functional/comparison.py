@@ -64,15 +64,10 @@ def _as_tensor(what: str, value: Any, first: Tensor) -> Tensor:
     backend = first.backend
     if isinstance(value, Tensor):
         if value.backend is not backend:
-            raise BackendError(
-                f"{what} is on {value.backend.name} but the other on {backend.name}; move one with .to(…)"
-            )
+            raise BackendError(f"{what} is on {value.backend.name} but the other on {backend.name}; use .to(…)")
         return value
     array = real_array(what, value)
-    if is_float(first.dtype):
-        dtype = first.dtype
-    else:
-        dtype = np.dtype(np.float32 if is_float(array.dtype) else np.int64)
+    dtype = first.dtype if is_float(first.dtype) else np.float32 if is_float(array.dtype) else np.int64
     return Tensor(backend.asarray(array, dtype), backend)
 
 

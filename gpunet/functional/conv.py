@@ -143,6 +143,4 @@ def as_shaped(value: Any) -> Any:
 
 def _check_bias(operation: str, bias: Any, outputs: int) -> None:
     if bias is not None and tuple(bias.shape) != (outputs,):
-        raise ValueError(
-            f"{operation}: bias has shape {tuple(bias.shape)} but weight gives {outputs} outputs, so it must be ({outputs},)"
-        )
+        raise ValueError(f"{operation}: bias has shape {tuple(bias.shape)} but weight takes ({outputs},)")

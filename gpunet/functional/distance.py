@@ -127,9 +127,7 @@ def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -
     """
     name = "all_pairs_loss"
     if expect_tensor(name, "embeddings", embeddings).ndim != 2 or views < 2 or len(embeddings) % views:
-        raise ValueError(
-            f"{name}: embeddings have shape {embeddings.shape} but take (views W, D), with {views} views >= 2"
-        )
+        raise ValueError(f"{name}: embeddings are {embeddings.shape} but take (views W, D), with {views} views >= 2")
     ways = len(embeddings) // views
     blocks = squared_distances(embeddings, embeddings).reshape(views, ways, views, ways).transpose(0, 2, 1, 3)
     # A captured step takes nothing from the host, so the parts are sliced out, and the right
@@ -143,9 +141,7 @@ def _pair_differences(operation: str, margin: float, a: Tensor, b: Tensor) -> Te
     """a - b of embeddings (N, D), after checks."""
     if not margin > 0:
         raise ValueError(f"{operation}: margin is {margin} but must be positive")
-    if (
-        expect_tensor(operation, "embeddings", a).ndim != 2
-        or expect_tensor(operation, "embeddings", b).shape != a.shape
-    ):
+    expect_tensor(operation, "embeddings", a)
+    if expect_tensor(operation, "embeddings", b).shape != a.shape or a.ndim != 2:
         raise ValueError(f"{operation}: embeddings must all be (N, D), got {a.shape} and {b.shape}")
     return a - b

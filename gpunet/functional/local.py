@@ -53,9 +53,7 @@ def locally_connected2d(
     geometry = Geometry.conv(x.shape, weight.shape[2:], stride=stride, padding=padding, operation=name)
     places = geometry.y_shape[1:3]
     if tuple(weight.shape[:2]) != places:
-        raise ValueError(
-            f"{name}: weight {tuple(weight.shape)} has filters for {tuple(weight.shape[:2])} pixels, but x gives {places}"
-        )
+        raise ValueError(f"{name}: weight has filters for {tuple(weight.shape[:2])} pixels, but x gives {places}")
     if bias is not None and tuple(bias.shape) != (*places, geometry.filters):
         raise ValueError(f"{name}: bias has shape {tuple(bias.shape)} but takes {(*places, geometry.filters)}")
     return _LocallyConnected2d.apply(x, weight, bias, geometry=geometry)

@@ -300,10 +300,8 @@ def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | No
     if ignore_index is not None:
         wrong &= labels != ignore_index
     if wrong.any():
-        raise ValueError(
-            f"{name}: labels must be from 0 to {classes - 1}, got {labels[wrong][0]}"
-            f" at {tuple(int(i) for i in np.argwhere(wrong)[0])}"
-        )
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"{name}: labels must be from 0 to {classes - 1}, got {labels[place]} at {place}")
 
 
 def _class_weights(name: str, weight: Any, logits: Tensor) -> Array:
@@ -322,7 +320,5 @@ def _check_soft_labels(labels: np.ndarray) -> None:
     """Raise ValueError unless each row holds probabilities."""
     sums = labels.sum(axis=-1, dtype=np.float64)
     if not ((labels >= 0).all() and (np.abs(sums - 1) <= ROUNDING).all()):
-        raise ValueError(
-            "cross_entropy: soft labels must be at least 0 and sum to 1,"
-            f" got {labels.min()} to {labels.max()} and sums from {sums.min():g} to {sums.max():g}"
-        )
+        got = f"{labels.min()} to {labels.max()} and sums from {sums.min():g} to {sums.max():g}"
+        raise ValueError(f"cross_entropy: soft labels must be at least 0 and sum to 1, got {got}")

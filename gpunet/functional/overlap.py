@@ -52,9 +52,7 @@ def dice_loss(probabilities: Tensor, target: Any, *, smooth: float = 1.0, reduct
     expect_tensor("dice_loss", "probabilities", probabilities)
     t = _constant("dice_loss", probabilities, target)
     if probabilities.ndim not in (3, 4):
-        raise ValueError(
-            f"dice_loss: probabilities have shape {probabilities.shape} but take (N, H, W, K) or (N, H, W)"
-        )
+        raise ValueError(f"dice_loss: probabilities are {probabilities.shape} but take (N, H, W, K) or (N, H, W)")
     if not smooth > 0:
         raise ValueError(f"dice_loss: smooth is {smooth} but must be positive")
     apart = (probabilities * (1 - t) + t * (1 - probabilities)).sum(axis=(1, 2))
@@ -149,9 +147,8 @@ class _Overlap:
     def missed(self) -> Tensor:
         """1 - `iou`."""
         sign = self._union.backend.unary("sign", self._union.data)
-        return _Share.apply(self._missed, self._union) + (
-            1 - Tensor(sign, self._union.backend)
-        )  # 1 if there is no union
+        without_union = 1 - Tensor(sign, self._union.backend)  # 1 if there is no union
+        return _Share.apply(self._missed, self._union) + without_union
 
     @property
     def between(self) -> Tensor:

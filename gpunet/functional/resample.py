@@ -88,9 +88,7 @@ class Upsampling:
         for n, target, factor in zip(shape[1:3], _both(self.size), _both(self.scale_factor), strict=True):
             outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
             if outputs < 1:
-                raise ValueError(
-                    f"{self.operation}: scale_factor {self.scale_factor} leaves no pixels of x {tuple(shape)}"
-                )
+                raise ValueError(f"{self.operation}: scale_factor {self.scale_factor} leaves no pixels of x {shape}")
             if self.mode == "nearest":
                 tables.append(resampling.nearest(n, outputs, ratio))
             else:
@@ -229,7 +227,5 @@ def _extents(operation: str, x: Any) -> Pair:
     """(H, W), or a ValueError if x is no batch of images."""
     expect_tensor(operation, "x", x)
     if x.ndim != 4 or 0 in x.shape[1:]:
-        raise ValueError(
-            f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C) without empty images"
-        )
+        raise ValueError(f"{operation}: x has shape {x.shape} but takes 4 axes (N, H, W, C) without empty images")
     return x.shape[1], x.shape[2]

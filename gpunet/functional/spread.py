@@ -86,7 +86,5 @@ def _divided(name: str, x: Tensor, axis: Any, correction: float) -> tuple[tuple[
     axes = filled_axes(name, x, axis)
     count = prod(x.shape[a] for a in axes)
     if not (isinstance(correction, Real) and correction <= count):
-        raise ValueError(
-            f"{name}: correction is {correction!r} but must be a number up to {count}, the number of elements"
-        )
+        raise ValueError(f"{name}: correction is {correction!r} but must be a number up to that of elements, {count}")
     return axes, float(count - correction)

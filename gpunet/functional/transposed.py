@@ -73,10 +73,8 @@ def conv_transpose2d(
         raise ValueError(f"{name}: x has shape {x.shape} but takes 4 axes (N, H, W, I)")
     weight, bias = as_shaped(weight), as_shaped(bias)
     if len(weight.shape) != 4 or weight.shape[3] != x.shape[3]:
-        raise ValueError(
-            f"{name}: x {x.shape} has {x.shape[3]} channels, so takes weight (KH, KW, O // groups, {x.shape[3]})"
-            f", got {tuple(weight.shape)}"
-        )
+        takes = f"(KH, KW, O // groups, {x.shape[3]})"
+        raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but x {x.shape} takes {takes}")
     geometry = transposed_geometry(
         x.shape, weight.shape, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation,
         groups=groups,
@@ -89,17 +87,11 @@ def conv_transpose2d(
 def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:
     """(rows, columns) of `output_padding`, or a ValueError if it does not fit."""
     extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
-    if len(extra) != 2 or not all(
-        isinstance(e, Integral) and 0 <= int(e) < s for e, s in zip(extra, stride, strict=True)
-    ):
-        raise ValueError(
-            f"{operation}: output_padding must be from 0 to less than the stride {stride}, got {output_padding}"
-        )
+    whole = len(extra) == 2 and all(isinstance(e, Integral) for e in extra)
+    if not whole or not all(0 <= int(e) < s for e, s in zip(extra, stride, strict=True)):
+        raise ValueError(f"{operation}: output_padding is {output_padding} but must be from 0 to below stride {stride}")
     if padding == "same" and any(extra):
-        raise ValueError(
-            f'{operation}: output_padding must be 0 with padding "same", which makes y as large as x times the stride, '
-            f"got {output_padding}"
-        )
+        raise ValueError(f'{operation}: output_padding is {output_padding} but must be 0 with padding "same"')
     return int(extra[0]), int(extra[1])
 
 
