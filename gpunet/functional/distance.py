@@ -9,10 +9,9 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Array, real_array
 from gpunet.functional.activation import log_softmax, relu
-from gpunet.functional.labels import one_hot
 from gpunet.functional.movement import concatenate
 from gpunet.functional.product import matmul
-from gpunet.functional.terms import Weighed, check_reduction, reduced, where_positive
+from gpunet.functional.terms import Weighed, check_reduction, one_hot, reduced, where_positive
 
 __all__ = ["all_pairs_loss", "contrastive_loss", "squared_distances", "triplet_loss"]
 

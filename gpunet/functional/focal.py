@@ -7,9 +7,8 @@ from typing import Any
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Activation, Array, is_float, real_array
 from gpunet.functional.activation import log_softmax
-from gpunet.functional.labels import one_hot
 from gpunet.functional.loss import binary_target, binary_terms, expected_log
-from gpunet.functional.terms import Weighed, check_reduction, given_array, reduced, where_positive, wide
+from gpunet.functional.terms import Weighed, check_reduction, given_array, one_hot, reduced, where_positive, wide
 
 __all__ = ["focal_loss", "sigmoid_focal_loss"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from gpunet import nn
-from gpunet.models.parts import check_extents
+from gpunet.models.parts import ImageShape, check_extents
 
 __all__ = ["cnn", "lenet"]
 
 
-def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
+def lenet(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.
 
     Args:
@@ -30,7 +30,7 @@ def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10
     return nn.Sequential(*body, nn.Flatten(), *head)
 
 
-def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+def cnn(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
     """The plain network of today's courses: 3x3 convolutions, max pools and dense layers.
 
     Two blocks, with 32 and 64 filters, have two convolutions and a pool each; the hidden dense

@@ -7,7 +7,7 @@ applications".
 from __future__ import annotations
 
 from gpunet import nn
-from gpunet.models.parts import check_extents
+from gpunet.models.parts import ImageShape, check_extents
 
 __all__ = ["mobilenet"]
 
@@ -18,7 +18,7 @@ BLOCKS = (
 
 
 def mobilenet(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
 ) -> nn.Sequential:
     """MobileNet: 13 blocks of a depthwise 3x3 and a 1x1 convolution, the mean, a dense layer.
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from gpunet import nn
 
+ImageShape = tuple[int, int, int]
+"""(H, W, C), without the batch axis."""
 STEMS = ("small", "paper")
 """First layers: for images of about 32x32 pixels, and the paper's."""
 
@@ -17,7 +19,7 @@ def check_stem(model: str, stem: str) -> bool:
     return stem == "small"
 
 
-def check_extents(model: str, input_shape: tuple[int, int, int], least: int, note: str = "") -> None:
+def check_extents(model: str, input_shape: ImageShape, least: int, note: str = "") -> None:
     """Raises a ValueError for images below `least` x `least` pixels; `note` ends its message."""
     h, w, _ = input_shape
     if min(h, w) < least:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.parts import check_extents, check_stem
+from gpunet.models.parts import ImageShape, check_extents, check_stem
 
 __all__ = ["BasicBlock", "resnet9", "resnet18", "resnet34"]
 
@@ -43,9 +43,7 @@ class BasicBlock(nn.Module):
         return self.norm2(y, x if self.shortcut is None else self.shortcut(x))
 
 
-def resnet18(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
-) -> nn.Sequential:
+def resnet18(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small") -> nn.Sequential:
     """ResNet-18: a convolution, eight residual blocks (table 1), the mean, a dense layer.
 
     Args:
@@ -58,9 +56,7 @@ def resnet18(
     return _resnet("resnet18", RESNET18, input_shape, num_classes, stem)
 
 
-def resnet34(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
-) -> nn.Sequential:
+def resnet34(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small") -> nn.Sequential:
     """ResNet-34, with sixteen blocks; the arguments are those of `resnet18`.
 
     It has 21,282,122 parameters, or the paper's 21,797,672.
@@ -68,15 +64,11 @@ def resnet34(
     return _resnet("resnet34", RESNET34, input_shape, num_classes, stem)
 
 
-def _resnet(
-    name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], num_classes: int, stem: str
-) -> nn.Sequential:
+def _resnet(name: str, blocks: tuple[int, ...], input_shape: ImageShape, num_classes: int, stem: str) -> nn.Sequential:
     small = check_stem(name, stem)
     check_extents(name, input_shape, 8 if small else 32, f" for the {stem} stem")
-    c = input_shape[2]
-    first = (
-        nn.Conv2d(c, 64, 3, padding=1, bias=False) if small else nn.Conv2d(c, 64, 7, stride=2, padding=3, bias=False)
-    )
+    window, stride = (3, 1) if small else (7, 2)
+    first = nn.Conv2d(input_shape[2], 64, window, stride=stride, padding=window // 2, bias=False)
     layers: list[nn.Module] = [first, nn.BatchNorm2d(64, activation="relu")]
     if not small:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
@@ -89,7 +81,7 @@ def _resnet(
     return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, num_classes))
 
 
-def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
+def resnet9(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
     """The nine-layer residual network of fast CIFAR-10 training.
 
     Page 2018, "How to train your ResNet", part 4. Its 3x3 convolutions have 64, 128 + pool,

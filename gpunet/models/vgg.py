@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.parts import check_extents, dense_head
+from gpunet.models.parts import ImageShape, check_extents, dense_head
 
 __all__ = ["vgg11", "vgg16"]
 
@@ -19,10 +19,7 @@ VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)
 
 
 def vgg11(
-    input_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    batch_norm: bool = True,
-    dense: Sequence[int] = (),
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
 ) -> nn.Sequential:
     """VGG-11: the eight convolutions of column A, a 2x2 max pool per group, dense layers.
 
@@ -43,10 +40,7 @@ def vgg11(
 
 
 def vgg16(
-    input_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    batch_norm: bool = True,
-    dense: Sequence[int] = (),
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
 ) -> nn.Sequential:
     """VGG-16: the thirteen convolutions of column D; the arguments are those of `vgg11`.
 
@@ -60,7 +54,7 @@ def vgg16(
 def _vgg(
     name: str,
     groups: tuple[tuple[int, ...], ...],
-    input_shape: tuple[int, int, int],
+    input_shape: ImageShape,
     num_classes: int,
     batch_norm: bool,
     dense: Sequence[int],

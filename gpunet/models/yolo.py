@@ -66,9 +66,8 @@ class YOLO(nn.Module):
         )
         # The first predictions are the anchors themselves, with an objectness of s(-4) = 0.02. The
         # idea is that of Lin et al. 2017, "Focal loss for dense object detection", section 3.3.
-        self.head = nn.Conv2d(
-            channels[-1], len(self.anchors) * (5 + num_classes), 1, init=lambda s: nn.init.normal(s, 0.01)
-        )
+        outputs = len(self.anchors) * (5 + num_classes)
+        self.head = nn.Conv2d(channels[-1], outputs, 1, init=lambda s: nn.init.normal(s, 0.01))
         assert self.head.bias is not None
         self.head.bias.data[4 :: 5 + num_classes] = -4
 
@@ -145,16 +144,14 @@ class YOLO(nn.Module):
         """
         raw = real_numbers("YOLO.detect", "raw", raw, 5 + self.num_classes)
         if raw.ndim != 5 or raw.shape[3] != len(self.anchors):
-            raise ValueError(
-                f"YOLO.detect: raw has shape {raw.shape} but takes (N, GH, GW, {len(self.anchors)}, {5 + self.num_classes})"
-            )
+            takes = f"(N, GH, GW, {len(self.anchors)}, {5 + self.num_classes})"
+            raise ValueError(f"YOLO.detect: raw has shape {raw.shape} but takes {takes}")
         height, width = raw.shape[1] * self.stride, raw.shape[2] * self.stride
         boxes = self.boxes(tensor(raw)).numpy().clip(0, [width, height, width, height])
         logits = raw[..., 5:] - raw[..., 5:].max(axis=-1, keepdims=True)
         shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-        scores = shares.max(axis=-1) * np.exp(
-            -np.logaddexp(0, -raw[..., 4].astype(np.float64))
-        )  # s(z), without overflow
+        objectness = np.exp(-np.logaddexp(0, -raw[..., 4].astype(np.float64)))  # s(z), without overflow
+        scores = shares.max(axis=-1) * objectness
         labels = shares.argmax(axis=-1)
         limits = score_threshold, iou_threshold, max_detections
         return [_best(boxes[n].reshape(-1, 4), scores[n].ravel(), labels[n].ravel(), *limits) for n in range(len(raw))]

@@ -153,10 +153,7 @@ class Module:
 
     def _add_name(self, name: str, names: set[str]) -> None:
         if name in names:
-            raise ValueError(
-                f"{type(self).__name__}: two of its parameters, buffers or modules are named {name!r}; attributes, "
-                "positions and dict keys, as text, must tell them apart"
-            )
+            raise ValueError(f"{type(self).__name__}: two of its parameters, buffers or modules are named {name!r}")
         names.add(name)
 
     def _place(self) -> tuple[Backend, np.dtype | None]:
@@ -229,9 +226,7 @@ class Module:
         for name, value in self._state().items():
             if isinstance(value, Parameter):
                 if value.held:
-                    raise ValueError(
-                        f"astype: parameter {name} is held by an optimizer already; convert the model before"
-                    )
+                    raise ValueError(f"astype: parameter {name} is held by an optimizer already; convert before")
                 value.release()
             value.data, value.grad = value.backend.asarray(value.numpy(), dtype), None
         return self
@@ -280,9 +275,7 @@ class Module:
                 entries, and nothing has been changed.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(
-                f"load_state_dict: takes arrays by name, as state_dict gives them, got {type(state).__name__}"
-            )
+            raise TypeError(f"load_state_dict: takes arrays by name, as of state_dict, got {type(state).__name__}")
         own = self._state()
         faults: list[Exception] = [ValueError(f"missing {name}") for name in own if name not in state]
         faults += [ValueError(f"unexpected {name}") for name in state if name not in own]
