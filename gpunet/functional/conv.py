@@ -27,11 +27,10 @@ class _Conv2d(Function, name="conv2d", fresh=True):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dx = dw = db = None
+        dw = db = None
         if self.needs(1) or self.needs(2):
             dw, db = self.backend.conv2d_weight_grad(dy, x, self.conv, self.gate, self.into(weight=1, bias=2))
-        if self.needs(0):
-            dx = self.backend.conv2d_input_grad(dy, weight, self.conv, self.gate)
+        dx = self.backend.conv2d_input_grad(dy, weight, self.conv, self.gate) if self.needs(0) else None
         return dx, dw, db
 
 
@@ -44,11 +43,8 @@ class _Linear(Function, name="linear", fresh=True):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dx = dw = db = None
-        if self.needs(1) or self.needs(2):
-            dw, db = self._weight_grad(dy, x, weight)
-        if self.needs(0):
-            dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate))
+        dw, db = self._weight_grad(dy, x, weight) if self.needs(1) or self.needs(2) else (None, None)
+        dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate)) if self.needs(0) else None
         return dx, dw, db
 
     def _weight_grad(self, dy: Array, x: Array, weight: Array) -> Grads:
@@ -156,11 +152,10 @@ class _LocallyConnected2d(Function, name="locally_connected2d", fresh=True):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dx = dw = db = None
+        dw = db = None
         if self.needs(1) or self.needs(2):
             dw, db = self.backend.local_conv2d_weight_grad(dy, x, self.geometry, self.into(weight=1, bias=2))
-        if self.needs(0):
-            dx = self.backend.local_conv2d_input_grad(dy, weight, self.geometry)
+        dx = self.backend.local_conv2d_input_grad(dy, weight, self.geometry) if self.needs(0) else None
         return dx, dw, db
 
 
@@ -203,14 +198,13 @@ class _ConvTranspose2d(Function, name="conv_transpose2d", fresh=True):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dx = dw = db = None
+        dx = dw = None
         if self.needs(1):
             into = self.into(weight=1, bias=2)._replace(bias=None, needs_bias=False)
             dw, _ = self.backend.conv2d_weight_grad(x, dy, self.conv, into=into)
         if self.needs(0):
             dx, _ = self.backend.conv2d_forward(dy, weight, None, self.conv)
-        if self.needs(2):
-            db = unbroadcast(self.backend, dy, self.conv.geometry.x_shape[3:])
+        db = unbroadcast(self.backend, dy, self.conv.geometry.x_shape[3:]) if self.needs(2) else None
         return dx, dw, db
 
 
@@ -252,14 +246,28 @@ def conv_transpose2d(
     if expect_tensor(name, "x", x).ndim != 4:
         raise ValueError(f"{name}: x has shape {x.shape} but takes 4 axes (N, H, W, I)")
     weight, bias = as_shaped(weight), as_shaped(bias)
-    if len(weight.shape) != 4 or weight.shape[3] != x.shape[3]:
-        takes = f"(KH, KW, O // groups, {x.shape[3]})"
-        raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but x {x.shape} takes {takes}")
-    geometry = transposed_geometry(
-        x.shape, weight.shape, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation,
-        groups=groups,
-    )  # fmt: skip
-    _check_bias(name, bias, geometry.x_shape[3:])
+    w_shape = tuple(weight.shape)
+    if len(w_shape) != 4 or w_shape[3] != x.shape[3]:
+        raise ValueError(
+            f"{name}: weight has shape {w_shape} but x {x.shape} takes (KH, KW, O // groups, {x.shape[3]})"
+        )
+    stride, dilation, sides = pair(name, "stride", stride), pair(name, "dilation", dilation), sides_of(name, padding)
+    extra = extra_pixels(name, output_padding, stride, sides)
+    extents = []
+    for axis, (n, f, s, d, e) in enumerate(zip(x.shape[1:3], w_shape, stride, dilation, extra, strict=False)):
+        if sides == "same":
+            extents.append(n * s)
+        else:
+            cut = 0 if sides == "valid" else sum(sides[axis])
+            extents.append((n - 1) * s - cut + d * (f - 1) + e + 1)
+    if min(extents) < 1:
+        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {x.shape} with windows {w_shape[:2]}")
+    # of the convolution from y to x
+    y_shape = (x.shape[0], *extents, w_shape[2] * groups)
+    geometry = Geometry.conv(y_shape, w_shape, stride=stride, padding=sides, dilation=dilation, groups=groups)
+    if geometry.y_shape != x.shape:
+        raise ValueError(f"{name}: no output fits x {x.shape}, windows {w_shape[:2]} and padding {padding!r}")
+    _check_bias(name, bias, y_shape[3:])
     return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry))
 
 
@@ -272,34 +280,3 @@ def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sid
     if padding == "same" and any(extra):
         raise ValueError(f'{operation}: output_padding is {output_padding} but must be 0 with padding "same"')
     return int(extra[0]), int(extra[1])
-
-
-def transposed_geometry(
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    *,
-    stride: int | Pair = 1,
-    padding: Padding = 0,
-    output_padding: int | Pair = 0,
-    dilation: int | Pair = 1,
-    groups: int = 1,
-) -> Geometry:
-    """Geometry of the convolution from y to x, whose input gradient `conv_transpose2d` is."""
-    name = "conv_transpose2d"
-    stride, dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
-    sides = sides_of(name, padding)
-    extra = extra_pixels(name, output_padding, stride, sides)
-    extents = []
-    for axis, (n, f, s, d, e) in enumerate(zip(x_shape[1:3], w_shape, stride, dilation, extra, strict=False)):
-        if sides == "same":
-            extents.append(n * s)
-        else:
-            cut = 0 if sides == "valid" else sum(sides[axis])
-            extents.append((n - 1) * s - cut + d * (f - 1) + e + 1)
-    if min(extents) < 1:
-        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {tuple(x_shape)} with windows {w_shape[:2]}")
-    y_shape = (x_shape[0], *extents, w_shape[2] * groups)
-    geometry = Geometry.conv(y_shape, w_shape, stride=stride, padding=sides, dilation=dilation, groups=groups)
-    if geometry.y_shape != tuple(x_shape):
-        raise ValueError(f"{name}: no output fits x {tuple(x_shape)}, windows {w_shape[:2]} and padding {padding!r}")
-    return geometry

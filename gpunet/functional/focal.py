@@ -103,16 +103,12 @@ def focal_loss(
         raise ValueError(f"focal_loss: labels have shape {tuple(given.shape)} but logits {logits.shape}")
     if soft:
         target = _soft_target(given, logits)
+        weighted = target if alpha is None else target * _weights(alpha, logits)
+        terms = Weighed.apply(_Focal.apply(log_softmax(logits), gamma=gamma), t=weighted.data).sum(axis=-1)
     else:
         target = one_hot(given, logits.shape[-1], backend=logits.backend, dtype=logits.dtype)
-    log_p = log_softmax(logits)
-    if not soft:
-        log_p = expected_log(target, log_p)
-        terms = _Focal.apply(log_p, gamma=gamma)
+        terms = _Focal.apply(expected_log(target, log_softmax(logits)), gamma=gamma)
         terms = terms if alpha is None else terms * (target * _weights(alpha, logits)).sum(axis=-1)
-    else:
-        target = target if alpha is None else target * _weights(alpha, logits)
-        terms = Weighed.apply(_Focal.apply(log_p, gamma=gamma), t=target.data).sum(axis=-1)
     return reduced("focal_loss", terms, reduction)
 
 

@@ -44,15 +44,8 @@ class _BatchedMatMul(Function, name="matmul"):
     def backward(self, dy: Array) -> Any:
         a, b = self.saved
         multiply, rows = self.backend.batched_matmul, self._listed(dy)
-        da = db = None
-        if self.needs(0):
-            da = unbroadcast(
-                self.backend, self._restored(multiply(rows, self._listed(b), transpose_b=True)), tuple(a.shape)
-            )
-        if self.needs(1):
-            db = unbroadcast(
-                self.backend, self._restored(multiply(self._listed(a), rows, transpose_a=True)), tuple(b.shape)
-            )
+        da = self._summed(multiply(rows, self._listed(b), transpose_b=True), a) if self.needs(0) else None
+        db = self._summed(multiply(self._listed(a), rows, transpose_a=True), b) if self.needs(1) else None
         return da, db
 
     def _listed(self, a: Array) -> Array:
@@ -63,6 +56,10 @@ class _BatchedMatMul(Function, name="matmul"):
 
     def _restored(self, y: Array) -> Array:
         return y.reshape(*self.batch, *y.shape[-2:])
+
+    def _summed(self, gradient: Array, of: Array) -> Array:
+        """The gradient (B, M, K) in the shape of the array that it belongs to."""
+        return unbroadcast(self.backend, self._restored(gradient), tuple(of.shape))
 
 
 def matmul(a: Any, b: Any) -> Tensor:

@@ -97,6 +97,12 @@ class Upsampling:
         rows, columns = tables
         return rows, columns
 
+    def resized(self, x: Tensor) -> Tensor:
+        """The images x (N, H, W, C) with their new extents."""
+        _extents(self.operation, x)
+        rows, columns = self.taps(x.shape)
+        return _Upsample2d.apply(x, rows=rows, columns=columns)
+
 
 def upsample2d(
     x: Tensor,
@@ -126,10 +132,7 @@ def upsample2d(
     Raises:
         ValueError: an invalid scale_factor, size or mode, or a scale_factor that leaves no pixel.
     """
-    _extents("upsample2d", x)
-    options = Upsampling("upsample2d", scale_factor, size, mode, align_corners, antialias)
-    rows, columns = options.taps(x.shape)
-    return _Upsample2d.apply(x, rows=rows, columns=columns)
+    return Upsampling("upsample2d", scale_factor, size, mode, align_corners, antialias).resized(x)
 
 
 def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.parts import ImageShape, check_extents, check_stem
+from gpunet.models.parts import ImageShape, check_extents, check_stem, conv_norm
 
 __all__ = ["BasicBlock", "resnet9", "resnet18", "resnet34"]
 
@@ -68,8 +68,7 @@ def _resnet(name: str, blocks: tuple[int, ...], input_shape: ImageShape, num_cla
     small = check_stem(name, stem)
     check_extents(name, input_shape, 8 if small else 32, f" for the {stem} stem")
     window, stride = (3, 1) if small else (7, 2)
-    first = nn.Conv2d(input_shape[2], 64, window, stride=stride, padding=window // 2, bias=False)
-    layers: list[nn.Module] = [first, nn.BatchNorm2d(64, activation="relu")]
+    layers = conv_norm(input_shape[2], 64, window, stride=stride, padding=window // 2)
     if not small:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     filters = 64
@@ -96,16 +95,11 @@ def resnet9(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10) -> nn.
     h, w, c = input_shape
     check_extents("resnet9", input_shape, 8)
     return nn.Sequential(
-        *_conv(c, 64),
-        *_conv(64, 128), nn.MaxPool2d(2),
-        nn.Residual(*_conv(128, 128), *_conv(128, 128)),
-        *_conv(128, 256), nn.MaxPool2d(2),
-        *_conv(256, 512), nn.MaxPool2d(2),
-        nn.Residual(*_conv(512, 512), *_conv(512, 512)),
+        *conv_norm(c, 64),
+        *conv_norm(64, 128), nn.MaxPool2d(2),
+        nn.Residual(*conv_norm(128, 128), *conv_norm(128, 128)),
+        *conv_norm(128, 256), nn.MaxPool2d(2),
+        *conv_norm(256, 512), nn.MaxPool2d(2),
+        nn.Residual(*conv_norm(512, 512), *conv_norm(512, 512)),
         nn.MaxPool2d((h // 8, w // 8)), nn.Flatten(), nn.Linear(512, num_classes),
     )  # fmt: skip
-
-
-def _conv(before: int, filters: int) -> list[nn.Module]:
-    # No bias: batch norm would subtract it again, and has a bias of its own.
-    return [nn.Conv2d(before, filters, 3, padding="same", bias=False), nn.BatchNorm2d(filters, activation="relu")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.parts import ImageShape, check_extents, dense_head
+from gpunet.models.parts import ImageShape, check_extents, conv_norm, dense_head
 
 __all__ = ["vgg11", "vgg16"]
 
@@ -65,8 +65,7 @@ def _vgg(
     for group in groups:
         for filters in group:
             if batch_norm:
-                layers.append(nn.Conv2d(c, filters, 3, padding="same", bias=False))
-                layers.append(nn.BatchNorm2d(filters, activation="relu"))
+                layers += conv_norm(c, filters)
             else:
                 layers.append(nn.Conv2d(c, filters, 3, padding="same", activation="relu"))
             c = filters

@@ -153,8 +153,13 @@ class YOLO(nn.Module):
         objectness = np.exp(-np.logaddexp(0, -raw[..., 4].astype(np.float64)))  # s(z), without overflow
         scores = shares.max(axis=-1) * objectness
         labels = shares.argmax(axis=-1)
-        limits = score_threshold, iou_threshold, max_detections
-        return [_best(boxes[n].reshape(-1, 4), scores[n].ravel(), labels[n].ravel(), *limits) for n in range(len(raw))]
+        found = []
+        for n in range(len(raw)):
+            box, score, label = boxes[n].reshape(-1, 4), scores[n].ravel(), labels[n].ravel()
+            likely = np.flatnonzero(score >= score_threshold)
+            kept = likely[nms(box[likely], score[likely], label[likely], iou_threshold=iou_threshold)][:max_detections]
+            found.append(Detections(box[kept], score[kept], label[kept]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -221,20 +226,6 @@ class AssignTargets:
             if free:
                 targets[row, column, free[0]] = (1, 0, *box, *np.eye(self.num_classes)[label])
         return targets
-
-
-def _best(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
-) -> Detections:
-    """The boxes of one image with the highest scores, without overlaps within a class."""
-    likely = np.flatnonzero(scores >= score_threshold)
-    kept = likely[nms(boxes[likely], scores[likely], labels[likely], iou_threshold=iou_threshold)][:max_detections]
-    return Detections(boxes[kept], scores[kept], labels[kept])
 
 
 def _cells(grid: Sequence[int]) -> np.ndarray:

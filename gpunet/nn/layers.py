@@ -9,7 +9,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
 from gpunet.backends.contract import Activation
-from gpunet.functional.conv import extra_pixels, transposed_geometry
+from gpunet.functional.conv import extra_pixels
 from gpunet.geometry import Geometry, Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
@@ -278,11 +278,8 @@ class ConvTranspose2d(Module):
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """Two per multiply-add and one per bias."""
-        geometry = transposed_geometry(
-            x_shape, self.weight.shape, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
-            dilation=self.dilation, groups=self.groups,
-        )  # fmt: skip
-        return 2 * geometry.multiply_adds + (prod(y_shape) if self.bias is not None else 0)
+        multiply_adds = prod(x_shape) * prod(self.weight.shape[:3])
+        return 2 * multiply_adds + (prod(y_shape) if self.bias is not None else 0)
 
     def extra_repr(self) -> str:
         """Extents and options."""

@@ -35,10 +35,7 @@ class Upsample2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
-        o = self.options
-        return F.upsample2d(
-            x, o.scale_factor, size=o.size, mode=o.mode, align_corners=o.align_corners, antialias=o.antialias
-        )
+        return self.options.resized(x)
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """Two per multiply-add; none for "nearest", which copies."""
