@@ -34,9 +34,8 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
 
 def is_comparable(value: Any) -> bool:
     """Whether a tensor can be compared with the value; as in PyTorch, not with None or text."""
-    return isinstance(value, Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple) or hasattr(
-        value, "__dlpack_device__"
-    )
+    kinds = Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple
+    return isinstance(value, kinds) or hasattr(value, "__dlpack_device__")
 
 
 def logic(name: str, a: Any, b: Any) -> Tensor:

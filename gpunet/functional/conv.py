@@ -248,9 +248,7 @@ def conv_transpose2d(
     weight, bias = as_shaped(weight), as_shaped(bias)
     w_shape = tuple(weight.shape)
     if len(w_shape) != 4 or w_shape[3] != x.shape[3]:
-        raise ValueError(
-            f"{name}: weight has shape {w_shape} but x {x.shape} takes (KH, KW, O // groups, {x.shape[3]})"
-        )
+        raise ValueError(f"{name}: weight is {w_shape} but x {x.shape} takes (KH, KW, O // groups, {x.shape[3]})")
     stride, dilation, sides = pair(name, "stride", stride), pair(name, "dilation", dilation), sides_of(name, padding)
     extra = extra_pixels(name, output_padding, stride, sides)
     extents = []

@@ -287,9 +287,8 @@ def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> N
 def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | None, takes: str) -> None:
     """Raise unless labels are integers (…), and those of a host array classes or `ignore_index`."""
     shape, classes = tuple(labels.shape), logits.shape[-1]
-    if isinstance(labels, Tensor) or (
-        np.dtype(labels.dtype).kind not in "iu" and (labels.size or shape != logits.shape[:-1])
-    ):
+    are_integers = np.dtype(labels.dtype).kind in "iu" or (not labels.size and shape == logits.shape[:-1])
+    if isinstance(labels, Tensor) or not are_integers:
         got = f"{'a tensor of ' if isinstance(labels, Tensor) else ''}{labels.dtype} {shape}"
         raise TypeError(f"{name}: labels are {got} but take {takes}")
     if shape != logits.shape[:-1]:

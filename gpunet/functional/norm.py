@@ -100,10 +100,9 @@ def batch_norm(
     training = training and prod(x.shape[:-1]) > 0  # an empty batch has no moments
     averages = training and momentum is None
     target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
-    norm = BatchNorm(
-        training, 1.0 if momentum is None else momentum, eps, activation_of("batch_norm", activation),
-        residual_grad=isinstance(residual, Tensor) and residual.requires_grad,
-    )  # fmt: skip
+    share, fused = 1.0 if momentum is None else momentum, activation_of("batch_norm", activation)
+    residual_grad = isinstance(residual, Tensor) and residual.requires_grad
+    norm = BatchNorm(training, share, eps, fused, residual_grad=residual_grad)
     y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
     if averages:
         _average(running, target, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))

@@ -129,9 +129,8 @@ class _Overlap:
         extents = [_Share.apply(x1 - x0, unit) for x0, x1 in pair]
         beside = [_Share.apply((x0 - first) + (last - x1), unit) for x0, x1 in pair]
         outside = [minimum(extent, other) for extent, other in zip(extents, reversed(beside), strict=True)]
-        parts = [
-            lost[..., 0] * of[..., 1] + common[..., 0] * lost[..., 1] for lost, of in zip(outside, extents, strict=True)
-        ]
+        pieces = zip(outside, extents, strict=True)
+        parts = [lost[..., 0] * of[..., 1] + common[..., 0] * lost[..., 1] for lost, of in pieces]
         self._common, self._missed = _area(common), parts[0] + parts[1]
         self._union = self._common + self._missed
         corners = beside[0][..., 0] * beside[1][..., 1] + beside[1][..., 0] * beside[0][..., 1]

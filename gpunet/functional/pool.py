@@ -54,10 +54,8 @@ def max_pool2d(
         ValueError: a window larger than the padded input.
     The gradient goes to the first largest element of each window.
     """
-    expect_tensor("max_pool2d", "x", x)
-    geometry = Geometry.pool(
-        x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="max_pool2d"
-    )
+    shape, name = expect_tensor("max_pool2d", "x", x).shape, "max_pool2d"
+    geometry = Geometry.pool(shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation=name)
     return _MaxPool2d.apply(x, geometry=geometry)
 
 
@@ -83,9 +81,7 @@ def avg_pool2d(
     Raises:
         ValueError: a window larger than the padded input.
     """
-    expect_tensor("avg_pool2d", "x", x)
-    geometry = Geometry.pool(
-        x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="avg_pool2d"
-    )
+    shape, name = expect_tensor("avg_pool2d", "x", x).shape, "avg_pool2d"
+    geometry = Geometry.pool(shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation=name)
     counted = padding != "same" if count_padding is None else count_padding
     return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from gpunet import functional as F
 from gpunet import nn
@@ -57,10 +58,7 @@ class UNet(nn.Module):
         if upsample not in UPSAMPLERS:
             raise ValueError(f"UNet: upsample is {upsample!r} but takes one of {', '.join(UPSAMPLERS)}")
         channels = [base_channels << level for level in range(depth + 1)]
-        self.down = [
-            _two_convolutions(before, after, batch_norm)
-            for before, after in zip([in_channels, *channels], channels, strict=False)
-        ]
+        self.down = [_two_convolutions(*ends, batch_norm) for ends in pairwise((in_channels, *channels))]
         self.pool = nn.MaxPool2d(2)
         self.upsamplers = [UPSAMPLERS[upsample](2 * c, c) for c in reversed(channels[:-1])]
         self.up = [_two_convolutions(2 * c, c, batch_norm) for c in reversed(channels[:-1])]

@@ -12,10 +12,11 @@ from gpunet.models.parts import ImageShape, check_extents, conv_norm, dense_head
 
 __all__ = ["vgg11", "vgg16"]
 
-VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-"""Filters of the convolutions between the pools (table 1, column A)."""
-VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Filters of the convolutions between the pools (table 1, column D)."""
+FILTERS = {
+    "vgg11": ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+    "vgg16": ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+}
+"""Filters of the convolutions between the pools (table 1, columns A and D)."""
 
 
 def vgg11(
@@ -36,7 +37,7 @@ def vgg11(
         dense: outputs of the hidden dense layers, each with ReLU and, as in the paper, dropout of
             0.5.
     """
-    return _vgg("vgg11", VGG11, input_shape, num_classes, batch_norm, dense)
+    return _vgg("vgg11", input_shape, num_classes, batch_norm, dense)
 
 
 def vgg16(
@@ -48,21 +49,14 @@ def vgg16(
     14,714,688, and 14,724,042 with it. The paper's network, for 224x224x3 with 1,000 classes and
     `dense=(4096, 4096)`, has 138,357,544.
     """
-    return _vgg("vgg16", VGG16, input_shape, num_classes, batch_norm, dense)
+    return _vgg("vgg16", input_shape, num_classes, batch_norm, dense)
 
 
-def _vgg(
-    name: str,
-    groups: tuple[tuple[int, ...], ...],
-    input_shape: ImageShape,
-    num_classes: int,
-    batch_norm: bool,
-    dense: Sequence[int],
-) -> nn.Sequential:
+def _vgg(name: str, input_shape: ImageShape, num_classes: int, batch_norm: bool, dense: Sequence[int]) -> nn.Sequential:
     h, w, c = input_shape
     check_extents(name, input_shape, 32)
     layers: list[nn.Module] = []
-    for group in groups:
+    for group in FILTERS[name]:
         for filters in group:
             if batch_norm:
                 layers += conv_norm(c, filters)

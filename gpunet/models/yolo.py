@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -56,13 +57,11 @@ class YOLO(nn.Module):
         self.anchors, self.num_classes = _checked_anchors(anchors), num_classes
         self._constants_by_place: dict[Any, tuple[Tensor, ...]] = {}
         channels = [in_channels, *(base_channels << level for level in range(4))]
+        conv = partial(nn.Conv2d, kernel_size=3, padding="same", activation="leaky_relu")
         self.backbone = nn.Sequential(
-            *(
-                nn.Conv2d(before, after, 3, padding="same", activation="leaky_relu", pool=2)
-                for before, after in pairwise(channels)
-            ),
-            nn.Conv2d(channels[-1], 2 * channels[-1], 3, padding="same", activation="leaky_relu"),
-            nn.Conv2d(2 * channels[-1], channels[-1], 3, padding="same", activation="leaky_relu"),
+            *(conv(before, after, pool=2) for before, after in pairwise(channels)),
+            conv(channels[-1], 2 * channels[-1]),
+            conv(2 * channels[-1], channels[-1]),
         )
         # The first predictions are the anchors themselves, with an objectness of s(-4) = 0.02. The
         # idea is that of Lin et al. 2017, "Focal loss for dense object detection", section 3.3.

@@ -130,15 +130,9 @@ def _row(
         return LayerRow(name, f"{kind_of(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
     outputs = [value for value in (y if isinstance(y, tuple | list) else [y]) if isinstance(value, Tensor)]
     first = outputs[0].shape if outputs else (1,)
-    return LayerRow(
-        name,
-        kind_of(module),
-        first[1:],
-        count,
-        module.parameter_formula() if new else "shared" if parameters else "",
-        module.flops(inputs[0].shape, first),
-        sum(value.size * value.dtype.itemsize for value in outputs),
-    )
+    formula = module.parameter_formula() if new else "shared" if parameters else ""
+    size = sum(value.size * value.dtype.itemsize for value in outputs)
+    return LayerRow(name, kind_of(module), first[1:], count, formula, module.flops(inputs[0].shape, first), size)
 
 
 def _extents(shape: tuple[int, ...]) -> str:

@@ -103,7 +103,7 @@ def test_nan_comes_out_where_it_went_in(backend, dtype):
             (1, 3, 3, 4),
             (2, 2, 3, 2),
             {},
-            "weight has shape (2, 2, 3, 2) but x (1, 3, 3, 4) takes (KH, KW, O // groups, 4)",
+            "weight is (2, 2, 3, 2) but x (1, 3, 3, 4) takes (KH, KW, O // groups, 4)",
         ),
         (
             (1, 3, 3, 2),
