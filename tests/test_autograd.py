@@ -235,6 +235,25 @@ def test_a_users_function_runs_on_every_backend(backend):
     assert grad(x).tolist() == [3, 12]
 
 
+def test_what_is_said_of_an_operation_may_be_class_arguments():
+    class Same(Function, name="same", fresh=True, moves=True):
+        def forward(self, x):
+            return x
+
+    class Still(Same, seeds=True):
+        pass
+
+    class Plain(Function):
+        pass
+
+    said = [(f.name, f.view, f.seeds, f.fresh, f.moves) for f in (Same, Still, Plain)]
+    assert said[0] == ("same", False, False, True, True)
+    assert said[1] == ("same", False, True, True, True)
+    assert said[2] == ("Plain", False, False, False, False)
+    with pytest.raises(TypeError, match="frehs"):
+        type("Misspelt", (Function,), {}, frehs=True)
+
+
 # ---- memory
 
 
