@@ -188,11 +188,8 @@ class Function:
     def save(self, *arrays: Any) -> None:
         """Keep arrays for `backward` in ``self.saved``, with the versions of inputs among them."""
         self.saved = arrays
-        self._versions = [
-            (t, t.version)
-            for t, operand in zip(self.inputs, self._operands, strict=True)
-            if t is not None and any(operand is array for array in arrays)
-        ]
+        pairs = zip(self.inputs, self._operands, strict=True)
+        self._versions = [(t, t.version) for t, operand in pairs if t is not None and any(operand is a for a in arrays)]
 
     def needs(self, i: int) -> bool:
         """Whether input i needs a gradient."""
@@ -249,11 +246,8 @@ class Function:
         It is not if two inputs are one parameter, or if some parameters hold a gradient already
         and others do not. The tape then adds up the arrays that `backward` returns.
         """
-        held = {
-            i: t
-            for i, t in enumerate(self.inputs)
-            if isinstance(t, Parameter) and t.arena is not None and self._needs[i]
-        }
+        wanted = ((i, t) for i, t in enumerate(self.inputs) if isinstance(t, Parameter) and self._needs[i])
+        held = {i: t for i, t in wanted if t.arena is not None}
         written = [t.grad is not None for t in held.values()]
         if len(set(written)) > 1 or len(set(map(id, held.values()))) < len(held):
             held = {}

@@ -43,10 +43,9 @@ class _Concatenate(Function, name="concatenate", moves=True):
     def backward(self, dy: Array) -> Any:
         stops = np.cumsum(self.sizes).tolist()
         before: Index = (slice(None),) * self.axis
-        return tuple(
-            self.backend.get_slice(dy, (*before, slice(stop - size, stop))) if self.needs(i) else None
-            for i, (size, stop) in enumerate(zip(self.sizes, stops, strict=True))
-        )
+        spans = (slice(stop - size, stop) for size, stop in zip(self.sizes, stops, strict=True))
+        cut = self.backend.get_slice
+        return tuple(cut(dy, (*before, span)) if self.needs(i) else None for i, span in enumerate(spans))
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:

@@ -34,6 +34,10 @@ class _Norm(Module):
         """2·C."""
         return "" if self.weight is None else f"2·{self.weight.size}"
 
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Per element: 1 for the mean, 3 for the variance, 2 to normalise, 2 to scale and shift."""
+        return prod(y_shape) * (6 + 2 * (self.weight is not None))
+
 
 class BatchNorm2d(_Norm):
     """Batch normalisation of each channel: (…, C) -> (…, C).
@@ -99,15 +103,7 @@ class BatchNorm2d(_Norm):
         return f"{self.running_mean.size}, eps={self.eps}, momentum={self.momentum}{affine}{fused}"
 
 
-class _SampleNorm(_Norm):
-    """What group and layer normalisation share."""
-
-    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Per element: 1 for the mean, 3 for the variance, 2 to normalise, 2 to scale and shift."""
-        return prod(y_shape) * (6 + 2 * (self.weight is not None))
-
-
-class GroupNorm(_SampleNorm):
+class GroupNorm(_Norm):
     """Group normalisation: (N, …, C) -> (N, …, C); see `functional.group_norm`.
 
     Args:
@@ -136,7 +132,7 @@ class GroupNorm(_SampleNorm):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}{affine}"
 
 
-class LayerNorm(_SampleNorm):
+class LayerNorm(_Norm):
     """Layer normalisation over the last axes; see `functional.layer_norm`.
 
     Args:
