@@ -25,6 +25,12 @@ ALIGNMENT = 128
 aligned."""
 
 
+def moved(array: Array, before: Backend, after: Backend) -> Array:
+    """A copy of an array of the backend `before` on the backend `after`."""
+    host = before.to_numpy(array)
+    return after.asarray(host.copy() if host is array else host)
+
+
 class Arena:
     """Data, gradients and optimizer slots of parameters of one dtype on one backend.
 
@@ -109,14 +115,10 @@ class Arena:
         if self.scaling is not None and not backend.narrow:
             raise BackendError(f"arena: losses are scaled for float16, which {backend.name} does not compute in")
 
-        def moved(array: Array) -> Array:
-            host = self.backend.to_numpy(array)
-            copy = backend.asarray(host, self.dtype)
-            return copy.copy() if copy is host else copy
-
-        self.data, self.grad = moved(self.data), moved(self.grad)
-        self.slots = {name: moved(slot) for name, slot in self.slots.items()}
-        self.scaling = None if self.scaling is None else moved(self.scaling)
+        before = self.backend
+        self.data, self.grad = moved(self.data, before, backend), moved(self.grad, before, backend)
+        self.slots = {name: moved(slot, before, backend) for name, slot in self.slots.items()}
+        self.scaling = None if self.scaling is None else moved(self.scaling, before, backend)
         self.shadow = None
         self.backend = backend
         self._make_views()

@@ -133,8 +133,13 @@ class Function:
     inputs: tuple[Tensor | None, ...]
     saved: tuple[Any, ...] = ()
 
-    def __init_subclass__(cls) -> None:
-        cls.name = getattr(cls, "name", cls.__name__)
+    def __init_subclass__(
+        cls, *, name: str = "", view: bool = False, seeds: bool = False, fresh: bool = False, moves: bool = False
+    ) -> None:
+        """Take what is said of the operation as class arguments: ``class Cube(Function, name="cube")``."""
+        cls.name = name or getattr(cls, "name", cls.__name__)
+        cls.view, cls.seeds = view or cls.view, seeds or cls.seeds
+        cls.fresh, cls.moves = fresh or cls.fresh, moves or cls.moves
         parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
         cls.arguments = tuple(p.name for p in parameters if p.kind != p.KEYWORD_ONLY)
 
@@ -183,11 +188,8 @@ class Function:
     def save(self, *arrays: Any) -> None:
         """Keep arrays for `backward` in ``self.saved``, with the versions of inputs among them."""
         self.saved = arrays
-        self._versions = [
-            (t, t.version)
-            for t, operand in zip(self.inputs, self._operands, strict=True)
-            if t is not None and any(operand is array for array in arrays)
-        ]
+        pairs = zip(self.inputs, self._operands, strict=True)
+        self._versions = [(t, t.version) for t, operand in pairs if t is not None and any(operand is a for a in arrays)]
 
     def needs(self, i: int) -> bool:
         """Whether input i needs a gradient."""
@@ -220,9 +222,7 @@ class Function:
     def run_backward(self, dy: Array) -> tuple[Array | None, ...]:
         """Compute the inputs' gradients, unless something has overwritten the saved arrays."""
         if self._freed:
-            raise RuntimeError(
-                f"backward: {self.name}'s saved arrays are gone; pass retain_graph=True to the first call"
-            )
+            raise RuntimeError(f"backward: {self.name}'s saved arrays are gone; give the first call retain_graph=True")
         for kept, version in getattr(self, "_versions", ()):
             if kept.version != version:
                 raise RuntimeError(
@@ -247,11 +247,8 @@ class Function:
         It is not if two inputs are one parameter, or if some parameters hold a gradient already
         and others do not. The tape then adds up the arrays that `backward` returns.
         """
-        held = {
-            i: t
-            for i, t in enumerate(self.inputs)
-            if isinstance(t, Parameter) and t.arena is not None and self._needs[i]
-        }
+        wanted = ((i, t) for i, t in enumerate(self.inputs) if isinstance(t, Parameter) and self._needs[i])
+        held = {i: t for i, t in wanted if t.arena is not None}
         written = [t.grad is not None for t in held.values()]
         if len(set(written)) > 1 or len(set(map(id, held.values()))) < len(held):
             held = {}
@@ -287,9 +284,7 @@ def backward(
         ValueError: the upstream gradient has another shape.
     """
     if not root.requires_grad:
-        raise RuntimeError(
-            "backward: the tensor needs no gradient; was it computed under no_grad, from data alone, or by frozen parameters?"
-        )
+        raise RuntimeError("backward: the tensor needs no gradient; was it made under no_grad or by frozen parameters?")
     last = _creator(root)
     dy = _upstream(root, grad, seeds=last is not None and last.seeds)
     if last is None:
@@ -350,9 +345,7 @@ def _reversed_order(last: Function) -> list[Function]:
 def _input_gradients(function: Function, grads: tuple[Any, ...]) -> Iterator[tuple[int, Tensor, Array]]:
     """(i, input, gradient) of each input that needs a gradient and got one, checked."""
     if len(grads) != len(function.inputs):
-        raise ValueError(
-            f"{function.name}: backward returned {len(grads)} gradients but has {len(function.inputs)} inputs"
-        )
+        raise ValueError(f"{function.name}: backward gave {len(grads)} gradients for {len(function.inputs)} inputs")
     for i, (t, dx) in enumerate(zip(function.inputs, grads, strict=True)):
         if t is None or dx is None or not function.needs(i):
             continue

@@ -42,22 +42,18 @@ def as_operands(
         dtype = np.dtype(np.float32)
     elif not floats and any(t.dtype != dtype for t in given):
         dtype = np.dtype(np.int64)
-    tensors = tuple(
-        t
-        if isinstance(t, Tensor) or t is None
-        else _constant(t, backend, dtype, f"{operation}: {argument_name(arguments, i)}")
-        for i, t in enumerate(inputs)
-    )
+    tensors: list[Tensor | None] = []
     operands: list[Array | None] = []
-    for i, t in enumerate(tensors):
+    for i, t in enumerate(inputs):
+        if t is not None and not isinstance(t, Tensor):
+            t = _constant(t, backend, dtype, f"{operation}: {argument_name(arguments, i)}")
+        tensors.append(t)
         if t is None:
             operands.append(None)
             continue
         if t.backend is not backend:
             one, other = (argument_name(arguments, n) for n in (i, [t is first for t in inputs].index(True)))
-            raise BackendError(
-                f"{operation}: {one} is on {t.backend.name} but {other} on {backend.name}; move one with .to(…)"
-            )
+            raise BackendError(f"{operation}: {one} is on {t.backend.name} but {other} on {backend.name}; use .to(…)")
         stays_single = dtype.name in backend.narrow and argument_name(arguments, i) in single
         expected = np.dtype(np.float32) if stays_single else dtype
         operand = t.operand(expected)
@@ -67,10 +63,9 @@ def as_operands(
             raise TypeError(f"{operation}: {argument_name(arguments, i)} is {t.dtype} but the first tensor is {dtype}")
         operands.append(operand)
     if dtype.name not in backend.dtypes and is_float(dtype):
-        raise TypeError(
-            f"{operation}: {dtype} is not computed on {backend.name}, which takes {', '.join(backend.dtypes)}"
-        )
-    return tensors, tuple(operands)
+        takes = ", ".join(backend.dtypes)
+        raise TypeError(f"{operation}: {dtype} is not computed on {backend.name}, which takes {takes}")
+    return tuple(tensors), tuple(operands)
 
 
 def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> Tensor:

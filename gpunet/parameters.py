@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from gpunet.arena import Arena
+from gpunet.arena import Arena, moved
 from gpunet.backends.contract import Array, Backend, is_float, is_masked
 from gpunet.precision import loaded
 from gpunet.tensors import Tensor, tensor
@@ -157,14 +157,8 @@ class Parameter(Tensor):
             self.arena.to(backend)
         elif backend is not self._backend:
             before, self._backend = self._backend, backend
-            self._data = _moved(self._data, before, backend)
-            self._grad = None if self._grad is None else _moved(self._grad, before, backend)
-
-
-def _moved(array: Array, before: Backend, after: Backend) -> Array:
-    """A copy of an array of the backend `before` on the backend `after`."""
-    host = before.to_numpy(array)
-    return after.asarray(host.copy() if host is array else host)
+            self._data = moved(self._data, before, backend)
+            self._grad = None if self._grad is None else moved(self._grad, before, backend)
 
 
 def parameter(data: Any, *, dtype: Any = None, matrix: bool | None = None) -> Parameter:

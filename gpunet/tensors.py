@@ -103,9 +103,7 @@ class Tensor:
         if target is self.backend:
             return self
         if self.creator is not None:
-            raise RuntimeError(
-                "to: the tensor is the result of an operation, and gradients do not cross backends; write .detach().to(…)"
-            )
+            raise RuntimeError("to: gradients of an operation's result do not cross backends; write .detach().to(…)")
         return Tensor(target.asarray(self.numpy(), self.dtype), target, self.requires_grad)
 
     def zero_grad(self) -> None:
@@ -138,9 +136,7 @@ class Tensor:
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """A pickle without the gradient. Values come first: attributes may refer to the tensor."""
         if self.creator is not None:
-            raise RuntimeError(
-                "copy: the tensor is the result of an operation, which cannot be copied; copy .detach() instead"
-            )
+            raise RuntimeError("copy: the result of an operation cannot be copied; copy .detach() instead")
         remade = {*vars(Tensor(self.data, self.backend)), *self._storage}
         others = {name: value for name, value in vars(self).items() if name not in remade}
         values = self.backend.to_numpy(self.data)
@@ -174,9 +170,7 @@ class Tensor:
 
     def __bool__(self) -> bool:
         if self.size != 1:
-            raise TypeError(
-                f"a tensor of shape {self.shape} is neither true nor false; write .numpy().any() or .numpy().all()"
-            )
+            raise TypeError(f"a tensor of shape {self.shape} is neither true nor false; use .numpy().any() or .all()")
         return bool(self.item())
 
     def __round__(self, digits: int | None = None) -> float:

@@ -58,7 +58,7 @@ def test_to_copies_values_to_another_backend(backend):
     other = "numpy" if backend.name == "reference" else "reference"
     t = leaf(backend, [1, 2])
     assert t.to(backend) is t
-    with pytest.raises(RuntimeError, match="to: the tensor is the result of an operation"):
+    with pytest.raises(RuntimeError, match="to: gradients of an operation's result do not cross backends"):
         (t * 2).to(other)
     moved = (t * 2).detach().to(other)
     assert moved.backend is gp.get_backend(other)
@@ -152,7 +152,7 @@ def test_backward_frees_the_graph_unless_it_is_retained(backend):
     y.backward(retain_graph=True)
     y.backward()
     np.testing.assert_allclose(grad(x), [4, 8])
-    with pytest.raises(RuntimeError, match=r"saved arrays are gone; pass retain_graph=True to the first call"):
+    with pytest.raises(RuntimeError, match=r"saved arrays are gone; give the first call retain_graph=True"):
         y.backward()
 
 
@@ -183,7 +183,7 @@ def test_no_grad_records_nothing_inside_and_everything_afterwards(backend):
     with pytest.raises(ZeroDivisionError), gp.no_grad():
         raise ZeroDivisionError
     assert (x * x).requires_grad
-    with pytest.raises(RuntimeError, match="backward: the tensor needs no gradient; was it computed under no_grad"):
+    with pytest.raises(RuntimeError, match="backward: the tensor needs no gradient; was it made under no_grad"):
         y.backward(np.ones(2))
 
 
@@ -233,6 +233,25 @@ def test_a_users_function_runs_on_every_backend(backend):
     y.backward(np.ones(2))
     assert y.numpy().tolist() == [1, 8]
     assert grad(x).tolist() == [3, 12]
+
+
+def test_what_is_said_of_an_operation_may_be_class_arguments():
+    class Same(Function, name="same", fresh=True, moves=True):
+        def forward(self, x):
+            return x
+
+    class Still(Same, seeds=True):
+        pass
+
+    class Plain(Function):
+        pass
+
+    said = [(f.name, f.view, f.seeds, f.fresh, f.moves) for f in (Same, Still, Plain)]
+    assert said[0] == ("same", False, False, True, True)
+    assert said[1] == ("same", False, True, True, True)
+    assert said[2] == ("Plain", False, False, False, False)
+    with pytest.raises(TypeError, match="frehs"):
+        type("Misspelt", (Function,), {}, frehs=True)
 
 
 # ---- memory

@@ -9,8 +9,6 @@ from gpunet.functional.conv import *
 from gpunet.functional.distance import *
 from gpunet.functional.focal import *
 from gpunet.functional.indexing import *
-from gpunet.functional.labels import *
-from gpunet.functional.local import *
 from gpunet.functional.loss import *
 from gpunet.functional.movement import *
 from gpunet.functional.norm import *
@@ -23,7 +21,6 @@ from gpunet.functional.regression import *
 from gpunet.functional.regularise import *
 from gpunet.functional.resample import *
 from gpunet.functional.selection import *
-from gpunet.functional.spread import *
-from gpunet.functional.transposed import *
+from gpunet.functional.terms import *
 
 bind_operators()

@@ -23,10 +23,7 @@ _RELU = Activation("relu")
 _BELOW = Activation("hard_tanh", min_val=-inf, max_val=0.0)  # min(x, 0)
 
 
-class _Activate(Function):
-    name = "activation"
-    fresh = True
-
+class _Activate(Function, name="activation", fresh=True):
     def forward(self, x: Array, *, activation: Activation) -> Array:
         self.y = self.backend.activation_forward(x, activation)
         self.activation = activation
@@ -36,10 +33,7 @@ class _Activate(Function):
         return self.backend.activation_backward(dy, self.y, self.activation)
 
 
-class _InputActivate(Function):
-    name = "input_activation"
-    fresh = True
-
+class _InputActivate(Function, name="input_activation", fresh=True):
     def forward(self, x: Array, *, activation: InputActivation) -> Array:
         self.save(x)
         self.activation = activation
@@ -50,13 +44,11 @@ class _InputActivate(Function):
         return self.backend.input_activation_backward(dy, x, self.activation)
 
 
-class _PReLU(Function):
+class _PReLU(Function, name="prelu"):
     """y = max(x, 0) + w min(x, 0), made of other primitives.
 
     The backward pass takes six of them, which is acceptable for a rarely used layer.
     """
-
-    name = "prelu"
 
     def forward(self, x: Array, weight: Array) -> Array:
         self.save(x, weight)
@@ -80,10 +72,7 @@ class _PReLU(Function):
         return self.backend.binary("multiply", w, a)
 
 
-class _Softmax(Function):
-    name = "softmax"
-    fresh = True
-
+class _Softmax(Function, name="softmax", fresh=True):
     def forward(self, x: Array, *, log: bool) -> Array:
         self.log = log
         self.y = self.backend.softmax_forward(x, log=log)

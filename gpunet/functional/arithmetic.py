@@ -46,67 +46,50 @@ class Binary(Function):
         )
 
 
-class _Add(Binary):
-    name = "add"
+class Elementwise(Binary):
+    """The operation of the backend that has the name of this one."""
 
     def forward(self, a: Array, b: Array) -> Array:
         self.check(a, b)
-        return self.backend.binary("add", a, b)
+        return self.backend.binary(self.name, a, b)
 
+
+class _Add(Elementwise, name="add"):
     def backward(self, dy: Array) -> Any:
         return self.fit(dy if self.needs(0) else None, dy if self.needs(1) else None)
 
 
-class _Subtract(Binary):
-    name = "subtract"
-
-    def forward(self, a: Array, b: Array) -> Array:
-        self.check(a, b)
-        return self.backend.binary("subtract", a, b)
-
+class _Subtract(Elementwise, name="subtract"):
     def backward(self, dy: Array) -> Any:
         return self.fit(dy if self.needs(0) else None, self.backend.unary("negative", dy) if self.needs(1) else None)
 
 
-class _Multiply(Binary):
-    name = "multiply"
-
+class _Multiply(Elementwise, name="multiply"):
     def forward(self, a: Array, b: Array) -> Array:
-        self.check(a, b)
         self.save(a, b)
-        return self.backend.binary("multiply", a, b)
+        return super().forward(a, b)
 
     def backward(self, dy: Array) -> Any:
-        a, b = self.saved
-        multiply = self.backend.binary
-        return self.fit(
-            multiply("multiply", dy, b) if self.needs(0) else None,
-            multiply("multiply", dy, a) if self.needs(1) else None,
-        )
+        (a, b), apply = self.saved, self.backend.binary
+        da = apply("multiply", dy, b) if self.needs(0) else None
+        return self.fit(da, apply("multiply", dy, a) if self.needs(1) else None)
 
 
-class _Divide(Binary):
-    name = "divide"
-
+class _Divide(Elementwise, name="divide"):
     def forward(self, a: Array, b: Array) -> Array:
-        self.check(a, b)
-        y = self.backend.binary("divide", a, b)
+        y = super().forward(a, b)
         self.save(b, y)
         return y
 
     def backward(self, dy: Array) -> Any:
-        b, y = self.saved
-        divide, da, db = self.backend.binary, None, None
-        if self.needs(0):
-            da = divide("divide", dy, b)
+        (b, y), apply, db = self.saved, self.backend.binary, None
+        da = apply("divide", dy, b) if self.needs(0) else None
         if self.needs(1):  # -dy (y / b): this order keeps a = 0 exact, and overflows where PyTorch does
-            db = divide("multiply", self.backend.unary("negative", dy), divide("divide", y, b))
+            db = apply("multiply", self.backend.unary("negative", dy), apply("divide", y, b))
         return self.fit(da, db)
 
 
-class _Power(Binary):
-    name = "power"
-
+class _Power(Binary, name="power"):
     def forward(self, a: Array, b: Array, *, constant: bool) -> Array:
         self.check(a, b)
         y = self.backend.binary("power", a, b)
@@ -138,9 +121,7 @@ class _Power(Binary):
         return self.backend.select(self.backend.broadcast(also, a.shape), kept, a)
 
 
-class _Unary(Function):
-    name = "unary"
-
+class _Unary(Function, name="unary"):
     def forward(self, x: Array, *, operation: str) -> Array:
         y = self.backend.unary(operation, x)
         self.operation = operation
@@ -162,9 +143,7 @@ class _Unary(Function):
                 return apply("multiply", dy, self.backend.unary("sign", x))
 
 
-class _Cast(Function):
-    name = "cast"
-
+class _Cast(Function, name="cast"):
     def forward(self, x: Array, *, dtype: np.dtype) -> Array:
         return self.backend.cast(x, dtype)
 

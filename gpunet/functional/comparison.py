@@ -34,9 +34,8 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
 
 def is_comparable(value: Any) -> bool:
     """Whether a tensor can be compared with the value; as in PyTorch, not with None or text."""
-    return isinstance(value, Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple) or hasattr(
-        value, "__dlpack_device__"
-    )
+    kinds = Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple
+    return isinstance(value, kinds) or hasattr(value, "__dlpack_device__")
 
 
 def logic(name: str, a: Any, b: Any) -> Tensor:
@@ -64,15 +63,10 @@ def _as_tensor(what: str, value: Any, first: Tensor) -> Tensor:
     backend = first.backend
     if isinstance(value, Tensor):
         if value.backend is not backend:
-            raise BackendError(
-                f"{what} is on {value.backend.name} but the other on {backend.name}; move one with .to(…)"
-            )
+            raise BackendError(f"{what} is on {value.backend.name} but the other on {backend.name}; use .to(…)")
         return value
     array = real_array(what, value)
-    if is_float(first.dtype):
-        dtype = first.dtype
-    else:
-        dtype = np.dtype(np.float32 if is_float(array.dtype) else np.int64)
+    dtype = first.dtype if is_float(first.dtype) else np.float32 if is_float(array.dtype) else np.int64
     return Tensor(backend.asarray(array, dtype), backend)
 
 

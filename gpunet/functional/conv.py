@@ -1,25 +1,24 @@
-"""Convolution and dense layers: both are products of windows with filters."""
+"""Convolutions, also transposed and locally connected, and dense layers: products with filters."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from numbers import Integral
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import FUSED_POOL, Activation, Array, Conv, Gate, Grads, Product, real_array
 from gpunet.functional.activation import activation_of
+from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d
-from gpunet.geometry import Geometry, Padding, Pair, pair
+from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of
 
-__all__ = ["conv2d", "linear"]
+__all__ = ["conv2d", "conv_transpose2d", "linear", "locally_connected2d"]
 
 
-class _Conv2d(Function):
-    name = "conv2d"
-    fresh = True
-
+class _Conv2d(Function, name="conv2d", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
         y, mask = self.backend.conv2d_forward(x, weight, bias, conv)
         self.save(x, weight)
@@ -28,18 +27,14 @@ class _Conv2d(Function):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dx = dw = db = None
+        dw = db = None
         if self.needs(1) or self.needs(2):
             dw, db = self.backend.conv2d_weight_grad(dy, x, self.conv, self.gate, self.into(weight=1, bias=2))
-        if self.needs(0):
-            dx = self.backend.conv2d_input_grad(dy, weight, self.conv, self.gate)
+        dx = self.backend.conv2d_input_grad(dy, weight, self.conv, self.gate) if self.needs(0) else None
         return dx, dw, db
 
 
-class _Linear(Function):
-    name = "linear"
-    fresh = True
-
+class _Linear(Function, name="linear", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, activation: Activation | None) -> Array:
         y = self.backend.matmul(x, weight, Product(bias=bias, activation=activation))
         self.save(x, weight)
@@ -48,11 +43,8 @@ class _Linear(Function):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dx = dw = db = None
-        if self.needs(1) or self.needs(2):
-            dw, db = self._weight_grad(dy, x, weight)
-        if self.needs(0):
-            dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate))
+        dw, db = self._weight_grad(dy, x, weight) if self.needs(1) or self.needs(2) else (None, None)
+        dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate)) if self.needs(0) else None
         return dx, dw, db
 
     def _weight_grad(self, dy: Array, x: Array, weight: Array) -> Grads:
@@ -109,7 +101,7 @@ def conv2d(
     expect_tensor("conv2d", "x", x)
     weight, bias = as_shaped(weight), as_shaped(bias)
     geometry = Geometry.conv(x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    _check_bias("conv2d", bias, geometry.filters)
+    _check_bias("conv2d", bias, (geometry.filters,))
     fused = activation_of("conv2d", activation)
     if pool is None:
         return _Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused))
@@ -136,7 +128,7 @@ def linear(x: Tensor, weight: Any, bias: Any = None, *, activation: str | Activa
     weight, bias = as_shaped(weight), as_shaped(bias)
     if len(weight.shape) != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"linear: takes x (…, I) and weight (I, O), got x {x.shape} and weight {tuple(weight.shape)}")
-    _check_bias("linear", bias, weight.shape[1])
+    _check_bias("linear", bias, tuple(weight.shape[1:]))
     rows = x if x.ndim == 2 else reshape(x, prod(x.shape[:-1]), x.shape[-1])
     y = _Linear.apply(rows, weight, bias, activation=activation_of("linear", activation))
     return y if x.ndim == 2 else reshape(y, *x.shape[:-1], weight.shape[1])
@@ -147,8 +139,142 @@ def as_shaped(value: Any) -> Any:
     return value if value is None or hasattr(value, "shape") else real_array("weights: data", value)
 
 
-def _check_bias(operation: str, bias: Any, outputs: int) -> None:
-    if bias is not None and tuple(bias.shape) != (outputs,):
-        raise ValueError(
-            f"{operation}: bias has shape {tuple(bias.shape)} but weight gives {outputs} outputs, so it must be ({outputs},)"
-        )
+def _check_bias(operation: str, bias: Any, shape: tuple[int, ...]) -> None:
+    if bias is not None and tuple(bias.shape) != shape:
+        raise ValueError(f"{operation}: bias has shape {tuple(bias.shape)} but takes {shape}")
+
+
+class _LocallyConnected2d(Function, name="locally_connected2d", fresh=True):
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, geometry: Geometry) -> Array:
+        self.save(x, weight)
+        self.geometry = geometry
+        return self.backend.local_conv2d_forward(x, weight, bias, geometry)
+
+    def backward(self, dy: Array) -> Any:
+        x, weight = self.saved
+        dw = db = None
+        if self.needs(1) or self.needs(2):
+            dw, db = self.backend.local_conv2d_weight_grad(dy, x, self.geometry, self.into(weight=1, bias=2))
+        dx = self.backend.local_conv2d_input_grad(dy, weight, self.geometry) if self.needs(0) else None
+        return dx, dw, db
+
+
+def locally_connected2d(
+    x: Tensor, weight: Any, bias: Any = None, *, stride: int | Pair = 1, padding: Padding = 0
+) -> Tensor:
+    """A convolution with different filters for each output pixel.
+
+    Source: LeCun 1989, "Generalization and Network Design Strategies".
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        weight: (OH, OW, KH, KW, C, O), filters of x's dtype.
+        bias: (OH, OW, O), added to every image; None for none.
+        stride, padding: as for `conv2d`, whose output extents OH and OW are.
+    Returns:
+        (N, OH, OW, O).
+    Raises:
+        ValueError: channels, windows or extents that do not fit.
+    """
+    name = "locally_connected2d"
+    expect_tensor(name, "x", x)
+    weight, bias = as_shaped(weight), as_shaped(bias)
+    if len(weight.shape) != 6:
+        raise ValueError(f"{name}: weight has shape {tuple(weight.shape)} but takes 6 axes (OH, OW, KH, KW, C, O)")
+    geometry = Geometry.conv(x.shape, weight.shape[2:], stride=stride, padding=padding, operation=name)
+    places = geometry.y_shape[1:3]
+    if tuple(weight.shape[:2]) != places:
+        raise ValueError(f"{name}: weight has filters for {tuple(weight.shape[:2])} pixels, but x gives {places}")
+    _check_bias(name, bias, (*places, geometry.filters))
+    return _LocallyConnected2d.apply(x, weight, bias, geometry=geometry)
+
+
+class _ConvTranspose2d(Function, name="conv_transpose2d", fresh=True):
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
+        self.save(x, weight)
+        self.conv = conv
+        y = self.backend.conv2d_input_grad(x, weight, conv)
+        return y if bias is None else self.backend.binary("add", y, bias, out=y)
+
+    def backward(self, dy: Array) -> Any:
+        x, weight = self.saved
+        dx = dw = None
+        if self.needs(1):
+            into = self.into(weight=1, bias=2)._replace(bias=None, needs_bias=False)
+            dw, _ = self.backend.conv2d_weight_grad(x, dy, self.conv, into=into)
+        if self.needs(0):
+            dx, _ = self.backend.conv2d_forward(dy, weight, None, self.conv)
+        db = unbroadcast(self.backend, dy, self.conv.geometry.x_shape[3:]) if self.needs(2) else None
+        return dx, dw, db
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Any,
+    bias: Any = None,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    output_padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Transposed convolution (Zeiler et al. 2010; Dumoulin & Visin 2016, chapter 4).
+
+    y is the input gradient of the convolution with these filters that takes images of y's extents
+    to those of x: each pixel of x adds the filters, times itself, to a window of y, and the windows
+    lie a stride apart.
+
+    Args:
+        x: (N, H, W, I), any float dtype.
+        weight: (KH, KW, O // groups, I), as in Keras; PyTorch's is
+            ``weight.transpose(2, 3, 1, 0)``.
+        bias: (O,), added to every pixel; None for none.
+        stride: step between windows of y, in pixels.
+        padding: pixels cut off each side of y, given as for `conv2d`; "same" gives the extents of x
+            times the stride.
+        output_padding: pixels added to y at its lower and right end, fewer than the stride: they
+            say which of several possible extents y has. 0 with "same".
+        dilation, groups: as for `conv2d`.
+    Returns:
+        (N, OH, OW, O), with
+        OH = (H - 1) stride - top - bottom + dilation (KH - 1) + output_padding + 1.
+    Raises:
+        ValueError: channels, groups or extents that do not fit.
+    """
+    name = "conv_transpose2d"
+    if expect_tensor(name, "x", x).ndim != 4:
+        raise ValueError(f"{name}: x has shape {x.shape} but takes 4 axes (N, H, W, I)")
+    weight, bias = as_shaped(weight), as_shaped(bias)
+    w_shape = tuple(weight.shape)
+    if len(w_shape) != 4 or w_shape[3] != x.shape[3]:
+        raise ValueError(f"{name}: weight is {w_shape} but x {x.shape} takes (KH, KW, O // groups, {x.shape[3]})")
+    stride, dilation, sides = pair(name, "stride", stride), pair(name, "dilation", dilation), sides_of(name, padding)
+    extra = extra_pixels(name, output_padding, stride, sides)
+    extents = []
+    for axis, (n, f, s, d, e) in enumerate(zip(x.shape[1:3], w_shape, stride, dilation, extra, strict=False)):
+        if sides == "same":
+            extents.append(n * s)
+        else:
+            cut = 0 if sides == "valid" else sum(sides[axis])
+            extents.append((n - 1) * s - cut + d * (f - 1) + e + 1)
+    if min(extents) < 1:
+        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {x.shape} with windows {w_shape[:2]}")
+    # of the convolution from y to x
+    y_shape = (x.shape[0], *extents, w_shape[2] * groups)
+    geometry = Geometry.conv(y_shape, w_shape, stride=stride, padding=sides, dilation=dilation, groups=groups)
+    if geometry.y_shape != x.shape:
+        raise ValueError(f"{name}: no output fits x {x.shape}, windows {w_shape[:2]} and padding {padding!r}")
+    _check_bias(name, bias, y_shape[3:])
+    return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry))
+
+
+def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:
+    """(rows, columns) of `output_padding`, or a ValueError if it does not fit."""
+    extra = output_padding if isinstance(output_padding, list | tuple) else (output_padding, output_padding)
+    whole = len(extra) == 2 and all(isinstance(e, Integral) for e in extra)
+    if not whole or not all(0 <= int(e) < s for e, s in zip(extra, stride, strict=True)):
+        raise ValueError(f"{operation}: output_padding is {output_padding} but must be from 0 to below stride {stride}")
+    if padding == "same" and any(extra):
+        raise ValueError(f'{operation}: output_padding is {output_padding} but must be 0 with padding "same"')
+    return int(extra[0]), int(extra[1])

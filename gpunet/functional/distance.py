@@ -9,10 +9,9 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Array, real_array
 from gpunet.functional.activation import log_softmax, relu
-from gpunet.functional.labels import one_hot
 from gpunet.functional.movement import concatenate
 from gpunet.functional.product import matmul
-from gpunet.functional.terms import Weighed, check_reduction, reduced, where_positive
+from gpunet.functional.terms import Weighed, check_reduction, one_hot, reduced, where_positive
 
 __all__ = ["all_pairs_loss", "contrastive_loss", "squared_distances", "triplet_loss"]
 
@@ -20,10 +19,8 @@ DIRECT = 1 << 20
 """Differences up to which squared distances are sums of squared differences."""
 
 
-class _Root(Function):
+class _Root(Function, name="root"):
     """The square root of numbers of at least 0, with a slope of 0 at 0 instead of infinity."""
-
-    name = "root"
 
     def forward(self, x: Array) -> Array:
         self.y = self.backend.unary("sqrt", x)
@@ -129,9 +126,7 @@ def all_pairs_loss(embeddings: Tensor, views: int, *, reduction: str = "mean") -
     """
     name = "all_pairs_loss"
     if expect_tensor(name, "embeddings", embeddings).ndim != 2 or views < 2 or len(embeddings) % views:
-        raise ValueError(
-            f"{name}: embeddings have shape {embeddings.shape} but take (views W, D), with {views} views >= 2"
-        )
+        raise ValueError(f"{name}: embeddings are {embeddings.shape} but take (views W, D), with {views} views >= 2")
     ways = len(embeddings) // views
     blocks = squared_distances(embeddings, embeddings).reshape(views, ways, views, ways).transpose(0, 2, 1, 3)
     # A captured step takes nothing from the host, so the parts are sliced out, and the right
@@ -145,9 +140,7 @@ def _pair_differences(operation: str, margin: float, a: Tensor, b: Tensor) -> Te
     """a - b of embeddings (N, D), after checks."""
     if not margin > 0:
         raise ValueError(f"{operation}: margin is {margin} but must be positive")
-    if (
-        expect_tensor(operation, "embeddings", a).ndim != 2
-        or expect_tensor(operation, "embeddings", b).shape != a.shape
-    ):
+    expect_tensor(operation, "embeddings", a)
+    if expect_tensor(operation, "embeddings", b).shape != a.shape or a.ndim != 2:
         raise ValueError(f"{operation}: embeddings must all be (N, D), got {a.shape} and {b.shape}")
     return a - b

@@ -7,9 +7,8 @@ from typing import Any
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Activation, Array, is_float, real_array
 from gpunet.functional.activation import log_softmax
-from gpunet.functional.labels import one_hot
 from gpunet.functional.loss import binary_target, binary_terms, expected_log
-from gpunet.functional.terms import Weighed, check_reduction, given_array, reduced, where_positive, wide
+from gpunet.functional.terms import Weighed, check_reduction, given_array, one_hot, reduced, where_positive, wide
 
 __all__ = ["focal_loss", "sigmoid_focal_loss"]
 
@@ -18,13 +17,11 @@ TINY = 1e-37
 """Added to both parts of a ratio that both tend to 0, so that it is not 0 / 0."""
 
 
-class _Focal(Function):
+class _Focal(Function, name="focal"):
     """-(1 - p)^gamma log p from log p, elementwise.
 
     The slope at p = 1 is 0, even where (1 - p)^(gamma - 1) is infinite.
     """
-
-    name = "focal"
 
     def forward(self, log_p: Array, *, gamma: float) -> Array:
         backend = self.backend
@@ -48,13 +45,11 @@ class _Focal(Function):
         return apply("multiply", dy, apply("multiply", self.modulation, slope))
 
 
-class _Modulation(Function):
+class _Modulation(Function, name="modulation"):
     """w^gamma, elementwise, where w = t s(-z) + (1 - t) s(z) is the share that is wrong.
 
     s is the sigmoid, and t gets no gradient.
     """
-
-    name = "modulation"
 
     def forward(self, z: Array, *, t: Array, gamma: float) -> Array:
         backend = self.backend
@@ -108,16 +103,12 @@ def focal_loss(
         raise ValueError(f"focal_loss: labels have shape {tuple(given.shape)} but logits {logits.shape}")
     if soft:
         target = _soft_target(given, logits)
+        weighted = target if alpha is None else target * _weights(alpha, logits)
+        terms = Weighed.apply(_Focal.apply(log_softmax(logits), gamma=gamma), t=weighted.data).sum(axis=-1)
     else:
         target = one_hot(given, logits.shape[-1], backend=logits.backend, dtype=logits.dtype)
-    log_p = log_softmax(logits)
-    if not soft:
-        log_p = expected_log(target, log_p)
-        terms = _Focal.apply(log_p, gamma=gamma)
+        terms = _Focal.apply(expected_log(target, log_softmax(logits)), gamma=gamma)
         terms = terms if alpha is None else terms * (target * _weights(alpha, logits)).sum(axis=-1)
-    else:
-        target = target if alpha is None else target * _weights(alpha, logits)
-        terms = Weighed.apply(_Focal.apply(log_p, gamma=gamma), t=target.data).sum(axis=-1)
     return reduced("focal_loss", terms, reduction)
 
 

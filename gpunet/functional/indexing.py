@@ -15,10 +15,7 @@ from gpunet.functional.movement import reshape
 __all__ = ["index"]
 
 
-class _Slice(Function):
-    name = "index"
-    moves = True
-
+class _Slice(Function, name="index", moves=True):
     def forward(self, x: Array, *, index: Index) -> Array:
         self.index, self.shape = index, tuple(x.shape)
         return self.backend.get_slice(x, index)
@@ -27,10 +24,7 @@ class _Slice(Function):
         return self.backend.put_slice(dy, self.index, shape=self.shape)
 
 
-class _Take(Function):
-    name = "index"
-    moves = True
-
+class _Take(Function, name="index", moves=True):
     def forward(self, x: Array, *, rows: np.ndarray) -> Array:
         self.rows, self.length = rows, x.shape[0]
         return self.backend.take(x, self.backend.asarray(rows, np.int64))
@@ -84,15 +78,13 @@ def refuse_assignment(x: Tensor, key: Any, value: Any) -> NoReturn:
 
 def _part(part: Any, backend: Backend) -> Any:
     """One part of a key: arrays and lists as a host array, everything else as it is."""
-    if part is None or part is Ellipsis:
+    if part is None or part is Ellipsis or (isinstance(part, int | np.integer) and not isinstance(part, bool)):
         return part
     if isinstance(part, slice):
         try:
             part.indices(0)
         except (TypeError, ValueError) as error:
             raise type(error)(f"index: {error}, got {part!r}") from None
-        return part
-    if isinstance(part, int | np.integer) and not isinstance(part, bool):
         return part
     if not isinstance(part, Tensor | np.ndarray | list | tuple | range | bool | np.bool_) and not on_device(part):
         raise TypeError(f"index: takes integers, slices, None, … and arrays of integers or booleans, got {part!r}")

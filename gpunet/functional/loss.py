@@ -22,10 +22,9 @@ ROUNDING = 0.01
 """How far from 1 the sum of soft labels may be: more than the rounding of 16 bits."""
 
 
-class _FusedLoss(Function):
+class _FusedLoss(Function, seeds=True):
     """A loss whose forward pass also computes the gradient of its first input."""
 
-    seeds = True
     dx: Array
     gain = 1.0
     """The factor by which dx has been multiplied."""
@@ -34,10 +33,8 @@ class _FusedLoss(Function):
         return self.dx if dy is None and self.gain == 1 else self.backend.scale(self.dx, dy, 1 / self.gain)
 
 
-class _CrossEntropy(_FusedLoss):
+class _CrossEntropy(_FusedLoss, name="cross_entropy"):
     """The cross entropy of rows with their labels."""
-
-    name = "cross_entropy"
 
     def forward(self, logits: Array, *, labels: Array, options: CrossEntropy) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
@@ -58,13 +55,11 @@ class _CrossEntropy(_FusedLoss):
         return self.backend.binary("multiply", dx, dy.reshape(*dy.shape, 1))
 
 
-class _NegativeLogLikelihood(_CrossEntropy):
-    name = "nll_loss"
+class _NegativeLogLikelihood(_CrossEntropy, name="nll_loss"):
+    """The same of logarithms of probabilities."""
 
 
-class _BinaryCrossEntropy(_FusedLoss):
-    name = "binary_cross_entropy_with_logits"
-
+class _BinaryCrossEntropy(_FusedLoss, name="binary_cross_entropy_with_logits"):
     def forward(self, logits: Array, *, target: Array) -> Array:
         loss, self.dx = self.backend.sigmoid_cross_entropy(logits, target)
         return loss
@@ -292,9 +287,8 @@ def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> N
 def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | None, takes: str) -> None:
     """Raise unless labels are integers (…), and those of a host array classes or `ignore_index`."""
     shape, classes = tuple(labels.shape), logits.shape[-1]
-    if isinstance(labels, Tensor) or (
-        np.dtype(labels.dtype).kind not in "iu" and (labels.size or shape != logits.shape[:-1])
-    ):
+    are_integers = np.dtype(labels.dtype).kind in "iu" or (not labels.size and shape == logits.shape[:-1])
+    if isinstance(labels, Tensor) or not are_integers:
         got = f"{'a tensor of ' if isinstance(labels, Tensor) else ''}{labels.dtype} {shape}"
         raise TypeError(f"{name}: labels are {got} but take {takes}")
     if shape != logits.shape[:-1]:
@@ -305,10 +299,8 @@ def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | No
     if ignore_index is not None:
         wrong &= labels != ignore_index
     if wrong.any():
-        raise ValueError(
-            f"{name}: labels must be from 0 to {classes - 1}, got {labels[wrong][0]}"
-            f" at {tuple(int(i) for i in np.argwhere(wrong)[0])}"
-        )
+        place = tuple(np.argwhere(wrong)[0].tolist())
+        raise ValueError(f"{name}: labels must be from 0 to {classes - 1}, got {labels[place]} at {place}")
 
 
 def _class_weights(name: str, weight: Any, logits: Tensor) -> Array:
@@ -327,7 +319,5 @@ def _check_soft_labels(labels: np.ndarray) -> None:
     """Raise ValueError unless each row holds probabilities."""
     sums = labels.sum(axis=-1, dtype=np.float64)
     if not ((labels >= 0).all() and (np.abs(sums - 1) <= ROUNDING).all()):
-        raise ValueError(
-            "cross_entropy: soft labels must be at least 0 and sum to 1,"
-            f" got {labels.min()} to {labels.max()} and sums from {sums.min():g} to {sums.max():g}"
-        )
+        got = f"{labels.min()} to {labels.max()} and sums from {sums.min():g} to {sums.max():g}"
+        raise ValueError(f"cross_entropy: soft labels must be at least 0 and sum to 1, got {got}")

@@ -15,11 +15,7 @@ from gpunet.functional.reduction import axes_of, axis_of
 __all__ = ["concatenate", "flatten", "reshape", "squeeze", "stack", "transpose", "unsqueeze"]
 
 
-class _Reshape(Function):
-    name = "reshape"
-    view = True
-    moves = True
-
+class _Reshape(Function, name="reshape", view=True, moves=True):
     def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
         self.shape = tuple(x.shape)
         return x.reshape(shape)
@@ -28,10 +24,7 @@ class _Reshape(Function):
         return dy.reshape(self.shape)
 
 
-class _Transpose(Function):
-    name = "transpose"
-    moves = True
-
+class _Transpose(Function, name="transpose", moves=True):
     def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
         self.axes = axes
         return self.backend.transpose(x, axes)
@@ -41,10 +34,7 @@ class _Transpose(Function):
         return self.backend.transpose(dy, inverse)
 
 
-class _Concatenate(Function):
-    name = "concatenate"
-    moves = True
-
+class _Concatenate(Function, name="concatenate", moves=True):
     def forward(self, *arrays: Array, axis: int) -> Array:
         self.axis = axis
         self.sizes = [a.shape[axis] for a in arrays]
@@ -53,10 +43,9 @@ class _Concatenate(Function):
     def backward(self, dy: Array) -> Any:
         stops = np.cumsum(self.sizes).tolist()
         before: Index = (slice(None),) * self.axis
-        return tuple(
-            self.backend.get_slice(dy, (*before, slice(stop - size, stop))) if self.needs(i) else None
-            for i, (size, stop) in enumerate(zip(self.sizes, stops, strict=True))
-        )
+        spans = (slice(stop - size, stop) for size, stop in zip(self.sizes, stops, strict=True))
+        cut = self.backend.get_slice
+        return tuple(cut(dy, (*before, span)) if self.needs(i) else None for i, span in enumerate(spans))
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:

@@ -16,8 +16,7 @@ from gpunet.geometry import positive_int
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
 
-class _BatchNorm(Function):
-    name = "batch_norm"
+class _BatchNorm(Function, name="batch_norm"):
     single = ("weight", "bias", "running_mean", "running_var")
 
     def forward(
@@ -90,29 +89,23 @@ def batch_norm(
     A batch of no samples leaves the running moments as they are.
     """
     expect_tensor("batch_norm", "x", x)
-    running = (
-        expect_tensor("batch_norm", "running_mean", running_mean),
-        expect_tensor("batch_norm", "running_var", running_var),
-    )
     weight, bias, residual = as_shaped(weight), as_shaped(bias), as_shaped(residual)
-    by_channel = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    _check_batch_norm(x, by_channel, residual, training)
+    moments = {"running_mean": running_mean, "running_var": running_var}
+    running = tuple(expect_tensor("batch_norm", name, moment) for name, moment in moments.items())
+    _check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, training)
     check_momentum("batch_norm", momentum)
     if (momentum is None) != (num_batches_tracked is not None):
-        raise ValueError(
-            "batch_norm: num_batches_tracked goes with a momentum of None,"
-            f" got momentum {momentum} and num_batches_tracked {num_batches_tracked}"
-        )
+        got = f"momentum {momentum} and num_batches_tracked {num_batches_tracked}"
+        raise ValueError(f"batch_norm: num_batches_tracked goes with a momentum of None, got {got}")
     training = training and prod(x.shape[:-1]) > 0  # an empty batch has no moments
     averages = training and momentum is None
-    moments = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
-    norm = BatchNorm(
-        training, 1.0 if momentum is None else momentum, eps, activation_of("batch_norm", activation),
-        residual_grad=isinstance(residual, Tensor) and residual.requires_grad,
-    )  # fmt: skip
-    y = _BatchNorm.apply(x, weight, bias, *moments, residual, norm=norm)
+    target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
+    share, fused = 1.0 if momentum is None else momentum, activation_of("batch_norm", activation)
+    residual_grad = isinstance(residual, Tensor) and residual.requires_grad
+    norm = BatchNorm(training, share, eps, fused, residual_grad=residual_grad)
+    y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
     if averages:
-        _average(running, moments, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))
+        _average(running, target, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))
     if training:
         running_mean.version += 1
         running_var.version += 1
@@ -129,10 +122,7 @@ def _check_batch_norm(x: Tensor, by_channel: dict[str, Any], residual: Any, trai
     if residual is not None and tuple(residual.shape) != x.shape:
         raise ValueError(f"batch_norm: residual has shape {tuple(residual.shape)} but x {x.shape}")
     if training and prod(x.shape[:-1]) == 1:
-        raise ValueError(
-            f"batch_norm: training takes at least 2 elements per channel, but x {x.shape} has 1;"
-            " use a larger batch, or eval()"
-        )
+        raise ValueError(f"batch_norm: train on at least 2 elements per channel, or call eval(); x {x.shape} has 1")
 
 
 def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: Tensor) -> None:
@@ -148,14 +138,10 @@ def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: 
 def check_momentum(operation: str, momentum: float | None) -> None:
     """Raise ValueError unless the momentum is None or from 0 to 1."""
     if momentum is not None and not 0 <= momentum <= 1:
-        raise ValueError(
-            f"{operation}: momentum is {momentum} but must be from 0 to 1, or None for the mean of all batches"
-        )
+        raise ValueError(f"{operation}: momentum is {momentum} but must be from 0 to 1, or None for the mean of all")
 
 
-class _GroupNorm(Function):
-    name = "group_norm"
-    fresh = True
+class _GroupNorm(Function, name="group_norm", fresh=True):
     single = ("weight", "bias")
 
     def forward(self, x: Array, weight: Array | None, bias: Array | None, *, norm: GroupNorm) -> Array:
@@ -188,9 +174,7 @@ def group_norm(x: Tensor, num_groups: int, weight: Any = None, bias: Any = None,
         ValueError: shapes that do not fit, or empty samples.
     """
     if expect_tensor("group_norm", "x", x).ndim < 2 or not prod(x.shape[1:]):
-        raise ValueError(
-            f"group_norm: x has shape {x.shape} but takes (N, …, C), at least 2 axes, and no empty samples"
-        )
+        raise ValueError(f"group_norm: x has shape {x.shape} but takes (N, …, C) without empty samples")
     num_groups = positive_int("group_norm", "num_groups", num_groups)
     if x.shape[-1] % num_groups:
         raise ValueError(f"group_norm: num_groups={num_groups} must divide the channels of x {x.shape}")

@@ -8,25 +8,13 @@ from typing import Any
 
 from gpunet.autograd import Tensor, backward
 from gpunet.backends.contract import COMPARISONS
-from gpunet.functional.arithmetic import (
-    abs,
-    add,
-    divide,
-    exp,
-    log,
-    multiply,
-    negative,
-    power,
-    sqrt,
-    subtract,
-)
+from gpunet.functional.arithmetic import abs, add, divide, exp, log, multiply, negative, power, sqrt, subtract
 from gpunet.functional.comparison import compare, is_comparable, logic, negate
 from gpunet.functional.indexing import index, refuse_assignment
 from gpunet.functional.movement import reshape, squeeze, transpose, unsqueeze
 from gpunet.functional.product import matmul
-from gpunet.functional.reduction import argmax, argmin, max, mean, min, sum
+from gpunet.functional.reduction import argmax, argmin, max, mean, min, std, sum, var
 from gpunet.functional.selection import clip
-from gpunet.functional.spread import std, var
 
 
 def _method(function: Callable[..., Tensor], *, reflected: bool = False) -> Callable[[Tensor, Any], Tensor]:

@@ -15,10 +15,8 @@ from gpunet.functional.terms import check_reduction, reduced, where_positive
 __all__ = ["dice_loss", "giou", "giou_loss", "iou", "iou_loss"]
 
 
-class _Share(Function):
+class _Share(Function, name="share"):
     """a / b, elementwise; 0 without a gradient where b is not above 0, as of boxes without area."""
-
-    name = "share"
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(b)
@@ -54,9 +52,7 @@ def dice_loss(probabilities: Tensor, target: Any, *, smooth: float = 1.0, reduct
     expect_tensor("dice_loss", "probabilities", probabilities)
     t = _constant("dice_loss", probabilities, target)
     if probabilities.ndim not in (3, 4):
-        raise ValueError(
-            f"dice_loss: probabilities have shape {probabilities.shape} but take (N, H, W, K) or (N, H, W)"
-        )
+        raise ValueError(f"dice_loss: probabilities are {probabilities.shape} but take (N, H, W, K) or (N, H, W)")
     if not smooth > 0:
         raise ValueError(f"dice_loss: smooth is {smooth} but must be positive")
     apart = (probabilities * (1 - t) + t * (1 - probabilities)).sum(axis=(1, 2))
@@ -133,9 +129,8 @@ class _Overlap:
         extents = [_Share.apply(x1 - x0, unit) for x0, x1 in pair]
         beside = [_Share.apply((x0 - first) + (last - x1), unit) for x0, x1 in pair]
         outside = [minimum(extent, other) for extent, other in zip(extents, reversed(beside), strict=True)]
-        parts = [
-            lost[..., 0] * of[..., 1] + common[..., 0] * lost[..., 1] for lost, of in zip(outside, extents, strict=True)
-        ]
+        pieces = zip(outside, extents, strict=True)
+        parts = [lost[..., 0] * of[..., 1] + common[..., 0] * lost[..., 1] for lost, of in pieces]
         self._common, self._missed = _area(common), parts[0] + parts[1]
         self._union = self._common + self._missed
         corners = beside[0][..., 0] * beside[1][..., 1] + beside[1][..., 0] * beside[0][..., 1]
@@ -151,9 +146,8 @@ class _Overlap:
     def missed(self) -> Tensor:
         """1 - `iou`."""
         sign = self._union.backend.unary("sign", self._union.data)
-        return _Share.apply(self._missed, self._union) + (
-            1 - Tensor(sign, self._union.backend)
-        )  # 1 if there is no union
+        without_union = 1 - Tensor(sign, self._union.backend)  # 1 if there is no union
+        return _Share.apply(self._missed, self._union) + without_union
 
     @property
     def between(self) -> Tensor:

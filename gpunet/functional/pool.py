@@ -11,10 +11,7 @@ from gpunet.geometry import Geometry, Padding, Pair
 __all__ = ["avg_pool2d", "max_pool2d"]
 
 
-class _MaxPool2d(Function):
-    name = "max_pool2d"
-    fresh = True
-
+class _MaxPool2d(Function, name="max_pool2d", fresh=True):
     def forward(self, x: Array, *, geometry: Geometry) -> Array:
         y, self.mask = self.backend.max_pool2d_forward(x, geometry)
         self.geometry = geometry
@@ -24,10 +21,7 @@ class _MaxPool2d(Function):
         return self.backend.max_pool2d_backward(dy, self.mask, self.geometry)
 
 
-class _AvgPool2d(Function):
-    name = "avg_pool2d"
-    fresh = True
-
+class _AvgPool2d(Function, name="avg_pool2d", fresh=True):
     def forward(self, x: Array, *, geometry: Geometry, count_padding: bool) -> Array:
         self.geometry, self.count_padding = geometry, count_padding
         return self.backend.avg_pool2d_forward(x, geometry, count_padding)
@@ -60,10 +54,8 @@ def max_pool2d(
         ValueError: a window larger than the padded input.
     The gradient goes to the first largest element of each window.
     """
-    expect_tensor("max_pool2d", "x", x)
-    geometry = Geometry.pool(
-        x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="max_pool2d"
-    )
+    shape, name = expect_tensor("max_pool2d", "x", x).shape, "max_pool2d"
+    geometry = Geometry.pool(shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation=name)
     return _MaxPool2d.apply(x, geometry=geometry)
 
 
@@ -89,9 +81,7 @@ def avg_pool2d(
     Raises:
         ValueError: a window larger than the padded input.
     """
-    expect_tensor("avg_pool2d", "x", x)
-    geometry = Geometry.pool(
-        x.shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation="avg_pool2d"
-    )
+    shape, name = expect_tensor("avg_pool2d", "x", x).shape, "avg_pool2d"
+    geometry = Geometry.pool(shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation=name)
     counted = padding != "same" if count_padding is None else count_padding
     return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)

@@ -15,11 +15,8 @@ from gpunet.functional.movement import reshape
 __all__ = ["matmul"]
 
 
-class _MatMul(Function):
+class _MatMul(Function, name="matmul", fresh=True):
     """Product of two matrices."""
-
-    name = "matmul"
-    fresh = True
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(a, b)
@@ -36,10 +33,8 @@ class _MatMul(Function):
         return da, self.backend.matmul(a, dy, Product(transpose_a=True, out=out, add=self.accumulate))
 
 
-class _BatchedMatMul(Function):
+class _BatchedMatMul(Function, name="matmul"):
     """Products of batches of matrices, whose batch axes broadcast."""
-
-    name = "matmul"
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(a, b)
@@ -49,15 +44,8 @@ class _BatchedMatMul(Function):
     def backward(self, dy: Array) -> Any:
         a, b = self.saved
         multiply, rows = self.backend.batched_matmul, self._listed(dy)
-        da = db = None
-        if self.needs(0):
-            da = unbroadcast(
-                self.backend, self._restored(multiply(rows, self._listed(b), transpose_b=True)), tuple(a.shape)
-            )
-        if self.needs(1):
-            db = unbroadcast(
-                self.backend, self._restored(multiply(self._listed(a), rows, transpose_a=True)), tuple(b.shape)
-            )
+        da = self._summed(multiply(rows, self._listed(b), transpose_b=True), a) if self.needs(0) else None
+        db = self._summed(multiply(self._listed(a), rows, transpose_a=True), b) if self.needs(1) else None
         return da, db
 
     def _listed(self, a: Array) -> Array:
@@ -68,6 +56,10 @@ class _BatchedMatMul(Function):
 
     def _restored(self, y: Array) -> Array:
         return y.reshape(*self.batch, *y.shape[-2:])
+
+    def _summed(self, gradient: Array, of: Array) -> Array:
+        """The gradient (B, M, K) in the shape of the array that it belongs to."""
+        return unbroadcast(self.backend, self._restored(gradient), tuple(of.shape))
 
 
 def matmul(a: Any, b: Any) -> Tensor:

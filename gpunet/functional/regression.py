@@ -12,14 +12,12 @@ from gpunet.functional.terms import difference, reduced
 __all__ = ["huber_loss", "l1_loss", "mse_loss", "smooth_l1_loss"]
 
 
-class _Huber(Function):
+class _Huber(Function, name="huber"):
     """The Huber loss of differences d, divided by a scale.
 
     With c = min(max(d, -delta), delta) it is c (d - c / 2) / scale, and the gradient is c / scale.
     In this form no difference of large numbers stands for a small one.
     """
-
-    name = "huber"
 
     def forward(self, d: Array, *, delta: float, scale: float) -> Array:
         backend = self.backend

@@ -20,9 +20,7 @@ from gpunet.random import Stream
 __all__ = ["dropout", "dropout2d", "gaussian_noise"]
 
 
-class _Dropout(Function):
-    name = "dropout"
-
+class _Dropout(Function, name="dropout"):
     def forward(self, x: Array, *, p: float, stream: Stream) -> Array:
         self.p, self.stream = p, stream
         return self.backend.dropout_forward(x, p, stream=stream)

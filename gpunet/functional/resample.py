@@ -26,9 +26,7 @@ UPSAMPLING = ("nearest", "bilinear")
 PADDING = ("zero", "reflect", "edge")
 
 
-class _Resample2d(Function):
-    name = "resample2d"
-
+class _Resample2d(Function, name="resample2d"):
     def forward(self, x: Array, *, rows: Taps, columns: Taps) -> Array:
         self.rows, self.columns = rows, columns
         return self.backend.resample2d(x, rows, columns)
@@ -37,24 +35,22 @@ class _Resample2d(Function):
         return self.backend.resample2d(dy, self.rows.transposed, self.columns.transposed)
 
 
-class _Upsample2d(_Resample2d):
-    name = "upsample2d"
+class _Upsample2d(_Resample2d, name="upsample2d"):
+    """Enlarges or shrinks images."""
 
 
-class _Pad2d(_Resample2d):
-    name = "pad2d"
-
+class _Pad2d(_Resample2d, name="pad2d"):
     def forward(self, x: Array, *, rows: Taps, columns: Taps, first: Pair = (0, 0)) -> Array:
         self.first = first
         return super().forward(x, rows=rows, columns=columns)
 
 
-class _AdaptiveAvgPool2d(_Resample2d):
-    name = "adaptive_avg_pool2d"
+class _AdaptiveAvgPool2d(_Resample2d, name="adaptive_avg_pool2d"):
+    """Means over windows of different extents."""
 
 
-class _AdaptiveMaxPool2d(_Resample2d):
-    name = "adaptive_max_pool2d"
+class _AdaptiveMaxPool2d(_Resample2d, name="adaptive_max_pool2d"):
+    """Copies windows of different extents side by side, for a max pool of equal windows."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +88,7 @@ class Upsampling:
         for n, target, factor in zip(shape[1:3], _both(self.size), _both(self.scale_factor), strict=True):
             outputs, ratio = (target, None) if factor is None else (floor(n * factor), 1 / factor)
             if outputs < 1:
-                raise ValueError(
-                    f"{self.operation}: scale_factor {self.scale_factor} leaves no pixels of x {tuple(shape)}"
-                )
+                raise ValueError(f"{self.operation}: scale_factor {self.scale_factor} leaves no pixels of x {shape}")
             if self.mode == "nearest":
                 tables.append(resampling.nearest(n, outputs, ratio))
             else:
@@ -102,6 +96,12 @@ class Upsampling:
                 tables.append(make(n, outputs, ratio, align_corners=self.align_corners))
         rows, columns = tables
         return rows, columns
+
+    def resized(self, x: Tensor) -> Tensor:
+        """The images x (N, H, W, C) with their new extents."""
+        _extents(self.operation, x)
+        rows, columns = self.taps(x.shape)
+        return _Upsample2d.apply(x, rows=rows, columns=columns)
 
 
 def upsample2d(
@@ -132,10 +132,7 @@ def upsample2d(
     Raises:
         ValueError: an invalid scale_factor, size or mode, or a scale_factor that leaves no pixel.
     """
-    _extents("upsample2d", x)
-    options = Upsampling("upsample2d", scale_factor, size, mode, align_corners, antialias)
-    rows, columns = options.taps(x.shape)
-    return _Upsample2d.apply(x, rows=rows, columns=columns)
+    return Upsampling("upsample2d", scale_factor, size, mode, align_corners, antialias).resized(x)
 
 
 def pad2d(x: Tensor, padding: Sides, *, mode: Literal["zero", "reflect", "edge"] = "zero") -> Tensor:
@@ -233,7 +230,5 @@ def _extents(operation: str, x: Any) -> Pair:
     """(H, W), or a ValueError if x is no batch of images."""
     expect_tensor(operation, "x", x)
     if x.ndim != 4 or 0 in x.shape[1:]:
-        raise ValueError(
-            f"{operation}: x has shape {tuple(x.shape)} but takes 4 axes (N, H, W, C) without empty images"
-        )
+        raise ValueError(f"{operation}: x has shape {x.shape} but takes 4 axes (N, H, W, C) without empty images")
     return x.shape[1], x.shape[2]

@@ -10,64 +10,51 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Array, real_array
 from gpunet.errors import BackendError
-from gpunet.functional.arithmetic import Binary
+from gpunet.functional.arithmetic import Binary, Elementwise
 from gpunet.operands import as_float
 
 __all__ = ["clip", "maximum", "minimum", "where"]
 
 
-class _Where(Binary):
-    name = "where"
-
+class _Where(Binary, name="where"):
     def forward(self, a: Array, b: Array, *, condition: Array) -> Array:
         self.check(a, b)
         try:
             shape = np.broadcast_shapes(*self.shapes, tuple(condition.shape))
         except ValueError:
-            raise ValueError(
-                f"where: condition has shape {tuple(condition.shape)}, which does not broadcast with a {self.shapes[0]}"
-                f" and b {self.shapes[1]}"
-            ) from None
+            shapes = f"{tuple(condition.shape)}, {self.shapes[0]} and {self.shapes[1]}"
+            raise ValueError(f"where: shapes of condition, a and b {shapes} do not broadcast") from None
         self.condition, a, b = (self.backend.broadcast(part, shape) for part in (condition, a, b))
         return self.backend.select(self.condition, a, b)
 
     def backward(self, dy: Array) -> Any:
-        return self.fit(
-            self.backend.select(self.condition, dy, None) if self.needs(0) else None,
-            self.backend.select(self.condition, None, dy) if self.needs(1) else None,
-        )
+        da = self.backend.select(self.condition, dy, None) if self.needs(0) else None
+        return self.fit(da, self.backend.select(self.condition, None, dy) if self.needs(1) else None)
 
 
-class _Maximum(Binary):
-    name = "maximum"
+class _Maximum(Elementwise, name="maximum"):
     loses = "less", "greater"
     """How a compares with b where a is not chosen, and how where b is not chosen."""
 
     def forward(self, a: Array, b: Array) -> Array:
-        self.check(a, b)
         self.save(a, b)
-        return self.backend.binary(self.name, a, b)
+        return super().forward(a, b)
 
     def backward(self, dy: Array) -> Any:
-        a, b = self.saved
-        backend = self.backend
+        (a, b), backend = self.saved, self.backend
         shared = backend.select(backend.compare("equal", a, b), backend.scale(dy, None, 0.5), dy)
-        return self.fit(
-            *(
-                backend.select(backend.compare(lost, a, b), None, shared) if self.needs(i) else None
-                for i, lost in enumerate(self.loses)
-            )
+        da, db = (
+            backend.select(backend.compare(lost, a, b), None, shared) if self.needs(i) else None
+            for i, lost in enumerate(self.loses)
         )
+        return self.fit(da, db)
 
 
-class _Minimum(_Maximum):
-    name = "minimum"
+class _Minimum(_Maximum, name="minimum"):
     loses = "greater", "less"
 
 
-class _Clip(Function):
-    name = "clip"
-
+class _Clip(Function, name="clip"):
     def forward(self, x: Array, *, low: float | None, high: float | None) -> Array:
         self.save(x)
         self.limits = [
@@ -98,9 +85,7 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
         raise TypeError("where: takes at least one tensor; make one with gpunet.tensor(data)")
     backend = given.backend
     if isinstance(condition, Tensor) and condition.backend is not backend:
-        raise BackendError(
-            f"where: condition is on {condition.backend.name} but a or b on {backend.name}; move it with .to(…)"
-        )
+        raise BackendError(f"where: condition is on {condition.backend.name} but a or b on {backend.name}; use .to(…)")
     mask = condition.data if isinstance(condition, Tensor) else real_array("where: condition", condition)
     if mask.dtype != np.bool_:
         raise TypeError(f"where: condition is {mask.dtype} but takes booleans, such as x > 0 returns")

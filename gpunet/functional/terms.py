@@ -1,4 +1,4 @@
-"""What losses share: how their terms are made, and how the terms become one number."""
+"""What losses share: labels as vectors, and terms that become one number."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract import Activation, Array, Backend
+from gpunet.backends import get_backend
+from gpunet.backends.contract import COUNTS, Activation, Array, Backend, real_array
 from gpunet.functional.arithmetic import cast
+
+__all__ = ["one_hot"]
 
 REDUCTIONS = ("mean", "sum", "none")
 """What a loss may return: the mean of its terms, their sum, or the terms themselves."""
 _RELU = Activation("relu")
 
 
-class Weighed(Function):
+class Weighed(Function, name="weighed"):
     """t a, elementwise, and 0 where t is 0 even if a is infinite or NaN; t gets no gradient."""
-
-    name = "weighed"
 
     def forward(self, a: Array, *, t: Array) -> Array:
         self.t = t
         return self.backend.binary("multiply", t, where_positive(self.backend, self.backend.unary("abs", t), a))
 
     def backward(self, dy: Array) -> Any:
-        return where_positive(
-            self.backend, self.backend.unary("abs", self.t), self.backend.binary("multiply", dy, self.t)
-        )
+        slope = self.backend.binary("multiply", dy, self.t)
+        return where_positive(self.backend, self.backend.unary("abs", self.t), slope)
 
 
 def where_positive(backend: Backend, t: Array, a: Array) -> Array:
@@ -82,3 +82,29 @@ def difference(operation: str, x: Tensor, target: Any) -> Tensor:
     if shape != expect_tensor(operation, "x", x).shape:
         raise ValueError(f"{operation}: target has shape {shape} but x {x.shape}")
     return wide(x - target)
+
+
+def one_hot(labels: Any, num_classes: int, *, backend: str | Backend = "numpy", dtype: Any = np.float32) -> Tensor:
+    """1 at each label's class, 0 elsewhere: (…) -> (…, K), without a gradient.
+
+    Args:
+        labels: integers from 0 to K - 1. Host arrays and lists are checked. An int32 array on a
+            device is not read: there a label that is no class makes its row NaN, so that a loss of
+            it is not finite.
+        num_classes: K.
+        backend, dtype: those of the result.
+    """
+    target = get_backend(backend)
+    counted = isinstance(labels, Tensor) and labels.dtype.name in COUNTS
+    given = real_array("one_hot: labels", labels.data if counted else labels)
+    on_host = isinstance(given, np.ndarray)
+    if np.dtype(given.dtype).kind not in "iub":
+        raise TypeError(f"one_hot: labels are {given.dtype} but take integers")
+    if on_host and given.size and not 0 <= given.min() <= given.max() < num_classes:
+        raise ValueError(f"one_hot: labels must be from 0 to {num_classes - 1}, got {given.min()} to {given.max()}")
+    rows = target.asarray(given.reshape(-1), np.int32)
+    ones = target.full((given.size,), 1, dtype)
+    made = target.max_backward(ones, rows, shape=(given.size, num_classes), axes=(1,))  # 1 at the label
+    if not on_host:  # a row without a 1 becomes 0 / 0
+        made = target.binary("divide", made, target.sum(made, (1,)).reshape(-1, 1))
+    return Tensor(made.reshape(*given.shape, num_classes), target)

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.parts import check_extents, check_stem, dense_head
+from gpunet.models.parts import ImageShape, check_extents, check_stem, dense_head
 
 __all__ = ["alexnet"]
 
 
 def alexnet(
-    input_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    stem: str = "small",
-    dense: Sequence[int] = (512, 512),
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small", dense: Sequence[int] = (512, 512)
 ) -> nn.Sequential:
     """AlexNet: five convolutions, overlapping max pools, and dense layers with dropout.
 
@@ -36,11 +33,10 @@ def alexnet(
     small = check_stem("alexnet", stem)
     check_extents("alexnet", input_shape, 15 if small else 67, f" for the {stem} stem")
     h, w, c = input_shape
-    first = (
-        nn.Conv2d(c, 96, 5, padding="same", activation="relu")
-        if small
-        else nn.Conv2d(c, 96, 11, stride=4, activation="relu")
-    )
+    if small:
+        first = nn.Conv2d(c, 96, 5, padding="same", activation="relu")
+    else:
+        first = nn.Conv2d(c, 96, 11, stride=4, activation="relu")
     body = nn.Sequential(
         first, nn.MaxPool2d(3, stride=2),
         nn.Conv2d(96, 256, 5, padding="same", groups=2, activation="relu"), nn.MaxPool2d(3, stride=2),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from gpunet import nn
-from gpunet.models.parts import check_extents
+from gpunet.models.parts import ImageShape, check_extents
 
 __all__ = ["cnn", "lenet"]
 
 
-def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
+def lenet(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.
 
     Args:
@@ -17,20 +17,16 @@ def lenet(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10
     """
     h, w, c = input_shape
     check_extents("lenet", input_shape, 12, "; use cnn for smaller images")
-    body = [
-        nn.Conv2d(c, 6, 5, padding="same", activation="relu"), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5, padding="valid", activation="relu"), nn.MaxPool2d(2),
-    ]  # fmt: skip
     features = 16 * ((h // 2 - 4) // 2) * ((w // 2 - 4) // 2)
-    head = [
-        nn.Linear(features, 120, activation="relu"),
-        nn.Linear(120, 84, activation="relu"),
+    return nn.Sequential(
+        nn.Conv2d(c, 6, 5, padding="same", activation="relu"), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5, padding="valid", activation="relu"), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(features, 120, activation="relu"), nn.Linear(120, 84, activation="relu"),
         nn.Linear(84, num_classes),
-    ]
-    return nn.Sequential(*body, nn.Flatten(), *head)
+    )  # fmt: skip
 
 
-def cnn(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+def cnn(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
     """The plain network of today's courses: 3x3 convolutions, max pools and dense layers.
 
     Two blocks, with 32 and 64 filters, have two convolutions and a pool each; the hidden dense

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.parts import check_extents
+from gpunet.models.parts import ImageShape, check_extents
 from gpunet.nn import init
 
 __all__ = ["speedrun", "whiten", "whitening_filters"]
@@ -41,7 +41,7 @@ class Scaled(nn.Sequential):
 
 
 def speedrun(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, images: np.ndarray | None = None
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, images: np.ndarray | None = None
 ) -> nn.Sequential:
     """The network of fast CIFAR-10 training, which begins with a whitening convolution.
 

@@ -7,7 +7,7 @@ applications".
 from __future__ import annotations
 
 from gpunet import nn
-from gpunet.models.parts import check_extents
+from gpunet.models.parts import ImageShape, check_extents, conv_norm
 
 __all__ = ["mobilenet"]
 
@@ -18,7 +18,7 @@ BLOCKS = (
 
 
 def mobilenet(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
 ) -> nn.Sequential:
     """MobileNet: 13 blocks of a depthwise 3x3 and a 1x1 convolution, the mean, a dense layer.
 
@@ -40,15 +40,10 @@ def mobilenet(
     if not width_mult > 0:
         raise ValueError(f"mobilenet: width_mult is {width_mult} but must be positive")
     filters = max(1, round(32 * width_mult))
-    layers = _normalised(nn.Conv2d(input_shape[2], filters, 3, stride=stride, padding=1, bias=False))
+    layers = conv_norm(input_shape[2], filters, stride=stride, padding=1)
     for outputs, step in BLOCKS:
         outputs = max(1, round(outputs * width_mult))
-        depthwise = nn.Conv2d(filters, filters, 3, stride=step, padding=1, groups=filters, bias=False)
-        layers += [*_normalised(depthwise), *_normalised(nn.Conv2d(filters, outputs, 1, bias=False))]
+        layers += conv_norm(filters, filters, stride=step, padding=1, groups=filters)
+        layers += conv_norm(filters, outputs, 1, padding=0)
         filters = outputs
     return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, num_classes))
-
-
-def _normalised(convolution: nn.Conv2d) -> list[nn.Module]:
-    """The convolution, followed by batch norm and ReLU."""
-    return [convolution, nn.BatchNorm2d(convolution.weight.shape[-1], activation="relu")]

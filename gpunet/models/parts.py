@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gpunet import nn
+from gpunet.geometry import Padding
 
+ImageShape = tuple[int, int, int]
+"""(H, W, C), without the batch axis."""
 STEMS = ("small", "paper")
 """First layers: for images of about 32x32 pixels, and the paper's."""
 
@@ -17,11 +21,19 @@ def check_stem(model: str, stem: str) -> bool:
     return stem == "small"
 
 
-def check_extents(model: str, input_shape: tuple[int, int, int], least: int, note: str = "") -> None:
+def check_extents(model: str, input_shape: ImageShape, least: int, note: str = "") -> None:
     """Raises a ValueError for images below `least` x `least` pixels; `note` ends its message."""
     h, w, _ = input_shape
     if min(h, w) < least:
         raise ValueError(f"{model}: images are {h}x{w} but must be at least {least}x{least}{note}")
+
+
+def conv_norm(
+    before: int, filters: int, size: int = 3, *, padding: Padding = "same", **options: Any
+) -> list[nn.Module]:
+    """A convolution, batch norm and ReLU; the convolution has no bias, because batch norm has one."""
+    convolution = nn.Conv2d(before, filters, size, padding=padding, bias=False, **options)
+    return [convolution, nn.BatchNorm2d(filters, activation="relu")]
 
 
 def dense_head(features: int, dense: Sequence[int], num_classes: int, dropout: float = 0.5) -> list[nn.Module]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.parts import check_extents, check_stem
+from gpunet.models.parts import ImageShape, check_extents, check_stem, conv_norm
 
 __all__ = ["BasicBlock", "resnet9", "resnet18", "resnet34"]
 
@@ -43,9 +43,7 @@ class BasicBlock(nn.Module):
         return self.norm2(y, x if self.shortcut is None else self.shortcut(x))
 
 
-def resnet18(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
-) -> nn.Sequential:
+def resnet18(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small") -> nn.Sequential:
     """ResNet-18: a convolution, eight residual blocks (table 1), the mean, a dense layer.
 
     Args:
@@ -58,9 +56,7 @@ def resnet18(
     return _resnet("resnet18", RESNET18, input_shape, num_classes, stem)
 
 
-def resnet34(
-    input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10, stem: str = "small"
-) -> nn.Sequential:
+def resnet34(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small") -> nn.Sequential:
     """ResNet-34, with sixteen blocks; the arguments are those of `resnet18`.
 
     It has 21,282,122 parameters, or the paper's 21,797,672.
@@ -68,16 +64,11 @@ def resnet34(
     return _resnet("resnet34", RESNET34, input_shape, num_classes, stem)
 
 
-def _resnet(
-    name: str, blocks: tuple[int, ...], input_shape: tuple[int, int, int], num_classes: int, stem: str
-) -> nn.Sequential:
+def _resnet(name: str, blocks: tuple[int, ...], input_shape: ImageShape, num_classes: int, stem: str) -> nn.Sequential:
     small = check_stem(name, stem)
     check_extents(name, input_shape, 8 if small else 32, f" for the {stem} stem")
-    c = input_shape[2]
-    first = (
-        nn.Conv2d(c, 64, 3, padding=1, bias=False) if small else nn.Conv2d(c, 64, 7, stride=2, padding=3, bias=False)
-    )
-    layers: list[nn.Module] = [first, nn.BatchNorm2d(64, activation="relu")]
+    window, stride = (3, 1) if small else (7, 2)
+    layers = conv_norm(input_shape[2], 64, window, stride=stride, padding=window // 2)
     if not small:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))
     filters = 64
@@ -89,7 +80,7 @@ def _resnet(
     return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, num_classes))
 
 
-def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
+def resnet9(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
     """The nine-layer residual network of fast CIFAR-10 training.
 
     Page 2018, "How to train your ResNet", part 4. Its 3x3 convolutions have 64, 128 + pool,
@@ -104,19 +95,11 @@ def resnet9(input_shape: tuple[int, int, int] = (32, 32, 3), num_classes: int = 
     h, w, c = input_shape
     check_extents("resnet9", input_shape, 8)
     return nn.Sequential(
-        *_conv(c, 64),
-        *_conv(64, 128), nn.MaxPool2d(2),
-        nn.Residual(*_conv(128, 128), *_conv(128, 128)),
-        *_conv(128, 256), nn.MaxPool2d(2),
-        *_conv(256, 512), nn.MaxPool2d(2),
-        nn.Residual(*_conv(512, 512), *_conv(512, 512)),
+        *conv_norm(c, 64),
+        *conv_norm(64, 128), nn.MaxPool2d(2),
+        nn.Residual(*conv_norm(128, 128), *conv_norm(128, 128)),
+        *conv_norm(128, 256), nn.MaxPool2d(2),
+        *conv_norm(256, 512), nn.MaxPool2d(2),
+        nn.Residual(*conv_norm(512, 512), *conv_norm(512, 512)),
         nn.MaxPool2d((h // 8, w // 8)), nn.Flatten(), nn.Linear(512, num_classes),
     )  # fmt: skip
-
-
-def _conv(before: int, filters: int) -> list[nn.Module]:
-    # No bias: batch norm would subtract it again, and has a bias of its own.
-    return [
-        nn.Conv2d(before, filters, 3, padding="same", bias=False),
-        nn.BatchNorm2d(filters, activation="relu"),
-    ]

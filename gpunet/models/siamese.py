@@ -13,7 +13,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor
-from gpunet.models.parts import check_extents
+from gpunet.models.parts import ImageShape, check_extents
 
 __all__ = ["Siamese", "conv4", "koch"]
 
@@ -43,7 +43,7 @@ class Siamese(nn.Module):
         return self.head(F.abs(self.embedding(a) - self.embedding(b))).reshape(len(a))
 
 
-def koch(input_shape: tuple[int, int, int] = (105, 105, 1)) -> Siamese:
+def koch(input_shape: ImageShape = (105, 105, 1)) -> Siamese:
     """The network of Koch, Zemel & Salakhutdinov 2015, figure 4; see `Siamese`.
 
     Args:
@@ -59,7 +59,7 @@ def koch(input_shape: tuple[int, int, int] = (105, 105, 1)) -> Siamese:
     return Siamese(nn.Sequential(*layers, nn.Flatten(), nn.Linear(h * w * c, 4096, activation="sigmoid")), 4096)
 
 
-def conv4(input_shape: tuple[int, int, int] = (28, 28, 1), channels: Sequence[int] = (64, 64, 64, 64)) -> nn.Sequential:
+def conv4(input_shape: ImageShape = (28, 28, 1), channels: Sequence[int] = (64, 64, 64, 64)) -> nn.Sequential:
     """The embedding of Vinyals et al. 2016 and of Snell et al. 2017, section 3.1.
 
     It takes (N, H, W, C) to (N, D) by four times a 3x3 convolution, batch norm, ReLU and a 2x2 max

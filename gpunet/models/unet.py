@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from gpunet import functional as F
 from gpunet import nn
@@ -57,10 +58,7 @@ class UNet(nn.Module):
         if upsample not in UPSAMPLERS:
             raise ValueError(f"UNet: upsample is {upsample!r} but takes one of {', '.join(UPSAMPLERS)}")
         channels = [base_channels << level for level in range(depth + 1)]
-        self.down = [
-            _two_convolutions(before, after, batch_norm)
-            for before, after in zip([in_channels, *channels], channels, strict=False)
-        ]
+        self.down = [_two_convolutions(*ends, batch_norm) for ends in pairwise((in_channels, *channels))]
         self.pool = nn.MaxPool2d(2)
         self.upsamplers = [UPSAMPLERS[upsample](2 * c, c) for c in reversed(channels[:-1])]
         self.up = [_two_convolutions(2 * c, c, batch_norm) for c in reversed(channels[:-1])]
@@ -70,28 +68,19 @@ class UNet(nn.Module):
         """x (N, H, W, C), with H and W multiples of 2^depth -> (N, H, W, K)."""
         step = 1 << len(self.up)
         if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step:
-            raise ValueError(
-                f"UNet: takes images (N, H, W, C) whose height and width are multiples of {step}, got {x.shape}"
-            )
-        *kept, x = self._descend(x)
+            raise ValueError(f"UNet: takes images (N, H, W, C) with H and W multiples of {step}, got {x.shape}")
+        levels = [self.down[0](x)]  # the output of each level on the way down
+        for block in self.down[1:]:
+            levels.append(block(self.pool(levels[-1])))
+        *kept, x = levels
         for upsampler, joined, block in zip(self.upsamplers, reversed(kept), self.up, strict=True):
             x = block(F.concatenate([joined, upsampler(x)], axis=3))
         return self.head(x)
-
-    def _descend(self, x: Tensor) -> list[Tensor]:
-        """The output of each level on the way down; the last is the lowest."""
-        levels = [self.down[0](x)]
-        for block in self.down[1:]:
-            levels.append(block(self.pool(levels[-1])))
-        return levels
 
 
 def _two_convolutions(before: int, after: int, batch_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels in (before, after):
-        if batch_norm:  # has a bias of its own
-            layers += [nn.Conv2d(channels, after, 3, padding="same", bias=False), nn.BatchNorm2d(after)]
-        else:
-            layers += [nn.Conv2d(channels, after, 3, padding="same")]
-        layers += [nn.ReLU()]
+        layers.append(nn.Conv2d(channels, after, 3, padding="same", bias=not batch_norm))  # a norm has its own bias
+        layers += [nn.BatchNorm2d(after), nn.ReLU()] if batch_norm else [nn.ReLU()]
     return nn.Sequential(*layers)

@@ -8,21 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.parts import check_extents, dense_head
+from gpunet.models.parts import ImageShape, check_extents, conv_norm, dense_head
 
 __all__ = ["vgg11", "vgg16"]
 
-VGG11 = ((64,), (128,), (256, 256), (512, 512), (512, 512))
-"""Filters of the convolutions between the pools (table 1, column A)."""
-VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-"""Filters of the convolutions between the pools (table 1, column D)."""
+FILTERS = {
+    "vgg11": ((64,), (128,), (256, 256), (512, 512), (512, 512)),
+    "vgg16": ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
+}
+"""Filters of the convolutions between the pools (table 1, columns A and D)."""
 
 
 def vgg11(
-    input_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    batch_norm: bool = True,
-    dense: Sequence[int] = (),
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
 ) -> nn.Sequential:
     """VGG-11: the eight convolutions of column A, a 2x2 max pool per group, dense layers.
 
@@ -39,14 +37,11 @@ def vgg11(
         dense: outputs of the hidden dense layers, each with ReLU and, as in the paper, dropout of
             0.5.
     """
-    return _vgg("vgg11", VGG11, input_shape, num_classes, batch_norm, dense)
+    return _vgg("vgg11", input_shape, num_classes, batch_norm, dense)
 
 
 def vgg16(
-    input_shape: tuple[int, int, int] = (32, 32, 3),
-    num_classes: int = 10,
-    batch_norm: bool = True,
-    dense: Sequence[int] = (),
+    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
 ) -> nn.Sequential:
     """VGG-16: the thirteen convolutions of column D; the arguments are those of `vgg11`.
 
@@ -54,25 +49,17 @@ def vgg16(
     14,714,688, and 14,724,042 with it. The paper's network, for 224x224x3 with 1,000 classes and
     `dense=(4096, 4096)`, has 138,357,544.
     """
-    return _vgg("vgg16", VGG16, input_shape, num_classes, batch_norm, dense)
+    return _vgg("vgg16", input_shape, num_classes, batch_norm, dense)
 
 
-def _vgg(
-    name: str,
-    groups: tuple[tuple[int, ...], ...],
-    input_shape: tuple[int, int, int],
-    num_classes: int,
-    batch_norm: bool,
-    dense: Sequence[int],
-) -> nn.Sequential:
+def _vgg(name: str, input_shape: ImageShape, num_classes: int, batch_norm: bool, dense: Sequence[int]) -> nn.Sequential:
     h, w, c = input_shape
     check_extents(name, input_shape, 32)
     layers: list[nn.Module] = []
-    for group in groups:
+    for group in FILTERS[name]:
         for filters in group:
             if batch_norm:
-                layers.append(nn.Conv2d(c, filters, 3, padding="same", bias=False))
-                layers.append(nn.BatchNorm2d(filters, activation="relu"))
+                layers += conv_norm(c, filters)
             else:
                 layers.append(nn.Conv2d(c, filters, 3, padding="same", activation="relu"))
             c = filters

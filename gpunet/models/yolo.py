@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -56,19 +57,16 @@ class YOLO(nn.Module):
         self.anchors, self.num_classes = _checked_anchors(anchors), num_classes
         self._constants_by_place: dict[Any, tuple[Tensor, ...]] = {}
         channels = [in_channels, *(base_channels << level for level in range(4))]
+        conv = partial(nn.Conv2d, kernel_size=3, padding="same", activation="leaky_relu")
         self.backbone = nn.Sequential(
-            *(
-                nn.Conv2d(before, after, 3, padding="same", activation="leaky_relu", pool=2)
-                for before, after in pairwise(channels)
-            ),
-            nn.Conv2d(channels[-1], 2 * channels[-1], 3, padding="same", activation="leaky_relu"),
-            nn.Conv2d(2 * channels[-1], channels[-1], 3, padding="same", activation="leaky_relu"),
+            *(conv(before, after, pool=2) for before, after in pairwise(channels)),
+            conv(channels[-1], 2 * channels[-1]),
+            conv(2 * channels[-1], channels[-1]),
         )
         # The first predictions are the anchors themselves, with an objectness of s(-4) = 0.02. The
         # idea is that of Lin et al. 2017, "Focal loss for dense object detection", section 3.3.
-        self.head = nn.Conv2d(
-            channels[-1], len(self.anchors) * (5 + num_classes), 1, init=lambda s: nn.init.normal(s, 0.01)
-        )
+        outputs = len(self.anchors) * (5 + num_classes)
+        self.head = nn.Conv2d(channels[-1], outputs, 1, init=lambda s: nn.init.normal(s, 0.01))
         assert self.head.bias is not None
         self.head.bias.data[4 :: 5 + num_classes] = -4
 
@@ -145,19 +143,22 @@ class YOLO(nn.Module):
         """
         raw = real_numbers("YOLO.detect", "raw", raw, 5 + self.num_classes)
         if raw.ndim != 5 or raw.shape[3] != len(self.anchors):
-            raise ValueError(
-                f"YOLO.detect: raw has shape {raw.shape} but takes (N, GH, GW, {len(self.anchors)}, {5 + self.num_classes})"
-            )
+            takes = f"(N, GH, GW, {len(self.anchors)}, {5 + self.num_classes})"
+            raise ValueError(f"YOLO.detect: raw has shape {raw.shape} but takes {takes}")
         height, width = raw.shape[1] * self.stride, raw.shape[2] * self.stride
         boxes = self.boxes(tensor(raw)).numpy().clip(0, [width, height, width, height])
         logits = raw[..., 5:] - raw[..., 5:].max(axis=-1, keepdims=True)
         shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-        scores = shares.max(axis=-1) * np.exp(
-            -np.logaddexp(0, -raw[..., 4].astype(np.float64))
-        )  # s(z), without overflow
+        objectness = np.exp(-np.logaddexp(0, -raw[..., 4].astype(np.float64)))  # s(z), without overflow
+        scores = shares.max(axis=-1) * objectness
         labels = shares.argmax(axis=-1)
-        limits = score_threshold, iou_threshold, max_detections
-        return [_best(boxes[n].reshape(-1, 4), scores[n].ravel(), labels[n].ravel(), *limits) for n in range(len(raw))]
+        found = []
+        for n in range(len(raw)):
+            box, score, label = boxes[n].reshape(-1, 4), scores[n].ravel(), labels[n].ravel()
+            likely = np.flatnonzero(score >= score_threshold)
+            kept = likely[nms(box[likely], score[likely], label[likely], iou_threshold=iou_threshold)][:max_detections]
+            found.append(Detections(box[kept], score[kept], label[kept]))
+        return found
 
 
 @dataclass(frozen=True)
@@ -224,20 +225,6 @@ class AssignTargets:
             if free:
                 targets[row, column, free[0]] = (1, 0, *box, *np.eye(self.num_classes)[label])
         return targets
-
-
-def _best(
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    score_threshold: float,
-    iou_threshold: float,
-    max_detections: int,
-) -> Detections:
-    """The boxes of one image with the highest scores, without overlaps within a class."""
-    likely = np.flatnonzero(scores >= score_threshold)
-    kept = likely[nms(boxes[likely], scores[likely], labels[likely], iou_threshold=iou_threshold)][:max_detections]
-    return Detections(boxes[kept], scores[kept], labels[kept])
 
 
 def _cells(grid: Sequence[int]) -> np.ndarray:

@@ -6,10 +6,8 @@ from gpunet.nn import init as init
 from gpunet.nn.activation import *
 from gpunet.nn.folding import *
 from gpunet.nn.layers import *
-from gpunet.nn.local import *
 from gpunet.nn.module import *
 from gpunet.nn.norm import *
 from gpunet.nn.regularise import *
 from gpunet.nn.resample import *
 from gpunet.nn.sequential import *
-from gpunet.nn.transposed import *

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from gpunet.backends.contract import FUSED_POOL, Activation
+from gpunet.backends.contract import FUSED_POOL
 from gpunet.geometry import sides_of
-from gpunet.nn.activation import ELU, ActivationLayer, HardSigmoid, HardTanh, LeakyReLU, ReLU, ReLU6, Sigmoid, Tanh
+from gpunet.nn.activation import ELU, HardSigmoid, HardTanh, LeakyReLU, ReLU, ReLU6, Sigmoid, Tanh
 from gpunet.nn.layers import Conv2d, Linear, MaxPool2d
 from gpunet.nn.module import Module
 from gpunet.nn.norm import BatchNorm2d
@@ -35,12 +36,8 @@ def _window(layer: MaxPool2d) -> Any:
     return FUSED_POOL if fits else None
 
 
-def _function(layer: ActivationLayer) -> Activation:
-    """The activation of a layer."""
-    assert isinstance(layer.function, Activation)
-    return layer.function
-
-
+_function = attrgetter("function")
+"""Gives the activation of a layer."""
 _ACTIVATIONS = (ReLU, LeakyReLU, Sigmoid, Tanh, ELU, ReLU6, HardTanh, HardSigmoid)
 FUSIONS = (
     *(Fusion(Conv2d, kind, "activation", _function, before=("pool",)) for kind in _ACTIVATIONS),

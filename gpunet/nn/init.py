@@ -74,10 +74,8 @@ def lecun_normal(shape: Sequence[int]) -> np.ndarray:
     return kaiming_normal(shape, gain=1)
 
 
-BY_NAME: dict[str, Initializer] = {
-    f.__name__: f
-    for f in (kaiming_uniform, kaiming_normal, xavier_uniform, xavier_normal, lecun_uniform, lecun_normal, zeros)
-}
+_NAMED = (kaiming_uniform, kaiming_normal, xavier_uniform, xavier_normal, lecun_uniform, lecun_normal, zeros)
+BY_NAME: dict[str, Initializer] = {initializer.__name__: initializer for initializer in _NAMED}
 
 
 def draw(init: str | Initializer, shape: Sequence[int]) -> np.ndarray:

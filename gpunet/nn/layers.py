@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from gpunet import functional as F
 from gpunet.autograd import Tensor, parameter
 from gpunet.backends.contract import Activation
+from gpunet.functional.conv import extra_pixels
 from gpunet.geometry import Geometry, Padding, Pair, pair, positive_int, sides_of
 from gpunet.nn import init as initial
 from gpunet.nn.module import Module
 
-__all__ = ["AvgPool2d", "Conv2d", "Flatten", "Identity", "Linear", "MaxPool2d"]
+__all__ = ["AvgPool2d", "Conv2d", "ConvTranspose2d", "Flatten", "Identity", "Linear", "LocallyConnected2d", "MaxPool2d"]
 
 Shape = tuple[int, ...]
 
@@ -221,3 +224,123 @@ class Flatten(Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, …) -> (N, the product of the rest)."""
         return F.flatten(x)
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution with learned filters: (N, H, W, I) -> (N, OH, OW, O).
+
+    Args:
+        in_channels, out_channels: I and O.
+        kernel_size: (KH, KW), or one extent for both, in pixels.
+        stride, padding, output_padding, dilation, groups: as for `functional.conv_transpose2d`.
+        bias, init: as for `Conv2d`, with a fan_in of KH KW I.
+    Attributes:
+        weight: (KH, KW, O // groups, I); it is no `Parameter.matrix`.
+        bias: (O,), or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        output_padding: int | Pair = 0,
+        dilation: int | Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        init: str | initial.Initializer = "kaiming_uniform",
+    ):
+        name = "ConvTranspose2d"
+        kh, kw = pair(name, "kernel_size", kernel_size)
+        in_channels, out_channels, groups = checked_channels(name, in_channels, out_channels, groups)
+        self.stride, self.dilation = pair(name, "stride", stride), pair(name, "dilation", dilation)
+        self.padding = padding
+        self.output_padding = extra_pixels(name, output_padding, self.stride, sides_of(name, padding))
+        self.groups = groups
+        drawn = initial.draw(init, (kh, kw, in_channels, out_channels // groups))
+        self.weight = parameter(drawn.transpose(0, 1, 3, 2).copy(), matrix=False)  # its last axis is I, not O
+        self.bias = parameter(initial.zeros((out_channels,))) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, I) -> (N, OH, OW, O)."""
+        return F.conv_transpose2d(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, output_padding=self.output_padding,
+            dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+
+    def parameter_formula(self) -> str:
+        """kh·kw·O·I+O."""
+        kh, kw, o, i = self.weight.shape
+        return f"{kh}·{kw}·{o}·{i}" + (f"+{o * self.groups}" if self.bias is not None else "")
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Two per multiply-add and one per bias."""
+        multiply_adds = prod(x_shape) * prod(self.weight.shape[:3])
+        return 2 * multiply_adds + (prod(y_shape) if self.bias is not None else 0)
+
+    def extra_repr(self) -> str:
+        """Extents and options."""
+        kh, kw, o, i = self.weight.shape
+        return f"{i}, {o * self.groups}, ({kh}, {kw}), stride={self.stride}, padding={self.padding!r}"
+
+
+class LocallyConnected2d(Module):
+    """Different learned filters for each output pixel: (N, H, W, C) -> (N, OH, OW, O).
+
+    All images have one size.
+
+    Args:
+        in_shape: (H, W, C) of the images.
+        out_channels: O.
+        kernel_size: (KH, KW), or one extent for both, in pixels.
+        stride, padding: as for `functional.locally_connected2d`.
+        bias: whether to add one number per filter.
+        init: as for `Conv2d`; it draws the filters of one output pixel at a time.
+    Attributes:
+        weight: (OH, OW, KH, KW, C, O); it is no `Parameter.matrix`.
+        bias: (OH, OW, O), or None.
+    """
+
+    def __init__(
+        self,
+        in_shape: tuple[int, int, int],
+        out_channels: int,
+        kernel_size: int | Pair,
+        *,
+        stride: int | Pair = 1,
+        padding: Padding = 0,
+        bias: bool = True,
+        init: str | initial.Initializer = "kaiming_uniform",
+    ):
+        name = "LocallyConnected2d"
+        if not isinstance(in_shape, tuple | list) or len(in_shape) != 3:
+            raise ValueError(f"{name}: in_shape is {in_shape!r} but takes (H, W, C)")
+        h, w, c = (positive_int(name, "in_shape", extent) for extent in in_shape)
+        filters = (*pair(name, "kernel_size", kernel_size), c, positive_int(name, "out_channels", out_channels))
+        geometry = Geometry.conv((1, h, w, c), filters, stride=stride, padding=padding, operation=name)
+        places = geometry.y_shape[1:3]
+        self.stride, self.padding = geometry.stride, padding
+        drawn = [initial.draw(init, filters) for _ in range(prod(places))]
+        self.weight = parameter(np.stack(drawn).reshape(*places, *filters), matrix=False)
+        self.bias = parameter(initial.zeros((*places, filters[3])), matrix=False) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, H, W, C) -> (N, OH, OW, O)."""
+        return F.locally_connected2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+
+    def parameter_formula(self) -> str:
+        """oh·ow·(kh·kw·C+1)·O."""
+        oh, ow, kh, kw, c, o = self.weight.shape
+        return f"{oh}·{ow}·({kh}·{kw}·{c}+1)·{o}" if self.bias is not None else f"{oh}·{ow}·{kh}·{kw}·{c}·{o}"
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Two per multiply-add and one per bias."""
+        return prod(y_shape) * (2 * prod(self.weight.shape[2:5]) + (self.bias is not None))
+
+    def extra_repr(self) -> str:
+        """Extents and options."""
+        _, _, kh, kw, c, o = self.weight.shape
+        return f"{c}, {o}, ({kh}, {kw}), stride={self.stride}, padding={self.padding!r}"

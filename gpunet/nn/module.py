@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
@@ -131,10 +131,7 @@ class Module:
 
     def _walk(self, kind: type[_T]) -> Iterator[tuple[str, _T]]:
         """(name, value) of each part of a kind, once; a ValueError if two have one name."""
-        names: set[str] = set()
-        for name, value in self._named("", kind, set()):
-            self._add_name(name, names)
-            yield name, value
+        return self._distinct(self._named("", kind, set()))
 
     def _named(self, prefix: str, kind: type[_T], seen: set[int]) -> Iterator[tuple[str, _T]]:
         """(name, value) of each part of a kind whose id is not in `seen`."""
@@ -151,13 +148,14 @@ class Module:
                 seen.add(id(value))
                 yield path, value
 
-    def _add_name(self, name: str, names: set[str]) -> None:
-        if name in names:
-            raise ValueError(
-                f"{type(self).__name__}: two of its parameters, buffers or modules are named {name!r}; attributes, "
-                "positions and dict keys, as text, must tell them apart"
-            )
-        names.add(name)
+    def _distinct(self, parts: Iterable[tuple[str, _T]]) -> Iterator[tuple[str, _T]]:
+        """The parts as they are; a ValueError if two have one name."""
+        names: set[str] = set()
+        for name, value in parts:
+            if name in names:
+                raise ValueError(f"{type(self).__name__}: two of its parameters, buffers or modules are named {name!r}")
+            names.add(name)
+            yield name, value
 
     def _place(self) -> tuple[Backend, np.dtype | None]:
         """Backend and dtype of the first parameter or else buffer; (NumPy, None) without any."""
@@ -229,9 +227,7 @@ class Module:
         for name, value in self._state().items():
             if isinstance(value, Parameter):
                 if value.held:
-                    raise ValueError(
-                        f"astype: parameter {name} is held by an optimizer already; convert the model before"
-                    )
+                    raise ValueError(f"astype: parameter {name} is held by an optimizer already; convert before")
                 value.release()
             value.data, value.grad = value.backend.asarray(value.numpy(), dtype), None
         return self
@@ -280,9 +276,7 @@ class Module:
                 entries, and nothing has been changed.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(
-                f"load_state_dict: takes arrays by name, as state_dict gives them, got {type(state).__name__}"
-            )
+            raise TypeError(f"load_state_dict: takes arrays by name, as of state_dict, got {type(state).__name__}")
         own = self._state()
         faults: list[Exception] = [ValueError(f"missing {name}") for name in own if name not in state]
         faults += [ValueError(f"unexpected {name}") for name in state if name not in own]
@@ -303,12 +297,7 @@ class Module:
 
     def _state(self) -> dict[str, Tensor]:
         """Every parameter and buffer by name; a ValueError if two have one name."""
-        state: dict[str, Tensor] = {}
-        names: set[str] = set()
-        for name, value in [*self.named_parameters(), *self.named_buffers()]:
-            self._add_name(name, names)
-            state[name] = value
-        return state
+        return dict(self._distinct([*self.named_parameters(), *self.named_buffers()]))
 
     # ---- description
 

@@ -18,7 +18,28 @@ from gpunet.nn.module import Buffer, Module
 __all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm"]
 
 
-class BatchNorm2d(Module):
+class _Norm(Module):
+    """What all normalisations share."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool):
+        check_eps(type(self).__name__, eps)
+        self.eps = eps
+        self.weight = parameter(np.ones(shape, np.float32), matrix=False) if affine else None
+        self.bias = parameter(initial.zeros(shape), matrix=False) if affine else None
+
+    def parameter_formula(self) -> str:
+        """2·C."""
+        return "" if self.weight is None else f"2·{self.weight.size}"
+
+    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
+        """Per element: 1 for the mean, 3 for the variance, 2 to normalise, 2 to scale and shift."""
+        return prod(y_shape) * (6 + 2 * (self.weight is not None))
+
+
+class BatchNorm2d(_Norm):
     """Batch normalisation of each channel: (…, C) -> (…, C).
 
     It takes images (N, H, W, C), or features (N, C). In training mode the moments of the batch
@@ -48,11 +69,9 @@ class BatchNorm2d(Module):
     ):
         shape = (positive_int("BatchNorm2d", "num_features", num_features),)
         F.norm.check_momentum("BatchNorm2d", momentum)
-        check_eps("BatchNorm2d", eps)
-        self.eps, self.momentum = eps, momentum
+        super().__init__(shape, eps, affine)
+        self.momentum = momentum
         self.activation = F.activation.activation_of("BatchNorm2d", activation)
-        self.weight = parameter(np.ones(shape, np.float32)) if affine else None
-        self.bias = parameter(initial.zeros(shape)) if affine else None
         self.running_mean = Buffer(initial.zeros(shape))
         self.running_var = Buffer(np.ones(shape, np.float32))
         self.num_batches_tracked = Buffer(np.zeros((), np.float32)) if momentum is None else None
@@ -73,10 +92,6 @@ class BatchNorm2d(Module):
             activation=self.activation or activation, residual=residual,
         )  # fmt: skip
 
-    def parameter_formula(self) -> str:
-        """2·C."""
-        return "" if self.weight is None else f"2·{self.weight.size}"
-
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """In inference: two per element, to scale and to shift, and one for a fused activation."""
         return prod(y_shape) * (2 + (self.activation is not None))
@@ -88,28 +103,7 @@ class BatchNorm2d(Module):
         return f"{self.running_mean.size}, eps={self.eps}, momentum={self.momentum}{affine}{fused}"
 
 
-class _SampleNorm(Module):
-    """What group and layer normalisation share."""
-
-    weight: Parameter | None
-    bias: Parameter | None
-
-    def __init__(self, shape: tuple[int, ...], eps: float, affine: bool):
-        check_eps(type(self).__name__, eps)
-        self.eps = eps
-        self.weight = parameter(np.ones(shape, np.float32), matrix=False) if affine else None
-        self.bias = parameter(initial.zeros(shape), matrix=False) if affine else None
-
-    def parameter_formula(self) -> str:
-        """2·C."""
-        return "" if self.weight is None else f"2·{self.weight.size}"
-
-    def flops(self, x_shape: Shape, y_shape: Shape) -> int:
-        """Per element: 1 for the mean, 3 for the variance, 2 to normalise, 2 to scale and shift."""
-        return prod(y_shape) * (6 + 2 * (self.weight is not None))
-
-
-class GroupNorm(_SampleNorm):
+class GroupNorm(_Norm):
     """Group normalisation: (N, …, C) -> (N, …, C); see `functional.group_norm`.
 
     Args:
@@ -138,7 +132,7 @@ class GroupNorm(_SampleNorm):
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}{affine}"
 
 
-class LayerNorm(_SampleNorm):
+class LayerNorm(_Norm):
     """Layer normalisation over the last axes; see `functional.layer_norm`.
 
     Args:

@@ -35,10 +35,7 @@ class Upsample2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, C)."""
-        o = self.options
-        return F.upsample2d(
-            x, o.scale_factor, size=o.size, mode=o.mode, align_corners=o.align_corners, antialias=o.antialias
-        )
+        return self.options.resized(x)
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """Two per multiply-add; none for "nearest", which copies."""
@@ -94,10 +91,8 @@ class _AdaptivePool2d(Module):
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
         """One per pixel of each window."""
-        pixels = (
-            sum(last - first for first, last in windows(n, outputs))
-            for n, outputs in zip(x_shape[1:3], y_shape[1:3], strict=True)
-        )
+        extents = zip(x_shape[1:3], y_shape[1:3], strict=True)
+        pixels = (sum(last - first for first, last in windows(n, outputs)) for n, outputs in extents)
         return x_shape[0] * x_shape[3] * prod(pixels)
 
     def extra_repr(self) -> str:

@@ -21,8 +21,7 @@ from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
 from gpunet.nn.module import Buffer, Module
 from gpunet.precision import stored_dtype
-from gpunet.report.summary import check_input_shape, kind_of
-from gpunet.report.table import draw_table, in_bytes
+from gpunet.report.summary import check_input_shape, draw_table, in_bytes, kind_of
 
 Loss = Callable[[Any, Any], Tensor]
 MakeOptimizer = Callable[[list[Parameter]], Any]

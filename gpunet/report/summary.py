@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 from gpunet.autograd import Parameter, Tensor, no_grad
 from gpunet.backends.contract import Activation
 from gpunet.nn.module import Module, in_eval_mode
-from gpunet.report.table import draw_table, in_bytes
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,7 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
 def check_input_shape(operation: str, input_shape: object) -> None:
     """Raise a TypeError unless `input_shape` is a tuple or list of integers."""
     if not isinstance(input_shape, tuple | list) or not all(isinstance(n, int | np.integer) for n in input_shape):
-        raise TypeError(
-            f"{operation}: input_shape is {input_shape!r} but takes extents without the batch, such as (28, 28, 1)"
-        )
+        raise TypeError(f"{operation}: input_shape is {input_shape!r} but takes extents without the batch: (28, 28, 1)")
 
 
 def kind_of(module: Module) -> str:
@@ -132,17 +130,34 @@ def _row(
         return LayerRow(name, f"{kind_of(module)} (not run)", (), count, module.parameter_formula(), 0, 0)
     outputs = [value for value in (y if isinstance(y, tuple | list) else [y]) if isinstance(value, Tensor)]
     first = outputs[0].shape if outputs else (1,)
-    return LayerRow(
-        name,
-        kind_of(module),
-        first[1:],
-        count,
-        module.parameter_formula() if new else "shared" if parameters else "",
-        module.flops(inputs[0].shape, first),
-        sum(value.size * value.dtype.itemsize for value in outputs),
-    )
+    formula = module.parameter_formula() if new else "shared" if parameters else ""
+    size = sum(value.size * value.dtype.itemsize for value in outputs)
+    return LayerRow(name, kind_of(module), first[1:], count, formula, module.flops(inputs[0].shape, first), size)
 
 
 def _extents(shape: tuple[int, ...]) -> str:
     """A shape as "28x28x1"; one with an extent of 0 as Python writes it."""
     return "x".join(map(str, shape)) if prod(shape) else str(shape)
+
+
+def draw_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """A head, rows and totals as text, with rules between; `right` columns are aligned right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
+        for row in rows
+    ]
+    rule = "-" * len(lines[0])
+    head, *body, totals = (line.rstrip() for line in lines)
+    return "\n".join([head, rule, *body, rule, totals])
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes, in the largest unit that goes into it at least once: 1536 is "1.5 KiB"."""
+    if count < 1024:
+        return f"{count} B"
+    size, units = count / 1024, iter(("KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while size >= 1024:
+        size, unit = size / 1024, next(units)
+    return f"{size:.1f} {unit}"

@@ -270,7 +270,7 @@ def test_tensors_of_two_backends_do_not_mix(backend):
     other = gp.get_backend("numpy" if backend.name == "reference" else "reference")
     here, there = gp.tensor([1.0, 2.0], backend=backend), gp.tensor([1.0, 2.0], backend=other)
     for f in (lambda a, b: a + b, lambda a, b: F.concatenate([a, b])):
-        with pytest.raises(gp.BackendError, match=rf"is on {other.name} but .* on {backend.name}; move one with \.to"):
+        with pytest.raises(gp.BackendError, match=rf"is on {other.name} but .* on {backend.name}; use \.to"):
             f(here, there)
 
     def ones(*shape):

@@ -183,7 +183,11 @@ def test_running_moments_that_backward_needs_may_not_change_before_it(backend, r
             r"running_var has shape \(1, 3\) but x \(2, 5, 3\) takes \(3,\)",
         ),
         ({"residual": np.ones((2, 5, 1))}, ValueError, r"residual has shape \(2, 5, 1\) but x \(2, 5, 3\)"),
-        ({"x": np.ones((1, 3))}, ValueError, r"training takes at least 2 elements per channel, but x \(1, 3\) has 1"),
+        (
+            {"x": np.ones((1, 3))},
+            ValueError,
+            r"train on at least 2 elements per channel, or call eval\(\); x \(1, 3\) has 1",
+        ),
         ({"momentum": 1.5}, ValueError, "momentum is 1.5 but must be from 0 to 1"),
         ({"eps": -1.0}, ValueError, "eps is -1.0 but must be at least 0"),
         ({"activation": "gelu2"}, ValueError, "activation is 'gelu2' but takes one of relu"),

@@ -71,5 +71,5 @@ def test_what_does_not_fit_raises():
         F.contrastive_loss(a, a, [0, 1, 2, 0])
     with pytest.raises(ValueError, match="triplet_loss: margin is 0 but must be positive"):
         F.triplet_loss(a, a, a, margin=0)
-    with pytest.raises(ValueError, match=r"all_pairs_loss: embeddings have shape \(4, 3\) but take"):
+    with pytest.raises(ValueError, match=r"all_pairs_loss: embeddings are \(4, 3\) but take"):
         F.all_pairs_loss(a, 3)

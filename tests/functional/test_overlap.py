@@ -77,7 +77,7 @@ def test_what_does_not_fit_raises():
         F.dice_loss(p, np.ones((1, 2, 2)))
     with pytest.raises(ValueError, match="dice_loss: smooth is 0 but must be positive"):
         F.dice_loss(p, np.ones((1, 2, 2, 1)), smooth=0)
-    with pytest.raises(ValueError, match=r"dice_loss: probabilities have shape \(4,\) but take \(N, H, W, K\)"):
+    with pytest.raises(ValueError, match=r"dice_loss: probabilities are \(4,\) but take \(N, H, W, K\)"):
         F.dice_loss(gp.tensor(np.ones(4)), np.ones(4))
     with pytest.raises(ValueError, match=r"giou: boxes have shape \(2, 3\) but take"):
         F.giou(gp.tensor(np.ones((2, 3))), np.ones((2, 3)))

@@ -116,7 +116,10 @@ def test_summary_repr_and_errors():
             lambda: nn.BatchNorm2d(3)(np.ones((2, 4), np.float32)),
             "batch_norm: weight has shape (3,) but x (2, 4) takes (4,)",
         ),
-        (lambda: nn.BatchNorm2d(3)(np.ones((1, 3), np.float32)), "use a larger batch, or eval()"),
+        (
+            lambda: nn.BatchNorm2d(3)(np.ones((1, 3), np.float32)),
+            "train on at least 2 elements per channel, or call eval()",
+        ),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             make()
