@@ -72,10 +72,7 @@ _LISTED = {
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),
         *_tiled("conv2d_forward_tiled", CONV_TILES, _FLAGS),
     ],
-    "conv2d_input_grad.cu": [
-        *_each("conv2d_input_grad_simple"),
-        *_tiled("conv2d_input_grad_tiled", CONV_TILES),
-    ],
+    "conv2d_input_grad.cu": [*_each("conv2d_input_grad_simple"), *_tiled("conv2d_input_grad_tiled", CONV_TILES)],
     "conv2d_weight_grad.cu": [
         *_each("conv2d_weight_grad_simple", "conv2d_weight_grad_depthwise"),
         *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
@@ -95,10 +92,7 @@ _LISTED = {
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
     "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
-    "matmul.cu": [
-        *_each("matmul_simple"),
-        *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS),
-    ],
+    "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS)],
     "max_pool2d.cu": [
         instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)
     ],

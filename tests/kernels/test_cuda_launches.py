@@ -11,8 +11,7 @@ from gpunet.backends.contract.activation import Activation, InputActivation
 from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.gradients import Gate, Into
 from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.gradients import Gate
 
 __all__ = ["PLAIN_PRODUCT", "Product"]
 

@@ -139,10 +139,7 @@ class CudaDevice(Backend):
         return ELEMENTS[reference.dtype.name]
 
     def _check(
-        self,
-        operation: str,
-        dtypes: tuple[str, ...],
-        arrays: Mapping[str, tuple[Array | None, Sequence[int] | None]],
+        self, operation: str, dtypes: tuple[str, ...], arrays: Mapping[str, tuple[Array | None, Sequence[int] | None]]
     ) -> None:
         for name, (array, shape) in arrays.items():
             if array is None:

@@ -7,13 +7,12 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Grads, Into
-from gpunet.backends.host.arrays import deliver
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays, deliver
 from gpunet.backends.reference.windows import add_windows, pad_images, windows_of
 from gpunet.geometry import Geometry
 
 
-class ReferenceLocal(HostBackend):
+class ReferenceLocal(HostArrays):
     """A convolution with different filters for each output pixel; sums are float64."""
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:

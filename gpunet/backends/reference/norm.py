@@ -7,11 +7,10 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
-from gpunet.backends.host.arrays import deliver
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays, deliver
 
 
-class ReferenceNorm(HostBackend):
+class ReferenceNorm(HostArrays):
     """Batch and group normalisation."""
 
     def batch_norm_forward(
