@@ -109,9 +109,8 @@ class Geometry:
         steps = window if stride is None else pair(operation, "stride", stride)
         if not isinstance(ceil_mode, bool):
             raise TypeError(f"{operation}: ceil_mode must be True or False, got {ceil_mode!r}")
-        geometry = _resolve(
-            operation, x_shape, window, x_shape[3], steps, sides_of(operation, padding), (1, 1), 1, ceil_mode
-        )
+        sides = sides_of(operation, padding)
+        geometry = _resolve(operation, x_shape, window, x_shape[3], steps, sides, (1, 1), 1, ceil_mode)
         given = geometry.counted_padding
         if any(max(around) >= extent for around, extent in zip(given, window, strict=True)):
             raise ValueError(f"{operation}: padding {given} must be smaller than kernel_size {window}")
@@ -132,6 +131,18 @@ class Geometry:
     def padded(self) -> bool:
         """Whether any side is padded."""
         return self.padding != ((0, 0), (0, 0))
+
+    @property
+    def padded_extents(self) -> Pair:
+        """Height and width of an image with its padding."""
+        (top, bottom), (left, right) = self.padding
+        return top + self.x_shape[1] + bottom, left + self.x_shape[2] + right
+
+    @property
+    def image(self) -> tuple[slice, slice]:
+        """The rows and columns of a padded image where the image itself lies."""
+        (top, _), (left, _) = self.padding
+        return slice(top, top + self.x_shape[1]), slice(left, left + self.x_shape[2])
 
     @property
     def pixels(self) -> int:

@@ -54,9 +54,7 @@ def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
     return (4, 1) if dtype == "float32" or mask == "uint8" else (1,)
 
 
-_POOLS = [
-    (ELEMENTS[dtype], MASKS[mask], v) for dtype, mask in product(ELEMENTS, MASKS) for v in pool_vectors(dtype, mask)
-]
+_POOLS = [(ELEMENTS[d], MASKS[m], v) for d, m in product(ELEMENTS, MASKS) for v in pool_vectors(d, m)]
 _FLAGS = (False, True)
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
@@ -157,6 +155,4 @@ def file_of(expression: str) -> str:
     try:
         return _files()[expression]
     except KeyError:
-        raise ValueError(
-            f"no kernel instance {expression}: gpunet/cuda/instantiations.py lists those that exist"
-        ) from None
+        raise ValueError(f"no kernel instance {expression}: gpunet/cuda/instantiations.py lists all") from None

@@ -42,8 +42,10 @@ _SPELLINGS = [
 ]  # fmt: skip
 """Other spellings of the same types, in kernels that are not gpunet's."""
 
-Extent = int | tuple[int, ...]
-"""Extent of a grid or a block, up to three dimensions."""
+Extents = tuple[int, ...]
+"""Extents of a grid or a block along one to three axes."""
+Extent = int | Extents
+"""The same; one number stands for one axis."""
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most blocks along each axis of a grid."""
 BLOCK_LIMIT = 1024
@@ -187,7 +189,7 @@ def bind_to(
     ]
 
 
-def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[Extents, Extents]:
     """Return the extents of a launch as tuples.
 
     Raises:

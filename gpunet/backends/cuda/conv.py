@@ -65,9 +65,8 @@ class CudaConv(CudaDevice):
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=vector, busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
-        self.launcher.launch(
-            instance(kernel, element, *tile, *options), blocks, THREADS, args, flops=2 * g.multiply_adds
-        )
+        kernel = instance(kernel, element, *tile, *options)
+        self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, name = conv.geometry, "conv2d_weight_grad"
@@ -78,9 +77,8 @@ class CudaConv(CudaDevice):
         common = geometry_fields(g), activation_fields(gate.activation)
         if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros
             count = dw.size + (0 if db is None else db.size)
-            self._each(
-                f"{name}_simple", count, *opened, dw, db, *common, int(add), element=element, flops=2 * g.multiply_adds
-            )
+            simple = *opened, dw, db, *common, int(add)
+            self._each(f"{name}_simple", count, *simple, element=element, flops=2 * g.multiply_adds)
             return dw, db
         kernel, tiles = self._weight_grad_kernel(element, g, _by_four(g) and self._aligned(dy, gate.y, x))
         length = split_pixels(tiles, g.pixels, self.busy)

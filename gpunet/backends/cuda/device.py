@@ -145,9 +145,8 @@ class CudaDevice(Backend):
             if array is None:
                 continue
             if not self.arrays.owns(array):
-                raise TypeError(
-                    f"{operation}: {name} is {type(array).__name__} but takes an array of this {self.name} device"
-                )
+                kind = type(array).__name__
+                raise TypeError(f"{operation}: {name} is {kind} but takes an array of this {self.name} device")
             if array.dtype.name not in dtypes:
                 raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(dtypes)}")
             if shape is not None and array.shape != tuple(shape):

@@ -63,13 +63,7 @@ class CudaLoss(CudaDevice):
         return loss if row_losses is None else row_losses, dlogits, correct
 
     def _cross_entropy_rows(
-        self,
-        element: str,
-        given: tuple[Any, ...],
-        out: tuple[Any, ...],
-        loss: Array,
-        correct: Array,
-        fields: dict[str, float],
+        self, element: str, given: tuple[Any, ...], out: tuple[Any, ...], loss: Array, correct: Array, fields: dict
     ) -> None:
         """Compute many rows in three launches: the labels' weights, the rows, and their sums."""
         _, labels, weight = given

@@ -49,13 +49,11 @@ class CudaNorm(CudaDevice):
             if rows < 2:
                 raise ValueError(f"batch_norm_forward: training takes at least 2 elements per channel, got x {x.shape}")
             saved = Moments(self.arrays.empty(c, np.float32), self.arrays.empty(c, np.float32))
-            self._moments(x, (*saved, *running), {"eps": norm.eps, "momentum": norm.momentum})
+            options = {"eps": norm.eps, "momentum": norm.momentum}
+            self._reduce("batch_norm_moments", x, (x,), (*saved, *running), options)
         y = self.arrays.empty(x.shape, x.dtype)
-        aligned = self._aligned(x, w, b, *saved, residual, y)
-        args = x, w, b, *saved, residual, y
-        self._each_channel(
-            "batch_norm_forward", x, aligned, args, {"eps": norm.eps}, activation_fields(norm.activation)
-        )
+        args, opens = (x, w, b, *saved, residual, y), activation_fields(norm.activation)
+        self._each_channel("batch_norm_forward", x, args, {"eps": norm.eps}, opens)
         return y, saved
 
     def batch_norm_backward(
@@ -68,54 +66,37 @@ class CudaNorm(CudaDevice):
         _check_rows("batch_norm_backward", x)
         opens, options = activation_fields(norm.activation), {"eps": norm.eps, "accumulate": int(into.add)}
         sums = self.arrays.empty((2, *c), np.float32)
-        self._sums((dy, y, x, *saved), (sums, into.weight, into.bias), options, opens)
+        self._reduce("batch_norm_sums", x, (dy, y, x, *saved), (sums, into.weight, into.bias), options, opens)
         dx = self.arrays.empty(x.shape, x.dtype)
         dresidual = self.arrays.empty(x.shape, x.dtype) if norm.residual_grad and fused else None
         args = dy, y, x, w, *saved, sums if norm.training else None, dx, dresidual
-        aligned = self._aligned(*args)
-        self._each_channel("batch_norm_input_grad", x, aligned, args, options, opens)
+        self._each_channel("batch_norm_input_grad", x, args, options, opens)
         dw = sums[:1].reshape(c) if into.weight is None else into.weight
         db = sums[1:].reshape(c) if into.bias is None else into.bias
         return dx, dw, db, dy if norm.residual_grad and not fused else dresidual
 
-    def _moments(self, x: Array, out: tuple[Array, ...], options: dict[str, Any]) -> None:
-        """Write the mean, the variance, the running mean and the running variance to `out`."""
+    def _reduce(self, kernel: str, x: Array, given: tuple, out: tuple, options: dict[str, Any], *opens: dict) -> None:
+        """Reduce arrays `given`, of x's shape or (C,), over the rows of x, and write the results to `out`."""
+        element, c = ELEMENTS[x.dtype.name], x.shape[-1]
         if self.simple:
-            args = x, *out, batch_norm_fields(x, options)
-            self._each("batch_norm_moments_simple", x.shape[-1], *args, element=ELEMENTS[x.dtype.name])
-            return
-        split = self._split(x, self._aligned(x), REDUCTION_BLOCKS)
-        partial = self.arrays.empty((split.splits, 2, x.shape[-1]), np.float32)
-        fields, blocks = batch_norm_fields(x, options, split), _tiles(x, split.vector, split.across) * split.splits
-        kernel = instance("batch_norm_moments", ELEMENTS[x.dtype.name], split.vector)
-        self.launcher.launch(kernel, blocks, THREADS, (x, partial, fields))
-        merge = partial, split.splits, *out, fields
-        self.launcher.launch("batch_norm_moments_merge", _tiles(x, 1, WARP), THREADS, merge)
-
-    def _sums(self, given: tuple[Any, ...], out: tuple[Any, ...], options: dict[str, Any], opens: dict) -> None:
-        """Write (both sums, dw, db) to `out`, from `given`: (dy, y, x, mean, variance)."""
-        x = given[2]
-        if self.simple:
-            args = *given, *out, batch_norm_fields(x, options), opens
-            self._each("batch_norm_sums_simple", x.shape[-1], *args, element=ELEMENTS[x.dtype.name])
+            self._each(f"{kernel}_simple", c, *given, *out, batch_norm_fields(x, options), *opens, element=element)
             return
         split = self._split(x, self._aligned(*given), REDUCTION_BLOCKS)
-        partial = self.arrays.empty((split.splits, 2, x.shape[-1]), np.float32)
+        partial = self.arrays.empty((split.splits, 2, c), np.float32)
         fields, blocks = batch_norm_fields(x, options, split), _tiles(x, split.vector, split.across) * split.splits
-        kernel = instance("batch_norm_sums", ELEMENTS[x.dtype.name], split.vector)
-        self.launcher.launch(kernel, blocks, THREADS, (*given, partial, fields, opens))
-        merge = partial, split.splits, *out, fields
-        self.launcher.launch("batch_norm_sums_merge", _tiles(x, 1, WARP), THREADS, merge)
+        parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
+        self.launcher.launch(instance(kernel, element, split.vector), blocks, THREADS, parts)
+        self.launcher.launch(f"{kernel}_merge", _tiles(x, 1, WARP), THREADS, merge)
 
     def _each_channel(
-        self, kernel: str, x: Array, aligned: bool, args: tuple[Any, ...], options: dict[str, Any], f: dict[str, Any]
+        self, kernel: str, x: Array, args: tuple[Any, ...], options: dict[str, Any], f: dict[str, Any]
     ) -> None:
         """Launch an elementwise pass over x in which a thread keeps its channels."""
         element = ELEMENTS[x.dtype.name]
         if self.simple:
             self._each(f"{kernel}_simple", x.size, *args, batch_norm_fields(x, options), f, element=element)
         elif x.size:
-            split = self._split(x, aligned, MAX_BLOCKS)
+            split = self._split(x, self._aligned(*args), MAX_BLOCKS)
             blocks = _tiles(x, split.vector, split.across) * split.splits
             kernel = instance(kernel, element, split.vector)
             self.launcher.launch(kernel, blocks, THREADS, (*args, batch_norm_fields(x, options, split), f))
@@ -124,9 +105,8 @@ class CudaNorm(CudaDevice):
         """The split of x into at most `most_blocks` blocks, unless its channels need more."""
         c = x.shape[-1]
         vector = 4 if aligned and c % 4 == 0 else 1
-        across = min(
-            WARP, 1 << (c // vector - 1).bit_length()
-        )  # a power of two, so that a block can be halved repeatedly
+        # a power of two, so that a block can be halved repeatedly
+        across = min(WARP, 1 << (c // vector - 1).bit_length())
         rows, shortest = x.size // c, THREADS // across * UNROLL
         splits = max(1, min(most_blocks // _tiles(x, vector, across), -(-rows // shortest)))
         each = max(1, -(-rows // splits))

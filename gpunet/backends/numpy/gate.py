@@ -19,7 +19,6 @@ def open_gate(dy: Array, gate: Gate | None, pool: Geometry | None = None) -> Arr
     if gate.mask is None or pool is None:
         return dy
     dx = memory.empty((len(dy), *pool.x_shape[1:]), dy.dtype)
-    dx[...] = 0
     max_pool_backward(dy, gate.mask, dx, pool)
     return dx
 

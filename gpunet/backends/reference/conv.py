@@ -24,8 +24,7 @@ class ReferenceConv(HostArrays):
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         g = conv.geometry
-        (n, h, width, c), (eh, ew) = g.x_shape, g.effective_window
-        (top, bottom), (left, right) = g.padding
+        (n, _, _, c), (eh, ew) = g.x_shape, g.effective_window
         spread = _insert_stride_zeros(self._open_gate(dy, conv, gate).astype(np.float64), g)
         # The full convolution, in which every pixel meets every tap: the padding is the window - 1
         full = Geometry.conv(
@@ -34,10 +33,10 @@ class ReferenceConv(HostArrays):
         )  # fmt: skip
         rotated = _by_group(w[::-1, ::-1], g.groups)  # turned by 180 degrees; einsum exchanges the channels
         windows = _by_group(windows_of(pad_images(spread, full), full), g.groups)
-        padded = np.zeros((n, top + h + bottom, left + width + right, c))  # 0 where no window reaches
+        padded = np.zeros((n, *g.padded_extents, c))  # 0 where no window reaches
         _, rows, columns, _ = full.y_shape
         padded[:, :rows, :columns] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(full.y_shape)
-        return padded[:, top : top + h, left : left + width].astype(dy.dtype)
+        return padded[:, *g.image].astype(dy.dtype)
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g = conv.geometry

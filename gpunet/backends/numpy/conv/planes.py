@@ -67,21 +67,19 @@ class Planes(ConvAlgorithm):
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """Add the product of dy with every tap to its pixels: along rows, then along columns."""
         g, n = self.geometry, len(dy)
-        (top, bottom), (left, right) = g.padding
-        (_, h, width, c), (_, oh, ow, _), (kh, kw) = g.x_shape, g.y_shape, g.window
-        rows = self._rows(self._open(dy, gate))
-        products = memory.empty((g.groups, self.taps, rows.shape[2]), self.dtype)
-        np.matmul(self._filters(w).transpose(0, 2, 1), rows, out=products)
+        c, (rows, columns), (_, oh, ow, _), (kh, kw) = g.x_shape[3], g.padded_extents, g.y_shape, g.window
+        products = memory.empty((g.groups, self.taps, oh * ow * n), self.dtype)
+        np.matmul(self._filters(w).transpose(0, 2, 1), self._rows(self._open(dy, gate)), out=products)
         taps = products.reshape(c, kh, kw, oh, ow, n)
-        wide = memory.empty((c, kh, oh, left + width + right, n), self.dtype)
+        wide = memory.empty((c, kh, oh, columns, n), self.dtype)
         wide[...] = 0
         for j in range(kw):
             wide[:, :, :, under_tap(g, 1, j)] += taps[:, :, j]
-        padded = self._memory((n, top + h + bottom, left + width + right, c), n)
+        padded = self._memory((n, rows, columns, c), n)
         padded[...] = 0
         for i in range(kh):
             padded[:, under_tap(g, 0, i)] += wide[:, i]
-        dx[...] = padded[:, top : top + h, left : left + width].transpose(3, 1, 2, 0)
+        dx[...] = padded[:, *g.image].transpose(3, 1, 2, 0)
 
     def _filters(self, w: Array) -> Array:
         """w as (groups, O // groups, C // groups KH KW)."""
@@ -90,12 +88,11 @@ class Planes(ConvAlgorithm):
     def _columns(self, x: Array) -> Array:
         """The value under each tap at each output pixel: (groups, C // groups KH KW, OH OW n)."""
         g, n = self.geometry, len(x)
-        (top, bottom), (left, right) = g.padding
-        _, h, width, c = g.x_shape
-        padded = self._memory((n, top + h + bottom, left + width + right, c), n)
+        c = g.x_shape[3]
+        padded = self._memory((n, *g.padded_extents, c), n)
         if g.padded:
             padded[...] = 0
-        padded[:, top : top + h, left : left + width] = x.transpose(3, 1, 2, 0)
+        padded[:, *g.image] = x.transpose(3, 1, 2, 0)
         columns = memory.empty((c, *g.window, *g.y_shape[1:3], n), self.dtype)
         columns[...] = windows_of(padded, g).transpose(0, 3, 4, 1, 2, 5)  # planes are images of n channels to it
         return columns.reshape(g.groups, self.taps, -1)
