@@ -45,15 +45,9 @@ class Geometry:
 
     @staticmethod
     def conv(
-        x_shape: Sequence[int],
-        w_shape: Sequence[int],
-        *,
-        stride: int | Pair = 1,
-        padding: Padding = 0,
-        dilation: int | Pair = 1,
-        groups: int = 1,
-        operation: str = "conv2d",
-    ) -> Geometry:
+        x_shape: Sequence[int], w_shape: Sequence[int], *, stride: int | Pair = 1, padding: Padding = 0,
+        dilation: int | Pair = 1, groups: int = 1, operation: str = "conv2d",
+    ) -> Geometry:  # fmt: skip
         """Geometry of a convolution of x (N, H, W, C) with filters (KH, KW, C // groups, O).
 
         Raises:
@@ -85,14 +79,9 @@ class Geometry:
 
     @staticmethod
     def pool(
-        x_shape: Sequence[int],
-        window: int | Pair,
-        *,
-        stride: int | Pair | None = None,
-        padding: Padding = 0,
-        ceil_mode: bool = False,
-        operation: str = "pool2d",
-    ) -> Geometry:
+        x_shape: Sequence[int], window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0,
+        ceil_mode: bool = False, operation: str = "pool2d",
+    ) -> Geometry:  # fmt: skip
         """Geometry of pooling x (N, H, W, C) over `window`; a stride of None is the window.
 
         With `ceil_mode`, an axis has one more window where the others leave pixels over,
@@ -177,16 +166,9 @@ class Geometry:
 
 @lru_cache(maxsize=4096)
 def _resolve(
-    operation: str,
-    x_shape: Shape4,
-    window: Pair,
-    filters: int,
-    stride: Pair,
-    padding: Sides,
-    dilation: Pair,
-    groups: int,
+    operation: str, x_shape: Shape4, window: Pair, filters: int, stride: Pair, padding: Sides, dilation: Pair, groups: int,
     ceil_mode: bool = False,
-) -> Geometry:
+) -> Geometry:  # fmt: skip
     for extent, least in zip((*x_shape, *window, filters), (0, *[1] * 6), strict=True):
         if not isinstance(extent, Integral) or extent < least:
             raise ValueError(

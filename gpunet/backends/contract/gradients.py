@@ -1,7 +1,5 @@
 """`Gate` and `Into`: what a gradient primitive applies to dy, and where it writes its results."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from gpunet.backends.contract.activation import Activation

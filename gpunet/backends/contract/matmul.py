@@ -1,7 +1,5 @@
 """The contract of matrix products, and `Product`: what a product takes beside its two matrices."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 

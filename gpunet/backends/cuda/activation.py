@@ -1,7 +1,5 @@
 """Activations on a CUDA device."""
 
-from __future__ import annotations
-
 from gpunet.backends.contract import INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.backends.cuda.device import CudaDevice, activation_fields
 

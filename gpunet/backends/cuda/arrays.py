@@ -106,9 +106,7 @@ class CudaArrays(CudaDevice):
         return y
 
     def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
-        y = self.arrays.empty(shape, a.dtype)
-        self._copy("broadcast", a, broadcast_view(a.shape, y.shape), y, view(y.shape))
-        return y
+        return self._copied("broadcast", a, broadcast_view(a.shape, shape))
 
     def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
         kind = np.dtype(dtype)
@@ -194,9 +192,7 @@ class CudaArrays(CudaDevice):
     def transpose(self, a: Array, axes: tuple[int, ...]) -> Array:
         own = view(a.shape)
         turned = View(tuple(a.shape[i] for i in axes), tuple(own.strides[i] for i in axes))
-        y = self.arrays.empty(turned.shape, a.dtype)
-        self._copy("transpose", a, turned, y, view(y.shape))
-        return y
+        return self._copied("transpose", a, turned)
 
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
         first = arrays[0]
@@ -217,9 +213,12 @@ class CudaArrays(CudaDevice):
         return y
 
     def get_slice(self, a: Array, index: Index) -> Array:
-        part = view(a.shape, index)
+        return self._copied("get_slice", a, view(a.shape, index))
+
+    def _copied(self, operation: str, a: Array, part: View) -> Array:
+        """A view of `a` as a new array."""
         y = self.arrays.empty(part.shape, a.dtype)
-        self._copy("get_slice", a, part, y, view(part.shape))
+        self._copy(operation, a, part, y, view(part.shape))
         return y
 
     def put_slice(self, dy: Array, index: Index, *, shape: tuple[int, ...]) -> Array:

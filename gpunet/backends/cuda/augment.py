@@ -1,7 +1,5 @@
 """Batches of a data set on a CUDA device."""
 
-from __future__ import annotations
-
 from math import prod
 
 import numpy as np

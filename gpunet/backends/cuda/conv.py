@@ -8,7 +8,6 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
-from gpunet.backends.cuda.into import place_gradients
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
@@ -72,7 +71,7 @@ class CudaConv(CudaDevice):
         g, name = conv.geometry, "conv2d_weight_grad"
         gate = self._checked_gate(name, dy, conv, gate)
         element = self._element(name, dy=(dy, None), x=(x, g.x_shape))
-        dw, db, add = place_gradients(self, name, into, g.w_shape, (g.filters,))
+        dw, db, add = self._place_gradients(name, into, g.w_shape, (g.filters,))
         opened = dy, gate.y, gate.mask, x
         common = geometry_fields(g), activation_fields(gate.activation)
         if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros

@@ -11,7 +11,7 @@ from weakref import finalize
 
 import numpy as np
 
-from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend
+from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
 from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
@@ -85,11 +85,16 @@ class CudaDevice(Backend):
             finalize(recorder.stream, self._kept.pop, self.arrays.stream_key()).atexit = False
         return recorder
 
-    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", flops: int = 0) -> None:
-        """Launch a kernel that walks `count` elements, if any, with a grid-stride loop."""
+    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", each: int = 1, flops: int = 0) -> None:
+        """Launch a kernel that walks `count` elements, if any, with a grid-stride loop.
+
+        Args:
+            element: the kernel's template arguments; empty if it is no template.
+            each: elements that a thread takes at once.
+        """
         if count:
-            blocks = min(-(-count // THREADS), MAX_BLOCKS)
-            self.launcher.launch(instance(kernel, element), blocks, THREADS, args, flops=flops)
+            blocks = min(-(-count // (each * THREADS)), MAX_BLOCKS)
+            self.launcher.launch(instance(kernel, element) if element else kernel, blocks, THREADS, args, flops=flops)
 
     def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
         element = self._moved(operation, source.dtype)
@@ -164,6 +169,24 @@ class CudaDevice(Backend):
         if out.shape != tuple(shape):
             raise ValueError(f"{operation}: out has shape {out.shape} but takes {tuple(shape)}")
         return out
+
+    def _place_gradients(
+        self, operation: str, into: Into, w_shape: Sequence[int], b_shape: Sequence[int]
+    ) -> tuple[Array, Array | None, bool]:
+        """(dw, db or None, add): the arrays that a kernel writes or, if `add`, adds to.
+
+        A kernel adds to both or to neither. Where only one of them was given, a new array of zeros
+        stands for the other.
+        """
+        self._expect(operation, weight=(into.weight, w_shape), bias=(into.bias, b_shape))
+        add = into.add and (into.weight is not None or (into.needs_bias and into.bias is not None))
+
+        def place(given: Array | None, shape: Sequence[int]) -> Array:
+            if given is not None:
+                return given
+            return self.full(shape, 0.0, np.float32) if add else self.arrays.empty(shape, np.float32)
+
+        return place(into.weight, w_shape), place(into.bias, b_shape) if into.needs_bias else None, add
 
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:

@@ -133,8 +133,8 @@ class CudaNorm(CudaDevice):
         dx = self.arrays.empty(x.shape, x.dtype)
         vector = self._vector(x, groups, dy, x, w, dx)
         self._each_group("group_norm_input_grad", x, groups, vector, (dy, x, w, *saved, dx, fields))
-        dw, db = (self._written(out, c, into.add) for out in (into.weight, into.bias))
-        self._weight_grad((dy, x, *saved), (dw, db), groups, {**fields, "accumulate": int(into.add)})
+        dw, db, add = self._place_gradients("group_norm_backward", into, c, c)
+        self._weight_grad((dy, x, *saved), (dw, db), groups, {**fields, "accumulate": int(add)})
         return dx, dw, db
 
     def _expect_moments(
@@ -145,12 +145,6 @@ class CudaNorm(CudaDevice):
             operation, weight=(w, c), mean=(saved.mean, of_moments), variance=(saved.variance, of_moments),
             weight_grad=(into.weight, c), bias_grad=(into.bias, c),
         )  # fmt: skip
-
-    def _written(self, out: Array | None, shape: tuple[int, ...], add: bool) -> Array:
-        """`out`, or a new array in its place, of zeros if the kernel adds to it."""
-        if out is None and add:
-            return self.full(shape, 0.0, np.float32)
-        return self._out("group_norm_backward", out, shape)
 
     def _vector(self, x: Array, groups: int, *arrays: Array | None) -> int:
         """Neighbouring channels that a thread takes at once: 4 or 1."""

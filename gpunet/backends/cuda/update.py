@@ -67,10 +67,8 @@ class CudaUpdate(CudaDevice):
 
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
         self._expect("average_update", average=(average, None), value=(value, average.shape), clip=(guard.clip, (2,)))
-        if average.size:
-            grid = min(-(-average.size // THREADS), MAX_BLOCKS)
-            args = average, value, average.size, decay, 1 - decay, *_outcome(guard)
-            self.launcher.launch("average_update", grid, THREADS, args)
+        args = average, value, average.size, decay, 1 - decay, *_outcome(guard)
+        self._each("average_update", average.size, *args, element="")
 
     def _bounds(self, segments: Segments) -> Array:
         return self._table(segments.bounds, np.int64) if segments.device_bounds is None else segments.device_bounds

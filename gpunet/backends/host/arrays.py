@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, Array, Backend, Index, check_name, is_float
+from gpunet.backends.contract.gradients import Grads, Into
 from gpunet.backends.contract.real import on_device, real_array
 
 QUIET = np.errstate(all="ignore")
@@ -159,3 +160,9 @@ def deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
     else:
         out[...] = value
     return out
+
+
+def deliver_both(dw: Array, db: Array | None, into: Into, dtype: Any) -> Grads:
+    """`deliver` the gradients of a weight and of a bias, in one dtype; db may be None."""
+    weight = deliver(dw.astype(dtype, copy=False), into.weight, into.add)
+    return weight, None if db is None else deliver(db.astype(dtype, copy=False), into.bias, into.add)

@@ -1,7 +1,5 @@
 """The gate that takes a gradient back through an activation and a pool, on the CPU."""
 
-from __future__ import annotations
-
 from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.output_activation import open_activation

@@ -21,7 +21,7 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.host import memory
-from gpunet.backends.host.arrays import deliver
+from gpunet.backends.host.arrays import deliver_both
 from gpunet.backends.numpy.output_activation import activate, open_activation
 from gpunet.backends.numpy.sums import add_middle, add_rows
 from gpunet.backends.numpy.threads import NumpyThreads
@@ -94,7 +94,7 @@ class NumpyNorm(NumpyThreads):
         sums = self._gradient_sums(dy, x, y, g, saved, norm)
         dx = memory.empty(x.shape, x.dtype) if norm.residual_grad or g is dy else g
         self._input_gradient(g, x, w, saved, norm, sums, dx)
-        return dx, *_delivered(sums, x, into), g if norm.residual_grad else None
+        return dx, *deliver_both(*sums, into, x.dtype), g if norm.residual_grad else None
 
     def _gradient_sums(
         self, dy: Array, x: Array, y: Array | None, g: Array, saved: Moments, norm: BatchNorm
@@ -198,13 +198,7 @@ class NumpyNorm(NumpyThreads):
             return sums
 
         dw, db = reduce(np.add, self._parallel(work, len(x), x[0].size if len(x) else 1), np.zeros((2, layout.c)))
-        return dx, *_delivered((dw, db), x, into)
-
-
-def _delivered(sums: Sequence[Array], x: Array, into: Into) -> tuple[Array, Array]:
-    """(dw, db) in x's dtype, where they should go."""
-    dw, db = (total.astype(x.dtype) for total in sums)
-    return deliver(dw, into.weight, into.add), deliver(db, into.bias, into.add)
+        return dx, *deliver_both(dw, db, into, x.dtype)
 
 
 def _as_rows(a: Array) -> Array:

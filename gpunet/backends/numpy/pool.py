@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.masking import keep_where
+from gpunet.backends.numpy.output_activation import keep_where
 from gpunet.backends.numpy.resample import resample
 from gpunet.backends.numpy.sums import CHUNK
 from gpunet.backends.numpy.threads import NumpyThreads

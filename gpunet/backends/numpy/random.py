@@ -1,7 +1,5 @@
 """Dropout of `NumpyBackend`."""
 
-from __future__ import annotations
-
 from gpunet import random
 from gpunet.backends.contract import Array
 from gpunet.backends.host.random import HostRandom

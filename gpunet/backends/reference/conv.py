@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.host.arrays import HostArrays, deliver
+from gpunet.backends.host.arrays import HostArrays, deliver_both
 from gpunet.backends.reference.windows import pad_images, windows_of
 from gpunet.geometry import Geometry
 
@@ -42,9 +42,8 @@ class ReferenceConv(HostArrays):
         g = conv.geometry
         dy = self._open_gate(dy, conv, gate)
         windows = _by_group(windows_of(pad_images(x.astype(np.float64), g), g), g.groups)
-        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, _by_group(dy, g.groups)).reshape(g.w_shape).astype(x.dtype)
-        db = deliver(self.sum(dy, (0, 1, 2)), into.bias, into.add) if into.needs_bias else None
-        return deliver(dw, into.weight, into.add), db
+        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, _by_group(dy, g.groups)).reshape(g.w_shape)
+        return deliver_both(dw, self.sum(dy, (0, 1, 2)) if into.needs_bias else None, into, x.dtype)
 
     def _open_gate(self, dy: Array, conv: Conv, gate: Gate | None) -> Array:
         """dy taken back through the gate's activation, then through the pool if it has a mask."""

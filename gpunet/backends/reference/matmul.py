@@ -1,7 +1,5 @@
 """Matrix products by their formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product

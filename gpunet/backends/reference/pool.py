@@ -1,7 +1,5 @@
 """Pooling by its formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import Array

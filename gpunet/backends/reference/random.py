@@ -1,7 +1,5 @@
 """Dropout by its formula."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import Array

@@ -1,7 +1,5 @@
 """Sliding windows: seen as views, and added up where they overlap."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 

@@ -28,11 +28,8 @@ class Columns(ConvAlgorithm):
 
     def __init__(self, conv: Conv, dtype: Any):
         super().__init__(conv, dtype)
-        g = conv.geometry
-        self.channels = g.x_shape[3] // g.groups
-        self.taps = g.window[0] * g.window[1] * self.channels
         # Copies run along a row of the window, KW C elements, or of the output if that is short
-        self.tap_major = g.window[1] * self.channels < 16 and g.stride == (1, 1)
+        self.tap_major = conv.geometry.window[1] * self.channels < 16 and conv.geometry.stride == (1, 1)
         self._padded: Array | None = None
         self._matrix: Array | None = None
 

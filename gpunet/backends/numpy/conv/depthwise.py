@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import Array, Conv, Gate
+from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm, ranges
 from gpunet.backends.numpy.gate import open_gate
@@ -26,9 +25,8 @@ class Depthwise(ConvAlgorithm):
     which NumPy's loops are fast.
     """
 
-    def __init__(self, conv: Conv, dtype: Any):
-        super().__init__(conv, dtype)
-        self._phases = np.zeros(0, self.dtype)
+    _phases: Array = np.zeros(0)
+    """Memory for the sorted columns, which `_clear` makes and uses again."""
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges of images that have about `PADDED_ELEMENTS` elements."""

@@ -10,15 +10,13 @@ too.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import Array, Conv, Gate
+from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
-from gpunet.backends.numpy.masking import keep_where
-from gpunet.backends.numpy.output_activation import activate, open_activation
+from gpunet.backends.numpy.output_activation import activate, keep_where, open_activation
 from gpunet.backends.numpy.sums import Total, multiply
 from gpunet.backends.numpy.windows import under_tap, windows_of
 
@@ -30,11 +28,6 @@ _CORNERS = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1, 1, 1)
 
 class Planes(ConvAlgorithm):
     """A convolution as the product of the filters with columns, (C KH KW, OH OW n)."""
-
-    def __init__(self, conv: Conv, dtype: Any):
-        super().__init__(conv, dtype)
-        g = conv.geometry
-        self.taps = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups)
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges, of nearly equal lengths, of images with about `COLUMN_ELEMENTS` of columns."""
