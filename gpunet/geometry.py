@@ -64,14 +64,12 @@ class Geometry:
         channels = x_shape[3]
         groups = positive_int(operation, "groups", groups)
         if channels % groups or filters % groups:
-            raise ValueError(
-                f"{operation}: groups={groups} must divide the channels of x ({channels}) and the filters of weight ({filters})"
-            )
+            counts = f"the channels of x ({channels}) and the filters of weight ({filters})"
+            raise ValueError(f"{operation}: groups={groups} must divide {counts}")
         if channels != taken * groups:
             each = "" if groups == 1 else f" in each of {groups} groups"
-            raise ValueError(
-                f"{operation}: x has {channels} channels but weight expects {taken}{each} (x {x_shape}, weight {w_shape})"
-            )
+            shapes = f"(x {x_shape}, weight {w_shape})"
+            raise ValueError(f"{operation}: x has {channels} channels but weight expects {taken}{each} {shapes}")
         return _resolve(
             operation, x_shape, (kh, kw), filters, pair(operation, "stride", stride), sides_of(operation, padding),
             pair(operation, "dilation", dilation), groups,
@@ -171,20 +169,16 @@ def _resolve(
 ) -> Geometry:  # fmt: skip
     for extent, least in zip((*x_shape, *window, filters), (0, *[1] * 6), strict=True):
         if not isinstance(extent, Integral) or extent < least:
-            raise ValueError(
-                f"{operation}: every extent but the number of images must be at least 1, got x {x_shape} with window "
-                f"{window} and {filters} filters"
-            )
+            got = f"x {x_shape} with window {window} and {filters} filters"
+            raise ValueError(f"{operation}: every extent but the number of images must be at least 1, got {got}")
     effective = [d * (f - 1) + 1 for f, d in zip(window, dilation, strict=True)]
     pads = _pads(padding, x_shape[1:3], effective, stride)
     sizes, beyond = [], []
     for axis, n, e, s, (before, after) in zip(("height", "width"), x_shape[1:3], effective, stride, pads, strict=True):
         left = n + before + after - e  # pixels beside the first window
         if left + (s - 1) * ceil_mode < 0:
-            raise ValueError(
-                f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, "
-                f"{n} + {before} + {after} pixels (x {x_shape})"
-            )
+            padded = f"{n} + {before} + {after} pixels (x {x_shape})"
+            raise ValueError(f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, {padded}")
         steps = left // s
         if ceil_mode and left % s and (steps + 1) * s < n + before:
             steps += 1
@@ -212,10 +206,8 @@ def sides_of(operation: str, padding: object) -> Sides:
     axes = padding if isinstance(padding, list | tuple) else (padding, padding)
     sides = [tuple(axis) if isinstance(axis, list | tuple) else (axis, axis) for axis in axes]
     if [len(side) for side in sides] != [2, 2] or not all(isinstance(v, Integral) for side in sides for v in side):
-        raise ValueError(
-            f"{operation}: padding is {padding!r} but takes an integer, (vertical, horizontal), "
-            '((top, bottom), (left, right)), "same" or "valid"'
-        )
+        takes = 'an integer, (vertical, horizontal), ((top, bottom), (left, right)), "same" or "valid"'
+        raise ValueError(f"{operation}: padding is {padding!r} but takes {takes}")
     (top, bottom), (left, right) = sides
     if min(top, bottom, left, right) < 0:
         raise ValueError(f"{operation}: padding must not be negative, got {padding}")

@@ -210,10 +210,8 @@ def _bind_array(expression: str, p: Parameter, value: Any, owns: Callable[[objec
     if not owns(value):
         raise TypeError(f"{expression}: {p.name} must be an array on this device, got {type(value).__name__}")
     if value.dtype != p.dtype or not value.flags.c_contiguous:
-        raise TypeError(
-            f"{expression}: {p.name} must be C-contiguous {p.dtype}, got {value.dtype} of shape {value.shape} "
-            f"with strides {value.strides}"
-        )
+        got = f"{value.dtype} of shape {value.shape} with strides {value.strides}"
+        raise TypeError(f"{expression}: {p.name} must be C-contiguous {p.dtype}, got {got}")
     return value
 
 

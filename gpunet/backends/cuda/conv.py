@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
+from gpunet.backends.cuda.device import THREADS, WARP, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
-DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), constant("common.cuh", "WARP")
+DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), WARP
 """Taps and filters per block of a depthwise weight gradient."""
 
 

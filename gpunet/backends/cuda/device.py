@@ -19,8 +19,8 @@ from gpunet.cuda.launcher import Launcher
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
-THREADS = constant("common.cuh", "THREADS")
-"""Threads of a block, unless a kernel says otherwise."""
+THREADS, WARP = constant("common.cuh", "THREADS"), constant("common.cuh", "WARP")
+"""Threads of a block, unless a kernel says otherwise, and of a warp."""
 MAX_BLOCKS = 16384
 """Most blocks of a grid-stride launch: more than any device runs at once. In a larger array each
 block takes several parts."""
@@ -32,6 +32,9 @@ BUSY = 264
 """Blocks that keep a large GPU busy: two for each multiprocessor of an H200."""
 ARRIVALS = 4096
 """Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
+
+Expected = tuple[Array | None, Sequence[int] | None]
+"""An array, or None, and the shape that it must have; None for any shape."""
 
 
 class KeptOnStream(NamedTuple):
@@ -126,26 +129,22 @@ class CudaDevice(Backend):
         """Whether every array is aligned to loads of four elements."""
         return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
 
-    def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
+    def _expect(self, operation: str, **arrays: Expected) -> None:
         """Check that each array is None or float32, on this device, and of the shape beside it."""
         self._check(operation, ("float32",), arrays)
 
-    def _element(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> str:
+    def _element(self, operation: str, **arrays: Expected) -> str:
         """Check the arrays as `_expect` does, but for one dtype of `dtypes` -> its C type."""
         given = [(name, array) for name, (array, _) in arrays.items() if array is not None]
         self._check(operation, self.dtypes, arrays)
         first, reference = given[0]
         for name, array in given:
             if array.dtype != reference.dtype:
-                raise TypeError(
-                    f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: "
-                    "CUDA takes one dtype; convert one of them with functional.cast"
-                )
+                takes = "CUDA takes one dtype; convert one of them with functional.cast"
+                raise TypeError(f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: {takes}")
         return ELEMENTS[reference.dtype.name]
 
-    def _check(
-        self, operation: str, dtypes: tuple[str, ...], arrays: Mapping[str, tuple[Array | None, Sequence[int] | None]]
-    ) -> None:
+    def _check(self, operation: str, dtypes: tuple[str, ...], arrays: Mapping[str, Expected]) -> None:
         for name, (array, shape) in arrays.items():
             if array is None:
                 continue

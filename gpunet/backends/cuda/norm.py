@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, activation_fields
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
 
-WARP = constant("common.cuh", "WARP")
 REDUCTION_BLOCKS = 528
 """Blocks of a reduction over the rows at most: as many as an H200 runs at once. It is a constant,
 so that the order of a sum depends on the shape alone."""
@@ -32,6 +31,8 @@ class Split(NamedTuple):
     """Parts that the rows are cut into."""
     rows: int
     """Rows of a part."""
+    blocks: int
+    """Blocks of the whole pass."""
 
 
 class CudaNorm(CudaDevice):
@@ -83,23 +84,20 @@ class CudaNorm(CudaDevice):
             return
         split = self._split(x, self._aligned(*given), REDUCTION_BLOCKS)
         partial = self.arrays.empty((split.splits, 2, c), np.float32)
-        fields, blocks = batch_norm_fields(x, options, split), _tiles(x, split.vector, split.across) * split.splits
+        fields = batch_norm_fields(x, options, split)
         parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
-        self.launcher.launch(instance(kernel, element, split.vector), blocks, THREADS, parts)
-        self.launcher.launch(f"{kernel}_merge", _tiles(x, 1, WARP), THREADS, merge)
+        self.launcher.launch(instance(kernel, element, split.vector), split.blocks, THREADS, parts)
+        self.launcher.launch(f"{kernel}_merge", -(-c // WARP), THREADS, merge)
 
-    def _each_channel(
-        self, kernel: str, x: Array, args: tuple[Any, ...], options: dict[str, Any], f: dict[str, Any]
-    ) -> None:
+    def _each_channel(self, kernel: str, x: Array, args: tuple, options: dict[str, Any], opens: dict) -> None:
         """Launch an elementwise pass over x in which a thread keeps its channels."""
         element = ELEMENTS[x.dtype.name]
         if self.simple:
-            self._each(f"{kernel}_simple", x.size, *args, batch_norm_fields(x, options), f, element=element)
+            self._each(f"{kernel}_simple", x.size, *args, batch_norm_fields(x, options), opens, element=element)
         elif x.size:
             split = self._split(x, self._aligned(*args), MAX_BLOCKS)
-            blocks = _tiles(x, split.vector, split.across) * split.splits
-            kernel = instance(kernel, element, split.vector)
-            self.launcher.launch(kernel, blocks, THREADS, (*args, batch_norm_fields(x, options, split), f))
+            kernel, args = instance(kernel, element, split.vector), (*args, batch_norm_fields(x, options, split), opens)
+            self.launcher.launch(kernel, split.blocks, THREADS, args)
 
     def _split(self, x: Array, aligned: bool, most_blocks: int) -> Split:
         """The split of x into at most `most_blocks` blocks, unless its channels need more."""
@@ -107,10 +105,10 @@ class CudaNorm(CudaDevice):
         vector = 4 if aligned and c % 4 == 0 else 1
         # a power of two, so that a block can be halved repeatedly
         across = min(WARP, 1 << (c // vector - 1).bit_length())
-        rows, shortest = x.size // c, THREADS // across * UNROLL
-        splits = max(1, min(most_blocks // _tiles(x, vector, across), -(-rows // shortest)))
-        each = max(1, -(-rows // splits))
-        return Split(vector, across, max(1, -(-rows // each)), each)
+        tiles, rows, shortest = -(-c // (vector * across)), x.size // c, THREADS // across * UNROLL
+        each = max(1, -(-rows // max(1, min(most_blocks // tiles, -(-rows // shortest)))))
+        splits = max(1, -(-rows // each))
+        return Split(vector, across, splits, each, tiles * splits)
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         c = x.shape[-1:]
@@ -133,7 +131,7 @@ class CudaNorm(CudaDevice):
         dx = self.arrays.empty(x.shape, x.dtype)
         vector = self._vector(x, groups, dy, x, w, dx)
         self._each_group("group_norm_input_grad", x, groups, vector, (dy, x, w, *saved, dx, fields))
-        dw, db, add = self._place_gradients("group_norm_backward", into, c, c)
+        dw, db, add = self._place_gradients("group_norm_backward", into._replace(needs_bias=True), c, c)
         self._weight_grad((dy, x, *saved), (dw, db), groups, {**fields, "accumulate": int(add)})
         return dx, dw, db
 
@@ -160,9 +158,7 @@ class CudaNorm(CudaDevice):
             threads = min(THREADS, -(-busy // WARP) * WARP or WARP)
             self.launcher.launch(instance(kernel, element, vector), min(count, MAX_BLOCKS), threads, args)
 
-    def _weight_grad(
-        self, given: tuple[Array, ...], out: tuple[Array, Array], groups: int, fields: dict[str, Any]
-    ) -> None:
+    def _weight_grad(self, given: tuple, out: tuple, groups: int, fields: dict[str, Any]) -> None:
         """Write (dw, db) to `out`, or add them, from `given`: (dy, x, mean, variance)."""
         x, c = given[1], given[1].shape[-1]
         element, rows = ELEMENTS[x.dtype.name], x.size // c
@@ -180,12 +176,7 @@ class CudaNorm(CudaDevice):
         self.launcher.launch("group_norm_weight_grad_merge", -(-c // WARP), THREADS, merge)
 
 
-def _tiles(x: Array, vector: int, across: int) -> int:
-    """Blocks side by side that cover the channels."""
-    return -(-x.shape[-1] // (vector * across))
-
-
-SIMPLE = Split(vector=1, across=1, splits=1, rows=1)
+SIMPLE = Split(vector=1, across=1, splits=1, rows=1, blocks=1)
 """What the simple kernels, which do not read it, are given."""
 
 

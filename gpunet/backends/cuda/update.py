@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import RULES, UNGUARDED, Array, FlatStorage, Guard, Segments, columns
-from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
+from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, WARP, CudaDevice
 from gpunet.cuda.instantiations import instance
-from gpunet.nvrtc.source import constant
 
-UNITS_PER_BLOCK = constant("common.cuh", "WARP")
+UNITS_PER_BLOCK = WARP
 """Columns that one block of clip_units takes."""
 TABLES = 64
 """Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one for

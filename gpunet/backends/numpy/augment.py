@@ -42,9 +42,7 @@ def augment(
     if images.ndim != 4:
         raise ValueError(f"{operation}: images have shape {images.shape} but take 4 axes (N, H, W, C)")
     if np.shape(index) != (len(images),):
-        raise ValueError(
-            f"{operation}: indices have shape {np.shape(index)} but take one for each of {len(images)} images"
-        )
+        raise ValueError(f"{operation}: indices must have shape {(len(images),)}, got {np.shape(index)}")
     if a.mean and images.dtype != np.uint8 and images.dtype.kind != "f":
         raise TypeError(f"{operation}: images are {images.dtype} but must be uint8 or float")
     shape = a.output_shape(operation, images.shape[1:])
