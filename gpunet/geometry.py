@@ -45,15 +45,9 @@ class Geometry:
 
     @staticmethod
     def conv(
-        x_shape: Sequence[int],
-        w_shape: Sequence[int],
-        *,
-        stride: int | Pair = 1,
-        padding: Padding = 0,
-        dilation: int | Pair = 1,
-        groups: int = 1,
-        operation: str = "conv2d",
-    ) -> Geometry:
+        x_shape: Sequence[int], w_shape: Sequence[int], *, stride: int | Pair = 1, padding: Padding = 0,
+        dilation: int | Pair = 1, groups: int = 1, operation: str = "conv2d",
+    ) -> Geometry:  # fmt: skip
         """Geometry of a convolution of x (N, H, W, C) with filters (KH, KW, C // groups, O).
 
         Raises:
@@ -70,14 +64,12 @@ class Geometry:
         channels = x_shape[3]
         groups = positive_int(operation, "groups", groups)
         if channels % groups or filters % groups:
-            raise ValueError(
-                f"{operation}: groups={groups} must divide the channels of x ({channels}) and the filters of weight ({filters})"
-            )
+            counts = f"the channels of x ({channels}) and the filters of weight ({filters})"
+            raise ValueError(f"{operation}: groups={groups} must divide {counts}")
         if channels != taken * groups:
             each = "" if groups == 1 else f" in each of {groups} groups"
-            raise ValueError(
-                f"{operation}: x has {channels} channels but weight expects {taken}{each} (x {x_shape}, weight {w_shape})"
-            )
+            shapes = f"(x {x_shape}, weight {w_shape})"
+            raise ValueError(f"{operation}: x has {channels} channels but weight expects {taken}{each} {shapes}")
         return _resolve(
             operation, x_shape, (kh, kw), filters, pair(operation, "stride", stride), sides_of(operation, padding),
             pair(operation, "dilation", dilation), groups,
@@ -85,14 +77,9 @@ class Geometry:
 
     @staticmethod
     def pool(
-        x_shape: Sequence[int],
-        window: int | Pair,
-        *,
-        stride: int | Pair | None = None,
-        padding: Padding = 0,
-        ceil_mode: bool = False,
-        operation: str = "pool2d",
-    ) -> Geometry:
+        x_shape: Sequence[int], window: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0,
+        ceil_mode: bool = False, operation: str = "pool2d",
+    ) -> Geometry:  # fmt: skip
         """Geometry of pooling x (N, H, W, C) over `window`; a stride of None is the window.
 
         With `ceil_mode`, an axis has one more window where the others leave pixels over,
@@ -109,9 +96,8 @@ class Geometry:
         steps = window if stride is None else pair(operation, "stride", stride)
         if not isinstance(ceil_mode, bool):
             raise TypeError(f"{operation}: ceil_mode must be True or False, got {ceil_mode!r}")
-        geometry = _resolve(
-            operation, x_shape, window, x_shape[3], steps, sides_of(operation, padding), (1, 1), 1, ceil_mode
-        )
+        sides = sides_of(operation, padding)
+        geometry = _resolve(operation, x_shape, window, x_shape[3], steps, sides, (1, 1), 1, ceil_mode)
         given = geometry.counted_padding
         if any(max(around) >= extent for around, extent in zip(given, window, strict=True)):
             raise ValueError(f"{operation}: padding {given} must be smaller than kernel_size {window}")
@@ -132,6 +118,18 @@ class Geometry:
     def padded(self) -> bool:
         """Whether any side is padded."""
         return self.padding != ((0, 0), (0, 0))
+
+    @property
+    def padded_extents(self) -> Pair:
+        """Height and width of an image with its padding."""
+        (top, bottom), (left, right) = self.padding
+        return top + self.x_shape[1] + bottom, left + self.x_shape[2] + right
+
+    @property
+    def image(self) -> tuple[slice, slice]:
+        """The rows and columns of a padded image where the image itself lies."""
+        (top, _), (left, _) = self.padding
+        return slice(top, top + self.x_shape[1]), slice(left, left + self.x_shape[2])
 
     @property
     def pixels(self) -> int:
@@ -166,32 +164,21 @@ class Geometry:
 
 @lru_cache(maxsize=4096)
 def _resolve(
-    operation: str,
-    x_shape: Shape4,
-    window: Pair,
-    filters: int,
-    stride: Pair,
-    padding: Sides,
-    dilation: Pair,
-    groups: int,
+    operation: str, x_shape: Shape4, window: Pair, filters: int, stride: Pair, padding: Sides, dilation: Pair, groups: int,
     ceil_mode: bool = False,
-) -> Geometry:
+) -> Geometry:  # fmt: skip
     for extent, least in zip((*x_shape, *window, filters), (0, *[1] * 6), strict=True):
         if not isinstance(extent, Integral) or extent < least:
-            raise ValueError(
-                f"{operation}: every extent but the number of images must be at least 1, got x {x_shape} with window "
-                f"{window} and {filters} filters"
-            )
+            got = f"x {x_shape} with window {window} and {filters} filters"
+            raise ValueError(f"{operation}: every extent but the number of images must be at least 1, got {got}")
     effective = [d * (f - 1) + 1 for f, d in zip(window, dilation, strict=True)]
     pads = _pads(padding, x_shape[1:3], effective, stride)
     sizes, beyond = [], []
     for axis, n, e, s, (before, after) in zip(("height", "width"), x_shape[1:3], effective, stride, pads, strict=True):
         left = n + before + after - e  # pixels beside the first window
         if left + (s - 1) * ceil_mode < 0:
-            raise ValueError(
-                f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, "
-                f"{n} + {before} + {after} pixels (x {x_shape})"
-            )
+            padded = f"{n} + {before} + {after} pixels (x {x_shape})"
+            raise ValueError(f"{operation}: a window of {e} pixels is larger than the padded {axis} of x, {padded}")
         steps = left // s
         if ceil_mode and left % s and (steps + 1) * s < n + before:
             steps += 1
@@ -219,10 +206,8 @@ def sides_of(operation: str, padding: object) -> Sides:
     axes = padding if isinstance(padding, list | tuple) else (padding, padding)
     sides = [tuple(axis) if isinstance(axis, list | tuple) else (axis, axis) for axis in axes]
     if [len(side) for side in sides] != [2, 2] or not all(isinstance(v, Integral) for side in sides for v in side):
-        raise ValueError(
-            f"{operation}: padding is {padding!r} but takes an integer, (vertical, horizontal), "
-            '((top, bottom), (left, right)), "same" or "valid"'
-        )
+        takes = 'an integer, (vertical, horizontal), ((top, bottom), (left, right)), "same" or "valid"'
+        raise ValueError(f"{operation}: padding is {padding!r} but takes {takes}")
     (top, bottom), (left, right) = sides
     if min(top, bottom, left, right) < 0:
         raise ValueError(f"{operation}: padding must not be negative, got {padding}")

@@ -126,10 +126,6 @@ def walk(operation: str, first: View, second: View) -> dict[str, Any]:
     if len(axes) > most:
         raise ValueError(f"{operation}: {len(axes)} axes that cannot be joined, but CUDA takes up to {most}")
     return {
-        "rank": len(axes),
-        "extent": [a[0] for a in axes],
-        "first_stride": [a[1] for a in axes],
-        "second_stride": [a[2] for a in axes],
-        "first_offset": first.offset,
-        "second_offset": second.offset,
-    }
+        "rank": len(axes), "extent": [a[0] for a in axes], "first_stride": [a[1] for a in axes],
+        "second_stride": [a[2] for a in axes], "first_offset": first.offset, "second_offset": second.offset,
+    }  # fmt: skip

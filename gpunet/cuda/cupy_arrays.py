@@ -189,7 +189,6 @@ class CupyArrays:
         """Raise BackendError during a capture, as CUDA would, but name what cannot be captured."""
         with self.device:
             stream = self.cupy.cuda.get_current_stream()
-            if stream.ptr and stream.is_capturing():
-                raise BackendError(
-                    f"{what} cannot be captured: a stream is capturing, and this would wait for the device"
-                )
+            capturing = stream.ptr and stream.is_capturing()
+        if capturing:
+            raise BackendError(f"{what} cannot be captured: a stream is capturing, and this would wait for the device")

@@ -11,6 +11,7 @@ from gpunet.emulator.arrays import EmulatedArrays
 from gpunet.emulator.launches import Settings, Work, execute, make_work
 from gpunet.emulator.machine import Counts, Program
 from gpunet.nvrtc import signature, source
+from gpunet.nvrtc.signature import Extents
 
 
 @dataclass(slots=True)
@@ -51,9 +52,7 @@ class EmulatedLauncher(Launcher):
         self.covered: set[tuple[str, int]] = set()
         self._programs: dict[tuple[str, ...], Program] = {}
 
-    def run(
-        self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
-    ) -> None:
+    def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance with checked, packed arguments; during a capture, record the launch."""
         work = make_work(kernel, grid, block, signature.parameters(file, kernel), args, shared)
         self.arrays.stream.submit(work, self.execute)
@@ -68,9 +67,8 @@ class EmulatedLauncher(Launcher):
         """Return the program of a listed instance; it holds those that are compiled with it."""
         file, expressions = file_of(kernel), module_of(kernel)
         if expressions not in self._programs:
-            self._programs[expressions] = Program.from_source(
-                file, source.read(file), expressions, arch=self.settings.architecture
-            )
+            text, arch = source.read(file), self.settings.architecture
+            self._programs[expressions] = Program.from_source(file, text, expressions, arch=arch)
         return self._programs[expressions]
 
     def lines(self) -> set[tuple[str, int]]:

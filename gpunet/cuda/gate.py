@@ -83,10 +83,8 @@ def print_table(architectures: Sequence[str] = ARCHITECTURES) -> int:
             print(f"{row.kernel:62} {row.architecture:7}{mark}\n{row.error}")
         else:
             listed = "".join(f"  {name} x{times}" for name, times in row.instructions.items())
-            print(
-                f"{row.kernel:62} {row.architecture:7} {row.registers:9} {row.shared:9} "
-                f"{row.spills:9} {row.stack:8}{mark}{listed}"
-            )
+            used = f"{row.registers:9} {row.shared:9} {row.spills:9} {row.stack:8}"
+            print(f"{row.kernel:62} {row.architecture:7} {used}{mark}{listed}")
     print(f"{count} instances, {failed} failed")
     return int(failed > 0)
 

@@ -54,9 +54,7 @@ def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
     return (4, 1) if dtype == "float32" or mask == "uint8" else (1,)
 
 
-_POOLS = [
-    (ELEMENTS[dtype], MASKS[mask], v) for dtype, mask in product(ELEMENTS, MASKS) for v in pool_vectors(dtype, mask)
-]
+_POOLS = [(ELEMENTS[d], MASKS[m], v) for d, m in product(ELEMENTS, MASKS) for v in pool_vectors(d, m)]
 _FLAGS = (False, True)
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
@@ -72,10 +70,7 @@ _LISTED = {
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),
         *_tiled("conv2d_forward_tiled", CONV_TILES, _FLAGS),
     ],
-    "conv2d_input_grad.cu": [
-        *_each("conv2d_input_grad_simple"),
-        *_tiled("conv2d_input_grad_tiled", CONV_TILES),
-    ],
+    "conv2d_input_grad.cu": [*_each("conv2d_input_grad_simple"), *_tiled("conv2d_input_grad_tiled", CONV_TILES)],
     "conv2d_weight_grad.cu": [
         *_each("conv2d_weight_grad_simple", "conv2d_weight_grad_depthwise"),
         *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
@@ -95,10 +90,7 @@ _LISTED = {
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
     "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
-    "matmul.cu": [
-        *_each("matmul_simple"),
-        *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS),
-    ],
+    "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS)],
     "max_pool2d.cu": [
         instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)
     ],
@@ -163,6 +155,4 @@ def file_of(expression: str) -> str:
     try:
         return _files()[expression]
     except KeyError:
-        raise ValueError(
-            f"no kernel instance {expression}: gpunet/cuda/instantiations.py lists those that exist"
-        ) from None
+        raise ValueError(f"no kernel instance {expression}: gpunet/cuda/instantiations.py lists all") from None

@@ -11,7 +11,7 @@ import numpy as np
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.nvrtc import signature, source
 from gpunet.nvrtc.compiler import Resources
-from gpunet.nvrtc.signature import Extent
+from gpunet.nvrtc.signature import Extent, Extents
 
 NULL = np.intp(0)
 """A null pointer for CuPy; some of its versions turn None into another address."""
@@ -51,9 +51,7 @@ class Launcher(ABC):
         self.run(file, kernel, grid, block, signature.bind(file, kernel, args, self.owns), shared)
 
     @abstractmethod
-    def run(
-        self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
-    ) -> None:
+    def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance of `file` with arguments that are checked and packed."""
 
 
@@ -74,9 +72,7 @@ class CupyLauncher(Launcher):
         self._modules: dict[tuple[str, ...], Any] = {}
         self._functions: dict[str, Any] = {}
 
-    def run(
-        self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
-    ) -> None:
+    def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance of `file` with arguments that are checked and packed."""
         import cupy
 
@@ -102,7 +98,6 @@ class CupyLauncher(Launcher):
         if expressions not in self._modules:
             import cupy
 
-            self._modules[expressions] = cupy.RawModule(
-                code=source.read(file), options=("-std=c++17",), name_expressions=list(expressions)
-            )
+            code, names = source.read(file), list(expressions)
+            self._modules[expressions] = cupy.RawModule(code=code, options=("-std=c++17",), name_expressions=names)
         return self._modules[expressions]

@@ -18,7 +18,7 @@ from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import file_of
 from gpunet.cuda.launcher import Launcher
 from gpunet.nvrtc import signature
-from gpunet.nvrtc.signature import Extent
+from gpunet.nvrtc.signature import Extent, Extents
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +110,10 @@ class RecordingLauncher(Launcher):
     ) -> None:
         """Check, run and record a launch; see :meth:`Launcher.launch`."""
         self.inner.launch(kernel, grid, block, args, shared=shared, flops=flops)
-        extents = signature.check_extents(kernel, grid, block)
-        self.recording.launches.append(
-            Launch(self.recording.label, kernel, *extents, self._arguments(kernel, args), flops)
-        )
+        extents, arguments = signature.check_extents(kernel, grid, block), self._arguments(kernel, args)
+        self.recording.launches.append(Launch(self.recording.label, kernel, *extents, arguments, flops))
 
-    def run(
-        self, file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], args: list[Any], shared: int
-    ) -> None:
+    def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance without recording it."""
         self.inner.run(file, kernel, grid, block, args, shared)
 

@@ -102,9 +102,8 @@ def _temporary(why: str, variable: str) -> Path:
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
-        private = stat.S_ISDIR(found.st_mode) and (
-            user == "user" or (found.st_uid == user and not found.st_mode & 0o022)
-        )
+        own = user == "user" or (found.st_uid == user and not found.st_mode & 0o022)
+        private = stat.S_ISDIR(found.st_mode) and own
     except OSError:
         private = False
     if not private or not os.access(path, os.W_OK | os.X_OK):

@@ -121,10 +121,8 @@ def check_include_folder(folder: Path) -> None:
     """Raise BackendError unless `folder` lies in this Python environment."""
     places = {Path(p).resolve() for p in (sys.prefix, *(p for p in sys.path if p.endswith("-packages")))}
     if not any(place in folder.resolve().parents for place in places):
-        raise BackendError(
-            f"CUDA headers at {folder} lie outside this Python environment ({sys.prefix}), so releases could mix: "
-            f"unset CUDA_PATH, or install them: {INSTALL}"
-        )
+        where = f"outside this Python environment ({sys.prefix}), so releases could mix"
+        raise BackendError(f"CUDA headers at {folder} lie {where}: unset CUDA_PATH, or install them: {INSTALL}")
 
 
 def compile_source(file: str, text: str, architecture: str, expressions: Sequence[str]) -> Compiled:

@@ -42,8 +42,10 @@ _SPELLINGS = [
 ]  # fmt: skip
 """Other spellings of the same types, in kernels that are not gpunet's."""
 
-Extent = int | tuple[int, ...]
-"""Extent of a grid or a block, up to three dimensions."""
+Extents = tuple[int, ...]
+"""Extents of a grid or a block along one to three axes."""
+Extent = int | Extents
+"""The same; one number stands for one axis."""
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most blocks along each axis of a grid."""
 BLOCK_LIMIT = 1024
@@ -187,7 +189,7 @@ def bind_to(
     ]
 
 
-def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[Extents, Extents]:
     """Return the extents of a launch as tuples.
 
     Raises:
@@ -208,10 +210,8 @@ def _bind_array(expression: str, p: Parameter, value: Any, owns: Callable[[objec
     if not owns(value):
         raise TypeError(f"{expression}: {p.name} must be an array on this device, got {type(value).__name__}")
     if value.dtype != p.dtype or not value.flags.c_contiguous:
-        raise TypeError(
-            f"{expression}: {p.name} must be C-contiguous {p.dtype}, got {value.dtype} of shape {value.shape} "
-            f"with strides {value.strides}"
-        )
+        got = f"{value.dtype} of shape {value.shape} with strides {value.strides}"
+        raise TypeError(f"{expression}: {p.name} must be C-contiguous {p.dtype}, got {got}")
     return value
 
 

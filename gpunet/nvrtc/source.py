@@ -6,10 +6,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
-_CONSTANT = re.compile(
-    r"^(?:#define\s+(\w+)\s+(\d+)|constexpr\s+int\s+(\w+)\s*=\s*(\d+)\s*;)\s*(?://.*)?$", re.MULTILINE
-)
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)
+_CONSTANT = re.compile(r"^(?:#define\s+(\w+)\s+(\d+)|constexpr\s+int\s+(\w+)\s*=\s*(\d+)\s*;)\s*(?://.*)?$", re.M)
 
 
 def candidates() -> tuple[Path, Path]:

@@ -26,7 +26,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import no_grad, tensor
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
 
@@ -218,7 +218,7 @@ def median(image: Any, size: int = 3, **options: Unpack[Options]) -> np.ndarray:
     size = _odd("median", "size", size)
     backend = options.get("backend")
     target = get_backend("numpy" if backend is None else backend)
-    if not isinstance(target, HostBackend):
+    if not isinstance(target, HostArrays):
         raise BackendError(f"median: is computed on numpy and reference only, got backend {target.name}")
     batch, result = _checked("median", image, options.get("dtype"))
     padded = _padded("median", batch, size // 2, size // 2, options.get("border", "reflect"))

@@ -9,7 +9,7 @@ from helpers import apart, check_gradients, gradients, host, same
 import gpunet as gp
 from gpunet import functional as F
 from gpunet.backends.contract import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
-from gpunet.backends.numpy.input_activation import normal_cdf
+from gpunet.backends.numpy.activation import normal_cdf
 
 ORACLES = {
     "relu": lambda x: np.maximum(x, 0),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import gpunet as gp
 from gpunet import functional as F
 from gpunet.backends.contract import ACTIVATIONS, BatchNorm, Moments
-from gpunet.backends.numpy import batch_norm as numpy_norm
+from gpunet.backends.numpy import norm as numpy_norm
 
 SHAPES = [(2, 5, 4, 3), (1, 6, 7, 5), (9, 7), (4, 3, 2), (2, 3, 5, 8), (1, 2, 1)]
 NAMES = [None, *ACTIVATIONS]

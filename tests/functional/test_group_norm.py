@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import gpunet as gp
 from gpunet import functional as F
-from gpunet.backends.numpy import group_norm as numpy_group_norm
+from gpunet.backends.numpy import norm as numpy_norm
 
 CASES = [  # shape, groups
     ((2, 5, 4, 6), 1), ((2, 5, 4, 6), 3), ((3, 3, 5, 4), 4), ((5, 8), 2), ((4, 7, 3), 1), ((1, 6, 7, 16), 2), ((2, 1, 1, 8), 1),
@@ -85,10 +85,10 @@ def test_every_backend_agrees_with_the_reference(backend, dtype, n, h, w, groups
 
 @pytest.mark.parametrize(("shape", "groups"), [((70, 33, 31, 8), 4), ((9000, 48), 1), ((3, 150, 151, 16), 16)])
 def test_large_inputs_are_normalised_in_parts(rng, monkeypatch, shape, groups):
-    monkeypatch.setattr(numpy_group_norm, "NORM_BLOCK", 1 << 17)
+    monkeypatch.setattr(numpy_norm, "NORM_BLOCK", 1 << 17)
     x = (rng.normal(size=shape) + 10 * np.arange(shape[-1])).astype(np.float32)
     dy, weight = rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[-1]).astype(np.float32)
-    assert x.size > 2 * numpy_group_norm.NORM_BLOCK
+    assert x.size > 2 * numpy_norm.NORM_BLOCK
     results = []
     for backend, kind in ((gp.get_backend("numpy"), np.float32), (gp.get_backend("reference"), np.float64)):
         given = [gp.tensor(a.astype(kind), backend=backend, requires_grad=True) for a in (x, weight)]

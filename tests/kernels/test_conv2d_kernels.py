@@ -26,7 +26,8 @@ SHAPES = [
 ]
 ACTIVATIONS = [
     None, Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"),
-    Activation("elu", alpha=0.7), Activation("relu6"), Activation("hard_tanh", low=-0.5, high=0.8), Activation("hard_sigmoid"),
+    Activation("elu", alpha=0.7), Activation("relu6"), Activation("hard_tanh", min_val=-0.5, max_val=0.8),
+    Activation("hard_sigmoid"),
 ]  # fmt: skip
 
 

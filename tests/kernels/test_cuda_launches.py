@@ -11,8 +11,7 @@ from gpunet.backends.contract.activation import Activation, InputActivation
 from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.conv import Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.gradients import Gate, Into
 from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
@@ -413,7 +412,7 @@ def test_pixels_that_are_not_normalised_stay_bytes():
 def test_images_with_more_channels_than_the_kernel_holds_factors_for_are_refused():
     backend = recording_backend()
     images, order = ones(backend, 4, 8, 8, 17, dtype=np.uint8), ones(backend, 4, dtype=np.int32)
-    with pytest.raises(ValueError, match="gather_augment: images have 17 channels but CUDA normalises up to 16"):
+    with pytest.raises(ValueError, match="gather_augment: images have 17 channels; CUDA normalises up to 16"):
         backend.gather_augment(Samples(images, None, order, NORMALIZE), BatchRequest(0))
 
 

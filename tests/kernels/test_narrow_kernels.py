@@ -9,8 +9,7 @@ from recording import recording_backend
 
 from gpunet.backends.contract.activation import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, InputActivation
 from gpunet.backends.contract.conv import FUSED_POOL, Conv
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import Into
+from gpunet.backends.contract.gradients import Gate, Into
 from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.arrays import Array, check_name
 
 __all__ = ["ACTIVATIONS", "INPUT_ACTIVATIONS", "LINES", "Activation", "InputActivation"]
 
@@ -40,14 +40,11 @@ class Activation:
     """The largest output of hard tanh."""
 
     def __post_init__(self) -> None:
-        if self.name not in ACTIVATIONS:
-            raise ValueError(f"activation: name is {self.name!r} but takes one of {', '.join(ACTIVATIONS)}")
+        check_name("activation", self.name, ACTIVATIONS)
         if self.name == "leaky_relu" and not self.negative_slope > 0:
-            raise ValueError(
-                f"leaky_relu: negative_slope is {self.negative_slope} but must be positive; use relu for a slope of 0"
-            )
+            raise ValueError(f"leaky_relu: negative_slope is {self.negative_slope} but must be positive; or use relu")
         if self.name == "elu" and not self.alpha > 0:
-            raise ValueError(f"elu: alpha is {self.alpha} but must be positive; use relu for an alpha of 0")
+            raise ValueError(f"elu: alpha is {self.alpha} but must be positive; or use relu")
         if self.name == "hard_tanh" and not self.min_val < self.max_val:
             raise ValueError(f"hard_tanh: min_val is {self.min_val} but must be less than max_val {self.max_val}")
 
@@ -74,8 +71,7 @@ class InputActivation:
     """The beta of softplus, or the alpha of ELU; the others do not use it."""
 
     def __post_init__(self) -> None:
-        if self.name not in INPUT_ACTIVATIONS:
-            raise ValueError(f"activation: name is {self.name!r} but takes one of {', '.join(INPUT_ACTIVATIONS)}")
+        check_name("activation", self.name, INPUT_ACTIVATIONS)
         if not self.beta > 0:
             raise ValueError(f"{self.name}: beta is {self.beta} but must be positive")
 

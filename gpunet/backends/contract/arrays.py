@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BINARY", "COMPARISONS", "COUNTS", "UNARY", "Array", "Index", "is_float", "rows_in_order"]
+__all__ = ["BINARY", "COMPARISONS", "COUNTS", "UNARY", "Array", "Index", "check_name", "is_float", "rows_in_order"]
 
 Array = Any
 """numpy.ndarray, cupy.ndarray or the emulator's array: never mixed."""
@@ -30,6 +30,13 @@ def rows_in_order(rows: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray
 def is_float(dtype: Any) -> bool:
     """Whether a dtype is a float; bfloat16, which NumPy itself does not know, is one too."""
     return np.dtype(dtype).kind == "f" or np.dtype(dtype).name == "bfloat16"
+
+
+def check_name(operation: str, name: str, names: tuple[str, ...]) -> int:
+    """The index of `name` among `names`; ValueError if it is none of them."""
+    if name not in names:
+        raise ValueError(f"{operation}: name is {name!r} but takes one of {', '.join(names)}")
+    return names.index(name)
 
 
 class ArrayPrimitives(ABC):

@@ -73,18 +73,15 @@ class Samples(NamedTuple):
             ("clock", clock and clock.counters, "uint64", 1),
         ):  # fmt: skip
             if array is not None and (array.dtype != dtype or array.ndim != axes):
-                raise TypeError(
-                    f"gather_augment: {argument} must be {dtype} on {axes} axes, "
-                    f"got {array.dtype} of shape {tuple(array.shape)}"
-                )
+                got = f"{array.dtype} of shape {tuple(array.shape)}"
+                raise TypeError(f"gather_augment: {argument} must be {dtype} on {axes} axes, got {got}")
         count = self.images.shape[0]
         if self.labels is not None and self.labels.shape[0] != count:
             raise ValueError(f"gather_augment: labels must be {count}, one for each image, got {self.labels.shape[0]}")
         if clock is not None and (clock.counters.shape != (2,) or clock.steps < 1 or clock.stride < 0):
-            raise ValueError(
-                "gather_augment: a clock takes (2,) counters, at least 1 step and a stride of at least 0, got "
-                f"{tuple(clock.counters.shape)}, {clock.steps} and {clock.stride}"
-            )
+            takes = "(2,) counters, at least 1 step and a stride of at least 0"
+            got = f"{tuple(clock.counters.shape)}, {clock.steps} and {clock.stride}"
+            raise ValueError(f"gather_augment: a clock takes {takes}, got {got}")
         rows = length - batch.start if batch.rows is None else batch.rows
         if clock is None:
             start, least = batch.start, rows

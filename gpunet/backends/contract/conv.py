@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract.gradients import NEW, Gate, Grads, Into
 from gpunet.geometry import Geometry, Shape4
 
 __all__ = ["FUSED_POOL", "Conv"]

@@ -1,11 +1,9 @@
 """The contract of locally connected layers."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Grads, Into
+from gpunet.backends.contract.gradients import NEW, Grads, Into
 from gpunet.geometry import Geometry
 
 

@@ -1,13 +1,11 @@
 """The contract of matrix products, and `Product`: what a product takes beside its two matrices."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.gate import Gate
+from gpunet.backends.contract.gradients import Gate
 
 __all__ = ["PLAIN_PRODUCT", "Product"]
 

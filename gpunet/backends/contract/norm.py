@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
-from gpunet.backends.contract.into import NEW, Into
+from gpunet.backends.contract.gradients import NEW, Into
 
 __all__ = ["BatchNorm", "BatchNormGrads", "GroupNorm", "Moments", "check_eps"]
 

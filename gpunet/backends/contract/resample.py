@@ -1,7 +1,5 @@
 """The contract of resampling."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 from gpunet.backends.contract.arrays import Array

@@ -1,7 +1,5 @@
 """Activations on a CUDA device."""
 
-from __future__ import annotations
-
 from gpunet.backends.contract import INPUT_ACTIVATIONS, Activation, Array, InputActivation
 from gpunet.backends.cuda.device import CudaDevice, activation_fields
 
@@ -10,30 +8,24 @@ class CudaActivation(CudaDevice):
     """Primitives of kernels/activation.cu and kernels/input_activation.cu."""
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:
-        element = self._element("activation_forward", x=(x, None))
-        y = self.arrays.empty(x.shape, x.dtype)
-        self._each("activation_forward", x.size, x, y, x.size, activation_fields(activation), element=element)
-        return y
+        return self._elementwise("activation_forward", activation_fields(activation), x=x)
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
-        element = self._element("activation_backward", dy=(dy, None), y=(y, dy.shape))
-        dx = self.arrays.empty(dy.shape, dy.dtype)
-        args = dy, y, dx, dy.size, activation_fields(activation)
-        self._each("activation_backward", dy.size, *args, element=element)
-        return dx
+        return self._elementwise("activation_backward", activation_fields(activation), dy=dy, y=y)
 
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
-        element = self._element("input_activation_forward", x=(x, None))
-        y = self.arrays.empty(x.shape, x.dtype)
-        self._each("input_activation_forward", x.size, x, y, x.size, _input_fields(activation), element=element)
-        return y
+        return self._elementwise("input_activation_forward", _input_fields(activation), x=x)
 
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
-        element = self._element("input_activation_backward", dy=(dy, None), x=(x, dy.shape))
-        dx = self.arrays.empty(dy.shape, dy.dtype)
-        args = dy, x, dx, dy.size, _input_fields(activation)
-        self._each("input_activation_backward", dy.size, *args, element=element)
-        return dx
+        return self._elementwise("input_activation_backward", _input_fields(activation), dy=dy, x=x)
+
+    def _elementwise(self, kernel: str, fields: dict[str, float], **given: Array) -> Array:
+        """Launch a kernel on arrays of one shape -> its result, of this shape."""
+        like, *_ = given.values()
+        element = self._element(kernel, **{name: (array, like.shape) for name, array in given.items()})
+        y = self.arrays.empty(like.shape, like.dtype)
+        self._each(kernel, y.size, *given.values(), y, y.size, fields, element=element)
+        return y
 
 
 def _input_fields(activation: InputActivation) -> dict[str, float]:

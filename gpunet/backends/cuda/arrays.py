@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index, real_array
+from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index, check_name, real_array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.arrays import View, view, walk
 from gpunet.cuda.arrays import broadcast as broadcast_view
@@ -73,32 +73,28 @@ class CudaArrays(CudaDevice):
         return self.arrays.describe()
 
     def unary(self, name: str, a: Array) -> Array:
-        if name not in UNARY:
-            raise ValueError(f"unary: name is {name!r} but takes one of {', '.join(UNARY)}")
+        index = check_name("unary", name, UNARY)
         element = self._element(name, a=(a, None))
         y = self.arrays.empty(a.shape, a.dtype)
-        self._each("unary", a.size, a, y, a.size, UNARY.index(name), element=element)
+        self._each("unary", a.size, a, y, a.size, index, element=element)
         return y
 
     def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
-        if name not in BINARY:
-            raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
+        index = check_name("binary", name, BINARY)
         element = self._element(name, a=(a, None), b=(b, None), out=(out, None))
         shape = np.broadcast_shapes(a.shape, b.shape)
         y = self._out(name, out, shape, a.dtype)
         steps = walk(name, broadcast_view(a.shape, shape), broadcast_view(b.shape, shape))
-        self._each("binary", y.size, a, b, y, y.size, steps, BINARY.index(name), element=element)
+        self._each("binary", y.size, a, b, y, y.size, steps, index, element=element)
         return y
 
     def compare(self, name: str, a: Array, b: Array) -> Array:
-        if name not in COMPARISONS:
-            raise ValueError(f"compare: name is {name!r} but takes one of {', '.join(COMPARISONS)}")
+        index = check_name("compare", name, COMPARISONS)
         if a.dtype.name not in COMPARED or a.dtype != b.dtype:
             raise TypeError(f"{name}: got {a.dtype} and {b.dtype} but CUDA compares one dtype of {', '.join(COMPARED)}")
         shape = np.broadcast_shapes(a.shape, b.shape)
         y = self.arrays.empty(shape, np.bool_)
         steps = walk(name, broadcast_view(a.shape, shape), broadcast_view(b.shape, shape))
-        index = COMPARISONS.index(name)
         self._each("compare", y.size, a, b, y, y.size, steps, index, element=COMPARED[a.dtype.name])
         return y
 
@@ -110,9 +106,7 @@ class CudaArrays(CudaDevice):
         return y
 
     def broadcast(self, a: Array, shape: Sequence[int]) -> Array:
-        y = self.arrays.empty(shape, a.dtype)
-        self._copy("broadcast", a, broadcast_view(a.shape, y.shape), y, view(y.shape))
-        return y
+        return self._copied("broadcast", a, broadcast_view(a.shape, shape))
 
     def cast(self, a: Array, dtype: Any, *, out: Array | None = None) -> Array:
         kind = np.dtype(dtype)
@@ -198,9 +192,7 @@ class CudaArrays(CudaDevice):
     def transpose(self, a: Array, axes: tuple[int, ...]) -> Array:
         own = view(a.shape)
         turned = View(tuple(a.shape[i] for i in axes), tuple(own.strides[i] for i in axes))
-        y = self.arrays.empty(turned.shape, a.dtype)
-        self._copy("transpose", a, turned, y, view(y.shape))
-        return y
+        return self._copied("transpose", a, turned)
 
     def concatenate(self, arrays: Sequence[Array], axis: int) -> Array:
         first = arrays[0]
@@ -221,9 +213,12 @@ class CudaArrays(CudaDevice):
         return y
 
     def get_slice(self, a: Array, index: Index) -> Array:
-        part = view(a.shape, index)
+        return self._copied("get_slice", a, view(a.shape, index))
+
+    def _copied(self, operation: str, a: Array, part: View) -> Array:
+        """A view of `a` as a new array."""
         y = self.arrays.empty(part.shape, a.dtype)
-        self._copy("get_slice", a, part, y, view(part.shape))
+        self._copy(operation, a, part, y, view(part.shape))
         return y
 
     def put_slice(self, dy: Array, index: Index, *, shape: tuple[int, ...]) -> Array:

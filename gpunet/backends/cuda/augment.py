@@ -1,13 +1,11 @@
 """Batches of a data set on a CUDA device."""
 
-from __future__ import annotations
-
 from math import prod
 
 import numpy as np
 
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
-from gpunet.backends.contract import BatchRequest, Gathered, Samples
+from gpunet.backends.contract import Array, BatchRequest, Gathered, Samples
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
@@ -25,13 +23,10 @@ class CudaAugment(CudaDevice):
         rows, h, w, channels = samples.output_shape(batch)
         images, labels, order, augmentation = samples
         if augmentation.mean and channels > MAX_CHANNELS:
-            raise ValueError(
-                f"gather_augment: images have {channels} channels but CUDA normalises up to {MAX_CHANNELS}"
-            )
+            raise ValueError(f"gather_augment: images have {channels} channels; CUDA normalises up to {MAX_CHANNELS}")
         if max(prod(images.shape[1:]), h * w * channels) >= 2**31:
-            raise ValueError(
-                f"gather_augment: CUDA takes images of fewer than 2^31 elements, got {images.shape[1:]} to {h, w, channels}"
-            )
+            got = f"{images.shape[1:]} to {h, w, channels}"
+            raise ValueError(f"gather_augment: CUDA takes images of fewer than 2^31 elements, got {got}")
         kind = np.dtype((batch.dtype or np.float32) if augmentation.mean else np.uint8)
         if augmentation.mean and kind.name not in ELEMENTS:
             raise TypeError(f"gather_augment: dtype is {kind} but CUDA normalises to {', '.join(ELEMENTS)}")
@@ -45,24 +40,16 @@ class CudaAugment(CudaDevice):
                 "steps": clock.steps if clock else 1, "stride": clock.stride if clock else 0,
             }  # fmt: skip
             grid = min(rows, MAX_BLOCKS), min(-(-h * w * channels // SHARE), 65535)
-            args = (
-                images,
-                labels,
-                order,
-                x,
-                y,
-                clock and clock.counters,
-                request,
-                _fields(augmentation, images.shape[1:]),
-            )
-            self.launcher.launch(instance("gather_augment", ELEMENTS.get(kind.name, "uint8")), grid, THREADS, args)
+            kernel, fields = instance("gather_augment", ELEMENTS.get(kind.name, "uint8")), _fields(augmentation, images)
+            args = images, labels, order, x, y, clock and clock.counters, request, fields
+            self.launcher.launch(kernel, grid, THREADS, args)
         return x, y
 
 
-def _fields(a: Augmentation, shape: tuple[int, ...]) -> dict[str, object]:
-    """The fields of the kernel's struct Augmentation, for images (H, W, C)."""
-    height, width, channels = shape
-    h, w, _ = a.output_shape("gather_augment", shape)
+def _fields(a: Augmentation, images: Array) -> dict[str, object]:
+    """The fields of the kernel's struct Augmentation, for images (M, H, W, C)."""
+    _, height, width, channels = images.shape
+    h, w, _ = a.output_shape("gather_augment", images.shape[1:])
     scale, shift = a.factors(channels, 255.0) if a.mean else ((), ())
     return {
         "height": height, "width": width, "channels": channels, "h": h, "w": w, "padding": a.padding,

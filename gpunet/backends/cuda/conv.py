@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
-from gpunet.backends.cuda.into import place_gradients
+from gpunet.backends.cuda.device import THREADS, WARP, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
-DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), constant("common.cuh", "WARP")
+DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), WARP
 """Taps and filters per block of a depthwise weight gradient."""
 
 
@@ -65,22 +64,20 @@ class CudaConv(CudaDevice):
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=vector, busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
-        self.launcher.launch(
-            instance(kernel, element, *tile, *options), blocks, THREADS, args, flops=2 * g.multiply_adds
-        )
+        kernel = instance(kernel, element, *tile, *options)
+        self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, name = conv.geometry, "conv2d_weight_grad"
         gate = self._checked_gate(name, dy, conv, gate)
         element = self._element(name, dy=(dy, None), x=(x, g.x_shape))
-        dw, db, add = place_gradients(self, name, into, g.w_shape, (g.filters,))
+        dw, db, add = self._place_gradients(name, into, g.w_shape, (g.filters,))
         opened = dy, gate.y, gate.mask, x
         common = geometry_fields(g), activation_fields(gate.activation)
         if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros
             count = dw.size + (0 if db is None else db.size)
-            self._each(
-                f"{name}_simple", count, *opened, dw, db, *common, int(add), element=element, flops=2 * g.multiply_adds
-            )
+            simple = *opened, dw, db, *common, int(add)
+            self._each(f"{name}_simple", count, *simple, element=element, flops=2 * g.multiply_adds)
             return dw, db
         kernel, tiles = self._weight_grad_kernel(element, g, _by_four(g) and self._aligned(dy, gate.y, x))
         length = split_pixels(tiles, g.pixels, self.busy)

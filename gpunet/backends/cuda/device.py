@@ -11,7 +11,7 @@ from weakref import finalize
 
 import numpy as np
 
-from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend
+from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
 from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
@@ -19,8 +19,8 @@ from gpunet.cuda.launcher import Launcher
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
-THREADS = constant("common.cuh", "THREADS")
-"""Threads of a block, unless a kernel says otherwise."""
+THREADS, WARP = constant("common.cuh", "THREADS"), constant("common.cuh", "WARP")
+"""Threads of a block, unless a kernel says otherwise, and of a warp."""
 MAX_BLOCKS = 16384
 """Most blocks of a grid-stride launch: more than any device runs at once. In a larger array each
 block takes several parts."""
@@ -32,6 +32,9 @@ BUSY = 264
 """Blocks that keep a large GPU busy: two for each multiprocessor of an H200."""
 ARRIVALS = 4096
 """Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
+
+Expected = tuple[Array | None, Sequence[int] | None]
+"""An array, or None, and the shape that it must have; None for any shape."""
 
 
 class KeptOnStream(NamedTuple):
@@ -85,11 +88,16 @@ class CudaDevice(Backend):
             finalize(recorder.stream, self._kept.pop, self.arrays.stream_key()).atexit = False
         return recorder
 
-    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", flops: int = 0) -> None:
-        """Launch a kernel that walks `count` elements, if any, with a grid-stride loop."""
+    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", each: int = 1, flops: int = 0) -> None:
+        """Launch a kernel that walks `count` elements, if any, with a grid-stride loop.
+
+        Args:
+            element: the kernel's template arguments; empty if it is no template.
+            each: elements that a thread takes at once.
+        """
         if count:
-            blocks = min(-(-count // THREADS), MAX_BLOCKS)
-            self.launcher.launch(instance(kernel, element), blocks, THREADS, args, flops=flops)
+            blocks = min(-(-count // (each * THREADS)), MAX_BLOCKS)
+            self.launcher.launch(instance(kernel, element) if element else kernel, blocks, THREADS, args, flops=flops)
 
     def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
         element = self._moved(operation, source.dtype)
@@ -121,36 +129,28 @@ class CudaDevice(Backend):
         """Whether every array is aligned to loads of four elements."""
         return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
 
-    def _expect(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> None:
+    def _expect(self, operation: str, **arrays: Expected) -> None:
         """Check that each array is None or float32, on this device, and of the shape beside it."""
         self._check(operation, ("float32",), arrays)
 
-    def _element(self, operation: str, **arrays: tuple[Array | None, Sequence[int] | None]) -> str:
+    def _element(self, operation: str, **arrays: Expected) -> str:
         """Check the arrays as `_expect` does, but for one dtype of `dtypes` -> its C type."""
         given = [(name, array) for name, (array, _) in arrays.items() if array is not None]
         self._check(operation, self.dtypes, arrays)
         first, reference = given[0]
         for name, array in given:
             if array.dtype != reference.dtype:
-                raise TypeError(
-                    f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: "
-                    "CUDA takes one dtype; convert one of them with functional.cast"
-                )
+                takes = "CUDA takes one dtype; convert one of them with functional.cast"
+                raise TypeError(f"{operation}: {name} is {array.dtype} but {first} is {reference.dtype}: {takes}")
         return ELEMENTS[reference.dtype.name]
 
-    def _check(
-        self,
-        operation: str,
-        dtypes: tuple[str, ...],
-        arrays: Mapping[str, tuple[Array | None, Sequence[int] | None]],
-    ) -> None:
+    def _check(self, operation: str, dtypes: tuple[str, ...], arrays: Mapping[str, Expected]) -> None:
         for name, (array, shape) in arrays.items():
             if array is None:
                 continue
             if not self.arrays.owns(array):
-                raise TypeError(
-                    f"{operation}: {name} is {type(array).__name__} but takes an array of this {self.name} device"
-                )
+                kind = type(array).__name__
+                raise TypeError(f"{operation}: {name} is {kind} but takes an array of this {self.name} device")
             if array.dtype.name not in dtypes:
                 raise TypeError(f"{operation}: {name} is {array.dtype} but CUDA computes in {', '.join(dtypes)}")
             if shape is not None and array.shape != tuple(shape):
@@ -168,6 +168,24 @@ class CudaDevice(Backend):
         if out.shape != tuple(shape):
             raise ValueError(f"{operation}: out has shape {out.shape} but takes {tuple(shape)}")
         return out
+
+    def _place_gradients(
+        self, operation: str, into: Into, w_shape: Sequence[int], b_shape: Sequence[int]
+    ) -> tuple[Array, Array | None, bool]:
+        """(dw, db or None, add): the arrays that a kernel writes or, if `add`, adds to.
+
+        A kernel adds to both or to neither. Where only one of them was given, a new array of zeros
+        stands for the other.
+        """
+        self._expect(operation, weight=(into.weight, w_shape), bias=(into.bias, b_shape))
+        add = into.add and (into.weight is not None or (into.needs_bias and into.bias is not None))
+
+        def place(given: Array | None, shape: Sequence[int]) -> Array:
+            if given is not None:
+                return given
+            return self.full(shape, 0.0, np.float32) if add else self.arrays.empty(shape, np.float32)
+
+        return place(into.weight, w_shape), place(into.bias, b_shape) if into.needs_bias else None, add
 
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:

@@ -1,10 +1,7 @@
 """Locally connected layers on a CUDA device."""
 
-from __future__ import annotations
-
 from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
-from gpunet.backends.cuda.into import place_gradients
 from gpunet.geometry import Geometry
 
 
@@ -30,7 +27,7 @@ class CudaLocal(CudaDevice):
     def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         g, name = geometry, "local_conv2d_weight_grad"
         element = self._element(name, dy=(dy, g.y_shape), x=(x, g.x_shape))
-        dw, db, add = place_gradients(self, name, into, *_shapes(g))
+        dw, db, add = self._place_gradients(name, into, *_shapes(g))
         count = dw.size + (0 if db is None else db.size)
         args = dy, x, dw, db, geometry_fields(g), int(add)
         self._each(name, count, *args, element=element, flops=2 * g.multiply_adds)

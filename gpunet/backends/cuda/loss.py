@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy, LossParts
-from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
+from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, WARP, CudaDevice
 from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant
 
-ROWS_PER_BLOCK = THREADS // constant("common.cuh", "WARP")
+ROWS_PER_BLOCK = THREADS // WARP
 """Rows of a softmax that a block takes at once: one for each warp."""
 SMALL_ROWS, SMALL_CLASSES = 2048, 64
 """Rows and classes up to which one block computes a softmax cross entropy in one launch. Each of
@@ -63,13 +63,7 @@ class CudaLoss(CudaDevice):
         return loss if row_losses is None else row_losses, dlogits, correct
 
     def _cross_entropy_rows(
-        self,
-        element: str,
-        given: tuple[Any, ...],
-        out: tuple[Any, ...],
-        loss: Array,
-        correct: Array,
-        fields: dict[str, float],
+        self, element: str, given: tuple[Any, ...], out: tuple[Any, ...], loss: Array, correct: Array, fields: dict
     ) -> None:
         """Compute many rows in three launches: the labels' weights, the rows, and their sums."""
         _, labels, weight = given

@@ -1,7 +1,5 @@
 """Matrix products on a CUDA device."""
 
-from __future__ import annotations
-
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile

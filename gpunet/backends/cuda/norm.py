@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, activation_fields
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
 
-WARP = constant("common.cuh", "WARP")
 REDUCTION_BLOCKS = 528
 """Blocks of a reduction over the rows at most: as many as an H200 runs at once. It is a constant,
 so that the order of a sum depends on the shape alone."""
@@ -32,6 +31,8 @@ class Split(NamedTuple):
     """Parts that the rows are cut into."""
     rows: int
     """Rows of a part."""
+    blocks: int
+    """Blocks of the whole pass."""
 
 
 class CudaNorm(CudaDevice):
@@ -49,13 +50,11 @@ class CudaNorm(CudaDevice):
             if rows < 2:
                 raise ValueError(f"batch_norm_forward: training takes at least 2 elements per channel, got x {x.shape}")
             saved = Moments(self.arrays.empty(c, np.float32), self.arrays.empty(c, np.float32))
-            self._moments(x, (*saved, *running), {"eps": norm.eps, "momentum": norm.momentum})
+            options = {"eps": norm.eps, "momentum": norm.momentum}
+            self._reduce("batch_norm_moments", x, (x,), (*saved, *running), options)
         y = self.arrays.empty(x.shape, x.dtype)
-        aligned = self._aligned(x, w, b, *saved, residual, y)
-        args = x, w, b, *saved, residual, y
-        self._each_channel(
-            "batch_norm_forward", x, aligned, args, {"eps": norm.eps}, activation_fields(norm.activation)
-        )
+        args, opens = (x, w, b, *saved, residual, y), activation_fields(norm.activation)
+        self._each_channel("batch_norm_forward", x, args, {"eps": norm.eps}, opens)
         return y, saved
 
     def batch_norm_backward(
@@ -68,69 +67,48 @@ class CudaNorm(CudaDevice):
         _check_rows("batch_norm_backward", x)
         opens, options = activation_fields(norm.activation), {"eps": norm.eps, "accumulate": int(into.add)}
         sums = self.arrays.empty((2, *c), np.float32)
-        self._sums((dy, y, x, *saved), (sums, into.weight, into.bias), options, opens)
+        self._reduce("batch_norm_sums", x, (dy, y, x, *saved), (sums, into.weight, into.bias), options, opens)
         dx = self.arrays.empty(x.shape, x.dtype)
         dresidual = self.arrays.empty(x.shape, x.dtype) if norm.residual_grad and fused else None
         args = dy, y, x, w, *saved, sums if norm.training else None, dx, dresidual
-        aligned = self._aligned(*args)
-        self._each_channel("batch_norm_input_grad", x, aligned, args, options, opens)
+        self._each_channel("batch_norm_input_grad", x, args, options, opens)
         dw = sums[:1].reshape(c) if into.weight is None else into.weight
         db = sums[1:].reshape(c) if into.bias is None else into.bias
         return dx, dw, db, dy if norm.residual_grad and not fused else dresidual
 
-    def _moments(self, x: Array, out: tuple[Array, ...], options: dict[str, Any]) -> None:
-        """Write the mean, the variance, the running mean and the running variance to `out`."""
+    def _reduce(self, kernel: str, x: Array, given: tuple, out: tuple, options: dict[str, Any], *opens: dict) -> None:
+        """Reduce arrays `given`, of x's shape or (C,), over the rows of x, and write the results to `out`."""
+        element, c = ELEMENTS[x.dtype.name], x.shape[-1]
         if self.simple:
-            args = x, *out, batch_norm_fields(x, options)
-            self._each("batch_norm_moments_simple", x.shape[-1], *args, element=ELEMENTS[x.dtype.name])
-            return
-        split = self._split(x, self._aligned(x), REDUCTION_BLOCKS)
-        partial = self.arrays.empty((split.splits, 2, x.shape[-1]), np.float32)
-        fields, blocks = batch_norm_fields(x, options, split), _tiles(x, split.vector, split.across) * split.splits
-        kernel = instance("batch_norm_moments", ELEMENTS[x.dtype.name], split.vector)
-        self.launcher.launch(kernel, blocks, THREADS, (x, partial, fields))
-        merge = partial, split.splits, *out, fields
-        self.launcher.launch("batch_norm_moments_merge", _tiles(x, 1, WARP), THREADS, merge)
-
-    def _sums(self, given: tuple[Any, ...], out: tuple[Any, ...], options: dict[str, Any], opens: dict) -> None:
-        """Write (both sums, dw, db) to `out`, from `given`: (dy, y, x, mean, variance)."""
-        x = given[2]
-        if self.simple:
-            args = *given, *out, batch_norm_fields(x, options), opens
-            self._each("batch_norm_sums_simple", x.shape[-1], *args, element=ELEMENTS[x.dtype.name])
+            self._each(f"{kernel}_simple", c, *given, *out, batch_norm_fields(x, options), *opens, element=element)
             return
         split = self._split(x, self._aligned(*given), REDUCTION_BLOCKS)
-        partial = self.arrays.empty((split.splits, 2, x.shape[-1]), np.float32)
-        fields, blocks = batch_norm_fields(x, options, split), _tiles(x, split.vector, split.across) * split.splits
-        kernel = instance("batch_norm_sums", ELEMENTS[x.dtype.name], split.vector)
-        self.launcher.launch(kernel, blocks, THREADS, (*given, partial, fields, opens))
-        merge = partial, split.splits, *out, fields
-        self.launcher.launch("batch_norm_sums_merge", _tiles(x, 1, WARP), THREADS, merge)
+        partial = self.arrays.empty((split.splits, 2, c), np.float32)
+        fields = batch_norm_fields(x, options, split)
+        parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
+        self.launcher.launch(instance(kernel, element, split.vector), split.blocks, THREADS, parts)
+        self.launcher.launch(f"{kernel}_merge", -(-c // WARP), THREADS, merge)
 
-    def _each_channel(
-        self, kernel: str, x: Array, aligned: bool, args: tuple[Any, ...], options: dict[str, Any], f: dict[str, Any]
-    ) -> None:
+    def _each_channel(self, kernel: str, x: Array, args: tuple, options: dict[str, Any], opens: dict) -> None:
         """Launch an elementwise pass over x in which a thread keeps its channels."""
         element = ELEMENTS[x.dtype.name]
         if self.simple:
-            self._each(f"{kernel}_simple", x.size, *args, batch_norm_fields(x, options), f, element=element)
+            self._each(f"{kernel}_simple", x.size, *args, batch_norm_fields(x, options), opens, element=element)
         elif x.size:
-            split = self._split(x, aligned, MAX_BLOCKS)
-            blocks = _tiles(x, split.vector, split.across) * split.splits
-            kernel = instance(kernel, element, split.vector)
-            self.launcher.launch(kernel, blocks, THREADS, (*args, batch_norm_fields(x, options, split), f))
+            split = self._split(x, self._aligned(*args), MAX_BLOCKS)
+            kernel, args = instance(kernel, element, split.vector), (*args, batch_norm_fields(x, options, split), opens)
+            self.launcher.launch(kernel, split.blocks, THREADS, args)
 
     def _split(self, x: Array, aligned: bool, most_blocks: int) -> Split:
         """The split of x into at most `most_blocks` blocks, unless its channels need more."""
         c = x.shape[-1]
         vector = 4 if aligned and c % 4 == 0 else 1
-        across = min(
-            WARP, 1 << (c // vector - 1).bit_length()
-        )  # a power of two, so that a block can be halved repeatedly
-        rows, shortest = x.size // c, THREADS // across * UNROLL
-        splits = max(1, min(most_blocks // _tiles(x, vector, across), -(-rows // shortest)))
-        each = max(1, -(-rows // splits))
-        return Split(vector, across, max(1, -(-rows // each)), each)
+        # a power of two, so that a block can be halved repeatedly
+        across = min(WARP, 1 << (c // vector - 1).bit_length())
+        tiles, rows, shortest = -(-c // (vector * across)), x.size // c, THREADS // across * UNROLL
+        each = max(1, -(-rows // max(1, min(most_blocks // tiles, -(-rows // shortest)))))
+        splits = max(1, -(-rows // each))
+        return Split(vector, across, splits, each, tiles * splits)
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         c = x.shape[-1:]
@@ -153,8 +131,8 @@ class CudaNorm(CudaDevice):
         dx = self.arrays.empty(x.shape, x.dtype)
         vector = self._vector(x, groups, dy, x, w, dx)
         self._each_group("group_norm_input_grad", x, groups, vector, (dy, x, w, *saved, dx, fields))
-        dw, db = (self._written(out, c, into.add) for out in (into.weight, into.bias))
-        self._weight_grad((dy, x, *saved), (dw, db), groups, {**fields, "accumulate": int(into.add)})
+        dw, db, add = self._place_gradients("group_norm_backward", into._replace(needs_bias=True), c, c)
+        self._weight_grad((dy, x, *saved), (dw, db), groups, {**fields, "accumulate": int(add)})
         return dx, dw, db
 
     def _expect_moments(
@@ -165,12 +143,6 @@ class CudaNorm(CudaDevice):
             operation, weight=(w, c), mean=(saved.mean, of_moments), variance=(saved.variance, of_moments),
             weight_grad=(into.weight, c), bias_grad=(into.bias, c),
         )  # fmt: skip
-
-    def _written(self, out: Array | None, shape: tuple[int, ...], add: bool) -> Array:
-        """`out`, or a new array in its place, of zeros if the kernel adds to it."""
-        if out is None and add:
-            return self.full(shape, 0.0, np.float32)
-        return self._out("group_norm_backward", out, shape)
 
     def _vector(self, x: Array, groups: int, *arrays: Array | None) -> int:
         """Neighbouring channels that a thread takes at once: 4 or 1."""
@@ -186,9 +158,7 @@ class CudaNorm(CudaDevice):
             threads = min(THREADS, -(-busy // WARP) * WARP or WARP)
             self.launcher.launch(instance(kernel, element, vector), min(count, MAX_BLOCKS), threads, args)
 
-    def _weight_grad(
-        self, given: tuple[Array, ...], out: tuple[Array, Array], groups: int, fields: dict[str, Any]
-    ) -> None:
+    def _weight_grad(self, given: tuple, out: tuple, groups: int, fields: dict[str, Any]) -> None:
         """Write (dw, db) to `out`, or add them, from `given`: (dy, x, mean, variance)."""
         x, c = given[1], given[1].shape[-1]
         element, rows = ELEMENTS[x.dtype.name], x.size // c
@@ -206,12 +176,7 @@ class CudaNorm(CudaDevice):
         self.launcher.launch("group_norm_weight_grad_merge", -(-c // WARP), THREADS, merge)
 
 
-def _tiles(x: Array, vector: int, across: int) -> int:
-    """Blocks side by side that cover the channels."""
-    return -(-x.shape[-1] // (vector * across))
-
-
-SIMPLE = Split(vector=1, across=1, splits=1, rows=1)
+SIMPLE = Split(vector=1, across=1, splits=1, rows=1, blocks=1)
 """What the simple kernels, which do not read it, are given."""
 
 

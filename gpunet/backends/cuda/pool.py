@@ -1,7 +1,5 @@
 """Pooling on a CUDA device."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from gpunet.backends.contract import Array

@@ -9,7 +9,6 @@ import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
-from gpunet.cuda.instantiations import instance
 from gpunet.nvrtc.source import constant
 from gpunet.random import Stream, drop_threshold, normal_table
 
@@ -22,18 +21,14 @@ class CudaRandom(CudaDevice):
 
     def random_words(self, stream: Stream, count: int) -> Array:
         y = self.arrays.empty((count,), np.uint64)
-        if count:
-            blocks = min(-(-count // (4 * THREADS)), MAX_BLOCKS)
-            self.launcher.launch("random_words", blocks, THREADS, (y, count, *_stream(stream)))
+        self._each("random_words", count, y, count, *_stream(stream), element="", each=4)
         return y
 
     def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
         y = self.arrays.empty(shape, dtype)
         self._expect("random_normal", y=(y, None))
-        if y.size:
-            blocks = min(-(-y.size // (16 * THREADS)), MAX_BLOCKS)
-            normals = self._constant("normals", lambda: normal_table().astype(np.float32))
-            self.launcher.launch("random_normal", blocks, THREADS, (y, y.size, normals, *_stream(stream)))
+        normals = self._constant("normals", lambda: normal_table().astype(np.float32))
+        self._each("random_normal", y.size, y, y.size, normals, *_stream(stream), element="", each=16)
         return y
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
@@ -45,11 +40,8 @@ class CudaRandom(CudaDevice):
     def _dropout(self, operation: str, x: Array, p: float, stream: Stream) -> Array:
         element = self._element(operation, x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
-        threshold, scale = drop_threshold(p)
-        if x.size:
-            blocks = min(-(-x.size // (16 * THREADS)), MAX_BLOCKS)
-            kernel, fields = instance("dropout", element), _stream(stream)
-            self.launcher.launch(kernel, blocks, THREADS, (x, y, x.size, *fields, threshold, scale))
+        args = x, y, x.size, *_stream(stream), *drop_threshold(p)
+        self._each("dropout", x.size, *args, element=element, each=16)
         return y
 
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:

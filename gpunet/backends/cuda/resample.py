@@ -1,7 +1,5 @@
 """Resampling on a CUDA device."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import Array

@@ -1,7 +1,5 @@
 """Tiles and splits of the kernels that compute matrix products: pure functions of the shape."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from gpunet.backends.cuda.device import BUSY

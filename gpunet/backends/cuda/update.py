@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import RULES, UNGUARDED, Array, FlatStorage, Guard, Segments, columns
-from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, CudaDevice
+from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, WARP, CudaDevice
 from gpunet.cuda.instantiations import instance
-from gpunet.nvrtc.source import constant
 
-UNITS_PER_BLOCK = constant("common.cuh", "WARP")
+UNITS_PER_BLOCK = WARP
 """Columns that one block of clip_units takes."""
 TABLES = 64
 """Tables of segments and hyper-parameters that stay on the device: a schedule makes a new one for
@@ -34,22 +33,19 @@ class CudaUpdate(CudaDevice):
 
     def update(self, rule: str, arena: FlatStorage, segments: Segments, guard: Guard = UNGUARDED) -> None:
         """One launch over all segments, with one row of blocks for each."""
-        count, size = len(segments.bounds), arena.data.shape
-        shadow, scaling, (clip, report) = arena.shadow, arena.scaling, guard
-        self._expect(
-            "update", data=(arena.data, None), grad=(arena.grad, size), clip=(clip, (2,)), scaling=(scaling, (3,))
-        )
+        data, grad, shadow, scaling, (clip, report) = arena.data, arena.grad, arena.shadow, arena.scaling, guard
+        count, size = len(segments.bounds), data.shape
+        self._expect("update", data=(data, None), grad=(grad, size), clip=(clip, (2,)), scaling=(scaling, (3,)))
         element = "float" if shadow is None else self._element("update", shadow=(shadow, size))
         if scaling is not None and clip is None:
             raise ValueError("update: the loss is scaled, so the guard's clip must be what gradient_norm returned")
         slots = [arena.slots.get(name) for name in RULES[rule].slots]
         for slot in slots:
             self._expect("update", slot=(slot, size))
-        _check_bounds("update", segments, arena.data.size)
-        if segments.hyper.shape != (count, columns(rule)):
-            raise ValueError(
-                f"update: hyper has shape {segments.hyper.shape} but {rule} takes {(count, columns(rule))}"
-            )
+        _check_bounds("update", segments, data.size)
+        takes = count, columns(rule)
+        if segments.hyper.shape != takes:
+            raise ValueError(f"update: hyper has shape {segments.hyper.shape} but {rule} takes {takes}")
         if not count:
             return
         longest = int((segments.bounds[:, 1] - segments.bounds[:, 0]).max())
@@ -57,7 +53,7 @@ class CudaUpdate(CudaDevice):
         hyper = self._table(segments.hyper, np.float64) if segments.device_bounds is None else segments.hyper
         reported = (None,) * 4 if report is None else report
         a, b = (*slots, None)[:2]
-        args = arena.data, arena.grad, a, b, shadow, self._bounds(segments), hyper, count, clip, scaling, *reported
+        args = data, grad, a, b, shadow, self._bounds(segments), hyper, count, clip, scaling, *reported
         self.launcher.launch(instance("update", element, rule.capitalize()), grid, THREADS, args)
 
     def clip_units(self, w: Array, limit: float, shadow: Array | None, guard: Guard = UNGUARDED) -> None:
@@ -70,10 +66,8 @@ class CudaUpdate(CudaDevice):
 
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
         self._expect("average_update", average=(average, None), value=(value, average.shape), clip=(guard.clip, (2,)))
-        if average.size:
-            grid = min(-(-average.size // THREADS), MAX_BLOCKS)
-            args = average, value, average.size, decay, 1 - decay, *_outcome(guard)
-            self.launcher.launch("average_update", grid, THREADS, args)
+        args = average, value, average.size, decay, 1 - decay, *_outcome(guard)
+        self._each("average_update", average.size, *args, element="")
 
     def _bounds(self, segments: Segments) -> Array:
         return self._table(segments.bounds, np.int64) if segments.device_bounds is None else segments.device_bounds

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, Array, Backend, Index, is_float, on_device, real_array
+from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, Array, Backend, Index, check_name, is_float
+from gpunet.backends.contract.gradients import Grads, Into
+from gpunet.backends.contract.real import on_device, real_array
 
 QUIET = np.errstate(all="ignore")
 """Primitives give no warnings of infinities and NaN, which are values as on a GPU; the loss shows
@@ -53,20 +55,17 @@ class HostArrays(Backend):
 
     @QUIET
     def unary(self, name: str, a: Array) -> Array:
-        if name not in UNARY:
-            raise ValueError(f"unary: name is {name!r} but takes one of {', '.join(UNARY)}")
+        check_name("unary", name, UNARY)
         return np.asarray(getattr(np, name)(a))
 
     @QUIET
     def binary(self, name: str, a: Array, b: Array, *, out: Array | None = None) -> Array:
-        if name not in BINARY:
-            raise ValueError(f"binary: name is {name!r} but takes one of {', '.join(BINARY)}")
+        check_name("binary", name, BINARY)
         return np.asarray(getattr(np, name)(a, b, out=out))
 
     @QUIET
     def compare(self, name: str, a: Array, b: Array) -> Array:
-        if name not in COMPARISONS:
-            raise ValueError(f"compare: name is {name!r} but takes one of {', '.join(COMPARISONS)}")
+        check_name("compare", name, COMPARISONS)
         return np.asarray(getattr(np, name)(a, b))
 
     def select(self, condition: Array, a: Array | None, b: Array | None) -> Array:
@@ -161,3 +160,9 @@ def deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
     else:
         out[...] = value
     return out
+
+
+def deliver_both(dw: Array, db: Array | None, into: Into, dtype: Any) -> Grads:
+    """`deliver` the gradients of a weight and of a bias, in one dtype; db may be None."""
+    weight = deliver(dw.astype(dtype, copy=False), into.weight, into.add)
+    return weight, None if db is None else deliver(db.astype(dtype, copy=False), into.bias, into.add)

@@ -1,7 +1,5 @@
 """Random numbers on the host, from NumPy's own Philox."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

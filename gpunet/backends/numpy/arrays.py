@@ -1,7 +1,5 @@
 """Arrays of `NumpyBackend`: sums that keep their digits, and what the backend says of itself."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from gpunet.backends.contract import Array

@@ -42,9 +42,7 @@ def augment(
     if images.ndim != 4:
         raise ValueError(f"{operation}: images have shape {images.shape} but take 4 axes (N, H, W, C)")
     if np.shape(index) != (len(images),):
-        raise ValueError(
-            f"{operation}: indices must have one entry for each of {len(images)} images, got shape {np.shape(index)}"
-        )
+        raise ValueError(f"{operation}: indices must have shape {(len(images),)}, got {np.shape(index)}")
     if a.mean and images.dtype != np.uint8 and images.dtype.kind != "f":
         raise TypeError(f"{operation}: images are {images.dtype} but must be uint8 or float")
     shape = a.output_shape(operation, images.shape[1:])
@@ -80,10 +78,8 @@ def _cropped(images: np.ndarray, a: Augmentation, chosen: Choices, shape: tuple[
 
 def _hole(a: Augmentation, chosen: Choices, shape: tuple[int, int, int]) -> np.ndarray:
     """The pixels that are cut out, bool (N, h, w)."""
-    i, j = (
-        np.arange(extent) - first[:, None]
-        for extent, first in zip(shape, (chosen.hole_row, chosen.hole_column), strict=False)
-    )
+    i = np.arange(shape[0]) - chosen.hole_row[:, None]
+    j = np.arange(shape[1]) - chosen.hole_column[:, None]
     return ((i >= 0) & (i < a.cutout))[:, :, None] & ((j >= 0) & (j < a.cutout))[:, None, :]
 
 

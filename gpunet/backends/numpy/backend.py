@@ -1,7 +1,5 @@
 """`NumpyBackend`: fast primitives on the CPU."""
 
-from __future__ import annotations
-
 from gpunet.backends.numpy.activation import NumpyActivation
 from gpunet.backends.numpy.arrays import NumpyArrays
 from gpunet.backends.numpy.augment import NumpyAugment

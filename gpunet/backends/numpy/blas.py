@@ -139,19 +139,17 @@ def controllers() -> list[Any]:
 def _library(controller: Any) -> Library:
     if controller.internal_api == "mkl" or controller.threading_layer == "openmp":
         return Library(controller.get_num_threads, controller.set_num_threads, shared=False)
-    get, set = (
-        _openblas(controller, name) or getattr(controller, name) for name in ("get_num_threads", "set_num_threads")
-    )
-    return Library(get, set, shared=True)
+    return Library(_function(controller, "get_num_threads"), _function(controller, "set_num_threads"), shared=True)
 
 
-def _openblas(controller: Any, name: str) -> Callable[..., Any] | None:
+def _function(controller: Any, name: str) -> Callable[..., Any]:
+    """OpenBLAS's own function of a name, or threadpoolctl's for another library."""
     if controller.internal_api == "openblas":
         for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64")):
             function = getattr(controller.dynlib, f"{prefix}openblas_{name}{suffix}", None)
             if function is not None:
                 return function
-    return None
+    return getattr(controller, name)
 
 
 ONE_THREAD = OneThread()

@@ -1,7 +1,5 @@
 """The gate that takes a gradient back through an activation and a pool, on the CPU."""
 
-from __future__ import annotations
-
 from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.output_activation import open_activation
@@ -19,7 +17,6 @@ def open_gate(dy: Array, gate: Gate | None, pool: Geometry | None = None) -> Arr
     if gate.mask is None or pool is None:
         return dy
     dx = memory.empty((len(dy), *pool.x_shape[1:]), dy.dtype)
-    dx[...] = 0
     max_pool_backward(dy, gate.mask, dx, pool)
     return dx
 

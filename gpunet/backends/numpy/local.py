@@ -33,10 +33,9 @@ class NumpyLocal(NumpyThreads):
 
     def local_conv2d_input_grad(self, dy: Array, w: Array, geometry: Geometry) -> Array:
         g = geometry
-        (n, oh, ow, _), (_, h, width, c) = g.y_shape, g.x_shape
+        (n, oh, ow, _), c = g.y_shape, g.x_shape[3]
         taps = memory.empty((oh, ow, n, *g.window, c), dy.dtype)
-        (top, bottom), (left, right) = g.padding
-        padded = memory.empty((n, top + h + bottom, left + width + right, c), dy.dtype)
+        padded = memory.empty((n, *g.padded_extents, c), dy.dtype)
         padded[...] = 0
 
         def multiply(start: int, stop: int) -> None:
@@ -51,7 +50,7 @@ class NumpyLocal(NumpyThreads):
 
         self._parallel(multiply, oh, _work_of_row(g))
         self._parallel(add, n, taps.size // max(n, 1))
-        return np.ascontiguousarray(padded[:, top : top + h, left : left + width])
+        return np.ascontiguousarray(padded[:, *g.image])
 
     def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         windows = _windows(x, geometry)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy, LossParts
-from gpunet.backends.host.arrays import QUIET
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import QUIET, HostArrays
 
 
-class NumpyLoss(HostBackend):
+class NumpyLoss(HostArrays):
     """Softmax and the losses that need it."""
 
     @QUIET

@@ -1,7 +1,5 @@
 """Matrix products of `NumpyBackend`: parts of the rows on all threads."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product

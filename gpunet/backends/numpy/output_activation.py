@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet.backends.contract import Activation, Array
-from gpunet.backends.numpy.masking import keep_where
+from gpunet.backends.host import memory
+
+_INTEGERS = {size: np.dtype(f"i{size}") for size in (2, 4, 8)}
 
 
 def activate(x: Array, activation: Activation, *, out: Array) -> None:
@@ -72,3 +74,19 @@ def open_activation(dy: Array, y: Array, activation: Activation) -> Array:
 def _passed(dy: Array, stopped: Array) -> Array:
     """dy, and 0 where it is stopped; `stopped` is overwritten."""
     return keep_where(dy, np.logical_not(stopped, out=stopped))
+
+
+def keep_where(values: Array, kept: Array, out: Array | None = None) -> Array:
+    """`values` where the booleans `kept` are true, else 0.
+
+    The bits of the floats are multiplied as integers, since 0 times NaN is NaN.
+
+    Args:
+        out: where to write the result, of the shape to which both broadcast; a new array of the
+            values' shape if None.
+    """
+    bits = _INTEGERS[values.dtype.itemsize]
+    if out is None:
+        return np.multiply(values.view(bits), kept, out=memory.empty(values.shape, bits)).view(values.dtype)
+    np.multiply(values.view(bits), kept, out=out.view(bits))
+    return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.masking import keep_where
+from gpunet.backends.numpy.output_activation import keep_where
 from gpunet.backends.numpy.resample import resample
 from gpunet.backends.numpy.sums import CHUNK
 from gpunet.backends.numpy.threads import NumpyThreads
@@ -32,12 +32,7 @@ class NumpyPool(NumpyThreads):
 
     def max_pool2d_backward(self, dy: Array, mask: Array, pool: Geometry) -> Array:
         dx = memory.empty(pool.x_shape, dy.dtype)
-
-        def work(i: int, j: int) -> None:
-            dx[i:j] = 0
-            max_pool_backward(dy[i:j], mask[i:j], dx[i:j], pool)
-
-        self._over_images(work, pool)
+        self._over_images(lambda i, j: max_pool_backward(dy[i:j], mask[i:j], dx[i:j], pool), pool)
         return dx
 
     def avg_pool2d_forward(self, x: Array, pool: Geometry, count_padding: bool) -> Array:
@@ -47,12 +42,7 @@ class NumpyPool(NumpyThreads):
 
     def avg_pool2d_backward(self, dy: Array, pool: Geometry, count_padding: bool) -> Array:
         dx = memory.empty(pool.x_shape, dy.dtype)
-
-        def work(i: int, j: int) -> None:
-            dx[i:j] = 0
-            avg_pool_backward(dy[i:j], dx[i:j], pool, count_padding)
-
-        self._over_images(work, pool)
+        self._over_images(lambda i, j: avg_pool_backward(dy[i:j], dx[i:j], pool, count_padding), pool)
         return dx
 
     def _over_images(self, work: Callable[[int, int], None], pool: Geometry) -> None:
@@ -82,7 +72,8 @@ def max_pool_forward(x: Array, y: Array, mask: Array, g: Geometry) -> None:
 
 
 def max_pool_backward(dy: Array, mask: Array, dx: Array, g: Geometry) -> None:
-    """Add dy (n, OH, OW, C) to dx (n, H, W, C), which is all zeros, at the winners."""
+    """Write dx (n, H, W, C): the sums of dy (n, OH, OW, C) at the winners, 0 elsewhere."""
+    dx[...] = 0
     apart = all(s >= f for s, f in zip(g.stride, g.window, strict=True))  # each pixel lies in at most one window
     if apart and _has_few_channels(dx):
         origins, offsets = _winners(g)
@@ -92,7 +83,7 @@ def max_pool_backward(dy: Array, mask: Array, dx: Array, g: Geometry) -> None:
         dx.reshape(-1)[where.reshape(-1)] = dy.reshape(-1)
         return
     if not apart and _has_long_sums(g) and dx.dtype == np.float32:  # a pixel may win in many windows
-        wide = np.zeros(dx.shape, np.float64)
+        wide = np.empty(dx.shape, np.float64)
         max_pool_backward(dy.astype(np.float64), mask, wide, g)
         dx[...] = wide
         return
@@ -116,7 +107,8 @@ def avg_pool_forward(x: Array, y: Array, g: Geometry, count_padding: bool) -> No
 
 
 def avg_pool_backward(dy: Array, dx: Array, g: Geometry, count_padding: bool) -> None:
-    """Add each window's share of dy to its pixels of dx (n, H, W, C), which is all zeros."""
+    """Write dx (n, H, W, C): the sum of the shares of dy of the windows of each pixel."""
+    dx[...] = 0
     share = dy * _shares(g, count_padding).astype(dy.dtype)
     if _has_long_sums(g):
         rows, columns = _sums(g)

@@ -1,14 +1,12 @@
 """Dropout of `NumpyBackend`."""
 
-from __future__ import annotations
-
 from gpunet import random
 from gpunet.backends.contract import Array
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.random import HostRandom
 from gpunet.random import Stream
 
 
-class NumpyRandom(HostBackend):
+class NumpyRandom(HostRandom):
     """Dropout; the other random numbers are `HostRandom`'s."""
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:

@@ -25,7 +25,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays
 from gpunet.backends.numpy.blas import ONE_THREAD
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ BLOCK = 1 << 19
 """Elements that a thread takes at a time, two megabytes of float32: see above on the length of calls."""
 
 
-class NumpyThreads(HostBackend):
+class NumpyThreads(HostArrays):
     """Does work in parts, one for each thread.
 
     Args:

@@ -1,7 +1,5 @@
 """Views of sliding windows, and of the pixels under one of their taps."""
 
-from __future__ import annotations
-
 from numpy.lib.stride_tricks import as_strided
 
 from gpunet.backends.contract import Array

@@ -7,14 +7,14 @@ from math import erfc, pi, sqrt
 import numpy as np
 
 from gpunet.backends.contract import Activation, Array, InputActivation
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays
 
 FAR = 2000
 """Size of x beyond which the tails of activations are 0 in float64, and so are their products with
 x."""
 
 
-class ReferenceActivation(HostBackend):
+class ReferenceActivation(HostArrays):
     """Elementwise functions and their gradients."""
 
     def activation_forward(self, x: Array, activation: Activation) -> Array:

@@ -1,7 +1,5 @@
 """Batches of a data set of `ReferenceBackend`: one image, and one step, after another."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.augmentation import Augmentation

@@ -1,7 +1,5 @@
 """`ReferenceBackend`: each primitive in the plainest array code."""
 
-from __future__ import annotations
-
 from gpunet.backends.reference.activation import ReferenceActivation
 from gpunet.backends.reference.augment import ReferenceAugment
 from gpunet.backends.reference.conv import ReferenceConv

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.host.arrays import deliver
-from gpunet.backends.host.backend import HostBackend
-from gpunet.backends.reference.gate import open_gate
+from gpunet.backends.host.arrays import HostArrays, deliver_both
 from gpunet.backends.reference.windows import pad_images, windows_of
 from gpunet.geometry import Geometry
 
 
-class ReferenceConv(HostBackend):
+class ReferenceConv(HostArrays):
     """A convolution, and the gradients of its input and of its weights; sums are float64."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
@@ -26,9 +24,8 @@ class ReferenceConv(HostBackend):
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         g = conv.geometry
-        (n, h, width, c), (eh, ew) = g.x_shape, g.effective_window
-        (top, bottom), (left, right) = g.padding
-        spread = _insert_stride_zeros(open_gate(self, dy, conv, gate).astype(np.float64), g)
+        (n, _, _, c), (eh, ew) = g.x_shape, g.effective_window
+        spread = _insert_stride_zeros(self._open_gate(dy, conv, gate).astype(np.float64), g)
         # The full convolution, in which every pixel meets every tap: the padding is the window - 1
         full = Geometry.conv(
             spread.shape, (*g.window, g.filters // g.groups, c), padding=((eh - 1, eh - 1), (ew - 1, ew - 1)),
@@ -36,18 +33,25 @@ class ReferenceConv(HostBackend):
         )  # fmt: skip
         rotated = _by_group(w[::-1, ::-1], g.groups)  # turned by 180 degrees; einsum exchanges the channels
         windows = _by_group(windows_of(pad_images(spread, full), full), g.groups)
-        padded = np.zeros((n, top + h + bottom, left + width + right, c))  # 0 where no window reaches
+        padded = np.zeros((n, *g.padded_extents, c))  # 0 where no window reaches
         _, rows, columns, _ = full.y_shape
         padded[:, :rows, :columns] = np.einsum("nyxijgo,ijcgo->nyxgc", windows, rotated).reshape(full.y_shape)
-        return padded[:, top : top + h, left : left + width].astype(dy.dtype)
+        return padded[:, *g.image].astype(dy.dtype)
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g = conv.geometry
-        dy = open_gate(self, dy, conv, gate)
+        dy = self._open_gate(dy, conv, gate)
         windows = _by_group(windows_of(pad_images(x.astype(np.float64), g), g), g.groups)
-        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, _by_group(dy, g.groups)).reshape(g.w_shape).astype(x.dtype)
-        db = deliver(self.sum(dy, (0, 1, 2)), into.bias, into.add) if into.needs_bias else None
-        return deliver(dw, into.weight, into.add), db
+        dw = np.einsum("nyxijgc,nyxgo->ijcgo", windows, _by_group(dy, g.groups)).reshape(g.w_shape)
+        return deliver_both(dw, self.sum(dy, (0, 1, 2)) if into.needs_bias else None, into, x.dtype)
+
+    def _open_gate(self, dy: Array, conv: Conv, gate: Gate | None) -> Array:
+        """dy taken back through the gate's activation, then through the pool if it has a mask."""
+        if gate is not None and gate.activation is not None:
+            dy = self.activation_backward(dy, gate.y, gate.activation)
+        if gate is not None and gate.mask is not None and conv.pool is not None:
+            dy = self.max_pool2d_backward(dy, gate.mask, conv.pool)
+        return dy
 
 
 def _insert_stride_zeros(dy: Array, geometry: Geometry) -> Array:

@@ -1,19 +1,16 @@
 """Locally connected layers by their formulas."""
 
-from __future__ import annotations
-
 from math import prod
 
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Grads, Into
-from gpunet.backends.host.arrays import deliver
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays, deliver_both
 from gpunet.backends.reference.windows import add_windows, pad_images, windows_of
 from gpunet.geometry import Geometry
 
 
-class ReferenceLocal(HostBackend):
+class ReferenceLocal(HostArrays):
     """A convolution with different filters for each output pixel; sums are float64."""
 
     def local_conv2d_forward(self, x: Array, w: Array, b: Array | None, geometry: Geometry) -> Array:
@@ -27,6 +24,5 @@ class ReferenceLocal(HostBackend):
 
     def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
         windows = windows_of(pad_images(x.astype(np.float64), geometry), geometry)
-        dw = np.einsum("nyxijc,nyxo->yxijco", windows, dy).astype(x.dtype)
-        db = deliver(self.sum(dy, (0,)), into.bias, into.add) if into.needs_bias else None
-        return deliver(dw, into.weight, into.add), db
+        dw = np.einsum("nyxijc,nyxo->yxijco", windows, dy)
+        return deliver_both(dw, self.sum(dy, (0,)) if into.needs_bias else None, into, x.dtype)

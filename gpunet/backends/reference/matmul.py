@@ -1,15 +1,12 @@
 """Matrix products by their formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
-from gpunet.backends.host.arrays import deliver
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import QUIET, HostArrays, deliver
 
 
-class ReferenceMatmul(HostBackend):
+class ReferenceMatmul(HostArrays):
     """Products of matrices; sums are float64."""
 
     def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
@@ -24,3 +21,7 @@ class ReferenceMatmul(HostBackend):
         if product.activation is not None:
             y = self.activation_forward(y, product.activation)
         return deliver(y, product.out, product.add)
+
+    @QUIET
+    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+        return np.matmul(a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b)

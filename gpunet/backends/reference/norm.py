@@ -7,11 +7,10 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
-from gpunet.backends.host.arrays import deliver
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays, deliver_both
 
 
-class ReferenceNorm(HostBackend):
+class ReferenceNorm(HostArrays):
     """Batch and group normalisation."""
 
     def batch_norm_forward(
@@ -44,9 +43,7 @@ class ReferenceNorm(HostBackend):
         dx = (g - (db + h * dw) / n if norm.training else g) / deviation
         if w is not None:
             dx = dx * w
-        dw = deliver(dw.astype(x.dtype), into.weight, into.add)
-        db = deliver(db.astype(x.dtype), into.bias, into.add)
-        return dx.astype(x.dtype), dw, db, g if norm.residual_grad else None
+        return dx.astype(x.dtype), *deliver_both(dw, db, into, x.dtype), g if norm.residual_grad else None
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         saved = _moments(_in_groups(x, norm), (1, 3))
@@ -66,8 +63,7 @@ class ReferenceNorm(HostBackend):
         d, h = _in_groups(dy if w is None else dy * w, norm), _in_groups(h, norm)
         mean_d, mean_dh = (a.mean(axis=(1, 3), keepdims=True, dtype=np.float64).astype(h.dtype) for a in (d, d * h))
         dx = ((d - mean_d - h * mean_dh) / deviation).astype(x.dtype).reshape(x.shape)
-        dw = deliver(dw.astype(x.dtype), into.weight, into.add)
-        return dx, dw, deliver(db.astype(x.dtype), into.bias, into.add)
+        return dx, *deliver_both(dw, db, into, x.dtype)
 
 
 def _all_but_channels(x: Array) -> tuple[tuple[int, ...], int]:

@@ -1,16 +1,14 @@
 """Pooling by its formulas."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import Array
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays
 from gpunet.backends.reference.windows import add_windows, pad_images, windows_of
 from gpunet.geometry import Geometry
 
 
-class ReferencePool(HostBackend):
+class ReferencePool(HostArrays):
     """Maxima and means of windows."""
 
     def max_pool2d_forward(self, x: Array, pool: Geometry) -> tuple[Array, Array]:

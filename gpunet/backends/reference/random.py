@@ -1,15 +1,13 @@
 """Dropout by its formula."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import Array
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.random import HostRandom
 from gpunet.random import Stream
 
 
-class ReferenceRandom(HostBackend):
+class ReferenceRandom(HostRandom):
     """Dropout; the stream's words are those of NumPy's Philox."""
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:

@@ -1,15 +1,13 @@
 """Resampling by its formula."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from gpunet.backends.contract import Array
-from gpunet.backends.host.backend import HostBackend
+from gpunet.backends.host.arrays import HostArrays
 from gpunet.resampling import Taps
 
 
-class ReferenceResample(HostBackend):
+class ReferenceResample(HostArrays):
     """Images of other extents, by tables of weights."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:

@@ -1,7 +1,5 @@
 """Sliding windows: seen as views, and added up where they overlap."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -23,13 +21,12 @@ def windows_of(padded: Array, geometry: Geometry) -> Array:
 
 def add_windows(taps: Array, geometry: Geometry) -> Array:
     """Sum of windows (N, OH, OW, C, KH KW) where they overlap in x -> (N, H, W, C)."""
-    n, h, w, c = geometry.x_shape
-    (top, bottom), (left, right) = geometry.padding
+    n, _, _, c = geometry.x_shape
     (sh, sw), (kh, kw), (_, oh, ow, _) = geometry.stride, geometry.window, geometry.y_shape
-    padded = np.zeros((n, top + h + bottom, left + w + right, c), np.float64)
+    padded = np.zeros((n, *geometry.padded_extents, c), np.float64)
     for i in range(kh):
         for j in range(kw):
             row, column = i * geometry.dilation[0], j * geometry.dilation[1]
             under = slice(row, row + sh * (oh - 1) + 1, sh), slice(column, column + sw * (ow - 1) + 1, sw)
             padded[:, *under] += taps[..., i * kw + j]
-    return padded[:, top : top + h, left : left + w].astype(taps.dtype)
+    return padded[:, *geometry.image].astype(taps.dtype)

@@ -18,12 +18,16 @@ class ConvAlgorithm(ABC):
 
     An instance belongs to one thread and holds the memory for that thread's blocks. Below, n is the
     number of images of a block, and arrays are as in `ConvPrimitives`, with n for N.
+
+    Attributes:
+        channels: those of a group, C // groups.
+        taps: the products of one sum, KH KW C // groups.
     """
 
     def __init__(self, conv: Conv, dtype: Any):
-        self.conv = conv
-        self.geometry = conv.geometry
-        self.dtype = np.dtype(dtype)
+        self.conv, self.geometry, self.dtype = conv, conv.geometry, np.dtype(dtype)
+        kh, kw, self.channels, _ = conv.geometry.w_shape
+        self.taps = kh * kw * self.channels
 
     @abstractmethod
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:

@@ -28,11 +28,8 @@ class Columns(ConvAlgorithm):
 
     def __init__(self, conv: Conv, dtype: Any):
         super().__init__(conv, dtype)
-        g = conv.geometry
-        self.channels = g.x_shape[3] // g.groups
-        self.taps = g.window[0] * g.window[1] * self.channels
         # Copies run along a row of the window, KW C elements, or of the output if that is short
-        self.tap_major = g.window[1] * self.channels < 16 and g.stride == (1, 1)
+        self.tap_major = conv.geometry.window[1] * self.channels < 16 and conv.geometry.stride == (1, 1)
         self._padded: Array | None = None
         self._matrix: Array | None = None
 
@@ -74,10 +71,7 @@ class Columns(ConvAlgorithm):
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """Add the product of dy with every tap to the pixels under it ("col2im")."""
         g = self.geometry
-        (top, bottom), (left, right) = g.padding
-        _, h, width, c = g.x_shape
-        shape = (len(dy), top + h + bottom, left + width + right, c)
-        padded = memory.empty(shape, self.dtype) if g.padded else dx
+        padded = memory.empty((len(dy), *g.padded_extents, g.x_shape[3]), self.dtype) if g.padded else dx
         padded[...] = 0
         block = open_gate(dy, gate, self.conv.pool).reshape(-1, g.filters)
         run = g.stride[1] if g.dilation[1] == 1 else 1
@@ -85,7 +79,7 @@ class Columns(ConvAlgorithm):
             for j in range(0, g.window[1], run):
                 self._add_run(block, w[i, j : j + run], padded[:, under_tap(g, 0, i), j * g.dilation[1] :])
         if g.padded:
-            dx[...] = padded[:, top : top + h, left : left + width]
+            dx[...] = padded[:, *g.image]
 
     def _add_run(self, block: Array, w: Array, rows: Array) -> None:
         """Add the product of dy (pixels, O) with a run of taps, w (taps, C // groups, O).
@@ -118,12 +112,10 @@ class Columns(ConvAlgorithm):
         g = self.geometry
         if not g.padded:
             return x
-        (top, bottom), (left, right) = g.padding
-        _, h, w, c = g.x_shape
         if self._padded is None or len(self._padded) < len(x):
-            self._padded = np.zeros((len(x), top + h + bottom, left + w + right, c), self.dtype)
+            self._padded = np.zeros((len(x), *g.padded_extents, g.x_shape[3]), self.dtype)
         padded = self._padded[: len(x)]
-        padded[:, top : top + h, left : left + w] = x
+        padded[:, *g.image] = x
         return padded
 
     def _copied(self, windows: Array) -> Array:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import Array, Conv, Gate
+from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm, ranges
 from gpunet.backends.numpy.gate import open_gate
@@ -26,16 +25,13 @@ class Depthwise(ConvAlgorithm):
     which NumPy's loops are fast.
     """
 
-    def __init__(self, conv: Conv, dtype: Any):
-        super().__init__(conv, dtype)
-        (top, bottom), (left, right) = conv.geometry.padding
-        _, h, w, _ = conv.geometry.x_shape
-        self.padded = top + h + bottom, left + w + right
-        self._phases = np.zeros(0, self.dtype)
+    _phases: Array = np.zeros(0)
+    """Memory for the sorted columns, which `_clear` makes and uses again."""
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges of images that have about `PADDED_ELEMENTS` elements."""
-        return ranges(start, stop, PADDED_ELEMENTS // (self.padded[0] * self.padded[1] * self.geometry.filters))
+        rows, columns = self.geometry.padded_extents
+        return ranges(start, stop, PADDED_ELEMENTS // (rows * columns * self.geometry.filters))
 
     def forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None) -> None:
         sums = y if self.conv.pool is None else memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
@@ -75,7 +71,7 @@ class Depthwise(ConvAlgorithm):
 
     def _clear(self, count: int) -> None:
         """Make the phases of `count` padded images all zeros: (stride, n, rows, columns C)."""
-        (rows, columns), step = self.padded, self.geometry.stride[1]
+        (rows, columns), step = self.geometry.padded_extents, self.geometry.stride[1]
         shape = step, count, rows, -(-columns // step) * self.geometry.filters
         if self._phases.shape != shape:
             self._phases = memory.empty(shape, self.dtype)
@@ -89,13 +85,13 @@ class Depthwise(ConvAlgorithm):
 
     def _columns(self) -> Iterator[tuple[Array, slice]]:
         """For each phase, its columns without padding, (n, H, columns, C), and their place in x."""
-        (top, _), (left, _) = self.geometry.padding
+        (inside, _), left = self.geometry.image, self.geometry.padding[1][0]
         _, h, w, c = self.geometry.x_shape
         step = self.geometry.stride[1]
         for phase, rows in enumerate(self._phases):
             first = (phase - left) % step
             start, count = (first + left) // step, len(range(first, w, step))
-            columns = rows[:, top : top + h].reshape(len(rows), h, -1, c)
+            columns = rows[:, inside].reshape(len(rows), h, -1, c)
             yield columns[:, :, start : start + count], slice(first, None, step)
 
     def _taps(self, w: Array) -> Iterator[tuple[Array, Array]]:

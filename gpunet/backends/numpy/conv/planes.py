@@ -10,15 +10,13 @@ too.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import Array, Conv, Gate
+from gpunet.backends.contract import Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
-from gpunet.backends.numpy.masking import keep_where
-from gpunet.backends.numpy.output_activation import activate, open_activation
+from gpunet.backends.numpy.output_activation import activate, keep_where, open_activation
 from gpunet.backends.numpy.sums import Total, multiply
 from gpunet.backends.numpy.windows import under_tap, windows_of
 
@@ -30,11 +28,6 @@ _CORNERS = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1, 1, 1)
 
 class Planes(ConvAlgorithm):
     """A convolution as the product of the filters with columns, (C KH KW, OH OW n)."""
-
-    def __init__(self, conv: Conv, dtype: Any):
-        super().__init__(conv, dtype)
-        g = conv.geometry
-        self.taps = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups)
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges, of nearly equal lengths, of images with about `COLUMN_ELEMENTS` of columns."""
@@ -67,21 +60,19 @@ class Planes(ConvAlgorithm):
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """Add the product of dy with every tap to its pixels: along rows, then along columns."""
         g, n = self.geometry, len(dy)
-        (top, bottom), (left, right) = g.padding
-        (_, h, width, c), (_, oh, ow, _), (kh, kw) = g.x_shape, g.y_shape, g.window
-        rows = self._rows(self._open(dy, gate))
-        products = memory.empty((g.groups, self.taps, rows.shape[2]), self.dtype)
-        np.matmul(self._filters(w).transpose(0, 2, 1), rows, out=products)
+        c, (rows, columns), (_, oh, ow, _), (kh, kw) = g.x_shape[3], g.padded_extents, g.y_shape, g.window
+        products = memory.empty((g.groups, self.taps, oh * ow * n), self.dtype)
+        np.matmul(self._filters(w).transpose(0, 2, 1), self._rows(self._open(dy, gate)), out=products)
         taps = products.reshape(c, kh, kw, oh, ow, n)
-        wide = memory.empty((c, kh, oh, left + width + right, n), self.dtype)
+        wide = memory.empty((c, kh, oh, columns, n), self.dtype)
         wide[...] = 0
         for j in range(kw):
             wide[:, :, :, under_tap(g, 1, j)] += taps[:, :, j]
-        padded = self._memory((n, top + h + bottom, left + width + right, c), n)
+        padded = self._memory((n, rows, columns, c), n)
         padded[...] = 0
         for i in range(kh):
             padded[:, under_tap(g, 0, i)] += wide[:, i]
-        dx[...] = padded[:, top : top + h, left : left + width].transpose(3, 1, 2, 0)
+        dx[...] = padded[:, *g.image].transpose(3, 1, 2, 0)
 
     def _filters(self, w: Array) -> Array:
         """w as (groups, O // groups, C // groups KH KW)."""
@@ -90,12 +81,11 @@ class Planes(ConvAlgorithm):
     def _columns(self, x: Array) -> Array:
         """The value under each tap at each output pixel: (groups, C // groups KH KW, OH OW n)."""
         g, n = self.geometry, len(x)
-        (top, bottom), (left, right) = g.padding
-        _, h, width, c = g.x_shape
-        padded = self._memory((n, top + h + bottom, left + width + right, c), n)
+        c = g.x_shape[3]
+        padded = self._memory((n, *g.padded_extents, c), n)
         if g.padded:
             padded[...] = 0
-        padded[:, top : top + h, left : left + width] = x.transpose(3, 1, 2, 0)
+        padded[:, *g.image] = x.transpose(3, 1, 2, 0)
         columns = memory.empty((c, *g.window, *g.y_shape[1:3], n), self.dtype)
         columns[...] = windows_of(padded, g).transpose(0, 3, 4, 1, 2, 5)  # planes are images of n channels to it
         return columns.reshape(g.groups, self.taps, -1)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, Product
 from gpunet.backends.host import memory
-from gpunet.backends.host.arrays import deliver
+from gpunet.backends.host.arrays import deliver, deliver_both
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.backends.numpy.conv.registry import choose, choose_input_grad
 from gpunet.backends.numpy.conv.subpixel import convolve_back, rotate
@@ -38,20 +38,16 @@ class NumpyConv(NumpyThreads):
             return self.matmul(dy.reshape(flat), w[0, 0], product).reshape(g.x_shape)
         dx = memory.empty(g.x_shape, dy.dtype)
         kind, convolution = choose_input_grad(g)
-        if convolution is None:
+        rotated = w if convolution is None else rotate(w, g.groups, g.stride)
 
-            def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
-                algorithm.input_grad(dy[i:j], w, slice_gate(gate, i, j), dx[i:j])
+        def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
+            part = slice_gate(gate, i, j)
+            if convolution is None:
+                algorithm.input_grad(dy[i:j], w, part, dx[i:j])
+            else:
+                convolve_back(algorithm, open_gate(dy[i:j], part, conv.pool), rotated, g, dx[i:j])
 
-            self._in_blocks(kind, conv, dy.dtype, work)
-        else:
-            rotated = rotate(w, g.groups, g.stride)
-
-            def convolve(algorithm: ConvAlgorithm, i: int, j: int) -> None:
-                opened = open_gate(dy[i:j], slice_gate(gate, i, j), conv.pool)
-                convolve_back(algorithm, opened, rotated, g, dx[i:j])
-
-            self._in_blocks(kind, Conv(convolution), dy.dtype, convolve)
+        self._in_blocks(kind, conv if convolution is None else Conv(convolution), dy.dtype, work)
         return dx
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
@@ -70,8 +66,7 @@ class NumpyConv(NumpyThreads):
             dw.join(more_dw)
             if db is not None:
                 db.join(more_db)
-        bias = None if db is None else deliver(db.result(), into.bias, into.add)
-        return deliver(dw.result(), into.weight, into.add), bias
+        return deliver_both(dw.result(), None if db is None else db.result(), into, x.dtype)
 
     def _pointwise_weight_grad(self, dy: Array, x: Array, conv: Conv, into: Into) -> Grads:
         """The gradients of a 1x1 convolution, as products of matrices."""
@@ -84,12 +79,7 @@ class NumpyConv(NumpyThreads):
         return dw.reshape(g.w_shape) if into.weight is None else into.weight, db
 
     def _in_blocks(
-        self,
-        kind: type[ConvAlgorithm],
-        conv: Conv,
-        dtype: Any,
-        work: Callable[..., None],
-        begin: Callable[[], Any] = tuple,
+        self, kind: type[ConvAlgorithm], conv: Conv, dtype: Any, work: Callable[..., None], begin: Callable = tuple
     ) -> list[Any]:
         """Call work(algorithm, i, j, *state) for blocks of images i … j - 1, on all threads.
 

@@ -1,7 +1,5 @@
 """Which algorithm computes a convolution: the whole choice stands here."""
 
-from __future__ import annotations
-
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.backends.numpy.conv.columns import Columns
 from gpunet.backends.numpy.conv.depthwise import Depthwise

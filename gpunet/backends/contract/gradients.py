@@ -1,15 +1,24 @@
-"""`Into`: where a primitive writes the gradients of a layer's weight and bias."""
-
-from __future__ import annotations
+"""`Gate` and `Into`: what a gradient primitive applies to dy, and where it writes its results."""
 
 from typing import NamedTuple
 
+from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 
-__all__ = ["NEW", "Grads", "Into"]
+__all__ = ["NEW", "Gate", "Grads", "Into"]
 
 Grads = tuple[Array, Array | None]
 """Of a weight and of a bias; None where the bias's is not needed."""
+
+
+class Gate(NamedTuple):
+    """What takes dy back through a fused activation and a fused max pool."""
+
+    y: Array
+    """The fused operation's output, of dy's shape (behind the pool); None without an activation."""
+    activation: Activation | None
+    mask: Array | None = None
+    """The fused pool's mask, of dy's shape; None without a pool."""
 
 
 class Into(NamedTuple):
