@@ -82,7 +82,7 @@ def axes_of(operation: str, axis: Any, ndim: int) -> tuple[int, ...]:
 
 def axis_of(operation: str, axis: Any, ndim: int) -> int:
     """One non-negative axis of an argument that is an integer."""
-    if not isinstance(axis, int | np.integer):
+    if not isinstance(axis, int | np.integer) or isinstance(axis, bool):
         raise TypeError(f"{operation}: axis takes an integer, got {axis!r}")
     return axes_of(operation, axis, ndim)[0]
 

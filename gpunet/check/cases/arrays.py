@@ -8,8 +8,7 @@ import numpy as np
 
 from gpunet.backends import get_backend
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
-from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
-from gpunet.check.cases.layers import SPECIAL
+from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
 from gpunet.cuda.instantiations import ELEMENTS, MOVED
 
 

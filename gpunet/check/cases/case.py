@@ -19,6 +19,8 @@ VARIANTS: dict[str, dict[str, Any]] = {"chosen": {}, "largest tiles": {"busy": 1
 """The ways in which a CUDA backend can choose kernels: as it does by itself, the largest tile that
 fits, or the simple kernels."""
 FAST_AND_SIMPLE = ("chosen", "simple")
+SPECIAL = np.resize(np.array([0.5, -2, 0, 3, np.nan, np.inf], np.float32), (3, 5))
+"""Numbers with NaN and infinity among them."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from gpunet.backends import get_backend
 from gpunet.backends.contract import Activation, BatchNorm, CrossEntropy, GroupNorm, InputActivation, Into, Moments
 from gpunet.backends.cuda.loss import SMALL_ROWS
-from gpunet.check.cases.case import FAST_AND_SIMPLE, Case, Draw
+from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
 from gpunet.geometry import Geometry
 from gpunet.resampling import linear, padded
 
@@ -22,8 +22,6 @@ INPUT_ACTIVATIONS = (
     InputActivation("gelu"), InputActivation("silu"), InputActivation("softplus", 2.5), InputActivation("hard_swish"),
     InputActivation("sigmoid"), InputActivation("tanh"), InputActivation("elu", 0.7),
 )  # fmt: skip
-SPECIAL = np.resize(np.array([0.5, -2, 0, 3, np.nan, np.inf], np.float32), (3, 5))
-"""Numbers with NaN and infinity among them."""
 
 
 def cases(dtype: str) -> Iterator[Case]:
