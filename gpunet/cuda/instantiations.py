@@ -29,7 +29,6 @@ CAST_COUNTS = (("bool", "float"), ("int", "float"), ("int64", "float"), ("bool",
 
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
 _GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
-_NORM_SIMPLE = tuple(f"{kernel}_simple" for kernel in _NORM)
 
 
 def instance(kernel: str, *arguments: object) -> str:
@@ -60,7 +59,7 @@ _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
     "avg_pool2d.cu": _each("avg_pool2d_forward", "avg_pool2d_backward"),
     "batch_norm.cu": [
-        *_each(*_NORM_SIMPLE),
+        *_each(*(f"{kernel}_simple" for kernel in _NORM)),
         *(instance(k, t, v) for k, t, v in product(_NORM, ELEMENTS.values(), (4, 1))),
         "batch_norm_moments_merge",
         "batch_norm_sums_merge",

@@ -77,7 +77,7 @@ class CudaNorm(CudaDevice):
         return dx, dw, db, dy if norm.residual_grad and not fused else dresidual
 
     def _reduce(self, kernel: str, x: Array, given: tuple, out: tuple, options: dict[str, Any], *opens: dict) -> None:
-        """Reduce arrays `given`, of x's shape or (C,), over the rows of x, and write the results to `out`."""
+        """Reduce `given`, arrays of x's shape or (C,), over the rows of x -> results in `out`."""
         element, c = ELEMENTS[x.dtype.name], x.shape[-1]
         if self.simple:
             self._each(f"{kernel}_simple", c, *given, *out, batch_norm_fields(x, options), *opens, element=element)

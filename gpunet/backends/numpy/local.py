@@ -23,8 +23,8 @@ class NumpyLocal(NumpyThreads):
         y = memory.empty(geometry.y_shape, x.dtype)
 
         def work(start: int, stop: int) -> None:
-            product = np.matmul(_columns(windows, start, stop), _matrices(w[start:stop]))
-            y[:, start:stop] = _in_order(product, y[:, start:stop])
+            product = np.matmul(_columns(windows, start, stop), _matrices(w[start:stop]))  # (pixels, N, O)
+            y[:, start:stop] = product.reshape(stop - start, y.shape[2], *product.shape[1:]).transpose(2, 0, 1, 3)
             if b is not None:
                 y[:, start:stop] += b[start:stop]
 
@@ -99,8 +99,3 @@ def _matrices(w: Array) -> Array:
 def _pixels(dy: Array, start: int, stop: int) -> Array:
     """Some rows of pixels of dy as one matrix for each pixel: (pixels, N, O)."""
     return dy[:, start:stop].transpose(1, 2, 0, 3).reshape((stop - start) * dy.shape[2], len(dy), dy.shape[3])
-
-
-def _in_order(product: Array, y: Array) -> Array:
-    """A product (pixels, N, O) in the order of y (N, rows, OW, O)."""
-    return product.reshape(y.shape[1], y.shape[2], *product.shape[1:]).transpose(2, 0, 1, 3)

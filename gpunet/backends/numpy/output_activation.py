@@ -1,4 +1,7 @@
-"""Activations of `NumpyBackend` whose gradient follows from their output, and that gradient."""
+"""Activations of `NumpyBackend` whose gradient follows from their output, and that gradient.
+
+`keep_where` makes zeros where a mask says so, though the values there may be NaN.
+"""
 
 from __future__ import annotations
 
