@@ -79,9 +79,7 @@ class Subset:
         if positions.size == 0:
             raise ValueError("Subset: indices are empty but at least 1 is needed")
         if positions.ndim != 1 or positions.dtype.kind not in "iu":
-            raise TypeError(
-                f"Subset: indices are {positions.dtype} of shape {positions.shape} but must be integers on one axis"
-            )
+            raise TypeError(f"Subset: indices must be integers on one axis, got {positions.dtype} {positions.shape}")
         if positions.min() < 0 or positions.max() >= len(dataset):
             raise ValueError(
                 f"Subset: indices must be from 0 to {len(dataset) - 1}, got {positions.min()} to {positions.max()}"
@@ -123,9 +121,7 @@ def random_split(dataset: Dataset, lengths: Sequence[float], seed: int | None = 
         raise TypeError(f"random_split: lengths must be numbers, got {lengths!r}")
     if all(isinstance(length, Integral) for length in lengths):
         if sum(lengths) != total:
-            raise ValueError(
-                f"random_split: lengths must add up to {total}, the length of the data set, got {sum(lengths)}"
-            )
+            raise ValueError(f"random_split: lengths must add up to {total}, the data set's length, got {sum(lengths)}")
         ends = [int(end) for end in np.cumsum(lengths)]
     else:
         if abs(sum(lengths) - 1) > 1e-6:

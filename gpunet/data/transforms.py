@@ -267,9 +267,7 @@ def compiled(transforms: Iterable[Transform], operation: str = "Compose") -> Aug
     augmentation, before = Augmentation(), list[ImageTransform]()
     for transform in transforms:
         if not isinstance(transform, ImageTransform):
-            raise TypeError(
-                f"{operation}: transform {transform!r} is a function of host arrays; use one of gpunet.data's"
-            )
+            raise TypeError(f"{operation}: transform {transform!r} takes host arrays; use one of gpunet.data's")
         if not _follows(transform, before):
             raise ValueError(
                 f"{operation}: {type(transform).__name__} cannot follow {', '.join(type(t).__name__ for t in before)} in "

@@ -23,12 +23,6 @@ def check_number(owner: str, name: str, value: Any, within: Range) -> None:
         raise ValueError(f"{owner}: {name} is {value} but must be {must}")
 
 
-def check_numbers(owner: str, group: Mapping[str, Any], within: Range, *names: str) -> None:
-    """Call `check_number` for hyper-parameters of a group."""
-    for name in names:
-        check_number(owner, name, group[name], within)
-
-
 def check_betas(owner: str, betas: Any) -> None:
     """Raise TypeError unless betas are a pair of numbers, ValueError unless both are shares."""
     if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(isinstance(beta, Real) for beta in betas)):
@@ -71,12 +65,25 @@ def check_rates(owner: str, name: str, rates: Any, groups: int) -> None:
         check_number(owner, "a rate of the state", rate, NOT_NEGATIVE)
 
 
-def check_parts(owner: str, state: Any, parts: Iterable[str]) -> None:
-    """Raise TypeError for a state that is no mapping, ValueError for one that lacks a part."""
+def check_monitor(owner: str, monitor: str, columns: Sequence[str]) -> None:
+    """Raise ValueError if the history will not have the column that is monitored."""
+    if monitor not in columns:
+        raise ValueError(f"{owner}: monitor {monitor!r} is no column; there are {', '.join(columns)}")
+
+
+def check_parts(owner: str, state: Any, own: Mapping[str, Any]) -> None:
+    """Check that a state has all parts of a schedule's own one, and the same options.
+
+    Raises:
+        TypeError: it is no mapping.
+        ValueError: it lacks a part, or has other options.
+    """
     if not isinstance(state, Mapping):
         raise TypeError(f"{owner}: a state is what state_dict returns, got {type(state).__name__}")
-    if missing := [key for key in parts if key not in state]:
+    if missing := [key for key in own if key not in state]:
         raise ValueError(f"{owner}: the state lacks {', '.join(missing)}")
+    if state["options"] != own["options"]:
+        raise ValueError(f"{owner}: the state is of {state['options']}, not {own['options']}")
 
 
 def check_scaling(owner: str, values: Any) -> None:

@@ -95,8 +95,6 @@ class Schedule:
         name = type(self).__name__
         check_parts(name, state, self.state_dict())
         check_counts(name, "the state's steps", [state["step_count"]])
-        if state["options"] != self.options():
-            raise ValueError(f"{name}: the state is of {state['options']}, not {self.options()}")
         check_rates(name, "the state's base_rates", state["base_rates"], len(self.base_rates))
         self.step_count, self.base_rates = int(state["step_count"]), list(state["base_rates"])
         self._apply()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.optim.checks import check_monitor
 from gpunet.train.history import describe
 from gpunet.train.hooks import Callback, StopTraining, TrainerView
 
@@ -34,10 +35,7 @@ class _Monitor(Callback):
 
     def before_fit(self, trainer: TrainerView) -> None:
         """Raise ValueError if the history will not have the column."""
-        if self.monitor not in trainer.columns:
-            raise ValueError(
-                f"{type(self).__name__}: monitor {self.monitor!r} is no column; there are {', '.join(trainer.columns)}"
-            )
+        check_monitor(type(self).__name__, self.monitor, trainer.columns)
 
     def best(self, values: Sequence[float]) -> int:
         """The position of the last improvement by more than `min_delta`; -1 if there is none."""

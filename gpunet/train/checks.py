@@ -68,9 +68,7 @@ def check_parameters(optimizer: Optimizer, epoch: int) -> None:
     """
     arena = optimizer.arena
     if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
-        raise FloatingPointError(
-            f"Trainer: gradients overflow float16 even with losses scaled by {scale:g}, after epoch {epoch}"
-        )
+        raise FloatingPointError(f"Trainer: gradients overflow float16 at loss scale {scale:g} after epoch {epoch}")
     with np.errstate(invalid="ignore"):
         total = arena.backend.sum(arena.data, (0,))
     if not np.isfinite(arena.backend.to_numpy(total)):

@@ -119,6 +119,5 @@ class Hooks:
                     raise
                 owner = type(getattr(method, "__self__", method)).__name__
                 raise RuntimeError(
-                    f"Trainer: {owner}.{hook} raised {type(error).__name__}, which means something in "
-                    f"{' and '.join(allowed)} alone; StopTraining ends the training"
+                    f"Trainer: {owner}.{hook} raised {type(error).__name__}, which only {' and '.join(allowed)} may"
                 ) from error

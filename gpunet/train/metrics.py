@@ -288,8 +288,7 @@ def _make_metric(metric: str | Metric) -> Metric:
         kind = {"precision": Precision, "recall": Recall, "f1": F1}[found[1]]
         return kind({"": "macro", "_micro": "micro", "_by_class": None}[found[2]])
     raise ValueError(
-        f'Trainer: metric is {metric!r} but takes "loss", "accuracy", "top5", "confusion", "precision", "recall", "f1" '
-        "or an object"
+        f"Trainer: metric is {metric!r} but takes loss, accuracy, top5, confusion, precision, recall, f1 or an object"
     )
 
 

@@ -130,9 +130,7 @@ class Splits:
         shapes = {image_shape(part): name for name, part in vars(self).items() if part is not None}
         if len(shapes) > 1:
             described = ", ".join(f"{name} {shape}" for shape, name in shapes.items())
-            raise ValueError(
-                f"splits must have images of one size (H, W, C), got {described}: scale them by --image-size"
-            )
+            raise ValueError(f"splits need images of one size (H, W, C), got {described}: scale them by --image-size")
 
 
 def load_splits(

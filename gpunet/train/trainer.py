@@ -111,9 +111,7 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         if loss_step is not None and metrics:
-            raise ValueError(
-                "Trainer: metrics take logits, which a loss_step= of your own does not give; pass metrics=[]"
-            )
+            raise ValueError("Trainer: metrics take logits, which a loss_step= does not give; pass metrics=[]")
         if metrics is None:
             metrics = () if loss_step is not None else ("accuracy",)
         self.metrics = make_metrics(metrics)
@@ -177,9 +175,7 @@ class Trainer:
                 exception that is an error there.
         """
         if self._fitting:
-            raise RuntimeError(
-                "Trainer: fit is running; its hooks may call evaluate and predict, or fit of another Trainer"
-            )
+            raise RuntimeError("Trainer: fit is running; hooks may call evaluate, predict or another Trainer's fit")
         self.optimizer.check_own_values("a step")
         check_count("epochs", epochs)
         check_loader("train_loader", train_loader)
@@ -378,9 +374,8 @@ class Trainer:
                 self._meter.update(result)
                 self.step += 1
         except FloatingPointError as error:
-            raise FloatingPointError(
-                f"Trainer: {error} in epoch {self.epoch + 1}, step {self.step + 1}; nothing was updated"
-            ) from None
+            place = f"epoch {self.epoch + 1}, step {self.step + 1}"
+            raise FloatingPointError(f"Trainer: {error} in {place}; nothing was updated") from None
         self.step = first + len(batches) - 1
         return result.rate
 

@@ -118,7 +118,7 @@ def test_thirds_cover_everything(dataset):
 @pytest.mark.parametrize(
     ("lengths", "kind", "message"),
     [
-        ([10, 9], ValueError, "lengths must add up to 20, the length of the data set, got 19"),
+        ([10, 9], ValueError, "lengths must add up to 20, the data set's length, got 19"),
         ([0.5, 0.4], ValueError, r"fractions must add up to 1, got 0\.9"),
         ([20, 0], ValueError, r"lengths \[20, 0\] leave a subset of 20 samples without any"),
         ([25, -5], ValueError, "without any"),

@@ -249,7 +249,7 @@ def test_interpreter_exits_at_once_with_an_iteration_half_done():
         (
             {"batch_size": 11, "drop_last": True},
             ValueError,
-            "batch_size is 11 but dataset has 10 samples, so that drop_last leaves no batch",
+            "drop_last leaves no batch of 11 from 10 samples",
         ),
     ],
 )
