@@ -53,8 +53,7 @@ class WeightedRandomSampler:
         positive = int(np.count_nonzero(self.weights))
         if not replacement and self.num_samples > positive:
             raise ValueError(
-                f"WeightedRandomSampler: num_samples must be at most {positive}, the number of positive weights, without "
-                f"replacement, got {self.num_samples}"
+                f"WeightedRandomSampler: num_samples must be at most {positive} without replacement, got {self.num_samples}"
             )
 
     def __len__(self) -> int:

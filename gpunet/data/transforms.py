@@ -281,9 +281,8 @@ def compiled(transforms: Iterable[Transform], operation: str = "Compose") -> Aug
 def _follows(transform: ImageTransform, before: Sequence[ImageTransform]) -> bool:
     """Whether the transform can join the pass of the transforms before it."""
     taken = {field for each in before for field in each._settings(Augmentation())}
-    return all(each.stage <= transform.stage for each in before) and not taken & set(
-        transform._settings(Augmentation())
-    )
+    new = transform._settings(Augmentation())
+    return all(each.stage <= transform.stage for each in before) and taken.isdisjoint(new)
 
 
 def _run(operation: str, augmentation: Augmentation, batch: Batch, indices: np.ndarray, epoch: int, seed: int) -> Batch:

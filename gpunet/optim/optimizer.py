@@ -293,13 +293,10 @@ class Optimizer:
         """
         self._check_state(state)
         shapes, dtype = self.arena.shapes, self.arena.dtype
-        slots = {
-            name: [
-                loaded(f"{self.name}: the state's {name} {i}", value, shapes[i], dtype)
-                for i, value in enumerate(values)
-            ]
-            for name, values in state["slots"].items()
-        }
+        slots: dict[str, list[np.ndarray]] = {}
+        for name, values in state["slots"].items():
+            what = f"{self.name}: the state's {name}"
+            slots[name] = [loaded(f"{what} {i}", value, shapes[i], dtype) for i, value in enumerate(values)]
         for group, saved in zip(self.groups, state["groups"], strict=True):
             group.update(with_tuples(saved))
         self.steps = np.array(state["steps"], np.int64)

@@ -7,16 +7,7 @@ from math import inf, isnan
 from numbers import Real
 from typing import Any
 
-from gpunet.optim.checks import (
-    NOT_NEGATIVE,
-    SHARE,
-    check_counts,
-    check_monitor,
-    check_number,
-    check_parts,
-    check_rates,
-    for_each_group,
-)
+from gpunet.optim.checks import NOT_NEGATIVE, SHARE, check_counts, check_monitor, check_number, check_state, group_rates
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 __all__ = ["ReduceLROnPlateau"]
@@ -75,7 +66,7 @@ class ReduceLROnPlateau:
         self.mode, self.threshold_mode = mode, threshold_mode
         self.factor, self.threshold, self.eps = float(factor), float(threshold), float(eps)
         self.patience, self.cooldown = int(patience), int(cooldown)
-        self.min_lr = for_each_group(name, "min_lr", min_lr, len(optimizer.groups))
+        self.min_lr = group_rates(name, "min_lr", min_lr, len(optimizer.groups))
         self.best: float | None = None
         self.step_count = self.bad_epochs = self.cooldown_left = 0
 
@@ -126,8 +117,7 @@ class ReduceLROnPlateau:
             TypeError, ValueError: the state is of another one; then nothing is changed.
         """
         name = type(self).__name__
-        check_parts(name, state, self.state_dict())
-        check_rates(name, "the state's rates", state["rates"], len(self.optimizer.groups))
+        check_state(name, state, self.state_dict(), "rates")
         counts = [state[key] for key in ("step_count", "bad_epochs", "cooldown_left")]
         check_counts(name, "the state's counts", counts)
         if state["best"] is not None:

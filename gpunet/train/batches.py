@@ -119,7 +119,7 @@ def open_batches(loader: Loader, make: Callable[[], Iterator[Any]] | None = None
             iterator.close()
 
 
-def set_epoch(loader: Loader, epoch: int) -> None:
+def set_epoch(loader: Loader | None, epoch: int) -> None:
     """Tell a loader that counts epochs which one comes next."""
-    if hasattr(loader, "epoch"):
+    if loader is not None and hasattr(loader, "epoch"):
         loader.epoch = epoch

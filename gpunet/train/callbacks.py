@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.geometry import positive_int
 from gpunet.optim.checks import check_monitor
 from gpunet.train.history import describe
 from gpunet.train.hooks import Callback, StopTraining, TrainerView
+
+__all__ = ["BestCheckpoint", "CSVLogger", "EarlyStopping", "LearningRateMonitor", "ProgressBar"]
 
 
 class _Monitor(Callback):
@@ -102,9 +105,7 @@ class EarlyStopping(_Monitor):
         mode: str | None = None,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
-        if not isinstance(patience, int | np.integer) or patience < 1:
-            raise ValueError(f"EarlyStopping: patience is {patience!r} but must be an integer of at least 1")
-        self.patience = int(patience)
+        self.patience = positive_int("EarlyStopping", "patience", patience)
         self.restore_best = restore_best
         self._first, self._states = 0, list[Mapping[str, np.ndarray]]()
 

@@ -21,12 +21,6 @@ def check_loader(name: str, loader: Any) -> None:
         raise ValueError(f"Trainer: {name} has no batches")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError for anything but an integer of at least 1."""
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"Trainer: {name} is {value!r} but must be an integer of at least 1")
-
-
 def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any) -> None:
     """Raise ValueError where the parts of a training belong to different models or optimizers.
 

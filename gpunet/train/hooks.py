@@ -28,6 +28,8 @@ from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.train.history import History
 
+__all__ = ["Callback", "SkipStep", "StopEpoch", "StopTraining"]
+
 HOOKS = ("before_fit", "after_fit", "before_epoch", "after_epoch", "before_step", "after_step")
 
 

@@ -45,7 +45,7 @@ def test_first_non_finite_value_is_named(bad):
 @pytest.mark.parametrize("label", [-1, 3])
 def test_label_out_of_range_is_named(label):
     labels = np.array([0, 1, label, label])
-    with pytest.raises(ValueError, match=rf"labels of 3 classes must be 0 to 2, got {label} at index \(2,\)$"):
+    with pytest.raises(ValueError, match=rf"labels must be from 0 to 2, got {label} at index \(2,\)$"):
         data.ArrayDataset(np.zeros((4, 1)), labels, classes="abc")
     data.ArrayDataset(np.zeros((4, 1)), labels)  # without names, any integer is allowed
 

@@ -202,12 +202,12 @@ IMAGES, LABELS = np.zeros((4, 6, 7, 3), np.uint8), np.zeros(4, np.int64)
         (Gives(IMAGES[..., 0], LABELS), {}, TypeError, r"images must be uint8 \(M, H, W, C\), got uint8 \(4, 6, 7\)"),
         (Gives(IMAGES, LABELS / 2), {}, TypeError, r"labels must be integers \(4,\), got float64"),
         (Gives(IMAGES, LABELS[:3]), {}, TypeError, r"labels must be integers \(4,\), got int64 \(3,\)"),
-        (Gives(IMAGES, np.array([0, 1, 2, 1])), {}, ValueError, "labels must be from 0 to 1, got 2 at index 2"),
+        (Gives(IMAGES, np.array([0, 1, 2, 1])), {}, ValueError, "labels must be from 0 to 1, got 2 at index \\(2,\\)"),
         (
             data.ArrayDataset(IMAGES, LABELS - 1),
             {},
             ValueError,
-            "labels must be from 0 to 2147483647, got -1 at index 0",
+            "labels must be from 0 to 2147483647, got -1 at index \\(0,\\)",
         ),
         (
             make_set(),

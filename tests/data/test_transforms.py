@@ -276,7 +276,7 @@ def test_bad_parameters_raise(make, kind, message):
         (
             lambda x, i: run(data.RandomCrop(9, 1), x),
             ValueError,
-            "RandomCrop: .* 6x9 pixels, padded by 1, .* crop of 9x9",
+            "RandomCrop: .* 6x9 pixels, padded by 1, .* crop to 9x9",
         ),
         (
             lambda x, i: run(data.CenterCrop(7), x),
