@@ -75,15 +75,11 @@ class Augmentation:
         height, width, channels = shape
         p = self.padding
         if p and p >= min(height, width):
-            raise ValueError(
-                f"{operation}: images of {height}x{width} pixels are too small to be moved or padded by {p}"
-            )
+            raise ValueError(f"{operation}: images of {height}x{width} pixels are too small to move or pad by {p}")
         h, w = self.size or (height, width)
         if h > height + 2 * p or w > width + 2 * p:
             padded = f", padded by {p}," if p else ""
-            raise ValueError(
-                f"{operation}: images of {height}x{width} pixels{padded} are too small for a crop of {h}x{w}"
-            )
+            raise ValueError(f"{operation}: images of {height}x{width} pixels{padded} are too small to crop to {h}x{w}")
         if len(self.mean) > 1 and len(self.mean) != channels:
             raise ValueError(f"{operation}: images have {channels} channels but mean and std have {len(self.mean)}")
         return h, w, channels

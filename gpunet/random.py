@@ -72,11 +72,16 @@ def seed(value: int) -> None:
     Raises:
         TypeError, ValueError: any other value.
     """
+    _state.reset(checked_seed("seed: value", value))
+
+
+def checked_seed(what: str, value: Any) -> int:
+    """A seed as a Python integer; the errors of `seed`, which begin with `what`, for any other value."""
     if not isinstance(value, int | np.integer):
-        raise TypeError(f"seed: value must be an integer, got {value!r}")
+        raise TypeError(f"{what} must be an integer, got {value!r}")
     if not 0 <= value < _LIMIT:
-        raise ValueError(f"seed: value must be from 0 to 2^64 - 1, got {value}")
-    _state.reset(int(value))
+        raise ValueError(f"{what} must be from 0 to 2^64 - 1, got {value}")
+    return int(value)
 
 
 def current_seed() -> int:

@@ -91,11 +91,8 @@ def linear(extent: int, outputs: int, ratio: float | None = None, *, align_corne
     pixels stay in place. Places are exact fractions, so that an output that lies on a pixel depends
     on no other.
     """
-    if align_corners:
-        step, shift = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0), Fraction(0)
-    else:
-        step = Fraction(extent, outputs) if ratio is None or outputs == extent else Fraction(ratio)
-        shift = (step - 1) / 2
+    step = _step(extent, outputs, ratio, align_corners)
+    shift = Fraction(0) if align_corners else (step - 1) / 2
 
     def between(p: int) -> list[tuple[int, Fraction]]:
         place = min(max(p * step + shift, Fraction(0)), Fraction(extent - 1))
@@ -114,10 +111,7 @@ def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corne
     step, in pixels of the input, is `linear`'s, but at least 1 for the weights: scaling up, this is
     `linear`. The weights of an output add up to 1, at the border too.
     """
-    if align_corners:
-        step = Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0)
-    else:
-        step = Fraction(extent, outputs) if ratio is None or outputs == extent else Fraction(ratio)
+    step = _step(extent, outputs, ratio, align_corners)
     reach = max(step, Fraction(1))
 
     def around(p: int) -> list[tuple[int, Fraction]]:
@@ -130,6 +124,13 @@ def smooth(extent: int, outputs: int, ratio: float | None = None, *, align_corne
         return [(i, w / total) for i, w in near.items()]
 
     return table(extent, map(around, range(outputs)))
+
+
+def _step(extent: int, outputs: int, ratio: float | None, align_corners: bool) -> Fraction:
+    """The distance between the places of two neighbouring outputs, in pixels of the input."""
+    if align_corners:
+        return Fraction(extent - 1, outputs - 1) if outputs > 1 else Fraction(0)
+    return Fraction(extent, outputs) if ratio is None or outputs == extent else Fraction(ratio)
 
 
 @cache

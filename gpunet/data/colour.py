@@ -44,12 +44,10 @@ class ColorJitter:
     STREAM_BLOCK: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
-        for name, most, unit in (
-            ("brightness", 1, ""), ("contrast", 1, ""), ("saturation", 1, ""), ("hue", 0.5, " of the circle of colours")
-        ):  # fmt: skip
+        for name, most in (("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0.5)):
             value: float = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= value <= most):
-                raise ValueError(f"ColorJitter: {name} must be from 0 to {most}{unit}, got {value!r}")
+                raise ValueError(f"ColorJitter: {name} must be from 0 to {most}, got {value!r}")
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """The batch with its images, (N, H, W, C), in other colours and of the same dtype."""

@@ -50,7 +50,11 @@ class ArrayDataset:
             _check_finite(position, array)
         self.classes = None if classes is None else tuple(classes)
         if self.classes is not None:
-            _check_labels(self.arrays[-1], len(self.classes))
+            if self.arrays[-1].dtype.kind not in "iu":
+                raise TypeError(
+                    f"ArrayDataset: labels, the last array, are {self.arrays[-1].dtype} but must be integers"
+                )
+            check_labels("ArrayDataset", self.arrays[-1], len(self.classes))
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -75,18 +79,16 @@ class Subset:
     """
 
     def __init__(self, dataset: Dataset, indices: Any) -> None:
-        positions = np.asarray(indices)
-        if positions.size == 0:
+        given = np.asarray(indices)
+        if given.size == 0:
             raise ValueError("Subset: indices are empty but at least 1 is needed")
-        if positions.ndim != 1 or positions.dtype.kind not in "iu":
-            raise TypeError(
-                f"Subset: indices are {positions.dtype} of shape {positions.shape} but must be integers on one axis"
-            )
-        if positions.min() < 0 or positions.max() >= len(dataset):
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise TypeError(f"Subset: indices must be integers on one axis, got {given.dtype} {given.shape}")
+        if given.min() < 0 or given.max() >= len(dataset):
             raise ValueError(
-                f"Subset: indices must be from 0 to {len(dataset) - 1}, got {positions.min()} to {positions.max()}"
+                f"Subset: indices must be from 0 to {len(dataset) - 1}, got {given.min()} to {given.max()}"
             )
-        self.dataset, self.indices = dataset, positions.astype(np.int64)
+        self.dataset, self.indices = dataset, given.astype(np.int64)
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -123,9 +125,7 @@ def random_split(dataset: Dataset, lengths: Sequence[float], seed: int | None = 
         raise TypeError(f"random_split: lengths must be numbers, got {lengths!r}")
     if all(isinstance(length, Integral) for length in lengths):
         if sum(lengths) != total:
-            raise ValueError(
-                f"random_split: lengths must add up to {total}, the length of the data set, got {sum(lengths)}"
-            )
+            raise ValueError(f"random_split: lengths must add up to {total}, the data set's length, got {sum(lengths)}")
         ends = [int(end) for end in np.cumsum(lengths)]
     else:
         if abs(sum(lengths) - 1) > 1e-6:
@@ -141,13 +141,7 @@ def random_split(dataset: Dataset, lengths: Sequence[float], seed: int | None = 
 
 def checked_seed(operation: str, seed: int | None) -> int:
     """The seed as a Python integer; the seed that `gpunet.seed` last set if None."""
-    if seed is None:
-        return random.current_seed()
-    if not isinstance(seed, Integral):
-        raise TypeError(f"{operation}: seed must be an integer or None, got {seed!r}")
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"{operation}: seed must be from 0 to 2^64 - 1, got {seed}")
-    return int(seed)
+    return random.current_seed() if seed is None else random.checked_seed(f"{operation}: seed", seed)
 
 
 def _host_array(position: int, value: Any) -> np.ndarray:
@@ -163,19 +157,20 @@ def _host_array(position: int, value: Any) -> np.ndarray:
 def _check_finite(position: int, array: np.ndarray) -> None:
     """Raises a ValueError that names the first NaN or infinity."""
     if array.dtype.kind == "f":
-        finite = np.isfinite(array)
-        if not finite.all():
-            first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), array.shape))
+        wrong = ~np.isfinite(array)
+        if wrong.any():
+            first = _first(wrong)
             raise ValueError(f"ArrayDataset: array {position} must be finite, got {array[first]} at index {first}")
 
 
-def _check_labels(labels: np.ndarray, count: int) -> None:
-    """Raises an error unless the labels are integers from 0 to count - 1."""
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"ArrayDataset: labels, the last array, are {labels.dtype} but must be integers")
+def check_labels(owner: str, labels: np.ndarray, count: int) -> None:
+    """Raise a ValueError that names the first label that is not from 0 to count - 1."""
     wrong = (labels < 0) | (labels >= count)
     if wrong.any():
-        first = tuple(int(i) for i in np.unravel_index(np.argmax(wrong), labels.shape))
-        raise ValueError(
-            f"ArrayDataset: labels of {count} classes must be 0 to {count - 1}, got {labels[first]} at index {first}"
-        )
+        first = _first(wrong)
+        raise ValueError(f"{owner}: labels must be from 0 to {count - 1}, got {labels[first]} at index {first}")
+
+
+def _first(wrong: np.ndarray) -> tuple[int, ...]:
+    """The index of the first True."""
+    return tuple(int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))

@@ -10,7 +10,7 @@ import numpy as np
 from gpunet.autograd import Tensor
 from gpunet.backends import get_backend
 from gpunet.backends.contract import Array, Backend, BatchRequest, Clock, Samples
-from gpunet.data.datasets import Dataset
+from gpunet.data.datasets import Dataset, check_labels
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
 
@@ -162,13 +162,9 @@ class DeviceLoader(BatchOrder):
         return self._batches(self._positions)
 
     def _batches(self, positions: Array | None) -> Iterator[DeferredBatch]:
-        epoch, seed = self._begin()
-        return self._epoch_batches(self._order(epoch, seed, positions), epoch, seed)
-
-    def _epoch_batches(self, order: Array, epoch: int, seed: int) -> Iterator[DeferredBatch]:
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            rows = min(self.batch_size, self.samples - start)
-            yield DeferredBatch(self, order, start, rows, epoch, seed)
+        (epoch, seed), size = self._begin(), self.batch_size
+        order, starts = self._order(epoch, seed, positions), range(0, len(self) * size, size)
+        return (DeferredBatch(self, order, i, min(size, self.samples - i), epoch, seed) for i in starts)
 
     def _order(self, epoch: int, seed: int, out: Array | None = None) -> Array:
         if self.shuffle:
@@ -184,19 +180,11 @@ def _checked(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(whole, tuple) or len(whole) != 2:
         got = f"{len(whole)} arrays" if isinstance(whole, tuple) else type(whole).__name__
         raise TypeError(f"DeviceLoader: dataset must give (images, labels), got {got}")
-    images, labels = whole
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise TypeError(
-            f"DeviceLoader: images must be uint8 (M, H, W, C), got {images.dtype} {images.shape}; use a DataLoader"
-        )
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise TypeError(
-            f"DeviceLoader: labels must be integers ({len(images)},), got {labels.dtype} {labels.shape}; use a DataLoader"
-        )
+    x, y = whole
+    if x.dtype != np.uint8 or x.ndim != 4:
+        raise TypeError(f"DeviceLoader: images must be uint8 (M, H, W, C), got {x.dtype} {x.shape}; use a DataLoader")
+    if y.dtype.kind not in "iu" or y.shape != (len(x),):
+        raise TypeError(f"DeviceLoader: labels must be integers ({len(x)},), got {y.dtype} {y.shape}; use a DataLoader")
     names = getattr(dataset, "classes", None)
-    limit = 2**31 if names is None else len(names)
-    wrong = (labels < 0) | (labels >= limit)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise ValueError(f"DeviceLoader: labels must be from 0 to {limit - 1}, got {labels[first]} at index {first}")
-    return images, labels.astype(np.int32)
+    check_labels("DeviceLoader", y, 2**31 if names is None else len(names))
+    return x, y.astype(np.int32)

@@ -76,12 +76,10 @@ class Joint:
         for i in self.masks:
             if arrays[i].shape != arrays[0].shape[:3]:
                 raise ValueError(f"Joint: masks have shape {arrays[i].shape} but the images {arrays[0].shape}")
-        for i in self.boxes:
-            if arrays[i].ndim != 3 or arrays[i].shape[::2] != (len(arrays[0]), 4) or arrays[i].dtype.kind != "f":
-                raise ValueError(
-                    f"Joint: boxes are {arrays[i].dtype} {arrays[i].shape} but take floats ({len(arrays[0])}, K, 4)"
-                )
-            if not np.isfinite(arrays[i]).all():
+        for boxes in (arrays[i] for i in self.boxes):
+            if boxes.ndim != 3 or boxes.shape[::2] != (len(arrays[0]), 4) or boxes.dtype.kind != "f":
+                raise ValueError(f"Joint: boxes take floats ({len(arrays[0])}, K, 4), got {boxes.dtype} {boxes.shape}")
+            if not np.isfinite(boxes).all():
                 raise ValueError("Joint: boxes must be finite, got NaN or infinity")
 
 
@@ -114,9 +112,8 @@ def _moved_masks(transform: Transform, masks: np.ndarray, indices: np.ndarray, e
     if isinstance(transform, Warp):
         return transform.move(masks[..., None], indices, epoch, seed, nearest=True)[..., 0]
     if isinstance(transform, ImageTransform):
-        return augment(masks[..., None], indices, _placement(transform), seed=seed, epoch=epoch, operation="Joint")[
-            ..., 0
-        ]
+        moved = augment(masks[..., None], indices, _placement(transform), seed=seed, epoch=epoch, operation="Joint")
+        return moved[..., 0]
     return masks
 
 

@@ -43,9 +43,7 @@ class Mixup:
         """(x, y) of float images (N, H, W, C) and integer labels (N,), mixed."""
         x, y, *others = batch
         if others or x.dtype.kind != "f":
-            raise TypeError(
-                f"Mixup: takes (images, labels) with images of floats, after Normalize; got {len(batch)} arrays of {x.dtype}"
-            )
+            raise TypeError(f"Mixup: takes (float images, labels) after Normalize; got {len(batch)} arrays, {x.dtype}")
         if y.dtype.kind not in "iu" or y.ndim != 1:
             raise ValueError(f"Mixup: labels must be integers (N,), got {y.dtype} {y.shape}")
         if y.size and not 0 <= y.min() <= y.max() < self.num_classes:

@@ -53,8 +53,7 @@ class WeightedRandomSampler:
         positive = int(np.count_nonzero(self.weights))
         if not replacement and self.num_samples > positive:
             raise ValueError(
-                f"WeightedRandomSampler: num_samples must be at most {positive}, the number of positive weights, without "
-                f"replacement, got {self.num_samples}"
+                f"WeightedRandomSampler: num_samples must be at most {positive} without replacement, got {self.num_samples}"
             )
 
     def __len__(self) -> int:
@@ -135,11 +134,7 @@ class BatchOrder:
         if sampler is not None:
             self._check_sampler(sampler)
         if drop_last and batch_size > samples:
-            raise ValueError(
-                f"{self._name}: batch_size is {batch_size} but {'dataset' if sampler is None else 'sampler'} has "
-                f"{samples} samples, "
-                "so that drop_last leaves no batch"
-            )
+            raise ValueError(f"{self._name}: drop_last leaves no batch of {batch_size} from {samples} samples")
 
     @property
     def epoch(self) -> int:
@@ -180,9 +175,7 @@ class BatchOrder:
         if order.dtype.kind not in "iu" or order.shape != (self.samples,):
             raise TypeError(f"{self._name}: sampler must give {self.samples} integers, got {order.dtype} {order.shape}")
         if order.size and not 0 <= order.min() <= order.max() < self.total:
-            raise ValueError(
-                f"{self._name}: sampler must give positions from 0 to {self.total - 1}, got {order.min()} to {order.max()}"
-            )
+            raise ValueError(f"{self._name}: sampler gave {order.min()} to {order.max()}, not 0 to {self.total - 1}")
         return order.astype(np.int64)
 
 

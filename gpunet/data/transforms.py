@@ -267,9 +267,7 @@ def compiled(transforms: Iterable[Transform], operation: str = "Compose") -> Aug
     augmentation, before = Augmentation(), list[ImageTransform]()
     for transform in transforms:
         if not isinstance(transform, ImageTransform):
-            raise TypeError(
-                f"{operation}: transform {transform!r} is a function of host arrays; use one of gpunet.data's"
-            )
+            raise TypeError(f"{operation}: transform {transform!r} takes host arrays; use one of gpunet.data's")
         if not _follows(transform, before):
             raise ValueError(
                 f"{operation}: {type(transform).__name__} cannot follow {', '.join(type(t).__name__ for t in before)} in "
@@ -283,9 +281,8 @@ def compiled(transforms: Iterable[Transform], operation: str = "Compose") -> Aug
 def _follows(transform: ImageTransform, before: Sequence[ImageTransform]) -> bool:
     """Whether the transform can join the pass of the transforms before it."""
     taken = {field for each in before for field in each._settings(Augmentation())}
-    return all(each.stage <= transform.stage for each in before) and not taken & set(
-        transform._settings(Augmentation())
-    )
+    new = transform._settings(Augmentation())
+    return all(each.stage <= transform.stage for each in before) and taken.isdisjoint(new)
 
 
 def _run(operation: str, augmentation: Augmentation, batch: Batch, indices: np.ndarray, epoch: int, seed: int) -> Batch:

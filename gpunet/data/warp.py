@@ -79,9 +79,7 @@ class RandomAffine(Warp):
         check_border("RandomAffine", self.border, BORDERS)
         _check_range("RandomAffine", "scale", self.scale)
         if min(self.degrees, self.translate, self.shear) < 0 or self.shear >= 90:
-            raise ValueError(
-                f"RandomAffine: degrees, translate and shear must be at least 0, and shear below 90, got {self}"
-            )
+            raise ValueError(f"RandomAffine: degrees, translate, shear must be at least 0, shear below 90, got {self}")
 
     def matrices(self, height: int, width: int, indices: np.ndarray, epoch: int, seed: int) -> np.ndarray:
         """See `Warp.matrices`."""

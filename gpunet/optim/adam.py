@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Unpack
+from typing import ClassVar, Unpack
 
-from gpunet.autograd import Parameter
-from gpunet.optim.checks import POSITIVE, check_betas, check_numbers
-from gpunet.optim.groups import Group, Shared
+from gpunet.optim.groups import Group, Params, Shared
 from gpunet.optim.optimizer import Optimizer
 
 __all__ = ["Adam", "AdamW"]
@@ -28,7 +25,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Parameter] | Iterable[Group],
+        params: Params,
         lr: float = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -36,12 +33,6 @@ class Adam(Optimizer):
         **shared: Unpack[Shared],
     ):
         super().__init__(params, shared, lr=lr, betas=betas, eps=eps)
-
-    def check(self, group: Group) -> None:
-        """See `Optimizer.check`."""
-        super().check(group)
-        check_betas(self.name, group["betas"])
-        check_numbers(self.name, group, POSITIVE, "eps")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""
@@ -57,14 +48,4 @@ def adam_columns(group: Group, step: int) -> tuple[float, ...]:
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), which is 0.01 by default."""
 
-    def __init__(
-        self,
-        params: Iterable[Parameter] | Iterable[Group],
-        lr: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        **shared: Unpack[Shared],
-    ):
-        decay: Shared = {"weight_decay": 0.01, "decoupled_weight_decay": True}
-        super().__init__(params, lr, betas=betas, eps=eps, **(decay | shared))
+    shared_defaults: ClassVar[Shared] = {"weight_decay": 0.01, "decoupled_weight_decay": True}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Unpack
+from typing import ClassVar, Unpack
 
-from gpunet.autograd import Parameter
-from gpunet.optim.checks import POSITIVE, SHARE, check_betas, check_numbers
-from gpunet.optim.groups import Group, Shared
+from gpunet.optim.groups import Group, Params, Shared
 from gpunet.optim.optimizer import Optimizer
 
 __all__ = ["Adagrad", "Lion", "RMSprop"]
@@ -29,7 +26,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Parameter] | Iterable[Group],
+        params: Params,
         lr: float = 0.01,
         *,
         alpha: float = 0.99,
@@ -44,16 +41,6 @@ class RMSprop(Optimizer):
         square, momentum = super().slots()
         return (square, momentum) if any(group["momentum"] for group in self.groups) else (square,)
 
-    def check(self, group: Group) -> None:
-        """See `Optimizer.check`."""
-        super().check(group)
-        check_numbers(self.name, group, SHARE, "alpha", "momentum")
-        check_numbers(self.name, group, POSITIVE, "eps")
-
-    def own(self, group: Group, step: int) -> tuple[float, ...]:
-        """See `Optimizer.own`."""
-        return group["alpha"], group["eps"], group["momentum"]
-
 
 class Adagrad(Optimizer):
     """Adagrad (Duchi et al. 2011, equation 1, diagonal): divides by the root of the sum of squares.
@@ -67,24 +54,8 @@ class Adagrad(Optimizer):
 
     rule = "adagrad"
 
-    def __init__(
-        self,
-        params: Iterable[Parameter] | Iterable[Group],
-        lr: float = 0.01,
-        *,
-        eps: float = 1e-10,
-        **shared: Unpack[Shared],
-    ):
+    def __init__(self, params: Params, lr: float = 0.01, *, eps: float = 1e-10, **shared: Unpack[Shared]):
         super().__init__(params, shared, lr=lr, eps=eps)
-
-    def check(self, group: Group) -> None:
-        """See `Optimizer.check`."""
-        super().check(group)
-        check_numbers(self.name, group, POSITIVE, "eps")
-
-    def own(self, group: Group, step: int) -> tuple[float, ...]:
-        """See `Optimizer.own`."""
-        return (group["eps"],)
 
 
 class Lion(Optimizer):
@@ -99,21 +70,12 @@ class Lion(Optimizer):
     """
 
     rule = "lion"
+    shared_defaults: ClassVar[Shared] = {"decoupled_weight_decay": True}
 
     def __init__(
-        self,
-        params: Iterable[Parameter] | Iterable[Group],
-        lr: float = 1e-4,
-        *,
-        betas: tuple[float, float] = (0.9, 0.99),
-        **shared: Unpack[Shared],
+        self, params: Params, lr: float = 1e-4, *, betas: tuple[float, float] = (0.9, 0.99), **shared: Unpack[Shared]
     ):
-        super().__init__(params, {"decoupled_weight_decay": True, **shared}, lr=lr, betas=betas)
-
-    def check(self, group: Group) -> None:
-        """See `Optimizer.check`."""
-        super().check(group)
-        check_betas(self.name, group["betas"])
+        super().__init__(params, shared, lr=lr, betas=betas)
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""

@@ -39,9 +39,7 @@ class ExponentialMovingAverage:
         self.buffers = dict(model.named_buffers())
         for name, buffer in self.buffers.items():
             if buffer.dtype != source.dtype:
-                raise TypeError(
-                    f"ExponentialMovingAverage: {name} is {buffer.dtype} but the parameters are {source.dtype}"
-                )
+                raise TypeError(f"ExponentialMovingAverage: {name} is {buffer.dtype} but parameters are {source.dtype}")
         self.weights = Arena(source.backend, source.shapes, source.dtype, grad=False)
         self.statistics = Arena(source.backend, [b.shape for b in self.buffers.values()], source.dtype, grad=False)
         self.applying = False
@@ -105,10 +103,6 @@ class ExponentialMovingAverage:
             raise RuntimeError("ExponentialMovingAverage: the optimizer has released the parameters; make new averages")
         if averages:
             self.optimizer.check_own_values("other averages")
-        self._exchange()
-        self.applying = averages
-
-    def _exchange(self) -> None:
         self._place()
         backend = self.weights.backend
         for average, value in self._pairs():
@@ -116,3 +110,4 @@ class ExponentialMovingAverage:
             backend.copy(average, out=value)
             backend.copy(kept, out=average)
         self.optimizer.arena.version += 1
+        self.applying = averages

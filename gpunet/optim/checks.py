@@ -23,12 +23,6 @@ def check_number(owner: str, name: str, value: Any, within: Range) -> None:
         raise ValueError(f"{owner}: {name} is {value} but must be {must}")
 
 
-def check_numbers(owner: str, group: Mapping[str, Any], within: Range, *names: str) -> None:
-    """Call `check_number` for hyper-parameters of a group."""
-    for name in names:
-        check_number(owner, name, group[name], within)
-
-
 def check_betas(owner: str, betas: Any) -> None:
     """Raise TypeError unless betas are a pair of numbers, ValueError unless both are shares."""
     if not (isinstance(betas, tuple | list) and len(betas) == 2 and all(isinstance(beta, Real) for beta in betas)):
@@ -51,7 +45,7 @@ def check_counts(owner: str, name: str, values: Any) -> None:
             raise ValueError(f"{owner}: {name} hold {value} but take less than 2^63")
 
 
-def for_each_group(owner: str, name: str, rates: Any, groups: int) -> list[float]:
+def group_rates(owner: str, name: str, rates: Any, groups: int) -> list[float]:
     """One learning rate for each group, from one number for all or from a sequence."""
     given = list(rates) if isinstance(rates, Sequence) and not isinstance(rates, str) else [rates] * groups
     if len(given) != groups:
@@ -61,22 +55,34 @@ def for_each_group(owner: str, name: str, rates: Any, groups: int) -> list[float
     return [float(rate) for rate in given]
 
 
-def check_rates(owner: str, name: str, rates: Any, groups: int) -> None:
-    """Raise TypeError unless rates are a list of numbers, ValueError unless one for each group."""
-    if not isinstance(rates, list | tuple):
-        raise TypeError(f"{owner}: {name} are {rates!r} but must be a list of numbers, one for each group")
-    if len(rates) != groups:
-        raise ValueError(f"{owner}: the state is of {len(rates)} groups, not {groups}")
-    for rate in rates:
-        check_number(owner, "a rate of the state", rate, NOT_NEGATIVE)
+def check_monitor(owner: str, monitor: str, columns: Sequence[str]) -> None:
+    """Raise ValueError if the history will not have the column that is monitored."""
+    if monitor not in columns:
+        raise ValueError(f"{owner}: monitor {monitor!r} is no column; there are {', '.join(columns)}")
 
 
-def check_parts(owner: str, state: Any, parts: Iterable[str]) -> None:
-    """Raise TypeError for a state that is no mapping, ValueError for one that lacks a part."""
+def check_state(owner: str, state: Any, own: Mapping[str, Any], rates: str) -> None:
+    """Check that a state has all parts of a schedule's own one, the same options, and rates.
+
+    Args:
+        rates: the key of the learning rates, one for each group.
+    Raises:
+        TypeError: it is no mapping, or its rates are no list of numbers.
+        ValueError: it lacks a part, or has other options or another number of groups.
+    """
     if not isinstance(state, Mapping):
         raise TypeError(f"{owner}: a state is what state_dict returns, got {type(state).__name__}")
-    if missing := [key for key in parts if key not in state]:
+    if missing := [key for key in own if key not in state]:
         raise ValueError(f"{owner}: the state lacks {', '.join(missing)}")
+    if state["options"] != own["options"]:
+        raise ValueError(f"{owner}: the state is of {state['options']}, not {own['options']}")
+    given, groups = state[rates], len(own[rates])
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"{owner}: the state's {rates} are {given!r} but must be a list of numbers, one for each group")
+    if len(given) != groups:
+        raise ValueError(f"{owner}: the state is of {len(given)} groups, not {groups}")
+    for rate in given:
+        check_number(owner, "a rate of the state", rate, NOT_NEGATIVE)
 
 
 def check_scaling(owner: str, values: Any) -> None:

@@ -12,6 +12,8 @@ from gpunet.errors import BackendError
 
 Group = dict[str, Any]
 """The parameters of a group, by the key "params", and its hyper-parameters by their names."""
+Params = Iterable[Parameter] | Iterable[Group]
+"""What an optimizer takes: parameters, or groups of them."""
 Member = tuple[Parameter, Group]
 """A parameter and the group that it belongs to."""
 
@@ -51,10 +53,8 @@ def make_groups(optimizer: type, params: Any, shared: Shared, own: Mapping[str, 
     """
     name = optimizer.__name__
     if unknown := sorted(set(shared) - set(Shared.__annotations__)):
-        arguments = [argument for argument in signature(optimizer).parameters if argument not in ("params", "shared")]
-        raise TypeError(
-            f"{name}: got {', '.join(unknown)} but takes {', '.join([*arguments, *Shared.__annotations__])}"
-        )
+        named = [argument for argument in signature(optimizer).parameters if argument not in ("params", "shared")]
+        raise TypeError(f"{name}: got {', '.join(unknown)} but takes {', '.join([*named, *Shared.__annotations__])}")
     if not isinstance(params, Iterable):
         raise TypeError(f"{name}: takes parameters, as model.parameters() returns them, got {type(params).__name__}")
     defaults = {**own, "weight_decay": 0.0, "decoupled_weight_decay": False, "l1": 0.0, "max_norm": None, **shared}
@@ -105,10 +105,7 @@ def check_free(owner: str, members: Iterable[Member]) -> None:
         collect()  # frees an optimizer that only its own averages refer to
     for parameter in held:
         if parameter.held:
-            raise ValueError(
-                f"{owner}: a parameter of shape {parameter.shape} is held by another optimizer; "
-                "call that one's release() first"
-            )
+            raise ValueError(f"{owner}: another optimizer holds a parameter {parameter.shape}: call its release()")
 
 
 def with_tuples(group: Mapping[str, Any]) -> Group:

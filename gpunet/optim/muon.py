@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import sqrt
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from gpunet.autograd import Parameter
 from gpunet.backends.contract import Array, Backend, Product
 from gpunet.optim.adam import adam_columns
-from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_number, check_numbers
-from gpunet.optim.groups import Group, Shared
+from gpunet.optim.checks import NOT_NEGATIVE, check_number
+from gpunet.optim.groups import Group, Params, Shared
 from gpunet.optim.optimizer import Optimizer
 
 __all__ = ["Muon"]
@@ -51,10 +51,11 @@ class Muon(Optimizer):
     """
 
     rule = "muon"
+    shared_defaults: ClassVar[Shared] = {"decoupled_weight_decay": True}
 
     def __init__(
         self,
-        params: Iterable[Parameter] | Iterable[Group],
+        params: Params,
         lr: float = 0.02,
         *,
         momentum: float = 0.95,
@@ -69,30 +70,19 @@ class Muon(Optimizer):
             given = list(given)
             groups = given if given and isinstance(given[0], dict) else [{"params": given}]
             given = [part for group in groups for part in _split(group, adam_lr)] if given else given
-        super().__init__(
-            given, {"decoupled_weight_decay": True, **shared},
-            lr=lr, rule="muon", momentum=momentum, nesterov=nesterov, betas=betas, eps=eps,
-        )  # fmt: skip
+        own = {"lr": lr, "rule": "muon", "momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps}
+        super().__init__(given, shared, **own)
 
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        check_betas(self.name, group["betas"])
-        check_numbers(self.name, group, SHARE, "momentum")
-        check_numbers(self.name, group, POSITIVE, "eps")
         if group["rule"] not in ("muon", "adamw"):
             raise ValueError(f"Muon: rule is {group['rule']!r} but takes 'muon', 'adamw' or None")
         if group["l1"] or not group["decoupled_weight_decay"]:
-            raise ValueError(
-                "Muon: takes only decoupled weight decay, no l1 and no decay that is added to the gradient"
-            )
-        shapes = (
-            [p.shape for p in group["params"] if isinstance(p, Parameter) and not p.matrix] if "params" in group else []
-        )
+            raise ValueError("Muon: takes only decoupled weight decay, no l1 and no decay added to the gradient")
+        shapes = [p.shape for p in group.get("params", ()) if isinstance(p, Parameter) and not p.matrix]
         if group["rule"] == "muon" and shapes:
-            raise ValueError(
-                f"Muon: a parameter of shape {shapes[0]} is no matrix; give its group the rule 'adamw' or None"
-            )
+            raise ValueError(f"Muon: a parameter {shapes[0]} is no matrix; give its group the rule 'adamw' or None")
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """See `Optimizer.own`."""
@@ -149,16 +139,11 @@ def _split(group: Group, adam_lr: float) -> list[Group]:
     group = {**group, "params": list(group["params"])}
     if group.get("rule") is not None:
         if "adam_lr" in group:
-            raise ValueError(
-                f"Muon: a group of rule {group['rule']!r} has adam_lr, which is for groups without a rule; set its lr"
-            )
+            raise ValueError(f"Muon: a group of rule {group['rule']!r} takes no adam_lr; set its lr")
         return [group]
     rest_lr = group.pop("adam_lr", adam_lr)
     check_number("Muon", "adam_lr", rest_lr, NOT_NEGATIVE)
     matrices = [p for p in group["params"] if getattr(p, "matrix", True)]
     rest = [p for p in group["params"] if not getattr(p, "matrix", True)]
-    parts = [
-        {**group, "params": matrices, "rule": "muon"},
-        {**group, "params": rest, "rule": "adamw", "lr": rest_lr},
-    ]
+    parts = [{**group, "params": matrices, "rule": "muon"}, {**group, "params": rest, "rule": "adamw", "lr": rest_lr}]
     return [part for part in parts if part["params"]]

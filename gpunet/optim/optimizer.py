@@ -13,11 +13,18 @@ from gpunet.arena import Arena
 from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.contract import RULES, Array, Backend, Guard, Segments, StepReport
 from gpunet.errors import BackendError
-from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_numbers, check_scaling
-from gpunet.optim.groups import Group, Shared, check_free, make_groups, members_of, with_tuples
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_counts, check_number, check_scaling
+from gpunet.optim.groups import Group, Params, Shared, check_free, make_groups, members_of, with_tuples
 from gpunet.precision import loaded
 
 __all__ = ["Optimizer"]
+
+
+RANGES = {
+    "lr": NOT_NEGATIVE, "weight_decay": NOT_NEGATIVE, "l1": NOT_NEGATIVE,
+    "max_norm": POSITIVE, "eps": POSITIVE, "alpha": SHARE, "momentum": SHARE,
+}  # fmt: skip
+"""What each hyper-parameter must be, whichever optimizer has it."""
 
 
 class Follower(Protocol):
@@ -55,9 +62,12 @@ class Optimizer:
 
     rule: ClassVar[str]
     """One of `contract.update.RULES`; `UpdatePrimitives.update` states its formula."""
+    shared_defaults: ClassVar[Shared] = {}
+    """What this optimizer takes instead of the defaults of `Shared`."""
 
-    def __init__(self, params: Iterable[Parameter] | Iterable[Group], shared: Shared, **own: Any):
+    def __init__(self, params: Params, shared: Shared, **own: Any):
         self.name = type(self).__name__
+        shared = self.shared_defaults | shared
         self.groups = make_groups(type(self), params, shared, own)
         for group in self.groups:
             self.check(group)
@@ -102,9 +112,7 @@ class Optimizer:
             self.grad_norm = backend.copy(backend.asarray(self.grad_norm))
 
     def __copy__(self) -> Any:
-        raise TypeError(
-            f"{self.name}: copy.copy would share the parameters, which only one optimizer may hold; use copy.deepcopy"
-        )
+        raise TypeError(f"{self.name}: only one optimizer may hold the parameters; use copy.deepcopy, not copy.copy")
 
     def slots(self) -> tuple[str, ...]:
         """Names of the arrays that the rule keeps in the arena beside the parameters."""
@@ -112,13 +120,15 @@ class Optimizer:
 
     def check(self, group: Group) -> None:
         """Raise ValueError for a hyper-parameter out of range, TypeError unless it is a number."""
-        check_numbers(self.name, group, NOT_NEGATIVE, "lr", "weight_decay", "l1")
-        if group["max_norm"] is not None:
-            check_numbers(self.name, group, POSITIVE, "max_norm")
+        for name, within in RANGES.items():
+            if name in group and not (name == "max_norm" and group[name] is None):
+                check_number(self.name, name, group[name], within)
+        if "betas" in group:
+            check_betas(self.name, group["betas"])
 
     def own(self, group: Group, step: int) -> tuple[float, ...]:
         """The columns `Rule.own` of the rule, for a parameter at its `step`-th update."""
-        raise NotImplementedError
+        return tuple(group[name] for name in RULES[self.rule].own)
 
     def hyper(self, group: Group, step: int) -> tuple[float, ...]:
         """A row of the update's table of hyper-parameters."""
@@ -168,9 +178,7 @@ class Optimizer:
             BackendError: a backend that does not store 16 bits.
         """
         if "float16" not in self.arena.backend.narrow:
-            raise BackendError(
-                f"{self.name}: losses are scaled for float16 on CUDA, but the parameters are on {self.arena.backend.name}"
-            )
+            raise BackendError(f"{self.name}: scaled losses take a CUDA backend, got {self.arena.backend.name}")
         if not (scale > 0 and np.frexp(scale)[0] == 0.5):
             raise ValueError(f"{self.name}: scale is {scale} but must be a power of two")
         self.arena.scaling = self.arena.backend.asarray(np.array([scale, 0, 0], np.float32))
@@ -285,13 +293,10 @@ class Optimizer:
         """
         self._check_state(state)
         shapes, dtype = self.arena.shapes, self.arena.dtype
-        slots = {
-            name: [
-                loaded(f"{self.name}: the state's {name} {i}", value, shapes[i], dtype)
-                for i, value in enumerate(values)
-            ]
-            for name, values in state["slots"].items()
-        }
+        slots: dict[str, list[np.ndarray]] = {}
+        for name, values in state["slots"].items():
+            what = f"{self.name}: the state's {name}"
+            slots[name] = [loaded(f"{what} {i}", value, shapes[i], dtype) for i, value in enumerate(values)]
         for group, saved in zip(self.groups, state["groups"], strict=True):
             group.update(with_tuples(saved))
         self.steps = np.array(state["steps"], np.int64)

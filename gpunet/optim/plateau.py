@@ -7,21 +7,10 @@ from math import inf, isnan
 from numbers import Real
 from typing import Any
 
-from gpunet.optim.checks import (
-    NOT_NEGATIVE,
-    SHARE,
-    check_counts,
-    check_number,
-    check_parts,
-    check_rates,
-    for_each_group,
-)
+from gpunet.optim.checks import NOT_NEGATIVE, SHARE, check_counts, check_monitor, check_number, check_state, group_rates
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 __all__ = ["ReduceLROnPlateau"]
-
-MODES = ("min", "max")
-THRESHOLDS = ("rel", "abs")
 
 
 class ReduceLROnPlateau:
@@ -63,27 +52,27 @@ class ReduceLROnPlateau:
     ):
         name = type(self).__name__
         check_optimizer(name, optimizer)
-        for argument, value, choices in (("mode", mode, MODES), ("threshold_mode", threshold_mode, THRESHOLDS)):
+        for argument, value, choices in (
+            ("mode", mode, ("min", "max")),
+            ("threshold_mode", threshold_mode, ("rel", "abs")),
+        ):
             if value not in choices:
                 raise ValueError(f"{name}: {argument} is {value!r} but takes one of {', '.join(choices)}")
         check_number(name, "factor", factor, SHARE)
         check_counts(name, "patience and cooldown", [patience, cooldown])
-        for argument, number in (("threshold", threshold), ("eps", eps)):
-            check_number(name, argument, number, NOT_NEGATIVE)
+        check_number(name, "threshold", threshold, NOT_NEGATIVE)
+        check_number(name, "eps", eps, NOT_NEGATIVE)
         self.optimizer, self.monitor = optimizer, monitor
         self.mode, self.threshold_mode = mode, threshold_mode
         self.factor, self.threshold, self.eps = float(factor), float(threshold), float(eps)
         self.patience, self.cooldown = int(patience), int(cooldown)
-        self.min_lr = for_each_group(name, "min_lr", min_lr, len(optimizer.groups))
+        self.min_lr = group_rates(name, "min_lr", min_lr, len(optimizer.groups))
         self.best: float | None = None
         self.step_count = self.bad_epochs = self.cooldown_left = 0
 
     def check_monitor(self, columns: Sequence[str]) -> None:
         """Raise ValueError if the history will not have the column."""
-        if self.monitor not in columns:
-            raise ValueError(
-                f"{type(self).__name__}: monitor {self.monitor!r} is no column; there are {', '.join(columns)}"
-            )
+        check_monitor(type(self).__name__, self.monitor, columns)
 
     def step(self, metric: Any) -> None:
         """Take up a new metric, a number or a one-element tensor, and reduce the rates if due."""
@@ -128,10 +117,7 @@ class ReduceLROnPlateau:
             TypeError, ValueError: the state is of another one; then nothing is changed.
         """
         name = type(self).__name__
-        check_parts(name, state, self.state_dict())
-        if state["options"] != self.options():
-            raise ValueError(f"{name}: the state is of {state['options']}, not {self.options()}")
-        check_rates(name, "the state's rates", state["rates"], len(self.optimizer.groups))
+        check_state(name, state, self.state_dict(), "rates")
         counts = [state[key] for key in ("step_count", "bad_epochs", "cooldown_left")]
         check_counts(name, "the state's counts", counts)
         if state["best"] is not None:

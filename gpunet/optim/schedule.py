@@ -14,15 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.optim.checks import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    check_counts,
-    check_number,
-    check_parts,
-    check_rates,
-    for_each_group,
-)
+from gpunet.geometry import positive_int
+from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, check_counts, check_number, check_state, group_rates
 from gpunet.optim.optimizer import Optimizer, check_optimizer
 
 __all__ = [
@@ -93,11 +86,8 @@ class Schedule:
             TypeError, ValueError: the state is of another schedule; then nothing is changed.
         """
         name = type(self).__name__
-        check_parts(name, state, self.state_dict())
+        check_state(name, state, self.state_dict(), "base_rates")
         check_counts(name, "the state's steps", [state["step_count"]])
-        if state["options"] != self.options():
-            raise ValueError(f"{name}: the state is of {state['options']}, not {self.options()}")
-        check_rates(name, "the state's base_rates", state["base_rates"], len(self.base_rates))
         self.step_count, self.base_rates = int(state["step_count"]), list(state["base_rates"])
         self._apply()
 
@@ -127,9 +117,8 @@ class StepLR(Schedule):
     """Multiplies the rate by `gamma` after every `step_size` steps."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
-        _check_steps("StepLR", step_size=step_size)
         check_number("StepLR", "gamma", gamma, NOT_NEGATIVE)
-        self.step_size, self.gamma = int(step_size), float(gamma)
+        self.step_size, self.gamma = positive_int("StepLR", "step_size", step_size), float(gamma)
         super().__init__(optimizer)
 
     def rate(self, base: float, step: int) -> float:
@@ -182,9 +171,8 @@ class CosineAnnealingLR(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0):
-        _check_steps("CosineAnnealingLR", T_max=T_max)
         check_number("CosineAnnealingLR", "eta_min", eta_min, NOT_NEGATIVE)
-        self.T_max, self.eta_min = int(T_max), float(eta_min)
+        self.T_max, self.eta_min = positive_int("CosineAnnealingLR", "T_max", T_max), float(eta_min)
         super().__init__(optimizer)
 
     def rate(self, base: float, step: int) -> float:
@@ -218,14 +206,13 @@ class OneCycleLR(Schedule):
         final_div_factor: float = 1e4,
     ):
         check_optimizer("OneCycleLR", optimizer)
-        _check_steps("OneCycleLR", total_steps=total_steps)
         if not 0 <= pct_start <= 1:
             raise ValueError(f"OneCycleLR: pct_start is {pct_start} but must be from 0 to 1")
         check_number("OneCycleLR", "div_factor", div_factor, POSITIVE)
         check_number("OneCycleLR", "final_div_factor", final_div_factor, POSITIVE)
-        self.total_steps, self.pct_start = int(total_steps), float(pct_start)
+        self.total_steps, self.pct_start = positive_int("OneCycleLR", "total_steps", total_steps), float(pct_start)
         self.div_factor, self.final_div_factor = float(div_factor), float(final_div_factor)
-        super().__init__(optimizer, for_each_group("OneCycleLR", "max_lr", max_lr, len(optimizer.groups)))
+        super().__init__(optimizer, group_rates("OneCycleLR", "max_lr", max_lr, len(optimizer.groups)))
 
     def rate(self, base: float, step: int) -> float:
         """As above, with `base` as max_lr, which is reached at step pct_start total_steps - 1."""
@@ -248,13 +235,12 @@ class WarmupLR(Schedule):
     """
 
     def __init__(self, optimizer: Optimizer, steps: int, then: Schedule | None = None):
-        _check_steps("WarmupLR", steps=steps)
         if then is not None:
             if not isinstance(then, Schedule):
                 raise TypeError(f"WarmupLR: then is {type(then).__name__} but takes a Schedule, which goes by the step")
             if then.optimizer is not optimizer:
                 raise ValueError("WarmupLR: then schedules another optimizer")
-        self.steps, self.then = int(steps), then
+        self.steps, self.then = positive_int("WarmupLR", "steps", steps), then
         super().__init__(optimizer, None if then is None else then.base_rates)
 
     def options(self) -> dict[str, Any]:
@@ -287,9 +273,3 @@ def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + cos(pi * share)) / 2
-
-
-def _check_steps(schedule: str, **steps: int) -> None:
-    for name, value in steps.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{schedule}: {name} is {value!r} but must be an integer of at least 1")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Unpack
 
-from gpunet.autograd import Parameter
-from gpunet.optim.checks import SHARE, check_numbers
-from gpunet.optim.groups import Group, Shared
+from gpunet.optim.groups import Group, Params, Shared
 from gpunet.optim.optimizer import Optimizer
 
 __all__ = ["SGD"]
@@ -27,13 +24,7 @@ class SGD(Optimizer):
     rule = "sgd"
 
     def __init__(
-        self,
-        params: Iterable[Parameter] | Iterable[Group],
-        lr: float,
-        *,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        **shared: Unpack[Shared],
+        self, params: Params, lr: float, *, momentum: float = 0.0, nesterov: bool = False, **shared: Unpack[Shared]
     ):
         super().__init__(params, shared, lr=lr, momentum=momentum, nesterov=nesterov)
 
@@ -44,10 +35,5 @@ class SGD(Optimizer):
     def check(self, group: Group) -> None:
         """See `Optimizer.check`."""
         super().check(group)
-        check_numbers(self.name, group, SHARE, "momentum")
         if group["nesterov"] and not group["momentum"]:
             raise ValueError("SGD: nesterov needs a momentum above 0")
-
-    def own(self, group: Group, step: int) -> tuple[float, ...]:
-        """See `Optimizer.own`."""
-        return group["momentum"], group["nesterov"]

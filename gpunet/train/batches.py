@@ -56,9 +56,7 @@ def check_batch(batch: Any) -> tuple[Any, ...]:
 def check_images(x: Any) -> None:
     """Raise TypeError where the input of a model has no float dtype."""
     if not is_float(x.dtype):
-        raise TypeError(
-            f"Trainer: images are {x.dtype} but must be floats: give the DataLoader transform=data.Normalize(mean, std)"
-        )
+        raise TypeError(f"Trainer: images are {x.dtype}, not floats: give a loader transform=data.Normalize(mean, std)")
 
 
 def batch_signature(batch: Any) -> Hashable:
@@ -121,7 +119,7 @@ def open_batches(loader: Loader, make: Callable[[], Iterator[Any]] | None = None
             iterator.close()
 
 
-def set_epoch(loader: Loader, epoch: int) -> None:
+def set_epoch(loader: Loader | None, epoch: int) -> None:
     """Tell a loader that counts epochs which one comes next."""
-    if hasattr(loader, "epoch"):
+    if loader is not None and hasattr(loader, "epoch"):
         loader.epoch = epoch

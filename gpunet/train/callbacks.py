@@ -12,8 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.geometry import positive_int
+from gpunet.optim.checks import check_monitor
 from gpunet.train.history import describe
 from gpunet.train.hooks import Callback, StopTraining, TrainerView
+
+__all__ = ["BestCheckpoint", "CSVLogger", "EarlyStopping", "LearningRateMonitor", "ProgressBar"]
 
 
 class _Monitor(Callback):
@@ -34,10 +38,7 @@ class _Monitor(Callback):
 
     def before_fit(self, trainer: TrainerView) -> None:
         """Raise ValueError if the history will not have the column."""
-        if self.monitor not in trainer.columns:
-            raise ValueError(
-                f"{type(self).__name__}: monitor {self.monitor!r} is no column; there are {', '.join(trainer.columns)}"
-            )
+        check_monitor(type(self).__name__, self.monitor, trainer.columns)
 
     def best(self, values: Sequence[float]) -> int:
         """The position of the last improvement by more than `min_delta`; -1 if there is none."""
@@ -104,9 +105,7 @@ class EarlyStopping(_Monitor):
         mode: str | None = None,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
-        if not isinstance(patience, int | np.integer) or patience < 1:
-            raise ValueError(f"EarlyStopping: patience is {patience!r} but must be an integer of at least 1")
-        self.patience = int(patience)
+        self.patience = positive_int("EarlyStopping", "patience", patience)
         self.restore_best = restore_best
         self._first, self._states = 0, list[Mapping[str, np.ndarray]]()
 

@@ -21,12 +21,6 @@ def check_loader(name: str, loader: Any) -> None:
         raise ValueError(f"Trainer: {name} has no batches")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise ValueError for anything but an integer of at least 1."""
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"Trainer: {name} is {value!r} but must be an integer of at least 1")
-
-
 def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any) -> None:
     """Raise ValueError where the parts of a training belong to different models or optimizers.
 
@@ -68,9 +62,7 @@ def check_parameters(optimizer: Optimizer, epoch: int) -> None:
     """
     arena = optimizer.arena
     if arena.scaling is not None and (scale := arena.backend.to_numpy(arena.scaling)[0]) < 1:
-        raise FloatingPointError(
-            f"Trainer: gradients overflow float16 even with losses scaled by {scale:g}, after epoch {epoch}"
-        )
+        raise FloatingPointError(f"Trainer: gradients overflow float16 at loss scale {scale:g} after epoch {epoch}")
     with np.errstate(invalid="ignore"):
         total = arena.backend.sum(arena.data, (0,))
     if not np.isfinite(arena.backend.to_numpy(total)):

@@ -101,10 +101,7 @@ class EagerStep(TrainingStep):
             _check_loss("loss_step", loss)
             return loss, None
         if len(parts) != 2:
-            raise ValueError(
-                f"Trainer: a batch has {len(parts)} arrays but loss(model(x), y) takes 2; "
-                "pass loss_step=lambda model, batch: … to compute the loss of others"
-            )
+            raise ValueError(f"Trainer: loss(model(x), y) takes 2 arrays, a batch has {len(parts)}; pass a loss_step=")
         x, y = parts
         check_images(x)
         logits = self.model(self._to_backend(x))
@@ -138,18 +135,16 @@ class EagerStep(TrainingStep):
         Integers stay host arrays: the operation that takes them checks their values there, then
         moves them.
         """
-        arena = self.optimizer.arena
-        if isinstance(part, Tensor) and part.backend is not arena.backend:
-            raise BackendError(
-                f"Trainer: a batch is on {part.backend.name} but the model on {arena.backend.name}: make the loader there"
-            )
+        backend = self.optimizer.arena.backend
         if isinstance(part, Tensor):
+            if part.backend is not backend:
+                raise BackendError(f"Trainer: a batch is on {part.backend.name} but the model on {backend.name}")
             return cast(part, self.dtype)
         if not is_float(part.dtype):
             return part
-        if arena.backend.owns(part):
-            return Tensor(arena.backend.cast(part, self.dtype), arena.backend)
-        return tensor(part, dtype=self.dtype, backend=arena.backend)
+        if backend.owns(part):
+            return Tensor(backend.cast(part, self.dtype), backend)
+        return tensor(part, dtype=self.dtype, backend=backend)
 
 
 def _ignore_overflow() -> np.errstate:

@@ -15,6 +15,8 @@ import numpy as np
 from gpunet.files import write_whole
 from gpunet.interop.json_values import plain_number
 
+__all__ = ["History"]
+
 
 class History:
     """The numbers of each finished epoch.

@@ -28,6 +28,8 @@ from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 from gpunet.train.history import History
 
+__all__ = ["Callback", "SkipStep", "StopEpoch", "StopTraining"]
+
 HOOKS = ("before_fit", "after_fit", "before_epoch", "after_epoch", "before_step", "after_step")
 
 
@@ -119,6 +121,5 @@ class Hooks:
                     raise
                 owner = type(getattr(method, "__self__", method)).__name__
                 raise RuntimeError(
-                    f"Trainer: {owner}.{hook} raised {type(error).__name__}, which means something in "
-                    f"{' and '.join(allowed)} alone; StopTraining ends the training"
+                    f"Trainer: {owner}.{hook} raised {type(error).__name__}, which only {' and '.join(allowed)} may"
                 ) from error

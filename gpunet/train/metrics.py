@@ -14,6 +14,8 @@ import numpy as np
 from gpunet.geometry import positive_int
 from gpunet.train.step import StepResult
 
+__all__ = ["F1", "Accuracy", "ConfusionMatrix", "Metric", "Precision", "Recall", "TopK"]
+
 
 class Metric(Protocol):
     """What a Trainer takes as a metric; one whose value is an array gets no column in a history."""
@@ -130,19 +132,19 @@ class ConfusionMatrix:
     """How often each class was taken for each: value[label, guess], int64 (K, K).
 
     Args:
-        classes: K; taken from the first logits if None.
+        num_classes: K; taken from the first logits if None.
         ignore_index: a label that does not count.
     """
 
     name = "confusion"
 
-    def __init__(self, classes: int | None = None, ignore_index: int | None = None) -> None:
-        self.classes, self.ignore_index = classes, ignore_index
+    def __init__(self, num_classes: int | None = None, ignore_index: int | None = None) -> None:
+        self.num_classes, self.ignore_index = num_classes, ignore_index
         self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.matrix = np.zeros((self.classes or 0,) * 2, np.int64)
+        self.matrix = np.zeros((self.num_classes or 0,) * 2, np.int64)
 
     @property
     def value(self) -> Any:
@@ -171,7 +173,7 @@ class ByClass(ConfusionMatrix):
         average: "macro" for the mean over the classes that occur among the labels or the guesses;
             "micro" for one number from the counts of all classes together, which is the accuracy
             where each label has one guess; None for an array with one number for each class.
-        classes, ignore_index: as for `ConfusionMatrix`.
+        num_classes, ignore_index: as for `ConfusionMatrix`.
     Raises:
         ValueError: another average.
     """
@@ -179,14 +181,13 @@ class ByClass(ConfusionMatrix):
     _word = ""
 
     def __init__(
-        self, average: str | None = "macro", classes: int | None = None, ignore_index: int | None = None
+        self, average: str | None = "macro", num_classes: int | None = None, ignore_index: int | None = None
     ) -> None:
         if average not in ("macro", "micro", None):
             raise ValueError(f"{type(self).__name__}: average is {average!r} but takes 'macro', 'micro' or None")
         self.average = average
-        suffix = {"macro": "", "micro": "_micro"}.get(average or "", "_by_class")
-        self.name = self._word + suffix
-        super().__init__(classes, ignore_index)
+        self.name = self._word + {"macro": "", "micro": "_micro", None: "_by_class"}[average]
+        super().__init__(num_classes, ignore_index)
 
     @property
     def value(self) -> Any:
@@ -288,8 +289,7 @@ def _make_metric(metric: str | Metric) -> Metric:
         kind = {"precision": Precision, "recall": Recall, "f1": F1}[found[1]]
         return kind({"": "macro", "_micro": "micro", "_by_class": None}[found[2]])
     raise ValueError(
-        f'Trainer: metric is {metric!r} but takes "loss", "accuracy", "top5", "confusion", "precision", "recall", "f1" '
-        "or an object"
+        f"Trainer: metric is {metric!r} but takes loss, accuracy, top5, confusion, precision, recall, f1 or an object"
     )
 
 

@@ -53,8 +53,7 @@ class Recipe:
     std: tuple[float, ...] = (0.25,)
 
     def __post_init__(self) -> None:
-        choices = {"model": MODELS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-        for name, taken in choices.items():
+        for name, taken in (("model", MODELS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in taken:
                 raise ValueError(f"recipe: {name} is {getattr(self, name)!r} but takes {', '.join(taken)}")
         for name in ("epochs", "batch_size"):
@@ -130,9 +129,7 @@ class Splits:
         shapes = {image_shape(part): name for name, part in vars(self).items() if part is not None}
         if len(shapes) > 1:
             described = ", ".join(f"{name} {shape}" for shape, name in shapes.items())
-            raise ValueError(
-                f"splits must have images of one size (H, W, C), got {described}: scale them by --image-size"
-            )
+            raise ValueError(f"splits need images of one size (H, W, C), got {described}: scale them by --image-size")
 
 
 def load_splits(
@@ -173,11 +170,8 @@ def _folder_splits(name: str, valid: float, **reading: Any) -> Splits:
     whole = data.ImageFolder(parts.get("train", folder), **reading)
     if len(whole.classes) < 2:
         raise ValueError(f"data set {name} holds one class, {whole.classes[0]}, but training takes at least two")
-    others: dict[str, Any] = {
-        part: data.ImageFolder(parts[part], classes=whole.classes, **reading)
-        for part in ("valid", "test")
-        if part in parts
-    }
+    read: Any = partial(data.ImageFolder, classes=whole.classes, **reading)
+    others: dict[str, Any] = {name: read(path) for name, path in parts.items() if name != "train"}
     train: data.ImageFolder | data.Subset = whole
     if "test" not in others:
         train, others["test"] = data.stable_split(train, TEST_SHARE)
@@ -222,8 +216,8 @@ def load_test(
 def _public(name: str, split: str, root: Root) -> data.ArrayDataset:
     if name == "digits":
         return data.digits(split=split)
-    load = {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar10": data.cifar10}[name]
-    return load(split=split, root=root)
+    made: data.ArrayDataset = getattr(data, name)(split=split, root=root)
+    return made
 
 
 def _folder(name: str) -> Path:

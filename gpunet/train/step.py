@@ -35,7 +35,7 @@ class StepResult(NamedTuple):
 
 
 class TrainingStep(Protocol):
-    """What a Trainer needs of a step: train on batches, evaluate one, predict one."""
+    """What a Trainer needs to train on batches; an `EagerStep` evaluates and predicts."""
 
     max_batches: int
     """How many batches `run` takes at once."""
@@ -58,9 +58,3 @@ class TrainingStep(Protocol):
                 were given. Neither this update nor a later one has changed a parameter or a slot;
                 running moments of batch norm have moved.
         """
-
-    def evaluate(self, batch: Any) -> StepResult:
-        """The loss and the logits of a batch, without an update."""
-
-    def predict(self, batch: Any) -> np.ndarray:
-        """The model's output for the first array of a batch."""

@@ -16,6 +16,7 @@ from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
 from gpunet.cuda.capture import Recorder
+from gpunet.geometry import positive_int
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
 from gpunet.nn.module import in_eval_mode
@@ -25,13 +26,15 @@ from gpunet.precision import stored_dtype
 from gpunet.train.batches import Loader, batch_groups, open_batches, set_epoch
 from gpunet.train.callbacks import ProgressBar
 from gpunet.train.capture import CapturedStep
-from gpunet.train.checks import check_count, check_loader, check_parameters, check_parts, make_recorder
+from gpunet.train.checks import check_loader, check_parameters, check_parts, make_recorder
 from gpunet.train.eager import EagerStep
 from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
 from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import Accuracy, EpochMeter, Metric, make_metrics
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
+
+__all__ = ["Trainer"]
 
 UPDATES_PER_GRAPH = 16
 """How many updates one graph holds at most, where no hook is called around each step."""
@@ -111,9 +114,7 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         if loss_step is not None and metrics:
-            raise ValueError(
-                "Trainer: metrics take logits, which a loss_step= of your own does not give; pass metrics=[]"
-            )
+            raise ValueError("Trainer: metrics take logits, which a loss_step= does not give; pass metrics=[]")
         if metrics is None:
             metrics = () if loss_step is not None else ("accuracy",)
         self.metrics = make_metrics(metrics)
@@ -121,18 +122,18 @@ class Trainer:
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = make_recorder(capture, self.backend)
-        check_count("batches_per_update", batches_per_update)
+        batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
         self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
         self.average = average
         if dtype is not None:
             optimizer.compute_in(dtype)
-        eager = EagerStep(
+        self._eager = EagerStep(
             model, optimizer, loss=loss, loss_step=loss_step,
             schedule=None if isinstance(schedule, ReduceLROnPlateau) else schedule,
-            keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=int(batches_per_update),
+            keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=batches_per_update,
         )  # fmt: skip
-        self._step: TrainingStep = eager if recorder is None else self._captured(eager, recorder, capture is True)
+        self._step: TrainingStep = self._eager if recorder is None else self._captured(recorder, capture is True)
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
@@ -142,11 +143,11 @@ class Trainer:
         self._epoch_start: int | None = None
         """The step of the schedule at which the running epoch began."""
 
-    def _captured(self, eager: EagerStep, recorder: Recorder, strict: bool) -> CapturedStep:
+    def _captured(self, recorder: Recorder, strict: bool) -> CapturedStep:
         updates = 1 if self._hooks.every_step else UPDATES_PER_GRAPH
         only_accuracy = all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics)
-        max_batches = updates * eager.batches_per_update
-        return CapturedStep(eager, recorder, max_batches=max_batches, strict=strict, count_correct=only_accuracy)
+        max_batches = updates * self._eager.batches_per_update
+        return CapturedStep(self._eager, recorder, max_batches=max_batches, strict=strict, count_correct=only_accuracy)
 
     # ---- the three things it does
 
@@ -177,11 +178,9 @@ class Trainer:
                 exception that is an error there.
         """
         if self._fitting:
-            raise RuntimeError(
-                "Trainer: fit is running; its hooks may call evaluate and predict, or fit of another Trainer"
-            )
+            raise RuntimeError("Trainer: fit is running; hooks may call evaluate, predict or another Trainer's fit")
         self.optimizer.check_own_values("a step")
-        check_count("epochs", epochs)
+        positive_int("Trainer", "epochs", epochs)
         check_loader("train_loader", train_loader)
         if valid is not None:
             check_loader("valid", valid)
@@ -227,7 +226,7 @@ class Trainer:
         outputs = []
         with watch_interrupts() as interrupt, in_eval_mode(self.model), open_batches(data) as batches:
             for batch in batches:
-                outputs.append(self._step.predict(batch))
+                outputs.append(self._eager.predict(batch))
                 interrupt.check()
         if not outputs:
             raise ValueError("Trainer: data gave no batches")
@@ -319,8 +318,7 @@ class Trainer:
         self.step, self.steps = 0, len(loader) if isinstance(loader, Sized) else None
         self._meter, self._seconds = EpochMeter(self.metrics), 0.0
         set_epoch(loader, self.epoch)
-        if valid is not None:
-            set_epoch(valid, self.epoch)
+        set_epoch(valid, self.epoch)
         self._hooks.call("before_epoch", self)
         self.model.train()
         set_epoch(loader, self.epoch)  # again, because a hook may have iterated over it
@@ -378,9 +376,8 @@ class Trainer:
                 self._meter.update(result)
                 self.step += 1
         except FloatingPointError as error:
-            raise FloatingPointError(
-                f"Trainer: {error} in epoch {self.epoch + 1}, step {self.step + 1}; nothing was updated"
-            ) from None
+            place = f"epoch {self.epoch + 1}, step {self.step + 1}"
+            raise FloatingPointError(f"Trainer: {error} in {place}; nothing was updated") from None
         self.step = first + len(batches) - 1
         return result.rate
 
@@ -388,7 +385,7 @@ class Trainer:
         meter = EpochMeter(metrics)
         with in_eval_mode(self.model), open_batches(loader) as batches:
             for batch in batches:
-                meter.update(self._step.evaluate(batch))
+                meter.update(self._eager.evaluate(batch))
                 interrupt.check()
         if not meter.rows:
             raise ValueError(f"Trainer: {name} gave no batches")

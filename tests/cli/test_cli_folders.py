@@ -157,7 +157,7 @@ def test_splits_of_different_sizes_raise_before_training(tmp_path):
         for name in "ab":
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", size).save(tmp_path / part / name / "1.png")
-    with pytest.raises(ValueError, match=r"must have images of one size .*train \(8, 8, 3\), test \(8, 9, 3\)"):
+    with pytest.raises(ValueError, match=r"need images of one size .*train \(8, 8, 3\), test \(8, 9, 3\)"):
         recipes.load_splits(str(tmp_path))
 
 

@@ -45,7 +45,7 @@ def test_first_non_finite_value_is_named(bad):
 @pytest.mark.parametrize("label", [-1, 3])
 def test_label_out_of_range_is_named(label):
     labels = np.array([0, 1, label, label])
-    with pytest.raises(ValueError, match=rf"labels of 3 classes must be 0 to 2, got {label} at index \(2,\)$"):
+    with pytest.raises(ValueError, match=rf"labels must be from 0 to 2, got {label} at index \(2,\)$"):
         data.ArrayDataset(np.zeros((4, 1)), labels, classes="abc")
     data.ArrayDataset(np.zeros((4, 1)), labels)  # without names, any integer is allowed
 
@@ -118,7 +118,7 @@ def test_thirds_cover_everything(dataset):
 @pytest.mark.parametrize(
     ("lengths", "kind", "message"),
     [
-        ([10, 9], ValueError, "lengths must add up to 20, the length of the data set, got 19"),
+        ([10, 9], ValueError, "lengths must add up to 20, the data set's length, got 19"),
         ([0.5, 0.4], ValueError, r"fractions must add up to 1, got 0\.9"),
         ([20, 0], ValueError, r"lengths \[20, 0\] leave a subset of 20 samples without any"),
         ([25, -5], ValueError, "without any"),

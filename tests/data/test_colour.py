@@ -91,7 +91,7 @@ def test_noise_has_the_deviation_asked_for_and_is_not_shared(images):
     ("make", "message"),
     [
         (lambda: data.ColorJitter(contrast=1.5), "ColorJitter: contrast must be from 0 to 1, got 1.5"),
-        (lambda: data.ColorJitter(hue=-1), "ColorJitter: hue must be from 0 to 0.5 of the circle of colours, got -1"),
+        (lambda: data.ColorJitter(hue=-1), "ColorJitter: hue must be from 0 to 0.5, got -1"),
         (lambda: data.ColorJitter("a"), "ColorJitter: brightness must be from 0 to 1, got 'a'"),
         (lambda: data.GaussianNoise(np.nan), "GaussianNoise: std must be at least 0, and finite, got nan"),
         (lambda: data.GaussianNoise("a"), "GaussianNoise: std must be at least 0, and finite, got 'a'"),

@@ -165,16 +165,14 @@ def test_a_trainer_on_another_backend_refuses_its_batches():
     model = nn.Sequential(nn.Flatten(), nn.Linear(6 * 7 * 3, 10))
     trainer = gp.Trainer(model, optim.SGD(model.parameters(), lr=0.1), backend="numpy", progress=False)
     loader = data.DeviceLoader(make_set(), 8, backend="reference", transform=data.Normalize(0.5, 0.5))
-    with pytest.raises(
-        BackendError, match="^Trainer: a batch is on reference but the model on numpy: make the loader there"
-    ):
+    with pytest.raises(BackendError, match="^Trainer: a batch is on reference but the model on numpy"):
         trainer.fit(loader, 1)
 
 
 def test_a_trainer_says_what_images_without_normalize_lack():
     model = nn.Sequential(nn.Flatten(), nn.Linear(6 * 7 * 3, 10))
     trainer = gp.Trainer(model, optim.SGD(model.parameters(), lr=0.1), backend="numpy", progress=False)
-    with pytest.raises(TypeError, match=r"images are uint8 but must be floats.*data\.Normalize"):
+    with pytest.raises(TypeError, match=r"images are uint8, not floats.*data\.Normalize"):
         trainer.fit(data.DeviceLoader(make_set(), 8, backend="numpy"), 1)
 
 
@@ -204,12 +202,12 @@ IMAGES, LABELS = np.zeros((4, 6, 7, 3), np.uint8), np.zeros(4, np.int64)
         (Gives(IMAGES[..., 0], LABELS), {}, TypeError, r"images must be uint8 \(M, H, W, C\), got uint8 \(4, 6, 7\)"),
         (Gives(IMAGES, LABELS / 2), {}, TypeError, r"labels must be integers \(4,\), got float64"),
         (Gives(IMAGES, LABELS[:3]), {}, TypeError, r"labels must be integers \(4,\), got int64 \(3,\)"),
-        (Gives(IMAGES, np.array([0, 1, 2, 1])), {}, ValueError, "labels must be from 0 to 1, got 2 at index 2"),
+        (Gives(IMAGES, np.array([0, 1, 2, 1])), {}, ValueError, "labels must be from 0 to 1, got 2 at index \\(2,\\)"),
         (
             data.ArrayDataset(IMAGES, LABELS - 1),
             {},
             ValueError,
-            "labels must be from 0 to 2147483647, got -1 at index 0",
+            "labels must be from 0 to 2147483647, got -1 at index \\(0,\\)",
         ),
         (
             make_set(),
@@ -224,7 +222,7 @@ IMAGES, LABELS = np.zeros((4, 6, 7, 3), np.uint8), np.zeros(4, np.int64)
             ValueError,
             "images have 3 channels but mean and std",
         ),
-        (make_set(), {"transform": lambda batch, **_: batch}, TypeError, "transform .* is a function of host arrays"),
+        (make_set(), {"transform": lambda batch, **_: batch}, TypeError, "transform .* takes host arrays"),
         (
             make_set(),
             {"transform": data.Compose([data.RandomHorizontalFlip(), data.RandomShift(1)])},

@@ -152,9 +152,9 @@ def test_a_loader_takes_it(scene):
         (
             lambda s: joint([], (s[0], s[1], s[2][..., :3])),
             ValueError,
-            r"boxes are float32 \(40, 2, 3\) but take floats",
+            r"boxes take floats \(40, K, 4\), got float32 \(40, 2, 3\)",
         ),
-        (lambda s: joint([], (s[0], s[1], s[2].astype(int))), ValueError, "boxes are int64"),
+        (lambda s: joint([], (s[0], s[1], s[2].astype(int))), ValueError, "boxes take floats .* got int64"),
         (lambda s: joint([], (s[0], s[1], s[2] + np.nan)), ValueError, "boxes must be finite, got NaN or infinity"),
         (lambda s: joint([], (s[0], s[1], s[2] + np.inf)), ValueError, "boxes must be finite, got NaN or infinity"),
     ],

@@ -244,12 +244,12 @@ def test_interpreter_exits_at_once_with_an_iteration_half_done():
         ({"prefetch": -1}, ValueError, "prefetch must be at least 0, got -1"),
         ({"prefetch": None}, TypeError, "prefetch must be an integer, got None"),
         ({"seed": -1}, ValueError, "seed must be from 0"),
-        ({"seed": "0"}, TypeError, "seed must be an integer or None, got '0'"),
+        ({"seed": "0"}, TypeError, "seed must be an integer, got '0'"),
         ({"transform": 3}, TypeError, "transform must be callable, got 3"),
         (
             {"batch_size": 11, "drop_last": True},
             ValueError,
-            "batch_size is 11 but dataset has 10 samples, so that drop_last leaves no batch",
+            "drop_last leaves no batch of 11 from 10 samples",
         ),
     ],
 )

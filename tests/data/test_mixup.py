@@ -52,7 +52,7 @@ def test_mixup_trains_with_the_same_loss_and_metrics(backend, rng):
 
 def test_mixup_takes_floats_and_labels(rng):
     x, y = np.zeros((4, 2, 2, 1), np.uint8), np.zeros(4, int)
-    with pytest.raises(TypeError, match="Mixup: takes .* after Normalize; got 2 arrays of uint8"):
+    with pytest.raises(TypeError, match="Mixup: takes .* after Normalize; got 2 arrays, uint8"):
         data.Mixup(3)((x, y), indices=np.arange(4), epoch=0, seed=0)
     with pytest.raises(ValueError, match=r"Mixup: labels must be integers \(N,\), got float32 \(4,\)"):
         data.Mixup(3)((x.astype(np.float32), y.astype(np.float32)), indices=np.arange(4), epoch=0, seed=0)

@@ -101,12 +101,12 @@ def test_any_object_with_a_length_and_an_order_is_a_sampler():
         (
             {"sampler": Order([0, 1]), "drop_last": True},
             ValueError,
-            "sampler has 2 samples, so that drop_last leaves no",
+            "drop_last leaves no batch of",
         ),
         ({"sampler": Order([0.0, 1])}, TypeError, "sampler must give 2 integers, got float64"),
         ({"sampler": Order([0])}, TypeError, r"sampler must give 2 integers, got int64 \(1,\)"),
-        ({"sampler": Order([0, 23])}, ValueError, "sampler must give positions from 0 to 22, got 0 to 23"),
-        ({"sampler": Order([-1, 3])}, ValueError, "sampler must give positions from 0 to 22, got -1 to 3"),
+        ({"sampler": Order([0, 23])}, ValueError, "sampler gave 0 to 23, not 0 to 22"),
+        ({"sampler": Order([-1, 3])}, ValueError, "sampler gave -1 to 3, not 0 to 22"),
     ],
 )
 def test_a_sampler_that_does_not_fit_raises(make, options, kind, message):
@@ -126,7 +126,7 @@ def test_a_sampler_that_does_not_fit_raises(make, options, kind, message):
         ((["a"],), {}, TypeError, "weights must be numbers"),
         (([1.0], 0), {}, ValueError, "num_samples must be at least 1, got 0"),
         (([1.0], 1.5), {}, TypeError, "num_samples must be an integer, got 1.5"),
-        (([1, 0, 2],), {"replacement": False}, ValueError, "num_samples must be at most 2, .* got 3"),
+        (([1, 0, 2],), {"replacement": False}, ValueError, "num_samples must be at most 2 without replacement, got 3"),
     ],
 )
 def test_invalid_weights_raise(arguments, options, kind, message):

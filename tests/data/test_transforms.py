@@ -210,7 +210,7 @@ def test_only_one_pass_of_gpunets_transforms_compiles():
         compiled([data.RandomHorizontalFlip(), data.RandomShift(1)], "DeviceLoader")
     with pytest.raises(ValueError, match="^Compose: Cutout cannot follow Cutout in one pass"):
         compiled([data.Cutout(1), data.Cutout(2)])
-    with pytest.raises(TypeError, match="^DeviceLoader: transform <function.* is a function of host arrays"):
+    with pytest.raises(TypeError, match="^DeviceLoader: transform <function.* takes host arrays"):
         compiled([lambda batch, **_: batch], "DeviceLoader")
 
 
@@ -276,12 +276,12 @@ def test_bad_parameters_raise(make, kind, message):
         (
             lambda x, i: run(data.RandomCrop(9, 1), x),
             ValueError,
-            "RandomCrop: .* 6x9 pixels, padded by 1, .* crop of 9x9",
+            "RandomCrop: .* 6x9 pixels, padded by 1, .* crop to 9x9",
         ),
         (
             lambda x, i: run(data.CenterCrop(7), x),
             ValueError,
-            "CenterCrop: .* 6x9 pixels are too small for a crop of 7x7",
+            "CenterCrop: .* 6x9 pixels are too small to crop to 7x7",
         ),
     ],
 )

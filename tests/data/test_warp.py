@@ -141,7 +141,7 @@ def test_choices_depend_on_index_epoch_and_seed_but_not_on_place(transform, dtyp
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: data.RandomAffine(degrees=-1), "RandomAffine: degrees, translate and shear must be at least 0"),
+        (lambda: data.RandomAffine(degrees=-1), "RandomAffine: degrees, translate, shear must be at least 0"),
         (lambda: data.RandomAffine(shear=90), "RandomAffine: .* shear below 90"),
         (
             lambda: data.RandomAffine(scale=(0, 1)),

@@ -180,9 +180,7 @@ def test_a_shallow_copy_of_a_parameter_shares_its_memory_and_is_free(backend):
     assert twin.arena is None
     layer.weight.data = backend.full((3, 2), 7, np.float32)
     assert (twin.numpy() == 7).all()
-    with pytest.raises(
-        TypeError, match=r"^SGD: copy\.copy would share the parameters, which only one optimizer may hold; use"
-    ):
+    with pytest.raises(TypeError, match=r"^SGD: only one optimizer may hold the parameters; use copy\.deepcopy"):
         copy.copy(optimizer)
 
 
@@ -240,7 +238,7 @@ def test_a_deleted_optimizer_frees_its_parameters(backend, batch):
     second = optim.Adam(model.parameters(), lr=0.01)
     assert_states(model.state_dict(), before)
     steps(model, second, batch)
-    with pytest.raises(ValueError, match="SGD: a parameter of shape .* is held by another optimizer"):
+    with pytest.raises(ValueError, match="SGD: another optimizer holds a parameter"):
         optim.SGD(model.parameters(), lr=0.1)
 
 

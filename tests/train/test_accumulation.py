@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_in_the_second_batch_of_an_update_changes_noth
 
 def test_batches_per_update_must_be_at_least_1():
     model = plain_net()
-    with pytest.raises(ValueError, match="Trainer: batches_per_update is 0 but must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="Trainer: batches_per_update must be at least 1, got 0"):
         Trainer(model, optim.SGD(model.parameters(), lr=1.0), batches_per_update=0)
 
 

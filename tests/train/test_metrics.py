@@ -132,7 +132,7 @@ def test_a_share_of_nothing_is_zero_and_an_average_without_labels_is_nan():
     for kind in (Precision, Recall, F1):
         assert np.isnan(measure(kind()))
         assert np.isnan(measure(kind("micro", ignore_index=1), (LOGITS, [1, 1, 1, 1])))
-        assert measure(kind(None, classes=3)).tolist() == [0, 0, 0]
+        assert measure(kind(None, num_classes=3)).tolist() == [0, 0, 0]
         assert measure(kind(), (LOGITS[:1], [1])) == 0
 
 
@@ -145,7 +145,7 @@ def test_precision_recall_and_f1_have_names():
     with pytest.raises(ValueError, match="^F1: average is 'weighted' but takes 'macro', 'micro' or None$"):
         F1("weighted")
     with pytest.raises(ValueError, match="^recall: logits have 3 classes, not 4$"):
-        measure(Recall(classes=4), (LOGITS, [0, 0, 0, 0]))
+        measure(Recall(num_classes=4), (LOGITS, [0, 0, 0, 0]))
 
 
 def test_f1_is_a_column_and_the_array_by_class_a_result(task):

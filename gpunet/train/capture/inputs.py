@@ -50,9 +50,7 @@ class CopiedBatches:
                     continue
                 wide = part.dtype.kind in "iu" and part.dtype.itemsize >= 4 and part.size
                 if wide and not INT32.min <= part.min() <= part.max() <= INT32.max:
-                    raise ValueError(
-                        f"Trainer: array {j} of a batch holds {part.min()} to {part.max()}, beyond 32 bits"
-                    )
+                    raise ValueError(f"Trainer: array {j} of a batch holds {part.min()} to {part.max()}, beyond int32")
                 feed.host[i] = part
                 filled = True
             if filled:

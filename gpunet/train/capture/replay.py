@@ -75,14 +75,6 @@ class CapturedStep(TrainingStep):
         self._checked_epoch = -1
         return self.recorder.current()
 
-    def evaluate(self, batch: Any) -> StepResult:
-        """As `EagerStep.evaluate`."""
-        return self.eager.evaluate(batch)
-
-    def predict(self, batch: Any) -> np.ndarray:
-        """As `EagerStep.predict`."""
-        return self.eager.predict(batch)
-
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[StepResult]:
         """Train on batches, see `TrainingStep.run`; a graph gives results after its last step."""
         self._drop_stale_graphs(epoch)

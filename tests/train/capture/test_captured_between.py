@@ -259,5 +259,5 @@ def test_labels_beyond_32_bits_are_refused(new_task, cuda_name):
     whole = [batch for batch in task.train if len(batch[0]) == 16]
     trainer.fit(whole, 1)
     whole[1][1][3] += 2**32
-    with pytest.raises(ValueError, match="Trainer: array 1 of a batch holds 0 to 42949672.., beyond 32 bits"):
+    with pytest.raises(ValueError, match="Trainer: array 1 of a batch holds 0 to 42949672.., beyond int32"):
         trainer.fit(whole, 1)
