@@ -46,8 +46,6 @@ class ArrayDataset:
             raise ValueError(f"ArrayDataset: arrays must have equally many rows, got {', '.join(map(str, rows))}")
         if rows[0] == 0:
             raise ValueError("ArrayDataset: arrays have 0 rows but at least 1 is needed")
-        for position, array in enumerate(self.arrays):
-            _check_finite(position, array)
         self.classes = None if classes is None else tuple(classes)
         if self.classes is not None:
             if self.arrays[-1].dtype.kind not in "iu":
@@ -145,22 +143,23 @@ def checked_seed(operation: str, seed: int | None) -> int:
 
 
 def _host_array(position: int, value: Any) -> np.ndarray:
-    """`value` as a NumPy array with at least one axis; TypeError for an array on a device."""
+    """`value` as a NumPy array with at least one axis, without NaN and infinity.
+
+    Raises:
+        TypeError: an array on a device.
+        ValueError: a number without axes, or NaN or infinity, of which the first is named.
+    """
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(f"ArrayDataset: array {position} is on a device but must be on the host")
     array = real_array(f"ArrayDataset: array {position}", value)
     if array.ndim == 0:
         raise ValueError(f"ArrayDataset: array {position} has no axes but takes (N, …)")
-    return array
-
-
-def _check_finite(position: int, array: np.ndarray) -> None:
-    """Raises a ValueError that names the first NaN or infinity."""
     if array.dtype.kind == "f":
         wrong = ~np.isfinite(array)
         if wrong.any():
             first = _first(wrong)
             raise ValueError(f"ArrayDataset: array {position} must be finite, got {array[first]} at index {first}")
+    return array
 
 
 def check_labels(owner: str, labels: np.ndarray, count: int) -> None:

@@ -51,8 +51,7 @@ class Joint:
                 )
         if 0 in (*self.masks, *self.boxes) or set(self.masks) & set(self.boxes):
             raise ValueError(
-                f"Joint: images are array 0, so masks and boxes must be different other arrays, got "
-                f"{self.masks} and {self.boxes}"
+                f"Joint: images are array 0, so masks and boxes must be different others, got {self.masks} and {self.boxes}"
             )
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:

@@ -129,8 +129,7 @@ class Trainer:
         if dtype is not None:
             optimizer.compute_in(dtype)
         self._eager = EagerStep(
-            model, optimizer, loss=loss, loss_step=loss_step,
-            schedule=None if isinstance(schedule, ReduceLROnPlateau) else schedule,
+            model, optimizer, loss=loss, loss_step=loss_step, schedule=self._step_schedule,
             keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=batches_per_update,
         )  # fmt: skip
         self._step: TrainingStep = self._eager if recorder is None else self._captured(recorder, capture is True)
