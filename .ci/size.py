@@ -172,7 +172,7 @@ class Tree:
 def core_budget(core: dict) -> dict[str, int]:
     """The core's budget, which follows from its size at the commit that it is compared with."""
     base, share = core["base"], core["share"]
-    return {"code": int(base["code"] * share), "lines": int((base["code"] + base["comments"]) * share)}
+    return {"code": int(base["code"] * share["code"]), "lines": int((base["code"] + base["comments"]) * share["lines"])}
 
 
 def faults(tree: Tree, settings: dict) -> list[str]:

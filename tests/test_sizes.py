@@ -85,7 +85,7 @@ def root(tmp_path):
         "core": {
             "without": ["gpunet/emulator/"],
             "base": {"commit": "abc", "code": 16, "comments": 14},
-            "share": 0.5,
+            "share": {"code": 0.5, "lines": 0.5},
         },
         "long_functions": {"most": 1, "reasons": {}},
         "budgets": budgets,
@@ -174,7 +174,7 @@ def test_what_the_size_file_names_must_exist(check, change):
 
 def test_a_long_function_needs_a_reason_and_few_may_be_long(check, root, change):
     change(lambda settings: settings["budgets"].update(nn={"code": 999, "lines": 999}))
-    change(lambda settings: settings["core"].update(share=99))
+    change(lambda settings: settings["core"].update(share={"code": 99, "lines": 99}))
     body = "        pass\n"
     for name, lines in (("short", 49), ("long", 50)):
         text = (
