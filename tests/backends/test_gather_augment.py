@@ -179,7 +179,7 @@ def test_labels_may_be_absent_and_rows_go_to_the_end_of_the_order(backend, sampl
         (
             {"augmentation": replace(ALL, padding=6)},
             ValueError,
-            "images of 7x6 pixels are too small to be .* padded by 6",
+            "images of 7x6 pixels are too small to move or pad by 6",
         ),
         ({"augmentation": replace(ALL, mean=(1, 1), std=(1, 1))}, ValueError, "3 channels but mean and std have 2"),
     ],
