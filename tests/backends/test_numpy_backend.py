@@ -96,7 +96,7 @@ def test_pools_agree_with_the_reference(fast, case, dtype):
 
 
 LARGE = [
-    # batches that are cut into parts, one a thread, and into blocks that fit a cache, both with a remainder
+    # batches that are cut into parts, one for each thread, and into blocks that fit a cache, both with a remainder
     ((53, 15, 14, 8), (3, 3, 8, 12), {"padding": "same"}),
     ((53, 15, 14, 8), (3, 3, 4, 12), {"stride": 2, "groups": 2}),
     ((37, 27, 28, 1), (5, 5, 1, 7), {"padding": 2}),
@@ -108,7 +108,7 @@ LARGE = [
     # windows of whole strides, whose input gradient is a convolution, cut at its borders
     ((33, 18, 21, 18), (4, 2, 18, 20), {"stride": 2, "padding": ((1, 2), (0, 1))}),
     ((21, 23, 22, 32), (6, 4, 16, 36), {"stride": (3, 2), "padding": ((5, 1), (3, 2)), "groups": 2}),
-    # a filter a channel
+    # one filter for each channel
     ((53, 15, 14, 24), (3, 3, 1, 24), {"padding": "same", "groups": 24}),
     (
         (41, 16, 17, 10),

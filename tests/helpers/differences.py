@@ -76,6 +76,6 @@ def _against_reference(f, inputs, upstream, backend):
 
 
 def _error(actual, expected):
-    """The relative error; of a result that cancelled, the error relative to one an element, as inputs are of size one."""
+    """The relative error, or, of a result that cancelled, the error relative to 1 for each element."""
     norm = float(np.linalg.norm(expected))
     return relative_error(actual, expected) * min(1.0, norm / np.sqrt(max(np.size(expected), 1)) if norm > 0 else 1.0)

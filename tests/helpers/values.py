@@ -23,7 +23,7 @@ def relative_error(actual, expected):
 def same(actual, expected, tolerances):
     """Assert that a host array agrees with what a test expects, within the tolerance of its dtype.
 
-    Inputs are of size one, so a result that cancelled to less is measured against one an element.
+    Inputs are of size one, so a result that cancelled to less is measured against 1 for each element.
     """
     tolerance = tolerances[actual.dtype.name]
     norm = np.linalg.norm(np.asarray(expected, np.float64))
