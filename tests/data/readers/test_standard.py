@@ -380,7 +380,7 @@ def real_data(tmp_path_factory):
 def real(function, split, folder, real_data):
     if not (real_data / folder).is_dir():
         pytest.skip(f"GPUNET_DATA has no {folder}")
-    dataset = function(split, root=real_data, download=False)
+    dataset = function(real_data, split, download=False)
     assert [array.dtype for array in dataset.arrays] == [np.uint8, np.int64]
     return dataset
 
