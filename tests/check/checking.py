@@ -1,6 +1,7 @@
 """Checks that run as users run them, in processes: of the emulated device, or of CuPy on the stand-in."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,11 @@ from gpunet.check.record import read
 
 SEEDED = Path(__file__).parent / "seeded"
 PACKAGE = Path(gpunet.__file__).resolve().parents[1]
+
+
+def heed_interrupts():
+    """Undo what a shell does to its background jobs: they and their children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Checks:
@@ -35,6 +41,7 @@ class Checks:
             stderr=subprocess.STDOUT,
             text=True,
             env=environment,
+            preexec_fn=heed_interrupts,
         )
 
     def run(self, *arguments, **options):
