@@ -1,6 +1,7 @@
 #include "common.cuh"
 #include "geometry.cuh"
-#include "tile.cuh"
+#include "implicit_gemm.cuh"
+#include "split.cuh"
 // 2-D convolution (the cross-correlation of deep learning), fused with bias, activation and max pool:
 //   y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
 //   x (N, H, W, C)   w (KH, KW, C / groups, O)   b (O,) or null   y (N, OH, OW, O)
@@ -43,7 +44,6 @@ __device__ __forceinline__ void keep_larger(float v, int position, float& best, 
 
 template <typename T>
 __device__ __forceinline__ float convolve_pixel(const T* x, const T* w, const Geometry& g, int n, int p, int q, int o) {
-    const int taken = g.C / g.groups, made = g.O / g.groups;
     float sum = 0.0f;
     for (int i = 0; i < g.KH; ++i) {
         const int row = p * g.stride_h + i * g.dilation_h - g.pad_top;
@@ -51,9 +51,9 @@ __device__ __forceinline__ float convolve_pixel(const T* x, const T* w, const Ge
         for (int j = 0; j < g.KW; ++j) {
             const int col = q * g.stride_w + j * g.dilation_w - g.pad_left;
             if (!inside(col, g.W)) continue;
-            const T* pixel = x + (((int64)n * g.H + row) * g.W + col) * g.C + o / made * taken;
-            const T* filter = w + (int64)(i * g.KW + j) * taken * g.O + o;
-            for (int c = 0; c < taken; ++c) sum += to_float(pixel[c]) * to_float(filter[(int64)c * g.O]);
+            const T* pixel = x + (((int64)n * g.H + row) * g.W + col) * g.C + o / g.made * g.taken;
+            const T* filter = w + (int64)(i * g.KW + j) * g.taken * g.O + o;
+            for (int c = 0; c < g.taken; ++c) sum += to_float(pixel[c]) * to_float(filter[(int64)c * g.O]);
         }
     }
     return sum;
@@ -81,80 +81,135 @@ __global__ void conv2d_forward_simple(
     }
 }
 
-template <typename T, int TM, int TN, int RM, int RN, int V, bool POOL>
-__global__ void __launch_bounds__(THREADS, 2) conv2d_forward_tiled(
+// mask[at + j] = winner[j], in the way of `store_columns`.
+template <int COUNT>
+__device__ __forceinline__ void store_winners(uint8* mask, int64 at, const int (&winner)[COUNT], int columns, bool by_four) {
+    if (COUNT == 4 && by_four) {
+        if (columns > 0) *reinterpret_cast<uchar4*>(mask + at) = make_uchar4(winner[0], winner[1], winner[2], winner[3]);
+    } else {
+#pragma unroll
+        for (int j = 0; j < COUNT; ++j)
+            if (j < columns) mask[at + j] = winner[j];
+    }
+}
+
+// Where the window of a pixel starts: its first row and column, and the pixel of x that they name.
+struct __align__(16) Corner {
+    int row, col, pixel;
+};
+
+// What a block of `_tiled` fetches: the taps of its pixels across, and the filters along.
+template <typename T, int TM, int TN, int VX, int VW>
+struct ForwardOperands {
+    typedef PiecesAcross<TM, VX> Pixels;
+    typedef PiecesAlong<TN, VW> Filters;
+    typedef typename Pixels::Form FormA;
+    typedef typename Filters::Form FormB;
+
+    const Geometry& g;
+    const Place& place;
+    const Corner* const corners;
+    const T *const channels, *const filters;  // of the first pixel, of the first tap
+    int filter;
+    Digits tap;  // this thread's channel, right and down
+    Raw<T, VX> x[Pixels::COUNT];
+    Raw<T, VW> w[Filters::COUNT];
+
+    __device__ __forceinline__ ForwardOperands(
+            const Geometry& g, const Corner* corners, const T* x, const T* w, const Place& place)
+        : g(g), place(place), corners(corners), channels(x), filters(w) {
+        const int first = place.col * TN + Filters::first();
+        filter = place.group * g.made + (first < g.made ? first : 0);  // results beyond the last filter are not stored
+        tap = digits_of(place.turn * TILE_K + Pixels::k(), place.extents);
+    }
+
+    __device__ __forceinline__ void fetch(int k0) {
+        const int down = tap.high * g.dilation_h, right = tap.mid * g.dilation_w, to_tap = down * g.W + right;
+        const T* const channel = channels + (place.group * g.taken + tap.low);
+#pragma unroll
+        for (int n = 0; n < Pixels::COUNT; ++n) {
+            const Corner corner = corners[Pixels::result(n)];
+            x[n].clear();
+            if (Pixels::has() & (tap.high < g.KH) & inside(corner.row + down, g.H) & inside(corner.col + right, g.W))
+                x[n].load(at(channel, corner.pixel + to_tap, g.C));
+        }
+        add(tap, place.step, g.taken, g.KW);
+#pragma unroll
+        for (int n = 0; n < Filters::COUNT; ++n) {
+            w[n].clear();
+            if (Filters::has() & (k0 + Filters::k(n) < place.stop)) w[n].load(at(filters + filter, k0 + Filters::k(n), g.O));
+        }
+    }
+
+    __device__ __forceinline__ void take_in() {}
+
+    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
+        float v[4];
+#pragma unroll
+        for (int n = 0; n < Pixels::COUNT; ++n) x[n].read(v), Pixels::stage(buffers.a[which], n, v);
+#pragma unroll
+        for (int n = 0; n < Filters::COUNT; ++n) w[n].read(v), Filters::stage(buffers.b[which], n, v);
+    }
+};
+
+template <typename T, int TM, int TN, int RM, int RN, int VX, int VW, bool POOL>
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_tiled(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
-    __shared__ Tile<TM, TN> tile;
-    __shared__ int64 row_image[TM];  // first pixel of the image of this row
-    __shared__ int row_h[TM];        // first row of this row's window
-    __shared__ int row_w[TM];
+        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
+        Geometry g, Activation f, int turns_a_split) {
+    __shared__ Buffers<TM, TN> buffers;
+    known_block();
 
-    const int taken = g.C / g.groups, made = g.O / g.groups, depth = g.KH * g.KW * taken;
-    const int64 pixels = POOL ? (int64)g.N * (g.OH / 2) * (g.OW / 2) * 4 : (int64)g.N * g.OH * g.OW;
-    const int col_tiles = (made + TN - 1) / TN;
-    const int col0 = blockIdx.x % col_tiles * TN, group = blockIdx.x / col_tiles % g.groups;
-    const int64 row0 = (int64)(blockIdx.x / col_tiles / g.groups) * TM;
-
+    __shared__ Place place;
+    __shared__ Corner corners[TM];
+    if (threadIdx.x == 0) {
+        place.rows = POOL ? g.N * (g.OH / 2) * (g.OW / 2) * 4 : g.N * g.OH * g.OW;
+        place.find_tile(divide_up(place.rows, TM), divide_up(g.made, TN), g.groups);
+        place.find_part({g.taken, g.KW, g.KH}, turns_a_split);
+    }
+    __syncthreads();
     for (int r = threadIdx.x; r < TM; r += THREADS) {
+        const int pixel = min(place.row * TM + r, place.rows - 1);  // results beyond the last pixel are not stored
         int n, p, q;
-        output_pixel<POOL>(row0 + r < pixels ? row0 + r : 0, g, n, p, q);
-        row_image[r] = (int64)n * g.H * g.W;
-        row_h[r] = row0 + r < pixels ? p * g.stride_h - g.pad_top : NO_ROW;
-        row_w[r] = q * g.stride_w - g.pad_left;
+        output_pixel<POOL>(pixel, g, n, p, q);
+        const int row = p * g.stride_h - g.pad_top, col = q * g.stride_w - g.pad_left;
+        corners[r] = {row, col, (n * g.H + row) * g.W + col};
     }
     __syncthreads();
 
     float acc[RM][RN] = {};
-    for (int k0 = 0; k0 < depth; k0 += TILE_K) {
-        {  // x: each thread gathers V channels of one tap, for several rows
-            const int k = threadIdx.x % (TILE_K / V) * V, tap = (k0 + k) / taken, c = (k0 + k) % taken;
-            const int down = tap / g.KW * g.dilation_h, right = tap % g.KW * g.dilation_w;
-#pragma unroll
-            for (int r = threadIdx.x / (TILE_K / V); r < TM; r += THREADS * V / TILE_K) {
-                const int row = row_h[r] + down, col = row_w[r] + right;
-                float v[V] = {};
-                if (k0 + k < depth && inside(row, g.H) && inside(col, g.W))
-                    load<V>(v, x + (row_image[r] + (int64)row * g.W + col) * g.C + group * taken + c);
-#pragma unroll
-                for (int u = 0; u < V; ++u) tile.a[k + u][r] = v[u];
-            }
-        }
-        {  // w: rows of the filter matrix as they lie in memory
-            const int col = threadIdx.x % (TN / V) * V;
-#pragma unroll
-            for (int k = threadIdx.x / (TN / V); k < TILE_K; k += THREADS * V / TN) {
-                float v[V] = {};
-                if (k0 + k < depth && col0 + col < made)
-                    load<V>(v, w + (int64)(k0 + k) * g.O + group * made + col0 + col);
-#pragma unroll
-                for (int u = 0; u < V; ++u) tile.b[k][col + u] = v[u];
-            }
-        }
-        __syncthreads();
-        multiply_tile(tile, acc);
-        __syncthreads();  // before the next step overwrites the tiles
-    }
+    NoTotals totals;
+    ForwardOperands<T, TM, TN, VX, VW> operands(g, corners, x, w, place);
+    multiply_all(operands, buffers, place, totals, acc);
+    float none;
+    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
 
-    const int row = tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
-    const int64 at = group * made + col;  // filter of the first result
-    float bias[RN];
+    constexpr int EACH = POOL ? 4 : 1, PIECE = least(RN, 4);  // rows per result; neighbouring columns
+    const bool by_four = VW == 4 || (g.made % 4 == 0 && comes_in_fours(y, g.O));
 #pragma unroll
-    for (int j = 0; j < RN; ++j) bias[j] = b && col + j < made ? to_float(b[at + j]) : 0.0f;
-    constexpr int EACH = POOL ? 4 : 1;  // rows per result
+    for (int j = 0; j < RN; j += PIECE) {
+        const int col = place.col * TN + result_col<TM, RM, RN>(j);
+        const int64 at = place.group * g.made + col;
+        float bias[PIECE];
 #pragma unroll
-    for (int i = 0; i < RM; i += EACH) {
-        if (row0 + row + i >= pixels) break;
-        const int64 result = (row0 + row + i) / EACH * g.O + at;
-        int winner[RN] = {};
+        for (int u = 0; u < PIECE; ++u) bias[u] = b && col + u < g.made ? to_float(b[at + u]) : 0.0f;
 #pragma unroll
-        for (int j = 0; j < RN; ++j) {
+        for (int i = 0; i < RM; i += EACH) {
+            const int row = place.row * TM + result_row<TM, RM>(i);
+            if (row >= place.rows) break;
+            const int64 result = (int64)(row / EACH) * g.O + at;
+            float v[PIECE];
+            int winner[PIECE] = {};
 #pragma unroll
-            for (int corner = 1; corner < EACH; ++corner) keep_larger(acc[i + corner][j], corner, acc[i][j], winner[j]);
-            acc[i][j] += bias[j];
-            if (POOL && col + j < made) mask[result + j] = winner[j];
+            for (int u = 0; u < PIECE; ++u) {
+                v[u] = acc[i][j + u];
+#pragma unroll
+                for (int corner = 1; corner < EACH; ++corner) keep_larger(acc[i + corner][j + u], corner, v[u], winner[u]);
+                v[u] += bias[u];
+            }
+            activate<PIECE>(f, v);
+            store_columns<PIECE>(y, result, v, g.made - col, by_four);
+            if (POOL) store_winners<PIECE>(mask, result, winner, g.made - col, by_four);
         }
-        activate<RN>(f, acc[i]);
-        store_columns<V>(y, result, acc[i], made - col);
     }
 }

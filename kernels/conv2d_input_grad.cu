@@ -1,7 +1,8 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "implicit_gemm.cuh"
 #include "gate.cuh"
-#include "tile.cuh"
+#include "split.cuh"
 // Input gradient of a 2-D convolution, the full convolution of dy with the rotated filters:
 //   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, c, o],
 // over the taps where the divisions are exact and the result lies inside dy. The minus signs are the
@@ -23,11 +24,10 @@ template <typename T>
 __global__ void conv2d_input_grad_simple(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
-    const int taken = g.C / g.groups, made = g.O / g.groups;
     GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * g.C) {
         const int c = idx % g.C, col = idx / g.C % g.W, row = idx / g.C / g.W % g.H;
         const int64 n = idx / g.C / g.W / g.H;
-        const int first = c / taken * made;  // filter of the group
+        const int first = c / g.taken * g.made;  // filter of the group
         float sum = 0.0f;
         for (int i = 0; i < g.KH; ++i) {
             const int p = row + g.pad_top - i * g.dilation_h;
@@ -35,8 +35,8 @@ __global__ void conv2d_input_grad_simple(
             for (int j = 0; j < g.KW; ++j) {
                 const int q = col + g.pad_left - j * g.dilation_w;
                 if (q < 0 || q % g.stride_w || q / g.stride_w >= g.OW) continue;
-                const T* filter = w + ((int64)(i * g.KW + j) * taken + c % taken) * g.O + first;
-                for (int o = 0; o < made; ++o) {
+                const T* filter = w + ((int64)(i * g.KW + j) * g.taken + c % g.taken) * g.O + first;
+                for (int o = 0; o < g.made; ++o) {
                     float v[1];
                     load_output_grad<1>(v, dy, y, mask, g, n, p / g.stride_h, q / g.stride_w, first + o, f);
                     sum += v[0] * to_float(filter[o]);
@@ -47,60 +47,136 @@ __global__ void conv2d_input_grad_simple(
     }
 }
 
-template <typename T, int TM, int TN, int RM, int RN, int V>
-__global__ void __launch_bounds__(THREADS, 2) conv2d_input_grad_tiled(
+// Along one axis, the taps that reach the pixels h = residue, residue + stride, … of x: every `step`-th
+// from `first` on. Under tap number t, such a pixel h lies over the output at h / stride + offset - t back.
+struct Residue {
+    int residue, count, first, step, offset, back;
+
+    __device__ void find(int residue, int stride, int pad, int dilation, int taps) {
+        this->residue = residue;
+        int divisor = stride, rest = dilation % stride;  // Euclid's greatest common divisor
+        while (rest) {
+            const int next = divisor % rest;
+            divisor = rest, rest = next;
+        }
+        step = stride / divisor, first = 0;
+        while (first < step && (residue + pad - first * dilation) % stride) ++first;
+        count = first < step && first < taps ? divide_up(taps - first, step) : 0;
+        offset = (residue + pad - first * dilation) / stride, back = step * dilation / stride;
+    }
+};
+
+// Where the window of a pixel of x starts in dy: its image, row and column.
+struct __align__(16) Origin {
+    int image, row, col;
+};
+
+// What a block of `_tiled` fetches: dy under the taps of its pixels, and the filters, both across.
+template <typename T, int TM, int TN, int V, int GATE>
+struct InputGradOperands {
+    typedef PiecesAcross<TM, V> Pixels;
+    typedef PiecesAcross<TN, V> Channels;
+    typedef typename Pixels::Form FormA;
+    typedef typename Channels::Form FormB;
+
+    const Geometry& g;
+    const Place& place;
+    const Residue &rows, &cols;
+    const Origin* const origins;
+    const T *const dys, *const ys;
+    const uint8* const mask;
+    const T* const w;
+    const Activation& f;
+    Digits tap;  // this thread's filter, right and down
+    GatedPiece<T, V, GATE> dy[Pixels::COUNT];
+    Raw<T, V> filters[Channels::COUNT];
+
+    __device__ __forceinline__ void fetch(int) {
+        const int pooled = GatedPiece<T, V, GATE>::POOL && mask, height = g.OH >> pooled, width = g.OW >> pooled;
+        const int first = place.group * g.made + tap.low, row = tap.high * rows.back, col = tap.mid * cols.back;
+        const bool there = tap.high < place.extents.high;
+#pragma unroll
+        for (int n = 0; n < Pixels::COUNT; ++n) {
+            const Origin origin = origins[Pixels::result(n)];
+            const int p = origin.row - row, q = origin.col - col;
+            dy[n].load(
+                Pixels::has() & there & inside(p, height << pooled) & inside(q, width << pooled), dys, ys, mask,
+                (origin.image * height + (p >> pooled)) * width + (q >> pooled), g.O, first, p % 2 * 2 + q % 2, f);
+        }
+        const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
+#pragma unroll
+        for (int n = 0; n < Channels::COUNT; ++n) {
+            filters[n].clear();
+            const int channel = min(place.col * TN + Channels::result(n), g.taken - 1);  // those beyond are not stored
+            if (Channels::has() & there) filters[n].load(at(w + first, of_tap * g.taken + channel, g.O));
+        }
+        add(tap, place.step, g.made, place.extents.mid);
+    }
+
+    __device__ __forceinline__ void take_in() {}
+
+    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
+        float v[V];
+#pragma unroll
+        for (int n = 0; n < Pixels::COUNT; ++n) dy[n].read(v, f), Pixels::stage(buffers.a[which], n, v);
+#pragma unroll
+        for (int n = 0; n < Channels::COUNT; ++n) filters[n].read(v), Channels::stage(buffers.b[which], n, v);
+    }
+};
+
+template <typename T, int TM, int TN, int RM, int RN, int V, int GATE>
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
-    __shared__ Tile<TM, TN> tile;
-    __shared__ int row_image[TM];
-    __shared__ int row_h[TM];  // where the row stands in the padded image
-    __shared__ int row_w[TM];
+        const T* __restrict__ w, T* __restrict__ dx, float* __restrict__ OR_NULL UPDATED slots,
+        int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f, int turns_a_split) {
+    __shared__ Buffers<TM, TN> buffers;
+    __shared__ Place place;
+    __shared__ Residue rows, cols;
+    __shared__ Origin origins[TM];
+    known_block();
 
-    const int taken = g.C / g.groups, made = g.O / g.groups, depth = g.KH * g.KW * made;
-    const int64 pixels = (int64)g.N * g.H * g.W;
-    const int col_tiles = (taken + TN - 1) / TN;
-    const int col0 = blockIdx.x % col_tiles * TN, group = blockIdx.x / col_tiles % g.groups;
-    const int64 row0 = (int64)(blockIdx.x / col_tiles / g.groups) * TM;
-
+    // Pixels are ordered by their residues, then by image, row and column: a block has those of one
+    // residue in each axis.
+    const int high = divide_up(g.H, g.stride_h), wide = divide_up(g.W, g.stride_w);
+    if (threadIdx.x == 0) {
+        place.rows = g.N * high * wide;
+        const int tiles = divide_up(place.rows, TM);
+        place.find_tile(tiles * g.stride_h * g.stride_w, divide_up(g.taken, TN), g.groups);
+        const int residue = place.row / tiles;
+        place.row %= tiles;
+        rows.find(residue / g.stride_w, g.stride_h, g.pad_top, g.dilation_h, g.KH);
+        cols.find(residue % g.stride_w, g.stride_w, g.pad_left, g.dilation_w, g.KW);
+        place.find_part({g.made, max(cols.count, 1), cols.count ? rows.count : 0}, turns_a_split);
+    }
+    __syncthreads();
     for (int r = threadIdx.x; r < TM; r += THREADS) {
-        const int pixel = row0 + r < pixels ? row0 + r : 0;
-        row_image[r] = pixel / g.W / g.H;
-        row_h[r] = row0 + r < pixels ? pixel / g.W % g.H + g.pad_top : NO_ROW;
-        row_w[r] = pixel % g.W + g.pad_left;
+        const int pixel = min(place.row * TM + r, place.rows - 1);
+        origins[r] = {pixel / wide / high, pixel / wide % high + rows.offset, pixel % wide + cols.offset};
     }
     __syncthreads();
 
     float acc[RM][RN] = {};
-    for (int k0 = 0; k0 < depth; k0 += TILE_K) {
-        const int k = threadIdx.x % (TILE_K / V) * V, tap = (k0 + k) / made, o = (k0 + k) % made;
-        const int up = tap / g.KW * g.dilation_h, left = tap % g.KW * g.dilation_w;
-#pragma unroll
-        for (int r = threadIdx.x / (TILE_K / V); r < TM; r += THREADS * V / TILE_K) {
-            const int row = row_h[r] - up, col = row_w[r] - left;
-            const int p = row / g.stride_h, q = col / g.stride_w;
-            float v[V] = {};
-            if (k0 + k < depth && row >= 0 && col >= 0 && p * g.stride_h == row && q * g.stride_w == col && p < g.OH && q < g.OW)
-                load_output_grad<V>(v, dy, y, mask, g, row_image[r], p, q, group * made + o, f);
-#pragma unroll
-            for (int u = 0; u < V; ++u) tile.a[k + u][r] = v[u];
-        }
-#pragma unroll
-        for (int c = threadIdx.x / (TILE_K / V); c < TN; c += THREADS * V / TILE_K) {
-            float v[V] = {};
-            if (k0 + k < depth && col0 + c < taken)
-                load<V>(v, w + ((int64)tap * taken + col0 + c) * g.O + group * made + o);
-#pragma unroll
-            for (int u = 0; u < V; ++u) tile.b[k + u][c] = v[u];
-        }
-        __syncthreads();
-        multiply_tile(tile, acc);
-        __syncthreads();  // before the next step overwrites the tiles
-    }
+    NoTotals totals;
+    InputGradOperands<T, TM, TN, V, GATE> operands = {
+        g, place, rows, cols, origins, dy, y, mask, w, f, digits_of(place.turn * TILE_K + PiecesAcross<TM, V>::k(), place.extents)};
+    multiply_all(operands, buffers, place, totals, acc);
+    float none;
+    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
 
-    const int row = tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
+    constexpr int PIECE = least(RN, 4);
+    const bool by_four = g.taken % 4 == 0 && comes_in_fours(dx, g.C);
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
-        if (row0 + row + i >= pixels) break;
-        store_columns<V>(dx, (row0 + row + i) * g.C + group * taken + col, acc[i], taken - col);
+        const int r = result_row<TM, RM>(i);
+        const Origin origin = origins[r];
+        const int h = (origin.row - rows.offset) * g.stride_h + rows.residue;
+        const int col = (origin.col - cols.offset) * g.stride_w + cols.residue;
+        if (place.row * TM + r >= place.rows || h >= g.H || col >= g.W) continue;
+        const int64 result = ((int64)(origin.image * g.H + h) * g.W + col) * g.C + place.group * g.taken;
+#pragma unroll
+        for (int j = 0; j < RN; j += PIECE) {
+            const int channel = place.col * TN + result_col<TM, RM, RN>(j);
+            store_columns<PIECE>(dx, result + channel, &acc[i][j], g.taken - channel, by_four);
+        }
     }
 }

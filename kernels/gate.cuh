@@ -1,3 +1,5 @@
+#include "geometry.cuh"
+#include "implicit_gemm.cuh"
 // How the gradients of a convolution take dy back through the activation and the pool that were
 // fused, while they load dy.
 //
@@ -25,3 +27,45 @@ __device__ __forceinline__ void load_output_grad(
     for (int u = 0; u < V; ++u)
         if (mask[at + u] != p % 2 * 2 + q % 2) v[u] = 0.0f;
 }
+
+// What a gate undoes: nothing; a ReLU, as most networks have, without a branch; a ReLU and a pool; any
+// activation or none; or whatever was fused.
+#define GATE_NONE 0
+#define GATE_RELU 1
+#define GATE_RELU_POOL 2
+#define GATE_ACTIVATION 3
+#define GATE_ANY 4
+
+// V elements of a gradient on their way through the gate: loaded now, taken back when they are
+// staged.
+template <typename T, int V, int GATE>
+struct GatedPiece {
+    static constexpr bool POOL = GATE == GATE_RELU_POOL || GATE == GATE_ANY, RELU = GATE == GATE_RELU || GATE == GATE_RELU_POOL;
+    Raw<T, V> dy, y;
+    Raw<uint8, V> winners;
+    int winner;  // the place of the pixel that asks, in its window
+
+    // Of the pixel's channels from `first` on; zeros if it is not there.
+    __device__ __forceinline__ void load(
+            bool there, const T* dys, const T* ys, const uint8* mask, int pixel, int channels, int first, int winner, Activation f) {
+        dy.clear();
+        if (there) dy.load(at(dys + first, pixel, channels));
+        if constexpr (GATE != GATE_NONE) {
+            y.clear();
+            if (there & (RELU || f.kind != ACTIVATION_NONE)) y.load(at(ys + first, pixel, channels));
+        }
+        if constexpr (POOL) {
+            this->winner = winner, winners.fill(winner);
+            if (there & (mask != nullptr)) winners.load(at(mask + first, pixel, channels));
+        }
+    }
+    __device__ __forceinline__ void read(float (&v)[V], Activation f) const {
+        dy.read(v);
+        float out[V] = {};
+        if constexpr (GATE != GATE_NONE) y.read(out);
+        if constexpr (GATE != GATE_NONE && !RELU) undo_activation<V>(f, v, out);
+#pragma unroll
+        for (int u = 0; u < V; ++u)
+            if ((RELU && out[u] <= 0.0f) | (POOL && winners.element(u) != winner)) v[u] = 0.0f;
+    }
+};

@@ -8,9 +8,11 @@ struct Geometry {
     int pad_top, pad_left;
     int dilation_h, dilation_w;
     int groups;
+    int taken, made;  // channels and filters of a group
 };
 
 // A row that lies outside every image, however far a filter tap shifts it.
 #define NO_ROW (-(1 << 30))
 
-__device__ __forceinline__ bool inside(int at, int extent) { return at >= 0 && at < extent; }
+// Whether 0 <= at < extent, in one comparison.
+__device__ __forceinline__ bool inside(int at, int extent) { return (unsigned)at < (unsigned)extent; }

@@ -1,6 +1,7 @@
 #include "common.cuh"
-#include "sums.cuh"
-#include "tile.cuh"
+#include "implicit_gemm.cuh"
+#include "gate.cuh"
+#include "split.cuh"
 // Matrix product, bias and activation fused:
 //   y = f(op(a) op(b) + bias), or y += op(a) op(b), where op is the matrix or its transpose
 //   op(a) (M, K)   op(b) (K, P)   bias (P,) or null   y (M, P)
@@ -40,80 +41,110 @@ __global__ void matmul_simple(
     }
 }
 
-// Add the sums of a few steps to the sums of all, and set them to 0.
-template <int RM, int RN>
-__device__ __forceinline__ void take_in(Sum (&sums)[RM][RN], float (&acc)[RM][RN]) {
-#pragma unroll
-    for (int i = 0; i < RM; ++i)
-#pragma unroll
-        for (int j = 0; j < RN; ++j) sums[i][j].add(acc[i][j]), acc[i][j] = 0.0f;
-}
+template <bool FIRST, typename A, typename B> struct Choice { typedef A Type; };
+template <typename A, typename B> struct Choice<false, A, B> { typedef B Type; };
 
-// to[k][i] = the TILE_K x EXTENT part of a matrix that starts at k0 along the reduction and at i0
-// along the results. In memory the matrix has the reduction, of `depth`, innermost or, with
-// ALONG_RESULTS, the `results`.
-template <bool ALONG_RESULTS, int EXTENT, int V, typename T>
-__device__ __forceinline__ void load_operand(
-        float (&to)[TILE_K][EXTENT + 4], const T* from, const T* gate_y, Activation gate,
-        int64 k0, int64 depth, int64 i0, int64 results) {
-    if constexpr (ALONG_RESULTS) {
-        const int i = threadIdx.x % (EXTENT / V) * V;
+// One operand of a tile: EXTENT results by TILE_K places of the reduction. In memory the matrix has
+// `rows` of `length` elements; the reduction lies along the rows or, with ALONG, across them.
+template <typename T, int EXTENT, int V, bool ALONG>
+struct Operand {
+    typedef typename Choice<ALONG, PiecesAlong<EXTENT, V>, PiecesAcross<EXTENT, V>>::Type Pieces;
+    static constexpr int COUNT = Pieces::COUNT;
+
+    // at(n) = the row and the column of piece n of the turn at k0, of a tile that starts at result i0.
+    static __device__ __forceinline__ int row(int n, int k0, int i0) {
+        if constexpr (ALONG) return k0 + Pieces::k(n);
+        else return i0 + Pieces::result(n);
+    }
+    static __device__ __forceinline__ int col(int k0, int i0) {
+        if constexpr (ALONG) return i0 + Pieces::first();
+        else return k0 + Pieces::k();
+    }
+    static __device__ __forceinline__ bool there(int n, int k0, int stop, int i0, int results) {
+        if constexpr (ALONG) return Pieces::has() & (k0 + Pieces::k(n) < stop) & (i0 + Pieces::first() < results);
+        else return Pieces::has() & (k0 + Pieces::k() < stop) & (i0 + Pieces::result(n) < results);
+    }
+};
+
+template <typename T, int TM, int TN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
+struct MatmulOperands {
+    typedef Operand<T, TM, V, TRANSPOSE_A> A;
+    typedef Operand<T, TN, V, !TRANSPOSE_B> B;
+    typedef typename A::Pieces::Form FormA;
+    typedef typename B::Pieces::Form FormB;
+
+    const Product& s;
+    const Place& place;
+    const T *const left, *const gate_y, *const right;
+    const Activation& gate;
+    GatedPiece<T, V, GATE> a[A::COUNT];
+    Raw<T, V> b[B::COUNT];
+
+    __device__ __forceinline__ void fetch(int k0) {
+        const int row0 = place.row * TM, col0 = place.col * TN;
 #pragma unroll
-        for (int k = threadIdx.x / (EXTENT / V); k < TILE_K; k += THREADS * V / EXTENT) {
-            float v[V] = {};
-            if (k0 + k < depth && i0 + i < results) load_gated<V>(v, from, gate_y, (k0 + k) * results + i0 + i, gate);
+        for (int n = 0; n < A::COUNT; ++n)
+            a[n].load(
+                A::there(n, k0, place.stop, row0, s.M), left, gate_y, nullptr, A::row(n, k0, row0), TRANSPOSE_A ? s.M : s.K,
+                A::col(k0, row0), 0, gate);
 #pragma unroll
-            for (int u = 0; u < V; ++u) to[k][i + u] = v[u];
-        }
-    } else {
-        const int k = threadIdx.x % (TILE_K / V) * V;
-#pragma unroll
-        for (int i = threadIdx.x / (TILE_K / V); i < EXTENT; i += THREADS * V / TILE_K) {
-            float v[V] = {};
-            if (k0 + k < depth && i0 + i < results) load_gated<V>(v, from, gate_y, (i0 + i) * depth + k0 + k, gate);
-#pragma unroll
-            for (int u = 0; u < V; ++u) to[k + u][i] = v[u];
+        for (int n = 0; n < B::COUNT; ++n) {
+            b[n].clear();
+            if (B::there(n, k0, place.stop, col0, s.P))
+                b[n].load(at(right + B::col(k0, col0), B::row(n, k0, col0), TRANSPOSE_B ? s.K : s.P));
         }
     }
-}
 
-template <typename T, int TM, int TN, int RM, int RN, int V, bool TRANSPOSE_A, bool TRANSPOSE_B>
-__global__ void __launch_bounds__(THREADS, 2) matmul_tiled(
+    __device__ __forceinline__ void take_in() {}
+
+    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
+        float v[V];
+#pragma unroll
+        for (int n = 0; n < A::COUNT; ++n) a[n].read(v, gate), A::Pieces::stage(buffers.a[which], n, v);
+#pragma unroll
+        for (int n = 0; n < B::COUNT; ++n) b[n].read(v), B::Pieces::stage(buffers.b[which], n, v);
+    }
+};
+
+template <typename T, int TM, int TN, int RM, int RN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) matmul_tiled(
         const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
-        T* __restrict__ ADDED_TO y, Product s, Activation gate, Activation f) {
-    __shared__ Tile<TM, TN> tile;
-
-    const int64 col_tiles = (s.P + TN - 1) / TN;
-    const int64 col0 = blockIdx.x % col_tiles * TN, row0 = blockIdx.x / col_tiles * TM;
-    const Activation none = {ACTIVATION_NONE};
+        T* __restrict__ ADDED_TO y, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Product s,
+        Activation gate, Activation f, int turns_a_split) {
+    __shared__ Buffers<TM, TN> buffers;
+    __shared__ Place place;
+    known_block();
+    if (threadIdx.x == 0) {
+        place.rows = s.M;
+        place.find_tile(divide_up(s.M, TM), divide_up(s.P, TN), 1);
+        place.find_part({(int)s.K, 1, 1}, turns_a_split);
+    }
+    __syncthreads();
 
     float acc[RM][RN] = {};
-    Sum sums[RM][RN];
-    for (int64 k0 = 0; k0 < s.K; k0 += TILE_K) {
-        load_operand<TRANSPOSE_A, TM, V>(tile.a, a, gate_y, gate, k0, s.K, row0, s.M);
-        load_operand<!TRANSPOSE_B, TN, V>(tile.b, b, b, none, k0, s.K, col0, s.P);
-        __syncthreads();
-        multiply_tile(tile, acc);
-        if (k0 / TILE_K % TILE_STEPS == TILE_STEPS - 1) take_in<RM, RN>(sums, acc);
-        __syncthreads();  // before the next step overwrites the tiles
-    }
+    Totals<RM, RN> totals;
+    MatmulOperands<T, TM, TN, V, GATE, TRANSPOSE_A, TRANSPOSE_B> operands = {s, place, a, gate_y, b, gate};
+    multiply_all(operands, buffers, place, totals, acc);
+    float none;
+    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
 
-    take_in<RM, RN>(sums, acc);
-    const int64 row = row0 + tile_row<TN, RM, RN>(), col = col0 + tile_col<TN, RN>();
-    const int left = s.P - col < RN ? s.P - col : RN;
-    float added[RN];
+    constexpr int PIECE = least(RN, 4);
+    const bool by_four = comes_in_fours(y, s.P);
 #pragma unroll
-    for (int j = 0; j < RN; ++j) added[j] = bias && j < left ? to_float(bias[col + j]) : 0.0f;
+    for (int j = 0; j < RN; j += PIECE) {
+        const int col = place.col * TN + result_col<TM, RM, RN>(j), left = s.P - col;
+        float added[PIECE];
 #pragma unroll
-    for (int i = 0; i < RM; ++i) {
-        if (row + i >= s.M) break;
-        const int64 at = (row + i) * s.P + col;
+        for (int u = 0; u < PIECE; ++u) added[u] = bias && u < left ? to_float(bias[col + u]) : 0.0f;
 #pragma unroll
-        for (int j = 0; j < RN; ++j) {
-            acc[i][j] = sums[i][j].value() + added[j];
-            if (s.accumulate && j < left) acc[i][j] += to_float(y[at + j]);
+        for (int i = 0; i < RM; ++i) {
+            const int row = place.row * TM + result_row<TM, RM>(i);
+            if (row >= s.M) break;
+            float v[PIECE];
+#pragma unroll
+            for (int u = 0; u < PIECE; ++u) v[u] = acc[i][j + u] + added[u];
+            activate<PIECE>(f, v);  // there is none with `accumulate`
+            add_columns<PIECE>(y, row * s.P + col, v, left, by_four, s.accumulate);
         }
-        activate<RN>(f, acc[i]);  // there is none with `accumulate`
-        store_columns<V>(y, at, acc[i], left);
     }
 }

@@ -13,6 +13,3 @@ struct Sum {
     }
     __device__ __forceinline__ float value() const { return sum + lost; }
 };
-
-// Steps, of TILE_K terms each, in which the products of a tile are added up before they are added to a Sum.
-#define TILE_STEPS 3

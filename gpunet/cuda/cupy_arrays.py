@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.cuda.description import Description
 from gpunet.errors import BackendError
 
 INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older than CUDA 13)'
@@ -122,6 +123,13 @@ class CupyArrays:
             "runtime": _version(runtime.runtimeGetVersion()),
             "cupy": self.cupy.__version__,
         }
+
+    def description(self) -> Description:
+        """Return the numbers of the device by which launches are laid out."""
+        found = self.cupy.cuda.runtime.getDeviceProperties(self.device.id)
+        return Description(
+            found["multiProcessorCount"], found["sharedMemPerBlockOptin"], found["sharedMemPerMultiprocessor"]
+        )
 
     # ---- for capture
 

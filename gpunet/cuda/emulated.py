@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gpunet.cuda.description import Description
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.cuda.launcher import Launcher
 from gpunet.emulator.arrays import EmulatedArrays
 from gpunet.emulator.launches import Settings, Work, execute, make_work
-from gpunet.emulator.machine import Counts, Program
+from gpunet.emulator.machine import Counts, Program, shared_limit
 from gpunet.nvrtc import signature, source
 from gpunet.nvrtc.signature import Extents
 
@@ -51,6 +52,10 @@ class EmulatedLauncher(Launcher):
         self.last: Counts | None = None
         self.covered: set[tuple[str, int]] = set()
         self._programs: dict[tuple[str, ...], Program] = {}
+
+    def description(self) -> Description:
+        """Return an H200's numbers, but for the shared memory that the architecture allows a block."""
+        return Description(shared=shared_limit(self.settings.architecture))
 
     def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance with checked, packed arguments; during a capture, record the launch."""

@@ -4,16 +4,48 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import permutations, product
-from typing import Any
+from typing import Any, NamedTuple
+
+from gpunet.nvrtc.source import constant
 
 ELEMENTS = {"float32": "float", "float16": "half", "bfloat16": "bfloat16"}
 """The dtypes of elements, and their C types. They are for storage: kernels add up in float32."""
-CONV_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
-"""(TM, TN, RM, RN, V) of conv2d_forward and conv2d_input_grad: rows and columns of a block's
-results, rows and columns of a thread's results, and the channels that one load takes. Loads of 4
-need an alignment of four elements, loads of 1 need none."""
-WEIGHT_GRAD_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (64, 16, 2, 2, 1))
-MATMUL_TILES = ((64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
+
+
+class Tile(NamedTuple):
+    """How a block covers the results of a product, as the template arguments of a tiled kernel.
+
+    `left` and `right` are the elements of the two matrices that one load takes: 4 need an
+    alignment of four elements, 1 needs none.
+    """
+
+    rows: int
+    cols: int
+    thread_rows: int
+    """Rows of the results that one thread computes."""
+    thread_cols: int
+    left: int
+    right: int
+
+
+_WIDE = (Tile(128, 64, 8, 4, 4, 4), Tile(64, 64, 4, 4, 4, 4))
+_ANY = Tile(64, 64, 4, 4, 1, 1)
+FORWARD_TILES = (
+    Tile(128, 128, 8, 8, 4, 4), *_WIDE, Tile(128, 32, 4, 4, 4, 4), Tile(128, 64, 8, 4, 1, 4), Tile(128, 32, 4, 4, 1, 4),
+    _ANY, Tile(128, 16, 4, 2, 1, 1),
+)  # fmt: skip
+INPUT_GRAD_TILES = (
+    Tile(128, 128, 8, 8, 4, 4), *_WIDE, Tile(128, 32, 4, 4, 4, 4), Tile(128, 16, 4, 2, 4, 4), _ANY, Tile(128, 16, 4, 2, 1, 1),
+)  # fmt: skip
+WEIGHT_GRAD_TILES = (
+    Tile(128, 128, 8, 8, 4, 4), *_WIDE, Tile(128, 32, 4, 4, 4, 4), Tile(32, 64, 2, 4, 1, 4), Tile(32, 32, 2, 2, 1, 4),
+    _ANY, Tile(64, 16, 2, 2, 1, 1),
+)  # fmt: skip
+MATMUL_TILES = (*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1))
+NARROW_TILES = frozenset((*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1), Tile(64, 16, 2, 2, 1, 1)))
+"""The tiles that there are in 16 bits as well."""
+GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU", "RELU_POOL", "ACTIVATION", "ANY")}
+"""What the gates of gradient kernels undo, and the template arguments."""
 UPDATE_RULES = ("Sgd", "Adam", "Rmsprop", "Adagrad", "Lion", "Muon")
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
 """The dtypes of a max pool's mask, and their C types."""
@@ -42,10 +74,52 @@ def _each(*kernels: str) -> list[str]:
     return [instance(kernel, t) for kernel, t in product(kernels, ELEMENTS.values())]
 
 
-def _tiled(kernel: str, tiles: tuple[tuple[int, ...], ...], *options: tuple[bool, ...]) -> list[str]:
-    """Return the instances of a kernel for every dtype, tile and option."""
-    variants: product[Any] = product(ELEMENTS.values(), tiles, *options)
-    return [instance(kernel, t, *tile, *option) for t, tile, *option in variants]
+def tiles(kernel: str, element: str) -> tuple[Tile, ...]:
+    """Return the tiles that a kernel has for a C type of elements."""
+    listed = _TILES[kernel]
+    return listed if element == "float" else tuple(tile for tile in listed if tile in NARROW_TILES)
+
+
+def gates(element: str, tile: Tile, *, pooled: bool) -> tuple[str, ...]:
+    """Return the names of the gates that a gradient kernel has for a tile.
+
+    A gate of its own spares the main loop what other gates need. Rare ones have the tiles of
+    64 x 64 alone, and 16 bits have one gate for all that a tile may be asked to undo.
+
+    Args:
+        pooled: whether the kernel undoes pools.
+    """
+    rest = "ANY" if pooled else "ACTIVATION"
+    if element != "float":
+        return ("NONE", rest) if pooled else (rest,)
+    common = ("NONE", "RELU", "RELU_POOL") if pooled else ("NONE", "RELU")
+    return (*common, rest) if (tile.rows, tile.cols) == (64, 64) else common
+
+
+def _tiled(kernel: str) -> list[str]:
+    """Return the instances of a tiled kernel."""
+    return [
+        tiled_instance(kernel, element, tile, *option)
+        for element in ELEMENTS.values()
+        for tile in tiles(kernel, element)
+        for option in _options(kernel, element, tile)
+    ]
+
+
+def _options(kernel: str, element: str, tile: Tile) -> list[tuple[object, ...]]:
+    """Return the template arguments of a tiled kernel behind its tile."""
+    if kernel == "conv2d_forward_tiled":
+        return [(pool,) for pool in _FLAGS]
+    if kernel != "matmul_tiled":
+        return [(GATES[gate],) for gate in gates(element, tile, pooled=True)]
+    options = product(gates(element, tile, pooled=False), _FLAGS, _FLAGS)
+    return [(GATES[gate], a, b) for gate, a, b in options if gate != "RELU" or (a, b) == (False, True)]
+
+
+def tiled_instance(kernel: str, element: str, tile: Tile, *options: object) -> str:
+    """Return the name of an instance of a tiled kernel."""
+    one_length = kernel in ("conv2d_input_grad_tiled", "matmul_tiled")  # of loads, for both matrices
+    return instance(kernel, element, *(tile[:-1] if one_length else tile), *options)
 
 
 def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
@@ -55,6 +129,12 @@ def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
 
 _POOLS = [(ELEMENTS[d], MASKS[m], v) for d, m in product(ELEMENTS, MASKS) for v in pool_vectors(d, m)]
 _FLAGS = (False, True)
+_TILES = {
+    "conv2d_forward_tiled": FORWARD_TILES,
+    "conv2d_input_grad_tiled": INPUT_GRAD_TILES,
+    "conv2d_weight_grad_tiled": WEIGHT_GRAD_TILES,
+    "matmul_tiled": MATMUL_TILES,
+}
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
     "avg_pool2d.cu": _each("avg_pool2d_forward", "avg_pool2d_backward"),
@@ -67,12 +147,12 @@ _LISTED = {
     "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
     "conv2d_forward.cu": [
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),
-        *_tiled("conv2d_forward_tiled", CONV_TILES, _FLAGS),
+        *_tiled("conv2d_forward_tiled"),
     ],
-    "conv2d_input_grad.cu": [*_each("conv2d_input_grad_simple"), *_tiled("conv2d_input_grad_tiled", CONV_TILES)],
+    "conv2d_input_grad.cu": [*_each("conv2d_input_grad_simple"), *_tiled("conv2d_input_grad_tiled")],
     "conv2d_weight_grad.cu": [
-        *_each("conv2d_weight_grad_simple", "conv2d_weight_grad_depthwise"),
-        *_tiled("conv2d_weight_grad_tiled", WEIGHT_GRAD_TILES),
+        *_each("conv2d_weight_grad_simple"),
+        *_tiled("conv2d_weight_grad_tiled"),
     ],
     "elementwise.cu": [
         *_each("unary", "binary", "scale", "select"),
@@ -89,7 +169,7 @@ _LISTED = {
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
     "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
-    "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS)],
+    "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled")],
     "max_pool2d.cu": [
         instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)
     ],
@@ -129,9 +209,18 @@ def module_of(expression: str) -> tuple[str, ...]:
     """Return the instances that are compiled together with one.
 
     They are those of its file that also store 16 bits, or also do not, so that nobody who computes
-    in float32 waits for the others.
+    in float32 waits for the others. A tiled instance, of which a network needs few, is compiled
+    alone.
     """
-    return tuple(e for e in instantiations()[file_of(expression)] if is_narrow(e) == is_narrow(expression))
+    if is_tiled(expression):
+        return (expression,)
+    others = instantiations()[file_of(expression)]
+    return tuple(e for e in others if is_narrow(e) == is_narrow(expression) and not is_tiled(e))
+
+
+def is_tiled(expression: str) -> bool:
+    """Return whether an instance is one of a tiled kernel."""
+    return expression.partition("<")[0] in _TILES
 
 
 def is_narrow(expression: str) -> bool:

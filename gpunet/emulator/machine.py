@@ -225,7 +225,7 @@ class Program:
         sizes = kernel.facts["parameters"]
         if [len(p) for p in params] != sizes:
             raise ValueError(f"{expression}: takes parameters of {sizes} bytes, got {[len(p) for p in params]}")
-        limit = SHARED_LIMITS[capability(self.arch)] * 1024
+        limit = shared_limit(self.arch)
         used = kernel.facts["real_shared"] + shared
         if used > limit:
             raise KernelFault(
@@ -271,6 +271,11 @@ def capability(arch: str) -> int:
     if digits is None:
         raise ValueError(f"an architecture is written as compute_80, got {arch}")
     return int(digits[1])
+
+
+def shared_limit(arch: str) -> int:
+    """Return the bytes of shared memory that a block may have on an architecture."""
+    return SHARED_LIMITS[capability(arch)] * 1024
 
 
 class _CRegion(ctypes.Structure):

@@ -54,7 +54,8 @@ BLOCK_LIMIT = 1024
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _STRUCT = re.compile(r"(template\s*<[^>]*>\s*)?\bstruct\s+(\w+)\s*\{([^}]*)\}\s*;")
 _KERNEL = re.compile(
-    r"(?:template\s*<([^>]*)>\s*)?(?:extern\s+\"C\"\s*)?__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(([^)]*)\)"
+    r"(?:template\s*<([^>]*)>\s*)?(?:extern\s+\"C\"\s*)?__global__\s+void\s+"
+    r"(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\s*\(([^)]*)\)"
 )
 _QUALIFIERS = re.compile(r"\b(const|__restrict__|__grid_constant__|OR_NULL|UPDATED|ADDED_TO)\b")
 

@@ -47,7 +47,7 @@ class Runtime:
         """Return an attribute; the numbers are those of cudaDeviceAttr in driver_types.h."""
         major, minor = divmod(self.machine.capability, 10)
         values = {
-            1: 1024, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152, 10: 32, 12: 65536, 16: 4, 39: 2048,
+            1: 1024, 2: 1024, 3: 1024, 4: 64, 5: 2**31 - 1, 6: 65535, 7: 65535, 8: 49152, 10: 32, 12: 65536, 16: 132, 39: 2048,
             75: major, 76: minor, 83: 0, 88: 0, 97: self._shared_limit(), 106: 32, 115: 0,
         }  # fmt: skip
         self._device(device)
@@ -60,8 +60,8 @@ class Runtime:
         self._device(device)
         return {
             "name": b"CUDA stand-in", "totalGlobalMem": self.machine.devices[device].memory.total, "major": major,
-            "minor": minor, "multiProcessorCount": 4, "warpSize": 32, "maxThreadsPerBlock": 1024, "sharedMemPerBlock": 49152,
-            "sharedMemPerBlockOptin": self._shared_limit(), "regsPerBlock": 65536, "l2CacheSize": 2**22,
+            "minor": minor, "multiProcessorCount": 132, "warpSize": 32, "maxThreadsPerBlock": 1024, "sharedMemPerBlock": 49152,
+            "sharedMemPerBlockOptin": self._shared_limit(), "sharedMemPerMultiprocessor": 228 * 1024, "regsPerBlock": 65536, "l2CacheSize": 2**22,
         }  # fmt: skip
 
     def deviceGetPCIBusId(self, device: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gpunet.backends.cuda.activation import CudaActivation
 from gpunet.backends.cuda.arrays import CudaArrays
@@ -35,6 +35,14 @@ class CudaBackend(
     are stored while sums are float32. Other dtypes raise TypeError.
     """
 
+    def twin(self, **changes: Any) -> CudaBackend:
+        """Return a backend of the same device, but for some arguments."""
+        same = {
+            "arrays": self.arrays, "launcher": self.launcher, "simple": self.simple, "description": self.description,
+            "tile": self.tile, "name": self.name,
+        }  # fmt: skip
+        return CudaBackend(**{**same, **changes})
+
 
 def cuda_backend(device: int = 0) -> CudaBackend:
     """Return the backend of one CUDA device, on CuPy.
@@ -45,8 +53,8 @@ def cuda_backend(device: int = 0) -> CudaBackend:
     from gpunet.cuda.cupy_arrays import CupyArrays
     from gpunet.cuda.launcher import CupyLauncher
 
-    arrays = CupyArrays(device)
-    return CudaBackend(arrays, CupyLauncher(device, arrays.owns), name=f"cuda:{device}" if device else "cuda")
+    arrays, name = CupyArrays(device), f"cuda:{device}" if device else "cuda"
+    return CudaBackend(arrays, CupyLauncher(device, arrays.owns), description=arrays.description(), name=name)
 
 
 def emulated_backend(settings: Settings | None = None, *, memory: int | None = None) -> CudaBackend:
@@ -62,7 +70,8 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
 
     settings = settings or Settings.from_environment()
     arrays = EmulatedArrays(track=settings.checked, properties=settings.describe(), memory=memory)
-    return CudaBackend(arrays, EmulatedLauncher(arrays, settings), name="emulated")
+    launcher = EmulatedLauncher(arrays, settings)
+    return CudaBackend(arrays, launcher, description=launcher.description(), name="emulated")
 
 
 def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
@@ -70,4 +79,4 @@ def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
     recording = Recording()
     arrays = cast(Arrays, RecordingArrays(backend.arrays, recording))
     launcher = RecordingLauncher(backend.launcher, backend.arrays, recording)
-    return CudaBackend(arrays, launcher, simple=backend.simple, busy=backend.busy, name=backend.name), recording
+    return backend.twin(arrays=arrays, launcher=launcher), recording

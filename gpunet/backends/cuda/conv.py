@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from math import gcd, prod
 
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.device import THREADS, WARP, CudaDevice, activation_fields, geometry_fields
-from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
-from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
+from gpunet.backends.cuda.device import CudaDevice, activation_fields, geometry_fields
+from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
+from gpunet.cuda.instantiations import GATES, tiled_instance
 from gpunet.geometry import Geometry
-from gpunet.nvrtc.source import constant
-
-DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), WARP
-"""Taps and filters per block of a depthwise weight gradient."""
 
 
 class CudaConv(CudaDevice):
@@ -25,47 +21,46 @@ class CudaConv(CudaDevice):
         element = self._element("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
-        args = x, w, b, y, mask, geometry_fields(g), activation_fields(conv.activation)
+        opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
         if self.simple or _is_depthwise(g):
             options = f"{element}, {str(pooled).lower()}"
-            self._each("conv2d_forward_simple", y.size, *args, element=options, flops=2 * g.multiply_adds)
-        else:
-            rows = y.size // g.filters * (4 if pooled else 1)
-            vector = _by_four(g) and self._aligned(x, w, y)
-            self._tiled_conv("conv2d_forward_tiled", element, g, (rows, g.filters), vector, args, pooled)
+            self._each("conv2d_forward_simple", y.size, *opened, *common, element=options, flops=2 * g.multiply_adds)
+        elif y.size:
+            name, rows = "conv2d_forward_tiled", y.size // g.filters * (4 if pooled else 1)
+            layout = self._lay_out(
+                name, element, rows, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups,
+                left=_taken(g) % 4 == 0 and self._aligned(x), right=_made(g) % 4 == 0 and self._aligned(w, y),
+            )  # fmt: skip
+            kernel = tiled_instance(name, element, layout.tile, pooled)
+            self._launch_layout(
+                kernel, layout, 0, 2 * g.multiply_adds,
+                lambda slots, arrivals: (*opened, slots, arrivals, *common, layout.turns),
+            )  # fmt: skip
         return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
-        g = conv.geometry
-        gate = self._checked_gate("conv2d_input_grad", dy, conv, gate)
-        element = self._element("conv2d_input_grad", dy=(dy, None), w=(w, g.w_shape))
+        g, name = conv.geometry, "conv2d_input_grad"
+        gate = self._checked_gate(name, dy, conv, gate)
+        element = self._element(name, dy=(dy, None), w=(w, g.w_shape))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
-        args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
+        opened, common = (dy, gate.y, gate.mask, w, dx), (geometry_fields(g), activation_fields(gate.activation))
         if self.simple or _is_depthwise(g):
-            self._each("conv2d_input_grad_simple", dx.size, *args, element=element, flops=2 * g.multiply_adds)
-        else:
-            channels = g.x_shape[3]
-            vector = _by_four(g) and self._aligned(dy, gate.y, w, dx)
-            self._tiled_conv("conv2d_input_grad_tiled", element, g, (dx.size // channels, channels), vector, args)
+            self._each(f"{name}_simple", dx.size, *opened, *common, element=element, flops=2 * g.multiply_adds)
+        elif dx.size:
+            name, kind = f"{name}_tiled", _gate_name(element, gate)
+            (n, h, width, _), (tall, wide) = g.x_shape, g.stride
+            taps = prod(_taps_of_a_residue(*axis) for axis in zip(g.window, g.stride, g.dilation, strict=True))
+            vector = _made(g) % 4 == 0 and self._aligned(dy, gate.y, gate.mask, w)
+            layout = self._lay_out(
+                name, element, n * -(-h // tall) * -(-width // wide), _taken(g), taps * _made(g), gate=kind,
+                copies=g.groups * tall * wide, left=vector, right=vector,
+            )  # fmt: skip
+            kernel = tiled_instance(name, element, layout.tile, GATES[kind])
+            self._launch_layout(
+                kernel, layout, 0, 2 * g.multiply_adds,
+                lambda slots, arrivals: (*opened, slots, arrivals, *common, layout.turns),
+            )  # fmt: skip
         return dx
-
-    def _tiled_conv(
-        self, kernel: str, element: str, g: Geometry, shape: tuple[int, int], vector: bool, args: Any, *options: object
-    ) -> None:
-        """Launch a tiled convolution with results of a shape (pixels, channels).
-
-        Args:
-            vector: whether loads of four elements are allowed.
-            options: template arguments of the kernel behind its tile.
-        """
-        rows, channels = shape
-        if not rows:
-            return
-        cols = channels // g.groups
-        tile = select_tile(CONV_TILES, rows, cols, vector=vector, busy=self.busy)
-        blocks = count_tiles(rows, cols, tile) * g.groups
-        kernel = instance(kernel, element, *tile, *options)
-        self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, name = conv.geometry, "conv2d_weight_grad"
@@ -79,23 +74,19 @@ class CudaConv(CudaDevice):
             simple = *opened, dw, db, *common, int(add)
             self._each(f"{name}_simple", count, *simple, element=element, flops=2 * g.multiply_adds)
             return dw, db
-        kernel, tiles = self._weight_grad_kernel(element, g, _by_four(g) and self._aligned(dy, gate.y, x))
-        length = split_pixels(tiles, g.pixels, self.busy)
-        splits = -(-g.pixels // length)
-        partial_w = self.arrays.empty((splits, dw.size), np.float32)
-        partial_b = None if db is None else self.arrays.empty((splits, g.filters), np.float32)
-        args = *opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, length, int(add)
-        self.launcher.launch(kernel, tiles * splits, THREADS, args, flops=2 * g.multiply_adds)
+        name, kind = f"{name}_tiled", _gate_name(element, gate)
+        layout = self._lay_out(
+            name, element, g.window[0] * g.window[1] * _taken(g), _made(g), g.pixels, gate=kind, copies=g.groups,
+            left=_taken(g) % 4 == 0 and self._aligned(x),
+            right=_made(g) % 4 == 0 and self._aligned(dy, gate.y, gate.mask), most_turns=MOST_TURNS, totals=True,
+        )  # fmt: skip
+        kernel = tiled_instance(name, element, layout.tile, GATES[kind])
+        self._launch_layout(
+            kernel, layout, layout.tile.cols, 2 * g.multiply_adds,
+            lambda slots, arrivals: (*opened, slots, arrivals, dw, db, *common, layout.turns, int(add)),
+            total_bytes(layout.tile),
+        )  # fmt: skip
         return dw, db
-
-    def _weight_grad_kernel(self, element: str, g: Geometry, vector: bool) -> tuple[str, int]:
-        """(the kernel of a weight gradient, how many tiles cover dw)."""
-        if _is_depthwise(g):
-            tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
-            return instance("conv2d_weight_grad_depthwise", element), tiles
-        rows, cols = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups), g.filters // g.groups
-        tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
-        return instance("conv2d_weight_grad_tiled", element, *tile), count_tiles(rows, cols, tile) * g.groups
 
     def _checked_gate(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> Gate:
         """The gate, or one that changes nothing; an error if it does not fit dy and `conv`."""
@@ -123,6 +114,25 @@ def _is_depthwise(g: Geometry) -> bool:
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
-def _by_four(g: Geometry) -> bool:
-    """Whether the channels of a group come in fours, on both sides of a convolution."""
-    return g.x_shape[3] // g.groups % 4 == 0 and g.filters // g.groups % 4 == 0
+def _gate_name(element: str, gate: Gate) -> str:
+    """The gate of `gpunet.cuda.instantiations.GATES` that a gradient needs."""
+    if gate.activation is None and gate.mask is None:
+        return "NONE"
+    if element != "float" or gate.activation is None or gate.activation.name != "relu":
+        return "ANY"
+    return "RELU" if gate.mask is None else "RELU_POOL"
+
+
+def _taps_of_a_residue(taps: int, stride: int, dilation: int) -> int:
+    """The taps at most that reach an input whose place has one remainder by the stride."""
+    return -(-taps // (stride // gcd(stride, dilation)))
+
+
+def _taken(g: Geometry) -> int:
+    """The channels of a group."""
+    return g.x_shape[3] // g.groups
+
+
+def _made(g: Geometry) -> int:
+    """The filters of a group."""
+    return g.filters // g.groups

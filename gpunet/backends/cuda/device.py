@@ -11,10 +11,12 @@ from weakref import finalize
 
 import numpy as np
 
+from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
 from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
-from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
+from gpunet.cuda.description import Description
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, gates, instance, tiles
 from gpunet.cuda.launcher import Launcher
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
@@ -28,8 +30,6 @@ PARTIALS = 256
 """Most blocks of a reduction whose partial results one last block adds."""
 LINE = constant("common.cuh", "ACTIVATION_LINE")
 """`kind` of every activation that is a line between two limits."""
-BUSY = 264
-"""Blocks that keep a large GPU busy: two for each multiprocessor of an H200."""
 ARRIVALS = 4096
 """Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
 
@@ -58,9 +58,10 @@ class CudaDevice(Backend):
         arrays: makes arrays on the device.
         launcher: runs kernels on these arrays.
         simple: run the simple variant of every kernel that has two variants; for tests.
-        busy: blocks that keep the device busy. Where there would be fewer, tiles are cut smaller,
-            and the reduction of a weight gradient is split. It decides the order of sums, so only
-            tests change it.
+        description: the numbers of the device by which products are cut into tiles and splits,
+            and with them the order of sums.
+        tile: rows and columns of the tiles that products use, where a kernel has such; tests go
+            through all of them.
         name: name of the backend.
     """
 
@@ -70,12 +71,19 @@ class CudaDevice(Backend):
     narrow = ("float16", "bfloat16")
 
     def __init__(
-        self, arrays: Arrays, launcher: Launcher, *, simple: bool = False, busy: int = BUSY, name: str = "cuda"
+        self,
+        arrays: Arrays,
+        launcher: Launcher,
+        *,
+        simple: bool = False,
+        description: Description = Description(),
+        tile: tuple[int, int] | None = None,
+        name: str = "cuda",
     ):
         self.name = name
         self.arrays = arrays
         self.launcher = launcher
-        self.simple, self.busy = simple, busy
+        self.simple, self.description, self.tile = simple, description, tile
         self._constants: dict[Hashable, Array] = {}
         self._kept: dict[Hashable, KeptOnStream] = {}
         self._most_counts = ARRIVALS
@@ -116,6 +124,32 @@ class CudaDevice(Backend):
             self._most_counts = max(self._most_counts, count)
             sets.append(self.arrays.asarray(np.zeros(self._most_counts, np.int32)))
         return sets[-1][:count]
+
+    def _lay_out(self, kernel: str, element: str, rows: int, cols: int, depth: int, **options: Any) -> Layout:
+        """How a tiled kernel computes rows x cols results; see :func:`lay_out`.
+
+        Args:
+            options: `gate`, which the tile must have, and those of `lay_out`.
+        """
+        gate, found = options.pop("gate", None), tiles(kernel, element)
+        pooled = kernel != "matmul_tiled"
+        found = tuple(tile for tile in found if gate is None or gate in gates(element, tile, pooled=pooled))
+        wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
+        return lay_out(wanted or found, rows, cols, depth, self.description, **options)
+
+    def _launch_layout(self, kernel: str, layout: Layout, extra: int, flops: int, args: Callable[..., Any], shared: int = 0) -> None:
+        """Launch a tiled kernel whose splits, if there are several, meet in slots.
+
+        Args:
+            extra: floats of a slot besides the results.
+            args: makes the arguments of the launch from (slots, arrivals).
+        """
+        slots = arrivals = None
+        if layout.splits > 1:
+            floats = layout.tile.rows * layout.tile.cols + extra
+            slots = self.arrays.empty((layout.tiles, layout.splits, floats), np.float32)
+            arrivals = self._arrivals(layout.counters)
+        self.launcher.launch(kernel, layout.blocks, THREADS, args(slots, arrivals), shared=shared, flops=flops)
 
     def _constant(self, key: Hashable, make: Callable[[], np.ndarray]) -> Array:
         """A constant table for all streams, sent once and kept, since a graph may use it."""
@@ -215,5 +249,5 @@ def geometry_fields(geometry: Geometry) -> dict[str, int]:
         "stride_h": geometry.stride[0], "stride_w": geometry.stride[1],
         "pad_top": geometry.padding[0][0], "pad_left": geometry.padding[1][0],
         "dilation_h": geometry.dilation[0], "dilation_w": geometry.dilation[1],
-        "groups": geometry.groups,
+        "groups": geometry.groups, "taken": c // geometry.groups, "made": o // geometry.groups,
     }  # fmt: skip

@@ -2,8 +2,11 @@
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
-from gpunet.backends.cuda.tiles import count_tiles, select_tile
-from gpunet.cuda.instantiations import MATMUL_TILES, instance
+from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
+from gpunet.cuda.instantiations import GATES, tiled_instance
+
+MOST_EXTENT = 2**29
+"""The extents of a tiled product stay below it, for the bytes of a row are counted in 32 bits."""
 
 
 class CudaMatmul(CudaDevice):
@@ -25,16 +28,23 @@ class CudaMatmul(CudaDevice):
             "transpose_a": int(product.transpose_a), "transpose_b": int(product.transpose_b),
             "accumulate": int(product.add and out is not None),
         }  # fmt: skip
-        args = a, gate.y, b, bias, y, fields, activation_fields(gate.activation), activation_fields(product.activation)
+        activations = activation_fields(gate.activation), activation_fields(product.activation)
         flops = 2 * m * depth * p
-        if self.simple:
-            self._each("matmul_simple", y.size, *args, element=element, flops=flops)
+        if self.simple or max(m, depth, p) >= MOST_EXTENT:
+            self._each("matmul_simple", y.size, a, gate.y, b, bias, y, fields, *activations, element=element, flops=flops)
         elif y.size:
-            by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
-            vector = by_four and self._aligned(a, gate.y, b, y)
-            tile = select_tile(MATMUL_TILES, m, p, vector=vector, busy=self.busy)
-            kernel = instance("matmul_tiled", element, *tile, product.transpose_a, product.transpose_b)
-            self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args, flops=flops)
+            vector = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and self._aligned(a, gate.y, b)
+            transposes = product.transpose_a, product.transpose_b
+            name = _gate_name(element, gate, transposes)
+            layout = self._lay_out(
+                "matmul_tiled", element, m, p, depth, gate=name, left=vector, right=vector, most_turns=MOST_TURNS, totals=True
+            )
+            kernel = tiled_instance("matmul_tiled", element, layout.tile, GATES[name], *transposes)
+            self._launch_layout(
+                kernel, layout, 0, flops,
+                lambda slots, arrivals: (a, gate.y, b, bias, y, slots, arrivals, fields, *activations, layout.turns),
+                total_bytes(layout.tile),
+            )  # fmt: skip
         return y
 
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
@@ -47,3 +57,14 @@ class CudaMatmul(CudaDevice):
             one, other, out = (t[i : i + 1].reshape(t.shape[1:]) for t in (a, b, y))
             self.matmul(one, other, Product(transpose_a, transpose_b, out=out))
         return y
+
+
+def _gate_name(element: str, gate: Gate, transposes: tuple[bool, bool]) -> str:
+    """The gate of `gpunet.cuda.instantiations.GATES` that a product needs."""
+    if element != "float" or (gate.activation is not None and not (_is_relu(gate) and transposes == (False, True))):
+        return "ACTIVATION"
+    return "NONE" if gate.activation is None else "RELU"
+
+
+def _is_relu(gate: Gate) -> bool:
+    return gate.activation is not None and gate.activation.name == "relu"

@@ -1,46 +1,143 @@
-"""Tiles and splits of the kernels that compute matrix products: pure functions of the shape."""
+"""How a product is cut into blocks: a pure function of its shape and of the device's description.
 
-from collections.abc import Sequence
+Of all tiles, and of all numbers of parts into which the reduction may be split, `lay_out` takes
+those with the least predicted time. The prediction counts whole waves: `ceil(blocks /
+multiprocessors)` blocks come to the fullest multiprocessor, which holds a few at once.
+"""
 
-from gpunet.backends.cuda.device import BUSY
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from gpunet.cuda.description import Description
+from gpunet.cuda.instantiations import Tile
 from gpunet.nvrtc.source import constant
 
-Tile = tuple[int, int, int, int, int]
-"""(TM, TN, RM, RN, V), as `gpunet.cuda.instantiations` explains them."""
-TILE_K = constant("tile.cuh", "TILE_K")
-"""Step of a tile along the reduction."""
-MOST_PIXELS = 2048
-"""Pixels of a split at most. A thread adds the products of 48 pixels, then these sums; longer sums
-would lose digits."""
+TILE_K = constant("implicit_gemm.cuh", "TILE_K")
+"""Places of the reduction in one turn of the main loop."""
+SPLIT_GROUP = constant("split.cuh", "SPLIT_GROUP")
+TURN_CYCLES = {
+    (128, 128, 4): (2750, 5200), (128, 64, 4): (1550, 2850), (64, 64, 4): (1050, 2400), (128, 32, 4): (1100, 2700),
+    (128, 16, 4): (1000, 2300), (128, 64, 1): (1800, 3400), (128, 32, 1): (1300, 2900), (64, 64, 1): (1050, 2500),
+    (128, 16, 1): (1000, 2400), (64, 16, 1): (800, 1900), (32, 64, 1): (850, 1900), (32, 32, 1): (650, 1450),
+}  # fmt: skip
+"""Cycles of a turn on a multiprocessor, by the tile's rows and columns and the length of its loads:
+of one block alone, and of the blocks that a multiprocessor holds, all together. They are predicted
+from the machine code for sm_90, without a gate; only their ratios matter here."""
+BLOCK_CYCLES = 2500
+"""Cycles of a block outside its main loop."""
+LOAD_CYCLES = 700
+"""Cycles in which a thread adds four results of eight splits to a sum."""
+ARRIVAL_CYCLES = 1500
+"""Cycles in which a block tells that it has arrived."""
+LEAST_TURNS = 4
+"""Turns of a split at least, if there is more than one split."""
+MOST_TURNS = 256
+"""Turns of a split at most, where a sum is long. A thread adds up the products of 64 places of the
+reduction, and then these sums; more of them would lose digits."""
 
 
-def select_tile(tiles: Sequence[Tile], rows: int, cols: int, *, vector: bool, busy: int = BUSY) -> Tile:
-    """The tile for rows x cols results: the largest that gives enough blocks, or the smallest.
+class Layout(NamedTuple):
+    """How a product is launched."""
 
-    Args:
-        vector: whether loads of four elements are allowed.
-        busy: how many blocks keep the device busy.
-    """
-    allowed = [t for t in tiles if t[4] == 1 or vector]
-    narrow = [t for t in allowed if t[1] == 16]
-    if cols <= 16 and narrow:
-        return narrow[0]
-    wide = [t for t in allowed if t[1] > 16]  # largest first; of two of one size, the one with vector loads first
-    smallest = next(t for t in wide if t[0] * t[1] == wide[-1][0] * wide[-1][1])
-    return next((t for t in wide if count_tiles(rows, cols, t) >= busy), smallest)
+    tile: Tile
+    tiles: int
+    turns: int
+    """Turns of the main loop in a block, at most."""
+    splits: int
+    """Parts of the reduction."""
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the launch."""
+        return self.tiles * self.splits
+
+    @property
+    def counters(self) -> int:
+        """Counters by which the splits of all tiles tell that they have arrived."""
+        return self.tiles * (-(-self.splits // SPLIT_GROUP) + 1)
 
 
-def count_tiles(rows: int, cols: int, tile: Sequence[int]) -> int:
+def count_tiles(rows: int, cols: int, tile: tuple[int, ...]) -> int:
     """Blocks that cover rows x cols results."""
     return -(-rows // tile[0]) * -(-cols // tile[1])
 
 
-def split_pixels(tiles: int, pixels: int, busy: int = BUSY) -> int:
-    """Pixels of one split of a weight gradient's reduction.
+@lru_cache(maxsize=4096)
+def lay_out(
+    tiles: tuple[Tile, ...], rows: int, cols: int, depth: int, device: Description, *,
+    left: bool, right: bool, copies: int = 1, most_turns: int | None = None, totals: bool = False,
+) -> Layout:  # fmt: skip
+    """Lay out `copies` products of rows x cols results and a reduction of `depth` places.
 
-    They are a multiple of the tile's step, at least four steps, and not more than a thread may add
-    in float32.
+    Args:
+        tiles: those of the kernel.
+        left, right: whether loads of four elements are allowed for the two matrices.
+        copies: groups of a convolution, times the residues of a strided input gradient.
+        most_turns: turns of a split at most; any number if None.
+        totals: whether the kernel keeps the totals of its results in shared memory.
     """
-    splits = min(-(-busy // tiles), -(-pixels // (4 * TILE_K)))
-    length = min(-(-pixels // splits), MOST_PIXELS)
-    return -(-length // TILE_K) * TILE_K
+    turns = max(-(-depth // TILE_K), 1)
+    found: list[tuple[float, Layout]] = []
+    for tile in tiles:
+        if not fits(tile, left, right):
+            continue
+        shared = shared_bytes(tile, totals)
+        if shared > device.shared:
+            continue
+        covered = count_tiles(rows, cols, tile) * copies
+        held = min(resident(tile), max(device.shared_of_multiprocessor // (shared + 1024), 1))
+        least = 1 if most_turns is None else -(-turns // most_turns)
+        for splits in _numbers_of_splits(covered, turns, least, held * device.multiprocessors):
+            each = -(-turns // splits)
+            layout = Layout(tile, covered, each, -(-turns // each))
+            found.append((predict_cycles(layout, held, device), layout))
+    return min(found, key=lambda pair: (pair[0], pair[1].splits))[1]
+
+
+def fits(tile: Tile, left: bool, right: bool) -> bool:
+    """Whether a tile's loads are allowed, where loads of four elements are or are not."""
+    return (left or tile.left == 1) and (right or tile.right == 1)
+
+
+def resident(tile: Tile) -> int:
+    """Blocks that the registers of a multiprocessor hold, as the kernels' launch bounds ask."""
+    return 3 if tile.thread_rows * tile.thread_cols <= 16 else 2
+
+
+def shared_bytes(tile: Tile, totals: bool) -> int:
+    """Bytes of shared memory of a block: its buffers, its totals, and the tables beside them."""
+    buffers = 2 * TILE_K * (tile.rows + tile.cols + 8) * 4
+    return buffers + (total_bytes(tile) if totals else 0) + 6 * 1024
+
+
+def total_bytes(tile: Tile) -> int:
+    """Bytes of the totals of a tile, which are the launch's dynamic shared memory."""
+    return tile.rows * tile.cols * 4
+
+
+def predict_cycles(layout: Layout, held: int, device: Description) -> float:
+    """Cycles until the fullest multiprocessor has computed its blocks, `held` at once."""
+    tile, turns, splits = layout.tile, layout.turns, layout.splits
+    alone, together = TURN_CYCLES[tile.rows, tile.cols, tile.left]
+
+    def cycles_of(blocks: int) -> float:
+        share = (blocks - 1) / max(resident(tile) - 1, 1)
+        return turns * (alone + (together - alone) * share) + BLOCK_CYCLES
+
+    whole, rest = divmod(-(-layout.blocks // device.multiprocessors), held)
+    cycles = whole * cycles_of(held) + (cycles_of(rest) if rest else 0)
+    if splits == 1:
+        return cycles
+    members = [min(splits, SPLIT_GROUP), -(-splits // SPLIT_GROUP)]
+    pieces = tile.thread_rows * tile.thread_cols // 4
+    return cycles + sum(ARRIVAL_CYCLES + pieces * -(-n // 8) * LOAD_CYCLES for n in members if n > 1)
+
+
+def _numbers_of_splits(tiles: int, turns: int, least: int, places: int) -> Iterable[int]:
+    """The numbers of splits worth a look: those that fill whole waves of the device's places."""
+    most = max(turns // LEAST_TURNS, least, 1)
+    wanted = {least, *(places * share // (12 * tiles) for share in range(1, 49))}
+    return sorted({min(max(n, least), most) for n in wanted})

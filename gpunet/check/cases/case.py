@@ -15,9 +15,12 @@ from gpunet.backends.cuda.backend import CudaBackend
 
 Arrays = Mapping[str, Array]
 Run = Callable[[Backend, Arrays], Sequence[Array | None]]
-VARIANTS: dict[str, dict[str, Any]] = {"chosen": {}, "largest tiles": {"busy": 1}, "simple": {"simple": True}}
-"""The ways in which a CUDA backend can choose kernels: as it does by itself, the largest tile that
-fits, or the simple kernels."""
+VARIANTS: dict[str, dict[str, Any]] = {"chosen": {}, "simple": {"simple": True}}
+"""The ways in which a CUDA backend can choose kernels: as it does by itself, the simple kernels, or
+the tiles of these rows and columns, where they can be used."""
+for _rows, _cols in ((128, 128), (128, 64), (64, 64), (128, 32), (128, 16), (32, 64), (32, 32), (64, 16)):
+    VARIANTS[f"{_rows} x {_cols}"] = {"tile": (_rows, _cols)}
+
 FAST_AND_SIMPLE = ("chosen", "simple")
 SPECIAL = np.resize(np.array([0.5, -2, 0, 3, np.nan, np.inf], np.float32), (3, 5))
 """Numbers with NaN and infinity among them."""
@@ -69,7 +72,7 @@ class Case:
 
 def variant(backend: CudaBackend, name: str) -> CudaBackend:
     """The same device with the kernels of one of `VARIANTS`."""
-    return CudaBackend(backend.arrays, backend.launcher, **VARIANTS[name], name=backend.name)
+    return backend.twin(**VARIANTS[name])
 
 
 class Draw:
