@@ -68,7 +68,7 @@ struct Residue {
 
 // Where the window of a pixel of x starts in dy: its image, row and column.
 struct __align__(16) Origin {
-    int image, row, col;
+    int image, row, col, unused;  // of 16 bytes, so that it is one load
 };
 
 // What a block of `_tiled` fetches: dy under the taps of its pixels, and the filters, both across.
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_
     __syncthreads();
     for (int r = threadIdx.x; r < TM; r += THREADS) {
         const int pixel = min(place.row * TM + r, place.rows - 1);
-        origins[r] = {pixel / wide / high, pixel / wide % high + rows.offset, pixel % wide + cols.offset};
+        origins[r] = {pixel / wide / high, pixel / wide % high + rows.offset, pixel % wide + cols.offset, 0};
     }
     __syncthreads();
 

@@ -8,47 +8,84 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.backends import Backend, get_backend
+from gpunet.backends import Backend
 from gpunet.backends.contract import ACTIVATIONS, FUSED_POOL, Activation, Array, Conv, Gate, Into, Product
-from gpunet.check.cases.case import VARIANTS, Arrays, Case, Draw
+from gpunet.check.cases.case import Arrays, Case, Draw
+from gpunet.cuda.instantiations import ELEMENTS, tiles
 from gpunet.geometry import Geometry
 
 TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
-EVERY = tuple(VARIANTS)
+RELU = Activation("relu")
+CHOICES = ("chosen", "simple")
+_TILED = ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad")
 
 
 def cases(dtype: str) -> Iterator[Case]:
     """The cases in one dtype."""
     draw = Draw("convolutions", dtype)
     yield from _convolutions(draw)
+    yield from _split_reductions(draw)
     yield from _local_convolutions(draw)
     yield from _products(draw)
 
 
 def _convolutions(draw: Draw) -> Iterator[Case]:
-    reference = get_backend("reference")
     for channels, filters, groups in (
-        (4, 68, 1), (3, 70, 1), (18, 70, 1), (5, 10, 1), (8, 12, 2), (20, 68, 1), (9, 18, 9),
+        (20, 68, 1), (3, 68, 1), (18, 70, 1), (5, 10, 1), (8, 10, 1), (8, 12, 2), (9, 18, 9),
     ):  # fmt: skip
         label = f"{channels} to {filters} channels, {groups} groups"
         options: dict[str, Any] = {"padding": ((1, 1), (2, 0)), "stride": (2, 1), "groups": groups}
         g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
         x, w, b, dy = draw.normal(*g.x_shape), draw.normal(*g.w_shape), draw.normal(filters), draw.normal(*g.y_shape)
         activation = Activation(ACTIVATIONS[channels % len(ACTIVATIONS)])
-        gate = Gate(draw.rounded(np.tanh(draw.normal(*g.y_shape))), TANH)
-        plain = Conv(g)
-        yield draw.call("conv2d_forward", x, w, b, Conv(g, activation), label=label, variants=EVERY)
-        yield draw.call("conv2d_input_grad", dy, w, plain, gate, label=label, variants=EVERY)
-        yield draw.call("conv2d_weight_grad", dy, x, plain, gate, label=label, variants=EVERY)
+        plain, pooled = Conv(g), Conv(g, activation, Geometry.pool(g.y_shape, FUSED_POOL))
+        tiles = {kernel: _variants(kernel, draw, channels // groups, filters // groups) for kernel in _TILED}
+        for conv, name in ((Conv(g, activation), label), (pooled, f"{label}, pooled")):
+            yield draw.call("conv2d_forward", x, w, b, conv, label=name, variants=tiles["conv2d_forward"])
         without = f"{label}, no bias"
-        yield draw.call("conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=EVERY)
-        label += ", pooled"
-        pooled = Conv(g, activation, Geometry.pool(g.y_shape, FUSED_POOL))
-        dy, y = draw.normal(*pooled.y_shape), draw.rounded(np.tanh(draw.normal(*pooled.y_shape)))
-        yield draw.call("conv2d_forward", x, w, b, pooled, label=label, variants=EVERY)
-        gate = Gate(y, TANH, reference.conv2d_forward(x, w, b, Conv(g, None, pooled.pool))[1])
-        yield draw.call("conv2d_input_grad", dy, w, pooled, gate, label=label, variants=EVERY)
-        yield draw.call("conv2d_weight_grad", dy, x, pooled, gate, label=label, variants=EVERY)
+        yield draw.call("conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=CHOICES)
+        for gate, conv, dy, kind in _gates(draw, g, dy, plain, pooled):
+            label_of_gate = f"{label}, {kind}"
+            for operation, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):
+                yield draw.call(operation, dy, other, conv, gate, label=label_of_gate, variants=tiles[operation])
+
+
+def _gates(draw: Draw, g: Geometry, dy: Array, plain: Conv, pooled: Conv) -> Iterator[tuple[Any, Conv, Array, str]]:
+    """(a gate, its convolution, its gradient, what it is) for each gate of the gradient kernels."""
+    yield None, plain, dy, "no gate"
+    if draw.dtype == "float32":
+        yield Gate(draw.normal(*g.y_shape), RELU), plain, dy, "ReLU"
+    yield Gate(draw.rounded(np.tanh(draw.normal(*g.y_shape))), TANH), plain, dy, "tanh"
+    dy, y = draw.normal(*pooled.y_shape), draw.normal(*pooled.y_shape)
+    mask = draw.rng.integers(0, 4, pooled.y_shape).astype(np.uint8)
+    yield Gate(y, RELU, mask), pooled, dy, "ReLU, pooled"
+    yield Gate(draw.rounded(np.tanh(y)), TANH, mask), pooled, dy, "tanh, pooled"
+
+
+def _variants(operation: str, draw: Draw, left: int, right: int) -> tuple[str, ...]:
+    """The variants of a primitive that launch different kernels, by the channels of its operands.
+
+    Each tile belongs to the channels for which its loads are made, so that it runs once.
+    """
+    kernel = f"{operation}_tiled"
+    if operation == "conv2d_input_grad":
+        left, right = right, right  # the reduction lies along dy's filters, in both matrices
+    lengths = 4 if left % 4 == 0 else 1, 4 if right % 4 == 0 else 1
+    made = (tile for tile in tiles(kernel, ELEMENTS[draw.dtype]) if (tile.left, tile.right) == lengths)
+    return (*CHOICES, *(f"{tile.rows} x {tile.cols}" for tile in made))
+
+
+def _split_reductions(draw: Draw) -> Iterator[Case]:
+    """Products of few results and long sums, which many blocks share, in one group and in several."""
+    for pixels in (7, 20):
+        g = Geometry.conv((3, pixels, pixels, 24), (3, 3, 24, 10), padding=1)
+        x, w, b, dy = draw.normal(*g.x_shape), draw.normal(*g.w_shape), draw.normal(10), draw.normal(*g.y_shape)
+        conv, label = Conv(g), f"over {pixels} x {pixels} pixels"
+        yield draw.call("conv2d_forward", x, w, b, conv, label=label)
+        yield draw.call("conv2d_input_grad", dy, w, conv, label=label)
+        yield draw.call("conv2d_weight_grad", dy, x, conv, label=label)
+    for depth in (300, 1300):
+        yield draw.call("matmul", draw.normal(5, depth), draw.normal(depth, 9), label=f"{depth} products")
 
 
 def _local_convolutions(draw: Draw) -> Iterator[Case]:
@@ -73,16 +110,22 @@ def _products(draw: Draw) -> Iterator[Case]:
         m, k = (68, 20) if p % 4 == 0 else (67, 19)
         label = f"{'transposed ' * ta}{m}x{k} by {'transposed ' * tb}{k}x{p}"
         a, b = draw.normal(*((k, m) if ta else (m, k))), draw.normal(*((p, k) if tb else (k, p)))
-        bias, gate_y = draw.normal(p), draw.rounded(np.tanh(draw.normal(*a.shape)))
+        bias, variants = draw.normal(p), _variants("matmul", draw, k, p)
+        for activation in (None, TANH, RELU) if draw.dtype == "float32" and (ta, tb) == (False, True) else (None, TANH):
+            y = None if activation is None else draw.rounded(np.tanh(draw.normal(*a.shape)))
+            gated = f"{label}, {'no gate' if activation is None else activation.name}"
 
-        def run(on: Backend, given: Arrays, ta: bool = ta, tb: bool = tb) -> Sequence[Array]:
-            return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], LEAKY, Gate(given["y"], TANH)))]
+            def run(
+                on: Backend, given: Arrays, ta: bool = ta, tb: bool = tb, activation: Activation | None = activation
+            ) -> Sequence[Array]:
+                gate = None if activation is None else Gate(given["y"], activation)
+                return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], LEAKY, gate))]
 
-        inputs = {"a": a, "b": b, "bias": bias, "y": gate_y}
-        yield Case(f"matmul {label}", draw.dtype, inputs, run, variants=EVERY)
+            inputs = {"a": a, "b": b, "bias": bias, **({} if y is None else {"y": y})}
+            yield Case(f"matmul {gated}", draw.dtype, inputs, run, variants=variants)
 
         def run_added(on: Backend, given: Arrays, ta: bool = ta, tb: bool = tb) -> Sequence[Array]:
             return [on.matmul(given["a"], given["b"], Product(ta, tb, out=given["out"], add=True))]
 
         inputs = {"a": a, "b": b, "out": draw.normal(m, p)}
-        yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=EVERY)
+        yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=CHOICES)
