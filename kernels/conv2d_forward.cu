@@ -141,6 +141,7 @@ struct ForwardOperands {
         }
     }
 
+    __device__ __forceinline__ void advance(int) {}
     __device__ __forceinline__ void take_in() {}
 
     __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {

@@ -113,6 +113,7 @@ struct InputGradOperands {
         add(tap, place.step, g.made, place.extents.mid);
     }
 
+    __device__ __forceinline__ void advance(int) {}
     __device__ __forceinline__ void take_in() {}
 
     __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {

@@ -57,17 +57,31 @@ __global__ void conv2d_weight_grad_simple(
     }
 }
 
-// What the threads of a block share: the pixels of two turns, and the sums of dy that each made.
+// A row of dw: its tap's place relative to a pixel's window, and its channel. `down` is NO_ROW behind
+// the last row.
+struct __align__(16) Tap {
+    int down, right, channel, unused;  // of 16 bytes, so that it is one load
+};
+
+// What the threads of a block share: the rows of their tile, the pixels of two turns, and the sums of
+// dy that each thread made.
+template <int TM>
 struct WeightGradShared {
     __align__(16) float bias[THREADS * 4];
+    Tap taps[TM];
     Digits pixels[2][TILE_K];  // column, row, image
     Digits two_steps;
 
-    __device__ void begin(const Place& place) {
+    __device__ void begin(const Geometry& g, const Place& place) {
+        for (int i = threadIdx.x; i < THREADS * 4; i += THREADS) bias[i] = 0.0f;
+        for (int r = threadIdx.x; r < TM; r += THREADS) {
+            const int row = place.row * TM + r, tap = row / g.taken;
+            const int down = row < place.rows ? tap / g.KW * g.dilation_h - g.pad_top : NO_ROW;
+            taps[r] = {down, tap % g.KW * g.dilation_w - g.pad_left, place.group * g.taken + row % g.taken, 0};
+        }
         if (threadIdx.x < 2 * TILE_K)
             pixels[threadIdx.x / TILE_K][threadIdx.x % TILE_K] = digits_of(place.turn * TILE_K + threadIdx.x, place.extents);
         if (threadIdx.x == 0) two_steps = digits_of(2 * TILE_K, place.extents);
-        for (int i = threadIdx.x; i < THREADS * 4; i += THREADS) bias[i] = 0.0f;
     }
 };
 
@@ -85,38 +99,32 @@ struct WeightGradOperands {
     const T *const x, *const dys, *const ys;
     const uint8* const mask;
     const Activation& f;
-    int down, right, channel;  // of the one tap that this thread loads; `down` is NO_ROW without one
-    int filter;
-    WeightGradShared& shared;
-    int turn = 0;
+    WeightGradShared<TM>& shared;
     Raw<T, VX> inputs[Taps::COUNT];
     Gradient dy[Filters::COUNT];
     float bias[VY] = {};
 
     __device__ __forceinline__ WeightGradOperands(
-            const Geometry& g, const Place& place, WeightGradShared& shared, const T* x, const T* dy, const T* y,
+            const Geometry& g, const Place& place, WeightGradShared<TM>& shared, const T* x, const T* dy, const T* y,
             const uint8* mask, const Activation& f)
-        : g(g), place(place), x(x), dys(dy), ys(y), mask(mask), f(f), shared(shared) {
-        const int row = place.row * TM + Taps::first(), tap = row / g.taken, col = place.col * TN + Filters::first();
-        down = row < place.rows && Taps::has() ? tap / g.KW * g.dilation_h - g.pad_top : NO_ROW;
-        right = tap % g.KW * g.dilation_w - g.pad_left, channel = place.group * g.taken + row % g.taken;
-        filter = Filters::has() && col < g.made ? place.group * g.made + col : -1;
-    }
+        : g(g), place(place), x(x), dys(dy), ys(y), mask(mask), f(f), shared(shared) {}
 
     __device__ __forceinline__ void fetch(int k0) {
-        const Digits(&pixels)[TILE_K] = shared.pixels[turn++ % 2];
+        const Digits(&pixels)[TILE_K] = shared.pixels[(k0 / TILE_K - place.turn) % 2];
+        const Tap tap = shared.taps[Taps::first()];
 #pragma unroll
         for (int n = 0; n < Taps::COUNT; ++n) {
             const Digits pixel = pixels[Taps::k(n) % TILE_K];
-            const int h = pixel.mid * g.stride_h + down, w = pixel.low * g.stride_w + right;
+            const int h = pixel.mid * g.stride_h + tap.down, w = pixel.low * g.stride_w + tap.right;
             inputs[n].clear();
-            if ((k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W))
-                inputs[n].load(at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
+            if (Taps::has() & (k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W))
+                inputs[n].load(at(x + tap.channel, (pixel.high * g.H + h) * g.W + w, g.C));
         }
+        const int col = place.col * TN + Filters::first(), filter = place.group * g.made + col;
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            const bool there = (k < place.stop) & (filter >= 0);
+            const bool there = Filters::has() & (k < place.stop) & (col < g.made);
             if constexpr (Gradient::POOL) {
                 const Digits pixel = pixels[Filters::k(n) % TILE_K];
                 const int pooled = mask != nullptr, height = g.OH >> pooled, width = g.OW >> pooled;
@@ -143,8 +151,11 @@ struct WeightGradOperands {
 #pragma unroll
             for (int u = 0; u < VY; ++u) bias[u] += v[u];
         }
-        if (turn > 1 && threadIdx.x < TILE_K)  // behind the one that the next turn reads
-            add(shared.pixels[turn % 2][threadIdx.x], shared.two_steps, g.OW, g.OH);
+    }
+
+    // The pixels of this turn become those of the turn after the next.
+    __device__ __forceinline__ void advance(int now) {
+        if (threadIdx.x < TILE_K) add(shared.pixels[now][threadIdx.x], shared.two_steps, g.OW, g.OH);
     }
 
     __device__ __forceinline__ void take_in() {
@@ -164,14 +175,14 @@ struct WeightGradOperands {
 };
 
 template <typename T, int TM, int TN, int RM, int RN, int VX, int VY, int GATE>
-__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_weight_grad_tiled(
+__global__ void __launch_bounds__(THREADS, GATE >= GATE_RELU_POOL ? 2 : resident(RM * RN)) conv2d_weight_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ x, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
         float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split,
         int accumulate) {
     __shared__ Buffers<TM, TN> buffers;
     __shared__ Place place;
-    __shared__ WeightGradShared shared;
+    __shared__ WeightGradShared<TM> shared;
     known_block();
     if (threadIdx.x == 0) {
         place.rows = g.KH * g.KW * g.taken;
@@ -179,7 +190,7 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_weight_grad
         place.find_part({g.OW, g.OH, g.N}, turns_a_split);
     }
     __syncthreads();
-    shared.begin(place);
+    shared.begin(g, place);
     __syncthreads();
 
     float acc[RM][RN] = {};

@@ -159,7 +159,7 @@ __device__ __forceinline__ void multiply_all(
         for (; turn < end; ++turn, now ^= 1) {
             operands.fetch((turn + 1) * TILE_K);
             multiply<typename Operands::FormA, typename Operands::FormB, TM, TN>(buffers.a[now], buffers.b[now], row, col, acc);
-            operands.stage(buffers, now ^ 1);
+            operands.stage(buffers, now ^ 1), operands.advance(now);
             __syncthreads();
         }
         totals.take_in(acc), operands.take_in();

@@ -95,6 +95,7 @@ struct MatmulOperands {
         }
     }
 
+    __device__ __forceinline__ void advance(int) {}
     __device__ __forceinline__ void take_in() {}
 
     __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {

@@ -80,19 +80,19 @@ def tiles(kernel: str, element: str) -> tuple[Tile, ...]:
     return listed if element == "float" else tuple(tile for tile in listed if tile in NARROW_TILES)
 
 
-def gates(element: str, tile: Tile, *, pooled: bool) -> tuple[str, ...]:
+def gates(kernel: str, element: str, tile: Tile) -> tuple[str, ...]:
     """Return the names of the gates that a gradient kernel has for a tile.
 
     A gate of its own spares the main loop what other gates need. Rare ones have the tiles of
-    64 x 64 alone, and 16 bits have one gate for all that a tile may be asked to undo.
-
-    Args:
-        pooled: whether the kernel undoes pools.
+    64 x 64 alone, 16 bits have one gate for all that a tile may be asked to undo, and the largest
+    weight gradients have no registers for a pool.
     """
+    pooled = kernel != "matmul_tiled"
     rest = "ANY" if pooled else "ACTIVATION"
     if element != "float":
         return ("NONE", rest) if pooled else (rest,)
-    common = ("NONE", "RELU", "RELU_POOL") if pooled else ("NONE", "RELU")
+    fits = pooled and (kernel == "conv2d_input_grad_tiled" or tile.thread_rows * tile.thread_cols < 64)
+    common = ("NONE", "RELU", "RELU_POOL") if fits else ("NONE", "RELU")
     return (*common, rest) if (tile.rows, tile.cols) == (64, 64) else common
 
 
@@ -111,8 +111,8 @@ def _options(kernel: str, element: str, tile: Tile) -> list[tuple[object, ...]]:
     if kernel == "conv2d_forward_tiled":
         return [(pool,) for pool in _FLAGS]
     if kernel != "matmul_tiled":
-        return [(GATES[gate],) for gate in gates(element, tile, pooled=True)]
-    options = product(gates(element, tile, pooled=False), _FLAGS, _FLAGS)
+        return [(GATES[gate],) for gate in gates(kernel, element, tile)]
+    options = product(gates(kernel, element, tile), _FLAGS, _FLAGS)
     return [(GATES[gate], a, b) for gate, a, b in options if gate != "RELU" or (a, b) == (False, True)]
 
 

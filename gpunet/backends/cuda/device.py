@@ -132,8 +132,7 @@ class CudaDevice(Backend):
             options: `gate`, which the tile must have, and those of `lay_out`.
         """
         gate, found = options.pop("gate", None), tiles(kernel, element)
-        pooled = kernel != "matmul_tiled"
-        found = tuple(tile for tile in found if gate is None or gate in gates(element, tile, pooled=pooled))
+        found = tuple(tile for tile in found if gate is None or gate in gates(kernel, element, tile))
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
         return lay_out(wanted or found, rows, cols, depth, self.description, **options)
 
