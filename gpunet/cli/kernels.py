@@ -57,7 +57,7 @@ def kernels(options: Namespace) -> int:
 KERNELS = Command(
     "kernels",
     "Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run "
-    "one with --run. Needs no GPU.",
+    "one with --run, or all with --count-all or --coverage. Needs no GPU.",
     _add_arguments,
     kernels,
 )

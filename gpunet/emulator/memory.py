@@ -57,7 +57,7 @@ def _noted(c: Operands, space: str, size: int, access: str) -> str:
     other = c.note("global", kind, size, "(u64)p", "") if space in ("global", "generic") else ""
     if space == "generic" and shared:
         return f" if ((u64)(p - S) < m->shared_size) {{ {shared} }} else if (!on_stack(t, (u64)p)) {{ {other} }}"
-    return f" {shared}{other}"
+    return f" {shared}{other}" if shared or other else ""
 
 
 def _fence(parts: list[str]) -> str:
