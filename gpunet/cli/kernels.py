@@ -10,6 +10,14 @@ from gpunet.cli.arguments import Command
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--arch", action="append", metavar="sm_90", help="only this architecture; may be repeated")
+    parser.add_argument(
+        "--count-all", nargs="?", const="", metavar="NAME",
+        help="run the cases of gpunet check on the CPU, and list the accesses that touch more sectors of global memory "
+        "than they need, or have bank conflicts; of kernels whose names start with NAME",
+    )  # fmt: skip
+    parser.add_argument(
+        "--coverage", type=Path, metavar="FILE", help="run these cases, and write which source lines ran, as lcov does"
+    )
     group = parser.add_argument_group("running one kernel on the CPU")
     add = group.add_argument
     add("--run", nargs=2, dest="kernel", metavar=("FILE.cu", "KERNEL"), help='as in scale.cu "scale<float>"')
@@ -25,16 +33,22 @@ def _add_arguments(parser: ArgumentParser) -> None:
     )
     add("--shared", type=int, default=0, metavar="BYTES", help="dynamic shared memory")
     add("--checked", action="store_true", help="check every access: bounds, alignment, uninitialised reads, races")
+    add("--count", action="store_true", help="count what each access costs: sectors, wavefronts, bank conflicts")
     add("--schedule", default="fifo", help="fifo, lifo or random:SEED; default fifo")
     add("--save", type=Path, metavar="FILE.npz", help="write every array after the run")
 
 
 def kernels(options: Namespace) -> int:
-    """Print the table of all kernels -> 1 if one fails; or run the kernel that ``--run`` names."""
+    """Print the table of all kernels -> 1 if one fails; or do what the options say instead."""
     if options.kernel:
         from gpunet.emulator.command import run_kernel
 
         return run_kernel(options)
+    if options.count_all is not None or options.coverage:
+        from gpunet.check import survey
+
+        status = survey.write_coverage(options.coverage) if options.coverage else 0
+        return status if options.count_all is None else survey.print_costly(options.count_all)
     from gpunet.cuda import gate
 
     return gate.print_table(options.arch or gate.ARCHITECTURES)
@@ -43,7 +57,7 @@ def kernels(options: Namespace) -> int:
 KERNELS = Command(
     "kernels",
     "Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run "
-    "one with --run. Needs no GPU.",
+    "one with --run, or all with --count-all or --coverage. Needs no GPU.",
     _add_arguments,
     kernels,
 )

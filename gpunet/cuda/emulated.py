@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpunet.cuda.description import Description
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.cuda.launcher import Launcher
 from gpunet.emulator.arrays import EmulatedArrays
+from gpunet.emulator.counts import Profile
 from gpunet.emulator.launches import Settings, Work, execute, make_work
 from gpunet.emulator.machine import Counts, Program, shared_limit
 from gpunet.nvrtc import signature, source
@@ -32,6 +35,18 @@ class Totals:
         self.barriers += counts.barriers
 
 
+@dataclass(frozen=True, slots=True)
+class CountedLaunch:
+    """A launch that was counted."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared: int
+    """Bytes of dynamic shared memory."""
+    profile: Profile
+
+
 class EmulatedLauncher(Launcher):
     """Compiles each instance once, and runs it on the emulated device's current stream.
 
@@ -51,6 +66,7 @@ class EmulatedLauncher(Launcher):
         self.totals: dict[str, Totals] = {}
         self.last: Counts | None = None
         self.covered: set[tuple[str, int]] = set()
+        self._counted: list[CountedLaunch] | None = None
         self._programs: dict[tuple[str, ...], Program] = {}
 
     def description(self) -> Description:
@@ -67,6 +83,26 @@ class EmulatedLauncher(Launcher):
         self.last = counts = execute(self.program(work.kernel), work, self.settings)
         self.totals.setdefault(work.kernel, Totals()).add(counts)
         self.covered |= counts.lines
+        if self._counted is not None and counts.profile:
+            self._counted.append(CountedLaunch(work.kernel, work.grid, work.block, work.shared, counts.profile))
+
+    @contextmanager
+    def counting(self) -> Iterator[list[CountedLaunch]]:
+        """Count every launch inside of the ``with``.
+
+            with backend.launcher.counting() as launches:
+                backend.matmul(a, b)
+            assert sum(a.conflicts for a in launches[0].profile.accesses) == 0
+
+        Returns:
+            a list, to which each launch is added when it has run.
+        """
+        before, counted = (self.settings, self._counted), list[CountedLaunch]()
+        self.settings, self._counted = replace(self.settings, count=True), counted
+        try:
+            yield counted
+        finally:
+            self.settings, self._counted = before
 
     def program(self, kernel: str) -> Program:
         """Return the program of a listed instance; it holds those that are compiled with it."""

@@ -9,8 +9,21 @@ only the NVRTC room and the errors.
 from __future__ import annotations
 
 from gpunet.emulator.build import why_unavailable
+from gpunet.emulator.counts import Access, Profile
 from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import Counts, KernelFault, Region, Schedule
 from gpunet.emulator.runner import Empty, Result, run
 
-__all__ = ["Counts", "Empty", "KernelFault", "Region", "Result", "Schedule", "Settings", "run", "why_unavailable"]
+__all__ = [
+    "Access",
+    "Counts",
+    "Empty",
+    "KernelFault",
+    "Profile",
+    "Region",
+    "Result",
+    "Schedule",
+    "Settings",
+    "run",
+    "why_unavailable",
+]

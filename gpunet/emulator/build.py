@@ -22,12 +22,12 @@ from gpunet.nvrtc import compiler as nvrtc
 FOLDER = "emulator"
 """The folder of the cache that holds the libraries."""
 GENERATED = (
-    "ptx.py", "operands.py", "arithmetic.py", "conversion.py", "memory.py", "control.py", "translate.py", "machine.hpp",
-    "ops.hpp",
+    "ptx.py", "operands.py", "arithmetic.py", "conversion.py", "memory.py", "control.py", "loops.py",
+    "counting.py", "translate.py", "machine.hpp", "ops.hpp",
 )  # fmt: skip
 """The files that decide a kernel's library together with its PTX: the translator, and the headers
 that the generated code includes."""
-SOURCES = ("fibers.cpp", "machine.cpp", "launch.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp")
+SOURCES = ("fibers.cpp", "machine.cpp", "launch.cpp", "warp.cpp", "transfer.cpp", "shadow.cpp", "counters.cpp")
 """The sources of the machine's own library."""
 HEADERS = ("machine.hpp", "state.hpp")
 """The headers that `SOURCES` include."""
@@ -41,6 +41,8 @@ do, and nothing reads errno or traps on floating-point exceptions."""
 MACHINE_FLAGS = ("-O2",)
 KERNEL_FLAGS = {False: ("-O2", "-DCHECKED=0"), True: ("-O1", "-DCHECKED=1")}
 """Flags of a kernel's library, by whether it checks every access."""
+COUNTED_FLAGS = ("-O1",)
+"""Flags after those of a library that also counts: it is compiled sooner, and hardly slower."""
 
 
 def why_unavailable() -> str:
@@ -87,7 +89,7 @@ def own_hash(files: tuple[str, ...]) -> str:
     for file in files:
         words.update(file.encode() + (HERE / file).read_bytes())
     version = _run([compiler(), "-dumpfullversion", "-dumpmachine"])
-    words.update(repr((COMMON, MACHINE_FLAGS, KERNEL_FLAGS, version.stdout, _processor())).encode())
+    words.update(repr((COMMON, MACHINE_FLAGS, KERNEL_FLAGS, COUNTED_FLAGS, version.stdout, _processor())).encode())
     return words.hexdigest()
 
 
@@ -102,7 +104,7 @@ def machine() -> Path:
     return cache.keep(FOLDER, name, lambda path: compile_library([HERE / s for s in SOURCES], path, MACHINE_FLAGS))
 
 
-def kernel(code: str, name: str, *, checked: bool) -> Path:
+def kernel(code: str, name: str, *, checked: bool, counted: bool = False) -> Path:
     """Return the library of a translated kernel.
 
     The machine's functions are linked when it is loaded, so a change inside the machine does not
@@ -112,7 +114,8 @@ def kernel(code: str, name: str, *, checked: bool) -> Path:
     def make(path: Path) -> None:
         text = path.with_suffix(".cpp")
         text.write_text(code, encoding="utf-8")
-        compile_library([text], path, (*KERNEL_FLAGS[checked], f"-I{HERE}"), ("-lm",))
+        flags = (*KERNEL_FLAGS[checked], *(COUNTED_FLAGS if counted else ()), f"-I{HERE}")
+        compile_library([text], path, flags, ("-lm",))
 
     return cache.keep(FOLDER, name, make)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.emulator.counts import describe
 from gpunet.emulator.launches import ARCHITECTURE, parse_schedule
 from gpunet.emulator.machine import KernelFault
 from gpunet.emulator.runner import Empty, run
@@ -36,6 +37,7 @@ def run_kernel(arguments: Namespace) -> int:
             checked=arguments.checked,
             schedule=parse_schedule(arguments.schedule),
             architecture=(arguments.arch or [ARCHITECTURE])[0].replace("sm_", "compute_"),
+            count=arguments.count,
         )
     except (KernelFault, CompileError) as error:
         print(error, file=sys.stderr)
@@ -44,6 +46,8 @@ def run_kernel(arguments: Namespace) -> int:
         print(f"{name}: {array.dtype} {array.shape} {_summary(array)}")
     counts = result.counts
     print(f"{kernel}: {counts.loaded:,} bytes loaded, {counts.stored:,} stored, {counts.barriers:,} barriers passed")
+    if counts.profile:
+        print("\n".join(describe(counts.profile)))
     if arguments.save:
         np.savez(arguments.save, **result.arrays)  # type: ignore[arg-type]
     return 0

@@ -123,7 +123,10 @@ def _matrix(c: Operands, parts: list[str], o: list[str]) -> str:
     at = f"(u32)({shared_offset(c, parts, o[1] if loads else o[0])})"
     elements = c.vector(o[0] if loads else o[1])
     values = [at, str(count), *([] if loads else [c.read(e, "u32") for e in elements])]
-    return _warp(
+    noted = c.note("shared", "matrix", 16, at, "")
+    if noted:
+        noted = f"if (t->lane < {8 * count}) {{ {noted} }} "
+    return noted + _warp(
         c, f"{'LD' if loads else 'ST'}MATRIX{trans}", "~0u", values, [(e, "u32") for e in elements] if loads else []
     )
 

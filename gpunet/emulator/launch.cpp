@@ -20,7 +20,7 @@ static void start_block(u32 index) {
 static void reset(Thread& t, u32 i) {
     t.index = i, t.lane = i % 32, t.warp = i / 32;
     t.tid[0] = i % state.ntid[0], t.tid[1] = i / state.ntid[0] % state.ntid[1], t.tid[2] = i / state.ntid[0] / state.ntid[1];
-    t.state = RUNNABLE, t.depots = nullptr, t.site = NO_SITE, t.fenced = 0, t.interval = 0;
+    t.state = RUNNABLE, t.depots = nullptr, t.path = 0, t.site = NO_SITE, t.fenced = 0, t.interval = 0;
     drop_copies(t);
 }
 
@@ -73,6 +73,7 @@ static void with_fibers() {
         reorder(false);
         state.current = pick();
         emu_switch(&state.main_sp, state.current->sp);
+        if (state.launch->tallies) counters_settle_all();
     }
 }
 
@@ -90,7 +91,7 @@ extern "C" IMPORT int emu_launch(Launch* l) {
     state.shared = arena, state.shared_size = l->static_shared + l->dynamic_shared, state.dynamic_size = l->dynamic_shared;
     memcpy(state.nctaid, l->grid, sizeof l->grid);
     memcpy(state.ntid, l->block, sizeof l->block);
-    state.params = l->params, state.hits = l->hits;
+    state.params = l->params, state.hits = l->hits, state.executed = l->executed;
     state.loaded = state.stored = state.barriers = 0;
     state.random = l->seed, state.threads_count = l->block[0] * l->block[1] * l->block[2];
     state.warps = (state.threads_count + 31) / 32;
@@ -109,6 +110,7 @@ extern "C" IMPORT int emu_launch(Launch* l) {
     __builtin_ia32_ldmxcsr(mode);
     release_signals();
     if (l->checked) shadow_end();
+    if (l->tallies) counters_end();
     free(blocks);
     l->loaded = state.loaded, l->stored = state.stored, l->barriers = state.barriers;
     return l->faulted;

@@ -37,11 +37,13 @@ class Settings:
         schedule: the order of threads.
         architecture: the virtual architecture that kernels are compiled for, as in
             ``"compute_80"``.
+        count: count what every access costs; see :class:`gpunet.emulator.counts.Profile`.
     """
 
     checked: bool = False
     schedule: Schedule = field(default_factory=Schedule)
     architecture: str = ARCHITECTURE
+    count: bool = False
 
     @staticmethod
     def from_environment() -> Settings:
@@ -134,6 +136,7 @@ def execute(program: Program, work: Work, settings: Settings) -> Counts:
         regions=_regions(work.arguments),
         schedule=settings.schedule,
         checked=settings.checked,
+        count=settings.count,
     )
     for argument in work.arguments:
         what = argument.storage.overrun()

@@ -137,6 +137,7 @@ static void switch_away(Thread* t) {
             for (u32 left = state.yielded[w]; left; left &= left - 1) state.thread[w * 32 + __builtin_ctz(left)].state = RUNNABLE;
             state.ready[w] |= state.yielded[w], state.yielded[w] = 0;
         }
+        if (state.launch->tallies) counters_settle_all(REQUESTS_KEPT);
         if ((next = pick())) break;
         if (state.done_count == state.threads_count) leave();
         if (!gather()) stuck();
@@ -173,6 +174,7 @@ static bool complete(Thread& t) {
     if ((waiting | 1u << t.lane) != lanes) return false;
     execute_warp(t.kind, w, lanes, t.site);
     if (state.launch->checked) shadow_lanes(w, lanes);
+    if (state.launch->tallies && lanes == (state.exist[w] & ~state.done[w])) counters_settle(w);
     for (u32 left = waiting; left; left &= left - 1) set_ready(&state.thread[w * 32 + __builtin_ctz(left)]);
     progress();
     return true;
@@ -217,6 +219,7 @@ static void open_barrier(Barrier& b, u32 id, bool whole) {
             }
         if (state.launch->checked) shadow_forget(object);
     }
+    if (whole && state.launch->tallies) counters_settle_all();
     b.arrived = 0;
     ++state.barriers;
     progress();
@@ -288,7 +291,7 @@ static void give_way(Thread* t, u32 site) {
 }
 
 extern "C" int emu_refuel(Machine*, Thread* t, u32 site) {
-    const int slice = 1 << 14;
+    const int slice = state.launch->tallies ? COUNTED_FUEL : FUEL;
     if ((++state.slices + state.yields / 64) * slice > state.launch->step_limit) {
         char where[900];
         t->site = site, t->state = YIELDED;

@@ -61,6 +61,7 @@ struct Thread {
     // whether that row reaches beyond its warp, and whether a fence came after its last plain
     // store.
     u32 clock, interval, wide, fenced;
+    u64 path;  // for counts: the calls of functions that the thread is in
 };
 
 struct Machine {
@@ -70,8 +71,12 @@ struct Machine {
     u32 nctaid[3], ntid[3], ctaid[3];
     const char* const* params;
     u64 loaded, stored, barriers;
-    u8* hits;  // a byte for each source line of the entry, set when the line runs
+    u8* hits;       // a byte for each source line of the entry, set when the line runs
+    u64* executed;  // a counter for each straight run of instructions; of a counting launch only
 };
+
+// Backward branches of a thread after which others run: a counting launch lets lanes catch up.
+constexpr int FUEL = 1 << 14, COUNTED_FUEL = 1 << 8;
 
 enum Access : u32 { READ = 1, WRITE = 2, ATOMIC = 4 };
 
@@ -104,6 +109,8 @@ IMPORT u32 emu_print(Machine*, Thread*, u64 format, u64 values);
 IMPORT void emu_mbarrier_init(Machine*, Thread*, u64 at, u32 count, u32 site);
 IMPORT u64 emu_mbarrier_arrive(Machine*, Thread*, u64 at, u32 count, u32 drop, u32 site);
 IMPORT u32 emu_mbarrier_test(Machine*, Thread*, u64 at, u64 state, u32 by_parity, u32 may_wait, u32 site);
+// ---- counters.cpp
+IMPORT void emu_count(Machine*, Thread*, u32 access, u64 key, u64 at, u32 size);
 // ---- shadow.cpp
 IMPORT void emu_check_global(Machine*, Thread*, u64 address, u32 size, u32 access, u32 site);
 IMPORT void emu_check_shared(Machine*, Thread*, u64 offset, u32 size, u32 access, u32 site);

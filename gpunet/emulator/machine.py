@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gpunet.emulator import build
+from gpunet.emulator import build, counts
+from gpunet.emulator.counts import Profile
 from gpunet.emulator.operands import UnknownOpcode
 from gpunet.emulator.ptx import parse
 from gpunet.emulator.translate import translate
@@ -129,6 +130,7 @@ class Counts:
         barriers: barriers that blocks have passed.
         lines: (file, line) of the source lines that ran; only of a checked launch.
         regions: what was done in each region; only of a checked launch.
+        profile: what each access cost; only of a counting launch.
     """
 
     loaded: int
@@ -136,6 +138,7 @@ class Counts:
     barriers: int
     lines: frozenset[tuple[str, int]] = frozenset()
     regions: tuple[Traffic, ...] = ()
+    profile: Profile | None = None
 
 
 class Program:
@@ -146,7 +149,7 @@ class Program:
         self.text = text
         self.expressions = tuple(expressions)
         self.arch = arch
-        self._loaded: dict[tuple[str, bool], _Kernel] = {}
+        self._loaded: dict[tuple[str, bool, bool], _Kernel] = {}
 
     @staticmethod
     def from_source(file: str, text: str, expressions: Sequence[str], *, arch: str = "compute_80") -> Program:
@@ -178,6 +181,7 @@ class Program:
         regions: Sequence[Region],
         schedule: Schedule = Schedule(),
         checked: bool = False,
+        count: bool = False,
     ) -> Counts:
         """Run a kernel to its end.
 
@@ -189,19 +193,20 @@ class Program:
                 them.
             schedule: the order of threads.
             checked: run the build that checks every access.
+            count: run a build that counts what every access costs, checked or not.
         Raises:
             KernelFault: the kernel did something wrong. What it had written before stays written.
             ValueError: extents that no device takes, parameters of a wrong number or size, or an
                 expression that is not listed.
         """
-        kernel = self._kernel(expression, checked)
+        kernel = self._kernel(expression, checked, count)
         grid3, block3 = ((*extents, 1, 1)[:3] for extents in (grid, block))
         self._check(expression, kernel, grid3, block3, params, shared)
         return kernel.run(expression, grid3, block3, params, shared, regions, schedule)
 
-    def compile(self, expression: str, *, checked: bool = False) -> None:
+    def compile(self, expression: str, *, checked: bool = False, count: bool = False) -> None:
         """Compile an instance now, unless it is in the cache."""
-        self._kernel(expression, checked)
+        self._kernel(expression, checked, count)
 
     def lines(self, expression: str) -> frozenset[tuple[str, int]]:
         """Return (file, line) of the source lines for which an instance has instructions."""
@@ -235,30 +240,31 @@ class Program:
                 file=self.file,
             )
 
-    def _kernel(self, expression: str, checked: bool) -> _Kernel:
+    def _kernel(self, expression: str, checked: bool, count: bool = False) -> _Kernel:
         if expression not in self.expressions:
             raise ValueError(f"{self.file} has no instance {expression}; it has {', '.join(self.expressions)}")
-        if (expression, checked) not in self._loaded:
-            library, facts = self._files(expression, checked)
-            self._loaded[expression, checked] = _Kernel(library, json.loads(facts.read_text(encoding="utf-8")), checked)
-        return self._loaded[expression, checked]
+        key = expression, checked, count
+        if key not in self._loaded:
+            library, facts = self._files(*key)
+            self._loaded[key] = _Kernel(library, json.loads(facts.read_text(encoding="utf-8")), checked, count)
+        return self._loaded[key]
 
-    def _files(self, expression: str, checked: bool) -> tuple[Path, Path]:
+    def _files(self, expression: str, checked: bool, count: bool) -> tuple[Path, Path]:
         """Return an instance's library and JSON file, compiled if they are not in the cache."""
-        name = build.key(self.text, expression, self.arch, checked, compiler.releases())
+        name = build.key(self.text, expression, self.arch, checked, count, compiler.releases())
         readable = re.sub(r"\W+", "_", expression).strip("_")[:60]
 
         def make(path: Path) -> None:
             ptx, names = compiler.to_ptx(self.file, self.text, self.arch, (expression,))
             ptx = ptx.replace(f'"{os.getcwd()}/', '"')  # NVRTC makes the names of files absolute
             try:
-                made = translate(parse(ptx), names[expression], checked=checked)
+                made = translate(parse(ptx), names[expression], checked=checked, counted=count)
             except UnknownOpcode as error:
                 file, line = error.place
                 raise KernelFault(
                     "unknown opcode", error.detail, kernel=expression, file=file or self.file, line=line
                 ) from None
-            build.kernel(made.code, f"{readable}-{name}.so", checked=checked)
+            build.kernel(made.code, f"{readable}-{name}.so", checked=checked, counted=count)
             path.write_text(made.to_json(), encoding="utf-8")
 
         facts = cache.keep(build.FOLDER, f"{readable}-{name}.json", make)
@@ -293,7 +299,8 @@ class _CLaunch(ctypes.Structure):
 
     _fields_ = (
         ("body", ctypes.c_void_p), ("params", ctypes.c_void_p), ("regions", ctypes.c_void_p), ("hits", ctypes.c_void_p),
-        ("zones", ctypes.c_void_p), ("seed", ctypes.c_uint64), ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64),
+        ("zones", ctypes.c_void_p), ("tallies", ctypes.c_void_p), ("counted", ctypes.c_void_p),
+        ("executed", ctypes.c_void_p), ("seed", ctypes.c_uint64), ("loaded", ctypes.c_uint64), ("stored", ctypes.c_uint64),
         ("barriers", ctypes.c_uint64), ("step_limit", ctypes.c_uint64), ("grid", ctypes.c_uint32 * 3),
         ("block", ctypes.c_uint32 * 3), ("static_shared", ctypes.c_uint32), ("dynamic_shared", ctypes.c_uint32),
         ("region_count", ctypes.c_uint32), ("fibers", ctypes.c_uint32), ("stack", ctypes.c_uint32),
@@ -304,15 +311,21 @@ class _CLaunch(ctypes.Structure):
     )  # fmt: skip
 
 
+def _counted(site: int, outermost: str, instruction: str, space: str, kind: str, bits: int) -> int:
+    """Return the flags of `Counted` in state.hpp for an access."""
+    return (space == "shared") | (kind == "load") << 1 | (kind == "matrix") << 2
+
+
 _one_launch = Lock()  # the machine has one state, so one launch runs at a time
 
 
 class _Kernel:
     """The loaded library of an instance, and the facts about it that `translate.Kernel` lists."""
 
-    def __init__(self, library: Path, facts: dict[str, Any], checked: bool):
+    def __init__(self, library: Path, facts: dict[str, Any], checked: bool, count: bool):
         self.facts = facts
         self.checked = checked
+        self.count = count
         self._machine = ctypes.CDLL(str(build.machine()), mode=ctypes.RTLD_GLOBAL)
         self._library = ctypes.CDLL(str(library))
         self._statics = [
@@ -334,13 +347,17 @@ class _Kernel:
         )
         zones = (ctypes.c_uint32 * (2 * len(facts["zones"])))(*(n for zone in facts["zones"] for n in zone))
         hits = np.zeros(len(facts["sites"]), np.uint8)
+        tallies = np.zeros((len(facts["noted"]["accesses"]) + 1, 6), np.uint64)
+        executed = np.zeros(len(facts["noted"]["mix"]) + 1, np.uint64)
+        counted = np.array([_counted(*access) for access in facts["noted"]["accesses"]], np.uint8)
         launch = _CLaunch(
             body=ctypes.cast(self._library.kernel, ctypes.c_void_p), params=ctypes.addressof(pointers),
             regions=ctypes.addressof(c_regions), hits=hits.ctypes.data, zones=ctypes.addressof(zones), seed=schedule.seed,
             step_limit=STEP_LIMIT, grid=tuple(grid), block=tuple(block), static_shared=facts["static_shared"],
             dynamic_shared=shared, region_count=sum(r.size > 0 for r in whole), fibers=facts["fibers"], stack=facts["stack"],
             flush=facts["flush"], schedule=("fifo", "lifo", "random").index(schedule.kind), checked=self.checked,
-            zone_count=len(facts["zones"]),
+            zone_count=len(facts["zones"]), tallies=tallies.ctypes.data if self.count else 0,
+            counted=counted.ctypes.data, executed=executed.ctypes.data,
         )  # fmt: skip
         with _one_launch:
             status = self._machine.emu_launch(ctypes.byref(launch))
@@ -353,7 +370,13 @@ class _Kernel:
             Traffic(c.name.decode(), c.loaded, c.stored, c.read, c.wrote)
             for c in c_regions[: sum(r.size > 0 for r in regions)]
         )  # fmt: skip
-        return Counts(launch.loaded, launch.stored, launch.barriers, lines, touched)
+        profile = None
+        if self.count:
+            warps = -(-prod(block) // 32) * prod(grid)
+            profile = counts.profile(
+                facts, tallies[:-1].tolist(), executed[:-1].tolist(), launch.barriers, prod(grid), warps
+            )
+        return Counts(launch.loaded, launch.stored, launch.barriers, lines, touched, profile)
 
     def _fault(self, expression: str, launch: _CLaunch) -> KernelFault:
         sites = self.facts["sites"]

@@ -38,14 +38,26 @@ def _space(parts: list[str]) -> str:
 
 
 def _place(c: Operands, space: str, operand: str, size: int, access: str) -> str:
-    """Return a statement that declares ``p``, the host address of an access."""
+    """Return a statement that declares ``p``, the host address of an access, and what counts it."""
     address, variable = c.address(operand)
     if space == "param" or (variable is not None and variable.space == "param"):
         return f"char* const p = (char*)({address});"
+    constant = space == "const" or (variable is not None and variable.space == "const")
     if space == "const" or (space == "generic" and variable is not None):
         space = "global" if variable is None or variable.space != "shared" else "shared"
     base = "S" if space == "shared" else "nullptr"
-    return f"char* const p = {space}(m, t, {base}, {address}, {size}, {access}, {c.site});"
+    noted = "" if constant or space == "local" else _noted(c, space, size, access)
+    return f"char* const p = {space}(m, t, {base}, {address}, {size}, {access}, {c.site});{noted}"
+
+
+def _noted(c: Operands, space: str, size: int, access: str) -> str:
+    """Return a statement that counts the access at ``p``; empty where nothing is counted."""
+    kind = {"READ": "load", "READ | ATOMIC": "load", "READ | WRITE | ATOMIC": "atomic"}.get(access, "store")
+    shared = c.note("shared", kind, size, "(u64)(p - S)", "") if space in ("shared", "generic") else ""
+    other = c.note("global", kind, size, "(u64)p", "") if space in ("global", "generic") else ""
+    if space == "generic" and shared:
+        return f" if ((u64)(p - S) < m->shared_size) {{ {shared} }} else if (!on_stack(t, (u64)p)) {{ {other} }}"
+    return f" {shared}{other}" if shared or other else ""
 
 
 def _fence(parts: list[str]) -> str:
@@ -205,7 +217,11 @@ def _copy(c: Operands, parts: list[str], o: list[str]) -> str:
         source = f"({c.read(rest[0], 'pred')} ? 0u : {size})" if declared == "pred" else c.read(rest[0], "u32")
     to, _ = c.address(o[0])
     origin, _ = c.address(o[1])
-    return f"emu_copy(m, t, (u32)({to}), {origin}, {size}, {source}, {c.site});"
+    wide = int(o[2], 0)
+    noted = c.note("shared", "store", wide, f"(u64)(u32)({to})", "")
+    if noted:
+        noted += f" if (const u32 n = {source}) {{ {c.note('global', 'load', wide, origin, 'n')} }} "
+    return f"{noted}emu_copy(m, t, (u32)({to}), {origin}, {size}, {source}, {c.site});"
 
 
 def shared_offset(c: Operands, parts: list[str], operand: str) -> str:

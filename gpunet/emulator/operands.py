@@ -84,12 +84,16 @@ class Operands:
             is unknown.
     Attributes:
         instruction: the instruction that is being translated.
+        note: returns the statement that notes an access of this instruction, given its space
+            ("global" or "shared"), kind ("load", "store" or "atomic"), size in bytes and address,
+            and, if the size varies, its expression; empty where nothing is counted.
     """
 
     def __init__(self, function: Function, symbols: Callable[[str], tuple[Variable, str] | None]):
         self.function = function
         self.symbols = symbols
         self.instruction = Instruction()
+        self.note: Callable[[str, str, int, str, str], str] = lambda *_: ""
 
     @property
     def site(self) -> int:

@@ -57,6 +57,8 @@ class Instruction:
     """The register of the predicate under its name in C++; empty without one."""
     negated: bool = False
     site: int = 0
+    outermost: str = ""
+    """The place in the kernel itself, as ``"scale.cu:4"``, if the line is that of an inlined function."""
     label: str = ""
 
     @property
@@ -241,14 +243,15 @@ class _Reader:
         self.references: list[tuple[list[str], int, tuple[int, ...]]] = []
         self.count = 0
         self.site = 0
+        self.outermost = ""
+        self.inlined_at: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def run(self, body: str) -> None:
         at = 0
         while step := _STEP.match(body, at):
             at = step.end()
             if step["loc"] is not None:
-                file, line = map(int, step["loc"].replace(",", " ").split()[:2])
-                self.site = self.sites.number(file, line) if line else self.site
+                self.place(step["loc"])
             elif step["brace"] == "{":
                 self.count += 1
                 self.scopes.append({"": (f"_{self.count}", "")})
@@ -266,6 +269,25 @@ class _Reader:
             name = operands[index]
             scope = next((s for s in reversed(path) if (s, name) in self.labels), 0)
             operands[index] = self.labels.get((scope, name), name)
+
+    def place(self, text: str) -> None:
+        """Read ``file line column``, with ``inlined_at`` and the place of the call in inlined code.
+
+        The place of a call that is inlined itself was read before.
+        """
+        own, _, outer = text.partition("inlined_at")
+        here, at = tuple(own.replace(",", " ").split()[:3]), tuple(outer.split()[:3])
+        if here[1] == "0":
+            return
+        self.site = self.sites.number(int(here[0]), int(here[1]))
+        if not at:  # NVRTC leaves it out at times
+            at = self.inlined_at.get(here, ())
+        self.inlined_at[here] = at
+        for _ in range(len(self.inlined_at)):
+            if not self.inlined_at.get(at):
+                break
+            at = self.inlined_at[at]
+        self.outermost = f"{self.sites.files.get(int(at[0]), '')}:{at[1]}" if at else ""
 
     def statement(self, text: str) -> None:
         if text.startswith(".reg"):
@@ -301,7 +323,7 @@ class _Reader:
         if opcode.startswith(("bra", "brx")):
             self.refer(operands)
         self.function.instructions.append(
-            Instruction(opcode, operands, self.rename(guard) if guard else "", bool(negated), self.site)
+            Instruction(opcode, operands, self.rename(guard) if guard else "", bool(negated), self.site, self.outermost)
         )
 
     def define(self, name: str) -> None:

@@ -45,6 +45,7 @@ def run(
     checked: bool = True,
     schedule: Schedule | None = None,
     architecture: str = ARCHITECTURE,
+    count: bool = False,
 ) -> Result:
     """Run one kernel of a `.cu` file, compiled by NVRTC and executed on the CPU.
 
@@ -63,6 +64,7 @@ def run(
             slower.
         schedule: the order of threads; first in, first out if None.
         architecture: the virtual architecture, as in ``"compute_90"``.
+        count: also count what every access costs; `counts.profile` of the result says it.
     Raises:
         KernelFault: what the kernel did wrong, with the source line.
         TypeError, ValueError: arguments that the kernel does not take, or no such kernel in the
@@ -86,6 +88,6 @@ def run(
     bound = signature.bind_to(parameters, kernel, [on_device(value) for value in args], device.owns)
     program = Program.from_source(path.name, text, [kernel], arch=architecture)
     work = make_work(kernel, grid, block, parameters, bound, shared)
-    counts = execute(program, work, Settings(checked, schedule or Schedule(), architecture))
+    counts = execute(program, work, Settings(checked, schedule or Schedule(), architecture, count))
     arrays = {p.name: device.to_host(v) for p, v in zip(parameters, bound, strict=True) if device.owns(v)}
     return Result(arrays, counts)

@@ -16,12 +16,22 @@ struct Region {
     u64 loaded, stored, read, wrote;
 };
 
+// What the requests of one access were. machine.py reads these as rows of six numbers.
+struct Tally {
+    u64 requests, lanes, sectors, ideal_sectors, wavefronts, ideal_wavefronts;
+};
+
+enum Counted : u8 { IN_SHARED = 1, LOADS = 2, MATRIX = 4 };  // what counters.cpp must know of an access
+
 struct Launch {
     Body body;
     const char* const* params;
     Region* regions;
     u8* hits;
     const u32* zones;  // pairs of offset and size of the shared bytes that belong to no array
+    Tally* tallies;     // one for each access of the kernel; null unless the launch counts
+    const u8* counted;  // a Counted for each access
+    u64* executed;
     u64 seed, loaded, stored, barriers, step_limit;
     u32 grid[3], block[3];
     u32 static_shared, dynamic_shared, region_count, fibers, stack, flush, schedule, checked, zone_count;
@@ -87,5 +97,11 @@ void shadow_release(Thread*, u64 object);     // the thread's accesses are order
 void shadow_acquire(Thread*, u64 object);
 void shadow_forget(u64 object);
 void shadow_copy(Thread*, u32 to, u32 size, bool landed, u32 site);
+
+// counters.cpp: what an access costs. Called in counting launches only.
+void counters_settle(u32 warp, u32 more_than = 0);  // counts the requests noted of a warp, if they are more
+void counters_settle_all(u32 more_than = 0);
+void counters_end();
+constexpr u32 REQUESTS_KEPT = 1 << 14;  // of a warp whose lanes meet nowhere for long
 
 }  // namespace emu

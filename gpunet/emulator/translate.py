@@ -14,6 +14,7 @@ import re
 from dataclasses import asdict, dataclass, field
 
 from gpunet.emulator import arithmetic, control, conversion, memory, ptx
+from gpunet.emulator.counting import Noted, Notes
 from gpunet.emulator.operands import C_TYPES, Operands, UnknownOpcode
 from gpunet.emulator.ptx import Function, Instruction, Module, Sites, Variable
 
@@ -50,24 +51,27 @@ class Kernel:
     """(file, line) by site, the number of a source line."""
     covered: list[int] = field(default_factory=list)
     """The sites for which there are instructions."""
+    noted: Noted = field(default_factory=Noted)
+    """What the kernel notes; empty unless it counts."""
 
     def to_json(self) -> str:
         """Return everything but the code."""
         return json.dumps({k: v for k, v in asdict(self).items() if k != "code"})
 
 
-def translate(module: Module, entry: str, *, checked: bool) -> Kernel:
+def translate(module: Module, entry: str, *, checked: bool, counted: bool = False) -> Kernel:
     """Translate one entry of a PTX module.
 
     Args:
         entry: its mangled name.
         checked: keep shared arrays apart and note which source lines run.
+        counted: note every access and every instruction.
     Raises:
         UnknownOpcode: an instruction that the machine does not know; `place` is its (file, line).
     """
     sites = Sites(module.files)
     try:
-        return _Translation(module, sites, entry, checked).kernel()
+        return _Translation(module, sites, entry, checked, counted).kernel()
     except UnknownOpcode as error:
         error.place = sites.lines[error.site]
         raise
@@ -84,10 +88,12 @@ def _symbol(name: str) -> str:
 
 
 class _Translation:
-    def __init__(self, module: Module, sites: Sites, entry: str, checked: bool):
+    def __init__(self, module: Module, sites: Sites, entry: str, checked: bool, counted: bool):
         self.module = module
         self.sites = sites
         self.checked = checked
+        self.counted = counted
+        self.noted = Noted()
         self.functions = self._reachable(entry)
         self.entry = self.functions[entry]
         self.used: dict[str, Variable] = {}
@@ -110,7 +116,7 @@ class _Translation:
             static_shared=self.static_shared,
             real_shared=self.real_shared,
             zones=self.zones,
-            fibers=any(i.parts[0] in control.SYNCHRONISING for i in instructions),
+            fibers=self.counted or any(i.parts[0] in control.SYNCHRONISING for i in instructions),
             flush=any("ftz" in i.parts for i in instructions),
             stack=sum(v.size for f in self.functions.values() for v in f.variables.values()) * 4,
             max_threads=threads if bounds else 0,
@@ -119,6 +125,7 @@ class _Translation:
             ],
             sites=self.sites.lines,
             covered=sorted({i.site for i in instructions if not i.label and i.site}),
+            noted=self.noted,
         )
 
     def _reachable(self, entry: str) -> dict[str, Function]:
@@ -225,25 +232,32 @@ class _Translation:
     def _function(self, f: Function) -> str:
         operands = Operands(f, lambda name: self._symbols(f, name))
         labels = {i.label: at for at, i in enumerate(f.instructions) if i.label}
-        body: list[str] = []
+        notes = Notes(f, self.noted) if self.counted else None
+        if notes:
+            operands.note = lambda *access: notes.access(operands.instruction, *access)
+        body = notes.locals() if notes else []
         site = -1
         for at, i in enumerate(f.instructions):
             if i.label:
-                body.append(f"{cpp_name(i.label)}:;")
+                body.append(f"{cpp_name(i.label)}:;{notes.label(i.label) if notes else ''}")
                 site = -1
                 continue
             operands.instruction = i
+            before, within = notes.instruction(i, at) if notes else ("", "")
             text = self._instruction(operands, f, i, at, labels)
+            if notes and i.parts[0] == "call":
+                text = notes.call(text)
             if self.checked and i.site and i.site != site:
                 text = f"m->hits[{i.site}] = 1; {text}"
                 site = -1 if i.guard else i.site
             if i.guard:
-                text = f"if ({'!' if i.negated else ''}{i.guard}) {{ {text} }}"
-            body.append(text)
+                text = f"if ({'!' if i.negated else ''}{i.guard}) {{ {within}{text} }}"
+            body.append(before + text)
         return "\n".join([self._signature(f) + " {", *self._locals(f), *body, "leave:;", *self._epilogue(f), "}"])
 
     def _locals(self, f: Function) -> list[str]:
-        lines = ["char* const S = m->shared; (void)S;", "u64 loaded = 0, stored = 0; int fuel = 1 << 14; u32 cc = 0;"]
+        fuel = "COUNTED_FUEL" if self.counted else "FUEL"
+        lines = ["char* const S = m->shared; (void)S;", f"u64 loaded = 0, stored = 0; int fuel = {fuel}; u32 cc = 0;"]
         lines.append("(void)fuel, (void)cc, (void)t;")
         if f.is_entry:
             lines += [

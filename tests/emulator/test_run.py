@@ -104,6 +104,20 @@ def test_the_command_prints_what_a_kernel_left(capsys, file, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["y"], [0, 1, 2, 3])
 
 
+def test_the_command_prints_what_each_access_costs(capsys, file):
+    arguments = [file, "scale<float>", "--block", "64", "--arg", "float32:64:ones", "--arg", "float32:64:empty"]
+    status, out, _ = command(
+        capsys, *arguments, "--arg", "64", "--arg", '{"from": 0, "to": 64}', "--arg", "1", "--count"
+    )
+    assert status == 0
+    loads, stores = (line.split() for line in out.splitlines() if line.startswith("scale.cu:7 "))
+    assert loads[1:] == ["ld.global.nc.f32", "2", "32.0", "8", "8", "100%"]
+    assert stores[1:] == ["st.global.f32", "2", "32.0", "8", "8", "100%"]
+    assert "global memory: 16 sectors of 32 bytes, ideal 16 (100%)" in out
+    assert "128 floating-point operations; 1 blocks, 2 warps, 0 barriers" in out
+    assert "shared memory: 0 wavefronts, 0 of them conflicts\n" in out
+
+
 def test_the_command_prints_a_fault_and_fails(capsys, file):
     arguments = [file, "wrong", "--block", 8, "--arg", "float32:8:random", "--arg", "float32:8:empty", "--arg", 5]
     assert command(capsys, *arguments)[0] == 0
