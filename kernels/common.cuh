@@ -5,6 +5,7 @@
 // and no INFINITY, so the integers get their names here.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include "ptx.cuh"
 
 typedef long long int64;
 typedef unsigned long long uint64;
@@ -60,7 +61,7 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
         typename Four<sizeof(T)>::Bits all;
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(reinterpret_cast<T*>(&all)[u], v[u]);
-        *reinterpret_cast<typename Four<sizeof(T)>::Bits*>(p) = all;
+        store_whole(reinterpret_cast<typename Four<sizeof(T)>::Bits*>(p), all);
     } else {
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(p[u], v[u]);

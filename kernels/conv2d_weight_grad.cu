@@ -57,27 +57,24 @@ __global__ void conv2d_weight_grad_simple(
     }
 }
 
-// A row of dw: its tap's place relative to a pixel's window, and its channel. `down` is NO_ROW behind
-// the last row.
-struct __align__(16) Tap {
-    int down, right, channel, unused;  // of 16 bytes, so that it is one load
-};
-
 // What the threads of a block share: the rows of their tile, the pixels of two turns, and the sums of
 // dy that each thread made.
-template <int TM>
+template <int TM, int VX>
 struct WeightGradShared {
     __align__(16) float bias[THREADS * 4];
-    Tap taps[TM];
+    // Of VX neighbouring rows of dw: their tap's place relative to a pixel's window, NO_ROW behind the
+    // last row, and the first one's channel.
+    int down[TM / VX], right[TM / VX], channel[TM / VX];
     Digits pixels[2][TILE_K];  // column, row, image
     Digits two_steps;
 
     __device__ void begin(const Geometry& g, const Place& place) {
         for (int i = threadIdx.x; i < THREADS * 4; i += THREADS) bias[i] = 0.0f;
-        for (int r = threadIdx.x; r < TM; r += THREADS) {
-            const int row = place.row * TM + r, tap = row / g.taken;
-            const int down = row < place.rows ? tap / g.KW * g.dilation_h - g.pad_top : NO_ROW;
-            taps[r] = {down, tap % g.KW * g.dilation_w - g.pad_left, place.group * g.taken + row % g.taken, 0};
+        if (threadIdx.x < TM / VX) {
+            const int row = place.row * TM + threadIdx.x * VX, tap = row / g.taken;
+            down[threadIdx.x] = row < place.rows ? tap / g.KW * g.dilation_h - g.pad_top : NO_ROW;
+            right[threadIdx.x] = tap % g.KW * g.dilation_w - g.pad_left;
+            channel[threadIdx.x] = place.group * g.taken + row % g.taken;
         }
         if (threadIdx.x < 2 * TILE_K)
             pixels[threadIdx.x / TILE_K][threadIdx.x % TILE_K] = digits_of(place.turn * TILE_K + threadIdx.x, place.extents);
@@ -99,26 +96,26 @@ struct WeightGradOperands {
     const T *const x, *const dys, *const ys;
     const uint8* const mask;
     const Activation& f;
-    WeightGradShared<TM>& shared;
+    WeightGradShared<TM, VX>& shared;
     Raw<T, VX> inputs[Taps::COUNT];
     Gradient dy[Filters::COUNT];
     float bias[VY] = {};
 
     __device__ __forceinline__ WeightGradOperands(
-            const Geometry& g, const Place& place, WeightGradShared<TM>& shared, const T* x, const T* dy, const T* y,
+            const Geometry& g, const Place& place, WeightGradShared<TM, VX>& shared, const T* x, const T* dy, const T* y,
             const uint8* mask, const Activation& f)
         : g(g), place(place), x(x), dys(dy), ys(y), mask(mask), f(f), shared(shared) {}
 
     __device__ __forceinline__ void fetch(int k0) {
         const Digits(&pixels)[TILE_K] = shared.pixels[(k0 / TILE_K - place.turn) % 2];
-        const Tap tap = shared.taps[Taps::first()];
+        const int taps = Taps::first() / VX, down = shared.down[taps], right = shared.right[taps], channel = shared.channel[taps];
 #pragma unroll
         for (int n = 0; n < Taps::COUNT; ++n) {
             const Digits pixel = pixels[Taps::k(n) % TILE_K];
-            const int h = pixel.mid * g.stride_h + tap.down, w = pixel.low * g.stride_w + tap.right;
+            const int h = pixel.mid * g.stride_h + down, w = pixel.low * g.stride_w + right;
             inputs[n].clear();
             if (Taps::has() & (k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W))
-                inputs[n].load(at(x + tap.channel, (pixel.high * g.H + h) * g.W + w, g.C));
+                inputs[n].load(at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
         }
         const int col = place.col * TN + Filters::first(), filter = place.group * g.made + col;
 #pragma unroll
@@ -182,7 +179,7 @@ __global__ void __launch_bounds__(THREADS, GATE >= GATE_RELU_POOL ? 2 : resident
         int accumulate) {
     __shared__ Buffers<TM, TN> buffers;
     __shared__ Place place;
-    __shared__ WeightGradShared<TM> shared;
+    __shared__ WeightGradShared<TM, VX> shared;
     known_block();
     if (threadIdx.x == 0) {
         place.rows = g.KH * g.KW * g.taken;

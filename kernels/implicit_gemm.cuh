@@ -69,6 +69,7 @@ __device__ __forceinline__ void add(Digits& to, const Digits& step, int lows, in
     const bool carry_on = to.mid >= mids;
     to.mid -= carry_on ? mids : 0;
     to.high += step.high + carry_on;
+    to.unused = 0;  // which makes it one store, too
 }
 
 // What a block computes: a tile of results, and a part of the reduction. It stands in shared memory,
@@ -267,7 +268,12 @@ struct PiecesAlong {
     static constexpr bool WHOLE = STEP <= TILE_K;  // otherwise some threads have no piece
 
     static __device__ __forceinline__ int first() { return threadIdx.x % LANES * V; }
-    static __device__ __forceinline__ int k(int n) { return threadIdx.x / LANES + n * STEP; }
+    static __device__ __forceinline__ int k(int n) {
+        const int row = threadIdx.x / LANES;
+        // The two rows of a warp stand four apart where they are short, so that they meet in no bank.
+        if constexpr (EXTENT == 16 && V == 1) return (row & 1) << 2 | (row >> 1 & 3) | (row & 8);
+        return row + n * STEP;
+    }
     static __device__ __forceinline__ bool has() { return WHOLE || threadIdx.x < TILE_K * LANES; }
     static __device__ __forceinline__ void stage(float (&to)[TILE_K][EXTENT + 4], int n, const float* v) {
         if (!has()) return;

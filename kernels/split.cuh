@@ -39,8 +39,8 @@ __device__ __forceinline__ void add_slots(float* first, int64 stride, int count)
             for (int n = 0; n < AHEAD; ++n)
                 if (s + n < count) sums[0].add(v[n].x), sums[1].add(v[n].y), sums[2].add(v[n].z), sums[3].add(v[n].w);
         }
-        *reinterpret_cast<float4*>(first + at) =
-            make_float4(sums[0].value(), sums[1].value(), sums[2].value(), sums[3].value());
+        store_whole(
+            reinterpret_cast<float4*>(first + at), make_float4(sums[0].value(), sums[1].value(), sums[2].value(), sums[3].value()));
     }
 }
 
@@ -54,7 +54,8 @@ __device__ __forceinline__ bool add_splits(const Place& place, float* slots, int
     float* const tile = slots + (int64)place.tile * splits * FLOATS;
     float* own = tile + (int64)place.split * FLOATS;
 #pragma unroll
-    for (int q = 0; q < RM * RN; q += 4) reinterpret_cast<float4*>(own)[q / 4 * THREADS + threadIdx.x] = piece_of(acc, q);
+    for (int q = 0; q < RM * RN; q += 4) 
+        store_whole(reinterpret_cast<float4*>(own) + q / 4 * THREADS + threadIdx.x, piece_of(acc, q));
     if constexpr (EXTRA > 0)
         if (threadIdx.x < EXTRA) own[RESULTS + threadIdx.x] = extra;
 
