@@ -233,6 +233,9 @@ def test_a_launch_without_a_main_loop_moves_its_bytes():
     assert predict(launched(kernel="fill<float>"), loop=()).bound == "node"
     computed = predict(launched(x, kernel="conv2d_forward_simple<float, false>", work=Work(10**12)), loop=())
     assert (computed.bound, computed.microseconds) == ("arithmetic", pytest.approx(1.3 + 1e12 / H200.peak))
+    depthwise = predict(launched(x, kernel="conv2d_weight_grad_depthwise<float>", work=Work(1, 0, 100)), loop=())
+    merged = 2 * 25 * 330 / 1755
+    assert depthwise.microseconds == pytest.approx(1.3 + 2**31 / 4.32e6 + merged)
     moving = predict(launched(x, y, work=Work(1, 1)), loop=())
     assert moving.bound == "bandwidth"
 

@@ -21,6 +21,8 @@ LOADS_IN_FLIGHT = 4
 """Partial sums that a thread of a last block loads before it adds them: one row of its results."""
 MERGE_CYCLES = 330
 """Cycles from such loads until they are added: the latency of the second-level cache, and the sum."""
+DEPTHWISE_ROWS = 2
+"""Results that a thread of a depthwise weight gradient adds up, one after another, with the bias."""
 BIAS_CYCLES = 850
 """Cycles by which a warp that also adds up the bias makes each turn of its block longer: 16 steps
 that wait for shared memory, one after another."""
@@ -121,7 +123,7 @@ def merge_cycles(launch: Launch) -> int:
     tile, splits = tile_of(launch.kernel), launch.work.splits
     if splits == 1:
         return 0
-    rows = (1 if tile is None else tile.thread_rows) + _adds_bias(launch)
+    rows = DEPTHWISE_ROWS if tile is None else tile.thread_rows + _adds_bias(launch)
     return rows * -(-splits // LOADS_IN_FLIGHT) * MERGE_CYCLES
 
 

@@ -4,7 +4,7 @@ A launch with a main loop takes a node of a graph and the cycles of the fullest 
 one gets ceil(blocks / multiprocessors) blocks and holds a few of them at once, in rounds. A round
 takes the turns of its blocks, by the simulated cycles of a turn with so many blocks, and the cycles
 before and after the loop. Then a split reduction is added up. A launch without a main loop takes a
-node and the time to move its bytes, or to compute if it has more FLOPs than bytes.
+node, the time to move its bytes or to compute, whichever is longer, and that of a split reduction.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ def _predict(launch: Launch, code: MachineCode, gpu: Gpu) -> Prediction:
     else:
         computed = launch.work.flops / gpu.peak
         costs |= {"arithmetic": computed} if computed > moved else {"bandwidth": moved}
+        costs["merge"] = kernels.merge_cycles(launch) / (1e3 * gpu.clock)
     tile, work = kernels.tile_of(launch.kernel), launch.work
     waves = blocks / (held * gpu.multiprocessors)
     bound = max(costs, key=lambda name: costs[name])
