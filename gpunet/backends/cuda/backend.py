@@ -65,6 +65,18 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
     return CudaBackend(arrays, EmulatedLauncher(arrays, settings), name="emulated")
 
 
+def dry_backend(name: str) -> CudaBackend:
+    """Return a backend that runs nothing: its arrays have no memory, and its launches are checked alone.
+
+    Args:
+        name: the device that it stands for.
+    """
+    from gpunet.cuda.dry import DryArrays, DryLauncher
+
+    arrays = DryArrays(name)
+    return CudaBackend(cast(Arrays, arrays), DryLauncher(arrays.owns), name=f"{name}, not run")
+
+
 def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:
     """Return (another backend on the same device, a recording of its launches and allocations)."""
     recording = Recording()

@@ -8,8 +8,9 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.cuda.device import THREADS, WARP, CudaDevice, activation_fields, geometry_fields
-from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
+from gpunet.backends.cuda.tiles import TILE_K, count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
+from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
@@ -28,11 +29,11 @@ class CudaConv(CudaDevice):
         args = x, w, b, y, mask, geometry_fields(g), activation_fields(conv.activation)
         if self.simple or _is_depthwise(g):
             options = f"{element}, {str(pooled).lower()}"
-            self._each("conv2d_forward_simple", y.size, *args, element=options, flops=2 * g.multiply_adds)
+            self._each("conv2d_forward_simple", y.size, *args, element=options, work=Work(2 * g.multiply_adds))
         else:
             rows = y.size // g.filters * (4 if pooled else 1)
             vector = _by_four(g) and self._aligned(x, w, y)
-            self._tiled_conv("conv2d_forward_tiled", element, g, (rows, g.filters), vector, args, pooled)
+            self._tiled_conv("conv2d_forward_tiled", element, g, (rows, g.filters, g.x_shape[3]), vector, args, pooled)
         return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
@@ -42,30 +43,40 @@ class CudaConv(CudaDevice):
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
         if self.simple or _is_depthwise(g):
-            self._each("conv2d_input_grad_simple", dx.size, *args, element=element, flops=2 * g.multiply_adds)
+            self._each("conv2d_input_grad_simple", dx.size, *args, element=element, work=Work(2 * g.multiply_adds))
         else:
             channels = g.x_shape[3]
             vector = _by_four(g) and self._aligned(dy, gate.y, w, dx)
-            self._tiled_conv("conv2d_input_grad_tiled", element, g, (dx.size // channels, channels), vector, args)
+            shape = dx.size // channels, channels, g.filters
+            self._tiled_conv("conv2d_input_grad_tiled", element, g, shape, vector, args)
         return dx
 
     def _tiled_conv(
-        self, kernel: str, element: str, g: Geometry, shape: tuple[int, int], vector: bool, args: Any, *options: object
+        self,
+        kernel: str,
+        element: str,
+        g: Geometry,
+        shape: tuple[int, int, int],
+        vector: bool,
+        args: Any,
+        *options: object,
     ) -> None:
-        """Launch a tiled convolution with results of a shape (pixels, channels).
+        """Launch a tiled convolution.
 
         Args:
+            shape: (pixels and channels of the results, channels of the reduction).
             vector: whether loads of four elements are allowed.
             options: template arguments of the kernel behind its tile.
         """
-        rows, channels = shape
+        rows, channels, added = shape
         if not rows:
             return
         cols = channels // g.groups
         tile = select_tile(CONV_TILES, rows, cols, vector=vector, busy=self.busy)
         blocks = count_tiles(rows, cols, tile) * g.groups
         kernel = instance(kernel, element, *tile, *options)
-        self.launcher.launch(kernel, blocks, THREADS, args, flops=2 * g.multiply_adds)
+        depth = g.window[0] * g.window[1] * (added // g.groups)
+        self.launcher.launch(kernel, blocks, THREADS, args, work=Work(2 * g.multiply_adds, -(-depth // TILE_K)))
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, name = conv.geometry, "conv2d_weight_grad"
@@ -77,7 +88,7 @@ class CudaConv(CudaDevice):
         if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros
             count = dw.size + (0 if db is None else db.size)
             simple = *opened, dw, db, *common, int(add)
-            self._each(f"{name}_simple", count, *simple, element=element, flops=2 * g.multiply_adds)
+            self._each(f"{name}_simple", count, *simple, element=element, work=Work(2 * g.multiply_adds))
             return dw, db
         kernel, tiles = self._weight_grad_kernel(element, g, _by_four(g) and self._aligned(dy, gate.y, x))
         length = split_pixels(tiles, g.pixels, self.busy)
@@ -85,7 +96,8 @@ class CudaConv(CudaDevice):
         partial_w = self.arrays.empty((splits, dw.size), np.float32)
         partial_b = None if db is None else self.arrays.empty((splits, g.filters), np.float32)
         args = *opened, partial_w, partial_b, self._arrivals(tiles), dw, db, *common, length, int(add)
-        self.launcher.launch(kernel, tiles * splits, THREADS, args, flops=2 * g.multiply_adds)
+        work = Work(2 * g.multiply_adds, 0 if _is_depthwise(g) else length // TILE_K, splits)
+        self.launcher.launch(kernel, tiles * splits, THREADS, args, work=work)
         return dw, db
 
     def _weight_grad_kernel(self, element: str, g: Geometry, vector: bool) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
 from gpunet.cuda.launcher import Launcher
+from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
@@ -88,7 +89,9 @@ class CudaDevice(Backend):
             finalize(recorder.stream, self._kept.pop, self.arrays.stream_key()).atexit = False
         return recorder
 
-    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", each: int = 1, flops: int = 0) -> None:
+    def _each(
+        self, kernel: str, count: int, *args: Any, element: str = "float", each: int = 1, work: Work = NO_PRODUCT
+    ) -> None:
         """Launch a kernel that walks `count` elements, if any, with a grid-stride loop.
 
         Args:
@@ -97,7 +100,7 @@ class CudaDevice(Backend):
         """
         if count:
             blocks = min(-(-count // (each * THREADS)), MAX_BLOCKS)
-            self.launcher.launch(instance(kernel, element) if element else kernel, blocks, THREADS, args, flops=flops)
+            self.launcher.launch(instance(kernel, element) if element else kernel, blocks, THREADS, args, work=work)
 
     def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
         element = self._moved(operation, source.dtype)

@@ -2,8 +2,9 @@
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
-from gpunet.backends.cuda.tiles import count_tiles, select_tile
+from gpunet.backends.cuda.tiles import TILE_K, count_tiles, select_tile
 from gpunet.cuda.instantiations import MATMUL_TILES, instance
+from gpunet.cuda.work import Work
 
 
 class CudaMatmul(CudaDevice):
@@ -26,15 +27,17 @@ class CudaMatmul(CudaDevice):
             "accumulate": int(product.add and out is not None),
         }  # fmt: skip
         args = a, gate.y, b, bias, y, fields, activation_fields(gate.activation), activation_fields(product.activation)
-        flops = 2 * m * depth * p
+        work = Work(2 * m * depth * p)
         if self.simple:
-            self._each("matmul_simple", y.size, *args, element=element, flops=flops)
+            self._each("matmul_simple", y.size, *args, element=element, work=work)
         elif y.size:
             by_four = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and p % 4 == 0
             vector = by_four and self._aligned(a, gate.y, b, y)
             tile = select_tile(MATMUL_TILES, m, p, vector=vector, busy=self.busy)
             kernel = instance("matmul_tiled", element, *tile, product.transpose_a, product.transpose_b)
-            self.launcher.launch(kernel, count_tiles(m, p, tile), THREADS, args, flops=flops)
+            self.launcher.launch(
+                kernel, count_tiles(m, p, tile), THREADS, args, work=work._replace(turns=-(-depth // TILE_K))
+            )
         return y
 
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
