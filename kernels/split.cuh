@@ -9,6 +9,8 @@
 
 // Splits that one block adds up at most, unless there are more than SPLIT_GROUP groups.
 #define SPLIT_GROUP 16
+// Slots from which a thread loads before it adds.
+#define SLOTS_AHEAD 8
 
 __device__ __forceinline__ bool arrives_last(int* counter, int of) {
     __shared__ bool last;
@@ -22,21 +24,20 @@ __device__ __forceinline__ bool arrives_last(int* counter, int of) {
     return true;
 }
 
-// The first slot += the next ones, `stride` floats apart. Loads of eight slots are in flight.
+// The first slot += the next ones, `stride` floats apart. Loads of several slots are in flight.
 template <int FLOATS>
 __device__ __forceinline__ void add_slots(float* first, int64 stride, int count) {
-    constexpr int AHEAD = 8;
     for (int at = threadIdx.x * 4; at < FLOATS; at += THREADS * 4) {
         Sum sums[4];
-        for (int s = 0; s < count; s += AHEAD) {
-            float4 v[AHEAD];
+        for (int s = 0; s < count; s += SLOTS_AHEAD) {
+            float4 v[SLOTS_AHEAD];
 #pragma unroll
-            for (int n = 0; n < AHEAD; ++n) {
+            for (int n = 0; n < SLOTS_AHEAD; ++n) {
                 v[n] = make_float4(0, 0, 0, 0);
                 if (s + n < count) v[n] = *reinterpret_cast<const float4*>(first + at + (s + n) * stride);
             }
 #pragma unroll
-            for (int n = 0; n < AHEAD; ++n)
+            for (int n = 0; n < SLOTS_AHEAD; ++n)
                 if (s + n < count) sums[0].add(v[n].x), sums[1].add(v[n].y), sums[2].add(v[n].z), sums[3].add(v[n].w);
         }
         store_whole(

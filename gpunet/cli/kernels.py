@@ -1,4 +1,4 @@
-"""``gpunet kernels``, which compiles every CUDA kernel, or runs one of them on the CPU."""
+"""``gpunet kernels``, which compiles every CUDA kernel, runs one on the CPU, or predicts times."""
 
 from __future__ import annotations
 
@@ -36,10 +36,24 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--count", action="store_true", help="count what each access costs: sectors, wavefronts, bank conflicts")
     add("--schedule", default="fifo", help="fifo, lifo or random:SEED; default fifo")
     add("--save", type=Path, metavar="FILE.npz", help="write every array after the run")
+    add = parser.add_argument_group("predicting the times of a training step on a GPU").add_argument
+    add("--predict", action="store_true", help="print tile, split, waves, predicted time and bound of each launch")
+    add("--gpu", default="H200", help="H200 (default), or another one of the table that an unknown name prints")
+    add(
+        "--net", action="append", metavar="NET",
+        help="a net that gpunet bench names, such as lenet; may be repeated. Default: lenet and cnn with 128 images, "
+        "resnet9 with 512, and a dense layer",
+    )  # fmt: skip
+    add("--batch", type=int, help="images in a step; default: the first batch size that gpunet bench measures")
+    add("--markdown", action="store_true", help="print the summary as kernels/README.md holds it")
 
 
 def kernels(options: Namespace) -> int:
     """Print the table of all kernels -> 1 if one fails; or do what the options say instead."""
+    if options.predict:
+        from gpunet.cli.prediction import print_predictions
+
+        return print_predictions(options)
     if options.kernel:
         from gpunet.emulator.command import run_kernel
 
@@ -57,7 +71,7 @@ def kernels(options: Namespace) -> int:
 KERNELS = Command(
     "kernels",
     "Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run "
-    "one with --run, or all with --count-all or --coverage. Needs no GPU.",
+    "one with --run, or all with --count-all or --coverage; or predict times with --predict. Needs no GPU.",
     _add_arguments,
     kernels,
 )

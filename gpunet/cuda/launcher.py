@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.cuda.instantiations import file_of, module_of
+from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.nvrtc import signature, source
 from gpunet.nvrtc.compiler import Resources
 from gpunet.nvrtc.signature import Extent, Extents
@@ -30,7 +31,7 @@ class Launcher(ABC):
         self.owns = owns
 
     def launch(
-        self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, flops: int = 0
+        self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, work: Work = NO_PRODUCT
     ) -> None:
         """Check the arguments of a launch against the kernel's source, then run it.
 
@@ -40,8 +41,7 @@ class Launcher(ABC):
             args: one for each parameter: an array, a number, None for a pointer that may be null,
                 or a mapping of fields for a struct.
             shared: bytes of dynamic shared memory.
-            flops: floating-point operations of matrix products and convolutions, which a recording
-                notes; a multiply-add counts as two.
+            work: the arithmetic of the launch, which a recording notes.
         Raises:
             TypeError: arguments that the kernel does not take.
             ValueError: an instance that is not listed, or extents beyond CUDA's limits.

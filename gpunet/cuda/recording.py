@@ -17,6 +17,7 @@ import numpy as np
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.instantiations import file_of
 from gpunet.cuda.launcher import Launcher
+from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.nvrtc import signature
 from gpunet.nvrtc.signature import Extent, Extents
 
@@ -51,7 +52,14 @@ class Launch:
     grid: tuple[int, ...]
     block: tuple[int, ...]
     arguments: tuple[Argument, ...]
-    flops: int
+    work: Work = NO_PRODUCT
+    shared: int = 0
+    """Bytes of dynamic shared memory."""
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of matrix products and convolutions."""
+        return self.work.flops
 
     @property
     def read(self) -> int:
@@ -106,12 +114,12 @@ class RecordingLauncher(Launcher):
         self.inner, self.arrays, self.recording = inner, arrays, recording
 
     def launch(
-        self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, flops: int = 0
+        self, kernel: str, grid: Extent, block: Extent, args: Sequence[Any], *, shared: int = 0, work: Work = NO_PRODUCT
     ) -> None:
         """Check, run and record a launch; see :meth:`Launcher.launch`."""
-        self.inner.launch(kernel, grid, block, args, shared=shared, flops=flops)
+        self.inner.launch(kernel, grid, block, args, shared=shared, work=work)
         extents, arguments = signature.check_extents(kernel, grid, block), self._arguments(kernel, args)
-        self.recording.launches.append(Launch(self.recording.label, kernel, *extents, arguments, flops))
+        self.recording.launches.append(Launch(self.recording.label, kernel, *extents, arguments, work, shared))
 
     def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance without recording it."""

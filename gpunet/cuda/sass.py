@@ -59,16 +59,32 @@ def instructions(cubin: bytes) -> dict[str, dict[str, int]]:
     Raises:
         BackendError: there is no disassembler, or it does not know the architecture.
     """
+    return parse(disassemble(cubin))
+
+
+def disassemble(cubin: bytes, *options: str) -> str:
+    """Return nvdisasm's listing of a cubin's machine code.
+
+    Args:
+        options: further options of nvdisasm, such as ``-hex`` for the encoded words.
+    Raises:
+        BackendError: there is no disassembler, or it does not know the architecture.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.cubin"
         path.write_bytes(cubin)
-        return parse(_run("--print-code", str(path)))
+        return _run("--print-code", *options, str(path))
 
 
 def parse(listing: str) -> dict[str, dict[str, int]]:
     """Count the instructions in nvdisasm's output, as :func:`instructions` does."""
+    return {name: _count(text) for name, text in sections(listing).items()}
+
+
+def sections(listing: str) -> dict[str, str]:
+    """Return the part of nvdisasm's output that belongs to each entry, by its mangled name."""
     _, *parts = _SECTION.split(listing)
-    return {name: _count(text) for name, text in zip(parts[::2], parts[1::2], strict=True)}
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _count(text: str) -> dict[str, int]:

@@ -125,7 +125,7 @@ def check_include_folder(folder: Path) -> None:
         raise BackendError(f"CUDA headers at {folder} lie {where}: unset CUDA_PATH, or install them: {INSTALL}")
 
 
-def compile_source(file: str, text: str, architecture: str, expressions: Sequence[str]) -> Compiled:
+def compile_source(file: str, text: str, architecture: str, expressions: Sequence[str], *extra: str) -> Compiled:
     """Compile a source to a cubin, and read what each instance takes of the device.
 
     Args:
@@ -133,12 +133,13 @@ def compile_source(file: str, text: str, architecture: str, expressions: Sequenc
         text: the source, its quoted includes inlined.
         architecture: as in ``"sm_90"``.
         expressions: name expressions of the instances to compile.
+        extra: further options of NVRTC.
     Raises:
         CompileError: the source does not compile.
         BackendError: NVRTC is missing.
     """
     with _Program(file, text, expressions) as program:
-        program.compile(architecture, "--ptxas-options=-v")
+        program.compile(architecture, "--ptxas-options=-v", *extra)
         names = program.names()
         used = parse_log(program.log())
         return Compiled(program.output("CUBIN"), names, {e: used[name] for e, name in names.items()})
@@ -183,9 +184,9 @@ class _Program:
         return result[0] if result else None
 
 
-def compile(file: str, architecture: str, expressions: Sequence[str]) -> Compiled:
+def compile(file: str, architecture: str, expressions: Sequence[str], *extra: str) -> Compiled:
     """Compile one `.cu` file of the package, as :func:`compile_source` does."""
-    return compile_source(file, source.read(file), architecture, expressions)
+    return compile_source(file, source.read(file), architecture, expressions, *extra)
 
 
 def to_ptx(file: str, text: str, architecture: str, expressions: Sequence[str]) -> tuple[str, dict[str, str]]:

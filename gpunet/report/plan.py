@@ -15,7 +15,10 @@ from gpunet import random
 from gpunet.autograd import Function, Parameter, Tensor, no_grad, tensor, watching
 from gpunet.backends import Backend, get_backend, why_unavailable
 from gpunet.backends.contract import Activation
-from gpunet.backends.cuda.backend import CudaBackend, recording_backend
+from gpunet.backends.cuda.backend import CudaBackend, dry_backend, recording_backend
+from gpunet.cuda.prediction import gpus
+from gpunet.cuda.prediction import model as model_of_time
+from gpunet.cuda.prediction.model import Prediction
 from gpunet.cuda.recording import Allocation, Launch, Recording
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
@@ -49,6 +52,15 @@ class Plan:
     input_shape: tuple[int, ...]
     batch_size: int
     backend: str
+    gpu: str = ""
+    """The GPU that the launches are predicted for; empty if they are not."""
+    predictions: tuple[Prediction, ...] = ()
+    """What is predicted of each launch; none without a GPU."""
+
+    @property
+    def microseconds(self) -> float:
+        """Predicted time of all launches as one CUDA graph; 0 without a prediction."""
+        return sum(prediction.microseconds for prediction in self.predictions)
 
     @property
     def read(self) -> int:
@@ -71,7 +83,7 @@ class Plan:
         return sum(allocation.bytes for allocation in self.allocations)
 
     def __str__(self) -> str:
-        table = [("pass", "layer or operation", "kernel", "grid", "read", "written", "FLOPs")]
+        table: list[tuple[str, ...]] = [("pass", "layer or operation", "kernel", "grid", "read", "written", "FLOPs")]
         for launch in self.launches:
             phase, layer, operation = launch.label
             grid = "x".join(map(str, launch.grid))
@@ -79,14 +91,38 @@ class Plan:
             table.append((phase, layer or operation, launch.kernel, grid, *amounts))
         totals = in_bytes(self.read), in_bytes(self.written), f"{self.flops:,}"
         table.append(("total", "", f"{len(self.launches)} launches", "", *totals))
-        drawn = draw_table(table, (False, False, False, True, True, True, True))
+        right = [False, False, False, True, True, True, True]
+        if self.gpu:
+            more = [
+                PREDICTED[-4:],
+                *(predicted_cells(p)[-4:] for p in self.predictions),
+                _total_cells(self.microseconds),
+            ]
+            table, right = [(*a, *b) for a, b in zip(table, more, strict=True)], [*right, True, True, True, False]
+        drawn = draw_table(table, right)
+        note = f"; times on an {self.gpu} are predicted, not measured" if self.gpu else ""
         return (
             f"{drawn}\na step of {self.batch_size} inputs {'x'.join(map(str, self.input_shape))} on {self.backend}, with "
             f"{len(self.allocations)} allocations of {in_bytes(self.allocated)}; each launch counts an array once, and FLOPs "
-            "are those of products"
+            f"are those of products{note}"
         )
 
     __repr__ = __str__
+
+
+PREDICTED = ("tile", "split", "blocks", "waves", "turns", "predicted us", "bound")
+"""The columns of :func:`predicted_cells`."""
+
+
+def predicted_cells(prediction: Prediction) -> tuple[str, ...]:
+    """What is predicted of a launch, as cells of a table under the heads `PREDICTED`."""
+    p = prediction
+    split, turns = (str(n) if p.turns else "" for n in (p.splits, p.turns))
+    return p.tile, split, str(p.blocks), f"{p.waves:.2f}", turns, f"{p.microseconds:.1f}", p.bound
+
+
+def _total_cells(microseconds: float) -> tuple[str, ...]:
+    return "", "", f"{microseconds:.1f}", ""
 
 
 def plan(
@@ -99,10 +135,13 @@ def plan(
     optimizer: MakeOptimizer | None = None,
     backend: str | Backend | None = None,
     precision: str = "float32",
+    gpu: str | None = None,
 ) -> Plan:
     """Run one step on random inputs, and list the kernels that it launches.
 
-    The emulated device launches what a GPU launches, but takes seconds for a small network.
+    The emulated device launches what a GPU launches, but takes seconds for a small network. With
+    `gpu`, nothing is run: the launches are recorded on arrays without memory, and the time of each
+    is predicted from its machine code.
 
     Args:
         model: the network; it stays as it is, for the step runs on a copy.
@@ -118,13 +157,16 @@ def plan(
             first of them that works here.
         precision: as for the Trainer. With an optimizer the plan is that of a later step, whose
             parameters the update before has rounded; without one, each operation rounds its own.
+        gpu: the GPU for which times are predicted, such as "H200"; `backend` must be None then. It
+            takes NVRTC and the disassembler, and no GPU.
     Raises:
-        BackendError: the backend launches no kernels, or no backend that does works here.
-        TypeError, ValueError: the input shape, batch size or precision is not a valid one.
+        BackendError: the backend launches no kernels, or no backend that does works here, or what a
+            prediction takes is not installed.
+        TypeError, ValueError: the input shape, batch size, precision or GPU is not a valid one.
     """
     check_input_shape("plan", input_shape)
     batch_size = positive_int("plan", "batch_size", batch_size)
-    device = _device(model, backend)
+    device = _device(model, backend) if gpu is None else _dry_device(gpu, backend)
     recorded, recording = recording_backend(device)
     twin = _copied(model, recorded).train(training)
     made = None if optimizer is None or not training else optimizer(twin.parameters())
@@ -133,8 +175,13 @@ def plan(
         made.compute_in(stored)
         made.arena.refresh()
     dtype = np.dtype(stored or next((p.dtype for p in twin.parameters()), np.float32))
-    inputs = np.random.default_rng(0).normal(size=(batch_size, *input_shape))
-    x = tensor(device.asarray(inputs, dtype), dtype=dtype, backend=recorded)
+    shape = batch_size, *input_shape
+    inputs = (
+        device.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+        if gpu is None
+        else device.empty(shape, dtype)
+    )
+    x = tensor(inputs, dtype=dtype, backend=recorded)
     labeller = _Labeller(recording, twin)
     recording.clear()
     with random.undisturbed(), watching(labeller.watch):
@@ -143,7 +190,11 @@ def plan(
         else:
             with no_grad():
                 twin(x)
-    return Plan(tuple(recording.launches), tuple(recording.allocations), tuple(input_shape), batch_size, device.name)
+    made_of = tuple(recording.launches), tuple(recording.allocations), tuple(input_shape), batch_size, device.name
+    if gpu is None:
+        return Plan(*made_of)
+    found = gpus.find_gpu("plan", gpu)
+    return Plan(*made_of, found.name, model_of_time.predict(recording.launches, found))
 
 
 def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend, labeller: _Labeller) -> None:
@@ -222,6 +273,16 @@ def _device(model: Module, asked: str | Backend | None) -> CudaBackend:
     if not isinstance(chosen, CudaBackend):
         raise BackendError(f"plan: backend is {chosen.name}, which launches no kernels; use cuda or emulated")
     return chosen
+
+
+def _dry_device(gpu: str, backend: str | Backend | None) -> CudaBackend:
+    """The backend that runs nothing, in the place of a GPU."""
+    found = gpus.find_gpu("plan", gpu)
+    if backend is not None:
+        raise ValueError(f"plan: takes backend or gpu, got {backend!r} and {gpu!r}; a prediction runs on none")
+    if why := model_of_time.why_unavailable():
+        raise BackendError(f"plan: gpu is {gpu!r}, but nothing can be predicted here: {why}")
+    return dry_backend(found.name, found.description)
 
 
 def _first_device() -> Backend:

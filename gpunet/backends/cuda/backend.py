@@ -17,6 +17,7 @@ from gpunet.backends.cuda.random import CudaRandom
 from gpunet.backends.cuda.resample import CudaResample
 from gpunet.backends.cuda.update import CudaUpdate
 from gpunet.cuda.arrays import Arrays
+from gpunet.cuda.description import Description
 from gpunet.cuda.recording import Recording, RecordingArrays, RecordingLauncher
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
     arrays = EmulatedArrays(track=settings.checked, properties=settings.describe(), memory=memory)
     launcher = EmulatedLauncher(arrays, settings)
     return CudaBackend(arrays, launcher, description=launcher.description(), name="emulated")
+
+
+def dry_backend(name: str, description: Description) -> CudaBackend:
+    """Return a backend that runs nothing: its arrays have no memory, and its launches are checked alone.
+
+    Args:
+        name: the device that it stands for.
+        description: that device's numbers.
+    """
+    from gpunet.cuda.dry import DryArrays, DryLauncher
+
+    arrays = DryArrays(name)
+    return CudaBackend(cast(Arrays, arrays), DryLauncher(arrays.owns), description=description, name=f"{name}, not run")
 
 
 def recording_backend(backend: CudaBackend) -> tuple[CudaBackend, Recording]:

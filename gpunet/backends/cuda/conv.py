@@ -7,9 +7,10 @@ from math import gcd, prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.device import CudaDevice, activation_fields, geometry_fields
+from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
 from gpunet.cuda.instantiations import GATES, tiled_instance
+from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
 
@@ -24,7 +25,9 @@ class CudaConv(CudaDevice):
         opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
         if self.simple or _is_depthwise(g):
             options = f"{element}, {str(pooled).lower()}"
-            self._each("conv2d_forward_simple", y.size, *opened, *common, element=options, flops=2 * g.multiply_adds)
+            self._each(
+                "conv2d_forward_simple", y.size, *opened, *common, element=options, work=Work(2 * g.multiply_adds)
+            )
         elif y.size:
             name, rows = "conv2d_forward_tiled", y.size // g.filters * (4 if pooled else 1)
             layout = self._lay_out(
@@ -32,10 +35,8 @@ class CudaConv(CudaDevice):
                 left=_taken(g) % 4 == 0 and self._aligned(x), right=_made(g) % 4 == 0 and self._aligned(w, y),
             )  # fmt: skip
             kernel = tiled_instance(name, element, layout.tile, pooled)
-            self._launch_layout(
-                kernel, layout, 0, 2 * g.multiply_adds,
-                lambda slots, arrivals: (*opened, slots, arrivals, *common, layout.turns),
-            )  # fmt: skip
+            args = *opened, *self._slots(layout), *common, layout.turns
+            self.launcher.launch(kernel, layout.blocks, THREADS, args, work=layout.work(2 * g.multiply_adds))
         return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
@@ -45,7 +46,7 @@ class CudaConv(CudaDevice):
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         opened, common = (dy, gate.y, gate.mask, w, dx), (geometry_fields(g), activation_fields(gate.activation))
         if self.simple or _is_depthwise(g):
-            self._each(f"{name}_simple", dx.size, *opened, *common, element=element, flops=2 * g.multiply_adds)
+            self._each(f"{name}_simple", dx.size, *opened, *common, element=element, work=Work(2 * g.multiply_adds))
         elif dx.size:
             name, kind = f"{name}_tiled", _gate_name(element, gate)
             (n, h, width, _), (tall, wide) = g.x_shape, g.stride
@@ -56,10 +57,8 @@ class CudaConv(CudaDevice):
                 copies=g.groups * tall * wide, left=vector, right=vector,
             )  # fmt: skip
             kernel = tiled_instance(name, element, layout.tile, GATES[kind])
-            self._launch_layout(
-                kernel, layout, 0, 2 * g.multiply_adds,
-                lambda slots, arrivals: (*opened, slots, arrivals, *common, layout.turns),
-            )  # fmt: skip
+            args = *opened, *self._slots(layout), *common, layout.turns
+            self.launcher.launch(kernel, layout.blocks, THREADS, args, work=layout.work(2 * g.multiply_adds))
         return dx
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
@@ -72,7 +71,7 @@ class CudaConv(CudaDevice):
         if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros
             count = dw.size + (0 if db is None else db.size)
             simple = *opened, dw, db, *common, int(add)
-            self._each(f"{name}_simple", count, *simple, element=element, flops=2 * g.multiply_adds)
+            self._each(f"{name}_simple", count, *simple, element=element, work=Work(2 * g.multiply_adds))
             return dw, db
         name, kind = f"{name}_tiled", _gate_name(element, gate)
         layout = self._lay_out(
@@ -81,11 +80,9 @@ class CudaConv(CudaDevice):
             right=_made(g) % 4 == 0 and self._aligned(dy, gate.y, gate.mask), most_turns=MOST_TURNS, totals=True,
         )  # fmt: skip
         kernel = tiled_instance(name, element, layout.tile, GATES[kind])
-        self._launch_layout(
-            kernel, layout, layout.tile.cols, 2 * g.multiply_adds,
-            lambda slots, arrivals: (*opened, slots, arrivals, dw, db, *common, layout.turns, int(add)),
-            total_bytes(layout.tile),
-        )  # fmt: skip
+        args = *opened, *self._slots(layout, layout.tile.cols), dw, db, *common, layout.turns, int(add)
+        shared, work = total_bytes(layout.tile), layout.work(2 * g.multiply_adds)
+        self.launcher.launch(kernel, layout.blocks, THREADS, args, shared=shared, work=work)
         return dw, db
 
     def _checked_gate(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> Gate:

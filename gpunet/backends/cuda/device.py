@@ -11,13 +11,14 @@ from weakref import finalize
 
 import numpy as np
 
-from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
+from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import Description
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, gates, instance, tiles
 from gpunet.cuda.launcher import Launcher
+from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
 
@@ -96,7 +97,9 @@ class CudaDevice(Backend):
             finalize(recorder.stream, self._kept.pop, self.arrays.stream_key()).atexit = False
         return recorder
 
-    def _each(self, kernel: str, count: int, *args: Any, element: str = "float", each: int = 1, flops: int = 0) -> None:
+    def _each(
+        self, kernel: str, count: int, *args: Any, element: str = "float", each: int = 1, work: Work = NO_PRODUCT
+    ) -> None:
         """Launch a kernel that walks `count` elements, if any, with a grid-stride loop.
 
         Args:
@@ -105,7 +108,7 @@ class CudaDevice(Backend):
         """
         if count:
             blocks = min(-(-count // (each * THREADS)), MAX_BLOCKS)
-            self.launcher.launch(instance(kernel, element) if element else kernel, blocks, THREADS, args, flops=flops)
+            self.launcher.launch(instance(kernel, element) if element else kernel, blocks, THREADS, args, work=work)
 
     def _copy(self, operation: str, source: Array, source_view: View, target: Array, target_view: View) -> None:
         element = self._moved(operation, source.dtype)
@@ -136,19 +139,16 @@ class CudaDevice(Backend):
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
         return lay_out(wanted or found, rows, cols, depth, self.description, **options)
 
-    def _launch_layout(self, kernel: str, layout: Layout, extra: int, flops: int, args: Callable[..., Any], shared: int = 0) -> None:
-        """Launch a tiled kernel whose splits, if there are several, meet in slots.
+    def _slots(self, layout: Layout, extra: int = 0) -> tuple[Array | None, Array | None]:
+        """(slots, arrivals): where the splits of a product's tiles meet; None without splits.
 
         Args:
-            extra: floats of a slot besides the results.
-            args: makes the arguments of the launch from (slots, arrivals).
+            extra: floats of a slot besides the tile's results.
         """
-        slots = arrivals = None
-        if layout.splits > 1:
-            floats = layout.tile.rows * layout.tile.cols + extra
-            slots = self.arrays.empty((layout.tiles, layout.splits, floats), np.float32)
-            arrivals = self._arrivals(layout.counters)
-        self.launcher.launch(kernel, layout.blocks, THREADS, args(slots, arrivals), shared=shared, flops=flops)
+        if layout.splits == 1:
+            return None, None
+        floats = layout.tile.rows * layout.tile.cols + extra
+        return self.arrays.empty((layout.tiles, layout.splits, floats), np.float32), self._arrivals(layout.counters)
 
     def _constant(self, key: Hashable, make: Callable[[], np.ndarray]) -> Array:
         """A constant table for all streams, sent once and kept, since a graph may use it."""

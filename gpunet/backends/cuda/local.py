@@ -2,6 +2,7 @@
 
 from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.cuda.device import CudaDevice, geometry_fields
+from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
 
@@ -13,7 +14,7 @@ class CudaLocal(CudaDevice):
         element = self._element("local_conv2d_forward", x=(x, g.x_shape), w=(w, w_shape), b=(b, b_shape))
         y = self.arrays.empty(g.y_shape, x.dtype)
         args = x, w, b, y, geometry_fields(g)
-        self._each("local_conv2d_forward", y.size, *args, element=element, flops=2 * g.multiply_adds)
+        self._each("local_conv2d_forward", y.size, *args, element=element, work=Work(2 * g.multiply_adds))
         return y
 
     def local_conv2d_input_grad(self, dy: Array, w: Array, geometry: Geometry) -> Array:
@@ -21,7 +22,7 @@ class CudaLocal(CudaDevice):
         element = self._element("local_conv2d_input_grad", dy=(dy, g.y_shape), w=(w, _shapes(g)[0]))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         args = dy, w, dx, geometry_fields(g)
-        self._each("local_conv2d_input_grad", dx.size, *args, element=element, flops=2 * g.multiply_adds)
+        self._each("local_conv2d_input_grad", dx.size, *args, element=element, work=Work(2 * g.multiply_adds))
         return dx
 
     def local_conv2d_weight_grad(self, dy: Array, x: Array, geometry: Geometry, into: Into = NEW) -> Grads:
@@ -30,7 +31,7 @@ class CudaLocal(CudaDevice):
         dw, db, add = self._place_gradients(name, into, *_shapes(g))
         count = dw.size + (0 if db is None else db.size)
         args = dy, x, dw, db, geometry_fields(g), int(add)
-        self._each(name, count, *args, element=element, flops=2 * g.multiply_adds)
+        self._each(name, count, *args, element=element, work=Work(2 * g.multiply_adds))
         return dw, db
 
 

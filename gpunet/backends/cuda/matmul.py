@@ -4,6 +4,7 @@ from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
 from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
 from gpunet.cuda.instantiations import GATES, tiled_instance
+from gpunet.cuda.work import Work
 
 MOST_EXTENT = 2**29
 """The extents of a tiled product stay below it, for the bytes of a row are counted in 32 bits."""
@@ -31,20 +32,29 @@ class CudaMatmul(CudaDevice):
         activations = activation_fields(gate.activation), activation_fields(product.activation)
         flops = 2 * m * depth * p
         if self.simple or max(m, depth, p) >= MOST_EXTENT:
-            self._each("matmul_simple", y.size, a, gate.y, b, bias, y, fields, *activations, element=element, flops=flops)
+            self._each(
+                "matmul_simple", y.size, a, gate.y, b, bias, y, fields, *activations, element=element, work=Work(flops)
+            )
         elif y.size:
             vector = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and self._aligned(a, gate.y, b)
             transposes = product.transpose_a, product.transpose_b
             name = _gate_name(element, gate, transposes)
             layout = self._lay_out(
-                "matmul_tiled", element, m, p, depth, gate=name, left=vector, right=vector, most_turns=MOST_TURNS, totals=True
+                "matmul_tiled",
+                element,
+                m,
+                p,
+                depth,
+                gate=name,
+                left=vector,
+                right=vector,
+                most_turns=MOST_TURNS,
+                totals=True,
             )
             kernel = tiled_instance("matmul_tiled", element, layout.tile, GATES[name], *transposes)
-            self._launch_layout(
-                kernel, layout, 0, flops,
-                lambda slots, arrivals: (a, gate.y, b, bias, y, slots, arrivals, fields, *activations, layout.turns),
-                total_bytes(layout.tile),
-            )  # fmt: skip
+            args = a, gate.y, b, bias, y, *self._slots(layout), fields, *activations, layout.turns
+            shared = total_bytes(layout.tile)
+            self.launcher.launch(kernel, layout.blocks, THREADS, args, shared=shared, work=layout.work(flops))
         return y
 
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:

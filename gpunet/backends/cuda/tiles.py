@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from gpunet.cuda.description import Description
 from gpunet.cuda.instantiations import Tile
+from gpunet.cuda.waves import BLOCK_CYCLES, SPLIT_GROUP, merge_cycles, rounds
+from gpunet.cuda.work import Work
 from gpunet.nvrtc.source import constant
 
 TILE_K = constant("implicit_gemm.cuh", "TILE_K")
 """Places of the reduction in one turn of the main loop."""
-SPLIT_GROUP = constant("split.cuh", "SPLIT_GROUP")
 TURN_CYCLES = {
     (128, 128, 4): (2750, 5200), (128, 64, 4): (1550, 2850), (64, 64, 4): (1050, 2400), (128, 32, 4): (1100, 2700),
     (128, 16, 4): (1000, 2300), (128, 64, 1): (1800, 3400), (128, 32, 1): (1300, 2900), (64, 64, 1): (1050, 2500),
@@ -26,12 +27,6 @@ TURN_CYCLES = {
 """Cycles of a turn on a multiprocessor, by the tile's rows and columns and the length of its loads:
 of one block alone, and of the blocks that a multiprocessor holds, all together. They are predicted
 from the machine code for sm_90, without a gate; only their ratios matter here."""
-BLOCK_CYCLES = 2500
-"""Cycles of a block outside its main loop."""
-LOAD_CYCLES = 700
-"""Cycles in which a thread adds four results of eight splits to a sum."""
-ARRIVAL_CYCLES = 1500
-"""Cycles in which a block tells that it has arrived."""
 LEAST_TURNS = 4
 """Turns of a split at least, if there is more than one split."""
 MOST_TURNS = 256
@@ -58,6 +53,10 @@ class Layout(NamedTuple):
     def counters(self) -> int:
         """Counters by which the splits of all tiles tell that they have arrived."""
         return self.tiles * (-(-self.splits // SPLIT_GROUP) + 1)
+
+    def work(self, flops: int) -> Work:
+        """The work of the launch, which has so many floating-point operations."""
+        return Work(flops, self.turns, self.splits)
 
 
 def count_tiles(rows: int, cols: int, tile: tuple[int, ...]) -> int:
@@ -127,13 +126,8 @@ def predict_cycles(layout: Layout, held: int, device: Description) -> float:
         share = (blocks - 1) / max(resident(tile) - 1, 1)
         return turns * (alone + (together - alone) * share) + BLOCK_CYCLES
 
-    whole, rest = divmod(-(-layout.blocks // device.multiprocessors), held)
-    cycles = whole * cycles_of(held) + (cycles_of(rest) if rest else 0)
-    if splits == 1:
-        return cycles
-    members = [min(splits, SPLIT_GROUP), -(-splits // SPLIT_GROUP)]
-    pieces = tile.thread_rows * tile.thread_cols // 4
-    return cycles + sum(ARRIVAL_CYCLES + pieces * -(-n // 8) * LOAD_CYCLES for n in members if n > 1)
+    cycles = sum(times * cycles_of(n) for n, times in rounds(layout.blocks, held, device.multiprocessors).items())
+    return cycles + merge_cycles(splits, tile.thread_rows * tile.thread_cols)
 
 
 def _numbers_of_splits(tiles: int, turns: int, least: int, places: int) -> Iterable[int]:

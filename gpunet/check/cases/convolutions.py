@@ -43,7 +43,9 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
         for conv, name in ((Conv(g, activation), label), (pooled, f"{label}, pooled")):
             yield draw.call("conv2d_forward", x, w, b, conv, label=name, variants=tiles["conv2d_forward"])
         without = f"{label}, no bias"
-        yield draw.call("conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=CHOICES)
+        yield draw.call(
+            "conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=CHOICES
+        )
         for gate, conv, dy, kind in _gates(draw, g, dy, plain, pooled):
             label_of_gate = f"{label}, {kind}"
             for operation, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):

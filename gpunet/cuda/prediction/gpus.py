@@ -1,0 +1,115 @@
+"""A table of GPUs, and how many blocks of a launch one of their multiprocessors holds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gpunet.cuda.description import Description
+
+REGISTERS, SCHEDULERS = 16384, 4
+"""Registers of a scheduler's warps, and schedulers of a multiprocessor."""
+REGISTER_UNIT = 256
+"""Registers are given to a warp in multiples of this: 8 for each thread."""
+LEAST_REGISTERS = 24
+"""Registers that a thread takes at least."""
+WARP = 32
+
+
+class Limits(NamedTuple):
+    """What a multiprocessor of one architecture holds at once (CUDA Programming Guide)."""
+
+    warps: int
+    blocks: int
+    shared: int
+    """Shared memory of all its blocks, in KiB."""
+    reserved: int
+    """Bytes of shared memory that the system takes for each block."""
+    shared_unit: int
+    """Shared memory is given to a block in multiples of so many bytes."""
+    lanes: int
+    """Multiply-adds of float32 that it starts in a cycle."""
+
+
+LIMITS = {
+    "sm_75": Limits(32, 16, 64, 0, 256, 64),
+    "sm_80": Limits(64, 32, 164, 1024, 128, 64),
+    "sm_89": Limits(48, 24, 100, 1024, 128, 128),
+    "sm_90": Limits(64, 32, 228, 1024, 128, 128),
+}
+"""By architecture."""
+
+
+class Gpu(NamedTuple):
+    """The numbers of a GPU on which a prediction depends."""
+
+    name: str
+    architecture: str
+    """As in ``"sm_90"``."""
+    multiprocessors: int
+    clock: float
+    """GHz under load, as far as known, or else the boost clock."""
+    bandwidth: float
+    """Of its memory, in GB/s, by the data sheet."""
+
+    @property
+    def limits(self) -> Limits:
+        """What one of its multiprocessors holds."""
+        return LIMITS[self.architecture]
+
+    @property
+    def description(self) -> Description:
+        """The numbers by which launches are laid out."""
+        shared = self.limits.shared * 1024
+        return Description(self.multiprocessors, shared - self.limits.reserved, shared)
+
+    @property
+    def peak(self) -> float:
+        """FLOPs of float32 in a microsecond."""
+        return 2e3 * self.limits.lanes * self.multiprocessors * self.clock
+
+
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu("H200", "sm_90", 132, 1.755, 4800),
+        Gpu("H100", "sm_90", 132, 1.755, 3350),
+        Gpu("A100", "sm_80", 108, 1.41, 2039),
+        Gpu("RTX 4090", "sm_89", 128, 2.52, 1008),
+        Gpu("L4", "sm_89", 58, 2.04, 300),
+        Gpu("T4", "sm_75", 40, 1.59, 320),
+    )
+}
+"""The GPUs that can be predicted, by name: H200 and H100 as SXM modules, A100 with 80 GB."""
+
+
+def find_gpu(operation: str, name: str) -> Gpu:
+    """Return the GPU of a name; capital letters and spaces do not matter.
+
+    Raises:
+        ValueError: a name that is not in the table.
+    """
+    plain = {_plain(known): gpu for known, gpu in GPUS.items()}
+    if not isinstance(name, str) or _plain(name) not in plain:
+        raise ValueError(f"{operation}: gpu is {name!r} but takes one of {', '.join(GPUS)}")
+    return plain[_plain(name)]
+
+
+def blocks_held(gpu: Gpu, *, registers: int, shared: int, threads: int) -> int:
+    """Return how many blocks of a launch a multiprocessor holds at once, at least 1.
+
+    Args:
+        registers: of a thread.
+        shared: static and dynamic shared memory of a block, in bytes.
+        threads: of a block.
+    """
+    limits, warps = gpu.limits, -(-threads // WARP)
+    of_warp = -(-max(registers, LEAST_REGISTERS) * WARP // REGISTER_UNIT) * REGISTER_UNIT
+    of_block = -(-(shared + limits.reserved) // limits.shared_unit) * limits.shared_unit
+    fitting = [REGISTERS // of_warp * SCHEDULERS // warps, limits.warps // warps, limits.blocks]
+    if of_block:
+        fitting.append(limits.shared * 1024 // of_block)
+    return max(min(fitting), 1)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "")
