@@ -171,8 +171,13 @@ struct WeightGradOperands {
     }
 };
 
+// Fewer blocks of a multiprocessor where the gate takes registers beside the totals.
+__host__ __device__ constexpr int resident_with_gate(int rows, int results, int gate) {
+    return gate == GATE_ANY || (gate == GATE_RELU_POOL && rows > 64) ? 2 : resident(results);
+}
+
 template <typename T, int TM, int TN, int RM, int RN, int VX, int VY, int GATE>
-__global__ void __launch_bounds__(THREADS, GATE >= GATE_RELU_POOL ? 2 : resident(RM * RN)) conv2d_weight_grad_tiled(
+__global__ void __launch_bounds__(THREADS, resident_with_gate(TM, RM * RN, GATE)) conv2d_weight_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
         const T* __restrict__ x, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
         float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split,

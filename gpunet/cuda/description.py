@@ -11,3 +11,6 @@ class Description(NamedTuple):
     """Bytes of shared memory that a block may take."""
     shared_of_multiprocessor: int = 228 * 1024
     """Bytes of shared memory that the blocks of a multiprocessor share."""
+
+
+H200 = Description()

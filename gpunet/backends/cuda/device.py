@@ -15,7 +15,7 @@ from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Back
 from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.cuda.arrays import Arrays, View, walk
 from gpunet.cuda.capture import Recorder
-from gpunet.cuda.description import Description
+from gpunet.cuda.description import H200, Description
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, gates, instance, tiles
 from gpunet.cuda.launcher import Launcher
 from gpunet.cuda.work import NO_PRODUCT, Work
@@ -77,7 +77,7 @@ class CudaDevice(Backend):
         launcher: Launcher,
         *,
         simple: bool = False,
-        description: Description = Description(),
+        description: Description = H200,
         tile: tuple[int, int] | None = None,
         name: str = "cuda",
     ):
@@ -137,6 +137,8 @@ class CudaDevice(Backend):
         gate, found = options.pop("gate", None), tiles(kernel, element)
         found = tuple(tile for tile in found if gate is None or gate in gates(kernel, element, tile))
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
+        if kernel == "conv2d_weight_grad_tiled":
+            options["gate"] = gate
         return lay_out(wanted or found, rows, cols, depth, self.description, **options)
 
     def _slots(self, layout: Layout, extra: int = 0) -> tuple[Array | None, Array | None]:

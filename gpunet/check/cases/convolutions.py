@@ -46,10 +46,10 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
         yield draw.call(
             "conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=CHOICES
         )
-        for gate, conv, dy, kind in _gates(draw, g, dy, plain, pooled):
+        for gate, conv, upstream, kind in _gates(draw, g, dy, plain, pooled):
             label_of_gate = f"{label}, {kind}"
             for operation, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):
-                yield draw.call(operation, dy, other, conv, gate, label=label_of_gate, variants=tiles[operation])
+                yield draw.call(operation, upstream, other, conv, gate, label=label_of_gate, variants=tiles[operation])
 
 
 def _gates(draw: Draw, g: Geometry, dy: Array, plain: Conv, pooled: Conv) -> Iterator[tuple[Any, Conv, Array, str]]:
