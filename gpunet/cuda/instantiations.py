@@ -98,7 +98,10 @@ _LISTED = {
         *(instance("update", t, rule) for t, rule in product(ELEMENTS.values(), UPDATE_RULES)),
     ],
     "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
-    "random.cu": ["random_words", "random_normal", *_each("dropout")],
+    "random.cu": [
+        *("random_words", "random_normal<4>", "random_normal<1>"),
+        *(instance("dropout", t, v) for t, v in product(ELEMENTS.values(), (4, 1))),
+    ],
     "reduce.cu": [
         instance(k, "float")
         for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")

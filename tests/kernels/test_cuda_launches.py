@@ -189,9 +189,9 @@ PRIMITIVES = {
         ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
     ),
     "random_words": (lambda on: on.random_words(STREAM, 9), ["random_words"]),
-    "random_normal": (lambda on: on.random_normal(STREAM, (9,), np.float32), ["random_normal"]),
-    "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
-    "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
+    "random_normal": (lambda on: on.random_normal(STREAM, (9,), np.float32), ["random_normal<1>"]),
+    "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float, 1>"]),
+    "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float, 1>"]),
     "permutation": (
         lambda on: on.permutation(STREAM, 9),
         ["random_words", "fill<int>", *(f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank"))],

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recording import recording_backend
 
 from gpunet import random
 from gpunet.backends.contract import RULES, Activation, CrossEntropy, Guard, InputActivation, Segments, StepReport
@@ -146,7 +147,7 @@ def test_words_are_those_of_numpys_philox(device_backend, stream, count):
     np.testing.assert_array_equal(got, np.random.Philox(key=key, counter=counter).random_raw(count))
 
 
-@pytest.mark.parametrize("shape", [(3,), (7, 33), (16, 4099)])
+@pytest.mark.parametrize("shape", [(3,), (4, 129), (7, 33), (16, 4099)])
 def test_normal_numbers_are_the_reference_s(device_backend, reference, shape):
     got = device_backend.random_normal(STREAM, shape, np.float32)
     np.testing.assert_array_equal(device_backend.to_numpy(got), reference.random_normal(STREAM, shape, np.float32))
@@ -155,7 +156,7 @@ def test_normal_numbers_are_the_reference_s(device_backend, reference, shape):
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [(5,), (16,), (7, 333)])
+@pytest.mark.parametrize("shape", [(5,), (16,), (4, 1283), (7, 333)])
 def test_dropout_drops_the_same_elements_twice(device_backend, reference, p, shape, rng):
     x = rng.normal(size=shape).astype(np.float32)
     x.ravel()[2:4] = np.nan, np.inf
@@ -166,6 +167,26 @@ def test_dropout_drops_the_same_elements_twice(device_backend, reference, p, sha
             device_backend.to_numpy(call(device_backend.asarray(x), p, stream=STREAM)), expected
         )
     assert random.drop_threshold(0.3)[0] == 19661
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("shift", "count"), [(0, 1284), (0, 1283), (1, 1284), (2, 1284), (4, 1284)])
+def test_dropout_of_a_view_drops_the_same_elements(device_backend, reference, dtype, shift, count, normal):
+    """Of any alignment, of each dtype; what is kept is rounded once."""
+    flat = normal(shift + count).astype(dtype)
+    got = device_backend.dropout_forward(device_backend.asarray(flat)[shift:], 0.5, stream=STREAM)
+    expected = reference.dropout_forward(flat[shift:].astype(np.float64), 0.5, stream=STREAM)
+    assert got.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), expected.astype(np.float32).astype(dtype))
+
+
+@pytest.mark.parametrize(("shift", "count", "vector"), [(0, 64, 4), (0, 63, 1), (1, 64, 1), (4, 64, 4)])
+def test_dropout_takes_four_elements_at_once_where_it_can(shift, count, vector):
+    backend = recording_backend()
+    x = backend.asarray(np.ones(shift + count, np.float32))
+    backend.dropout_forward(x[shift:], 0.5, stream=STREAM)
+    backend.random_normal(STREAM, (count,), np.float32)
+    assert backend.launcher.kernels == [f"dropout<float, {vector}>", f"random_normal<{4 if count % 4 == 0 else 1}>"]
 
 
 def arena_of(backend, rng, slots):
