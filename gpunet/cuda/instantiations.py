@@ -79,7 +79,7 @@ _LISTED = {
         *(instance("compare", t) for t in COMPARED.values()),
         *(instance("cast_counts", *types) for types in CAST_COUNTS),
         *(instance("cast", *types) for types in permutations(ELEMENTS.values(), 2)),
-        *(instance(k, t) for k, t in product(("fill", "strided_copy"), MOVED.values())),
+        *(instance(k, t) for k, t in product(("fill", "strided_copy", "strided_copy_tiled"), MOVED.values())),
     ],
     "gather_augment.cu": [*_each("gather_augment"), "gather_augment<uint8>"],
     "group_norm.cu": [

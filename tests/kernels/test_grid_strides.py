@@ -27,6 +27,8 @@ def test_elements(device_backend, reference, normal, agrees):
     agrees(device_backend.activation_forward(on(x), Activation("tanh")), np.tanh(x))
     agrees(device_backend.binary("add", on(x), on(x[0])), x + x[0])
     agrees(device_backend.transpose(on(x), (1, 0)), x.T)
+    tiles = normal(133, 203)
+    agrees(device_backend.transpose(on(tiles), (1, 0)), tiles.T)
     got = device_backend.dropout_forward(on(x), 0.4, stream=Stream(1, 1))
     agrees(got, reference.dropout_forward(x, 0.4, stream=Stream(1, 1)))
 

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from recording import recording_backend
 
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
+from gpunet.cuda.arrays import View, tiled_walk
+from gpunet.nvrtc.source import constant
 
 
 def special(values, count):
@@ -165,6 +168,75 @@ def test_transpose_of_many_axes(device_backend, axes, dtype, rng):
     a = rng.integers(0, 100, size=(2, 3, 4, 5)).astype(dtype)
     got = device_backend.transpose(device_backend.asarray(a), axes)
     np.testing.assert_array_equal(device_backend.to_numpy(got), a.transpose(axes))
+
+
+TRANSPOSES = [
+    ((33, 70), (1, 0)), ((200, 67), (1, 0)), ((2, 41, 23, 3), (0, 3, 1, 2)), ((2, 3, 41, 23), (0, 2, 3, 1)),
+    ((3, 3, 40, 130), (3, 2, 0, 1)), ((3, 33, 2, 65), (2, 3, 0, 1)), ((2, 1, 40, 300), (3, 1, 0, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "axes"), TRANSPOSES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bool", "uint16", "int64", "bfloat16"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_transposes_go_through_tiles(device_backend, shape, axes, dtype, shift, rng):
+    """Also of views that no load of four elements could read."""
+    flat = rng.integers(0, 2 if dtype == "bool" else 250, size=shift + np.prod(shape)).astype(dtype)
+    got = device_backend.transpose(device_backend.asarray(flat)[shift:].reshape(shape), axes)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), flat[shift:].reshape(shape).transpose(axes))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "float64"])
+def test_reversed_and_skipped_elements_go_through_tiles(device_backend, dtype, rng):
+    """No primitive gives both; a walk may."""
+    a = rng.integers(0, 250, size=(3, 50, 45)).astype(dtype)
+    x, y = device_backend.asarray(a), device_backend.full((45, 3, 120), 7, dtype)
+    source = View((45, 3, 50), (-1, 2250, 45), 44)
+    target = View((45, 3, 50), (360, 120, -1), 60)
+    device_backend._copy("copy", x, source, y, target)
+    expected = np.full((45, 3, 120), 7, dtype)
+    expected[..., 60:10:-1] = a[..., ::-1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(device_backend.to_numpy(y), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "tile"),
+    [
+        ((1024, 2048), (1, 0), (32, 64)),
+        ((100, 70), (1, 0), (32, 32)),  # cut smaller, for there are few
+        ((64, 100, 100, 3), (0, 3, 1, 2), (3, 682)),
+        ((64, 3, 100, 100), (0, 2, 3, 1), (672, 3)),
+        ((64, 8, 8), (0, 2, 1), None),  # a warp reads few sectors, and a block more than one matrix
+        ((64, 10, 32), (1, 0, 2), None),  # rows stay rows
+    ],
+)
+def test_tiles_follow_the_shape(shape, axes, tile):
+    backend = recording_backend()
+    backend.transpose(backend.asarray(np.zeros(shape, np.float32)), axes)
+    kernel, _, args = backend.launcher.launches[0]
+    if tile is None:
+        assert kernel == "strided_copy<float>"
+        return
+    assert kernel == "strided_copy_tiled<float>"
+    tiles = args[-1]
+    assert (tiles["across"], tiles["down"]) == tile
+    assert tiles["across"] * tiles["down"] * 4 <= constant("elementwise.cu", "TILE_BYTES")
+    assert tiles["pitch"] * tiles["down"] * 4 <= constant("elementwise.cu", "TILE_SHARED")
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+def test_every_tile_fits_shared_memory(itemsize):
+    most, room = (constant("elementwise.cu", name) // itemsize for name in ("TILE_BYTES", "TILE_SHARED"))
+    for a in (*range(2, 300), 1000, 10**6):
+        for b in (*range(2, 300, 7), 1000, 10**6):
+            steps = {"rank": 2, "extent": [b, a], "first_stride": [a, 1], "second_stride": [1, b]}
+            found = tiled_walk(steps, itemsize)
+            assert (found is None) == (a * b < 256)
+            if found is not None:
+                across, down, pitch = (found.tiles[name] for name in ("across", "down", "pitch"))
+                assert 256 <= across * down <= most
+                assert across <= pitch
+                assert pitch * down <= room
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -12,7 +12,7 @@ from weakref import finalize
 import numpy as np
 
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
-from gpunet.cuda.arrays import Arrays, View, walk
+from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance
 from gpunet.cuda.launcher import Launcher
@@ -103,7 +103,12 @@ class CudaDevice(Backend):
         element = self._moved(operation, source.dtype)
         steps = walk(operation, source_view, target_view)
         count = prod(source_view.shape)
-        self._each("strided_copy", count, source, target, count, steps, element=element)
+        tiled = None if self.simple or not count else tiled_walk(steps, source.dtype.itemsize)
+        if tiled is None:
+            self._each("strided_copy", count, source, target, count, steps, element=element)
+        else:
+            kernel, blocks = instance("strided_copy_tiled", element), min(tiled.number, MAX_BLOCKS)
+            self.launcher.launch(kernel, blocks, THREADS, (source, target, *tiled))
 
     def _on_stream(self) -> KeptOnStream:
         """The arrays that are kept for the launches of the current stream."""

@@ -64,4 +64,6 @@ def _movement(draw: Draw) -> Iterator[Case]:
         a = draw.rng.integers(0, 2, (3, 5)).astype(dtype)
         yield draw.call("full", (3, 5), 1, dtype, label=dtype)
         yield draw.call("transpose", a, (1, 0), label=dtype)
+        large = draw.rng.integers(0, 2, (2, 37, 133)).astype(dtype)
+        yield draw.call("transpose", large, (0, 2, 1), label=f"{dtype}, by tiles")
         yield draw.call("take", a, taken, label=dtype)
