@@ -55,6 +55,8 @@ def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
 
 _POOLS = [(ELEMENTS[d], MASKS[m], v) for d, m in product(ELEMENTS, MASKS) for v in pool_vectors(d, m)]
 _FLAGS = (False, True)
+_SUMMED = [(a, b) for a, b in product(ELEMENTS.values(), repeat=2) if a == b or "float" in (a, b)]
+"""C types in which sums are read and written, where what lies between two passes is float."""
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
     "avg_pool2d.cu": _each("avg_pool2d_forward", "avg_pool2d_backward"),
@@ -106,7 +108,10 @@ _LISTED = {
         instance(k, "float")
         for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")
     ],
-    "resample2d.cu": [instance("resample2d", t, v) for t, v in product(ELEMENTS.values(), (4, 1))],
+    "resample2d.cu": [
+        *(instance("resample2d", t, v) for t, v in product(ELEMENTS.values(), (4, 1))),
+        *(instance("resample2d_long", *types, v) for types, v in product(_SUMMED, (4, 1))),
+    ],
     "sigmoid_cross_entropy.cu": ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
     "softmax.cu": [
         "softmax_forward<float>",

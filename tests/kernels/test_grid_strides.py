@@ -6,15 +6,16 @@ import pytest
 from gpunet import random
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract import Activation, BatchNorm, BatchRequest, CrossEntropy, Moments, Samples
-from gpunet.backends.cuda import arrays, augment, device, loss, norm, update
+from gpunet.backends.cuda import arrays, augment, device, loss, norm, resample, update
 from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
+from gpunet.resampling import averaged
 
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (arrays, augment, cuda_random, device, loss, norm, update):
+    for module in (arrays, augment, cuda_random, device, loss, norm, resample, update):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         for name in ("PARTIALS", "REDUCTION_BLOCKS"):
             if hasattr(module, name):
@@ -83,6 +84,11 @@ def test_pools(device_backend, reference, normal, agrees):
     agrees(y, expected)
     dx = device_backend.max_pool2d_backward(device_backend.asarray(dy), mask, geometry)
     agrees(dx, reference.max_pool2d_backward(dy, expected_mask, geometry))
+
+
+def test_long_sums(device_backend, reference, normal, agrees):
+    x, tables = normal(3, 12, 13, 140), (averaged(12, 2), averaged(13, 2))
+    agrees(device_backend.resample2d(device_backend.asarray(x), *tables), reference.resample2d(x, *tables))
 
 
 def test_batch_norm(device_backend, reference, normal, agrees):

@@ -46,6 +46,49 @@ def test_resampling_agrees_with_the_reference(device_backend, reference, rng, el
         check(device_backend, got, reference.resample2d(x.astype(np.float64), rows, columns), tolerance)
 
 
+LONG = [  # extents of the image and of the result, channels, and how many launches
+    ((37, 40), (1, 1), 3, 1), ((7, 7), (1, 1), 8, 1), ((41, 30), (3, 2), 4, 1), ((9, 8), (1, 2), 136, 1),
+    ((20, 25), (1, 1), 132, 2), ((20, 20), (1, 1), 35, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("extents", "outputs", "channels", "launches"), LONG)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_long_sums_are_shared_by_the_threads_of_a_block(
+    device_backend, reference, rng, element, extents, outputs, channels, launches, shift
+):
+    dtype, tolerance = element
+    rows, columns = (averaged(n, m) for n, m in zip(extents, outputs, strict=True))
+    flat = (rng.normal(size=shift + 2 * extents[0] * extents[1] * channels) + 3).astype(dtype)
+    flat[-2 * channels] = np.nan
+    x = flat[shift:].reshape(2, *extents, channels)
+    got = device_backend.resample2d(device_backend.asarray(flat)[shift:].reshape(x.shape), rows, columns)
+    assert got.dtype == dtype
+    check(device_backend, got, reference.resample2d(x.astype(np.float64), rows, columns), tolerance)
+    recorded = recording_backend()
+    recorded.resample2d(recorded.asarray(flat)[shift:].reshape(x.shape), rows, columns)
+    assert len(recorded.launcher.kernels) == launches
+    assert all(kernel.startswith("resample2d_long<") for kernel in recorded.launcher.kernels)
+
+
+def test_a_long_sum_keeps_its_digits(device_backend):
+    """A float accumulator would lose half of them among 60,000 terms; and one seed gives one result, bit for bit."""
+    x = (1e4 + np.arange(250 * 240, dtype=np.float32) % 1000).reshape(1, 250, 240, 1)
+    tables = averaged(250, 1), averaged(240, 1)
+    one, other = (device_backend.to_numpy(device_backend.resample2d(device_backend.asarray(x), *tables)) for _ in "ab")
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one.item(), x.astype(np.float64).mean(), rtol=3e-7)
+
+
+def test_many_results_are_sums_of_a_thread_each():
+    backend = recording_backend()
+    x = backend.empty((512, 4, 4, 1024), np.float32)
+    backend.resample2d(x, averaged(4, 1), averaged(4, 1))
+    backend.resample2d(x[:8], averaged(4, 1), averaged(4, 1))
+    backend.resample2d(x[:0], averaged(4, 1), averaged(4, 1))
+    assert backend.launcher.kernels == ["resample2d<float, 4>", "resample2d_long<float, float, 4>"]
+
+
 @pytest.mark.parametrize("shift", [0, 1])
 def test_resampling_looks_at_alignment(shift, rng):
     backend = recording_backend()

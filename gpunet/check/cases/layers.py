@@ -12,7 +12,7 @@ from gpunet.backends.contract import Activation, BatchNorm, CrossEntropy, GroupN
 from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
 from gpunet.geometry import Geometry
-from gpunet.resampling import linear, padded
+from gpunet.resampling import averaged, linear, padded
 
 ACTIVATIONS = (
     Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"), Activation("elu", alpha=0.7),
@@ -69,6 +69,10 @@ def _resampling(draw: Draw) -> Iterator[Case]:
             label=f"{label}, back",
             variants=FAST_AND_SIMPLE,
         )
+
+    for channels in (3, 8, 35, 132):  # 20x20 pixels of many channels in two launches, of few in one
+        x = draw.normal(2, 20, 20, channels)
+        yield draw.call("resample2d", x, averaged(20, 1), averaged(20, 1), label=f"to the mean, {channels} channels")
 
 
 def _batch_norm(draw: Draw) -> Iterator[Case]:
