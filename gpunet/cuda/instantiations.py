@@ -121,7 +121,10 @@ _LISTED = {
         *_each("softmax_cross_entropy_rows"),
         "softmax_cross_entropy_mean",
     ],
-    "take.cu": [*(instance("take", t) for t in MOVED.values()), *_each("take_backward")],
+    "take.cu": [
+        *(instance("take", t) for t in MOVED.values()),
+        *_each("take_backward_simple", "take_backward_parts", "take_backward_merge"),
+    ],
 }
 """The name expressions of all instances, by file."""
 

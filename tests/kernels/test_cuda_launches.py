@@ -86,8 +86,8 @@ PRIMITIVES = {
     ),
     "take": (lambda on: on.take(ones(on, 4, 2), ones(on, 3, dtype=np.int64)), ["take<float>"]),
     "take_backward": (
-        lambda on: on.take_backward(ones(on, 3, 2), ones(on, 3, dtype=np.int64), ones(on, 5, dtype=np.int64)),
-        ["take_backward<float>"],
+        lambda on: on.take_backward(ones(on, 65, 2), ones(on, 65, dtype=np.int64), ones(on, 5, dtype=np.int64)),
+        ["take_backward_parts<float>", "take_backward_merge<float>"],
     ),
     "conv2d_forward": (
         lambda on: on.conv2d_forward(conv_x(on), conv_w(on), ones(on, 20), Conv(CONV, RELU)),
@@ -230,6 +230,7 @@ SIMPLE = {
     "group_norm_backward": ["group_norm_input_grad_simple<float>", "group_norm_weight_grad_simple<float>"],
     "softmax_cross_entropy": ["softmax_cross_entropy_simple<float>"],
     "sum": ["reduce_sum_simple<float>"],
+    "take_backward": ["take_backward_simple<float>"],
     "max": ["reduce_max_simple<float>"],
 }
 NOT_KERNELS = {"owns", "asarray", "to_numpy", "empty", "synchronize", "describe"}

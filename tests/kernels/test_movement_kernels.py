@@ -3,6 +3,7 @@ import pytest
 from recording import recording_backend
 
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
+from gpunet.backends.cuda.arrays import take_part
 from gpunet.cuda.arrays import View, tiled_walk
 from gpunet.nvrtc.source import constant
 
@@ -272,6 +273,51 @@ def test_take_and_its_gradient_agree_with_numpy(device_backend, reference, shape
     np.add.at(expected, rows, dy)
     agrees(device_backend.take_backward(on(dy), on(order), on(starts)), expected)
     np.testing.assert_allclose(reference.take_backward(dy, order, starts), expected, rtol=1e-6, atol=1e-6)
+
+
+LISTS = {  # which rows are taken, of how many
+    "all one": (lambda rng: np.full(200, 3), 7),
+    "the last": (lambda rng: np.full(65, 6), 7),
+    "few": (lambda rng: rng.integers(0, 2, 3000), 2),
+    "each once": (lambda rng: rng.permutation(160), 160),
+    "most the first": (lambda rng: np.maximum(rng.integers(-900, 99, 1000), 0), 100),
+    "many, of more": (lambda rng: rng.integers(0, 5000, 700), 5000),
+    "whole parts": (lambda rng: np.repeat([1, 2, 4, 5], [16, 32, 8, 24]), 7),
+    "one": (lambda rng: np.zeros(100, int), 1),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("width", [1, 5, 40])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_long_lists_are_added_in_parts(device_backend, name, width, dtype, rng):
+    """Every element of dx is written once, whichever rows lie inside a part or reach into others."""
+    make, length = LISTS[name]
+    rows = make(rng)
+    dy = rng.normal(size=(len(rows), width)).astype(dtype)
+    order, starts = (device_backend.asarray(a) for a in rows_in_order(rows, length))
+    got = device_backend.take_backward(device_backend.asarray(dy), order, starts)
+    expected, size = np.zeros((length, width)), np.zeros((length, width))
+    np.add.at(expected, rows, dy.astype(np.float64))
+    np.add.at(size, rows, np.abs(dy.astype(np.float64)))
+    assert got.dtype == dy.dtype
+    close = {"float32": 2e-7, "float16": 5e-4, "bfloat16": 4e-3}[dtype]
+    error = np.abs(device_backend.to_numpy(got).astype(np.float64) - expected)
+    assert (error <= close * np.abs(expected) + 3e-7 * size).all()
+
+
+def test_long_lists_pass_nan(device_backend, normal):
+    rows, dy = np.repeat([0, 2, 3], [40, 70, 5]), normal(115, 3)
+    dy[50, 1] = dy[112, 0] = np.nan
+    order, starts = (device_backend.asarray(a) for a in rows_in_order(rows, 4))
+    got = device_backend.to_numpy(device_backend.take_backward(device_backend.asarray(dy), order, starts))
+    assert np.argwhere(np.isnan(got)).tolist() == [[2, 1], [3, 0]]
+    assert not got[1].any()
+
+
+@pytest.mark.parametrize(("count", "part"), [(65, 16), (4000, 16), (4096, 32), (10**6, 256), (2**40, 2**19)])
+def test_parts_of_a_long_list_grow_as_its_root(count, part):
+    assert take_part(count) == part
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "uint64", "uint16", "bool"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from math import prod
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -237,10 +237,32 @@ class CudaArrays(CudaDevice):
 
     def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
         element = self._element("take_backward", dy=(dy, (order.size, *dy.shape[1:])))
-        length, width = starts.size - 1, prod(dy.shape[1:])
+        count, length, width = order.size, starts.size - 1, prod(dy.shape[1:])
         dx = self.arrays.empty((length, *dy.shape[1:]), dy.dtype)
-        self._each("take_backward", dx.size, dy, order, starts, dx, length, width, element=element)
+        if self.simple or count <= SHORT_LIST:
+            self._each("take_backward_simple", dx.size, dy, order, starts, dx, length, width, element=element)
+            return dx
+        part = take_part(count)
+        parts = -(-count // part)
+        partial = self.arrays.empty((parts, 2, width), np.float32)
+        given = dy, order, starts, partial, dx, count, length, width, part
+        self._each("take_backward_parts", parts * width, *given, element=element)
+        merge = partial, starts, dx, count, length, width, part
+        self._each("take_backward_merge", dx.size, *merge, element=element)
         return dx
+
+
+SHORT_LIST = 64
+"""Rows that one thread adds up in `take_backward` without a second launch."""
+
+
+def take_part(count: int) -> int:
+    """Rows of a part of `take_backward`, of `count` rows in all.
+
+    The square root balances the worst case, in which all rows are one: a thread adds the rows of a
+    part, and another one adds the parts.
+    """
+    return max(16, 1 << (isqrt(count).bit_length() - 2))
 
 
 def sum_chunk(results: int, n: int, *, by_block: bool) -> int:
