@@ -28,6 +28,7 @@ CAST_COUNTS = (("bool", "float"), ("int", "float"), ("int64", "float"), ("bool",
 """The casts of masks, labels and positions, as C types: (from, to)."""
 
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
+_LOCAL = ("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad")
 _GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
 
 
@@ -90,7 +91,7 @@ _LISTED = {
         "group_norm_weight_grad_merge",
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
-    "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
+    "local_conv2d.cu": [instance(k, t, v) for k, t, v in product(_LOCAL, ELEMENTS.values(), (4, 1))],
     "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS)],
     "max_pool2d.cu": [
         instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)

@@ -131,15 +131,15 @@ PRIMITIVES = {
     ),
     "local_conv2d_forward": (
         lambda on: on.local_conv2d_forward(conv_x(on), ones(on, 2, 2, 7, 7, 4, 3), ones(on, 2, 2, 3), LOCAL),
-        ["local_conv2d_forward<float>"],
+        ["local_conv2d_forward<float, 4>"],
     ),
     "local_conv2d_input_grad": (
         lambda on: on.local_conv2d_input_grad(ones(on, 2, 2, 2, 3), ones(on, 2, 2, 7, 7, 4, 3), LOCAL),
-        ["local_conv2d_input_grad<float>"],
+        ["local_conv2d_input_grad<float, 1>"],
     ),
     "local_conv2d_weight_grad": (
         lambda on: on.local_conv2d_weight_grad(ones(on, 2, 2, 2, 3), conv_x(on), LOCAL),
-        ["local_conv2d_weight_grad<float>"],
+        ["local_conv2d_weight_grad<float, 4>"],
     ),
     "batch_norm_forward": (
         lambda on: on.batch_norm_forward(conv_x(on), *channels(on, 2), Moments(*channels(on, 2)), TRAINING, None),
@@ -224,6 +224,8 @@ SIMPLE = {
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
     "resample2d": ["resample2d<float, 1>"],
+    "local_conv2d_forward": ["local_conv2d_forward<float, 1>"],
+    "local_conv2d_weight_grad": ["local_conv2d_weight_grad<float, 1>"],
     "batch_norm_forward": ["batch_norm_moments_simple<float>", "batch_norm_forward_simple<float>"],
     "batch_norm_backward": ["batch_norm_sums_simple<float>", "batch_norm_input_grad_simple<float>"],
     "group_norm_forward": ["group_norm_forward_simple<float>"],

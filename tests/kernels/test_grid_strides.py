@@ -6,7 +6,7 @@ import pytest
 from gpunet import random
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract import Activation, BatchNorm, BatchRequest, CrossEntropy, Moments, Samples
-from gpunet.backends.cuda import arrays, augment, device, loss, norm, resample, update
+from gpunet.backends.cuda import arrays, augment, device, local, loss, norm, resample, update
 from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
@@ -15,7 +15,7 @@ from gpunet.resampling import averaged
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (arrays, augment, cuda_random, device, loss, norm, resample, update):
+    for module in (arrays, augment, cuda_random, device, local, loss, norm, resample, update):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         for name in ("PARTIALS", "REDUCTION_BLOCKS"):
             if hasattr(module, name):
@@ -89,6 +89,13 @@ def test_pools(device_backend, reference, normal, agrees):
 def test_long_sums(device_backend, reference, normal, agrees):
     x, tables = normal(3, 12, 13, 140), (averaged(12, 2), averaged(13, 2))
     agrees(device_backend.resample2d(device_backend.asarray(x), *tables), reference.resample2d(x, *tables))
+
+
+def test_local_convolutions(device_backend, reference, normal, agrees):
+    g = Geometry.conv((70, 5, 4, 6), (2, 3, 6, 9))
+    dy, w = normal(*g.y_shape), normal(*g.y_shape[1:3], *g.w_shape)
+    got = device_backend.local_conv2d_input_grad(device_backend.asarray(dy), device_backend.asarray(w), g)
+    agrees(got, reference.local_conv2d_input_grad(dy, w, g))
 
 
 def test_batch_norm(device_backend, reference, normal, agrees):

@@ -97,15 +97,32 @@ def test_resampling_looks_at_alignment(shift, rng):
     assert backend.launcher.kernels == [f"resample2d<float, {1 if shift else 4}>"]
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}])
-def test_local_convolutions_agree_with_the_reference(device_backend, reference, rng, element, options):
+STRIDED = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
+LOCAL = [  # x, filter, options, and by how many elements each array misses alignment
+    ((3, 7, 6, 2), (3, 2, 2, 5), {}, 0), ((3, 7, 6, 2), (3, 2, 2, 5), STRIDED, 0),
+    ((9, 4, 3, 8), (2, 3, 8, 12), {"padding": 1}, 0), ((9, 4, 3, 8), (2, 3, 8, 12), {"padding": 1}, 1),
+    ((67, 3, 3, 4), (2, 2, 4, 36), {}, 0),  # more images than a block takes, more outputs than it holds filters of
+    ((2, 3, 3, 37), (2, 2, 37, 3), {}, 0),  # more channels than stand side by side
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("x_shape", "filters", "options", "shift"), LOCAL)
+def test_local_convolutions_agree_with_the_reference(
+    device_backend, reference, rng, element, x_shape, filters, options, shift
+):
     dtype, tolerance = element
-    g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), **options)
-    shapes = g.x_shape, (*g.y_shape[1:3], *g.w_shape), (*g.y_shape[1:3], 5), g.y_shape
+    g = Geometry.conv(x_shape, filters, **options)
+    shapes = g.x_shape, (*g.y_shape[1:3], *g.w_shape), (*g.y_shape[1:3], filters[3]), g.y_shape
     x, w, b, dy = (rng.normal(size=shape).astype(dtype) for shape in shapes)
-    x[1, 3, 2, 1] = dy[0, 1, 3, 3] = np.nan  # of a window inside the image: what NaN times padding is, is left open
+    column = 3 if options == STRIDED else 1
+    x[1, 1, 1, 1] = dy[0, 1, column, 2] = (
+        np.nan
+    )  # of a window inside the image: what NaN times padding is, is left open
     calls = ("forward", (x, w, b)), ("forward", (x, w, None)), ("input_grad", (dy, w)), ("weight_grad", (dy, x))
-    on = device_backend.asarray
+
+    def on(a):
+        return device_backend.asarray(np.concatenate([np.zeros(shift, dtype), a.ravel()]))[shift:].reshape(a.shape)
+
     for name, arrays in calls:
         got = getattr(device_backend, f"local_conv2d_{name}")(*(None if a is None else on(a) for a in arrays), g)
         wide = (None if a is None else a.astype(np.float64) for a in arrays)

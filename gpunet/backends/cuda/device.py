@@ -134,6 +134,11 @@ class CudaDevice(Backend):
         """Whether every array is aligned to loads of four elements."""
         return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
 
+    def _vector_of(self, count: int, *arrays: Array | None) -> int:
+        """Elements that a thread loads at once: 4 if `count` is a multiple and the arrays are
+        aligned to them, otherwise 1."""
+        return 4 if not self.simple and count % 4 == 0 and self._aligned(*arrays) else 1
+
     def _expect(self, operation: str, **arrays: Expected) -> None:
         """Check that each array is None or float32, on this device, and of the shape beside it."""
         self._check(operation, ("float32",), arrays)

@@ -28,7 +28,7 @@ class CudaRandom(CudaDevice):
         y = self.arrays.empty(shape, dtype)
         self._expect("random_normal", y=(y, None))
         normals = self._constant("normals", lambda: normal_table().astype(np.float32))
-        element = str(self._vector_of(y))
+        element = str(self._vector_of(y.size, y))
         self._each("random_normal", y.size, y, y.size, normals, *_stream(stream), element=element, each=16)
         return y
 
@@ -42,12 +42,8 @@ class CudaRandom(CudaDevice):
         element = self._element(operation, x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
         args = x, y, x.size, *_stream(stream), *drop_threshold(p)
-        self._each("dropout", x.size, *args, element=f"{element}, {self._vector_of(x, y)}", each=16)
+        self._each("dropout", x.size, *args, element=f"{element}, {self._vector_of(x.size, x, y)}", each=16)
         return y
-
-    def _vector_of(self, *arrays: Array) -> int:
-        """Neighbouring elements that a thread loads and stores at once: 4 or 1."""
-        return 4 if not self.simple and arrays[0].size % 4 == 0 and self._aligned(*arrays) else 1
 
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:
         if not 0 <= count < 2**31:

@@ -24,7 +24,7 @@ class CudaResample(CudaDevice):
         n, h, _, c = x.shape
         element = self._element("resample2d", x=(x, (n, rows.extent, columns.extent, c)))
         y = self.arrays.empty((n, rows.outputs, columns.outputs, c), x.dtype)
-        v = 4 if not self.simple and c % 4 == 0 and self._aligned(x, y) else 1
+        v = self._vector_of(c, x, y)
         taps = _mean(rows) * _mean(columns)
         if self.simple or not y.size or taps < MANY_TAPS or y.size // v >= ENOUGH_THREADS:
             self._each("resample2d", y.size // v, *self._arguments(x, rows, columns, y), element=f"{element}, {v}")
