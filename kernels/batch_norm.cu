@@ -244,21 +244,22 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
     }
 }
 
-// A block takes 32 channels, and its warps share the splits.
+// A block takes MERGED channels, and its threads share the splits.
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
-    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     LongMoments<1> all;
     if (c < s.C)
-        for (int split = threadIdx.x / WARP; split < splits; split += THREADS / WARP) {
+#pragma unroll 4  // so that eight loads are under way at once
+        for (int split = threadIdx.x / MERGED; split < splits; split += THREADS / MERGED) {
             const int64 rows = min(s.rows_a_split, s.rows - split * s.rows_a_split);
             const float* from = partial + (int64)split * 2 * s.C + c;
             all.join(rows, {from[0]}, {from[s.C]});
         }
     Moments<1> moments = all.value();
-    join_block<1>(moments, WARP);
-    if (threadIdx.x < WARP && c < s.C)
+    join_block<1>(moments, MERGED);
+    if (threadIdx.x < MERGED && c < s.C)
         finish_moments(c, moments.mean[0], moments.squares[0], mean, variance, running_mean, running_var, s);
 }
 
@@ -323,10 +324,10 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ sums,
         float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s) {
-    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     float of[2] = {};  // dgamma, dbeta
     add_splits(of, partial, splits, c, s.C);
-    if (threadIdx.x < WARP && c < s.C) finish_sums(c, of[0], of[1], sums, gamma_out, beta_out, s);
+    if (threadIdx.x < MERGED && c < s.C) finish_sums(c, of[0], of[1], sums, gamma_out, beta_out, s);
 }
 
 template <typename T, int V>

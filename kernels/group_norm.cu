@@ -209,12 +209,12 @@ __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad(
     }
 }
 
-// A block takes 32 channels, and its warps share the splits.
+// A block takes MERGED channels, and its threads share the splits.
 __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta,
         GroupNorm s) {
-    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     float of[2] = {};  // dgamma, dbeta
     add_splits(of, partial, splits, c, s.C);
-    if (threadIdx.x < WARP && c < s.C) deliver(dgamma, c, of[0], s.accumulate), deliver(dbeta, c, of[1], s.accumulate);
+    if (threadIdx.x < MERGED && c < s.C) deliver(dgamma, c, of[0], s.accumulate), deliver(dbeta, c, of[1], s.accumulate);
 }

@@ -37,15 +37,20 @@ __device__ __forceinline__ void add_block(float (&a)[V], int across) {
     }
 }
 
-// Adds up both sums of channel c from partial (splits, 2, C). The threads of a warp hold
-// neighbouring channels, and the first warp gets the sums.
+// Channels of a block that merges partial results: so many that a load reads whole sectors of 32 bytes,
+// and so few that many threads share the partial results of a channel.
+#define MERGED 8
+
+// Adds up both sums of channel c from partial (splits, 2, C). Neighbouring threads hold the MERGED
+// channels of a block, and the first ones get the sums.
 __device__ __forceinline__ void add_splits(float (&of)[2], const float* partial, int splits, int c, int C) {
     Sum sums[2];
     if (c < C)
-        for (int split = threadIdx.x / WARP; split < splits; split += THREADS / WARP) {
+#pragma unroll 4  // so that eight loads are under way at once
+        for (int split = threadIdx.x / MERGED; split < splits; split += THREADS / MERGED) {
             const float* from = partial + (int64)split * 2 * C + c;
             sums[0].add(from[0]), sums[1].add(from[C]);
         }
     of[0] = sums[0].value(), of[1] = sums[1].value();
-    add_block<2>(of, WARP);
+    add_block<2>(of, MERGED);
 }

@@ -18,6 +18,9 @@ so that the order of a sum depends on the shape alone."""
 UNROLL = constant("batch_norm.cu", "UNROLL")
 """Rows that a thread takes at once; no part of the rows that a block reduces is shorter."""
 
+MERGED = constant("norm.cuh", "MERGED")
+"""Channels of a block that merges the partial results of a reduction."""
+
 
 class Split(NamedTuple):
     """How a pass over x (rows, C) is cut into blocks, in which a thread keeps its channels."""
@@ -87,7 +90,7 @@ class CudaNorm(CudaDevice):
         fields = batch_norm_fields(x, options, split)
         parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
         self.launcher.launch(instance(kernel, element, split.vector), split.blocks, THREADS, parts)
-        self.launcher.launch(f"{kernel}_merge", -(-c // WARP), THREADS, merge)
+        self.launcher.launch(f"{kernel}_merge", -(-c // MERGED), THREADS, merge)
 
     def _each_channel(self, kernel: str, x: Array, args: tuple, options: dict[str, Any], opens: dict) -> None:
         """Launch an elementwise pass over x in which a thread keeps its channels."""
@@ -173,7 +176,7 @@ class CudaNorm(CudaDevice):
         kernel = instance("group_norm_weight_grad", element, vector)
         self.launcher.launch(kernel, tiles * splits, THREADS, (*given, partial, fields))
         merge = partial, splits, *out, fields
-        self.launcher.launch("group_norm_weight_grad_merge", -(-c // WARP), THREADS, merge)
+        self.launcher.launch("group_norm_weight_grad_merge", -(-c // MERGED), THREADS, merge)
 
 
 SIMPLE = Split(vector=1, across=1, splits=1, rows=1, blocks=1)
