@@ -49,18 +49,28 @@ def _tiled(kernel: str, tiles: tuple[tuple[int, ...], ...], *options: tuple[bool
     return [instance(kernel, t, *tile, *option) for t, tile, *option in variants]
 
 
-def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
-    """Return how many channels a thread of a max pool may take: for rare dtypes one alone."""
-    return (4, 1) if dtype == "float32" or mask == "uint8" else (1,)
+def pool_vectors(kernel: str, dtype: str, mask: str) -> tuple[int, ...]:
+    """Return how many channels a thread of a max pool's kernel may take: what is rare takes one.
+
+    Large windows, whose masks have more than 8 bits, are rarely so many that a thread of
+    max_pool2d_forward takes one alone.
+    """
+    rare = dtype != "float32" or kernel == "max_pool2d_forward"
+    return (1,) if rare and mask != "uint8" else (4, 1)
 
 
-_POOLS = [(ELEMENTS[d], MASKS[m], v) for d, m in product(ELEMENTS, MASKS) for v in pool_vectors(d, m)]
+_PASSES = ("forward", "forward_long", "backward")
+_POOLS = [
+    instance(k, ELEMENTS[d], MASKS[m], v)
+    for k, d, m in product((f"max_pool2d_{k}" for k in _PASSES), ELEMENTS, MASKS)
+    for v in pool_vectors(k, d, m)
+]
 _FLAGS = (False, True)
 _SUMMED = [(a, b) for a, b in product(ELEMENTS.values(), repeat=2) if a == b or "float" in (a, b)]
 """C types in which sums are read and written, where what lies between two passes is float."""
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
-    "avg_pool2d.cu": _each("avg_pool2d_forward", "avg_pool2d_backward"),
+    "avg_pool2d.cu": [instance(f"avg_pool2d_{k}", t, v) for k, t, v in product(_PASSES, ELEMENTS.values(), (4, 1))],
     "batch_norm.cu": [
         *_each(*(f"{kernel}_simple" for kernel in _NORM)),
         *(instance(k, t, v) for k, t, v in product(_NORM, ELEMENTS.values(), (4, 1))),
@@ -93,9 +103,7 @@ _LISTED = {
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
     "local_conv2d.cu": [instance(k, t, v) for k, t, v in product(_LOCAL, ELEMENTS.values(), (4, 1))],
     "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS)],
-    "max_pool2d.cu": [
-        instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)
-    ],
+    "max_pool2d.cu": _POOLS,
     "optimizer.cu": [
         *("gradient_norm_partial", "gradient_norm", "average_update", *_each("clip_units")),
         *(instance("update", t, rule) for t, rule in product(ELEMENTS.values(), UPDATE_RULES)),

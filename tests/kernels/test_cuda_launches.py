@@ -119,11 +119,11 @@ PRIMITIVES = {
     ),
     "avg_pool2d_forward": (
         lambda on: on.avg_pool2d_forward(conv_x(on), POOL, True),
-        ["avg_pool2d_forward<float>"],
+        ["avg_pool2d_forward<float, 4>"],
     ),
     "avg_pool2d_backward": (
         lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), POOL, True),
-        ["avg_pool2d_backward<float>"],
+        ["avg_pool2d_backward<float, 4>"],
     ),
     "resample2d": (
         lambda on: on.resample2d(conv_x(on), linear(8, 16), padded(8, 1, 2, "reflect")),
@@ -221,6 +221,8 @@ SIMPLE = {
     "conv2d_input_grad": ["conv2d_input_grad_simple<float>"],
     "conv2d_weight_grad": ["conv2d_weight_grad_simple<float>"],
     "matmul": ["matmul_simple<float>"],
+    "avg_pool2d_forward": ["avg_pool2d_forward<float, 1>"],
+    "avg_pool2d_backward": ["avg_pool2d_backward<float, 1>"],
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
     "resample2d": ["resample2d<float, 1>"],

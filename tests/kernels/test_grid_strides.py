@@ -6,7 +6,7 @@ import pytest
 from gpunet import random
 from gpunet.augmentation import Augmentation
 from gpunet.backends.contract import Activation, BatchNorm, BatchRequest, CrossEntropy, Moments, Samples
-from gpunet.backends.cuda import arrays, augment, device, local, loss, norm, resample, update
+from gpunet.backends.cuda import arrays, augment, device, local, loss, norm, pool, resample, update
 from gpunet.backends.cuda import random as cuda_random
 from gpunet.geometry import Geometry
 from gpunet.random import Stream, words
@@ -15,7 +15,7 @@ from gpunet.resampling import averaged
 
 @pytest.fixture(autouse=True)
 def few_blocks(monkeypatch):
-    for module in (arrays, augment, cuda_random, device, local, loss, norm, resample, update):
+    for module in (arrays, augment, cuda_random, device, local, loss, norm, pool, resample, update):
         monkeypatch.setattr(module, "MAX_BLOCKS", 2)
         for name in ("PARTIALS", "REDUCTION_BLOCKS"):
             if hasattr(module, name):
@@ -96,6 +96,17 @@ def test_local_convolutions(device_backend, reference, normal, agrees):
     dy, w = normal(*g.y_shape), normal(*g.y_shape[1:3], *g.w_shape)
     got = device_backend.local_conv2d_input_grad(device_backend.asarray(dy), device_backend.asarray(w), g)
     agrees(got, reference.local_conv2d_input_grad(dy, w, g))
+
+
+def test_pools_with_large_windows(device_backend, reference, normal, agrees):
+    geometry = Geometry.pool((3, 13, 14, 140), (6, 7), stride=5)
+    x = normal(*geometry.x_shape)
+    y, mask = device_backend.max_pool2d_forward(device_backend.asarray(x), geometry)
+    expected, expected_mask = reference.max_pool2d_forward(x, geometry)
+    agrees(y, expected)
+    np.testing.assert_array_equal(device_backend.to_numpy(mask), expected_mask)
+    got = device_backend.avg_pool2d_forward(device_backend.asarray(x), geometry, True)
+    agrees(got, reference.avg_pool2d_forward(x, geometry, True))
 
 
 def test_batch_norm(device_backend, reference, normal, agrees):

@@ -5,14 +5,11 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import Array
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
+from gpunet.backends.cuda.shares import across, shared_blocks, shares_taps
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.resampling import Taps, nearest
 
-MANY_TAPS = 16
-"""Taps of a result from which the threads of a block may share them."""
-ENOUGH_THREADS = 1 << 17
-"""Threads that keep a device busy, each with the whole sum of a result."""
 ENOUGH_BLOCKS, LONG_SHARE = 264, 32
 """Fewer blocks leave multiprocessors idle, which matters where a thread has more taps than this."""
 
@@ -26,9 +23,9 @@ class CudaResample(CudaDevice):
         y = self.arrays.empty((n, rows.outputs, columns.outputs, c), x.dtype)
         v = self._vector_of(c, x, y)
         taps = _mean(rows) * _mean(columns)
-        if self.simple or not y.size or taps < MANY_TAPS or y.size // v >= ENOUGH_THREADS:
+        if self.simple or not shares_taps(y.size // v, taps):
             self._each("resample2d", y.size // v, *self._arguments(x, rows, columns, y), element=f"{element}, {v}")
-        elif -(-y.size // (v * WARP)) < ENOUGH_BLOCKS and taps * _across(c, v) > LONG_SHARE * THREADS:
+        elif shared_blocks(y.size, c, v) < ENOUGH_BLOCKS and taps * across(c, v) > LONG_SHARE * THREADS:
             between = self.arrays.empty((n, h, columns.outputs, c), np.float32)
             self._resample_long(x, nearest(h, h), columns, between, v)
             self._resample_long(between, rows, nearest(columns.outputs, columns.outputs), y, v)
@@ -39,10 +36,9 @@ class CudaResample(CudaDevice):
     def _resample_long(self, x: Array, rows: Taps, columns: Taps, y: Array, v: int) -> None:
         """Write a resampling to y, whose results each take the threads of a block."""
         c = x.shape[-1]
-        across = _across(c, v)
-        blocks = min(y.size // c * -(-c // (v * across)), MAX_BLOCKS)
         kernel = instance("resample2d_long", ELEMENTS[x.dtype.name], ELEMENTS[y.dtype.name], v)
-        self.launcher.launch(kernel, blocks, THREADS, (*self._arguments(x, rows, columns, y), across))
+        blocks = min(shared_blocks(y.size, c, v), MAX_BLOCKS)
+        self.launcher.launch(kernel, blocks, THREADS, (*self._arguments(x, rows, columns, y), across(c, v)))
 
     def _arguments(self, x: Array, rows: Taps, columns: Taps, y: Array) -> tuple[Any, ...]:
         n, h, w, c = x.shape
@@ -61,9 +57,3 @@ class CudaResample(CudaDevice):
 def _mean(taps: Taps) -> float:
     """The mean number of taps of an output."""
     return len(taps.index) / max(taps.outputs, 1)
-
-
-def _across(channels: int, v: int) -> int:
-    """Threads of a block side by side, each with v channels: a power of two, so that a block can be
-    halved repeatedly."""
-    return min(WARP, 1 << max(channels // v - 1, 0).bit_length())

@@ -39,9 +39,9 @@ def cases(dtype: str) -> Iterator[Case]:
 
 def _pools(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
-    for window, extents in ((3, (9, 8)), ((17, 16), (18, 18)), ((258, 256), (259, 258))):
+    for window, extents in ((3, (9, 8)), ((5, 4), (9, 8)), ((17, 16), (18, 18)), ((258, 256), (259, 258))):
         for channels in (3, 4):
-            padding = 1 if window == 3 else 0
+            padding = 1 if extents == (9, 8) else 0
             g = Geometry.pool((1, *extents, channels), window, stride=2, padding=padding)
             x = draw.rng.integers(0, 9, g.x_shape).astype(np.float32)
             x[0, 1, 1, 0] = np.nan
@@ -49,7 +49,7 @@ def _pools(draw: Draw) -> Iterator[Case]:
             yield draw.call("max_pool2d_forward", x, g, label=label, variants=FAST_AND_SIMPLE)
             mask, dy = reference.max_pool2d_forward(x, g)[1], draw.normal(*g.y_shape)
             yield draw.call("max_pool2d_backward", dy, mask, g, label=label, variants=FAST_AND_SIMPLE)
-            for count in (False, True) if window == 3 else ():
+            for count in (False, True) if padding else ():
                 counted = f"{label}, {'with' if count else 'without'} padding"
                 yield draw.call("avg_pool2d_forward", x, g, count, label=counted)
                 yield draw.call("avg_pool2d_backward", dy, g, count, label=counted)
