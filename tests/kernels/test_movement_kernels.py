@@ -3,7 +3,7 @@ import pytest
 from recording import recording_backend
 
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
-from gpunet.backends.cuda.arrays import take_part
+from gpunet.backends.cuda.arrays import row_threads, take_part
 from gpunet.cuda.arrays import View, tiled_walk
 from gpunet.nvrtc.source import constant
 
@@ -125,7 +125,8 @@ def test_more_axes_than_a_walk_has_are_refused(device_backend, normal):
 AXES = [
     ((7,), (0,)), ((3, 5), (0,)), ((3, 5), (1,)), ((3, 5), (0, 1)), ((2, 3, 4, 5), (1, 2)), ((2, 3, 4, 5), (0, 1, 2)),
     ((2, 3, 4, 5), (1, 3)), ((2, 3, 4, 5), (0, 2)), ((2, 1, 4, 5), (0, 2)), ((3, 4), ()), ((1, 1), (0,)),
-    ((1, 6), (1,)), ((300, 17), (0,)), ((5, 10007), (1,)), ((9000, 3), (0,)), ((33, 40, 8), (0, 1)),
+    ((1, 6), (1,)), ((4100, 10), (1,)), ((4100, 40), (1,)), ((4097, 300), (1,)),
+    ((300, 17), (0,)), ((5, 10007), (1,)), ((9000, 3), (0,)), ((33, 40, 8), (0, 1)),
 ]  # fmt: skip
 
 
@@ -155,6 +156,15 @@ def test_sums_pass_nan(device_backend, normal, agrees):
     a[3, 7] = np.nan
     for axes in ((0,), (1,), (0, 1)):
         agrees(device_backend.sum(device_backend.asarray(a), axes), a.sum(axis=axes), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "threads"),
+    [((100, 10), 256), ((5000, 10), 0), ((5000, 40), 32), ((5000, 300), 128), ((5000, 10**5), 256)],
+)
+def test_blocks_are_as_small_as_the_rows_they_reduce(shape, threads):
+    assert row_threads(*shape, 1) == threads
+    assert row_threads(*shape, 2) == 0
 
 
 @pytest.mark.parametrize("axes", [(1, 0), (0, 1)])
