@@ -27,6 +27,9 @@ COMPARED = {**ELEMENTS, "int64": "int64", "bool": "bool"}
 CAST_COUNTS = (("bool", "float"), ("int", "float"), ("int64", "float"), ("bool", "int64"), ("int", "int64"))
 """The casts of masks, labels and positions, as C types: (from, to)."""
 
+SOFTMAX_TEAMS = (32, 256)
+"""Threads that take a row of a softmax together: a warp, or a block."""
+
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
 _LOCAL = ("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad")
 _GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
@@ -123,11 +126,10 @@ _LISTED = {
     ],
     "sigmoid_cross_entropy.cu": ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
     "softmax.cu": [
-        "softmax_forward<float>",
-        "softmax_backward<float>",
+        *(instance(f"softmax_{k}", "float", team) for k, team in product(("forward", "backward"), SOFTMAX_TEAMS)),
         *_each("softmax_cross_entropy_simple"),
         "softmax_cross_entropy_total",
-        *_each("softmax_cross_entropy_rows"),
+        *(instance("softmax_cross_entropy_rows", t, team) for t, team in product(ELEMENTS.values(), SOFTMAX_TEAMS)),
         "softmax_cross_entropy_mean",
     ],
     "take.cu": [

@@ -174,11 +174,14 @@ PRIMITIVES = {
         lambda on: on.input_activation_backward(ones(on, 3), ones(on, 3), GELU),
         ["input_activation_backward<float>"],
     ),
-    "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float>"]),
-    "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
+    "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float, 32>"]),
+    "softmax_backward": (
+        lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)),
+        ["softmax_backward<float, 32>"],
+    ),
     "softmax_cross_entropy": (
         lambda on: on.softmax_cross_entropy(ones(on, 2049, 3), ones(on, 2049, dtype=np.int32)),
-        ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float>", "softmax_cross_entropy_mean"],
+        ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float, 32>", "softmax_cross_entropy_mean"],
     ),
     "label_weight": (
         lambda on: on.label_weight(ones(on, 9, dtype=np.int32), 3, CrossEntropy(ones(on, 3))),

@@ -76,6 +76,18 @@ def test_rows(device_backend, reference, rng, agrees):
     agrees(loss, reference.sigmoid_cross_entropy(logits, targets)[0])
 
 
+def test_long_rows(device_backend, reference, rng, agrees):
+    logits, labels = rng.normal(size=(7, 401)).astype(np.float32), rng.integers(0, 401, size=7).astype(np.int32)
+    logits[3, 300] = np.nan
+    on, options = device_backend.asarray, CrossEntropy(smoothing=0.1, reduction="none")
+    y = reference.softmax_forward(logits)
+    agrees(device_backend.softmax_forward(on(logits)), y)
+    agrees(device_backend.softmax_backward(on(logits), on(y)), reference.softmax_backward(logits, y), 1e-5)
+    got = device_backend.softmax_cross_entropy(on(logits), on(labels), options)
+    for mine, theirs in zip(got, reference.softmax_cross_entropy(logits, labels, options), strict=True):
+        agrees(mine, theirs)
+
+
 def test_pools(device_backend, reference, normal, agrees):
     geometry = Geometry.pool((3, 13, 14, 8), 3, stride=2)
     x, dy = normal(*geometry.x_shape), normal(*geometry.y_shape)

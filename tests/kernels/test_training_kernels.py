@@ -58,9 +58,10 @@ def test_softmax_agrees_with_the_reference(device_backend, reference, shape, log
     assert difference <= 2e-6 * np.abs(expected).max() + 1e-7  # of one class the gradient is 0, a difference of ones
 
 
-def test_softmax_passes_nan_in_its_row(device_backend, reference, normal, agrees):
-    x = normal(9, 40)
-    x[4, 7] = np.nan
+@pytest.mark.parametrize("columns", [40, 700])
+def test_softmax_passes_nan_in_its_row(device_backend, reference, columns, normal, agrees):
+    x = normal(9, columns)
+    x[4, columns - 3] = np.nan
     x[6, :] = -np.inf
     x[7, 3] = -np.inf
     with np.errstate(invalid="ignore"):
@@ -89,6 +90,19 @@ def test_softmax_cross_entropy_agrees_with_the_reference(
     agrees(got[0], expected[0])
     agrees(got[1], expected[1])
     assert device_backend.to_numpy(got[2]) == expected[2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "team"), [(64, 1000, 256), (2047, 256, 256), (2048, 1000, 32), (64, 255, 32)]
+)
+def test_few_long_rows_take_a_block_each(rows, classes, team):
+    backend = recording_backend()
+    logits = backend.empty((rows, classes), np.float32)
+    backend.softmax_backward(logits, backend.softmax_forward(logits))
+    backend.softmax_cross_entropy(logits, backend.empty((rows,), np.int32))
+    kernels = [f"softmax_forward<float, {team}>", f"softmax_backward<float, {team}>", "softmax_cross_entropy_total"]
+    assert backend.launcher.kernels[:4] == [*kernels, f"softmax_cross_entropy_rows<float, {team}>"]
+    assert [grid[0] for _, grid, _ in backend.launcher.launches[:2]] == [-(-rows * team // 256)] * 2
 
 
 def test_cross_entropy_of_odd_rows(device_backend, reference, normal, agrees):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,9 @@ def _cross_entropy(draw: Draw) -> Iterator[Case]:
     many = draw.rng.integers(0, 3, SMALL_ROWS + 1).astype(np.int32)
     weighted = CrossEntropy(weight, 0.1)
     of_many = CrossEntropy(weight[:3], 0.1, ignore_index=1)
+    long, of_long = draw.normal(5, 300), draw.rng.integers(0, 300, 5).astype(np.int32)  # a block takes a row
     for label, given, options in (
+        ("of long rows", (long, of_long), CrossEntropy(None, 0.1, ignore_index=int(of_long[2]), reduction="none")),
         ("weighted", (logits, labels), weighted._replace(ignore_index=int(labels[3]))),
         ("plain", (logits, labels), CrossEntropy()),
         ("by rows", (logits, labels), weighted._replace(reduction="none")),
@@ -162,11 +165,11 @@ def _cross_entropy(draw: Draw) -> Iterator[Case]:
 
 
 def _softmax(draw: Draw) -> Iterator[Case]:
-    logits, dy = draw.normal(19, 33), draw.normal(19, 33)
-    for log in (False, True):
-        label = "logarithm" if log else ""
-        yield draw.call("softmax_forward", logits, log=log, label=label)
-        y = get_backend("reference").softmax_forward(logits, log=log)
+    logits = draw.normal(19, 33)
+    for x, log in product((logits, draw.normal(5, 300)), (False, True)):  # a warp takes a row, or a block
+        dy, label = draw.normal(*x.shape), f"{'logarithm ' * log}{x.shape}"
+        yield draw.call("softmax_forward", x, log=log, label=label)
+        y = get_backend("reference").softmax_forward(x, log=log)
         yield draw.call("softmax_backward", dy, y, log=log, label=label)
     labels, weight = draw.rng.integers(0, 3, 999).astype(np.int32), draw.rng.uniform(0.5, 2, 3).astype(np.float32)
     yield draw.call("label_weight", labels, 3, CrossEntropy(weight, ignore_index=1), single=("2.0",))
