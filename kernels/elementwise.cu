@@ -172,8 +172,8 @@ __global__ void strided_copy(const T* __restrict__ from, T* __restrict__ to, int
 #define UNDER_WAY 8  // loads of a thread
 
 // Two axes, and their tiles. `from` has stride 1 or -1 along the first axis, and `to` along the second.
-// A tile has across x down elements, and its rows are `pitch` elements apart: an odd number of words,
-// so that neighbouring threads that read a column do not share a bank.
+// A tile has across x down elements, and its rows are `pitch` elements apart, so that the threads of a
+// warp, which read columns, do not share a bank.
 struct Tiles {
     int64 extent[2], first_stride[2], second_stride[2];
     int across, down, pitch;

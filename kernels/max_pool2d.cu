@@ -87,8 +87,8 @@ __device__ __forceinline__ void take_larger(float (&best)[V], int (&winner)[V], 
 template <typename T, typename M, int V>
 __global__ void __launch_bounds__(THREADS, 4) max_pool2d_forward_long(
         const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g, int across) {
-    __shared__ float values[THREADS][V];
-    __shared__ int winners[THREADS][V];
+    __shared__ float values[V][THREADS];
+    __shared__ int winners[V][THREADS];
     const int tiles = (g.C / V + across - 1) / across, lane = threadIdx.x % across, down = THREADS / across;
     for (int64 idx = blockIdx.x; idx < (int64)g.N * g.OH * g.OW * tiles; idx += gridDim.x) {  // equal in all threads
         const int c = (idx % tiles * across + lane) * V, q = idx / tiles % g.OW, p = idx / tiles / g.OW % g.OH;
@@ -113,13 +113,17 @@ __global__ void __launch_bounds__(THREADS, 4) max_pool2d_forward_long(
             for (int k = 0; k < UNDER_WAY; ++k) take_larger<V>(best, winner, v[k], at[k]);
         }
 #pragma unroll
-        for (int u = 0; u < V; ++u) values[threadIdx.x][u] = best[u], winners[threadIdx.x][u] = winner[u];
+        for (int u = 0; u < V; ++u) values[u][threadIdx.x] = best[u], winners[u][threadIdx.x] = winner[u];
         __syncthreads();
         for (int half = THREADS / 2; half >= across; half /= 2) {
             if (threadIdx.x < half) {
-                take_larger<V>(best, winner, values[threadIdx.x + half], winners[threadIdx.x + half]);
+                float v[V];
+                int at[V];
 #pragma unroll
-                for (int u = 0; u < V; ++u) values[threadIdx.x][u] = best[u], winners[threadIdx.x][u] = winner[u];
+                for (int u = 0; u < V; ++u) v[u] = values[u][threadIdx.x + half], at[u] = winners[u][threadIdx.x + half];
+                take_larger<V>(best, winner, v, at);
+#pragma unroll
+                for (int u = 0; u < V; ++u) values[u][threadIdx.x] = best[u], winners[u][threadIdx.x] = winner[u];
             }
             __syncthreads();
         }

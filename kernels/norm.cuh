@@ -25,14 +25,14 @@ __device__ __forceinline__ void load_or(float (&v)[V], const float* values, int 
 // the first `across` threads get the sums.
 template <int V>
 __device__ __forceinline__ void add_block(float (&a)[V], int across) {
-    __shared__ float of[THREADS][V];
+    __shared__ float of[V][THREADS];
 #pragma unroll
-    for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u];
+    for (int u = 0; u < V; ++u) of[u][threadIdx.x] = a[u];
     __syncthreads();
     for (int half = THREADS / 2; half >= across; half /= 2) {
         if (threadIdx.x < half)
 #pragma unroll
-            for (int u = 0; u < V; ++u) of[threadIdx.x][u] = a[u] += of[threadIdx.x + half][u];
+            for (int u = 0; u < V; ++u) of[u][threadIdx.x] = a[u] += of[u][threadIdx.x + half];
         __syncthreads();
     }
 }

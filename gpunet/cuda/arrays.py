@@ -175,7 +175,7 @@ def tiled_walk(steps: dict[str, Any], itemsize: int) -> TiledWalk | None:
         down //= 2
     if across * down < LEAST_TILE:
         return None
-    tiles = {**_columns([a, b]), "across": across, "down": down, "pitch": _pitch(across, itemsize)}
+    tiles = {**_columns([a, b]), "across": across, "down": down, "pitch": _pitch(across, down, itemsize)}
     return TiledWalk(count(), {**steps, "rank": len(others), **_columns(others)}, tiles)
 
 
@@ -184,16 +184,22 @@ def _tile_extents(a: int, b: int, itemsize: int) -> tuple[int, int]:
     most, room = (constant("elementwise.cu", name) // itemsize for name in ("TILE_BYTES", "TILE_SHARED"))
     row = max(32, 128 // itemsize)
     across = min(a, row)
-    down = min(b, most // across, room // _pitch(across, itemsize))
+    down = min(b, most // across, room // _pitch(across, 32, itemsize))
     if across == row and down < 32:
         across = min(a, most // down // row * row)
-        while _pitch(across, itemsize) * down > room:
+        while _pitch(across, down, itemsize) * down > room:
             across -= row
     return across, down
 
 
-def _pitch(across: int, itemsize: int) -> int:
-    """Elements from one row of a tile to the next in shared memory: an odd number of words."""
-    if itemsize >= 4:
-        return across | 1
-    return (-(-across * itemsize // 4) | 1) * 4 // itemsize
+def _pitch(across: int, down: int, itemsize: int) -> int:
+    """Elements from one row of a tile to the next in shared memory.
+
+    A warp reads columns of `down` elements, several if they are short. No two lanes share a bank if
+    a row lies as many banks behind the row before as the columns of a warp take.
+    """
+    bank = max(itemsize, 4)
+    lanes = 128 // bank  # that are served at once
+    columns = max(-(-lanes // down) * itemsize // bank, 1)
+    banks = -(-across * itemsize // bank)
+    return (banks + (columns - banks) % (lanes if down < lanes else 2)) * bank // itemsize
