@@ -107,6 +107,7 @@ def _group_norm(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
     for shape, groups, affine in (
         ((2, 9, 7, 16), 2, True), ((33, 35), 5, True), ((3, 5), 1, False), ((70, 4, 8), 2, True),
+        ((2, 16, 17, 12), 12, True), ((1, 19, 17, 6), 2, False),  # narrow groups of long samples, in parts
     ):  # fmt: skip
         w, b = (draw.normal(shape[-1]) if affine else None for _ in range(2))
         x, dy, label = draw.normal(*shape), draw.normal(*shape), f"{shape}, {groups} groups"
