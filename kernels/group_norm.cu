@@ -19,7 +19,7 @@
 // (a row is a position of a sample) for each channel: 32 threads side by side take neighbouring
 // channels, and partial results are merged in a fixed order. In the `_simple` kernels a thread
 // takes a group or a channel.
-// A few large groups would keep a few blocks busy, and of groups of fewer than 8 channels each block
+// A few large groups would keep a few blocks busy, and of groups narrower than 32 bytes each block
 // would read a part of every sector. There the `_parts` kernels take all channels of a part of a
 // sample's rows, as batch normalisation does: one pass leaves sums for each channel, `_merge` joins
 // those of a group, and another pass normalises.

@@ -357,7 +357,10 @@ def test_the_cross_entropy_of_a_small_batch_is_one_launch(rows, classes):
     backend = recording_backend()
     labels = ones(backend, rows, dtype=np.int32)
     backend.softmax_cross_entropy(ones(backend, rows, classes), labels)
-    assert backend.launcher.kernels == ["softmax_cross_entropy_simple<float>"]
+    backend.softmax_cross_entropy(ones(backend, 2048, 11), ones(backend, 2048, dtype=np.int32))
+    total, *_ = rest = backend.launcher.kernels[1:]
+    assert backend.launcher.kernels[0] == "softmax_cross_entropy_simple<float>"
+    assert (total, len(rest)) == ("softmax_cross_entropy_total", 3)
 
 
 def test_tables_on_the_device_are_taken_as_they_are():

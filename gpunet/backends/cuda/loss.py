@@ -13,10 +13,11 @@ from gpunet.nvrtc.source import constant
 
 FEW_ROWS, LONG_ROW = 2048, 256
 """Fewer rows than this, of at least so many classes, take a block each, others a warp each."""
-SMALL_ROWS, SMALL_CLASSES = 2048, 64
-"""Rows and classes up to which one block computes a softmax cross entropy in one launch. Each of
-its threads adds the terms of a row one after another, which would lose digits if there were many
-classes."""
+SMALL_ROWS, SMALL_CLASSES, SMALL_LOGITS = 2048, 64, 20480
+"""Rows, classes, and their product, up to which one block computes a softmax cross entropy in one
+launch. Each of its threads adds the terms of a row one after another, which would lose digits if
+there were many classes, and the block alone would take longer than three launches if there were
+many logits."""
 SMALL_THREADS = constant("softmax.cu", "SIMPLE_THREADS")
 """Threads of that block at most."""
 
@@ -55,7 +56,8 @@ class CudaLoss(CudaDevice):
         dlogits, loss, correct = empty(logits.shape, logits.dtype), empty((), np.float32), empty((), np.int32)
         row_losses = empty((rows,), np.float32) if options.reduction == "none" else None
         given, out = (logits, labels, options.weight), (dlogits, row_losses)
-        if classes <= SMALL_CLASSES and (self.simple or rows <= SMALL_ROWS):
+        small = rows <= SMALL_ROWS and rows * classes <= SMALL_LOGITS
+        if classes <= SMALL_CLASSES and (self.simple or small):
             threads = min(-(-rows // 32) * 32, SMALL_THREADS)
             kernel = instance("softmax_cross_entropy_simple", element)
             self.launcher.launch(kernel, 1, threads, (*given, *out, loss, correct, fields))

@@ -25,9 +25,9 @@ MERGED = constant("norm.cuh", "MERGED")
 FEW_GROUPS, LARGE_GROUP = 132, 16384
 """Fewer groups than this, of at least so many elements, leave multiprocessors idle if each takes a
 block."""
-FULL_SECTOR, LONG_SAMPLE = 8, 256
-"""Channels of a group that a load reads without the next ones, and the rows of a sample from which
-three launches that read whole sectors take less time than one that does not."""
+SECTOR, LONG_SAMPLE = 32, 256
+"""Bytes that are loaded together, and the rows of a sample from which three launches that use all of
+them take less time than one that does not, for its groups are narrower."""
 
 
 class Split(NamedTuple):
@@ -185,7 +185,7 @@ class CudaNorm(CudaDevice):
         samples, c, count = x.shape[0], x.shape[-1], x.shape[0] * groups
         if self.simple or not count:
             return False
-        narrow = groups > 1 and c // groups < FULL_SECTOR and x.size // (samples * c) >= LONG_SAMPLE
+        narrow = c // groups * x.dtype.itemsize < SECTOR and groups > 1 and x.size // (samples * c) >= LONG_SAMPLE
         return narrow or (count < FEW_GROUPS and x.size // count >= LARGE_GROUP)
 
     def _part(self, x: Array, fields: dict[str, Any], *arrays: Array | None) -> tuple[int, dict[str, Any]]:
