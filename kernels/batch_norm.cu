@@ -27,8 +27,6 @@
 // Bound: memory. Bytes per element, in float: moments 4, forward 8 (12 with a residual), sums 12
 // and input_grad 16 (8 and 12 without an activation), and 4 more to write g.
 
-#define UNROLL 4
-
 struct BatchNorm {
     int64 rows, rows_a_split;
     int C, across;
@@ -146,96 +144,12 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
     return w;
 }
 
-// The number of elements of a channel, their mean, and their summed squared distances from it.
-template <int V>
-struct Moments {
-    float n, mean[V], squares[V];
-};
-
-template <int V>
-__device__ __forceinline__ void join(Moments<V>& a, float n, const float (&mean)[V], const float (&squares)[V]) {
-    const float both = a.n + n, share = both > 0.0f ? n / both : 0.0f;
-#pragma unroll
-    for (int u = 0; u < V; ++u) {
-        const float distance = mean[u] - a.mean[u];
-        a.mean[u] += distance * share;
-        a.squares[u] += squares[u] + distance * distance * a.n * share;
-    }
-    a.n = both;
-}
-
-// The same for many parts that are joined one after another.
-template <int V>
-struct LongMoments {
-    float n = 0.0f;
-    Sum mean[V], squares[V];
-
-    __device__ __forceinline__ void join(float count, const float (&of_mean)[V], const float (&of_squares)[V]) {
-        const float both = n + count, share = count / both;
-#pragma unroll
-        for (int u = 0; u < V; ++u) {
-            const float distance = of_mean[u] - mean[u].value();
-            mean[u].add(distance * share);
-            squares[u].add(of_squares[u] + distance * distance * n * share);
-        }
-        n = both;
-    }
-    __device__ __forceinline__ Moments<V> value() const {
-        Moments<V> a;
-        a.n = n;
-        values<V>(a.mean, mean);
-        values<V>(a.squares, squares);
-        return a;
-    }
-};
-
-// Joins the moments of the threads of a block that hold the same channels, always in the same
-// order; the first `across` threads get the result.
-template <int V>
-__device__ __forceinline__ void join_block(Moments<V>& a, int across) {
-    __shared__ Moments<V> of[THREADS];
-    of[threadIdx.x] = a;
-    __syncthreads();
-    for (int half = THREADS / 2; half >= across; half /= 2) {
-        if (threadIdx.x < half) {
-            const Moments<V>& other = of[threadIdx.x + half];
-            join<V>(a, other.n, other.mean, other.squares);
-            of[threadIdx.x] = a;
-        }
-        __syncthreads();
-    }
-}
-
 // Writes means and squared distances to partial (splits, 2, C).
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
         const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
     const Walk w = walk<V>(s);
-    LongMoments<V> all;
-    for (int64 r0 = w.first; r0 < w.end; r0 += UNROLL * w.down) {
-        float v[UNROLL][V] = {}, mean[V] = {}, squares[V] = {};
-        int count = 0;
-#pragma unroll
-        for (int k = 0; k < UNROLL; ++k)
-            if (r0 + k * w.down < w.end) {
-                load<V>(v[k], x + (r0 + k * w.down) * s.C + w.c);
-                ++count;
-            }
-        const float share = 1.0f / count;
-#pragma unroll
-        for (int u = 0; u < V; ++u) {
-#pragma unroll
-            for (int k = 0; k < UNROLL; ++k) mean[u] += v[k][u];
-            mean[u] *= share;
-#pragma unroll
-            for (int k = 0; k < UNROLL; ++k) {
-                const float distance = k < count ? v[k][u] - mean[u] : 0.0f;
-                squares[u] += distance * distance;
-            }
-        }
-        all.join(count, mean, squares);
-    }
-    Moments<V> moments = all.value();
+    Moments<V> moments = moments_of_rows<V>(x + w.c, w.first, w.end, w.down, s.C);
     join_block<V>(moments, s.across);
     if (threadIdx.x < s.across && w.active) {
         float* out = partial + (int64)w.split * 2 * s.C + w.c;
@@ -244,21 +158,22 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
     }
 }
 
-// A block takes 32 channels, and its warps share the splits.
+// A block takes MERGED channels, and its threads share the splits.
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
-    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     LongMoments<1> all;
     if (c < s.C)
-        for (int split = threadIdx.x / WARP; split < splits; split += THREADS / WARP) {
+#pragma unroll 4  // so that eight loads are under way at once
+        for (int split = threadIdx.x / MERGED; split < splits; split += THREADS / MERGED) {
             const int64 rows = min(s.rows_a_split, s.rows - split * s.rows_a_split);
             const float* from = partial + (int64)split * 2 * s.C + c;
             all.join(rows, {from[0]}, {from[s.C]});
         }
     Moments<1> moments = all.value();
-    join_block<1>(moments, WARP);
-    if (threadIdx.x < WARP && c < s.C)
+    join_block<1>(moments, MERGED);
+    if (threadIdx.x < MERGED && c < s.C)
         finish_moments(c, moments.mean[0], moments.squares[0], mean, variance, running_mean, running_var, s);
 }
 
@@ -323,10 +238,10 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
 __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ sums,
         float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s) {
-    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     float of[2] = {};  // dgamma, dbeta
     add_splits(of, partial, splits, c, s.C);
-    if (threadIdx.x < WARP && c < s.C) finish_sums(c, of[0], of[1], sums, gamma_out, beta_out, s);
+    if (threadIdx.x < MERGED && c < s.C) finish_sums(c, of[0], of[1], sums, gamma_out, beta_out, s);
 }
 
 template <typename T, int V>

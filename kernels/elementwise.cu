@@ -11,8 +11,10 @@
 //   strided_copy: to[at(i)] = from[at(i)], for transpose, get_slice, put_slice and concatenate
 // Extents and strides count elements; a repeated axis has stride 0, a reversed one a negative stride.
 // The host joins axes that can be walked as one, so arrays of equal shapes arrive with rank 1.
-// Bound: memory, one element of each array per result. A transposed copy reads or writes with a
-// stride, and reaches only a part of the bandwidth.
+// strided_copy is for any strides. If the axis that is contiguous in `from` is not the one that is
+// contiguous in `to`, as in a transpose, strided_copy_tiled takes tiles of these two axes through shared
+// memory, so that neighbouring threads read neighbouring elements and write neighbouring elements.
+// Bound: memory, one element of each array per result.
 
 #define MAX_RANK 8
 
@@ -161,5 +163,64 @@ __global__ void strided_copy(const T* __restrict__ from, T* __restrict__ to, int
         int64 source, target;
         walk(s, i, source, target);
         to[target] = from[source];
+    }
+}
+
+// The most bytes of a tile's elements, and of the tile in shared memory, whose rows are longer.
+#define TILE_BYTES 8192
+#define TILE_SHARED 8448
+#define UNDER_WAY 8  // loads of a thread
+
+// Two axes, and their tiles. `from` has stride 1 or -1 along the first axis, and `to` along the second.
+// A tile has across x down elements, and its rows are `pitch` elements apart, so that the threads of a
+// warp, which read columns, do not share a bank.
+struct Tiles {
+    int64 extent[2], first_stride[2], second_stride[2];
+    int across, down, pitch;
+};
+
+// The elements of a tile that a thread takes: it counts along rows of `width` elements, and steps over
+// those of the other threads.
+struct Step {
+    int width, i, j;
+
+    __device__ __forceinline__ Step(int width) : width(width), i(threadIdx.x % width), j(threadIdx.x / width) {}
+    __device__ __forceinline__ void next(int by, int down) {
+        i += by, j += down;
+        if (i >= width) i -= width, ++j;
+    }
+};
+
+// `s` walks over the other axes, and begins with the first element of both arrays.
+template <typename T>
+__global__ void __launch_bounds__(THREADS) strided_copy_tiled(
+        const T* __restrict__ from, T* __restrict__ to, int64 count, Walk s, Tiles of) {
+    __shared__ T tile[TILE_SHARED / sizeof(T)];
+    const int64 across = (of.extent[0] + of.across - 1) / of.across, down = (of.extent[1] + of.down - 1) / of.down;
+    for (int64 t = blockIdx.x; t < count; t += gridDim.x) {  // equal in all threads of the block
+        int64 source, target;
+        walk(s, t / across / down, source, target);
+        const int64 i0 = t % across * of.across, j0 = t / across % down * of.down;
+        const int width = min((int64)of.across, of.extent[0] - i0), height = min((int64)of.down, of.extent[1] - j0);
+        const T* first = from + source + i0 * of.first_stride[0] + j0 * of.first_stride[1];
+        T* second = to + target + i0 * of.second_stride[0] + j0 * of.second_stride[1];
+        __syncthreads();  // a thread may still read the tile before
+        const int over = THREADS % width, rows = THREADS / width;
+        for (Step read(width); read.j < height;) {
+            T held[UNDER_WAY];
+            int at[UNDER_WAY];
+#pragma unroll
+            for (int k = 0; k < UNDER_WAY; ++k, read.next(over, rows)) {
+                at[k] = read.j < height ? read.j * of.pitch + read.i : -1;
+                if (at[k] >= 0) held[k] = first[read.i * of.first_stride[0] + read.j * of.first_stride[1]];
+            }
+#pragma unroll
+            for (int k = 0; k < UNDER_WAY; ++k)
+                if (at[k] >= 0) tile[at[k]] = held[k];
+        }
+        __syncthreads();
+        const int beside = THREADS % height, columns = THREADS / height;
+        for (Step write(height); write.j < width; write.next(beside, columns))
+            second[write.j * of.second_stride[0] + write.i * of.second_stride[1]] = tile[write.i * of.pitch + write.j];
     }
 }

@@ -19,13 +19,18 @@
 // (a row is a position of a sample) for each channel: 32 threads side by side take neighbouring
 // channels, and partial results are merged in a fixed order. In the `_simple` kernels a thread
 // takes a group or a channel.
+// A few large groups would keep a few blocks busy, and of groups narrower than 32 bytes each block
+// would read a part of every sector. There the `_parts` kernels take all channels of a part of a
+// sample's rows, as batch normalisation does: one pass leaves sums for each channel, `_merge` joins
+// those of a group, and another pass normalises.
 // Alignment: V = 4 needs every array aligned to four elements, and a multiple of 4 channels per
-// group; V = 1 needs nothing.
-// Bound: memory. Bytes per element, in float: forward 8, input_grad 12, weight_grad 8. Groups of
-// fewer than 8 channels read more than that, because a load moves 32 bytes.
+// group, or per row for the `_parts` kernels; V = 1 needs nothing.
+// Bound: memory. Bytes per element, in float: forward 8, input_grad 12, weight_grad 8; `_parts` kernels
+// 12 and 20.
 
 struct GroupNorm {
     int N, P, C, groups, rows_a_split;
+    int parts, across;  // parts of a sample's rows, and threads side by side, of the kernels of parts
     float eps;
     int accumulate;
 };
@@ -209,12 +214,167 @@ __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad(
     }
 }
 
-// A block takes 32 channels, and its warps share the splits.
+// A block takes MERGED channels, and its threads share the splits.
 __global__ void __launch_bounds__(THREADS, 4) group_norm_weight_grad_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ ADDED_TO dgamma, float* __restrict__ ADDED_TO dbeta,
         GroupNorm s) {
-    const int c = blockIdx.x * WARP + threadIdx.x % WARP;
+    const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
     float of[2] = {};  // dgamma, dbeta
     add_splits(of, partial, splits, c, s.C);
-    if (threadIdx.x < WARP && c < s.C) deliver(dgamma, c, of[0], s.accumulate), deliver(dbeta, c, of[1], s.accumulate);
+    if (threadIdx.x < MERGED && c < s.C) deliver(dgamma, c, of[0], s.accumulate), deliver(dbeta, c, of[1], s.accumulate);
+}
+
+// ---- a block takes a part of a sample's rows, and a thread V channels
+
+// The elements of a thread: rows first, first + down, … below `end` of sample n, from channel c on.
+struct Part {
+    int64 n, first, end, out;  // `out` is the place of the sums of channel c in (N, parts, 2, C)
+    int c, down;
+    bool active;  // false beyond the last channel: then c is 0, and no row is read or written
+
+    __device__ __forceinline__ Part(const GroupNorm& s, int v) {
+        const int tiles = (s.C / v + s.across - 1) / s.across, part = blockIdx.x / tiles % s.parts;
+        n = blockIdx.x / tiles / s.parts;
+        down = THREADS / s.across;
+        c = (blockIdx.x % tiles * s.across + threadIdx.x % s.across) * v;
+        active = c < s.C;
+        if (!active) c = 0;
+        const int64 begin = (int64)part * s.rows_a_split;
+        first = begin + threadIdx.x / s.across;
+        end = active ? min(begin + s.rows_a_split, (int64)s.P) : 0;
+        out = (n * s.parts + part) * 2 * s.C + c;
+    }
+    // Whether the thread writes the sums of its block.
+    __device__ __forceinline__ bool writes(const GroupNorm& s) const { return threadIdx.x < s.across && active; }
+};
+
+// v[u] = values[n, the group of channel c + u]
+template <int V>
+__device__ __forceinline__ void of_groups(float (&v)[V], const float* values, int64 n, int c, const GroupNorm& s) {
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = values[n * s.groups + (c + u) / (s.C / s.groups)];
+}
+
+// Writes means and squared distances of each channel to partial (N, parts, 2, C).
+template <typename T, int V>
+__global__ void __launch_bounds__(THREADS, 3) group_norm_moments_parts(
+        const T* __restrict__ x, float* __restrict__ partial, GroupNorm s) {
+    const Part of(s, V);
+    Moments<V> moments = moments_of_rows<V>(x + of.n * s.P * s.C + of.c, of.first, of.end, of.down, s.C);
+    join_block<V>(moments, s.across);
+    if (of.writes(s)) {
+        store<V>(partial + of.out, moments.mean);
+        store<V>(partial + of.out + s.C, moments.squares);
+    }
+}
+
+// A block takes a group of a sample.
+__global__ void __launch_bounds__(THREADS, 4) group_norm_moments_merge(
+        const float* __restrict__ partial, float* __restrict__ mean, float* __restrict__ variance, GroupNorm s) {
+    const int64 number = blockIdx.x, n = number / s.groups;
+    const int width = s.C / s.groups, first = number % s.groups * width;
+    LongMoments<1> all;
+    for (int i = threadIdx.x; i < s.parts * width; i += THREADS) {
+        const int part = i / width, rows = min(s.rows_a_split, s.P - part * s.rows_a_split);
+        const float* from = partial + (n * s.parts + part) * 2 * s.C + first + i % width;
+        all.join(rows, {from[0]}, {from[s.C]});
+    }
+    Moments<1> moments = all.value();
+    join_block<1>(moments, 1);
+    if (threadIdx.x == 0) mean[number] = moments.mean[0], variance[number] = moments.squares[0] / moments.n;
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(THREADS, 4) group_norm_forward_parts(
+        const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
+        T* __restrict__ y, const float* __restrict__ mean, const float* __restrict__ variance, GroupNorm s) {
+    const Part of(s, V);
+    float scale[V], shift[V], centre[V], spread[V];
+    load_or<V>(scale, gamma, of.c, 1.0f);
+    load_or<V>(shift, beta, of.c, 0.0f);
+    of_groups<V>(centre, mean, of.n, of.c, s);
+    of_groups<V>(spread, variance, of.n, of.c, s);
+#pragma unroll
+    for (int u = 0; u < V; ++u) scale[u] *= inverse_deviation(spread[u], s.eps);
+#pragma unroll UNROLL
+    for (int64 r = of.first; r < of.end; r += of.down) {
+        const int64 at = (of.n * s.P + r) * s.C + of.c;
+        float v[V];
+        load<V>(v, x + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = scale[u] * (v[u] - centre[u]) + shift[u];
+        store<V>(y + at, v);
+    }
+}
+
+// Writes the sums of d = gamma dy and of d h of each channel to partial (N, parts, 2, C).
+template <typename T, int V>
+__global__ void __launch_bounds__(THREADS, 4) group_norm_sums_parts(
+        const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ OR_NULL gamma,
+        const float* __restrict__ mean, const float* __restrict__ variance, float* __restrict__ partial, GroupNorm s) {
+    const Part of(s, V);
+    float scale[V], centre[V], spread[V], sum[V], sum_h[V];
+    Sum all[V], all_h[V];
+    load_or<V>(scale, gamma, of.c, 1.0f);
+    of_groups<V>(centre, mean, of.n, of.c, s);
+    of_groups<V>(spread, variance, of.n, of.c, s);
+#pragma unroll 2  // a larger number would need more registers than there are
+    for (int64 r = of.first; r < of.end; r += of.down) {
+        const int64 at = (of.n * s.P + r) * s.C + of.c;
+        float d[V], v[V];
+        load<V>(d, dy + at);
+        load<V>(v, x + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) all[u].add(d[u]), all_h[u].add(d[u] * (v[u] - centre[u]));
+    }
+    values<V>(sum, all);
+    values<V>(sum_h, all_h);
+    add_block<V>(sum, s.across);
+    add_block<V>(sum_h, s.across);
+    if (of.writes(s)) {
+#pragma unroll
+        for (int u = 0; u < V; ++u) sum[u] *= scale[u], sum_h[u] *= scale[u] * inverse_deviation(spread[u], s.eps);
+        store<V>(partial + of.out, sum);
+        store<V>(partial + of.out + s.C, sum_h);
+    }
+}
+
+// A block takes a group of a sample, and writes the means of d and of d h to means (2, N, groups).
+__global__ void __launch_bounds__(THREADS, 4) group_norm_sums_merge(
+        const float* __restrict__ partial, float* __restrict__ means, GroupNorm s) {
+    const int64 number = blockIdx.x, n = number / s.groups;
+    const int width = s.C / s.groups, first = number % s.groups * width;
+    Sum all, all_h;
+    for (int i = threadIdx.x; i < s.parts * width; i += THREADS) {
+        const float* from = partial + (n * s.parts + i / width) * 2 * s.C + first + i % width;
+        all.add(from[0]), all_h.add(from[s.C]);
+    }
+    const float sum = block_sum(all.value()), sum_h = block_sum(all_h.value()), count = (float)s.P * width;
+    if (threadIdx.x == 0) means[number] = sum / count, means[(int64)s.N * s.groups + number] = sum_h / count;
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(THREADS, 4) group_norm_input_grad_parts(
+        const T* __restrict__ dy, const T* __restrict__ x, const float* __restrict__ OR_NULL gamma,
+        const float* __restrict__ mean, const float* __restrict__ variance, const float* __restrict__ means,
+        T* __restrict__ dx, GroupNorm s) {
+    const Part of(s, V);
+    float scale[V], centre[V], inverse[V], offset[V], slope[V];
+    load_or<V>(scale, gamma, of.c, 1.0f);
+    of_groups<V>(centre, mean, of.n, of.c, s);
+    of_groups<V>(inverse, variance, of.n, of.c, s);
+    of_groups<V>(offset, means, of.n, of.c, s);
+    of_groups<V>(slope, means + (int64)s.N * s.groups, of.n, of.c, s);
+#pragma unroll
+    for (int u = 0; u < V; ++u) inverse[u] = inverse_deviation(inverse[u], s.eps), slope[u] *= inverse[u];
+#pragma unroll 2
+    for (int64 r = of.first; r < of.end; r += of.down) {
+        const int64 at = (of.n * s.P + r) * s.C + of.c;
+        float d[V], v[V];
+        load<V>(d, dy + at);
+        load<V>(v, x + at);
+#pragma unroll
+        for (int u = 0; u < V; ++u) d[u] = (d[u] * scale[u] - offset[u] - (v[u] - centre[u]) * slope[u]) * inverse[u];
+        store<V>(dx + at, d);
+    }
 }

@@ -10,9 +10,37 @@
 // The backward pass gathers: each pixel adds dy of those of its windows whose mask names it, and is
 // written once. So overlapping windows need no atomics, and the forward pass only has to keep one
 // byte per output element.
-// V: channels per thread; 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4.
+//
+// Tiling: a thread computes V channels of a pixel. Where there are few results with large windows, as
+// in global pooling, the threads of a block share the positions of a window (`_long`).
+// Alignment: V = 4 needs x, y, mask, dy, dx aligned to four elements and C a multiple of 4; V = 1 needs
+// nothing.
 // Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the
 // backward pass, the other way round.
+
+// The type in which one load or store moves four positions.
+template <typename M> struct FourPositions { typedef uchar4 Bits; };
+template <> struct FourPositions<uint16> { typedef ushort4 Bits; };
+template <> struct FourPositions<int> { typedef int4 Bits; };
+
+// p[0 … V - 1] = v[0 … V - 1], as `store` of common.cuh does for elements.
+template <int V, typename M>
+__device__ __forceinline__ void store_positions(M* p, const int (&v)[V]) {
+    if constexpr (V == 4)
+        *reinterpret_cast<typename FourPositions<M>::Bits*>(p) = {(M)v[0], (M)v[1], (M)v[2], (M)v[3]};
+    else
+        p[0] = (M)v[0];
+}
+
+template <int V, typename M>
+__device__ __forceinline__ void load_positions(int (&v)[V], const M* p) {
+    if constexpr (V == 4) {
+        const auto all = *reinterpret_cast<const typename FourPositions<M>::Bits*>(p);
+        v[0] = all.x, v[1] = all.y, v[2] = all.z, v[3] = all.w;
+    } else {
+        v[0] = p[0];
+    }
+}
 
 template <typename T, typename M, int V>
 __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g) {
@@ -41,8 +69,69 @@ __global__ void max_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, M
             }
         }
         store<V>(y + idx * V, best);
+        store_positions<V>(mask + idx * V, winner);
+    }
+}
+
+#define UNDER_WAY 4  // loads of a thread
+
+// best, winner = v, at where that precedes them. A winner below 0 is none.
+template <int V>
+__device__ __forceinline__ void take_larger(float (&best)[V], int (&winner)[V], const float (&v)[V], const int (&at)[V]) {
 #pragma unroll
-        for (int u = 0; u < V; ++u) mask[idx * V + u] = (M)winner[u];
+    for (int u = 0; u < V; ++u)
+        if (at[u] >= 0 && (winner[u] < 0 || precedes(v[u], at[u], best[u], winner[u]))) best[u] = v[u], winner[u] = at[u];
+}
+
+// `across` threads, a power of two up to WARP, take neighbouring channels; the others other positions.
+template <typename T, typename M, int V>
+__global__ void __launch_bounds__(THREADS, 4) max_pool2d_forward_long(
+        const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g, int across) {
+    __shared__ float values[V][THREADS];
+    __shared__ int winners[V][THREADS];
+    const int tiles = (g.C / V + across - 1) / across, lane = threadIdx.x % across, down = THREADS / across;
+    for (int64 idx = blockIdx.x; idx < (int64)g.N * g.OH * g.OW * tiles; idx += gridDim.x) {  // equal in all threads
+        const int c = (idx % tiles * across + lane) * V, q = idx / tiles % g.OW, p = idx / tiles / g.OW % g.OH;
+        const int64 n = idx / tiles / g.OW / g.OH;
+        const int top = p * g.stride_h - g.pad_top, left = q * g.stride_w - g.pad_left;
+        float best[V] = {};
+        int winner[V];
+#pragma unroll
+        for (int u = 0; u < V; ++u) winner[u] = -1;
+        for (int first = threadIdx.x / across; first < g.KH * g.KW; first += UNDER_WAY * down) {
+            float v[UNDER_WAY][V] = {};
+            int at[UNDER_WAY][V];
+#pragma unroll
+            for (int k = 0; k < UNDER_WAY; ++k) {
+                const int tap = first + k * down, row = top + tap / g.KW, col = left + tap % g.KW;
+                const bool counts = c < g.C && tap < g.KH * g.KW && inside(row, g.H) && inside(col, g.W);
+                if (counts) load<V>(v[k], x + ((n * g.H + row) * g.W + col) * g.C + c);
+#pragma unroll
+                for (int u = 0; u < V; ++u) at[k][u] = counts ? tap : -1;
+            }
+#pragma unroll
+            for (int k = 0; k < UNDER_WAY; ++k) take_larger<V>(best, winner, v[k], at[k]);
+        }
+#pragma unroll
+        for (int u = 0; u < V; ++u) values[u][threadIdx.x] = best[u], winners[u][threadIdx.x] = winner[u];
+        __syncthreads();
+        for (int half = THREADS / 2; half >= across; half /= 2) {
+            if (threadIdx.x < half) {
+                float v[V];
+                int at[V];
+#pragma unroll
+                for (int u = 0; u < V; ++u) v[u] = values[u][threadIdx.x + half], at[u] = winners[u][threadIdx.x + half];
+                take_larger<V>(best, winner, v, at);
+#pragma unroll
+                for (int u = 0; u < V; ++u) values[u][threadIdx.x] = best[u], winners[u][threadIdx.x] = winner[u];
+            }
+            __syncthreads();
+        }
+        if (threadIdx.x < across && c < g.C) {
+            const int64 out = (idx / tiles * (g.C / V) + c / V) * V;
+            store<V>(y + out, best);
+            store_positions<V>(mask + out, winner);
+        }
     }
 }
 
@@ -61,10 +150,12 @@ __global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restric
                 const int here = (row - p * g.stride_h) * g.KW + col - q * g.stride_w;
                 const int64 at = ((n * g.OH + p) * g.OW + q) * g.C + c;
                 float v[V];
+                int winner[V];
                 load<V>(v, dy + at);
+                load_positions<V>(winner, mask + at);
 #pragma unroll
                 for (int u = 0; u < V; ++u)
-                    if (mask[at + u] == here) sums[u].add(v[u]);
+                    if (winner[u] == here) sums[u].add(v[u]);
             }
         float sum[V];
 #pragma unroll

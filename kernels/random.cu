@@ -5,53 +5,115 @@
 //   random_normal: y[e] = table[u[e]], with the inverse normal distribution at 65,536 midpoints
 //   dropout:       y[e] = x[e] * (0 where u[e] < threshold, else scale)
 // u[e] is the e-th uint16 number of the stream: each word holds four, the lowest bits first.
-// A thread draws one block of the generator at a time: 4 words, or the uint16 numbers of 16
-// neighbouring elements. The backward pass of dropout is the same kernel on dy: the mask is drawn
-// again and never stored. For `clock` see philox.cuh.
+// Each thread draws a block of the generator: 4 words, or the uint16 numbers of 16 neighbouring
+// elements. A warp then hands its 128 words round through shared memory, so that neighbouring threads
+// load and store neighbouring elements, V at a time. The backward pass of dropout is the same kernel
+// on dy: the mask is drawn again and never stored. For `clock` see philox.cuh.
+// Alignment: V = 4 needs x and y aligned to four elements, and a count that four divides; V = 1 needs
+// nothing.
 // Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16
-// elements), random_words by the products.
+// elements), random_words by the products, and random_normal by the table, of which every thread
+// reads another place.
 
-// The j-th uint16 number of one block of the generator.
-__device__ __forceinline__ uint32 half_word(const uint64 (&words)[4], int j) {
-    return (uint32)(words[j / 4] >> (16 * (j % 4))) & 0xffff;
+#define WARP_WORDS (4 * WARP)
+#define NUMBERS (4 * WARP_WORDS)
+
+// What a warp draws at once: WARP_WORDS words, which hold NUMBERS uint16 numbers. The first dimension
+// is the place of a word in its block of the generator. With 36 columns, threads that read
+// neighbouring words do not share a bank.
+struct WarpWords {
+    uint64 of[4][WARP + 4];
+
+    // Draws the blocks from `first` on, one for each lane. Every lane must call it.
+    __device__ __forceinline__ void draw(const Stream& s, int64 first) {
+        const int lane = threadIdx.x % WARP;
+        uint64 own[4];
+        philox(s, first + lane, own);
+        __syncwarp();  // a lane may still read the words drawn before
+#pragma unroll
+        for (int j = 0; j < 4; ++j) of[j][lane] = own[j];
+        __syncwarp();
+    }
+    __device__ __forceinline__ uint64 word(int i) const { return of[i % 4][i / 4]; }
+};
+
+// v[0 … V - 1] = the uint16 numbers i … i + V - 1 of the warp's words; V divides 4 and i.
+template <int V>
+__device__ __forceinline__ void numbers(uint32 (&v)[V], const WarpWords& words, int i) {
+    const uint64 word = words.word(i / 4);
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = (uint32)(word >> (16 * (i % 4 + u))) & 0xffff;
 }
 
-__global__ void random_words(uint64* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock) {
+// `part` counts what a warp draws at once, over all warps; it is equal in the whole warp.
+#define WARP_STRIDE_LOOP(part, count)                                                               \
+    for (int64 part = blockIdx.x * (int64)WARPS + threadIdx.x / WARP; part < (count); part += (int64)gridDim.x * WARPS)
+
+__global__ void __launch_bounds__(THREADS) random_words(
+        uint64* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock) {
+    __shared__ WarpWords drawn[WARPS];
+    WarpWords& words = drawn[threadIdx.x / WARP];
+    const int lane = threadIdx.x % WARP;
     s = at(s, clock);
-    GRID_STRIDE_LOOP(block, (count + 3) / 4) {
-        uint64 words[4];
-        philox(s, block, words);
+    WARP_STRIDE_LOOP(part, (count + WARP_WORDS - 1) / WARP_WORDS) {
+        words.draw(s, part * WARP);
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-            if (block * 4 + j < count) y[block * 4 + j] = words[j];
+        for (int i = lane; i < WARP_WORDS; i += WARP)
+            if (part * WARP_WORDS + i < count) y[part * WARP_WORDS + i] = words.word(i);
     }
 }
 
-__global__ void random_normal(
+// The place of the i-th V elements of a part. The compiler sees from the product that they are aligned.
+#define PLACE(part, i) (((part) * (NUMBERS / V) + (i)) * V)
+
+template <int V>
+__global__ void __launch_bounds__(THREADS) random_normal(
         float* __restrict__ y, int64 count, const float* __restrict__ table, Stream s,
         const uint64* __restrict__ OR_NULL clock) {
+    __shared__ WarpWords drawn[WARPS];
+    WarpWords& words = drawn[threadIdx.x / WARP];
+    const int lane = threadIdx.x % WARP;
     s = at(s, clock);
-    GRID_STRIDE_LOOP(block, (count + 15) / 16) {
-        uint64 words[4];
-        philox(s, block, words);
+    WARP_STRIDE_LOOP(part, (count + NUMBERS - 1) / NUMBERS) {
+        words.draw(s, part * WARP);
+#pragma unroll 4
+        for (int i = lane; i < NUMBERS / V; i += WARP) {
+            uint32 number[V];
+            float v[V];
+            numbers<V>(number, words, i * V);
 #pragma unroll
-        for (int j = 0; j < 16; ++j)
-            if (block * 16 + j < count) y[block * 16 + j] = table[half_word(words, j)];
+            for (int u = 0; u < V; ++u) v[u] = table[number[u]];
+            if (PLACE(part, i) < count) store<V>(y + PLACE(part, i), v);
+        }
     }
 }
 
-template <typename T>
-__global__ void dropout(
+template <typename T, int V>
+__global__ void __launch_bounds__(THREADS) dropout(
         const T* __restrict__ x, T* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock,
         uint32 threshold, float scale) {
+    __shared__ WarpWords drawn[WARPS];
+    WarpWords& words = drawn[threadIdx.x / WARP];
+    const int lane = threadIdx.x % WARP;
     s = at(s, clock);
-    GRID_STRIDE_LOOP(block, (count + 15) / 16) {
-        uint64 words[4];
-        philox(s, block, words);
+    WARP_STRIDE_LOOP(part, (count + NUMBERS - 1) / NUMBERS) {
+        words.draw(s, part * WARP);
+        for (int first = lane; first < NUMBERS / V; first += 4 * WARP) {  // with four loads under way at once
+            float v[4][V];
 #pragma unroll
-        for (int j = 0; j < 16; ++j) {
-            const int64 e = block * 16 + j;
-            if (e < count) from_float(y[e], to_float(x[e]) * (half_word(words, j) < threshold ? 0.0f : scale));
+            for (int k = 0; k < 4; ++k) {
+                const int64 e = PLACE(part, first + k * WARP);
+                if (e < count) load<V>(v[k], x + e);
+            }
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const int64 e = PLACE(part, first + k * WARP);
+                uint32 number[V];
+                numbers<V>(number, words, (first + k * WARP) * V);
+#pragma unroll
+                for (int u = 0; u < V; ++u) v[k][u] *= number[u] < threshold ? 0.0f : scale;
+                if (e < count) store<V>(y + e, v[k]);
+            }
         }
     }
 }

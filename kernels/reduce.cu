@@ -1,23 +1,40 @@
 #include "common.cuh"
 #include "sums.cuh"
 // Reductions over the middle axis of a (outer, n, inner) view; the host brings any axes into this form.
-//   reduce_sum:   y[o, s, i] = sum of a[o, k, i] over k from s chunk to (s + 1) chunk. With chunk = n it
-//                 is the whole sum; with less, these are partial sums, which a second launch adds in
-//                 a fixed order, so that few long sums still fill the device.
+//   reduce_sum:   y[o, s, i] = sum of a[o, k, i] over the s-th of ceil(n / chunk) parts of k. With
+//                 chunk = n it is the whole sum; with less, these are partial sums, which a second
+//                 launch adds in a fixed order, so that few long sums still fill the device.
 //   reduce_max:   y[o, i] = the largest a[o, k, i], index[o, i] = its k; the first of equals, NaN before all
 //   max_backward: dx[o, k, i] = dy[o, i] where k = index[o, i], else 0
 // In the variant `_simple` one thread computes a result, which suits inner > 1, for then neighbouring
-// threads read neighbouring elements. In `_rows` one block computes a result, which suits inner = 1.
+// threads read neighbouring elements. The parts of a sum take turns, k = s, s + parts, …, so that this
+// holds for a small inner too. In `_rows` one block computes a result, which suits inner = 1; a part is
+// a stretch of k. A block is as small as its rows, down to a warp, where there are many rows.
 // Bound: memory, 4 bytes per element of a.
+
+#define UNDER_WAY 4  // loads of a thread
+
+// The sum of a[k stride] for k = first, first + step, … below `end`.
+template <typename T>
+__device__ __forceinline__ float strided_sum(const T* a, int64 first, int64 end, int64 step, int64 stride) {
+    Sum sum;
+    for (int64 k0 = first; k0 < end; k0 += UNDER_WAY * step) {
+        float v[UNDER_WAY] = {};
+#pragma unroll
+        for (int j = 0; j < UNDER_WAY; ++j)
+            if (k0 + j * step < end) v[j] = to_float(a[(k0 + j * step) * stride]);
+#pragma unroll
+        for (int j = 0; j < UNDER_WAY; ++j) sum.add(v[j]);
+    }
+    return sum.value();
+}
 
 template <typename T>
 __global__ void reduce_sum_simple(const T* __restrict__ a, T* __restrict__ y, int64 outer, int64 n, int64 inner, int64 chunk) {
     const int64 chunks = (n + chunk - 1) / chunk;
     GRID_STRIDE_LOOP(idx, outer * chunks * inner) {
         const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
-        Sum sum;
-        for (int64 k = s * chunk; k < min((s + 1) * chunk, n); ++k) sum.add(to_float(a[(o * n + k) * inner + i]));
-        from_float(y[idx], sum.value());
+        from_float(y[idx], strided_sum(a + o * n * inner + i, s, n, chunks, inner));
     }
 }
 
@@ -26,10 +43,8 @@ __global__ void reduce_sum_rows(const T* __restrict__ a, T* __restrict__ y, int6
     const int64 chunks = (n + chunk - 1) / chunk;
     for (int64 idx = blockIdx.x; idx < outer * chunks * inner; idx += gridDim.x) {  // equal in all threads of the block
         const int64 i = idx % inner, s = idx / inner % chunks, o = idx / inner / chunks;
-        Sum own;
-        for (int64 k = s * chunk + threadIdx.x; k < min((s + 1) * chunk, n); k += blockDim.x)
-            own.add(to_float(a[(o * n + k) * inner + i]));
-        const float sum = block_sum(own.value());
+        const int64 first = s * chunk + threadIdx.x, end = min((s + 1) * chunk, n);
+        const float sum = block_sum(strided_sum(a + o * n * inner + i, first, end, blockDim.x, inner));
         if (threadIdx.x == 0) from_float(y[idx], sum);
     }
 }

@@ -126,6 +126,80 @@ def walk(operation: str, first: View, second: View) -> dict[str, Any]:
     if len(axes) > most:
         raise ValueError(f"{operation}: {len(axes)} axes that cannot be joined, but CUDA takes up to {most}")
     return {
-        "rank": len(axes), "extent": [a[0] for a in axes], "first_stride": [a[1] for a in axes],
-        "second_stride": [a[2] for a in axes], "first_offset": first.offset, "second_offset": second.offset,
+        "rank": len(axes), **_columns(axes), "first_offset": first.offset, "second_offset": second.offset,
     }  # fmt: skip
+
+
+def _columns(axes: Sequence[Sequence[int]]) -> dict[str, list[int]]:
+    names = ("extent", "first_stride", "second_stride")
+    return {name: [axis[i] for axis in axes] for i, name in enumerate(names)}
+
+
+class TiledWalk(NamedTuple):
+    """How `strided_copy_tiled` copies: tiles of two axes, and a walk over the others."""
+
+    number: int
+    """Tiles in all."""
+    steps: dict[str, Any]
+    """The struct Walk of kernels/elementwise.cu, without the two axes."""
+    tiles: dict[str, Any]
+    """The struct Tiles."""
+
+
+LEAST_TILE = 256
+"""Elements of a tile at least: one for each thread. Smaller transposes are within a few sectors,
+which the variant for any strides reads and writes whole too."""
+ENOUGH_TILES = 264
+"""Tiles that are enough for every device; if there are fewer, they are cut smaller."""
+
+
+def tiled_walk(steps: dict[str, Any], itemsize: int) -> TiledWalk | None:
+    """Return the tiles by which a copy reads and writes neighbouring elements, or None if it does
+    so without tiles, or cannot.
+
+    Args:
+        steps: of `walk`, for elements of `itemsize` bytes.
+    """
+    axes = list(zip(steps["extent"], steps["first_stride"], steps["second_stride"], strict=True))
+    first, second = ([i for i, axis in enumerate(axes) if abs(axis[side]) == 1] for side in (1, 2))
+    if len(first) != 1 or len(second) != 1 or first == second:
+        return None
+    a, b = axes[first[0]], axes[second[0]]
+    across, down = _tile_extents(a[0], b[0], itemsize)
+    others = [axis for axis in axes if axis not in (a, b)]
+
+    def count() -> int:
+        return prod(axis[0] for axis in others) * -(-a[0] // across) * -(-b[0] // down)
+
+    while count() < ENOUGH_TILES and down > 32 and across * (down // 2) >= LEAST_TILE:
+        down //= 2
+    if across * down < LEAST_TILE:
+        return None
+    tiles = {**_columns([a, b]), "across": across, "down": down, "pitch": _pitch(across, down, itemsize)}
+    return TiledWalk(count(), {**steps, "rank": len(others), **_columns(others)}, tiles)
+
+
+def _tile_extents(a: int, b: int, itemsize: int) -> tuple[int, int]:
+    """Elements of a tile along axes of `a` and `b` elements: a short axis lets the other be longer."""
+    most, room = (constant("elementwise.cu", name) // itemsize for name in ("TILE_BYTES", "TILE_SHARED"))
+    row = max(32, 128 // itemsize)
+    across = min(a, row)
+    down = min(b, most // across, room // _pitch(across, 32, itemsize))
+    if across == row and down < 32:
+        across = min(a, most // down // row * row)
+        while _pitch(across, down, itemsize) * down > room:
+            across -= row
+    return across, down
+
+
+def _pitch(across: int, down: int, itemsize: int) -> int:
+    """Elements from one row of a tile to the next in shared memory.
+
+    A warp reads columns of `down` elements, several if they are short. No two lanes share a bank if
+    a row lies as many banks behind the row before as the columns of a warp take.
+    """
+    bank = max(itemsize, 4)
+    lanes = 128 // bank  # that are served at once
+    columns = max(-(-lanes // down) * itemsize // bank, 1)
+    banks = -(-across * itemsize // bank)
+    return (banks + (columns - banks) % (lanes if down < lanes else 2)) * bank // itemsize

@@ -59,7 +59,12 @@ COMPARED = {**ELEMENTS, "int64": "int64", "bool": "bool"}
 CAST_COUNTS = (("bool", "float"), ("int", "float"), ("int64", "float"), ("bool", "int64"), ("int", "int64"))
 """The casts of masks, labels and positions, as C types: (from, to)."""
 
+SOFTMAX_TEAMS = (32, 256)
+"""Threads that take a row of a softmax together: a warp, or a block."""
+
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
+_LOCAL = ("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad")
+_GROUP_NORM_PARTS = [f"group_norm_{kernel}_parts" for kernel in ("moments", "forward", "sums", "input_grad")]
 _GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
 
 
@@ -122,12 +127,22 @@ def tiled_instance(kernel: str, element: str, tile: Tile, *options: object) -> s
     return instance(kernel, element, *(tile[:-1] if one_length else tile), *options)
 
 
-def pool_vectors(dtype: str, mask: str) -> tuple[int, ...]:
-    """Return how many channels a thread of a max pool may take: for rare dtypes one alone."""
-    return (4, 1) if dtype == "float32" or mask == "uint8" else (1,)
+def pool_vectors(kernel: str, dtype: str, mask: str) -> tuple[int, ...]:
+    """Return how many channels a thread of a max pool's kernel may take: what is rare takes one.
+
+    Large windows, whose masks have more than 8 bits, are rarely so many that a thread of
+    max_pool2d_forward takes one alone.
+    """
+    rare = dtype != "float32" or kernel == "max_pool2d_forward"
+    return (1,) if rare and mask != "uint8" else (4, 1)
 
 
-_POOLS = [(ELEMENTS[d], MASKS[m], v) for d, m in product(ELEMENTS, MASKS) for v in pool_vectors(d, m)]
+_PASSES = ("forward", "forward_long", "backward")
+_POOLS = [
+    instance(k, ELEMENTS[d], MASKS[m], v)
+    for k, d, m in product((f"max_pool2d_{k}" for k in _PASSES), ELEMENTS, MASKS)
+    for v in pool_vectors(k, d, m)
+]
 _FLAGS = (False, True)
 _TILES = {
     "conv2d_forward_tiled": FORWARD_TILES,
@@ -135,9 +150,11 @@ _TILES = {
     "conv2d_weight_grad_tiled": WEIGHT_GRAD_TILES,
     "matmul_tiled": MATMUL_TILES,
 }
+_SUMMED = [(a, b) for a, b in product(ELEMENTS.values(), repeat=2) if a == b or "float" in (a, b)]
+"""C types in which sums are read and written, where what lies between two passes is float."""
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
-    "avg_pool2d.cu": _each("avg_pool2d_forward", "avg_pool2d_backward"),
+    "avg_pool2d.cu": [instance(f"avg_pool2d_{k}", t, v) for k, t, v in product(_PASSES, ELEMENTS.values(), (4, 1))],
     "batch_norm.cu": [
         *_each(*(f"{kernel}_simple" for kernel in _NORM)),
         *(instance(k, t, v) for k, t, v in product(_NORM, ELEMENTS.values(), (4, 1))),
@@ -159,41 +176,47 @@ _LISTED = {
         *(instance("compare", t) for t in COMPARED.values()),
         *(instance("cast_counts", *types) for types in CAST_COUNTS),
         *(instance("cast", *types) for types in permutations(ELEMENTS.values(), 2)),
-        *(instance(k, t) for k, t in product(("fill", "strided_copy"), MOVED.values())),
+        *(instance(k, t) for k, t in product(("fill", "strided_copy", "strided_copy_tiled"), MOVED.values())),
     ],
     "gather_augment.cu": [*_each("gather_augment"), "gather_augment<uint8>"],
     "group_norm.cu": [
         *_each(*(f"{kernel}_simple" for kernel in _GROUP_NORM)),
-        *(instance(k, t, v) for k, t, v in product(_GROUP_NORM, ELEMENTS.values(), (4, 1))),
-        "group_norm_weight_grad_merge",
+        *(instance(k, t, v) for k, t, v in product((*_GROUP_NORM, *_GROUP_NORM_PARTS), ELEMENTS.values(), (4, 1))),
+        *(f"group_norm_{kernel}_merge" for kernel in ("weight_grad", "moments", "sums")),
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
-    "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
+    "local_conv2d.cu": [instance(k, t, v) for k, t, v in product(_LOCAL, ELEMENTS.values(), (4, 1))],
     "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled")],
-    "max_pool2d.cu": [
-        instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)
-    ],
+    "max_pool2d.cu": _POOLS,
     "optimizer.cu": [
         *("gradient_norm_partial", "gradient_norm", "average_update", *_each("clip_units")),
         *(instance("update", t, rule) for t, rule in product(ELEMENTS.values(), UPDATE_RULES)),
     ],
     "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
-    "random.cu": ["random_words", "random_normal", *_each("dropout")],
+    "random.cu": [
+        *("random_words", "random_normal<4>", "random_normal<1>"),
+        *(instance("dropout", t, v) for t, v in product(ELEMENTS.values(), (4, 1))),
+    ],
     "reduce.cu": [
         instance(k, "float")
         for k in ("reduce_sum_simple", "reduce_sum_rows", "reduce_max_simple", "reduce_max_rows", "max_backward")
     ],
-    "resample2d.cu": [instance("resample2d", t, v) for t, v in product(ELEMENTS.values(), (4, 1))],
+    "resample2d.cu": [
+        *(instance("resample2d", t, v) for t, v in product(ELEMENTS.values(), (4, 1))),
+        *(instance("resample2d_long", *types, v) for types, v in product(_SUMMED, (4, 1))),
+    ],
     "sigmoid_cross_entropy.cu": ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
     "softmax.cu": [
-        "softmax_forward<float>",
-        "softmax_backward<float>",
+        *(instance(f"softmax_{k}", "float", team) for k, team in product(("forward", "backward"), SOFTMAX_TEAMS)),
         *_each("softmax_cross_entropy_simple"),
         "softmax_cross_entropy_total",
-        *_each("softmax_cross_entropy_rows"),
+        *(instance("softmax_cross_entropy_rows", t, team) for t, team in product(ELEMENTS.values(), SOFTMAX_TEAMS)),
         "softmax_cross_entropy_mean",
     ],
-    "take.cu": [*(instance("take", t) for t in MOVED.values()), *_each("take_backward")],
+    "take.cu": [
+        *(instance("take", t) for t in MOVED.values()),
+        *_each("take_backward_simple", "take_backward_parts", "take_backward_merge"),
+    ],
 }
 """The name expressions of all instances, by file."""
 

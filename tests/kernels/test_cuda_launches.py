@@ -86,8 +86,8 @@ PRIMITIVES = {
     ),
     "take": (lambda on: on.take(ones(on, 4, 2), ones(on, 3, dtype=np.int64)), ["take<float>"]),
     "take_backward": (
-        lambda on: on.take_backward(ones(on, 3, 2), ones(on, 3, dtype=np.int64), ones(on, 5, dtype=np.int64)),
-        ["take_backward<float>"],
+        lambda on: on.take_backward(ones(on, 65, 2), ones(on, 65, dtype=np.int64), ones(on, 5, dtype=np.int64)),
+        ["take_backward_parts<float>", "take_backward_merge<float>"],
     ),
     "conv2d_forward": (
         lambda on: on.conv2d_forward(conv_x(on), conv_w(on), ones(on, 20), Conv(CONV, RELU)),
@@ -119,11 +119,11 @@ PRIMITIVES = {
     ),
     "avg_pool2d_forward": (
         lambda on: on.avg_pool2d_forward(conv_x(on), POOL, True),
-        ["avg_pool2d_forward<float>"],
+        ["avg_pool2d_forward<float, 4>"],
     ),
     "avg_pool2d_backward": (
         lambda on: on.avg_pool2d_backward(ones(on, 2, 4, 4, 4), POOL, True),
-        ["avg_pool2d_backward<float>"],
+        ["avg_pool2d_backward<float, 4>"],
     ),
     "resample2d": (
         lambda on: on.resample2d(conv_x(on), linear(8, 16), padded(8, 1, 2, "reflect")),
@@ -131,15 +131,15 @@ PRIMITIVES = {
     ),
     "local_conv2d_forward": (
         lambda on: on.local_conv2d_forward(conv_x(on), ones(on, 2, 2, 7, 7, 4, 3), ones(on, 2, 2, 3), LOCAL),
-        ["local_conv2d_forward<float>"],
+        ["local_conv2d_forward<float, 4>"],
     ),
     "local_conv2d_input_grad": (
         lambda on: on.local_conv2d_input_grad(ones(on, 2, 2, 2, 3), ones(on, 2, 2, 7, 7, 4, 3), LOCAL),
-        ["local_conv2d_input_grad<float>"],
+        ["local_conv2d_input_grad<float, 1>"],
     ),
     "local_conv2d_weight_grad": (
         lambda on: on.local_conv2d_weight_grad(ones(on, 2, 2, 2, 3), conv_x(on), LOCAL),
-        ["local_conv2d_weight_grad<float>"],
+        ["local_conv2d_weight_grad<float, 4>"],
     ),
     "batch_norm_forward": (
         lambda on: on.batch_norm_forward(conv_x(on), *channels(on, 2), Moments(*channels(on, 2)), TRAINING, None),
@@ -174,11 +174,14 @@ PRIMITIVES = {
         lambda on: on.input_activation_backward(ones(on, 3), ones(on, 3), GELU),
         ["input_activation_backward<float>"],
     ),
-    "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float>"]),
-    "softmax_backward": (lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)), ["softmax_backward<float>"]),
+    "softmax_forward": (lambda on: on.softmax_forward(ones(on, 2, 3)), ["softmax_forward<float, 32>"]),
+    "softmax_backward": (
+        lambda on: on.softmax_backward(ones(on, 2, 3), ones(on, 2, 3)),
+        ["softmax_backward<float, 32>"],
+    ),
     "softmax_cross_entropy": (
         lambda on: on.softmax_cross_entropy(ones(on, 2049, 3), ones(on, 2049, dtype=np.int32)),
-        ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float>", "softmax_cross_entropy_mean"],
+        ["softmax_cross_entropy_total", "softmax_cross_entropy_rows<float, 32>", "softmax_cross_entropy_mean"],
     ),
     "label_weight": (
         lambda on: on.label_weight(ones(on, 9, dtype=np.int32), 3, CrossEntropy(ones(on, 3))),
@@ -189,9 +192,9 @@ PRIMITIVES = {
         ["sigmoid_cross_entropy<float>", "sigmoid_cross_entropy_mean"],
     ),
     "random_words": (lambda on: on.random_words(STREAM, 9), ["random_words"]),
-    "random_normal": (lambda on: on.random_normal(STREAM, (9,), np.float32), ["random_normal"]),
-    "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
-    "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float>"]),
+    "random_normal": (lambda on: on.random_normal(STREAM, (9,), np.float32), ["random_normal<1>"]),
+    "dropout_forward": (lambda on: on.dropout_forward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float, 1>"]),
+    "dropout_backward": (lambda on: on.dropout_backward(ones(on, 9), 0.5, stream=STREAM), ["dropout<float, 1>"]),
     "permutation": (
         lambda on: on.permutation(STREAM, 9),
         ["random_words", "fill<int>", *(f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank"))],
@@ -221,15 +224,20 @@ SIMPLE = {
     "conv2d_input_grad": ["conv2d_input_grad_simple<float>"],
     "conv2d_weight_grad": ["conv2d_weight_grad_simple<float>"],
     "matmul": ["matmul_simple<float>"],
+    "avg_pool2d_forward": ["avg_pool2d_forward<float, 1>"],
+    "avg_pool2d_backward": ["avg_pool2d_backward<float, 1>"],
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],
     "resample2d": ["resample2d<float, 1>"],
+    "local_conv2d_forward": ["local_conv2d_forward<float, 1>"],
+    "local_conv2d_weight_grad": ["local_conv2d_weight_grad<float, 1>"],
     "batch_norm_forward": ["batch_norm_moments_simple<float>", "batch_norm_forward_simple<float>"],
     "batch_norm_backward": ["batch_norm_sums_simple<float>", "batch_norm_input_grad_simple<float>"],
     "group_norm_forward": ["group_norm_forward_simple<float>"],
     "group_norm_backward": ["group_norm_input_grad_simple<float>", "group_norm_weight_grad_simple<float>"],
     "softmax_cross_entropy": ["softmax_cross_entropy_simple<float>"],
     "sum": ["reduce_sum_simple<float>"],
+    "take_backward": ["take_backward_simple<float>"],
     "max": ["reduce_max_simple<float>"],
 }
 NOT_KERNELS = {"owns", "asarray", "to_numpy", "empty", "synchronize", "describe"}
@@ -349,7 +357,10 @@ def test_the_cross_entropy_of_a_small_batch_is_one_launch(rows, classes):
     backend = recording_backend()
     labels = ones(backend, rows, dtype=np.int32)
     backend.softmax_cross_entropy(ones(backend, rows, classes), labels)
-    assert backend.launcher.kernels == ["softmax_cross_entropy_simple<float>"]
+    backend.softmax_cross_entropy(ones(backend, 2048, 11), ones(backend, 2048, dtype=np.int32))
+    total, *_ = rest = backend.launcher.kernels[1:]
+    assert backend.launcher.kernels[0] == "softmax_cross_entropy_simple<float>"
+    assert (total, len(rest)) == ("softmax_cross_entropy_total", 3)
 
 
 def test_tables_on_the_device_are_taken_as_they_are():

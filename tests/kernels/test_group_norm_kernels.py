@@ -15,6 +15,11 @@ CASES = [  # shape, groups
     ((4, 2, 1, 35), 35),  # instance norm
     ((3, 41, 37, 8), 1),  # many rows: several splits of the sums by channel
     ((2, 3), 3),  # one element per group
+    ((2, 16, 17, 12), 12),  # from here on in parts: narrow groups of long samples
+    ((3, 19, 17, 6), 2),
+    ((1, 300, 66), 33),  # more channels than stand side by side
+    ((2, 70, 125, 4), 1),  # few large groups
+    ((1, 130, 129, 3), 1),
 ]
 EPS = 1e-3
 
@@ -69,16 +74,18 @@ def test_gradients_are_added_where_asked(device_backend, reference, normal, agre
         assert there is None or mine is there
 
 
-def test_moments_are_exact_far_from_zero(device_backend, normal):
-    x = normal(3, 40, 8) + np.float32(4096)
+@pytest.mark.parametrize("rows", [40, 600])  # by groups, and in parts
+def test_moments_are_exact_far_from_zero(device_backend, normal, rows):
+    x = normal(3, rows, 8) + np.float32(4096)
     _, saved = device_backend.group_norm_forward(device_backend.asarray(x), None, None, GroupNorm(2, EPS))
-    parts = x.astype(np.float64).reshape(3, 40, 2, 4)
+    parts = x.astype(np.float64).reshape(3, rows, 2, 4)
     np.testing.assert_allclose(device_backend.to_numpy(saved.mean), parts.mean(axis=(1, 3)), rtol=5e-7)
     np.testing.assert_allclose(device_backend.to_numpy(saved.variance), parts.var(axis=(1, 3)), rtol=1e-3)
 
 
-def test_nan_stays_in_its_group(device_backend, reference, normal, agrees):
-    x, weight, bias, dy = drawn(normal, (2, 5, 4, 8))
+@pytest.mark.parametrize("height", [5, 70])  # by groups, and in parts
+def test_nan_stays_in_its_group(device_backend, reference, normal, agrees, height):
+    x, weight, bias, dy = drawn(normal, (2, height, 4, 8))
     x[1, 2, 3, 5] = np.nan
     on, norm = device_backend.asarray, GroupNorm(2, EPS)
     y, saved = reference.group_norm_forward(x, weight, bias, norm)
@@ -97,6 +104,41 @@ def test_one_unaligned_array_is_enough_for_any_alignment(shift):
     weight = backend.arrays.asarray(np.ones(4 + shift, np.float32))[shift:]
     backend.group_norm_forward(x, weight, None, GroupNorm(1, EPS))
     assert backend.launcher.kernels == [f"group_norm_forward<float, {1 if shift else 4}>"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "by"),
+    [
+        ((2, 32, 32, 64), 32, "parts"),  # two channels per group
+        ((2, 32, 32, 64), 8, "groups"),
+        ((2, 15, 17, 64), 32, "groups"),  # so few rows that one launch is faster
+        ((2, 32, 32, 4), 1, "groups"),  # all channels: no sector is shared with another group
+        ((2, 128, 64, 64), 32, "parts"),
+        ((2, 128, 128, 64), 8, "parts"),  # 16 groups of 131,072 elements
+        ((64, 128, 128, 64), 8, "groups"),
+    ],
+)
+def test_large_and_narrow_groups_are_taken_in_parts(shape, groups, by):
+    backend = recording_backend()
+    x = np.broadcast_to(np.float32(0), shape)
+    assert backend._in_parts(x, groups) == (by == "parts")
+    half = np.broadcast_to(np.float16(0), shape)  # eight channels are half a sector
+    assert backend._in_parts(half, groups) == (by == "parts" or groups == 8)
+    if x.size < 10**6:
+        backend.group_norm_forward(backend.empty(shape, np.float32), None, None, GroupNorm(groups, EPS))
+        parts = ["group_norm_moments_parts<float, 4>", "group_norm_moments_merge", "group_norm_forward_parts<float, 4>"]
+        assert (backend.launcher.kernels == parts) == (by == "parts")
+
+
+@pytest.mark.parametrize("shift", [1, 4])
+def test_parts_are_taken_of_any_alignment(device_backend, reference, normal, agrees, shift):
+    flat, norm = 2 * normal(shift + 2 * 300 * 12), GroupNorm(6, EPS)
+    x = flat[shift:].reshape(2, 300, 12)
+    expected, saved = reference.group_norm_forward(x, None, None, norm)
+    on = device_backend.asarray
+    got, moments = device_backend.group_norm_forward(on(flat)[shift:].reshape(x.shape), None, None, norm)
+    agrees(got, expected, 5e-6)
+    agrees(moments.variance, saved.variance, 5e-6)
 
 
 @pytest.mark.parametrize(("width", "threads"), [(3, 32), (256, 32), (700, 64), (5000, 256)])

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
+from recording import recording_backend
 
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
+from gpunet.backends.cuda.arrays import row_threads, take_part
+from gpunet.cuda.arrays import View, tiled_walk
+from gpunet.nvrtc.source import constant
 
 
 def special(values, count):
@@ -121,7 +125,8 @@ def test_more_axes_than_a_walk_has_are_refused(device_backend, normal):
 AXES = [
     ((7,), (0,)), ((3, 5), (0,)), ((3, 5), (1,)), ((3, 5), (0, 1)), ((2, 3, 4, 5), (1, 2)), ((2, 3, 4, 5), (0, 1, 2)),
     ((2, 3, 4, 5), (1, 3)), ((2, 3, 4, 5), (0, 2)), ((2, 1, 4, 5), (0, 2)), ((3, 4), ()), ((1, 1), (0,)),
-    ((1, 6), (1,)), ((300, 17), (0,)), ((5, 10007), (1,)), ((9000, 3), (0,)), ((33, 40, 8), (0, 1)),
+    ((1, 6), (1,)), ((4100, 10), (1,)), ((4100, 40), (1,)), ((4097, 300), (1,)),
+    ((300, 17), (0,)), ((5, 10007), (1,)), ((9000, 3), (0,)), ((33, 40, 8), (0, 1)),
 ]  # fmt: skip
 
 
@@ -153,6 +158,15 @@ def test_sums_pass_nan(device_backend, normal, agrees):
         agrees(device_backend.sum(device_backend.asarray(a), axes), a.sum(axis=axes), 1e-5)
 
 
+@pytest.mark.parametrize(
+    ("shape", "threads"),
+    [((100, 10), 256), ((5000, 10), 0), ((5000, 40), 32), ((5000, 300), 128), ((5000, 10**5), 256)],
+)
+def test_blocks_are_as_small_as_the_rows_they_reduce(shape, threads):
+    assert row_threads(*shape, 1) == threads
+    assert row_threads(*shape, 2) == 0
+
+
 @pytest.mark.parametrize("axes", [(1, 0), (0, 1)])
 def test_transpose_of_a_matrix(device_backend, axes, normal, agrees):
     a = normal(33, 70)
@@ -165,6 +179,75 @@ def test_transpose_of_many_axes(device_backend, axes, dtype, rng):
     a = rng.integers(0, 100, size=(2, 3, 4, 5)).astype(dtype)
     got = device_backend.transpose(device_backend.asarray(a), axes)
     np.testing.assert_array_equal(device_backend.to_numpy(got), a.transpose(axes))
+
+
+TRANSPOSES = [
+    ((33, 70), (1, 0)), ((200, 67), (1, 0)), ((2, 41, 23, 3), (0, 3, 1, 2)), ((2, 3, 41, 23), (0, 2, 3, 1)),
+    ((3, 3, 40, 130), (3, 2, 0, 1)), ((3, 33, 2, 65), (2, 3, 0, 1)), ((2, 1, 40, 300), (3, 1, 0, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "axes"), TRANSPOSES, ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "bool", "uint16", "int64", "bfloat16"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_transposes_go_through_tiles(device_backend, shape, axes, dtype, shift, rng):
+    """Also of views that no load of four elements could read."""
+    flat = rng.integers(0, 2 if dtype == "bool" else 250, size=shift + np.prod(shape)).astype(dtype)
+    got = device_backend.transpose(device_backend.asarray(flat)[shift:].reshape(shape), axes)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), flat[shift:].reshape(shape).transpose(axes))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "float64"])
+def test_reversed_and_skipped_elements_go_through_tiles(device_backend, dtype, rng):
+    """No primitive gives both; a walk may."""
+    a = rng.integers(0, 250, size=(3, 50, 45)).astype(dtype)
+    x, y = device_backend.asarray(a), device_backend.full((45, 3, 120), 7, dtype)
+    source = View((45, 3, 50), (-1, 2250, 45), 44)
+    target = View((45, 3, 50), (360, 120, -1), 60)
+    device_backend._copy("copy", x, source, y, target)
+    expected = np.full((45, 3, 120), 7, dtype)
+    expected[..., 60:10:-1] = a[..., ::-1].transpose(2, 0, 1)
+    np.testing.assert_array_equal(device_backend.to_numpy(y), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "tile"),
+    [
+        ((1024, 2048), (1, 0), (32, 64)),
+        ((100, 70), (1, 0), (32, 32)),  # cut smaller, for there are few
+        ((64, 100, 100, 3), (0, 3, 1, 2), (3, 682)),
+        ((64, 3, 100, 100), (0, 2, 3, 1), (672, 3)),
+        ((64, 8, 8), (0, 2, 1), None),  # a warp reads few sectors, and a block more than one matrix
+        ((64, 10, 32), (1, 0, 2), None),  # rows stay rows
+    ],
+)
+def test_tiles_follow_the_shape(shape, axes, tile):
+    backend = recording_backend()
+    backend.transpose(backend.asarray(np.zeros(shape, np.float32)), axes)
+    kernel, _, args = backend.launcher.launches[0]
+    if tile is None:
+        assert kernel == "strided_copy<float>"
+        return
+    assert kernel == "strided_copy_tiled<float>"
+    tiles = args[-1]
+    assert (tiles["across"], tiles["down"]) == tile
+    assert tiles["across"] * tiles["down"] * 4 <= constant("elementwise.cu", "TILE_BYTES")
+    assert tiles["pitch"] * tiles["down"] * 4 <= constant("elementwise.cu", "TILE_SHARED")
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+def test_every_tile_fits_shared_memory(itemsize):
+    most, room = (constant("elementwise.cu", name) // itemsize for name in ("TILE_BYTES", "TILE_SHARED"))
+    for a in (*range(2, 300), 1000, 10**6):
+        for b in (*range(2, 300, 7), 1000, 10**6):
+            steps = {"rank": 2, "extent": [b, a], "first_stride": [a, 1], "second_stride": [1, b]}
+            found = tiled_walk(steps, itemsize)
+            assert (found is None) == (a * b < 256)
+            if found is not None:
+                across, down, pitch = (found.tiles[name] for name in ("across", "down", "pitch"))
+                assert 256 <= across * down <= most
+                assert across <= pitch
+                assert pitch * down <= room
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -200,6 +283,51 @@ def test_take_and_its_gradient_agree_with_numpy(device_backend, reference, shape
     np.add.at(expected, rows, dy)
     agrees(device_backend.take_backward(on(dy), on(order), on(starts)), expected)
     np.testing.assert_allclose(reference.take_backward(dy, order, starts), expected, rtol=1e-6, atol=1e-6)
+
+
+LISTS = {  # which rows are taken, of how many
+    "all one": (lambda rng: np.full(200, 3), 7),
+    "the last": (lambda rng: np.full(65, 6), 7),
+    "few": (lambda rng: rng.integers(0, 2, 3000), 2),
+    "each once": (lambda rng: rng.permutation(160), 160),
+    "most the first": (lambda rng: np.maximum(rng.integers(-900, 99, 1000), 0), 100),
+    "many, of more": (lambda rng: rng.integers(0, 5000, 700), 5000),
+    "whole parts": (lambda rng: np.repeat([1, 2, 4, 5], [16, 32, 8, 24]), 7),
+    "one": (lambda rng: np.zeros(100, int), 1),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("width", [1, 5, 40])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_long_lists_are_added_in_parts(device_backend, name, width, dtype, rng):
+    """Every element of dx is written once, whichever rows lie inside a part or reach into others."""
+    make, length = LISTS[name]
+    rows = make(rng)
+    dy = rng.normal(size=(len(rows), width)).astype(dtype)
+    order, starts = (device_backend.asarray(a) for a in rows_in_order(rows, length))
+    got = device_backend.take_backward(device_backend.asarray(dy), order, starts)
+    expected, size = np.zeros((length, width)), np.zeros((length, width))
+    np.add.at(expected, rows, dy.astype(np.float64))
+    np.add.at(size, rows, np.abs(dy.astype(np.float64)))
+    assert got.dtype == dy.dtype
+    close = {"float32": 2e-7, "float16": 5e-4, "bfloat16": 4e-3}[dtype]
+    error = np.abs(device_backend.to_numpy(got).astype(np.float64) - expected)
+    assert (error <= close * np.abs(expected) + 3e-7 * size).all()
+
+
+def test_long_lists_pass_nan(device_backend, normal):
+    rows, dy = np.repeat([0, 2, 3], [40, 70, 5]), normal(115, 3)
+    dy[50, 1] = dy[112, 0] = np.nan
+    order, starts = (device_backend.asarray(a) for a in rows_in_order(rows, 4))
+    got = device_backend.to_numpy(device_backend.take_backward(device_backend.asarray(dy), order, starts))
+    assert np.argwhere(np.isnan(got)).tolist() == [[2, 1], [3, 0]]
+    assert not got[1].any()
+
+
+@pytest.mark.parametrize(("count", "part"), [(65, 16), (4000, 16), (4096, 32), (10**6, 256), (2**40, 2**19)])
+def test_parts_of_a_long_list_grow_as_its_root(count, part):
+    assert take_part(count) == part
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "uint64", "uint16", "bool"])

@@ -177,7 +177,7 @@ def test_batch_norm_keeps_its_channels_in_float32(device_backend, reference, nar
         agree(got, expected, tolerances.NARROW.get(got.dtype.name, 1e-5))
 
 
-@pytest.mark.parametrize(("shape", "groups"), [((3, 5, 4, 16), 2), ((3, 5, 4, 9), 3), ((40, 33), 1)])
+@pytest.mark.parametrize(("shape", "groups"), [((3, 5, 4, 16), 2), ((3, 5, 4, 9), 3), ((40, 33), 1), ((2, 270, 12), 4)])
 def test_group_norm_keeps_float32_for_groups_and_channels(device_backend, reference, narrow, rounded, shape, groups):
     x, dy, norm = rounded(*shape), rounded(*shape), GroupNorm(groups, 1e-3)
     gamma, beta = (rounded(shape[-1]).astype(np.float32) for _ in range(2))

@@ -46,6 +46,49 @@ def test_resampling_agrees_with_the_reference(device_backend, reference, rng, el
         check(device_backend, got, reference.resample2d(x.astype(np.float64), rows, columns), tolerance)
 
 
+LONG = [  # extents of the image and of the result, channels, and how many launches
+    ((37, 40), (1, 1), 3, 1), ((7, 7), (1, 1), 8, 1), ((41, 30), (3, 2), 4, 1), ((9, 8), (1, 2), 136, 1),
+    ((20, 25), (1, 1), 132, 2), ((20, 20), (1, 1), 35, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("extents", "outputs", "channels", "launches"), LONG)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_long_sums_are_shared_by_the_threads_of_a_block(
+    device_backend, reference, rng, element, extents, outputs, channels, launches, shift
+):
+    dtype, tolerance = element
+    rows, columns = (averaged(n, m) for n, m in zip(extents, outputs, strict=True))
+    flat = (rng.normal(size=shift + 2 * extents[0] * extents[1] * channels) + 3).astype(dtype)
+    flat[-2 * channels] = np.nan
+    x = flat[shift:].reshape(2, *extents, channels)
+    got = device_backend.resample2d(device_backend.asarray(flat)[shift:].reshape(x.shape), rows, columns)
+    assert got.dtype == dtype
+    check(device_backend, got, reference.resample2d(x.astype(np.float64), rows, columns), tolerance)
+    recorded = recording_backend()
+    recorded.resample2d(recorded.asarray(flat)[shift:].reshape(x.shape), rows, columns)
+    assert len(recorded.launcher.kernels) == launches
+    assert all(kernel.startswith("resample2d_long<") for kernel in recorded.launcher.kernels)
+
+
+def test_a_long_sum_keeps_its_digits(device_backend):
+    """A float accumulator would lose half of them among 60,000 terms; and one seed gives one result, bit for bit."""
+    x = (1e4 + np.arange(250 * 240, dtype=np.float32) % 1000).reshape(1, 250, 240, 1)
+    tables = averaged(250, 1), averaged(240, 1)
+    one, other = (device_backend.to_numpy(device_backend.resample2d(device_backend.asarray(x), *tables)) for _ in "ab")
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one.item(), x.astype(np.float64).mean(), rtol=3e-7)
+
+
+def test_many_results_are_sums_of_a_thread_each():
+    backend = recording_backend()
+    x = backend.empty((512, 4, 4, 1024), np.float32)
+    backend.resample2d(x, averaged(4, 1), averaged(4, 1))
+    backend.resample2d(x[:8], averaged(4, 1), averaged(4, 1))
+    backend.resample2d(x[:0], averaged(4, 1), averaged(4, 1))
+    assert backend.launcher.kernels == ["resample2d<float, 4>", "resample2d_long<float, float, 4>"]
+
+
 @pytest.mark.parametrize("shift", [0, 1])
 def test_resampling_looks_at_alignment(shift, rng):
     backend = recording_backend()
@@ -54,15 +97,32 @@ def test_resampling_looks_at_alignment(shift, rng):
     assert backend.launcher.kernels == [f"resample2d<float, {1 if shift else 4}>"]
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}])
-def test_local_convolutions_agree_with_the_reference(device_backend, reference, rng, element, options):
+STRIDED = {"stride": (2, 1), "padding": ((1, 0), (2, 1)), "dilation": (1, 2)}
+LOCAL = [  # x, filter, options, and by how many elements each array misses alignment
+    ((3, 7, 6, 2), (3, 2, 2, 5), {}, 0), ((3, 7, 6, 2), (3, 2, 2, 5), STRIDED, 0),
+    ((9, 4, 3, 8), (2, 3, 8, 12), {"padding": 1}, 0), ((9, 4, 3, 8), (2, 3, 8, 12), {"padding": 1}, 1),
+    ((67, 3, 3, 4), (2, 2, 4, 36), {}, 0),  # more images than a block takes, more outputs than it holds filters of
+    ((2, 3, 3, 37), (2, 2, 37, 3), {}, 0),  # more channels than stand side by side
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("x_shape", "filters", "options", "shift"), LOCAL)
+def test_local_convolutions_agree_with_the_reference(
+    device_backend, reference, rng, element, x_shape, filters, options, shift
+):
     dtype, tolerance = element
-    g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), **options)
-    shapes = g.x_shape, (*g.y_shape[1:3], *g.w_shape), (*g.y_shape[1:3], 5), g.y_shape
+    g = Geometry.conv(x_shape, filters, **options)
+    shapes = g.x_shape, (*g.y_shape[1:3], *g.w_shape), (*g.y_shape[1:3], filters[3]), g.y_shape
     x, w, b, dy = (rng.normal(size=shape).astype(dtype) for shape in shapes)
-    x[1, 3, 2, 1] = dy[0, 1, 3, 3] = np.nan  # of a window inside the image: what NaN times padding is, is left open
+    column = 3 if options == STRIDED else 1
+    x[1, 1, 1, 1] = dy[0, 1, column, 2] = (
+        np.nan
+    )  # of a window inside the image: what NaN times padding is, is left open
     calls = ("forward", (x, w, b)), ("forward", (x, w, None)), ("input_grad", (dy, w)), ("weight_grad", (dy, x))
-    on = device_backend.asarray
+
+    def on(a):
+        return device_backend.asarray(np.concatenate([np.zeros(shift, dtype), a.ravel()]))[shift:].reshape(a.shape)
+
     for name, arrays in calls:
         got = getattr(device_backend, f"local_conv2d_{name}")(*(None if a is None else on(a) for a in arrays), g)
         wide = (None if a is None else a.astype(np.float64) for a in arrays)

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from recording import recording_backend
 
 from gpunet import random
 from gpunet.backends.contract import RULES, Activation, CrossEntropy, Guard, InputActivation, Segments, StepReport
@@ -57,9 +58,10 @@ def test_softmax_agrees_with_the_reference(device_backend, reference, shape, log
     assert difference <= 2e-6 * np.abs(expected).max() + 1e-7  # of one class the gradient is 0, a difference of ones
 
 
-def test_softmax_passes_nan_in_its_row(device_backend, reference, normal, agrees):
-    x = normal(9, 40)
-    x[4, 7] = np.nan
+@pytest.mark.parametrize("columns", [40, 700])
+def test_softmax_passes_nan_in_its_row(device_backend, reference, columns, normal, agrees):
+    x = normal(9, columns)
+    x[4, columns - 3] = np.nan
     x[6, :] = -np.inf
     x[7, 3] = -np.inf
     with np.errstate(invalid="ignore"):
@@ -88,6 +90,19 @@ def test_softmax_cross_entropy_agrees_with_the_reference(
     agrees(got[0], expected[0])
     agrees(got[1], expected[1])
     assert device_backend.to_numpy(got[2]) == expected[2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "team"), [(64, 1000, 256), (2047, 256, 256), (2048, 1000, 32), (64, 255, 32)]
+)
+def test_few_long_rows_take_a_block_each(rows, classes, team):
+    backend = recording_backend()
+    logits = backend.empty((rows, classes), np.float32)
+    backend.softmax_backward(logits, backend.softmax_forward(logits))
+    backend.softmax_cross_entropy(logits, backend.empty((rows,), np.int32))
+    kernels = [f"softmax_forward<float, {team}>", f"softmax_backward<float, {team}>", "softmax_cross_entropy_total"]
+    assert backend.launcher.kernels[:4] == [*kernels, f"softmax_cross_entropy_rows<float, {team}>"]
+    assert [grid[0] for _, grid, _ in backend.launcher.launches[:2]] == [-(-rows * team // 256)] * 2
 
 
 def test_cross_entropy_of_odd_rows(device_backend, reference, normal, agrees):
@@ -146,7 +161,7 @@ def test_words_are_those_of_numpys_philox(device_backend, stream, count):
     np.testing.assert_array_equal(got, np.random.Philox(key=key, counter=counter).random_raw(count))
 
 
-@pytest.mark.parametrize("shape", [(3,), (7, 33), (16, 4099)])
+@pytest.mark.parametrize("shape", [(3,), (4, 129), (7, 33), (16, 4099)])
 def test_normal_numbers_are_the_reference_s(device_backend, reference, shape):
     got = device_backend.random_normal(STREAM, shape, np.float32)
     np.testing.assert_array_equal(device_backend.to_numpy(got), reference.random_normal(STREAM, shape, np.float32))
@@ -155,7 +170,7 @@ def test_normal_numbers_are_the_reference_s(device_backend, reference, shape):
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("shape", [(5,), (16,), (7, 333)])
+@pytest.mark.parametrize("shape", [(5,), (16,), (4, 1283), (7, 333)])
 def test_dropout_drops_the_same_elements_twice(device_backend, reference, p, shape, rng):
     x = rng.normal(size=shape).astype(np.float32)
     x.ravel()[2:4] = np.nan, np.inf
@@ -166,6 +181,26 @@ def test_dropout_drops_the_same_elements_twice(device_backend, reference, p, sha
             device_backend.to_numpy(call(device_backend.asarray(x), p, stream=STREAM)), expected
         )
     assert random.drop_threshold(0.3)[0] == 19661
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("shift", "count"), [(0, 1284), (0, 1283), (1, 1284), (2, 1284), (4, 1284)])
+def test_dropout_of_a_view_drops_the_same_elements(device_backend, reference, dtype, shift, count, normal):
+    """Of any alignment, of each dtype; what is kept is rounded once."""
+    flat = normal(shift + count).astype(dtype)
+    got = device_backend.dropout_forward(device_backend.asarray(flat)[shift:], 0.5, stream=STREAM)
+    expected = reference.dropout_forward(flat[shift:].astype(np.float64), 0.5, stream=STREAM)
+    assert got.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(device_backend.to_numpy(got), expected.astype(np.float32).astype(dtype))
+
+
+@pytest.mark.parametrize(("shift", "count", "vector"), [(0, 64, 4), (0, 63, 1), (1, 64, 1), (4, 64, 4)])
+def test_dropout_takes_four_elements_at_once_where_it_can(shift, count, vector):
+    backend = recording_backend()
+    x = backend.asarray(np.ones(shift + count, np.float32))
+    backend.dropout_forward(x[shift:], 0.5, stream=STREAM)
+    backend.random_normal(STREAM, (count,), np.float32)
+    assert backend.launcher.kernels == [f"dropout<float, {vector}>", f"random_normal<{4 if count % 4 == 0 else 1}>"]
 
 
 def arena_of(backend, rng, slots):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from math import prod
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index, check_name, real_array
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice
 from gpunet.cuda.arrays import View, view, walk
 from gpunet.cuda.arrays import broadcast as broadcast_view
 from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
@@ -150,13 +150,13 @@ class CudaArrays(CudaDevice):
     def _sum(self, a: Array, y: Array, outer: int, n: int, inner: int) -> None:
         """Write the sum of a (outer, n, inner) to y (outer, inner), in passes if it is long."""
         while True:
-            by_block = inner == 1 and not self.simple
-            chunk = sum_chunk(outer * inner, n, by_block=by_block)
+            threads = 0 if self.simple else row_threads(outer, n, inner)
+            chunk = sum_chunk(outer * inner, n, by_block=threads > 0)
             chunks = -(-n // chunk)
             part = y if chunks == 1 else self.arrays.empty((outer, chunks, inner), np.float32)
             args = a, part, outer, n, inner, chunk
-            if by_block:
-                self.launcher.launch("reduce_sum_rows<float>", min(part.size, MAX_BLOCKS), THREADS, args)
+            if threads:
+                self.launcher.launch("reduce_sum_rows<float>", min(part.size, MAX_BLOCKS), threads, args)
             else:
                 self._each("reduce_sum_simple", part.size, *args)
             if chunks == 1:
@@ -172,10 +172,11 @@ class CudaArrays(CudaDevice):
         y, index = self.arrays.empty(shape, a.dtype), self.arrays.empty(shape, np.int32)
         source = a if how.order is None else self.transpose(a, how.order)
         args = source, y, index, how.outer, how.n, how.inner
-        if how.inner > 1 or self.simple:
+        threads = 0 if self.simple else row_threads(how.outer, how.n, how.inner)
+        if not threads:
             self._each("reduce_max_simple", y.size, *args)
         elif y.size:
-            self.launcher.launch("reduce_max_rows<float>", min(y.size, MAX_BLOCKS), THREADS, args)
+            self.launcher.launch("reduce_max_rows<float>", min(y.size, MAX_BLOCKS), threads, args)
         return y, index
 
     def max_backward(self, dy: Array, index: Array, *, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
@@ -237,10 +238,46 @@ class CudaArrays(CudaDevice):
 
     def take_backward(self, dy: Array, order: Array, starts: Array) -> Array:
         element = self._element("take_backward", dy=(dy, (order.size, *dy.shape[1:])))
-        length, width = starts.size - 1, prod(dy.shape[1:])
+        count, length, width = order.size, starts.size - 1, prod(dy.shape[1:])
         dx = self.arrays.empty((length, *dy.shape[1:]), dy.dtype)
-        self._each("take_backward", dx.size, dy, order, starts, dx, length, width, element=element)
+        if self.simple or count <= SHORT_LIST:
+            self._each("take_backward_simple", dx.size, dy, order, starts, dx, length, width, element=element)
+            return dx
+        part = take_part(count)
+        parts = -(-count // part)
+        partial = self.arrays.empty((parts, 2, width), np.float32)
+        given = dy, order, starts, partial, dx, count, length, width, part
+        self._each("take_backward_parts", parts * width, *given, element=element)
+        merge = partial, starts, dx, count, length, width, part
+        self._each("take_backward_merge", dx.size, *merge, element=element)
         return dx
+
+
+SHORT_LIST = 64
+"""Rows that one thread adds up in `take_backward` without a second launch."""
+
+
+def take_part(count: int) -> int:
+    """Rows of a part of `take_backward`, of `count` rows in all.
+
+    The square root balances the worst case, in which all rows are one: a thread adds the rows of a
+    part, and another one adds the parts.
+    """
+    return max(16, 1 << (isqrt(count).bit_length() - 2))
+
+
+def row_threads(outer: int, n: int, inner: int) -> int:
+    """Return the threads of the block that reduces a row of n elements, a power of two; 0 where
+    one thread should: if rows are not contiguous, or are many and short."""
+    if inner > 1:
+        return 0
+    if outer < MANY_ROWS:
+        return THREADS
+    return 0 if n <= WARP else min(THREADS, max(WARP, 1 << (n // 4 - 1).bit_length()))
+
+
+MANY_ROWS = 4096
+"""Rows that keep a device busy with less than a block of 256 threads for each."""
 
 
 def sum_chunk(results: int, n: int, *, by_block: bool) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
 from gpunet.backends.cuda.tiles import Layout, fits, lay_out
-from gpunet.cuda.arrays import Arrays, View, walk
+from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
 from gpunet.cuda.instantiations import ELEMENTS, MOVED, gates, instance, tiles
@@ -114,7 +114,12 @@ class CudaDevice(Backend):
         element = self._moved(operation, source.dtype)
         steps = walk(operation, source_view, target_view)
         count = prod(source_view.shape)
-        self._each("strided_copy", count, source, target, count, steps, element=element)
+        tiled = None if self.simple or not count else tiled_walk(steps, source.dtype.itemsize)
+        if tiled is None:
+            self._each("strided_copy", count, source, target, count, steps, element=element)
+        else:
+            kernel, blocks = instance("strided_copy_tiled", element), min(tiled.number, MAX_BLOCKS)
+            self.launcher.launch(kernel, blocks, THREADS, (source, target, *tiled))
 
     def _on_stream(self) -> KeptOnStream:
         """The arrays that are kept for the launches of the current stream."""
@@ -163,6 +168,11 @@ class CudaDevice(Backend):
     def _aligned(self, *arrays: Array | None) -> bool:
         """Whether every array is aligned to loads of four elements."""
         return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
+
+    def _vector_of(self, count: int, *arrays: Array | None) -> int:
+        """Elements that a thread loads at once: 4 if `count` is a multiple and the arrays are
+        aligned to them, otherwise 1."""
+        return 4 if not self.simple and count % 4 == 0 and self._aligned(*arrays) else 1
 
     def _expect(self, operation: str, **arrays: Expected) -> None:
         """Check that each array is None or float32, on this device, and of the shape beside it."""

@@ -9,14 +9,25 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, activation_fields
+from gpunet.backends.cuda.shares import across as threads_across
 from gpunet.cuda.instantiations import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
 
 REDUCTION_BLOCKS = 528
 """Blocks of a reduction over the rows at most: as many as an H200 runs at once. It is a constant,
 so that the order of a sum depends on the shape alone."""
-UNROLL = constant("batch_norm.cu", "UNROLL")
+UNROLL = constant("norm.cuh", "UNROLL")
 """Rows that a thread takes at once; no part of the rows that a block reduces is shorter."""
+
+MERGED = constant("norm.cuh", "MERGED")
+"""Channels of a block that merges the partial results of a reduction."""
+
+FEW_GROUPS, LARGE_GROUP = 132, 16384
+"""Fewer groups than this, of at least so many elements, leave multiprocessors idle if each takes a
+block."""
+SECTOR, LONG_SAMPLE = 32, 256
+"""Bytes that are loaded together, and the rows of a sample from which three launches that use all of
+them take less time than one that does not, for its groups are narrower."""
 
 
 class Split(NamedTuple):
@@ -87,7 +98,7 @@ class CudaNorm(CudaDevice):
         fields = batch_norm_fields(x, options, split)
         parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
         self.launcher.launch(instance(kernel, element, split.vector), split.blocks, THREADS, parts)
-        self.launcher.launch(f"{kernel}_merge", -(-c // WARP), THREADS, merge)
+        self.launcher.launch(f"{kernel}_merge", -(-c // MERGED), THREADS, merge)
 
     def _each_channel(self, kernel: str, x: Array, args: tuple, options: dict[str, Any], opens: dict) -> None:
         """Launch an elementwise pass over x in which a thread keeps its channels."""
@@ -103,8 +114,7 @@ class CudaNorm(CudaDevice):
         """The split of x into at most `most_blocks` blocks, unless its channels need more."""
         c = x.shape[-1]
         vector = 4 if aligned and c % 4 == 0 else 1
-        # a power of two, so that a block can be halved repeatedly
-        across = min(WARP, 1 << (c // vector - 1).bit_length())
+        across = threads_across(c, vector)
         tiles, rows, shortest = -(-c // (vector * across)), x.size // c, THREADS // across * UNROLL
         each = max(1, -(-rows // max(1, min(most_blocks // tiles, -(-rows // shortest)))))
         splits = max(1, -(-rows // each))
@@ -117,6 +127,12 @@ class CudaNorm(CudaDevice):
         y, fields = self.arrays.empty(x.shape, x.dtype), group_norm_fields("group_norm_forward", x, norm)
         moments = (x.shape[0], norm.num_groups)
         saved = Moments(self.arrays.empty(moments, np.float32), self.arrays.empty(moments, np.float32))
+        if self._in_parts(x, norm.num_groups):
+            parts = self._part(x, fields, x, w, b, y)
+            partial = self._reduce_parts("group_norm_moments_parts", x, (x,), parts)
+            self._merge_parts("group_norm_moments_merge", (partial, *saved), parts)
+            self._each_part("group_norm_forward_parts", x, (x, w, b, y, *saved), parts)
+            return y, saved
         vector = self._vector(x, norm.num_groups, x, w, b, y)
         self._each_group("group_norm_forward", x, norm.num_groups, vector, (x, w, b, y, *saved, fields))
         return y, saved
@@ -129,8 +145,14 @@ class CudaNorm(CudaDevice):
         self._expect_moments("group_norm_backward", c, w, (x.shape[0], groups), saved, into)
         fields = group_norm_fields("group_norm_backward", x, norm)
         dx = self.arrays.empty(x.shape, x.dtype)
-        vector = self._vector(x, groups, dy, x, w, dx)
-        self._each_group("group_norm_input_grad", x, groups, vector, (dy, x, w, *saved, dx, fields))
+        if self._in_parts(x, groups):
+            parts, means = self._part(x, fields, dy, x, w, dx), self.arrays.empty((2, x.shape[0], groups), np.float32)
+            partial = self._reduce_parts("group_norm_sums_parts", x, (dy, x, w, *saved), parts)
+            self._merge_parts("group_norm_sums_merge", (partial, means), parts)
+            self._each_part("group_norm_input_grad_parts", x, (dy, x, w, *saved, means, dx), parts)
+        else:
+            vector = self._vector(x, groups, dy, x, w, dx)
+            self._each_group("group_norm_input_grad", x, groups, vector, (dy, x, w, *saved, dx, fields))
         dw, db, add = self._place_gradients("group_norm_backward", into._replace(needs_bias=True), c, c)
         self._weight_grad((dy, x, *saved), (dw, db), groups, {**fields, "accumulate": int(add)})
         return dx, dw, db
@@ -158,6 +180,42 @@ class CudaNorm(CudaDevice):
             threads = min(THREADS, -(-busy // WARP) * WARP or WARP)
             self.launcher.launch(instance(kernel, element, vector), min(count, MAX_BLOCKS), threads, args)
 
+    def _in_parts(self, x: Array, groups: int) -> bool:
+        """Whether the blocks of a group normalisation take parts of a sample's rows, not groups."""
+        samples, c, count = x.shape[0], x.shape[-1], x.shape[0] * groups
+        if self.simple or not count:
+            return False
+        narrow = c // groups * x.dtype.itemsize < SECTOR and groups > 1 and x.size // (samples * c) >= LONG_SAMPLE
+        return narrow or (count < FEW_GROUPS and x.size // count >= LARGE_GROUP)
+
+    def _part(self, x: Array, fields: dict[str, Any], *arrays: Array | None) -> tuple[int, dict[str, Any]]:
+        """(channels per thread, the struct GroupNorm) of the kernels of parts."""
+        samples, c = x.shape[0], x.shape[-1]
+        vector = self._vector_of(c, *arrays)
+        across, rows = threads_across(c, vector), x.size // (samples * c)
+        tiles, shortest = -(-c // (vector * across)), THREADS // across * UNROLL
+        parts = max(1, min(REDUCTION_BLOCKS // (tiles * samples), -(-rows // shortest)))
+        each = -(-rows // parts)
+        return vector, {**fields, "rows_a_split": each, "parts": -(-rows // each), "across": across}
+
+    def _each_part(self, kernel: str, x: Array, args: tuple, parts: tuple[int, dict[str, Any]]) -> None:
+        """Launch a pass in which a block takes a part of a sample's rows."""
+        vector, fields = parts
+        tiles = -(-x.shape[-1] // (vector * fields["across"]))
+        blocks = tiles * fields["parts"] * x.shape[0]
+        self.launcher.launch(instance(kernel, ELEMENTS[x.dtype.name], vector), blocks, THREADS, (*args, fields))
+
+    def _reduce_parts(self, kernel: str, x: Array, args: tuple, parts: tuple[int, dict[str, Any]]) -> Array:
+        """Return the sums that such a pass leaves, (N, parts, 2, C)."""
+        partial = self.arrays.empty((x.shape[0], parts[1]["parts"], 2, x.shape[-1]), np.float32)
+        self._each_part(kernel, x, (*args, partial), parts)
+        return partial
+
+    def _merge_parts(self, kernel: str, args: tuple, parts: tuple[int, dict[str, Any]]) -> None:
+        """Join these sums, in a block for each group of each sample."""
+        fields = parts[1]
+        self.launcher.launch(kernel, fields["N"] * fields["groups"], THREADS, (*args, fields))
+
     def _weight_grad(self, given: tuple, out: tuple, groups: int, fields: dict[str, Any]) -> None:
         """Write (dw, db) to `out`, or add them, from `given`: (dy, x, mean, variance)."""
         x, c = given[1], given[1].shape[-1]
@@ -173,7 +231,7 @@ class CudaNorm(CudaDevice):
         kernel = instance("group_norm_weight_grad", element, vector)
         self.launcher.launch(kernel, tiles * splits, THREADS, (*given, partial, fields))
         merge = partial, splits, *out, fields
-        self.launcher.launch("group_norm_weight_grad_merge", -(-c // WARP), THREADS, merge)
+        self.launcher.launch("group_norm_weight_grad_merge", -(-c // MERGED), THREADS, merge)
 
 
 SIMPLE = Split(vector=1, across=1, splits=1, rows=1, blocks=1)
@@ -202,6 +260,6 @@ def group_norm_fields(operation: str, x: Array, norm: GroupNorm) -> dict[str, An
     if max(prod(x.shape[1:]), prod(x.shape[:-1])) >= 2**31 - 2**16:
         raise ValueError(f"{operation}: CUDA takes fewer than 2^31 positions and elements per sample, got x {x.shape}")
     return {
-        "N": x.shape[0], "P": prod(x.shape[1:-1]), "C": x.shape[-1], "groups": groups, "rows_a_split": 1, "eps": norm.eps,
-        "accumulate": 0,
+        "N": x.shape[0], "P": prod(x.shape[1:-1]), "C": x.shape[-1], "groups": groups, "rows_a_split": 1, "parts": 1,
+        "across": 1, "eps": norm.eps, "accumulate": 0,
     }  # fmt: skip

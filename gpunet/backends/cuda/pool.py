@@ -1,10 +1,11 @@
 """Pooling on a CUDA device."""
 
-from typing import Any
+from math import prod
 
 from gpunet.backends.contract import Array
-from gpunet.backends.cuda.device import CudaDevice, geometry_fields
-from gpunet.cuda.instantiations import ELEMENTS, MASKS, pool_vectors
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, geometry_fields
+from gpunet.backends.cuda.shares import across, shared_blocks, shares_taps
+from gpunet.cuda.instantiations import ELEMENTS, MASKS, instance, pool_vectors
 from gpunet.geometry import Geometry
 
 
@@ -15,7 +16,7 @@ class CudaPool(CudaDevice):
         self._element("max_pool2d_forward", x=(x, pool.x_shape))
         y = self.arrays.empty(pool.y_shape, x.dtype)
         mask = self.arrays.empty(pool.y_shape, pool.mask_dtype)
-        self._max_pool("max_pool2d_forward", y.size, (x, y), mask, x, y, mask, geometry_fields(pool))
+        self._forward("max_pool2d_forward", pool, (x, y, mask), geometry_fields(pool))
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, pool: Geometry) -> Array:
@@ -23,28 +24,43 @@ class CudaPool(CudaDevice):
         if mask.shape != dy.shape:
             raise ValueError(f"max_pool2d_backward: mask has shape {mask.shape} but takes {dy.shape}")
         dx = self.arrays.empty(pool.x_shape, dy.dtype)
-        self._max_pool("max_pool2d_backward", dx.size, (dy, dx), mask, dy, mask, dx, geometry_fields(pool))
+        element, v = self._variant("max_pool2d_backward", dy, mask, dx)
+        self._each("max_pool2d_backward", dx.size // v, dy, mask, dx, geometry_fields(pool), element=element)
         return dx
 
-    def _max_pool(self, kernel: str, count: int, floats: tuple[Array, ...], mask: Array, *args: Any) -> None:
-        """Launch max pooling, with several channels per thread where loads are aligned."""
-        dtype, mask_dtype = floats[0].dtype.name, mask.dtype.name
-        vector = not self.simple and floats[0].shape[3] % 4 == 0 and self._aligned(*floats)
-        v = pool_vectors(dtype, mask_dtype)[0] if vector else 1
-        self._each(kernel, count // v, *args, element=f"{ELEMENTS[dtype]}, {MASKS[mask_dtype]}, {v}")
-
     def avg_pool2d_forward(self, x: Array, pool: Geometry, count_padding: bool) -> Array:
-        element = self._element("avg_pool2d_forward", x=(x, pool.x_shape))
+        self._element("avg_pool2d_forward", x=(x, pool.x_shape))
         y = self.arrays.empty(pool.y_shape, x.dtype)
-        args = x, y, geometry_fields(pool), _counted_fields(pool, count_padding)
-        self._each("avg_pool2d_forward", y.size, *args, element=element)
+        fields = geometry_fields(pool), _counted_fields(pool, count_padding)
+        self._forward("avg_pool2d_forward", pool, (x, y), *fields)
         return y
 
+    def _forward(self, kernel: str, pool: Geometry, arrays: tuple[Array, ...], *fields: dict[str, int]) -> None:
+        """Launch a pass in which a thread takes a window, or the threads of a block share one."""
+        results, c, long = prod(pool.y_shape), pool.y_shape[3], f"{kernel}_long"
+        element, v = self._variant(long, *arrays)
+        if self.simple or not shares_taps(results // v, prod(pool.window)):
+            element, v = self._variant(kernel, *arrays)
+            self._each(kernel, results // v, *arrays, *fields, element=element)
+        else:
+            blocks = min(shared_blocks(results, c, v), MAX_BLOCKS)
+            self.launcher.launch(instance(long, element), blocks, THREADS, (*arrays, *fields, across(c, v)))
+
+    def _variant(self, kernel: str, *arrays: Array) -> tuple[str, int]:
+        """(template arguments, neighbouring channels that a thread takes at once) for a kernel's
+        arrays."""
+        dtype, masks = arrays[0].dtype.name, [a.dtype.name for a in arrays if a.dtype.name in MASKS]
+        v = self._vector_of(arrays[0].shape[3], *arrays)
+        if masks and v not in pool_vectors(kernel, dtype, *masks):
+            v = 1
+        return ", ".join([ELEMENTS[dtype], *(MASKS[mask] for mask in masks), str(v)]), v
+
     def avg_pool2d_backward(self, dy: Array, pool: Geometry, count_padding: bool) -> Array:
-        element = self._element("avg_pool2d_backward", dy=(dy, pool.y_shape))
+        self._element("avg_pool2d_backward", dy=(dy, pool.y_shape))
         dx = self.arrays.empty(pool.x_shape, dy.dtype)
-        args = dy, dx, geometry_fields(pool), _counted_fields(pool, count_padding)
-        self._each("avg_pool2d_backward", dx.size, *args, element=element)
+        element, v = self._variant("avg_pool2d_backward", dy, dx)
+        fields = geometry_fields(pool), _counted_fields(pool, count_padding)
+        self._each("avg_pool2d_backward", dx.size // v, dy, dx, *fields, element=element)
         return dx
 
 

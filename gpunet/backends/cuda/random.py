@@ -28,7 +28,8 @@ class CudaRandom(CudaDevice):
         y = self.arrays.empty(shape, dtype)
         self._expect("random_normal", y=(y, None))
         normals = self._constant("normals", lambda: normal_table().astype(np.float32))
-        self._each("random_normal", y.size, y, y.size, normals, *_stream(stream), element="", each=16)
+        element = str(self._vector_of(y.size, y))
+        self._each("random_normal", y.size, y, y.size, normals, *_stream(stream), element=element, each=16)
         return y
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
@@ -41,7 +42,7 @@ class CudaRandom(CudaDevice):
         element = self._element(operation, x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
         args = x, y, x.size, *_stream(stream), *drop_threshold(p)
-        self._each("dropout", x.size, *args, element=element, each=16)
+        self._each("dropout", x.size, *args, element=f"{element}, {self._vector_of(x.size, x, y)}", each=16)
         return y
 
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:

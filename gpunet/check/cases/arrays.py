@@ -26,7 +26,10 @@ def cases(dtype: str) -> Iterator[Case]:
         yield draw.call("cast", SPECIAL, other, label=f"to {other}")
     yield draw.call("scale", SPECIAL, np.array([0.5], np.float32), 3.0, single=(1,))
     yield draw.call("scale", SPECIAL, None, 3.0, label="by a number")
-    yield draw.call("take_backward", draw.normal(3, 5), *rows_in_order(np.array([2, 0, 2]), 4))
+    for rows in (3, 100):  # a row in no part, in one, and in several
+        taken = np.minimum(draw.rng.integers(0, 20, rows), 9)
+        order = rows_in_order(taken, 11)
+        yield draw.call("take_backward", draw.normal(rows, 5), *order, label=f"of {rows}", variants=FAST_AND_SIMPLE)
     if dtype == "float32":
         yield from _reductions(draw)
         yield from _movement(draw)
@@ -64,4 +67,6 @@ def _movement(draw: Draw) -> Iterator[Case]:
         a = draw.rng.integers(0, 2, (3, 5)).astype(dtype)
         yield draw.call("full", (3, 5), 1, dtype, label=dtype)
         yield draw.call("transpose", a, (1, 0), label=dtype)
+        large = draw.rng.integers(0, 2, (2, 37, 133)).astype(dtype)
+        yield draw.call("transpose", large, (0, 2, 1), label=f"{dtype}, by tiles")
         yield draw.call("take", a, taken, label=dtype)

@@ -94,10 +94,20 @@ def _local_convolutions(draw: Draw) -> Iterator[Case]:
     g = Geometry.conv((3, 7, 6, 2), (3, 2, 2, 5), stride=(2, 1), padding=((1, 0), (0, 1)))
     places = g.y_shape[1:3]
     x, w, dy = draw.normal(*g.x_shape), draw.normal(*places, *g.w_shape), draw.normal(*g.y_shape)
+    even = Geometry.conv((9, 3, 4, 4), (2, 2, 4, 36), padding=((1, 0), (0, 1)))  # loads of four, and more than a tile
+    of_even = even.y_shape[1:3]
     yield draw.call("local_conv2d_forward", x, w, draw.normal(*places, 5), g)
     yield draw.call("local_conv2d_forward", x, w, None, g, label="no bias")
     yield draw.call("local_conv2d_input_grad", dy, w, g)
     yield draw.call("local_conv2d_weight_grad", dy, x, g)
+    x_even, w_even, dy_even = (
+        draw.normal(*even.x_shape),
+        draw.normal(*of_even, *even.w_shape),
+        draw.normal(*even.y_shape),
+    )
+    yield draw.call("local_conv2d_forward", x_even, w_even, draw.normal(*of_even, 36), even, label="of four")
+    yield draw.call("local_conv2d_input_grad", dy_even, w_even, even, label="of four")
+    yield draw.call("local_conv2d_weight_grad", dy_even, x_even, even, label="of four")
     yield Case(
         "local_conv2d_weight_grad added to what is there",
         draw.dtype,

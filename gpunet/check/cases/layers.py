@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from gpunet.backends.contract import Activation, BatchNorm, CrossEntropy, GroupN
 from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
 from gpunet.geometry import Geometry
-from gpunet.resampling import linear, padded
+from gpunet.resampling import averaged, linear, padded
 
 ACTIVATIONS = (
     Activation("relu"), Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("tanh"), Activation("elu", alpha=0.7),
@@ -39,9 +40,9 @@ def cases(dtype: str) -> Iterator[Case]:
 
 def _pools(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
-    for window, extents in ((3, (9, 8)), ((17, 16), (18, 18)), ((258, 256), (259, 258))):
+    for window, extents in ((3, (9, 8)), ((5, 4), (9, 8)), ((17, 16), (18, 18)), ((258, 256), (259, 258))):
         for channels in (3, 4):
-            padding = 1 if window == 3 else 0
+            padding = 1 if extents == (9, 8) else 0
             g = Geometry.pool((1, *extents, channels), window, stride=2, padding=padding)
             x = draw.rng.integers(0, 9, g.x_shape).astype(np.float32)
             x[0, 1, 1, 0] = np.nan
@@ -49,7 +50,7 @@ def _pools(draw: Draw) -> Iterator[Case]:
             yield draw.call("max_pool2d_forward", x, g, label=label, variants=FAST_AND_SIMPLE)
             mask, dy = reference.max_pool2d_forward(x, g)[1], draw.normal(*g.y_shape)
             yield draw.call("max_pool2d_backward", dy, mask, g, label=label, variants=FAST_AND_SIMPLE)
-            for count in (False, True) if window == 3 else ():
+            for count in (False, True) if padding else ():
                 counted = f"{label}, {'with' if count else 'without'} padding"
                 yield draw.call("avg_pool2d_forward", x, g, count, label=counted)
                 yield draw.call("avg_pool2d_backward", dy, g, count, label=counted)
@@ -69,6 +70,10 @@ def _resampling(draw: Draw) -> Iterator[Case]:
             label=f"{label}, back",
             variants=FAST_AND_SIMPLE,
         )
+
+    for channels in (3, 8, 35, 132):  # 20x20 pixels of many channels in two launches, of few in one
+        x = draw.normal(2, 20, 20, channels)
+        yield draw.call("resample2d", x, averaged(20, 1), averaged(20, 1), label=f"to the mean, {channels} channels")
 
 
 def _batch_norm(draw: Draw) -> Iterator[Case]:
@@ -102,6 +107,7 @@ def _group_norm(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
     for shape, groups, affine in (
         ((2, 9, 7, 16), 2, True), ((33, 35), 5, True), ((3, 5), 1, False), ((70, 4, 8), 2, True),
+        ((2, 16, 17, 12), 12, True), ((1, 19, 17, 6), 2, False),  # narrow groups of long samples, in parts
     ):  # fmt: skip
         w, b = (draw.normal(shape[-1]) if affine else None for _ in range(2))
         x, dy, label = draw.normal(*shape), draw.normal(*shape), f"{shape}, {groups} groups"
@@ -144,7 +150,9 @@ def _cross_entropy(draw: Draw) -> Iterator[Case]:
     many = draw.rng.integers(0, 3, SMALL_ROWS + 1).astype(np.int32)
     weighted = CrossEntropy(weight, 0.1)
     of_many = CrossEntropy(weight[:3], 0.1, ignore_index=1)
+    long, of_long = draw.normal(5, 300), draw.rng.integers(0, 300, 5).astype(np.int32)  # a block takes a row
     for label, given, options in (
+        ("of long rows", (long, of_long), CrossEntropy(None, 0.1, ignore_index=int(of_long[2]), reduction="none")),
         ("weighted", (logits, labels), weighted._replace(ignore_index=int(labels[3]))),
         ("plain", (logits, labels), CrossEntropy()),
         ("by rows", (logits, labels), weighted._replace(reduction="none")),
@@ -158,11 +166,11 @@ def _cross_entropy(draw: Draw) -> Iterator[Case]:
 
 
 def _softmax(draw: Draw) -> Iterator[Case]:
-    logits, dy = draw.normal(19, 33), draw.normal(19, 33)
-    for log in (False, True):
-        label = "logarithm" if log else ""
-        yield draw.call("softmax_forward", logits, log=log, label=label)
-        y = get_backend("reference").softmax_forward(logits, log=log)
+    logits = draw.normal(19, 33)
+    for x, log in product((logits, draw.normal(5, 300)), (False, True)):  # a warp takes a row, or a block
+        dy, label = draw.normal(*x.shape), f"{'logarithm ' * log}{x.shape}"
+        yield draw.call("softmax_forward", x, log=log, label=label)
+        y = get_backend("reference").softmax_forward(x, log=log)
         yield draw.call("softmax_backward", dy, y, log=log, label=label)
     labels, weight = draw.rng.integers(0, 3, 999).astype(np.int32), draw.rng.uniform(0.5, 2, 3).astype(np.float32)
     yield draw.call("label_weight", labels, 3, CrossEntropy(weight, ignore_index=1), single=("2.0",))

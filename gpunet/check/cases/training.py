@@ -25,7 +25,8 @@ LOSS_SCALE = 4.0
 def cases(dtype: str) -> Iterator[Case]:
     """The cases in one dtype."""
     draw = Draw("training", dtype)
-    yield draw.call("dropout_forward", draw.normal(5, 37), 0.3, stream=STREAM)
+    for shape in ((5, 37), (4, 141)):  # one element per thread, and four
+        yield draw.call("dropout_forward", draw.normal(*shape), 0.3, stream=STREAM, label=str(shape))
     yield _clocked(draw, "dropout_forward", {"x": draw.normal(5, 37)}, 0.3)
     if dtype == "float32":
         yield from _random_numbers(draw)
@@ -39,7 +40,8 @@ def cases(dtype: str) -> Iterator[Case]:
 
 def _random_numbers(draw: Draw) -> Iterator[Case]:
     yield draw.call("random_words", STREAM, 1027)
-    yield draw.call("random_normal", STREAM, (5, 37), np.float32)
+    for shape in ((5, 37), (4, 141)):
+        yield draw.call("random_normal", STREAM, shape, np.float32, label=str(shape))
     yield draw.call("permutation", STREAM, 1027)
     yield _clocked(draw, "random_words", {}, 9)
     yield _clocked(draw, "random_normal", {}, (9,), np.float32)
