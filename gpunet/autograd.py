@@ -34,6 +34,7 @@ from gpunet.backends.contract import Array, Backend, Into, real_array
 from gpunet.decorators import decorated
 from gpunet.operands import argument_name, as_operands, checked_gradient, checked_result
 from gpunet.parameters import Parameter, parameter
+from gpunet.sharing import SharedLaunch
 from gpunet.tensors import Tensor, expect_tensor, tensor
 
 # ---- whether operations are recorded, and who watches them
@@ -43,7 +44,7 @@ class _Mode(threading.local):
     """What holds for the operations of one thread."""
 
     def __init__(self) -> None:
-        self.records = True
+        self.records = self.fuses = True
         self.before: list[bool] = []  # `records` outside of each entered no_grad
         self.watch: Callable[[Function, str], None] | None = None
 
@@ -79,12 +80,28 @@ class no_grad:  # noqa: N801 - a context manager, in small letters as its users 
 
 @contextmanager
 def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
-    """Call ``watch(function, "forward")`` or ``(…, "backward")`` before each operation inside."""
+    """Call ``watch(function, "forward")`` or ``(…, "backward")`` before each operation inside, and
+    again where it shares a launch: with "backward" for the first of these, "beside" for the others."""
     before, _mode.watch = _mode.watch, watch
     try:
         yield
     finally:
         _mode.watch = before
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Let the operations inside share no launch with others, neither forward nor backward."""
+    before, _mode.fuses = _mode.fuses, False
+    try:
+        yield
+    finally:
+        _mode.fuses = before
+
+
+def _announce_backward(function: Function, first: bool = True) -> None:
+    if _mode.watch is not None:
+        _mode.watch(function, "backward" if first else "beside")
 
 
 # ---- one operation
@@ -180,7 +197,7 @@ class Function:
         if _mode.records and any(self._needs):
             result.requires_grad = True
             result.creator = self
-            self._number = next(_sequence)
+            self._number, self._fuses = next(_sequence), _mode.fuses
         return result
 
     # ---- what forward and backward call
@@ -207,6 +224,19 @@ class Function:
         """Where `backward` writes the gradients of the inputs number `weight` and `bias`."""
         return Into(self.destination(weight), self.destination(bias), self.needs(bias), self.accumulate)
 
+    def put_off(self, primitive: Callable[[list[Any]], Any], argument: Any, *inputs: int) -> bool:
+        """Let calls ``primitive([argument])`` of this backward pass share a launch, if they may.
+
+        The call writes the gradients of these inputs, as far as they need any, where
+        `destination` says; `backward` returns these arrays before they are written. If the result
+        is False, `backward` makes the call itself.
+        """
+        written = [i for i in inputs if self.needs(i)]
+        if self._shared is None or not all(i in self._destinations for i in written):
+            return False
+        self._shared.add(self, primitive, argument, (self.inputs[i] for i in written))
+        return True
+
     accumulate = False
     """Whether the destinations hold gradients already, to which `backward` adds."""
 
@@ -217,6 +247,8 @@ class Function:
     _number: int
     _versions: list[tuple[Tensor, int]]
     _destinations: Mapping[int, Array] = MappingProxyType({})
+    _fuses = True
+    _shared: SharedLaunch | None = None  # set where calls of `backward` may share a launch
     _freed = False
 
     def run_backward(self, dy: Array) -> tuple[Array | None, ...]:
@@ -229,8 +261,7 @@ class Function:
                     f"backward: {self.name} saved a parameter {kept.shape} that an update has overwritten since: "
                     "run backward before the optimizer's step, or the forward pass again"
                 )
-        if _mode.watch is not None:
-            _mode.watch(self, "backward")
+        _announce_backward(self)
         self._prepare_destinations()
         grads = self.backward(dy)
         return tuple(grads) if isinstance(grads, tuple | list) else (grads,)
@@ -258,13 +289,15 @@ class Function:
 
 # ---- from the result back to the leaves
 
+Rule = Callable[[Function, Array], tuple[Array | None, ...]]
+
 
 def backward(
     root: Tensor,
     grad: Any = None,
     *,
     retain_graph: bool = False,
-    rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
+    rule: Rule = Function.run_backward,
 ) -> None:
     """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs a gradient.
 
@@ -291,21 +324,30 @@ def backward(
         root.accumulate_grad(dy, fresh=grad is None)
         return
     pending: dict[Function, Array] = {last: dy}  # the gradient of each function's result, so far
-    for function in _reversed_order(last):
-        if function not in pending:  # none of its users passed a gradient down
-            continue
-        fresh = function.fresh and rule is Function.run_backward
-        for i, t, dx in _input_gradients(function, rule(function, pending.pop(function))):
-            creator = _creator(t)
-            if creator is not None:
-                arrived = pending.get(creator)
-                pending[creator] = dx if arrived is None else t.backend.binary("add", arrived, dx)
-            elif dx is function.destination(i):
-                t.grad = dx  # it stands in the parameter's segment already
-            else:
-                t.accumulate_grad(dx, fresh=fresh)
-        if not retain_graph:
-            function.free()
+    shared = SharedLaunch(_announce_backward)
+    try:
+        for function in _reversed_order(last):
+            if function in pending:  # otherwise none of its users passed a gradient down
+                shared.launch_before(function.inputs)
+                function._shared = shared if rule is Function.run_backward and function._fuses else None
+                _pass_down(function, pending, rule)
+                if not retain_graph:
+                    function.free()
+    finally:
+        shared.launch()
+
+
+def _pass_down(function: Function, pending: dict[Function, Array], rule: Rule) -> None:
+    """Compute the gradients of a function's inputs, and add them to `pending` or to leaves."""
+    fresh = function.fresh and rule is Function.run_backward
+    for i, t, dx in _input_gradients(function, rule(function, pending.pop(function))):
+        if (creator := _creator(t)) is not None:
+            arrived = pending.get(creator)
+            pending[creator] = dx if arrived is None else t.backend.binary("add", arrived, dx)
+        elif dx is function.destination(i):
+            t.grad = dx  # it stands in the parameter's segment already, or will before the pass ends
+        else:
+            t.accumulate_grad(dx, fresh=fresh)
 
 
 def _creator(t: Tensor) -> Function | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
 from numbers import Integral
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract import FUSED_POOL, Activation, Array, Conv, Gate, Grads, Product, real_array
+from gpunet.backends.contract import FUSED_POOL, Activation, Array, Conv, Gate, Grads, LinearGrad, Product, real_array
 from gpunet.functional.activation import activation_of
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.movement import reshape
@@ -43,24 +42,15 @@ class _Linear(Function, name="linear", fresh=True):
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dw, db = self._weight_grad(dy, x, weight) if self.needs(1) or self.needs(2) else (None, None)
+        dw, db = self._weight_grad(dy, x) if self.needs(1) or self.needs(2) else (None, None)
         dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate)) if self.needs(0) else None
         return dx, dw, db
 
-    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> Grads:
-        conv, into = _conv_of_one_pixel(x.shape[0], *weight.shape), self.into(weight=1, bias=2)
-        gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
-        if into.weight is not None:
-            into = into._replace(weight=into.weight.reshape(conv.geometry.w_shape))
-        pixels = dy.reshape(conv.y_shape), x.reshape(conv.geometry.x_shape)
-        dw, db = self.backend.conv2d_weight_grad(*pixels, conv, gate, into)
-        return dw.reshape(weight.shape) if into.weight is None else self.destination(1), db
-
-
-@lru_cache(maxsize=1024)
-def _conv_of_one_pixel(images: int, inputs: int, outputs: int) -> Conv:
-    """A dense layer as a 1x1 convolution of images of one pixel."""
-    return Conv(Geometry.conv((images, 1, 1, inputs), (1, 1, inputs, outputs)))
+    def _weight_grad(self, dy: Array, x: Array) -> Grads:
+        layer, backend = LinearGrad(dy, x, self.gate, self.into(weight=1, bias=2)), self.backend
+        if self.needs(1) and backend.shares_launch(layer) and self.put_off(backend.linear_weight_grads, layer, 1, 2):
+            return self.destination(1), self.destination(2)
+        return backend.linear_weight_grads([layer])[0]
 
 
 def conv2d(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, overload
 
 from gpunet import functional as F
-from gpunet.autograd import Tensor
+from gpunet.autograd import Tensor, unfused
 from gpunet.nn.fusion import fused
 from gpunet.nn.module import Module
 
@@ -35,9 +35,14 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's result."""
-        for layer, options in fused(self.layers) if self.fuse else ((layer, {}) for layer in self.layers):
-            x = layer(x, **options)
-        return x
+        if self.fuse:
+            for layer, options in fused(self.layers):
+                x = layer(x, **options)
+            return x
+        with unfused():
+            for layer in self.layers:
+                x = layer(x)
+            return x
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -33,7 +33,8 @@ class Place(NamedTuple):
     phase: str
     """"forward", which includes the loss; "backward" or "update"."""
     layer: str
-    """Name and kind of the innermost layer, with what is fused into it; empty outside the model."""
+    """Name and kind of the innermost layer, with what is fused into it; several where they share a
+    launch; empty outside the model."""
     operation: str
     """The operation of `gpunet.functional`, or the optimizer in an update."""
 
@@ -181,10 +182,18 @@ class _Labeller:
         self._recording.label = Place(phase, layer, operation)
 
     def watch(self, function: Function, direction: str) -> None:
-        """Mark an operation that is about to run; its gradient belongs to the same layer."""
+        """Mark an operation that is about to run; its gradient belongs to the same layer.
+
+        Operations that share a launch belong to all of their layers.
+        """
         if direction == "forward":
             self._layer_of[function] = self._running[-1] if self._running else ""
-        self.mark(direction, self._layer_of[function], function.name)
+        layer, place = self._layer_of[function], self._recording.label
+        if direction == "beside":
+            layers = (name for name in (place.layer, layer) if name)
+            self.mark(place.phase, ", ".join(layers), place.operation)
+        else:
+            self.mark(direction, layer, function.name)
 
     def _labelled(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """`forward`, with the module's label and what is fused into it on `_running` meanwhile."""

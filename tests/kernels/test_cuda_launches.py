@@ -12,6 +12,7 @@ from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gradients import Gate, Into
+from gpunet.backends.contract.linear import LinearGrad
 from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
@@ -61,6 +62,10 @@ def conv_w(on):
     return ones(on, 3, 3, 4, 20)
 
 
+def dense_grad(on, rows, outputs):
+    return LinearGrad(ones(on, rows, outputs), ones(on, rows, 5))
+
+
 PRIMITIVES = {
     "full": (lambda on: on.full((3,), 0.5, np.float32), ["fill<float>"]),
     "copy": (lambda on: on.copy(ones(on, 3)), ["strided_copy<float>"]),
@@ -108,6 +113,10 @@ PRIMITIVES = {
     "batched_matmul": (
         lambda on: on.batched_matmul(ones(on, 2, 8, 12), ones(on, 2, 20, 12), transpose_b=True),
         ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"] * 2,
+    ),
+    "linear_weight_grads": (
+        lambda on: on.linear_weight_grads([dense_grad(on, 4, 8), dense_grad(on, 9, 3), dense_grad(on, 1025, 20)]),
+        ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>", "linear_weight_grads_tiled<float>"],
     ),
     "max_pool2d_forward": (
         lambda on: on.max_pool2d_forward(conv_x(on), POOL),
@@ -220,6 +229,7 @@ SIMPLE = {
     "conv2d_forward": ["conv2d_forward_simple<float, false>"],
     "conv2d_input_grad": ["conv2d_input_grad_simple<float>"],
     "conv2d_weight_grad": ["conv2d_weight_grad_simple<float>"],
+    "linear_weight_grads": ["linear_weight_grads_simple<float>"] * 3,
     "matmul": ["matmul_simple<float>"],
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
     "max_pool2d_backward": ["max_pool2d_backward<float, uint8, 1>"],

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.contract import ACTIVATIONS, FUSED_POOL, Activation, Array, Conv, Gate, Into, Product
-from gpunet.check.cases.case import VARIANTS, Arrays, Case, Draw
+from gpunet.backends.contract import ACTIVATIONS, FUSED_POOL, Activation, Array, Conv, Gate, Into, LinearGrad, Product
+from gpunet.check.cases.case import FAST_AND_SIMPLE, VARIANTS, Arrays, Case, Draw
 from gpunet.geometry import Geometry
 
 TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
@@ -23,6 +23,7 @@ def cases(dtype: str) -> Iterator[Case]:
     yield from _convolutions(draw)
     yield from _local_convolutions(draw)
     yield from _products(draw)
+    yield from _dense_gradients(draw)
 
 
 def _convolutions(draw: Draw) -> Iterator[Case]:
@@ -86,3 +87,26 @@ def _products(draw: Draw) -> Iterator[Case]:
 
         inputs = {"a": a, "b": b, "out": draw.normal(m, p)}
         yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=EVERY)
+
+
+def _dense_gradients(draw: Draw) -> Iterator[Case]:
+    """Five layers at once: one more than a launch takes, without and with rows of fours."""
+    extents = (130, 20, 36, True), (130, 33, 10, True), (1, 5, 1, False), (70, 64, 32, False), (0, 3, 8, True)
+    inputs: dict[str, np.ndarray] = {}
+    for i, (rows, taken, made, bias) in enumerate(extents):
+        inputs |= {f"dy{i}": draw.normal(rows, made), f"x{i}": draw.normal(rows, taken)}
+        inputs[f"y{i}"] = draw.rounded(np.tanh(draw.normal(rows, made)))
+        inputs |= {f"dw{i}": draw.normal(taken, made), **({f"db{i}": draw.normal(made)} if bias else {})}
+    single = frozenset(name for name in inputs if name[:2] in ("dw", "db"))
+    for added in (False, True):
+
+        def run(on: Backend, a: Arrays, added: bool = added) -> Sequence[Array | None]:
+            layers = []
+            for i, (*_, bias) in enumerate(extents):
+                into = Into(a[f"dw{i}"], a.get(f"db{i}"), bias, True) if added else Into(needs_bias=bias)
+                gate = None if (i % 2 == 0) == added else Gate(a[f"y{i}"], TANH)
+                layers.append(LinearGrad(a[f"dy{i}"], a[f"x{i}"], gate, into))
+            return [array for grads in on.linear_weight_grads(layers) for array in grads]
+
+        label = "linear_weight_grads" + added * " added to what is there"
+        yield Case(label, draw.dtype, inputs, run, single, variants=FAST_AND_SIMPLE)
