@@ -95,7 +95,7 @@ _LISTED = {
         instance(k, *variant) for k, variant in product(("max_pool2d_forward", "max_pool2d_backward"), _POOLS)
     ],
     "optimizer.cu": [
-        *("gradient_norm_partial", "gradient_norm", "average_update", *_each("clip_units")),
+        *("gradient_norm", "average_update", *_each("clip_units")),
         *(instance("update", t, rule) for t, rule in product(ELEMENTS.values(), UPDATE_RULES)),
     ],
     "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],

@@ -219,7 +219,7 @@ PRIMITIVES = {
     ),
     "gradient_norm": (
         lambda on: on.gradient_norm(arena(on), segments(4), max_norm=1.0),
-        ["gradient_norm_partial", "gradient_norm"],
+        ["gradient_norm"],
     ),
     "update": (lambda on: on.update("sgd", arena(on, "momentum"), segments(6)), ["update<float, Sgd>"]),
     "clip_units": (lambda on: on.clip_units(ones(on, 3, 2), 1.0, shadow=None), ["clip_units<float>"]),
