@@ -16,10 +16,11 @@ class SharedLaunch:
     the end of the pass, unless another operation has one of these parameters as an input too.
 
     Args:
-        announce: called with each operation and whether it is the first, before their launch.
+        announce: called with each operation and "backward" or, behind the first, "beside", before
+            their launch.
     """
 
-    def __init__(self, announce: Callable[[Any, bool], None]) -> None:
+    def __init__(self, announce: Callable[[Any, str], None]) -> None:
         self._announce = announce
         self._primitive: Primitive | None = None
         self._operations: list[Any] = []
@@ -46,5 +47,5 @@ class SharedLaunch:
         self._operations, self._arguments, self._parameters = [], [], set()
         if primitive is not None and arguments:
             for i, operation in enumerate(operations):
-                self._announce(operation, i == 0)
+                self._announce(operation, "beside" if i else "backward")
             primitive(arguments)

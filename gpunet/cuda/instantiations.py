@@ -88,6 +88,7 @@ _LISTED = {
         "group_norm_weight_grad_merge",
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
+    "linear_cross_entropy.cu": _each("linear_cross_entropy"),
     "linear_weight_grads.cu": _each("linear_weight_grads_simple", "linear_weight_grads_tiled"),
     "local_conv2d.cu": _each("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad"),
     "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled", MATMUL_TILES, _FLAGS, _FLAGS)],

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, overload
 
 from gpunet import functional as F
-from gpunet.autograd import Tensor, unfused
+from gpunet.autograd import Tensor
+from gpunet.modes import unfused
 from gpunet.nn.fusion import fused
 from gpunet.nn.module import Module
 
@@ -21,7 +22,8 @@ class Sequential(Module):
     Args:
         layers: the modules.
         fuse: whether neighbours run as one operation where a rule in `nn.fusion` says so, which
-            saves passes over memory and gives the same numbers up to rounding.
+            saves passes over memory and gives the same numbers up to rounding; and whether the
+            launches of small layers are joined on a GPU, which changes no number.
     """
 
     def __init__(self, *layers: Module, fuse: bool = True):

@@ -19,6 +19,7 @@ from gpunet.backends.cuda.backend import CudaBackend, recording_backend
 from gpunet.cuda.recording import Allocation, Launch, Recording
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
+from gpunet.modes import late_results
 from gpunet.nn.module import Buffer, Module
 from gpunet.precision import stored_dtype
 from gpunet.report.summary import check_input_shape, draw_table, in_bytes, kind_of
@@ -149,9 +150,10 @@ def plan(
 
 def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend, labeller: _Labeller) -> None:
     """Run one training step; `device`, which records nothing, makes the labels of the batch."""
-    y = model(x)
-    labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
-    value = loss(y, labels)
+    with late_results():
+        y = model(x)
+        labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
+        value = loss(y, labels)
     labeller.mark("backward", "", "loss")
     if optimizer is None:
         value.backward()
@@ -186,7 +188,7 @@ class _Labeller:
 
         Operations that share a launch belong to all of their layers.
         """
-        if direction == "forward":
+        if direction == "forward" and function not in self._layer_of:
             self._layer_of[function] = self._running[-1] if self._running else ""
         layer, place = self._layer_of[function], self._recording.label
         if direction == "beside":

@@ -14,6 +14,7 @@ from gpunet.backends.contract import is_float
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight
+from gpunet.modes import late_results
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
@@ -104,8 +105,9 @@ class EagerStep(TrainingStep):
             raise ValueError(f"Trainer: loss(model(x), y) takes 2 arrays, a batch has {len(parts)}; pass a loss_step=")
         x, y = parts
         check_images(x)
-        logits = self.model(self._to_backend(x))
-        loss = self.loss(logits, self._to_backend(y))
+        with late_results():
+            logits = self.model(self._to_backend(x))
+            loss = self.loss(logits, self._to_backend(y))
         _check_loss("loss", loss)
         return loss, logits
 

@@ -114,6 +114,14 @@ PRIMITIVES = {
         lambda on: on.batched_matmul(ones(on, 2, 8, 12), ones(on, 2, 20, 12), transpose_b=True),
         ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"] * 2,
     ),
+    "linear_forward": (
+        lambda on: on.linear_forward(ones(on, 17, 5), ones(on, 5, 32), ones(on, 32)),
+        ["linear_cross_entropy<float>"],
+    ),
+    "linear_cross_entropy": (
+        lambda on: on.linear_cross_entropy(ones(on, 17, 5), ones(on, 5, 3), None, ones(on, 17, dtype=np.int32)),
+        ["linear_cross_entropy<float>"],
+    ),
     "linear_weight_grads": (
         lambda on: on.linear_weight_grads([dense_grad(on, 4, 8), dense_grad(on, 9, 3), dense_grad(on, 1025, 20)]),
         ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>", "linear_weight_grads_tiled<float>"],
@@ -229,6 +237,8 @@ SIMPLE = {
     "conv2d_forward": ["conv2d_forward_simple<float, false>"],
     "conv2d_input_grad": ["conv2d_input_grad_simple<float>"],
     "conv2d_weight_grad": ["conv2d_weight_grad_simple<float>"],
+    "linear_forward": ["matmul_simple<float>"],
+    "linear_cross_entropy": ["matmul_simple<float>", "softmax_cross_entropy_simple<float>", "matmul_simple<float>"],
     "linear_weight_grads": ["linear_weight_grads_simple<float>"] * 3,
     "matmul": ["matmul_simple<float>"],
     "max_pool2d_forward": ["max_pool2d_forward<float, uint8, 1>"],
@@ -444,3 +454,20 @@ def test_too_many_pixels_are_refused():
     x = np.broadcast_to(np.float32(0), geometry.x_shape)
     with pytest.raises(ValueError, match="fewer than 2\\^31 pixels"):
         backend.max_pool2d_backward(x, x, geometry)
+
+
+@pytest.mark.parametrize("extents", [(1025, 5, 3), (17, 257, 3), (17, 5, 33), (17, 129, 32)])
+def test_a_larger_head_is_computed_by_the_tiles(extents):
+    backend = recording_backend()
+    (rows, inputs, outputs), bias = extents, None
+    backend.linear_forward(ones(backend, rows, inputs), ones(backend, inputs, outputs), bias)
+    labels = ones(backend, rows, dtype=np.int32)
+    backend.linear_cross_entropy(ones(backend, rows, inputs), ones(backend, inputs, outputs), bias, labels)
+    names = [kernel.split("<")[0] for kernel in backend.launcher.kernels]
+    assert names == ["matmul_tiled", "matmul_tiled", "softmax_cross_entropy_simple", "matmul_tiled"]
+
+
+def test_a_head_with_an_activation_is_computed_by_the_tiles():
+    backend = recording_backend()
+    backend.linear_forward(ones(backend, 17, 5), ones(backend, 5, 3), None, RELU)
+    assert [kernel.split("<")[0] for kernel in backend.launcher.kernels] == ["matmul_tiled"]

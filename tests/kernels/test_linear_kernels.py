@@ -1,10 +1,12 @@
-"""Weight gradients of dense layers, alone and several in one launch."""
+"""Dense layers: heads with their loss, and weight gradients of several layers in one launch."""
 
 import numpy as np
 import pytest
 
-from gpunet.backends.contract import NEW, Activation, Gate, Into, LinearGrad
-from gpunet.backends.cuda.linear import LAYERS, MOST_ROWS
+from gpunet.backends.contract import NEW, Activation, CrossEntropy, Gate, Into, LinearGrad, Product
+from gpunet.backends.cuda.linear import HEAD_ROWS, JOINED, LAYERS
+
+MOST_ROWS = JOINED["linear_weight_grads"].rows
 
 EXTENTS = [(1, 1, 1), (7, 9, 5), (64, 32, 32), (65, 33, 31), (128, 84, 10), (130, 20, 36), (63, 8, 100), (300, 40, 68)]
 """(rows, inputs, outputs)."""
@@ -124,3 +126,99 @@ def test_shapes_that_do_not_fit_are_refused(device_backend, normal):
         device_backend.linear_weight_grads(
             [LinearGrad(on(normal(4, 2)), on(normal(4, 3)), into=Into(on(normal(2, 3))))]
         )
+
+
+# ---- a head and its loss
+
+HEADS = [(1, 1, 1), (HEAD_ROWS, 7, 10), (HEAD_ROWS + 1, 84, 10), (128, 128, 32), (1024, 5, 3), (33, 256, 16), (5, 0, 4)]
+"""(rows, inputs, outputs)."""
+OPTIONS = {
+    "plain": CrossEntropy(),
+    "smoothed": CrossEntropy(smoothing=0.1),
+    "weighted": CrossEntropy(weight=np.linspace(0.5, 2, 32, dtype=np.float32), ignore_index=0),
+    "sum": CrossEntropy(reduction="sum", gain=4.0),
+    "none": CrossEntropy(reduction="none", ignore_index=0),
+}
+
+
+def placed(device, options, outputs):
+    weight = None if options.weight is None else device.asarray(options.weight[:outputs].copy())
+    return options._replace(weight=weight)
+
+
+def one_by_one(device, x, w, b, labels, options):
+    logits = device.linear_forward(x, w, b)
+    parts = device.softmax_cross_entropy(logits, labels, options)
+    return logits, *parts, device.matmul(parts[1], w, Product(transpose_b=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("extents", HEADS, ids=str)
+def test_a_head_with_its_loss_has_the_numbers_of_the_primitives_one_by_one(
+    device_backend, extents, options, dtype, normal, rng
+):
+    (rows, inputs, outputs), on = extents, device_backend.asarray
+    arrays = [on(a.astype(np.dtype(dtype))) for a in (normal(rows, inputs), normal(inputs, outputs), normal(outputs))]
+    labels = on(rng.integers(0, outputs, rows).astype(np.int32))
+    chosen = placed(device_backend, OPTIONS[options], outputs)
+    logits, parts, dx = device_backend.linear_cross_entropy(*arrays, labels, chosen)
+    expected = one_by_one(device_backend, *arrays, labels, chosen)
+    for name, got, alone in zip(
+        ("logits", "loss", "dlogits", "correct", "dx"), (logits, *parts, dx), expected, strict=True
+    ):
+        np.testing.assert_array_equal(device_backend.to_numpy(got), device_backend.to_numpy(alone), name)
+
+
+@pytest.mark.parametrize("extents", HEADS, ids=str)
+def test_a_head_is_a_product_and_a_bias(device_backend, extents, normal, agrees):
+    (rows, inputs, outputs), on = extents, device_backend.asarray
+    x, w, b = normal(rows, inputs), normal(inputs, outputs), normal(outputs)
+    agrees(device_backend.linear_forward(on(x), on(w), on(b)), x.astype(np.float64) @ w + b)
+    agrees(device_backend.linear_forward(on(x), on(w), None), x.astype(np.float64) @ w)
+    tanh = device_backend.linear_forward(on(x), on(w), on(b), Activation("tanh"))
+    agrees(tanh, np.tanh(x.astype(np.float64) @ w + b))
+
+
+def test_without_a_gradient_of_x_there_is_none(device_backend, normal):
+    on = device_backend.asarray
+    x, w, labels = on(normal(20, 6)), on(normal(6, 3)), on(np.arange(20, dtype=np.int32) % 3)
+    logits, parts, dx = device_backend.linear_cross_entropy(x, w, None, labels, needs_dx=False)
+    assert dx is None
+    alone = one_by_one(device_backend, x, w, None, labels, CrossEntropy())
+    np.testing.assert_array_equal(device_backend.to_numpy(logits), device_backend.to_numpy(alone[0]))
+    np.testing.assert_array_equal(device_backend.to_numpy(parts[1]), device_backend.to_numpy(alone[2]))
+
+
+@pytest.mark.parametrize("spoil", ["x", "label"])
+def test_nan_and_a_label_that_is_no_class_reach_the_loss(device_backend, normal, spoil):
+    on, to_numpy = device_backend.asarray, device_backend.to_numpy
+    x, labels = normal(40, 6), np.arange(40, dtype=np.int32) % 3
+    if spoil == "x":
+        x[17, 2] = np.nan
+    else:
+        labels[17] = 3
+    logits, (loss, dlogits, _), dx = device_backend.linear_cross_entropy(on(x), on(normal(6, 3)), None, on(labels))
+    assert np.isnan(to_numpy(loss))
+    rows = np.zeros(40, bool)
+    rows[17] = spoil == "x"
+    np.testing.assert_array_equal(np.isnan(to_numpy(logits)).all(axis=1), rows)
+    if spoil == "x":
+        np.testing.assert_array_equal(np.isnan(to_numpy(dlogits)).all(axis=1), rows)
+        np.testing.assert_array_equal(np.isnan(to_numpy(dx)).all(axis=1), rows)
+
+
+def test_the_loss_is_the_same_each_time(device_backend, normal):
+    on = device_backend.asarray
+    x, w, labels = on(normal(500, 9)), on(normal(9, 5)), on(np.arange(500, dtype=np.int32) % 5)
+    losses = [device_backend.linear_cross_entropy(x, w, None, labels)[1][0] for _ in range(3)]
+    assert len({device_backend.to_numpy(loss).tobytes() for loss in losses}) == 1  # the counter is zero again
+
+
+def test_a_head_that_does_not_fit_is_refused(device_backend, normal):
+    on = device_backend.asarray
+    x, w = on(normal(4, 6)), on(normal(6, 3))
+    with pytest.raises(ValueError, match=r"labels have shape \(5,\) but take \(4,\)"):
+        device_backend.linear_cross_entropy(x, w, None, on(np.zeros(5, np.int32)))
+    with pytest.raises(ValueError, match=r"has shape \(2,\) but takes \(3,\)"):
+        device_backend.linear_forward(x, w, on(normal(2)))

@@ -1,4 +1,4 @@
-"""The contract of dense layers' weight gradients, several of which a backend may compute at once."""
+"""The contract of dense layers, whose launches a backend may join with others."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gradients import NEW, Gate, Grads, Into
+from gpunet.backends.contract.loss import UNWEIGHTED, CrossEntropy, LossParts
 from gpunet.geometry import Geometry
 
 __all__ = ["LinearGrad"]
@@ -53,7 +55,30 @@ def _conv_of_one_pixel(images: int, inputs: int, outputs: int) -> Conv:
 
 
 class LinearPrimitives(ABC):
-    """Gradients of the weights of dense layers."""
+    """Dense layers, also together with the loss behind them, and the gradients of their weights."""
+
+    @abstractmethod
+    def linear_forward(self, x: Array, w: Array, b: Array | None, activation: Activation | None = None) -> Array:
+        """y (N, O) = f(x w + b), with x (N, I), w (I, O) and b (O,)."""
+
+    @abstractmethod
+    def linear_cross_entropy(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None,
+        labels: Array,
+        options: CrossEntropy = UNWEIGHTED,
+        *,
+        needs_dx: bool = True,
+    ) -> tuple[Array, LossParts, Array | None]:
+        """(logits, (loss, dlogits, correct), dx): `linear_forward`, the `softmax_cross_entropy` of
+        its result and, if needed, the product of dlogits and the transposed w. The numbers are
+        those of these primitives one by one."""
+
+    def joins_loss(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> bool:
+        """Whether `linear_cross_entropy` is faster for x and w than the primitives one by one."""
+        return False
 
     @abstractmethod
     def linear_weight_grads(self, layers: Sequence[LinearGrad]) -> list[Grads]:

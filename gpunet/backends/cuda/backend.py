@@ -9,8 +9,6 @@ from gpunet.backends.cuda.arrays import CudaArrays
 from gpunet.backends.cuda.augment import CudaAugment
 from gpunet.backends.cuda.linear import CudaLinear
 from gpunet.backends.cuda.local import CudaLocal
-from gpunet.backends.cuda.loss import CudaLoss
-from gpunet.backends.cuda.matmul import CudaMatmul
 from gpunet.backends.cuda.norm import CudaNorm
 from gpunet.backends.cuda.pool import CudaPool
 from gpunet.backends.cuda.random import CudaRandom
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CudaBackend(
-    CudaArrays, CudaLinear, CudaMatmul, CudaPool, CudaNorm, CudaActivation, CudaLoss, CudaResample, CudaLocal,
+    CudaArrays, CudaLinear, CudaPool, CudaNorm, CudaActivation, CudaResample, CudaLocal,
     CudaRandom, CudaAugment, CudaUpdate,
 ):  # fmt: skip
     """Computes with kernels, on arrays of CuPy or of the emulated device.

@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.contract import ACTIVATIONS, FUSED_POOL, Activation, Array, Conv, Gate, Into, LinearGrad, Product
+from gpunet.backends.contract import (
+    ACTIVATIONS,
+    FUSED_POOL,
+    Activation,
+    Array,
+    Conv,
+    CrossEntropy,
+    Gate,
+    Into,
+    LinearGrad,
+    Product,
+)  # fmt: skip
 from gpunet.check.cases.case import FAST_AND_SIMPLE, VARIANTS, Arrays, Case, Draw
 from gpunet.geometry import Geometry
 
@@ -23,6 +34,7 @@ def cases(dtype: str) -> Iterator[Case]:
     yield from _convolutions(draw)
     yield from _local_convolutions(draw)
     yield from _products(draw)
+    yield from _heads(draw)
     yield from _dense_gradients(draw)
 
 
@@ -87,6 +99,23 @@ def _products(draw: Draw) -> Iterator[Case]:
 
         inputs = {"a": a, "b": b, "out": draw.normal(m, p)}
         yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=EVERY)
+
+
+def _heads(draw: Draw) -> Iterator[Case]:
+    """Dense layers of few outputs, alone and with the loss.
+
+    Their numbers are small integers, so that 16 bits hold the logits. The gradient of x is that of
+    dlogits in 16 bits, and so compared in float32 alone.
+    """
+    x, w, b = (draw.rng.integers(-1, 2, shape).astype(np.float32) for shape in ((37, 20), (20, 10), (10,)))
+    labels = draw.rng.integers(0, 10, 37).astype(np.int32)
+    weighted = CrossEntropy(draw.rng.uniform(0.5, 2, 10).astype(np.float32), 0.1, ignore_index=int(labels[3]))
+    yield draw.call("linear_forward", x, w, b)
+    yield draw.call("linear_forward", x, w, b, LEAKY, label="with an activation")
+    for label, options in (("plain", CrossEntropy()), ("weighted", weighted)):
+        whole: dict[str, Any] = {"label": label, "single": ("4.0",), "needs_dx": draw.dtype == "float32"}
+        yield draw.call("linear_cross_entropy", x, w, b, labels, options, **whole)
+    yield draw.call("linear_cross_entropy", x, w, None, labels, needs_dx=False, label="without a bias")
 
 
 def _dense_gradients(draw: Draw) -> Iterator[Case]:
