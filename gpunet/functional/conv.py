@@ -165,7 +165,8 @@ def cross_entropy_of_linear(logits: Tensor, labels: Array, options: CrossEntropy
         return None
     linear, (x, weight, bias), _ = logits.pending
     announce(linear, "forward")
-    needs_dx = logits.requires_grad and linear.needs(0)
+    passed_on = options.gain == 1 and options.reduction != "none"  # whether dlogits itself goes back, as a rule
+    needs_dx = passed_on and logits.requires_grad and linear.needs(0)
     y, parts, dx = linear.backend.linear_cross_entropy(x, weight, bias, labels, options, needs_dx=needs_dx)
     logits.compute(y=y)
     linear.ready = None if dx is None else (parts[1], dx)

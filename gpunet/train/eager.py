@@ -98,7 +98,8 @@ class EagerStep(TrainingStep):
         """The loss of a batch, and the model's output, which is None if there is a `LossStep`."""
         parts = check_batch(batch)
         if self.loss_step is not None:
-            loss = self.loss_step(self.model, tuple(self._to_backend(part) for part in parts))
+            with late_results():
+                loss = self.loss_step(self.model, tuple(self._to_backend(part) for part in parts))
             _check_loss("loss_step", loss)
             return loss, None
         if len(parts) != 2:
