@@ -72,28 +72,30 @@ struct __align__(16) DenseBuffers {
     float dy[2][STEP_ROWS][DENSE_TILE];
 };
 
-// A matrix (rows, columns), and the four columns of it that this thread fetches.
+// Whether rows of `columns` elements can be loaded by fours.
 template <typename T>
+__device__ __forceinline__ bool comes_in_fours(const T* matrix, int columns) {
+    return columns % 4 == 0 && (uint64)matrix % (4 * sizeof(T)) == 0;
+}
+
+// A matrix (rows, columns), and the four columns of it that this thread fetches, V at once.
+template <typename T, int V>
 struct Columns {
     const T* first;
     int rows, columns, left;  // `left` columns from the first of these on
-    bool by_four;
 
     __device__ __forceinline__ Columns(const T* matrix, int rows, int columns, int column)
-        : first(matrix + column), rows(rows), columns(columns), left(columns - column),
-          by_four(columns % 4 == 0 && (uint64)matrix % (4 * sizeof(T)) == 0) {}
+        : first(matrix + column), rows(rows), columns(columns), left(columns - column) {}
 
     // zeros outside the matrix
     __device__ __forceinline__ void fetch(float (&v)[4], int row) const {
         const T* p = first + (int64)row * columns;
 #pragma unroll
-        for (int u = 0; u < 4; ++u) v[u] = 0.0f;
-        if (row < rows && left > 0) {
-            if (by_four) load<4>(v, p);
-            else
+        for (int u = 0; u < 4; u += V) {
+            float part[V] = {};
+            if (row < rows && u < left) load<V>(part, p + u);
 #pragma unroll
-                for (int u = 0; u < 4; ++u)
-                    if (u < left) v[u] = to_float(p[u]);
+            for (int i = 0; i < V; ++i) v[u + i] = part[i];
         }
     }
 };
@@ -101,9 +103,10 @@ struct Columns {
 // What a thread fetches of a step: two pieces of x and of dy, and of y where there is an activation.
 #define PIECES (STEP_ROWS * DENSE_TILE / (4 * THREADS))
 
-template <typename T>
+template <typename T, int VX, int VDY>
 struct DenseOperands {
-    Columns<T> x, dy, y;
+    Columns<T, VX> x;
+    Columns<T, VDY> dy, y;
     Activation f;
     float of_x[PIECES][4], of_dy[PIECES][4], of_y[PIECES][4];
 
@@ -169,6 +172,34 @@ __device__ __forceinline__ float sum_bias(const float (&dy)[STEP_ROWS][DENSE_TIL
     return sum;
 }
 
+// A layer of a launch, and a block's tile of its results.
+template <typename T>
+struct DenseLayer {
+    const T *dy, *y, *x;
+    int rows, inputs, outputs, row0, column0;
+    Activation f;
+};
+
+// The main loop: this thread's part of the sums of a tile, and of the bias where `sums_bias`.
+template <int VX, int VDY, typename T>
+__device__ __forceinline__ void add_up(
+        const DenseLayer<T>& layer, DenseBuffers& buffers, bool sums_bias, float (&total)[4][4], float& bias) {
+    const int column = threadIdx.x % (DENSE_TILE / 4) * 4, steps = (layer.rows + STEP_ROWS - 1) / STEP_ROWS;
+    DenseOperands<T, VX, VDY> operands = {
+        {layer.x, layer.rows, layer.inputs, layer.row0 + column}, {layer.dy, layer.rows, layer.outputs, layer.column0 + column},
+        {layer.y, layer.rows, layer.outputs, layer.column0 + column}, layer.f};
+    operands.fetch(0);
+    operands.stage(buffers, 0);
+    __syncthreads();
+    for (int step = 0, now = 0; step < steps; ++step, now ^= 1) {
+        operands.fetch(step + 1);  // zeros beyond the last row
+        multiply_step(buffers.x[now], buffers.dy[now], total);
+        if (sums_bias) bias += sum_bias(buffers.dy[now]);
+        operands.stage(buffers, now ^ 1);
+        __syncthreads();
+    }
+}
+
 // The threads share the results again, and add up the slices' sums of each. Rows of sums are 4 floats
 // longer than the tile, so that the stores of a warp meet in no bank.
 __device__ __forceinline__ void add_slices(
@@ -195,7 +226,7 @@ __device__ __forceinline__ void add_slices(
 
 // A layer after the first may be absent: then its pointers are null, and it has no blocks.
 template <typename T>
-__global__ void __launch_bounds__(THREADS, 3) linear_weight_grads_tiled(
+__global__ void __launch_bounds__(THREADS, 2) linear_weight_grads_tiled(
         const T* __restrict__ dy0, const T* __restrict__ OR_NULL y0, const T* __restrict__ x0, float* __restrict__ ADDED_TO dw0,
         float* __restrict__ OR_NULL ADDED_TO db0, const T* __restrict__ OR_NULL dy1, const T* __restrict__ OR_NULL y1,
         const T* __restrict__ OR_NULL x1, float* __restrict__ OR_NULL ADDED_TO dw1, float* __restrict__ OR_NULL ADDED_TO db1,
@@ -207,35 +238,27 @@ __global__ void __launch_bounds__(THREADS, 3) linear_weight_grads_tiled(
     __shared__ float biases[WARPS][WARP];
     __builtin_assume(threadIdx.x < THREADS);
 
-    int layer = 0;
+    int at = 0;  // the number of the layer
 #pragma unroll
-    for (int i = 1; i < LAYERS; ++i) layer += i < s.layers && blockIdx.x >= s.first_block[i];
-    const int rows = pick(layer, s.rows), inputs = pick(layer, s.inputs), outputs = pick(layer, s.outputs);
-    const int block = blockIdx.x - pick(layer, s.first_block), column_tiles = (outputs + DENSE_TILE - 1) / DENSE_TILE;
+    for (int i = 1; i < LAYERS; ++i) at += i < s.layers && blockIdx.x >= s.first_block[i];
+    const int rows = pick(at, s.rows), inputs = pick(at, s.inputs), outputs = pick(at, s.outputs);
+    const int block = blockIdx.x - pick(at, s.first_block), column_tiles = (outputs + DENSE_TILE - 1) / DENSE_TILE;
     const int row0 = block / column_tiles * DENSE_TILE, column0 = block % column_tiles * DENSE_TILE;
     const T *const dys[] = {dy0, dy1, dy2, dy3}, *const ys[] = {y0, y1, y2, y3}, *const xs[] = {x0, x1, x2, x3};
     float *const dws[] = {dw0, dw1, dw2, dw3}, *const dbs[] = {db0, db1, db2, db3};
-    const Activation f = {pick(layer, s.kind), pick(layer, s.slope), pick(layer, s.shift), pick(layer, s.low), pick(layer, s.high)};
+    const Activation f = {pick(at, s.kind), pick(at, s.slope), pick(at, s.shift), pick(at, s.low), pick(at, s.high)};
+    const DenseLayer<T> layer = {pick(at, dys), pick(at, ys), pick(at, xs), rows, inputs, outputs, row0, column0, f};
 
-    const int column = threadIdx.x % (DENSE_TILE / 4) * 4;
-    DenseOperands<T> operands = {
-        {pick(layer, xs), rows, inputs, row0 + column}, {pick(layer, dys), rows, outputs, column0 + column},
-        {pick(layer, ys), rows, outputs, column0 + column}, f};
-    float* const db = row0 == 0 ? pick(layer, dbs) : nullptr;
+    float* const db = row0 == 0 ? pick(at, dbs) : nullptr;
     float total[4][4] = {}, bias = 0.0f;
-    const int steps = (rows + STEP_ROWS - 1) / STEP_ROWS;
-    operands.fetch(0);
-    operands.stage(buffers, 0);
-    __syncthreads();
-    for (int step = 0, now = 0; step < steps; ++step, now ^= 1) {
-        operands.fetch(step + 1);  // zeros beyond the last row
-        multiply_step(buffers.x[now], buffers.dy[now], total);
-        if (db) bias += sum_bias(buffers.dy[now]);
-        operands.stage(buffers, now ^ 1);
-        __syncthreads();
-    }
+    const bool x_by_four = comes_in_fours(layer.x, inputs);
+    const bool dy_by_four = comes_in_fours(layer.dy, outputs) && (uint64)layer.y % (4 * sizeof(T)) == 0;
+    if (x_by_four && dy_by_four) add_up<4, 4>(layer, buffers, db, total, bias);
+    else if (x_by_four) add_up<4, 1>(layer, buffers, db, total, bias);
+    else if (dy_by_four) add_up<1, 4>(layer, buffers, db, total, bias);
+    else add_up<1, 1>(layer, buffers, db, total, bias);
     biases[threadIdx.x / WARP][threadIdx.x % WARP] = bias;
-    add_slices(buffers, total, pick(layer, dws), row0, column0, inputs, outputs, s.accumulate);  // has a barrier
+    add_slices(buffers, total, pick(at, dws), row0, column0, inputs, outputs, s.accumulate);  // has a barrier
     const int o = column0 + threadIdx.x;
     if (db && threadIdx.x < WARP && o < outputs) {
         float sum = 0.0f;
