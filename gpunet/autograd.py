@@ -136,9 +136,10 @@ class Function:
     def _made(cls, inputs: tuple[Any, ...]) -> tuple[Self, tuple[Array | None, ...]]:
         """An operation on these inputs, and the arrays that it computes with."""
         self = cls()
-        for t in inputs:
-            if isinstance(t, LateTensor):
-                t.compute()
+        if mode.late:
+            for t in inputs:
+                if isinstance(t, LateTensor):
+                    t.compute()
         announce(self, "forward")
         self.inputs, operands = as_operands(cls.name, cls.arguments, inputs, moves=cls.moves, single=cls.single)
         self.backend = next(t.backend for t in self.inputs if t is not None)

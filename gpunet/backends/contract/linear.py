@@ -36,12 +36,13 @@ class LinearGrad(NamedTuple):
 
     def as_conv(self) -> tuple[Array, Array, Conv, Gate | None, Into]:
         """The arguments of `conv2d_weight_grad` for the same layer as a 1x1 convolution."""
-        conv, (gate, into) = _conv_of_one_pixel(self.x.shape[0], *self.w_shape), self[2:]
+        dy, x, gate, into = self
+        conv = _conv_of_one_pixel(x.shape[0], x.shape[1], dy.shape[1])
         if gate is not None:
             gate = gate._replace(y=gate.y.reshape(conv.y_shape))
         if into.weight is not None:
             into = into._replace(weight=into.weight.reshape(conv.geometry.w_shape))
-        return self.dy.reshape(conv.y_shape), self.x.reshape(conv.geometry.x_shape), conv, gate, into
+        return dy.reshape(conv.y_shape), x.reshape(conv.geometry.x_shape), conv, gate, into
 
     def deliver(self, dw: Array, db: Array | None) -> Grads:
         """The gradients of `as_conv` in the layer's shapes; `into.weight` itself where there is one."""
