@@ -23,69 +23,17 @@ Gradients are plain arrays, on which nothing is recorded; so there is no double 
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import count
 from types import MappingProxyType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from gpunet.backends.contract import Array, Backend, Into, real_array
-from gpunet.decorators import decorated
+from gpunet.modes import announce, mode, no_grad, watching
 from gpunet.operands import argument_name, as_operands, checked_gradient, checked_result
 from gpunet.parameters import Parameter, parameter
-from gpunet.tensors import Tensor, expect_tensor, tensor
-
-# ---- whether operations are recorded, and who watches them
-
-
-class _Mode(threading.local):
-    """What holds for the operations of one thread."""
-
-    def __init__(self) -> None:
-        self.records = True
-        self.before: list[bool] = []  # `records` outside of each entered no_grad
-        self.watch: Callable[[Function, str], None] | None = None
-
-
-_mode = _Mode()
-
-
-class no_grad:  # noqa: N801 - a context manager, in small letters as its users know it
-    """Record nothing inside ``with no_grad():``, ``@no_grad()`` or ``@no_grad``, in this thread.
-
-    In a decorated generator, coroutine or asynchronous generator this holds for its own code alone,
-    and not for the code that iterates over it or runs between its steps.
-    """
-
-    def __new__(cls, function: Any = None) -> Any:
-        """A context manager; if a function is given, that function decorated."""
-        made = super().__new__(cls)
-        return made if function is None else made(function)
-
-    def __enter__(self) -> None:
-        _mode.before.append(_mode.records)
-        _mode.records = False
-
-    def __exit__(self, *exception: object) -> None:
-        if not _mode.before:
-            raise RuntimeError("no_grad: left in a thread that has not entered it")
-        _mode.records = _mode.before.pop()
-
-    def __call__(self, function: Any) -> Any:
-        """The function, each of whose calls runs in a context of its own."""
-        return decorated("no_grad", type(self), function)
-
-
-@contextmanager
-def watching(watch: Callable[[Function, str], None]) -> Iterator[None]:
-    """Call ``watch(function, "forward")`` or ``(…, "backward")`` before each operation inside."""
-    before, _mode.watch = _mode.watch, watch
-    try:
-        yield
-    finally:
-        _mode.watch = before
-
+from gpunet.sharing import SharedLaunch
+from gpunet.tensors import LateTensor, PendingOperation, Tensor, expect_tensor, tensor
 
 # ---- one operation
 
@@ -164,23 +112,56 @@ class Function:
                 beside it.
             options: passed to `forward` as they are.
         """
+        self, operands = cls._made(inputs)
+        return self._recorded(Tensor(self._computed(operands, options), self.backend))
+
+    @classmethod
+    def apply_late(cls, shape: tuple[int, ...], *inputs: Any, **options: Any) -> Tensor:
+        """`apply`, whose result of this shape may wait inside of `late_results`; see `LateTensor`."""
+        self, operands = cls._made(inputs)
+
+        def run(**more: Any) -> Array:
+            announce(self, "forward")
+            return self._computed(operands, {**options, **more})
+
+        pending = PendingOperation(self, operands, run)
+        result = LateTensor(shape, next(a.dtype for a in operands if a is not None), self.backend, pending)
+        if mode.late is None:
+            result.compute()
+        else:
+            mode.late.append(result)
+        return self._recorded(result)
+
+    @classmethod
+    def _made(cls, inputs: tuple[Any, ...]) -> tuple[Self, tuple[Array | None, ...]]:
+        """An operation on these inputs, and the arrays that it computes with."""
         self = cls()
-        if _mode.watch is not None:
-            _mode.watch(self, "forward")
+        if mode.late:
+            for t in inputs:
+                if isinstance(t, LateTensor):
+                    t.compute()
+        announce(self, "forward")
         self.inputs, operands = as_operands(cls.name, cls.arguments, inputs, moves=cls.moves, single=cls.single)
         self.backend = next(t.backend for t in self.inputs if t is not None)
         self._needs = tuple(t is not None and t.requires_grad for t in self.inputs)
+        return self, operands
+
+    def _computed(self, operands: tuple[Array | None, ...], options: Mapping[str, Any]) -> Array:
+        """The result of `forward`, checked."""
         self._operands = operands
         y = self.forward(*operands, **options)
         del self._operands  # arrays that forward did not save are not kept
-        result = Tensor(checked_result(cls.name, "forward's result", y, self.backend), self.backend)
-        if cls.view:
+        return checked_result(self.name, "forward's result", y, self.backend)
+
+    def _recorded(self, result: Tensor) -> Tensor:
+        """The result, which refers to this operation if it is recorded."""
+        if self.view:
             first = self.inputs[0]
             result._viewed = None if first is None else first.viewed_leaf()
-        if _mode.records and any(self._needs):
+        if mode.records and any(self._needs):
             result.requires_grad = True
             result.creator = self
-            self._number = next(_sequence)
+            self._number, self._fuses = next(_sequence), mode.fuses
         return result
 
     # ---- what forward and backward call
@@ -207,6 +188,19 @@ class Function:
         """Where `backward` writes the gradients of the inputs number `weight` and `bias`."""
         return Into(self.destination(weight), self.destination(bias), self.needs(bias), self.accumulate)
 
+    def put_off(self, primitive: Callable[[list[Any]], Any], argument: Any, *inputs: int) -> bool:
+        """Let calls ``primitive([argument])`` of this backward pass share a launch, if they may.
+
+        The call writes the gradients of these inputs, as far as they need any, where
+        `destination` says; `backward` returns these arrays before they are written. If the result
+        is False, `backward` makes the call itself.
+        """
+        written = [i for i in inputs if self.needs(i)]
+        if self._shared is None or not all(i in self._destinations for i in written):
+            return False
+        self._shared.add(self, primitive, argument, (self.inputs[i] for i in written))
+        return True
+
     accumulate = False
     """Whether the destinations hold gradients already, to which `backward` adds."""
 
@@ -217,6 +211,8 @@ class Function:
     _number: int
     _versions: list[tuple[Tensor, int]]
     _destinations: Mapping[int, Array] = MappingProxyType({})
+    _fuses = True
+    _shared: SharedLaunch | None = None  # set where calls of `backward` may share a launch
     _freed = False
 
     def run_backward(self, dy: Array) -> tuple[Array | None, ...]:
@@ -229,8 +225,7 @@ class Function:
                     f"backward: {self.name} saved a parameter {kept.shape} that an update has overwritten since: "
                     "run backward before the optimizer's step, or the forward pass again"
                 )
-        if _mode.watch is not None:
-            _mode.watch(self, "backward")
+        announce(self, "backward")
         self._prepare_destinations()
         grads = self.backward(dy)
         return tuple(grads) if isinstance(grads, tuple | list) else (grads,)
@@ -258,13 +253,15 @@ class Function:
 
 # ---- from the result back to the leaves
 
+Rule = Callable[[Function, Array], tuple[Array | None, ...]]
+
 
 def backward(
     root: Tensor,
     grad: Any = None,
     *,
     retain_graph: bool = False,
-    rule: Callable[[Function, Array], tuple[Array | None, ...]] = Function.run_backward,
+    rule: Rule = Function.run_backward,
 ) -> None:
     """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs a gradient.
 
@@ -291,21 +288,30 @@ def backward(
         root.accumulate_grad(dy, fresh=grad is None)
         return
     pending: dict[Function, Array] = {last: dy}  # the gradient of each function's result, so far
-    for function in _reversed_order(last):
-        if function not in pending:  # none of its users passed a gradient down
-            continue
-        fresh = function.fresh and rule is Function.run_backward
-        for i, t, dx in _input_gradients(function, rule(function, pending.pop(function))):
-            creator = _creator(t)
-            if creator is not None:
-                arrived = pending.get(creator)
-                pending[creator] = dx if arrived is None else t.backend.binary("add", arrived, dx)
-            elif dx is function.destination(i):
-                t.grad = dx  # it stands in the parameter's segment already
-            else:
-                t.accumulate_grad(dx, fresh=fresh)
-        if not retain_graph:
-            function.free()
+    shared = SharedLaunch(announce)
+    try:
+        for function in _reversed_order(last):
+            if function in pending:  # otherwise none of its users passed a gradient down
+                shared.launch_before(function.inputs)
+                function._shared = shared if rule is Function.run_backward and function._fuses else None
+                _pass_down(function, pending, rule)
+                if not retain_graph:
+                    function.free()
+    finally:
+        shared.launch()
+
+
+def _pass_down(function: Function, pending: dict[Function, Array], rule: Rule) -> None:
+    """Compute the gradients of a function's inputs, and add them to `pending` or to leaves."""
+    fresh = function.fresh and rule is Function.run_backward
+    for i, t, dx in _input_gradients(function, rule(function, pending.pop(function))):
+        if (creator := _creator(t)) is not None:
+            arrived = pending.get(creator)
+            pending[creator] = dx if arrived is None else t.backend.binary("add", arrived, dx)
+        elif dx is function.destination(i):
+            t.grad = dx  # it stands in the parameter's segment already, or will before the pass ends
+        else:
+            t.accumulate_grad(dx, fresh=fresh)
 
 
 def _creator(t: Tensor) -> Function | None:

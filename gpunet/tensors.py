@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -220,6 +221,63 @@ class Tensor:
         log = sqrt = abs = __neg__ = __pos__ = __abs__ = __invert__ = exp
         sum = max = min = argmax = argmin = mean
         std = var
+
+
+class PendingOperation(NamedTuple):
+    """An operation that has not run."""
+
+    operation: Any
+    """The `gpunet.autograd.Function`."""
+    operands: tuple[Array | None, ...]
+    run: Callable[..., Array]
+    """Runs it, with more options of its `forward` than were given -> the result's array."""
+
+
+class LateTensor(Tensor):
+    """A result that is computed when its values are asked for, like any other tensor otherwise.
+
+    An operation that takes it may instead compute both at once: see `pending`.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, backend: Backend, pending: PendingOperation):
+        self._shape, self._dtype = shape, dtype
+        super().__init__(None, backend)
+        self.pending: PendingOperation | None = pending
+        """None when the values are there."""
+
+    def compute(self, **options: Any) -> None:
+        """Compute the values, unless they are there.
+
+        Args:
+            options: for the operation's `forward`, beside its own.
+        """
+        if self.pending is not None:
+            self.data = self.pending.run(**options)
+
+    @property
+    def data(self) -> Array:
+        self.compute()
+        return self._data
+
+    @data.setter
+    def data(self, array: Array) -> None:
+        self._data, self.pending = array, None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self._shape)
+
+    @property
+    def size(self) -> int:
+        return prod(self._shape)
 
 
 def _remake(kind: Any, values: np.ndarray, backend: Backend, requires_grad: bool, version: int) -> Any:

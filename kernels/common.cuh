@@ -68,6 +68,12 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     }
 }
 
+// Whether a matrix with rows of `columns` elements can be loaded and stored by fours.
+template <typename T>
+__device__ __forceinline__ bool comes_in_fours(const T* matrix, int64 columns) {
+    return columns % 4 == 0 && (uint64)matrix % (4 * sizeof(T)) == 0;
+}
+
 // An elementwise function whose gradient follows from its output. `kind` is one of the numbers below, which
 // are the positions in gpunet.backends.contract.activation.ACTIVATIONS counted from 1. Those that are a line
 // between two limits share the last one: y = slope (x + shift), no less than low and no more than high.

@@ -300,12 +300,6 @@ struct PiecesAcross {
     }
 };
 
-// Whether rows of `columns` neighbours in y can be stored by fours.
-template <typename T>
-__device__ __forceinline__ bool comes_in_fours(const T* y, int64 columns) {
-    return columns % 4 == 0 && (uint64)y % (4 * sizeof(T)) == 0;
-}
-
 // y[at + j] = v[j] for the columns below `columns`, at once where `by_four`: then at, y and
 // `columns` are multiples of four elements.
 template <int COUNT, typename T>

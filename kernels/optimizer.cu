@@ -1,4 +1,5 @@
 #include "common.cuh"
+#include "arrivals.cuh"
 #include "sums.cuh"
 // Updates of a whole arena in one launch, the norm of its gradients, and what follows an update: max-norm
 // and running averages. gpunet/backends/contract/update.py states the formulas of the rules.
@@ -8,8 +9,8 @@
 //   clip: null, or (norm, scale) as gradient_norm writes them
 // The blocks of grid row m walk segment m. Neighbouring segments of one group arrive joined, so M is 1 for
 // most models.
-//   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))), in two passes
-//     of a fixed order
+//   gradient_norm: (norm, scale) = (sqrt(sum of grad^2), min(1, max_norm / (norm + 1e-6))); the last block
+//     adds the sums of all blocks in their order
 //   update: w' = w - lr shrink w;  g = scale grad + decay w' + l1 sign(w');  w = rule(w', g, slots a and b)
 //   clip_units: each column of w (R, O), the weights that come into one unit, is scaled down to a norm of
 //     `limit`
@@ -30,23 +31,21 @@
 #define GROWTH 2.0f
 #define GROWTH_STEPS 2000.0f
 
-__global__ void __launch_bounds__(THREADS, 4) gradient_norm_partial(
-        const float* __restrict__ grad, const int64* __restrict__ bounds, int segments, float* __restrict__ partial) {
+// partial: one float for each block;   arrivals: a counter that is 0
+__global__ void __launch_bounds__(THREADS, 4) gradient_norm(
+        const float* __restrict__ grad, const int64* __restrict__ bounds, int segments, float* __restrict__ UPDATED partial,
+        int* __restrict__ UPDATED arrivals, float max_norm, const float* __restrict__ OR_NULL scaling,
+        float* __restrict__ norm_and_scale) {
     Sum own;
     for (int m = 0; m < segments; ++m) {
         const float* segment = grad + bounds[2 * m];
         GRID_STRIDE_LOOP(i, bounds[2 * m + 1] - bounds[2 * m]) own.add(segment[i] * segment[i]);
     }
-    const float sum = block_sum(own.value());
-    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
-}
-
-// One block.
-__global__ void __launch_bounds__(THREADS, 4) gradient_norm(
-        const float* __restrict__ partial, int count, float max_norm, const float* __restrict__ OR_NULL scaling,
-        float* __restrict__ norm_and_scale) {
+    const float sum_of_block = block_sum(own.value());
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum_of_block;
+    if (!arrives_last(arrivals, gridDim.x)) return;
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
+    for (int i = threadIdx.x; i < gridDim.x; i += blockDim.x) sum += partial[i];
     sum = block_sum(sum);
     if (threadIdx.x == 0) {
         const float unscale = scaling ? 1.0f / scaling[0] : 1.0f;  // a power of two: exact

@@ -1,5 +1,6 @@
 #include "common.cuh"
 #include "sums.cuh"
+#include "cross_entropy.cuh"
 // Softmax over the last axis of (R, K), its logarithm, and the cross entropy fused with its
 // gradient.
 //   p[k] = exp(x[k] - max) / sum over j of exp(x[j] - max)
@@ -30,11 +31,6 @@
 // the total and writes dlogits and each block's share of the loss and of the count, and `_mean`
 // adds the shares in their order.
 // Bound: memory; a row is read three times and stays in L1, so 8 bytes per element (12 backward).
-
-struct Largest {
-    float x;
-    int64 at;
-};
 
 // The rows of a grid of teams; `r` is the same for the whole team.
 #define TEAM_LOOP(r, rows)                                                                          \
@@ -71,14 +67,6 @@ __device__ __forceinline__ Largest row_first(const T* x, int64 classes) {
             if (precedes(xs[i], places[i], best.x, best.at)) best = {xs[i], places[i]};
     }
     return best;
-}
-
-// The term of x[k] in the sum over all but the first largest element, whose own term is 0, or NaN
-// if it is not finite.
-template <typename T>
-__device__ __forceinline__ float exp_of_other(const T* x, int64 k, Largest first) {
-    const float shifted = to_float(x[k]) - first.x;
-    return k == first.at ? shifted : expf(shifted);
 }
 
 template <int TEAM, typename T>
@@ -123,40 +111,6 @@ __global__ void __launch_bounds__(THREADS, 4) softmax_backward(
     }
 }
 
-// The options of a softmax cross entropy. `ignored` is read only if `ignores` is set; dlogits is
-// multiplied by `gain`.
-struct CrossEntropy {
-    int64 rows, classes;
-    float smoothing, gain;
-    int ignores, ignored, mean, normalized;
-};
-
-__device__ __forceinline__ float class_weight(const float* weight, int64 label, int64 classes) {
-    if (label < 0 || label >= classes) return NOT_A_NUMBER;
-    return weight ? weight[label] : 1.0f;
-}
-
-// The first term of a row's loss: 0, or NaN if its label counts and is no class.
-__device__ __forceinline__ float first_term(int label, bool kept, const CrossEntropy& s) {
-    return kept && (label < 0 || label >= s.classes) ? NOT_A_NUMBER : 0.0f;
-}
-
-// weight[k] t[k]
-__device__ __forceinline__ float weighted_target(const float* weight, int label, int64 k, const CrossEntropy& s) {
-    const float t = (k == label ? 1.0f - s.smoothing : 0.0f) + s.smoothing / s.classes;
-    return weight ? t * weight[k] : t;
-}
-
-// dlogits[k] of a row, p mass - target; for the largest p it is computed from 1 - p, which keeps
-// its digits.
-__device__ __forceinline__ float logit_grad(float log_p, float mass, float target, bool largest, const CrossEntropy& s) {
-    if (s.normalized) return -target;
-    return largest ? (mass - target) + expm1f(log_p) * mass : expf(log_p) * mass - target;
-}
-
-// 1 / total, or 0 if all weights are 0, so that such a batch has no loss. NaN stays NaN.
-__device__ __forceinline__ float share_of(float total) { return total <= 0.0f ? 0.0f : 1.0f / total; }
-
 #define SIMPLE_THREADS 1024
 
 // Takes one block, in which a thread takes a row.
@@ -174,28 +128,10 @@ __global__ void __launch_bounds__(SIMPLE_THREADS, 1) softmax_cross_entropy_simpl
     int hits = 0;
     for (int64 r = threadIdx.x; r < s.rows; r += blockDim.x) {
         const T* row = logits + r * s.classes;
-        const int label = labels[r];
-        const bool kept = !(s.ignores && label == s.ignored);
-        Largest first = {to_float(row[0]), 0};
-        for (int64 k = 1; k < s.classes; ++k) {
-            const float x = to_float(row[k]);
-            if (precedes(x, k, first.x, first.at)) first = {x, k};
-        }
-        float others = 0.0f, own = first_term(label, kept, s), mass = own;
-        for (int64 k = 0; k < s.classes; ++k) {
-            others += exp_of_other(row, k, first);
-            mass += kept ? weighted_target(weight, label, k, s) : 0.0f;
-        }
-        const float shift = s.normalized ? 0.0f : first.x, log_sum = s.normalized ? 0.0f : log1pf(others);
-        for (int64 k = 0; k < s.classes; ++k) {
-            const float log_p = to_float(row[k]) - shift - log_sum;
-            const float target = kept ? weighted_target(weight, label, k, s) : 0.0f;
-            if (target != 0.0f) own -= target * log_p;
-            from_float(dlogits[r * s.classes + k], logit_grad(log_p, mass, target, k == first.at, s) * (share * s.gain));
-        }
-        sum += own;
-        hits += kept && first.at == label;
-        if (row_losses) row_losses[r] = own;
+        const RowLoss own = row_cross_entropy(row, labels[r], weight, share, dlogits + r * s.classes, s);
+        sum += own.loss;
+        hits += own.correct;
+        if (row_losses) row_losses[r] = own.loss;
     }
     sum = block_sum(sum);
     const float count = block_sum((float)hits);  // exact below 2^24 rows

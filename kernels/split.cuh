@@ -1,3 +1,4 @@
+#include "arrivals.cuh"
 #include "sums.cuh"
 // A reduction that several blocks share, so that few tiles of results still fill a GPU.
 //
@@ -11,18 +12,6 @@
 #define SPLIT_GROUP 16
 // Slots from which a thread loads before it adds.
 #define SLOTS_AHEAD 8
-
-__device__ __forceinline__ bool arrives_last(int* counter, int of) {
-    __shared__ bool last;
-    __threadfence();  // what this block wrote is visible before it arrives
-    __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == of - 1;
-    __syncthreads();
-    if (!last) return false;
-    __threadfence();
-    if (threadIdx.x == 0) *counter = 0;  // for the next launch
-    return true;
-}
 
 // The first slot += the next ones, `stride` floats apart. Loads of several slots are in flight.
 template <int FLOATS>

@@ -11,7 +11,7 @@ import gpunet
 LAYERS = (
     ("decorators", "errors", "files", "geometry", "augmentation", "random", "resampling", "version"),
     ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
-    ("arena",), ("tensors",), ("parameters",), ("operands",), ("autograd",), ("functional",), ("nn",),
+    ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",), ("nn",),
     ("models", "optim", "data", "vision", "interop"),
     ("train", "report"), ("check",), ("bench", "cli"),
 )  # fmt: skip

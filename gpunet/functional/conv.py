@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
 from numbers import Integral
 from typing import Any
 
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract import FUSED_POOL, Activation, Array, Conv, Gate, Grads, Product, real_array
+from gpunet.backends.contract import (
+    FUSED_POOL,
+    Activation,
+    Array,
+    Conv,
+    CrossEntropy,
+    Gate,
+    Grads,
+    LinearGrad,
+    LossParts,
+    Product,
+    real_array,
+)  # fmt: skip
 from gpunet.functional.activation import activation_of
 from gpunet.functional.arithmetic import unbroadcast
 from gpunet.functional.movement import reshape
 from gpunet.functional.pool import max_pool2d
 from gpunet.geometry import Geometry, Padding, Pair, Sides, pair, sides_of
+from gpunet.modes import announce, mode
+from gpunet.tensors import LateTensor
 
 __all__ = ["conv2d", "conv_transpose2d", "linear", "locally_connected2d"]
 
@@ -35,32 +48,32 @@ class _Conv2d(Function, name="conv2d", fresh=True):
 
 
 class _Linear(Function, name="linear", fresh=True):
-    def forward(self, x: Array, weight: Array, bias: Array | None, *, activation: Activation | None) -> Array:
-        y = self.backend.matmul(x, weight, Product(bias=bias, activation=activation))
+    ready: tuple[Array, Array] | None = None
+    """A gradient of the result, and that of x, which was computed with it; used once."""
+
+    def forward(
+        self, x: Array, weight: Array, bias: Array | None, *, activation: Activation | None, y: Array | None = None
+    ) -> Array:
+        """The result, which is `y` where that has been computed."""
+        y = self.backend.linear_forward(x, weight, bias, activation) if y is None else y
         self.save(x, weight)
         self.gate = None if activation is None else Gate(y, activation)
         return y
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dw, db = self._weight_grad(dy, x, weight) if self.needs(1) or self.needs(2) else (None, None)
-        dx = self.backend.matmul(dy, weight, Product(transpose_b=True, gate=self.gate)) if self.needs(0) else None
+        dw, db = self._weight_grad(dy, x) if self.needs(1) or self.needs(2) else (None, None)
+        (known, dx), self.ready = self.ready or (None, None), None
+        if known is None or known is not dy:
+            product = Product(transpose_b=True, gate=self.gate)
+            dx = self.backend.matmul(dy, weight, product) if self.needs(0) else None
         return dx, dw, db
 
-    def _weight_grad(self, dy: Array, x: Array, weight: Array) -> Grads:
-        conv, into = _conv_of_one_pixel(x.shape[0], *weight.shape), self.into(weight=1, bias=2)
-        gate = None if self.gate is None else self.gate._replace(y=self.gate.y.reshape(conv.y_shape))
-        if into.weight is not None:
-            into = into._replace(weight=into.weight.reshape(conv.geometry.w_shape))
-        pixels = dy.reshape(conv.y_shape), x.reshape(conv.geometry.x_shape)
-        dw, db = self.backend.conv2d_weight_grad(*pixels, conv, gate, into)
-        return dw.reshape(weight.shape) if into.weight is None else self.destination(1), db
-
-
-@lru_cache(maxsize=1024)
-def _conv_of_one_pixel(images: int, inputs: int, outputs: int) -> Conv:
-    """A dense layer as a 1x1 convolution of images of one pixel."""
-    return Conv(Geometry.conv((images, 1, 1, inputs), (1, 1, inputs, outputs)))
+    def _weight_grad(self, dy: Array, x: Array) -> Grads:
+        layer, backend = LinearGrad(dy, x, self.gate, self.into(weight=1, bias=2)), self.backend
+        if self.needs(1) and backend.shares_launch(layer) and self.put_off(backend.linear_weight_grads, layer, 1, 2):
+            return self.destination(1), self.destination(2)
+        return backend.linear_weight_grads([layer])[0]
 
 
 def conv2d(
@@ -129,9 +142,35 @@ def linear(x: Tensor, weight: Any, bias: Any = None, *, activation: str | Activa
     if len(weight.shape) != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"linear: takes x (…, I) and weight (I, O), got x {x.shape} and weight {tuple(weight.shape)}")
     _check_bias("linear", bias, tuple(weight.shape[1:]))
+    fused = activation_of("linear", activation)
+    if fused is None and x.ndim == 2 and mode.late is not None and mode.fuses and _joins_loss(x, weight):
+        return _Linear.apply_late((x.shape[0], weight.shape[1]), x, weight, bias, activation=None)
     rows = x if x.ndim == 2 else reshape(x, prod(x.shape[:-1]), x.shape[-1])
-    y = _Linear.apply(rows, weight, bias, activation=activation_of("linear", activation))
+    y = _Linear.apply(rows, weight, bias, activation=fused)
     return y if x.ndim == 2 else reshape(y, *x.shape[:-1], weight.shape[1])
+
+
+def _joins_loss(x: Tensor, weight: Any) -> bool:
+    return x.dtype.name in x.backend.dtypes and x.backend.joins_loss(x.shape, tuple(weight.shape))
+
+
+def cross_entropy_of_linear(logits: Tensor, labels: Array, options: CrossEntropy) -> LossParts | None:
+    """The cross entropy of a dense layer's result that waits, in one launch with the layer.
+
+    Returns:
+        (loss, dlogits, correct), as `softmax_cross_entropy` gives them; None where the result does
+        not wait.
+    """
+    if not isinstance(logits, LateTensor) or logits.pending is None:
+        return None
+    linear, (x, weight, bias), _ = logits.pending
+    announce(linear, "forward")
+    passed_on = options.gain == 1 and options.reduction != "none"  # whether dlogits itself goes back, as a rule
+    needs_dx = passed_on and logits.requires_grad and linear.needs(0)
+    y, parts, dx = linear.backend.linear_cross_entropy(x, weight, bias, labels, options, needs_dx=needs_dx)
+    logits.compute(y=y)
+    linear.ready = None if dx is None else (parts[1], dx)
+    return parts
 
 
 def as_shaped(value: Any) -> Any:

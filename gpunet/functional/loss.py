@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor, tensor
-from gpunet.backends.contract import COUNTS, Array, CrossEntropy, is_float, real_array
+from gpunet.backends.contract import COUNTS, Array, CrossEntropy, LossParts, is_float, real_array
 from gpunet.functional.activation import log_softmax, softplus
 from gpunet.functional.arithmetic import cast, exp, log
+from gpunet.functional.conv import cross_entropy_of_linear
 from gpunet.functional.terms import REDUCTIONS, Weighed, check_reduction, given_array, reduced, wide
 
 __all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "kl_div", "nll_loss"]
@@ -36,15 +37,12 @@ class _FusedLoss(Function, seeds=True):
 class _CrossEntropy(_FusedLoss, name="cross_entropy"):
     """The cross entropy of rows with their labels."""
 
-    def forward(self, logits: Array, *, labels: Array, options: CrossEntropy) -> Array:
-        rows = logits.reshape(-1, logits.shape[-1])
-        if options.reduction == "mean" and logits.dtype == np.float16 and self.backend.narrow:
-            # The share of a row in the mean would fall below the smallest numbers before a loss
-            # scale could multiply it.
-            self.gain = float(min(1 << (rows.shape[0] - 1).bit_length(), MOST_GAIN))
-            options = options._replace(gain=self.gain)
-        loss, dlogits, self.correct = self.backend.softmax_cross_entropy(rows, labels, options)
-        self.dx = dlogits.reshape(logits.shape)
+    def forward(self, logits: Array, *, labels: Array, options: CrossEntropy, parts: LossParts | None = None) -> Array:
+        """The loss, from `parts` where these have been computed with the logits."""
+        if parts is None:
+            parts = self.backend.softmax_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, options)
+        loss, dlogits, self.correct = parts
+        self.dx, self.gain = dlogits if logits.ndim == 2 else dlogits.reshape(logits.shape), options.gain
         self.counts_all, self.by_rows = options.ignore_index is None, options.reduction == "none"
         return loss.reshape(logits.shape[:-1]) if self.by_rows else loss
 
@@ -142,7 +140,13 @@ def _hard_cross_entropy(name: str, logits: Tensor, labels: Any, options: CrossEn
     if options.weight is not None:
         options = options._replace(weight=_class_weights(name, options.weight, logits))
     rows = backend.asarray(labels.reshape(-1), np.int32)
-    loss = (_NegativeLogLikelihood if options.normalized else _CrossEntropy).apply(logits, labels=rows, options=options)
+    if options.reduction == "mean" and logits.dtype == np.float16 and backend.narrow:
+        # The share of a row in the mean would fall below the smallest numbers before a loss scale
+        # could multiply it.
+        options = options._replace(gain=float(min(1 << (rows.shape[0] - 1).bit_length(), MOST_GAIN)))
+    kind = _NegativeLogLikelihood if options.normalized else _CrossEntropy
+    parts = None if options.normalized else cross_entropy_of_linear(logits, rows, options)
+    loss = kind.apply(logits, labels=rows, options=options, parts=parts)
     if options.reduction == "mean" and (options.weight is not None or options.ignore_index is not None):
         loss._divisor = partial(backend.label_weight, rows, logits.shape[-1], options)
     return loss

@@ -1,4 +1,9 @@
-"""Which neighbouring layers of a `Sequential` run as one operation: a small table."""
+"""Which neighbouring layers of a `Sequential` run as one operation: a small table.
+
+On a GPU some operations of small layers also share a launch, with unchanged numbers: a dense layer
+and the `cross_entropy` of its result, and the weight gradients of a backward pass's dense layers.
+The table of these is `JOINED` in gpunet/backends/cuda/linear.py. `fuse=False` switches both off.
+"""
 
 from __future__ import annotations
 

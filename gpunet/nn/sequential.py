@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
+from gpunet.modes import unfused
 from gpunet.nn.fusion import fused
 from gpunet.nn.module import Module
 
@@ -21,7 +22,8 @@ class Sequential(Module):
     Args:
         layers: the modules.
         fuse: whether neighbours run as one operation where a rule in `nn.fusion` says so, which
-            saves passes over memory and gives the same numbers up to rounding.
+            saves passes over memory and gives the same numbers up to rounding; and whether the
+            launches of small layers are joined on a GPU, which changes no number.
     """
 
     def __init__(self, *layers: Module, fuse: bool = True):
@@ -35,9 +37,14 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's result."""
-        for layer, options in fused(self.layers) if self.fuse else ((layer, {}) for layer in self.layers):
-            x = layer(x, **options)
-        return x
+        if self.fuse:
+            for layer, options in fused(self.layers):
+                x = layer(x, **options)
+            return x
+        with unfused():
+            for layer in self.layers:
+                x = layer(x)
+            return x
 
     def __len__(self) -> int:
         return len(self.layers)

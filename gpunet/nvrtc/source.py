@@ -54,7 +54,7 @@ def read_path(path: Path) -> str:
 def constant(file: str, name: str) -> int:
     """Return a number that a `.cu` or `.cuh` file or one of its headers defines for the host too.
 
-        tile_k = constant("tile.cuh", "TILE_K")
+        tile_k = constant("implicit_gemm.cuh", "TILE_K")
 
     Raises:
         ValueError: the file has no line ``#define NAME number`` or ``constexpr int NAME = number;``

@@ -22,6 +22,7 @@ from gpunet.cuda.prediction.model import Prediction
 from gpunet.cuda.recording import Allocation, Launch, Recording
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
+from gpunet.modes import late_results
 from gpunet.nn.module import Buffer, Module
 from gpunet.precision import stored_dtype
 from gpunet.report.summary import check_input_shape, draw_table, in_bytes, kind_of
@@ -36,7 +37,8 @@ class Place(NamedTuple):
     phase: str
     """"forward", which includes the loss; "backward" or "update"."""
     layer: str
-    """Name and kind of the innermost layer, with what is fused into it; empty outside the model."""
+    """Name and kind of the innermost layer, with what is fused into it; several where they share a
+    launch; empty outside the model."""
     operation: str
     """The operation of `gpunet.functional`, or the optimizer in an update."""
 
@@ -199,9 +201,10 @@ def plan(
 
 def _train(model: Module, x: Tensor, loss: Loss, optimizer: Any, device: Backend, labeller: _Labeller) -> None:
     """Run one training step; `device`, which records nothing, makes the labels of the batch."""
-    y = model(x)
-    labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
-    value = loss(y, labels)
+    with late_results():
+        y = model(x)
+        labels = device.asarray(np.zeros(y.shape[:-1], np.int32)) if isinstance(y, Tensor) else None
+        value = loss(y, labels)
     labeller.mark("backward", "", "loss")
     if optimizer is None:
         value.backward()
@@ -232,10 +235,18 @@ class _Labeller:
         self._recording.label = Place(phase, layer, operation)
 
     def watch(self, function: Function, direction: str) -> None:
-        """Mark an operation that is about to run; its gradient belongs to the same layer."""
-        if direction == "forward":
+        """Mark an operation that is about to run; its gradient belongs to the same layer.
+
+        Operations that share a launch belong to all of their layers.
+        """
+        if direction == "forward" and function not in self._layer_of:
             self._layer_of[function] = self._running[-1] if self._running else ""
-        self.mark(direction, self._layer_of[function], function.name)
+        layer, place = self._layer_of[function], self._recording.label
+        if direction == "beside":
+            layers = (name for name in (place.layer, layer) if name)
+            self.mark(place.phase, ", ".join(layers), place.operation)
+        else:
+            self.mark(direction, layer, function.name)
 
     def _labelled(self, label: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         """`forward`, with the module's label and what is fused into it on `_running` meanwhile."""

@@ -14,6 +14,7 @@ from gpunet.backends.contract import is_float
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight
+from gpunet.modes import late_results
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
@@ -97,15 +98,17 @@ class EagerStep(TrainingStep):
         """The loss of a batch, and the model's output, which is None if there is a `LossStep`."""
         parts = check_batch(batch)
         if self.loss_step is not None:
-            loss = self.loss_step(self.model, tuple(self._to_backend(part) for part in parts))
+            with late_results():
+                loss = self.loss_step(self.model, tuple(self._to_backend(part) for part in parts))
             _check_loss("loss_step", loss)
             return loss, None
         if len(parts) != 2:
             raise ValueError(f"Trainer: loss(model(x), y) takes 2 arrays, a batch has {len(parts)}; pass a loss_step=")
         x, y = parts
         check_images(x)
-        logits = self.model(self._to_backend(x))
-        loss = self.loss(logits, self._to_backend(y))
+        with late_results():
+            logits = self.model(self._to_backend(x))
+            loss = self.loss(logits, self._to_backend(y))
         _check_loss("loss", loss)
         return loss, logits
 

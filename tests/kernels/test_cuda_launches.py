@@ -12,6 +12,7 @@ from gpunet.backends.contract.augment import BatchRequest, Samples
 from gpunet.backends.contract.backend import Backend
 from gpunet.backends.contract.conv import Conv
 from gpunet.backends.contract.gradients import Gate, Into
+from gpunet.backends.contract.linear import LinearGrad
 from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
@@ -61,6 +62,10 @@ def conv_w(on):
     return ones(on, 3, 3, 4, 20)
 
 
+def dense_grad(on, rows, outputs):
+    return LinearGrad(ones(on, rows, outputs), ones(on, rows, 5))
+
+
 PRIMITIVES = {
     "full": (lambda on: on.full((3,), 0.5, np.float32), ["fill<float>"]),
     "copy": (lambda on: on.copy(ones(on, 3)), ["strided_copy<float>"]),
@@ -108,6 +113,18 @@ PRIMITIVES = {
     "batched_matmul": (
         lambda on: on.batched_matmul(ones(on, 2, 8, 12), ones(on, 2, 20, 12), transpose_b=True),
         ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"] * 2,
+    ),
+    "linear_forward": (
+        lambda on: on.linear_forward(ones(on, 17, 5), ones(on, 5, 32), ones(on, 32)),
+        ["linear_cross_entropy<float>"],
+    ),
+    "linear_cross_entropy": (
+        lambda on: on.linear_cross_entropy(ones(on, 17, 5), ones(on, 5, 3), None, ones(on, 17, dtype=np.int32)),
+        ["linear_cross_entropy<float>"],
+    ),
+    "linear_weight_grads": (
+        lambda on: on.linear_weight_grads([dense_grad(on, 4, 8), dense_grad(on, 9, 3), dense_grad(on, 1025, 20)]),
+        ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>", "linear_weight_grads_tiled<float>"],
     ),
     "max_pool2d_forward": (
         lambda on: on.max_pool2d_forward(conv_x(on), POOL),
@@ -213,7 +230,7 @@ PRIMITIVES = {
     ),
     "gradient_norm": (
         lambda on: on.gradient_norm(arena(on), segments(4), max_norm=1.0),
-        ["gradient_norm_partial", "gradient_norm"],
+        ["gradient_norm"],
     ),
     "update": (lambda on: on.update("sgd", arena(on, "momentum"), segments(6)), ["update<float, Sgd>"]),
     "clip_units": (lambda on: on.clip_units(ones(on, 3, 2), 1.0, shadow=None), ["clip_units<float>"]),
@@ -223,6 +240,9 @@ SIMPLE = {
     "conv2d_forward": ["conv2d_forward_simple<float, false>"],
     "conv2d_input_grad": ["conv2d_input_grad_simple<float>"],
     "conv2d_weight_grad": ["conv2d_weight_grad_simple<float>"],
+    "linear_forward": ["matmul_simple<float>"],
+    "linear_cross_entropy": ["matmul_simple<float>", "softmax_cross_entropy_simple<float>", "matmul_simple<float>"],
+    "linear_weight_grads": ["linear_weight_grads_simple<float>"] * 3,
     "matmul": ["matmul_simple<float>"],
     "avg_pool2d_forward": ["avg_pool2d_forward<float, 1>"],
     "avg_pool2d_backward": ["avg_pool2d_backward<float, 1>"],
@@ -445,3 +465,20 @@ def test_too_many_pixels_are_refused():
     x = np.broadcast_to(np.float32(0), geometry.x_shape)
     with pytest.raises(ValueError, match="fewer than 2\\^31 pixels"):
         backend.max_pool2d_backward(x, x, geometry)
+
+
+@pytest.mark.parametrize("extents", [(1025, 5, 3), (17, 257, 3), (17, 5, 33), (17, 129, 32)])
+def test_a_larger_head_is_computed_by_the_tiles(extents):
+    backend = recording_backend()
+    (rows, inputs, outputs), bias = extents, None
+    backend.linear_forward(ones(backend, rows, inputs), ones(backend, inputs, outputs), bias)
+    labels = ones(backend, rows, dtype=np.int32)
+    backend.linear_cross_entropy(ones(backend, rows, inputs), ones(backend, inputs, outputs), bias, labels)
+    names = [kernel.split("<")[0] for kernel in backend.launcher.kernels]
+    assert names == ["matmul_tiled", "matmul_tiled", "softmax_cross_entropy_simple", "matmul_tiled"]
+
+
+def test_a_head_with_an_activation_is_computed_by_the_tiles():
+    backend = recording_backend()
+    backend.linear_forward(ones(backend, 17, 5), ones(backend, 5, 3), None, RELU)
+    assert [kernel.split("<")[0] for kernel in backend.launcher.kernels] == ["matmul_tiled"]

@@ -62,7 +62,8 @@ class Runtime:
             "name": b"CUDA stand-in", "totalGlobalMem": self.machine.devices[device].memory.total, "major": major,
             "minor": minor, "multiProcessorCount": 132,
             "warpSize": 32, "maxThreadsPerBlock": 1024, "sharedMemPerBlock": 49152,
-            "sharedMemPerBlockOptin": self._shared_limit(), "sharedMemPerMultiprocessor": 228 * 1024, "regsPerBlock": 65536, "l2CacheSize": 2**22,
+            "sharedMemPerBlockOptin": self._shared_limit(), "sharedMemPerMultiprocessor": 228 * 1024,
+            "regsPerBlock": 65536, "l2CacheSize": 2**22,
         }  # fmt: skip
 
     def deviceGetPCIBusId(self, device: int) -> str:

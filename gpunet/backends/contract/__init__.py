@@ -20,6 +20,7 @@ from gpunet.backends.contract.augment import *
 from gpunet.backends.contract.backend import *
 from gpunet.backends.contract.conv import *
 from gpunet.backends.contract.gradients import *
+from gpunet.backends.contract.linear import *
 from gpunet.backends.contract.loss import *
 from gpunet.backends.contract.matmul import *
 from gpunet.backends.contract.norm import *

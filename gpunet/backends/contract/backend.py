@@ -9,6 +9,7 @@ from gpunet.backends.contract.activation import ActivationPrimitives
 from gpunet.backends.contract.arrays import ArrayPrimitives
 from gpunet.backends.contract.augment import AugmentPrimitives
 from gpunet.backends.contract.conv import ConvPrimitives
+from gpunet.backends.contract.linear import LinearPrimitives
 from gpunet.backends.contract.local import LocalPrimitives
 from gpunet.backends.contract.loss import LossPrimitives
 from gpunet.backends.contract.matmul import MatmulPrimitives
@@ -23,7 +24,7 @@ __all__ = ["Backend"]
 
 
 class Backend(
-    ArrayPrimitives, ConvPrimitives, MatmulPrimitives, PoolPrimitives, NormPrimitives, ActivationPrimitives,
+    ArrayPrimitives, ConvPrimitives, LinearPrimitives, MatmulPrimitives, PoolPrimitives, NormPrimitives, ActivationPrimitives,
     LossPrimitives, ResamplePrimitives, LocalPrimitives, RandomPrimitives, AugmentPrimitives,
     UpdatePrimitives,
 ):  # fmt: skip

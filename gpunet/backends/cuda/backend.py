@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from gpunet.backends.cuda.activation import CudaActivation
 from gpunet.backends.cuda.arrays import CudaArrays
 from gpunet.backends.cuda.augment import CudaAugment
-from gpunet.backends.cuda.conv import CudaConv
+from gpunet.backends.cuda.linear import CudaLinear
 from gpunet.backends.cuda.local import CudaLocal
-from gpunet.backends.cuda.loss import CudaLoss
-from gpunet.backends.cuda.matmul import CudaMatmul
 from gpunet.backends.cuda.norm import CudaNorm
 from gpunet.backends.cuda.pool import CudaPool
 from gpunet.backends.cuda.random import CudaRandom
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CudaBackend(
-    CudaArrays, CudaConv, CudaMatmul, CudaPool, CudaNorm, CudaActivation, CudaLoss, CudaResample, CudaLocal,
+    CudaArrays, CudaLinear, CudaPool, CudaNorm, CudaActivation, CudaResample, CudaLocal,
     CudaRandom, CudaAugment, CudaUpdate,
 ):  # fmt: skip
     """Computes with kernels, on arrays of CuPy or of the emulated device.

@@ -52,7 +52,7 @@ class CudaLoss(CudaDevice):
         self._expect("softmax_cross_entropy", weight=(options.weight, (classes,)))
         if labels.shape != (rows,):
             raise ValueError(f"softmax_cross_entropy: labels have shape {labels.shape} but take {(rows,)}")
-        fields, empty = _cross_entropy_fields(rows, classes, options), self.arrays.empty
+        fields, empty = cross_entropy_fields(rows, classes, options), self.arrays.empty
         dlogits, loss, correct = empty(logits.shape, logits.dtype), empty((), np.float32), empty((), np.int32)
         row_losses = empty((rows,), np.float32) if options.reduction == "none" else None
         given, out = (logits, labels, options.weight), (dlogits, row_losses)
@@ -80,7 +80,7 @@ class CudaLoss(CudaDevice):
 
     def label_weight(self, labels: Array, classes: int, options: CrossEntropy = UNWEIGHTED) -> Array:
         self._expect("label_weight", weight=(options.weight, (classes,)))
-        fields = _cross_entropy_fields(labels.size, classes, options)
+        fields = cross_entropy_fields(labels.size, classes, options)
         return self.sum(self._totals(labels, options.weight, fields), (0,))
 
     def _totals(self, labels: Array, weight: Array | None, fields: dict[str, float]) -> Array:
@@ -106,7 +106,7 @@ def row_team(rows: int, classes: int) -> int:
     return THREADS if rows < FEW_ROWS and classes >= LONG_ROW else WARP
 
 
-def _cross_entropy_fields(rows: int, classes: int, options: CrossEntropy) -> dict[str, float]:
+def cross_entropy_fields(rows: int, classes: int, options: CrossEntropy) -> dict[str, float]:
     """The struct CrossEntropy of the kernels."""
     return {
         "rows": rows, "classes": classes, "smoothing": options.smoothing, "gain": options.gain,

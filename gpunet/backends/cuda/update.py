@@ -26,9 +26,8 @@ class CudaUpdate(CudaDevice):
         elements = int((segments.bounds[:, 1] - segments.bounds[:, 0]).sum())
         blocks = max(min(-(-elements // (4 * THREADS)), PARTIALS), 1)
         partial, y = self.arrays.empty((blocks,), np.float32), self.arrays.empty((2,), np.float32)
-        args = arena.grad, self._bounds(segments), len(segments.bounds), partial
-        self.launcher.launch("gradient_norm_partial", blocks, THREADS, args)
-        self.launcher.launch("gradient_norm", 1, THREADS, (partial, blocks, max_norm, arena.scaling, y))
+        args = arena.grad, self._bounds(segments), len(segments.bounds), partial, self._arrivals(1), max_norm
+        self.launcher.launch("gradient_norm", blocks, THREADS, (*args, arena.scaling, y))
         return y
 
     def update(self, rule: str, arena: FlatStorage, segments: Segments, guard: Guard = UNGUARDED) -> None:

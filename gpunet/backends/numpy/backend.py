@@ -1,5 +1,6 @@
 """`NumpyBackend`: fast primitives on the CPU."""
 
+from gpunet.backends.host.linear import HostLinear
 from gpunet.backends.numpy.activation import NumpyActivation
 from gpunet.backends.numpy.arrays import NumpyArrays
 from gpunet.backends.numpy.augment import NumpyAugment
@@ -15,7 +16,7 @@ from gpunet.backends.numpy.update import NumpyUpdate
 
 
 class NumpyBackend(
-    NumpyArrays, NumpyConv, NumpyMatmul, NumpyPool, NumpyNorm, NumpyActivation, NumpyLoss, NumpyResample,
+    NumpyArrays, NumpyConv, HostLinear, NumpyMatmul, NumpyPool, NumpyNorm, NumpyActivation, NumpyLoss, NumpyResample,
     NumpyLocal, NumpyRandom, NumpyAugment, NumpyUpdate,
 ):  # fmt: skip
     """Computes with BLAS, strided views and threads: see `NumpyThreads` for its argument."""

@@ -1,5 +1,6 @@
 """`ReferenceBackend`: each primitive in the plainest array code."""
 
+from gpunet.backends.host.linear import HostLinear
 from gpunet.backends.reference.activation import ReferenceActivation
 from gpunet.backends.reference.augment import ReferenceAugment
 from gpunet.backends.reference.conv import ReferenceConv
@@ -14,7 +15,7 @@ from gpunet.backends.reference.update import ReferenceUpdate
 
 
 class ReferenceBackend(
-    ReferenceConv, ReferenceMatmul, ReferencePool, ReferenceNorm, ReferenceActivation, ReferenceLoss,
+    ReferenceConv, HostLinear, ReferenceMatmul, ReferencePool, ReferenceNorm, ReferenceActivation, ReferenceLoss,
     ReferenceResample, ReferenceLocal, ReferenceRandom, ReferenceAugment, ReferenceUpdate,
 ):  # fmt: skip
     """Computes in any float dtype, in code that is written to be read, not to be fast."""

@@ -9,14 +9,24 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract import ACTIVATIONS, FUSED_POOL, Activation, Array, Conv, Gate, Into, Product
-from gpunet.check.cases.case import Arrays, Case, Draw
+from gpunet.backends.contract import (
+    ACTIVATIONS,
+    FUSED_POOL,
+    Activation,
+    Array,
+    Conv,
+    CrossEntropy,
+    Gate,
+    Into,
+    LinearGrad,
+    Product,
+)  # fmt: skip
+from gpunet.check.cases.case import FAST_AND_SIMPLE, Arrays, Case, Draw
 from gpunet.cuda.instantiations import ELEMENTS, tiles
 from gpunet.geometry import Geometry
 
 TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
 RELU = Activation("relu")
-CHOICES = ("chosen", "simple")
 _TILED = ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad")
 
 
@@ -27,6 +37,8 @@ def cases(dtype: str) -> Iterator[Case]:
     yield from _split_reductions(draw)
     yield from _local_convolutions(draw)
     yield from _products(draw)
+    yield from _heads(draw)
+    yield from _dense_gradients(draw)
 
 
 def _convolutions(draw: Draw) -> Iterator[Case]:
@@ -44,7 +56,7 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
             yield draw.call("conv2d_forward", x, w, b, conv, label=name, variants=tiles["conv2d_forward"])
         without = f"{label}, no bias"
         yield draw.call(
-            "conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=CHOICES
+            "conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=FAST_AND_SIMPLE
         )
         for gate, conv, upstream, kind in _gates(draw, g, dy, plain, pooled):
             label_of_gate = f"{label}, {kind}"
@@ -74,7 +86,7 @@ def _variants(operation: str, draw: Draw, left: int, right: int) -> tuple[str, .
         left, right = right, right  # the reduction lies along dy's filters, in both matrices
     lengths = 4 if left % 4 == 0 else 1, 4 if right % 4 == 0 else 1
     made = (tile for tile in tiles(kernel, ELEMENTS[draw.dtype]) if (tile.left, tile.right) == lengths)
-    return (*CHOICES, *(f"{tile.rows} x {tile.cols}" for tile in made))
+    return (*FAST_AND_SIMPLE, *(f"{tile.rows} x {tile.cols}" for tile in made))
 
 
 def _split_reductions(draw: Draw) -> Iterator[Case]:
@@ -140,4 +152,44 @@ def _products(draw: Draw) -> Iterator[Case]:
             return [on.matmul(given["a"], given["b"], Product(ta, tb, out=given["out"], add=True))]
 
         inputs = {"a": a, "b": b, "out": draw.normal(m, p)}
-        yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=CHOICES)
+        yield Case(f"matmul {label}, added to what is there", draw.dtype, inputs, run_added, variants=FAST_AND_SIMPLE)
+
+
+def _heads(draw: Draw) -> Iterator[Case]:
+    """Dense layers of few outputs, alone and with the loss.
+
+    Their numbers are small integers, so that 16 bits hold the logits. The gradient of x is that of
+    dlogits in 16 bits, and so compared in float32 alone.
+    """
+    x, w, b = (draw.rng.integers(-1, 2, shape).astype(np.float32) for shape in ((37, 20), (20, 10), (10,)))
+    labels = draw.rng.integers(0, 10, 37).astype(np.int32)
+    weighted = CrossEntropy(draw.rng.uniform(0.5, 2, 10).astype(np.float32), 0.1, ignore_index=int(labels[3]))
+    yield draw.call("linear_forward", x, w, b)
+    yield draw.call("linear_forward", x, w, b, LEAKY, label="with an activation")
+    for label, options in (("plain", CrossEntropy()), ("weighted", weighted)):
+        whole: dict[str, Any] = {"label": label, "single": ("4.0",), "needs_dx": draw.dtype == "float32"}
+        yield draw.call("linear_cross_entropy", x, w, b, labels, options, **whole)
+    yield draw.call("linear_cross_entropy", x, w, None, labels, needs_dx=False, label="without a bias")
+
+
+def _dense_gradients(draw: Draw) -> Iterator[Case]:
+    """Five layers at once: one more than a launch takes, without and with rows of fours."""
+    extents = (130, 20, 36, True), (130, 33, 10, True), (1, 5, 1, False), (70, 64, 32, False), (0, 3, 8, True)
+    inputs: dict[str, np.ndarray] = {}
+    for i, (rows, taken, made, bias) in enumerate(extents):
+        inputs |= {f"dy{i}": draw.normal(rows, made), f"x{i}": draw.normal(rows, taken)}
+        inputs[f"y{i}"] = draw.rounded(np.tanh(draw.normal(rows, made)))
+        inputs |= {f"dw{i}": draw.normal(taken, made), **({f"db{i}": draw.normal(made)} if bias else {})}
+    single = frozenset(name for name in inputs if name[:2] in ("dw", "db"))
+    for added in (False, True):
+
+        def run(on: Backend, a: Arrays, added: bool = added) -> Sequence[Array | None]:
+            layers = []
+            for i, (*_, bias) in enumerate(extents):
+                into = Into(a[f"dw{i}"], a.get(f"db{i}"), bias, True) if added else Into(needs_bias=bias)
+                gate = None if (i % 2 == 0) == added else Gate(a[f"y{i}"], TANH)
+                layers.append(LinearGrad(a[f"dy{i}"], a[f"x{i}"], gate, into))
+            return [array for grads in on.linear_weight_grads(layers) for array in grads]
+
+        label = "linear_weight_grads" + added * " added to what is there"
+        yield Case(label, draw.dtype, inputs, run, single, variants=FAST_AND_SIMPLE)

@@ -21,6 +21,7 @@ from gpunet.check.stage import FailedError, Numbers, Stage
 from gpunet.emulator import Schedule
 from gpunet.emulator.launches import Settings
 from gpunet.geometry import Geometry
+from gpunet.modes import late_results
 
 RUNS, BATCH = 200, 512
 SCHEDULES = (Schedule("fifo"), Schedule("lifo"), Schedule("random", 1), Schedule("random", 2))
@@ -114,7 +115,9 @@ def cnn_step(backend: CudaBackend, batch: int) -> Work:
         backend.copy(start, out=arena.data)
         random.begin_step(0, 0)
         optimizer.zero_grad()
-        F.cross_entropy(model(x), labels).backward()
+        with late_results():
+            loss = F.cross_entropy(model(x), labels)
+        loss.backward()
         optimizer.step()
         return [arena.grad, arena.data]
 

@@ -67,9 +67,8 @@ class Tile(NamedTuple):
 
 def tile_of(kernel: str) -> Tile | None:
     """Return the tile of a tiled instance; None for another kernel."""
-    if not name_of(kernel).endswith("_tiled"):
-        return None
-    return Tile(*(int(word) for word in kernel.partition("<")[2].rstrip(">").split(", ")[1:6]))
+    words = kernel.partition("<")[2].rstrip(">").split(", ")[1:6]
+    return Tile(*map(int, words)) if name_of(kernel).endswith("_tiled") and len(words) == len(Tile._fields) else None
 
 
 def name_of(kernel: str) -> str:

@@ -1,6 +1,6 @@
 """The captured step: training steps recorded once as a CUDA graph, then replayed by one launch.
 
-Python checks and packs the launches of an eager step one by one; LeNet's has 16. A graph holds all
+Python checks and packs the launches of an eager step one by one; LeNet's has 12. A graph holds all
 launches of up to 16 updates, and one call starts them. This page tells how that works, in the order
 in which things happen. In it a step is what is done with one batch; an update takes one batch, or
 `batches_per_update` of them.
