@@ -13,6 +13,9 @@ CONV_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16
 results, rows and columns of a thread's results, and the channels that one load takes. Loads of 4
 need an alignment of four elements, loads of 1 need none."""
 WEIGHT_GRAD_TILES = ((128, 64, 8, 4, 4), (64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (64, 16, 2, 2, 1))
+DEPTHWISE = ((3, 1, 4), (3, 2, 4), (5, 1, 4), (5, 2, 4), (0, 0, 4), (0, 0, 1))
+"""(K, S, V) of the depthwise kernels: a K x K window with a stride of S, or any window if K is 0,
+and channels per thread."""
 MATMUL_TILES = ((64, 64, 4, 4, 4), (64, 64, 4, 4, 1), (128, 16, 4, 2, 1))
 UPDATE_RULES = ("Sgd", "Adam", "Rmsprop", "Adagrad", "Lion", "Muon")
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
@@ -65,6 +68,10 @@ _LISTED = {
         "batch_norm_sums_merge",
     ],
     "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
+    "conv2d_depthwise.cu": [
+        instance(f"conv2d_depthwise_{kernel}", t, *window)
+        for kernel, t, window in product(("forward", "input_grad", "weight_grad"), ELEMENTS.values(), DEPTHWISE)
+    ],
     "conv2d_forward.cu": [
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),
         *_tiled("conv2d_forward_tiled", CONV_TILES, _FLAGS),

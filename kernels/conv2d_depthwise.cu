@@ -1,0 +1,389 @@
+#include "common.cuh"
+#include "geometry.cuh"
+#include "slots.cuh"
+// Depthwise convolution: each channel has O / C filters of its own. It is fused with bias,
+// activation and max pool, as in conv2d_forward.cu, which has the simple kernels of these formulas:
+//   y[n, p, q, o] = f(b[o] + sum over i, j of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, o])
+//   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, o]
+//   dw[i, j, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
+//   x, dx (N, H, W, C)   w, dw (KH, KW, 1, O)   b, db (O,) or null   y, dy (N, OH, OW, O)   c = o C / O
+// With a mask there is a pool, and y, dy and mask are (N, OH / 2, OW / 2, O). The gate (y, `f` and
+// mask) takes dy back through activation and pool, as gate.cuh explains.
+//
+// Tiling: there is no sum over channels, so no matrix product. Neighbouring lanes take neighbouring
+// channels, V each. A thread computes ROWS x COLS neighbouring results, so that it loads each input
+// of its patch once, and not for every tap: for 3 x 3 results 24 loads instead of 72. Neighbours in
+// a block share the rest in the L1 cache. K and S, the window and the stride on both axes, unroll
+// the loops over taps; K = 0 takes any window, stride and dilation. By which parity a tap of a
+// strided input gradient belongs to a row is then known too, so no product has a zero.
+// The weight gradient gives a thread every taps' sum for its channels. It walks over strips of COLS
+// pixels of dy, and adds what it loads to the sum of the bias too. The sums of a warp's lanes, of
+// its block's warps and then of all splits are added in a fixed order.
+// Alignment: V = 4 needs x, w, b, y, dy, dx aligned to four elements, mask to four bytes, C a
+// multiple of 4 and O = C; V = 1 needs nothing.
+// Bound: memory.
+
+// Pixels of a thread's patch, and of a strip. With a pool, a patch is two of its windows.
+#define ROWS 2
+#define COLS 4
+// Channels of a block at most: 128 bytes of float.
+#define SLICE 32
+
+// Which taps connect `outputs` neighbouring results to neighbouring inputs, along one axis. Of a
+// gradient, the results are pixels of x, the first of which stands at a multiple of S in the padded
+// image.
+template <int K, int S, bool GRAD>
+struct Axis {
+    static constexpr int BEFORE = (K - 1) / S;  // inputs of a gradient before the one at its first result
+    __device__ static constexpr int inputs(int outputs) { return GRAD ? (outputs - 1) / S + BEFORE + 1 : (outputs - 1) * S + K; }
+    __device__ static constexpr int tap(int out, int in) { return GRAD ? out + S * (BEFORE - in) : in - S * out; }
+};
+
+// v[at … at + V - 1] = p[0 … V - 1].
+template <int V, int N, typename T>
+__device__ __forceinline__ void load_piece(float (&v)[N], int at, const T* p) {
+    float piece[V];
+    load<V>(piece, p);
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[at + u] = piece[u];
+}
+
+template <int V, int N, typename T>
+__device__ __forceinline__ void store_piece(T* p, const float (&v)[N], int at) {
+    float piece[V];
+#pragma unroll
+    for (int u = 0; u < V; ++u) piece[u] = v[at + u];
+    store<V>(p, piece);
+}
+
+// in = pixels of a row of x from `col` on, `STEP` or (if that is 0) a stride apart; zeros outside.
+template <int V, int STEP, int N, typename T>
+__device__ __forceinline__ void load_strip(
+        float (&in)[N], const T* x, const Geometry& g, int n, int row, int col, int channel) {
+    const int step = STEP ? STEP : g.stride_w;
+    if (!inside(row, g.H)) return;
+#pragma unroll
+    for (int k = 0; k < N / V; ++k)
+        if (inside(col + k * step, g.W))
+            load_piece<V>(in, k * V, x + (int64)((n * g.H + row) * g.W + col + k * step) * g.C + channel);
+}
+
+// Where a pixel of the padded image stands in dy: a whole number of strides; -1 if it is none.
+__device__ __forceinline__ int place(int at, int stride) { return at >= 0 && at % stride == 0 ? at / stride : -1; }
+
+// COUNT pixels of dy on their way through the gate: `load` all of them, then `open` the gate.
+template <int COUNT, int V, typename T>
+struct Gated {
+    float dy[COUNT * V] = {}, y[COUNT * V] = {};
+
+    // Pixel (p, q) of image n becomes the k-th; zeros if it is outside.
+    __device__ __forceinline__ void load(
+            int k, const T* dys, const T* ys, const uint8* mask, const Geometry& g, int n, int p, int q, int o, Activation f) {
+        const int halved = mask ? 1 : 0, height = g.OH >> halved, width = g.OW >> halved;
+        if (!inside(p >> halved, height) || !inside(q >> halved, width)) return;
+        const int pixel = (n * height + (p >> halved)) * width + (q >> halved);
+        const int64 at = (int64)pixel * g.O + o;
+        load_piece<V>(dy, k * V, dys + at);
+        if (f.kind != ACTIVATION_NONE) load_piece<V>(y, k * V, ys + at);
+        if (!mask) return;
+        uint32 winners = V == 4 ? *reinterpret_cast<const uint32*>(mask + at) : mask[at];
+#pragma unroll
+        for (int u = 0; u < V; ++u, winners >>= 8)  // with two zeros, every activation's gradient is 0
+            if ((winners & 0xff) != (p & 1) * 2 + (q & 1)) dy[k * V + u] = y[k * V + u] = 0.0f;
+    }
+    __device__ __forceinline__ void open(Activation f) { undo_activation<COUNT * V>(f, dy, y); }
+};
+
+// Where this thread's patch stands in images of `height` x `width` results, and its channels. The
+// block's threads are (lanes, patches of a row, rows of patches), counted over all images.
+struct Patch {
+    int n, row, col, channel;
+    bool there;
+
+    template <int V>
+    __device__ __forceinline__ static Patch find(int images, int height, int width, int channels) {
+        const int slices = (channels + blockDim.x * V - 1) / (blockDim.x * V);
+        const int tiles = (width + blockDim.y * COLS - 1) / (blockDim.y * COLS), down = (height + ROWS - 1) / ROWS;
+        const int tile = blockIdx.x / slices, row = tile / tiles * blockDim.z + threadIdx.z;
+        Patch at;
+        at.n = row / down, at.row = row % down * ROWS, at.col = (tile % tiles * blockDim.y + threadIdx.y) * COLS;
+        at.channel = (blockIdx.x % slices * blockDim.x + threadIdx.x) * V;
+        at.there = at.n < images && at.col < width && at.channel < channels;
+        return at;
+    }
+};
+
+// acc += the products of a patch: strip(e, in) loads the e-th row of inputs, filter(i, w) the i-th
+// row of taps.
+template <int K, int S, bool GRAD, int V, typename Strip, typename Filter>
+__device__ __forceinline__ void add_patch(float (&acc)[ROWS][COLS * V], Strip strip, Filter filter) {
+    typedef Axis<K, S, GRAD> A;
+    constexpr int HIGH = A::inputs(ROWS), WIDE = A::inputs(COLS);
+#pragma unroll
+    for (int e = 0; e < HIGH; ++e) {
+        float in[WIDE * V] = {};
+        strip(e, in);
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+            const int i = A::tap(r, e);
+            if (i < 0 || i >= K) continue;
+            float w[K * V];
+            filter(i, w);
+#pragma unroll
+            for (int k = 0; k < WIDE; ++k)
+#pragma unroll
+                for (int q = 0; q < COLS; ++q) {
+                    const int j = A::tap(q, k);
+                    if (j < 0 || j >= K) continue;
+#pragma unroll
+                    for (int u = 0; u < V; ++u) acc[r][q * V + u] += in[k * V + u] * w[j * V + u];
+                }
+        }
+    }
+}
+
+// w = the filters' taps (i, 0 … K - 1) of channels o … o + V - 1.
+template <int K, int V, typename T>
+__device__ __forceinline__ void load_taps(float (&w)[K * V], const T* filters, const Geometry& g, int i, int o) {
+#pragma unroll
+    for (int j = 0; j < K; ++j) load_piece<V>(w, j * V, filters + (int64)(i * K + j) * g.O + o);
+}
+
+// Bias, activation and pool of a patch at (p, q), and what it writes.
+template <int V, typename T>
+__device__ __forceinline__ void finish_patch(
+        float (&acc)[ROWS][COLS * V], const T* b, T* y, uint8* mask, const Geometry& g, const Patch& at, Activation f) {
+    float bias[V] = {};
+    if (b) load<V>(bias, b + at.channel);
+    uint32 winners[COLS / 2] = {};
+    if (mask)  // the winners take the place of the first row's first pixels
+#pragma unroll
+        for (int k = 0; k < COLS / 2; ++k)
+#pragma unroll
+            for (int u = 0; u < V; ++u) {
+                float best = acc[0][2 * k * V + u];
+                int winner = 0;
+#pragma unroll
+                for (int corner = 1; corner < 4; ++corner) {
+                    const float v = acc[corner / 2][(2 * k + corner % 2) * V + u];
+                    if (precedes(v, corner, best, winner)) best = v, winner = corner;
+                }
+                acc[0][k * V + u] = best, winners[k] |= winner << 8 * u;
+            }
+    const int halved = mask ? 1 : 0, height = g.OH >> halved, width = g.OW >> halved;
+    const int row = at.row >> halved, col = at.col >> halved;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        if (row + r >= height || (mask && r > 0)) break;
+#pragma unroll
+        for (int e = 0; e < COLS * V; ++e) acc[r][e] += bias[e % V];
+        activate<COLS * V>(f, acc[r]);
+        const int64 first = (int64)((at.n * height + row + r) * width + col) * g.O + at.channel;
+#pragma unroll
+        for (int q = 0; q < COLS; ++q)
+            if (q < COLS >> halved && col + q < width) store_piece<V>(y + first + (int64)q * g.O, acc[r], q * V);
+    }
+    if (mask && row < height)
+#pragma unroll
+        for (int k = 0; k < COLS / 2; ++k) {
+            if (col + k >= width) break;
+            uint8* const out = mask + (int64)((at.n * height + row) * width + col + k) * g.O + at.channel;
+            if constexpr (V == 4) *reinterpret_cast<uint32*>(out) = winners[k];
+            else *out = winners[k];
+        }
+}
+
+template <typename T, int K, int S, int V>
+__global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
+        uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
+    const Patch at = Patch::find<V>(g.N, mask ? g.OH / 2 * 2 : g.OH, mask ? g.OW / 2 * 2 : g.OW, g.O);
+    if (!at.there) return;
+    const int row = at.row * g.stride_h - g.pad_top, col = at.col * g.stride_w - g.pad_left;
+    const int channel = V == 1 ? at.channel / (g.O / g.C) : at.channel;
+    float acc[ROWS][COLS * V] = {};
+    if constexpr (K > 0) {
+        add_patch<K, S, false, V>(
+            acc, [&](int e, auto& in) { load_strip<V, 1>(in, x, g, at.n, row + e, col, channel); },
+            [&](int i, auto& taps) { load_taps<K, V>(taps, w, g, i, at.channel); });
+    } else {
+        for (int i = 0; i < g.KH; ++i)
+            for (int j = 0; j < g.KW; ++j) {
+                float tap[V];
+                load<V>(tap, w + (int64)(i * g.KW + j) * g.O + at.channel);
+#pragma unroll
+                for (int r = 0; r < ROWS; ++r) {
+                    float in[COLS * V] = {};
+                    const int down = row + r * g.stride_h + i * g.dilation_h;
+                    load_strip<V, 0>(in, x, g, at.n, down, col + j * g.dilation_w, channel);
+#pragma unroll
+                    for (int e = 0; e < COLS * V; ++e) acc[r][e] += in[e] * tap[e % V];
+                }
+            }
+    }
+    finish_patch<V>(acc, b, y, mask, g, at, f);
+}
+
+template <typename T, int K, int S, int V>
+__global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
+    constexpr int STEP = K > 0 ? S : 1;
+    const int above = g.pad_top % STEP, left = g.pad_left % STEP;  // a patch starts at a multiple of the stride
+    const Patch at = Patch::find<V>(g.N, g.H + above, g.W + left, g.C);
+    if (!at.there) return;
+    const int h = at.row - above, wide = at.col - left;
+    float acc[ROWS][COLS * V] = {};
+    if constexpr (K > 0) {
+        typedef Axis<K, S, true> A;
+        const int p = (h + g.pad_top) / S - A::BEFORE, q = (wide + g.pad_left) / S - A::BEFORE;
+        add_patch<K, S, true, V>(
+            acc,
+            [&](int e, auto& in) {
+                Gated<A::inputs(COLS), V, T> grads;
+#pragma unroll
+                for (int k = 0; k < A::inputs(COLS); ++k) grads.load(k, dy, y, mask, g, at.n, p + e, q + k, at.channel, f);
+                grads.open(f);
+#pragma unroll
+                for (int e = 0; e < A::inputs(COLS) * V; ++e) in[e] = grads.dy[e];
+            },
+            [&](int i, auto& taps) { load_taps<K, V>(taps, w, g, i, at.channel); });
+    } else {
+        const int made = g.O / g.C;
+        for (int i = 0; i < g.KH; ++i)
+            for (int j = 0; j < g.KW; ++j)
+                for (int o = at.channel * made; o < (at.channel + 1) * made; o += 1) {
+                    float tap[V];
+                    load<V>(tap, w + (int64)(i * g.KW + j) * g.O + o);
+                    Gated<ROWS * COLS, V, T> grads;
+#pragma unroll
+                    for (int k = 0; k < ROWS * COLS; ++k) {
+                        const int p = place(h + k / COLS + g.pad_top - i * g.dilation_h, g.stride_h);
+                        const int q = place(wide + k % COLS + g.pad_left - j * g.dilation_w, g.stride_w);
+                        grads.load(k, dy, y, mask, g, at.n, p, q, o, f);
+                    }
+                    grads.open(f);
+#pragma unroll
+                    for (int e = 0; e < ROWS * COLS * V; ++e) acc[e / (COLS * V)][e % (COLS * V)] += grads.dy[e] * tap[e % V];
+                }
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int k = 0; k < COLS; ++k) {
+            if (!inside(h + r, g.H) || !inside(wide + k, g.W)) continue;
+            const int pixel = (at.n * g.H + h + r) * g.W + wide + k;
+            store_piece<V>(dx + (int64)pixel * g.C + at.channel, acc[r], k * V);
+        }
+}
+
+// Taps of a block of the weight gradient: whole rows of a window of 3 or 5, or any ones of another.
+#define TAPS 9
+#define TAPS_OF_5 10
+// Strips whose products a thread adds up before they are added to the sums of its warp.
+#define ROUND 16
+
+// A strip of dy, and by how much a thread steps to its next one: counted, not divided.
+struct Walk {
+    int n, p, q;  // image, row, and number of the strip in its row
+    int down, right, images;
+
+    __device__ __forceinline__ Walk(int strip, int step, int wide, int rows)
+        : n(strip / wide / rows), p(strip / wide % rows), q(strip % wide),
+          down(step / wide % rows), right(step % wide), images(step / wide / rows) {}
+    __device__ __forceinline__ void next(int wide, int rows) {
+        q += right;
+        const bool carry = q >= wide;
+        q -= carry ? wide : 0, p += down + carry;
+        const bool carry_on = p >= rows;
+        p -= carry_on ? rows : 0, n += images + carry_on;
+    }
+};
+
+template <typename T, int K, int S, int V>
+__global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
+        const T* __restrict__ x, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
+        float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f,
+        int strips_a_split, int accumulate) {
+    constexpr int OWN = K == 5 ? TAPS_OF_5 : TAPS, FLOATS = (OWN + 1) * SLICE;  // the last "tap" is the bias
+    __shared__ __align__(16) float sums[WARPS][OWN + 1][SLICE];
+
+    const int lanes = blockDim.x, taps = g.KH * g.KW, slices = (g.O + lanes * V - 1) / (lanes * V);
+    const int tiles = slices * ((taps + OWN - 1) / OWN), splits = gridDim.x / tiles;
+    const int tile = blockIdx.x % tiles, split = blockIdx.x / tiles;
+    const int first = tile % slices * lanes * V, tap0 = tile / slices * OWN;
+    const int o = first + threadIdx.x * V, channel = V == 1 ? o / (g.O / g.C) : o;
+    const int thread = threadIdx.y * lanes + threadIdx.x, warp = thread / WARP, lane = thread % WARP;
+
+    const int wide = (g.OW + COLS - 1) / COLS, begin = split * strips_a_split;
+    const int strips = min(g.N * g.OH * wide - begin, strips_a_split), most = (strips + blockDim.y - 1) / blockDim.y;
+    int left = o < g.O ? (strips - (int)threadIdx.y + (int)blockDim.y - 1) / (int)blockDim.y : 0;  // of this thread
+    Walk at(begin + threadIdx.y, blockDim.y, wide, g.OH);
+
+    for (int done = 0; done < most; done += ROUND) {
+        float acc[OWN + 1][V] = {};
+#pragma unroll 1
+        for (int k = 0; k < ROUND && left > 0; ++k, --left, at.next(wide, g.OH)) {
+            Gated<COLS, V, T> grads;
+#pragma unroll
+            for (int q = 0; q < COLS; ++q) grads.load(q, dy, y, mask, g, at.n, at.p, at.q * COLS + q, o, f);
+            grads.open(f);
+            const int row = at.p * g.stride_h - g.pad_top, col = at.q * COLS * g.stride_w - g.pad_left;
+            int i = tap0 / g.KW, j = tap0 % g.KW;
+            constexpr int STRIDE = K > 0 ? S : 1, TOGETHER = K > 0 ? K : 1;  // taps that share a strip of x
+#pragma unroll
+            for (int t = 0; t < OWN; t += TOGETHER) {
+                if (tap0 + t >= taps) break;
+                float in[((COLS - 1) * STRIDE + TOGETHER) * V] = {};
+                if constexpr (K > 0) load_strip<V, 1>(in, x, g, at.n, row + tap0 / K + t / K, col, channel);
+                else load_strip<V, 0>(in, x, g, at.n, row + i * g.dilation_h, col + j * g.dilation_w, channel);
+#pragma unroll
+                for (int e = 0; e < TOGETHER * COLS * V; ++e) {
+                    const int q = e / V % COLS, u = e % V, tap = e / V / COLS;
+                    acc[t + tap][u] += grads.dy[q * V + u] * in[(q * STRIDE + tap) * V + u];
+                }
+                if (++j == g.KW) j = 0, ++i;
+            }
+#pragma unroll
+            for (int e = 0; e < COLS * V; ++e) acc[OWN][e % V] += grads.dy[e];
+        }
+        for (int distance = lanes; distance < WARP; distance *= 2)  // over the lanes with the same channels
+#pragma unroll
+            for (int e = 0; e < (OWN + 1) * V; ++e) acc[e / V][e % V] += __shfl_xor_sync(ALL_LANES, acc[e / V][e % V], distance);
+        if (lane < lanes)
+#pragma unroll
+            for (int t = 0; t <= OWN; ++t) {
+                float* const own = &sums[warp][t][lane * V];
+                float sum[V] = {};
+                if (done > 0) load<V>(sum, own);
+#pragma unroll
+                for (int u = 0; u < V; ++u) sum[u] += acc[t][u];
+                store<V>(own, sum);
+            }
+    }
+    __syncthreads();
+
+    const auto finish = [&](int at, float sum) {
+        const int tap = tap0 + at / SLICE, filter = first + at % SLICE;
+        if (at % SLICE >= lanes * V || filter >= g.O) return;
+        float* out = nullptr;
+        if (at / SLICE == OWN) out = tap0 == 0 && db ? db + filter : nullptr;
+        else if (tap < taps) out = dw + (int64)tap * g.O + filter;
+        if (out) *out = accumulate ? *out + sum : sum;
+    };
+    float* const shared = slots + (int64)tile * splits * FLOATS;
+    for (int at = thread; at < FLOATS; at += THREADS) {
+        float sum = 0.0f;
+        if (at % SLICE < lanes * V)
+#pragma unroll
+            for (int other = 0; other < WARPS; ++other) sum += sums[other][at / SLICE][at % SLICE];
+        if (splits == 1) finish(at, sum);
+        else shared[(int64)split * FLOATS + at] = sum;
+    }
+    if (splits == 1) return;
+    const int groups = (splits + SPLIT_GROUP - 1) / SPLIT_GROUP;
+    if (!add_all_slots<FLOATS>(shared, split, splits, arrivals + (int64)tile * (groups + 1), thread)) return;
+    __syncthreads();
+    for (int at = thread; at < FLOATS; at += THREADS) finish(at, shared[at]);
+}
