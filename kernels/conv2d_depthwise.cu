@@ -1,5 +1,5 @@
 #include "common.cuh"
-#include "geometry.cuh"
+#include "depthwise.cuh"
 #include "slots.cuh"
 // Depthwise convolution: each channel has O / C filters of its own. It is fused with bias,
 // activation and max pool, as in conv2d_forward.cu, which has the simple kernels of these formulas:
@@ -23,12 +23,6 @@
 // multiple of 4 and O = C; V = 1 needs nothing.
 // Bound: memory.
 
-// Pixels of a thread's patch, and of a strip. With a pool, a patch is two of its windows.
-#define ROWS 2
-#define COLS 4
-// Channels of a block at most: 128 bytes of float.
-#define SLICE 32
-
 // Which taps connect `outputs` neighbouring results to neighbouring inputs, along one axis. Of a
 // gradient, the results are pixels of x, the first of which stands at a multiple of S in the padded
 // image.
@@ -39,87 +33,14 @@ struct Axis {
     __device__ static constexpr int tap(int out, int in) { return GRAD ? out + S * (BEFORE - in) : in - S * out; }
 };
 
-// v[at … at + V - 1] = p[0 … V - 1].
-template <int V, int N, typename T>
-__device__ __forceinline__ void load_piece(float (&v)[N], int at, const T* p) {
-    float piece[V];
-    load<V>(piece, p);
-#pragma unroll
-    for (int u = 0; u < V; ++u) v[at + u] = piece[u];
-}
-
-template <int V, int N, typename T>
-__device__ __forceinline__ void store_piece(T* p, const float (&v)[N], int at) {
-    float piece[V];
-#pragma unroll
-    for (int u = 0; u < V; ++u) piece[u] = v[at + u];
-    store<V>(p, piece);
-}
-
-// in = pixels of a row of x from `col` on, `STEP` or (if that is 0) a stride apart; zeros outside.
-template <int V, int STEP, int N, typename T>
-__device__ __forceinline__ void load_strip(
-        float (&in)[N], const T* x, const Geometry& g, int n, int row, int col, int channel) {
-    const int step = STEP ? STEP : g.stride_w;
-    if (!inside(row, g.H)) return;
-#pragma unroll
-    for (int k = 0; k < N / V; ++k)
-        if (inside(col + k * step, g.W))
-            load_piece<V>(in, k * V, x + (int64)((n * g.H + row) * g.W + col + k * step) * g.C + channel);
-}
-
-// Where a pixel of the padded image stands in dy: a whole number of strides; -1 if it is none.
-__device__ __forceinline__ int place(int at, int stride) { return at >= 0 && at % stride == 0 ? at / stride : -1; }
-
-// COUNT pixels of dy on their way through the gate: `load` all of them, then `open` the gate.
-template <int COUNT, int V, typename T>
-struct Gated {
-    float dy[COUNT * V] = {}, y[COUNT * V] = {};
-
-    // Pixel (p, q) of image n becomes the k-th; zeros if it is outside.
-    __device__ __forceinline__ void load(
-            int k, const T* dys, const T* ys, const uint8* mask, const Geometry& g, int n, int p, int q, int o, Activation f) {
-        const int halved = mask ? 1 : 0, height = g.OH >> halved, width = g.OW >> halved;
-        if (!inside(p >> halved, height) || !inside(q >> halved, width)) return;
-        const int pixel = (n * height + (p >> halved)) * width + (q >> halved);
-        const int64 at = (int64)pixel * g.O + o;
-        load_piece<V>(dy, k * V, dys + at);
-        if (f.kind != ACTIVATION_NONE) load_piece<V>(y, k * V, ys + at);
-        if (!mask) return;
-        uint32 winners = V == 4 ? *reinterpret_cast<const uint32*>(mask + at) : mask[at];
-#pragma unroll
-        for (int u = 0; u < V; ++u, winners >>= 8)  // with two zeros, every activation's gradient is 0
-            if ((winners & 0xff) != (p & 1) * 2 + (q & 1)) dy[k * V + u] = y[k * V + u] = 0.0f;
-    }
-    __device__ __forceinline__ void open(Activation f) { undo_activation<COUNT * V>(f, dy, y); }
-};
-
-// Where this thread's patch stands in images of `height` x `width` results, and its channels. The
-// block's threads are (lanes, patches of a row, rows of patches), counted over all images.
-struct Patch {
-    int n, row, col, channel;
-    bool there;
-
-    template <int V>
-    __device__ __forceinline__ static Patch find(int images, int height, int width, int channels) {
-        const int slices = (channels + blockDim.x * V - 1) / (blockDim.x * V);
-        const int tiles = (width + blockDim.y * COLS - 1) / (blockDim.y * COLS), down = (height + ROWS - 1) / ROWS;
-        const int tile = blockIdx.x / slices, row = tile / tiles * blockDim.z + threadIdx.z;
-        Patch at;
-        at.n = row / down, at.row = row % down * ROWS, at.col = (tile % tiles * blockDim.y + threadIdx.y) * COLS;
-        at.channel = (blockIdx.x % slices * blockDim.x + threadIdx.x) * V;
-        at.there = at.n < images && at.col < width && at.channel < channels;
-        return at;
-    }
-};
-
 // acc += the products of a patch: strip(e, in) loads the e-th row of inputs, filter(i, w) the i-th
 // row of taps.
 template <int K, int S, bool GRAD, int V, typename Strip, typename Filter>
 __device__ __forceinline__ void add_patch(float (&acc)[ROWS][COLS * V], Strip strip, Filter filter) {
     typedef Axis<K, S, GRAD> A;
-    constexpr int HIGH = A::inputs(ROWS), WIDE = A::inputs(COLS);
-#pragma unroll
+    constexpr int HIGH = A::inputs(ROWS), WIDE = A::inputs(COLS), LOADS = HIGH * WIDE * (GRAD ? 2 : 1);
+    constexpr int TOGETHER = LOADS <= 24 ? HIGH : 1;  // more loads under way would spill registers
+#pragma unroll TOGETHER
     for (int e = 0; e < HIGH; ++e) {
         float in[WIDE * V] = {};
         strip(e, in);
@@ -204,7 +125,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
     float acc[ROWS][COLS * V] = {};
     if constexpr (K > 0) {
         add_patch<K, S, false, V>(
-            acc, [&](int e, auto& in) { load_strip<V, 1>(in, x, g, at.n, row + e, col, channel); },
+            acc, [&](int e, auto& in) { load_strip<V>(in, x, g, at.n, row + e, col, 1, channel); },
             [&](int i, auto& taps) { load_taps<K, V>(taps, w, g, i, at.channel); });
     } else {
         for (int i = 0; i < g.KH; ++i)
@@ -215,7 +136,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
                 for (int r = 0; r < ROWS; ++r) {
                     float in[COLS * V] = {};
                     const int down = row + r * g.stride_h + i * g.dilation_h;
-                    load_strip<V, 0>(in, x, g, at.n, down, col + j * g.dilation_w, channel);
+                    load_strip<V>(in, x, g, at.n, down, col + j * g.dilation_w, g.stride_w, channel);
 #pragma unroll
                     for (int e = 0; e < COLS * V; ++e) acc[r][e] += in[e] * tap[e % V];
                 }
@@ -240,9 +161,8 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
         add_patch<K, S, true, V>(
             acc,
             [&](int e, auto& in) {
-                Gated<A::inputs(COLS), V, T> grads;
-#pragma unroll
-                for (int k = 0; k < A::inputs(COLS); ++k) grads.load(k, dy, y, mask, g, at.n, p + e, q + k, at.channel, f);
+                Gated<A::inputs(COLS), V, false, T> grads;
+                grads.load_strip(dy, y, nullptr, g, at.n, p + e, q, at.channel, f);
                 grads.open(f);
 #pragma unroll
                 for (int e = 0; e < A::inputs(COLS) * V; ++e) in[e] = grads.dy[e];
@@ -252,26 +172,29 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
         const int made = g.O / g.C;
         for (int i = 0; i < g.KH; ++i)
             for (int j = 0; j < g.KW; ++j)
-                for (int o = at.channel * made; o < (at.channel + 1) * made; o += 1) {
+                for (int o = at.channel * made; o < (at.channel + 1) * made; ++o) {
                     float tap[V];
                     load<V>(tap, w + (int64)(i * g.KW + j) * g.O + o);
-                    Gated<ROWS * COLS, V, T> grads;
 #pragma unroll
-                    for (int k = 0; k < ROWS * COLS; ++k) {
-                        const int p = place(h + k / COLS + g.pad_top - i * g.dilation_h, g.stride_h);
-                        const int q = place(wide + k % COLS + g.pad_left - j * g.dilation_w, g.stride_w);
-                        grads.load(k, dy, y, mask, g, at.n, p, q, o, f);
+                    for (int r = 0; r < ROWS; ++r) {
+                        const int p = place(h + r + g.pad_top - i * g.dilation_h, g.stride_h);
+                        Gated<COLS, V, true, T> grads;
+#pragma unroll
+                        for (int k = 0; k < COLS; ++k) {
+                            const int q = place(wide + k + g.pad_left - j * g.dilation_w, g.stride_w);
+                            grads.load(k, dy, y, mask, g, at.n, p, q, o, f);
+                        }
+                        grads.open(f);
+#pragma unroll
+                        for (int e = 0; e < COLS * V; ++e) acc[r][e] += grads.dy[e] * tap[e % V];
                     }
-                    grads.open(f);
-#pragma unroll
-                    for (int e = 0; e < ROWS * COLS * V; ++e) acc[e / (COLS * V)][e % (COLS * V)] += grads.dy[e] * tap[e % V];
                 }
     }
 #pragma unroll
     for (int r = 0; r < ROWS; ++r)
 #pragma unroll
         for (int k = 0; k < COLS; ++k) {
-            if (!inside(h + r, g.H) || !inside(wide + k, g.W)) continue;
+            if (!within(h + r, g.H) || !within(wide + k, g.W)) continue;
             const int pixel = (at.n * g.H + h + r) * g.W + wide + k;
             store_piece<V>(dx + (int64)pixel * g.C + at.channel, acc[r], k * V);
         }
@@ -325,9 +248,8 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
         float acc[OWN + 1][V] = {};
 #pragma unroll 1
         for (int k = 0; k < ROUND && left > 0; ++k, --left, at.next(wide, g.OH)) {
-            Gated<COLS, V, T> grads;
-#pragma unroll
-            for (int q = 0; q < COLS; ++q) grads.load(q, dy, y, mask, g, at.n, at.p, at.q * COLS + q, o, f);
+            Gated<COLS, V, K == 0, T> grads;
+            grads.load_strip(dy, y, mask, g, at.n, at.p, at.q * COLS, o, f);
             grads.open(f);
             const int row = at.p * g.stride_h - g.pad_top, col = at.q * COLS * g.stride_w - g.pad_left;
             int i = tap0 / g.KW, j = tap0 % g.KW;
@@ -336,8 +258,8 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
             for (int t = 0; t < OWN; t += TOGETHER) {
                 if (tap0 + t >= taps) break;
                 float in[((COLS - 1) * STRIDE + TOGETHER) * V] = {};
-                if constexpr (K > 0) load_strip<V, 1>(in, x, g, at.n, row + tap0 / K + t / K, col, channel);
-                else load_strip<V, 0>(in, x, g, at.n, row + i * g.dilation_h, col + j * g.dilation_w, channel);
+                if constexpr (K > 0) load_strip<V>(in, x, g, at.n, row + tap0 / K + t / K, col, 1, channel);
+                else load_strip<V>(in, x, g, at.n, row + i * g.dilation_h, col + j * g.dilation_w, g.stride_w, channel);
 #pragma unroll
                 for (int e = 0; e < TOGETHER * COLS * V; ++e) {
                     const int q = e / V % COLS, u = e % V, tap = e / V / COLS;

@@ -7,17 +7,14 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.device import THREADS, WARP, CudaDevice, activation_fields, geometry_fields
+from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise
+from gpunet.backends.cuda.device import THREADS, activation_fields, geometry_fields
 from gpunet.backends.cuda.tiles import count_tiles, select_tile, split_pixels
 from gpunet.cuda.instantiations import CONV_TILES, WEIGHT_GRAD_TILES, instance
 from gpunet.geometry import Geometry
-from gpunet.nvrtc.source import constant
-
-DEPTHWISE_TILE = constant("conv2d_weight_grad.cu", "TAPS"), WARP
-"""Taps and filters per block of a depthwise weight gradient."""
 
 
-class CudaConv(CudaDevice):
+class CudaConv(CudaDepthwise):
     """The primitives of conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
@@ -26,7 +23,9 @@ class CudaConv(CudaDevice):
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
         args = x, w, b, y, mask, geometry_fields(g), activation_fields(conv.activation)
-        if self.simple or _is_depthwise(g):
+        if is_depthwise(g) and not self.simple:
+            self._depthwise_forward(x, w, b, y, mask, conv)
+        elif self.simple:
             options = f"{element}, {str(pooled).lower()}"
             self._each("conv2d_forward_simple", y.size, *args, element=options, flops=2 * g.multiply_adds)
         else:
@@ -41,7 +40,9 @@ class CudaConv(CudaDevice):
         element = self._element("conv2d_input_grad", dy=(dy, None), w=(w, g.w_shape))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
-        if self.simple or _is_depthwise(g):
+        if is_depthwise(g) and not self.simple:
+            self._depthwise_input_grad(dy, w, dx, g, gate)
+        elif self.simple:
             self._each("conv2d_input_grad_simple", dx.size, *args, element=element, flops=2 * g.multiply_adds)
         else:
             channels = g.x_shape[3]
@@ -79,6 +80,9 @@ class CudaConv(CudaDevice):
             simple = *opened, dw, db, *common, int(add)
             self._each(f"{name}_simple", count, *simple, element=element, flops=2 * g.multiply_adds)
             return dw, db
+        if is_depthwise(g):
+            self._depthwise_weight_grad(dy, x, dw, db, g, gate, add=add)
+            return dw, db
         kernel, tiles = self._weight_grad_kernel(element, g, _by_four(g) and self._aligned(dy, gate.y, x))
         length = split_pixels(tiles, g.pixels, self.busy)
         splits = -(-g.pixels // length)
@@ -90,9 +94,6 @@ class CudaConv(CudaDevice):
 
     def _weight_grad_kernel(self, element: str, g: Geometry, vector: bool) -> tuple[str, int]:
         """(the kernel of a weight gradient, how many tiles cover dw)."""
-        if _is_depthwise(g):
-            tiles = count_tiles(g.window[0] * g.window[1], g.filters, DEPTHWISE_TILE)
-            return instance("conv2d_weight_grad_depthwise", element), tiles
         rows, cols = g.window[0] * g.window[1] * (g.x_shape[3] // g.groups), g.filters // g.groups
         tile = select_tile(WEIGHT_GRAD_TILES, rows, cols, vector=vector, busy=self.busy)
         return instance("conv2d_weight_grad_tiled", element, *tile), count_tiles(rows, cols, tile) * g.groups
@@ -111,16 +112,6 @@ class CudaConv(CudaDevice):
             takes = "no pool is fused" if conv.pool is None else f"its pool takes {shape}"
             raise ValueError(f"{operation}: the gate's mask is {got} but {takes}")
         return gate
-
-
-def _is_depthwise(g: Geometry) -> bool:
-    """Whether each channel has filters of its own.
-
-    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring
-    threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to
-    share. The weight gradient, with its few long sums, has a kernel of its own.
-    """
-    return g.groups > 1 and g.groups == g.x_shape[3]
 
 
 def _by_four(g: Geometry) -> bool:
