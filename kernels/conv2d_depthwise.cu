@@ -258,13 +258,16 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
             for (int t = 0; t < OWN; t += TOGETHER) {
                 if (tap0 + t >= taps) break;
                 float in[((COLS - 1) * STRIDE + TOGETHER) * V] = {};
-                if constexpr (K > 0) load_strip<V>(in, x, g, at.n, row + tap0 / K + t / K, col, 1, channel);
-                else load_strip<V>(in, x, g, at.n, row + i * g.dilation_h, col + j * g.dilation_w, g.stride_w, channel);
+                const int down = row + (K > 0 ? (tap0 + t) / TOGETHER : i * g.dilation_h);
+                if (K == 5 && !within(down, g.H)) continue;  // the branch keeps other rows' loads apart: they would spill
+                if constexpr (K > 0) load_strip<V>(in, x, g, at.n, down, col, 1, channel);
+                else load_strip<V>(in, x, g, at.n, down, col + j * g.dilation_w, g.stride_w, channel);
 #pragma unroll
-                for (int e = 0; e < TOGETHER * COLS * V; ++e) {
-                    const int q = e / V % COLS, u = e % V, tap = e / V / COLS;
-                    acc[t + tap][u] += grads.dy[q * V + u] * in[(q * STRIDE + tap) * V + u];
-                }
+                for (int q = 0; q < COLS; ++q)
+                    if (q == 0 || at.q * COLS + q < g.OW)  // 0 would turn NaN and infinities of x into NaN
+#pragma unroll
+                        for (int e = 0; e < TOGETHER * V; ++e)
+                            acc[t + e / V][e % V] += grads.dy[q * V + e % V] * in[q * STRIDE * V + e];
                 if (++j == g.KW) j = 0, ++i;
             }
 #pragma unroll

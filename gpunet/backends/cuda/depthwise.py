@@ -106,8 +106,9 @@ def block_of(cols: int, channels: int, v: int) -> tuple[int, int, int]:
     again.
     """
     lanes = lanes_of(channels, v)
-    patches = min(1 << (-(-cols // COLS) - 1).bit_length(), 4 if lanes >= 8 else 8)
-    return lanes, patches, THREADS // (lanes * patches)
+    together = THREADS // lanes
+    patches = min(1 << (-(-cols // COLS) - 1).bit_length(), 1 << (together.bit_length() - 1) // 2)
+    return lanes, patches, together // patches
 
 
 def split_strips(tiles: int, strips: int, together: int, busy: int) -> int:
