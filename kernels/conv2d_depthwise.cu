@@ -12,16 +12,34 @@
 //
 // Tiling: there is no sum over channels, so no matrix product. Neighbouring lanes take neighbouring
 // channels, V each. A thread computes ROWS x COLS neighbouring results, so that it loads each input
-// of its patch once, and not for every tap: for 3 x 3 results 24 loads instead of 72. Neighbours in
-// a block share the rest in the L1 cache. K and S, the window and the stride on both axes, unroll
-// the loops over taps; K = 0 takes any window, stride and dilation. By which parity a tap of a
-// strided input gradient belongs to a row is then known too, so no product has a zero.
-// The weight gradient gives a thread every taps' sum for its channels. It walks over strips of COLS
-// pixels of dy, and adds what it loads to the sum of the bias too. The sums of a warp's lanes, of
-// its block's warps and then of all splits are added in a fixed order.
+// of its patch once and not for every tap: for 3 x 3 windows 24 loads instead of 72. The patches of
+// a block are neighbours, and share what they load in the L1 cache. K and S, the window and the
+// stride of both axes, unroll the loops over taps; K = 0 takes any window, stride and dilation. Of
+// a strided input gradient, a patch starts at a multiple of the stride, so the compiler knows which
+// taps belong to which of its rows and columns, and no product has a zero.
+// A thread of the weight gradient adds up all taps of its channels, or TAPS of them. It walks over
+// strips of COLS pixels of dy, and adds what it loads to the bias gradient too. The sums of the
+// lanes of a warp, of the warps of a block, and of all splits are added in a fixed order: see
+// slots.cuh.
 // Alignment: V = 4 needs x, w, b, y, dy, dx aligned to four elements, mask to four bytes, C a
-// multiple of 4 and O = C; V = 1 needs nothing.
-// Bound: memory.
+// multiple of 4 and O = C; V = 1 needs nothing. Gradients through a pool take K = 0.
+// Bound: memory, x and y (and dy) once. In 16 bits the input gradient of a stride of 1 is bound by
+// the instructions it issues, as is a window of 5 x 5.
+//
+// Predicted for an H200, in microseconds, with a ReLU: the larger of bytes / 4.3 TB/s and of the
+// machine code's instructions and L1 wavefronts at 1.755 GHz, and 1.3 for the launch. In float,
+// 3 x 3; in parentheses what the simple kernels would take, and the weight gradient with a lane for
+// each filter that was here before.
+//   pixels, C, S   batch   forward      input gradient   weight gradient
+//   112,   32, 1      32    25  (493)     37  (687)        43  (168)
+//   112,   32, 1     128    97 (1966)    145 (2746)       150  (667)
+//   112,   64, 2     128   121  (984)    145 (3471)       150  (334)
+//    56,  128, 1     128    97 (1966)    145 (2746)       149  (667)
+//    28,  256, 1     128    49  (984)     73 (1374)        78  (334)
+//    14,  512, 1      32     7  (124)     10  (173)        14   (43)
+//    14,  512, 2     128    16  (124)     19  (435)        23   (43)
+//     7, 1024, 1      32     4   (63)      6   (87)         9   (22)
+//     7, 1024, 1     128    13  (247)     19  (344)        22   (84)
 
 // Which taps connect `outputs` neighbouring results to neighbouring inputs, along one axis. Of a
 // gradient, the results are pixels of x, the first of which stands at a multiple of S in the padded

@@ -1,6 +1,6 @@
 #include "geometry.cuh"
-// Patches of pixels, and strips of a row of pixels, that one thread of a depthwise kernel computes or
-// loads, for V neighbouring channels: see conv2d_depthwise.cu.
+// Patches of pixels, and strips of a row of pixels, that one thread of a depthwise kernel computes
+// or loads, for V neighbouring channels: see conv2d_depthwise.cu.
 
 // Pixels of a thread's patch, and of a strip. With a pool, a patch is two of its windows.
 #define ROWS 2

@@ -15,7 +15,7 @@ from gpunet.geometry import Geometry
 
 
 class CudaConv(CudaDepthwise):
-    """The primitives of conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
+    """The primitives of conv2d_*.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
         g, pooled = conv.geometry, conv.pool is not None
