@@ -8,10 +8,10 @@ __device__ __forceinline__ bool arrives_last(int* counter, int of) {
     __shared__ bool last;
     __threadfence();  // what this block wrote is visible before it arrives
     __syncthreads();
-    if (threadIdx.x == 0) last = atomicAdd(counter, 1) == of - 1;
+    if (threadIdx.x + threadIdx.y == 0) last = atomicAdd(counter, 1) == of - 1;
     __syncthreads();
     if (!last) return false;
     __threadfence();
-    if (threadIdx.x == 0) *counter = 0;  // for the next launch
+    if (threadIdx.x + threadIdx.y == 0) *counter = 0;  // for the next launch
     return true;
 }

@@ -46,6 +46,9 @@ NARROW_TILES = frozenset((*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1), Tile(64, 16, 
 """The tiles that there are in 16 bits as well."""
 GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU", "RELU_POOL", "ACTIVATION", "ANY")}
 """What the gates of gradient kernels undo, and the template arguments."""
+DEPTHWISE = ((3, 1, 4), (3, 2, 4), (5, 1, 4), (5, 2, 4), (0, 0, 4), (0, 0, 1))
+"""(K, S, V) of the depthwise kernels: a K x K window with a stride of S, or any window if K is 0,
+and channels per thread."""
 UPDATE_RULES = ("Sgd", "Adam", "Rmsprop", "Adagrad", "Lion", "Muon")
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
 """The dtypes of a max pool's mask, and their C types."""
@@ -162,6 +165,10 @@ _LISTED = {
         "batch_norm_sums_merge",
     ],
     "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
+    "conv2d_depthwise.cu": [
+        instance(f"conv2d_depthwise_{kernel}", t, *window)
+        for kernel, t, window in product(("forward", "input_grad", "weight_grad"), ELEMENTS.values(), DEPTHWISE)
+    ],
     "conv2d_forward.cu": [
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),
         *_tiled("conv2d_forward_tiled"),

@@ -7,8 +7,8 @@ from gpunet.nvrtc.source import constant
 BLOCK_CYCLES = 2500
 """Cycles of a round of blocks outside their main loops: their start, their first loads, their
 results' way to memory."""
-SPLIT_GROUP = constant("split.cuh", "SPLIT_GROUP")
-SLOTS_AHEAD = constant("split.cuh", "SLOTS_AHEAD")
+SPLIT_GROUP = constant("slots.cuh", "SPLIT_GROUP")
+SLOTS_AHEAD = constant("slots.cuh", "SLOTS_AHEAD")
 SLOT_CYCLES = 600
 """Cycles in which a block loads and adds four results for each thread of `SLOTS_AHEAD` slots: 32
 KiB from the second-level cache at about 64 bytes a cycle, and the latency of a part of it."""

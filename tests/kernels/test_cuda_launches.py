@@ -416,20 +416,16 @@ def test_shapes_that_do_not_fit_are_refused_before_a_launch():
 
 
 @pytest.mark.parametrize(
-    ("multiplier", "groups", "which", "weights"),
-    [(1, 8, "simple", "depthwise"), (3, 8, "simple", "depthwise"), (8, 2, "tiled", "tiled")],
+    ("multiplier", "groups", "kernel"), [(1, 8, "{}depthwise_{}"), (3, 8, "{}depthwise_{}"), (8, 2, "{}{}_tiled")]
 )
-def test_a_depthwise_convolution_takes_its_own_kernels(multiplier, groups, which, weights):
+def test_a_depthwise_convolution_takes_its_own_kernels(multiplier, groups, kernel):
     backend, g = recording_backend(), Geometry.conv((2, 7, 6, 8), (3, 3, 8 // groups, 8 * multiplier), groups=groups)
     x, w, dy = (ones(backend, *shape) for shape in (g.x_shape, g.w_shape, g.y_shape))
     backend.conv2d_forward(x, w, None, Conv(g))
     backend.conv2d_input_grad(dy, w, Conv(g))
     backend.conv2d_weight_grad(dy, x, Conv(g))
-    assert [k.split("<")[0] for k in backend.launcher.kernels] == [
-        f"conv2d_forward_{which}",
-        f"conv2d_input_grad_{which}",
-        f"conv2d_weight_grad_{weights}",
-    ]
+    names = [kernel.format("conv2d_", name) for name in ("forward", "input_grad", "weight_grad")]
+    assert [k.split("<")[0] for k in backend.launcher.kernels] == names
 
 
 def test_pixels_that_are_not_normalised_stay_bytes():

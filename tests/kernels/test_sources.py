@@ -125,6 +125,7 @@ def test_inline_ptx_stands_in_one_file():
 INTEGER_COUNTS = {
     "arrivals.cuh": "atomicAdd(counter,",
     "check.cu": "atomicAdd(differing,",
+    "slots.cuh": "atomicAdd(counter,",
     "conv2d_weight_grad.cu": "atomicAdd(&arrivals[",
     "permutation.cu": "atomicAdd(&ends[",
 }

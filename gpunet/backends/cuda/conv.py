@@ -7,15 +7,16 @@ from math import gcd, prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
+from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise
+from gpunet.backends.cuda.device import THREADS, activation_fields, geometry_fields
 from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
 from gpunet.cuda.instantiations import GATES, tiled_instance
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
 
-class CudaConv(CudaDevice):
-    """The primitives of conv2d_forward.cu, conv2d_input_grad.cu and conv2d_weight_grad.cu."""
+class CudaConv(CudaDepthwise):
+    """The primitives of conv2d_*.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
         g, pooled = conv.geometry, conv.pool is not None
@@ -23,7 +24,9 @@ class CudaConv(CudaDevice):
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
         opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
-        if self.simple or _is_depthwise(g):
+        if is_depthwise(g) and not self.simple:
+            self._depthwise_forward(x, w, b, y, mask, conv)
+        elif self.simple:
             options = f"{element}, {str(pooled).lower()}"
             self._each(
                 "conv2d_forward_simple", y.size, *opened, *common, element=options, work=Work(2 * g.multiply_adds)
@@ -45,7 +48,9 @@ class CudaConv(CudaDevice):
         element = self._element(name, dy=(dy, None), w=(w, g.w_shape))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
         opened, common = (dy, gate.y, gate.mask, w, dx), (geometry_fields(g), activation_fields(gate.activation))
-        if self.simple or _is_depthwise(g):
+        if is_depthwise(g) and not self.simple:
+            self._depthwise_input_grad(dy, w, dx, g, gate)
+        elif self.simple:
             self._each(f"{name}_simple", dx.size, *opened, *common, element=element, work=Work(2 * g.multiply_adds))
         elif dx.size:
             name, kind = f"{name}_tiled", _gate_name(element, gate)
@@ -73,6 +78,9 @@ class CudaConv(CudaDevice):
             simple = *opened, dw, db, *common, int(add)
             self._each(f"{name}_simple", count, *simple, element=element, work=Work(2 * g.multiply_adds))
             return dw, db
+        if is_depthwise(g):
+            self._depthwise_weight_grad(dy, x, dw, db, g, gate, add=add)
+            return dw, db
         name, kind = f"{name}_tiled", _gate_name(element, gate)
         layout = self._lay_out(
             name, element, g.window[0] * g.window[1] * _taken(g), _made(g), g.pixels, gate=kind, copies=g.groups,
@@ -99,16 +107,6 @@ class CudaConv(CudaDevice):
             takes = "no pool is fused" if conv.pool is None else f"its pool takes {shape}"
             raise ValueError(f"{operation}: the gate's mask is {got} but {takes}")
         return gate
-
-
-def _is_depthwise(g: Geometry) -> bool:
-    """Whether each channel has filters of its own.
-
-    The simple kernels of a convolution and its input gradient are the fast ones then: neighbouring
-    threads take neighbouring channels of a pixel, and there is no sum over channels for a tile to
-    share. The weight gradient, with its few long sums, has a kernel of its own.
-    """
-    return g.groups > 1 and g.groups == g.x_shape[3]
 
 
 def _gate_name(element: str, gate: Gate) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gpunet.check.cases import arguments, arrays, convolutions, layers, training
+from gpunet.check.cases import arguments, arrays, convolutions, depthwise, layers, training
 from gpunet.check.cases.case import VARIANTS, Case, variant
 from gpunet.cuda.instantiations import ELEMENTS
 
-TOPICS = (arguments.cases, arrays.cases, convolutions.cases, layers.cases, training.cases)
+TOPICS = (arguments.cases, arrays.cases, convolutions.cases, depthwise.cases, layers.cases, training.cases)
 
 
 def all_cases() -> Iterator[Case]:

@@ -1,0 +1,128 @@
+"""Depthwise convolutions on a CUDA device."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from gpunet.backends.contract import Array, Conv, Gate
+from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
+from gpunet.cuda.instantiations import DEPTHWISE, ELEMENTS, instance
+from gpunet.cuda.waves import SPLIT_GROUP
+from gpunet.cuda.work import Work
+from gpunet.geometry import Geometry
+from gpunet.nvrtc.source import constant
+
+FILE = "conv2d_depthwise.cu"
+ROWS, COLS = constant(FILE, "ROWS"), constant(FILE, "COLS")
+"""Pixels of a thread's patch; COLS are also those of a strip of dy."""
+SLICE = constant(FILE, "SLICE")
+"""Channels of a block at most."""
+TAPS, TAPS_OF_5 = constant(FILE, "TAPS"), constant(FILE, "TAPS_OF_5")
+"""Taps of a block of a weight gradient; those of an unrolled window of 5."""
+LEAST_STRIPS = 2
+"""Strips of a thread at least, if the strips are split."""
+MOST_STRIPS = 32 * constant(FILE, "ROUND")
+"""Strips of a thread at most. It adds up the products of a round, then these sums; more of them
+would lose digits."""
+
+
+class CudaDepthwise(CudaDevice):
+    """The primitives of conv2d_depthwise.cu, on arguments that :class:`CudaConv` has checked."""
+
+    def _depthwise_forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, conv: Conv) -> None:
+        g, halved = conv.geometry, 1 if mask is None else 2
+        kernel, _, v = self._depthwise_kernel("forward", g, x, w, b, y)
+        n, rows, cols, _ = g.y_shape
+        args = x, w, b, y, mask, geometry_fields(g), activation_fields(conv.activation)
+        extents = n, rows // halved * halved, cols // halved * halved, g.filters
+        self._depthwise_launch(kernel, extents, v, 2 * g.multiply_adds, *args)
+
+    def _depthwise_input_grad(self, dy: Array, w: Array, dx: Array, g: Geometry, gate: Gate) -> None:
+        kernel, _, v = self._depthwise_kernel("input_grad", g, dy, gate.y, w, dx, mask=gate.mask)
+        n, rows, cols, channels = g.x_shape
+        (above, _), (left, _) = g.padding  # a patch starts at a multiple of the stride, in the padding
+        extents = n, rows + above % g.stride[0], cols + left % g.stride[1], channels
+        args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
+        self._depthwise_launch(kernel, extents, v, 2 * g.multiply_adds, *args)
+
+    def _depthwise_launch(self, kernel: str, extents: tuple[int, ...], v: int, flops: int, *args: object) -> None:
+        """Launch a kernel that computes images (N, H, W, C), in patches of ROWS x COLS pixels."""
+        if not prod(extents):
+            return
+        n, rows, cols, channels = extents
+        lanes, patches, high = block_of(cols, channels, v)
+        tiles = -(-cols // (COLS * patches)) * -(-(n * -(-rows // ROWS)) // high)
+        self.launcher.launch(
+            kernel, -(-channels // (lanes * v)) * tiles, (lanes, patches, high), args, work=Work(flops)
+        )
+
+    def _depthwise_weight_grad(
+        self, dy: Array, x: Array, dw: Array, db: Array | None, g: Geometry, gate: Gate, *, add: bool
+    ) -> None:
+        kernel, k, v = self._depthwise_kernel("weight_grad", g, dy, gate.y, x, mask=gate.mask)
+        lanes, taps = lanes_of(g.filters, v), TAPS_OF_5 if k == 5 else TAPS
+        tiles = -(-g.filters // (lanes * v)) * -(-prod(g.window) // taps)
+        n, rows, cols, _ = g.y_shape
+        strips = n * rows * -(-cols // COLS)
+        length = split_strips(tiles, strips, THREADS // lanes, 2 * self.description.multiprocessors)
+        splits, slots, arrivals = -(-strips // length), None, None
+        if splits > 1:
+            slots = self.arrays.empty((tiles, splits, taps + 1, SLICE), np.float32)
+            arrivals = self._arrivals(tiles * (-(-splits // SPLIT_GROUP) + 1))
+        args = dy, gate.y, gate.mask, x, slots, arrivals, dw, db, geometry_fields(g), activation_fields(gate.activation)
+        block = lanes, THREADS // lanes
+        self.launcher.launch(
+            kernel, tiles * splits, block, (*args, length, int(add)), work=Work(2 * g.multiply_adds, splits=splits)
+        )
+
+    def _depthwise_kernel(
+        self, kernel: str, g: Geometry, first: Array, *others: Array | None, mask: Array | None = None
+    ) -> tuple[str, int, int]:
+        """(the instance for these arrays, its window or 0 for any, channels per thread)."""
+        vector = g.filters == g.x_shape[3] and g.filters % 4 == 0 and self._aligned(first, *others, mask)
+        v = 4 if vector else 1
+        window = unrolled(g) if vector and mask is None else (0, 0)
+        return instance(f"conv2d_depthwise_{kernel}", ELEMENTS[first.dtype.name], *window, v), window[0], v
+
+
+def is_depthwise(g: Geometry) -> bool:
+    """Whether each channel has filters of its own."""
+    return g.groups > 1 and g.groups == g.x_shape[3]
+
+
+def unrolled(g: Geometry) -> tuple[int, int]:
+    """The (window, stride) whose loops over taps are unrolled, or (0, 0)."""
+    own = g.window[0], g.stride[0]
+    same = g.window == own[:1] * 2 and g.stride == own[1:] * 2 and g.dilation == (1, 1)
+    return own if same and (*own, 4) in DEPTHWISE else (0, 0)
+
+
+def lanes_of(channels: int, v: int) -> int:
+    """Neighbouring lanes that take neighbouring channels, `v` each: a power of two."""
+    return min(1 << (-(-channels // v) - 1).bit_length(), SLICE // v)
+
+
+def block_of(cols: int, channels: int, v: int) -> tuple[int, int, int]:
+    """A block's threads: (lanes, patches of a row, rows of patches).
+
+    A block is about as high as it is wide, in pixels, for its neighbours load the pixels around it
+    again.
+    """
+    lanes = lanes_of(channels, v)
+    together = THREADS // lanes
+    patches = min(1 << (-(-cols // COLS) - 1).bit_length(), 1 << (together.bit_length() - 1) // 2)
+    return lanes, patches, together // patches
+
+
+def split_strips(tiles: int, strips: int, together: int, busy: int) -> int:
+    """Strips of one split of a weight gradient: a multiple of those that a block walks together.
+
+    Args:
+        busy: blocks that the device runs at once. The splits of all tiles are no more, so that no
+            block is left over for a second turn.
+    """
+    splits = max(min(busy // tiles, strips // (LEAST_STRIPS * together)), 1)
+    each = min(-(-strips // (splits * together)), MOST_STRIPS)
+    return each * together
