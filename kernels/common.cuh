@@ -61,7 +61,7 @@ __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
         typename Four<sizeof(T)>::Bits all;
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(reinterpret_cast<T*>(&all)[u], v[u]);
-        store_whole(reinterpret_cast<typename Four<sizeof(T)>::Bits*>(p), all);
+        *reinterpret_cast<typename Four<sizeof(T)>::Bits*>(p) = all;
     } else {
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(p[u], v[u]);

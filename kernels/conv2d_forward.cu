@@ -12,18 +12,17 @@
 // row or column is not computed, and the convolution's own output is never written.
 //
 // Tiling (`_tiled`): a matrix product with N OH OW rows (pixels), O / groups columns and a
-// reduction of KH KW C / groups, with taps outermost and channels innermost. The left matrix is
-// never written: a block gathers the taps of its pixels from x straight into shared memory
-// ("implicit GEMM"). In that order the right matrix is w as it lies in memory, and V neighbouring
-// channels belong to one tap. Neighbouring blocks compute the column tiles of one row tile, which
-// share x in the L2 cache.
-//   128 x 64, 8 x 4 per thread: many pixels and filters;   64 x 64, 4 x 4: fewer;   128 x 16, 4 x 2: up to 16 filters.
+// reduction of KH KW C / groups, with taps outermost and channels innermost. A block gathers the
+// taps of its pixels from x straight into shared memory; the right matrix is w as it lies in memory,
+// and neighbouring channels belong to one tap. A thread decodes its tap once and counts on. The main
+// loop, which all products share, stands in implicit_gemm.cuh. Where tiles are few, the reduction
+// is split among blocks (split.cuh). gpunet/cuda/instantiations.py lists the tiles, and
+// gpunet/backends/cuda/tiles.py chooses one.
 // With a pool, the rows are ordered by windows of four pixels, so that a thread has whole windows
 // in its registers.
-// A depthwise convolution (C = groups) takes the simple kernel: neighbouring threads load
-// neighbouring channels, and there is no sum over channels for a tile to share.
-// Alignment: V = 4 needs x, w, y aligned to four elements, C / groups and O / groups multiples of
-// 4; V = 1 needs nothing.
+// A depthwise convolution (C = groups) has kernels of its own, in conv2d_depthwise.cu.
+// Alignment: VX = 4 needs x aligned to four elements and C / groups a multiple of 4; VW = 4 needs
+// the same of w, y and O / groups; 1 needs nothing.
 // Bound: 2 KH KW C / groups FLOP per output element, against 4 bytes for each element of x and y:
 // arithmetic from about C = 16 on at 3 x 3. With a pool, 5 bytes are written for four outputs
 // instead of 16.
@@ -124,14 +123,14 @@ struct ForwardOperands {
     }
 
     __device__ __forceinline__ void fetch(int k0) {
-        const int down = tap.high * g.dilation_h, right = tap.mid * g.dilation_w, to_tap = down * g.W + right;
+        const int down = tap.high * g.dilation_h, right = tap.mid * g.dilation_w;
         const T* const channel = channels + (place.group * g.taken + tap.low);
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Corner corner = corners[Pixels::result(n)];
             x[n].clear();
             if (Pixels::has() & (tap.high < g.KH) & inside(corner.row + down, g.H) & inside(corner.col + right, g.W))
-                x[n].load(at(channel, corner.pixel + to_tap, g.C));
+                x[n].load(at(channel, corner.pixel + down * g.W + right, g.C));
         }
         add(tap, place.step, g.taken, g.KW);
 #pragma unroll

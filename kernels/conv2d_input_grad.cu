@@ -11,13 +11,14 @@
 // The gate (y, `f` and mask) takes dy back through the activation and the pool that were fused into
 // the forward pass, while dy is loaded: see gate.cuh.
 //
-// Depthwise convolutions take the simple kernel, as in conv2d_forward.cu.
 // Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction
 // of KH KW O / groups, with taps outermost and filters innermost. Both matrices are read along the
-// filters, which are neighbours in memory. With a stride of s, only one tap in s x s contributes a
-// product; the others add zeros, so that the work is s x s times larger.
-// Alignment: V = 4 needs dy, y, w, dx aligned to four elements, C / groups and O / groups multiples
-// of 4; V = 1 needs nothing.
+// filters, which are neighbours in memory. With a stride of s, a pixel h is reached by those taps i
+// alone for which s divides h + pad - i dilation. So the pixels are ordered by their remainders, a
+// block has those of one remainder in each axis, and no product with a zero is computed.
+// A gate has an instance of its own where nets commonly have it, so that the main loop has no branch.
+// Alignment: V = 4 needs dy, y, mask, w aligned to four elements and O / groups a multiple of 4;
+// V = 1 needs nothing.
 // Bound: 2 KH KW O / groups FLOP per element of dx: arithmetic from about O = 16 on at 3 x 3.
 
 template <typename T>

@@ -13,23 +13,15 @@
 // the forward pass, while dy is loaded: see gate.cuh.
 //
 // Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a
-// reduction over the N OH OW pixels. There are few tiles of results and a long reduction, so the
-// reduction is split: split s adds up its own range of pixels into partial_w[s] and partial_b[s].
-// The last split of a tile to finish, which a counter tells, adds all of them in their order. So
-// the sum is the same whichever split is last, and no second launch is needed.
-//   128 x 64, 8 x 4 per thread: many taps and filters;   64 x 64, 4 x 4: fewer;   64 x 16, 2 x 2: up to 16 filters.
-// The blocks of the first row tile also add up the columns of dy that stand in shared memory: this
-// is the bias gradient.
-//
-// A depthwise convolution (C = groups) is no such product (`_depthwise`): of a tile, only KH KW
-// rows and one column would be used. There a block computes 32 neighbouring filters and up to 9 of
-// their taps. Each warp takes every eighth pixel of its split, and loads dy once and x under each
-// tap, which is in the cache from the taps before. The sums of the warps are added in order.
-// Alignment: V = 4 needs dy, y, x aligned to four elements, C / groups and O / groups multiples of
-// 4; V = 1 needs nothing.
-// Bound: 2 N OH OW FLOP per element of dw: arithmetic, as in the forward pass; the partial sums are
-// (number of splits) |w| floats. Depthwise: memory, the elements of dy (and y) and x once for every
-// nine taps.
+// reduction over the N OH OW pixels, in the main loop of implicit_gemm.cuh. There are few tiles of
+// results and a long reduction, so that the reduction is split among blocks (split.cuh). A thread
+// also adds up the dy that it loads: the bias gradient, which the blocks of the first row tile write.
+// Long sums keep their digits: the products of a few turns are added to totals in shared memory, and
+// the splits with `Sum`.
+// Alignment: VX = 4 needs x aligned to four elements and C / groups a multiple of 4; VY = 4 needs
+// the same of dy, y, mask and O / groups; 1 needs nothing.
+// Bound: 2 N OH OW FLOP per element of dw: arithmetic, as in the forward pass; the slots of the
+// splits are (number of splits) |w| floats.
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(

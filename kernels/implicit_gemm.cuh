@@ -305,8 +305,10 @@ struct PiecesAcross {
 template <int COUNT, typename T>
 __device__ __forceinline__ void store_columns(T* y, int64 at, const float* v, int columns, bool by_four) {
     if (COUNT == 4 && by_four) {
-        float all[4] = {v[0], v[1], v[2], v[3]};
-        if (columns > 0) store<4>(y + at, all);
+        typename Four<sizeof(T)>::Bits all;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) from_float(reinterpret_cast<T*>(&all)[j], v[j % COUNT]);
+        if (columns > 0) store_whole(reinterpret_cast<typename Four<sizeof(T)>::Bits*>(y + at), all);
     } else {
 #pragma unroll
         for (int j = 0; j < COUNT; ++j)

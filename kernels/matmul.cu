@@ -8,12 +8,12 @@
 // The gate (gate_y, of a's shape, and `gate`) takes a back through an activation, while a is
 // loaded.
 //
-// Tiling (`_tiled`): TM x TN results per block, as in tile.cuh. Each operand is read along the axis
-// in which it is contiguous (the reduction for a and for b's transpose, the results for b and for
-// a's transpose) and stored with the reduction outermost.
-//   64 x 64, 4 x 4 per thread;   128 x 16, 4 x 2: up to 16 columns, as in the last layer of a classifier.
-// Alignment: V = 4 needs a, gate_y, b, y aligned to four elements, and multiples of 4 for P, for M
-// if a is transposed, and for K unless a is transposed and b is not; V = 1 needs nothing.
+// Tiling (`_tiled`): the main loop of implicit_gemm.cuh. Each operand is read along the axis in which
+// it is contiguous (the reduction for a and for b's transpose, the results for b and for a's
+// transpose) and staged with the reduction outermost. A long reduction of few results is split among
+// blocks (split.cuh), and its sums keep their digits as those of conv2d_weight_grad.cu do.
+// Alignment: V = 4 needs a, gate_y, b aligned to four elements, and a multiple of 4 as the length of
+// their rows; V = 1 needs nothing.
 // Bound: 2 M K P FLOP: arithmetic; where M or P is below about 32, the bytes of the larger operand.
 
 // Extents and options of one product; with `accumulate`, it is added to what y holds.

@@ -28,8 +28,8 @@ __device__ __forceinline__ void add_slots(float* first, int64 stride, int count,
                 for (int u = 0; u < 4; ++u)
                     if (s + n < count) sums[u].add(v[n][u]);
         }
-        const float total[4] = {sums[0].value(), sums[1].value(), sums[2].value(), sums[3].value()};
-        store<4>(first + at, total);
+        const float4 total = make_float4(sums[0].value(), sums[1].value(), sums[2].value(), sums[3].value());
+        store_whole(reinterpret_cast<float4*>(first + at), total);
     }
 }
 

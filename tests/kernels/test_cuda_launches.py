@@ -17,11 +17,7 @@ from gpunet.backends.contract.loss import CrossEntropy
 from gpunet.backends.contract.matmul import Product
 from gpunet.backends.contract.norm import BatchNorm, GroupNorm, Moments
 from gpunet.backends.contract.update import Segments
-from gpunet.backends.cuda.device import BUSY
-from gpunet.backends.cuda.tiles import MOST_PIXELS, count_tiles, select_tile, split_pixels
-from gpunet.cuda.instantiations import CONV_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES
 from gpunet.geometry import Geometry
-from gpunet.nvrtc.source import constant
 from gpunet.random import Stream
 from gpunet.resampling import linear, padded
 
@@ -342,26 +338,6 @@ def test_one_unaligned_array_is_enough_for_batch_norm_of_any_alignment():
         backend.batch_norm_forward(conv_x(backend), ones(backend, 5), bias, running, TRAINING, None)
     with pytest.raises(ValueError, match="at least 2 elements per channel"):
         backend.batch_norm_forward(ones(backend, 1, 4), bias, bias, running, TRAINING, None)
-
-
-@pytest.mark.parametrize("tiles", [CONV_TILES, WEIGHT_GRAD_TILES, MATMUL_TILES])
-def test_tiles_follow_the_shape(tiles):
-    assert select_tile(tiles, 10**6, 16, vector=True)[1] == 16
-    assert select_tile(tiles, 100, 17, vector=True) == (64, 64, 4, 4, 4)
-    assert select_tile(tiles, 10**6, 17, vector=False) == (64, 64, 4, 4, 1)
-    large = select_tile(tiles, 10**6, 256, vector=True)
-    assert large == tiles[0]
-    assert count_tiles(129, 65, (128, 64, 8, 4, 4)) == 4
-
-
-@pytest.mark.parametrize(("tiles", "pixels"), [(1, 10**6), (1, 3), (7, 1000), (1000, 10**5)])
-def test_splits_cover_the_pixels_and_fill_the_device(tiles, pixels):
-    each = split_pixels(tiles, pixels)
-    splits = -(-pixels // each)
-    assert each % constant("tile.cuh", "TILE_K") == 0
-    assert (splits - 1) * each < pixels <= splits * each
-    assert tiles * splits <= BUSY + tiles or each == MOST_PIXELS
-    assert each <= MOST_PIXELS  # a thread adds their products in float32
 
 
 def test_a_long_sum_is_split_and_added_again():

@@ -10,7 +10,7 @@ from gpunet.backends.contract import FUSED_POOL, Activation, Conv, Gate, Into
 from gpunet.backends.cuda import depthwise
 from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.backends.cuda.depthwise import COLS, block_of, is_depthwise, lanes_of, split_strips, unrolled
-from gpunet.backends.cuda.device import BUSY, THREADS
+from gpunet.backends.cuda.device import THREADS
 from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import Schedule
 from gpunet.geometry import Geometry
@@ -289,10 +289,10 @@ def test_blocks_are_whole_and_no_wider_than_what_they_compute(channels, v):
 )
 @pytest.mark.parametrize("together", [8, 32])
 def test_splits_cover_the_strips_and_fill_the_device_once(tiles, strips, together):
-    each = split_strips(tiles, strips, together, BUSY)
+    each = split_strips(tiles, strips, together, 264)
     splits = -(-strips // each)
     assert each % together == 0
     assert (splits - 1) * each < strips <= splits * each
     assert each <= depthwise.MOST_STRIPS * together  # a thread adds their products in float32
     assert splits == 1 or each >= depthwise.LEAST_STRIPS * together
-    assert tiles * splits <= max(BUSY, tiles) or each == depthwise.MOST_STRIPS * together
+    assert tiles * splits <= max(264, tiles) or each == depthwise.MOST_STRIPS * together

@@ -27,7 +27,7 @@ TURN_CYCLES = {
 """Cycles of a turn on a multiprocessor, by the tile's rows and columns and the length of its loads:
 of one block alone, and of the blocks that a multiprocessor holds, all together. They are predicted
 from the machine code for sm_90, without a gate; only their ratios matter here."""
-LEAST_TURNS = 4
+LEAST_TURNS = 2
 """Turns of a split at least, if there is more than one split."""
 MOST_TURNS = 256
 """Turns of a split at most, where a sum is long. A thread adds up the products of 64 places of the
