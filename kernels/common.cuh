@@ -114,6 +114,15 @@ __device__ __forceinline__ void activate(Activation f, float (&v)[V]) {
     }
 }
 
+// The same for ReLU or none, or for ANY: in the unrolled end of a product, the code of all activations
+// would be many times as long as the product.
+template <bool ANY, int V>
+__device__ __forceinline__ void activate_results(Activation f, float (&v)[V]) {
+    if constexpr (ANY) return activate<V>(f, v);
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = (f.kind == ACTIVATION_RELU) & (v[u] <= 0.0f) ? 0.0f : v[u];
+}
+
 // dy = the gradient of the activation's input, from that of its output y.
 template <int V>
 __device__ __forceinline__ void undo_activation(Activation f, float (&dy)[V], const float (&y)[V]) {

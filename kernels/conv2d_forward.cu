@@ -152,7 +152,8 @@ struct ForwardOperands {
     }
 };
 
-template <typename T, int TM, int TN, int RM, int RN, int VX, int VW, bool POOL>
+// ANY: whether the activation may be another one than ReLU.
+template <typename T, int TM, int TN, int RM, int RN, int VX, int VW, bool POOL, bool ANY>
 __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_tiled(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
         uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
@@ -207,7 +208,7 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_til
                 for (int corner = 1; corner < EACH; ++corner) keep_larger(acc[i + corner][j + u], corner, v[u], winner[u]);
                 v[u] += bias[u];
             }
-            activate<PIECE>(f, v);
+            activate_results<ANY, PIECE>(f, v);
             store_columns<PIECE>(y, result, v, g.made - col, by_four);
             if (POOL) store_winners<PIECE>(mask, result, winner, g.made - col, by_four);
         }

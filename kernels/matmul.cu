@@ -107,6 +107,7 @@ struct MatmulOperands {
     }
 };
 
+// With GATE_ACTIVATION the results may have any activation too, otherwise ReLU or none.
 template <typename T, int TM, int TN, int RM, int RN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
 __global__ void __launch_bounds__(THREADS, resident(RM * RN)) matmul_tiled(
         const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) matmul_tiled(
             float v[PIECE];
 #pragma unroll
             for (int u = 0; u < PIECE; ++u) v[u] = acc[i][j + u] + added[u];
-            activate<PIECE>(f, v);  // there is none with `accumulate`
+            activate_results<GATE == GATE_ACTIVATION, PIECE>(f, v);  // there is none with `accumulate`
             add_columns<PIECE>(y, row * s.P + col, v, left, by_four, s.accumulate);
         }
     }

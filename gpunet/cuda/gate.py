@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from gpunet.cuda import sass
-from gpunet.cuda.instantiations import instantiations
+from gpunet.cuda.instantiations import instantiations, module_of
 from gpunet.nvrtc import cache, compiler, source
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
@@ -103,12 +103,15 @@ def rows_of(file: str, architecture: str) -> list[GateRow]:
 
 
 def _compile(file: str, architecture: str) -> str:
-    compiled = compiler.compile(file, architecture, instantiations()[file])
-    listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
-    rows = [
-        GateRow(file, e, architecture, **asdict(used), instructions=listed.get(compiled.names[e], {}))
-        for e, used in compiled.resources.items()
-    ]
+    """Compile the instances of a file as the launcher does: what one takes depends on its neighbours."""
+    rows: list[GateRow] = []
+    for module in dict.fromkeys(map(module_of, instantiations()[file])):
+        compiled = compiler.compile(file, architecture, module)
+        listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
+        rows += [
+            GateRow(file, e, architecture, **asdict(used), instructions=listed.get(compiled.names[e], {}))
+            for e, used in compiled.resources.items()
+        ]
     return json.dumps([asdict(row) for row in rows])
 
 

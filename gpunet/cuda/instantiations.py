@@ -104,6 +104,13 @@ def gates(kernel: str, element: str, tile: Tile) -> tuple[str, ...]:
     return (*common, rest) if (tile.rows, tile.cols) == (64, 64) else common
 
 
+def activations(element: str, tile: Tile) -> tuple[bool, ...]:
+    """Return for which activations conv2d_forward has a tile: False for ReLU and none, True for any."""
+    if element != "float":
+        return (True,)
+    return _FLAGS if (tile.rows, tile.cols) == (64, 64) else (False,)
+
+
 def _tiled(kernel: str) -> list[str]:
     """Return the instances of a tiled kernel."""
     return [
@@ -117,7 +124,7 @@ def _tiled(kernel: str) -> list[str]:
 def _options(kernel: str, element: str, tile: Tile) -> list[tuple[object, ...]]:
     """Return the template arguments of a tiled kernel behind its tile."""
     if kernel == "conv2d_forward_tiled":
-        return [(pool,) for pool in _FLAGS]
+        return [(pool, any_) for pool, any_ in product(_FLAGS, activations(element, tile))]
     if kernel != "matmul_tiled":
         return [(GATES[gate],) for gate in gates(kernel, element, tile)]
     options = product(gates(kernel, element, tile), _FLAGS, _FLAGS)

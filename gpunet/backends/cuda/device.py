@@ -16,7 +16,7 @@ from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
-from gpunet.cuda.instantiations import ELEMENTS, MOVED, gates, instance, tiles
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, activations, gates, instance, tiles
 from gpunet.cuda.launcher import Launcher
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
@@ -137,10 +137,11 @@ class CudaDevice(Backend):
         """How a tiled kernel computes rows x cols results; see :func:`lay_out`.
 
         Args:
-            options: `gate`, which the tile must have, and those of `lay_out`.
+            options: `gate` and `any_`, which the tile must have, and those of `lay_out`.
         """
-        gate, found = options.pop("gate", None), tiles(kernel, element)
+        gate, any_, found = options.pop("gate", None), options.pop("any_", None), tiles(kernel, element)
         found = tuple(tile for tile in found if gate is None or gate in gates(kernel, element, tile))
+        found = tuple(tile for tile in found if any_ is None or any_ in activations(element, tile))
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
         if kernel == "conv2d_weight_grad_tiled":
             options["gate"] = gate

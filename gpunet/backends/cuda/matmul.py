@@ -1,6 +1,6 @@
 """Matrix products on a CUDA device."""
 
-from gpunet.backends.contract import PLAIN_PRODUCT, Array, Gate, Product
+from gpunet.backends.contract import PLAIN_PRODUCT, Activation, Array, Gate, Product
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
 from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
 from gpunet.cuda.instantiations import GATES, tiled_instance
@@ -38,7 +38,7 @@ class CudaMatmul(CudaDevice):
         elif y.size:
             vector = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and self._aligned(a, gate.y, b)
             transposes = product.transpose_a, product.transpose_b
-            name = _gate_name(element, gate, transposes)
+            name = _gate_name(element, product)
             layout = self._lay_out(
                 "matmul_tiled",
                 element,
@@ -69,12 +69,18 @@ class CudaMatmul(CudaDevice):
         return y
 
 
-def _gate_name(element: str, gate: Gate, transposes: tuple[bool, bool]) -> str:
-    """The gate of `gpunet.cuda.instantiations.GATES` that a product needs."""
-    if element != "float" or (gate.activation is not None and not (_is_relu(gate) and transposes == (False, True))):
+def _gate_name(element: str, product: Product) -> str:
+    """The gate of `gpunet.cuda.instantiations.GATES` that a product needs.
+
+    The general one also stands for any activation of the results.
+    """
+    opened, made = (_name(activation) for activation in (product.gate and product.gate.activation, product.activation))
+    if element != "float" or made not in ("", "relu") or opened not in ("", "relu"):
         return "ACTIVATION"
-    return "NONE" if gate.activation is None else "RELU"
+    if not opened:
+        return "NONE"
+    return "RELU" if (product.transpose_a, product.transpose_b) == (False, True) else "ACTIVATION"
 
 
-def _is_relu(gate: Gate) -> bool:
-    return gate.activation is not None and gate.activation.name == "relu"
+def _name(activation: Activation | None) -> str:
+    return "" if activation is None else activation.name

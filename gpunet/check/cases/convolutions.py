@@ -49,11 +49,14 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
         options: dict[str, Any] = {"padding": ((1, 1), (2, 0)), "stride": (2, 1), "groups": groups}
         g = Geometry.conv((2, 9, 7, channels), (3, 3, channels // groups, filters), **options)
         x, w, b, dy = draw.normal(*g.x_shape), draw.normal(*g.w_shape), draw.normal(filters), draw.normal(*g.y_shape)
-        activation = Activation(ACTIVATIONS[channels % len(ACTIVATIONS)])
+        activation = Activation(ACTIVATIONS[1 + channels % (len(ACTIVATIONS) - 1)])  # not ReLU
         plain, pooled = Conv(g), Conv(g, activation, Geometry.pool(g.y_shape, FUSED_POOL))
         tiles = {kernel: _variants(kernel, draw, channels // groups, filters // groups) for kernel in _TILED}
-        for conv, name in ((Conv(g, activation), label), (pooled, f"{label}, pooled")):
-            yield draw.call("conv2d_forward", x, w, b, conv, label=name, variants=tiles["conv2d_forward"])
+        for chosen in (activation, RELU):
+            for pool, name in ((None, f"{label}, {chosen.name}"), (pooled.pool, f"{label}, {chosen.name}, pooled")):
+                yield draw.call(
+                    "conv2d_forward", x, w, b, Conv(g, chosen, pool), label=name, variants=tiles["conv2d_forward"]
+                )
         without = f"{label}, no bias"
         yield draw.call(
             "conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=FAST_AND_SIMPLE
@@ -143,7 +146,9 @@ def _products(draw: Draw) -> Iterator[Case]:
                 on: Backend, given: Arrays, ta: bool = ta, tb: bool = tb, activation: Activation | None = activation
             ) -> Sequence[Array]:
                 gate = None if activation is None else Gate(given["y"], activation)
-                return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], LEAKY, gate))]
+                made = None if activation is None else LEAKY if activation == TANH else RELU
+
+            return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], made, gate))]
 
             inputs = {"a": a, "b": b, "bias": bias, **({} if y is None else {"y": y})}
             yield Case(f"matmul {gated}", draw.dtype, inputs, run, variants=variants)
