@@ -148,7 +148,7 @@ def _products(draw: Draw) -> Iterator[Case]:
                 gate = None if activation is None else Gate(given["y"], activation)
                 made = None if activation is None else LEAKY if activation == TANH else RELU
 
-            return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], made, gate))]
+                return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], made, gate))]
 
             inputs = {"a": a, "b": b, "bias": bias, **({} if y is None else {"y": y})}
             yield Case(f"matmul {gated}", draw.dtype, inputs, run, variants=variants)
