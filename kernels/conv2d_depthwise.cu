@@ -325,8 +325,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
         else shared[(int64)split * FLOATS + at] = sum;
     }
     if (splits == 1) return;
-    const int groups = (splits + SPLIT_GROUP - 1) / SPLIT_GROUP;
-    if (!add_all_slots<FLOATS>(shared, split, splits, arrivals + (int64)tile * (groups + 1), thread)) return;
+    if (!add_all_slots<FLOATS>(shared, split, splits, arrivals + (int64)tile * counters_of(splits), thread)) return;
     __syncthreads();
     for (int at = thread; at < FLOATS; at += THREADS) finish(at, shared[at]);
 }

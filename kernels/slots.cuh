@@ -11,6 +11,12 @@
 // Slots from which a thread loads before it adds.
 #define SLOTS_AHEAD 8
 
+// Counters of a tile: one for each group of splits, and one for the groups if there are several.
+__device__ __forceinline__ int counters_of(int splits) {
+    const int groups = (splits + SPLIT_GROUP - 1) / SPLIT_GROUP;
+    return groups + (groups > 1);
+}
+
 // The first slot += the next ones, `stride` floats apart. A slot is aligned to four floats, and
 // `thread` counts the threads of the block.
 template <int FLOATS>
@@ -36,7 +42,7 @@ __device__ __forceinline__ void add_slots(float* first, int64 stride, int count,
 // Whether this block has added up all slots of its tile, into the first of them. Every thread of a
 // block calls it behind its writes to the slot of `split`, and whoever reads the sums of other
 // threads waits for them first.
-// tile (splits, FLOATS); counters (groups of splits + 1) zeros.
+// tile (splits, FLOATS); counters (counters_of(splits)) zeros.
 template <int FLOATS>
 __device__ __forceinline__ bool add_all_slots(float* tile, int split, int splits, int* counters, int thread) {
     const int groups = (splits + SPLIT_GROUP - 1) / SPLIT_GROUP, group = split / SPLIT_GROUP;

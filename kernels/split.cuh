@@ -3,7 +3,7 @@
 // The splits of a tiled product, so that few tiles of results still fill a GPU: see slots.cuh.
 
 // Whether this block has acc, and `extra` in the threads below EXTRA, of all splits of its tile.
-// slots (tiles, splits, floats of a block); arrivals (tiles, groups of splits + 1) zeros.
+// slots (tiles, splits, floats of a block); arrivals (tiles, counters_of(splits)) zeros.
 template <int EXTRA, int RM, int RN>
 __device__ __forceinline__ bool add_splits(const Place& place, float* slots, int* arrivals, float (&acc)[RM][RN], float& extra) {
     const int splits = place.splits;
@@ -12,13 +12,13 @@ __device__ __forceinline__ bool add_splits(const Place& place, float* slots, int
     float* const tile = slots + (int64)place.tile * splits * FLOATS;
     float* own = tile + (int64)place.split * FLOATS;
 #pragma unroll
-    for (int q = 0; q < RM * RN; q += 4) 
+    for (int q = 0; q < RM * RN; q += 4)
         store_whole(reinterpret_cast<float4*>(own) + q / 4 * THREADS + threadIdx.x, piece_of(acc, q));
     if constexpr (EXTRA > 0)
         if (threadIdx.x < EXTRA) own[RESULTS + threadIdx.x] = extra;
 
-    const int groups = divide_up(splits, SPLIT_GROUP);
-    if (!add_all_slots<FLOATS>(tile, place.split, splits, arrivals + (int64)place.tile * (groups + 1), threadIdx.x)) return false;
+    int* const counters = arrivals + (int64)place.tile * counters_of(splits);
+    if (!add_all_slots<FLOATS>(tile, place.split, splits, counters, threadIdx.x)) return false;
 #pragma unroll
     for (int q = 0; q < RM * RN; q += 4)  // which this thread added up itself
         fill_piece(acc, q, reinterpret_cast<const float4*>(tile)[q / 4 * THREADS + threadIdx.x]);

@@ -22,6 +22,12 @@ def rounds(blocks: int, held: int, multiprocessors: int) -> dict[int, int]:
     return {count: times for count, times in ((held, whole), (rest, 1)) if count and times}
 
 
+def counters_of(splits: int) -> int:
+    """Counters by which the splits of a tile tell that they have arrived, as in kernels/slots.cuh."""
+    groups = -(-splits // SPLIT_GROUP)
+    return groups + (groups > 1)
+
+
 def merge_cycles(splits: int, results: int) -> int:
     """Cycles in which the last block adds up its splits, after those before it in the same way.
 

@@ -5,7 +5,14 @@ from helpers import needs_emulator
 
 from gpunet.backends.cuda.tiles import MOST_TURNS, TURN_CYCLES, lay_out, predict_cycles, resident, shared_bytes
 from gpunet.cuda.description import H200, Description
-from gpunet.cuda.instantiations import FORWARD_TILES, INPUT_GRAD_TILES, MATMUL_TILES, WEIGHT_GRAD_TILES, tiled_instance
+from gpunet.cuda.instantiations import (
+    FORWARD_TILES,
+    INPUT_GRAD_TILES,
+    MATMUL_TILES,
+    WEIGHT_GRAD_TILES,
+    activations,
+    tiled_instance,
+)
 from gpunet.cuda.prediction import model
 from gpunet.cuda.prediction.gpus import find_gpu
 from gpunet.cuda.prediction.machine_code import machine_code
@@ -85,7 +92,7 @@ def test_no_other_tile_or_split_is_predicted_to_be_faster():
 def test_the_cycles_of_a_turn_are_those_that_the_machine_code_predicts(tile):
     if model.why_unavailable():
         pytest.skip(model.why_unavailable())
-    expression = tiled_instance("conv2d_forward_tiled", "float", tile, False)
+    expression = tiled_instance("conv2d_forward_tiled", "float", tile, False, activations("float", tile)[0])
     loop = machine_code({expression}, "sm_90")[expression].loop
     for blocks, listed in zip((1, resident(tile)), TURN_CYCLES[tile.rows, tile.cols, tile.left], strict=True):
         cycles = simulate(

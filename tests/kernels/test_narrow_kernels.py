@@ -243,15 +243,14 @@ def test_a_cast_to_its_own_dtype_is_the_array_itself(device_backend, narrow):
 
 @pytest.mark.parametrize(("shift", "vector"), [(0, 4), (1, 1), (2, 1), (4, 4)])
 def test_four_elements_are_loaded_at_once_from_eight_bytes_on(narrow, shift, vector):
-    backend = recording_backend()
+    backend = recording_backend().twin(tile=(64, 64))
     flat = backend.arrays.asarray(np.ones(shift + 512, narrow))[shift:]
     backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), Geometry.pool((2, 8, 8, 4), 2))
     backend.matmul(flat[:96].reshape(8, 12), backend.arrays.asarray(np.ones((12, 20), narrow)))
     kind = {"float16": "half", "bfloat16": "bfloat16"}[narrow.name]
-    assert backend.launcher.kernels == [
-        f"max_pool2d_forward<{kind}, uint8, {vector}>",
-        f"matmul_tiled<{kind}, 64, 64, 4, 4, {vector}, false, false>",
-    ]
+    pool, product = backend.launcher.kernels
+    assert pool == f"max_pool2d_forward<{kind}, uint8, {vector}>"
+    assert product.startswith(f"matmul_tiled<{kind}, 64, 64, 4, 4, {vector}, ")
 
 
 @pytest.mark.parametrize("shift", [1, 4])

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gpunet.cuda import waves
 from gpunet.cuda.prediction import kernels, model
 from gpunet.cuda.prediction.gpus import GPUS, blocks_held, find_gpu
 from gpunet.cuda.prediction.machine_code import Instruction, MachineCode, main_loop, read_listing
@@ -184,7 +185,8 @@ def microseconds(count):
 
 def test_blocks_are_dealt_to_the_fullest_multiprocessor_in_rounds(turns):
     work, far = Work(10**9, turns=50), 0.8 * 100
-    two, one = 50 * (1400 + far) + 2500, 50 * (1000 + far) + 2500
+    totals = 50 / 4 * 2 * 1.5 * 16  # of a block
+    two, one = 50 * (1400 + far) + 2500 + 2 * totals, 50 * (1000 + far) + 2500 + totals
     for blocks, expected in ((264, two), (265, two + one), (132, one), (1, one), (132 * 5, 2 * two + one)):
         found = predict(launched(blocks=blocks, work=work))
         assert found.microseconds == pytest.approx(microseconds(expected)), blocks
@@ -196,14 +198,13 @@ def test_dynamic_shared_memory_leaves_place_for_fewer_blocks(turns):
     assert predict(launched(work=Work(1, 5), shared=150 * 1024)).held == 1
 
 
-def test_a_split_reduction_is_added_and_a_bias_takes_longer(turns):
-    far, rows = 0.8 * 100, 4
-    plain = 10 * (1400 + far) + 2500
+def test_a_split_reduction_is_added(turns):
+    totals = 2 * 10 / 4 * 2 * 1.5 * 16
+    plain = 10 * (1400 + 0.8 * 100) + 2500 + totals
+    assert predict(launched(work=Work(1, 10))).microseconds == pytest.approx(microseconds(plain))
     merged = predict(launched(work=Work(1, 10, splits=70)))
-    assert merged.microseconds == pytest.approx(microseconds(plain + rows * 18 * 330))
-    assert merged.bound == "merge"
-    biased = predict(launched(array("db", 64, read=False), work=Work(1, 10, splits=70)))
-    assert biased.microseconds == pytest.approx(microseconds(plain + (rows + 1) * 18 * 330 + 10 * 850))
+    levels = 2 * waves.ARRIVAL_CYCLES + 4 * (2 + 1) * waves.SLOT_CYCLES  # 16 slots of 4 pieces, then 5
+    assert merged.microseconds == pytest.approx(microseconds(plain + levels))
 
 
 def test_an_unrolled_loop_makes_several_turns_at_once(turns):
@@ -222,7 +223,7 @@ def test_loads_are_mixed_from_both_caches(turns):
     assert kernels.far_share(launched(kernel="conv2d_weight_grad_tiled<half, 64, 16, 2, 2, 1>")) == 0.5
     predict(launched(work=Work(1, 10)))
     assert {(a.latency, a.warps) for a in turns} == {(model.NEAR_CYCLES, 8), (model.FAR_CYCLES, 8)}
-    assert turns[0].wavefronts == {"LDS.128": 3}
+    assert turns[0].wavefronts == {"LDS.128": 2, "LDS.64": 1}
 
 
 def test_a_launch_without_a_main_loop_moves_its_bytes():
@@ -233,8 +234,10 @@ def test_a_launch_without_a_main_loop_moves_its_bytes():
     assert predict(launched(kernel="fill<float>"), loop=()).bound == "node"
     computed = predict(launched(x, kernel="conv2d_forward_simple<float, false>", work=Work(10**12)), loop=())
     assert (computed.bound, computed.microseconds) == ("arithmetic", pytest.approx(1.3 + 1e12 / H200.peak))
-    depthwise = predict(launched(x, kernel="conv2d_weight_grad_depthwise<float>", work=Work(1, 0, 100)), loop=())
-    merged = 2 * 25 * 330 / 1755
+    depthwise = predict(
+        launched(x, kernel="conv2d_depthwise_weight_grad<float, 3, 1, 4>", work=Work(1, 0, 100)), loop=()
+    )
+    merged = waves.merge_cycles(100, 4) / 1755
     assert depthwise.microseconds == pytest.approx(1.3 + 2**31 / 4.32e6 + merged)
     moving = predict(launched(x, y, work=Work(1, 1)), loop=())
     assert moving.bound == "bandwidth"
@@ -248,10 +251,10 @@ def test_lines_that_a_launch_does_not_execute_are_known():
 
     undo = "case ACTIVATION_{}: return all([](float dy"
     assert [period(undo.format(name), "y") for name in ("RELU", "TANH")] == [1, 0]
-    assert [period("load<V>(out, y + at)", *names) for names in ((), ("y",), ("gate_y",))] == [0, 1, 1]
-    assert [period("if (mask[at + u]", *names, file="gate.cuh") for names in ((), ("y",), ("mask",))] == [0, 0, 1]
-    assert period("TILE_STEPS - 1) take_in<RM, RN>(total, acc);", file="conv2d_weight_grad.cu") == 3
-    assert period("multiply_tile(tile, acc);", file="matmul.cu") == 1
+    gated = [period("undo_activation<V>(f, v, out);", *names, file="gate.cuh") for names in ((), ("y",), ("gate_y",))]
+    assert gated == [0, 1, 1]
+    assert period("if (threadIdx.x < TILE_K) add(", file="conv2d_weight_grad.cu") == 0
+    assert period("acc[i][j] += left[i] * top[j];", file="implicit_gemm.cuh") == 1
 
 
 def test_every_condition_names_lines_that_the_kernels_have():

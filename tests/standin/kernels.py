@@ -30,16 +30,16 @@ class PtxProgram(Program):
     def _parsed(self) -> Any:
         return parse(self.text)
 
-    def _files(self, expression: str, checked: bool) -> tuple[Path, Path]:
+    def _files(self, expression: str, checked: bool, count: bool) -> tuple[Path, Path]:
         """Return library and facts; the library's name depends on its own code, not on the
         module."""
 
         def make(path: Path) -> None:
-            made = translate(self._parsed, expression, checked=checked)
-            library = build.kernel(made.code, f"standin-{build.key(made.code, checked)}.so", checked=checked)
+            made = translate(self._parsed, expression, checked=checked, counted=count)
+            library = build.kernel(made.code, f"standin-{build.key(made.code, checked, count)}.so", checked=checked)
             path.write_text(json.dumps({**json.loads(made.to_json()), "library": str(library)}), encoding="utf-8")
 
-        facts = cache.keep(build.FOLDER, f"standin-{build.key(self.text, expression, checked)}.json", make)
+        facts = cache.keep(build.FOLDER, f"standin-{build.key(self.text, expression, checked, count)}.json", make)
         return Path(json.loads(facts.read_text(encoding="utf-8"))["library"]), facts
 
 

@@ -13,7 +13,7 @@ from gpunet.nvrtc import source
 
 KERNELS = (
     "fill<float>",
-    "conv2d_forward_tiled<float, 64, 64, 4, 4, 4, false>",
+    "conv2d_forward_tiled<float, 64, 64, 4, 4, 4, 4, false, false>",
     "update<float, Adam>",
     "permutation_rank",
 )

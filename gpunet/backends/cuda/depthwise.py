@@ -9,7 +9,7 @@ import numpy as np
 from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
 from gpunet.cuda.instantiations import DEPTHWISE, ELEMENTS, instance
-from gpunet.cuda.waves import SPLIT_GROUP
+from gpunet.cuda.waves import counters_of
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
@@ -70,7 +70,7 @@ class CudaDepthwise(CudaDevice):
         splits, slots, arrivals = -(-strips // length), None, None
         if splits > 1:
             slots = self.arrays.empty((tiles, splits, taps + 1, SLICE), np.float32)
-            arrivals = self._arrivals(tiles * (-(-splits // SPLIT_GROUP) + 1))
+            arrivals = self._arrivals(tiles * counters_of(splits))
         args = dy, gate.y, gate.mask, x, slots, arrivals, dw, db, geometry_fields(g), activation_fields(gate.activation)
         block = lanes, THREADS // lanes
         self.launcher.launch(

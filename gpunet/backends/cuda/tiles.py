@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gpunet.cuda.description import Description
 from gpunet.cuda.instantiations import Tile
-from gpunet.cuda.waves import BLOCK_CYCLES, SPLIT_GROUP, merge_cycles, rounds
+from gpunet.cuda.waves import BLOCK_CYCLES, counters_of, merge_cycles, rounds
 from gpunet.cuda.work import Work
 from gpunet.nvrtc.source import constant
 
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     @property
     def counters(self) -> int:
         """Counters by which the splits of all tiles tell that they have arrived."""
-        return self.tiles * (-(-self.splits // SPLIT_GROUP) + 1)
+        return self.tiles * counters_of(self.splits)
 
     def work(self, flops: int) -> Work:
         """The work of the launch, which has so many floating-point operations."""
