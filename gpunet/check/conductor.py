@@ -18,7 +18,7 @@ from gpunet.check.record import END, SOME_FAILED, Record, Result
 from gpunet.check.stage import Options, print_line, result_line, running_file
 
 SHARES = {
-    "environment": 5, "compile": 60, "contract": 10, "agreement": 15, "determinism": 15, "training": 15, "speed": 30,
+    "environment": 5, "compile": 120, "contract": 10, "agreement": 15, "determinism": 15, "training": 15, "speed": 30,
 }  # fmt: skip
 """The stages in their order, and their shares of the time. Time that a stage does not need is
 shared by the later ones."""

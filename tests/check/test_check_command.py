@@ -25,7 +25,7 @@ def by_stage(results, stage):
 def whole(tmp_path_factory):
     """A check of all stages: (exit status, what was printed, results, folder)."""
     checks = Checks(tmp_path_factory.mktemp("whole"))
-    return (*checks.run("--minutes", 5), checks.folder)
+    return (*checks.run("--minutes", 12), checks.folder)
 
 
 def test_all_stages_that_apply_are_green(whole):
@@ -81,7 +81,7 @@ FAULTS = {
 def test_a_fault_is_reported_by_its_stage_and_the_others_still_run(checks, fault):
     stage, what, error = FAULTS[fault]
     others = {"environment", "determinism"} - {stage}
-    minutes = 0.8 if "hang" in fault else 4
+    minutes = 0.8 if "hang" in fault else 12
     status, printed, results = checks.run("--minutes", minutes, "--stages", stage, *others, fault=fault)
     assert status == 1
     failed = [r for r in by_stage(results, stage) if r.ok is False and r.what.startswith(what)]

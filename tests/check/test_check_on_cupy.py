@@ -22,7 +22,7 @@ def by_stage(results, stage):
 
 def test_what_gpunet_relies_on_holds_for_cupy(checks):
     stages = ["environment", "compile", "contract", "determinism", "training"]
-    status, printed, results = checks.run("--stages", *stages, "--minutes", 8, backend="cuda", fault="few:determinism")
+    status, printed, results = checks.run("--stages", *stages, "--minutes", 15, backend="cuda", fault="few:determinism")
     assert status == 0, printed
     assert [r.stage for r in results if r.what == END] == stages
     environment = {r.what: r.numbers for r in by_stage(results, "environment")}
@@ -63,7 +63,7 @@ def test_a_reference_file_is_what_a_gpu_is_compared_with(checks, tmp_path):
 
     path = tmp_path / "reference.npz"
     assert reference.write(path)["MB"] < 16
-    status, printed, results = checks.run("--stages", "agreement", "--minutes", 5, "--reference", path, backend="cuda")
+    status, printed, results = checks.run("--stages", "agreement", "--minutes", 12, "--reference", path, backend="cuda")
     assert status == 0, printed
     agreed = [r for r in by_stage(results, "agreement") if "kernels" in r.numbers]
     assert len({kernel for r in agreed for kernel in r.numbers["kernels"]}) > 300
