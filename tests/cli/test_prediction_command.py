@@ -75,8 +75,8 @@ def test_errors_name_what_is_wrong(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="plan: gpu is 'H300' but takes one of H200, H100, A100"):
         gp.plan(model, (3,), gpu="H300")
-    with pytest.raises(ValueError, match="plan: takes backend or gpu, got 'emulated' and 'H200'"):
-        gp.plan(model, (3,), gpu="H200", backend="emulated")
+    with pytest.raises(ValueError, match="plan: takes backend or gpu, got 'cuda' and 'H200'"):
+        gp.plan(model, (3,), gpu="H200", backend="cuda")
     monkeypatch.setattr(model_of_time, "why_unavailable", lambda: "no compiler: install one")
     with pytest.raises(gp.BackendError, match="plan: gpu is 'H200', but nothing can be predicted here: no compiler"):
         gp.plan(model, (3,), gpu="H200")

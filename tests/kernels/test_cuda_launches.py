@@ -92,23 +92,23 @@ PRIMITIVES = {
     ),
     "conv2d_forward": (
         lambda on: on.conv2d_forward(conv_x(on), conv_w(on), ones(on, 20), Conv(CONV, RELU)),
-        ["conv2d_forward_tiled<float, 64, 64, 4, 4, 4, false>"],
+        ["conv2d_forward_tiled<float, 128, 16, 4, 2, 1, 1, false, false>"],
     ),
     "conv2d_input_grad": (
         lambda on: on.conv2d_input_grad(conv_dy(on), conv_w(on), Conv(CONV), Gate(conv_dy(on), RELU)),
-        ["conv2d_input_grad_tiled<float, 128, 16, 4, 2, 1>"],
+        ["conv2d_input_grad_tiled<float, 128, 16, 4, 2, 4, 1>"],
     ),
     "conv2d_weight_grad": (
         lambda on: on.conv2d_weight_grad(conv_dy(on), conv_x(on), Conv(CONV)),
-        ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 4>"],
+        ["conv2d_weight_grad_tiled<float, 32, 32, 2, 2, 1, 4, 0>"],
     ),
     "matmul": (
         lambda on: on.matmul(ones(on, 8, 12), ones(on, 20, 12), Product(transpose_b=True, bias=ones(on, 20))),
-        ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"],
+        ["matmul_tiled<float, 128, 16, 4, 2, 1, 0, false, true>"],
     ),
     "batched_matmul": (
         lambda on: on.batched_matmul(ones(on, 2, 8, 12), ones(on, 2, 20, 12), transpose_b=True),
-        ["matmul_tiled<float, 64, 64, 4, 4, 4, false, true>"] * 2,
+        ["matmul_tiled<float, 128, 16, 4, 2, 1, 0, false, true>"] * 2,
     ),
     "linear_forward": (
         lambda on: on.linear_forward(ones(on, 17, 5), ones(on, 5, 32), ones(on, 32)),
@@ -120,7 +120,7 @@ PRIMITIVES = {
     ),
     "linear_weight_grads": (
         lambda on: on.linear_weight_grads([dense_grad(on, 4, 8), dense_grad(on, 9, 3), dense_grad(on, 1025, 20)]),
-        ["conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>", "linear_weight_grads_tiled<float>"],
+        ["conv2d_weight_grad_tiled<float, 64, 16, 2, 2, 1, 1, 0>", "linear_weight_grads_tiled<float>"],
     ),
     "max_pool2d_forward": (
         lambda on: on.max_pool2d_forward(conv_x(on), POOL),
@@ -281,39 +281,39 @@ def test_the_simple_variant_is_launched_on_request(primitive):
 
 
 def test_images_that_are_not_aligned_take_the_variant_for_any_alignment():
-    backend = recording_backend()
+    backend = recording_backend().twin(tile=(64, 64))
     batch, w = ones(backend, 3, 27, 27, 4), ones(backend, 2, 2, 4, 32)
     geometry = Geometry.conv((3, 27, 27, 4), w.shape)
     backend.conv2d_forward(batch, w, None, Conv(geometry))
     flat = ones(backend, 1 + batch.size)
     backend.conv2d_forward(flat[1:].reshape(batch.shape), w, None, Conv(geometry))
-    assert [kernel.split(", ")[-2] for kernel in backend.launcher.kernels] == ["4", "1"]
+    assert [kernel.split(", ")[5:7] for kernel in backend.launcher.kernels] == [["4", "4"], ["1", "1"]]
     gray = ones(backend, 3, 27, 27, 1)[1:]  # 2916 bytes in; a single channel is never loaded by four
     w = ones(backend, 3, 3, 1, 32)
     backend.conv2d_forward(gray, w, None, Conv(Geometry.conv(gray.shape, w.shape)))
-    assert backend.launcher.kernels[-1] == "conv2d_forward_tiled<float, 64, 64, 4, 4, 1, false>"
+    assert backend.launcher.kernels[-1] == "conv2d_forward_tiled<float, 64, 64, 4, 4, 1, 1, false, false>"
 
 
 @pytest.mark.parametrize("argument", ["dy", "gate", "x"])
 def test_one_unaligned_array_is_enough_for_any_alignment(argument):
-    backend = recording_backend()
+    backend = recording_backend().twin(tile=(64, 64))
     arrays = {"dy": conv_dy(backend), "gate": conv_dy(backend), "x": conv_x(backend)}
     whole = arrays[argument]
     arrays[argument] = ones(backend, whole.size + 1)[1:].reshape(whole.shape)
     backend.conv2d_weight_grad(arrays["dy"], arrays["x"], Conv(CONV), Gate(arrays["gate"], RELU))
-    assert backend.launcher.kernels[0] == "conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1>"
+    assert backend.launcher.kernels[0] == "conv2d_weight_grad_tiled<float, 64, 64, 4, 4, 1, 1, 1>"
 
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_pooling_and_products_look_at_alignment(shift):
-    backend = recording_backend()
+    backend = recording_backend().twin(tile=(64, 64))
     flat = ones(backend, shift + 512)[shift:]
     backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), POOL)
     backend.matmul(flat[:96].reshape(8, 12), ones(backend, 12, 20))
     vector = 1 if shift else 4
     assert backend.launcher.kernels == [
         f"max_pool2d_forward<float, uint8, {vector}>",
-        f"matmul_tiled<float, 64, 64, 4, 4, {vector}, false, false>",
+        f"matmul_tiled<float, 64, 64, 4, 4, {vector}, 0, false, false>",
     ]
 
 
