@@ -20,13 +20,14 @@
 // channels, and partial results are merged in a fixed order. In the `_simple` kernels a thread
 // takes a group or a channel.
 // A few large groups would keep a few blocks busy, and of groups narrower than 32 bytes each block
-// would read a part of every sector. There the `_parts` kernels take all channels of a part of a
-// sample's rows, as batch normalisation does: one pass leaves sums for each channel, `_merge` joins
-// those of a group, and another pass normalises.
+// would read a part of every sector. There the `_parts` kernels of the gradient take all channels of a
+// part of a sample's rows: one pass leaves sums for each channel, `_merge` joins those of a group, and
+// another pass computes dx. The forward pass has none: means of parts would be rounded before they are
+// joined, and a mean that is far from zero would lose digits.
 // Alignment: V = 4 needs every array aligned to four elements, and a multiple of 4 channels per
 // group, or per row for the `_parts` kernels; V = 1 needs nothing.
 // Bound: memory. Bytes per element, in float: forward 8, input_grad 12, weight_grad 8; `_parts` kernels
-// 12 and 20.
+// 20.
 
 struct GroupNorm {
     int N, P, C, groups, rows_a_split;
@@ -253,58 +254,6 @@ template <int V>
 __device__ __forceinline__ void of_groups(float (&v)[V], const float* values, int64 n, int c, const GroupNorm& s) {
 #pragma unroll
     for (int u = 0; u < V; ++u) v[u] = values[n * s.groups + (c + u) / (s.C / s.groups)];
-}
-
-// Writes means and squared distances of each channel to partial (N, parts, 2, C).
-template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 3) group_norm_moments_parts(
-        const T* __restrict__ x, float* __restrict__ partial, GroupNorm s) {
-    const Part of(s, V);
-    Moments<V> moments = moments_of_rows<V>(x + of.n * s.P * s.C + of.c, of.first, of.end, of.down, s.C);
-    join_block<V>(moments, s.across);
-    if (of.writes(s)) {
-        store<V>(partial + of.out, moments.mean);
-        store<V>(partial + of.out + s.C, moments.squares);
-    }
-}
-
-// A block takes a group of a sample.
-__global__ void __launch_bounds__(THREADS, 4) group_norm_moments_merge(
-        const float* __restrict__ partial, float* __restrict__ mean, float* __restrict__ variance, GroupNorm s) {
-    const int64 number = blockIdx.x, n = number / s.groups;
-    const int width = s.C / s.groups, first = number % s.groups * width;
-    LongMoments<1> all;
-    for (int i = threadIdx.x; i < s.parts * width; i += THREADS) {
-        const int part = i / width, rows = min(s.rows_a_split, s.P - part * s.rows_a_split);
-        const float* from = partial + (n * s.parts + part) * 2 * s.C + first + i % width;
-        all.join(rows, {from[0]}, {from[s.C]});
-    }
-    Moments<1> moments = all.value();
-    join_block<1>(moments, 1);
-    if (threadIdx.x == 0) mean[number] = moments.mean[0], variance[number] = moments.squares[0] / moments.n;
-}
-
-template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) group_norm_forward_parts(
-        const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
-        T* __restrict__ y, const float* __restrict__ mean, const float* __restrict__ variance, GroupNorm s) {
-    const Part of(s, V);
-    float scale[V], shift[V], centre[V], spread[V];
-    load_or<V>(scale, gamma, of.c, 1.0f);
-    load_or<V>(shift, beta, of.c, 0.0f);
-    of_groups<V>(centre, mean, of.n, of.c, s);
-    of_groups<V>(spread, variance, of.n, of.c, s);
-#pragma unroll
-    for (int u = 0; u < V; ++u) scale[u] *= inverse_deviation(spread[u], s.eps);
-#pragma unroll UNROLL
-    for (int64 r = of.first; r < of.end; r += of.down) {
-        const int64 at = (of.n * s.P + r) * s.C + of.c;
-        float v[V];
-        load<V>(v, x + at);
-#pragma unroll
-        for (int u = 0; u < V; ++u) v[u] = scale[u] * (v[u] - centre[u]) + shift[u];
-        store<V>(y + at, v);
-    }
 }
 
 // Writes the sums of d = gamma dy and of d h of each channel to partial (N, parts, 2, C).

@@ -67,7 +67,7 @@ SOFTMAX_TEAMS = (32, 256)
 
 _NORM = ("batch_norm_moments", "batch_norm_forward", "batch_norm_sums", "batch_norm_input_grad")
 _LOCAL = ("local_conv2d_forward", "local_conv2d_input_grad", "local_conv2d_weight_grad")
-_GROUP_NORM_PARTS = [f"group_norm_{kernel}_parts" for kernel in ("moments", "forward", "sums", "input_grad")]
+_GROUP_NORM_PARTS = [f"group_norm_{kernel}_parts" for kernel in ("sums", "input_grad")]
 _GROUP_NORM = ("group_norm_forward", "group_norm_input_grad", "group_norm_weight_grad")
 
 
@@ -196,7 +196,7 @@ _LISTED = {
     "group_norm.cu": [
         *_each(*(f"{kernel}_simple" for kernel in _GROUP_NORM)),
         *(instance(k, t, v) for k, t, v in product((*_GROUP_NORM, *_GROUP_NORM_PARTS), ELEMENTS.values(), (4, 1))),
-        *(f"group_norm_{kernel}_merge" for kernel in ("weight_grad", "moments", "sums")),
+        *(f"group_norm_{kernel}_merge" for kernel in ("weight_grad", "sums")),
     ],
     "input_activation.cu": _each("input_activation_forward", "input_activation_backward"),
     "linear_cross_entropy.cu": _each("linear_cross_entropy"),

@@ -124,10 +124,6 @@ def test_large_and_narrow_groups_are_taken_in_parts(shape, groups, by):
     assert backend._in_parts(x, groups) == (by == "parts")
     half = np.broadcast_to(np.float16(0), shape)  # eight channels are half a sector
     assert backend._in_parts(half, groups) == (by == "parts" or groups == 8)
-    if x.size < 10**6:
-        backend.group_norm_forward(backend.empty(shape, np.float32), None, None, GroupNorm(groups, EPS))
-        parts = ["group_norm_moments_parts<float, 4>", "group_norm_moments_merge", "group_norm_forward_parts<float, 4>"]
-        assert (backend.launcher.kernels == parts) == (by == "parts")
 
 
 @pytest.mark.parametrize("shift", [1, 4])

@@ -127,12 +127,6 @@ class CudaNorm(CudaDevice):
         y, fields = self.arrays.empty(x.shape, x.dtype), group_norm_fields("group_norm_forward", x, norm)
         moments = (x.shape[0], norm.num_groups)
         saved = Moments(self.arrays.empty(moments, np.float32), self.arrays.empty(moments, np.float32))
-        if self._in_parts(x, norm.num_groups):
-            parts = self._part(x, fields, x, w, b, y)
-            partial = self._reduce_parts("group_norm_moments_parts", x, (x,), parts)
-            self._merge_parts("group_norm_moments_merge", (partial, *saved), parts)
-            self._each_part("group_norm_forward_parts", x, (x, w, b, y, *saved), parts)
-            return y, saved
         vector = self._vector(x, norm.num_groups, x, w, b, y)
         self._each_group("group_norm_forward", x, norm.num_groups, vector, (x, w, b, y, *saved, fields))
         return y, saved
@@ -181,7 +175,7 @@ class CudaNorm(CudaDevice):
             self.launcher.launch(instance(kernel, element, vector), min(count, MAX_BLOCKS), threads, args)
 
     def _in_parts(self, x: Array, groups: int) -> bool:
-        """Whether the blocks of a group normalisation take parts of a sample's rows, not groups."""
+        """Whether the blocks of a group norm's gradient take parts of a sample's rows, not groups."""
         samples, c, count = x.shape[0], x.shape[-1], x.shape[0] * groups
         if self.simple or not count:
             return False
