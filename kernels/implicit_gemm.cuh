@@ -92,7 +92,7 @@ struct Place {
     __device__ void find_part(Digits extents, int turns_a_split) {
         this->extents = extents, step = digits_of(TILE_K, extents);
         const int depth = extents.low * extents.mid * extents.high;
-        const int turns = (depth + TILE_K - 1) / TILE_K;
+        const int turns = divide_up(depth, TILE_K);
         turn = min(split * turns_a_split, turns), end = min(turn + turns_a_split, turns), stop = min(end * TILE_K, depth);
     }
 };

@@ -46,12 +46,12 @@ template <typename A, typename B> struct Choice<false, A, B> { typedef B Type; }
 
 // One operand of a tile: EXTENT results by TILE_K places of the reduction. In memory the matrix has
 // `rows` of `length` elements; the reduction lies along the rows or, with ALONG, across them.
-template <typename T, int EXTENT, int V, bool ALONG>
+template <int EXTENT, int V, bool ALONG>
 struct Operand {
     typedef typename Choice<ALONG, PiecesAlong<EXTENT, V>, PiecesAcross<EXTENT, V>>::Type Pieces;
     static constexpr int COUNT = Pieces::COUNT;
 
-    // at(n) = the row and the column of piece n of the turn at k0, of a tile that starts at result i0.
+    // Row and column, in memory, of piece n of the turn at k0, for a tile that starts at result i0.
     static __device__ __forceinline__ int row(int n, int k0, int i0) {
         if constexpr (ALONG) return k0 + Pieces::k(n);
         else return i0 + Pieces::result(n);
@@ -68,8 +68,8 @@ struct Operand {
 
 template <typename T, int TM, int TN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
 struct MatmulOperands {
-    typedef Operand<T, TM, V, TRANSPOSE_A> A;
-    typedef Operand<T, TN, V, !TRANSPOSE_B> B;
+    typedef Operand<TM, V, TRANSPOSE_A> A;
+    typedef Operand<TN, V, !TRANSPOSE_B> B;
     typedef typename A::Pieces::Form FormA;
     typedef typename B::Pieces::Form FormB;
 

@@ -111,6 +111,17 @@ def activations(element: str, tile: Tile) -> tuple[bool, ...]:
     return _FLAGS if (tile.rows, tile.cols) == (64, 64) else (False,)
 
 
+def tile_serves(kernel: str, element: str, tile: Tile, *, gate: str, general: bool) -> bool:
+    """Return whether a tiled kernel has an instance of a tile for a gate, or for an activation.
+
+    Args:
+        general: whether conv2d_forward, which has no gate, computes another activation than ReLU.
+    """
+    if kernel == "conv2d_forward_tiled":
+        return general in activations(element, tile)
+    return gate in gates(kernel, element, tile)
+
+
 def _tiled(kernel: str) -> list[str]:
     """Return the instances of a tiled kernel."""
     return [
@@ -124,7 +135,7 @@ def _tiled(kernel: str) -> list[str]:
 def _options(kernel: str, element: str, tile: Tile) -> list[tuple[object, ...]]:
     """Return the template arguments of a tiled kernel behind its tile."""
     if kernel == "conv2d_forward_tiled":
-        return [(pool, any_) for pool, any_ in product(_FLAGS, activations(element, tile))]
+        return list(product(_FLAGS, activations(element, tile)))
     if kernel != "matmul_tiled":
         return [(GATES[gate],) for gate in gates(kernel, element, tile)]
     options = product(gates(kernel, element, tile), _FLAGS, _FLAGS)

@@ -5,16 +5,19 @@ from helpers import needs_emulator
 
 from gpunet.backends.cuda.tiles import MOST_TURNS, TURN_CYCLES, lay_out, predict_cycles, resident, shared_bytes
 from gpunet.cuda.description import H200, Description
+from gpunet.cuda.gate import rows_of
 from gpunet.cuda.instantiations import (
     FORWARD_TILES,
+    GATES,
     INPUT_GRAD_TILES,
     MATMUL_TILES,
     WEIGHT_GRAD_TILES,
     activations,
+    gates,
     tiled_instance,
-)
+)  # fmt: skip
 from gpunet.cuda.prediction import model
-from gpunet.cuda.prediction.gpus import find_gpu
+from gpunet.cuda.prediction.gpus import blocks_held, find_gpu
 from gpunet.cuda.prediction.machine_code import machine_code
 from gpunet.cuda.prediction.simulator import simulate
 from gpunet.nvrtc.source import constant
@@ -99,3 +102,21 @@ def test_the_cycles_of_a_turn_are_those_that_the_machine_code_predicts(tile):
             loop, warps=8, blocks=blocks, latency=262, wavefronts={"LDS.128": 2, "LDS.64": 1}, lanes=128
         ).cycles
         assert cycles == pytest.approx(listed, rel=0.3)
+
+
+@pytest.mark.slow
+@needs_emulator
+def test_a_multiprocessor_holds_the_blocks_that_layouts_count_on():
+    """The launch bounds of the kernels and `resident` are two places of one rule."""
+    if model.why_unavailable():
+        pytest.skip(model.why_unavailable())
+    for file, lists in (("conv2d_weight_grad.cu", WEIGHT_GRAD_TILES), ("conv2d_input_grad.cu", INPUT_GRAD_TILES)):
+        totals, kernel = lists is WEIGHT_GRAD_TILES, file.replace(".cu", "_tiled")
+        rows = {row.kernel: row for row in rows_of(file, "sm_90")}
+        for tile in lists:
+            for gate in gates(kernel, "float", tile):
+                row = rows[tiled_instance(kernel, "float", tile, GATES[gate])]
+                expected = resident(tile, gate if totals else "NONE")
+                held = blocks_held(find_gpu("test", "H200"), registers=row.registers, shared=0, threads=256)
+                assert held >= expected, (row.kernel, row.registers)
+                assert row.shared <= shared_bytes(tile, totals=False), row.kernel

@@ -33,12 +33,12 @@ class CudaConv(CudaDepthwise):
             )
         elif y.size:
             name, rows = "conv2d_forward_tiled", y.size // g.filters * (4 if pooled else 1)
-            any_ = element != "float" or not (conv.activation is None or conv.activation.name == "relu")
+            general = element != "float" or not (conv.activation is None or conv.activation.name == "relu")
             layout = self._lay_out(
-                name, element, rows, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups, any_=any_,
+                name, element, rows, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups, general=general,
                 left=_taken(g) % 4 == 0 and self._aligned(x), right=_made(g) % 4 == 0 and self._aligned(w, y),
             )  # fmt: skip
-            kernel = tiled_instance(name, element, layout.tile, pooled, any_)
+            kernel = tiled_instance(name, element, layout.tile, pooled, general)
             args = *opened, *self._slots(layout), *common, layout.turns
             self.launcher.launch(kernel, layout.blocks, THREADS, args, work=layout.work(2 * g.multiply_adds))
         return y, mask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, NamedTuple
 from weakref import finalize
@@ -16,7 +16,7 @@ from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
-from gpunet.cuda.instantiations import ELEMENTS, MOVED, activations, gates, instance, tiles
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance, tile_serves, tiles
 from gpunet.cuda.launcher import Launcher
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
@@ -133,19 +133,21 @@ class CudaDevice(Backend):
             sets.append(self.arrays.asarray(np.zeros(self._most_counts, np.int32)))
         return sets[-1][:count]
 
-    def _lay_out(self, kernel: str, element: str, rows: int, cols: int, depth: int, **options: Any) -> Layout:
+    def _lay_out(
+        self, kernel: str, element: str, rows: int, cols: int, depth: int, *, gate: str = "NONE", general: bool = False,
+        **options: Any,
+    ) -> Layout:  # fmt: skip
         """How a tiled kernel computes rows x cols results; see :func:`lay_out`.
 
         Args:
-            options: `gate` and `any_`, which the tile must have, and those of `lay_out`.
+            gate: of a gradient or a product, which the tile must have.
+            general: whether conv2d_forward computes another activation than ReLU.
+            options: those of `lay_out`.
         """
-        gate, any_, found = options.pop("gate", None), options.pop("any_", None), tiles(kernel, element)
-        found = tuple(tile for tile in found if gate is None or gate in gates(kernel, element, tile))
-        found = tuple(tile for tile in found if any_ is None or any_ in activations(element, tile))
+        has = partial(tile_serves, kernel, element, gate=gate, general=general)
+        found = tuple(filter(has, tiles(kernel, element)))
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
-        if kernel == "conv2d_weight_grad_tiled":
-            options["gate"] = gate
-        return lay_out(wanted or found, rows, cols, depth, self.description, **options)
+        return lay_out(wanted or found, rows, cols, depth, self.description, gate=gate, **options)
 
     def _slots(self, layout: Layout, extra: int = 0) -> tuple[Array | None, Array | None]:
         """(slots, arrivals): where the splits of a product's tiles meet; None without splits.

@@ -40,17 +40,8 @@ class CudaMatmul(CudaDevice):
             transposes = product.transpose_a, product.transpose_b
             name = _gate_name(element, product)
             layout = self._lay_out(
-                "matmul_tiled",
-                element,
-                m,
-                p,
-                depth,
-                gate=name,
-                left=vector,
-                right=vector,
-                most_turns=MOST_TURNS,
-                totals=True,
-            )
+                "matmul_tiled", element, m, p, depth, gate=name, left=vector, right=vector, most_turns=MOST_TURNS, totals=True,
+            )  # fmt: skip
             kernel = tiled_instance("matmul_tiled", element, layout.tile, GATES[name], *transposes)
             args = a, gate.y, b, bias, y, *self._slots(layout), fields, *activations, layout.turns
             shared = total_bytes(layout.tile)

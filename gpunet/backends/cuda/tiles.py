@@ -77,7 +77,7 @@ def lay_out(
         copies: groups of a convolution, times the residues of a strided input gradient.
         most_turns: turns of a split at most; any number if None.
         totals: whether the kernel keeps the totals of its results in shared memory.
-        gate: that of the instances, if it takes registers.
+        gate: that of the instances; beside totals it takes registers.
     """
     turns = max(-(-depth // TILE_K), 1)
     found: list[tuple[float, Layout]] = []
@@ -88,7 +88,8 @@ def lay_out(
         if shared > device.shared:
             continue
         covered = count_tiles(rows, cols, tile) * copies
-        held = min(resident(tile, gate), max(device.shared_of_multiprocessor // (shared + 1024), 1))
+        fitting = resident(tile, gate if totals else "NONE")
+        held = min(fitting, max(device.shared_of_multiprocessor // (shared + 1024), 1))
         least = 1 if most_turns is None else -(-turns // most_turns)
         for splits in _numbers_of_splits(covered, turns, least, held * device.multiprocessors):
             each = -(-turns // splits)
@@ -106,7 +107,7 @@ def resident(tile: Tile, gate: str = "NONE") -> int:
     """Blocks that the registers of a multiprocessor hold, as the kernels' launch bounds ask.
 
     Args:
-        gate: of a weight gradient, which takes registers beside its totals.
+        gate: of a kernel with totals, whose gates take registers beside them.
     """
     if tile.thread_rows * tile.thread_cols > 16 or gate == "ANY":
         return 2
