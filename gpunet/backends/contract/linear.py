@@ -64,15 +64,8 @@ class LinearPrimitives(ABC):
 
     @abstractmethod
     def linear_cross_entropy(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        labels: Array,
-        options: CrossEntropy = UNWEIGHTED,
-        *,
-        needs_dx: bool = True,
-    ) -> tuple[Array, LossParts, Array | None]:
+        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *, needs_dx: bool = True
+    ) -> tuple[Array, LossParts, Array | None]:  # fmt: skip
         """(logits, (loss, dlogits, correct), dx): `linear_forward`, the `softmax_cross_entropy` of
         its result and, if needed, the product of dlogits and the transposed w. The numbers are
         those of these primitives one by one."""

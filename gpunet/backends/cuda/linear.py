@@ -92,15 +92,8 @@ class CudaLinear(CudaConv, CudaMatmul, CudaLoss):
         return self._head(x, w, b, (None,) * 8, UNWEIGHTED)
 
     def linear_cross_entropy(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        labels: Array,
-        options: CrossEntropy = UNWEIGHTED,
-        *,
-        needs_dx: bool = True,
-    ) -> tuple[Array, LossParts, Array | None]:
+        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *, needs_dx: bool = True
+    ) -> tuple[Array, LossParts, Array | None]:  # fmt: skip
         (rows, inputs), outputs = x.shape, w.shape[1]
         if not self.joins_loss(x.shape, w.shape):
             logits = self.linear_forward(x, w, b)

@@ -22,15 +22,8 @@ class HostLinear(HostArrays):
         return self.matmul(x, w, Product(bias=b, activation=activation))
 
     def linear_cross_entropy(
-        self,
-        x: Array,
-        w: Array,
-        b: Array | None,
-        labels: Array,
-        options: CrossEntropy = UNWEIGHTED,
-        *,
-        needs_dx: bool = True,
-    ) -> tuple[Array, LossParts, Array | None]:
+        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *, needs_dx: bool = True
+    ) -> tuple[Array, LossParts, Array | None]:  # fmt: skip
         logits = self.linear_forward(x, w, b)
         parts = self.softmax_cross_entropy(logits, labels, options)
         return logits, parts, self.matmul(parts[1], w, Product(transpose_b=True)) if needs_dx else None
