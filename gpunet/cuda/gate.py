@@ -104,27 +104,31 @@ def rows_of(file: str, architecture: str) -> list[GateRow]:
 
 def _compile(file: str, architecture: str) -> str:
     """Compile the instances of a file as the launcher does: what one takes depends on its neighbours."""
-    rows: list[GateRow] = []
-    for module in dict.fromkeys(map(module_of, instantiations()[file])):
+    rows: dict[str, GateRow] = {}
+    for module in _modules(file):
         compiled = compiler.compile(file, architecture, module)
         listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
-        rows += [
-            GateRow(file, e, architecture, **asdict(used), instructions=listed.get(compiled.names[e], {}))
-            for e, used in compiled.resources.items()
-        ]
-    return json.dumps([asdict(row) for row in rows])
+        for e, used in compiled.resources.items():
+            instructions = listed.get(compiled.names[e], {})
+            rows[e] = GateRow(file, e, architecture, **asdict(used), instructions=instructions)
+    return json.dumps([asdict(rows[e]) for e in instantiations()[file]])
+
+
+def _modules(file: str) -> tuple[tuple[str, ...], ...]:
+    """Return the instances of a file, by what is compiled together."""
+    return tuple(dict.fromkeys(map(module_of, instantiations()[file])))
 
 
 def _name(file: str, architecture: str) -> str:
     """Return the name of the cached file with the rows of a file for an architecture."""
-    depends_on = (source.read(file), instantiations()[file], architecture, _tools())
+    depends_on = (source.read(file), instantiations()[file], _modules(file), architecture, _tools())
     return f"{Path(file).stem}-{architecture}-{cache.digest(*depends_on)}.json"
 
 
 @functools.cache
 def _tools() -> tuple[object, ...]:
     """Return what every row depends on besides its source; releases stand for headers."""
-    code = [path.read_bytes() for path in map(Path, (compiler.__file__, sass.__file__))]
+    code = [path.read_bytes() for path in map(Path, (__file__, compiler.__file__, sass.__file__))]
     columns = [column.name for column in fields(GateRow)]
     options = [option for option in compiler.options() if not option.startswith("-I")]
     return (code, columns, options, compiler.releases(), sass.why_unavailable() or sass.version())

@@ -29,7 +29,7 @@ from gpunet.emulator.operands import UnknownOpcode
 from gpunet.emulator.ptx import parse
 from gpunet.emulator.translate import translate
 from gpunet.nvrtc import cache, compiler
-from gpunet.nvrtc.signature import BLOCK_LIMIT, GRID_LIMITS
+from gpunet.nvrtc.signature import BLOCK_LIMIT, Extents, check_extents
 
 SHARED_LIMITS = {
     75: 64, 80: 163, 86: 99, 87: 163, 88: 99, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99,
@@ -217,16 +217,17 @@ class Program:
         self,
         expression: str,
         kernel: _Kernel,
-        grid: Sequence[int],
-        block: Sequence[int],
+        grid: Extents,
+        block: Extents,
         params: Sequence[bytes],
         shared: int,
     ) -> None:
-        threads, most = prod(block), kernel.facts["max_threads"] or BLOCK_LIMIT
-        if not 0 < threads <= most or min(block) < 1:
+        check_extents(expression, grid, block)
+        most = kernel.facts["max_threads"] or BLOCK_LIMIT
+        if prod(block) > most:
             raise ValueError(f"{expression}: a block of {tuple(block)} threads, but the kernel takes 1 to {most}")
-        if any(not 0 < extent <= limit for extent, limit in zip(grid, GRID_LIMITS, strict=True)) or prod(grid) >= 2**32:
-            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, but a device takes 1 to {GRID_LIMITS}")
+        if prod(grid) >= 2**32:
+            raise ValueError(f"{expression}: a grid of {tuple(grid)} blocks, of which the emulator counts under 2^32")
         sizes = kernel.facts["parameters"]
         if [len(p) for p in params] != sizes:
             raise ValueError(f"{expression}: takes parameters of {sizes} bytes, got {[len(p) for p in params]}")

@@ -48,6 +48,8 @@ Extent = int | Extents
 """The same; one number stands for one axis."""
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 """Most blocks along each axis of a grid."""
+BLOCK_LIMITS = (1024, 1024, 64)
+"""Most threads along each axis of a block."""
 BLOCK_LIMIT = 1024
 """Most threads of a block."""
 
@@ -198,11 +200,15 @@ def check_extents(kernel: str, grid: Extent, block: Extent) -> tuple[Extents, Ex
     """
     grid = (grid,) if isinstance(grid, int) else tuple(grid)
     block = (block,) if isinstance(block, int) else tuple(block)
-    if not (len(grid) <= 3 and all(1 <= n <= limit for n, limit in zip(grid, GRID_LIMITS, strict=False))):
+    if not _within(grid, GRID_LIMITS):
         raise ValueError(f"{kernel}: a grid of {grid} blocks is not within {GRID_LIMITS}")
-    if not (len(block) <= 3 and all(n >= 1 for n in block) and prod(block) <= BLOCK_LIMIT):
-        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMIT}")
+    if not _within(block, BLOCK_LIMITS) or prod(block) > BLOCK_LIMIT:
+        raise ValueError(f"{kernel}: a block of {block} threads is not within {BLOCK_LIMITS} and {BLOCK_LIMIT} in all")
     return grid, block
+
+
+def _within(extents: Extents, limits: Extents) -> bool:
+    return len(extents) <= len(limits) and all(1 <= n <= limit for n, limit in zip(extents, limits, strict=False))
 
 
 def _bind_array(expression: str, p: Parameter, value: Any, owns: Callable[[object], bool]) -> Any:

@@ -76,7 +76,13 @@ def test_lines_that_ran_are_counted_apart_from_those_that_exist() -> None:
 
 @pytest.mark.parametrize(
     ("grid", "block", "message"),
-    [((1,), (1025,), "block of"), ((1, 70000), (32,), "grid of"), ((0,), (32,), "grid of"), ((1,), (0,), "block of")],
+    [
+        ((1,), (1025,), "block of"),
+        ((1, 70000), (32,), "grid of"),
+        ((0,), (32,), "grid of"),
+        ((1,), (0,), "block of"),
+        ((1,), (1, 1, 65), "block of"),
+    ],
 )
 def test_extents_that_no_device_takes_raise(grid: tuple[int, ...], block: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -14,6 +14,7 @@ from gpunet.backends.cuda.device import THREADS
 from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import Schedule
 from gpunet.geometry import Geometry
+from gpunet.nvrtc.signature import BLOCK_LIMITS, check_extents
 
 RELU, TANH = Activation("relu"), Activation("tanh")
 SHAPES = {
@@ -274,12 +275,13 @@ def test_only_whole_channels_are_depthwise():
 
 
 @pytest.mark.parametrize("v", [1, 4])
-@pytest.mark.parametrize("channels", [4, 8, 12, 36, 1000])
+@pytest.mark.parametrize("channels", [1, 2, 4, 8, 12, 36, 1000])
 def test_blocks_are_whole_and_no_wider_than_what_they_compute(channels, v):
     assert lanes_of(channels, v) * v <= depthwise.SLICE
     for cols in (1, 7, 112, 10**6):
         lanes, patches, high = block_of(cols, channels, v)
-        assert lanes * patches * high == THREADS
+        assert lanes * patches * high == THREADS or high == BLOCK_LIMITS[2]
+        check_extents("depthwise", 1, (lanes, patches, high))
         assert patches == 1 or COLS * patches < 2 * (cols + COLS)
         assert COLS * patches <= 2 * depthwise.ROWS * high
 

@@ -45,7 +45,7 @@ def test_what_was_compiled_is_kept_until_something_that_decides_it_changes(monke
     changes = [
         (gate.source, "read", lambda file: "// another source"), (compiler, "releases", lambda: ("another NVRTC",)),
         (compiler, "options", lambda: ("-another",)), (sass, "version", lambda: "another disassembler"),
-        (gate, "instantiations", lambda: {"activation.cu": ("another<float>",)}),
+        (gate, "instantiations", lambda: {"activation.cu": ("activation_forward<float>",)}),
     ]  # fmt: skip
     for number, (module, name, value) in enumerate(changes, start=1):
         with monkeypatch.context() as patch:

@@ -103,7 +103,9 @@ def test_a_kernel_that_is_not_listed_is_refused():
         recording_backend().launcher.launch(instance("fill", "char"), 1, 1, [])
 
 
-@pytest.mark.parametrize(("grid", "block"), [(0, 32), ((1, 65536), 32), (2**31, 32), (1, 0), (1, (32, 33))])
+@pytest.mark.parametrize(
+    ("grid", "block"), [(0, 32), ((1, 65536), 32), (2**31, 32), (1, 0), (1, (32, 33)), (1, (1, 1, 65))]
+)
 def test_extents_beyond_cudas_limits_are_refused(grid, block):
     with pytest.raises(ValueError, match="is not within"):
         recording_backend().launcher.launch("fill<float>", grid, block, [np.zeros(3, np.float32), 3, 0.0])

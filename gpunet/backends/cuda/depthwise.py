@@ -12,6 +12,7 @@ from gpunet.cuda.instantiations import DEPTHWISE, ELEMENTS, instance
 from gpunet.cuda.waves import counters_of
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
+from gpunet.nvrtc.signature import BLOCK_LIMITS
 from gpunet.nvrtc.source import constant
 
 FILE = "conv2d_depthwise.cu"
@@ -108,12 +109,13 @@ def block_of(cols: int, channels: int, v: int) -> tuple[int, int, int]:
     """A block's threads: (lanes, patches of a row, rows of patches).
 
     A block is about as high as it is wide, in pixels, for its neighbours load the pixels around it
-    again.
+    again. It has fewer than THREADS threads where a narrow image would make it higher than a device
+    allows.
     """
     lanes = lanes_of(channels, v)
     together = THREADS // lanes
     patches = min(1 << (-(-cols // COLS) - 1).bit_length(), 1 << (together.bit_length() - 1) // 2)
-    return lanes, patches, together // patches
+    return lanes, patches, min(together // patches, BLOCK_LIMITS[2])
 
 
 def split_strips(tiles: int, strips: int, together: int, busy: int) -> int:
