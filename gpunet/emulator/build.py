@@ -104,8 +104,8 @@ def machine() -> Path:
     return cache.keep(FOLDER, name, lambda path: compile_library([HERE / s for s in SOURCES], path, MACHINE_FLAGS))
 
 
-def kernel(code: str, name: str, *, checked: bool, counted: bool = False) -> Path:
-    """Return the library of a translated kernel.
+def kernel(code: str, *, checked: bool, counted: bool = False) -> Path:
+    """Return the library of a translated kernel, which its code names: equal code is compiled once.
 
     The machine's functions are linked when it is loaded, so a change inside the machine does not
     change it.
@@ -117,7 +117,7 @@ def kernel(code: str, name: str, *, checked: bool, counted: bool = False) -> Pat
         flags = (*KERNEL_FLAGS[checked], *(COUNTED_FLAGS if counted else ()), f"-I{HERE}")
         compile_library([text], path, flags, ("-lm",))
 
-    return cache.keep(FOLDER, name, make)
+    return cache.keep(FOLDER, f"kernel-{key(code, checked, counted)}.so", make)
 
 
 def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], libraries: Sequence[str] = ()) -> None:

@@ -11,6 +11,7 @@ once.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from gpunet.emulator import build, counts
 from gpunet.emulator.counts import Profile
 from gpunet.emulator.operands import UnknownOpcode
 from gpunet.emulator.ptx import parse
-from gpunet.emulator.translate import translate
+from gpunet.emulator.translate import Kernel, translate
 from gpunet.nvrtc import cache, compiler
 from gpunet.nvrtc.signature import BLOCK_LIMIT, Extents, check_extents
 
@@ -214,13 +215,7 @@ class Program:
         return frozenset((facts["sites"][site][0], facts["sites"][site][1]) for site in facts["covered"])
 
     def _check(
-        self,
-        expression: str,
-        kernel: _Kernel,
-        grid: Extents,
-        block: Extents,
-        params: Sequence[bytes],
-        shared: int,
+        self, expression: str, kernel: _Kernel, grid: Extents, block: Extents, params: Sequence[bytes], shared: int
     ) -> None:
         check_extents(expression, grid, block)
         most = kernel.facts["max_threads"] or BLOCK_LIMIT
@@ -246,30 +241,33 @@ class Program:
             raise ValueError(f"{self.file} has no instance {expression}; it has {', '.join(self.expressions)}")
         key = expression, checked, count
         if key not in self._loaded:
-            library, facts = self._files(*key)
-            self._loaded[key] = _Kernel(library, json.loads(facts.read_text(encoding="utf-8")), checked, count)
+            self._loaded[key] = _Kernel(self._facts(*key), checked, count)
         return self._loaded[key]
 
-    def _files(self, expression: str, checked: bool, count: bool) -> tuple[Path, Path]:
-        """Return an instance's library and JSON file, compiled if they are not in the cache."""
+    def _facts(self, expression: str, checked: bool, count: bool) -> dict[str, Any]:
+        """Return the facts about an instance and its `library`, compiled if they are not in the
+        cache."""
         name = build.key(self.text, expression, self.arch, checked, count, compiler.releases())
         readable = re.sub(r"\W+", "_", expression).strip("_")[:60]
 
         def make(path: Path) -> None:
-            ptx, names = compiler.to_ptx(self.file, self.text, self.arch, (expression,))
-            ptx = ptx.replace(f'"{os.getcwd()}/', '"')  # NVRTC makes the names of files absolute
-            try:
-                made = translate(parse(ptx), names[expression], checked=checked, counted=count)
-            except UnknownOpcode as error:
-                file, line = error.place
-                raise KernelFault(
-                    "unknown opcode", error.detail, kernel=expression, file=file or self.file, line=line
-                ) from None
-            build.kernel(made.code, f"{readable}-{name}.so", checked=checked, counted=count)
-            path.write_text(made.to_json(), encoding="utf-8")
+            made = self._translated(expression, checked, count)
+            library = build.kernel(made.code, checked=checked, counted=count)
+            path.write_text(json.dumps({**made.facts(), "library": library.name}), encoding="utf-8")
 
-        facts = cache.keep(build.FOLDER, f"{readable}-{name}.json", make)
-        return facts.with_suffix(".so"), facts
+        path = cache.keep(build.FOLDER, f"{readable}-{name}.json", make)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def _translated(self, expression: str, checked: bool, count: bool) -> Kernel:
+        ptx, names = compiler.to_ptx(self.file, self.text, self.arch, (expression,))
+        ptx = ptx.replace(f'"{os.getcwd()}/', '"')  # NVRTC makes the names of files absolute
+        try:
+            return translate(parse(ptx), names[expression], checked=checked, counted=count)
+        except UnknownOpcode as error:
+            file, line = error.place
+            raise KernelFault(
+                "unknown opcode", error.detail, kernel=expression, file=file or self.file, line=line
+            ) from None
 
 
 def capability(arch: str) -> int:
@@ -317,18 +315,24 @@ def _counted(site: int, outermost: str, instruction: str, space: str, kind: str,
     return (space == "shared") | (kind == "load") << 1 | (kind == "matrix") << 2
 
 
+@functools.cache
+def _machine() -> ctypes.CDLL:
+    """Load the machine, once: kernels call the functions of the one that was loaded first."""
+    return ctypes.CDLL(str(build.machine()), mode=ctypes.RTLD_GLOBAL)
+
+
 _one_launch = Lock()  # the machine has one state, so one launch runs at a time
 
 
 class _Kernel:
     """The loaded library of an instance, and the facts about it that `translate.Kernel` lists."""
 
-    def __init__(self, library: Path, facts: dict[str, Any], checked: bool, count: bool):
+    def __init__(self, facts: dict[str, Any], checked: bool, count: bool):
         self.facts = facts
         self.checked = checked
         self.count = count
-        self._machine = ctypes.CDLL(str(build.machine()), mode=ctypes.RTLD_GLOBAL)
-        self._library = ctypes.CDLL(str(library))
+        self._machine = _machine()
+        self._library = ctypes.CDLL(str(cache.find(build.FOLDER, facts["library"])))
         self._statics = [
             Region(ctypes.addressof(ctypes.c_char.in_dll(self._library, symbol)), size, name, read_only)
             for symbol, name, size, read_only in facts["statics"]

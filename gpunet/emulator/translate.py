@@ -9,9 +9,9 @@ straight-line code and allocates registers as ptxas would.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from gpunet.emulator import arithmetic, control, conversion, memory, ptx
 from gpunet.emulator.counting import Noted, Notes
@@ -54,9 +54,9 @@ class Kernel:
     noted: Noted = field(default_factory=Noted)
     """What the kernel notes; empty unless it counts."""
 
-    def to_json(self) -> str:
-        """Return everything but the code."""
-        return json.dumps({k: v for k, v in asdict(self).items() if k != "code"})
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the code, as what JSON can hold."""
+        return {k: v for k, v in asdict(self).items() if k != "code"}
 
 
 def translate(module: Module, entry: str, *, checked: bool, counted: bool = False) -> Kernel:
@@ -80,6 +80,14 @@ def translate(module: Module, entry: str, *, checked: bool, counted: bool = Fals
 def cpp_name(name: str) -> str:
     """Return a PTX name as a C++ identifier."""
     return re.sub(r"\W", "_", name)
+
+
+def label_name(label: str) -> str:
+    """Return a PTX label as a C++ label, without the number of its function in the module.
+
+    A kernel then has the same code, and one library, whatever it was compiled beside.
+    """
+    return cpp_name(re.sub(r"__BB\d+_", "__BB_", label))
 
 
 def _symbol(name: str) -> str:
@@ -239,7 +247,7 @@ class _Translation:
         site = -1
         for at, i in enumerate(f.instructions):
             if i.label:
-                body.append(f"{cpp_name(i.label)}:;{notes.label(i.label) if notes else ''}")
+                body.append(f"{label_name(i.label)}:;{notes.label(i.label) if notes else ''}")
                 site = -1
                 continue
             operands.instruction = i
@@ -289,10 +297,10 @@ class _Translation:
         parts, o = i.parts, i.operands
         if parts[0] == "bra":
             fuel = FUEL.format(i.site) + " " if labels[o[0]] <= at else ""
-            return f"{fuel}goto {cpp_name(o[0])};"
+            return f"{fuel}goto {label_name(o[0])};"
         if parts[0] == "brx":
             targets = f.tables[o[1]]
-            cases = " ".join(f"case {n}: goto {cpp_name(target)};" for n, target in enumerate(targets))
+            cases = " ".join(f"case {n}: goto {label_name(target)};" for n, target in enumerate(targets))
             fuel = FUEL.format(i.site) + " " if any(labels[x] <= at for x in targets) else ""
             return f"{fuel}switch ({c.read(o[0], 'u32')}) {{ {cases} }}"
         if parts[0] == "ret":

@@ -3,19 +3,15 @@ emulator."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from gpunet.emulator import build
 from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import SHARED_LIMITS, Program, capability
 from gpunet.emulator.ptx import parse
-from gpunet.emulator.translate import translate
-from gpunet.nvrtc import cache
+from gpunet.emulator.translate import Kernel, translate
 
 _ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)", re.DOTALL)
 _LOCAL = re.compile(r"\.local\s+\.align\s+\d+\s+\.b8\s+__local_depot\d+\[(\d+)\]")
@@ -30,17 +26,8 @@ class PtxProgram(Program):
     def _parsed(self) -> Any:
         return parse(self.text)
 
-    def _files(self, expression: str, checked: bool, count: bool) -> tuple[Path, Path]:
-        """Return library and facts; the library's name depends on its own code, not on the
-        module."""
-
-        def make(path: Path) -> None:
-            made = translate(self._parsed, expression, checked=checked, counted=count)
-            library = build.kernel(made.code, f"standin-{build.key(made.code, checked, count)}.so", checked=checked)
-            path.write_text(json.dumps({**json.loads(made.to_json()), "library": str(library)}), encoding="utf-8")
-
-        facts = cache.keep(build.FOLDER, f"standin-{build.key(self.text, expression, checked, count)}.json", make)
-        return Path(json.loads(facts.read_text(encoding="utf-8"))["library"]), facts
+    def _translated(self, expression: str, checked: bool, count: bool) -> Kernel:
+        return translate(self._parsed, expression, checked=checked, counted=count)
 
 
 class Module:
