@@ -7,8 +7,8 @@
 //   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, o]
 //   dw[i, j, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
 //   x, dx (N, H, W, C)   w, dw (KH, KW, 1, O)   b, db (O,) or null   y, dy (N, OH, OW, O)   c = o C / O
-// With a mask there is a pool, and y, dy and mask are (N, OH / 2, OW / 2, O). The gate (y, `f` and
-// mask) takes dy back through activation and pool, as gate.cuh explains.
+// With a mask, the forward pass has a pool, and y and mask are (N, OH / 2, OW / 2, O). The gate (y and
+// `f`) takes dy back through the activation, as gate.cuh explains.
 //
 // Tiling: there is no sum over channels, so no matrix product. Neighbouring lanes take neighbouring
 // channels, V each. A thread computes ROWS x COLS neighbouring results, so that it loads each input
@@ -20,9 +20,11 @@
 // A thread of the weight gradient adds up all taps of its channels, or TAPS of them. It walks over
 // strips of COLS pixels of dy, and adds what it loads to the bias gradient too. The sums of the
 // lanes of a warp, of the warps of a block, and of all splits are added in a fixed order: see
-// slots.cuh.
+// slots.cuh. With X = 1, its V filters share a channel of x. A first layer of gray images is such a
+// convolution too, whose one channel has all filters, so this is its weight gradient.
 // Alignment: V = 4 needs x, w, b, y, dy, dx aligned to four elements, mask to four bytes, C a
-// multiple of 4 and O = C; V = 1 needs nothing. Gradients through a pool take K = 0.
+// multiple of 4 and O = C; with X = 1 it needs dy and y aligned and O / C a multiple of 4. V = 1 needs
+// nothing.
 // Bound: memory, x and y (and dy) once. In 16 bits the input gradient of a stride of 1 is bound by
 // the instructions it issues, as is a window of 5 x 5.
 //
@@ -40,6 +42,8 @@
 //    14,  512, 2     128    16  (124)     19  (435)        23   (43)
 //     7, 1024, 1      32     4   (63)      6   (87)         9   (22)
 //     7, 1024, 1     128    13  (247)     19  (344)        22   (84)
+// The weight gradient of 128 gray images of 28 x 28 takes 11 for 3 x 3 to 32 filters, and 8 for 5 x 5 to
+// 6; as a product of matrices it would take 22 and 21.
 
 // Which taps connect `outputs` neighbouring results to neighbouring inputs, along one axis. Of a
 // gradient, the results are pixels of x, the first of which stands at a multiple of S in the padded
@@ -165,8 +169,8 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
 
 template <typename T, int K, int S, int V>
 __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx, Geometry g,
+        Activation f) {
     constexpr int STEP = K > 0 ? S : 1;
     const int above = g.pad_top % STEP, left = g.pad_left % STEP;  // a patch starts at a multiple of the stride
     const Patch at = Patch::find<V>(g.N, g.H + above, g.W + left, g.C);
@@ -179,8 +183,8 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
         add_patch<K, S, true, V>(
             acc,
             [&](int e, auto& in) {
-                Gated<A::inputs(COLS), V, false, T> grads;
-                grads.load_strip(dy, y, nullptr, g, at.n, p + e, q, at.channel, f);
+                Gated<A::inputs(COLS), V, T> grads;
+                grads.load_strip(dy, y, g, at.n, p + e, q, at.channel, f);
                 grads.open(f);
 #pragma unroll
                 for (int e = 0; e < A::inputs(COLS) * V; ++e) in[e] = grads.dy[e];
@@ -196,11 +200,11 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
 #pragma unroll
                     for (int r = 0; r < ROWS; ++r) {
                         const int p = place(h + r + g.pad_top - i * g.dilation_h, g.stride_h);
-                        Gated<COLS, V, true, T> grads;
+                        Gated<COLS, V, T> grads;
 #pragma unroll
                         for (int k = 0; k < COLS; ++k) {
                             const int q = place(wide + k + g.pad_left - j * g.dilation_w, g.stride_w);
-                            grads.load(k, dy, y, mask, g, at.n, p, q, o, f);
+                            grads.load(k, dy, y, g, at.n, p, q, o, f);
                         }
                         grads.open(f);
 #pragma unroll
@@ -241,12 +245,11 @@ struct Walk {
     }
 };
 
-template <typename T, int K, int S, int V>
+template <typename T, int K, int S, int V, int X>
 __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ x, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
-        float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f,
-        int strips_a_split, int accumulate) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, float* __restrict__ ADDED_TO dw,
+        float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int strips_a_split, int accumulate) {
     constexpr int OWN = K == 5 ? TAPS_OF_5 : TAPS, FLOATS = (OWN + 1) * SLICE;  // the last "tap" is the bias
     __shared__ __align__(16) float sums[WARPS][OWN + 1][SLICE];
 
@@ -254,7 +257,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
     const int tiles = slices * ((taps + OWN - 1) / OWN), splits = gridDim.x / tiles;
     const int tile = blockIdx.x % tiles, split = blockIdx.x / tiles;
     const int first = tile % slices * lanes * V, tap0 = tile / slices * OWN;
-    const int o = first + threadIdx.x * V, channel = V == 1 ? o / (g.O / g.C) : o;
+    const int o = first + threadIdx.x * V, channel = X == 1 ? o / (g.O / g.C) : o;
     const int thread = threadIdx.y * lanes + threadIdx.x, warp = thread / WARP, lane = thread % WARP;
 
     const int wide = (g.OW + COLS - 1) / COLS, begin = split * strips_a_split;
@@ -266,8 +269,8 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
         float acc[OWN + 1][V] = {};
 #pragma unroll 1
         for (int k = 0; k < ROUND && left > 0; ++k, --left, at.next(wide, g.OH)) {
-            Gated<COLS, V, K == 0, T> grads;
-            grads.load_strip(dy, y, mask, g, at.n, at.p, at.q * COLS, o, f);
+            Gated<COLS, V, T> grads;
+            grads.load_strip(dy, y, g, at.n, at.p, at.q * COLS, o, f);
             grads.open(f);
             const int row = at.p * g.stride_h - g.pad_top, col = at.q * COLS * g.stride_w - g.pad_left;
             int i = tap0 / g.KW, j = tap0 % g.KW;
@@ -275,17 +278,17 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_weight_grad(
 #pragma unroll
             for (int t = 0; t < OWN; t += TOGETHER) {
                 if (tap0 + t >= taps) break;
-                float in[((COLS - 1) * STRIDE + TOGETHER) * V] = {};
+                float in[((COLS - 1) * STRIDE + TOGETHER) * X] = {};
                 const int down = row + (K > 0 ? (tap0 + t) / TOGETHER : i * g.dilation_h);
                 if (K == 5 && !within(down, g.H)) continue;  // the branch keeps other rows' loads apart: they would spill
-                if constexpr (K > 0) load_strip<V>(in, x, g, at.n, down, col, 1, channel);
-                else load_strip<V>(in, x, g, at.n, down, col + j * g.dilation_w, g.stride_w, channel);
+                if constexpr (K > 0) load_strip<X>(in, x, g, at.n, down, col, 1, channel);
+                else load_strip<X>(in, x, g, at.n, down, col + j * g.dilation_w, g.stride_w, channel);
 #pragma unroll
                 for (int q = 0; q < COLS; ++q)
                     if (q == 0 || at.q * COLS + q < g.OW)  // 0 would turn NaN and infinities of x into NaN
 #pragma unroll
                         for (int e = 0; e < TOGETHER * V; ++e)
-                            acc[t + e / V][e % V] += grads.dy[q * V + e % V] * in[q * STRIDE * V + e];
+                            acc[t + e / V][e % V] += grads.dy[q * V + e % V] * in[(q * STRIDE + e / V) * X + e % X];
                 if (++j == g.KW) j = 0, ++i;
             }
 #pragma unroll

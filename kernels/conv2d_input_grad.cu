@@ -7,9 +7,9 @@
 //   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, c, o],
 // over the taps where the divisions are exact and the result lies inside dy. The minus signs are the
 // rotation by 180 degrees.
-//   dy, y (N, OH, OW, O), or the shape of mask with a pool   w (KH, KW, C / groups, O)   dx (N, H, W, C)
-// The gate (y, `f` and mask) takes dy back through the activation and the pool that were fused into
-// the forward pass, while dy is loaded: see gate.cuh.
+//   dy, y (N, OH, OW, O)   w (KH, KW, C / groups, O)   dx (N, H, W, C)
+// The gate (y and `f`) takes dy back through the activation that was fused into the forward pass, while
+// dy is loaded: see gate.cuh.
 //
 // Tiling (`_tiled`): as in conv2d_forward.cu, with N H W rows, C / groups columns and a reduction
 // of KH KW O / groups, with taps outermost and filters innermost. Both matrices are read along the
@@ -17,14 +17,14 @@
 // alone for which s divides h + pad - i dilation. So the pixels are ordered by their remainders, a
 // block has those of one remainder in each axis, and no product with a zero is computed.
 // A gate has an instance of its own where nets commonly have it, so that the main loop has no branch.
-// Alignment: V = 4 needs dy, y, mask, w aligned to four elements and O / groups a multiple of 4;
-// V = 1 needs nothing.
+// Alignment: V = 4 needs dy, y, w aligned to four elements and O / groups a multiple of 4; V = 1
+// needs nothing.
 // Bound: 2 KH KW O / groups FLOP per element of dx: arithmetic from about O = 16 on at 3 x 3.
 
 template <typename T>
 __global__ void conv2d_input_grad_simple(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ w, T* __restrict__ dx, Geometry g, Activation f) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx, Geometry g,
+        Activation f) {
     GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * g.C) {
         const int c = idx % g.C, col = idx / g.C % g.W, row = idx / g.C / g.W % g.H;
         const int64 n = idx / g.C / g.W / g.H;
@@ -39,7 +39,7 @@ __global__ void conv2d_input_grad_simple(
                 const T* filter = w + ((int64)(i * g.KW + j) * g.taken + c % g.taken) * g.O + first;
                 for (int o = 0; o < g.made; ++o) {
                     float v[1];
-                    load_output_grad<1>(v, dy, y, mask, g, n, p / g.stride_h, q / g.stride_w, first + o, f);
+                    load_gated<1>(v, dy, y, ((n * g.OH + p / g.stride_h) * g.OW + q / g.stride_w) * g.O + first + o, f);
                     sum += v[0] * to_float(filter[o]);
                 }
             }
@@ -85,7 +85,6 @@ struct InputGradOperands {
     const Residue &rows, &cols;
     const Origin* const origins;
     const T *const dys, *const ys;
-    const uint8* const mask;
     const T* const w;
     const Activation& f;
     Digits tap;  // this thread's filter, right and down
@@ -93,16 +92,13 @@ struct InputGradOperands {
     Raw<T, V> filters[Channels::COUNT];
 
     __device__ __forceinline__ void fetch(int) {
-        const int pooled = GatedPiece<T, V, GATE>::POOL && mask, height = g.OH >> pooled, width = g.OW >> pooled;
         const int first = place.group * g.made + tap.low, row = tap.high * rows.back, col = tap.mid * cols.back;
         const bool there = tap.high < place.extents.high;
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Origin origin = origins[Pixels::result(n)];
-            const int p = origin.row - row, q = origin.col - col;
-            dy[n].load(
-                Pixels::has() & there & inside(p, height << pooled) & inside(q, width << pooled), dys, ys, mask,
-                (origin.image * height + (p >> pooled)) * width + (q >> pooled), g.O, first, p % 2 * 2 + q % 2, f);
+            const int p = origin.row - row, q = origin.col - col, pixel = (origin.image * g.OH + p) * g.OW + q;
+            dy[n].load(Pixels::has() & there & inside(p, g.OH) & inside(q, g.OW), dys, ys, pixel, g.O, first, f);
         }
         const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
 #pragma unroll
@@ -128,9 +124,9 @@ struct InputGradOperands {
 
 template <typename T, int TM, int TN, int RM, int RN, int V, int GATE>
 __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_tiled(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ w, T* __restrict__ dx, float* __restrict__ OR_NULL UPDATED slots,
-        int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f, int turns_a_split) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f,
+        int turns_a_split) {
     __shared__ Buffers<TM, TN> buffers;
     __shared__ Place place;
     __shared__ Residue rows, cols;
@@ -160,7 +156,7 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_
     float acc[RM][RN] = {};
     NoTotals totals;
     InputGradOperands<T, TM, TN, V, GATE> operands = {
-        g, place, rows, cols, origins, dy, y, mask, w, f, digits_of(place.turn * TILE_K + PiecesAcross<TM, V>::k(), place.extents)};
+        g, place, rows, cols, origins, dy, y, w, f, digits_of(place.turn * TILE_K + PiecesAcross<TM, V>::k(), place.extents)};
     multiply_all(operands, buffers, place, totals, acc);
     float none;
     if (!add_splits<0>(place, slots, arrivals, acc, none)) return;

@@ -6,11 +6,11 @@
 // Gradients of a 2-D convolution's filters and bias:
 //   dw[i, j, c, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
 //   db[o] = sum over n, p, q of dy[n, p, q, o]
-//   dy, y (N, OH, OW, O), or the shape of mask with a pool   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
+//   dy, y (N, OH, OW, O)   x (N, H, W, C)   dw (KH, KW, C / groups, O)   db (O,) or null
 // dw and db are float for every T: they are sums over a whole batch, with which an optimizer goes
 // on computing.
-// The gate (y, `f` and mask) takes dy back through the activation and the pool that were fused into
-// the forward pass, while dy is loaded: see gate.cuh.
+// The gate (y and `f`) takes dy back through the activation that was fused into the forward pass, while
+// dy is loaded: see gate.cuh.
 //
 // Tiling (`_tiled`): a matrix product with KH KW C / groups rows, O / groups columns and a
 // reduction over the N OH OW pixels, in the main loop of implicit_gemm.cuh. There are few tiles of
@@ -19,15 +19,14 @@
 // Long sums keep their digits: the products of a few turns are added to totals in shared memory, and
 // the splits with `Sum`.
 // Alignment: VX = 4 needs x aligned to four elements and C / groups a multiple of 4; VY = 4 needs
-// the same of dy, y, mask and O / groups; 1 needs nothing.
+// the same of dy, y and O / groups; 1 needs nothing.
 // Bound: 2 N OH OW FLOP per element of dw: arithmetic, as in the forward pass; the slots of the
 // splits are (number of splits) |w| floats.
 
 template <typename T>
 __global__ void conv2d_weight_grad_simple(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ x, float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g,
-        Activation f, int accumulate) {
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, float* __restrict__ ADDED_TO dw,
+        float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int accumulate) {
     const int64 weights = (int64)g.KH * g.KW * g.taken * g.O;
     GRID_STRIDE_LOOP(idx, weights + (db ? g.O : 0)) {
         const bool bias = idx >= weights;
@@ -40,7 +39,7 @@ __global__ void conv2d_weight_grad_simple(
                     const int col = q * g.stride_w + tap % g.KW * g.dilation_w - g.pad_left;
                     if (!bias && (!inside(row, g.H) || !inside(col, g.W))) continue;
                     float v[1];
-                    load_output_grad<1>(v, dy, y, mask, g, n, p, q, o, f);
+                    load_gated<1>(v, dy, y, ((n * g.OH + p) * g.OW + q) * g.O + o, f);
                     own.add(bias ? v[0] : v[0] * to_float(x[((n * g.H + row) * g.W + col) * g.C + o / g.made * g.taken + c]));
                 }
         const float sum = own.value();
@@ -81,22 +80,20 @@ struct WeightGradOperands {
     typedef PiecesAlong<TM, VX> Taps;
     typedef PiecesAlong<TN, VY> Filters;
     typedef Along FormA, FormB;
-    typedef GatedPiece<T, VY, GATE> Gradient;
 
     const Geometry& g;
     const Place& place;
     const T *const x, *const dys, *const ys;
-    const uint8* const mask;
     const Activation& f;
     WeightGradShared<TM, VX>& shared;
     Raw<T, VX> inputs[Taps::COUNT];
-    Gradient dy[Filters::COUNT];
+    GatedPiece<T, VY, GATE> dy[Filters::COUNT];
     float bias[VY] = {};
 
     __device__ __forceinline__ WeightGradOperands(
             const Geometry& g, const Place& place, WeightGradShared<TM, VX>& shared, const T* x, const T* dy, const T* y,
-            const uint8* mask, const Activation& f)
-        : g(g), place(place), x(x), dys(dy), ys(y), mask(mask), f(f), shared(shared) {}
+            const Activation& f)
+        : g(g), place(place), x(x), dys(dy), ys(y), f(f), shared(shared) {}
 
     __device__ __forceinline__ void fetch(int k0) {
         const Digits(&pixels)[TILE_K] = shared.pixels[(k0 / TILE_K - place.turn) % 2];
@@ -113,17 +110,7 @@ struct WeightGradOperands {
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            const bool there = Filters::has() & (k < place.stop) & (col < g.made);
-            if constexpr (Gradient::POOL) {
-                const Digits pixel = pixels[Filters::k(n) % TILE_K];
-                const int pooled = mask != nullptr, height = g.OH >> pooled, width = g.OW >> pooled;
-                dy[n].load(
-                    there & (pixel.mid < height << pooled) & (pixel.low < width << pooled), dys, ys, mask,
-                    (pixel.high * height + (pixel.mid >> pooled)) * width + (pixel.low >> pooled), g.O, filter,
-                    pixel.mid % 2 * 2 + pixel.low % 2, f);
-            } else {
-                dy[n].load(there, dys, ys, mask, k, g.O, filter, 0, f);
-            }
+            dy[n].load(Filters::has() & (k < place.stop) & (col < g.made), dys, ys, k, g.O, filter, f);
         }
     }
 
@@ -163,17 +150,11 @@ struct WeightGradOperands {
     }
 };
 
-// Fewer blocks of a multiprocessor where the gate takes registers beside the totals.
-__host__ __device__ constexpr int resident_with_gate(int rows, int results, int gate) {
-    return gate == GATE_ANY || (gate == GATE_RELU_POOL && rows > 64) ? 2 : resident(results);
-}
-
 template <typename T, int TM, int TN, int RM, int RN, int VX, int VY, int GATE>
-__global__ void __launch_bounds__(THREADS, resident_with_gate(TM, RM * RN, GATE)) conv2d_weight_grad_tiled(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const uint8* __restrict__ OR_NULL mask,
-        const T* __restrict__ x, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
-        float* __restrict__ ADDED_TO dw, float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split,
-        int accumulate) {
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_weight_grad_tiled(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, float* __restrict__ ADDED_TO dw,
+        float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split, int accumulate) {
     __shared__ Buffers<TM, TN> buffers;
     __shared__ Place place;
     __shared__ WeightGradShared<TM, VX> shared;
@@ -189,7 +170,7 @@ __global__ void __launch_bounds__(THREADS, resident_with_gate(TM, RM * RN, GATE)
 
     float acc[RM][RN] = {};
     Totals<RM, RN> totals;
-    WeightGradOperands<T, TM, TN, VX, VY, GATE> operands(g, place, shared, x, dy, y, mask, f);
+    WeightGradOperands<T, TM, TN, VX, VY, GATE> operands(g, place, shared, x, dy, y, f);
     multiply_all(operands, buffers, place, totals, acc);
     float bias = operands.bias_of_column();
     if (!add_splits<TN>(place, slots, arrivals, acc, bias)) return;

@@ -44,19 +44,14 @@ __device__ __forceinline__ void load_strip(
 __device__ __forceinline__ int place(int at, int stride) { return at >= 0 && at % stride == 0 ? at / stride : -1; }
 
 // COUNT pixels of dy on their way through the gate: they are loaded first, and then the gate opens
-// for all of them. Only with POOL may there be a mask.
-template <int COUNT, int V, bool POOL, typename T>
+// for all of them.
+template <int COUNT, int V, typename T>
 struct Gated {
     float dy[COUNT * V] = {}, y[COUNT * V] = {};
 
     // Pixels (p, q), (p, q + 1) … of image n; zeros outside.
     __device__ __forceinline__ void load_strip(
-            const T* dys, const T* ys, const uint8* mask, const Geometry& g, int n, int p, int q, int o, Activation f) {
-        if (POOL) {
-#pragma unroll
-            for (int k = 0; k < COUNT; ++k) load(k, dys, ys, mask, g, n, p, q + k, o, f);
-            return;
-        }
+            const T* dys, const T* ys, const Geometry& g, int n, int p, int q, int o, Activation f) {
         const bool there = within(p, g.OH), gated = there & (f.kind != ACTIVATION_NONE);
         const int64 first = (int64)((n * g.OH + p) * g.OW + q) * g.O + o;
         const T *dy_at = dys + first, *y_at = ys + first;
@@ -69,18 +64,12 @@ struct Gated {
     }
     // Pixel (p, q) becomes the k-th.
     __device__ __forceinline__ void load(
-            int k, const T* dys, const T* ys, const uint8* mask, const Geometry& g, int n, int p, int q, int o, Activation f) {
-        const int halved = mask ? 1 : 0, height = g.OH >> halved, width = g.OW >> halved;
-        if (!within(p >> halved, height) || !within(q >> halved, width)) return;
-        const int pixel = (n * height + (p >> halved)) * width + (q >> halved);
+            int k, const T* dys, const T* ys, const Geometry& g, int n, int p, int q, int o, Activation f) {
+        if (!within(p, g.OH) || !within(q, g.OW)) return;
+        const int pixel = (n * g.OH + p) * g.OW + q;
         const int64 at = (int64)pixel * g.O + o;
         load_piece<V>(dy, k * V, dys + at);
         if (f.kind != ACTIVATION_NONE) load_piece<V>(y, k * V, ys + at);
-        if (!mask) return;
-        uint32 winners = V == 4 ? *reinterpret_cast<const uint32*>(mask + at) : mask[at];
-#pragma unroll
-        for (int u = 0; u < V; ++u, winners >>= 8)  // with two zeros, every activation's gradient is 0
-            if ((winners & 0xff) != (p & 1) * 2 + (q & 1)) dy[k * V + u] = y[k * V + u] = 0.0f;
     }
     __device__ __forceinline__ void open(Activation f) { undo_activation<COUNT * V>(f, dy, y); }
 };

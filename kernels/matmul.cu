@@ -85,8 +85,8 @@ struct MatmulOperands {
 #pragma unroll
         for (int n = 0; n < A::COUNT; ++n)
             a[n].load(
-                A::there(n, k0, place.stop, row0, s.M), left, gate_y, nullptr, A::row(n, k0, row0), TRANSPOSE_A ? s.M : s.K,
-                A::col(k0, row0), 0, gate);
+                A::there(n, k0, place.stop, row0, s.M), left, gate_y, A::row(n, k0, row0), TRANSPOSE_A ? s.M : s.K,
+                A::col(k0, row0), gate);
 #pragma unroll
         for (int n = 0; n < B::COUNT; ++n) {
             b[n].clear();

@@ -9,7 +9,8 @@
 //
 // The backward pass gathers: each pixel adds dy of those of its windows whose mask names it, and is
 // written once. So overlapping windows need no atomics, and the forward pass only has to keep one
-// byte per output element.
+// byte per output element. The gate (y and `f`) first takes dy back through an activation that was
+// fused with the pool into a convolution.
 //
 // Tiling: a thread computes V channels of a pixel. Where there are few results with large windows, as
 // in global pooling, the threads of a block share the positions of a window (`_long`).
@@ -136,7 +137,9 @@ __global__ void __launch_bounds__(THREADS, 4) max_pool2d_forward_long(
 }
 
 template <typename T, typename M, int V>
-__global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restrict__ mask, T* __restrict__ dx, Geometry g) {
+__global__ void max_pool2d_backward(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const M* __restrict__ mask, T* __restrict__ dx, Geometry g,
+        Activation f) {
     const int parts = g.C / V;
     GRID_STRIDE_LOOP(idx, (int64)g.N * g.H * g.W * parts) {
         const int c = idx % parts * V, col = idx / parts % g.W + g.pad_left, row = idx / parts / g.W % g.H + g.pad_top;
@@ -151,7 +154,7 @@ __global__ void max_pool2d_backward(const T* __restrict__ dy, const M* __restric
                 const int64 at = ((n * g.OH + p) * g.OW + q) * g.C + c;
                 float v[V];
                 int winner[V];
-                load<V>(v, dy + at);
+                load_gated<V>(v, dy, y, at, f);
                 load_positions<V>(winner, mask + at);
 #pragma unroll
                 for (int u = 0; u < V; ++u)

@@ -44,11 +44,20 @@ WEIGHT_GRAD_TILES = (
 MATMUL_TILES = (*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1))
 NARROW_TILES = frozenset((*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1), Tile(64, 16, 2, 2, 1, 1)))
 """The tiles that there are in 16 bits as well."""
-GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU", "RELU_POOL", "ACTIVATION", "ANY")}
+GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU", "ACTIVATION")}
 """What the gates of gradient kernels undo, and the template arguments."""
 DEPTHWISE = ((3, 1, 4), (3, 2, 4), (5, 1, 4), (5, 2, 4), (0, 0, 4), (0, 0, 1))
 """(K, S, V) of the depthwise kernels: a K x K window with a stride of S, or any window if K is 0,
 and channels per thread."""
+DEPTHWISE_GRAD = (
+    *((*window, window[2]) for window in DEPTHWISE),
+    (3, 1, 4, 1),
+    (5, 1, 4, 1),
+    (5, 1, 1, 1),
+    (0, 0, 4, 1),
+)
+"""(K, S, V, X) of the depthwise weight gradients: V filters of a thread have X channels of x, one
+each or one for all of them."""
 UPDATE_RULES = ("Sgd", "Adam", "Rmsprop", "Adagrad", "Lion", "Muon")
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
 """The dtypes of a max pool's mask, and their C types."""
@@ -91,17 +100,12 @@ def tiles(kernel: str, element: str) -> tuple[Tile, ...]:
 def gates(kernel: str, element: str, tile: Tile) -> tuple[str, ...]:
     """Return the names of the gates that a gradient kernel has for a tile.
 
-    A gate of its own spares the main loop what other gates need. Rare ones have the tiles of
-    64 x 64 alone, 16 bits have one gate for all that a tile may be asked to undo, and the largest
-    weight gradients have no registers for a pool.
+    A gate of its own spares the main loop what other gates need. That of any activation has the
+    tiles of 64 x 64 alone, and in 16 bits it also stands for a ReLU; a product has it alone there.
     """
-    pooled = kernel != "matmul_tiled"
-    rest = "ANY" if pooled else "ACTIVATION"
     if element != "float":
-        return ("NONE", rest) if pooled else (rest,)
-    fits = pooled and (kernel == "conv2d_input_grad_tiled" or tile.thread_rows * tile.thread_cols < 64)
-    common = ("NONE", "RELU", "RELU_POOL") if fits else ("NONE", "RELU")
-    return (*common, rest) if (tile.rows, tile.cols) == (64, 64) else common
+        return ("ACTIVATION",) if kernel == "matmul_tiled" else ("NONE", "ACTIVATION")
+    return tuple(GATES) if (tile.rows, tile.cols) == (64, 64) else ("NONE", "RELU")
 
 
 def activations(element: str, tile: Tile) -> tuple[bool, ...]:
@@ -184,8 +188,14 @@ _LISTED = {
     ],
     "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
     "conv2d_depthwise.cu": [
-        instance(f"conv2d_depthwise_{kernel}", t, *window)
-        for kernel, t, window in product(("forward", "input_grad", "weight_grad"), ELEMENTS.values(), DEPTHWISE)
+        *(
+            instance(f"conv2d_depthwise_{kernel}", t, *window)
+            for kernel, t, window in product(("forward", "input_grad"), ELEMENTS.values(), DEPTHWISE)
+        ),
+        *(
+            instance("conv2d_depthwise_weight_grad", t, *window)
+            for t, window in product(ELEMENTS.values(), DEPTHWISE_GRAD)
+        ),
     ],
     "conv2d_forward.cu": [
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),

@@ -41,9 +41,10 @@ class _Conv2d(Function, name="conv2d", fresh=True):
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
         dw = db = None
+        dy, gate = self.backend.open_pool(dy, self.conv, self.gate)
         if self.needs(1) or self.needs(2):
-            dw, db = self.backend.conv2d_weight_grad(dy, x, self.conv, self.gate, self.into(weight=1, bias=2))
-        dx = self.backend.conv2d_input_grad(dy, weight, self.conv, self.gate) if self.needs(0) else None
+            dw, db = self.backend.conv2d_weight_grad(dy, x, self.conv, gate, self.into(weight=1, bias=2))
+        dx = self.backend.conv2d_input_grad(dy, weight, self.conv, gate) if self.needs(0) else None
         return dx, dw, db
 
 

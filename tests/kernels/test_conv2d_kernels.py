@@ -127,6 +127,22 @@ def test_a_pool_is_fused(device_backend, reference, x_shape, w_shape, options, a
     for mine, theirs in zip(got, reference.conv2d_weight_grad(dy, x, conv, gate), strict=True):
         agrees(mine, theirs, 1e-5)
 
+    opened, left = device_backend.open_pool(on(dy), conv, device_gate)  # once, for both gradients
+    assert left is None
+    agrees(device_backend.conv2d_input_grad(opened, on(w), conv), expected)
+    for mine, same in zip(device_backend.conv2d_weight_grad(opened, on(x), conv), got, strict=True):
+        np.testing.assert_array_equal(*map(device_backend.to_numpy, (mine, same)))
+
+
+def test_without_a_pool_there_is_nothing_to_open(device_backend, normal):
+    geometry = Geometry.conv((1, 8, 8, 3), (3, 3, 3, 5))
+    dy, y = (device_backend.asarray(normal(*geometry.y_shape)) for _ in range(2))
+    tanh = Activation("tanh")
+    for gate in (None, Gate(y, tanh)):
+        opened, left = device_backend.open_pool(dy, Conv(geometry, tanh), gate)
+        assert opened is dy
+        assert left is gate
+
 
 def test_another_pool_is_not_fused(device_backend, normal):
     geometry, w = Geometry.conv((1, 8, 8, 3), (3, 3, 3, 5)), device_backend.asarray(normal(3, 3, 3, 5))

@@ -11,6 +11,7 @@ from gpunet.backends.cuda import depthwise
 from gpunet.backends.cuda.backend import emulated_backend
 from gpunet.backends.cuda.depthwise import COLS, block_of, is_depthwise, lanes_of, split_strips, unrolled
 from gpunet.backends.cuda.device import THREADS
+from gpunet.cuda.instantiations import DEPTHWISE
 from gpunet.emulator.launches import Settings
 from gpunet.emulator.machine import Schedule
 from gpunet.geometry import Geometry
@@ -40,9 +41,20 @@ SHAPES = {
     "3x3, two filters per channel": ((2, 7, 6, 8), (3, 3), 2, {"padding": 1}),
     "4x2 by 1 and 2, three filters per channel": ((1, 7, 9, 5), (4, 2), 3, {"padding": 1, "stride": (1, 2)}),
     "3x3 of odd channels": ((2, 6, 7, 33), (3, 3), 1, {"padding": 1}),
+    "3x3, four filters per channel": ((2, 6, 7, 3), (3, 3), 4, {"padding": 1}),
+    # of gray images: the weight gradient alone is depthwise
+    "gray 3x3": ((2, 9, 10, 1), (3, 3), 36, {"padding": 1}),
+    "gray 5x5": ((2, 9, 10, 1), (5, 5), 8, {"padding": 2}),
+    "gray 5x5 to any filters": ((2, 8, 11, 1), (5, 5), 6, {"padding": "same"}),
+    "gray 4x3 by 2": ((1, 11, 12, 1), (4, 3), 12, {"stride": 2}),
+    "gray 4x3 to any filters": ((1, 8, 9, 1), (4, 3), 5, {"dilation": 2}),
+    "gray 9x9": ((1, 14, 13, 1), (9, 9), 8, {}),
 }
 EVERY_GATE = [RELU, TANH, Activation("leaky_relu", 0.2), Activation("sigmoid"), Activation("elu"), Activation("relu6")]
-VARIANTS = ["3x3", "3x3 by 2", "5x5", "5x5 by 2", "7x7", "3x3, two filters per channel"]
+VARIANTS = [
+    "3x3", "3x3 by 2", "5x5", "5x5 by 2", "7x7", "3x3, two filters per channel",
+    "gray 3x3", "gray 5x5", "gray 5x5 to any filters", "gray 4x3 by 2",
+]  # fmt: skip
 """A shape for each variant of the kernels."""
 
 
@@ -93,12 +105,12 @@ def test_a_pool(device_backend, reference, name, activation, rng, normal, agrees
     g, on = geometry_of(name), device_backend.asarray
     conv = Conv(g, activation, Geometry.pool(g.y_shape, FUSED_POOL))
     x, w, b = np.round(normal(*g.x_shape) * 4), np.round(normal(*g.w_shape) * 2), normal(g.filters)  # with ties
-    x[0, 1, 2, 1] = np.nan
+    x[0, 1, 2, -1] = np.nan
     expected, expected_mask = reference.conv2d_forward(x, w, b, conv)
     y, mask = device_backend.conv2d_forward(on(x), on(w), on(b), conv)
     agrees(y, expected)
     np.testing.assert_array_equal(device_backend.to_numpy(mask), expected_mask)
-    x[0, 1, 2, 1] = 1
+    x[0, 1, 2, -1] = 1
     dy, y, mask = normal(*conv.y_shape), np.tanh(normal(*conv.y_shape)), rng.integers(0, 4, conv.y_shape)
     mask = mask.astype(np.uint8)
     inner = 0, y.shape[1] // 2, y.shape[2] // 2, 0  # away from the padding, where the reference makes 0 NaN
@@ -116,7 +128,7 @@ def test_nan_reaches_what_it_touches_and_nothing_else(device_backend, reference,
     x_shape, window, multiplier, options = SHAPES[name]
     g = Geometry.conv(x_shape, (*window, 1, multiplier * x_shape[3]), groups=x_shape[3], **{**options, "padding": 0})
     x, w, dy = normal(*g.x_shape), normal(*g.w_shape), normal(*g.y_shape)
-    x[0, 3, 3, 1] = dy[0, 0, 1, 2] = np.nan
+    x[0, 0, 1, -1] = dy[0, 0, 1, 2] = np.nan
     on, conv = device_backend.asarray, Conv(g, RELU)
     agrees(device_backend.conv2d_forward(on(x), on(w), None, conv)[0], reference.conv2d_forward(x, w, None, conv)[0])
     expected = reference.conv2d_input_grad(dy, w, conv)
@@ -153,13 +165,14 @@ LARGE = {
     "two groups of splits, idle lanes": ((5, 32, 31, 44), (3, 3), {"padding": 1}),
     "several rounds of a thread": ((1, 150, 700, 2), (3, 3), {"padding": 1}),
     "several splits of three tiles of taps": ((2, 21, 30, 32), (5, 5), {"padding": 2, "stride": 1}),
+    "several splits of gray images": ((9, 30, 28, 1), (3, 3), {"padding": 1}),
 }
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_sums_over_many_splits(cuda_backend, reference, name, rng):
     x_shape, window, options = LARGE[name]
-    g = Geometry.conv(x_shape, (*window, 1, x_shape[3]), groups=x_shape[3], **options)
+    g = Geometry.conv(x_shape, (*window, 1, x_shape[3] if x_shape[3] > 1 else 32), groups=x_shape[3], **options)
     on = cuda_backend.asarray
     x, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.y_shape))
     first, second = (cuda_backend.conv2d_weight_grad(on(dy), on(x), Conv(g)) for _ in range(2))
@@ -208,7 +221,7 @@ def test_weight_gradients_are_added_where_they_are_told(device_backend, referenc
     agrees(device_backend.conv2d_weight_grad(on(dy), on(x), Conv(g), into=Into(bias=bias))[1], db)
 
 
-@pytest.mark.parametrize("name", ["3x3", "5x5"])
+@pytest.mark.parametrize("name", ["3x3", "5x5", "gray 3x3"])
 @pytest.mark.parametrize("moved", ["x", "w", "dy", "gate"])
 def test_any_alignment_is_taken(device_backend, reference, name, moved, normal, agrees):
     g, on = geometry_of(name), device_backend.asarray
@@ -232,10 +245,14 @@ def ones(on, *shape, dtype=np.float32):
     return on.arrays.asarray(np.ones(shape, dtype))
 
 
-INSTANCES = {
-    "3x3": "3, 1, 4", "3x3 by 2": "3, 2, 4", "5x5": "5, 1, 4", "5x5 by 2": "5, 2, 4", "1x1": "0, 0, 4", "7x7": "0, 0, 4",
-    "3x3 dilated": "0, 0, 4", "2x6 by 3 and 1": "0, 0, 4", "3x3, two filters per channel": "0, 0, 1",
-    "3x3 of odd channels": "0, 0, 1",
+INSTANCES = {  # and the channels of x that a weight gradient's thread has
+    "3x3": ("3, 1, 4", 4), "3x3 by 2": ("3, 2, 4", 4), "5x5": ("5, 1, 4", 4), "5x5 by 2": ("5, 2, 4", 4),
+    "1x1": ("0, 0, 4", 4), "7x7": ("0, 0, 4", 4), "3x3 dilated": ("0, 0, 4", 4), "2x6 by 3 and 1": ("0, 0, 4", 4),
+    "3x3, two filters per channel": ("0, 0, 1", 1), "3x3 of odd channels": ("0, 0, 1", 1),
+}  # fmt: skip
+GRAY = {
+    "gray 3x3": "3, 1, 4", "gray 5x5": "5, 1, 4", "gray 5x5 to any filters": "5, 1, 1", "gray 4x3 by 2": "0, 0, 4",
+    "gray 4x3 to any filters": "0, 0, 1", "3x3, four filters per channel": "3, 1, 4",
 }  # fmt: skip
 
 
@@ -246,12 +263,27 @@ def test_the_variant_follows_from_window_stride_and_channels(name):
     backend.conv2d_forward(x, w, None, Conv(g))
     backend.conv2d_input_grad(dy, w, Conv(g))
     backend.conv2d_weight_grad(dy, x, Conv(g))
+    variant, taken = INSTANCES[name]
     assert backend.launcher.kernels == [
-        f"conv2d_depthwise_{kernel}<float, {INSTANCES[name]}>" for kernel in ("forward", "input_grad", "weight_grad")
+        *(f"conv2d_depthwise_{kernel}<float, {variant}>" for kernel in ("forward", "input_grad")),
+        f"conv2d_depthwise_weight_grad<float, {variant}, {taken}>",
     ]
 
 
-def test_the_variant_follows_from_alignment_and_pool():
+@pytest.mark.parametrize("name", GRAY)
+def test_filters_that_share_a_channel_have_a_weight_gradient_of_their_own(name):
+    backend, g = recording_backend(), geometry_of(name)
+    backend.conv2d_weight_grad(ones(backend, *g.y_shape), ones(backend, *g.x_shape), Conv(g))
+    assert backend.launcher.kernels == [f"conv2d_depthwise_weight_grad<float, {GRAY[name]}, 1>"]
+
+
+def test_a_large_window_over_gray_images_is_a_product_of_matrices():
+    backend, g = recording_backend(), geometry_of("gray 9x9")
+    backend.conv2d_weight_grad(ones(backend, *g.y_shape), ones(backend, *g.x_shape), Conv(g))
+    assert backend.launcher.kernels[0].startswith("conv2d_weight_grad_tiled<")
+
+
+def test_a_pool_is_undone_before_the_gradients_whose_windows_are_unrolled():
     backend, g = recording_backend(), geometry_of("3x3")
     x, w = ones(backend, *g.x_shape), ones(backend, *g.w_shape)
     pooled = Conv(g, RELU, Geometry.pool(g.y_shape, FUSED_POOL))
@@ -261,17 +293,22 @@ def test_the_variant_follows_from_alignment_and_pool():
     for winners in (mask, shifted):
         backend.conv2d_input_grad(dy, w, pooled, Gate(dy, RELU, winners))
         backend.conv2d_weight_grad(dy, x, pooled, Gate(dy, RELU, winners))
-    assert [kernel.split("<float, ")[1] for kernel in backend.launcher.kernels] == [
-        "3, 1, 4>", "0, 0, 4>", "0, 0, 4>", "0, 0, 1>", "0, 0, 1>",
-    ]  # fmt: skip
+    gradients = [
+        f"conv2d_depthwise_{kernel}>" for kernel in ("input_grad<float, 3, 1, 4", "weight_grad<float, 3, 1, 4, 4")
+    ]
+    assert backend.launcher.kernels == [
+        "conv2d_depthwise_forward<float, 3, 1, 4>",
+        *(kernel for v in (4, 1) for g in gradients for kernel in (f"max_pool2d_backward<float, uint8, {v}>", g)),
+    ]
 
 
 def test_only_whole_channels_are_depthwise():
     assert is_depthwise(Geometry.conv((1, 5, 5, 4), (3, 3, 1, 8), groups=4))
     assert not is_depthwise(Geometry.conv((1, 5, 5, 4), (3, 3, 2, 4), groups=2))
     assert not is_depthwise(Geometry.conv((1, 5, 5, 1), (3, 3, 1, 4)))
-    assert unrolled(geometry_of("3x3 by 2")) == (3, 2)
-    assert unrolled(geometry_of("3x3 dilated")) == (0, 0)
+    assert unrolled(geometry_of("3x3 by 2"), DEPTHWISE, 4) == (3, 2)
+    assert unrolled(geometry_of("3x3 by 2"), DEPTHWISE, 1) == (0, 0)
+    assert unrolled(geometry_of("3x3 dilated"), DEPTHWISE, 4) == (0, 0)
 
 
 @pytest.mark.parametrize("v", [1, 4])

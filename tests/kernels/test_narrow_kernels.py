@@ -109,9 +109,11 @@ def test_a_pool_is_fused(compare, rounded, rng):
     compare("conv2d_forward", x, w, rounded(20), conv)  # the mask too
     x[0, 1, 2, 1] = 1
     mask = rng.integers(0, 4, conv.y_shape).astype(np.uint8)
-    gate, dy = Gate(np.tanh(rounded(*conv.y_shape)), TANH, mask), rounded(*conv.y_shape)
-    compare("conv2d_input_grad", dy, w, conv, gate)
-    compare("conv2d_weight_grad", dy, x, conv, gate, single=True)
+    y, dy = np.tanh(rounded(*conv.y_shape)), rounded(*conv.y_shape)
+    compare("conv2d_input_grad", dy, w, conv, Gate(y, TANH, mask))  # dy in front of the pool is rounded
+    for gate in (Gate(y, RELU, mask), Gate(None, None, mask)):  # and has the same digits as behind it
+        compare("conv2d_input_grad", dy, w, conv, gate)
+        compare("conv2d_weight_grad", dy, x, conv, gate, single=True)
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])

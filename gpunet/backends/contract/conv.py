@@ -74,6 +74,17 @@ class ConvPrimitives(ABC):
             without a pool.
         """
 
+    def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
+        """Take dy back through a fused pool, for the gradients of the input and of the weights.
+
+        Each of them takes dy through a gate's pool by itself. This does so for both at once, where a
+        backend is faster so. CUDA rounds what it gives to dy's dtype.
+
+        Returns:
+            The dy and the gate to give to both.
+        """
+        return dy, gate
+
     @abstractmethod
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         """Gradient of x: the full convolution of dy with the filters rotated by 180 degrees.

@@ -7,15 +7,16 @@ from math import gcd, prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise
+from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, is_gray
 from gpunet.backends.cuda.device import THREADS, activation_fields, geometry_fields
+from gpunet.backends.cuda.pool import CudaPool
 from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
 from gpunet.cuda.instantiations import GATES, tiled_instance
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
 
-class CudaConv(CudaDepthwise):
+class CudaConv(CudaDepthwise, CudaPool):
     """The primitives of conv2d_*.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
@@ -43,12 +44,15 @@ class CudaConv(CudaDepthwise):
             self.launcher.launch(kernel, layout.blocks, THREADS, args, work=layout.work(2 * g.multiply_adds))
         return y, mask
 
+    def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
+        return (dy, gate) if gate is None or gate.mask is None else (self._opened("open_pool", dy, conv, gate)[0], None)
+
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         g, name = conv.geometry, "conv2d_input_grad"
-        gate = self._checked_gate(name, dy, conv, gate)
+        dy, gate = self._opened(name, dy, conv, gate)
         element = self._element(name, dy=(dy, None), w=(w, g.w_shape))
         dx = self.arrays.empty(g.x_shape, dy.dtype)
-        opened, common = (dy, gate.y, gate.mask, w, dx), (geometry_fields(g), activation_fields(gate.activation))
+        opened, common = (dy, gate.y, w, dx), (geometry_fields(g), activation_fields(gate.activation))
         if is_depthwise(g) and not self.simple:
             self._depthwise_input_grad(dy, w, dx, g, gate)
         elif self.simple:
@@ -57,7 +61,7 @@ class CudaConv(CudaDepthwise):
             name, kind = f"{name}_tiled", _gate_name(element, gate)
             (n, h, width, _), (tall, wide) = g.x_shape, g.stride
             taps = prod(_taps_of_a_residue(*axis) for axis in zip(g.window, g.stride, g.dilation, strict=True))
-            vector = _made(g) % 4 == 0 and self._aligned(dy, gate.y, gate.mask, w)
+            vector = _made(g) % 4 == 0 and self._aligned(dy, gate.y, w)
             layout = self._lay_out(
                 name, element, n * -(-h // tall) * -(-width // wide), _taken(g), taps * _made(g), gate=kind,
                 copies=g.groups * tall * wide, left=vector, right=vector,
@@ -69,24 +73,24 @@ class CudaConv(CudaDepthwise):
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, name = conv.geometry, "conv2d_weight_grad"
-        gate = self._checked_gate(name, dy, conv, gate)
+        dy, gate = self._opened(name, dy, conv, gate)
         element = self._element(name, dy=(dy, None), x=(x, g.x_shape))
         dw, db, add = self._place_gradients(name, into, g.w_shape, (g.filters,))
-        opened = dy, gate.y, gate.mask, x
+        opened = dy, gate.y, x
         common = geometry_fields(g), activation_fields(gate.activation)
         if self.simple or not g.pixels:  # without pixels, the simple kernel writes zeros
             count = dw.size + (0 if db is None else db.size)
             simple = *opened, dw, db, *common, int(add)
             self._each(f"{name}_simple", count, *simple, element=element, work=Work(2 * g.multiply_adds))
             return dw, db
-        if is_depthwise(g):
+        if is_depthwise(g) or is_gray(g):
             self._depthwise_weight_grad(dy, x, dw, db, g, gate, add=add)
             return dw, db
         name, kind = f"{name}_tiled", _gate_name(element, gate)
         layout = self._lay_out(
             name, element, g.window[0] * g.window[1] * _taken(g), _made(g), g.pixels, gate=kind, copies=g.groups,
             left=_taken(g) % 4 == 0 and self._aligned(x),
-            right=_made(g) % 4 == 0 and self._aligned(dy, gate.y, gate.mask), most_turns=MOST_TURNS, totals=True,
+            right=_made(g) % 4 == 0 and self._aligned(dy, gate.y), most_turns=MOST_TURNS, totals=True,
         )  # fmt: skip
         kernel = tiled_instance(name, element, layout.tile, GATES[kind])
         args = *opened, *self._slots(layout, layout.tile.cols), dw, db, *common, layout.turns, int(add)
@@ -94,8 +98,9 @@ class CudaConv(CudaDepthwise):
         self.launcher.launch(kernel, layout.blocks, THREADS, args, shared=shared, work=work)
         return dw, db
 
-    def _checked_gate(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> Gate:
-        """The gate, or one that changes nothing; an error if it does not fit dy and `conv`."""
+    def _opened(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate]:
+        """dy in front of a fused pool, and the gate that is left; an error if the gate does not fit
+        dy and `conv`."""
         shape = conv.geometry.y_shape if gate is None else conv.y_shape
         gate = gate or Gate(None, None)
         self._element(operation, dy=(dy, shape), gate=(gate.y, shape))
@@ -107,16 +112,16 @@ class CudaConv(CudaDepthwise):
             got = "none" if gate.mask is None else f"of shape {gate.mask.shape}"
             takes = "no pool is fused" if conv.pool is None else f"its pool takes {shape}"
             raise ValueError(f"{operation}: the gate's mask is {got} but {takes}")
-        return gate
+        if gate.mask is None or conv.pool is None:
+            return dy, gate
+        return self._undo_max_pool(dy, gate, conv.pool), Gate(None, None)
 
 
 def _gate_name(element: str, gate: Gate) -> str:
     """The gate of `gpunet.cuda.instantiations.GATES` that a gradient needs."""
-    if gate.activation is None and gate.mask is None:
+    if gate.activation is None:
         return "NONE"
-    if element != "float" or gate.activation is None or gate.activation.name != "relu":
-        return "ANY"
-    return "RELU" if gate.mask is None else "RELU_POOL"
+    return "RELU" if element == "float" and gate.activation.name == "relu" else "ACTIVATION"
 
 
 def _taps_of_a_residue(taps: int, stride: int, dilation: int) -> int:

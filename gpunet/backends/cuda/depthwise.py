@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import prod
 
 import numpy as np
 
 from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
-from gpunet.cuda.instantiations import DEPTHWISE, ELEMENTS, instance
+from gpunet.cuda.instantiations import DEPTHWISE, DEPTHWISE_GRAD, ELEMENTS, instance
 from gpunet.cuda.waves import counters_of
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
@@ -41,11 +42,11 @@ class CudaDepthwise(CudaDevice):
         self._depthwise_launch(kernel, extents, v, 2 * g.multiply_adds, *args)
 
     def _depthwise_input_grad(self, dy: Array, w: Array, dx: Array, g: Geometry, gate: Gate) -> None:
-        kernel, _, v = self._depthwise_kernel("input_grad", g, dy, gate.y, w, dx, mask=gate.mask)
+        kernel, _, v = self._depthwise_kernel("input_grad", g, dy, gate.y, w, dx)
         n, rows, cols, channels = g.x_shape
         (above, _), (left, _) = g.padding  # a patch starts at a multiple of the stride, in the padding
         extents = n, rows + above % g.stride[0], cols + left % g.stride[1], channels
-        args = dy, gate.y, gate.mask, w, dx, geometry_fields(g), activation_fields(gate.activation)
+        args = dy, gate.y, w, dx, geometry_fields(g), activation_fields(gate.activation)
         self._depthwise_launch(kernel, extents, v, 2 * g.multiply_adds, *args)
 
     def _depthwise_launch(self, kernel: str, extents: tuple[int, ...], v: int, flops: int, *args: object) -> None:
@@ -62,7 +63,7 @@ class CudaDepthwise(CudaDevice):
     def _depthwise_weight_grad(
         self, dy: Array, x: Array, dw: Array, db: Array | None, g: Geometry, gate: Gate, *, add: bool
     ) -> None:
-        kernel, k, v = self._depthwise_kernel("weight_grad", g, dy, gate.y, x, mask=gate.mask)
+        kernel, k, v = self._weight_grad_kernel(g, dy, gate.y, x)
         lanes, taps = lanes_of(g.filters, v), TAPS_OF_5 if k == 5 else TAPS
         tiles = -(-g.filters // (lanes * v)) * -(-prod(g.window) // taps)
         n, rows, cols, _ = g.y_shape
@@ -72,20 +73,27 @@ class CudaDepthwise(CudaDevice):
         if splits > 1:
             slots = self.arrays.empty((tiles, splits, taps + 1, SLICE), np.float32)
             arrivals = self._arrivals(tiles * counters_of(splits))
-        args = dy, gate.y, gate.mask, x, slots, arrivals, dw, db, geometry_fields(g), activation_fields(gate.activation)
+        args = dy, gate.y, x, slots, arrivals, dw, db, geometry_fields(g), activation_fields(gate.activation)
         block = lanes, THREADS // lanes
         self.launcher.launch(
             kernel, tiles * splits, block, (*args, length, int(add)), work=Work(2 * g.multiply_adds, splits=splits)
         )
 
-    def _depthwise_kernel(
-        self, kernel: str, g: Geometry, first: Array, *others: Array | None, mask: Array | None = None
-    ) -> tuple[str, int, int]:
+    def _depthwise_kernel(self, kernel: str, g: Geometry, first: Array, *others: Array | None) -> tuple[str, int, int]:
         """(the instance for these arrays, its window or 0 for any, channels per thread)."""
-        vector = g.filters == g.x_shape[3] and g.filters % 4 == 0 and self._aligned(first, *others, mask)
+        vector = g.filters == g.x_shape[3] and g.filters % 4 == 0 and self._aligned(first, *others)
         v = 4 if vector else 1
-        window = unrolled(g) if vector and mask is None else (0, 0)
+        window = unrolled(g, DEPTHWISE, v)
         return instance(f"conv2d_depthwise_{kernel}", ELEMENTS[first.dtype.name], *window, v), window[0], v
+
+    def _weight_grad_kernel(self, g: Geometry, dy: Array, y: Array | None, x: Array) -> tuple[str, int, int]:
+        """The same for a weight gradient, whose filters may share a channel of x."""
+        shared = g.filters // g.x_shape[3]
+        v = self._vector_of(g.filters if shared == 1 else shared, dy, y, *([x] if shared == 1 else []))
+        taken = v if shared == 1 else 1
+        window = unrolled(g, DEPTHWISE_GRAD, v, taken)
+        name = instance("conv2d_depthwise_weight_grad", ELEMENTS[dy.dtype.name], *window, v, taken)
+        return name, window[0], v
 
 
 def is_depthwise(g: Geometry) -> bool:
@@ -93,11 +101,23 @@ def is_depthwise(g: Geometry) -> bool:
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
-def unrolled(g: Geometry) -> tuple[int, int]:
-    """The (window, stride) whose loops over taps are unrolled, or (0, 0)."""
+def is_gray(g: Geometry) -> bool:
+    """Whether x has one channel, and the window few enough taps for a depthwise weight gradient.
+
+    Its blocks have TAPS taps each, and all of them load dy.
+    """
+    return g.x_shape[3] == 1 and prod(g.window) <= 3 * TAPS
+
+
+def unrolled(g: Geometry, listed: Collection[tuple[int, ...]], *channels: int) -> tuple[int, int]:
+    """The (window, stride) whose loops over taps are unrolled, or (0, 0).
+
+    Args:
+        listed: the windows and strides that are, each followed by `channels`.
+    """
     own = g.window[0], g.stride[0]
     same = g.window == own[:1] * 2 and g.stride == own[1:] * 2 and g.dilation == (1, 1)
-    return own if same and (*own, 4) in DEPTHWISE else (0, 0)
+    return own if same and (*own, *channels) in listed else (0, 0)
 
 
 def lanes_of(channels: int, v: int) -> int:

@@ -147,7 +147,7 @@ class CudaDevice(Backend):
         has = partial(tile_serves, kernel, element, gate=gate, general=general)
         found = tuple(filter(has, tiles(kernel, element)))
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
-        return lay_out(wanted or found, rows, cols, depth, self.description, gate=gate, **options)
+        return lay_out(wanted or found, rows, cols, depth, self.description, **options)
 
     def _slots(self, layout: Layout, extra: int = 0) -> tuple[Array | None, Array | None]:
         """(slots, arrivals): where the splits of a product's tiles meet; None without splits.

@@ -2,8 +2,8 @@
 
 from math import prod
 
-from gpunet.backends.contract import Array
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, geometry_fields
+from gpunet.backends.contract import Array, Gate
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.shares import across, shared_blocks, shares_taps
 from gpunet.cuda.instantiations import ELEMENTS, MASKS, instance, pool_vectors
 from gpunet.geometry import Geometry
@@ -23,9 +23,14 @@ class CudaPool(CudaDevice):
         self._element("max_pool2d_backward", dy=(dy, pool.y_shape))
         if mask.shape != dy.shape:
             raise ValueError(f"max_pool2d_backward: mask has shape {mask.shape} but takes {dy.shape}")
+        return self._undo_max_pool(dy, Gate(None, None, mask), pool)
+
+    def _undo_max_pool(self, dy: Array, gate: Gate, pool: Geometry) -> Array:
+        """dy taken back through the gate's activation, and then through the pool."""
         dx = self.arrays.empty(pool.x_shape, dy.dtype)
-        element, v = self._variant("max_pool2d_backward", dy, mask, dx)
-        self._each("max_pool2d_backward", dx.size // v, dy, mask, dx, geometry_fields(pool), element=element)
+        args = dy, gate.y, gate.mask, dx, geometry_fields(pool), activation_fields(gate.activation)
+        element, v = self._variant("max_pool2d_backward", dy, gate.mask, dx, *(() if gate.y is None else (gate.y,)))
+        self._each("max_pool2d_backward", dx.size // v, *args, element=element)
         return dx
 
     def avg_pool2d_forward(self, x: Array, pool: Geometry, count_padding: bool) -> Array:

@@ -67,7 +67,7 @@ def count_tiles(rows: int, cols: int, tile: tuple[int, ...]) -> int:
 @lru_cache(maxsize=4096)
 def lay_out(
     tiles: tuple[Tile, ...], rows: int, cols: int, depth: int, device: Description, *,
-    left: bool, right: bool, copies: int = 1, most_turns: int | None = None, totals: bool = False, gate: str = "NONE",
+    left: bool, right: bool, copies: int = 1, most_turns: int | None = None, totals: bool = False,
 ) -> Layout:  # fmt: skip
     """Lay out `copies` products of rows x cols results and a reduction of `depth` places.
 
@@ -77,7 +77,6 @@ def lay_out(
         copies: groups of a convolution, times the residues of a strided input gradient.
         most_turns: turns of a split at most; any number if None.
         totals: whether the kernel keeps the totals of its results in shared memory.
-        gate: that of the instances; beside totals it takes registers.
     """
     turns = max(-(-depth // TILE_K), 1)
     found: list[tuple[float, Layout]] = []
@@ -88,8 +87,7 @@ def lay_out(
         if shared > device.shared:
             continue
         covered = count_tiles(rows, cols, tile) * copies
-        fitting = resident(tile, gate if totals else "NONE")
-        held = min(fitting, max(device.shared_of_multiprocessor // (shared + 1024), 1))
+        held = min(resident(tile), max(device.shared_of_multiprocessor // (shared + 1024), 1))
         least = 1 if most_turns is None else -(-turns // most_turns)
         for splits in _numbers_of_splits(covered, turns, least, held * device.multiprocessors):
             each = -(-turns // splits)
@@ -103,15 +101,9 @@ def fits(tile: Tile, left: bool, right: bool) -> bool:
     return (left or tile.left == 1) and (right or tile.right == 1)
 
 
-def resident(tile: Tile, gate: str = "NONE") -> int:
-    """Blocks that the registers of a multiprocessor hold, as the kernels' launch bounds ask.
-
-    Args:
-        gate: of a kernel with totals, whose gates take registers beside them.
-    """
-    if tile.thread_rows * tile.thread_cols > 16 or gate == "ANY":
-        return 2
-    return 2 if gate == "RELU_POOL" and tile.rows > 64 else 3
+def resident(tile: Tile) -> int:
+    """Blocks that the registers of a multiprocessor hold, as the kernels' launch bounds ask."""
+    return 2 if tile.thread_rows * tile.thread_cols > 16 else 3
 
 
 def shared_bytes(tile: Tile, totals: bool) -> int:

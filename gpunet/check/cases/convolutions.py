@@ -64,7 +64,8 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
         for gate, conv, upstream, kind in _gates(draw, g, dy, plain, pooled):
             label_of_gate = f"{label}, {kind}"
             for operation, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):
-                yield draw.call(operation, upstream, other, conv, gate, label=label_of_gate, variants=tiles[operation])
+                variants = tiles[operation] if conv is plain else FAST_AND_SIMPLE  # a pool is undone before
+                yield draw.call(operation, upstream, other, conv, gate, label=label_of_gate, variants=variants)
 
 
 def _gates(draw: Draw, g: Geometry, dy: Array, plain: Conv, pooled: Conv) -> Iterator[tuple[Any, Conv, Array, str]]:
@@ -76,7 +77,8 @@ def _gates(draw: Draw, g: Geometry, dy: Array, plain: Conv, pooled: Conv) -> Ite
     dy, y = draw.normal(*pooled.y_shape), draw.normal(*pooled.y_shape)
     mask = draw.rng.integers(0, 4, pooled.y_shape).astype(np.uint8)
     yield Gate(y, RELU, mask), pooled, dy, "ReLU, pooled"
-    yield Gate(draw.rounded(np.tanh(y)), TANH, mask), pooled, dy, "tanh, pooled"
+    if draw.dtype == "float32":  # in 16 bits, what is in front of the pool is rounded
+        yield Gate(np.tanh(y), TANH, mask), pooled, dy, "tanh, pooled"
 
 
 def _variants(operation: str, draw: Draw, left: int, right: int) -> tuple[str, ...]:
