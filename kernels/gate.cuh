@@ -2,7 +2,8 @@
 // How the gradients of a product take dy back through the activation that was fused, while they load
 // dy. A fused pool is undone before, by max_pool2d.cu, for both gradients at once.
 
-// What a gate undoes: nothing; a ReLU, as most networks have, without a branch; or any activation.
+// What a gate undoes: nothing; a ReLU, as most networks have, without a branch; or any activation
+// or none.
 #define GATE_NONE 0
 #define GATE_RELU 1
 #define GATE_ACTIVATION 2
@@ -28,8 +29,9 @@ struct GatedPiece {
         float out[V] = {};
         if constexpr (GATE != GATE_NONE) y.read(out);
         if constexpr (GATE == GATE_ACTIVATION) undo_activation<V>(f, v, out);
+        if constexpr (GATE == GATE_RELU)
 #pragma unroll
-        for (int u = 0; u < V; ++u)
-            if (GATE == GATE_RELU && out[u] <= 0.0f) v[u] = 0.0f;
+            for (int u = 0; u < V; ++u)
+                if (out[u] <= 0.0f) v[u] = 0.0f;
     }
 };

@@ -233,22 +233,6 @@ struct Raw {
     __device__ __forceinline__ void read(float* v) const { v[0] = to_float(bits); }
 };
 
-template <>
-struct Raw<uint8, 1> {
-    uint8 bits;
-    __device__ __forceinline__ void fill(int value) { bits = value; }
-    __device__ __forceinline__ void load(const uint8* p) { bits = *p; }
-    __device__ __forceinline__ int element(int) const { return bits; }
-};
-
-template <>
-struct Raw<uint8, 4> {
-    uint32 bits;
-    __device__ __forceinline__ void fill(int value) { bits = value * 0x01010101; }
-    __device__ __forceinline__ void load(const uint8* p) { bits = *reinterpret_cast<const uint32*>(p); }
-    __device__ __forceinline__ int element(int u) const { return bits >> 8 * u & 0xff; }
-};
-
 template <typename T>
 struct Raw<T, 4> {
     typename Four<sizeof(T)>::Bits bits;

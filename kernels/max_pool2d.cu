@@ -17,7 +17,7 @@
 // Alignment: V = 4 needs x, y, mask, dy, dx aligned to four elements and C a multiple of 4; V = 1 needs
 // nothing.
 // Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the
-// backward pass, the other way round.
+// backward pass, the other way round, and with a gate 4 more per element of y.
 
 // The type in which one load or store moves four positions.
 template <typename M> struct FourPositions { typedef uchar4 Bits; };

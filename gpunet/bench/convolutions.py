@@ -97,9 +97,9 @@ def _weight_grad(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Ar
 def _fused(backend: Backend, a: Arrays, found: Convolution) -> Sequence[Array]:
     conv = _fused_conv(found, a["x"].shape[0])
     y, mask = backend.conv2d_forward(a["x"], a["w"], a["b"], conv)
-    gate = conv.gate(y, mask)
-    dw, db = backend.conv2d_weight_grad(a["dy"], a["x"], conv, gate)
-    dx = [backend.conv2d_input_grad(a["dy"], a["w"], conv, gate)] if found.inner else []
+    dy, gate = backend.open_pool(a["dy"], conv, conv.gate(y, mask))
+    dw, db = backend.conv2d_weight_grad(dy, a["x"], conv, gate)
+    dx = [backend.conv2d_input_grad(dy, a["w"], conv, gate)] if found.inner else []
     return [y, dw, db, *dx]
 
 

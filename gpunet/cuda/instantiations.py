@@ -100,8 +100,9 @@ def tiles(kernel: str, element: str) -> tuple[Tile, ...]:
 def gates(kernel: str, element: str, tile: Tile) -> tuple[str, ...]:
     """Return the names of the gates that a gradient kernel has for a tile.
 
-    A gate of its own spares the main loop what other gates need. That of any activation has the
-    tiles of 64 x 64 alone, and in 16 bits it also stands for a ReLU; a product has it alone there.
+    A gate of its own spares the main loop what other gates need. In float, that of any activation
+    has the tiles of 64 x 64 alone; in 16 bits all tiles have it, it also stands for a ReLU, and a
+    product has no other.
     """
     if element != "float":
         return ("ACTIVATION",) if kernel == "matmul_tiled" else ("NONE", "ACTIVATION")

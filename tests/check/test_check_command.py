@@ -34,7 +34,6 @@ def test_all_stages_that_apply_are_green(whole):
     assert status == 0
     ends = [r for r in results if r.what == END]
     assert [r.stage for r in ends] == ["environment", "compile", "contract", "agreement", "determinism", "training"]
-    assert sum(r.seconds for r in ends) < 300
     assert "agreement    " in printed
 
 

@@ -58,8 +58,8 @@ VARIANTS = [
 """A shape for each variant of the kernels."""
 
 
-def geometry_of(name):
-    x_shape, window, multiplier, options = SHAPES[name]
+def geometry_of(name, shapes=SHAPES):
+    x_shape, window, multiplier, options = shapes[name]
     return Geometry.conv(x_shape, (*window, 1, multiplier * x_shape[3]), groups=x_shape[3], **options)
 
 
@@ -162,17 +162,18 @@ def test_16_bits(device_backend, reference, name, dtype, rng, agrees):
 
 
 LARGE = {
-    "two groups of splits, idle lanes": ((5, 32, 31, 44), (3, 3), {"padding": 1}),
-    "several rounds of a thread": ((1, 150, 700, 2), (3, 3), {"padding": 1}),
-    "several splits of three tiles of taps": ((2, 21, 30, 32), (5, 5), {"padding": 2, "stride": 1}),
-    "several splits of gray images": ((9, 30, 28, 1), (3, 3), {"padding": 1}),
+    # x, (KH, KW) and padding, filters per channel
+    "two groups of splits, idle lanes": ((5, 32, 31, 44), (3, 3), 1, {"padding": 1}),
+    "several rounds of a thread": ((1, 150, 700, 2), (3, 3), 1, {"padding": 1}),
+    "several splits of three tiles of taps": ((2, 21, 30, 32), (5, 5), 1, {"padding": 2}),
+    "several splits of gray images": ((9, 30, 28, 1), (3, 3), 36, {"padding": 1}),
+    "several splits of gray images, any filters": ((9, 30, 28, 1), (5, 5), 6, {"padding": 2}),
 }
 
 
 @pytest.mark.parametrize("name", LARGE)
 def test_sums_over_many_splits(cuda_backend, reference, name, rng):
-    x_shape, window, options = LARGE[name]
-    g = Geometry.conv(x_shape, (*window, 1, x_shape[3] if x_shape[3] > 1 else 32), groups=x_shape[3], **options)
+    g = geometry_of(name, LARGE)
     on = cuda_backend.asarray
     x, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.y_shape))
     first, second = (cuda_backend.conv2d_weight_grad(on(dy), on(x), Conv(g)) for _ in range(2))
@@ -186,8 +187,7 @@ def test_sums_over_many_splits(cuda_backend, reference, name, rng):
 @pytest.mark.parametrize("schedule", [Schedule("fifo"), Schedule("lifo"), Schedule("random", 1)], ids=str)
 def test_no_schedule_of_threads_is_a_race(reference, schedule, rng):
     backend = emulated_backend(Settings(checked=True, schedule=schedule))
-    x_shape, window, options = LARGE["two groups of splits, idle lanes"]
-    g = Geometry.conv(x_shape, (*window, 1, x_shape[3]), groups=x_shape[3], **options)
+    g = geometry_of("two groups of splits, idle lanes", LARGE)
     x, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.y_shape))
     got = backend.conv2d_weight_grad(backend.asarray(dy), backend.asarray(x), Conv(g))
     for mine, exact in zip(got, reference.conv2d_weight_grad(*wide(dy, x), Conv(g)), strict=True):
@@ -250,7 +250,7 @@ INSTANCES = {  # and the channels of x that a weight gradient's thread has
     "1x1": ("0, 0, 4", 4), "7x7": ("0, 0, 4", 4), "3x3 dilated": ("0, 0, 4", 4), "2x6 by 3 and 1": ("0, 0, 4", 4),
     "3x3, two filters per channel": ("0, 0, 1", 1), "3x3 of odd channels": ("0, 0, 1", 1),
 }  # fmt: skip
-GRAY = {
+SHARED = {
     "gray 3x3": "3, 1, 4", "gray 5x5": "5, 1, 4", "gray 5x5 to any filters": "5, 1, 1", "gray 4x3 by 2": "0, 0, 4",
     "gray 4x3 to any filters": "0, 0, 1", "3x3, four filters per channel": "3, 1, 4",
 }  # fmt: skip
@@ -270,11 +270,11 @@ def test_the_variant_follows_from_window_stride_and_channels(name):
     ]
 
 
-@pytest.mark.parametrize("name", GRAY)
+@pytest.mark.parametrize("name", SHARED)
 def test_filters_that_share_a_channel_have_a_weight_gradient_of_their_own(name):
     backend, g = recording_backend(), geometry_of(name)
     backend.conv2d_weight_grad(ones(backend, *g.y_shape), ones(backend, *g.x_shape), Conv(g))
-    assert backend.launcher.kernels == [f"conv2d_depthwise_weight_grad<float, {GRAY[name]}, 1>"]
+    assert backend.launcher.kernels == [f"conv2d_depthwise_weight_grad<float, {SHARED[name]}, 1>"]
 
 
 def test_a_large_window_over_gray_images_is_a_product_of_matrices():

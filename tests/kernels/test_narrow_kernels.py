@@ -101,7 +101,7 @@ def test_convolutions(compare, rounded, x_shape, w_shape, options, activation):
     compare("conv2d_weight_grad", dy, x, Conv(g, activation), gate, single=True)
 
 
-def test_a_pool_is_fused(compare, rounded, rng):
+def test_a_pool_is_fused(compare, device_backend, reference, rounded, rng):
     g = Geometry.conv((2, 7, 9, 4), (3, 2, 4, 20), padding="same")
     conv = Conv(g, RELU, Geometry.pool(g.y_shape, FUSED_POOL))
     x, w = (np.round(rounded(*shape) * 2) for shape in (g.x_shape, g.w_shape))  # ties, and sums that are exact
@@ -110,10 +110,22 @@ def test_a_pool_is_fused(compare, rounded, rng):
     x[0, 1, 2, 1] = 1
     mask = rng.integers(0, 4, conv.y_shape).astype(np.uint8)
     y, dy = np.tanh(rounded(*conv.y_shape)), rounded(*conv.y_shape)
-    compare("conv2d_input_grad", dy, w, conv, Gate(y, TANH, mask))  # dy in front of the pool is rounded
     for gate in (Gate(y, RELU, mask), Gate(None, None, mask)):  # and has the same digits as behind it
         compare("conv2d_input_grad", dy, w, conv, gate)
         compare("conv2d_weight_grad", dy, x, conv, gate, single=True)
+
+    on, host = device_backend.asarray, device_backend.to_numpy  # any other activation is undone and rounded
+    device_gate = Gate(on(y.astype(dy.dtype)), TANH, on(mask))
+    opened, _ = device_backend.open_pool(on(dy), conv, device_gate)
+    before = reference.activation_backward(dy.astype(np.float64), y.astype(dy.dtype).astype(np.float64), TANH)
+    expected = reference.max_pool2d_backward(before, mask, conv.pool)
+    assert opened.dtype == dy.dtype
+    agree(host(opened), expected, tolerances.NARROW[dy.dtype.name])
+    for operation, other in (("conv2d_input_grad", on(w)), ("conv2d_weight_grad", on(x))):
+        fused = getattr(device_backend, operation)(on(dy), other, conv, device_gate)
+        apart = getattr(device_backend, operation)(opened, other, conv)
+        for mine, theirs in zip(*(r if isinstance(r, tuple) else (r,) for r in (fused, apart)), strict=True):
+            np.testing.assert_array_equal(host(mine), host(theirs))
 
 
 @pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])

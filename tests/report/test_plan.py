@@ -35,6 +35,12 @@ def elements(plan, phases=("forward", "backward", "update")):
     return {prod(shape) for shape in [*written, *(a.shape for a in made)]}
 
 
+def writers(plan, counts):
+    """The kernels that write arrays of these numbers of elements."""
+    written = [(x.kernel.split("<")[0], prod(a.shape)) for x in plan.launches for a in x.arguments if a.written]
+    return [kernel for kernel, count in written if count in counts]
+
+
 def places(plan):
     """(pass, layer or operation, kernel without its template arguments), each once where it repeats."""
     rows = [
@@ -265,10 +271,7 @@ def training(plan_of):
 def test_conv_activation_pool_never_writes_the_convolutions_output_and_its_gradient_once(plan_of, lenet):
     unpooled = {BATCH * 28 * 28 * 6, BATCH * 10 * 10 * 16}
     assert not elements(lenet, ["forward"]) & unpooled
-    writers = [
-        x.kernel.split("<")[0] for x in lenet.launches for a in x.arguments if a.written and prod(a.shape) in unpooled
-    ]
-    assert writers == ["max_pool2d_backward"] * 2
+    assert writers(lenet, unpooled) == ["max_pool2d_backward"] * 2
     apart = models.lenet()
     apart.fuse = False
     assert unpooled < elements(plan_of(apart, (28, 28, 1), batch_size=BATCH))

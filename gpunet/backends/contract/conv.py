@@ -78,8 +78,7 @@ class ConvPrimitives(ABC):
         """Take dy back through a fused pool, for the gradients of the input and of the weights.
 
         Each of them takes dy through a gate's pool by itself. This does so for both at once, where a
-        backend is faster so. CUDA rounds what it gives to dy's dtype.
-
+        backend is faster so.
         Returns:
             The dy and the gate to give to both.
         """
@@ -94,7 +93,8 @@ class ConvPrimitives(ABC):
 
         Args:
             dy: of `conv.y_shape`; of `conv.geometry.y_shape` without a gate.
-            gate: applied to dy first, see `Conv.gate`. Without one, only `conv.geometry` is read.
+            gate: applied to dy first, see `Conv.gate`. Without one, only `conv.geometry` is read. CUDA
+                rounds what it takes back through a pool to dy's dtype.
         """
 
     @abstractmethod

@@ -104,7 +104,7 @@ def is_depthwise(g: Geometry) -> bool:
 def is_gray(g: Geometry) -> bool:
     """Whether x has one channel, and the window few enough taps for a depthwise weight gradient.
 
-    Its blocks have TAPS taps each, and all of them load dy.
+    A block has about TAPS of the taps, and loads all of dy for them.
     """
     return g.x_shape[3] == 1 and prod(g.window) <= 3 * TAPS
 
