@@ -20,10 +20,10 @@
 // A thread of the weight gradient adds up all taps of its channels, or TAPS of them. It walks over
 // strips of COLS pixels of dy, and adds what it loads to the bias gradient too. The sums of the
 // lanes of a warp, of the warps of a block, and of all splits are added in a fixed order: see
-// slots.cuh. With X = 1, its V filters share a channel of x. A first layer of gray images is such a
-// convolution too, whose one channel has all filters, so this is its weight gradient.
+// slots.cuh. With X = 1, V filters share a channel of x, which one load brings to all of them. A first
+// layer of gray images is such a convolution too, whose one channel has all filters.
 // Alignment: V = 4 needs x, w, b, y, dy, dx aligned to four elements, mask to four bytes, C a
-// multiple of 4 and O = C; with X = 1 it needs dy and y aligned and O / C a multiple of 4. V = 1 needs
+// multiple of 4 and O = C; with X = 1 it needs no aligned x, and O / C a multiple of 4. V = 1 needs
 // nothing.
 // Bound: memory, x and y (and dy) once. In 16 bits the input gradient of a stride of 1 is bound by
 // the instructions it issues, as is a window of 5 x 5.
@@ -42,8 +42,8 @@
 //    14,  512, 2     128    16  (124)     19  (435)        23   (43)
 //     7, 1024, 1      32     4   (63)      6   (87)         9   (22)
 //     7, 1024, 1     128    13  (247)     19  (344)        22   (84)
-// The weight gradient of 128 gray images of 28 x 28 takes 11 for 3 x 3 to 32 filters, and 8 for 5 x 5 to
-// 6; as a product of matrices it would take 22 and 21.
+// A layer of 128 gray images of 28 x 28 takes, forward and for its weight gradient, 4 and 11 for 3 x 3 to
+// 32 filters, and 4 and 8 for 5 x 5 to 6 with a pool; as products of matrices 8 and 22, and 9 and 21.
 
 // Which taps connect `outputs` neighbouring results to neighbouring inputs, along one axis. Of a
 // gradient, the results are pixels of x, the first of which stands at a multiple of S in the padded
@@ -55,16 +55,16 @@ struct Axis {
     __device__ static constexpr int tap(int out, int in) { return GRAD ? out + S * (BEFORE - in) : in - S * out; }
 };
 
-// acc += the products of a patch: strip(e, in) loads the e-th row of inputs, filter(i, w) the i-th
-// row of taps.
-template <int K, int S, bool GRAD, int V, typename Strip, typename Filter>
+// acc += the products of a patch: strip(e, in) loads the e-th row of inputs, X channels of each pixel,
+// filter(i, w) the i-th row of taps.
+template <int K, int S, bool GRAD, int V, int X, typename Strip, typename Filter>
 __device__ __forceinline__ void add_patch(float (&acc)[ROWS][COLS * V], Strip strip, Filter filter) {
     typedef Axis<K, S, GRAD> A;
     constexpr int HIGH = A::inputs(ROWS), WIDE = A::inputs(COLS), LOADS = HIGH * WIDE * (GRAD ? 2 : 1);
     constexpr int TOGETHER = LOADS <= 24 ? HIGH : 1;  // more loads under way would spill registers
 #pragma unroll TOGETHER
     for (int e = 0; e < HIGH; ++e) {
-        float in[WIDE * V] = {};
+        float in[WIDE * X] = {};
         strip(e, in);
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
@@ -79,7 +79,7 @@ __device__ __forceinline__ void add_patch(float (&acc)[ROWS][COLS * V], Strip st
                     const int j = A::tap(q, k);
                     if (j < 0 || j >= K) continue;
 #pragma unroll
-                    for (int u = 0; u < V; ++u) acc[r][q * V + u] += in[k * V + u] * w[j * V + u];
+                    for (int u = 0; u < V; ++u) acc[r][q * V + u] += in[k * X + u % X] * w[j * V + u];
                 }
         }
     }
@@ -136,18 +136,18 @@ __device__ __forceinline__ void finish_patch(
         }
 }
 
-template <typename T, int K, int S, int V>
+template <typename T, int K, int S, int V, int X>
 __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
         uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
     const Patch at = Patch::find<V>(g.N, mask ? g.OH / 2 * 2 : g.OH, mask ? g.OW / 2 * 2 : g.OW, g.O);
     if (!at.there) return;
     const int row = at.row * g.stride_h - g.pad_top, col = at.col * g.stride_w - g.pad_left;
-    const int channel = V == 1 ? at.channel / (g.O / g.C) : at.channel;
+    const int channel = X == 1 ? at.channel / (g.O / g.C) : at.channel;
     float acc[ROWS][COLS * V] = {};
     if constexpr (K > 0) {
-        add_patch<K, S, false, V>(
-            acc, [&](int e, auto& in) { load_strip<V>(in, x, g, at.n, row + e, col, 1, channel); },
+        add_patch<K, S, false, V, X>(
+            acc, [&](int e, auto& in) { load_strip<X>(in, x, g, at.n, row + e, col, 1, channel); },
             [&](int i, auto& taps) { load_taps<K, V>(taps, w, g, i, at.channel); });
     } else {
         for (int i = 0; i < g.KH; ++i)
@@ -156,11 +156,11 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
                 load<V>(tap, w + (int64)(i * g.KW + j) * g.O + at.channel);
 #pragma unroll
                 for (int r = 0; r < ROWS; ++r) {
-                    float in[COLS * V] = {};
+                    float in[COLS * X] = {};
                     const int down = row + r * g.stride_h + i * g.dilation_h;
-                    load_strip<V>(in, x, g, at.n, down, col + j * g.dilation_w, g.stride_w, channel);
+                    load_strip<X>(in, x, g, at.n, down, col + j * g.dilation_w, g.stride_w, channel);
 #pragma unroll
-                    for (int e = 0; e < COLS * V; ++e) acc[r][e] += in[e] * tap[e % V];
+                    for (int e = 0; e < COLS * V; ++e) acc[r][e] += in[e / V * X + e % X] * tap[e % V];
                 }
             }
     }
@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_input_grad(
     if constexpr (K > 0) {
         typedef Axis<K, S, true> A;
         const int p = (h + g.pad_top) / S - A::BEFORE, q = (wide + g.pad_left) / S - A::BEFORE;
-        add_patch<K, S, true, V>(
+        add_patch<K, S, true, V, V>(
             acc,
             [&](int e, auto& in) {
                 Gated<A::inputs(COLS), V, T> grads;

@@ -49,15 +49,11 @@ GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU",
 DEPTHWISE = ((3, 1, 4), (3, 2, 4), (5, 1, 4), (5, 2, 4), (0, 0, 4), (0, 0, 1))
 """(K, S, V) of the depthwise kernels: a K x K window with a stride of S, or any window if K is 0,
 and channels per thread."""
-DEPTHWISE_GRAD = (
-    *((*window, window[2]) for window in DEPTHWISE),
-    (3, 1, 4, 1),
-    (5, 1, 4, 1),
-    (5, 1, 1, 1),
-    (0, 0, 4, 1),
-)
-"""(K, S, V, X) of the depthwise weight gradients: V filters of a thread have X channels of x, one
-each or one for all of them."""
+DEPTHWISE_OF_X = (
+    *((*window, window[2]) for window in DEPTHWISE), (3, 1, 4, 1), (5, 1, 4, 1), (5, 1, 1, 1), (0, 0, 4, 1),
+)  # fmt: skip
+"""(K, S, V, X) of the depthwise kernels that read x: V filters of a thread have X channels of it,
+one each or one for all of them."""
 UPDATE_RULES = ("Sgd", "Adam", "Rmsprop", "Adagrad", "Lion", "Muon")
 MASKS = {"uint8": "uint8", "uint16": "uint16", "int32": "int"}
 """The dtypes of a max pool's mask, and their C types."""
@@ -189,14 +185,9 @@ _LISTED = {
     ],
     "check.cu": ["echo_numbers", "echo_struct", "echo_pointers", "differing_words"],
     "conv2d_depthwise.cu": [
-        *(
-            instance(f"conv2d_depthwise_{kernel}", t, *window)
-            for kernel, t, window in product(("forward", "input_grad"), ELEMENTS.values(), DEPTHWISE)
-        ),
-        *(
-            instance("conv2d_depthwise_weight_grad", t, *window)
-            for t, window in product(ELEMENTS.values(), DEPTHWISE_GRAD)
-        ),
+        instance(f"conv2d_depthwise_{kernel}", t, *window)
+        for kernel, windows in (("forward", DEPTHWISE_OF_X), ("input_grad", DEPTHWISE), ("weight_grad", DEPTHWISE_OF_X))
+        for t, window in product(ELEMENTS.values(), windows)
     ],
     "conv2d_forward.cu": [
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),

@@ -47,9 +47,9 @@ def test_a_plan_for_a_gpu_says_what_is_predicted(predicted):
     assert (plan.gpu, plan.backend) == ("H200", "H200, not run")
     assert len(plan.predictions) == len(plan.launches) == 18
     assert plan.microseconds == 180
-    head, _, first, *_, total, note = str(plan).splitlines()
+    head, _, _, second, *_, total, note = str(plan).splitlines()
     assert head.split()[-5:] == ["waves", "turns", "predicted", "us", "bound"]
-    assert first.split()[-3:] == ["1", "10.0", "node"]
+    assert second.split()[-3:] == ["3", "10.0", "node"]
     assert total.split()[-1] == "180.0"
     assert note.endswith("times on an H200 are predicted, not measured")
     assert model[0].weight.backend.name == "numpy"
@@ -106,7 +106,7 @@ def test_the_command_prints_each_launch_and_a_summary(predicted, capsys):
     title, head, _, *rows = capsys.readouterr().out.splitlines()
     assert title == "lenet, a training step of 16 images on an L4, predicted, not measured"
     assert " ".join(head.split()) == "pass layer or operation kernel tile split blocks waves turns predicted us bound"
-    assert rows[0].split()[-8:] == ["conv2d_forward_tiled", "64x64", "1", "98", "0.37", "2", "10.0", "node"]
+    assert rows[1].split()[-8:] == ["conv2d_forward_tiled", "64x64", "4", "52", "0.20", "3", "10.0", "node"]
     assert rows[-3].split()[-3:] == ["14", "70", "140"]  # launches; seven of convolutions
     assert rows[-1].strip() == "predicted, not measured"
 

@@ -245,7 +245,7 @@ def ones(on, *shape, dtype=np.float32):
     return on.arrays.asarray(np.ones(shape, dtype))
 
 
-INSTANCES = {  # and the channels of x that a weight gradient's thread has
+INSTANCES = {  # and the channels of x that a thread has
     "3x3": ("3, 1, 4", 4), "3x3 by 2": ("3, 2, 4", 4), "5x5": ("5, 1, 4", 4), "5x5 by 2": ("5, 2, 4", 4),
     "1x1": ("0, 0, 4", 4), "7x7": ("0, 0, 4", 4), "3x3 dilated": ("0, 0, 4", 4), "2x6 by 3 and 1": ("0, 0, 4", 4),
     "3x3, two filters per channel": ("0, 0, 1", 1), "3x3 of odd channels": ("0, 0, 1", 1),
@@ -265,22 +265,27 @@ def test_the_variant_follows_from_window_stride_and_channels(name):
     backend.conv2d_weight_grad(dy, x, Conv(g))
     variant, taken = INSTANCES[name]
     assert backend.launcher.kernels == [
-        *(f"conv2d_depthwise_{kernel}<float, {variant}>" for kernel in ("forward", "input_grad")),
+        f"conv2d_depthwise_forward<float, {variant}, {taken}>",
+        f"conv2d_depthwise_input_grad<float, {variant}>",
         f"conv2d_depthwise_weight_grad<float, {variant}, {taken}>",
     ]
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_filters_that_share_a_channel_have_a_weight_gradient_of_their_own(name):
+def test_filters_that_share_a_channel_have_kernels_of_their_own(name):
     backend, g = recording_backend(), geometry_of(name)
+    backend.conv2d_forward(ones(backend, *g.x_shape), ones(backend, *g.w_shape), None, Conv(g))
     backend.conv2d_weight_grad(ones(backend, *g.y_shape), ones(backend, *g.x_shape), Conv(g))
-    assert backend.launcher.kernels == [f"conv2d_depthwise_weight_grad<float, {SHARED[name]}, 1>"]
+    expected = [f"conv2d_depthwise_{kernel}<float, {SHARED[name]}, 1>" for kernel in ("forward", "weight_grad")]
+    assert backend.launcher.kernels == expected
 
 
 def test_a_large_window_over_gray_images_is_a_product_of_matrices():
     backend, g = recording_backend(), geometry_of("gray 9x9")
+    backend.conv2d_forward(ones(backend, *g.x_shape), ones(backend, *g.w_shape), None, Conv(g))
     backend.conv2d_weight_grad(ones(backend, *g.y_shape), ones(backend, *g.x_shape), Conv(g))
-    assert backend.launcher.kernels[0].startswith("conv2d_weight_grad_tiled<")
+    names = [kernel.partition("<")[0] for kernel in backend.launcher.kernels]
+    assert names == ["conv2d_forward_tiled", "conv2d_weight_grad_tiled"]
 
 
 def test_a_pool_is_undone_before_the_gradients_whose_windows_are_unrolled():
@@ -297,7 +302,7 @@ def test_a_pool_is_undone_before_the_gradients_whose_windows_are_unrolled():
         f"conv2d_depthwise_{kernel}>" for kernel in ("input_grad<float, 3, 1, 4", "weight_grad<float, 3, 1, 4, 4")
     ]
     assert backend.launcher.kernels == [
-        "conv2d_depthwise_forward<float, 3, 1, 4>",
+        "conv2d_depthwise_forward<float, 3, 1, 4, 4>",
         *(kernel for v in (4, 1) for g in gradients for kernel in (f"max_pool2d_backward<float, uint8, {v}>", g)),
     ]
 

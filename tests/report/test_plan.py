@@ -196,7 +196,7 @@ def test_launches_of_a_lenet_step(plan_of, batch_size):
 def test_every_launch_belongs_to_a_layer_or_an_operation(lenet):
     conv, grads = "conv2d", ["max_pool2d_backward", "conv2d_weight_grad_tiled"]
     first, second = "0 Conv2d + relu + pool", "2 Conv2d + relu + pool"
-    layers = [(name, f"{conv}_forward_tiled") for name in (first, second)]
+    layers = [(first, f"{conv}_depthwise_forward"), (second, f"{conv}_forward_tiled")]
     heads = ["5 Linear + relu", "6 Linear + relu", "7 Linear"]
     assert places(lenet) == [
         *(("forward", *pair) for pair in layers),

@@ -25,7 +25,7 @@ class CudaConv(CudaDepthwise, CudaPool):
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
         opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
-        if is_depthwise(g) and not self.simple:
+        if (is_depthwise(g) or is_gray(g)) and not self.simple:
             self._depthwise_forward(x, w, b, y, mask, conv)
         elif self.simple:
             options = f"{element}, {str(pooled).lower()}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
-from gpunet.cuda.instantiations import DEPTHWISE, DEPTHWISE_GRAD, ELEMENTS, instance
+from gpunet.cuda.instantiations import DEPTHWISE, DEPTHWISE_OF_X, ELEMENTS, instance
 from gpunet.cuda.waves import counters_of
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
@@ -42,7 +42,8 @@ class CudaDepthwise(CudaDevice):
         self._depthwise_launch(kernel, extents, v, 2 * g.multiply_adds, *args)
 
     def _depthwise_input_grad(self, dy: Array, w: Array, dx: Array, g: Geometry, gate: Gate) -> None:
-        kernel, _, v = self._depthwise_kernel("input_grad", g, dy, gate.y, w, dx)
+        v = self._vector_of(g.filters, dy, gate.y, w, dx) if g.filters == g.x_shape[3] else 1
+        kernel = instance("conv2d_depthwise_input_grad", ELEMENTS[dy.dtype.name], *unrolled(g, DEPTHWISE, v), v)
         n, rows, cols, channels = g.x_shape
         (above, _), (left, _) = g.padding  # a patch starts at a multiple of the stride, in the padding
         extents = n, rows + above % g.stride[0], cols + left % g.stride[1], channels
@@ -63,7 +64,7 @@ class CudaDepthwise(CudaDevice):
     def _depthwise_weight_grad(
         self, dy: Array, x: Array, dw: Array, db: Array | None, g: Geometry, gate: Gate, *, add: bool
     ) -> None:
-        kernel, k, v = self._weight_grad_kernel(g, dy, gate.y, x)
+        kernel, k, v = self._depthwise_kernel("weight_grad", g, x, dy, gate.y)
         lanes, taps = lanes_of(g.filters, v), TAPS_OF_5 if k == 5 else TAPS
         tiles = -(-g.filters // (lanes * v)) * -(-prod(g.window) // taps)
         n, rows, cols, _ = g.y_shape
@@ -79,21 +80,14 @@ class CudaDepthwise(CudaDevice):
             kernel, tiles * splits, block, (*args, length, int(add)), work=Work(2 * g.multiply_adds, splits=splits)
         )
 
-    def _depthwise_kernel(self, kernel: str, g: Geometry, first: Array, *others: Array | None) -> tuple[str, int, int]:
-        """(the instance for these arrays, its window or 0 for any, channels per thread)."""
-        vector = g.filters == g.x_shape[3] and g.filters % 4 == 0 and self._aligned(first, *others)
-        v = 4 if vector else 1
-        window = unrolled(g, DEPTHWISE, v)
-        return instance(f"conv2d_depthwise_{kernel}", ELEMENTS[first.dtype.name], *window, v), window[0], v
-
-    def _weight_grad_kernel(self, g: Geometry, dy: Array, y: Array | None, x: Array) -> tuple[str, int, int]:
-        """The same for a weight gradient, whose filters may share a channel of x."""
-        shared = g.filters // g.x_shape[3]
-        v = self._vector_of(g.filters if shared == 1 else shared, dy, y, *([x] if shared == 1 else []))
-        taken = v if shared == 1 else 1
-        window = unrolled(g, DEPTHWISE_GRAD, v, taken)
-        name = instance("conv2d_depthwise_weight_grad", ELEMENTS[dy.dtype.name], *window, v, taken)
-        return name, window[0], v
+    def _depthwise_kernel(self, kernel: str, g: Geometry, x: Array, *others: Array | None) -> tuple[str, int, int]:
+        """(the instance for these arrays, its window or 0 for any, filters per thread) for a kernel
+        that reads x, of which filters may share a channel."""
+        own = g.filters == g.x_shape[3]
+        v = self._vector_of(g.filters // (1 if own else g.x_shape[3]), *others, *([x] if own else []))
+        channels = v, v if own else 1
+        window = unrolled(g, DEPTHWISE_OF_X, *channels)
+        return instance(f"conv2d_depthwise_{kernel}", ELEMENTS[x.dtype.name], *window, *channels), window[0], v
 
 
 def is_depthwise(g: Geometry) -> bool:
@@ -102,9 +96,9 @@ def is_depthwise(g: Geometry) -> bool:
 
 
 def is_gray(g: Geometry) -> bool:
-    """Whether x has one channel, and the window few enough taps for a depthwise weight gradient.
+    """Whether x has one channel, and the window few taps: the kernels that read x are depthwise then.
 
-    A block has about TAPS of the taps, and loads all of dy for them.
+    A block of a weight gradient has about TAPS of the taps, and loads all of dy for them.
     """
     return g.x_shape[3] == 1 and prod(g.window) <= 3 * TAPS
 

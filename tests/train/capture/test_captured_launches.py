@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("short_graphs")
 
 LENET_STEP = (
     # forward: convolution, bias, ReLU and pool at once
-    ["conv2d_forward_tiled"] * 2
+    ["conv2d_depthwise_forward", "conv2d_forward_tiled"]
     + ["matmul_tiled"] * 2
     # the last dense layer, the loss, the count of correct labels, and the gradients of both
     + ["linear_cross_entropy"]
