@@ -291,7 +291,7 @@ def test_images_that_are_not_aligned_take_the_variant_for_any_alignment():
     gray = ones(backend, 3, 27, 27, 1)[1:]  # 2916 bytes in; a single channel is never loaded by four
     w = ones(backend, 3, 3, 1, 32)
     backend.conv2d_forward(gray, w, None, Conv(Geometry.conv(gray.shape, w.shape)))
-    assert backend.launcher.kernels[-1] == "conv2d_forward_tiled<float, 64, 64, 4, 4, 1, 1, false, false>"
+    assert backend.launcher.kernels[-1] == "conv2d_depthwise_forward<float, 3, 1, 4, 1>"
 
 
 @pytest.mark.parametrize("argument", ["dy", "gate", "x"])

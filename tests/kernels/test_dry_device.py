@@ -92,4 +92,4 @@ def test_a_step_is_recorded_as_on_a_device_that_runs_it(monkeypatch, cuda_name, 
     dry = gp.plan(model, (28, 28, 1), gpu="H200", **options)
     assert placeless(dry) == placeless(ran)
     assert len(dry.launches) > 12
-    assert sum(launch.work.turns > 0 for launch in dry.launches) == 11
+    assert sum(launch.work.turns > 0 for launch in dry.launches) == 9
