@@ -5,7 +5,6 @@
 // and no INFINITY, so the integers get their names here.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include "ptx.cuh"
 
 typedef long long int64;
 typedef unsigned long long uint64;
@@ -13,6 +12,8 @@ typedef unsigned int uint32;
 typedef unsigned short uint16;
 typedef unsigned char uint8;
 typedef __nv_bfloat16 bfloat16;
+
+#include "ptx.cuh"
 
 // Marks of pointer parameters. OR_NULL: it may be null. UPDATED: its old content is read before it is
 // overwritten. ADDED_TO: the same, where the kernel's `accumulate` is not 0. They are empty for the
@@ -36,16 +37,20 @@ __device__ __forceinline__ void from_float(float& to, float value) { to = value;
 __device__ __forceinline__ void from_float(half& to, float value) { to = __float2half_rn(value); }
 __device__ __forceinline__ void from_float(bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
 
-// The type in which one load or store moves four elements.
-template <int BYTES> struct Four { typedef float4 Bits; };
-template <> struct Four<2> { typedef uint2 Bits; };
+// The type in which one load or store moves V elements of type T.
+template <int BYTES> struct Piece;
+template <> struct Piece<16> { typedef float4 Bits; };
+template <> struct Piece<8> { typedef uint2 Bits; };
+template <> struct Piece<4> { typedef uint32 Bits; };
+template <> struct Piece<2> { typedef uint16 Bits; };
+template <typename T, int V> using Bits = typename Piece<V * sizeof(T)>::Bits;
 
 // v[0 … V - 1] = p[0 … V - 1]. For V = 4 it is one load: p must be aligned to 16 bytes, or to 8 if T
 // has two bytes.
 template <int V, typename T>
 __device__ __forceinline__ void load(float (&v)[V], const T* p) {
     if constexpr (V == 4) {
-        const auto all = *reinterpret_cast<const typename Four<sizeof(T)>::Bits*>(p);
+        const auto all = *reinterpret_cast<const Bits<T, 4>*>(p);
 #pragma unroll
         for (int u = 0; u < V; ++u) v[u] = to_float(reinterpret_cast<const T*>(&all)[u]);
     } else {
@@ -58,10 +63,10 @@ __device__ __forceinline__ void load(float (&v)[V], const T* p) {
 template <int V, typename T>
 __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
     if constexpr (V == 4) {
-        typename Four<sizeof(T)>::Bits all;
+        Bits<T, 4> all;
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(reinterpret_cast<T*>(&all)[u], v[u]);
-        *reinterpret_cast<typename Four<sizeof(T)>::Bits*>(p) = all;
+        *reinterpret_cast<Bits<T, 4>*>(p) = all;
     } else {
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(p[u], v[u]);

@@ -128,20 +128,18 @@ struct ForwardOperands {
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Corner corner = corners[Pixels::result(n)];
-            x[n].clear();
-            if (Pixels::has() & (tap.high < g.KH) & inside(corner.row + down, g.H) & inside(corner.col + right, g.W))
-                x[n].load(at(channel, corner.pixel + down * g.W + right, g.C));
+            const bool covered = inside(corner.row + down, g.H) & inside(corner.col + right, g.W);
+            x[n].load_if(Pixels::has() & (tap.high < g.KH) & covered, at(channel, corner.pixel + down * g.W + right, g.C));
         }
         add(tap, place.step, g.taken, g.KW);
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
-            w[n].clear();
-            if (Filters::has() & (k0 + Filters::k(n) < place.stop)) w[n].load(at(filters + filter, k0 + Filters::k(n), g.O));
+            const int k = k0 + Filters::k(n);
+            w[n].load_if(Filters::has() & (k < place.stop), at(filters + filter, k, g.O));
         }
     }
 
-    __device__ __forceinline__ void advance(int) {}
-    __device__ __forceinline__ void take_in() {}
+    __device__ __forceinline__ void take_in(int) {}
 
     __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
         float v[4];

@@ -67,9 +67,9 @@ struct Residue {
     }
 };
 
-// Where the window of a pixel of x starts in dy: its image, row and column.
+// Where the window of a pixel of x starts in dy: its image, row and column, and the pixel that they name.
 struct __align__(16) Origin {
-    int image, row, col, unused;  // of 16 bytes, so that it is one load
+    int image, row, col, pixel;  // of 16 bytes, so that it is one load
 };
 
 // What a block of `_tiled` fetches: dy under the taps of its pixels, and the filters, both across.
@@ -92,26 +92,24 @@ struct InputGradOperands {
     Raw<T, V> filters[Channels::COUNT];
 
     __device__ __forceinline__ void fetch(int) {
-        const int first = place.group * g.made + tap.low, row = tap.high * rows.back, col = tap.mid * cols.back;
+        const int row = tap.high * rows.back, col = tap.mid * cols.back, back = row * g.OW + col;
         const bool there = tap.high < place.extents.high;
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Origin origin = origins[Pixels::result(n)];
-            const int p = origin.row - row, q = origin.col - col, pixel = (origin.image * g.OH + p) * g.OW + q;
-            dy[n].load(Pixels::has() & there & inside(p, g.OH) & inside(q, g.OW), dys, ys, pixel, g.O, first, f);
+            const bool covered = inside(origin.row - row, g.OH) & inside(origin.col - col, g.OW);
+            dy[n].load_if(Pixels::has() & there & covered, dys, ys, origin.pixel - back, g.O, tap.low, f);
         }
         const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
 #pragma unroll
         for (int n = 0; n < Channels::COUNT; ++n) {
-            filters[n].clear();
             const int channel = min(place.col * TN + Channels::result(n), g.taken - 1);  // those beyond are not stored
-            if (Channels::has() & there) filters[n].load(at(w + first, of_tap * g.taken + channel, g.O));
+            filters[n].load_if(Channels::has() & there, at(w + tap.low, of_tap * g.taken + channel, g.O));
         }
         add(tap, place.step, g.made, place.extents.mid);
     }
 
-    __device__ __forceinline__ void advance(int) {}
-    __device__ __forceinline__ void take_in() {}
+    __device__ __forceinline__ void take_in(int) {}
 
     __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
         float v[V];
@@ -148,15 +146,18 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_
     }
     __syncthreads();
     for (int r = threadIdx.x; r < TM; r += THREADS) {
-        const int pixel = min(place.row * TM + r, place.rows - 1);
-        origins[r] = {pixel / wide / high, pixel / wide % high + rows.offset, pixel % wide + cols.offset, 0};
+        const int pixel = min(place.row * TM + r, place.rows - 1), image = pixel / wide / high;
+        const int row = pixel / wide % high + rows.offset, col = pixel % wide + cols.offset;
+        origins[r] = {image, row, col, (image * g.OH + row) * g.OW + col};
     }
     __syncthreads();
 
     float acc[RM][RN] = {};
     NoTotals totals;
+    const int group = place.group * g.made;
+    const Digits tap = digits_of(place.turn * TILE_K + PiecesAcross<TM, V>::k(), place.extents);
     InputGradOperands<T, TM, TN, V, GATE> operands = {
-        g, place, rows, cols, origins, dy, y, w, f, digits_of(place.turn * TILE_K + PiecesAcross<TM, V>::k(), place.extents)};
+        g, place, rows, cols, origins, dy + group, y + group, w + group, f, tap};
     multiply_all(operands, buffers, place, totals, acc);
     float none;
     if (!add_splits<0>(place, slots, arrivals, acc, none)) return;

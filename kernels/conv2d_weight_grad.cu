@@ -48,16 +48,17 @@ __global__ void conv2d_weight_grad_simple(
     }
 }
 
-// What the threads of a block share: the rows of their tile, the pixels of two turns, and the sums of
-// dy that each thread made.
+// What the threads of a block share: the rows of their tile, the pixels of the next turns, and the sums
+// of dy that each thread made.
 template <int TM, int VX>
 struct WeightGradShared {
+    static constexpr uint32 PIXELS = 2 * TILE_STEPS * TILE_K;
     __align__(16) float bias[THREADS * 4];
     // Of VX neighbouring rows of dw: their tap's place relative to a pixel's window, NO_ROW behind the
     // last row, and the first one's channel.
     int down[TM / VX], right[TM / VX], channel[TM / VX];
-    Digits pixels[2][TILE_K];  // column, row, image
-    Digits two_steps;
+    Digits pixels[PIXELS];  // column, row, image; pixel k at k % PIXELS
+    Digits step;            // of PIXELS pixels
 
     __device__ void begin(const Geometry& g, const Place& place) {
         for (int i = threadIdx.x; i < THREADS * 4; i += THREADS) bias[i] = 0.0f;
@@ -67,9 +68,14 @@ struct WeightGradShared {
             right[threadIdx.x] = tap % g.KW * g.dilation_w - g.pad_left;
             channel[threadIdx.x] = place.group * g.taken + row % g.taken;
         }
-        if (threadIdx.x < 2 * TILE_K)
-            pixels[threadIdx.x / TILE_K][threadIdx.x % TILE_K] = digits_of(place.turn * TILE_K + threadIdx.x, place.extents);
-        if (threadIdx.x == 0) two_steps = digits_of(2 * TILE_K, place.extents);
+        const uint32 k = place.turn * TILE_K + threadIdx.x;
+        if (threadIdx.x < PIXELS) pixels[k % PIXELS] = digits_of(k, place.extents);
+        if (threadIdx.x == 0) step = digits_of(PIXELS, place.extents);
+    }
+
+    // The pixels of the TILE_STEPS turns before this one become those PIXELS later.
+    __device__ __forceinline__ void advance(int turn, const Geometry& g) {
+        if (threadIdx.x < PIXELS / 2) add(pixels[(turn * TILE_K + PIXELS / 2 + threadIdx.x) % PIXELS], step, g.OW, g.OH);
     }
 };
 
@@ -96,21 +102,19 @@ struct WeightGradOperands {
         : g(g), place(place), x(x), dys(dy), ys(y), f(f), shared(shared) {}
 
     __device__ __forceinline__ void fetch(int k0) {
-        const Digits(&pixels)[TILE_K] = shared.pixels[(k0 / TILE_K - place.turn) % 2];
         const int taps = Taps::first() / VX, down = shared.down[taps], right = shared.right[taps], channel = shared.channel[taps];
 #pragma unroll
         for (int n = 0; n < Taps::COUNT; ++n) {
-            const Digits pixel = pixels[Taps::k(n) % TILE_K];
+            const Digits pixel = shared.pixels[k0 % shared.PIXELS + Taps::k(n)];
             const int h = pixel.mid * g.stride_h + down, w = pixel.low * g.stride_w + right;
-            inputs[n].clear();
-            if (Taps::has() & (k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W))
-                inputs[n].load(at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
+            const bool there = Taps::has() & (k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W);
+            inputs[n].load_if(there, at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
         }
         const int col = place.col * TN + Filters::first(), filter = place.group * g.made + col;
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            dy[n].load(Filters::has() & (k < place.stop) & (col < g.made), dys, ys, k, g.O, filter, f);
+            dy[n].load_if(Filters::has() & (k < place.stop) & (col < g.made), dys, ys, k, g.O, filter, f);
         }
     }
 
@@ -129,19 +133,19 @@ struct WeightGradOperands {
         }
     }
 
-    // The pixels of this turn become those of the turn after the next.
-    __device__ __forceinline__ void advance(int now) {
-        if (threadIdx.x < TILE_K) add(shared.pixels[now][threadIdx.x], shared.two_steps, g.OW, g.OH);
+    __device__ __forceinline__ void take_in(int turn) {
+        shared.advance(turn, g);
+        take_bias_in();
     }
 
-    __device__ __forceinline__ void take_in() {
+    __device__ __forceinline__ void take_bias_in() {
 #pragma unroll
         for (int u = 0; u < VY; ++u) shared.bias[threadIdx.x * VY + u] += bias[u], bias[u] = 0.0f;
     }
 
     // The sum of this block's dy over column threadIdx.x of its tile. Every thread must call it.
     __device__ __forceinline__ float bias_of_column() {
-        take_in();
+        take_bias_in();
         __syncthreads();
         float sum = 0.0f;
         if (threadIdx.x < TN)

@@ -15,13 +15,11 @@ struct GatedPiece {
     Raw<T, V> dy, y;
 
     // Of a pixel's channels from `first` on; zeros if it is not there.
-    __device__ __forceinline__ void load(
+    __device__ __forceinline__ void load_if(
             bool there, const T* dys, const T* ys, int pixel, int channels, int first, Activation f) {
-        dy.clear();
-        if (there) dy.load(at(dys + first, pixel, channels));
+        dy.load_if(there, at(dys + first, pixel, channels));
         if constexpr (GATE != GATE_NONE) {
-            y.clear();
-            if (there & (GATE == GATE_RELU || f.kind != ACTIVATION_NONE)) y.load(at(ys + first, pixel, channels));
+            y.load_if(there & (GATE == GATE_RELU || f.kind != ACTIVATION_NONE), at(ys + first, pixel, channels));
         }
     }
     __device__ __forceinline__ void read(float (&v)[V], Activation f) const {

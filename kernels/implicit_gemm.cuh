@@ -145,9 +145,10 @@ __device__ __forceinline__ void multiply(
     }
 }
 
-// The main loop. `operands` has fetch(k0), for the turn that starts at place k0 of the reduction, and stage(buffers, which), and names the forms in which
-// it stages them. In the last turn it fetches once more, at best beyond the end: zeros. `totals`
-// takes the sums of a few turns in, where long sums would lose digits.
+// The main loop. `operands` has fetch(k0), for the turn that starts at place k0 of the reduction, and
+// stage(buffers, which), and names the forms in which it stages them. In the last turn it fetches once
+// more, at best beyond the end: zeros. `totals` takes the sums of a few turns in, where long sums would
+// lose digits, and with it the operands do what they need to do once in so many turns.
 template <typename Operands, typename Totals, int TM, int TN, int RM, int RN>
 __device__ __forceinline__ void multiply_all(
         Operands& operands, Buffers<TM, TN>& buffers, const Place& place, Totals& totals, float (&acc)[RM][RN]) {
@@ -160,10 +161,10 @@ __device__ __forceinline__ void multiply_all(
         for (; turn < end; ++turn, now ^= 1) {
             operands.fetch((turn + 1) * TILE_K);
             multiply<typename Operands::FormA, typename Operands::FormB, TM, TN>(buffers.a[now], buffers.b[now], row, col, acc);
-            operands.stage(buffers, now ^ 1), operands.advance(now);
+            operands.stage(buffers, now ^ 1);
             __syncthreads();
         }
-        totals.take_in(acc), operands.take_in();
+        operands.take_in(turn), totals.take_in(acc);
     }
     totals.finish(acc);
 }
@@ -224,23 +225,18 @@ __device__ __forceinline__ const T* at(const T* base, int row, int length) {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(base) + (int64)row * (int)(length * sizeof(T)));
 }
 
-// V elements as they lie in memory: converted when they are staged, not while they are in flight.
+// V elements as they lie in memory, zeros where they are not there: converted when they are staged, not
+// while they are in flight.
 template <typename T, int V>
 struct Raw {
-    T bits;
-    __device__ __forceinline__ void clear() { from_float(bits, 0.0f); }
-    __device__ __forceinline__ void load(const T* p) { bits = *p; }
-    __device__ __forceinline__ void read(float* v) const { v[0] = to_float(bits); }
-};
+    Bits<T, V> bits;
 
-template <typename T>
-struct Raw<T, 4> {
-    typename Four<sizeof(T)>::Bits bits;
-    __device__ __forceinline__ void clear() { bits = {}; }
-    __device__ __forceinline__ void load(const T* p) { bits = *reinterpret_cast<const typename Four<sizeof(T)>::Bits*>(p); }
+    __device__ __forceinline__ void load_if(bool there, const T* p) {
+        ::load_if(there, bits, reinterpret_cast<const Bits<T, V>*>(p));
+    }
     __device__ __forceinline__ void read(float* v) const {
 #pragma unroll
-        for (int u = 0; u < 4; ++u) v[u] = to_float(reinterpret_cast<const T*>(&bits)[u]);
+        for (int u = 0; u < V; ++u) v[u] = to_float(reinterpret_cast<const T*>(&bits)[u]);
     }
 };
 
@@ -289,10 +285,10 @@ struct PiecesAcross {
 template <int COUNT, typename T>
 __device__ __forceinline__ void store_columns(T* y, int64 at, const float* v, int columns, bool by_four) {
     if (COUNT == 4 && by_four) {
-        typename Four<sizeof(T)>::Bits all;
+        Bits<T, 4> all;
 #pragma unroll
         for (int j = 0; j < 4; ++j) from_float(reinterpret_cast<T*>(&all)[j], v[j % COUNT]);
-        if (columns > 0) store_whole(reinterpret_cast<typename Four<sizeof(T)>::Bits*>(y + at), all);
+        if (columns > 0) store_whole(reinterpret_cast<Bits<T, 4>*>(y + at), all);
     } else {
 #pragma unroll
         for (int j = 0; j < COUNT; ++j)

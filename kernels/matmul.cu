@@ -84,19 +84,17 @@ struct MatmulOperands {
         const int row0 = place.row * TM, col0 = place.col * TN;
 #pragma unroll
         for (int n = 0; n < A::COUNT; ++n)
-            a[n].load(
+            a[n].load_if(
                 A::there(n, k0, place.stop, row0, s.M), left, gate_y, A::row(n, k0, row0), TRANSPOSE_A ? s.M : s.K,
                 A::col(k0, row0), gate);
 #pragma unroll
-        for (int n = 0; n < B::COUNT; ++n) {
-            b[n].clear();
-            if (B::there(n, k0, place.stop, col0, s.P))
-                b[n].load(at(right + B::col(k0, col0), B::row(n, k0, col0), TRANSPOSE_B ? s.K : s.P));
-        }
+        for (int n = 0; n < B::COUNT; ++n)
+            b[n].load_if(
+                B::there(n, k0, place.stop, col0, s.P),
+                at(right + B::col(k0, col0), B::row(n, k0, col0), TRANSPOSE_B ? s.K : s.P));
     }
 
-    __device__ __forceinline__ void advance(int) {}
-    __device__ __forceinline__ void take_in() {}
+    __device__ __forceinline__ void take_in(int) {}
 
     __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
         float v[V];

@@ -7,7 +7,7 @@ from math import gcd, prod
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
-from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, is_gray
+from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, reads_depthwise
 from gpunet.backends.cuda.device import THREADS, activation_fields, geometry_fields
 from gpunet.backends.cuda.pool import CudaPool
 from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
@@ -25,7 +25,7 @@ class CudaConv(CudaDepthwise, CudaPool):
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
         opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
-        if (is_depthwise(g) or is_gray(g)) and not self.simple:
+        if reads_depthwise(g) and not self.simple:
             self._depthwise_forward(x, w, b, y, mask, conv)
         elif self.simple:
             options = f"{element}, {str(pooled).lower()}"
@@ -83,7 +83,7 @@ class CudaConv(CudaDepthwise, CudaPool):
             simple = *opened, dw, db, *common, int(add)
             self._each(f"{name}_simple", count, *simple, element=element, work=Work(2 * g.multiply_adds))
             return dw, db
-        if is_depthwise(g) or is_gray(g):
+        if reads_depthwise(g):
             self._depthwise_weight_grad(dy, x, dw, db, g, gate, add=add)
             return dw, db
         name, kind = f"{name}_tiled", _gate_name(element, gate)

@@ -95,12 +95,13 @@ def is_depthwise(g: Geometry) -> bool:
     return g.groups > 1 and g.groups == g.x_shape[3]
 
 
-def is_gray(g: Geometry) -> bool:
-    """Whether x has one channel, and the window few taps: the kernels that read x are depthwise then.
+def reads_depthwise(g: Geometry) -> bool:
+    """Whether the forward pass and the weight gradient, which read x, have the depthwise kernels.
 
-    A block of a weight gradient has about TAPS of the taps, and loads all of dy for them.
+    These also serve one channel that all filters share, as that of gray images, under a window of few
+    taps: a block of a weight gradient has about TAPS of them, and loads all of dy for these.
     """
-    return g.x_shape[3] == 1 and prod(g.window) <= 3 * TAPS
+    return is_depthwise(g) or (g.x_shape[3] == 1 and prod(g.window) <= 3 * TAPS)
 
 
 def unrolled(g: Geometry, listed: Collection[tuple[int, ...]], *channels: int) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def resident(tile: Tile) -> int:
 def shared_bytes(tile: Tile, totals: bool) -> int:
     """Bytes of shared memory of a block: its buffers, its totals, and the tables beside them."""
     buffers = 2 * TILE_K * (tile.rows + tile.cols + 8) * 4
-    return buffers + (total_bytes(tile) if totals else 0) + 6 * 1024
+    return buffers + (total_bytes(tile) if totals else 0) + 7 * 1024
 
 
 def total_bytes(tile: Tile) -> int:

@@ -47,7 +47,6 @@ def _has(*names: str) -> Callable[[Launch], int]:
 CONDITIONS = (
     Condition(r"\bcase ACTIVATION_(?!RELU\b)", lambda launch: 0),  # the activation of most nets
     Condition(r"\bundo_activation<V>\(f, v", _has("y", "gate_y")),
-    Condition(r"\bif \(threadIdx\.x < TILE_K\) add\(", lambda launch: 0),  # one warp of eight
 )
 """The branches that a launch takes, as far as the host knows; the first condition that fits counts."""
 

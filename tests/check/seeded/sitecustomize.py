@@ -24,7 +24,7 @@ def barrier(source):
 
     def read(file):
         text = right(file)
-        turn = "operands.advance(now);"  # of the main loop, whose barrier stands behind it
+        turn = "operands.stage(buffers, now ^ 1);"  # of the main loop, whose barrier stands behind it
         return text.replace(f"{turn}\n            __syncthreads();", turn) if file == "conv2d_weight_grad.cu" else text
 
     source.read = read
