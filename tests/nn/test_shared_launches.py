@@ -90,6 +90,13 @@ def of_both(backend, step):
         del optimizer
 
 
+def assert_has_the_reference_gradients(backend, step):
+    for one, other in zip(*of_both(backend, step), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def applied_twice(net, x):
     net(net(x)).sum().backward()
 
@@ -139,10 +146,7 @@ def repeated_by_a_rule(net, x):
     ],
 )
 def test_whoever_adds_to_the_same_gradient_comes_after_it(backend, step):
-    for one, other in zip(*of_both(backend, step), strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert_has_the_reference_gradients(backend, step)
 
 
 @needs_cuda
@@ -170,10 +174,7 @@ def test_an_error_leaves_the_gradients_of_the_layers_before_it(backend):
         with pytest.raises(KeyError):
             net[2](net[1](hidden)).sum().backward()
 
-    for one, other in zip(*of_both(backend, fail), strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert_has_the_reference_gradients(backend, fail)
 
 
 @needs_cuda
