@@ -88,6 +88,13 @@ def test_the_reference_names_each_thing_once_and_nothing_that_is_not_there():
         assert hasattr(importlib.import_module(room), own), name
 
 
+def test_the_reference_names_the_methods_that_operations_give_to_tensors():
+    source, page = inspect.getsource(gp.Tensor), (DOCS / "reference" / "gpunet.md").read_text(encoding="utf-8")
+    bound = [name for name in vars(gp.Tensor) if name[0] != "_" and f"def {name}(" not in source]
+    assert "sum" in bound
+    assert [name for name in bound if f"`x.{name}`" not in page] == []
+
+
 def described_arguments(text):
     """The names of the section "Args:" of a docstring; one line may describe several."""
     section = re.search(r"^Args:\n((?:    .*\n|\n)*)", f"{text}\n", re.MULTILINE)
