@@ -14,6 +14,7 @@ from latex2mathml.converter import convert
 
 LOG = logging.getLogger("mkdocs.plugins.formulas")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
 PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 """How many parts an element of MathML has."""
 
@@ -32,7 +33,10 @@ def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
             LOG.warning("%s: the formula %s cannot be translated: %s", page.file.src_path, tex, fault)
         return f'<{match[1]} class="formula">{math}</{match[1]}>'
 
-    return FORMULA.sub(drawn, content)
+    translated = FORMULA.sub(drawn, content)
+    if "$$" in CODE.sub("", translated):
+        LOG.warning("%s: $$ was not read as a formula; in a list it is indented by 4 spaces", page.file.src_path)
+    return translated
 
 
 def fault_of(math: str) -> str:
@@ -44,6 +48,6 @@ def fault_of(math: str) -> str:
         kind = element.tag.rpartition("}")[2]
         if len(element) != PARTS.get(kind, len(element)):
             return f"{kind} has {len(element)} parts"
-        if kind in ("mo", "mi", "mn") and not (element.text or "").strip():
+        if kind in ("mo", "mn") and not (element.text or "").strip():
             return f"an empty {kind}"
     return ""
