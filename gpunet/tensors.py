@@ -50,18 +50,22 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The extents of the axes, such as (N, H, W, C)."""
         return tuple(self.data.shape)
 
     @property
     def dtype(self) -> np.dtype:
+        """The NumPy dtype of the values."""
         return self.data.dtype
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self.data.shape)
 
     @property
     def size(self) -> int:
+        """The number of values."""
         return int(self.data.size)
 
     @property

@@ -68,7 +68,7 @@ def voc(
     skipped; one warning counts them and names the files.
 
     The image of an annotation is the file in JPEGImages with the annotation's own name, or else the
-    file that its <filename> names. XML is read in the encoding that it declares; the split's file
+    file that its ``<filename>`` names. XML is read in the encoding that it declares; the split's file
     is read as UTF-8, or as UTF-16 with a byte order mark.
 
     Args:
@@ -145,7 +145,7 @@ def _names_of(path: Path, annotations: Path) -> list[str]:
 def _image_of(folder: Path, name: str, filename: str) -> Path:
     """The path of the image that belongs to the annotation called `name`.
 
-    Its <filename> may be missing, wrong, or a path on another machine.
+    Its ``<filename>`` may be missing, wrong, or a path on another machine.
     """
     stated = PureWindowsPath(filename).name  # the part after the last "/" or "\\"
     beside = (folder / name).parent
