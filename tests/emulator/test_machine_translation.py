@@ -1,9 +1,8 @@
-"""Reading and translating the PTX of every instance for several architectures, and of other
-code."""
+"""Reading and translating the PTX of kernels for several architectures, and of other code."""
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,22 @@ from gpunet.nvrtc import compiler, source
 EMPTY = 'extern "C" __global__ void empty() {}'
 
 
-@pytest.mark.parametrize("arch", ["compute_75", "compute_100"])  # what compute_80 gives is run
+def with_every_argument(expressions: Iterable[str]) -> Iterator[str]:
+    """Some instances of each kernel: for each type of elements, every template argument is in one."""
+    shown: set[tuple[str, str, int, str]] = set()
+    for expression in expressions:
+        kernel, _, arguments = expression.rstrip(">").partition("<")
+        element, *others = arguments.split(", ")
+        new = {(kernel, element, place, argument) for place, argument in enumerate(["", *others])}
+        if not new <= shown:
+            shown |= new
+            yield expression
+
+
+@pytest.mark.parametrize("arch", ["compute_75", "compute_100"])  # every instance of compute_80 is run
 @pytest.mark.parametrize("file", instantiations())
-def test_every_instance_is_translated(file: str, arch: str) -> None:
-    text, names = compiler.to_ptx(file, source.read(file), arch, instantiations()[file])
+def test_kernels_are_translated_with_every_template_argument(file: str, arch: str) -> None:
+    text, names = compiler.to_ptx(file, source.read(file), arch, list(with_every_argument(instantiations()[file])))
     module = ptx.parse(text)
     for expression, name in names.items():
         kernel = translate(module, name, checked=True)
