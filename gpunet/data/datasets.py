@@ -15,7 +15,11 @@ __all__ = ["ArrayDataset", "Dataset", "Subset", "random_split"]
 
 
 class Dataset(Protocol):
-    """The protocol of data sets; `classes`, the labels' names, is optional."""
+    """The protocol of data sets; `classes`, the labels' names, is optional.
+
+    It has a length, and gives a sample for an integer, and a tuple of arrays of B rows each for
+    int64 indices (B,).
+    """
 
     def __len__(self) -> int: ...
 

@@ -19,17 +19,6 @@ class _DrawnBatches:
     """Batches that are drawn anew for each epoch.
 
     A batch depends only on the seed, the epoch and the batch's number.
-
-    Args:
-        dataset: gives (images, labels (N,)).
-        batch_size: pairs or triplets per batch.
-        steps: batches per epoch.
-        groups: (K,) integers, the group of each class, such as Omniglot's `alphabet`; the classes
-            of one draw then come from one group. All classes form one group if None.
-        transform: called with (images,) and their indices, as in `DataLoader`.
-        seed: the seed that `gpunet.seed` last set if None.
-    Attributes:
-        epoch: the number of the next iteration, from 0; each iteration adds 1.
     """
 
     views, ways = 2, 2
@@ -105,6 +94,19 @@ class _DrawnBatches:
 class Pairs(_DrawnBatches):
     """Pairs of images, of one class (same = 1) and of two classes (same = 0) by turns.
 
+    Args:
+        dataset: gives (images, labels (N,)).
+        batch_size: B, pairs per batch.
+        steps: batches per epoch.
+        groups: (K,) integers, the group of each class, such as Omniglot's `alphabet`; the classes
+            of one draw then come from one group. All classes form one group if None.
+        transform: called with (images,) and their indices, as in `DataLoader`.
+        seed: the seed that `gpunet.seed` last set if None.
+    Attributes:
+        epoch: the number of the next iteration, from 0; each iteration adds 1.
+    Raises:
+        ValueError: no group with two classes of two images each, or groups of fewer classes than
+            the labels have.
     Yields:
         (a (B, H, W, C), b (B, H, W, C), same (B,) int64).
     """
@@ -120,7 +122,7 @@ class Pairs(_DrawnBatches):
 
 
 class Triplets(_DrawnBatches):
-    """Triplets of images: two of one class and one of another.
+    """Triplets of images: two of one class and one of another; arguments as for `Pairs`.
 
     Yields:
         (anchor, positive, negative), each (B, H, W, C).

@@ -31,7 +31,11 @@ Batch = tuple[np.ndarray, ...]
 
 
 class Transform(Protocol):
-    """The protocol of ``transform=`` in `DataLoader`: any function of this signature."""
+    """The protocol of ``transform=`` in `DataLoader`, such as a function of these arguments.
+
+    ``transform(batch, indices=…, epoch=…, seed=…)`` takes a tuple of arrays of B rows, images first,
+    and the samples' positions (B,), and returns a tuple of new arrays.
+    """
 
     def __call__(self, batch: Batch, *, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         """The batch transformed, in new arrays.

@@ -106,16 +106,17 @@ def activate(x: Tensor, activation: Activation | InputActivation) -> Tensor:
 
 
 def relu(x: Tensor) -> Tensor:
-    """The larger of x and 0, elementwise; NaN stays NaN, and the gradient at 0 is 0."""
+    """The larger of x and 0, elementwise (Nair & Hinton 2010); NaN stays NaN, and the gradient at 0 is 0."""
     return activate(x, _RELU)
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
-    """x where it is positive, `negative_slope` times x elsewhere.
+    """x where it is positive, `negative_slope` times x elsewhere (Maas et al. 2013).
 
     Args:
         x: any shape and float dtype.
-        negative_slope: positive, because the gradient is told from the sign of the output.
+        negative_slope: positive, because the gradient is told from the sign of the output;
+            otherwise a ValueError.
     """
     return activate(x, Activation("leaky_relu", negative_slope))
 
@@ -142,17 +143,18 @@ def prelu(x: Tensor, weight: Any) -> Tensor:
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """Exponential linear unit: x where it is positive, a curve that tends to -alpha elsewhere.
 
-    Clevert et al. 2016.
+    The curve is alpha (exp(x) - 1) (Clevert et al. 2016, section 3).
 
     Args:
         x: any shape and float dtype.
-        alpha: positive, because the gradient is told from the output. The gradient at 0 is alpha.
+        alpha: positive, because the gradient is told from the output; otherwise a ValueError. The
+            gradient at 0 is alpha.
     """
     return activate(x, Activation("elu", alpha=alpha))
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """The logistic function, elementwise."""
+    """The logistic function 1 / (1 + exp(-x)), elementwise."""
     return activate(x, Activation("sigmoid"))
 
 
@@ -171,14 +173,17 @@ def hard_tanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
 
     Args:
         x: any shape and float dtype.
-        min_val, max_val: the limits, min_val < max_val; the gradient is 1 between them and 0 at
-            them.
+        min_val, max_val: the limits, min_val < max_val, or a ValueError; the gradient is 1 between
+            them and 0 at them.
     """
     return activate(x, Activation("hard_tanh", min_val=min_val, max_val=max_val))
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """A line in place of the sigmoid, limited to 0 … 1; the gradient at the limits is 0."""
+    """x / 6 + 1/2, limited to 0 … 1, in place of the sigmoid; the gradient at the limits is 0.
+
+    This is PyTorch's and Keras 3's line; Keras 2 and Chainer have x / 5 + 1/2.
+    """
     return activate(x, Activation("hard_sigmoid"))
 
 
@@ -197,13 +202,13 @@ def silu(x: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
-    """A smooth `relu` (Dugas et al. 2001).
+    """A smooth `relu`, log(1 + exp(beta x)) / beta (Dugas et al. 2001).
 
     It is computed without overflow, so that it needs no threshold as PyTorch's does.
 
     Args:
         x: any shape and float dtype.
-        beta: positive; the larger it is, the closer the result is to `relu`.
+        beta: positive, or a ValueError; the larger it is, the closer the result is to `relu`.
     """
     return activate(x, InputActivation("softplus", beta))
 
@@ -223,12 +228,14 @@ def softmax(x: Tensor) -> Tensor:
         x: (…, K), any float dtype.
     Returns:
         (…, K), from 0 to 1, of sum 1 over the last axis.
+    Raises:
+        ValueError: x without axes, or without elements on the last one.
     """
     return _Softmax.apply(_with_classes(x, "softmax"), log=False)
 
 
 def log_softmax(x: Tensor) -> Tensor:
-    """The logarithm of `softmax` over the last axis, computed without overflow."""
+    """The logarithm of `softmax` of x (…, K), computed without overflow; errors are those of `softmax`."""
     return _Softmax.apply(_with_classes(x, "log_softmax"), log=True)
 
 

@@ -267,8 +267,8 @@ def conv_transpose2d(
 
     Args:
         x: (N, H, W, I), any float dtype.
-        weight: (KH, KW, O // groups, I), as in Keras; PyTorch's is
-            ``weight.transpose(2, 3, 1, 0)``.
+        weight: (KH, KW, O // groups, I), as in Keras; of a weight w of PyTorch's, (I, O // groups,
+            KH, KW), it is ``w.transpose(2, 3, 1, 0)``.
         bias: (O,), added to every pixel; None for none.
         stride: step between windows of y, in pixels.
         padding: pixels cut off each side of y, given as for `conv2d`; "same" gives the extents of x

@@ -49,7 +49,11 @@ class _Concatenate(Function, name="concatenate", moves=True):
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
-    """x in another shape, given as integers or one tuple; one extent may be -1, and is computed."""
+    """x in another shape, given as integers or one tuple; one extent may be -1, and is computed.
+
+    Raises:
+        ValueError: a shape of another number of elements.
+    """
     extents = list(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else list(shape)
     if not all(isinstance(n, int | np.integer) for n in extents):
         raise TypeError(f"reshape: takes integers, got {tuple(shape)}")
@@ -71,7 +75,7 @@ def flatten(x: Tensor) -> Tensor:
 def transpose(x: Tensor, *axes: Any) -> Tensor:
     """x with its axes in another order, given as integers or one tuple; reversed if none are given.
 
-    Each axis is named once; negative numbers count from the end.
+    Each axis is named once, or a ValueError is raised; negative numbers count from the end.
     """
     given: Any = axes[0] if len(axes) == 1 and isinstance(axes[0], tuple | list) else axes
     if not axes or axes == (None,):
@@ -103,7 +107,11 @@ def unsqueeze(x: Tensor, axis: int) -> Tensor:
 
 
 def concatenate(tensors: Any, axis: int = 0) -> Tensor:
-    """Join tensors along `axis`; all other extents are equal. Some of them may be host arrays."""
+    """Join tensors along `axis`; some of them may be host arrays.
+
+    Raises:
+        ValueError: no tensors, or tensors that differ in another extent than that of `axis`.
+    """
     tensors, shapes = _listed("concatenate", tensors)
     axis = axis_of("concatenate", axis, len(shapes[0]))
     if len({(*s[:axis], *s[axis + 1 :], len(s)) for s in shapes}) > 1:
@@ -112,7 +120,11 @@ def concatenate(tensors: Any, axis: int = 0) -> Tensor:
 
 
 def stack(tensors: Any, axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis of the result. Some of them may be host arrays."""
+    """Join tensors of one shape along a new axis of the result; some of them may be host arrays.
+
+    Raises:
+        ValueError: no tensors, or tensors of different shapes.
+    """
     tensors, shapes = _listed("stack", tensors)
     if len(set(shapes)) > 1:
         raise ValueError(f"stack: takes one shape, got {', '.join(map(str, shapes))}")

@@ -96,13 +96,24 @@ def filled_axes(operation: str, x: Tensor, axis: Any) -> tuple[int, ...]:
 
 
 def sum(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Sum over one axis, several, or all (None); booleans and integers are added in float32."""
+    """Sum over one axis, several, or all (None); booleans and integers are added in float32.
+
+    Arguments are those of `mean`; the sum of no elements is 0.
+    """
     axes = axes_of("sum", axis, x.ndim)
     return _Sum.apply(x, axes=axes, keepdims=keepdims) if axes else x
 
 
 def mean(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
-    """Mean over one axis, several, or all (None)."""
+    """Mean over one axis, several, or all (None).
+
+    Args:
+        x: any shape and float dtype.
+        axis: an integer, several in a tuple, or None; negative ones count from the end.
+        keepdims: whether the axes are kept, with extent 1; otherwise the result has none of them.
+    Raises:
+        ValueError: an axis that x does not have, one named twice, or axes without elements.
+    """
     axes = filled_axes("mean", x, axis)
     return sum(x, axes, keepdims) / prod(x.shape[a] for a in axes)
 
@@ -111,7 +122,7 @@ def max(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
     """Maximum over one axis, several, or all (None); NaN wins.
 
     Along one axis the gradient goes to the first of equal elements; along several, or all, equal
-    elements share it, as in PyTorch.
+    elements share it, as in PyTorch. Arguments and errors are those of `mean`.
     """
     axes = filled_axes("max", x, axis)
     return _Max.apply(x, axes=axes, keepdims=keepdims, shared=not _is_one(axis)) if axes else x
@@ -135,6 +146,8 @@ def argmax(x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
         axis: one, several or all (None). For more than one, the position counts their elements in
             row-major order.
         keepdims: whether the axes are kept, with extent 1.
+    Raises:
+        ValueError: as for `mean`.
     """
     return _position("argmax", x, axis, keepdims)
 
@@ -209,6 +222,8 @@ def var(x: Tensor, axis: Any = None, keepdims: bool = False, *, correction: floa
         correction: subtracted from the number of elements n. PyTorch's default is 1, as here;
             NumPy's is 0. Where n - correction is 0, as for one element, the sum of squares is
             divided by 0, and the variance of equal elements is NaN.
+    Raises:
+        ValueError: as for `mean`, or a correction above n.
     """
     axes, divisor = _divided("var", x, axis, correction)
     return _Variance.apply(x, axes=axes, keepdims=keepdims, divisor=divisor)

@@ -40,13 +40,16 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
         reduction: "mean" over all elements, "sum", or "none" for the elements themselves.
     Returns:
         A tensor of no axes, or of x's shape.
+    Raises:
+        ValueError: a target of another shape (nothing is broadcast), an unknown reduction, or the
+            mean of no elements.
     """
     away = difference("mse_loss", x, target)
     return reduced("mse_loss", away * away, reduction)
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """|x - target|, elementwise, with a gradient of 0 at 0; arguments as for `mse_loss`."""
+    """|x - target|, elementwise, with a gradient of 0 at 0; arguments and errors as for `mse_loss`."""
     return reduced("l1_loss", abs(difference("l1_loss", x, target)), reduction)
 
 

@@ -1,7 +1,4 @@
-"""Noise in training: dropout (Srivastava et al. 2014) and Gaussian noise.
-
-What dropout keeps is scaled, so that inference does nothing.
-"""
+"""Noise in training: dropout and Gaussian noise."""
 
 from __future__ import annotations
 
@@ -32,12 +29,16 @@ class _Dropout(Function, name="dropout"):
 def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
     """Each element 0 with probability p, else x / (1 - p); x itself unless `training`.
 
+    Srivastava et al. 2014; what is kept is scaled in training, so that inference does nothing.
+
     Args:
         x: any shape and float dtype.
         p: from 0 to 1, rounded to a multiple of 1 / 65,536.
         training: whether to drop at all.
     Returns:
         Of x's shape.
+    Raises:
+        ValueError: p out of range.
     """
     expect_tensor("dropout", "x", x)
     check_rate("dropout", p)
@@ -57,6 +58,8 @@ def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
         p, training: as for `dropout`.
     Returns:
         (N, …, C).
+    Raises:
+        ValueError: p out of range, or fewer than 2 axes.
     """
     if expect_tensor("dropout2d", "x", x).ndim < 2:
         raise ValueError(f"dropout2d: x has shape {x.shape} but takes (N, …, C), at least 2 axes")
@@ -82,6 +85,8 @@ def gaussian_noise(x: Tensor, std: float = 0.1, *, training: bool = True) -> Ten
         training: whether to add any noise.
     Returns:
         Of x's shape.
+    Raises:
+        ValueError: std that is negative or not finite.
     The noise is drawn by `random.normal`, so that none lies beyond 4.33 std, and every backend adds
     the same.
     """

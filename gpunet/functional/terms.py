@@ -93,6 +93,9 @@ def one_hot(labels: Any, num_classes: int, *, backend: str | Backend = "numpy", 
             it is not finite.
         num_classes: K.
         backend, dtype: those of the result.
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: a label of the host out of range.
     """
     target = get_backend(backend)
     counted = isinstance(labels, Tensor) and labels.dtype.name in COUNTS

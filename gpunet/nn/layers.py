@@ -31,6 +31,9 @@ class Conv2d(Module):
     Attributes:
         weight: (KH, KW, C // groups, O).
         bias: (O,), or None.
+    Raises:
+        ValueError: groups that do not divide C and O, an unknown activation or initialiser, or an
+            extent out of range; now, not for the first image.
     """
 
     def __init__(

@@ -46,6 +46,10 @@ def adam_columns(group: Group, step: int) -> tuple[float, ...]:
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), which is 0.01 by default."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), which is 0.01 by default.
+
+    Each step shrinks the weights by lr weight_decay, as PyTorch's does; in the paper's algorithm 2
+    the decay is multiplied by the schedule alone. Arguments are those of `Adam`.
+    """
 
     shared_defaults: ClassVar[Shared] = {"weight_decay": 0.01, "decoupled_weight_decay": True}

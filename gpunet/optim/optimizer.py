@@ -58,6 +58,11 @@ class Optimizer:
         grad_norm: (norm, scale) of the last step's gradients on the backend, if `clip_norm` is set.
         steps: how many updates each parameter has had, with those that an overflow of a scaled loss
             skipped.
+    Raises:
+        ValueError: a hyper-parameter out of range, no parameters, one that is in two groups, or one
+            that another optimizer holds.
+        TypeError: an argument that the optimizer does not have, or what is no parameter or number.
+        BackendError: parameters on several backends.
     """
 
     rule: ClassVar[str]

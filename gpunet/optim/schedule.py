@@ -114,7 +114,7 @@ class ConstantLR(Schedule):
 
 
 class StepLR(Schedule):
-    """Multiplies the rate by `gamma` after every `step_size` steps."""
+    """Multiplies the rate by `gamma`, at least 0, after every `step_size` steps of the optimizer."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1):
         check_number("StepLR", "gamma", gamma, NOT_NEGATIVE)
@@ -127,7 +127,11 @@ class StepLR(Schedule):
 
 
 class MultiStepLR(Schedule):
-    """Multiplies the rate by `gamma` at each step of `milestones`, twice at one named twice."""
+    """Multiplies the rate by `gamma` at each step of `milestones`, twice at one named twice.
+
+    Milestones are steps of the optimizer, not epochs; one that is no integer or below 0 raises a
+    ValueError.
+    """
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1):
         given = list(milestones) if isinstance(milestones, Iterable) else milestones
@@ -226,6 +230,8 @@ class OneCycleLR(Schedule):
 
 class WarmupLR(Schedule):
     """A line from 1 / `steps` of the rate up to all of it in `steps` steps, then a schedule.
+
+    Goyal et al. 2017, section 2.2, for the idea.
 
     Args:
         optimizer: whose learning rates are set.

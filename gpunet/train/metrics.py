@@ -207,7 +207,7 @@ class ByClass(ConfusionMatrix):
 
 
 class Precision(ByClass):
-    """The share of a class's guesses that are right: hits / guesses. Arguments as for `ByClass`."""
+    """The share of a class's guesses that are right: hits / guesses; see `ByClass`."""
 
     _word = "precision"
 
@@ -216,7 +216,7 @@ class Precision(ByClass):
 
 
 class Recall(ByClass):
-    """The share of a class's labels that are found: hits / labels. Arguments as for `ByClass`."""
+    """The share of a class's labels that are found: hits / labels; see `ByClass`."""
 
     _word = "recall"
 

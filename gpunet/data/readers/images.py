@@ -44,7 +44,7 @@ def read_image(
 
     Levels v of 16 bits become round(v / 257), of 12 bits round(v / 16.06). Transparent pixels are
     blended with the background: round(a * v + (1 - a) * background) for an opacity a from 0 to 1.
-    The image is turned as its EXIF orientation says, which PyTorch's readers do not do. Of an
+    The image is turned as its EXIF orientation says, which PyTorch's readers do not do by default. Of an
     animation, the first picture is taken. Colour profiles are ignored.
 
     Args:
