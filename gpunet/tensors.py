@@ -12,6 +12,9 @@ import numpy as np
 from gpunet.backends import get_backend
 from gpunet.backends.contract import COUNTS, Array, Backend, is_float, real_array
 
+FROM_PYTORCH = {"view": "reshape", "permute": "transpose", "dim": "ndim", "cuda": 'to("cuda")'}
+"""Names of PyTorch's that tensors do not have, and what to write."""
+
 
 class Creator(Protocol):
     """What a tensor knows of the operation that made it, which is a `gpunet.autograd.Function`."""
@@ -159,6 +162,10 @@ class Tensor:
         twin = type(self).__new__(type(self))
         vars(twin).update(vars(self))
         return twin
+
+    def __getattr__(self, name: str) -> Any:
+        instead = f"; write {FROM_PYTORCH[name]}" if name in FROM_PYTORCH else ""
+        raise AttributeError(f"a tensor has no {name!r}{instead}", name=name, obj=self)
 
     # ---- Python's conversions
 

@@ -28,8 +28,8 @@ PAGES = [*sorted(DOCS.rglob("*.md")), *(page for page in TOP_LEVEL if page.exist
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 IN_A_CHECKOUT = ("gpunet", "kernels", "tests", "examples", "benchmarks", "pyproject.toml", "README.md")
 CACHES = shutil.ignore_patterns("__pycache__")
-LANGUAGES = ("python", "sh", "text", "output", "cuda", "json", "ini")
-"""What a block can be. Of these, python and sh are run; text and output are what they print, or an illustration."""
+LANGUAGES = ("python", "py", "sh", "text", "output", "cuda", "json", "ini")
+"""What a block can be. Of these, python and sh are run; py is the program of another framework."""
 ROOMS = (
     "gpunet", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop", "gpunet.models", "gpunet.nn",
     "gpunet.optim", "gpunet.train", "gpunet.vision", "gpunet.vision.inspect",

@@ -51,7 +51,7 @@ class _DrawnBatches:
         if not self._groups:
             raise ValueError(
                 f"{self._name}: takes at least {self.ways} classes of a group with {self.views} images each, "
-                f"got {len(usable)} such classes in {len(classes)} groups of at most {max(map(len, classes))}"
+                f"got at most {max(map(len, classes))}"
             )
 
     def __len__(self) -> int:
