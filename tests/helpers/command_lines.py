@@ -11,14 +11,15 @@ from gpunet.bench.cli import make_parser as make_bench_parser
 from gpunet.cli.entry import make_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-_ENDS = {"|", "||", "&&", ";", "&", "<"}
+_ENDS = {"|", "||", "&&", ";", "&", "<", ">", ">>", ">&"}
+"""What ends the words of a command: the next command, or a redirection, which stands last in the pages."""
 
 
 def commands(text: str) -> list[list[str]]:
     """The words of each `gpunet …` and `python examples/…` of a shell block, without what is piped or redirected."""
     found = []
     without_documents = re.sub(r"<<'(\w+)'\n.*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
-    for line in re.sub(r"(?<=\s)>+ *\S+", "", without_documents.replace("\\\n", " ")).splitlines():
+    for line in without_documents.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.wordchars += "[]:,@%+{}"
         words: list[str] = []
