@@ -98,7 +98,9 @@ def test_one_class_only_raises():
 
 
 def test_what_does_not_fit_raises(dataset):
-    with pytest.raises(ValueError, match="Episodes: takes at least 5 classes of a group with 2 images each, got at most 4"):
+    with pytest.raises(
+        ValueError, match="Episodes: takes at least 5 classes of a group with 2 images each, got at most 4"
+    ):
         data.Episodes(dataset, 5, 1, groups=GROUP)
     with pytest.raises(ValueError, match="Episodes: ways and views must be at least 2, got 4 and 1"):
         data.Episodes(dataset, 4, 1, views=1)

@@ -99,6 +99,26 @@ def test_nuclei_are_numbered_and_every_fifth_image_is_held_out(cells):
     np.testing.assert_array_equal(test.arrays[1][0, :2, 4:7], 1)
 
 
+def test_nuclei_of_several_sizes_are_scaled(cells):
+    folder = cells / "dsb2018/stage1_train/2"
+    image, left = np.zeros((16, 27, 3), np.uint8), np.zeros((16, 27), np.uint8)
+    image[:, :9], left[:, :9] = 200, 255
+    Image.fromarray(image).save(next((folder / "images").glob("*.png")))
+    for path in (folder / "masks").iterdir():
+        path.unlink()
+    Image.fromarray(left).save(folder / "masks/0.png")
+    with pytest.raises(ValueError, match=r"nuclei: images must be of one size unless size= is given, got .*2 with"):
+        data.nuclei(cells, "train")
+    images, instances = data.nuclei(cells, "train", size=(8, 9)).arrays
+    assert (images.shape, instances.shape) == ((5, 8, 9, 3), (5, 8, 9))
+    np.testing.assert_array_equal(instances[2], np.broadcast_to(np.arange(9) < 3, (8, 9)))
+    assert (images[2, :, :2] == 200).all()
+    assert (images[2, :, 4:] == 0).all()
+    np.testing.assert_array_equal(instances[0, 4:6, :3], 2)  # of its own size: as it was
+    with pytest.raises(ValueError, match="nuclei: size"):
+        data.nuclei(cells, "train", size=(0, 9))
+
+
 def test_hidden_files_and_folders_are_not_read_as_nuclei(cells):
     expected = data.nuclei(cells, "train").arrays
     base = cells / "dsb2018/stage1_train"
