@@ -71,6 +71,6 @@ def read_nuclei(folder: str | os.PathLike[str], size: tuple[int, int] | None = N
         instances[mask > 127] = i
     if size is None or size == instances.shape:
         return image, instances
-    height, width = instances.shape
+    height, width = image.shape[:2]
     rows, columns = (np.arange(size[0]) + 0.5) * height / size[0], (np.arange(size[1]) + 0.5) * width / size[1]
     return read_image(pictures[0], size), instances[np.ix_(rows.astype(int), columns.astype(int))]
