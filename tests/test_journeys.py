@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md leads to files that exist: in its table of rooms, and in the journeys that it walks."""
+"""What says where things stand leads to files that exist: the table of the tree, and CONTRIBUTING.md's journeys."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+OVERVIEW = ROOT / "docs" / "internals" / "overview.md"
 pytestmark = pytest.mark.skipif(not CONTRIBUTING.exists(), reason="not a checkout: there is no CONTRIBUTING.md")
 SUFFIXES = (".py", ".cu", ".cuh", ".cpp", ".hpp", ".md", ".toml", ".json")
 
 
-def section(heading):
+def section(page, heading):
     """The lines under a heading of the second level."""
-    text = CONTRIBUTING.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    assert found, f"CONTRIBUTING.md has no section {heading}"
+    assert found, f"{page.name} has no section {heading}"
     return found[1].splitlines()
 
 
@@ -33,7 +34,7 @@ def missing(paths):
 def journeys():
     """The numbered items of each journey, by its heading."""
     found = {}
-    for line in section("Journeys"):
+    for line in section(CONTRIBUTING, "Journeys"):
         if line.startswith("### "):
             items = found[line.removeprefix("### ")] = []
         elif found and (re.match(r"\d+\. ", line) or (items and line.startswith("   "))):
@@ -47,8 +48,8 @@ def test_a_path_is_told_from_other_quoted_words():
     assert missing(["gpunet/nn/", "kernels/*.cu", "gpunet/nowhere.py"]) == ["gpunet/nowhere.py"]
 
 
-def test_every_path_in_the_table_of_rooms_exists():
-    rows = [line for line in section("The rooms") if line.startswith("|")]
+def test_every_path_in_the_table_of_the_tree_exists():
+    rows = [line for line in section(OVERVIEW, "The tree") if line.startswith("|")]
     paths = paths_in(rows)
     assert len(paths) >= 20
     assert missing(paths) == []
