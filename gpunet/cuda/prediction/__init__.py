@@ -1,6 +1,6 @@
 """Predicts how long launches take on a GPU, from their machine code, on a machine without one.
 
-`devices` describes GPUs and tells how many blocks a multiprocessor holds. `machine_code` compiles an
+`gpus` describes GPUs and tells how many blocks a multiprocessor holds. `machine_code` compiles an
 instance and finds its main loop, `simulator` issues the loop's instructions on a multiprocessor,
-and `step` makes times of the turns. What is assumed and not computed stands in `assumptions`.
+and `model` makes times of the turns. What is assumed and not computed stands in `kernels`.
 """
