@@ -51,17 +51,17 @@ def layer() -> str:
     a: Matrix = [[max(value, 0) for value in row] for row in z]
     y: Matrix = [[max(a[2 * p + i][2 * q + j] for i, j in taps) for q in range(2)] for p in range(2)]
     places: Places = {(p, q): COLOURS[p // 2 * 2 + q // 2] for p in range(4) for q in range(4)}
-    quarters = [frame(472 + 2 * CELL * q, 57 + 2 * CELL * p, 2, 2) for p in (0, 1) for q in (0, 1)]
+    quarters = [frame(512 + 2 * CELL * q, 57 + 2 * CELL * p, 2, 2) for p in (0, 1) for q in (0, 1)]
     return picture(
-        760, 262, "The three steps of a layer: convolution, activation and pool",
+        800, 262, "The three steps of a layer: convolution, activation and pool",
         grid(20, 40, x, "x", window(1, 1, 2, 2, "blue")), frame(20 + CELL, 40 + CELL, 2, 2),
-        words(228, 98, "∗ w − 1"), words(228, 124, "→"),
-        grid(272, 57, z, "z", {(1, 1): "blue"}), frame(272 + CELL, 57 + CELL, 1, 1),
-        words(439, 98, "ReLU"), words(439, 132, "→"), grid(472, 57, a, "a", places), *quarters,
-        words(643, 98, "pool"), words(643, 132, "→"),
-        grid(674, 91, y, "y", {(p, q): COLOURS[2 * p + q] for p in (0, 1) for q in (0, 1)}),
-        words(105, 236, "5x5", "faint"), words(340, 236, "4x4", "faint"), words(540, 236, "4x4", "faint"),
-        words(708, 236, "2x2", "faint"), grid(197, 146, w, ""),
+        words(251, 66, "∗ w − 1"), words(251, 96, "→"),
+        grid(312, 57, z, "z", {(1, 1): "blue"}), frame(312 + CELL, 57 + CELL, 1, 1),
+        words(479, 98, "ReLU"), words(479, 132, "→"), grid(512, 57, a, "a", places), *quarters,
+        words(683, 98, "pool"), words(683, 132, "→"),
+        grid(714, 91, y, "y", {(p, q): COLOURS[2 * p + q] for p in (0, 1) for q in (0, 1)}),
+        words(105, 236, "5x5", "faint"), words(380, 236, "4x4", "faint"), words(580, 236, "4x4", "faint"),
+        words(748, 236, "2x2", "faint"), grid(217, 140, w, "w"),
     )  # fmt: skip
 
 
