@@ -4,8 +4,8 @@
     python docs/tutorials/pictures.py docs/tutorials/cifar10.md --folder /tmp/cifar10 --no-shell
 
 The programs run in full, not in the smaller settings of the tests, in an empty folder or in the one
-that is given. What they write there as NAME.png is stored with a palette, which makes it a third as
-large, as pictures/NAME.png beside the page. Pictures that the page does not show are left out.
+that is given. They write pictures as NAME.png; those that the page shows are kept beside it as
+pictures/NAME.png, with a palette of few colours, which makes them a third as large.
 """
 
 import argparse
