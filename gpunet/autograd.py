@@ -46,16 +46,21 @@ class Function:
 
     The cube is an example. Its derivative is 3 x^2, so dx = 3 x^2 dy:
 
-        class Cube(Function):
-            def forward(self, x):
-                self.save(x)
-                return x * x * x
+    ```python
+    import gpunet as gp
+    from gpunet.autograd import Function
 
-            def backward(self, dy):
-                (x,) = self.saved
-                return 3 * x * x * dy
+    class Cube(Function):
+        def forward(self, x):
+            self.save(x)
+            return x * x * x
 
-        y = Cube.apply(x)
+        def backward(self, dy):
+            (x,) = self.saved
+            return 3 * x * x * dy
+
+    y = Cube.apply(gp.tensor([2.0], backend="numpy"))
+    ```
 
     This one takes arrays with operators, NumPy's and CuPy's; the operations of `gpunet.functional`
     call the primitives of ``self.backend``, and so run on every backend. An instance stands for one

@@ -1,22 +1,35 @@
 """The documentation: its programs run as shown, its links lead somewhere, and it names everything that is public."""
 
+import ast
 import importlib
 import inspect
+import os
 import re
+import shlex
+import shutil
 import sys
 from argparse import _SubParsersAction
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
-from helpers import pages
+from helpers import page_runs, pages
+from helpers.command_lines import assert_parses, commands
 
 import gpunet as gp
+from gpunet.backends import why_unavailable
 from gpunet.bench.cli import KINDS
 from gpunet.cli.entry import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+TOP_LEVEL = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "kernels/README.md", "benchmarks/README.md")]
+PAGES = [*sorted(DOCS.rglob("*.md")), *(page for page in TOP_LEVEL if page.exists())]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+IN_A_CHECKOUT = ("gpunet", "kernels", "tests", "examples", "benchmarks", "pyproject.toml", "README.md")
+CACHES = shutil.ignore_patterns("__pycache__")
+LANGUAGES = ("python", "sh", "text", "output", "cuda", "json", "ini")
+"""What a block can be. Of these, python and sh are run; text and output are what they print, or an illustration."""
 ROOMS = (
     "gpunet", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop", "gpunet.models", "gpunet.nn",
     "gpunet.optim", "gpunet.train", "gpunet.vision", "gpunet.vision.inspect",
@@ -28,7 +41,28 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation sta
 
 
 def name_of(page):
-    return page.relative_to(DOCS).as_posix()
+    return page.relative_to(ROOT).as_posix()
+
+
+def programs_of(file):
+    """The blocks of each docstring of a Python file that has any."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    texts = [
+        ast.get_docstring(node) or "" for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, documented)
+    ]
+    return [found for text in texts if (found := pages.blocks_of(text, file))]
+
+
+def hook(name):
+    """A hook of the site's build, which is no part of a package."""
+    spec = spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+code = hook("code") if DOCS.is_dir() else None
+WITH_PROGRAMS = [file for file in sorted(Path(gp.__file__).parent.rglob("*.py")) if programs_of(file)]
 
 
 def public_names(room):
@@ -49,13 +83,33 @@ def documented():
 # ---- the pages
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_the_programs_of_a_page_run_and_print_what_it_shows(page, tmp_path, monkeypatch):
+@pytest.fixture
+def folder(page, tmp_path, monkeypatch):
+    """The working folder of the page: an empty one, or a copy of the repository."""
+    if pages.needs_emulator(page) and why_unavailable("emulated"):
+        pytest.skip(why_unavailable("emulated"))
+    data = os.environ.get("GPUNET_DATA")
+    missing = [name for name in pages.data_of(page) if data is None or not (Path(data) / name).is_dir()]
+    if missing:
+        pytest.skip(f"the page needs {missing} in the folder that GPUNET_DATA names")
+    if not pages.data_of(page):
+        monkeypatch.delenv("GPUNET_DATA", raising=False)
+    if pages.in_a_checkout(page):
+        for name in IN_A_CHECKOUT:
+            copy, ignore = (shutil.copytree, {"ignore": CACHES}) if (ROOT / name).is_dir() else (shutil.copy, {})
+            copy(ROOT / name, tmp_path / name, **ignore)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # its commands take the copy's gpunet
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GPUNET_BACKEND", "numpy")  # a GPU would round what is printed differently
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("COLUMNS", "100")
     gp.seed(0)
-    pages.run(page)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_programs_of_a_page_run_and_print_what_it_shows(page, folder):
+    page_runs.run(pages.blocks(page), folder)
 
 
 def test_few_programs_are_not_run():
@@ -64,8 +118,58 @@ def test_few_programs_are_not_run():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_command_lines_of_a_page_have_options_that_their_commands_know(page):
+    for block in pages.blocks(page):
+        if block.language == "sh":
+            for words in commands(block.text):
+                assert_parses(words, block.place)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_of_a_page_says_what_it_is(page):
+    assert [block.place for block in pages.blocks(page) if block.language not in LANGUAGES] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_links_of_a_page_lead_to_files(page):
     assert [link for link in pages.links(page) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_code_that_a_page_shows_is_in_the_file_that_it_links_to(page):
+    text = page.read_text(encoding="utf-8")
+    for shown in code.SHOWN.finditer(text):
+        file, names = ROOT / shown[2], shown[3].split()
+        assert all(code.source(file.read_text(encoding="utf-8"), name) for name in names)
+        above = text[: shown.start()].rsplit("\n#", 1)[-1]
+        assert file in [(page.parent / target).resolve() for target in pages.links_of(above)], (
+            f"no link above {shown[0]}"
+        )
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_an_example_shows_command_lines_that_it_knows(example):
+    usage = [line for line in ast.get_docstring(ast.parse(example.read_text())).splitlines() if " python " in line]
+    assert usage
+    for line in usage:
+        words = shlex.split(line, comments=True)
+        assert words[1] == example.name
+        assert_parses([words[0], f"examples/{words[1]}", *words[2:]], line)
+
+
+@pytest.mark.parametrize("file", WITH_PROGRAMS, ids=lambda file: file.stem)
+def test_the_programs_of_docstrings_run(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for found in programs_of(file):
+        page_runs.run(found, tmp_path)
+
+
+def test_pictures_are_small_and_say_which_command_made_them():
+    pictures = [file for file in DOCS.rglob("*") if file.suffix in (".png", ".jpg", ".webp", ".gif")]
+    assert sum(file.stat().st_size for file in pictures) <= 3e6
+    shown = {(page.parent / target).resolve() for page, target, _ in pages.pictures(PAGES)}
+    assert [file for file in pictures if file not in shown] == []
+    assert [f"{page}: {target}" for page, target, command in pages.pictures(PAGES) if not command] == []
 
 
 # ---- the reference
@@ -134,46 +238,13 @@ def test_the_reference_names_every_command_and_option():
             assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*(?=[ ,\]\n])", help_text)) >= options, command
 
 
-# ---- the runner of pages
+# ---- the hooks of the site
 
 
-def written(folder, text):
-    page = folder / "page.md"
-    page.write_text(text, encoding="utf-8")
-    return page
-
-
-def test_blocks_of_a_page_share_names_and_print_what_is_shown(tmp_path):
-    pages.run(
-        written(tmp_path, "```python\nx = 1\n```\ntext\n\n```python\nprint(x, 'a b')\n```\n\n```text\n1 …b\n```\n")
-    )
-    pages.run(
-        written(tmp_path, "```python\nprint('a')\n[][1]\n```\n```output\na\nIndexError: list index out of range\n```\n")
-    )
-    pages.run(written(tmp_path, "- a list\n\n    ```python\n    if True:\n        y = 2\n    ```\n"))
-    pages.run(written(tmp_path, "```python\nprint(1)\n```\nother words\n```text\n2\n```\n```sh\nfalse\n```\n"))
-
-
-@pytest.mark.parametrize(
-    ("text", "fault"),
-    [
-        ("\n```python\nprint(1)\n```\n\n```text\n2\n```\n", "page.md:3: the block prints\n1"),
-        ("```python\nx = 1\n1 / 0\n```\n", "page.md:2: the block raises ZeroDivisionError"),
-        ("```python\n1 / 0\n```\n```text\nZeroDivisionError: other\n```\n", "division by zero\n\nbut the page shows"),
-        ("```python\nx = 1\n", "page.md:1: the block is not closed"),
-    ],
-)
-def test_a_page_that_shows_something_else_fails(tmp_path, text, fault):
-    with pytest.raises(AssertionError, match=re.escape(fault)):
-        pages.run(written(tmp_path, text))
-
-
-def test_a_block_with_a_reason_is_not_run(tmp_path):
-    page = written(tmp_path, "<!-- not run: it takes an hour -->\n```python\n1 / 0\n```\n")
-    assert [block.not_run for block in pages.blocks(page)] == ["it takes an hour"]
-    pages.run(page)
-
-
-def test_links_are_those_to_files_outside_code(tmp_path):
-    text = "[a](b.md) [c](https://d) `[e](f)` [g](#h) ![i](j/k.png)\n[l](m.md#n)\n```python\nx = [o](p)\n```\n"
-    assert pages.links(written(tmp_path, text)) == ["b.md", "j/k.png", "m.md"]
+def test_a_function_is_shown_with_its_decorators_and_without_its_indentation():
+    text = "A = 1\n\n\nclass B:\n    @property\n    def c(self):\n        return 1\n\n    d: int = 2\n"
+    assert code.source(text, "A") == "A = 1"
+    assert code.source(text, "B.c") == "@property\ndef c(self):\n    return 1"
+    assert code.source(text, "B.d") == "d: int = 2"
+    with pytest.raises(LookupError, match="no C"):
+        code.source(text, "C")

@@ -17,6 +17,13 @@ KINDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the arguments and run one kind of measurement -> the exit status."""
+    options = make_parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of every kind of measurement."""
     parser = ArgumentParser(
         prog="gpunet bench", description="Measure the speed of gpunet, alone or beside another framework."
     )
@@ -25,6 +32,4 @@ def main(arguments: list[str] | None = None) -> int:
         kind = kinds.add_parser(name, help=what, description=f"Time {what}.")
         module.add_arguments(kind)
         kind.set_defaults(run=module.run)
-    options = parser.parse_args(arguments)
-    status: int = options.run(options)
-    return status
+    return parser

@@ -1,8 +1,5 @@
 """Runs kernels on host memory.
 
-    program = Program.from_source("scale.cu", text, ["scale<float>"]) program.launch("scale<float>",
-    (4,), (256,), [pointer, count], regions=[Region(address, size, "x")])
-
 NVRTC compiles the unmodified source to PTX, translate.py turns the PTX into C++, g++ makes a
 library of that, and ctypes calls it. The results are kept in a cache folder, so each step happens
 once.

@@ -49,8 +49,6 @@ def run(
 ) -> Result:
     """Run one kernel of a `.cu` file, compiled by NVRTC and executed on the CPU.
 
-        y = run("scale.cu", "scale<float>", 4, 256, [x, Empty((1024,)), 1024, 2.0]).arrays["y"]
-
     Args:
         file: a path, or the name of one of gpunet's own files. Quoted includes are looked for
             beside the file, then among gpunet's kernels.

@@ -34,10 +34,15 @@ class Muon(Optimizer):
     A group's "rule" is ``"muon"`` or ``"adamw"``. A group without one is split: parameters that are
     a `Parameter.matrix` are updated by Muon with the group's "lr", all others (transposed
     convolutions and locally connected layers too) by AdamW with its "adam_lr", which a group with a
-    rule does not take. First and last layers often train better with AdamW::
+    rule does not take. First and last layers often train better with AdamW:
 
-        optim.Muon([{"params": hidden}, {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}],
-        lr=0.02)
+    ```python
+    from gpunet import nn, optim
+
+    hidden, head = nn.Linear(64, 64), nn.Linear(64, 10)
+    adamw = {"params": head.parameters(), "rule": "adamw", "lr": 1e-3}
+    optimizer = optim.Muon([{"params": hidden.parameters()}, adamw], lr=0.02)
+    ```
 
     Args:
         params: parameters, or groups of them: see `Optimizer`. The attribute `groups` holds those
