@@ -11,6 +11,7 @@ pictures/NAME.png, with a palette of few colours, which makes them a third as la
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def cropped(picture: Image.Image) -> Image.Image:
 
 
 def main() -> None:
+    """Run the page that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("--folder", type=Path, help="where the programs run; default: an empty folder")
@@ -70,6 +72,8 @@ def main() -> None:
     os.environ.setdefault("MPLBACKEND", "Agg")
     with tempfile.TemporaryDirectory() as empty:
         folder = (arguments.folder or Path(empty)).resolve()
+        if pages.in_a_checkout(page):
+            shutil.copytree(ROOT / "examples", folder / "examples", dirs_exist_ok=True)
         os.chdir(folder)
         run(page, shell=not arguments.no_shell)
         keep(folder, page)
