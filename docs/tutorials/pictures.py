@@ -1,7 +1,7 @@
 """Makes the pictures of a page: runs its programs, and keeps the PNG files that they write.
 
     python docs/tutorials/pictures.py docs/start/first-net.md
-    python docs/tutorials/pictures.py docs/tutorials/cifar10.md --folder /tmp/cifar10 --no-shell
+    python docs/tutorials/pictures.py docs/tutorials/cifar10.md --folder FOLDER --no-shell
 
 The programs run in full, not in the smaller settings of the tests, in an empty folder or in the one
 that is given. They write pictures as NAME.png; those that the page shows are kept beside it as
