@@ -4,10 +4,13 @@ A picture brings its own background and follows the reader's choice of light or 
 can be read on any page. The numbers are those of the pages.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from math import sqrt
 from pathlib import Path
 
 Matrix = list[list[float]]
+Point = tuple[float, float]
 Places = dict[tuple[int, int], str]
 """The colour of some cells, by row and column: "blue", "orange", "green" or "violet"."""
 
@@ -63,6 +66,33 @@ def frame(x: int, y: int, rows: int, columns: int) -> str:
 def window(top: int, left: int, rows: int, columns: int, colour: str) -> Places:
     """The cells of a window, in one colour."""
     return {(top + i, left + j): colour for i in range(rows) for j in range(columns)}
+
+
+def line(points: Sequence[Point], colour: str = "", width: float = 1.5, dashes: str = "") -> str:
+    """A line through points; `colour` is one of the style's lines, such as "blue-line"."""
+    joined = " ".join(f"{x:.4g},{y:.4g}" for x, y in points)
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return f'<polyline class="line {colour}" stroke-width="{width}"{dashed} points="{joined}"/>'
+
+
+def arrow(start: Point, end: Point, colour: str = "", width: float = 1.5) -> str:
+    """A line with a head at its end."""
+    (x0, y0), (x1, y1) = start, end
+    length = sqrt((x1 - x0) ** 2 + (y1 - y0) ** 2)
+    along, across = ((x1 - x0) / length, (y1 - y0) / length), ((y0 - y1) / length, (x1 - x0) / length)
+    head = [(x1 - 8 * along[0] + side * 4 * across[0], y1 - 8 * along[1] + side * 4 * across[1]) for side in (-1, 1)]
+    return line([start, end], colour, width) + line([head[0], end, head[1]], colour, width)
+
+
+def box(x: float, y: float, width: float, height: float, kind: str = "cell") -> str:
+    """A rectangle with rounded corners."""
+    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4"/>'
+
+
+def write(pictures: Mapping[str, Callable[[], str]], beside: Path) -> None:
+    """Draw each picture, and store it under its name beside a file."""
+    for name, draw in pictures.items():
+        beside.with_name(f"{name}.svg").write_text(draw(), encoding="utf-8", newline="\n")
 
 
 def convolution() -> str:
@@ -183,5 +213,4 @@ PICTURES = {
 }
 
 if __name__ == "__main__":
-    for name, draw in PICTURES.items():
-        Path(__file__).with_name(f"{name}.svg").write_text(draw(), encoding="utf-8", newline="\n")
+    write(PICTURES, Path(__file__))

@@ -4,29 +4,9 @@ from collections.abc import Callable
 from math import erf, exp, log, pi, sqrt, tanh
 from pathlib import Path
 
-from drawings import CELL, Matrix, Places, frame, grid, picture, window, words
+from drawings import CELL, Matrix, Places, arrow, box, frame, grid, line, picture, window, words, write
 
 COLOURS = ["blue", "orange", "green", "violet"]
-Point = tuple[float, float]
-
-
-def box(x: float, y: float, width: float, height: float, kind: str = "cell") -> str:
-    """A rectangle, whose class may name a colour: "cell blue"."""
-    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}"/>'
-
-
-def curve(points: list[Point], kind: str) -> str:
-    """A line through points, in one of the colours of `STYLE`."""
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline class="{kind}" fill="none" stroke-width="2" points="{path}"/>'
-
-
-def arrow(x1: float, y1: float, x2: float, y2: float, kind: str = "line") -> str:
-    """A line with a head at its second end."""
-    length = sqrt((x2 - x1) ** 2 + (y2 - y1) ** 2)
-    across, down = (x2 - x1) / length, (y2 - y1) / length
-    head = [(x2 - 8 * across + side * 4 * down, y2 - 8 * down - side * 4 * across) for side in (1, -1)]
-    return curve([(x1, y1), (x2, y2)], kind) + "\n" + curve([head[0], (x2, y2), head[1]], kind)
 
 
 def product(a: Matrix, b: Matrix) -> Matrix:
@@ -69,10 +49,10 @@ def panel(x: int, y: int, label: str, f: Callable[[float], float], slope: Callab
     """A function in blue and its slope in orange, from -4 to 4 across and from -2 to 2 down."""
     zs = [-4 + k / 10 for k in range(81)]
     shown = [
-        curve([(x + 26 * (z + 4), y + 64 - 30 * value(z)) for z in zs if abs(value(z)) <= 2.1], kind)
+        line([(x + 26 * (z + 4), y + 64 - 30 * value(z)) for z in zs if abs(value(z)) <= 2.1], kind, 2)
         for value, kind in ((slope, "orange-line"), (f, "blue-line"))
     ]
-    axes = [curve([(x, y + 64), (x + 208, y + 64)], "line"), curve([(x + 104, y), (x + 104, y + 128)], "line")]
+    axes = [line([(x, y + 64), (x + 208, y + 64)]), line([(x + 104, y), (x + 104, y + 128)])]
     marks = [
         words(x + 96, y + 39, "1", "faint"),
         words(x + 4, y + 82, "−4", "faint"),
@@ -116,12 +96,12 @@ def lenet() -> str:
         ]
         width = size + 4 * (sheets - 1)
         parts += [words(max(left + width / 2, 40), 160, label)]
-        parts += [arrow(left + width + 10, 84, left + width + 52, 84), words(left + width + 30, 190, step, "faint")]
+        parts += [arrow((left + width + 10, 84), (left + width + 52, 84)), words(left + width + 30, 190, step, "faint")]
         x = left + width + 62
     for label, height, step in (("120", 110, "dense"), ("84", 84, "dense"), ("10", 30, "")):
         parts += [box(x, 84 - height / 2, 12, height, "cell violet"), words(x + 6, 160, label)]
         if step:
-            parts += [arrow(x + 20, 84, x + 56, 84), words(x + 38, 190, step, "faint")]
+            parts += [arrow((x + 20, 84), (x + 56, 84)), words(x + 38, 190, step, "faint")]
         x += 66
     return picture(x + 4 - 30, 206, "LeNet-5, from an image of 32x32 pixels to 10 outputs", *parts)
 
@@ -165,8 +145,9 @@ def batch_norm() -> str:
         754, 250, "One number of the input reaches each number of the output by three paths",
         node(84, 125, "x of one pixel", "blue"), node(330, 45, "mean", "orange"), node(330, 205, "variance", "orange"),
         node(500, 125, "h of a pixel", "green"), node(672, 125, "y of that pixel", "green"),
-        arrow(146, 125, 436, 125), arrow(562, 125, 608, 125), arrow(120, 105, 266, 50), arrow(120, 145, 266, 200),
-        arrow(392, 50, 470, 103), arrow(392, 200, 470, 147), arrow(330, 65, 330, 183),
+        arrow((146, 125), (436, 125)), arrow((562, 125), (608, 125)), arrow((120, 105), (266, 50)),
+        arrow((120, 145), (266, 200)), arrow((392, 50), (470, 103)), arrow((392, 200), (470, 147)),
+        arrow((330, 65), (330, 183)),
         words(250, 117, "1. directly", "faint"), words(170, 66, "2.", "faint"), words(170, 192, "3.", "faint"),
     )  # fmt: skip
 
@@ -213,7 +194,7 @@ def cross_entropy() -> str:
         (("logits z", logits), ("p", p), ("target t", target), ("gradient p − t", gradient))
     ):
         x, height = 20 + 170 * k, 46 if k == 0 else 80
-        parts += [words(x + 70, 24, label), curve([(x, 130), (x + 140, 130)], "line")]
+        parts += [words(x + 70, 24, label), line([(x, 130), (x + 140, 130)])]
         for j, value in enumerate(values):
             top = 130 - max(height * value, 0)
             parts.append(box(x + 12 + 44 * j, top, 28, max(abs(height * value), 0.5), f"cell {COLOURS[j]}"))
@@ -281,5 +262,4 @@ PICTURES = {
 }
 
 if __name__ == "__main__":
-    for name, draw in PICTURES.items():
-        Path(__file__).with_name(f"{name}.svg").write_text(draw(), encoding="utf-8", newline="\n")
+    write(PICTURES, Path(__file__))

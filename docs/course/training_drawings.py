@@ -4,39 +4,16 @@ Run it by hand: ``python docs/course/training_drawings.py``. The shapes are thos
 numbers are those of the pages.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import cos, pi, sqrt
 from pathlib import Path
 
-from drawings import CELL, Matrix, Places, grid, picture, window, words
-
-Point = tuple[float, float]
+from drawings import CELL, Matrix, Places, Point, arrow, box, grid, line, picture, window, words, write
 
 
 def left_words(x: float, y: float, text: str, kind: str = "ink") -> str:
     """Text that begins at x."""
     return words(x, y, text, kind).replace("<text ", '<text style="text-anchor: start" ')
-
-
-def line(points: Sequence[Point], colour: str = "", width: float = 1.5, dashes: str = "") -> str:
-    """A line through points; `colour` is one of the style's lines, such as "blue-line"."""
-    joined = " ".join(f"{x:.4g},{y:.4g}" for x, y in points)
-    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return f'<polyline class="line {colour}" stroke-width="{width}"{dashed} points="{joined}"/>'
-
-
-def arrow(start: Point, end: Point, colour: str = "", width: float = 1.5) -> str:
-    """A line with a head at its end."""
-    (x0, y0), (x1, y1) = start, end
-    length = sqrt((x1 - x0) ** 2 + (y1 - y0) ** 2)
-    along, across = ((x1 - x0) / length, (y1 - y0) / length), ((y0 - y1) / length, (x1 - x0) / length)
-    head = [(x1 - 8 * along[0] + side * 4 * across[0], y1 - 8 * along[1] + side * 4 * across[1]) for side in (-1, 1)]
-    return line([start, end], colour, width) + line([head[0], end, head[1]], colour, width)
-
-
-def box(x: float, y: float, width: float, height: float, kind: str = "cell") -> str:
-    """A rectangle with rounded corners."""
-    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4"/>'
 
 
 def axes(x: float, y: float, width: float, height: float) -> str:
@@ -353,5 +330,4 @@ PICTURES = {
 }
 
 if __name__ == "__main__":
-    for name, draw in PICTURES.items():
-        Path(__file__).with_name(f"{name}.svg").write_text(draw(), encoding="utf-8", newline="\n")
+    write(PICTURES, Path(__file__))

@@ -5,7 +5,7 @@ Its style is that of the course's drawings, whose shapes it uses.
 
 from pathlib import Path
 
-from docs.course.drawings import picture, words
+from docs.course.drawings import picture, words, write
 
 Box = tuple[str, str, str]
 """(title, what stands below it, colour)."""
@@ -57,4 +57,4 @@ def layers() -> str:
 
 
 if __name__ == "__main__":
-    Path(__file__).with_name("layers.svg").write_text(layers(), encoding="utf-8", newline="\n")
+    write({"layers": layers}, Path(__file__))
