@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import pages
+from helpers import page_runs, pages
 
 import gpunet as gp
 
@@ -36,4 +36,6 @@ def test_the_programs_of_another_framework_run_beside_gpunets(framework, page, t
     gp.seed(0)
     names = {"__name__": "__main__"}
     for block in programs:
-        exec(compile("\n" * (block.line - 1) + block.text, str(block.page), "exec"), names)
+        _, error = page_runs.printed_by(block, block.text, names)
+        if error is not None:
+            raise error

@@ -61,6 +61,19 @@ def test_a_block_with_a_reason_is_not_run(tmp_path):
     run(page)
 
 
+def test_a_page_runs_in_full_with_the_settings_that_it_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "<!-- tested with: 5 -> 1 -->\n```python\nprint(5)\n[][1]\n```\n"
+        "<!-- tested with: 5 -> 1 -->\n```sh\necho 5 >a\n```\n```python\nprint(open)\n```\n"
+        "<!-- not run: no -->\n```sh\ntouch b\n```\n"
+    )
+    page_runs.run_in_full(pages.blocks(written(tmp_path, text)), tmp_path)
+    assert capsys.readouterr().out == "5\nIndexError: list index out of range\n<built-in function open>\n"
+    assert (tmp_path / "a").read_text() == "5\n"
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_block_is_tested_with_its_smaller_settings(tmp_path):
     page = written(
         tmp_path,

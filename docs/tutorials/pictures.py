@@ -12,7 +12,6 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,24 +20,12 @@ from PIL import Image, ImageChops, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from helpers import pages  # noqa: E402 - it stands in the folder of the line above
+from helpers import page_runs, pages  # noqa: E402 - it stands in the folder of the line above
 
 COLOURS = 128
 """Entries of a picture's palette."""
 MARGIN = 8
 """Pixels of white that are left around a picture."""
-
-
-def run(page: Path, shell: bool) -> None:
-    """Run the blocks of a page in the working folder; an error of a block that shows its output is part of it."""
-    names: dict[str, object] = {"__name__": "__main__"}
-    for block in pages.blocks(page):
-        if block.not_run:
-            continue
-        if block.language == "python":
-            exec(compile(block.text, block.place, "exec"), names)
-        elif block.language == "sh" and shell and "pip install" not in block.text:
-            subprocess.run(["bash", "-uo", "pipefail", "-c", block.text], check=False)
 
 
 def keep(folder: Path, page: Path) -> None:
@@ -75,7 +62,10 @@ def main() -> None:
         if pages.in_a_checkout(page):
             shutil.copytree(ROOT / "examples", folder / "examples", dirs_exist_ok=True)
         os.chdir(folder)
-        run(page, shell=not arguments.no_shell)
+        found = pages.blocks(page)
+        page_runs.run_in_full(
+            [block for block in found if block.language == "python" or not arguments.no_shell], folder
+        )
         keep(folder, page)
         os.chdir(ROOT)
 

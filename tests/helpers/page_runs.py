@@ -34,9 +34,9 @@ def run(found: Sequence[Block], folder: Path) -> None:
             continue
         shown = following if following and following.language in OUTPUT and following.directly else None
         if block.language == "python":
-            printed, error = printed_by(block, names)
+            printed, error = printed_by(block, block.tested, names)
         else:
-            printed, status = printed_by_shell(block, folder)
+            printed, status = printed_by_shell(block.tested, folder)
             failed = status != 0 and (shown is None or shown.language != "output")
             error = RuntimeError(f"exit status {status}: {printed}") if failed else None
         if error is not None and (shown is None or block.language == "sh"):
@@ -47,10 +47,20 @@ def run(found: Sequence[Block], folder: Path) -> None:
             ) from error
 
 
-def printed_by(block: Block, names: dict[str, object]) -> tuple[str, Exception | None]:
-    """(what a Python block prints, the error that ends it or None)."""
+def run_in_full(found: Sequence[Block], folder: Path) -> None:
+    """Run the blocks as they stand on the page, and print what they print; an error ends only its own block."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in found:
+        if block.language == "python" and not block.not_run:
+            print(printed_by(block, block.text, names)[0], end="", flush=True)
+        elif block.language == "sh" and not block.not_run:
+            print(printed_by_shell(block.text, folder, None)[0], end="", flush=True)
+
+
+def printed_by(block: Block, text: str, names: dict[str, object]) -> tuple[str, Exception | None]:
+    """(what a Python block prints whose text, or its smaller one, is given, the error that ends it or None)."""
     out, error = io.StringIO(), None
-    code = compile("\n" * (block.line - 1) + block.tested, str(block.page), "exec")  # with the page's line numbers
+    code = compile("\n" * (block.line - 1) + text, str(block.page), "exec")  # with the page's line numbers
     with redirect_stdout(out):
         try:
             exec(code, names)
@@ -60,12 +70,12 @@ def printed_by(block: Block, names: dict[str, object]) -> tuple[str, Exception |
     return out.getvalue() + last, error
 
 
-def printed_by_shell(block: Block, folder: Path) -> tuple[str, int]:
+def printed_by_shell(text: str, folder: Path, seconds: float | None = SECONDS) -> tuple[str, int]:
     """(what a shell block prints, errors included, and its exit status)."""
     path = os.pathsep.join([str(SHIMS), str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = ["bash", "-euo", "pipefail", "-c", block.tested]
+    command = ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path, "REAL_PYTHON": sys.executable}, timeout=SECONDS,
+        command, cwd=folder, env={**os.environ, "PATH": path, "REAL_PYTHON": sys.executable}, timeout=seconds,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, check=False,
     )  # fmt: skip
     return done.stdout, done.returncode
