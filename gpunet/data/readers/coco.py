@@ -171,10 +171,10 @@ def annotate_masks(path: str | os.PathLike[str], masks: Any, labels: Sequence[in
         raise ValueError(
             f"annotate_masks: {path} takes masks (K, H, W) and K labels, got {stack.shape} and {chosen.shape}"
         )
-    if empty := [i for i, mask in enumerate(stack) if not mask.any()]:
-        raise ValueError(f"annotate_masks: {path}: mask {empty[0]} has no pixel")
     codes = tuple(encode_mask(mask) for mask in stack)
-    return Annotation(Path(path), (stack.shape[1], stack.shape[2]), boxes_of_masks(stack), chosen, codes)
+    return Annotation(
+        Path(path), (stack.shape[1], stack.shape[2]), boxes_of_masks(stack, source=f"{path}, mask"), chosen, codes
+    )
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -24,9 +24,11 @@ memory.
 """
 
 
-def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
+def boxes_of_masks(masks: np.ndarray, *, source: str = "mask") -> np.ndarray:
     """The smallest upright boxes around masks (K, H, W) -> (K, 4) float32, (x0, y0, x1, y1).
 
+    Args:
+        source: what error messages call a mask, whose number follows.
     Raises:
         ValueError: a mask without a pixel, or another number of axes.
     """
@@ -37,7 +39,7 @@ def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     for i, mask in enumerate(masks):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not rows.size:
-            raise ValueError(f"boxes_of_masks: mask {i} has no pixel")
+            raise ValueError(f"boxes_of_masks: {source} {i} has no pixel")
         boxes[i] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return boxes
 

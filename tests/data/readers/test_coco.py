@@ -121,7 +121,7 @@ def test_masks_that_do_not_fit_raise(tmp_path):
         data.decode_mask([[1, 2, 3, 4]], (H, W))
     with pytest.raises(ValueError, match=r"annotate_masks: .*x\.png takes masks \(K, H, W\) and K labels"):
         data.annotate_masks(tmp_path / "x.png", np.ones((2, H, W)), [0])
-    with pytest.raises(ValueError, match=r"annotate_masks: .*x\.png: mask 1 has no pixel"):
+    with pytest.raises(ValueError, match=r"boxes_of_masks: .*x\.png, mask 1 has no pixel"):
         data.annotate_masks(tmp_path / "x.png", np.stack([disc(6, 7, 4), np.zeros((H, W))]), [0, 0])
     with pytest.raises(ValueError, match=r"Annotation: .*x\.png has 2 labels but boxes \(1, 4\) and 0 segmentations"):
         data.Annotation(tmp_path / "x.png", (H, W), np.ones((1, 4)), np.zeros(2, int))
