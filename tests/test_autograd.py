@@ -31,6 +31,15 @@ def on(backend, *arrays):
 # ---- tensors
 
 
+def test_a_tensor_without_an_attribute_says_what_pytorchs_name_is_here(backend):
+    t = gp.tensor([1.0, 2.0], backend=backend)
+    assert not hasattr(t, "view")
+    with pytest.raises(AttributeError, match="a tensor has no 'view'; write reshape$"):
+        t.view(1, 2)
+    with pytest.raises(AttributeError, match="a tensor has no 'shapes'$"):
+        _ = t.shapes
+
+
 def test_tensor_keeps_float_dtypes_and_turns_the_rest_into_float32(backend, dtype):
     assert gp.tensor([1, 2], backend=backend).dtype == np.float32
     assert gp.tensor([1.5], backend=backend).dtype == np.float32
