@@ -22,7 +22,7 @@ from gpunet import functional as F
 from gpunet.models.siamese import embed_views, one_shot_trials
 
 
-def main() -> None:
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder that holds omniglot; default: the folder that GPUNET_DATA names")
     parser.add_argument("--loss", default="all_pairs", choices=("all_pairs", "triplet", "contrastive"))
@@ -37,8 +37,11 @@ def main() -> None:
     parser.add_argument("--backend", default="auto", help="numpy, cuda, reference or auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/omniglot"))
-    arguments = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    arguments = options()
     gp.seed(arguments.seed)
     train_set, test_set = (data.omniglot(arguments.root, split, size=arguments.size) for split in ("train", "test"))
     drawings, alphabets = with_rotations(train_set)
