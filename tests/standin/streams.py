@@ -28,7 +28,8 @@ RELAXED = 2
 def _host_stands_still() -> Iterator[None]:
     """Turn the garbage collector off while the device works in the host's thread.
 
-    Otherwise finalizers would call the device in the middle of its work.
+    Otherwise finalizers would call the device in the middle of its work. One that waits for the
+    device would do later work before the task that is marked as done and has not run yet.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -49,17 +50,17 @@ class Task:
 
     def finish(self) -> None:
         """Do the work, after the tasks that it waits for."""
-        path = [self]
-        while path:
-            task = path[-1]
-            task.after = [a for a in task.after if not a.done]
-            if task.after:
-                path += task.after
-                continue
-            path.pop()
-            if not task.done:
-                task.done = True  # set first, for the work may come back to this task
-                with _host_stands_still():
+        with _host_stands_still():
+            path = [self]
+            while path:
+                task = path[-1]
+                task.after = [a for a in task.after if not a.done]
+                if task.after:
+                    path += task.after
+                    continue
+                path.pop()
+                if not task.done:
+                    task.done = True  # set first, for the work may come back to this task
                     task.run()
 
 

@@ -1,7 +1,10 @@
 """The order of work on streams (cupy/cuda/stream.pyx), on a device as late as CUDA allows."""
 
+import gc
+
 import numpy as np
 import pytest
+from standin.streams import Queue
 
 
 @pytest.fixture
@@ -113,3 +116,28 @@ def test_a_stream_is_entered_on_its_own_device(cupy, machine, side):
     with side:
         assert cupy.cuda.get_current_stream() == side
     assert cupy.cuda.get_current_stream() == cupy.cuda.Stream.null
+
+
+class Waiting:
+    """Garbage that waits for the device when it is collected, as a retired memory pool does."""
+
+    def __init__(self, queue):
+        self.queue, self.cycle = queue, self
+
+    def __del__(self):
+        self.queue.drain()
+
+
+def test_a_collection_while_the_device_works_keeps_the_order():
+    queue, done, before = Queue(0), [], gc.get_threshold()
+    try:
+        for first in range(0, 300, 3):
+            Waiting(queue)
+            for number in range(first, first + 3):
+                queue.submit(queue.legacy, lambda number=number: done.append(number))
+            gc.set_threshold(1 + first % 50)  # so that the collector comes at many different places
+            queue.legacy.last.finish()
+            gc.set_threshold(*before)
+    finally:
+        gc.set_threshold(*before)
+    assert done == list(range(300))
