@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from html import escape
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from gpunet.backends import get_backend
 from gpunet.backends.contract import COUNTS, Array, Backend, is_float, real_array
+from gpunet.tables import Table
 
 FROM_PYTORCH = {"view": "reshape", "permute": "transpose", "dim": "ndim", "cuda": 'to("cuda")'}
 """Names of PyTorch's that tensors do not have, and what to write."""
@@ -206,6 +208,18 @@ class Tensor:
         values = np.array2string(self.numpy(), precision=4, threshold=20, separator=", ")
         needs = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({values}, shape={self.shape}, {self.dtype}, {self.backend.name}{needs})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: facts in a table, then the values."""
+        values = self.numpy()
+        facts = {"shape": str(self.shape), "dtype": str(self.dtype), "backend": self.backend.name}
+        facts["requires grad"] = str(self.requires_grad)
+        if values.size:
+            wide = values.astype(np.float64)
+            facts |= {"min": f"{wide.min():.4g}", "mean": f"{wide.mean():.4g}", "max": f"{wide.max():.4g}"}
+        table = Table(tuple(facts), [tuple(facts.values())], (), [False] * len(facts))
+        text = np.array2string(values, precision=4, threshold=200, edgeitems=3)
+        return f"{table._repr_html_()}<pre>{escape(text)}</pre>"
 
     if TYPE_CHECKING:  # gpunet.functional.operators, a module above this one, defines these
         T: Tensor

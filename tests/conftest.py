@@ -18,6 +18,8 @@ if os.environ.get(standin.VARIABLE) == "1":
     os.environ.update(standin.environment())
     install().present = True
 
+os.environ.setdefault("GPUNET_PROGRESS", "0")  # what long work says would stand between the results
+
 hypothesis.settings.register_profile(
     "gpunet", derandomize=True, database=None, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

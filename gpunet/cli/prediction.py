@@ -10,7 +10,7 @@ from gpunet import nn
 from gpunet.bench.nets import NETS, make_model
 from gpunet.optim import SGD
 from gpunet.report.plan import PREDICTED, Plan, plan, predicted_cells
-from gpunet.report.summary import draw_table
+from gpunet.tables import Table
 
 DEFAULT_CASES = (("lenet", 128), ("cnn", 128), ("resnet9", 512))
 """The nets and batch sizes that are predicted where the command names none."""
@@ -39,9 +39,9 @@ def print_predictions(options: Namespace) -> int:
         return 0
     for title, planned in cases:
         print(f"{title} on an {planned.gpu}, predicted, not measured\n{_table(planned)}\n")
-    rows = [("net", "launches", "convolutions, us", "in all, us")]
-    rows += [(c.title, str(len(c.plan.launches)), f"{c.convolutions:.0f}", f"{c.plan.microseconds:.0f}") for c in cases]
-    print(draw_table([*rows, ("predicted, not measured", "", "", "")], (False, True, True, True)))
+    rows = [(c.title, str(len(c.plan.launches)), f"{c.convolutions:.0f}", f"{c.plan.microseconds:.0f}") for c in cases]
+    head = ("net", "launches", "convolutions, us", "in all, us")
+    print(Table(head, rows, ("predicted, not measured", "", "", ""), (False, True, True, True)))
     return 0
 
 
@@ -67,12 +67,13 @@ def _cases(options: Namespace) -> Iterator[Case]:
 
 
 def _table(planned: Plan) -> str:
-    rows: list[tuple[str, ...]] = [("pass", "layer or operation", "kernel", *PREDICTED)]
+    rows: list[tuple[str, ...]] = []
     for launch, prediction in zip(planned.launches, planned.predictions, strict=True):
         phase, layer, operation = launch.label
         rows.append((phase, layer or operation, launch.kernel.partition("<")[0], *predicted_cells(prediction)))
     total = ("total", "", f"{len(planned.launches)} launches", "", "", "", "", "", f"{planned.microseconds:.1f}", "")
-    return draw_table([*rows, total], (False, False, False, True, True, True, True, True, True, False))
+    head = ("pass", "layer or operation", "kernel", *PREDICTED)
+    return str(Table(head, rows, total, (False, False, False, True, True, True, True, True, True, False)))
 
 
 def _markdown(cases: list[Case]) -> Iterator[str]:

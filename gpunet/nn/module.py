@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.autograd import Parameter, Tensor, tensor
 from gpunet.backends import Backend, get_backend
 from gpunet.precision import loaded
+from gpunet.tables import Table
 
 __all__ = ["Buffer", "Module"]
 
@@ -321,6 +322,19 @@ class Module:
         entries = [f"({name}): {value._tree(shown)}" for name, value in inner]
         lines = "".join(f"\n  {line}" for entry in entries for line in entry.split("\n"))
         return f"{type(self).__name__}({self.extra_repr()}{lines}{chr(10) if inner else ''})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row for each module inside, with the number of its own parameters."""
+        rows, counted = [], set[int]()
+        for name, module in self.named_modules():
+            own = [p for _, p in module.named_parts() if isinstance(p, Parameter) and id(p) not in counted]
+            counted.update(map(id, own))
+            count = sum(p.size for p in own)
+            rows.append((name, f"{type(module).__name__}({module.extra_repr()})", f"{count:,}" if own else ""))
+        total = sum(p.size for p in self.parameters())
+        return Table(
+            ("name", "layer", "parameters"), rows, ("total", "", f"{total:,}"), (False, False, True)
+        )._repr_html_()
 
     def extra_repr(self) -> str:
         """The layer's settings, which `repr` shows in the parentheses."""

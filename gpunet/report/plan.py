@@ -25,7 +25,8 @@ from gpunet.geometry import positive_int
 from gpunet.modes import late_results
 from gpunet.nn.module import Buffer, Module
 from gpunet.precision import stored_dtype
-from gpunet.report.summary import check_input_shape, draw_table, in_bytes, kind_of
+from gpunet.report.summary import check_input_shape, in_bytes, kind_of
+from gpunet.tables import Table
 
 Loss = Callable[[Any, Any], Tensor]
 MakeOptimizer = Callable[[list[Parameter]], Any]
@@ -84,32 +85,37 @@ class Plan:
         """Bytes of all allocations; the step itself frees most of them again."""
         return sum(allocation.bytes for allocation in self.allocations)
 
-    def __str__(self) -> str:
-        table: list[tuple[str, ...]] = [("pass", "layer or operation", "kernel", "grid", "read", "written", "FLOPs")]
+    def table(self) -> Table:
+        """A row for each launch, and the sums."""
+        head: tuple[str, ...] = ("pass", "layer or operation", "kernel", "grid", "read", "written", "FLOPs")
+        rows: list[tuple[str, ...]] = []
         for launch in self.launches:
             phase, layer, operation = launch.label
             grid = "x".join(map(str, launch.grid))
             amounts = in_bytes(launch.read), in_bytes(launch.written), f"{launch.flops:,}" if launch.flops else ""
-            table.append((phase, layer or operation, launch.kernel, grid, *amounts))
-        totals = in_bytes(self.read), in_bytes(self.written), f"{self.flops:,}"
-        table.append(("total", "", f"{len(self.launches)} launches", "", *totals))
+            rows.append((phase, layer or operation, launch.kernel, grid, *amounts))
+        totals: tuple[str, ...] = ("total", "", f"{len(self.launches)} launches", "")
+        totals += in_bytes(self.read), in_bytes(self.written), f"{self.flops:,}"
         right = [False, False, False, True, True, True, True]
-        if self.gpu:
-            more = [
-                PREDICTED[-4:],
-                *(predicted_cells(p)[-4:] for p in self.predictions),
-                _total_cells(self.microseconds),
-            ]
-            table, right = [(*a, *b) for a, b in zip(table, more, strict=True)], [*right, True, True, True, False]
-        drawn = draw_table(table, right)
-        note = f"; times on an {self.gpu} are predicted, not measured" if self.gpu else ""
-        return (
-            f"{drawn}\na step of {self.batch_size} inputs {'x'.join(map(str, self.input_shape))} on {self.backend}, with "
+        note = (
+            f"a step of {self.batch_size} inputs {'x'.join(map(str, self.input_shape))} on {self.backend}, with "
             f"{len(self.allocations)} allocations of {in_bytes(self.allocated)}; each launch counts an array once, and FLOPs "
-            f"are those of products{note}"
+            "are those of products"
         )
+        if self.gpu:
+            head, right = head + PREDICTED[-4:], [*right, True, True, True, False]
+            rows = [(*row, *predicted_cells(p)[-4:]) for row, p in zip(rows, self.predictions, strict=True)]
+            totals += "", "", f"{self.microseconds:.1f}", ""
+            note += f"; times on an {self.gpu} are predicted, not measured"
+        return Table(head, rows, totals, right, note)
+
+    def __str__(self) -> str:
+        return str(self.table())
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
 
 PREDICTED = ("tile", "split", "blocks", "waves", "turns", "predicted us", "bound")
@@ -121,10 +127,6 @@ def predicted_cells(prediction: Prediction) -> tuple[str, ...]:
     p = prediction
     split, turns = (str(n) if p.turns else "" for n in (p.splits, p.turns))
     return p.tile, split, str(p.blocks), f"{p.waves:.2f}", turns, f"{p.microseconds:.1f}", p.bound
-
-
-def _total_cells(microseconds: float) -> tuple[str, ...]:
-    return "", "", f"{microseconds:.1f}", ""
 
 
 def plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from gpunet.autograd import Parameter, Tensor, no_grad
 from gpunet.backends.contract import Activation
 from gpunet.nn.module import Module, in_eval_mode
+from gpunet.tables import Table
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,28 @@ class Summary:
         """Bytes of the outputs of all layers for one input."""
         return sum(row.output_bytes for row in self.rows)
 
-    def __str__(self) -> str:
-        head = ("layer", "output", "parameters", "formula", "FLOPs", "memory")
-        table = [head, ("input", _extents(self.input_shape), "", "", "", "")]
+    def table(self) -> Table:
+        """A row for each layer, and the sums."""
+        rows = [("input", _extents(self.input_shape), "", "", "", "")]
         for row in self.rows:
             name = f"{row.name} {row.kind}".strip()
             amounts = f"{row.parameters:,}", row.formula, f"{row.flops:,}", in_bytes(row.output_bytes)
-            table.append((name, _extents(row.output_shape), *amounts))
-        totals = f"{self.parameters:,}", "", f"{self.flops:,}", in_bytes(self.activation_bytes)
-        table.append(("total", "", *totals))
-        drawn = draw_table(table, (False, True, True, False, True, True))
-        return f"{drawn}\nFLOPs and memory for one input; the parameters take {in_bytes(self.parameter_bytes)}"
+            rows.append((name, _extents(row.output_shape), *amounts))
+        return Table(
+            ("layer", "output", "parameters", "formula", "FLOPs", "memory"),
+            rows,
+            ("total", "", f"{self.parameters:,}", "", f"{self.flops:,}", in_bytes(self.activation_bytes)),
+            (False, True, True, False, True, True),
+            f"FLOPs and memory for one input; the parameters take {in_bytes(self.parameter_bytes)}",
+        )
+
+    def __str__(self) -> str:
+        return str(self.table())
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
 
 
 def summary(model: Module, input_shape: tuple[int, ...]) -> Summary:
@@ -138,18 +147,6 @@ def _row(
 def _extents(shape: tuple[int, ...]) -> str:
     """A shape as "28x28x1"; one with an extent of 0 as Python writes it."""
     return "x".join(map(str, shape)) if prod(shape) else str(shape)
-
-
-def draw_table(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """A head, rows and totals as text, with rules between; `right` columns are aligned right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
-        for row in rows
-    ]
-    rule = "-" * len(lines[0])
-    head, *body, totals = (line.rstrip() for line in lines)
-    return "\n".join([head, rule, *body, rule, totals])
 
 
 def in_bytes(count: int) -> str:

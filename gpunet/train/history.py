@@ -14,8 +14,17 @@ import numpy as np
 
 from gpunet.files import write_whole
 from gpunet.interop.json_values import plain_number
+from gpunet.tables import Table
+from gpunet.train.curves import draw_curves
 
 __all__ = ["History"]
+
+UNITS = {"seconds": "s", "images_per_second": "images/s"}
+"""Of the columns that are known by their unit."""
+NOT_DRAWN = ("epoch", "lr", *UNITS)
+"""Columns without a curve."""
+SHOWN = 10
+"""How many epochs a notebook's table has at most."""
 
 
 class History:
@@ -65,6 +74,25 @@ class History:
         writer.writerows({name: plain_number(value) for name, value in row.items()} for row in self.rows)
         write_whole(path, file.getvalue().encode())
 
+    def table(self, last: int | None = None) -> Table:
+        """A row for each epoch, or for the `last` ones only."""
+        names = [name for name in self.columns if name != "epoch"]
+        first = 0 if last is None else max(len(self) - last, 0)
+        rows = self.rows[first:]
+        cells = [
+            (f"{row.get('epoch', i):g}", *(_shown(name, row[name]) if name in row else "" for name in names))
+            for i, row in enumerate(rows, first + 1)
+        ]
+        note = f"the last {len(rows)} of {len(self)} epochs" if len(rows) < len(self) else ""
+        return Table(("epoch", *map(_label, names)), cells, (), [True] * (len(names) + 1), note)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: curves of what was measured, and the last epochs."""
+        measured = [name for name in self.columns if name not in NOT_DRAWN and not name.startswith("valid_")]
+        groups = [[name for name in (first, f"valid_{first}") if name in self] for first in measured]
+        curves = "".join(draw_curves({_label(name): self[name] for name in group}) for group in groups)
+        return f"<div>{curves}</div>{self.table(SHOWN)._repr_html_()}"
+
     def __repr__(self) -> str:
         last = describe(self.rows[-1]) if self.rows else "empty"
         return f"History({len(self)} epochs{', interrupted' * self.interrupted}: {last})"
@@ -82,14 +110,23 @@ def describe(row: Mapping[str, float]) -> str:
 
 
 def _formatted(name: str, value: Any) -> str:
+    unit = UNITS.get(name)
+    return f"{_label(name)} {_shown(name, value)}" if unit is None else f"{_shown(name, value)} {unit}"
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shown(name: str, value: Any) -> str:
+    """A number without its name and unit."""
     value = plain_number(value)
     if not isinstance(value, Real):
-        return f"{name.replace('_', ' ')} {value}"
+        return str(value)
     if name == "seconds":
-        return f"{value:.1f} s"
+        return f"{value:.1f}"
     if name == "images_per_second":
-        return f"{value:,.0f} images/s"
-    label = name.replace("_", " ")
+        return f"{value:,.0f}"
     if name.removeprefix("valid_").startswith(("accuracy", "top", "precision", "recall", "f1")):
-        return f"{label} {value:.2%}"
-    return f"{label} {value:.4g}"
+        return f"{value:.2%}"
+    return f"{value:.4g}"
