@@ -9,7 +9,7 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("decorators", "errors", "files", "geometry", "augmentation", "random", "resampling", "version"),
+    ("decorators", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling", "tables", "version"),
     ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",), ("nn",),
     ("models", "optim", "data", "vision", "interop"),

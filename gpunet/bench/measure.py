@@ -12,6 +12,7 @@ import numpy as np
 from gpunet.bench import ContenderError, NotMeasuredError, record
 from gpunet.bench.contenders import Spec
 from gpunet.bench.worker import Worker
+from gpunet.progress import track
 
 LOSS_TOLERANCES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-3}
 """How far the losses of the first steps may differ. PyTorch's autocast keeps more in float32 than
@@ -131,7 +132,8 @@ def in_turns(workers: dict[str, Worker], ours: str, rounds: int, repeats: int) -
     names = list(workers)
     turns: dict[str, list[list[float]]] = {name: [] for name in names}
     failed: dict[str, str] = {}
-    for order in [names, *(names if turn % 2 == 0 else names[::-1] for turn in range(rounds))]:
+    orders = [names, *(names if turn % 2 == 0 else names[::-1] for turn in range(rounds))]
+    for order in track(orders, "timing in turns", "round"):
         for name in order:
             if name not in failed:
                 try:

@@ -20,6 +20,7 @@ from gpunet.emulator.arrays import EmulatedArrays
 from gpunet.emulator.counts import Access, Profile
 from gpunet.emulator.launches import Settings, Work
 from gpunet.nvrtc import source
+from gpunet.progress import track
 
 ENOUGH = 0.8
 """The share of ideal sectors from which an access to global memory is not listed."""
@@ -96,9 +97,10 @@ def _launch_all(launcher: _Counting | _Covering, prefix: str = "") -> None:
         launcher.program(kernel).compile(kernel, checked=settings.checked, count=settings.count)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, sorted(set().union(*compress(launched, chosen)))))
+        kernels = sorted(set().union(*compress(launched, chosen)))
+        list(track(pool.map(compile_one, kernels), "compiling kernels", "kernel", len(kernels)))
     backend = CudaBackend(launcher.arrays, launcher, name="emulated")
-    for case, name in compress(runs, chosen):
+    for case, name in track(list(compress(runs, chosen)), "running cases", "case"):
         case.results(variant(backend, name))
 
 

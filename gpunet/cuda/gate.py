@@ -22,6 +22,7 @@ from pathlib import Path
 from gpunet.cuda import sass
 from gpunet.cuda.instantiations import instantiations, module_of
 from gpunet.nvrtc import cache, compiler, source
+from gpunet.progress import turn_off, write_line
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 
@@ -63,7 +64,9 @@ def compile_all(
     jobs = list(product(files or instantiations(), architectures))
     left = [job for job in jobs if cache.find("gate", _name(*job)) is None]
     workers = max(min(len(left), os.cpu_count() or 1), 1)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    if left:
+        write_line(f"compiling {len(left)} of {len(jobs)} files, {workers} at a time; the rest is in the cache")
+    with ProcessPoolExecutor(workers, get_context("spawn"), turn_off) as pool:
         compiled = pool.map(rows_of, [file for file, _ in left], [architecture for _, architecture in left])
         for job in jobs:
             yield from next(compiled) if job in left else rows_of(*job)

@@ -11,8 +11,9 @@ import numpy as np
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.nvrtc import signature, source
-from gpunet.nvrtc.compiler import Resources
+from gpunet.nvrtc.compiler import COMPILING, Resources
 from gpunet.nvrtc.signature import Extent, Extents
+from gpunet.progress import working
 
 NULL = np.intp(0)
 """A null pointer for CuPy; some of its versions turn None into another address."""
@@ -91,7 +92,8 @@ class CupyLauncher(Launcher):
         return Resources(attributes["num_regs"], attributes["shared_size_bytes"], 0, attributes["local_size_bytes"])
 
     def _load(self, file: str, kernel: str) -> Any:
-        function = self._functions[kernel] = self._module(file, module_of(kernel)).get_function(kernel)
+        with working(COMPILING, file):
+            function = self._functions[kernel] = self._module(file, module_of(kernel)).get_function(kernel)
         return function
 
     def _module(self, file: str, expressions: tuple[str, ...]) -> Any:

@@ -18,6 +18,7 @@ from pathlib import Path
 from gpunet.errors import BackendError
 from gpunet.nvrtc import cache
 from gpunet.nvrtc import compiler as nvrtc
+from gpunet.progress import working
 
 FOLDER = "emulator"
 """The folder of the cache that holds the libraries."""
@@ -127,7 +128,8 @@ def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], lib
         RuntimeError: it fails, which is an error of the translator; the message is its first lines.
     """
     command = [compiler(), *COMMON, *flags, "-o", str(to), *map(str, sources), *libraries]
-    done = _run(command)
+    with working("compiling the emulated device and its kernels, once for this machine"):
+        done = _run(command)
     if done.returncode:
         first = "\n".join(done.stderr.splitlines()[:12])
         raise RuntimeError(f"g++ does not compile what the emulator made of {to.stem}:\n{first}")

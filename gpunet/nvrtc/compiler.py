@@ -19,8 +19,12 @@ from typing import Any
 
 from gpunet.errors import BackendError
 from gpunet.nvrtc import source
+from gpunet.progress import working
 
 INSTALL = 'pip install "gpunet[emulator]" (or "gpunet[cuda13]", for a GPU too)'
+
+COMPILING = "compiling CUDA kernels, once for this machine"
+"""What is done, as those who wait for it read it."""
 
 _ENTRY = re.compile(r"Compiling entry function '([^']+)'")
 _REGISTERS = re.compile(r"Used (\d+) registers")
@@ -162,7 +166,8 @@ class _Program:
         for expression in self.expressions:
             self._call("AddNameExpression", expression.encode())
         chosen = [o.encode() for o in (*options(), f"-arch={architecture}", *extra)]
-        (status,) = self.nvrtc.nvrtcCompileProgram(self.handle, len(chosen), chosen)
+        with working(COMPILING, self.file):
+            (status,) = self.nvrtc.nvrtcCompileProgram(self.handle, len(chosen), chosen)
         if status:
             raise CompileError(f"{self.file} for {architecture}: {self.log() or status.name}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from gpunet.geometry import positive_int
 from gpunet.optim.checks import check_monitor
+from gpunet.progress import bar
 from gpunet.train.history import describe
 from gpunet.train.hooks import Callback, StopTraining, TrainerView
 
@@ -200,7 +200,7 @@ class CSVLogger(Callback):
 
 
 class ProgressBar(Callback):
-    """Shows a bar on stderr if it is a terminal, and prints one line for each epoch on stdout."""
+    """Shows a bar on stderr, see `gpunet.progress`, and prints one line for each epoch on stdout."""
 
     order = 60  # before EarlyStopping, which would keep it from printing the last line
     every_step = False
@@ -210,12 +210,7 @@ class ProgressBar(Callback):
 
     def before_epoch(self, trainer: TrainerView) -> None:
         """Show an empty bar."""
-        if _is_terminal(sys.stderr):
-            from tqdm import tqdm
-
-            self._bar = _without_thread(tqdm)(
-                total=trainer.steps, desc=_epoch(trainer.epoch + 1, trainer), unit="step", leave=False
-            )
+        self._bar = bar(_epoch(trainer.epoch + 1, trainer), trainer.steps, "step")
 
     def after_step(self, trainer: TrainerView) -> None:
         """Move the bar on, and show the means so far."""
@@ -239,22 +234,6 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def _without_thread(bar: Any) -> Any:
-    """Make tqdm without the thread that redraws idle bars.
-
-    At exit that thread could wait for a lock that Ctrl-C has left locked.
-    """
-    return type("Bar", (bar,), {"monitor_interval": 0})
-
-
-def _is_terminal(stream: Any) -> bool:
-    """Whether a stream is an open terminal; a program without a console has no stream."""
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):
-        return False
 
 
 def _epoch(number: int, trainer: TrainerView) -> str:

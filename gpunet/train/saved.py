@@ -45,7 +45,7 @@ class Saved:
     def trainer(self, backend: str, metrics: Sequence[str] = ()) -> Trainer:
         """A Trainer that evaluates and predicts."""
         optimizer = optim.SGD(self.model.parameters(), lr=0.0)
-        return Trainer(self.model, optimizer, metrics=list(metrics), backend=backend, progress=False)
+        return Trainer(self.model, optimizer, metrics=list(metrics), backend=backend)
 
     def probabilities(self, trainer: Trainer, paths: Sequence[Path]) -> np.ndarray:
         """The network's probabilities for image files, (N, classes) float32.

@@ -23,6 +23,7 @@ from gpunet.nn.module import in_eval_mode
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule, sought
 from gpunet.precision import stored_dtype
+from gpunet.progress import Progress
 from gpunet.train.batches import Loader, batch_groups, open_batches, set_epoch
 from gpunet.train.callbacks import ProgressBar
 from gpunet.train.capture import CapturedStep
@@ -84,7 +85,7 @@ class Trainer:
             The model itself keeps the trained weights: `evaluate` and `predict` use the averages
             inside ``average.applied()``.
         callbacks: see `train.hooks`.
-        progress: whether to show a bar, and to print a line for each epoch.
+        progress: whether to show bars, and to print a line for each epoch.
     Attributes:
         history: of all fits, see `History`.
         epoch: how many epochs are finished, which is the number of the running epoch, from 0.
@@ -123,9 +124,8 @@ class Trainer:
         dtype = stored_dtype("Trainer", precision, self.backend)
         recorder = make_recorder(capture, self.backend)
         batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
-        self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
-        self.model, self.optimizer, self.schedule = model.to(self.backend), optimizer, schedule
-        self.average = average
+        self._progress, self._hooks = progress, Hooks([*callbacks, *([ProgressBar()] if progress else [])])
+        self.model, self.optimizer, self.schedule, self.average = model.to(self.backend), optimizer, schedule, average
         if dtype is not None:
             optimizer.compute_in(dtype)
         self._eager = EagerStep(
@@ -223,9 +223,11 @@ class Trainer:
             data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
         check_loader("data", data)
         outputs = []
-        with watch_interrupts() as interrupt, in_eval_mode(self.model), open_batches(data) as batches:
+        shown = Progress("predicting", data, "batch", bars=self._progress, lines=self._progress)
+        with watch_interrupts() as interrupt, in_eval_mode(self.model), open_batches(data) as batches, shown:
             for batch in batches:
                 outputs.append(self._eager.predict(batch))
+                shown.update()
                 interrupt.check()
         if not outputs:
             raise ValueError("Trainer: data gave no batches")
@@ -381,10 +383,12 @@ class Trainer:
         return result.rate
 
     def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, metrics: Sequence[Metric]) -> dict[str, Any]:
-        meter = EpochMeter(metrics)
-        with in_eval_mode(self.model), open_batches(loader) as batches:
+        meter, lines = EpochMeter(metrics), self._progress and not self._fitting  # a fit's log has a line per epoch
+        shown = Progress("evaluating", loader, "batch", bars=self._progress, lines=lines)
+        with in_eval_mode(self.model), open_batches(loader) as batches, shown:
             for batch in batches:
                 meter.update(self._eager.evaluate(batch))
+                shown.update()
                 interrupt.check()
         if not meter.rows:
             raise ValueError(f"Trainer: {name} gave no batches")

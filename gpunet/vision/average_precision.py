@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpunet.progress import working
 from gpunet.vision.boxes import real_numbers, whole_labels
 
 
@@ -67,7 +68,8 @@ def mean_average_precision(
             _rows(f"found[{i}]", each.boxes, each.labels, len(classes)), _scores(f"found[{i}]", each), strict=True
         )
     ]
-    precision = _precision(content, results)
+    with working("mean average precision", f"{len(truth)} images"):
+        precision = _precision(content, results)
     present = np.where((precision > -1).all(axis=(0, 1)))[0]
     by_class = np.full(len(classes), np.nan)
     by_class[present] = precision[0][:, present].mean(axis=0)

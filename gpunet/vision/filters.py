@@ -29,6 +29,7 @@ from gpunet.backends import Backend, get_backend
 from gpunet.backends.host.arrays import HostArrays
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
+from gpunet.progress import track, working
 
 BORDERS = {"reflect": "reflect", "edge": "edge", "zero": "constant"}
 """The names of the borders, and `numpy.pad`'s names for them."""
@@ -224,7 +225,7 @@ def median(image: Any, size: int = 3, **options: Unpack[Options]) -> np.ndarray:
     padded = _padded("median", batch, size // 2, size // 2, options.get("border", "reflect"))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
     # One image at a time, since the median copies all windows.
-    y = np.stack([np.median(one, axis=(-2, -1)) for one in windows])
+    y = np.stack([np.median(one, axis=(-2, -1)) for one in track(windows, "median", "image")])
     return _delivered(y, result).reshape(np.shape(image))
 
 
@@ -255,7 +256,7 @@ def _convolved(
     down, right = (sum(bank[0].shape[axis] // 2 for bank in passes) for axis in (0, 1))
     computed = np.dtype(np.float64 if np.float64 in (batch.dtype, result) else np.float32)
     x = _padded(operation, batch.astype(computed), down, right, border)
-    with no_grad():
+    with working(operation, f"{len(x)} images"), no_grad():
         y = tensor(x, backend="numpy" if backend is None else backend)
         for bank in passes:  # depthwise: each channel is a group and meets all matrices of the bank
             w = np.tile(np.stack(bank, axis=-1)[:, :, None, :], channels).astype(computed)

@@ -8,7 +8,7 @@ import pytest
 import gpunet
 
 PACKAGE = Path(gpunet.__file__).parent
-MAY_IMPORT = {"emulator": ("emulator", "nvrtc", "errors"), "nvrtc": ("nvrtc", "errors")}
+MAY_IMPORT = {"emulator": ("emulator", "nvrtc", "errors", "progress"), "nvrtc": ("nvrtc", "errors", "progress")}
 
 
 def imported(path):

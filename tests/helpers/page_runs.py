@@ -73,9 +73,10 @@ def printed_by(block: Block, text: str, names: dict[str, object]) -> tuple[str, 
 def printed_by_shell(text: str, folder: Path, seconds: float | None = SECONDS) -> tuple[str, int]:
     """(what a shell block prints, errors included, and its exit status)."""
     path = os.pathsep.join([str(SHIMS), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "REAL_PYTHON": sys.executable, "GPUNET_PROGRESS": "0"}
     command = ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path, "REAL_PYTHON": sys.executable}, timeout=seconds,
+        command, cwd=folder, env=environment, timeout=seconds,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, check=False,
     )  # fmt: skip
     return done.stdout, done.returncode

@@ -17,6 +17,7 @@ from gpunet.data.readers.annotations import Annotation, BoxChecker, BoxDataset
 from gpunet.data.readers.checks import LARGEST, LONGEST_SIDE, flag, name_below, numbers, shown, whole, written
 from gpunet.data.readers.masks import boxes_of_masks, decode_mask, encode_mask, plain_segmentation
 from gpunet.files import write_whole
+from gpunet.progress import track, working
 
 __all__ = ["annotate_masks", "coco", "write_coco"]
 
@@ -45,22 +46,26 @@ def coco(
             entry.
     """
     path = Path(annotations).expanduser()
-    content = _loaded(path)
     folder = path.parent if images is None else Path(images).expanduser()
-    categories = _by_id(content, "categories", ("id", "name"), path)
-    labels = {identity: i for i, identity in enumerate(_in_order(list(categories), path))}
-    pictures = _by_id(content, "images", ("id", "file_name", "height", "width"), path)
-    found: dict[int | str, list[Entry]] = {identity: [] for identity in pictures}
-    for entry in _entries(content, "annotations", ("image_id", "category_id", "bbox"), path):
-        image, category = entry.identity("image_id"), entry.identity("category_id")
-        if image not in found or category not in labels:
-            raise ValueError(
-                f"{entry.where} names image {shown(image)} and category {shown(category)}, but the file does not have both"
-            )
-        if not entry.flag("iscrowd"):
-            found[image].append(entry)
+    with working(f"reading {path.name}"):
+        content = _loaded(path)
+        categories = _by_id(content, "categories", ("id", "name"), path)
+        labels = {identity: i for i, identity in enumerate(_in_order(list(categories), path))}
+        pictures = _by_id(content, "images", ("id", "file_name", "height", "width"), path)
+        found: dict[int | str, list[Entry]] = {identity: [] for identity in pictures}
+        for entry in _entries(content, "annotations", ("image_id", "category_id", "bbox"), path):
+            image, category = entry.identity("image_id"), entry.identity("category_id")
+            if image not in found or category not in labels:
+                raise ValueError(
+                    f"{entry.where} names image {shown(image)} and category {shown(category)}, but the file does not have both"
+                )
+            if not entry.flag("iscrowd"):
+                found[image].append(entry)
     checker = BoxChecker("coco")
-    made = [_annotation(picture, found[identity], labels, folder, checker) for identity, picture in pictures.items()]
+    made = [
+        _annotation(picture, found[identity], labels, folder, checker)
+        for identity, picture in track(pictures.items(), "reading annotations", "image")
+    ]
     checker.warn()
     return BoxDataset(made, [categories[identity].text("name") for identity in labels], size)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gpunet.nvrtc.cache import writable
+from gpunet.progress import Progress, track
 
 ENVIRONMENT = "GPUNET_DATA"
 """The environment variable that names the folder of the data sets."""
@@ -174,16 +174,14 @@ def _fetch(source: Source, names: Sequence[str], folder: Path | None) -> Path:
 def _stream(url: str, path: str, _: object) -> None:
     """Write the content of an address to a temporary file, which pooch then checks."""
     import requests
-    from tqdm import tqdm
 
     name = url.rpartition("/")[2]
     with requests.get(url, stream=True, timeout=30) as answer:
         answer.raise_for_status()
         size = int(answer.headers.get("Content-Length", 0)) or None
-        silent = sys.stderr is None  # as in a program without a console
-        with open(path, "wb") as file, tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=silent) as bar:
+        with open(path, "wb") as file, Progress(f"downloading {name}", size, "B") as shown:
             for chunk in answer.iter_content(1 << 16):
-                bar.update(file.write(chunk))
+                shown.update(file.write(chunk))
 
 
 def _unpack(archive: Path, folder: str) -> list[Path]:
@@ -193,7 +191,7 @@ def _unpack(archive: Path, folder: str) -> list[Path]:
     """
     paths = []
     with tarfile.open(archive) as members:
-        for member in members:
+        for member in track(members, f"unpacking {archive.name}", "file"):
             name = PurePosixPath(member.name)
             content = members.extractfile(member) if member.isfile() and name.parent.name == folder else None
             if content is not None:

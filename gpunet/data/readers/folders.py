@@ -17,6 +17,7 @@ import numpy as np
 from gpunet.data.datasets import Subset
 from gpunet.data.readers.checks import checked_size, listed
 from gpunet.data.readers.images import SUFFIXES, WHITE, Background, checked_background, read_image
+from gpunet.progress import track
 
 __all__ = ["ImageFolder", "stable_split"]
 
@@ -281,7 +282,7 @@ def check_readable(
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        faults = list(pool.map(fault, paths))
+        faults = list(track(pool.map(fault, paths), "checking images", "image", len(paths)))
     finally:
         pool.shutdown(cancel_futures=True)
     wrong = [(path, said) for path, said in zip(paths, faults, strict=True) if said]

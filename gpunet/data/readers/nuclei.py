@@ -11,6 +11,7 @@ from gpunet.data.datasets import ArrayDataset
 from gpunet.data.readers.checks import checked_size
 from gpunet.data.readers.download import Root, checked_split, find_folder
 from gpunet.data.readers.images import read_image
+from gpunet.progress import track
 
 __all__ = ["nuclei"]
 
@@ -43,7 +44,9 @@ def nuclei(root: Root = None, split: str = "train", *, size: tuple[int, int] | N
     chosen = [folder for i, folder in enumerate(folders) if (i % 5 == 4) == (split == "test")]
     if not chosen:
         raise ValueError(f"nuclei: {base} holds too few folders, {len(folders)}, for a {split} split")
-    images, instances = zip(*(read_nuclei(folder, size) for folder in chosen), strict=True)
+    images, instances = zip(
+        *(read_nuclei(folder, size) for folder in track(chosen, "reading nuclei", "image")), strict=True
+    )
     for folder, image in zip(chosen, images, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(

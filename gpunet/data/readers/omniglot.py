@@ -8,6 +8,7 @@ from gpunet.data.datasets import ArrayDataset
 from gpunet.data.readers.checks import checked_size
 from gpunet.data.readers.download import Root, checked_split, find_folder
 from gpunet.data.readers.images import read_image
+from gpunet.progress import track
 
 __all__ = ["Omniglot", "omniglot"]
 
@@ -62,7 +63,7 @@ def omniglot(root: Root = None, split: str = "train", *, size: int = 28) -> Omni
     images: list[np.ndarray] = []
     characters: list[int] = []
     drawer: list[int] = []
-    for label, folder in enumerate(folders):
+    for label, folder in enumerate(track(folders, "reading drawings", "character")):
         drawings = sorted(path for path in folder.glob("*.png") if not path.name.startswith("."))
         if not drawings:
             raise ValueError(f"omniglot: {folder} holds no drawings")

@@ -19,6 +19,7 @@ from gpunet.data.readers.annotations import Annotation, BoxChecker, BoxDataset
 from gpunet.data.readers.checks import LARGEST, LONGEST_SIDE, flag, shown
 from gpunet.data.readers.download import Root, find_folder
 from gpunet.data.readers.images import SUFFIXES
+from gpunet.progress import track
 
 __all__ = ["bccd", "voc"]
 
@@ -92,9 +93,11 @@ def voc(
     names = _names_of(folder / "ImageSets" / "Main" / f"{split}.txt", folder / "Annotations")
     if classes is None:
         files = (path for path in (folder / "Annotations").glob("*.xml") if not path.name.startswith("."))
-        classes = sorted({each.name for path in sorted(files) for each in _parsed(path)[2]})
+        classes = sorted(
+            {each.name for path in track(sorted(files), "reading classes", "file") for each in _parsed(path)[2]}
+        )
     labels, checker, made = {name: i for i, name in enumerate(classes)}, BoxChecker("voc"), []
-    for name in names:
+    for name in track(names, "reading annotations", "file"):
         path = folder / "Annotations" / f"{name}.xml"
         filename, extents, every = _parsed(path)
         objects = [each for each in every if not (skip_difficult and each.difficult)]

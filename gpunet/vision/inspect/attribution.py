@@ -11,6 +11,7 @@ from gpunet.autograd import Function, Tensor, backward, no_grad
 from gpunet.backends.contract import Array
 from gpunet.geometry import Pair, pair, positive_int
 from gpunet.nn import Module
+from gpunet.progress import track
 from gpunet.vision.inspect.run import as_batch, as_input, chosen_classes, inference, one_hot, run
 
 
@@ -98,7 +99,7 @@ def occlusion(
     maps = np.empty((len(batch), len(places)))
     with inference("occlusion", model), no_grad():
         classes = chosen_classes("occlusion", model(as_input(model, batch)), target)
-        for start in range(0, len(places), batch_size):
+        for start in track(range(0, len(places), batch_size), "covering parts of the images", "batch"):
             part = places[start : start + batch_size]
             for n, image in enumerate(batch):
                 covered = np.repeat(image[None], len(part), axis=0)

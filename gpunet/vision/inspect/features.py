@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.autograd import no_grad
 from gpunet.geometry import positive_int
 from gpunet.nn import Conv2d, Module
+from gpunet.progress import track
 from gpunet.vision.inspect.fields import field_of
 from gpunet.vision.inspect.run import as_batch, as_input, checked_unit, in_batches, inference, run
 
@@ -81,7 +82,7 @@ def top_patches(model: Module, images: Any, layer: str, unit: int, count: int = 
     with inference("top_patches", model):
         x = as_input(model, batch[:1])
         field = field_of(run("top_patches", model, x, [layer])[1][layer], x)
-        for part in in_batches(batch, batch_size):
+        for part in track(in_batches(batch, batch_size), "looking for patches", "batch"):
             with no_grad():
                 y = run("top_patches", model, as_input(model, part), [layer])[1][layer]
             stop = start + len(part)

@@ -245,7 +245,9 @@ def test_download_works_without_a_console(published, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_download_is_kept_and_not_repeated(published, tmp_path, cache, named, capfd):
+def test_download_is_kept_and_not_repeated(published, tmp_path, cache, named, capfd, monkeypatch):
+    monkeypatch.setattr("gpunet.progress.BAR_DELAY", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     root = tmp_path / "data" if named else None
     half = []
     published.halfway = lambda: half.extend(everything(tmp_path / "data" if named else cache))
