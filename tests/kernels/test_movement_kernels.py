@@ -349,6 +349,13 @@ def test_empty_arrays_are_computed(device_backend):
     np.testing.assert_array_equal(device_backend.to_numpy(device_backend.sum(empty, (0,))), np.zeros(4, np.float32))
 
 
+def test_a_number_in_the_place_of_an_array_is_refused_with_what_is_taken(device_backend):
+    a = device_backend.asarray(np.ones(3, np.float32))
+    with pytest.raises(TypeError, match=r"scale: by takes an array of one element or None, got 2\.0; .* factor="):
+        device_backend.scale(a, 2.0)
+    assert device_backend.to_numpy(device_backend.scale(a, None, 2.0)).tolist() == [2, 2, 2]
+
+
 def test_an_unsupported_dtype_is_refused(device_backend):
     doubles = device_backend.asarray(np.ones(3))
     with pytest.raises(TypeError, match="exp: a is float64 but CUDA computes in float32"):
