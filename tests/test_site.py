@@ -20,6 +20,8 @@ import gpunet as gp
 from gpunet.backends import why_unavailable
 from gpunet.bench.cli import KINDS
 from gpunet.cli.entry import make_parser
+from gpunet.cli.train import RECIPE_OPTIONS
+from gpunet.train import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -236,6 +238,14 @@ def test_the_reference_names_every_command_and_option():
         if command != "bench":  # whose options are those of another parser
             help_text = sections[command].partition("```text")[2]
             assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*(?=[ ,\]\n])", help_text)) >= options, command
+
+
+def test_the_page_of_own_images_lists_the_recipe_of_a_folder():
+    page = (DOCS / "start" / "own-images.md").read_text(encoding="utf-8")
+    recipe = recipes.recipe("").as_dict()
+    expected = {name: str(recipe[name]).replace("False", "off") for name in ("model", *RECIPE_OPTIONS)}
+    listed = dict(re.findall(r"^\| `--([\w-]+)` \| `?([\w.]+)`? \|", page, re.MULTILINE))
+    assert {name: listed.get(name.replace("_", "-")) for name in expected} == expected
 
 
 # ---- the hooks of the site

@@ -35,11 +35,16 @@ RECIPE_OPTIONS = (
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.epilog = "An option that is not given takes the value of the data set's recipe."
+    folder = recipes.recipe("").as_dict()
+    taken = ", ".join(f"{name.replace('_', '-')} {folder[name]}" for name in RECIPE_OPTIONS)
+    parser.epilog = (
+        "An option that is not given takes the value of the data set's recipe. "
+        f"A folder's is: {taken.replace(' False', ' off')}. Networks other than cnn have no dropout."
+    )
     add = parser.add_argument
     names = ", ".join(recipes.DATASETS)
     add("--dataset", default="digits", metavar="NAME|FOLDER", help=f"{names}, or a folder of CLASS/ folders of images")
-    add("--model", default="cnn", choices=recipes.MODELS)
+    add("--model", default="cnn", choices=recipes.MODELS, help="default cnn")
     add("--epochs", type=int)
     add("--batch-size", type=int)
     add("--lr", type=float, help="the largest learning rate of the schedule")
@@ -51,7 +56,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
     add("--precision", default="float32", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
-    add("--image-size", type=image_size, metavar="HxW", help="scale the images of a folder; 32 stands for 32x32")
+    add(
+        "--image-size",
+        type=image_size,
+        metavar="HxW",
+        help="scale a folder's images; 32 is 32x32; default: as they are",
+    )
     add(
         "--background",
         type=background,
