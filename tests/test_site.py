@@ -11,6 +11,7 @@ import sys
 from argparse import _SubParsersAction
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import page_runs, pages
@@ -249,6 +250,24 @@ def test_the_page_of_own_images_lists_the_recipe_of_a_folder():
 
 
 # ---- the hooks of the site
+
+
+def test_a_function_in_a_formula_is_set_apart_from_its_argument(monkeypatch):
+    for name in ("latex2mathml", "latex2mathml.converter"):  # which only the site's build has
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(convert=str))
+    spaced = hook("formulas").spaced
+    for tex in (r"\log p", r"\log  \frac{a}{b}", r"\max_{i,j} x", r"\log_2 7", r"\log \sum_j x"):
+        name, argument = re.fullmatch(r"(\\\w+?(?:_\{.*?\}|_2)?) +(.+)", tex).groups()
+        assert spaced(tex) == rf"{name} \, {argument}"
+    for tex in (
+        r"\log(p)",
+        r"\log (p)",
+        r"\log \left( p \right)",
+        r"\max_{i,j} \; x",
+        r"\eta_{\min} + 1",
+        r"\maximum x",
+    ):
+        assert spaced(tex) == tex
 
 
 def test_a_function_is_shown_with_its_decorators_and_without_its_indentation():
