@@ -35,12 +35,7 @@ RECIPE_OPTIONS = (
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    folder = recipes.recipe("").as_dict()
-    taken = ", ".join(f"{name.replace('_', '-')} {folder[name]}" for name in RECIPE_OPTIONS)
-    parser.epilog = (
-        "An option that is not given takes the value of the data set's recipe. "
-        f"A folder's is: {taken.replace(' False', ' off')}. Networks other than cnn have no dropout."
-    )
+    parser.epilog = f"An option that is not given takes the value of the data set's recipe. {_folder_recipe()}"
     add = parser.add_argument
     names = ", ".join(recipes.DATASETS)
     add("--dataset", default="digits", metavar="NAME|FOLDER", help=f"{names}, or a folder of CLASS/ folders of images")
@@ -69,24 +64,22 @@ def _add_arguments(parser: ArgumentParser) -> None:
         metavar="LEVEL|R,G,B",
         help="colour behind transparent images, levels from 0 to 255; default 255, white",
     )
-    add(
-        "--valid",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the training images that is held out to choose the best epoch; default 0",
-    )
+    held_out = "share of the training images that is held out to choose the best epoch; default 0"
+    add("--valid", type=float, default=0.0, metavar="SHARE", help=held_out)
     add("--seed", type=int, default=0, help="decides everything that is drawn; default 0")
-    add(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write best.safetensors, history.csv and config.json here after each epoch",
-    )
+    written = "write best.safetensors, history.csv and config.json here after each epoch"
+    add("--output", type=Path, metavar="FOLDER", help=written)
     add("--quiet", action="store_true", help="print the test accuracy alone")
     add_backend(parser)
     add_data_root(parser)
     add_strict(parser)
+
+
+def _folder_recipe() -> str:
+    """The options that a folder gets."""
+    recipe = recipes.recipe("").as_dict()
+    listed = ", ".join(f"{name.replace('_', '-')} {recipe[name]}" for name in RECIPE_OPTIONS).replace("False", "off")
+    return f"A folder's is: {listed}. Networks other than cnn have no dropout."
 
 
 def train(options: Namespace) -> int:
