@@ -10,6 +10,7 @@ the curves drift apart, just as float32 and float64 drift apart on one backend.
 """
 
 import argparse
+import signal
 
 import gpunet as gp
 from gpunet import data, models, optim
@@ -88,4 +89,6 @@ def plot(path: str, names: list[str], curves: list[list[float]]) -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # end quietly where the reader, such as head, closes the pipe
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main()

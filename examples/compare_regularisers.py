@@ -10,6 +10,7 @@ those of the run without any.
 """
 
 import argparse
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -232,4 +233,6 @@ def draw(path: Path, results: dict[str, np.ndarray], title: str) -> None:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # end quietly where the reader, such as head, closes the pipe
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     main()

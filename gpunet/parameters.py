@@ -24,6 +24,10 @@ class Parameter(Tensor):
     As in PyTorch, the pickle of a parameter leaves its gradient out; the pickle of an optimizer
     contains the gradients of its parameters.
 
+    Args:
+        data: an array of the backend; or, where the backend is a name or None, values as for
+            `tensor`.
+        backend: as for `tensor`: None stands for NumPy, or for the GPU with an array of CuPy's.
     Attributes:
         matrix: whether the parameter is a matrix (fan in, units) once all axes but the last are
             joined, as dense weights (I, O) and filters (KH, KW, C, O) are. Max-norm and
@@ -36,7 +40,12 @@ class Parameter(Tensor):
     arena: Arena | None = None
     segment = -1
 
-    def __init__(self, data: Array, backend: Backend, requires_grad: bool = True, matrix: bool | None = None):
+    def __init__(
+        self, data: Any, backend: str | Backend | None = None, requires_grad: bool = True, matrix: bool | None = None
+    ):
+        if not isinstance(backend, Backend):
+            made = tensor(data, backend=backend)
+            data, backend = made.data, made.backend
         self.matrix = len(data.shape) in (2, 4) if matrix is None else matrix
         super().__init__(data, backend, requires_grad)
 
@@ -169,5 +178,4 @@ def parameter(data: Any, *, dtype: Any = None, matrix: bool | None = None) -> Pa
         dtype: the float dtype to convert to, as for `tensor`.
         matrix: whether it is a matrix, as for `Parameter`.
     """
-    made = tensor(data, dtype=dtype, requires_grad=True)
-    return Parameter(made.data, made.backend, matrix=matrix)
+    return Parameter(tensor(data, dtype=dtype, requires_grad=True), matrix=matrix)

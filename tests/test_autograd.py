@@ -420,6 +420,15 @@ def test_a_parameter_is_a_tensor_that_needs_a_gradient(backend):
     assert p.grad is None
 
 
+def test_a_parameter_is_made_as_a_tensor_is(backend):
+    for made in (Parameter([[1.0, 2.0]], backend.name), Parameter(np.float32([[1, 2]]), backend=backend.name)):
+        assert made.backend is backend
+        assert (made.dtype, made.matrix, made.requires_grad) == (np.float32, True, True)
+        assert made.numpy().tolist() == [[1, 2]]
+    assert Parameter([1.0]).backend.name == "numpy"
+    assert Parameter(gp.tensor([1.0], backend=backend)).backend is backend
+
+
 def test_a_loss_starts_backward_without_an_array_that_holds_1(backend, rng, monkeypatch):
     x = gp.tensor(rng.normal(size=(4, 3)), dtype="float32", backend=backend, requires_grad=True)
     F.cross_entropy(x, [0, 1, 2, 0]).backward(np.float32(1))

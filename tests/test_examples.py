@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,17 @@ def execute(*arguments):
     path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no such signal")
+def test_a_table_whose_reader_has_gone_ends_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, EXAMPLES / "compare_backends.py", "--steps", "1"]
+    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+    os.close(write)
+    assert (result.returncode, result.stderr) == (-signal.SIGPIPE, b"")
 
 
 def test_train_classifier_prints_the_test_accuracy_that_the_command_line_reaches(on):

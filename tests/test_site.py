@@ -11,6 +11,7 @@ import sys
 from argparse import _SubParsersAction
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import page_runs, pages
@@ -20,6 +21,8 @@ import gpunet as gp
 from gpunet.backends import why_unavailable
 from gpunet.bench.cli import KINDS
 from gpunet.cli.entry import make_parser
+from gpunet.cli.train import RECIPE_OPTIONS
+from gpunet.train import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -238,7 +241,41 @@ def test_the_reference_names_every_command_and_option():
             assert set(re.findall(r"(?<![\w-])--?[a-z][\w-]*(?=[ ,\]\n])", help_text)) >= options, command
 
 
+def test_the_table_of_kernels_has_each_file_and_its_test():
+    rows = re.findall(
+        r"^\| `(\w+\.cu)` \|.*\| `([\w/]+\.py)` \|$", (ROOT / "kernels/README.md").read_text(), re.MULTILINE
+    )
+    assert sorted(file for file, _ in rows) == sorted(file.name for file in (ROOT / "kernels").glob("*.cu"))
+    assert [test for _, test in rows if not (ROOT / "tests" / test).is_file()] == []
+
+
+def test_the_page_of_own_images_lists_the_recipe_of_a_folder():
+    page = (DOCS / "start" / "own-images.md").read_text(encoding="utf-8")
+    recipe = recipes.recipe("").as_dict()
+    expected = {name: str(recipe[name]).replace("False", "off") for name in ("model", *RECIPE_OPTIONS)}
+    listed = dict(re.findall(r"^\| `--([\w-]+)` \| `?([\w.]+)`? \|", page, re.MULTILINE))
+    assert {name: listed.get(name.replace("_", "-")) for name in expected} == expected
+
+
 # ---- the hooks of the site
+
+
+def test_a_function_in_a_formula_is_set_apart_from_its_argument(monkeypatch):
+    for name in ("latex2mathml", "latex2mathml.converter"):  # which only the site's build has
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(convert=str))
+    spaced = hook("formulas").spaced
+    for tex in (r"\log p", r"\log  \frac{a}{b}", r"\max_{i,j} x", r"\log_2 7", r"\log \sum_j x"):
+        name, argument = re.fullmatch(r"(\\\w+?(?:_\{.*?\}|_2)?) +(.+)", tex).groups()
+        assert spaced(tex) == rf"{name} \, {argument}"
+    for tex in (
+        r"\log(p)",
+        r"\log (p)",
+        r"\log \left( p \right)",
+        r"\max_{i,j} \; x",
+        r"\eta_{\min} + 1",
+        r"\maximum x",
+    ):
+        assert spaced(tex) == tex
 
 
 def test_a_function_is_shown_with_its_decorators_and_without_its_indentation():

@@ -17,6 +17,10 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 CODE = re.compile(r"<(pre|code)\b.*?</\1>", re.DOTALL)
 PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "munder": 2, "mover": 2, "msubsup": 3, "munderover": 3}
 """How many parts an element of MathML has."""
+NAMED = re.compile(
+    r"(\\(?:log|ln|exp|cos|sin|tanh?|max|min)(?![a-zA-Z])(?:[_^](?:\{[^}]*\}|\w))*) *(?=[a-zA-Z0-9]|\\[a-zA-Z])(?!\\left)"
+)
+"""A function by its name whose argument follows without a parenthesis."""
 
 
 def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
@@ -25,7 +29,8 @@ def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
     def drawn(match: re.Match[str]) -> str:
         tex, display = html.unescape(match[2]).strip(), "block" if match[1] == "div" else "inline"
         try:
-            math = convert(tex.replace("{aligned}", "{align*}"), display=display)  # the same, by the name that it knows
+            # align* is the same as aligned, by the name that the converter knows
+            math = convert(spaced(tex).replace("{aligned}", "{align*}"), display=display)
             fault = fault_of(math)
         except Exception as error:
             math, fault = "", f"{type(error).__name__} {error}"
@@ -37,6 +42,11 @@ def on_page_content(content: str, /, *, page: Any, **_: Any) -> str:
     if "$$" in CODE.sub("", translated):
         LOG.warning("%s: $$ was not read as a formula; in a list it is indented by 4 spaces", page.file.src_path)
     return translated
+
+
+def spaced(tex: str) -> str:
+    """The formula with the thin space between a function's name and its argument that TeX sets by itself."""
+    return NAMED.sub(r"\1 \, ", tex)
 
 
 def fault_of(math: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.cli.arguments import Command, add_backend, add_data_root, add_strict, when_unreadable
-from gpunet.data import DataLoader
+from gpunet.data import DataLoader, Subset
 from gpunet.train import recipes
 from gpunet.train.saved import load_saved
 
@@ -45,7 +45,9 @@ def evaluate(options: Namespace) -> int:
         raise ValueError(f"{name} has images {got} but {options.checkpoint} takes {saved.input_shape}")
     trainer = saved.trainer(options.backend, ["accuracy", "confusion"])
     result = trainer.evaluate(DataLoader(test_set, BATCH_SIZE, transform=saved.normalize))
-    print(f"data set: {name}, {len(test_set):,} test images")
+    whole = test_set.dataset if isinstance(test_set, Subset) else None
+    held_out = "" if whole is None else f" of {len(whole):,}, since the folder has no split test/"
+    print(f"data set: {name}, {len(test_set):,} test images{held_out}")
     print(f"accuracy: {result['accuracy']:.2%}\nloss: {result['loss']:.4f}")
     print("confusion matrix: one row for each true class, one column for each predicted class")
     print("\n".join(_matrix_lines(result["confusion"], saved.classes)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import Any
 
 from gpunet.check.command import add_arguments as add_check_arguments
 from gpunet.check.command import run as run_check
@@ -28,8 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, passed_on = (argv[:1], argv[1:]) if argv[:1] == ["bench"] else (argv, [])
     options = make_parser().parse_args(own)
     options.passed_on = passed_on
+    show = warnings.formatwarning
+    if not options.traceback:
+        warnings.formatwarning = _one_line
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
+        return status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
@@ -38,8 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except REPORTED as error:
         if options.traceback:
             raise
-        print(f"gpunet {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        said = " ".join(str(error).split()).replace(" size= ", " --image-size ")  # the argument's name in Python
+        print(f"gpunet {options.command}: {said}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = show
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """How a warning is printed: without the line of the program, which the user did not write."""
+    return f"gpunet: warning: {' '.join(str(message).split())}\n"
 
 
 def make_parser() -> ArgumentParser:

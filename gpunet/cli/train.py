@@ -35,11 +35,11 @@ RECIPE_OPTIONS = (
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
-    parser.epilog = "An option that is not given takes the value of the data set's recipe."
+    parser.epilog = f"An option that is not given takes the value of the data set's recipe. {_folder_recipe()}"
     add = parser.add_argument
     names = ", ".join(recipes.DATASETS)
     add("--dataset", default="digits", metavar="NAME|FOLDER", help=f"{names}, or a folder of CLASS/ folders of images")
-    add("--model", default="cnn", choices=recipes.MODELS)
+    add("--model", default="cnn", choices=recipes.MODELS, help="default cnn")
     add("--epochs", type=int)
     add("--batch-size", type=int)
     add("--lr", type=float, help="the largest learning rate of the schedule")
@@ -51,7 +51,12 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
     add("--precision", default="float32", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
-    add("--image-size", type=image_size, metavar="HxW", help="scale the images of a folder; 32 stands for 32x32")
+    add(
+        "--image-size",
+        type=image_size,
+        metavar="HxW",
+        help="scale a folder's images; 32 is 32x32; default: as they are",
+    )
     add(
         "--background",
         type=background,
@@ -59,24 +64,22 @@ def _add_arguments(parser: ArgumentParser) -> None:
         metavar="LEVEL|R,G,B",
         help="colour behind transparent images, levels from 0 to 255; default 255, white",
     )
-    add(
-        "--valid",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the training images that is held out to choose the best epoch; default 0",
-    )
+    held_out = "share of the training images that is held out to choose the best epoch; default 0"
+    add("--valid", type=float, default=0.0, metavar="SHARE", help=held_out)
     add("--seed", type=int, default=0, help="decides everything that is drawn; default 0")
-    add(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="write best.safetensors, history.csv and config.json here after each epoch",
-    )
+    written = "write best.safetensors, history.csv and config.json here after each epoch"
+    add("--output", type=Path, metavar="FOLDER", help=written)
     add("--quiet", action="store_true", help="print the test accuracy alone")
     add_backend(parser)
     add_data_root(parser)
     add_strict(parser)
+
+
+def _folder_recipe() -> str:
+    """The options that a folder gets."""
+    recipe = recipes.recipe("").as_dict()
+    listed = ", ".join(f"{name.replace('_', '-')} {recipe[name]}" for name in RECIPE_OPTIONS).replace("False", "off")
+    return f"A folder's is: {listed}. Networks other than cnn have no dropout."
 
 
 def train(options: Namespace) -> int:

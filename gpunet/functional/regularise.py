@@ -50,7 +50,7 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 def dropout2d(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
     """Each channel of a sample 0 with probability p, else x / (1 - p); x itself unless `training`.
 
-    Spatial dropout (Tompson et al. 2015, section 3.2): neighbouring pixels of a feature map are
+    Spatial dropout (Tompson et al. 2015): neighbouring pixels of a feature map are
     alike, so that a net finds what `dropout` dropped in the pixels beside it.
 
     Args:

@@ -6,10 +6,11 @@ import hashlib
 import os
 import stat
 import tempfile
-import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+from gpunet.errors import warn
 
 
 def folder(kind: str) -> Path:
@@ -108,5 +109,5 @@ def _temporary(why: str, variable: str) -> Path:
         private = False
     if not private or not os.access(path, os.W_OK | os.X_OK):
         path = Path(tempfile.mkdtemp(prefix="gpunet-"))
-    warnings.warn(f"{why}: {path} is used instead; {variable} can name another", RuntimeWarning, stacklevel=4)
+    warn(f"{why}: {path} is used instead; {variable} can name another", RuntimeWarning)
     return path

@@ -231,7 +231,7 @@ class OneCycleLR(Schedule):
 class WarmupLR(Schedule):
     """A line from 1 / `steps` of the rate up to all of it in `steps` steps, then a schedule.
 
-    Goyal et al. 2017, section 2.2, for the idea.
+    Goyal et al. 2017, for the idea.
 
     Args:
         optimizer: whose learning rates are set.

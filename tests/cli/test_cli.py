@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -198,7 +199,8 @@ def test_train_eval_and_predict_on_a_folder_of_images(capsys, pictures, tmp_path
     assert out.endswith("test accuracy: 100.0%\n")
     checkpoint = tmp_path / "run" / "best.safetensors"
     _, out, _ = run(capsys, "eval", checkpoint, "--backend", "numpy")
-    assert f"data set: {pictures}, {10 if split else 6} test images\naccuracy: 100.00%" in out
+    which = "10 test images" if split else "6 test images of 30, since the folder has no split test/"
+    assert f"data set: {pictures}, {which}\naccuracy: 100.00%" in out
     status, out, _ = run(capsys, "predict", checkpoint, pictures, "--backend", "numpy")
     assert status == 0
     for line in out.splitlines():
@@ -378,6 +380,18 @@ def test_unknown_arguments_end_with_status_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_closes_the_pipe_ends_a_command_quietly(buffered):
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    result = subprocess.run(
+        [sys.executable, "-m", "gpunet", "summary", "lenet"], stdout=write, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(write)
+    assert (result.returncode, result.stderr) == (1, b"")
 
 
 def test_python_m_gpunet_is_the_same_command():

@@ -1,6 +1,8 @@
 """train, eval and predict on a user's folders: layouts, classes by name, unreadable and transparent images."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -206,6 +208,23 @@ def test_unreadable_images_are_left_out_by_every_command_with_one_warning(capsys
         status, out, err = run(capsys, *arguments, "--strict")
         assert (status, out) == (2, "")
         assert "2 of 18 images cannot be read: " in err
+
+
+def test_a_warning_is_one_line_without_a_line_of_code(checkpoint, damaged):
+    command = [sys.executable, "-m", "gpunet", "predict", checkpoint, damaged, "--backend", "numpy"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert said.startswith("gpunet: warning: predict: 2 of 18 images cannot be read and are left out: ")
+    assert said.count("\n") == 1
+    traced = subprocess.run([*command, "--traceback"], capture_output=True, text=True, check=True).stderr
+    assert "UserWarning: predict: 2 of 18" in traced
+
+
+def test_images_of_several_sizes_are_refused_by_the_name_of_the_option(capsys, tmp_path):
+    make(tmp_path, {"bright": 6, "dark": 6})
+    Image.new("RGB", (9, 8)).save(tmp_path / "dark" / "other.png")
+    status, _, err = train(capsys, tmp_path)
+    assert status == 2
+    assert err.startswith("gpunet train: ImageFolder: images must be of one size unless --image-size is given, got ")
 
 
 def test_predict_goes_on_past_an_image_that_it_cannot_read_but_not_past_a_wrong_name(capsys, checkpoint, damaged):

@@ -34,10 +34,29 @@ def agrees(device_backend: CudaBackend) -> Callable[..., None]:
 
     def check(got: object, expected: np.ndarray, tolerance: float = 2e-6) -> None:
         host = device_backend.to_numpy(got)
-        assert host.shape == expected.shape
+        assert host.shape == expected.shape, f"got shape {host.shape}, expected {expected.shape}"
         finite = np.isfinite(expected)
-        np.testing.assert_array_equal(host[~finite], expected[~finite])
-        error = np.linalg.norm((host[finite] - expected[finite]).astype(np.float64))
-        assert error <= tolerance * max(np.linalg.norm(expected[finite].astype(np.float64)), 1e-30)
+        difference = _differences(host, expected)
+        error = np.linalg.norm(difference[finite])
+        allowed = tolerance * max(np.linalg.norm(expected[finite].astype(np.float64)), 1e-30)
+        agree = error <= allowed and not difference[~finite].any()
+        assert agree, f"{_largest(difference, host, expected)}; their norm is {error:.3g}, allowed is {allowed:.3g}"
 
     return check
+
+
+def _differences(got: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """The absolute differences: 0 between equal infinities and between NaN, infinite from NaN to a number."""
+    equal = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(got.astype(np.float64) - expected.astype(np.float64))
+    return np.where(equal, 0.0, np.where(np.isnan(difference), np.inf, difference))
+
+
+def _largest(difference: np.ndarray, got: np.ndarray, expected: np.ndarray) -> str:
+    """The element that differs most, in words."""
+    at = tuple(int(i) for i in np.unravel_index(difference.argmax(), difference.shape))
+    return (
+        f"element {at} differs most: got {got[at]}, expected {expected[at]}, which is {difference[at]:.3g} apart; "
+        f"{np.count_nonzero(difference)} of {difference.size} elements differ"
+    )

@@ -13,6 +13,21 @@ def special(values, count):
     return np.resize(np.array([*values, 0.0, -0.0, 1.5, -2.5, np.nan, np.inf, -np.inf, 3.0], np.float32), count)
 
 
+def test_a_failing_comparison_names_the_element_that_differs_most(device_backend, agrees):
+    expected = np.float32([[1, 2, 3], [4, np.nan, np.inf]])
+    agrees(device_backend.asarray(expected), expected)
+    for at, value, said in (
+        ((1, 0), 4.5, r"element \(1, 0\) differs most: got 4\.5, expected 4\.0, which is 0\.5 apart; 2 of 6 elements"),
+        ((0, 2), np.nan, r"element \(0, 2\) differs most: got nan, expected 3\.0, which is inf apart"),
+        ((1, 1), 0.0, r"element \(1, 1\) differs most: got 0\.0, expected nan, which is inf apart"),
+        ((1, 2), -np.inf, r"element \(1, 2\) differs most: got -inf, expected inf, which is inf apart"),
+    ):
+        got = expected.copy()
+        got[0, 0], got[at] = 1.25, value
+        with pytest.raises(AssertionError, match=said):
+            agrees(device_backend.asarray(got), expected)
+
+
 @pytest.mark.parametrize("name", UNARY)
 def test_unary_agrees_with_numpy(device_backend, reference, name, agrees):
     a = special([0.3, 7.0], (5, 61))
@@ -347,6 +362,13 @@ def test_empty_arrays_are_computed(device_backend):
     assert device_backend.unary("exp", empty).shape == (0, 4)
     assert device_backend.copy(empty).shape == (0, 4)
     np.testing.assert_array_equal(device_backend.to_numpy(device_backend.sum(empty, (0,))), np.zeros(4, np.float32))
+
+
+def test_a_number_in_the_place_of_an_array_is_refused_with_what_is_taken(device_backend):
+    a = device_backend.asarray(np.ones(3, np.float32))
+    with pytest.raises(TypeError, match=r"scale: by takes an array of one element or None, got 2\.0; .* factor="):
+        device_backend.scale(a, 2.0)
+    assert device_backend.to_numpy(device_backend.scale(a, None, 2.0)).tolist() == [2, 2, 2]
 
 
 def test_an_unsupported_dtype_is_refused(device_backend):

@@ -359,6 +359,7 @@ def test_half_way_is_interpolated():
 # ---- errors
 
 MODEL = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(2 * 4 * 5, 3))
+POOLED = nn.Sequential(MODEL[0], nn.GlobalAvgPool2d())
 IMAGES = np.random.default_rng(0).normal(size=(2, 6, 7, 1)).astype(np.float32)
 
 
@@ -387,7 +388,8 @@ ONLY_RELU = "deconvnet: takes ReLU as the only activation, got "
         (lambda: inspect.saliency(MODEL, IMAGES[:0]), ValueError, "saliency: images have shape (0, 6, 7, 1)"),
         (lambda: inspect.saliency(MODEL, IMAGES, 3), ValueError, "saliency: target must be from 0 to 2, got 3 to 3"),
         (lambda: inspect.saliency(MODEL, IMAGES, [0, 1, 2]), ValueError, "saliency: target must be a class, or one for"),
-        (lambda: inspect.saliency(MODEL[0], IMAGES), ValueError, "the model gives shape (2, 4, 5, 2) but takes one that"),
+        (lambda: inspect.saliency(MODEL[0], IMAGES), ValueError, "the model gives shape (2, 4, 5, 2) but must score"),
+        (lambda: inspect.grad_cam(POOLED, IMAGES), ValueError, "score classes, (N, K); let the model end with nn.Flatten()"),
         (lambda: inspect.grad_cam(MODEL, IMAGES, "3"), ValueError, "takes a layer with pixels, (N, H, W, C), got '3' (2, 3)"),
         (lambda: inspect.grad_cam(lambda x: x, IMAGES, "3"), TypeError, "grad_cam: model takes a Module, got function"),
         (lambda: inspect.occlusion(MODEL, IMAGES, 8), ValueError, "occlusion: size is 8x8 but images have 6x7 pixels"),

@@ -132,6 +132,8 @@ class CudaArrays(CudaDevice):
 
     def scale(self, a: Array, by: Array | None, factor: float = 1.0) -> Array:
         element = self._element("scale", a=(a, None))
+        if isinstance(by, int | float):
+            raise TypeError(f"scale: by takes an array of one element or None, got {by}; a number is given as factor=")
         self._expect("scale", by=(by, None))
         y = self.arrays.empty(a.shape, a.dtype)
         self._each("scale", y.size, a, by, y, y.size, factor, element=element)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from gpunet.data.readers.checks import LARGEST, checked_size, listed, shown
 from gpunet.data.readers.images import read_image
 from gpunet.data.readers.masks import decode_mask
+from gpunet.errors import warn
 
 __all__ = ["Annotation", "BoxDataset"]
 
@@ -190,4 +190,4 @@ class BoxChecker:
             if files
         ]
         if messages:
-            warnings.warn(f"{self.operation}: {'; '.join(messages)}", stacklevel=3)
+            warn(f"{self.operation}: {'; '.join(messages)}")

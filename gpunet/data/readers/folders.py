@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -17,6 +16,7 @@ import numpy as np
 from gpunet.data.datasets import Subset
 from gpunet.data.readers.checks import checked_size, listed
 from gpunet.data.readers.images import SUFFIXES, WHITE, Background, checked_background, read_image
+from gpunet.errors import warn
 from gpunet.progress import track
 
 __all__ = ["ImageFolder", "stable_split"]
@@ -292,7 +292,7 @@ def check_readable(
         counted = f"{operation}: {len(wrong)} of {len(paths)} images cannot be read"
         if unreadable == "raise" or len(wrong) == len(paths):
             raise ValueError(f"{counted}: {reason}{others}")
-        warnings.warn(f"{counted} and are left out: {reason}{others}", stacklevel=3)
+        warn(f"{counted} and are left out: {reason}{others}")
     return np.array([not said for said in faults], bool)
 
 

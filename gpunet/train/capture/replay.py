@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from gpunet import random
 from gpunet.cuda.capture import Recorder
-from gpunet.errors import BackendError
+from gpunet.errors import BackendError, warn
 from gpunet.train.batches import batch_signature, update_signature
 from gpunet.train.capture.graph import StepGraph
 from gpunet.train.capture.staleness import CaptureFingerprint
@@ -179,7 +178,7 @@ class CapturedStep(TrainingStep):
             message = f"Trainer: the step cannot be captured{_user_line(error)}: {error}"
             if self._strict:
                 raise BackendError(message) from error
-            warnings.warn(f"{message}; it runs eagerly", RuntimeWarning, stacklevel=2)
+            warn(f"{message}; it runs eagerly", RuntimeWarning)
         self._capture_failed = True
         self.graphs.clear()
         self.recorder.free_unused()  # an eager step may need the memory that the capture has left

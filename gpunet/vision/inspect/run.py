@@ -112,7 +112,8 @@ def chosen_classes(operation: str, scores: Tensor, target: Any) -> np.ndarray:
     """The classes (N,) of `target`; the class of each image's highest score if None."""
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = f"shape {scores.shape}" if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"{operation}: the model gives {got} but takes one that scores classes, (N, K)")
+        hint = "; let the model end with nn.Flatten()" if isinstance(scores, Tensor) and scores.ndim > 2 else ""
+        raise ValueError(f"{operation}: the model gives {got} but must score classes, (N, K){hint}")
     n, classes = scores.shape
     if target is None:
         return scores.numpy().argmax(axis=1)

@@ -82,8 +82,9 @@ def test_boxes_without_area_are_skipped_and_boxes_beyond_the_image_clipped_with_
     message = (
         r"voc: skipped 2 boxes without area in the image \(a\.xml\); clipped 1 box partly outside the image \(a\.xml\)"
     )
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message) as caught:
         found = data.voc(folder, "train")
+    assert caught[0].filename == __file__
     np.testing.assert_array_equal(found.annotations[0].boxes, [[0, 2, 8, 30], [1, 2, 3, 4]])
     assert found.annotations[0].labels.tolist() == [0, 1]
 
