@@ -145,10 +145,12 @@ def executed(source: str) -> dict[str, Any]:
     notebook: dict[str, Any] = nbformat.reads(source, as_version=4)
     # what is set on this machine must not show; without MPLBACKEND, pyplot draws into the notebook
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND" and "GPUNET_" not in name}
-    env |= {"GPUNET_BACKEND": "numpy", "PYTHONPATH": os.pathsep.join([str(ROOT), *env.get("PYTHONPATH", "").split()])}
+    env |= {"GPUNET_BACKEND": "numpy", "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))}
     with tempfile.TemporaryDirectory() as folder:
-        options = {"timeout": SECONDS, "allow_errors": True, "record_timing": False}
-        NotebookClient(notebook, resources={"metadata": {"path": folder}}, **options).execute(env=env)
+        client = NotebookClient(notebook, resources={"metadata": {"path": folder}})
+        client.timeout, client.allow_errors, client.record_timing = SECONDS, True, False
+        client.extra_arguments = ["--log-level=ERROR"]  # it would warn that it talks to this process in plain text
+        client.execute(env=env)
     for cell in code_cells(notebook):  # what goes to stderr, such as a warning, speaks of this machine
         cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
     return notebook
