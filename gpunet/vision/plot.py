@@ -221,7 +221,7 @@ def _figure(rows: int, columns: int, width: float, height: float, title: str) ->
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plot: drawing needs matplotlib: pip install "gpunet[examples]"') from error
-    figure = Figure(figsize=(max(columns * width, 3.0), rows * height + 0.4), dpi=130, layout="compressed")
+    figure: Any = Figure(figsize=(max(columns * width, 3.0), rows * height + 0.4), dpi=130, layout="compressed")
     figure._repr_png_ = partial(_png, figure)  # else a notebook shows figures only after pyplot has made one
     if title:
         figure.suptitle(title, fontsize=11)
