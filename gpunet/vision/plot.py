@@ -1,13 +1,16 @@
 """Pictures of what `filters` and `inspect` return, as `matplotlib.figure.Figure`s.
 
-``plot.images(…).savefig("a.png")`` writes one to a file. Float images are drawn from their smallest
-value (black) to their largest (white), uint8 images as they are. matplotlib is imported when
-something is drawn; ``pip install "gpunet[examples]"`` installs it.
+``plot.images(…).savefig("a.png")`` writes one to a file, and a notebook shows one that is the last
+expression of a cell. Float images are drawn from their smallest value (black) to their largest
+(white), uint8 images as they are. matplotlib is imported when something is drawn;
+``pip install "gpunet[examples]"`` installs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from io import BytesIO
 from math import ceil, sqrt
 from typing import Any
 
@@ -218,13 +221,21 @@ def _figure(rows: int, columns: int, width: float, height: float, title: str) ->
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('plot: drawing needs matplotlib: pip install "gpunet[examples]"') from error
-    figure = Figure(figsize=(max(columns * width, 3.0), rows * height + 0.4), dpi=130, layout="compressed")
+    figure: Any = Figure(figsize=(max(columns * width, 3.0), rows * height + 0.4), dpi=130, layout="compressed")
+    figure._repr_png_ = partial(_png, figure)  # else a notebook shows figures only after pyplot has made one
     if title:
         figure.suptitle(title, fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
     return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    """The picture as a notebook shows it."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=100, bbox_inches="tight")
+    return file.getvalue()
 
 
 def _image(ax: Any, image: np.ndarray, title: str = "", **options: Any) -> Any:

@@ -6,6 +6,7 @@ A comment on a line of its own directs the tests, and no reader sees it. Near th
 ``<!-- emulated -->``, where they run kernels on the emulated device. Directly above a block stand
 ``<!-- tested with: OLD -> NEW; OLD -> NEW -->``, the smaller settings of the tests, and
 ``<!-- not run: REASON -->``. Above a picture stands ``<!-- picture: COMMAND -->``, which made it.
+``<!-- notebook -->`` is for the site's build alone (docs/hooks/notebooks.py).
 """
 
 import re

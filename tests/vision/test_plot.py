@@ -84,6 +84,12 @@ def test_translation_says_where_each_net_is_half_way(saved):
 
 
 @pytest.mark.usefixtures("drawable")
+def test_a_notebook_shows_a_figure_without_pyplot():
+    figure = plot.images([np.zeros((2, 2))])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("drawable")
 def test_bad_input_raises_an_error_of_one_line():
     with pytest.raises(ValueError, match="images: takes a title for each of 2 images, got 1"):
         plot.images([np.zeros((2, 2))] * 2, ["a"])
