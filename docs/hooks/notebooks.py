@@ -145,7 +145,8 @@ def executed(source: str) -> dict[str, Any]:
     notebook: dict[str, Any] = nbformat.reads(source, as_version=4)
     # what is set on this machine must not show; without MPLBACKEND, pyplot draws into the notebook
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND" and "GPUNET_" not in name}
-    env |= {"GPUNET_BACKEND": "numpy", "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))}
+    env |= {"GPUNET_BACKEND": "numpy", "GPUNET_PROGRESS": "0"}  # a bar would be one of the outputs
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(notebook, resources={"metadata": {"path": folder}})
         client.timeout, client.allow_errors, client.record_timing = SECONDS, True, False
