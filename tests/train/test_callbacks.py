@@ -220,6 +220,7 @@ def test_progress_shows_a_bar_on_a_terminal(task, capsys, monkeypatch):
         def isatty(self):
             return True
 
+    monkeypatch.delenv("GPUNET_PROGRESS", raising=False)
     monkeypatch.setattr(sys, "stderr", Terminal())
     task.trainer(callbacks=[ProgressBar()]).fit(task.train, 1)
     assert "epoch 1/1:" in sys.stderr.getvalue()

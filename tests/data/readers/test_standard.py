@@ -246,6 +246,7 @@ def test_download_works_without_a_console(published, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("named", [False, True])
 def test_download_is_kept_and_not_repeated(published, tmp_path, cache, named, capfd, monkeypatch):
+    monkeypatch.delenv("GPUNET_PROGRESS", raising=False)
     monkeypatch.setattr("gpunet.progress.BAR_DELAY", 0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     root = tmp_path / "data" if named else None
