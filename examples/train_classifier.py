@@ -76,7 +76,8 @@ def main() -> None:
     optimizer = optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
     )
-    schedule = optim.OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=recipe.epochs * len(train_loader))
+    steps = recipe.epochs * len(train_loader)
+    schedule = optim.OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps, final_div_factor=400)
     print(gp.summary(model, input_shape))
 
     def loss(logits: gp.Tensor, labels: gp.Tensor) -> gp.Tensor:

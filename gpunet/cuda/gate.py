@@ -66,7 +66,7 @@ def compile_all(
     workers = max(min(len(left), os.cpu_count() or 1), 1)
     if left:
         write_line(f"compiling {len(left)} of {len(jobs)} files, {workers} at a time; the rest is in the cache")
-    with ProcessPoolExecutor(workers, get_context("spawn"), turn_off) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=turn_off) as pool:
         compiled = pool.map(rows_of, [file for file, _ in left], [architecture for _, architecture in left])
         for job in jobs:
             yield from next(compiled) if job in left else rows_of(*job)

@@ -68,7 +68,7 @@ class Refusal:
 class SerialPool:
     """A pool that works in this process, where functions are patched."""
 
-    def __init__(self, workers, *, mp_context):
+    def __init__(self, workers, *, mp_context, initializer):
         self.map = map
 
     def __enter__(self):
