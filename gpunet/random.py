@@ -89,6 +89,17 @@ def current_seed() -> int:
     return _state.seed
 
 
+def drawn() -> dict[str, int]:
+    """How many streams of each purpose have been drawn from, which `resume` takes up."""
+    return dict(_state.calls)
+
+
+def resume(seed: int, drawn: dict[str, int]) -> None:
+    """Go on drawing where another process stopped, with its seed and what `drawn` returned there."""
+    _state.reset(checked_seed("resume: seed", seed))
+    _state.calls.update(drawn)
+
+
 def begin_step(epoch: int, step: int) -> None:
     """Set the place of the draws of a training step, so that step k draws the same at any time."""
     _state.epoch, _state.step = epoch, step

@@ -47,6 +47,9 @@ class DataLoader(BatchOrder):
             asked for, without a thread. The batches are the same. A transform that makes arrays on
             a GPU needs 0: the thread has a CUDA stream of its own, and nothing would keep the
             consumer's stream from reading the arrays too early, or their memory from being reused.
+    Attributes:
+        first_batch: how many batches the next iteration leaves out at its start, to go on within an
+            epoch; 0 again after it.
     Raises:
         ValueError: an argument out of range, an empty data set, or one smaller than a batch with
             `drop_last`; while iterating, a data set or a transform that does not give one row for
@@ -72,6 +75,7 @@ class DataLoader(BatchOrder):
             raise TypeError(f"DataLoader: transform must be callable, got {transform!r}")
         self.dataset, self.transform = dataset, transform
         self.prefetch = checked_int(self._name, "prefetch", prefetch, least=0)
+        self.first_batch = 0
         super().__init__(len(dataset), batch_size, shuffle, drop_last, seed, sampler)
 
     def order(self, epoch: int | None = None) -> np.ndarray:
@@ -83,7 +87,8 @@ class DataLoader(BatchOrder):
         return self._order(self.epoch if epoch is None else epoch, self._seed())
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._epoch_batches(*self._begin())
+        first, self.first_batch = self.first_batch, 0
+        return self._epoch_batches(*self._begin(), first)
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
         if self.sampler is not None:
@@ -92,9 +97,9 @@ class DataLoader(BatchOrder):
             return np.arange(self.samples)
         return random.permutation(shuffle_stream(seed, epoch), self.samples)
 
-    def _epoch_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
+    def _epoch_batches(self, epoch: int, seed: int, first: int) -> Iterator[Batch]:
         order, count, size = self._order(epoch, seed), len(self), self.batch_size
-        pieces = (order[i * size : (i + 1) * size] for i in range(count))
+        pieces = (order[i * size : (i + 1) * size] for i in range(first, count))
         batches = (self._batch(indices, epoch, seed) for indices in pieces)
         yield from _ahead(map(_check_on_host, batches), self.prefetch) if self.prefetch else batches
 

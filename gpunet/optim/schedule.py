@@ -7,8 +7,7 @@ ours.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from math import cos, pi
 from typing import Any
 
@@ -259,22 +258,6 @@ class WarmupLR(Schedule):
         if step < self.steps:
             return base * ((step + 1) / self.steps)
         return base if self.then is None else self.then.rate(base, step - self.steps)
-
-
-@contextmanager
-def sought(schedule: Schedule | None, step: int | None) -> Iterator[None]:
-    """Have a schedule stand at another step inside; None for either changes nothing."""
-    if schedule is None or step is None or step == schedule.step_count:
-        yield
-        return
-    now, rates = schedule.step_count, [group["lr"] for group in schedule.optimizer.groups]
-    schedule.seek(step)
-    try:
-        yield
-    finally:
-        schedule.step_count = now
-        for group, rate in zip(schedule.optimizer.groups, rates, strict=True):
-            group["lr"] = rate
 
 
 def _cosine(start: float, end: float, share: float) -> float:

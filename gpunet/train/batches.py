@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from gpunet.autograd import Tensor
@@ -75,19 +76,29 @@ def update_signature(batches: Sequence[Any]) -> Hashable:
     return tuple(map(batch_signature, batches))
 
 
-def batch_groups(loader: Loader, max_batches: int, batches_per_update: int = 1) -> Generator[list[Any], None, None]:
+def batch_groups(
+    loader: Loader, max_batches: int, batches_per_update: int = 1, first: int = 0
+) -> Generator[list[Any], None, None]:
     """Group neighbouring batches of a loader, for one call of `TrainingStep.run` each.
 
     A group has whole updates of equal signatures, at most `max_batches` batches. The last update of
     an epoch may have fewer batches, and is a group of its own. Where the loader raises, the batches
     that it gave before come first, as they would one by one. A loader with a method `deferred`
     gives batches that kernels make.
+
+    Args:
+        loader: gives the batches of an epoch.
+        max_batches, batches_per_update: see above.
+        first: how many batches to leave out at the start. A loader with an attribute `first_batch`
+            does not make them.
     """
+    if first and hasattr(loader, "first_batch"):
+        loader.first_batch, first = first, 0
     group: list[Any] = []
     update: list[Any] = []
     try:
         with open_batches(loader, getattr(loader, "deferred", None)) as batches:
-            for batch in batches:
+            for batch in islice(batches, first, None):
                 update.append(batch)
                 if len(update) < batches_per_update:
                     continue

@@ -6,7 +6,7 @@ A batch counts by its rows, so a smaller last batch counts for less.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +30,11 @@ class Metric(Protocol):
 
     @property
     def value(self) -> Any:
-        """A number or an array, over all batches since `reset`."""
+        """A number or an array, over all batches since `reset`.
+
+        A metric may also have `state_dict`, what it has added up as JSON can hold it, and
+        `load_state_dict`: a checkpoint within an epoch then keeps it.
+        """
 
 
 class Mean:
@@ -47,6 +51,14 @@ class Mean:
         """Add a value that counts `weight` times."""
         self.total += value * weight
         self.weight += weight
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been added up."""
+        return {"total": self.total, "weight": self.weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self.total, self.weight = state["total"], state["weight"]
 
     @property
     def value(self) -> float:
@@ -72,6 +84,14 @@ class _Share:
         rows, flat = _rows(self.name, logits, labels, self.ignore_index)
         if len(flat):
             self._mean.update(float(self.hits(rows, flat).mean()), len(flat))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been added up."""
+        return self._mean.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        self._mean.load_state_dict(state)
 
     def hits(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Which of the labels (R,) the logits (R, K) hit, bool (R,)."""
@@ -145,6 +165,15 @@ class ConfusionMatrix:
     def reset(self) -> None:
         """Forget all batches."""
         self.matrix = np.zeros((self.num_classes or 0,) * 2, np.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The matrix, as lists."""
+        return {"matrix": self.matrix.tolist()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+        count = len(state["matrix"])
+        self.matrix = np.array(state["matrix"], np.int64).reshape(count, count)
 
     @property
     def value(self) -> Any:
@@ -254,6 +283,21 @@ class EpochMeter:
                 metric.count(*result.correct)
             elif result.logits is not None:
                 metric.update(result.logits, result.labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been added up, without metrics that have no state to give."""
+        kept = {metric.name: metric.state_dict() for metric in self.metrics if hasattr(metric, "state_dict")}
+        return {"rows": self.rows, "loss": self._loss.state_dict(), "metrics": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Take up what `state_dict` returned -> the names of metrics of which it has nothing."""
+        self.rows = state["rows"]
+        self._loss.load_state_dict(state["loss"])
+        known = {metric.name: metric for metric in self.metrics if hasattr(metric, "load_state_dict")}
+        for name, kept in state["metrics"].items():
+            if name in known:
+                known[name].load_state_dict(kept)
+        return [metric.name for metric in self.metrics if metric.name not in state["metrics"]]
 
     def values(self) -> dict[str, Any]:
         """The loss and the metrics by name."""

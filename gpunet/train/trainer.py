@@ -19,20 +19,21 @@ from gpunet.cuda.capture import Recorder
 from gpunet.geometry import positive_int
 from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
 from gpunet.nn import Module
-from gpunet.nn.module import in_eval_mode
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
-from gpunet.optim.schedule import Schedule, sought
+from gpunet.optim.schedule import Schedule
 from gpunet.precision import stored_dtype
 from gpunet.progress import Progress
-from gpunet.train.batches import Loader, batch_groups, open_batches, set_epoch
+from gpunet.train.batches import Loader, batch_groups, set_epoch
 from gpunet.train.callbacks import ProgressBar
 from gpunet.train.capture import CapturedStep
 from gpunet.train.checks import check_loader, check_parameters, check_parts, make_recorder
 from gpunet.train.eager import EagerStep
+from gpunet.train.evaluation import measured, predicted
 from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
 from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import Accuracy, EpochMeter, Metric, make_metrics
+from gpunet.train.running import RunningEpoch
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
 __all__ = ["Trainer"]
@@ -137,10 +138,10 @@ class Trainer:
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
         self.columns: list[str] = []
-        self._meter, self._seconds = EpochMeter(self.metrics), 0.0
+        self._running = RunningEpoch(self.metrics)
+        self._left: dict[str, Any] | None = None
+        """Where a checkpoint left the epoch that runs next; None at its start."""
         self._fitting = False
-        self._epoch_start: int | None = None
-        """The step of the schedule at which the running epoch began."""
 
     def _captured(self, recorder: Recorder, strict: bool) -> CapturedStep:
         updates = 1 if self._hooks.every_step else UPDATES_PER_GRAPH
@@ -156,8 +157,8 @@ class Trainer:
         The first Ctrl-C ends training after the running step, with ``history.interrupted`` set; a
         second one raises at once. An epoch that does not end, for whatever reason, gets no row and
         is not counted, and the schedule goes back to where the epoch began. So the next fit, or one
-        from a checkpoint, runs the epoch again and ends with as many steps of the schedule as a fit
-        without a break. The weights, and what the optimizer counts and averages, keep what the
+        from a checkpoint written after it, runs the epoch again and ends with as many steps of the
+        schedule as a fit without a break. The weights, and what the optimizer counts and averages, keep what the
         epoch's steps have done.
 
         Args:
@@ -218,41 +219,39 @@ class Trainer:
         Returns:
             (N, …) on the host.
         """
-        if hasattr(data, "shape"):
-            whole: Any = data
-            data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
-        check_loader("data", data)
-        outputs = []
-        shown = Progress("predicting", data, "batch", bars=self._progress, lines=self._progress)
-        with watch_interrupts() as interrupt, in_eval_mode(self.model), open_batches(data) as batches, shown:
-            for batch in batches:
-                outputs.append(self._eager.predict(batch))
-                shown.update()
-                interrupt.check()
-        if not outputs:
-            raise ValueError("Trainer: data gave no batches")
-        return np.concatenate(outputs)
+        return predicted(self._eager, data, batch_size, self._progress)
 
     # ---- checkpoints
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint from which training goes on exactly.
 
-        It holds the model, the optimizer, the schedule, the averages, the history and the seed. One
-        that a hook writes within an epoch has the weights of that moment, but the schedule of the
-        start of the epoch, where training goes on.
+        It holds the model, the optimizer, the schedule, the averages, the history, the seed and the
+        places in the random streams. One that a hook writes within an epoch also holds how many of
+        its batches are behind it and what has been measured, so that training goes on with the next
+        batch: with the same bits as without a break, on the same backend.
         """
-        training = {"epoch": self.epoch, "seed": random.current_seed(), "history": self.history.rows}
+        training = {
+            "epoch": self.epoch,
+            "seed": random.current_seed(),
+            "drawn": random.drawn(),
+            "history": self.history.rows,
+            "running": self._running.state_dict() if self._running.taken else self._left,
+        }
         metadata = {**(metadata or {}), "training": training}
-        with sought(self._step_schedule, self._epoch_start):
-            save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
+        save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
-        """Go on from a checkpoint that `save` wrote, with its seed -> its metadata."""
+        """Go on from a checkpoint that `save` wrote, with its seed -> its metadata.
+
+        Where it was written within an epoch, the next fit begins with the rest of that epoch, which
+        counts as one.
+        """
         metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule, self.average)
         if training := metadata.pop("training", None):
-            random.seed(training["seed"])
+            random.resume(training["seed"], training.get("drawn", {}))
             self.epoch, self.history = training["epoch"], History(training["history"])
+            self._left = training.get("running")
         return metadata
 
     # ---- for callbacks
@@ -263,7 +262,8 @@ class Trainer:
 
         These are the loss, the metrics that are numbers, and images_per_second.
         """
-        return {**numbers_of(self._meter.values()), "images_per_second": self._meter.rows / max(self._seconds, 1e-9)}
+        meter, seconds = self._running.meter, max(self._running.seconds, 1e-9)
+        return {**numbers_of(meter.values()), "images_per_second": meter.rows / seconds}
 
     # ---- one epoch
 
@@ -296,7 +296,10 @@ class Trainer:
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         """Run an epoch and append its row; if it does not end, put the schedule back."""
         epoch, schedule = self.epoch, self._step_schedule
-        start = self._epoch_start = None if schedule is None else schedule.step_count
+        self._running, self._left = RunningEpoch(self.metrics, self._left), None
+        start = self._running.schedule_start
+        if schedule is not None and start is None:
+            start = self._running.schedule_start = schedule.step_count
         try:
             row = self._measure_epoch(loader, valid, interrupt)
             interrupt.holding = True
@@ -308,16 +311,15 @@ class Trainer:
             interrupt.holding = True
             if self.epoch == epoch and schedule is not None and start is not None and schedule.step_count != start:
                 schedule.seek(start)
-            self._epoch_start = None
+            self._running.taken = 0  # the epoch has ended, or begins again
             interrupt.holding = False
         self._hooks.call("after_epoch", self)
         interrupt.check()
 
     def _measure_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> dict[str, Any]:
         """Run the steps and the validation of an epoch -> its row."""
-        start = perf_counter()
-        self.step, self.steps = 0, len(loader) if isinstance(loader, Sized) else None
-        self._meter, self._seconds = EpochMeter(self.metrics), 0.0
+        start = perf_counter() - self._running.seconds
+        self.step, self.steps = self._running.taken, len(loader) if isinstance(loader, Sized) else None
         set_epoch(loader, self.epoch)
         set_epoch(valid, self.epoch)
         self._hooks.call("before_epoch", self)
@@ -343,38 +345,38 @@ class Trainer:
 
     def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
         """Run the steps of an epoch -> the learning rate of the last one."""
-        rate, start, taken = self.optimizer.groups[0]["lr"], perf_counter(), 0
+        run, size = self._running, self._step.batches_per_update
+        run.started, offered = perf_counter(), False
         try:
-            with closing(batch_groups(loader, self._step.max_batches, self._step.batches_per_update)) as groups:
+            with closing(batch_groups(loader, self._step.max_batches, size, run.taken)) as groups:
                 for batches in groups:
                     interrupt.check()
-                    self.step, taken = taken, taken + len(batches)
+                    self.step, offered = run.taken, True
                     random.begin_step(self.epoch, self.step)
-                    hook_start = perf_counter()  # the time of hooks does not count as the steps'
                     try:
-                        self._hooks.call("before_step", self)
+                        with run.paused():
+                            self._hooks.call("before_step", self)
                     except SkipStep:
+                        run.taken += len(batches)
                         continue
-                    start += perf_counter() - hook_start
-                    rate = self._train(batches)
-                    hook_start = perf_counter()
-                    self._seconds = hook_start - start
-                    self._hooks.call("after_step", self)
-                    start += perf_counter() - hook_start
+                    run.rate = self._train(batches)
+                    run.taken += len(batches)
+                    with run.paused():
+                        self._hooks.call("after_step", self)
                     interrupt.check()
         except StopEpoch:
             pass
-        if not self._meter.rows:
-            why = "hooks left out every batch" if taken else "train_loader gave no batches"
+        if not run.meter.rows or run.rate is None:
+            why = "hooks left out every batch" if offered else "train_loader gave no batches"
             raise ValueError(f"Trainer: no step was run in epoch {self.epoch + 1}: {why}")
-        return rate
+        return run.rate
 
     def _train(self, batches: Sequence[Any]) -> float:
         """Train on batches, and move `step` to the last -> the learning rate of that step."""
         result, first = StepResult(0.0, 0), self.step
         try:
             for result in self._step.run(batches, self.epoch, self.step):
-                self._meter.update(result)
+                self._running.meter.update(result)
                 self.step += 1
         except FloatingPointError as error:
             place = f"epoch {self.epoch + 1}, step {self.step + 1}"
@@ -383,16 +385,9 @@ class Trainer:
         return result.rate
 
     def _evaluate(self, name: str, loader: Loader, interrupt: Interrupt, metrics: Sequence[Metric]) -> dict[str, Any]:
-        meter, lines = EpochMeter(metrics), self._progress and not self._fitting  # a fit's log has a line per epoch
+        lines = self._progress and not self._fitting  # a fit's log has a line for each epoch
         shown = Progress("evaluating", loader, "batch", bars=self._progress, lines=lines)
-        with in_eval_mode(self.model), open_batches(loader) as batches, shown:
-            for batch in batches:
-                meter.update(self._eager.evaluate(batch))
-                shown.update()
-                interrupt.check()
-        if not meter.rows:
-            raise ValueError(f"Trainer: {name} gave no batches")
-        return meter.values()
+        return measured(self._eager, name, loader, metrics, interrupt, shown)
 
     def _column_names(self, valid: bool) -> list[str]:
         measured = list(numbers_of(EpochMeter(self.metrics).values()))

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from gpunet import optim
+import gpunet as gp
+from gpunet import data, optim
+from gpunet.train import StopTraining
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
@@ -32,31 +34,205 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(new_task, tmp_path, kind
         assert whole.history[column] == second.history[column]
 
 
-def test_a_checkpoint_within_an_epoch_goes_on_from_its_start_with_no_step_of_the_schedule_twice(new_task, tmp_path):
-    def make(*callbacks):
-        task = new_task()
+class SaveAt:
+    """Saves a checkpoint in a hook, at one place of training."""
+
+    def __init__(self, path, epoch, step, hook="after_step", every_step=True):
+        self.path, self.place, self.every_step = path, (epoch, step), every_step
+        setattr(self, hook, self.save)
+
+    def save(self, trainer):
+        if (trainer.epoch, trainer.step) == self.place:
+            trainer.save(self.path)
+
+
+def state_of(trainer):
+    """All that a run leaves but its times: arrays by name, and the rest."""
+    kept = trainer.optimizer.state_dict()
+    slots = {f"{name}.{i}": a for name, arrays in kept.pop("slots").items() for i, a in enumerate(arrays)}
+    arrays = {**trainer.model.state_dict(), **slots}
+    if trainer.average is not None:
+        arrays |= {f"average.{name}": array for name, array in trainer.average.state_dict().items()}
+    times = {"seconds", "images_per_second"}
+    rows = [{name: value for name, value in row.items() if name not in times} for row in trainer.history.rows]
+    schedule = None if trainer.schedule is None else trainer.schedule.state_dict()
+    return arrays, {"optimizer": kept, "rows": rows, "epoch": trainer.epoch, "schedule": schedule}
+
+
+def assert_same_run(one, other):
+    (arrays, rest), (others, other_rest) = state_of(one), state_of(other)
+    np.testing.assert_equal(rest, other_rest)
+    assert arrays.keys() == others.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, others[name], err_msg=name)
+
+
+def run_whole_and_in_parts(make, path, *, epochs=3):
+    """(a trainer that ran without a break, one that went on from the checkpoint that the first one's hook wrote)."""
+    loader, valid, whole = make(seed=0, saving=True)
+    whole.fit(loader, epochs, valid=valid)
+    loader, valid, second = make(seed=9, saving=False)  # a process of its own does not know the seed
+    second.load(path)
+    assert second.epoch < epochs
+    second.fit(loader, epochs - second.epoch, valid=valid)
+    return whole, second
+
+
+@pytest.mark.parametrize("hook", ["before_step", "after_step"])
+@pytest.mark.parametrize("place", [(0, 0), (1, 0), (1, 2), (1, 3), (2, 1)])  # an epoch has 4 steps
+def test_training_goes_on_within_an_epoch_bit_for_bit(new_task, tmp_path, place, hook):
+    path = tmp_path / "within.safetensors"
+
+    def make(seed, saving):
+        task = new_task(seed)
         schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
-        return task, schedule, task.trainer(schedule=schedule, callbacks=callbacks)
+        average = optim.ExponentialMovingAverage(task.model, task.optimizer, 0.9)
+        callbacks = [SaveAt(path, *place, hook)] if saving else []
+        metrics = ["accuracy", "top2", "confusion", "f1"]
+        trainer = task.trainer(schedule=schedule, average=average, callbacks=callbacks, metrics=metrics)
+        return task.train, task.valid, trainer
 
-    class Save:
+    assert_same_run(*run_whole_and_in_parts(make, path))
+
+
+def of_arrays(task):
+    return list(task.train)
+
+
+def ahead(task):
+    return data.DataLoader(task.train.dataset, 16, shuffle=True, transform=task.train.transform, prefetch=2)
+
+
+def with_sampler(task):
+    sampler = data.WeightedRandomSampler(np.arange(1, 51.0), 64)
+    return data.DataLoader(task.train.dataset, 16, sampler=sampler, transform=task.train.transform)
+
+
+@pytest.mark.parametrize("loader", [of_arrays, ahead, with_sampler])
+def test_every_loader_goes_on_with_the_next_batch(new_task, tmp_path, loader):
+    path = tmp_path / "within.safetensors"
+
+    def make(seed, saving):
+        task = new_task(0)  # a list of batches is of one seed
+        gp.seed(seed if loader is not of_arrays else 0)
+        trainer = task.trainer(callbacks=[SaveAt(path, 1, 1)] if saving else [])
+        return loader(task), task.valid, trainer
+
+    assert_same_run(*run_whole_and_in_parts(make, path))
+
+
+def test_a_data_loader_does_not_make_the_batches_that_are_left_out():
+    made = []
+
+    def note(batch, *, indices, epoch, seed):
+        made.append(len(indices))
+        return batch
+
+    loader = data.DataLoader(data.ArrayDataset(np.zeros((10, 1), np.float32)), 4, transform=note, prefetch=0)
+    loader.first_batch = 2
+    assert [len(batch[0]) for batch in loader] == [2]
+    assert made == [2]
+    assert len(list(loader)) == 3  # the next epoch is whole
+
+
+def test_updates_of_several_batches_go_on_within_an_epoch(new_task, tmp_path):
+    path = tmp_path / "within.safetensors"
+
+    def make(seed, saving):
+        task = new_task(seed)
+        callbacks = [SaveAt(path, 1, 1)] if saving else []
+        return task.train, task.valid, task.trainer(batches_per_update=2, callbacks=callbacks)
+
+    assert_same_run(*run_whole_and_in_parts(make, path))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("every_step", [False, True])
+def test_captured_training_goes_on_within_an_epoch_bit_for_bit(
+    new_task, tmp_path, cuda_name, short_graphs, every_step, precision
+):
+    path = tmp_path / "within.safetensors"
+
+    def make(seed, saving):
+        task = new_task(seed)
+        schedule = optim.CosineAnnealingLR(task.optimizer, 12)
+        callbacks = [SaveAt(path, 1, 2, every_step=every_step)] if saving else []
+        how = {"backend": cuda_name, "capture": True, "precision": precision}
+        return task.train, task.valid, task.trainer(schedule=schedule, callbacks=callbacks, **how)
+
+    assert_same_run(*run_whole_and_in_parts(make, path))
+
+
+def test_batches_that_kernels_make_go_on_within_an_epoch(new_task, tmp_path, cuda_name, short_graphs):
+    path = tmp_path / "within.safetensors"
+    rng = np.random.default_rng(0)
+    images = data.ArrayDataset(rng.integers(0, 256, (50, 6, 6, 1), dtype=np.uint8), rng.integers(0, 4, 50))
+    transform = data.Compose([data.RandomShift(1), data.Normalize(0.5, 0.25)])
+
+    def make(seed, saving):
+        task = new_task(seed)
+        loader = data.DeviceLoader(images, 16, backend=cuda_name, shuffle=True, transform=transform)
+        callbacks = [SaveAt(path, 1, 2, every_step=False)] if saving else []
+        return loader, None, task.trainer(backend=cuda_name, capture=True, callbacks=callbacks)
+
+    assert_same_run(*run_whole_and_in_parts(make, path))
+
+
+class Constant:
+    """A metric that cannot be saved."""
+
+    name = "constant"
+    value = 1.0
+
+    def reset(self):
+        pass
+
+    def update(self, logits, labels):
+        pass
+
+
+def test_a_metric_without_a_state_is_named_when_training_goes_on_within_an_epoch(new_task, tmp_path):
+    path = tmp_path / "within.safetensors"
+
+    def make(seed, saving):
+        task = new_task(seed)
+        callbacks = [SaveAt(path, 1, 2)] if saving else []
+        return task.train, task.valid, task.trainer(metrics=["accuracy", Constant()], callbacks=callbacks)
+
+    with pytest.warns(UserWarning, match="the checkpoint has no state of constant, which the rest of the epoch"):
+        assert_same_run(*run_whole_and_in_parts(make, path))
+
+
+def test_saving_within_an_epoch_changes_nothing(new_task, tmp_path):
+    runs = []
+    for callbacks in ([], [SaveAt(tmp_path / "within.safetensors", 1, 2)]):
+        task = new_task()
+        runs.append(task.trainer(callbacks=callbacks, schedule=optim.OneCycleLR(task.optimizer, 0.01, 12)))
+        runs[-1].fit(task.train, 3)
+    assert_same_run(*runs)
+
+
+def test_an_epoch_that_went_on_and_does_not_end_begins_again(new_task, tmp_path):
+    path = tmp_path / "within.safetensors"
+    task = new_task()
+    task.trainer(schedule=optim.OneCycleLR(task.optimizer, 0.01, 12), callbacks=[SaveAt(path, 1, 1)]).fit(task.train, 3)
+
+    class Stop:
         def after_step(self, trainer):
-            if (trainer.epoch, trainer.step) == (1, 2):
-                trainer.save(tmp_path / "within.safetensors")
+            raise StopTraining
 
-    plain, _, trainer = make()
-    trainer.fit(plain.train, 3)
-    task, _, trainer = make(Save())
-    trainer.fit(task.train, 3)
-    for name, value in plain.model.state_dict().items():  # saving changes nothing
-        np.testing.assert_array_equal(value, task.model.state_dict()[name], err_msg=name)
-
-    other, schedule, second = make()
-    second.load(tmp_path / "within.safetensors")
-    assert (second.epoch, schedule.step_count) == (1, 4)
-    assert other.optimizer.groups[0]["lr"] == schedule.rates(4)[0]
+    task = new_task()
+    schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
+    trainer = task.trainer(schedule=schedule, callbacks=[Stop()])
+    trainer.load(path)
+    trainer.fit(task.train, 2)
+    assert (trainer.epoch, schedule.step_count) == (1, 4)  # where the epoch began
+    trainer.save(path)
+    other = new_task()
+    second = other.trainer(schedule=optim.OneCycleLR(other.optimizer, 0.01, 12))
+    second.load(path)
     second.fit(other.train, 2)
-    assert schedule.step_count == 12
-    assert second.history["lr"] == trainer.history["lr"]
+    assert (second.epoch, second.schedule.step_count) == (3, 12)
 
 
 def test_a_checkpoint_written_on_one_backend_goes_on_on_another(new_task, tmp_path):

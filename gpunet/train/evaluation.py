@@ -1,0 +1,50 @@
+"""Passes over data that train nothing: measuring, and the model's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet.autograd import Tensor
+from gpunet.nn.module import in_eval_mode
+from gpunet.progress import Progress
+from gpunet.train.batches import Loader, open_batches
+from gpunet.train.checks import check_loader
+from gpunet.train.eager import EagerStep
+from gpunet.train.interrupt import Interrupt, watch_interrupts
+from gpunet.train.metrics import EpochMeter, Metric
+
+
+def measured(
+    step: EagerStep, name: str, loader: Loader, metrics: Sequence[Metric], interrupt: Interrupt, shown: Progress
+) -> dict[str, Any]:
+    """The loss and the metrics over a loader's batches; `name` is what an error calls it."""
+    meter = EpochMeter(metrics)
+    with in_eval_mode(step.model), open_batches(loader) as batches, shown:
+        for batch in batches:
+            meter.update(step.evaluate(batch))
+            shown.update()
+            interrupt.check()
+    if not meter.rows:
+        raise ValueError(f"Trainer: {name} gave no batches")
+    return meter.values()
+
+
+def predicted(step: EagerStep, data: Loader | np.ndarray | Tensor, batch_size: int, show: bool) -> np.ndarray:
+    """The model's outputs, see `Trainer.predict`; `show` is whether progress is shown."""
+    if hasattr(data, "shape"):
+        whole: Any = data
+        data = [(whole[i : i + batch_size],) for i in range(0, len(whole), batch_size)]
+    check_loader("data", data)
+    outputs = []
+    shown = Progress("predicting", data, "batch", bars=show, lines=show)
+    with watch_interrupts() as interrupt, in_eval_mode(step.model), open_batches(data) as batches, shown:
+        for batch in batches:
+            outputs.append(step.predict(batch))
+            shown.update()
+            interrupt.check()
+    if not outputs:
+        raise ValueError("Trainer: data gave no batches")
+    return np.concatenate(outputs)
