@@ -3,6 +3,7 @@
 import io
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -157,3 +158,14 @@ def test_a_median_of_many_images_shows_itself(terminal):
     screen = terminal()
     vision.filters.median(np.zeros((4, 6, 6, 1), np.uint8))
     assert "median: " in screen.getvalue()
+
+
+def test_a_filter_over_many_images_shows_itself_and_one_over_few_does_not(monkeypatch):
+    named = []
+    monkeypatch.setattr(vision.filters, "working", lambda what, part: named.append((what, part)) or nullcontext())
+    images = np.zeros((4, 6, 6, 1), np.float32)
+    vision.filters.emboss(images)
+    assert named == []
+    monkeypatch.setattr(vision.filters, "LONG", images.size)
+    vision.filters.emboss(images)
+    assert named == [("emboss", "4 images")]

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.formatwarning = _one_line
     try:
         status = options.run(options) or 0
-        sys.stdout.flush()  # here, where a closed pipe is caught, and not when Python ends
+        print(end="", flush=True)  # here, where a closed pipe is caught, and not when Python ends
         return status
     except KeyboardInterrupt:
         return 130

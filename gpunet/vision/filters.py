@@ -18,6 +18,7 @@ and return an array of the image's shape. The median is not a convolution: see `
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import cos, exp, floor, radians, sin
 from typing import Any, TypedDict, Unpack
 
@@ -31,6 +32,8 @@ from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
 from gpunet.progress import track, working
 
+LONG = 2**24
+"""Numbers in a batch from which a filter shows itself: fewer are done sooner than a timer is worth."""
 BORDERS = {"reflect": "reflect", "edge": "edge", "zero": "constant"}
 """The names of the borders, and `numpy.pad`'s names for them."""
 
@@ -256,7 +259,8 @@ def _convolved(
     down, right = (sum(bank[0].shape[axis] // 2 for bank in passes) for axis in (0, 1))
     computed = np.dtype(np.float64 if np.float64 in (batch.dtype, result) else np.float32)
     x = _padded(operation, batch.astype(computed), down, right, border)
-    with working(operation, f"{len(x)} images"), no_grad():
+    shown = working(operation, f"{len(x)} images") if x.size >= LONG else nullcontext()
+    with shown, no_grad():
         y = tensor(x, backend="numpy" if backend is None else backend)
         for bank in passes:  # depthwise: each channel is a group and meets all matrices of the bank
             w = np.tile(np.stack(bank, axis=-1)[:, :, None, :], channels).astype(computed)
