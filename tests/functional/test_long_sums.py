@@ -12,10 +12,13 @@ import gpunet as gp
 from gpunet import functional as F
 from gpunet import optim
 from gpunet.autograd import parameter
+from gpunet.backends.numpy.sums import LONG
 
 TERM = np.float32(0.1)
 EXACT = float(TERM)
 MOST = 1e-6
+BLAS = 5e-6
+"""What BLAS itself may lose in a product with too few terms for `numpy.sums.multiply` to cut it."""
 
 
 def terms_of(backend):
@@ -35,8 +38,8 @@ def backward(y, dy=None):
     y.backward(gp.tensor(full(*y.shape) if dy is None else dy, backend=y.backend))
 
 
-def assert_near(got, expected):
-    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=MOST)
+def assert_near(got, expected, most=MOST):
+    np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=most)
 
 
 SUMS = {
@@ -72,7 +75,8 @@ def test_gradients_of_a_convolution(backend, name):
     y = F.conv2d(x, w, b, **options)
     backward(y)
     assert_near(host(b.grad, backend), EXACT * (y.size // filters))
-    assert_near(host(w.grad, backend), EXACT * EXACT * (y.size // filters))
+    by_blas = backend.name == "numpy" and y.size // filters < LONG
+    assert_near(host(w.grad, backend), EXACT * EXACT * (y.size // filters), BLAS if by_blas else MOST)
 
 
 def test_gradients_of_other_products(backend):
