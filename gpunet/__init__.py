@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from gpunet import data, functional, models, nn, optim, random
 from gpunet.autograd import Function, Parameter, Tensor, no_grad, tensor
 from gpunet.backends import available_backends, get_backend
-from gpunet.errors import BackendError
+from gpunet.errors import BackendError, DamagedFileError
 from gpunet.random import seed
 from gpunet.report.summary import summary
 from gpunet.train import Trainer
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from gpunet.report.plan import plan
 
 __all__ = [
-    "BackendError", "Function", "Parameter", "Tensor", "Trainer", "__version__", "available_backends", "data",
-    "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan", "random", "seed", "summary", "tensor",
+    "BackendError", "DamagedFileError", "Function", "Parameter", "Tensor", "Trainer", "__version__",
+    "available_backends", "data", "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan", "random",
+    "seed", "summary", "tensor",
 ]  # fmt: skip
 
 

@@ -12,6 +12,10 @@ class BackendError(RuntimeError):
     """A backend lacks its device, driver or library, or tensors of two backends were mixed."""
 
 
+class DamagedFileError(ValueError):
+    """A file is truncated or altered, or is not of a kind that can be read here."""
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Give a warning, whose place is the line that called gpunet, however deep inside it arises."""
     frame: FrameType | None = sys._getframe()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from numbers import Integral, Real
 from typing import Any
@@ -74,8 +74,7 @@ def check_state(owner: str, state: Any, own: Mapping[str, Any], rates: str) -> N
         raise TypeError(f"{owner}: a state is what state_dict returns, got {type(state).__name__}")
     if missing := [key for key in own if key not in state]:
         raise ValueError(f"{owner}: the state lacks {', '.join(missing)}")
-    if state["options"] != own["options"]:
-        raise ValueError(f"{owner}: the state is of {state['options']}, not {own['options']}")
+    check_options(owner, state["options"], own["options"])
     given, groups = state[rates], len(own[rates])
     if not isinstance(given, list | tuple):
         raise TypeError(f"{owner}: the state's {rates} are {given!r} but must be a list of numbers, one for each group")
@@ -83,6 +82,33 @@ def check_state(owner: str, state: Any, own: Mapping[str, Any], rates: str) -> N
         raise ValueError(f"{owner}: the state is of {len(given)} groups, not {groups}")
     for rate in given:
         check_number(owner, "a rate of the state", rate, NOT_NEGATIVE)
+
+
+def check_options(owner: str, saved: Any, own: Mapping[str, Any]) -> None:
+    """Raise ValueError, with the options that differ, unless a schedule's saved options are its own.
+
+    TypeError if the saved ones are no mapping.
+    """
+    if not isinstance(saved, Mapping):
+        raise TypeError(f"{owner}: the state's options are {saved!r} but must be a dict")
+    if differ := [f"{name} {was!r}, not {now!r}" for name, was, now in _differences(saved, own)]:
+        raise ValueError(
+            f"{owner}: the state is of {', '.join(differ)}; to go on with other options, such as a longer schedule, "
+            "ask for it with extend_schedule=True"
+        )
+
+
+def _differences(saved: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, saved value, own value) of each option that differs; None for one that is not there.
+
+    An option of a schedule inside another, such as `WarmupLR.then`, is named "then.T_max".
+    """
+    for name in [*own, *(name for name in saved if name not in own)]:
+        was, now = saved.get(name), own.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            yield from ((f"{name}.{inner}", *values) for inner, *values in _differences(was, now))
+        elif name not in saved or name not in own or was != now:
+            yield name, was, now
 
 
 def check_scaling(owner: str, values: Any) -> None:

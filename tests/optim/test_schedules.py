@@ -78,8 +78,21 @@ def test_a_schedule_continues_from_its_state():
     assert walk(one, 4) == walk(other, 4)
     with pytest.raises(ValueError, match="CosineAnnealingLR: the state is of 1 groups, not 2"):
         optim.CosineAnnealingLR(optimizer(0.1, 0.2), T_max=9).load_state_dict(one.state_dict())
-    with pytest.raises(ValueError, match=r"CosineAnnealingLR: the state is of \{'T_max': 9, .*, not \{'T_max': 3, "):
+    with pytest.raises(ValueError, match="CosineAnnealingLR: the state is of T_max 9, not 3; .* extend_schedule"):
         optim.CosineAnnealingLR(optimizer(0.5), T_max=3).load_state_dict(one.state_dict())
+
+
+def test_an_option_of_a_schedule_behind_a_warm_up_is_named():
+    def made(T_max):
+        held = optimizer(0.5)
+        return optim.WarmupLR(held, 2, optim.CosineAnnealingLR(held, T_max))
+
+    with pytest.raises(ValueError, match=r"^WarmupLR: the state is of then\.T_max 9, not 12; to go on with"):
+        made(12).load_state_dict(made(9).state_dict())
+    with pytest.raises(ValueError, match=r"^WarmupLR: the state is of then\.name None, not 'CosineAnnealingLR', then"):
+        made(9).load_state_dict(optim.WarmupLR(optimizer(0.5), 2).state_dict())
+    with pytest.raises(TypeError, match="WarmupLR: the state's options are 3 but must be a dict"):
+        made(9).load_state_dict({**made(9).state_dict(), "options": 3})
 
 
 def test_a_loaded_state_includes_the_first_rates():
