@@ -43,8 +43,12 @@ def to_json(operation: str, state: Mapping[str, Any], *, indent: int | None = No
 
 
 def from_json(text: str) -> Any:
-    """What `to_json` wrote, with lists for tuples and arrays and Python's numbers for NumPy's."""
-    return json.loads(text, object_hook=_read)
+    """What `to_json` wrote, with lists for tuples and arrays and Python's numbers for NumPy's.
+
+    Raises:
+        ValueError: another text, such as one in which an object has a key twice.
+    """
+    return json.loads(text, object_pairs_hook=_read)
 
 
 def plain_number(value: Any) -> Any:
@@ -112,8 +116,11 @@ def _key(key: Any, place: str) -> str:
     raise TypeError(f"{place} is {key!r} but must be text or a finite number")
 
 
-def _read(value: dict[str, Any]) -> Any:
-    """A number that is not finite, if the JSON object stands for one."""
+def _read(pairs: list[tuple[str, Any]]) -> Any:
+    """A dict, or a number that is not finite if the JSON object stands for one."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a JSON object has a key twice")
     if len(value) == 1 and value.get(MARK) in NOT_FINITE:
         return float(value[MARK])
     return value
