@@ -6,11 +6,12 @@ from gpunet.interop.safetensors import (
     load_checkpoint,
     load_weights,
     read_metadata,
+    read_origin,
     save_checkpoint,
     save_weights,
 )
 
 __all__ = [
     "OpenedCheckpoint", "Snapshot", "checkpoint_snapshot", "load_checkpoint", "load_weights", "open_checkpoint",
-    "read_metadata", "save_checkpoint", "save_weights",
+    "read_metadata", "read_origin", "save_checkpoint", "save_weights",
 ]  # fmt: skip

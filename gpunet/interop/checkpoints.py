@@ -20,6 +20,7 @@ from gpunet.files import PathLike
 from gpunet.interop.container import CHECKPOINT, Snapshot, read, snapshot
 from gpunet.interop.json_values import to_json
 from gpunet.nn import Module
+from gpunet.nn.origin import origin
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
 from gpunet.version import __version__
@@ -71,12 +72,7 @@ def checkpoint_snapshot(
 
 def written_by(model: Module, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What every file says of the gpunet that wrote it, and of how its model was made."""
-    return {"about": {**(about or {}), "gpunet": __version__}, "model": _origin(model)}
-
-
-def _origin(model: Module) -> dict[str, Any] | None:
-    """How the model was made; None where nothing is known of it."""
-    return None
+    return {"about": {**(about or {}), "gpunet": __version__}, "model": origin(model)}
 
 
 # ---- reading

@@ -99,3 +99,9 @@ def load_checkpoint(
 def read_metadata(path: PathLike) -> dict[str, Any]:
     """The metadata of a weights file or a checkpoint; empty if another program wrote it."""
     return read("read_metadata", path, with_arrays=False).state.get("metadata", {})
+
+
+def read_origin(path: PathLike) -> dict[str, Any] | None:
+    """How the model of a file was made, see `models.load_model`; None if the file does not say."""
+    found: dict[str, Any] | None = read("read_origin", path, with_arrays=False).state.get("model")
+    return found

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from gpunet import nn
 from gpunet.models.parts import ImageShape, check_extents, check_stem, dense_head
+from gpunet.nn.origin import recorded
 
 __all__ = ["alexnet"]
 
 
+@recorded
 def alexnet(
     input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small", dense: Sequence[int] = (512, 512)
 ) -> nn.Sequential:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.models.parts import ImageShape, check_extents
+from gpunet.nn.origin import recorded
 
 __all__ = ["cnn", "lenet"]
 
 
+@recorded
 def lenet(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10) -> nn.Sequential:
     """LeNet-5 (LeCun et al. 1998, section II.B) with ReLU and max pooling, as it is taught today.
 
@@ -26,6 +28,7 @@ def lenet(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10) -> nn.Se
     )  # fmt: skip
 
 
+@recorded
 def cnn(input_shape: ImageShape = (28, 28, 1), num_classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
     """The plain network of today's courses: 3x3 convolutions, max pools and dense layers.
 

@@ -14,6 +14,7 @@ from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.models.parts import ImageShape, check_extents
 from gpunet.nn import init
+from gpunet.nn.origin import recorded
 
 __all__ = ["speedrun", "whiten", "whitening_filters"]
 
@@ -40,6 +41,7 @@ class Scaled(nn.Sequential):
         return super().forward(x) * self.factor
 
 
+@recorded
 def speedrun(
     input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, images: np.ndarray | None = None
 ) -> nn.Sequential:

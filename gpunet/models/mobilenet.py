@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gpunet import nn
 from gpunet.models.parts import ImageShape, check_extents, conv_norm
+from gpunet.nn.origin import recorded
 
 __all__ = ["mobilenet"]
 
@@ -17,6 +18,7 @@ BLOCKS = (
 """Filters of each block, and the stride of its depthwise convolution (table 1)."""
 
 
+@recorded
 def mobilenet(
     input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, width_mult: float = 1.0, stride: int = 1
 ) -> nn.Sequential:

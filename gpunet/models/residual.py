@@ -8,6 +8,7 @@ from __future__ import annotations
 from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.models.parts import ImageShape, check_extents, check_stem, conv_norm
+from gpunet.nn.origin import recorded
 
 __all__ = ["BasicBlock", "resnet9", "resnet18", "resnet34"]
 
@@ -43,6 +44,7 @@ class BasicBlock(nn.Module):
         return self.norm2(y, x if self.shortcut is None else self.shortcut(x))
 
 
+@recorded
 def resnet18(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small") -> nn.Sequential:
     """ResNet-18: a convolution, eight residual blocks (table 1), the mean, a dense layer.
 
@@ -56,6 +58,7 @@ def resnet18(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem:
     return _resnet("resnet18", RESNET18, input_shape, num_classes, stem)
 
 
+@recorded
 def resnet34(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, stem: str = "small") -> nn.Sequential:
     """ResNet-34, with sixteen blocks; the arguments are those of `resnet18`.
 
@@ -80,6 +83,7 @@ def _resnet(name: str, blocks: tuple[int, ...], input_shape: ImageShape, num_cla
     return nn.Sequential(*layers, nn.GlobalAvgPool2d(), nn.Flatten(), nn.Linear(filters, num_classes))
 
 
+@recorded
 def resnet9(input_shape: ImageShape = (32, 32, 3), num_classes: int = 10) -> nn.Sequential:
     """The nine-layer residual network of fast CIFAR-10 training.
 

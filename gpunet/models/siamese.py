@@ -14,10 +14,12 @@ from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.models.parts import ImageShape, check_extents
+from gpunet.nn.origin import recorded
 
 __all__ = ["Siamese", "conv4", "koch"]
 
 
+@recorded
 class Siamese(nn.Module):
     """Embeds two images with the same weights and gives the logit that they are of one class.
 
@@ -43,6 +45,7 @@ class Siamese(nn.Module):
         return self.head(F.abs(self.embedding(a) - self.embedding(b))).reshape(len(a))
 
 
+@recorded
 def koch(input_shape: ImageShape = (105, 105, 1)) -> Siamese:
     """The network of Koch, Zemel & Salakhutdinov 2015, figure 4; see `Siamese`.
 
@@ -59,6 +62,7 @@ def koch(input_shape: ImageShape = (105, 105, 1)) -> Siamese:
     return Siamese(nn.Sequential(*layers, nn.Flatten(), nn.Linear(h * w * c, 4096, activation="sigmoid")), 4096)
 
 
+@recorded
 def conv4(input_shape: ImageShape = (28, 28, 1), channels: Sequence[int] = (64, 64, 64, 64)) -> nn.Sequential:
     """The embedding of Vinyals et al. 2016 and of Snell et al. 2017, section 3.1.
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor
+from gpunet.nn.origin import recorded
 
 __all__ = ["UNet"]
 
@@ -24,6 +25,7 @@ UPSAMPLERS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
+@recorded
 class UNet(nn.Module):
     """U-Net (Ronneberger, Fischer & Brox 2015, figure 1): (N, H, W, C) -> logits (N, H, W, K).
 

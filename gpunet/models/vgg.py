@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gpunet import nn
 from gpunet.models.parts import ImageShape, check_extents, conv_norm, dense_head
+from gpunet.nn.origin import recorded
 
 __all__ = ["vgg11", "vgg16"]
 
@@ -19,6 +20,7 @@ FILTERS = {
 """Filters of the convolutions between the pools (table 1, columns A and D)."""
 
 
+@recorded
 def vgg11(
     input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
 ) -> nn.Sequential:
@@ -40,6 +42,7 @@ def vgg11(
     return _vgg("vgg11", input_shape, num_classes, batch_norm, dense)
 
 
+@recorded
 def vgg16(
     input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
 ) -> nn.Sequential:

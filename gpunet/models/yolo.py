@@ -23,6 +23,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet import nn
 from gpunet.autograd import Tensor, tensor
+from gpunet.nn.origin import recorded
 from gpunet.vision.average_precision import Detections
 from gpunet.vision.boxes import nms, pairwise_iou, real_numbers, shape_iou, whole_labels
 
@@ -37,6 +38,7 @@ box.
 """
 
 
+@recorded
 class YOLO(nn.Module):
     """The detector's backbone and head.
 
