@@ -17,10 +17,10 @@ from gpunet.progress import bar
 from gpunet.train.history import describe
 from gpunet.train.hooks import Callback, StopTraining, TrainerView
 
-__all__ = ["BestCheckpoint", "CSVLogger", "EarlyStopping", "LearningRateMonitor", "ProgressBar"]
+__all__ = ["CSVLogger", "EarlyStopping", "LearningRateMonitor", "ProgressBar"]
 
 
-class _Monitor(Callback):
+class Monitor(Callback):
     """A callback that watches one column of the history, which it checks for before training.
 
     Args:
@@ -81,7 +81,7 @@ def direction(owner: str, monitor: str, mode: str | None) -> str:
     raise ValueError(f"{owner}: the name of monitor {monitor!r} does not say what is better: pass mode='min' or 'max'")
 
 
-class EarlyStopping(_Monitor):
+class EarlyStopping(Monitor):
     """Ends training when a column has not improved for `patience` epochs of this fit.
 
     Args:
@@ -107,64 +107,51 @@ class EarlyStopping(_Monitor):
         super().__init__(monitor, mode, min_delta)
         self.patience = positive_int("EarlyStopping", "patience", patience)
         self.restore_best = restore_best
-        self._first, self._states = 0, list[Mapping[str, np.ndarray]]()
+        self._first: int | None = None  # the epoch at which the running fit began; None outside a fit
+        self._states = list[Mapping[str, np.ndarray]]()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the running fit began to count epochs, and the states of its best epoch."""
+        arrays = {f"{i}.{name}": array for i, state in enumerate(self._states) for name, array in state.items()}
+        return {"first": self._first, **arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next fit go on counting where another was left."""
+        self._first = state["first"]
+        names = [name.partition(".") for name in state if name != "first"]
+        count = len({i for i, _, _ in names})
+        self._states = [{name: state[f"{i}.{name}"] for j, _, name in names if j == str(i)} for i in range(count)]
 
     def before_fit(self, trainer: TrainerView) -> None:
-        """Begin to count epochs."""
+        """Begin to count epochs, or go on counting; end a fit that had ended before it was left."""
         super().before_fit(trainer)
-        self._first = len(trainer.history)
-        self._states = []
+        if self._first is None:
+            self._first, self._states = len(trainer.history), []
+        else:
+            self._check_patience(trainer.history[self.monitor][self._first :] if len(trainer.history) else [])
 
     def after_epoch(self, trainer: TrainerView) -> None:
         """Keep the state of a best epoch; end training `patience` epochs after it."""
         values = trainer.history[self.monitor][self._first :]
-        best = self.best(values)
-        if best == len(values) - 1:
-            if self.restore_best:
-                self._states = [part.state_dict() for part in _stateful(trainer)]
-        elif len(values) - 1 - best >= self.patience:
-            raise StopTraining
+        if self.restore_best and self.best(values) == len(values) - 1:
+            self._states = [part.state_dict() for part in _stateful(trainer)]
+        self._check_patience(values)
 
     def after_fit(self, trainer: TrainerView) -> None:
         """Load the state of the best epoch."""
-        states, self._states = self._states, []
+        states, self._states, self._first = self._states, [], None
         if states:
             for part, state in zip(_stateful(trainer), states, strict=True):
                 part.load_state_dict(state)
+
+    def _check_patience(self, values: Sequence[float]) -> None:
+        if values and len(values) - 1 - self.best(values) >= self.patience:
+            raise StopTraining
 
 
 def _stateful(trainer: TrainerView) -> list[Any]:
     """The parts of a trainer whose states are kept: the model, and the averages if it has them."""
     return [part for part in (trainer.model, trainer.average) if part is not None]
-
-
-class BestCheckpoint(_Monitor):
-    """Writes a checkpoint after each epoch that is the best one so far.
-
-    Args:
-        path: the file. It is written under another name and then renamed, so it is always complete.
-        monitor: a column of the history; "epoch" keeps the last epoch.
-        metadata: what the file keeps beside, as JSON; `interop.read_metadata` returns it.
-        mode: "min" if lower values are better, "max" if higher ones are; None to go by the name of
-            the column, see `direction`.
-    """
-
-    order = 50
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        monitor: str = "valid_accuracy",
-        metadata: Mapping[str, Any] | None = None,
-        mode: str | None = None,
-    ) -> None:
-        super().__init__(monitor, mode)
-        self.path, self.metadata = Path(path), metadata
-
-    def after_epoch(self, trainer: TrainerView) -> None:
-        """Write the checkpoint if this epoch is the best one."""
-        if self.best(trainer.history[self.monitor]) == len(trainer.history) - 1:
-            trainer.save(self.path, metadata=self.metadata)
 
 
 class LearningRateMonitor(Callback):
@@ -176,6 +163,14 @@ class LearningRateMonitor(Callback):
 
     def __init__(self) -> None:
         self.rates: list[list[float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rates so far."""
+        return {"rates": self.rates}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after these rates."""
+        self.rates = [list(rates) for rates in state["rates"]]
 
     def before_step(self, trainer: TrainerView) -> None:
         """Record the rates that the step will use."""
@@ -228,7 +223,7 @@ class ProgressBar(Callback):
         """Remove the bar, and say how training ended if Ctrl-C ended it."""
         self._close()
         if trainer.history.interrupted:
-            print(f"interrupted after {trainer.epoch} finished epochs; one that has begun is not counted", flush=True)
+            print(f"interrupted after {trainer.epoch} finished epochs", flush=True)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpunet.backends import Backend
 from gpunet.cuda.capture import Recorder
+from gpunet.geometry import positive_int
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer
 
@@ -19,6 +20,14 @@ def check_loader(name: str, loader: Any) -> None:
         raise TypeError(f"Trainer: {name} must give batches, such as a DataLoader; got {type(loader).__name__}")
     if isinstance(loader, Sized) and len(loader) == 0:
         raise ValueError(f"Trainer: {name} has no batches")
+
+
+def check_fit(train_loader: Any, epochs: int, valid: Any) -> None:
+    """Raise TypeError or ValueError for arguments that `Trainer.fit` does not take."""
+    positive_int("Trainer", "epochs", epochs)
+    check_loader("train_loader", train_loader)
+    if valid is not None:
+        check_loader("valid", valid)
 
 
 def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any) -> None:
@@ -67,3 +76,9 @@ def check_parameters(optimizer: Optimizer, epoch: int) -> None:
         total = arena.backend.sum(arena.data, (0,))
     if not np.isfinite(arena.backend.to_numpy(total)):
         raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {epoch}")
+
+
+def check_valid_loss(loss: float, epoch: int) -> None:
+    """Raise FloatingPointError where the loss of the validation is not finite after an epoch."""
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"Trainer: valid_loss is {loss} after epoch {epoch}")

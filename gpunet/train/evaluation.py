@@ -13,6 +13,7 @@ from gpunet.progress import Progress
 from gpunet.train.batches import Loader, open_batches
 from gpunet.train.checks import check_loader
 from gpunet.train.eager import EagerStep
+from gpunet.train.history import numbers_of
 from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import EpochMeter, Metric
 
@@ -48,3 +49,10 @@ def predicted(step: EagerStep, data: Loader | np.ndarray | Tensor, batch_size: i
     if not outputs:
         raise ValueError("Trainer: data gave no batches")
     return np.concatenate(outputs)
+
+
+def column_names(metrics: Sequence[Metric], valid: bool) -> list[str]:
+    """The columns of a history, with those of a validation or without."""
+    own = list(numbers_of(EpochMeter(metrics).values()))
+    validated = [f"valid_{name}" for name in own] if valid else []
+    return ["epoch", *own, *validated, "lr", "seconds", "images_per_second"]

@@ -1,4 +1,4 @@
-"""Ctrl-C during training."""
+"""Ctrl-C and SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 from gpunet.train.hooks import StopTraining
 
@@ -14,48 +14,63 @@ from gpunet.train.hooks import StopTraining
 class Interrupt:
     """A context that counts each Ctrl-C, and raises KeyboardInterrupt after the first `patience`.
 
+    With a patience of 1 it takes a SIGTERM, with which schedulers and systems end a process, as a
+    Ctrl-C too, unless the program has a handler of its own. The process then ends by that signal at
+    the end of the block, or of the outermost one.
+
     Python drops an exception that a signal handler raises in a finaliser or in a callback of the
     garbage collector, and goes on. The count stays: `check`, and the end of the block, raise what
     was dropped.
 
     The context does nothing where SIGINT is ignored or handled by no Python code, and outside the
-    main thread, which is the only one that Python gives signals. Afterwards the earlier handler is
-    back.
+    main thread, which is the only one that Python gives signals. Afterwards the earlier handlers
+    are back.
 
     Args:
         patience: 1 if the first Ctrl-C asks for an orderly end, 0 if it raises at once too.
     Attributes:
-        count: how often Ctrl-C was pressed.
+        count: how often Ctrl-C was pressed, or a SIGTERM came.
+        terminated: whether a SIGTERM came.
         holding: while True, Ctrl-C is only counted: around a few statements that belong together.
             It is set by a plain assignment, because a signal may come in the middle of a call.
     """
 
     def __init__(self, patience: int = 1) -> None:
-        self.patience, self.count, self.holding = patience, 0, False
-        self._installed = False
+        self.patience, self.count, self.holding, self.terminated = patience, 0, False, False
+        self._before: dict[int, Any] = {}  # the handlers that this one stands in for
 
     @property
     def requested(self) -> bool:
-        """Whether Ctrl-C was pressed."""
+        """Whether a signal has asked for the end."""
         return self.count > 0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            replaced = self._before not in (None, signal.SIG_IGN)
+            before = signal.getsignal(signal.SIGINT)
+            replaced = before not in (None, signal.SIG_IGN)
             if self.patience == 0:  # a handler of the user's may not raise, so it stays
-                replaced = self._before is signal.default_int_handler
+                replaced = before is signal.default_int_handler
             if replaced:
-                self._installed = True
+                self._before[signal.SIGINT] = before
                 signal.signal(signal.SIGINT, self._handle)
+            before = signal.getsignal(signal.SIGTERM)
+            if self.patience and (before == signal.SIG_DFL or isinstance(_owner(before), Interrupt)):
+                self._before[signal.SIGTERM] = before
+                signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
-        if self._installed:
-            signal.signal(signal.SIGINT, self._before)
-            outer = getattr(self._before, "__self__", None)
-            if isinstance(outer, Interrupt):  # of a fit, one of whose hooks entered this context
-                outer.count += self.count
+        outer = None
+        # Ctrl-C's own handler comes back last, for from then on another one raises here
+        for number, before in reversed(self._before.items()):
+            signal.signal(number, before)
+            outer = _owner(before) if outer is None else outer
+        self._before = {}
+        if isinstance(outer, Interrupt):  # of a fit, one of whose hooks entered this context
+            outer.count += self.count
+            outer.terminated |= self.terminated
+        elif self.terminated:
+            signal.raise_signal(signal.SIGTERM)
         if kind is None and self.count > self.patience:
             raise KeyboardInterrupt
 
@@ -68,9 +83,15 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.terminated |= number == signal.SIGTERM
         switching = frame is not None and frame.f_code in _SWITCHING
         if self.count > self.patience and not self.holding and not switching:
             raise KeyboardInterrupt
+
+
+def _owner(handler: Any) -> Any:
+    """The object whose method a handler is; None for a function."""
+    return getattr(handler, "__self__", None)
 
 
 _SWITCHING = (Interrupt.__enter__.__code__, Interrupt.__exit__.__code__)
@@ -80,7 +101,7 @@ _SWITCHING = (Interrupt.__enter__.__code__, Interrupt.__exit__.__code__)
 def watch_interrupts() -> AbstractContextManager[Interrupt]:
     """A context in which the first Ctrl-C raises; inside a fit of this thread, the fit's own."""
     if threading.current_thread() is threading.main_thread():
-        outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        outer = _owner(signal.getsignal(signal.SIGINT))
         if isinstance(outer, Interrupt):
             return nullcontext(outer)
     return Interrupt(patience=0)

@@ -305,13 +305,19 @@ class EpochMeter:
         return {"loss": 0.0 if ignored else self._loss.value, **{metric.name: metric.value for metric in self.metrics}}
 
 
-def make_metrics(metrics: Sequence[str | Metric]) -> list[Metric]:
+def make_metrics(metrics: Sequence[str | Metric] | None, logits: bool = True) -> list[Metric]:
     """Make metrics from names; objects are taken as they are.
+
+    If None, accuracy; nothing if there are no logits, which metrics take.
 
     The names are "accuracy", "confusion" and "top5", with any number; and "precision", "recall" and
     "f1" for means over classes, each also with "_micro" for all classes together and with
     "_by_class" for an array.
     """
+    if metrics and not logits:
+        raise ValueError("Trainer: metrics take logits, which a loss_step= does not give; pass metrics=[]")
+    if metrics is None:
+        metrics = ("accuracy",) if logits else ()
     if isinstance(metrics, str):
         raise TypeError(f"Trainer: metrics takes a list, got the name {metrics!r}; write [{metrics!r}]")
     return [_make_metric(metric) for metric in metrics if metric != "loss"]  # it is always measured

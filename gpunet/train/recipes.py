@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from gpunet.data.readers.folders import match_classes, split_folders
 from gpunet.optim.schedule import Schedule
 from gpunet.train.step import Loss
 
+MakeModel = Callable[[tuple[int, int, int], int], nn.Module]
+"""Makes a network for images (H, W, C) and a number of classes."""
 DATASETS = ("digits", "mnist", "fashion_mnist", "cifar10")
 MODELS = ("lenet", "cnn", "alexnet", "vgg11", "vgg16", "resnet9", "resnet18", "resnet34", "mobilenet")
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", "adagrad", "lion", "muon")
@@ -31,6 +33,7 @@ class Recipe:
     """How to train one network on one data set.
 
     Attributes:
+        model: one of `MODELS`, or ``MODULE:FUNCTION``, which names a function of the user.
         lr: the largest learning rate of the schedule.
         shift: by how many pixels at most images are moved.
         flip: whether half of the images are mirrored.
@@ -54,8 +57,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, taken in (("model", MODELS), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in taken:
-                raise ValueError(f"recipe: {name} is {getattr(self, name)!r} but takes {', '.join(taken)}")
+            given = getattr(self, name)
+            if given not in taken and not (name == "model" and is_own(given)):
+                also = ", or your own as MODULE:FUNCTION" if name == "model" else ""
+                raise ValueError(f"recipe: {name} is {given!r} but takes {', '.join(taken)}{also}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"recipe: {name} is {getattr(self, name)} but must be at least 1")
@@ -63,6 +68,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """The attributes, as JSON can hold them."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Recipe:
+        """The recipe of which `as_dict` was saved as JSON."""
+        return cls(**{**saved, "mean": tuple(saved["mean"]), "std": tuple(saved["std"])})
 
 
 _BY_DATASET = {
@@ -98,7 +108,7 @@ def recipe(dataset: str, model: str = "cnn", **changes: Any) -> Recipe:
 
     Args:
         dataset: one of `DATASETS`, or a folder of images.
-        model: one of `MODELS`.
+        model: as for `Recipe`.
         changes: attributes of `Recipe` that get another value; None leaves one as it is.
     """
     if dataset and dataset not in DATASETS and Path(dataset).expanduser().is_dir():
@@ -235,8 +245,25 @@ def image_shape(dataset: Any) -> tuple[int, int, int]:
     return h, w, c
 
 
-def make_model(recipe: Recipe, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Make the recipe's network; the seed decides its initial parameters."""
+def is_own(model: str) -> bool:
+    """Whether the name of a model stands for a function of the user: ``MODULE:FUNCTION``."""
+    return ":" in model
+
+
+def make_model(
+    recipe: Recipe, input_shape: tuple[int, int, int], classes: int, make: MakeModel | None = None
+) -> nn.Module:
+    """Make the recipe's network; the seed decides its initial parameters.
+
+    Args:
+        make: a function of the user, ``make(input_shape, classes)``, where the recipe names one.
+    Raises:
+        ValueError: the recipe names one and none is given, or it takes no dropout.
+    """
+    if is_own(recipe.model):
+        if make is None:
+            raise ValueError(f"the model is your own, {recipe.model}: give it by --model {recipe.model}")
+        return make(input_shape, classes)
     if recipe.model == "cnn":
         return models.cnn(input_shape, classes, dropout=recipe.dropout)
     if recipe.dropout:

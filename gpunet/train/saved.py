@@ -17,7 +17,7 @@ from gpunet.data.readers.folders import check_readable, image_files
 from gpunet.data.readers.images import SUFFIXES, read_image
 from gpunet.interop import load_weights, read_metadata
 from gpunet.tensors import tensor
-from gpunet.train.recipes import Recipe, make_model
+from gpunet.train.recipes import MakeModel, Recipe, make_model
 from gpunet.train.trainer import Trainer
 
 
@@ -80,20 +80,22 @@ class Saved:
         return [path for path, readable in zip(paths, fine, strict=True) if readable]
 
 
-def load_saved(path: str | os.PathLike[str]) -> Saved:
+def load_saved(path: str | os.PathLike[str], make: MakeModel | None = None) -> Saved:
     """Read a checkpoint that `gpunet train` has written.
 
+    Args:
+        path: the file.
+        make: makes the network if it is the user's own: opening the file runs no code of its own.
     Raises:
-        ValueError: something else has written it.
+        ValueError: something else has written it, or `make` is missing.
     """
     description: dict[str, Any] = read_metadata(path)
     if not {"recipe", "input_shape", "classes"} <= set(description):
         raise ValueError(f"{path} was not written by gpunet train: it does not say which network it is of")
-    saved = description["recipe"]
-    recipe = Recipe(**{**saved, "mean": tuple(saved["mean"]), "std": tuple(saved["std"])})
+    recipe = Recipe.from_dict(description["recipe"])
     h, w, c = description["input_shape"]
     classes = tuple(description["classes"])
     r, g, b = description.get("background", Saved.background)
-    model = make_model(recipe, (h, w, c), len(classes))
+    model = make_model(recipe, (h, w, c), len(classes), make)
     load_weights(path, model)
     return Saved(recipe=recipe, input_shape=(h, w, c), classes=classes, background=(r, g, b), model=model)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence, Sized
 from contextlib import closing, nullcontext
 from copy import deepcopy
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -15,9 +15,9 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
-from gpunet.cuda.capture import Recorder
+from gpunet.files import PathLike
 from gpunet.geometry import positive_int
-from gpunet.interop.safetensors import load_checkpoint, save_checkpoint
+from gpunet.interop.checkpoints import checkpoint_snapshot, open_checkpoint
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
@@ -25,21 +25,19 @@ from gpunet.precision import stored_dtype
 from gpunet.progress import Progress
 from gpunet.train.batches import Loader, batch_groups, set_epoch
 from gpunet.train.callbacks import ProgressBar
-from gpunet.train.capture import CapturedStep
-from gpunet.train.checks import check_loader, check_parameters, check_parts, make_recorder
+from gpunet.train.capture import captured
+from gpunet.train.checks import check_fit, check_loader, check_parameters, check_parts, check_valid_loss, make_recorder
 from gpunet.train.eager import EagerStep
-from gpunet.train.evaluation import measured, predicted
+from gpunet.train.evaluation import column_names, measured, predicted
 from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
 from gpunet.train.interrupt import Interrupt, watch_interrupts
-from gpunet.train.metrics import Accuracy, EpochMeter, Metric, make_metrics
+from gpunet.train.metrics import Metric, make_metrics
 from gpunet.train.running import RunningEpoch
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
+from gpunet.train.writing import BackgroundWriter
 
 __all__ = ["Trainer"]
-
-UPDATES_PER_GRAPH = 16
-"""How many updates one graph holds at most, where no hook is called around each step."""
 
 
 class Trainer:
@@ -69,22 +67,20 @@ class Trainer:
             their gradients are stored, while sums, losses, parameters and statistics stay float32.
             In float16 losses are scaled, see `Optimizer.scale_losses`. Evaluation and prediction
             compute in the same precision and return float32.
-        capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`. If it cannot
-            be captured, True raises (after a first, eager update), and "auto" warns and runs the
-            step eagerly, as NumPy does. The numbers are the same. A replay runs no Python: Python
-            numbers that a `loss` or a `loss_step` of your own reads are frozen, and it gets
-            integers as int32 arrays of the device. Without hooks around each step, a graph holds 16
-            updates, and Ctrl-C waits for its end.
+        capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`; the numbers
+            are the same. If it cannot be captured, True raises (after a first, eager update), and
+            "auto" warns and runs the step eagerly, as NumPy does. Python numbers that a `loss` or a
+            `loss_step` of your own reads are frozen, and it gets integers as int32 arrays of the
+            device. Ctrl-C waits for the end of a graph of up to 16 updates.
         batches_per_update: how many batches one update takes, so that a big batch need not fit into
-            memory. Their gradients are added up, each weighted by its share of the rows, or of the
-            labels' weights where `loss` is so weighted. The sum is the gradient of one batch of all
-            rows, except that batch norm sees each batch by itself, and that it is only close for a
-            loss that divides by something else in each batch, such as Dice. A schedule then steps
-            once for these batches, and hooks around a step are called around all of them.
+            memory. Their gradients are added up, weighted by rows or by the labels' weights as in
+            `loss`: the gradient of one batch of all rows, except that batch norm sees each batch by
+            itself, and that it is only close for a loss that divides by something else in each
+            batch, such as Dice. A schedule steps once for these batches, and hooks around a step
+            are called around all of them.
         average: of this model and optimizer. `fit` validates with the averages, so `EarlyStopping`
-            and `BestCheckpoint` go by them (as in Lightning and timm), and checkpoints hold them.
-            The model itself keeps the trained weights: `evaluate` and `predict` use the averages
-            inside ``average.applied()``.
+            and `BestCheckpoint` go by them, and checkpoints hold them. The model itself keeps the
+            trained weights: `evaluate` and `predict` use the averages inside ``average.applied()``.
         callbacks: see `train.hooks`.
         progress: whether to show bars, and to print a line for each epoch.
     Attributes:
@@ -115,11 +111,7 @@ class Trainer:
         callbacks: Sequence[Any] = (),
         progress: bool = True,
     ) -> None:
-        if loss_step is not None and metrics:
-            raise ValueError("Trainer: metrics take logits, which a loss_step= does not give; pass metrics=[]")
-        if metrics is None:
-            metrics = () if loss_step is not None else ("accuracy",)
-        self.metrics = make_metrics(metrics)
+        self.metrics = make_metrics(metrics, logits=loss_step is None)
         check_parts(model, optimizer, schedule, average)
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
@@ -133,21 +125,17 @@ class Trainer:
             model, optimizer, loss=loss, loss_step=loss_step, schedule=self._step_schedule,
             keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=batches_per_update,
         )  # fmt: skip
-        self._step: TrainingStep = self._eager if recorder is None else self._captured(recorder, capture is True)
+        self._step: TrainingStep = self._eager
+        if recorder is not None:
+            self._step = captured(self._eager, recorder, self.metrics, self._hooks.every_step, capture is True)
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
         self.columns: list[str] = []
-        self._running = RunningEpoch(self.metrics)
+        self._running, self._writer = RunningEpoch(self.metrics), BackgroundWriter()
         self._left: dict[str, Any] | None = None
-        """Where a checkpoint left the epoch that runs next; None at its start."""
+        """Where the epoch that runs next was left; None at its start."""
         self._fitting = False
-
-    def _captured(self, recorder: Recorder, strict: bool) -> CapturedStep:
-        updates = 1 if self._hooks.every_step else UPDATES_PER_GRAPH
-        only_accuracy = all(type(metric) is Accuracy and metric.ignore_index is None for metric in self.metrics)
-        max_batches = updates * self._eager.batches_per_update
-        return CapturedStep(self._eager, recorder, max_batches=max_batches, strict=strict, count_correct=only_accuracy)
 
     # ---- the three things it does
 
@@ -155,11 +143,13 @@ class Trainer:
         """Train for `epochs` more epochs.
 
         The first Ctrl-C ends training after the running step, with ``history.interrupted`` set; a
-        second one raises at once. An epoch that does not end, for whatever reason, gets no row and
-        is not counted, and the schedule goes back to where the epoch began. So the next fit, or one
-        from a checkpoint written after it, runs the epoch again and ends with as many steps of the
-        schedule as a fit without a break. The weights, and what the optimizer counts and averages, keep what the
-        epoch's steps have done.
+        second one raises at once. A SIGTERM does the same, and then ends the process, unless the
+        program handles it. Where Ctrl-C or `StopTraining` ends an epoch early, the next fit, or one
+        from a checkpoint written after it, goes on with the epoch's next batch, bit for bit.
+
+        An epoch that an error ends is not counted, and the schedule goes back to where the epoch
+        began, so that the next fit runs all of it. The weights, and what the optimizer counts and
+        averages, keep what its steps have done.
 
         Args:
             train_loader: gives batches (x, y), or what `loss_step` takes. Its `epoch` is set before
@@ -180,12 +170,9 @@ class Trainer:
         if self._fitting:
             raise RuntimeError("Trainer: fit is running; hooks may call evaluate, predict or another Trainer's fit")
         self.optimizer.check_own_values("a step")
-        positive_int("Trainer", "epochs", epochs)
-        check_loader("train_loader", train_loader)
-        if valid is not None:
-            check_loader("valid", valid)
+        check_fit(train_loader, epochs, valid)
         self.last_epoch = self.epoch + epochs
-        self.columns = self._column_names(valid is not None)
+        self.columns = column_names(self.metrics, valid is not None)
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.check_monitor(self.columns)
         self.history.interrupted = False
@@ -202,7 +189,7 @@ class Trainer:
     def evaluate(self, loader: Loader) -> dict[str, Any]:
         """The loss and the metrics over a loader's batches, by name, in inference mode.
 
-        In a hook, copies of the metrics measure, so that those of the running epoch do not change.
+        In a hook, copies of the metrics measure, for those of the running epoch must not change.
         """
         check_loader("loader", loader)
         metrics = deepcopy(self.metrics) if self._fitting else self.metrics
@@ -223,45 +210,59 @@ class Trainer:
 
     # ---- checkpoints
 
-    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, path: PathLike, metadata: Mapping[str, Any] | None = None, *, keep: int = 1, wait: bool = True
+    ) -> None:
         """Write a checkpoint from which training goes on exactly.
 
-        It holds the model, the optimizer, the schedule, the averages, the history, the seed and the
-        places in the random streams. One that a hook writes within an epoch also holds how many of
-        its batches are behind it and what has been measured, so that training goes on with the next
-        batch: with the same bits as without a break, on the same backend.
+        It holds the model, the optimizer, the schedule, the averages, the history, the seed, the
+        places in the random streams and the callbacks' states; within an epoch, or after a stopped
+        fit, also how many batches are behind it and what has been measured. So training goes on
+        with the next batch: with the same bits as without a break, on the same backend.
+
+        Args:
+            metadata: what the file keeps beside, as JSON.
+            keep: how many files are kept: this one and those before it, see `train.Checkpoint`.
+            wait: for the disk; if not, another thread writes, and `fit` waits for it at its end.
         """
         training = {
-            "epoch": self.epoch,
-            "seed": random.current_seed(),
-            "drawn": random.drawn(),
-            "history": self.history.rows,
+            "epoch": self.epoch, "seed": random.current_seed(), "drawn": random.drawn(), "history": self.history.rows,
             "running": self._running.state_dict() if self._running.taken else self._left,
-        }
+        }  # fmt: skip
         metadata = {**(metadata or {}), "training": training}
-        save_checkpoint(path, self.model, self.optimizer, self.schedule, metadata, self.average)
+        snapshot = checkpoint_snapshot(
+            self.model, self.optimizer, self.schedule, metadata, self.average,
+            callbacks=self._hooks.states(), about={"backend": self.backend.name, **self.backend.describe()},
+        )  # fmt: skip
+        if wait:
+            snapshot.write(path, keep)
+        else:
+            self._writer.submit(Path(path), snapshot, keep)
 
-    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+    def load(self, path: PathLike, *, extend_schedule: bool = False) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote, with its seed -> its metadata.
 
         Where it was written within an epoch, the next fit begins with the rest of that epoch, which
         counts as one.
+
+        Args:
+            extend_schedule: whether the schedule may be of another length than the saved one.
+        Raises:
+            DamagedFileError, ValueError: the file is not whole, or belongs to another model,
+                optimizer or schedule. Nothing is changed.
         """
-        metadata = load_checkpoint(path, self.model, self.optimizer, self.schedule, self.average)
-        if training := metadata.pop("training", None):
+        saved = open_checkpoint(path)
+        saved.load_into(self.model, self.optimizer, self.schedule, self.average, extend_schedule=extend_schedule)
+        if training := saved.metadata.pop("training", None):
             random.resume(training["seed"], training.get("drawn", {}))
             self.epoch, self.history = training["epoch"], History(training["history"])
             self._left = training.get("running")
-        return metadata
-
-    # ---- for callbacks
+        self._hooks.load_states(saved.callbacks)
+        return saved.metadata
 
     @property
     def running(self) -> dict[str, Any]:
-        """Means over the steps of the running epoch so far.
-
-        These are the loss, the metrics that are numbers, and images_per_second.
-        """
+        """Means over the running epoch so far: loss, metrics that are numbers, images_per_second."""
         meter, seconds = self._running.meter, max(self._running.seconds, 1e-9)
         return {**numbers_of(meter.values()), "images_per_second": meter.rows / seconds}
 
@@ -282,6 +283,7 @@ class Trainer:
                 self._run_epoch(loader, valid, interrupt)
         except StopTraining:
             begun = True
+            self._hooks.call("on_stop", self)
         except KeyboardInterrupt:
             if interrupt.requested:  # the second one
                 raise
@@ -292,10 +294,11 @@ class Trainer:
             self.history.interrupted = interrupt.requested
             if begun:
                 self._hooks.call("after_fit", self)
+            self._writer.finish()
 
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
-        """Run an epoch and append its row; if it does not end, put the schedule back."""
-        epoch, schedule = self.epoch, self._step_schedule
+        """Run (the rest of) an epoch and append its row; keep where it stops, or put the schedule back."""
+        epoch, schedule, left = self.epoch, self._step_schedule, None
         self._running, self._left = RunningEpoch(self.metrics, self._left), None
         start = self._running.schedule_start
         if schedule is not None and start is None:
@@ -307,11 +310,16 @@ class Trainer:
             self.epoch += 1
             if isinstance(self.schedule, ReduceLROnPlateau):
                 self.schedule.step(row[self.schedule.monitor])
+        except StopTraining:
+            interrupt.holding = True
+            left = self._running.state_dict()
+            raise
         finally:
             interrupt.holding = True
-            if self.epoch == epoch and schedule is not None and start is not None and schedule.step_count != start:
+            ended = self.epoch > epoch or left is not None
+            if not ended and schedule is not None and start is not None and schedule.step_count != start:
                 schedule.seek(start)
-            self._running.taken = 0  # the epoch has ended, or begins again
+            self._left, self._running.taken = left, 0
             interrupt.holding = False
         self._hooks.call("after_epoch", self)
         interrupt.check()
@@ -336,11 +344,11 @@ class Trainer:
     def _validate(self, valid: Loader, interrupt: Interrupt) -> dict[str, Any]:
         """Evaluate after an epoch, with the averages if there are any -> the columns valid_…."""
         set_epoch(valid, self.epoch)
-        random.begin_step(self.epoch, self.step + 1)  # hooks may have drawn, and models may draw
+        random.begin_step(self.epoch, self._running.taken)  # hooks may have drawn, and models may draw
         with nullcontext() if self.average is None else self.average.applied():
-            measured = numbers_of(self._evaluate("valid", valid, interrupt, self.metrics))
-        if not np.isfinite(measured["loss"]):
-            raise FloatingPointError(f"Trainer: valid_loss is {measured['loss']} after epoch {self.epoch + 1}")
+            # by copies, since Ctrl-C may leave the epoch here and its own metrics are kept then
+            measured = numbers_of(self._evaluate("valid", valid, interrupt, deepcopy(self.metrics)))
+        check_valid_loss(measured["loss"], self.epoch + 1)
         return {f"valid_{name}": value for name, value in measured.items()}
 
     def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
@@ -372,7 +380,7 @@ class Trainer:
         return run.rate
 
     def _train(self, batches: Sequence[Any]) -> float:
-        """Train on batches, and move `step` to the last -> the learning rate of that step."""
+        """Train on batches, and move `step` to the last -> its learning rate."""
         result, first = StepResult(0.0, 0), self.step
         try:
             for result in self._step.run(batches, self.epoch, self.step):
@@ -388,8 +396,3 @@ class Trainer:
         lines = self._progress and not self._fitting  # a fit's log has a line for each epoch
         shown = Progress("evaluating", loader, "batch", bars=self._progress, lines=lines)
         return measured(self._eager, name, loader, metrics, interrupt, shown)
-
-    def _column_names(self, valid: bool) -> list[str]:
-        measured = list(numbers_of(EpochMeter(self.metrics).values()))
-        validated = [f"valid_{name}" for name in measured] if valid else []
-        return ["epoch", *measured, *validated, "lr", "seconds", "images_per_second"]

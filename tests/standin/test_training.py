@@ -35,7 +35,7 @@ def trained(backend, capture, *, epochs=3, prefetch=0, optimizer=optim.AdamW, lo
 
 @pytest.fixture
 def short_graphs(monkeypatch):
-    monkeypatch.setattr("gpunet.train.trainer.UPDATES_PER_GRAPH", 3)
+    monkeypatch.setattr("gpunet.train.capture.replay.UPDATES_PER_GRAPH", 3)
 
 
 def assert_same(one, other):

@@ -85,7 +85,7 @@ def graphs_of(cuda_backend, monkeypatch):
 @pytest.fixture
 def short_graphs(monkeypatch):
     """Graphs of few steps, so that short epochs have several."""
-    monkeypatch.setattr("gpunet.train.trainer.UPDATES_PER_GRAPH", STEPS)
+    monkeypatch.setattr("gpunet.train.capture.replay.UPDATES_PER_GRAPH", STEPS)
 
 
 @pytest.fixture

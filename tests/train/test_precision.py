@@ -171,7 +171,7 @@ def test_captured_steps_equal_eager_ones_bit_for_bit(trainer_of, precision, opti
 
 def test_16_bits_take_no_more_launches_except_for_those_of_the_scale_of_a_loss(trainer_of, graphs_of, monkeypatch):
     backend, graphs = graphs_of
-    monkeypatch.setattr("gpunet.train.trainer.UPDATES_PER_GRAPH", 1)
+    monkeypatch.setattr("gpunet.train.capture.replay.UPDATES_PER_GRAPH", 1)
     kernels = {}
     for how in ("float32", *NARROW):
         trainer_of(precision=how, capture=True, backend=backend).fit(loader_of(12), 1)

@@ -34,7 +34,8 @@ def test_another_optimizer_brings_its_own_rates_unless_they_are_given():
     [
         (
             {"model": "vgg"},
-            "model is 'vgg' but takes lenet, cnn, alexnet, vgg11, vgg16, resnet9, resnet18, resnet34, mobilenet",
+            "model is 'vgg' but takes lenet, cnn, alexnet, vgg11, vgg16, resnet9, resnet18, resnet34, mobilenet, or your own "
+            "as MODULE:FUNCTION",
         ),
         ({"optimizer": "lbfgs"}, "optimizer is 'lbfgs' but takes sgd, adam, adamw, rmsprop, adagrad, lion, muon"),
         ({"schedule": "step"}, "schedule is 'step' but takes onecycle, cosine, constant"),

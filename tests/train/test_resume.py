@@ -1,5 +1,7 @@
 """Training that goes on from a checkpoint equals training without a break, bit for bit."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -108,15 +110,20 @@ def with_sampler(task):
     return data.DataLoader(task.train.dataset, 16, sampler=sampler, transform=task.train.transform)
 
 
-@pytest.mark.parametrize("loader", [of_arrays, ahead, with_sampler])
+def with_mixup(task):
+    transform = data.Compose([task.train.transform, data.Mixup(4, alpha=0.4)])
+    return data.DataLoader(task.train.dataset, 16, shuffle=True, transform=transform)
+
+
+@pytest.mark.parametrize("loader", [of_arrays, ahead, with_sampler, with_mixup])
 def test_every_loader_goes_on_with_the_next_batch(new_task, tmp_path, loader):
     path = tmp_path / "within.safetensors"
 
     def make(seed, saving):
         task = new_task(0)  # a list of batches is of one seed
         gp.seed(seed if loader is not of_arrays else 0)
-        trainer = task.trainer(callbacks=[SaveAt(path, 1, 1)] if saving else [])
-        return loader(task), task.valid, trainer
+        callbacks, metrics = [SaveAt(path, 1, 1)] if saving else [], [] if loader is with_mixup else None
+        return loader(task), task.valid, task.trainer(callbacks=callbacks, metrics=metrics)
 
     assert_same_run(*run_whole_and_in_parts(make, path))
 
@@ -146,7 +153,7 @@ def test_updates_of_several_batches_go_on_within_an_epoch(new_task, tmp_path):
     assert_same_run(*run_whole_and_in_parts(make, path))
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("every_step", [False, True])
 def test_captured_training_goes_on_within_an_epoch_bit_for_bit(
     new_task, tmp_path, cuda_name, short_graphs, every_step, precision
@@ -212,20 +219,81 @@ def test_saving_within_an_epoch_changes_nothing(new_task, tmp_path):
     assert_same_run(*runs)
 
 
-def test_an_epoch_that_went_on_and_does_not_end_begins_again(new_task, tmp_path):
+class StopAfterEach:
+    """Ends every fit after its first step."""
+
+    def after_step(self, trainer):
+        raise StopTraining
+
+
+def test_a_fit_that_is_stopped_after_every_step_ends_like_one_without_a_break(new_task, tmp_path):
+    def make(*callbacks):
+        task = new_task()
+        schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
+        metrics = ["accuracy", "confusion", "f1"]
+        return task, task.trainer(schedule=schedule, callbacks=callbacks, metrics=metrics)
+
+    task, whole = make()
+    whole.fit(task.train, 3, valid=task.valid)
+    task, parts = make(StopAfterEach())
+    path, fits = tmp_path / "a.safetensors", 0
+    while parts.epoch < 3:
+        parts.fit(task.train, 3 - parts.epoch, valid=task.valid)
+        fits += 1
+        if fits % 3 == 0:  # now and then in another process
+            parts.save(path)
+            task, parts = make(StopAfterEach())
+            parts.load(path)
+    assert fits == 12 + 1  # one after each step; the last of them runs the last validation
+    assert_same_run(whole, parts)
+
+
+class PressAt:
+    """Presses Ctrl-C after some batches of a validation."""
+
+    def __init__(self, batches, epoch, batch):
+        self.batches, self.place, self.epoch = batches, (epoch, batch), 0
+
+    def __iter__(self):
+        for i, batch in enumerate(self.batches):
+            if (self.epoch, i) == self.place:
+                self.place = None
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_a_validation_that_ctrl_c_ends_is_made_again(new_task, tmp_path, batch):
+    def run(valid_of):
+        task = new_task()
+        trainer = task.trainer(metrics=["accuracy", "confusion", "f1"])
+        valid = valid_of(task.valid)
+        while trainer.epoch < 3:
+            trainer.fit(task.train, 3 - trainer.epoch, valid=valid)
+        return trainer
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert_same_run(run(lambda valid: valid), run(lambda valid: PressAt(valid, 1, batch)))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_epoch_that_went_on_and_fails_begins_again(new_task, tmp_path):
     path = tmp_path / "within.safetensors"
     task = new_task()
     task.trainer(schedule=optim.OneCycleLR(task.optimizer, 0.01, 12), callbacks=[SaveAt(path, 1, 1)]).fit(task.train, 3)
 
-    class Stop:
+    class Fail:
         def after_step(self, trainer):
-            raise StopTraining
+            raise RuntimeError("a hook failed")
 
     task = new_task()
     schedule = optim.OneCycleLR(task.optimizer, 0.01, 12)
-    trainer = task.trainer(schedule=schedule, callbacks=[Stop()])
+    trainer = task.trainer(schedule=schedule, callbacks=[Fail()])
     trainer.load(path)
-    trainer.fit(task.train, 2)
+    with pytest.raises(RuntimeError, match="a hook failed"):
+        trainer.fit(task.train, 2)
     assert (trainer.epoch, schedule.step_count) == (1, 4)  # where the epoch began
     trainer.save(path)
     other = new_task()

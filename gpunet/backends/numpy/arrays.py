@@ -13,10 +13,10 @@ class NumpyArrays(NumpyThreads):
 
     def describe(self) -> dict[str, str]:
         """Also the number of threads, and the BLAS with the processor that it is built for."""
-        blas = [
+        blas = sorted(  # libraries are found in any order
             f"{i['internal_api']} {i['version']} ({i.get('architecture', 'unknown architecture')})"
             for i in (library.info() for library in controllers())
-        ]
+        )
         return {**super().describe(), "threads": str(self.threads), "blas": ", ".join(blas) or "unknown"}
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:

@@ -75,6 +75,6 @@ too little memory. With ``capture=True`` that raises, after the first update. Wi
 Evaluation and prediction run eagerly: they are few launches in an epoch, and need all logits.
 """
 
-from gpunet.train.capture.replay import CapturedStep
+from gpunet.train.capture.replay import CapturedStep, captured
 
-__all__ = ["CapturedStep"]
+__all__ = ["CapturedStep", "captured"]

@@ -17,10 +17,23 @@ from gpunet.train.batches import batch_signature, update_signature
 from gpunet.train.capture.graph import StepGraph
 from gpunet.train.capture.staleness import CaptureFingerprint
 from gpunet.train.eager import EagerStep
+from gpunet.train.metrics import Accuracy, Metric
 from gpunet.train.step import StepResult, TrainingStep
 
+UPDATES_PER_GRAPH = 16
+"""How many updates one graph holds at most, where no hook is called around each step."""
 PACKAGE = str(Path(__file__).parents[2])
 """The folder of gpunet, whose lines are not the user's."""
+
+
+def captured(
+    eager: EagerStep, recorder: Recorder, metrics: Sequence[Metric], every_step: bool, strict: bool
+) -> CapturedStep:
+    """The captured step of a Trainer, whose callbacks are called around every step or not."""
+    updates = 1 if every_step else UPDATES_PER_GRAPH
+    only_accuracy = all(type(metric) is Accuracy and metric.ignore_index is None for metric in metrics)
+    max_batches = updates * eager.batches_per_update
+    return CapturedStep(eager, recorder, max_batches=max_batches, strict=strict, count_correct=only_accuracy)
 
 
 class HostCounts(NamedTuple):

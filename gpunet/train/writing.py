@@ -1,0 +1,66 @@
+"""Writes checkpoints on a thread of its own, so that training waits only for the copy of its state."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from gpunet.interop.container import Snapshot
+
+
+class BackgroundWriter:
+    """Writes snapshots to files in the order in which they come.
+
+    A snapshot that still waits gives way to a newer one of the same file, so that a slow disk holds
+    up no training, and no file has more than two snapshots in memory. The thread lives while there
+    is something to write, and the interpreter waits for it before it ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[Path, tuple[Snapshot, int]] = {}
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def submit(self, path: Path, snapshot: Snapshot, keep: int = 1) -> None:
+        """Have a snapshot written, see `Snapshot.write`.
+
+        Raises:
+            OSError: an earlier one could not be written.
+        """
+        self._raise_error()
+        with self._lock:
+            self._waiting.pop(path, None)  # so that the newer one takes its turn as the last
+            self._waiting[path] = snapshot, keep
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_all, name="gpunet-writer")
+                self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: something could not be written.
+        """
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+        self._raise_error()
+
+    def _write_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                path = next(iter(self._waiting))
+                snapshot, keep = self._waiting.pop(path)
+            try:
+                snapshot.write(path, keep)
+            except BaseException as error:  # raised where training can end for it
+                self._error = error
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
