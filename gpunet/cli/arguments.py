@@ -21,9 +21,9 @@ class Command(NamedTuple):
     """Runs the command with the parsed arguments and returns the exit status."""
 
 
-def add_backend(parser: ArgumentParser) -> None:
+def add_backend(parser: ArgumentParser, default: str | None = "auto") -> None:
     """Add ``--backend``."""
-    parser.add_argument("--backend", default="auto", help="numpy, cuda, cuda:1, emulated, reference or auto")
+    parser.add_argument("--backend", default=default, help="numpy, cuda, cuda:1, emulated, reference or auto")
 
 
 def add_data_root(parser: ArgumentParser) -> None:

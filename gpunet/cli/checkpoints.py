@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gpunet.cli.arguments import Command, add_backend, add_data_root, add_strict, when_unreadable
+from gpunet.cli.user_models import import_function
 from gpunet.data import DataLoader, Subset
 from gpunet.train import recipes
 from gpunet.train.saved import load_saved
@@ -19,6 +20,7 @@ BATCH_SIZE = 256
 
 def _add_checkpoint(parser: ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
+    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="the function that made the model, if it is yours")
 
 
 def _add_eval_arguments(parser: ArgumentParser) -> None:
@@ -31,7 +33,7 @@ def _add_eval_arguments(parser: ArgumentParser) -> None:
 
 def evaluate(options: Namespace) -> int:
     """Print accuracy, loss and confusion matrix of a checkpoint on test images."""
-    saved = load_saved(options.checkpoint)
+    saved = load_saved(options.checkpoint, options.model and import_function(options.model))
     name = saved.recipe.dataset if options.dataset is None else options.dataset
     test_set = recipes.load_test(
         name,
@@ -72,7 +74,7 @@ def _add_predict_arguments(parser: ArgumentParser) -> None:
 
 def predict(options: Namespace) -> int:
     """Print the class and its probability for each image."""
-    saved = load_saved(options.checkpoint)
+    saved = load_saved(options.checkpoint, options.model and import_function(options.model))
     trainer = saved.trainer(options.backend)
     paths = saved.image_paths(options.images, when_unreadable(options))
     # The name of a file need not be Unicode.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,23 @@ from gpunet.cli.arguments import (
     image_size,
     when_unreadable,
 )
-from gpunet.files import write_whole
+from gpunet.cli.runs import RECIPE_OPTIONS, RunFolder, Settings
+from gpunet.cli.user_models import own_model
 from gpunet.interop import load_weights
-from gpunet.interop.json_values import to_json
 from gpunet.precision import PRECISIONS
 from gpunet.random import seed
 from gpunet.report.summary import summary
-from gpunet.train import BestCheckpoint, Callback, CSVLogger, Trainer, recipes
-from gpunet.version import __version__
-
-RECIPE_OPTIONS = (
-    "epochs", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "dropout", "label_smoothing", "shift", "flip",
-)  # fmt: skip
-"""The options that change the recipe where they are given."""
+from gpunet.train import Callback, Trainer, recipes
 
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = f"An option that is not given takes the value of the data set's recipe. {_folder_recipe()}"
     add = parser.add_argument
     names = ", ".join(recipes.DATASETS)
-    add("--dataset", default="digits", metavar="NAME|FOLDER", help=f"{names}, or a folder of CLASS/ folders of images")
-    add("--model", default="cnn", choices=recipes.MODELS, help="default cnn")
+    folders = f"{names}, or a folder of CLASS/ folders of images; default digits"
+    add("--dataset", metavar="NAME|FOLDER", help=folders)
+    own = f"{', '.join(recipes.MODELS)}, or a function of yours, which is given the images' shape and how many classes"
+    add("--model", metavar="NAME|MODULE:FUNCTION", help=f"{own}; default cnn")
     add("--epochs", type=int)
     add("--batch-size", type=int)
     add("--lr", type=float, help="the largest learning rate of the schedule")
@@ -50,7 +47,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--label-smoothing", type=float)
     add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
-    add("--precision", default="float32", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
+    add("--precision", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
     add(
         "--image-size",
         type=image_size,
@@ -60,17 +57,21 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add(
         "--background",
         type=background,
-        default=(255, 255, 255),
         metavar="LEVEL|R,G,B",
         help="colour behind transparent images, levels from 0 to 255; default 255, white",
     )
     held_out = "share of the training images that is held out to choose the best epoch; default 0"
-    add("--valid", type=float, default=0.0, metavar="SHARE", help=held_out)
-    add("--seed", type=int, default=0, help="decides everything that is drawn; default 0")
-    written = "write best.safetensors, history.csv and config.json here after each epoch"
-    add("--output", type=Path, metavar="FOLDER", help=written)
+    add("--valid", type=float, metavar="SHARE", help=held_out)
+    add("--seed", type=int, help="decides everything that is drawn; default 0")
+    add("--output", type=Path, metavar="FOLDER", help="keep the run here: checkpoints, history.csv and config.json")
+    add("--overwrite", action="store_true", help="begin a new run although there is one in the folder of --output")
+    resumed = "go on with the run in this folder, wherever it was stopped; --epochs may make it longer"
+    add("--resume", type=Path, metavar="FOLDER", help=resumed)
+    add("--checkpoint-steps", type=int, metavar="N", help="write a checkpoint every N steps, and at each epoch's end")
+    add("--checkpoint-minutes", type=float, metavar="M", help="and at the latest every M minutes; default 10")
+    add("--keep", type=int, metavar="K", help="how many checkpoints are kept, the newest ones; default 2")
     add("--quiet", action="store_true", help="print the test accuracy alone")
-    add_backend(parser)
+    add_backend(parser, default=None)
     add_data_root(parser)
     add_strict(parser)
 
@@ -83,96 +84,88 @@ def _folder_recipe() -> str:
 
 
 def train(options: Namespace) -> int:
-    """Train a network, and print its accuracy on the test images."""
-    if not 0 <= options.valid < 1:
-        raise ValueError(f"--valid is {options.valid} but must be at least 0 and below 1")
-    if options.image_size and options.dataset in recipes.DATASETS:
-        raise ValueError(f"--image-size scales the images of a folder, not {options.dataset}'s")
-    seed(options.seed)
-    changes = {name: getattr(options, name) for name in RECIPE_OPTIONS}
-    recipe = recipes.recipe(options.dataset, options.model, **changes)
-    backend = get_backend(options.backend)
+    """Train a network, or go on with it, and print its accuracy on the test images."""
+    if options.resume is not None and (options.output is not None or options.overwrite):
+        raise ValueError("--resume goes on in its own folder, without --output and --overwrite")
+    asked = Settings.asked_for(options) if options.resume is None else Settings.read(options.resume).changed(options)
+    backend = get_backend(asked.backend)
+    settings = replace(asked, backend=backend.name if asked.backend == "auto" else asked.backend)
+    folder = options.resume if options.output is None else options.output
+    run = None if folder is None else RunFolder(folder)
+    make = own_model(settings.recipe.model, options.model)
+    if run is not None and options.resume is None and not options.overwrite:
+        run.check_unused()
+    seed(settings.seed)
+    splits, loaders = _load(settings, backend, when_unreadable(options))
+    shape, classes = recipes.image_shape(splits.train), tuple(splits.train.classes)
+    model = recipes.make_model(settings.recipe, shape, len(classes), make)
+    description = {
+        "recipe": settings.recipe.as_dict(), "input_shape": shape, "classes": classes, "background": settings.background
+    }  # fmt: skip
+    callbacks = [] if run is None else run.callbacks(settings, description, held_out=splits.valid is not None)
+    trainer = _make_trainer(settings, model, len(loaders[0]), backend, callbacks, progress=not options.quiet)
+    if run is not None:  # from here on it can go on, whatever happens
+        run.begin(settings, description, anew=options.resume is None)
+    if not options.quiet:
+        _print_setup(settings.recipe, model, shape, backend, splits)
+    if run is not None and options.resume is not None:
+        _go_on(run, trainer, settings, quiet=options.quiet)
+    if (left := settings.recipe.epochs - trainer.epoch) > 0:
+        trainer.fit(loaders[0], left, valid=loaders[1])
+    if run is not None and len(trainer.history):
+        load_weights(run.best, trainer.model)
+    if run is not None and trainer.history.interrupted:
+        print(f"gpunet train --resume {run.folder} goes on", file=sys.stderr)
+    print(f"test accuracy: {trainer.evaluate(loaders[2])['accuracy']:.1%}")
+    return 130 if trainer.history.interrupted else 0
+
+
+def _load(settings: Settings, backend: Backend, unreadable: str) -> tuple[recipes.Splits, tuple[Any, ...]]:
+    """The data sets of a run, and loaders to train, to validate and to test."""
+    recipe = settings.recipe
+    if settings.image_size and recipe.dataset in recipes.DATASETS:
+        raise ValueError(f"--image-size scales the images of a folder, not {recipe.dataset}'s")
     splits = recipes.load_splits(
         recipe.dataset,
-        root=options.data_root,
-        size=options.image_size,
-        valid=options.valid,
-        background=options.background,
-        unreadable=when_unreadable(options),
+        root=settings.data_root,
+        size=settings.image_size,
+        valid=settings.valid,
+        background=settings.background,
+        unreadable=unreadable,
     )
     # A public data set fits into a GPU's memory. A folder may not.
     on_device = backend.name not in ("reference", "numpy") and recipe.dataset in recipes.DATASETS
-    train_loader, valid_loader, test_loader = recipes.make_loaders(
+    loaders = recipes.make_loaders(
         recipe, splits.train, splits.valid or splits.test, splits.test, backend=backend if on_device else None
     )
-    shape, classes = recipes.image_shape(splits.train), tuple(splits.train.classes)
-    model = recipes.make_model(recipe, shape, len(classes))
+    return splits, loaders
+
+
+def _make_trainer(
+    settings: Settings, model: nn.Module, steps: int, backend: Backend, callbacks: list[Callback], progress: bool
+) -> Trainer:
+    """The Trainer of a run whose epochs have so many steps."""
+    recipe = settings.recipe
     optimizer = recipes.make_optimizer(recipe, model.parameters())
-    description = {
-        "recipe": recipe.as_dict(), "input_shape": shape, "classes": classes, "background": options.background
-    }  # fmt: skip
-    trainer = Trainer(
+    return Trainer(
         model,
         optimizer,
         loss=recipes.make_loss(recipe),
-        schedule=recipes.make_schedule(recipe, optimizer, recipe.epochs * len(train_loader)),
+        schedule=recipes.make_schedule(recipe, optimizer, recipe.epochs * steps),
         backend=backend,
-        precision=options.precision,
-        callbacks=_writers(options, description, held_out=splits.valid is not None),
-        progress=not options.quiet,
+        precision=settings.precision,
+        callbacks=callbacks,
+        progress=progress,
     )
-    if not options.quiet:
-        _print_setup(recipe, model, shape, backend, splits)
-    history = trainer.fit(train_loader, recipe.epochs, valid=valid_loader)
-    if options.output:
-        _finish_output(options.output, trainer, description, finished_epochs=len(history))
-    print(f"test accuracy: {trainer.evaluate(test_loader)['accuracy']:.1%}")
-    return 130 if history.interrupted else 0
 
 
-def _writers(options: Namespace, description: dict[str, Any], held_out: bool) -> list[Callback]:
-    """The callbacks that write the files of ``--output``.
-
-    They write nothing before the end of the first epoch, so that the files of an earlier run in the
-    same folder stay together until then. The best epoch is chosen by the held-out images, and is
-    the last one where there are none: the test images decide nothing.
-    """
-    folder = options.output
-    if folder is None:
-        return []
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"seed": options.seed, "valid": options.valid, "gpunet": __version__, **description}
-    text = to_json("config.json", config, indent=2) + "\n"
-    monitor = "valid_accuracy" if held_out else "epoch"
-    return [
-        _ConfigWriter(folder / "config.json", text),
-        BestCheckpoint(folder / "best.safetensors", monitor, metadata=description),
-        CSVLogger(folder / "history.csv"),
-    ]
-
-
-class _ConfigWriter(Callback):
-    """Writes config.json after the first epoch."""
-
-    order = 30
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path, self.text = path, text
-
-    def after_epoch(self, trainer: Trainer) -> None:
-        if trainer.epoch == 1:
-            write_whole(self.path, self.text.encode())
-
-
-def _finish_output(folder: Path, trainer: Trainer, description: dict[str, Any], finished_epochs: int) -> None:
-    """Load the best epoch's weights; or save the present ones if Ctrl-C came before the end of the
-    first epoch."""
-    if finished_epochs:
-        load_weights(folder / "best.safetensors", trainer.model)
-        return
-    path = folder / "interrupted.safetensors"
-    trainer.save(path, metadata=description)
-    print(f"interrupted in the first epoch: the weights so far are in {path}", file=sys.stderr)
+def _go_on(run: RunFolder, trainer: Trainer, settings: Settings, quiet: bool) -> None:
+    """Load the newest checkpoint, and say where training goes on."""
+    loaded = run.go_on(trainer, settings)
+    if not quiet and loaded is None:
+        print("no checkpoint yet: training begins anew", flush=True)
+    elif not quiet:
+        print(f"going on from {loaded}, with {trainer.epoch} of {settings.recipe.epochs} epochs finished", flush=True)
 
 
 def _print_setup(

@@ -1,0 +1,58 @@
+"""Models of the user's own on the command line: ``--model MODULE:FUNCTION``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from gpunet.train.recipes import MakeModel, is_own
+
+
+def own_model(recorded: str, given: str | None) -> MakeModel | None:
+    """The user's function that makes the model of a run; None for a model of gpunet.
+
+    A file names the function, but only the command line has it imported: opening a file runs no
+    code.
+
+    Args:
+        recorded: the model of the run.
+        given: what ``--model`` says; None if it was not given.
+    Raises:
+        ValueError: the two differ; the function is not given; or it cannot be imported.
+    """
+    if given is not None and given != recorded:
+        raise ValueError(f"the run's model is {recorded}, not {given}")
+    if not is_own(recorded):
+        return None
+    if given is None:
+        raise ValueError(f"the run's model is your own, {recorded}: give it by --model {recorded}")
+    return import_function(given)
+
+
+def import_function(name: str) -> Any:
+    """The function that ``MODULE:FUNCTION`` names; modules of the working folder are found, too.
+
+    Raises:
+        ValueError: there is no such module or function, or the module cannot be imported.
+    """
+    module, _, function = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"--model {name}: {module} imports {error.name}, which there is not") from error
+        raise ValueError(
+            f"--model {name}: there is no module {error.name} in {here} or among what is installed"
+        ) from error
+    except ValueError as error:  # of a name such as ""
+        raise ValueError(f"--model {name}: {module!r} is not the name of a module") from error
+    finally:
+        sys.path.remove(here)
+    made = getattr(found, function, None)
+    if not callable(made):
+        raise ValueError(f"--model {name}: {module} has no function {function}")
+    return made
