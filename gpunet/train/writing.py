@@ -33,8 +33,9 @@ class BackgroundWriter:
             self._waiting.pop(path, None)  # so that the newer one takes its turn as the last
             self._waiting[path] = snapshot, keep
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write_all, name="gpunet-writer")
-                self._thread.start()
+                thread = threading.Thread(target=self._write_all, name="gpunet-writer")
+                thread.start()  # it waits for the lock
+                self._thread = thread
 
     def finish(self) -> None:
         """Wait until everything is written.
