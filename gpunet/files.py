@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Part: TypeAlias = bytes | bytearray | memoryview
-"""What a file is written from: anything that gives its bytes, such as a NumPy array of bytes, too."""
+"""What a file is written from."""
 ASIDE = 8
 """Bytes of the random number, written in hexadecimal digits, at the end of a name aside."""
 
@@ -127,7 +127,7 @@ def _put_in_place(target: Path, written: Path, keep: int) -> None:
 
 
 def _rename_both(target: Path, written: Path, last: Path) -> None:
-    """Where the disk has no hard links: the target is missing for a moment between two renamings."""
+    """For disks without hard links: the target is missing for a moment between two renamings."""
     os.replace(target, last)
     try:
         os.replace(written, target)

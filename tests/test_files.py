@@ -119,15 +119,16 @@ def test_a_process_killed_between_two_renamings_loses_no_version(path, monkeypat
     def killed(written, target):
         raise Killed
 
-    write_whole(path, b"0", keep=2)
+    for n in range(3):
+        write_whole(path, b"%d" % n, keep=4)
     replace, calls = os.replace, iter(range(100))
-    monkeypatch.setattr(os, "replace", lambda a, b: replace(a, b) if next(calls) < 1 else killed(a, b))
+    monkeypatch.setattr(os, "replace", lambda a, b: replace(a, b) if next(calls) < 3 else killed(a, b))
     with pytest.raises(Killed):
-        write_whole(path, b"1", keep=2)
+        write_whole(path, b"lost", keep=4)
     monkeypatch.undo()
-    assert path.samefile(previous(path, 1))  # the old version has both names now
-    write_whole(path, b"2", keep=2)
-    assert contents(path) == {"last.safetensors": b"2", "last-1.safetensors": b"0"}
+    assert path.samefile(previous(path, 1))  # the last version has both names now
+    write_whole(path, b"3", keep=4)
+    assert [found.read_bytes() for found in versions(path)] == [b"3", b"2", b"1", b"0"]
 
 
 def test_a_number_that_is_missing_among_the_versions_is_filled_and_nothing_falls_away(path):

@@ -97,7 +97,7 @@ def snapshot(operation: str, kind: str, arrays: Mapping[str, np.ndarray], text: 
         "__metadata__": {"format": f"{kind}-{VERSION}", "sha256": ZEROS.decode(), "json": text},
     }
     parts, end = [], 0
-    # Wide elements come first, as the safetensors package writes them, so that each array is aligned.
+    # Wide elements come first, as the safetensors package writes them, so that arrays are aligned.
     for name, array in sorted(plain.items(), key=lambda item: (-item[1].itemsize, item[0])):
         begin, end = end, end + array.nbytes
         shape = list(array.shape)

@@ -85,7 +85,7 @@ def check_state(owner: str, state: Any, own: Mapping[str, Any], rates: str) -> N
 
 
 def check_options(owner: str, saved: Any, own: Mapping[str, Any]) -> None:
-    """Raise ValueError, with the options that differ, unless a schedule's saved options are its own.
+    """Raise ValueError unless a schedule's saved options are its own; it names those that differ.
 
     TypeError if the saved ones are no mapping.
     """

@@ -1,37 +1,18 @@
-"""The bytes of weights files and checkpoints: format 2, format 1 of earlier versions, and what is neither."""
+"""The bytes of weights files and checkpoints: format 2, and what is not whole."""
 
 import hashlib
 import json
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from helpers.saved_files import assert_refused, joined, made, split, states
 
 import gpunet as gp
-from gpunet import nn, optim
-from gpunet.interop import load_checkpoint, load_weights, open_checkpoint, read_metadata, save_checkpoint, save_weights
+from gpunet import nn
+from gpunet.interop import load_checkpoint, load_weights, save_checkpoint, save_weights
 from gpunet.interop.container import snapshot
-
-LOADS = (load_weights, load_checkpoint)
-
-
-def made(seed=0):
-    """A model with averages, an optimizer that has made a step, and a schedule."""
-    gp.seed(seed)
-    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
-    optimizer = optim.Adam(model.parameters(), lr=0.1)
-    average = optim.ExponentialMovingAverage(model, optimizer, 0.9)
-    schedule = optim.StepLR(optimizer, 2)
-    model(np.ones((1, 3), np.float32)).sum().backward()
-    optimizer.step()
-    return {"model": model, "optimizer": optimizer, "schedule": schedule, "average": average}
-
-
-def states(parts):
-    """All numbers of the parts, as text that two of them share if they are equal."""
-    return repr([part.state_dict() for part in parts.values()])
 
 
 @pytest.fixture
@@ -50,35 +31,6 @@ def resealed(content):
     at = content.index(b'"sha256":"') + 10
     blank = content[:at] + b"0" * 64 + content[at + 64 :]
     return blank[:at] + hashlib.sha256(blank).hexdigest().encode() + blank[at + 64 :]
-
-
-def split(content):
-    """(header as bytes, data)."""
-    (length,) = struct.unpack("<Q", content[:8])
-    return content[8 : 8 + length], content[8 + length :]
-
-
-def joined(header, data):
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + data
-
-
-def assert_refused(path, content, reason, error=gp.DamagedFileError):
-    """Every reader refuses the bytes in one line that names the file, and changes nothing."""
-    path.write_bytes(content)
-    parts = made(1)
-    before = states(parts)
-    for load in (
-        lambda: load_weights(path, parts["model"]),
-        lambda: load_checkpoint(path, **parts),
-        lambda: read_metadata(path),
-    ):
-        with pytest.raises(error, match=reason) as caught:
-            load()
-        assert "net.safetensors" in str(caught.value)
-        assert "\n" not in str(caught.value)
-        assert type(caught.value) is error
-    assert states(parts) == before
 
 
 # ---- format 2
@@ -340,72 +292,3 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_again(checkpoint, monk
     monkeypatch.setattr(container, "_verified_format", replaced)
     assert load_checkpoint(checkpoint, **made(1)) == {"note": "other"}
     assert len(calls) == 2
-
-
-# ---- format 1
-
-
-def old_file(path, kind, arrays, state):
-    """Write a file as gpunet 0.1 did."""
-    checksum = 0
-    for name in sorted(arrays):
-        checksum = zlib.crc32(arrays[name].tobytes(), checksum)
-    safetensors.numpy.save_file(arrays, path, {"format": kind, "crc32": str(checksum), "json": json.dumps(state)})
-
-
-def old_checkpoint(path, parts):
-    arrays = {f"model.{name}": array for name, array in parts["model"].state_dict().items()}
-    arrays |= {f"average.{name}": array for name, array in parts["average"].state_dict().items()}
-    saved = parts["optimizer"].state_dict()
-    slots = saved.pop("slots")
-    arrays |= {f"optimizer.{slot}.{i}": array for slot, group in slots.items() for i, array in enumerate(group)}
-    counts = {slot: len(group) for slot, group in slots.items()}
-    state = {
-        "metadata": {"epoch": 3},
-        "optimizer": {**saved, "name": "Adam", "slots": counts},
-        "schedule": {"name": "StepLR", **parts["schedule"].state_dict()},
-    }
-    old_file(path, "gpunet-checkpoint-1", arrays, state)
-
-
-def test_a_checkpoint_of_format_1_loads(path):
-    parts, other = made(), made(1)
-    parts["schedule"].step()
-    old_checkpoint(path, parts)
-    assert load_checkpoint(path, **other) == read_metadata(path) == {"epoch": 3}
-    assert states(other) == states(parts)
-    opened = open_checkpoint(path)
-    assert (opened.callbacks, opened.about, opened.model) == ([], {}, None)
-
-
-def test_a_weights_file_of_format_1_loads(path):
-    model, other = made()["model"], made(1)["model"]
-    old_file(path, "gpunet-weights-1", model.state_dict(), {"metadata": {"a": 1}})
-    assert load_weights(path, other) == {"a": 1}
-    assert repr(model.state_dict()) == repr(other.state_dict())
-
-
-@pytest.mark.parametrize("change", ["data", "crc32", "json", "sha256", "format", "json's form"])
-def test_a_damaged_file_of_format_1_is_refused(path, change):
-    old_checkpoint(path, made())
-    header, data = split(path.read_bytes())
-    header = json.loads(header)
-    metadata = header["__metadata__"]
-    if change == "data":
-        data = data[:-1] + bytes([data[-1] ^ 1])
-    elif change in ("json", "crc32"):
-        del metadata[change]
-    elif change == "sha256":
-        metadata["sha256"] = "0" * 64
-    elif change == "format":
-        metadata["format"] = "pt"
-    else:
-        metadata["json"] = "[]"
-    assert_refused(path, joined(json.dumps(header).encode(), data), "is damaged")
-
-
-def test_a_format_of_a_later_version_raises(path):
-    old_file(path, "gpunet-weights-9", made()["model"].state_dict(), {"metadata": {}})
-    for load in LOADS:
-        with pytest.raises(ValueError, match="has format 'gpunet-weights-9', which this version of gpunet does not kn"):
-            load(path, made()["model"])
