@@ -53,7 +53,8 @@ class Settings:
     def asked_for(cls, options: Namespace) -> Self:
         """The settings of a new run."""
         changes = {name: getattr(options, name) for name in RECIPE_OPTIONS}
-        made = recipe(options.dataset or "digits", options.model or "cnn", **changes)
+        dataset = "digits" if options.dataset is None else options.dataset
+        made = recipe(dataset, "cnn" if options.model is None else options.model, **changes)
         return cls(recipe=made, **_given(options))
 
     @classmethod

@@ -38,6 +38,8 @@ def import_function(name: str) -> Any:
         ValueError: there is no such module or function, or the module cannot be imported.
     """
     module, _, function = name.partition(":")
+    if not function or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"--model is {name!r} but takes MODULE:FUNCTION, such as my_nets:make")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -48,11 +50,13 @@ def import_function(name: str) -> Any:
         raise ValueError(
             f"--model {name}: there is no module {error.name} in {here} or among what is installed"
         ) from error
-    except ValueError as error:  # of a name such as ""
-        raise ValueError(f"--model {name}: {module!r} is not the name of a module") from error
+    except Exception as error:  # whatever the user's module raises
+        raise ValueError(f"--model {name}: {module} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(here)
+        if here in sys.path:  # the module may have changed the path
+            sys.path.remove(here)
     made = getattr(found, function, None)
     if not callable(made):
-        raise ValueError(f"--model {name}: {module} has no function {function}")
+        place = getattr(found, "__file__", None) or "built into Python"
+        raise ValueError(f"--model {name}: {module} has no function {function}, in {place}")
     return made

@@ -6,6 +6,7 @@ Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -41,7 +42,7 @@ class Scaled(nn.Sequential):
         return super().forward(x) * self.factor
 
 
-@recorded
+@partial(recorded, omitted=("images",))
 def speedrun(
     input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, images: np.ndarray | None = None
 ) -> nn.Sequential:

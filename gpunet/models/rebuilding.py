@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpunet.interop import load_weights, read_origin
-from gpunet.nn import Module
+from gpunet.nn import Module, init
 from gpunet.nn.origin import MAKERS
 
 __all__ = ["load_model"]
@@ -25,7 +25,11 @@ def load_model(path: str | os.PathLike[str], make: Callable[[], Module] | None =
             is missing or makes another one.
         DamagedFileError: the file is not whole.
     """
-    model = rebuild(path, read_origin(path)) if make is None else make()
+    if make is None:
+        with init.at_most(os.path.getsize(path)):  # each weight takes a byte of the file or more
+            model = rebuild(path, read_origin(path))
+    else:
+        model = make()
     load_weights(path, model)
     return model
 
@@ -34,11 +38,16 @@ def rebuild(path: str | os.PathLike[str], origin: Mapping[str, Any] | None) -> M
     """The model that `nn.origin` describes, with new parameters; `path` is what errors name."""
     if origin is None:
         raise ValueError(f"load_model: {path} does not say how its model is made: make it, and load its weights")
+    if not isinstance(origin, Mapping):
+        raise ValueError(f"load_model: {path} describes its model by {type(origin).__name__} but takes a dict")
     maker = MAKERS.get(str(origin.get("name")))
     if maker is None:
         named = origin.get("name") or origin.get("class")
         raise ValueError(f"load_model: the model of {path} is {named}, none of gpunet.models: pass make=")
     try:
-        return maker(**origin["arguments"])
-    except (TypeError, ValueError, KeyError, MemoryError) as error:
-        raise ValueError(f"load_model: {path} has arguments that {origin['name']} does not take: {error}") from error
+        # A model among the arguments, such as the embedding of a Siamese, is told by its origin.
+        given = {k: rebuild(path, v) if isinstance(v, Mapping) else v for k, v in origin["arguments"].items()}
+        return maker(**given)
+    except Exception as error:  # of any kind, since a file may hold arguments of any type and size
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"load_model: {path} has arguments that {origin['name']} does not take: {said}") from error

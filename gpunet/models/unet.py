@@ -23,6 +23,8 @@ UPSAMPLERS: dict[str, Callable[[int, int], nn.Module]] = {
     "transposed": lambda before, after: nn.ConvTranspose2d(before, after, 2, stride=2),
     "bilinear": _interpolated,
 }
+MOST_HALVINGS = 16
+"""Of images with 65,536 pixels along an axis they leave one."""
 
 
 @recorded
@@ -59,6 +61,8 @@ class UNet(nn.Module):
     ) -> None:
         if upsample not in UPSAMPLERS:
             raise ValueError(f"UNet: upsample is {upsample!r} but takes one of {', '.join(UPSAMPLERS)}")
+        if depth not in range(MOST_HALVINGS + 1):
+            raise ValueError(f"UNet: depth is {depth} but takes 0 to {MOST_HALVINGS}")
         channels = [base_channels << level for level in range(depth + 1)]
         self.down = [_two_convolutions(*ends, batch_norm) for ends in pairwise((in_channels, *channels))]
         self.pool = nn.MaxPool2d(2)

@@ -8,7 +8,9 @@ a dense layer), fan_in = R C and fan_out = R O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import prod, sqrt
 
 import numpy as np
@@ -17,6 +19,8 @@ from gpunet import random
 
 Initializer = Callable[[Sequence[int]], np.ndarray]
 """Gives initial values for a shape."""
+_left: ContextVar[list[int] | None] = ContextVar("left", default=None)
+"""How many weights `draw` may still make; None for any number."""
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
@@ -82,11 +86,29 @@ def draw(init: str | Initializer, shape: Sequence[int]) -> np.ndarray:
     """Initial values of a shape, from an initialiser or the name of one.
 
     Raises:
-        ValueError: an unknown name, or values of another shape.
+        ValueError: an unknown name, values of another shape, or more than `at_most` allows.
     """
+    if (left := _left.get()) is not None:
+        left[0] -= prod(shape)
+        if left[0] < 0:
+            raise ValueError("init: the layers take more weights than are allowed here")
     if isinstance(init, str) and init not in BY_NAME:
         raise ValueError(f"init: {init!r} is none of {', '.join(BY_NAME)}")
     values = np.asarray((BY_NAME[init] if isinstance(init, str) else init)(shape), np.float32)
     if values.shape != tuple(shape):
         raise ValueError(f"init: {init!r} gave shape {values.shape} for {tuple(shape)}")
     return values
+
+
+@contextmanager
+def at_most(weights: int) -> Iterator[None]:
+    """Inside, layers raise a ValueError before they make more weights than this together.
+
+    Biases and norms are not counted. It is for models that a file describes, which might ask for
+    more memory than there is.
+    """
+    token = _left.set([weights])
+    try:
+        yield
+    finally:
+        _left.reset(token)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -18,22 +20,37 @@ MAKERS: dict[str, Callable[..., Module]] = {}
 """The functions and classes that `recorded` has seen, by name."""
 
 
-def recorded(make: T) -> T:
+@dataclass(frozen=True)
+class Record:
+    """What made a model, kept in the model; no container, so no module looks for parts in it."""
+
+    text: str
+    """The origin as JSON, which copies of the model can share."""
+    structure: int
+    """The checksum of what `repr` said of the model when it was made."""
+
+
+def recorded(make: T, omitted: Sequence[str] = ()) -> T:
     """Have a function or a class note in each model how it made it; see `origin`.
 
-    The note is text, which copies and pickles keep, and which is no part of the model's state. A
-    model whose arguments JSON cannot hold, such as a module, gets none.
+    The note is kept by copies and pickles, and is no part of the model's state. A model whose
+    arguments JSON cannot hold gets none.
+
+    Args:
+        omitted: arguments that decide initial values alone, which a file's weights replace.
     """
     signature = inspect.signature(make)
 
     def note(model: Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
+        given = {key: value for key, value in bound.arguments.items() if key not in omitted}
         try:
-            text = json.dumps({"name": make.__name__, "arguments": dict(bound.arguments)}, default=_plain)
-        except TypeError:
+            text = json.dumps({"name": make.__name__, "arguments": given}, default=_plain)
+        except (TypeError, ValueError):
+            vars(model).pop("_origin", None)  # the note of a function that `make` has called
             return
-        vars(model)["_origin"] = text
+        vars(model)["_origin"] = Record(text, _structure(model))
 
     if isinstance(make, type):
         kind: Any = make
@@ -64,17 +81,24 @@ def origin(model: Module) -> dict[str, Any]:
 
     Returns:
         ``{"name": NAME, "arguments": {…}}`` for a model of `gpunet.models`, with every argument;
-        ``{"class": "MODULE:CLASS"}`` for any other.
+        ``{"class": "MODULE:CLASS"}`` for any other, and for one whose `repr` has changed since it
+        was made, as after a layer was replaced or folded.
     """
-    text = vars(model).get("_origin")
-    if text is None:
+    note = vars(model).get("_origin")
+    if not isinstance(note, Record) or note.structure != _structure(model):
         return {"class": f"{type(model).__module__}:{type(model).__qualname__}"}
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(note.text)
     return found
 
 
+def _structure(model: Module) -> int:
+    return zlib.crc32(repr(model).encode())
+
+
 def _plain(value: Any) -> Any:
-    """What JSON holds in place of NumPy's numbers and arrays."""
+    """What JSON holds in place of NumPy's numbers and arrays, and of a model inside another."""
+    if isinstance(value, Module) and "name" in (inner := origin(value)):
+        return inner
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")

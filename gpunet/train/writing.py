@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Self
 
 from gpunet.interop.container import Snapshot
 
@@ -21,6 +22,10 @@ class BackgroundWriter:
         self._waiting: dict[Path, tuple[Snapshot, int]] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        """A copy of a Trainer has a writer of its own, with nothing to write."""
+        return type(self), ()
 
     def submit(self, path: Path, snapshot: Snapshot, keep: int = 1) -> None:
         """Have a snapshot written, see `Snapshot.write`.

@@ -257,7 +257,7 @@ def test_a_model_of_the_users_own_trains_goes_on_and_is_evaluated(capsys, own, p
         ("mine:none_such", "--model mine:none_such: mine has no function none_such"),
         ("mine:number", "--model mine:number: mine has no function number"),
         ("broken:make", "--model broken:make: broken imports none_such, which there is not"),
-        (":make", "--model :make: '' is not the name of a module"),
+        (":make", "--model is ':make' but takes MODULE:FUNCTION"),
         ("vgg", "recipe: model is 'vgg' but takes lenet, cnn, alexnet"),
     ],
 )

@@ -78,7 +78,10 @@ class Wider(models.UNet):
         super().__init__(1, 2, base_channels=4, depth=1)
 
 
-@pytest.mark.parametrize("make", [Own, Wider, lambda: models.Siamese(nn.Linear(3, 2), 2)])
+@pytest.mark.parametrize(
+    "make",
+    [Own, Wider, lambda: models.Siamese(nn.Linear(3, 2), 2), lambda: nn.fold_batch_norm(models.resnet9((8, 8, 1)))],
+)
 def test_a_model_of_the_users_own_is_recorded_by_its_class_and_supplied_by_the_caller(tmp_path, make):
     model, path = make(), tmp_path / "a.safetensors"
     named = f"{type(model).__module__}:{type(model).__qualname__}"
@@ -108,8 +111,42 @@ def test_the_record_is_no_part_of_the_model(tmp_path):
         ({"name": "cnn", "arguments": {"nonsense": 1}}, "has arguments that cnn does not take"),
         ({"name": "cnn", "arguments": {"input_shape": [8, 8]}}, "has arguments that cnn does not take"),
         ({"name": "cnn"}, "has arguments that cnn does not take"),
+        ({"name": "mobilenet", "arguments": {"width_mult": 1e308}}, "has arguments that mobilenet does not take"),
+        ({"name": "UNet", "arguments": {"depth": 10**9}}, "depth is 1000000000 but takes 0 to 16"),
+        ({"name": "UNet", "arguments": {"depth": -2}}, "depth is -2 but takes 0 to 16"),
+        ([1], "describes its model by list but takes a dict"),
     ],
 )
 def test_what_names_no_model_is_refused(said, message):
     with pytest.raises(ValueError, match=message):
         rebuild("a.safetensors", said)
+
+
+def test_a_model_whose_pool_was_replaced_is_not_taken_for_the_one_that_was_made():
+    """The weights would fit, and the results be wrong."""
+    model = models.lenet()
+    assert origin(model)["name"] == "lenet"
+    model.layers[1] = nn.AvgPool2d(2)
+    assert origin(model) == {"class": "gpunet.nn.sequential:Sequential"}
+
+
+def test_a_model_inside_another_is_made_again_with_it(rng):
+    model = models.Siamese(models.conv4((16, 16, 1), (3, 4)), 64)
+    again = rebuild("file", json.loads(json.dumps(origin(model))))
+    again.load_state_dict(model.state_dict())
+    a, b = rng.normal(size=(2, 3, 16, 16, 1)).astype(np.float32)
+    np.testing.assert_array_equal(again(a, b).numpy(), model(a, b).numpy())
+
+
+def test_the_images_of_the_whitening_filters_are_not_recorded(rng):
+    model = models.speedrun((9, 9, 1), 2, rng.normal(size=(4, 9, 9, 1)))
+    assert origin(model)["arguments"] == {"input_shape": [9, 9, 1], "num_classes": 2}
+
+
+def test_a_file_cannot_ask_for_more_weights_than_it_holds(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    interop.save_weights(path, models.cnn((8, 8, 1), 3))
+    huge = {"name": "cnn", "arguments": {"input_shape": [8, 8, 1], "num_classes": 10_000}}
+    monkeypatch.setattr("gpunet.models.rebuilding.read_origin", lambda path: huge)
+    with pytest.raises(ValueError, match="the layers take more weights than are allowed here"):
+        models.load_model(path)
