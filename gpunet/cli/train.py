@@ -104,18 +104,18 @@ def train(options: Namespace) -> int:
     }  # fmt: skip
     callbacks = [] if run is None else run.callbacks(settings, description, held_out=splits.valid is not None)
     trainer = _make_trainer(settings, model, len(loaders[0]), backend, callbacks, progress=not options.quiet)
-    if run is not None:  # from here on it can go on, whatever happens
-        run.begin(settings, description, anew=options.resume is None)
     if not options.quiet:
         _print_setup(settings.recipe, model, shape, backend, splits)
     if run is not None and options.resume is not None:
         _go_on(run, trainer, settings, quiet=options.quiet)
+    if run is not None:  # from here on it can go on, whatever happens
+        run.begin(settings, description, anew=options.resume is None)
     if (left := settings.recipe.epochs - trainer.epoch) > 0:
         trainer.fit(loaders[0], left, valid=loaders[1])
     if run is not None and len(trainer.history):
         load_weights(run.best, trainer.model)
     if run is not None and trainer.history.interrupted:
-        print(f"gpunet train --resume {run.folder} goes on", file=sys.stderr)
+        print(f"to go on: gpunet train --resume {run.folder}", file=sys.stderr)
     print(f"test accuracy: {trainer.evaluate(loaders[2])['accuracy']:.1%}")
     return 130 if trainer.history.interrupted else 0
 
@@ -162,6 +162,8 @@ def _make_trainer(
 def _go_on(run: RunFolder, trainer: Trainer, settings: Settings, quiet: bool) -> None:
     """Load the newest checkpoint, and say where training goes on."""
     loaded = run.go_on(trainer, settings)
+    if trainer.epoch > settings.recipe.epochs:
+        raise ValueError(f"--epochs is {settings.recipe.epochs}, but {trainer.epoch} epochs are finished")
     if not quiet and loaded is None:
         print("no checkpoint yet: training begins anew", flush=True)
     elif not quiet:

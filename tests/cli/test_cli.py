@@ -123,7 +123,7 @@ def test_ctrl_c_in_the_first_epoch_keeps_the_weights_whose_accuracy_is_printed(c
     status, out, err = run(capsys, "train", "--epochs", 2, "--backend", "numpy", "--output", tmp_path)
     path = tmp_path / "last.safetensors"
     assert status == 130
-    assert f"gpunet train --resume {tmp_path} goes on" in err
+    assert f"to go on: gpunet train --resume {tmp_path}" in err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["config.json", path.name]
     assert read_metadata(path)["training"]["epoch"] == 0
     accuracy = out.splitlines()[-1].removeprefix("test accuracy: ")

@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_one_without_a_break(capsys, wh
         press(*place)
     status, _, err = run(capsys, "train", *OPTIONS, "--output", folder)
     for _ in places[1:]:
-        assert (status, err) == (130, f"gpunet train --resume {folder} goes on\n")
+        assert (status, err) == (130, f"to go on: gpunet train --resume {folder}\n")
         status, _, err = run(capsys, "train", "--resume", folder, "--quiet")
     assert status == 130
     status, out, err = run(capsys, "train", "--resume", folder, "--quiet")
@@ -171,6 +171,7 @@ def test_an_empty_folder_and_what_a_killed_write_left_are_no_run(capsys, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--epochs", 2), "--epochs is 2, but 3 epochs are finished"),
         (("--lr", 0.1), "--resume goes on with the options of the run, without --lr"),
         (("--seed", 1, "--dataset", "mnist"), "without --dataset, --seed"),
         (("--no-flip",), "without --flip"),
@@ -180,9 +181,11 @@ def test_an_empty_folder_and_what_a_killed_write_left_are_no_run(capsys, tmp_pat
     ],
 )
 def test_options_that_would_change_the_run_are_refused(capsys, whole, arguments, message):
+    before = {each.name: each.read_bytes() for each in whole.iterdir()}
     status, _, err = run(capsys, "train", "--resume", whole, *arguments)
     assert status == 2
     assert message in err
+    assert {each.name: each.read_bytes() for each in whole.iterdir()} == before
 
 
 @pytest.mark.parametrize(
