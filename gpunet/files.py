@@ -87,6 +87,11 @@ def remove_leftovers(path: PathLike) -> None:
             found.unlink(missing_ok=True)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file has the name of one that is being written, or that a killed write has left."""
+    return re.fullmatch(rf"\..+\.[0-9a-f]{{{2 * ASIDE}}}", path.name) is not None
+
+
 def _target(path: PathLike) -> Path:
     """The file itself where the path is a link to it, so that the link stays."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)

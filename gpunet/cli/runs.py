@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from gpunet.files import remove_leftovers, versions, write_whole
+from gpunet.errors import DamagedFileError
+from gpunet.files import is_leftover, remove_leftovers, versions, write_whole
+from gpunet.interop import read_metadata
 from gpunet.interop.json_values import to_json
 from gpunet.train import BestCheckpoint, Callback, Checkpoint, CSVLogger, Trainer, resume
 from gpunet.train.recipes import Recipe, recipe
@@ -19,7 +22,7 @@ RECIPE_OPTIONS = (
     "epochs", "batch_size", "lr", "optimizer", "weight_decay", "schedule", "dropout", "label_smoothing", "shift", "flip",
 )  # fmt: skip
 """The options that change the recipe where they are given."""
-CHANGEABLE = ("backend", "data_root", "checkpoint_steps", "checkpoint_minutes", "keep")
+CHANGEABLE = ("backend", "precision", "data_root", "checkpoint_steps", "checkpoint_minutes", "keep")
 """The settings that a run may change where it goes on; ``--epochs`` may, too."""
 
 
@@ -89,6 +92,10 @@ class Settings:
         new = replace(self, **{name: value for name, value in _given(options).items() if name in CHANGEABLE})
         if options.epochs is None or options.epochs == self.recipe.epochs:
             return new
+        if options.epochs < self.recipe.epochs:
+            raise ValueError(
+                f"--epochs is {options.epochs}, but the run has {self.recipe.epochs} and can only get longer"
+            )
         return replace(new, recipe=replace(self.recipe, epochs=options.epochs), extended=True)
 
 
@@ -117,9 +124,11 @@ class RunFolder:
         self._config, self._history = folder / "config.json", folder / "history.csv"
 
     def check_unused(self) -> None:
-        """Raise FileExistsError if there is something in the folder."""
-        self._remove_leftovers()
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        """Raise FileExistsError if there is something in the folder, beside half-written files.
+
+        Those stay: another process may be writing them.
+        """
+        if self.folder.exists() and not (self.folder.is_dir() and all(map(is_leftover, self.folder.iterdir()))):
             raise FileExistsError(
                 f"{self.folder} exists: --resume {self.folder} goes on with its run, --overwrite begins a new one in it"
             )
@@ -155,11 +164,17 @@ class RunFolder:
         best = BestCheckpoint(self.best, "valid_accuracy" if held_out else "epoch", metadata=description)
         return [CSVLogger(self._history), best, last]
 
-    def go_on(self, trainer: Trainer, settings: Settings) -> Path | None:
+    def go_on(self, trainer: Trainer, settings: Settings, description: Mapping[str, Any]) -> Path | None:
         """Load the newest checkpoint that is whole -> its path; None if there is none yet.
 
         history.csv then agrees with it again: it may have been written before the checkpoint was.
+
+        Raises:
+            ValueError: a checkpoint is of a run with another description.
         """
+        for path in versions(self.last):
+            with suppress(DamagedFileError):  # which `resume` speaks of
+                _check_same(path, json.loads(to_json("config.json", description)))
         loaded = resume(trainer, self.last, extend_schedule=settings.extended)
         if len(trainer.history):
             trainer.history.to_csv(self._history)
@@ -170,3 +185,13 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         for path in (self._config, self._history, self.last, self.best):
             remove_leftovers(path)
+
+
+def _check_same(path: Path, description: dict[str, Any]) -> None:
+    """Raise ValueError where a checkpoint is of a run with another description, but for its length."""
+    saved = read_metadata(path)
+    ours, theirs = ({**each, **each["recipe"], "recipe": None, "epochs": None} for each in (description, saved))
+    if changed := [name for name, value in ours.items() if theirs.get(name, value) != value]:
+        raise ValueError(
+            f"{path} is of a run with other {', '.join(changed)}: the data set or config.json has changed since then"
+        )

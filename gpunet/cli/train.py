@@ -22,6 +22,7 @@ from gpunet.cli.arguments import (
 )
 from gpunet.cli.runs import RECIPE_OPTIONS, RunFolder, Settings
 from gpunet.cli.user_models import own_model
+from gpunet.errors import warn
 from gpunet.interop import load_weights
 from gpunet.precision import PRECISIONS
 from gpunet.random import seed
@@ -87,6 +88,11 @@ def train(options: Namespace) -> int:
     """Train a network, or go on with it, and print its accuracy on the test images."""
     if options.resume is not None and (options.output is not None or options.overwrite):
         raise ValueError("--resume goes on in its own folder, without --output and --overwrite")
+    kept = options.overwrite or any(
+        getattr(options, name) is not None for name in ("keep", "checkpoint_steps", "checkpoint_minutes")
+    )
+    if kept and options.resume is None and options.output is None:
+        raise ValueError("--overwrite, --keep and --checkpoint-… take a folder: give --output")
     asked = Settings.asked_for(options) if options.resume is None else Settings.read(options.resume).changed(options)
     backend = get_backend(asked.backend)
     settings = replace(asked, backend=backend.name if asked.backend == "auto" else asked.backend)
@@ -100,22 +106,21 @@ def train(options: Namespace) -> int:
     shape, classes = recipes.image_shape(splits.train), tuple(splits.train.classes)
     model = recipes.make_model(settings.recipe, shape, len(classes), make)
     description = {
-        "recipe": settings.recipe.as_dict(), "input_shape": shape, "classes": classes, "background": settings.background
+        "recipe": settings.recipe.as_dict(), "seed": settings.seed, "valid": settings.valid, "input_shape": shape,
+        "classes": classes, "background": settings.background,
     }  # fmt: skip
     callbacks = [] if run is None else run.callbacks(settings, description, held_out=splits.valid is not None)
     trainer = _make_trainer(settings, model, len(loaders[0]), backend, callbacks, progress=not options.quiet)
     if not options.quiet:
         _print_setup(settings.recipe, model, shape, backend, splits)
     if run is not None and options.resume is not None:
-        _go_on(run, trainer, settings, quiet=options.quiet)
+        _go_on(run, trainer, settings, description, quiet=options.quiet)
     if run is not None:  # from here on it can go on, whatever happens
         run.begin(settings, description, anew=options.resume is None)
     if (left := settings.recipe.epochs - trainer.epoch) > 0:
         trainer.fit(loaders[0], left, valid=loaders[1])
-    if run is not None and len(trainer.history):
-        load_weights(run.best, trainer.model)
-    if run is not None and trainer.history.interrupted:
-        print(f"to go on: gpunet train --resume {run.folder}", file=sys.stderr)
+    if run is not None:
+        _finish(run, trainer, settings)
     print(f"test accuracy: {trainer.evaluate(loaders[2])['accuracy']:.1%}")
     return 130 if trainer.history.interrupted else 0
 
@@ -159,11 +164,20 @@ def _make_trainer(
     )
 
 
-def _go_on(run: RunFolder, trainer: Trainer, settings: Settings, quiet: bool) -> None:
+def _finish(run: RunFolder, trainer: Trainer, settings: Settings) -> None:
+    """Load the best epoch's weights; say how a run goes on that was stopped before its end."""
+    if run.best.exists():
+        load_weights(run.best, trainer.model)
+    elif len(trainer.history):
+        warn(f"{run.best} is not there: the accuracy is that of the last weights")
+    if trainer.history.interrupted and trainer.epoch < settings.recipe.epochs:
+        own = f" --model {settings.recipe.model}" if recipes.is_own(settings.recipe.model) else ""
+        print(f"to go on: gpunet train --resume {run.folder}{own}", file=sys.stderr)
+
+
+def _go_on(run: RunFolder, trainer: Trainer, settings: Settings, description: dict[str, Any], quiet: bool) -> None:
     """Load the newest checkpoint, and say where training goes on."""
-    loaded = run.go_on(trainer, settings)
-    if trainer.epoch > settings.recipe.epochs:
-        raise ValueError(f"--epochs is {settings.recipe.epochs}, but {trainer.epoch} epochs are finished")
+    loaded = run.go_on(trainer, settings, description)
     if not quiet and loaded is None:
         print("no checkpoint yet: training begins anew", flush=True)
     elif not quiet:

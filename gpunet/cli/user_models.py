@@ -46,7 +46,7 @@ def import_function(name: str) -> Any:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"--model {name}: {module} imports {error.name}, which there is not") from error
+            raise ValueError(f"--model {name}: {module} imports {error.name}, which is not installed") from error
         raise ValueError(
             f"--model {name}: there is no module {error.name} in {here} or among what is installed"
         ) from error

@@ -169,7 +169,7 @@ def read(operation: str, path: PathLike, *, with_arrays: bool = True) -> Content
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """What is another if the file was replaced or written to."""
+    """Numbers that differ once the file was replaced or written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

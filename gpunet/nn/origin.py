@@ -41,7 +41,7 @@ def recorded(make: T, omitted: Sequence[str] = ()) -> T:
     """
     signature = inspect.signature(make)
 
-    def note(model: Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def record(model: Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         bound = signature.bind(*arguments, **options)
         bound.apply_defaults()
         given = {key: value for key, value in bound.arguments.items() if key not in omitted}
@@ -60,7 +60,7 @@ def recorded(make: T, omitted: Sequence[str] = ()) -> T:
         def noting_init(self: Module, *arguments: Any, **options: Any) -> None:
             begin(self, *arguments, **options)
             if type(self) is make:  # a subclass has arguments of its own
-                note(self, arguments, options)
+                record(self, arguments, options)
 
         kind.__init__ = noting_init
         MAKERS[make.__name__] = make
@@ -69,7 +69,7 @@ def recorded(make: T, omitted: Sequence[str] = ()) -> T:
     @wraps(make)
     def noting(*arguments: Any, **options: Any) -> Module:
         model = make(*arguments, **options)
-        note(model, arguments, options)
+        record(model, arguments, options)
         return model
 
     MAKERS[make.__name__] = noting

@@ -89,7 +89,8 @@ class EarlyStopping(Monitor):
         patience: how many epochs without an improvement end the training.
         min_delta: by how much a value must be better than the best one to count as an improvement.
         restore_best: whether the model and the trainer's averages get back their states of the best
-            epoch when the fit ends, for whatever reason.
+            epoch when the fit ends, for whatever reason. After a fit that was stopped, the next one
+            then goes on from these; one that goes on from a `Checkpoint` does not.
         mode: "min" if lower values are better, "max" if higher ones are; None to go by the name of
             the column, see `direction`.
     """
@@ -165,12 +166,12 @@ class LearningRateMonitor(Callback):
         self.rates: list[list[float]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The rates so far."""
-        return {"rates": self.rates}
+        """The rates so far, an array (steps, groups)."""
+        return {"rates": np.array(self.rates, np.float64).reshape(len(self.rates), -1)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after these rates."""
-        self.rates = [list(rates) for rates in state["rates"]]
+        self.rates = state["rates"].tolist()
 
     def before_step(self, trainer: TrainerView) -> None:
         """Record the rates that the step will use."""

@@ -29,8 +29,8 @@ class Checkpoint(Callback):
     Args:
         path: the file, such as ``runs/a/last.safetensors``. It is written aside and then renamed,
             so it is always complete.
-        every_steps: how many batches lie between checkpoints within an epoch; None for no such.
-        every_minutes: how many minutes lie between them.
+        every_steps: how many batches lie between checkpoints within an epoch.
+        every_minutes: how many minutes lie between them; if both are None, there are none.
         keep: how many are kept: the one at `path`, and those before it, from the newest on, as
             ``last-1.safetensors``, ``last-2.safetensors`` and so on.
         metadata: what the file keeps beside, as JSON; `interop.read_metadata` returns it.
@@ -56,11 +56,12 @@ class Checkpoint(Callback):
         self.path, self.every_minutes, self.metadata = Path(path), every_minutes, metadata
         self.keep = positive_int("Checkpoint", "keep", keep)
         self._step, self._time = 0, monotonic()  # of the last checkpoint
+        self._place: tuple[int, int] | None = None
 
     def before_fit(self, trainer: TrainerView) -> None:
         """Remove what a killed program has left half written."""
         remove_leftovers(self.path)
-        self._time = monotonic()
+        self._time, self._place = monotonic(), None
 
     def before_epoch(self, trainer: TrainerView) -> None:
         """Count steps from where the epoch begins or goes on."""
@@ -79,12 +80,13 @@ class Checkpoint(Callback):
         self._write(trainer)
 
     def on_stop(self, trainer: TrainerView) -> None:
-        """Write a checkpoint of the place where the fit stops."""
-        self._write(trainer)
+        """Write a checkpoint of the place where the fit stops, unless it is the last one's."""
+        if self._place != (trainer.epoch, trainer.step):
+            self._write(trainer)
 
     def _write(self, trainer: TrainerView) -> None:
         trainer.save(self.path, self.metadata, keep=self.keep, wait=False)
-        self._time = monotonic()
+        self._time, self._place = monotonic(), (trainer.epoch, trainer.step)
 
 
 class BestCheckpoint(Monitor):

@@ -30,6 +30,12 @@ def check_fit(train_loader: Any, epochs: int, valid: Any) -> None:
         check_loader("valid", valid)
 
 
+def check_metadata(metadata: Any) -> None:
+    """Raise ValueError where a checkpoint's metadata has the key that the Trainer uses."""
+    if metadata is not None and "training" in metadata:
+        raise ValueError("Trainer: metadata has the key 'training', under which the checkpoint keeps its own state")
+
+
 def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any) -> None:
     """Raise ValueError where the parts of a training belong to different models or optimizers.
 
@@ -76,6 +82,18 @@ def check_parameters(optimizer: Optimizer, epoch: int) -> None:
         total = arena.backend.sum(arena.data, (0,))
     if not np.isfinite(arena.backend.to_numpy(total)):
         raise FloatingPointError(f"Trainer: the parameters are not finite after epoch {epoch}")
+
+
+def check_rate(rate: float | None, offered: bool, epoch: int) -> float:
+    """The learning rate of an epoch's last step; ValueError if no step was run.
+
+    Args:
+        offered: whether there were batches, which hooks have left out then.
+    """
+    if rate is None:
+        why = "hooks left out every batch" if offered else "train_loader gave no batches"
+        raise ValueError(f"Trainer: no step was run in epoch {epoch}: {why}")
+    return rate
 
 
 def check_valid_loss(loss: float, epoch: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
@@ -14,17 +15,17 @@ from gpunet.train.hooks import StopTraining
 class Interrupt:
     """A context that counts each Ctrl-C, and raises KeyboardInterrupt after the first `patience`.
 
-    With a patience of 1 it takes a SIGTERM, with which schedulers and systems end a process, as a
-    Ctrl-C too, unless the program has a handler of its own. The process then ends by that signal at
-    the end of the block, or of the outermost one.
+    With a patience of 1 a SIGTERM, with which schedulers and systems end a process, asks for an
+    orderly end too, unless the program has a handler of its own. It never raises, however often it
+    comes. The process ends by that signal at the end of the block, or of the outermost one.
 
     Python drops an exception that a signal handler raises in a finaliser or in a callback of the
     garbage collector, and goes on. The count stays: `check`, and the end of the block, raise what
     was dropped.
 
-    The context does nothing where SIGINT is ignored or handled by no Python code, and outside the
-    main thread, which is the only one that Python gives signals. Afterwards the earlier handlers
-    are back.
+    Ctrl-C stays as it is where it is ignored or handled by no Python code, and so does everything
+    outside the main thread, which is the only one that Python gives signals. Afterwards the earlier
+    handlers are back.
 
     Args:
         patience: 1 if the first Ctrl-C asks for an orderly end, 0 if it raises at once too.
@@ -70,6 +71,8 @@ class Interrupt:
             outer.count += self.count
             outer.terminated |= self.terminated
         elif self.terminated:
+            if kind is not None and not issubclass(kind, KeyboardInterrupt):
+                sys.excepthook(kind, *exception)  # type: ignore[arg-type]  # an error, which nobody would see
             signal.raise_signal(signal.SIGTERM)
         if kind is None and self.count > self.patience:
             raise KeyboardInterrupt
@@ -82,8 +85,10 @@ class Interrupt:
             raise StopTraining
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            self.terminated, self.count = True, max(self.count, 1)
+            return
         self.count += 1
-        self.terminated |= number == signal.SIGTERM
         switching = frame is not None and frame.f_code in _SWITCHING
         if self.count > self.patience and not self.holding and not switching:
             raise KeyboardInterrupt

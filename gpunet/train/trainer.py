@@ -23,17 +23,17 @@ from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
 from gpunet.precision import stored_dtype
 from gpunet.progress import Progress
+from gpunet.train import checks
 from gpunet.train.batches import Loader, batch_groups, set_epoch
 from gpunet.train.callbacks import ProgressBar
 from gpunet.train.capture import captured
-from gpunet.train.checks import check_fit, check_loader, check_parameters, check_parts, check_valid_loss, make_recorder
 from gpunet.train.eager import EagerStep
 from gpunet.train.evaluation import column_names, measured, predicted
 from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
 from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import Metric, make_metrics
-from gpunet.train.running import RunningEpoch
+from gpunet.train.running import RunningEpoch, traits_of
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 from gpunet.train.writing import BackgroundWriter
 
@@ -112,10 +112,10 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         self.metrics = make_metrics(metrics, logits=loss_step is None)
-        check_parts(model, optimizer, schedule, average)
+        checks.check_parts(model, optimizer, schedule, average)
         self.backend = get_backend(backend)
         dtype = stored_dtype("Trainer", precision, self.backend)
-        recorder = make_recorder(capture, self.backend)
+        recorder = checks.make_recorder(capture, self.backend)
         batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
         self._progress, self._hooks = progress, Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule, self.average = model.to(self.backend), optimizer, schedule, average
@@ -133,11 +133,9 @@ class Trainer:
         self.steps: int | None = None
         self.columns: list[str] = []
         self._running, self._writer = RunningEpoch(self.metrics), BackgroundWriter()
-        self._left: dict[str, Any] | None = None
+        self._stopped_epoch: dict[str, Any] | None = None
         """Where the epoch that runs next was left; None at its start."""
         self._fitting = False
-
-    # ---- the three things it does
 
     def fit(self, train_loader: Loader, epochs: int, valid: Loader | None = None) -> History:
         """Train for `epochs` more epochs.
@@ -145,7 +143,8 @@ class Trainer:
         The first Ctrl-C ends training after the running step, with ``history.interrupted`` set; a
         second one raises at once. A SIGTERM does the same, and then ends the process, unless the
         program handles it. Where Ctrl-C or `StopTraining` ends an epoch early, the next fit, or one
-        from a checkpoint written after it, goes on with the epoch's next batch, bit for bit.
+        from a checkpoint written after it, goes on with the epoch's next batch, bit for bit, unless
+        `EarlyStopping` has given the model its best epoch's weights back.
 
         An epoch that an error ends is not counted, and the schedule goes back to where the epoch
         began, so that the next fit runs all of it. The weights, and what the optimizer counts and
@@ -170,7 +169,7 @@ class Trainer:
         if self._fitting:
             raise RuntimeError("Trainer: fit is running; hooks may call evaluate, predict or another Trainer's fit")
         self.optimizer.check_own_values("a step")
-        check_fit(train_loader, epochs, valid)
+        checks.check_fit(train_loader, epochs, valid)
         self.last_epoch = self.epoch + epochs
         self.columns = column_names(self.metrics, valid is not None)
         if isinstance(self.schedule, ReduceLROnPlateau):
@@ -191,7 +190,7 @@ class Trainer:
 
         In a hook, copies of the metrics measure, for those of the running epoch must not change.
         """
-        check_loader("loader", loader)
+        checks.check_loader("loader", loader)
         metrics = deepcopy(self.metrics) if self._fitting else self.metrics
         with watch_interrupts() as interrupt:
             return self._evaluate("loader", loader, interrupt, metrics)
@@ -223,21 +222,21 @@ class Trainer:
         Args:
             metadata: what the file keeps beside, as JSON.
             keep: how many files are kept: this one and those before it, see `train.Checkpoint`.
-            wait: for the disk; if not, another thread writes, and `fit` waits for it at its end.
+            wait: until the file is on the disk; if not, `fit` waits for it at its end.
         """
         training = {
             "epoch": self.epoch, "seed": random.current_seed(), "drawn": random.drawn(), "history": self.history.rows,
-            "running": self._running.state_dict() if self._running.taken else self._left,
+            "running": self._running.state_dict() if self._running.taken else self._stopped_epoch,
         }  # fmt: skip
+        checks.check_metadata(metadata)
         metadata = {**(metadata or {}), "training": training}
         snapshot = checkpoint_snapshot(
             self.model, self.optimizer, self.schedule, metadata, self.average,
             callbacks=self._hooks.states(), about={"backend": self.backend.name, **self.backend.describe()},
         )  # fmt: skip
+        self._writer.submit(Path(path).absolute(), snapshot, keep)
         if wait:
-            snapshot.write(path, keep)
-        else:
-            self._writer.submit(Path(path), snapshot, keep)
+            self._writer.finish()
 
     def load(self, path: PathLike, *, extend_schedule: bool = False) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote, with its seed -> its metadata.
@@ -249,14 +248,14 @@ class Trainer:
             extend_schedule: whether the schedule may be of another length than the saved one.
         Raises:
             DamagedFileError, ValueError: the file is not whole, or belongs to another model,
-                optimizer or schedule. Nothing is changed.
+                optimizer or schedule; nothing is changed then.
         """
         saved = open_checkpoint(path)
         saved.load_into(self.model, self.optimizer, self.schedule, self.average, extend_schedule=extend_schedule)
         if training := saved.metadata.pop("training", None):
             random.resume(training["seed"], training.get("drawn", {}))
             self.epoch, self.history = training["epoch"], History(training["history"])
-            self._left = training.get("running")
+            self._stopped_epoch = training.get("running")
         self._hooks.load_states(saved.callbacks)
         return saved.metadata
 
@@ -266,15 +265,14 @@ class Trainer:
         meter, seconds = self._running.meter, max(self._running.seconds, 1e-9)
         return {**numbers_of(meter.values()), "images_per_second": meter.rows / seconds}
 
-    # ---- one epoch
-
     @property
     def _step_schedule(self) -> Schedule | None:
-        """The schedule if it is stepped after each update, rather than after each epoch."""
+        """The schedule if it is stepped after each update."""
         return self.schedule if isinstance(self.schedule, Schedule) else None
 
     def _run_fit(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         begun = False
+        self._writer.finish()  # before callbacks remove what killed writes have left
         try:
             self._hooks.call("before_fit", self)
             begun = True
@@ -292,14 +290,17 @@ class Trainer:
             raise RuntimeError(f"Trainer: {type(error).__name__} was raised outside the hooks around a step") from error
         finally:
             self.history.interrupted = interrupt.requested
-            if begun:
-                self._hooks.call("after_fit", self)
-            self._writer.finish()
+            try:
+                if begun:
+                    self._hooks.call("after_fit", self)
+            finally:
+                self._writer.finish()
 
     def _run_epoch(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         """Run (the rest of) an epoch and append its row; keep where it stops, or put the schedule back."""
         epoch, schedule, left = self.epoch, self._step_schedule, None
-        self._running, self._left = RunningEpoch(self.metrics, self._left), None
+        traits = traits_of(loader, self._step.batches_per_update)
+        self._running, self._stopped_epoch = RunningEpoch(self.metrics, self._stopped_epoch, traits), None
         start = self._running.schedule_start
         if schedule is not None and start is None:
             start = self._running.schedule_start = schedule.step_count
@@ -319,7 +320,7 @@ class Trainer:
             ended = self.epoch > epoch or left is not None
             if not ended and schedule is not None and start is not None and schedule.step_count != start:
                 schedule.seek(start)
-            self._left, self._running.taken = left, 0
+            self._stopped_epoch, self._running.taken = left, 0
             interrupt.holding = False
         self._hooks.call("after_epoch", self)
         interrupt.check()
@@ -336,7 +337,7 @@ class Trainer:
         rate = self._run_steps(loader, interrupt)
         row = {"epoch": self.epoch + 1, **self.running}
         speed = row.pop("images_per_second")
-        check_parameters(self.optimizer, self.epoch + 1)
+        checks.check_parameters(self.optimizer, self.epoch + 1)
         if valid is not None:
             row |= self._validate(valid, interrupt)
         return row | {"lr": rate, "seconds": perf_counter() - start, "images_per_second": speed}
@@ -348,7 +349,7 @@ class Trainer:
         with nullcontext() if self.average is None else self.average.applied():
             # by copies, since Ctrl-C may leave the epoch here and its own metrics are kept then
             measured = numbers_of(self._evaluate("valid", valid, interrupt, deepcopy(self.metrics)))
-        check_valid_loss(measured["loss"], self.epoch + 1)
+        checks.check_valid_loss(measured["loss"], self.epoch + 1)
         return {f"valid_{name}": value for name, value in measured.items()}
 
     def _run_steps(self, loader: Loader, interrupt: Interrupt) -> float:
@@ -357,7 +358,7 @@ class Trainer:
         run.started, offered = perf_counter(), False
         try:
             with closing(batch_groups(loader, self._step.max_batches, size, run.taken)) as groups:
-                for batches in groups:
+                for batches in () if run.ended else groups:
                     interrupt.check()
                     self.step, offered = run.taken, True
                     random.begin_step(self.epoch, self.step)
@@ -373,11 +374,8 @@ class Trainer:
                         self._hooks.call("after_step", self)
                     interrupt.check()
         except StopEpoch:
-            pass
-        if not run.meter.rows or run.rate is None:
-            why = "hooks left out every batch" if offered else "train_loader gave no batches"
-            raise ValueError(f"Trainer: no step was run in epoch {self.epoch + 1}: {why}")
-        return run.rate
+            run.ended = True
+        return checks.check_rate(run.rate, offered, self.epoch + 1)
 
     def _train(self, batches: Sequence[Any]) -> float:
         """Train on batches, and move `step` to the last -> its learning rate."""

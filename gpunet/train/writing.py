@@ -64,7 +64,9 @@ class BackgroundWriter:
             try:
                 snapshot.write(path, keep)
             except BaseException as error:  # raised where training can end for it
-                self._error = error
+                with self._lock:  # what comes after it may not be newer than what was lost
+                    self._error = error
+                    self._waiting.clear()
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import sys
 
@@ -12,6 +13,7 @@ import gpunet
 from gpunet.cli import main
 from gpunet.interop import load_weights, read_metadata
 from gpunet.models import cnn
+from gpunet.train.writing import BackgroundWriter
 
 OPTIONS = ("--epochs", "3", "--batch-size", "256", "--backend", "numpy", "--quiet")  # 6 steps an epoch
 
@@ -171,7 +173,7 @@ def test_an_empty_folder_and_what_a_killed_write_left_are_no_run(capsys, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--epochs", 2), "--epochs is 2, but 3 epochs are finished"),
+        (("--epochs", 2), "--epochs is 2, but the run has 3 and can only get longer"),
         (("--lr", 0.1), "--resume goes on with the options of the run, without --lr"),
         (("--seed", 1, "--dataset", "mnist"), "without --dataset, --seed"),
         (("--no-flip",), "without --flip"),
@@ -206,7 +208,8 @@ def test_a_folder_without_a_run_is_refused(capsys, tmp_path, config, message):
 
 def test_checkpoints_come_as_often_as_asked_also_where_the_run_goes_on(capsys, tmp_path, press, monkeypatch):
     folder, seen = tmp_path / "run", []
-    monkeypatch.setattr("gpunet.train.writing.BackgroundWriter.submit", lambda *a: seen.append(a[1:]))
+    submit = BackgroundWriter.submit
+    monkeypatch.setattr(BackgroundWriter, "submit", lambda *a: (seen.append(a[1:]), submit(*a)))
     press(1, 0)
     run(capsys, "train", *OPTIONS, "--output", folder, "--checkpoint-steps", 2, "--keep", 4)
     times = [keep for path, _, keep in seen if path.name == "last.safetensors"]
@@ -259,7 +262,7 @@ def test_a_model_of_the_users_own_trains_goes_on_and_is_evaluated(capsys, own, p
         ("none_such:make", "--model none_such:make: there is no module none_such in "),
         ("mine:none_such", "--model mine:none_such: mine has no function none_such"),
         ("mine:number", "--model mine:number: mine has no function number"),
-        ("broken:make", "--model broken:make: broken imports none_such, which there is not"),
+        ("broken:make", "--model broken:make: broken imports none_such, which is not installed"),
         (":make", "--model is ':make' but takes MODULE:FUNCTION"),
         ("vgg", "recipe: model is 'vgg' but takes lenet, cnn, alexnet"),
     ],
@@ -269,3 +272,58 @@ def test_a_model_that_there_is_not_is_named(capsys, own, name, message):
     status, _, err = run(capsys, "train", *OPTIONS, "--model", name)
     assert status == 2
     assert message in err
+
+
+def test_a_refused_beginning_leaves_alone_what_another_process_writes(capsys, whole):
+    written = whole / ".last.safetensors.0123456789abcdef"
+    written.write_bytes(b"half")
+    try:
+        assert run(capsys, "train", *OPTIONS, "--output", whole)[0] == 2
+        assert written.exists()
+    finally:
+        written.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": {"lr": 0.01}}, "of a run with other lr: the data set or config.json has changed since then"),
+        ({"valid": 0.2}, "of a run with other valid"),
+        ({"seed": 5}, "of a run with other seed"),
+        ({"background": [0, 0, 0]}, "of a run with other background"),
+    ],
+)
+def test_a_configuration_that_contradicts_the_checkpoint_is_refused(capsys, whole, tmp_path, change, message):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["recipe"] |= change.pop("recipe", {})
+    (folder / "config.json").write_text(json.dumps(config | change))
+    status, _, err = run(capsys, "train", "--resume", folder)
+    assert status == 2
+    assert message in err
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_run_in_16_bits_goes_on_on_a_backend_without_them(capsys, tmp_path, precision):
+    options = ("--epochs", 1, "--batch-size", 256, "--backend", "emulated", "--model", "cnn", "--quiet")
+    folder = tmp_path / "run"
+    assert run(capsys, "train", *options, "--precision", precision, "--output", folder)[0] == 0
+    changes = ("--backend", "numpy", "--precision", "float32", "--epochs", 2)
+    status, _, err = run(capsys, "train", "--resume", folder, *changes, "--quiet")
+    assert (status, err) == (0, "")
+    assert read_metadata(folder / "last.safetensors")["training"]["epoch"] == 2
+
+
+def test_options_of_checkpoints_take_a_folder(capsys):
+    status, _, err = run(capsys, "train", "--overwrite", "--keep", 3)
+    assert status == 2
+    assert "--overwrite, --keep and --checkpoint-… take a folder: give --output" in err
+
+
+def test_a_run_whose_best_checkpoint_is_gone_says_so(capsys, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "best.safetensors").unlink()
+    with pytest.warns(UserWarning, match="best.safetensors is not there: the accuracy is that of the last weights"):
+        assert run(capsys, "train", "--resume", folder, "--quiet")[0] == 0

@@ -10,6 +10,7 @@ from gpunet import DamagedFileError, optim
 from gpunet.interop import read_metadata
 from gpunet.train import BestCheckpoint, Checkpoint, EarlyStopping, LearningRateMonitor, StopTraining, resume
 from gpunet.train import checkpoints as module
+from gpunet.train.writing import BackgroundWriter
 
 
 def place(path):
@@ -160,6 +161,99 @@ def test_a_checkpoint_that_cannot_be_written_ends_training_and_names_the_file(ne
     task, path = new_task(), tmp_path / "file/last.safetensors"
     with pytest.raises(OSError, match=r"file/last\.safetensors"):
         task.trainer(callbacks=[Checkpoint(path)]).fit(task.train, 2)
+
+
+def test_after_an_error_nothing_is_written_that_came_later(tmp_path):
+    class Fails:
+        def write(self, path, keep):
+            assert gate.wait(30)
+            raise OSError("the disk is full")
+
+    class Writes:
+        def write(self, path, keep):
+            path.write_bytes(b"")
+
+    gate, writer = threading.Event(), BackgroundWriter()
+    writer.submit(tmp_path / "best", Fails())
+    writer.submit(tmp_path / "last", Writes())
+    gate.set()
+    with pytest.raises(OSError, match="the disk is full"):
+        writer.finish()
+    assert files(tmp_path) == []
+    writer.submit(tmp_path / "last", Writes())
+    writer.finish()
+    assert files(tmp_path) == ["last"]
+
+
+def test_a_file_lands_where_its_name_led_when_it_was_saved(task, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trainer = task.trainer()
+    submit = trainer._writer.submit
+
+    def move_and_submit(*arguments):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        submit(*arguments)
+
+    monkeypatch.setattr(trainer._writer, "submit", move_and_submit)
+    trainer.save("a.safetensors")
+    assert (tmp_path / "a.safetensors").exists()
+
+
+def test_of_two_saves_the_later_one_stays(task, tmp_path):
+    path, gate, trainer = tmp_path / "a.safetensors", threading.Event(), task.trainer()
+    submit = trainer._writer.submit
+    trainer._writer.submit = lambda path, snapshot, keep: submit(path, Slow(snapshot, gate), keep)
+    trainer.save(path, wait=False)
+    trainer._writer.submit = submit
+    trainer.epoch = 7
+    threading.Timer(0.1, gate.set).start()
+    trainer.save(path)
+    assert place(path) == (7, 0)
+
+
+def test_what_is_still_being_written_when_a_fit_begins_is_no_leftover(task, tmp_path):
+    path = tmp_path / "last.safetensors"
+    trainer = task.trainer(callbacks=[Checkpoint(path)])
+    for _ in range(20):
+        trainer.save(path, wait=False)
+    trainer.fit(task.train, 1)
+    assert place(path) == (1, 0)
+
+
+def test_a_hook_after_the_fit_that_fails_loses_no_checkpoint(task, tmp_path):
+    class Fail:
+        def after_fit(self, trainer):
+            raise RuntimeError("a hook failed")
+
+    path = tmp_path / "last.safetensors"
+    with pytest.raises(RuntimeError, match="a hook failed"):
+        task.trainer(callbacks=[Checkpoint(path), Fail()]).fit(task.train, 2)
+    assert place(path) == (2, 0)
+    assert not [thread for thread in threading.enumerate() if thread.name == "gpunet-writer"]
+
+
+def test_metadata_cannot_take_the_place_of_the_trainers_own(task, tmp_path):
+    with pytest.raises(ValueError, match="metadata has the key 'training'"):
+        task.trainer().save(tmp_path / "a.safetensors", {"training": {}})
+    assert files(tmp_path) == []
+
+
+def test_ctrl_c_after_an_epoch_keeps_two_different_checkpoints(task, tmp_path):
+    class Press:
+        order = 300
+
+        def after_epoch(self, trainer):
+            if trainer.epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    path = tmp_path / "last.safetensors"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert task.trainer(callbacks=[Checkpoint(path), Waits(), Press()]).fit(task.train, 3).interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (place(path), place(tmp_path / "last-1.safetensors")) == ((2, 0), (1, 0))
 
 
 def test_what_a_killed_write_left_is_removed_at_the_next_start(task, tmp_path):

@@ -413,7 +413,10 @@ from gpunet.train import Checkpoint
 class Terminate:
     def after_step(self, trainer):
         if (trainer.epoch, trainer.step) == (1, 1):
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2 if sys.argv[2] == "twice" else 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+            if sys.argv[2] == "failing":
+                raise OSError("the disk is full")
 
     def after_fit(self, trainer):
         print("after", trainer.epoch, trainer.history.interrupted, flush=True)
@@ -429,7 +432,7 @@ print("returned", trainer.epoch, flush=True)
 """
 
 
-@pytest.mark.parametrize("kind", ["default", "handled"])
+@pytest.mark.parametrize("kind", ["default", "twice", "handled", "failing"])
 def test_sigterm_ends_the_process_after_the_step_and_the_checkpoint_unless_the_program_handles_it(tmp_path, kind):
     path = tmp_path / "last.safetensors"
     done = subprocess.run([sys.executable, "-c", TERMINATED, path, kind], capture_output=True, text=True)
@@ -438,7 +441,11 @@ def test_sigterm_ends_the_process_after_the_step_and_the_checkpoint_unless_the_p
         return
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "after 1 True\n"), done.stderr
     training = read_metadata(path)["training"]
-    assert (training["epoch"], training["running"]["taken"]) == (1, 2)
+    if kind == "failing":
+        assert "OSError: the disk is full" in done.stderr
+        assert (training["epoch"], training["running"]) == (1, None)
+    else:
+        assert (training["epoch"], training["running"]["taken"]) == (1, 2)
 
 
 def test_a_fit_in_another_thread_goes_on_when_the_main_one_is_interrupted(task, sigint):

@@ -1,13 +1,14 @@
 """Training that goes on from a checkpoint equals training without a break, bit for bit."""
 
 import signal
+import warnings
 
 import numpy as np
 import pytest
 
 import gpunet as gp
 from gpunet import data, optim
-from gpunet.train import StopTraining
+from gpunet.train import StopEpoch, StopTraining
 
 
 @pytest.mark.parametrize("scheduled", [False, True])
@@ -277,6 +278,60 @@ def test_a_validation_that_ctrl_c_ends_is_made_again(new_task, tmp_path, batch):
         assert_same_run(run(lambda valid: valid), run(lambda valid: PressAt(valid, 1, batch)))
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+class EndEpoch:
+    """Ends the second epoch after two of its four steps, and presses Ctrl-C there if asked."""
+
+    def __init__(self, press):
+        self.press = press
+
+    def after_step(self, trainer):
+        if (trainer.epoch, trainer.step) == (1, 1):
+            if self.press:
+                signal.raise_signal(signal.SIGINT)
+            raise StopEpoch
+
+
+def test_an_epoch_that_a_hook_ended_stays_ended_where_its_validation_is_interrupted(new_task, tmp_path):
+    def run(press):
+        task = new_task()
+        trainer = task.trainer(callbacks=[EndEpoch(press)], schedule=optim.OneCycleLR(task.optimizer, 0.01, 12))
+        while trainer.epoch < 3:
+            interrupted = trainer.fit(task.train, 3 - trainer.epoch, valid=task.valid).interrupted
+            assert interrupted == (trainer.epoch == 1)
+        return trainer
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert_same_run(run(False), run(True))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 8}, "batch_size 16, now 8; batches 4, now 7: the rest of it has other batches"),
+        ({"shuffle": False}, "shuffle True, now False"),
+        ({"samples": 40}, "batches 4, now 3; samples 50, now 40"),
+        ({"batches_per_update": 2}, "batches_per_update 1, now 2"),
+        ({}, None),
+    ],
+)
+def test_another_loader_for_the_rest_of_an_epoch_is_named(new_task, tmp_path, changes, message):
+    path = tmp_path / "a.safetensors"
+    task = new_task()
+    task.trainer(callbacks=[SaveAt(path, 1, 1)]).fit(task.train, 2)
+    task = new_task()
+    trainer = task.trainer(batches_per_update=changes.pop("batches_per_update", 1))
+    dataset = data.Subset(task.train.dataset, np.arange(changes.pop("samples", 50)))
+    options = {"batch_size": 16, "shuffle": True, **changes}
+    loader = data.DataLoader(dataset, transform=task.train.transform, **options)
+    trainer.load(path)
+    with warnings.catch_warnings() if message is None else pytest.warns(UserWarning, match=message):
+        trainer.fit(loader, 1)
+    trainer.fit(loader, 1)  # a whole epoch may have any loader
 
 
 def test_an_epoch_that_went_on_and_fails_begins_again(new_task, tmp_path):
