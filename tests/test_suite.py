@@ -12,8 +12,8 @@ import pytest
 from helpers.backends import BACKENDS, CUDA, GPU_WARNINGS, HOST, VARIABLE, names_in, why_untestable
 
 TESTS = Path(__file__).parent
-NAMING = {"check", "emulator", "bench", "standin", "helpers", "parity", "test_suite.py"}
-"""Where tests are about the emulated device or its speed, or where it is said which backends there are."""
+NAMING = {"check", "emulator", "bench", "standin", "helpers", "parity", "reliability", "test_suite.py"}
+"""Where tests are about the emulated device or its speed, where it is said which backends there are, and scripts."""
 
 
 def test_devices_are_added_to_the_host_and_the_emulated_one():

@@ -305,8 +305,8 @@ def test_a_configuration_that_contradicts_the_checkpoint_is_refused(capsys, whol
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_run_in_16_bits_goes_on_on_a_backend_without_them(capsys, tmp_path, precision):
-    options = ("--epochs", 1, "--batch-size", 256, "--backend", "emulated", "--model", "cnn", "--quiet")
+def test_a_run_in_16_bits_goes_on_on_a_backend_without_them(capsys, tmp_path, cuda_name, precision):
+    options = ("--epochs", 1, "--batch-size", 256, "--backend", cuda_name, "--model", "cnn", "--quiet")
     folder = tmp_path / "run"
     assert run(capsys, "train", *options, "--precision", precision, "--output", folder)[0] == 0
     changes = ("--backend", "numpy", "--precision", "float32", "--epochs", 2)
