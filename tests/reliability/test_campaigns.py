@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import needs_emulator
 
 HERE = Path(__file__).parent
 
@@ -29,5 +30,6 @@ def test_a_killed_run_goes_on_in_a_new_interpreter():
 
 
 @pytest.mark.slow
-def test_killed_runs_of_captured_steps_go_on_and_end_with_the_same_bits(cuda_name):
-    assert campaign("kills.py", "--runs", 2, "--jobs", 1, "--backend", cuda_name)[2] == "2 of 2"
+@needs_emulator
+def test_killed_runs_of_captured_steps_go_on_and_end_with_the_same_bits():
+    assert campaign("kills.py", "--runs", 2, "--jobs", 1, "--backend", "emulated")[2] == "2 of 2"
