@@ -20,6 +20,8 @@ Part: TypeAlias = bytes | bytearray | memoryview
 """What a file is written from."""
 ASIDE = 8
 """Bytes of the random number, written in hexadecimal digits, at the end of a name aside."""
+LEFTOVER = re.compile(rf"\.(.+)\.[0-9a-f]{{{2 * ASIDE}}}")
+"""The names of files that are being written, or that killed writes have left: with the target's."""
 
 
 def write_whole(path: PathLike, content: Part | Iterable[Part], keep: int = 1) -> None:
@@ -79,17 +81,17 @@ def remove_leftovers(path: PathLike) -> None:
     Call it where no other process writes the file, for such a write could not end then.
     """
     target = _target(path)
-    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * ASIDE}}}")
     if not target.parent.is_dir():
         return
     for found in target.parent.iterdir():
-        if name.fullmatch(found.name) and found.is_file() and not found.is_symlink():
+        written = LEFTOVER.fullmatch(found.name)
+        if written is not None and written[1] == target.name and found.is_file() and not found.is_symlink():
             found.unlink(missing_ok=True)
 
 
 def is_leftover(path: Path) -> bool:
     """Whether a file has the name of one that is being written, or that a killed write has left."""
-    return re.fullmatch(rf"\..+\.[0-9a-f]{{{2 * ASIDE}}}", path.name) is not None
+    return LEFTOVER.fullmatch(path.name) is not None
 
 
 def _target(path: PathLike) -> Path:

@@ -63,11 +63,6 @@ class Snapshot:
     header: bytes
     parts: tuple[memoryview, ...]
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the file, in bytes."""
-        return len(self.header) + sum(part.nbytes for part in self.parts)
-
     def write(self, path: PathLike, keep: int = 1) -> None:
         """Write the file, also from another thread than the one that trains.
 

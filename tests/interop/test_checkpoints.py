@@ -60,7 +60,6 @@ def test_training_after_a_snapshot_does_not_change_what_is_written(path, backend
     thread = threading.Thread(target=taken.write, args=(path,), kwargs={"keep": 2})
     thread.start()
     thread.join()
-    assert path.stat().st_size == taken.nbytes
     opened = open_checkpoint(path)
     opened.load_into(**parts)
     assert states(parts) == before

@@ -24,6 +24,9 @@ import gpunet as gp
 from gpunet import nn, optim
 from gpunet.interop import checkpoint_snapshot, load_checkpoint, open_checkpoint
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers are
+from helpers.saved_files import joined, split
+
 
 def make(seed, features=4):
     """A model, its optimizer after a step, a schedule and averages."""
@@ -53,17 +56,6 @@ def values(parts):
 
 
 # ---- alterations: functions of (random numbers, the file's bytes, another good file's bytes)
-
-
-def split(content):
-    """(header, data)."""
-    (length,) = struct.unpack("<Q", content[:8])
-    return content[8 : 8 + length], content[8 + length :]
-
-
-def joined(header, data):
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + data
 
 
 def block(rng, content, longest=64):
