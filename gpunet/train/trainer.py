@@ -128,6 +128,7 @@ class Trainer:
         self._step: TrainingStep = self._eager
         if recorder is not None:
             self._step = captured(self._eager, recorder, self.metrics, self._hooks.every_step, capture is True)
+        self._about = {"backend": self.backend.name, **self.backend.describe()}
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None
@@ -232,7 +233,7 @@ class Trainer:
         metadata = {**(metadata or {}), "training": training}
         snapshot = checkpoint_snapshot(
             self.model, self.optimizer, self.schedule, metadata, self.average,
-            callbacks=self._hooks.states(), about={"backend": self.backend.name, **self.backend.describe()},
+            callbacks=self._hooks.states(), about=self._about,
         )  # fmt: skip
         self._writer.submit(Path(path).absolute(), snapshot, keep)
         if wait:
