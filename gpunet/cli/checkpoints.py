@@ -12,7 +12,7 @@ from gpunet.cli.arguments import Command, add_backend, add_data_root, add_strict
 from gpunet.cli.user_models import import_function
 from gpunet.data import DataLoader, Subset
 from gpunet.train import recipes
-from gpunet.train.saved import load_saved
+from gpunet.train.saved import Saved, load_saved
 
 BATCH_SIZE = 256
 """Images per batch; it does not change the results."""
@@ -21,6 +21,11 @@ BATCH_SIZE = 256
 def _add_checkpoint(parser: ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="best.safetensors of a run folder")
     parser.add_argument("--model", metavar="MODULE:FUNCTION", help="the function that made the model, if it is yours")
+
+
+def _saved(options: Namespace) -> Saved:
+    """The network that the arguments name."""
+    return load_saved(options.checkpoint, None if options.model is None else import_function(options.model))
 
 
 def _add_eval_arguments(parser: ArgumentParser) -> None:
@@ -33,7 +38,7 @@ def _add_eval_arguments(parser: ArgumentParser) -> None:
 
 def evaluate(options: Namespace) -> int:
     """Print accuracy, loss and confusion matrix of a checkpoint on test images."""
-    saved = load_saved(options.checkpoint, options.model and import_function(options.model))
+    saved = _saved(options)
     name = saved.recipe.dataset if options.dataset is None else options.dataset
     test_set = recipes.load_test(
         name,
@@ -74,7 +79,7 @@ def _add_predict_arguments(parser: ArgumentParser) -> None:
 
 def predict(options: Namespace) -> int:
     """Print the class and its probability for each image."""
-    saved = load_saved(options.checkpoint, options.model and import_function(options.model))
+    saved = _saved(options)
     trainer = saved.trainer(options.backend)
     paths = saved.image_paths(options.images, when_unreadable(options))
     # The name of a file need not be Unicode.

@@ -28,7 +28,7 @@ CHANGEABLE = ("backend", "precision", "data_root", "checkpoint_steps", "checkpoi
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that a run was asked for, in which its results lie; config.json holds it.
+    """Everything that a run was asked for, which decides its results; config.json holds it.
 
     Attributes:
         image_size: (height, width) to which a folder's images are scaled, or None.
@@ -170,11 +170,12 @@ class RunFolder:
         history.csv then agrees with it again: it may have been written before the checkpoint was.
 
         Raises:
-            ValueError: a checkpoint is of a run with another description.
+            ValueError: the checkpoint is of a run with another description.
         """
         for path in versions(self.last):
             with suppress(DamagedFileError):  # which `resume` speaks of
                 _check_same(path, json.loads(to_json("config.json", description)))
+                break
         loaded = resume(trainer, self.last, extend_schedule=settings.extended)
         if len(trainer.history):
             trainer.history.to_csv(self._history)
