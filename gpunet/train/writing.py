@@ -20,7 +20,8 @@ class BackgroundWriter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: dict[Path, tuple[Snapshot, int]] = {}
-        self._thread: threading.Thread | None = None
+        self._idle = threading.Event()
+        self._idle.set()
         self._error: BaseException | None = None
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
@@ -37,10 +38,11 @@ class BackgroundWriter:
         with self._lock:
             self._waiting.pop(path, None)  # so that the newer one takes its turn as the last
             self._waiting[path] = snapshot, keep
-            if self._thread is None:
-                thread = threading.Thread(target=self._write_all, name="gpunet-writer")
-                thread.start()  # it waits for the lock
-                self._thread = thread
+            if self._idle.is_set():
+                # It waits for the lock. Were `_idle` cleared before, a Ctrl-C between the two lines
+                # would leave `finish` waiting for a thread that there is not.
+                threading.Thread(target=self._write_all, name="gpunet-writer").start()
+                self._idle.clear()
 
     def finish(self) -> None:
         """Wait until everything is written.
@@ -48,16 +50,15 @@ class BackgroundWriter:
         Raises:
             OSError: something could not be written.
         """
-        thread = self._thread
-        if thread is not None:
-            thread.join()
+        # no `Thread.join`: where Ctrl-C ends one, Python 3.11 takes the thread for ended too
+        self._idle.wait()
         self._raise_error()
 
     def _write_all(self) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._thread = None
+                    self._idle.set()
                     return
                 path = next(iter(self._waiting))
                 snapshot, keep = self._waiting.pop(path)
