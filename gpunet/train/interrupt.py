@@ -99,7 +99,7 @@ def _owner(handler: Any) -> Any:
     return getattr(handler, "__self__", None)
 
 
-_SWITCHING = (Interrupt.__enter__.__code__, Interrupt.__exit__.__code__)
+_SWITCHING = (Interrupt.__enter__.__code__, Interrupt.__exit__.__code__, _owner.__code__)
 """Functions in which no signal raises, since callers could not know which handler is installed."""
 
 

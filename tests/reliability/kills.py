@@ -65,12 +65,15 @@ class Runner:
             command = [sys.executable, "-m", "gpunet", "train", *arguments]
             with open(log, "ab") as output:
                 return subprocess.Popen(command, stdout=output, stderr=output).pid
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until the child has its own way out
         child = os.fork()
         if child:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             return child
         status = 1
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
             with open(log, "ab") as output:
                 os.dup2(output.fileno(), 1)
                 os.dup2(output.fileno(), 2)

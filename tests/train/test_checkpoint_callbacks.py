@@ -117,13 +117,14 @@ def test_an_error_leaves_the_checkpoint_before_it(task, tmp_path):
 
 
 def test_training_does_not_wait_for_the_disk(new_task, tmp_path, monkeypatch):
-    gate, path, task = threading.Event(), tmp_path / "last.safetensors", new_task()
+    gate, begun, path, task = threading.Event(), threading.Event(), tmp_path / "last.safetensors", new_task()
     trainer = task.trainer(callbacks=[Checkpoint(path, every_steps=1), Opens(path, gate)])
     submit, seen = trainer._writer.submit, []
 
     def slow(path, snapshot, keep):
         seen.append(path)
-        submit(path, Slow(snapshot, gate), keep)
+        submit(path, Slow(snapshot, gate, begun), keep)
+        assert begun.wait(30)
 
     monkeypatch.setattr(trainer._writer, "submit", slow)
 
@@ -148,10 +149,13 @@ class Opens:
 
 
 class Slow:
-    def __init__(self, snapshot, gate):
-        self.snapshot, self.gate = snapshot, gate
+    """Begins to write, and goes on when a gate opens."""
+
+    def __init__(self, snapshot, gate, begun):
+        self.snapshot, self.gate, self.begun = snapshot, gate, begun
 
     def write(self, path, keep):
+        self.begun.set()
         assert self.gate.wait(30)
         self.snapshot.write(path, keep)
 
@@ -203,7 +207,7 @@ def test_a_file_lands_where_its_name_led_when_it_was_saved(task, tmp_path, monke
 def test_of_two_saves_the_later_one_stays(task, tmp_path):
     path, gate, trainer = tmp_path / "a.safetensors", threading.Event(), task.trainer()
     submit = trainer._writer.submit
-    trainer._writer.submit = lambda path, snapshot, keep: submit(path, Slow(snapshot, gate), keep)
+    trainer._writer.submit = lambda path, snapshot, keep: submit(path, Slow(snapshot, gate, threading.Event()), keep)
     trainer.save(path, wait=False)
     trainer._writer.submit = submit
     trainer.epoch = 7

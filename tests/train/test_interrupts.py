@@ -22,6 +22,7 @@ import pytest
 from gpunet import optim
 from gpunet.interop import read_metadata
 from gpunet.train import BestCheckpoint, CSVLogger
+from gpunet.train import interrupt as module
 from gpunet.train.interrupt import Interrupt
 
 SIGNALS = int(os.environ.get("GPUNET_TEST_SIGNALS", "12"))
@@ -405,6 +406,29 @@ def test_ctrl_c_while_the_handlers_change_leaves_the_right_ones(monkeypatch, sig
     assert [number for number, _ in changes] == [signal.SIGINT, signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is sigint
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ctrl_c_while_handlers_are_looked_at_leaves_the_right_ones(monkeypatch, sigint):
+    look, interrupt = module._owner, Interrupt()
+
+    def pressed(handler):
+        if signal.getsignal(signal.SIGINT) == interrupt._handle:  # as if two came within the call
+            for _ in range(2):
+                interrupt._handle(signal.SIGINT, FrameOf(look))
+        return look(handler)
+
+    monkeypatch.setattr(module, "_owner", pressed)
+    with pytest.raises(KeyboardInterrupt), interrupt:
+        pass
+    assert signal.getsignal(signal.SIGINT) is sigint
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class FrameOf:
+    """The frame of a function, as a handler sees it."""
+
+    def __init__(self, function):
+        self.f_code = function.__code__
 
 
 TERMINATED = """
