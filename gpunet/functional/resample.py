@@ -53,6 +53,11 @@ class _AdaptiveMaxPool2d(_Resample2d, name="adaptive_max_pool2d"):
     """Copies windows of different extents side by side, for a max pool of equal windows."""
 
 
+def resample2d(x: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Images whose pixels are weighted sums of x's, by two tables; (N, H, W, C) -> (N, OH, OW, C)."""
+    return _Resample2d.apply(x, rows=rows, columns=columns)
+
+
 @dataclass(frozen=True)
 class Upsampling:
     """The options of `upsample2d`.

@@ -1,0 +1,96 @@
+"""The table of the operators: what an ONNX node runs, and which attributes it may have.
+
+An operator is a function. Its positional parameters are the node's inputs, as `Value`s, or None
+where an optional one is missing; `Host` marks those that it reads on the host. Its keyword-only
+parameters are the node's attributes, by their names in ONNX, with their defaults. A node with an
+attribute that the function does not have is refused when the file is read. Three keywords are no
+attributes: `opset`, the version of ONNX's operators that the file was written for; `training`,
+whether the model is in training mode; and `outputs`, the number of outputs that the node has.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpunet.interop.onnx.values import Order
+
+RESERVED = ("opset", "training", "outputs")
+FILTERS: Order = (2, 3, 1, 0)
+"""Filters (O, C // groups, KH, KW), stored as gpunet's (KH, KW, C // groups, O)."""
+
+Layout = Order | None | Callable[[Mapping[str, Any]], Order | None]
+"""The order in which a parameter is stored, None for ONNX's; or a function of the node's attributes."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of ONNX."""
+
+    name: str
+    function: Callable[..., Any]
+    parameters: Mapping[str, Layout] = field(default_factory=dict)
+    """Inputs that are trained where the file holds their values, and how these are stored."""
+    inputs: tuple[str, ...] = ()
+    on_host: tuple[bool, ...] = ()
+    """Whether the operator reads each of these inputs on the host."""
+    numbers: bool = False
+    """Whether a constant of one element stays a number, which broadcasts with tensors."""
+    variadic: bool = False
+    """Whether the operator takes any number of inputs."""
+    attributes: Mapping[str, bool] = field(default_factory=dict)
+    """Names of attributes, and whether a node must have them."""
+    reserved: tuple[str, ...] = ()
+
+    def check(self, label: str, options: Mapping[str, Any], inputs: int) -> list[str]:
+        """What is wrong with a node that has these attributes and this number of inputs."""
+        faults = [
+            f"{label}: attribute {name} is {value!r}, but gpunet's {self.name} has no such attribute"
+            for name, value in options.items()
+            if name not in self.attributes
+        ]
+        missing = [name for name, needed in self.attributes.items() if needed and name not in options]
+        faults += [f"{label}: attribute {name} is missing" for name in missing]
+        if inputs > len(self.inputs) and not self.variadic:
+            faults.append(f"{label}: {inputs} inputs, but gpunet's {self.name} takes at most {len(self.inputs)}")
+        return faults
+
+
+OPERATORS: dict[str, Operator] = {}
+"""By name; all are of ONNX's own domain."""
+
+
+def operator(
+    *names: str, parameters: Mapping[str, Layout] | None = None, numbers: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Enter a function under these names."""
+
+    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+        given = inspect.signature(function).parameters.values()
+        taken = [p for p in given if p.kind is p.POSITIONAL_OR_KEYWORD]
+        keywords = {p.name: p.default is p.empty for p in given if p.kind is p.KEYWORD_ONLY}
+        for name in names:
+            assert name not in OPERATORS, name
+            OPERATORS[name] = Operator(
+                name,
+                function,
+                parameters or {},
+                tuple(p.name for p in taken),
+                tuple("Host" in str(p.annotation) for p in taken),
+                numbers,
+                any(p.kind is p.VAR_POSITIONAL for p in given),
+                {name: needed for name, needed in keywords.items() if name not in RESERVED},
+                tuple(name for name in keywords if name in RESERVED),
+            )
+        return function
+
+    return enter
+
+
+def choice(attribute: str, value: Any, *takes: Any) -> Any:
+    """The value of an attribute, or a ValueError that says what it may be."""
+    if value not in takes:
+        raise ValueError(f"attribute {attribute} is {value!r} but gpunet takes {', '.join(map(repr, takes))}")
+    return value
