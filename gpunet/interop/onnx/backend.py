@@ -79,7 +79,7 @@ def run_model(model: Any, inputs: Sequence[Any], device: str = "CPU", **options:
 
 
 def run_node(node: Any, inputs: Sequence[Any], device: str = "CPU", **options: Any) -> tuple[np.ndarray, ...]:
-    """The outputs of a single NodeProto, of the newest operators that gpunet reads unless `opset` says otherwise."""
+    """The outputs of a single NodeProto, of the newest opset that gpunet reads unless `opset` is given."""
     from onnx import helper
 
     from gpunet.interop.onnx.reading import NEWEST

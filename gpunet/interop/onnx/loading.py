@@ -37,8 +37,8 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
         layout: "NHWC" says that inputs and outputs with 4 axes, which the file describes as (N, C,
             H, W), are (N, H, W, C) for callers; "file" leaves them as the file has them.
     Raises:
-        ValueError: no ONNX file, one that contradicts itself, or one that needs what gpunet does not
-            have. The message names the file and every operator and attribute that is missing, each
+        ValueError: no ONNX file, one that contradicts itself, or one that needs what gpunet does
+            not have. The message names the file and every operator and attribute that is missing, each
             with its node.
         TypeError: a dtype that gpunet does not compute in.
         OSError: the file cannot be read.
@@ -168,16 +168,15 @@ class _Loader:
             raise ValueError("has no outputs")
 
     def _nodes_on_host(self, inputs: list[Port]) -> set[int]:
-        """Nodes that the host computes: shapes, and whatever depends on nothing but shapes and integers."""
+        """Nodes that the host computes: shapes, and what depends on shapes and integers alone."""
         there = {port.name for port in inputs if port.dtype is not None and not is_float(port.dtype)}
         found = set()
         for i, node in enumerate(self.nodes):
+            operator = OPERATORS[node.operator]
+            held = [self.values[n] for i, n in enumerate(node.inputs) if n in self.values and not operator.reads(i)]
+            floats = not operator.numbers and any(is_float(array.dtype) for array in held)
             moving = [name for name in node.inputs if name and name not in self.values]
-            fixed = [self.values[name] for name in node.inputs if name in self.values]
-            if moving:
-                host = node.operator in SHAPES or all(name in there for name in moving)
-            else:
-                host = not any(is_float(array.dtype) for array in fixed)
+            host = node.operator in SHAPES or (not floats and all(name in there for name in moving))
             if host:
                 found.add(i)
                 there.update(node.outputs)
@@ -210,7 +209,7 @@ class _Loader:
             return None
         if operator.variadic:
             return "buffer"
-        if operator.on_host[place]:
+        if operator.reads(place):
             return None
         return "parameter" if operator.inputs[place] in operator.parameters else "buffer"
 
@@ -223,7 +222,7 @@ class _Loader:
         return np.ascontiguousarray(array.transpose(order)), order
 
     def _finished(self, on_host: set[int], kept: set[str]) -> tuple[Node, ...]:
-        """The nodes, each with the inputs that become tensors and the values that it is the last to take."""
+        """The nodes with the inputs that become tensors and the values that no later node takes."""
         nodes, later = [], set(kept)
         for i, node in reversed(list(enumerate(self.nodes))):
             own = {*node.inputs, *node.outputs} - {""}
@@ -237,7 +236,7 @@ class _Loader:
         places = range(len(node.inputs))
         if operator.numbers or operator.variadic:
             return frozenset()
-        return frozenset(i for i in places if not operator.on_host[i])
+        return frozenset(i for i in places if not operator.reads(i))
 
 
 def _is_matrix(node: Node, array: np.ndarray) -> bool | None:

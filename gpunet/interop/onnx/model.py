@@ -57,7 +57,7 @@ class Graph:
     orders: Mapping[str, Order] = field(default_factory=dict)
     """The orders in which parameters and buffers are stored."""
     images_last: bool = True
-    """Whether inputs and outputs with 4 axes, (N, C, H, W) in the file, are (N, H, W, C) for callers."""
+    """Whether the file's (N, C, H, W) inputs and outputs are (N, H, W, C) for callers."""
 
 
 class OnnxModel(Module):

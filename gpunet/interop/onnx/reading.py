@@ -19,7 +19,7 @@ from gpunet.interop.onnx.operators.shapes import DTYPES, dtype_of
 OLDEST, NEWEST = 9, 28
 """Versions of ONNX's operators that gpunet reads."""
 TYPED = {1: "float_data", 7: "int64_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data"}
-"""Fields that hold elements one by one, by dtype; the narrow integers and booleans use int32_data."""
+"""Fields that hold elements one by one, by dtype; narrow integers and booleans use int32_data."""
 
 
 def read_model(path: str | os.PathLike[str]) -> Any:
@@ -115,7 +115,7 @@ def _external(proto: Any, folder: Path | None, what: str, count: int, dtype: np.
 
 
 def _inside(folder: Path, location: str, what: str) -> Path:
-    """The path of a file in the folder; a ValueError for absolute and climbing paths and for links that leave it."""
+    """The path of a file in the folder; a ValueError for a path or a link that leaves it."""
     given = Path(location)
     if given.is_absolute() or given.drive or ".." in given.parts or "\\" in location or "\0" in location:
         raise ValueError(f"{what} has its data at {location!r}, but takes a path inside of the model's folder")

@@ -1,7 +1,7 @@
 """What flows between the nodes of an ONNX graph: arrays whose axes may lie in another order.
 
-ONNX's images are (N, C, H, W) and gpunet's (N, H, W, C). A `Value` therefore keeps an array together
-with the order in which ONNX's axes lie in it. An operator asks for the order that it computes in; a
+ONNX's images are (N, C, H, W) and gpunet's (N, H, W, C). A `Value` therefore keeps an array and the
+order in which ONNX's axes lie in it. An operator asks for the order that it computes in; a
 transposition changes the order and moves nothing, and elements are moved only where an operator
 needs another order than the one before it left.
 """
@@ -27,8 +27,8 @@ class Value:
     """An array of a running graph.
 
     Attributes:
-        array: a tensor; or an array of the host, in ONNX's order. Integers and booleans that a graph
-            computes with, such as shapes, stay on the host.
+        array: a tensor; or an array of the host, in ONNX's order. Integers and booleans that a
+            graph computes with, such as shapes, stay on the host.
         order: where ONNX's axes lie in it.
     """
 
@@ -129,7 +129,7 @@ class Value:
 
 
 Host = Value
-"""An input that an operator reads on the host, such as a shape; other inputs of floats are tensors."""
+"""An input that an operator reads on the host, such as a shape."""
 
 
 def channels_last(ndim: int) -> Order:

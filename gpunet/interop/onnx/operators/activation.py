@@ -79,7 +79,7 @@ def gelu(x: Value, *, approximate: str = "none") -> Value:
 
 @operator("Erf")
 def erf(x: Value) -> Value:
-    """The error function, 2 Phi(sqrt(2) x) - 1, with Phi(u) = gelu(u) / u, and its series near 0."""
+    """The error function: 2 Phi(sqrt(2) x) - 1 with Phi(u) = gelu(u) / u, near 0 its series."""
     z = F.clip(x.tensor(x.order), -6.0, 6.0)  # beyond, it is 1 in every dtype
     near = F.abs(z) < 0.125
     u = F.where(near, 1.0, z * sqrt(2))

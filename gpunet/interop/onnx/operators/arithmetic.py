@@ -19,7 +19,7 @@ Join = Callable[[Any, Any], Any]
 
 
 def joined(on_tensors: Join, on_host: Join, *values: Value) -> Value:
-    """The values joined from left to right, by gpunet where there is a tensor and by NumPy otherwise."""
+    """The values joined from left to right, by gpunet where one is a tensor, else by NumPy."""
 
     def pair(one: Value, other: Value) -> Value:
         if any(v.is_tensor and is_float(v.dtype) for v in (one, other)):

@@ -91,7 +91,7 @@ def _whole_extents(extents: tuple[int, int], given: Windows, extra: tuple[int, i
 def _transposed(
     images: Tensor, filters: Tensor, b: Value | None, given: Windows, cuts: Any, extra: Any, group: int
 ) -> Value:
-    """The transposed convolution; pixels that `output_padding` adds and `pads` cuts off again are not computed."""
+    """The transposed convolution; what `output_padding` adds and `pads` cuts off is not computed."""
     sides, more = [], []
     for (before, after), e in zip(cuts, extra, strict=True):
         both = min(e, after)

@@ -63,7 +63,7 @@ def reshape(x: Value, shape: Host, *, allowzero: int = 0) -> Value:
 
 @operator("Transpose", parameters={"x": None})
 def transpose(x: Value, *, perm: Sequence[int] | None = None) -> Value:
-    """x with its axes in another order; no element moves, only the account of where axes lie changes."""
+    """x with its axes in another order: only the record of where axes lie changes, no element moves."""
     axes = tuple(range(x.ndim))[::-1] if perm is None else tuple(int(axis) for axis in perm)
     if sorted(axes) != list(range(x.ndim)):
         raise ValueError(f"attribute perm is {list(axes)} but x has {x.ndim} axes")
@@ -139,7 +139,7 @@ def slice_(
     return part_of(x, tuple(key))
 
 
-@operator("Gather")
+@operator("Gather", parameters={"x": None})
 def gather(x: Value, indices: Host, *, axis: int = 0) -> Value:
     """The elements at these positions of an axis, which negative ones count from the end."""
     at, positions = _axis(x, axis), indices.host()
@@ -150,6 +150,18 @@ def gather(x: Value, indices: Host, *, axis: int = 0) -> Value:
         raise ValueError(f"indices from {positions.min()} to {positions.max()} do not fit axis {axis} of {x.shape}")
     key = (*(slice(None),) * at, np.where(positions < 0, positions + extent, positions).astype(np.int64))
     return Value(x.ordered()[key] if x.is_tensor else np.asarray(x.host()[cast(Any, key)]))
+
+
+@operator("GatherND")
+def gather_nd(x: Value, indices: Host, *, batch_dims: int = 0) -> Value:
+    """The parts of x at positions that the last axis of the indices holds."""
+    choice("batch_dims", batch_dims, 0)
+    positions = indices.host()
+    depth = positions.shape[-1] if positions.ndim else 0
+    if positions.dtype.kind not in "iu" or not 1 <= depth <= x.ndim:
+        raise ValueError(f"indices of {positions.dtype} and shape {positions.shape} do not fit x of shape {x.shape}")
+    key = tuple(positions[..., i].astype(np.int64) for i in range(depth))
+    return Value(x.ordered()[key] if x.is_tensor else np.asarray(x.host()[key]))
 
 
 @operator("Squeeze")
@@ -228,7 +240,7 @@ def pad(
     pads: Sequence[int] | None = None,
     value: float = 0.0,
 ) -> Value:
-    """Elements put around x: a constant, mirrored, the edge's, or x over again; fewer than 0 are cut off."""
+    """Put elements around x: a constant, mirrored, the edge's, or x again; negative pads cut off."""
     choice("mode", mode, "constant", "reflect", "edge", "wrap")
     given = pads_in.integers() if pads_in is not None else tuple(pads or ())
     along = [_axis(x, a) for a in axes_in.integers()] if axes_in is not None else list(range(x.ndim))

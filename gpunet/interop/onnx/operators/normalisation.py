@@ -27,7 +27,7 @@ def batch_norm(
     training: bool = False,
     outputs: int = 1,
 ) -> list[Value]:
-    """Normalise each channel by running moments; in training by the batch's, which the running ones follow.
+    """Normalise each channel by running moments; in training by the batch's, which update them.
 
     ONNX's momentum is the share of the old moments, gpunet's that of the batch.
     """
@@ -52,7 +52,7 @@ def batch_norm(
 
 
 def _biased(running: Tensor, images: Tensor, momentum: float) -> None:
-    """Give the running variance the batch's variance over n, as ONNX has it, where gpunet's is over n - 1."""
+    """Correct the running variance: ONNX's follows the batch's variance over n, gpunet's over n - 1."""
     batch = F.var(images.detach(), tuple(range(images.ndim - 1)), correction=1)
     count = prod(images.shape[:-1])
     backend = running.backend
@@ -115,7 +115,7 @@ def layer_norm(
 
 @operator("LRN")
 def local_response_norm(x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
-    """x / (bias + alpha mean(x^2))^beta, the mean over `size` channels around each, with zeros beyond."""
+    """x / (bias + alpha mean(x^2))^beta, the mean over `size` channels around each, zeros beyond."""
     images = x.images()
     n, h, w, c = images.shape
     squares = F.reshape(images * images, n, h * w, c, 1)

@@ -139,7 +139,7 @@ def _surrounded(images: Tensor, given: Windows, steps: Pair, outside: float) -> 
 
 
 def _steps(extents: Pair, given: Windows, ceil: bool) -> Pair:
-    """(OH, OW): as many windows as fit; with `ceil` one more that begins inside of the image or its padding."""
+    """(OH, OW): as many windows as fit; with `ceil` one more if it begins before the image ends."""
     counts = []
     for n, s, e, (before, after) in zip(extents, given.stride, given.effective, given.padding, strict=True):
         left = n + before + after - e

@@ -56,7 +56,7 @@ def _enter(name: str, on_tensor: Reduction, on_host: Reduction, what: str) -> No
 
 
 def _largest(x: np.ndarray, axes: tuple[int, ...], *, sign: int) -> np.ndarray:
-    """The largest elements, or the smallest with a sign of -1; of no elements the least value of the dtype."""
+    """The largest elements, or the smallest (sign -1); of no elements, the dtype's least (or largest)."""
     function = np.max if sign > 0 else np.min
     if x.dtype.kind == "b":
         least: Any = sign < 0

@@ -22,7 +22,7 @@ FILTERS: Order = (2, 3, 1, 0)
 """Filters (O, C // groups, KH, KW), stored as gpunet's (KH, KW, C // groups, O)."""
 
 Layout = Order | None | Callable[[Mapping[str, Any]], Order | None]
-"""The order in which a parameter is stored, None for ONNX's; or a function of the node's attributes."""
+"""The order in which a parameter is stored, None for ONNX's; or a function of the attributes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Operator:
     attributes: Mapping[str, bool] = field(default_factory=dict)
     """Names of attributes, and whether a node must have them."""
     reserved: tuple[str, ...] = ()
+
+    def reads(self, place: int) -> bool:
+        """Whether the host reads the input at this place."""
+        return not self.variadic and self.on_host[place]
 
     def check(self, label: str, options: Mapping[str, Any], inputs: int) -> list[str]:
         """What is wrong with a node that has these attributes and this number of inputs."""

@@ -42,7 +42,7 @@ class Convention:
     cubic: float = -0.75
     """The slope of the cubic kernel at distance 1."""
     exclude_outside: bool = False
-    """Whether pixels beyond the border count nothing; otherwise the border pixel stands for them."""
+    """Whether pixels beyond the border have no weight; otherwise they equal the border pixel."""
     antialias: bool = False
     """Whether shrinking weighs all pixels that an output covers."""
 
@@ -56,7 +56,7 @@ class Axis:
     scale: float
     """Pixels of the output per pixel of the input."""
     crop: tuple[float, float] = (0.0, 1.0)
-    """Begin and end of the part that is resized, as shares of the input, for "tf_crop_and_resize"."""
+    """Begin and end of the resized part, as shares of the input, for "tf_crop_and_resize"."""
 
     def place(self, p: int, convention: str) -> float:
         """Where output p lies among the input's pixels, whose centres lie at whole numbers."""
@@ -83,7 +83,7 @@ class Axis:
 
 @lru_cache(maxsize=1024)
 def taps(axis: Axis, by: Convention) -> tuple[Taps, tuple[bool, ...]]:
-    """(the table of an axis, for each output whether it lies outside of the input and has no taps)."""
+    """(the table of an axis, for each output whether it lies outside of the input)."""
     last, rows, beyond = axis.extent - 1, [], []
     for p in range(axis.outputs):
         place = axis.place(p, by.places)
@@ -206,7 +206,7 @@ def _scaled(extent: int, factor: float) -> int:
 def _fitted(
     shape: Sequence[int], along: Sequence[int], sizes: Sequence[int], policy: str
 ) -> list[tuple[int, float, int]]:
-    """(axis, factor, extent) of each resized axis; a policy other than "stretch" keeps their ratio."""
+    """(axis, factor, extent) of each resized axis; policies but "stretch" keep their ratio."""
     if min(sizes) < 1 or any(shape[axis] < 1 for axis in along):
         raise ValueError(f"sizes {list(sizes)} of x {tuple(shape)} must all be positive")
     factors = [size / shape[axis] for axis, size in zip(along, sizes, strict=True)]

@@ -112,7 +112,7 @@ def cast_like(x: Value, like: Value, *, saturate: int = 1, round_mode: str = "up
 
 
 def _rounded(x: Value, function: Any) -> Value:
-    """A step function of each element, on the host: it has no gradient, and shapes are what it is used for."""
+    """A step function of each element, computed on the host; it has no gradient."""
     values = function(x.host())
     if x.is_tensor:
         backend = x.array.backend

@@ -65,7 +65,7 @@ def sides_of_pads(pads: Sequence[int]) -> Sides:
 
 
 def split_pad(total: int, auto_pad: str) -> Pair:
-    """(before, after) of the pixels that SAME_UPPER or SAME_LOWER pads: the odd one ends or begins."""
+    """(before, after) of the padded pixels: SAME_UPPER has the odd one after, SAME_LOWER before."""
     less, more = total // 2, total - total // 2
     return (more, less) if auto_pad == "SAME_LOWER" else (less, more)
 
