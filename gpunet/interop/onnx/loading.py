@@ -20,6 +20,7 @@ from gpunet.nn.module import Buffer
 
 SHAPES = ("Shape", "Size")
 """Operators whose results the host computes, whatever they take."""
+LONGEST_MESSAGE = 4000
 MATRICES = ("Conv", "Gemm", "MatMul")
 """Operators whose parameters are `Parameter.matrix`: their last axis is that of the outputs."""
 
@@ -50,7 +51,15 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
     try:
         return model_of(proto, Path(path).parent, images_last=layout == "NHWC")
     except (ValueError, TypeError) as error:
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"load: {path}: {error}") from error
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(
+            f"load: {path}: {_in_one_line(error)}"
+        ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says, where names of the file may hold anything."""
+    text = "".join(c if c.isprintable() else "�" for c in str(error))
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
 
 
 def model_of(proto: Any, folder: Path | None = None, *, images_last: bool = False) -> OnnxModel:
@@ -120,7 +129,7 @@ class _Loader:
             except (ValueError, TypeError) as error:
                 self.faults.append(str(error))
                 continue
-            faults = OPERATORS[node.op_type].check(label, options, len(node.input))
+            faults = OPERATORS[node.op_type].check(label, options, node.input)
             for name in node.input:
                 if name and name not in known:
                     why = (

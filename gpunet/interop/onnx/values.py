@@ -19,8 +19,9 @@ from gpunet.autograd import Tensor
 Order = tuple[int, ...]
 """Axis i of the array is ONNX's axis order[i]."""
 
-MOST_ELEMENTS = 1 << 31
-"""An operator whose result has more elements is refused: a small file may ask for any extents."""
+MOST_ELEMENTS, MOST_TIMES = 1 << 28, 256
+"""A result may have so many elements, or so many times those of its input: a few bytes of a file may
+ask for any extents."""
 
 
 class Value:
@@ -49,6 +50,11 @@ class Value:
         """The extents in ONNX's order."""
         extents = self.array.shape
         return tuple(extents[self.order.index(axis)] for axis in range(self.ndim))
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(self.array.size)
 
     @property
     def dtype(self) -> np.dtype:
@@ -175,13 +181,13 @@ def aligned(*values: Value) -> tuple[list[Any], Order]:
     return arrays, order
 
 
-def check_size(shape: Sequence[int]) -> tuple[int, ...]:
-    """The extents of a result, unless they are negative or too many elements."""
-    count = 1
+def check_size(shape: Sequence[int], size: int = 1) -> tuple[int, ...]:
+    """The extents of a result, unless they are negative or too many for an input of `size` elements."""
+    count, most = 1, max(MOST_ELEMENTS, MOST_TIMES * size)
     for extent in shape:
         count *= int(extent)
         if extent < 0:
             raise ValueError(f"a result of shape {tuple(shape)} has a negative extent")
-    if count > MOST_ELEMENTS:
-        raise ValueError(f"a result of shape {tuple(shape)} has more than {MOST_ELEMENTS} elements")
+    if count > most:
+        raise ValueError(f"a result of shape {tuple(shape)} has more than {most} elements, for an input of {size}")
     return tuple(int(extent) for extent in shape)

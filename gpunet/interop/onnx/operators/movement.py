@@ -190,7 +190,7 @@ def unsqueeze(x: Value, axes_in: Host | None = None, *, axes: Sequence[int] | No
 @operator("Expand")
 def expand(x: Value, shape: Host) -> Value:
     """x repeated to a shape, as broadcasting does."""
-    wanted = check_size(np.broadcast_shapes(x.shape, check_size(shape.integers())))
+    wanted = check_size(np.broadcast_shapes(x.shape, check_size(shape.integers(), x.size)), x.size)
     if not x.is_tensor:
         return Value(np.broadcast_to(x.host(), wanted).copy())
     zeros = F.multiply(x.deep(len(wanted)).ordered(), 1.0)
@@ -211,7 +211,7 @@ def tile(x: Value, repeats: Host) -> Value:
     counts = repeats.integers()
     if len(counts) != x.ndim:
         raise ValueError(f"repeats {list(counts)} are not one per axis of {x.shape}")
-    check_size([n * count for n, count in zip(x.shape, counts, strict=True)])
+    check_size([n * count for n, count in zip(x.shape, counts, strict=True)], x.size)
     if not x.is_tensor:
         return Value(np.tile(x.host(), counts))
     key = [
@@ -250,7 +250,7 @@ def pad(
     for i, axis in enumerate(along):
         sides[axis] = (given[i], given[i + len(along)])
     wanted = [n + max(before, 0) + max(after, 0) for n, (before, after) in zip(x.shape, sides, strict=True)]
-    check_size(wanted)
+    check_size(wanted, x.size)
     cut = tuple(slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(x.shape, sides, strict=True))
     x, sides = part_of(x, cut), [(max(b, 0), max(a, 0)) for b, a in sides]
     filled = value if value_in is None else value_in.number()

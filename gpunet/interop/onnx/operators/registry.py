@@ -11,7 +11,7 @@ whether the model is in training mode; and `outputs`, the number of outputs that
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,8 @@ class Operator:
     inputs: tuple[str, ...] = ()
     on_host: tuple[bool, ...] = ()
     """Whether the operator reads each of these inputs on the host."""
+    needed: int = 0
+    """The first inputs, which a node must have."""
     numbers: bool = False
     """Whether a constant of one element stays a number, which broadcasts with tensors."""
     variadic: bool = False
@@ -48,8 +50,8 @@ class Operator:
         """Whether the host reads the input at this place."""
         return not self.variadic and self.on_host[place]
 
-    def check(self, label: str, options: Mapping[str, Any], inputs: int) -> list[str]:
-        """What is wrong with a node that has these attributes and this number of inputs."""
+    def check(self, label: str, options: Mapping[str, Any], inputs: Sequence[str]) -> list[str]:
+        """What is wrong with a node that has these attributes and inputs, "" for those that are missing."""
         faults = [
             f"{label}: attribute {name} is {value!r}, but gpunet's {self.name} has no such attribute"
             for name, value in options.items()
@@ -57,8 +59,11 @@ class Operator:
         ]
         missing = [name for name, needed in self.attributes.items() if needed and name not in options]
         faults += [f"{label}: attribute {name} is missing" for name in missing]
-        if inputs > len(self.inputs) and not self.variadic:
-            faults.append(f"{label}: {inputs} inputs, but gpunet's {self.name} takes at most {len(self.inputs)}")
+        if len(inputs) > len(self.inputs) and not self.variadic:
+            faults.append(f"{label}: {len(inputs)} inputs, but gpunet's {self.name} takes at most {len(self.inputs)}")
+        there = [bool(name) for name in inputs] or [False]
+        if (self.variadic and not all(there)) or sum(there[: self.needed]) < self.needed:
+            faults.append(f"{label}: an input is missing that {self.name} needs")
         return faults
 
 
@@ -83,6 +88,7 @@ def operator(
                 parameters or {},
                 tuple(p.name for p in taken),
                 tuple("Host" in str(p.annotation) for p in taken),
+                sum(p.default is p.empty for p in taken),
                 numbers,
                 any(p.kind is p.VAR_POSITIONAL for p in given),
                 {name: needed for name, needed in keywords.items() if name not in RESERVED},

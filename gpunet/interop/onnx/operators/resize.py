@@ -125,7 +125,7 @@ def _resized(x: Value, axes: Sequence[Axis], by: Convention, extrapolation: floa
     images = x.images()
     if any(axis.extent != axis.outputs or axis.crop != (0.0, 1.0) for axis in axes[:2]):
         raise ValueError(f"scales {[a.outputs / a.extent for a in axes]} change other axes of x than the image's own")
-    check_size([axis.outputs for axis in axes])
+    check_size([axis.outputs for axis in axes], x.size)
     (rows, above), (columns, beside) = (taps(axis, by) for axis in axes[2:])
     y = resample2d(images, rows, columns)
     outside = np.array(above)[:, None, None] | np.array(beside)[:, None]
