@@ -327,9 +327,7 @@ def main():
         found = run(Path(folder), options.files, options.seed)
         seconds = perf_counter() - begin
         large = memory_in_a_child(Path(folder), min(60, options.files), options.seed)
-    print(
-        "| altered files | refused | loaded and ran | loaded, and an operation was refused | other | longest reading | longest run | all |"
-    )
+    print("| altered files | refused | ran | an operation was refused | other | longest reading | longest run | all |")
     print("|---|---|---|---|---|---|---|---|")
     print(
         f"| {options.files:,} | {found.refused:,} | {found.ran:,} | {found.failed:,} | {len(found.faults)} "
