@@ -50,7 +50,7 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
     proto = read_model(path)
     try:
         return model_of(proto, Path(path).parent, images_last=layout == "NHWC")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f"load: {path}: {_in_one_line(error)}"
         ) from error

@@ -122,8 +122,8 @@ class OnnxModel(Module):
         for node in self.graph.nodes:
             try:
                 results = self._step(node, [values[name] if name else None for name in node.inputs])
-            except (ValueError, TypeError, IndexError) as error:
-                kind = next(k for k in (ValueError, TypeError, IndexError) if isinstance(error, k))
+            except (ValueError, TypeError, IndexError, OverflowError) as error:
+                kind = next((k for k in (TypeError, IndexError) if isinstance(error, k)), ValueError)
                 raise kind(f"{node.label}: {error}") from error
             values.update(zip(node.outputs, results, strict=True))
             for name in node.last:
