@@ -52,8 +52,8 @@ def raising():
     nn = torch.nn
     return nn.Sequential(
         nn.Conv2d(4, 8, 3, stride=2, padding=1), nn.PReLU(8),
-        nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1), nn.GELU(), nn.Upsample(scale_factor=2, mode="bilinear"),
-        nn.InstanceNorm2d(6, affine=True), nn.ReflectionPad2d(1),
+        nn.ConvTranspose2d(8, 6, 3, stride=2, padding=1, output_padding=1), nn.GELU(),
+        nn.Upsample(scale_factor=2, mode="bilinear"), nn.InstanceNorm2d(6, affine=True), nn.ReflectionPad2d(1),
     )  # fmt: skip
 
 
