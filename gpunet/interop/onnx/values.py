@@ -19,7 +19,7 @@ from gpunet.autograd import Tensor
 Order = tuple[int, ...]
 """Axis i of the array is ONNX's axis order[i]."""
 
-MOST_ELEMENTS, MOST_TIMES = 1 << 28, 256
+MOST_ELEMENTS, MOST_TIMES = 1 << 26, 256
 """A result may have so many elements, or so many times those of its input: a few bytes of a file may
 ask for any extents."""
 
