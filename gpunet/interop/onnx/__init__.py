@@ -1,5 +1,5 @@
 """Models as ONNX files, for other programs and from them; it takes the package onnx."""
 
-from gpunet.interop.onnx.export import export
+from gpunet.interop.onnx.exporting import export
 
 __all__ = ["export"]

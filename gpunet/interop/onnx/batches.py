@@ -15,6 +15,7 @@ import numpy as np
 from gpunet.autograd import Tensor
 from gpunet.interop.onnx.graph import Dims
 from gpunet.nn.tracing import Operation, Trace
+from gpunet.random import Stream
 
 BATCH = "batch"
 """The name of the extent that is free."""
@@ -36,12 +37,17 @@ def dims_of(first: tuple[int, ...], second: tuple[int, ...], batch_sizes: tuple[
     return tuple(map(dim, first, second))
 
 
-def differences(first: Trace, second: Trace, batch_sizes: tuple[int, int]) -> list[str]:
-    """What keeps the traces from being one graph, each in a few words."""
-    pairs = list(zip(first.operations, second.operations, strict=False))
+def same_operations(first: Trace, second: Trace) -> bool:
+    """Whether the same operations ran, on what the same operations made."""
     origins = _Origins(first), _Origins(second)
-    if len(first.operations) != len(second.operations) or not all(_alike(*pair, origins) for pair in pairs):
-        return ["which operations run depends on the batch size or on the input's values"]
+    pairs = zip(first.operations, second.operations, strict=False)
+    return len(first.operations) == len(second.operations) and all(_alike(*pair, origins) for pair in pairs)
+
+
+def differences(first: Trace, second: Trace, batch_sizes: tuple[int, int]) -> list[str]:
+    """What keeps two traces of the same operations from being one graph, each in a few words."""
+    origins = _Origins(first), _Origins(second)
+    pairs = zip(first.operations, second.operations, strict=True)
     return [found for one, other in pairs for found in _differences(one, other, origins, batch_sizes)]
 
 
@@ -58,7 +64,6 @@ class _Origins:
         self._made: dict[int, int] = {}
         for i, t in enumerate(trace.inputs):
             self._made[id(t)] = self._made[id(t.data)] = -1 - i
-        self._arrays: dict[int, int] = {}
         for i, operation in enumerate(trace.operations):
             self._made[id(operation.result)] = i
             self._made.setdefault(id(operation.result.data), i)
@@ -88,6 +93,8 @@ def _differences(one: Operation, other: Operation, origins: _Both, batch_sizes: 
         if a is not None and b is not None and a is not b and origins[0].of(a) is None and not _equal(a, b):
             yield f"{place_of(one)} takes a constant that depends on the batch size or on the input's values"
     for name, value in one.options.items():
+        if isinstance(value, Stream):  # of random numbers, for which there is no translation
+            continue
         if name not in FREE.get(one.name, ()) and not _same_option(value, other.options[name], batch_sizes):
             yield f"{place_of(one)} has an option {name} that depends on the batch size or on the input's values"
     if None in dims_of(one.result.shape, other.result.shape, batch_sizes):

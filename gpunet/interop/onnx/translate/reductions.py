@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
+from gpunet.backends.contract import is_float
 from gpunet.interop.onnx.graph import AXIS_FIRST, TO_FIRST
 from gpunet.interop.onnx.translate.step import Step, Table, UntranslatableError
 
@@ -21,11 +24,17 @@ def _source(step: Step, axes: tuple[int, ...], *, keepdims: bool) -> tuple[str, 
     The order with channels first is taken where x stands in it and the axes that are left have
     gpunet's order.
     """
-    x = step.value()
+    x, dtype = step.value(), _summed_in(step)
     left = [axis for axis in TO_FIRST if axis not in axes]
     if x.first and (keepdims or left == sorted(left)):
-        return step.first(), [AXIS_FIRST[axis] for axis in axes], keepdims
-    return step.plain(), list(axes), False
+        return step.graph.first(x, dtype), [AXIS_FIRST[axis] for axis in axes], keepdims
+    return step.graph.plain(x, dtype), list(axes), False
+
+
+def _summed_in(step: Step) -> np.dtype:
+    """The dtype that x is reduced in: its own, or float32 for integers and booleans."""
+    dtype = step.value().dtype
+    return dtype if is_float(dtype) else np.dtype(np.float32)
 
 
 def _reduction(kind: str, step: Step) -> None:
@@ -54,7 +63,8 @@ def _position(kind: str, step: Step) -> None:
         raise UntranslatableError(f"axes {axes}, which are no neighbours")
     dims = step.value().dims
     joined = (*dims[: axes[0]], -1 if axes[0] == 0 else _product(dims, axes), *dims[axes[0] + len(axes) : rank])
-    y = step.emit(kind, step.reshaped(step.plain(), joined), axis=axes[0], keepdims=0)
+    x = step.graph.plain(step.value(), _summed_in(step))
+    y = step.emit(kind, step.reshaped(x, joined), axis=axes[0], keepdims=0)
     step.done(step.reshaped(y, step.dims) if keepdims else y)
 
 

@@ -11,7 +11,7 @@ from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.files import PathLike, write_whole
 from gpunet.geometry import checked_int
-from gpunet.interop.onnx.batches import differences, dims_of, place_of
+from gpunet.interop.onnx.batches import differences, dims_of, place_of, same_operations
 from gpunet.interop.onnx.finish import connected, outputs_of, pruned
 from gpunet.interop.onnx.graph import Graph, Value, channels_first
 from gpunet.interop.onnx.package import checker, helper
@@ -103,8 +103,8 @@ def onnx_model(
     if size > MOST_BYTES:
         raise ValueError(f"export: the weights take {size:,} bytes, but an ONNX file holds {MOST_BYTES:,} at most")
     traces = trace(run, shapes, batch_sizes[0], seed=0), trace(run, shapes, batch_sizes[1], seed=1)
-    if found := differences(*traces, batch_sizes):
-        raise ValueError(f"export: the model cannot be one graph: {'; '.join(found)}")
+    if not same_operations(*traces):
+        raise ValueError("export: which operations run depends on the batch size or on the input's values")
     names = _input_names(run, len(shapes), input_names)
     outputs = outputs_of(traces[0].output, output_names)
     graph = Graph(opset, {id(t): name for name, t in run._state().items()}, [*names, *outputs], batch_sizes)
@@ -112,7 +112,9 @@ def onnx_model(
         _defined(graph, name, *pair, nchw=layout == "NCHW")
         for name, *pair in zip(names, *(t.inputs for t in traces), strict=True)
     ]
-    _translate(graph, *traces)
+    faults = [*_translate(graph, *traces), *differences(*traces, batch_sizes)]
+    if faults:
+        raise ValueError(f"export: the model has no ONNX graph, for {len(faults)} reasons: {'; '.join(faults)}")
     connected(graph, outputs, nchw=layout == "NCHW")
     made = _packed(graph, inputs, list(outputs), type(model).__name__)
     said = {"gpunet": __version__, "model": json.dumps(origin(model)), "layout": layout, **(metadata or {})}
@@ -145,8 +147,8 @@ def _defined(graph: Graph, name: str, first: Tensor, second: Tensor, *, nchw: bo
     return graph.infos.pop(name)
 
 
-def _translate(graph: Graph, first: Trace, second: Trace) -> None:
-    """Add the nodes of all operations; a ValueError names all that have no translation."""
+def _translate(graph: Graph, first: Trace, second: Trace) -> list[str]:
+    """Add the nodes of all operations -> what has no translation, each in a few words."""
     faults: dict[str, None] = {}
     for operation, other in zip(first.operations, second.operations, strict=True):
         dims = dims_of(operation.result.shape, other.result.shape, graph.batch_sizes)
@@ -160,9 +162,8 @@ def _translate(graph: Graph, first: Trace, second: Trace) -> None:
                 raise UntranslatableError("there are no ONNX nodes for it")
         except UntranslatableError as error:
             faults[f"{place_of(operation)}: {error}"] = None
-            step.done("")
-    if faults:
-        raise ValueError(f"export: {len(faults)} operations cannot be exported: {'; '.join(faults)}")
+            step.done("?")  # for the operations after it, whose faults are wanted too
+    return list(faults)
 
 
 def _packed(graph: Graph, inputs: list[Any], outputs: list[str], name: str) -> Any:
