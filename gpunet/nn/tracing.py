@@ -34,6 +34,8 @@ class Call:
     """The run of the module around it; None for the model itself."""
     inner: list[Call] = field(default_factory=list)
     """The runs of modules inside it, in their order."""
+    output: Any = None
+    """What it returned."""
 
     @property
     def leaf(self) -> bool:
@@ -85,6 +87,24 @@ def input_shapes(operation: str, input_shape: object) -> list[Extents]:
         if any(n < 1 for n in shape):
             raise ValueError(f"{operation}: input_shape {shape} has an extent below 1")
     return [tuple(int(n) for n in shape) for shape in shapes]
+
+
+def tensors_of(operation: str, output: Any) -> dict[str, Tensor]:
+    """The tensors that a model returned, by name: "y", or "y0", "y1" … for several, or a dict's keys.
+
+    Raises:
+        TypeError: something else than a tensor, several in a tuple or list, or a dict of them.
+    """
+    if isinstance(output, Mapping):
+        found = {str(key): t for key, t in output.items()}
+    elif isinstance(output, tuple | list):
+        found = {f"y{i}": t for i, t in enumerate(output)}
+    else:
+        found = {"y": output}
+    wrong = [type(t).__name__ for t in found.values() if not isinstance(t, Tensor)]
+    if wrong or not found:
+        raise TypeError(f"{operation}: the model returns {', '.join(wrong) or 'nothing'} but must return tensors")
+    return found
 
 
 def trace(model: Module, shapes: Sequence[Extents], batch_size: int, seed: int = 0) -> Trace:
@@ -159,7 +179,8 @@ class _Tracer:
             self._running.append(call)
             try:
                 y = forward(*inputs, **options)
-                return self._passed_on(y) if any(y is x for x in inputs) else y
+                call.output = self._passed_on(y) if any(y is x for x in inputs) else y
+                return call.output
             finally:
                 self._running.pop()
 

@@ -16,7 +16,7 @@ from gpunet.interop.onnx.finish import connected, outputs_of, pruned
 from gpunet.interop.onnx.graph import Graph, Value, channels_first
 from gpunet.interop.onnx.package import checker, helper
 from gpunet.interop.onnx.translate import TRANSLATIONS, Step, UntranslatableError
-from gpunet.nn.origin import origin
+from gpunet.nn.origin import name_of, origin
 from gpunet.nn.tracing import Trace, input_shapes, trace
 from gpunet.version import __version__
 
@@ -116,7 +116,7 @@ def onnx_model(
     if faults:
         raise ValueError(f"export: the model has no ONNX graph, for {len(faults)} reasons: {'; '.join(faults)}")
     connected(graph, outputs, nchw=layout == "NCHW")
-    made = _packed(graph, inputs, list(outputs), type(model).__name__)
+    made = _packed(graph, inputs, list(outputs), name_of(model))
     said = {"gpunet": __version__, "model": json.dumps(origin(model)), "layout": layout, **(metadata or {})}
     helper.set_model_props(made, {key: str(value) for key, value in said.items()})
     checker.check_model(made, full_check=True)

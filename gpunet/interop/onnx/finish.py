@@ -7,24 +7,17 @@ from typing import Any
 
 from gpunet.autograd import Tensor
 from gpunet.interop.onnx.graph import Graph, channels_first
+from gpunet.nn.tracing import tensors_of
 
 
 def outputs_of(output: Any, names: Sequence[str] | None) -> dict[str, Tensor]:
     """The tensors that a model returned, by the names that they get.
 
     Raises:
-        TypeError: something else than a tensor, several in a tuple or list, or a dict of them.
+        TypeError: as for `tensors_of`.
         ValueError: names that do not fit.
     """
-    if isinstance(output, Mapping):
-        found = {str(key): t for key, t in output.items()}
-    elif isinstance(output, tuple | list):
-        found = {f"y{i}": t for i, t in enumerate(output)}
-    else:
-        found = {"y": output}
-    wrong = [type(t).__name__ for t in found.values() if not isinstance(t, Tensor)]
-    if wrong or not found:
-        raise TypeError(f"export: the model returns {', '.join(wrong) or 'nothing'} but must return tensors")
+    found = tensors_of("export", output)
     if names is None:
         return found
     if len(names) != len(found) or len(set(names)) < len(names):
