@@ -217,3 +217,11 @@ def test_a_float64_model_is_a_float64_file(tmp_path):
     (y,) = session(tmp_path / "model.onnx").run(None, {"x": x})
     with gp.no_grad():
         np.testing.assert_allclose(y, model(x).numpy(), rtol=1e-12)
+
+
+def test_a_model_is_exported_from_every_backend(tmp_path, backend):
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, activation="relu"), nn.BatchNorm2d(3), nn.MaxPool2d(2))
+    model = Computed(lambda m, x: F.where(x > 0.1, x, 0.5 * x).mean(axis=(1, 2)))
+    model.conv = net
+    export(with_random_state(model).to(backend), tmp_path / "model.onnx", (6, 4, 2))
+    assert error_of(tmp_path / "model.onnx", model.to("numpy"), (6, 4, 2)) < TOLERANCE
