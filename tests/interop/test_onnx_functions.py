@@ -13,6 +13,7 @@ from gpunet import models, nn
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from gpunet.interop.onnx import export  # noqa: E402 - it takes onnx
+from gpunet.interop.onnx.translate import TRANSLATIONS  # noqa: E402
 
 IMAGE = (6, 5, 4)
 
@@ -35,6 +36,8 @@ FUNCTIONS = {
     "power": lambda m, x: (F.abs(x) + 0.5) ** 1.7 + 2 ** (x * 0.1),
     "exp, log and sqrt": lambda m, x: F.log(F.exp(x) + 1) * F.sqrt(F.abs(x) + 0.1),
     "constants that broadcast": lambda m, x: x * ROW + ROW.reshape(5, 1) * 0.5,
+    "a computed vector that broadcasts": lambda m, x: x * x[0, 0, 0],
+    "a constant of more axes": lambda m, x: x + np.arange(2, dtype=np.float32).reshape(2, 1, 1, 1, 1),
     "one number of each image": lambda m, x: x - x.mean(axis=(1, 2, 3), keepdims=True),
     "the mean of each channel": lambda m, x: x.mean(axis=(1, 2)),
     "channels weighed by themselves": lambda m, x: x * F.sigmoid(x.mean(axis=(1, 2)).reshape(-1, 1, 1, 4)),
@@ -147,6 +150,25 @@ def test_the_model_stays_as_it_is(tmp_path):
     assert all("forward" not in vars(module) for _, module in model.named_modules())
     assert repr(model) == said
     assert all(np.array_equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_leads_to_no_output_is_left_out(tmp_path):
+    def function(model, x):
+        F.sigmoid(x) * model.scale
+        return F.relu(x)
+
+    export(Computed(function), tmp_path / "model.onnx", IMAGE)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    assert [node.op_type for node in graph.node] == ["Conv", "Relu"]
+    assert {value.name for value in graph.initializer} == {"conv.weight", "conv.bias"}
+
+
+def test_a_graph_that_onnx_finds_wrong_is_not_written(tmp_path, monkeypatch):
+    def wrong(step):
+        step.done(step.emit("Flatten", step.plain()))  # of other extents than the result's
+
+    monkeypatch.setitem(TRANSLATIONS, "activation", wrong)
+    refused(tmp_path, nn.ReLU(), "differ in rank", error=Exception)
 
 
 # ---- what is refused
