@@ -13,7 +13,7 @@ from gpunet.files import PathLike, write_whole
 from gpunet.geometry import checked_int
 from gpunet.interop.onnx.batches import differences, dims_of, place_of, same_operations
 from gpunet.interop.onnx.finish import connected, outputs_of, pruned
-from gpunet.interop.onnx.graph import Graph, Value, channels_first
+from gpunet.interop.onnx.graph import Graph, Value, channels_first, element_type
 from gpunet.interop.onnx.package import checker, helper
 from gpunet.interop.onnx.translate import TRANSLATIONS, Step, UntranslatableError
 from gpunet.nn.origin import name_of, origin
@@ -72,14 +72,14 @@ def export(
         TypeError: a model that returns something else than tensors.
         ImportError: the package onnx is not installed.
     """
-    made = onnx_model(
+    made = onnx_file(
         model, input_shape, opset=opset, layout=layout, batch_size=batch_size, fold_batch_norm=fold_batch_norm,
         input_names=input_names, output_names=output_names, metadata=metadata,
     )  # fmt: skip
-    write_whole(path, made.SerializeToString())
+    write_whole(path, made)
 
 
-def onnx_model(
+def onnx_file(
     model: nn.Module,
     input_shape: Sequence[int] | Sequence[Sequence[int]],
     *,
@@ -90,8 +90,8 @@ def onnx_model(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     metadata: Mapping[str, str] | None,
-) -> Any:
-    """The model as ONNX's `ModelProto`, checked; the arguments are those of `export`."""
+) -> bytes:
+    """The bytes of the file, checked; the arguments are those of `export`."""
     if checked_int("export", "opset", opset, least=0) not in OPSETS:
         raise ValueError(f"export: opset is {opset} but takes {OPSETS[0]} to {OPSETS[-1]}")
     if layout not in LAYOUTS:
@@ -119,8 +119,10 @@ def onnx_model(
     made = _packed(graph, inputs, list(outputs), name_of(model))
     said = {"gpunet": __version__, "model": json.dumps(origin(model)), "layout": layout, **(metadata or {})}
     helper.set_model_props(made, {key: str(value) for key, value in said.items()})
-    checker.check_model(made, full_check=True)
-    return made
+    content: bytes = made.SerializeToString()
+    del made, graph, traces  # as large as the weights, each of them
+    checker.check_model(content, full_check=True)
+    return content
 
 
 def _input_names(model: nn.Module, count: int, given: Sequence[str] | None) -> list[str]:
@@ -171,11 +173,14 @@ def _packed(graph: Graph, inputs: list[Any], outputs: list[str], name: str) -> A
     nodes, initializers = pruned(graph, outputs)
     results = {n for node in nodes for n in node.output}
     infos = [info for key, info in graph.infos.items() if key in results and key not in outputs]
-    packed = helper.make_graph(
-        nodes, name, inputs, [graph.infos[key] for key in outputs], initializers, value_info=infos
-    )
+    packed = helper.make_graph(nodes, name, inputs, [graph.infos[key] for key in outputs], value_info=infos)
     opsets = [helper.make_opsetid("", graph.opset)]
-    return helper.make_model(
+    made = helper.make_model(
         packed, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="gpunet", producer_version=__version__,
     )  # fmt: skip
+    for key, array in initializers.items():  # the graph and the model above would hold a copy each
+        made.graph.initializer.add(
+            name=key, dims=array.shape, data_type=element_type(array.dtype), raw_data=array.tobytes()
+        )
+    return made

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpunet.autograd import Tensor
 from gpunet.interop.onnx.graph import Graph, channels_first
 from gpunet.nn.tracing import tensors_of
@@ -47,11 +49,11 @@ def connected(graph: Graph, outputs: Mapping[str, Tensor], *, nchw: bool) -> Non
         node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
-def pruned(graph: Graph, outputs: Sequence[str]) -> tuple[list[Any], list[Any]]:
-    """(the nodes, the initializers) that lead to the outputs."""
+def pruned(graph: Graph, outputs: Sequence[str]) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """(the nodes, the initializers by name) that lead to the outputs."""
     wanted, kept = set(outputs), []
     for node in reversed(graph.nodes):
         if wanted & set(node.output):
             kept.append(node)
             wanted |= set(node.input)
-    return kept[::-1], [made for name, made in graph.initializers.items() if name in wanted]
+    return kept[::-1], {name: array for name, array in graph.initializers.items() if name in wanted}

@@ -68,7 +68,7 @@ class Graph:
         self.opset, self.batch_sizes = opset, batch_sizes
         self.nodes: list[Any] = []
         self.infos: dict[str, Any] = {}
-        self.initializers: dict[str, Any] = {}
+        self.initializers: dict[str, np.ndarray] = {}
         self._names = names
         self._unused = set(names.values()) - set(border)
         self._taken = set(names.values()) | set(border)
@@ -151,14 +151,13 @@ class Graph:
     def constant(self, array: Any, name: str = "") -> str:
         """The name of an initializer with these values; equal ones of one name are kept once."""
         array = np.asarray(array)
-        content = array.tobytes()  # row-major, whatever the strides
-        key = name, array.shape, array.dtype.name, blake2b(content).digest()
+        if array.ndim:
+            array = np.ascontiguousarray(array)
+        key = name, array.shape, array.dtype.name, blake2b(array.data).digest()
         if key not in self._constants:
             chosen = name if name in self._unused else self.reserve(name or "constant")
             self._unused.discard(chosen)
-            self.initializers[chosen] = helper.make_tensor(
-                chosen, element_type(array.dtype), array.shape, content, raw=True
-            )
+            self.initializers[chosen] = array
             self._constants[key] = chosen
         return self._constants[key]
 
