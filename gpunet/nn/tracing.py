@@ -164,7 +164,9 @@ class _Tracer:
     def note(self, operation: Any, inputs: Any, options: Any, result: Any) -> None:
         """Note an operation that has run."""
         name = operation if isinstance(operation, str) else _name_of(operation)
-        self.operations.append(Operation(name, tuple(inputs), dict(options), result, self._running[-1]))
+        call = self._running[-1] if self._running else self.outermost  # a hook of the model runs after it
+        assert call is not None
+        self.operations.append(Operation(name, tuple(inputs), dict(options), result, call))
 
     def _announced(self, name: str, module: Module, forward: Any) -> Any:
         """`forward`, with a new `Call` on `_running` meanwhile."""

@@ -23,6 +23,7 @@ class Computed(nn.Module):
 
     def __init__(self, function, *, conv=True):
         self.conv = nn.Conv2d(4, 4, 1) if conv else nn.Identity()
+        self.filters = nn.parameter(np.linspace(-1, 2, 32, dtype=np.float32).reshape(2, 1, 4, 4))
         self.scale = gp.nn.parameter(np.array([0.5, -1.5, 2.0, 1.0], np.float32))
         self.function = function
 
@@ -71,6 +72,7 @@ FUNCTIONS = {
     "the input itself": lambda m, x: x,
     "two of one": lambda m, x: (x, x),
     "a dict": lambda m, x: {"logits": x.mean(axis=(1, 2)), "map": x},
+    "filters made of parameters": lambda m, x: F.conv2d(x, (m.filters - m.filters.mean()) / m.filters.std()),
     "detached": lambda m, x: x.detach() * 2,
     "group norm": lambda m, x: F.group_norm(x, 2) + F.layer_norm(x, 4),
 }
@@ -103,6 +105,14 @@ def test_nodes_weights_and_borders_keep_their_names(tmp_path):
     nodes = [node.name for node in graph.node]
     assert {"embedding.0", "embedding.1", "embedding.2", "head"} <= set(nodes)
     assert len(set(nodes)) == len(nodes)
+
+
+def test_what_a_hook_puts_in_an_outputs_place_is_exported(tmp_path):
+    model = with_random_state(nn.Sequential(nn.Conv2d(4, 2, 1), nn.ReLU()))
+    model[0].register_forward_hook(lambda module, inputs, y: y - 0.1)
+    model.register_forward_hook(lambda module, inputs, y: y * 3)
+    export(model, tmp_path / "model.onnx", IMAGE)
+    assert error_of(tmp_path / "model.onnx", model, IMAGE) < TOLERANCE
 
 
 def test_names_of_inputs_and_outputs_can_be_given(tmp_path):

@@ -29,21 +29,17 @@ def outputs_of(output: Any, names: Sequence[str] | None) -> dict[str, Tensor]:
 
 def connected(graph: Graph, outputs: Mapping[str, Tensor], *, nchw: bool) -> None:
     """Give the results of the model the names of the graph's outputs."""
-    made = {name for node in graph.nodes for name in node.output}
     renamed: dict[str, str] = {}
     for name, t in outputs.items():
         value = graph.value(t)
         first = nchw and len(value.shape) == 4
-        source = (graph.first if first and value.constant is None else graph.plain)(value)
-        made.update(graph.nodes[-1].output if graph.nodes else ())
-        if source in made and source not in renamed:
-            renamed[source] = name
-        else:
-            node = graph.node("Identity", [renamed.get(source, source)], f"{name}/Identity")
-            renamed[node] = name
-        dims = channels_first(value.dims) if first else value.dims
-        graph.infos.pop(source, None) if renamed.get(source) == name else None
-        graph.inform(name, value.dtype, dims)
+        source = graph.first(value) if first else graph.plain(value)
+        computed = any(source in node.output for node in graph.nodes)
+        if not computed or source in renamed:  # an input, a constant, or an output already
+            source = graph.node("Identity", [source], f"{name}/Identity")
+        renamed[source] = name
+        graph.infos.pop(source, None)
+        graph.inform(name, value.dtype, channels_first(value.dims) if first else value.dims)
     for node in graph.nodes:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
