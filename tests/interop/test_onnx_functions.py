@@ -125,6 +125,17 @@ def test_names_of_inputs_and_outputs_can_be_given(tmp_path):
     assert error_of(tmp_path / "model.onnx", model, IMAGE) < TOLERANCE
 
 
+def test_an_input_called_as_an_output_would_be_keeps_its_name(tmp_path):
+    class Sum(nn.Module):
+        def forward(self, x, y):
+            return x + 2 * y
+
+    export(Sum(), tmp_path / "model.onnx", [(4,), (4,)])
+    running = session(tmp_path / "model.onnx")
+    assert [value.name for value in (*running.get_inputs(), *running.get_outputs())] == ["x", "y", "y_out"]
+    assert error_of(tmp_path / "model.onnx", Sum(), [(4,), (4,)]) < TOLERANCE
+
+
 def test_the_file_says_what_made_it_and_its_model(tmp_path):
     model = models.lenet((14, 14, 1), 3)
     export(model, tmp_path / "model.onnx", (14, 14, 1), metadata={"classes": "a, b, c"})
@@ -233,6 +244,7 @@ def test_bad_arguments_are_refused_by_name(tmp_path):
     refused(tmp_path, model, "input_shape .* has an extent below 1", shape=(0, 5, 4))
     refused(tmp_path, model, "input_names are .* but must be 1 different names", input_names=["a", "b"])
     refused(tmp_path, model, "output_names are .* but must be 1 different names", output_names=[])
+    refused(tmp_path, model, r"output_names are \['x'\] but must be 1 .* no input has", output_names=["x"])
     refused(tmp_path, model, "batch_size must be at least 1", batch_size=0)
     refused(tmp_path, Computed(lambda m, x: x.numpy()), "returns ndarray but must return tensors", error=TypeError)
 

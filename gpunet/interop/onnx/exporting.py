@@ -106,7 +106,7 @@ def onnx_file(
     if not same_operations(*traces):
         raise ValueError("export: which operations run depends on the batch size or on the input's values")
     names = _input_names(run, len(shapes), input_names)
-    outputs = outputs_of(traces[0].output, output_names)
+    outputs = outputs_of(traces[0].output, output_names, names)
     graph = Graph(opset, {id(t): name for name, t in run._state().items()}, [*names, *outputs], batch_sizes)
     inputs = [
         _defined(graph, name, *pair, nchw=layout == "NCHW")

@@ -12,18 +12,19 @@ from gpunet.interop.onnx.graph import Graph, channels_first
 from gpunet.nn.tracing import tensors_of
 
 
-def outputs_of(output: Any, names: Sequence[str] | None) -> dict[str, Tensor]:
-    """The tensors that a model returned, by the names that they get.
+def outputs_of(output: Any, names: Sequence[str] | None, inputs: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors that a model returned, by the names that they get: those given, or free ones.
 
     Raises:
         TypeError: as for `tensors_of`.
-        ValueError: names that do not fit.
+        ValueError: names that do not fit, or that inputs have.
     """
     found = tensors_of("export", output)
     if names is None:
-        return found
-    if len(names) != len(found) or len(set(names)) < len(names):
-        raise ValueError(f"export: output_names are {list(names)} but must be {len(found)} different names")
+        return {f"{name}_out" if name in inputs else name: t for name, t in found.items()}
+    if len(names) != len(found) or len({*names, *inputs}) < len(names) + len(inputs):
+        takes = f"{len(found)} different names that no input has"
+        raise ValueError(f"export: output_names are {list(names)} but must be {takes}")
     return dict(zip(names, found.values(), strict=True))
 
 
