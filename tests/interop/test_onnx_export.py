@@ -1,6 +1,5 @@
 """Every layer and every model as an ONNX file: onnxruntime computes what gpunet computes."""
 
-import numpy as np
 import pytest
 from helpers.onnx_files import TOLERANCE, error_of, with_random_state
 
@@ -194,15 +193,3 @@ def features(*layers):
 def test_features_without_images_are_exported_too(tmp_path, make, opset):
     model, shape = make()
     assert error(model, shape, tmp_path, opset=opset) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet", "UNet"])
-def test_folded_batch_norm_gives_the_same_outputs_with_fewer_nodes(tmp_path, name):
-    model, shape = MODELS[name]()
-    assert error(model, shape, tmp_path, fold_batch_norm=True) < TOLERANCE
-    before = model.state_dict()
-    folded = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    export(model, tmp_path / "model.onnx", shape)
-    whole = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert folded.count("BatchNormalization") < whole.count("BatchNormalization")
-    assert all(np.array_equal(value, before[key]) for key, value in model.state_dict().items())

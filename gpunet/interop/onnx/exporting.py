@@ -13,6 +13,7 @@ from gpunet.files import PathLike, write_whole
 from gpunet.geometry import checked_int
 from gpunet.interop.onnx.batches import differences, dims_of, place_of, same_operations
 from gpunet.interop.onnx.finish import connected, outputs_of, pruned
+from gpunet.interop.onnx.folding import fold
 from gpunet.interop.onnx.graph import Graph, Value, channels_first, element_type
 from gpunet.interop.onnx.package import checker, helper
 from gpunet.interop.onnx.translate import TRANSLATIONS, Step, UntranslatableError
@@ -58,8 +59,8 @@ def export(
         layout: the order of axes of the file's inputs and outputs with four axes: "NCHW", as ONNX's
             operators have it, or "NHWC", as gpunet has it. Others keep gpunet's order.
         batch_size: the number of samples in a batch; None for any.
-        fold_batch_norm: whether to fold batch norms into the layers before them; see
-            `nn.fold_batch_norm`.
+        fold_batch_norm: whether to fold batch norms into the convolutions and dense layers before
+            them, as `nn.fold_batch_norm` does; also where they do not stand in a `Sequential`.
         input_names: names of the inputs; if None, those of the parameters of the model's `forward`.
         output_names: names of the outputs; if None, "y", or "y0", "y1" … for several, or the keys
             of a dict.
@@ -98,16 +99,16 @@ def onnx_file(
         raise ValueError(f"export: layout is {layout!r} but takes {' or '.join(LAYOUTS)}")
     shapes = input_shapes("export", input_shape)
     batch_sizes = (2, 3) if batch_size is None else (checked_int("export", "batch_size", batch_size, least=1),) * 2
-    run = nn.fold_batch_norm(model) if fold_batch_norm else model
-    size = sum(value.size * value.dtype.itemsize for value in run._state().values())
+    state = model._state()
+    size = sum(value.size * value.dtype.itemsize for value in state.values())
     if size > MOST_BYTES:
         raise ValueError(f"export: the weights take {size:,} bytes, but an ONNX file holds {MOST_BYTES:,} at most")
-    traces = trace(run, shapes, batch_sizes[0], seed=0), trace(run, shapes, batch_sizes[1], seed=1)
+    traces = trace(model, shapes, batch_sizes[0], seed=0), trace(model, shapes, batch_sizes[1], seed=1)
     if not same_operations(*traces):
         raise ValueError("export: which operations run depends on the batch size or on the input's values")
-    names = _input_names(run, len(shapes), input_names)
+    names = _input_names(model, len(shapes), input_names)
     outputs = outputs_of(traces[0].output, output_names, names)
-    graph = Graph(opset, {id(t): name for name, t in run._state().items()}, [*names, *outputs], batch_sizes)
+    graph = Graph(opset, {id(t): name for name, t in state.items()}, [*names, *outputs], batch_sizes)
     inputs = [
         _defined(graph, name, *pair, nchw=layout == "NCHW")
         for name, *pair in zip(names, *(t.inputs for t in traces), strict=True)
@@ -116,6 +117,8 @@ def onnx_file(
     if faults:
         raise ValueError(f"export: the model has no ONNX graph, for {len(faults)} reasons: {'; '.join(faults)}")
     connected(graph, outputs, nchw=layout == "NCHW")
+    if fold_batch_norm:
+        fold(graph, outputs)
     made = _packed(graph, inputs, list(outputs), name_of(model))
     said = {"gpunet": __version__, "model": json.dumps(origin(model)), "layout": layout, **(metadata or {})}
     helper.set_model_props(made, {key: str(value) for key, value in said.items()})
