@@ -39,7 +39,8 @@ FORMATS = "svg", "png", "pdf"
 class Drawing:
     """A picture of a model; a notebook shows it."""
 
-    dot: str
+    title: str
+    dot: str = field(repr=False)
     """The picture in the language of Graphviz."""
 
     def svg(self) -> str:
@@ -107,7 +108,8 @@ def draw(model: Module, input_shape: Sequence[int] | Sequence[Sequence[int]]) ->
         A `report.drawing.Drawing`: a notebook shows it; `svg()` is the picture as text, `save(path)`
         writes it, and `dot` is its source. Pictures take Graphviz.
     """
-    return Drawing("\n".join(_Picture(trace(model, input_shapes("draw", input_shape), 1)).lines()) + "\n")
+    picture = _Picture(trace(model, input_shapes("draw", input_shape), 1))
+    return Drawing(picture.title, "\n".join(picture.lines()) + "\n")
 
 
 @dataclass
@@ -132,6 +134,12 @@ class _Picture:
         self._count = 0
         self._root = self._frame(run.call)
 
+    @property
+    def title(self) -> str:
+        """What the model is, and how many parameters it has."""
+        module = self._run.call.module
+        return f"{name_of(module)}: {sum(p.size for p in module.parameters()):,} parameters"
+
     def lines(self) -> Iterator[str]:
         """The lines of the picture."""
         for i, x in enumerate(self._run.inputs):
@@ -144,10 +152,8 @@ class _Picture:
             named = "output" if len(outputs) == 1 else f"output {name}"
             box = self._box(self._root, _rows(named, "", _extents(y), ""), fillcolor="white")
             self._connect([y], box)
-        module = self._run.call.module
-        total = sum(p.size for p in module.parameters())
         yield "digraph model {"
-        yield f"  label={_quoted(f'{name_of(module)}: {total:,} parameters')}; labelloc=t;"
+        yield f"  label={_quoted(self.title)}; labelloc=t;"
         yield from STYLE
         yield from _inside(self._root, 1)
         straight = set(_rows_of_boxes(self._arrows))

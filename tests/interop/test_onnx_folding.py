@@ -84,6 +84,16 @@ def test_a_convolution_that_runs_twice_gets_the_weights_of_each_run(tmp_path):
     assert len(names) == 4
 
 
+def test_a_convolution_that_runs_again_without_a_batch_norm_keeps_its_weights_too(tmp_path):
+    class Again(Twice):
+        def forward(self, x):
+            return self.conv(self.one(self.conv(x)))
+
+    kinds, names = folded(tmp_path, Again(keep=True))
+    assert kinds == ["Conv", "Conv"]
+    assert {"conv.weight", "conv.bias"} < names
+
+
 def test_what_the_model_returns_itself_is_not_folded_away(tmp_path):
     class Both(nn.Module):
         def __init__(self):

@@ -140,6 +140,11 @@ def test_an_input_shape_that_is_none_is_refused():
         draw(type("Host", (nn.Module,), {"forward": lambda self, x: x.numpy()})(), (3,))
 
 
+def test_the_title_is_what_made_the_model():
+    assert repr(draw(models.lenet(), (28, 28, 1))) == "Drawing(title='lenet: 61,706 parameters')"
+    assert repr(draw(nn.Linear(3, 2), (3,))) == "Drawing(title='Linear: 8 parameters')"
+
+
 # ---- files and notebooks
 
 
