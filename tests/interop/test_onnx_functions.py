@@ -73,6 +73,8 @@ FUNCTIONS = {
     "two of one": lambda m, x: (x, x),
     "a dict": lambda m, x: {"logits": x.mean(axis=(1, 2)), "map": x},
     "filters made of parameters": lambda m, x: F.conv2d(x, (m.filters - m.filters.mean()) / m.filters.std()),
+    "overlap of boxes": lambda m, x: F.iou(F.relu(x), F.relu(-x)),
+    "squared distances": lambda m, x: F.squared_distances(x.reshape(-1, 4), m.scale.reshape(1, 4)),
     "detached": lambda m, x: x.detach() * 2,
     "group norm": lambda m, x: F.group_norm(x, 2) + F.layer_norm(x, 4),
 }
@@ -190,6 +192,29 @@ def test_a_graph_that_onnx_finds_wrong_is_not_written(tmp_path, monkeypatch):
 
     monkeypatch.setitem(TRANSLATIONS, "activation", wrong)
     refused(tmp_path, nn.ReLU(), "differ in rank", error=Exception)
+
+
+def functions_of(kind):
+    """The names of the operations of gpunet.functional that derive from a class."""
+    for function in kind.__subclasses__():
+        if function.__module__.startswith("gpunet.functional."):
+            yield function.name
+        yield from functions_of(function)
+
+
+def test_every_operation_but_losses_and_noise_has_a_translation():
+    losses = {
+        "_FusedLoss",
+        "binary_cross_entropy_with_logits",
+        "cross_entropy",
+        "focal",
+        "huber",
+        "modulation",
+        "nll_loss",
+    }
+    without = {"dropout", "weighed", *losses}
+    bases = {"Binary", "resample2d"}
+    assert set(functions_of(gp.Function)) - set(TRANSLATIONS) == without | bases
 
 
 # ---- what is refused

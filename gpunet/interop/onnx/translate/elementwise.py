@@ -129,6 +129,13 @@ def _compared(name: str, step: Step) -> None:
     step.done_as(step.emit("Not", y) if name == "not_equal" else y, first=first)
 
 
+def _share(step: Step) -> None:
+    (a, b), first = step.operands()
+    zero = step.scalar(0)
+    y = step.emit("Where", step.emit("Greater", b, zero), step.emit("Div", a, b), zero)
+    step.done_as(y, first=first)
+
+
 def _cast(step: Step) -> None:
     (x,), first = step.operands()
     step.done_as(x, first=first)
@@ -144,6 +151,8 @@ TABLE: Table = {
     "prelu": partial(_same_order, "PRelu"),
     "softmax": _softmax,
     "unary": _unary,
+    "root": partial(_same_order, "Sqrt"),
+    "share": _share,
     "cast": _cast,
     "clip": _clip,
     "where": _where,
