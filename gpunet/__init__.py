@@ -12,19 +12,24 @@ from gpunet.train import Trainer
 from gpunet.version import __version__
 
 if TYPE_CHECKING:
+    from gpunet.report.drawing import draw
     from gpunet.report.plan import plan
 
 __all__ = [
     "BackendError", "DamagedFileError", "Function", "Parameter", "Tensor", "Trainer", "__version__",
-    "available_backends", "data", "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan", "random",
+    "available_backends", "data", "draw", "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan", "random",
     "seed", "summary", "tensor",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import `plan` at its first use: it loads the CUDA backend, a tenth of the import time."""
+    """Import `plan` and `draw` at their first use; `plan` loads the CUDA backend, a tenth of the import time."""
     if name == "plan":
         from gpunet.report.plan import plan
 
         return plan
+    if name == "draw":
+        from gpunet.report.drawing import draw
+
+        return draw
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

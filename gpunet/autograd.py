@@ -29,7 +29,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
 from gpunet.backends.contract import Array, Backend, Into, real_array
-from gpunet.modes import announce, mode, no_grad, watching
+from gpunet.modes import announce, mode, no_grad, noted, watching
 from gpunet.operands import argument_name, as_operands, checked_gradient, checked_result
 from gpunet.parameters import Parameter, parameter
 from gpunet.sharing import SharedLaunch
@@ -118,7 +118,8 @@ class Function:
             options: passed to `forward` as they are.
         """
         self, operands = cls._made(inputs)
-        return self._recorded(Tensor(self._computed(operands, options), self.backend))
+        result = self._recorded(Tensor(self._computed(operands, options), self.backend))
+        return result if mode.note is None else noted(cls, self.inputs, options, result)
 
     @classmethod
     def apply_late(cls, shape: tuple[int, ...], *inputs: Any, **options: Any) -> Tensor:

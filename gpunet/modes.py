@@ -1,4 +1,4 @@
-"""What holds for the operations of a thread: whether they are recorded, fused and watched."""
+"""What holds for the operations of a thread: whether they are recorded, fused, watched and noted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class Mode(threading.local):
         self.records = self.fuses = True
         self.before: list[bool] = []  # `records` outside of each entered no_grad
         self.watch: Callable[[Any, str], None] | None = None
+        self.note: Callable[[Any, Any, Any, Any], None] | None = None
         self.late: list[LateTensor] | None = None  # those made inside of `late_results`
 
 
@@ -62,6 +63,19 @@ def watching(watch: Callable[[Any, str], None]) -> Iterator[None]:
 
 
 @contextmanager
+def noting(note: Callable[[Any, Any, Any, Any], None]) -> Iterator[None]:
+    """Call ``note(operation, inputs, options, result)`` after each forward operation inside.
+
+    `operation` is the class of the `Function`; or the name of what is none, such as "argmax".
+    """
+    before, mode.note = mode.note, note
+    try:
+        yield
+    finally:
+        mode.note = before
+
+
+@contextmanager
 def unfused() -> Iterator[None]:
     """Let the operations inside share no launch with others, neither forward nor backward."""
     before, mode.fuses = mode.fuses, False
@@ -90,3 +104,10 @@ def announce(function: Any, direction: str) -> None:
     """Tell who watches that an operation is about to run."""
     if mode.watch is not None:
         mode.watch(function, direction)
+
+
+def noted(operation: Any, inputs: Any, options: Any, result: Any) -> Any:
+    """The result of an operation; who notes operations is told of it."""
+    if mode.note is not None:
+        mode.note(operation, inputs, options, result)
+    return result

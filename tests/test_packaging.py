@@ -14,7 +14,19 @@ import pytest
 import gpunet
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("cupy", "matplotlib", "PIL", "pooch", "pycocotools", "requests", "scipy", "sklearn", "torch")
+HEAVY = (
+    "cupy",
+    "graphviz",
+    "matplotlib",
+    "onnx",
+    "PIL",
+    "pooch",
+    "pycocotools",
+    "requests",
+    "scipy",
+    "sklearn",
+    "torch",
+)
 
 LOAD_EVERY_KERNEL = """
 import json, gpunet

@@ -13,6 +13,7 @@ from gpunet.check.command import add_arguments as add_check_arguments
 from gpunet.check.command import run as run_check
 from gpunet.cli.arguments import Command
 from gpunet.cli.checkpoints import EVAL, PREDICT
+from gpunet.cli.export import EXPORT
 from gpunet.cli.kernels import KERNELS
 from gpunet.cli.reports import INFO, SUMMARY
 from gpunet.cli.train import TRAIN
@@ -88,6 +89,7 @@ COMMANDS = (
     TRAIN,
     EVAL,
     PREDICT,
+    EXPORT,
     SUMMARY,
     INFO,
     KERNELS,

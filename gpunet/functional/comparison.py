@@ -9,6 +9,7 @@ import numpy as np
 from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.contract import Array, is_float, real_array
 from gpunet.errors import BackendError
+from gpunet.modes import noted
 
 
 def compare(name: str, a: Any, b: Any) -> Tensor:
@@ -29,7 +30,8 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
     except ValueError:
         raise ValueError(f"{name}: shapes {one.shape} and {other.shape} do not broadcast") from None
     dtype = _common_dtype(name, one, other)
-    return Tensor(first.backend.compare(name, _as_dtype(one, dtype), _as_dtype(other, dtype)), first.backend)
+    result = Tensor(first.backend.compare(name, _as_dtype(one, dtype), _as_dtype(other, dtype)), first.backend)
+    return noted(name, (one, other), {"dtype": dtype}, result)
 
 
 def is_comparable(value: Any) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Array, is_float
+from gpunet.modes import noted
 
 __all__ = ["argmax", "argmin", "max", "mean", "min", "std", "sum", "var"]
 
@@ -162,7 +163,8 @@ def _position(name: str, x: Tensor, axis: Any, keepdims: bool) -> Tensor:
     values = x.data if is_float(x.dtype) else backend.cast(x.data, np.float32)
     _, index = backend.max(backend.unary("negative", values) if name == "argmin" else values, axes)
     index = backend.cast(index, np.int64)
-    return Tensor(index.reshape(kept_shape(x.shape, axes)) if keepdims else index, backend)
+    result = Tensor(index.reshape(kept_shape(x.shape, axes)) if keepdims else index, backend)
+    return noted(name, (x,), {"axes": axes, "keepdims": keepdims}, result)
 
 
 class _Variance(Function, name="var"):

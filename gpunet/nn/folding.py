@@ -62,16 +62,34 @@ def _meet(product: Conv2d | Linear, norm: BatchNorm2d) -> bool:
 def _joined(product: Conv2d | Linear, norm: BatchNorm2d) -> Module:
     """A new layer that does what both layers did; the model may use `product` elsewhere too."""
 
-    def values(tensor: Tensor | None, otherwise: float) -> np.ndarray:
-        return np.full(norm.running_mean.shape, otherwise) if tensor is None else tensor.numpy().astype(np.float64)
+    def values(tensor: Tensor | None) -> np.ndarray | None:
+        return None if tensor is None else tensor.numpy()
 
     def made(array: np.ndarray) -> Parameter:
         backend, dtype = product.weight.backend, product.weight.dtype
         return Parameter(backend.asarray(array.astype(dtype), dtype), backend)
 
-    scale = values(norm.weight, 1) / np.sqrt(values(norm.running_var, 1) + norm.eps)
+    moments = norm.running_mean.numpy(), norm.running_var.numpy()
+    scale, shift = scale_and_shift(values(norm.weight), values(norm.bias), *moments, norm.eps)
     joined = copy.copy(product)
     joined.weight = made(product.weight.numpy() * scale)
-    joined.bias = made((values(product.bias, 0) - values(norm.running_mean, 0)) * scale + values(norm.bias, 0))
+    joined.bias = made(shift if product.bias is None else product.bias.numpy() * scale + shift)
     joined.activation = norm.activation
     return joined
+
+
+def scale_and_shift(
+    weight: np.ndarray | None, bias: np.ndarray | None, mean: np.ndarray, variance: np.ndarray, eps: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What batch norm with these moments does to a channel x: x scale + shift, both (C,) float64.
+
+    Args:
+        weight, bias: (C,), or None for 1 and 0.
+        mean, variance: (C,).
+        eps: added to the variance.
+    """
+    scale = 1 / np.sqrt(variance.astype(np.float64) + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean.astype(np.float64) * scale
+    return scale, shift if bias is None else shift + bias

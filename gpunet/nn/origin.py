@@ -91,6 +91,11 @@ def origin(model: Module) -> dict[str, Any]:
     return found
 
 
+def name_of(model: Module) -> str:
+    """What made a model of `gpunet.models`, such as "resnet18"; the class of any other."""
+    return str(origin(model).get("name", type(model).__name__))
+
+
 def _structure(model: Module) -> int:
     return zlib.crc32(repr(model).encode())
 

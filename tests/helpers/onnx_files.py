@@ -1,0 +1,69 @@
+"""Exported models, run by onnxruntime beside gpunet."""
+
+import numpy as np
+
+import gpunet as gp
+
+TOLERANCE = 1e-5
+"""Of the largest output, between onnxruntime and gpunet."""
+
+
+def with_random_state(model, seed=0):
+    """The model with other numbers in every parameter and buffer, so that no weight of 0 or 1 hides a fault."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, value in model.state_dict().items():
+        drawn = rng.normal(0, 0.3, value.shape) if value.ndim < 2 else value + rng.normal(0, 0.02, value.shape)
+        state[name] = (np.abs(drawn) + 0.5 if name.endswith(("var", "tracked")) else drawn).astype(value.dtype)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def as_first(array, layout="NCHW"):
+    """Images in the file's order of axes; other arrays as they are."""
+    return array.transpose(0, 3, 1, 2) if array.ndim == 4 and layout == "NCHW" else array
+
+
+def inputs_for(input_shape, batch, seed=1):
+    """Normal numbers for one input, or for each of a list."""
+    shapes = input_shape if isinstance(input_shape, list) else [input_shape]
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(batch, *shape)).astype(np.float32) for shape in shapes]
+
+
+def session(path):
+    """onnxruntime on a file: on one thread, without messages."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def ran(path, inputs, layout="NCHW"):
+    """The outputs of a file for inputs in gpunet's order."""
+    running = session(path)
+    given = {slot.name: as_first(x, layout) for slot, x in zip(running.get_inputs(), inputs, strict=True)}
+    return running.run(None, given)
+
+
+def outputs(model, inputs):
+    """gpunet's outputs, as a list of arrays."""
+    with gp.no_grad():
+        y = model(*inputs)
+    found = y.values() if isinstance(y, dict) else y if isinstance(y, tuple | list) else [y]
+    return [t.numpy() for t in found]
+
+
+def error_of(path, model, input_shape, batch=5, layout="NCHW"):
+    """The largest difference between onnxruntime's outputs and gpunet's, over the largest output."""
+    inputs = inputs_for(input_shape, batch)
+    worst = 0.0
+    for ours, theirs in zip(outputs(model, inputs), ran(path, inputs, layout), strict=True):
+        expected = as_first(ours, layout)
+        assert theirs.shape == expected.shape
+        assert theirs.dtype == expected.dtype
+        difference = np.abs(theirs.astype(np.float64) - expected).max(initial=0)
+        worst = max(worst, difference / max(np.abs(expected).max(initial=0), 1e-30))
+    return worst
