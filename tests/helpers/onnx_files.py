@@ -3,6 +3,7 @@
 import numpy as np
 
 import gpunet as gp
+from gpunet.interop.onnx import load
 
 TOLERANCE = 1e-5
 """Of the largest output, between onnxruntime and gpunet."""
@@ -57,13 +58,21 @@ def outputs(model, inputs):
 
 
 def error_of(path, model, input_shape, batch=5, layout="NCHW"):
-    """The largest difference between onnxruntime's outputs and gpunet's, over the largest output."""
+    """The largest difference between onnxruntime's outputs and gpunet's, over the largest output.
+
+    What gpunet itself loads from the file must compute the same, too."""
     inputs = inputs_for(input_shape, batch)
+    expected = outputs(model, inputs)
+    assert worst_of(outputs(load(path), inputs), expected) < TOLERANCE, "loaded again, it computes something else"
+    return worst_of(ran(path, inputs, layout), [as_first(ours, layout) for ours in expected])
+
+
+def worst_of(found, expected):
+    """The largest difference over the largest expected number, of several arrays."""
     worst = 0.0
-    for ours, theirs in zip(outputs(model, inputs), ran(path, inputs, layout), strict=True):
-        expected = as_first(ours, layout)
-        assert theirs.shape == expected.shape
-        assert theirs.dtype == expected.dtype
-        difference = np.abs(theirs.astype(np.float64) - expected).max(initial=0)
-        worst = max(worst, difference / max(np.abs(expected).max(initial=0), 1e-30))
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape
+        assert one.dtype == other.dtype
+        difference = np.abs(one.astype(np.float64) - other).max(initial=0)
+        worst = max(worst, difference / max(np.abs(other).max(initial=0), 1e-30))
     return worst

@@ -17,6 +17,8 @@ from gpunet.backends.contract import is_float
 from gpunet.interop.onnx.loading import model_of
 from gpunet.interop.onnx.model import OnnxModel
 from gpunet.interop.onnx.operators import OPERATORS
+from gpunet.interop.onnx.package import helper
+from gpunet.interop.onnx.reading import NEWEST
 from gpunet.interop.onnx.values import Value
 
 
@@ -80,10 +82,6 @@ def run_model(model: Any, inputs: Sequence[Any], device: str = "CPU", **options:
 
 def run_node(node: Any, inputs: Sequence[Any], device: str = "CPU", **options: Any) -> tuple[np.ndarray, ...]:
     """The outputs of a single NodeProto, of the newest opset that gpunet reads unless `opset` is given."""
-    from onnx import helper
-
-    from gpunet.interop.onnx.reading import NEWEST
-
     named = [name for name in node.input if name]
     arrays = [np.asarray(x.numpy() if isinstance(x, Tensor) else x) for x in inputs]
     ports = [

@@ -25,6 +25,8 @@ __all__ = ["export"]
 
 OPSETS = range(17, 24)
 LAYOUTS = ("NCHW", "NHWC")
+LAYOUT_KEY = "layout"
+"""The key of the file's metadata for the order of axes at its inputs and outputs."""
 MOST_BYTES = 2_000_000_000
 """Of a file: the format that ONNX stands in takes 2 GiB at most."""
 
@@ -120,7 +122,7 @@ def onnx_file(
     if fold_batch_norm:
         fold(graph, outputs)
     made = _packed(graph, inputs, list(outputs), name_of(model))
-    said = {"gpunet": __version__, "model": json.dumps(origin(model)), "layout": layout, **(metadata or {})}
+    said = {"gpunet": __version__, "model": json.dumps(origin(model)), LAYOUT_KEY: layout, **(metadata or {})}
     helper.set_model_props(made, {key: str(value) for key, value in said.items()})
     content: bytes = made.SerializeToString()
     del made, graph, traces  # as large as the weights, each of them

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet.autograd import Parameter, parameter
 from gpunet.backends.contract import is_float
+from gpunet.interop.onnx.exporting import LAYOUT_KEY
 from gpunet.interop.onnx.model import Graph, Node, OnnxModel, Port
 from gpunet.interop.onnx.operators import OPERATORS
 from gpunet.interop.onnx.operators.shapes import constant
@@ -36,7 +37,8 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
     Args:
         path: a file of opset 9 to 28. Data beside it must lie in its folder.
         layout: "NHWC" says that inputs and outputs with 4 axes, which the file describes as (N, C,
-            H, W), are (N, H, W, C) for callers; "file" leaves them as the file has them.
+            H, W), are (N, H, W, C) for callers; "file" leaves them as the file has them. A file that
+            `export` wrote with NHWC has them so already.
     Raises:
         ValueError: no ONNX file, one that contradicts itself, or one that needs what gpunet does
             not have. The message names the file and every operator and attribute that is missing, each
@@ -48,8 +50,9 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
     if layout not in ("NHWC", "file"):
         raise ValueError(f"load: layout is {layout!r} but takes 'NHWC' or 'file'")
     proto = read_model(path)
+    written_so = {entry.key: entry.value for entry in proto.metadata_props}.get(LAYOUT_KEY) == "NHWC"
     try:
-        return model_of(proto, Path(path).parent, images_last=layout == "NHWC")
+        return model_of(proto, Path(path).parent, images_last=layout == "NHWC" and not written_so)
     except (ValueError, TypeError, OverflowError) as error:
         raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f"load: {path}: {_in_one_line(error)}"

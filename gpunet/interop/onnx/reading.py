@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.interop.onnx.operators.shapes import DTYPES, dtype_of
+from gpunet.interop.onnx.package import onnx
 
 OLDEST, NEWEST = 9, 28
 """Versions of ONNX's operators that gpunet reads."""
@@ -28,12 +29,7 @@ def read_model(path: str | os.PathLike[str]) -> Any:
     Raises:
         ValueError: the file is no ONNX file.
         OSError: it cannot be read.
-        ImportError: the package onnx is missing.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise ImportError('onnx: loading takes the package onnx: pip install "gpunet[onnx]"') from None
     from google.protobuf.message import DecodeError
 
     model = onnx.ModelProto()

@@ -11,6 +11,7 @@ from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import is_float
 from gpunet.interop.onnx.operators.registry import operator
+from gpunet.interop.onnx.package import TensorProto
 from gpunet.interop.onnx.values import Host, Value, check_size
 
 DTYPES = {
@@ -23,9 +24,7 @@ DTYPES = {
 def dtype_of(number: int) -> np.dtype:
     """The dtype with a number of ONNX's TensorProto.DataType."""
     if number not in DTYPES:
-        import onnx
-
-        names = {v: k for k, v in onnx.TensorProto.DataType.items()}
+        names = {v: k for k, v in TensorProto.DataType.items()}
         raise TypeError(f"dtype {names.get(number, number)} is not one of {', '.join(DTYPES.values())}")
     return np.dtype(DTYPES[number])
 
