@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Activation, Array, BatchNorm, GroupNorm, Moments, check_eps
 from gpunet.functional.activation import activation_of
@@ -121,6 +123,9 @@ def _check_batch_norm(x: Tensor, by_channel: dict[str, Any], residual: Any, trai
             raise ValueError(f"batch_norm: {name} has shape {tuple(value.shape)} but x {x.shape} takes {x.shape[-1:]}")
     if residual is not None and tuple(residual.shape) != x.shape:
         raise ValueError(f"batch_norm: residual has shape {tuple(residual.shape)} but x {x.shape}")
+    for name in ("running_mean", "running_var"):
+        if training and isinstance(by_channel[name].data, np.ndarray) and not by_channel[name].data.flags.writeable:
+            raise ValueError(f"batch_norm: {name} is memory that may only be read; training takes a copy to write to")
     if training and prod(x.shape[:-1]) == 1:
         raise ValueError(f"batch_norm: train on at least 2 elements per channel, or call eval(); x {x.shape} has 1")
 
