@@ -12,6 +12,7 @@ import gpunet as gp
 from gpunet import dlpack, nn, optim
 from gpunet import functional as F
 
+
 class Exporter:
     """Exports a NumPy array by DLPack alone, as a library of version 1 or of before does."""
 
