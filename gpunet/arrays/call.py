@@ -205,8 +205,9 @@ def _cached(function: Callable[..., T]) -> Callable[..., T]:
     """A function of (operation, nchw, shapes and options …) with a cache.
 
     Its keys are the bytes of the arguments, which tell 1 from 1.0 and True and cost less than a
-    check of the arguments; arguments that have no such bytes are not cached. An error says so where
-    its shapes are not those that were given.
+    check of the arguments. Calls with other arguments than Python's own integers and names are not
+    kept, for two of these may have the same bytes. An error says so where its shapes are not those
+    that were given.
     """
     kept: dict[bytes, T] = {}
 
@@ -225,13 +226,20 @@ def _cached(function: Callable[..., T]) -> Callable[..., T]:
             if args[1]:
                 raise type(error)(f"{error}; shapes are written as for NHWC") from None
             raise
-        if key:
+        if key and _is_exact(args):
             if len(kept) >= MOST_KEPT:
                 kept.clear()
             kept[key] = found
         return found
 
     return wrapper
+
+
+def _is_exact(value: Any) -> bool:
+    """Whether a value is of Python's own integers and names, also in tuples and lists."""
+    return type(value) in (int, str, bool, type(None)) or (
+        type(value) in (tuple, list) and all(_is_exact(part) for part in value)
+    )
 
 
 @_cached

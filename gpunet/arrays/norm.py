@@ -43,7 +43,11 @@ def batch_norm(
     """
     call = Call("batch_norm", layout, x=x)
     source, running = _channels_last(call, x), {"running_mean": running_mean, "running_var": running_var}
-    check_batch_norm(source, {"weight": weight, "bias": bias, **running}, None, training)
+    by_channel = {"weight": weight, "bias": bias, **running}
+    for name, array in by_channel.items():
+        if array is not None:
+            call.check_kind(name, array)
+    check_batch_norm(source, by_channel, None, training)
     check_momentum("batch_norm", momentum)
     channels = source.shape[-1:]
     training = training and prod(source.shape[:-1]) > 0  # an empty batch has no moments
