@@ -172,7 +172,7 @@ def test_numpy_takes_a_tensor_of_the_host_without_a_copy(host_backend, dtype):
 def test_a_result_that_waits_is_computed_when_it_is_exported(backend):
     x = gp.tensor(np.ones((2, 3), np.float32), backend=backend)
     y = F.linear(x, np.ones((3, 2), np.float32))
-    if backend.name in ("reference", "numpy"):
+    if isinstance(y.data, np.ndarray):
         assert np.from_dlpack(y).tolist() == [[3, 3], [3, 3]]
 
 
@@ -200,20 +200,6 @@ def test_a_tensor_that_requires_grad_is_not_shared(backend):
         assert not hasattr(t, "__cuda_array_interface__")
     if isinstance(x.data, np.ndarray):
         assert address(np.from_dlpack(x.detach())) == address(x.data)
-
-
-def test_the_emulated_device_shares_nothing_and_says_so():
-    emulated = gp.get_backend("emulated") if "emulated" in gp.available_backends() else pytest.skip("no emulator")
-    t = gp.tensor([1.0, 2.0], backend=emulated)
-    with pytest.raises(BufferError, match=r"lives on the emulated device, whose memory is not shared: export a copy"):
-        t.__dlpack__()
-    with pytest.raises(BufferError, match="emulated device"):
-        np.from_dlpack(t)
-    with pytest.raises(TypeError, match="a tensor on a device is not converted to a NumPy array implicitly"):
-        np.asarray(t)
-    assert not hasattr(t, "__array_interface__")
-    assert not hasattr(t, "__cuda_array_interface__")
-    assert np.from_dlpack(gp.tensor(t.numpy())).tolist() == [1, 2]
 
 
 # ---- who keeps the memory

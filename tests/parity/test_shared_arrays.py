@@ -109,13 +109,6 @@ def test_what_requires_grad_is_refused_on_both_sides(backend):
         torch.from_dlpack(gp.Parameter(np.ones(2), backend))
 
 
-def test_the_emulated_device_refuses():
-    if "emulated" not in gp.available_backends():
-        pytest.skip("no emulator")
-    with pytest.raises(BufferError, match="lives on the emulated device, whose memory is not shared"):
-        torch.from_dlpack(gp.tensor([1.0], backend="emulated"))
-
-
 def test_functions_and_models_take_tensors_of_pytorchs(backend):
     x = gp.tensor(np.ones((2, 3), np.float32), backend=backend)
     v = torch.full((2, 3), 2.0)
@@ -159,21 +152,19 @@ def test_pytorch_keeps_a_tensors_memory_and_lets_it_go():
     assert living() is None
 
 
-def test_a_tensor_keeps_pytorchs_memory_and_lets_it_go():
+def test_a_tensor_keeps_pytorchs_memory():
+    """That it lets it go, the loop below tells."""
     given = torch.arange(1000.0)
-    storage = weakref.ref(given.untyped_storage())
-    count = given.untyped_storage()._use_count() if hasattr(given.untyped_storage(), "_use_count") else None
     t = gp.tensor(given)
     del given
     gc.collect()
+    torch.zeros(1000)  # would take memory that was freed
     assert t.numpy()[-1] == 999
     twin = torch.from_dlpack(t)
     del t
     gc.collect()
+    torch.zeros(1000)
     assert twin[-1] == 999
-    assert storage is not None
-    if count is not None:
-        assert twin.untyped_storage()._use_count() >= 1
 
 
 @pytest.mark.parametrize(
@@ -239,5 +230,3 @@ def test_functions_take_jaxs_arrays(jax, backend):
     x, v = gp.tensor(np.ones((2, 3), np.float32), backend=backend), jax.numpy.full((2, 3), 2.0)
     assert (x * v).numpy().tolist() == [[2] * 3] * 2
     assert (x + v.astype(jax.numpy.bfloat16)).numpy().tolist() == [[3] * 3] * 2
-    with pytest.raises(BufferError, match="a tensor that requires grad is not shared"):
-        gp.Parameter(np.ones(2), backend).__dlpack__()
