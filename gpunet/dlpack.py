@@ -59,19 +59,18 @@ class Producer:
         return capsule
 
 
-def from_host(array: Any, **options: Any) -> np.ndarray:
+def from_host(array: Any) -> np.ndarray:
     """A NumPy array on the memory of an array that exports DLPack.
 
     It is read-only where the exporter says so, and where a capsule of before version 1 cannot say.
 
     Args:
         array: has `__dlpack__` and `__dlpack_device__`.
-        options: those of `numpy.from_dlpack`; ``device="cpu"`` copies an array of a device.
     Raises:
         BufferError, RuntimeError: the exporter refuses, or NumPy has no such dtype.
     """
     producer = Producer(array, words=True)
-    values = np.from_dlpack(producer, **options)
+    values = np.from_dlpack(producer)
     if not producer.relabelled:
         return values
     from ml_dtypes import bfloat16
@@ -123,12 +122,9 @@ def _capsule(array: Any, options: dict[str, Any]) -> Any:
     try:
         return array.__dlpack__(**given)
     except TypeError:
-        if "max_version" not in given:
+        if "max_version" not in given or given.get("copy") or "dl_device" in given:
             raise
-        known = {name: value for name, value in given.items() if name == "stream"}
-        if given.get("copy") or "dl_device" in given:
-            raise
-        return array.__dlpack__(**known)
+        return array.__dlpack__(**{name: value for name, value in given.items() if name == "stream"})
 
 
 def _struct(capsule: Any) -> tuple[_Kind, bool]:

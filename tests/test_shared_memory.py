@@ -11,6 +11,10 @@ from ml_dtypes import bfloat16
 import gpunet as gp
 from gpunet import dlpack, nn, optim
 from gpunet import functional as F
+from gpunet.backends.contract import on_device
+
+PINNED = (3, 0)
+"""DLPack's device of page-locked memory of the host, which CUDA's copies take."""
 
 
 class Exporter:
@@ -22,7 +26,7 @@ class Exporter:
     def __dlpack__(self, *, stream=None, **options):
         if not self.versioned and options:
             raise TypeError(f"__dlpack__() got an unexpected keyword argument {next(iter(options))!r}")
-        if self.device is not None:
+        if self.device not in (None, PINNED):
             raise BufferError("memory of a device")
         options = {name: value for name, value in options.items() if value is not None}
         return dlpack.export(self.array, stream=stream, **options)
@@ -63,6 +67,13 @@ def test_an_array_of_another_library_is_taken_without_a_copy(host_backend, kind,
     assert t.dtype == dtype
     assert address(t.data) == address(values)
     assert np.array_equal(t.numpy(), values)
+
+
+def test_page_locked_memory_of_the_host_is_the_hosts(host_backend):
+    values = np.arange(4.0)
+    made = Exporter(values, device=PINNED)
+    assert not on_device(made)
+    assert address(gp.tensor(made, backend=host_backend).data) == address(values)
 
 
 @pytest.mark.parametrize("kind", HOST)

@@ -9,7 +9,8 @@ Arrays that are not C-contiguous are copied first.
 C) and (KH, KW, I, O). They are transposed on the way in and out, for the kernels compute in NHWC.
 
 ``out=`` takes the array, or the arrays, to write results to, of the right shape and dtype and of any
-strides; it may share memory with the inputs.
+strides. A result is computed first and then copied there, so that an `out` may share memory with the
+inputs; it gives results a place, but saves no memory.
 
 Nothing reads from a GPU or waits for it, so that a CUDA graph can capture every function, once it
 has been called on the same stream with the same shapes: the first call compiles kernels and makes

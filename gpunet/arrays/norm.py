@@ -34,7 +34,7 @@ def batch_norm(
             `batch_norm_grad` takes.
         layout, out: as for `conv2d`.
     Returns:
-        y, of x's shape, or (y, mean, variance).
+        y, of x's shape, or (y, mean, variance); in inference the latter are the running ones.
     Raises:
         ValueError: shapes or options that do not fit, 1 element per channel in training, or moments
             that cannot be changed in place.
