@@ -70,15 +70,16 @@ def test_every_dtype_is_converted_on_every_backend(backend, dtype):
         assert kept.numpy().astype(np.float32).tolist() == given.to(torch.float32).tolist()
 
 
-def test_bfloat16_of_the_host_is_shared_both_ways():
-    values = np.array([1.5, -2, np.inf], bfloat16)
-    t = gp.Tensor(values, gp.get_backend("numpy"))
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bits_of_the_host_are_shared_both_ways(dtype):
+    """The CPU backends compute in no such dtype, but a tensor may hold it."""
+    t = gp.Tensor(np.array([1.5, -2, np.inf], dtype), gp.get_backend("numpy"))
     lent = torch.from_dlpack(t)
-    assert lent.dtype == torch.bfloat16
+    assert lent.dtype == getattr(torch, dtype)
     assert lent.data_ptr() == address(t)
     assert lent.tolist() == [1.5, -2, float("inf")]
     back = dlpack.from_host(lent)
-    assert back.dtype == bfloat16
+    assert back.dtype == dtype
     assert back.__array_interface__["data"][0] == address(t)
 
 
