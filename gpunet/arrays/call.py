@@ -34,51 +34,56 @@ class Call:
     Args:
         operation: the function's name, for messages.
         layout: "NHWC" or "NCHW", of images; filters are then (KH, KW, I, O) or (O, I, KH, KW).
-        arrays: the arrays that must be of one kind, device and float dtype, by name; None for those
-            that are not given. The first is given.
+        names: of the arrays, for messages.
+        arrays: the arrays that must be of one kind, device and float dtype; None for those that are
+            not given. The first is given.
     Raises:
         TypeError: an array of another kind or dtype, or a dtype that is not computed.
         ValueError: another layout.
         BackendError: CuPy's arrays without a GPU that answers.
     """
 
-    __slots__ = ("_first", "_name", "backend", "dtype", "nchw", "operation")
+    __slots__ = ("backend", "dtype", "first", "nchw", "operation")
 
-    def __init__(self, operation: str, layout: str, **arrays: Array | None):
-        self.operation = operation
-        self.nchw = layout == "NCHW"
-        if layout != "NHWC" and not self.nchw:
+    def __init__(self, operation: str, layout: str, names: tuple[str, ...], *arrays: Array | None):
+        self.operation, self.first = operation, names[0]
+        self.nchw = layout != "NHWC"
+        if self.nchw and layout != "NCHW":
             raise ValueError(f"{operation}: layout is {layout!r} but takes NHWC or NCHW")
-        self._name, first = next(iter(arrays.items()))
-        self._first = first
-        self.backend = _numpy() if type(first) is np.ndarray else self._backend_of(first)
-        self.dtype = cast(Any, first).dtype
+        one: Any = arrays[0]
+        self.backend = host_backend() if type(one) is np.ndarray else self._backend_of(one)
+        self.dtype = one.dtype
+        for array in arrays:  # of NumPy's usual dtypes there is one object each, so that this is all for most calls
+            if array is not None and (type(array) is not np.ndarray or array.dtype is not self.dtype):
+                self._check_others(names, arrays)
         if self.dtype not in _dtypes(self.backend.dtypes):
             takes = f"{self.backend.name}, which takes {', '.join(self.backend.dtypes)}"
-            raise TypeError(f"{operation}: {self._name} is {self.dtype}, which is not computed on {takes}")
-        for name, array in arrays.items():
-            if array is None or array is first:
-                continue
-            if type(array) is not np.ndarray or type(first) is not np.ndarray:
-                self.check_kind(name, array)
-            if array.dtype != self.dtype:
-                raise TypeError(f"{operation}: {name} is {array.dtype} but {self._name} is {self.dtype}")
+            raise TypeError(f"{operation}: {self.first} is {self.dtype}, which is not computed on {takes}")
 
     def _backend_of(self, array: Any) -> Backend:
         """The backend of an array that is not exactly NumPy's: a subclass, or CuPy's."""
-        if isinstance(array, np.ndarray) and not is_masked(array):
-            return get_backend("numpy")
+        if isinstance(array, np.ndarray) and _is_plain(array):
+            return host_backend()
         if type(array).__module__.partition(".")[0] != "cupy":
-            kind = "a masked array" if is_masked(array) else type(array).__name__
-            raise TypeError(f"{self.operation}: {self._name} takes numpy.ndarray or cupy.ndarray, got {kind}")
+            raise TypeError(
+                f"{self.operation}: {self.first} takes numpy.ndarray or cupy.ndarray, got {type(array).__name__}"
+            )
         number = array.device.id
         return get_backend(f"cuda:{number}" if number else "cuda")
 
+    def _check_others(self, names: tuple[str, ...], arrays: Sequence[Array | None]) -> None:
+        """Raise TypeError unless the other arrays are of the first one's kind, device and dtype."""
+        for name, array in zip(names[1:], arrays[1:], strict=True):
+            if array is not None:
+                self.check_kind(name, array)
+                if array.dtype != self.dtype:
+                    raise TypeError(f"{self.operation}: {name} is {array.dtype} but {self.first} is {self.dtype}")
+
     def check_kind(self, name: str, array: Any) -> None:
         """Raise TypeError unless the array is of the first one's kind and device."""
-        if not self.backend.owns(array) or is_masked(array):
+        if not self.backend.owns(array) or not _is_plain(array):
             got = f"{type(array).__module__}.{type(array).__name__}"
-            raise TypeError(f"{self.operation}: {name} is {got} but {self._name} is an array of {self.backend.name}")
+            raise TypeError(f"{self.operation}: {name} is {got} but {self.first} is an array of {self.backend.name}")
 
     # ---- in
 
@@ -88,11 +93,15 @@ class Call:
 
     def images(self, array: Array) -> Array:
         """Images of the call's layout as (N, H, W, C), C-contiguous."""
-        return _turned(self.backend, array, NHWC) if self.nchw else self.plain(array)
+        if not self.nchw:
+            return array if array.flags.c_contiguous else self.backend.asarray(array)
+        return _turned(self.backend, array, NHWC)
 
     def filters(self, array: Array) -> Array:
         """Filters of the call's layout as (KH, KW, I, O), C-contiguous."""
-        return _turned(self.backend, array, HWIO) if self.nchw else self.plain(array)
+        if not self.nchw:
+            return array if array.flags.c_contiguous else self.backend.asarray(array)
+        return _turned(self.backend, array, HWIO)
 
     def small(self, name: str, array: Array | None, shape: Sequence[int]) -> Array | None:
         """An array that is float32 where the backend only stores 16 bits, of a shape, C-contiguous."""
@@ -169,6 +178,8 @@ class Call:
             y: images (N, H, W, C); with the axes `OIHW`, filters; anything that has not 4 axes keeps
                 its layout.
         """
+        if out is None and not self.nchw:
+            return y
         turns = self.nchw and y.ndim == 4
         if out is None:
             return self.backend.transpose(y, tuple(axes)) if turns else y
@@ -184,8 +195,36 @@ def _turned(backend: Backend, array: Array, axes: Sequence[int]) -> Array:
     return backend.transpose(array, tuple(axes)) if array.flags.c_contiguous else backend.asarray(view)
 
 
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def are_usual(first: Any, *others: Any) -> bool:
+    """Whether arrays are NumPy's own, C-contiguous and of one dtype that is computed.
+
+    There is nothing to check and to convert then, nor for those that are None. Of these dtypes NumPy
+    has one object each, as a rule; another object only sends the call the longer way.
+    """
+    if type(first) is not np.ndarray or not first.flags.c_contiguous:
+        return False
+    dtype = first.dtype
+    if dtype is not FLOAT32 and dtype is not FLOAT64:
+        return False
+    for array in others:
+        if array is not None and (
+            type(array) is not np.ndarray or array.dtype is not dtype or not array.flags.c_contiguous
+        ):
+            return False
+    return True
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether operators mean to the array what they mean to NumPy's own and CuPy's."""
+    return not is_masked(array) and not isinstance(array, np.matrix)
+
+
 @cache
-def _numpy() -> Backend:
+def host_backend() -> Backend:
+    """The backend of NumPy's arrays."""
     return get_backend("numpy")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpunet.arrays.call import OIHW, Call, Layout, conv_of, transposed_conv_of
+from gpunet.arrays.call import OIHW, Call, Layout, are_usual, conv_of, host_backend, transposed_conv_of
 from gpunet.backends.contract import Array, Into
 from gpunet.geometry import Padding, Pair, Shape4, pair
 
@@ -33,7 +33,11 @@ def conv2d(
         ValueError: channels, groups, windows or an `out` that do not fit.
         TypeError: arrays of another library, of two kinds, or of a dtype that is not computed.
     """
-    call = Call("conv2d", layout, x=x, weight=weight, bias=bias)
+    if layout == "NHWC" and out is None and are_usual(x, weight, bias):  # a shorter way to the same, for small images
+        conv = conv_of("conv2d", False, x.shape, weight.shape, stride, padding, dilation, groups)
+        if bias is None or bias.shape == weight.shape[3:]:
+            return host_backend().conv2d_forward(x, weight, bias, conv)[0]
+    call = Call("conv2d", layout, ("x", "weight", "bias"), x, weight, bias)
     return _convolved(call, x, weight, bias, (stride, padding, dilation, groups), out)
 
 
@@ -56,7 +60,7 @@ def depthwise_conv2d(
     Raises:
         ValueError, TypeError: as for `conv2d`.
     """
-    call = Call("depthwise_conv2d", layout, x=x, weight=weight, bias=bias)
+    call = Call("depthwise_conv2d", layout, ("x", "weight", "bias"), x, weight, bias)
     channels = call.image_shape("x", x.shape)[3]
     return _convolved(call, x, weight, bias, (stride, padding, dilation, channels), out)
 
@@ -64,10 +68,13 @@ def depthwise_conv2d(
 def _convolved(
     call: Call, x: Array, weight: Array, bias: Array | None, options: tuple[Any, ...], out: Array | None
 ) -> Array:
-    x_shape, w_shape = call.image_shape("x", x.shape), call.filter_shape(weight.shape)
+    if call.nchw:
+        x_shape, w_shape = call.image_shape("x", x.shape), call.filter_shape(weight.shape)
+    else:  # Geometry checks them
+        x_shape, w_shape = x.shape, weight.shape
     conv = conv_of(call.operation, call.nchw, x_shape, w_shape, *options)
     if bias is not None:
-        call.check_shape("bias", bias, (w_shape[3],))
+        call.check_shape("bias", bias, w_shape[3:])
     if out is not None:
         call.check_out(out, call.outer_shape(conv.y_shape))
     y, _ = call.backend.conv2d_forward(call.images(x), call.filters(weight), call.plain(bias), conv)
@@ -91,7 +98,7 @@ def conv2d_input_grad(
     Raises:
         ValueError, TypeError: as for `conv2d`.
     """
-    call = Call("conv2d_input_grad", layout, dy=dy, weight=weight)
+    call = Call("conv2d_input_grad", layout, ("dy", "weight"), dy, weight)
     inner, w_shape = call.given_shape("x_shape", x_shape), call.filter_shape(weight.shape)
     conv = conv_of(call.operation, call.nchw, inner, w_shape, stride, padding, dilation, groups)
     call.check_shape("dy", dy, call.outer_shape(conv.y_shape))
@@ -118,7 +125,7 @@ def conv2d_weight_grad(
     Raises:
         ValueError, TypeError: as for `conv2d`.
     """
-    call = Call("conv2d_weight_grad", layout, dy=dy, x=x)
+    call = Call("conv2d_weight_grad", layout, ("dy", "x"), dy, x)
     y_shape, x_shape = call.image_shape("dy", dy.shape), call.image_shape("x", x.shape)
     window, taken = pair(call.operation, "kernel_size", kernel_size), call.divided("groups", x_shape[3], groups)
     conv = conv_of(call.operation, call.nchw, x_shape, (*window, taken, y_shape[3]), stride, padding, dilation, groups)
@@ -154,7 +161,7 @@ def conv_transpose2d(
     Raises:
         ValueError, TypeError: as for `conv2d`.
     """
-    call = Call("conv_transpose2d", layout, x=x, weight=weight, bias=bias)
+    call = Call("conv_transpose2d", layout, ("x", "weight", "bias"), x, weight, bias)
     x_shape, w_shape = call.image_shape("x", x.shape), call.filter_shape(weight.shape)
     options = stride, padding, output_padding, dilation, groups
     conv = transposed_conv_of(call.operation, call.nchw, x_shape, w_shape, *options)

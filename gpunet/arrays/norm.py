@@ -41,7 +41,7 @@ def batch_norm(
         TypeError: arrays of another library, of two kinds, or of a dtype that is not computed.
     A batch of no samples leaves the running moments as they are.
     """
-    call = Call("batch_norm", layout, x=x)
+    call = Call("batch_norm", layout, ("x",), x)
     source, running = _channels_last(call, x), {"running_mean": running_mean, "running_var": running_var}
     by_channel = {"weight": weight, "bias": bias, **running}
     for name, array in by_channel.items():
@@ -86,7 +86,7 @@ def batch_norm_grad(
     Raises:
         ValueError, TypeError: as for `batch_norm`.
     """
-    call = Call("batch_norm_grad", layout, dy=dy, x=x)
+    call = Call("batch_norm_grad", layout, ("dy", "x"), dy, x)
     call.check_shape("dy", dy, x.shape)
     source = _channels_last(call, x)
     if source.ndim < 2 or not source.size:

@@ -33,7 +33,7 @@ def max_pool2d(
         ValueError: windows, a padding or an `out` that do not fit.
         TypeError: an array of another library, or of a dtype that is not computed.
     """
-    call = Call("max_pool2d", layout, x=x)
+    call = Call("max_pool2d", layout, ("x",), x)
     shape = call.image_shape("x", x.shape)
     pool = pool_of(call.operation, call.nchw, shape, kernel_size, stride, padding, ceil_mode)
     given_y, given_mask = call.outs(out, 2) if return_mask else (out, None)
@@ -64,7 +64,7 @@ def max_unpool2d(
     Raises:
         ValueError, TypeError: as for `max_pool2d`; also a mask of another dtype.
     """
-    call = Call("max_unpool2d", layout, y=y)
+    call = Call("max_unpool2d", layout, ("y",), y)
     shape = call.given_shape("x_shape", x_shape)
     pool = pool_of(call.operation, call.nchw, shape, kernel_size, stride, padding, ceil_mode)
     call.check_shape("y", y, call.outer_shape(pool.y_shape))
@@ -91,7 +91,7 @@ def avg_pool2d(
     Raises:
         ValueError, TypeError: as for `max_pool2d`.
     """
-    call = Call("avg_pool2d", layout, x=x)
+    call = Call("avg_pool2d", layout, ("x",), x)
     shape = call.image_shape("x", x.shape)
     pool = pool_of(call.operation, call.nchw, shape, kernel_size, stride, padding, ceil_mode)
     call.check_out(out, call.outer_shape(pool.y_shape))
@@ -115,7 +115,7 @@ def avg_pool2d_grad(
     Raises:
         ValueError, TypeError: as for `max_pool2d`.
     """
-    call = Call("avg_pool2d_grad", layout, dy=dy)
+    call = Call("avg_pool2d_grad", layout, ("dy",), dy)
     shape = call.given_shape("x_shape", x_shape)
     pool = pool_of(call.operation, call.nchw, shape, kernel_size, stride, padding, ceil_mode)
     call.check_shape("dy", dy, call.outer_shape(pool.y_shape))

@@ -30,7 +30,7 @@ def matmul(
         ValueError: shapes that do not fit.
         TypeError: arrays of another library, of two kinds, or of a dtype that is not computed.
     """
-    call = Call("matmul", "NHWC", a=a, b=b)
+    call = Call("matmul", "NHWC", ("a", "b"), a, b)
     if a.ndim not in (2, 3) or b.ndim != a.ndim or a.shape[:-2] != b.shape[:-2]:
         raise ValueError(f"matmul: takes (M, K) and (K, P), or B of each, got a {a.shape} and b {b.shape}")
     rows, depth = a.shape[-2:][::-1] if transpose_a else a.shape[-2:]
@@ -70,7 +70,7 @@ def softmax_cross_entropy(
             that are no integers.
     """
     name = "softmax_cross_entropy"
-    call = Call(name, "NHWC", logits=logits)
+    call = Call(name, "NHWC", ("logits",), logits)
     call.check_kind("labels", labels)
     check_logits(name, "logits", logits, reduction)
     if not logits.size:

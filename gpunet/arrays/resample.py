@@ -29,7 +29,7 @@ def upsample2d(
         ValueError: options or an `out` that do not fit, or images without pixels.
         TypeError: an array of another library, or of a dtype that is not computed.
     """
-    call = Call("upsample2d", layout, x=x)
+    call = Call("upsample2d", layout, ("x",), x)
     n, *extents, c = _with_pixels(call, call.image_shape("x", x.shape))
     options = Upsampling(call.operation, scale_factor, size, mode, align_corners, antialias)
     rows, columns = options.taps((n, *extents, c))
@@ -54,7 +54,7 @@ def upsample2d_grad(
     Raises:
         ValueError, TypeError: as for `upsample2d`.
     """
-    call = Call("upsample2d_grad", layout, dy=dy)
+    call = Call("upsample2d_grad", layout, ("dy",), dy)
     n, *extents, c = _with_pixels(call, call.given_shape("x_shape", x_shape))
     options = Upsampling(call.operation, scale_factor, size, mode, align_corners, antialias)
     rows, columns = options.taps((n, *extents, c))

@@ -142,6 +142,30 @@ def test_only_plain_arrays_are_taken(case):
     assert all(type(a) is np.ndarray for a in case.call(good))
 
 
+def test_memory_maps_are_taken_and_matrices_refused(tmp_path):
+    mapped = np.memmap(tmp_path / "images", np.float32, "w+", shape=(1, 4, 4, 1))
+    mapped[...] = 1
+    y = A.conv2d(mapped, np.ones((2, 2, 1, 1), np.float32))
+    assert y.tolist() == [[[[4.0]] * 3] * 3]
+    with np.errstate(all="ignore"):
+        matrix = np.ones((2, 2)).view(np.matrix)
+    for a, b in ((matrix, np.ones((2, 2))), (np.ones((2, 2)), matrix)):
+        with pytest.raises(TypeError, match="^matmul: . .*matrix"):
+            A.matmul(a, b)
+
+
+def test_the_short_way_of_a_convolution_gives_what_the_long_one_does(rng):
+    x, w, b = rng.normal(size=(2, 6, 5, 3)), rng.normal(size=(3, 2, 3, 4)), rng.normal(size=4)
+    for bias in (None, b):
+        short = A.conv2d(x, w, bias, padding=1)
+        assert np.array_equal(short, A.conv2d(x, w, bias, padding=1, out=np.empty_like(short)))
+        assert np.array_equal(short, A.conv2d(x.astype(x.dtype.newbyteorder()).astype(x.dtype), w, bias, padding=1))
+    with pytest.raises(ValueError, match=r"conv2d: bias has shape \(3,\) but takes \(4,\)"):
+        A.conv2d(x, w, b[:3])
+    with pytest.raises(TypeError, match="conv2d: x is int64, which is not computed on numpy"):
+        A.conv2d(x.astype(int), w.astype(int))
+
+
 def test_an_out_that_does_not_fit_raises_before_anything_is_changed(case):
     arrays, results = case.arrays(np.float64), expected(case)
     before = [a.copy() for a in arrays]
