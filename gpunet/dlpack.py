@@ -62,7 +62,9 @@ class Producer:
 def from_host(array: Any) -> np.ndarray:
     """A NumPy array on the memory of an array that exports DLPack.
 
-    It is read-only where the exporter says so, and where a capsule of before version 1 cannot say.
+    It is read-only where the exporter says so. A capsule of before version 1 cannot say, and NumPy
+    takes its memory for read-only; but the exporter's own conversion to NumPy may say, where it
+    shares the same memory.
 
     Args:
         array: has `__dlpack__` and `__dlpack_device__`.
@@ -71,11 +73,18 @@ def from_host(array: Any) -> np.ndarray:
     """
     producer = Producer(array, words=True)
     values = np.from_dlpack(producer)
-    if not producer.relabelled:
-        return values
-    from ml_dtypes import bfloat16
+    if producer.relabelled:
+        from ml_dtypes import bfloat16
 
-    return values.view(bfloat16)
+        values = values.view(bfloat16)
+    if values.flags.writeable or producer.read_only or not hasattr(array, "__array__"):
+        return values
+    try:
+        converted = np.asarray(array)
+    except (RuntimeError, TypeError, ValueError):
+        return values
+    same = converted.flags.writeable and converted.dtype == values.dtype and np.may_share_memory(converted, values)
+    return converted if same else values
 
 
 def export(array: Any, **options: Any) -> Any:
