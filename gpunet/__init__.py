@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gpunet import data, functional, models, nn, optim, random
+from gpunet import arrays, data, functional, models, nn, optim, random
 from gpunet.autograd import Function, Parameter, Tensor, no_grad, tensor
 from gpunet.backends import available_backends, get_backend
 from gpunet.errors import BackendError, DamagedFileError
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError", "DamagedFileError", "Function", "Parameter", "Tensor", "Trainer", "__version__",
-    "available_backends", "data", "draw", "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan", "random",
-    "seed", "summary", "tensor",
+    "arrays", "available_backends", "data", "draw", "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan",
+    "random", "seed", "summary", "tensor",
 ]  # fmt: skip
 
 

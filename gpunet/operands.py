@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import Array, Backend, is_float, is_masked, real_array
+from gpunet.dlpack import exports_array
 from gpunet.errors import BackendError
 from gpunet.parameters import Parameter
 from gpunet.tensors import Tensor
@@ -72,7 +73,7 @@ def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> T
     """An input that is no tensor, as a tensor of the operation's backend and dtype."""
     if isinstance(value, int | float):
         return Tensor(backend.full((), as_float(value, argument), dtype), backend)
-    if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value)):
+    if not (isinstance(value, np.ndarray | np.generic | list | tuple) or backend.owns(value) or exports_array(value)):
         raise TypeError(f"{argument} takes a tensor, an array or a number, got {type(value).__name__}")
     array = real_array(argument, value)
     if not is_float(dtype) and not np.can_cast(array.dtype, dtype):

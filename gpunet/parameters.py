@@ -8,6 +8,7 @@ import numpy as np
 
 from gpunet.arena import Arena, moved
 from gpunet.backends.contract import Array, Backend, is_float, is_masked
+from gpunet.dlpack import writable
 from gpunet.precision import loaded
 from gpunet.tensors import Tensor, tensor
 
@@ -23,6 +24,8 @@ class Parameter(Tensor):
     and its optimizer that are copied together belong together, and each is whole when copied alone.
     As in PyTorch, the pickle of a parameter leaves its gradient out; the pickle of an optimizer
     contains the gradients of its parameters.
+
+    Values that may only be read are copied, for optimizers write to a parameter.
 
     Args:
         data: an array of the backend; or, where the backend is a name or None, values as for
@@ -68,7 +71,7 @@ class Parameter(Tensor):
         """
         self._check_floats(array)
         if self.arena is None:
-            self._data = self.backend.asarray(array) if isinstance(array, np.ndarray) else array
+            self._data = writable(self.backend.asarray(array)) if isinstance(array, np.ndarray) else array
         else:
             self._check_shape("data", array)
             if isinstance(array, np.ndarray):

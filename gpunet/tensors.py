@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from gpunet import dlpack
 from gpunet.backends import get_backend
 from gpunet.backends.contract import COUNTS, Array, Backend, is_float, real_array
+from gpunet.dlpack import SharedMemory
 from gpunet.tables import Table
 
 FROM_PYTORCH = {"view": "reshape", "permute": "transpose", "dim": "ndim", "cuda": 'to("cuda")'}
@@ -25,7 +27,7 @@ class Creator(Protocol):
     inputs: tuple[Tensor | None, ...]
 
 
-class Tensor:
+class Tensor(SharedMemory):
     """An array, the backend it lives on and, if asked for, its gradient.
 
     Attributes:
@@ -193,9 +195,6 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
 
-    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise TypeError("a tensor is not converted to a NumPy array implicitly; write tensor.numpy()")
-
     def __len__(self) -> int:
         if not self.shape:
             raise TypeError("len: a tensor without axes has no length")
@@ -308,8 +307,7 @@ class LateTensor(Tensor):
 def _remake(kind: Any, values: np.ndarray, backend: Backend, requires_grad: bool, version: int) -> Any:
     """A tensor of a class; on a host backend it shares the memory of `values`."""
     made: Any = object.__new__(kind)
-    if not values.flags.writeable:  # as from a pickle with buffers outside of it
-        values = values.copy()
+    values = dlpack.writable(values)  # for those of a pickle with buffers outside of it are not
     Tensor.__init__(made, backend.asarray(values, values.dtype), backend, requires_grad)
     made.version = version
     return made
@@ -328,27 +326,32 @@ def tensor(
     """A tensor made of an array of the host or of a device, of nested lists or of a number.
 
     Args:
-        data: the values. Float dtypes are kept; lists, integers and booleans become float32.
+        data: the values: nested lists, a number, or an array of NumPy, CuPy, PyTorch, JAX or any
+            other library that exports DLPack or an array interface. Float dtypes are kept; lists,
+            integers and booleans become float32.
         dtype: the dtype to convert to: a float dtype that the backend computes in; or "bool",
             "int32" or "int64" for masks and labels, which have no gradient. Such tensors are moved,
             compared and used as an index as they are; arithmetic converts them to floats.
-        backend: the backend to move to; if None, NumPy, or the GPU for CuPy's arrays.
+        backend: the backend to move to; if None, NumPy, or for an array on a GPU that GPU.
         requires_grad: whether to record operations on the tensor, which takes a float dtype.
     Returns:
-        A tensor that shares memory with `data` where no conversion is needed.
+        A tensor that shares memory with `data` where no conversion is needed: where `data` has the
+        dtype, is C-contiguous and lies where the backend computes. Memory that may only be read is
+        shared on the host, where writing to the tensor raises, and copied on a GPU.
     Raises:
         TypeError: `data` is no array of real numbers: it is masked or sparse, or holds complex
-            numbers, text, dates or objects.
+            numbers, text, dates or objects; or its library refuses to share it.
     """
     if isinstance(data, Tensor):
         backend = data.backend if backend is None else backend
         data = data.data
     if data is None or isinstance(data, str):
         raise TypeError(f"tensor: takes an array, nested lists or a number, got {data!r}")
-    is_array = hasattr(data, "dtype")
+    is_array = hasattr(data, "dtype") or dlpack.exports_array(data)
     data = real_array("tensor: data", data)
     if backend is None:
-        backend = "cuda" if type(data).__module__.split(".")[0] == "cupy" else "numpy"
+        kind, number = dlpack.device_of(data)
+        backend = f"cuda:{number}" if kind == dlpack.CUDA and number else "cuda" if kind == dlpack.CUDA else "numpy"
     target = get_backend(backend)
     if dtype is None:
         dtype = data.dtype if is_array and is_float(data.dtype) else np.float32

@@ -9,9 +9,13 @@ import pytest
 import gpunet
 
 LAYERS = (
-    ("decorators", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling", "tables", "version"),
+    (
+        "decorators", "dlpack", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling", "tables",
+        "version",
+    ),
     ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
-    ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",), ("nn",),
+    ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",),
+    ("arrays", "nn"),
     ("models", "optim", "data", "vision", "interop"),
     ("train", "report"), ("check",), ("bench", "cli"),
 )  # fmt: skip

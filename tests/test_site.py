@@ -34,10 +34,11 @@ CACHES = shutil.ignore_patterns("__pycache__")
 LANGUAGES = ("python", "py", "sh", "text", "output", "cuda", "json", "ini")
 """What a block can be. Of these, python and sh are run; py is the program of another framework."""
 ROOMS = (
-    "gpunet", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop", "gpunet.interop.onnx",
-    "gpunet.models", "gpunet.nn", "gpunet.optim", "gpunet.train", "gpunet.vision", "gpunet.vision.inspect",
+    "gpunet", "gpunet.arrays", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop",
+    "gpunet.interop.onnx", "gpunet.models", "gpunet.nn", "gpunet.optim", "gpunet.train", "gpunet.vision",
+    "gpunet.vision.inspect",
 )  # fmt: skip
-WITH_PAGES = ("data", "functional", "models", "nn", "optim", "__version__")
+WITH_PAGES = ("arrays", "data", "functional", "models", "nn", "optim", "__version__")
 """Names of gpunet itself that have pages of their own, or are no more than a string."""
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation stands in a checkout")

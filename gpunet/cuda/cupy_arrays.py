@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.cuda.description import Description
+from gpunet.dlpack import Producer, device_of
 from gpunet.errors import BackendError
 
 INSTALL = 'pip install "gpunet[cuda13]" (or "gpunet[cuda12]" for a driver older than CUDA 13)'
@@ -46,6 +47,31 @@ def why_unavailable(device: int = 0) -> str:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def adopted(array: Any) -> Any:
+    """A CuPy array on the memory of another library's array on a CUDA device.
+
+    Memory that is read-only is copied, for CuPy's arrays do not know of such memory. CuPy's current
+    stream waits for the stream on which the other library computes.
+
+    Args:
+        array: exports DLPack or the CUDA array interface.
+    Raises:
+        BackendError: no CuPy, or no such device.
+    """
+    _, number = device_of(array)
+    if why := why_unavailable(number):
+        raise BackendError(why)
+    import cupy
+
+    with cupy.cuda.Device(number):
+        if hasattr(array, "__dlpack__"):
+            producer = Producer(array, words=False)
+            made = cupy.from_dlpack(producer)
+            return made.copy() if producer.read_only else made
+        made = cupy.asarray(array)
+        return made.copy() if array.__cuda_array_interface__["data"][1] else made
 
 
 class CupyArrays:

@@ -15,12 +15,10 @@ from gpunet.autograd import Tensor
 from gpunet.data.datasets import Dataset
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Batch, Transform
+from gpunet.dlpack import HOST_MEMORY, device_of
 from gpunet.geometry import checked_int
 
 __all__ = ["DataLoader"]
-
-HOST_MEMORY = (1, 3)
-"""DLPack's device types in the host's memory: kDLCPU, and kDLCUDAHost for page-locked memory."""
 
 
 class DataLoader(BatchOrder):
@@ -164,8 +162,7 @@ def _check_on_host(batch: Batch) -> Batch:
     """
     for i, part in enumerate(batch):
         array = part.data if isinstance(part, Tensor) else part
-        where = getattr(array, "__dlpack_device__", None)
-        if where is not None and where()[0] not in HOST_MEMORY:
+        if device_of(array)[0] not in HOST_MEMORY:
             raise TypeError(
                 f"DataLoader: array {i} of a batch is on a device ({type(array).__name__}), where the thread that makes "
                 "batches ahead is not synchronised with the one that uses them: pass prefetch=0, or use a DeviceLoader"

@@ -144,8 +144,15 @@ class DeviceArray:
         return self._view.flags
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """(2, 0), which is DLPack's name for the first CUDA device."""
-        return 2, 0
+        """(12, 0), which is DLPack's name for a device that only an extension knows."""
+        return 12, 0
+
+    def __dlpack__(self, **_: object) -> NoReturn:
+        """Raise BufferError: other libraries would read the memory while launches are checked."""
+        raise BufferError(
+            f"a DeviceArray (shape {self.shape}, {self.dtype}) lives on the emulated device, whose memory is not shared: "
+            "export a copy on the host, Backend.to_numpy(array) or tensor.numpy()"
+        )
 
     def reshape(self, *shape: int | Sequence[int]) -> DeviceArray:
         """Return a view of another shape.

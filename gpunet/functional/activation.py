@@ -8,10 +8,8 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-import numpy as np
-
 from gpunet.autograd import Function, Tensor, expect_tensor
-from gpunet.backends.contract import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, Array, InputActivation
+from gpunet.backends.contract import ACTIVATIONS, INPUT_ACTIVATIONS, Activation, Array, InputActivation, real_array
 from gpunet.functional.arithmetic import unbroadcast
 
 __all__ = [
@@ -134,7 +132,8 @@ def prelu(x: Tensor, weight: Any) -> Tensor:
     The gradient of x at 0 is the slope. That of the slope is the sum of dy min(x, 0) over the
     elements that share it.
     """
-    shape = tuple(np.shape(weight)) if not isinstance(weight, Tensor) else weight.shape
+    weight = weight if isinstance(weight, Tensor) else real_array("prelu: weight", weight)
+    shape = tuple(weight.shape)
     if expect_tensor("prelu", "x", x).ndim == 0 or shape not in ((1,), x.shape[-1:]):
         raise ValueError(f"prelu: weight has shape {shape} but x {x.shape} takes (1,) or one slope per channel")
     return _PReLU.apply(x, weight)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpunet.autograd import Parameter, Tensor
 from gpunet.backends.contract import Array, is_float, real_array
+from gpunet.dlpack import exports_array
 from gpunet.errors import BackendError
 from gpunet.modes import noted
 
@@ -37,7 +38,7 @@ def compare(name: str, a: Any, b: Any) -> Tensor:
 def is_comparable(value: Any) -> bool:
     """Whether a tensor can be compared with the value; as in PyTorch, not with None or text."""
     kinds = Tensor | int | float | np.ndarray | np.number | np.bool_ | list | tuple
-    return isinstance(value, kinds) or hasattr(value, "__dlpack_device__")
+    return isinstance(value, kinds) or exports_array(value)
 
 
 def logic(name: str, a: Any, b: Any) -> Tensor:

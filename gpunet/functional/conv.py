@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -115,7 +116,7 @@ def conv2d(
     expect_tensor("conv2d", "x", x)
     weight, bias = as_shaped(weight), as_shaped(bias)
     geometry = Geometry.conv(x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    _check_bias("conv2d", bias, (geometry.filters,))
+    check_bias("conv2d", bias, (geometry.filters,))
     fused = activation_of("conv2d", activation)
     if pool is None:
         return _Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused))
@@ -142,7 +143,7 @@ def linear(x: Tensor, weight: Any, bias: Any = None, *, activation: str | Activa
     weight, bias = as_shaped(weight), as_shaped(bias)
     if len(weight.shape) != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"linear: takes x (…, I) and weight (I, O), got x {x.shape} and weight {tuple(weight.shape)}")
-    _check_bias("linear", bias, tuple(weight.shape[1:]))
+    check_bias("linear", bias, tuple(weight.shape[1:]))
     fused = activation_of("linear", activation)
     if fused is None and x.ndim == 2 and mode.late is not None and mode.fuses and _joins_loss(x, weight):
         return _Linear.apply_late((x.shape[0], weight.shape[1]), x, weight, bias, activation=None)
@@ -179,7 +180,8 @@ def as_shaped(value: Any) -> Any:
     return value if value is None or hasattr(value, "shape") else real_array("weights: data", value)
 
 
-def _check_bias(operation: str, bias: Any, shape: tuple[int, ...]) -> None:
+def check_bias(operation: str, bias: Any, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the bias is None or has the shape."""
     if bias is not None and tuple(bias.shape) != shape:
         raise ValueError(f"{operation}: bias has shape {tuple(bias.shape)} but takes {shape}")
 
@@ -225,7 +227,7 @@ def locally_connected2d(
     places = geometry.y_shape[1:3]
     if tuple(weight.shape[:2]) != places:
         raise ValueError(f"{name}: weight has filters for {tuple(weight.shape[:2])} pixels, but x gives {places}")
-    _check_bias(name, bias, (*places, geometry.filters))
+    check_bias(name, bias, (*places, geometry.filters))
     return _LocallyConnected2d.apply(x, weight, bias, geometry=geometry)
 
 
@@ -282,31 +284,50 @@ def conv_transpose2d(
     Raises:
         ValueError: channels, groups or extents that do not fit.
     """
-    name = "conv_transpose2d"
-    if expect_tensor(name, "x", x).ndim != 4:
-        raise ValueError(f"{name}: x has shape {x.shape} but takes 4 axes (N, H, W, I)")
+    expect_tensor("conv_transpose2d", "x", x)
     weight, bias = as_shaped(weight), as_shaped(bias)
-    w_shape = tuple(weight.shape)
-    if len(w_shape) != 4 or w_shape[3] != x.shape[3]:
-        raise ValueError(f"{name}: weight is {w_shape} but x {x.shape} takes (KH, KW, O // groups, {x.shape[3]})")
+    geometry = transposed_geometry(
+        "conv_transpose2d", x.shape, tuple(weight.shape), stride=stride, padding=padding, output_padding=output_padding,
+        dilation=dilation, groups=groups,
+    )  # fmt: skip
+    check_bias("conv_transpose2d", bias, geometry.x_shape[3:])
+    return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry))
+
+
+def transposed_geometry(
+    name: str, x_shape: Sequence[int], w_shape: Sequence[int], *, stride: int | Pair, padding: Padding,
+    output_padding: int | Pair, dilation: int | Pair, groups: int,
+) -> Geometry:  # fmt: skip
+    """The convolution from y to x whose input gradient a transposed convolution is.
+
+    Args:
+        name: the operation, for messages.
+        x_shape, w_shape: (N, H, W, I) and (KH, KW, O // groups, I).
+        stride, padding, output_padding, dilation, groups: as for `conv_transpose2d`.
+    Raises:
+        ValueError: channels, groups or extents that do not fit.
+    """
+    x_shape, w_shape = tuple(x_shape), tuple(w_shape)
+    if len(x_shape) != 4:
+        raise ValueError(f"{name}: x has shape {x_shape} but takes 4 axes (N, H, W, I)")
+    if len(w_shape) != 4 or w_shape[3] != x_shape[3]:
+        raise ValueError(f"{name}: weight is {w_shape} but x {x_shape} takes (KH, KW, O // groups, {x_shape[3]})")
     stride, dilation, sides = pair(name, "stride", stride), pair(name, "dilation", dilation), sides_of(name, padding)
     extra = extra_pixels(name, output_padding, stride, sides)
     extents = []
-    for axis, (n, f, s, d, e) in enumerate(zip(x.shape[1:3], w_shape, stride, dilation, extra, strict=False)):
+    for axis, (n, f, s, d, e) in enumerate(zip(x_shape[1:3], w_shape, stride, dilation, extra, strict=False)):
         if sides == "same":
             extents.append(n * s)
         else:
             cut = 0 if sides == "valid" else sum(sides[axis])
             extents.append((n - 1) * s - cut + d * (f - 1) + e + 1)
     if min(extents) < 1:
-        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {x.shape} with windows {w_shape[:2]}")
-    # of the convolution from y to x
-    y_shape = (x.shape[0], *extents, w_shape[2] * groups)
+        raise ValueError(f"{name}: padding {padding!r} leaves nothing of x {x_shape} with windows {w_shape[:2]}")
+    y_shape = (x_shape[0], *extents, w_shape[2] * groups)
     geometry = Geometry.conv(y_shape, w_shape, stride=stride, padding=sides, dilation=dilation, groups=groups)
-    if geometry.y_shape != x.shape:
-        raise ValueError(f"{name}: no output fits x {x.shape}, windows {w_shape[:2]} and padding {padding!r}")
-    _check_bias(name, bias, y_shape[3:])
-    return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry))
+    if geometry.y_shape != x_shape:
+        raise ValueError(f"{name}: no output fits x {x_shape}, windows {w_shape[:2]} and padding {padding!r}")
+    return geometry
 
 
 def extra_pixels(operation: str, output_padding: Any, stride: Pair, padding: Sides) -> Pair:

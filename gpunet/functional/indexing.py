@@ -9,6 +9,7 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Array, Backend, Index, on_device, real_array, rows_in_order
+from gpunet.dlpack import exports_array
 from gpunet.errors import BackendError
 from gpunet.functional.movement import reshape
 
@@ -86,7 +87,7 @@ def _part(part: Any, backend: Backend) -> Any:
         except (TypeError, ValueError) as error:
             raise type(error)(f"index: {error}, got {part!r}") from None
         return part
-    if not isinstance(part, Tensor | np.ndarray | list | tuple | range | bool | np.bool_) and not on_device(part):
+    if not isinstance(part, Tensor | np.ndarray | list | tuple | range | bool | np.bool_) and not exports_array(part):
         raise TypeError(f"index: takes integers, slices, None, … and arrays of integers or booleans, got {part!r}")
     array = real_array("index: an array", _on_host(part, backend))
     if isinstance(part, list | tuple | range) and not array.size:
@@ -103,8 +104,9 @@ def _on_host(part: Any, backend: Backend) -> Any:
     if not on_device(part):
         return part
     try:
-        # an array of another backend is CuPy's
-        return backend.to_numpy(part) if backend.owns(part) else part.get()
+        if backend.owns(part):
+            return backend.to_numpy(part)
+        return real_array("index: an array", part).get()  # one that is not the backend's is CuPy's
     except BackendError as error:
         raise BackendError(f"index: the host must read an index array to count what it picks: {error}") from error
 

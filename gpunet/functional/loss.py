@@ -95,7 +95,7 @@ def cross_entropy(
         TypeError, ValueError: labels, weights or options other than these.
     """
     name = "cross_entropy"
-    _check_logits(name, "logits", logits, reduction)
+    check_logits(name, "logits", expect_tensor(name, "logits", logits), reduction)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"{name}: label_smoothing is {label_smoothing} but must be from 0 to 1")
     labels = _given(name, labels)
@@ -104,7 +104,7 @@ def cross_entropy(
             raise ValueError(f"{name}: ignore_index takes integer labels, not soft ones")
         return _soft_cross_entropy(logits, labels, label_smoothing, weight, reduction)
     takes = f"an array of integers {logits.shape[:-1]}, or floats {logits.shape}"
-    _check_labels(name, logits, labels, ignore_index, takes)
+    check_labels(name, logits, labels, ignore_index, takes)
     return _hard_cross_entropy(name, logits, labels, CrossEntropy(weight, label_smoothing, ignore_index, reduction))
 
 
@@ -124,10 +124,10 @@ def nll_loss(
         weight, ignore_index, reduction: as for `cross_entropy`.
     """
     name = "nll_loss"
-    _check_logits(name, "log_probabilities", log_probabilities, reduction)
+    check_logits(name, "log_probabilities", expect_tensor(name, "log_probabilities", log_probabilities), reduction)
     labels = _given(name, labels)
     takes = f"an array of integers {log_probabilities.shape[:-1]}"
-    _check_labels(name, log_probabilities, labels, ignore_index, takes)
+    check_labels(name, log_probabilities, labels, ignore_index, takes)
     options = CrossEntropy(weight, 0.0, ignore_index, reduction, normalized=True)
     return _hard_cross_entropy(name, log_probabilities, labels, options)
 
@@ -279,16 +279,16 @@ def _given(name: str, labels: Any) -> Any:
     return real_array(f"{name}: labels", labels)
 
 
-def _check_logits(name: str, argument: str, logits: Tensor, reduction: str) -> None:
+def check_logits(name: str, argument: str, logits: Any, reduction: str) -> None:
     """Raise unless the reduction is known and the logits (…, K) have rows for a mean."""
     check_reduction(name, reduction)
-    if expect_tensor(name, argument, logits).ndim < 1:
+    if logits.ndim < 1:
         raise ValueError(f"{name}: {argument} have shape {logits.shape} but take (…, K)")
     if not logits.shape[-1] or (reduction == "mean" and not logits.size):
         raise ValueError(f"{name}: {argument} {logits.shape} hold no rows or no classes")
 
 
-def _check_labels(name: str, logits: Tensor, labels: Any, ignore_index: int | None, takes: str) -> None:
+def check_labels(name: str, logits: Any, labels: Any, ignore_index: int | None, takes: str) -> None:
     """Raise unless labels are integers (…), and those of a host array classes or `ignore_index`."""
     shape, classes = tuple(labels.shape), logits.shape[-1]
     are_integers = np.dtype(labels.dtype).kind in "iu" or (not labels.size and shape == logits.shape[:-1])

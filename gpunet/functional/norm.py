@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Activation, Array, BatchNorm, GroupNorm, Moments, check_eps
 from gpunet.functional.activation import activation_of
@@ -92,8 +94,10 @@ def batch_norm(
     weight, bias, residual = as_shaped(weight), as_shaped(bias), as_shaped(residual)
     moments = {"running_mean": running_mean, "running_var": running_var}
     running = tuple(expect_tensor("batch_norm", name, moment) for name, moment in moments.items())
-    _check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, training)
+    check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, training)
     check_momentum("batch_norm", momentum)
+    if training:
+        check_writable("batch_norm", {name: moment.data for name, moment in moments.items()})
     if (momentum is None) != (num_batches_tracked is not None):
         got = f"momentum {momentum} and num_batches_tracked {num_batches_tracked}"
         raise ValueError(f"batch_norm: num_batches_tracked goes with a momentum of None, got {got}")
@@ -112,7 +116,7 @@ def batch_norm(
     return y
 
 
-def _check_batch_norm(x: Tensor, by_channel: dict[str, Any], residual: Any, training: bool) -> None:
+def check_batch_norm(x: Any, by_channel: dict[str, Any], residual: Any, training: bool) -> None:
     """Raise ValueError unless the shapes fit, and a batch that is trained on has a variance."""
     if x.ndim < 2:
         raise ValueError(f"batch_norm: x has shape {x.shape} but takes (…, C), at least 2 axes")
@@ -123,6 +127,15 @@ def _check_batch_norm(x: Tensor, by_channel: dict[str, Any], residual: Any, trai
         raise ValueError(f"batch_norm: residual has shape {tuple(residual.shape)} but x {x.shape}")
     if training and prod(x.shape[:-1]) == 1:
         raise ValueError(f"batch_norm: train on at least 2 elements per channel, or call eval(); x {x.shape} has 1")
+
+
+def check_writable(operation: str, arrays: dict[str, Array]) -> None:
+    """Raise ValueError if one of the arrays is NumPy's and its memory may only be read."""
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise ValueError(
+                f"{operation}: {name} is memory that may only be read, and would be written; copy it first"
+            )
 
 
 def _average(running: tuple[Tensor, ...], moments: tuple[Tensor, ...], batches: Tensor) -> None:

@@ -83,5 +83,9 @@ def avg_pool2d(
     """
     shape, name = expect_tensor("avg_pool2d", "x", x).shape, "avg_pool2d"
     geometry = Geometry.pool(shape, kernel_size, stride=stride, padding=padding, ceil_mode=ceil_mode, operation=name)
-    counted = padding != "same" if count_padding is None else count_padding
-    return _AvgPool2d.apply(x, geometry=geometry, count_padding=counted)
+    return _AvgPool2d.apply(x, geometry=geometry, count_padding=counts_padding(padding, count_padding))
+
+
+def counts_padding(padding: Padding, count_padding: bool | None) -> bool:
+    """Whether padded zeros count in a mean, as `avg_pool2d` says."""
+    return padding != "same" if count_padding is None else count_padding

@@ -64,11 +64,11 @@ def given_array(backend: Backend, given: Any, dtype: Any) -> tuple[Array, np.nda
     The second is None if the argument lies on a device already, because reading it would wait for
     the device.
     """
-    given = given.data if isinstance(given, Tensor) else given
+    given = real_array("asarray: data", given.data if isinstance(given, Tensor) else given)
     array = backend.asarray(given, dtype)
     if isinstance(array, np.ndarray):
         return array, array
-    return array, None if backend.owns(given) else np.asarray(given, dtype)
+    return array, np.asarray(given, dtype) if isinstance(given, np.ndarray) else None
 
 
 def wide(x: Tensor) -> Tensor:
@@ -78,7 +78,9 @@ def wide(x: Tensor) -> Tensor:
 
 def difference(operation: str, x: Tensor, target: Any) -> Tensor:
     """x - target; ValueError unless both have one shape."""
-    shape = tuple(target.shape if hasattr(target, "shape") else np.shape(target))
+    if not isinstance(target, Tensor):
+        target = real_array(f"{operation}: target", target)
+    shape = tuple(target.shape)
     if shape != expect_tensor(operation, "x", x).shape:
         raise ValueError(f"{operation}: target has shape {shape} but x {x.shape}")
     return wide(x - target)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpunet.autograd import Parameter, Tensor, tensor
 from gpunet.backends import Backend, get_backend
+from gpunet.dlpack import writable
 from gpunet.precision import loaded
 from gpunet.tables import Table
 
@@ -25,7 +26,7 @@ class Buffer(Tensor):
 
     def __init__(self, data: Any, dtype: Any = None):
         made = tensor(data, dtype=dtype)
-        super().__init__(made.data, made.backend)
+        super().__init__(writable(made.data), made.backend)
 
     def move(self, backend: Backend) -> None:
         """Move to another backend in place."""

@@ -91,7 +91,7 @@ def signatures(module: Any) -> dict[str, str]:
 
 def _function(name: str, signature: str) -> str:
     """Return the C++ of one function; empty if one of its types is not known."""
-    parts = _SIGNATURE.fullmatch(signature)
+    parts = _SIGNATURE.fullmatch(re.sub(r"^struct __pyx_obj_\w+ \*", "PyObject *", signature))
     if parts is None or parts[1] not in _RESULTS:
         return ""
     declared, boxed, letters = [], [], ""

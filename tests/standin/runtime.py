@@ -130,6 +130,13 @@ class Runtime:
         """Return the cudaMemoryType: 0 for unknown memory, 1 for page-locked, 2 for a device's."""
         return 2 if self.machine.room(address) else 1 if self.machine.pinned.room(address) else 0
 
+    def pointerGetAttributes(self, address: int) -> Any:
+        """Return the attributes of memory of the one device, or of page-locked memory of the host."""
+        from cupy_backends.cuda.api.runtime import PointerAttributes
+
+        kind = self.pointerGetMemoryType(address)
+        return PointerAttributes(0, address if kind == 2 else 0, address if kind != 2 else 0, kind)
+
     def memcpy(self, target: int, source: int, size: int, kind: int) -> None:
         """Copy on the default stream, and wait for it."""
         self._unsafe()

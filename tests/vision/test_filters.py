@@ -147,7 +147,7 @@ IMAGE = np.zeros((4, 5, 3), np.uint8)
         (lambda: filters.median(IMAGE[None, None]), ValueError, "median: image has shape (1, 1, 4, 5, 3)"),
         (lambda: filters.emboss(IMAGE.astype(int)), TypeError, "emboss: image is int64 but takes uint8 or a float"),
         (lambda: filters.emboss("picture"), TypeError, "emboss: image is <U7 but takes uint8 or a float dtype"),
-        (lambda: filters.emboss(gp.tensor(IMAGE)), TypeError, "write tensor.numpy()"),
+        (lambda: filters.emboss(gp.tensor(IMAGE, requires_grad=True)), TypeError, "write tensor.numpy()"),
         (lambda: filters.emboss(IMAGE, dtype=int), TypeError, "emboss: dtype is int64 but takes uint8, a float"),
         (lambda: filters.emboss(IMAGE, border="wrap"), ValueError, "emboss: border is 'wrap' but takes one of reflect"),
         (lambda: filters.box_blur(IMAGE, 9), ValueError, "box_blur: an image of 4x5 pixels is too small to be reflected"),

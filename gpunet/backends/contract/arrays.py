@@ -50,7 +50,10 @@ class ArrayPrimitives(ABC):
 
     @abstractmethod
     def asarray(self, data: Any, dtype: Any = None) -> Array:
-        """A C-contiguous array of a host array, lists or the backend's own, which is not copied."""
+        """A C-contiguous array of lists or of an array of any library (see `real_array`).
+
+        An array that has the dtype, is C-contiguous and lies where the backend computes is not
+        copied."""
 
     @abstractmethod
     def to_numpy(self, array: Array) -> np.ndarray:
