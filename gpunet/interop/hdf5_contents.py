@@ -8,13 +8,17 @@ the shape, the dtype and the place of each, and the caller reads the bytes.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-MEMORY = 2 << 30
-"""Bytes of address space, of which the libraries alone take several hundred megabytes."""
+MEMORY = 128 << 20
+"""Bytes that reading may take, beside ten times the file's size."""
+SECONDS = 60
+"""Of computing, after which the system ends the process, should nobody else."""
 DEPTH = 32
 """Groups inside each other; Keras has two for each model inside a model."""
 OBJECTS = 1_000_000
@@ -91,12 +95,24 @@ def _array(found: Any, place: str) -> list[Any]:
     return [list(map(int, found.shape)), "bfloat16" if bits16 else dtype.str, offset or 0]
 
 
-def limit_memory() -> None:
-    """Have the system refuse more memory, where it can."""
+def limit_memory(path: str) -> None:
+    """Have the system refuse more memory than a file needs, where it can: on Linux."""
     with suppress(ImportError, ValueError, OSError):
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        import h5py  # noqa: F401 - so that what the library itself takes is there already
+
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY + 10 * os.path.getsize(path), most))
+
+
+def limit_time() -> None:
+    """Have the system end this process some day, where it can."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
 
 
 def report(path: str) -> str:
@@ -109,5 +125,6 @@ def report(path: str) -> str:
 
 
 if __name__ == "__main__":
-    limit_memory()
+    limit_time()
+    limit_memory(sys.argv[1])
     print(report(sys.argv[1]))
