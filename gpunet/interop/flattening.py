@@ -112,7 +112,7 @@ def flattened_channels(
 
 def _given(operation: str, modules: Mapping[str, Module], name: str, value: Any) -> int:
     """Channels that `flattened` gives a layer, as C, as (C, H, W), or as None for no flatten."""
-    if not isinstance(modules.get(name), nn.Linear | NORMS):
+    if not isinstance(modules.get(name), (nn.Linear, *NORMS)):
         raise ValueError(f"{operation}: flattened names {name!r}, which is no dense layer and no norm of the model")
     if value is None:
         return 1
@@ -219,7 +219,7 @@ def _run(operation: str, model: Module, input_shape: Sequence[int], found: Found
     seen: dict[str, list[Tensor]] = {}
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | NORMS):
+        if isinstance(module, (nn.Linear, *NORMS)):
             found.channels[name] = UNKNOWN
             keep = partial(_keep_input, seen.setdefault(name, []))
             handles.append(module.register_forward_hook(keep))

@@ -14,11 +14,12 @@ import ml_dtypes
 import numpy as np
 
 from gpunet.backends.contract import is_float
+from gpunet.errors import DamagedFileError
 from gpunet.files import PathLike, write_whole
 from gpunet.interop.container import read
 from gpunet.interop.entries import entries_of
 from gpunet.interop.flattening import flattened_channels
-from gpunet.interop.torch_layouts import COUNT, Layout, joined, layouts
+from gpunet.interop.torch_layouts import COUNT, Layout, joined, layouts, parts
 from gpunet.interop.torch_names import Names, is_count, renamed, table_of
 from gpunet.nn import BatchNorm2d, Module
 
@@ -188,7 +189,13 @@ def _opened(source: PathLike | Mapping[str, Any], pickle: bool) -> tuple[str, Ma
 def _unpickled(place: str) -> Mapping[str, Any]:
     """The state dict of a file that `torch.save` wrote."""
     torch = _torch("load_state_dict: pickle=True")
-    found = torch.load(place, map_location="cpu", weights_only=True)
+    try:
+        found = torch.load(place, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of any kind, as unpickling raises them
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedFileError(f"load_state_dict: {place} is damaged, or holds more than weights: {reason}") from error
     if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
         held = f"a dict of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
         raise ValueError(
@@ -226,6 +233,8 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     if not type(value).__module__.partition(".")[0] == "torch" or not hasattr(value, "detach"):
         raise TypeError(f"{name} is {type(value).__name__} but takes a tensor or a NumPy array")
     torch = _torch("load_state_dict")
+    if value.layout != torch.strided or value.is_quantized:
+        raise TypeError(f"{name} is a {'quantized' if value.is_quantized else 'sparse'} tensor but takes a plain one")
     plain = value.detach().cpu().contiguous()
     if plain.dtype == torch.bfloat16:
         return plain.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -240,17 +249,14 @@ def _both(there: str, own: str) -> str:
 
 
 def _with_counts(model: Module) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of the model's entries, with a count of batches behind each batch norm's."""
-    state = model.state_dict()
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, BatchNorm2d)}
-    for own, array in state.items():
-        if is_count(own):
+    """(name, array) of the model's entries in PyTorch's order, with a count for each batch norm."""
+    for name, module, part, value in parts(model):
+        if part == COUNT and isinstance(module, BatchNorm2d):
             continue
-        yield own, array
-        module, _, part = own.rpartition(".")
-        if part == "running_var" and module in norms:
-            count = joined(module, COUNT)
-            yield count, np.array(state.get(count, 0)).astype(np.int64)
+        yield joined(name, part), value.numpy().copy()
+        if part == "running_var" and isinstance(module, BatchNorm2d):
+            count = module.num_batches_tracked
+            yield joined(name, COUNT), np.array(0 if count is None else count.numpy()).astype(np.int64)
 
 
 def _as_tensor(array: np.ndarray) -> Any:

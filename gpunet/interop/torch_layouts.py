@@ -39,12 +39,12 @@ class Layout:
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
         """PyTorch's array -> gpunet's."""
-        return np.ascontiguousarray(array.reshape(self.split).transpose(self.axes).reshape(self.own))
+        return np.asarray(array.reshape(self.split).transpose(self.axes).reshape(self.own), order="C")
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """gpunet's array -> PyTorch's."""
         turned = array.reshape([self.split[axis] for axis in self.axes])
-        return np.ascontiguousarray(turned.transpose(np.argsort(self.axes)).reshape(self.torch))
+        return np.asarray(turned.transpose(np.argsort(self.axes)).reshape(self.torch), order="C")
 
 
 def _moved(own: Shape, axes: Shape) -> Layout:
