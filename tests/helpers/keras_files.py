@@ -1,4 +1,4 @@
-"""Writes files in the form of Keras 3, without Keras: HDF5 by h5py, and the zip around it."""
+"""Writes files in the form of Keras 3, without Keras: HDF5 by h5py, and the zip around it; asserts that they are refused."""
 
 import io
 import json
@@ -6,6 +6,9 @@ import zipfile
 
 import h5py
 import numpy as np
+import pytest
+
+from gpunet.interop import keras
 
 CLASSES = {
     "conv2d": "Conv2D", "depthwise_conv2d": "DepthwiseConv2D", "separable_conv2d": "SeparableConv2D",
@@ -54,3 +57,15 @@ def keras_zip(config, weights, **parts):
         for name, content in parts.items():
             archive.writestr(name.replace("__", "."), content)
     return written.getvalue()
+
+
+def assert_refused(path, model, message, error=ValueError, **options):
+    """Loading the file raises this error in one line with the file's name, and changes nothing."""
+    before = model.state_dict()
+    with pytest.raises(error, match=message) as caught:
+        keras.load_weights(model, path, **options)
+    assert type(caught.value) is error
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
