@@ -34,7 +34,8 @@ CACHES = shutil.ignore_patterns("__pycache__")
 LANGUAGES = ("python", "py", "sh", "text", "output", "cuda", "json", "ini")
 """What a block can be. Of these, python and sh are run; py is the program of another framework."""
 ROOMS = (
-    "gpunet", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop", "gpunet.models", "gpunet.nn",
+    "gpunet", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop", "gpunet.interop.keras",
+    "gpunet.interop.torch", "gpunet.models", "gpunet.nn",
     "gpunet.optim", "gpunet.train", "gpunet.vision", "gpunet.vision.inspect",
 )  # fmt: skip
 WITH_PAGES = ("data", "functional", "models", "nn", "optim", "__version__")
