@@ -1,8 +1,16 @@
-"""Entries of a state dict that are named one by one, or by the modules that they are in."""
+"""Entries of a model's state dict, without copies of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from gpunet.autograd import Tensor
+from gpunet.nn import Module
+
+
+def entries(model: Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, in the order of `state_dict`."""
+    return dict([*model.named_parameters(), *model.named_buffers()])
 
 
 def entries_of(operation: str, state: Iterable[str], named: Sequence[str]) -> set[str]:
@@ -22,3 +30,8 @@ def entries_of(operation: str, state: Iterable[str], named: Sequence[str]) -> se
             raise ValueError(f"{operation}: keep names {name!r}, which is no part of the model")
         found |= inside
     return found
+
+
+def one_line(text: str) -> str:
+    """A message with names of a file, in which line breaks and other control characters are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

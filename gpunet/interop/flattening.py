@@ -8,7 +8,7 @@ others a run tells. Nothing is guessed: a layer that neither tells of is named i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
@@ -80,6 +80,7 @@ def flattened_channels(
     model: Module,
     flattened: Mapping[str, Any] | None,
     input_shape: Sequence[int] | None,
+    ignored: Collection[str] = (),
 ) -> dict[str, int]:
     """Channels that were flattened into each layer's inputs, by its name; 1 where none were.
 
@@ -87,6 +88,7 @@ def flattened_channels(
         operation: begins errors.
         flattened: channels of layers that are given by name.
         input_shape: (H, W, C) of images for a run, where the model's structure does not tell.
+        ignored: entries of the model, such as "head.weight", of whose layers it need not be known.
     Raises:
         ValueError: a layer of which neither tells, or `flattened` names no layer.
     """
@@ -102,6 +104,7 @@ def flattened_channels(
         if c > 0 and (size := _inputs(modules[name])) % c:
             raise ValueError(f"{operation}: flattened gives {name} {c} channels, which do not divide its {size} inputs")
     unknown = [name for name, c in channels.items() if c == UNKNOWN and isinstance(modules[name], nn.Linear)]
+    unknown = [name for name in unknown if _inside(name, "weight") not in ignored]
     if unknown:
         raise ValueError(
             f"{operation}: whether {', '.join(unknown)} stands behind a flatten is not told by the model: give "

@@ -22,6 +22,7 @@ import numpy as np
 
 from gpunet.errors import DamagedFileError
 from gpunet.files import PathLike
+from gpunet.interop.entries import one_line
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 PROGRAM = Path(__file__).with_name("hdf5_contents.py")
@@ -66,7 +67,7 @@ def read_hdf5(operation: str, path: PathLike, place: str) -> Arrays:
         try:
             arrays = _arrays(file, said["arrays"], before.st_size)
         except (ValueError, TypeError, OverflowError) as error:
-            raise DamagedFileError(f"{operation}: {place} is damaged: {error}") from error
+            raise DamagedFileError(f"{operation}: {place} is damaged: {one_line(str(error))}") from error
         after = os.stat(path)
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         raise OSError(f"{operation}: {place} changes while it is read")

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from gpunet.autograd import Tensor
 from gpunet.errors import warn
 from gpunet.files import PathLike
-from gpunet.interop.entries import entries_of
+from gpunet.interop.entries import entries, entries_of, one_line
 from gpunet.interop.keras_files import FileLayer, read_layers
 from gpunet.interop.keras_layers import (
     BATCH,
@@ -76,19 +77,19 @@ def load_weights(
     """
     operation = f"load_weights: {os.fspath(path)}"
     layers, ordered = read_layers("load_weights", path)
-    wanted = model.state_dict()
+    wanted = entries(model)
     kept = entries_of(operation, wanted, keep)
     if names is None:
         matched, faults = _in_order(operation, layers, ordered, _slots(model, wanted, kept))
     else:
         matched, faults = _by_names(layers, names, dict(model.named_modules()))
-    state, found = {name: wanted[name] for name in kept}, dict[str, str]()
+    state, found = {name: wanted[name].numpy() for name in kept}, dict[str, str]()
     for name, module, unit in matched:
         faults += _differences(name, module, unit)
         faults += _take(name, module, unit, wanted, state, found)
     faults = [f"missing {name}" for name in wanted if name not in state and name not in found] + faults
     if faults:
-        raise ValueError(f"{operation}: {'; '.join(faults)}")
+        raise ValueError(one_line(f"{operation}: {'; '.join(faults)}"))
     try:
         model.load_state_dict(state)
     except (ValueError, TypeError) as error:
@@ -100,7 +101,7 @@ def load_weights(
 # ---- which layer is which
 
 
-def _slots(model: Module, wanted: Mapping[str, np.ndarray], kept: set[str]) -> list[Slot]:
+def _slots(model: Module, wanted: Mapping[str, Tensor], kept: set[str]) -> list[Slot]:
     """The layers of the model that have a counterpart in Keras, and do not keep all of their values."""
     slots = []
     for name, module in model.named_modules():
@@ -115,9 +116,10 @@ def _in_order(
 ) -> tuple[list[Match], list[str]]:
     """(the layers of each kind matched in their order, what is wrong)."""
     if not ordered and len({layer.path.rpartition("/")[0] for layer in layers}) > 1:
+        paths = one_line(", ".join(layer.path for layer in layers))
         raise ValueError(
-            f"{operation}: the file does not tell the order of {', '.join(layer.path for layer in layers)}, which stand in "
-            "several groups: give a .keras file of a sequential or functional model, or names="
+            f"{operation}: the file does not tell the order of {paths}, which stand in several groups: "
+            "give a .keras file of a sequential or functional model, or names="
         )
     classes = {layer.class_name for layer in layers}
     separable, depthwise = SEPARABLE in classes, "depthwise_conv2d" in classes
@@ -211,7 +213,7 @@ def _take(
     name: str,
     module: Module,
     unit: Unit,
-    wanted: Mapping[str, np.ndarray],
+    wanted: Mapping[str, Tensor],
     state: dict[str, np.ndarray],
     found: dict[str, str],
 ) -> list[str]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from gpunet.errors import DamagedFileError
 from gpunet.files import PathLike
+from gpunet.interop.entries import one_line
 from gpunet.interop.hdf5 import SIGNATURE, Arrays, read_hdf5
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
@@ -165,12 +166,14 @@ def _grouped(operation: str, place: str, found: Arrays, settings: Mapping[str, M
             continue
         match = VARIABLE.fullmatch(path)
         if match is None:
-            raise DamagedFileError(f"{operation}: {place} is no file of Keras's weights: it has an array {path}")
+            raise DamagedFileError(
+                f"{operation}: {place} is no file of Keras's weights: it has an array {one_line(path)}"
+            )
         variables.setdefault(match[1] or "", {})[int(match[2])] = array
     layers = []
     for path, held in variables.items():
         if sorted(held) != list(range(len(held))):
-            raise DamagedFileError(f"{operation}: {place} is damaged: {path} lacks some of its arrays")
+            raise DamagedFileError(f"{operation}: {place} is damaged: {one_line(path)} lacks some of its arrays")
         name = found.names.get(f"{path}/vars" if path else "vars", "")
         arrays = tuple(held[i] for i in range(len(held)))
         layers.append(FileLayer(path, name, arrays, settings.get(path, {})))

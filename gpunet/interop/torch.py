@@ -17,7 +17,7 @@ from gpunet.backends.contract import is_float
 from gpunet.errors import DamagedFileError
 from gpunet.files import PathLike, write_whole
 from gpunet.interop.container import read
-from gpunet.interop.entries import entries_of
+from gpunet.interop.entries import entries, entries_of, one_line
 from gpunet.interop.flattening import flattened_channels
 from gpunet.interop.torch_layouts import COUNT, Layout, joined, layouts, parts
 from gpunet.interop.torch_names import Names, is_count, renamed, table_of
@@ -74,12 +74,14 @@ def load_state_dict(
     place, state = _opened(source, pickle)
     operation = f"load_state_dict: {place}"
     ours, table = renamed(operation, model, state, names)
-    forms, faults = layouts(model, flattened_channels(operation, model, flattened, input_shape))
-    wanted = model.state_dict()
+    wanted = entries(model)
     kept = entries_of(operation, wanted, keep)
+    channels = flattened_channels(operation, model, flattened, input_shape, kept)
+    forms, faults = layouts(operation, model, channels, kept), list[str]()
+    counts = {joined(name, COUNT) for name, module in model.named_modules() if isinstance(module, BatchNorm2d)}
     loaded, found = dict[str, np.ndarray](), dict[str, str]()
     for there, own in ours.items():
-        if own is None or own in kept or _is_spare(model, own, wanted):
+        if own is None or own in kept or (own in counts and own not in wanted):
             continue
         if own not in wanted:
             faults.append(f"unexpected {there}" + (f" ({own})" if own != there else ""))
@@ -88,15 +90,15 @@ def load_state_dict(
         else:
             found[own] = there
             try:
-                loaded[own] = _converted(there, state[there], forms.get(own))
+                loaded[own] = _converted(there, state[there], forms[own])
             except (ValueError, TypeError) as error:
                 faults.append(str(error))
-    missing = [own for own in wanted if own not in found and own not in kept and own in forms]
+    missing = [own for own in wanted if own not in found and own not in kept]
     faults = [f"missing {_both(table.to_torch(own), own)}" for own in missing] + faults
     if faults:
-        raise ValueError(f"{operation}: {'; '.join(faults)}")
+        raise ValueError(one_line(f"{operation}: {'; '.join(faults)}"))
     try:
-        model.load_state_dict({**{name: wanted[name] for name in kept}, **loaded})
+        model.load_state_dict({**{name: wanted[name].numpy() for name in kept}, **loaded})
     except (ValueError, TypeError) as error:
         raise ValueError(f"{operation}: {str(error).removeprefix('load_state_dict: ')}") from error
     return found
@@ -125,9 +127,7 @@ def to_torch_state_dict(
         ImportError: PyTorch is missing, and `numpy` is False.
     """
     operation = "to_torch_state_dict"
-    forms, faults = layouts(model, flattened_channels(operation, model, flattened, input_shape))
-    if faults:
-        raise ValueError(f"{operation}: {'; '.join(faults)}")
+    forms = layouts(operation, model, flattened_channels(operation, model, flattened, input_shape))
     rename: Callable[[str], str | None] = str
     if callable(names):
         rename = names
@@ -167,6 +167,8 @@ def save_state_dict(model: Module, path: PathLike, **options: Any) -> None:
 def _opened(source: PathLike | Mapping[str, Any], pickle: bool) -> tuple[str, Mapping[str, Any]]:
     """(what errors call the source, its entries)."""
     if isinstance(source, Mapping):
+        if strange := [name for name in source if not isinstance(name, str)]:
+            raise TypeError(f"load_state_dict: the state dict has a key {strange[0]!r} but takes names")
         return "the state dict", source
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"load_state_dict: source is {type(source).__name__} but takes a file's name or a state dict")
@@ -204,23 +206,13 @@ def _unpickled(place: str) -> Mapping[str, Any]:
     return found
 
 
-def _is_spare(model: Module, own: str, wanted: Mapping[str, Any]) -> bool:
-    """Whether an entry is the count of batches of a batch norm that needs none."""
-    if not is_count(own) or own in wanted:
-        return False
-    module = own.rpartition(".")[0]
-    return any(name == module and isinstance(m, BatchNorm2d) for name, m in model.named_modules())
-
-
-def _converted(there: str, value: Any, layout: Layout | None) -> np.ndarray:
+def _converted(there: str, value: Any, layout: Layout) -> np.ndarray:
     """One of PyTorch's arrays in gpunet's layout; ValueError or TypeError if it does not fit."""
     array = _as_array(there, value)
     if is_count(there) and array.dtype.kind in "iu":
         array = array.astype(np.float32)
     if not is_float(array.dtype):
         raise TypeError(f"{there} is {array.dtype} but takes floats")
-    if layout is None:  # its layer has no counterpart, which is said of it already
-        return array
     if array.shape != layout.torch:
         raise ValueError(f"{there} is {array.shape} but takes {layout.torch}")
     return layout.from_torch(array)

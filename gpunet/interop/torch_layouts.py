@@ -6,7 +6,7 @@ its axes in another order. A `Layout` says which, and serves both directions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,21 +82,30 @@ def joined(module: str, part: str) -> str:
     return f"{module}.{part}" if module and part else module or part
 
 
-def layouts(model: Module, channels: Mapping[str, int]) -> tuple[dict[str, Layout], list[str]]:
-    """(the layout of each parameter and buffer by name, what has no counterpart in PyTorch).
+def layouts(
+    operation: str, model: Module, channels: Mapping[str, int], ignored: Collection[str] = ()
+) -> dict[str, Layout]:
+    """The layout of each parameter and buffer by name.
 
     Args:
+        operation: begins errors.
         channels: those that were flattened into the inputs of a layer, by the layer's name; layers
             that are not named stand behind no flatten.
+        ignored: entries that need no layout.
+    Raises:
+        ValueError: entries that have no counterpart in PyTorch; the message names all of them.
     """
     found, faults = dict[str, Layout](), list[str]()
     for name, module, part, value in parts(model):
+        own = joined(name, part)
         layout = _layout(module, part, value.shape, channels.get(name, 1))
-        if layout is None:
-            faults.append(f"{joined(name, part)}, of a {type(module).__name__}, has no counterpart in PyTorch")
-        else:
-            found[joined(name, part)] = layout
-    return found, faults
+        if layout is not None:
+            found[own] = layout
+        elif own not in ignored:
+            faults.append(f"{own}, of a {type(module).__name__}")
+    if faults:
+        raise ValueError(f"{operation}: PyTorch has no counterpart of {'; '.join(faults)}")
+    return found
 
 
 def _layout(module: Module, part: str, shape: Shape, channels: int) -> Layout | None:

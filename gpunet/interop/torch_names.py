@@ -64,6 +64,8 @@ def renamed(
         table = max(choices, key=lambda choice: sum(choice.to_own(name) in own for name in there))
     elif callable(names):
         given = {name: names(name) for name in there}
+        if strange := [name for name, own in given.items() if not isinstance(own, str | None)]:
+            raise TypeError(f"{operation}: names gives {strange[0]} {given[strange[0]]!r} but takes a name or None")
         return given, Table({name: own for name, own in given.items() if own is not None})
     else:
         table = table_of(operation, model, names)

@@ -269,8 +269,36 @@ def test_what_is_missing_is_said_by_its_names_there_and_here():
 @pytest.mark.parametrize("convert", [weights.load_state_dict, lambda model, state: weights.to_torch_state_dict(model)])
 def test_layers_without_counterpart_are_named(convert):
     model = nn.Sequential(nn.LocallyConnected2d((3, 3, 1), 2, 2))
-    with pytest.raises(ValueError, match="0.weight, of a LocallyConnected2d, has no counterpart in PyTorch"):
+    with pytest.raises(
+        ValueError, match="PyTorch has no counterpart of 0.weight, of a LocallyConnected2d; 0.bias, of a"
+    ):
         convert(model, {"0.weight": np.ones((2, 1, 2, 2), np.float32)})
+
+
+def test_what_keeps_its_values_needs_no_counterpart(rng):
+    model = nn.Sequential(nn.LocallyConnected2d((3, 3, 1), 2, 2), nn.Linear(2, 2))
+    weights.load_state_dict(model, state_of(rng, **{"1__weight": (2, 2), "1__bias": (2,)}), keep=["0"])
+    own = Network()
+    weights.load_state_dict(own, state_of(rng, body__weight=(2,)), keep=["head"])
+
+
+class Network(nn.Module):
+    """It does not tell what stands before its dense layers."""
+
+    def __init__(self):
+        self.body, self.head = nn.PReLU(2), nn.Linear(2, 2)
+
+
+def test_a_name_with_a_line_break_makes_no_second_line():
+    with pytest.raises(ValueError, match=r"unexpected a\\nb") as caught:
+        weights.load_state_dict(nn.Linear(1, 1), {"a\nb": np.ones(1)})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("state", "names"), [({3: np.ones(1)}, None), ({"a": np.ones(1)}, lambda name: 3)])
+def test_names_that_are_no_text_are_refused(state, names):
+    with pytest.raises(TypeError, match="has a key 3 but takes names|names gives a 3 but takes a name or None"):
+        weights.load_state_dict(nn.Linear(1, 1), state, names=names)
 
 
 def test_a_value_that_float32_cannot_hold_is_refused():
