@@ -176,8 +176,9 @@ def _opened(source: PathLike | Mapping[str, Any], pickle: bool) -> tuple[str, Ma
     if pickle:
         return place, _unpickled(place)
     with open(place, "rb") as file:
-        begin = file.read(4)
-    if place.endswith(PICKLES) or begin.startswith(MAGIC):
+        begin = file.read(9)
+    # A header of safetensors begins behind its length, whose bytes may be those of a pickle.
+    if begin[8:] != b"{" and (place.endswith(PICKLES) or begin.startswith(MAGIC)):
         raise TypeError(
             f"load_state_dict: {place} is a pickle of torch.save, which may run code and is not opened: save it as "
             "safetensors, or give pickle=True to read it by torch.load(weights_only=True)"

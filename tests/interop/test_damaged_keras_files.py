@@ -1,6 +1,7 @@
 """Malformed HDF5 files, zips and settings are refused, whatever h5py's process does with them."""
 
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -171,6 +172,20 @@ def test_h5py_is_not_imported_here(written, apart):
 def test_a_process_that_hangs_or_crashes_makes_the_file_a_damaged_one(monkeypatch, written, answer, reason):
     monkeypatch.setattr(hdf5, "run_apart", lambda path: answer)
     assert_refused(written(GOOD), nn.Linear(3, 2), reason, gp.DamagedFileError)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"layers/dense/vars/0": [[3, 2], "<f4", len(GOOD) - 20]},
+        {"layers/dense/vars/0": [[2**62, 2**62], "<f4", 0]},
+        {f"layers/dense/vars/{i}": [[len(GOOD) // 6], "<f4", 0] for i in range(2)},  # both are the same bytes
+    ],
+)
+def test_arrays_that_are_not_in_the_file_or_more_than_it_has_are_refused(monkeypatch, written, arrays):
+    said = json.dumps({"arrays": arrays, "names": {}, "root": []}).encode()
+    monkeypatch.setattr(hdf5, "run_apart", lambda path: (0, said))
+    assert_refused(written(GOOD), nn.Linear(3, 2), f"but the file has {len(GOOD)} bytes", gp.DamagedFileError)
 
 
 def test_a_process_that_hangs_is_ended(monkeypatch, tmp_path, written, apart):

@@ -3,6 +3,7 @@
 tests/parity/test_torch_weights.py compares with PyTorch itself.
 """
 
+import struct
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tolerances
 from helpers import relative_error
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 import gpunet as gp
 from gpunet import interop, models, nn
@@ -336,6 +337,16 @@ def test_a_pickle_is_not_opened(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TypeError, match=r"is a pickle of torch\.save, .* save it as safetensors, or give pickle=True"):
         weights.load_state_dict(nn.Linear(3, 2), tmp_path / name)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380])
+def test_a_header_whose_length_looks_like_a_pickle_is_none(tmp_path, length):
+    """The length, in eight bytes, stands first in the file: 80 02 is how a pickle begins."""
+    path, state = tmp_path / "a.bin", {"weight": np.ones((2, 3), np.float32), "bias": np.ones(2, np.float32)}
+    short = len(save(state, metadata={"x": ""})) - 32 - 8
+    path.write_bytes(save(state, metadata={"x": "x" * (length - short)}))
+    assert path.read_bytes()[:4] == struct.pack("<I", length)
+    weights.load_state_dict(nn.Linear(3, 2), path)
 
 
 def test_gpunets_own_file_is_refused_by_name(tmp_path):
