@@ -21,6 +21,7 @@ from gpunet.autograd import Tensor, tensor
 from gpunet.nn import Module
 from gpunet.nn.activation import ActivationLayer
 from gpunet.nn.module import in_eval_mode
+from gpunet.nn.origin import origin
 
 UNKNOWN = -1
 """Stands for a number of channels that is not known."""
@@ -87,7 +88,8 @@ def flattened_channels(
     Args:
         operation: begins errors.
         flattened: channels of layers that are given by name.
-        input_shape: (H, W, C) of images for a run, where the model's structure does not tell.
+        input_shape: (H, W, C) of images for a run, where the model's structure does not tell; that
+            of a network of `gpunet.models` is known.
         ignored: entries of the model, such as "head.weight", of whose layers it need not be known.
     Raises:
         ValueError: a layer of which neither tells, or `flattened` names no layer.
@@ -95,20 +97,28 @@ def flattened_channels(
     modules = dict(model.named_modules())
     given = {name: _given(operation, modules, name, value) for name, value in (flattened or {}).items()}
     found = Found()
+
+    def unknown() -> list[str]:
+        return [
+            name
+            for name, c in {**found.channels, **given}.items()
+            if c == UNKNOWN and isinstance(modules[name], nn.Linear) and _inside(name, "weight") not in ignored
+        ]
+
+    if input_shape is None:
+        _trace(model, "", FEATURES, found)
+    if input_shape is None and unknown():
+        input_shape = origin(model).get("arguments", {}).get("input_shape")  # as networks of gpunet.models have it
     if input_shape is not None:
         _run(operation, model, input_shape, found)
-    else:
-        _trace(model, "", FEATURES, found)
     channels = {**found.channels, **given}
     for name, c in channels.items():
         if c > 0 and (size := _inputs(modules[name])) % c:
             raise ValueError(f"{operation}: flattened gives {name} {c} channels, which do not divide its {size} inputs")
-    unknown = [name for name, c in channels.items() if c == UNKNOWN and isinstance(modules[name], nn.Linear)]
-    unknown = [name for name in unknown if _inside(name, "weight") not in ignored]
-    if unknown:
+    if untold := unknown():
         raise ValueError(
-            f"{operation}: whether {', '.join(unknown)} stands behind a flatten is not told by the model: give "
-            f"input_shape=(H, W, C) for a run, or flattened={{{unknown[0]!r}: (C, H, W)}}, or None there for no flatten"
+            f"{operation}: whether {', '.join(untold)} stands behind a flatten is not told by the model: give "
+            f"input_shape=(H, W, C) for a run, or flattened={{{untold[0]!r}: (C, H, W)}}, or None there for no flatten"
         )
     return {name: 1 if c == UNKNOWN else c for name, c in channels.items()}
 

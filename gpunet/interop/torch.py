@@ -59,7 +59,8 @@ def load_state_dict(
         flattened: for a dense layer or a norm behind a flatten, (C, H, W) of what is flattened, or
             C, by the layer's name here, and None for one that is not behind a flatten. It is needed
             where neither a `Sequential` nor `input_shape` tells.
-        input_shape: (H, W, C) of an image for one run of the model, which tells the same.
+        input_shape: (H, W, C) of an image for one run of the model, which tells the same; known for
+            networks of `gpunet.models`.
         pickle: open files that `torch.save` wrote, by ``torch.load(weights_only=True)``, which
             takes PyTorch.
     Returns:

@@ -111,7 +111,7 @@ def numbered(state):
     ("make", "told"),
     [
         (models.lenet, {}), (models.cnn, {}), (models.conv4, {}), (lambda: models.vgg11((32, 64, 3)), {}),
-        (models.resnet9, {}), (models.speedrun, {"input_shape": (32, 32, 3)}),
+        (models.resnet9, {}), (models.speedrun, {}),
         (lambda: models.UNet(1, 2, base_channels=4, depth=2), {}),
         (lambda: models.YOLO(np.array([[10.0, 14.5]]), 2, base_channels=4), {}),
         (lambda: models.Siamese(models.conv4((16, 16, 1), (4, 4, 4, 4)), 4), {"input_shape": (16, 16, 1)}),

@@ -12,7 +12,7 @@ file, as users have it.
 
 import argparse
 import contextlib
-import json
+import ctypes
 import os
 import random
 import select
@@ -20,13 +20,12 @@ import signal
 import struct
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from time import perf_counter
 
 import altered_files as general
+import foreign_alterations as alterations
 import numpy as np
 from safetensors.numpy import save
 
@@ -37,7 +36,6 @@ from gpunet.interop import torch as torch_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' helpers are
 from helpers.keras_files import keras_zip, settings, weights_h5
-from helpers.saved_files import joined, split
 
 BASE = 32 << 20
 """Bytes that a load may take beside ten times the file: its libraries' buffers."""
@@ -83,100 +81,6 @@ def keras_arrays(rng):
         "dense": [(16, 3), (3,)],
     }  # fmt: skip
     return {f"layers/{name}": [rng.normal(size=s).astype("float32") for s in own] for name, own in shapes.items()}
-
-
-# ---- alterations, beside those of altered_files
-
-
-def write_a_number(rng, content, other):
-    """A length, an address, a count: one of eight bytes, at a multiple of eight."""
-    at = 8 * rng.randrange(len(content) // 8)
-    number = rng.choice([0, 1, 2**31, 2**62, 2**63, 2**64 - 1, rng.getrandbits(64), rng.randrange(len(content))])
-    return content[:at] + struct.pack("<Q", number) + content[at + 8 :]
-
-
-def change_some_bytes(rng, content, other):
-    altered = bytearray(content)
-    for _ in range(rng.randint(1, 6)):
-        altered[rng.randrange(len(altered))] = rng.choice([0, 1, 127, 128, 255, rng.randrange(256)])
-    return bytes(altered)
-
-
-def rename_or_drop_an_entry(rng, content, other):
-    header, data = split(content)
-    header = json.loads(header)
-    name = rng.choice(sorted(set(header) - {"__metadata__"}))
-    entry = header.pop(name)
-    if rng.random() < 0.8:
-        header[rng.choice(["", name + ".", name[::-1], "x" * 1000, "\u0000", "9" + name, "1.weight", "../" + name])] = (
-            entry
-        )
-    return joined(json.dumps(header).encode(), data)
-
-
-def edit_the_settings(rng, content, other):
-    """Put anything in the place of any value of the config."""
-    parts = unzipped(content)
-    config = json.loads(parts["config.json"])
-    value = config
-    while True:
-        keys = list(value) if isinstance(value, dict) else range(len(value))
-        if not keys:
-            break
-        key = rng.choice(list(keys))
-        if not isinstance(value[key], dict | list) or rng.random() < 0.2:
-            deep = json.loads("[" * 400 + "]" * 400)
-            value[key] = rng.choice(
-                [None, 0, -1, 1e308, "", "Lambda", "x" * 5000, [], {}, [[]], deep, True, [value[key]]]
-            )
-            break
-        value = value[key]
-    text = json.dumps(config)
-    if rng.random() < 0.1:
-        text = rng.choice(["[" * 100_000, text[: len(text) // 2], "NaN", '{"a":1,"a":2}', "", "\u00e9" * 9])
-    return zipped({**parts, "config.json": text.encode()})
-
-
-def edit_the_weights(rng, content, other):
-    parts = unzipped(content)
-    kind = rng.choice([*GENERAL, write_a_number, change_some_bytes])
-    altered = kind(rng, parts["model.weights.h5"], unzipped(other)["model.weights.h5"])
-    return zipped({**parts, "model.weights.h5": altered})
-
-
-def blow_up_a_part(rng, content, other):
-    """A part that is far larger than the file, or says that it is."""
-    parts = unzipped(content)
-    name = rng.choice(["config.json", "model.weights.h5"])
-    bomb = zipped({**parts, name: bytes(rng.choice([100_000, 5_000_000]))}, zipfile.ZIP_DEFLATED)
-    if rng.random() < 0.3:  # and says that it is smaller
-        bomb = bomb.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 5000))
-    return bomb
-
-
-def unzipped(content):
-    with zipfile.ZipFile(BytesIO(content)) as archive:
-        return {info.filename: archive.read(info) for info in archive.infolist()}
-
-
-def zipped(parts, compression=zipfile.ZIP_STORED):
-    written = BytesIO()
-    with zipfile.ZipFile(written, "w", compression) as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    return written.getvalue()
-
-
-GENERAL = [
-    general.flip_a_bit, general.overwrite_bytes, general.zero_bytes, general.truncate, general.append, general.insert_bytes,
-    general.remove_bytes, general.exchange_blocks,
-]  # fmt: skip
-OF_SAFETENSORS = [
-    *GENERAL, general.flip_a_bit_of_the_metadata, general.mix_two_files, general.change_the_length, general.edit_an_entry,
-    general.duplicate_a_key, rename_or_drop_an_entry,
-]  # fmt: skip
-OF_H5 = [*GENERAL, write_a_number, write_a_number, change_some_bytes]
-OF_KERAS = [*GENERAL, change_some_bytes, *[edit_the_settings] * 2, *[edit_the_weights] * 2, blow_up_a_part]
 
 
 # ---- what happens to the files
@@ -243,9 +147,9 @@ class Worker:
 
 
 READERS = {
-    "safetensors": (safetensors_file, OF_SAFETENSORS, torch_weights.load_state_dict, "w.safetensors"),
-    "h5": (h5_file, OF_H5, keras_weights.load_weights, "w.weights.h5"),
-    "keras": (keras_file, OF_KERAS, keras_weights.load_weights, "w.keras"),
+    "safetensors": (safetensors_file, alterations.OF_SAFETENSORS, torch_weights.load_state_dict, "w.safetensors"),
+    "h5": (h5_file, alterations.OF_H5, keras_weights.load_weights, "w.weights.h5"),
+    "keras": (keras_file, alterations.OF_KERAS, keras_weights.load_weights, "w.keras"),
 }
 
 
@@ -340,13 +244,45 @@ def run(folder, reader, files, seed, fresh=False):
     return campaign
 
 
+def measure_memory(folder, reader, files, seed):
+    """Print the size of a large file, and the most memory that loading it and altered ones took in this process."""
+    _, kinds, load, name = READERS[reader]
+    path, model, rng = Path(folder) / name, nn.Linear(2000, 2000), random.Random(seed)
+    kernel = np.random.default_rng(0).normal(size=(2000, 2000)).astype("float32")
+    h5 = weights_h5({"layers/dense": [kernel, kernel[0]]})
+    good = {"h5": h5, "keras": keras_zip(settings(("dense", {})), h5)}.get(reader) or save(
+        {"weight": kernel, "bias": kernel[0]}
+    )
+
+    def attempt():
+        with contextlib.suppress(ValueError):
+            load(model, path)
+
+    worst = {"good": 0, "altered": 0}
+    for n in range(files + 2):
+        altered = good if n < 2 else kinds[n % len(kinds)](rng, good, good)
+        path.write_bytes(altered)
+        del altered
+        ctypes.CDLL(None).malloc_trim(0)  # else what was freed before would be taken again unseen
+        taken = general.peak(attempt)
+        if n:  # the first one also takes what is imported for it
+            worst["good" if n == 1 else "altered"] = max(worst["good" if n == 1 else "altered"], taken)
+    shares = " | ".join(f"{taken / len(good):.2f} files" for taken in worst.values())
+    print(f"\n| {reader} | {len(good) / 1e6:.1f} MB | {files} | {shares} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reader", choices=list(READERS), required=True)
     parser.add_argument("--files", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="start Python for each file that h5py reads")
+    parser.add_argument("--large", action="store_true", help="measure the memory that large files take instead")
     options = parser.parse_args()
+    if options.large:
+        with tempfile.TemporaryDirectory() as folder, read_apart():
+            measure_memory(folder, options.reader, options.files, options.seed)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         begin = perf_counter()
         found = run(folder, options.reader, options.files, options.seed, options.fresh)
