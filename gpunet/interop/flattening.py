@@ -18,6 +18,7 @@ import numpy as np
 
 from gpunet import nn
 from gpunet.autograd import Tensor, tensor
+from gpunet.modes import mode
 from gpunet.nn import Module
 from gpunet.nn.activation import ActivationLayer
 from gpunet.nn.module import in_eval_mode
@@ -236,10 +237,12 @@ def _run(operation: str, model: Module, input_shape: Sequence[int], found: Found
             found.channels[name] = UNKNOWN
             keep = partial(_keep_input, seen.setdefault(name, []))
             handles.append(module.register_forward_hook(keep))
+    records, mode.records = mode.records, True  # also inside of no_grad
     try:
         with in_eval_mode(model):
             result = model(*images)
     finally:
+        mode.records = records
         for handle in handles:
             handle.remove()
     for name, taken in seen.items():
@@ -281,8 +284,10 @@ def _refuse_unflattened(operation: str, result: Any) -> None:
 
 def _channels(x: Tensor) -> int:
     """Channels of the images that were flattened into x; 1 if none were, `UNKNOWN` if unclear."""
-    if x.ndim != 2 or x.creator is None:
+    if x.ndim != 2:
         return 1
+    if x.creator is None:  # the images have four axes, so this was detached from them
+        return UNKNOWN
     function: Any = x.creator
     if function.name in FORGETTING:
         return 1

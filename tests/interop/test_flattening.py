@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import gpunet as gp
 from gpunet import functional as F
 from gpunet import nn
 from gpunet.interop import torch as weights
@@ -21,6 +22,11 @@ class Own(nn.Module):
     def forward(self, x):
         h = self.body(x)
         return self.fc(h.mean(axis=(1, 2)) if self.pool else F.flatten(h))
+
+
+class Detached(Own):
+    def forward(self, x):
+        return self.fc(F.flatten(self.body(x)).detach())
 
 
 class Decoder(nn.Module):
@@ -86,6 +92,7 @@ def test_the_inputs_of_a_dense_layer_behind_a_flatten_are_put_in_order(rng, make
         (Own, {"flattened": {"fc": "4"}}, r"flattened gives fc '4' but takes C, \(C, H, W\) or None"),
         (Own, {"flattened": {"fc.weight": 4}}, "flattened names 'fc.weight', which is no dense layer"),
         (Own, {"input_shape": (5, 7)}, r"input_shape is \(5, 7\) but takes \(H, W, C\)"),
+        (Detached, {"input_shape": (5, 7, 3)}, "whether fc stands behind a flatten is not told"),
         (Decoder, {"input_shape": (1, 2, 3)}, r"features become images \(2, 3, 4\), in another order"),
     ],
 )
@@ -99,3 +106,11 @@ def test_an_order_that_is_not_known_is_never_guessed(make, told, message):
         with pytest.raises(ValueError, match=message) as caught:
             convert()
         assert "\n" not in str(caught.value)
+
+
+def test_the_run_is_seen_inside_of_no_grad_too():
+    with gp.no_grad():
+        inside = weights.to_torch_state_dict(model := Own(), input_shape=(5, 7, 3), numpy=True)
+    outside = weights.to_torch_state_dict(model, input_shape=(5, 7, 3), numpy=True)
+    np.testing.assert_array_equal(inside["fc.weight"], outside["fc.weight"])
+    assert (inside["fc.weight"] != model.fc.weight.numpy().T).any()
