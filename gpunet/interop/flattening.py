@@ -161,7 +161,9 @@ def _trace(module: Module, name: str, flow: Flow, found: Found) -> Flow:
         return after
     if kind is nn.Concat:
         ends = [_trace(inner, _inside(name, part), flow, found) for part, inner in module.named_parts()]
-        plain = all(end.known and not end.flat and end.channels > 0 for end in ends)
+        if all(end is FEATURES for end in ends):
+            return FEATURES
+        plain = FEATURES not in ends and all(end.known and not end.flat and end.channels > 0 for end in ends)
         return replace(flow, channels=sum(end.channels for end in ends), single=False) if plain else NOTHING_KNOWN
     if isinstance(module, nn.Linear):
         found.note(name, _behind(flow))
@@ -246,14 +248,14 @@ def _run(operation: str, model: Module, input_shape: Sequence[int], found: Found
         for handle in handles:
             handle.remove()
     for name, taken in seen.items():
-        ways = {_channels(x) for x in taken}
+        ways = {_channels(x) for x in taken}  # empty for a layer that did not run
         found.channels[name] = ways.pop() if len(ways) == 1 else UNKNOWN
     _refuse_unflattened(operation, result)
 
 
 def _keep_input(taken: list[Tensor], module: Module, inputs: tuple[Any, ...], result: Any) -> None:
     """A forward hook that keeps what the module took."""
-    taken.append(inputs[0])
+    taken += inputs[:1]
 
 
 def _recorded(result: Any) -> Iterator[Tensor]:

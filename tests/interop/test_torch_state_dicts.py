@@ -158,6 +158,14 @@ def test_names_lead_from_theirs_to_ours_and_back(rng, names):
         np.testing.assert_array_equal(back["head.weight"], state["head.weight"])
 
 
+def test_a_function_gives_names_there_on_the_way_back():
+    model = nn.Linear(3, 2)
+    back = weights.to_torch_state_dict(model, names=lambda own: f"head.{own}" if own == "weight" else None, numpy=True)
+    assert list(back) == ["head.weight"]
+    with pytest.raises(ValueError, match="names gives two entries the name x"):
+        weights.to_torch_state_dict(model, names=lambda own: "x", numpy=True)
+
+
 def test_a_head_is_left_out_there_and_kept_here(rng):
     model, state = small(rng)
     state["head.weight"] = np.zeros((9, 3), np.float32)  # of another number of classes
