@@ -121,3 +121,12 @@ def test_the_run_is_seen_inside_of_no_grad_too():
     outside = weights.to_torch_state_dict(model, input_shape=(5, 7, 3), numpy=True)
     np.testing.assert_array_equal(inside["fc.weight"], outside["fc.weight"])
     assert (inside["fc.weight"] != model.fc.weight.numpy().T).any()
+
+
+def test_a_model_on_a_device_stays_there(backend, rng):
+    model = Own().to(backend)
+    state = weights.to_torch_state_dict(model, input_shape=(5, 7, 3), numpy=True)
+    state = {name: rng.normal(size=array.shape).astype(np.float32) for name, array in state.items()}
+    weights.load_state_dict(model, state, input_shape=(5, 7, 3))
+    assert model.fc.weight.backend is backend
+    np.testing.assert_array_equal(model.fc.weight.numpy(), turned(state["fc.weight"], 4))
