@@ -6,6 +6,7 @@ plain values: they name classes, of which none is imported, and may hold code, w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -83,7 +84,11 @@ def read_layers(operation: str, path: PathLike) -> tuple[list[FileLayer], bool]:
                 written.writelines(_content(archive, parts[WEIGHTS], most))
             settings = dict(_settings(config, ""))
             return _ordered(operation, place, read_hdf5(operation, inner, place), settings)
-    except (DamagedFileError, ImportError, OSError, MemoryError):
+    except (DamagedFileError, ImportError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a malformed zip leads before the file's beginning
+            raise _damaged(operation, place, error) from error
         raise
     except ValueError as error:
         if str(error).startswith(operation):
@@ -140,6 +145,8 @@ def _settings(config: Any, inside: str) -> Iterator[tuple[str, Mapping[str, Any]
     for layer in layers:
         if layer["class_name"] == "InputLayer" and config["class_name"] == "Sequential":
             continue  # it is no layer of such a model
+        if not isinstance(layer["config"], dict):
+            raise ValueError("its config.json has a layer without settings")
         name = _snake(layer["class_name"])
         count = used.get(name, 0)
         used[name] = count + 1

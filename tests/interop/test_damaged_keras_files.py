@@ -110,6 +110,14 @@ def twice():
         return keras_zip(CONFIG, GOOD, model__weights__h5=GOOD)
 
 
+def before_the_beginning():
+    """The zip's directory says that a part begins before the file does."""
+    content = keras_zip(CONFIG, GOOD)
+    end = content.rindex(b"PK\x05\x06")
+    (place,) = struct.unpack("<I", content[end + 16 : end + 20])
+    return content[: end + 16] + struct.pack("<I", place + 1000) + content[end + 20 :]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -131,6 +139,9 @@ def twice():
             keras_zip({"class_name": "Sequential", "config": {"layers": [{"class_name": 3}]}}, GOOD),
             "is damaged or not a .keras",
         ),
+        (keras_zip(settings(("dense", [])), GOOD), "has a layer without settings"),
+        (keras_zip(settings(("dense", "layers")), GOOD), "has a layer without settings"),
+        (before_the_beginning(), "is damaged or not a .keras file: "),
         (keras_zip(CONFIG, GOOD)[:-30], "is damaged or not a .keras file"),
         (keras_zip(CONFIG, GOOD[:-1]), "is damaged"),
     ],
