@@ -35,8 +35,8 @@ LANGUAGES = ("python", "py", "sh", "text", "output", "cuda", "json", "ini")
 """What a block can be. Of these, python and sh are run; py is the program of another framework."""
 ROOMS = (
     "gpunet", "gpunet.arrays", "gpunet.backends", "gpunet.data", "gpunet.functional", "gpunet.interop",
-    "gpunet.interop.onnx", "gpunet.models", "gpunet.nn", "gpunet.optim", "gpunet.train", "gpunet.vision",
-    "gpunet.vision.inspect",
+    "gpunet.interop.keras", "gpunet.interop.onnx", "gpunet.interop.torch", "gpunet.models", "gpunet.nn", "gpunet.optim",
+    "gpunet.train", "gpunet.vision", "gpunet.vision.inspect",
 )  # fmt: skip
 WITH_PAGES = ("arrays", "data", "functional", "models", "nn", "optim", "__version__")
 """Names of gpunet itself that have pages of their own, or are no more than a string."""

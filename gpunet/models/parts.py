@@ -21,6 +21,13 @@ def check_stem(model: str, stem: str) -> bool:
     return stem == "small"
 
 
+def check_variant(model: str, variant: str, other: str) -> bool:
+    """Whether the variant is `other`, and not the paper's; ValueError for an unknown one."""
+    if variant not in ("paper", other):
+        raise ValueError(f"{model}: variant is {variant!r} but takes paper or {other}")
+    return variant == other
+
+
 def check_extents(model: str, input_shape: ImageShape, least: int, note: str = "") -> None:
     """Raises a ValueError for images below `least` x `least` pixels; `note` ends its message."""
     h, w, _ = input_shape
@@ -29,11 +36,14 @@ def check_extents(model: str, input_shape: ImageShape, least: int, note: str = "
 
 
 def conv_norm(
-    before: int, filters: int, size: int = 3, *, padding: Padding = "same", **options: Any
+    before: int, filters: int, size: int = 3, *, padding: Padding = "same", activation: str = "relu", **options: Any
 ) -> list[nn.Module]:
-    """A convolution, batch norm and ReLU; the convolution has no bias, because batch norm has one."""
-    convolution = nn.Conv2d(before, filters, size, padding=padding, bias=False, **options)
-    return [convolution, nn.BatchNorm2d(filters, activation="relu")]
+    """A convolution, batch norm and its activation.
+
+    The convolution has no bias unless `bias` asks for one, because batch norm has one.
+    """
+    convolution = nn.Conv2d(before, filters, size, padding=padding, **{"bias": False, **options})
+    return [convolution, nn.BatchNorm2d(filters, activation=activation)]
 
 
 def dense_head(features: int, dense: Sequence[int], num_classes: int, dropout: float = 0.5) -> list[nn.Module]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpunet import nn
-from gpunet.models.parts import ImageShape, check_extents, conv_norm, dense_head
+from gpunet.models.parts import ImageShape, check_extents, check_variant, conv_norm, dense_head
 from gpunet.nn.origin import recorded
 
 __all__ = ["vgg11", "vgg16"]
@@ -18,11 +18,17 @@ FILTERS = {
     "vgg16": ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)),
 }
 """Filters of the convolutions between the pools (table 1, columns A and D)."""
+TORCHVISION_PIXELS = 7
+"""Height and width of what torchvision's dense layers take, which 224x224 pixels leave."""
 
 
 @recorded
 def vgg11(
-    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
+    input_shape: ImageShape = (32, 32, 3),
+    num_classes: int = 10,
+    batch_norm: bool = True,
+    dense: Sequence[int] = (),
+    variant: str = "paper",
 ) -> nn.Sequential:
     """VGG-11: the eight convolutions of column A, a 2x2 max pool per group, dense layers.
 
@@ -38,13 +44,20 @@ def vgg11(
             Szegedy 2015; the VGG paper is older).
         dense: outputs of the hidden dense layers, each with ReLU and, as in the paper, dropout of
             0.5.
+        variant: "paper", or "torchvision" for the network of torchvision's weights, with
+            `dense=(4096, 4096)`: the mean over 7x7 windows comes before the dense layers, whatever
+            the images' size, and convolutions have a bias beside batch norm too.
     """
-    return _vgg("vgg11", input_shape, num_classes, batch_norm, dense)
+    return _vgg("vgg11", input_shape, num_classes, batch_norm, dense, variant)
 
 
 @recorded
 def vgg16(
-    input_shape: ImageShape = (32, 32, 3), num_classes: int = 10, batch_norm: bool = True, dense: Sequence[int] = ()
+    input_shape: ImageShape = (32, 32, 3),
+    num_classes: int = 10,
+    batch_norm: bool = True,
+    dense: Sequence[int] = (),
+    variant: str = "paper",
 ) -> nn.Sequential:
     """VGG-16: the thirteen convolutions of column D; the arguments are those of `vgg11`.
 
@@ -52,19 +65,25 @@ def vgg16(
     14,714,688, and 14,724,042 with it. The paper's network, for 224x224x3 with 1,000 classes and
     `dense=(4096, 4096)`, has 138,357,544.
     """
-    return _vgg("vgg16", input_shape, num_classes, batch_norm, dense)
+    return _vgg("vgg16", input_shape, num_classes, batch_norm, dense, variant)
 
 
-def _vgg(name: str, input_shape: ImageShape, num_classes: int, batch_norm: bool, dense: Sequence[int]) -> nn.Sequential:
+def _vgg(
+    name: str, input_shape: ImageShape, num_classes: int, batch_norm: bool, dense: Sequence[int], variant: str
+) -> nn.Sequential:
     h, w, c = input_shape
+    theirs = check_variant(name, variant, "torchvision")
     check_extents(name, input_shape, 32)
     layers: list[nn.Module] = []
     for group in FILTERS[name]:
         for filters in group:
             if batch_norm:
-                layers += conv_norm(c, filters)
+                layers += conv_norm(c, filters, bias=theirs)
             else:
                 layers.append(nn.Conv2d(c, filters, 3, padding="same", activation="relu"))
             c = filters
         layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), *dense_head(c * (h // 32) * (w // 32), dense, num_classes))
+    if theirs:
+        layers.append(nn.AdaptiveAvgPool2d(TORCHVISION_PIXELS))
+    pixels = TORCHVISION_PIXELS**2 if theirs else (h // 32) * (w // 32)
+    return nn.Sequential(*layers, nn.Flatten(), *dense_head(c * pixels, dense, num_classes))

@@ -62,6 +62,17 @@ def test_vgg11_has_the_parameters_of_its_formula():
         (lambda: models.mobilenet((31, 64, 3), stride=2), "mobilenet: images are 31x64 but must be at least 32x32"),
         (lambda: models.mobilenet(stride=3), "mobilenet: stride is 3 but takes 1 or 2"),
         (lambda: models.mobilenet(width_mult=0), "mobilenet: width_mult is 0 but must be positive"),
+        (
+            lambda: models.alexnet((62, 64, 3), variant="torchvision"),
+            "alexnet: images are 62x64 but must be at least 63x63 for variant='torchvision'",
+        ),
+        (
+            lambda: models.alexnet(stem="paper", variant="torchvision"),
+            "alexnet: stem is 'paper' but variant='torchvision' has a stem of its own",
+        ),
+        (lambda: models.alexnet(variant="timm"), "alexnet: variant is 'timm' but takes paper or torchvision"),
+        (lambda: models.vgg16(variant="timm"), "vgg16: variant is 'timm' but takes paper or torchvision"),
+        (lambda: models.mobilenet(variant="torchvision"), "variant is 'torchvision' but takes paper or timm"),
     ],
 )
 def test_images_that_are_too_small_are_refused(make, message):
@@ -76,6 +87,9 @@ def test_images_that_are_too_small_are_refused(make, message):
         (partial(models.resnet18, stem="paper"), (33, 65, 1)), (models.alexnet, (17, 30, 1)),
         (partial(models.alexnet, stem="paper", dense=()), (67, 75, 2)), (models.mobilenet, (17, 33, 2)),
         (partial(models.mobilenet, width_mult=0.3, stride=2), (33, 40, 1)), (partial(models.vgg11, dense=(9,)), (32, 32, 1)),
+        (partial(models.alexnet, variant="torchvision", dense=(9, 8)), (63, 70, 2)),
+        (partial(models.vgg11, variant="torchvision", dense=(9,)), (32, 65, 1)),
+        (partial(models.mobilenet, width_mult=0.3, variant="timm"), (17, 33, 2)),
     ],
 )  # fmt: skip
 def test_models_take_images_of_many_sizes_and_every_parameter_gets_a_gradient(rng, make, shape):
@@ -91,6 +105,7 @@ PAPERS = {
     "resnet18": (lambda: models.resnet18((224, 224, 3), 1000, "paper"), 11_689_512),
     "resnet34": (lambda: models.resnet34((224, 224, 3), 1000, "paper"), 21_797_672),
     "mobilenet": (lambda: models.mobilenet((224, 224, 3), 1000, stride=2), 4_231_976),
+    "alexnet of torchvision": (lambda: models.alexnet(variant="torchvision"), 61_100_840),
     "alexnet": (lambda: models.alexnet((227, 227, 3), 1000, "paper", (4096, 4096)), 60_965_224),
     "vgg11": (lambda: models.vgg11((224, 224, 3), 1000, False, (4096, 4096)), 132_863_336),
     "vgg16": (lambda: models.vgg16((224, 224, 3), 1000, False, (4096, 4096)), 138_357_544),

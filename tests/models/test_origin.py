@@ -59,6 +59,21 @@ def test_a_model_is_made_again_from_what_is_recorded_of_it(name):
         assert origin(other) == origin(model)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: models.alexnet((63, 64, 2), 3, dense=(8,), variant="torchvision"),
+        lambda: models.vgg11((32, 32, 2), 3, dense=(8,), variant="torchvision"),
+        lambda: models.mobilenet((16, 16, 2), 3, width_mult=0.1, variant="timm"),
+    ],
+)
+def test_a_variant_is_made_again_from_what_is_recorded_of_it(model):
+    made = model()
+    again = rebuild("file", json.loads(json.dumps(origin(made))))
+    assert shapes(again) == shapes(made)
+    assert repr(again) == repr(made)
+
+
 @pytest.mark.parametrize("kind", ["checkpoint", "weights"])
 def test_load_model_makes_the_model_of_a_file_with_its_weights(tmp_path, rng, kind):
     model, path = models.cnn((8, 8, 1), 3, dropout=0.5), tmp_path / "a.safetensors"
