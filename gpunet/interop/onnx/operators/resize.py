@@ -176,17 +176,22 @@ def resize(
         raise ValueError("takes either scales or sizes, got neither")
     crops = [(0.0, 1.0)] * x.ndim
     if coordinate_transformation_mode == "tf_crop_and_resize":
-        if roi is None:
-            raise ValueError("tf_crop_and_resize takes the input roi, which is missing")
-        ends = [float(v) for v in roi.host().reshape(-1)]
-        _check_length("roi", ends[::2], along)
-        for i, axis in enumerate(along):
-            crops[axis] = (ends[i], ends[i + len(along)])
+        for axis, crop in zip(along, _cropped(roi, along), strict=True):
+            crops[axis] = crop
     by = Convention(
         mode, coordinate_transformation_mode, nearest_mode, cubic_coeff_a, bool(exclude_outside), bool(antialias)
     )
     parts = zip(shape, outputs, factors, crops, strict=True)
     return _resized(x, [Axis(*part) for part in parts], by, extrapolation_value)
+
+
+def _cropped(roi: Value | None, along: Sequence[int]) -> list[tuple[float, float]]:
+    """Begin and end of the resized part of each of these axes."""
+    if roi is None:
+        raise ValueError("tf_crop_and_resize takes the input roi, which is missing")
+    ends = [float(v) for v in roi.host().reshape(-1)]
+    _check_length("roi", ends[::2], along)
+    return list(zip(ends[: len(along)], ends[len(along) :], strict=True))
 
 
 def _check_length(name: str, values: Sequence[float], along: Sequence[int]) -> None:
