@@ -13,7 +13,7 @@ from gpunet import models, nn
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 from gpunet.interop.onnx import export  # noqa: E402 - it takes onnx
-from gpunet.interop.onnx.translate import TRANSLATIONS  # noqa: E402
+from gpunet.interop.onnx.exporting.translate import TRANSLATIONS  # noqa: E402
 
 IMAGE = (6, 5, 4)
 
@@ -275,7 +275,7 @@ def test_bad_arguments_are_refused_by_name(tmp_path):
 
 
 def test_a_model_above_two_gigabytes_is_refused_before_it_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("gpunet.interop.onnx.exporting.MOST_BYTES", 1000)
+    monkeypatch.setattr("gpunet.interop.onnx.exporting.file.MOST_BYTES", 1000)
     refused(tmp_path, nn.Linear(100, 100), r"the weights take 40,400 bytes, but an ONNX file holds 1,000", shape=(100,))
 
 

@@ -109,7 +109,7 @@ def rename_a_value(rng, made):
 
 
 def change_an_operator(rng, made):
-    from gpunet.interop.onnx.operators import OPERATORS
+    from gpunet.interop.onnx.loading.operators import OPERATORS
 
     one = rng.choice(made.graph.node)
     if rng.random() < 0.8:

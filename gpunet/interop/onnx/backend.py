@@ -14,12 +14,12 @@ import numpy as np
 from gpunet.autograd import Tensor, no_grad, tensor
 from gpunet.backends import available_backends, get_backend
 from gpunet.backends.contract import is_float
-from gpunet.interop.onnx.loading import model_of
-from gpunet.interop.onnx.model import OnnxModel
-from gpunet.interop.onnx.operators import OPERATORS
+from gpunet.interop.onnx.loading.file import model_of
+from gpunet.interop.onnx.loading.model import OnnxModel
+from gpunet.interop.onnx.loading.operators import OPERATORS
+from gpunet.interop.onnx.loading.reading import NEWEST
+from gpunet.interop.onnx.loading.values import Value
 from gpunet.interop.onnx.package import helper
-from gpunet.interop.onnx.reading import NEWEST
-from gpunet.interop.onnx.values import Value
 
 
 def _backend_name(device: str) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
-from gpunet.interop.onnx.operators.registry import FILTERS, choice, operator
-from gpunet.interop.onnx.operators.windows import AUTO_PADS, Windows, sides_of_pads, split_pad, windows
-from gpunet.interop.onnx.values import Value, aligned, of_images
+from gpunet.interop.onnx.loading.operators.registry import FILTERS, choice, operator
+from gpunet.interop.onnx.loading.operators.windows import AUTO_PADS, Windows, sides_of_pads, split_pad, windows
+from gpunet.interop.onnx.loading.values import Value, aligned, of_images
 
 
 @operator("Conv", parameters={"w": FILTERS, "b": None})

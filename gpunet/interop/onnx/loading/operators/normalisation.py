@@ -8,8 +8,8 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
-from gpunet.interop.onnx.operators.registry import choice, operator
-from gpunet.interop.onnx.values import Host, Value, channels_last, of_images
+from gpunet.interop.onnx.loading.operators.registry import choice, operator
+from gpunet.interop.onnx.loading.values import Host, Value, channels_last, of_images
 
 
 @operator("BatchNormalization", parameters={"scale": None, "b": None})

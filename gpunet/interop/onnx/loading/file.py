@@ -11,12 +11,12 @@ import numpy as np
 
 from gpunet.autograd import Parameter, parameter
 from gpunet.backends.contract import is_float
-from gpunet.interop.onnx.exporting import LAYOUT_KEY
-from gpunet.interop.onnx.model import Graph, Node, OnnxModel, Port
-from gpunet.interop.onnx.operators import OPERATORS
-from gpunet.interop.onnx.operators.shapes import constant
-from gpunet.interop.onnx.reading import arrays, attributes_of, declared, opset_of, read_model
-from gpunet.interop.onnx.values import Order
+from gpunet.interop.onnx.loading.model import Graph, Node, OnnxModel, Port
+from gpunet.interop.onnx.loading.operators import OPERATORS
+from gpunet.interop.onnx.loading.operators.shapes import constant
+from gpunet.interop.onnx.loading.reading import arrays, attributes_of, declared, opset_of, read_model
+from gpunet.interop.onnx.loading.values import Order
+from gpunet.interop.onnx.package import LAYOUT_KEY
 from gpunet.nn.module import Buffer
 
 SHAPES = ("Shape", "Size")

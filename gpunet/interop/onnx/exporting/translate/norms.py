@@ -7,8 +7,8 @@ from math import prod
 import numpy as np
 
 from gpunet.backends.contract import BatchNorm, GroupNorm
-from gpunet.interop.onnx.translate.elementwise import activated
-from gpunet.interop.onnx.translate.step import Step, Table, UntranslatableError
+from gpunet.interop.onnx.exporting.translate.elementwise import activated
+from gpunet.interop.onnx.exporting.translate.step import Step, Table, UntranslatableError
 
 
 def _batch_norm(step: Step) -> None:

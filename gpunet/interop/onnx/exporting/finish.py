@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor
-from gpunet.interop.onnx.graph import Graph, channels_first
+from gpunet.interop.onnx.exporting.graph import Graph, channels_first
 from gpunet.nn.tracing import tensors_of
 
 

@@ -13,8 +13,8 @@ from math import ceil, floor
 import numpy as np
 
 from gpunet.functional.resample import resample2d
-from gpunet.interop.onnx.operators.registry import choice, operator
-from gpunet.interop.onnx.values import Host, Value, check_size, of_images
+from gpunet.interop.onnx.loading.operators.registry import choice, operator
+from gpunet.interop.onnx.loading.values import Host, Value, check_size, of_images
 from gpunet.resampling import Taps, table
 
 PLACES = (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpunet.interop.onnx.values import Order
+from gpunet.interop.onnx.loading.values import Order
 
 RESERVED = ("opset", "training", "outputs")
 FILTERS: Order = (2, 3, 1, 0)

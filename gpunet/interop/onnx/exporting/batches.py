@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.autograd import Tensor
-from gpunet.interop.onnx.graph import Dims
+from gpunet.interop.onnx.exporting.graph import Dims
 from gpunet.nn.tracing import Operation, Trace
 from gpunet.random import Stream
 

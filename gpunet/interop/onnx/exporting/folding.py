@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
-from gpunet.interop.onnx.graph import Graph
+from gpunet.interop.onnx.exporting.graph import Graph
 from gpunet.nn.folding import scale_and_shift
 
 FILTERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}

@@ -1,7 +1,7 @@
 """The table from gpunet's operations to ONNX nodes, one file for each kind of operation."""
 
-from gpunet.interop.onnx.translate import elementwise, layers, movement, norms, reductions, resample
-from gpunet.interop.onnx.translate.step import Step, Table, UntranslatableError
+from gpunet.interop.onnx.exporting.translate import elementwise, layers, movement, norms, reductions, resample
+from gpunet.interop.onnx.exporting.translate.step import Step, Table, UntranslatableError
 
 TRANSLATIONS: Table = {
     **elementwise.TABLE,

@@ -10,9 +10,9 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.geometry import Geometry, Pair
-from gpunet.interop.onnx.operators.registry import choice, operator
-from gpunet.interop.onnx.operators.windows import Windows, windows
-from gpunet.interop.onnx.values import Value, of_images
+from gpunet.interop.onnx.loading.operators.registry import choice, operator
+from gpunet.interop.onnx.loading.operators.windows import Windows, windows
+from gpunet.interop.onnx.loading.values import Value, of_images
 
 
 def _pool(

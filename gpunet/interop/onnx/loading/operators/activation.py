@@ -9,9 +9,9 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
-from gpunet.interop.onnx.operators.arithmetic import each
-from gpunet.interop.onnx.operators.registry import choice, operator
-from gpunet.interop.onnx.values import Value, aligned, channels_last, of_images
+from gpunet.interop.onnx.loading.operators.arithmetic import each
+from gpunet.interop.onnx.loading.operators.registry import choice, operator
+from gpunet.interop.onnx.loading.values import Value, aligned, channels_last, of_images
 
 
 @operator("Relu")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.interop.onnx.operators.shapes import DTYPES, dtype_of
+from gpunet.interop.onnx.loading.operators.shapes import DTYPES, dtype_of
 from gpunet.interop.onnx.package import onnx
 
 OLDEST, NEWEST = 9, 28

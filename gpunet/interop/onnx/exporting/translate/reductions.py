@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from gpunet.backends.contract import is_float
-from gpunet.interop.onnx.graph import AXIS_FIRST, TO_FIRST
-from gpunet.interop.onnx.translate.step import Step, Table, UntranslatableError
+from gpunet.interop.onnx.exporting.graph import AXIS_FIRST, TO_FIRST
+from gpunet.interop.onnx.exporting.translate.step import Step, Table, UntranslatableError
 
 
 def _reduced(kind: str, step: Step, x: str, axes: list[int], *, keepdims: bool) -> str:

@@ -11,8 +11,8 @@ import numpy as np
 from gpunet.autograd import Parameter, Tensor, tensor
 from gpunet.backends.contract import COUNTS, is_float
 from gpunet.errors import BackendError
-from gpunet.interop.onnx.operators import OPERATORS
-from gpunet.interop.onnx.values import Order, Value, channels_last
+from gpunet.interop.onnx.loading.operators import OPERATORS
+from gpunet.interop.onnx.loading.values import Order, Value, channels_last
 from gpunet.nn.module import Buffer, Module
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpunet.interop.onnx.graph import Dims, Graph, Value, channels_first
+from gpunet.interop.onnx.exporting.graph import Dims, Graph, Value, channels_first
 from gpunet.nn.tracing import Operation
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.contract import Activation, InputActivation
-from gpunet.interop.onnx.graph import Value
-from gpunet.interop.onnx.translate.step import Step, Table, UntranslatableError
+from gpunet.interop.onnx.exporting.graph import Value
+from gpunet.interop.onnx.exporting.translate.step import Step, Table, UntranslatableError
 
 
 def activated(step: Step, x: str, activation: Activation | InputActivation | None) -> str:

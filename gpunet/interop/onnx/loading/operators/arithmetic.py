@@ -12,8 +12,8 @@ from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import is_float
 from gpunet.functional.comparison import compare, logic, negate
-from gpunet.interop.onnx.operators.registry import operator
-from gpunet.interop.onnx.values import Host, Value, aligned
+from gpunet.interop.onnx.loading.operators.registry import operator
+from gpunet.interop.onnx.loading.values import Host, Value, aligned
 
 Join = Callable[[Any, Any], Any]
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from gpunet.backends.contract import Conv
 from gpunet.geometry import Geometry
-from gpunet.interop.onnx.translate.elementwise import activated
-from gpunet.interop.onnx.translate.step import Step, Table
+from gpunet.interop.onnx.exporting.translate.elementwise import activated
+from gpunet.interop.onnx.exporting.translate.step import Step, Table
 
 TO_OIHW = (3, 2, 0, 1)
 """The order of axes for ONNX's filters: of ours, (KH, KW, C, O), to (O, C, KH, KW)."""

@@ -1,6 +1,6 @@
 """The operators of ONNX that gpunet runs: one topic a file, all of them in one table."""
 
-from gpunet.interop.onnx.operators import (
+from gpunet.interop.onnx.loading.operators import (
     activation,
     arithmetic,
     convolution,
@@ -11,7 +11,7 @@ from gpunet.interop.onnx.operators import (
     resize,
     shapes,
 )
-from gpunet.interop.onnx.operators.registry import OPERATORS, Operator
+from gpunet.interop.onnx.loading.operators.registry import OPERATORS, Operator
 
 __all__ = [
     "OPERATORS", "Operator", "activation", "arithmetic", "convolution", "movement", "normalisation", "pooling",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.interop.onnx.graph import AXIS_FIRST
-from gpunet.interop.onnx.translate.step import Step, Table, UntranslatableError
+from gpunet.interop.onnx.exporting.graph import AXIS_FIRST
+from gpunet.interop.onnx.exporting.translate.step import Step, Table, UntranslatableError
 
 FARTHEST = np.iinfo(np.int64).max
 """Stands for the end of an axis in a Slice, and its negative for the beginning."""

@@ -11,8 +11,8 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import is_float
-from gpunet.interop.onnx.operators.registry import operator
-from gpunet.interop.onnx.values import Host, Value, without_axes
+from gpunet.interop.onnx.loading.operators.registry import operator
+from gpunet.interop.onnx.loading.values import Host, Value, without_axes
 
 Reduction = Callable[[Any, tuple[int, ...]], Any]
 """(array, axes) -> the array with these axes reduced to extent 1."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpunet.geometry import Pair
-from gpunet.interop.onnx.operators.registry import choice
+from gpunet.interop.onnx.loading.operators.registry import choice
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 Sides = tuple[Pair, Pair]

@@ -10,9 +10,9 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import is_float
-from gpunet.interop.onnx.operators.registry import operator
+from gpunet.interop.onnx.loading.operators.registry import operator
+from gpunet.interop.onnx.loading.values import Host, Value, check_size
 from gpunet.interop.onnx.package import TensorProto
-from gpunet.interop.onnx.values import Host, Value, check_size
 
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 11: "float64",

@@ -11,12 +11,12 @@ from gpunet import nn
 from gpunet.autograd import Tensor
 from gpunet.files import PathLike, write_whole
 from gpunet.geometry import checked_int
-from gpunet.interop.onnx.batches import differences, dims_of, place_of, same_operations
-from gpunet.interop.onnx.finish import connected, outputs_of, pruned
-from gpunet.interop.onnx.folding import fold
-from gpunet.interop.onnx.graph import Graph, Value, channels_first, element_type
-from gpunet.interop.onnx.package import checker, helper
-from gpunet.interop.onnx.translate import TRANSLATIONS, Step, UntranslatableError
+from gpunet.interop.onnx.exporting.batches import differences, dims_of, place_of, same_operations
+from gpunet.interop.onnx.exporting.finish import connected, outputs_of, pruned
+from gpunet.interop.onnx.exporting.folding import fold
+from gpunet.interop.onnx.exporting.graph import Graph, Value, channels_first, element_type
+from gpunet.interop.onnx.exporting.translate import TRANSLATIONS, Step, UntranslatableError
+from gpunet.interop.onnx.package import LAYOUT_KEY, checker, helper
 from gpunet.nn.origin import name_of, origin
 from gpunet.nn.tracing import Trace, input_shapes, trace
 from gpunet.version import __version__
@@ -25,8 +25,6 @@ __all__ = ["export"]
 
 OPSETS = range(17, 24)
 LAYOUTS = ("NCHW", "NHWC")
-LAYOUT_KEY = "layout"
-"""The key of the file's metadata for the order of axes at its inputs and outputs."""
 MOST_BYTES = 2_000_000_000
 """Of a file: the format that ONNX stands in takes 2 GiB at most."""
 

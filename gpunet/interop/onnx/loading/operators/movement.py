@@ -9,8 +9,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from gpunet import functional as F
-from gpunet.interop.onnx.operators.registry import choice, operator
-from gpunet.interop.onnx.values import Host, Value, channels_last, check_size, of_images, reshaped, without_axes
+from gpunet.interop.onnx.loading.operators.registry import choice, operator
+from gpunet.interop.onnx.loading.values import Host, Value, channels_last, check_size, of_images, reshaped, without_axes
 
 
 def part_of(x: Value, key: tuple[Any, ...]) -> Value:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpunet import resampling
-from gpunet.interop.onnx.translate.step import Step, Table
+from gpunet.interop.onnx.exporting.translate.step import Step, Table
 from gpunet.resampling import Taps
 
 

@@ -1,0 +1,1 @@
+"""A model made of an ONNX file: the file is read, its nodes become operators of gpunet."""
