@@ -15,7 +15,7 @@ LAYERS: list[tuple[str, list[Box]]] = [
     ("commands", [("cli", "gpunet …", ""), ("bench", "times", ""), ("check", "asks a GPU", "")]),
     ("training", [("train", "Trainer, captured step", ""), ("report", "summary, plan", "")]),
     ("networks, data", [(name, "", "") for name in ("models", "optim", "data", "vision", "interop")]),
-    ("layers", [("nn", "modules, which hold parameters", "")]),
+    ("layers", [("nn", "modules, which hold parameters", ""), ("arrays", "plain arrays, no tape", "")]),
     ("operations", [("functional", "each with a forward and a backward pass", "blue")]),
     ("the tape", [("autograd", "what ran", "blue"), ("tensors, parameters", "arrays", "blue"), ("arena", "memory", "blue")]),
     ("primitives", [("backends/contract", "formulas and shapes, in words", "green")]),

@@ -66,7 +66,7 @@ class Call:
             return host_backend()
         if type(array).__module__.partition(".")[0] != "cupy":
             raise TypeError(
-                f"{self.operation}: {self.first} takes numpy.ndarray or cupy.ndarray, got {type(array).__name__}"
+                f"{self.operation}: {self.first} takes numpy.ndarray or cupy.ndarray, got {_type_name(array)}"
             )
         number = array.device.id
         return get_backend(f"cuda:{number}" if number else "cuda")
@@ -82,7 +82,7 @@ class Call:
     def check_kind(self, name: str, array: Any) -> None:
         """Raise TypeError unless the array is of the first one's kind and device."""
         if not self.backend.owns(array) or not _is_plain(array):
-            got = f"{type(array).__module__}.{type(array).__name__}"
+            got = _type_name(array)
             raise TypeError(f"{self.operation}: {name} is {got} but {self.first} is an array of {self.backend.name}")
 
     # ---- in
@@ -220,6 +220,11 @@ def are_usual(first: Any, *others: Any) -> bool:
 def _is_plain(array: Any) -> bool:
     """Whether operators mean to the array what they mean to NumPy's own and CuPy's."""
     return not is_masked(array) and not isinstance(array, np.matrix)
+
+
+def _type_name(array: Any) -> str:
+    """The array's type with its library, for messages: several libraries have a `Tensor`."""
+    return f"{type(array).__module__.removesuffix('builtins')}.{type(array).__name__}".lstrip(".")
 
 
 @cache

@@ -13,6 +13,7 @@ from gpunet.cli.arguments import Command, image_shape
 from gpunet.cli.user_models import import_function
 from gpunet.interop import read_metadata, read_origin
 from gpunet.models import load_model
+from gpunet.nn.origin import MAKERS
 from gpunet.train.saved import load_saved
 
 WEIGHTS = ("best.safetensors", "last.safetensors")
@@ -21,7 +22,10 @@ WEIGHTS = ("best.safetensors", "last.safetensors")
 
 def _add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "saved", type=Path, metavar="RUN_OR_FILE", help="a run folder, whose best.safetensors is taken, or a file"
+        "saved",
+        type=Path,
+        metavar="RUN_OR_FILE",
+        help="a run folder, of which best.safetensors is taken or else last.safetensors, or a file of weights",
     )
     parser.add_argument("--onnx", type=Path, required=True, metavar="OUT", help="the file to write")
     parser.add_argument("--opset", type=int, default=17, help="version of ONNX's operators, 17 (default) to 23")
@@ -31,10 +35,19 @@ def _add_arguments(parser: ArgumentParser) -> None:
         choices=("NCHW", "NHWC"),
         help="order of the axes of images in the file; default NCHW",
     )
-    parser.add_argument("--batch-size", type=int, metavar="N", help="of a file for N images alone; default: any number")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images in a batch, fixed in the file; default: any number"
+    )
     parser.add_argument("--fold-batch-norm", action="store_true", help="fold batch norms into the layers before them")
-    parser.add_argument("--input", type=image_shape, metavar="HxWxC", help="the images' shape, if the file has none")
-    parser.add_argument("--model", metavar="MODULE:FUNCTION", help="the function that made the model, if it is yours")
+    parser.add_argument(
+        "--input", type=image_shape, metavar="HxWxC", help="the images' shape, needed if the file has none"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="the function that makes the model, if it is yours: of a run the one that gpunet train was given, "
+        "or else one without arguments",
+    )
 
 
 def export(options: Namespace) -> int:
@@ -50,6 +63,9 @@ def export(options: Namespace) -> int:
         said = {"classes": json.dumps(saved.classes), "mean": json.dumps(saved.recipe.mean)}
         said["std"] = json.dumps(saved.recipe.std)
     else:
+        origin = read_origin(path) or {}
+        if make is None and isinstance(origin, dict) and str(origin.get("name")) not in MAKERS:
+            raise ValueError(f"{path} is of no network of gpunet.models: give --model MODULE:FUNCTION, which makes it")
         model = load_model(path, make)
         shape = _input_shape(path) if options.input is None else options.input
     write_onnx(

@@ -27,7 +27,8 @@ def entries_of(operation: str, state: Iterable[str], named: Sequence[str]) -> se
     for name in [named] if isinstance(named, str) else named:
         inside = {own for own in state if own == name or own.startswith(f"{name}.")}
         if not inside:
-            raise ValueError(f"{operation}: keep names {name!r}, which is no part of the model")
+            parts = ", ".join(dict.fromkeys(own.partition(".")[0] for own in state))
+            raise ValueError(f"{operation}: keep names {name!r}, which is no part of the model: it has {parts}")
         found |= inside
     return found
 

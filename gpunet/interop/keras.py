@@ -6,7 +6,7 @@ Files are read without Keras, through h5py; nothing in them is run, and no class
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ def load_weights(
         names: the module here for each layer there that has weights, where the order does not tell:
             layers by their names, or by their paths in the file, such as "layers/conv2d_1"; for a
             separable convolution the depthwise and the pointwise module; None leaves a layer out.
+            A dict of None alone leaves the others to be matched in their order.
         keep: modules or entries of the model that keep their values, such as a new head. They are
             not matched.
     Returns:
@@ -73,14 +74,21 @@ def load_weights(
             is changed.
         DamagedFileError: the file is truncated or altered, or of another kind.
         ImportError: h5py is missing.
+        TypeError: the path is none, such as a Keras model itself.
         OSError: the file cannot be read.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"load_weights: path is {type(path).__name__} but takes the name of a .weights.h5 or .keras file"
+        )
     operation = f"load_weights: {os.fspath(path)}"
     layers, ordered = read_layers("load_weights", path)
     wanted = entries(model)
     kept = entries_of(operation, wanted, keep)
-    if names is None:
-        matched, faults = _in_order(operation, layers, ordered, _slots(model, wanted, kept))
+    if names is None or set(names.values()) == {None}:
+        rest, unknown = _without(layers, names or {})
+        matched, faults = _in_order(operation, rest, ordered, _slots(model, wanted, kept))
+        faults += unknown
     else:
         matched, faults = _by_names(layers, names, dict(model.named_modules()))
     state, found = {name: wanted[name].numpy() for name in kept}, dict[str, str]()
@@ -170,13 +178,25 @@ def _kinds(slots: Sequence[Slot], separable: bool, depthwise: bool) -> list[tupl
     return found
 
 
+def _without(layers: Sequence[FileLayer], names: Collection[str]) -> tuple[list[FileLayer], list[str]]:
+    """(the layers that are called by none of these names or paths, what is wrong)."""
+    keys = [_key(layer, names) for layer in layers]
+    unknown = [f"names has {name!r}, which the file has not" for name in names if name not in keys]
+    return [layer for layer, key in zip(layers, keys, strict=True) if key not in names], unknown
+
+
+def _key(layer: FileLayer, names: Collection[str]) -> str:
+    """What the caller calls a layer: its path, if that is one of the names, or else its own name."""
+    return layer.path if layer.path in names else layer.name
+
+
 def _by_names(
     layers: Sequence[FileLayer], names: Mapping[str, Owner], modules: Mapping[str, Module]
 ) -> tuple[list[Match], list[str]]:
     """(the layers matched as the caller says, what is wrong)."""
     matched, faults, used = list[Match](), list[str](), set[str]()
     for layer in layers:
-        key = layer.path if layer.path in names else layer.name
+        key = _key(layer, names)
         if key not in names:
             faults.append(f"unexpected {layer.path} ({layer.name})")
             continue

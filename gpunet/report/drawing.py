@@ -98,7 +98,8 @@ def draw(model: Module, input_shape: Sequence[int] | Sequence[Sequence[int]]) ->
     Each run of a layer is a box with the layer's class and name, the shape of its result without
     the batch axis, and the number of its parameters. Modules that hold other modules are frames
     around these. What a `forward` computes outside any layer, such as the sum of a residual block,
-    is a box too. The model stays as it is.
+    is a box too; so is each operation of a model that holds no layers, as one of an ONNX file. The
+    model stays as it is.
 
     Args:
         model: the model.
@@ -133,6 +134,8 @@ class _Picture:
         self._counted: set[int] = set()  # ids of the parameters in the boxes
         self._count = 0
         self._root = self._frame(run.call)
+        self._open = run.call if len(run.operations) > 1 else None
+        """The model's own run, whose operations are drawn also where it holds no layers, as one of an ONNX file."""
 
     @property
     def title(self) -> str:
@@ -163,7 +166,7 @@ class _Picture:
     def _add(self, operation: Operation) -> None:
         """Add an operation to the box of its layer, or a box of its own, and the arrows to it."""
         call = operation.call
-        if call.leaf:
+        if call.leaf and call is not self._open:
             if id(call) not in self._layers:
                 frame = self._root if call.outer is None else self._frame(call.outer)
                 self._layers[id(call)] = self._box(frame, self._layer(call), **_look(call.module))

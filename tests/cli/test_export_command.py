@@ -93,7 +93,8 @@ def test_a_model_of_the_users_own_is_made_by_its_function(capsys, tmp_path, monk
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10))
     save_weights("own.safetensors", model)
     options = "own.safetensors", "--onnx", "own.onnx", "--input", "8x8x1"
-    assert export(capsys, *options)[0] == 2
+    status, _, err = export(capsys, *options)
+    assert (status, "of no network of gpunet.models: give --model MODULE:FUNCTION" in err) == (2, True)
     assert export(capsys, *options, "--model", "my_exported_net:make")[0] == 0
     assert error_of("own.onnx", model, (8, 8, 1)) < TOLERANCE
 

@@ -119,6 +119,26 @@ def test_the_settings_tell_the_order_of_models_inside_and_which_arrays_a_norm_ha
     )
 
 
+def test_a_dict_of_none_alone_leaves_layers_out_and_the_others_are_matched_in_their_order(rng, written):
+    layers = {"layers/dense": arrays(rng, (3, 4), (4,)), "layers/dense_1": arrays(rng, (4, 9), (9,))}
+    path, model = written(weights_h5(layers)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    head = model[1].weight.numpy().copy()
+    assert_refused(path, model, "unexpected layers/dense_1, a dense layer more", keep=["1"])
+    found = keras.load_weights(model, path, names={"dense_1": None}, keep=["1"])
+    assert found == {"0.weight": "layers/dense/vars/0", "0.bias": "layers/dense/vars/1"}
+    np.testing.assert_array_equal(model[0].weight.numpy(), layers["layers/dense"][0])
+    np.testing.assert_array_equal(model[1].weight.numpy(), head)
+    assert_refused(path, model, "missing 1.weight; missing 1.bias", names={"layers/dense_1": None})
+    assert_refused(path, model, "names has 'dense_2', which the file has not", names={"dense_2": None})
+
+
+def test_a_model_in_place_of_a_path_is_named():
+    with pytest.raises(
+        TypeError, match="load_weights: path is Linear but takes the name of a .weights.h5 or .keras file"
+    ):
+        keras.load_weights(nn.Linear(3, 2), nn.Linear(3, 2))
+
+
 def test_names_lead_to_modules_and_none_leaves_a_layer_out(rng, written):
     layers = {"body/first": arrays(rng, (3, 3, 2, 1), (1, 1, 2, 4), (4,)), "last": arrays(rng, (4, 9), (9,))}
     path = written(weights_h5(layers, names={"body/first": "mixed"}))

@@ -174,7 +174,7 @@ def test_a_head_is_left_out_there_and_kept_here(rng):
     np.testing.assert_array_equal(model[0].weight.numpy()[0, 0], state["body.conv.weight"][:, :, 0, 0].T)
     np.testing.assert_array_equal(model[2].weight.numpy(), before["2.weight"])
     weights.load_state_dict(model, state, names={"body.conv": "0", "head": "2"}, keep=["2"])
-    with pytest.raises(ValueError, match="keep names '3', which is no part of the model"):
+    with pytest.raises(ValueError, match="keep names '3', which is no part of the model: it has 0, 2"):
         weights.load_state_dict(model, state, keep=["3"])
 
 

@@ -119,6 +119,24 @@ def test_a_single_layer_and_several_outputs_are_drawn():
     assert picture.into("output mean") == {"÷ 2"}
 
 
+def test_a_model_without_layers_is_drawn_by_its_operations():
+    class Bare(nn.Module):
+        def __init__(self):
+            self.weight = nn.Parameter(np.zeros((3, 3, 1, 2), np.float32))
+
+        def forward(self, x):
+            return F.relu(F.conv2d(x, self.weight))
+
+    assert list(pictured(Bare(), (5, 5, 1)).boxes.values()) == [
+        "input 5×5×1",
+        "conv2d 3×3×2",
+        "relu 3×3×2",
+        "output 3×3×2",
+    ]
+    inside = pictured(nn.Sequential(Bare()), (5, 5, 1))  # a layer of a network is one box, whatever it computes
+    assert list(inside.boxes.values()) == ["input 5×5×1", "Bare 0 3×3×2 · 18 parameters", "output 3×3×2"]
+
+
 def test_frames_stand_in_each_other():
     picture = pictured(nn.Sequential(nn.Sequential(nn.Residual(nn.Tanh()))), (4,))
     assert picture.frames == ["0 Sequential", "0.0 Residual"]
