@@ -9,7 +9,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.interop.onnx.operators.registry import choice, operator
-from gpunet.interop.onnx.values import Host, Value, channels_last, of_images
+from gpunet.interop.onnx.values import Host, Value, channels_last, normal_axis, of_images
 
 
 @operator("BatchNormalization", parameters={"scale": None, "b": None})
@@ -87,6 +87,9 @@ def group_norm(
 
 
 def _per_channel(by_group: Tensor, groups: int, channels: int) -> Tensor:
+    """(channels,): each group's element for each of its channels."""
+    if groups < 1 or channels % groups or by_group.shape != (groups,):
+        raise ValueError(f"{groups} groups with scales of shape {by_group.shape} do not fit {channels} channels")
     return F.index(by_group, np.repeat(np.arange(groups), channels // groups))
 
 
@@ -103,8 +106,7 @@ def layer_norm(
 ) -> list[Value]:
     """Normalise over the axes from `axis` on; further outputs are the mean and 1 / deviation."""
     values = x.tensor()
-    x.axis(axis)  # checks it
-    axes = tuple(range(axis % x.ndim, x.ndim))
+    axes = tuple(range(normal_axis(x, axis), x.ndim))
     y = F.layer_norm(values, x.shape[axes[0] :], scale.tensor(), None if b is None else b.tensor(), eps=epsilon)
     if outputs == 1:
         return [Value(y)]
