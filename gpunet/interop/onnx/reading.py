@@ -162,4 +162,6 @@ def declared(value: Any) -> tuple[np.dtype | None, tuple[int | None, ...] | None
     dtype = np.dtype(DTYPES[kind.elem_type]) if kind.elem_type in DTYPES else None
     if not kind.HasField("shape"):
         return dtype, None
-    return dtype, tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return dtype, tuple(
+        int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else None for d in kind.shape.dim
+    )
