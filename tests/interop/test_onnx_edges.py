@@ -90,6 +90,13 @@ def test_a_reduction_over_no_axes_still_computes_its_function(tmp_path, rng, ope
     )
 
 
+@pytest.mark.parametrize("shape", [(6,), (1,), (5, 1), (4, 5, 6), (5, 6)])
+def test_the_scale_of_a_layer_norm_broadcasts(tmp_path, rng, shape):
+    made = node("LayerNormalization", "x,s,b", "y", axis=2)
+    constants = {"s": numbers(rng, *shape), "b": numbers(rng, *shape)}
+    check_as_onnxruntime([made], {"x": numbers(rng, 2, 4, 5, 6)}, constants, tmp_path=tmp_path)
+
+
 def test_the_mean_of_nothing_is_nan_without_a_warning(tmp_path):
     x = np.zeros((0, 3), np.float32)
     y = loaded([node("ReduceMean", "x", "y", axes=[0])], {"x": x}, tmp_path=tmp_path)(x)

@@ -107,7 +107,15 @@ def layer_norm(
     """Normalise over the axes from `axis` on; further outputs are the mean and 1 / deviation."""
     values = x.tensor()
     axes = tuple(range(normal_axis(x, axis), x.ndim))
-    y = F.layer_norm(values, x.shape[axes[0] :], scale.tensor(), None if b is None else b.tensor(), eps=epsilon)
+    extents, weights = x.shape[axes[0] :], [None if v is None else v.tensor() for v in (scale, b)]
+    if all(w is None or w.shape == extents for w in weights):
+        y = F.layer_norm(values, extents, *weights, eps=epsilon)
+    else:
+        y = F.layer_norm(values, extents, eps=epsilon)
+        for join, weight in zip((F.multiply, F.add), weights, strict=True):
+            y = y if weight is None else join(y, weight)
+    if y.shape != values.shape:
+        raise ValueError(f"scale and b broadcast x of shape {x.shape} to {y.shape}")
     if outputs == 1:
         return [Value(y)]
     mean = F.mean(values, axes, keepdims=True)
