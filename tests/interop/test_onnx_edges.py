@@ -5,6 +5,8 @@ import pytest
 from helpers.onnx_graphs import model, node, numbers, run_by_onnxruntime, saved
 
 import gpunet as gp
+from gpunet import functional as F
+from gpunet import optim
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 from gpunet.interop.onnx import load  # noqa: E402 - after the check
@@ -88,6 +90,21 @@ def test_a_reduction_over_no_axes_still_computes_its_function(tmp_path, rng, ope
     check_as_onnxruntime(
         [made], {"x": numbers(rng, 2, 3)}, {"axes": np.zeros(0, np.int64)}, opset=18, tmp_path=tmp_path
     )
+
+
+def test_a_step_with_groups_of_an_old_file_is_captured(tmp_path, rng, cuda_name):
+    nodes = [node("GroupNormalization", "x,s,b", "h", num_groups=2), node("GlobalAveragePool", "h", "p")]
+    nodes += [node("Flatten", "p", "f"), node("MatMul", "f,w", "y")]
+    x, labels = numbers(rng, 8, 4, 5, 3), rng.integers(0, 2, 8)
+    weights = {"s": numbers(rng, 2), "b": numbers(rng, 2), "w": numbers(rng, 4, 2)}
+    losses = []
+    for capture in (True, False):
+        ours = loaded(nodes, {"x": x}, weights, opset=18, tmp_path=tmp_path)
+        trainer = gp.Trainer(
+            ours, optim.SGD(ours.parameters(), lr=0.1), loss=F.cross_entropy, backend=cuda_name, capture=capture
+        )
+        losses.append(trainer.fit(gp.data.DataLoader(gp.data.ArrayDataset(x, labels), 4), epochs=2)["loss"])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("shape", [(6,), (1,), (5, 1), (4, 5, 6), (5, 6)])

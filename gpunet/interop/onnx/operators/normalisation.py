@@ -90,7 +90,8 @@ def _per_channel(by_group: Tensor, groups: int, channels: int) -> Tensor:
     """(channels,): each group's element for each of its channels."""
     if groups < 1 or channels % groups or by_group.shape != (groups,):
         raise ValueError(f"{groups} groups with scales of shape {by_group.shape} do not fit {channels} channels")
-    return F.index(by_group, np.repeat(np.arange(groups), channels // groups))
+    column = F.reshape(by_group, groups, 1)
+    return F.reshape(F.concatenate([column] * (channels // groups), 1), channels)  # F.index cannot be captured
 
 
 @operator("LayerNormalization", parameters={"scale": None, "b": None})
