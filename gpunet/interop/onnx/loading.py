@@ -134,7 +134,7 @@ class _Loader:
         for i, node in enumerate(self.graph.node):
             label = f"node {node.name!r} ({node.op_type})" if node.name else f"node number {i} ({node.op_type})"
             try:
-                options = attributes_of(node, label)
+                options = attributes_of(node, label, self.folder)
             except (ValueError, TypeError) as error:
                 self.faults.append(str(error))
                 continue
