@@ -150,6 +150,19 @@ def test_data_in_the_folder_of_the_file_is_read(tmp_path, rng):
     np.testing.assert_array_equal(ours(x).numpy(), x + w)
 
 
+def test_data_of_a_constant_may_stand_beside_the_file(tmp_path, rng):
+    w, x = numbers(rng, 3), numbers(rng, 3)
+    (tmp_path / "w.bin").write_bytes(w.tobytes())
+    (value,) = with_external("w.bin").graph.initializer
+    nodes = [node("Constant", "", "w", value=value), node("Add", "x,w", "y")]
+    del nodes[0].input[:]
+    made = model(nodes, {"x": [3]}, {"y": [3]})
+    np.testing.assert_array_equal(load(saved(made, tmp_path / "m.onnx"))(x).numpy(), x + w)
+    entry = made.graph.node[0].attribute[0].t.external_data[0]
+    entry.value = "../w.bin"
+    assert "takes a path inside of the model's folder" in refused(made, tmp_path)
+
+
 @pytest.mark.parametrize(
     "location", ["../w.bin", "/etc/hostname", "part/../../w.bin", "C:\\w.bin", "..\\w.bin", "w\0.bin"]
 )

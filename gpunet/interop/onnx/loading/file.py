@@ -22,6 +22,8 @@ from gpunet.nn.module import Buffer
 SHAPES = ("Shape", "Size")
 """Operators whose results the host computes, whatever they take."""
 LONGEST_MESSAGE = 4000
+MOST_COPIES, LEAST_LIMIT = 4, 1 << 24
+"""Copies by Identity may take so many times what initializers hold, or so many bytes: a node is short."""
 MATRICES = ("Conv", "Gemm", "MatMul")
 """Operators whose parameters are `Parameter.matrix`: their last axis is that of the outputs."""
 
@@ -37,8 +39,9 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
     Args:
         path: a file of opset 9 to 28. Data beside it must lie in its folder.
         layout: "NHWC" says that inputs and outputs with 4 axes, which the file describes as (N, C,
-            H, W), are (N, H, W, C) for callers; "file" leaves them as the file has them. A file that
-            `export` wrote with NHWC has them so already.
+            H, W), are (N, H, W, C) for callers; "file" leaves them as the file has them, for files
+            that describe (N, H, W, C) themselves, as TensorFlow's converter may. A file that `export`
+            wrote with NHWC has them so already.
     Raises:
         ValueError: no ONNX file, one that contradicts itself, or one that needs what gpunet does
             not have. The message names the file and every operator and attribute that is missing, each
@@ -84,6 +87,8 @@ class _Loader:
         self.values: dict[str, np.ndarray] = {}
         self.nodes: list[Node] = []
         self.faults: list[str] = []
+        self.held = self.copied = 0
+        """Bytes of the initializers, and of copies that Identity makes of them."""
 
     def made(self, images_last: bool) -> OnnxModel:
         """The model, or one error with all that is wrong."""
@@ -96,6 +101,7 @@ class _Loader:
             if name in self.values:
                 raise ValueError(f"initializer {name!r} appears twice")
             self.values[name] = array
+            self.held += array.nbytes
         inputs = [Port(v.name, *declared(v)) for v in self.graph.input if v.name not in self.values]
         self._read_nodes([port.name for port in inputs])
         self._check_values(inputs)
@@ -128,7 +134,7 @@ class _Loader:
         for i, node in enumerate(self.graph.node):
             label = f"node {node.name!r} ({node.op_type})" if node.name else f"node number {i} ({node.op_type})"
             try:
-                options = attributes_of(node, label)
+                options = attributes_of(node, label, self.folder)
             except (ValueError, TypeError) as error:
                 self.faults.append(str(error))
                 continue
@@ -141,6 +147,8 @@ class _Loader:
                         else "nothing gives it"
                     )
                     faults.append(f"{label}: takes {name!r}, but {why}")
+            if not any(node.output):
+                faults.append(f"{label}: has no outputs")
             for name in node.output:
                 if name in known:
                     faults.append(f"{label}: gives {name!r}, which there is already")
@@ -159,14 +167,22 @@ class _Loader:
         if node.op_type == "Constant":
             self.values[outputs[0]] = np.asarray(constant(**options).array)
             return
-        if node.op_type == "Identity" and inputs[0] in self.values:  # weights that two layers share
-            self.values[outputs[0]] = self.values[inputs[0]]
+        if node.op_type == "Identity" and inputs[0] in self.values:
+            self.values[outputs[0]] = self._copy(inputs[0], label)
             return
         if "opset" in operator.reserved:
             options["opset"] = self.opset
         if "outputs" in operator.reserved:
             options["outputs"] = len(outputs)
         self.nodes.append(Node(label, node.op_type, inputs, outputs, options))
+
+    def _copy(self, name: str, label: str) -> np.ndarray:
+        """A value of its own: PyTorch writes weights of two layers that are equal as an Identity."""
+        array = self.values[name].copy()
+        self.copied += array.nbytes
+        if self.copied > max(MOST_COPIES * self.held, LEAST_LIMIT):
+            raise ValueError(f"{label}: copies of initializers take {self.copied} bytes, but these {self.held}")
+        return array
 
     def _check_values(self, inputs: list[Port]) -> None:
         """Whether each output is given by something, and each name by one thing."""
@@ -185,9 +201,16 @@ class _Loader:
         found = set()
         for i, node in enumerate(self.nodes):
             operator = OPERATORS[node.operator]
-            held = [self.values[n] for i, n in enumerate(node.inputs) if n in self.values and not operator.reads(i)]
-            floats = not operator.numbers and any(is_float(array.dtype) for array in held)
+            held = [
+                self.values[name]
+                for place, name in enumerate(node.inputs)
+                if name in self.values and not operator.reads(place)
+            ]
             moving = [name for name in node.inputs if name and name not in self.values]
+            least = 1 if operator.numbers and not moving else 0  # weights may be scaled, but not shapes
+            floats = (not operator.numbers or not moving) and any(
+                is_float(array.dtype) and array.size > least for array in held
+            )
             host = node.operator in SHAPES or (not floats and all(name in there for name in moving))
             if host:
                 found.add(i)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gpunet.autograd import Parameter, Tensor, tensor
+from gpunet.backends import Backend
 from gpunet.backends.contract import COUNTS, is_float
 from gpunet.errors import BackendError
 from gpunet.interop.onnx.loading.operators import OPERATORS
@@ -25,6 +26,11 @@ class Port:
     """None where the file does not say, or names a dtype that gpunet does not read."""
     shape: tuple[int | None, ...] | None
     """Extents in ONNX's order, None for those that are free."""
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it takes integers that no tensor holds, such as bytes, which are given as int64."""
+        return self.dtype is not None and not is_float(self.dtype) and self.dtype.name not in COUNTS
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,12 @@ class OnnxModel(Module):
         if len(inputs) != len(ports):
             names = ", ".join(port.name for port in ports)
             raise TypeError(f"OnnxModel: takes {len(ports)} inputs ({names}), got {len(inputs)}")
-        backend, dtype = self._place()
+        backend, (_, dtype) = self._backend(inputs), self._place()
         made = []
         for x, port in zip(inputs, ports, strict=True):
             kind = port.dtype if port.dtype is not None and port.dtype.name in (*COUNTS, "float64") else dtype
+            if port.is_narrow:
+                kind = np.dtype("int64")
             made.append(x if isinstance(x, Tensor) else tensor(x, dtype=kind, backend=backend))
         return super().__call__(*made, **options)
 
@@ -98,15 +106,22 @@ class OnnxModel(Module):
         feeds = {}
         for x, port in zip(inputs, self.graph.inputs, strict=True):
             last = self.graph.images_last and x.ndim == 4
-            feeds[port.name] = Value(x, channels_last(4) if last else None)
-        results = [self._result(value) for value in self.run(feeds)]
+            value = Value(x, channels_last(4) if last else None)
+            feeds[port.name] = _narrowed(value, port) if port.is_narrow else value
+        backend = self._backend(inputs)
+        results = [self._result(value, backend) for value in self.run(feeds)]
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _result(self, value: Value) -> Any:
+    def _backend(self, inputs: Iterable[Any]) -> Backend:
+        """Where the weights are; without any, where the first input is that is a tensor."""
+        given = [x.backend for x in inputs if isinstance(x, Tensor)]
+        return given[0] if given and not self.weights else self._place()[0]
+
+    def _result(self, value: Value, backend: Backend) -> Any:
         array = value.channels_last() if self.graph.images_last and value.ndim == 4 else value.ordered()
         if isinstance(array, Tensor) or not (is_float(array.dtype) or array.dtype.name in COUNTS):
             return array
-        return tensor(array, dtype=array.dtype, backend=self._place()[0])
+        return tensor(array, dtype=array.dtype, backend=backend)
 
     def run(self, feeds: Mapping[str, Value]) -> list[Value]:
         """The outputs' values for values of the inputs by name.
@@ -116,13 +131,13 @@ class OnnxModel(Module):
                 an operation that cannot be done; the error names the input or the node.
         """
         self._check(feeds)
-        values = dict(feeds)
+        values, backend = dict(feeds), self._backend(value.array for value in feeds.values())
         values |= {name: Value(array) for name, array in self.graph.constants.items()}
         values |= {name: Value(w, self.graph.orders.get(name)) for name, w in self.weights.items()}
         for node in self.graph.nodes:
             try:
-                results = self._step(node, [values[name] if name else None for name in node.inputs])
-            except (ValueError, TypeError, IndexError, OverflowError) as error:
+                results = self._step(node, [values[name] if name else None for name in node.inputs], backend)
+            except (ValueError, TypeError, IndexError, ArithmeticError) as error:
                 kind = next((k for k in (TypeError, IndexError) if isinstance(error, k)), ValueError)
                 raise kind(f"{node.label}: {error}") from error
             values.update(zip(node.outputs, results, strict=True))
@@ -130,11 +145,11 @@ class OnnxModel(Module):
                 del values[name]
         return [values[port.name] for port in self.graph.outputs]
 
-    def _step(self, node: Node, inputs: list[Value | None]) -> Sequence[Value]:
+    def _step(self, node: Node, inputs: list[Value | None], backend: Backend) -> Sequence[Value]:
         """The outputs of one node."""
         operator = OPERATORS[node.operator]
         for i in node.lifted:
-            inputs[i] = self._lifted(inputs[i])
+            inputs[i] = _lifted(inputs[i], backend)
         options = dict(node.options)
         if "training" in operator.reserved:
             options["training"] = self.training
@@ -145,12 +160,6 @@ class OnnxModel(Module):
                 f"{len(node.outputs)} outputs are asked for, but gpunet's {node.operator} gives {len(results)}"
             )
         return results[: len(node.outputs)]
-
-    def _lifted(self, value: Value | None) -> Value | None:
-        """The value as a tensor if it is an array of floats on the host."""
-        if value is None or value.is_tensor or not is_float(value.dtype):
-            return value
-        return Value(tensor(value.array, dtype=value.dtype, backend=self._place()[0]), value.order)
 
     def _check(self, feeds: Mapping[str, Value]) -> None:
         """Compare inputs with what the file declares."""
@@ -189,3 +198,19 @@ class OnnxModel(Module):
     def extra_repr(self) -> str:
         """The numbers of nodes and weights."""
         return f"{len(self.graph.nodes)} nodes, {len(self.weights)} parameters and buffers"
+
+
+def _lifted(value: Value | None, backend: Backend) -> Value | None:
+    """The value as a tensor if it is an array of floats on the host."""
+    if value is None or value.is_tensor or not is_float(value.dtype):
+        return value
+    return Value(tensor(value.array, dtype=value.dtype, backend=backend), value.order)
+
+
+def _narrowed(value: Value, port: Port) -> Value:
+    """The value on the host, in the dtype of an input that takes narrow integers."""
+    array = value.host()
+    narrow = array.astype(port.dtype)
+    if not np.array_equal(narrow, array):
+        raise ValueError(f"OnnxModel: {port.name} holds numbers that {port.dtype} cannot, which the file takes")
+    return Value(narrow)

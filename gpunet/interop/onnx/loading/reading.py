@@ -95,7 +95,9 @@ def _external(proto: Any, folder: Path | None, what: str, count: int, dtype: np.
     """Elements that stand in a file of their own, which must lie in the model's folder."""
     entries = {entry.key: entry.value for entry in proto.external_data}
     location = entries.get("location", "")
-    if folder is None or not location:
+    if not location:
+        raise ValueError(f"{what} has its data in a file {location!r}, which has no name")
+    if folder is None:
         raise ValueError(f"{what} has its data in a file {location!r}, which a model without a folder cannot have")
     path = _inside(folder, location, what)
     try:
@@ -123,8 +125,10 @@ def _inside(folder: Path, location: str, what: str) -> Path:
     return path
 
 
-def attributes_of(node: Any, label: str) -> dict[str, Any]:
+def attributes_of(node: Any, label: str, folder: Path | None) -> dict[str, Any]:
     """The attributes of a NodeProto by name: numbers, text, tuples of them, and arrays.
+
+    Data of arrays that stands beside the file lies in the folder, as for `array_of`.
 
     Raises:
         ValueError: an attribute of another kind, such as a graph, or one that appears twice.
@@ -142,7 +146,7 @@ def attributes_of(node: Any, label: str) -> dict[str, Any]:
             case 3:
                 found[name] = attribute.s.decode(errors="replace")
             case 4:
-                found[name] = array_of(attribute.t, None, f"{label}: attribute {name}")
+                found[name] = array_of(attribute.t, folder, f"{label}: attribute {name}")
             case 6:
                 found[name] = tuple(float(value) for value in attribute.floats)
             case 7:
@@ -162,4 +166,6 @@ def declared(value: Any) -> tuple[np.dtype | None, tuple[int | None, ...] | None
     dtype = np.dtype(DTYPES[kind.elem_type]) if kind.elem_type in DTYPES else None
     if not kind.HasField("shape"):
         return dtype, None
-    return dtype, tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim)
+    return dtype, tuple(
+        int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else None for d in kind.shape.dim
+    )

@@ -153,6 +153,15 @@ def reshaped(array: Any, shape: Sequence[int]) -> Any:
     return F.reshape(array, *shape) if isinstance(array, Tensor) else array.reshape(tuple(shape))
 
 
+def normal_axis(x: Value, axis: int) -> int:
+    """ONNX's axis, counted from the front.
+
+    Raises:
+        ValueError: x has no such axis.
+    """
+    return x.order[x.axis(axis)]
+
+
 def without_axes(x: Value, axes: set[int]) -> Value:
     """x without some of ONNX's axes, which have extent 1."""
     kept = [axis for axis in range(x.ndim) if axis not in axes]

@@ -11,7 +11,7 @@ from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.interop.onnx.loading.operators.arithmetic import each
 from gpunet.interop.onnx.loading.operators.registry import choice, operator
-from gpunet.interop.onnx.loading.values import Value, aligned, channels_last, of_images
+from gpunet.interop.onnx.loading.values import Value, aligned, channels_last, normal_axis, of_images
 
 
 @operator("Relu")
@@ -64,6 +64,8 @@ def selu(x: Value, *, alpha: float = 1.67326319217681884765625, gamma: float = 1
 @operator("Celu")
 def celu(x: Value, *, alpha: float = 1.0) -> Value:
     """x above 0, alpha (exp(x / alpha) - 1) elsewhere."""
+    if not alpha > 0:
+        raise ValueError(f"attribute alpha is {alpha} but must be positive")
     return Value(F.elu(x.tensor(x.order) / alpha) * alpha, x.order)
 
 
@@ -144,12 +146,11 @@ def softplus(x: Value) -> Value:
 def _softmax(x: Value, axis: int | None, opset: int, *, log: bool) -> Value:
     """Softmax over one axis; up to opset 12 over all axes from that one on."""
     function = F.log_softmax if log else F.softmax
+    default = 1 if opset < 13 else -1
+    at = normal_axis(x, default if axis is None else axis)
     if opset < 13:
-        first = 1 if axis is None else axis % x.ndim
-        rows = F.reshape(x.tensor(), prod(x.shape[:first]), prod(x.shape[first:]))
+        rows = F.reshape(x.tensor(), prod(x.shape[:at]), prod(x.shape[at:]))
         return Value(F.reshape(function(rows), *x.shape))
-    at = (-1 if axis is None else axis) % x.ndim
-    x.axis(at)  # checks it
     order = (*(a for a in x.order if a != at), at)
     return Value(function(x.tensor(order)), order)
 

@@ -67,7 +67,7 @@ def divide(a: Value, b: Value) -> Value:
 @operator("Pow", numbers=True)
 def power(a: Value, b: Value) -> Value:
     """a to the power of b, in a's dtype."""
-    if a.is_tensor and is_float(a.dtype):
+    if is_float(a.dtype) and (a.is_tensor or (b.is_tensor and is_float(b.dtype))):
         if not b.is_tensor and b.array.size == 1 and b.ndim <= a.ndim:
             return Value(F.power(a.array, b.number()), a.order)
         (base, exponent), order = aligned(a, b)

@@ -9,9 +9,10 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
+from gpunet.backends.contract import is_float
 from gpunet.interop.onnx.loading.operators.registry import FILTERS, choice, operator
 from gpunet.interop.onnx.loading.operators.windows import AUTO_PADS, Windows, sides_of_pads, split_pad, windows
-from gpunet.interop.onnx.loading.values import Value, aligned, of_images
+from gpunet.interop.onnx.loading.values import Value, aligned, check_size, of_images
 
 
 @operator("Conv", parameters={"w": FILTERS, "b": None})
@@ -67,7 +68,7 @@ def conv_transpose(
     filters, images = _filters(w, kernel_shape), x.images()
     given = windows((1, 1), filters.shape[:2], strides, dilations, None, "VALID")
     extra = _two("output_padding", output_padding or (0, 0))
-    whole = _whole_extents((images.shape[1], images.shape[2]), given, extra)
+    whole = check_size(_whole_extents((images.shape[1], images.shape[2]), given, extra), images.size)
     if output_shape is not None:
         wanted = _two("output_shape", output_shape[-2:])
     elif auto_pad.startswith("SAME"):
@@ -75,9 +76,10 @@ def conv_transpose(
     else:
         cuts = sides_of_pads(pads or (0, 0, 0, 0))
         return _transposed(images, filters, b, given, cuts, extra, group)
+    check_size(wanted, images.size)
     totals = [n - out for n, out in zip(whole, wanted, strict=True)]
-    upper = "SAME_LOWER" if auto_pad == "SAME_LOWER" else "SAME_UPPER"
-    cuts = (split_pad(max(totals[0], 0), upper), split_pad(max(totals[1], 0), upper))
+    side = "SAME_UPPER" if auto_pad == "SAME_UPPER" else "SAME_LOWER"  # so ONNX says, without auto_pad too
+    cuts = (split_pad(max(totals[0], 0), side), split_pad(max(totals[1], 0), side))
     extra = (extra[0] + max(-totals[0], 0), extra[1] + max(-totals[1], 0))
     return _transposed(images, filters, b, given, cuts, extra, group)
 
@@ -140,6 +142,6 @@ def gemm(
 @operator("MatMul", parameters={"b": None})
 def matmul(a: Value, b: Value) -> Value:
     """The product of matrices or of batches of them, as NumPy's matmul."""
-    if not (a.is_tensor or b.is_tensor):
+    if not (is_float(a.dtype) or is_float(b.dtype)):
         return Value(np.matmul(a.host(), b.host()))
     return Value(F.matmul(a.ordered(), b.ordered()))

@@ -9,8 +9,18 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from gpunet import functional as F
+from gpunet.backends.contract import is_float
 from gpunet.interop.onnx.loading.operators.registry import choice, operator
-from gpunet.interop.onnx.loading.values import Host, Value, channels_last, check_size, of_images, reshaped, without_axes
+from gpunet.interop.onnx.loading.values import (
+    Host,
+    Value,
+    channels_last,
+    check_size,
+    normal_axis,
+    of_images,
+    reshaped,
+    without_axes,
+)
 
 
 def part_of(x: Value, key: tuple[Any, ...]) -> Value:
@@ -19,12 +29,6 @@ def part_of(x: Value, key: tuple[Any, ...]) -> Value:
         return x
     in_order = tuple(key[axis] for axis in x.order)
     return Value(x.array[in_order], x.order)
-
-
-def _axis(x: Value, axis: int) -> int:
-    """ONNX's axis, not negative."""
-    x.axis(axis)  # checks it
-    return axis % x.ndim
 
 
 @operator("Identity")
@@ -74,7 +78,7 @@ def transpose(x: Value, *, perm: Sequence[int] | None = None) -> Value:
 @operator("Concat")
 def concat(*values: Value, axis: int) -> Value:
     """The values one after another along an axis."""
-    first, at = values[0], _axis(values[0], axis)
+    first, at = values[0], normal_axis(values[0], axis)
     if any(v.ndim != first.ndim for v in values):
         raise ValueError(f"shapes {', '.join(str(v.shape) for v in values)} have different numbers of axes")
     if not any(v.is_tensor for v in values):
@@ -95,11 +99,12 @@ def split(
     outputs: int = 1,
 ) -> list[Value]:
     """Parts of x along an axis, of these sizes, or of equal ones but for a smaller last one."""
-    at = _axis(x, axis)
+    at = normal_axis(x, axis)
     extent = x.shape[at]
-    count = num_outputs or outputs
-    size = -(-extent // count)
-    equal = [min(size, max(extent - i * size, 0)) for i in range(count)]
+    if num_outputs is not None and num_outputs != outputs:
+        raise ValueError(f"attribute num_outputs is {num_outputs} but the node has {outputs} outputs")
+    size = -(-extent // outputs)
+    equal = [min(size, max(extent - i * size, 0)) for i in range(outputs)]
     lengths = list(sizes.integers()) if sizes is not None else list(split) if split is not None else equal
     if sum(lengths) != extent or min(lengths) < 0 or len(lengths) != outputs:
         raise ValueError(f"sizes {lengths} do not divide the {extent} elements of axis {axis} into {outputs} outputs")
@@ -131,10 +136,11 @@ def slice_(
     for begin, end, axis, step in zip(first, last, along, steps, strict=True):
         if step == 0:
             raise ValueError("a step is 0")
-        extent = x.shape[_axis(x, axis)]
+        extent = x.shape[normal_axis(x, axis)]
         stop: int | None = end
-        if step < 0 and end < -extent:  # beyond the first element, which Python writes as None
-            stop = None
+        if step < 0:
+            begin = max(begin, -extent)  # ONNX begins with the first element where Python takes none
+            stop = None if end < -extent else end  # beyond the first element, which Python writes as None
         key[axis % x.ndim] = slice(begin, stop, step)
     return part_of(x, tuple(key))
 
@@ -142,7 +148,7 @@ def slice_(
 @operator("Gather", parameters={"x": None})
 def gather(x: Value, indices: Host, *, axis: int = 0) -> Value:
     """The elements at these positions of an axis, which negative ones count from the end."""
-    at, positions = _axis(x, axis), indices.host()
+    at, positions = normal_axis(x, axis), indices.host()
     extent = x.shape[at]
     if positions.dtype.kind not in "iu":
         raise TypeError(f"indices are {positions.dtype} but must be integers")
@@ -168,7 +174,7 @@ def gather_nd(x: Value, indices: Host, *, batch_dims: int = 0) -> Value:
 def squeeze(x: Value, axes_in: Host | None = None, *, axes: Sequence[int] | None = None) -> Value:
     """x without axes of extent 1: the given ones, or all."""
     given = axes_in.integers() if axes_in is not None else axes
-    gone = {_axis(x, a) for a in given} if given is not None else {i for i, n in enumerate(x.shape) if n == 1}
+    gone = {normal_axis(x, a) for a in given} if given is not None else {i for i, n in enumerate(x.shape) if n == 1}
     if any(x.shape[axis] != 1 for axis in gone):
         raise ValueError(f"axes {sorted(gone)} of shape {x.shape} are not all of extent 1")
     return without_axes(x, gone)
@@ -193,8 +199,7 @@ def expand(x: Value, shape: Host) -> Value:
     wanted = check_size(np.broadcast_shapes(x.shape, check_size(shape.integers(), x.size)), x.size)
     if not x.is_tensor:
         return Value(np.broadcast_to(x.host(), wanted).copy())
-    zeros = F.multiply(x.deep(len(wanted)).ordered(), 1.0)
-    return Value(zeros) if zeros.shape == wanted else Value(_repeated(zeros, wanted))
+    return Value(_repeated(x.deep(len(wanted)).ordered(), wanted))
 
 
 def _repeated(array: Any, shape: Sequence[int]) -> Any:
@@ -243,7 +248,7 @@ def pad(
     """Put elements around x: a constant, mirrored, the edge's, or x again; negative pads cut off."""
     choice("mode", mode, "constant", "reflect", "edge", "wrap")
     given = pads_in.integers() if pads_in is not None else tuple(pads or ())
-    along = [_axis(x, a) for a in axes_in.integers()] if axes_in is not None else list(range(x.ndim))
+    along = [normal_axis(x, a) for a in axes_in.integers()] if axes_in is not None else list(range(x.ndim))
     if len(given) != 2 * len(along):
         raise ValueError(f"pads {list(given)} are not two for each of the axes {along}")
     sides = [(0, 0)] * x.ndim
@@ -254,7 +259,7 @@ def pad(
     cut = tuple(slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(x.shape, sides, strict=True))
     x, sides = part_of(x, cut), [(max(b, 0), max(a, 0)) for b, a in sides]
     filled = value if value_in is None else value_in.number()
-    if x.is_tensor and _is_spatial(x, sides, mode, filled):
+    if x.is_tensor and is_float(x.dtype) and _is_spatial(x, sides, mode, filled):
         names: dict[str, Literal["zero", "reflect", "edge"]] = {
             "constant": "zero",
             "reflect": "reflect",

@@ -9,7 +9,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.interop.onnx.loading.operators.registry import choice, operator
-from gpunet.interop.onnx.loading.values import Host, Value, channels_last, of_images
+from gpunet.interop.onnx.loading.values import Host, Value, channels_last, normal_axis, of_images
 
 
 @operator("BatchNormalization", parameters={"scale": None, "b": None})
@@ -87,7 +87,11 @@ def group_norm(
 
 
 def _per_channel(by_group: Tensor, groups: int, channels: int) -> Tensor:
-    return F.index(by_group, np.repeat(np.arange(groups), channels // groups))
+    """(channels,): each group's element for each of its channels."""
+    if groups < 1 or channels % groups or by_group.shape != (groups,):
+        raise ValueError(f"{groups} groups with scales of shape {by_group.shape} do not fit {channels} channels")
+    column = F.reshape(by_group, groups, 1)
+    return F.reshape(F.concatenate([column] * (channels // groups), 1), channels)  # F.index cannot be captured
 
 
 @operator("LayerNormalization", parameters={"scale": None, "b": None})
@@ -103,9 +107,16 @@ def layer_norm(
 ) -> list[Value]:
     """Normalise over the axes from `axis` on; further outputs are the mean and 1 / deviation."""
     values = x.tensor()
-    x.axis(axis)  # checks it
-    axes = tuple(range(axis % x.ndim, x.ndim))
-    y = F.layer_norm(values, x.shape[axes[0] :], scale.tensor(), None if b is None else b.tensor(), eps=epsilon)
+    axes = tuple(range(normal_axis(x, axis), x.ndim))
+    extents, weights = x.shape[axes[0] :], [None if v is None else v.tensor() for v in (scale, b)]
+    if all(w is None or w.shape == extents for w in weights):
+        y = F.layer_norm(values, extents, *weights, eps=epsilon)
+    else:
+        y = F.layer_norm(values, extents, eps=epsilon)
+        for join, weight in zip((F.multiply, F.add), weights, strict=True):
+            y = y if weight is None else join(y, weight)
+    if y.shape != values.shape:
+        raise ValueError(f"scale and b broadcast x of shape {x.shape} to {y.shape}")
     if outputs == 1:
         return [Value(y)]
     mean = F.mean(values, axes, keepdims=True)

@@ -106,7 +106,14 @@ def lp_pool(
     """The p-norm of each window: the p-th root of the sum of the p-th powers of its elements."""
     images, given = _pool(x, kernel_shape, strides, dilations, pads, auto_pad)
     total = _over_taps(F.abs(images) ** p, given, bool(ceil_mode), F.add, 0.0)
-    return of_images(total ** (1 / p))
+    return of_images(total ** _root(p))
+
+
+def _root(p: int) -> float:
+    """The exponent of a p-norm's root."""
+    if p < 1:
+        raise ValueError(f"attribute p is {p} but must be positive")
+    return 1 / p
 
 
 def _over_taps(
@@ -195,4 +202,4 @@ def global_max_pool(x: Value) -> Value:
 @operator("GlobalLpPool")
 def global_lp_pool(x: Value, *, p: int = 2) -> Value:
     """The p-norm of each image's channel."""
-    return of_images(F.sum(F.abs(x.images()) ** p, (1, 2), keepdims=True) ** (1 / p))
+    return of_images(F.sum(F.abs(x.images()) ** p, (1, 2), keepdims=True) ** _root(p))

@@ -24,15 +24,14 @@ def reduced(
 ) -> Value:  # fmt: skip
     """x reduced over its axes, which are an attribute in old files and an input in new ones."""
     given = axes_in.integers() if axes_in is not None else tuple(axes or ())
-    if not given and noop:
-        return x
-    along = {x.axis(axis) for axis in given} if given else set(range(x.ndim))
+    along = {x.axis(axis) for axis in given} if given or noop else set(range(x.ndim))
     places = tuple(sorted(along))
     if x.is_tensor and is_float(x.dtype) and prod(x.array.shape[i] for i in places) > 0:
         y = on_tensor(x.array, places)
     else:
         array = x.host().transpose(x.order)
-        y = np.asarray(on_host(array, places)).astype(array.dtype)
+        with np.errstate(all="ignore"):  # the mean of no elements is NaN
+            y = np.asarray(on_host(array, places)).astype(array.dtype)
         if x.is_tensor:
             y = Tensor(x.array.backend.asarray(y, y.dtype), x.array.backend)
     if keepdims:
@@ -73,7 +72,7 @@ _enter(
 _enter(
     "ReduceMean",
     lambda x, axes: F.mean(x, axes, True),
-    lambda x, axes: np.mean(x, axis=axes, keepdims=True),
+    lambda x, axes: np.sum(x, axis=axes, keepdims=True) / prod(x.shape[axis] for axis in axes),
     "The mean.",
 )
 _enter("ReduceMax", lambda x, axes: F.max(x, axes, True), lambda x, axes: _largest(x, axes, sign=1), "The largest.")

@@ -15,11 +15,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from gpunet.interop.onnx.loading.values import Order
 
 RESERVED = ("opset", "training", "outputs")
 FILTERS: Order = (2, 3, 1, 0)
 """Filters (O, C // groups, KH, KW), stored as gpunet's (KH, KW, C // groups, O)."""
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("an integer", lambda value: isinstance(value, int)),
+    "float": ("a number", lambda value: isinstance(value, int | float)),
+    "str": ("text", lambda value: isinstance(value, str)),
+    "np.ndarray": ("an array", lambda value: isinstance(value, np.ndarray)),
+    "Sequence[int]": ("integers", lambda value: isinstance(value, tuple) and all(isinstance(v, int) for v in value)),
+    "Sequence[float]": (
+        "numbers",
+        lambda value: isinstance(value, tuple) and all(isinstance(v, int | float) for v in value),
+    ),
+}
+"""Annotations of attributes: what errors call them, and whether a value is of the kind."""
 
 Layout = Order | None | Callable[[Mapping[str, Any]], Order | None]
 """The order in which a parameter is stored, None for ONNX's; or a function of the attributes."""
@@ -44,6 +59,8 @@ class Operator:
     """Whether the operator takes any number of inputs."""
     attributes: Mapping[str, bool] = field(default_factory=dict)
     """Names of attributes, and whether a node must have them."""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    """Their kinds, each one of `KINDS`."""
     reserved: tuple[str, ...] = ()
 
     def reads(self, place: int) -> bool:
@@ -56,6 +73,11 @@ class Operator:
             f"{label}: attribute {name} is {value!r}, but gpunet's {self.name} has no such attribute"
             for name, value in options.items()
             if name not in self.attributes
+        ]
+        faults += [
+            f"{label}: attribute {name} is {options[name]!r} but takes {KINDS[kind][0]}"
+            for name, kind in self.kinds.items()
+            if name in options and not KINDS[kind][1](options[name])
         ]
         missing = [name for name, needed in self.attributes.items() if needed and name not in options]
         faults += [f"{label}: attribute {name} is missing" for name in missing]
@@ -79,7 +101,8 @@ def operator(
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
         given = inspect.signature(function).parameters.values()
         taken = [p for p in given if p.kind is p.POSITIONAL_OR_KEYWORD]
-        keywords = {p.name: p.default is p.empty for p in given if p.kind is p.KEYWORD_ONLY}
+        keywords = {p.name: p for p in given if p.kind is p.KEYWORD_ONLY}
+        attributes = {name: p for name, p in keywords.items() if name not in RESERVED}
         for name in names:
             assert name not in OPERATORS, name
             OPERATORS[name] = Operator(
@@ -91,7 +114,8 @@ def operator(
                 sum(p.default is p.empty for p in taken),
                 numbers,
                 any(p.kind is p.VAR_POSITIONAL for p in given),
-                {name: needed for name, needed in keywords.items() if name not in RESERVED},
+                {name: p.default is p.empty for name, p in attributes.items()},
+                {name: str(p.annotation).removesuffix(" | None") for name, p in attributes.items()},
                 tuple(name for name in keywords if name in RESERVED),
             )
         return function

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor
+from typing import Any
 
 import numpy as np
 
 from gpunet.functional.resample import resample2d
 from gpunet.interop.onnx.loading.operators.registry import choice, operator
-from gpunet.interop.onnx.loading.values import Host, Value, check_size, of_images
+from gpunet.interop.onnx.loading.values import Host, Value, check_size, normal_axis, of_images
 from gpunet.resampling import Taps, table
 
 PLACES = (
@@ -27,6 +28,8 @@ ROUNDING: dict[str, Callable[[float], int]] = {
     "floor": floor,
     "ceil": ceil,
 }
+OF_OPSET_10 = "floor, ceil where an axis shrinks"
+"""How Resize of opset 10 rounds places, as ONNX's tests of that opset and onnxruntime have it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Convention:
     places: str
     """Where the output's pixels lie in the input: one of `PLACES`."""
     rounding: str = "round_prefer_floor"
-    """For "nearest", one of `ROUNDING`."""
+    """For "nearest", one of `ROUNDING`, or `OF_OPSET_10`."""
     cubic: float = -0.75
     """The slope of the cubic kernel at distance 1."""
     exclude_outside: bool = False
@@ -58,7 +61,7 @@ class Axis:
     crop: tuple[float, float] = (0.0, 1.0)
     """Begin and end of the resized part, as shares of the input, for "tf_crop_and_resize"."""
 
-    def place(self, p: int, convention: str) -> float:
+    def place(self, p: float, convention: str) -> float:
         """Where output p lies among the input's pixels, whose centres lie at whole numbers."""
         n, count, scale = self.extent, self.outputs, self.scale
         middle = (p + 0.5) / scale - 0.5
@@ -85,8 +88,9 @@ class Axis:
 def taps(axis: Axis, by: Convention) -> tuple[Taps, tuple[bool, ...]]:
     """(the table of an axis, for each output whether it lies outside of the input)."""
     last, rows, beyond = axis.extent - 1, [], []
+    number: Any = np.float32 if by.mode == "nearest" else float  # ONNX's floats decide which pixel is the nearest
     for p in range(axis.outputs):
-        place = axis.place(p, by.places)
+        place = float(axis.place(number(p), by.places))
         outside = by.places == "tf_crop_and_resize" and not 0 <= place <= last
         weights = [] if outside else _weights(place, axis.scale, by)
         if by.exclude_outside:
@@ -100,7 +104,8 @@ def taps(axis: Axis, by: Convention) -> tuple[Taps, tuple[bool, ...]]:
 def _weights(place: float, scale: float, by: Convention) -> list[tuple[int, float]]:
     """(pixel, weight) of the pixels around a place, also of pixels that do not exist."""
     if by.mode == "nearest":
-        return [(ROUNDING[by.rounding](place), 1.0)]
+        rounding = by.rounding if by.rounding != OF_OPSET_10 else "ceil" if scale < 1 else "floor"
+        return [(ROUNDING[rounding](place), 1.0)]
     narrow = min(scale, 1.0) if by.antialias else 1.0
     reach = (1 if by.mode == "linear" else 2) / narrow
     pixels = range(floor(place - reach) + 1, ceil(place + reach))
@@ -157,8 +162,8 @@ def resize(
     choice("nearest_mode", nearest_mode, *ROUNDING)
     choice("coordinate_transformation_mode", coordinate_transformation_mode, *PLACES)
     if opset < 11:  # the second input held the factors
-        return upsample(x, roi, mode=mode)
-    along = [axis % x.ndim for axis in axes] if axes is not None else list(range(x.ndim))
+        return _by_factors(x, roi, mode, OF_OPSET_10)
+    along = [normal_axis(x, axis) for axis in axes] if axes is not None else list(range(x.ndim))
     shape = x.shape
     factors, outputs = [1.0] * x.ndim, list(shape)
     if sizes is not None and sizes.shape != (0,):
@@ -212,9 +217,10 @@ def _fitted(
     shape: Sequence[int], along: Sequence[int], sizes: Sequence[int], policy: str
 ) -> list[tuple[int, float, int]]:
     """(axis, factor, extent) of each resized axis; policies but "stretch" keep their ratio."""
-    if min(sizes) < 1 or any(shape[axis] < 1 for axis in along):
+    pairs = [(size, shape[axis]) for axis, size in zip(along, sizes, strict=True)]
+    if any(min(pair) < 1 for pair in pairs if pair[0] != pair[1]):  # no images remain no images
         raise ValueError(f"sizes {list(sizes)} of x {tuple(shape)} must all be positive")
-    factors = [size / shape[axis] for axis, size in zip(along, sizes, strict=True)]
+    factors = [1.0 if size == extent else size / extent for size, extent in pairs]
     if policy == "stretch":
         return list(zip(along, factors, sizes, strict=True))
     factor = min(factors) if policy == "not_larger" else max(factors)
@@ -225,11 +231,17 @@ def _fitted(
 def upsample(
     x: Value, factors: Host | None = None, *, mode: str = "nearest", scales: Sequence[float] | None = None
 ) -> Value:
+    """Images resized by factors."""
+    given = factors if scales is None else Value(np.asarray(scales))
+    return _by_factors(x, given, mode, "floor")
+
+
+def _by_factors(x: Value, factors: Value | None, mode: str, rounding: str) -> Value:
     """Images resized by factors, from places p / factor: Upsample, and Resize of opset 10."""
     choice("mode", mode, "nearest", "linear")
-    given = scales if factors is None else [float(s) for s in factors.host().reshape(-1)]
-    if given is None:
+    if factors is None:
         raise ValueError("takes scales, got none")
+    given = [float(s) for s in factors.host().reshape(-1)]
     _check_length("scales", given, range(x.ndim))
     axes = [Axis(n, _scaled(n, factor), factor) for n, factor in zip(x.shape, given, strict=True)]
-    return _resized(x, axes, Convention(mode, "asymmetric", "floor"))
+    return _resized(x, axes, Convention(mode, "asymmetric", rounding))

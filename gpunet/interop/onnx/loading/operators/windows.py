@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from gpunet.geometry import Pair
 from gpunet.interop.onnx.loading.operators.registry import choice
+from gpunet.interop.onnx.loading.values import check_size
 
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 Sides = tuple[Pair, Pair]
@@ -40,11 +42,15 @@ def windows(
     """The windows over images of these extents (H, W).
 
     Raises:
-        ValueError: attributes of other than two dimensions, or an unknown auto_pad.
+        ValueError: attributes of other than two dimensions, an unknown auto_pad, steps or windows
+            that are not positive, or padding that is negative or huge.
     """
     choice("auto_pad", auto_pad, *AUTO_PADS)
     kernel_size = _both("kernel_shape", kernel)
     stride, dilation = _both("strides", strides or (1, 1)), _both("dilations", dilations or (1, 1))
+    for attribute, values in (("kernel_shape", kernel_size), ("strides", stride), ("dilations", dilation)):
+        if min(values) < 1:
+            raise ValueError(f"attribute {attribute} is {list(values)} but must be positive")
     effective = tuple(d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True))
     if auto_pad in ("NOTSET", "VALID"):
         sides = sides_of_pads((0, 0, 0, 0) if pads is None or auto_pad == "VALID" else pads)
@@ -53,6 +59,9 @@ def windows(
             max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in zip(extents, stride, effective, strict=True)
         ]  # the output has ceil(n / s) pixels
         sides = (split_pad(totals[0], auto_pad), split_pad(totals[1], auto_pad))
+    if min(min(side) for side in sides) < 0:
+        raise ValueError(f"attribute pads is {list(pads or ())} but must not be negative")
+    check_size([n + before + after for n, (before, after) in zip(extents, sides, strict=True)], prod(extents))
     return Windows(kernel_size, stride, dilation, sides)
 
 
