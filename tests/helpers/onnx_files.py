@@ -32,14 +32,16 @@ def inputs_for(input_shape, batch, seed=1):
     return [rng.normal(size=(batch, *shape)).astype(np.float32) for shape in shapes]
 
 
-def session(path):
-    """onnxruntime on a file: on one thread, without messages."""
+def session(source):
+    """onnxruntime on a file, by its path or its bytes: on one thread, without messages."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def ran(path, inputs, layout="NCHW"):

@@ -69,10 +69,7 @@ def saved(made, path):
 
 def run_by_onnxruntime(made, *inputs):
     """The outputs by the runtime that everyone uses."""
-    import onnxruntime
+    from helpers.onnx_files import session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, dict(zip([port.name for port in session.get_inputs()], inputs, strict=True)))
+    running = session(made.SerializeToString())
+    return running.run(None, dict(zip([port.name for port in running.get_inputs()], inputs, strict=True)))

@@ -237,3 +237,23 @@ def test_the_error_function_is_exact_to_float64_roundings(tmp_path, rng):
     ours = load(saved(model([node("Erf", "x", "y")], {"x": (["n"], 11)}, {"y": (["n"], 11)}), tmp_path / "m.onnx"))
     x = np.concatenate([np.linspace(-8, 8, 4001), [0.0, 1e-300, -1e-9, np.inf, -np.inf, np.nan]])
     np.testing.assert_allclose(ours(x).numpy(), erf(x), rtol=3e-13)
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [("ReduceL2", {}), ("LpPool", {"kernel_shape": [2, 2], "p": 3}), ("GlobalLpPool", {"p": 2})],
+)
+def test_norms_of_zeros_have_gradients_of_zero(tmp_path, rng, operator, attributes):
+    made = model([node(operator, "x", "y", **attributes)], {"x": ([1, 1, 2, 2], 11)}, {"y": (None, 11)})
+    ours = load(saved(made, tmp_path / "m.onnx"))
+    x = gp.tensor(np.zeros((1, 2, 2, 1)), requires_grad=True)
+    y = ours(x)
+    y.backward(np.ones(y.shape))
+    assert y.numpy().tolist() == np.zeros(y.shape).tolist()
+    assert x.grad.tolist() == np.zeros(x.shape).tolist()
+    values, p = np.abs(rng.normal(size=(1, 2, 2, 1))), attributes.get("p", 2)
+    x = gp.tensor(values, requires_grad=True)
+    y = ours(x)
+    y.backward(np.ones(y.shape))
+    np.testing.assert_allclose(y.numpy().item(), (values**p).sum() ** (1 / p))
+    np.testing.assert_allclose(x.grad, values ** (p - 1) * (values**p).sum() ** (1 / p - 1))

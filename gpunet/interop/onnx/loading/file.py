@@ -11,6 +11,7 @@ import numpy as np
 
 from gpunet.autograd import Parameter, parameter
 from gpunet.backends.contract import is_float
+from gpunet.interop.entries import one_line
 from gpunet.interop.onnx.loading.model import Graph, Node, OnnxModel, Port
 from gpunet.interop.onnx.loading.operators import OPERATORS
 from gpunet.interop.onnx.loading.operators.shapes import constant
@@ -57,15 +58,8 @@ def load(path: str | os.PathLike[str], *, layout: Literal["NHWC", "file"] = "NHW
     try:
         return model_of(proto, Path(path).parent, images_last=layout == "NHWC" and not written_so)
     except (ValueError, TypeError, OverflowError) as error:
-        raise (TypeError if isinstance(error, TypeError) else ValueError)(
-            f"load: {path}: {_in_one_line(error)}"
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """What an error says, where names of the file may hold anything."""
-    text = "".join(c if c.isprintable() else "�" for c in str(error))
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} …"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"load: {path}: {one_line(str(error)[:LONGEST_MESSAGE])}") from error
 
 
 def model_of(proto: Any, folder: Path | None = None, *, images_last: bool = False) -> OnnxModel:
@@ -127,10 +121,8 @@ class _Loader:
 
     def _read_nodes(self, inputs: list[str]) -> None:
         """Check the nodes, and turn constants among them into values."""
-        known, given = (
-            set(inputs) | set(self.values),
-            {name for node in self.graph.node for name in node.output if name},
-        )
+        known = {*inputs, *self.values}
+        given = {name for node in self.graph.node for name in node.output if name}
         for i, node in enumerate(self.graph.node):
             label = f"node {node.name!r} ({node.op_type})" if node.name else f"node number {i} ({node.op_type})"
             try:
@@ -141,12 +133,8 @@ class _Loader:
             faults = OPERATORS[node.op_type].check(label, options, node.input)
             for name in node.input:
                 if name and name not in known:
-                    why = (
-                        "only a later node gives it: a cycle, or nodes out of order"
-                        if name in given
-                        else "nothing gives it"
-                    )
-                    faults.append(f"{label}: takes {name!r}, but {why}")
+                    later = "only a later node gives it: a cycle, or nodes out of order"
+                    faults.append(f"{label}: takes {name!r}, but {later if name in given else 'nothing gives it'}")
             if not any(node.output):
                 faults.append(f"{label}: has no outputs")
             for name in node.output:
@@ -186,9 +174,7 @@ class _Loader:
 
     def _check_values(self, inputs: list[Port]) -> None:
         """Whether each output is given by something, and each name by one thing."""
-        known = (
-            {port.name for port in inputs} | set(self.values) | {name for node in self.nodes for name in node.outputs}
-        )
+        known = {*(port.name for port in inputs), *self.values, *(name for node in self.nodes for name in node.outputs)}
         for value in self.graph.output:
             if value.name not in known:
                 raise ValueError(f"output {value.name!r} is given by no node")

@@ -153,6 +153,17 @@ def reshaped(array: Any, shape: Sequence[int]) -> Any:
     return F.reshape(array, *shape) if isinstance(array, Tensor) else array.reshape(tuple(shape))
 
 
+def surrounded(array: Tensor, sides: Sequence[tuple[int, int]], value: float) -> Tensor:
+    """A tensor with a constant around it, on so many (before, after) places of each axis."""
+    for axis, around in enumerate(sides):
+        before, after = (
+            [np.full((*array.shape[:axis], width, *array.shape[axis + 1 :]), value, array.dtype)] if width else []
+            for width in around
+        )
+        array = F.concatenate([*before, array, *after], axis) if before or after else array
+    return array
+
+
 def normal_axis(x: Value, axis: int) -> int:
     """ONNX's axis, counted from the front.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -133,34 +133,10 @@ def compared(name: str, a: Value, b: Value) -> Value:
     return joined(lambda one, other: compare(name, one, other), getattr(np, name), a, b)
 
 
-@operator("Equal", numbers=True)
-def equal(a: Value, b: Value) -> Value:
-    """Whether a equals b."""
-    return compared("equal", a, b)
-
-
-@operator("Less", numbers=True)
-def less(a: Value, b: Value) -> Value:
-    """Whether a is less than b."""
-    return compared("less", a, b)
-
-
-@operator("LessOrEqual", numbers=True)
-def less_equal(a: Value, b: Value) -> Value:
-    """Whether a is at most b."""
-    return compared("less_equal", a, b)
-
-
-@operator("Greater", numbers=True)
-def greater(a: Value, b: Value) -> Value:
-    """Whether a is greater than b."""
-    return compared("greater", a, b)
-
-
-@operator("GreaterOrEqual", numbers=True)
-def greater_equal(a: Value, b: Value) -> Value:
-    """Whether a is at least b."""
-    return compared("greater_equal", a, b)
+for _name, _comparison in {
+    "Equal": "equal", "Less": "less", "LessOrEqual": "less_equal", "Greater": "greater", "GreaterOrEqual": "greater_equal",
+}.items():  # fmt: skip
+    operator(_name, numbers=True)(partial(compared, _comparison))
 
 
 def _logic(name: str, a: Value, b: Value) -> Value:
@@ -170,22 +146,8 @@ def _logic(name: str, a: Value, b: Value) -> Value:
     return Value(logic(name, one, other), order)
 
 
-@operator("And")
-def logical_and(a: Value, b: Value) -> Value:
-    """Whether both hold."""
-    return _logic("and", a, b)
-
-
-@operator("Or")
-def logical_or(a: Value, b: Value) -> Value:
-    """Whether one holds or both."""
-    return _logic("or", a, b)
-
-
-@operator("Xor")
-def logical_xor(a: Value, b: Value) -> Value:
-    """Whether exactly one holds."""
-    return _logic("xor", a, b)
+for _name in ("And", "Or", "Xor"):
+    operator(_name)(partial(_logic, _name.lower()))
 
 
 @operator("Not")
@@ -203,37 +165,19 @@ def each(on_tensor: Callable[[Tensor], Tensor], on_host: Callable[[Any], Any], x
         return Value(np.asarray(on_host(values)).astype(values.dtype))
 
 
-@operator("Neg")
-def negative(x: Value) -> Value:
-    """-x."""
-    return each(F.negative, np.negative, x)
+for _name, _on_tensor, _on_host in (
+    ("Neg", F.negative, np.negative),
+    ("Abs", F.abs, np.abs),
+    ("Exp", F.exp, np.exp),
+    ("Log", F.log, np.log),
+    ("Sqrt", F.sqrt, np.sqrt),
+    ("Reciprocal", lambda x: F.divide(1.0, x), np.reciprocal),
+):
+    operator(_name)(partial(each, _on_tensor, _on_host))
 
 
-@operator("Abs")
-def absolute(x: Value) -> Value:
-    """x without its sign."""
-    return each(F.abs, np.abs, x)
-
-
-@operator("Exp")
-def exp(x: Value) -> Value:
-    """e to the power of x."""
-    return each(F.exp, np.exp, x)
-
-
-@operator("Log")
-def log(x: Value) -> Value:
-    """The natural logarithm."""
-    return each(F.log, np.log, x)
-
-
-@operator("Sqrt")
-def sqrt(x: Value) -> Value:
-    """The square root."""
-    return each(F.sqrt, np.sqrt, x)
-
-
-@operator("Reciprocal")
-def reciprocal(x: Value) -> Value:
-    """1 / x."""
-    return each(lambda x: F.divide(1.0, x), np.reciprocal, x)
+def root(x: Tensor, p: float) -> Tensor:
+    """The p-th root of sums that are not negative; its gradient at 0 is 0, as PyTorch's of a norm."""
+    zero = F.clip(x, 0.0, 0.0)  # a tensor, for a captured step compares with no number; NaN stays NaN
+    above = x > zero
+    return F.where(above, F.power(F.where(above, x, 1.0), 1 / p), zero)

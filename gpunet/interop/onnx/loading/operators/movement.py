@@ -19,6 +19,7 @@ from gpunet.interop.onnx.loading.values import (
     normal_axis,
     of_images,
     reshaped,
+    surrounded,
     without_axes,
 )
 
@@ -267,7 +268,9 @@ def pad(
         }
         return of_images(F.pad2d(x.images(), (sides[2], sides[3]), mode=names[mode]))
     if mode == "constant":
-        return _surrounded(x, sides, filled)
+        if not x.is_tensor:
+            return Value(np.pad(x.host(), sides, constant_values=filled))
+        return Value(surrounded(x.array, [sides[axis] for axis in x.order], filled), x.order)
     key = [np.pad(np.arange(n), around, cast(Any, mode)) for n, around in zip(x.shape, sides, strict=True)]
     kept = [slice(None) if around == (0, 0) else places for places, around in zip(key, sides, strict=True)]
     return _taken(x, kept)
@@ -282,21 +285,6 @@ def _is_spatial(x: Value, sides: Sequence[tuple[int, int]], mode: str, value: fl
         if mode == "constant"
         else mode == "edge" or all(max(s) < n for s, n in zip(sides, x.shape, strict=True))
     )
-
-
-def _surrounded(x: Value, sides: Sequence[tuple[int, int]], value: float) -> Value:
-    """x with a constant around it."""
-    if not x.is_tensor:
-        return Value(np.pad(x.host(), sides, constant_values=value))
-    array = x.array
-    for at, axis in enumerate(x.order):
-        parts = [
-            np.full((*array.shape[:at], width, *array.shape[at + 1 :]), value, array.dtype) if width else None
-            for width in sides[axis]
-        ]
-        joined = [part for part in (parts[0], array, parts[1]) if part is not None]
-        array = F.concatenate(joined, at) if len(joined) > 1 else array
-    return Value(array, x.order)
 
 
 @operator("DepthToSpace")

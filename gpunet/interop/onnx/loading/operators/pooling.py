@@ -10,9 +10,10 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.geometry import Geometry, Pair
+from gpunet.interop.onnx.loading.operators.arithmetic import root
 from gpunet.interop.onnx.loading.operators.registry import choice, operator
 from gpunet.interop.onnx.loading.operators.windows import Windows, windows
-from gpunet.interop.onnx.loading.values import Value, of_images
+from gpunet.interop.onnx.loading.values import Value, of_images, surrounded
 
 
 def _pool(
@@ -106,22 +107,23 @@ def lp_pool(
     """The p-norm of each window: the p-th root of the sum of the p-th powers of its elements."""
     images, given = _pool(x, kernel_shape, strides, dilations, pads, auto_pad)
     total = _over_taps(F.abs(images) ** p, given, bool(ceil_mode), F.add, 0.0)
-    return of_images(total ** _root(p))
+    return of_images(_norm(total, p))
 
 
-def _root(p: int) -> float:
-    """The exponent of a p-norm's root."""
+def _norm(total: Tensor, p: int) -> Tensor:
+    """The p-norm, from the sum of the p-th powers."""
     if p < 1:
         raise ValueError(f"attribute p is {p} but must be positive")
-    return 1 / p
+    return root(total, p)
 
 
 def _over_taps(
     images: Tensor, given: Windows, ceil: bool, join: Callable[[Any, Any], Tensor], outside: float
 ) -> Tensor:
     """The windows' pixels joined tap by tap, for windows that gpunet's pools do not have."""
-    steps = _steps((images.shape[1], images.shape[2]), given, ceil)
-    padded = _surrounded(images, given, steps, outside)
+    extents = images.shape[1], images.shape[2]
+    steps = _steps(extents, given, ceil)
+    padded = surrounded(images, [(0, 0), *_around(extents, given, steps), (0, 0)], outside)
     result = None
     for rows, columns in _taps(given, steps):
         part = padded[:, rows, columns, :]
@@ -130,19 +132,10 @@ def _over_taps(
     return result
 
 
-def _surrounded(images: Tensor, given: Windows, steps: Pair, outside: float) -> Tensor:
-    """The images with `outside` around them, as far as windows reach."""
-    for axis, ((before, _), s, e, n) in enumerate(
-        zip(given.padding, given.stride, given.effective, steps, strict=True), 1
-    ):
-        after = max((n - 1) * s + e - before - images.shape[axis], 0)
-        parts = [
-            np.full((*images.shape[:axis], width, *images.shape[axis + 1 :]), outside, images.dtype) if width else None
-            for width in (before, after)
-        ]
-        joined = [part for part in (parts[0], images, parts[1]) if part is not None]
-        images = F.concatenate(joined, axis) if len(joined) > 1 else images
-    return images
+def _around(extents: Pair, given: Windows, steps: Pair) -> list[Pair]:
+    """(before, after) of the rows and of the columns that windows reach beyond the image."""
+    axes = zip(extents, given.padding, given.stride, given.effective, steps, strict=True)
+    return [(before, max((count - 1) * s + e - before - n, 0)) for n, (before, _), s, e, count in axes]
 
 
 def _steps(extents: Pair, given: Windows, ceil: bool) -> Pair:
@@ -202,4 +195,4 @@ def global_max_pool(x: Value) -> Value:
 @operator("GlobalLpPool")
 def global_lp_pool(x: Value, *, p: int = 2) -> Value:
     """The p-norm of each image's channel."""
-    return of_images(F.sum(F.abs(x.images()) ** p, (1, 2), keepdims=True) ** _root(p))
+    return of_images(_norm(F.sum(F.abs(x.images()) ** p, (1, 2), keepdims=True), p))

@@ -11,6 +11,7 @@ import numpy as np
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import is_float
+from gpunet.interop.onnx.loading.operators.arithmetic import root
 from gpunet.interop.onnx.loading.operators.registry import operator
 from gpunet.interop.onnx.loading.values import Host, Value, without_axes
 
@@ -66,54 +67,41 @@ def _largest(x: np.ndarray, axes: tuple[int, ...], *, sign: int) -> np.ndarray:
     return function(x, axis=axes, keepdims=True, initial=least)
 
 
-_enter(
-    "ReduceSum", lambda x, axes: F.sum(x, axes, True), lambda x, axes: np.sum(x, axis=axes, keepdims=True), "The sum."
-)
-_enter(
-    "ReduceMean",
-    lambda x, axes: F.mean(x, axes, True),
-    lambda x, axes: np.sum(x, axis=axes, keepdims=True) / prod(x.shape[axis] for axis in axes),
-    "The mean.",
-)
+def _product(x: Any, axes: tuple[int, ...]) -> Any:
+    """The product of integers on the host: shapes are what it is used for."""
+    if isinstance(x, Tensor):
+        raise TypeError(f"takes integers of the host, such as shapes, got a tensor of {x.dtype}")
+    return np.prod(x, axis=axes, keepdims=True)
+
+
+def _total(x: Any, axes: tuple[int, ...]) -> Any:
+    return F.sum(x, axes, True) if isinstance(x, Tensor) else np.sum(x, axis=axes, keepdims=True)
+
+
+def _mean(x: Any, axes: tuple[int, ...]) -> Any:
+    return _total(x, axes) / prod(x.shape[axis] for axis in axes)
+
+
+_enter("ReduceSum", _total, _total, "The sum.")
+_enter("ReduceMean", lambda x, axes: F.mean(x, axes, True), _mean, "The mean.")
 _enter("ReduceMax", lambda x, axes: F.max(x, axes, True), lambda x, axes: _largest(x, axes, sign=1), "The largest.")
 _enter("ReduceMin", lambda x, axes: F.min(x, axes, True), lambda x, axes: _largest(x, axes, sign=-1), "The smallest.")
 _enter(
     "ReduceL1",
-    lambda x, axes: F.sum(F.abs(x), axes, True),
-    lambda x, axes: np.sum(np.abs(x), axis=axes, keepdims=True),
+    lambda x, axes: _total(abs(x), axes),
+    lambda x, axes: _total(abs(x), axes),
     "The sum of absolute values.",
 )
 _enter(
-    "ReduceSumSquare",
-    lambda x, axes: F.sum(x * x, axes, True),
-    lambda x, axes: np.sum(x * x, axis=axes, keepdims=True),
-    "The sum of squares.",
+    "ReduceSumSquare", lambda x, axes: _total(x * x, axes), lambda x, axes: _total(x * x, axes), "The sum of squares."
 )
 _enter(
     "ReduceL2",
-    lambda x, axes: F.sqrt(F.sum(x * x, axes, True)),
-    lambda x, axes: np.sqrt(np.sum(x * x, axis=axes, keepdims=True)),
+    lambda x, axes: root(_total(x * x, axes), 2),
+    lambda x, axes: np.sqrt(_total(x * x, axes)),
     "The root of the sum of squares.",
 )
-
-
-@operator("ReduceProd")
-def reduce_product(
-    x: Value,
-    axes_in: Host | None = None,
-    *,
-    axes: Sequence[int] | None = None,
-    keepdims: int = 1,
-    noop_with_empty_axes: int = 0,
-) -> Value:
-    """The product, on the host: shapes are what it is used for."""
-
-    def product(array: Any, along: tuple[int, ...]) -> Any:
-        if isinstance(array, Tensor):
-            raise TypeError(f"takes integers of the host, such as shapes, got a tensor of {array.dtype}")
-        return np.prod(array, axis=along, keepdims=True)
-
-    return reduced(product, product, x, axes_in, axes, keepdims, noop_with_empty_axes)
+_enter("ReduceProd", _product, _product, "The product.")
 
 
 @operator("ArgMax")
