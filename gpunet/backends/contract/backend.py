@@ -37,6 +37,10 @@ class Backend(
     """Those of `dtypes` in which arrays are stored in 16 bits while sums are float32. Parameters
     stay float32, and are rounded when an operation takes them."""
 
+    matrix_units: tuple[str, ...] = ()
+    """The precisions that this backend computes on matrix units: of `MATRIX_PRECISIONS` those other
+    than float32, and of `narrow`. A backend may compute them only for some shapes."""
+
     find: ClassVar[Callable[[str], Backend]]
     """`get_backend`, which the registry, above this module, sets here."""
 

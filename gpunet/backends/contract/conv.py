@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gradients import NEW, Gate, Grads, Into
+from gpunet.backends.contract.matmul import check_matrix_precision
 from gpunet.geometry import Geometry, Shape4
 
 __all__ = ["FUSED_POOL", "Conv"]
@@ -24,15 +25,19 @@ class Conv:
     bias and activation, for these keep the order of the values in a window.
 
     Raises:
-        ValueError: a pool that cannot be fused behind this convolution.
+        ValueError: a pool that cannot be fused behind this convolution; an unknown precision.
     """
 
     geometry: Geometry
     activation: Activation | None = None
     pool: Geometry | None = None
     """A max pool of `FUSED_POOL` windows side by side over the convolution's output."""
+    precision: str = "float32"
+    """The least accuracy with which float32 operands are multiplied, forward and backward, see
+    `MATRIX_PRECISIONS`."""
 
     def __post_init__(self) -> None:
+        check_matrix_precision("conv2d", self.precision)
         pool, y_shape = self.pool, self.geometry.y_shape
         if pool is None or (pool.x_shape == y_shape and pool.window == pool.stride == FUSED_POOL and not pool.padded):
             return
@@ -93,8 +98,9 @@ class ConvPrimitives(ABC):
 
         Args:
             dy: of `conv.y_shape`; of `conv.geometry.y_shape` without a gate.
-            gate: applied to dy first, see `Conv.gate`. Without one, only `conv.geometry` is read. CUDA
-                rounds what it takes back through a pool to dy's dtype.
+            gate: applied to dy first, see `Conv.gate`. Without one, only the geometry and the
+                precision of `conv` are read. CUDA rounds what it takes back through a pool to dy's
+                dtype.
         """
 
     @abstractmethod
