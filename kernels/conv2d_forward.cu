@@ -1,6 +1,7 @@
 #include "common.cuh"
 #include "geometry.cuh"
-#include "implicit_gemm.cuh"
+#include "cuda_cores.cuh"
+#include "tensor_cores.cuh"
 #include "split.cuh"
 // 2-D convolution (the cross-correlation of deep learning), fused with bias, activation and max pool:
 //   y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
@@ -97,11 +98,9 @@ struct __align__(16) Corner {
     int row, col, pixel, unused;  // of 16 bytes, so that it is one load
 };
 
-// What a block of `_tiled` fetches: the taps of its pixels across, and the filters along.
-template <typename T, int TM, int TN, int VX, int VW>
+// What a block fetches: the taps of its pixels, and the filters.
+template <typename T, int TN, typename Pixels, typename Filters>
 struct ForwardOperands {
-    typedef PiecesAcross<TM, VX> Pixels;
-    typedef PiecesAlong<TN, VW> Filters;
     typedef typename Pixels::Form FormA;
     typedef typename Filters::Form FormB;
 
@@ -111,90 +110,85 @@ struct ForwardOperands {
     const T *const channels, *const filters;  // of the first pixel, of the first tap
     int filter;
     Digits tap;  // this thread's channel, right and down
-    Raw<T, VX> x[Pixels::COUNT];
-    Raw<T, VW> w[Filters::COUNT];
+    typename Pixels::Held x[Pixels::COUNT];
+    typename Filters::Held w[Filters::COUNT];
 
     __device__ __forceinline__ ForwardOperands(
-            const Geometry& g, const Corner* corners, const T* x, const T* w, const Place& place)
+            const Geometry& g, const Corner* corners, const T* x, const T* w, const Place& place, int k0)
         : g(g), place(place), corners(corners), channels(x), filters(w) {
         const int first = place.col * TN + Filters::first();
         filter = place.group * g.made + (first < g.made ? first : 0);  // results beyond the last filter are not stored
-        tap = digits_of(place.turn * TILE_K + Pixels::k(), place.extents);
+        tap = digits_of(k0 + Pixels::k(), place.extents);
     }
 
-    __device__ __forceinline__ void fetch(int k0) {
+    template <typename Buffers>
+    __device__ __forceinline__ void fetch(int k0, Buffers& buffers, int slot) {
         const int down = tap.high * g.dilation_h, right = tap.mid * g.dilation_w;
         const T* const channel = channels + (place.group * g.taken + tap.low);
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Corner corner = corners[Pixels::result(n)];
             const bool covered = inside(corner.row + down, g.H) & inside(corner.col + right, g.W);
-            x[n].load_if(Pixels::has() & (tap.high < g.KH) & covered, at(channel, corner.pixel + down * g.W + right, g.C));
+            const bool there = Pixels::has() & (tap.high < g.KH) & covered;
+            Pixels::fetch(x[n], buffers.a[slot], n, there, at(channel, corner.pixel + down * g.W + right, g.C));
         }
         add(tap, place.step, g.taken, g.KW);
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            w[n].load_if(Filters::has() & (k < place.stop), at(filters + filter, k, g.O));
+            Filters::fetch(w[n], buffers.b[slot], n, Filters::has() & (k < place.stop), at(filters + filter, k, g.O));
         }
     }
 
     __device__ __forceinline__ void take_in(int) {}
+    template <typename Buffers> __device__ __forceinline__ void see(const Buffers&, int) {}
 
-    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
-        float v[4];
+    template <typename Buffers>
+    __device__ __forceinline__ void stage(Buffers& buffers, int slot) const {
 #pragma unroll
-        for (int n = 0; n < Pixels::COUNT; ++n) x[n].read(v), Pixels::stage(buffers.a[which], n, v);
+        for (int n = 0; n < Pixels::COUNT; ++n) Pixels::stage(x[n], buffers.a[slot], n);
 #pragma unroll
-        for (int n = 0; n < Filters::COUNT; ++n) w[n].read(v), Filters::stage(buffers.b[which], n, v);
+        for (int n = 0; n < Filters::COUNT; ++n) Filters::stage(w[n], buffers.b[slot], n);
     }
 };
 
-// ANY: whether the activation may be another one than ReLU.
-template <typename T, int TM, int TN, int RM, int RN, int VX, int VW, bool POOL, bool ANY>
-__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_tiled(
-        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
-        Geometry g, Activation f, int turns_a_split) {
-    __shared__ Buffers<TM, TN> buffers;
-    known_block();
-
-    __shared__ Place place;
-    __shared__ Corner corners[TM];
+// Finds what a block of TM x TN results computes, and where the windows of its pixels start.
+template <typename Unit, int TM, int TN>
+__device__ __forceinline__ void find_windows(bool pool, const Geometry& g, int turns_a_split, Place& place, Corner (&corners)[TM]) {
     if (threadIdx.x == 0) {
-        place.rows = POOL ? g.N * (g.OH / 2) * (g.OW / 2) * 4 : g.N * g.OH * g.OW;
+        place.rows = pool ? g.N * (g.OH / 2) * (g.OW / 2) * 4 : g.N * g.OH * g.OW;
         place.find_tile(divide_up(place.rows, TM), divide_up(g.made, TN), g.groups);
-        place.find_part({g.taken, g.KW, g.KH}, turns_a_split);
+        place.find_part({g.taken, g.KW, g.KH}, turns_a_split, Unit::PLACES);
     }
     __syncthreads();
-    for (int r = threadIdx.x; r < TM; r += THREADS) {
-        const int pixel = min(place.row * TM + r, place.rows - 1);  // results beyond the last pixel are not stored
+    for (int r = threadIdx.x; r < TM; r += Unit::BLOCK) {
+        const int at = place.row * TM + (pool ? Unit::corner(r) : r);
+        const int pixel = min(at, place.rows - 1);  // results beyond the last pixel are not stored
         int n, p, q;
-        output_pixel<POOL>(pixel, g, n, p, q);
+        if (pool) output_pixel<true>(pixel, g, n, p, q);
+        else output_pixel<false>(pixel, g, n, p, q);
         const int row = p * g.stride_h - g.pad_top, col = q * g.stride_w - g.pad_left;
         corners[r] = {row, col, (n * g.H + row) * g.W + col, 0};
     }
     __syncthreads();
+}
 
-    float acc[RM][RN] = {};
-    NoTotals totals;
-    ForwardOperands<T, TM, TN, VX, VW> operands(g, corners, x, w, place);
-    multiply_all(operands, buffers, place, totals, acc);
-    float none;
-    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
-
+// What becomes of the sums of a tile: with bias and activation they are y; with POOL, those that win.
+template <typename Unit, bool POOL, bool ANY, int TM, int TN, typename T, int RM, int RN>
+__device__ __forceinline__ void store_pixels(
+        const float (&acc)[RM][RN], const Place& place, const Geometry& g, const T* b, T* y, uint8* mask, const Activation& f,
+        bool by_four) {
     constexpr int EACH = POOL ? 4 : 1, PIECE = least(RN, 4);  // rows per result; neighbouring columns
-    const bool by_four = VW == 4 || (g.made % 4 == 0 && comes_in_fours(y, g.O));
 #pragma unroll
     for (int j = 0; j < RN; j += PIECE) {
-        const int col = place.col * TN + result_col<TM, RM, RN>(j);
+        const int col = place.col * TN + Unit::col(j);
         const int64 at = place.group * g.made + col;
         float bias[PIECE];
 #pragma unroll
         for (int u = 0; u < PIECE; ++u) bias[u] = b && col + u < g.made ? to_float(b[at + u]) : 0.0f;
 #pragma unroll
         for (int i = 0; i < RM; i += EACH) {
-            const int row = place.row * TM + result_row<TM, RM>(i);
+            const int row = place.row * TM + (POOL ? Unit::corner(Unit::row(i)) : Unit::row(i));
             if (row >= place.rows) break;
             const int64 result = (int64)(row / EACH) * g.O + at;
             float v[PIECE];
@@ -211,4 +205,51 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_til
             if (POOL) store_winners<PIECE>(mask, result, winner, g.made - col, by_four);
         }
     }
+}
+
+// ANY: whether the activation may be another one than ReLU.
+template <typename T, int TM, int TN, int RM, int RN, int VX, int VW, bool POOL, bool ANY>
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_tiled(
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
+        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
+        Geometry g, Activation f, int turns_a_split) {
+    typedef CudaCores<TM, TN, RM, RN> Unit;
+    __shared__ typename Unit::Buffers buffers;
+    known_block();
+
+    __shared__ Place place;
+    __shared__ Corner corners[TM];
+    find_windows<Unit, TM, TN>(POOL, g, turns_a_split, place, corners);
+    float acc[RM][RN] = {};
+    NoTotals<> totals;
+    ForwardOperands<T, TN, PiecesAcross<T, TM, VX>, PiecesAlong<T, TN, VW>> operands(
+        g, corners, x, w, place, place.turn * Unit::PLACES);
+    multiply_all<Unit>(operands, buffers, place, totals, acc);
+    float none;
+    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
+    const bool by_four = VW == 4 || (g.made % 4 == 0 && comes_in_fours(y, g.O));
+    store_pixels<Unit, POOL, ANY, TM, TN>(acc, place, g, b, y, mask, f, by_four);
+}
+
+// On the tensor cores; with a mask there is a pool.
+template <typename T, int TERMS, int TM, int TN, int RM, int RN, bool ANY>
+__global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_forward_mma(
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
+        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
+        Geometry g, Activation f, int turns_a_split) {
+    typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
+    known_block<Unit::BLOCK>();
+
+    __shared__ Place place;
+    __shared__ Corner corners[TM];
+    find_windows<Unit, TM, TN>(mask, g, turns_a_split, place, corners);
+    float acc[RM][RN] = {};
+    typename Unit::Totals totals;
+    ForwardOperands<T, TN, ByResult<T, TM, Unit::BLOCK>, ByPlace<T, TN, Unit::BLOCK>> operands(
+        g, corners, x, w, place, place.turn * Unit::PLACES);
+    multiply_all<Unit>(operands, Unit::buffers(), place, totals, acc);
+    float none;
+    if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
+    if (mask) store_pixels<Unit, true, ANY, TM, TN>(acc, place, g, b, y, mask, f, true);
+    else store_pixels<Unit, false, ANY, TM, TN>(acc, place, g, b, y, mask, f, true);
 }

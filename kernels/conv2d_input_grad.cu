@@ -1,6 +1,7 @@
 #include "common.cuh"
 #include "geometry.cuh"
-#include "implicit_gemm.cuh"
+#include "cuda_cores.cuh"
+#include "tensor_cores.cuh"
 #include "gate.cuh"
 #include "split.cuh"
 // Input gradient of a 2-D convolution, the full convolution of dy with the rotated filters:
@@ -72,11 +73,9 @@ struct __align__(16) Origin {
     int image, row, col, pixel;  // of 16 bytes, so that it is one load
 };
 
-// What a block of `_tiled` fetches: dy under the taps of its pixels, and the filters, both across.
-template <typename T, int TM, int TN, int V, int GATE>
+// What a block fetches: dy under the taps of its pixels, and the filters, both along the filters.
+template <typename T, int TN, int GATE, typename Pixels, typename Channels>
 struct InputGradOperands {
-    typedef PiecesAcross<TM, V> Pixels;
-    typedef PiecesAcross<TN, V> Channels;
     typedef typename Pixels::Form FormA;
     typedef typename Channels::Form FormB;
 
@@ -88,94 +87,131 @@ struct InputGradOperands {
     const T* const w;
     const Activation& f;
     Digits tap;  // this thread's filter, right and down
-    GatedPiece<T, V, GATE> dy[Pixels::COUNT];
-    Raw<T, V> filters[Channels::COUNT];
+    Gated<Pixels, T, GATE> dy[Pixels::COUNT];
+    typename Channels::Held filters[Channels::COUNT];
 
-    __device__ __forceinline__ void fetch(int) {
+    template <typename Buffers>
+    __device__ __forceinline__ void fetch(int, Buffers& buffers, int slot) {
         const int row = tap.high * rows.back, col = tap.mid * cols.back, back = row * g.OW + col;
         const bool there = tap.high < place.extents.high;
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Origin origin = origins[Pixels::result(n)];
             const bool covered = inside(origin.row - row, g.OH) & inside(origin.col - col, g.OW);
-            dy[n].load_if(Pixels::has() & there & covered, dys, ys, origin.pixel - back, g.O, tap.low, f);
+            dy[n].fetch(buffers.a[slot], n, Pixels::has() & there & covered, dys, ys, origin.pixel - back, g.O, tap.low, f);
         }
         const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
 #pragma unroll
         for (int n = 0; n < Channels::COUNT; ++n) {
             const int channel = min(place.col * TN + Channels::result(n), g.taken - 1);  // those beyond are not stored
-            filters[n].load_if(Channels::has() & there, at(w + tap.low, of_tap * g.taken + channel, g.O));
+            const T* const filter = at(w + tap.low, of_tap * g.taken + channel, g.O);
+            Channels::fetch(filters[n], buffers.b[slot], n, Channels::has() & there, filter);
         }
         add(tap, place.step, g.made, place.extents.mid);
     }
 
     __device__ __forceinline__ void take_in(int) {}
+    template <typename Buffers> __device__ __forceinline__ void see(const Buffers&, int) {}
 
-    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
-        float v[V];
+    template <typename Buffers>
+    __device__ __forceinline__ void stage(Buffers& buffers, int slot) const {
 #pragma unroll
-        for (int n = 0; n < Pixels::COUNT; ++n) dy[n].read(v, f), Pixels::stage(buffers.a[which], n, v);
+        for (int n = 0; n < Pixels::COUNT; ++n) dy[n].stage(buffers.a[slot], n, f);
 #pragma unroll
-        for (int n = 0; n < Channels::COUNT; ++n) filters[n].read(v), Channels::stage(buffers.b[which], n, v);
+        for (int n = 0; n < Channels::COUNT; ++n) Channels::stage(filters[n], buffers.b[slot], n);
     }
 };
+
+// What the threads of a block share: what it computes, and where the windows of its pixels start.
+template <int TM>
+struct InputGradShared {
+    Place place;
+    Residue rows, cols;
+    Origin origins[TM];
+
+    // Pixels are ordered by their residues, then by image, row and column: a block has those of one
+    // residue in each axis.
+    template <typename Unit, int TN>
+    __device__ __forceinline__ void begin(const Geometry& g, int turns_a_split) {
+        const int high = divide_up(g.H, g.stride_h), wide = divide_up(g.W, g.stride_w);
+        if (threadIdx.x == 0) {
+            place.rows = g.N * high * wide;
+            const int tiles = divide_up(place.rows, TM);
+            place.find_tile(tiles * g.stride_h * g.stride_w, divide_up(g.taken, TN), g.groups);
+            const int residue = place.row / tiles;
+            place.row %= tiles;
+            rows.find(residue / g.stride_w, g.stride_h, g.pad_top, g.dilation_h, g.KH);
+            cols.find(residue % g.stride_w, g.stride_w, g.pad_left, g.dilation_w, g.KW);
+            place.find_part({g.made, max(cols.count, 1), cols.count ? rows.count : 0}, turns_a_split, Unit::PLACES);
+        }
+        __syncthreads();
+        for (int r = threadIdx.x; r < TM; r += Unit::BLOCK) {
+            const int pixel = min(place.row * TM + r, place.rows - 1), image = pixel / wide / high;
+            const int row = pixel / wide % high + rows.offset, col = pixel % wide + cols.offset;
+            origins[r] = {image, row, col, (image * g.OH + row) * g.OW + col};
+        }
+        __syncthreads();
+    }
+};
+
+// Computes a tile of dx, and stores it.
+template <typename Unit, typename Pixels, typename Channels, int GATE, int TM, int TN, int RM, int RN, typename T>
+__device__ __forceinline__ void compute_tile(
+        const T* dy, const T* y, const T* w, T* dx, float* slots, int* arrivals, const Geometry& g, const Activation& f,
+        int turns_a_split, typename Unit::Buffers& buffers, InputGradShared<TM>& shared) {
+    shared.template begin<Unit, TN>(g, turns_a_split);
+    const Place& place = shared.place;
+
+    float acc[RM][RN] = {};
+    typename Unit::Totals totals;
+    const int group = place.group * g.made;
+    const Digits tap = digits_of(place.turn * Unit::PLACES + Pixels::k(), place.extents);
+    InputGradOperands<T, TN, GATE, Pixels, Channels> operands = {
+        g, place, shared.rows, shared.cols, shared.origins, dy + group, y + group, w + group, f, tap};
+    multiply_all<Unit>(operands, buffers, place, totals, acc);
+    float none;
+    if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
+
+    constexpr int PIECE = least(RN, 4);
+    const bool by_four = g.taken % 4 == 0 && comes_in_fours(dx, g.C);
+#pragma unroll
+    for (int i = 0; i < RM; ++i) {
+        const int r = Unit::row(i);
+        const Origin origin = shared.origins[r];
+        const int h = (origin.row - shared.rows.offset) * g.stride_h + shared.rows.residue;
+        const int col = (origin.col - shared.cols.offset) * g.stride_w + shared.cols.residue;
+        if (place.row * TM + r >= place.rows || h >= g.H || col >= g.W) continue;
+        const int64 result = ((int64)(origin.image * g.H + h) * g.W + col) * g.C + place.group * g.taken;
+#pragma unroll
+        for (int j = 0; j < RN; j += PIECE) {
+            const int channel = place.col * TN + Unit::col(j);
+            store_columns<PIECE>(dx, result + channel, &acc[i][j], g.taken - channel, by_four);
+        }
+    }
+}
 
 template <typename T, int TM, int TN, int RM, int RN, int V, int GATE>
 __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_tiled(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx,
         float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f,
         int turns_a_split) {
-    __shared__ Buffers<TM, TN> buffers;
-    __shared__ Place place;
-    __shared__ Residue rows, cols;
-    __shared__ Origin origins[TM];
+    typedef CudaCores<TM, TN, RM, RN> Unit;
+    __shared__ typename Unit::Buffers buffers;
+    __shared__ InputGradShared<TM> shared;
     known_block();
+    compute_tile<Unit, PiecesAcross<T, TM, V>, PiecesAcross<T, TN, V>, GATE, TM, TN, RM, RN>(
+        dy, y, w, dx, slots, arrivals, g, f, turns_a_split, buffers, shared);
+}
 
-    // Pixels are ordered by their residues, then by image, row and column: a block has those of one
-    // residue in each axis.
-    const int high = divide_up(g.H, g.stride_h), wide = divide_up(g.W, g.stride_w);
-    if (threadIdx.x == 0) {
-        place.rows = g.N * high * wide;
-        const int tiles = divide_up(place.rows, TM);
-        place.find_tile(tiles * g.stride_h * g.stride_w, divide_up(g.taken, TN), g.groups);
-        const int residue = place.row / tiles;
-        place.row %= tiles;
-        rows.find(residue / g.stride_w, g.stride_h, g.pad_top, g.dilation_h, g.KH);
-        cols.find(residue % g.stride_w, g.stride_w, g.pad_left, g.dilation_w, g.KW);
-        place.find_part({g.made, max(cols.count, 1), cols.count ? rows.count : 0}, turns_a_split);
-    }
-    __syncthreads();
-    for (int r = threadIdx.x; r < TM; r += THREADS) {
-        const int pixel = min(place.row * TM + r, place.rows - 1), image = pixel / wide / high;
-        const int row = pixel / wide % high + rows.offset, col = pixel % wide + cols.offset;
-        origins[r] = {image, row, col, (image * g.OH + row) * g.OW + col};
-    }
-    __syncthreads();
-
-    float acc[RM][RN] = {};
-    NoTotals totals;
-    const int group = place.group * g.made;
-    const Digits tap = digits_of(place.turn * TILE_K + PiecesAcross<TM, V>::k(), place.extents);
-    InputGradOperands<T, TM, TN, V, GATE> operands = {
-        g, place, rows, cols, origins, dy + group, y + group, w + group, f, tap};
-    multiply_all(operands, buffers, place, totals, acc);
-    float none;
-    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
-
-    constexpr int PIECE = least(RN, 4);
-    const bool by_four = g.taken % 4 == 0 && comes_in_fours(dx, g.C);
-#pragma unroll
-    for (int i = 0; i < RM; ++i) {
-        const int r = result_row<TM, RM>(i);
-        const Origin origin = origins[r];
-        const int h = (origin.row - rows.offset) * g.stride_h + rows.residue;
-        const int col = (origin.col - cols.offset) * g.stride_w + cols.residue;
-        if (place.row * TM + r >= place.rows || h >= g.H || col >= g.W) continue;
-        const int64 result = ((int64)(origin.image * g.H + h) * g.W + col) * g.C + place.group * g.taken;
-#pragma unroll
-        for (int j = 0; j < RN; j += PIECE) {
-            const int channel = place.col * TN + result_col<TM, RM, RN>(j);
-            store_columns<PIECE>(dx, result + channel, &acc[i][j], g.taken - channel, by_four);
-        }
-    }
+// On the tensor cores.
+template <typename T, int TERMS, int TM, int TN, int RM, int RN, int GATE>
+__global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_input_grad_mma(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f,
+        int turns_a_split) {
+    typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
+    __shared__ InputGradShared<TM> shared;
+    known_block<Unit::BLOCK>();
+    compute_tile<Unit, ByResult<T, TM, Unit::BLOCK>, ByResult<T, TN, Unit::BLOCK>, GATE, TM, TN, RM, RN>(
+        dy, y, w, dx, slots, arrivals, g, f, turns_a_split, Unit::buffers(), shared);
 }

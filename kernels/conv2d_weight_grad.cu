@@ -1,6 +1,7 @@
 #include "common.cuh"
 #include "geometry.cuh"
-#include "implicit_gemm.cuh"
+#include "cuda_cores.cuh"
+#include "tensor_cores.cuh"
 #include "gate.cuh"
 #include "split.cuh"
 // Gradients of a 2-D convolution's filters and bias:
@@ -49,87 +50,132 @@ __global__ void conv2d_weight_grad_simple(
 }
 
 // What the threads of a block share: the rows of their tile, the pixels of the next turns, and the sums
-// of dy that each thread made.
-template <int TM, int VX>
+// of dy that each thread made. A chunk of the left matrix has VX rows, one of the right VY filters.
+template <typename Unit, int TM, int TN, int VX, int VY>
 struct WeightGradShared {
-    static constexpr uint32 PIXELS = 2 * TILE_STEPS * TILE_K;
-    __align__(16) float bias[THREADS * 4];
+    static constexpr uint32 PIXELS = 2 * TILE_STEPS * Unit::PLACES;
+    static_assert(Unit::AHEAD < TILE_STEPS, "the pixels of the turns that are fetched are there");
+    __align__(16) float bias[Unit::BLOCK * VY];
     // Of VX neighbouring rows of dw: their tap's place relative to a pixel's window, NO_ROW behind the
     // last row, and the first one's channel.
     int down[TM / VX], right[TM / VX], channel[TM / VX];
     Digits pixels[PIXELS];  // column, row, image; pixel k at k % PIXELS
     Digits step;            // of PIXELS pixels
+    Place place;
 
-    __device__ void begin(const Geometry& g, const Place& place) {
-        for (int i = threadIdx.x; i < THREADS * 4; i += THREADS) bias[i] = 0.0f;
+    __device__ __forceinline__ void begin(const Geometry& g, int turns_a_split) {
+        if (threadIdx.x == 0) {
+            place.rows = g.KH * g.KW * g.taken;
+            place.find_tile(divide_up(place.rows, TM), divide_up(g.made, TN), g.groups);
+            place.find_part({g.OW, g.OH, g.N}, turns_a_split, Unit::PLACES);
+            step = digits_of(PIXELS, place.extents);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < Unit::BLOCK * VY; i += Unit::BLOCK) bias[i] = 0.0f;
         if (threadIdx.x < TM / VX) {
             const int row = place.row * TM + threadIdx.x * VX, tap = row / g.taken;
             down[threadIdx.x] = row < place.rows ? tap / g.KW * g.dilation_h - g.pad_top : NO_ROW;
             right[threadIdx.x] = tap % g.KW * g.dilation_w - g.pad_left;
             channel[threadIdx.x] = place.group * g.taken + row % g.taken;
         }
-        const uint32 k = place.turn * TILE_K + threadIdx.x;
-        if (threadIdx.x < PIXELS) pixels[k % PIXELS] = digits_of(k, place.extents);
-        if (threadIdx.x == 0) step = digits_of(PIXELS, place.extents);
+        for (uint32 i = threadIdx.x; i < PIXELS; i += Unit::BLOCK) {
+            const uint32 k = place.turn * Unit::PLACES + i;
+            pixels[k % PIXELS] = digits_of(k, place.extents);
+        }
+        __syncthreads();
     }
 
     // The pixels of the TILE_STEPS turns before this one become those PIXELS later.
     __device__ __forceinline__ void advance(int turn, const Geometry& g) {
-        if (threadIdx.x < PIXELS / 2) add(pixels[(turn * TILE_K + PIXELS / 2 + threadIdx.x) % PIXELS], step, g.OW, g.OH);
+        if (threadIdx.x < PIXELS / 2)
+            add(pixels[(turn * Unit::PLACES + PIXELS / 2 + threadIdx.x) % PIXELS], step, g.OW, g.OH);
+    }
+
+    // Where the sum of a thread's u-th filter stands: those of four filters side by side.
+    static __device__ __forceinline__ int bias_at(int thread, int u) {
+        constexpr int PIECE = least(VY, 4);
+        return u / PIECE * Unit::BLOCK * PIECE + thread * PIECE + u % PIECE;
+    }
+
+    // The sum of this block's dy over column threadIdx.x of its tile. Every thread must call it.
+    __device__ __forceinline__ float bias_of_column() {
+        __syncthreads();
+        float sum = 0.0f;
+        if (threadIdx.x < TN)
+            for (int thread = threadIdx.x / VY; thread < Unit::BLOCK; thread += TN / VY) sum += bias[bias_at(thread, threadIdx.x % VY)];
+        return sum;
     }
 };
 
-// What a block of `_tiled` fetches, both along: x under the taps that are its rows, and dy, which it
-// also adds up: the bias gradient.
-template <typename T, int TM, int TN, int VX, int VY, int GATE>
+// What a block fetches: x under the taps that are its rows, and dy, which it also adds up: the bias
+// gradient. Pieces that pass through registers are added up there, others when they have landed.
+template <typename Shared, int TN, int GATE, typename Taps, typename Filters, typename T>
 struct WeightGradOperands {
-    typedef PiecesAlong<TM, VX> Taps;
-    typedef PiecesAlong<TN, VY> Filters;
-    typedef Along FormA, FormB;
+    typedef typename Taps::Form FormA;
+    typedef typename Filters::Form FormB;
+    static constexpr int VX = Taps::V, VY = Filters::V;
 
     const Geometry& g;
     const Place& place;
     const T *const x, *const dys, *const ys;
     const Activation& f;
-    WeightGradShared<TM, VX>& shared;
-    Raw<T, VX> inputs[Taps::COUNT];
-    GatedPiece<T, VY, GATE> dy[Filters::COUNT];
+    Shared& shared;
+    const bool sums_bias;
+    typename Taps::Held inputs[Taps::COUNT];
+    Gated<Filters, T, GATE> dy[Filters::COUNT];
     float bias[VY] = {};
 
     __device__ __forceinline__ WeightGradOperands(
-            const Geometry& g, const Place& place, WeightGradShared<TM, VX>& shared, const T* x, const T* dy, const T* y,
-            const Activation& f)
-        : g(g), place(place), x(x), dys(dy), ys(y), f(f), shared(shared) {}
+            const Geometry& g, Shared& shared, const T* x, const T* dy, const T* y, const Activation& f, bool sums_bias)
+        : g(g), place(shared.place), x(x), dys(dy), ys(y), f(f), shared(shared), sums_bias(sums_bias) {}
 
-    __device__ __forceinline__ void fetch(int k0) {
+    template <typename Buffers>
+    __device__ __forceinline__ void fetch(int k0, Buffers& buffers, int slot) {
         const int taps = Taps::first() / VX, down = shared.down[taps], right = shared.right[taps], channel = shared.channel[taps];
 #pragma unroll
         for (int n = 0; n < Taps::COUNT; ++n) {
             const Digits pixel = shared.pixels[k0 % shared.PIXELS + Taps::k(n)];
             const int h = pixel.mid * g.stride_h + down, w = pixel.low * g.stride_w + right;
             const bool there = Taps::has() & (k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W);
-            inputs[n].load_if(there, at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
+            Taps::fetch(inputs[n], buffers.a[slot], n, there, at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
         }
         const int col = place.col * TN + Filters::first(), filter = place.group * g.made + col;
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            dy[n].load_if(Filters::has() & (k < place.stop) & (col < g.made), dys, ys, k, g.O, filter, f);
+            const bool there = Filters::has() & (k < place.stop) & (col < g.made);
+            dy[n].fetch(buffers.b[slot], n, there, dys, ys, k, g.O, filter, f);
         }
     }
 
-    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) {
+    template <typename Buffers>
+    __device__ __forceinline__ void stage(Buffers& buffers, int slot) {
 #pragma unroll
-        for (int n = 0; n < Taps::COUNT; ++n) {
-            float v[VX];
-            inputs[n].read(v), Taps::stage(buffers.a[which], n, v);
-        }
+        for (int n = 0; n < Taps::COUNT; ++n) Taps::stage(inputs[n], buffers.a[slot], n);
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
-            float v[VY];
-            dy[n].read(v, f), Filters::stage(buffers.b[which], n, v);
+            if constexpr (Filters::IN_REGISTERS) {
+                float v[VY];
+                dy[n].read(v, f), Filters::put(buffers.b[slot], n, v);
 #pragma unroll
-            for (int u = 0; u < VY; ++u) bias[u] += v[u];
+                for (int u = 0; u < VY; ++u) bias[u] += v[u];
+            } else {
+                dy[n].stage(buffers.b[slot], n, f);
+            }
+        }
+    }
+
+    template <typename Buffers>
+    __device__ __forceinline__ void see(const Buffers& buffers, int slot) {
+        if constexpr (!Filters::IN_REGISTERS) {
+            if (!sums_bias) return;
+#pragma unroll
+            for (int n = 0; n < Filters::COUNT; ++n) {
+                float v[VY];
+                Filters::read(v, buffers.b[slot], n);
+#pragma unroll
+                for (int u = 0; u < VY; ++u) bias[u] += v[u];
+            }
         }
     }
 
@@ -140,54 +186,37 @@ struct WeightGradOperands {
 
     __device__ __forceinline__ void take_bias_in() {
 #pragma unroll
-        for (int u = 0; u < VY; ++u) shared.bias[threadIdx.x * VY + u] += bias[u], bias[u] = 0.0f;
-    }
-
-    // The sum of this block's dy over column threadIdx.x of its tile. Every thread must call it.
-    __device__ __forceinline__ float bias_of_column() {
-        take_bias_in();
-        __syncthreads();
-        float sum = 0.0f;
-        if (threadIdx.x < TN)
-            for (int i = threadIdx.x; i < THREADS * VY; i += TN) sum += shared.bias[i];
-        return sum;
+        for (int u = 0; u < VY; ++u) shared.bias[Shared::bias_at(threadIdx.x, u)] += bias[u], bias[u] = 0.0f;
     }
 };
 
-template <typename T, int TM, int TN, int RM, int RN, int VX, int VY, int GATE>
-__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_weight_grad_tiled(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
-        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, float* __restrict__ ADDED_TO dw,
-        float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split, int accumulate) {
-    __shared__ Buffers<TM, TN> buffers;
-    __shared__ Place place;
-    __shared__ WeightGradShared<TM, VX> shared;
-    known_block();
-    if (threadIdx.x == 0) {
-        place.rows = g.KH * g.KW * g.taken;
-        place.find_tile(divide_up(place.rows, TM), divide_up(g.made, TN), g.groups);
-        place.find_part({g.OW, g.OH, g.N}, turns_a_split);
-    }
-    __syncthreads();
-    shared.begin(g, place);
-    __syncthreads();
+// Computes a tile of dw, and stores it; with it, blocks of the first row of tiles store db.
+template <typename Unit, typename Totals, typename Taps, typename Filters, int GATE, int TM, int TN, int RM, int RN, typename T>
+__device__ __forceinline__ void compute_tile(
+        const T* dy, const T* y, const T* x, float* slots, int* arrivals, float* dw, float* db, const Geometry& g,
+        const Activation& f, int turns_a_split, int accumulate, typename Unit::Buffers& buffers,
+        WeightGradShared<Unit, TM, TN, Taps::V, Filters::V>& shared) {
+    shared.begin(g, turns_a_split);
+    const Place& place = shared.place;
 
     float acc[RM][RN] = {};
-    Totals<RM, RN> totals;
-    WeightGradOperands<T, TM, TN, VX, VY, GATE> operands(g, place, shared, x, dy, y, f);
-    multiply_all(operands, buffers, place, totals, acc);
-    float bias = operands.bias_of_column();
-    if (!add_splits<TN>(place, slots, arrivals, acc, bias)) return;
+    Totals totals;
+    typedef WeightGradShared<Unit, TM, TN, Taps::V, Filters::V> Shared;
+    WeightGradOperands<Shared, TN, GATE, Taps, Filters, T> operands(g, shared, x, dy, y, f, db && place.row == 0);
+    multiply_all<Unit>(operands, buffers, place, totals, acc);
+    operands.take_bias_in();
+    float bias = shared.bias_of_column();
+    if (!add_splits<TN, Unit::BLOCK>(place, slots, arrivals, acc, bias)) return;
 
     constexpr int PIECE = least(RN, 4);
     const bool by_four = g.made % 4 == 0 && comes_in_fours(dw, g.O);
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
-        const int row = place.row * TM + result_row<TM, RM>(i);
+        const int row = place.row * TM + Unit::row(i);
         if (row >= place.rows) break;
 #pragma unroll
         for (int j = 0; j < RN; j += PIECE) {
-            const int col = place.col * TN + result_col<TM, RM, RN>(j);
+            const int col = place.col * TN + Unit::col(j);
             add_columns<PIECE>(dw, (int64)row * g.O + place.group * g.made + col, &acc[i][j], g.made - col, by_four, accumulate);
         }
     }
@@ -196,4 +225,30 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_weight_grad
         float* const sum = db + place.group * g.made + col;
         *sum = accumulate ? *sum + bias : bias;
     }
+}
+
+template <typename T, int TM, int TN, int RM, int RN, int VX, int VY, int GATE>
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_weight_grad_tiled(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, float* __restrict__ ADDED_TO dw,
+        float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split, int accumulate) {
+    typedef CudaCores<TM, TN, RM, RN> Unit;
+    __shared__ typename Unit::Buffers buffers;
+    __shared__ WeightGradShared<Unit, TM, TN, VX, VY> shared;
+    known_block();
+    compute_tile<Unit, Totals<RM, RN>, PiecesAlong<T, TM, VX>, PiecesAlong<T, TN, VY>, GATE, TM, TN, RM, RN>(
+        dy, y, x, slots, arrivals, dw, db, g, f, turns_a_split, accumulate, buffers, shared);
+}
+
+// On the tensor cores.
+template <typename T, int TERMS, int TM, int TN, int RM, int RN, int GATE>
+__global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_weight_grad_mma(
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, float* __restrict__ ADDED_TO dw,
+        float* __restrict__ OR_NULL ADDED_TO db, Geometry g, Activation f, int turns_a_split, int accumulate) {
+    typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
+    __shared__ WeightGradShared<Unit, TM, TN, chunk<T>(), chunk<T>()> shared;
+    known_block<Unit::BLOCK>();
+    compute_tile<Unit, typename Unit::Totals, ByPlace<T, TM, Unit::BLOCK>, ByPlace<T, TN, Unit::BLOCK>, GATE, TM, TN, RM, RN>(
+        dy, y, x, slots, arrivals, dw, db, g, f, turns_a_split, accumulate, Unit::buffers(), shared);
 }

@@ -33,3 +33,37 @@ struct GatedPiece {
                 if (out[u] <= 0.0f) v[u] = 0.0f;
     }
 };
+
+// What a thread holds of a matrix that comes through a gate on its way to shared memory. Without one it
+// is what the form of the matrix holds.
+template <typename Pieces, typename T, int GATE>
+struct Gated {
+    GatedPiece<T, Pieces::V, GATE> held;
+
+    // Piece n of a tile: of a pixel's channels from `first` on; zeros if it is not there.
+    template <typename Tile>
+    __device__ __forceinline__ void fetch(
+            Tile&, int, bool there, const T* dys, const T* ys, int pixel, int channels, int first, const Activation& f) {
+        held.load_if(there, dys, ys, pixel, channels, first, f);
+    }
+    __device__ __forceinline__ void read(float (&v)[Pieces::V], const Activation& f) const { held.read(v, f); }
+    template <typename Tile>
+    __device__ __forceinline__ void stage(Tile& to, int n, const Activation& f) const {
+        float v[Pieces::V];
+        read(v, f), Pieces::put(to, n, v);
+    }
+};
+
+template <typename Pieces, typename T>
+struct Gated<Pieces, T, GATE_NONE> {
+    typename Pieces::Held held;
+
+    template <typename Tile>
+    __device__ __forceinline__ void fetch(
+            Tile& to, int n, bool there, const T* dys, const T*, int pixel, int channels, int first, const Activation&) {
+        Pieces::fetch(held, to, n, there, at(dys + first, pixel, channels));
+    }
+    __device__ __forceinline__ void read(float (&v)[Pieces::V], const Activation&) const { held.read(v); }
+    template <typename Tile>
+    __device__ __forceinline__ void stage(Tile& to, int n, const Activation&) const { Pieces::stage(held, to, n); }
+};

@@ -1,5 +1,6 @@
 #include "common.cuh"
-#include "implicit_gemm.cuh"
+#include "cuda_cores.cuh"
+#include "tensor_cores.cuh"
 #include "gate.cuh"
 #include "split.cuh"
 // Matrix product, bias and activation fused:
@@ -44,14 +45,11 @@ __global__ void matmul_simple(
 template <bool FIRST, typename A, typename B> struct Choice { typedef A Type; };
 template <typename A, typename B> struct Choice<false, A, B> { typedef B Type; };
 
-// One operand of a tile: EXTENT results by TILE_K places of the reduction. In memory the matrix has
-// `rows` of `length` elements; the reduction lies along the rows or, with ALONG, across them.
-template <int EXTENT, int V, bool ALONG>
+// One operand of a tile: its pieces, which lie along the results (ALONG) or along the reduction, and
+// their rows and columns in memory.
+template <typename Pieces, bool ALONG>
 struct Operand {
-    typedef typename Choice<ALONG, PiecesAlong<EXTENT, V>, PiecesAcross<EXTENT, V>>::Type Pieces;
-    static constexpr int COUNT = Pieces::COUNT;
-
-    // Row and column, in memory, of piece n of the turn at k0, for a tile that starts at result i0.
+    // Of piece n of the turn at k0, for a tile that starts at result i0.
     static __device__ __forceinline__ int row(int n, int k0, int i0) {
         if constexpr (ALONG) return k0 + Pieces::k(n);
         else return i0 + Pieces::result(n);
@@ -66,79 +64,79 @@ struct Operand {
     }
 };
 
-template <typename T, int TM, int TN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
+template <typename T, int TM, int TN, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B, typename PiecesA, typename PiecesB>
 struct MatmulOperands {
-    typedef Operand<TM, V, TRANSPOSE_A> A;
-    typedef Operand<TN, V, !TRANSPOSE_B> B;
-    typedef typename A::Pieces::Form FormA;
-    typedef typename B::Pieces::Form FormB;
+    typedef Operand<PiecesA, TRANSPOSE_A> A;
+    typedef Operand<PiecesB, !TRANSPOSE_B> B;
+    typedef typename PiecesA::Form FormA;
+    typedef typename PiecesB::Form FormB;
 
     const Product& s;
     const Place& place;
     const T *const left, *const gate_y, *const right;
     const Activation& gate;
-    GatedPiece<T, V, GATE> a[A::COUNT];
-    Raw<T, V> b[B::COUNT];
+    Gated<PiecesA, T, GATE> a[PiecesA::COUNT];
+    typename PiecesB::Held b[PiecesB::COUNT];
 
-    __device__ __forceinline__ void fetch(int k0) {
+    template <typename Buffers>
+    __device__ __forceinline__ void fetch(int k0, Buffers& buffers, int slot) {
         const int row0 = place.row * TM, col0 = place.col * TN;
 #pragma unroll
-        for (int n = 0; n < A::COUNT; ++n)
-            a[n].load_if(
-                A::there(n, k0, place.stop, row0, s.M), left, gate_y, A::row(n, k0, row0), TRANSPOSE_A ? s.M : s.K,
-                A::col(k0, row0), gate);
+        for (int n = 0; n < PiecesA::COUNT; ++n)
+            a[n].fetch(
+                buffers.a[slot], n, A::there(n, k0, place.stop, row0, s.M), left, gate_y, A::row(n, k0, row0),
+                TRANSPOSE_A ? s.M : s.K, A::col(k0, row0), gate);
 #pragma unroll
-        for (int n = 0; n < B::COUNT; ++n)
-            b[n].load_if(
-                B::there(n, k0, place.stop, col0, s.P),
+        for (int n = 0; n < PiecesB::COUNT; ++n)
+            PiecesB::fetch(
+                b[n], buffers.b[slot], n, B::there(n, k0, place.stop, col0, s.P),
                 at(right + B::col(k0, col0), B::row(n, k0, col0), TRANSPOSE_B ? s.K : s.P));
     }
 
     __device__ __forceinline__ void take_in(int) {}
+    template <typename Buffers> __device__ __forceinline__ void see(const Buffers&, int) {}
 
-    __device__ __forceinline__ void stage(Buffers<TM, TN>& buffers, int which) const {
-        float v[V];
+    template <typename Buffers>
+    __device__ __forceinline__ void stage(Buffers& buffers, int slot) const {
 #pragma unroll
-        for (int n = 0; n < A::COUNT; ++n) a[n].read(v, gate), A::Pieces::stage(buffers.a[which], n, v);
+        for (int n = 0; n < PiecesA::COUNT; ++n) a[n].stage(buffers.a[slot], n, gate);
 #pragma unroll
-        for (int n = 0; n < B::COUNT; ++n) b[n].read(v), B::Pieces::stage(buffers.b[which], n, v);
+        for (int n = 0; n < PiecesB::COUNT; ++n) PiecesB::stage(b[n], buffers.b[slot], n);
     }
 };
 
-// With GATE_ACTIVATION the results may have any activation too, otherwise ReLU or none.
-template <typename T, int TM, int TN, int RM, int RN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
-__global__ void __launch_bounds__(THREADS, resident(RM * RN)) matmul_tiled(
-        const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
-        T* __restrict__ ADDED_TO y, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Product s,
-        Activation gate, Activation f, int turns_a_split) {
-    __shared__ Buffers<TM, TN> buffers;
-    __shared__ Place place;
-    known_block();
+// Computes a tile of y, and stores it.
+template <
+    typename Unit, typename Totals, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B, int TM, int TN, int RM, int RN, typename PiecesA,
+    typename PiecesB, typename T>
+__device__ __forceinline__ void compute_tile(
+        const T* a, const T* gate_y, const T* b, const T* bias, T* y, float* slots, int* arrivals, const Product& s,
+        const Activation& gate, const Activation& f, int turns_a_split, typename Unit::Buffers& buffers, Place& place) {
     if (threadIdx.x == 0) {
         place.rows = s.M;
         place.find_tile(divide_up(s.M, TM), divide_up(s.P, TN), 1);
-        place.find_part({(int)s.K, 1, 1}, turns_a_split);
+        place.find_part({(int)s.K, 1, 1}, turns_a_split, Unit::PLACES);
     }
     __syncthreads();
 
     float acc[RM][RN] = {};
-    Totals<RM, RN> totals;
-    MatmulOperands<T, TM, TN, V, GATE, TRANSPOSE_A, TRANSPOSE_B> operands = {s, place, a, gate_y, b, gate};
-    multiply_all(operands, buffers, place, totals, acc);
+    Totals totals;
+    MatmulOperands<T, TM, TN, GATE, TRANSPOSE_A, TRANSPOSE_B, PiecesA, PiecesB> operands = {s, place, a, gate_y, b, gate};
+    multiply_all<Unit>(operands, buffers, place, totals, acc);
     float none;
-    if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
+    if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
 
     constexpr int PIECE = least(RN, 4);
     const bool by_four = comes_in_fours(y, s.P);
 #pragma unroll
     for (int j = 0; j < RN; j += PIECE) {
-        const int col = place.col * TN + result_col<TM, RM, RN>(j), left = s.P - col;
+        const int col = place.col * TN + Unit::col(j), left = s.P - col;
         float added[PIECE];
 #pragma unroll
         for (int u = 0; u < PIECE; ++u) added[u] = bias && u < left ? to_float(bias[col + u]) : 0.0f;
 #pragma unroll
         for (int i = 0; i < RM; ++i) {
-            const int row = place.row * TM + result_row<TM, RM>(i);
+            const int row = place.row * TM + Unit::row(i);
             if (row >= s.M) break;
             float v[PIECE];
 #pragma unroll
@@ -147,4 +145,35 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) matmul_tiled(
             add_columns<PIECE>(y, row * s.P + col, v, left, by_four, s.accumulate);
         }
     }
+}
+
+// With GATE_ACTIVATION the results may have any activation too, otherwise ReLU or none.
+template <typename T, int TM, int TN, int RM, int RN, int V, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
+__global__ void __launch_bounds__(THREADS, resident(RM * RN)) matmul_tiled(
+        const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
+        T* __restrict__ ADDED_TO y, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Product s,
+        Activation gate, Activation f, int turns_a_split) {
+    typedef CudaCores<TM, TN, RM, RN> Unit;
+    typedef typename Choice<TRANSPOSE_A, PiecesAlong<T, TM, V>, PiecesAcross<T, TM, V>>::Type PiecesA;
+    typedef typename Choice<TRANSPOSE_B, PiecesAcross<T, TN, V>, PiecesAlong<T, TN, V>>::Type PiecesB;
+    __shared__ typename Unit::Buffers buffers;
+    __shared__ Place place;
+    known_block();
+    compute_tile<Unit, Totals<RM, RN>, GATE, TRANSPOSE_A, TRANSPOSE_B, TM, TN, RM, RN, PiecesA, PiecesB>(
+        a, gate_y, b, bias, y, slots, arrivals, s, gate, f, turns_a_split, buffers, place);
+}
+
+// On the tensor cores.
+template <typename T, int TERMS, int TM, int TN, int RM, int RN, int GATE, bool TRANSPOSE_A, bool TRANSPOSE_B>
+__global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) matmul_mma(
+        const T* __restrict__ a, const T* __restrict__ OR_NULL gate_y, const T* __restrict__ b, const T* __restrict__ OR_NULL bias,
+        T* __restrict__ ADDED_TO y, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Product s,
+        Activation gate, Activation f, int turns_a_split) {
+    typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
+    typedef typename Choice<TRANSPOSE_A, ByPlace<T, TM, Unit::BLOCK>, ByResult<T, TM, Unit::BLOCK>>::Type PiecesA;
+    typedef typename Choice<TRANSPOSE_B, ByResult<T, TN, Unit::BLOCK>, ByPlace<T, TN, Unit::BLOCK>>::Type PiecesB;
+    __shared__ Place place;
+    known_block<Unit::BLOCK>();
+    compute_tile<Unit, typename Unit::Totals, GATE, TRANSPOSE_A, TRANSPOSE_B, TM, TN, RM, RN, PiecesA, PiecesB>(
+        a, gate_y, b, bias, y, slots, arrivals, s, gate, f, turns_a_split, Unit::buffers(), place);
 }

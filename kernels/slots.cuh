@@ -19,9 +19,9 @@ __device__ __forceinline__ int counters_of(int splits) {
 
 // The first slot += the next ones, `stride` floats apart. A slot is aligned to four floats, and
 // `thread` counts the threads of the block.
-template <int FLOATS>
+template <int FLOATS, int BLOCK>
 __device__ __forceinline__ void add_slots(float* first, int64 stride, int count, int thread) {
-    for (int at = thread * 4; at < FLOATS; at += THREADS * 4) {
+    for (int at = thread * 4; at < FLOATS; at += BLOCK * 4) {
         Sum sums[4];
         for (int s = 0; s < count; s += SLOTS_AHEAD) {
             float v[SLOTS_AHEAD][4] = {};
@@ -43,14 +43,14 @@ __device__ __forceinline__ void add_slots(float* first, int64 stride, int count,
 // block calls it behind its writes to the slot of `split`, and whoever reads the sums of other
 // threads waits for them first.
 // tile (splits, FLOATS); counters (counters_of(splits)) zeros.
-template <int FLOATS>
+template <int FLOATS, int BLOCK = THREADS>
 __device__ __forceinline__ bool add_all_slots(float* tile, int split, int splits, int* counters, int thread) {
     const int groups = (splits + SPLIT_GROUP - 1) / SPLIT_GROUP, group = split / SPLIT_GROUP;
     const int first = group * SPLIT_GROUP, members = min(splits - first, SPLIT_GROUP);
     if (!arrives_last(counters + group, members)) return false;
-    add_slots<FLOATS>(tile + (int64)first * FLOATS, FLOATS, members, thread);
+    add_slots<FLOATS, BLOCK>(tile + (int64)first * FLOATS, FLOATS, members, thread);
     if (groups == 1) return true;
     if (!arrives_last(counters + groups, groups)) return false;
-    add_slots<FLOATS>(tile, (int64)SPLIT_GROUP * FLOATS, groups, thread);
+    add_slots<FLOATS, BLOCK>(tile, (int64)SPLIT_GROUP * FLOATS, groups, thread);
     return true;
 }

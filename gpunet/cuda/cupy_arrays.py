@@ -154,8 +154,9 @@ class CupyArrays:
         """Return the numbers of the device by which launches are laid out."""
         found = self.cupy.cuda.runtime.getDeviceProperties(self.device.id)
         return Description(
-            found["multiProcessorCount"], found["sharedMemPerBlockOptin"], found["sharedMemPerMultiprocessor"]
-        )
+            found["multiProcessorCount"], found["sharedMemPerBlockOptin"], found["sharedMemPerMultiprocessor"],
+            10 * found["major"] + found["minor"],
+        )  # fmt: skip
 
     # ---- for capture
 

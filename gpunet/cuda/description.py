@@ -1,4 +1,4 @@
-"""`Description`: the numbers of a device by which launches are laid out."""
+"""`Description`: the numbers of a device by which kernels are chosen and launches laid out."""
 
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ class Description(NamedTuple):
     """Bytes of shared memory that a block may take."""
     shared_of_multiprocessor: int = 228 * 1024
     """Bytes of shared memory that the blocks of a multiprocessor share."""
+    architecture: int = 90
+    """Ten times the compute capability: 90 stands for sm_90."""
 
 
 H200 = Description()

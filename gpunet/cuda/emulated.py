@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -70,8 +71,9 @@ class EmulatedLauncher(Launcher):
         self._programs: dict[tuple[str, ...], Program] = {}
 
     def description(self) -> Description:
-        """Return an H200's numbers, but for the shared memory that the architecture allows a block."""
-        return Description(shared=shared_limit(self.settings.architecture))
+        """Return an H200's numbers, but for the architecture and the shared memory that it allows a block."""
+        architecture = self.settings.architecture
+        return Description(shared=shared_limit(architecture), architecture=int(re.sub(r"\D", "", architecture)))
 
     def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance with checked, packed arguments; during a capture, record the launch."""

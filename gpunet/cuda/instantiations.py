@@ -12,11 +12,16 @@ ELEMENTS = {"float32": "float", "float16": "half", "bfloat16": "bfloat16"}
 """The dtypes of elements, and their C types. They are for storage: kernels add up in float32."""
 
 
-class Tile(NamedTuple):
-    """How a block covers the results of a product, as the template arguments of a tiled kernel.
+TURN_BYTES, STAGES = constant("tensor_cores.cuh", "TURN_BYTES"), constant("tensor_cores.cuh", "STAGES")
+TILE_K = constant("implicit_gemm.cuh", "TILE_K")
+"""Places of the reduction in one turn of the main loop, on the CUDA cores."""
 
-    `left` and `right` are the elements of the two matrices that one load takes: 4 need an
-    alignment of four elements, 1 needs none.
+
+class Tile(NamedTuple):
+    """How a block covers the results of a product, as the template arguments of a kernel.
+
+    `left` and `right` are the elements of the two matrices that one load takes. Loads of 16 bytes
+    need an alignment to them, those of one element need none.
     """
 
     rows: int
@@ -26,6 +31,19 @@ class Tile(NamedTuple):
     thread_cols: int
     left: int
     right: int
+    terms: int = 0
+    """Products on the tensor cores for each product of two elements: 1, or 3 for 3xTF32; 0 on the
+    CUDA cores."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.rows * self.cols // (self.thread_rows * self.thread_cols)
+
+    @property
+    def places(self) -> int:
+        """Places of the reduction in one turn of the main loop."""
+        return TURN_BYTES * self.left // 16 if self.terms else TILE_K
 
 
 _WIDE = (Tile(128, 64, 8, 4, 4, 4), Tile(64, 64, 4, 4, 4, 4))
@@ -42,6 +60,17 @@ WEIGHT_GRAD_TILES = (
     _ANY, Tile(64, 16, 2, 2, 1, 1),
 )  # fmt: skip
 MATMUL_TILES = (*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1))
+TERMS = {"tf32": 1, "3xtf32": 3}
+"""Products on the tensor cores for each product of two floats, by matrix precision."""
+_OF_WARPS: tuple[tuple[int, int, int, int], ...] = (
+    (128, 256, 8, 16),
+    (128, 128, 8, 16),
+    (128, 64, 8, 8),
+    (64, 64, 4, 8),
+)
+_OF_3XTF32: tuple[tuple[int, int, int, int], ...] = ((128, 128, 8, 8), (64, 64, 4, 8))
+"""Rows and columns of the tiles on the tensor cores, and of a thread; floats do without the first.
+In 3xTF32 a thread keeps two sums of each result in its registers."""
 NARROW_TILES = frozenset((*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1), Tile(64, 16, 2, 2, 1, 1)))
 """The tiles that there are in 16 bits as well."""
 GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU", "ACTIVATION")}
@@ -123,6 +152,68 @@ def tile_serves(kernel: str, element: str, tile: Tile, *, gate: str, general: bo
     return gate in gates(kernel, element, tile)
 
 
+def mma_tiles(kernel: str, element: str, terms: int) -> tuple[Tile, ...]:
+    """Return the tiles that a kernel has on the tensor cores.
+
+    Args:
+        kernel: the name of the primitive, such as "conv2d_forward".
+        terms: as `Tile.terms`.
+    """
+    chunk = 4 if element == "float" else 8
+    shapes = _OF_3XTF32 if terms == 3 else _OF_WARPS
+    found = (Tile(*shape, chunk, chunk, terms) for shape in shapes)
+    return tuple(
+        tile for tile in found if tile[:2] in ((128, 128), (64, 64)) or (kernel != "matmul" and tile.cols <= chunk * 32)
+    )
+
+
+def mma_serves(kernel: str, tile: Tile, *, gate: str, general: bool) -> bool:
+    """Return whether a convolution or a gradient has a tile on the tensor cores, see `tile_serves`."""
+    if kernel == "conv2d_forward":
+        return not general or tile[:2] == (64, 64)
+    return gate == "NONE" or tile[:2] != (128, 256)
+
+
+def mma_multiplies(transposes: tuple[bool, bool], *, gated: bool, general: bool) -> bool:
+    """Return whether there is a matrix product on the tensor cores, without what nets rarely have.
+
+    Args:
+        transposes: of its matrices.
+        gated: whether the first of them comes through a gate.
+        general: whether the results have another activation than ReLU.
+    """
+    return not general and (transposes == (False, True) if gated else transposes != (True, True))
+
+
+def mma_instance(kernel: str, element: str, tile: Tile, *options: object) -> str:
+    """Return the name of an instance on the tensor cores."""
+    return instance(f"{kernel}_mma", element, tile.terms, *tile[:4], *options)
+
+
+def _mma(kernel: str) -> list[str]:
+    """Return the instances of a kernel on the tensor cores."""
+    kinds = [("half", 1), ("bfloat16", 1), *(("float", terms) for terms in TERMS.values())]
+    return [
+        mma_instance(kernel, element, tile, *option)
+        for element, terms in kinds
+        for tile in mma_tiles(kernel, element, terms)
+        for option in _mma_options(kernel, tile)
+    ]
+
+
+def _mma_options(kernel: str, tile: Tile) -> list[tuple[object, ...]]:
+    """Return the template arguments of a kernel on the tensor cores behind its tile."""
+    if kernel == "matmul":
+        return [
+            (GATES[gate], ta, tb)
+            for gate, ta, tb in product(("NONE", "ACTIVATION"), _FLAGS, _FLAGS)
+            if mma_multiplies((ta, tb), gated=gate != "NONE", general=False)
+        ]
+    if kernel == "conv2d_forward":
+        return [(general,) for general in _FLAGS if mma_serves(kernel, tile, gate="NONE", general=general)]
+    return [(GATES[gate],) for gate in ("NONE", "ACTIVATION") if mma_serves(kernel, tile, gate=gate, general=False)]
+
+
 def _tiled(kernel: str) -> list[str]:
     """Return the instances of a tiled kernel."""
     return [
@@ -146,7 +237,7 @@ def _options(kernel: str, element: str, tile: Tile) -> list[tuple[object, ...]]:
 def tiled_instance(kernel: str, element: str, tile: Tile, *options: object) -> str:
     """Return the name of an instance of a tiled kernel."""
     one_length = kernel in ("conv2d_input_grad_tiled", "matmul_tiled")  # of loads, for both matrices
-    return instance(kernel, element, *(tile[:-1] if one_length else tile), *options)
+    return instance(kernel, element, *tile[: 5 if one_length else 6], *options)
 
 
 def pool_vectors(kernel: str, dtype: str, mask: str) -> tuple[int, ...]:
@@ -192,11 +283,17 @@ _LISTED = {
     "conv2d_forward.cu": [
         *(instance("conv2d_forward_simple", t, pool) for t, pool in product(ELEMENTS.values(), _FLAGS)),
         *_tiled("conv2d_forward_tiled"),
+        *_mma("conv2d_forward"),
     ],
-    "conv2d_input_grad.cu": [*_each("conv2d_input_grad_simple"), *_tiled("conv2d_input_grad_tiled")],
+    "conv2d_input_grad.cu": [
+        *_each("conv2d_input_grad_simple"),
+        *_tiled("conv2d_input_grad_tiled"),
+        *_mma("conv2d_input_grad"),
+    ],
     "conv2d_weight_grad.cu": [
         *_each("conv2d_weight_grad_simple"),
         *_tiled("conv2d_weight_grad_tiled"),
+        *_mma("conv2d_weight_grad"),
     ],
     "elementwise.cu": [
         *_each("unary", "binary", "scale", "select"),
@@ -215,7 +312,7 @@ _LISTED = {
     "linear_cross_entropy.cu": _each("linear_cross_entropy"),
     "linear_weight_grads.cu": _each("linear_weight_grads_simple", "linear_weight_grads_tiled"),
     "local_conv2d.cu": [instance(k, t, v) for k, t, v in product(_LOCAL, ELEMENTS.values(), (4, 1))],
-    "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled")],
+    "matmul.cu": [*_each("matmul_simple"), *_tiled("matmul_tiled"), *_mma("matmul")],
     "max_pool2d.cu": _POOLS,
     "optimizer.cu": [
         *("gradient_norm", "average_update", *_each("clip_units")),
@@ -261,8 +358,8 @@ def module_of(expression: str) -> tuple[str, ...]:
     """Return the instances that are compiled together with one.
 
     They are those of its file that also store 16 bits, or also do not, so that nobody who computes
-    in float32 waits for the others. A tiled instance, of which a network needs few, is compiled
-    alone.
+    in float32 waits for the others. An instance with tiles, of which a network needs few, is
+    compiled alone.
     """
     if is_tiled(expression):
         return (expression,)
@@ -271,8 +368,13 @@ def module_of(expression: str) -> tuple[str, ...]:
 
 
 def is_tiled(expression: str) -> bool:
-    """Return whether an instance is one of a tiled kernel."""
-    return expression.partition("<")[0] in _TILES
+    """Return whether an instance computes a product in tiles, on the CUDA cores or the tensor cores."""
+    return expression.partition("<")[0] in _TILES or is_mma(expression)
+
+
+def is_mma(expression: str) -> bool:
+    """Return whether an instance computes on the tensor cores, which takes sm_80."""
+    return expression.partition("<")[0].endswith("_mma")
 
 
 def is_narrow(expression: str) -> bool:

@@ -18,7 +18,7 @@ from gpunet.progress import working
 NULL = np.intp(0)
 """A null pointer for CuPy; some of its versions turn None into another address."""
 DEFAULT_SHARED = 48 * 1024
-"""Bytes of shared memory that a launch may have without a special request."""
+"""Bytes of static and dynamic shared memory that a launch may have without a special request."""
 
 
 class Launcher(ABC):
@@ -72,6 +72,8 @@ class CupyLauncher(Launcher):
         self.device = device
         self._modules: dict[tuple[str, ...], Any] = {}
         self._functions: dict[str, Any] = {}
+        self._static: dict[str, int] = {}
+        """Bytes of static shared memory, by instance."""
 
     def run(self, file: str, kernel: str, grid: Extents, block: Extents, args: list[Any], shared: int) -> None:
         """Run an instance of `file` with arguments that are checked and packed."""
@@ -79,7 +81,7 @@ class CupyLauncher(Launcher):
 
         with cupy.cuda.Device(self.device):
             function = self._functions.get(kernel) or self._load(file, kernel)
-            if shared > DEFAULT_SHARED:
+            if shared + self._static[kernel] > DEFAULT_SHARED:
                 function.max_dynamic_shared_size_bytes = shared
             function(grid, block, tuple(NULL if a is None else a for a in args), shared_mem=shared)
 
@@ -94,6 +96,7 @@ class CupyLauncher(Launcher):
     def _load(self, file: str, kernel: str) -> Any:
         with working(COMPILING, file):
             function = self._functions[kernel] = self._module(file, module_of(kernel)).get_function(kernel)
+            self._static[kernel] = function.shared_size_bytes
         return function
 
     def _module(self, file: str, expressions: tuple[str, ...]) -> Any:

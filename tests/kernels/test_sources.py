@@ -5,6 +5,7 @@ import pytest
 
 from gpunet.augmentation import BORDERS, FLIPS
 from gpunet.backends.contract import ACTIVATIONS, BINARY, COMPARISONS, INPUT_ACTIVATIONS, LINES, UNARY
+from gpunet.cuda.instantiations import ELEMENTS, mma_tiles
 from gpunet.nvrtc import source
 from gpunet.random import PURPOSES
 
@@ -109,10 +110,18 @@ def test_the_host_counts_choices_as_the_kernels_do(file, prefix):
 
 
 def test_a_kernel_with_other_threads_than_the_hosts_names_them():
-    """Launch bounds are THREADS or another constant that the host reads, never a bare number."""
+    """Launch bounds are THREADS, another constant that the host reads or, on tensor cores, what follows from the tile."""
+    warp = source.constant("common.cuh", "WARP")
     for path in Path(source.kernels_folder()).glob("*.cu"):
         for bound in re.findall(r"__launch_bounds__\((\w+)", path.read_text(encoding="utf-8")):
-            assert source.constant(path.name, bound) % source.constant("common.cuh", "WARP") == 0
+            assert bound == "block_of" or source.constant(path.name, bound) % warp == 0
+    tiles = {
+        tile
+        for element in ELEMENTS.values()
+        for terms in (1, 3)
+        for tile in mma_tiles("conv2d_forward", element, terms)
+    }
+    assert {tile.threads for tile in tiles} == {4 * warp, 8 * warp}
 
 
 def test_inline_ptx_stands_in_one_file():

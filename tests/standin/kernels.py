@@ -17,6 +17,7 @@ _ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)", re.DOTALL)
 _LOCAL = re.compile(r"\.local\s+\.align\s+\d+\s+\.b8\s+__local_depot\d+\[(\d+)\]")
 _TARGET = re.compile(r"\.target\s+(sm_\d+\w?)")
 DEFAULT_SHARED = 48 * 1024
+"""Bytes of static and dynamic shared memory that a block may have unless more is allowed first."""
 
 
 class PtxProgram(Program):
@@ -51,7 +52,7 @@ class Function:
 
     def __init__(self, module: Module, name: str):
         self.program, self.name = module.program, name
-        self.dynamic = DEFAULT_SHARED
+        self.dynamic = DEFAULT_SHARED - self.facts["real_shared"]
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -82,3 +82,16 @@ def test_shared_memory_beyond_48_kib_must_be_allowed_first(machine):
     assert y.get() == 7
     with pytest.raises(Exception, match="CUDA_ERROR_INVALID_VALUE"):
         kernel.max_dynamic_shared_size_bytes = 2**20
+
+
+def test_static_shared_memory_counts_for_the_limit_of_48_kib(machine):
+    import cupy
+
+    text = """extern "C" __global__ void both(float* y) {
+        __shared__ float fixed[4096]; extern __shared__ float whole[];
+        fixed[threadIdx.x] = 1; whole[threadIdx.x] = 2; *y = fixed[0] + whole[0];
+    }"""
+    kernel, y = cupy.RawModule(code=text).get_function("both"), cupy.empty(1, np.float32)
+    kernel((1,), (1,), (y,), shared_mem=32 * 1024)
+    with pytest.raises(Exception, match="CUDA_ERROR_INVALID_VALUE"):
+        kernel((1,), (1,), (y,), shared_mem=33 * 1024)

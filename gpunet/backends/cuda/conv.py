@@ -8,10 +8,10 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, reads_depthwise
-from gpunet.backends.cuda.device import THREADS, activation_fields, geometry_fields
+from gpunet.backends.cuda.device import activation_fields, geometry_fields
 from gpunet.backends.cuda.pool import CudaPool
-from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
-from gpunet.cuda.instantiations import GATES, tiled_instance
+from gpunet.backends.cuda.tiles import MOST_TURNS
+from gpunet.cuda.instantiations import GATES
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
@@ -33,15 +33,18 @@ class CudaConv(CudaDepthwise, CudaPool):
                 "conv2d_forward_simple", y.size, *opened, *common, element=options, work=Work(2 * g.multiply_adds)
             )
         elif y.size:
-            name, rows = "conv2d_forward_tiled", y.size // g.filters * (4 if pooled else 1)
-            general = element != "float" or not (conv.activation is None or conv.activation.name == "relu")
+            name, rows = "conv2d_forward", y.size // g.filters * (4 if pooled else 1)
+            terms = self._terms(element, conv.precision, (_taken(g), _made(g)), x, w, y)
+            other = not (conv.activation is None or conv.activation.name == "relu")
+            general = other or (not terms and element != "float")
             layout = self._lay_out(
                 name, element, rows, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups, general=general,
-                left=_taken(g) % 4 == 0 and self._aligned(x), right=_made(g) % 4 == 0 and self._aligned(w, y),
+                terms=terms, left=_taken(g) % 4 == 0 and self._aligned(x),
+                right=_made(g) % 4 == 0 and self._aligned(w, y),
             )  # fmt: skip
-            kernel = tiled_instance(name, element, layout.tile, pooled, general)
+            flags = (general,) if terms else (pooled, general)
             args = *opened, *self._slots(layout), *common, layout.turns
-            self.launcher.launch(kernel, layout.blocks, THREADS, args, work=layout.work(2 * g.multiply_adds))
+            self._launch_tiles(name, element, layout, flags, args, 2 * g.multiply_adds)
         return y, mask
 
     def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
@@ -58,17 +61,17 @@ class CudaConv(CudaDepthwise, CudaPool):
         elif self.simple:
             self._each(f"{name}_simple", dx.size, *opened, *common, element=element, work=Work(2 * g.multiply_adds))
         elif dx.size:
-            name, kind = f"{name}_tiled", _gate_name(element, gate)
+            terms = self._terms(element, conv.precision, (_taken(g), _made(g)), dy, gate.y, w, dx)
+            kind = _gate_name(gate, has_relu=element == "float" and not terms)
             (n, h, width, _), (tall, wide) = g.x_shape, g.stride
             taps = prod(_taps_of_a_residue(*axis) for axis in zip(g.window, g.stride, g.dilation, strict=True))
             vector = _made(g) % 4 == 0 and self._aligned(dy, gate.y, w)
             layout = self._lay_out(
                 name, element, n * -(-h // tall) * -(-width // wide), _taken(g), taps * _made(g), gate=kind,
-                copies=g.groups * tall * wide, left=vector, right=vector,
+                copies=g.groups * tall * wide, terms=terms, left=vector, right=vector,
             )  # fmt: skip
-            kernel = tiled_instance(name, element, layout.tile, GATES[kind])
             args = *opened, *self._slots(layout), *common, layout.turns
-            self.launcher.launch(kernel, layout.blocks, THREADS, args, work=layout.work(2 * g.multiply_adds))
+            self._launch_tiles(name, element, layout, (GATES[kind],), args, 2 * g.multiply_adds)
         return dx
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
@@ -86,16 +89,15 @@ class CudaConv(CudaDepthwise, CudaPool):
         if reads_depthwise(g):
             self._depthwise_weight_grad(dy, x, dw, db, g, gate, add=add)
             return dw, db
-        name, kind = f"{name}_tiled", _gate_name(element, gate)
+        terms = self._terms(element, conv.precision, (_taken(g), _made(g)), dy, gate.y, x, dw)
+        kind = _gate_name(gate, has_relu=element == "float" and not terms)
         layout = self._lay_out(
             name, element, g.window[0] * g.window[1] * _taken(g), _made(g), g.pixels, gate=kind, copies=g.groups,
-            left=_taken(g) % 4 == 0 and self._aligned(x),
+            terms=terms, left=_taken(g) % 4 == 0 and self._aligned(x),
             right=_made(g) % 4 == 0 and self._aligned(dy, gate.y), most_turns=MOST_TURNS, totals=True,
         )  # fmt: skip
-        kernel = tiled_instance(name, element, layout.tile, GATES[kind])
         args = *opened, *self._slots(layout, layout.tile.cols), dw, db, *common, layout.turns, int(add)
-        shared, work = total_bytes(layout.tile), layout.work(2 * g.multiply_adds)
-        self.launcher.launch(kernel, layout.blocks, THREADS, args, shared=shared, work=work)
+        self._launch_tiles(name, element, layout, (GATES[kind],), args, 2 * g.multiply_adds, totals=True)
         return dw, db
 
     def _opened(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate]:
@@ -117,11 +119,15 @@ class CudaConv(CudaDepthwise, CudaPool):
         return self._undo_max_pool(dy, gate, conv.pool), Gate(None, None)
 
 
-def _gate_name(element: str, gate: Gate) -> str:
-    """The gate of `gpunet.cuda.instantiations.GATES` that a gradient needs."""
+def _gate_name(gate: Gate, *, has_relu: bool) -> str:
+    """The gate of `gpunet.cuda.instantiations.GATES` that a gradient needs.
+
+    Args:
+        has_relu: whether there is a gate for ReLU alone.
+    """
     if gate.activation is None:
         return "NONE"
-    return "RELU" if element == "float" and gate.activation.name == "relu" else "ACTIVATION"
+    return "RELU" if has_relu and gate.activation.name == "relu" else "ACTIVATION"
 
 
 def _taps_of_a_residue(taps: int, stride: int, dilation: int) -> int:

@@ -12,11 +12,22 @@ from weakref import finalize
 import numpy as np
 
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
-from gpunet.backends.cuda.tiles import Layout, fits, lay_out
+from gpunet.backends.cuda.tiles import Layout, dynamic_bytes, fits, lay_out
 from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
-from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance, tile_serves, tiles
+from gpunet.cuda.instantiations import (
+    ELEMENTS,
+    MOVED,
+    TERMS,
+    instance,
+    mma_instance,
+    mma_serves,
+    mma_tiles,
+    tile_serves,
+    tiled_instance,
+    tiles,
+)  # fmt: skip
 from gpunet.cuda.launcher import Launcher
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
@@ -31,6 +42,8 @@ PARTIALS = 256
 """Most blocks of a reduction whose partial results one last block adds."""
 LINE = constant("common.cuh", "ACTIVATION_LINE")
 """`kind` of every activation that is a line between two limits."""
+LEAST_ARCHITECTURE = 80
+"""The least architecture whose tensor cores the kernels use: asynchronous copies begin with it."""
 ARRIVALS = 4096
 """Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
 
@@ -85,6 +98,7 @@ class CudaDevice(Backend):
         self.arrays = arrays
         self.launcher = launcher
         self.simple, self.description, self.tile = simple, description, tile
+        self.matrix_units = (*TERMS, *self.narrow) if description.architecture >= LEAST_ARCHITECTURE else ()
         self._constants: dict[Hashable, Array] = {}
         self._kept: dict[Hashable, KeptOnStream] = {}
         self._most_counts = ARRIVALS
@@ -133,21 +147,59 @@ class CudaDevice(Backend):
             sets.append(self.arrays.asarray(np.zeros(self._most_counts, np.int32)))
         return sets[-1][:count]
 
-    def _lay_out(
-        self, kernel: str, element: str, rows: int, cols: int, depth: int, *, gate: str = "NONE", general: bool = False,
-        **options: Any,
-    ) -> Layout:  # fmt: skip
-        """How a tiled kernel computes rows x cols results; see :func:`lay_out`.
+    def _terms(self, element: str, precision: str, extents: Sequence[int], *arrays: Array | None) -> int:
+        """The products on the tensor cores for each product of two elements; 0 on the CUDA cores.
 
         Args:
+            precision: of float operands, see `MATRIX_PRECISIONS`.
+            extents: of contiguous axes, which must be whole chunks of 16 bytes.
+            arrays: which must be aligned to 16 bytes.
+        """
+        narrow = element != "float"
+        chunk, terms = 8 if narrow else 4, 1 if narrow else TERMS.get(precision, 0)
+        whole = all(n % chunk == 0 for n in extents)
+        aligned = all(a is None or self.arrays.pointer(a) % 16 == 0 for a in arrays)
+        return terms if self.matrix_units and whole and aligned else 0
+
+    def _lay_out(
+        self, kernel: str, element: str, rows: int, cols: int, depth: int, *, terms: int = 0, gate: str = "NONE",
+        general: bool = False, **options: Any,
+    ) -> Layout:  # fmt: skip
+        """How a kernel computes rows x cols results in tiles; see :func:`lay_out`.
+
+        Args:
+            kernel: the name of the primitive.
+            terms: what `_terms` returned.
             gate: of a gradient or a product, which the tile must have.
             general: whether conv2d_forward computes another activation than ReLU.
             options: those of `lay_out`.
         """
-        has = partial(tile_serves, kernel, element, gate=gate, general=general)
-        found = tuple(filter(has, tiles(kernel, element)))
+        if terms:
+            has = partial(mma_serves, kernel, gate=gate, general=general)
+            found = tuple(filter(has, mma_tiles(kernel, element, terms)))
+        else:
+            has = partial(tile_serves, f"{kernel}_tiled", element, gate=gate, general=general)
+            found = tuple(filter(has, tiles(f"{kernel}_tiled", element)))
         wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
         return lay_out(wanted or found, rows, cols, depth, self.description, **options)
+
+    def _launch_tiles(
+        self, kernel: str, element: str, layout: Layout, options: Sequence[object], args: Sequence[Any], flops: int,
+        *, totals: bool = False,
+    ) -> None:  # fmt: skip
+        """Launch a kernel that computes a product in tiles.
+
+        Args:
+            options: the template arguments behind the tile.
+            totals: whether the kernel keeps totals, where it computes on the CUDA cores.
+        """
+        tile, work = layout.tile, layout.work(flops)
+        if tile.terms:
+            name = mma_instance(kernel, element, tile, *options)
+        else:
+            name = tiled_instance(f"{kernel}_tiled", element, tile, *options)
+        shared = dynamic_bytes(tile, totals)
+        self.launcher.launch(name, layout.blocks, tile.threads, tuple(args), shared=shared, work=work)
 
     def _slots(self, layout: Layout, extra: int = 0) -> tuple[Array | None, Array | None]:
         """(slots, arrivals): where the splits of a product's tiles meet; None without splits.

@@ -1,9 +1,9 @@
 """Matrix products on a CUDA device."""
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Activation, Array, Gate, Product
-from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields
-from gpunet.backends.cuda.tiles import MOST_TURNS, total_bytes
-from gpunet.cuda.instantiations import GATES, tiled_instance
+from gpunet.backends.cuda.device import CudaDevice, activation_fields
+from gpunet.backends.cuda.tiles import MOST_TURNS
+from gpunet.cuda.instantiations import GATES, mma_multiplies
 from gpunet.cuda.work import Work
 
 MOST_EXTENT = 2**29
@@ -38,14 +38,16 @@ class CudaMatmul(CudaDevice):
         elif y.size:
             vector = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and self._aligned(a, gate.y, b)
             transposes = product.transpose_a, product.transpose_b
-            name = _gate_name(element, product)
+            terms = self._terms(element, product.precision, (a.shape[1], b.shape[1]), a, gate.y, b, y)
+            opened, made = _name(gate.activation), _name(product.activation)
+            terms = terms if mma_multiplies(transposes, gated=bool(opened), general=made not in ("", "relu")) else 0
+            name = ("ACTIVATION" if opened else "NONE") if terms else _gate_name(element, opened, made, transposes)
             layout = self._lay_out(
-                "matmul_tiled", element, m, p, depth, gate=name, left=vector, right=vector, most_turns=MOST_TURNS, totals=True,
+                "matmul", element, m, p, depth, gate=name, terms=terms, left=vector, right=vector,
+                most_turns=MOST_TURNS, totals=True,
             )  # fmt: skip
-            kernel = tiled_instance("matmul_tiled", element, layout.tile, GATES[name], *transposes)
             args = a, gate.y, b, bias, y, *self._slots(layout), fields, *activations, layout.turns
-            shared = total_bytes(layout.tile)
-            self.launcher.launch(kernel, layout.blocks, THREADS, args, shared=shared, work=layout.work(flops))
+            self._launch_tiles("matmul", element, layout, (GATES[name], *transposes), args, flops, totals=True)
         return y
 
     def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
@@ -60,17 +62,19 @@ class CudaMatmul(CudaDevice):
         return y
 
 
-def _gate_name(element: str, product: Product) -> str:
-    """The gate of `gpunet.cuda.instantiations.GATES` that a product needs.
+def _gate_name(element: str, opened: str, made: str, transposes: tuple[bool, bool]) -> str:
+    """The gate of `gpunet.cuda.instantiations.GATES` that a product on the CUDA cores needs.
 
     The general one also stands for any activation of the results.
+
+    Args:
+        opened, made: the names of the activations of the gate and of the results; "" for none.
     """
-    opened, made = (_name(activation) for activation in (product.gate and product.gate.activation, product.activation))
     if element != "float" or made not in ("", "relu") or opened not in ("", "relu"):
         return "ACTIVATION"
     if not opened:
         return "NONE"
-    return "RELU" if (product.transpose_a, product.transpose_b) == (False, True) else "ACTIVATION"
+    return "RELU" if transposes == (False, True) else "ACTIVATION"
 
 
 def _name(activation: Activation | None) -> str:

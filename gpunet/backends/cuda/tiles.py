@@ -12,13 +12,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from gpunet.cuda.description import Description
-from gpunet.cuda.instantiations import Tile
+from gpunet.cuda.instantiations import STAGES, TURN_BYTES, Tile
 from gpunet.cuda.waves import BLOCK_CYCLES, counters_of, merge_cycles, rounds
 from gpunet.cuda.work import Work
-from gpunet.nvrtc.source import constant
 
-TILE_K = constant("implicit_gemm.cuh", "TILE_K")
-"""Places of the reduction in one turn of the main loop."""
 TURN_CYCLES = {
     (128, 128, 4): (2750, 5200), (128, 64, 4): (1550, 2850), (64, 64, 4): (1050, 2400), (128, 32, 4): (1100, 2700),
     (128, 16, 4): (1000, 2300), (128, 64, 1): (1800, 3400), (128, 32, 1): (1300, 2900), (64, 64, 1): (1050, 2500),
@@ -27,6 +24,12 @@ TURN_CYCLES = {
 """Cycles of a turn on a multiprocessor, by the tile's rows and columns and the length of its loads:
 of one block alone, and of the blocks that a multiprocessor holds, all together. They are predicted
 from the machine code for sm_90, without a gate; only their ratios matter here."""
+MMA_CYCLES = {
+    (128, 256, 1): (1150, 1150, 1), (128, 128, 1): (650, 1080, 2), (128, 64, 1): (420, 800, 3), (64, 64, 1): (300, 800, 6),
+    (128, 128, 3): (1700, 1700, 1), (64, 64, 3): (600, 1200, 3),
+}  # fmt: skip
+"""The same on the tensor cores, by the tile's rows, columns and terms; and the blocks that the
+registers of a multiprocessor hold. A turn has as many products of 16 bits as of TF32."""
 LEAST_TURNS = 2
 """Turns of a split at least, if there is more than one split."""
 MOST_TURNS = 256
@@ -78,7 +81,6 @@ def lay_out(
         most_turns: turns of a split at most; any number if None.
         totals: whether the kernel keeps the totals of its results in shared memory.
     """
-    turns = max(-(-depth // TILE_K), 1)
     found: list[tuple[float, Layout]] = []
     for tile in tiles:
         if not fits(tile, left, right):
@@ -86,6 +88,7 @@ def lay_out(
         shared = shared_bytes(tile, totals)
         if shared > device.shared:
             continue
+        turns = max(-(-depth // tile.places), 1)
         covered = count_tiles(rows, cols, tile) * copies
         held = min(resident(tile), max(device.shared_of_multiprocessor // (shared + 1024), 1))
         least = 1 if most_turns is None else -(-turns // most_turns)
@@ -103,24 +106,32 @@ def fits(tile: Tile, left: bool, right: bool) -> bool:
 
 def resident(tile: Tile) -> int:
     """Blocks that the registers of a multiprocessor hold, as the kernels' launch bounds ask."""
+    if tile.terms:
+        return MMA_CYCLES[tile.rows, tile.cols, tile.terms][2]
     return 2 if tile.thread_rows * tile.thread_cols > 16 else 3
 
 
 def shared_bytes(tile: Tile, totals: bool) -> int:
     """Bytes of shared memory of a block: its buffers, its totals, and the tables beside them."""
-    buffers = 2 * TILE_K * (tile.rows + tile.cols + 8) * 4
-    return buffers + (total_bytes(tile) if totals else 0) + 7 * 1024
+    tables = 7 * 1024 if not tile.terms else 10 * 1024
+    buffers = 0 if tile.terms else 2 * tile.places * (tile.rows + tile.cols + 8) * 4
+    return buffers + dynamic_bytes(tile, totals) + tables
 
 
-def total_bytes(tile: Tile) -> int:
-    """Bytes of the totals of a tile, which are the launch's dynamic shared memory."""
-    return tile.rows * tile.cols * 4
+def dynamic_bytes(tile: Tile, totals: bool) -> int:
+    """Bytes of the launch's dynamic shared memory: the totals, or the buffers of the tensor cores."""
+    if tile.terms:
+        return STAGES * TURN_BYTES * (tile.rows + tile.cols)
+    return tile.rows * tile.cols * 4 if totals else 0
 
 
 def predict_cycles(layout: Layout, held: int, device: Description) -> float:
     """Cycles until the fullest multiprocessor has computed its blocks, `held` at once."""
     tile, turns, splits = layout.tile, layout.turns, layout.splits
-    alone, together = TURN_CYCLES[tile.rows, tile.cols, tile.left]
+    if tile.terms:
+        alone, together, _ = MMA_CYCLES[tile.rows, tile.cols, tile.terms]
+    else:
+        alone, together = TURN_CYCLES[tile.rows, tile.cols, tile.left]
 
     def cycles_of(blocks: int) -> float:
         share = (blocks - 1) / max(resident(tile) - 1, 1)

@@ -18,7 +18,7 @@ Run = Callable[[Backend, Arrays], Sequence[Array | None]]
 VARIANTS: dict[str, dict[str, Any]] = {"chosen": {}, "simple": {"simple": True}}
 """The ways in which a CUDA backend can choose kernels: as it does by itself, the simple kernels, or
 the tiles of these rows and columns, where they can be used."""
-for _rows, _cols in ((128, 128), (128, 64), (64, 64), (128, 32), (128, 16), (32, 64), (32, 32), (64, 16)):
+for _rows, _cols in ((128, 256), (128, 128), (128, 64), (64, 64), (128, 32), (128, 16), (32, 64), (32, 32), (64, 16)):
     VARIANTS[f"{_rows} x {_cols}"] = {"tile": (_rows, _cols)}
 
 FAST_AND_SIMPLE = ("chosen", "simple")

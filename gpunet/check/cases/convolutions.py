@@ -22,7 +22,7 @@ from gpunet.backends.contract import (
     Product,
 )  # fmt: skip
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Arrays, Case, Draw
-from gpunet.cuda.instantiations import ELEMENTS, tiles
+from gpunet.cuda.instantiations import ELEMENTS, TERMS, mma_tiles, tiles
 from gpunet.geometry import Geometry
 
 TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
@@ -34,6 +34,7 @@ def cases(dtype: str) -> Iterator[Case]:
     """The cases in one dtype."""
     draw = Draw("convolutions", dtype)
     yield from _convolutions(draw)
+    yield from _on_tensor_cores(draw)
     yield from _split_reductions(draw)
     yield from _local_convolutions(draw)
     yield from _products(draw)
@@ -92,6 +93,53 @@ def _variants(operation: str, draw: Draw, left: int, right: int) -> tuple[str, .
     lengths = 4 if left % 4 == 0 else 1, 4 if right % 4 == 0 else 1
     made = (tile for tile in tiles(kernel, ELEMENTS[draw.dtype]) if (tile.left, tile.right) == lengths)
     return (*FAST_AND_SIMPLE, *(f"{tile.rows} x {tile.cols}" for tile in made))
+
+
+def _on_tensor_cores(draw: Draw) -> Iterator[Case]:
+    """Products on tensor cores, whose operands these represent exactly: so only the sums differ."""
+    for precision in TERMS if draw.dtype == "float32" else ("float32",):
+        for groups, pixels, stride in ((1, 9, (2, 1)), (2, 12, (1, 1))):
+            options: dict[str, Any] = {"padding": ((1, 1), (2, 0)), "stride": stride, "groups": groups}
+            g = Geometry.conv((2, pixels, 7, 24 * groups), (3, 3, 24, 40 * groups), **options)
+            x, w, dy, y = (_coarse(draw, *shape) for shape in (g.x_shape, g.w_shape, g.y_shape, g.y_shape))
+            conv, label = Conv(g, precision=precision), f"on tensor cores, {precision}, {groups} groups"
+            b, pool = draw.normal(g.filters), Geometry.pool(g.y_shape, FUSED_POOL)
+            variants = {kernel: _mma_variants(kernel, draw, precision) for kernel in _TILED}
+            forward: dict[str, Any] = {"label": label, "variants": variants["conv2d_forward"]}
+            yield draw.call("conv2d_forward", x, w, b, conv, **forward)
+            forward["label"] = f"{label}, pooled"
+            yield draw.call("conv2d_forward", x, w, b, Conv(g, RELU, pool, precision), **forward)
+            yield draw.call("conv2d_forward", x, w, None, Conv(g, LEAKY, None, precision), label=f"{label}, leaky")
+            for gate, name in ((None, label), (Gate(y, RELU), f"{label}, gated")):
+                for kernel, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):
+                    yield draw.call(kernel, dy, other, conv, gate, label=name, variants=variants[kernel])
+        for ta, tb, gated in ((False, False, False), (True, False, False), (False, True, False), (False, True, True)):
+            yield _mma_product(draw, precision, ta, tb, gated=gated)
+
+
+def _mma_product(draw: Draw, precision: str, ta: bool, tb: bool, *, gated: bool) -> Case:
+    m, k, p = 136, 264, 72
+    inputs = {"a": _coarse(draw, *((k, m) if ta else (m, k))), "b": _coarse(draw, *((p, k) if tb else (k, p)))}
+    inputs |= {"y": draw.normal(m, k), "bias": draw.normal(p)}
+
+    def run(on: Backend, given: Arrays) -> Sequence[Array]:
+        gate = Gate(given["y"], RELU) if gated else None
+        return [on.matmul(given["a"], given["b"], Product(ta, tb, given["bias"], RELU, gate, precision=precision))]
+
+    label = f"{'transposed ' * ta}{m}x{k} by {'transposed ' * tb}{k}x{p}{', gated' * gated}"
+    name = f"matmul on tensor cores, {precision}, {label}"
+    return Case(name, draw.dtype, inputs, run, variants=_mma_variants("matmul", draw, precision))
+
+
+def _coarse(draw: Draw, *shape: int) -> np.ndarray:
+    """Normal numbers that the dtype and TF32 represent exactly, float32."""
+    return (draw.normal(*shape).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def _mma_variants(kernel: str, draw: Draw, precision: str) -> tuple[str, ...]:
+    """The tiles of a primitive on tensor cores."""
+    made = mma_tiles(kernel, ELEMENTS[draw.dtype], TERMS.get(precision, 1))
+    return tuple(f"{tile.rows} x {tile.cols}" for tile in made)
 
 
 def _split_reductions(draw: Draw) -> Iterator[Case]:

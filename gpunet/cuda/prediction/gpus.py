@@ -60,7 +60,8 @@ class Gpu(NamedTuple):
     def description(self) -> Description:
         """The numbers by which launches are laid out."""
         shared = self.limits.shared * 1024
-        return Description(self.multiprocessors, shared - self.limits.reserved, shared)
+        architecture = int(self.architecture.removeprefix("sm_"))
+        return Description(self.multiprocessors, shared - self.limits.reserved, shared, architecture)
 
     @property
     def peak(self) -> float:
