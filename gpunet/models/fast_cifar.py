@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 
 from gpunet import nn
-from gpunet.autograd import Tensor
+from gpunet.autograd import Parameter, Tensor
 from gpunet.models.parts import ImageShape, check_extents
 from gpunet.nn import init
 from gpunet.nn.origin import recorded
@@ -55,7 +55,8 @@ def speedrun(
 
     The whitening filters and batch norm's scales do not learn; the running statistics keep 0.6 of
     their value in each step. The first filters of each convolution start as the identity (Zagoruyko
-    & Komodakis 2017), the others are uniform with variance 1 / (3 fan_in).
+    & Komodakis 2017). The others, and the whitening biases, are uniform with variance 1 / (3
+    fan_in); the dense layer's weights have the standard deviation 1.
 
     Args:
         input_shape: (H, W, C), at least 9x9 pixels; 32x32x3 gives 1,972,792 parameters, of which
@@ -70,12 +71,13 @@ def speedrun(
     filters = 2 * PATCH * PATCH * c
     first = nn.Conv2d(c, filters, PATCH)
     first.weight.requires_grad = False
+    first.bias = Parameter(init.uniform((filters,), 1 / sqrt(PATCH * PATCH * c)))
     layers: list[nn.Module] = [first, nn.GELU()]
     for before, after in zip((filters, *GROUPS), GROUPS, strict=False):
         layers += [_conv(before, after), nn.MaxPool2d(2), _norm(after), nn.GELU()]
         layers += [_conv(after, after), _norm(after), nn.GELU()]
     rest = (h - 1) // 8, (w - 1) // 8
-    head = nn.Linear(GROUPS[-1], num_classes, bias=False, init=_uniform)
+    head = nn.Linear(GROUPS[-1], num_classes, bias=False, init=_of_unit_deviation)
     model = Scaled(*layers, nn.MaxPool2d(rest), nn.Flatten(), head, factor=1 / GROUPS[-1])
     if images is not None:
         whiten(model, images)
@@ -131,6 +133,12 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 def _uniform(shape: Sequence[int]) -> np.ndarray:
     """Initial weights: uniform with variance 1 / (3 fan_in)."""
     return init.uniform(shape, 1 / sqrt(init.fans(shape)[0]))
+
+
+def _of_unit_deviation(shape: Sequence[int]) -> np.ndarray:
+    """Initial weights: uniform, then scaled to a standard deviation of exactly 1."""
+    w = _uniform(shape)
+    return w / w.std(ddof=1)
 
 
 def _identity_first(shape: Sequence[int]) -> np.ndarray:

@@ -359,14 +359,14 @@ MISTAKES = [
     (lambda p: optim.SGD(p, lr=0.1, max_norm=0), ValueError, "SGD: max_norm is 0 but must be positive"),
     (lambda p: optim.Muon(p, l1=0.1), ValueError, "Muon: takes only decoupled weight decay, no l1"),
     (
-        lambda p: optim.Muon([{"params": p, "rule": "sgd"}]),
+        lambda p: optim.Muon([{"params": p, "rule": "lbfgs"}]),
         ValueError,
-        "Muon: rule is 'sgd' but takes 'muon', 'adamw' or None",
+        "Muon: rule is 'lbfgs' but takes 'muon', 'adamw', 'sgd' or None",
     ),
     (
         lambda p: optim.Muon([{"params": p, "rule": "muon"}]),
         ValueError,
-        "Muon: a parameter (5,) is no matrix; give its group the rule 'adamw' or None",
+        "Muon: a parameter (5,) is no matrix; give its group the rule 'adamw', 'sgd' or None",
     ),
     (
         lambda p: optim.Muon([{"params": p, "rule": "adamw", "adam_lr": 0.1}]),
@@ -398,7 +398,7 @@ MISTAKES = [
             (optim.RMSprop, "alpha, eps, momentum, "),
             (optim.Adagrad, "eps, "),
             (optim.Lion, "betas, "),
-            (optim.Muon, "momentum, nesterov, adam_lr, betas, eps, "),
+            (optim.Muon, "momentum, nesterov, ns_steps, normalize, adam_lr, betas, eps, "),
         )
     ),
     (lambda p: optim.Muon([]), ValueError, "Muon: got no parameters"),
