@@ -20,6 +20,7 @@ import numpy as np
 import gpunet as gp
 from gpunet import data, models, nn, optim, train
 from gpunet import functional as F
+from gpunet.backends import get_backend
 from gpunet.precision import PRECISIONS
 
 BATCH = 2000
@@ -100,12 +101,11 @@ def logits_of_views(trainer: gp.Trainer, loader: data.DeviceLoader) -> np.ndarra
     return sum(weight * trainer.predict((view(x, *place),) for x, _ in loader) for place, weight in weights.items())
 
 
-def run(arguments: argparse.Namespace, seed: int, train_set: data.Subset, test_set: data.Subset) -> dict:
-    """Train once -> what was measured, as JSON can hold it."""
+def prepare(
+    arguments: argparse.Namespace, seed: int, train_set: data.Subset, test_set: data.Subset
+) -> tuple[gp.Trainer, data.DeviceLoader, data.DeviceLoader]:
+    """Upload the images and make the network -> (trainer, training loader, test loader)."""
     gp.seed(seed)
-    # The clock starts before the upload of the images. It goes on through the computation of the
-    # whitening filters, the capture of the steps on a GPU, and all evaluations.
-    start = perf_counter()
     size = min(BATCH, len(train_set))
     load = partial(data.DeviceLoader, batch_size=size, backend=arguments.backend)
     train_loader = load(train_set, shuffle=True, drop_last=True, transform=AUGMENT)
@@ -115,40 +115,58 @@ def run(arguments: argparse.Namespace, seed: int, train_set: data.Subset, test_s
     optimizer = make_optimizer(model, size)
     steps = arguments.epochs * len(train_loader)
     schedule = LinearDecay(optimizer, [steps, WHITENING_EPOCHS * len(train_loader), steps, steps])
-
     callbacks = [FreezeWhitening(model[0].bias)]
-    output = arguments.output and Path(arguments.output) / f"seed{seed}"
-    if output:
-        callbacks.append(train.Checkpoint(output.with_suffix(".safetensors"), every_minutes=5))
+    if arguments.output:
+        checkpoint = Path(arguments.output) / f"seed{seed}.safetensors"
+        callbacks.append(train.Checkpoint(checkpoint, every_minutes=5))
     trainer = gp.Trainer(
         model, optimizer, loss=partial(F.cross_entropy, label_smoothing=0.2), schedule=schedule,
         backend=arguments.backend, precision=arguments.precision, callbacks=callbacks,
     )  # fmt: skip
-    if output:
-        train.resume(trainer, output.with_suffix(".safetensors"))
+    if arguments.output and (found := train.resume(trainer, checkpoint)):
+        print(f"going on from {found}, after {trainer.epoch} epochs", flush=True)
+    return trainer, train_loader, test_loader
+
+
+def run(arguments: argparse.Namespace, seed: int, train_set: data.Subset, test_set: data.Subset) -> dict:
+    """Train once -> what was measured, as JSON can hold it."""
+    # The clock starts before the upload of the images. It goes on through the computation of the
+    # whitening filters, the capture of the steps on a GPU, and all evaluations.
+    start = perf_counter()
+    trainer, train_loader, test_loader = prepare(arguments, seed, train_set, test_set)
     preparation = perf_counter() - start
     if trainer.epoch < arguments.epochs:
         trainer.fit(train_loader, epochs=arguments.epochs - trainer.epoch, valid=test_loader)
     if trainer.history.interrupted:
-        raise KeyboardInterrupt
-
-    start = perf_counter()
-    labels = test_set[:][1]
+        raise SystemExit("interrupted; with --output, the same command goes on here")
+    start, labels = perf_counter(), test_set[:][1]
     with_views = float((logits_of_views(trainer, test_loader).argmax(axis=1) == labels).mean())
-    # A run that goes on from a checkpoint has the seconds of its finished epochs in the history.
-    ends = preparation + np.cumsum(trainer.history["seconds"])
-    seconds = float(ends[-1]) + perf_counter() - start
-    reached = [*zip(trainer.history["valid_accuracy"], ends, strict=True), (with_views, seconds)]
+    last = perf_counter() - start
+    # A run that goes on from a checkpoint has the seconds of all its epochs in the history.
+    ends = (preparation + np.cumsum(trainer.history["seconds"])).tolist()
+    accuracies, seconds = trainer.history["valid_accuracy"], ends[-1] + last
+    reached = [*zip(accuracies, ends, strict=True), (with_views, seconds)]
     record = {
         "seed": seed, "epochs": arguments.epochs, "precision": arguments.precision, "images": len(train_set),
-        "backend": {"name": trainer.backend.name, **trainer.backend.describe()}, "seconds": seconds,
-        "accuracy": trainer.history["valid_accuracy"][-1], "accuracy_with_six_views": with_views,
-        "seconds_to_94": next((float(time) for accuracy, time in reached if accuracy >= TARGET), None),
+        "backend": {"name": trainer.backend.name, **trainer.backend.describe()},
+        "accuracy": accuracies[-1], "accuracy_with_six_views": with_views, "seconds": seconds,
+        "seconds_to_94": next((time for accuracy, time in reached if accuracy >= TARGET), None),
         "history": trainer.history.rows,
     }  # fmt: skip
-    if output:
-        output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    if arguments.output:
+        (Path(arguments.output) / f"seed{seed}.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def warm_up(arguments: argparse.Namespace, *sets: data.Subset) -> None:
+    """Train on one batch, so that all kernels are compiled, and print how long that took."""
+    trial = argparse.Namespace(**{**vars(arguments), "epochs": 1, "output": None})
+    one_batch = (data.Subset(whole, np.arange(min(BATCH, len(whole)))) for whole in sets)
+    seconds = run(trial, arguments.seed, *one_batch)["seconds"]
+    print(
+        f"warm-up with one batch: {seconds:.2f} s; a run with a cold kernel cache takes at most this much longer",
+        flush=True,
+    )
 
 
 def describe(record: dict) -> str:
@@ -170,6 +188,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--root", help="folder that holds cifar-10-batches-bin; default: the folder that GPUNET_DATA names"
     )
+    parser.add_argument(
+        "--warm-up", action=argparse.BooleanOptionalAction,
+        help="first train on one batch, so that the kernel cache is warm; default: on a GPU",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, help="take only the first images of each split, for a trial")
     parser.add_argument("--output", help="folder for a record of each run and for checkpoints to go on from")
     return parser.parse_args()
@@ -183,6 +205,9 @@ def main() -> None:
     )
     if arguments.output:
         Path(arguments.output).mkdir(parents=True, exist_ok=True)
+    on_gpu = get_backend(arguments.backend).name.startswith("cuda")
+    if on_gpu if arguments.warm_up is None else arguments.warm_up:
+        warm_up(arguments, train_set, test_set)
     records = []
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         records.append(run(arguments, seed, train_set, test_set))

@@ -21,6 +21,8 @@ __all__ = ["speedrun", "whiten", "whitening_filters"]
 
 PATCH = 2
 """Height and width of the whitening filters, in pixels."""
+WHITENED_AT_ONCE = 250
+"""Images whose patches are made at a time, so that they fit into a CPU's caches."""
 GROUPS = (64, 256, 256)
 """Filters of the two convolutions of each group."""
 
@@ -106,17 +108,27 @@ def whitening_filters(images: np.ndarray, *, eps: float = 5e-4) -> np.ndarray:
     Returns:
         (2, 2, C, 8 C) float32.
     """
-    x = np.asarray(images, np.float64)
+    x = np.asarray(images)
     if x.ndim != 4 or min(x.shape[1:3]) < PATCH or not len(x):
         raise ValueError(f"whitening_filters: images have shape {x.shape} but take (N, H, W, C), at least 2x2 pixels")
     c = x.shape[3]
-    # (N, H - 1, W - 1, C, 2, 2)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (PATCH, PATCH), axis=(1, 2))
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, PATCH * PATCH * c)
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    values, vectors = np.linalg.eigh(_second_moments(x))
     scaled = (vectors / np.sqrt(values + eps))[:, ::-1]
     filters = np.concatenate([scaled, -scaled], axis=1)
     return np.ascontiguousarray(filters.reshape(PATCH, PATCH, c, -1), np.float32)
+
+
+def _second_moments(images: np.ndarray) -> np.ndarray:
+    """The mean product of each two of a patch's 4 C values, over all patches: float64 (4 C, 4 C)."""
+    n, h, w, c = images.shape
+    rows, columns = h - PATCH + 1, w - PATCH + 1
+    products = np.zeros((PATCH * PATCH * c,) * 2)
+    for start in range(0, n, WHITENED_AT_ONCE):
+        planes = np.asarray(images[start : start + WHITENED_AT_ONCE].transpose(3, 0, 1, 2), np.float64, order="C")
+        places = [planes[:, :, i : i + rows, j : j + columns] for i in range(PATCH) for j in range(PATCH)]
+        values = np.stack(places).reshape(len(products), -1)  # one row for each value of a patch
+        products += values @ values.T
+    return products / (n * rows * columns)
 
 
 def _conv(before: int, filters: int) -> nn.Conv2d:
