@@ -10,27 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.backends import GPU_WARNINGS, GPUS
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from helpers.backends import GPUS
+from helpers.examples import EXAMPLES, execute, run
 
 
 @pytest.fixture(params=["numpy", *GPUS])
 def on(request):
     """The backend that a user names: the emulated device takes too long for whole examples."""
     return request.param
-
-
-def run(name, *arguments):
-    return execute(EXAMPLES / name, *arguments)
-
-
-def execute(*arguments):
-    filters = [part for warning in ("error", *GPU_WARNINGS) for part in ("-W", warning)]
-    command = [sys.executable, *filters, *map(str, arguments)]
-    path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has no such signal")

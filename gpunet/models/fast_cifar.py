@@ -12,7 +12,7 @@ from math import sqrt
 import numpy as np
 
 from gpunet import nn
-from gpunet.autograd import Tensor
+from gpunet.autograd import Parameter, Tensor
 from gpunet.models.parts import ImageShape, check_extents
 from gpunet.nn import init
 from gpunet.nn.origin import recorded
@@ -21,6 +21,8 @@ __all__ = ["speedrun", "whiten", "whitening_filters"]
 
 PATCH = 2
 """Height and width of the whitening filters, in pixels."""
+WHITENED_AT_ONCE = 250
+"""Images whose patches are made at a time, so that they fit into a CPU's caches."""
 GROUPS = (64, 256, 256)
 """Filters of the two convolutions of each group."""
 
@@ -55,7 +57,8 @@ def speedrun(
 
     The whitening filters and batch norm's scales do not learn; the running statistics keep 0.6 of
     their value in each step. The first filters of each convolution start as the identity (Zagoruyko
-    & Komodakis 2017), the others are uniform with variance 1 / (3 fan_in).
+    & Komodakis 2017). The others, and the whitening biases, are uniform with variance 1 / (3
+    fan_in); the dense layer's weights have the standard deviation 1.
 
     Args:
         input_shape: (H, W, C), at least 9x9 pixels; 32x32x3 gives 1,972,792 parameters, of which
@@ -70,12 +73,13 @@ def speedrun(
     filters = 2 * PATCH * PATCH * c
     first = nn.Conv2d(c, filters, PATCH)
     first.weight.requires_grad = False
+    first.bias = Parameter(init.uniform((filters,), 1 / sqrt(PATCH * PATCH * c)))
     layers: list[nn.Module] = [first, nn.GELU()]
     for before, after in zip((filters, *GROUPS), GROUPS, strict=False):
         layers += [_conv(before, after), nn.MaxPool2d(2), _norm(after), nn.GELU()]
         layers += [_conv(after, after), _norm(after), nn.GELU()]
     rest = (h - 1) // 8, (w - 1) // 8
-    head = nn.Linear(GROUPS[-1], num_classes, bias=False, init=_uniform)
+    head = nn.Linear(GROUPS[-1], num_classes, bias=False, init=_of_unit_deviation)
     model = Scaled(*layers, nn.MaxPool2d(rest), nn.Flatten(), head, factor=1 / GROUPS[-1])
     if images is not None:
         whiten(model, images)
@@ -104,17 +108,27 @@ def whitening_filters(images: np.ndarray, *, eps: float = 5e-4) -> np.ndarray:
     Returns:
         (2, 2, C, 8 C) float32.
     """
-    x = np.asarray(images, np.float64)
+    x = np.asarray(images)
     if x.ndim != 4 or min(x.shape[1:3]) < PATCH or not len(x):
         raise ValueError(f"whitening_filters: images have shape {x.shape} but take (N, H, W, C), at least 2x2 pixels")
     c = x.shape[3]
-    # (N, H - 1, W - 1, C, 2, 2)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (PATCH, PATCH), axis=(1, 2))
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, PATCH * PATCH * c)
-    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    values, vectors = np.linalg.eigh(_second_moments(x))
     scaled = (vectors / np.sqrt(values + eps))[:, ::-1]
     filters = np.concatenate([scaled, -scaled], axis=1)
     return np.ascontiguousarray(filters.reshape(PATCH, PATCH, c, -1), np.float32)
+
+
+def _second_moments(images: np.ndarray) -> np.ndarray:
+    """The mean product of each two of a patch's 4 C values, over all patches: float64 (4 C, 4 C)."""
+    n, h, w, c = images.shape
+    rows, columns = h - PATCH + 1, w - PATCH + 1
+    products = np.zeros((PATCH * PATCH * c,) * 2)
+    for start in range(0, n, WHITENED_AT_ONCE):
+        planes = np.asarray(images[start : start + WHITENED_AT_ONCE].transpose(3, 0, 1, 2), np.float64, order="C")
+        places = [planes[:, :, i : i + rows, j : j + columns] for i in range(PATCH) for j in range(PATCH)]
+        values = np.stack(places).reshape(len(products), -1)  # one row for each value of a patch
+        products += values @ values.T
+    return products / (n * rows * columns)
 
 
 def _conv(before: int, filters: int) -> nn.Conv2d:
@@ -131,6 +145,12 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 def _uniform(shape: Sequence[int]) -> np.ndarray:
     """Initial weights: uniform with variance 1 / (3 fan_in)."""
     return init.uniform(shape, 1 / sqrt(init.fans(shape)[0]))
+
+
+def _of_unit_deviation(shape: Sequence[int]) -> np.ndarray:
+    """Initial weights: uniform, then scaled to a standard deviation of exactly 1."""
+    w = _uniform(shape)
+    return w / w.std(ddof=1)
 
 
 def _identity_first(shape: Sequence[int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from helpers.backends import CUDA, skip_unavailable
 import gpunet as gp
 from gpunet import functional as F
 from gpunet import models, nn, optim
+from gpunet.models import fast_cifar
 
 
 def conv_parameters(*channels):
@@ -155,7 +156,8 @@ def test_speedrun_has_the_parameters_of_its_formula():
     ]  # fmt: skip
 
 
-def test_whitening_filters_whiten(rng):
+def test_whitening_filters_whiten(rng, monkeypatch):
+    monkeypatch.setattr(fast_cifar, "WHITENED_AT_ONCE", 25)
     mixed = rng.normal(size=(60, 9, 8, 3)) @ rng.normal(size=(3, 3))  # channels that go together
     smooth = mixed[:, 1:] + mixed[:, :-1]  # and rows
     w = models.whitening_filters(smooth, eps=0.0)
@@ -175,6 +177,8 @@ def test_speedrun_starts_whitened_and_learns_all_but_the_fixed_parameters(backen
         models.whiten(nn.Sequential(nn.Linear(2, 2)), images)
     centre = model[2].weight.numpy()[1, 1]
     np.testing.assert_array_equal(centre[:, :24], np.eye(24))
+    assert np.std(model[-1].weight.numpy(), ddof=1) == pytest.approx(1, rel=1e-5)
+    assert 0.5 < np.abs(model[0].bias.numpy()).max() * 12**0.5 <= 1
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
     optimizer = optim.SGD(model.parameters(), lr=10.0)
     F.cross_entropy(model(images), [0, 1, 2, 3] * 2).backward()

@@ -93,16 +93,20 @@ def lion(w, grads, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, decoupled_we
     return w
 
 
-def muon(w, grads, *, lr=0.02, momentum=0.95, nesterov=True, adam_lr=3e-4, weight_decay=0.0):
+def muon(
+    w, grads, *, lr=0.02, momentum=0.95, nesterov=True, adam_lr=3e-4, weight_decay=0.0, ns_steps=5, normalize=False
+):
     if w.ndim < 2:
         return adamw(w, grads, lr=adam_lr, betas=(0.9, 0.95), weight_decay=weight_decay)
     m, matrix = np.zeros_like(w), (-1, w.shape[-1])
     for g in grads:
+        if normalize:
+            w = w * np.sqrt(w.shape[-1] / np.sum(w**2))
         m = momentum * m + (1 - momentum) * g
         step = momentum * m + (1 - momentum) * g if nesterov else m
         u, s, v = np.linalg.svd(step.reshape(matrix), full_matrices=False)
         s = s / np.linalg.norm(s)
-        for _ in range(5):  # on the singular values, which is all that the iteration changes
+        for _ in range(ns_steps):  # on the singular values, which is all that the iteration changes
             s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
         direction = ((u * s) @ v).reshape(w.shape) * max(1, w.shape[-1] / u.shape[0]) ** 0.5
         w = (1 - lr * weight_decay) * w - lr * direction
@@ -120,6 +124,7 @@ CASES = [
     (optim.Lion, lion, {"lr": 0.03, "weight_decay": 0.3, "decoupled_weight_decay": False}),
     (optim.Muon, muon, {}),
     (optim.Muon, muon, {"lr": 0.1, "momentum": 0.5, "nesterov": False, "weight_decay": 0.3, "adam_lr": 0.1}),
+    (optim.Muon, muon, {"lr": 0.2, "ns_steps": 3, "normalize": True, "weight_decay": 0.3}),
     (optim.SGD, sgd, {"lr": 0.1}),
     (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.9}),
     (optim.SGD, sgd, {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.05}),
@@ -206,6 +211,41 @@ def test_muon_splits_groups_into_matrices_and_the_rest(backend, rng):
     run(optimizer, [filters, bias, dense], grads)
     expected = adamw(start, [g[2].astype(np.float64) for g in grads], lr=0.2, betas=(0.9, 0.95), weight_decay=0.0)
     same(dense.numpy(), expected, tolerances.UPDATE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"momentum": 0.0, "nesterov": False, "weight_decay": 0.3},
+        {"momentum": 0.85, "weight_decay": 0.3, "decoupled_weight_decay": False},
+        {"nesterov": False, "weight_decay": 0.3, "decoupled_weight_decay": False},
+    ],
+)
+def test_a_group_of_muon_with_the_rule_sgd_is_updated_as_sgd_does_it(backend, dtype, rng, options):
+    mine = made(backend, rng, dtype)
+    twins = [parameter(p.numpy()) for p in mine]
+    for twin in twins:
+        twin.move(backend)
+    grads = [[rng.normal(size=s).astype(dtype) for s in SHAPES] for _ in range(5)]
+    kept = {"momentum": 0.95, "nesterov": True, "decoupled_weight_decay": True, **options}
+    sgd = optim.SGD(twins, lr=0.1, **kept)
+    run(optim.Muon([{"params": mine, "rule": "sgd", **options}], lr=0.1), mine, grads)
+    run(sgd, twins, grads)
+    for p, twin in zip(mine, twins, strict=True):
+        same(p.numpy(), twin.numpy().astype(np.float64), tolerances.UPDATE)
+
+
+def test_muon_takes_up_a_state_from_before_it_had_all_its_options(backend, rng):
+    parameters = made(backend, rng, np.float32)
+    optimizer = optim.Muon(parameters, lr=0.1)
+    state = optimizer.state_dict()
+    for group in state["groups"]:
+        group.pop("ns_steps"), group.pop("normalize")
+    for group in optimizer.groups:
+        group["ns_steps"] = 2
+    optimizer.load_state_dict(state)
+    assert [(group["ns_steps"], group["normalize"]) for group in optimizer.groups] == [(5, False)] * 2
 
 
 @pytest.mark.parametrize(
@@ -359,20 +399,31 @@ MISTAKES = [
     (lambda p: optim.SGD(p, lr=0.1, max_norm=0), ValueError, "SGD: max_norm is 0 but must be positive"),
     (lambda p: optim.Muon(p, l1=0.1), ValueError, "Muon: takes only decoupled weight decay, no l1"),
     (
-        lambda p: optim.Muon([{"params": p, "rule": "sgd"}]),
+        lambda p: optim.Muon([{"params": p, "rule": "lbfgs"}]),
         ValueError,
-        "Muon: rule is 'sgd' but takes 'muon', 'adamw' or None",
+        "Muon: rule is 'lbfgs' but takes 'muon', 'adamw', 'sgd' or None",
     ),
     (
         lambda p: optim.Muon([{"params": p, "rule": "muon"}]),
         ValueError,
-        "Muon: a parameter (5,) is no matrix; give its group the rule 'adamw' or None",
+        "Muon: a parameter (5,) is no matrix; give its group the rule 'adamw', 'sgd' or None",
     ),
     (
         lambda p: optim.Muon([{"params": p, "rule": "adamw", "adam_lr": 0.1}]),
         ValueError,
         "Muon: a group of rule 'adamw' takes no adam_lr; set its lr",
     ),
+    (
+        lambda p: optim.Muon(p, decoupled_weight_decay=False),
+        ValueError,
+        "Muon: takes only decoupled weight decay, no l1 and no decay added to the gradient",
+    ),
+    (
+        lambda p: optim.Muon([{"params": p, "rule": "sgd", "l1": 0.1}]),
+        ValueError,
+        "Muon: takes only decoupled weight decay, no l1 and no decay added to the gradient",
+    ),
+    (lambda p: optim.Muon(p, ns_steps=0), ValueError, "Muon: ns_steps"),
     (lambda p: optim.Muon(p, adam_lr="a"), TypeError, "Muon: adam_lr is 'a' but must be a number"),
     (lambda p: optim.SGD(p, lr="a"), TypeError, "SGD: lr is 'a' but must be a number"),
     (lambda p: optim.SGD(p, lr=None), TypeError, "SGD: lr is None but must be a number"),
@@ -398,7 +449,7 @@ MISTAKES = [
             (optim.RMSprop, "alpha, eps, momentum, "),
             (optim.Adagrad, "eps, "),
             (optim.Lion, "betas, "),
-            (optim.Muon, "momentum, nesterov, adam_lr, betas, eps, "),
+            (optim.Muon, "momentum, nesterov, ns_steps, normalize, adam_lr, betas, eps, "),
         )
     ),
     (lambda p: optim.Muon([]), ValueError, "Muon: got no parameters"),

@@ -57,8 +57,8 @@ def test_20_steps_in_float64_are_pytorchs(backend, rng, kind, torch_kind, option
             assert relative_error(p.numpy(), t.detach().numpy()) < tolerances.TORCH_UPDATE, step
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, monkeypatch):
+@pytest.mark.parametrize(("nesterov", "ns_steps"), [(False, 5), (True, 3)])
+def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, ns_steps, monkeypatch):
     if "float64" not in backend.dtypes:
         pytest.skip(f"{backend.name} does not compute in float64")
     monkeypatch.setattr(torch.Tensor, "bfloat16", lambda x: x.clone())  # in which PyTorch iterates
@@ -67,7 +67,7 @@ def test_20_steps_of_muon_in_float64_are_pytorchs(backend, rng, nesterov, monkey
     theirs = [torch.tensor(p.numpy().reshape(-1, p.shape[-1]).T.copy(), requires_grad=True) for p in ours]
     for p in ours:
         p.move(backend)
-    options = {"lr": 0.05, "momentum": 0.8, "nesterov": nesterov, "weight_decay": 0.1}
+    options = {"lr": 0.05, "momentum": 0.8, "nesterov": nesterov, "ns_steps": ns_steps, "weight_decay": 0.1}
     mine, other = optim.Muon(ours, **options), torch.optim.Muon(theirs, **options)
     for _ in range(20):
         for p, t in zip(ours, theirs, strict=True):

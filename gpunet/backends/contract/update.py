@@ -102,8 +102,8 @@ RULES = {
     "muon": Rule(("mean", "square"), (*_ADAM, "orthogonal")),
 }
 """By the names of their formulas in kernels/optimizer.cu, which are capitalised there. In segments
-whose parameters are made orthogonal, Muon's slot "square" holds the orthogonal direction, and its
-column "beta1" is the momentum."""
+that Muon does not leave to Adam, the column "orthogonal" is 1, the slot "square" holds the
+direction of the step, which is computed before the update, and "beta1" is the momentum."""
 
 
 def columns(rule: str) -> int:

@@ -82,13 +82,30 @@ def test_a_change_of_what_graphs_have_frozen_takes_effect(both, change):
     both(use)
 
 
-def test_a_change_of_muons_momentum_takes_effect(both):
+@pytest.mark.parametrize("changes", [{"momentum": 0.5}, {"ns_steps": 2}, {"normalize": True}])
+def test_a_change_of_muons_options_takes_effect(both, changes):
     def use(task, trainer):
         trainer.fit(task.train, 2)
-        task.optimizer.groups[0]["momentum"] = 0.5
+        task.optimizer.groups[0].update(changes)
         trainer.fit(task.train, 2)
 
     both(use, optimizer=optim.Muon)
+
+
+@pytest.mark.parametrize("changes", [{"weight_decay": 0.2}, {"decoupled_weight_decay": True}, {"nesterov": False}])
+def test_a_change_of_a_group_of_muon_with_the_rule_sgd_takes_effect(both, changes):
+    def use(task, trainer):
+        trainer.fit(task.train, 2)
+        task.optimizer.groups[1].update(changes)
+        trainer.fit(task.train, 2)
+
+    def make(parameters, lr):
+        given = list(parameters)
+        rest = {"params": [p for p in given if not p.matrix], "rule": "sgd", "weight_decay": 0.1}
+        matrices = {"params": [p for p in given if p.matrix]}
+        return optim.Muon([matrices, {**rest, "decoupled_weight_decay": False}], lr=lr)
+
+    both(use, optimizer=make)
 
 
 def test_parameters_that_were_updated_less_often_get_a_range_of_their_own(both):
