@@ -16,14 +16,17 @@ import ml_dtypes
 import numpy as np
 
 from gpunet.backends.contract import FUSED_POOL, Activation, Conv, Gate, Product
+from gpunet.backends.cuda.backend import recording_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.backends.registry import get_backend
-from gpunet.cuda.instantiations import ELEMENTS, MMA_MULTIPLIES, TERMS, mma_tiles
+from gpunet.cuda.instantiations import ELEMENTS, TERMS, mma_tiles
 from gpunet.geometry import Geometry
 
 ALLOWED = {"float32": 1e-5, "3xtf32": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}
 """The largest ‖a - b‖ / ‖b‖, by precision."""
 KERNELS = ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "matmul")
+PRODUCTS = ((False, False, False), (True, False, False), (False, True, False), (False, True, True))
+"""Whether a product takes the transposes of its matrices, and the first of them through a gate."""
 RELU = Activation("relu")
 
 
@@ -91,8 +94,7 @@ def convolution(rng, kernel, precision, chunk):
 def product(rng, precision, chunk):
     """(a matrix product, its arrays, what it is)."""
     m, k, p = (chunk * int(n) for n in rng.integers(1, 1 + 320 // chunk, 3))
-    *transposes, gated = MMA_MULTIPLIES[int(rng.integers(len(MMA_MULTIPLIES)))]
-    ta, tb = transposes
+    ta, tb, gated = PRODUCTS[int(rng.integers(len(PRODUCTS)))]
     arrays = {"a": rng.normal(size=(k, m) if ta else (m, k)), "b": rng.normal(size=(p, k) if tb else (k, p))}
     arrays |= {"y": rng.normal(size=arrays["a"].shape), "bias": rng.normal(size=p)}
     matrix = precision if precision in TERMS else "float32"
@@ -120,12 +122,12 @@ def measure(backend, kernel, precision, shapes, seed):
         run, arrays, described = make
         tile = tiles[int(rng.integers(len(tiles)))]
         arrays = {name: a.astype(dtype) for name, a in arrays.items()}
-        with backend.launcher.noting() as launched:
-            got = run(backend.twin(tile=tile[:2]), {name: backend.asarray(a) for name, a in arrays.items()})
+        recorded, recording = recording_backend(backend.twin(tile=tile[:2]))
+        got = run(recorded, {name: backend.asarray(a) for name, a in arrays.items()})
         expected = run(reference, {name: a.astype(np.float64) for name, a in arrays.items()})
         worst = max(error_of(backend.to_numpy(a), b) for a, b in zip(got, expected, strict=True) if a is not None)
         found.shapes += 1
-        found.instances.update(launched)
+        found.instances.update(launch.kernel for launch in recording.launches)
         if worst >= found.worst:
             found.worst, found.worst_case = worst, described
     return found
