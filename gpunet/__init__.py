@@ -6,6 +6,7 @@ from gpunet import arrays, data, functional, models, nn, optim, random
 from gpunet.autograd import Function, Parameter, Tensor, no_grad, tensor
 from gpunet.backends import available_backends, get_backend
 from gpunet.errors import BackendError, DamagedFileError
+from gpunet.modes import matrix_precision
 from gpunet.random import seed
 from gpunet.report.summary import summary
 from gpunet.train import Trainer
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackendError", "DamagedFileError", "Function", "Parameter", "Tensor", "Trainer", "__version__",
-    "arrays", "available_backends", "data", "draw", "functional", "get_backend", "models", "nn", "no_grad", "optim", "plan",
-    "random", "seed", "summary", "tensor",
+    "arrays", "available_backends", "data", "draw", "functional", "get_backend", "matrix_precision", "models", "nn", "no_grad",
+    "optim", "plan", "random", "seed", "summary", "tensor",
 ]  # fmt: skip
 
 

@@ -83,6 +83,9 @@ class Function:
     arguments: ClassVar[tuple[str, ...]] = ()
     """Names of the inputs, which are the positional parameters of `forward`."""
     backend: Backend
+    matrix_precision: str
+    """How `forward` and `backward` multiply float32 matrices: as it held where the operation was
+    applied, see `gpunet.matrix_precision`."""
     inputs: tuple[Tensor | None, ...]
     saved: tuple[Any, ...] = ()
 
@@ -142,6 +145,7 @@ class Function:
     def _made(cls, inputs: tuple[Any, ...]) -> tuple[Self, tuple[Array | None, ...]]:
         """An operation on these inputs, and the arrays that it computes with."""
         self = cls()
+        self.matrix_precision = mode.matrix_precision
         if mode.late:
             for t in inputs:
                 if isinstance(t, LateTensor):

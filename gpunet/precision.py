@@ -1,39 +1,63 @@
-"""Precisions: what operations store, by the names that `Trainer`, `plan` and ``gpunet bench`` take.
+"""Precisions: how operations multiply and what they store, by the names that `Trainer` takes.
 
 It also tells how saved values are converted to the precision of the model that loads them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet.backends import Backend
-from gpunet.backends.contract import is_float, is_masked
+from gpunet.backends.contract import MATRIX_PRECISIONS, check_matrix_precision, is_float, is_masked
 
-PRECISIONS = ("float32", "bfloat16", "float16")
-"""float32 throughout; or 16 bits for activations, with sums and parameters in float32."""
+STORED = ("bfloat16", "float16")
+"""The precisions in which activations are stored, in 16 bits."""
+PRECISIONS = (*MATRIX_PRECISIONS, *STORED)
+"""float32 throughout; float32 whose matrices are multiplied on matrix units; or 16 bits for
+activations, with sums and parameters in float32."""
 
 
-def stored_dtype(operation: str, precision: str, backend: Backend) -> str | None:
-    """The dtype in which images and activations are stored; None for that of the parameters.
+class Precision(NamedTuple):
+    """What a precision asks of the operations of a step."""
+
+    stored: str | None = None
+    """The dtype in which images and activations are stored; None for that of the parameters."""
+    matrix: str | None = None
+    """How float32 matrices are multiplied; None for what holds where the step runs, which is
+    float32 outside of all `matrix_precision` contexts."""
+
+
+def split_precision(operation: str, precision: str, backend: Backend) -> Precision:
+    """What one of `PRECISIONS` stores, and how it multiplies.
 
     Args:
         operation: what errors name.
-        precision: one of `PRECISIONS`.
     Raises:
         ValueError: an unknown precision, or one that this backend does not have.
     """
-    if precision in ("tf32", "3xtf32"):
-        raise ValueError(f"{operation}: precision={precision!r} is not built yet; there are {', '.join(PRECISIONS)}")
     if precision not in PRECISIONS:
         raise ValueError(f"{operation}: precision is {precision!r} but takes one of {', '.join(PRECISIONS)}")
+    if precision in STORED:
+        if precision not in backend.narrow:
+            raise ValueError(f"{operation}: precision={precision!r} takes a CUDA backend, got {backend.name}")
+        return Precision(stored=precision)
     if precision == "float32":
-        return None
-    if precision not in backend.narrow:
-        raise ValueError(f"{operation}: precision={precision!r} takes a CUDA backend, got {backend.name}")
-    return precision
+        return Precision()
+    if precision not in backend.matrix_units:
+        units = ", ".join(backend.matrix_units) or "nothing"
+        takes = f"precision={precision!r} takes a CUDA backend with matrix units"
+        raise ValueError(f"{operation}: {takes}, got {backend.name}, which computes {units} on them")
+    return Precision(matrix=precision)
+
+
+def check_ambient(operation: str, precision: str) -> None:
+    """Raise a ValueError unless a `matrix_precision` context takes this precision."""
+    if precision in STORED:
+        takes = f"takes one of {', '.join(MATRIX_PRECISIONS)}, got {precision!r}, in which arrays are stored"
+        raise ValueError(f"{operation}: {takes}: pass it to Trainer(precision=…), or cast tensors with functional.cast")
+    check_matrix_precision(operation, precision)
 
 
 def loaded(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.ndarray:

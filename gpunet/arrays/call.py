@@ -288,23 +288,25 @@ def _is_exact(value: Any) -> bool:
 
 @_cached
 def conv_of(
-    operation: str, nchw: bool, x_shape: Shape4, w_shape: Shape4, stride: Any, padding: Any, dilation: Any, groups: Any
-) -> Conv:
+    operation: str, nchw: bool, x_shape: Shape4, w_shape: Shape4, stride: Any, padding: Any, dilation: Any, groups: Any,
+    precision: str,
+) -> Conv:  # fmt: skip
     """A convolution of x (N, H, W, C) with filters (KH, KW, C // groups, O)."""
     options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return Conv(Geometry.conv(x_shape, w_shape, **options, operation=operation))
+    return Conv(Geometry.conv(x_shape, w_shape, **options, operation=operation), precision=precision)
 
 
 @_cached
 def transposed_conv_of(
     operation: str, nchw: bool, x_shape: Shape4, w_shape: Shape4, stride: Any, padding: Any, output_padding: Any,
-    dilation: Any, groups: Any,
+    dilation: Any, groups: Any, precision: str,
 ) -> Conv:  # fmt: skip
     """The convolution whose input gradient a transposed convolution of x (N, H, W, I) is."""
-    return Conv(transposed_geometry(
+    geometry = transposed_geometry(
         operation, x_shape, w_shape, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation,
         groups=groups,
-    ))  # fmt: skip
+    )  # fmt: skip
+    return Conv(geometry, precision=precision)
 
 
 @_cached

@@ -7,6 +7,7 @@ from typing import Any
 from gpunet.arrays.call import OIHW, Call, Layout, are_usual, conv_of, host_backend, transposed_conv_of
 from gpunet.backends.contract import Array, Into
 from gpunet.geometry import Padding, Pair, Shape4, pair
+from gpunet.modes import mode
 
 __all__ = ["conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose2d", "depthwise_conv2d"]
 
@@ -34,7 +35,7 @@ def conv2d(
         TypeError: arrays of another library, of two kinds, or of a dtype that is not computed.
     """
     if layout == "NHWC" and out is None and are_usual(x, weight, bias):  # a shorter way to the same, for small images
-        conv = conv_of("conv2d", False, x.shape, weight.shape, stride, padding, dilation, groups)
+        conv = conv_of("conv2d", False, x.shape, weight.shape, stride, padding, dilation, groups, mode.matrix_precision)
         if bias is None or bias.shape == weight.shape[3:]:
             return host_backend().conv2d_forward(x, weight, bias, conv)[0]
     call = Call("conv2d", layout, ("x", "weight", "bias"), x, weight, bias)
@@ -72,7 +73,7 @@ def _convolved(
         x_shape, w_shape = call.image_shape("x", x.shape), call.filter_shape(weight.shape)
     else:  # Geometry checks them
         x_shape, w_shape = x.shape, weight.shape
-    conv = conv_of(call.operation, call.nchw, x_shape, w_shape, *options)
+    conv = conv_of(call.operation, call.nchw, x_shape, w_shape, *options, mode.matrix_precision)
     if bias is not None:
         call.check_shape("bias", bias, w_shape[3:])
     if out is not None:
@@ -100,7 +101,8 @@ def conv2d_input_grad(
     """
     call = Call("conv2d_input_grad", layout, ("dy", "weight"), dy, weight)
     inner, w_shape = call.given_shape("x_shape", x_shape), call.filter_shape(weight.shape)
-    conv = conv_of(call.operation, call.nchw, inner, w_shape, stride, padding, dilation, groups)
+    options = stride, padding, dilation, groups
+    conv = conv_of(call.operation, call.nchw, inner, w_shape, *options, mode.matrix_precision)
     call.check_shape("dy", dy, call.outer_shape(conv.y_shape))
     call.check_out(out, call.outer_shape(inner))
     return call.deliver(call.backend.conv2d_input_grad(call.images(dy), call.filters(weight), conv), out)
@@ -128,7 +130,8 @@ def conv2d_weight_grad(
     call = Call("conv2d_weight_grad", layout, ("dy", "x"), dy, x)
     y_shape, x_shape = call.image_shape("dy", dy.shape), call.image_shape("x", x.shape)
     window, taken = pair(call.operation, "kernel_size", kernel_size), call.divided("groups", x_shape[3], groups)
-    conv = conv_of(call.operation, call.nchw, x_shape, (*window, taken, y_shape[3]), stride, padding, dilation, groups)
+    w_shape, options = (*window, taken, y_shape[3]), (stride, padding, dilation, groups)
+    conv = conv_of(call.operation, call.nchw, x_shape, w_shape, *options, mode.matrix_precision)
     call.check_shape("dy", dy, call.outer_shape(conv.y_shape))
     given_w, given_b = call.outs(out, 2)
     call.check_out(given_w, call.outer_shape(conv.geometry.w_shape, OIHW), name="out[0]", dtype=call.wide)
@@ -164,7 +167,7 @@ def conv_transpose2d(
     call = Call("conv_transpose2d", layout, ("x", "weight", "bias"), x, weight, bias)
     x_shape, w_shape = call.image_shape("x", x.shape), call.filter_shape(weight.shape)
     options = stride, padding, output_padding, dilation, groups
-    conv = transposed_conv_of(call.operation, call.nchw, x_shape, w_shape, *options)
+    conv = transposed_conv_of(call.operation, call.nchw, x_shape, w_shape, *options, mode.matrix_precision)
     y_shape = conv.geometry.x_shape
     call.check_shape("bias", bias, y_shape[3:])
     call.check_out(out, call.outer_shape(y_shape))

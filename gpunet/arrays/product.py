@@ -9,6 +9,7 @@ import numpy as np
 from gpunet.arrays.call import Call
 from gpunet.backends.contract import Array, CrossEntropy, Product
 from gpunet.functional.loss import check_labels, check_logits
+from gpunet.modes import mode
 
 __all__ = ["matmul", "softmax_cross_entropy"]
 
@@ -40,7 +41,8 @@ def matmul(
     call.check_out(out, (*a.shape[:-2], rows, columns))
     left, right = call.plain(a), call.plain(b)
     if a.ndim == 2:
-        return call.deliver(call.backend.matmul(left, right, Product(transpose_a, transpose_b)), out)
+        product = Product(transpose_a, transpose_b, precision=mode.matrix_precision)
+        return call.deliver(call.backend.matmul(left, right, product), out)
     y = call.backend.batched_matmul(left, right, transpose_a=transpose_a, transpose_b=transpose_b)
     return call.deliver(y, out)
 

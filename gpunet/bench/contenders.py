@@ -17,8 +17,8 @@ from gpunet.bench import NotMeasuredError
 from gpunet.bench.nets import make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work
 from gpunet.errors import BackendError
-from gpunet.modes import late_results
-from gpunet.precision import stored_dtype
+from gpunet.modes import late_results, multiplying
+from gpunet.precision import split_precision
 from gpunet.version import __version__
 
 RATE, MOMENTUM = 0.001, 0.9
@@ -126,7 +126,8 @@ class GpunetStep(TrainingStep):
     def __init__(self, spec: Spec):
         self.backend, self.timer = backend_and_timer(spec)
         self.graph = isinstance(self.timer, CupyTimer)
-        self.precision, self.dtype = spec.precision, stored_dtype("bench", spec.precision, self.backend)
+        self.precision = spec.precision
+        self.dtype, self._matrix = split_precision("bench", spec.precision, self.backend)
 
     def build(self, net: str, batch: int) -> None:
         """See `TrainingStep.build`."""
@@ -140,10 +141,11 @@ class GpunetStep(TrainingStep):
     def step(self) -> None:
         """See `TrainingStep.step`."""
         self.optimizer.zero_grad()
-        with late_results():
-            self.loss = F.cross_entropy(self.model(self.x), self.y)
-        self.optimizer.backward(self.loss)
-        self.optimizer.step()
+        with multiplying(self._matrix):
+            with late_results():
+                self.loss = F.cross_entropy(self.model(self.x), self.y)
+            self.optimizer.backward(self.loss)
+            self.optimizer.step()
 
     def read_loss(self) -> float:
         """See `TrainingStep.read_loss`."""

@@ -19,6 +19,7 @@ from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
 from gpunet.bench.translate import symmetric_padding, to_torch
 from gpunet.bench.whole_layers import LAYERS
+from gpunet.precision import STORED
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,25 @@ LAYER_RIVALS = ("torch-eager", "torch-benchmark", "torch-channels-last")
 """The rivals that differ from each other for a single layer."""
 
 
-def exact_float32(torch: Any) -> None:
-    """Switch TF32 off for products and convolutions of float32, as in gpunet's "float32", by the
-    flags of this PyTorch.
+def allow_tf32(torch: Any, allowed: bool) -> None:
+    """Switch TF32 on or off for products and convolutions of float32, by the flags of this PyTorch.
 
-    From PyTorch 2.9 on the flag is `fp32_precision`. torch.compile still reads cuDNN's old flag
-    there, whose default is True, and raises if the two contradict each other
-    (pytorch/pytorch#166387). So the old flag is set as well. It is set first, because setting it
-    resets the new one.
+    It is on for gpunet's "tf32", and off for all other precisions: gpunet's "3xtf32" has float32's
+    accuracy, so its rival multiplies in float32.
+
+    From PyTorch 2.9 on the flag is `fp32_precision`. torch.compile still reads the old flags there,
+    whose defaults are True for cuDNN and False for cuBLAS, and raises if old and new ones contradict
+    each other (pytorch/pytorch#166387). So the old flags are set as well. They are set first,
+    because setting one resets the new one.
     """
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the old flag is deprecated
-        cudnn.allow_tf32 = False
+        warnings.simplefilter("ignore")  # the old flags are deprecated
+        cudnn.allow_tf32 = cuda.matmul.allow_tf32 = allowed
     if not hasattr(torch.backends, "fp32_precision"):
-        cuda.matmul.allow_tf32 = False
         return
     for part in (torch.backends, cuda.matmul, cudnn.conv):
-        part.fp32_precision = "ieee"
+        part.fp32_precision = "tf32" if allowed else "ieee"
 
 
 class _Torch:
@@ -99,7 +101,7 @@ class _Torch:
         if on_gpu:
             torch.cuda.set_device(self.device if ":" in self.device else "cuda:0")
         torch.set_num_threads(spec.threads)
-        exact_float32(torch)
+        allow_tf32(torch, spec.precision == "tf32")
         torch.backends.cudnn.benchmark = self.rival.benchmark
         self.timer = TorchTimer() if on_gpu else HostTimer()
 
@@ -169,7 +171,7 @@ class TorchStep(TrainingStep):
         x, y = make_batch(net, batch)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
         device = self._run.device.partition(":")[0]
-        stored = None if self.precision == "float32" else getattr(torch, self.precision)
+        stored = getattr(torch, self.precision) if self.precision in STORED else None
 
         def loss_of(x: Any, y: Any) -> Any:
             with torch.autocast(device, dtype=stored, enabled=stored is not None):

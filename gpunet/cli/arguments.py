@@ -21,6 +21,13 @@ class Command(NamedTuple):
     """Runs the command with the parsed arguments and returns the exit status."""
 
 
+PRECISION_HELP = (
+    "tf32 and 3xtf32 (float32's accuracy) multiply float32 on a GPU's matrix units; bfloat16 and float16 store 16 bits; "
+    "sums are float32 in all of them"
+)
+"""What ``--precision`` means."""
+
+
 def add_backend(parser: ArgumentParser, default: str | None = "auto") -> None:
     """Add ``--backend``."""
     parser.add_argument("--backend", default=default, help="numpy, cuda, cuda:1, emulated, reference or auto")

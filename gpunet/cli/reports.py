@@ -8,9 +8,9 @@ from functools import partial
 from importlib import metadata
 
 from gpunet import models, optim
-from gpunet.backends import get_backend, why_unavailable
+from gpunet.backends import Backend, get_backend, why_unavailable
 from gpunet.backends.registry import NAMES
-from gpunet.cli.arguments import Command, image_shape
+from gpunet.cli.arguments import PRECISION_HELP, Command, image_shape
 from gpunet.precision import PRECISIONS
 from gpunet.report import summary as describe
 from gpunet.train import recipes
@@ -40,7 +40,7 @@ def _add_summary_arguments(parser: ArgumentParser) -> None:
         "--precision",
         default="float32",
         choices=PRECISIONS,
-        help="how activations are stored; default float32",
+        help=f"{PRECISION_HELP}; default float32",
     )
     plan.add_argument("--backend", default="auto", help="cuda, cuda:1, emulated or auto")
 
@@ -68,7 +68,8 @@ def summary(options: Namespace) -> int:
 
 
 def info(options: Namespace) -> int:
-    """Print versions, and for each backend its device or why it is not available."""
+    """Print versions, and for each backend its device and what that computes on matrix units, or
+    why it is not available."""
     print(f"gpunet {__version__}, Python {sys.version.split()[0]}")
     for package in PACKAGES:
         if version := _version_of(package):
@@ -78,9 +79,20 @@ def info(options: Namespace) -> int:
         if why := why_unavailable(name):
             print(f"{name}: not available: {why}")
         else:
-            described = (f"{key} {value}" for key, value in get_backend(name).describe().items())
+            backend = get_backend(name)
+            described = (f"{key} {value}" for key, value in backend.describe().items())
             print(f"{name}: {', '.join(described)}")
+            print(f"{name}, on matrix units: {_on_matrix_units(backend)}")
     return 0
+
+
+def _on_matrix_units(backend: Backend) -> str:
+    """The precisions that a backend computes on matrix units; for none the reason."""
+    if backend.matrix_units:
+        return ", ".join(backend.matrix_units)
+    if backend.narrow:
+        return "none, because gpunet has no kernels for those of this device"
+    return "none, because a CPU's products are computed in the dtype of the arrays"
 
 
 def _version_of(package: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 from gpunet import nn
 from gpunet.backends import Backend, get_backend
 from gpunet.cli.arguments import (
+    PRECISION_HELP,
     Command,
     add_backend,
     add_data_root,
@@ -48,7 +49,7 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--label-smoothing", type=float)
     add("--shift", type=int, metavar="PIXELS", help="move training images by up to this much")
     add("--flip", action=argparse.BooleanOptionalAction, default=None, help="mirror half of the training images")
-    add("--precision", choices=PRECISIONS, help="what a GPU stores; sums are float32 in all of them")
+    add("--precision", choices=PRECISIONS, help=PRECISION_HELP)
     add(
         "--image-size",
         type=image_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from numbers import Integral
 from typing import Any
@@ -57,7 +58,8 @@ class _Linear(Function, name="linear", fresh=True):
         self, x: Array, weight: Array, bias: Array | None, *, activation: Activation | None, y: Array | None = None
     ) -> Array:
         """The result, which is `y` where that has been computed."""
-        y = self.backend.linear_forward(x, weight, bias, activation) if y is None else y
+        if y is None:
+            y = self.backend.linear_forward(x, weight, bias, activation, precision=self.matrix_precision)
         self.save(x, weight)
         self.gate = None if activation is None else Gate(y, activation)
         return y
@@ -67,12 +69,13 @@ class _Linear(Function, name="linear", fresh=True):
         dw, db = self._weight_grad(dy, x) if self.needs(1) or self.needs(2) else (None, None)
         (known, dx), self.ready = self.ready or (None, None), None
         if known is None or known is not dy:
-            product = Product(transpose_b=True, gate=self.gate)
+            product = Product(transpose_b=True, gate=self.gate, precision=self.matrix_precision)
             dx = self.backend.matmul(dy, weight, product) if self.needs(0) else None
         return dx, dw, db
 
     def _weight_grad(self, dy: Array, x: Array) -> Grads:
-        layer, backend = LinearGrad(dy, x, self.gate, self.into(weight=1, bias=2)), self.backend
+        layer = LinearGrad(dy, x, self.gate, self.into(weight=1, bias=2), self.matrix_precision)
+        backend = self.backend
         if self.needs(1) and backend.shares_launch(layer) and self.put_off(backend.linear_weight_grads, layer, 1, 2):
             return self.destination(1), self.destination(2)
         return backend.linear_weight_grads([layer])[0]
@@ -118,12 +121,13 @@ def conv2d(
     geometry = Geometry.conv(x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
     check_bias("conv2d", bias, (geometry.filters,))
     fused = activation_of("conv2d", activation)
+    plain = Conv(geometry, fused, precision=mode.matrix_precision)
     if pool is None:
-        return _Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused))
+        return _Conv2d.apply(x, weight, bias, conv=plain)
     pooling = Geometry.pool(geometry.y_shape, pair("conv2d", "pool", pool), operation="conv2d")
     if pooling.window != FUSED_POOL:
-        return max_pool2d(_Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused)), pooling.window)
-    return _Conv2d.apply(x, weight, bias, conv=Conv(geometry, fused, pooling))
+        return max_pool2d(_Conv2d.apply(x, weight, bias, conv=plain), pooling.window)
+    return _Conv2d.apply(x, weight, bias, conv=replace(plain, pool=pooling))
 
 
 def linear(x: Tensor, weight: Any, bias: Any = None, *, activation: str | Activation | None = None) -> Tensor:
@@ -169,7 +173,9 @@ def cross_entropy_of_linear(logits: Tensor, labels: Array, options: CrossEntropy
     announce(linear, "forward")
     passed_on = options.gain == 1 and options.reduction != "none"  # whether dlogits itself goes back, as a rule
     needs_dx = passed_on and logits.requires_grad and linear.needs(0)
-    y, parts, dx = linear.backend.linear_cross_entropy(x, weight, bias, labels, options, needs_dx=needs_dx)
+    y, parts, dx = linear.backend.linear_cross_entropy(
+        x, weight, bias, labels, options, needs_dx=needs_dx, precision=linear.matrix_precision
+    )
     logits.compute(y=y)
     linear.ready = None if dx is None else (parts[1], dx)
     return parts
@@ -291,7 +297,7 @@ def conv_transpose2d(
         dilation=dilation, groups=groups,
     )  # fmt: skip
     check_bias("conv_transpose2d", bias, geometry.x_shape[3:])
-    return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry))
+    return _ConvTranspose2d.apply(x, weight, bias, conv=Conv(geometry, precision=mode.matrix_precision))
 
 
 def transposed_geometry(

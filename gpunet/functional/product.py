@@ -20,17 +20,19 @@ class _MatMul(Function, name="matmul", fresh=True):
 
     def forward(self, a: Array, b: Array) -> Array:
         self.save(a, b)
-        return self.backend.matmul(a, b)
+        return self.backend.matmul(a, b, Product(precision=self.matrix_precision))
 
     def backward(self, dy: Array) -> Any:
         a, b = self.saved
-        da = self.backend.matmul(dy, b, Product(transpose_b=True)) if self.needs(0) else None
+        product = Product(transpose_b=True, precision=self.matrix_precision)
+        da = self.backend.matmul(dy, b, product) if self.needs(0) else None
         if not self.needs(1):
             return da, None
         out = self.destination(1)
         if out is not None and out.dtype != dy.dtype:  # a parameter's, in float32: the tape writes the product to it
             out = None
-        return da, self.backend.matmul(a, dy, Product(transpose_a=True, out=out, add=self.accumulate))
+        product = Product(transpose_a=True, out=out, add=self.accumulate, precision=self.matrix_precision)
+        return da, self.backend.matmul(a, dy, product)
 
 
 class _BatchedMatMul(Function, name="matmul"):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Unpack
 from gpunet.autograd import Parameter
 from gpunet.backends.contract import Array, Backend, Product
 from gpunet.geometry import positive_int
+from gpunet.modes import mode
 from gpunet.optim.adam import adam_columns
 from gpunet.optim.checks import NOT_NEGATIVE, check_number
 from gpunet.optim.groups import Group, Params, Shared
@@ -174,8 +175,22 @@ def orthogonal(backend: Backend, x: Array, steps: int) -> Array:
         gram = backend.matmul(x, x, Product(transpose_a=tall, transpose_b=not tall))
         mixed = backend.scale(gram, None, b)
         backend.binary("add", mixed, backend.scale(backend.matmul(gram, gram), None, c), out=mixed)
+    x is divided by its norm; then x = a x + (b A + c A^2) x five times, with A = x x^T. Where R >
+    O, the same result comes from the smaller products x (b A + c A^2) with A = x^T x. The products
+    have the precision of the innermost `matrix_precision` context, such as a Trainer's.
+    """
+    a, b, c = NEWTON_SCHULZ
+    rows, columns = x.shape
+    total = backend.sum(backend.binary("multiply", x, x), (0, 1))
+    norm = backend.unary("sqrt", backend.binary("add", total, backend.full((), TINY, x.dtype)))
+    x = backend.binary("divide", x, norm)
+    tall, precision = rows > columns, mode.matrix_precision
+    for _ in range(STEPS):
+        gram = backend.matmul(x, x, Product(transpose_a=tall, transpose_b=not tall, precision=precision))
+        mixed, square = backend.scale(gram, None, b), backend.matmul(gram, gram, Product(precision=precision))
+        backend.binary("add", mixed, backend.scale(square, None, c), out=mixed)
         pair = (x, mixed) if tall else (mixed, x)
-        x = backend.matmul(*pair, Product(out=backend.scale(x, None, a), add=True))
+        x = backend.matmul(*pair, Product(out=backend.scale(x, None, a), add=True, precision=precision))
     return x
 
 

@@ -22,9 +22,9 @@ from gpunet.cuda.prediction.model import Prediction
 from gpunet.cuda.recording import Allocation, Launch, Recording
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
-from gpunet.modes import late_results
+from gpunet.modes import late_results, multiplying
 from gpunet.nn.module import Buffer, Module
-from gpunet.precision import stored_dtype
+from gpunet.precision import split_precision
 from gpunet.report.summary import check_input_shape, in_bytes, kind_of
 from gpunet.tables import Table
 
@@ -174,7 +174,7 @@ def plan(
     recorded, recording = recording_backend(device)
     twin = _copied(model, recorded).train(training)
     made = None if optimizer is None or not training else optimizer(twin.parameters())
-    stored = stored_dtype("plan", precision, device)
+    stored, matrix = split_precision("plan", precision, device)
     if stored is not None and made is not None:
         made.compute_in(stored)
         made.arena.refresh()
@@ -188,7 +188,7 @@ def plan(
     x = tensor(inputs, dtype=dtype, backend=recorded)
     labeller = _Labeller(recording, twin)
     recording.clear()
-    with random.undisturbed(), watching(labeller.watch):
+    with random.undisturbed(), watching(labeller.watch), multiplying(matrix):
         if training:
             _train(twin, x, loss, made, device, labeller)
         else:

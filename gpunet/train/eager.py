@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ from gpunet.backends.contract import is_float
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight
-from gpunet.modes import late_results
+from gpunet.modes import late_results, multiplying
 from gpunet.nn import Module
 from gpunet.optim import Optimizer
 from gpunet.optim.schedule import Schedule
+from gpunet.precision import Precision
 from gpunet.train.batches import batch_arrays, check_batch, check_images
 from gpunet.train.gradients import UpdateGradients
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
@@ -32,7 +33,8 @@ class EagerStep(TrainingStep):
         loss_step: takes the place of `loss`, if given.
         schedule: stepped after each update.
         keep_logits: whether to read the logits to the host.
-        dtype: in which the floats of a batch are computed; that of the parameters if None.
+        precision: in which dtype the floats of a batch are computed, that of the parameters if it
+            names none; and how matrices are multiplied.
         batches_per_update: how many batches go into an update, see `UpdateGradients`.
     """
 
@@ -45,13 +47,13 @@ class EagerStep(TrainingStep):
         loss_step: LossStep | None = None,
         schedule: Schedule | None = None,
         keep_logits: bool = True,
-        dtype: Any = None,
+        precision: Precision = Precision(),  # noqa: B008 - it cannot change
         batches_per_update: int = 1,
     ) -> None:
         self.model, self.optimizer, self.loss, self.loss_step = model, optimizer, loss, loss_step
         self.max_batches = self.batches_per_update = batches_per_update
         self.schedule, self.keep_logits = schedule, keep_logits
-        self.dtype = np.dtype(dtype or optimizer.arena.dtype)
+        self.precision, self.dtype = precision, np.dtype(precision.stored or optimizer.arena.dtype)
 
     def session(self) -> AbstractContextManager[None]:
         """An eager step needs no context around it."""
@@ -63,7 +65,7 @@ class EagerStep(TrainingStep):
         rows, results = sum(check_batch(batch)[0].shape[0] for batch in made), []
         self.optimizer.zero_grad()
         gradients = UpdateGradients(self.optimizer, len(made))
-        with _ignore_overflow():
+        with self.arithmetic():
             for i, batch in enumerate(made):
                 random.begin_step(epoch, step + i)  # for the first too, since hooks may have drawn
                 loss, result = self.begin(batch)
@@ -75,6 +77,16 @@ class EagerStep(TrainingStep):
             self.schedule.step()
         return iter(results)
 
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """A context in which all operations of a step run.
+
+        Matrices are multiplied in the step's precision. NumPy does not warn of overflows: where the
+        loss is read, one that is not finite raises.
+        """
+        with multiplying(self.precision.matrix), np.errstate(over="ignore", invalid="ignore"):
+            yield
+
     def begin(self, batch: Any) -> tuple[Tensor, StepResult]:
         """The forward pass of a training step; FloatingPointError where the loss is not finite."""
         loss, result = self._forward_and_read(batch)
@@ -84,14 +96,14 @@ class EagerStep(TrainingStep):
 
     def evaluate(self, batch: Any) -> StepResult:
         """The loss and the logits of a batch, without an update."""
-        with no_grad(), _ignore_overflow():
+        with no_grad(), self.arithmetic():
             return self._forward_and_read(batch)[1]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the first array of a batch."""
         x = check_batch(batch_arrays(batch, self.dtype))[0]
         check_images(x)
-        with no_grad(), _ignore_overflow():
+        with no_grad(), self.arithmetic():
             return self.read_values(self.model(self._to_backend(x)))
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -148,11 +160,6 @@ class EagerStep(TrainingStep):
         if backend.owns(part):
             return Tensor(backend.cast(part, self.dtype), backend)
         return tensor(part, dtype=self.dtype, backend=backend)
-
-
-def _ignore_overflow() -> np.errstate:
-    """Silence NumPy's overflow warnings: where the loss is read, one that is not finite raises."""
-    return np.errstate(over="ignore", invalid="ignore")
 
 
 def _check_loss(name: str, loss: Any) -> None:

@@ -21,7 +21,7 @@ from gpunet.interop.checkpoints import checkpoint_snapshot, open_checkpoint
 from gpunet.nn import Module
 from gpunet.optim import ExponentialMovingAverage, Optimizer, ReduceLROnPlateau
 from gpunet.optim.schedule import Schedule
-from gpunet.precision import stored_dtype
+from gpunet.precision import split_precision
 from gpunet.progress import Progress
 from gpunet.train import checks
 from gpunet.train.batches import Loader, batch_groups, set_epoch
@@ -63,10 +63,11 @@ class Trainer:
         schedule: stepped after each step of the optimizer; a `ReduceLROnPlateau` after each epoch,
             with its `monitor`.
         backend: as for `get_backend`.
-        precision: "float32"; or, on CUDA, "bfloat16" or "float16", in which images, activations and
-            their gradients are stored, while sums, losses, parameters and statistics stay float32.
-            In float16 losses are scaled, see `Optimizer.scale_losses`. Evaluation and prediction
-            compute in the same precision and return float32.
+        precision: "float32", in which matrices are multiplied as `gpunet.matrix_precision` says
+            around `fit`. On CUDA also "tf32" or "3xtf32", see there; or "bfloat16" or "float16", in
+            which images, activations and their gradients are stored, while sums, losses, parameters
+            and statistics stay float32; in float16 losses are scaled, see `Optimizer.scale_losses`.
+            Evaluation and prediction compute in the same precision and return float32.
         capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`; the numbers
             are the same. If it cannot be captured, True raises (after a first, eager update), and
             "auto" warns and runs the step eagerly, as NumPy does. Python numbers that a `loss` or a
@@ -114,21 +115,21 @@ class Trainer:
         self.metrics = make_metrics(metrics, logits=loss_step is None)
         checks.check_parts(model, optimizer, schedule, average)
         self.backend = get_backend(backend)
-        dtype = stored_dtype("Trainer", precision, self.backend)
+        split = split_precision("Trainer", precision, self.backend)
         recorder = checks.make_recorder(capture, self.backend)
         batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
         self._progress, self._hooks = progress, Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule, self.average = model.to(self.backend), optimizer, schedule, average
-        if dtype is not None:
-            optimizer.compute_in(dtype)
+        if split.stored is not None:
+            optimizer.compute_in(split.stored)
         self._eager = EagerStep(
             model, optimizer, loss=loss, loss_step=loss_step, schedule=self._step_schedule,
-            keep_logits=bool(self.metrics), dtype=dtype, batches_per_update=batches_per_update,
+            keep_logits=bool(self.metrics), precision=split, batches_per_update=batches_per_update,
         )  # fmt: skip
         self._step: TrainingStep = self._eager
         if recorder is not None:
             self._step = captured(self._eager, recorder, self.metrics, self._hooks.every_step, capture is True)
-        self._about = {"backend": self.backend.name, **self.backend.describe()}
+        self._about = {"backend": self.backend.name, "precision": precision, **self.backend.describe()}
         self.history = History()
         self.epoch = self.last_epoch = self.step = 0
         self.steps: int | None = None

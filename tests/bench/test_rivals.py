@@ -3,11 +3,12 @@
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from gpunet.backends import registry
 from gpunet.bench.contenders import Spec
-from gpunet.bench.rivals import CONV_RIVALS, LAYER_RIVALS, RIVALS, Rival, exact_float32
+from gpunet.bench.rivals import CONV_RIVALS, LAYER_RIVALS, RIVALS, Rival, allow_tf32
 from gpunet.bench.worker import make
 
 STEP = {"net": "lenet", "batch": 2}
@@ -40,20 +41,36 @@ def test_rivals_that_take_longer_to_compile_come_later_in_any_order_of_the_comma
 def test_an_older_pytorch_has_its_own_flags_for_tf32():
     flags = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
     old = SimpleNamespace(backends=SimpleNamespace(cuda=SimpleNamespace(matmul=flags[0]), cudnn=flags[1]))
-    exact_float32(old)
-    assert [vars(f) for f in flags] == [{"allow_tf32": False}] * 2
+    for allowed in (False, True, False):
+        allow_tf32(old, allowed)
+        assert [vars(f) for f in flags] == [{"allow_tf32": allowed}] * 2
 
 
 @pytest.mark.parity
 def test_pytorch_multiplies_in_float32_by_every_flag_that_it_reads():
     torch = pytest.importorskip("torch")
-    exact_float32(torch)
+    allow_tf32(torch, False)
     backends = torch.backends
     assert {backends.fp32_precision, backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision} == {
         "ieee"
     }
     assert not backends.cuda.matmul.allow_tf32
     assert not backends.cudnn.allow_tf32  # torch.compile reads it, and it raises where it contradicts the others
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("precision", "flag"), [("float32", "ieee"), ("tf32", "tf32"), ("3xtf32", "ieee")])
+def test_pytorch_may_use_tf32_for_tf32_alone(precision, flag):
+    torch = pytest.importorskip("torch")
+    backends = torch.backends
+    try:
+        contender = make(Spec("step", "torch-eager", "numpy", 1, precision))
+        assert {backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision} == {flag}
+        assert backends.cuda.matmul.allow_tf32 is backends.cudnn.allow_tf32 is (flag == "tf32")
+        assert np.isfinite(contender.prepare({"net": "lenet", "batch": 2})["losses"]).all()
+        assert contender.describe()["precision"] == precision
+    finally:
+        allow_tf32(torch, False)
 
 
 @pytest.mark.parity

@@ -5,13 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from helpers.multiplying import asked_of
 
-from gpunet.backends import why_unavailable
+from gpunet.backends import get_backend, why_unavailable
 from gpunet.bench.cli import main
 from gpunet.bench.contenders import GpunetStep, Spec
 from gpunet.bench.measure import LOSS_TOLERANCES
 from gpunet.bench.nets import NETS
 from gpunet.bench.rivals import RIVALS
+from gpunet.precision import PRECISIONS
 
 SMALL = ["step", "--nets", "lenet", "--batch", "4", "--threads", "1", "--rounds", "2", "--repeats", "2"]
 
@@ -85,12 +87,29 @@ def test_a_step_can_be_captured_and_its_replays_train(net, monkeypatch, device_t
 def test_16_bits_are_measured_where_they_are_stored(bench):
     with pytest.raises(ValueError, match="bench: precision='bfloat16' takes a CUDA backend, got numpy"):
         main([*SMALL, "--backend", "numpy", "--precision", "bfloat16"])
+    with pytest.raises(ValueError, match="bench: precision='tf32' takes a CUDA backend with matrix units, got numpy"):
+        main([*SMALL, "--backend", "numpy", "--precision", "tf32"])
     if why := why_unavailable("emulated"):
         pytest.skip(why)
     losses = [GpunetStep(Spec("step", "gpunet", "emulated", 1, p)).prepare({"net": "lenet", "batch": 4})["losses"]
               for p in ("float32", "float16")]  # fmt: skip
     assert losses[1] != losses[0]
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_a_step_is_measured_in_the_precision_that_was_asked_for(monkeypatch):
+    if why := why_unavailable("emulated"):
+        pytest.skip(why)
+    backend = get_backend("emulated")
+    monkeypatch.setattr(type(backend), "matrix_units", ("tf32",))
+    asked = asked_of(backend, monkeypatch)
+    contender = GpunetStep(Spec("step", "gpunet", "emulated", 1, "tf32"))
+    losses = contender.prepare({"net": "lenet", "batch": 4})["losses"]
+    assert {precision for _, precision in asked} == {"tf32"}
+    assert contender.describe()["precision"] == "tf32"
+    exact = GpunetStep(Spec("step", "gpunet", "emulated", 1)).prepare({"net": "lenet", "batch": 4})["losses"]
+    assert losses == pytest.approx(exact, rel=LOSS_TOLERANCES["tf32"])
+    assert set(LOSS_TOLERANCES) == set(PRECISIONS)
 
 
 @pytest.mark.parity

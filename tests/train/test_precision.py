@@ -324,11 +324,11 @@ def test_a_device_loader_makes_its_batches_in_16_bits(trainer_of, graphs_of, pre
 @pytest.mark.parametrize(
     ("precision", "backend", "message"),
     [
-        ("tf32", None, "precision='tf32' is not built yet; there are float32, bfloat16, float16"),
-        ("3xtf32", "numpy", "precision='3xtf32' is not built yet"),
+        ("tf32", "numpy", "'tf32' takes a CUDA backend with matrix units, got numpy, which computes nothing on them$"),
+        ("3xtf32", "reference", "'3xtf32' takes a CUDA backend with matrix units, got reference"),
         ("bfloat16", "numpy", "precision='bfloat16' takes a CUDA backend, got numpy"),
         ("float16", "reference", "precision='float16' takes a CUDA backend, got reference"),
-        ("double", None, "precision is 'double' but takes one of float32, bfloat16, float16"),
+        ("double", None, "precision is 'double' but takes one of float32, tf32, 3xtf32, bfloat16, float16"),
     ],
 )
 def test_impossible_precisions_are_refused(trainer_of, cuda_name, precision, backend, message):

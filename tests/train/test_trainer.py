@@ -448,7 +448,7 @@ def test_after_fit_is_called_however_training_ended(task):
             ValueError,
             "metrics take logits, which a loss_step= does not give",
         ),
-        ({"precision": "tf32"}, ValueError, "precision='tf32' is not built yet"),
+        ({"precision": "half"}, ValueError, "precision is 'half' but takes one of float32, tf32"),
         ({"capture": True}, ValueError, "capture=True takes a CUDA backend, got numpy"),
         ({"capture": "yes"}, ValueError, "capture is 'yes' but takes True, False or 'auto'"),
         ({"callbacks": [object()]}, TypeError, "has none of the hooks before_fit"),

@@ -28,6 +28,8 @@ class LinearGrad(NamedTuple):
     """Applied to dy first. It has no mask."""
     into: Into = NEW
     """Where dw (I, O) and db (O,) go, and whether db is computed."""
+    precision: str = "float32"
+    """The least accuracy with which dy and x are multiplied, see `MATRIX_PRECISIONS`."""
 
     @property
     def w_shape(self) -> tuple[int, int]:
@@ -36,8 +38,8 @@ class LinearGrad(NamedTuple):
 
     def as_conv(self) -> tuple[Array, Array, Conv, Gate | None, Into]:
         """The arguments of `conv2d_weight_grad` for the same layer as a 1x1 convolution."""
-        dy, x, gate, into = self
-        conv = _conv_of_one_pixel(x.shape[0], x.shape[1], dy.shape[1])
+        dy, x, gate, into, precision = self
+        conv = _conv_of_one_pixel(x.shape[0], x.shape[1], dy.shape[1], precision)
         if gate is not None:
             gate = gate._replace(y=gate.y.reshape(conv.y_shape))
         if into.weight is not None:
@@ -50,21 +52,28 @@ class LinearGrad(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _conv_of_one_pixel(images: int, inputs: int, outputs: int) -> Conv:
+def _conv_of_one_pixel(images: int, inputs: int, outputs: int, precision: str) -> Conv:
     """A dense layer as a 1x1 convolution of images of one pixel."""
-    return Conv(Geometry.conv((images, 1, 1, inputs), (1, 1, inputs, outputs)))
+    return Conv(Geometry.conv((images, 1, 1, inputs), (1, 1, inputs, outputs)), precision=precision)
 
 
 class LinearPrimitives(ABC):
     """Dense layers, also together with the loss behind them, and the gradients of their weights."""
 
     @abstractmethod
-    def linear_forward(self, x: Array, w: Array, b: Array | None, activation: Activation | None = None) -> Array:
-        """y (N, O) = f(x w + b), with x (N, I), w (I, O) and b (O,)."""
+    def linear_forward(
+        self, x: Array, w: Array, b: Array | None, activation: Activation | None = None, *, precision: str = "float32"
+    ) -> Array:
+        """y (N, O) = f(x w + b), with x (N, I), w (I, O) and b (O,).
+
+        Args:
+            precision: the least accuracy with which x and w are multiplied, see `MATRIX_PRECISIONS`.
+        """
 
     @abstractmethod
     def linear_cross_entropy(
-        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *, needs_dx: bool = True
+        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *,
+        needs_dx: bool = True, precision: str = "float32",
     ) -> tuple[Array, LossParts, Array | None]:  # fmt: skip
         """(logits, (loss, dlogits, correct), dx): `linear_forward`, the `softmax_cross_entropy` of
         its result and, if needed, the product of dlogits and the transposed w. The numbers are

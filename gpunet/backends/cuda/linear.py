@@ -79,26 +79,31 @@ class CudaLinear(CudaConv, CudaMatmul, CudaLoss):
     """The primitives of kernels/linear_cross_entropy.cu and kernels/linear_weight_grads.cu.
 
     A small layer without an activation is computed by the kernel that can compute its loss too,
-    whether the loss is computed with it or not: so the numbers are the same.
+    whether the loss is computed with it or not: so the numbers are the same. The kernels of small
+    layers multiply in float32, whatever the precision.
     """
 
     def joins_loss(self, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> bool:
         found = JOINED["linear_cross_entropy"].holds(x_shape, w_shape)
         return not self.simple and found and x_shape[0] > 0 and w_shape[1] > 0
 
-    def linear_forward(self, x: Array, w: Array, b: Array | None, activation: Activation | None = None) -> Array:
+    def linear_forward(
+        self, x: Array, w: Array, b: Array | None, activation: Activation | None = None, *, precision: str = "float32"
+    ) -> Array:
         if activation is not None or not self.joins_loss(x.shape, w.shape):
-            return self.matmul(x, w, Product(bias=b, activation=activation))
+            return self.matmul(x, w, Product(bias=b, activation=activation, precision=precision))
         return self._head(x, w, b, (None,) * 8, UNWEIGHTED)
 
     def linear_cross_entropy(
-        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *, needs_dx: bool = True
+        self, x: Array, w: Array, b: Array | None, labels: Array, options: CrossEntropy = UNWEIGHTED, *,
+        needs_dx: bool = True, precision: str = "float32",
     ) -> tuple[Array, LossParts, Array | None]:  # fmt: skip
         (rows, inputs), outputs = x.shape, w.shape[1]
         if not self.joins_loss(x.shape, w.shape):
-            logits = self.linear_forward(x, w, b)
+            logits = self.linear_forward(x, w, b, precision=precision)
             parts = self.softmax_cross_entropy(logits, labels, options)
-            return logits, parts, self.matmul(parts[1], w, Product(transpose_b=True)) if needs_dx else None
+            product = Product(transpose_b=True, precision=precision)
+            return logits, parts, self.matmul(parts[1], w, product) if needs_dx else None
         self._expect("linear_cross_entropy", weight=(options.weight, (outputs,)))
         if labels.shape != (rows,):
             raise ValueError(f"linear_cross_entropy: labels have shape {labels.shape} but take {(rows,)}")
@@ -177,7 +182,7 @@ class CudaLinear(CudaConv, CudaMatmul, CudaLoss):
 
     def _checked_layer(self, layer: LinearGrad) -> str:
         """The C type of the arrays, whose shapes and dtypes are checked."""
-        dy, x, gate, _ = layer
+        dy, x, gate = layer[:3]
         y = None if gate is None else gate.y
         if dy.ndim != 2 or x.ndim != 2 or dy.shape[0] != x.shape[0]:
             raise ValueError(f"linear_weight_grads: dy has shape {dy.shape} and x {x.shape} but take (N, O) and (N, I)")

@@ -10,7 +10,7 @@ from gpunet.bench import record
 from gpunet.bench.measure import contenders, measure, same_losses
 from gpunet.bench.nets import NETS
 from gpunet.bench.rivals import RIVALS
-from gpunet.precision import PRECISIONS, stored_dtype
+from gpunet.precision import PRECISIONS, split_precision
 
 
 def add_nets(parser: ArgumentParser) -> None:
@@ -30,7 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--precision",
         default="float32",
         choices=PRECISIONS,
-        help="precision of gpunet and of its rivals, which use PyTorch's autocast for 16 bits (default: float32)",
+        help="precision of gpunet and of its rivals: PyTorch allows TF32 for tf32, multiplies in float32 for 3xtf32, "
+        "and uses autocast for 16 bits (default: float32)",
     )
     record.add_arguments(parser, tuple(RIVALS))
 
@@ -39,7 +40,7 @@ def run(options: Namespace) -> int:
     """Measure the steps, print and write the results -> the exit status."""
     record.resolve(options, tuple(RIVALS))
     # A precision that the backend does not have raises here, not in each process.
-    stored_dtype("bench", options.precision, get_backend(options.backend))
+    split_precision("bench", options.precision, get_backend(options.backend))
     check = partial(same_losses, precision=options.precision)
     measured = record.Record("Training steps", options)
     for net in options.nets:

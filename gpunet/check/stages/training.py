@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet import data, nn, optim, random
+from gpunet.backends.contract import MATRIX_PRECISIONS
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
 from gpunet.precision import PRECISIONS
@@ -144,6 +145,8 @@ def _numbers(found: dict[str, Any]) -> Numbers:
 
 
 def _learns(backend: CudaBackend, task: Task, precision: str) -> Numbers:
+    if precision in MATRIX_PRECISIONS[1:] and precision not in backend.matrix_units:
+        raise NotApplicableError("this device does not compute it on matrix units")
     found = _trained(backend, task, capture=True, on_device=True, precision=precision)
     numbers = _numbers(found)
     if not found["accuracy"] >= LEAST_ACCURACY:

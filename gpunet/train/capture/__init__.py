@@ -63,8 +63,9 @@ norm are not put back: the forward passes after the bad loss have moved them.
 
 **6. A graph becomes stale** (`staleness.CaptureFingerprint`) when something that it has frozen
 changes: an attribute of a layer, whether a parameter trains, an option of the optimizer, the seed,
-or the place of an array. It is checked when a fit or an epoch begins, and before each update if
-hooks are called around each. So what a hook with ``every_step = False`` changes counts from the
+the matrix precision, or the place of an array. It is checked when a fit or an epoch begins, and
+before each update if hooks are called around each; the matrix precision is checked before each
+launch. So what a hook with ``every_step = False`` changes counts from the
 next epoch on, and a list that is changed in place is never noticed. Stale graphs are dropped, and
 the next update runs as in 2.
 

@@ -13,6 +13,7 @@ import numpy as np
 from gpunet import random
 from gpunet.cuda.capture import Recorder
 from gpunet.errors import BackendError, warn
+from gpunet.modes import mode
 from gpunet.train.batches import batch_signature, update_signature
 from gpunet.train.capture.graph import StepGraph
 from gpunet.train.capture.staleness import CaptureFingerprint
@@ -70,6 +71,7 @@ class CapturedStep(TrainingStep):
         """Which segments of the arena get a gradient: of the eager step of each signature."""
         self._fingerprint: CaptureFingerprint | None = None
         self._checked_epoch, self._capture_failed = -1, False
+        self._precision = ""  # of matrices, when `_fingerprint` was taken
 
     def __getstate__(self) -> dict[str, Any]:
         """Without graphs, which hold the arrays of this model: a copy captures its own."""
@@ -111,12 +113,14 @@ class CapturedStep(TrainingStep):
         """Drop all graphs if anything that they have frozen has changed.
 
         It can change where code of the user runs: between two fits and between two epochs, and
-        between two updates if hooks are called around each.
+        between two updates if hooks are called around each. The matrix precision, which costs
+        nothing to compare, is looked at before each group of updates.
         """
-        if epoch == self._checked_epoch and self.max_batches > self.batches_per_update:
+        precision = self.eager.precision.matrix or mode.matrix_precision
+        if epoch == self._checked_epoch and self.max_batches > self.batches_per_update and precision == self._precision:
             return
-        self._checked_epoch = epoch
-        fingerprint = CaptureFingerprint(self.eager.model, self.eager.optimizer)
+        self._checked_epoch, self._precision = epoch, precision
+        fingerprint = CaptureFingerprint(self.eager.model, self.eager.optimizer, precision)
         if not fingerprint.matches(self._fingerprint):
             self._fingerprint = fingerprint
             self.graphs.clear()
@@ -169,7 +173,8 @@ class CapturedStep(TrainingStep):
         """
         for i, batch in enumerate(batches):
             random.begin_step(epoch, step + i)
-            self.eager.begin(batch)
+            with self.eager.arithmetic():
+                self.eager.begin(batch)
 
     # ---- capturing
 
@@ -184,7 +189,8 @@ class CapturedStep(TrainingStep):
         if graph is not None and np.array_equal(graph.bounds, bounds):
             return graph
         try:
-            self.graphs[key] = StepGraph(self.eager, self.recorder, batches, count_correct=self._count_correct)
+            with self.eager.arithmetic():
+                self.graphs[key] = StepGraph(self.eager, self.recorder, batches, count_correct=self._count_correct)
             return self.graphs[key]
         except Exception as error:
             optimizer.grad_norm = None  # the one of the capture was never computed

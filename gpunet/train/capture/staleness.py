@@ -18,15 +18,16 @@ class CaptureFingerprint:
     It holds the model's modules with their attributes, so that a new dropout rate or a layer that
     was frozen counts as a change: the values of numbers, strings and tuples of them, and of every
     other object only which object it is. It also holds where parameters and buffers lie in memory,
-    the optimizer's options, and the seed. Learning rates and the other hyper-parameters of an
-    update are not part of it: a graph reads them as an input.
+    the optimizer's options, the seed, and `precision`, with which matrices are multiplied. Learning
+    rates and the other hyper-parameters of an update are not part of it: a graph reads them as an
+    input.
     """
 
-    def __init__(self, model: Module, optimizer: Optimizer) -> None:
+    def __init__(self, model: Module, optimizer: Optimizer, precision: str) -> None:
         arena = optimizer.arena
         # objects are compared by id, which tells them apart only while they are alive
         self._alive = [arena.data, arena.grad, arena.shadow, arena.scaling, *arena.slots.values()]
-        self._values: list[Any] = [random.current_seed(), *optimizer.recorded(), *map(id, self._alive)]
+        self._values: list[Any] = [precision, random.current_seed(), *optimizer.recorded(), *map(id, self._alive)]
         for _, module in model.named_modules():
             self._values += [id(module), module.training, len(_forward_hooks(module))]
             for _, tensor in module.named_parts():
