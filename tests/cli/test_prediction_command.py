@@ -48,7 +48,7 @@ def test_a_plan_for_a_gpu_says_what_is_predicted(predicted):
     assert len(plan.predictions) == len(plan.launches) == 18
     assert plan.microseconds == 180
     head, _, _, second, *_, total, note = str(plan).splitlines()
-    assert head.split()[-5:] == ["waves", "turns", "predicted", "us", "bound"]
+    assert head.split()[-8:] == ["waves", "turns", "predicted", "us", "of", "the", "peak", "bound"]
     assert second.split()[-3:] == ["3", "10.0", "node"]
     assert total.split()[-1] == "180.0"
     assert note.endswith("times on an H200 are predicted, not measured")
@@ -81,7 +81,7 @@ def test_errors_name_what_is_wrong(monkeypatch):
     with pytest.raises(gp.BackendError, match="plan: gpu is 'H200', but nothing can be predicted here: no compiler"):
         gp.plan(model, (3,), gpu="H200")
     with pytest.raises(gp.BackendError, match="predict: machine code cannot be read here: no compiler"):
-        model_of_time.predict((), model_of_time.Gpu("own", "sm_90", 1, 1.0, 1.0))
+        model_of_time.predict((), model_of_time.Gpu("own", "sm_90", 1, 1.0, 1.0, 1))
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,12 @@ def test_the_command_prints_each_launch_and_a_summary(predicted, capsys):
     assert main([*COMMAND, "--net", "lenet", "--batch", "16", "--gpu", "L4"]) == 0
     title, head, _, *rows = capsys.readouterr().out.splitlines()
     assert title == "lenet, a training step of 16 images on an L4, predicted, not measured"
-    assert " ".join(head.split()) == "pass layer or operation kernel tile split blocks waves turns predicted us bound"
+    assert (
+        " ".join(head.split())
+        == "pass layer or operation kernel tile split blocks waves turns predicted us of the peak bound"
+    )
     assert rows[1].split()[-8:] == ["conv2d_forward_tiled", "64x64", "4", "52", "0.20", "3", "10.0", "node"]
-    assert rows[-3].split()[-3:] == ["14", "70", "140"]  # launches; seven of convolutions
+    assert rows[-3].split()[-4:] == ["14", "70", "0%", "140"]  # launches; seven of convolutions
     assert rows[-1].strip() == "predicted, not measured"
 
 
