@@ -78,10 +78,10 @@ def print_turns(options: Namespace) -> int:
         )
         for t in turns(named, gpu)
     ]  # fmt: skip
-    head = ("instance", "registers", "threads", "held", "alone", "together", "of the peak", "bytes", "bound")
+    head = ("instance", "registers", "threads", "held", "alone", "together", "of the peak", "L2 bytes", "bound")
     note = (
         f"cycles of a turn on a multiprocessor of an {gpu.name}, without a gate: of one block alone, and of all that it holds "
-        "together; bytes loaded in a cycle; predicted, not measured"
+        "together; bytes that the L2 cache gives in a cycle; predicted, not measured"
     )
     texts = [tuple(map(str, row)) for row in rows]
     print(Table(head, texts, (), (False, *[True] * 7, False), note))

@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     lanes: int
     """Multiply-adds of float32 that it starts in a cycle."""
     reach: float = 1.0
-    """The share of its matrix units' peak that `mma.sync` can reach."""
+    """The share of its tensor cores' peak that `mma.sync` can reach."""
 
 
 LIMITS = {
@@ -38,10 +38,10 @@ LIMITS = {
     "sm_89": Limits(48, 24, 100, 1024, 128, 128),
     "sm_90": Limits(64, 32, 228, 1024, 128, 128, 0.5),
 }
-"""By architecture. Of Hopper's matrix units, published programs with `mma.sync` reach 62 to 65%, since
+"""By architecture. Of Hopper's tensor cores, published programs with `mma.sync` reach 62 to 65%, since
 the whole rate takes `wgmma`; a half is assumed, which is 8 cycles for an `mma` of m16n8k16."""
-MATRIX_PRECISIONS = {"16 bits": 1, "tf32": 2, "3xtf32": 6}
-"""How many times as long as in 16 bits the matrix units multiply; 3xTF32 makes three products of one."""
+TENSOR_PRECISIONS = {"16 bits": 1, "tf32": 2, "3xtf32": 6}
+"""How many times as long as in 16 bits the tensor cores multiply; 3xTF32 makes three products of one."""
 WHOLE_PRODUCT = 2048
 """Multiply-adds of the largest product of `mma.sync`, which is m16n8k16."""
 
@@ -57,8 +57,8 @@ class Gpu(NamedTuple):
     """GHz under load, as far as known, or else the boost clock."""
     bandwidth: float
     """Of its memory, in GB/s, by the data sheet."""
-    matrix: int
-    """Multiply-adds of 16-bit elements, which are added in float32, that the matrix units of a
+    tensor: int
+    """Multiply-adds of 16-bit elements, which are added in float32, that the tensor cores of a
     multiprocessor start in a cycle, by the peak of the data sheet."""
 
     @property
@@ -74,22 +74,22 @@ class Gpu(NamedTuple):
 
     @property
     def peak(self) -> float:
-        """FLOPs of float32 in a microsecond, without matrix units."""
+        """FLOPs of float32 in a microsecond, without tensor cores."""
         return self.peak_of("float32")
 
     @property
     def mma_cycles(self) -> float:
-        """Cycles for which an `mma` of m16n8k16 keeps a matrix unit."""
-        return WHOLE_PRODUCT * SCHEDULERS / (self.matrix * self.limits.reach)
+        """Cycles for which an `mma` of m16n8k16 keeps a tensor core."""
+        return WHOLE_PRODUCT * SCHEDULERS / (self.tensor * self.limits.reach)
 
     def multiply_adds(self, precision: str) -> float:
         """Return the multiply-adds that a multiprocessor can start in a cycle, at its peak.
 
         Args:
-            precision: "float32", without matrix units, or one of `MATRIX_PRECISIONS`. A product in
+            precision: "float32", without tensor cores, or one of `TENSOR_PRECISIONS`. A product in
                 3xTF32 counts as one.
         """
-        return self.limits.lanes if precision == "float32" else self.matrix / MATRIX_PRECISIONS[precision]
+        return self.limits.lanes if precision == "float32" else self.tensor / TENSOR_PRECISIONS[precision]
 
     def peak_of(self, precision: str) -> float:
         """Return the FLOPs in a microsecond at the peak of a precision, see :meth:`multiply_adds`."""

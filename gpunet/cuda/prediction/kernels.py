@@ -11,28 +11,26 @@ from functools import cache
 from typing import NamedTuple
 
 from gpunet.cuda import waves
-from gpunet.cuda.prediction.gpus import SCHEDULERS, WARP
+from gpunet.cuda.prediction.gpus import SCHEDULERS, TENSOR_PRECISIONS, WARP
 from gpunet.cuda.prediction.simulator import Wavefronts
 from gpunet.cuda.recording import Launch
 from gpunet.nvrtc import source
 from gpunet.nvrtc.source import constant
 
 STEP = constant("implicit_gemm.cuh", "TILE_K")
-"""Places of the reduction in one turn of a main loop without matrix units."""
+"""Places of the reduction in one turn of a main loop without tensor cores."""
 TURN_BYTES, STAGES, CHUNK_BYTES = 64, 4, 16
 """With them: bytes of a row along the reduction in one turn, turns that shared memory holds, and bytes
 of one asynchronous copy."""
 TILE_STEPS = constant("implicit_gemm.cuh", "TILE_STEPS")
 THREADS = constant("common.cuh", "THREADS")
-"""Threads of a block without matrix units."""
+"""Threads of a block without tensor cores."""
 TOTALS = ("conv2d_weight_grad_tiled", "matmul_tiled")
-"""Kernels that add the products of `TILE_STEPS` turns to totals in shared memory. With matrix units,
+"""Kernels that add the products of `TILE_STEPS` turns to totals in shared memory. With tensor cores,
 those of 3xTF32 add them to totals in registers."""
 TOTAL_CYCLES, REGISTER_TOTAL_CYCLES = 1.5, 2.0
 """Cycles of a scheduler for each result of a warp's lanes: an addition, with a load and a store of four
 results each; or an addition and a register that becomes zero."""
-UNIT_PRECISIONS = "16 bits", "tf32", "3xtf32"
-"""What the second template argument of a kernel with matrix units stands for."""
 FAR = {"conv2d_weight_grad_tiled": (0.8, 0.5), "matmul_tiled": (0.9, 0.3)}
 """The share of the main loop's loads that the second-level cache answers, with loads of four
 elements and of one. What blocks share stays near; each weight gradient's block has pixels of its own."""
@@ -74,9 +72,10 @@ class Tile(NamedTuple):
     """Elements of a load."""
     places: int
     """Places of the reduction in one turn of the main loop."""
-    element_bytes: int
-    precision: str
-    """"float32" where the CUDA cores multiply, or else one of `UNIT_PRECISIONS`."""
+    precision: str = "float32"
+    """"float32" on the CUDA cores, or one of `TENSOR_PRECISIONS`."""
+    terms: int = 1
+    """Products on the tensor cores for each product of two elements: 3 in 3xTF32."""
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.cols}"
@@ -87,27 +86,29 @@ class Tile(NamedTuple):
         return self.rows * self.cols // (self.thread_rows * self.thread_cols)
 
     @property
-    def has_units(self) -> bool:
-        """Whether the matrix units multiply."""
-        return self.precision in UNIT_PRECISIONS
+    def on_tensor_cores(self) -> bool:
+        """Whether the tensor cores multiply."""
+        return self.precision in TENSOR_PRECISIONS
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of a thread in one turn, of which 3xTF32 makes three for each product."""
-        return self.thread_rows * self.thread_cols * self.places * (3 if self.precision == "3xtf32" else 1)
+        """Multiply-adds of a thread in one turn, in all terms."""
+        return self.thread_rows * self.thread_cols * self.places * self.terms
 
 
 def tile_of(kernel: str) -> Tile | None:
     """Return the tile of an instance whose kernel has tiles; None for another one."""
     name, (element, *words) = name_of(kernel), kernel.partition("<")[2].rstrip(">").split(", ")
     numbers = [int(word) for word in words[:5] if word.isdigit()]
-    if len(numbers) < 5 or not name.endswith(("_tiled", "_units")):
+    if len(numbers) < 5 or not name.endswith(("_tiled", "_mma")):
         return None
-    size = 4 if element == "float" else 2
     if name.endswith("_tiled"):
-        return Tile(*numbers, STEP, size, "float32")
-    unit, *extents = numbers
-    return Tile(*extents, CHUNK_BYTES // size, TURN_BYTES // size, size, UNIT_PRECISIONS[unit])
+        rows, cols, thread_rows, thread_cols, vector = numbers
+        return Tile(rows, cols, thread_rows, thread_cols, vector, STEP)
+    terms, rows, cols, thread_rows, thread_cols = numbers
+    size = 4 if element == "float" else 2
+    precision = "16 bits" if size == 2 else "tf32" if terms == 1 else "3xtf32"
+    return Tile(rows, cols, thread_rows, thread_cols, CHUNK_BYTES // size, TURN_BYTES // size, precision, terms)
 
 
 def name_of(kernel: str) -> str:
@@ -117,22 +118,22 @@ def name_of(kernel: str) -> str:
 
 def wavefronts(kernel: str) -> Wavefronts:
     """Return the wavefronts of the main loop's shared accesses, by opcode and bits, where they are
-    the least that the opcode allows. Those that the counting emulator counts are these. Matrix units
+    the least that the opcode allows. Those that the counting emulator counts are these. Tensor cores
     get their operands by other loads, and what is left are loads of which each lane has its own address.
     """
     tile = tile_of(kernel)
     if tile is None:
         return {}
-    return {"LDS.128": 4, "LDS.64": 2} if tile.has_units else {"LDS.128": 2, "LDS.64": 1}
+    return {"LDS.128": 4, "LDS.64": 2} if tile.on_tensor_cores else {"LDS.128": 2, "LDS.64": 1}
 
 
 def far_share(launch: Launch) -> float:
     """Return the share of the main loop's loads that the second-level cache answers.
 
-    Those of the matrix units' kernels go past the first-level cache.
+    Those of the tensor cores' kernels go past the first-level cache.
     """
     tile = tile_of(launch.kernel)
-    if tile and tile.has_units:
+    if tile and tile.on_tensor_cores:
         return 1.0
     single = tile is None or tile.vector == 1
     name = name_of(launch.kernel)
@@ -153,7 +154,7 @@ def shared_of(kernel: str) -> int:
     tile = tile_of(kernel)
     if tile is None:
         return 0
-    if tile.has_units:
+    if tile.on_tensor_cores:
         return STAGES * TURN_BYTES * (tile.rows + tile.cols)
     return 4 * tile.rows * tile.cols if name_of(kernel) in TOTALS else 0
 
@@ -170,7 +171,7 @@ def totals_cycles(launch: Launch) -> float:
     if tile is None:
         return 0.0
     cycles = TOTAL_CYCLES if name_of(launch.kernel) in TOTALS else 0.0
-    if tile.precision == "3xtf32":
+    if tile.terms > 1:
         cycles = REGISTER_TOTAL_CYCLES
     warps = tile.threads / (WARP * SCHEDULERS)  # of one scheduler
     return launch.work.turns / TILE_STEPS * warps * cycles * tile.thread_rows * tile.thread_cols

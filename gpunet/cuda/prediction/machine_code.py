@@ -115,7 +115,7 @@ def read_listing(listing: str) -> list[Instruction]:
 def main_loop(code: list[Instruction]) -> tuple[Instruction, ...]:
     """Return the loop with most multiply-adds, the shortest of equals; empty if none has any.
 
-    Only FFMA and the matrix units' HMMA count, for ptxas also moves constants with HFMA2 and copies
+    Only FFMA and the tensor cores' HMMA count, for ptxas also moves constants with HFMA2 and copies
     with IMAD. The branch that closes the loop stalls its warp until the loop's first instruction is there.
     """
     loops = []

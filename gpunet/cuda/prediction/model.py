@@ -18,7 +18,7 @@ from gpunet.cuda.prediction import kernels
 from gpunet.cuda.prediction.gpus import WARP, Gpu, blocks_held
 from gpunet.cuda.prediction.machine_code import Instruction, MachineCode, machine_code, multiply_adds
 from gpunet.cuda.prediction.paths import taken_path
-from gpunet.cuda.prediction.simulator import Steady, simulate
+from gpunet.cuda.prediction.simulator import GLOBAL_LOADS, Steady, simulate
 from gpunet.cuda.recording import Launch
 from gpunet.cuda.waves import BLOCK_CYCLES, rounds
 from gpunet.cuda.work import NO_PRODUCT
@@ -31,6 +31,9 @@ ACHIEVABLE = 0.9
 """The share of the memory's bandwidth that a copy reaches."""
 NEAR_CYCLES, FAR_CYCLES = 36, 262
 """Cycles of a global load that the first-level cache answers, and the second-level cache."""
+CACHE_BYTES = 32
+"""Bytes that the second-level cache gives one multiprocessor in a cycle while it serves all of them.
+It is assumed, from what is published of Hopper, and only tensor cores ask for as much."""
 BUSY_SHARE = 0.7
 """A unit that is busy for at least this share of the cycles bounds a main loop; if none is, the loop
 waits for latencies."""
@@ -51,10 +54,10 @@ class Prediction(NamedTuple):
     """Turns of the main loop in a block."""
     microseconds: float
     bound: str
-    """What takes most of the time: "node", "issue", "shared memory", "matrix units", "latency",
-    "bandwidth", "merge", "arithmetic" without a main loop, or "start" for the cycles around a short one."""
+    """What takes most of the time: "node", "issue", "shared memory", "tensor cores", "L2 cache",
+    "latency", "bandwidth", "merge", "arithmetic" without a main loop, or "start" for the cycles around a short one."""
     precision: str = "float32"
-    """Whose peak the share counts: "float32" without matrix units, or one of `MATRIX_PRECISIONS`."""
+    """Whose peak the share counts: "float32" without tensor cores, or one of `TENSOR_PRECISIONS`."""
     share: float = 0.0
     """The FLOPs over those that the GPU computes at that peak in the same time; 0 without a product."""
 
@@ -75,8 +78,7 @@ class Turn(NamedTuple):
     share: float
     """The share of the peak of `precision` that they reach together."""
     cache: float
-    """Bytes that they load in a cycle, mostly from the second-level cache, which the simulation does
-    not limit."""
+    """Bytes in a cycle that they load from the second-level cache."""
     bound: str
 
 
@@ -138,10 +140,9 @@ def _one_turn(kernel: str, tile: kernels.Tile, code: MachineCode, gpu: Gpu) -> T
     held = _held(launch, code, gpu)
     alone, together = (_turn(launch, code, gpu, blocks) for blocks in (1, held))
     products = held * tile.rows * tile.cols * tile.places
-    loaded = held * tile.places * (tile.rows + tile.cols) * tile.element_bytes
     return Turn(
         kernel, code.registers, tile.threads, held, alone.cycles, together.cycles, tile.precision,
-        products / (together.cycles * gpu.multiply_adds(tile.precision)), loaded / together.cycles, _bound(together),
+        products / (together.cycles * gpu.multiply_adds(tile.precision)), CACHE_BYTES * together.cache, _bound(together),
     )  # fmt: skip
 
 
@@ -170,7 +171,9 @@ def _loop_costs(launch: Launch, code: MachineCode, gpu: Gpu, held: int) -> dict[
 
 def _bound(steady: Steady) -> str:
     """Return the unit that is busiest, or "latency" if none is busy for `BUSY_SHARE`."""
-    busy = {"issue": steady.issue, "shared memory": steady.shared, "matrix units": steady.matrix}
+    busy = {
+        "issue": steady.issue, "shared memory": steady.shared, "tensor cores": steady.tensor, "L2 cache": steady.cache,
+    }  # fmt: skip
     busiest = max(busy, key=lambda name: busy[name])
     return busiest if busy[busiest] >= BUSY_SHARE else "latency"
 
@@ -188,8 +191,15 @@ def _turn(launch: Launch, code: MachineCode, gpu: Gpu, blocks: int) -> Steady:
                 lanes=gpu.limits.lanes, mma=gpu.mma_cycles,
             )  # fmt: skip
             mixed = [total + share * number for total, number in zip(mixed, steady, strict=True)]
-    cycles_of_loop, *busy = mixed
-    return Steady(cycles_of_loop / turns, *busy)
+    loaded = far * blocks * warps * WARP * sum(i.bits // 8 for i in loop if i.base in GLOBAL_LOADS)
+    return _limited(Steady(*mixed), loaded / CACHE_BYTES, turns)
+
+
+def _limited(steady: Steady, least: float, turns: int) -> Steady:
+    """Return what one turn of `turns` takes, where the second-level cache needs `least` cycles for all."""
+    cycles = max(steady.cycles, least)
+    issue, shared, tensor = (share * steady.cycles / cycles for share in (steady.issue, steady.shared, steady.tensor))
+    return Steady(cycles / turns, issue, shared, tensor, least / cycles)
 
 
 def _issued(launch: Launch, loop: tuple[Instruction, ...]) -> tuple[tuple[Instruction, ...], int]:

@@ -3,12 +3,12 @@
 A multiprocessor has four schedulers. In each cycle, a scheduler issues one instruction of one of its
 warps: of the same warp as before if it can, or else of the first that can. A warp can issue when its
 last instruction's stall is over, the scoreboards that its next one waits for are free, and the
-pipe that executes it takes an instruction; one of the pipes is the scheduler's matrix unit. All
+pipe that executes it takes an instruction; one of the pipes is the scheduler's tensor core. All
 schedulers share one unit for shared memory and for the first-level cache, which takes one wavefront
-in a cycle. An asynchronous copy takes it twice: when it is issued, and when it lands. A group of
-copies has landed when all copies up to its end have, so that groups land in their order. What it
-does not know: bandwidth of the caches and of memory, the instruction cache, and branches: every
-instruction is issued.
+in a cycle. Asynchronous copies past that cache take it when they land. A group of copies has landed
+when all copies up to its end have, so that groups land in their order. What it does not know:
+bandwidth of the caches and of memory, the instruction cache, and branches: every instruction is
+issued.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ BARRIER_CYCLES = 12
 TO_MEMORY_CYCLES, LOAD_CYCLES, STORE_CYCLES = 4, 22, 4
 """Cycles from the issue of a shared access to its first wavefront, and from its last wavefront
 until a load's result is there or a store is done."""
-XU_CYCLES, MATRIX_CYCLES, OTHER_MEMORY_CYCLES, OTHER_CYCLES = 24, 33, 28, 10
+XU_CYCLES, TENSOR_CYCLES, OTHER_MEMORY_CYCLES, OTHER_CYCLES = 24, 33, 28, 10
 """Latencies of the slow functions, of matrix products, of special registers and constants, and of
 anything else that holds a scoreboard. That of a matrix product is assumed, and shows only where
 ptxas gives the product a scoreboard: for sm_80 and later it waits by stalls alone."""
 MMA_CYCLES = 8
-"""Cycles for which an `mma` of m16n8k16 keeps a matrix unit of Hopper."""
+"""Cycles for which an `mma` of m16n8k16 keeps a tensor core of Hopper."""
 
-FMA, HALF, ALU, XU, MEMORY, UNIFORM, CONTROL, BARRIER, MATRIX = range(9)
+FMA, HALF, ALU, XU, MEMORY, UNIFORM, CONTROL, BARRIER, TENSOR = range(9)
 """The pipes of a scheduler. Half of the lanes that multiply and add also take integers: `HALF`."""
 PIPE_CYCLES = (1, 2, 2, 8, 2, 2, 0, 0, 0)
 """Cycles in which a pipe is busy with one warp's instruction: 32 threads over its lanes. Those of a
@@ -53,11 +53,12 @@ _PIPES = {
     MEMORY: ("LDS", "STS", "LDG", "STG", "LDSM", "LDGSTS", "LDC", "S2R", "S2UR", "R2UR"),
     CONTROL: ("BRA", "BSSY", "BSYNC", "WARPSYNC", "BREAK", "EXIT", "NOP", "DEPBAR", "LDGDEPBAR"),
     BARRIER: ("BAR",),
-    MATRIX: ("HMMA",),
+    TENSOR: ("HMMA",),
     UNIFORM: ("CS2R",),
 }
 _PIPE_OF = {base: pipe for pipe, bases in _PIPES.items() for base in bases}
-_GLOBAL = ("LDG", "LDGSTS")
+GLOBAL_LOADS = ("LDG", "LDGSTS")
+"""Instructions that load from global memory."""
 
 Wavefronts = Mapping[str, float]
 """Wavefronts of a warp's shared access, by opcode and bits as in ``"LDS.128"``, where they are not
@@ -73,8 +74,10 @@ class Steady(NamedTuple):
     """The share of cycles in which a scheduler issues, or in which its busiest pipe is busy."""
     shared: float
     """The share of cycles in which the unit of shared memory takes a wavefront."""
-    matrix: float = 0.0
-    """The share of cycles in which the matrix units are busy."""
+    tensor: float = 0.0
+    """The share of cycles in which the tensor cores are busy."""
+    cache: float = 0.0
+    """The share of the second-level cache's bandwidth that is used; the simulation leaves it 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,7 @@ def simulate(
         latency: cycles of a global load.
         wavefronts: of shared accesses that take more or fewer than the least.
         lanes: multiply-adds that the multiprocessor starts in a cycle.
-        mma: cycles for which an `mma` of m16n8k16 keeps its matrix unit.
+        mma: cycles for which an `mma` of m16n8k16 keeps its tensor core.
     """
     own = Path(__file__).read_bytes()
     depends_on = (tuple(loop), warps, blocks, latency, sorted(wavefronts.items()), lanes, mma, own)
@@ -127,10 +130,12 @@ def least_wavefronts(instruction: Instruction) -> float:
 
     In a load of shared memory, two lanes share an address, as in a product of tiles; one of matrices
     takes a wavefront for each of them. A load of global memory takes the unit once to look up its
-    lines, and once to move its bytes; an asynchronous copy moves them when it lands.
+    lines, and once to move its bytes; an asynchronous copy moves them when it lands, and looks nothing
+    up where it goes past that cache.
     """
     words = max(1, instruction.bits // 32)
-    per_access = {"LDS": max(1, words // 2), "STS": words, "LDG": 2 * words, "LDGSTS": words}
+    looked_up = 0 if ".BYPASS" in instruction.opcode else words
+    per_access = {"LDS": max(1, words // 2), "STS": words, "LDG": 2 * words, "LDGSTS": looked_up}
     if instruction.base == "LDSM":
         return next((n for n in (4, 2) if instruction.opcode.endswith(f".{n}")), 1)
     return per_access.get(instruction.base, 0)
@@ -153,12 +158,12 @@ def matrix_cycles(instruction: Instruction, mma: float) -> float:
 def _step(instruction: Instruction, latency: int, wavefronts: Wavefronts, multiply: int, mma: float) -> _Step:
     base = instruction.base
     pipe = _PIPE_OF.get(base, UNIFORM if base.startswith("U") else ALU)
-    busy = {FMA: multiply, MATRIX: matrix_cycles(instruction, mma)}.get(pipe, PIPE_CYCLES[pipe])
+    busy = {FMA: multiply, TENSOR: matrix_cycles(instruction, mma)}.get(pipe, PIPE_CYCLES[pipe])
     fronts = wavefronts.get(f"{base}.{instruction.bits}", least_wavefronts(instruction))
-    if fronts:
-        after = latency if base in _GLOBAL else STORE_CYCLES if base == "STS" else LOAD_CYCLES
+    if fronts or base in GLOBAL_LOADS:
+        after = latency if base in GLOBAL_LOADS else STORE_CYCLES if base == "STS" else LOAD_CYCLES
     else:
-        after = {MEMORY: OTHER_MEMORY_CYCLES, XU: XU_CYCLES, MATRIX: MATRIX_CYCLES}.get(pipe, OTHER_CYCLES)
+        after = {MEMORY: OTHER_MEMORY_CYCLES, XU: XU_CYCLES, TENSOR: TENSOR_CYCLES}.get(pipe, OTHER_CYCLES)
     pending = None
     if instruction.opcode.startswith("DEPBAR.LE"):
         scoreboard, most, *_ = instruction.operands.split(",")
@@ -224,8 +229,8 @@ class _Multiprocessor:
         busy = [sum(step.busy for step in self.steps if step.pipe == pipe) for pipe in range(len(PIPE_CYCLES))]
         turns = -(-len(self.all) // SCHEDULERS) / cycles  # of the fullest scheduler's warps in a cycle
         fronts = sum(step.wavefronts + step.landing for step in self.steps)
-        issue = max(len(self.steps), *busy[:MATRIX]) * turns
-        return Steady(cycles, issue, fronts * len(self.all) / cycles, busy[MATRIX] * turns)
+        issue = max(len(self.steps), *busy[:TENSOR]) * turns
+        return Steady(cycles, issue, fronts * len(self.all) / cycles, busy[TENSOR] * turns)
 
     def _issue(self, s: int, now: float) -> bool:
         """Let a scheduler issue an instruction, if it can -> whether it did."""
@@ -248,8 +253,8 @@ class _Multiprocessor:
 
     def _execute(self, warp: _Warp, step: _Step, now: float) -> None:
         """Hold the scoreboards of an instruction, and say when its warp can issue the next one."""
-        taken = now
-        if step.wavefronts:
+        taken, in_memory = now, step.wavefronts > 0 or step.group == "copy"
+        if in_memory:
             taken = self._take(now + TO_MEMORY_CYCLES, step.wavefronts)
         done = taken + step.latency
         if step.group == "copy":
@@ -260,7 +265,7 @@ class _Multiprocessor:
         if step.write != NO_SCOREBOARD:
             warp.held[step.write].append(done)
         if step.read != NO_SCOREBOARD:
-            warp.held[step.read].append(taken if step.wavefronts else done)
+            warp.held[step.read].append(taken if in_memory else done)
         warp.ready = now + step.stall
         warp.at = (warp.at + 1) % len(self.steps)
         warp.wait_for(self.steps[warp.at])
