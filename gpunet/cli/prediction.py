@@ -70,7 +70,7 @@ def print_turns(options: Namespace) -> int:
     listed = chain.from_iterable(instantiations().values())
     named = [name for name in listed if name.startswith(options.turns) and tile_of(name)]
     if not named:
-        raise ValueError(f"kernels: --turns is {options.turns} but takes the start of a kernel's name that has tiles")
+        raise ValueError(f"kernels: --turns is {options.turns} but takes the start of the name of a kernel with tiles")
     rows = [
         (
             t.kernel, t.registers, t.threads, t.held, f"{t.alone:.0f}", f"{t.together:.0f}", peak_cell(t),
