@@ -115,6 +115,15 @@ def test_a_group_has_landed_only_after_those_before_it():
     assert cycles(empty, warps=1) == pytest.approx(cycles([COPY, COMMIT, wait(0)], warps=1), abs=3)
 
 
+def test_a_group_that_a_wait_leaves_is_still_waited_for_by_the_next():
+    loop = [COPY, COMMIT, *[FMA] * 100, COPY, COMMIT, wait(1), wait(0)]
+    assert cycles(loop, warps=1) == pytest.approx(102 + 4 + 300 + 4 + 4, abs=6)
+
+
+def test_the_address_of_a_copy_is_free_before_it_lands():
+    assert cycles([COPY._replace(read=1), FMA._replace(wait=2)], warps=1) < 20
+
+
 def test_copies_take_the_unit_of_shared_memory_when_they_land():
     assert (least_wavefronts(COPY), landing_wavefronts(COPY), landing_wavefronts(FMA)) == (0, 4, 0)
     assert least_wavefronts(Instruction("LDGSTS.E.128")) == 4  # it looks the first-level cache up
