@@ -38,6 +38,11 @@ def _add_arguments(parser: ArgumentParser) -> None:
     add("--save", type=Path, metavar="FILE.npz", help="write every array after the run")
     add = parser.add_argument_group("predicting the times of a training step on a GPU").add_argument
     add("--predict", action="store_true", help="print tile, split, waves, predicted time and bound of each launch")
+    add(
+        "--turns", nargs="?", const="", metavar="NAME",
+        help="print the cycles of one turn of the main loop, for each instance whose name starts with NAME: those of a "
+        "block alone, and of all blocks that a multiprocessor holds",
+    )  # fmt: skip
     add("--gpu", default="H200", help="H200 (default), or another one of the table that an unknown name prints")
     add(
         "--net", action="append", metavar="NET",
@@ -45,15 +50,16 @@ def _add_arguments(parser: ArgumentParser) -> None:
         "resnet9 with 512, and a dense layer",
     )  # fmt: skip
     add("--batch", type=int, help="images in a step; default: the first batch size that gpunet bench measures")
+    add("--precision", default="float32", help="what the steps compute in, as for gpunet train; default float32")
     add("--markdown", action="store_true", help="print the summary as kernels/README.md holds it")
 
 
 def kernels(options: Namespace) -> int:
     """Print the table of all kernels -> 1 if one fails; or do what the options say instead."""
-    if options.predict:
-        from gpunet.cli.prediction import print_predictions
+    if options.predict or options.turns is not None:
+        from gpunet.cli import prediction
 
-        return print_predictions(options)
+        return prediction.print_predictions(options) if options.predict else prediction.print_turns(options)
     if options.kernel:
         from gpunet.emulator.command import run_kernel
 
@@ -71,7 +77,7 @@ def kernels(options: Namespace) -> int:
 KERNELS = Command(
     "kernels",
     "Compile every CUDA kernel, and show registers, shared memory, spills and matrix and copy instructions; or run "
-    "one with --run, or all with --count-all or --coverage; or predict times with --predict. Needs no GPU.",
+    "one with --run, or all with --count-all or --coverage; or predict times with --predict or --turns. Needs no GPU.",
     _add_arguments,
     kernels,
 )

@@ -18,7 +18,7 @@ from gpunet.backends.contract import Activation
 from gpunet.backends.cuda.backend import CudaBackend, dry_backend, recording_backend
 from gpunet.cuda.prediction import gpus
 from gpunet.cuda.prediction import model as model_of_time
-from gpunet.cuda.prediction.model import Prediction
+from gpunet.cuda.prediction.model import Prediction, Turn
 from gpunet.cuda.recording import Allocation, Launch, Recording
 from gpunet.errors import BackendError
 from gpunet.geometry import positive_int
@@ -103,9 +103,9 @@ class Plan:
             "are those of products"
         )
         if self.gpu:
-            head, right = head + PREDICTED[-4:], [*right, True, True, True, False]
-            rows = [(*row, *predicted_cells(p)[-4:]) for row, p in zip(rows, self.predictions, strict=True)]
-            totals += "", "", f"{self.microseconds:.1f}", ""
+            head, right = head + PREDICTED[-5:], [*right, True, True, True, True, False]
+            rows = [(*row, *predicted_cells(p)[-5:]) for row, p in zip(rows, self.predictions, strict=True)]
+            totals += "", "", f"{self.microseconds:.1f}", "", ""
             note += f"; times on an {self.gpu} are predicted, not measured"
         return Table(head, rows, totals, right, note)
 
@@ -118,7 +118,7 @@ class Plan:
         return self.table()._repr_html_()
 
 
-PREDICTED = ("tile", "split", "blocks", "waves", "turns", "predicted us", "bound")
+PREDICTED = ("tile", "split", "blocks", "waves", "turns", "predicted us", "of the peak", "bound")
 """The columns of :func:`predicted_cells`."""
 
 
@@ -126,7 +126,12 @@ def predicted_cells(prediction: Prediction) -> tuple[str, ...]:
     """What is predicted of a launch, as cells of a table under the heads `PREDICTED`."""
     p = prediction
     split, turns = (str(n) if p.turns else "" for n in (p.splits, p.turns))
-    return p.tile, split, str(p.blocks), f"{p.waves:.2f}", turns, f"{p.microseconds:.1f}", p.bound
+    return p.tile, split, str(p.blocks), f"{p.waves:.2f}", turns, f"{p.microseconds:.1f}", peak_cell(p), p.bound
+
+
+def peak_cell(prediction: Prediction | Turn) -> str:
+    """The share of the peak of a precision, as in "41% of tf32"; empty without a product."""
+    return f"{prediction.share:.0%} of {prediction.precision}" if prediction.share else ""
 
 
 def plan(

@@ -6,10 +6,10 @@ import pytest
 
 import gpunet as gp
 from gpunet import models, nn, optim
-from gpunet.cli import main
+from gpunet.cli import main, prediction
 from gpunet.cli.prediction import Case
 from gpunet.cuda.prediction import model as model_of_time
-from gpunet.cuda.prediction.model import Prediction
+from gpunet.cuda.prediction.model import Prediction, Turn
 from gpunet.nvrtc.source import kernels_folder
 from gpunet.report import plan as planning
 
@@ -48,7 +48,7 @@ def test_a_plan_for_a_gpu_says_what_is_predicted(predicted):
     assert len(plan.predictions) == len(plan.launches) == 18
     assert plan.microseconds == 180
     head, _, _, second, *_, total, note = str(plan).splitlines()
-    assert head.split()[-5:] == ["waves", "turns", "predicted", "us", "bound"]
+    assert head.split()[-8:] == ["waves", "turns", "predicted", "us", "of", "the", "peak", "bound"]
     assert second.split()[-3:] == ["3", "10.0", "node"]
     assert total.split()[-1] == "180.0"
     assert note.endswith("times on an H200 are predicted, not measured")
@@ -81,7 +81,7 @@ def test_errors_name_what_is_wrong(monkeypatch):
     with pytest.raises(gp.BackendError, match="plan: gpu is 'H200', but nothing can be predicted here: no compiler"):
         gp.plan(model, (3,), gpu="H200")
     with pytest.raises(gp.BackendError, match="predict: machine code cannot be read here: no compiler"):
-        model_of_time.predict((), model_of_time.Gpu("own", "sm_90", 1, 1.0, 1.0))
+        model_of_time.predict((), model_of_time.Gpu("own", "sm_90", 1, 1.0, 1.0, 1))
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,71 @@ def test_the_command_prints_each_launch_and_a_summary(predicted, capsys):
     assert main([*COMMAND, "--net", "lenet", "--batch", "16", "--gpu", "L4"]) == 0
     title, head, _, *rows = capsys.readouterr().out.splitlines()
     assert title == "lenet, a training step of 16 images on an L4, predicted, not measured"
-    assert " ".join(head.split()) == "pass layer or operation kernel tile split blocks waves turns predicted us bound"
+    assert (
+        " ".join(head.split())
+        == "pass layer or operation kernel tile split blocks waves turns predicted us of the peak bound"
+    )
     assert rows[1].split()[-8:] == ["conv2d_forward_tiled", "64x64", "4", "52", "0.20", "3", "10.0", "node"]
-    assert rows[-3].split()[-3:] == ["14", "70", "140"]  # launches; seven of convolutions
+    assert rows[-3].split()[-4:] == ["14", "70", "0%", "140"]  # launches; seven of convolutions
     assert rows[-1].strip() == "predicted, not measured"
+
+
+def test_the_command_computes_in_the_precision_that_it_is_given(predicted, monkeypatch, capsys):
+    planned = []
+    monkeypatch.setattr(
+        prediction, "plan", lambda *given, **options: planned.append(gp.plan(*given, **options)) or planned[-1]
+    )
+    command = *COMMAND, "--net", "lenet", "--batch", "16"
+    assert main([*command, "--precision", "bfloat16"]) == main(command) == 0
+    stored = [any("<bfloat16" in launch.kernel for launch in made.launches) for made in planned]
+    assert stored == [True, False]
+    capsys.readouterr()
+    assert main([*command, "--precision", "float8"]) == 2
+    assert "precision" in capsys.readouterr().err
+
+
+def test_the_share_of_the_peak_is_printed_for_products(predicted, monkeypatch, capsys):
+    def predict(launches, gpu):
+        return tuple(
+            Prediction("", 1, 1, 1, 1.0, 1, 10.0, "node", "tf32", 0.414 * (x.work.flops > 0)) for x in launches
+        )
+
+    monkeypatch.setattr(planning.model_of_time, "predict", predict)
+    assert main([*COMMAND, "--net", "lenet", "--batch", "16"]) == 0
+    _, _, _, *rows = capsys.readouterr().out.splitlines()
+    cells = ["41% of tf32" in row for row in rows]
+    assert 5 < sum(cells) < len(rows) - 5
+    assert rows[-3].split()[-2] == "30%"  # of seven launches of convolutions, five have a product
+
+
+def test_turns_of_main_loops_are_listed(monkeypatch, capsys):
+    def turns(names, gpu):
+        return [Turn(name, 127, 256, 2, 2667.4, 4913.2, "float32", 0.834, 7.2, "issue") for name in names]
+
+    monkeypatch.setattr(prediction, "turns", turns)
+    assert main(["kernels", "--turns", "conv2d_forward_tiled<float, 128, 16", "--gpu", "A100"]) == 0
+    head, _, first, *_, note = capsys.readouterr().out.splitlines()
+    assert head.split() == [
+        "instance",
+        "registers",
+        "threads",
+        "held",
+        "alone",
+        "together",
+        "of",
+        "the",
+        "peak",
+        "L2",
+        "bytes",
+        "bound",
+    ]
+    assert first.startswith("conv2d_forward_tiled<float, 128, 16, 4, 2, 1, 1")
+    assert first.split()[-10:] == ["127", "256", "2", "2667", "4913", "83%", "of", "float32", "7", "issue"]
+    assert note.startswith("cycles of a turn on a multiprocessor of an A100, without a gate")
+    assert main(["kernels", "--turns", "fill"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "gpunet kernels: kernels: --turns is fill but takes the start of the name"
+    )
 
 
 def test_the_nets_of_benchmarks_are_predicted_by_default(predicted, capsys):

@@ -111,7 +111,7 @@ def test_one_warp_waits_for_its_load():
 
 
 def test_copies_in_flight_are_waited_for_by_groups():
-    copy, commit = Instruction("LDGSTS.E.128"), Instruction("LDGDEPBAR")
+    copy, commit = Instruction("LDGSTS.E.128"), Instruction("LDGDEPBAR", write=0)
     wait = lambda left: [copy, commit, Instruction("DEPBAR.LE", f"SB0, {left}", stall=4)]  # noqa: E731
     alone, ahead = (cycles(wait(left), warps=1, latency=300) for left in ("0x0", "0x1"))
     assert alone == pytest.approx(300 + 4 + 8 + 4, abs=4)
@@ -167,7 +167,7 @@ def turns(monkeypatch):
     """Let a turn of b blocks take 600 + 400 b cycles, and 100 more with far loads."""
     asked = []
 
-    def simulated(loop, *, warps, blocks, latency, wavefronts, lanes):
+    def simulated(loop, *, warps, blocks, latency, wavefronts, lanes, mma):
         asked.append(SimpleNamespace(loop=loop, warps=warps, blocks=blocks, latency=latency, wavefronts=wavefronts))
         return Steady(600 + 400 * blocks + 100 * (latency > 100), 0.8, 0.3)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from gpunet.cuda import sass
 from gpunet.cuda.instantiations import file_of, module_of
+from gpunet.cuda.prediction.gpus import WARP
 from gpunet.nvrtc import cache, compiler, source
 
 BRANCH_CYCLES = 8
@@ -32,6 +33,9 @@ _LINE = re.compile(
     r'|^\s*//## File "(?:[^"]*/)?(?P<file>[^"/]+)", line (?P<number>\d+)(?P<inlined> inlined at)?',
     re.MULTILINE,
 )
+_MATRIX = {"HMMA.16816": 2048, "HMMA.1688": 1024, "HMMA.1684": 512, "HMMA.884": 256}
+"""Multiply-adds of a warp's matrix products, by opcode and extents: 1688 is m16n8k8."""
+_NEVER = "@!PT"
 _TARGET = re.compile(r"\.L\w+")
 _IF = re.compile(r"!?U?P\d")
 
@@ -98,6 +102,8 @@ def read_listing(listing: str) -> list[Instruction]:
         upper = int(found["upper"], 16)
         stall, write, read, wait = upper >> 41 & 15, upper >> 46 & 7, upper >> 49 & 7, upper >> 52 & 63
         opcode, operands = found["opcode"], found["operands"].strip()
+        if (found["guard"] or "").strip() == _NEVER:
+            opcode, operands = "NOP", ""  # it takes a place in the code, and does nothing
         branches = opcode.startswith(("BRA", "BRX"))
         falls = not (branches or opcode.startswith(("EXIT", "RET"))) or bool(found["guard"]) or _IF.match(operands)
         targets.append(_TARGET.findall(operands) if branches else [])
@@ -109,8 +115,8 @@ def read_listing(listing: str) -> list[Instruction]:
 def main_loop(code: list[Instruction]) -> tuple[Instruction, ...]:
     """Return the loop with most multiply-adds, the shortest of equals; empty if none has any.
 
-    Only FFMA counts, for ptxas also moves constants with HFMA2 and copies with IMAD. The branch that
-    closes the loop stalls its warp until the loop's first instruction is there.
+    Only FFMA and the tensor cores' HMMA count, for ptxas also moves constants with HFMA2 and copies
+    with IMAD. The branch that closes the loop stalls its warp until the loop's first instruction is there.
     """
     loops = []
     for end, instruction in enumerate(code):
@@ -129,8 +135,13 @@ def main_loop(code: list[Instruction]) -> tuple[Instruction, ...]:
 
 
 def multiply_adds(loop: Iterable[Instruction]) -> int:
-    """Count the multiply-adds of one thread."""
-    return sum(instruction.base == "FFMA" for instruction in loop)
+    """Count the multiply-adds of one thread, whose part of a matrix product is that of one lane."""
+    return sum(matrix_products(i) // WARP if i.base == "HMMA" else i.base == "FFMA" for i in loop)
+
+
+def matrix_products(instruction: Instruction) -> int:
+    """Return the multiply-adds of a warp's matrix product; 0 for anything else, and for sparse ones."""
+    return _MATRIX.get(".".join(instruction.opcode.split(".")[:2]), 0)
 
 
 def machine_code(kernels: Iterable[str], architecture: str) -> dict[str, MachineCode]:

@@ -18,9 +18,10 @@ from gpunet.cuda.prediction import kernels
 from gpunet.cuda.prediction.gpus import WARP, Gpu, blocks_held
 from gpunet.cuda.prediction.machine_code import Instruction, MachineCode, machine_code, multiply_adds
 from gpunet.cuda.prediction.paths import taken_path
-from gpunet.cuda.prediction.simulator import Steady, simulate
+from gpunet.cuda.prediction.simulator import GLOBAL_LOADS, Steady, simulate
 from gpunet.cuda.recording import Launch
 from gpunet.cuda.waves import BLOCK_CYCLES, rounds
+from gpunet.cuda.work import NO_PRODUCT
 from gpunet.errors import BackendError
 from gpunet.nvrtc import compiler
 
@@ -30,6 +31,9 @@ ACHIEVABLE = 0.9
 """The share of the memory's bandwidth that a copy reaches."""
 NEAR_CYCLES, FAR_CYCLES = 36, 262
 """Cycles of a global load that the first-level cache answers, and the second-level cache."""
+CACHE_BYTES = 32
+"""Bytes that the second-level cache gives one multiprocessor in a cycle while it serves all of them.
+It is assumed, from what is published of Hopper, and only tensor cores ask for as much."""
 BUSY_SHARE = 0.7
 """A unit that is busy for at least this share of the cycles bounds a main loop; if none is, the loop
 waits for latencies."""
@@ -50,8 +54,32 @@ class Prediction(NamedTuple):
     """Turns of the main loop in a block."""
     microseconds: float
     bound: str
-    """What takes most of the time: "node", "issue", "shared memory", "latency", "bandwidth",
-    "merge", "arithmetic" without a main loop, or "start" for the cycles around a short one."""
+    """What takes most of the time: "node", "issue", "shared memory", "tensor cores", "L2 cache",
+    "latency", "bandwidth", "merge", "arithmetic" without a main loop, or "start" for the cycles around a short one."""
+    precision: str = "float32"
+    """Whose peak the share counts: "float32" without tensor cores, or one of `TENSOR_PRECISIONS`."""
+    share: float = 0.0
+    """The FLOPs over those that the GPU computes at that peak in the same time; 0 without a product."""
+
+
+class Turn(NamedTuple):
+    """One turn of an instance's main loop on a full multiprocessor."""
+
+    kernel: str
+    registers: int
+    threads: int
+    held: int
+    """Blocks that the multiprocessor holds at once."""
+    alone: float
+    """Cycles of a turn of one block that has the multiprocessor for itself."""
+    together: float
+    """Cycles in which all blocks that it holds make one turn."""
+    precision: str
+    share: float
+    """The share of the peak of `precision` that they reach together."""
+    cache: float
+    """Bytes in a cycle that they load from the second-level cache."""
+    bound: str
 
 
 def why_unavailable() -> str:
@@ -73,8 +101,7 @@ def predict(launches: Iterable[Launch], gpu: Gpu) -> tuple[Prediction, ...]:
 
 
 def _predict(launch: Launch, code: MachineCode, gpu: Gpu) -> Prediction:
-    blocks, threads = prod(launch.grid), prod(launch.block)
-    held = blocks_held(gpu, registers=code.registers, shared=code.shared + launch.shared, threads=threads)
+    blocks, held = prod(launch.grid), _held(launch, code, gpu)
     costs = {"node": NODE_MICROSECONDS}
     moved = (launch.read + launch.written) / (1e3 * ACHIEVABLE * gpu.bandwidth)
     if launch.work.turns and code.loop:
@@ -87,8 +114,42 @@ def _predict(launch: Launch, code: MachineCode, gpu: Gpu) -> Prediction:
         costs["merge"] = kernels.merge_cycles(launch) / (1e3 * gpu.clock)
     tile, work = kernels.tile_of(launch.kernel), launch.work
     waves = blocks / (held * gpu.multiprocessors)
-    bound = max(costs, key=lambda name: costs[name])
-    return Prediction(str(tile or ""), work.splits, blocks, held, waves, work.turns, sum(costs.values()), bound)
+    bound, microseconds = max(costs, key=lambda name: costs[name]), sum(costs.values())
+    precision = tile.precision if tile else "float32"
+    share = launch.work.flops / (microseconds * gpu.peak_of(precision)) if launch.work.flops else 0.0
+    return Prediction(
+        str(tile or ""), work.splits, blocks, held, waves, work.turns, microseconds, bound, precision, share
+    )
+
+
+def turns(names: Iterable[str], gpu: Gpu) -> tuple[Turn, ...]:
+    """Predict a turn of the main loop of instances that have tiles, in a launch without a gate.
+
+    Raises:
+        BackendError: NVRTC or the disassembler is missing.
+    """
+    if why := why_unavailable():
+        raise BackendError(f"turns: machine code cannot be read here: {why}")
+    names = tuple(names)
+    codes = machine_code(names, gpu.architecture)
+    return tuple(_one_turn(name, tile, codes[name], gpu) for name in names if (tile := kernels.tile_of(name)))
+
+
+def _one_turn(kernel: str, tile: kernels.Tile, code: MachineCode, gpu: Gpu) -> Turn:
+    launch = Launch(None, kernel, (1,), (tile.threads,), (), NO_PRODUCT, kernels.shared_of(kernel))
+    held = _held(launch, code, gpu)
+    alone, together = (_turn(launch, code, gpu, blocks) for blocks in (1, held))
+    products = held * tile.rows * tile.cols * tile.places
+    return Turn(
+        kernel, code.registers, tile.threads, held, alone.cycles, together.cycles, tile.precision,
+        products / (together.cycles * gpu.multiply_adds(tile.precision)), CACHE_BYTES * together.cache, _bound(together),
+    )  # fmt: skip
+
+
+def _held(launch: Launch, code: MachineCode, gpu: Gpu) -> int:
+    """Return how many blocks of a launch a multiprocessor holds."""
+    threads = prod(launch.block)
+    return blocks_held(gpu, registers=code.registers, shared=code.shared + launch.shared, threads=threads)
 
 
 def _loop_costs(launch: Launch, code: MachineCode, gpu: Gpu, held: int) -> dict[str, float]:
@@ -100,15 +161,21 @@ def _loop_costs(launch: Launch, code: MachineCode, gpu: Gpu, held: int) -> dict[
     found = rounds(prod(launch.grid), held, gpu.multiprocessors)
     loop = sum(times * launch.work.turns * turn(blocks).cycles for blocks, times in found.items())
     loop += kernels.totals_cycles(launch) * sum(blocks * times for blocks, times in found.items())
-    fullest = turn(max(found))
-    busiest = max(("issue", "shared memory"), key=lambda name: _busy(fullest, name))
-    bound = busiest if _busy(fullest, busiest) >= BUSY_SHARE else "latency"
-    cycles = {bound: loop, "start": BLOCK_CYCLES * sum(found.values()), "merge": kernels.merge_cycles(launch)}
+    cycles = {
+        _bound(turn(max(found))): loop,
+        "start": BLOCK_CYCLES * sum(found.values()),
+        "merge": kernels.merge_cycles(launch),
+    }
     return {name: count / (1e3 * gpu.clock) for name, count in cycles.items()}
 
 
-def _busy(steady: Steady, name: str) -> float:
-    return steady.issue if name == "issue" else steady.shared
+def _bound(steady: Steady) -> str:
+    """Return the unit that is busiest, or "latency" if none is busy for `BUSY_SHARE`."""
+    busy = {
+        "issue": steady.issue, "shared memory": steady.shared, "tensor cores": steady.tensor, "L2 cache": steady.cache,
+    }  # fmt: skip
+    busiest = max(busy, key=lambda name: busy[name])
+    return busiest if busy[busiest] >= BUSY_SHARE else "latency"
 
 
 def _turn(launch: Launch, code: MachineCode, gpu: Gpu, blocks: int) -> Steady:
@@ -116,12 +183,23 @@ def _turn(launch: Launch, code: MachineCode, gpu: Gpu, blocks: int) -> Steady:
     loop, turns = _issued(launch, code.loop)
     turns *= kernels.turns_in_loop(launch, multiply_adds(code.loop))
     far, fronts, warps = kernels.far_share(launch), kernels.wavefronts(launch.kernel), -(-prod(launch.block) // WARP)
-    near_turn, far_turn = (
-        simulate(loop, warps=warps, blocks=blocks, latency=cycles, wavefronts=fronts, lanes=gpu.limits.lanes)
-        for cycles in (NEAR_CYCLES, FAR_CYCLES)
-    )
-    cycles, issue, shared = ((1 - far) * a + far * b for a, b in zip(near_turn, far_turn, strict=True))
-    return Steady(cycles / turns, issue, shared)
+    mixed = [0.0] * len(Steady._fields)
+    for share, cycles in ((1 - far, NEAR_CYCLES), (far, FAR_CYCLES)):
+        if share:
+            steady = simulate(
+                loop, warps=warps, blocks=blocks, latency=cycles, wavefronts=fronts,
+                lanes=gpu.limits.lanes, mma=gpu.mma_cycles,
+            )  # fmt: skip
+            mixed = [total + share * number for total, number in zip(mixed, steady, strict=True)]
+    loaded = far * blocks * warps * WARP * sum(i.bits // 8 for i in loop if i.base in GLOBAL_LOADS)
+    return _limited(Steady(*mixed), loaded / CACHE_BYTES, turns)
+
+
+def _limited(steady: Steady, least: float, turns: int) -> Steady:
+    """Return what one turn of `turns` takes, where the second-level cache needs `least` cycles for all."""
+    cycles = max(steady.cycles, least)
+    issue, shared, tensor = (share * steady.cycles / cycles for share in (steady.issue, steady.shared, steady.tensor))
+    return Steady(cycles / turns, issue, shared, tensor, least / cycles)
 
 
 def _issued(launch: Launch, loop: tuple[Instruction, ...]) -> tuple[tuple[Instruction, ...], int]:
