@@ -57,6 +57,7 @@ OPERATIONS = {
         {"linear_forward", "linear_weight_grads", "matmul"},
     ),
     "matmul": (lambda leaf: leaf(3, 4) @ leaf(4, 5), {"matmul"}),
+    "products of batches": (lambda leaf: leaf(2, 3, 4) @ leaf(2, 4, 5), {"batched_matmul"}),
     "a product of rows": (lambda leaf: leaf(2, 3, 4) @ leaf(4), {"matmul"}),
 }  # fmt: skip
 
@@ -145,14 +146,15 @@ def test_plain_arrays_are_multiplied_in_the_precision_of_the_call_and_not_of_an_
         gp.arrays.conv2d_weight_grad(dy, x, 3)
         gp.arrays.conv_transpose2d(dy, w)
         gp.arrays.matmul(a, a, transpose_b=True)
+        gp.arrays.matmul(a[None], a[None], transpose_b=True)
 
     all_of_them()
-    assert len(asked) == 7
+    assert len(asked) == 8
     assert {found for _, found in asked} == {"float32"}
     asked.clear()
     with gp.matrix_precision("tf32"):
         all_of_them()
-    assert len(asked) == 7
+    assert len(asked) == 8
     assert {found for _, found in asked} == {"tf32"}
 
 

@@ -40,10 +40,11 @@ def matmul(
         raise ValueError(f"matmul: a {a.shape} and b {b.shape} meet in axes of {depth} and {inner}")
     call.check_out(out, (*a.shape[:-2], rows, columns))
     left, right = call.plain(a), call.plain(b)
+    precision = mode.matrix_precision
     if a.ndim == 2:
-        product = Product(transpose_a, transpose_b, precision=mode.matrix_precision)
+        product = Product(transpose_a, transpose_b, precision=precision)
         return call.deliver(call.backend.matmul(left, right, product), out)
-    y = call.backend.batched_matmul(left, right, transpose_a=transpose_a, transpose_b=transpose_b)
+    y = call.backend.batched_matmul(left, right, transpose_a=transpose_a, transpose_b=transpose_b, precision=precision)
     return call.deliver(y, out)
 
 

@@ -41,14 +41,17 @@ class _BatchedMatMul(Function, name="matmul"):
     def forward(self, a: Array, b: Array) -> Array:
         self.save(a, b)
         self.batch = np.broadcast_shapes(tuple(a.shape[:-2]), tuple(b.shape[:-2]))
-        return self._restored(self.backend.batched_matmul(self._listed(a), self._listed(b)))
+        return self._restored(self._multiplied(self._listed(a), self._listed(b)))
 
     def backward(self, dy: Array) -> Any:
         a, b = self.saved
-        multiply, rows = self.backend.batched_matmul, self._listed(dy)
+        multiply, rows = self._multiplied, self._listed(dy)
         da = self._summed(multiply(rows, self._listed(b), transpose_b=True), a) if self.needs(0) else None
         db = self._summed(multiply(self._listed(a), rows, transpose_a=True), b) if self.needs(1) else None
         return da, db
+
+    def _multiplied(self, a: Array, b: Array, **transposes: bool) -> Array:
+        return self.backend.batched_matmul(a, b, precision=self.matrix_precision, **transposes)
 
     def _listed(self, a: Array) -> Array:
         """(…, M, K) as (B, M, K), repeated where the batch axes of the other are longer."""

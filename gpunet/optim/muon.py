@@ -165,27 +165,14 @@ def orthogonal(backend: Backend, x: Array, steps: int) -> Array:
     """About U V^T of x = U S V^T (R, O), by a Newton-Schulz iteration.
 
     x is divided by its norm; then x = a x + (b A + c A^2) x in each of the steps, with A = x x^T.
-    Where R > O, the same result comes from the smaller products x (b A + c A^2) with A = x^T x.
+    Where R > O, the same result comes from the smaller products x (b A + c A^2) with A = x^T x. The
+    products have the precision of the innermost `matrix_precision` context, such as a Trainer's.
     """
     a, b, c = NEWTON_SCHULZ
     rows, columns = x.shape
     x = _unit(backend, x)
-    tall = rows > columns
-    for _ in range(steps):
-        gram = backend.matmul(x, x, Product(transpose_a=tall, transpose_b=not tall))
-        mixed = backend.scale(gram, None, b)
-        backend.binary("add", mixed, backend.scale(backend.matmul(gram, gram), None, c), out=mixed)
-    x is divided by its norm; then x = a x + (b A + c A^2) x five times, with A = x x^T. Where R >
-    O, the same result comes from the smaller products x (b A + c A^2) with A = x^T x. The products
-    have the precision of the innermost `matrix_precision` context, such as a Trainer's.
-    """
-    a, b, c = NEWTON_SCHULZ
-    rows, columns = x.shape
-    total = backend.sum(backend.binary("multiply", x, x), (0, 1))
-    norm = backend.unary("sqrt", backend.binary("add", total, backend.full((), TINY, x.dtype)))
-    x = backend.binary("divide", x, norm)
     tall, precision = rows > columns, mode.matrix_precision
-    for _ in range(STEPS):
+    for _ in range(steps):
         gram = backend.matmul(x, x, Product(transpose_a=tall, transpose_b=not tall, precision=precision))
         mixed, square = backend.scale(gram, None, b), backend.matmul(gram, gram, Product(precision=precision))
         backend.binary("add", mixed, backend.scale(square, None, c), out=mixed)

@@ -3,7 +3,7 @@
 from gpunet.backends.contract import Conv, LinearGrad, Product
 
 PRIMITIVES = (
-    "conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "linear_cross_entropy", "linear_forward",
+    "batched_matmul", "conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "linear_cross_entropy", "linear_forward",
     "linear_weight_grads", "matmul",
 )  # fmt: skip
 

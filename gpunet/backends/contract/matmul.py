@@ -68,5 +68,11 @@ class MatmulPrimitives(ABC):
         transposes."""
 
     @abstractmethod
-    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
-        """Products of pairs of matrices: a (B, M, K), b (B, K, P), or transposes -> (B, M, P)."""
+    def batched_matmul(
+        self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False, precision: str = "float32"
+    ) -> Array:
+        """Products of pairs of matrices: a (B, M, K), b (B, K, P), or transposes -> (B, M, P).
+
+        Args:
+            precision: as that of a `Product`.
+        """

@@ -50,7 +50,9 @@ class CudaMatmul(CudaDevice):
             self._launch_tiles("matmul", element, layout, (GATES[name], *transposes), args, flops, totals=True)
         return y
 
-    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+    def batched_matmul(
+        self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False, precision: str = "float32"
+    ) -> Array:
         self._element("batched_matmul", a=(a, None), b=(b, None))
         if a.ndim != 3 or b.ndim != 3 or a.shape[0] != b.shape[0]:
             raise ValueError(f"batched_matmul: a has shape {a.shape} and b {b.shape} but take (B, M, K) and (B, K, P)")
@@ -58,7 +60,7 @@ class CudaMatmul(CudaDevice):
         y = self.arrays.empty((a.shape[0], m, p), a.dtype)
         for i in range(a.shape[0]):  # one launch for each pair
             one, other, out = (t[i : i + 1].reshape(t.shape[1:]) for t in (a, b, y))
-            self.matmul(one, other, Product(transpose_a, transpose_b, out=out))
+            self.matmul(one, other, Product(transpose_a, transpose_b, out=out, precision=precision))
         return y
 
 

@@ -36,7 +36,9 @@ class NumpyMatmul(NumpyThreads):
         self._parallel(work, len(y), right.size // PRODUCTS)
         return y
 
-    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+    def batched_matmul(
+        self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False, precision: str = "float32"
+    ) -> Array:
         left, right = a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b
         y = memory.empty((*left.shape[:2], right.shape[2]), a.dtype)
         work = left.shape[1] * right[0].size // PRODUCTS if len(a) else 0

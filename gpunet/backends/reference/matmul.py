@@ -23,5 +23,7 @@ class ReferenceMatmul(HostArrays):
         return deliver(y, product.out, product.add)
 
     @QUIET
-    def batched_matmul(self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> Array:
+    def batched_matmul(
+        self, a: Array, b: Array, *, transpose_a: bool = False, transpose_b: bool = False, precision: str = "float32"
+    ) -> Array:
         return np.matmul(a.swapaxes(1, 2) if transpose_a else a, b.swapaxes(1, 2) if transpose_b else b)
