@@ -95,11 +95,3 @@ __device__ __forceinline__ void multiply_add<float>(
         float& d0, float& d1, float& d2, float& d3, const uint32 (&a)[4], uint32 b0, uint32 b1) {
     MULTIPLY_ADD("m16n8k8.row.col.f32.tf32.tf32.f32");
 }
-
-// A float rounded to TF32, which keeps 10 bits behind the point, to the nearest ("cvt.rna.tf32.f32").
-// The tensor cores would cut the others off.
-__device__ __forceinline__ uint32 to_tf32(float x) {
-    uint32 rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
-    return rounded;
-}

@@ -120,8 +120,19 @@ struct ByPlace : Chunks<ByPlace<T, EXTENT, BLOCK>, T> {
     }
 };
 
-// COUNT floats as numbers of TF32, one for each, or two of which the second is what the first lacks.
-// Elements of 16 bits are taken as they are.
+// The tensor cores read a float's first 19 bits, TF32, and cut the other 13 off. Half of what the last
+// of these bits is worth is added before: so a float is rounded to the nearest. `cvt.rna.tf32` does the
+// same with more instructions. A NaN stays one, and infinity too.
+#define TF32_BITS 0xffffe000u
+#define POWER_BITS 0xff800000u
+
+__device__ __forceinline__ uint32 round_to_tf32(uint32 x) {
+    const float power = __uint_as_float(x & POWER_BITS);  // the largest power of two in x, with its sign
+    return __float_as_uint(__uint_as_float(x) + power * 0x1p-11f);
+}
+
+// COUNT floats for the tensor cores: each as one number of TF32, or as two of which the second is what
+// the first lacks, in 13 bits that are rounded to 11. Elements of 16 bits are taken as they are.
 template <typename T, int TERMS, int COUNT>
 struct Parts {
     uint32 large[COUNT], small[TERMS == 3 ? COUNT : 1];
@@ -130,9 +141,13 @@ struct Parts {
         if constexpr (sizeof(T) == 4) {
 #pragma unroll
             for (int u = 0; u < COUNT; ++u) {
-                const float x = __uint_as_float(large[u]);
-                large[u] = to_tf32(x);
-                if constexpr (TERMS == 3) small[u] = to_tf32(x - __uint_as_float(large[u]));
+                if constexpr (TERMS == 3) {
+                    const float x = __uint_as_float(large[u]);
+                    large[u] &= TF32_BITS;
+                    small[u] = __float_as_uint(x - __uint_as_float(large[u])) + ~TF32_BITS / 2 + 1;
+                } else {
+                    large[u] = round_to_tf32(large[u]);
+                }
             }
         }
     }

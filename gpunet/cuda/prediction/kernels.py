@@ -19,7 +19,7 @@ from gpunet.nvrtc.source import constant
 
 STEP = constant("implicit_gemm.cuh", "TILE_K")
 """Places of the reduction in one turn of a main loop without tensor cores."""
-TURN_BYTES, STAGES, CHUNK_BYTES = 64, 4, 16
+TURN_BYTES, STAGES, CHUNK_BYTES = (constant("tensor_cores.cuh", name) for name in ("TURN_BYTES", "STAGES", "CHUNK_BYTES"))
 """With them: bytes of a row along the reduction in one turn, turns that shared memory holds, and bytes
 of one asynchronous copy."""
 TILE_STEPS = constant("implicit_gemm.cuh", "TILE_STEPS")
@@ -192,7 +192,9 @@ def period_of(launch: Launch, place: Iterable[str]) -> int:
 
 @cache
 def _line(place: str) -> str:
-    """Return a line of a kernel's source; nothing if it is from one of CUDA's headers."""
+    """Return a line of a kernel's source; nothing if it is from one of CUDA's headers, or behind the
+    last line, where the compiler places some instructions."""
     file, _, number = place.rpartition(":")
     path = source.kernels_folder() / file
-    return path.read_text(encoding="utf-8").splitlines()[int(number) - 1] if path.exists() else ""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return dict(enumerate(lines, start=1)).get(int(number), "")
