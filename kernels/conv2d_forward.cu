@@ -125,19 +125,25 @@ struct ForwardOperands {
     __device__ __forceinline__ void fetch(int k0, Buffers& buffers, int slot) {
         const int down = tap.high * g.dilation_h, right = tap.mid * g.dilation_w;
         const T* const channel = channels + (place.group * g.taken + tap.low);
+        Wanted<T> pixels[Pixels::COUNT], taps[Filters::COUNT];
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Corner corner = corners[Pixels::result(n)];
             const bool covered = inside(corner.row + down, g.H) & inside(corner.col + right, g.W);
             const bool there = Pixels::has() & (tap.high < g.KH) & covered;
-            Pixels::fetch(x[n], buffers.a[slot], n, there, at(channel, corner.pixel + down * g.W + right, g.C));
+            pixels[n] = {there, at(channel, corner.pixel + down * g.W + right, g.C)};
         }
-        add(tap, place.step, g.taken, g.KW);
+        const int stop = place.stop;
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            Filters::fetch(w[n], buffers.b[slot], n, Filters::has() & (k < place.stop), at(filters + filter, k, g.O));
+            taps[n] = {Filters::has() & (k < stop), at(filters + filter, k, g.O)};
         }
+        add(tap, place.step, g.taken, g.KW);
+#pragma unroll
+        for (int n = 0; n < Pixels::COUNT; ++n) Pixels::fetch(x[n], buffers.a[slot], n, pixels[n]);
+#pragma unroll
+        for (int n = 0; n < Filters::COUNT; ++n) Filters::fetch(w[n], buffers.b[slot], n, taps[n]);
     }
 
     __device__ __forceinline__ void take_in(int) {}

@@ -94,20 +94,28 @@ struct InputGradOperands {
     __device__ __forceinline__ void fetch(int, Buffers& buffers, int slot) {
         const int row = tap.high * rows.back, col = tap.mid * cols.back, back = row * g.OW + col;
         const bool there = tap.high < place.extents.high;
+        bool covered[Pixels::COUNT];
+        int pixels[Pixels::COUNT];
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
             const Origin origin = origins[Pixels::result(n)];
-            const bool covered = inside(origin.row - row, g.OH) & inside(origin.col - col, g.OW);
-            dy[n].fetch(buffers.a[slot], n, Pixels::has() & there & covered, dys, ys, origin.pixel - back, g.O, tap.low, f);
+            covered[n] = Pixels::has() & there & inside(origin.row - row, g.OH) & inside(origin.col - col, g.OW);
+            pixels[n] = origin.pixel - back;
         }
         const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
+        Wanted<T> taps[Channels::COUNT];
 #pragma unroll
         for (int n = 0; n < Channels::COUNT; ++n) {
             const int channel = min(place.col * TN + Channels::result(n), g.taken - 1);  // those beyond are not stored
-            const T* const filter = at(w + tap.low, of_tap * g.taken + channel, g.O);
-            Channels::fetch(filters[n], buffers.b[slot], n, Channels::has() & there, filter);
+            taps[n] = {Channels::has() & there, at(w + tap.low, of_tap * g.taken + channel, g.O)};
         }
+        const int first = tap.low;
         add(tap, place.step, g.made, place.extents.mid);
+#pragma unroll
+        for (int n = 0; n < Pixels::COUNT; ++n)
+            dy[n].fetch(buffers.a[slot], n, covered[n], dys, ys, pixels[n], g.O, first, f);
+#pragma unroll
+        for (int n = 0; n < Channels::COUNT; ++n) Channels::fetch(filters[n], buffers.b[slot], n, taps[n]);
     }
 
     __device__ __forceinline__ void take_in(int) {}

@@ -132,18 +132,21 @@ struct WeightGradOperands {
     template <typename Buffers>
     __device__ __forceinline__ void fetch(int k0, Buffers& buffers, int slot) {
         const int taps = Taps::first() / VX, down = shared.down[taps], right = shared.right[taps], channel = shared.channel[taps];
+        Wanted<T> wanted[Taps::COUNT];
+        const int stop = place.stop, col = place.col * TN + Filters::first(), filter = place.group * g.made + col;
 #pragma unroll
         for (int n = 0; n < Taps::COUNT; ++n) {
             const Digits pixel = shared.pixels[k0 % shared.PIXELS + Taps::k(n)];
             const int h = pixel.mid * g.stride_h + down, w = pixel.low * g.stride_w + right;
-            const bool there = Taps::has() & (k0 + Taps::k(n) < place.stop) & inside(h, g.H) & inside(w, g.W);
-            Taps::fetch(inputs[n], buffers.a[slot], n, there, at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C));
+            const bool there = Taps::has() & (k0 + Taps::k(n) < stop) & inside(h, g.H) & inside(w, g.W);
+            wanted[n] = {there, at(x + channel, (pixel.high * g.H + h) * g.W + w, g.C)};
         }
-        const int col = place.col * TN + Filters::first(), filter = place.group * g.made + col;
+#pragma unroll
+        for (int n = 0; n < Taps::COUNT; ++n) Taps::fetch(inputs[n], buffers.a[slot], n, wanted[n]);
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            const bool there = Filters::has() & (k < place.stop) & (col < g.made);
+            const bool there = Filters::has() & (k < stop) & (col < g.made);
             dy[n].fetch(buffers.b[slot], n, there, dys, ys, k, g.O, filter, f);
         }
     }

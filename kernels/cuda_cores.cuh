@@ -109,7 +109,9 @@ struct PiecesAlong {
         return row + n * STEP;
     }
     static __device__ __forceinline__ bool has() { return WHOLE || threadIdx.x < TILE_K * LANES; }
-    static __device__ __forceinline__ void fetch(Held& held, Tile&, int, bool there, const T* from) { held.load_if(there, from); }
+    static __device__ __forceinline__ void fetch(Held& held, Tile&, int, Wanted<T> wanted) {
+        held.load_if(wanted.there, wanted.from);
+    }
     static __device__ __forceinline__ void put(Tile& to, int n, const float* v) {
         if (!has()) return;
         float* at = &to[k(n)][first()];
@@ -134,7 +136,9 @@ struct PiecesAcross {
     static __device__ __forceinline__ int k() { return threadIdx.x % LANES * V; }
     static __device__ __forceinline__ int result(int n) { return threadIdx.x / LANES + n * STEP; }
     static __device__ __forceinline__ bool has() { return WHOLE || threadIdx.x < EXTENT * LANES; }
-    static __device__ __forceinline__ void fetch(Held& held, Tile&, int, bool there, const T* from) { held.load_if(there, from); }
+    static __device__ __forceinline__ void fetch(Held& held, Tile&, int, Wanted<T> wanted) {
+        held.load_if(wanted.there, wanted.from);
+    }
     static __device__ __forceinline__ void put(Tile& to, int n, const float* v) {
         if (!has()) return;
         const int at = result(n) ^ (k() >= TILE_K / 2 ? Form::SHIFT : 0);

@@ -61,7 +61,7 @@ struct Gated<Pieces, T, GATE_NONE> {
     template <typename Tile>
     __device__ __forceinline__ void fetch(
             Tile& to, int n, bool there, const T* dys, const T*, int pixel, int channels, int first, const Activation&) {
-        Pieces::fetch(held, to, n, there, at(dys + first, pixel, channels));
+        Pieces::fetch(held, to, n, {there, at(dys + first, pixel, channels)});
     }
     __device__ __forceinline__ void read(float (&v)[Pieces::V], const Activation&) const { held.read(v); }
     template <typename Tile>

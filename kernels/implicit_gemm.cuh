@@ -166,6 +166,14 @@ __device__ __forceinline__ const T* at(const T* base, int row, int length) {
     return reinterpret_cast<const T*>(reinterpret_cast<const char*>(base) + (int64)row * (int)(length * sizeof(T)));
 }
 
+// What a thread is about to fetch: where it lies, if it is there. All pieces of a turn are found before the
+// first is fetched, for loads from shared memory cannot pass a copy to shared memory.
+template <typename T>
+struct Wanted {
+    bool there;
+    const T* from;
+};
+
 // V elements as they lie in memory, zeros where they are not there: converted when they are staged, not
 // while they are in flight.
 template <typename T, int V>

@@ -80,17 +80,17 @@ struct MatmulOperands {
 
     template <typename Buffers>
     __device__ __forceinline__ void fetch(int k0, Buffers& buffers, int slot) {
-        const int row0 = place.row * TM, col0 = place.col * TN;
+        const int row0 = place.row * TM, col0 = place.col * TN, stop = place.stop;
 #pragma unroll
         for (int n = 0; n < PiecesA::COUNT; ++n)
             a[n].fetch(
-                buffers.a[slot], n, A::there(n, k0, place.stop, row0, s.M), left, gate_y, A::row(n, k0, row0),
-                TRANSPOSE_A ? s.M : s.K, A::col(k0, row0), gate);
+                buffers.a[slot], n, A::there(n, k0, stop, row0, s.M), left, gate_y, A::row(n, k0, row0), TRANSPOSE_A ? s.M : s.K,
+                A::col(k0, row0), gate);
 #pragma unroll
-        for (int n = 0; n < PiecesB::COUNT; ++n)
-            PiecesB::fetch(
-                b[n], buffers.b[slot], n, B::there(n, k0, place.stop, col0, s.P),
-                at(right + B::col(k0, col0), B::row(n, k0, col0), TRANSPOSE_B ? s.K : s.P));
+        for (int n = 0; n < PiecesB::COUNT; ++n) {
+            const T* const from = at(right + B::col(k0, col0), B::row(n, k0, col0), TRANSPOSE_B ? s.K : s.P);
+            PiecesB::fetch(b[n], buffers.b[slot], n, {B::there(n, k0, stop, col0, s.P), from});
+        }
     }
 
     __device__ __forceinline__ void take_in(int) {}

@@ -39,14 +39,15 @@ __device__ __forceinline__ void load_if(bool there, uint16& v, const uint16* p) 
 
 // Asynchronous copies to shared memory, from sm_80 on ("cp.async" in the PTX manual's chapter on data
 // movement). *to = *from, 16 bytes, or zeros where they are not `there`: then `from` is not read. The
-// copy has landed when the thread has waited for its group. It does not go through the L1 cache.
+// copy has landed when the thread has waited for its group. It does not go through the L1 cache. The
+// compiler may move other accesses across it, for nothing reads or writes *to before that wait.
 __device__ __forceinline__ void copy_if(bool there, void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :: "r"((uint32)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0) : "memory");
+                 :: "r"((uint32)__cvta_generic_to_shared(to)), "l"(__cvta_generic_to_global(from)), "r"(there ? 16 : 0));
 }
 
 // The copies since the last call are a group ("cp.async.commit_group").
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;"); }
 
 // Waits until all of this thread's groups have landed but for the last LEFT ("cp.async.wait_group").
 template <int LEFT>
@@ -56,13 +57,13 @@ __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_
 // memory. v[i] = the 4 bytes of matrix i at row lane / 4 and piece lane % 4.
 __device__ __forceinline__ void load_matrices(uint32 (&v)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"((uint32)__cvta_generic_to_shared(row)) : "memory");
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"((uint32)__cvta_generic_to_shared(row)));
 }
 
 // The same of the transposes of matrices of 16-bit elements ("ldmatrix … .trans").
 __device__ __forceinline__ void load_transposes(uint32 (&v)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"((uint32)__cvta_generic_to_shared(row)) : "memory");
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"((uint32)__cvta_generic_to_shared(row)));
 }
 
 // d += a b on the tensor cores, for 16 x 8 results of which a lane has those at rows lane / 4 (d0, d1)

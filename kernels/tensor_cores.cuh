@@ -33,8 +33,8 @@ struct Chunks {
     struct Held {};
 
     static __device__ __forceinline__ bool has() { return true; }
-    static __device__ __forceinline__ void fetch(Held&, char* to, int n, bool there, const T* from) {
-        copy_if(there, to + Form::place(n), from);
+    static __device__ __forceinline__ void fetch(Held&, char* to, int n, Wanted<T> wanted) {
+        copy_if(wanted.there, to + Form::place(n), wanted.from);
     }
     static __device__ __forceinline__ void stage(Held, char*, int) {}
     static __device__ __forceinline__ void put(char* to, int n, const float* v) {

@@ -3,7 +3,15 @@
 import pytest
 from helpers import needs_emulator
 
-from gpunet.backends.cuda.tiles import MOST_TURNS, TURN_CYCLES, lay_out, predict_cycles, resident, shared_bytes
+from gpunet.backends.cuda.tiles import (
+    MOST_TURNS,
+    TURN_CYCLES,
+    dynamic_bytes,
+    lay_out,
+    predict_cycles,
+    resident,
+    shared_bytes,
+)
 from gpunet.cuda.description import H200, Description
 from gpunet.cuda.gate import rows_of
 from gpunet.cuda.instantiations import (
@@ -14,21 +22,24 @@ from gpunet.cuda.instantiations import (
     WEIGHT_GRAD_TILES,
     activations,
     gates,
+    is_mma,
+    mma_tiles,
     tiled_instance,
 )  # fmt: skip
 from gpunet.cuda.prediction import model
 from gpunet.cuda.prediction.gpus import blocks_held, find_gpu
 from gpunet.cuda.prediction.machine_code import machine_code
 from gpunet.cuda.prediction.simulator import simulate
-from gpunet.nvrtc.source import constant
 
-TILE_K = constant("implicit_gemm.cuh", "TILE_K")
 T4 = find_gpu("test", "T4").description
 LISTS = {
     "forward": FORWARD_TILES,
     "input_grad": INPUT_GRAD_TILES,
     "weight_grad": WEIGHT_GRAD_TILES,
     "matmul": MATMUL_TILES,
+    "tensor cores, 16 bits": mma_tiles("conv2d_forward", "half", 1),
+    "tensor cores, tf32": mma_tiles("conv2d_forward", "float", 1),
+    "tensor cores, 3xtf32": mma_tiles("conv2d_forward", "float", 3),
 }
 SHAPES = [
     (1, 1, 1),
@@ -46,7 +57,8 @@ SHAPES = [
 @pytest.mark.parametrize("device", [H200, T4, Description(1)], ids=["H200", "T4", "one multiprocessor"])
 def test_a_layout_covers_the_results_and_the_reduction(name, shape, device):
     totals = name in ("weight_grad", "matmul")
-    for left, right in ((True, True), (False, True), (False, False)):
+    on_tensor_cores = LISTS[name][0].terms > 0
+    for left, right in ((True, True), *(() if on_tensor_cores else ((False, True), (False, False)))):
         layout = lay_out(
             LISTS[name],
             *shape,
@@ -60,7 +72,8 @@ def test_a_layout_covers_the_results_and_the_reduction(name, shape, device):
         assert left or tile.left == 1
         assert right or tile.right == 1
         assert layout.tiles * tile.rows * tile.cols >= shape[0] * shape[1]
-        assert (layout.splits - 1) * layout.turns * TILE_K < max(shape[2], 1) <= layout.splits * layout.turns * TILE_K
+        of_split = layout.turns * tile.places
+        assert (layout.splits - 1) * of_split < max(shape[2], 1) <= layout.splits * of_split
         assert not totals or layout.turns <= MOST_TURNS
         assert shared_bytes(tile, totals) <= device.shared
 
@@ -119,3 +132,23 @@ def test_a_multiprocessor_holds_the_blocks_that_layouts_count_on():
                 held = blocks_held(find_gpu("test", "H200"), registers=row.registers, shared=0, threads=256)
                 assert held >= resident(tile), (row.kernel, row.registers)
                 assert row.shared <= shared_bytes(tile, totals=False), row.kernel
+
+
+@pytest.mark.slow
+@needs_emulator
+@pytest.mark.parametrize("kernel", ["conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "matmul"])
+def test_layouts_on_tensor_cores_count_on_the_blocks_and_the_bytes_that_there_are(kernel):
+    if model.why_unavailable():
+        pytest.skip(model.why_unavailable())
+    every = {
+        tile
+        for element, terms in (("half", 1), ("float", 1), ("float", 3))
+        for tile in mma_tiles(kernel, element, terms)
+    }
+    for row in rows_of(f"{kernel}.cu", "sm_90"):
+        if is_mma(row.kernel):
+            terms, rows, cols, *_ = map(int, row.kernel.replace(">", "").split(", ")[1:5])
+            tile = next(tile for tile in every if (tile.terms, tile.rows, tile.cols) == (terms, rows, cols))
+            held = blocks_held(find_gpu("test", "H200"), registers=row.registers, shared=0, threads=tile.threads)
+            assert held >= resident(tile), (row.kernel, row.registers)
+            assert row.shared + dynamic_bytes(tile, totals=False) <= shared_bytes(tile, totals=False), row.kernel

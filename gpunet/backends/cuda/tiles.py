@@ -25,8 +25,8 @@ TURN_CYCLES = {
 of one block alone, and of the blocks that a multiprocessor holds, all together. They are predicted
 from the machine code for sm_90, without a gate; only their ratios matter here."""
 MMA_CYCLES = {
-    (128, 256, 1): (1150, 1150, 1), (128, 128, 1): (650, 1080, 2), (128, 64, 1): (420, 800, 3), (64, 64, 1): (300, 800, 6),
-    (128, 128, 3): (1700, 1700, 1), (64, 64, 3): (600, 1200, 3),
+    (128, 256, 1): (1650, 1650, 1), (128, 128, 1): (1050, 1400, 2), (128, 64, 1): (850, 1350, 3), (64, 64, 1): (460, 1300, 5),
+    (128, 128, 3): (2100, 2100, 1), (64, 64, 3): (750, 1600, 3),
 }  # fmt: skip
 """The same on the tensor cores, by the tile's rows, columns and terms; and the blocks that the
 registers of a multiprocessor hold. A turn has as many products of 16 bits as of TF32."""
