@@ -181,7 +181,7 @@ __device__ __forceinline__ void compute_tile(
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
 
     constexpr int PIECE = least(RN, 4);
-    const bool by_four = g.taken % 4 == 0 && comes_in_fours(dx, g.C);
+    const bool by_four = Unit::BY_FOUR || (g.taken % 4 == 0 && comes_in_fours(dx, g.C));
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
         const int r = Unit::row(i);

@@ -212,7 +212,7 @@ __device__ __forceinline__ void compute_tile(
     if (!add_splits<TN, Unit::BLOCK>(place, slots, arrivals, acc, bias)) return;
 
     constexpr int PIECE = least(RN, 4);
-    const bool by_four = g.made % 4 == 0 && comes_in_fours(dw, g.O);
+    const bool by_four = Unit::BY_FOUR || (g.made % 4 == 0 && comes_in_fours(dw, g.O));
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
         const int row = place.row * TM + Unit::row(i);

@@ -127,7 +127,7 @@ __device__ __forceinline__ void compute_tile(
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
 
     constexpr int PIECE = least(RN, 4);
-    const bool by_four = comes_in_fours(y, s.P);
+    const bool by_four = Unit::BY_FOUR || comes_in_fours(y, s.P);
 #pragma unroll
     for (int j = 0; j < RN; j += PIECE) {
         const int col = place.col * TN + Unit::col(j), left = s.P - col;

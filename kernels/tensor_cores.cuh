@@ -177,6 +177,7 @@ template <typename T, int TERMS, int TM, int TN, int RM, int RN>
 struct TensorCores {
     static constexpr int BLOCK = block_of(TM, TN, RM, RN), PLACES = TURN_BYTES / (int)sizeof(T), AHEAD = STAGES - 1;
     static constexpr int WARP_ROWS = TM / (8 * RM), STEPS = 2;  // warps along the rows; of 32 bytes in a turn
+    static constexpr bool BY_FOUR = true;
     typedef typename TotalsOf<TERMS, RM, RN>::Type Totals;
     struct __align__(16) Buffers {
         char a[STAGES][TM * TURN_BYTES];

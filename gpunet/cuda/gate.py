@@ -20,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from gpunet.cuda import sass
-from gpunet.cuda.instantiations import instantiations, module_of
+from gpunet.cuda.instantiations import LEAST_ARCHITECTURE, instantiations, is_mma, module_of
 from gpunet.nvrtc import cache, compiler, source
 from gpunet.progress import turn_off, write_line
 
@@ -108,23 +108,29 @@ def rows_of(file: str, architecture: str) -> list[GateRow]:
 def _compile(file: str, architecture: str) -> str:
     """Compile the instances of a file as the launcher does: what one takes depends on its neighbours."""
     rows: dict[str, GateRow] = {}
-    for module in _modules(file):
+    for module in _modules(file, architecture):
         compiled = compiler.compile(file, architecture, module)
         listed = {} if sass.why_unavailable() else sass.instructions(compiled.cubin)
         for e, used in compiled.resources.items():
             instructions = listed.get(compiled.names[e], {})
             rows[e] = GateRow(file, e, architecture, **asdict(used), instructions=instructions)
-    return json.dumps([asdict(rows[e]) for e in instantiations()[file]])
+    return json.dumps([asdict(rows[e]) for e in _instances(file, architecture)])
 
 
-def _modules(file: str) -> tuple[tuple[str, ...], ...]:
-    """Return the instances of a file, by what is compiled together."""
-    return tuple(dict.fromkeys(map(module_of, instantiations()[file])))
+def _instances(file: str, architecture: str) -> tuple[str, ...]:
+    """Return the instances of a file that an architecture runs."""
+    has_all = int(architecture.removeprefix("sm_")) >= LEAST_ARCHITECTURE
+    return tuple(e for e in instantiations()[file] if has_all or not is_mma(e))
+
+
+def _modules(file: str, architecture: str) -> tuple[tuple[str, ...], ...]:
+    """Return the instances of a file for an architecture, by what is compiled together."""
+    return tuple(dict.fromkeys(map(module_of, _instances(file, architecture))))
 
 
 def _name(file: str, architecture: str) -> str:
     """Return the name of the cached file with the rows of a file for an architecture."""
-    depends_on = (source.read(file), instantiations()[file], _modules(file), architecture, _tools())
+    depends_on = (source.read(file), _modules(file, architecture), architecture, _tools())
     return f"{Path(file).stem}-{architecture}-{cache.digest(*depends_on)}.json"
 
 

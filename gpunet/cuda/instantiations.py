@@ -60,6 +60,8 @@ WEIGHT_GRAD_TILES = (
     _ANY, Tile(64, 16, 2, 2, 1, 1),
 )  # fmt: skip
 MATMUL_TILES = (*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1))
+LEAST_ARCHITECTURE = 80
+"""The least architecture whose tensor cores the kernels use: asynchronous copies begin with it."""
 TERMS = {"tf32": 1, "3xtf32": 3}
 """Products on the tensor cores for each product of two floats, by matrix precision."""
 _OF_WARPS: tuple[tuple[int, int, int, int], ...] = (
@@ -373,7 +375,7 @@ def is_tiled(expression: str) -> bool:
 
 
 def is_mma(expression: str) -> bool:
-    """Return whether an instance computes on the tensor cores, which takes sm_80."""
+    """Return whether an instance computes on the tensor cores, from `LEAST_ARCHITECTURE` on."""
     return expression.partition("<")[0].endswith("_mma")
 
 

@@ -18,6 +18,7 @@ from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
 from gpunet.cuda.instantiations import (
     ELEMENTS,
+    LEAST_ARCHITECTURE,
     MOVED,
     TERMS,
     instance,
@@ -42,8 +43,6 @@ PARTIALS = 256
 """Most blocks of a reduction whose partial results one last block adds."""
 LINE = constant("common.cuh", "ACTIVATION_LINE")
 """`kind` of every activation that is a line between two limits."""
-LEAST_ARCHITECTURE = 80
-"""The least architecture whose tensor cores the kernels use: asynchronous copies begin with it."""
 ARRIVALS = 4096
 """Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
 

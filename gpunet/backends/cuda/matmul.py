@@ -38,9 +38,10 @@ class CudaMatmul(CudaDevice):
         elif y.size:
             vector = a.shape[1] % 4 == 0 and b.shape[1] % 4 == 0 and self._aligned(a, gate.y, b)
             transposes = product.transpose_a, product.transpose_b
-            terms = self._terms(element, product.precision, (a.shape[1], b.shape[1]), a, gate.y, b, y)
             opened, made = _name(gate.activation), _name(product.activation)
-            terms = terms if mma_multiplies(transposes, gated=bool(opened), general=made not in ("", "relu")) else 0
+            terms = 0
+            if mma_multiplies(transposes, gated=bool(opened), general=made not in ("", "relu")):
+                terms = self._terms(element, product.precision, (a.shape[1], b.shape[1], p), a, gate.y, b, y)
             name = ("ACTIVATION" if opened else "NONE") if terms else _gate_name(element, opened, made, transposes)
             layout = self._lay_out(
                 "matmul", element, m, p, depth, gate=name, terms=terms, left=vector, right=vector,
