@@ -57,7 +57,7 @@ __global__ void avg_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, G
 
 // `across` threads, a power of two up to WARP, take neighbouring channels; the others other pixels.
 template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) avg_pool2d_forward_long(
+__global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) avg_pool2d_forward_long(
         const T* __restrict__ x, T* __restrict__ y, Geometry g, Counted counted, int across) {
     const int tiles = (g.C / V + across - 1) / across, lane = threadIdx.x % across, down = THREADS / across;
     for (int64 idx = blockIdx.x; idx < (int64)g.N * g.OH * g.OW * tiles; idx += gridDim.x) {  // equal in all threads

@@ -16,7 +16,7 @@ from gpunet.backends.cuda.tiles import Layout, fits, lay_out
 from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
-from gpunet.cuda.instantiations import ELEMENTS, MOVED, instance, tile_serves, tiles
+from gpunet.cuda.instantiations import ELEMENTS, MOVED, PIECES, instance, tile_serves, tiles
 from gpunet.cuda.launcher import Launcher
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
@@ -24,6 +24,8 @@ from gpunet.nvrtc.source import constant
 
 THREADS, WARP = constant("common.cuh", "THREADS"), constant("common.cuh", "WARP")
 """Threads of a block, unless a kernel says otherwise, and of a warp."""
+NARROW_PIECE = constant("common.cuh", "NARROW_PIECE")
+"""Elements that a thread of an elementwise kernel takes at once where an array has 16 bits."""
 MAX_BLOCKS = 16384
 """Most blocks of a grid-stride launch: more than any device runs at once. In a larger array each
 block takes several parts."""
@@ -168,14 +170,20 @@ class CudaDevice(Backend):
             self._constants[key] = placed
         return self._constants[key]
 
-    def _aligned(self, *arrays: Array | None) -> bool:
-        """Whether every array is aligned to loads of four elements."""
-        return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
+    def _aligned(self, *arrays: Array | None, each: int = 4) -> bool:
+        """Whether every array is aligned to loads of `each` elements, or of 16 bytes if they have more."""
+        return all(a is None or self.arrays.pointer(a) % min(each * a.dtype.itemsize, 16) == 0 for a in arrays)
 
     def _vector_of(self, count: int, *arrays: Array | None) -> int:
         """Elements that a thread loads at once: 4 if `count` is a multiple and the arrays are
         aligned to them, otherwise 1."""
         return 4 if not self.simple and count % 4 == 0 and self._aligned(*arrays) else 1
+
+    def _piece_of(self, count: int, like: Array, *others: Array | None) -> int:
+        """Elements of `like` that a load of 16 bytes holds if `count` is a multiple and the arrays
+        are aligned to them, otherwise 1."""
+        piece = PIECES[like.dtype.name]
+        return piece if not self.simple and count % piece == 0 and self._aligned(like, *others, each=piece) else 1
 
     def _expect(self, operation: str, **arrays: Expected) -> None:
         """Check that each array is None or float32, on this device, and of the shape beside it."""
@@ -234,6 +242,11 @@ class CudaDevice(Backend):
             return self.full(shape, 0.0, np.float32) if add else self.arrays.empty(shape, np.float32)
 
         return place(into.weight, w_shape), place(into.bias, b_shape) if into.needs_bias else None, add
+
+
+def piece_of_each(*arrays: Array) -> int:
+    """Elements that a thread takes at once, in a kernel that walks arrays with `each_piece`."""
+    return NARROW_PIECE if any(a.dtype.itemsize == 2 for a in arrays) else 1
 
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:
