@@ -11,8 +11,8 @@
 //
 // Tiling: a thread computes V channels of a pixel. Where there are few results with large windows, as
 // in global pooling, the threads of a block share the pixels of a window (`_long`).
-// Alignment: V = 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4; V = 1 needs
-// nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x, y, dy and dx must
+// be aligned, and C must be a multiple of V; V = 1 needs nothing.
 // Bound: memory: 4 bytes per element of x and of y.
 
 // Pixels of padding on each side that count in the mean.

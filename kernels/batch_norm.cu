@@ -22,8 +22,8 @@
 // their mean and squared distances in registers, and joins them to those of the rows before (Chan,
 // Golub & LeVeque 1983), which takes one division for UNROLL V elements.
 // In the `_simple` kernels a thread takes a channel or an element.
-// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array aligned to four elements, and
-// C a multiple of 4; V = 1 needs nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which all arrays must be
+// aligned, and C must be a multiple of V; V = 1 needs nothing.
 // Bound: memory. Bytes per element, in float: moments 4, forward 8 (12 with a residual), sums 12
 // and input_grad 16 (8 and 12 without an activation), and 4 more to write g.
 

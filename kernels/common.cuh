@@ -98,24 +98,22 @@ struct Stored {
     }
 };
 
-// The elements of 16 bits that an elementwise kernel moves in one load. The host reads it.
-#define NARROW_PIECE 8
-
 template <int COUNT> struct Elements { static constexpr int count = COUNT; };
 
-template <typename T> __device__ __forceinline__ bool starts_a_piece(const T* p) {
-    return (uint64)p % (sizeof(T) * NARROW_PIECE > 16 ? 16 : sizeof(T) * NARROW_PIECE) == 0;
-}
+constexpr int widest(int a) { return a; }
+template <typename... Sizes> constexpr int widest(int a, Sizes... sizes) { return a > widest(sizes...) ? a : widest(sizes...); }
 
 // The loop of an elementwise kernel on `arrays`: calls of(Elements<V>(), i) for the elements i … i + V - 1,
-// which together are all `count`. Where an array has 16 bits, they come in pieces of NARROW_PIECE if all
-// arrays are aligned to these and `whole` says so, and one by one after the last piece.
+// which together are all `count`. Where an array has 16 bits, V elements are a piece of 16 bytes of the widest
+// array, if all arrays are aligned to pieces and `whole` says so; the elements after the last piece come one
+// by one. The host knows V as `piece_of_each`.
 template <typename Of, typename... Arrays>
 __device__ __forceinline__ void each_piece(int64 count, bool whole, Of of, const Arrays*... arrays) {
     if constexpr (((sizeof(Arrays) == 2) || ...)) {
-        const int64 pieces = whole && (starts_a_piece(arrays) && ...) ? count / NARROW_PIECE : 0;
-        GRID_STRIDE_LOOP(i, pieces) of(Elements<NARROW_PIECE>(), i * NARROW_PIECE);
-        GRID_STRIDE_LOOP(i, count - pieces * NARROW_PIECE) of(Elements<1>(), pieces * NARROW_PIECE + i);
+        constexpr int V = 16 / widest(sizeof(Arrays)...);
+        const int64 pieces = whole && (((uint64)arrays % (V * sizeof(Arrays)) == 0) && ...) ? count / V : 0;
+        GRID_STRIDE_LOOP(i, pieces) of(Elements<V>(), i * V);
+        GRID_STRIDE_LOOP(i, count - pieces * V) of(Elements<1>(), pieces * V + i);
     } else {
         GRID_STRIDE_LOOP(i, count) of(Elements<1>(), i);
     }

@@ -14,6 +14,8 @@
 // strided_copy is for any strides. If the axis that is contiguous in `from` is not the one that is
 // contiguous in `to`, as in a transpose, strided_copy_tiled takes tiles of these two axes through shared
 // memory, so that neighbouring threads read neighbouring elements and write neighbouring elements.
+// In 16 bits a thread of binary, cast and scale takes 16 bytes of its widest array, where the arrays are
+// aligned to them and the walk allows it (`each_piece`).
 // Bound: memory, one element of each array per result.
 
 #define MAX_RANK 8
@@ -79,6 +81,7 @@ __device__ __forceinline__ void walk(const Walk& s, int64 i, int64& first, int64
 
 // How binary walks along the last axis. Each array is contiguous, or repeated along some axes. So where
 // pieces divide the last axis, a piece of y is one of both arrays too, or one element that is repeated.
+template <int PIECE>
 struct LastAxis {
     bool whole, repeats_a = false, repeats_b = false;
 
@@ -86,7 +89,7 @@ struct LastAxis {
 #pragma unroll
         for (int axis = 0; axis < MAX_RANK; ++axis)
             if (axis == s.rank - 1) {
-                whole |= s.extent[axis] % NARROW_PIECE == 0;
+                whole |= s.extent[axis] % PIECE == 0;
                 repeats_a = s.first_stride[axis] == 0, repeats_b = s.second_stride[axis] == 0;
             }
     }
@@ -105,7 +108,7 @@ __device__ __forceinline__ void load_walked(float (&v)[V], const T* p, int64 at,
 // `op` is the position in gpunet.backends.contract.arrays.BINARY; y may be a.
 template <typename T>
 __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op) {
-    const LastAxis last(s);
+    const LastAxis<16 / sizeof(T)> last(s);
     each_piece(count, last.whole, [&](auto elements, int64 i) {
         constexpr int V = elements.count;
         int64 at_a, at_b;

@@ -14,8 +14,8 @@
 //
 // Tiling: a thread computes V channels of a pixel. Where there are few results with large windows, as
 // in global pooling, the threads of a block share the positions of a window (`_long`).
-// Alignment: V = 4 needs x, y, mask, dy, dx aligned to four elements and C a multiple of 4; V = 1 needs
-// nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x, y, dy and dx must
+// be aligned, the mask to V positions, and C must be a multiple of V; V = 1 needs nothing.
 // Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the
 // backward pass, the other way round, and with a gate 4 more per element of y.
 

@@ -9,8 +9,8 @@
 // elements. A warp then hands its 128 words round through shared memory, so that neighbouring threads
 // load and store neighbouring elements, V at a time. The backward pass of dropout is the same kernel
 // on dy: the mask is drawn again and never stored. For `clock` see philox.cuh.
-// Alignment: V = 4 needs x and y aligned to four elements, and a count that four divides; V = 1 needs
-// nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x and y must be aligned,
+// and V must divide the count; V = 1 needs nothing.
 // Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16
 // elements), random_words by the products, and random_normal by the table, of which every thread
 // reads another place.

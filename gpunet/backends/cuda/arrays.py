@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index, check_name, real_array
-from gpunet.backends.cuda.device import MAX_BLOCKS, NARROW_PIECE, THREADS, WARP, CudaDevice, piece_of_each
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, piece_of_each
 from gpunet.cuda.arrays import View, view, walk
 from gpunet.cuda.arrays import broadcast as broadcast_view
 from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
@@ -85,8 +85,8 @@ class CudaArrays(CudaDevice):
         shape = np.broadcast_shapes(a.shape, b.shape)
         y = self._out(name, out, shape, a.dtype)
         steps = walk(name, broadcast_view(a.shape, shape), broadcast_view(b.shape, shape))
-        whole = steps["rank"] < 2 or steps["extent"][-1] % NARROW_PIECE == 0
-        each = piece_of_each(y) if whole else 1
+        each = piece_of_each(y)
+        each = each if steps["rank"] < 2 or steps["extent"][-1] % each == 0 else 1
         self._each("binary", y.size, a, b, y, y.size, steps, index, element=element, each=each)
         return y
 

@@ -24,8 +24,6 @@ from gpunet.nvrtc.source import constant
 
 THREADS, WARP = constant("common.cuh", "THREADS"), constant("common.cuh", "WARP")
 """Threads of a block, unless a kernel says otherwise, and of a warp."""
-NARROW_PIECE = constant("common.cuh", "NARROW_PIECE")
-"""Elements that a thread of an elementwise kernel takes at once where an array has 16 bits."""
 MAX_BLOCKS = 16384
 """Most blocks of a grid-stride launch: more than any device runs at once. In a larger array each
 block takes several parts."""
@@ -246,7 +244,8 @@ class CudaDevice(Backend):
 
 def piece_of_each(*arrays: Array) -> int:
     """Elements that a thread takes at once, in a kernel that walks arrays with `each_piece`."""
-    return NARROW_PIECE if any(a.dtype.itemsize == 2 for a in arrays) else 1
+    sizes = [a.dtype.itemsize for a in arrays]
+    return 16 // max(sizes) if 2 in sizes else 1
 
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:
