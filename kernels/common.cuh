@@ -101,7 +101,8 @@ struct Stored {
 template <int COUNT> struct Elements { static constexpr int count = COUNT; };
 
 constexpr int widest(int a) { return a; }
-template <typename... Sizes> constexpr int widest(int a, Sizes... sizes) { return a > widest(sizes...) ? a : widest(sizes...); }
+template <typename... Sizes>
+constexpr int widest(int a, Sizes... others) { return a > widest(others...) ? a : widest(others...); }
 
 // The loop of an elementwise kernel on `arrays`: calls of(Elements<V>(), i) for the elements i … i + V - 1,
 // which together are all `count`. Where an array has 16 bits, V elements are a piece of 16 bytes of the widest
@@ -113,6 +114,7 @@ __device__ __forceinline__ void each_piece(int64 count, bool whole, Of of, const
         constexpr int V = 16 / widest(sizeof(Arrays)...);
         const int64 pieces = whole && (((uint64)arrays % (V * sizeof(Arrays)) == 0) && ...) ? count / V : 0;
         GRID_STRIDE_LOOP(i, pieces) of(Elements<V>(), i * V);
+#pragma unroll 1  // for these are few
         GRID_STRIDE_LOOP(i, count - pieces * V) of(Elements<1>(), pieces * V + i);
     } else {
         GRID_STRIDE_LOOP(i, count) of(Elements<1>(), i);
