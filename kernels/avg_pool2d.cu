@@ -11,8 +11,8 @@
 //
 // Tiling: a thread computes V channels of a pixel. Where there are few results with large windows, as
 // in global pooling, the threads of a block share the pixels of a window (`_long`).
-// Alignment: V = 4 needs x, y, dy, dx aligned to four elements and C a multiple of 4; V = 1 needs
-// nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x, y, dy and dx must
+// be aligned, and C must be a multiple of V; V = 1 needs nothing.
 // Bound: memory: 4 bytes per element of x and of y.
 
 // Pixels of padding on each side that count in the mean.
@@ -57,7 +57,7 @@ __global__ void avg_pool2d_forward(const T* __restrict__ x, T* __restrict__ y, G
 
 // `across` threads, a power of two up to WARP, take neighbouring channels; the others other pixels.
 template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) avg_pool2d_forward_long(
+__global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) avg_pool2d_forward_long(
         const T* __restrict__ x, T* __restrict__ y, Geometry g, Counted counted, int across) {
     const int tiles = (g.C / V + across - 1) / across, lane = threadIdx.x % across, down = THREADS / across;
     for (int64 idx = blockIdx.x; idx < (int64)g.N * g.OH * g.OW * tiles; idx += gridDim.x) {  // equal in all threads

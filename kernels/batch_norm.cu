@@ -22,8 +22,8 @@
 // their mean and squared distances in registers, and joins them to those of the rows before (Chan,
 // Golub & LeVeque 1983), which takes one division for UNROLL V elements.
 // In the `_simple` kernels a thread takes a channel or an element.
-// Alignment: V = 4 needs x, y, dy, dx, residual and every (C,) array aligned to four elements, and
-// C a multiple of 4; V = 1 needs nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which all arrays must be
+// aligned, and C must be a multiple of V; V = 1 needs nothing.
 // Bound: memory. Bytes per element, in float: moments 4, forward 8 (12 with a residual), sums 12
 // and input_grad 16 (8 and 12 without an activation), and 4 more to write g.
 
@@ -144,9 +144,45 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
     return w;
 }
 
+// Calls load(k, r) for ROWS rows r of a thread, numbered k, and then use(k, r) for the same rows, until it has
+// taken all. The loads come first, because the compiler moves none above the branches of an activation.
+template <int ROWS, int UNROLLED, typename Load, typename Use>
+__device__ __forceinline__ void each_row(const Walk& w, Load load, Use use) {
+#pragma unroll UNROLLED
+    for (int64 r0 = w.first; r0 < w.end; r0 += ROWS * w.down) {
+#pragma unroll
+        for (int k = 0; k < ROWS; ++k)
+            if (k == 0 || r0 + k * w.down < w.end) load(k, r0 + k * w.down);
+#pragma unroll
+        for (int k = 0; k < ROWS; ++k)
+            if (k == 0 || r0 + k * w.down < w.end) use(k, r0 + k * w.down);
+    }
+}
+
+// What the gradients read of a row: loaded now, and taken back through the activation when it is read.
+template <typename T, int V>
+struct GradRow {
+    Stored<T, V> dy, y, x;
+
+    __device__ __forceinline__ void load(const T* dys, const T* ys, const T* xs, int64 at, Activation f) {
+        dy.load(dys + at);
+        if (f.kind != ACTIVATION_NONE) y.load(ys + at);
+        x.load(xs + at);
+    }
+    __device__ __forceinline__ void read(float (&g)[V], float (&v)[V], Activation f) const {
+        dy.read(g);
+        x.read(v);
+        if (f.kind != ACTIVATION_NONE) {
+            float out[V];
+            y.read(out);
+            undo_activation<V>(f, g, out);
+        }
+    }
+};
+
 // Writes means and squared distances to partial (splits, 2, C).
 template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
+__global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_moments(
         const T* __restrict__ x, float* __restrict__ partial, BatchNorm s) {
     const Walk w = walk<V>(s);
     Moments<V> moments = moments_of_rows<V>(x + w.c, w.first, w.end, w.down, s.C);
@@ -159,7 +195,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments(
 }
 
 // A block takes MERGED channels, and its threads share the splits.
-__global__ void __launch_bounds__(THREADS, 4) batch_norm_moments_merge(
+__global__ void __launch_bounds__(THREADS, BLOCKS) batch_norm_moments_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ mean, float* __restrict__ variance,
         float* __restrict__ UPDATED running_mean, float* __restrict__ UPDATED running_var, BatchNorm s) {
     const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
@@ -178,7 +214,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_moments_merge(
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) batch_norm_forward(
+__global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_forward(
         const T* __restrict__ x, const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta,
         const float* __restrict__ mean, const float* __restrict__ variance, const T* __restrict__ OR_NULL residual,
         T* __restrict__ y, BatchNorm s, Activation f) {
@@ -190,22 +226,25 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_forward(
     load<V>(spread, variance + w.c);
 #pragma unroll
     for (int u = 0; u < V; ++u) scale[u] *= inverse_deviation(spread[u], s.eps);
-#pragma unroll UNROLL
-    for (int64 r = w.first; r < w.end; r += w.down) {
-        const int64 at = r * s.C + w.c;
+    constexpr int ROWS = V == 8 ? UNROLL : 1;
+    Stored<T, V> of_x[ROWS], of_residual[ROWS];
+    each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int64 r) {
+        of_x[k].load(x + r * s.C + w.c);
+        if (residual) of_residual[k].load(residual + r * s.C + w.c);
+    }, [&](int k, int64 r) {
         float v[V], added[V] = {};
-        load<V>(v, x + at);
-        if (residual) load<V>(added, residual + at);
+        of_x[k].read(v);
+        if (residual) of_residual[k].read(added);
 #pragma unroll
         for (int u = 0; u < V; ++u) v[u] = (v[u] - centre[u]) * scale[u] + shift[u] + added[u];
         activate<V>(f, v);
-        store<V>(y + at, v);
-    }
+        store<V>(y + r * s.C + w.c, v);
+    });
 }
 
 // Writes dgamma and dbeta to partial (splits, 2, C).
 template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
+__global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_sums(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
         const float* __restrict__ variance, float* __restrict__ partial, BatchNorm s, Activation f) {
     const Walk w = walk<V>(s);
@@ -213,15 +252,16 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
     Sum gammas[V], betas[V];
     load<V>(centre, mean + w.c);
     load<V>(spread, variance + w.c);
-#pragma unroll 2  // a larger number would need more registers than there are
-    for (int64 r = w.first; r < w.end; r += w.down) {
-        const int64 at = r * s.C + w.c;
+    constexpr int ROWS = V == 8 ? 2 : 1;  // more than two in all would need more registers than there are
+    GradRow<T, V> rows[ROWS];
+    each_row<ROWS, 2 / ROWS>(w, [&](int k, int64 r) {
+        rows[k].load(dy, y, x, r * s.C + w.c, f);
+    }, [&](int k, int64) {
         float g[V], v[V];
-        load_gated<V>(g, dy, y, at, f);
-        load<V>(v, x + at);
+        rows[k].read(g, v, f);
 #pragma unroll
         for (int u = 0; u < V; ++u) gammas[u].add(g[u] * (v[u] - centre[u])), betas[u].add(g[u]);
-    }
+    });
     values<V>(dgamma, gammas);
     values<V>(dbeta, betas);
     add_block<V>(dgamma, s.across);
@@ -235,7 +275,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums(
     }
 }
 
-__global__ void __launch_bounds__(THREADS, 4) batch_norm_sums_merge(
+__global__ void __launch_bounds__(THREADS, BLOCKS) batch_norm_sums_merge(
         const float* __restrict__ partial, int splits, float* __restrict__ sums,
         float* __restrict__ OR_NULL ADDED_TO gamma_out, float* __restrict__ OR_NULL ADDED_TO beta_out, BatchNorm s) {
     const int c = blockIdx.x * MERGED + threadIdx.x % MERGED;
@@ -245,7 +285,7 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_sums_merge(
 }
 
 template <typename T, int V>
-__global__ void __launch_bounds__(THREADS, 4) batch_norm_input_grad(
+__global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_input_grad(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
         const float* __restrict__ OR_NULL gamma, const float* __restrict__ mean, const float* __restrict__ variance,
         const float* __restrict__ OR_NULL sums, T* __restrict__ dx, T* __restrict__ OR_NULL dresidual, BatchNorm s,
@@ -265,15 +305,17 @@ __global__ void __launch_bounds__(THREADS, 4) batch_norm_input_grad(
         scale[u] *= inverse;
         slope[u] *= inverse / s.rows, offset[u] /= s.rows;
     }
-#pragma unroll UNROLL
-    for (int64 r = w.first; r < w.end; r += w.down) {
+    constexpr int ROWS = V == 8 ? 2 : 1;
+    GradRow<T, V> rows[ROWS];
+    each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int64 r) {
+        rows[k].load(dy, y, x, r * s.C + w.c, f);
+    }, [&](int k, int64 r) {
         const int64 at = r * s.C + w.c;
         float g[V], v[V];
-        load_gated<V>(g, dy, y, at, f);
+        rows[k].read(g, v, f);
         if (dresidual) store<V>(dresidual + at, g);
-        load<V>(v, x + at);
 #pragma unroll
         for (int u = 0; u < V; ++u) v[u] = scale[u] * (g[u] - offset[u] - (v[u] - centre[u]) * slope[u]);
         store<V>(dx + at, v);
-    }
+    });
 }

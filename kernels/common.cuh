@@ -1,4 +1,4 @@
-// Code that all kernels share: names of integers, the grid-stride loop, loads of one or four elements,
+// Code that all kernels share: names of integers, the grid-stride loop, loads of one, four or eight elements,
 // activations and reductions.
 //
 // Elements are stored as T (float, half or bfloat16), and computed with as float. NVRTC has no <cstdint>
@@ -43,16 +43,24 @@ template <> struct Piece<16> { typedef float4 Bits; };
 template <> struct Piece<8> { typedef uint2 Bits; };
 template <> struct Piece<4> { typedef uint32 Bits; };
 template <> struct Piece<2> { typedef uint16 Bits; };
+template <> struct Piece<1> { typedef uint8 Bits; };
 template <typename T, int V> using Bits = typename Piece<V * sizeof(T)>::Bits;
 
-// v[0 … V - 1] = p[0 … V - 1]. For V = 4 it is one load: p must be aligned to 16 bytes, or to 8 if T
-// has two bytes.
+// How many of V elements one load or store moves, for V = 4 and 8: all, if they have no more than 16 bytes.
+template <typename T, int V> constexpr int moved_at_once = V * sizeof(T) > 16 ? 16 / sizeof(T) : V;
+
+// v[0 … V - 1] = p[0 … V - 1]. For V = 4 and 8, p must be aligned to 16 bytes, or to V elements if they
+// have fewer. It is one load, or two for eight elements of float.
 template <int V, typename T>
 __device__ __forceinline__ void load(float (&v)[V], const T* p) {
-    if constexpr (V == 4) {
-        const auto all = *reinterpret_cast<const Bits<T, 4>*>(p);
+    if constexpr (V == 4 || V == 8) {
+        constexpr int EACH = moved_at_once<T, V>;
 #pragma unroll
-        for (int u = 0; u < V; ++u) v[u] = to_float(reinterpret_cast<const T*>(&all)[u]);
+        for (int first = 0; first < V; first += EACH) {
+            const auto all = *reinterpret_cast<const Bits<T, EACH>*>(p + first);
+#pragma unroll
+            for (int u = 0; u < EACH; ++u) v[first + u] = to_float(reinterpret_cast<const T*>(&all)[u]);
+        }
     } else {
 #pragma unroll
         for (int u = 0; u < V; ++u) v[u] = to_float(p[u]);
@@ -62,14 +70,54 @@ __device__ __forceinline__ void load(float (&v)[V], const T* p) {
 // p[0 … V - 1] = v[0 … V - 1], as for `load`.
 template <int V, typename T>
 __device__ __forceinline__ void store(T* p, const float (&v)[V]) {
-    if constexpr (V == 4) {
-        Bits<T, 4> all;
+    if constexpr (V == 4 || V == 8) {
+        constexpr int EACH = moved_at_once<T, V>;
 #pragma unroll
-        for (int u = 0; u < V; ++u) from_float(reinterpret_cast<T*>(&all)[u], v[u]);
-        *reinterpret_cast<Bits<T, 4>*>(p) = all;
+        for (int first = 0; first < V; first += EACH) {
+            Bits<T, EACH> all;
+#pragma unroll
+            for (int u = 0; u < EACH; ++u) from_float(reinterpret_cast<T*>(&all)[u], v[first + u]);
+            *reinterpret_cast<Bits<T, EACH>*>(p + first) = all;
+        }
     } else {
 #pragma unroll
         for (int u = 0; u < V; ++u) from_float(p[u], v[u]);
+    }
+}
+
+// V elements as they lie in memory: loaded now, converted when they are read. A row that is under way
+// takes half as many registers as its floats would.
+template <typename T, int V>
+struct Stored {
+    Bits<T, V> bits;
+
+    __device__ __forceinline__ void load(const T* p) { bits = *reinterpret_cast<const Bits<T, V>*>(p); }
+    __device__ __forceinline__ void read(float (&v)[V]) const {
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] = to_float(reinterpret_cast<const T*>(&bits)[u]);
+    }
+};
+
+template <int COUNT> struct Elements { static constexpr int count = COUNT; };
+
+constexpr int widest(int a) { return a; }
+template <typename... Sizes>
+constexpr int widest(int a, Sizes... others) { return a > widest(others...) ? a : widest(others...); }
+
+// The loop of an elementwise kernel on `arrays`: calls of(Elements<V>(), i) for the elements i … i + V - 1,
+// which together are all `count`. Where an array has 16 bits, V elements are a piece of 16 bytes of the widest
+// array, if all arrays are aligned to pieces and `whole` says so; the elements after the last piece come one
+// by one. The host knows V as `piece_of_each`.
+template <typename Of, typename... Arrays>
+__device__ __forceinline__ void each_piece(int64 count, bool whole, Of of, const Arrays*... arrays) {
+    if constexpr (((sizeof(Arrays) == 2) || ...)) {
+        constexpr int V = 16 / widest(sizeof(Arrays)...);
+        const int64 pieces = whole && (((uint64)arrays % (V * sizeof(Arrays)) == 0) && ...) ? count / V : 0;
+        GRID_STRIDE_LOOP(i, pieces) of(Elements<V>(), i * V);
+#pragma unroll 1  // for these are few
+        GRID_STRIDE_LOOP(i, count - pieces * V) of(Elements<1>(), pieces * V + i);
+    } else {
+        GRID_STRIDE_LOOP(i, count) of(Elements<1>(), i);
     }
 }
 

@@ -14,6 +14,8 @@
 // strided_copy is for any strides. If the axis that is contiguous in `from` is not the one that is
 // contiguous in `to`, as in a transpose, strided_copy_tiled takes tiles of these two axes through shared
 // memory, so that neighbouring threads read neighbouring elements and write neighbouring elements.
+// In 16 bits a thread of binary, cast and scale takes 16 bytes of its widest array, where the arrays are
+// aligned to them and the walk allows it (`each_piece`).
 // Bound: memory, one element of each array per result.
 
 #define MAX_RANK 8
@@ -77,25 +79,59 @@ __device__ __forceinline__ void walk(const Walk& s, int64 i, int64& first, int64
     }
 }
 
+// How binary walks along the last axis. Each array is contiguous, or repeated along some axes. So where
+// pieces divide the last axis, a piece of y is one of both arrays too, or one element that is repeated.
+template <int PIECE>
+struct LastAxis {
+    bool whole, repeats_a = false, repeats_b = false;
+
+    __device__ __forceinline__ explicit LastAxis(const Walk& s) : whole(s.rank == 1) {
+#pragma unroll
+        for (int axis = 0; axis < MAX_RANK; ++axis)
+            if (axis == s.rank - 1) {
+                whole |= s.extent[axis] % PIECE == 0;
+                repeats_a = s.first_stride[axis] == 0, repeats_b = s.second_stride[axis] == 0;
+            }
+    }
+};
+
+// v = p[at …], or p[at] everywhere if the last axis of p is repeated.
+template <int V, typename T>
+__device__ __forceinline__ void load_walked(float (&v)[V], const T* p, int64 at, bool repeated) {
+    if constexpr (V > 1) {
+        if (!repeated) return load(v, p + at);
+    }
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = to_float(p[at]);
+}
+
 // `op` is the position in gpunet.backends.contract.arrays.BINARY; y may be a.
 template <typename T>
 __global__ void binary(const T* a, const T* b, T* y, int64 count, Walk s, int op) {
-    GRID_STRIDE_LOOP(i, count) {
+    const LastAxis<16 / sizeof(T)> last(s);
+    each_piece(count, last.whole, [&](auto elements, int64 i) {
+        constexpr int V = elements.count;
         int64 at_a, at_b;
         walk(s, i, at_a, at_b);
-        const float u = to_float(a[at_a]), v = to_float(b[at_b]);
-        float result = u;
+        float first[V], second[V];
+        load_walked(first, a, at_a, last.repeats_a);
+        load_walked(second, b, at_b, last.repeats_b);
+        const auto all = [&](auto of) {
+#pragma unroll
+            for (int u = 0; u < V; ++u) first[u] = of(first[u], second[u]);
+        };
         switch (op) {
-            case ADD: result = u + v; break;
-            case SUBTRACT: result = u - v; break;
-            case MULTIPLY: result = u * v; break;
-            case DIVIDE: result = u / v; break;
-            case POWER: result = powf(u, v); break;
-            case MAXIMUM: result = is_nan(u) || u > v ? u : v; break;  // NaN wins: if u is not NaN, a NaN in v is taken
-            case MINIMUM: result = is_nan(u) || u < v ? u : v; break;
+            case ADD: all([](float u, float v) { return u + v; }); break;
+            case SUBTRACT: all([](float u, float v) { return u - v; }); break;
+            case MULTIPLY: all([](float u, float v) { return u * v; }); break;
+            case DIVIDE: all([](float u, float v) { return u / v; }); break;
+            case POWER: all([](float u, float v) { return powf(u, v); }); break;
+            // NaN wins: if u is not NaN, a NaN in v is taken
+            case MAXIMUM: all([](float u, float v) { return is_nan(u) || u > v ? u : v; }); break;
+            case MINIMUM: all([](float u, float v) { return is_nan(u) || u < v ? u : v; }); break;
         }
-        from_float(y[i], result);
-    }
+        store(y + i, first);
+    }, a, b, y);
 }
 
 // The type in which two elements are compared.
@@ -141,15 +177,25 @@ __global__ void cast_counts(const From* __restrict__ a, To* __restrict__ y, int6
 
 template <typename From, typename To>
 __global__ void cast(const From* __restrict__ a, To* __restrict__ y, int64 count) {
-    GRID_STRIDE_LOOP(i, count) from_float(y[i], to_float(a[i]));
+    each_piece(count, true, [&](auto elements, int64 i) {
+        float v[elements.count];
+        load(v, a + i);
+        store(y + i, v);
+    }, a, y);
 }
 
 // `by` is one element; null stands for 1.
 template <typename T>
 __global__ void scale(
         const T* __restrict__ a, const float* __restrict__ OR_NULL by, T* __restrict__ y, int64 count, float factor) {
-    if (by) factor *= by[0];
-    GRID_STRIDE_LOOP(i, count) from_float(y[i], to_float(a[i]) * factor);
+    const float product = by ? factor * by[0] : factor;
+    each_piece(count, true, [&](auto elements, int64 i) {
+        float v[elements.count];
+        load(v, a + i);
+#pragma unroll
+        for (float& x : v) x *= product;
+        store(y + i, v);
+    }, a, y);
 }
 
 template <typename T>

@@ -8,7 +8,8 @@
 // Exponentials are taken of -|x|, or of half of it where the factor beside them would keep the
 // product above the smallest numbers. Phi(x) of GELU is computed as erfc(-x / sqrt(2)) / 2, because
 // 1 + erf(x / sqrt(2)) loses its digits where x is far below 0. Nothing is approximated by tanh.
-// Bound: memory, 8 bytes per element forward, 12 backward.
+// In 16 bits a thread takes eight elements, where the arrays are aligned to them.
+// Bound: memory, 8 bytes of float per element forward, 12 backward.
 
 // `kind` is the index of the name in gpunet.backends.contract.activation.INPUT_ACTIVATIONS.
 struct InputActivation {
@@ -98,11 +99,25 @@ __device__ __forceinline__ float slope(InputActivation f, float x) {
 
 template <typename T>
 __global__ void input_activation_forward(const T* __restrict__ x, T* __restrict__ y, int64 count, InputActivation f) {
-    GRID_STRIDE_LOOP(i, count) from_float(y[i], value(f, to_float(x[i])));
+    each_piece(count, true, [&](auto elements, int64 i) {
+        float v[elements.count];
+        load(v, x + i);
+#pragma unroll
+        for (float& a : v) a = value(f, a);
+        store(y + i, v);
+    }, x, y);
 }
 
 template <typename T>
 __global__ void input_activation_backward(
         const T* __restrict__ dy, const T* __restrict__ x, T* __restrict__ dx, int64 count, InputActivation f) {
-    GRID_STRIDE_LOOP(i, count) from_float(dx[i], to_float(dy[i]) * slope(f, to_float(x[i])));
+    each_piece(count, true, [&](auto elements, int64 i) {
+        constexpr int V = elements.count;
+        float v[V], from[V];
+        load(v, dy + i);
+        load(from, x + i);
+#pragma unroll
+        for (int u = 0; u < V; ++u) v[u] *= slope(f, from[u]);
+        store(dx + i, v);
+    }, dy, x, dx);
 }

@@ -14,33 +14,25 @@
 //
 // Tiling: a thread computes V channels of a pixel. Where there are few results with large windows, as
 // in global pooling, the threads of a block share the positions of a window (`_long`).
-// Alignment: V = 4 needs x, y, mask, dy, dx aligned to four elements and C a multiple of 4; V = 1 needs
-// nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x, y, dy and dx must
+// be aligned, the mask to V positions, and C must be a multiple of V; V = 1 needs nothing.
 // Bound: memory: 4 bytes read per element of x and 5 bytes written per element of y; in the
 // backward pass, the other way round, and with a gate 4 more per element of y.
 
-// The type in which one load or store moves four positions.
-template <typename M> struct FourPositions { typedef uchar4 Bits; };
-template <> struct FourPositions<uint16> { typedef ushort4 Bits; };
-template <> struct FourPositions<int> { typedef int4 Bits; };
-
-// p[0 … V - 1] = v[0 … V - 1], as `store` of common.cuh does for elements.
+// p[0 … V - 1] = v[0 … V - 1], in one store.
 template <int V, typename M>
 __device__ __forceinline__ void store_positions(M* p, const int (&v)[V]) {
-    if constexpr (V == 4)
-        *reinterpret_cast<typename FourPositions<M>::Bits*>(p) = {(M)v[0], (M)v[1], (M)v[2], (M)v[3]};
-    else
-        p[0] = (M)v[0];
+    Bits<M, V> all;
+#pragma unroll
+    for (int u = 0; u < V; ++u) reinterpret_cast<M*>(&all)[u] = (M)v[u];
+    *reinterpret_cast<Bits<M, V>*>(p) = all;
 }
 
 template <int V, typename M>
 __device__ __forceinline__ void load_positions(int (&v)[V], const M* p) {
-    if constexpr (V == 4) {
-        const auto all = *reinterpret_cast<const typename FourPositions<M>::Bits*>(p);
-        v[0] = all.x, v[1] = all.y, v[2] = all.z, v[3] = all.w;
-    } else {
-        v[0] = p[0];
-    }
+    const auto all = *reinterpret_cast<const Bits<M, V>*>(p);
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[u] = reinterpret_cast<const M*>(&all)[u];
 }
 
 template <typename T, typename M, int V>
@@ -86,7 +78,7 @@ __device__ __forceinline__ void take_larger(float (&best)[V], int (&winner)[V], 
 
 // `across` threads, a power of two up to WARP, take neighbouring channels; the others other positions.
 template <typename T, typename M, int V>
-__global__ void __launch_bounds__(THREADS, 4) max_pool2d_forward_long(
+__global__ void __launch_bounds__(THREADS, V == 8 ? 2 : 4) max_pool2d_forward_long(
         const T* __restrict__ x, T* __restrict__ y, M* __restrict__ mask, Geometry g, int across) {
     __shared__ float values[V][THREADS];
     __shared__ int winners[V][THREADS];

@@ -40,6 +40,12 @@ __device__ __forceinline__ void add_block(float (&a)[V], int across) {
 // Rows that a thread takes at once.
 #define UNROLL 4
 
+// Blocks that a multiprocessor holds at once: fewer of a kernel with eight channels per thread, which
+// keeps more of them in registers. The host reads both numbers.
+#define BLOCKS 4
+#define BLOCKS_BY_EIGHT 2
+#define BLOCKS_OF(V) (V == 8 ? BLOCKS_BY_EIGHT : BLOCKS)
+
 // The number of elements of a channel, their mean, and their summed squared distances from it.
 template <int V>
 struct Moments {

@@ -9,8 +9,8 @@
 // elements. A warp then hands its 128 words round through shared memory, so that neighbouring threads
 // load and store neighbouring elements, V at a time. The backward pass of dropout is the same kernel
 // on dy: the mask is drawn again and never stored. For `clock` see philox.cuh.
-// Alignment: V = 4 needs x and y aligned to four elements, and a count that four divides; V = 1 needs
-// nothing.
+// Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x and y must be aligned,
+// and V must divide the count; V = 1 needs nothing.
 // Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16
 // elements), random_words by the products, and random_normal by the table, of which every thread
 // reads another place.
@@ -37,12 +37,16 @@ struct WarpWords {
     __device__ __forceinline__ uint64 word(int i) const { return of[i % 4][i / 4]; }
 };
 
-// v[0 … V - 1] = the uint16 numbers i … i + V - 1 of the warp's words; V divides 4 and i.
+// v[0 … V - 1] = the uint16 numbers i … i + V - 1 of the warp's words; V divides i.
 template <int V>
 __device__ __forceinline__ void numbers(uint32 (&v)[V], const WarpWords& words, int i) {
-    const uint64 word = words.word(i / 4);
+    constexpr int EACH = V < 4 ? V : 4;  // numbers of a word that are taken
 #pragma unroll
-    for (int u = 0; u < V; ++u) v[u] = (uint32)(word >> (16 * (i % 4 + u))) & 0xffff;
+    for (int first = 0; first < V; first += EACH) {
+        const uint64 word = words.word((i + first) / 4);
+#pragma unroll
+        for (int u = 0; u < EACH; ++u) v[first + u] = (uint32)(word >> (16 * ((i + first) % 4 + u))) & 0xffff;
+    }
 }
 
 // `part` counts what a warp draws at once, over all warps; it is equal in the whole warp.
@@ -98,15 +102,16 @@ __global__ void __launch_bounds__(THREADS) dropout(
     s = at(s, clock);
     WARP_STRIDE_LOOP(part, (count + NUMBERS - 1) / NUMBERS) {
         words.draw(s, part * WARP);
-        for (int first = lane; first < NUMBERS / V; first += 4 * WARP) {  // with four loads under way at once
-            float v[4][V];
+        constexpr int UNDER_WAY = V == 8 ? 2 : 4;  // loads of a thread
+        for (int first = lane; first < NUMBERS / V; first += UNDER_WAY * WARP) {
+            float v[UNDER_WAY][V];
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
+            for (int k = 0; k < UNDER_WAY; ++k) {
                 const int64 e = PLACE(part, first + k * WARP);
                 if (e < count) load<V>(v[k], x + e);
             }
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
+            for (int k = 0; k < UNDER_WAY; ++k) {
                 const int64 e = PLACE(part, first + k * WARP);
                 uint32 number[V];
                 numbers<V>(number, words, (first + k * WARP) * V);

@@ -242,6 +242,14 @@ def tiled_instance(kernel: str, element: str, tile: Tile, *options: object) -> s
     return instance(kernel, element, *tile[: 5 if one_length else 6], *options)
 
 
+PIECES = {"float32": 4, "float16": 8, "bfloat16": 8}
+"""Elements of one load of 16 bytes, by dtype. Kernels that are bound by memory take as many at once, or
+one: so they do in 16 bits, where four at once would have instances of their own for 4, 12, 20 …
+channels alone."""
+_BY_PIECE = [(ELEMENTS[dtype], v) for dtype, piece in PIECES.items() for v in (piece, 1)]
+"""(C type, elements that a thread takes at once) of such kernels."""
+
+
 def pool_vectors(kernel: str, dtype: str, mask: str) -> tuple[int, ...]:
     """Return how many channels a thread of a max pool's kernel may take: what is rare takes one.
 
@@ -249,7 +257,7 @@ def pool_vectors(kernel: str, dtype: str, mask: str) -> tuple[int, ...]:
     max_pool2d_forward takes one alone.
     """
     rare = dtype != "float32" or kernel == "max_pool2d_forward"
-    return (1,) if rare and mask != "uint8" else (4, 1)
+    return (1,) if rare and mask != "uint8" else (PIECES[dtype], 1)
 
 
 _PASSES = ("forward", "forward_long", "backward")
@@ -269,10 +277,10 @@ _SUMMED = [(a, b) for a, b in product(ELEMENTS.values(), repeat=2) if a == b or 
 """C types in which sums are read and written, where what lies between two passes is float."""
 _LISTED = {
     "activation.cu": _each("activation_forward", "activation_backward"),
-    "avg_pool2d.cu": [instance(f"avg_pool2d_{k}", t, v) for k, t, v in product(_PASSES, ELEMENTS.values(), (4, 1))],
+    "avg_pool2d.cu": [instance(f"avg_pool2d_{k}", *taken) for k, taken in product(_PASSES, _BY_PIECE)],
     "batch_norm.cu": [
         *_each(*(f"{kernel}_simple" for kernel in _NORM)),
-        *(instance(k, t, v) for k, t, v in product(_NORM, ELEMENTS.values(), (4, 1))),
+        *(instance(k, *taken) for k, taken in product(_NORM, _BY_PIECE)),
         "batch_norm_moments_merge",
         "batch_norm_sums_merge",
     ],
@@ -323,7 +331,7 @@ _LISTED = {
     "permutation.cu": [f"permutation_{step}" for step in ("count", "offsets", "scatter", "rank")],
     "random.cu": [
         *("random_words", "random_normal<4>", "random_normal<1>"),
-        *(instance("dropout", t, v) for t, v in product(ELEMENTS.values(), (4, 1))),
+        *(instance("dropout", *taken) for taken in _BY_PIECE),
     ],
     "reduce.cu": [
         instance(k, "float")

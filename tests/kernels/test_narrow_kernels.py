@@ -156,10 +156,10 @@ def test_weight_gradients_accumulate_in_float32(device_backend, reference, narro
     agree(device_backend.to_numpy(out), old + dw, 1e-6)
 
 
-@pytest.mark.parametrize("channels", [3, 4])
-@pytest.mark.parametrize("window", [3, (17, 16), (258, 256)])
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("window", [3, (5, 4), (17, 16), (258, 256)])
 def test_pools(compare, rounded, rng, narrow, channels, window):
-    extents = (9, 8) if window == 3 else (window[0] + 1, window[1] + 2)
+    extents = (9, 8) if window in (3, (5, 4)) else (window[0] + 1, window[1] + 2)
     g = Geometry.pool((1, *extents, channels), window, stride=2, padding=1 if window == 3 else 0)
     x = rng.integers(0, 9, g.x_shape).astype(narrow)
     x[0, 1, 1, 0] = np.nan
@@ -167,12 +167,12 @@ def test_pools(compare, rounded, rng, narrow, channels, window):
     assert mask.dtype == g.mask_dtype
     mask = rng.integers(0, 9, g.y_shape).astype(g.mask_dtype)
     compare("max_pool2d_backward", rounded(*g.y_shape), mask, g)
-    if window == 3:  # a 66,048th of a gradient has too few bits left in float16
+    if g.mask_dtype == np.uint8:  # a 66,048th of a gradient has too few bits left in float16
         compare("avg_pool2d_forward", x, g, False)
         compare("avg_pool2d_backward", rounded(*g.y_shape), g, True)
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 7, 8), (33, 35)])
+@pytest.mark.parametrize("shape", [(2, 9, 7, 8), (33, 35), (3, 23, 17, 24), (300, 264)])
 def test_batch_norm_keeps_its_channels_in_float32(device_backend, reference, narrow, rounded, rng, shape):
     x, residual, dy = rounded(*shape), rounded(*shape), rounded(*shape)
     gamma, beta, mean = rng.normal(size=(3, shape[-1])).astype(np.float32)
@@ -230,7 +230,8 @@ def test_elementwise(compare, narrow, rounded, rng):
     for name in ("add", "multiply", "divide"):
         compare("binary", name, rounded(4, 1, 5), rounded(3, 1))
     stream = Stream(7, 1, 2, 3, 4)
-    compare("dropout_forward", rounded(7, 33), 0.3, stream=stream)
+    for shape in ((7, 33), (9, 136)):  # the second one by eight, and more than a warp draws at once
+        compare("dropout_forward", rounded(*shape), 0.3, stream=stream)
     compare("transpose", rounded(3, 5), (1, 0))
     compare("take", rounded(3, 5), np.int64([2, 0, 2]))
 
@@ -256,15 +257,77 @@ def test_a_cast_to_its_own_dtype_is_the_array_itself(device_backend, narrow):
 
 
 @pytest.mark.parametrize(("shift", "vector"), [(0, 4), (1, 1), (2, 1), (4, 4)])
-def test_four_elements_are_loaded_at_once_from_eight_bytes_on(narrow, shift, vector):
+def test_a_product_loads_four_elements_from_eight_bytes_on(narrow, shift, vector):
     backend = recording_backend().twin(tile=(64, 64))
-    flat = backend.arrays.asarray(np.ones(shift + 512, narrow))[shift:]
-    backend.max_pool2d_forward(flat.reshape(2, 8, 8, 4), Geometry.pool((2, 8, 8, 4), 2))
-    backend.matmul(flat[:96].reshape(8, 12), backend.arrays.asarray(np.ones((12, 20), narrow)))
+    flat = backend.arrays.asarray(np.ones(shift + 96, narrow))[shift:]
+    backend.matmul(flat.reshape(8, 12), backend.arrays.asarray(np.ones((12, 20), narrow)))
     kind = {"float16": "half", "bfloat16": "bfloat16"}[narrow.name]
-    pool, product = backend.launcher.kernels
-    assert pool == f"max_pool2d_forward<{kind}, uint8, {vector}>"
-    assert product.startswith(f"matmul_tiled<{kind}, 64, 64, 4, 4, {vector}, ")
+    assert backend.launcher.kernels[0].startswith(f"matmul_tiled<{kind}, 64, 64, 4, 4, {vector}, ")
+
+
+@pytest.mark.parametrize(("shift", "channels", "vector"), [(0, 8, 8), (8, 8, 8), (4, 8, 1), (1, 8, 1), (0, 12, 1)])
+def test_kernels_bound_by_memory_load_eight_elements_from_sixteen_bytes_on(narrow, shift, channels, vector):
+    backend = recording_backend()
+    x = backend.arrays.asarray(np.ones(shift + 128 * channels, narrow))[shift:].reshape(2, 8, 8, channels)
+    gate = backend.arrays.asarray(np.ones(x.shape, narrow))
+    pool, norm = Geometry.pool(x.shape, 2), BatchNorm(training=True, activation=RELU)
+    y, mask = backend.max_pool2d_forward(x, pool)
+    backend.avg_pool2d_forward(x, pool, True)
+    running = Moments(*(backend.arrays.asarray(np.ones(channels, np.float32)) for _ in range(2)))
+    _, saved = backend.batch_norm_forward(x, None, None, running, norm, gate)
+    backend.batch_norm_backward(gate, x, gate, None, saved, norm)
+    backend.dropout_forward(x, 0.5, stream=Stream(7, 1, 2, 3, 4))
+    by_piece = [name for name in backend.launcher.kernels if not name.endswith("_merge")]
+    assert len(by_piece) == 7
+    assert [name for name in by_piece if not name.endswith(f", {vector}>")] == (
+        ["dropout<half, 8>" if narrow == np.float16 else "dropout<bfloat16, 8>"] if channels == 12 else []
+    )
+    backend.max_pool2d_backward(y, mask, pool)  # y and the mask are aligned, whatever x is
+    assert backend.launcher.kernels[-1].endswith(f"uint8, {8 if channels == 8 else 1}>")
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+@pytest.mark.parametrize("count", [5, 8, 4099])
+def test_elements_are_taken_by_eight_and_the_others_one_by_one(device_backend, narrow, rng, shift, count):
+    def given(dtype):
+        host = rng.normal(size=shift + count).astype(dtype)
+        return host[shift:].astype(np.float32), device_backend.asarray(host)[shift:]
+
+    (x, on_x), (y, on_y), (single, on_single) = given(narrow), given(narrow), given(np.float32)
+    for got, expected in (
+        (device_backend.activation_forward(on_x, RELU), np.maximum(x, 0)),
+        (device_backend.activation_backward(on_x, on_y, RELU), np.where(y > 0, x, 0)),
+        (device_backend.input_activation_forward(on_x, InputActivation("hard_swish")), x * np.clip(x + 3, 0, 6) / 6),
+        (device_backend.input_activation_backward(on_y, on_x, InputActivation("hard_swish")), y * hard_slope(x)),
+        (device_backend.binary("add", on_x, on_y), x + y),
+        (device_backend.scale(on_x, None, 3.0), 3 * x),
+        (device_backend.cast(on_x, np.float32), x),
+        (device_backend.cast(on_single, narrow), single),
+    ):
+        dtype = narrow if got.dtype == narrow else np.float32
+        np.testing.assert_array_equal(device_backend.to_numpy(got), expected.astype(dtype))
+
+
+def hard_slope(x):
+    return np.where(x <= -3, 0, np.where(x >= 3, 1, (x + 1.5) / 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((3, 7, 8), (7, 8)),
+        ((5, 16), (5, 1)),
+        ((5, 1), (5, 16)),
+        ((4, 6, 8), (4, 1, 8)),
+        ((9, 12), (12,)),
+        ((24,), (1,)),
+    ],
+)
+@pytest.mark.parametrize("name", ["subtract", "divide", "maximum"])
+def test_arrays_that_are_repeated_are_taken_by_eight_where_rows_allow_it(compare, rounded, a, b, name):
+    first = rounded(*a)
+    first.flat[3] = np.nan
+    compare("binary", name, first, rounded(*b))
 
 
 @pytest.mark.parametrize("shift", [1, 4])

@@ -1,7 +1,7 @@
 """Activations on a CUDA device."""
 
 from gpunet.backends.contract import INPUT_ACTIVATIONS, Activation, Array, InputActivation
-from gpunet.backends.cuda.device import CudaDevice, activation_fields
+from gpunet.backends.cuda.device import CudaDevice, activation_fields, piece_of_each
 
 
 class CudaActivation(CudaDevice):
@@ -24,7 +24,7 @@ class CudaActivation(CudaDevice):
         like, *_ = given.values()
         element = self._element(kernel, **{name: (array, like.shape) for name, array in given.items()})
         y = self.arrays.empty(like.shape, like.dtype)
-        self._each(kernel, y.size, *given.values(), y, y.size, fields, element=element)
+        self._each(kernel, y.size, *given.values(), y, y.size, fields, element=element, each=piece_of_each(y))
         return y
 
 

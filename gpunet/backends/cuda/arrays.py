@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, Index, check_name, real_array
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice
+from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, piece_of_each
 from gpunet.cuda.arrays import View, view, walk
 from gpunet.cuda.arrays import broadcast as broadcast_view
 from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
@@ -85,7 +85,9 @@ class CudaArrays(CudaDevice):
         shape = np.broadcast_shapes(a.shape, b.shape)
         y = self._out(name, out, shape, a.dtype)
         steps = walk(name, broadcast_view(a.shape, shape), broadcast_view(b.shape, shape))
-        self._each("binary", y.size, a, b, y, y.size, steps, index, element=element)
+        each = piece_of_each(y)
+        each = each if steps["rank"] < 2 or steps["extent"][-1] % each == 0 else 1
+        self._each("binary", y.size, a, b, y, y.size, steps, index, element=element, each=each)
         return y
 
     def compare(self, name: str, a: Array, b: Array) -> Array:
@@ -118,7 +120,7 @@ class CudaArrays(CudaDevice):
         if a.dtype == kind:
             return a if out is None else self.copy(a, out=out)
         y = self._out("cast", out, a.shape, kind)
-        self._each("cast", y.size, a, y, y.size, element=f"{element}, {ELEMENTS[kind.name]}")
+        self._each("cast", y.size, a, y, y.size, element=f"{element}, {ELEMENTS[kind.name]}", each=piece_of_each(a, y))
         return y
 
     def _cast_counts(self, a: Array, kind: np.dtype) -> Array:
@@ -136,7 +138,7 @@ class CudaArrays(CudaDevice):
             raise TypeError(f"scale: by takes an array of one element or None, got {by}; a number is given as factor=")
         self._expect("scale", by=(by, None))
         y = self.arrays.empty(a.shape, a.dtype)
-        self._each("scale", y.size, a, by, y, y.size, factor, element=element)
+        self._each("scale", y.size, a, by, y, y.size, factor, element=element, each=piece_of_each(y))
         return y
 
     def sum(self, a: Array, axes: tuple[int, ...]) -> Array:

@@ -20,6 +20,7 @@ from gpunet.cuda.instantiations import (
     ELEMENTS,
     LEAST_ARCHITECTURE,
     MOVED,
+    PIECES,
     TERMS,
     instance,
     mma_instance,
@@ -219,14 +220,20 @@ class CudaDevice(Backend):
             self._constants[key] = placed
         return self._constants[key]
 
-    def _aligned(self, *arrays: Array | None) -> bool:
-        """Whether every array is aligned to loads of four elements."""
-        return all(a is None or self.arrays.pointer(a) % (4 * a.dtype.itemsize) == 0 for a in arrays)
+    def _aligned(self, *arrays: Array | None, each: int = 4) -> bool:
+        """Whether every array is aligned to loads of `each` elements, or of 16 bytes if they have more."""
+        return all(a is None or self.arrays.pointer(a) % min(each * a.dtype.itemsize, 16) == 0 for a in arrays)
 
     def _vector_of(self, count: int, *arrays: Array | None) -> int:
         """Elements that a thread loads at once: 4 if `count` is a multiple and the arrays are
         aligned to them, otherwise 1."""
         return 4 if not self.simple and count % 4 == 0 and self._aligned(*arrays) else 1
+
+    def _piece_of(self, count: int, like: Array, *others: Array | None) -> int:
+        """Elements of `like` that a load of 16 bytes holds if `count` is a multiple and the arrays
+        are aligned to them, otherwise 1."""
+        piece = PIECES[like.dtype.name]
+        return piece if not self.simple and count % piece == 0 and self._aligned(like, *others, each=piece) else 1
 
     def _expect(self, operation: str, **arrays: Expected) -> None:
         """Check that each array is None or float32, on this device, and of the shape beside it."""
@@ -285,6 +292,12 @@ class CudaDevice(Backend):
             return self.full(shape, 0.0, np.float32) if add else self.arrays.empty(shape, np.float32)
 
         return place(into.weight, w_shape), place(into.bias, b_shape) if into.needs_bias else None, add
+
+
+def piece_of_each(*arrays: Array) -> int:
+    """Elements that a thread takes at once, in a kernel that walks arrays with `each_piece`."""
+    sizes = [a.dtype.itemsize for a in arrays]
+    return 16 // max(sizes) if 2 in sizes else 1
 
 
 def activation_fields(activation: Activation | None) -> dict[str, float]:

@@ -16,6 +16,11 @@ from gpunet.nvrtc.source import constant
 REDUCTION_BLOCKS = 528
 """Blocks of a reduction over the rows at most: as many as an H200 runs at once. It is a constant,
 so that the order of a sum depends on the shape alone."""
+BLOCKS, BLOCKS_BY_EIGHT = constant("norm.cuh", "BLOCKS"), constant("norm.cuh", "BLOCKS_BY_EIGHT")
+"""Blocks that a multiprocessor runs at once, and those with eight channels per thread."""
+WAVES = 8
+"""Waves of blocks in a pass with eight channels per thread at most. Each block first computes the
+constants of its channels, which takes as long as several rows."""
 UNROLL = constant("norm.cuh", "UNROLL")
 """Rows that a thread takes at once; no part of the rows that a block reduces is shorter."""
 
@@ -34,7 +39,7 @@ class Split(NamedTuple):
     """How a pass over x (rows, C) is cut into blocks, in which a thread keeps its channels."""
 
     vector: int
-    """Neighbouring channels that a thread takes at once: 4 or 1."""
+    """Neighbouring channels that a thread takes at once: 8, 4 or 1."""
     across: int
     """Threads of a block that stand side by side across the channels; the others take other
     rows."""
@@ -93,7 +98,8 @@ class CudaNorm(CudaDevice):
         if self.simple:
             self._each(f"{kernel}_simple", c, *given, *out, batch_norm_fields(x, options), *opens, element=element)
             return
-        split = self._split(x, self._aligned(*given), REDUCTION_BLOCKS)
+        vector = self._piece_of(c, x, *given)
+        split = _split(x, vector, _blocks_at_once(vector))
         partial = self.arrays.empty((split.splits, 2, c), np.float32)
         fields = batch_norm_fields(x, options, split)
         parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
@@ -106,19 +112,11 @@ class CudaNorm(CudaDevice):
         if self.simple:
             self._each(f"{kernel}_simple", x.size, *args, batch_norm_fields(x, options), opens, element=element)
         elif x.size:
-            split = self._split(x, self._aligned(*args), MAX_BLOCKS)
+            vector = self._piece_of(x.shape[-1], x, *args)
+            most = MAX_BLOCKS if vector <= 4 else min(MAX_BLOCKS, WAVES * _blocks_at_once(vector))
+            split = _split(x, vector, most)
             kernel, args = instance(kernel, element, split.vector), (*args, batch_norm_fields(x, options, split), opens)
             self.launcher.launch(kernel, split.blocks, THREADS, args)
-
-    def _split(self, x: Array, aligned: bool, most_blocks: int) -> Split:
-        """The split of x into at most `most_blocks` blocks, unless its channels need more."""
-        c = x.shape[-1]
-        vector = 4 if aligned and c % 4 == 0 else 1
-        across = threads_across(c, vector)
-        tiles, rows, shortest = -(-c // (vector * across)), x.size // c, THREADS // across * UNROLL
-        each = max(1, -(-rows // max(1, min(most_blocks // tiles, -(-rows // shortest)))))
-        splits = max(1, -(-rows // each))
-        return Split(vector, across, splits, each, tiles * splits)
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         c = x.shape[-1:]
@@ -230,6 +228,21 @@ class CudaNorm(CudaDevice):
 
 SIMPLE = Split(vector=1, across=1, splits=1, rows=1, blocks=1)
 """What the simple kernels, which do not read it, are given."""
+
+
+def _blocks_at_once(vector: int) -> int:
+    """Blocks that an H200 runs at once, of kernels with so many channels per thread."""
+    return REDUCTION_BLOCKS if vector <= 4 else REDUCTION_BLOCKS * BLOCKS_BY_EIGHT // BLOCKS
+
+
+def _split(x: Array, vector: int, most_blocks: int) -> Split:
+    """The split of x into at most `most_blocks` blocks, unless its channels need more."""
+    c = x.shape[-1]
+    across = threads_across(c, vector)
+    tiles, rows, shortest = -(-c // (vector * across)), x.size // c, THREADS // across * UNROLL
+    each = max(1, -(-rows // max(1, min(most_blocks // tiles, -(-rows // shortest)))))
+    splits = max(1, -(-rows // each))
+    return Split(vector, across, splits, each, tiles * splits)
 
 
 def batch_norm_fields(x: Array, options: dict[str, Any], split: Split = SIMPLE) -> dict[str, Any]:

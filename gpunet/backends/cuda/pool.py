@@ -55,7 +55,7 @@ class CudaPool(CudaDevice):
         """(template arguments, neighbouring channels that a thread takes at once) for a kernel's
         arrays."""
         dtype, masks = arrays[0].dtype.name, [a.dtype.name for a in arrays if a.dtype.name in MASKS]
-        v = self._vector_of(arrays[0].shape[3], *arrays)
+        v = self._piece_of(arrays[0].shape[3], *arrays)
         if masks and v not in pool_vectors(kernel, dtype, *masks):
             v = 1
         return ", ".join([ELEMENTS[dtype], *(MASKS[mask] for mask in masks), str(v)]), v

@@ -42,7 +42,7 @@ class CudaRandom(CudaDevice):
         element = self._element(operation, x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
         args = x, y, x.size, *_stream(stream), *drop_threshold(p)
-        self._each("dropout", x.size, *args, element=f"{element}, {self._vector_of(x.size, x, y)}", each=16)
+        self._each("dropout", x.size, *args, element=f"{element}, {self._piece_of(x.size, x, y)}", each=16)
         return y
 
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:

@@ -12,6 +12,7 @@ from gpunet.backends import get_backend
 from gpunet.backends.contract import Activation, BatchNorm, CrossEntropy, GroupNorm, InputActivation, Into, Moments
 from gpunet.backends.cuda.loss import SMALL_ROWS
 from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
+from gpunet.cuda.instantiations import PIECES
 from gpunet.geometry import Geometry
 from gpunet.resampling import averaged, linear, padded
 
@@ -41,7 +42,7 @@ def cases(dtype: str) -> Iterator[Case]:
 def _pools(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
     for window, extents in ((3, (9, 8)), ((5, 4), (9, 8)), ((17, 16), (18, 18)), ((258, 256), (259, 258))):
-        for channels in (3, 4):
+        for channels in (3, PIECES[draw.dtype]):
             padding = 1 if extents == (9, 8) else 0
             g = Geometry.pool((1, *extents, channels), window, stride=2, padding=padding)
             x = draw.rng.integers(0, 9, g.x_shape).astype(np.float32)
