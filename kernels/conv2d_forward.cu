@@ -2,6 +2,7 @@
 #include "geometry.cuh"
 #include "cuda_cores.cuh"
 #include "tensor_cores.cuh"
+#include "norm.cuh"
 #include "split.cuh"
 // 2-D convolution (the cross-correlation of deep learning), fused with bias, activation and max pool:
 //   y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
@@ -21,6 +22,8 @@
 // gpunet/backends/cuda/tiles.py chooses one.
 // With a pool, the rows are ordered by windows of four pixels, so that a thread has whole windows
 // in its registers.
+// On the tensor cores (`_mma`), a block can also leave the moments of its results for a batch norm that
+// follows: parts (row tiles, 2, O) are means and squared distances, those of batch_norm.cu.
 // A depthwise convolution (C = groups) has kernels of its own, in conv2d_depthwise.cu.
 // Alignment: VX = 4 needs x aligned to four elements and C / groups a multiple of 4; VW = 4 needs
 // the same of w, y and O / groups; 1 needs nothing.
@@ -137,7 +140,8 @@ struct ForwardOperands {
 #pragma unroll
         for (int n = 0; n < Filters::COUNT; ++n) {
             const int k = k0 + Filters::k(n);
-            taps[n] = {Filters::has() & (k < stop), at(filters + filter, k, g.O)};
+            const bool there = Filters::has() & (k < stop);
+            taps[n] = {there, at(filters + filter, k, g.O)};
         }
         add(tap, place.step, g.taken, g.KW);
 #pragma unroll
@@ -179,23 +183,88 @@ __device__ __forceinline__ void find_windows(bool pool, const Geometry& g, int t
     __syncthreads();
 }
 
+// A value as T stores it.
+template <typename T>
+__device__ __forceinline__ float rounded(float value) {
+    T stored;
+    from_float(stored, value);
+    return to_float(stored);
+}
+
+// The moments of the columns of a tile, each from the results of one thread, a warp, a block in turn.
+// `of_warps` is shared memory of the block for each row of warps.
+template <int COLS>
+struct TileMoments {
+    float mean[COLS], squares[COLS], n[COLS];
+};
+
+template <typename Unit, int TN, int ROWS, int COUNT>
+__device__ __forceinline__ void leave_moments(
+        TileMoments<TN>* of_warps, int col, const float (&v)[ROWS][COUNT], const bool (&there)[ROWS]) {
+    Moments<COUNT> own = {};
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i) own.n += there[i];
+#pragma unroll
+    for (int u = 0; u < COUNT; ++u) {
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) own.mean[u] += there[i] ? v[i][u] : 0.0f;
+        own.mean[u] /= fmaxf(own.n, 1.0f);
+#pragma unroll
+        for (int i = 0; i < ROWS; ++i) own.squares[u] += there[i] ? (v[i][u] - own.mean[u]) * (v[i][u] - own.mean[u]) : 0.0f;
+    }
+#pragma unroll
+    for (int distance = 4; distance < WARP; distance *= 2) {  // lanes of the same columns
+        float mean[COUNT], squares[COUNT];
+        const float n = __shfl_xor_sync(ALL_LANES, own.n, distance);
+#pragma unroll
+        for (int u = 0; u < COUNT; ++u) {
+            mean[u] = __shfl_xor_sync(ALL_LANES, own.mean[u], distance);
+            squares[u] = __shfl_xor_sync(ALL_LANES, own.squares[u], distance);
+        }
+        join(own, n, mean, squares);
+    }
+    if (threadIdx.x % WARP < 4) {
+        TileMoments<TN>& to = of_warps[threadIdx.x / WARP % Unit::WARP_ROWS];
+#pragma unroll
+        for (int u = 0; u < COUNT; ++u) to.mean[col + u] = own.mean[u], to.squares[col + u] = own.squares[u], to.n[col + u] = own.n;
+    }
+}
+
+// Joins them over the rows of warps, in their order, and stores the tile's part. Every thread calls it.
+template <typename Unit, int TN>
+__device__ __forceinline__ void store_moments(const TileMoments<TN>* of_warps, const Place& place, const Geometry& g, float* parts) {
+    __syncthreads();
+    for (int col = threadIdx.x; col < TN && place.col * TN + col < g.made; col += Unit::BLOCK) {
+        Moments<1> all = {};
+        for (int warp = 0; warp < Unit::WARP_ROWS; ++warp) {
+            const float mean[1] = {of_warps[warp].mean[col]}, squares[1] = {of_warps[warp].squares[col]};
+            join(all, of_warps[warp].n[col], mean, squares);
+        }
+        float* const part = parts + (int64)place.row * 2 * g.O + place.group * g.made + place.col * TN + col;
+        part[0] = all.mean[0], part[g.O] = all.squares[0];
+    }
+}
+
 // What becomes of the sums of a tile: with bias and activation they are y; with POOL, those that win.
+// Where there are `parts`, the moments of y as it is stored stand there.
 template <typename Unit, bool POOL, bool ANY, int TM, int TN, typename T, int RM, int RN>
 __device__ __forceinline__ void store_pixels(
         const float (&acc)[RM][RN], const Place& place, const Geometry& g, const T* b, T* y, uint8* mask, const Activation& f,
-        bool by_four) {
-    constexpr int EACH = POOL ? 4 : 1, PIECE = least(RN, 4);  // rows per result; neighbouring columns
+        bool by_four, float* parts = nullptr) {
+    constexpr int EACH = POOL ? 4 : 1, PIECE = least(RN, 4), ROWS = RM / EACH;  // rows per result; neighbouring columns
 #pragma unroll
     for (int j = 0; j < RN; j += PIECE) {
         const int col = place.col * TN + Unit::col(j);
         const int64 at = place.group * g.made + col;
-        float bias[PIECE];
+        float bias[PIECE], stored[ROWS][PIECE];
+        bool there[ROWS];
 #pragma unroll
         for (int u = 0; u < PIECE; ++u) bias[u] = b && col + u < g.made ? to_float(b[at + u]) : 0.0f;
 #pragma unroll
         for (int i = 0; i < RM; i += EACH) {
             const int row = place.row * TM + (POOL ? Unit::corner(Unit::row(i)) : Unit::row(i));
-            if (row >= place.rows) break;
+            there[i / EACH] = row < place.rows;
+            if (!there[i / EACH]) continue;
             const int64 result = (int64)(row / EACH) * g.O + at;
             float v[PIECE];
             int winner[PIECE] = {};
@@ -209,8 +278,14 @@ __device__ __forceinline__ void store_pixels(
             activate_results<ANY, PIECE>(f, v);
             store_columns<PIECE>(y, result, v, g.made - col, by_four);
             if (POOL) store_winners<PIECE>(mask, result, winner, g.made - col, by_four);
+#pragma unroll
+            for (int u = 0; u < PIECE; ++u) stored[i / EACH][u] = rounded<T>(v[u]);
         }
+        if constexpr (Unit::LEAVES_MOMENTS)
+            if (parts) leave_moments<Unit, TN>(Unit::template scratch<TileMoments<TN>>(), Unit::col(j), stored, there);
     }
+    if constexpr (Unit::LEAVES_MOMENTS)
+        if (parts) store_moments<Unit, TN>(Unit::template scratch<TileMoments<TN>>(), place, g, parts);
 }
 
 // ANY: whether the activation may be another one than ReLU.
@@ -241,8 +316,8 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_til
 template <typename T, int TERMS, int TM, int TN, int RM, int RN, bool ANY>
 __global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_forward_mma(
         const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
-        Geometry g, Activation f, int turns_a_split) {
+        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL parts, float* __restrict__ OR_NULL UPDATED slots,
+        int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f, int turns_a_split) {
     typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
     known_block<Unit::BLOCK>();
 
@@ -256,6 +331,7 @@ __global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_forward_mma(
     multiply_all<Unit>(operands, Unit::buffers(), place, totals, acc);
     float none;
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
-    if (mask) store_pixels<Unit, true, ANY, TM, TN>(acc, place, g, b, y, mask, f, true);
-    else store_pixels<Unit, false, ANY, TM, TN>(acc, place, g, b, y, mask, f, true);
+    if (parts) __syncthreads();  // the last copies of all threads have landed, where the moments will stand
+    if (mask) store_pixels<Unit, true, ANY, TM, TN>(acc, place, g, b, y, mask, f, true, parts);
+    else store_pixels<Unit, false, ANY, TM, TN>(acc, place, g, b, y, mask, f, true, parts);
 }

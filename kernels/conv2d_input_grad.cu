@@ -107,7 +107,8 @@ struct InputGradOperands {
 #pragma unroll
         for (int n = 0; n < Channels::COUNT; ++n) {
             const int channel = min(place.col * TN + Channels::result(n), g.taken - 1);  // those beyond are not stored
-            taps[n] = {Channels::has() & there, at(w + tap.low, of_tap * g.taken + channel, g.O)};
+            const bool has = Channels::has() & there;
+            taps[n] = {has, at(w + tap.low, of_tap * g.taken + channel, g.O)};
         }
         const int first = tap.low;
         add(tap, place.step, g.made, place.extents.mid);

@@ -38,7 +38,8 @@ template <int TM, int TN, int RM, int RN>
 struct CudaCores {
     static_assert(TM * TN == RM * RN * THREADS, "each thread makes RM x RN results");
     static constexpr int BLOCK = THREADS, PLACES = TILE_K, AHEAD = 1;
-    static constexpr bool BY_FOUR = false;  // whether results always lie in rows of whole fours
+    // Whether results always lie in rows of whole fours; whether a convolution can leave their moments.
+    static constexpr bool BY_FOUR = false, LEAVES_MOMENTS = false;
     typedef NoTotals<> Totals;
     struct __align__(16) Buffers {
         float a[2][TILE_K][TM + 4];

@@ -1,3 +1,4 @@
+#include "sums.cuh"
 // Functions that the normalisations share. A block has THREADS threads, and neighbouring
 // threads hold neighbouring channels.
 

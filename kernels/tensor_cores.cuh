@@ -177,7 +177,7 @@ template <typename T, int TERMS, int TM, int TN, int RM, int RN>
 struct TensorCores {
     static constexpr int BLOCK = block_of(TM, TN, RM, RN), PLACES = TURN_BYTES / (int)sizeof(T), AHEAD = STAGES - 1;
     static constexpr int WARP_ROWS = TM / (8 * RM), STEPS = 2;  // warps along the rows; of 32 bytes in a turn
-    static constexpr bool BY_FOUR = true;
+    static constexpr bool BY_FOUR = true, LEAVES_MOMENTS = true;
     typedef typename TotalsOf<TERMS, RM, RN>::Type Totals;
     struct __align__(16) Buffers {
         char a[STAGES][TM * TURN_BYTES];
@@ -188,6 +188,13 @@ struct TensorCores {
     static __device__ __forceinline__ Buffers& buffers() {
         extern __shared__ float4 buffers_of_block[];
         return *reinterpret_cast<Buffers*>(buffers_of_block);
+    }
+
+    // The same memory behind the main loop, when all copies have landed.
+    template <typename Scratch>
+    static __device__ __forceinline__ Scratch* scratch() {
+        static_assert(WARP_ROWS * sizeof(Scratch) <= sizeof(Buffers), "there is room for one for each row of warps");
+        return reinterpret_cast<Scratch*>(&buffers());
     }
 
     static __device__ __forceinline__ int first_row() { return threadIdx.x / WARP % WARP_ROWS * 8 * RM; }

@@ -161,7 +161,7 @@ def test_plain_arrays_are_multiplied_in_the_precision_of_the_call_and_not_of_an_
 def test_muon_makes_matrices_orthogonal_in_the_precision_of_the_update(backend, asked, rng):
     x = backend.asarray(rng.normal(size=(6, 4)), np.float32)
     with gp.matrix_precision("tf32"):
-        orthogonal(backend, x)
+        orthogonal(backend, x, 5)
     assert asked == [("matmul", "tf32")] * 15
 
 

@@ -19,6 +19,7 @@ from gpunet.backends.contract import (
     Grads,
     LinearGrad,
     LossParts,
+    PartMoments,
     Product,
     real_array,
 )  # fmt: skip
@@ -34,8 +35,14 @@ __all__ = ["conv2d", "conv_transpose2d", "linear", "locally_connected2d"]
 
 
 class _Conv2d(Function, name="conv2d", fresh=True):
-    def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
-        y, mask = self.backend.conv2d_forward(x, weight, bias, conv)
+    left: PartMoments | None = None
+    """The moments of the result, where a batch norm follows and the kernel leaves them."""
+
+    def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv, before_norm: bool = False) -> Array:
+        if before_norm:
+            y, mask, self.left = self.backend.conv2d_forward_with_moments(x, weight, bias, conv)
+        else:
+            y, mask = self.backend.conv2d_forward(x, weight, bias, conv)
         self.save(x, weight)
         self.conv, self.gate = conv, conv.gate(y, mask)
         return y
@@ -92,6 +99,7 @@ def conv2d(
     groups: int = 1,
     activation: str | Activation | None = None,
     pool: int | Pair | None = None,
+    before_norm: bool = False,
 ) -> Tensor:
     """2-D convolution (without a flip), bias, activation and max pool in one operation.
 
@@ -110,6 +118,8 @@ def conv2d(
         pool: window of a max pool after the activation, with windows side by side. A pool of 2 is
             fused, and the convolution's whole output is never written then. The gradient goes to
             the first largest value of a window before bias and activation.
+        before_norm: whether `batch_norm` takes the result next, in training. On tensor cores the
+            convolution then leaves the moments of its result, which saves a pass over it.
     Returns:
         (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1,
         or OH // pool with a pool.
@@ -122,12 +132,18 @@ def conv2d(
     check_bias("conv2d", bias, (geometry.filters,))
     fused = activation_of("conv2d", activation)
     plain = Conv(geometry, fused, precision=mode.matrix_precision)
+    leaves: dict[str, bool] = {"before_norm": True} if before_norm else {}
     if pool is None:
-        return _Conv2d.apply(x, weight, bias, conv=plain)
+        return _Conv2d.apply(x, weight, bias, conv=plain, **leaves)
     pooling = Geometry.pool(geometry.y_shape, pair("conv2d", "pool", pool), operation="conv2d")
     if pooling.window != FUSED_POOL:
         return max_pool2d(_Conv2d.apply(x, weight, bias, conv=plain), pooling.window)
-    return _Conv2d.apply(x, weight, bias, conv=replace(plain, pool=pooling))
+    return _Conv2d.apply(x, weight, bias, conv=replace(plain, pool=pooling), **leaves)
+
+
+def moments_left(x: Tensor) -> PartMoments | None:
+    """The moments of x that the convolution which made it has left, if it did."""
+    return x.creator.left if isinstance(x.creator, _Conv2d) and x.version == 0 else None
 
 
 def linear(x: Tensor, weight: Any, bias: Any = None, *, activation: str | Activation | None = None) -> Tensor:

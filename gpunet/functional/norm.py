@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Activation, Array, BatchNorm, GroupNorm, Moments, check_eps
 from gpunet.functional.activation import activation_of
-from gpunet.functional.conv import as_shaped
+from gpunet.functional.conv import as_shaped, moments_left
 from gpunet.functional.movement import reshape
 from gpunet.geometry import positive_int
 
@@ -36,7 +37,7 @@ class _BatchNorm(Function, name="batch_norm"):
         y, self.moments = self.backend.batch_norm_forward(x, weight, bias, running, norm, residual)
         self.save(x, weight, *self.moments)
         self.y = None if norm.activation is None else y
-        self.norm = norm
+        self.norm = replace(norm, left=None)  # which are not needed any more
         self.fresh = residual is None  # the gradient of a residual may be dy itself
         return y
 
@@ -106,7 +107,7 @@ def batch_norm(
     target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
     share, fused = 1.0 if momentum is None else momentum, activation_of("batch_norm", activation)
     residual_grad = isinstance(residual, Tensor) and residual.requires_grad
-    norm = BatchNorm(training, share, eps, fused, residual_grad=residual_grad)
+    norm = BatchNorm(training, share, eps, fused, residual_grad, moments_left(x) if training else None)
     y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
     if averages:
         _average(running, target, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))

@@ -1,5 +1,7 @@
 """Which neighbouring layers of a `Sequential` run as one operation: a small table.
 
+A convolution before a batch norm in training leaves the moments of its result for it.
+
 On a GPU some operations of small layers also share a launch, with unchanged numbers: a dense layer
 and the `cross_entropy` of its result, and the weight gradients of a backward pass's dense layers.
 The table of these is `JOINED` in gpunet/backends/cuda/linear.py. `fuse=False` switches both off.
@@ -64,7 +66,19 @@ def fused(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
         while i < len(layers) and (option := _taken(first, options, layers[i])):
             options.update(option)
             i += 1
+        if i < len(layers) and _leaves_moments(first, layers[i]):
+            options["before_norm"] = True
         yield first, options
+
+
+def _leaves_moments(first: Module, second: Module) -> bool:
+    """Whether `first` is a convolution whose result goes straight into a batch norm in training."""
+    return (
+        type(first) is Conv2d
+        and type(second) is BatchNorm2d
+        and second.training
+        and not (first.hooked or second.hooked)
+    )
 
 
 def _taken(first: Module, options: dict[str, Any], second: Module) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def test_lines_that_a_launch_does_not_execute_are_known():
     assert [period(undo.format(name), "y") for name in ("RELU", "TANH")] == [1, 0]
     gated = [period("undo_activation<V>(f, v, out);", *names, file="gate.cuh") for names in ((), ("y",), ("gate_y",))]
     assert gated == [0, 1, 1]
-    assert period("acc[i][j] += left[i] * top[j];", file="implicit_gemm.cuh") == 1
+    assert period("acc[i][j] += left[i] * top[j];", file="cuda_cores.cuh") == 1
 
 
 def test_every_condition_names_lines_that_the_kernels_have():

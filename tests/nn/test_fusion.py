@@ -22,7 +22,7 @@ def test_neighbours_are_taken_in_where_a_rule_fits():
     assert runs(conv, pool, nn.ReLU()) == [("Conv2d", ["pool"]), ("ReLU", [])]  # a pool is the last of the fused steps
     assert runs(dense, nn.Tanh(), nn.Sigmoid()) == [("Linear", ["activation"]), ("Sigmoid", [])]
     assert runs(conv, nn.BatchNorm2d(2), nn.ReLU(), pool) == [
-        ("Conv2d", []), ("BatchNorm2d", ["activation"]), ("MaxPool2d", [])
+        ("Conv2d", ["before_norm"]), ("BatchNorm2d", ["activation"]), ("MaxPool2d", [])
     ]  # fmt: skip
     assert runs(nn.BatchNorm2d(2, activation="relu"), nn.ReLU()) == [("BatchNorm2d", []), ("ReLU", [])]
     assert runs(nn.BatchNorm2d(2), nn.GELU()) == [("BatchNorm2d", []), ("GELU", [])]  # its gradient needs more
@@ -37,6 +37,17 @@ def test_neighbours_are_taken_in_where_a_rule_fits():
         assert [options for _, options in fused([conv, layer])] == [{"activation": activation}]
     for layer in (nn.SiLU(), nn.Softplus(), nn.HardSwish(), nn.PReLU()):
         assert runs(conv, layer) == [("Conv2d", []), (type(layer).__name__, [])]
+
+
+def test_a_convolution_leaves_moments_for_a_batch_norm_that_trains_and_for_no_other_layer():
+    conv, norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+    assert runs(conv, nn.MaxPool2d(2), norm) == [("Conv2d", ["before_norm", "pool"]), ("BatchNorm2d", [])]
+    assert runs(conv, nn.MaxPool2d(3), norm) == [("Conv2d", []), ("MaxPool2d", []), ("BatchNorm2d", [])]
+    norm.eval()
+    assert runs(conv, norm) == [("Conv2d", []), ("BatchNorm2d", [])]
+    norm.train()
+    norm.register_forward_hook(lambda *_: None)
+    assert runs(conv, norm) == [("Conv2d", []), ("BatchNorm2d", [])]
 
 
 @pytest.mark.parametrize(

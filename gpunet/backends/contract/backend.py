@@ -36,11 +36,6 @@ class Backend(
     narrow: ClassVar[tuple[str, ...]] = ()
     """Those of `dtypes` in which arrays are stored in 16 bits while sums are float32. Parameters
     stay float32, and are rounded when an operation takes them."""
-
-    matrix_units: tuple[str, ...] = ()
-    """The precisions that this backend computes on matrix units: of `MATRIX_PRECISIONS` those other
-    than float32, and of `narrow`. A backend may compute them only for some shapes."""
-
     find: ClassVar[Callable[[str], Backend]]
     """`get_backend`, which the registry, above this module, sets here."""
 
@@ -53,6 +48,12 @@ class Backend(
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    @property
+    def matrix_units(self) -> tuple[str, ...]:
+        """The precisions that this backend computes on matrix units: of `MATRIX_PRECISIONS` those other
+        than float32, and of `narrow`. A backend may compute them only for some shapes."""
+        return ()
 
     def recorder(self) -> Recorder | None:
         """A recorder of launches, which replays them as a graph; None without launches."""

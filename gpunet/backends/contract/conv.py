@@ -9,6 +9,7 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gradients import NEW, Gate, Grads, Into
 from gpunet.backends.contract.matmul import check_matrix_precision
+from gpunet.backends.contract.norm import PartMoments
 from gpunet.geometry import Geometry, Shape4
 
 __all__ = ["FUSED_POOL", "Conv"]
@@ -78,6 +79,15 @@ class ConvPrimitives(ABC):
             y of `conv.y_shape`, and the pool's mask as `max_pool2d_forward` gives it, or None
             without a pool.
         """
+
+    def conv2d_forward_with_moments(
+        self, x: Array, w: Array, b: Array | None, conv: Conv
+    ) -> tuple[Array, Array | None, PartMoments | None]:
+        """`conv2d_forward` for a batch norm that follows -> (y, mask, the moments of y's channels).
+
+        The moments are None where a backend, or the kernel for these shapes, leaves none.
+        """
+        return (*self.conv2d_forward(x, w, b, conv), None)
 
     def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
         """Take dy back through a fused pool, for the gradients of the input and of the weights.

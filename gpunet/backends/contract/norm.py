@@ -10,7 +10,7 @@ from gpunet.backends.contract.activation import Activation
 from gpunet.backends.contract.arrays import Array
 from gpunet.backends.contract.gradients import NEW, Into
 
-__all__ = ["BatchNorm", "BatchNormGrads", "GroupNorm", "Moments", "check_eps"]
+__all__ = ["BatchNorm", "BatchNormGrads", "GroupNorm", "Moments", "PartMoments", "check_eps"]
 
 
 class Moments(NamedTuple):
@@ -20,6 +20,15 @@ class Moments(NamedTuple):
     """(C,) in batch normalisation, (N, num_groups) in group normalisation."""
     variance: Array
     """Of the mean's shape. A variance that normalises is biased: the sum of squares over n."""
+
+
+class PartMoments(NamedTuple):
+    """The moments of parts of a batch, which the convolution that computed it has left."""
+
+    parts: Array
+    """(parts, 2, C) float32: of each part the means, and the summed squared distances from them."""
+    rows: int
+    """Elements of a channel in a part; the last one may have fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +49,9 @@ class BatchNorm:
     """Applied to the result in the same pass."""
     residual_grad: bool = False
     """Whether the backward pass gives the gradient of the residual."""
+    left: PartMoments | None = None
+    """The moments of x, if the same backend's `conv2d_forward_with_moments` has left them; read in
+    training."""
 
     def __post_init__(self) -> None:
         check_eps("batch_norm", self.eps)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd, prod
+from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
+from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, PartMoments
 from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, reads_depthwise
 from gpunet.backends.cuda.device import activation_fields, geometry_fields
 from gpunet.backends.cuda.pool import CudaPool
@@ -20,11 +22,22 @@ class CudaConv(CudaDepthwise, CudaPool):
     """The primitives of conv2d_*.cu."""
 
     def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
+        return self._convolve(x, w, b, conv, leaves_moments=False)[:2]
+
+    def conv2d_forward_with_moments(
+        self, x: Array, w: Array, b: Array | None, conv: Conv
+    ) -> tuple[Array, Array | None, PartMoments | None]:
+        return self._convolve(x, w, b, conv, leaves_moments=True)
+
+    def _convolve(
+        self, x: Array, w: Array, b: Array | None, conv: Conv, *, leaves_moments: bool
+    ) -> tuple[Array, Array | None, PartMoments | None]:
         g, pooled = conv.geometry, conv.pool is not None
         element = self._element("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
         opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
+        left = None
         if reads_depthwise(g) and not self.simple:
             self._depthwise_forward(x, w, b, y, mask, conv)
         elif self.simple:
@@ -33,19 +46,32 @@ class CudaConv(CudaDepthwise, CudaPool):
                 "conv2d_forward_simple", y.size, *opened, *common, element=options, work=Work(2 * g.multiply_adds)
             )
         elif y.size:
-            name, rows = "conv2d_forward", y.size // g.filters * (4 if pooled else 1)
-            terms = self._terms(element, conv.precision, (_taken(g), _made(g)), x, w, y)
-            other = not (conv.activation is None or conv.activation.name == "relu")
-            general = other or (not terms and element != "float")
-            layout = self._lay_out(
-                name, element, rows, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups, general=general,
-                terms=terms, left=_taken(g) % 4 == 0 and self._aligned(x),
-                right=_made(g) % 4 == 0 and self._aligned(w, y),
-            )  # fmt: skip
-            flags = (general,) if terms else (pooled, general)
-            args = *opened, *self._slots(layout), *common, layout.turns
-            self._launch_tiles(name, element, layout, flags, args, 2 * g.multiply_adds)
-        return y, mask
+            left = self._convolve_in_tiles(element, opened, common, conv, leaves_moments=leaves_moments)
+        return y, mask, left
+
+    def _convolve_in_tiles(
+        self, element: str, opened: Sequence[Any], common: Sequence[Any], conv: Conv, *, leaves_moments: bool
+    ) -> PartMoments | None:
+        """Launch a convolution in tiles -> the moments that it leaves, if it does."""
+        name, g, (x, w, _, y, _) = "conv2d_forward", conv.geometry, opened
+        each = 1 if conv.pool is None else 4  # pixels of a result
+        terms = self._terms(element, conv.precision, (_taken(g), _made(g)), x, w, y)
+        other = not (conv.activation is None or conv.activation.name == "relu")
+        general = other or (not terms and element != "float")
+        layout = self._lay_out(
+            name, element, y.size // g.filters * each, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups,
+            general=general, terms=terms, left=_taken(g) % 4 == 0 and self._aligned(x),
+            right=_made(g) % 4 == 0 and self._aligned(w, y),
+        )  # fmt: skip
+        left = None
+        if terms and leaves_moments:
+            rows = layout.tile.rows // each
+            left = PartMoments(self.arrays.empty((-(-(y.size // g.filters) // rows), 2, g.filters), np.float32), rows)
+        flags: tuple[bool, ...] = (general,) if terms else (conv.pool is not None, general)
+        moments = (left and left.parts,) if terms else ()
+        args = *opened, *moments, *self._slots(layout), *common, layout.turns
+        self._launch_tiles(name, element, layout, flags, args, 2 * g.multiply_adds)
+        return left
 
     def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
         return (dy, gate) if gate is None or gate.mask is None else (self._opened("open_pool", dy, conv, gate)[0], None)

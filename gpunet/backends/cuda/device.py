@@ -44,6 +44,8 @@ PARTIALS = 256
 """Most blocks of a reduction whose partial results one last block adds."""
 LINE = constant("common.cuh", "ACTIVATION_LINE")
 """`kind` of every activation that is a line between two limits."""
+NARROW = {element: dtype for dtype, element in ELEMENTS.items() if element != "float"}
+"""The dtypes of 16 bits, by C type."""
 ARRIVALS = 4096
 """Counters of tiles in one array: enough for the gradients of 512 filters of 3x3x512."""
 
@@ -98,10 +100,13 @@ class CudaDevice(Backend):
         self.arrays = arrays
         self.launcher = launcher
         self.simple, self.description, self.tile = simple, description, tile
-        self.matrix_units = (*TERMS, *self.narrow) if description.architecture >= LEAST_ARCHITECTURE else ()
         self._constants: dict[Hashable, Array] = {}
         self._kept: dict[Hashable, KeptOnStream] = {}
         self._most_counts = ARRIVALS
+
+    @property
+    def matrix_units(self) -> tuple[str, ...]:
+        return (*TERMS, *reversed(self.narrow)) if self.description.architecture >= LEAST_ARCHITECTURE else ()
 
     def recorder(self) -> Recorder:
         """A recorder whose stream already has the kernels' counters: a capture cannot make any."""
@@ -155,11 +160,13 @@ class CudaDevice(Backend):
             extents: of contiguous axes, which must be whole chunks of 16 bytes.
             arrays: which must be aligned to 16 bytes.
         """
-        narrow = element != "float"
-        chunk, terms = 8 if narrow else 4, 1 if narrow else TERMS.get(precision, 0)
+        wanted = NARROW.get(element, precision)
+        if wanted not in self.matrix_units:
+            return 0
+        chunk = 8 if element in NARROW else 4
         whole = all(n % chunk == 0 for n in extents)
         aligned = all(a is None or self.arrays.pointer(a) % 16 == 0 for a in arrays)
-        return terms if self.matrix_units and whole and aligned else 0
+        return TERMS.get(wanted, 1) if whole and aligned else 0
 
     def _lay_out(
         self, kernel: str, element: str, rows: int, cols: int, depth: int, *, terms: int = 0, gate: str = "NONE",

@@ -67,7 +67,12 @@ class CudaNorm(CudaDevice):
                 raise ValueError(f"batch_norm_forward: training takes at least 2 elements per channel, got x {x.shape}")
             saved = Moments(self.arrays.empty(c, np.float32), self.arrays.empty(c, np.float32))
             options = {"eps": norm.eps, "momentum": norm.momentum}
-            self._reduce("batch_norm_moments", x, (x,), (*saved, *running), options)
+            if norm.left is None or self.simple:
+                self._reduce("batch_norm_moments", x, (x,), (*saved, *running), options)
+            else:
+                parts = norm.left.parts
+                split = Split(1, 1, parts.shape[0], norm.left.rows, 0)
+                self._merge("batch_norm_moments", x, parts, (*saved, *running), batch_norm_fields(x, options, split))
         y = self.arrays.empty(x.shape, x.dtype)
         args, opens = (x, w, b, *saved, residual, y), activation_fields(norm.activation)
         self._each_channel("batch_norm_forward", x, args, {"eps": norm.eps}, opens)
@@ -102,9 +107,14 @@ class CudaNorm(CudaDevice):
         split = _split(x, vector, _blocks_at_once(vector))
         partial = self.arrays.empty((split.splits, 2, c), np.float32)
         fields = batch_norm_fields(x, options, split)
-        parts, merge = (*given, partial, fields, *opens), (partial, split.splits, *out, fields)
+        parts = *given, partial, fields, *opens
         self.launcher.launch(instance(kernel, element, split.vector), split.blocks, THREADS, parts)
-        self.launcher.launch(f"{kernel}_merge", -(-c // MERGED), THREADS, merge)
+        self._merge(kernel, x, partial, out, fields)
+
+    def _merge(self, kernel: str, x: Array, partial: Array, out: tuple, fields: dict[str, Any]) -> None:
+        """Join the partial results (parts, 2, C) of a reduction over the rows of x -> `out`."""
+        args = partial, partial.shape[0], *out, fields
+        self.launcher.launch(f"{kernel}_merge", -(-x.shape[-1] // MERGED), THREADS, args)
 
     def _each_channel(self, kernel: str, x: Array, args: tuple, options: dict[str, Any], opens: dict) -> None:
         """Launch an elementwise pass over x in which a thread keeps its channels."""

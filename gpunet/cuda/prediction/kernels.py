@@ -19,7 +19,9 @@ from gpunet.nvrtc.source import constant
 
 STEP = constant("implicit_gemm.cuh", "TILE_K")
 """Places of the reduction in one turn of a main loop without tensor cores."""
-TURN_BYTES, STAGES, CHUNK_BYTES = (constant("tensor_cores.cuh", name) for name in ("TURN_BYTES", "STAGES", "CHUNK_BYTES"))
+TURN_BYTES, STAGES, CHUNK_BYTES = (
+    constant("tensor_cores.cuh", name) for name in ("TURN_BYTES", "STAGES", "CHUNK_BYTES")
+)
 """With them: bytes of a row along the reduction in one turn, turns that shared memory holds, and bytes
 of one asynchronous copy."""
 TILE_STEPS = constant("implicit_gemm.cuh", "TILE_STEPS")
