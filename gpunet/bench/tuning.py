@@ -114,6 +114,8 @@ class Tuner:
                 continue
             runs = [partial(asked.run, self._forced(product, layout), inputs) for inputs in sets]
             calls[layout] = TimedCalls(self.runner.timer, runs)
+        if predicted not in calls:  # its result was NaN, so that nothing can be compared with it
+            return None
         times = shortlisted(calls, predicted, self.options.rounds, self.options.repeats)
         best, own = min(times, key=lambda layout: times[layout]), times[predicted]
         gains = best != predicted and times[best] < (1 - NOISE) * own
