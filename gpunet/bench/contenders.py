@@ -40,7 +40,7 @@ class Spec(NamedTuple):
     """The name of gpunet's backend; a rival runs on the same device."""
     threads: int
     precision: str = "float32"
-    """The precision of training steps."""
+    """The precision of training steps and of convolutions."""
 
 
 class Contender(Protocol):

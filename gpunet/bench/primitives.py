@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends import Backend, get_backend
-from gpunet.backends.contract import Array
+from gpunet.backends.contract import Array, is_float
 from gpunet.bench.contenders import Spec, backend_and_timer, versions
 from gpunet.bench.timing import Timer, Work
 
@@ -26,7 +26,8 @@ LEAST_CALLS = 16
 """Calls that are timed together where buffers rotate: a single short one may take less time than
 the gap between replays."""
 TOLERANCE = 1e-4
-"""The largest error that is allowed. Sums of float32 stay below it, products of TF32 do not."""
+"""The largest error that is allowed in float32. Sums of float32 stay below it, products of TF32 do
+not."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Problem:
     """A primitive on random data."""
 
     inputs: dict[str, np.ndarray]
-    """Arrays on the host, of float32 or integers."""
+    """Arrays on the host, of float32, 16 bits or integers."""
     run: Way
     """Runs the primitive on a backend's arrays of these names -> its outputs."""
     outputs: tuple[str, ...]
@@ -71,7 +72,7 @@ class Problem:
             part = y if self.images is None or name in self.summed else y[self.images]
             if part.shape != y64.shape:
                 raise RuntimeError(f"bench: {name} has shape {part.shape} but takes {y64.shape}")
-            errors.append(float(np.linalg.norm(part - y64) / np.linalg.norm(y64)))
+            errors.append(float(np.linalg.norm(part.astype(y64.dtype, copy=False) - y64) / np.linalg.norm(y64)))
         return float(np.max(errors))  # NaN if one of them is NaN
 
     def result(self, outputs: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -82,7 +83,7 @@ class Problem:
 
 def _in_float64(a: np.ndarray) -> np.ndarray:
     """A copy, because a primitive may work in place; floats become float64."""
-    return np.array(a, np.float64 if a.dtype.kind == "f" else a.dtype)
+    return np.array(a, np.float64 if is_float(a.dtype) else a.dtype)
 
 
 def set_count(timer: Timer, problem: Problem) -> int:
@@ -197,7 +198,7 @@ class GpunetPrimitive(Primitive):
     def poison(self, outputs: Sequence[Array]) -> None:
         """See `Primitive.poison`."""
         for y in outputs:
-            value = np.nan if y.dtype.kind == "f" else np.iinfo(y.dtype).max
+            value = np.nan if is_float(y.dtype) else np.iinfo(y.dtype).max
             self.backend.copy(self.backend.full(y.shape, value, y.dtype), out=y)
 
     def on_host(self, name: str, output: Array) -> np.ndarray:

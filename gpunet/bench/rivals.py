@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ class _Torch:
             torch.cuda.set_device(self.device if ":" in self.device else "cuda:0")
         torch.set_num_threads(spec.threads)
         allow_tf32(torch, spec.precision == "tf32")
+        self.stored = getattr(torch, spec.precision if spec.precision in STORED else "float32")
         torch.backends.cudnn.benchmark = self.rival.benchmark
         self.timer = TorchTimer() if on_gpu else HostTimer()
 
@@ -210,12 +212,8 @@ class TorchPrimitive(Primitive):
         """See `Primitive.upload`."""
         tensors = {}
         for name, a in inputs.items():
-            if name == "w":
-                tensors[name] = self._run.filters(a)
-            elif a.ndim == 4:
-                tensors[name] = self._run.images(a)
-            else:
-                tensors[name] = self._run.vector(a)
+            make = self._run.filters if name == "w" else self._run.images if a.ndim == 4 else self._run.vector
+            tensors[name] = make(a.astype(np.float32)).to(self._run.stored)  # NumPy's bfloat16 is not PyTorch's
         return tensors
 
     def poison(self, outputs: Sequence[Any]) -> None:
@@ -226,7 +224,7 @@ class TorchPrimitive(Primitive):
     def on_host(self, name: str, output: Any) -> np.ndarray:
         """See `Primitive.on_host`."""
         order = (0,) if output.ndim == 1 else (2, 3, 1, 0) if name == "dw" else (0, 2, 3, 1)
-        host: np.ndarray = output.detach().permute(order).cpu().numpy().copy()
+        host: np.ndarray = output.detach().float().permute(order).cpu().numpy().copy()
         return host
 
 
@@ -252,15 +250,16 @@ class TorchConv(TorchPrimitive):
         except ValueError as error:
             raise NotMeasuredError(str(error)) from error
         options = (layer.stride, padding, layer.dilation, False, (0, 0), layer.groups)
+        empty = partial(torch.empty, device=self._run.device, dtype=self._run.stored)
         forward, backward = torch.ops.aten.convolution, torch.ops.aten.convolution_backward
         match case["pass"]:
             case "forward":
                 return lambda a: [forward(a["x"], a["w"], None, *options)]
             case "input_grad":  # the operation reads only the shape of x, and below only that of w
-                x = torch.empty((n, c, h, width), device=self._run.device, memory_format=self._run.layout())
+                x = empty((n, c, h, width), memory_format=self._run.layout())
                 return lambda a: [backward(a["dy"], x, a["w"], None, *options, (True, False, False))[0]]
             case "weight_grad":
-                w = torch.empty((layer.w_shape[3], layer.w_shape[2], *layer.w_shape[:2]), device=self._run.device)
+                w = empty((layer.w_shape[3], layer.w_shape[2], *layer.w_shape[:2]))
                 w = w.contiguous(memory_format=self._run.layout())
                 return lambda a: [backward(a["dy"], a["x"], w, None, *options, (False, True, False))[1]]
         return self._fused(layer, padding)

@@ -74,16 +74,28 @@ def info(options: Namespace) -> int:
     for package in PACKAGES:
         if version := _version_of(package):
             print(f"{package} {version}")
-    print(f"auto is {get_backend('auto').name}")
+    print(f"auto is {_auto()}")
     for name in NAMES:
         if why := why_unavailable(name):
             print(f"{name}: not available: {why}")
         else:
-            backend = get_backend(name)
+            try:
+                backend = get_backend(name)
+            except ValueError as error:  # a table of tiles that is not this device's
+                print(f"{name}: not available: {error}")
+                continue
             described = (f"{key} {value}" for key, value in backend.describe().items())
             print(f"{name}: {', '.join(described)}")
             print(f"{name}, on matrix units: {_on_matrix_units(backend)}")
     return 0
+
+
+def _auto() -> str:
+    """The name of the backend that "auto" is, or why it cannot be used."""
+    try:
+        return get_backend("auto").name
+    except ValueError as error:
+        return f"not available: {error}"
 
 
 def _on_matrix_units(backend: Backend) -> str:

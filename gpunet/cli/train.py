@@ -188,8 +188,9 @@ def _go_on(run: RunFolder, trainer: Trainer, settings: Settings, description: di
 def _print_setup(
     recipe: recipes.Recipe, model: nn.Module, shape: tuple[int, int, int], backend: Backend, splits: recipes.Splits
 ) -> None:
-    table = summary(model, shape)
-    print(f"backend: {backend.name} ({backend.describe().get('device', 'unknown device')})")
+    table, about = summary(model, shape), backend.describe()
+    tiles = f", tiles of {about['tiles']}" if "tiles" in about else ""
+    print(f"backend: {backend.name} ({about.get('device', 'unknown device')}{tiles})")
     valid = "" if splits.valid is None else f"{len(splits.valid):,} to validate, "
     print(f"data set: {recipe.dataset}, {len(splits.train):,} images to train, {valid}{len(splits.test):,} to test")
     print(

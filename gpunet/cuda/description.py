@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from gpunet.cuda.tile_table import TileTable
+
 
 class Description(NamedTuple):
     """The numbers of a device on which tiles and splits depend; the defaults are an H200's."""
@@ -13,6 +15,8 @@ class Description(NamedTuple):
     """Bytes of shared memory that the blocks of a multiprocessor share."""
     architecture: int = 90
     """Ten times the compute capability: 90 stands for sm_90."""
+    table: TileTable | None = None
+    """Tiles and splits that a user has measured, which go before the predicted ones."""
 
 
 H200 = Description()

@@ -120,7 +120,7 @@ def _each(*kernels: str) -> list[str]:
 
 def tiles(kernel: str, element: str) -> tuple[Tile, ...]:
     """Return the tiles that a kernel has for a C type of elements."""
-    listed = _TILES[kernel]
+    listed = TILES[kernel]
     return listed if element == "float" else tuple(tile for tile in listed if tile in NARROW_TILES)
 
 
@@ -267,7 +267,7 @@ _POOLS = [
     for v in pool_vectors(k, d, m)
 ]
 _FLAGS = (False, True)
-_TILES = {
+TILES = {
     "conv2d_forward_tiled": FORWARD_TILES,
     "conv2d_input_grad_tiled": INPUT_GRAD_TILES,
     "conv2d_weight_grad_tiled": WEIGHT_GRAD_TILES,
@@ -379,7 +379,7 @@ def module_of(expression: str) -> tuple[str, ...]:
 
 def is_tiled(expression: str) -> bool:
     """Return whether an instance computes a product in tiles, on the CUDA cores or the tensor cores."""
-    return expression.partition("<")[0] in _TILES or is_mma(expression)
+    return expression.partition("<")[0] in TILES or is_mma(expression)
 
 
 def is_mma(expression: str) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gpunet
+from gpunet.backends import get_backend
 from gpunet.cli import main, reports, train
 from gpunet.interop import load_weights, read_metadata, save_weights
 from gpunet.models import cnn
@@ -278,6 +279,19 @@ def test_info_names_versions_backends_and_why_there_is_no_gpu(capsys, monkeypatc
     assert f"numpy {np.__version__}" in out
     assert "auto is reference" in out
     assert "cuda: not available: no GPU here" in out
+
+
+def test_info_goes_on_behind_a_backend_that_refuses_its_table_of_tiles(capsys, monkeypatch):
+    def refusing(name):
+        if name == "reference":
+            raise ValueError("GPUNET_TILES: h200.json has device 'A' but this device has 'B'")
+        return get_backend(name)
+
+    monkeypatch.setattr(reports, "get_backend", refusing)
+    status, out, _ = run(capsys, "info")
+    assert status == 0
+    assert "reference: not available: GPUNET_TILES: h200.json has device 'A' but this device has 'B'\n" in out
+    assert "\nnumpy: device " in out
 
 
 def test_kernels_gives_the_status_of_the_gate(capsys, monkeypatch):

@@ -70,7 +70,8 @@ class CudaArrays(CudaDevice):
         self.arrays.synchronize()
 
     def describe(self) -> dict[str, str]:
-        return self.arrays.describe()
+        table = self.description.table
+        return {**self.arrays.describe(), **({} if table is None else {"tiles": str(table)})}
 
     def unary(self, name: str, a: Array) -> Array:
         index = check_name("unary", name, UNARY)

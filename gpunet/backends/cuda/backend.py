@@ -13,6 +13,7 @@ from gpunet.backends.cuda.norm import CudaNorm
 from gpunet.backends.cuda.pool import CudaPool
 from gpunet.backends.cuda.random import CudaRandom
 from gpunet.backends.cuda.resample import CudaResample
+from gpunet.backends.cuda.tile_file import table_of_environment
 from gpunet.backends.cuda.update import CudaUpdate
 from gpunet.cuda.arrays import Arrays
 from gpunet.cuda.description import Description
@@ -44,16 +45,21 @@ class CudaBackend(
 
 
 def cuda_backend(device: int = 0) -> CudaBackend:
-    """Return the backend of one CUDA device, on CuPy.
+    """Return the backend of one CUDA device, on CuPy, with the table of tiles that `GPUNET_TILES` names.
 
     Args:
         device: number of the device.
+    Raises:
+        ValueError: that table is broken, or of another device.
     """
     from gpunet.cuda.cupy_arrays import CupyArrays
     from gpunet.cuda.launcher import CupyLauncher
 
     arrays, name = CupyArrays(device), f"cuda:{device}" if device else "cuda"
-    return CudaBackend(arrays, CupyLauncher(device, arrays.owns), description=arrays.description(), name=name)
+    description = arrays.description()
+    table = table_of_environment(arrays.describe()["device"], description)
+    launcher = CupyLauncher(device, arrays.owns)
+    return CudaBackend(arrays, launcher, description=description._replace(table=table), name=name)
 
 
 def emulated_backend(settings: Settings | None = None, *, memory: int | None = None) -> CudaBackend:
@@ -70,7 +76,9 @@ def emulated_backend(settings: Settings | None = None, *, memory: int | None = N
     settings = settings or Settings.from_environment()
     arrays = EmulatedArrays(track=settings.checked, properties=settings.describe(), memory=memory)
     launcher = EmulatedLauncher(arrays, settings)
-    return CudaBackend(arrays, launcher, description=launcher.description(), name="emulated")
+    description = launcher.description()
+    table = table_of_environment(arrays.describe()["device"], description, only_own=True)
+    return CudaBackend(arrays, launcher, description=description._replace(table=table), name="emulated")
 
 
 def dry_backend(name: str, description: Description) -> CudaBackend:

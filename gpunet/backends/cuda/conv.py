@@ -12,7 +12,6 @@ from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, PartMo
 from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, reads_depthwise
 from gpunet.backends.cuda.device import activation_fields, geometry_fields
 from gpunet.backends.cuda.pool import CudaPool
-from gpunet.backends.cuda.tiles import MOST_TURNS
 from gpunet.cuda.instantiations import GATES
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
@@ -120,10 +119,10 @@ class CudaConv(CudaDepthwise, CudaPool):
         layout = self._lay_out(
             name, element, g.window[0] * g.window[1] * _taken(g), _made(g), g.pixels, gate=kind, copies=g.groups,
             terms=terms, left=_taken(g) % 4 == 0 and self._aligned(x),
-            right=_made(g) % 4 == 0 and self._aligned(dy, gate.y), most_turns=MOST_TURNS, totals=True,
+            right=_made(g) % 4 == 0 and self._aligned(dy, gate.y),
         )  # fmt: skip
         args = *opened, *self._slots(layout, layout.tile.cols), dw, db, *common, layout.turns, int(add)
-        self._launch_tiles(name, element, layout, (GATES[kind],), args, 2 * g.multiply_adds, totals=True)
+        self._launch_tiles(name, element, layout, (GATES[kind],), args, 2 * g.multiply_adds)
         return dw, db
 
     def _opened(self, operation: str, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate]:

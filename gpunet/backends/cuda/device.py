@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 from weakref import finalize
@@ -12,7 +12,7 @@ from weakref import finalize
 import numpy as np
 
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, Backend, Into
-from gpunet.backends.cuda.tiles import Layout, dynamic_bytes, fits, lay_out
+from gpunet.backends.cuda.tiles import TOTALED, Layout, dynamic_bytes, fits, lay_out, limits_of
 from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
@@ -24,13 +24,10 @@ from gpunet.cuda.instantiations import (
     TERMS,
     instance,
     mma_instance,
-    mma_serves,
-    mma_tiles,
-    tile_serves,
     tiled_instance,
-    tiles,
 )  # fmt: skip
 from gpunet.cuda.launcher import Launcher
+from gpunet.cuda.tile_table import TiledProduct, tiles_of
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant
@@ -169,8 +166,8 @@ class CudaDevice(Backend):
         return TERMS.get(wanted, 1) if whole and aligned else 0
 
     def _lay_out(
-        self, kernel: str, element: str, rows: int, cols: int, depth: int, *, terms: int = 0, gate: str = "NONE",
-        general: bool = False, **options: Any,
+        self, kernel: str, element: str, rows: int, cols: int, depth: int, *, left: bool, right: bool, copies: int = 1,
+        terms: int = 0, gate: str = "NONE", general: bool = False,
     ) -> Layout:  # fmt: skip
         """How a kernel computes rows x cols results in tiles; see :func:`lay_out`.
 
@@ -179,33 +176,30 @@ class CudaDevice(Backend):
             terms: what `_terms` returned.
             gate: of a gradient or a product, which the tile must have.
             general: whether conv2d_forward computes another activation than ReLU.
-            options: those of `lay_out`.
+            left, right, copies: those of `lay_out`.
         """
-        if terms:
-            has = partial(mma_serves, kernel, gate=gate, general=general)
-            found = tuple(filter(has, mma_tiles(kernel, element, terms)))
-        else:
-            has = partial(tile_serves, f"{kernel}_tiled", element, gate=gate, general=general)
-            found = tuple(filter(has, tiles(f"{kernel}_tiled", element)))
-        wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, options["left"], options["right"]))
-        return lay_out(wanted or found, rows, cols, depth, self.description, **options)
+        product = TiledProduct(kernel, element, terms, gate, general, rows, cols, depth, copies, left, right)
+        found, table = tiles_of(product), self.description.table
+        wanted = tuple(t for t in found if (t.rows, t.cols) == self.tile and fits(t, left, right))
+        return lay_out(
+            wanted or found, rows, cols, depth, self.description, left=left, right=right, copies=copies,
+            chosen=None if table is None or wanted else table.find(product), **limits_of(kernel),
+        )  # fmt: skip
 
     def _launch_tiles(
-        self, kernel: str, element: str, layout: Layout, options: Sequence[object], args: Sequence[Any], flops: int,
-        *, totals: bool = False,
-    ) -> None:  # fmt: skip
+        self, kernel: str, element: str, layout: Layout, options: Sequence[object], args: Sequence[Any], flops: int
+    ) -> None:
         """Launch a kernel that computes a product in tiles.
 
         Args:
             options: the template arguments behind the tile.
-            totals: whether the kernel keeps totals, where it computes on the CUDA cores.
         """
         tile, work = layout.tile, layout.work(flops)
         if tile.terms:
             name = mma_instance(kernel, element, tile, *options)
         else:
             name = tiled_instance(f"{kernel}_tiled", element, tile, *options)
-        shared = dynamic_bytes(tile, totals)
+        shared = dynamic_bytes(tile, kernel in TOTALED)
         self.launcher.launch(name, layout.blocks, tile.threads, tuple(args), shared=shared, work=work)
 
     def _slots(self, layout: Layout, extra: int = 0) -> tuple[Array | None, Array | None]:

@@ -2,7 +2,6 @@
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Activation, Array, Gate, Product
 from gpunet.backends.cuda.device import CudaDevice, activation_fields
-from gpunet.backends.cuda.tiles import MOST_TURNS
 from gpunet.cuda.instantiations import GATES, mma_multiplies
 from gpunet.cuda.work import Work
 
@@ -44,11 +43,10 @@ class CudaMatmul(CudaDevice):
                 terms = self._terms(element, product.precision, (a.shape[1], b.shape[1], p), a, gate.y, b, y)
             name = ("ACTIVATION" if opened else "NONE") if terms else _gate_name(element, opened, made, transposes)
             layout = self._lay_out(
-                "matmul", element, m, p, depth, gate=name, terms=terms, left=vector, right=vector,
-                most_turns=MOST_TURNS, totals=True,
+                "matmul", element, m, p, depth, gate=name, terms=terms, left=vector, right=vector
             )  # fmt: skip
             args = a, gate.y, b, bias, y, *self._slots(layout), fields, *activations, layout.turns
-            self._launch_tiles("matmul", element, layout, (GATES[name], *transposes), args, flops, totals=True)
+            self._launch_tiles("matmul", element, layout, (GATES[name], *transposes), args, flops)
         return y
 
     def batched_matmul(

@@ -2,17 +2,19 @@
 
 Of all tiles, and of all numbers of parts into which the reduction may be split, `lay_out` takes
 those with the least predicted time. The prediction counts whole waves: `ceil(blocks /
-multiprocessors)` blocks come to the fullest multiprocessor, which holds a few at once.
+multiprocessors)` blocks come to the fullest multiprocessor, which holds a few at once. Only a table
+that the user has measured and named goes before this rule, see `gpunet.cuda.tile_table`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpunet.cuda.description import Description
 from gpunet.cuda.instantiations import STAGES, TURN_BYTES, Tile
+from gpunet.cuda.tile_table import TileChoice
 from gpunet.cuda.waves import BLOCK_CYCLES, counters_of, merge_cycles, rounds
 from gpunet.cuda.work import Work
 
@@ -35,6 +37,8 @@ LEAST_TURNS = 2
 MOST_TURNS = 256
 """Turns of a split at most, where a sum is long. A thread adds up the products of 64 places of the
 reduction, and then these sums; more of them would lose digits."""
+TOTALED = ("conv2d_weight_grad", "matmul")
+"""The kernels that keep the totals of their results in shared memory, where their sums are long."""
 
 
 class Layout(NamedTuple):
@@ -67,10 +71,16 @@ def count_tiles(rows: int, cols: int, tile: tuple[int, ...]) -> int:
     return -(-rows // tile[0]) * -(-cols // tile[1])
 
 
+def limits_of(kernel: str) -> dict[str, Any]:
+    """The options of `lay_out` that a kernel has for all of its products."""
+    return {"most_turns": MOST_TURNS, "totals": True} if kernel in TOTALED else {}
+
+
 @lru_cache(maxsize=4096)
 def lay_out(
     tiles: tuple[Tile, ...], rows: int, cols: int, depth: int, device: Description, *,
     left: bool, right: bool, copies: int = 1, most_turns: int | None = None, totals: bool = False,
+    chosen: TileChoice | None = None,
 ) -> Layout:  # fmt: skip
     """Lay out `copies` products of rows x cols results and a reduction of `depth` places.
 
@@ -80,23 +90,75 @@ def lay_out(
         copies: groups of a convolution, times the residues of a strided input gradient.
         most_turns: turns of a split at most; any number if None.
         totals: whether the kernel keeps the totals of its results in shared memory.
+        chosen: what the device's table says of this product. Where it is not legal for this call,
+            it is ignored, and the predicted layout is taken.
     """
+    options: dict[str, Any] = {
+        "left": left, "right": right, "copies": copies, "most_turns": most_turns, "totals": totals
+    }  # fmt: skip
+    if chosen is not None:
+        layout = layout_of(chosen, tiles, rows, cols, depth, device, **options)
+        if layout is not None:
+            return layout
+    found = candidates(tiles, rows, cols, depth, device, **options)
+    return min(found, key=lambda pair: (pair[0], pair[1].splits))[1]
+
+
+def candidates(
+    tiles: Iterable[Tile], rows: int, cols: int, depth: int, device: Description, *,
+    left: bool, right: bool, copies: int = 1, most_turns: int | None = None, totals: bool = False,
+) -> list[tuple[float, Layout]]:  # fmt: skip
+    """The layouts among which `lay_out` chooses, with their predicted cycles; its arguments."""
     found: list[tuple[float, Layout]] = []
     for tile in tiles:
-        if not fits(tile, left, right):
+        if not _legal(tile, device, left=left, right=right, totals=totals):
             continue
-        shared = shared_bytes(tile, totals)
-        if shared > device.shared:
-            continue
-        turns = max(-(-depth // tile.places), 1)
+        turns = _turns(tile, depth)
         covered = count_tiles(rows, cols, tile) * copies
-        held = min(resident(tile), max(device.shared_of_multiprocessor // (shared + 1024), 1))
-        least = 1 if most_turns is None else -(-turns // most_turns)
+        held = held_at_once(tile, device, totals)
+        least = _least_splits(turns, most_turns)
         for splits in _numbers_of_splits(covered, turns, least, held * device.multiprocessors):
-            each = -(-turns // splits)
-            layout = Layout(tile, covered, each, -(-turns // each))
+            layout = _split(tile, covered, turns, splits)
             found.append((predict_cycles(layout, held, device), layout))
-    return min(found, key=lambda pair: (pair[0], pair[1].splits))[1]
+    return found
+
+
+def layout_of(
+    chosen: TileChoice, tiles: Iterable[Tile], rows: int, cols: int, depth: int, device: Description, *,
+    left: bool, right: bool, copies: int = 1, most_turns: int | None = None, totals: bool = False,
+) -> Layout | None:  # fmt: skip
+    """The layout of a chosen tile and number of splits; None if a product of these arguments of
+    `lay_out` cannot be launched so."""
+    for tile in tiles:
+        if (tile.rows, tile.cols, tile.left, tile.right) == chosen[:4]:
+            turns, legal = _turns(tile, depth), _legal(tile, device, left=left, right=right, totals=totals)
+            if legal and _least_splits(turns, most_turns) <= chosen.splits <= turns:
+                return _split(tile, count_tiles(rows, cols, tile) * copies, turns, chosen.splits)
+    return None
+
+
+def _legal(tile: Tile, device: Description, *, left: bool, right: bool, totals: bool) -> bool:
+    return fits(tile, left, right) and shared_bytes(tile, totals) <= device.shared
+
+
+def _turns(tile: Tile, depth: int) -> int:
+    """Turns of the main loop for the whole reduction."""
+    return max(-(-depth // tile.places), 1)
+
+
+def _least_splits(turns: int, most_turns: int | None) -> int:
+    return 1 if most_turns is None else -(-turns // most_turns)
+
+
+def _split(tile: Tile, covered: int, turns: int, splits: int) -> Layout:
+    """The layout with at most so many splits, none of which is empty."""
+    each = -(-turns // splits)
+    return Layout(tile, covered, each, -(-turns // each))
+
+
+def held_at_once(tile: Tile, device: Description, totals: bool) -> int:
+    """Blocks that a multiprocessor holds at once, by its registers and its shared memory."""
+    return min(resident(tile), max(device.shared_of_multiprocessor // (shared_bytes(tile, totals) + 1024), 1))
 
 
 def fits(tile: Tile, left: bool, right: bool) -> bool:
