@@ -20,7 +20,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from gpunet.cuda import sass
-from gpunet.cuda.instantiations import LEAST_ARCHITECTURE, instantiations, is_mma, module_of
+from gpunet.cuda.instantiations import instantiations, is_mma, module_of
+from gpunet.cuda.tile_lists import LEAST_ARCHITECTURE
 from gpunet.nvrtc import cache, compiler, source
 from gpunet.progress import turn_off, write_line
 

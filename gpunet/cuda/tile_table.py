@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from gpunet.cuda.instantiations import Tile, mma_serves, mma_tiles, tile_serves, tiles
+from gpunet.cuda.tile_lists import Tile, mma_serves, mma_tiles, tile_serves, tiles
 
 
 class TiledProduct(NamedTuple):

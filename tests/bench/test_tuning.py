@@ -22,7 +22,7 @@ from gpunet.bench.contenders import Spec
 from gpunet.bench.nets import Convolution
 from gpunet.bench.worker import make
 from gpunet.cuda.description import H200
-from gpunet.cuda.instantiations import FORWARD_TILES
+from gpunet.cuda.tile_lists import FORWARD_TILES
 from gpunet.cuda.tile_table import TileChoice, TiledProduct, tiles_of
 
 LAYER = Convolution((6, 6, 5), (3, 3, 5, 6), activation=True)

@@ -14,7 +14,12 @@ from gpunet.backends.cuda.tiles import (
 )
 from gpunet.cuda.description import H200, Description
 from gpunet.cuda.gate import rows_of
-from gpunet.cuda.instantiations import (
+from gpunet.cuda.instantiations import is_mma
+from gpunet.cuda.prediction import model
+from gpunet.cuda.prediction.gpus import blocks_held, find_gpu
+from gpunet.cuda.prediction.machine_code import machine_code
+from gpunet.cuda.prediction.simulator import simulate
+from gpunet.cuda.tile_lists import (
     FORWARD_TILES,
     GATES,
     INPUT_GRAD_TILES,
@@ -22,14 +27,9 @@ from gpunet.cuda.instantiations import (
     WEIGHT_GRAD_TILES,
     activations,
     gates,
-    is_mma,
     mma_tiles,
     tiled_instance,
-)  # fmt: skip
-from gpunet.cuda.prediction import model
-from gpunet.cuda.prediction.gpus import blocks_held, find_gpu
-from gpunet.cuda.prediction.machine_code import machine_code
-from gpunet.cuda.prediction.simulator import simulate
+)
 
 T4 = find_gpu("test", "T4").description
 LISTS = {

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from recording import recording_backend
 
-from gpunet.cuda.instantiations import file_of, instance, instantiations
+from gpunet.cuda.instantiations import file_of, instantiations
+from gpunet.cuda.naming import instance
 from gpunet.nvrtc import signature, source
 
 SOURCE = """

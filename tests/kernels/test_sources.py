@@ -5,7 +5,8 @@ import pytest
 
 from gpunet.augmentation import BORDERS, FLIPS
 from gpunet.backends.contract import ACTIVATIONS, BINARY, COMPARISONS, INPUT_ACTIVATIONS, LINES, UNARY
-from gpunet.cuda.instantiations import ELEMENTS, mma_tiles
+from gpunet.cuda.naming import ELEMENTS
+from gpunet.cuda.tile_lists import mma_tiles
 from gpunet.nvrtc import source
 from gpunet.random import PURPOSES
 

@@ -19,7 +19,8 @@ from gpunet.backends.contract import FUSED_POOL, Activation, Conv, Gate, Product
 from gpunet.backends.cuda.backend import recording_backend
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.backends.registry import get_backend
-from gpunet.cuda.instantiations import ELEMENTS, TERMS, mma_tiles
+from gpunet.cuda.naming import ELEMENTS
+from gpunet.cuda.tile_lists import TERMS, mma_tiles
 from gpunet.geometry import Geometry
 
 ALLOWED = {"float32": 1e-5, "3xtf32": 1e-5, "tf32": 1e-3, "float16": 2e-3, "bfloat16": 1e-2}

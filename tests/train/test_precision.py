@@ -8,7 +8,7 @@ import gpunet as gp
 from gpunet import data, models, nn, optim
 from gpunet import functional as F
 from gpunet.backends import get_backend
-from gpunet.cuda.instantiations import ELEMENTS
+from gpunet.cuda.naming import ELEMENTS
 from gpunet.errors import BackendError
 from gpunet.train import Callback, Trainer
 

@@ -13,7 +13,8 @@ from gpunet.backends.contract import BINARY, COMPARISONS, COUNTS, UNARY, Array, 
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, piece_of_each
 from gpunet.cuda.arrays import View, view, walk
 from gpunet.cuda.arrays import broadcast as broadcast_view
-from gpunet.cuda.instantiations import COMPARED, ELEMENTS, MOVED
+from gpunet.cuda.instantiations import COMPARED, MOVED
+from gpunet.cuda.naming import ELEMENTS
 
 
 class Reduction(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 from gpunet.augmentation import BORDERS, FLIPS, Augmentation
 from gpunet.backends.contract import Array, BatchRequest, Gathered, Samples
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
-from gpunet.cuda.instantiations import ELEMENTS, instance
+from gpunet.cuda.naming import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
 
 MAX_CHANNELS = constant("gather_augment.cu", "MAX_CHANNELS")

@@ -12,7 +12,7 @@ from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, PartMo
 from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, reads_depthwise
 from gpunet.backends.cuda.device import activation_fields, geometry_fields
 from gpunet.backends.cuda.pool import CudaPool
-from gpunet.cuda.instantiations import GATES
+from gpunet.cuda.tile_lists import GATES
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
@@ -145,7 +145,7 @@ class CudaConv(CudaDepthwise, CudaPool):
 
 
 def _gate_name(gate: Gate, *, has_relu: bool) -> str:
-    """The gate of `gpunet.cuda.instantiations.GATES` that a gradient needs.
+    """The gate of `gpunet.cuda.tile_lists.GATES` that a gradient needs.
 
     Args:
         has_relu: whether there is a gate for ReLU alone.

@@ -9,7 +9,8 @@ import numpy as np
 
 from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.cuda.device import THREADS, CudaDevice, activation_fields, geometry_fields
-from gpunet.cuda.instantiations import DEPTHWISE, DEPTHWISE_OF_X, ELEMENTS, instance
+from gpunet.cuda.instantiations import DEPTHWISE, DEPTHWISE_OF_X
+from gpunet.cuda.naming import ELEMENTS, instance
 from gpunet.cuda.waves import counters_of
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry

@@ -16,17 +16,10 @@ from gpunet.backends.cuda.tiles import TOTALED, Layout, dynamic_bytes, fits, lay
 from gpunet.cuda.arrays import Arrays, View, tiled_walk, walk
 from gpunet.cuda.capture import Recorder
 from gpunet.cuda.description import H200, Description
-from gpunet.cuda.instantiations import (
-    ELEMENTS,
-    LEAST_ARCHITECTURE,
-    MOVED,
-    PIECES,
-    TERMS,
-    instance,
-    mma_instance,
-    tiled_instance,
-)  # fmt: skip
+from gpunet.cuda.instantiations import MOVED, PIECES
 from gpunet.cuda.launcher import Launcher
+from gpunet.cuda.naming import ELEMENTS, instance
+from gpunet.cuda.tile_lists import LEAST_ARCHITECTURE, TERMS, mma_instance, tiled_instance
 from gpunet.cuda.tile_table import TiledProduct, tiles_of
 from gpunet.cuda.work import NO_PRODUCT, Work
 from gpunet.geometry import Geometry

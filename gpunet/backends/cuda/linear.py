@@ -23,7 +23,7 @@ from gpunet.backends.cuda.device import THREADS, activation_fields
 from gpunet.backends.cuda.loss import CudaLoss, cross_entropy_fields
 from gpunet.backends.cuda.matmul import CudaMatmul
 from gpunet.backends.cuda.tiles import count_tiles
-from gpunet.cuda.instantiations import instance
+from gpunet.cuda.naming import instance
 from gpunet.cuda.work import Work
 from gpunet.nvrtc.source import constant
 

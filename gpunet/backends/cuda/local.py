@@ -2,7 +2,7 @@
 
 from gpunet.backends.contract import NEW, Array, Grads, Into
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, geometry_fields
-from gpunet.cuda.instantiations import instance
+from gpunet.cuda.naming import instance
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 from gpunet.nvrtc.source import constant

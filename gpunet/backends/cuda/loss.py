@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.backends.contract import UNWEIGHTED, Array, CrossEntropy, LossParts
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, WARP, CudaDevice
-from gpunet.cuda.instantiations import instance
+from gpunet.cuda.naming import instance
 from gpunet.nvrtc.source import constant
 
 FEW_ROWS, LONG_ROW = 2048, 256

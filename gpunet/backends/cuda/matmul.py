@@ -2,7 +2,7 @@
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Activation, Array, Gate, Product
 from gpunet.backends.cuda.device import CudaDevice, activation_fields
-from gpunet.cuda.instantiations import GATES, mma_multiplies
+from gpunet.cuda.tile_lists import GATES, mma_multiplies
 from gpunet.cuda.work import Work
 
 MOST_EXTENT = 2**29
@@ -64,7 +64,7 @@ class CudaMatmul(CudaDevice):
 
 
 def _gate_name(element: str, opened: str, made: str, transposes: tuple[bool, bool]) -> str:
-    """The gate of `gpunet.cuda.instantiations.GATES` that a product on the CUDA cores needs.
+    """The gate of `gpunet.cuda.tile_lists.GATES` that a product on the CUDA cores needs.
 
     The general one also stands for any activation of the results.
 

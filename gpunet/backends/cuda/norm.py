@@ -10,7 +10,7 @@ import numpy as np
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, activation_fields
 from gpunet.backends.cuda.shares import across as threads_across
-from gpunet.cuda.instantiations import ELEMENTS, instance
+from gpunet.cuda.naming import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
 
 REDUCTION_BLOCKS = 528

@@ -5,7 +5,8 @@ from math import prod
 from gpunet.backends.contract import Array, Gate
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice, activation_fields, geometry_fields
 from gpunet.backends.cuda.shares import across, shared_blocks, shares_taps
-from gpunet.cuda.instantiations import ELEMENTS, MASKS, instance, pool_vectors
+from gpunet.cuda.instantiations import MASKS, pool_vectors
+from gpunet.cuda.naming import ELEMENTS, instance
 from gpunet.geometry import Geometry
 
 

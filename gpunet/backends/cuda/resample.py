@@ -7,7 +7,7 @@ import numpy as np
 from gpunet.backends.contract import Array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.backends.cuda.shares import across, shared_blocks, shares_taps
-from gpunet.cuda.instantiations import ELEMENTS, instance
+from gpunet.cuda.naming import ELEMENTS, instance
 from gpunet.resampling import Taps, nearest
 
 ENOUGH_BLOCKS, LONG_SHARE = 264, 32

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from gpunet.backends.cuda.tiles import Layout, layout_of, limits_of
 from gpunet.cuda.description import Description
-from gpunet.cuda.instantiations import ELEMENTS, GATES, TERMS, TILES
+from gpunet.cuda.naming import ELEMENTS
+from gpunet.cuda.tile_lists import GATES, TERMS, TILES
 from gpunet.cuda.tile_table import TileChoice, TiledProduct, TileTable, tiles_of
 from gpunet.files import PathLike, write_whole
 from gpunet.version import __version__

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from gpunet.cuda.description import Description
-from gpunet.cuda.instantiations import STAGES, TURN_BYTES, Tile
+from gpunet.cuda.tile_lists import STAGES, TURN_BYTES, Tile
 from gpunet.cuda.tile_table import TileChoice
 from gpunet.cuda.waves import BLOCK_CYCLES, counters_of, merge_cycles, rounds
 from gpunet.cuda.work import Work
@@ -28,7 +28,7 @@ of one block alone, and of the blocks that a multiprocessor holds, all together.
 from the machine code for sm_90, without a gate; only their ratios matter here."""
 MMA_CYCLES = {
     (128, 256, 1): (1650, 1650, 1), (128, 128, 1): (1050, 1400, 2), (128, 64, 1): (850, 1350, 3), (64, 64, 1): (460, 1300, 5),
-    (128, 128, 3): (2100, 2100, 1), (64, 64, 3): (750, 1600, 3),
+    (128, 128, 3): (2100, 2100, 1), (64, 64, 3): (790, 1500, 3),
 }  # fmt: skip
 """The same on the tensor cores, by the tile's rows, columns and terms; and the blocks that the
 registers of a multiprocessor hold. A turn has as many products of 16 bits as of TF32."""

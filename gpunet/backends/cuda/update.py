@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.backends.contract import RULES, UNGUARDED, Array, FlatStorage, Guard, Segments, columns
 from gpunet.backends.cuda.device import MAX_BLOCKS, PARTIALS, THREADS, WARP, CudaDevice
-from gpunet.cuda.instantiations import instance
+from gpunet.cuda.naming import instance
 
 UNITS_PER_BLOCK = WARP
 """Columns that one block of clip_units takes."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from gpunet.check.cases import arguments, arrays, convolutions, depthwise, layers, training
 from gpunet.check.cases.case import VARIANTS, Case, variant
-from gpunet.cuda.instantiations import ELEMENTS
+from gpunet.cuda.naming import ELEMENTS
 
 TOPICS = (arguments.cases, arrays.cases, convolutions.cases, depthwise.cases, layers.cases, training.cases)
 

@@ -9,7 +9,8 @@ import numpy as np
 from gpunet.backends import get_backend
 from gpunet.backends.contract import BINARY, COMPARISONS, UNARY, rows_in_order
 from gpunet.check.cases.case import FAST_AND_SIMPLE, SPECIAL, Case, Draw
-from gpunet.cuda.instantiations import ELEMENTS, MOVED
+from gpunet.cuda.instantiations import MOVED
+from gpunet.cuda.naming import ELEMENTS
 
 
 def cases(dtype: str) -> Iterator[Case]:

@@ -22,7 +22,8 @@ from gpunet.backends.contract import (
     Product,
 )  # fmt: skip
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Arrays, Case, Draw
-from gpunet.cuda.instantiations import ELEMENTS, TERMS, mma_tiles, tiles
+from gpunet.cuda.naming import ELEMENTS
+from gpunet.cuda.tile_lists import TERMS, mma_tiles, tiles
 from gpunet.geometry import Geometry
 
 TANH, LEAKY = Activation("tanh"), Activation("leaky_relu", 0.2)
