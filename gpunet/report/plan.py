@@ -259,7 +259,8 @@ class _Labeller:
         """`forward`, with the module's label and what is fused into it on `_running` meanwhile."""
 
         def labelled(*inputs: Any, **options: Any) -> Any:
-            fused = (value.name if isinstance(value, Activation) else name for name, value in options.items())
+            taken = ((name, value) for name, value in options.items() if value is not True)  # a flag takes no layer in
+            fused = (value.name if isinstance(value, Activation) else name for name, value in taken)
             self._running.append(" + ".join((label, *fused)))
             try:
                 return forward(*inputs, **options)
