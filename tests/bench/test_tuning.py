@@ -76,17 +76,31 @@ def input_grad(backend):
     return got, get_backend("reference").conv2d_input_grad(dy, w, conv)
 
 
+def tiles_launched(backend):
+    """The instances with tiles that an emulated backend has launched."""
+    return [name for name in backend.launcher.totals if "_tiled" in name]
+
+
+def tuner_of(path):
+    """A tuner on the emulated device."""
+    return tuning.Tuner(
+        Namespace(
+            tune=path, backend="emulated", threads=1, precision="float32", against=[], output=None, rounds=1, repeats=1
+        )
+    )
+
+
 # ---- what is timed, and what is written
 
 
 @needs_emulator
 def test_the_fastest_layout_is_written_and_then_taken(layer, known, tmp_path, monkeypatch, capsys):
-    known[128, 16, 2] = 0.5
-    known[64, 64, 1] = 0.75
+    known[64, 64, 2] = 0.5  # predicted is the tile of 128 x 16
+    known[128, 16, 1] = 0.75
     table = tuned(tmp_path / "tiles.json", "--passes", "input_grad")
     (entry,) = table["products"]
     assert (entry["kernel"], entry["tile"], entry["loads"], entry["splits"]) == (
-        "conv2d_input_grad", [128, 16], [1, 1], 2,
+        "conv2d_input_grad", [64, 64], [1, 1], 2,
     )  # fmt: skip
     assert (entry["rows"], entry["cols"], entry["depth"], entry["aligned"]) == (72, 5, 54, [False, False])
     assert entry["microseconds"] == 5e5
@@ -97,13 +111,14 @@ def test_the_fastest_layout_is_written_and_then_taken(layer, known, tmp_path, mo
     monkeypatch.setenv(VARIABLE, str(tmp_path / "tiles.json"))
     backend = emulated_backend()
     (first, expected), (second, _) = input_grad(backend), input_grad(backend)
-    launched = [name for name in backend.launcher.totals if "_tiled" in name]
-    assert launched == ["conv2d_input_grad_tiled<float, 128, 16, 4, 2, 1, 0>"]
+    assert tiles_launched(backend) == ["conv2d_input_grad_tiled<float, 64, 64, 4, 4, 1, 0>"]
     np.testing.assert_allclose(first, expected, atol=1e-5)
     assert first.tobytes() == second.tobytes()
     digest = backend.description.table.digest
     assert backend.describe()["tiles"] == f"tiles.json (SHA-256 {digest})"
     assert "tiles" not in plain.describe()
+    np.testing.assert_allclose(input_grad(plain)[0], expected, atol=1e-5)
+    assert tiles_launched(plain) == ["conv2d_input_grad_tiled<float, 128, 16, 4, 2, 1, 0>"]
 
 
 @needs_emulator
@@ -151,16 +166,40 @@ def test_real_times_are_measured_of_every_product_of_the_fused_pass(layer, tmp_p
 
 
 def test_layouts_are_captured_where_the_timer_captures(layer, device_timer, tmp_path):
-    options = Namespace(
-        tune=tmp_path / "t.json", backend="emulated", threads=1, precision="float32", against=[], output=None, rounds=1,
-        repeats=1,
-    )  # fmt: skip
-    tuner = tuning.Tuner(options)
+    tuner = tuner_of(tmp_path / "tiles.json")
     tuner.runner.timer = device_timer
     for entry in tuner.entries(CASE):
         assert entry.microseconds < entry.chosen_microseconds
     assert len(tuner.seen) == 1
-    assert tuner.entries(CASE) == []  # a product is timed once
+
+
+@needs_emulator
+def test_a_product_of_several_cases_is_timed_once(layer, known, tmp_path):
+    known[64, 64, 2] = 0.5
+    tuner = tuner_of(tmp_path / "tiles.json")
+    assert [entry.choice.rows for entry in tuner.entries(CASE)] == [64]
+    assert tuner.entries(CASE) == []
+    assert len(tuner.entries({**CASE, "batch": 3})) == 1
+
+
+class Turns:
+    """Calls that take the given seconds, and note when they are timed."""
+
+    def __init__(self, name, values, order):
+        self.name, self.values, self.order = name, iter(values), order
+
+    def seconds(self, repeats):
+        self.order.append(self.name)
+        return [next(self.values)] * repeats
+
+
+def test_layouts_are_timed_in_turns_once_slow_ones_are_left_out():
+    values = {"own": [9.0, 2.0, 8.0, 3.0], "best": [1.0, 1.1, 5.0, 1.2], "near": [1.2, 1.3, 1.3, 1.3], "slow": [1.3]}
+    order = []
+    calls = {name: Turns(name, times, order) for name, times in values.items()}
+    assert tuning.shortlisted(calls, "own", rounds=3, repeats=2) == {"own": 3.0, "best": 1.2, "near": 1.3}
+    kept = ["own", "best", "near"]
+    assert order == [*kept, "slow", *kept, *kept[::-1], *kept]
 
 
 @pytest.mark.parametrize("kernel", ["conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad"])
