@@ -22,7 +22,7 @@ def by_stage(results, stage):
 
 def test_what_gpunet_relies_on_holds_for_cupy(checks):
     stages = ["environment", "compile", "contract", "determinism", "training"]
-    status, printed, results = checks.run("--stages", *stages, "--minutes", 15, backend="cuda", fault="few:determinism")
+    status, printed, results = checks.run("--stages", *stages, "--minutes", 30, backend="cuda", fault="few:determinism")
     assert status == 0, printed
     assert [r.stage for r in results if r.what == END] == stages
     environment = {r.what: r.numbers for r in by_stage(results, "environment")}
