@@ -9,7 +9,8 @@ of its last losses lies between the smallest and the largest of float32's. The e
 one does not, or if a convolution that tensor cores can compute was computed elsewhere.
 
 With the seed of the lowest or the highest curve, any rounding, also that of another order of
-float32's sums, would leave the interval half of the time.
+float32's sums, would leave the interval half of the time. Rows named float32 are such controls:
+float32 with the middle seed, whose initial parameters are off by up to 1e-7 of themselves.
 
 With --output, each curve is kept in a file, and the same command computes only those that are
 missing. On a GPU, `--backend cuda --float32-backend cuda --nets resnet9 --batch-size 512` trains
@@ -36,6 +37,8 @@ from gpunet.train import Callback, StopTraining
 
 LAST = 50
 """How many losses at the end of a curve are averaged, where this is no more than its half."""
+CONTROL = 1e-7
+"""By which share of themselves the initial parameters of controls are off."""
 NARROW = ("bfloat16", "float16", "tf32", "3xtf32")
 HEAD = "| net | seed | precision | last losses | float32 | within | from the same seed | on tensor cores | other products |"
 
@@ -51,7 +54,8 @@ class Task:
     """Small enough for 200 steps on the emulated device."""
     optimizer: Callable[..., optim.Optimizer]
     lr: float
-    """The largest learning rate."""
+    """The largest learning rate: one at which float32 ends within the interval when its initial parameters are
+    rounded otherwise."""
 
 
 @dataclass
@@ -110,8 +114,8 @@ def sgd(parameters, lr):
 OBJECTS = data.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 TASKS = {
     "digits": Task(digits_net, data.digits, data.Normalize(0.3, 0.4), 32, optim.Adam, 0.003),
-    "quarter_resnet9": Task(quarter_resnet9, halved_cifar10, OBJECTS, 16, sgd, 0.01),
-    "cnn": Task(models.cnn, data.fashion_mnist, data.Normalize(0.2860, 0.3530), 8, sgd, 0.01),
+    "quarter_resnet9": Task(quarter_resnet9, halved_cifar10, OBJECTS, 16, sgd, 0.001),
+    "cnn": Task(models.cnn, data.fashion_mnist, data.Normalize(0.2860, 0.3530), 8, sgd, 0.002),
     "resnet9": Task(models.resnet9, data.cifar10, OBJECTS, 128, sgd, 0.1),
 }
 """From the cheapest on; the last is for a GPU."""
@@ -149,13 +153,23 @@ def on_tensor_cores(model, chunk):
     return sum(3 for m in layers if all(n % chunk == 0 for n in m.weight.shape[2:]))
 
 
-def train(task, precision, seed, steps, backend, dataset):
-    """Train a network for so many steps."""
+def disturbed(model, number):
+    """Multiply each parameter by a number close to 1."""
+    rng, state = np.random.default_rng(number), model.state_dict()
+    factors = {name: 1 + CONTROL * rng.uniform(-1, 1, value.shape) for name, value in state.items()}
+    model.load_state_dict({name: (value * factors[name]).astype(value.dtype) for name, value in state.items()})
+    return model
+
+
+def train(task, precision, seed, steps, backend, dataset, control=None):
+    """Train a network for so many steps; a control has a number, which decides its initial disturbance."""
     recording = None
     if precision != "float32":
         backend, recording = recording_backend(backend)
     gp.seed(seed)
     model, watch = task.make(), Watch(steps, recording)
+    if control is not None:
+        disturbed(model, control)
     optimizer = task.optimizer(model.parameters(), lr=task.lr)
     schedule = optim.OneCycleLR(optimizer, max_lr=task.lr, total_steps=steps)
     loader = data.DataLoader(dataset, task.batch_size, shuffle=True, drop_last=True, transform=task.normalize)
@@ -195,8 +209,10 @@ def row_of(curve, singles, paired):
     """(cells of a row, whether the precision is within the spread of float32's seeds)."""
     ends = [single.end() for single in singles]
     within = min(ends) <= curve.end() <= max(ends)
-    others = ", ".join(f"{n} {kernel}" for kernel, n in curve.others.items())
-    units = f"{curve.convolutions} of {curve.expected} launches of convolutions, {curve.share:.1%} of all products"
+    units, others = "", ""
+    if curve.others is not None:
+        others = ", ".join(f"{n} {kernel}" for kernel, n in curve.others.items())
+        units = f"{curve.convolutions} of {curve.expected} launches of convolutions, {curve.share:.1%} of all products"
     shown, away = ", ".join(f"{end:.4f}" for end in ends), f"{curve.end() - ends[paired]:+.4f}"
     return (f"{curve.end():.4f}", shown, "yes" if within else "no", away, units, others), within
 
@@ -210,19 +226,26 @@ def compare(name, task, options):
     """Train a network in float32 and in each precision, and print a row for each -> whether all are right."""
     dataset, right = task.images(), True
 
-    def curve_of(precision, seed, backend):
-        about = f"{name}-{precision}-seed{seed}-batch{task.batch_size}-lr{task.lr}-{options.steps}-{backend}"
+    def curve_of(precision, seed, backend, control=None):
+        numbered = "" if control is None else f"-control{control}"
+        about = f"{name}-{precision}-seed{seed}{numbered}-batch{task.batch_size}-lr{task.lr}-{options.steps}-{backend}"
         print(about, file=sys.stderr, flush=True)
         made = get_backend(backend)
-        return kept(options.output, about, lambda: train(task, precision, seed, options.steps, made, dataset))
+        return kept(options.output, about, lambda: train(task, precision, seed, options.steps, made, dataset, control))
+
+    def show(precision, curve):
+        cells, within = row_of(curve, singles, paired)
+        print(f"| {' | '.join((name, str(seed), precision, *cells))} |", flush=True)
+        return within
 
     singles = [curve_of("float32", seed, options.float32_backend) for seed in options.seeds]
     paired = middle(singles)
+    seed = options.seeds[paired]
+    for control in range(options.controls):
+        show("float32", curve_of("float32", seed, options.float32_backend, control))
     for precision in options.precisions:
-        curve = curve_of(precision, options.seeds[paired], options.backend)
-        cells, within = row_of(curve, singles, paired)
-        right &= within and curve.convolutions == curve.expected
-        print(f"| {' | '.join((name, str(options.seeds[paired]), precision, *cells))} |", flush=True)
+        curve = curve_of(precision, seed, options.backend)
+        right &= show(precision, curve) and curve.convolutions == curve.expected
     return right
 
 
@@ -235,6 +258,7 @@ def main():
     parser.add_argument("--nets", nargs="+", choices=TASKS, default=[name for name in TASKS if name != "resnet9"])
     parser.add_argument("--precisions", nargs="+", choices=NARROW, default=NARROW)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of float32, an odd number of them")
+    parser.add_argument("--controls", type=int, default=3, help="float32 curves of the middle seed, disturbed by 1e-7")
     parser.add_argument("--batch-size", type=int, help="in place of those of the tasks")
     parser.add_argument("--output", help="a folder that keeps the curves")
     options, right = parser.parse_args(), True
