@@ -14,11 +14,13 @@ from gpunet.backends.contract import (
     FUSED_POOL,
     Activation,
     Array,
+    BatchNorm,
     Conv,
     CrossEntropy,
     Gate,
     Into,
     LinearGrad,
+    Moments,
     Product,
 )  # fmt: skip
 from gpunet.check.cases.case import FAST_AND_SIMPLE, Arrays, Case, Draw
@@ -114,8 +116,25 @@ def _on_tensor_cores(draw: Draw) -> Iterator[Case]:
             for gate, name in ((None, label), (Gate(y, RELU), f"{label}, gated")):
                 for kernel, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):
                     yield draw.call(kernel, dy, other, conv, gate, label=name, variants=variants[kernel])
+            if draw.dtype == "float32":  # in 16 bits, what the moments are of is rounded
+                yield _before_norm(draw, Conv(g, None, pool, precision), x, w, f"{label}, before a batch norm")
         for ta, tb, gated in ((False, False, False), (True, False, False), (False, True, False), (False, True, True)):
             yield _mma_product(draw, precision, ta, tb, gated=gated)
+
+
+def _before_norm(draw: Draw, conv: Conv, x: Array, w: Array, label: str) -> Case:
+    """A convolution, and the batch norm for which it leaves the moments of its result."""
+    c = conv.geometry.filters
+    inputs = {"x": x, "w": w, "mean": np.zeros(c, np.float32), "variance": np.ones(c, np.float32)}
+
+    def run(on: Backend, given: Arrays) -> Sequence[Array]:
+        y, _, left = on.conv2d_forward_with_moments(given["x"], given["w"], None, conv)
+        running = Moments(given["mean"], given["variance"])
+        normalised, saved = on.batch_norm_forward(y, None, None, running, BatchNorm(True, left=left), None)
+        return [normalised, *saved, *running]
+
+    variants = _mma_variants("conv2d_forward", draw, conv.precision)
+    return Case(f"conv2d_forward {label}", draw.dtype, inputs, run, variants=variants)
 
 
 def _mma_product(draw: Draw, precision: str, ta: bool, tb: bool, *, gated: bool) -> Case:
