@@ -7,7 +7,7 @@ from training_curves import NARROW, TASKS, Curve, middle, row_of, train
 
 from gpunet.backends import get_backend
 
-STEPS, SEEDS = 30, (0, 1, 2)
+STEPS, SEEDS = 20, (0, 1, 2)
 TASK = replace(TASKS["digits"], batch_size=16)
 
 
