@@ -55,7 +55,10 @@ template <typename Unit, int TM, int TN, int VX, int VY>
 struct WeightGradShared {
     static constexpr uint32 PIXELS = 2 * TILE_STEPS * Unit::PLACES;
     static_assert(Unit::AHEAD < TILE_STEPS, "the pixels of the turns that are fetched are there");
-    __align__(16) float bias[Unit::BLOCK * VY];
+    // Sums of four filters of all threads, and 16 floats behind them, so that a column's two rows of sums
+    // lie in other banks.
+    static constexpr int PIECE = least(VY, 4), ROW = Unit::BLOCK * PIECE + 16, SUMS = VY / PIECE * ROW;
+    __align__(16) float bias[SUMS];
     // Of VX neighbouring rows of dw: their tap's place relative to a pixel's window, NO_ROW behind the
     // last row, and the first one's channel.
     int down[TM / VX], right[TM / VX], channel[TM / VX];
@@ -71,7 +74,7 @@ struct WeightGradShared {
             step = digits_of(PIXELS, place.extents);
         }
         __syncthreads();
-        for (int i = threadIdx.x; i < Unit::BLOCK * VY; i += Unit::BLOCK) bias[i] = 0.0f;
+        for (int i = threadIdx.x; i < SUMS; i += Unit::BLOCK) bias[i] = 0.0f;
         if (threadIdx.x < TM / VX) {
             const int row = place.row * TM + threadIdx.x * VX, tap = row / g.taken;
             down[threadIdx.x] = row < place.rows ? tap / g.KW * g.dilation_h - g.pad_top : NO_ROW;
@@ -93,8 +96,7 @@ struct WeightGradShared {
 
     // Where the sum of a thread's u-th filter stands: those of four filters side by side.
     static __device__ __forceinline__ int bias_at(int thread, int u) {
-        constexpr int PIECE = least(VY, 4);
-        return u / PIECE * Unit::BLOCK * PIECE + thread * PIECE + u % PIECE;
+        return u / PIECE * ROW + thread * PIECE + u % PIECE;
     }
 
     // The sum of this block's dy over column threadIdx.x of its tile. Every thread must call it.
