@@ -75,9 +75,10 @@ struct Place {
 
 // The main loop. `operands` has fetch(k0, buffers, slot) for the turn that starts at place k0 of the
 // reduction and stands in a slot of the buffers, stage(buffers, slot), and see(buffers, slot) for what
-// it wants to know of a turn that stands there; it names the forms in which its matrices do. The unit fetches AHEAD turns before it multiplies them; the last of
-// these lie beyond the end, at best: zeros. `totals` takes the sums of a few turns in, where long sums
-// would lose digits, and with it the operands do what they need to do once in so many turns.
+// it wants to know of a turn that stands there; it names the forms in which its matrices do. The unit
+// fetches AHEAD turns before it multiplies them; the last of these lie beyond the end, at best: zeros.
+// `totals` takes the sums of a few turns in, where long sums would lose digits, and with it the
+// operands do what they need to do once in so many turns.
 template <typename Unit, typename Operands, typename Totals, int RM, int RN>
 __device__ __forceinline__ void multiply_all(
         Operands& operands, typename Unit::Buffers& buffers, const Place& place, Totals& totals, float (&acc)[RM][RN]) {

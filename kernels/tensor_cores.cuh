@@ -144,7 +144,7 @@ struct Parts {
                 if constexpr (TERMS == 3) {
                     const float x = __uint_as_float(large[u]);
                     large[u] &= TF32_BITS;
-                    small[u] = __float_as_uint(x - __uint_as_float(large[u])) + ~TF32_BITS / 2 + 1;
+                    small[u] = round_to_tf32(__float_as_uint(x - __uint_as_float(large[u])));
                 } else {
                     large[u] = round_to_tf32(large[u]);
                 }

@@ -93,10 +93,8 @@ def predict(launches: Iterable[Launch], gpu: Gpu) -> tuple[Prediction, ...]:
     Raises:
         BackendError: NVRTC or the disassembler is missing.
     """
-    if why := why_unavailable():
-        raise BackendError(f"predict: machine code cannot be read here: {why}")
     launches = tuple(launches)
-    codes = machine_code({launch.kernel for launch in launches}, gpu.architecture)
+    codes = _codes("predict", {launch.kernel for launch in launches}, gpu)
     return tuple(_predict(launch, codes[launch.kernel], gpu) for launch in launches)
 
 
@@ -128,11 +126,16 @@ def turns(names: Iterable[str], gpu: Gpu) -> tuple[Turn, ...]:
     Raises:
         BackendError: NVRTC or the disassembler is missing.
     """
-    if why := why_unavailable():
-        raise BackendError(f"turns: machine code cannot be read here: {why}")
     names = tuple(names)
-    codes = machine_code(names, gpu.architecture)
+    codes = _codes("turns", names, gpu)
     return tuple(_one_turn(name, tile, codes[name], gpu) for name in names if (tile := kernels.tile_of(name)))
+
+
+def _codes(operation: str, names: Iterable[str], gpu: Gpu) -> dict[str, MachineCode]:
+    """Return the machine code of instances, or raise a BackendError that names the operation."""
+    if why := why_unavailable():
+        raise BackendError(f"{operation}: machine code cannot be read here: {why}")
+    return machine_code(names, gpu.architecture)
 
 
 def _one_turn(kernel: str, tile: kernels.Tile, code: MachineCode, gpu: Gpu) -> Turn:
