@@ -7,7 +7,8 @@
 //                running = (1 - momentum) running + momentum batch, with the unbiased variance
 //   forward:     y = f(gamma h + beta + residual), with h = (x - mean) / sqrt(variance + eps); in
 //                inference the running moments are the mean and the variance
-//   sums:        dbeta = sum of g, dgamma = sum of g h, with g = f'(y) dy, computed on load
+//   sums:        dbeta = sum of g, dgamma = sum of g h, with g = f'(y) dy, computed on load; where f is a
+//                ReLU and y is null, the sign of y is computed again from x, without a residual
 //   input_grad:  dx = gamma / sqrt(variance + eps) (g - (dbeta + h dgamma) / rows), without its
 //                last term in inference; g is also written if a residual needs it
 //   x, residual, y, dy, dx (rows, C)   gamma, beta, mean, variance, running_* (C,)
@@ -21,11 +22,12 @@
 // Moments are exact however far the mean lies from 0: a thread takes UNROLL rows at once, computes
 // their mean and squared distances in registers, and joins them to those of the rows before (Chan,
 // Golub & LeVeque 1983), which takes one division for UNROLL V elements.
-// In the `_simple` kernels a thread takes a channel or an element.
+// In the `_simple` kernels a thread takes a channel or an element, and reads y.
+// Rows are counted in 32 bits, which spares registers: the host refuses more than that.
 // Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which all arrays must be
 // aligned, and C must be a multiple of V; V = 1 needs nothing.
-// Bound: memory. Bytes per element, in float: moments 4, forward 8 (12 with a residual), sums 12
-// and input_grad 16 (8 and 12 without an activation), and 4 more to write g.
+// Bound: memory. Bytes per element, in float: moments 4, forward 8 (12 with a residual), sums 8 and
+// input_grad 12, with 4 more in each to read y, and 4 to write g.
 
 struct BatchNorm {
     int64 rows, rows_a_split;
@@ -124,8 +126,7 @@ __global__ void batch_norm_input_grad_simple(
 
 // The elements of a thread: rows first, first + down, … below end, of channels c … c + V - 1.
 struct Walk {
-    int64 first, end;
-    int c, down, split;
+    int first, end, c, down, split;
     bool active;  // false beyond the last channel: then c is 0, and no row is read or written
 };
 
@@ -140,7 +141,7 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
     if (!w.active) w.c = 0;
     const int64 begin = w.split * s.rows_a_split;
     w.first = begin + threadIdx.x / s.across;
-    w.end = w.active ? min(begin + s.rows_a_split, s.rows) : 0;
+    w.end = w.active ? (int)min(begin + s.rows_a_split, s.rows) : 0;
     return w;
 }
 
@@ -149,7 +150,7 @@ __device__ __forceinline__ Walk walk(const BatchNorm& s) {
 template <int ROWS, int UNROLLED, typename Load, typename Use>
 __device__ __forceinline__ void each_row(const Walk& w, Load load, Use use) {
 #pragma unroll UNROLLED
-    for (int64 r0 = w.first; r0 < w.end; r0 += ROWS * w.down) {
+    for (int r0 = w.first; r0 < w.end; r0 += ROWS * w.down) {
 #pragma unroll
         for (int k = 0; k < ROWS; ++k)
             if (k == 0 || r0 + k * w.down < w.end) load(k, r0 + k * w.down);
@@ -159,23 +160,52 @@ __device__ __forceinline__ void each_row(const Walk& w, Load load, Use use) {
     }
 }
 
+// How V channels are normalised: gamma h + beta = scale (x - centre) + shift.
+template <int V>
+struct Normal {
+    float scale[V], centre[V], shift[V];
+
+    __device__ __forceinline__ void load(
+            const float* gamma, const float* beta, const float* mean, const float* variance, int c, float eps) {
+        float spread[V];
+        load_or<V>(scale, gamma, c, 1.0f);
+        load_or<V>(shift, beta, c, 0.0f);
+        ::load<V>(centre, mean + c);
+        ::load<V>(spread, variance + c);
+#pragma unroll
+        for (int u = 0; u < V; ++u) scale[u] *= inverse_deviation(spread[u], eps);
+    }
+    // The same bits wherever it is computed.
+    __device__ __forceinline__ float of(int u, float x) const { return fmaf(x - centre[u], scale[u], shift[u]); }
+};
+
 // What the gradients read of a row: loaded now, and taken back through the activation when it is read.
 template <typename T, int V>
 struct GradRow {
     Stored<T, V> dy, y, x;
 
-    __device__ __forceinline__ void load(const T* dys, const T* ys, const T* xs, int64 at, Activation f) {
+    __device__ __forceinline__ void load(const T* dys, const T* ys, const T* xs, int64 at) {
         dy.load(dys + at);
-        if (f.kind != ACTIVATION_NONE) y.load(ys + at);
+        if (ys) y.load(ys + at);
         x.load(xs + at);
     }
-    __device__ __forceinline__ void read(float (&g)[V], float (&v)[V], Activation f) const {
+    // `knows_y` tells whether y was loaded; otherwise f is a ReLU or nothing.
+    __device__ __forceinline__ void read(
+            float (&g)[V], float (&v)[V], const Normal<V>& normal, bool knows_y, Activation f) const {
         dy.read(g);
         x.read(v);
-        if (f.kind != ACTIVATION_NONE) {
+        if (f.kind == ACTIVATION_NONE) return;
+        if (knows_y) {
             float out[V];
             y.read(out);
             undo_activation<V>(f, g, out);
+            return;
+        }
+#pragma unroll
+        for (int u = 0; u < V; ++u) {
+            T out;
+            from_float(out, normal.of(u, v[u]));
+            if (to_float(out) <= 0.0f) g[u] = 0.0f;
         }
     }
 };
@@ -219,54 +249,51 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_forward(
         const float* __restrict__ mean, const float* __restrict__ variance, const T* __restrict__ OR_NULL residual,
         T* __restrict__ y, BatchNorm s, Activation f) {
     const Walk w = walk<V>(s);
-    float scale[V], shift[V], centre[V], spread[V];
-    load_or<V>(scale, gamma, w.c, 1.0f);
-    load_or<V>(shift, beta, w.c, 0.0f);
-    load<V>(centre, mean + w.c);
-    load<V>(spread, variance + w.c);
-#pragma unroll
-    for (int u = 0; u < V; ++u) scale[u] *= inverse_deviation(spread[u], s.eps);
+    Normal<V> normal;
+    normal.load(gamma, beta, mean, variance, w.c, s.eps);
     constexpr int ROWS = V == 8 ? UNROLL : 1;
     Stored<T, V> of_x[ROWS], of_residual[ROWS];
-    each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int64 r) {
-        of_x[k].load(x + r * s.C + w.c);
-        if (residual) of_residual[k].load(residual + r * s.C + w.c);
-    }, [&](int k, int64 r) {
+    each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int r) {
+        of_x[k].load(x + (int64)r * s.C + w.c);
+        if (residual) of_residual[k].load(residual + (int64)r * s.C + w.c);
+    }, [&](int k, int r) {
         float v[V], added[V] = {};
         of_x[k].read(v);
         if (residual) of_residual[k].read(added);
 #pragma unroll
-        for (int u = 0; u < V; ++u) v[u] = (v[u] - centre[u]) * scale[u] + shift[u] + added[u];
+        for (int u = 0; u < V; ++u) v[u] = normal.of(u, v[u]) + added[u];
         activate<V>(f, v);
-        store<V>(y + r * s.C + w.c, v);
+        store<V>(y + (int64)r * s.C + w.c, v);
     });
 }
 
 // Writes dgamma and dbeta to partial (splits, 2, C).
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_sums(
-        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x, const float* __restrict__ mean,
+        const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
+        const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta, const float* __restrict__ mean,
         const float* __restrict__ variance, float* __restrict__ partial, BatchNorm s, Activation f) {
     const Walk w = walk<V>(s);
-    float centre[V], spread[V], dgamma[V], dbeta[V];
+    float spread[V], dgamma[V], dbeta[V];
     Sum gammas[V], betas[V];
-    load<V>(centre, mean + w.c);
-    load<V>(spread, variance + w.c);
+    Normal<V> normal;
+    normal.load(gamma, beta, mean, variance, w.c, s.eps);
     constexpr int ROWS = V == 8 ? 2 : 1;  // more than two in all would need more registers than there are
     GradRow<T, V> rows[ROWS];
-    each_row<ROWS, 2 / ROWS>(w, [&](int k, int64 r) {
-        rows[k].load(dy, y, x, r * s.C + w.c, f);
+    each_row<ROWS, 2 / ROWS>(w, [&](int k, int r) {
+        rows[k].load(dy, y, x, (int64)r * s.C + w.c);
     }, [&](int k, int64) {
         float g[V], v[V];
-        rows[k].read(g, v, f);
+        rows[k].read(g, v, normal, y, f);
 #pragma unroll
-        for (int u = 0; u < V; ++u) gammas[u].add(g[u] * (v[u] - centre[u])), betas[u].add(g[u]);
+        for (int u = 0; u < V; ++u) gammas[u].add(g[u] * (v[u] - normal.centre[u])), betas[u].add(g[u]);
     });
     values<V>(dgamma, gammas);
     values<V>(dbeta, betas);
     add_block<V>(dgamma, s.across);
     add_block<V>(dbeta, s.across);
     if (threadIdx.x < s.across && w.active) {
+        load<V>(spread, variance + w.c);
 #pragma unroll
         for (int u = 0; u < V; ++u) dgamma[u] *= inverse_deviation(spread[u], s.eps);
         float* out = partial + (int64)w.split * 2 * s.C + w.c;
@@ -287,35 +314,32 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) batch_norm_sums_merge(
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_input_grad(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ x,
-        const float* __restrict__ OR_NULL gamma, const float* __restrict__ mean, const float* __restrict__ variance,
-        const float* __restrict__ OR_NULL sums, T* __restrict__ dx, T* __restrict__ OR_NULL dresidual, BatchNorm s,
-        Activation f) {
+        const float* __restrict__ OR_NULL gamma, const float* __restrict__ OR_NULL beta, const float* __restrict__ mean,
+        const float* __restrict__ variance, const float* __restrict__ OR_NULL sums, T* __restrict__ dx,
+        T* __restrict__ OR_NULL dresidual, BatchNorm s, Activation f) {
     const Walk w = walk<V>(s);
-    float scale[V], centre[V], spread[V], slope[V] = {}, offset[V] = {};
-    load_or<V>(scale, gamma, w.c, 1.0f);
-    load<V>(centre, mean + w.c);
+    Normal<V> normal;
+    normal.load(gamma, beta, mean, variance, w.c, s.eps);
+    float spread[V], slope[V] = {}, offset[V] = {};
     load<V>(spread, variance + w.c);
     if (sums) {
         load<V>(slope, sums + w.c);
         load<V>(offset, sums + s.C + w.c);
     }
 #pragma unroll
-    for (int u = 0; u < V; ++u) {
-        const float inverse = inverse_deviation(spread[u], s.eps);
-        scale[u] *= inverse;
-        slope[u] *= inverse / s.rows, offset[u] /= s.rows;
-    }
+    for (int u = 0; u < V; ++u) slope[u] *= inverse_deviation(spread[u], s.eps) / s.rows, offset[u] /= s.rows;
     constexpr int ROWS = V == 8 ? 2 : 1;
     GradRow<T, V> rows[ROWS];
-    each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int64 r) {
-        rows[k].load(dy, y, x, r * s.C + w.c, f);
-    }, [&](int k, int64 r) {
-        const int64 at = r * s.C + w.c;
+    each_row<ROWS, UNROLL / ROWS>(w, [&](int k, int r) {
+        rows[k].load(dy, y, x, (int64)r * s.C + w.c);
+    }, [&](int k, int r) {
+        const int64 at = (int64)r * s.C + w.c;
         float g[V], v[V];
-        rows[k].read(g, v, f);
+        rows[k].read(g, v, normal, y, f);
         if (dresidual) store<V>(dresidual + at, g);
 #pragma unroll
-        for (int u = 0; u < V; ++u) v[u] = scale[u] * (g[u] - offset[u] - (v[u] - centre[u]) * slope[u]);
+        for (int u = 0; u < V; ++u)
+            v[u] = normal.scale[u] * (g[u] - offset[u] - (v[u] - normal.centre[u]) * slope[u]);
         store<V>(dx + at, v);
     });
 }

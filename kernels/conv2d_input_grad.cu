@@ -102,21 +102,21 @@ struct InputGradOperands {
             covered[n] = Pixels::has() & there & inside(origin.row - row, g.OH) & inside(origin.col - col, g.OW);
             pixels[n] = origin.pixel - back;
         }
+        const int first = place.group * g.made + tap.low;  // pointers of the group would take registers
         const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
         Wanted<T> taps[Channels::COUNT];
 #pragma unroll
         for (int n = 0; n < Channels::COUNT; ++n) {
             const int channel = min(place.col * TN + Channels::result(n), g.taken - 1);  // those beyond are not stored
             const bool has = Channels::has() & there;
-            taps[n] = {has, at(w + tap.low, of_tap * g.taken + channel, g.O)};
+            taps[n] = {has, at(w + first, of_tap * g.taken + channel, g.O)};
         }
-        const int first = tap.low;
-        add(tap, place.step, g.made, place.extents.mid);
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n)
             dy[n].fetch(buffers.a[slot], n, covered[n], dys, ys, pixels[n], g.O, first, f);
 #pragma unroll
         for (int n = 0; n < Channels::COUNT; ++n) Channels::fetch(filters[n], buffers.b[slot], n, taps[n]);
+        add(tap, place.step, g.made, place.extents.mid);
     }
 
     __device__ __forceinline__ void take_in(int) {}
@@ -173,10 +173,9 @@ __device__ __forceinline__ void compute_tile(
 
     float acc[RM][RN] = {};
     typename Unit::Totals totals;
-    const int group = place.group * g.made;
     const Digits tap = digits_of(place.turn * Unit::PLACES + Pixels::k(), place.extents);
     InputGradOperands<T, TN, GATE, Pixels, Channels> operands = {
-        g, place, shared.rows, shared.cols, shared.origins, dy + group, y + group, w + group, f, tap};
+        g, place, shared.rows, shared.cols, shared.origins, dy, y, w, f, tap};
     multiply_all<Unit>(operands, buffers, place, totals, acc);
     float none;
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
@@ -212,9 +211,16 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_
         dy, y, w, dx, slots, arrivals, g, f, turns_a_split, buffers, shared);
 }
 
+// Blocks of a multiprocessor on the tensor cores, by the results of a block, for which __launch_bounds__
+// asks: left alone, ptxas aims at more and spills.
+__host__ __device__ constexpr int resident_on(int results, int terms, bool gated) {
+    if (terms == 3) return results > 64 * 64 ? 1 : gated ? 3 : 4;
+    return results > 128 * 128 ? 1 : results > 128 * 64 ? 2 : results > 64 * 64 ? 4 - gated : 5;
+}
+
 // On the tensor cores.
 template <typename T, int TERMS, int TM, int TN, int RM, int RN, int GATE>
-__global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_input_grad_mma(
+__global__ void __launch_bounds__(block_of(TM, TN, RM, RN), resident_on(TM * TN, TERMS, GATE)) conv2d_input_grad_mma(
         const T* __restrict__ dy, const T* __restrict__ OR_NULL y, const T* __restrict__ w, T* __restrict__ dx,
         float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f,
         int turns_a_split) {

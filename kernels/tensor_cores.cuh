@@ -132,7 +132,8 @@ __device__ __forceinline__ uint32 round_to_tf32(uint32 x) {
 }
 
 // COUNT floats for the tensor cores: each as one number of TF32, or as two of which the second is what
-// the first lacks, in 13 bits that are rounded to 11. Elements of 16 bits are taken as they are.
+// the first lacks. That has up to 13 bits, of which the tensor cores read 11: at most 3 units in the
+// last place of the float are lost, 0.9 on average. Elements of 16 bits are taken as they are.
 template <typename T, int TERMS, int COUNT>
 struct Parts {
     uint32 large[COUNT], small[TERMS == 3 ? COUNT : 1];
@@ -144,7 +145,7 @@ struct Parts {
                 if constexpr (TERMS == 3) {
                     const float x = __uint_as_float(large[u]);
                     large[u] &= TF32_BITS;
-                    small[u] = round_to_tf32(__float_as_uint(x - __uint_as_float(large[u])));
+                    small[u] = __float_as_uint(x - __uint_as_float(large[u]));
                 } else {
                     large[u] = round_to_tf32(large[u]);
                 }

@@ -100,7 +100,7 @@ def batch_norm_grad(
     ):
         call.check_out(given, shape, name=f"out[{i}]", dtype=dtype)
     norm = BatchNorm(training, eps=eps)
-    made = call.backend.batch_norm_backward(_channels_last(call, dy), source, None, weight, saved, norm)
+    made = call.backend.batch_norm_backward(_channels_last(call, dy), source, None, weight, None, saved, norm)
     dx, dw, db = (call.deliver(array, given) for array, given in zip(made, outs, strict=False))
     return dx, dw, db
 

@@ -93,15 +93,15 @@ def _batch_norm_backward(draw: _Draw) -> Problem:
     x, dy, c = draw.floats(*draw.x_shape), draw.floats(*draw.x_shape), draw.x_shape[3]
     mean = x.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
     variance = x.var(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
-    w = draw.floats(c)
-    y = np.maximum(w * (x - mean) / np.sqrt(variance + NORM.eps) + draw.floats(c), 0).astype(np.float32)
+    w, b = draw.floats(c), draw.floats(c)
+    y = np.maximum(w * (x - mean) / np.sqrt(variance + NORM.eps) + b, 0).astype(np.float32)
 
     def run(backend: Backend, a: Arrays) -> Sequence[Array]:
         saved = Moments(a["mean"], a["variance"])
-        return backend.batch_norm_backward(a["dy"], a["x"], a["y"], a["w"], saved, NORM)[:3]
+        return backend.batch_norm_backward(a["dy"], a["x"], a["y"], a["w"], a["b"], saved, NORM)[:3]
 
-    inputs = {"dy": dy, "x": x, "y": y, "w": w, "mean": mean, "variance": variance}
-    return Problem(inputs, run, ("dx", "dw", "db"), 7 * x.nbytes)  # dy, x and y twice
+    inputs = {"dy": dy, "x": x, "y": y, "w": w, "b": b, "mean": mean, "variance": variance}
+    return Problem(inputs, run, ("dx", "dw", "db"), 5 * x.nbytes)  # dy and x twice
 
 
 # ---- loss

@@ -35,16 +35,17 @@ class _BatchNorm(Function, name="batch_norm"):
     ) -> Array:
         running = Moments(running_mean, running_var)
         y, self.moments = self.backend.batch_norm_forward(x, weight, bias, running, norm, residual)
-        self.save(x, weight, *self.moments)
+        self.save(x, weight, bias, *self.moments)
         self.y = None if norm.activation is None else y
         self.norm = replace(norm, left=None)  # which are not needed any more
         self.fresh = residual is None  # the gradient of a residual may be dy itself
         return y
 
     def backward(self, dy: Array) -> Any:
-        x, weight, _, _ = self.saved
-        into = self.into(weight=1, bias=2)
-        dx, dw, db, dresidual = self.backend.batch_norm_backward(dy, x, self.y, weight, self.moments, self.norm, into)
+        x, weight, bias, _, _ = self.saved
+        dx, dw, db, dresidual = self.backend.batch_norm_backward(
+            dy, x, self.y, weight, bias, self.moments, self.norm, self.into(weight=1, bias=2)
+        )
         return dx, dw, db, None, None, dresidual
 
 
@@ -106,8 +107,7 @@ def batch_norm(
     averages = training and momentum is None
     target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
     share, fused = 1.0 if momentum is None else momentum, activation_of("batch_norm", activation)
-    residual_grad = isinstance(residual, Tensor) and residual.requires_grad
-    norm = BatchNorm(training, share, eps, fused, residual_grad, moments_left(x) if training else None)
+    norm = BatchNorm(training, share, eps, fused, residual is not None, moments_left(x) if training else None)
     y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
     if averages:
         _average(running, target, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))

@@ -22,14 +22,15 @@ def by_stage(results, stage):
 
 def test_what_gpunet_relies_on_holds_for_cupy(checks):
     stages = ["environment", "compile", "contract", "determinism", "training"]
-    status, printed, results = checks.run("--stages", *stages, "--minutes", 30, backend="cuda", fault="few:determinism")
+    few = "sampled:compile few:determinism"
+    status, printed, results = checks.run("--stages", *stages, "--minutes", 20, backend="cuda", fault=few)
     assert status == 0, printed
     assert [r.stage for r in results if r.what == END] == stages
     environment = {r.what: r.numbers for r in by_stage(results, "environment")}
     assert environment["memory, MiB"]["total"] > environment["memory, MiB"]["used"]
     assert environment["compiler and headers"]["headers"]
     registers = [r.numbers["registers"] for r in by_stage(results, "compile")]
-    assert sum(map(len, registers)) > 300
+    assert sum(map(len, registers)) > 400
     assert len(by_stage(results, "determinism")) == 5
     contract = {r.what: r.numbers for r in by_stage(results, "contract")}
     assert contract["20 recorders made and dropped leave memory as it was"]["bytes more than before"] < 2**20

@@ -78,13 +78,13 @@ def test_a_convolution_is_the_same_bits_under_every_schedule(geometry, checked, 
 @pytest.mark.parametrize("shape", [(3, 41, 13, 8), (70, 37)], ids=str)
 def test_batch_norm_is_the_same_bits_under_every_schedule(shape, rng):
     x, dy, weight, bias = (rng.normal(size=s).astype(np.float32) for s in (shape, shape, shape[-1:], shape[-1:]))
-    norm, first = BatchNorm(training=True, activation=Activation("relu"), residual_grad=True), None
+    norm, first = BatchNorm(training=True, activation=Activation("relu"), residual=True), None
     for schedule in SCHEDULES:
         device = emulated_backend(Settings(checked=True, schedule=schedule))
         on, zeros = device.asarray, np.zeros(shape[-1], np.float32)
         running = Moments(on(zeros.copy()), on(zeros.copy()))
         y, saved = device.batch_norm_forward(on(x), on(weight), on(bias), running, norm, None)
-        grads = device.batch_norm_backward(on(dy), on(x), y, on(weight), saved, norm)
+        grads = device.batch_norm_backward(on(dy), on(x), y, on(weight), on(bias), saved, norm)
         arrays = [device.to_numpy(a) for a in (y, *saved, *running, *grads)]
         first = arrays if first is None else first
         for mine, once in zip(arrays, first, strict=True):

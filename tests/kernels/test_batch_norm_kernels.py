@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,7 +71,26 @@ def test_batch_norm_agrees_with_the_reference(both, of_channels, normal, shape, 
     x, dy, parameters = 2 * normal(*shape) + 3, normal(*shape), of_channels(shape[-1])
     norm = BatchNorm(training, momentum=0.3, activation=activation)
     y, saved = both("batch_norm_forward", x, *parameters, norm, None)
-    both("batch_norm_backward", dy, x, y, parameters[0], saved, norm, tolerance=2e-5)
+    both("batch_norm_backward", dy, x, y, *parameters[:2], saved, norm, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("scale", [1.0, 1e-8], ids=["scale 1", "so small that float16 rounds it to 0"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("c", [16, 7])
+def test_the_sign_of_the_output_found_again_is_that_which_is_read(
+    device_backend, of_channels, normal, dtype, scale, affine, c
+):
+    on = device_backend.asarray
+    x, dy = (on((normal(30, c) + 1).astype(np.dtype(dtype))) for _ in range(2))
+    weight, bias, running = of_channels(c)
+    given = (on(scale * weight), on(scale * bias)) if affine else (None, None)
+    norm = BatchNorm(training=True, activation=Activation("relu"))
+    y, saved = device_backend.batch_norm_forward(x, *given, Moments(*map(on, running)), norm, None)
+    reads = replace(norm, residual=True)  # for then y does not follow from x
+    found, read = (device_backend.batch_norm_backward(dy, x, y, *given, saved, n) for n in (norm, reads))
+    for name, mine, theirs in zip(("dx", "dw", "db"), found, read, strict=False):
+        np.testing.assert_array_equal(device_backend.to_numpy(mine), device_backend.to_numpy(theirs), name)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda a: a and a.name)
@@ -77,9 +98,9 @@ def test_batch_norm_agrees_with_the_reference(both, of_channels, normal, shape, 
 @pytest.mark.parametrize("c", [8, 7])
 def test_a_residual_is_added_before_the_activation(both, of_channels, normal, activation, training, c):
     x, residual, dy, parameters = normal(3, 4, 5, c), normal(3, 4, 5, c), normal(3, 4, 5, c), of_channels(c)
-    norm = BatchNorm(training, eps=1e-3, activation=activation, residual_grad=True)
+    norm = BatchNorm(training, eps=1e-3, activation=activation, residual=True)
     y, saved = both("batch_norm_forward", x, *parameters, norm, residual)
-    *_, dresidual = both("batch_norm_backward", dy, x, y, parameters[0], saved, norm)
+    *_, dresidual = both("batch_norm_backward", dy, x, y, *parameters[:2], saved, norm)
     assert activation is not None or dresidual is dy
 
 
@@ -87,18 +108,18 @@ def test_weight_and_bias_may_be_absent(both, of_channels, normal):
     x, (_, _, running) = normal(5, 6, 8), of_channels(8)
     for given in ((None, None), (normal(8), None), (None, normal(8))):
         y, saved = both("batch_norm_forward", x, *given, Moments(*(a.copy() for a in running)), TRAINING, None)
-        both("batch_norm_backward", normal(5, 6, 8), x, y, given[0], saved, TRAINING)
+        both("batch_norm_backward", normal(5, 6, 8), x, y, *given, saved, TRAINING)
 
 
 @pytest.mark.parametrize("add", [False, True])
 def test_gradients_of_parameters_go_where_they_are_wanted(both, of_channels, normal, device_backend, add):
     x, dy, parameters = normal(5, 6, 8), normal(5, 6, 8), of_channels(8)
     _, saved = both("batch_norm_forward", x, *parameters, TRAINING, None)
-    both("batch_norm_backward", dy, x, None, parameters[0], saved, TRAINING, Into(normal(8), normal(8), add=add))
+    both("batch_norm_backward", dy, x, None, *parameters[:2], saved, TRAINING, Into(normal(8), normal(8), add=add))
     on = device_backend.asarray
     out = on(normal(8))
     got = device_backend.batch_norm_backward(
-        on(dy), on(x), None, None, Moments(*map(on, saved)), TRAINING, Into(bias=out)
+        on(dy), on(x), None, None, None, Moments(*map(on, saved)), TRAINING, Into(bias=out)
     )
     assert got[2] is out
 
@@ -110,7 +131,7 @@ def test_nan_stays_in_its_channel(both, of_channels, normal, c):
     dy[0, 1, 2, 1] = np.nan
     norm = BatchNorm(training=True, activation=Activation("tanh"))
     y, saved = both("batch_norm_forward", x, *parameters, norm, None)
-    dx, dw, *_ = both("batch_norm_backward", dy, x, y, parameters[0], saved, norm)
+    dx, dw, *_ = both("batch_norm_backward", dy, x, y, *parameters[:2], saved, norm)
     assert np.isnan(y[..., 0]).all()
     assert np.isnan(dx[..., :2]).all()
     assert np.isfinite(dx[..., 2:]).all()

@@ -160,7 +160,7 @@ PRIMITIVES = {
     ),
     "batch_norm_backward": (
         lambda on: on.batch_norm_backward(
-            conv_x(on), conv_x(on), None, ones(on, 4), Moments(*channels(on, 2)), TRAINING
+            conv_x(on), conv_x(on), None, ones(on, 4), None, Moments(*channels(on, 2)), TRAINING
         ),
         ["batch_norm_sums<float, 4>", "batch_norm_sums_merge", "batch_norm_input_grad<float, 4>"],
     ),

@@ -129,6 +129,8 @@ def test_batch_norm(device_backend, reference, normal, agrees):
     expected, moments = reference.batch_norm_forward(x, w, b, Moments(*running), norm, None)
     y, saved = device_backend.batch_norm_forward(on(x), on(w), on(b), of_device, norm, None)
     agrees(y, expected)
-    got = device_backend.batch_norm_backward(on(dy), on(x), None, None, saved, norm)
-    for mine, theirs in zip(got[:3], reference.batch_norm_backward(dy, x, None, None, moments, norm), strict=False):
+    got = device_backend.batch_norm_backward(on(dy), on(x), None, None, None, saved, norm)
+    for mine, theirs in zip(
+        got[:3], reference.batch_norm_backward(dy, x, None, None, None, moments, norm), strict=False
+    ):
         agrees(mine, theirs)

@@ -146,28 +146,30 @@ def placed(device, options, outputs):
     return options._replace(weight=weight)
 
 
-def one_by_one(device, x, w, b, labels, options):
-    logits = device.linear_forward(x, w, b)
-    parts = device.softmax_cross_entropy(logits, labels, options)
-    return logits, *parts, device.matmul(parts[1], w, Product(transpose_b=True))
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("extents", HEADS, ids=str)
 def test_a_head_with_its_loss_has_the_numbers_of_the_primitives_one_by_one(
-    device_backend, extents, options, dtype, normal, rng
+    device_backend, extents, options, dtype, normal, rng, agrees
 ):
     (rows, inputs, outputs), on = extents, device_backend.asarray
-    arrays = [on(a.astype(np.dtype(dtype))) for a in (normal(rows, inputs), normal(inputs, outputs), normal(outputs))]
+    x, w, b = (on(a.astype(np.dtype(dtype))) for a in (normal(rows, inputs), normal(inputs, outputs), normal(outputs)))
     labels = on(rng.integers(0, outputs, rows).astype(np.int32))
     chosen = placed(device_backend, OPTIONS[options], outputs)
-    logits, parts, dx = device_backend.linear_cross_entropy(*arrays, labels, chosen)
-    expected = one_by_one(device_backend, *arrays, labels, chosen)
-    for name, got, alone in zip(
-        ("logits", "loss", "dlogits", "correct", "dx"), (logits, *parts, dx), expected, strict=True
-    ):
-        np.testing.assert_array_equal(device_backend.to_numpy(got), device_backend.to_numpy(alone), name)
+    logits, parts, dx = device_backend.linear_cross_entropy(x, w, b, labels, chosen)
+
+    def same(got, alone, name):
+        # in 16 bits the product alone is one of the tensor cores, which add up in another order
+        if dtype == "float32":
+            np.testing.assert_array_equal(device_backend.to_numpy(got), device_backend.to_numpy(alone), name)
+        else:
+            agrees(got, device_backend.to_numpy(alone), {"float16": 5e-4, "bfloat16": 4e-3}[dtype])
+
+    same(logits, device_backend.linear_forward(x, w, b), "logits")
+    alone = device_backend.softmax_cross_entropy(logits, labels, chosen)
+    for name, got, expected in zip(("loss", "dlogits", "correct"), parts, alone, strict=True):
+        np.testing.assert_array_equal(device_backend.to_numpy(got), device_backend.to_numpy(expected), name)
+    same(dx, device_backend.matmul(parts[1], w, Product(transpose_b=True)), "dx")
 
 
 @pytest.mark.parametrize("extents", HEADS, ids=str)
@@ -185,9 +187,10 @@ def test_without_a_gradient_of_x_there_is_none(device_backend, normal):
     x, w, labels = on(normal(20, 6)), on(normal(6, 3)), on(np.arange(20, dtype=np.int32) % 3)
     logits, parts, dx = device_backend.linear_cross_entropy(x, w, None, labels, needs_dx=False)
     assert dx is None
-    alone = one_by_one(device_backend, x, w, None, labels, CrossEntropy())
-    np.testing.assert_array_equal(device_backend.to_numpy(logits), device_backend.to_numpy(alone[0]))
-    np.testing.assert_array_equal(device_backend.to_numpy(parts[1]), device_backend.to_numpy(alone[2]))
+    alone = device_backend.linear_forward(x, w, None)
+    np.testing.assert_array_equal(device_backend.to_numpy(logits), device_backend.to_numpy(alone))
+    _, dlogits, _ = device_backend.softmax_cross_entropy(alone, labels, CrossEntropy())
+    np.testing.assert_array_equal(device_backend.to_numpy(parts[1]), device_backend.to_numpy(dlogits))
 
 
 @pytest.mark.parametrize("spoil", ["x", "label"])

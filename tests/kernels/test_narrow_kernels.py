@@ -176,14 +176,14 @@ def test_pools(compare, rounded, rng, narrow, channels, window):
 def test_batch_norm_keeps_its_channels_in_float32(device_backend, reference, narrow, rounded, rng, shape):
     x, residual, dy = rounded(*shape), rounded(*shape), rounded(*shape)
     gamma, beta, mean = rng.normal(size=(3, shape[-1])).astype(np.float32)
-    norm = BatchNorm(training=True, eps=1e-3, activation=TANH, residual_grad=True)
+    norm = BatchNorm(training=True, eps=1e-3, activation=TANH, residual=True)
     results = []
     for backend, kind in ((reference, np.float64), (device_backend, None)):
         arrays = [x, gamma, beta, mean.copy(), mean**2 + 1, residual, dy]
         on = [backend.asarray(a if kind is None else a.astype(kind)) for a in arrays]
         y, saved = backend.batch_norm_forward(*on[:3], Moments(*on[3:5]), norm, on[5])
         gate = backend.asarray(np.tanh(dy) if kind is None else np.tanh(dy).astype(kind))
-        grads = backend.batch_norm_backward(on[6], on[0], gate, on[1], saved, norm)
+        grads = backend.batch_norm_backward(on[6], on[0], gate, *on[1:3], saved, norm)
         results.append([backend.to_numpy(a) for a in (y, *saved, on[3], on[4], *grads)])
     dtypes = [narrow, *["float32"] * 4, narrow, "float32", "float32", narrow]
     for expected, got, dtype in zip(*results, dtypes, strict=True):
@@ -275,7 +275,7 @@ def test_kernels_bound_by_memory_load_eight_elements_from_sixteen_bytes_on(narro
     backend.avg_pool2d_forward(x, pool, True)
     running = Moments(*(backend.arrays.asarray(np.ones(channels, np.float32)) for _ in range(2)))
     _, saved = backend.batch_norm_forward(x, None, None, running, norm, gate)
-    backend.batch_norm_backward(gate, x, gate, None, saved, norm)
+    backend.batch_norm_backward(gate, x, gate, None, None, saved, norm)
     backend.dropout_forward(x, 0.5, stream=Stream(7, 1, 2, 3, 4))
     by_piece = [name for name in backend.launcher.kernels if not name.endswith("_merge")]
     assert len(by_piece) == 7

@@ -47,8 +47,8 @@ class BatchNorm:
     """Added to the variance, at least 0."""
     activation: Activation | None = None
     """Applied to the result in the same pass."""
-    residual_grad: bool = False
-    """Whether the backward pass gives the gradient of the residual."""
+    residual: bool = False
+    """Whether there was a residual, whose gradient the backward pass gives."""
     left: PartMoments | None = None
     """The moments of x, if the same backend's `conv2d_forward_with_moments` has left them; read in
     training."""
@@ -110,8 +110,9 @@ class NormPrimitives(ABC):
 
     @abstractmethod
     def batch_norm_backward(
-        self, dy: Array, x: Array, y: Array | None, w: Array | None, saved: Moments, norm: BatchNorm, into: Into = NEW
-    ) -> BatchNormGrads:
+        self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
+        into: Into = NEW,
+    ) -> BatchNormGrads:  # fmt: skip
         """Gradients of batch normalisation -> (dx, dw, db, dresidual), each of its input's shape.
 
         With g = f'(y) dy, h = (x - mean) / sqrt(variance + eps) and sums over the n elements of a
@@ -120,12 +121,14 @@ class NormPrimitives(ABC):
             db = sum of g
             dw = sum of g h
             dx = w / sqrt(variance + eps) (g - (db + h dw) / n)
-            dresidual = g, or dy itself if there is no activation; None without `residual_grad`
+            dresidual = g, or dy itself if there is no activation; None without a residual
 
         In inference dx lacks its last term, because the running moments do not depend on x.
 
         Args:
             y: the output; read only if there is an activation.
+            b: a backend may compute the sign of y again from x, w and b instead of reading y, if
+                the activation is a ReLU and there was no residual.
             saved: the moments that the forward pass returned.
             into: where dw and db go. Both are always computed, because dx takes them.
         """

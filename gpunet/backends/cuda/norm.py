@@ -27,6 +27,8 @@ UNROLL = constant("norm.cuh", "UNROLL")
 MERGED = constant("norm.cuh", "MERGED")
 """Channels of a block that merges the partial results of a reduction."""
 
+MOST_POSITIONS = 2**31 - 2**16
+"""Kernels count fewer positions than this in 32 bits, and step beyond the last of them."""
 FEW_GROUPS, LARGE_GROUP = 132, 16384
 """Fewer groups than this, of at least so many elements, leave multiprocessors idle if each takes a
 block."""
@@ -79,23 +81,28 @@ class CudaNorm(CudaDevice):
         return y, saved
 
     def batch_norm_backward(
-        self, dy: Array, x: Array, y: Array | None, w: Array | None, saved: Moments, norm: BatchNorm, into: Into = NEW
-    ) -> BatchNormGrads:
+        self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
+        into: Into = NEW,
+    ) -> BatchNormGrads:  # fmt: skip
         c, fused = x.shape[-1:], norm.activation is not None
         y = y if fused else None
         self._element("batch_norm_backward", dy=(dy, x.shape), x=(x, None), y=(y, x.shape))
         self._expect_moments("batch_norm_backward", c, w, c, saved, into)
+        self._expect("batch_norm_backward", bias=(b, c))
         _check_rows("batch_norm_backward", x)
         opens, options = activation_fields(norm.activation), {"eps": norm.eps, "accumulate": int(into.add)}
         sums = self.arrays.empty((2, *c), np.float32)
-        self._reduce("batch_norm_sums", x, (dy, y, x, *saved), (sums, into.weight, into.bias), options, opens)
+        affine = () if self.simple else (w, b)
+        if norm.activation is not None and norm.activation.name == "relu" and not (norm.residual or self.simple):
+            y = None  # the kernels find its sign again, which takes less time than to read it
+        self._reduce("batch_norm_sums", x, (dy, y, x, *affine, *saved), (sums, into.weight, into.bias), options, opens)
         dx = self.arrays.empty(x.shape, x.dtype)
-        dresidual = self.arrays.empty(x.shape, x.dtype) if norm.residual_grad and fused else None
-        args = dy, y, x, w, *saved, sums if norm.training else None, dx, dresidual
+        dresidual = self.arrays.empty(x.shape, x.dtype) if norm.residual and fused else None
+        args = dy, y, x, *(affine or (w,)), *saved, sums if norm.training else None, dx, dresidual
         self._each_channel("batch_norm_input_grad", x, args, options, opens)
         dw = sums[:1].reshape(c) if into.weight is None else into.weight
         db = sums[1:].reshape(c) if into.bias is None else into.bias
-        return dx, dw, db, dy if norm.residual_grad and not fused else dresidual
+        return dx, dw, db, dy if norm.residual and not fused else dresidual
 
     def _reduce(self, kernel: str, x: Array, given: tuple, out: tuple, options: dict[str, Any], *opens: dict) -> None:
         """Reduce `given`, arrays of x's shape or (C,), over the rows of x -> results in `out`."""
@@ -266,7 +273,9 @@ def _check_rows(operation: str, x: Array) -> int:
     """The number of elements per channel, of an x (…, C)."""
     if x.ndim < 2 or not x.shape[-1]:
         raise ValueError(f"{operation}: x has shape {x.shape} but takes (…, C)")
-    return x.size // x.shape[-1]
+    if (rows := x.size // x.shape[-1]) >= MOST_POSITIONS:
+        raise ValueError(f"{operation}: CUDA takes fewer than 2^31 elements of a channel, got x {x.shape}")
+    return rows
 
 
 def group_norm_fields(operation: str, x: Array, norm: GroupNorm) -> dict[str, Any]:
@@ -274,7 +283,7 @@ def group_norm_fields(operation: str, x: Array, norm: GroupNorm) -> dict[str, An
     groups = norm.num_groups
     if x.ndim < 2 or groups < 1 or not x.shape[-1] or x.shape[-1] % groups:
         raise ValueError(f"{operation}: x has shape {x.shape} but takes (N, …, C), C a multiple of num_groups {groups}")
-    if max(prod(x.shape[1:]), prod(x.shape[:-1])) >= 2**31 - 2**16:
+    if max(prod(x.shape[1:]), prod(x.shape[:-1])) >= MOST_POSITIONS:
         raise ValueError(f"{operation}: CUDA takes fewer than 2^31 positions and elements per sample, got x {x.shape}")
     return {
         "N": x.shape[0], "P": prod(x.shape[1:-1]), "C": x.shape[-1], "groups": groups, "rows_a_split": 1, "parts": 1,

@@ -175,7 +175,7 @@ def resident(tile: Tile) -> int:
 
 def shared_bytes(tile: Tile, totals: bool) -> int:
     """Bytes of shared memory of a block: its buffers, its totals, and the tables beside them."""
-    tables = 7 * 1024 if not tile.terms else 10 * 1024
+    tables = (7 if not tile.terms else 10 if tile.cols <= 128 else 13) * 1024
     buffers = 0 if tile.terms else 2 * tile.places * (tile.rows + tile.cols + 8) * 4
     return buffers + dynamic_bytes(tile, totals) + tables
 

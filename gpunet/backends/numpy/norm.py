@@ -88,13 +88,14 @@ class NumpyNorm(NumpyThreads):
         return Moments(mean.astype(rows.dtype), (squares / n).astype(rows.dtype)), n
 
     def batch_norm_backward(
-        self, dy: Array, x: Array, y: Array | None, w: Array | None, saved: Moments, norm: BatchNorm, into: Into = NEW
-    ) -> BatchNormGrads:
+        self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
+        into: Into = NEW,
+    ) -> BatchNormGrads:  # fmt: skip
         g = dy if norm.activation is None else memory.empty(dy.shape, dy.dtype)
         sums = self._gradient_sums(dy, x, y, g, saved, norm)
-        dx = memory.empty(x.shape, x.dtype) if norm.residual_grad or g is dy else g
+        dx = memory.empty(x.shape, x.dtype) if norm.residual or g is dy else g
         self._input_gradient(g, x, w, saved, norm, sums, dx)
-        return dx, *deliver_both(*sums, into, x.dtype), g if norm.residual_grad else None
+        return dx, *deliver_both(*sums, into, x.dtype), g if norm.residual else None
 
     def _gradient_sums(
         self, dy: Array, x: Array, y: Array | None, g: Array, saved: Moments, norm: BatchNorm

@@ -33,8 +33,9 @@ class ReferenceNorm(HostArrays):
         return y if norm.activation is None else self.activation_forward(y, norm.activation), saved
 
     def batch_norm_backward(
-        self, dy: Array, x: Array, y: Array | None, w: Array | None, saved: Moments, norm: BatchNorm, into: Into = NEW
-    ) -> BatchNormGrads:
+        self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
+        into: Into = NEW,
+    ) -> BatchNormGrads:  # fmt: skip
         g = dy if norm.activation is None else self.activation_backward(dy, y, norm.activation)
         axes, n = _all_but_channels(x)
         deviation = np.sqrt(saved.variance + norm.eps)
@@ -43,7 +44,7 @@ class ReferenceNorm(HostArrays):
         dx = (g - (db + h * dw) / n if norm.training else g) / deviation
         if w is not None:
             dx = dx * w
-        return dx.astype(x.dtype), *deliver_both(dw, db, into, x.dtype), g if norm.residual_grad else None
+        return dx.astype(x.dtype), *deliver_both(dw, db, into, x.dtype), g if norm.residual else None
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         saved = _moments(_in_groups(x, norm), (1, 3))

@@ -79,28 +79,31 @@ def _resampling(draw: Draw) -> Iterator[Case]:
 
 def _batch_norm(draw: Draw) -> Iterator[Case]:
     reference = get_backend("reference")
-    cases = ((2, 9, 7, 8), None, True), ((33, 35), ACTIVATIONS[3], True), ((3, 5), None, False)
-    for shape, activation, training in cases:
-        norm = BatchNorm(training, eps=1e-3, activation=activation, residual_grad=True)
+    cases = (
+        ((2, 9, 7, 8), None, True, True), ((33, 35), ACTIVATIONS[3], True, True), ((3, 5), None, False, True),
+        ((2, 5, 6, 16), Activation("relu"), True, False),
+    )  # fmt: skip
+    for shape, activation, training, added in cases:
+        norm = BatchNorm(training, eps=1e-3, activation=activation, residual=added)
         w, b, mean, x = (draw.normal(*extents) for extents in (shape[-1:], shape[-1:], shape[-1:], shape))
         of_channels = {"w": w, "b": b, "mean": mean, "variance": draw.rounded(mean**2 + 1)}
-        residual = draw.normal(*shape)
+        residual = {"residual": draw.normal(*shape)} if added else {}
 
         def forward(on: Any, a: Any, norm: BatchNorm = norm) -> Any:
             running = Moments(a["mean"], a["variance"])
-            y, saved = on.batch_norm_forward(a["x"], a["w"], a["b"], running, norm, a["residual"])
+            y, saved = on.batch_norm_forward(a["x"], a["w"], a["b"], running, norm, a.get("residual"))
             return [y, *saved, *running]
 
         label = f"{shape}, {'training' if training else 'inference'}"
         yield Case(
-            f"batch_norm_forward {label}", draw.dtype, {"x": x, "residual": residual, **of_channels}, forward,
-            frozenset(of_channels), FAST_AND_SIMPLE,
+            f"batch_norm_forward {label}", draw.dtype, {"x": x, **residual, **of_channels},
+            forward, frozenset(of_channels), FAST_AND_SIMPLE,
         )  # fmt: skip
         running = Moments(mean.copy(), of_channels["variance"].copy())
-        y, saved = reference.batch_norm_forward(x, w, b, running, norm, residual)
+        y, saved = reference.batch_norm_forward(x, w, b, running, norm, residual.get("residual"))
         yield draw.call(
-            "batch_norm_backward", draw.normal(*shape), x, draw.rounded(y), w, saved, norm,
-            label=label, single=(3, "4.0", "4.1"), variants=FAST_AND_SIMPLE,
+            "batch_norm_backward", draw.normal(*shape), x, draw.rounded(y), w, b, saved, norm,
+            label=label, single=(3, 4, "5.0", "5.1"), variants=FAST_AND_SIMPLE,
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from gpunet.cuda.gate import rows_of
 from gpunet.cuda.instantiations import instantiations
 from gpunet.nvrtc.compiler import CompileError, Resources
 
-ARCHITECTURE = "sm_80"
+ARCHITECTURE = "sm_90"
 """The architecture for which the registers of an emulated device's kernels are counted."""
 MOST_PROCESSES = 8
 """The most processes that compile at once, since each of them has a context on the device."""

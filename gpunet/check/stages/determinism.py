@@ -86,7 +86,7 @@ def _batch_norm(backend: CudaBackend, batch: int) -> Work:
     def work() -> Sequence[Array]:
         running = Moments(*(backend.full(shape[-1:], 0.0, np.float32) for _ in range(2)))
         y, saved = backend.batch_norm_forward(x, w, b, running, norm, None)
-        return [y, *saved, *backend.batch_norm_backward(dy, x, y, w, saved, norm)[:3]]
+        return [y, *saved, *backend.batch_norm_backward(dy, x, y, w, b, saved, norm)[:3]]
 
     return work
 

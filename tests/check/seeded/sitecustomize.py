@@ -1,4 +1,5 @@
 """Breaks what GPUNET_SEEDED_FAULT names, as in ``leak:contract``, in the process of that stage and in those that it starts.
+More names may follow, with a space between them.
 
 It stands in the place of the stand-in's file of this name, which puts CuPy on its device where GPUNET_TEST_STANDIN asks for it.
 """
@@ -89,12 +90,26 @@ def few(determinism):
     determinism.RUNS, determinism.BATCH = 3, 4
 
 
+def sampled(compiled):
+    """No fault: the first and the last of the instances of a kernel that have tiles stand for all of them."""
+    every = compiled.instantiations()
+
+    def chosen(file):
+        tiled = [[e for e in every[file] if e.startswith(f"{kernel}<")] for kernel in TILED]
+        left = {e for instances in tiled for e in instances[1:-1]}
+        return tuple(e for e in every[file] if e not in left)
+
+    compiled.instantiations = lambda: {file: chosen(file) for file in every}
+
+
 def fails(speed):
     """The first bench cannot do what is asked, and the second goes on."""
     small(speed)
     speed.BENCHES = ((("step", "--nets", "nonsense"), ()), *speed.BENCHES[:1])
 
 
+PRODUCTS = ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "matmul")
+TILED = [f"{product}_{unit}" for product in PRODUCTS for unit in ("tiled", "mma")]
 FAULTS = {
     "constant": ("gpunet.nvrtc.source", constant),
     "barrier": ("gpunet.nvrtc.source", barrier),
@@ -107,12 +122,14 @@ FAULTS = {
     "headers": ("gpunet.nvrtc.compiler", headers),
     "no_digits": ("gpunet.train.recipes", no_digits),
     "few": ("gpunet.check.stages.determinism", few),
+    "sampled": ("gpunet.check.stages.compile", sampled),
     "small": ("gpunet.check.stages.speed", small),
     "fails": ("gpunet.check.stages.speed", fails),
 }
 run_path(str(Path(__file__).parents[2] / "standin" / "site" / "sitecustomize.py"))
-name, _, where = os.environ.get("GPUNET_SEEDED_FAULT", "").partition(":")
 arguments = " ".join(sys.orig_argv)
-if f'"stage": "{where}"' in arguments or (where == "compile" and "multiprocessing" in arguments):
-    module, change = FAULTS[name]
-    change(importlib.import_module(module))
+for fault in os.environ.get("GPUNET_SEEDED_FAULT", "").split():
+    name, _, where = fault.partition(":")
+    if f'"stage": "{where}"' in arguments or (where == "compile" and "multiprocessing" in arguments):
+        module, change = FAULTS[name]
+        change(importlib.import_module(module))
