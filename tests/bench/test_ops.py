@@ -30,7 +30,7 @@ def test_the_bytes_that_an_operation_must_move_are_counted():
         "max_pool forward": 4 * pixels + (4 + 1) * pixels // 4,
         "max_pool backward": (4 + 1) * pixels // 4 + 4 * pixels,
         "batch_norm forward": 4 * 3 * pixels,
-        "batch_norm backward": 4 * 7 * pixels,
+        "batch_norm backward": 4 * 5 * pixels,
         "softmax_cross_entropy": 2 * 28 * 28 * (2 * 4 * 10 + 4),
         "sgd": 20 * 1000,
         "adam": 28 * 1000,

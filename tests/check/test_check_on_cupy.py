@@ -2,11 +2,13 @@
 
 import json
 from concurrent.futures import Future
+from itertools import islice
 
 import pytest
 from standin.install import why_impossible
 
 from gpunet.bench import cli
+from gpunet.check import reference
 from gpunet.check.record import END
 from gpunet.check.stage import FailedError
 from gpunet.check.stages import speed
@@ -59,15 +61,15 @@ def test_a_bench_that_measures_nothing_is_a_failure_and_the_next_one_runs(checks
     assert row.what == "step: lenet 2"
 
 
-def test_a_reference_file_is_what_a_gpu_is_compared_with(checks, tmp_path):
-    from gpunet.check import reference
-
-    path = tmp_path / "reference.npz"
+def test_a_reference_file_is_what_a_gpu_is_compared_with(checks, tmp_path, monkeypatch):
+    every, path = reference.all_cases, tmp_path / "reference.npz"
+    monkeypatch.setattr(reference, "all_cases", lambda: islice(every(), 0, None, 6))
     assert reference.write(path)["MB"] < 48
-    status, printed, results = checks.run("--stages", "agreement", "--minutes", 12, "--reference", path, backend="cuda")
+    asked = "--stages", "agreement", "--minutes", 12, "--reference", path
+    status, printed, results = checks.run(*asked, backend="cuda", fault="a_sixth:agreement")
     assert status == 0, printed
     agreed = [r for r in by_stage(results, "agreement") if "kernels" in r.numbers]
-    assert len({kernel for r in agreed for kernel in r.numbers["kernels"]}) > 300
+    assert len({kernel for r in agreed for kernel in r.numbers["kernels"]}) > 150
     assert all(r.numbers["ulp"] == 0 for r in agreed)  # the stand-in runs the very same machine
 
 

@@ -110,7 +110,7 @@ def test_losses_are_near_those_of_float32(trainer_of, net, precision):
         assert scaling_of(trainer) == [2.0**16, 14, 0]
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", ["lenet", "normalised"])  # the curve of cnn, which takes minutes, is compared above
 def test_every_precision_learns(trainer_of, net):
     ends = {}
     for how in ("float32", *NARROW):
