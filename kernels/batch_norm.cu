@@ -282,7 +282,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS_OF(V)) batch_norm_sums(
     GradRow<T, V> rows[ROWS];
     each_row<ROWS, 2 / ROWS>(w, [&](int k, int r) {
         rows[k].load(dy, y, x, (int64)r * s.C + w.c);
-    }, [&](int k, int64) {
+    }, [&](int k, int) {
         float g[V], v[V];
         rows[k].read(g, v, normal, y, f);
 #pragma unroll

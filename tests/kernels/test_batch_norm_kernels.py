@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recording import recording_backend
 
 from gpunet.backends.contract import Activation, BatchNorm, Into, Moments
 
@@ -87,8 +88,10 @@ def test_the_sign_of_the_output_found_again_is_that_which_is_read(
     given = (on(scale * weight), on(scale * bias)) if affine else (None, None)
     norm = BatchNorm(training=True, activation=Activation("relu"))
     y, saved = device_backend.batch_norm_forward(x, *given, Moments(*map(on, running)), norm, None)
+    unread = y if device_backend.simple else on(np.full(y.shape, np.nan, np.dtype(dtype)))
+    found = device_backend.batch_norm_backward(dy, x, unread, *given, saved, norm)
     reads = replace(norm, residual=True)  # for then y does not follow from x
-    found, read = (device_backend.batch_norm_backward(dy, x, y, *given, saved, n) for n in (norm, reads))
+    read = device_backend.batch_norm_backward(dy, x, y, *given, saved, reads)
     for name, mine, theirs in zip(("dx", "dw", "db"), found, read, strict=False):
         np.testing.assert_array_equal(device_backend.to_numpy(mine), device_backend.to_numpy(theirs), name)
 
@@ -160,3 +163,10 @@ def test_any_alignment_is_taken(device_backend, reference, shift, normal, agrees
     given = on(whole)[shift:].reshape(45, 8)
     y, _ = device_backend.batch_norm_forward(given, None, None, Moments(*map(on, running)), TRAINING, None)
     agrees(y, reference.batch_norm_forward(x, None, None, running, TRAINING, None)[0])
+
+
+def test_more_elements_of_a_channel_than_32_bits_count_are_refused():
+    backend = recording_backend()
+    x, one = backend.arrays.empty((2**31, 1), np.float16), backend.arrays.empty((1,), np.float32)
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 elements of a channel, got x \(2147483648, 1\)"):
+        backend.batch_norm_forward(x, None, None, Moments(one, one), BatchNorm(training=True), None)

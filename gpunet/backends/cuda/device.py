@@ -30,6 +30,8 @@ THREADS, WARP = constant("common.cuh", "THREADS"), constant("common.cuh", "WARP"
 MAX_BLOCKS = 16384
 """Most blocks of a grid-stride launch: more than any device runs at once. In a larger array each
 block takes several parts."""
+MOST_POSITIONS = 2**31 - 2**16
+"""Kernels count fewer positions than this in 32 bits, and step beyond the last of them."""
 PARTIALS = 256
 """Most blocks of a reduction whose partial results one last block adds."""
 LINE = constant("common.cuh", "ACTIVATION_LINE")
@@ -313,7 +315,7 @@ def geometry_fields(geometry: Geometry) -> dict[str, int]:
         ValueError: about 2^31 pixels or more, since the kernels count pixels in 32 bits.
     """
     (n, h, w, c), (_, oh, ow, o) = geometry.x_shape, geometry.y_shape
-    if max(n * h * w, n * oh * ow) >= 2**31 - 2**16:
+    if max(n * h * w, n * oh * ow) >= MOST_POSITIONS:
         raise ValueError(f"CUDA takes fewer than 2^31 pixels in an operation, got x {geometry.x_shape}")
     return {
         "N": n, "H": h, "W": w, "C": c, "OH": oh, "OW": ow, "O": o,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
-from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, WARP, CudaDevice, activation_fields
+from gpunet.backends.cuda.device import MAX_BLOCKS, MOST_POSITIONS, THREADS, WARP, CudaDevice, activation_fields
 from gpunet.backends.cuda.shares import across as threads_across
 from gpunet.cuda.naming import ELEMENTS, instance
 from gpunet.nvrtc.source import constant
@@ -27,8 +27,6 @@ UNROLL = constant("norm.cuh", "UNROLL")
 MERGED = constant("norm.cuh", "MERGED")
 """Channels of a block that merges the partial results of a reduction."""
 
-MOST_POSITIONS = 2**31 - 2**16
-"""Kernels count fewer positions than this in 32 bits, and step beyond the last of them."""
 FEW_GROUPS, LARGE_GROUP = 132, 16384
 """Fewer groups than this, of at least so many elements, leave multiprocessors idle if each takes a
 block."""

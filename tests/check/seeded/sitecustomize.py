@@ -1,5 +1,6 @@
 """Breaks what GPUNET_SEEDED_FAULT names, as in ``leak:contract``, in the process of that stage and in those that it starts.
-More names may follow, with a space between them.
+
+More names may follow, with spaces between them.
 
 It stands in the place of the stand-in's file of this name, which puts CuPy on its device where GPUNET_TEST_STANDIN asks for it.
 """
@@ -92,15 +93,13 @@ def few(determinism):
 
 
 def sampled(compiled):
-    """No fault: the first and the last of the instances of a kernel that have tiles stand for all of them."""
+    """No fault: the last of a kernel's instances with tiles stands for all of them."""
     every = compiled.instantiations()
-
-    def chosen(file):
-        tiled = [[e for e in every[file] if e.startswith(f"{kernel}<")] for kernel in TILED]
-        left = {e for instances in tiled for e in instances[1:-1]}
-        return tuple(e for e in every[file] if e not in left)
-
-    compiled.instantiations = lambda: {file: chosen(file) for file in every}
+    is_tiled = importlib.import_module("gpunet.cuda.instantiations").is_tiled
+    last = {e.partition("<")[0]: e for expressions in every.values() for e in expressions if is_tiled(e)}.values()
+    compiled.instantiations = lambda: {
+        file: tuple(e for e in expressions if e in last or not is_tiled(e)) for file, expressions in every.items()
+    }
 
 
 def a_sixth(cases):
@@ -116,8 +115,6 @@ def fails(speed):
     speed.BENCHES = ((("step", "--nets", "nonsense"), ()), *speed.BENCHES[:1])
 
 
-PRODUCTS = ("conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "matmul")
-TILED = [f"{product}_{unit}" for product in PRODUCTS for unit in ("tiled", "mma")]
 FAULTS = {
     "constant": ("gpunet.nvrtc.source", constant),
     "barrier": ("gpunet.nvrtc.source", barrier),
