@@ -1,12 +1,13 @@
 #include "common.cuh"
 #include "depthwise.cuh"
 #include "slots.cuh"
-// Depthwise convolution: each channel has O / C filters of its own. It is fused with bias,
+// Depthwise convolution: each channel has O / C filters of its own. It is fused with bias, residual,
 // activation and max pool, as in conv2d_forward.cu, which has the simple kernels of these formulas:
 //   y[n, p, q, o] = f(b[o] + sum over i, j of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, o])
 //   dx[n, h, w, c] = sum over i, j, o of dy[n, (h + pad - i dilation) / stride, (w + pad - j dilation) / stride, o] w[i, j, o]
 //   dw[i, j, o] = sum over n, p, q of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] dy[n, p, q, o]
-//   x, dx (N, H, W, C)   w, dw (KH, KW, 1, O)   b, db (O,) or null   y, dy (N, OH, OW, O)   c = o C / O
+//   x, dx (N, H, W, C)   w, dw (KH, KW, 1, O)   b, db (O,) or null   c = o C / O
+//   y, dy (N, OH, OW, O)   residual as y, or null
 // With a mask, the forward pass has a pool, and y and mask are (N, OH / 2, OW / 2, O). The gate (y and
 // `f`) takes dy back through the activation, as gate.cuh explains.
 //
@@ -22,7 +23,7 @@
 // lanes of a warp, of the warps of a block, and of all splits are added in a fixed order: see
 // slots.cuh. With X = 1, V filters share a channel of x, which one load brings to all of them. A first
 // layer of gray images is such a convolution too, whose one channel has all filters.
-// Alignment: V = 4 needs x, w, b, y, dy, dx aligned to four elements, mask to four bytes, C a
+// Alignment: V = 4 needs x, w, b, residual, y, dy, dx aligned to four elements, mask to four bytes, C a
 // multiple of 4 and O = C; with X = 1 it needs no aligned x, and O / C a multiple of 4. V = 1 needs
 // nothing.
 // Bound: memory, x and y (and dy) once. In 16 bits the input gradient of a stride of 1 is bound by
@@ -92,10 +93,11 @@ __device__ __forceinline__ void load_taps(float (&w)[K * V], const T* filters, c
     for (int j = 0; j < K; ++j) load_piece<V>(w, j * V, filters + (int64)(i * K + j) * g.O + o);
 }
 
-// Bias, activation and pool of a patch at (p, q), and what it writes.
+// Bias, residual, activation and pool of a patch at (p, q), and what it writes.
 template <int V, typename T>
 __device__ __forceinline__ void finish_patch(
-        float (&acc)[ROWS][COLS * V], const T* b, T* y, uint8* mask, const Geometry& g, const Patch& at, Activation f) {
+        float (&acc)[ROWS][COLS * V], const T* b, const T* residual, T* y, uint8* mask, const Geometry& g, const Patch& at,
+        Activation f) {
     float bias[V] = {};
     if (b) load<V>(bias, b + at.channel);
     uint32 winners[COLS / 2] = {};
@@ -120,8 +122,12 @@ __device__ __forceinline__ void finish_patch(
         if (row + r >= height || (mask && r > 0)) break;
 #pragma unroll
         for (int e = 0; e < COLS * V; ++e) acc[r][e] += bias[e % V];
-        activate<COLS * V>(f, acc[r]);
         const int64 first = (int64)((at.n * height + row + r) * width + col) * g.O + at.channel;
+        if (residual)
+#pragma unroll
+            for (int q = 0; q < COLS; ++q)
+                if (col + q < width) add_piece<V>(acc[r], q * V, residual + first + (int64)q * g.O);
+        activate<COLS * V>(f, acc[r]);
 #pragma unroll
         for (int q = 0; q < COLS; ++q)
             if (q < COLS >> halved && col + q < width) store_piece<V>(y + first + (int64)q * g.O, acc[r], q * V);
@@ -138,8 +144,8 @@ __device__ __forceinline__ void finish_patch(
 
 template <typename T, int K, int S, int V, int X>
 __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
-        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b,
+        const T* __restrict__ OR_NULL residual, T* __restrict__ y, uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
     const Patch at = Patch::find<V>(g.N, mask ? g.OH / 2 * 2 : g.OH, mask ? g.OW / 2 * 2 : g.OW, g.O);
     if (!at.there) return;
     const int row = at.row * g.stride_h - g.pad_top, col = at.col * g.stride_w - g.pad_left;
@@ -164,7 +170,7 @@ __global__ void __launch_bounds__(THREADS, 2) conv2d_depthwise_forward(
                 }
             }
     }
-    finish_patch<V>(acc, b, y, mask, g, at, f);
+    finish_patch<V>(acc, b, residual, y, mask, g, at, f);
 }
 
 template <typename T, int K, int S, int V>

@@ -4,14 +4,17 @@
 #include "tensor_cores.cuh"
 #include "norm.cuh"
 #include "split.cuh"
-// 2-D convolution (the cross-correlation of deep learning), fused with bias, activation and max pool:
-//   y[n, p, q, o] = f(b[o] + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
-//   x (N, H, W, C)   w (KH, KW, C / groups, O)   b (O,) or null   y (N, OH, OW, O)
+// 2-D convolution (the cross-correlation of deep learning), fused with bias, residual, activation and max
+// pool:
+//   y[n, p, q, o] = f(b[o] + residual[n, p, q, o]
+//       + sum over i, j, c of x[n, p stride + i dilation - pad, q stride + j dilation - pad, c] w[i, j, c, o])
+//   x (N, H, W, C)   w (KH, KW, C / groups, O)   b (O,) or null   residual (N, OH, OW, O) or null, as y
 // Each group connects its own C / groups channels with its own O / groups filters.
 // With POOL, y and mask are (N, OH / 2, OW / 2, O): the maximum of each of the 2x2 windows side by
 // side, and its position 2 i + j in the window. The first of equal values wins, and NaN wins over
 // numbers. Bias and activation keep the order, so they are applied to the winner alone. An odd last
-// row or column is not computed, and the convolution's own output is never written.
+// row or column is not computed, and the convolution's own output is never written. There is no
+// residual, which would have a say in who wins.
 //
 // Tiling (`_tiled`): a matrix product with N OH OW rows (pixels), O / groups columns and a
 // reduction of KH KW C / groups, with taps outermost and channels innermost. A block gathers the
@@ -26,7 +29,7 @@
 // follows: parts (row tiles, 2, O) are means and squared distances, those of batch_norm.cu.
 // A depthwise convolution (C = groups) has kernels of its own, in conv2d_depthwise.cu.
 // Alignment: VX = 4 needs x aligned to four elements and C / groups a multiple of 4; VW = 4 needs
-// the same of w, y and O / groups; 1 needs nothing.
+// the same of w, residual, y and O / groups; 1 needs nothing.
 // Bound: 2 KH KW C / groups FLOP per output element, against 4 bytes for each element of x and y:
 // arithmetic from about C = 16 on at 3 x 3. With a pool, 5 bytes are written for four outputs
 // instead of 16.
@@ -64,8 +67,8 @@ __device__ __forceinline__ float convolve_pixel(const T* x, const T* w, const Ge
 
 template <typename T, bool POOL>
 __global__ void conv2d_forward_simple(
-        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b,
+        const T* __restrict__ OR_NULL residual, T* __restrict__ y, uint8* __restrict__ OR_NULL mask, Geometry g, Activation f) {
     const int each = POOL ? 4 : 1;  // pixels per result
     const int64 results = POOL ? (int64)g.N * (g.OH / 2) * (g.OW / 2) : (int64)g.N * g.OH * g.OW;
     GRID_STRIDE_LOOP(idx, results * g.O) {
@@ -78,6 +81,7 @@ __global__ void conv2d_forward_simple(
             keep_larger(convolve_pixel(x, w, g, n, p, q, o), corner, best, winner);
         }
         float v[1] = {b ? best + to_float(b[o]) : best};
+        if (!POOL && residual) v[0] += to_float(residual[idx]);
         activate<1>(f, v);
         from_float(y[idx], v[0]);
         if (POOL) mask[idx] = winner;
@@ -245,12 +249,12 @@ __device__ __forceinline__ void store_moments(const TileMoments<TN>* of_warps, c
     }
 }
 
-// What becomes of the sums of a tile: with bias and activation they are y; with POOL, those that win.
+// What becomes of the sums of a tile: with bias, residual and activation they are y; with POOL, those that win.
 // Where there are `parts`, the moments of y as it is stored stand there.
 template <typename Unit, bool POOL, bool ANY, int TM, int TN, typename T, int RM, int RN>
 __device__ __forceinline__ void store_pixels(
-        const float (&acc)[RM][RN], const Place& place, const Geometry& g, const T* b, T* y, uint8* mask, const Activation& f,
-        bool by_four, float* parts = nullptr) {
+        const float (&acc)[RM][RN], const Place& place, const Geometry& g, const T* b, const T* residual, T* y, uint8* mask,
+        const Activation& f, bool by_four, float* parts = nullptr) {
     constexpr int EACH = POOL ? 4 : 1, PIECE = least(RN, 4), ROWS = RM / EACH;  // rows per result; neighbouring columns
 #pragma unroll
     for (int j = 0; j < RN; j += PIECE) {
@@ -275,6 +279,7 @@ __device__ __forceinline__ void store_pixels(
                 for (int corner = 1; corner < EACH; ++corner) keep_larger(acc[i + corner][j + u], corner, v[u], winner[u]);
                 v[u] += bias[u];
             }
+            if (!POOL && residual) add_stored<PIECE>(v, residual, result, g.made - col, by_four);
             activate_results<ANY, PIECE>(f, v);
             store_columns<PIECE>(y, result, v, g.made - col, by_four);
             if (POOL) store_winners<PIECE>(mask, result, winner, g.made - col, by_four);
@@ -291,9 +296,10 @@ __device__ __forceinline__ void store_pixels(
 // ANY: whether the activation may be another one than ReLU.
 template <typename T, int TM, int TN, int RM, int RN, int VX, int VW, bool POOL, bool ANY>
 __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_tiled(
-        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
-        Geometry g, Activation f, int turns_a_split) {
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b,
+        const T* __restrict__ OR_NULL residual, T* __restrict__ y, uint8* __restrict__ OR_NULL mask,
+        float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f,
+        int turns_a_split) {
     typedef CudaCores<TM, TN, RM, RN> Unit;
     __shared__ typename Unit::Buffers buffers;
     known_block();
@@ -308,16 +314,17 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_til
     multiply_all<Unit>(operands, buffers, place, totals, acc);
     float none;
     if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
-    const bool by_four = VW == 4 || (g.made % 4 == 0 && comes_in_fours(y, g.O));
-    store_pixels<Unit, POOL, ANY, TM, TN>(acc, place, g, b, y, mask, f, by_four);
+    const bool by_four = VW == 4 || (g.made % 4 == 0 && comes_in_fours(y, g.O) && comes_in_fours(residual, g.O));
+    store_pixels<Unit, POOL, ANY, TM, TN>(acc, place, g, b, residual, y, mask, f, by_four);
 }
 
 // On the tensor cores; with a mask there is a pool.
 template <typename T, int TERMS, int TM, int TN, int RM, int RN, bool ANY>
 __global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_forward_mma(
-        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b, T* __restrict__ y,
-        uint8* __restrict__ OR_NULL mask, float* __restrict__ OR_NULL parts, float* __restrict__ OR_NULL UPDATED slots,
-        int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f, int turns_a_split) {
+        const T* __restrict__ x, const T* __restrict__ w, const T* __restrict__ OR_NULL b,
+        const T* __restrict__ OR_NULL residual, T* __restrict__ y, uint8* __restrict__ OR_NULL mask,
+        float* __restrict__ OR_NULL parts, float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals,
+        Geometry g, Activation f, int turns_a_split) {
     typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
     known_block<Unit::BLOCK>();
 
@@ -332,6 +339,6 @@ __global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_forward_mma(
     float none;
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
     if (parts) __syncthreads();  // the last copies of all threads have landed, where the moments will stand
-    if (mask) store_pixels<Unit, true, ANY, TM, TN>(acc, place, g, b, y, mask, f, true, parts);
-    else store_pixels<Unit, false, ANY, TM, TN>(acc, place, g, b, y, mask, f, true, parts);
+    if (mask) store_pixels<Unit, true, ANY, TM, TN>(acc, place, g, b, residual, y, mask, f, true, parts);
+    else store_pixels<Unit, false, ANY, TM, TN>(acc, place, g, b, residual, y, mask, f, true, parts);
 }

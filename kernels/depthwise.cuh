@@ -20,6 +20,15 @@ __device__ __forceinline__ void load_piece(float (&v)[N], int at, const T* p) {
     for (int u = 0; u < V; ++u) v[at + u] = piece[u];
 }
 
+// v[at … at + V - 1] += p[0 … V - 1].
+template <int V, int N, typename T>
+__device__ __forceinline__ void add_piece(float (&v)[N], int at, const T* p) {
+    float piece[V];
+    load<V>(piece, p);
+#pragma unroll
+    for (int u = 0; u < V; ++u) v[at + u] += piece[u];
+}
+
 template <int V, int N, typename T>
 __device__ __forceinline__ void store_piece(T* p, const float (&v)[N], int at) {
     float piece[V];

@@ -206,23 +206,27 @@ __device__ __forceinline__ void store_columns(T* y, int64 at, const float* v, in
     }
 }
 
-// The same, added to what y holds where `accumulate`.
+// v[j] += p[at + j], in the same way.
+template <int COUNT, typename T>
+__device__ __forceinline__ void add_stored(float* v, const T* p, int64 at, int columns, bool by_four) {
+    if (COUNT == 4 && by_four && columns > 0) {
+        float stored[4];
+        load<4>(stored, p + at);
+#pragma unroll
+        for (int j = 0; j < COUNT; ++j) v[j] += stored[j];
+    } else {
+#pragma unroll
+        for (int j = 0; j < COUNT; ++j)
+            if (j < columns) v[j] += to_float(p[at + j]);
+    }
+}
+
+// As `store_columns`, added to what y holds where `accumulate`.
 template <int COUNT, typename T>
 __device__ __forceinline__ void add_columns(T* y, int64 at, const float* v, int columns, bool by_four, int accumulate) {
     float sums[COUNT];
 #pragma unroll
     for (int j = 0; j < COUNT; ++j) sums[j] = v[j];
-    if (accumulate) {
-        if (COUNT == 4 && by_four && columns > 0) {
-            float old[4];
-            load<4>(old, y + at);
-#pragma unroll
-            for (int j = 0; j < COUNT; ++j) sums[j] += old[j];
-        } else {
-#pragma unroll
-            for (int j = 0; j < COUNT; ++j)
-                if (j < columns) sums[j] += to_float(y[at + j]);
-        }
-    }
+    if (accumulate) add_stored<COUNT>(sums, y, at, columns, by_four);
     store_columns<COUNT>(y, at, sums, columns, by_four);
 }

@@ -34,27 +34,41 @@ from gpunet.tensors import LateTensor
 __all__ = ["conv2d", "conv_transpose2d", "linear", "locally_connected2d"]
 
 
-class _Conv2d(Function, name="conv2d", fresh=True):
+class _Conv2d(Function, name="conv2d"):
     left: PartMoments | None = None
     """The moments of the result, where a batch norm follows and the kernel leaves them."""
 
-    def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv, before_norm: bool = False) -> Array:
+    def forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        residual: Array | None,
+        *,
+        conv: Conv,
+        before_norm: bool = False,
+    ) -> Array:
         if before_norm:
-            y, mask, self.left = self.backend.conv2d_forward_with_moments(x, weight, bias, conv)
+            y, mask, self.left = self.backend.conv2d_forward_with_moments(x, weight, bias, conv, residual)
         else:
-            y, mask = self.backend.conv2d_forward(x, weight, bias, conv)
+            y, mask = self.backend.conv2d_forward(x, weight, bias, conv, residual)
         self.save(x, weight)
         self.conv, self.gate = conv, conv.gate(y, mask)
+        self.fresh = residual is None  # the gradient of a residual may be dy itself
         return y
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved
-        dw = db = None
+        dw = db = dresidual = None
         dy, gate = self.backend.open_pool(dy, self.conv, self.gate)
+        if self.needs(3):
+            if gate is not None and gate.activation is not None:  # opened once, for all four gradients
+                dy, gate = self.backend.activation_backward(dy, gate.y, gate.activation), None
+            dresidual = dy
         if self.needs(1) or self.needs(2):
             dw, db = self.backend.conv2d_weight_grad(dy, x, self.conv, gate, self.into(weight=1, bias=2))
         dx = self.backend.conv2d_input_grad(dy, weight, self.conv, gate) if self.needs(0) else None
-        return dx, dw, db
+        return dx, dw, db, dresidual
 
 
 class _Linear(Function, name="linear", fresh=True):
@@ -99,9 +113,10 @@ def conv2d(
     groups: int = 1,
     activation: str | Activation | None = None,
     pool: int | Pair | None = None,
+    residual: Tensor | None = None,
     before_norm: bool = False,
 ) -> Tensor:
-    """2-D convolution (without a flip), bias, activation and max pool in one operation.
+    """2-D convolution (without a flip), bias, residual, activation and max pool in one operation.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -118,27 +133,33 @@ def conv2d(
         pool: window of a max pool after the activation, with windows side by side. A pool of 2 is
             fused, and the convolution's whole output is never written then. The gradient goes to
             the first largest value of a window before bias and activation.
+        residual: of the convolution's shape (N, OH, OW, O), added before the activation, as in He et
+            al. 2016, figure 2; None for none. A pool is then an operation of its own.
         before_norm: whether `batch_norm` takes the result next, in training. On tensor cores the
             convolution then leaves the moments of its result, which saves a pass over it.
     Returns:
         (N, OH, OW, O), with OH = floor((H + top + bottom - dilation (KH - 1) - 1) / stride) + 1,
         or OH // pool with a pool.
     Raises:
-        ValueError: channels, groups or a window that do not fit.
+        ValueError: channels, groups, a window or a residual that do not fit.
     """
     expect_tensor("conv2d", "x", x)
-    weight, bias = as_shaped(weight), as_shaped(bias)
+    weight, bias, residual = as_shaped(weight), as_shaped(bias), as_shaped(residual)
     geometry = Geometry.conv(x.shape, weight.shape, stride=stride, padding=padding, dilation=dilation, groups=groups)
     check_bias("conv2d", bias, (geometry.filters,))
+    if residual is not None and tuple(residual.shape) != geometry.y_shape:
+        raise ValueError(
+            f"conv2d: residual has shape {tuple(residual.shape)} but the convolution makes {geometry.y_shape}"
+        )
     fused = activation_of("conv2d", activation)
     plain = Conv(geometry, fused, precision=mode.matrix_precision)
     leaves: dict[str, bool] = {"before_norm": True} if before_norm else {}
     if pool is None:
-        return _Conv2d.apply(x, weight, bias, conv=plain, **leaves)
+        return _Conv2d.apply(x, weight, bias, residual, conv=plain, **leaves)
     pooling = Geometry.pool(geometry.y_shape, pair("conv2d", "pool", pool), operation="conv2d")
-    if pooling.window != FUSED_POOL:
-        return max_pool2d(_Conv2d.apply(x, weight, bias, conv=plain), pooling.window)
-    return _Conv2d.apply(x, weight, bias, conv=replace(plain, pool=pooling), **leaves)
+    if pooling.window != FUSED_POOL or residual is not None:
+        return max_pool2d(_Conv2d.apply(x, weight, bias, residual, conv=plain), pooling.window)
+    return _Conv2d.apply(x, weight, bias, None, conv=replace(plain, pool=pooling), **leaves)
 
 
 def moments_left(x: Tensor) -> PartMoments | None:

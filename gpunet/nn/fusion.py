@@ -1,6 +1,7 @@
 """Which neighbouring layers of a `Sequential` run as one operation: a small table.
 
-A convolution before a batch norm in training leaves the moments of its result for it.
+A convolution before a batch norm in training leaves the moments of its result for it. The last layer
+of a `Residual` adds the sum's other part, if it can.
 
 On a GPU some operations of small layers also share a launch, with unchanged numbers: a dense layer
 and the `cross_entropy` of its result, and the weight gradients of a backward pass's dense layers.
@@ -69,6 +70,13 @@ def fused(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
         if i < len(layers) and _leaves_moments(first, layers[i]):
             options["before_norm"] = True
         yield first, options
+
+
+def takes_residual(layer: Module, options: dict[str, Any]) -> bool:
+    """Whether a layer that runs with these options, the last of a `Residual`, can add the sum's
+    other part itself: nothing may come between it and the sum."""
+    behind = [options.get(name, getattr(layer, name, None)) for name in ("activation", "pool")]
+    return type(layer) in (Conv2d, BatchNorm2d) and not layer.hooked and behind == [None, None]
 
 
 def _leaves_moments(first: Module, second: Module) -> bool:

@@ -62,11 +62,18 @@ class Conv2d(Module):
         self.bias = parameter(initial.zeros((out_channels,))) if bias else None
 
     def forward(
-        self, x: Tensor, *, activation: Activation | None = None, pool: Pair | None = None, before_norm: bool = False
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        *,
+        activation: Activation | None = None,
+        pool: Pair | None = None,
+        before_norm: bool = False,
     ) -> Tensor:
         """x (N, H, W, C) -> (N, OH, OW, O).
 
         Args:
+            residual: as for `functional.conv2d`.
             activation, pool: of the layers that follow, where this layer has none of its own; see
                 `nn.fusion`.
             before_norm: as for `functional.conv2d`.
@@ -74,7 +81,7 @@ class Conv2d(Module):
         return F.conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
             groups=self.groups, activation=self.activation or activation, pool=self.pool or pool,
-            before_norm=before_norm,
+            residual=residual, before_norm=before_norm,
         )  # fmt: skip
 
     def parameter_formula(self) -> str:

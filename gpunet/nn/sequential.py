@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 from gpunet import functional as F
 from gpunet.autograd import Tensor
 from gpunet.modes import unfused
-from gpunet.nn.fusion import fused
+from gpunet.nn.fusion import fused, takes_residual
 from gpunet.nn.module import Module
 
 __all__ = ["Concat", "Residual", "Sequential"]
@@ -37,14 +38,18 @@ class Sequential(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The last layer's result."""
-        if self.fuse:
-            for layer, options in fused(self.layers):
+        with self._fusing():
+            for layer, options in self._steps():
                 x = layer(x, **options)
             return x
-        with unfused():
-            for layer in self.layers:
-                x = layer(x)
-            return x
+
+    def _steps(self) -> list[tuple[Module, dict[str, Any]]]:
+        """The layers that run, each with the options that stand for those fused into it."""
+        return list(fused(self.layers)) if self.fuse else [(layer, {}) for layer in self.layers]
+
+    def _fusing(self) -> AbstractContextManager[None]:
+        """The context in which the layers run."""
+        return nullcontext() if self.fuse else unfused()
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -67,7 +72,8 @@ class Residual(Sequential):
     """x + layers(x), with the layers one after another (He et al. 2016, section 3.1).
 
     The layers keep the shape, unless a shortcut changes that of x as well. They are held as by
-    `Sequential`, and so are their names.
+    `Sequential`, and so are their names. A `Conv2d` or a `BatchNorm2d` without activation that comes
+    last adds x itself, which saves a pass over memory.
 
     Args:
         layers, fuse: as for `Sequential`.
@@ -84,8 +90,15 @@ class Residual(Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """shortcut(x) + layers(x), which must have one shape."""
-        y = super().forward(x)
+        with self._fusing():
+            steps, y = self._steps(), x
+            last = steps.pop() if self.fuse and steps and takes_residual(*steps[-1]) else None
+            for layer, options in steps:
+                y = layer(y, **options)
         kept = x if self.shortcut is None else self.shortcut(x)
+        if last is not None:
+            layer, options = last
+            return layer(y, kept, **options)
         if y.shape != kept.shape:
             made = "" if self.shortcut is None else f" and the shortcut {kept.shape}"
             raise ValueError(f"Residual: the layers make {y.shape}{made} of x {x.shape}; the sum takes equal shapes")

@@ -122,6 +122,68 @@ def test_a_fused_activation_is_the_activation_after_it(backend, dtype, rng, acti
         same(one, other, tolerances.BACKENDS)
 
 
+RESIDUALS = [
+    # x, w, options: every algorithm, every epilogue
+    ((2, 6, 5, 3), (3, 2, 3, 4), {"padding": 1}),
+    ((2, 7, 6, 4), (3, 3, 2, 6), {"stride": 2, "groups": 2}),
+    ((2, 5, 4, 3), (1, 1, 3, 5), {}),
+    ((2, 5, 6, 4), (3, 3, 1, 4), {"padding": 1, "groups": 4}),
+    ((17, 5, 4, 2), (3, 3, 2, 3), {"padding": 1}),
+    ((2, 6, 7, 16), (3, 3, 16, 8), {"pool": 2, "padding": 1}),
+]
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "tanh"])
+@pytest.mark.parametrize(("x_shape", "w_shape", "options"), RESIDUALS)
+def test_a_residual_is_added_before_the_activation(backend, dtype, rng, x_shape, w_shape, options, activation):
+    x, w, b = (rng.normal(size=s).astype(dtype) for s in (x_shape, w_shape, w_shape[3:]))
+    plain = {name: value for name, value in options.items() if name != "pool"}
+
+    def apart(x, w, b, residual):
+        y = F.conv2d(x, w, b, **plain) + residual
+        y = y if activation is None else getattr(F, activation)(y)
+        return F.max_pool2d(y, 2) if "pool" in options else y
+
+    given = [gp.tensor(a, backend=backend) for a in (x, w, b)]
+    residual = rng.normal(size=F.conv2d(*given, **plain).shape).astype(dtype)
+    upstream = rng.normal(size=apart(*given, residual).shape).astype(dtype)
+    of_one, of_many = (
+        gradients(f, (x, w, b, residual), lambda _: upstream, backend=backend, dtype=dtype)
+        for f in (lambda x, w, b, r: F.conv2d(x, w, b, residual=r, activation=activation, **options), apart)
+    )
+    for one, other in zip((of_one[0], *of_one[1]), (of_many[0], *of_many[1]), strict=True):
+        same(one, other, tolerances.BACKENDS)
+
+
+@pytest.mark.parametrize("activation", [None, "tanh"])
+def test_gradients_with_a_residual_match_finite_differences(backend, rng, activation):
+    inputs = [rng.normal(size=s) for s in ((2, 5, 4, 3), (3, 3, 3, 2), (2,), (2, 5, 4, 2))]
+    check_gradients(
+        lambda x, w, b, r: F.conv2d(x, w, b, residual=r, activation=activation, padding=1),
+        inputs, backend=backend, rng=rng,
+    )  # fmt: skip
+
+
+def test_leaves_share_no_gradient_with_a_residual(backend, rng):
+    shapes = (1, 4, 3, 2), (1, 1, 2, 2), (1, 4, 3, 2)
+    arrays = [rng.normal(size=s).astype(np.float32) for s in shapes]
+    x, w, residual = (gp.tensor(a, backend=backend, requires_grad=True) for a in arrays)
+    y = F.conv2d(x, w, residual=residual)
+    dy = gp.tensor(rng.normal(size=y.shape).astype(np.float32), backend=backend)
+    before = dy.numpy().copy()
+    y.backward(dy)
+    F.conv2d(x, w, residual=residual).backward(dy)  # adds to what the leaves hold
+    np.testing.assert_array_equal(dy.numpy(), before)
+    np.testing.assert_array_equal(host(residual.grad, backend), 2 * before)
+
+
+def test_a_residual_of_another_shape_is_refused(backend):
+    x, w = (gp.tensor(np.ones(s, np.float32), backend=backend) for s in ((1, 4, 4, 2), (3, 3, 2, 5)))
+    message = r"conv2d: residual has shape \(1, 4, 4, 2\) but the convolution makes \(1, 2, 2, 5\)"
+    with pytest.raises(ValueError, match=message):
+        F.conv2d(x, w, residual=x)
+
+
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_conv2d_computes_only_the_gradients_that_are_needed(backend, dtype, rng, needed):
     shapes = (2, 6, 5, 3), (3, 3, 3, 4), (4,)

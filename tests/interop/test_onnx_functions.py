@@ -40,6 +40,7 @@ FUNCTIONS = {
     "a computed vector that broadcasts": lambda m, x: x * x[0, 0, 0],
     "a constant of more axes": lambda m, x: x + np.arange(2, dtype=np.float32).reshape(2, 1, 1, 1, 1),
     "one number of each image": lambda m, x: x - x.mean(axis=(1, 2, 3), keepdims=True),
+    "a convolution with a residual": lambda m, x: F.conv2d(x, m.filters, residual=x[:, 1:] * 2, activation="relu"),
     "the mean of each channel": lambda m, x: x.mean(axis=(1, 2)),
     "channels weighed by themselves": lambda m, x: x * F.sigmoid(x.mean(axis=(1, 2)).reshape(-1, 1, 1, 4)),
     "the sum of channels": lambda m, x: x.sum(axis=3),

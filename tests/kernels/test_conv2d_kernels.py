@@ -89,6 +89,37 @@ def test_activations_and_gates_are_fused(device_backend, reference, activation, 
     agrees(got[1], expected[1])
 
 
+@pytest.mark.parametrize("activation", [None, Activation("relu"), Activation("tanh")], ids=str)
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((2, 9, 8, 3), (3, 3, 3, 5), {"padding": 1}),
+        ((2, 9, 7, 4), (3, 2, 4, 20), {"padding": "same"}),
+        ((1, 13, 12, 8), (3, 3, 4, 12), {"padding": 1, "stride": 2, "groups": 2}),
+        ((2, 11, 10, 18), (3, 3, 18, 70), {"padding": 1}),
+        ((2, 6, 6, 256), (3, 3, 256, 16), {"padding": 1}),  # the reduction is split
+    ],
+)
+@pytest.mark.parametrize("off", [0, 1])
+def test_a_residual_is_fused(device_backend, reference, x_shape, w_shape, options, activation, off, normal, agrees):
+    geometry = Geometry.conv(x_shape, w_shape, **options)
+    x, w, b, residual = (normal(*s) for s in (x_shape, w_shape, w_shape[3:], geometry.y_shape))
+    on, conv = device_backend.asarray, Conv(geometry, activation)
+    moved = on(np.append(np.zeros(off, np.float32), residual))[off:].reshape(geometry.y_shape)  # off: not aligned
+    expected = reference.conv2d_forward(*doubled(x, w, b), conv, residual)[0]
+    agrees(device_backend.conv2d_forward(on(x), on(w), on(b), conv, moved)[0], expected)
+    expected = reference.conv2d_forward(*doubled(x, w), None, conv, residual)[0]
+    agrees(device_backend.conv2d_forward(on(x), on(w), None, conv, moved)[0], expected)
+
+
+def test_a_pool_is_not_fused_with_a_residual(device_backend):
+    geometry = Geometry.conv((1, 4, 4, 3), (3, 3, 3, 5), padding=1)
+    x, w, residual = (device_backend.full(s, 1, np.float32) for s in (geometry.x_shape, geometry.w_shape, (1, 4, 4, 5)))
+    conv = Conv(geometry, None, Geometry.pool(geometry.y_shape, FUSED_POOL))
+    with pytest.raises(ValueError, match="conv2d_forward: takes a pool or a residual, got both"):
+        device_backend.conv2d_forward(x, w, None, conv, residual)
+
+
 POOLED = [
     # x, w, options: odd and even outputs, one window, every tile, V = 1 and 4, groups, a stride
     ((2, 9, 8, 3), (3, 3, 3, 5), {"padding": 1}),

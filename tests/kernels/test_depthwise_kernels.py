@@ -97,6 +97,18 @@ def test_activations_and_gates(device_backend, reference, name, activation, norm
         agrees(mine, theirs)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("activation", [None, RELU, TANH], ids=str)
+def test_a_residual(device_backend, reference, name, activation, normal, agrees):
+    g, on = geometry_of(name), device_backend.asarray
+    x, w, b, residual = normal(*g.x_shape), normal(*g.w_shape), normal(g.filters), normal(*g.y_shape)
+    conv = Conv(g, activation)
+    expected = reference.conv2d_forward(*wide(x, w, b), conv, residual)[0]
+    agrees(device_backend.conv2d_forward(on(x), on(w), on(b), conv, on(residual))[0], expected)
+    moved = on(np.append(np.zeros(1, np.float32), residual))[1:].reshape(g.y_shape)  # not aligned
+    agrees(device_backend.conv2d_forward(on(x), on(w), on(b), conv, moved)[0], expected)
+
+
 @pytest.mark.parametrize(
     "name", [*VARIANTS, "3x3, strips with 1, 2 and 3 pixels left, even rows", "3x3 of odd channels"]
 )

@@ -13,13 +13,15 @@ SHAPES = [(1, False, (128, 128)), (1, False, (64, 64)), (2, False, (64, 64)), (1
 """Groups, whether a pool is fused, and the tile: with remainders in rows and columns."""
 
 
-def convolved(backend, rng, dtype, groups, pooled, shift=5.0):
+def convolved(backend, rng, dtype, groups, pooled, shift=5.0, *, residual=False):
     """(y, what was left) of a convolution whose results lie far from 0."""
     g = Geometry.conv((3, 11, 9, 16 * groups), (3, 3, 16, 40 * groups), padding=1, groups=groups)
     x, w = (backend.asarray(rng.normal(size=shape).astype(dtype)) for shape in (g.x_shape, g.w_shape))
     b = backend.asarray((rng.normal(size=g.filters) + shift).astype(dtype))
     pool = Geometry.pool(g.y_shape, FUSED_POOL) if pooled else None
-    y, mask, left = backend.conv2d_forward_with_moments(x, w, b, Conv(g, Activation("relu"), pool, "tf32"))
+    added = backend.asarray((rng.normal(size=g.y_shape) + np.arange(g.filters)).astype(dtype)) if residual else None
+    conv = Conv(g, Activation("relu"), pool, "tf32")
+    y, mask, left = backend.conv2d_forward_with_moments(x, w, b, conv, added)
     assert (mask is None) == (not pooled)
     return y, left
 
@@ -34,9 +36,12 @@ def normalised(backend, y, left):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("groups", "pooled", "tile"), SHAPES)
-def test_they_are_those_of_the_stored_results(cuda_backend, rng, dtype, groups, pooled, tile):
+@pytest.mark.parametrize("residual", [False, True])
+def test_they_are_those_of_the_stored_results(cuda_backend, rng, dtype, groups, pooled, tile, residual):
+    if pooled and residual:
+        pytest.skip("a pool is not fused with a residual")
     backend = cuda_backend.twin(tile=tile)
-    y, left = convolved(backend, rng, np.dtype(dtype), groups, pooled)
+    y, left = convolved(backend, rng, np.dtype(dtype), groups, pooled, residual=residual)
     rows = backend.to_numpy(y).astype(np.float64).reshape(-1, y.shape[-1])
     _, mean, variance, running_mean, running_var = normalised(backend, y, left)
     np.testing.assert_allclose(mean, rows.mean(0), rtol=1e-6)

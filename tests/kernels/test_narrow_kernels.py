@@ -96,6 +96,7 @@ def test_convolutions(compare, rounded, x_shape, w_shape, options, activation):
     g = Geometry.conv(x_shape, w_shape, **options)
     x, w, b, dy = rounded(*x_shape), rounded(*w_shape), rounded(w_shape[3]), rounded(*g.y_shape)
     compare("conv2d_forward", x, w, b, Conv(g, activation))
+    compare("conv2d_forward", x, w, b, Conv(g, activation), dy)  # as a residual
     gate = Gate(np.tanh(dy), activation) if activation else None
     compare("conv2d_input_grad", dy, w, Conv(g, activation), gate)
     compare("conv2d_weight_grad", dy, x, Conv(g, activation), gate, single=True)

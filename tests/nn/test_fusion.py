@@ -8,6 +8,7 @@ from helpers import host, same
 import gpunet as gp
 from gpunet import nn
 from gpunet.backends.contract import Activation
+from gpunet.modes import watching
 from gpunet.nn.fusion import fused
 
 
@@ -48,6 +49,52 @@ def test_a_convolution_leaves_moments_for_a_batch_norm_that_trains_and_for_no_ot
     norm.train()
     norm.register_forward_hook(lambda *_: None)
     assert runs(conv, norm) == [("Conv2d", []), ("BatchNorm2d", [])]
+
+
+def operations(model, x):
+    seen = []
+    with watching(lambda function, direction: seen.append(function.name)):
+        model(x)
+    return seen
+
+
+def test_the_last_layer_of_a_residual_adds_the_sum_if_nothing_comes_between(backend, rng):
+    def conv(**options):
+        return nn.Conv2d(2, 2, 3, padding=1, **options)
+
+    x = gp.tensor(rng.normal(size=(2, 4, 4, 2)).astype(np.float32), backend=backend)
+    for layers, expected in (
+        ([conv()], ["conv2d"]),
+        ([conv(), nn.ReLU(), conv()], ["conv2d", "conv2d"]),
+        ([conv(), nn.BatchNorm2d(2)], ["conv2d", "batch_norm"]),
+        ([conv(), nn.ReLU()], ["conv2d", "add"]),
+        ([conv(activation="tanh")], ["conv2d", "add"]),
+        ([conv(), nn.BatchNorm2d(2, activation="relu")], ["conv2d", "batch_norm", "add"]),
+        ([nn.GroupNorm(1, 2)], ["group_norm", "add"]),
+        ([], ["add"]),
+    ):
+        assert operations(nn.Residual(*layers).to(backend), x) == expected
+    model = nn.Residual(conv(), shortcut=nn.Conv2d(2, 2, 1)).to(backend)
+    assert operations(model, x) == ["conv2d", "conv2d"]
+    assert operations(nn.Residual(conv(), fuse=False).to(backend), x) == ["conv2d", "add"]
+    model[0].register_forward_hook(lambda *_: None)
+    assert operations(model, x) == ["conv2d", "conv2d", "add"]
+
+
+@pytest.mark.parametrize("last", [lambda: nn.BatchNorm2d(3), lambda: nn.Conv2d(3, 3, 1)])
+def test_a_residual_gives_the_numbers_of_the_sum(backend, rng, last):
+    body = [nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), last()]
+    x, dy = (rng.normal(size=(2, 5, 4, 3)).astype(np.float32) for _ in range(2))
+    results = []
+    for fuse in (True, False):
+        model = nn.Residual(*body, shortcut=nn.Identity(), fuse=fuse).to(backend)
+        given = gp.tensor(x, backend=backend, requires_grad=True)
+        model.zero_grad()
+        y = model(given)
+        y.backward(dy)
+        results.append([host(y), host(given.grad, backend), *(host(p.grad, backend) for p in model.parameters())])
+    for one, by_one in zip(*results, strict=True):
+        same(one, by_one, tolerances.BACKENDS)
 
 
 @pytest.mark.parametrize(

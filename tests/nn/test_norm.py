@@ -134,7 +134,7 @@ def test_a_residual_adds_its_input(backend, rng):
     assert list(model.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     y.backward(np.zeros(y.shape, np.float32))
     with pytest.raises(ValueError, match=re.escape("Residual: the layers make (2, 3, 2, 3) of x (2, 5, 4, 3)")):
-        nn.Residual(nn.Conv2d(3, 3, 3)).to(backend)(x)
+        nn.Residual(nn.Conv2d(3, 3, 3), nn.ReLU()).to(backend)(x)
 
 
 FOLDED = {

@@ -26,6 +26,14 @@ class Branches(nn.Module):
         return self.last(F.concatenate([self.near(x) + self.far(x), self.wide(x)], axis=3))
 
 
+class Added(Branches):
+    """The same, where a convolution adds the other branch."""
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        return self.last(F.concatenate([self.near(x, self.far(x)), self.wide(x)], axis=3))
+
+
 def classifier(backend, dtype, *, fuse=True):
     """Two convolutions with pools, and a dense layer: (N, 9, 11, 2) -> (N, 4)."""
     model = nn.Sequential(
@@ -124,7 +132,7 @@ def padded():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [chain, unshared, padded, Branches])
+@pytest.mark.parametrize("make", [chain, unshared, padded, Branches, Added])
 def test_receptive_fields_are_the_pixels_that_change_a_unit(make):
     shape = (24, 29, 2)
     model = positive(make())

@@ -22,8 +22,9 @@ FUSED_POOL = (2, 2)
 class Conv:
     """A convolution without its arrays: where its windows lie, and what is fused behind it.
 
-    The order is convolution, bias, activation, pool. The pool's mask is that of the values before
-    bias and activation, for these keep the order of the values in a window.
+    The order is convolution, bias, residual, activation, pool. The pool's mask is that of the values
+    before bias and activation, for these keep the order of the values in a window; a residual does
+    not, so it is not fused together with a pool.
 
     Raises:
         ValueError: a pool that cannot be fused behind this convolution; an unknown precision.
@@ -64,30 +65,34 @@ class ConvPrimitives(ABC):
     """A convolution, and the gradients of its input and of its weights."""
 
     @abstractmethod
-    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
-        """Convolution, bias, activation f and max pool.
+    def conv2d_forward(
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        """Convolution, bias, residual, activation f and max pool.
 
         With x (N, H, W, C), w (KH, KW, C // groups, O), b (O,), stride s and dilation d,
 
-            y[n, p, q, o] = f(b[o] + sum over i, j, c of
+            y[n, p, q, o] = f(b[o] + residual[n, p, q, o] + sum over i, j, c of
                 x[n, p s + i d - pad, q s + j d - pad, c] w[i, j, c, o]),
 
         which is the cross-correlation that deep learning calls a convolution. Each group connects
         its own C // groups channels with its own O // groups filters.
 
+        Args:
+            residual: of y's shape and dtype, or None; with a pool it must be None.
         Returns:
             y of `conv.y_shape`, and the pool's mask as `max_pool2d_forward` gives it, or None
             without a pool.
         """
 
     def conv2d_forward_with_moments(
-        self, x: Array, w: Array, b: Array | None, conv: Conv
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None = None
     ) -> tuple[Array, Array | None, PartMoments | None]:
         """`conv2d_forward` for a batch norm that follows -> (y, mask, the moments of y's channels).
 
         The moments are None where a backend, or the kernel for these shapes, leaves none.
         """
-        return (*self.conv2d_forward(x, w, b, conv), None)
+        return (*self.conv2d_forward(x, w, b, conv, residual), None)
 
     def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
         """Take dy back through a fused pool, for the gradients of the input and of the weights.

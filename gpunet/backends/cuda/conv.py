@@ -20,25 +20,31 @@ from gpunet.geometry import Geometry
 class CudaConv(CudaDepthwise, CudaPool):
     """The primitives of conv2d_*.cu."""
 
-    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
-        return self._convolve(x, w, b, conv, leaves_moments=False)[:2]
+    def conv2d_forward(
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None = None
+    ) -> tuple[Array, Array | None]:
+        return self._convolve(x, w, b, conv, residual, leaves_moments=False)[:2]
 
     def conv2d_forward_with_moments(
-        self, x: Array, w: Array, b: Array | None, conv: Conv
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None = None
     ) -> tuple[Array, Array | None, PartMoments | None]:
-        return self._convolve(x, w, b, conv, leaves_moments=True)
+        return self._convolve(x, w, b, conv, residual, leaves_moments=True)
 
     def _convolve(
-        self, x: Array, w: Array, b: Array | None, conv: Conv, *, leaves_moments: bool
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None, *, leaves_moments: bool
     ) -> tuple[Array, Array | None, PartMoments | None]:
         g, pooled = conv.geometry, conv.pool is not None
-        element = self._element("conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)))
+        element = self._element(
+            "conv2d_forward", x=(x, g.x_shape), w=(w, g.w_shape), b=(b, (g.filters,)), residual=(residual, g.y_shape)
+        )
+        if pooled and residual is not None:
+            raise ValueError("conv2d_forward: takes a pool or a residual, got both")
         y = self.arrays.empty(conv.y_shape, x.dtype)
         mask = self.arrays.empty(conv.y_shape, np.uint8) if pooled else None
-        opened, common = (x, w, b, y, mask), (geometry_fields(g), activation_fields(conv.activation))
+        opened, common = (x, w, b, residual, y, mask), (geometry_fields(g), activation_fields(conv.activation))
         left = None
         if reads_depthwise(g) and not self.simple:
-            self._depthwise_forward(x, w, b, y, mask, conv)
+            self._depthwise_forward(*opened, conv)
         elif self.simple:
             options = f"{element}, {str(pooled).lower()}"
             self._each(
@@ -52,15 +58,15 @@ class CudaConv(CudaDepthwise, CudaPool):
         self, element: str, opened: Sequence[Any], common: Sequence[Any], conv: Conv, *, leaves_moments: bool
     ) -> PartMoments | None:
         """Launch a convolution in tiles -> the moments that it leaves, if it does."""
-        name, g, (x, w, _, y, _) = "conv2d_forward", conv.geometry, opened
+        name, g, (x, w, _, residual, y, _) = "conv2d_forward", conv.geometry, opened
         each = 1 if conv.pool is None else 4  # pixels of a result
-        terms = self._terms(element, conv.precision, (_taken(g), _made(g)), x, w, y)
+        terms = self._terms(element, conv.precision, (_taken(g), _made(g)), x, w, residual, y)
         other = not (conv.activation is None or conv.activation.name == "relu")
         general = other or (not terms and element != "float")
         layout = self._lay_out(
             name, element, y.size // g.filters * each, _made(g), g.window[0] * g.window[1] * _taken(g), copies=g.groups,
             general=general, terms=terms, left=_taken(g) % 4 == 0 and self._aligned(x),
-            right=_made(g) % 4 == 0 and self._aligned(w, y),
+            right=_made(g) % 4 == 0 and self._aligned(w, residual, y),
         )  # fmt: skip
         left = None
         if terms and leaves_moments:

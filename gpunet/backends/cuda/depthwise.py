@@ -34,11 +34,13 @@ would lose digits."""
 class CudaDepthwise(CudaDevice):
     """The primitives of conv2d_depthwise.cu, on arguments that :class:`CudaConv` has checked."""
 
-    def _depthwise_forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, conv: Conv) -> None:
+    def _depthwise_forward(
+        self, x: Array, w: Array, b: Array | None, residual: Array | None, y: Array, mask: Array | None, conv: Conv
+    ) -> None:
         g, halved = conv.geometry, 1 if mask is None else 2
-        kernel, _, v = self._depthwise_kernel("forward", g, x, w, b, y)
+        kernel, _, v = self._depthwise_kernel("forward", g, x, w, b, residual, y)
         n, rows, cols, _ = g.y_shape
-        args = x, w, b, y, mask, geometry_fields(g), activation_fields(conv.activation)
+        args = x, w, b, residual, y, mask, geometry_fields(g), activation_fields(conv.activation)
         extents = n, rows // halved * halved, cols // halved * halved, g.filters
         self._depthwise_launch(kernel, extents, v, 2 * g.multiply_adds, *args)
 

@@ -13,13 +13,17 @@ from gpunet.geometry import Geometry
 class ReferenceConv(HostArrays):
     """A convolution, and the gradients of its input and of its weights; sums are float64."""
 
-    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
+    def conv2d_forward(
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None = None
+    ) -> tuple[Array, Array | None]:
         g = conv.geometry
         windows = _by_group(windows_of(pad_images(x.astype(np.float64), g), g), g.groups)
         y = np.einsum("nyxijgc,ijcgo->nyxgo", windows, _by_group(w, g.groups)).reshape(g.y_shape).astype(x.dtype)
         y, mask = (y, None) if conv.pool is None else self.max_pool2d_forward(y, conv.pool)
         if b is not None:
             y = y + b
+        if residual is not None:
+            y = y + residual
         return y if conv.activation is None else self.activation_forward(y, conv.activation), mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:

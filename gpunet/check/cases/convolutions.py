@@ -61,6 +61,8 @@ def _convolutions(draw: Draw) -> Iterator[Case]:
                 yield draw.call(
                     "conv2d_forward", x, w, b, Conv(g, chosen, pool), label=name, variants=tiles["conv2d_forward"]
                 )
+        added: dict[str, Any] = {"residual": draw.normal(*g.y_shape), "label": f"{label}, residual"}
+        yield draw.call("conv2d_forward", x, w, b, Conv(g, RELU), variants=tiles["conv2d_forward"], **added)
         without = f"{label}, no bias"
         yield draw.call(
             "conv2d_weight_grad", dy, x, plain, into=Into(needs_bias=False), label=without, variants=FAST_AND_SIMPLE
@@ -113,6 +115,8 @@ def _on_tensor_cores(draw: Draw) -> Iterator[Case]:
             forward["label"] = f"{label}, pooled"
             yield draw.call("conv2d_forward", x, w, b, Conv(g, RELU, pool, precision), **forward)
             yield draw.call("conv2d_forward", x, w, None, Conv(g, LEAKY, None, precision), label=f"{label}, leaky")
+            forward["label"] = f"{label}, residual"
+            yield draw.call("conv2d_forward", x, w, b, Conv(g, RELU, None, precision), residual=dy, **forward)
             for gate, name in ((None, label), (Gate(y, RELU), f"{label}, gated")):
                 for kernel, other in (("conv2d_input_grad", w), ("conv2d_weight_grad", x)):
                     yield draw.call(kernel, dy, other, conv, gate, label=name, variants=variants[kernel])

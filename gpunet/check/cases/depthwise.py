@@ -52,4 +52,6 @@ def _calls(draw: Draw, label: str, g: Geometry) -> Iterator[Case]:
         yield draw.call("conv2d_weight_grad", dy, x, conv, given, label=label, variants=FAST_AND_SIMPLE)
     without, dy = f"{label}, no bias", draw.normal(*g.y_shape)
     yield draw.call("conv2d_forward", x, w, None, Conv(g), label=without, variants=FAST_AND_SIMPLE)
+    added = f"{label}, residual"
+    yield draw.call("conv2d_forward", x, w, b, Conv(g, RELU), dy, label=added, variants=FAST_AND_SIMPLE)
     yield draw.call("conv2d_weight_grad", dy, x, Conv(g), into=Into(needs_bias=False), label=without)

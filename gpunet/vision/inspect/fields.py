@@ -114,7 +114,9 @@ def field_of(y: Tensor, x: Tensor) -> ReceptiveField:
         if not seen:
             return None
         if function.name in WINDOWS:
-            return _slid(function, seen[0][1])
+            slid = _slid(function, seen[0][1])
+            residual = of(function.inputs[3]) if function.name == "conv2d" else None
+            return slid if residual is None else _united((slid, residual), whole)
         if function.name == "pad2d":
             return seen[0][1].padded(vars(function)["first"])
         alike = all(each.ndim == 4 and each.shape[:3] == t.shape[:3] for each, _ in seen)

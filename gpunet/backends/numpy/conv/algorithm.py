@@ -34,7 +34,9 @@ class ConvAlgorithm(ABC):
         """Images start … stop - 1 as ranges, one for each block."""
 
     @abstractmethod
-    def forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None) -> None:
+    def forward(
+        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+    ) -> None:
         """Write y, and mask if there is a pool, of images x."""
 
     @abstractmethod
@@ -45,7 +47,7 @@ class ConvAlgorithm(ABC):
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """Write dx (n, H, W, C)."""
 
-    def _finish(self, sums: Array, b: Array | None, y: Array, mask: Array | None) -> None:
+    def _finish(self, sums: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None) -> None:
         """Write y, and mask, from the sums (n, OH, OW, O), which are y itself without a pool."""
         if self.conv.pool is not None and mask is not None:
             max_pool_forward(sums, y, mask, self.conv.pool)
@@ -53,6 +55,8 @@ class ConvAlgorithm(ABC):
             # Whole rows of pixels at a time: NumPy's broadcasting is slow along few channels
             rows = y.reshape(-1, y.shape[2] * len(b))
             rows += np.tile(b, y.shape[2])
+        if residual is not None:
+            y += residual
         if self.conv.activation is not None:
             activate(y, self.conv.activation, out=y)
 

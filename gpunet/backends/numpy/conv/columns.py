@@ -43,7 +43,9 @@ class Columns(ConvAlgorithm):
         _, oh, ow, _ = self.geometry.y_shape
         return ranges(0, count, count if self.geometry.pointwise else MATRIX_ELEMENTS // (oh * ow * self.taps))
 
-    def forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None) -> None:
+    def forward(
+        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+    ) -> None:
         g = self.geometry
         sums = y if self.conv.pool is None else memory.empty((len(x), *g.y_shape[1:]), self.dtype)
         filters = w.reshape(self.taps, g.filters)
@@ -52,7 +54,7 @@ class Columns(ConvAlgorithm):
             for i, matrix in enumerate(self._fill(x[first:last])):
                 span = group_slice(i, g.groups, g.filters)
                 np.matmul(matrix, filters[:, span], out=flat[:, span])
-        self._finish(sums, b, y, mask)
+        self._finish(sums, b, y, mask, residual)
 
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         g = self.geometry

@@ -33,7 +33,9 @@ class Depthwise(ConvAlgorithm):
         rows, columns = self.geometry.padded_extents
         return ranges(start, stop, PADDED_ELEMENTS // (rows * columns * self.geometry.filters))
 
-    def forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None) -> None:
+    def forward(
+        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+    ) -> None:
         sums = y if self.conv.pool is None else memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
         rows = _joined(sums)
         part = memory.empty(rows.shape, self.dtype)
@@ -42,7 +44,7 @@ class Depthwise(ConvAlgorithm):
         for filters, pixels in self._taps(w):
             np.multiply(pixels, filters, out=part)
             rows += part
-        self._finish(sums, b, y, mask)
+        self._finish(sums, b, y, mask, residual)
 
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         c = self.geometry.filters

@@ -36,13 +36,17 @@ class Planes(ConvAlgorithm):
         count = min(max(-(-(stop - start) * largest // COLUMN_ELEMENTS), 1), stop - start)
         return list(pairwise([start + (stop - start) * i // count for i in range(count + 1)]))
 
-    def forward(self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None) -> None:
+    def forward(
+        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+    ) -> None:
         planes = self._memory(self.geometry.y_shape, len(x))
         np.matmul(self._filters(w), self._columns(x), out=self._rows(planes))
         if mask is not None:
             planes = _pool(planes, mask)
         if b is not None:
             planes += b[:, None, None, None]
+        if residual is not None:
+            planes += residual.transpose(3, 1, 2, 0)
         if self.conv.activation is not None:
             activate(planes, self.conv.activation, out=planes)
         y[...] = planes.transpose(3, 1, 2, 0)

@@ -19,12 +19,15 @@ from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 class NumpyConv(NumpyThreads):
     """A convolution, and the gradients of its input and of its weights."""
 
-    def conv2d_forward(self, x: Array, w: Array, b: Array | None, conv: Conv) -> tuple[Array, Array | None]:
+    def conv2d_forward(
+        self, x: Array, w: Array, b: Array | None, conv: Conv, residual: Array | None = None
+    ) -> tuple[Array, Array | None]:
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
 
         def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
-            algorithm.forward(x[i:j], w, b, y[i:j], None if mask is None else mask[i:j])
+            own_mask, own_residual = (None if a is None else a[i:j] for a in (mask, residual))
+            algorithm.forward(x[i:j], w, b, y[i:j], own_mask, own_residual)
 
         self._in_blocks(choose(conv.geometry), conv, x.dtype, work)
         return y, mask

@@ -41,7 +41,10 @@ def _product(step: Step, kind: str, weight_order: tuple[int, ...], **attributes:
 
 def _conv2d(step: Step) -> None:
     conv: Conv = step.options["conv"]
-    y = activated(step, _product(step, "Conv", TO_OIHW, **_windows(conv.geometry)), conv.activation)
+    y = _product(step, "Conv", TO_OIHW, **_windows(conv.geometry))
+    if step.given(3):
+        y = step.emit("Add", y, step.first(3))
+    y = activated(step, y, conv.activation)
     step.done_first(y if conv.pool is None else _max_pool(step, y, conv.pool))
 
 
