@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpunet.nvrtc import cache
+from gpunet import cache
 
 SYSTEMS = tempfile.gettempdir()
 unix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no user numbers")
@@ -109,7 +109,7 @@ def test_what_a_folder_holds_is_taken_where_nothing_can_be_added(tmp_path, monke
 def test_a_process_of_an_unknown_user_without_home_computes():
     """As in a container that runs under any number."""
     code = (
-        "import os, numpy; import gpunet as gp; from gpunet.nvrtc import cache; x = gp.tensor([1.0], backend='numpy')\n"
+        "import os, numpy; import gpunet as gp; from gpunet import cache; x = gp.tensor([1.0], backend='numpy')\n"
         "os.setgid(65531); os.setuid(65531); os.environ.pop('HOME', None)\n"
         "print(cache.folder('things'), (x * 2).numpy())"
     )

@@ -13,7 +13,7 @@ LAYERS = (
         "decorators", "dlpack", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling", "tables",
         "version",
     ),
-    ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
+    ("cache",), ("cplusplus",), ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",),
     ("arrays", "nn"),
     ("models", "optim", "data", "vision", "interop"),

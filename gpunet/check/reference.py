@@ -17,11 +17,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from gpunet import cache
 from gpunet.backends import get_backend
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.check.cases import Case, all_cases, variant
 from gpunet.cuda.instantiations import instantiations
-from gpunet.nvrtc import cache, source
+from gpunet.nvrtc import source
 
 MANIFEST = "manifest"
 """The array of the file that holds JSON: the kernels, the device, and the arrays of each case."""

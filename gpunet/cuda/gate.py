@@ -19,10 +19,11 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
+from gpunet import cache
 from gpunet.cuda import sass
 from gpunet.cuda.instantiations import instantiations, is_mma, module_of
 from gpunet.cuda.tile_lists import LEAST_ARCHITECTURE
-from gpunet.nvrtc import cache, compiler, source
+from gpunet.nvrtc import compiler, source
 from gpunet.progress import turn_off, write_line
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")

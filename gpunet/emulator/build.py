@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpunet import cache, cplusplus
 from gpunet.errors import BackendError
-from gpunet.nvrtc import cache
 from gpunet.nvrtc import compiler as nvrtc
-from gpunet.progress import working
 
 FOLDER = "emulator"
 """The folder of the cache that holds the libraries."""
@@ -68,19 +64,8 @@ def check_available() -> None:
 
 
 def compiler() -> str:
-    """Return the path of the C++ compiler: g++, or what ``CXX`` names.
-
-    Raises:
-        BackendError: there is none.
-    """
-    name = os.environ.get("CXX") or "g++"
-    found = shutil.which(name)
-    if found is None:
-        raise BackendError(
-            f"the CUDA emulator needs a C++ compiler, and {name} is not found: install it (Debian, Ubuntu: "
-            "apt-get install g++; Fedora: dnf install gcc-c++), or name one in CXX"
-        )
-    return found
+    """The path of the C++ compiler, or a BackendError."""
+    return cplusplus.compiler("the CUDA emulator needs")
 
 
 @functools.cache
@@ -89,8 +74,8 @@ def own_hash(files: tuple[str, ...]) -> str:
     words = hashlib.sha256()
     for file in files:
         words.update(file.encode() + (HERE / file).read_bytes())
-    version = _run([compiler(), "-dumpfullversion", "-dumpmachine"])
-    words.update(repr((COMMON, MACHINE_FLAGS, KERNEL_FLAGS, COUNTED_FLAGS, version.stdout, _processor())).encode())
+    made_by = cplusplus.version(compiler()), cplusplus.processor()
+    words.update(repr((COMMON, MACHINE_FLAGS, KERNEL_FLAGS, COUNTED_FLAGS, *made_by)).encode())
     return words.hexdigest()
 
 
@@ -122,28 +107,6 @@ def kernel(code: str, *, checked: bool, counted: bool = False) -> Path:
 
 
 def compile_library(sources: Sequence[Path], to: Path, flags: Sequence[str], libraries: Sequence[str] = ()) -> None:
-    """Run g++.
-
-    Raises:
-        RuntimeError: it fails, which is an error of the translator; the message is its first lines.
-    """
-    command = [compiler(), *COMMON, *flags, "-o", str(to), *map(str, sources), *libraries]
-    with working("compiling the emulated device and its kernels, once for this machine"):
-        done = _run(command)
-    if done.returncode:
-        first = "\n".join(done.stderr.splitlines()[:12])
-        raise RuntimeError(f"g++ does not compile what the emulator made of {to.stem}:\n{first}")
-
-
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program in a session of its own, so that Ctrl-C reaches only this process."""
-    return subprocess.run(command, capture_output=True, text=True, check=False, start_new_session=True)
-
-
-def _processor() -> str:
-    """Return the instruction sets of this processor, for which -march=native compiles."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith("flags")), "")
+    """Compile sources into a library; a RuntimeError is an error of the translator."""
+    what = "the emulated device and its kernels"
+    cplusplus.compile_library(compiler(), sources, to, (*COMMON, *flags), libraries, what=what)

@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gpunet import cache
 from gpunet.emulator import build, counts
 from gpunet.emulator.counts import Profile
 from gpunet.emulator.operands import UnknownOpcode
 from gpunet.emulator.ptx import parse
 from gpunet.emulator.translate import Kernel, translate
-from gpunet.nvrtc import cache, compiler
+from gpunet.nvrtc import compiler
 from gpunet.nvrtc.signature import BLOCK_LIMIT, Extents, check_extents
 
 SHARED_LIMITS = {

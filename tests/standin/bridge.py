@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from gpunet import cache
 from gpunet.emulator import build
-from gpunet.nvrtc import cache
 
 _BOXES = {
     "int": "i", "unsigned int": "I", "intptr_t": "L", "size_t": "K", "uintmax_t": "K", "CUdevice": "i", "PyObject *": "O",

@@ -103,13 +103,13 @@ def avg_pool_forward(x: Array, y: Array, g: Geometry, count_padding: bool) -> No
         y[...] = 0
         for _, outside, inside in _taps(g):
             y[outside] += x[inside]
-    y *= _shares(g, count_padding).astype(y.dtype)
+    y *= shares_of(g, count_padding).astype(y.dtype)
 
 
 def avg_pool_backward(dy: Array, dx: Array, g: Geometry, count_padding: bool) -> None:
     """Write dx (n, H, W, C): the sum of the shares of dy of the windows of each pixel."""
     dx[...] = 0
-    share = dy * _shares(g, count_padding).astype(dy.dtype)
+    share = dy * shares_of(g, count_padding).astype(dy.dtype)
     if _has_long_sums(g):
         rows, columns = _sums(g)
         resample(share, dx, rows.transposed, columns.transposed)
@@ -189,7 +189,7 @@ def _first_inside(g: Geometry) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _shares(g: Geometry, count_padding: bool) -> Array:
+def shares_of(g: Geometry, count_padding: bool) -> Array:
     """One over what each window's sum is divided by, (OH, OW, 1)."""
     rows, columns = (last - first for first, last in _spans(g, count_padding))
     return 1 / np.multiply.outer(rows, columns)[..., None]

@@ -11,10 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from gpunet import cache
 from gpunet.check.stage import FailedError, NotApplicableError, Numbers, Stage
 from gpunet.emulator import build
 from gpunet.errors import BackendError
-from gpunet.nvrtc import cache, compiler
+from gpunet.nvrtc import compiler
 from gpunet.version import __version__
 
 PACKAGES = (

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpunet import cache
 from gpunet.cuda import sass
 from gpunet.cuda.instantiations import file_of, module_of
 from gpunet.cuda.prediction.gpus import WARP
-from gpunet.nvrtc import cache, compiler, source
+from gpunet.nvrtc import compiler, source
 
 BRANCH_CYCLES = 8
 """Cycles from a branch that is taken to the instruction behind it."""

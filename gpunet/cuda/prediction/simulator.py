@@ -21,9 +21,9 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+from gpunet import cache
 from gpunet.cuda.prediction.gpus import SCHEDULERS, WARP, WHOLE_PRODUCT
 from gpunet.cuda.prediction.machine_code import NO_SCOREBOARD, Instruction, matrix_products
-from gpunet.nvrtc import cache
 
 WARM_TURNS, COUNTED_TURNS = 6, 18
 """Turns of each block, on average, before the cycles are counted, and while they are."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from gpunet.nvrtc.cache import writable
+from gpunet.cache import writable
 from gpunet.progress import Progress, track
 
 ENVIRONMENT = "GPUNET_DATA"

@@ -14,10 +14,15 @@ FEWEST_IMAGES = 16
 def choose(g: Geometry) -> type[ConvAlgorithm]:
     """The algorithm of a convolution of this geometry, and of its weight gradient."""
     channels, filters = g.x_shape[3], g.filters
-    if g.groups == channels == filters > 1:
+    if is_depthwise(g):
         return Depthwise
     few = channels // g.groups < 16 and filters // g.groups < 32
     return Planes if few and not g.pointwise and g.x_shape[0] >= FEWEST_IMAGES else Columns
+
+
+def is_depthwise(g: Geometry) -> bool:
+    """Whether each channel has one filter of its own."""
+    return g.groups == g.x_shape[3] == g.filters > 1
 
 
 def choose_input_grad(g: Geometry) -> tuple[type[ConvAlgorithm], Geometry | None]:

@@ -1,0 +1,74 @@
+"""Elementwise functions and their gradients in compiled loops: activation.cpp."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, InputActivation
+from gpunet.backends.host import memory
+from gpunet.backends.numpy.activation import CHEBYSHEV, TERMS, NumpyActivation
+from gpunet.backends.numpy.compiled.library import CompiledLoops
+
+KINDS = (*(name for name in ACTIVATIONS if name not in LINES), "line", "gelu", "silu", "softplus", "hard_swish")
+"""The functions by their numbers in activation.cpp."""
+WORK = 4
+"""Elements of work that one element stands for."""
+
+
+class CompiledActivation(CompiledLoops, NumpyActivation):
+    """Elementwise functions and their gradients."""
+
+    def activation_forward(self, x: Array, activation: Activation) -> Array:
+        loops = self._loops("activation", x)
+        if loops is None:
+            return super().activation_forward(x, activation)
+        y = memory.empty(x.shape, x.dtype)
+        self._over(f"activation_forward_{x.dtype}", loops, (x, y), (*kind_and_numbers(activation), None, 0))
+        return y
+
+    def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
+        loops = self._loops("activation", dy, y)
+        if loops is None:
+            return super().activation_backward(dy, y, activation)
+        dx = memory.empty(y.shape, y.dtype)
+        self._over(f"activation_backward_{y.dtype}", loops, (dy, y, dx), kind_and_numbers(activation))
+        return dx
+
+    def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
+        loops = self._loops("activation", x)
+        if loops is None:
+            return super().input_activation_forward(x, activation)
+        y, series = memory.empty(x.shape, x.dtype), _series(x.dtype.name)
+        numbers = KINDS.index(activation.name), float(activation.beta), 0.0, 0.0, 0.0, series, len(series)
+        self._over(f"activation_forward_{x.dtype}", loops, (x, y), numbers)
+        return y
+
+    def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
+        loops = self._loops("activation", dy, x)
+        if loops is None:
+            return super().input_activation_backward(dy, x, activation)
+        dx, series = memory.empty(x.shape, x.dtype), _series(x.dtype.name)
+        numbers = KINDS.index(activation.name), float(activation.beta), series, len(series)
+        self._over(f"input_activation_backward_{x.dtype}", loops, (dy, x, dx), numbers)
+        return dx
+
+    def _over(self, name: str, loops: Any, arrays: tuple[Array, ...], options: tuple[Any, ...]) -> None:
+        """Call a loop for parts of arrays of one shape."""
+        flat = [a.reshape(-1) for a in arrays]
+        self._parallel(lambda i, j: loops(name, *(a[i:j] for a in flat), j - i, *options), flat[0].size, WORK)
+
+
+def kind_and_numbers(activation: Activation) -> tuple[float, ...]:
+    """A function whose gradient follows from its output, as activation.cpp takes it."""
+    if activation.name in LINES:
+        return (KINDS.index("line"), *map(float, activation.line))
+    number = {"leaky_relu": activation.negative_slope, "elu": activation.alpha}.get(activation.name, 0.0)
+    return KINDS.index(activation.name), float(number), 0.0, 0.0, 0.0
+
+
+@cache
+def _series(dtype: str) -> Array:
+    return np.array(CHEBYSHEV[: TERMS[dtype]], dtype)

@@ -1,0 +1,116 @@
+// Depthwise convolution, one filter for each channel: y[p, c] = sum over taps of x[p + tap, c] w[tap, c]. A
+// vector holds neighbouring channels, and no sum goes over them; a filter's vectors meet neighbouring pixels.
+#include "band.hpp"
+
+constexpr int PIXELS = 4;   // of a tile
+constexpr int MOST_TAPS = 25;
+
+// out (pixels, width) = the sums over the taps; channels of x beyond C are the next pixel's, and become nothing.
+template <typename T, typename V>
+static void convolve(const Band<T>& band, const T* w, long width, T* out) {
+    constexpr long LANES = sizeof(V) / sizeof(T);
+    const Geometry& g = band.g;
+    const long step = g.stride_w * g.C, lines = band.images * band.rows;
+    for (long line = 0; line < lines; ++line) {
+        const T* const begin = band.x + line / band.rows * band.image + line % band.rows * g.stride_h * band.row;
+        for (long c = 0; c < width; c += LANES)
+            for (long q = 0; q < g.OW; q += PIXELS) {
+                const long count = std::min<long>(PIXELS, g.OW - q);
+                V acc[PIXELS] = {};
+                for (long i = 0; i < g.KH; ++i)
+                    for (long j = 0; j < g.KW; ++j) {
+                        const V tap = load<V>(w + (i * g.KW + j) * width + c);
+                        const T* x = begin + i * g.dilation_h * band.row + j * g.dilation_w * g.C + q * step + c;
+                        for (long k = 0; k < PIXELS; ++k, x += k < count ? step : 0) acc[k] += load<V>(x) * tap;
+                    }
+                for (long k = 0; k < count; ++k) store(out + (line * g.OW + q + k) * width + c, acc[k]);
+            }
+    }
+}
+
+template <typename T>
+static void depthwise_forward(
+    const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, long n, const Geometry* given, long kind, double a0,
+    double a1, double a2, double a3) {
+    typedef Vector<T> V;
+    const Geometry& g = *given;
+    const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
+    const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
+    const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
+    finish_bands<T, V>(x, b, residual, y, mask, n, g, width, true, kind, of, [&](const Band<T>& band, T* out) {
+        convolve<T, V>(band, filters, width, out);
+    });
+}
+LOOP(depthwise_forward)
+
+// sums (taps + 1, width): of x dy for each tap, and of dy.
+template <typename T>
+static void add_products(const Band<T>& band, const T* dy, long width, T* sums) {
+    typedef Vector<T> V;
+    const Geometry& g = band.g;
+    const long taps = g.KH * g.KW, step = g.stride_w * g.C, lines = band.images * band.rows;
+    for (long c = 0; c < width; c += Lanes<T>::COUNT)
+        for (long line = 0; line < lines;) {
+            V acc[MOST_TAPS] = {};
+            for (long done = 0; done < CHUNK && line < lines; ++line, done += g.OW) {
+                const T* const begin = band.x + line / band.rows * band.image + line % band.rows * g.stride_h * band.row + c;
+                const T* d = dy + line * g.OW * width + c;
+                for (long q = 0; q < g.OW; ++q, d += width) {
+                    const V upstream = load<V>(d);
+                    const T* const x = begin + q * step;
+                    for (long i = 0, t = 0; i < g.KH; ++i)
+                        for (long j = 0; j < g.KW; ++j, ++t)
+                            acc[t] += load<V>(x + i * g.dilation_h * band.row + j * g.dilation_w * g.C) * upstream;
+                }
+            }
+            for (long t = 0; t < taps; ++t) store(sums + t * width + c, load<V>(sums + t * width + c) + acc[t]);
+        }
+}
+
+// dw (taps, O) and db (O,), unless it is null, += what n images contribute
+template <typename T>
+static void depthwise_weight_grad(
+    const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, const Geometry* given, long kind,
+    double a0, double a1, double a2, double a3) {
+    typedef Vector<T> V;
+    const Geometry& g = *given;
+    const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
+    const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT, taps = g.KH * g.KW;
+    T* const sums = scratch<T>(1, (taps + 1) * width);
+    std::fill(sums, sums + (taps + 1) * width, (T)0);
+    open_bands<T, V>(dy, x, y, mask, n, g, width, 0, g.O, true, kind, of, [&](const Band<T>& band, const T* opened, long) {
+        add_products(band, opened, width, sums);
+        if (db) add_pixels<T, V>(opened, width, band.pixels(), width, sums + taps * width);
+        move_sums(sums, taps, width, dw, g.O), move_sums(sums + taps * width, 1, width, db, g.O);
+    });
+}
+LOOP(depthwise_weight_grad)
+
+// dx of n images: each pixel of dy (n, OH, OW, C) adds its filter, times itself, to the pixels under its window.
+template <typename T>
+static void depthwise_input_grad(const T* dy, const T* w, T* dx, long n, const Geometry* given) {
+    typedef Vector<T> V;
+    const Geometry& g = *given;
+    const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
+    const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
+    const long tall = std::max((g.OH - 1) * g.stride_h + (g.KH - 1) * g.dilation_h + 1, g.top + g.H);
+    const long row = std::max((g.OW - 1) * g.stride_w + (g.KW - 1) * g.dilation_w + 1, g.left + g.W) * g.C;
+    const long end = n * g.OH * g.OW * g.O;
+    T* const padded = scratch<T>(0, tall * row + Lanes<T>::COUNT);
+    for (long i = 0, at = 0; i < n; ++i) {
+        std::fill(padded, padded + tall * row + Lanes<T>::COUNT, (T)0);
+        for (long p = 0; p < g.OH; ++p)
+            for (long q = 0; q < g.OW; ++q, at += g.O)
+                for (long c = 0; c < g.C; c += Lanes<T>::COUNT) {
+                    const V d = first_of(load_some<V>(dy + at + c, end - at - c), g.C - c);
+                    for (long k = 0; k < g.KH; ++k)
+                        for (long j = 0; j < g.KW; ++j) {
+                            T* const to = padded + (p * g.stride_h + k * g.dilation_h) * row + (q * g.stride_w + j * g.dilation_w) * g.C + c;
+                            store(to, load<V>(to) + d * load<V>(filters + (k * g.KW + j) * width + c));
+                        }
+                }
+        for (long h = 0; h < g.H; ++h, dx += g.W * g.C)
+            memcpy(dx, padded + (g.top + h) * row + g.left * g.C, g.W * g.C * sizeof(T));
+    }
+}
+LOOP(depthwise_input_grad)

@@ -1,0 +1,126 @@
+"""The libraries of compiled loops."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpunet import cplusplus
+from gpunet.backends.numpy.threads import NumpyThreads
+from gpunet.cache import digest, keep
+from gpunet.errors import BackendError, warn
+
+SWITCH = "GPUNET_FAST_CPU"
+"""The environment variable that switches the loops off with "0"."""
+FOLDER = "loops"
+"""The folder of the cache that holds the libraries."""
+FLAGS = (
+    "-std=gnu++17", cplusplus.NATIVE, "-O3", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-fno-trapping-math",
+    "-fPIC", "-shared",
+)  # fmt: skip
+HERE = Path(__file__).parent
+HEADERS = ("loops.hpp", "functions.hpp", "activations.hpp", "band.hpp")
+"""What the sources include."""
+
+
+class Library:
+    """The loops of one source file."""
+
+    def __init__(self, path: Path):
+        self._library = ctypes.CDLL(str(path))
+        self._functions: dict[str, Any] = {}
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        """Call a loop without the interpreter's lock.
+
+        Args:
+            name: the loop's; of those that are made for several dtypes, with that of the arrays, as
+                in "batch_forward_float32".
+            arguments: C-contiguous arrays, None for a null pointer, integers and floats, in the
+                order of the loop's parameters.
+        """
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._found(name)
+        function(*map(_passed, arguments))
+
+    def _found(self, name: str) -> Any:
+        try:  # the loops of `LOOP` are pointers to functions
+            address = ctypes.c_void_p.in_dll(self._library, name) if "_float" in name else None
+        except ValueError:
+            raise AttributeError(f"there is no compiled loop {name}") from None
+        return getattr(self._library, name) if address is None else ctypes.CFUNCTYPE(None)(address.value or 0)
+
+
+def _passed(argument: Any) -> Any:
+    if isinstance(argument, np.ndarray):
+        return ctypes.c_void_p(argument.__array_interface__["data"][0])
+    if argument is None:
+        return ctypes.c_void_p(None)
+    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_long(argument)
+
+
+class CompiledLoops(NumpyThreads):
+    """A backend that computes with compiled loops where they can be had.
+
+    Args:
+        threads: as for `NumpyThreads`.
+        compiled: whether to use the loops; if None, unless the environment variable
+            ``GPUNET_FAST_CPU`` is 0.
+    """
+
+    def __init__(self, threads: int | None = None, compiled: bool | None = None):
+        super().__init__(threads)
+        self.compiled = os.environ.get(SWITCH) != "0" if compiled is None else compiled
+
+    def _loops(self, topic: str, *arrays: Any) -> Library | None:
+        """The loops of a topic; None where NumPy computes: without them, or for other arrays than
+        C-contiguous ones of one dtype that they are made for."""
+        if not self.compiled or not all(a is None or a.flags.c_contiguous for a in arrays):
+            return None
+        if {a.dtype.name for a in arrays if a is not None} not in ({"float32"}, {"float64"}):
+            return None
+        return library(topic)
+
+    def describe(self) -> dict[str, str]:
+        """Also whether there are compiled loops, and why not."""
+        why = why_unavailable() if self.compiled else f"{SWITCH} is 0"
+        return {**super().describe(), "loops": f"NumPy's alone ({why})" if why else "compiled"}
+
+
+@cache
+def library(topic: str) -> Library | None:
+    """The loops of a topic, which are compiled now if they never were; None where they cannot be."""
+    if why_unavailable():
+        return None
+    path = cplusplus.compiler("compiled loops need")
+    sources = [HERE / f"{topic}.cpp", *(HERE / header for header in HEADERS)]
+    made_of = [source.read_bytes() for source in sources]
+    name = f"{topic}-{digest(FLAGS, made_of, cplusplus.version(path), cplusplus.processor())}.so"
+    try:
+        return Library(keep(FOLDER, name, lambda to: _compile(path, topic, to)))
+    except (RuntimeError, OSError) as error:
+        warn(f"NumPy computes alone, more slowly, without compiled loops: {error}", RuntimeWarning)
+        return None
+
+
+def _compile(path: str, topic: str, to: Path) -> None:
+    cplusplus.compile_library(path, [HERE / f"{topic}.cpp"], to, FLAGS, what=f"loops for the CPU ({topic}.cpp)")
+
+
+@lru_cache(maxsize=1)
+def why_unavailable() -> str:
+    """One line on why no loops can be compiled here; empty if they can."""
+    if sys.platform == "win32":
+        return "loops are not compiled on Windows"
+    try:
+        cplusplus.compiler("compiled loops need")
+    except BackendError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,146 @@
+// What the compiled loops share: vectors of the compiler, which it turns into AVX-512, AVX2 or NEON,
+// and walks over the elements of images whose channels lie innermost.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+
+template <typename T>
+struct Lanes {
+    static constexpr long COUNT = VECTOR_BYTES / sizeof(T);
+    typedef T Vector __attribute__((vector_size(VECTOR_BYTES)));
+    typedef T Half __attribute__((vector_size(VECTOR_BYTES / 2)));
+    typedef uint8_t Bytes __attribute__((vector_size(VECTOR_BYTES / sizeof(T))));
+    typedef uint8_t HalfBytes __attribute__((vector_size(VECTOR_BYTES / sizeof(T) / 2)));
+};
+template <typename T>
+using Vector = typename Lanes<T>::Vector;
+template <typename T>
+using HalfVector = typename Lanes<T>::Half;  // where there are few elements
+
+// The type of a vector's elements; integers of their size, and bytes, as many as there are elements. A single
+// element is a vector of one.
+template <typename V> struct Element;
+template <> struct Element<float> { typedef float type; typedef int32_t Integers; };
+template <> struct Element<double> { typedef double type; typedef int64_t Integers; };
+#define OF_VECTOR(T, I)                                                                                      \
+    template <> struct Element<Vector<T>> {                                                                  \
+        typedef T type;                                                                                      \
+        typedef Vector<I> Integers;                                                                          \
+        typedef Lanes<T>::Bytes Bytes;                                                                       \
+    };                                                                                                       \
+    template <> struct Element<HalfVector<T>> {                                                              \
+        typedef T type;                                                                                      \
+        typedef HalfVector<I> Integers;                                                                      \
+        typedef Lanes<T>::HalfBytes Bytes;                                                                   \
+    };
+OF_VECTOR(float, int32_t)
+OF_VECTOR(double, int64_t)
+template <typename V> using Integers = typename Element<V>::Integers;
+
+// Makes a loop callable by its name and dtype. All of its arguments are pointers, `long` or `double`.
+#define LOOP(NAME)                        \
+    extern "C" {                          \
+    auto* NAME##_float32 = NAME<float>;   \
+    auto* NAME##_float64 = NAME<double>;  \
+    }
+
+// A vector, or a single element, that lies anywhere in memory.
+template <typename V, typename T>
+static inline V load(const T* p) {
+    V v;
+    memcpy(&v, p, sizeof(V));
+    return v;
+}
+template <typename V, typename T>
+static inline void store(T* p, V v) {
+    memcpy(p, &v, sizeof(V));
+}
+
+// The elements of a vector that lie at p, of which an array has `left` from there on; what is beyond is 0.
+// Where a pixel has fewer channels than a vector, some are the next pixel's, and become results of nothing.
+template <typename V, typename T>
+static inline V load_some(const T* p, long left) {
+    if (left >= (long)(sizeof(V) / sizeof(T))) return load<V>(p);
+    V v = V{};
+    memcpy(&v, p, std::max(0L, left) * sizeof(T));
+    return v;
+}
+// Stores as many; what belongs to nothing is for the next pixel to overwrite.
+template <typename V, typename T>
+static inline void store_some(T* p, V v, long left) {
+    if (left * (long)sizeof(T) >= (long)sizeof(V)) store(p, v);
+    else memcpy(p, &v, left * sizeof(T));
+}
+// A byte for each element of V.
+template <typename V>
+using Bytes = typename Element<V>::Bytes;
+
+// v with 0 in the places from `count` on
+template <typename V>
+static inline V first_of(V v, long count) {
+    Integers<V> place;
+    for (long k = 0; k < (long)(sizeof(V) / sizeof(v[0])); ++k) place[k] = k;
+    return place < Integers<V>{} + (typename std::remove_reference<decltype(place[0])>::type)count ? v : V{};
+}
+
+// The same value in each place.
+template <typename V, typename T>
+static inline V all(T value) {
+    return V{} + (typename Element<V>::type)value;
+}
+
+// f(V(), at) for all elements of an array: vectors of them, and one by one at the end.
+template <typename T, typename F>
+static inline void for_each(long elements, F f) {
+    long at = 0;
+    for (; at + Lanes<T>::COUNT <= elements; at += Lanes<T>::COUNT) f(Vector<T>(), at);
+    for (; at < elements; ++at) f(T(), at);
+}
+
+// Rows of whole pixels, in which the channel of an element depends on its place alone: one pixel of many
+// channels, or as many pixels of few channels as are a whole number of vectors. A value per channel is
+// repeated along a row.
+template <typename T>
+struct Rows {
+    static constexpr long FEWEST = 4, WANTED = 8;  // vectors of a row: so many sums are under way at once
+    long channels, length;
+
+    explicit Rows(long channels) : channels(channels), length(channels) {
+        if (channels >= FEWEST * Lanes<T>::COUNT) return;
+        while (length % Lanes<T>::COUNT) length += channels;
+        while (length < WANTED * Lanes<T>::COUNT) length *= 2;
+    }
+    std::vector<T> repeated(const T* values) const {
+        std::vector<T> row(length);
+        for (long at = 0; at < length; at += channels) memcpy(row.data() + at, values, channels * sizeof(T));
+        return row;
+    }
+    // f(V(), at, e) for the elements at … of an array, which stand at place e of their rows: vectors of
+    // them, or one by one where a row ends. V is the type of what is taken at once.
+    template <typename F>
+    void walk(long elements, F f) const {
+        for (long row = 0; row < elements; row += length) {
+            const long end = std::min(length, elements - row);
+            long e = 0;
+            for (; e + Lanes<T>::COUNT <= end; e += Lanes<T>::COUNT) f(Vector<T>(), row + e, e);
+            for (; e < end; ++e) f(T(), row + e, e);
+        }
+    }
+    // to[c] = the sum of a row's values of channel c
+    void fold(const T* row, double* to) const {
+        for (long c = 0; c < channels; ++c) to[c] = 0;
+        for (long at = 0; at < length; at += channels)
+            for (long c = 0; c < channels; ++c) to[c] += row[at + c];
+    }
+};

@@ -1,0 +1,253 @@
+// Batch and group normalisation; the formulas stand in gpunet/backends/contract/norm.py. Every pass over an
+// image reads each of its arrays once. Sums are taken over blocks of elements, in float32 where the image
+// is, and blocks are joined in double, in their order: the bits do not depend on the threads.
+#include <cmath>
+
+#include "loops.hpp"
+
+// The means of a block's channels, and the squared distances from them, summed. The distances are taken from
+// a rounded mean first, and what that is off is put right afterwards.
+template <typename T>
+static void moments_of(const Rows<T>& rows, const T* x, long pixels, double* mean, double* squares) {
+    const long c = rows.channels, elements = pixels * c;
+    std::vector<T> sum(rows.length), square(rows.length), near(c);
+    std::vector<double> off(c);
+    rows.walk(elements, [&](auto v, long at, long e) {
+        typedef decltype(v) V;
+        store(&sum[e], load<V>(&sum[e]) + load<V>(x + at));
+    });
+    rows.fold(sum.data(), mean);
+    for (long i = 0; i < c; ++i) near[i] = mean[i] / pixels, mean[i] = near[i];
+    const std::vector<T> centre = rows.repeated(near.data());
+    sum.assign(rows.length, 0);
+    rows.walk(elements, [&](auto v, long at, long e) {
+        typedef decltype(v) V;
+        const V d = load<V>(x + at) - load<V>(&centre[e]);
+        store(&sum[e], load<V>(&sum[e]) + d);
+        store(&square[e], load<V>(&square[e]) + d * d);
+    });
+    rows.fold(sum.data(), off.data());
+    rows.fold(square.data(), squares);
+    for (long i = 0; i < c; ++i) mean[i] += off[i] / pixels, squares[i] -= off[i] * off[i] / pixels;
+}
+
+// The moments of a set, joined with those of a second one (Chan, Golub & LeVeque 1983, equation 1.5).
+static void join(double& n, double& mean, double& squares, double more, double its_mean, double its_squares) {
+    const double distance = its_mean - mean, both = n + more;
+    squares += its_squares + distance * distance * n * more / both;
+    mean += distance * more / both, n = both;
+}
+
+// What a gradient is opened by: nothing, y, or the sign of y that x gives again.
+enum Gate { OPEN, BY_Y, BY_X };
+
+// The values per channel of a normalisation, along a row: y = (x - mean) scale + shift.
+template <typename T>
+struct Scaling {
+    std::vector<T> mean, scale, shift;
+    Scaling(const Rows<T>& rows, const T* mean, const T* scale, const T* shift)
+        : mean(rows.repeated(mean)), scale(rows.repeated(scale)), shift(rows.repeated(shift)) {}
+    template <typename V>
+    V of(V x, long e) const {
+        return (x - load<V>(&mean[e])) * load<V>(&scale[e]) + load<V>(&shift[e]);
+    }
+};
+
+template <typename V, Gate GATE, typename T>
+static inline V opened(const T* dy, const T* x, const T* y, long at, long e, const Scaling<T>& s) {
+    const V d = load<V>(dy + at);
+    if (GATE == OPEN) return d;
+    const V by = GATE == BY_Y ? load<V>(y + at) : s.of(load<V>(x + at), e);
+    return by <= 0 ? V{} : d;  // a NaN lets d pass
+}
+
+template <typename T, bool RELU>
+static void normalise(const Rows<T>& rows, const T* x, const T* residual, T* y, long pixels, const Scaling<T>& s) {
+    rows.walk(pixels * rows.channels, [&](auto v, long at, long e) {
+        typedef decltype(v) V;
+        V out = s.of(load<V>(x + at), e);
+        if (residual) out += load<V>(residual + at);
+        if (RELU) out = out < 0 ? V{} : out;  // NaN stays
+        store(y + at, out);
+    });
+}
+
+// sums[0] = the sums of g (x - mean), sums[1] = those of g, with g = dy behind the gate.
+template <typename T, Gate GATE>
+static void gradient_sums(
+    const Rows<T>& rows, const T* dy, const T* x, const T* y, long pixels, const Scaling<T>& s, double* sums) {
+    std::vector<T> with_x(rows.length), alone(rows.length);
+    rows.walk(pixels * rows.channels, [&](auto v, long at, long e) {
+        typedef decltype(v) V;
+        const V g = opened<V, GATE>(dy, x, y, at, e, s);
+        store(&with_x[e], load<V>(&with_x[e]) + g * (load<V>(x + at) - load<V>(&s.mean[e])));
+        store(&alone[e], load<V>(&alone[e]) + g);
+    });
+    rows.fold(with_x.data(), sums);
+    rows.fold(alone.data(), sums + rows.channels);
+}
+
+// dx = factor g - slope (x - mean) - offset; g is also written if it is wanted.
+template <typename T, Gate GATE>
+static void input_gradient(
+    const Rows<T>& rows, const T* dy, const T* x, const T* y, long pixels, const Scaling<T>& s, const T* factor,
+    const T* slope, const T* offset, T* dx, T* g_out) {
+    const std::vector<T> factors = rows.repeated(factor), slopes = rows.repeated(slope), offsets = rows.repeated(offset);
+    rows.walk(pixels * rows.channels, [&](auto v, long at, long e) {
+        typedef decltype(v) V;
+        const V g = opened<V, GATE>(dy, x, y, at, e, s), d = load<V>(x + at) - load<V>(&s.mean[e]);
+        if (g_out) store(g_out + at, g);
+        store(dx + at, load<V>(&factors[e]) * g - load<V>(&slopes[e]) * d - load<V>(&offsets[e]));
+    });
+}
+
+// ---- batch normalisation: x (pixels, C); blocks first … last - 1 of `block` pixels each
+
+template <typename T>
+static void batch_moments(const T* x, long pixels, long c, long block, long first, long last, double* parts) {
+    const Rows<T> rows(c);
+    for (long i = first; i < last; ++i) {
+        const long begin = i * block, count = std::min(block, pixels - begin);
+        moments_of(rows, x + begin * c, count, parts + i * 2 * c, parts + i * 2 * c + c);
+    }
+}
+
+// The moments of all blocks: moments (2, C), the variance over n.
+extern "C" void join_batch_moments(const double* parts, long pixels, long c, long block, double* moments) {
+    for (long i = 0; i < c; ++i) {
+        double n = 0, mean = 0, squares = 0;
+        for (long begin = 0; begin < pixels; begin += block, parts += 2 * c)
+            join(n, mean, squares, std::min(block, pixels - begin), parts[i], parts[c + i]);
+        parts -= (pixels + block - 1) / block * 2 * c;
+        moments[i] = mean, moments[c + i] = squares / n;
+    }
+}
+
+template <typename T>
+static void batch_forward(
+    const T* x, const T* residual, T* y, long pixels, long c, const T* mean, const T* scale, const T* shift, long relu) {
+    const Rows<T> rows(c);
+    const Scaling<T> s(rows, mean, scale, shift);
+    (relu ? normalise<T, true> : normalise<T, false>)(rows, x, residual, y, pixels, s);
+}
+
+template <typename T>
+static void batch_sums(
+    const T* dy, const T* x, const T* y, long pixels, long c, const T* mean, const T* scale, const T* shift, long gate,
+    long block, long first, long last, double* parts) {
+    const Rows<T> rows(c);
+    const Scaling<T> s(rows, mean, scale, shift);
+    const auto sums = gate == OPEN ? gradient_sums<T, OPEN> : gate == BY_Y ? gradient_sums<T, BY_Y> : gradient_sums<T, BY_X>;
+    for (long i = first; i < last; ++i) {
+        const long begin = i * block, at = begin * c;
+        sums(rows, dy + at, x + at, y + (gate == BY_Y ? at : 0), std::min(block, pixels - begin), s, parts + i * 2 * c);
+    }
+}
+
+template <typename T>
+static void batch_input_grad(
+    const T* dy, const T* x, const T* y, long pixels, long c, const T* mean, const T* scale, const T* shift, long gate,
+    const T* factor, const T* slope, const T* offset, T* dx, T* g) {
+    const Rows<T> rows(c);
+    const Scaling<T> s(rows, mean, scale, shift);
+    const auto grad = gate == OPEN ? input_gradient<T, OPEN> : gate == BY_Y ? input_gradient<T, BY_Y> : input_gradient<T, BY_X>;
+    grad(rows, dy, x, y, pixels, s, factor, slope, offset, dx, g);
+}
+
+// ---- group normalisation: x (samples, pixels, C), a sample at a time
+
+static long block_of(long c) { return std::max(1L, (1L << 14) / c); }  // pixels
+
+// moments_of the blocks of a sample, joined: mean and squares (C,).
+template <typename T>
+static void moments_in_blocks(const Rows<T>& rows, const T* x, long pixels, double* mean, double* squares) {
+    const long c = rows.channels, block = block_of(c);
+    std::vector<double> own(2 * c), n(c);
+    std::fill(mean, mean + c, 0), std::fill(squares, squares + c, 0);
+    for (long begin = 0; begin < pixels; begin += block) {
+        const long count = std::min(block, pixels - begin);
+        moments_of(rows, x + begin * c, count, own.data(), own.data() + c);
+        for (long i = 0; i < c; ++i) join(n[i], mean[i], squares[i], count, own[i], own[c + i]);
+    }
+}
+
+// The gradient_sums of the blocks of a sample, added: sums (2, C).
+template <typename T>
+static void sums_in_blocks(const Rows<T>& rows, const T* dy, const T* x, long pixels, const Scaling<T>& s, double* sums) {
+    const long c = rows.channels, block = block_of(c);
+    std::vector<double> own(2 * c);
+    std::fill(sums, sums + 2 * c, 0);
+    for (long begin = 0; begin < pixels; begin += block) {
+        gradient_sums<T, OPEN>(rows, dy + begin * c, x + begin * c, nullptr, std::min(block, pixels - begin), s, own.data());
+        for (long i = 0; i < 2 * c; ++i) sums[i] += own[i];
+    }
+}
+
+// The values per channel of one sample.
+template <typename T>
+struct Sample {
+    std::vector<T> mean, scale, shift;
+    explicit Sample(long c) : mean(c), scale(c), shift(c) {}
+};
+
+template <typename T>
+static void group_forward(
+    const T* x, T* y, long samples, long pixels, long c, long groups, const T* w, const T* b, double eps, T* means,
+    T* variances) {
+    const Rows<T> rows(c);
+    const long each = c / groups;
+    std::vector<double> mean(c), squares(c);
+    Sample<T> sample(c);
+    for (long n = 0; n < samples; ++n, x += pixels * c, y += pixels * c, means += groups, variances += groups) {
+        moments_in_blocks(rows, x, pixels, mean.data(), squares.data());
+        for (long group = 0; group < groups; ++group) {
+            double count = 0, of_group = 0, distances = 0;
+            for (long i = group * each; i < (group + 1) * each; ++i) join(count, of_group, distances, pixels, mean[i], squares[i]);
+            means[group] = of_group, variances[group] = distances / count;
+            const double inverse = 1 / std::sqrt((double)variances[group] + eps);
+            for (long i = group * each; i < (group + 1) * each; ++i) {
+                sample.mean[i] = means[group], sample.scale[i] = (w ? w[i] : 1) * inverse, sample.shift[i] = b ? b[i] : 0;
+            }
+        }
+        const Scaling<T> s(rows, sample.mean.data(), sample.scale.data(), sample.shift.data());
+        normalise<T, false>(rows, x, nullptr, y, pixels, s);
+    }
+}
+
+// parts (samples, 2, C) are the contributions of each sample to dw and db.
+template <typename T>
+static void group_backward(
+    const T* dy, const T* x, T* dx, long samples, long pixels, long c, long groups, const T* w, double eps, const T* means,
+    const T* variances, double* parts) {
+    const Rows<T> rows(c);
+    const long each = c / groups;
+    const double count = (double)pixels * each;
+    Sample<T> sample(c);
+    std::vector<T> factor(c), slope(c), offset(c);
+    for (long n = 0; n < samples; ++n, x += pixels * c, dy += pixels * c, dx += pixels * c, parts += 2 * c) {
+        for (long i = 0; i < c; ++i) sample.mean[i] = means[n * groups + i / each];
+        const Scaling<T> s(rows, sample.mean.data(), sample.scale.data(), sample.shift.data());
+        sums_in_blocks(rows, dy, x, pixels, s, parts);
+        for (long group = 0; group < groups; ++group) {
+            const double inverse = 1 / std::sqrt((double)variances[n * groups + group] + eps);
+            double with_x = 0, alone = 0;
+            for (long i = group * each; i < (group + 1) * each; ++i) {
+                const double weight = w ? w[i] : 1;
+                with_x += weight * parts[i], alone += weight * parts[c + i];
+            }
+            for (long i = group * each; i < (group + 1) * each; ++i) {
+                factor[i] = (w ? w[i] : 1) * inverse, offset[i] = inverse * alone / count;
+                slope[i] = inverse * inverse * inverse * with_x / count;
+                parts[i] *= inverse;
+            }
+        }
+        input_gradient<T, OPEN>(rows, dy, x, nullptr, pixels, s, factor.data(), slope.data(), offset.data(), dx, nullptr);
+    }
+}
+
+LOOP(batch_moments)
+LOOP(batch_forward)
+LOOP(batch_sums)
+LOOP(batch_input_grad)
+LOOP(group_forward)
+LOOP(group_backward)

@@ -1,0 +1,106 @@
+// Max and average pooling; the formulas stand in gpunet/backends/contract/pool.py. A vector holds neighbouring
+// channels of a pixel. Where a pixel has fewer, it holds some of the next pixel's too, which become results
+// of nothing: they are overwritten, or 0 is added to what they would change.
+#include <cmath>
+
+#include "loops.hpp"
+
+struct Windows {
+    long H, W, C, OH, OW, KH, KW, stride_h, stride_w, top, left;
+    // f(position, pixel of x) for the taps of a window that lie in the image
+    template <typename F>
+    void taps(long p, long q, F f) const {
+        const long row = p * stride_h - top, col = q * stride_w - left;
+        for (long i = std::max(0L, -row); i < std::min(KH, H - row); ++i)
+            for (long j = std::max(0L, -col); j < std::min(KW, W - col); ++j) f(i * KW + j, (row + i) * W + col + j);
+    }
+    // f(p, q, n) for the windows of n images
+    template <typename F>
+    void all_of(long images, F f) const {
+        for (long n = 0; n < images; ++n)
+            for (long p = 0; p < OH; ++p)
+                for (long q = 0; q < OW; ++q) f(p, q, n);
+    }
+    long of_x(long n) const { return n * H * W * C; }
+    long of_y(long n, long p, long q) const { return ((n * OH + p) * OW + q) * C; }
+};
+
+// mask is the position of the largest element, of equal ones the first; NaN wins over numbers.
+template <typename T>
+static void max_pool_forward(const T* x, T* y, uint8_t* mask, long images, const Windows* g) {
+    typedef Vector<T> V;
+    const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
+    g->all_of(images, [&](long p, long q, long n) {
+        const long at = g->of_y(n, p, q);
+        for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
+            V best = all<V>(-INFINITY);
+            Integers<V> winner = Integers<V>{} - 1;
+            g->taps(p, q, [&](long position, long pixel) {
+                const long from = g->of_x(n) + pixel * g->C + c;
+                const V v = load_some<V>(x + from, end_x - from);
+                const Integers<V> better = (v > best) | ((v != v) & (best == best)) | (winner < 0);
+                best = better ? v : best, winner = better ? Integers<V>{} + (int)position : winner;
+            });
+            store_some(y + at + c, best, end_y - at - c);
+            store_some(mask + at + c, __builtin_convertvector(winner, Bytes<V>), end_y - at - c);
+        }
+    });
+}
+
+// dx += dy at the position that the mask names; dx is 0 before.
+template <typename T>
+static void max_pool_backward(const T* dy, const uint8_t* mask, T* dx, long images, const Windows* g) {
+    typedef Vector<T> V;
+    const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
+    g->all_of(images, [&](long p, long q, long n) {
+        const long at = g->of_y(n, p, q);
+        for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
+            const V d = first_of(load_some<V>(dy + at + c, end_y - at - c), g->C - c);
+            const auto winner = __builtin_convertvector(load_some<Bytes<V>>(mask + at + c, end_y - at - c), Integers<V>);
+            g->taps(p, q, [&](long position, long pixel) {
+                const long to = g->of_x(n) + pixel * g->C + c;
+                store_some(dx + to, load_some<V>(dx + to, end_x - to) + (winner == (int)position ? d : V{}), end_x - to);
+            });
+        }
+    });
+}
+
+// y = the sums of the windows, times shares (OH, OW)
+template <typename T>
+static void avg_pool_forward(const T* x, T* y, const T* shares, long images, const Windows* g) {
+    typedef Vector<T> V;
+    const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
+    g->all_of(images, [&](long p, long q, long n) {
+        const long at = g->of_y(n, p, q);
+        for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
+            V sum = V{};
+            g->taps(p, q, [&](long, long pixel) {
+                const long from = g->of_x(n) + pixel * g->C + c;
+                sum += load_some<V>(x + from, end_x - from);
+            });
+            store_some(y + at + c, sum * shares[p * g->OW + q], end_y - at - c);
+        }
+    });
+}
+
+// dx += the shares of dy; dx is 0 before.
+template <typename T>
+static void avg_pool_backward(const T* dy, T* dx, const T* shares, long images, const Windows* g) {
+    typedef Vector<T> V;
+    const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
+    g->all_of(images, [&](long p, long q, long n) {
+        const long at = g->of_y(n, p, q);
+        for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
+            const V d = first_of(load_some<V>(dy + at + c, end_y - at - c), g->C - c) * shares[p * g->OW + q];
+            g->taps(p, q, [&](long, long pixel) {
+                const long to = g->of_x(n) + pixel * g->C + c;
+                store_some(dx + to, load_some<V>(dx + to, end_x - to) + d, end_x - to);
+            });
+        }
+    });
+}
+
+LOOP(max_pool_forward)
+LOOP(max_pool_backward)
+LOOP(avg_pool_forward)
+LOOP(avg_pool_backward)

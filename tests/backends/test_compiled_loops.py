@@ -1,0 +1,184 @@
+"""The compiled loops of the NumPy backend: where they are used, and that they give what NumPy alone gives."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpunet.backends.contract import FUSED_POOL, Activation, BatchNorm, Conv, GroupNorm, InputActivation, Into, Moments
+from gpunet.backends.numpy.backend import NumpyBackend
+from gpunet.backends.numpy.compiled import library as compiled
+from gpunet.geometry import Geometry
+
+PLAIN = NumpyBackend(threads=1, compiled=False)
+needs_loops = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compiled.why_unavailable())
+
+
+@pytest.fixture
+def fresh():
+    """No library is loaded, before and after."""
+    compiled.library.cache_clear()
+    compiled.why_unavailable.cache_clear()
+    yield
+    compiled.library.cache_clear()
+    compiled.why_unavailable.cache_clear()
+
+
+def convolution(rng, dtype=np.float32, *, pooled=True, residual=False):
+    g = Geometry.conv((5, 9, 8, 3), (3, 2, 3, 7), padding=1, stride=(1, 2))
+    x, w, b = (rng.normal(size=s).astype(dtype) for s in (g.x_shape, g.w_shape, (7,)))
+    added = rng.normal(size=g.y_shape).astype(dtype) if residual else None
+    return x, w, b, Conv(g, Activation("relu"), Geometry.pool(g.y_shape, FUSED_POOL) if pooled else None), added
+
+
+@needs_loops
+def test_a_backend_says_whether_it_has_loops(monkeypatch):
+    assert NumpyBackend().describe()["loops"] == "compiled"
+    monkeypatch.setenv("GPUNET_FAST_CPU", "0")
+    assert NumpyBackend().describe()["loops"] == "NumPy's alone (GPUNET_FAST_CPU is 0)"
+    assert NumpyBackend(compiled=True).describe()["loops"] == "compiled"
+
+
+def test_without_a_compiler_numpy_computes_alone(monkeypatch, fresh, rng):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    backend, arguments = NumpyBackend(compiled=True), convolution(rng)
+    assert "no-such-compiler is not found: install it" in backend.describe()["loops"]
+    for mine, expected in zip(backend.conv2d_forward(*arguments), PLAIN.conv2d_forward(*arguments), strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no loops are compiled on Windows")
+def test_a_compiler_that_fails_is_named_once_and_numpy_computes_alone(monkeypatch, fresh, tmp_path, rng):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("GPUNET_CACHE", str(tmp_path))
+    backend, arguments = NumpyBackend(compiled=True), convolution(rng)
+    with pytest.warns(RuntimeWarning, match=r"NumPy computes alone, more slowly(.|\n)*out of order"):
+        y, mask = backend.conv2d_forward(*arguments)
+    expected = PLAIN.conv2d_forward(*arguments)
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(mask, expected[1])
+    backend.conv2d_forward(*arguments)  # warns no more
+
+
+@needs_loops
+def test_loops_are_compiled_once_for_all_processes(tmp_path):
+    program = (
+        "import numpy as np, sys\n"
+        "from gpunet import cplusplus\n"
+        "from gpunet.backends.numpy.backend import NumpyBackend\n"
+        "from gpunet.backends.contract import Activation\n"
+        "compile_library = cplusplus.compile_library\n"
+        "def told(*args, **options):\n"
+        "    print(options['what'])\n"
+        "    return compile_library(*args, **options)\n"
+        "cplusplus.compile_library = told\n"
+        "x = np.linspace(-1, 1, 9, dtype=np.float32)\n"
+        "print(NumpyBackend(compiled=True).activation_forward(x, Activation('relu'))[-1])\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "GPUNET_CACHE": str(tmp_path), "HOME": str(tmp_path)}
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split("\n")[:-1]
+        for _ in range(2)
+    ]
+    assert outputs == [["loops for the CPU (activation.cpp)", "1.0"], ["1.0"]]
+
+
+@needs_loops
+def test_arrays_that_lie_otherwise_are_computed_too(rng):
+    x, w, b, conv, _ = convolution(rng, pooled=False)
+    turned = np.asfortranarray(x)
+    expected = PLAIN.conv2d_forward(x, w, b, conv)[0]
+    np.testing.assert_allclose(NumpyBackend(compiled=True).conv2d_forward(turned, w, b, conv)[0], expected, rtol=1e-5)
+
+
+def numbers(backend, rng, dtype):
+    """What many primitives compute from random arrays."""
+    results = []
+    for pooled, residual in ((True, False), (False, True)):
+        x, w, b, conv, added = convolution(rng, dtype, pooled=pooled, residual=residual)
+        y, mask = backend.conv2d_forward(x, w, b, conv, added)
+        dy, gate = rng.normal(size=y.shape).astype(dtype), conv.gate(y, mask)
+        results += [y, *backend.conv2d_weight_grad(dy, x, conv, gate), backend.conv2d_input_grad(dy, w, conv, gate)]
+    x, dy = (rng.normal(size=(6, 40, 30, 10)).astype(dtype) for _ in range(2))
+    w, b = (rng.normal(size=10).astype(dtype) for _ in range(2))
+    for norm in (BatchNorm(True, activation=Activation("relu")), BatchNorm(False)):
+        running = Moments(np.zeros(10, dtype), np.ones(10, dtype))
+        y, saved = backend.batch_norm_forward(x, w, b, running, norm, None)
+        results += [y, *saved, *running, *backend.batch_norm_backward(dy, x, y, w, b, saved, norm)[:3]]
+    y, saved = backend.group_norm_forward(x, w, b, GroupNorm(5))
+    results += [y, *saved, *backend.group_norm_backward(dy, x, w, saved, GroupNorm(5))]
+    for pool in (Geometry.pool(x.shape, 2), Geometry.pool(x.shape, 3, stride=2, padding=1)):
+        y, mask = backend.max_pool2d_forward(x, pool)
+        results += [y, mask, backend.max_pool2d_backward(dy[:, : y.shape[1], : y.shape[2]].copy(), mask, pool)]
+        y = backend.avg_pool2d_forward(x, pool, False)
+        results += [y, backend.avg_pool2d_backward(y, pool, True)]
+    gelu = InputActivation("gelu")
+    return [*results, backend.input_activation_forward(x, gelu), backend.input_activation_backward(dy, x, gelu)]
+
+
+@needs_loops
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_they_give_what_numpy_alone_gives(dtype):
+    mine, plain = (
+        numbers(NumpyBackend(threads=2, compiled=fast), np.random.default_rng(3), dtype) for fast in (True, False)
+    )
+    tolerance = {"rtol": 2e-5, "atol": 2e-5} if dtype == np.float32 else {"rtol": 1e-11, "atol": 1e-11}
+    for one, other in zip(mine, plain, strict=True):
+        np.testing.assert_allclose(one, other, **tolerance)
+
+
+@needs_loops
+def test_the_bits_are_those_of_one_thread_on_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr("gpunet.backends.numpy.threads.SMALL", 1)
+    expected = numbers(NumpyBackend(threads=1, compiled=True), np.random.default_rng(4), np.float32)
+    for threads in (2, 3, 7):
+        got = numbers(NumpyBackend(threads=threads, compiled=True), np.random.default_rng(4), np.float32)
+        for one, other in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@needs_loops
+@given(
+    n=st.integers(1, 3), h=st.integers(3, 12), w=st.integers(3, 12), c=st.sampled_from([1, 2, 3, 8, 16, 17]),
+    o=st.sampled_from([1, 5, 6, 8, 9, 16, 17, 33, 40, 64, 70]), window=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.integers(1, 2), padding=st.integers(0, 2), pooled=st.booleans(), seed=st.integers(0, 2**32 - 1),
+    activation=st.sampled_from([None, "relu", "tanh", "leaky_relu", "elu", "hard_tanh", "sigmoid"]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)  # fmt: skip
+@settings(max_examples=150)
+def test_convolutions_of_all_widths(n, h, w, c, o, window, stride, padding, pooled, seed, activation, dtype):
+    g = Geometry.conv((n, h, w, c), (*window, c, o), stride=stride, padding=padding)
+    pool = Geometry.pool(g.y_shape, FUSED_POOL) if pooled and min(g.y_shape[1:3]) > 1 else None
+    conv, rng = Conv(g, None if activation is None else Activation(activation), pool), np.random.default_rng(seed)
+    x, filters, b = (rng.normal(size=s).astype(dtype) for s in (g.x_shape, g.w_shape, (o,)))
+    expected, expected_mask = PLAIN.conv2d_forward(x, filters, b, conv)
+    fast, tolerance = NumpyBackend(threads=1, compiled=True), 1e-4 if dtype == np.float32 else 1e-11
+    y, mask = fast.conv2d_forward(x, filters, b, conv)
+    np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+    if pool is not None:
+        assert (mask == expected_mask).mean() > 0.99  # all but ties that are rounded otherwise
+    dy, gate = rng.normal(size=y.shape).astype(dtype), conv.gate(expected, expected_mask)
+    for bias in (True, False):
+        into = Into(needs_bias=bias)
+        got, want = (on.conv2d_weight_grad(dy, x, conv, gate, into) for on in (fast, PLAIN))
+        np.testing.assert_allclose(got[0], want[0], rtol=tolerance, atol=10 * tolerance)
+        assert (got[1] is None) == (not bias)
+        if bias:
+            np.testing.assert_allclose(got[1], want[1], rtol=tolerance, atol=10 * tolerance)
+    got, want = (on.conv2d_input_grad(dy, filters, conv, gate) for on in (fast, PLAIN))
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=10 * tolerance)
+
+
+@needs_loops
+def test_an_unknown_loop_is_named():
+    with pytest.raises(AttributeError, match="there is no compiled loop batch_backward_float32"):
+        compiled.library("norm")("batch_backward_float32")
