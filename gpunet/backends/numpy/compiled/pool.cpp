@@ -5,22 +5,34 @@
 
 #include "loops.hpp"
 
+// A tap of a window: its position there, and where the channels of its pixel begin in x.
+struct Tap { long position, at; };
+struct Taps {
+    const Tap* first;
+    long count;
+    const Tap* begin() const { return first; }
+    const Tap* end() const { return first + count; }
+};
+
 struct Windows {
     long H, W, C, OH, OW, KH, KW, stride_h, stride_w, top, left;
-    // f(position, pixel of x) for the taps of a window that lie in the image
-    template <typename F>
-    void taps(long p, long q, F f) const {
-        const long row = p * stride_h - top, col = q * stride_w - left;
-        for (long i = std::max(0L, -row); i < std::min(KH, H - row); ++i)
-            for (long j = std::max(0L, -col); j < std::min(KW, W - col); ++j) f(i * KW + j, (row + i) * W + col + j);
-    }
-    // f(p, q, n) for the windows of n images
+    // f(n, p, q, taps) for the windows of n images, with those of a window's taps that lie in the image.
     template <typename F>
     void all_of(long images, F f) const {
+        std::vector<Tap> taps(KH * KW);
         for (long n = 0; n < images; ++n)
             for (long p = 0; p < OH; ++p)
-                for (long q = 0; q < OW; ++q) f(p, q, n);
+                for (long q = 0; q < OW; ++q) {
+                    const long row = p * stride_h - top, col = q * stride_w - left;
+                    long count = 0;
+                    for (long i = std::max(0L, -row); i < std::min(KH, H - row); ++i)
+                        for (long j = std::max(0L, -col); j < std::min(KW, W - col); ++j)
+                            taps[count++] = {i * KW + j, ((n * H + row + i) * W + col + j) * C};
+                    f(n, p, q, Taps{taps.data(), count});
+                }
     }
+    // Whether no pixel lies in two windows.
+    bool apart() const { return stride_h >= KH && stride_w >= KW; }
     long of_x(long n) const { return n * H * W * C; }
     long of_y(long n, long p, long q) const { return ((n * OH + p) * OW + q) * C; }
 };
@@ -30,17 +42,16 @@ template <typename T>
 static void max_pool_forward(const T* x, T* y, uint8_t* mask, long images, const Windows* g) {
     typedef Vector<T> V;
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
-    g->all_of(images, [&](long p, long q, long n) {
+    g->all_of(images, [&](long n, long p, long q, Taps taps) {
         const long at = g->of_y(n, p, q);
         for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
             V best = all<V>(-INFINITY);
             Integers<V> winner = Integers<V>{} - 1;
-            g->taps(p, q, [&](long position, long pixel) {
-                const long from = g->of_x(n) + pixel * g->C + c;
-                const V v = load_some<V>(x + from, end_x - from);
+            for (const Tap& tap : taps) {
+                const V v = load_some<V>(x + tap.at + c, end_x - tap.at - c);
                 const Integers<V> better = (v > best) | ((v != v) & (best == best)) | (winner < 0);
-                best = better ? v : best, winner = better ? Integers<V>{} + (int)position : winner;
-            });
+                best = better ? v : best, winner = better ? Integers<V>{} + (int)tap.position : winner;
+            }
             store_some(y + at + c, best, end_y - at - c);
             store_some(mask + at + c, __builtin_convertvector(winner, Bytes<V>), end_y - at - c);
         }
@@ -51,16 +62,19 @@ static void max_pool_forward(const T* x, T* y, uint8_t* mask, long images, const
 template <typename T>
 static void max_pool_backward(const T* dy, const uint8_t* mask, T* dx, long images, const Windows* g) {
     typedef Vector<T> V;
+    const bool alone = g->apart() && g->C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
-    g->all_of(images, [&](long p, long q, long n) {
+    g->all_of(images, [&](long n, long p, long q, Taps taps) {
         const long at = g->of_y(n, p, q);
         for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
             const V d = first_of(load_some<V>(dy + at + c, end_y - at - c), g->C - c);
             const auto winner = __builtin_convertvector(load_some<Bytes<V>>(mask + at + c, end_y - at - c), Integers<V>);
-            g->taps(p, q, [&](long position, long pixel) {
-                const long to = g->of_x(n) + pixel * g->C + c;
-                store_some(dx + to, load_some<V>(dx + to, end_x - to) + (winner == (int)position ? d : V{}), end_x - to);
-            });
+            for (const Tap& tap : taps) {
+                const long to = tap.at + c;
+                const V part = winner == (int)tap.position ? d : V{};
+                if (alone) store(dx + to, part);
+                else store_some(dx + to, load_some<V>(dx + to, end_x - to) + part, end_x - to);
+            }
         }
     });
 }
@@ -70,14 +84,11 @@ template <typename T>
 static void avg_pool_forward(const T* x, T* y, const T* shares, long images, const Windows* g) {
     typedef Vector<T> V;
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
-    g->all_of(images, [&](long p, long q, long n) {
+    g->all_of(images, [&](long n, long p, long q, Taps taps) {
         const long at = g->of_y(n, p, q);
         for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
             V sum = V{};
-            g->taps(p, q, [&](long, long pixel) {
-                const long from = g->of_x(n) + pixel * g->C + c;
-                sum += load_some<V>(x + from, end_x - from);
-            });
+            for (const Tap& tap : taps) sum += load_some<V>(x + tap.at + c, end_x - tap.at - c);
             store_some(y + at + c, sum * shares[p * g->OW + q], end_y - at - c);
         }
     });
@@ -87,15 +98,17 @@ static void avg_pool_forward(const T* x, T* y, const T* shares, long images, con
 template <typename T>
 static void avg_pool_backward(const T* dy, T* dx, const T* shares, long images, const Windows* g) {
     typedef Vector<T> V;
+    const bool alone = g->apart() && g->C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
-    g->all_of(images, [&](long p, long q, long n) {
+    g->all_of(images, [&](long n, long p, long q, Taps taps) {
         const long at = g->of_y(n, p, q);
         for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
             const V d = first_of(load_some<V>(dy + at + c, end_y - at - c), g->C - c) * shares[p * g->OW + q];
-            g->taps(p, q, [&](long, long pixel) {
-                const long to = g->of_x(n) + pixel * g->C + c;
-                store_some(dx + to, load_some<V>(dx + to, end_x - to) + d, end_x - to);
-            });
+            for (const Tap& tap : taps) {
+                const long to = tap.at + c;
+                if (alone) store(dx + to, d);
+                else store_some(dx + to, load_some<V>(dx + to, end_x - to) + d, end_x - to);
+            }
         }
     });
 }
