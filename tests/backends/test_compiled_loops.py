@@ -180,5 +180,5 @@ def test_convolutions_of_all_widths(n, h, w, c, o, window, stride, padding, pool
 
 @needs_loops
 def test_an_unknown_loop_is_named():
-    with pytest.raises(AttributeError, match="there is no compiled loop batch_backward_float32"):
-        compiled.library("norm")("batch_backward_float32")
+    with pytest.raises(AttributeError, match="there is no compiled loop batch_backward of float32"):
+        compiled.library("norm", "float32")("batch_backward")

@@ -106,6 +106,10 @@ class Total:
 
     def join(self, other: Total) -> None:
         """Add another total."""
+        if self._older is None and other._older is None and self._count + other._count < FEW:
+            self.recent += other.recent
+            self._count += other._count
+            return
         self._older = self._all() + other._all()
         self.recent[...] = 0
 

@@ -26,7 +26,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
         if loops is None:
             return super().activation_forward(x, activation)
         y = memory.empty(x.shape, x.dtype)
-        self._over(f"activation_forward_{x.dtype}", loops, (x, y), (*kind_and_numbers(activation), None, 0))
+        self._over("activation_forward", loops, (x, y), (*kind_and_numbers(activation), None, 0))
         return y
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
@@ -34,7 +34,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
         if loops is None:
             return super().activation_backward(dy, y, activation)
         dx = memory.empty(y.shape, y.dtype)
-        self._over(f"activation_backward_{y.dtype}", loops, (dy, y, dx), kind_and_numbers(activation))
+        self._over("activation_backward", loops, (dy, y, dx), kind_and_numbers(activation))
         return dx
 
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
@@ -43,7 +43,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
             return super().input_activation_forward(x, activation)
         y, series = memory.empty(x.shape, x.dtype), _series(x.dtype.name)
         numbers = KINDS.index(activation.name), float(activation.beta), 0.0, 0.0, 0.0, series, len(series)
-        self._over(f"activation_forward_{x.dtype}", loops, (x, y), numbers)
+        self._over("activation_forward", loops, (x, y), numbers)
         return y
 
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
@@ -52,7 +52,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
             return super().input_activation_backward(dy, x, activation)
         dx, series = memory.empty(x.shape, x.dtype), _series(x.dtype.name)
         numbers = KINDS.index(activation.name), float(activation.beta), series, len(series)
-        self._over(f"input_activation_backward_{x.dtype}", loops, (dy, x, dx), numbers)
+        self._over("input_activation_backward", loops, (dy, x, dx), numbers)
         return dx
 
     def _over(self, name: str, loops: Any, arrays: tuple[Array, ...], options: tuple[Any, ...]) -> None:

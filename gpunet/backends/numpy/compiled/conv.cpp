@@ -12,7 +12,7 @@ constexpr int REGISTERS = 16;
 #endif
 
 // Vectors of a tile, and its pixels: what is left of the registers when filters and one element of x have theirs.
-template <int OV> constexpr int PIXELS = (REGISTERS - OV - 1) / OV > 14 ? 14 : (REGISTERS - OV - 1) / OV;
+template <int OV> constexpr int PIXELS = (REGISTERS - OV - 1) / OV > 10 ? 10 : (REGISTERS - OV - 1) / OV;
 constexpr int MOST_VECTORS = REGISTERS == 32 ? 4 : 2;
 
 // out[p][v] = (add ? out : 0) + the sum over channels c … c + count - 1 of all taps
@@ -190,3 +190,18 @@ static void conv_open(
     });
 }
 LOOP(conv_open)
+
+// The taps of filters (taps, C, O) in the opposite order, each with its channels exchanged: (taps, O, C).
+template <typename T>
+static void rotate(const T* w, T* to, long taps, long C, long O) {
+    constexpr long TILE = 16;  // rows and columns of a part of a matrix that stays in a first-level cache
+    for (long t = 0; t < taps; ++t)
+        for (long c = 0; c < C; c += TILE)
+            for (long o = 0; o < O; o += TILE) {
+                const T* const from = w + t * C * O;
+                T* const into = to + (taps - 1 - t) * C * O;
+                for (long k = o; k < std::min(O, o + TILE); ++k)
+                    for (long i = c; i < std::min(C, c + TILE); ++i) into[k * C + i] = from[i * O + k];
+            }
+}
+LOOP(rotate)

@@ -13,12 +13,13 @@ from gpunet.backends.contract import NEW, Activation, Array, Conv, Gate, Grads, 
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver_both
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, kind_and_numbers
-from gpunet.backends.numpy.compiled.library import Library
+from gpunet.backends.numpy.compiled.library import Extents, Library
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.backends.numpy.conv.columns import Columns
 from gpunet.backends.numpy.conv.depthwise import Depthwise
 from gpunet.backends.numpy.conv.primitives import NumpyConv
 from gpunet.backends.numpy.conv.registry import is_depthwise
+from gpunet.backends.numpy.conv.subpixel import subpixel_geometry
 from gpunet.backends.numpy.threads import PRODUCTS
 from gpunet.geometry import Geometry
 
@@ -41,7 +42,7 @@ class Direct(Columns):
 
     def __init__(self, loops: Library, conv: Conv, dtype: Any):
         super().__init__(conv, dtype)
-        self._forward = partial(loops, f"conv_forward_{self.dtype}")
+        self._forward = partial(loops, "conv_forward")
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """All images at once: the loops take them in blocks."""
@@ -69,12 +70,12 @@ class DirectDepthwise(Depthwise):
         self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
     ) -> None:
         given = x, w, b, residual, y, mask, len(x), _extents(self.geometry)
-        self._loops(f"depthwise_forward_{self.dtype}", *given, *_fused(self.conv.activation))
+        self._loops("depthwise_forward", *given, *_fused(self.conv.activation))
 
     def input_grad(self, dy: Array, w: Array, gate: Gate | None, dx: Array) -> None:
         """Write dx (n, H, W, C)."""
         dy = self._open_gate(dy, gate, self.conv)
-        self._loops(f"depthwise_input_grad_{self.dtype}", dy, w, dx, len(dx), _extents(self.geometry))
+        self._loops("depthwise_input_grad", dy, w, dx, len(dx), _extents(self.geometry))
 
 
 class CompiledConv(CompiledActivation, NumpyConv):
@@ -92,12 +93,15 @@ class CompiledConv(CompiledActivation, NumpyConv):
     ) -> tuple[Callable[[Conv, Any], ConvAlgorithm], Geometry | None]:
         if is_depthwise(geometry) and (loops := self._loops("depthwise", *arrays)):
             return partial(DirectDepthwise, loops, self._opened), None
+        if geometry.groups == 1 and self._loops("conv", *arrays):
+            return Columns, subpixel_geometry(geometry)
         return super()._chosen_input_grad(geometry, *arrays)
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, (y, activation, mask) = conv.geometry, gate or Gate(None, None, None)
         depthwise = is_depthwise(g) and prod(g.window) <= MOST_TAPS
-        worth = depthwise or (g.groups == 1 and g.multiply_adds <= g.pixels * MOST_WEIGHTS)
+        dense = g.x_shape[1:3] == (1, 1)
+        worth = depthwise or (g.groups == 1 and not dense and g.multiply_adds <= g.pixels * MOST_WEIGHTS)
         loops = self._loops("depthwise" if depthwise else "conv", dy, x, y) if worth and g.pixels else None
         if loops is None:
             return super().conv2d_weight_grad(dy, x, conv, gate, into)
@@ -108,7 +112,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
         bounds = [len(x) * i // parts for i in range(parts + 1)]
         dw = [np.zeros((parts, taps, min(SLAB, g.filters - first))) for first in slabs]
         db = [np.zeros((parts, a.shape[2])) if into.needs_bias else None for a in dw]
-        name, numbers = f"conv_weight_grad_{x.dtype}", _fused(activation)
+        name, numbers = "conv_weight_grad", _fused(activation)
 
         def work(begin: int, end: int) -> None:
             for k in range(begin, end):
@@ -130,7 +134,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
         bounds = [len(x) * i // parts for i in range(parts + 1)]
         dw = np.zeros((parts, *g.w_shape))
         db = np.zeros((parts, g.filters)) if into.needs_bias else None
-        name, numbers = f"depthwise_weight_grad_{x.dtype}", _fused(gate.activation)
+        name, numbers = "depthwise_weight_grad", _fused(gate.activation)
 
         def work(begin: int, end: int) -> None:
             for part in range(begin, end):
@@ -146,13 +150,26 @@ class CompiledConv(CompiledActivation, NumpyConv):
             dy, gate = self.activation_backward(dy, gate.y, gate.activation), None
         return super().conv2d_input_grad(dy, w, conv, gate)
 
+    def _rotated(self, w: Array, g: Geometry) -> Array:
+        loops = self._loops("conv", w) if g.groups == 1 and g.stride == (1, 1) else None
+        if loops is None:
+            return super()._rotated(w, g)
+        (kh, kw), channels, filters = g.window, g.x_shape[3], g.filters
+        rotated, taps = memory.empty((kh, kw, filters, channels), w.dtype), kh * kw
+        flat = w.reshape(taps, -1), rotated.reshape(taps, -1)
+        self._parallel(
+            lambda i, j: loops("rotate", flat[0][i:j], flat[1][taps - j : taps - i], j - i, channels, filters),
+            taps, channels * filters,
+        )  # fmt: skip
+        return rotated
+
     def _opened(self, dy: Array, gate: Gate | None, conv: Conv) -> Array:
         loops = None if gate is None else self._loops("conv", dy, gate.y)
         if gate is None or loops is None or not (gate.mask is None or _fits_in_bytes(gate.mask)):
             return super()._opened(dy, gate, conv)
         opened = memory.empty((len(dy), *conv.geometry.y_shape[1:]), dy.dtype)
         given = dy, gate.y, gate.mask, opened, len(dy)
-        loops(f"conv_open_{dy.dtype}", *given, _extents(conv.geometry), *_fused(gate.activation))
+        loops("conv_open", *given, _extents(conv.geometry), *_fused(gate.activation))
         return opened
 
 
@@ -166,7 +183,7 @@ def _fused(activation: Activation | None) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _extents(g: Geometry) -> Array:
+def _extents(g: Geometry) -> Extents:
     """The geometry as conv.cpp takes it."""
     (_, h, w, c), (_, oh, ow, o), ((top, _), (left, _)) = g.x_shape, g.y_shape, g.padding
-    return np.array([h, w, c, o, *g.window, oh, ow, *g.stride, *g.dilation, top, left], np.int64)
+    return Extents(h, w, c, o, *g.window, oh, ow, *g.stride, *g.dilation, top, left)

@@ -25,25 +25,27 @@ FLAGS = (
     "-fPIC", "-shared",
 )  # fmt: skip
 HERE = Path(__file__).parent
+DTYPES = {"f": "float32", "d": "float64"}
+"""The dtypes that loops are made for, by NumPy's characters."""
 HEADERS = ("loops.hpp", "functions.hpp", "activations.hpp", "band.hpp")
 """What the sources include."""
 
 
 class Library:
-    """The loops of one source file."""
+    """The loops of one source file, for arrays of one dtype."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, dtype: str):
         self._library = ctypes.CDLL(str(path))
+        self._dtype = dtype
         self._functions: dict[str, Any] = {}
 
     def __call__(self, name: str, *arguments: Any) -> None:
         """Call a loop without the interpreter's lock.
 
         Args:
-            name: the loop's; of those that are made for several dtypes, with that of the arrays, as
-                in "batch_forward_float32".
-            arguments: C-contiguous arrays, None for a null pointer, integers and floats, in the
-                order of the loop's parameters.
+            name: the loop's.
+            arguments: C-contiguous arrays, `Extents`, None for a null pointer, integers and floats,
+                in the order of the loop's parameters.
         """
         function = self._functions.get(name)
         if function is None:
@@ -51,19 +53,31 @@ class Library:
         function(*map(_passed, arguments))
 
     def _found(self, name: str) -> Any:
-        try:  # the loops of `LOOP` are pointers to functions
-            address = ctypes.c_void_p.in_dll(self._library, name) if "_float" in name else None
+        """The function that the variable of `LOOP` points to."""
+        try:
+            address = ctypes.c_void_p.in_dll(self._library, f"{name}_{self._dtype}").value
         except ValueError:
-            raise AttributeError(f"there is no compiled loop {name}") from None
-        return getattr(self._library, name) if address is None else ctypes.CFUNCTYPE(None)(address.value or 0)
+            raise AttributeError(f"there is no compiled loop {name} of {self._dtype}") from None
+        return ctypes.CFUNCTYPE(None)(address or 0)
+
+
+class Extents:
+    """Integers that a loop reads from memory, as a struct of `long`."""
+
+    def __init__(self, *values: int):
+        self._values = (ctypes.c_long * len(values))(*values)
+        self.pointer = ctypes.c_void_p(ctypes.addressof(self._values))
 
 
 def _passed(argument: Any) -> Any:
-    if isinstance(argument, np.ndarray):
+    kind = type(argument)
+    if kind is np.ndarray:
         return ctypes.c_void_p(argument.__array_interface__["data"][0])
-    if argument is None:
-        return ctypes.c_void_p(None)
-    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_long(argument)
+    if kind is int:
+        return ctypes.c_long(argument)
+    if kind is float:
+        return ctypes.c_double(argument)
+    return ctypes.c_void_p(None) if argument is None else argument.pointer
 
 
 class CompiledLoops(NumpyThreads):
@@ -82,11 +96,11 @@ class CompiledLoops(NumpyThreads):
     def _loops(self, topic: str, *arrays: Any) -> Library | None:
         """The loops of a topic; None where NumPy computes: without them, or for other arrays than
         C-contiguous ones of one dtype that they are made for."""
-        if not self.compiled or not all(a is None or a.flags.c_contiguous for a in arrays):
+        if not self.compiled:
             return None
-        if {a.dtype.name for a in arrays if a is not None} not in ({"float32"}, {"float64"}):
-            return None
-        return library(topic)
+        dtypes = {a.dtype.char if a.flags.c_contiguous else "" for a in arrays if a is not None}
+        name = DTYPES.get(dtypes.pop()) if len(dtypes) == 1 else None
+        return None if name is None else library(topic, name)
 
     def describe(self) -> dict[str, str]:
         """Also whether there are compiled loops, and why not."""
@@ -95,7 +109,7 @@ class CompiledLoops(NumpyThreads):
 
 
 @cache
-def library(topic: str) -> Library | None:
+def library(topic: str, dtype: str) -> Library | None:
     """The loops of a topic, which are compiled now if they never were; None where they cannot be."""
     if why_unavailable():
         return None
@@ -104,7 +118,7 @@ def library(topic: str) -> Library | None:
     made_of = [source.read_bytes() for source in sources]
     name = f"{topic}-{digest(FLAGS, made_of, cplusplus.version(path), cplusplus.processor())}.so"
     try:
-        return Library(keep(FOLDER, name, lambda to: _compile(path, topic, to)))
+        return Library(keep(FOLDER, name, lambda to: _compile(path, topic, to)), dtype)
     except (RuntimeError, OSError) as error:
         warn(f"NumPy computes alone, more slowly, without compiled loops: {error}", RuntimeWarning)
         return None

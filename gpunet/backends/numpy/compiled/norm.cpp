@@ -113,7 +113,8 @@ static void batch_moments(const T* x, long pixels, long c, long block, long firs
 }
 
 // The moments of all blocks: moments (2, C), the variance over n.
-extern "C" void join_batch_moments(const double* parts, long pixels, long c, long block, double* moments) {
+template <typename T>
+static void join_batch_moments(const double* parts, long pixels, long c, long block, double* moments) {
     for (long i = 0; i < c; ++i) {
         double n = 0, mean = 0, squares = 0;
         for (long begin = 0; begin < pixels; begin += block, parts += 2 * c)
@@ -246,6 +247,7 @@ static void group_backward(
 }
 
 LOOP(batch_moments)
+LOOP(join_batch_moments)
 LOOP(batch_forward)
 LOOP(batch_sums)
 LOOP(batch_input_grad)

@@ -35,13 +35,13 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
             mean, variance = running
             mean += norm.momentum * (saved.mean - mean)
             variance += norm.momentum * (saved.variance * (pixels / (pixels - 1)) - variance)
-        y, name = memory.empty(x.shape, x.dtype), f"batch_forward_{x.dtype}"
+        y, name = memory.empty(x.shape, x.dtype), "batch_forward"
         scaling, relu = _scaling(w, b, saved, norm.eps), _is_relu(norm.activation)
         rows, out, added = (None if a is None else a.reshape(pixels, c) for a in (x, y, residual))
 
         def work(i: int, j: int) -> None:
             part = (None if a is None else a[i:j] for a in (rows, added, out))
-            loops(name, *part, j - i, c, *scaling, relu)
+            loops(name, *part, j - i, c, *scaling, int(relu))
 
         self._parallel(work, pixels, c)
         if norm.activation is not None and not relu:
@@ -52,7 +52,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         (pixels, c), block = _extents(x), _block(x)
         blocks = -(-pixels // block)
         parts, moments = np.empty((blocks, 2, c)), np.empty((2, c))
-        name = f"batch_moments_{x.dtype}"
+        name = "batch_moments"
         self._parallel(lambda i, j: loops(name, x, pixels, c, block, i, j, parts), blocks, block * c)
         loops("join_batch_moments", parts, pixels, c, block, moments)
         return Moments(*moments.astype(x.dtype))
@@ -78,7 +78,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         slope, offset = shares if norm.training else (np.zeros(c), np.zeros(c))
         dx = memory.empty(x.shape, x.dtype)
         opened = memory.empty(x.shape, x.dtype) if norm.residual and gate != OPEN else None
-        name, factors = f"batch_input_grad_{x.dtype}", [a.astype(x.dtype) for a in (factor, slope, offset)]
+        name, factors = "batch_input_grad", [a.astype(x.dtype) for a in (factor, slope, offset)]
         flat = [None if a is None else a.reshape(pixels, c) for a in (g, x, y if gate == BY_Y else None, dx, opened)]
 
         def work(i: int, j: int) -> None:
@@ -93,7 +93,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
     ) -> tuple[Array, Array]:
         """The sums of g (x - mean) and of g over the pixels, float64 (C,)."""
         (pixels, c), block = _extents(x), _block(x)
-        blocks, name = -(-pixels // block), f"batch_sums_{x.dtype}"
+        blocks, name = -(-pixels // block), "batch_sums"
         parts = np.empty((blocks, 2, c))
 
         def work(i: int, j: int) -> None:
@@ -107,7 +107,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         loops = self._loops("norm", x, w, b)
         if loops is None or not x.size:
             return super().group_norm_forward(x, w, b, norm)
-        y, name = memory.empty(x.shape, x.dtype), f"group_forward_{x.dtype}"
+        y, name = memory.empty(x.shape, x.dtype), "group_forward"
         saved = Moments(*(np.empty((len(x), norm.num_groups), x.dtype) for _ in range(2)))
         pixels, c = prod(x.shape[1:-1]), x.shape[-1]
 
@@ -124,7 +124,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         loops = self._loops("norm", dy, x, w, *saved)
         if loops is None or not x.size:
             return super().group_norm_backward(dy, x, w, saved, norm, into)
-        dx, name = memory.empty(x.shape, x.dtype), f"group_backward_{x.dtype}"
+        dx, name = memory.empty(x.shape, x.dtype), "group_backward"
         pixels, c = prod(x.shape[1:-1]), x.shape[-1]
         parts = np.empty((len(x), 2, c))
 

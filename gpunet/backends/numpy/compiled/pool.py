@@ -10,7 +10,7 @@ import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.compiled.library import CompiledLoops, Library
+from gpunet.backends.numpy.compiled.library import CompiledLoops, Extents, Library
 from gpunet.backends.numpy.pool import NumpyPool, shares_of
 from gpunet.backends.numpy.sums import CHUNK
 from gpunet.geometry import Geometry
@@ -24,7 +24,7 @@ class CompiledPool(CompiledLoops, NumpyPool):
         if loops is None:
             return super().max_pool2d_forward(x, pool)
         y, mask = memory.empty(pool.y_shape, x.dtype), memory.empty(pool.y_shape, np.uint8)
-        self._pool(loops, f"max_pool_forward_{x.dtype}", pool, x, y, mask)
+        self._pool(loops, "max_pool_forward", pool, x, y, mask)
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, pool: Geometry) -> Array:
@@ -33,7 +33,7 @@ class CompiledPool(CompiledLoops, NumpyPool):
         if loops is None:
             return super().max_pool2d_backward(dy, mask, pool)
         dx = memory.empty(pool.x_shape, dy.dtype)
-        self._pool(loops, f"max_pool_backward_{dy.dtype}", pool, dy, mask, dx, clear=dx)
+        self._pool(loops, "max_pool_backward", pool, dy, mask, dx, clear=dx)
         return dx
 
     def avg_pool2d_forward(self, x: Array, pool: Geometry, count_padding: bool) -> Array:
@@ -41,7 +41,7 @@ class CompiledPool(CompiledLoops, NumpyPool):
         if loops is None:
             return super().avg_pool2d_forward(x, pool, count_padding)
         y = memory.empty(pool.y_shape, x.dtype)
-        self._pool(loops, f"avg_pool_forward_{x.dtype}", pool, x, y, shares=shares_of(pool, count_padding))
+        self._pool(loops, "avg_pool_forward", pool, x, y, shares=shares_of(pool, count_padding))
         return y
 
     def avg_pool2d_backward(self, dy: Array, pool: Geometry, count_padding: bool) -> Array:
@@ -50,7 +50,7 @@ class CompiledPool(CompiledLoops, NumpyPool):
             return super().avg_pool2d_backward(dy, pool, count_padding)
         dx = memory.empty(pool.x_shape, dy.dtype)
         shares = shares_of(pool, count_padding)
-        self._pool(loops, f"avg_pool_backward_{dy.dtype}", pool, dy, dx, clear=dx, shares=shares)
+        self._pool(loops, "avg_pool_backward", pool, dy, dx, clear=dx, shares=shares)
         return dx
 
     def _pool(
@@ -74,7 +74,7 @@ def _has_short_sums(pool: Geometry) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _windows(g: Geometry) -> Array:
+def _windows(g: Geometry) -> Extents:
     """The geometry as pool.cpp takes it."""
     (_, h, w, c), (_, oh, ow, _), ((top, _), (left, _)) = g.x_shape, g.y_shape, g.padding
-    return np.array([h, w, c, oh, ow, *g.window, *g.stride, top, left], np.int64)
+    return Extents(h, w, c, oh, ow, *g.window, *g.stride, top, left)

@@ -16,6 +16,9 @@ from gpunet.backends.numpy.sums import Total
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
 from gpunet.geometry import Geometry
 
+FEW_CHANNELS, FEW_PRODUCTS = 16, 8
+"""Channels below which so many multiply-adds take as long as one element elsewhere: see `PRODUCTS`."""
+
 
 class NumpyConv(NumpyThreads):
     """A convolution, and the gradients of its input and of its weights."""
@@ -32,6 +35,10 @@ class NumpyConv(NumpyThreads):
 
         self._in_blocks(self._chosen(conv.geometry, x, w, b, residual), conv, x.dtype, work)
         return y, mask
+
+    def _rotated(self, w: Array, g: Geometry) -> Array:
+        """The filters of the convolution that computes an input gradient."""
+        return rotate(w, g.groups, g.stride)
 
     def _opened(self, dy: Array, gate: Gate | None, conv: Conv) -> Array:
         """Some images' dy behind its gate, (n, OH, OW, O)."""
@@ -56,7 +63,7 @@ class NumpyConv(NumpyThreads):
             return self.matmul(dy.reshape(flat), w[0, 0], product).reshape(g.x_shape)
         dx = memory.empty(g.x_shape, dy.dtype)
         own, convolution = self._chosen_input_grad(g, dy, w)
-        rotated = w if convolution is None else rotate(w, g.groups, g.stride)
+        rotated = w if convolution is None else self._rotated(w, g)
         kind = own if convolution is None else self._chosen(convolution, dy, rotated)
 
         def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
@@ -116,5 +123,6 @@ class NumpyConv(NumpyThreads):
                 work(algorithm, i, j, *state)
             return state
 
-        images = conv.geometry.x_shape[0]
-        return self._parallel(run, images, conv.geometry.multiply_adds // max(images, 1) // PRODUCTS) or [begin()]
+        g, images = conv.geometry, conv.geometry.x_shape[0]
+        products = PRODUCTS if g.w_shape[2] >= FEW_CHANNELS else FEW_PRODUCTS
+        return self._parallel(run, images, g.multiply_adds // max(images, 1) // products) or [begin()]
