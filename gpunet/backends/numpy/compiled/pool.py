@@ -20,7 +20,7 @@ class CompiledPool(CompiledLoops, NumpyPool):
     """Maxima and means of windows."""
 
     def max_pool2d_forward(self, x: Array, pool: Geometry) -> tuple[Array, Array]:
-        loops = self._loops("pool", x) if pool.mask_dtype == np.uint8 else None
+        loops = self._loops("pool", x) if pool.mask_dtype == "uint8" else None
         if loops is None:
             return super().max_pool2d_forward(x, pool)
         y, mask = memory.empty(pool.y_shape, x.dtype), memory.empty(pool.y_shape, np.uint8)
