@@ -13,6 +13,7 @@ from gpunet.backends.contract import FUSED_POOL, Activation, BatchNorm, Conv, Gr
 from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.backends.numpy.compiled import library as compiled
 from gpunet.geometry import Geometry
+from gpunet.resampling import linear, nearest, smooth
 
 PLAIN = NumpyBackend(threads=1, compiled=False)
 needs_loops = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compiled.why_unavailable())
@@ -121,6 +122,8 @@ def numbers(backend, rng, dtype):
         results += [y, mask, backend.max_pool2d_backward(dy[:, : y.shape[1], : y.shape[2]].copy(), mask, pool)]
         y = backend.avg_pool2d_forward(x, pool, False)
         results += [y, backend.avg_pool2d_backward(y, pool, True)]
+    for rows, columns in ((linear(40, 71), smooth(30, 11)), (nearest(40, 80), linear(30, 30))):
+        results.append(backend.resample2d(x, rows, columns))
     gelu = InputActivation("gelu")
     return [*results, backend.input_activation_forward(x, gelu), backend.input_activation_backward(dy, x, gelu)]
 

@@ -2,23 +2,12 @@
 // cache with what is computed of them, so that padding, bias, residual, activation and pool cost no pass over
 // memory; and the gates that take gradients back through activation and pool.
 #pragma once
-#include <memory>
-
 #include "activations.hpp"
 
 struct Geometry {
     long H, W, C, O, KH, KW, OH, OW, stride_h, stride_w, dilation_h, dilation_w, top, left;
     long taps() const { return KH * KW * C; }
 };
-
-// Memory of one thread that is kept from call to call.
-template <typename T>
-static T* scratch(int slot, long count) {
-    static thread_local struct { std::unique_ptr<T[]> memory; long count = 0; } kept[4];
-    auto& own = kept[slot];
-    if (own.count < count) own.memory.reset(new T[count]), own.count = count;
-    return own.memory.get();
-}
 
 constexpr long BLOCK_BYTES = 1 << 18;   // of a block's images and results: of so many at least, and of as many
 constexpr long MOST_BYTES = 1 << 19;    // as the filters have, which are read once for each block, up to these

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -85,6 +86,15 @@ static inline void store_some(T* p, V v, long left) {
 // A byte for each element of V.
 template <typename V>
 using Bytes = typename Element<V>::Bytes;
+
+// Memory of one thread that is kept from call to call.
+template <typename T>
+static T* scratch(int slot, long count) {
+    static thread_local struct { std::unique_ptr<T[]> memory; long count = 0; } kept[4];
+    auto& own = kept[slot];
+    if (own.count < count) own.memory.reset(new T[count]), own.count = count;
+    return own.memory.get();
+}
 
 // v with 0 in the places from `count` on
 template <typename V>

@@ -1,0 +1,33 @@
+"""Separable resampling in compiled loops: resample.cpp."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from gpunet.backends.contract import Array
+from gpunet.backends.host import memory
+from gpunet.backends.numpy.compiled.library import CompiledLoops
+from gpunet.backends.numpy.resample import NumpyResample
+from gpunet.backends.numpy.sums import CHUNK
+from gpunet.resampling import Taps
+
+
+class CompiledResample(CompiledLoops, NumpyResample):
+    """Images of other extents, by tables of weights."""
+
+    def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
+        short = all(np.diff(taps.starts).max(initial=0) <= CHUNK for taps in (rows, columns))
+        loops = self._loops("resample", x) if short else None
+        if loops is None:
+            return super().resample2d(x, rows, columns)
+        n, h, w, c = x.shape
+        y = memory.empty((n, rows.outputs, columns.outputs, c), x.dtype)
+        tables = (rows.starts, rows.index, rows.weight, columns.starts, columns.index, columns.weight)
+
+        def work(i: int, j: int) -> None:
+            loops("resample", x[i:j], y[i:j], j - i, h, w, c, rows.outputs, columns.outputs, *tables)
+
+        self._parallel(work, n, max(prod(x.shape[1:]), prod(y.shape[1:])))
+        return y
