@@ -42,6 +42,12 @@ def version(path: str) -> str:
 
 
 @functools.cache
+def identity(path: str) -> str:
+    """What the compiler at this path, of any make, says of itself."""
+    return f"{path}: {_run([path, '--version']).stdout}"
+
+
+@functools.cache
 def processor() -> str:
     """The instruction sets of this processor, for which `NATIVE` compiles."""
     try:

@@ -1,6 +1,7 @@
 """The compiled loops of the NumPy backend: where they are used, and that they give what NumPy alone gives."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -22,10 +23,10 @@ needs_loops = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compil
 @pytest.fixture
 def fresh():
     """No library is loaded, before and after."""
-    compiled.library.cache_clear()
+    compiled._library.cache_clear()
     compiled.why_unavailable.cache_clear()
     yield
-    compiled.library.cache_clear()
+    compiled._library.cache_clear()
     compiled.why_unavailable.cache_clear()
 
 
@@ -42,6 +43,8 @@ def test_a_backend_says_whether_it_has_loops(monkeypatch):
     monkeypatch.setenv("GPUNET_FAST_CPU", "0")
     assert NumpyBackend().describe()["loops"] == "NumPy's alone (GPUNET_FAST_CPU is 0)"
     assert NumpyBackend(compiled=True).describe()["loops"] == "compiled"
+    monkeypatch.delenv("GPUNET_FAST_CPU")
+    assert NumpyBackend(compiled=False).describe()["loops"] == "NumPy's alone (compiled=False)"
 
 
 def test_without_a_compiler_numpy_computes_alone(monkeypatch, fresh, rng):
@@ -66,6 +69,10 @@ def test_a_compiler_that_fails_is_named_once_and_numpy_computes_alone(monkeypatc
     np.testing.assert_array_equal(y, expected[0])
     np.testing.assert_array_equal(mask, expected[1])
     backend.conv2d_forward(*arguments)  # warns no more
+    with pytest.warns(RuntimeWarning, match="out of order"):  # for another source
+        described = backend.describe()["loops"]
+    assert described.startswith("NumPy's alone (")
+    assert "does not compile loops for the CPU" in described
 
 
 @needs_loops
@@ -140,6 +147,18 @@ def test_they_give_what_numpy_alone_gives(dtype):
 
 
 @needs_loops
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86")
+@pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
+def test_shorter_vectors_give_the_same(monkeypatch, fresh, flag):
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, flag))
+    narrow, plain = (
+        numbers(NumpyBackend(threads=1, compiled=fast), np.random.default_rng(5), np.float32) for fast in (True, False)
+    )
+    for one, other in zip(narrow, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@needs_loops
 def test_the_bits_are_those_of_one_thread_on_any_number_of_threads(monkeypatch):
     monkeypatch.setattr("gpunet.backends.numpy.threads.SMALL", 1)
     expected = numbers(NumpyBackend(threads=1, compiled=True), np.random.default_rng(4), np.float32)
@@ -179,6 +198,43 @@ def test_convolutions_of_all_widths(n, h, w, c, o, window, stride, padding, pool
             np.testing.assert_allclose(got[1], want[1], rtol=tolerance, atol=10 * tolerance)
     got, want = (on.conv2d_input_grad(dy, filters, conv, gate) for on in (fast, PLAIN))
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=10 * tolerance)
+
+
+@needs_loops
+@pytest.mark.parametrize("name", ["silu", "gelu", "softplus"])
+def test_no_number_depends_on_where_an_array_is_cut(rng, name):
+    x, dy = rng.normal(size=(2, 4099))
+    fast, of = NumpyBackend(threads=1, compiled=True), InputActivation(name)
+    whole = fast.input_activation_backward(dy, x, of)
+    for cut in range(1, 30):
+        parts = (
+            fast.input_activation_backward(dy[part].copy(), x[part].copy(), of)
+            for part in (slice(cut), slice(cut, None))
+        )
+        np.testing.assert_array_equal(np.concatenate(list(parts)), whole)
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape"),
+    [((1, 3, 3, 4096), (3, 3, 4096, 1)), ((1, 1, 4000, 1), (1, 3, 1, 9)), ((1, 1, 70000, 1), (1, 3, 1, 9))],
+)
+def test_long_sums_keep_their_digits(x_shape, w_shape):
+    g, fast = Geometry.conv(x_shape, w_shape), NumpyBackend(threads=1, compiled=True)
+    x, w, dy = (np.full(shape, 0.1, np.float32) for shape in (x_shape, w_shape, g.y_shape))
+    exact, each = np.float64(np.float32(0.1)) ** 2, w_shape[0] * w_shape[1] * w_shape[2]
+    np.testing.assert_allclose(fast.conv2d_forward(x, w, None, Conv(g))[0], exact * each, rtol=5e-6)
+    dw, db = fast.conv2d_weight_grad(dy, x, Conv(g))
+    np.testing.assert_allclose(dw, exact * g.pixels, rtol=1e-6)
+    np.testing.assert_allclose(db, np.float64(np.float32(0.1)) * g.pixels, rtol=1e-6)
+
+
+@needs_loops
+def test_infinities_of_both_signs_warn_of_nothing(rng):
+    x, _, _, conv, _ = convolution(rng, pooled=False)
+    dy = rng.normal(size=conv.y_shape).astype(np.float32)
+    dy[0, 0, 0], dy[-1, 0, 0] = np.inf, -np.inf
+    assert np.isnan(NumpyBackend(compiled=True).conv2d_weight_grad(dy, x, conv)[1]).all()
 
 
 @needs_loops

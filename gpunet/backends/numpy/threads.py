@@ -2,8 +2,8 @@
 
 Work is cut along the batch into one part for each thread, and each part into blocks of images;
 NumPy and BLAS release the interpreter lock while they compute. BLAS itself runs on one thread
-meanwhile. Partial sums are added in the order of the parts, so a result depends on the number of
-threads and on nothing else.
+meanwhile. Partial sums are added in the order of the parts, so a result of NumPy's depends on the
+number of threads and on nothing else; compiled loops cut their sums by the shapes alone.
 
 Blocks are larger than a second-level cache where that costs little. A thread needs the interpreter
 lock between two calls. If another thread releases it for only some tens of microseconds, it takes

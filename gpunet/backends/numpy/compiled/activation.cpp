@@ -6,8 +6,8 @@ static void activation_forward(
     const T* x, T* y, long n, long kind, double a, double b, double c, double d, const T* series, long terms) {
     const Numbers<T> of = {(T)a, (T)b, (T)c, (T)d, series, terms};
     with_kind(kind, [&](auto given) {
-        for_each<T>(n, [&](auto v, long at) {
-            store(y + at, value<decltype(given)::kind>(load<decltype(v)>(x + at), of));
+        for_each<T>(n, [&](long at, long left) {
+            store_some(y + at, value<decltype(given)::kind>(load_some<Vector<T>>(x + at, left), of), left);
         });
     });
 }
@@ -17,9 +17,9 @@ template <typename T>
 static void activation_backward(const T* dy, const T* y, T* dx, long n, long kind, double a, double b, double c, double d) {
     const Numbers<T> of = {(T)a, (T)b, (T)c, (T)d, nullptr, 0};
     with_kind(kind, [&](auto given) {
-        for_each<T>(n, [&](auto v, long at) {
-            typedef decltype(v) V;
-            store(dx + at, opened<decltype(given)::kind>(load<V>(dy + at), load<V>(y + at), of));
+        for_each<T>(n, [&](long at, long left) {
+            typedef Vector<T> V;
+            store_some(dx + at, opened<decltype(given)::kind>(load_some<V>(dy + at, left), load_some<V>(y + at, left), of), left);
         });
     });
 }
@@ -30,9 +30,9 @@ static void input_activation_backward(
     const T* dy, const T* x, T* dx, long n, long kind, double a, const T* series, long terms) {
     const Numbers<T> of = {(T)a, 0, 0, 0, series, terms};
     with_kind(kind, [&](auto given) {
-        for_each<T>(n, [&](auto v, long at) {
-            typedef decltype(v) V;
-            store(dx + at, load<V>(dy + at) * slope_by_input<decltype(given)::kind>(load<V>(x + at), of));
+        for_each<T>(n, [&](long at, long left) {
+            typedef Vector<T> V;
+            store_some(dx + at, load_some<V>(dy + at, left) * slope_by_input<decltype(given)::kind>(load_some<V>(x + at, left), of), left);
         });
     });
 }

@@ -2,6 +2,8 @@
 // cache with what is computed of them, so that padding, bias, residual, activation and pool cost no pass over
 // memory; and the gates that take gradients back through activation and pool.
 #pragma once
+#include <limits>
+
 #include "activations.hpp"
 
 struct Geometry {
@@ -117,12 +119,13 @@ static const T* widened(int slot, const T* values, long rows, long O, long width
     return to;
 }
 
-// How many images, or rows of one, are a block: rows are even where there is a pool.
+// How many images, or rows of one, are a block, of some pixels at most: rows are even where there is a pool.
 template <typename T>
-static void block_of(const Geometry& g, long width, long& images, long& rows) {
+static void block_of(const Geometry& g, long width, long most, long& images, long& rows) {
     const long bytes = (g.stride_h * g.W * g.C + g.OW * width) * (long)sizeof(T);
     const long filters = g.taps() * width * (long)sizeof(T);
-    rows = std::max(2L, std::min(std::max(BLOCK_BYTES, filters), MOST_BYTES) / bytes / 2 * 2);
+    const long wanted = std::min(std::max(BLOCK_BYTES, filters), MOST_BYTES) / bytes;
+    rows = std::max(2L, std::min(wanted, most / g.OW) / 2 * 2);
     images = std::max(1L, rows / std::max(1L, g.OH));
     rows = std::min(rows, g.OH);
 }
@@ -147,7 +150,7 @@ static void finish_bands(
     const T* const bias = b && width == g.O ? b : widened(2, b, 1, g.O, width);
     const bool direct = !mask && width == g.O;
     long images, rows;
-    block_of<T>(g, width, images, rows);
+    block_of<T>(g, width, std::numeric_limits<long>::max(), images, rows);
     for (long i = 0; i < n; i += images)
         for (long p = 0; p < g.OH; p += rows) {
             const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, n - i), p, std::min(rows, g.OH - p), by_vectors);
@@ -170,7 +173,7 @@ static void finish_bands(
 // ---- gradients
 
 constexpr long CHUNK = 64;         // pixels at least whose products are added in registers, before these are added
-constexpr long CHUNKS = 64;        // of these sums are added in the dtype of the images
+constexpr long CHUNKS = 64;        // of these sums are added in the dtype of the images, before they are in double
 
 // What is behind a gate: dy, opened by y, of which T* may be null.
 template <Kind KIND, bool ANY, typename V, typename T>
@@ -233,15 +236,16 @@ static void move_sums(T* sums, long rows, long width, double* to, long count) {
     std::fill(sums, sums + rows * width, (T)0);
 }
 
-// Goes over n images in bands: use(band, opened, pitch) gets `count` filters from the first on of dy behind its
-// gate, whose pixels lie `pitch` apart: zeros fill them up to the width, unless count is the width.
+// Goes over n images in bands of CHUNK * CHUNKS pixels, unless two rows have more: use(band, opened, pitch) gets
+// `count` filters from the first on of dy behind its gate, whose pixels lie `pitch` apart. What stands there
+// beyond `count`, up to the width, is of other filters.
 template <typename T, typename V, typename F>
 static void open_bands(
     const T* dy, const T* x, const T* y, const uint8_t* mask, long n, const Geometry& g, long width, long first, long count,
     bool by_vectors, long kind, const Numbers<T>& of, F use) {
     const bool direct = !mask && kind < 0 && width == count;
     long images, rows;
-    block_of<T>(g, width, images, rows);
+    block_of<T>(g, width, CHUNK * CHUNKS, images, rows);
     for (long i = 0; i < n; i += images)
         for (long p = 0; p < g.OH; p += rows) {
             const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, n - i), p, std::min(rows, g.OH - p), by_vectors);

@@ -5,7 +5,8 @@
 #include "band.hpp"
 
 constexpr long SLAB_BYTES = 1 << 17;  // of the filters that are read again for each tile
-#if defined(__AVX512F__) || defined(__ARM_NEON)
+constexpr long TERMS = 512;           // that are added one after another, unless a window has more pixels
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int REGISTERS = 32;
 #else
 constexpr int REGISTERS = 16;
@@ -15,14 +16,14 @@ constexpr int REGISTERS = 16;
 template <int OV> constexpr int PIXELS = (REGISTERS - OV - 1) / OV > 10 ? 10 : (REGISTERS - OV - 1) / OV;
 constexpr int MOST_VECTORS = REGISTERS == 32 ? 4 : 2;
 
-// out[p][v] = (add ? out : 0) + the sum over channels c … c + count - 1 of all taps
+// out[p][v] = (add ? out : 0) + the sum over channels c … c + count - 1 of all taps, which is taken by itself first
 template <typename T, typename V, int P, int OV>
 static inline void add_taps(const Band<T>& band, const T* const (&corners)[P], const T* w, long width, long c, long count, bool add, T* const (&out)[P]) {
     constexpr long LANES = sizeof(V) / sizeof(T);
     const Geometry& g = band.g;
     V acc[P][OV];
     for (int p = 0; p < P; ++p)
-        for (int v = 0; v < OV; ++v) acc[p][v] = add ? load<V>(out[p] + v * LANES) : V{};
+        for (int v = 0; v < OV; ++v) acc[p][v] = V{};
     for (long i = 0; i < g.KH; ++i)
         for (long j = 0; j < g.KW; ++j) {
             const long away = i * g.dilation_h * band.row + j * g.dilation_w * g.C + c;
@@ -39,7 +40,7 @@ static inline void add_taps(const Band<T>& band, const T* const (&corners)[P], c
             }
         }
     for (int p = 0; p < P; ++p)
-        for (int v = 0; v < OV; ++v) store(out[p] + v * LANES, acc[p][v]);
+        for (int v = 0; v < OV; ++v) store(out[p] + v * LANES, add ? load<V>(out[p] + v * LANES) + acc[p][v] : acc[p][v]);
 }
 
 // The convolution of a band for OV vectors of filters, in `out` (pixels, width).
@@ -48,7 +49,7 @@ static void convolve_slab(const Band<T>& band, const T* w, long width, T* out) {
     constexpr int P = PIXELS<OV>;
     const Geometry& g = band.g;
     const long pixels = band.pixels(), each = g.KH * g.KW * OV * (long)sizeof(V);
-    const long channels = std::min(g.C, std::max(16L, SLAB_BYTES / each));
+    const long channels = std::min(g.C, std::max(1L, std::min(SLAB_BYTES / each, TERMS / (g.KH * g.KW))));
     T spare[OV * sizeof(V) / sizeof(T)];
     for (long c = 0; c < g.C; c += channels)
         for (long first = 0; first < pixels; first += P) {
@@ -101,16 +102,18 @@ static void add_products(const Band<T>& band, const T* dy, long pitch, long firs
         const long tap = std::min(first + t, taps - 1);
         away[t] = tap / g.C / g.KW * g.dilation_h * band.row + tap / g.C % g.KW * g.dilation_w * g.C + tap % g.C;
     }
-    for (long line = 0; line < lines;) {
+    for (long line = 0, q = 0; line < lines;) {
         V acc[P][OV];
         for (int t = 0; t < P; ++t)
             for (int v = 0; v < OV; ++v) acc[t][v] = V{};
-        for (long done = 0; done < CHUNK && line < lines; ++line, done += g.OW) {
+        for (long done = 0; done < CHUNK && line < lines;) {
             const T* const begin = band.x + line / band.rows * band.image + line % band.rows * g.stride_h * band.row;
             const T* x[P];
             for (int t = 0; t < P; ++t) x[t] = begin + away[t];
-            const T* d = dy + line * g.OW * pitch;
-            for (long k = 0; k < g.OW * step; k += step, d += pitch) {
+            const T* d = dy + (line * g.OW + q) * pitch;
+            const long stop = std::min(g.OW, q + CHUNK - done);
+            done += stop - q;
+            for (long k = q * step; k < stop * step; k += step, d += pitch) {
                 V f[OV];
                 for (int v = 0; v < OV; ++v) f[v] = load<V>(d + v * LANES);
 #pragma GCC unroll 16
@@ -118,6 +121,8 @@ static void add_products(const Band<T>& band, const T* dy, long pitch, long firs
 #pragma GCC unroll 4
                     for (int v = 0; v < OV; ++v) acc[t][v] += x[t][k] * f[v];
             }
+            q = stop;
+            if (q == g.OW) ++line, q = 0;
         }
         for (int t = 0; t < P && first + t < taps; ++t)
             for (int v = 0; v < OV; ++v) {

@@ -11,13 +11,13 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Activation, Array, Conv, Gate, Grads, Into
 from gpunet.backends.host import memory
-from gpunet.backends.host.arrays import deliver_both
+from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, kind_and_numbers
 from gpunet.backends.numpy.compiled.library import Extents, Library
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
 from gpunet.backends.numpy.conv.columns import Columns
 from gpunet.backends.numpy.conv.depthwise import Depthwise
-from gpunet.backends.numpy.conv.primitives import NumpyConv
+from gpunet.backends.numpy.conv.primitives import FEW_PRODUCTS, NumpyConv
 from gpunet.backends.numpy.conv.registry import is_depthwise
 from gpunet.backends.numpy.conv.subpixel import subpixel_geometry
 from gpunet.backends.numpy.threads import PRODUCTS
@@ -32,6 +32,8 @@ LEAST_PIXELS = 1 << 10
 """Pixels of a part at least."""
 MOST_TAPS = 25
 """Taps of a depthwise filter whose gradient is taken in registers; as in depthwise.cpp."""
+WIDEST = 1 << 12
+"""Pixels of a row of results up to which a weight gradient keeps its digits."""
 MOST_WEIGHTS = 1 << 19
 """Weights up to which a weight gradient is faster than by BLAS: with more, their sums leave the cache."""
 
@@ -97,12 +99,14 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return Columns, subpixel_geometry(geometry)
         return super()._chosen_input_grad(geometry, *arrays)
 
+    @QUIET
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, (y, activation, mask) = conv.geometry, gate or Gate(None, None, None)
         depthwise = is_depthwise(g) and prod(g.window) <= MOST_TAPS
         dense = g.x_shape[1:3] == (1, 1)
         worth = depthwise or (g.groups == 1 and not dense and g.multiply_adds <= g.pixels * MOST_WEIGHTS)
-        loops = self._loops("depthwise" if depthwise else "conv", dy, x, y) if worth and g.pixels else None
+        worth = worth and g.pixels > 0 and g.y_shape[2] <= WIDEST and (mask is None or _fits_in_bytes(mask))
+        loops = self._loops("depthwise" if depthwise else "conv", dy, x, y) if worth else None
         if loops is None:
             return super().conv2d_weight_grad(dy, x, conv, gate, into)
         if depthwise:
@@ -142,7 +146,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
                 given = (None if a is None else a[i:j] for a in (dy, x, gate.y, gate.mask))
                 loops(name, *given, dw[part], None if db is None else db[part], j - i, _extents(g), *numbers)
 
-        self._parallel(work, parts, g.multiply_adds // parts)
+        self._parallel(work, parts, g.multiply_adds // parts // FEW_PRODUCTS)
         return deliver_both(dw.sum(axis=0), None if db is None else db.sum(axis=0), into, x.dtype)
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
@@ -164,8 +168,9 @@ class CompiledConv(CompiledActivation, NumpyConv):
         return rotated
 
     def _opened(self, dy: Array, gate: Gate | None, conv: Conv) -> Array:
-        loops = None if gate is None else self._loops("conv", dy, gate.y)
-        if gate is None or loops is None or not (gate.mask is None or _fits_in_bytes(gate.mask)):
+        fits = gate is not None and (gate.mask is None or _fits_in_bytes(gate.mask))
+        loops = self._loops("conv", dy, gate.y) if fits and gate is not None else None
+        if gate is None or loops is None:
             return super()._opened(dy, gate, conv)
         opened = memory.empty((len(dy), *conv.geometry.y_shape[1:]), dy.dtype)
         given = dy, gate.y, gate.mask, opened, len(dy)

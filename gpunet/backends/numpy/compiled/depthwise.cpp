@@ -50,18 +50,21 @@ static void add_products(const Band<T>& band, const T* dy, long width, T* sums) 
     const Geometry& g = band.g;
     const long taps = g.KH * g.KW, step = g.stride_w * g.C, lines = band.images * band.rows;
     for (long c = 0; c < width; c += Lanes<T>::COUNT)
-        for (long line = 0; line < lines;) {
+        for (long line = 0, q = 0; line < lines;) {
             V acc[MOST_TAPS] = {};
-            for (long done = 0; done < CHUNK && line < lines; ++line, done += g.OW) {
+            for (long done = 0; done < CHUNK && line < lines;) {
                 const T* const begin = band.x + line / band.rows * band.image + line % band.rows * g.stride_h * band.row + c;
-                const T* d = dy + line * g.OW * width + c;
-                for (long q = 0; q < g.OW; ++q, d += width) {
+                const T* d = dy + (line * g.OW + q) * width + c;
+                const long stop = std::min(g.OW, q + CHUNK - done);
+                done += stop - q;
+                for (; q < stop; ++q, d += width) {
                     const V upstream = load<V>(d);
                     const T* const x = begin + q * step;
                     for (long i = 0, t = 0; i < g.KH; ++i)
                         for (long j = 0; j < g.KW; ++j, ++t)
                             acc[t] += load<V>(x + i * g.dilation_h * band.row + j * g.dilation_w * g.C) * upstream;
                 }
+                if (q == g.OW) ++line, q = 0;
             }
             for (long t = 0; t < taps; ++t) store(sums + t * width + c, load<V>(sums + t * width + c) + acc[t]);
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ FLAGS = (
     "-fPIC", "-shared",
 )  # fmt: skip
 HERE = Path(__file__).parent
-DTYPES = {"f": "float32", "d": "float64"}
-"""The dtypes that loops are made for, by NumPy's characters."""
-HEADERS = ("loops.hpp", "functions.hpp", "activations.hpp", "band.hpp")
-"""What the sources include."""
+DTYPES: dict[Any, str] = {np.dtype(name): name for name in ("float32", "float64")}
+"""The dtypes that loops are made for."""
+_lock = threading.Lock()
+_failed: list[str] = []  # what a compiler has said
 
 
 class Library:
@@ -70,14 +71,13 @@ class Extents:
 
 
 def _passed(argument: Any) -> Any:
-    kind = type(argument)
-    if kind is np.ndarray:
+    if isinstance(argument, np.ndarray):
         return ctypes.c_void_p(argument.__array_interface__["data"][0])
-    if kind is int:
-        return ctypes.c_long(argument)
-    if kind is float:
-        return ctypes.c_double(argument)
-    return ctypes.c_void_p(None) if argument is None else argument.pointer
+    if isinstance(argument, Extents):
+        return argument.pointer
+    if argument is None:
+        return ctypes.c_void_p(None)
+    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_long(argument)
 
 
 class CompiledLoops(NumpyThreads):
@@ -91,35 +91,45 @@ class CompiledLoops(NumpyThreads):
 
     def __init__(self, threads: int | None = None, compiled: bool | None = None):
         super().__init__(threads)
-        self.compiled = os.environ.get(SWITCH) != "0" if compiled is None else compiled
+        off = f"{SWITCH} is 0" if compiled is None and os.environ.get(SWITCH) == "0" else ""
+        self._why_off = "compiled=False" if compiled is False else off
+        self.compiled = not self._why_off
 
     def _loops(self, topic: str, *arrays: Any) -> Library | None:
         """The loops of a topic; None where NumPy computes: without them, or for other arrays than
         C-contiguous ones of one dtype that they are made for."""
         if not self.compiled:
             return None
-        dtypes = {a.dtype.char if a.flags.c_contiguous else "" for a in arrays if a is not None}
+        dtypes = {a.dtype if a.flags.c_contiguous else None for a in arrays if a is not None}
         name = DTYPES.get(dtypes.pop()) if len(dtypes) == 1 else None
         return None if name is None else library(topic, name)
 
     def describe(self) -> dict[str, str]:
-        """Also whether there are compiled loops, and why not."""
-        why = why_unavailable() if self.compiled else f"{SWITCH} is 0"
+        """Also whether there are compiled loops, and why not: some are compiled to find out."""
+        why = self._why_off or why_unavailable()
+        if not why and library("activation", "float32") is None:
+            why = _failed[-1].splitlines()[0]
         return {**super().describe(), "loops": f"NumPy's alone ({why})" if why else "compiled"}
 
 
-@cache
 def library(topic: str, dtype: str) -> Library | None:
     """The loops of a topic, which are compiled now if they never were; None where they cannot be."""
+    with _lock:  # of several threads that need them, one compiles
+        return _library(topic, dtype)
+
+
+@cache
+def _library(topic: str, dtype: str) -> Library | None:
     if why_unavailable():
         return None
     path = cplusplus.compiler("compiled loops need")
-    sources = [HERE / f"{topic}.cpp", *(HERE / header for header in HEADERS)]
+    sources = [HERE / f"{topic}.cpp", *sorted(HERE.glob("*.hpp"))]
     made_of = [source.read_bytes() for source in sources]
-    name = f"{topic}-{digest(FLAGS, made_of, cplusplus.version(path), cplusplus.processor())}.so"
+    name = f"{topic}-{digest(FLAGS, made_of, cplusplus.identity(path), cplusplus.processor())}.so"
     try:
         return Library(keep(FOLDER, name, lambda to: _compile(path, topic, to)), dtype)
     except (RuntimeError, OSError) as error:
+        _failed.append(str(error))
         warn(f"NumPy computes alone, more slowly, without compiled loops: {error}", RuntimeWarning)
         return None
 

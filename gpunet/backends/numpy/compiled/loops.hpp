@@ -99,6 +99,7 @@ static T* scratch(int slot, long count) {
 // v with 0 in the places from `count` on
 template <typename V>
 static inline V first_of(V v, long count) {
+    if (count >= (long)(sizeof(V) / sizeof(v[0]))) return v;
     Integers<V> place;
     for (long k = 0; k < (long)(sizeof(V) / sizeof(v[0])); ++k) place[k] = k;
     return place < Integers<V>{} + (typename std::remove_reference<decltype(place[0])>::type)count ? v : V{};
@@ -110,12 +111,11 @@ static inline V all(T value) {
     return V{} + (typename Element<V>::type)value;
 }
 
-// f(V(), at) for all elements of an array: vectors of them, and one by one at the end.
+// f(at, left) for the vectors of an array, of which `left` elements lie from `at` on: all are computed by the
+// same instructions, so that no result depends on where an array is cut.
 template <typename T, typename F>
 static inline void for_each(long elements, F f) {
-    long at = 0;
-    for (; at + Lanes<T>::COUNT <= elements; at += Lanes<T>::COUNT) f(Vector<T>(), at);
-    for (; at < elements; ++at) f(T(), at);
+    for (long at = 0; at < elements; at += Lanes<T>::COUNT) f(at, elements - at);
 }
 
 // Rows of whole pixels, in which the channel of an element depends on its place alone: one pixel of many
@@ -132,19 +132,19 @@ struct Rows {
         while (length < WANTED * Lanes<T>::COUNT) length *= 2;
     }
     std::vector<T> repeated(const T* values) const {
-        std::vector<T> row(length);
+        std::vector<T> row(length + Lanes<T>::COUNT);
         for (long at = 0; at < length; at += channels) memcpy(row.data() + at, values, channels * sizeof(T));
         return row;
     }
-    // f(V(), at, e) for the elements at … of an array, which stand at place e of their rows: vectors of
-    // them, or one by one where a row ends. V is the type of what is taken at once.
+    std::vector<T> zeros() const { return std::vector<T>(length + Lanes<T>::COUNT); }
+    // f(at, e, left) for the vectors of an array, of which `left` elements lie from `at` on; they stand from
+    // place e of their rows on. At the end of a row a vector holds some of the next row too, which
+    // overwrites what becomes of them.
     template <typename F>
     void walk(long elements, F f) const {
         for (long row = 0; row < elements; row += length) {
             const long end = std::min(length, elements - row);
-            long e = 0;
-            for (; e + Lanes<T>::COUNT <= end; e += Lanes<T>::COUNT) f(Vector<T>(), row + e, e);
-            for (; e < end; ++e) f(T(), row + e, e);
+            for (long e = 0; e < end; e += Lanes<T>::COUNT) f(row + e, e, elements - row - e);
         }
     }
     // to[c] = the sum of a row's values of channel c

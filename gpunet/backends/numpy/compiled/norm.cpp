@@ -10,19 +10,19 @@
 template <typename T>
 static void moments_of(const Rows<T>& rows, const T* x, long pixels, double* mean, double* squares) {
     const long c = rows.channels, elements = pixels * c;
-    std::vector<T> sum(rows.length), square(rows.length), near(c);
+    std::vector<T> sum = rows.zeros(), square = rows.zeros(), near(c);
     std::vector<double> off(c);
-    rows.walk(elements, [&](auto v, long at, long e) {
-        typedef decltype(v) V;
-        store(&sum[e], load<V>(&sum[e]) + load<V>(x + at));
+    rows.walk(elements, [&](long at, long e, long left) {
+        typedef Vector<T> V;
+        store(&sum[e], load<V>(&sum[e]) + load_some<V>(x + at, left));
     });
     rows.fold(sum.data(), mean);
     for (long i = 0; i < c; ++i) near[i] = mean[i] / pixels, mean[i] = near[i];
     const std::vector<T> centre = rows.repeated(near.data());
-    sum.assign(rows.length, 0);
-    rows.walk(elements, [&](auto v, long at, long e) {
-        typedef decltype(v) V;
-        const V d = load<V>(x + at) - load<V>(&centre[e]);
+    sum = rows.zeros();
+    rows.walk(elements, [&](long at, long e, long left) {
+        typedef Vector<T> V;
+        const V d = first_of(load_some<V>(x + at, left) - load<V>(&centre[e]), left);
         store(&sum[e], load<V>(&sum[e]) + d);
         store(&square[e], load<V>(&square[e]) + d * d);
     });
@@ -54,21 +54,21 @@ struct Scaling {
 };
 
 template <typename V, Gate GATE, typename T>
-static inline V opened(const T* dy, const T* x, const T* y, long at, long e, const Scaling<T>& s) {
-    const V d = load<V>(dy + at);
+static inline V opened(const T* dy, const T* x, const T* y, long at, long e, long left, const Scaling<T>& s) {
+    const V d = load_some<V>(dy + at, left);
     if (GATE == OPEN) return d;
-    const V by = GATE == BY_Y ? load<V>(y + at) : s.of(load<V>(x + at), e);
+    const V by = GATE == BY_Y ? load_some<V>(y + at, left) : s.of(load_some<V>(x + at, left), e);
     return by <= 0 ? V{} : d;  // a NaN lets d pass
 }
 
 template <typename T, bool RELU>
 static void normalise(const Rows<T>& rows, const T* x, const T* residual, T* y, long pixels, const Scaling<T>& s) {
-    rows.walk(pixels * rows.channels, [&](auto v, long at, long e) {
-        typedef decltype(v) V;
-        V out = s.of(load<V>(x + at), e);
-        if (residual) out += load<V>(residual + at);
+    rows.walk(pixels * rows.channels, [&](long at, long e, long left) {
+        typedef Vector<T> V;
+        V out = s.of(load_some<V>(x + at, left), e);
+        if (residual) out += load_some<V>(residual + at, left);
         if (RELU) out = out < 0 ? V{} : out;  // NaN stays
-        store(y + at, out);
+        store_some(y + at, out, left);
     });
 }
 
@@ -76,11 +76,11 @@ static void normalise(const Rows<T>& rows, const T* x, const T* residual, T* y, 
 template <typename T, Gate GATE>
 static void gradient_sums(
     const Rows<T>& rows, const T* dy, const T* x, const T* y, long pixels, const Scaling<T>& s, double* sums) {
-    std::vector<T> with_x(rows.length), alone(rows.length);
-    rows.walk(pixels * rows.channels, [&](auto v, long at, long e) {
-        typedef decltype(v) V;
-        const V g = opened<V, GATE>(dy, x, y, at, e, s);
-        store(&with_x[e], load<V>(&with_x[e]) + g * (load<V>(x + at) - load<V>(&s.mean[e])));
+    std::vector<T> with_x = rows.zeros(), alone = rows.zeros();
+    rows.walk(pixels * rows.channels, [&](long at, long e, long left) {
+        typedef Vector<T> V;
+        const V g = opened<V, GATE>(dy, x, y, at, e, left, s);
+        store(&with_x[e], load<V>(&with_x[e]) + g * (load_some<V>(x + at, left) - load<V>(&s.mean[e])));
         store(&alone[e], load<V>(&alone[e]) + g);
     });
     rows.fold(with_x.data(), sums);
@@ -93,11 +93,11 @@ static void input_gradient(
     const Rows<T>& rows, const T* dy, const T* x, const T* y, long pixels, const Scaling<T>& s, const T* factor,
     const T* slope, const T* offset, T* dx, T* g_out) {
     const std::vector<T> factors = rows.repeated(factor), slopes = rows.repeated(slope), offsets = rows.repeated(offset);
-    rows.walk(pixels * rows.channels, [&](auto v, long at, long e) {
-        typedef decltype(v) V;
-        const V g = opened<V, GATE>(dy, x, y, at, e, s), d = load<V>(x + at) - load<V>(&s.mean[e]);
-        if (g_out) store(g_out + at, g);
-        store(dx + at, load<V>(&factors[e]) * g - load<V>(&slopes[e]) * d - load<V>(&offsets[e]));
+    rows.walk(pixels * rows.channels, [&](long at, long e, long left) {
+        typedef Vector<T> V;
+        const V g = opened<V, GATE>(dy, x, y, at, e, left, s), d = load_some<V>(x + at, left) - load<V>(&s.mean[e]);
+        if (g_out) store_some(g_out + at, g, left);
+        store_some(dx + at, load<V>(&factors[e]) * g - load<V>(&slopes[e]) * d - load<V>(&offsets[e]), left);
     });
 }
 

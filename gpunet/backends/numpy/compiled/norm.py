@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.backends.contract import NEW, Activation, Array, BatchNorm, BatchNormGrads, GroupNorm, Into, Moments
 from gpunet.backends.host import memory
-from gpunet.backends.host.arrays import deliver_both
+from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.numpy.compiled.activation import CompiledActivation
 from gpunet.backends.numpy.compiled.library import Library
 from gpunet.backends.numpy.norm import NumpyNorm
@@ -23,6 +23,7 @@ OPEN, BY_Y, BY_X = 0, 1, 2
 class CompiledNorm(CompiledActivation, NumpyNorm):
     """Batch and group normalisation."""
 
+    @QUIET
     def batch_norm_forward(
         self, x: Array, w: Array | None, b: Array | None, running: Moments, norm: BatchNorm, residual: Array | None
     ) -> tuple[Array, Moments]:
@@ -57,6 +58,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         loops("join_batch_moments", parts, pixels, c, block, moments)
         return Moments(*moments.astype(x.dtype))
 
+    @QUIET
     def batch_norm_backward(
         self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
         into: Into = NEW,
@@ -113,11 +115,12 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
 
         def work(i: int, j: int) -> None:
             moments = saved.mean[i:j], saved.variance[i:j]
-            loops(name, x[i:j], y[i:j], j - i, pixels, c, norm.num_groups, w, b, float(norm.eps), *moments)
+            loops(name, x[i:j], y[i:j], j - i, pixels, c, int(norm.num_groups), w, b, float(norm.eps), *moments)
 
         self._parallel(work, len(x), x[0].size)
         return y, saved
 
+    @QUIET
     def group_norm_backward(
         self, dy: Array, x: Array, w: Array | None, saved: Moments, norm: GroupNorm, into: Into = NEW
     ) -> tuple[Array, Array, Array]:
@@ -129,7 +132,7 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         parts = np.empty((len(x), 2, c))
 
         def work(i: int, j: int) -> None:
-            options = j - i, pixels, c, norm.num_groups, w, float(norm.eps), saved.mean[i:j], saved.variance[i:j]
+            options = j - i, pixels, c, int(norm.num_groups), w, float(norm.eps), saved.mean[i:j], saved.variance[i:j]
             loops(name, dy[i:j], x[i:j], dx[i:j], *options, parts[i:j])
 
         self._parallel(work, len(x), x[0].size)

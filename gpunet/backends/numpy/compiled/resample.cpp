@@ -13,11 +13,11 @@ template <typename T>
 static const T* mixed(const T* x, long length, const Table& rows, long p, T* to, bool copied) {
     const long first = rows.starts[p], last = rows.starts[p + 1];
     if (!copied && last - first == 1 && rows.weight[first] == 1) return x + rows.index[first] * length;
-    for_each<T>(length, [&](auto v, long at) {
-        typedef decltype(v) V;
+    for_each<T>(length, [&](long at, long left) {
+        typedef Vector<T> V;
         V sum = V{};
-        for (long t = first; t < last; ++t) sum += load<V>(x + rows.index[t] * length + at) * (T)rows.weight[t];
-        store(to + at, sum);
+        for (long t = first; t < last; ++t) sum += load_some<V>(x + rows.index[t] * length + at, left) * (T)rows.weight[t];
+        store_some(to + at, sum, left);
     });
     return to;
 }

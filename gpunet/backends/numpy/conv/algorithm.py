@@ -1,4 +1,4 @@
-"""`ConvAlgorithm`: what the three ways to compute a convolution have in common."""
+"""`ConvAlgorithm`: what the ways to compute a convolution have in common."""
 
 from __future__ import annotations
 
