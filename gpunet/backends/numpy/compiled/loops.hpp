@@ -56,7 +56,7 @@ template <typename V> using Integers = typename Element<V>::Integers;
     auto* NAME##_float64 = NAME<double>;  \
     }
 
-// A vector, or a single element, that lies anywhere in memory.
+// A vector that lies anywhere in memory.
 template <typename V, typename T>
 static inline V load(const T* p) {
     V v;
