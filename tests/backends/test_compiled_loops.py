@@ -23,11 +23,12 @@ needs_loops = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compil
 @pytest.fixture
 def fresh():
     """No library is loaded, before and after."""
-    compiled._library.cache_clear()
-    compiled.why_unavailable.cache_clear()
+    functions = compiled._library, compiled.loaded, compiled.why_unavailable
+    for function in functions:
+        function.cache_clear()
     yield
-    compiled._library.cache_clear()
-    compiled.why_unavailable.cache_clear()
+    for function in functions:
+        function.cache_clear()
 
 
 def convolution(rng, dtype=np.float32, *, pooled=True, residual=False):
@@ -161,6 +162,7 @@ def test_shorter_vectors_give_the_same(monkeypatch, fresh, flag):
 @needs_loops
 def test_the_bits_are_those_of_one_thread_on_any_number_of_threads(monkeypatch):
     monkeypatch.setattr("gpunet.backends.numpy.threads.SMALL", 1)
+    monkeypatch.setattr("gpunet.backends.numpy.compiled.loops.LEAST", 1)
     expected = numbers(NumpyBackend(threads=1, compiled=True), np.random.default_rng(4), np.float32)
     for threads in (2, 3, 7):
         got = numbers(NumpyBackend(threads=threads, compiled=True), np.random.default_rng(4), np.float32)
@@ -240,4 +242,4 @@ def test_infinities_of_both_signs_warn_of_nothing(rng):
 @needs_loops
 def test_an_unknown_loop_is_named():
     with pytest.raises(AttributeError, match="there is no compiled loop batch_backward of float32"):
-        compiled.library("norm", "float32")("batch_backward")
+        compiled.library("norm", "float32").packed("batch_backward", ())

@@ -82,9 +82,13 @@ class NumpyThreads(HostArrays):
             self._begin_threads()
         bounds = [count * i // n for i in range(n + 1)]
         parts = [_Part(partial(work, i, j)) for i, j in pairwise(bounds)]
+        self._call_threads()
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from
         # these
         return ONE_THREAD.run(partial(_run, parts, self._jobs))
+
+    def _call_threads(self) -> None:
+        """Make the threads look for jobs, if they are waiting anywhere else."""
 
     def _alone(self, work: Callable[[], T]) -> T:
         """Call work() in this thread, with BLAS on one thread -> its result."""

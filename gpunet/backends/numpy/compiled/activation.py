@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from gpunet.backends.contract import ACTIVATIONS, LINES, Activation, Array, InputActivation
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.activation import CHEBYSHEV, TERMS, NumpyActivation
-from gpunet.backends.numpy.compiled.library import CompiledLoops
+from gpunet.backends.numpy.compiled.loops import CompiledLoops
 
 KINDS = (*(name for name in ACTIVATIONS if name not in LINES), "line", "gelu", "silu", "softplus", "hard_swish")
 """The functions by their numbers in activation.cpp."""
@@ -26,7 +25,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
         if loops is None:
             return super().activation_forward(x, activation)
         y = memory.empty(x.shape, x.dtype)
-        self._over("activation_forward", loops, (x, y), (*kind_and_numbers(activation), None, 0))
+        self._spread(loops, "activation_forward", x.size, WORK, x, y, *kind_and_numbers(activation), None, 0)
         return y
 
     def activation_backward(self, dy: Array, y: Array, activation: Activation) -> Array:
@@ -34,7 +33,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
         if loops is None:
             return super().activation_backward(dy, y, activation)
         dx = memory.empty(y.shape, y.dtype)
-        self._over("activation_backward", loops, (dy, y, dx), kind_and_numbers(activation))
+        self._spread(loops, "activation_backward", y.size, WORK, dy, y, dx, *kind_and_numbers(activation))
         return dx
 
     def input_activation_forward(self, x: Array, activation: InputActivation) -> Array:
@@ -43,7 +42,7 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
             return super().input_activation_forward(x, activation)
         y, series = memory.empty(x.shape, x.dtype), _series(x.dtype.name)
         numbers = KINDS.index(activation.name), float(activation.beta), 0.0, 0.0, 0.0, series, len(series)
-        self._over("activation_forward", loops, (x, y), numbers)
+        self._spread(loops, "activation_forward", x.size, WORK, x, y, *numbers)
         return y
 
     def input_activation_backward(self, dy: Array, x: Array, activation: InputActivation) -> Array:
@@ -52,13 +51,8 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
             return super().input_activation_backward(dy, x, activation)
         dx, series = memory.empty(x.shape, x.dtype), _series(x.dtype.name)
         numbers = KINDS.index(activation.name), float(activation.beta), series, len(series)
-        self._over("input_activation_backward", loops, (dy, x, dx), numbers)
+        self._spread(loops, "input_activation_backward", x.size, WORK, dy, x, dx, *numbers)
         return dx
-
-    def _over(self, name: str, loops: Any, arrays: tuple[Array, ...], options: tuple[Any, ...]) -> None:
-        """Call a loop for parts of arrays of one shape."""
-        flat = [a.reshape(-1) for a in arrays]
-        self._parallel(lambda i, j: loops(name, *(a[i:j] for a in flat), j - i, *options), flat[0].size, WORK)
 
 
 def kind_and_numbers(activation: Activation) -> tuple[float, ...]:

@@ -142,18 +142,19 @@ static void with_fused(long kind, F f) {
     else f(Constant<LINE>(), std::true_type());
 }
 
-// Computes a convolution of n images in bands: compute(band, out) writes sums (pixels, width), which become y.
+// Computes a convolution of images begin … end - 1 in bands: compute(band, out) writes sums (pixels, width), which
+// become y.
 template <typename T, typename V, typename F>
 static void finish_bands(
-    const T* x, const T* b, const T* residual, T* y, uint8_t* mask, long n, const Geometry& g, long width, bool by_vectors,
-    long kind, const Numbers<T>& of, F compute) {
+    long begin, long end, const T* x, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry& g, long width,
+    bool by_vectors, long kind, const Numbers<T>& of, F compute) {
     const T* const bias = b && width == g.O ? b : widened(2, b, 1, g.O, width);
     const bool direct = !mask && width == g.O;
     long images, rows;
     block_of<T>(g, width, std::numeric_limits<long>::max(), images, rows);
-    for (long i = 0; i < n; i += images)
+    for (long i = begin; i < end; i += images)
         for (long p = 0; p < g.OH; p += rows) {
-            const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, n - i), p, std::min(rows, g.OH - p), by_vectors);
+            const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, end - i), p, std::min(rows, g.OH - p), by_vectors);
             const long at = (i * g.OH + p) * g.OW * g.O;
             T* const out = direct ? y + at : scratch<T>(3, band.pixels() * width);
             compute(band, out);
@@ -228,27 +229,27 @@ static void add_pixels(const T* dy, long pitch, long pixels, long width, T* sums
         }
 }
 
-// Adds sums (rows, width) to `to` (rows, count), and makes them 0.
+// Adds sums (rows, width) to `count` columns of `to`, whose rows lie `pitch` apart, and makes them 0.
 template <typename T>
-static void move_sums(T* sums, long rows, long width, double* to, long count) {
+static void move_sums(T* sums, long rows, long width, double* to, long pitch, long count) {
     for (long r = 0; to && r < rows; ++r)
-        for (long o = 0; o < count; ++o) to[r * count + o] += sums[r * width + o];
+        for (long o = 0; o < count; ++o) to[r * pitch + o] += sums[r * width + o];
     std::fill(sums, sums + rows * width, (T)0);
 }
 
-// Goes over n images in bands of CHUNK * CHUNKS pixels, unless two rows have more: use(band, opened, pitch) gets
+// Goes over images begin … end - 1 in bands of CHUNK * CHUNKS pixels, unless two rows have more: use(band, opened, pitch) gets
 // `count` filters from the first on of dy behind its gate, whose pixels lie `pitch` apart. What stands there
 // beyond `count`, up to the width, is of other filters.
 template <typename T, typename V, typename F>
 static void open_bands(
-    const T* dy, const T* x, const T* y, const uint8_t* mask, long n, const Geometry& g, long width, long first, long count,
-    bool by_vectors, long kind, const Numbers<T>& of, F use) {
+    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, const Geometry& g, long width, long first,
+    long count, bool by_vectors, long kind, const Numbers<T>& of, F use) {
     const bool direct = !mask && kind < 0 && width == count;
     long images, rows;
     block_of<T>(g, width, CHUNK * CHUNKS, images, rows);
-    for (long i = 0; i < n; i += images)
+    for (long i = begin; i < end; i += images)
         for (long p = 0; p < g.OH; p += rows) {
-            const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, n - i), p, std::min(rows, g.OH - p), by_vectors);
+            const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, end - i), p, std::min(rows, g.OH - p), by_vectors);
             const long from = mask ? i * (g.OH / 2) * (g.OW / 2) * g.O : (i * g.OH + p) * g.OW * g.O;
             if (direct) {
                 use(band, dy + from + first, g.O);

@@ -75,20 +75,23 @@ static void convolve(const Band<T>& band, const T* w, long width, T* out) {
     for (; o < width; o += LANES) convolve_slab<T, V, 1>(band, w + o, width, out + o);
 }
 
+// y of images begin … end - 1
 template <typename T>
 static void conv_forward(
-    const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, long n, const Geometry* g, long kind, double a0,
-    double a1, double a2, double a3) {
+    long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* g, long kind,
+    double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const long width = padded_width<T>(g->O);
     const T* const filters = width == g->O ? w : widened(1, w, g->taps(), g->O, width);
     const auto compute = [&](const Band<T>& band, T* out) { convolve(band, filters, width, out); };
-    if (takes_half<T>(g->O)) finish_bands<T, HalfVector<T>>(x, b, residual, y, mask, n, *g, width, false, kind, of, compute);
-    else finish_bands<T, Vector<T>>(x, b, residual, y, mask, n, *g, width, false, kind, of, compute);
+    const auto finish = takes_half<T>(g->O) ? finish_bands<T, HalfVector<T>, decltype(compute)> : finish_bands<T, Vector<T>, decltype(compute)>;
+    finish(begin, end, x, b, residual, y, mask, *g, width, false, kind, of, compute);
 }
 LOOP(conv_forward)
 
 // ---- gradients
+
+constexpr long FILTERS = 64;  // of a job, as `FILTERS` in conv.py
 
 // sums (taps, width) += x times dy for P taps from the first on and OV vectors of filters; pixels of dy lie
 // `pitch` apart.
@@ -150,16 +153,21 @@ static void multiply(const Band<T>& band, const T* dy, long pitch, T* sums, long
     for (; o < width; o += LANES) multiply_slab<T, V, 1>(band, dy + o, pitch, sums + o, width);
 }
 
+// dw (taps, O) and db (O,), unless it is null, += what images begin … end - 1 contribute to `count` filters from
+// the first on.
 template <typename T, typename V>
 static void weight_grad(
-    const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, const Geometry& g, long first,
-    long count, long kind, const Numbers<T>& of) {
+    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, const Geometry& g,
+    long first, long count, long kind, const Numbers<T>& of) {
     const long width = padded_width<T>(count), taps = g.taps();
     T* const sums = scratch<T>(1, (taps + 1) * width);
     std::fill(sums, sums + (taps + 1) * width, (T)0);
-    const auto move = [&] { move_sums(sums, taps, width, dw, count), move_sums(sums + taps * width, 1, width, db, count); };
+    const auto move = [&] {
+        move_sums(sums, taps, width, dw + first, g.O, count);
+        move_sums(sums + taps * width, 1, width, db ? db + first : nullptr, g.O, count);
+    };
     long waiting = 0;
-    open_bands<T, V>(dy, x, y, mask, n, g, width, first, count, false, kind, of, [&](const Band<T>& band, const T* opened, long pitch) {
+    open_bands<T, V>(begin, end, dy, x, y, mask, g, width, first, count, false, kind, of, [&](const Band<T>& band, const T* opened, long pitch) {
         multiply(band, opened, pitch, sums, width);
         if (db) add_pixels<T, V>(opened, pitch, band.pixels(), width, sums + taps * width);
         if ((waiting += band.pixels()) >= CHUNK * CHUNKS) move(), waiting = 0;
@@ -167,26 +175,32 @@ static void weight_grad(
     move();
 }
 
-// dw (taps, count) and db (count,), unless it is null, += what n images contribute to `count` filters from the
-// first on.
+// dw (parts, taps, O) and db (parts, O), unless it is null: jobs begin … end - 1, each of which takes a part of n
+// images and some filters.
 template <typename T>
 static void conv_weight_grad(
-    const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, const Geometry* g, long first,
-    long count, long kind, double a0, double a1, double a2, double a3) {
+    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, long parts,
+    const Geometry* g, long kind, double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
-    const auto grad = takes_half<T>(count) ? weight_grad<T, HalfVector<T>> : weight_grad<T, Vector<T>>;
-    grad(dy, x, y, mask, dw, db, n, *g, first, count, kind, of);
+    for (long job = begin; job < end; ++job) {
+        const long part = job % parts, first = job / parts * FILTERS, count = std::min(FILTERS, g->O - first);
+        double *const own = dw + part * g->taps() * g->O, *const of_bias = db ? db + part * g->O : nullptr;
+        const auto grad = takes_half<T>(count) ? weight_grad<T, HalfVector<T>> : weight_grad<T, Vector<T>>;
+        grad(n * part / parts, n * (part + 1) / parts, dy, x, y, mask, own, of_bias, *g, first, count, kind, of);
+    }
 }
 LOOP(conv_weight_grad)
 
-// dy of n images behind its gate: (n, OH, OW, O)
+// dy of images begin … end - 1 behind its gate: (n, OH, OW, O)
 template <typename T>
 static void conv_open(
-    const T* dy, const T* y, const uint8_t* mask, T* to, long n, const Geometry* g, long kind, double a0, double a1, double a2,
-    double a3) {
+    long begin, long end, const T* dy, const T* y, const uint8_t* mask, T* to, const Geometry* g, long kind, double a0, double a1,
+    double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const Geometry without = {g->OH, g->OW, 0, g->O, 1, 1, g->OH, g->OW, 1, 1, 1, 1, 0, 0};  // its band is never read
-    const Band<T> band(without, nullptr, n, 0, g->OH, false);
+    const Band<T> band(without, nullptr, end - begin, 0, g->OH, false);
+    const long at = begin * (mask ? g->OH / 2 * (g->OW / 2) : g->OH * g->OW) * g->O;
+    dy += at, y = y ? y + at : nullptr, mask = mask ? mask + at : nullptr, to += begin * g->OH * g->OW * g->O;
     with_fused(kind, [&](auto given, auto any) {
         constexpr Kind KIND = decltype(given)::kind;
         constexpr bool ANY = decltype(any)::value;
@@ -196,11 +210,11 @@ static void conv_open(
 }
 LOOP(conv_open)
 
-// The taps of filters (taps, C, O) in the opposite order, each with its channels exchanged: (taps, O, C).
+// Taps begin … end - 1 of filters (taps, C, O) in the opposite order, each with its channels exchanged: (taps, O, C).
 template <typename T>
-static void rotate(const T* w, T* to, long taps, long C, long O) {
+static void rotate(long begin, long end, const T* w, T* to, long taps, long C, long O) {
     constexpr long TILE = 16;  // rows and columns of a part of a matrix that stays in a first-level cache
-    for (long t = 0; t < taps; ++t)
+    for (long t = begin; t < end; ++t)
         for (long c = 0; c < C; c += TILE)
             for (long o = 0; o < O; o += TILE) {
                 const T* const from = w + t * C * O;

@@ -28,16 +28,17 @@ static void convolve(const Band<T>& band, const T* w, long width, T* out) {
     }
 }
 
+// y of images begin … end - 1
 template <typename T>
 static void depthwise_forward(
-    const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, long n, const Geometry* given, long kind, double a0,
-    double a1, double a2, double a3) {
+    long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* given,
+    long kind, double a0, double a1, double a2, double a3) {
     typedef Vector<T> V;
     const Geometry& g = *given;
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
     const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
-    finish_bands<T, V>(x, b, residual, y, mask, n, g, width, true, kind, of, [&](const Band<T>& band, T* out) {
+    finish_bands<T, V>(begin, end, x, b, residual, y, mask, g, width, true, kind, of, [&](const Band<T>& band, T* out) {
         convolve<T, V>(band, filters, width, out);
     });
 }
@@ -70,37 +71,43 @@ static void add_products(const Band<T>& band, const T* dy, long width, T* sums) 
         }
 }
 
-// dw (taps, O) and db (O,), unless it is null, += what n images contribute
+// dw (parts, taps, O) and db (parts, O), unless it is null: what parts first … last - 1 of n images contribute.
 template <typename T>
 static void depthwise_weight_grad(
-    const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, const Geometry* given, long kind,
-    double a0, double a1, double a2, double a3) {
+    long first, long last, const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, long parts,
+    const Geometry* given, long kind, double a0, double a1, double a2, double a3) {
     typedef Vector<T> V;
     const Geometry& g = *given;
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT, taps = g.KH * g.KW;
     T* const sums = scratch<T>(1, (taps + 1) * width);
     std::fill(sums, sums + (taps + 1) * width, (T)0);
-    open_bands<T, V>(dy, x, y, mask, n, g, width, 0, g.O, true, kind, of, [&](const Band<T>& band, const T* opened, long) {
-        add_products(band, opened, width, sums);
-        if (db) add_pixels<T, V>(opened, width, band.pixels(), width, sums + taps * width);
-        move_sums(sums, taps, width, dw, g.O), move_sums(sums + taps * width, 1, width, db, g.O);
-    });
+    for (long part = first; part < last; ++part) {
+        double *const own = dw + part * taps * g.O, *const of_bias = db ? db + part * g.O : nullptr;
+        const long begin = n * part / parts, end = n * (part + 1) / parts;
+        open_bands<T, V>(begin, end, dy, x, y, mask, g, width, 0, g.O, true, kind, of, [&](const Band<T>& band, const T* opened, long) {
+            add_products(band, opened, width, sums);
+            if (db) add_pixels<T, V>(opened, width, band.pixels(), width, sums + taps * width);
+            move_sums(sums, taps, width, own, g.O, g.O), move_sums(sums + taps * width, 1, width, of_bias, g.O, g.O);
+        });
+    }
 }
 LOOP(depthwise_weight_grad)
 
-// dx of n images: each pixel of dy (n, OH, OW, C) adds its filter, times itself, to the pixels under its window.
+// dx of images begin … last - 1: each pixel of dy (n, OH, OW, C) adds its filter, times itself, to the pixels
+// under its window.
 template <typename T>
-static void depthwise_input_grad(const T* dy, const T* w, T* dx, long n, const Geometry* given) {
+static void depthwise_input_grad(long begin, long last, const T* dy, const T* w, T* dx, const Geometry* given) {
     typedef Vector<T> V;
     const Geometry& g = *given;
     const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
     const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
     const long tall = std::max((g.OH - 1) * g.stride_h + (g.KH - 1) * g.dilation_h + 1, g.top + g.H);
     const long row = std::max((g.OW - 1) * g.stride_w + (g.KW - 1) * g.dilation_w + 1, g.left + g.W) * g.C;
-    const long end = n * g.OH * g.OW * g.O;
+    const long end = last * g.OH * g.OW * g.O;
+    dx += begin * g.H * g.W * g.C;
     T* const padded = scratch<T>(0, tall * row + Lanes<T>::COUNT);
-    for (long i = 0, at = 0; i < n; ++i) {
+    for (long i = begin, at = begin * g.OH * g.OW * g.O; i < last; ++i) {
         std::fill(padded, padded + tall * row + Lanes<T>::COUNT, (T)0);
         for (long p = 0; p < g.OH; ++p)
             for (long q = 0; q < g.OW; ++q, at += g.O)

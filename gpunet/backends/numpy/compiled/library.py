@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import os
+import struct
 import sys
 import threading
+from collections.abc import Callable
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpunet import cplusplus
-from gpunet.backends.numpy.threads import NumpyThreads
 from gpunet.cache import digest, keep
 from gpunet.errors import BackendError, warn
 
-SWITCH = "GPUNET_FAST_CPU"
-"""The environment variable that switches the loops off with "0"."""
 FOLDER = "loops"
 """The folder of the cache that holds the libraries."""
 FLAGS = (
@@ -26,40 +24,54 @@ FLAGS = (
     "-fPIC", "-shared",
 )  # fmt: skip
 HERE = Path(__file__).parent
-DTYPES: dict[Any, str] = {np.dtype(name): name for name in ("float32", "float64")}
-"""The dtypes that loops are made for."""
 _lock = threading.Lock()
-_failed: list[str] = []  # what a compiler has said
+failures: list[str] = []
+"""What compilers have said."""
+
+
+class Loop(NamedTuple):
+    """One loop, as `LOOP` of loops.hpp makes it callable."""
+
+    address: int
+    call: Callable[[int, int, bytes], None]
+    """call(begin, end, arguments), without the interpreter's lock."""
+    pack: Callable[..., bytes]
+    """Puts arguments in a row, as the loop reads them."""
 
 
 class Library:
-    """The loops of one source file, for arrays of one dtype."""
+    """The loops of one source file, for arrays of one dtype.
 
-    def __init__(self, path: Path, dtype: str):
-        self._library = ctypes.CDLL(str(path))
+    Args:
+        loaded: the compiled file.
+    """
+
+    def __init__(self, loaded: ctypes.CDLL, dtype: str):
+        self._loaded = loaded
         self._dtype = dtype
-        self._functions: dict[str, Any] = {}
+        self._loops: dict[str, Loop] = {}
 
-    def __call__(self, name: str, *arguments: Any) -> None:
-        """Call a loop without the interpreter's lock.
+    def packed(self, name: str, arguments: tuple[Any, ...]) -> tuple[Loop, bytes]:
+        """A loop, and its arguments in a row.
 
         Args:
-            name: the loop's.
             arguments: C-contiguous arrays, `Extents`, None for a null pointer, integers and floats,
                 in the order of the loop's parameters.
         """
-        function = self._functions.get(name)
-        if function is None:
-            function = self._functions[name] = self._found(name)
-        function(*map(_passed, arguments))
+        loop = self._loops.get(name)
+        if loop is None:
+            loop = self._loops[name] = self._found(name)
+        return loop, loop.pack(*map(_passed, arguments))
 
-    def _found(self, name: str) -> Any:
-        """The function that the variable of `LOOP` points to."""
+    def _found(self, name: str) -> Loop:
+        """The loop that the variables of `LOOP` tell of."""
         try:
-            address = ctypes.c_void_p.in_dll(self._library, f"{name}_{self._dtype}").value
+            address = ctypes.c_void_p.in_dll(self._loaded, f"{name}_{self._dtype}").value or 0
+            takes = ctypes.c_char_p.in_dll(self._loaded, f"{name}_{self._dtype}_takes").value or b""
         except ValueError:
             raise AttributeError(f"there is no compiled loop {name} of {self._dtype}") from None
-        return ctypes.CFUNCTYPE(None)(address or 0)
+        call = ctypes.CFUNCTYPE(None, ctypes.c_long, ctypes.c_long, ctypes.c_char_p)(address)
+        return Loop(address, call, struct.Struct(takes.decode()).pack)
 
 
 class Extents:
@@ -67,49 +79,15 @@ class Extents:
 
     def __init__(self, *values: int):
         self._values = (ctypes.c_long * len(values))(*values)
-        self.pointer = ctypes.c_void_p(ctypes.addressof(self._values))
+        self.address = ctypes.addressof(self._values)
 
 
 def _passed(argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
-        return ctypes.c_void_p(argument.__array_interface__["data"][0])
+        return argument.__array_interface__["data"][0]
     if isinstance(argument, Extents):
-        return argument.pointer
-    if argument is None:
-        return ctypes.c_void_p(None)
-    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_long(argument)
-
-
-class CompiledLoops(NumpyThreads):
-    """A backend that computes with compiled loops where they can be had.
-
-    Args:
-        threads: as for `NumpyThreads`.
-        compiled: whether to use the loops; if None, unless the environment variable
-            ``GPUNET_FAST_CPU`` is 0.
-    """
-
-    def __init__(self, threads: int | None = None, compiled: bool | None = None):
-        super().__init__(threads)
-        off = f"{SWITCH} is 0" if compiled is None and os.environ.get(SWITCH) == "0" else ""
-        self._why_off = "compiled=False" if compiled is False else off
-        self.compiled = not self._why_off
-
-    def _loops(self, topic: str, *arrays: Any) -> Library | None:
-        """The loops of a topic; None where NumPy computes: without them, or for other arrays than
-        C-contiguous ones of one dtype that they are made for."""
-        if not self.compiled:
-            return None
-        dtypes = {a.dtype if a.flags.c_contiguous else None for a in arrays if a is not None}
-        name = DTYPES.get(dtypes.pop()) if len(dtypes) == 1 else None
-        return None if name is None else library(topic, name)
-
-    def describe(self) -> dict[str, str]:
-        """Also whether there are compiled loops, and why not: some are compiled to find out."""
-        why = self._why_off or why_unavailable()
-        if not why and library("activation", "float32") is None:
-            why = _failed[-1].splitlines()[0]
-        return {**super().describe(), "loops": f"NumPy's alone ({why})" if why else "compiled"}
+        return argument.address
+    return 0 if argument is None else argument
 
 
 def library(topic: str, dtype: str) -> Library | None:
@@ -120,16 +98,21 @@ def library(topic: str, dtype: str) -> Library | None:
 
 @cache
 def _library(topic: str, dtype: str) -> Library | None:
-    if why_unavailable():
-        return None
+    file = None if why_unavailable() else loaded(topic)
+    return None if file is None else Library(file, dtype)
+
+
+@cache
+def loaded(topic: str) -> ctypes.CDLL | None:
+    """The compiled file of a topic; None, after a warning, where the compiler fails."""
     path = cplusplus.compiler("compiled loops need")
     sources = [HERE / f"{topic}.cpp", *sorted(HERE.glob("*.hpp"))]
     made_of = [source.read_bytes() for source in sources]
     name = f"{topic}-{digest(FLAGS, made_of, cplusplus.identity(path), cplusplus.processor())}.so"
     try:
-        return Library(keep(FOLDER, name, lambda to: _compile(path, topic, to)), dtype)
+        return ctypes.CDLL(str(keep(FOLDER, name, lambda to: _compile(path, topic, to))))
     except (RuntimeError, OSError) as error:
-        _failed.append(str(error))
+        failures.append(str(error))
         warn(f"NumPy computes alone, more slowly, without compiled loops: {error}", RuntimeWarning)
         return None
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -49,11 +50,35 @@ OF_VECTOR(float, int32_t)
 OF_VECTOR(double, int64_t)
 template <typename V> using Integers = typename Element<V>::Integers;
 
-// Makes a loop callable by its name and dtype. All of its arguments are pointers, `long` or `double`.
-#define LOOP(NAME)                        \
-    extern "C" {                          \
-    auto* NAME##_float32 = NAME<float>;   \
-    auto* NAME##_float64 = NAME<double>;  \
+// A loop as it is called: for the part from `begin` to `end` of its work, with its other arguments in a row.
+typedef uint64_t Slot;
+typedef void (*Loop)(long begin, long end, const Slot* arguments);
+
+// Calls F(begin, end, …) with arguments from their slots. Each is a pointer, a `long` or a `double`.
+template <auto F, typename = decltype(F)> struct Packed;
+template <auto F, typename... A>
+struct Packed<F, void (*)(long, long, A...)> {
+    static constexpr char TAKES[] = {(std::is_pointer_v<A> ? 'P' : std::is_same_v<A, double> ? 'd' : 'q')..., 0};
+    template <typename B>
+    static B from(const Slot& slot) {
+        static_assert(sizeof(B) == sizeof(Slot));
+        B argument;
+        memcpy(&argument, &slot, sizeof(B));
+        return argument;
+    }
+    template <size_t... I>
+    static void unpack(long begin, long end, const Slot* slots, std::index_sequence<I...>) { F(begin, end, from<A>(slots[I])...); }
+    static void call(long begin, long end, const Slot* slots) { unpack(begin, end, slots, std::index_sequence_for<A...>()); }
+};
+
+// Makes a loop callable by its name and dtype, and says what it takes, as Python's module struct does.
+#define LOOP_OF(NAME, T, DTYPE)                             \
+    Loop NAME##_##DTYPE = Packed<&NAME<T>>::call;           \
+    const char* NAME##_##DTYPE##_takes = Packed<&NAME<T>>::TAKES;
+#define LOOP(NAME)                    \
+    extern "C" {                      \
+    LOOP_OF(NAME, float, float32)     \
+    LOOP_OF(NAME, double, float64)    \
     }
 
 // A vector that lies anywhere in memory.
@@ -111,11 +136,11 @@ static inline V all(T value) {
     return V{} + (typename Element<V>::type)value;
 }
 
-// f(at, left) for the vectors of an array, of which `left` elements lie from `at` on: all are computed by the
-// same instructions, so that no result depends on where an array is cut.
+// f(at, left) for the vectors of elements begin … end - 1 of an array, of which `left` lie from `at` on: all are
+// computed by the same instructions, so that no result depends on where an array is cut.
 template <typename T, typename F>
-static inline void for_each(long elements, F f) {
-    for (long at = 0; at < elements; at += Lanes<T>::COUNT) f(at, elements - at);
+static inline void for_range(long begin, long end, F f) {
+    for (long at = begin; at < end; at += Lanes<T>::COUNT) f(at, end - at);
 }
 
 // Rows of whole pixels, in which the channel of an element depends on its place alone: one pixel of many

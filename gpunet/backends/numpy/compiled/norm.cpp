@@ -101,10 +101,12 @@ static void input_gradient(
     });
 }
 
-// ---- batch normalisation: x (pixels, C); blocks first … last - 1 of `block` pixels each
+// ---- batch normalisation: x (pixels, C)
+
+// Of blocks first … last - 1 of `block` pixels each: parts (blocks, 2, C).
 
 template <typename T>
-static void batch_moments(const T* x, long pixels, long c, long block, long first, long last, double* parts) {
+static void batch_moments(long first, long last, const T* x, long pixels, long c, long block, double* parts) {
     const Rows<T> rows(c);
     for (long i = first; i < last; ++i) {
         const long begin = i * block, count = std::min(block, pixels - begin);
@@ -112,10 +114,10 @@ static void batch_moments(const T* x, long pixels, long c, long block, long firs
     }
 }
 
-// The moments of all blocks: moments (2, C), the variance over n.
+// The moments of all blocks, of some channels: moments (2, C), the variance over n.
 template <typename T>
-static void join_batch_moments(const double* parts, long pixels, long c, long block, double* moments) {
-    for (long i = 0; i < c; ++i) {
+static void join_batch_moments(long first, long last, const double* parts, long pixels, long c, long block, double* moments) {
+    for (long i = first; i < last; ++i) {
         double n = 0, mean = 0, squares = 0;
         for (long begin = 0; begin < pixels; begin += block, parts += 2 * c)
             join(n, mean, squares, std::min(block, pixels - begin), parts[i], parts[c + i]);
@@ -124,18 +126,21 @@ static void join_batch_moments(const double* parts, long pixels, long c, long bl
     }
 }
 
+// y of pixels begin … end - 1
 template <typename T>
 static void batch_forward(
-    const T* x, const T* residual, T* y, long pixels, long c, const T* mean, const T* scale, const T* shift, long relu) {
+    long begin, long end, const T* x, const T* residual, T* y, long c, const T* mean, const T* scale, const T* shift, long relu) {
     const Rows<T> rows(c);
     const Scaling<T> s(rows, mean, scale, shift);
-    (relu ? normalise<T, true> : normalise<T, false>)(rows, x, residual, y, pixels, s);
+    const long at = begin * c;
+    (relu ? normalise<T, true> : normalise<T, false>)(rows, x + at, residual ? residual + at : nullptr, y + at, end - begin, s);
 }
 
+// The sums of blocks first … last - 1.
 template <typename T>
 static void batch_sums(
-    const T* dy, const T* x, const T* y, long pixels, long c, const T* mean, const T* scale, const T* shift, long gate,
-    long block, long first, long last, double* parts) {
+    long first, long last, const T* dy, const T* x, const T* y, long pixels, long c, const T* mean, const T* scale,
+    const T* shift, long gate, long block, double* parts) {
     const Rows<T> rows(c);
     const Scaling<T> s(rows, mean, scale, shift);
     const auto sums = gate == OPEN ? gradient_sums<T, OPEN> : gate == BY_Y ? gradient_sums<T, BY_Y> : gradient_sums<T, BY_X>;
@@ -145,17 +150,19 @@ static void batch_sums(
     }
 }
 
+// dx of pixels begin … end - 1
 template <typename T>
 static void batch_input_grad(
-    const T* dy, const T* x, const T* y, long pixels, long c, const T* mean, const T* scale, const T* shift, long gate,
+    long begin, long end, const T* dy, const T* x, const T* y, long c, const T* mean, const T* scale, const T* shift, long gate,
     const T* factor, const T* slope, const T* offset, T* dx, T* g) {
     const Rows<T> rows(c);
     const Scaling<T> s(rows, mean, scale, shift);
     const auto grad = gate == OPEN ? input_gradient<T, OPEN> : gate == BY_Y ? input_gradient<T, BY_Y> : input_gradient<T, BY_X>;
-    grad(rows, dy, x, y, pixels, s, factor, slope, offset, dx, g);
+    const long at = begin * c;
+    grad(rows, dy + at, x + at, gate == BY_Y ? y + at : nullptr, end - begin, s, factor, slope, offset, dx + at, g ? g + at : nullptr);
 }
 
-// ---- group normalisation: x (samples, pixels, C), a sample at a time
+// ---- group normalisation: x (samples, pixels, C), samples begin … end - 1 one after another
 
 static long block_of(long c) { return std::max(1L, (1L << 14) / c); }  // pixels
 
@@ -193,13 +200,14 @@ struct Sample {
 
 template <typename T>
 static void group_forward(
-    const T* x, T* y, long samples, long pixels, long c, long groups, const T* w, const T* b, double eps, T* means,
+    long begin, long end, const T* x, T* y, long pixels, long c, long groups, const T* w, const T* b, double eps, T* means,
     T* variances) {
     const Rows<T> rows(c);
     const long each = c / groups;
     std::vector<double> mean(c), squares(c);
     Sample<T> sample(c);
-    for (long n = 0; n < samples; ++n, x += pixels * c, y += pixels * c, means += groups, variances += groups) {
+    x += begin * pixels * c, y += begin * pixels * c, means += begin * groups, variances += begin * groups;
+    for (long n = begin; n < end; ++n, x += pixels * c, y += pixels * c, means += groups, variances += groups) {
         moments_in_blocks(rows, x, pixels, mean.data(), squares.data());
         for (long group = 0; group < groups; ++group) {
             double count = 0, of_group = 0, distances = 0;
@@ -218,14 +226,15 @@ static void group_forward(
 // parts (samples, 2, C) are the contributions of each sample to dw and db.
 template <typename T>
 static void group_backward(
-    const T* dy, const T* x, T* dx, long samples, long pixels, long c, long groups, const T* w, double eps, const T* means,
+    long begin, long end, const T* dy, const T* x, T* dx, long pixels, long c, long groups, const T* w, double eps, const T* means,
     const T* variances, double* parts) {
     const Rows<T> rows(c);
     const long each = c / groups;
     const double count = (double)pixels * each;
     Sample<T> sample(c);
     std::vector<T> factor(c), slope(c), offset(c);
-    for (long n = 0; n < samples; ++n, x += pixels * c, dy += pixels * c, dx += pixels * c, parts += 2 * c) {
+    x += begin * pixels * c, dy += begin * pixels * c, dx += begin * pixels * c, parts += begin * 2 * c;
+    for (long n = begin; n < end; ++n, x += pixels * c, dy += pixels * c, dx += pixels * c, parts += 2 * c) {
         for (long i = 0; i < c; ++i) sample.mean[i] = means[n * groups + i / each];
         const Scaling<T> s(rows, sample.mean.data(), sample.scale.data(), sample.shift.data());
         sums_in_blocks(rows, dy, x, pixels, s, parts);

@@ -36,15 +36,9 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
             mean, variance = running
             mean += norm.momentum * (saved.mean - mean)
             variance += norm.momentum * (saved.variance * (pixels / (pixels - 1)) - variance)
-        y, name = memory.empty(x.shape, x.dtype), "batch_forward"
-        scaling, relu = _scaling(w, b, saved, norm.eps), _is_relu(norm.activation)
-        rows, out, added = (None if a is None else a.reshape(pixels, c) for a in (x, y, residual))
-
-        def work(i: int, j: int) -> None:
-            part = (None if a is None else a[i:j] for a in (rows, added, out))
-            loops(name, *part, j - i, c, *scaling, int(relu))
-
-        self._parallel(work, pixels, c)
+        y, relu = memory.empty(x.shape, x.dtype), _is_relu(norm.activation)
+        scaling = _scaling(w, b, saved, norm.eps)
+        self._spread(loops, "batch_forward", pixels, c, x, residual, y, c, *scaling, int(relu))
         if norm.activation is not None and not relu:
             y = self.activation_forward(y, norm.activation)
         return y, saved
@@ -53,9 +47,8 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         (pixels, c), block = _extents(x), _block(x)
         blocks = -(-pixels // block)
         parts, moments = np.empty((blocks, 2, c)), np.empty((2, c))
-        name = "batch_moments"
-        self._parallel(lambda i, j: loops(name, x, pixels, c, block, i, j, parts), blocks, block * c)
-        loops("join_batch_moments", parts, pixels, c, block, moments)
+        self._spread(loops, "batch_moments", blocks, block * c, x, pixels, c, block, parts)
+        self._spread(loops, "join_batch_moments", c, blocks, parts, pixels, c, block, moments)
         return Moments(*moments.astype(x.dtype))
 
     @QUIET
@@ -80,14 +73,9 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         slope, offset = shares if norm.training else (np.zeros(c), np.zeros(c))
         dx = memory.empty(x.shape, x.dtype)
         opened = memory.empty(x.shape, x.dtype) if norm.residual and gate != OPEN else None
-        name, factors = "batch_input_grad", [a.astype(x.dtype) for a in (factor, slope, offset)]
-        flat = [None if a is None else a.reshape(pixels, c) for a in (g, x, y if gate == BY_Y else None, dx, opened)]
-
-        def work(i: int, j: int) -> None:
-            *given, out, out_g = (None if a is None else a[i:j] for a in flat)
-            loops(name, *given, j - i, c, *scaling, gate, *factors, out, out_g)
-
-        self._parallel(work, pixels, c)
+        given = g, x, y if gate == BY_Y else None, c, *scaling, gate
+        factors = (a.astype(x.dtype) for a in (factor, slope, offset))
+        self._spread(loops, "batch_input_grad", pixels, c, *given, *factors, dx, opened)
         return dx, *deliver_both(dw, db, into, x.dtype), (g if opened is None else opened) if norm.residual else None
 
     def _sums_of_blocks(
@@ -95,13 +83,9 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
     ) -> tuple[Array, Array]:
         """The sums of g (x - mean) and of g over the pixels, float64 (C,)."""
         (pixels, c), block = _extents(x), _block(x)
-        blocks, name = -(-pixels // block), "batch_sums"
+        blocks = -(-pixels // block)
         parts = np.empty((blocks, 2, c))
-
-        def work(i: int, j: int) -> None:
-            loops(name, g, x, y, pixels, c, *scaling, gate, block, i, j, parts)
-
-        self._parallel(work, blocks, block * c)
+        self._spread(loops, "batch_sums", blocks, block * c, g, x, y, pixels, c, *scaling, gate, block, parts)
         through_x, through = parts.sum(axis=0)
         return through_x, through
 
@@ -109,15 +93,11 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         loops = self._loops("norm", x, w, b)
         if loops is None or not x.size:
             return super().group_norm_forward(x, w, b, norm)
-        y, name = memory.empty(x.shape, x.dtype), "group_forward"
+        y = memory.empty(x.shape, x.dtype)
         saved = Moments(*(np.empty((len(x), norm.num_groups), x.dtype) for _ in range(2)))
         pixels, c = prod(x.shape[1:-1]), x.shape[-1]
-
-        def work(i: int, j: int) -> None:
-            moments = saved.mean[i:j], saved.variance[i:j]
-            loops(name, x[i:j], y[i:j], j - i, pixels, c, int(norm.num_groups), w, b, float(norm.eps), *moments)
-
-        self._parallel(work, len(x), x[0].size)
+        given = x, y, pixels, c, int(norm.num_groups), w, b, float(norm.eps), *saved
+        self._spread(loops, "group_forward", len(x), x[0].size, *given)
         return y, saved
 
     @QUIET
@@ -127,15 +107,9 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         loops = self._loops("norm", dy, x, w, *saved)
         if loops is None or not x.size:
             return super().group_norm_backward(dy, x, w, saved, norm, into)
-        dx, name = memory.empty(x.shape, x.dtype), "group_backward"
-        pixels, c = prod(x.shape[1:-1]), x.shape[-1]
-        parts = np.empty((len(x), 2, c))
-
-        def work(i: int, j: int) -> None:
-            options = j - i, pixels, c, int(norm.num_groups), w, float(norm.eps), saved.mean[i:j], saved.variance[i:j]
-            loops(name, dy[i:j], x[i:j], dx[i:j], *options, parts[i:j])
-
-        self._parallel(work, len(x), x[0].size)
+        dx, parts = memory.empty(x.shape, x.dtype), np.empty((len(x), 2, x.shape[-1]))
+        given = dy, x, dx, prod(x.shape[1:-1]), x.shape[-1], int(norm.num_groups), w, float(norm.eps), *saved, parts
+        self._spread(loops, "group_backward", len(x), x[0].size, *given)
         dw, db = parts.sum(axis=0)
         return dx, *deliver_both(dw, db, into, x.dtype)
 

@@ -37,10 +37,14 @@ struct Windows {
     long of_y(long n, long p, long q) const { return ((n * OH + p) * OW + q) * C; }
 };
 
+// All loops are for images begin … end - 1.
+
 // mask is the position of the largest element, of equal ones the first; NaN wins over numbers.
 template <typename T>
-static void max_pool_forward(const T* x, T* y, uint8_t* mask, long images, const Windows* g) {
+static void max_pool_forward(long begin, long end, const T* x, T* y, uint8_t* mask, const Windows* g) {
     typedef Vector<T> V;
+    const long images = end - begin, of_y = g->of_y(begin, 0, 0);
+    x += g->of_x(begin), y += of_y, mask += of_y;
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
     g->all_of(images, [&](long n, long p, long q, Taps taps) {
         const long at = g->of_y(n, p, q);
@@ -58,10 +62,13 @@ static void max_pool_forward(const T* x, T* y, uint8_t* mask, long images, const
     });
 }
 
-// dx += dy at the position that the mask names; dx is 0 before.
+// dx = the sum of dy at the positions that the mask names
 template <typename T>
-static void max_pool_backward(const T* dy, const uint8_t* mask, T* dx, long images, const Windows* g) {
+static void max_pool_backward(long begin, long end, const T* dy, const uint8_t* mask, T* dx, const Windows* g) {
     typedef Vector<T> V;
+    const long images = end - begin, of_y = g->of_y(begin, 0, 0);
+    dy += of_y, mask += of_y, dx += g->of_x(begin);
+    std::fill(dx, dx + g->of_x(images), (T)0);
     const bool alone = g->apart() && g->C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
     g->all_of(images, [&](long n, long p, long q, Taps taps) {
@@ -81,8 +88,10 @@ static void max_pool_backward(const T* dy, const uint8_t* mask, T* dx, long imag
 
 // y = the sums of the windows, times shares (OH, OW)
 template <typename T>
-static void avg_pool_forward(const T* x, T* y, const T* shares, long images, const Windows* g) {
+static void avg_pool_forward(long begin, long end, const T* x, T* y, const T* shares, const Windows* g) {
     typedef Vector<T> V;
+    const long images = end - begin;
+    x += g->of_x(begin), y += g->of_y(begin, 0, 0);
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
     g->all_of(images, [&](long n, long p, long q, Taps taps) {
         const long at = g->of_y(n, p, q);
@@ -94,10 +103,13 @@ static void avg_pool_forward(const T* x, T* y, const T* shares, long images, con
     });
 }
 
-// dx += the shares of dy; dx is 0 before.
+// dx = the sum of the shares of dy
 template <typename T>
-static void avg_pool_backward(const T* dy, T* dx, const T* shares, long images, const Windows* g) {
+static void avg_pool_backward(long begin, long end, const T* dy, T* dx, const T* shares, const Windows* g) {
     typedef Vector<T> V;
+    const long images = end - begin;
+    dy += g->of_y(begin, 0, 0), dx += g->of_x(begin);
+    std::fill(dx, dx + g->of_x(images), (T)0);
     const bool alone = g->apart() && g->C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
     const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
     g->all_of(images, [&](long n, long p, long q, Taps taps) {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.compiled.library import CompiledLoops, Extents, Library
+from gpunet.backends.numpy.compiled.library import Extents
+from gpunet.backends.numpy.compiled.loops import CompiledLoops
 from gpunet.backends.numpy.pool import NumpyPool, shares_of
 from gpunet.backends.numpy.sums import CHUNK
 from gpunet.geometry import Geometry
@@ -24,7 +24,7 @@ class CompiledPool(CompiledLoops, NumpyPool):
         if loops is None:
             return super().max_pool2d_forward(x, pool)
         y, mask = memory.empty(pool.y_shape, x.dtype), memory.empty(pool.y_shape, np.uint8)
-        self._pool(loops, "max_pool_forward", pool, x, y, mask)
+        self._spread(loops, "max_pool_forward", *_images(pool), x, y, mask, _windows(pool))
         return y, mask
 
     def max_pool2d_backward(self, dy: Array, mask: Array, pool: Geometry) -> Array:
@@ -33,39 +33,29 @@ class CompiledPool(CompiledLoops, NumpyPool):
         if loops is None:
             return super().max_pool2d_backward(dy, mask, pool)
         dx = memory.empty(pool.x_shape, dy.dtype)
-        self._pool(loops, "max_pool_backward", pool, dy, mask, dx, clear=dx)
+        self._spread(loops, "max_pool_backward", *_images(pool), dy, mask, dx, _windows(pool))
         return dx
 
     def avg_pool2d_forward(self, x: Array, pool: Geometry, count_padding: bool) -> Array:
         loops = self._loops("pool", x) if _has_short_sums(pool) else None
         if loops is None:
             return super().avg_pool2d_forward(x, pool, count_padding)
-        y = memory.empty(pool.y_shape, x.dtype)
-        self._pool(loops, "avg_pool_forward", pool, x, y, shares=shares_of(pool, count_padding))
+        y, shares = memory.empty(pool.y_shape, x.dtype), shares_of(pool, count_padding).astype(x.dtype)
+        self._spread(loops, "avg_pool_forward", *_images(pool), x, y, shares, _windows(pool))
         return y
 
     def avg_pool2d_backward(self, dy: Array, pool: Geometry, count_padding: bool) -> Array:
         loops = self._loops("pool", dy) if _has_short_sums(pool) else None
         if loops is None:
             return super().avg_pool2d_backward(dy, pool, count_padding)
-        dx = memory.empty(pool.x_shape, dy.dtype)
-        shares = shares_of(pool, count_padding)
-        self._pool(loops, "avg_pool_backward", pool, dy, dx, clear=dx, shares=shares)
+        dx, shares = memory.empty(pool.x_shape, dy.dtype), shares_of(pool, count_padding).astype(dy.dtype)
+        self._spread(loops, "avg_pool_backward", *_images(pool), dy, dx, shares, _windows(pool))
         return dx
 
-    def _pool(
-        self, loops: Library, name: str, pool: Geometry, *arrays: Array, clear: Array | None = None,
-        shares: Array | None = None,
-    ) -> None:  # fmt: skip
-        """Call a loop for parts of the images; `clear` is set to 0 before."""
-        more: tuple[Any, ...] = () if shares is None else (shares.astype(arrays[0].dtype),)
 
-        def work(i: int, j: int) -> None:
-            if clear is not None:
-                clear[i:j] = 0
-            loops(name, *(a[i:j] for a in arrays), *more, j - i, _windows(pool))
-
-        self._parallel(work, pool.x_shape[0], prod(pool.x_shape[1:]))
+def _images(pool: Geometry) -> tuple[int, int]:
+    """(images, elements of each)."""
+    return pool.x_shape[0], prod(pool.x_shape[1:])
 
 
 def _has_short_sums(pool: Geometry) -> bool:

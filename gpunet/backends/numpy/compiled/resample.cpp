@@ -13,7 +13,7 @@ template <typename T>
 static const T* mixed(const T* x, long length, const Table& rows, long p, T* to, bool copied) {
     const long first = rows.starts[p], last = rows.starts[p + 1];
     if (!copied && last - first == 1 && rows.weight[first] == 1) return x + rows.index[first] * length;
-    for_each<T>(length, [&](long at, long left) {
+    for_range<T>(0, length, [&](long at, long left) {
         typedef Vector<T> V;
         V sum = V{};
         for (long t = first; t < last; ++t) sum += load_some<V>(x + rows.index[t] * length + at, left) * (T)rows.weight[t];
@@ -22,16 +22,18 @@ static const T* mixed(const T* x, long length, const Table& rows, long p, T* to,
     return to;
 }
 
+// y of images begin … end - 1
 template <typename T>
 static void resample(
-    const T* x, T* y, long images, long H, long W, long C, long OH, long OW, const int32_t* row_starts, const int32_t* row_index,
-    const double* row_weight, const int32_t* column_starts, const int32_t* column_index, const double* column_weight) {
+    long begin, long end, const T* x, T* y, long H, long W, long C, long OH, long OW, const int32_t* row_starts,
+    const int32_t* row_index, const double* row_weight, const int32_t* column_starts, const int32_t* column_index, const double* column_weight) {
     typedef Vector<T> V;
     const Table rows = {row_starts, row_index, row_weight}, columns = {column_starts, column_index, column_weight};
     T* const space = scratch<T>(0, W * C + Lanes<T>::COUNT);  // channels are read by vectors, at the last pixel too
     const bool copied = C % Lanes<T>::COUNT;
-    long left = images * OH * OW * C;  // of y
-    for (long n = 0; n < images; ++n, x += H * W * C)
+    long left = (end - begin) * OH * OW * C;  // of y
+    x += begin * H * W * C, y += begin * OH * OW * C;
+    for (long n = begin; n < end; ++n, x += H * W * C)
         for (long p = 0; p < OH; ++p) {
             const T* const line = mixed(x, W * C, rows, p, space, copied);
             for (long q = 0; q < OW; ++q, y += C, left -= C)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.compiled.library import CompiledLoops
+from gpunet.backends.numpy.compiled.loops import CompiledLoops
 from gpunet.backends.numpy.resample import NumpyResample
 from gpunet.backends.numpy.sums import CHUNK
 from gpunet.resampling import Taps
@@ -25,9 +25,6 @@ class CompiledResample(CompiledLoops, NumpyResample):
         n, h, w, c = x.shape
         y = memory.empty((n, rows.outputs, columns.outputs, c), x.dtype)
         tables = (rows.starts, rows.index, rows.weight, columns.starts, columns.index, columns.weight)
-
-        def work(i: int, j: int) -> None:
-            loops("resample", x[i:j], y[i:j], j - i, h, w, c, rows.outputs, columns.outputs, *tables)
-
-        self._parallel(work, n, max(prod(x.shape[1:]), prod(y.shape[1:])))
+        each = max(prod(x.shape[1:]), prod(y.shape[1:]))
+        self._spread(loops, "resample", n, each, x, y, h, w, c, rows.outputs, columns.outputs, *tables)
         return y

@@ -14,7 +14,6 @@ from gpunet.backends.numpy.conv.subpixel import convolve_back, rotate
 from gpunet.backends.numpy.gate import open_gate, slice_gate
 from gpunet.backends.numpy.sums import Total
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
-from gpunet.geometry import Geometry
 
 FEW_CHANNELS, FEW_PRODUCTS = 16, 8
 """Channels below which so many multiply-adds take as long as one element elsewhere: see `PRODUCTS`."""
@@ -33,26 +32,8 @@ class NumpyConv(NumpyThreads):
             own_mask, own_residual = (None if a is None else a[i:j] for a in (mask, residual))
             algorithm.forward(x[i:j], w, b, y[i:j], own_mask, own_residual)
 
-        self._in_blocks(self._chosen(conv.geometry, x, w, b, residual), conv, x.dtype, work)
+        self._in_blocks(choose(conv.geometry), conv, x.dtype, work)
         return y, mask
-
-    def _rotated(self, w: Array, g: Geometry) -> Array:
-        """The filters of the convolution that computes an input gradient."""
-        return rotate(w, g.groups, g.stride)
-
-    def _opened(self, dy: Array, gate: Gate | None, conv: Conv) -> Array:
-        """Some images' dy behind its gate, (n, OH, OW, O)."""
-        return open_gate(dy, gate, conv.pool)
-
-    def _chosen(self, geometry: Geometry, *arrays: Array | None) -> Callable[[Conv, Any], ConvAlgorithm]:
-        """Makes the algorithm of a convolution of this geometry, for these arrays."""
-        return choose(geometry)
-
-    def _chosen_input_grad(
-        self, geometry: Geometry, *arrays: Array | None
-    ) -> tuple[Callable[[Conv, Any], ConvAlgorithm], Geometry | None]:
-        """Makes the algorithm of an input gradient; or the convolution that computes it."""
-        return choose_input_grad(geometry)
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         g = conv.geometry
@@ -62,18 +43,20 @@ class NumpyConv(NumpyThreads):
             product = Product(transpose_b=True, gate=flat_gate)
             return self.matmul(dy.reshape(flat), w[0, 0], product).reshape(g.x_shape)
         dx = memory.empty(g.x_shape, dy.dtype)
-        own, convolution = self._chosen_input_grad(g, dy, w)
-        rotated = w if convolution is None else self._rotated(w, g)
-        kind = own if convolution is None else self._chosen(convolution, dy, rotated)
+        own, convolution = choose_input_grad(g)
+        rotated = w if convolution is None else rotate(w, g.groups, g.stride)
 
         def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
             part = slice_gate(gate, i, j)
             if convolution is None:
                 algorithm.input_grad(dy[i:j], w, part, dx[i:j])
             else:
-                convolve_back(algorithm, self._opened(dy[i:j], part, conv), rotated, g, dx[i:j])
+                convolve_back(algorithm, open_gate(dy[i:j], part, conv.pool), rotated, g, dx[i:j])
 
-        self._in_blocks(kind, conv if convolution is None else Conv(convolution), dy.dtype, work)
+        if convolution is None:
+            self._in_blocks(own, conv, dy.dtype, work)
+        else:
+            self._in_blocks(choose(convolution), Conv(convolution), dy.dtype, work)
         return dx
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:

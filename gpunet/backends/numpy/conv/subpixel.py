@@ -61,12 +61,17 @@ def subpixel_geometry(g: Geometry) -> Geometry | None:
 
 def convolve_back(algorithm: ConvAlgorithm, dy: Array, rotated: Array, g: Geometry, dx: Array) -> None:
     """Write dx (n, H, W, C), by an algorithm that was made for the `subpixel_geometry` of g."""
-    (sh, sw), groups = g.stride, g.groups
-    if (sh, sw) == (1, 1):
+    if g.stride == (1, 1):
         algorithm.forward(dy, rotated, None, dx, None)
         return
     blocks = memory.empty((len(dy), *algorithm.geometry.y_shape[1:]), dx.dtype)
     algorithm.forward(dy, rotated, None, blocks, None)
+    interleave(blocks, g, dx)
+
+
+def interleave(blocks: Array, g: Geometry, dx: Array) -> None:
+    """Write dx (n, H, W, C), from the result of the convolution that computes it."""
+    (sh, sw), groups = g.stride, g.groups
     blocks = blocks.reshape(*blocks.shape[:3], groups, sh, sw, -1)
     images = dx.reshape(*dx.shape[:3], groups, -1)
     rows, columns = (_places(g, axis) for axis in (0, 1))

@@ -1,0 +1,88 @@
+"""Threads that share a loop: crew.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from functools import cache
+from queue import SimpleQueue
+from typing import Any
+
+from gpunet.backends.numpy.compiled.library import Loop, loaded
+
+PATIENCE = 1000
+"""Microseconds that a thread waits awake for the next loop; between two loops of a training step pass
+tens or some hundreds."""
+
+
+class Crew:
+    """A backend's threads, which take parts of loops while they attend.
+
+    Args:
+        threads: how many there are besides the caller.
+        jobs: where threads that sleep find what to do.
+    """
+
+    def __init__(self, threads: int, jobs: SimpleQueue[Any]):
+        self._functions = _functions()
+        self._jobs = jobs
+        self._address = self._functions.crew_make()
+        freed = weakref.finalize(self, self._functions.crew_free, self._address)
+        freed.atexit = False  # a thread may still attend then
+        self._threads = threads
+        self._elsewhere = [None] * threads  # pop and append are single steps, so they need no lock
+
+    def share(self, loop: Loop, arguments: bytes, count: int, parts: int) -> None:
+        """Call a loop for range(count) in so many parts, and return when all are done."""
+        for _ in range(min(parts - 1, len(self._elsewhere))):
+            self._call()
+        self._functions.crew_share(self._address, loop.address, arguments, count, parts)
+
+    def dismiss(self) -> None:
+        """Make the threads that attend look for other jobs."""
+        if len(self._elsewhere) < self._threads:
+            self._functions.crew_dismiss(self._address)
+
+    def _call(self) -> None:
+        """Let a thread attend that does not."""
+        try:
+            self._elsewhere.pop()
+        except IndexError:  # another caller has called it
+            return
+        self._jobs.put(_Attendance(self, self._functions.crew_dismissals(self._address)))
+
+
+class _Attendance:
+    """The job of a thread that waits for loops."""
+
+    def __init__(self, crew: Crew, dismissals: int):
+        self._crew = crew
+        self._dismissals = dismissals
+
+    def attempt(self) -> None:
+        """Take parts of loops, until the crew is dismissed."""
+        crew = self._crew
+        try:
+            crew._functions.crew_attend(crew._address, self._dismissals, PATIENCE)
+        finally:
+            crew._elsewhere.append(None)
+
+
+def can_share() -> bool:
+    """Whether crew.cpp could be compiled."""
+    return loaded("crew") is not None
+
+
+@cache
+def _functions() -> Any:
+    functions = loaded("crew")
+    assert functions is not None, "can_share comes first"
+    functions.crew_make.restype = ctypes.c_void_p
+    functions.crew_dismissals.restype = ctypes.c_long
+    for function in (functions.crew_free, functions.crew_dismissals, functions.crew_dismiss):
+        function.argtypes = (ctypes.c_void_p,)
+    functions.crew_share.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_long, ctypes.c_long)
+    functions.crew_attend.argtypes = (ctypes.c_void_p, ctypes.c_long, ctypes.c_long)
+    for function in (functions.crew_free, functions.crew_dismiss, functions.crew_share, functions.crew_attend):
+        function.restype = None
+    return functions

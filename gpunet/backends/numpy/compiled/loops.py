@@ -1,0 +1,86 @@
+"""What the classes of compiled loops share: when there are any, and how threads take parts of them."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+import numpy as np
+
+from gpunet.backends.numpy.compiled.crew import Crew, can_share
+from gpunet.backends.numpy.compiled.library import Library, failures, library, why_unavailable
+from gpunet.backends.numpy.threads import NumpyThreads
+
+SWITCH = "GPUNET_FAST_CPU"
+"""The environment variable that switches the loops off with "0"."""
+DTYPES: dict[Any, str] = {np.dtype(name): name for name in ("float32", "float64")}
+"""The dtypes that loops are made for."""
+LEAST = 1 << 14
+"""Least elements of work of a part: a thread that is awake begins it in a microsecond."""
+
+
+class CompiledLoops(NumpyThreads):
+    """A backend that computes with compiled loops where they can be had.
+
+    Args:
+        threads: as for `NumpyThreads`.
+        compiled: whether to use the loops; if None, unless the environment variable
+            ``GPUNET_FAST_CPU`` is 0.
+    """
+
+    def __init__(self, threads: int | None = None, compiled: bool | None = None):
+        super().__init__(threads)
+        off = f"{SWITCH} is 0" if compiled is None and os.environ.get(SWITCH) == "0" else ""
+        self._why_off = "compiled=False" if compiled is False else off
+        self.compiled = not self._why_off
+        self._crew: Crew | None = None
+
+    def _loops(self, topic: str, *arrays: Any) -> Library | None:
+        """The loops of a topic; None where NumPy computes: without them, or for other arrays than
+        C-contiguous ones of one dtype that they are made for."""
+        if not self.compiled:
+            return None
+        dtype = None
+        for a in arrays:
+            if a is None:
+                continue
+            if not a.flags.c_contiguous or (dtype is not None and a.dtype != dtype):
+                return None
+            dtype = a.dtype
+        name = DTYPES.get(dtype)
+        return None if name is None else library(topic, name)
+
+    def _spread(self, loops: Library, name: str, count: int, each: int, *arguments: Any) -> None:
+        """Call a loop for range(count), a part of which each thread takes.
+
+        Args:
+            each: elements of work that one of `count` stands for.
+            arguments: as for `Library.packed`.
+        """
+        parts = min(self.threads, count, count * each // LEAST)
+        loop, given = loops.packed(name, arguments)
+        if parts <= 1 or not can_share():
+            loop.call(0, count, given)
+            return
+        if self._process != os.getpid():  # threads do not survive a fork
+            self._begin_threads()
+        if self._crew is None:
+            self._crew = Crew(self.threads - 1, self._jobs)
+            weakref.finalize(self, self._crew.dismiss)
+        self._crew.share(loop, given, count, parts)
+
+    def _begin_threads(self) -> None:
+        super()._begin_threads()
+        self._crew = None
+
+    def _call_threads(self) -> None:
+        if self._crew is not None:
+            self._crew.dismiss()
+
+    def describe(self) -> dict[str, str]:
+        """Also whether there are compiled loops, and why not: some are compiled to find out."""
+        why = self._why_off or why_unavailable()
+        if not why and library("activation", "float32") is None:
+            why = failures[-1].splitlines()[0]
+        return {**super().describe(), "loops": f"NumPy's alone ({why})" if why else "compiled"}
