@@ -55,6 +55,11 @@ class CompiledActivation(CompiledLoops, NumpyActivation):
         return dx
 
 
+def fused_numbers(activation: Activation | None) -> tuple[float, ...]:
+    """A function that is fused, as `with_fused` in band.hpp takes it: -1 for none."""
+    return (-1, 0.0, 0.0, 0.0, 0.0) if activation is None else kind_and_numbers(activation)
+
+
 def kind_and_numbers(activation: Activation) -> tuple[float, ...]:
     """A function whose gradient follows from its output, as activation.cpp takes it."""
     if activation.name in LINES:

@@ -7,10 +7,10 @@ from math import prod
 
 import numpy as np
 
-from gpunet.backends.contract import NEW, Activation, Array, Conv, Gate, Grads, Into
+from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import QUIET, deliver_both
-from gpunet.backends.numpy.compiled.activation import CompiledActivation, kind_and_numbers
+from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
 from gpunet.backends.numpy.compiled.library import Extents, Library
 from gpunet.backends.numpy.conv.primitives import FEW_CHANNELS, FEW_PRODUCTS, NumpyConv
 from gpunet.backends.numpy.conv.registry import is_depthwise
@@ -32,6 +32,8 @@ WIDEST = 1 << 12
 """Pixels of a row of results up to which a weight gradient keeps its digits."""
 MOST_WEIGHTS = 1 << 19
 """Weights up to which a weight gradient is faster than by BLAS: with more, their sums leave the cache."""
+MOST_DENSE_WEIGHTS = 1 << 16
+"""The same for images of one pixel."""
 
 
 class CompiledConv(CompiledActivation, NumpyConv):
@@ -46,7 +48,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return super().conv2d_forward(x, w, b, conv, residual)
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
-        given = x, w, b, residual, y, mask, _extents(g), *_fused(conv.activation)
+        given = x, w, b, residual, y, mask, _extents(g), *fused_numbers(conv.activation)
         self._spread(loops, f"{topic}_forward", *_images(g), *given)
         return y, mask
 
@@ -63,9 +65,10 @@ class CompiledConv(CompiledActivation, NumpyConv):
         if loops is None:
             return super().conv2d_weight_grad(dy, x, conv, gate, into)
         slabs = 1 if topic == "depthwise" else -(-g.filters // FILTERS)
-        parts = max(1, min(len(x), PARTS // slabs, g.pixels // LEAST_PIXELS))
+        whole = _joined(g) if topic == "conv" and _is_dense(g) else g
+        parts = max(1, min(whole.x_shape[0], PARTS // slabs, g.pixels // LEAST_PIXELS))
         dw, db = np.zeros((parts, *g.w_shape)), np.zeros((parts, g.filters)) if into.needs_bias else None
-        given = dy, x, y, mask, dw, db, len(x), parts, _extents(g), *_fused(activation)
+        given = dy, x, y, mask, dw, db, whole.x_shape[0], parts, _extents(whole), *fused_numbers(activation)
         images, each = _images(g)
         self._spread(loops, f"{topic}_weight_grad", parts * slabs, images * each // (parts * slabs), *given)
         return deliver_both(_summed(dw), None if db is None else _summed(db), into, x.dtype)
@@ -85,7 +88,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
             self._spread(loops, "depthwise_input_grad", *_images(g), opened, w, dx, _extents(g))
             return dx
         blocks = dx if g.stride == (1, 1) else memory.empty(convolution.y_shape, dy.dtype)
-        given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *_fused(None)
+        given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
         self._spread(loops, "conv_forward", *_images(convolution), *given)
         if blocks is not dx:
             self._parallel(lambda i, j: interleave(blocks[i:j], g, dx[i:j]), len(dx), dx[0].size)
@@ -110,7 +113,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return open_gate(dy, gate, conv.pool)
         g = conv.geometry
         opened = memory.empty(g.y_shape, dy.dtype)
-        given = dy, gate.y, gate.mask, opened, _extents(g), *_fused(gate.activation)
+        given = dy, gate.y, gate.mask, opened, _extents(g), *fused_numbers(gate.activation)
         self._spread(loops, "conv_open", len(dy), prod(g.y_shape[1:]), *given)
         return opened
 
@@ -125,7 +128,20 @@ def _is_worth(g: Geometry) -> bool:
     """Whether the loops compute a weight gradient faster than BLAS does."""
     if is_depthwise(g):
         return prod(g.window) <= MOST_TAPS
-    return g.x_shape[1:3] != (1, 1) and g.multiply_adds <= g.pixels * MOST_WEIGHTS
+    if g.x_shape[1:3] == (1, 1):
+        return _is_dense(g) and g.multiply_adds <= g.pixels * MOST_DENSE_WEIGHTS and g.pixels <= WIDEST
+    return g.multiply_adds <= g.pixels * MOST_WEIGHTS
+
+
+def _is_dense(g: Geometry) -> bool:
+    """Whether this is a dense layer: a 1x1 convolution of images of one pixel."""
+    return g.pointwise and g.x_shape[1:3] == (1, 1)
+
+
+@lru_cache(maxsize=256)
+def _joined(g: Geometry) -> Geometry:
+    """The images of a dense layer as the pixels of one image."""
+    return Geometry.conv((1, 1, g.pixels, g.x_shape[3]), g.w_shape)
 
 
 def _summed(parts: Array) -> Array:
@@ -135,11 +151,6 @@ def _summed(parts: Array) -> Array:
 
 def _fits_in_bytes(mask: Array) -> bool:
     return mask.dtype == np.uint8 and mask.flags.c_contiguous
-
-
-def _fused(activation: Activation | None) -> tuple[float, ...]:
-    """An activation as conv.cpp takes it: -1 for none."""
-    return (-1, 0.0, 0.0, 0.0, 0.0) if activation is None else kind_and_numbers(activation)
 
 
 @lru_cache(maxsize=1024)
