@@ -4,16 +4,34 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpunet.backends.contract import FUSED_POOL, Activation, BatchNorm, Conv, GroupNorm, InputActivation, Into, Moments
+from gpunet.backends.contract import (
+    FUSED_POOL,
+    RULES,
+    Activation,
+    BatchNorm,
+    Conv,
+    CrossEntropy,
+    Gate,
+    GroupNorm,
+    Guard,
+    InputActivation,
+    Into,
+    LinearGrad,
+    Moments,
+    Product,
+    Segments,
+)
 from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.backends.numpy.compiled import library as compiled
 from gpunet.geometry import Geometry
+from gpunet.random import Stream
 from gpunet.resampling import linear, nearest, smooth
 
 PLAIN = NumpyBackend(threads=1, compiled=False)
@@ -132,8 +150,37 @@ def numbers(backend, rng, dtype):
         results += [y, backend.avg_pool2d_backward(y, pool, True)]
     for rows, columns in ((linear(40, 71), smooth(30, 11)), (nearest(40, 80), linear(30, 30))):
         results.append(backend.resample2d(x, rows, columns))
+    logits, labels = rng.normal(size=(50, 10)).astype(dtype), rng.integers(0, 10, 50, np.int32)
+    for options in (CrossEntropy(), CrossEntropy(w**2, 0.2, 3), CrossEntropy(reduction="none", normalized=True)):
+        results += backend.softmax_cross_entropy(logits, labels, options)
+    results += [backend.dropout_forward(x, 0.3, stream=Stream(2**64 - 1, 1, 5, 6, 7))]
+    a, filters, dense_dy = (rng.normal(size=s).astype(dtype) for s in ((33, 30), (30, 17), (33, 17)))
+    tanh = Activation("tanh")
+    y = backend.matmul(a, filters, Product(bias=filters[0].copy(), activation=tanh))
+    gate = Gate(y, tanh)
+    results += [y, backend.matmul(dense_dy, filters, Product(transpose_b=True, gate=gate))]
+    results += [*backend.linear_weight_grads([LinearGrad(dense_dy, a, gate)])[0], *updated(backend, rng, dtype)]
     gelu = InputActivation("gelu")
     return [*results, backend.input_activation_forward(x, gelu), backend.input_activation_backward(dy, x, gelu)]
+
+
+def updated(backend, rng, dtype):
+    """What two steps of each rule make of parameters in two segments, and a norm and an average of them."""
+    results = []
+    for name, rule in RULES.items():
+        data, grad = (rng.normal(size=100).astype(dtype) for _ in range(2))
+        slots = {slot: np.full(100, 0.5, dtype) for slot in rule.slots}
+        arena = SimpleNamespace(data=data, grad=grad, slots=slots)
+        own = [0.9, 0.99, 0.01, 0.1, 0.01, 1][: len(rule.own)]
+        hyper = np.array([[0.1, 0.01, 0.001, 0, *own], [0.2, 0, 0, 0.05, *own[:-1], 0]])
+        segments = Segments(np.array([[0, 37], [41, 100]]), hyper)
+        clip = backend.gradient_norm(arena, segments, 2.0)
+        for _ in range(2):
+            backend.update(name, arena, segments, Guard(clip=clip))
+        average = np.ones(100, dtype)
+        backend.average_update(average, data, 0.9)
+        results += [clip, data, *slots.values(), average]
+    return results
 
 
 @needs_loops

@@ -5,19 +5,19 @@ from gpunet.backends.numpy.arrays import NumpyArrays
 from gpunet.backends.numpy.augment import NumpyAugment
 from gpunet.backends.numpy.compiled.activation import CompiledActivation
 from gpunet.backends.numpy.compiled.conv import CompiledConv
+from gpunet.backends.numpy.compiled.loss import CompiledLoss
 from gpunet.backends.numpy.compiled.matmul import CompiledMatmul
 from gpunet.backends.numpy.compiled.norm import CompiledNorm
 from gpunet.backends.numpy.compiled.pool import CompiledPool
+from gpunet.backends.numpy.compiled.random import CompiledRandom
 from gpunet.backends.numpy.compiled.resample import CompiledResample
+from gpunet.backends.numpy.compiled.update import CompiledUpdate
 from gpunet.backends.numpy.local import NumpyLocal
-from gpunet.backends.numpy.loss import NumpyLoss
-from gpunet.backends.numpy.random import NumpyRandom
-from gpunet.backends.numpy.update import NumpyUpdate
 
 
 class NumpyBackend(
-    NumpyArrays, CompiledConv, HostLinear, CompiledMatmul, CompiledPool, CompiledNorm, CompiledActivation, NumpyLoss,
-    CompiledResample, NumpyLocal, NumpyRandom, NumpyAugment, NumpyUpdate,
+    NumpyArrays, CompiledConv, HostLinear, CompiledMatmul, CompiledPool, CompiledNorm, CompiledActivation, CompiledLoss,
+    CompiledResample, NumpyLocal, CompiledRandom, NumpyAugment, CompiledUpdate,
 ):  # fmt: skip
     """Computes with compiled loops where they can be had, and with BLAS, strided views and threads; see
     `CompiledLoops` for its arguments."""

@@ -21,7 +21,7 @@ class NumpyUpdate(HostArrays):
 
     @QUIET
     def update(self, rule: str, arena: FlatStorage, segments: Segments, guard: Guard = UNGUARDED) -> None:
-        if guard.report is not None and not _may_update(guard.report):
+        if guard.report is not None and not may_update(guard.report):
             return
         slots = [arena.slots.get(name) for name in RULES[rule].slots]
         for (start, stop), row in zip(segments.bounds, segments.hyper.tolist(), strict=True):
@@ -40,13 +40,13 @@ class NumpyUpdate(HostArrays):
 
     @QUIET
     def clip_units(self, w: Array, limit: float, shadow: Array | None, guard: Guard = UNGUARDED) -> None:
-        if _has_updated(guard):
+        if has_updated(guard):
             norms = np.sqrt(np.square(w).sum(axis=0, dtype=np.float64)).astype(w.dtype)
             w *= np.where(norms <= limit, 1, limit / norms).astype(w.dtype)  # NaN stays
 
     @QUIET
     def average_update(self, average: Array, value: Array, decay: float, guard: Guard = UNGUARDED) -> None:
-        if _has_updated(guard):
+        if has_updated(guard):
             average *= decay
             average += (1 - decay) * value
 
@@ -114,13 +114,14 @@ _STEPS: dict[str, Callable[..., Array]] = {
 }  # fmt: skip
 
 
-def _may_update(report: StepReport) -> bool:
+def may_update(report: StepReport) -> bool:
+    """Write the report of an update -> whether its loss is finite, as those before were."""
     failed = report.previous[2] or not np.isfinite(report.loss).all()
     skipped_updates = report.previous[2] + 1 if failed else 0
     report.written[:] = report.loss.item(), 0 if report.correct is None else report.correct.item(), skipped_updates
     return not skipped_updates
 
 
-def _has_updated(guard: Guard) -> bool:
+def has_updated(guard: Guard) -> bool:
     """Whether the update before changed the parameters; on the host no clip can stop it."""
     return guard.report is None or not guard.report.written[2]

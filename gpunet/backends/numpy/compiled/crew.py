@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from functools import cache
 from queue import SimpleQueue
@@ -27,7 +28,8 @@ class Crew:
         self._functions = _functions()
         self._jobs = jobs
         self._address = self._functions.crew_make()
-        freed = weakref.finalize(self, self._functions.crew_free, self._address)
+        self._process = os.getpid()
+        freed = weakref.finalize(self, _free, self._address, self._process)
         freed.atexit = False  # a thread may still attend then
         self._threads = threads
         self._elsewhere = [None] * threads  # pop and append are single steps, so they need no lock
@@ -40,7 +42,7 @@ class Crew:
 
     def dismiss(self) -> None:
         """Make the threads that attend look for other jobs."""
-        if len(self._elsewhere) < self._threads:
+        if self._process == os.getpid() and len(self._elsewhere) < self._threads:
             self._functions.crew_dismiss(self._address)
 
     def _call(self) -> None:
@@ -66,6 +68,12 @@ class _Attendance:
             crew._functions.crew_attend(crew._address, self._dismissals, PATIENCE)
         finally:
             crew._elsewhere.append(None)
+
+
+def _free(address: int, process: int) -> None:
+    """Free a crew. In a forked child its threads are gone, and what they hold is never released."""
+    if process == os.getpid():
+        _functions().crew_free(address)
 
 
 def can_share() -> bool:

@@ -22,7 +22,7 @@ class CompiledMatmul(CompiledActivation, NumpyMatmul):
 
     def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
         largest = LARGEST_TRANSPOSED if product.transpose_b else LARGEST
-        takes = not product.transpose_a and product.out is None and b.size <= largest
+        takes = not product.transpose_a and product.out is None and 0 < b.size <= largest
         loops = self._loops("conv", a, b, product.bias) if takes else None
         if loops is None:
             return super().matmul(a, b, product)

@@ -1,0 +1,32 @@
+"""Dropout in compiled loops: random.cpp."""
+
+from __future__ import annotations
+
+from gpunet import random
+from gpunet.backends.contract import Array
+from gpunet.backends.host import memory
+from gpunet.backends.host.arrays import QUIET
+from gpunet.backends.numpy.compiled.library import Extents
+from gpunet.backends.numpy.compiled.loops import CompiledLoops
+from gpunet.backends.numpy.random import NumpyRandom
+from gpunet.random import Stream
+
+DRAWN = 16
+"""Elements of a block of random words, as in random.cpp."""
+WORK = 4
+"""Elements of work that one element stands for."""
+
+
+class CompiledRandom(CompiledLoops, NumpyRandom):
+    """Dropout."""
+
+    @QUIET
+    def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
+        loops = self._loops("random", x)
+        if loops is None:
+            return super().dropout_forward(x, p, stream=stream)
+        threshold, scale = random.drop_threshold(p)
+        y, place = memory.empty(x.shape, x.dtype), Extents(*stream.key, *stream.counter[1:])
+        given = x, y, x.size, place, threshold, float(scale)
+        self._spread(loops, "dropout", -(-x.size // DRAWN), DRAWN * WORK, *given)
+        return y

@@ -1,0 +1,115 @@
+"""The threads of the NumPy backend that share compiled loops."""
+
+import gc
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from gpunet.backends.contract import Activation
+from gpunet.backends.numpy.backend import NumpyBackend
+from gpunet.backends.numpy.compiled import library as compiled
+
+pytestmark = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compiled.why_unavailable())
+RELU = Activation("relu")
+
+
+@pytest.fixture(autouse=True)
+def shared(monkeypatch):
+    """Every loop is shared by all threads, however short it is."""
+    monkeypatch.setattr("gpunet.backends.numpy.compiled.loops.LEAST", 1)
+
+
+def counted(backend, size=10007, times=50):
+    """An array to which a loop has added 1 so many times: each element once a time, or this fails."""
+    total, ones = np.zeros(size), np.ones(size)
+    for _ in range(times):
+        backend.average_update(total, total + 2 * ones, 0.5)
+    return total
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_every_element_is_computed_once(threads):
+    np.testing.assert_array_equal(counted(NumpyBackend(threads=threads)), 50)
+
+
+def test_threads_that_have_gone_to_sleep_are_woken(monkeypatch):
+    monkeypatch.setattr("gpunet.backends.numpy.compiled.crew.PATIENCE", 0)
+    backend = NumpyBackend(threads=3)
+    for _ in range(20):
+        np.testing.assert_array_equal(counted(backend, times=5), 5)
+        time.sleep(0.002)
+
+
+def test_callers_in_several_threads_get_what_is_theirs():
+    backend, results = NumpyBackend(threads=3), {}
+
+    def work(i):
+        results[i] = counted(backend, size=1000 + i, times=300)
+
+    callers = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+    assert sorted(results) == list(range(6))
+    for i, result in results.items():
+        np.testing.assert_array_equal(result, np.full(1000 + i, 300))
+
+
+def test_threads_share_loops_and_numpys_work_in_turns():
+    backend = NumpyBackend(threads=3)
+    for _ in range(30):
+        counted(backend, times=1)
+        names = backend._parallel(lambda i, j: (time.sleep(0.001), threading.current_thread().name)[1], 3, 1 << 30)
+        assert len(names) == 3
+    # threads that wait for loops come back for other work, so that not all of it is the caller's
+    assert len(set(names)) > 1
+
+
+def test_threads_end_with_their_backend_while_they_wait_for_loops():
+    before = set(threading.enumerate())
+    backend = NumpyBackend(threads=3)
+    counted(backend)
+    assert len(set(threading.enumerate()) - before) == 2
+    del backend
+    gc.collect()
+    end = time.monotonic() + 20
+    while set(threading.enumerate()) - before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_of_a_fork_shares_loops_of_its_own():
+    backend = NumpyBackend(threads=3)
+    counted(backend)
+    child = os.fork()
+    if child == 0:
+        right = (counted(backend) == 50).all()
+        del backend  # nor does the child wait for threads that it does not have
+        gc.collect()
+        os._exit(0 if right else 1)
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, 9)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+    np.testing.assert_array_equal(counted(backend), 50)
+
+
+def test_without_a_compiled_crew_the_caller_does_all(monkeypatch):
+    monkeypatch.setattr("gpunet.backends.numpy.compiled.loops.can_share", lambda: False)
+    backend = NumpyBackend(threads=4)
+    np.testing.assert_array_equal(counted(backend), 50)
+    x = np.linspace(-1, 1, 100)
+    np.testing.assert_array_equal(backend.activation_forward(x, RELU), np.maximum(x, 0))
+    assert backend._crew is None
