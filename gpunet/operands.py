@@ -55,7 +55,7 @@ def as_operands(
         if t.backend is not backend:
             one, other = (argument_name(arguments, n) for n in (i, [t is first for t in inputs].index(True)))
             raise BackendError(f"{operation}: {one} is on {t.backend.name} but {other} on {backend.name}; use .to(…)")
-        stays_single = dtype.name in backend.narrow and argument_name(arguments, i) in single
+        stays_single = bool(single) and argument_name(arguments, i) in single and dtype.name in backend.narrow
         expected = np.dtype(np.float32) if stays_single else dtype
         operand = t.operand(expected)
         if not is_float(operand.dtype) and operand.dtype != expected:
