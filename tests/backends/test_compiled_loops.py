@@ -279,6 +279,23 @@ def test_long_sums_keep_their_digits(x_shape, w_shape):
 
 
 @needs_loops
+@pytest.mark.parametrize(("x_shape", "w_shape"), [((3, 5, 4, 260), (3, 3, 260, 240)), ((40, 1, 1, 9), (1, 1, 9, 70))])
+@pytest.mark.parametrize("kept", ["new", "written", "added", "another dtype", "turned"])
+def test_gradients_of_many_weights_and_of_few_pixels(rng, x_shape, w_shape, kept):
+    g = Geometry.conv(x_shape, w_shape, padding=w_shape[0] // 2)
+    x, dy = (rng.normal(size=shape).astype(np.float32) for shape in (g.x_shape, g.y_shape))
+    out = None if kept == "new" else np.ones(w_shape, np.float64 if kept == "another dtype" else np.float32)
+    if kept == "turned":
+        out = np.asfortranarray(out)
+    into = Into(weight=out, add=kept == "added")
+    dw, db = NumpyBackend(threads=2, compiled=True).conv2d_weight_grad(dy, x, Conv(g), None, into)
+    expected, expected_db = PLAIN.conv2d_weight_grad(dy.astype(np.float64), x.astype(np.float64), Conv(g))
+    np.testing.assert_allclose(dw, expected + (kept == "added"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(db, expected_db, rtol=1e-4, atol=1e-4)
+    assert kept == "new" or dw is out
+
+
+@needs_loops
 def test_infinities_of_both_signs_warn_of_nothing(rng):
     x, _, _, conv, _ = convolution(rng, pooled=False)
     dy = rng.normal(size=conv.y_shape).astype(np.float32)

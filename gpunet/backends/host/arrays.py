@@ -152,8 +152,8 @@ def _processor() -> str:
 
 
 def deliver(value: Array, out: Array | None, accumulate: bool) -> Array:
-    """Write or add `value` to `out` -> `out`; without an `out`, the value itself."""
-    if out is None:
+    """Write or add `value` to `out` -> `out`; without an `out`, and where it stands there, the value itself."""
+    if out is None or out is value:
         return value
     if accumulate:
         out += value

@@ -153,40 +153,42 @@ static void multiply(const Band<T>& band, const T* dy, long pitch, T* sums, long
     for (; o < width; o += LANES) multiply_slab<T, V, 1>(band, dy + o, pitch, sums + o, width);
 }
 
-// dw (taps, O) and db (O,), unless it is null, += what images begin … end - 1 contribute to `count` filters from
-// the first on.
+// dw (taps, O) and db (O,), unless they are null, += what images begin … end - 1 contribute to `count` filters from
+// the first on. Where `only` is not null, there are few images, and dw stands there.
 template <typename T, typename V>
 static void weight_grad(
-    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, const Geometry& g,
-    long first, long count, long kind, const Numbers<T>& of) {
+    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, T* only, double* dw, double* db,
+    const Geometry& g, long first, long count, long kind, const Numbers<T>& of) {
     const long width = padded_width<T>(count), taps = g.taps();
     T* const sums = scratch<T>(1, (taps + 1) * width);
     std::fill(sums, sums + (taps + 1) * width, (T)0);
     const auto move = [&] {
-        move_sums(sums, taps, width, dw + first, g.O, count);
+        move_sums(sums, taps, width, dw ? dw + first : nullptr, g.O, count);
         move_sums(sums + taps * width, 1, width, db ? db + first : nullptr, g.O, count);
     };
     long waiting = 0;
     open_bands<T, V>(begin, end, dy, x, y, mask, g, width, first, count, false, kind, of, [&](const Band<T>& band, const T* opened, long pitch) {
         multiply(band, opened, pitch, sums, width);
         if (db) add_pixels<T, V>(opened, pitch, band.pixels(), width, sums + taps * width);
-        if ((waiting += band.pixels()) >= CHUNK * CHUNKS) move(), waiting = 0;
+        if ((waiting += band.pixels()) >= CHUNK * CHUNKS && !only) move(), waiting = 0;
     });
+    for (long t = 0; only && t < taps; ++t) memcpy(only + t * g.O + first, sums + t * width, count * sizeof(T));
     move();
 }
 
-// dw (parts, taps, O) and db (parts, O), unless it is null: jobs begin … end - 1, each of which takes a part of n
+// dw (parts, taps, O) and db (parts, O), unless they are null; or dw of all images, `only`, if they are one part and
+// have few pixels: jobs begin … end - 1, each of which takes a part of n
 // images and some filters.
 template <typename T>
 static void conv_weight_grad(
-    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, long parts,
-    const Geometry* g, long kind, double a0, double a1, double a2, double a3) {
+    long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, T* only, double* dw, double* db, long n,
+    long parts, const Geometry* g, long kind, double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     for (long job = begin; job < end; ++job) {
         const long part = job % parts, first = job / parts * FILTERS, count = std::min(FILTERS, g->O - first);
-        double *const own = dw + part * g->taps() * g->O, *const of_bias = db ? db + part * g->O : nullptr;
+        double *const own = dw ? dw + part * g->taps() * g->O : nullptr, *const of_bias = db ? db + part * g->O : nullptr;
         const auto grad = takes_half<T>(count) ? weight_grad<T, HalfVector<T>> : weight_grad<T, Vector<T>>;
-        grad(n * part / parts, n * (part + 1) / parts, dy, x, y, mask, own, of_bias, *g, first, count, kind, of);
+        grad(n * part / parts, n * (part + 1) / parts, dy, x, y, mask, only, own, of_bias, *g, first, count, kind, of);
     }
 }
 LOOP(conv_weight_grad)

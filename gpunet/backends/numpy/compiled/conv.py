@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,9 @@ MOST_TAPS = 25
 WIDEST = 1 << 12
 """Pixels of a row of results up to which a weight gradient keeps its digits."""
 MOST_WEIGHTS = 1 << 19
-"""Weights up to which a weight gradient is faster than by BLAS: with more, their sums leave the cache."""
+"""Weights up to which sums of a weight gradient in float64 are faster than BLAS's of parts."""
+FEW_PIXELS = 1 << 14
+"""Pixels of which sums in the dtype of the images keep their digits."""
 MOST_DENSE_WEIGHTS = 1 << 16
 """The same for images of one pixel."""
 
@@ -67,11 +70,16 @@ class CompiledConv(CompiledActivation, NumpyConv):
         slabs = 1 if topic == "depthwise" else -(-g.filters // FILTERS)
         whole = _joined(g) if topic == "conv" and _is_dense(g) else g
         parts = max(1, min(whole.x_shape[0], PARTS // slabs, g.pixels // LEAST_PIXELS))
-        dw, db = np.zeros((parts, *g.w_shape)), np.zeros((parts, g.filters)) if into.needs_bias else None
-        given = dy, x, y, mask, dw, db, whole.x_shape[0], parts, _extents(whole), *fused_numbers(activation)
+        only = dw = None  # dw in the dtype of the images, or its parts in float64
+        if topic == "conv" and g.pixels <= FEW_PIXELS and (parts == 1 or prod(g.w_shape) > MOST_WEIGHTS):
+            parts, only = 1, memory.empty(g.w_shape, x.dtype) if into.add else _written(into.weight, g, x.dtype)
+        else:
+            dw = np.zeros((parts, *g.w_shape))
+        db = np.zeros((parts, g.filters)) if into.needs_bias else None
+        given = dy, x, y, mask, only, dw, db, whole.x_shape[0], parts, _extents(whole), *fused_numbers(activation)
         images, each = _images(g)
         self._spread(loops, f"{topic}_weight_grad", parts * slabs, images * each // (parts * slabs), *given)
-        return deliver_both(_summed(dw), None if db is None else _summed(db), into, x.dtype)
+        return deliver_both(only if dw is None else _summed(dw), None if db is None else _summed(db), into, x.dtype)
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         g = conv.geometry
@@ -129,8 +137,8 @@ def _is_worth(g: Geometry) -> bool:
     if is_depthwise(g):
         return prod(g.window) <= MOST_TAPS
     if g.x_shape[1:3] == (1, 1):
-        return _is_dense(g) and g.multiply_adds <= g.pixels * MOST_DENSE_WEIGHTS and g.pixels <= WIDEST
-    return g.multiply_adds <= g.pixels * MOST_WEIGHTS
+        return _is_dense(g) and prod(g.w_shape) <= MOST_DENSE_WEIGHTS and g.pixels <= WIDEST
+    return prod(g.w_shape) <= MOST_WEIGHTS or g.pixels <= FEW_PIXELS
 
 
 def _is_dense(g: Geometry) -> bool:
@@ -142,6 +150,12 @@ def _is_dense(g: Geometry) -> bool:
 def _joined(g: Geometry) -> Geometry:
     """The images of a dense layer as the pixels of one image."""
     return Geometry.conv((1, 1, g.pixels, g.x_shape[3]), g.w_shape)
+
+
+def _written(out: Array | None, g: Geometry, dtype: Any) -> Array:
+    """Where dw is written: in `out` itself, if it is as the loops write it."""
+    fits = out is not None and out.dtype == dtype and out.flags.c_contiguous
+    return out if fits else memory.empty(g.w_shape, dtype)
 
 
 def _summed(parts: Array) -> Array:

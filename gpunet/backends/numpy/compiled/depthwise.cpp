@@ -74,8 +74,8 @@ static void add_products(const Band<T>& band, const T* dy, long width, T* sums) 
 // dw (parts, taps, O) and db (parts, O), unless it is null: what parts first … last - 1 of n images contribute.
 template <typename T>
 static void depthwise_weight_grad(
-    long first, long last, const T* dy, const T* x, const T* y, const uint8_t* mask, double* dw, double* db, long n, long parts,
-    const Geometry* given, long kind, double a0, double a1, double a2, double a3) {
+    long first, long last, const T* dy, const T* x, const T* y, const uint8_t* mask, T*, double* dw, double* db, long n,
+    long parts, const Geometry* given, long kind, double a0, double a1, double a2, double a3) {
     typedef Vector<T> V;
     const Geometry& g = *given;
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
