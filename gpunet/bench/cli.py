@@ -7,7 +7,8 @@ from argparse import ArgumentParser
 from gpunet.bench.commands import backends, conv, layers, ops, step
 
 KINDS = {
-    "step": (step, "whole training steps"),
+    "step": (step, "whole training steps, and the memory that they take"),
+    "inference": (step, "forward passes of whole nets without gradients"),
     "conv": (conv, "each convolution of the nets and its gradients"),
     "layers": (layers, "normalisation, upsampling and transposed convolution, forward and backward"),
     "ops": (ops, "pooling, normalisation, loss and updates, beside a copy of as many bytes"),

@@ -1,5 +1,5 @@
 """Contenders do the same work in gpunet and in its rivals. Here is what they have in common, and
-gpunet's training step."""
+gpunet's runs of a net."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from gpunet import functional as F
 from gpunet import optim
-from gpunet.autograd import tensor
+from gpunet.autograd import no_grad, tensor
 from gpunet.backends import Backend, get_backend
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.bench import NotMeasuredError
+from gpunet.bench.memory import forget_peak, peak_megabytes, resident_megabytes
 from gpunet.bench.nets import make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work
 from gpunet.errors import BackendError
@@ -33,7 +34,7 @@ class Spec(NamedTuple):
     """Which contender a process runs."""
 
     kind: str
-    """What is measured: "step", "conv", "layers" or "ops"."""
+    """What is measured: "step", "inference", "conv", "layers" or "ops"."""
     name: str
     """"gpunet", "copy" or one of `rivals.RIVALS`."""
     backend: str
@@ -76,25 +77,32 @@ def backend_and_timer(spec: Spec) -> tuple[Backend, Timer]:
     return backend, HostTimer(backend.synchronize)
 
 
-class TrainingStep(ABC):
-    """A training step of a net from the weights of seed 0: forward, loss, backward and update.
+class NetRun(ABC):
+    """What is done over and over with a net that starts from the weights of seed 0.
 
-    Subclasses set `timer`, and `graph`, which says whether the step is captured and timed as a
-    graph.
+    Subclasses set `name`, `timer`, and `graph`, which says whether the work is captured and timed
+    as a graph.
     """
 
+    name: str
     timer: Timer
     graph: bool
     _work: Work | None = None
 
     def prepare(self, case: dict[str, Any]) -> dict[str, Any]:
-        """See `Contender.prepare`: the results are the losses of the first steps."""
+        """See `Contender.prepare`: the results are the losses of the first runs, and on the host the
+        memory that they took."""
         self._work = None  # the memory of the last case is given back first
         self.timer.clear()
+        idle = resident_megabytes()
         self.build(case["net"], case["batch"])
+        forget_peak()
         losses = [self._run_step(self.step) for _ in range(EAGER_STEPS)]
         self._work = work = self.timer.capture(self.step) if self.graph else self.step
-        return {"losses": losses + [self._run_step(work) for _ in range(REPLAYED_STEPS)]}
+        losses += [self._run_step(work) for _ in range(REPLAYED_STEPS)]
+        peak = peak_megabytes() if isinstance(self.timer, HostTimer) else None
+        notes = {} if peak is None or idle is None else {f"{self.name}, MB": max(0.0, peak - idle)}
+        return {"losses": losses, "notes": notes}
 
     def time(self, repeats: int) -> list[float]:
         """See `Contender.time`."""
@@ -102,7 +110,7 @@ class TrainingStep(ABC):
         return self.timer.seconds(self._work, repeats)
 
     def _run_step(self, work: Work) -> float:
-        """Run a step -> its loss."""
+        """Run the work once -> its loss."""
         self.timer.run(work)
         return self.read_loss()
 
@@ -112,25 +120,26 @@ class TrainingStep(ABC):
 
     @abstractmethod
     def step(self) -> None:
-        """Run one step, without waiting for the device."""
+        """Run the work once, without waiting for the device."""
 
     @abstractmethod
     def read_loss(self) -> float:
-        """The loss of the last step."""
+        """The loss of the last run."""
 
 
-class GpunetStep(TrainingStep):
-    """gpunet's step on one backend: one graph on CUDA, as the Trainer runs it, elsewhere one
-    operation after another."""
+class GpunetStep(NetRun):
+    """gpunet's training step on one backend, forward, loss, backward and update: one graph on CUDA,
+    as the Trainer runs it, elsewhere one operation after another."""
 
     def __init__(self, spec: Spec):
+        self.name = spec.name
         self.backend, self.timer = backend_and_timer(spec)
         self.graph = isinstance(self.timer, CupyTimer)
         self.precision = spec.precision
         self.dtype, self._matrix = split_precision("bench", spec.precision, self.backend)
 
     def build(self, net: str, batch: int) -> None:
-        """See `TrainingStep.build`."""
+        """See `NetRun.build`."""
         self.model = make_model(net).to(self.backend)
         self.optimizer = optim.SGD(self.model.parameters(), lr=RATE, momentum=MOMENTUM)
         if self.dtype is not None:
@@ -139,7 +148,7 @@ class GpunetStep(TrainingStep):
         self.x, self.y = tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
 
     def step(self) -> None:
-        """See `TrainingStep.step`."""
+        """See `NetRun.step`."""
         self.optimizer.zero_grad()
         with multiplying(self._matrix):
             with late_results():
@@ -148,12 +157,30 @@ class GpunetStep(TrainingStep):
             self.optimizer.step()
 
     def read_loss(self) -> float:
-        """See `TrainingStep.read_loss`."""
+        """See `NetRun.read_loss`."""
         return self.loss.item()
 
     def describe(self) -> dict[str, str]:
         """See `Contender.describe`."""
         return {**versions(self.backend), "precision": self.precision}
+
+
+class GpunetInference(GpunetStep):
+    """gpunet's forward pass without gradients, in evaluation mode."""
+
+    def build(self, net: str, batch: int) -> None:
+        """See `NetRun.build`."""
+        super().build(net, batch)
+        self.model.eval()
+
+    def step(self) -> None:
+        """See `NetRun.step`."""
+        with multiplying(self._matrix), no_grad():
+            self.logits = self.model(self.x)
+
+    def read_loss(self) -> float:
+        """See `NetRun.read_loss`."""
+        return F.cross_entropy(self.logits, self.y).item()
 
 
 def versions(backend: Backend) -> dict[str, str]:

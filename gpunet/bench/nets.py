@@ -23,6 +23,9 @@ class Net(NamedTuple):
     """(H, W, C)."""
     batches: tuple[int, ...]
     """Batch sizes that are measured where the command names none."""
+    growth: float = 1.0
+    """How many times as large a rounding error may be after the first steps: deep nets whose batch
+    norms see few pixels magnify it from step to step."""
 
 
 NETS = {
@@ -30,6 +33,7 @@ NETS = {
     "cnn": Net(models.cnn, (28, 28, 1), (128, 512)),
     "resnet9": Net(models.resnet9, (32, 32, 3), (512,)),
     "vgg11": Net(models.vgg11, (32, 32, 3), (512,)),
+    "mobilenet": Net(models.mobilenet, (32, 32, 3), (64,), growth=100.0),
     "speedrun": Net(models.speedrun, (32, 32, 3), (2000,)),
 }
 CLASSES = 10

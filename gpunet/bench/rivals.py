@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.bench import NotMeasuredError, convolutions, whole_layers
-from gpunet.bench.contenders import MOMENTUM, RATE, Contender, Spec, TrainingStep
+from gpunet.bench.contenders import MOMENTUM, RATE, Contender, NetRun, Spec
 from gpunet.bench.nets import NETS, Convolution, make_batch, make_model
 from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
@@ -147,10 +147,11 @@ class _Torch:
         return {**about, **{key: str(value) for key, value in vars(self.rival).items() if value}}
 
 
-class TorchStep(TrainingStep):
+class TorchStep(NetRun):
     """A training step of PyTorch."""
 
     def __init__(self, spec: Spec):
+        self.name = spec.name
         self._run = _Torch(spec)
         self.timer, self.graph = self._run.timer, self._run.rival.graph
         self.precision = spec.precision
@@ -162,33 +163,35 @@ class TorchStep(TrainingStep):
         return {**self._run.describe(), "precision": self.precision}
 
     def build(self, net: str, batch: int) -> None:
-        """See `TrainingStep.build`."""
+        """See `NetRun.build`."""
         torch, rival = self._run.torch, self._run.rival
         try:
             model = to_torch(make_model(net), NETS[net].input_shape)
         except ValueError as error:
             raise NotMeasuredError(str(error)) from error
-        model = model.to(self._run.device, memory_format=self._run.layout())
+        self.model = model = model.to(self._run.device, memory_format=self._run.layout())
         self.optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=rival.fused or None)
         x, y = make_batch(net, batch)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
         device = self._run.device.partition(":")[0]
         stored = getattr(torch, self.precision) if self.precision in STORED else None
 
+        def forward(x: Any) -> Any:
+            with torch.autocast(device, dtype=stored, enabled=stored is not None):
+                return model(x)
+
         def loss_of(x: Any, y: Any) -> Any:
             with torch.autocast(device, dtype=stored, enabled=stored is not None):
                 return torch.nn.functional.cross_entropy(model(x), y)
 
-        self._loss_of = self._run.compiled(loss_of)
+        self._forward, self._loss_of = self._run.compiled(forward), self._run.compiled(loss_of)
         # PyTorch's gradients have 16 bits too. With its default scale of 65536 they overflow, and
         # the steps would be skipped.
         self._scaler = torch.amp.GradScaler(device, init_scale=1024.0, enabled=self.precision == "float16")
 
     def step(self) -> None:
-        """See `TrainingStep.step`."""
-        if self._run.rival.compile == "max-autotune":
-            # torch.compile makes graphs of its own here, and must know where a step begins.
-            self._run.torch.compiler.cudagraph_mark_step_begin()
+        """See `NetRun.step`."""
+        self._mark_begin()
         self.optimizer.zero_grad()
         self.loss = self._loss_of(self.x, self.y)
         self._scaler.scale(self.loss).backward()
@@ -196,8 +199,32 @@ class TorchStep(TrainingStep):
         self._scaler.update()
 
     def read_loss(self) -> float:
-        """See `TrainingStep.read_loss`."""
+        """See `NetRun.read_loss`."""
         return float(self.loss.item())
+
+    def _mark_begin(self) -> None:
+        """torch.compile makes graphs of its own with "max-autotune", and must know where a run begins."""
+        if self._run.rival.compile == "max-autotune":
+            self._run.torch.compiler.cudagraph_mark_step_begin()
+
+
+class TorchInference(TorchStep):
+    """PyTorch's forward pass without gradients, in evaluation mode."""
+
+    def build(self, net: str, batch: int) -> None:
+        """See `NetRun.build`."""
+        super().build(net, batch)
+        self.model.eval()
+
+    def step(self) -> None:
+        """See `NetRun.step`."""
+        self._mark_begin()
+        with self._run.torch.no_grad():
+            self.logits = self._forward(self.x)
+
+    def read_loss(self) -> float:
+        """See `NetRun.read_loss`."""
+        return float(self._run.torch.nn.functional.cross_entropy(self.logits, self.y).item())
 
 
 class TorchPrimitive(Primitive):
@@ -303,5 +330,7 @@ class TorchLayer(TorchPrimitive):
         return both
 
 
-BY_KIND: dict[str, Callable[[Spec], Contender]] = {"step": TorchStep, "conv": TorchConv, "layers": TorchLayer}
+BY_KIND: dict[str, Callable[[Spec], Contender]] = {
+    "step": TorchStep, "inference": TorchInference, "conv": TorchConv, "layers": TorchLayer,
+}  # fmt: skip
 """PyTorch's side of each kind of benchmark."""

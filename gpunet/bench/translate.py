@@ -78,6 +78,8 @@ class _Translation:
                 return torch.nn.MaxPool2d(
                     layer.kernel_size, stride=layer.stride, padding=symmetric_padding(layer, window)
                 )
+            case nn.GlobalAvgPool2d():
+                return torch.nn.AdaptiveAvgPool2d(1)
             case nn.Flatten():
                 shape = self.shapes[id(layer)]
                 self.flattened = shape if len(shape) == 3 else None

@@ -20,11 +20,13 @@ from time import sleep
 from typing import Any
 
 from gpunet.bench import ContenderError, NotMeasuredError, convolutions, operations, primitives, rivals, whole_layers
-from gpunet.bench.contenders import Contender, GpunetStep, Spec
+from gpunet.bench.contenders import Contender, GpunetInference, GpunetStep, Spec
 from gpunet.bench.process import Process
 
 PROBLEMS = {"conv": convolutions.problem, "layers": whole_layers.problem, "ops": operations.problem}
 """What makes the problems of the kinds that time single primitives or layers."""
+RUNS: dict[str, Callable[[Spec], Contender]] = {"step": GpunetStep, "inference": GpunetInference}
+"""gpunet's side of the kinds that run whole nets."""
 TIMEOUT = 600.0
 """Seconds in which an answer must come. Compilers that try many kernels need minutes."""
 ORPHAN_SECONDS = 2.0
@@ -42,8 +44,9 @@ def make(spec: Spec) -> Contender:
     problem = PROBLEMS.get(spec.kind)
     if spec.name in rivals.RIVALS:
         return rivals.BY_KIND[spec.kind](spec)
-    if problem is None:
-        return GpunetStep(spec)
+    if spec.kind in RUNS:
+        return RUNS[spec.kind](spec)
+    assert problem is not None
     return (primitives.Copy if spec.name == "copy" else primitives.GpunetPrimitive)(spec, problem)
 
 

@@ -1,4 +1,5 @@
-"""``gpunet bench step``: whole training steps of gpunet and of its rivals, in turns."""
+"""``gpunet bench step`` and ``gpunet bench inference``: what a net does over and over, in gpunet and in
+its rivals, in turns."""
 
 from __future__ import annotations
 
@@ -12,18 +13,20 @@ from gpunet.bench.nets import NETS
 from gpunet.bench.rivals import RIVALS
 from gpunet.precision import PRECISIONS, split_precision
 
+TITLES = {"step": "Training steps", "inference": "Forward passes without gradients"}
+
 
 def add_nets(parser: ArgumentParser) -> None:
-    """Add the options that say which nets are trained, and on how many images at a time."""
+    """Add the options that say which nets run, and on how many images at a time."""
     parser.add_argument(
         "--nets", nargs="+", choices=NETS, default=["lenet", "cnn"], metavar="NET",
-        help=f"nets to train, some of {', '.join(NETS)} (default: lenet cnn)",
+        help=f"nets, some of {', '.join(NETS)} (default: lenet cnn)",
     )  # fmt: skip
-    parser.add_argument("--batch", type=int, nargs="+", help="images per step (default: the batch sizes of the net)")
+    parser.add_argument("--batch", type=int, nargs="+", help="images at a time (default: the batch sizes of the net)")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The options of ``gpunet bench step``."""
+    """The options of both commands."""
     add_nets(parser)
     record.add_backend(parser)
     parser.add_argument(
@@ -37,15 +40,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Measure the steps, print and write the results -> the exit status."""
+    """Measure the nets, print and write the results -> the exit status."""
     record.resolve(options, tuple(RIVALS))
     # A precision that the backend does not have raises here, not in each process.
     split_precision("bench", options.precision, get_backend(options.backend))
-    check = partial(same_losses, precision=options.precision)
-    measured = record.Record("Training steps", options)
+    measured = record.Record(TITLES[options.kind], options)
     for net in options.nets:
+        check = partial(same_losses, precision=options.precision, growth=NETS[net].growth)
         for batch in options.batch or NETS[net].batches:
-            with contenders("step", ["gpunet", *options.against], options) as workers:
+            with contenders(options.kind, ["gpunet", *options.against], options) as workers:
                 row = measure({"net": net, "batch": batch}, workers, "gpunet", options, check)
                 measured.add(row, workers)
     return measured.finish()
