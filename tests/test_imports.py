@@ -10,8 +10,8 @@ import gpunet
 
 LAYERS = (
     (
-        "decorators", "dlpack", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling", "tables",
-        "version",
+        "cores", "decorators", "dlpack", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling",
+        "tables", "version",
     ),
     ("cache",), ("cplusplus",), ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",),

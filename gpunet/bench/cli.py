@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from gpunet.bench.commands import backends, conv, layers, ops, step
+from gpunet.bench.commands import backends, conv, layers, loading, ops, step
 
 KINDS = {
     "step": (step, "whole training steps, and the memory that they take"),
@@ -12,6 +12,7 @@ KINDS = {
     "conv": (conv, "each convolution of the nets and its gradients"),
     "layers": (layers, "normalisation, upsampling and transposed convolution, forward and backward"),
     "ops": (ops, "pooling, normalisation, loss and updates, beside a copy of as many bytes"),
+    "loading": (loading, "batches of JPEG images, decoded and scaled"),
     "backends": (backends, "the same training steps on several backends, and plot them"),
 }
 

@@ -34,7 +34,7 @@ class Spec(NamedTuple):
     """Which contender a process runs."""
 
     kind: str
-    """What is measured: "step", "inference", "conv", "layers" or "ops"."""
+    """What is measured: "step", "inference", "loading", "conv", "layers" or "ops"."""
     name: str
     """"gpunet", "copy" or one of `rivals.RIVALS`."""
     backend: str

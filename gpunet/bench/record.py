@@ -67,7 +67,7 @@ def resolve(options: Namespace, rivals: Sequence[str] = ()) -> None:
         raise ValueError(
             f"bench: --output is {options.output} but names the JSON; the table is written beside it as .md"
         )
-    for name in ("batch", "threads", "rounds", "repeats", "timeout", "parameters"):
+    for name in ("batch", "side", "size", "images", "threads", "rounds", "repeats", "timeout", "parameters"):
         given = getattr(options, name, None)
         for value in given if isinstance(given, list) else [given]:
             if value is not None and value < 1:

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpunet.bench import NotMeasuredError, convolutions, whole_layers
 from gpunet.bench.contenders import MOMENTUM, RATE, Contender, NetRun, Spec
+from gpunet.bench.loading import TorchLoading
 from gpunet.bench.nets import NETS, Convolution, make_batch, make_model
 from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
@@ -332,5 +333,6 @@ class TorchLayer(TorchPrimitive):
 
 BY_KIND: dict[str, Callable[[Spec], Contender]] = {
     "step": TorchStep, "inference": TorchInference, "conv": TorchConv, "layers": TorchLayer,
+    "loading": TorchLoading,
 }  # fmt: skip
 """PyTorch's side of each kind of benchmark."""

@@ -21,12 +21,15 @@ from typing import Any
 
 from gpunet.bench import ContenderError, NotMeasuredError, convolutions, operations, primitives, rivals, whole_layers
 from gpunet.bench.contenders import Contender, GpunetInference, GpunetStep, Spec
+from gpunet.bench.loading import GpunetLoading
 from gpunet.bench.process import Process
 
 PROBLEMS = {"conv": convolutions.problem, "layers": whole_layers.problem, "ops": operations.problem}
 """What makes the problems of the kinds that time single primitives or layers."""
-RUNS: dict[str, Callable[[Spec], Contender]] = {"step": GpunetStep, "inference": GpunetInference}
-"""gpunet's side of the kinds that run whole nets."""
+RUNS: dict[str, Callable[[Spec], Contender]] = {
+    "step": GpunetStep, "inference": GpunetInference, "loading": GpunetLoading,
+}  # fmt: skip
+"""gpunet's side of the kinds that run whole nets, or load their images."""
 TIMEOUT = 600.0
 """Seconds in which an answer must come. Compilers that try many kernels need minutes."""
 ORPHAN_SECONDS = 2.0

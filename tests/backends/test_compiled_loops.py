@@ -195,6 +195,16 @@ def test_they_give_what_numpy_alone_gives(dtype):
 
 
 @needs_loops
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_updates_have_the_bits_of_numpys(dtype, monkeypatch):
+    norm = np.array([3.0, 0.7], dtype)  # whose sum NumPy takes in another order
+    monkeypatch.setattr(NumpyBackend, "gradient_norm", lambda *arguments: norm)
+    fast, plain = (updated(on, np.random.default_rng(7), dtype) for on in (NumpyBackend(compiled=True), PLAIN))
+    for one, other in zip(fast, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@needs_loops
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the flags are those of x86")
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
 def test_shorter_vectors_give_the_same(monkeypatch, fresh, flag):

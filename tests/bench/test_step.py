@@ -177,8 +177,8 @@ def test_the_rivals_do_the_same_work_in_16_bits(bench, precision):
 def test_the_rivals_do_the_same_work_on_every_net(bench, net, kind):
     pytest.importorskip("torch")
     record, _ = bench(
-        kind, "--nets", net, "--batch", "64" if NETS[net].growth > 1 else "3", "--threads", "1", "--rounds", "1", "--repeats", "1",
-        "--backend", "numpy", "--against", "torch-eager", "torch-channels-last",
+        kind, "--nets", net, "--batch", "64" if NETS[net].growth > 1 else "3", "--threads", "1", "--rounds", "1",
+        "--repeats", "1", "--backend", "numpy", "--against", "torch-eager", "torch-channels-last",
     )  # fmt: skip
     (row,) = record["rows"]
     assert (

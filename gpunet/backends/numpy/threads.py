@@ -27,6 +27,7 @@ import numpy as np
 
 from gpunet.backends.host.arrays import HostArrays
 from gpunet.backends.numpy.blas import ONE_THREAD
+from gpunet.cores import cores
 
 T = TypeVar("T")
 SMALL = 1 << 17
@@ -48,7 +49,7 @@ class NumpyThreads(HostArrays):
     def __init__(self, threads: int | None = None):
         given = threads if threads is not None else os.environ.get("GPUNET_NUM_THREADS")
         try:
-            self.threads = int(given) if given is not None else _cores()
+            self.threads = int(given) if given is not None else cores()
         except ValueError:
             raise ValueError(f"NumpyBackend: GPUNET_NUM_THREADS is {given!r} but takes an integer") from None
         if self.threads < 1:
@@ -192,7 +193,3 @@ def _quietly(work: Callable[[], T]) -> T:
 def _ignoring(work: Callable[[], T]) -> T:
     with np.errstate(all="ignore"):
         return work()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

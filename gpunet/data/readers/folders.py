@@ -6,7 +6,6 @@ import math
 import os
 import unicodedata
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from gpunet.data.datasets import Subset
 from gpunet.data.readers.checks import checked_size, listed
 from gpunet.data.readers.images import SUFFIXES, WHITE, Background, checked_background, read_image
+from gpunet.data.readers.threads import in_threads
 from gpunet.errors import warn
 from gpunet.progress import track
 
@@ -36,7 +36,8 @@ SPLITS = {
 
 
 class ImageFolder:
-    """Images in ``root/CLASS/``, sorted by class and name, decoded when they are asked for.
+    """Images in ``root/CLASS/``, sorted by class and name, decoded when they are asked for; several at
+    once in as many threads as there are cores.
 
     One sample is (image (H, W, C) uint8, label int64); several are (images (B, H, W, C) uint8,
     labels (B,) int64). `read_image` decodes the images: C is 3, or 1 if `grey`. `image_files` says
@@ -102,8 +103,10 @@ class ImageFolder:
         labels = self.labels[index]
         if np.ndim(labels) == 0:
             return self._decode(self.paths[index]), labels
-        chosen = np.arange(len(self))[index]
-        return np.stack([self._decode(self.paths[i]) for i in chosen]), labels
+        paths = [self.paths[i] for i in np.arange(len(self))[index]]
+        if self.size is None and not self._expected:
+            self._decode(self.paths[0])
+        return np.stack(list(in_threads(self._decode, paths))), labels
 
     def _decode(self, path: Path) -> np.ndarray:
         """The image as (H, W, C) uint8; ValueError if its shape differs from the others'."""
@@ -280,11 +283,7 @@ def check_readable(
             return str(error)
         return ""
 
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        faults = list(track(pool.map(fault, paths), "checking images", "image", len(paths)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    faults = list(track(in_threads(fault, paths), "checking images", "image", len(paths)))
     wrong = [(path, said) for path, said in zip(paths, faults, strict=True) if said]
     if wrong:
         reason = wrong[0][1].removeprefix("read_image: ")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gpunet import data
+from gpunet.data.readers.images import _decode_small, read_image
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
@@ -71,6 +72,31 @@ def test_size_is_height_then_width(tmp_path):
     images, _ = data.ImageFolder(tmp_path, size=(4, 7))[np.arange(2)]
     assert images.shape == (2, 4, 7, 3)
     assert (images == 9).all()
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_large_jpeg_is_decoded_at_a_fraction_and_looks_the_same(tmp_path, monkeypatch, grey, turned):
+    smooth = Image.fromarray(colours(0, 7, 5)).resize((700, 900), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    smooth.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    small = read_image(tmp_path / "large.jpg", (60, 50), grey)
+    decoded = []
+    monkeypatch.setattr("gpunet.data.readers.images._decode_small", lambda image, size: decoded.append(image.size))
+    exact = read_image(tmp_path / "large.jpg", (60, 50), grey)
+    assert decoded == [(700, 900)]
+    assert small.shape == exact.shape == (60, 50, 1 if grey else 3)
+    assert np.abs(small.astype(int) - exact).max() <= 6
+    assert np.abs(small.astype(int) - exact).mean() < 1
+
+
+def test_a_jpeg_is_decoded_at_twice_the_wanted_size_at_least(tmp_path):
+    for side, wanted, expected in ((800, 100, 200), (800, 99, 200), (800, 101, 400), (800, 400, 800), (130, 100, 130)):
+        Image.new("RGB", (side, side)).save(tmp_path / "x.jpg")
+        with Image.open(tmp_path / "x.jpg") as image:
+            _decode_small(image, (wanted, wanted // 2))
+            assert image.size == (expected, expected)
 
 
 def test_palette_alpha_and_grey_files_become_rgb(tmp_path):

@@ -1,5 +1,10 @@
 // Optimizers' steps: for each element one pass over its weight, its gradient and its slots. The rules are those of
-// gpunet/backends/numpy/update.py.
+// gpunet/backends/numpy/update.py, to the bit: so no product and sum become one instruction.
+#if defined(__clang__)
+#pragma clang fp contract(off)
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
 #include <cmath>
 
 #include "functions.hpp"
@@ -28,7 +33,7 @@ struct Own {
 
 template <typename T, typename V>
 static inline V adam(V g, const Own<T>& own, V& a, V& b) {
-    return mix(a, own.a, own.rest_a, g) * own.d / (sqrt_of(mix(b, own.b, own.rest_b, g * g) * own.e) + own.c);
+    return mix(a, own.a, own.rest_a, g) * own.d / (sqrt_of(mix(b, own.b, own.rest_b, g * g) / own.e) + own.c);
 }
 
 // The step that is subtracted from the weights; slots a and b change in place.
@@ -66,7 +71,7 @@ static void update_range(long begin, long end, T* w, const T* g, T* a, T* b, con
     Own<T> own = {(T)rate, (T)o[0], 0, 0, 0, 0, (T)(1 - o[0]), 0, a != nullptr, b != nullptr};
     if (RULE != ADAGRAD) own.b = o[1], own.rest_b = 1 - o[1];
     if (RULE == ADAM || RULE == RMSPROP) own.c = o[2];
-    if (RULE == ADAM) own.d = rate / o[3], own.e = 1 / o[4];
+    if (RULE == ADAM) own.d = rate / o[3], own.e = o[4];
     for_range<T>(begin, end, [&](long at, long left) {
         typedef Vector<T> V;
         V value = load_some<V>(w + at, left), grad = load_some<V>(g + at, left) * scale;
