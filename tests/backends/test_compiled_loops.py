@@ -260,6 +260,28 @@ def test_convolutions_of_all_widths(n, h, w, c, o, window, stride, padding, pool
 
 
 @needs_loops
+@given(
+    n=st.integers(1, 3), h=st.integers(3, 11), w=st.integers(3, 11), c=st.sampled_from([2, 3, 8, 16, 17, 40]),
+    window=st.tuples(st.integers(1, 3), st.integers(1, 3)), stride=st.integers(1, 2), dilation=st.integers(1, 2),
+    padding=st.integers(0, 2), activation=st.sampled_from([None, "relu", "tanh"]), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_depthwise_convolutions_of_all_widths(n, h, w, c, window, stride, dilation, padding, activation, seed):
+    padding = max(padding, dilation * (max(window) - 1) - min(h, w) + 1)
+    g = Geometry.conv((n, h, w, c), (*window, 1, c), stride=stride, padding=padding, dilation=dilation, groups=c)
+    conv, rng = Conv(g, None if activation is None else Activation(activation)), np.random.default_rng(seed)
+    x, filters, b, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape, (c,), g.y_shape))
+    fast = NumpyBackend(threads=1, compiled=True)
+    y, _ = fast.conv2d_forward(x, filters, b, conv)
+    np.testing.assert_allclose(y, PLAIN.conv2d_forward(x, filters, b, conv)[0], rtol=1e-4, atol=1e-4)
+    gate = conv.gate(y, None)
+    for one, other in zip(*(on.conv2d_weight_grad(dy, x, conv, gate) for on in (fast, PLAIN)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
+    got, want = (on.conv2d_input_grad(dy, filters, conv, gate) for on in (fast, PLAIN))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@needs_loops
 @pytest.mark.parametrize("name", ["silu", "gelu", "softplus"])
 def test_no_number_depends_on_where_an_array_is_cut(rng, name):
     x, dy = rng.normal(size=(2, 4099))

@@ -88,23 +88,23 @@ class CompiledConv(CompiledActivation, NumpyConv):
                 dy, gate = self.activation_backward(dy, gate.y, gate.activation), None
             return super().conv2d_input_grad(dy, w, conv, gate)
         loops, topic = self._loops_of(g, dy, w, None if gate is None else gate.y)
-        convolution = subpixel_geometry(g) if topic == "conv" else g
-        if loops is None or convolution is None:
+        convolution = subpixel_geometry(g) if topic == "conv" or g.stride == (1, 1) else None
+        if loops is None or (convolution is None and topic == "conv"):
             return super().conv2d_input_grad(dy, w, conv, gate)
         opened, dx = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype)
-        if topic == "depthwise":
+        if convolution is None:
             self._spread(loops, "depthwise_input_grad", *_images(g), opened, w, dx, _extents(g))
             return dx
         blocks = dx if g.stride == (1, 1) else memory.empty(convolution.y_shape, dy.dtype)
         given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
-        self._spread(loops, "conv_forward", *_images(convolution), *given)
+        self._spread(loops, f"{topic}_forward", *_images(convolution), *given)
         if blocks is not dx:
             self._parallel(lambda i, j: interleave(blocks[i:j], g, dx[i:j]), len(dx), dx[0].size)
         return dx
 
     def _rotated(self, w: Array, g: Geometry) -> Array:
         """The filters of the convolution that computes an input gradient."""
-        loops = self._loops("conv", w) if g.stride == (1, 1) else None
+        loops = self._loops("conv", w) if g.stride == (1, 1) and g.groups == 1 else None
         if loops is None:
             return rotate(w, g.groups, g.stride)
         (kh, kw), channels, filters = g.window, g.x_shape[3], g.filters
