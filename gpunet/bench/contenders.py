@@ -95,7 +95,7 @@ class NetRun(ABC):
         self._work = None  # the memory of the last case is given back first
         self.timer.clear()
         idle = resident_megabytes()
-        self.build(case["net"], case["batch"])
+        self.build(case["net"], case["batch"], case.get("side"))
         forget_peak()
         losses = [self._run_step(self.step) for _ in range(EAGER_STEPS)]
         self._work = work = self.timer.capture(self.step) if self.graph else self.step
@@ -115,8 +115,8 @@ class NetRun(ABC):
         return self.read_loss()
 
     @abstractmethod
-    def build(self, net: str, batch: int) -> None:
-        """Make the model, the optimizer and the batch."""
+    def build(self, net: str, batch: int, side: int | None) -> None:
+        """Make the model, the optimizer and the batch of images of `input_shape_of`."""
 
     @abstractmethod
     def step(self) -> None:
@@ -138,13 +138,13 @@ class GpunetStep(NetRun):
         self.precision = spec.precision
         self.dtype, self._matrix = split_precision("bench", spec.precision, self.backend)
 
-    def build(self, net: str, batch: int) -> None:
+    def build(self, net: str, batch: int, side: int | None) -> None:
         """See `NetRun.build`."""
-        self.model = make_model(net).to(self.backend)
+        self.model = make_model(net, side).to(self.backend)
         self.optimizer = optim.SGD(self.model.parameters(), lr=RATE, momentum=MOMENTUM)
         if self.dtype is not None:
             self.optimizer.compute_in(self.dtype)
-        x, y = make_batch(net, batch)
+        x, y = make_batch(net, batch, side)
         self.x, self.y = tensor(x, dtype=self.dtype, backend=self.backend), self.backend.asarray(y, np.int32)
 
     def step(self) -> None:
@@ -168,9 +168,9 @@ class GpunetStep(NetRun):
 class GpunetInference(GpunetStep):
     """gpunet's forward pass without gradients, in evaluation mode."""
 
-    def build(self, net: str, batch: int) -> None:
+    def build(self, net: str, batch: int, side: int | None) -> None:
         """See `NetRun.build`."""
-        super().build(net, batch)
+        super().build(net, batch, side)
         self.model.eval()
 
     def step(self) -> None:

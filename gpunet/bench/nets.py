@@ -39,16 +39,23 @@ NETS = {
 CLASSES = 10
 
 
-def make_model(net: str) -> nn.Sequential:
-    """The net with the weights of seed 0."""
+def input_shape_of(net: str, side: int | None = None) -> tuple[int, int, int]:
+    """(H, W, C) of the net's images; H and W are `side`, if it is given."""
+    h, w, c = NETS[net].input_shape
+    return (h, w, c) if side is None else (side, side, c)
+
+
+def make_model(net: str, side: int | None = None) -> nn.Sequential:
+    """The net with the weights of seed 0, for images of `input_shape_of`."""
     seed(0)
-    return NETS[net].build(NETS[net].input_shape)
+    return NETS[net].build(input_shape_of(net, side))
 
 
-def make_batch(net: str, batch: int) -> tuple[np.ndarray, np.ndarray]:
+def make_batch(net: str, batch: int, side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Random images (batch, H, W, C) float32 and labels (batch,), equal for all contenders."""
     rng = np.random.default_rng(0)
-    return rng.normal(size=(batch, *NETS[net].input_shape)).astype(np.float32), rng.integers(0, CLASSES, batch)
+    images = rng.normal(size=(batch, *input_shape_of(net, side))).astype(np.float32)
+    return images, rng.integers(0, CLASSES, batch)
 
 
 class Convolution(NamedTuple):

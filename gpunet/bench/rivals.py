@@ -16,7 +16,7 @@ import numpy as np
 from gpunet.bench import NotMeasuredError, convolutions, whole_layers
 from gpunet.bench.contenders import MOMENTUM, RATE, Contender, NetRun, Spec
 from gpunet.bench.loading import TorchLoading
-from gpunet.bench.nets import NETS, Convolution, make_batch, make_model
+from gpunet.bench.nets import Convolution, input_shape_of, make_batch, make_model
 from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
 from gpunet.bench.translate import symmetric_padding, to_torch
@@ -163,16 +163,16 @@ class TorchStep(NetRun):
         """See `Contender.describe`."""
         return {**self._run.describe(), "precision": self.precision}
 
-    def build(self, net: str, batch: int) -> None:
+    def build(self, net: str, batch: int, side: int | None) -> None:
         """See `NetRun.build`."""
         torch, rival = self._run.torch, self._run.rival
         try:
-            model = to_torch(make_model(net), NETS[net].input_shape)
+            model = to_torch(make_model(net, side), input_shape_of(net, side))
         except ValueError as error:
             raise NotMeasuredError(str(error)) from error
         self.model = model = model.to(self._run.device, memory_format=self._run.layout())
         self.optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=rival.fused or None)
-        x, y = make_batch(net, batch)
+        x, y = make_batch(net, batch, side)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
         device = self._run.device.partition(":")[0]
         stored = getattr(torch, self.precision) if self.precision in STORED else None
@@ -212,9 +212,9 @@ class TorchStep(NetRun):
 class TorchInference(TorchStep):
     """PyTorch's forward pass without gradients, in evaluation mode."""
 
-    def build(self, net: str, batch: int) -> None:
+    def build(self, net: str, batch: int, side: int | None) -> None:
         """See `NetRun.build`."""
-        super().build(net, batch)
+        super().build(net, batch, side)
         self.model.eval()
 
     def step(self) -> None:

@@ -75,13 +75,16 @@ LAYERS = {
         lambda functional, x, weight, bias: functional.group_norm(x, 8, weight, bias),
         _BY_CHANNEL,
     ),
+    "max_pool": Layer(
+        (32, 32, 64), (16, 16, 64), lambda x: F.max_pool2d(x, 2), lambda functional, x: functional.max_pool2d(x, 2)
+    ),
     "upsample nearest": _upsample("nearest"),
     "upsample bilinear": _upsample("bilinear"),
     "conv_transpose 2x2": _conv_transpose(2, 0),
     "conv_transpose 4x4": _conv_transpose(4, 1),
 }
 """The layers that are measured. Normalisation is that of training; group norm has 8 groups. The
-other layers double height and width; the transposed convolutions go from 64 to 32 channels."""
+pool has windows of 2x2, the other layers double height and width; the transposed convolutions go from 64 to 32 channels."""
 
 
 def problem(case: dict[str, Any]) -> Problem:

@@ -12,6 +12,7 @@ from gpunet.backends.registry import NAMES
 from gpunet.bench import record
 from gpunet.bench.commands.step import add_nets
 from gpunet.bench.contenders import Spec
+from gpunet.bench.drawing import pyplot
 from gpunet.bench.measure import measure, same_losses, started
 from gpunet.bench.nets import NETS
 
@@ -33,7 +34,7 @@ def run(options: Namespace) -> int:
     names = list(dict.fromkeys(options.backends))
     _check(names)
     if options.plot:
-        _pyplot()  # if matplotlib is missing, this raises before anything is measured
+        pyplot()  # if matplotlib is missing, this raises before anything is measured
     measured = record.Record("Training steps on several backends", options, ours=names[-1])
     for net in options.nets:
         for batch in options.batch or NETS[net].batches:
@@ -58,24 +59,13 @@ def _check(names: list[str]) -> None:
         raise ValueError(f"bench: none of {', '.join(names)} can be used here; gpunet info says why")
 
 
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError(f'bench: --plot needs matplotlib ({error}): pip install "gpunet[examples]"') from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
     """Draw the median of each backend in each row as a bar, with the 10th and 90th percentile.
 
     The axis is logarithmic. A backend that gave no time has a text in place of its bar.
     """
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(1.5 + 1.2 * len(rows), 4), layout="constrained")
+    plotter = pyplot()
+    figure, axes = plotter.subplots(figsize=(1.5 + 1.2 * len(rows), 4), layout="constrained")
     width = 0.8 / len(names)
     for k, name in enumerate(names):
         for i, row in enumerate(rows):
@@ -94,4 +84,4 @@ def plot(rows: list[dict[str, Any]], names: list[str], path: Path) -> None:
         figure.legend(loc="outside upper left", ncols=len(names))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-    pyplot.close(figure)
+    plotter.close(figure)
