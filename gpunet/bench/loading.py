@@ -44,7 +44,7 @@ class Loading(ABC):
             import PIL  # noqa: F401
         except ImportError as error:
             raise NotMeasuredError(f"Pillow cannot be imported ({error})") from error
-        self._threads = spec.threads
+        self._threads = spec.threads  # gpunet takes as many by the environment of the process
         self._folder = mkdtemp(prefix="gpunet-bench-")
         weakref.finalize(self, rmtree, self._folder, ignore_errors=True)
 

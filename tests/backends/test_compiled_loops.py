@@ -169,6 +169,7 @@ def updated(backend, rng, dtype):
     results = []
     for name, rule in RULES.items():
         data, grad = (rng.normal(size=100).astype(dtype) for _ in range(2))
+        data[::7], data[1::9], grad[::5] = 0.0, -0.0, 0.0
         slots = {slot: np.full(100, 0.5, dtype) for slot in rule.slots}
         arena = SimpleNamespace(data=data, grad=grad, slots=slots)
         own = [0.9, 0.99, 0.01, 0.1, 0.01, 1][: len(rule.own)]
@@ -201,7 +202,7 @@ def test_updates_have_the_bits_of_numpys(dtype, monkeypatch):
     monkeypatch.setattr(NumpyBackend, "gradient_norm", lambda *arguments: norm)
     fast, plain = (updated(on, np.random.default_rng(7), dtype) for on in (NumpyBackend(compiled=True), PLAIN))
     for one, other in zip(fast, plain, strict=True):
-        np.testing.assert_array_equal(one, other)
+        assert one.tobytes() == other.tobytes()
 
 
 @needs_loops
@@ -325,6 +326,26 @@ def test_gradients_of_many_weights_and_of_few_pixels(rng, x_shape, w_shape, kept
     np.testing.assert_allclose(dw, expected + (kept == "added"), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(db, expected_db, rtol=1e-4, atol=1e-4)
     assert kept == "new" or dw is out
+
+
+@needs_loops
+def test_a_batch_without_images_has_gradients_without_images():
+    fast = NumpyBackend(threads=2, compiled=True)
+    for stride, groups in ((1, 1), (2, 1), (1, 16), (2, 16)):
+        g = Geometry.conv((0, 8, 8, 16), (2, 2, 16 // groups, 16), stride=stride, groups=groups)
+        x, w, dy = (np.ones(shape, np.float32) for shape in (g.x_shape, g.w_shape, g.y_shape))
+        assert fast.conv2d_forward(x, w, None, Conv(g))[0].shape == g.y_shape
+        assert fast.conv2d_input_grad(dy, w, Conv(g)).shape == g.x_shape
+        assert not fast.conv2d_weight_grad(dy, x, Conv(g))[0].any()
+
+
+@needs_loops
+@pytest.mark.parametrize("label", [-1, 3, 2**31 - 1])
+def test_a_label_that_is_no_class_makes_the_loss_nan(label):
+    labels, logits = np.array([label, 0], np.int32), np.zeros((2, 3), np.float32)
+    fast = NumpyBackend(compiled=True)
+    assert np.isnan(fast.softmax_cross_entropy(logits, labels)[0])
+    assert np.isfinite(fast.softmax_cross_entropy(logits, labels, CrossEntropy(ignore_index=label))[0])
 
 
 @needs_loops

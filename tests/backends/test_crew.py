@@ -1,5 +1,6 @@
 """The threads of the NumPy backend that share compiled loops."""
 
+import ctypes
 import gc
 import os
 import threading
@@ -22,6 +23,23 @@ def shared(monkeypatch):
     monkeypatch.setattr("gpunet.backends.numpy.compiled.loops.LEAST", 1)
 
 
+def helpers(backend, times=50, parts=3):
+    """The threads that took parts of a loop: one that lets them all come."""
+    seen = set()
+
+    def take(begin, end, arguments):
+        seen.add(threading.get_ident())
+        time.sleep(0.002)
+
+    taken = ctypes.CFUNCTYPE(None, ctypes.c_long, ctypes.c_long, ctypes.c_void_p)(take)
+    loop = compiled.Loop(ctypes.cast(taken, ctypes.c_void_p).value, taken, bytes)
+    for _ in range(times):
+        backend._crew().share(loop, b"", parts, parts)
+        if len(seen) == parts:
+            break
+    return seen
+
+
 def counted(backend, size=10007, times=50):
     """An array to which a loop has added 1 so many times: each element once a time, or this fails."""
     total, ones = np.zeros(size), np.ones(size)
@@ -32,13 +50,24 @@ def counted(backend, size=10007, times=50):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_every_element_is_computed_once(threads):
-    np.testing.assert_array_equal(counted(NumpyBackend(threads=threads)), 50)
+    backend = NumpyBackend(threads=threads)
+    np.testing.assert_array_equal(counted(backend), 50)
+    if threads > 1:
+        assert len(helpers(backend, parts=threads)) == threads
+
+
+def test_a_loop_of_few_parts_calls_as_few_threads():
+    backend = NumpyBackend(threads=8)
+    for _ in range(10):
+        assert len(helpers(backend, parts=2)) == 2
+    assert len(backend._crew()._here) + backend._team().jobs.qsize() <= 2  # one, unless it had not begun yet
 
 
 def test_threads_that_have_gone_to_sleep_are_woken(monkeypatch):
     monkeypatch.setattr("gpunet.backends.numpy.compiled.crew.PATIENCE", 0)
     backend = NumpyBackend(threads=3)
     for _ in range(20):
+        assert len(helpers(backend)) == 3
         np.testing.assert_array_equal(counted(backend, times=5), 5)
         time.sleep(0.002)
 
@@ -57,6 +86,23 @@ def test_callers_in_several_threads_get_what_is_theirs():
     assert sorted(results) == list(range(6))
     for i, result in results.items():
         np.testing.assert_array_equal(result, np.full(1000 + i, 300))
+
+
+def test_the_first_callers_at_once_share_the_same_threads():
+    for _ in range(20):
+        backend, barrier = NumpyBackend(threads=3), threading.Barrier(3)
+
+        def work(backend=backend, barrier=barrier):
+            barrier.wait()
+            counted(backend, times=20)
+
+        callers = [threading.Thread(target=work) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(60)
+        assert len(helpers(backend)) == 3
+        assert len(backend._crews) == len(backend._teams) == 1
 
 
 def test_threads_share_loops_and_numpys_work_in_turns():
@@ -112,4 +158,4 @@ def test_without_a_compiled_crew_the_caller_does_all(monkeypatch):
     np.testing.assert_array_equal(counted(backend), 50)
     x = np.linspace(-1, 1, 100)
     np.testing.assert_array_equal(backend.activation_forward(x, RELU), np.maximum(x, 0))
-    assert backend._crew is None
+    assert backend._crews == {}

@@ -21,13 +21,13 @@ from contextvars import copy_context
 from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from gpunet.backends.host.arrays import HostArrays
 from gpunet.backends.numpy.blas import ONE_THREAD
-from gpunet.cores import cores
+from gpunet.cores import wanted_threads
 
 T = TypeVar("T")
 SMALL = 1 << 17
@@ -47,24 +47,23 @@ class NumpyThreads(HostArrays):
     """
 
     def __init__(self, threads: int | None = None):
-        given = threads if threads is not None else os.environ.get("GPUNET_NUM_THREADS")
-        try:
-            self.threads = int(given) if given is not None else cores()
-        except ValueError:
-            raise ValueError(f"NumpyBackend: GPUNET_NUM_THREADS is {given!r} but takes an integer") from None
+        self.threads = wanted_threads("NumpyBackend") if threads is None else int(threads)
         if self.threads < 1:
             raise ValueError(f"NumpyBackend: threads is {self.threads} but must be at least 1")
-        self._process = 0
+        self._teams: dict[int, Team] = {}
 
-    def _begin_threads(self) -> None:
-        """Start the threads. They are daemons, which end with the backend and for which no exit
-        waits; no part of the work is lost, for the caller does the parts that no thread has
-        begun."""
-        self._jobs: SimpleQueue[_Part | None] = SimpleQueue()
-        self._process = os.getpid()
-        for i in range(self.threads - 1):
-            threading.Thread(target=_serve, args=(self._jobs,), name=f"gpunet_{i}", daemon=True).start()
-        weakref.finalize(self, _end, self._jobs, self.threads - 1)
+    def _team(self) -> Team:
+        """The threads of this process, which the first call starts; those of a parent do not
+        survive a fork."""
+        process = os.getpid()
+        team = self._teams.get(process)
+        if team is None:
+            made = Team(self.threads - 1)
+            team = self._teams.setdefault(process, made)  # one step: the same for all that call at once
+            if team is made:
+                weakref.finalize(self, team.end)
+        team.begin()
+        return team
 
     def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
         """Call work(start, stop) for a part of range(count) on each thread -> the results in order.
@@ -79,14 +78,13 @@ class NumpyThreads(HostArrays):
         n = min(self.threads, count, max(1, count * each // SMALL))
         if n <= 1:
             return [self._alone(partial(work, 0, count))]
-        if self._process != os.getpid():  # threads do not survive a fork
-            self._begin_threads()
+        jobs = self._team().jobs
         bounds = [count * i // n for i in range(n + 1)]
         parts = [_Part(partial(work, i, j)) for i, j in pairwise(bounds)]
         self._call_threads()
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from
         # these
-        return ONE_THREAD.run(partial(_run, parts, self._jobs))
+        return ONE_THREAD.run(partial(_run, parts, jobs))
 
     def _call_threads(self) -> None:
         """Make the threads look for jobs, if they are waiting anywhere else."""
@@ -94,6 +92,36 @@ class NumpyThreads(HostArrays):
     def _alone(self, work: Callable[[], T]) -> T:
         """Call work() in this thread, with BLAS on one thread -> its result."""
         return ONE_THREAD.run(partial(_quietly, work))
+
+
+class Team:
+    """The threads of a backend in one process.
+
+    They are daemons, which end with the backend and for which no exit waits; no part of the work is
+    lost, for the caller does the parts that no thread has begun.
+
+    Attributes:
+        jobs: where they find what to do: objects with a method `attempt`; None ends a thread.
+    """
+
+    def __init__(self, threads: int):
+        self.jobs: SimpleQueue[Any] = SimpleQueue()
+        self._threads = threads
+        self._names = [f"gpunet_{i}" for i in range(threads)]  # of those that have not been started
+
+    def begin(self) -> None:
+        """Start the threads that have not been started."""
+        while self._names:
+            try:
+                name = self._names.pop()
+            except IndexError:  # another caller starts the last one
+                return
+            threading.Thread(target=_serve, args=(self.jobs,), name=name, daemon=True).start()
+
+    def end(self) -> None:
+        """Let the threads end."""
+        for _ in range(self._threads):
+            self.jobs.put(None)
 
 
 class _Part(Generic[T]):
@@ -176,11 +204,6 @@ def _attempted(part: _Part | None) -> bool:
     if part is not None:
         part.attempt()
     return part is not None
-
-
-def _end(jobs: SimpleQueue[_Part | None], threads: int) -> None:
-    for _ in range(threads):
-        jobs.put(None)
 
 
 def _quietly(work: Callable[[], T]) -> T:

@@ -37,7 +37,7 @@ SPLITS = {
 
 class ImageFolder:
     """Images in ``root/CLASS/``, sorted by class and name, decoded when they are asked for; several at
-    once in as many threads as there are cores.
+    once in as many threads as the NumPy backend has, 8 at most.
 
     One sample is (image (H, W, C) uint8, label int64); several are (images (B, H, W, C) uint8,
     labels (B,) int64). `read_image` decodes the images: C is 3, or 1 if `grey`. `image_files` says
@@ -104,8 +104,6 @@ class ImageFolder:
         if np.ndim(labels) == 0:
             return self._decode(self.paths[index]), labels
         paths = [self.paths[i] for i in np.arange(len(self))[index]]
-        if self.size is None and not self._expected:
-            self._decode(self.paths[0])
         return np.stack(list(in_threads(self._decode, paths))), labels
 
     def _decode(self, path: Path) -> np.ndarray:

@@ -47,9 +47,9 @@ def read_image(
     Levels v of 16 bits become round(v / 257), of 12 bits round(v / 16.06). Transparent pixels are
     blended with the background: round(a * v + (1 - a) * background) for an opacity a from 0 to 1.
     The image is turned as its EXIF orientation says, which PyTorch's readers do not do by default. Of an
-    animation, the first picture is taken. Colour profiles are ignored. A JPEG of more than four times
-    the height and width of `size` is decoded at a half, a quarter or an eighth of its own, which
-    takes a fraction of the time, and scaled from there.
+    animation, the first picture is taken. Colour profiles are ignored. A JPEG whose height and
+    width are at least four times the longer side of `size` is decoded at a half, a quarter or an
+    eighth of its own size, which takes a fraction of the time, and scaled from there.
 
     Args:
         size: (height, width) in pixels to scale to (bilinear, antialiased) after blending; the

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-from gpunet.cores import cores
+from gpunet.cores import wanted_threads
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -18,13 +18,13 @@ MOST = 8
 
 def in_threads(read: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
     """read(item) of each, in their order; the first error ends what has not begun."""
-    threads = min(MOST, cores(), len(items))
-    if threads < 2:
+    threads = min(MOST, wanted_threads("in_threads"))
+    if min(threads, len(items)) < 2:
         return map(read, items)
-    return _pool(os.getpid()).map(read, items)
+    return _pool(os.getpid(), threads).map(read, items)
 
 
 @cache
-def _pool(process: int) -> ThreadPoolExecutor:
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """The threads of this process; a forked child has none of its parent's."""
-    return ThreadPoolExecutor(min(MOST, cores()), thread_name_prefix="gpunet-read")
+    return ThreadPoolExecutor(threads, thread_name_prefix="gpunet-read")

@@ -176,7 +176,7 @@ static void finish_bands(
 constexpr long CHUNK = 64;         // pixels at least whose products are added in registers, before these are added
 constexpr long CHUNKS = 64;        // of these sums are added in the dtype of the images, before they are in double
 
-// What is behind a gate: dy, opened by y, of which T* may be null.
+// What is behind a gate: dy, opened by y, which is null where no activation is fused.
 template <Kind KIND, bool ANY, typename V, typename T>
 static inline V opened_at(const T* dy, const T* y, long at, long end, const Numbers<T>& of) {
     const V d = load_some<V>(dy + at, end - at);

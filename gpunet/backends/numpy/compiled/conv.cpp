@@ -154,7 +154,7 @@ static void multiply(const Band<T>& band, const T* dy, long pitch, T* sums, long
 }
 
 // dw (taps, O) and db (O,), unless they are null, += what images begin … end - 1 contribute to `count` filters from
-// the first on. Where `only` is not null, there are few images, and dw stands there.
+// the first on. Where `only` is not null, there are few pixels, and dw is written there.
 template <typename T, typename V>
 static void weight_grad(
     long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, T* only, double* dw, double* db,
@@ -176,8 +176,8 @@ static void weight_grad(
     move();
 }
 
-// dw (parts, taps, O) and db (parts, O), unless they are null; or dw of all images, `only`, if they are one part and
-// have few pixels: jobs begin … end - 1, each of which takes a part of n
+// dw (parts, taps, O) and db (parts, O), unless they are null; or `only`, dw of all images, where these are one part
+// and have few pixels. Jobs begin … end - 1, each of which takes a part of n
 // images and some filters.
 template <typename T>
 static void conv_weight_grad(

@@ -12,12 +12,11 @@ from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
-from gpunet.backends.numpy.compiled.library import Extents, Library
-from gpunet.backends.numpy.conv.primitives import FEW_CHANNELS, FEW_PRODUCTS, NumpyConv
+from gpunet.backends.numpy.compiled.library import Library, Longs
+from gpunet.backends.numpy.conv.primitives import NumpyConv, images_and_work
 from gpunet.backends.numpy.conv.registry import is_depthwise
 from gpunet.backends.numpy.conv.subpixel import interleave, rotate, subpixel_geometry
 from gpunet.backends.numpy.gate import open_gate
-from gpunet.backends.numpy.threads import PRODUCTS
 from gpunet.geometry import Geometry
 
 FILTERS = 64
@@ -36,7 +35,7 @@ MOST_WEIGHTS = 1 << 19
 FEW_PIXELS = 1 << 14
 """Pixels of which sums in the dtype of the images keep their digits."""
 MOST_DENSE_WEIGHTS = 1 << 16
-"""The same for images of one pixel."""
+"""`MOST_WEIGHTS` of a dense layer."""
 
 
 class CompiledConv(CompiledActivation, NumpyConv):
@@ -52,7 +51,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
         given = x, w, b, residual, y, mask, _extents(g), *fused_numbers(conv.activation)
-        self._spread(loops, f"{topic}_forward", *_images(g), *given)
+        self._spread(loops, f"{topic}_forward", *images_and_work(g), *given)
         return y, mask
 
     def _loops_of(self, g: Geometry, *arrays: Array | None) -> tuple[Library | None, str]:
@@ -77,15 +76,13 @@ class CompiledConv(CompiledActivation, NumpyConv):
             dw = np.zeros((parts, *g.w_shape))
         db = np.zeros((parts, g.filters)) if into.needs_bias else None
         given = dy, x, y, mask, only, dw, db, whole.x_shape[0], parts, _extents(whole), *fused_numbers(activation)
-        images, each = _images(g)
+        images, each = images_and_work(g)
         self._spread(loops, f"{topic}_weight_grad", parts * slabs, images * each // (parts * slabs), *given)
         return deliver_both(only if dw is None else _summed(dw), None if db is None else _summed(db), into, x.dtype)
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
         g = conv.geometry
-        if g.pointwise and (gate is None or gate.mask is None):
-            if gate is not None and gate.activation is not None:
-                dy, gate = self.activation_backward(dy, gate.y, gate.activation), None
+        if g.pointwise and (gate is None or gate.mask is None):  # a product of matrices
             return super().conv2d_input_grad(dy, w, conv, gate)
         loops, topic = self._loops_of(g, dy, w, None if gate is None else gate.y)
         convolution = subpixel_geometry(g) if topic == "conv" or g.stride == (1, 1) else None
@@ -93,13 +90,13 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return super().conv2d_input_grad(dy, w, conv, gate)
         opened, dx = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype)
         if convolution is None:
-            self._spread(loops, "depthwise_input_grad", *_images(g), opened, w, dx, _extents(g))
+            self._spread(loops, "depthwise_input_grad", *images_and_work(g), opened, w, dx, _extents(g))
             return dx
         blocks = dx if g.stride == (1, 1) else memory.empty(convolution.y_shape, dy.dtype)
         given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
-        self._spread(loops, f"{topic}_forward", *_images(convolution), *given)
+        self._spread(loops, f"{topic}_forward", *images_and_work(convolution), *given)
         if blocks is not dx:
-            self._parallel(lambda i, j: interleave(blocks[i:j], g, dx[i:j]), len(dx), dx[0].size)
+            self._parallel(lambda i, j: interleave(blocks[i:j], g, dx[i:j]), len(dx), prod(g.x_shape[1:]))
         return dx
 
     def _rotated(self, w: Array, g: Geometry) -> Array:
@@ -124,12 +121,6 @@ class CompiledConv(CompiledActivation, NumpyConv):
         given = dy, gate.y, gate.mask, opened, _extents(g), *fused_numbers(gate.activation)
         self._spread(loops, "conv_open", len(dy), prod(g.y_shape[1:]), *given)
         return opened
-
-
-def _images(g: Geometry) -> tuple[int, int]:
-    """(images, elements of work that each is)."""
-    images, few = g.x_shape[0], g.w_shape[2] < FEW_CHANNELS
-    return images, g.multiply_adds // max(images, 1) // (FEW_PRODUCTS if few else PRODUCTS)
 
 
 def _is_worth(g: Geometry) -> bool:
@@ -168,7 +159,7 @@ def _fits_in_bytes(mask: Array) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _extents(g: Geometry) -> Extents:
+def _extents(g: Geometry) -> Longs:
     """The geometry as conv.cpp takes it."""
     (_, h, w, c), (_, oh, ow, o), ((top, _), (left, _)) = g.x_shape, g.y_shape, g.padding
-    return Extents(h, w, c, o, *g.window, oh, ow, *g.stride, *g.dilation, top, left)
+    return Longs(h, w, c, o, *g.window, oh, ow, *g.stride, *g.dilation, top, left)

@@ -1,5 +1,5 @@
 // Lets the backend's threads share a loop at once. Between two loops they wait here, without the interpreter's
-// lock, which the caller holds then; and for some time awake, for a thread that sleeps needs some 50 microseconds
+// lock, which the caller holds then; and for some time awake, for a thread that sleeps needs some 80 microseconds
 // to begin, one that is awake less than one.
 #include <sched.h>
 

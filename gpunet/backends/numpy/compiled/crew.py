@@ -32,26 +32,19 @@ class Crew:
         freed = weakref.finalize(self, _free, self._address, self._process)
         freed.atexit = False  # a thread may still attend then
         self._threads = threads
-        self._elsewhere = [None] * threads  # pop and append are single steps, so they need no lock
+        self._here: list[None] = []  # one for each thread that attends; append and pop are single steps
 
     def share(self, loop: Loop, arguments: bytes, count: int, parts: int) -> None:
         """Call a loop for range(count) in so many parts, and return when all are done."""
-        for _ in range(min(parts - 1, len(self._elsewhere))):
-            self._call()
+        missing = min(parts - 1, self._threads) - len(self._here) - self._jobs.qsize()
+        for _ in range(missing):
+            self._jobs.put(_Attendance(self, self._functions.crew_dismissals(self._address)))
         self._functions.crew_share(self._address, loop.address, arguments, count, parts)
 
     def dismiss(self) -> None:
-        """Make the threads that attend look for other jobs."""
-        if self._process == os.getpid() and len(self._elsewhere) < self._threads:
+        """Make the threads that attend, or are about to, look for other jobs."""
+        if self._process == os.getpid() and (self._here or not self._jobs.empty()):
             self._functions.crew_dismiss(self._address)
-
-    def _call(self) -> None:
-        """Let a thread attend that does not."""
-        try:
-            self._elsewhere.pop()
-        except IndexError:  # another caller has called it
-            return
-        self._jobs.put(_Attendance(self, self._functions.crew_dismissals(self._address)))
 
 
 class _Attendance:
@@ -64,10 +57,11 @@ class _Attendance:
     def attempt(self) -> None:
         """Take parts of loops, until the crew is dismissed."""
         crew = self._crew
+        crew._here.append(None)
         try:
             crew._functions.crew_attend(crew._address, self._dismissals, PATIENCE)
         finally:
-            crew._elsewhere.append(None)
+            crew._here.pop()
 
 
 def _free(address: int, process: int) -> None:

@@ -57,7 +57,7 @@ class Library:
         """A loop, and its arguments in a row.
 
         Args:
-            arguments: C-contiguous arrays, `Extents`, None for a null pointer, integers and floats,
+            arguments: C-contiguous arrays, `Longs`, None for a null pointer, integers and floats,
                 in the order of the loop's parameters.
         """
         loop = self._loops.get(name)
@@ -76,8 +76,8 @@ class Library:
         return Loop(address, call, struct.Struct(takes.decode()).pack)
 
 
-class Extents:
-    """Integers that a loop reads from memory, as a struct of `long`."""
+class Longs:
+    """Integers of 64 bits that a loop reads from memory, one after another."""
 
     def __init__(self, *values: int):
         self._values = (ctypes.c_long * len(values))(*values)
@@ -90,7 +90,7 @@ def _passed(argument: Any) -> Any:
             return _address(_first_byte(argument))  # five times as fast as by the interface
         except (TypeError, ValueError):  # the array is read-only, or empty
             return argument.__array_interface__["data"][0]
-    if isinstance(argument, Extents):
+    if isinstance(argument, Longs):
         return argument.address
     return 0 if argument is None else argument
 
@@ -118,7 +118,8 @@ def loaded(topic: str) -> ctypes.CDLL | None:
         return ctypes.CDLL(str(keep(FOLDER, name, lambda to: _compile(path, topic, to))))
     except (RuntimeError, OSError) as error:
         failures.append(str(error))
-        warn(f"NumPy computes alone, more slowly, without compiled loops: {error}", RuntimeWarning)
+        without = "loops run on one thread" if topic == "crew" else "NumPy computes alone, more slowly"
+        warn(f"{without}, without what cannot be compiled: {error}", RuntimeWarning)
         return None
 
 

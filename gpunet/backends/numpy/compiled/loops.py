@@ -34,7 +34,7 @@ class CompiledLoops(NumpyThreads):
         off = f"{SWITCH} is 0" if compiled is None and os.environ.get(SWITCH) == "0" else ""
         self._why_off = "compiled=False" if compiled is False else off
         self.compiled = not self._why_off
-        self._crew: Crew | None = None
+        self._crews: dict[int, Crew] = {}
 
     def _loops(self, topic: str, *arrays: Any) -> Library | None:
         """The loops of a topic; None where NumPy computes: without them, or for other arrays than
@@ -63,20 +63,23 @@ class CompiledLoops(NumpyThreads):
         if parts <= 1 or not can_share():
             loop.call(0, count, given)
             return
-        if self._process != os.getpid():  # threads do not survive a fork
-            self._begin_threads()
-        if self._crew is None:
-            self._crew = Crew(self.threads - 1, self._jobs)
-            weakref.finalize(self, self._crew.dismiss)
-        self._crew.share(loop, given, count, parts)
+        self._crew().share(loop, given, count, parts)
 
-    def _begin_threads(self) -> None:
-        super()._begin_threads()
-        self._crew = None
+    def _crew(self) -> Crew:
+        """The threads of this process, as they share loops."""
+        jobs, process = self._team().jobs, os.getpid()
+        crew = self._crews.get(process)
+        if crew is None:
+            made = Crew(self.threads - 1, jobs)
+            crew = self._crews.setdefault(process, made)  # one step: the same for all that call at once
+            if crew is made:
+                weakref.finalize(self, crew.dismiss)
+        return crew
 
     def _call_threads(self) -> None:
-        if self._crew is not None:
-            self._crew.dismiss()
+        crew = self._crews.get(os.getpid())
+        if crew is not None:
+            crew.dismiss()
 
     def describe(self) -> dict[str, str]:
         """Also whether there are compiled loops, and why not: some are compiled to find out."""

@@ -62,7 +62,7 @@ static void cross_entropy(
             else if (k == first) d[k] = ((mass - t) + std::expm1(-log_sum) * mass) * scale;
             else d[k] = (d[k] * inverse * mass - t) * scale;
         }
-        losses[r] = loss;
+        losses[r] = kept && (labels[r] < 0 || labels[r] >= K) ? NAN : loss;  // a label that is no class
     }
 }
 LOOP(cross_entropy)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
-from gpunet.backends.numpy.compiled.library import Extents
+from gpunet.backends.numpy.compiled.library import Longs
 from gpunet.backends.numpy.matmul import NumpyMatmul
 from gpunet.backends.numpy.threads import PRODUCTS
 
@@ -21,13 +22,14 @@ class CompiledMatmul(CompiledActivation, NumpyMatmul):
     """Products of matrices: each row of the first is a pixel, each column of the second a filter."""
 
     def matmul(self, a: Array, b: Array, product: Product = PLAIN_PRODUCT) -> Array:
+        gate = product.gate
+        if gate is not None and gate.activation is not None:
+            a = self.activation_backward(a, gate.y, gate.activation)
         largest = LARGEST_TRANSPOSED if product.transpose_b else LARGEST
         takes = not product.transpose_a and product.out is None and 0 < b.size <= largest
         loops = self._loops("conv", a, b, product.bias) if takes else None
         if loops is None:
-            return super().matmul(a, b, product)
-        if product.gate is not None and product.gate.activation is not None:
-            a = self.activation_backward(a, product.gate.y, product.gate.activation)
+            return super().matmul(a, b, product if gate is None else replace(product, gate=None))
         if product.transpose_b:
             filters, b = b, memory.empty(b.shape[::-1], b.dtype)
             self._spread(loops, "rotate", 1, b.size, filters, b, 1, *filters.shape)
@@ -39,6 +41,6 @@ class CompiledMatmul(CompiledActivation, NumpyMatmul):
 
 
 @lru_cache(maxsize=256)
-def _extents(inputs: int, outputs: int) -> Extents:
+def _extents(inputs: int, outputs: int) -> Longs:
     """A 1x1 convolution of images of one pixel, as conv.cpp takes it."""
-    return Extents(1, 1, inputs, outputs, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0)
+    return Longs(1, 1, inputs, outputs, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
-from gpunet.backends.numpy.compiled.library import Extents
+from gpunet.backends.numpy.compiled.library import Longs
 from gpunet.backends.numpy.compiled.loops import CompiledLoops
 from gpunet.backends.numpy.pool import NumpyPool, shares_of
 from gpunet.backends.numpy.sums import CHUNK
@@ -64,7 +64,7 @@ def _has_short_sums(pool: Geometry) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _windows(g: Geometry) -> Extents:
+def _windows(g: Geometry) -> Longs:
     """The geometry as pool.cpp takes it."""
     (_, h, w, c), (_, oh, ow, _), ((top, _), (left, _)) = g.x_shape, g.y_shape, g.padding
-    return Extents(h, w, c, oh, ow, *g.window, *g.stride, top, left)
+    return Longs(h, w, c, oh, ow, *g.window, *g.stride, top, left)

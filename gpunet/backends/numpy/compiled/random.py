@@ -6,7 +6,7 @@ from gpunet import random
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import QUIET
-from gpunet.backends.numpy.compiled.library import Extents
+from gpunet.backends.numpy.compiled.library import Longs
 from gpunet.backends.numpy.compiled.loops import CompiledLoops
 from gpunet.backends.numpy.random import NumpyRandom
 from gpunet.random import Stream
@@ -26,7 +26,7 @@ class CompiledRandom(CompiledLoops, NumpyRandom):
         if loops is None:
             return super().dropout_forward(x, p, stream=stream)
         threshold, scale = random.drop_threshold(p)
-        y, place = memory.empty(x.shape, x.dtype), Extents(*stream.key, *stream.counter[1:])
+        y, place = memory.empty(x.shape, x.dtype), Longs(*stream.key, *stream.counter[1:])
         given = x, y, x.size, place, threshold, float(scale)
         self._spread(loops, "dropout", -(-x.size // DRAWN), DRAWN * WORK, *given)
         return y

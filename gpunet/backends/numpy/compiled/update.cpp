@@ -18,7 +18,7 @@ static inline V sqrt_of(V x) {
     return x;
 }
 template <typename V>
-static inline V sign_of(V x) { return x > 0 ? V{} + 1 : x < 0 ? V{} - 1 : x; }  // 0 and NaN stay
+static inline V sign_of(V x) { return x > 0 ? V{} + 1 : x < 0 ? V{} - 1 : x == 0 ? V{} : x; }  // NaN stays
 
 // mean = beta mean + (1 - beta) value
 template <typename V, typename T>

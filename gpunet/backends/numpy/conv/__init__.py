@@ -15,7 +15,7 @@
     │  of strides and the images are large enough? ─── subpixel: dy convolved by Columns.forward
     └─ else ────────────────────────────────────────── Columns.input_grad: adds up the taps
 
-These are NumPy's; `compiled.conv` has two more, which stand before them where there are compiled
-loops. A 1x1 convolution that reads every pixel once is a product of matrices: its two gradients are
-calls of `matmul`. `primitives` runs the algorithm on blocks of images, on all threads.
+These are NumPy's; the loops of `compiled.conv` take their place where they can be had. A 1x1
+convolution that reads every pixel once is a product of matrices: its two gradients are calls of
+`matmul`. `primitives` runs the algorithm on blocks of images, on all threads.
 """

@@ -14,6 +14,7 @@ from gpunet.backends.numpy.conv.subpixel import convolve_back, rotate
 from gpunet.backends.numpy.gate import open_gate, slice_gate
 from gpunet.backends.numpy.sums import Total
 from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
+from gpunet.geometry import Geometry
 
 FEW_CHANNELS, FEW_PRODUCTS = 16, 8
 """Channels below which so many multiply-adds take as long as one element elsewhere: see `PRODUCTS`."""
@@ -106,6 +107,10 @@ class NumpyConv(NumpyThreads):
                 work(algorithm, i, j, *state)
             return state
 
-        g, images = conv.geometry, conv.geometry.x_shape[0]
-        products = PRODUCTS if g.w_shape[2] >= FEW_CHANNELS else FEW_PRODUCTS
-        return self._parallel(run, images, g.multiply_adds // max(images, 1) // products) or [begin()]
+        return self._parallel(run, *images_and_work(conv.geometry)) or [begin()]
+
+
+def images_and_work(g: Geometry) -> tuple[int, int]:
+    """The number of images, and of elements of work that each of them is."""
+    images, few = g.x_shape[0], g.w_shape[2] < FEW_CHANNELS
+    return images, g.multiply_adds // max(images, 1) // (FEW_PRODUCTS if few else PRODUCTS)

@@ -14,7 +14,7 @@ Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
 @pytest.fixture
 def cores(monkeypatch):
-    monkeypatch.setattr("gpunet.data.readers.threads.cores", lambda: 3)
+    monkeypatch.setenv("GPUNET_NUM_THREADS", "3")
 
 
 @pytest.mark.usefixtures("cores")
