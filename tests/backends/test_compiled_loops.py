@@ -58,6 +58,7 @@ def convolution(rng, dtype=np.float32, *, pooled=True, residual=False):
 
 @needs_loops
 def test_a_backend_says_whether_it_has_loops(monkeypatch):
+    monkeypatch.delenv("GPUNET_FAST_CPU", raising=False)
     assert NumpyBackend().describe()["loops"] == "compiled"
     monkeypatch.setenv("GPUNET_FAST_CPU", "0")
     assert NumpyBackend().describe()["loops"] == "NumPy's alone (GPUNET_FAST_CPU is 0)"

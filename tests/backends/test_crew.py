@@ -50,14 +50,14 @@ def counted(backend, size=10007, times=50):
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_every_element_is_computed_once(threads):
-    backend = NumpyBackend(threads=threads)
+    backend = NumpyBackend(threads=threads, compiled=True)
     np.testing.assert_array_equal(counted(backend), 50)
     if threads > 1:
         assert len(helpers(backend, parts=threads)) == threads
 
 
 def test_a_loop_of_few_parts_calls_as_few_threads():
-    backend = NumpyBackend(threads=8)
+    backend = NumpyBackend(threads=8, compiled=True)
     for _ in range(10):
         assert len(helpers(backend, parts=2)) == 2
     assert len(backend._crew()._here) + backend._team().jobs.qsize() <= 2  # one, unless it had not begun yet
@@ -65,7 +65,7 @@ def test_a_loop_of_few_parts_calls_as_few_threads():
 
 def test_threads_that_have_gone_to_sleep_are_woken(monkeypatch):
     monkeypatch.setattr("gpunet.backends.numpy.compiled.crew.PATIENCE", 0)
-    backend = NumpyBackend(threads=3)
+    backend = NumpyBackend(threads=3, compiled=True)
     for _ in range(20):
         assert len(helpers(backend)) == 3
         np.testing.assert_array_equal(counted(backend, times=5), 5)
@@ -73,7 +73,7 @@ def test_threads_that_have_gone_to_sleep_are_woken(monkeypatch):
 
 
 def test_callers_in_several_threads_get_what_is_theirs():
-    backend, results = NumpyBackend(threads=3), {}
+    backend, results = NumpyBackend(threads=3, compiled=True), {}
 
     def work(i):
         results[i] = counted(backend, size=1000 + i, times=300)
@@ -90,7 +90,7 @@ def test_callers_in_several_threads_get_what_is_theirs():
 
 def test_the_first_callers_at_once_share_the_same_threads():
     for _ in range(20):
-        backend, barrier = NumpyBackend(threads=3), threading.Barrier(3)
+        backend, barrier = NumpyBackend(threads=3, compiled=True), threading.Barrier(3)
 
         def work(backend=backend, barrier=barrier):
             barrier.wait()
@@ -106,7 +106,7 @@ def test_the_first_callers_at_once_share_the_same_threads():
 
 
 def test_threads_share_loops_and_numpys_work_in_turns():
-    backend = NumpyBackend(threads=3)
+    backend = NumpyBackend(threads=3, compiled=True)
     for _ in range(30):
         counted(backend, times=1)
         names = backend._parallel(lambda i, j: (time.sleep(0.001), threading.current_thread().name)[1], 3, 1 << 30)
@@ -117,7 +117,7 @@ def test_threads_share_loops_and_numpys_work_in_turns():
 
 def test_threads_end_with_their_backend_while_they_wait_for_loops():
     before = set(threading.enumerate())
-    backend = NumpyBackend(threads=3)
+    backend = NumpyBackend(threads=3, compiled=True)
     counted(backend)
     assert len(set(threading.enumerate()) - before) == 2
     del backend
@@ -131,7 +131,7 @@ def test_threads_end_with_their_backend_while_they_wait_for_loops():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_child_of_a_fork_shares_loops_of_its_own():
-    backend = NumpyBackend(threads=3)
+    backend = NumpyBackend(threads=3, compiled=True)
     counted(backend)
     child = os.fork()
     if child == 0:
@@ -154,7 +154,7 @@ def test_a_child_of_a_fork_shares_loops_of_its_own():
 
 def test_without_a_compiled_crew_the_caller_does_all(monkeypatch):
     monkeypatch.setattr("gpunet.backends.numpy.compiled.loops.can_share", lambda: False)
-    backend = NumpyBackend(threads=4)
+    backend = NumpyBackend(threads=4, compiled=True)
     np.testing.assert_array_equal(counted(backend), 50)
     x = np.linspace(-1, 1, 100)
     np.testing.assert_array_equal(backend.activation_forward(x, RELU), np.maximum(x, 0))
