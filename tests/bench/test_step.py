@@ -55,7 +55,7 @@ def test_the_memory_of_a_run_is_recorded_where_the_system_counts_it(bench, kind)
         assert row["notes"] == {}
         return
     assert list(row["notes"]) == ["gpunet, MB"]
-    assert 0 < row["notes"]["gpunet, MB"] < 500
+    assert 0 <= row["notes"]["gpunet, MB"] < 500  # so little may fit into what an import left
     assert "| net | batch | gpunet, MB |" in text
 
 
