@@ -146,9 +146,9 @@ class TorchLoading(Loading):
 
     def loader(self, root: Path, size: int, batch: int) -> Iterable[Any]:
         """See `Loading.loader`."""
-        made: Iterable[Any] = self._make(
-            Files(root, size), batch, shuffle=True, num_workers=self._threads, persistent_workers=True
-        )
+        # A forked process would wait for ever for the lock of standard input, which a thread here reads.
+        workers = {"num_workers": self._threads, "persistent_workers": True, "multiprocessing_context": "spawn"}
+        made: Iterable[Any] = self._make(Files(root, size), batch, shuffle=True, **workers)
         return made
 
     def on_host(self, images: Any) -> np.ndarray:

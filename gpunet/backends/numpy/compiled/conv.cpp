@@ -212,6 +212,24 @@ static void conv_open(
 }
 LOOP(conv_open)
 
+// dx of images begin … end - 1 from blocks (n, BH, BW, SH SW C), which hold a stride's pixels each: `interleave` of
+// gpunet/backends/numpy/conv/subpixel.py.
+template <typename T>
+static void interleave(long begin, long end, const T* blocks, T* dx, const Geometry* given, long BH, long BW) {
+    const Geometry& g = *given;
+    const long block = g.stride_h * g.stride_w * g.C;
+    dx += begin * g.H * g.W * g.C;
+    for (long n = begin; n < end; ++n)
+        for (long h = g.top; h < g.top + g.H; ++h) {
+            const T* const row = blocks + (n * BH + h / g.stride_h - g.top / g.stride_h) * BW * block + h % g.stride_h * g.stride_w * g.C;
+            for (long w = g.left; w < g.left + g.W; ++w, dx += g.C) {
+                const long column = w / g.stride_w - g.left / g.stride_w;
+                memcpy(dx, row + column * block + w % g.stride_w * g.C, g.C * sizeof(T));
+            }
+        }
+}
+LOOP(interleave)
+
 // Taps begin … end - 1 of filters (taps, C, O) in the opposite order, each with its channels exchanged: (taps, O, C).
 template <typename T>
 static void rotate(long begin, long end, const T* w, T* to, long taps, long C, long O) {

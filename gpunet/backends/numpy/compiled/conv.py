@@ -15,7 +15,7 @@ from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_
 from gpunet.backends.numpy.compiled.library import Library, Longs
 from gpunet.backends.numpy.conv.primitives import NumpyConv, images_and_work
 from gpunet.backends.numpy.conv.registry import is_depthwise
-from gpunet.backends.numpy.conv.subpixel import interleave, rotate, subpixel_geometry
+from gpunet.backends.numpy.conv.subpixel import rotate, subpixel_geometry
 from gpunet.backends.numpy.gate import open_gate
 from gpunet.geometry import Geometry
 
@@ -96,7 +96,9 @@ class CompiledConv(CompiledActivation, NumpyConv):
         given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
         self._spread(loops, f"{topic}_forward", *images_and_work(convolution), *given)
         if blocks is not dx:
-            self._parallel(lambda i, j: interleave(blocks[i:j], g, dx[i:j]), len(dx), prod(g.x_shape[1:]))
+            self._spread(
+                loops, "interleave", len(dx), prod(g.x_shape[1:]), blocks, dx, _extents(g), *convolution.y_shape[1:3]
+            )  # fmt: skip
         return dx
 
     def _rotated(self, w: Array, g: Geometry) -> Array:
