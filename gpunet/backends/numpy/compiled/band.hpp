@@ -237,7 +237,8 @@ static void move_sums(T* sums, long rows, long width, double* to, long pitch, lo
     std::fill(sums, sums + rows * width, (T)0);
 }
 
-// Goes over images begin … end - 1 in bands of CHUNK * CHUNKS pixels, unless two rows have more: use(band, opened, pitch) gets
+// Goes over images begin … end - 1 in bands of CHUNK * CHUNKS pixels, unless two rows have more:
+// use(band, opened, pitch) gets
 // `count` filters from the first on of dy behind its gate, whose pixels lie `pitch` apart. What stands there
 // beyond `count`, up to the width, is of other filters.
 template <typename T, typename V, typename F>

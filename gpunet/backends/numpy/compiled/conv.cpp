@@ -177,8 +177,7 @@ static void weight_grad(
 }
 
 // dw (parts, taps, O) and db (parts, O), unless they are null; or `only`, dw of all images, where these are one part
-// and have few pixels. Jobs begin … end - 1, each of which takes a part of n
-// images and some filters.
+// and have few pixels. Jobs begin … end - 1, each of which takes a part of n images and some filters.
 template <typename T>
 static void conv_weight_grad(
     long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, T* only, double* dw, double* db, long n,

@@ -23,7 +23,7 @@ static long largest_of(const T* row, long K) {
     return first;
 }
 
-// d = log p, and the return value is 1 / the sum of exp(x - max); grown = exp(x - max).
+// grown = exp(x - max), and log_sum the logarithm of their sum -> 1 / their sum.
 template <typename T>
 static double log_softmax(const T* row, long K, long first, double& log_sum, T* grown) {
     typedef Vector<T> V;
