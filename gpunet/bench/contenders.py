@@ -15,16 +15,15 @@ from gpunet.backends import Backend, get_backend
 from gpunet.backends.cuda.backend import CudaBackend
 from gpunet.bench import NotMeasuredError
 from gpunet.bench.memory import forget_peak, peak_megabytes, resident_megabytes
-from gpunet.bench.nets import make_batch, make_model
+from gpunet.bench.nets import NETS, make_batch, make_model
 from gpunet.bench.timing import CupyTimer, HostTimer, Timer, Work
 from gpunet.errors import BackendError
 from gpunet.modes import late_results, multiplying
 from gpunet.precision import split_precision
 from gpunet.version import __version__
 
-RATE, MOMENTUM = 0.001, 0.9
-"""Learning rate and momentum of the timed steps. The rate is small, because a net soon learns a few
-random labels by heart, and then rounding errors grow from step to step."""
+MOMENTUM = 0.9
+"""Momentum of the timed steps, at the rate of the net."""
 EAGER_STEPS, REPLAYED_STEPS = 3, 3
 """Steps whose losses are compared before anything is timed: eager ones, then replays of a graph if
 the step is captured."""
@@ -141,7 +140,7 @@ class GpunetStep(NetRun):
     def build(self, net: str, batch: int, side: int | None) -> None:
         """See `NetRun.build`."""
         self.model = make_model(net, side).to(self.backend)
-        self.optimizer = optim.SGD(self.model.parameters(), lr=RATE, momentum=MOMENTUM)
+        self.optimizer = optim.SGD(self.model.parameters(), lr=NETS[net].rate, momentum=MOMENTUM)
         if self.dtype is not None:
             self.optimizer.compute_in(self.dtype)
         x, y = make_batch(net, batch, side)

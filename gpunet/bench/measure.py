@@ -155,19 +155,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {key: float(np.percentile(values, q)) for key, q in PERCENTILES}
 
 
-def same_losses(results: Results, precision: str = "float32", growth: float = 1.0) -> Checked:
+def same_losses(results: Results, precision: str = "float32") -> Checked:
     """Check the largest difference between the contenders' losses, divided by the largest loss.
 
     If it is larger than rounding can explain, all contenders are called wrong, since the losses do
     not say which one is.
-
-    Args:
-        growth: how many times as large it may be after the first step, see `Net.growth`.
     """
     losses = np.array([result["losses"] for result in results.values()])
-    differences = np.abs(losses - losses[0]).max(axis=0) / np.abs(losses[0]).max()
-    difference = float(differences.max())
-    if differences[0] <= LOSS_TOLERANCES[precision] and difference <= growth * LOSS_TOLERANCES[precision]:
+    difference = float(np.abs(losses - losses[0]).max() / np.abs(losses[0]).max())
+    if difference <= LOSS_TOLERANCES[precision]:
         return Checked({"loss_difference": difference}, {})
     why = f"the contenders' losses differ by {difference:.1e}, so they do not do the same work: here they are"
     return Checked(

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from gpunet.bench import NotMeasuredError, convolutions, whole_layers
-from gpunet.bench.contenders import MOMENTUM, RATE, Contender, NetRun, Spec
+from gpunet.bench.contenders import MOMENTUM, Contender, NetRun, Spec
 from gpunet.bench.loading import TorchLoading
-from gpunet.bench.nets import Convolution, input_shape_of, make_batch, make_model
+from gpunet.bench.nets import NETS, Convolution, input_shape_of, make_batch, make_model
 from gpunet.bench.primitives import Primitive, Problem
 from gpunet.bench.timing import HostTimer, TorchTimer
 from gpunet.bench.translate import symmetric_padding, to_torch
@@ -171,7 +171,9 @@ class TorchStep(NetRun):
         except ValueError as error:
             raise NotMeasuredError(str(error)) from error
         self.model = model = model.to(self._run.device, memory_format=self._run.layout())
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM, fused=rival.fused or None)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(), lr=NETS[net].rate, momentum=MOMENTUM, fused=rival.fused or None
+        )
         x, y = make_batch(net, batch, side)
         self.x, self.y = self._run.images(x), torch.from_numpy(y).to(self._run.device)
         device = self._run.device.partition(":")[0]

@@ -14,7 +14,7 @@ from gpunet.backends import get_backend, why_unavailable
 from gpunet.bench import memory
 from gpunet.bench.cli import main
 from gpunet.bench.contenders import GpunetInference, GpunetStep, Spec
-from gpunet.bench.measure import LOSS_TOLERANCES, same_losses
+from gpunet.bench.measure import LOSS_TOLERANCES
 from gpunet.bench.nets import NETS, make_batch, make_model
 from gpunet.bench.rivals import RIVALS
 from gpunet.precision import PRECISIONS
@@ -82,14 +82,6 @@ def test_inference_is_the_forward_pass_in_evaluation_mode(bench, monkeypatch):
     assert contender.logits.creator is None
     model, (x, y) = make_model("mobilenet").eval(), make_batch("mobilenet", 4)
     assert losses[0] == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
-
-
-def test_later_losses_of_a_sensitive_net_may_differ_more():
-    results = {"a": {"losses": [1.0, 1.0]}, "b": {"losses": [1.0, 1.002]}}
-    assert set(same_losses(results).wrong) == {"a", "b"}
-    assert same_losses(results, growth=100).wrong == {}
-    results["b"]["losses"] = [1.002, 1.0]  # the first step has magnified nothing yet
-    assert set(same_losses(results, growth=100).wrong) == {"a", "b"}
 
 
 def test_numbers_below_one_are_refused():
@@ -177,13 +169,12 @@ def test_the_rivals_do_the_same_work_in_16_bits(bench, precision):
 def test_the_rivals_do_the_same_work_on_every_net(bench, net, kind):
     pytest.importorskip("torch")
     record, _ = bench(
-        kind, "--nets", net, "--batch", "64" if NETS[net].growth > 1 else "3", "--threads", "1", "--rounds", "1",
+        kind, "--nets", net, "--batch", "64" if net == "mobilenet" else "3", "--threads", "1", "--rounds", "1",
         "--repeats", "1", "--backend", "numpy", "--against", "torch-eager", "torch-channels-last",
     )  # fmt: skip
     (row,) = record["rows"]
-    assert (
-        row["checked"]["loss_difference"] < 1e-5 * NETS[net].growth
-    )  # the first steps' losses, from translated weights
+    # The first steps' losses, from translated weights; mobilenet's last batch norms see 4 pixels an image.
+    assert row["checked"]["loss_difference"] < (1e-4 if net == "mobilenet" else 1e-5)
     assert all(row["ratios"][name]["median"] > 0 for name in ("torch-eager", "torch-channels-last"))
 
 

@@ -4,7 +4,6 @@ thread and on several, with a plot."""
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,6 @@ BY_BATCH, BY_SIDE = "lenet", "resnet9"
 """The net that gets ever more images, and the one that gets ever larger ones, as many pixels in all."""
 PIXELS = 1 << 14
 """Pixels of a batch of `BY_SIDE`; the largest images have more."""
-GROWTH = 10.0
-"""How many times as large rounding errors may be after the first step: on several threads BLAS adds
-in another order."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -50,7 +46,7 @@ def run(options: Namespace) -> int:
     measured = record.Record("Time of a training step, by images and by pixels", options, ours=ours)
     for case in cases(options):
         with started(specs, options) as workers:
-            row = measure(case, workers, ours, options, partial(same_losses, growth=GROWTH))
+            row = measure(case, workers, ours, options, same_losses)
             row["notes"] = {f"{name}, ns per pixel": time for name in specs if (time := per_pixel(row, name))}
             measured.add(row, workers)
     for name in specs:

@@ -44,9 +44,9 @@ def run(options: Namespace) -> int:
     record.resolve(options, tuple(RIVALS))
     # A precision that the backend does not have raises here, not in each process.
     split_precision("bench", options.precision, get_backend(options.backend))
+    check = partial(same_losses, precision=options.precision)
     measured = record.Record(TITLES[options.kind], options)
     for net in options.nets:
-        check = partial(same_losses, precision=options.precision, growth=NETS[net].growth)
         for batch in options.batch or NETS[net].batches:
             with contenders(options.kind, ["gpunet", *options.against], options) as workers:
                 row = measure({"net": net, "batch": batch}, workers, "gpunet", options, check)
