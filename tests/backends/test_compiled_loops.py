@@ -218,13 +218,13 @@ def test_shorter_vectors_give_the_same(monkeypatch, fresh, flag):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
 
 
-@needs_loops
-def test_the_bits_are_those_of_one_thread_on_any_number_of_threads(monkeypatch):
-    monkeypatch.setattr("gpunet.backends.numpy.threads.SMALL", 1)
-    monkeypatch.setattr("gpunet.backends.numpy.compiled.loops.LEAST", 1)
-    expected = numbers(NumpyBackend(threads=1, compiled=True), np.random.default_rng(4), np.float32)
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_loops), False])
+def test_the_bits_are_those_of_one_thread_on_any_number_of_threads(monkeypatch, compiled):
+    for least in ("threads.SMALL", "threads.BLOCK", "compiled.loops.LEAST"):
+        monkeypatch.setattr(f"gpunet.backends.numpy.{least}", 1)
+    expected = numbers(NumpyBackend(threads=1, compiled=compiled), np.random.default_rng(4), np.float32)
     for threads in (2, 3, 7):
-        got = numbers(NumpyBackend(threads=threads, compiled=True), np.random.default_rng(4), np.float32)
+        got = numbers(NumpyBackend(threads=threads, compiled=compiled), np.random.default_rng(4), np.float32)
         for one, other in zip(got, expected, strict=True):
             np.testing.assert_array_equal(one, other)
 

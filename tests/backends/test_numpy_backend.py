@@ -205,12 +205,26 @@ def test_matrix_products_agree_with_the_reference(fast, rng, transposes, dtype):
         same(*results, tolerances.BACKENDS)
 
 
-def test_results_depend_on_nothing_but_the_number_of_threads(rng):
-    g = Geometry.conv((53, 15, 14, 8), (3, 3, 8, 12), padding="same")
-    arrays = [rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape, (12,), g.y_shape)]
-    one, other = (conv_results(NumpyBackend(threads=2), *arrays, g, None) for _ in range(2))
-    for first, second in zip(one, other, strict=True):
-        np.testing.assert_array_equal(first, second)
+@pytest.mark.parametrize("compiled", [False, None])
+@pytest.mark.parametrize("channels", [(8, 12), (24, 40)])  # by images innermost, and by a matrix of windows
+def test_results_do_not_depend_on_the_threads(rng, channels, compiled):
+    g = Geometry.conv((253, 15, 14, channels[0]), (3, 3, *channels), padding="same")
+    arrays = [rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape, (channels[1],), g.y_shape)]
+    expected, *others = (
+        conv_results(NumpyBackend(threads=n, compiled=compiled), *arrays, g, None) for n in (1, 2, 2, 3)
+    )
+    for results in others:
+        for first, second in zip(expected, results, strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("shape", [(700, 900, 800), (3, 70_000, 5), (2000, 40, 3)])
+def test_products_do_not_depend_on_the_threads(rng, shape):
+    m, k, n = shape
+    a, b = rng.normal(size=(m, k)).astype(np.float32), rng.normal(size=(k, n)).astype(np.float32)
+    expected, *others = (NumpyBackend(threads=n, compiled=False).matmul(a, b) for n in (1, 2, 3))
+    for y in others:
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize(("given", "kind"), [(0, ValueError), (-1, ValueError)])

@@ -8,7 +8,10 @@ from gpunet.backends.host.arrays import deliver
 from gpunet.backends.numpy.gate import open_gate
 from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.sums import multiply, takes_chunks
-from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
+from gpunet.backends.numpy.threads import PARTS, PRODUCTS, NumpyThreads
+
+ROWS = 1 << 8
+"""Rows of a part of a product, unless two parts have fewer: BLAS copies the second matrix for each."""
 
 
 class NumpyMatmul(NumpyThreads):
@@ -33,7 +36,7 @@ class NumpyMatmul(NumpyThreads):
             if add:
                 y[start:stop] += rows
 
-        self._parallel(work, len(y), right.size // PRODUCTS)
+        self._parallel(work, len(y), right.size // PRODUCTS, max(2, min(PARTS, len(y) // ROWS)))
         return y
 
     def batched_matmul(

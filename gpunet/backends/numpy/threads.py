@@ -1,9 +1,9 @@
 """The threads of `NumpyBackend`.
 
-Work is cut along the batch into one part for each thread, and each part into blocks of images;
-NumPy and BLAS release the interpreter lock while they compute. BLAS itself runs on one thread
-meanwhile. Partial sums are added in the order of the parts, so a result of NumPy's depends on the
-number of threads and on nothing else; compiled loops cut their sums by the shapes alone.
+Work is cut along the batch into parts, which the threads take one after another, and each part into
+blocks of images; NumPy and BLAS release the interpreter lock while they compute. BLAS itself runs on
+one thread meanwhile. The shapes alone decide what is a part, and partial sums are added in the order
+of the parts, so that the number of threads changes no bit of a result.
 
 Blocks are larger than a second-level cache where that costs little. A thread needs the interpreter
 lock between two calls. If another thread releases it for only some tens of microseconds, it takes
@@ -31,7 +31,9 @@ from gpunet.cores import wanted_threads
 
 T = TypeVar("T")
 SMALL = 1 << 17
-"""Least elements of work for each thread; waking a thread takes as long as 50,000."""
+"""Least elements of work of a part; waking a thread takes as long as 50,000."""
+PARTS = 16
+"""Parts at most, so many threads can share the work. More than two have at least `BLOCK` elements."""
 PRODUCTS = 32
 """Multiply-adds of a matrix product that take as long as one element elsewhere."""
 BLOCK = 1 << 19
@@ -65,22 +67,23 @@ class NumpyThreads(HostArrays):
         team.begin()
         return team
 
-    def _parallel(self, work: Callable[[int, int], T], count: int, each: int) -> list[T]:
-        """Call work(start, stop) for a part of range(count) on each thread -> the results in order.
+    def _parallel(self, work: Callable[[int, int], T], count: int, each: int, most: int = PARTS) -> list[T]:
+        """Call work(start, stop) for parts of range(count) on all threads -> the results in order.
 
         When it returns or raises, even for a Ctrl-C, no thread works on a part any more.
 
         Args:
             each: elements of work that one of `count` stands for.
+            most: parts at most.
         """
         if not count:
             return []
-        n = min(self.threads, count, max(1, count * each // SMALL))
-        if n <= 1:
-            return [self._alone(partial(work, 0, count))]
+        n = min(count, most, max(1, min(2, count * each // SMALL), count * each // BLOCK))
+        bounds = list(pairwise(count * i // n for i in range(n + 1)))
+        if n == 1 or self.threads == 1:
+            return self._alone(lambda: [work(i, j) for i, j in bounds])
         jobs = self._team().jobs
-        bounds = [count * i // n for i in range(n + 1)]
-        parts = [_Part(partial(work, i, j)) for i, j in pairwise(bounds)]
+        parts = [_Part(partial(work, i, j)) for i, j in bounds]
         self._call_threads()
         # BLAS's own threads spin for milliseconds after a product, and would take the cores from
         # these

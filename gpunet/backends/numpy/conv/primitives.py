@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, Product
@@ -13,7 +14,7 @@ from gpunet.backends.numpy.conv.registry import choose, choose_input_grad
 from gpunet.backends.numpy.conv.subpixel import convolve_back, rotate
 from gpunet.backends.numpy.gate import open_gate, slice_gate
 from gpunet.backends.numpy.sums import Total
-from gpunet.backends.numpy.threads import PRODUCTS, NumpyThreads
+from gpunet.backends.numpy.threads import PARTS, PRODUCTS, NumpyThreads
 from gpunet.geometry import Geometry
 
 FEW_CHANNELS, FEW_PRODUCTS = 16, 8
@@ -71,7 +72,8 @@ class NumpyConv(NumpyThreads):
         def work(algorithm: ConvAlgorithm, i: int, j: int, dw: Total, db: Total | None) -> None:
             algorithm.weight_grad(dy[i:j], x[i:j], slice_gate(gate, i, j), dw, db)
 
-        (dw, db), *others = self._in_blocks(choose(g), conv, x.dtype, work, begin)
+        most = max(2, min(PARTS, prod(g.x_shape) // prod(g.w_shape)))  # each part has its own dw
+        (dw, db), *others = self._in_blocks(choose(g), conv, x.dtype, work, begin, most)
         for more_dw, more_db in others:
             dw.join(more_dw)
             if db is not None:
@@ -90,15 +92,16 @@ class NumpyConv(NumpyThreads):
 
     def _in_blocks(
         self, kind: Callable[[Conv, Any], ConvAlgorithm], conv: Conv, dtype: Any, work: Callable[..., None],
-        begin: Callable = tuple,
+        begin: Callable = tuple, most: int = PARTS,
     ) -> list[Any]:  # fmt: skip
         """Call work(algorithm, i, j, *state) for blocks of images i … j - 1, on all threads.
 
         Args:
-            kind: makes the algorithm.
-            begin: makes a thread's state.
+            kind: makes the algorithm of a part of the images.
+            begin: makes the state of a part.
+            most: parts at most.
         Returns:
-            The state of each thread.
+            The state of each part, in their order.
         """
 
         def run(start: int, stop: int) -> Any:
@@ -107,7 +110,7 @@ class NumpyConv(NumpyThreads):
                 work(algorithm, i, j, *state)
             return state
 
-        return self._parallel(run, *images_and_work(conv.geometry)) or [begin()]
+        return self._parallel(run, *images_and_work(conv.geometry), most) or [begin()]
 
 
 def images_and_work(g: Geometry) -> tuple[int, int]:
