@@ -9,6 +9,9 @@
 struct Geometry {
     long H, W, C, O, KH, KW, OH, OW, stride_h, stride_w, dilation_h, dilation_w, top, left;
     long taps() const { return KH * KW * C; }
+    // A convolution's work is counted in pairs of rows of results: threads can share an image, and the windows of a
+    // pool stay whole.
+    long pairs() const { return (OH + 1) / 2; }
 };
 
 constexpr long BLOCK_BYTES = 1 << 18;   // of a block's images and results: of so many at least, and of as many
@@ -130,6 +133,21 @@ static void block_of(const Geometry& g, long width, long most, long& images, lon
     rows = std::min(rows, g.OH);
 }
 
+// f(i, images, p, rows) for the blocks of pairs begin … end - 1: some images from i on, or some rows of one from p on.
+template <typename F>
+static void for_blocks(long begin, long end, const Geometry& g, long images, long rows, F f) {
+    for (long at = begin; at < end;) {
+        const long i = at / g.pairs(), first = at % g.pairs(), whole = (end - at) / g.pairs();
+        if (first == 0 && rows == g.OH && whole > 0) {
+            const long count = std::min(images, whole);
+            f(i, count, 0L, rows), at += count * g.pairs();
+        } else {
+            const long count = std::min({(rows + 1) / 2, g.pairs() - first, end - at});
+            f(i, 1L, 2 * first, std::min(2 * count, g.OH - 2 * first)), at += count;
+        }
+    }
+}
+
 // Calls f(constant, any) with the kind of an activation that is fused, or with any = false for none.
 template <typename F>
 static void with_fused(long kind, F f) {
@@ -142,7 +160,7 @@ static void with_fused(long kind, F f) {
     else f(Constant<LINE>(), std::true_type());
 }
 
-// Computes a convolution of images begin … end - 1 in bands: compute(band, out) writes sums (pixels, width), which
+// Computes pairs begin … end - 1 of a convolution in bands: compute(band, out) writes sums (pixels, width), which
 // become y.
 template <typename T, typename V, typename F>
 static void finish_bands(
@@ -152,23 +170,22 @@ static void finish_bands(
     const bool direct = !mask && width == g.O;
     long images, rows;
     block_of<T>(g, width, std::numeric_limits<long>::max(), images, rows);
-    for (long i = begin; i < end; i += images)
-        for (long p = 0; p < g.OH; p += rows) {
-            const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, end - i), p, std::min(rows, g.OH - p), by_vectors);
-            const long at = (i * g.OH + p) * g.OW * g.O;
-            T* const out = direct ? y + at : scratch<T>(3, band.pixels() * width);
-            compute(band, out);
-            with_fused(kind, [&](auto given, auto any) {
-                constexpr Kind KIND = decltype(given)::kind;
-                constexpr bool ANY = decltype(any)::value;
-                if (mask) {
-                    const long of_image = i * (g.OH / 2) * (g.OW / 2) * g.O;
-                    finish_pool<KIND, ANY, T, V>(band, out, width, bias, y + of_image, mask + of_image, of);
-                } else {
-                    finish<KIND, ANY, T, V>(out, width, bias, residual ? residual + at : nullptr, y + at, band.pixels(), g.O, of);
-                }
-            });
-        }
+    for_blocks(begin, end, g, images, rows, [&](long i, long count, long p, long tall) {
+        const Band<T> band(g, x + i * g.H * g.W * g.C, count, p, tall, by_vectors);
+        const long at = (i * g.OH + p) * g.OW * g.O;
+        T* const out = direct ? y + at : scratch<T>(3, band.pixels() * width);
+        compute(band, out);
+        with_fused(kind, [&](auto given, auto any) {
+            constexpr Kind KIND = decltype(given)::kind;
+            constexpr bool ANY = decltype(any)::value;
+            if (mask) {
+                const long of_image = i * (g.OH / 2) * (g.OW / 2) * g.O;
+                finish_pool<KIND, ANY, T, V>(band, out, width, bias, y + of_image, mask + of_image, of);
+            } else {
+                finish<KIND, ANY, T, V>(out, width, bias, residual ? residual + at : nullptr, y + at, band.pixels(), g.O, of);
+            }
+        });
+    });
 }
 
 // ---- gradients
@@ -217,6 +234,22 @@ static void open_pool(
             }
 }
 
+// One of the two, of a band of images from i on.
+template <typename T, typename V>
+static void open(
+    const Band<T>& band, long i, const T* dy, const T* y, const uint8_t* mask, T* to, long width, long first, long count,
+    long kind, const Numbers<T>& of) {
+    const Geometry& g = band.g;
+    const long from = mask ? i * (g.OH / 2) * (g.OW / 2) * g.O : (i * g.OH + band.first) * g.OW * g.O;
+    dy += from, y = y ? y + from : nullptr;
+    with_fused(kind, [&](auto given, auto any) {
+        constexpr Kind KIND = decltype(given)::kind;
+        constexpr bool ANY = decltype(any)::value;
+        if (mask) open_pool<KIND, ANY, T, V>(band, dy, y, mask + from, to, width, first, count, of);
+        else open_gate<KIND, ANY, T, V>(dy, y, to, width, band.pixels(), g.O, first, count, of);
+    });
+}
+
 // sums[o] += the sum of dy over the pixels
 template <typename T, typename V>
 static void add_pixels(const T* dy, long pitch, long pixels, long width, T* sums) {
@@ -237,9 +270,8 @@ static void move_sums(T* sums, long rows, long width, double* to, long pitch, lo
     std::fill(sums, sums + rows * width, (T)0);
 }
 
-// Goes over images begin … end - 1 in bands of CHUNK * CHUNKS pixels, unless two rows have more:
-// use(band, opened, pitch) gets
-// `count` filters from the first on of dy behind its gate, whose pixels lie `pitch` apart. What stands there
+// Goes over pairs begin … end - 1 in bands of CHUNK * CHUNKS pixels, unless two rows have more: use(band, opened, pitch)
+// gets `count` filters from the first on of dy behind its gate, whose pixels lie `pitch` apart. What stands there
 // beyond `count`, up to the width, is of other filters.
 template <typename T, typename V, typename F>
 static void open_bands(
@@ -248,22 +280,11 @@ static void open_bands(
     const bool direct = !mask && kind < 0 && width == count;
     long images, rows;
     block_of<T>(g, width, CHUNK * CHUNKS, images, rows);
-    for (long i = begin; i < end; i += images)
-        for (long p = 0; p < g.OH; p += rows) {
-            const Band<T> band(g, x + i * g.H * g.W * g.C, std::min(images, end - i), p, std::min(rows, g.OH - p), by_vectors);
-            const long from = mask ? i * (g.OH / 2) * (g.OW / 2) * g.O : (i * g.OH + p) * g.OW * g.O;
-            if (direct) {
-                use(band, dy + from + first, g.O);
-                continue;
-            }
-            T* const space = scratch<T>(3, band.pixels() * width);
-            with_fused(kind, [&](auto given, auto any) {
-                constexpr Kind KIND = decltype(given)::kind;
-                constexpr bool ANY = decltype(any)::value;
-                const T* const out = y ? y + from : nullptr;
-                if (mask) open_pool<KIND, ANY, T, V>(band, dy + from, out, mask + from, space, width, first, count, of);
-                else open_gate<KIND, ANY, T, V>(dy + from, out, space, width, band.pixels(), g.O, first, count, of);
-            });
-            use(band, (const T*)space, width);
-        }
+    for_blocks(begin, end, g, images, rows, [&](long i, long several, long p, long tall) {
+        const Band<T> band(g, x + i * g.H * g.W * g.C, several, p, tall, by_vectors);
+        if (direct) return use(band, dy + (i * g.OH + p) * g.OW * g.O + first, g.O);
+        T* const space = scratch<T>(3, band.pixels() * width);
+        open<T, V>(band, i, dy, y, mask, space, width, first, count, kind, of);
+        use(band, (const T*)space, width);
+    });
 }

@@ -75,7 +75,7 @@ static void convolve(const Band<T>& band, const T* w, long width, T* out) {
     for (; o < width; o += LANES) convolve_slab<T, V, 1>(band, w + o, width, out + o);
 }
 
-// y of images begin … end - 1
+// y of pairs of rows begin … end - 1
 template <typename T>
 static void conv_forward(
     long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* g, long kind,
@@ -153,7 +153,7 @@ static void multiply(const Band<T>& band, const T* dy, long pitch, T* sums, long
     for (; o < width; o += LANES) multiply_slab<T, V, 1>(band, dy + o, pitch, sums + o, width);
 }
 
-// dw (taps, O) and db (O,), unless they are null, += what images begin … end - 1 contribute to `count` filters from
+// dw (taps, O) and db (O,), unless they are null, += what pairs begin … end - 1 contribute to `count` filters from
 // the first on. Where `only` is not null, there are few pixels, and dw is written there.
 template <typename T, typename V>
 static void weight_grad(
@@ -177,55 +177,52 @@ static void weight_grad(
 }
 
 // dw (parts, taps, O) and db (parts, O), unless they are null; or `only`, dw of all images, where these are one part
-// and have few pixels. Jobs begin … end - 1, each of which takes a part of n images and some filters.
+// and have few pixels. Jobs begin … end - 1, each of which takes a part of the rows of n images and some filters.
 template <typename T>
 static void conv_weight_grad(
     long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, T* only, double* dw, double* db, long n,
     long parts, const Geometry* g, long kind, double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
+    const long pairs = n * g->pairs();
     for (long job = begin; job < end; ++job) {
         const long part = job % parts, first = job / parts * FILTERS, count = std::min(FILTERS, g->O - first);
         double *const own = dw ? dw + part * g->taps() * g->O : nullptr, *const of_bias = db ? db + part * g->O : nullptr;
         const auto grad = takes_half<T>(count) ? weight_grad<T, HalfVector<T>> : weight_grad<T, Vector<T>>;
-        grad(n * part / parts, n * (part + 1) / parts, dy, x, y, mask, only, own, of_bias, *g, first, count, kind, of);
+        grad(pairs * part / parts, pairs * (part + 1) / parts, dy, x, y, mask, only, own, of_bias, *g, first, count, kind, of);
     }
 }
 LOOP(conv_weight_grad)
 
-// dy of images begin … end - 1 behind its gate: (n, OH, OW, O)
+// dy of pairs of rows begin … end - 1 behind its gate: (n, OH, OW, O)
 template <typename T>
 static void conv_open(
     long begin, long end, const T* dy, const T* y, const uint8_t* mask, T* to, const Geometry* g, long kind, double a0, double a1,
     double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const Geometry without = {g->OH, g->OW, 0, g->O, 1, 1, g->OH, g->OW, 1, 1, 1, 1, 0, 0};  // its band is never read
-    const Band<T> band(without, nullptr, end - begin, 0, g->OH, false);
-    const long at = begin * (mask ? g->OH / 2 * (g->OW / 2) : g->OH * g->OW) * g->O;
-    dy += at, y = y ? y + at : nullptr, mask = mask ? mask + at : nullptr, to += begin * g->OH * g->OW * g->O;
-    with_fused(kind, [&](auto given, auto any) {
-        constexpr Kind KIND = decltype(given)::kind;
-        constexpr bool ANY = decltype(any)::value;
-        if (mask) open_pool<KIND, ANY, T, Vector<T>>(band, dy, y, mask, to, g->O, 0, g->O, of);
-        else open_gate<KIND, ANY, T, Vector<T>>(dy, y, to, g->O, band.pixels(), g->O, 0, g->O, of);
+    for_blocks(begin, end, *g, end - begin, g->OH, [&](long i, long images, long p, long rows) {
+        const Band<T> band(without, nullptr, images, p, rows, false);
+        T* const place = to + (i * g->OH + p) * g->OW * g->O;
+        open<T, Vector<T>>(band, i, dy, y, mask, place, g->O, 0, g->O, kind, of);
     });
 }
 LOOP(conv_open)
 
-// dx of images begin … end - 1 from blocks (n, BH, BW, SH SW C), which hold a stride's pixels each: `interleave` of
+// Rows begin … end - 1 of the dx of all images, from blocks (n, BH, BW, SH SW C), which hold a stride's pixels each: `interleave` of
 // gpunet/backends/numpy/conv/subpixel.py.
 template <typename T>
 static void interleave(long begin, long end, const T* blocks, T* dx, const Geometry* given, long BH, long BW) {
     const Geometry& g = *given;
     const long block = g.stride_h * g.stride_w * g.C;
-    dx += begin * g.H * g.W * g.C;
-    for (long n = begin; n < end; ++n)
-        for (long h = g.top; h < g.top + g.H; ++h) {
-            const T* const row = blocks + (n * BH + h / g.stride_h - g.top / g.stride_h) * BW * block + h % g.stride_h * g.stride_w * g.C;
-            for (long w = g.left; w < g.left + g.W; ++w, dx += g.C) {
-                const long column = w / g.stride_w - g.left / g.stride_w;
-                memcpy(dx, row + column * block + w % g.stride_w * g.C, g.C * sizeof(T));
-            }
+    dx += begin * g.W * g.C;
+    for (long at = begin; at < end; ++at) {
+        const long n = at / g.H, h = at % g.H + g.top;
+        const T* const row = blocks + (n * BH + h / g.stride_h - g.top / g.stride_h) * BW * block + h % g.stride_h * g.stride_w * g.C;
+        for (long w = g.left; w < g.left + g.W; ++w, dx += g.C) {
+            const long column = w / g.stride_w - g.left / g.stride_w;
+            memcpy(dx, row + column * block + w % g.stride_w * g.C, g.C * sizeof(T));
         }
+    }
 }
 LOOP(interleave)
 

@@ -22,7 +22,7 @@ from gpunet.geometry import Geometry
 FILTERS = 64
 """Filters whose weight gradient is taken at a time, as `FILTERS` in conv.cpp."""
 PARTS = 16
-"""Jobs at most of a weight gradient: a part of the images and `FILTERS` filters each. The gradients of
+"""Jobs at most of a weight gradient: a part of the rows and `FILTERS` filters each. The gradients of
 the parts are then added in their order."""
 LEAST_PIXELS = 1 << 10
 """Pixels of a part at least."""
@@ -51,7 +51,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
         given = x, w, b, residual, y, mask, _extents(g), *fused_numbers(conv.activation)
-        self._spread(loops, f"{topic}_forward", *images_and_work(g), *given)
+        self._spread(loops, f"{topic}_forward", *_pairs_and_work(g), *given)
         return y, mask
 
     def _loops_of(self, g: Geometry, *arrays: Array | None) -> tuple[Library | None, str]:
@@ -68,7 +68,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return super().conv2d_weight_grad(dy, x, conv, gate, into)
         slabs = 1 if topic == "depthwise" else -(-g.filters // FILTERS)
         whole = _joined(g) if topic == "conv" and _is_dense(g) else g
-        parts = max(1, min(whole.x_shape[0], PARTS // slabs, g.pixels // LEAST_PIXELS))
+        parts = max(1, min(whole.x_shape[0] * _pairs(whole), PARTS // slabs, g.pixels // LEAST_PIXELS))
         only = dw = None  # dw in the dtype of the images, or its parts in float64
         if topic == "conv" and g.pixels <= FEW_PIXELS and (parts == 1 or prod(g.w_shape) > MOST_WEIGHTS):
             parts, only = 1, memory.empty(g.w_shape, x.dtype) if into.add else _written(into.weight, g, x.dtype)
@@ -94,10 +94,10 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return dx
         blocks = dx if g.stride == (1, 1) else memory.empty(convolution.y_shape, dy.dtype)
         given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
-        self._spread(loops, f"{topic}_forward", *images_and_work(convolution), *given)
+        self._spread(loops, f"{topic}_forward", *_pairs_and_work(convolution), *given)
         if blocks is not dx:
             self._spread(
-                loops, "interleave", len(dx), prod(g.x_shape[1:]), blocks, dx, _extents(g), *convolution.y_shape[1:3]
+                loops, "interleave", len(dx) * g.x_shape[1], prod(g.x_shape[2:]), blocks, dx, _extents(g), *convolution.y_shape[1:3]
             )  # fmt: skip
         return dx
 
@@ -121,8 +121,19 @@ class CompiledConv(CompiledActivation, NumpyConv):
         g = conv.geometry
         opened = memory.empty(g.y_shape, dy.dtype)
         given = dy, gate.y, gate.mask, opened, _extents(g), *fused_numbers(gate.activation)
-        self._spread(loops, "conv_open", len(dy), prod(g.y_shape[1:]), *given)
+        self._spread(loops, "conv_open", len(dy) * _pairs(g), 2 * prod(g.y_shape[2:]), *given)
         return opened
+
+
+def _pairs(g: Geometry) -> int:
+    """Pairs of rows of an image's results: see `Geometry` in band.hpp."""
+    return -(-g.y_shape[1] // 2)
+
+
+def _pairs_and_work(g: Geometry) -> tuple[int, int]:
+    """The number of pairs of rows, and of elements of work that each of them is."""
+    (images, each), pairs = images_and_work(g), _pairs(g)
+    return images * pairs, max(1, each // max(pairs, 1))
 
 
 def _is_worth(g: Geometry) -> bool:

@@ -28,7 +28,7 @@ static void convolve(const Band<T>& band, const T* w, long width, T* out) {
     }
 }
 
-// y of images begin … end - 1
+// y of pairs of rows begin … end - 1
 template <typename T>
 static void depthwise_forward(
     long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* given,
@@ -71,7 +71,7 @@ static void add_products(const Band<T>& band, const T* dy, long width, T* sums) 
         }
 }
 
-// dw (parts, taps, O) and db (parts, O), unless it is null: what parts first … last - 1 of n images contribute.
+// dw (parts, taps, O) and db (parts, O), unless it is null: what parts first … last - 1 of the rows of n images contribute.
 template <typename T>
 static void depthwise_weight_grad(
     long first, long last, const T* dy, const T* x, const T* y, const uint8_t* mask, T*, double* dw, double* db, long n,
@@ -84,7 +84,7 @@ static void depthwise_weight_grad(
     std::fill(sums, sums + (taps + 1) * width, (T)0);
     for (long part = first; part < last; ++part) {
         double *const own = dw + part * taps * g.O, *const of_bias = db ? db + part * g.O : nullptr;
-        const long begin = n * part / parts, end = n * (part + 1) / parts;
+        const long begin = n * g.pairs() * part / parts, end = n * g.pairs() * (part + 1) / parts;
         open_bands<T, V>(begin, end, dy, x, y, mask, g, width, 0, g.O, true, kind, of, [&](const Band<T>& band, const T* opened, long) {
             add_products(band, opened, width, sums);
             if (db) add_pixels<T, V>(opened, width, band.pixels(), width, sums + taps * width);

@@ -22,7 +22,7 @@ static const T* mixed(const T* x, long length, const Table& rows, long p, T* to,
     return to;
 }
 
-// y of images begin … end - 1
+// Rows begin … end - 1 of the y of all images
 template <typename T>
 static void resample(
     long begin, long end, const T* x, T* y, long H, long W, long C, long OH, long OW, const int32_t* row_starts,
@@ -31,18 +31,17 @@ static void resample(
     const Table rows = {row_starts, row_index, row_weight}, columns = {column_starts, column_index, column_weight};
     T* const space = scratch<T>(0, W * C + Lanes<T>::COUNT);  // channels are read by vectors, at the last pixel too
     const bool copied = C % Lanes<T>::COUNT;
-    long left = (end - begin) * OH * OW * C;  // of y
-    x += begin * H * W * C, y += begin * OH * OW * C;
-    for (long n = begin; n < end; ++n, x += H * W * C)
-        for (long p = 0; p < OH; ++p) {
-            const T* const line = mixed(x, W * C, rows, p, space, copied);
-            for (long q = 0; q < OW; ++q, y += C, left -= C)
-                for (long c = 0; c < C; c += Lanes<T>::COUNT) {
-                    V sum = V{};
-                    for (long t = columns.starts[q]; t < columns.starts[q + 1]; ++t)
-                        sum += load<V>(line + columns.index[t] * C + c) * (T)columns.weight[t];
-                    store_some(y + c, sum, left - c);
-                }
-        }
+    long left = (end - begin) * OW * C;  // of y
+    y += begin * OW * C;
+    for (long at = begin; at < end; ++at) {
+        const T* const line = mixed(x + at / OH * H * W * C, W * C, rows, at % OH, space, copied);
+        for (long q = 0; q < OW; ++q, y += C, left -= C)
+            for (long c = 0; c < C; c += Lanes<T>::COUNT) {
+                V sum = V{};
+                for (long t = columns.starts[q]; t < columns.starts[q + 1]; ++t)
+                    sum += load<V>(line + columns.index[t] * C + c) * (T)columns.weight[t];
+                store_some(y + c, sum, left - c);
+            }
+    }
 }
 LOOP(resample)

@@ -25,6 +25,6 @@ class CompiledResample(CompiledLoops, NumpyResample):
         n, h, w, c = x.shape
         y = memory.empty((n, rows.outputs, columns.outputs, c), x.dtype)
         tables = (rows.starts, rows.index, rows.weight, columns.starts, columns.index, columns.weight)
-        each = max(prod(x.shape[1:]), prod(y.shape[1:]))
-        self._spread(loops, "resample", n, each, x, y, h, w, c, rows.outputs, columns.outputs, *tables)
+        each = max(prod(x.shape[1:]), prod(y.shape[1:])) // max(rows.outputs, 1)
+        self._spread(loops, "resample", n * rows.outputs, each, x, y, h, w, c, rows.outputs, columns.outputs, *tables)
         return y
