@@ -43,6 +43,11 @@ class Taps:
         return len(self.starts) - 1
 
     @cached_property
+    def longest(self) -> int:
+        """Terms of the longest sum."""
+        return int(np.diff(self.starts).max(initial=0))
+
+    @cached_property
     def transposed(self) -> Taps:
         """The table of the gradient: the outputs that depend on each pixel of the input."""
         order = np.argsort(self.index, kind="stable")  # so that the outputs ascend

@@ -26,7 +26,7 @@ UPSAMPLING = ("nearest", "bilinear")
 PADDING = ("zero", "reflect", "edge")
 
 
-class _Resample2d(Function, name="resample2d"):
+class _Resample2d(Function, name="resample2d", fresh=True):
     def forward(self, x: Array, *, rows: Taps, columns: Taps) -> Array:
         self.rows, self.columns = rows, columns
         return self.backend.resample2d(x, rows, columns)

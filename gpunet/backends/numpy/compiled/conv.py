@@ -96,9 +96,8 @@ class CompiledConv(CompiledActivation, NumpyConv):
         given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
         self._spread(loops, f"{topic}_forward", *_pairs_and_work(convolution), *given)
         if blocks is not dx:
-            self._spread(
-                loops, "interleave", len(dx) * g.x_shape[1], prod(g.x_shape[2:]), blocks, dx, _extents(g), *convolution.y_shape[1:3]
-            )  # fmt: skip
+            given = blocks, dx, _extents(g), *convolution.y_shape[1:3]
+            self._spread(loops, "interleave", len(dx) * g.x_shape[1], prod(g.x_shape[2:]), *given)
         return dx
 
     def _rotated(self, w: Array, g: Geometry) -> Array:

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -171,6 +172,32 @@ struct Rows {
             const long end = std::min(length, elements - row);
             for (long e = 0; e < end; e += Lanes<T>::COUNT) f(row + e, e, elements - row - e);
         }
+    }
+    // sums[k][e] += the terms f(at, e, left, terms), over every `step`th row: a few vectors of a row at a time, whose sums
+    // stay in registers.
+    template <size_t SUMS, typename F>
+    void add_up(long elements, T* const (&sums)[SUMS], long step, F f) const {
+        long e = 0;
+        for (; e + FEWEST * Lanes<T>::COUNT <= length; e += FEWEST * Lanes<T>::COUNT) add_columns<FEWEST>(elements, e, sums, step, f);
+        for (; e < length; e += Lanes<T>::COUNT) add_columns<1>(elements, e, sums, step, f);
+    }
+    template <long N, size_t SUMS, typename F>
+    void add_columns(long elements, long e, T* const (&sums)[SUMS], long step, F f) const {
+        typedef Vector<T> V;
+        constexpr long LANES = Lanes<T>::COUNT;
+        V added[SUMS][N] = {}, terms[SUMS];
+        const auto add = [&](long row, long v, long left) {
+            f(row + e + v * LANES, e + v * LANES, left, terms);
+            for (size_t k = 0; k < SUMS; ++k) added[k][v] += terms[k];
+        };
+        long row = 0;
+        for (; row + length + LANES <= elements; row += step * length)
+#pragma GCC unroll 4
+            for (long v = 0; v < N; ++v) add(row, v, std::numeric_limits<long>::max());
+        for (; row < elements; row += step * length)
+            for (long v = 0; v < N && row + e + v * LANES < elements; ++v) add(row, v, elements - row - e - v * LANES);
+        for (size_t k = 0; k < SUMS; ++k)
+            for (long v = 0; v < N; ++v) store(sums[k] + e + v * LANES, load<V>(sums[k] + e + v * LANES) + added[k][v]);
     }
     // to[c] = the sum of a row's values of channel c
     void fold(const T* row, double* to) const {

@@ -27,36 +27,34 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
     def batch_norm_forward(
         self, x: Array, w: Array | None, b: Array | None, running: Moments, norm: BatchNorm, residual: Array | None
     ) -> tuple[Array, Moments]:
-        loops = self._loops("norm", x, residual, *running)
+        loops = self._loops("norm", x, residual, w, b, *running)
         if loops is None or not x.size:
             return super().batch_norm_forward(x, w, b, running, norm, residual)
-        saved, (pixels, c) = running, _extents(x)
-        if norm.training:
-            saved = self._batch_moments(loops, x)
-            mean, variance = running
-            mean += norm.momentum * (saved.mean - mean)
-            variance += norm.momentum * (saved.variance * (pixels / (pixels - 1)) - variance)
-        y, relu = memory.empty(x.shape, x.dtype), _is_relu(norm.activation)
-        scaling = _scaling(w, b, saved, norm.eps)
-        self._spread(loops, "batch_forward", pixels, c, x, residual, y, c, *scaling, int(relu))
+        saved = self._batch_moments(loops, x, running, norm.momentum) if norm.training else running
+        y, relu, (pixels, c) = memory.empty(x.shape, x.dtype), _is_relu(norm.activation), _extents(x)
+        self._spread(
+            loops, "batch_forward", pixels, c, x, residual, y, c, *saved, w, b, float(norm.eps), int(relu)
+        )  # fmt: skip
         if norm.activation is not None and not relu:
             y = self.activation_forward(y, norm.activation)
         return y, saved
 
-    def _batch_moments(self, loops: Library, x: Array) -> Moments:
+    def _batch_moments(self, loops: Library, x: Array, running: Moments, momentum: float) -> Moments:
+        """The moments of a batch, a share of which the running ones take."""
         (pixels, c), block = _extents(x), _block(x)
         blocks = -(-pixels // block)
-        parts, moments = np.empty((blocks, 2, c)), np.empty((2, c))
+        parts, saved = np.empty((blocks, 2, c)), Moments(np.empty(c, x.dtype), np.empty(c, x.dtype))
         self._spread(loops, "batch_moments", blocks, block * c, x, pixels, c, block, parts)
-        self._spread(loops, "join_batch_moments", c, blocks, parts, pixels, c, block, moments)
-        return Moments(*moments.astype(x.dtype))
+        given = parts, pixels, c, block, *saved, *running, float(momentum)
+        self._spread(loops, "join_batch_moments", c, blocks, *given)
+        return saved
 
     @QUIET
     def batch_norm_backward(
         self, dy: Array, x: Array, y: Array | None, w: Array | None, b: Array | None, saved: Moments, norm: BatchNorm,
         into: Into = NEW,
     ) -> BatchNormGrads:  # fmt: skip
-        loops = self._loops("norm", dy, x, y, *saved)
+        loops = self._loops("norm", dy, x, y, w, b, *saved)
         if loops is None or not x.size:
             return super().batch_norm_backward(dy, x, y, w, b, saved, norm, into)
         g, gate = dy, OPEN
@@ -64,30 +62,17 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
             gate = BY_Y if norm.residual else BY_X
         elif norm.activation is not None and y is not None:
             g = self.activation_backward(dy, y, norm.activation)
-        scaling = _scaling(w, b, saved, norm.eps)
-        inverse = 1 / np.sqrt(saved.variance.astype(np.float64) + norm.eps)
-        through_x, db = self._sums_of_blocks(loops, g, x, y if gate == BY_Y else None, scaling, gate)
-        dw, (pixels, c) = through_x * inverse, _extents(x)
-        factor = inverse if w is None else inverse * w
-        shares = factor * dw * inverse / pixels, factor * db / pixels
-        slope, offset = shares if norm.training else (np.zeros(c), np.zeros(c))
+        (pixels, c), block, eps = _extents(x), _block(x), float(norm.eps)
+        blocks = -(-pixels // block)
+        arrays, channels = (g, x, y if gate == BY_Y else None), (*saved, w, b, eps, gate)
+        parts, sums = np.empty((blocks, 2, c)), np.empty((2, c))
+        self._spread(loops, "batch_sums", blocks, block * c, *arrays, pixels, c, *channels, block, parts)
+        self._spread(loops, "join_batch_sums", c, blocks, parts, blocks, c, saved.variance, eps, sums)
         dx = memory.empty(x.shape, x.dtype)
         opened = memory.empty(x.shape, x.dtype) if norm.residual and gate != OPEN else None
-        given = g, x, y if gate == BY_Y else None, c, *scaling, gate
-        factors = (a.astype(x.dtype) for a in (factor, slope, offset))
-        self._spread(loops, "batch_input_grad", pixels, c, *given, *factors, dx, opened)
-        return dx, *deliver_both(dw, db, into, x.dtype), (g if opened is None else opened) if norm.residual else None
-
-    def _sums_of_blocks(
-        self, loops: Library, g: Array, x: Array, y: Array | None, scaling: list[Array], gate: int
-    ) -> tuple[Array, Array]:
-        """The sums of g (x - mean) and of g over the pixels, float64 (C,)."""
-        (pixels, c), block = _extents(x), _block(x)
-        blocks = -(-pixels // block)
-        parts = np.empty((blocks, 2, c))
-        self._spread(loops, "batch_sums", blocks, block * c, g, x, y, pixels, c, *scaling, gate, block, parts)
-        through_x, through = parts.sum(axis=0)
-        return through_x, through
+        count = pixels if norm.training else 0
+        self._spread(loops, "batch_input_grad", pixels, c, *arrays, c, *channels, sums, count, dx, opened)
+        return dx, *deliver_both(sums[0], sums[1], into, x.dtype), (g if opened is None else opened) if norm.residual else None
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         loops = self._loops("norm", x, w, b)
@@ -126,11 +111,3 @@ def _block(x: Array) -> int:
 
 def _is_relu(activation: Activation | None) -> bool:
     return activation is not None and activation.name == "relu"
-
-
-def _scaling(w: Array | None, b: Array | None, saved: Moments, eps: float) -> list[Array]:
-    """Mean, scale and shift of each channel: y = (x - mean) scale + shift."""
-    inverse = 1 / np.sqrt(saved.variance.astype(np.float64) + eps)
-    scale = inverse if w is None else inverse * w
-    shift = np.zeros_like(scale) if b is None else b
-    return [np.ascontiguousarray(a, saved.mean.dtype) for a in (saved.mean, scale, shift)]

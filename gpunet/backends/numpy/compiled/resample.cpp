@@ -8,17 +8,38 @@ struct Table {
     const double* weight;
 };
 
+// to = the weighted sum of rows of x, `pitch` apart, that output p takes: `length` elements. So many as `readable` may be
+// read of a row, and `left` may be written.
+template <typename T>
+static inline void weigh(const T* x, long pitch, const Table& table, long p, long length, long readable, T* to, long left) {
+    typedef Vector<T> V;
+    constexpr long LANES = Lanes<T>::COUNT, SEVERAL = 4;
+    const long first = table.starts[p], last = table.starts[p + 1];
+    long at = 0;
+    for (; at + SEVERAL * LANES <= length; at += SEVERAL * LANES) {
+        V sums[SEVERAL] = {};
+        for (long t = first; t < last; ++t) {
+            const T* const row = x + table.index[t] * pitch + at;
+            const V weight = all<V>((T)table.weight[t]);
+#pragma GCC unroll 4
+            for (long v = 0; v < SEVERAL; ++v) sums[v] += load<V>(row + v * LANES) * weight;
+        }
+        for (long v = 0; v < SEVERAL; ++v) store(to + at + v * LANES, sums[v]);
+    }
+    for (; at < length; at += LANES) {
+        V sum = V{};
+        for (long t = first; t < last; ++t)
+            sum += load_some<V>(x + table.index[t] * pitch + at, readable - at) * all<V>((T)table.weight[t]);
+        store_some(to + at, sum, left - at);
+    }
+}
+
 // The weighted sum of rows of x (H, length) that output p takes; or the row itself, if it is that alone.
 template <typename T>
 static const T* mixed(const T* x, long length, const Table& rows, long p, T* to, bool copied) {
     const long first = rows.starts[p], last = rows.starts[p + 1];
     if (!copied && last - first == 1 && rows.weight[first] == 1) return x + rows.index[first] * length;
-    for_range<T>(0, length, [&](long at, long left) {
-        typedef Vector<T> V;
-        V sum = V{};
-        for (long t = first; t < last; ++t) sum += load_some<V>(x + rows.index[t] * length + at, left) * (T)rows.weight[t];
-        store_some(to + at, sum, left);
-    });
+    weigh(x, length, rows, p, length, length, to, length);
     return to;
 }
 
@@ -27,7 +48,6 @@ template <typename T>
 static void resample(
     long begin, long end, const T* x, T* y, long H, long W, long C, long OH, long OW, const int32_t* row_starts,
     const int32_t* row_index, const double* row_weight, const int32_t* column_starts, const int32_t* column_index, const double* column_weight) {
-    typedef Vector<T> V;
     const Table rows = {row_starts, row_index, row_weight}, columns = {column_starts, column_index, column_weight};
     T* const space = scratch<T>(0, W * C + Lanes<T>::COUNT);  // channels are read by vectors, at the last pixel too
     const bool copied = C % Lanes<T>::COUNT;
@@ -35,13 +55,7 @@ static void resample(
     y += begin * OW * C;
     for (long at = begin; at < end; ++at) {
         const T* const line = mixed(x + at / OH * H * W * C, W * C, rows, at % OH, space, copied);
-        for (long q = 0; q < OW; ++q, y += C, left -= C)
-            for (long c = 0; c < C; c += Lanes<T>::COUNT) {
-                V sum = V{};
-                for (long t = columns.starts[q]; t < columns.starts[q + 1]; ++t)
-                    sum += load<V>(line + columns.index[t] * C + c) * (T)columns.weight[t];
-                store_some(y + c, sum, left - c);
-            }
+        for (long q = 0; q < OW; ++q, y += C, left -= C) weigh(line, C, columns, q, C, C + Lanes<T>::COUNT, y, left);
     }
 }
 LOOP(resample)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-import numpy as np
-
 from gpunet.backends.contract import Array
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.compiled.loops import CompiledLoops
@@ -18,7 +16,7 @@ class CompiledResample(CompiledLoops, NumpyResample):
     """Images of other extents, by tables of weights."""
 
     def resample2d(self, x: Array, rows: Taps, columns: Taps) -> Array:
-        short = all(np.diff(taps.starts).max(initial=0) <= CHUNK for taps in (rows, columns))
+        short = max(rows.longest, columns.longest) <= CHUNK
         loops = self._loops("resample", x) if short else None
         if loops is None:
             return super().resample2d(x, rows, columns)
