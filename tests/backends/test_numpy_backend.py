@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import gpunet as gp
 from gpunet.backends.contract import FUSED_POOL, Activation, Conv, Gate, Into, Product
+from gpunet.backends.contract.arrays import BINARY
 from gpunet.backends.numpy.backend import NumpyBackend
 from gpunet.backends.numpy.conv import columns, depthwise, registry
 from gpunet.backends.numpy.conv.subpixel import subpixel_geometry
@@ -225,6 +226,19 @@ def test_products_do_not_depend_on_the_threads(rng, shape):
     expected, *others = (NumpyBackend(threads=n, compiled=False).matmul(a, b) for n in (1, 2, 3))
     for y in others:
         np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("c", [1, 2, 3, 40, 5000])
+def test_values_of_channels_meet_all_pixels(rng, name, c):
+    a, b = (np.abs(rng.normal(size=s)).astype(np.float32) for s in ((2, 17, 31, c), (c,)))
+    expected, backend = getattr(np, name)(a, b), NumpyBackend()
+    np.testing.assert_array_equal(backend.binary(name, a, b), expected)
+    other = backend.binary(name, a[:, ::2], b)
+    np.testing.assert_array_equal(other, expected[:, ::2])
+    y = backend.binary(name, a, b, out=a)
+    assert y is a
+    np.testing.assert_array_equal(a, expected)
 
 
 @pytest.mark.parametrize(("given", "kind"), [(0, ValueError), (-1, ValueError)])

@@ -13,7 +13,7 @@ serves the whole row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, reduce
+from functools import reduce
 from math import prod
 from typing import NamedTuple
 
@@ -23,14 +23,12 @@ from gpunet.backends.contract import NEW, Array, BatchNorm, BatchNormGrads, Grou
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver_both
 from gpunet.backends.numpy.output_activation import activate, open_activation
+from gpunet.backends.numpy.rows import as_rows, row_pixels
 from gpunet.backends.numpy.sums import add_middle, add_rows
 from gpunet.backends.numpy.threads import NumpyThreads
 
 NORM_BLOCK = 1 << 19
 """Elements of a block. `threads` explains why it is larger than a cache."""
-ROW = 1 << 13
-"""Elements of a row at most, unless one pixel has more: a repeated row then stays in the
-first-level cache."""
 FAR = 4
 """Standard deviations between a mean and 0 from which on the mean is subtracted from x first: in
 scale x - scale mean the two would cancel to a few digits."""
@@ -45,14 +43,14 @@ class NumpyNorm(NumpyThreads):
     def batch_norm_forward(
         self, x: Array, w: Array | None, b: Array | None, running: Moments, norm: BatchNorm, residual: Array | None
     ) -> tuple[Array, Moments]:
-        saved, source = running, _as_rows(x)
+        saved, source = running, as_rows(x)
         if norm.training:
             saved, n = self._moments(source, x.shape[-1])
             mean, variance = running
             mean += norm.momentum * (saved.mean - mean)
             variance += norm.momentum * (saved.variance * (n / (n - 1)) - variance)
         y = memory.empty(x.shape, x.dtype)
-        out, added = _as_rows(y), None if residual is None else _as_rows(residual)
+        out, added = as_rows(y), None if residual is None else as_rows(residual)
         scale, shift = _scale(w, saved, norm), np.zeros(len(saved.mean)) if b is None else b
         centre_row = None
         if (np.abs(saved.mean) > FAR * np.sqrt(saved.variance + norm.eps)).any():
@@ -101,7 +99,7 @@ class NumpyNorm(NumpyThreads):
         self, dy: Array, x: Array, y: Array | None, g: Array, saved: Moments, norm: BatchNorm
     ) -> tuple[Array, Array]:
         """(dw, db), float64 (C,). With an activation, this first pass over dy also writes g."""
-        rows, upstream, opened, output = (_as_rows(a) for a in (x, dy, g, g if y is None else y))
+        rows, upstream, opened, output = (as_rows(a) for a in (x, dy, g, g if y is None else y))
         mean, c = _along(saved.mean, rows), x.shape[-1]
 
         def work(start: int, stop: int) -> Array:
@@ -122,7 +120,7 @@ class NumpyNorm(NumpyThreads):
         self, g: Array, x: Array, w: Array | None, saved: Moments, norm: BatchNorm, sums: Sequence[Array], dx: Array
     ) -> None:
         """Write dx, which may be g; `sums` are (dw, db)."""
-        rows, upstream, out = (_as_rows(a) for a in (x, g, dx))
+        rows, upstream, out = (as_rows(a) for a in (x, g, dx))
         scale = _scale(w, saved, norm)
         scale_row = _along(scale, rows)
         if norm.training:  # dx = scale g - slope x - offset, where slope x + offset = scale (db + h dw) / n
@@ -200,17 +198,6 @@ class NumpyNorm(NumpyThreads):
 
         dw, db = reduce(np.add, self._parallel(work, len(x), x[0].size if len(x) else 1), np.zeros((2, layout.c)))
         return dx, *deliver_both(dw, db, into, x.dtype)
-
-
-def _as_rows(a: Array) -> Array:
-    """View a (…, C) as a matrix of long rows, each of the same number of whole pixels."""
-    return a.reshape(-1, row_pixels(a.size // a.shape[-1], a.shape[-1]) * a.shape[-1])
-
-
-@lru_cache(maxsize=256)
-def row_pixels(pixels: int, c: int) -> int:
-    """Pixels per row: the largest divisor of all pixels that keeps a row within `ROW` elements."""
-    return next((p for p in range(min(pixels, ROW // c), 1, -1) if pixels % p == 0), 1)
 
 
 def _summary(block: Array, c: int, space: Array) -> Summary:

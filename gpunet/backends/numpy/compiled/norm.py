@@ -72,7 +72,11 @@ class CompiledNorm(CompiledActivation, NumpyNorm):
         opened = memory.empty(x.shape, x.dtype) if norm.residual and gate != OPEN else None
         count = pixels if norm.training else 0
         self._spread(loops, "batch_input_grad", pixels, c, *arrays, c, *channels, sums, count, dx, opened)
-        return dx, *deliver_both(sums[0], sums[1], into, x.dtype), (g if opened is None else opened) if norm.residual else None
+        return (
+            dx,
+            *deliver_both(sums[0], sums[1], into, x.dtype),
+            (g if opened is None else opened) if norm.residual else None,
+        )
 
     def group_norm_forward(self, x: Array, w: Array | None, b: Array | None, norm: GroupNorm) -> tuple[Array, Moments]:
         loops = self._loops("norm", x, w, b)
