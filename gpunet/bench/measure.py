@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,8 @@ LOSS_TOLERANCES = {"float32": 1e-4, "tf32": 2e-3, "3xtf32": 1e-4, "bfloat16": 2e
 """How far the losses of the first steps may differ. PyTorch's autocast keeps more in float32 than
 gpunet does."""
 PERCENTILES = (("p10", 10), ("median", 50), ("p90", 90))
+SETTLING = 0.02
+"""Seconds before each turn: the threads of the last contender may still wait awake for more work."""
 Results = dict[str, dict[str, Any]]
 """What `prepare` of each contender returned, by name. Its "notes" become columns of the table."""
 
@@ -127,7 +130,7 @@ def in_turns(workers: dict[str, Worker], ours: str, rounds: int, repeats: int) -
 
     The order is reversed from one round to the next. The turns of a round follow each other
     closely, so the ratio of their medians hardly depends on how fast the machine is at that time. A
-    contender that fails takes no further turns.
+    contender that fails takes no further turns. Before each turn is a pause of `SETTLING` seconds.
     """
     names = list(workers)
     turns: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -136,6 +139,7 @@ def in_turns(workers: dict[str, Worker], ours: str, rounds: int, repeats: int) -
     for order in track(orders, "timing in turns", "round"):
         for name in order:
             if name not in failed:
+                time.sleep(SETTLING)
                 try:
                     turns[name].append(workers[name].time(repeats))
                 except ContenderError as reason:
