@@ -14,6 +14,10 @@ struct Geometry {
     long pairs() const { return (OH + 1) / 2; }
 };
 
+// Where the results of a convolution stand, if not one after another: the first of them, and how many elements lie from
+// image to image, from row to row and from pixel to pixel.
+struct Places { long first, image, row, pixel; };
+
 constexpr long BLOCK_BYTES = 1 << 18;   // of a block's images and results: of so many at least, and of as many
 constexpr long MOST_BYTES = 1 << 19;    // as the filters have, which are read once for each block, up to these
 // Some rows of results of some images, and the rows of x under them with the padding around them.
@@ -80,6 +84,16 @@ static void finish(const T* out, long width, const T* b, const T* residual, T* y
             if (in_place) store(y + at, v);
             else store_some(y + at, v, left);
         }
+}
+
+// The same for a band of images from i on whose results stand apart.
+template <Kind KIND, bool ANY, typename T, typename V>
+static void finish_apart(const Band<T>& band, long i, const T* out, long width, const T* b, T* y, const Places& at, const Numbers<T>& of) {
+    y += at.first + i * at.image + band.first * at.row;
+    for (long n = 0; n < band.images; ++n)
+        for (long p = 0; p < band.rows; ++p)
+            for (long q = 0; q < band.g.OW; ++q, out += width)
+                finish<KIND, ANY, T, V>(out, width, b, nullptr, y + n * at.image + p * at.row + q * at.pixel, 1, band.g.O, of);
 }
 
 // The largest of each 2x2 window of results (images, rows, OW, width), and its position, with bias and activation.
@@ -164,10 +178,10 @@ static void with_fused(long kind, F f) {
 // become y.
 template <typename T, typename V, typename F>
 static void finish_bands(
-    long begin, long end, const T* x, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry& g, long width,
-    bool by_vectors, long kind, const Numbers<T>& of, F compute) {
+    long begin, long end, const T* x, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry& g,
+    const Places* places, long width, bool by_vectors, long kind, const Numbers<T>& of, F compute) {
     const T* const bias = b && width == g.O ? b : widened(2, b, 1, g.O, width);
-    const bool direct = !mask && width == g.O;
+    const bool direct = !mask && !places && width == g.O;
     long images, rows;
     block_of<T>(g, width, std::numeric_limits<long>::max(), images, rows);
     for_blocks(begin, end, g, images, rows, [&](long i, long count, long p, long tall) {
@@ -181,6 +195,8 @@ static void finish_bands(
             if (mask) {
                 const long of_image = i * (g.OH / 2) * (g.OW / 2) * g.O;
                 finish_pool<KIND, ANY, T, V>(band, out, width, bias, y + of_image, mask + of_image, of);
+            } else if (places) {
+                finish_apart<KIND, ANY, T, V>(band, i, out, width, bias, y, *places, of);
             } else {
                 finish<KIND, ANY, T, V>(out, width, bias, residual ? residual + at : nullptr, y + at, band.pixels(), g.O, of);
             }

@@ -78,14 +78,14 @@ static void convolve(const Band<T>& band, const T* w, long width, T* out) {
 // y of pairs of rows begin … end - 1
 template <typename T>
 static void conv_forward(
-    long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* g, long kind,
-    double a0, double a1, double a2, double a3) {
+    long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* g,
+    const Places* places, long kind, double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const long width = padded_width<T>(g->O);
     const T* const filters = width == g->O ? w : widened(1, w, g->taps(), g->O, width);
     const auto compute = [&](const Band<T>& band, T* out) { convolve(band, filters, width, out); };
     const auto finish = takes_half<T>(g->O) ? finish_bands<T, HalfVector<T>, decltype(compute)> : finish_bands<T, Vector<T>, decltype(compute)>;
-    finish(begin, end, x, b, residual, y, mask, *g, width, false, kind, of, compute);
+    finish(begin, end, x, b, residual, y, mask, *g, places, width, false, kind, of, compute);
 }
 LOOP(conv_forward)
 
@@ -208,33 +208,16 @@ static void conv_open(
 }
 LOOP(conv_open)
 
-// Rows begin … end - 1 of the dx of all images, from blocks (n, BH, BW, SH SW C), which hold a stride's pixels each: `interleave` of
-// gpunet/backends/numpy/conv/subpixel.py.
+// Filters begin … end - 1 of those that compute an input gradient, (taps, O, C): w (taps, C, O) in another order, each
+// with its channels exchanged.
 template <typename T>
-static void interleave(long begin, long end, const T* blocks, T* dx, const Geometry* given, long BH, long BW) {
-    const Geometry& g = *given;
-    const long block = g.stride_h * g.stride_w * g.C;
-    dx += begin * g.W * g.C;
-    for (long at = begin; at < end; ++at) {
-        const long n = at / g.H, h = at % g.H + g.top;
-        const T* const row = blocks + (n * BH + h / g.stride_h - g.top / g.stride_h) * BW * block + h % g.stride_h * g.stride_w * g.C;
-        for (long w = g.left; w < g.left + g.W; ++w, dx += g.C) {
-            const long column = w / g.stride_w - g.left / g.stride_w;
-            memcpy(dx, row + column * block + w % g.stride_w * g.C, g.C * sizeof(T));
-        }
-    }
-}
-LOOP(interleave)
-
-// Taps begin … end - 1 of filters (taps, C, O) in the opposite order, each with its channels exchanged: (taps, O, C).
-template <typename T>
-static void rotate(long begin, long end, const T* w, T* to, long taps, long C, long O) {
+static void rotate(long begin, long end, const T* w, T* to, const long* order, long C, long O) {
     constexpr long TILE = 16;  // rows and columns of a part of a matrix that stays in a first-level cache
     for (long t = begin; t < end; ++t)
         for (long c = 0; c < C; c += TILE)
             for (long o = 0; o < O; o += TILE) {
-                const T* const from = w + t * C * O;
-                T* const into = to + (taps - 1 - t) * C * O;
+                const T* const from = w + order[t] * C * O;
+                T* const into = to + t * C * O;
                 for (long k = o; k < std::min(O, o + TILE); ++k)
                     for (long i = c; i < std::min(C, c + TILE); ++i) into[k * C + i] = from[i * O + k];
             }

@@ -13,9 +13,9 @@ from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
 from gpunet.backends.numpy.compiled.library import Library, Longs
+from gpunet.backends.numpy.compiled.parities import Parities, parities
 from gpunet.backends.numpy.conv.primitives import NumpyConv, images_and_work
 from gpunet.backends.numpy.conv.registry import is_depthwise
-from gpunet.backends.numpy.conv.subpixel import rotate, subpixel_geometry
 from gpunet.backends.numpy.gate import open_gate
 from gpunet.geometry import Geometry
 
@@ -50,7 +50,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return super().conv2d_forward(x, w, b, conv, residual)
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
-        given = x, w, b, residual, y, mask, _extents(g), *fused_numbers(conv.activation)
+        given = x, w, b, residual, y, mask, _extents(g), None, *fused_numbers(conv.activation)
         self._spread(loops, f"{topic}_forward", *_pairs_and_work(g), *given)
         return y, mask
 
@@ -85,29 +85,23 @@ class CompiledConv(CompiledActivation, NumpyConv):
         if g.pointwise and (gate is None or gate.mask is None):  # a product of matrices
             return super().conv2d_input_grad(dy, w, conv, gate)
         loops, topic = self._loops_of(g, dy, w, None if gate is None else gate.y)
-        convolution = subpixel_geometry(g) if topic == "conv" or g.stride == (1, 1) else None
-        if loops is None or (convolution is None and topic == "conv"):
+        found = parities(g)
+        if loops is None or found is None:
             return super().conv2d_input_grad(dy, w, conv, gate)
-        opened, dx = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype)
-        if convolution is None:
-            self._spread(loops, "depthwise_input_grad", *images_and_work(g), opened, w, dx, _extents(g))
-            return dx
-        blocks = dx if g.stride == (1, 1) else memory.empty(convolution.y_shape, dy.dtype)
-        given = opened, self._rotated(w, g), None, None, blocks, None, _extents(convolution), *fused_numbers(None)
-        self._spread(loops, f"{topic}_forward", *_pairs_and_work(convolution), *given)
-        if blocks is not dx:
-            given = blocks, dx, _extents(g), *convolution.y_shape[1:3]
-            self._spread(loops, "interleave", len(dx) * g.x_shape[1], prod(g.x_shape[2:]), *given)
+        opened, dx, filters = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype), self._rotated(w, found)
+        if not found.whole:
+            dx.fill(0)
+        for part in found.convolutions:
+            given = opened, filters[part.filters], None, None, dx, None, part.extents, part.places, *fused_numbers(None)
+            self._spread(loops, f"{topic}_forward", len(dx) * part.pairs, part.each, *given)
         return dx
 
-    def _rotated(self, w: Array, g: Geometry) -> Array:
-        """The filters of the convolution that computes an input gradient."""
-        loops = self._loops("conv", w) if g.stride == (1, 1) and g.groups == 1 else None
-        if loops is None:
-            return rotate(w, g.groups, g.stride)
-        (kh, kw), channels, filters = g.window, g.x_shape[3], g.filters
-        rotated = memory.empty((kh, kw, filters, channels), w.dtype)
-        self._spread(loops, "rotate", kh * kw, channels * filters, w, rotated, kh * kw, channels, filters)
+    def _rotated(self, w: Array, found: Parities) -> Array:
+        """The filters of the convolutions that compute an input gradient: (taps, O, C // groups)."""
+        loops, (channels, filters) = self._loops("conv", w), w.shape[2:]
+        assert loops is not None, "the convolution itself is one of these loops"
+        rotated = memory.empty((found.taps, filters, channels), w.dtype)
+        self._spread(loops, "rotate", found.taps, channels * filters, w, rotated, found.order, channels, filters)
         return rotated
 
     def _opened(self, dy: Array, gate: Gate | None, conv: Conv) -> Array:

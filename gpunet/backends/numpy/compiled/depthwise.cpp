@@ -32,13 +32,13 @@ static void convolve(const Band<T>& band, const T* w, long width, T* out) {
 template <typename T>
 static void depthwise_forward(
     long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* given,
-    long kind, double a0, double a1, double a2, double a3) {
+    const Places* places, long kind, double a0, double a1, double a2, double a3) {
     typedef Vector<T> V;
     const Geometry& g = *given;
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
     const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
-    finish_bands<T, V>(begin, end, x, b, residual, y, mask, g, width, true, kind, of, [&](const Band<T>& band, T* out) {
+    finish_bands<T, V>(begin, end, x, b, residual, y, mask, g, places, width, true, kind, of, [&](const Band<T>& band, T* out) {
         convolve<T, V>(band, filters, width, out);
     });
 }
@@ -93,34 +93,3 @@ static void depthwise_weight_grad(
     }
 }
 LOOP(depthwise_weight_grad)
-
-// dx of images begin … last - 1: each pixel of dy (n, OH, OW, C) adds its filter, times itself, to the pixels
-// under its window.
-template <typename T>
-static void depthwise_input_grad(long begin, long last, const T* dy, const T* w, T* dx, const Geometry* given) {
-    typedef Vector<T> V;
-    const Geometry& g = *given;
-    const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
-    const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
-    const long tall = std::max((g.OH - 1) * g.stride_h + (g.KH - 1) * g.dilation_h + 1, g.top + g.H);
-    const long row = std::max((g.OW - 1) * g.stride_w + (g.KW - 1) * g.dilation_w + 1, g.left + g.W) * g.C;
-    const long end = last * g.OH * g.OW * g.O;
-    dx += begin * g.H * g.W * g.C;
-    T* const padded = scratch<T>(0, tall * row + Lanes<T>::COUNT);
-    for (long i = begin, at = begin * g.OH * g.OW * g.O; i < last; ++i) {
-        std::fill(padded, padded + tall * row + Lanes<T>::COUNT, (T)0);
-        for (long p = 0; p < g.OH; ++p)
-            for (long q = 0; q < g.OW; ++q, at += g.O)
-                for (long c = 0; c < g.C; c += Lanes<T>::COUNT) {
-                    const V d = first_of(load_some<V>(dy + at + c, end - at - c), g.C - c);
-                    for (long k = 0; k < g.KH; ++k)
-                        for (long j = 0; j < g.KW; ++j) {
-                            T* const to = padded + (p * g.stride_h + k * g.dilation_h) * row + (q * g.stride_w + j * g.dilation_w) * g.C + c;
-                            store(to, load<V>(to) + d * load<V>(filters + (k * g.KW + j) * width + c));
-                        }
-                }
-        for (long h = 0; h < g.H; ++h, dx += g.W * g.C)
-            memcpy(dx, padded + (g.top + h) * row + g.left * g.C, g.W * g.C * sizeof(T));
-    }
-}
-LOOP(depthwise_input_grad)

@@ -16,6 +16,7 @@ LARGEST = 1 << 20
 """Elements of the second matrix up to which the loops are faster than BLAS and NumPy."""
 LARGEST_TRANSPOSED = 1 << 16
 """The same where it has to be transposed before."""
+ONE_TAP = Longs(0)
 
 
 class CompiledMatmul(CompiledActivation, NumpyMatmul):
@@ -32,10 +33,10 @@ class CompiledMatmul(CompiledActivation, NumpyMatmul):
             return super().matmul(a, b, product if gate is None else replace(product, gate=None))
         if product.transpose_b:
             filters, b = b, memory.empty(b.shape[::-1], b.dtype)
-            self._spread(loops, "rotate", 1, b.size, filters, b, 1, *filters.shape)
+            self._spread(loops, "rotate", 1, b.size, filters, b, ONE_TAP, *filters.shape)
         (rows, inputs), outputs = a.shape, b.shape[1]
         y = memory.empty((rows, outputs), a.dtype)
-        given = a, b, product.bias, None, y, None, _extents(inputs, outputs), *fused_numbers(product.activation)
+        given = a, b, product.bias, None, y, None, _extents(inputs, outputs), None, *fused_numbers(product.activation)
         self._spread(loops, "conv_forward", rows, b.size // PRODUCTS, *given)
         return y
 
