@@ -252,8 +252,14 @@ class Function:
         It is not if two inputs are one parameter, or if some parameters hold a gradient already
         and others do not. The tape then adds up the arrays that `backward` returns.
         """
-        wanted = ((i, t) for i, t in enumerate(self.inputs) if isinstance(t, Parameter) and self._needs[i])
-        held = {i: t for i, t in wanted if t.arena is not None}
+        held = {
+            i: t
+            for i, t in enumerate(self.inputs)
+            if isinstance(t, Parameter) and self._needs[i] and t.arena is not None
+        }
+        if not held:
+            self._destinations, self.accumulate = {}, False
+            return
         written = [t.grad is not None for t in held.values()]
         if len(set(written)) > 1 or len(set(map(id, held.values()))) < len(held):
             held = {}

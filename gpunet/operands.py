@@ -12,6 +12,9 @@ from gpunet.errors import BackendError
 from gpunet.parameters import Parameter
 from gpunet.tensors import Tensor
 
+_PLAIN: dict[Any, str] = {np.dtype(name): name for name in ("float32", "float64")}
+"""Dtypes of which no operand is cast, and their names, which NumPy takes long to make."""
+
 
 def as_operands(
     operation: str, arguments: tuple[str, ...], inputs: tuple[Any, ...], *, moves: bool, single: tuple[str, ...]
@@ -33,6 +36,9 @@ def as_operands(
         TypeError: no input is a tensor, or one has a dtype that does not fit or is not computed.
         BackendError: two inputs are on different backends.
     """
+    alike = _alike(inputs)
+    if alike is not None:
+        return inputs, alike
     given = [t for t in inputs if isinstance(t, Tensor)]
     if not given:
         raise TypeError(f"{operation}: takes at least one tensor; make one with gpunet.tensor(data)")
@@ -67,6 +73,20 @@ def as_operands(
         takes = ", ".join(backend.dtypes)
         raise TypeError(f"{operation}: {dtype} is not computed on {backend.name}, which takes {takes}")
     return tuple(tensors), tuple(operands)
+
+
+def _alike(inputs: tuple[Any, ...]) -> tuple[Array | None, ...] | None:
+    """The arrays of inputs that are tensors of float32 or of float64 on one backend, as they mostly are; None for others."""
+    first = inputs[0] if inputs else None
+    if not isinstance(first, Tensor) or isinstance(first, Parameter) or first.dtype not in _PLAIN:
+        return None
+    backend, dtype = first.backend, first.dtype
+    for t in inputs:
+        if t is not None and not (isinstance(t, Tensor) and t.backend is backend and t.dtype == dtype):
+            return None
+    if _PLAIN[dtype] not in backend.dtypes:
+        return None
+    return tuple([None if t is None else t.operand(dtype) for t in inputs])
 
 
 def _constant(value: Any, backend: Backend, dtype: np.dtype, argument: str) -> Tensor:

@@ -39,7 +39,7 @@ class Fusion(NamedTuple):
 
 def _window(layer: MaxPool2d) -> Any:
     """The window of a pool that a convolution can compute, or None."""
-    unpadded = sides_of("MaxPool2d", layer.padding) in ("valid", ((0, 0), (0, 0)))
+    unpadded = layer.padding == 0 or sides_of("MaxPool2d", layer.padding) in ("valid", ((0, 0), (0, 0)))
     fits = layer.kernel_size == layer.stride == FUSED_POOL and unpadded and not layer.ceil_mode
     return FUSED_POOL if fits else None
 
@@ -52,6 +52,7 @@ FUSIONS = (
     *(Fusion(first, kind, "activation", _function) for first, kind in product((Linear, BatchNorm2d), _ACTIVATIONS)),
     Fusion(Conv2d, MaxPool2d, "pool", _window),
 )
+_OF_KINDS = {(pair.first, pair.second): pair for pair in FUSIONS}
 
 
 def fused(layers: Sequence[Module]) -> Iterator[tuple[Module, dict[str, Any]]]:
@@ -93,9 +94,8 @@ def _taken(first: Module, options: dict[str, Any], second: Module) -> dict[str, 
     """The option with which `first` computes `second` too; empty if it cannot."""
     if first.hooked or second.hooked:
         return {}
-    for pair in FUSIONS:
-        if type(first) is pair.first and type(second) is pair.second:
-            given = (name in options or getattr(first, name, None) is not None for name in (pair.option, *pair.before))
-            if not any(given) and (value := pair.value(second)) is not None:
-                return {pair.option: value}
-    return {}
+    pair = _OF_KINDS.get((type(first), type(second)))
+    if pair is None or (value := pair.value(second)) is None:
+        return {}
+    given = (name in options or getattr(first, name, None) is not None for name in (pair.option, *pair.before))
+    return {} if any(given) else {pair.option: value}

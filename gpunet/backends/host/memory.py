@@ -47,10 +47,11 @@ def release() -> None:
 
 def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     """An array whose elements are not initialised, in memory of an earlier one if any waits."""
-    shape, dtype = tuple(int(n) for n in shape), np.dtype(dtype)
+    dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
     if size < SMALLEST or dtype.kind not in "fiu":
         return np.empty(shape, dtype)
+    shape = tuple(int(n) for n in shape)
     # sizes are rounded up by at most an eighth, so that blocks fit again
     step = 1 << (size.bit_length() - 4)
     size = -(-size // step) * step

@@ -24,6 +24,7 @@ FLAGS = (
     "-fPIC", "-shared",
 )  # fmt: skip
 HERE = Path(__file__).parent
+NUMBERS = (int, float)
 _lock = threading.Lock()
 _address: Any = ctypes.addressof
 _first_byte: Any = ctypes.c_char.from_buffer
@@ -63,7 +64,7 @@ class Library:
         loop = self._loops.get(name)
         if loop is None:
             loop = self._loops[name] = self._found(name)
-        return loop, loop.pack(*map(_passed, arguments))
+        return loop, loop.pack(*[a if type(a) in NUMBERS else 0 if a is None else _passed(a) for a in arguments])
 
     def _found(self, name: str) -> Loop:
         """The loop that the variables of `LOOP` tell of."""
@@ -85,14 +86,13 @@ class Longs:
 
 
 def _passed(argument: Any) -> Any:
+    """An array, `Longs` or a number of NumPy's as a loop takes it."""
     if isinstance(argument, np.ndarray):
         try:
             return _address(_first_byte(argument))  # five times as fast as by the interface
         except (TypeError, ValueError):  # the array is read-only, or empty
             return argument.__array_interface__["data"][0]
-    if isinstance(argument, Longs):
-        return argument.address
-    return 0 if argument is None else argument
+    return argument.address if isinstance(argument, Longs) else argument
 
 
 def library(topic: str, dtype: str) -> Library | None:
