@@ -55,9 +55,23 @@ struct Band {
             }
     }
     long pixels() const { return images * rows * g.OW; }
-    const T* corner(long pixel) const {  // of the window of a result
-        const long q = pixel % g.OW, p = pixel / g.OW % rows, n = pixel / g.OW / rows;
-        return x + n * image + p * g.stride_h * row + q * g.stride_w * g.C;
+};
+
+// The corners of the windows of a band's results, one after another, without a division.
+template <typename T>
+struct Corners {
+    const Band<T>& band;
+    const T *image, *row, *corner;
+    long p = 0, q = 0;
+    explicit Corners(const Band<T>& band) : band(band), image(band.x), row(band.x), corner(band.x) {}
+    const T* next() {
+        const T* const now = corner;
+        corner += band.g.stride_w * band.g.C;
+        if (++q == band.g.OW) {
+            q = 0, corner = row += band.g.stride_h * band.row;
+            if (++p == band.rows) p = 0, corner = row = image += band.image;
+        }
+        return now;
     }
 };
 
@@ -136,12 +150,12 @@ static const T* widened(int slot, const T* values, long rows, long O, long width
     return to;
 }
 
-// How many images, or rows of one, are a block, of some pixels at most: rows are even where there is a pool.
+// How many images, or rows of one, are a block, of some pixels at least and at most: rows are even where there is a pool.
 template <typename T>
-static void block_of(const Geometry& g, long width, long most, long& images, long& rows) {
+static void block_of(const Geometry& g, long width, long least, long most, long& images, long& rows) {
     const long bytes = (g.stride_h * g.W * g.C + g.OW * width) * (long)sizeof(T);
     const long filters = g.taps() * width * (long)sizeof(T);
-    const long wanted = std::min(std::max(BLOCK_BYTES, filters), MOST_BYTES) / bytes;
+    const long wanted = std::max(std::min(std::max(BLOCK_BYTES, filters), MOST_BYTES) / bytes, least / g.OW);
     rows = std::max(2L, std::min(wanted, most / g.OW) / 2 * 2);
     images = std::max(1L, rows / std::max(1L, g.OH));
     rows = std::min(rows, g.OH);
@@ -174,16 +188,16 @@ static void with_fused(long kind, F f) {
     else f(Constant<LINE>(), std::true_type());
 }
 
-// Computes pairs begin … end - 1 of a convolution in bands: compute(band, out) writes sums (pixels, width), which
+// Computes pairs begin … end - 1 of a convolution in bands, of `least` pixels where there are so many: compute(band, out) writes sums (pixels, width), which
 // become y.
 template <typename T, typename V, typename F>
 static void finish_bands(
     long begin, long end, const T* x, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry& g,
-    const Places* places, long width, bool by_vectors, long kind, const Numbers<T>& of, F compute) {
+    const Places* places, long width, long least, bool by_vectors, long kind, const Numbers<T>& of, F compute) {
     const T* const bias = b && width == g.O ? b : widened(2, b, 1, g.O, width);
     const bool direct = !mask && !places && width == g.O;
     long images, rows;
-    block_of<T>(g, width, std::numeric_limits<long>::max(), images, rows);
+    block_of<T>(g, width, least, std::numeric_limits<long>::max(), images, rows);
     for_blocks(begin, end, g, images, rows, [&](long i, long count, long p, long tall) {
         const Band<T> band(g, x + i * g.H * g.W * g.C, count, p, tall, by_vectors);
         const long at = (i * g.OH + p) * g.OW * g.O;
@@ -295,7 +309,7 @@ static void open_bands(
     long count, bool by_vectors, long kind, const Numbers<T>& of, F use) {
     const bool direct = !mask && kind < 0 && width == count;
     long images, rows;
-    block_of<T>(g, width, CHUNK * CHUNKS, images, rows);
+    block_of<T>(g, width, 0, CHUNK * CHUNKS, images, rows);
     for_blocks(begin, end, g, images, rows, [&](long i, long several, long p, long tall) {
         const Band<T> band(g, x + i * g.H * g.W * g.C, several, p, tall, by_vectors);
         if (direct) return use(band, dy + (i * g.OH + p) * g.OW * g.O + first, g.O);

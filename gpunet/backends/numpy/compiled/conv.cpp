@@ -1,79 +1,5 @@
-// Convolution by the formula of gpunet/backends/contract/conv.py, without a matrix of windows. A tile of
-// P pixels and OV vectors of filters stays in registers while all taps are added, channels innermost: each
-// filter is loaded once for P pixels, each element of x once for OV vectors. The weight gradient is the same
-// tile with taps in the place of pixels, summed over pixels.
-#include "band.hpp"
-
-constexpr long SLAB_BYTES = 1 << 17;  // of the filters that are read again for each tile
-constexpr long TERMS = 512;           // that are added one after another, unless a window has more pixels
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int REGISTERS = 32;
-#else
-constexpr int REGISTERS = 16;
-#endif
-
-// Vectors of a tile, and its pixels: what is left of the registers when filters and one element of x have theirs.
-template <int OV> constexpr int PIXELS = (REGISTERS - OV - 1) / OV > 10 ? 10 : (REGISTERS - OV - 1) / OV;
-constexpr int MOST_VECTORS = REGISTERS == 32 ? 4 : 2;
-
-// out[p][v] = (add ? out : 0) + the sum over channels c … c + count - 1 of all taps, which is taken by itself first
-template <typename T, typename V, int P, int OV>
-static inline void add_taps(const Band<T>& band, const T* const (&corners)[P], const T* w, long width, long c, long count, bool add, T* const (&out)[P]) {
-    constexpr long LANES = sizeof(V) / sizeof(T);
-    const Geometry& g = band.g;
-    V acc[P][OV];
-    for (int p = 0; p < P; ++p)
-        for (int v = 0; v < OV; ++v) acc[p][v] = V{};
-    for (long i = 0; i < g.KH; ++i)
-        for (long j = 0; j < g.KW; ++j) {
-            const long away = i * g.dilation_h * band.row + j * g.dilation_w * g.C + c;
-            const T* filter = w + ((i * g.KW + j) * g.C + c) * width;
-            const T* x[P];
-            for (int p = 0; p < P; ++p) x[p] = corners[p] + away;
-            for (long k = 0; k < count; ++k, filter += width) {
-                V f[OV];
-                for (int v = 0; v < OV; ++v) f[v] = load<V>(filter + v * LANES);
-#pragma GCC unroll 16
-                for (int p = 0; p < P; ++p)
-#pragma GCC unroll 4
-                    for (int v = 0; v < OV; ++v) acc[p][v] += x[p][k] * f[v];
-            }
-        }
-    for (int p = 0; p < P; ++p)
-        for (int v = 0; v < OV; ++v) store(out[p] + v * LANES, add ? load<V>(out[p] + v * LANES) + acc[p][v] : acc[p][v]);
-}
-
-// The convolution of a band for OV vectors of filters, in `out` (pixels, width).
-template <typename T, typename V, int OV>
-static void convolve_slab(const Band<T>& band, const T* w, long width, T* out) {
-    constexpr int P = PIXELS<OV>;
-    const Geometry& g = band.g;
-    const long pixels = band.pixels(), each = g.KH * g.KW * OV * (long)sizeof(V);
-    const long channels = std::min(g.C, std::max(1L, std::min(SLAB_BYTES / each, TERMS / (g.KH * g.KW))));
-    T spare[OV * sizeof(V) / sizeof(T)];
-    for (long c = 0; c < g.C; c += channels)
-        for (long first = 0; first < pixels; first += P) {
-            const T* corners[P];
-            T* results[P];
-            for (int p = 0; p < P; ++p) {
-                const bool there = first + p < pixels;
-                corners[p] = band.corner(there ? first + p : first), results[p] = there ? out + (first + p) * width : spare;
-            }
-            add_taps<T, V, P, OV>(band, corners, w, width, c, std::min(channels, g.C - c), c > 0, results);
-        }
-}
-
-template <typename T>
-static void convolve(const Band<T>& band, const T* w, long width, T* out) {
-    typedef Vector<T> V;
-    constexpr long LANES = Lanes<T>::COUNT;
-    if (width < LANES) return convolve_slab<T, HalfVector<T>, 1>(band, w, width, out);
-    long o = 0;
-    if constexpr (MOST_VECTORS == 4)
-        for (; o + 4 * LANES <= width; o += 4 * LANES) convolve_slab<T, V, 4>(band, w + o, width, out + o);
-    for (; o + 2 * LANES <= width; o += 2 * LANES) convolve_slab<T, V, 2>(band, w + o, width, out + o);
-    for (; o < width; o += LANES) convolve_slab<T, V, 1>(band, w + o, width, out + o);
-}
+// Convolution by the formula of gpunet/backends/contract/conv.py, and its gradients.
+#include "products.hpp"
 
 // y of pairs of rows begin … end - 1
 template <typename T>
@@ -85,73 +11,11 @@ static void conv_forward(
     const T* const filters = width == g->O ? w : widened(1, w, g->taps(), g->O, width);
     const auto compute = [&](const Band<T>& band, T* out) { convolve(band, filters, width, out); };
     const auto finish = takes_half<T>(g->O) ? finish_bands<T, HalfVector<T>, decltype(compute)> : finish_bands<T, Vector<T>, decltype(compute)>;
-    finish(begin, end, x, b, residual, y, mask, *g, places, width, false, kind, of, compute);
+    finish(begin, end, x, b, residual, y, mask, *g, places, width, 0, false, kind, of, compute);
 }
 LOOP(conv_forward)
 
 // ---- gradients
-
-constexpr long FILTERS = 64;  // of a job, as `FILTERS` in conv.py
-
-// sums (taps, width) += x times dy for P taps from the first on and OV vectors of filters; pixels of dy lie
-// `pitch` apart.
-template <typename T, typename V, int P, int OV>
-static void add_products(const Band<T>& band, const T* dy, long pitch, long first, T* sums, long width) {
-    constexpr long LANES = sizeof(V) / sizeof(T);
-    const Geometry& g = band.g;
-    const long taps = g.taps(), step = g.stride_w * g.C, lines = band.images * band.rows;
-    long away[P];
-    for (int t = 0; t < P; ++t) {
-        const long tap = std::min(first + t, taps - 1);
-        away[t] = tap / g.C / g.KW * g.dilation_h * band.row + tap / g.C % g.KW * g.dilation_w * g.C + tap % g.C;
-    }
-    for (long line = 0, q = 0; line < lines;) {
-        V acc[P][OV];
-        for (int t = 0; t < P; ++t)
-            for (int v = 0; v < OV; ++v) acc[t][v] = V{};
-        for (long done = 0; done < CHUNK && line < lines;) {
-            const T* const begin = band.x + line / band.rows * band.image + line % band.rows * g.stride_h * band.row;
-            const T* x[P];
-            for (int t = 0; t < P; ++t) x[t] = begin + away[t];
-            const T* d = dy + (line * g.OW + q) * pitch;
-            const long stop = std::min(g.OW, q + CHUNK - done);
-            done += stop - q;
-            for (long k = q * step; k < stop * step; k += step, d += pitch) {
-                V f[OV];
-                for (int v = 0; v < OV; ++v) f[v] = load<V>(d + v * LANES);
-#pragma GCC unroll 16
-                for (int t = 0; t < P; ++t)
-#pragma GCC unroll 4
-                    for (int v = 0; v < OV; ++v) acc[t][v] += x[t][k] * f[v];
-            }
-            q = stop;
-            if (q == g.OW) ++line, q = 0;
-        }
-        for (int t = 0; t < P && first + t < taps; ++t)
-            for (int v = 0; v < OV; ++v) {
-                T* const to = sums + (first + t) * width + v * LANES;
-                store(to, load<V>(to) + acc[t][v]);
-            }
-    }
-}
-
-template <typename T, typename V, int OV>
-static void multiply_slab(const Band<T>& band, const T* dy, long pitch, T* sums, long width) {
-    constexpr int P = PIXELS<OV>;
-    for (long tap = 0; tap < band.g.taps(); tap += P) add_products<T, V, P, OV>(band, dy, pitch, tap, sums, width);
-}
-
-template <typename T>
-static void multiply(const Band<T>& band, const T* dy, long pitch, T* sums, long width) {
-    typedef Vector<T> V;
-    constexpr long LANES = Lanes<T>::COUNT;
-    if (width < LANES) return multiply_slab<T, HalfVector<T>, 1>(band, dy, pitch, sums, width);
-    long o = 0;
-    if constexpr (MOST_VECTORS == 4)
-        for (; o + 4 * LANES <= width; o += 4 * LANES) multiply_slab<T, V, 4>(band, dy + o, pitch, sums + o, width);
-    for (; o + 2 * LANES <= width; o += 2 * LANES) multiply_slab<T, V, 2>(band, dy + o, pitch, sums + o, width);
-    for (; o < width; o += LANES) multiply_slab<T, V, 1>(band, dy + o, pitch, sums + o, width);
-}
 
 // dw (taps, O) and db (O,), unless they are null, += what pairs begin … end - 1 contribute to `count` filters from
 // the first on. Where `only` is not null, there are few pixels, and dw is written there.
@@ -183,13 +47,10 @@ static void conv_weight_grad(
     long begin, long end, const T* dy, const T* x, const T* y, const uint8_t* mask, T* only, double* dw, double* db, long n,
     long parts, const Geometry* g, long kind, double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
-    const long pairs = n * g->pairs();
-    for (long job = begin; job < end; ++job) {
-        const long part = job % parts, first = job / parts * FILTERS, count = std::min(FILTERS, g->O - first);
-        double *const own = dw ? dw + part * g->taps() * g->O : nullptr, *const of_bias = db ? db + part * g->O : nullptr;
+    in_jobs(begin, end, n, parts, *g, dw, db, [&](long from, long to, double* own, double* of_bias, long first, long count) {
         const auto grad = takes_half<T>(count) ? weight_grad<T, HalfVector<T>> : weight_grad<T, Vector<T>>;
-        grad(pairs * part / parts, pairs * (part + 1) / parts, dy, x, y, mask, only, own, of_bias, *g, first, count, kind, of);
-    }
+        grad(from, to, dy, x, y, mask, only, own, of_bias, *g, first, count, kind, of);
+    });
 }
 LOOP(conv_weight_grad)
 

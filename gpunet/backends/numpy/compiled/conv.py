@@ -11,6 +11,7 @@ import numpy as np
 from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into
 from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import QUIET, deliver_both
+from gpunet.backends.numpy.compiled import winograd
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
 from gpunet.backends.numpy.compiled.library import Library, Longs
 from gpunet.backends.numpy.compiled.parities import Parities, parities
@@ -31,7 +32,7 @@ MOST_TAPS = 25
 WIDEST = 1 << 12
 """Pixels of a row of results up to which a weight gradient keeps its digits."""
 MOST_WEIGHTS = 1 << 19
-"""Weights up to which sums of a weight gradient in float64 are faster than BLAS's of parts."""
+"""Weights up to which sums of a weight gradient in float64, of several parts, are faster than BLAS's."""
 FEW_PIXELS = 1 << 14
 """Pixels of which sums in the dtype of the images keep their digits."""
 MOST_DENSE_WEIGHTS = 1 << 16
@@ -50,9 +51,20 @@ class CompiledConv(CompiledActivation, NumpyConv):
             return super().conv2d_forward(x, w, b, conv, residual)
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
+        loops, name, w = self._convolving(loops, topic, w, _is_by_tiles(g))
         given = x, w, b, residual, y, mask, _extents(g), None, *fused_numbers(conv.activation)
-        self._spread(loops, f"{topic}_forward", *_pairs_and_work(g), *given)
+        self._spread(loops, name, *_pairs_and_work(g), *given)
         return y, mask
+
+    def _convolving(self, loops: Library, topic: str, w: Array, by_tiles: bool) -> tuple[Library, str, Array]:
+        """The loop that computes a convolution, with the filters (…, C // groups, O) as it takes them."""
+        tiled = self._loops("winograd", w) if by_tiles and w.dtype == np.float32 else None
+        if tiled is None:
+            return loops, f"{topic}_forward", w
+        c, o = w.shape[-2:]
+        transformed = memory.empty((winograd.POSITIONS, c, o), w.dtype)
+        self._spread(tiled, "winograd_filters", c, 9 * o, w, transformed, c, o)
+        return tiled, "winograd_forward", transformed
 
     def _loops_of(self, g: Geometry, *arrays: Array | None) -> tuple[Library | None, str]:
         """The loops of convolutions of this geometry, if there are any, and their topic."""
@@ -63,12 +75,15 @@ class CompiledConv(CompiledActivation, NumpyConv):
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
         g, (y, activation, mask) = conv.geometry, gate or Gate(None, None, None)
         fits = g.pixels > 0 and g.y_shape[2] <= WIDEST and (mask is None or _fits_in_bytes(mask))
-        loops, topic = self._loops_of(g, dy, x, y) if fits and _is_worth(g) else (None, "")
+        by_tiles = x.dtype == np.float32 and _is_by_tiles(g)
+        loops, topic = self._loops_of(g, dy, x, y) if fits and (by_tiles or _is_worth(g)) else (None, "")
         if loops is None:
             return super().conv2d_weight_grad(dy, x, conv, gate, into)
+        tiled = self._loops("winograd", x) if by_tiles else None
         slabs = 1 if topic == "depthwise" else -(-g.filters // FILTERS)
         whole = _joined(g) if topic == "conv" and _is_dense(g) else g
-        parts = max(1, min(whole.x_shape[0] * _pairs(whole), PARTS // slabs, g.pixels // LEAST_PIXELS))
+        most = 1 if prod(g.w_shape) > MOST_WEIGHTS else PARTS // slabs  # each part has its own dw
+        parts = max(1, min(whole.x_shape[0] * _pairs(whole), most, g.pixels // LEAST_PIXELS))
         only = dw = None  # dw in the dtype of the images, or its parts in float64
         if topic == "conv" and g.pixels <= FEW_PIXELS and (parts == 1 or prod(g.w_shape) > MOST_WEIGHTS):
             parts, only = 1, memory.empty(g.w_shape, x.dtype) if into.add else _written(into.weight, g, x.dtype)
@@ -77,7 +92,8 @@ class CompiledConv(CompiledActivation, NumpyConv):
         db = np.zeros((parts, g.filters)) if into.needs_bias else None
         given = dy, x, y, mask, only, dw, db, whole.x_shape[0], parts, _extents(whole), *fused_numbers(activation)
         images, each = images_and_work(g)
-        self._spread(loops, f"{topic}_weight_grad", parts * slabs, images * each // (parts * slabs), *given)
+        loops, name = (loops, f"{topic}_weight_grad") if tiled is None else (tiled, "winograd_weight_grad")
+        self._spread(loops, name, parts * slabs, images * each // (parts * slabs), *given)
         return deliver_both(only if dw is None else _summed(dw), None if db is None else _summed(db), into, x.dtype)
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
@@ -92,8 +108,9 @@ class CompiledConv(CompiledActivation, NumpyConv):
         if not found.whole:
             dx.fill(0)
         for part in found.convolutions:
-            given = opened, filters[part.filters], None, None, dx, None, part.extents, part.places, *fused_numbers(None)
-            self._spread(loops, f"{topic}_forward", len(dx) * part.pairs, part.each, *given)
+            by, name, own = self._convolving(loops, topic, filters[part.filters], part.by_tiles)
+            given = opened, own, None, None, dx, None, part.extents, part.places, *fused_numbers(None)
+            self._spread(by, name, len(dx) * part.pairs, part.each, *given)
         return dx
 
     def _rotated(self, w: Array, found: Parities) -> Array:
@@ -116,6 +133,11 @@ class CompiledConv(CompiledActivation, NumpyConv):
         given = dy, gate.y, gate.mask, opened, _extents(g), *fused_numbers(gate.activation)
         self._spread(loops, "conv_open", len(dy) * _pairs(g), 2 * prod(g.y_shape[2:]), *given)
         return opened
+
+
+@lru_cache(maxsize=1024)
+def _is_by_tiles(g: Geometry) -> bool:
+    return winograd.is_worth(g.window, {*g.stride, *g.dilation}, g.w_shape[2], g.filters, g.y_shape[:3])
 
 
 def _pairs(g: Geometry) -> int:

@@ -38,7 +38,7 @@ static void depthwise_forward(
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
     const long width = (g.O + Lanes<T>::COUNT - 1) / Lanes<T>::COUNT * Lanes<T>::COUNT;
     const T* const filters = width == g.O ? w : widened(1, w, g.KH * g.KW, g.O, width);
-    finish_bands<T, V>(begin, end, x, b, residual, y, mask, g, places, width, true, kind, of, [&](const Band<T>& band, T* out) {
+    finish_bands<T, V>(begin, end, x, b, residual, y, mask, g, places, width, 0, true, kind, of, [&](const Band<T>& band, T* out) {
         convolve<T, V>(band, filters, width, out);
     });
 }

@@ -113,13 +113,15 @@ static inline void store_some(T* p, V v, long left) {
 template <typename V>
 using Bytes = typename Element<V>::Bytes;
 
-// Memory of one thread that is kept from call to call.
+// Memory of one thread that is kept from call to call. It begins with a line of the cache, so that no vector of it lies in
+// two lines.
 template <typename T>
 static T* scratch(int slot, long count) {
-    static thread_local struct { std::unique_ptr<T[]> memory; long count = 0; } kept[4];
+    constexpr size_t LINE = 64;
+    static thread_local struct { std::unique_ptr<char[]> memory; long count = 0; } kept[6];
     auto& own = kept[slot];
-    if (own.count < count) own.memory.reset(new T[count]), own.count = count;
-    return own.memory.get();
+    if (own.count < count) own.memory.reset(new char[count * sizeof(T) + LINE]), own.count = count;
+    return (T*)(((uintptr_t)own.memory.get() + LINE - 1) / LINE * LINE);
 }
 
 // v with 0 in the places from `count` on

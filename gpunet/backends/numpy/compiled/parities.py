@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
+from gpunet.backends.numpy.compiled import winograd
 from gpunet.backends.numpy.compiled.library import Longs
 from gpunet.backends.numpy.conv.primitives import FEW_CHANNELS, FEW_PRODUCTS
 from gpunet.backends.numpy.threads import PRODUCTS
@@ -42,6 +43,8 @@ class Parity(NamedTuple):
     """Elements of work of a pair."""
     filters: slice
     """Its taps, among those of all."""
+    by_tiles: bool
+    """Whether it is computed as `winograd.is_worth` says."""
 
 
 class Parities(NamedTuple):
@@ -98,4 +101,6 @@ def _parity(g: Geometry, up: Side, across: Side, filters: slice) -> Parity:
     channels = o // g.groups
     adds = 2 * across.pixels * (filters.stop - filters.start) * channels * c
     each = adds // (FEW_PRODUCTS if channels < FEW_CHANNELS else PRODUCTS)
-    return Parity(extents, places, -(-up.pixels // 2), max(1, each), filters)
+    window, results = (len(up.taps), len(across.taps)), (g.x_shape[0], up.pixels, across.pixels)
+    by_tiles = winograd.is_worth(window, set(g.dilation), channels, g.w_shape[2], results)
+    return Parity(extents, places, -(-up.pixels // 2), max(1, each), filters, by_tiles)
