@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpunet.augmentation import Augmentation, Choices
-from gpunet.backends.contract import BatchRequest, Gathered, Samples
+from gpunet.backends.contract import Array, BatchRequest, Gathered, Samples
 from gpunet.backends.host.arrays import HostArrays, deliver
 
 
@@ -14,18 +16,22 @@ class NumpyAugment(HostArrays):
 
     def gather_augment(self, samples: Samples, batch: BatchRequest, out: Gathered | None = None) -> Gathered:
         rows, *_ = samples.output_shape(batch)
-        images, labels, order, augmentation = samples
+        labels, order = samples.labels, samples.order
         start, epoch = batch.start, batch.epoch
         if batch.clock is not None:
             step, epoch = (int(counter) for counter in batch.clock.counters)
             start = step % batch.clock.steps * batch.clock.stride
         index = order[np.minimum(np.arange(start, start + rows), len(order) - 1)]
-        x = augment(images[index], index, augmentation, seed=batch.seed, epoch=epoch, operation="gather_augment")
-        if augmentation.mean:
-            x = self.cast(x, batch.dtype or np.float32)
+        x = self._gathered(samples, index, seed=batch.seed, epoch=epoch, dtype=batch.dtype or np.float32)
         out_x, out_y = out or (None, None)
         y = None if labels is None else deliver(labels[index], out_y, accumulate=False)
         return deliver(x, out_x, accumulate=False), y
+
+    def _gathered(self, samples: Samples, index: Array, *, seed: int, epoch: int, dtype: Any) -> Array:
+        """The images at positions `index` of a data set, augmented; in a dtype if they are normalised."""
+        images, _, _, a = samples
+        x = augment(images[index], index, a, seed=seed, epoch=epoch, operation="gather_augment")
+        return self.cast(x, dtype) if a.mean else x
 
 
 def augment(
@@ -46,7 +52,7 @@ def augment(
     if a.mean and images.dtype != np.uint8 and images.dtype.kind != "f":
         raise TypeError(f"{operation}: images are {images.dtype} but must be uint8 or float")
     shape = a.output_shape(operation, images.shape[1:])
-    if (a.size, a.padding, a.flip, a.vertical, a.cutout) == (None, 0, "none", False, 0):  # nothing is drawn
+    if draws_nothing(a):
         return _normalized(images, a) if a.mean else images.copy()
     chosen = a.choices(index, images.shape[1:], seed=seed, epoch=epoch)
     y = images.copy() if a.size is None and not a.padding else _cropped(images, a, chosen, shape)
@@ -61,6 +67,11 @@ def augment(
     if a.cutout and a.cutout_last:
         y[_hole(a, chosen, shape)] = 0
     return y
+
+
+def draws_nothing(a: Augmentation) -> bool:
+    """Whether images keep their pixels in their places."""
+    return (a.size, a.padding, a.flip, a.vertical, a.cutout) == (None, 0, "none", False, 0)
 
 
 def _cropped(images: np.ndarray, a: Augmentation, chosen: Choices, shape: tuple[int, int, int]) -> np.ndarray:

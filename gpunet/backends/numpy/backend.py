@@ -2,8 +2,8 @@
 
 from gpunet.backends.host.linear import HostLinear
 from gpunet.backends.numpy.arrays import NumpyArrays
-from gpunet.backends.numpy.augment import NumpyAugment
 from gpunet.backends.numpy.compiled.activation import CompiledActivation
+from gpunet.backends.numpy.compiled.augment import CompiledAugment
 from gpunet.backends.numpy.compiled.conv import CompiledConv
 from gpunet.backends.numpy.compiled.loss import CompiledLoss
 from gpunet.backends.numpy.compiled.matmul import CompiledMatmul
@@ -17,7 +17,7 @@ from gpunet.backends.numpy.local import NumpyLocal
 
 class NumpyBackend(
     NumpyArrays, CompiledConv, HostLinear, CompiledMatmul, CompiledPool, CompiledNorm, CompiledActivation, CompiledLoss,
-    CompiledResample, NumpyLocal, CompiledRandom, NumpyAugment, CompiledUpdate,
+    CompiledResample, NumpyLocal, CompiledRandom, CompiledAugment, CompiledUpdate,
 ):  # fmt: skip
     """Computes with compiled loops where they can be had, and with BLAS, strided views and threads; see
     `CompiledLoops` for its arguments."""
