@@ -11,7 +11,7 @@ kernels/gather_augment.cu.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ import numpy as np
 from gpunet import random
 
 BORDERS = ("zero", "reflect")
+Draw = Callable[[int, str, np.ndarray, int], np.ndarray]
 FLIPS = ("none", "random", "alternate")
 
 
@@ -94,10 +95,16 @@ class Augmentation:
         scale, shift = (1 / (unit * std)).astype(np.float32), (-mean / std).astype(np.float32)
         return np.broadcast_to(scale, channels), np.broadcast_to(shift, channels)
 
-    def choices(self, index: np.ndarray, shape: Sequence[int], *, seed: int, epoch: int) -> Choices:
-        """Draw the choices for images (H, W, C) at the positions `index` (N,) of their data set."""
+    def choices(
+        self, index: np.ndarray, shape: Sequence[int], *, seed: int, epoch: int, draw: Draw = random.sample_words
+    ) -> Choices:
+        """Draw the choices for images (H, W, C) at the positions `index` (N,) of their data set.
+
+        Args:
+            draw: gives the words that `gpunet.random.sample_words` does.
+        """
         (height, width, _), (h, w, _), n = shape, self.output_shape("choices", shape), len(index)
-        words = random.sample_words(seed, "augment", index, epoch)
+        words = draw(seed, "augment", index, epoch)
         spare_rows, spare_columns = height + 2 * self.padding - h, width + 2 * self.padding - w
         row, column = np.full(n, spare_rows // 2), np.full(n, spare_columns // 2)
         if self.random_crop:
@@ -106,7 +113,7 @@ class Augmentation:
         if self.flip == "random":
             mirrored = words[2] >> np.uint64(63) == 1
         elif self.flip == "alternate":
-            mirrored = random.sample_words(seed, "augment", index, 0)[2] >> np.uint64(63) != epoch % 2
+            mirrored = draw(seed, "augment", index, 0)[2] >> np.uint64(63) != epoch % 2
         if self.vertical:
             upended = words[2] >> np.uint64(62) & np.uint64(1) == 1
         hole_row = _below(words[3], h) - self.cutout // 2

@@ -5,7 +5,7 @@
 #else
 #pragma GCC optimize("fp-contract=off")
 #endif
-#include "loops.hpp"
+#include "philox.hpp"
 
 struct Sizes {
     long H, W, C, h, w, padding, cutout;  // of an image, of a result, and of what is added and cut out
@@ -28,19 +28,16 @@ static long inside(long i, long extent, long padding, bool reflect) {
     return at < extent ? at : period - at;
 }
 
-// The bytes of row i of a result: those of the image itself, where they can be read there, or copies in `space`.
-static const uint8_t* line_of(const uint8_t* image, const Sizes& s, const Chosen& chosen, long n, long i, uint8_t* space) {
-    if (chosen.upended && chosen.upended[n]) i = s.h - 1 - i;
-    const long row = inside(i + (chosen.row ? chosen.row[n] : 0), s.H, s.padding, s.reflect);
-    const long first = chosen.column ? chosen.column[n] : 0, from = first - s.padding;
-    const bool mirrored = chosen.mirrored && chosen.mirrored[n];
-    if (row < 0) return (const uint8_t*)memset(space, 0, s.w * s.C);
-    const uint8_t* const bytes = image + row * s.W * s.C;
-    if (!mirrored && from >= 0 && from + s.w <= s.W) return bytes + from * s.C;
-    for (long j = 0; j < s.w; ++j) {
-        const long column = inside(first + (mirrored ? s.w - 1 - j : j), s.W, s.padding, s.reflect);
-        for (long c = 0; c < s.C; ++c) space[j * s.C + c] = column < 0 ? 0 : bytes[column * s.C + c];
-    }
+// The bytes of row i of a result: those of the image itself, where they can be read there, or copies in `space`; by the
+// columns of the image that those of the result are.
+template <long CHANNELS>
+static const uint8_t* line_of(const uint8_t* image, const Sizes& s, long row, const long* columns, uint8_t* space) {
+    const long c = CHANNELS ? CHANNELS : s.C;
+    if (row < 0) return (const uint8_t*)memset(space, 0, s.w * c);
+    const uint8_t* const bytes = image + row * s.W * c;
+    if (columns[0] >= 0 && columns[s.w - 1] == columns[0] + s.w - 1) return bytes + columns[0] * c;
+    for (long j = 0; j < s.w; ++j)
+        for (long k = 0; k < c; ++k) space[j * c + k] = columns[j] < 0 ? 0 : bytes[columns[j] * c + k];
     return space;
 }
 
@@ -55,9 +52,15 @@ static void gather(
     std::vector<T> scales(length), shifts(length);
     for (long k = 0; k < length; ++k) scales[k] = scale[k % s.C], shifts[k] = shift[k % s.C];
     std::vector<uint8_t> space(length);
-    for (long n = begin; n < end; ++n)
+    std::vector<long> columns(s.w);
+    const auto lines = s.C == 1 ? line_of<1> : s.C == 3 ? line_of<3> : line_of<0>;
+    for (long n = begin; n < end; ++n) {
+        const bool turned = chosen.mirrored && chosen.mirrored[n], upside = chosen.upended && chosen.upended[n];
+        const long top = chosen.row ? chosen.row[n] : 0, left = chosen.column ? chosen.column[n] : 0;
+        for (long j = 0; j < s.w; ++j) columns[j] = inside(left + (turned ? s.w - 1 - j : j), s.W, s.padding, s.reflect);
         for (long i = 0; i < s.h; ++i) {
-            const uint8_t* line = line_of(images + index[n] * s.H * s.W * s.C, s, chosen, n, i, space.data());
+            const long row = inside(top + (upside ? s.h - 1 - i : i), s.H, s.padding, s.reflect);
+            const uint8_t* line = lines(images + index[n] * s.H * s.W * s.C, s, row, columns.data(), space.data());
             T* const to = y + (n * s.h + i) * length;
             long from = 0, count = 0;  // the pixels that are cut out
             if (s.cutout && i >= hole_row[n] && i < hole_row[n] + s.cutout) {
@@ -67,5 +70,19 @@ static void gather(
             for (long k = 0; k < length; ++k) to[k] = (T)line[k] * scales[k] + shifts[k];
             for (long k = from * s.C; k < (from + count) * s.C; ++k) to[k] = s.last ? 0 : shifts[k];
         }
+    }
 }
 LOOP(gather)
+
+// words (4, n) of the first block of the stream of each sample begin … end - 1
+template <typename T>
+static void sample_words(long begin, long end, const long* samples, uint64_t* words, long n, const Stream* stream) {
+    for (long i = begin; i < end; ++i) {
+        Stream of = *stream;
+        of.call = samples[i];
+        uint64_t block[4];
+        draw(of, 0, block);
+        for (int k = 0; k < 4; ++k) words[k * n + i] = block[k];
+    }
+}
+LOOP(sample_words)

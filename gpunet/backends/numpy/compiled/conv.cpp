@@ -69,18 +69,20 @@ static void conv_open(
 }
 LOOP(conv_open)
 
-// Filters begin … end - 1 of those that compute an input gradient, (taps, O, C): w (taps, C, O) in another order, each
-// with its channels exchanged.
+constexpr long TILE = 16;  // rows and columns of a part of a matrix that stays in a first-level cache
+
+// The filters that compute an input gradient, (taps, O, C): w (taps, C, O) in another order, each with its channels
+// exchanged; parts begin … end - 1 of them, of `TILE` channels of a tap.
 template <typename T>
 static void rotate(long begin, long end, const T* w, T* to, const long* order, long C, long O) {
-    constexpr long TILE = 16;  // rows and columns of a part of a matrix that stays in a first-level cache
-    for (long t = begin; t < end; ++t)
-        for (long c = 0; c < C; c += TILE)
-            for (long o = 0; o < O; o += TILE) {
-                const T* const from = w + order[t] * C * O;
-                T* const into = to + t * C * O;
-                for (long k = o; k < std::min(O, o + TILE); ++k)
-                    for (long i = c; i < std::min(C, c + TILE); ++i) into[k * C + i] = from[i * O + k];
-            }
+    const long tiles = (C + TILE - 1) / TILE;
+    for (long part = begin; part < end; ++part) {
+        const long c = part % tiles * TILE;
+        const T* const from = w + order[part / tiles] * C * O;
+        T* const into = to + part / tiles * C * O;
+        for (long o = 0; o < O; o += TILE)
+            for (long k = o; k < std::min(O, o + TILE); ++k)
+                for (long i = c; i < std::min(C, c + TILE); ++i) into[k * C + i] = from[i * O + k];
+    }
 }
 LOOP(rotate)

@@ -14,7 +14,7 @@ from gpunet.backends.host.arrays import QUIET, deliver_both
 from gpunet.backends.numpy.compiled import winograd
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
 from gpunet.backends.numpy.compiled.library import Library, Longs
-from gpunet.backends.numpy.compiled.parities import Parities, parities
+from gpunet.backends.numpy.compiled.parities import TILE, Parities, parities, tiles_of
 from gpunet.backends.numpy.conv.primitives import NumpyConv, images_and_work
 from gpunet.backends.numpy.conv.registry import is_depthwise
 from gpunet.backends.numpy.gate import open_gate
@@ -25,8 +25,8 @@ FILTERS = 64
 PARTS = 16
 """Jobs at most of a weight gradient: a part of the rows and `FILTERS` filters each. The gradients of
 the parts are then added in their order."""
-LEAST_PIXELS = 1 << 10
-"""Pixels of a part at least."""
+LEAST_PIXELS = {"conv": 1 << 10, "depthwise": 1 << 8}
+"""Pixels of a part at least, by topic."""
 MOST_TAPS = 25
 """Taps of a depthwise filter whose gradient is taken in registers; as in depthwise.cpp."""
 WIDEST = 1 << 12
@@ -83,7 +83,7 @@ class CompiledConv(CompiledActivation, NumpyConv):
         slabs = 1 if topic == "depthwise" else -(-g.filters // FILTERS)
         whole = _joined(g) if topic == "conv" and _is_dense(g) else g
         most = 1 if prod(g.w_shape) > MOST_WEIGHTS else PARTS // slabs  # each part has its own dw
-        parts = max(1, min(whole.x_shape[0] * _pairs(whole), most, g.pixels // LEAST_PIXELS))
+        parts = max(1, min(whole.x_shape[0] * _pairs(whole), most, g.pixels // LEAST_PIXELS[topic]))
         only = dw = None  # dw in the dtype of the images, or its parts in float64
         if topic == "conv" and g.pixels <= FEW_PIXELS and (parts == 1 or prod(g.w_shape) > MOST_WEIGHTS):
             parts, only = 1, memory.empty(g.w_shape, x.dtype) if into.add else _written(into.weight, g, x.dtype)
@@ -118,7 +118,8 @@ class CompiledConv(CompiledActivation, NumpyConv):
         loops, (channels, filters) = self._loops("conv", w), w.shape[2:]
         assert loops is not None, "the convolution itself is one of these loops"
         rotated = memory.empty((found.taps, filters, channels), w.dtype)
-        self._spread(loops, "rotate", found.taps, channels * filters, w, rotated, found.order, channels, filters)
+        parts = found.taps * tiles_of(channels)
+        self._spread(loops, "rotate", parts, TILE * filters, w, rotated, found.order, channels, filters)
         return rotated
 
     def _opened(self, dy: Array, gate: Gate | None, conv: Conv) -> Array:

@@ -9,13 +9,15 @@ from gpunet.backends.contract import PLAIN_PRODUCT, Array, Product
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.compiled.activation import CompiledActivation, fused_numbers
 from gpunet.backends.numpy.compiled.library import Longs
+from gpunet.backends.numpy.compiled.parities import TILE, tiles_of
 from gpunet.backends.numpy.matmul import NumpyMatmul
 from gpunet.backends.numpy.threads import PRODUCTS
 
 LARGEST = 1 << 20
 """Elements of the second matrix up to which the loops are faster than BLAS and NumPy."""
 LARGEST_TRANSPOSED = 1 << 16
-"""The same where it has to be transposed before."""
+"""The same where it has to be transposed before, for fewer rows of the first than `MANY_ROWS`."""
+MANY_ROWS = 1 << 8
 ONE_TAP = Longs(0)
 
 
@@ -26,14 +28,14 @@ class CompiledMatmul(CompiledActivation, NumpyMatmul):
         gate = product.gate
         if gate is not None and gate.activation is not None:
             a = self.activation_backward(a, gate.y, gate.activation)
-        largest = LARGEST_TRANSPOSED if product.transpose_b else LARGEST
+        largest = LARGEST_TRANSPOSED if product.transpose_b and len(a) < MANY_ROWS else LARGEST
         takes = not product.transpose_a and product.out is None and 0 < b.size <= largest
         loops = self._loops("conv", a, b, product.bias) if takes else None
         if loops is None:
             return super().matmul(a, b, product if gate is None else replace(product, gate=None))
         if product.transpose_b:
             filters, b = b, memory.empty(b.shape[::-1], b.dtype)
-            self._spread(loops, "rotate", 1, b.size, filters, b, ONE_TAP, *filters.shape)
+            self._spread(loops, "rotate", tiles_of(len(filters)), TILE * len(b), filters, b, ONE_TAP, *filters.shape)
         (rows, inputs), outputs = a.shape, b.shape[1]
         y = memory.empty((rows, outputs), a.dtype)
         given = a, b, product.bias, None, y, None, _extents(inputs, outputs), None, *fused_numbers(product.activation)

@@ -17,6 +17,9 @@ from gpunet.backends.numpy.conv.primitives import FEW_CHANNELS, FEW_PRODUCTS
 from gpunet.backends.numpy.threads import PRODUCTS
 from gpunet.geometry import Geometry
 
+TILE = 16
+"""Channels of a tap that are exchanged at a time, as in conv.cpp."""
+
 
 class Side(NamedTuple):
     """One remainder along one axis."""
@@ -76,6 +79,11 @@ def parities(g: Geometry) -> Parities | None:
         order += (i * g.window[1] + j for i, j in product(up.taps, across.taps))
         convolutions.append(_parity(g, up, across, slice(first, len(order))))
     return Parities(convolutions, len(order), Longs(*order), whole)
+
+
+def tiles_of(channels: int) -> int:
+    """Parts of a tap whose channels are exchanged at a time."""
+    return -(-channels // TILE)
 
 
 def _sides(g: Geometry, axis: int) -> list[Side]:
