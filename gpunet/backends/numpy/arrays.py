@@ -42,7 +42,9 @@ class NumpyArrays(NumpyThreads):
 
 def _is_by_channel(a: Array, b: Array, out: Array | None) -> bool:
     """Whether b (C,) are values of the few channels of many pixels a (…, C), all as they lie in memory."""
-    if b.ndim != 1 or a.ndim < 2 or a.shape[-1] != len(b) or not 1 < len(b) < ROW or a.dtype != b.dtype:
+    if b.ndim != 1 or a.ndim < 2 or a.shape[-1] != len(b) or not 1 < len(b) < ROW:
+        return False
+    if a.dtype != b.dtype or a.dtype.char not in "fd":
         return False
     fits = out is None or (out.shape == a.shape and out.dtype == a.dtype and out.flags.c_contiguous)
     return fits and a.flags.c_contiguous and a.size >= LEAST_PIXELS * len(b)

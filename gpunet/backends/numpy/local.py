@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -70,8 +71,8 @@ class NumpyLocal(NumpyThreads):
         self._parallel(work, shape[0], _work_of_row(geometry))
         if not into.needs_bias:
             return dw, None
-        db = add_rows(dy.reshape(len(dy), prod(dy.shape[1:]))).reshape(dy.shape[1:])
-        return dw, deliver(db, into.bias, into.add)
+        db = self._alone(partial(add_rows, dy.reshape(len(dy), prod(dy.shape[1:]))))
+        return dw, deliver(db.reshape(dy.shape[1:]), into.bias, into.add)
 
 
 def _work_of_row(g: Geometry) -> int:

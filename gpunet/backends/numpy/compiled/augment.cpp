@@ -12,13 +12,6 @@ struct Sizes {
     long reflect, last;                   // whether the border mirrors the image; whether it is cut out after the normalisation
 };
 
-// For each image, where its crop and its hole begin, and whether it is turned; null pointers if nothing is done.
-struct Chosen {
-    const long *row, *column;
-    const uint8_t *mirrored, *upended;
-    const long *hole_row, *hole_column;
-};
-
 // Pixel i of a padded axis in the image, as numpy.pad has it; -1 for a zero.
 static long inside(long i, long extent, long padding, bool reflect) {
     i -= padding;
@@ -41,13 +34,13 @@ static const uint8_t* line_of(const uint8_t* image, const Sizes& s, long row, co
     return space;
 }
 
-// Images begin … end - 1 of a batch (n, h, w, C): y = x scale + shift, with a scale and a shift for each channel.
+// Images begin … end - 1 of a batch (n, h, w, C): y = x scale + shift, with a scale and a shift for each channel. For each
+// image, where its crop and its hole begin, and whether it is turned; null pointers if nothing is done.
 template <typename T>
 static void gather(
     long begin, long end, const uint8_t* images, const long* index, T* y, const Sizes* sizes, const long* row, const long* column,
     const uint8_t* mirrored, const uint8_t* upended, const long* hole_row, const long* hole_column, const T* scale, const T* shift) {
     const Sizes& s = *sizes;
-    const Chosen chosen = {row, column, mirrored, upended, hole_row, hole_column};
     const long length = s.w * s.C;
     std::vector<T> scales(length), shifts(length);
     for (long k = 0; k < length; ++k) scales[k] = scale[k % s.C], shifts[k] = shift[k % s.C];
@@ -55,12 +48,12 @@ static void gather(
     std::vector<long> columns(s.w);
     const auto lines = s.C == 1 ? line_of<1> : s.C == 3 ? line_of<3> : line_of<0>;
     for (long n = begin; n < end; ++n) {
-        const bool turned = chosen.mirrored && chosen.mirrored[n], upside = chosen.upended && chosen.upended[n];
-        const long top = chosen.row ? chosen.row[n] : 0, left = chosen.column ? chosen.column[n] : 0;
+        const bool turned = mirrored && mirrored[n], upside = upended && upended[n];
+        const long top = row ? row[n] : 0, left = column ? column[n] : 0;
         for (long j = 0; j < s.w; ++j) columns[j] = inside(left + (turned ? s.w - 1 - j : j), s.W, s.padding, s.reflect);
         for (long i = 0; i < s.h; ++i) {
-            const long row = inside(top + (upside ? s.h - 1 - i : i), s.H, s.padding, s.reflect);
-            const uint8_t* line = lines(images + index[n] * s.H * s.W * s.C, s, row, columns.data(), space.data());
+            const long of_image = inside(top + (upside ? s.h - 1 - i : i), s.H, s.padding, s.reflect);
+            const uint8_t* line = lines(images + index[n] * s.H * s.W * s.C, s, of_image, columns.data(), space.data());
             T* const to = y + (n * s.h + i) * length;
             long from = 0, count = 0;  // the pixels that are cut out
             if (s.cutout && i >= hole_row[n] && i < hole_row[n] + s.cutout) {
@@ -68,7 +61,7 @@ static void gather(
                 count = std::max(0L, std::min(s.w, hole_column[n] + s.cutout) - from);
             }
             for (long k = 0; k < length; ++k) to[k] = (T)line[k] * scales[k] + shifts[k];
-            for (long k = from * s.C; k < (from + count) * s.C; ++k) to[k] = s.last ? 0 : shifts[k];
+            for (long k = from * s.C; k < (from + count) * s.C; ++k) to[k] = s.last ? 0 : (T)0 * scales[k] + shifts[k];
         }
     }
 }

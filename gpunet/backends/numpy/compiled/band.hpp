@@ -2,7 +2,6 @@
 // cache with what is computed of them, so that padding, bias, residual, activation and pool cost no pass over
 // memory; and the gates that take gradients back through activation and pool.
 #pragma once
-#include <limits>
 
 #include "activations.hpp"
 
@@ -102,7 +101,8 @@ static void finish(const T* out, long width, const T* b, const T* residual, T* y
 
 // The same for a band of images from i on whose results stand apart.
 template <Kind KIND, bool ANY, typename T, typename V>
-static void finish_apart(const Band<T>& band, long i, const T* out, long width, const T* b, T* y, const Places& at, const Numbers<T>& of) {
+static void finish_apart(
+    const Band<T>& band, long i, const T* out, long width, const T* b, T* y, const Places& at, const Numbers<T>& of) {
     y += at.first + i * at.image + band.first * at.row;
     for (long n = 0; n < band.images; ++n)
         for (long p = 0; p < band.rows; ++p)
@@ -188,8 +188,8 @@ static void with_fused(long kind, F f) {
     else f(Constant<LINE>(), std::true_type());
 }
 
-// Computes pairs begin … end - 1 of a convolution in bands, of `least` pixels where there are so many: compute(band, out) writes sums (pixels, width), which
-// become y.
+// Computes pairs begin … end - 1 of a convolution in bands, of `least` pixels where there are so many: compute(band, out)
+// writes sums (pixels, width), which become y.
 template <typename T, typename V, typename F>
 static void finish_bands(
     long begin, long end, const T* x, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry& g,

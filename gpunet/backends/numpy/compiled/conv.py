@@ -21,7 +21,7 @@ from gpunet.backends.numpy.gate import open_gate
 from gpunet.geometry import Geometry
 
 FILTERS = 64
-"""Filters whose weight gradient is taken at a time, as `FILTERS` in conv.cpp."""
+"""Filters whose weight gradient is taken at a time, as `FILTERS` in products.hpp."""
 PARTS = 16
 """Jobs at most of a weight gradient: a part of the rows and `FILTERS` filters each. The gradients of
 the parts are then added in their order."""
@@ -101,10 +101,11 @@ class CompiledConv(CompiledActivation, NumpyConv):
         if g.pointwise and (gate is None or gate.mask is None):  # a product of matrices
             return super().conv2d_input_grad(dy, w, conv, gate)
         loops, topic = self._loops_of(g, dy, w, None if gate is None else gate.y)
-        found = parities(g)
-        if loops is None or found is None:
+        found, rotating = parities(g), self._loops("conv", w)
+        if loops is None or rotating is None or found is None:
             return super().conv2d_input_grad(dy, w, conv, gate)
-        opened, dx, filters = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype), self._rotated(w, found)
+        opened, dx = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype)
+        filters = self._rotated(rotating, w, found)
         if not found.whole:
             dx.fill(0)
         for part in found.convolutions:
@@ -113,10 +114,9 @@ class CompiledConv(CompiledActivation, NumpyConv):
             self._spread(by, name, len(dx) * part.pairs, part.each, *given)
         return dx
 
-    def _rotated(self, w: Array, found: Parities) -> Array:
+    def _rotated(self, loops: Library, w: Array, found: Parities) -> Array:
         """The filters of the convolutions that compute an input gradient: (taps, O, C // groups)."""
-        loops, (channels, filters) = self._loops("conv", w), w.shape[2:]
-        assert loops is not None, "the convolution itself is one of these loops"
+        channels, filters = w.shape[2:]
         rotated = memory.empty((found.taps, filters, channels), w.dtype)
         parts = found.taps * tiles_of(channels)
         self._spread(loops, "rotate", parts, TILE * filters, w, rotated, found.order, channels, filters)

@@ -131,8 +131,7 @@ static void input_gradient(
 
 // ---- batch normalisation: x (pixels, C)
 
-// Of blocks first … last - 1 of `block` pixels each: parts (blocks, 2, C).
-
+// parts (blocks, 2, C): the moments of blocks first … last - 1, of `block` pixels each.
 template <typename T>
 static void batch_moments(long first, long last, const T* x, long pixels, long c, long block, double* parts) {
     const Rows<T> rows(c);
@@ -142,7 +141,7 @@ static void batch_moments(long first, long last, const T* x, long pixels, long c
     }
 }
 
-// The moments of all blocks, of channels first … last - 1; the running ones, unless they are null, take their share.
+// The moments of all blocks, of channels first … last - 1, of which the running ones take their share.
 template <typename T>
 static void join_batch_moments(
     long first, long last, const double* parts, long pixels, long c, long block, T* mean, T* variance, T* running_mean,

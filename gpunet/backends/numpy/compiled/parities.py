@@ -35,7 +35,7 @@ class Side(NamedTuple):
 
 
 class Parity(NamedTuple):
-    """One of the convolutions, as `conv_forward` and `depthwise_forward` take it."""
+    """One of the convolutions, as `conv_forward`, `winograd_forward` and `depthwise_forward` take it."""
 
     extents: Longs
     places: Longs | None

@@ -3,23 +3,22 @@
 
 #include "products.hpp"
 
-// Channels begin … end - 1 of filters (9, C, O), transformed: (16, C, width), with zeros up to the width.
+// Channels begin … end - 1 of filters (9, C, O), transformed: (16, C, O), where O is a whole number of vectors.
 template <typename T>
 static void winograd_filters(long begin, long end, const T* w, T* to, long c, long o) {
     typedef Vector<T> V;
-    const long width = padded_width<T>(o);
     for (long k = begin; k < end; ++k)
-        for (long at = 0; at < width; at += Lanes<T>::COUNT) {
+        for (long at = 0; at < o; at += Lanes<T>::COUNT) {
             V half[4][3], whole[4];
             for (int j = 0; j < 3; ++j) {
                 V g[3], side[4];
-                for (int i = 0; i < 3; ++i) g[i] = first_of(load_some<V>(w + ((i * 3 + j) * c + k) * o + at, o - at), o - at);
+                for (int i = 0; i < 3; ++i) g[i] = load<V>(w + ((i * 3 + j) * c + k) * o + at);
                 filter_side(g, side);
                 for (int i = 0; i < 4; ++i) half[i][j] = side[i];
             }
             for (int i = 0; i < 4; ++i) {
                 filter_side(half[i], whole);
-                for (int j = 0; j < 4; ++j) store(to + ((i * 4 + j) * c + k) * width + at, whole[j]);
+                for (int j = 0; j < 4; ++j) store(to + ((i * 4 + j) * c + k) * o + at, whole[j]);
             }
         }
 }
@@ -31,7 +30,7 @@ static void winograd_forward(
     long begin, long end, const T* x, const T* w, const T* b, const T* residual, T* y, uint8_t* mask, const Geometry* g,
     const Places* places, long kind, double a0, double a1, double a2, double a3) {
     const Numbers<T> of = {(T)a0, (T)a1, (T)a2, (T)a3, nullptr, 0};
-    const long c = g->C, width = padded_width<T>(g->O), most = Tiles<T>::at_once(c, width);
+    const long c = g->C, width = g->O, most = Tiles<T>::at_once(c, width);
     const auto compute = [&](const Band<T>& band, T* out) {
         const Tiles<T> tiles(band);
         for (long first = 0; first < tiles.count(); first += most) {
@@ -79,10 +78,11 @@ static void weight_grad(
         move_sums(of_bias, 1, width, db ? db + first : nullptr, g.O, count);
     };
     long waiting = 0;
-    open_bands<T, V>(begin, end, dy, x, y, mask, g, width, first, count, false, kind, of, [&](const Band<T>& band, const T* opened, long pitch) {
+    const auto use = [&](const Band<T>& band, const T* opened, long pitch) {
         const Tiles<T> tiles(band);
         for (long tile = 0; tile < tiles.count(); tile += most) {
-            const long several = std::min(most, tiles.count() - tile), from = tiles.pitch(several, c), to = tiles.pitch(several, width);
+            const long several = std::min(most, tiles.count() - tile);
+            const long from = tiles.pitch(several, c), to = tiles.pitch(several, width);
             T* const inputs = scratch<T>(4, POSITIONS * (from + to));
             T* const upstream = inputs + POSITIONS * from;
             transform_input(tiles, tile, several, inputs);
@@ -98,7 +98,8 @@ static void weight_grad(
         }
         if (db) add_pixels<T, V>(opened, pitch, band.pixels(), width, of_bias);
         if ((waiting += band.pixels()) >= CHUNK * CHUNKS && !only) move(), waiting = 0;
-    });
+    };
+    open_bands<T, V>(begin, end, dy, x, y, mask, g, width, first, count, false, kind, of, use);
     move();
 }
 

@@ -1,7 +1,8 @@
 // Convolutions of 3x3 windows by Winograd's minimal filtering, F(2x2, 3x3) of Lavin & Gray 2016, section 4.1: a tile of
 // 2x2 results is computed from 4x4 elements of x by 16 products for each channel and filter, not by 36. x, filters and
 // results are transformed before and after by a few additions; between them stand 16 products of matrices, those of
-// 1x1 convolutions. An infinity or a NaN in x reaches the same results as in the sum itself.
+// 1x1 convolutions. An infinity or a NaN in x reaches the results that the sum itself gives it to, and no others; a weight
+// gradient may have it in more taps.
 #pragma once
 #include "band.hpp"
 
@@ -61,8 +62,8 @@ static void transform_input(const Tiles<T>& tiles, long first, long count, T* to
         for (long at = 0; at < c; at += Lanes<T>::COUNT) {
             V half[4][4], whole[4][4];
             for (int j = 0; j < 4; ++j) {
-                const V d[4] = {load<V>(from[0][j] + at), load<V>(from[1][j] + at), load<V>(from[2][j] + at), load<V>(from[3][j] + at)};
-                V side[4];
+                V d[4], side[4];
+                for (int i = 0; i < 4; ++i) d[i] = load<V>(from[i][j] + at);
                 input_side(d, side);
                 for (int i = 0; i < 4; ++i) half[i][j] = side[i];
             }

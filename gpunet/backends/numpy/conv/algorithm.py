@@ -16,7 +16,7 @@ from gpunet.backends.numpy.sums import Total
 class ConvAlgorithm(ABC):
     """One convolution, computed for a block of images at a time.
 
-    An instance belongs to one thread and holds the memory for that thread's blocks. Below, n is the
+    An instance belongs to one part of the images and holds the memory for its blocks. Below, n is the
     number of images of a block, and arrays are as in `ConvPrimitives`, with n for N.
 
     Attributes:
