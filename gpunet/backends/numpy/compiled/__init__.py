@@ -5,6 +5,6 @@ here reads each array once. Each topic has a source, `norm.cpp` for one, and a c
 name in `norm.py` that stands before NumPy's: it computes with the loops where they can be had, and
 leaves the rest to NumPy, which computes everything too.
 
-The threads of the backend take a part of the work each: images, rows of them, or pixels. A sum over images is taken
-over blocks that depend on the shapes alone, and these are added in their order.
+The threads of the backend take a part of the work each: images, rows of them, or pixels. A sum over
+images is taken over blocks that depend on the shapes alone, and these are added in their order.
 """
