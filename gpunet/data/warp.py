@@ -3,7 +3,8 @@
 Each image has a matrix A (2, 3) that says where its new pixels come from: ``(row, column) = A (i,
 j, 1)``, in pixels counted from the centre of the first pixel. The parameters are drawn from later
 blocks of the streams that `gpunet.augmentation` draws from, so they depend only on seed, epoch and
-index. These transforms run on the host.
+index. These transforms run on the host, in the loop of `gpunet.backends.numpy.compiled` where it can be
+had, with the same bits.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from gpunet.backends.numpy.compiled.warp import BORDERS
+from gpunet.backends.numpy.compiled.warp import warp as warp_in_loop
 from gpunet.data.transforms import Batch, check_border, check_pixels, uniform
 
 __all__ = ["RandomAffine", "RandomResizedCrop"]
-
-BORDERS = ("zero", "reflect", "edge")
 
 
 class Warp:
@@ -140,7 +141,7 @@ class RandomResizedCrop(Warp):
 
 
 def warp(
-    images: np.ndarray, matrices: np.ndarray, size: Sequence[int], *, border: str, nearest: bool = False
+    images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], *, border: str, nearest: bool = False
 ) -> np.ndarray:
     """Sample images (N, H, W, C) at the places that matrices give -> (N, h, w, C), same dtype.
 
@@ -152,8 +153,12 @@ def warp(
         border: what lies outside the image, one of `BORDERS`.
         nearest: whether to take the nearest pixel instead, for arrays of any dtype.
     """
+    warped = None if nearest else warp_in_loop(images, matrices, size, border)
+    if warped is not None:
+        return warped
     i, j = np.indices(size)
-    at = np.einsum("nkl,lhw->knhw", matrices, np.stack([i, j, np.ones_like(i)]))
+    by_row, by_column, start = (matrices[:, :, k].T[..., None, None] for k in range(3))
+    at = by_row * i + by_column * j + start
     if nearest:
         row, column = np.floor(at + 0.5).astype(np.int64)
         return _pixels(images, row, column, border)

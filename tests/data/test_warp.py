@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -40,6 +40,30 @@ def test_a_warp_is_scipys(extents, size, border, nearest, seed):
                 order=0 if nearest else 1, mode=MODES[border], prefilter=False,
             )  # fmt: skip
             np.testing.assert_allclose(got[n, ..., c], expected, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    border=st.sampled_from(sorted(MODES)),
+    dtype=st.sampled_from(["uint8", "float16", "float32", "float64"]),
+    far=st.sampled_from([1, 9, 1e3, 1e12]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_compiled_loop_has_numpys_bits(monkeypatch, shape, size, border, dtype, far, seed):
+    rng = np.random.default_rng(seed)
+    images, matrices = (rng.random(shape) * 255).astype(dtype), rng.normal(size=(shape[0], 2, 3)) * (1, 1, far)
+    if dtype != "uint8" and images.size:
+        images.flat[0] = [np.nan, np.inf, -0.0][seed % 3]
+    images.flags.writeable = False
+    monkeypatch.setenv("GPUNET_FAST_CPU", "1")
+    compiled = [warp(images, matrices, size, border=border), warp(images[:, ::-1], matrices, size, border=border)]
+    monkeypatch.setenv("GPUNET_FAST_CPU", "0")
+    alone = [warp(images, matrices, size, border=border), warp(images[:, ::-1], matrices, size, border=border)]
+    for got, expected in zip(compiled, alone, strict=True):
+        assert got.dtype == images.dtype
+        np.testing.assert_array_equal(got, expected)
 
 
 def test_uniform_numbers_are_those_of_each_images_stream():

@@ -20,6 +20,11 @@ LEAST = 1 << 14
 """Least elements of work of a part: a thread that is awake begins it in a microsecond."""
 
 
+def why_switched_off() -> str:
+    """One line on what switches the loops off; empty if nothing does."""
+    return f"{SWITCH} is 0" if os.environ.get(SWITCH) == "0" else ""
+
+
 class CompiledLoops(NumpyThreads):
     """A backend that computes with compiled loops where they can be had.
 
@@ -31,8 +36,8 @@ class CompiledLoops(NumpyThreads):
 
     def __init__(self, threads: int | None = None, compiled: bool | None = None):
         super().__init__(threads)
-        off = f"{SWITCH} is 0" if compiled is None and os.environ.get(SWITCH) == "0" else ""
-        self._why_off = "compiled=False" if compiled is False else off
+        off = {None: why_switched_off(), False: "compiled=False", True: ""}
+        self._why_off = off[compiled]
         self.compiled = not self._why_off
         self._crews: dict[int, Crew] = {}
 
