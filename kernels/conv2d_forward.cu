@@ -1,5 +1,6 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "window.cuh"
 #include "cuda_cores.cuh"
 #include "tensor_cores.cuh"
 #include "norm.cuh"
@@ -100,11 +101,6 @@ __device__ __forceinline__ void store_winners(uint8* mask, int64 at, const int (
     }
 }
 
-// Where the window of a pixel starts: its first row and column, and the pixel of x that they name.
-struct __align__(16) Corner {
-    int row, col, pixel, unused;  // of 16 bytes, so that it is one load
-};
-
 // What a block fetches: the taps of its pixels, and the filters.
 template <typename T, int TN, typename Pixels, typename Filters>
 struct ForwardOperands {
@@ -113,7 +109,8 @@ struct ForwardOperands {
 
     const Geometry& g;
     const Place& place;
-    const Corner* const corners;
+    static constexpr bool BY_BITS = Pixels::BY_BITS;
+    const Window<BY_BITS>* const windows;
     const T *const channels, *const filters;  // of the first pixel, of the first tap
     int filter;
     Digits tap;  // this thread's channel, right and down
@@ -121,8 +118,8 @@ struct ForwardOperands {
     typename Filters::Held w[Filters::COUNT];
 
     __device__ __forceinline__ ForwardOperands(
-            const Geometry& g, const Corner* corners, const T* x, const T* w, const Place& place, int k0)
-        : g(g), place(place), corners(corners), channels(x), filters(w) {
+            const Geometry& g, const Window<BY_BITS>* windows, const T* x, const T* w, const Place& place, int k0)
+        : g(g), place(place), windows(windows), channels(x), filters(w) {
         const int first = place.col * TN + Filters::first();
         filter = place.group * g.made + (first < g.made ? first : 0);  // results beyond the last filter are not stored
         tap = digits_of(k0 + Pixels::k(), place.extents);
@@ -133,12 +130,11 @@ struct ForwardOperands {
         const int down = tap.high * g.dilation_h, right = tap.mid * g.dilation_w;
         const T* const channel = channels + (place.group * g.taken + tap.low);
         Wanted<T> pixels[Pixels::COUNT], taps[Filters::COUNT];
+        const Tap<BY_BITS> of_windows(Pixels::has() & (tap.high < g.KH), tap.high, tap.mid, down, right);
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
-            const Corner corner = corners[Pixels::result(n)];
-            const bool covered = inside(corner.row + down, g.H) & inside(corner.col + right, g.W);
-            const bool there = Pixels::has() & (tap.high < g.KH) & covered;
-            pixels[n] = {there, at(channel, corner.pixel + down * g.W + right, g.C)};
+            const Window<BY_BITS> window = windows[Pixels::result(n)];
+            pixels[n] = {of_windows.inside(window, g.H, g.W), at(channel, window.pixel + down * g.W + right, g.C)};
         }
         const int stop = place.stop;
 #pragma unroll
@@ -167,22 +163,23 @@ struct ForwardOperands {
 };
 
 // Finds what a block of TM x TN results computes, and where the windows of its pixels start.
-template <typename Unit, int TM, int TN>
-__device__ __forceinline__ void find_windows(bool pool, const Geometry& g, int turns_a_split, Place& place, Corner (&corners)[TM]) {
+template <typename Unit, int TM, int TN, bool BY_BITS>
+__device__ __forceinline__ void find_windows(
+        bool pool, const Geometry& g, int turns_a_split, Place& place, Window<BY_BITS> (&windows)[TM]) {
     if (threadIdx.x == 0) {
         place.rows = pool ? g.N * (g.OH / 2) * (g.OW / 2) * 4 : g.N * g.OH * g.OW;
         place.find_tile(divide_up(place.rows, TM), divide_up(g.made, TN), g.groups);
         place.find_part({g.taken, g.KW, g.KH}, turns_a_split, Unit::PLACES);
     }
     __syncthreads();
+    const Taps taps = {g.H, g.W, g.KH, g.KW, g.dilation_h, g.dilation_w};
     for (int r = threadIdx.x; r < TM; r += Unit::BLOCK) {
         const int at = place.row * TM + (pool ? Unit::corner(r) : r);
         const int pixel = min(at, place.rows - 1);  // results beyond the last pixel are not stored
         int n, p, q;
         if (pool) output_pixel<true>(pixel, g, n, p, q);
         else output_pixel<false>(pixel, g, n, p, q);
-        const int row = p * g.stride_h - g.pad_top, col = q * g.stride_w - g.pad_left;
-        corners[r] = {row, col, (n * g.H + row) * g.W + col, 0};
+        taps.place(windows[r], n, p * g.stride_h - g.pad_top, q * g.stride_w - g.pad_left, pixel);
     }
     __syncthreads();
 }
@@ -305,12 +302,12 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_forward_til
     known_block();
 
     __shared__ Place place;
-    __shared__ Corner corners[TM];
-    find_windows<Unit, TM, TN>(POOL, g, turns_a_split, place, corners);
+    __shared__ Window<false> windows[TM];
+    find_windows<Unit, TM, TN>(POOL, g, turns_a_split, place, windows);
     float acc[RM][RN] = {};
     NoTotals<> totals;
     ForwardOperands<T, TN, PiecesAcross<T, TM, VX>, PiecesAlong<T, TN, VW>> operands(
-        g, corners, x, w, place, place.turn * Unit::PLACES);
+        g, windows, x, w, place, place.turn * Unit::PLACES);
     multiply_all<Unit>(operands, buffers, place, totals, acc);
     float none;
     if (!add_splits<0>(place, slots, arrivals, acc, none)) return;
@@ -329,12 +326,12 @@ __global__ void __launch_bounds__(block_of(TM, TN, RM, RN)) conv2d_forward_mma(
     known_block<Unit::BLOCK>();
 
     __shared__ Place place;
-    __shared__ Corner corners[TM];
-    find_windows<Unit, TM, TN>(mask, g, turns_a_split, place, corners);
+    __shared__ Window<true> windows[TM];
+    find_windows<Unit, TM, TN>(mask, g, turns_a_split, place, windows);
     float acc[RM][RN] = {};
     typename Unit::Totals totals;
     ForwardOperands<T, TN, ByResult<T, TM, Unit::BLOCK>, ByPlace<T, TN, Unit::BLOCK>> operands(
-        g, corners, x, w, place, place.turn * Unit::PLACES);
+        g, windows, x, w, place, place.turn * Unit::PLACES);
     multiply_all<Unit>(operands, Unit::buffers(), place, totals, acc);
     float none;
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;

@@ -1,5 +1,6 @@
 #include "common.cuh"
 #include "geometry.cuh"
+#include "window.cuh"
 #include "cuda_cores.cuh"
 #include "tensor_cores.cuh"
 #include "gate.cuh"
@@ -50,9 +51,9 @@ __global__ void conv2d_input_grad_simple(
 }
 
 // Along one axis, the taps that reach the pixels h = residue, residue + stride, … of x: every `step`-th
-// from `first` on. Under tap number t, such a pixel h lies over the output at h / stride + offset - t back.
+// from `first` on. Under tap number t, such a pixel h lies over the output at h / stride + offset + t apart.
 struct Residue {
-    int residue, count, first, step, offset, back;
+    int residue, count, first, step, offset, apart;
 
     __device__ void find(int residue, int stride, int pad, int dilation, int taps) {
         this->residue = residue;
@@ -64,13 +65,8 @@ struct Residue {
         step = stride / divisor, first = 0;
         while (first < step && (residue + pad - first * dilation) % stride) ++first;
         count = first < step && first < taps ? divide_up(taps - first, step) : 0;
-        offset = (residue + pad - first * dilation) / stride, back = step * dilation / stride;
+        offset = (residue + pad - first * dilation) / stride, apart = -step * dilation / stride;
     }
-};
-
-// Where the window of a pixel of x starts in dy: its image, row and column, and the pixel that they name.
-struct __align__(16) Origin {
-    int image, row, col, pixel;  // of 16 bytes, so that it is one load
 };
 
 // What a block fetches: dy under the taps of its pixels, and the filters, both along the filters.
@@ -82,7 +78,7 @@ struct InputGradOperands {
     const Geometry& g;
     const Place& place;
     const Residue &rows, &cols;
-    const Origin* const origins;
+    const Window<Pixels::BY_BITS>* const windows;  // laid over dy, backwards
     const T *const dys, *const ys;
     const T* const w;
     const Activation& f;
@@ -92,15 +88,16 @@ struct InputGradOperands {
 
     template <typename Buffers>
     __device__ __forceinline__ void fetch(int, Buffers& buffers, int slot) {
-        const int row = tap.high * rows.back, col = tap.mid * cols.back, back = row * g.OW + col;
+        const int down = tap.high * rows.apart, right = tap.mid * cols.apart;
         const bool there = tap.high < place.extents.high;
+        const Tap<Pixels::BY_BITS> of_windows(Pixels::has() & there, tap.high, tap.mid, down, right);
         bool covered[Pixels::COUNT];
         int pixels[Pixels::COUNT];
 #pragma unroll
         for (int n = 0; n < Pixels::COUNT; ++n) {
-            const Origin origin = origins[Pixels::result(n)];
-            covered[n] = Pixels::has() & there & inside(origin.row - row, g.OH) & inside(origin.col - col, g.OW);
-            pixels[n] = origin.pixel - back;
+            const Window<Pixels::BY_BITS> window = windows[Pixels::result(n)];
+            covered[n] = of_windows.inside(window, g.OH, g.OW);
+            pixels[n] = window.pixel + down * g.OW + right;
         }
         const int first = place.group * g.made + tap.low;  // pointers of the group would take registers
         const int of_tap = (rows.first + tap.high * rows.step) * g.KW + cols.first + tap.mid * cols.step;
@@ -132,11 +129,11 @@ struct InputGradOperands {
 };
 
 // What the threads of a block share: what it computes, and where the windows of its pixels start.
-template <int TM>
+template <int TM, bool BY_BITS>
 struct InputGradShared {
     Place place;
     Residue rows, cols;
-    Origin origins[TM];
+    Window<BY_BITS> windows[TM];
 
     // Pixels are ordered by their residues, then by image, row and column: a block has those of one
     // residue in each axis.
@@ -154,10 +151,14 @@ struct InputGradShared {
             place.find_part({g.made, max(cols.count, 1), cols.count ? rows.count : 0}, turns_a_split, Unit::PLACES);
         }
         __syncthreads();
+        const Taps taps = {g.OH, g.OW, rows.count, cols.count, rows.apart, cols.apart};
         for (int r = threadIdx.x; r < TM; r += Unit::BLOCK) {
-            const int pixel = min(place.row * TM + r, place.rows - 1), image = pixel / wide / high;
-            const int row = pixel / wide % high + rows.offset, col = pixel % wide + cols.offset;
-            origins[r] = {image, row, col, (image * g.OH + row) * g.OW + col};
+            const int number = place.row * TM + r, pixel = min(number, place.rows - 1);
+            const int image = pixel / wide / high, row = pixel / wide % high, col = pixel % wide;
+            const int h = row * g.stride_h + rows.residue, w = col * g.stride_w + cols.residue;
+            const bool stored = (number < place.rows) & (h < g.H) & (w < g.W);
+            const int result = stored ? (image * g.H + h) * g.W + w : -1;
+            taps.place(windows[r], image, row + rows.offset, col + cols.offset, result);
         }
         __syncthreads();
     }
@@ -167,7 +168,7 @@ struct InputGradShared {
 template <typename Unit, typename Pixels, typename Channels, int GATE, int TM, int TN, int RM, int RN, typename T>
 __device__ __forceinline__ void compute_tile(
         const T* dy, const T* y, const T* w, T* dx, float* slots, int* arrivals, const Geometry& g, const Activation& f,
-        int turns_a_split, typename Unit::Buffers& buffers, InputGradShared<TM>& shared) {
+        int turns_a_split, typename Unit::Buffers& buffers, InputGradShared<TM, Pixels::BY_BITS>& shared) {
     shared.template begin<Unit, TN>(g, turns_a_split);
     const Place& place = shared.place;
 
@@ -175,7 +176,7 @@ __device__ __forceinline__ void compute_tile(
     typename Unit::Totals totals;
     const Digits tap = digits_of(place.turn * Unit::PLACES + Pixels::k(), place.extents);
     InputGradOperands<T, TN, GATE, Pixels, Channels> operands = {
-        g, place, shared.rows, shared.cols, shared.origins, dy, y, w, f, tap};
+        g, place, shared.rows, shared.cols, shared.windows, dy, y, w, f, tap};
     multiply_all<Unit>(operands, buffers, place, totals, acc);
     float none;
     if (!add_splits<0, Unit::BLOCK>(place, slots, arrivals, acc, none)) return;
@@ -184,12 +185,9 @@ __device__ __forceinline__ void compute_tile(
     const bool by_four = Unit::BY_FOUR || (g.taken % 4 == 0 && comes_in_fours(dx, g.C));
 #pragma unroll
     for (int i = 0; i < RM; ++i) {
-        const int r = Unit::row(i);
-        const Origin origin = shared.origins[r];
-        const int h = (origin.row - shared.rows.offset) * g.stride_h + shared.rows.residue;
-        const int col = (origin.col - shared.cols.offset) * g.stride_w + shared.cols.residue;
-        if (place.row * TM + r >= place.rows || h >= g.H || col >= g.W) continue;
-        const int64 result = ((int64)(origin.image * g.H + h) * g.W + col) * g.C + place.group * g.taken;
+        const int pixel = shared.windows[Unit::row(i)].result;
+        if (pixel < 0) continue;
+        const int64 result = (int64)pixel * g.C + place.group * g.taken;
 #pragma unroll
         for (int j = 0; j < RN; j += PIECE) {
             const int channel = place.col * TN + Unit::col(j);
@@ -205,7 +203,7 @@ __global__ void __launch_bounds__(THREADS, resident(RM * RN)) conv2d_input_grad_
         int turns_a_split) {
     typedef CudaCores<TM, TN, RM, RN> Unit;
     __shared__ typename Unit::Buffers buffers;
-    __shared__ InputGradShared<TM> shared;
+    __shared__ InputGradShared<TM, false> shared;
     known_block();
     compute_tile<Unit, PiecesAcross<T, TM, V>, PiecesAcross<T, TN, V>, GATE, TM, TN, RM, RN>(
         dy, y, w, dx, slots, arrivals, g, f, turns_a_split, buffers, shared);
@@ -225,7 +223,7 @@ __global__ void __launch_bounds__(block_of(TM, TN, RM, RN), resident_on(TM * TN,
         float* __restrict__ OR_NULL UPDATED slots, int* __restrict__ OR_NULL UPDATED arrivals, Geometry g, Activation f,
         int turns_a_split) {
     typedef TensorCores<T, TERMS, TM, TN, RM, RN> Unit;
-    __shared__ InputGradShared<TM> shared;
+    __shared__ InputGradShared<TM, true> shared;
     known_block<Unit::BLOCK>();
     compute_tile<Unit, ByResult<T, TM, Unit::BLOCK>, ByResult<T, TN, Unit::BLOCK>, GATE, TM, TN, RM, RN>(
         dy, y, w, dx, slots, arrivals, g, f, turns_a_split, Unit::buffers(), shared);

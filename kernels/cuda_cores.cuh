@@ -131,7 +131,7 @@ struct PiecesAcross {
     typedef Across<V_> Form;
     typedef float Tile[TILE_K][EXTENT + 4];
     typedef Raw<T, V_> Held;
-    static constexpr bool IN_REGISTERS = true;
+    static constexpr bool IN_REGISTERS = true, BY_BITS = false;
     static constexpr int V = V_, LANES = TILE_K / V, STEP = THREADS / LANES, COUNT = (EXTENT + STEP - 1) / STEP;
     static constexpr bool WHOLE = STEP <= EXTENT;
 

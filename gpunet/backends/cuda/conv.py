@@ -12,7 +12,7 @@ from gpunet.backends.contract import NEW, Array, Conv, Gate, Grads, Into, PartMo
 from gpunet.backends.cuda.depthwise import CudaDepthwise, is_depthwise, reads_depthwise
 from gpunet.backends.cuda.device import activation_fields, geometry_fields
 from gpunet.backends.cuda.pool import CudaPool
-from gpunet.cuda.tile_lists import GATES
+from gpunet.cuda.tile_lists import BIT_COLS, BIT_ROWS, GATES
 from gpunet.cuda.work import Work
 from gpunet.geometry import Geometry
 
@@ -60,7 +60,7 @@ class CudaConv(CudaDepthwise, CudaPool):
         """Launch a convolution in tiles -> the moments that it leaves, if it does."""
         name, g, (x, w, _, residual, y, _) = "conv2d_forward", conv.geometry, opened
         each = 1 if conv.pool is None else 4  # pixels of a result
-        terms = self._terms(element, conv.precision, (_taken(g), _made(g)), x, w, residual, y)
+        terms = self._terms_of_windows(element, conv, g.window, x, w, residual, y)
         other = not (conv.activation is None or conv.activation.name == "relu")
         general = other or (not terms and element != "float")
         layout = self._lay_out(
@@ -78,6 +78,12 @@ class CudaConv(CudaDepthwise, CudaPool):
         self._launch_tiles(name, element, layout, flags, args, 2 * g.multiply_adds)
         return left
 
+    def _terms_of_windows(self, element: str, conv: Conv, taps: Sequence[int], *arrays: Array | None) -> int:
+        """As `_terms`, for windows of (rows, columns) of taps, of which each has a bit."""
+        fit = taps[0] <= BIT_ROWS and taps[1] <= BIT_COLS
+        g = conv.geometry
+        return self._terms(element, conv.precision, (_taken(g), _made(g)), *arrays) if fit else 0
+
     def open_pool(self, dy: Array, conv: Conv, gate: Gate | None) -> tuple[Array, Gate | None]:
         return (dy, gate) if gate is None or gate.mask is None else (self._opened("open_pool", dy, conv, gate)[0], None)
 
@@ -92,13 +98,13 @@ class CudaConv(CudaDepthwise, CudaPool):
         elif self.simple:
             self._each(f"{name}_simple", dx.size, *opened, *common, element=element, work=Work(2 * g.multiply_adds))
         elif dx.size:
-            terms = self._terms(element, conv.precision, (_taken(g), _made(g)), dy, gate.y, w, dx)
-            kind = _gate_name(gate, has_relu=element == "float" and not terms)
             (n, h, width, _), (tall, wide) = g.x_shape, g.stride
-            taps = prod(_taps_of_a_residue(*axis) for axis in zip(g.window, g.stride, g.dilation, strict=True))
+            taps = [_taps_of_a_residue(*axis) for axis in zip(g.window, g.stride, g.dilation, strict=True)]
+            terms = self._terms_of_windows(element, conv, taps, dy, gate.y, w, dx)
+            kind = _gate_name(gate, has_relu=element == "float" and not terms)
             vector = _made(g) % 4 == 0 and self._aligned(dy, gate.y, w)
             layout = self._lay_out(
-                name, element, n * -(-h // tall) * -(-width // wide), _taken(g), taps * _made(g), gate=kind,
+                name, element, n * -(-h // tall) * -(-width // wide), _taken(g), prod(taps) * _made(g), gate=kind,
                 copies=g.groups * tall * wide, terms=terms, left=vector, right=vector,
             )  # fmt: skip
             args = *opened, *self._slots(layout), *common, layout.turns
