@@ -12,11 +12,16 @@ from gpunet.backends.numpy.compiled import library as compiled
 from gpunet.backends.numpy.compiled import winograd
 from gpunet.backends.numpy.compiled.loops import CompiledLoops
 from gpunet.backends.numpy.compiled.parities import parities
+from gpunet.backends.numpy.conv import winograd as numpy_winograd
+from gpunet.backends.numpy.conv.registry import choose
 from gpunet.backends.reference.backend import ReferenceBackend
 from gpunet.geometry import Geometry
 
-pytestmark = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compiled.why_unavailable())
 REFERENCE = ReferenceBackend()
+needs_loops = pytest.mark.skipif(bool(compiled.why_unavailable()), reason=compiled.why_unavailable())
+both_ways = pytest.mark.parametrize(
+    "loops", [pytest.param(True, marks=needs_loops), False], ids=["compiled", "NumPy alone"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +29,8 @@ def always(monkeypatch):
     """Tiles, whatever they cost."""
     for name in ("FEWEST_WEIGHTS", "FEWEST_PIXELS", "SAVED"):
         monkeypatch.setattr(winograd, name, 0)
+    for name, value in (("FEWEST_CHANNELS", 0), ("FEWEST_TILES", 1), ("FULL", 0)):
+        monkeypatch.setattr(numpy_winograd, name, value)
     compiled_conv._is_by_tiles.cache_clear()
     parities.cache_clear()
     yield
@@ -47,19 +54,22 @@ def close(got, expected):
     assert np.linalg.norm(got - expected) <= 2e-6 * np.linalg.norm(expected)
 
 
+@both_ways
 @given(
     n=st.integers(1, 3), h=st.integers(1, 13), w=st.integers(1, 13), c=st.sampled_from([16, 48]),
     o=st.sampled_from([16, 32, 80]), padding=st.tuples(st.integers(0, 2), st.integers(0, 2)), pooled=st.booleans(),
     threads=st.sampled_from([1, 3]), seed=st.integers(0, 2**32 - 1), activation=st.sampled_from([None, "relu", "tanh"]),
 )  # fmt: skip
 @settings(max_examples=100)
-def test_results_and_gradients_are_those_of_the_formula(n, h, w, c, o, padding, pooled, threads, seed, activation):
+def test_results_and_gradients_are_those_of_the_formula(
+    loops, n, h, w, c, o, padding, pooled, threads, seed, activation
+):
     h, w = max(h, 3 - 2 * padding[0]), max(w, 3 - 2 * padding[1])
     g = Geometry.conv((n, h, w, c), (3, 3, c, o), padding=padding)
     pool = Geometry.pool(g.y_shape, FUSED_POOL) if pooled and min(g.y_shape[1:3]) > 1 else None
     conv = Conv(g, None if activation is None else Activation(activation), pool)
-    assert compiled_conv._is_by_tiles(g)
-    rng, backend = np.random.default_rng(seed), NumpyBackend(threads=threads, compiled=True)
+    assert compiled_conv._is_by_tiles(g) if loops else choose(g) is numpy_winograd.Winograd
+    rng, backend = np.random.default_rng(seed), NumpyBackend(threads=threads, compiled=loops)
     exact = [rng.normal(size=s) for s in (g.x_shape, g.w_shape, (o,))]
     x, filters, b = (a.astype(np.float32) for a in exact)
     y, _ = backend.conv2d_forward(x, filters, b, conv)
@@ -79,36 +89,40 @@ def test_results_and_gradients_are_those_of_the_formula(n, h, w, c, o, padding, 
     close(dx, REFERENCE.conv2d_input_grad(dy.astype(float), filters.astype(float), conv, exact_gate))
 
 
-def test_a_residual_is_added_before_the_activation(rng):
+@both_ways
+def test_a_residual_is_added_before_the_activation(rng, loops):
     g = Geometry.conv((2, 9, 7, 16), (3, 3, 16, 32), padding=1)
     conv = Conv(g, Activation("relu"))
     x, w, residual = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape, g.y_shape))
-    y, _ = NumpyBackend(compiled=True).conv2d_forward(x, w, None, conv, residual)
+    y, _ = NumpyBackend(compiled=loops).conv2d_forward(x, w, None, conv, residual)
     close(y, REFERENCE.conv2d_forward(*(a.astype(float) for a in (x, w)), None, conv, residual.astype(float))[0])
 
 
+@both_ways
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_a_number_stays_within_the_windows_that_have_it(rng, value):
+def test_what_is_not_a_number_stays_within_the_windows_that_have_it(rng, loops, value):
     g = Geometry.conv((1, 10, 11, 16), (3, 3, 16, 16), padding=1)
     x, w = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape))
     for row, column in ((4, 5), (3, 4), (0, 0), (9, 10)):
         broken = x.copy()
         broken[0, row, column, 3] = value
-        y, _ = NumpyBackend(compiled=True).conv2d_forward(broken, w, None, Conv(g))
+        y, _ = NumpyBackend(compiled=loops).conv2d_forward(broken, w, None, Conv(g))
         inside = np.zeros(y.shape[1:3], bool)
         inside[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
         np.testing.assert_array_equal(np.isfinite(y[0]).all(axis=2), ~inside)
 
 
-def test_sums_over_many_pixels_keep_their_digits(rng):
+@both_ways
+def test_sums_over_many_pixels_keep_their_digits(rng, loops):
     g = Geometry.conv((64, 32, 32, 16), (3, 3, 16, 16), padding=1)
     x, dy = (np.abs(rng.normal(size=s)).astype(np.float32) for s in (g.x_shape, g.y_shape))
-    dw, db = NumpyBackend(compiled=True).conv2d_weight_grad(dy, x, Conv(g))
+    dw, db = NumpyBackend(compiled=loops).conv2d_weight_grad(dy, x, Conv(g))
     middle = np.tensordot(x.astype(float), dy.astype(float), ((0, 1, 2), (0, 1, 2)))
     np.testing.assert_allclose(dw[1, 1], middle, rtol=2e-6)
     np.testing.assert_allclose(db, dy.sum(axis=(0, 1, 2), dtype=float), rtol=2e-6)
 
 
+@needs_loops
 def test_large_filters_and_many_pixels_are_one_part(rng, called):
     g = Geometry.conv((10, 42, 42, 256), (3, 3, 256, 256), padding=1)
     x, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.y_shape))
@@ -117,6 +131,7 @@ def test_large_filters_and_many_pixels_are_one_part(rng, called):
     close(dw, NumpyBackend(compiled=False).conv2d_weight_grad(dy.astype(float), x.astype(float), Conv(g))[0])
 
 
+@needs_loops
 def test_float64_is_computed_by_the_formula(rng, called):
     g = Geometry.conv((2, 12, 12, 32), (3, 3, 32, 32), padding=1)
     x, w = rng.normal(size=g.x_shape), rng.normal(size=g.w_shape)
@@ -134,3 +149,18 @@ def test_tiles_are_chosen_where_they_save_work(monkeypatch):
         {"results": (1, 8, 8)}, {"results": (32, 3, 3)},
     ):  # fmt: skip
         assert not winograd.is_worth(**{**same, **change}), change
+
+
+def test_numpy_alone_chooses_tiles_where_they_save_time(monkeypatch):
+    monkeypatch.undo()
+    same = {"x": (32, 14, 14, 128), "w": (3, 3, 128, 128), "options": {"padding": 1}}
+    assert chosen_alone(**same)
+    for change in (
+        {"w": (5, 5, 128, 128)}, {"options": {"stride": 2}}, {"options": {"dilation": 2}}, {"w": (3, 3, 128, 64)},
+        {"w": (3, 3, 64, 128), "options": {"groups": 2}}, {"x": (1, 14, 14, 128)}, {"x": (999, 3, 3, 128)},
+    ):  # fmt: skip
+        assert not chosen_alone(**{**same, **change}), change
+
+
+def chosen_alone(x, w, options):
+    return choose(Geometry.conv(x, w, **options)) is numpy_winograd.Winograd

@@ -11,6 +11,8 @@ from gpunet.backends.contract import Array, Conv, Gate
 from gpunet.backends.numpy.output_activation import activate
 from gpunet.backends.numpy.pool import max_pool_forward
 from gpunet.backends.numpy.sums import Total
+from gpunet.backends.numpy.threads import PARTS
+from gpunet.geometry import Geometry
 
 
 class ConvAlgorithm(ABC):
@@ -29,15 +31,25 @@ class ConvAlgorithm(ABC):
         kh, kw, self.channels, _ = conv.geometry.w_shape
         self.taps = kh * kw * self.channels
 
+    @classmethod
+    def prepared(cls, w: Array) -> Any:
+        """The filters w (KH, KW, C // groups, O) as `forward` takes them."""
+        return w
+
+    @classmethod
+    def most_parts(cls, g: Geometry) -> int:
+        """Parts at most into which the images are cut."""
+        return PARTS
+
     @abstractmethod
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Images start … stop - 1 as ranges, one for each block."""
 
     @abstractmethod
     def forward(
-        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+        self, x: Array, w: Any, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
     ) -> None:
-        """Write y, and mask if there is a pool, of images x."""
+        """Write y, and mask if there is a pool, of images x, with filters that `prepared` returned."""
 
     @abstractmethod
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:

@@ -44,17 +44,21 @@ class Columns(ConvAlgorithm):
         return ranges(0, count, count if self.geometry.pointwise else MATRIX_ELEMENTS // (oh * ow * self.taps))
 
     def forward(
-        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+        self, x: Array, w: Any, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
     ) -> None:
+        sums = y if self.conv.pool is None else memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
+        self._multiply(x, w, sums)
+        self._finish(sums, b, y, mask, residual)
+
+    def _multiply(self, x: Array, w: Any, sums: Array) -> None:
+        """Write the sums over the windows of images x, (n, OH, OW, O)."""
         g = self.geometry
-        sums = y if self.conv.pool is None else memory.empty((len(x), *g.y_shape[1:]), self.dtype)
         filters = w.reshape(self.taps, g.filters)
         for first, last in self._pieces(len(x)):
             flat = sums[first:last].reshape(-1, g.filters)
             for i, matrix in enumerate(self._fill(x[first:last])):
                 span = group_slice(i, g.groups, g.filters)
                 np.matmul(matrix, filters[:, span], out=flat[:, span])
-        self._finish(sums, b, y, mask, residual)
 
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         g = self.geometry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class Depthwise(ConvAlgorithm):
         return ranges(start, stop, PADDED_ELEMENTS // (rows * columns * self.geometry.filters))
 
     def forward(
-        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+        self, x: Array, w: Any, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
     ) -> None:
         sums = y if self.conv.pool is None else memory.empty((len(x), *self.geometry.y_shape[1:]), self.dtype)
         rows = _joined(sums)

@@ -10,24 +10,33 @@ too.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from gpunet.backends.contract import Array, Gate
+from gpunet.backends.contract import FUSED_POOL, Array, Gate
 from gpunet.backends.host import memory
 from gpunet.backends.numpy.conv.algorithm import ConvAlgorithm
-from gpunet.backends.numpy.output_activation import activate, keep_where, open_activation
+from gpunet.backends.numpy.output_activation import activate, open_activation
+from gpunet.backends.numpy.pool import max_pool_backward, max_pool_forward
 from gpunet.backends.numpy.sums import Total, multiply
+from gpunet.backends.numpy.threads import PARTS
 from gpunet.backends.numpy.windows import under_tap, windows_of
+from gpunet.geometry import Geometry
 
+IMAGES_OF_PART = 64
+"""Images of a part at least; with fewer, two threads were no faster than one."""
 COLUMN_ELEMENTS = 1 << 21
 """Elements of a block's columns: long loops are worth more here than blocks that fit a cache."""
-_CORNERS = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1, 1, 1)
-"""Positions in a 2x2 window."""
 
 
 class Planes(ConvAlgorithm):
     """A convolution as the product of the filters with columns, (C KH KW, OH OW n)."""
+
+    @classmethod
+    def most_parts(cls, g: Geometry) -> int:
+        """See `ConvAlgorithm.most_parts`: loops along few images are short."""
+        return max(1, min(PARTS, g.x_shape[0] // IMAGES_OF_PART))
 
     def blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         """Ranges, of nearly equal lengths, of images with about `COLUMN_ELEMENTS` of columns."""
@@ -37,12 +46,12 @@ class Planes(ConvAlgorithm):
         return list(pairwise([start + (stop - start) * i // count for i in range(count + 1)]))
 
     def forward(
-        self, x: Array, w: Array, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
+        self, x: Array, w: Any, b: Array | None, y: Array, mask: Array | None, residual: Array | None = None
     ) -> None:
         planes = self._memory(self.geometry.y_shape, len(x))
         np.matmul(self._filters(w), self._columns(x), out=self._rows(planes))
         if mask is not None:
-            planes = _pool(planes, mask)
+            planes = self._pool(planes, mask)
         if b is not None:
             planes += b[:, None, None, None]
         if residual is not None:
@@ -54,8 +63,10 @@ class Planes(ConvAlgorithm):
     def weight_grad(self, dy: Array, x: Array, gate: Gate | None, dw: Total, db: Total | None) -> None:
         g = self.geometry
         rows = self._rows(self._open(dy, gate))
-        products = [multiply(row, column.T, g.pixels) for row, column in zip(rows, self._columns(x), strict=True)]
-        dw.recent += np.stack(products).reshape(g.filters, -1, *g.window).transpose(2, 3, 1, 0)
+        # BLAS is faster with the longer side of the result first
+        products = [multiply(column, row.T, g.pixels) for row, column in zip(rows, self._columns(x), strict=True)]
+        of_groups = np.stack(products).reshape(g.groups, self.channels, *g.window, -1)
+        dw.recent += of_groups.transpose(2, 3, 1, 0, 4).reshape(dw.recent.shape)
         dw.count()
         if db is not None:
             db.recent += rows.sum(axis=2).reshape(-1)
@@ -103,10 +114,18 @@ class Planes(ConvAlgorithm):
         if gate is None or gate.mask is None:
             return planes
         whole = self._memory(self.geometry.y_shape, len(dy))
-        if self.geometry.y_shape[1] % 2 or self.geometry.y_shape[2] % 2:
-            whole[...] = 0
-        keep_where(planes, np.equal(gate.mask.transpose(3, 1, 2, 0), _CORNERS), out=_corners(whole))
+        winners = np.ascontiguousarray(gate.mask.transpose(3, 1, 2, 0))
+        max_pool_backward(planes, winners, whole, Geometry.pool(whole.shape, FUSED_POOL))
         return whole
+
+    def _pool(self, planes: Array, mask: Array) -> Array:
+        """The maximum of each 2x2 window, (O, PH, PW, n); writes the mask (n, PH, PW, O)."""
+        # Planes are images of n channels to it
+        pool = Geometry.pool(planes.shape, FUSED_POOL)
+        best, winners = memory.empty(pool.y_shape, self.dtype), memory.empty(pool.y_shape, mask.dtype)
+        max_pool_forward(planes, best, winners, pool)
+        mask[...] = winners.transpose(3, 1, 2, 0)
+        return best
 
     def _memory(self, shape: tuple[int, ...], n: int) -> Array:
         """Planes (C, H, W, n) for n images of a shape (N, H, W, C), not set."""
@@ -116,23 +135,3 @@ class Planes(ConvAlgorithm):
         """Planes of the output as one matrix per group: (groups, O // groups, OH OW n)."""
         g = self.geometry
         return planes.reshape(g.groups, g.filters // g.groups, -1)
-
-
-def _corners(planes: Array) -> Array:
-    """View of the pixels of 2x2 windows side by side: (2, 2, C, PH, PW, n)."""
-    c, h, w, n = planes.shape
-    windows = planes[:, : h // 2 * 2, : w // 2 * 2].reshape(c, h // 2, 2, w // 2, 2, n)
-    return windows.transpose(2, 4, 0, 1, 3, 5)
-
-
-def _pool(planes: Array, mask: Array) -> Array:
-    """The maximum of each 2x2 window, (C, PH, PW, n); writes the mask (n, PH, PW, C)."""
-    corners = _corners(planes)
-    best = np.maximum(np.maximum(corners[0, 0], corners[0, 1]), np.maximum(corners[1, 0], corners[1, 1]))
-    won = corners == best
-    if np.isnan(best.max()):
-        won |= np.isnan(corners)
-    # The first winner is the one with the largest 3 - position
-    last = np.multiply(won, 3 - _CORNERS, dtype=mask.dtype).max(axis=(0, 1))
-    np.subtract(3, last.transpose(3, 1, 2, 0), out=mask)
-    return best

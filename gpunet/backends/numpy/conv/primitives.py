@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -29,12 +30,14 @@ class NumpyConv(NumpyThreads):
     ) -> tuple[Array, Array | None]:
         y = memory.empty(conv.y_shape, x.dtype)
         mask = None if conv.pool is None else memory.empty(conv.y_shape, conv.pool.mask_dtype)
+        kind = choose(conv.geometry)
+        filters = self._alone(partial(kind.prepared, w))
 
         def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
             own_mask, own_residual = (None if a is None else a[i:j] for a in (mask, residual))
-            algorithm.forward(x[i:j], w, b, y[i:j], own_mask, own_residual)
+            algorithm.forward(x[i:j], filters, b, y[i:j], own_mask, own_residual)
 
-        self._in_blocks(choose(conv.geometry), conv, x.dtype, work)
+        self._in_blocks(kind, conv, x.dtype, work, most=kind.most_parts(conv.geometry))
         return y, mask
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
@@ -46,19 +49,19 @@ class NumpyConv(NumpyThreads):
             return self.matmul(dy.reshape(flat), w[0, 0], product).reshape(g.x_shape)
         dx = memory.empty(g.x_shape, dy.dtype)
         own, convolution = choose_input_grad(g)
-        rotated = w if convolution is None else rotate(w, g.groups, g.stride)
+        if convolution is not None:
+            own = choose(convolution)
+            w = self._alone(lambda: own.prepared(rotate(w, g.groups, g.stride)))
 
         def work(algorithm: ConvAlgorithm, i: int, j: int) -> None:
             part = slice_gate(gate, i, j)
             if convolution is None:
                 algorithm.input_grad(dy[i:j], w, part, dx[i:j])
             else:
-                convolve_back(algorithm, open_gate(dy[i:j], part, conv.pool), rotated, g, dx[i:j])
+                convolve_back(algorithm, open_gate(dy[i:j], part, conv.pool), w, g, dx[i:j])
 
-        if convolution is None:
-            self._in_blocks(own, conv, dy.dtype, work)
-        else:
-            self._in_blocks(choose(convolution), Conv(convolution), dy.dtype, work)
+        computed = conv if convolution is None else Conv(convolution)
+        self._in_blocks(own, computed, dy.dtype, work, most=own.most_parts(computed.geometry))
         return dx
 
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:
@@ -72,8 +75,10 @@ class NumpyConv(NumpyThreads):
         def work(algorithm: ConvAlgorithm, i: int, j: int, dw: Total, db: Total | None) -> None:
             algorithm.weight_grad(dy[i:j], x[i:j], slice_gate(gate, i, j), dw, db)
 
-        most = max(2, min(PARTS, prod(g.x_shape) // prod(g.w_shape)))  # each part has its own dw
-        (dw, db), *others = self._in_blocks(choose(g), conv, x.dtype, work, begin, most)
+        kind = choose(g)
+        # Each part has its own dw
+        most = min(kind.most_parts(g), max(2, prod(g.x_shape) // prod(g.w_shape)))
+        (dw, db), *others = self._in_blocks(kind, conv, x.dtype, work, begin, most)
         for more_dw, more_db in others:
             dw.join(more_dw)
             if db is not None:

@@ -5,6 +5,7 @@ from gpunet.backends.numpy.conv.columns import Columns
 from gpunet.backends.numpy.conv.depthwise import Depthwise
 from gpunet.backends.numpy.conv.planes import Planes
 from gpunet.backends.numpy.conv.subpixel import subpixel_geometry
+from gpunet.backends.numpy.conv.winograd import Winograd, is_worth
 from gpunet.geometry import Geometry
 
 FEWEST_IMAGES = 16
@@ -16,6 +17,8 @@ def choose(g: Geometry) -> type[ConvAlgorithm]:
     channels, filters = g.x_shape[3], g.filters
     if is_depthwise(g):
         return Depthwise
+    if is_worth(g):
+        return Winograd
     few = channels // g.groups < 16 and filters // g.groups < 32
     return Planes if few and not g.pointwise and g.x_shape[0] >= FEWEST_IMAGES else Columns
 
@@ -31,4 +34,4 @@ def choose_input_grad(g: Geometry) -> tuple[type[ConvAlgorithm], Geometry | None
     The geometry is None where the algorithm's own `input_grad` is faster than such a convolution.
     """
     algorithm = choose(g)
-    return algorithm, subpixel_geometry(g) if algorithm is Columns else None
+    return algorithm, subpixel_geometry(g) if issubclass(algorithm, Columns) else None

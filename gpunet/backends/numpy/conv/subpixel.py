@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def subpixel_geometry(g: Geometry) -> Geometry | None:
     return Geometry.conv(g.y_shape, rotated, padding=(sides[0], sides[1]), dilation=g.dilation, groups=g.groups)
 
 
-def convolve_back(algorithm: ConvAlgorithm, dy: Array, rotated: Array, g: Geometry, dx: Array) -> None:
+def convolve_back(algorithm: ConvAlgorithm, dy: Array, rotated: Any, g: Geometry, dx: Array) -> None:
     """Write dx (n, H, W, C), by an algorithm that was made for the `subpixel_geometry` of g."""
     if g.stride == (1, 1):
         algorithm.forward(dy, rotated, None, dx, None)
