@@ -278,8 +278,7 @@ class _ConvTranspose2d(Function, name="conv_transpose2d", fresh=True):
     def forward(self, x: Array, weight: Array, bias: Array | None, *, conv: Conv) -> Array:
         self.save(x, weight)
         self.conv = conv
-        y = self.backend.conv2d_input_grad(x, weight, conv)
-        return y if bias is None else self.backend.binary("add", y, bias, out=y)
+        return self.backend.conv_transpose2d(x, weight, bias, conv)
 
     def backward(self, dy: Array) -> Any:
         x, weight = self.saved

@@ -24,7 +24,7 @@ __all__ = ["Backend"]
 
 
 class Backend(
-    ArrayPrimitives, ConvPrimitives, LinearPrimitives, MatmulPrimitives, PoolPrimitives, NormPrimitives, ActivationPrimitives,
+    ConvPrimitives, ArrayPrimitives, LinearPrimitives, MatmulPrimitives, PoolPrimitives, NormPrimitives, ActivationPrimitives,
     LossPrimitives, ResamplePrimitives, LocalPrimitives, RandomPrimitives, AugmentPrimitives,
     UpdatePrimitives,
 ):  # fmt: skip

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from gpunet.backends.contract.activation import Activation
-from gpunet.backends.contract.arrays import Array
+from gpunet.backends.contract.arrays import Array, ArrayPrimitives
 from gpunet.backends.contract.gradients import NEW, Gate, Grads, Into
 from gpunet.backends.contract.matmul import check_matrix_precision
 from gpunet.backends.contract.norm import PartMoments
@@ -61,7 +61,7 @@ class Conv:
         return Gate(y, self.activation, mask)
 
 
-class ConvPrimitives(ABC):
+class ConvPrimitives(ArrayPrimitives):
     """A convolution, and the gradients of its input and of its weights."""
 
     @abstractmethod
@@ -117,6 +117,15 @@ class ConvPrimitives(ABC):
                 precision of `conv` are read. CUDA rounds what it takes back through a pool to dy's
                 dtype.
         """
+
+    def conv_transpose2d(self, x: Array, w: Array, b: Array | None, conv: Conv) -> Array:
+        """Transposed convolution: `conv2d_input_grad` of x, of `conv.geometry.y_shape`, with a bias.
+
+        Args:
+            b: (C,), added to every pixel of the result (N, H, W, C), or None.
+        """
+        y = self.conv2d_input_grad(x, w, conv)
+        return y if b is None else self.binary("add", y, b, out=y)
 
     @abstractmethod
     def conv2d_weight_grad(self, dy: Array, x: Array, conv: Conv, gate: Gate | None = None, into: Into = NEW) -> Grads:

@@ -97,20 +97,28 @@ class CompiledConv(CompiledActivation, NumpyConv):
         return deliver_both(only if dw is None else _summed(dw), None if db is None else _summed(db), into, x.dtype)
 
     def conv2d_input_grad(self, dy: Array, w: Array, conv: Conv, gate: Gate | None = None) -> Array:
+        pointwise = conv.geometry.pointwise and (gate is None or gate.mask is None)  # a product of matrices
+        dx = None if pointwise else self._convolved_back(dy, w, None, conv, gate)
+        return super().conv2d_input_grad(dy, w, conv, gate) if dx is None else dx
+
+    def conv_transpose2d(self, x: Array, w: Array, b: Array | None, conv: Conv) -> Array:
+        y = None if conv.geometry.pointwise else self._convolved_back(x, w, b, conv, None)
+        return super().conv_transpose2d(x, w, b, conv) if y is None else y
+
+    def _convolved_back(self, dy: Array, w: Array, b: Array | None, conv: Conv, gate: Gate | None) -> Array | None:
+        """dx + b, by the convolutions of `parities`; None where there are no loops for them."""
         g = conv.geometry
-        if g.pointwise and (gate is None or gate.mask is None):  # a product of matrices
-            return super().conv2d_input_grad(dy, w, conv, gate)
-        loops, topic = self._loops_of(g, dy, w, None if gate is None else gate.y)
+        loops, topic = self._loops_of(g, dy, w, b, None if gate is None else gate.y)
         found, rotating = parities(g), self._loops("conv", w)
         if loops is None or rotating is None or found is None:
-            return super().conv2d_input_grad(dy, w, conv, gate)
+            return None
         opened, dx = self._opened(dy, gate, conv), memory.empty(g.x_shape, dy.dtype)
         filters = self._rotated(rotating, w, found)
         if not found.whole:
-            dx.fill(0)
+            dx[...] = 0 if b is None else b
         for part in found.convolutions:
             by, name, own = self._convolving(loops, topic, filters[part.filters], part.by_tiles)
-            given = opened, own, None, None, dx, None, part.extents, part.places, *fused_numbers(None)
+            given = opened, own, b, None, dx, None, part.extents, part.places, *fused_numbers(None)
             self._spread(by, name, len(dx) * part.pairs, part.each, *given)
         return dx
 
