@@ -16,7 +16,7 @@ from gpunet.backends.numpy.local import NumpyLocal
 
 
 class NumpyBackend(
-    NumpyArrays, CompiledConv, HostLinear, CompiledMatmul, CompiledPool, CompiledNorm, CompiledActivation, CompiledLoss,
+    CompiledConv, NumpyArrays, HostLinear, CompiledMatmul, CompiledPool, CompiledNorm, CompiledActivation, CompiledLoss,
     CompiledResample, NumpyLocal, CompiledRandom, CompiledAugment, CompiledUpdate,
 ):  # fmt: skip
     """Computes with compiled loops where they can be had, and with BLAS, strided views and threads; see

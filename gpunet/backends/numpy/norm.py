@@ -24,7 +24,7 @@ from gpunet.backends.host import memory
 from gpunet.backends.host.arrays import deliver_both
 from gpunet.backends.numpy.output_activation import activate, open_activation
 from gpunet.backends.numpy.rows import as_rows, row_pixels
-from gpunet.backends.numpy.sums import add_middle, add_rows
+from gpunet.backends.numpy.sums import CHUNK, add_middle, add_rows
 from gpunet.backends.numpy.threads import NumpyThreads
 
 NORM_BLOCK = 1 << 19
@@ -32,6 +32,9 @@ NORM_BLOCK = 1 << 19
 FAR = 4
 """Standard deviations between a mean and 0 from which on the mean is subtracted from x first: in
 scale x - scale mean the two would cancel to a few digits."""
+NEAR = 2
+"""Standard deviations between a mean and 0 up to which sums of x x, or dy x, need no mean subtracted from
+x first: what they lose by it are two of float32's 24 bits."""
 Summary = tuple[int, Array, Array]
 """(elements per channel, their mean, their squared distances from it, summed), the last two float64
 (C,)."""
@@ -79,8 +82,7 @@ class NumpyNorm(NumpyThreads):
         """(the moments of each of C channels, the number of elements per channel)."""
 
         def work(start: int, stop: int) -> Summary:
-            space = _space(rows)
-            return reduce(_joined, (_summary(rows[i:j], c, space) for i, j in _blocks(start, stop, rows.shape[1])))
+            return reduce(_joined, (_summary(rows[i:j], c) for i, j in _blocks(start, stop, rows.shape[1])))
 
         n, mean, squares = reduce(_joined, self._parallel(work, *rows.shape))
         return Moments(mean.astype(rows.dtype), (squares / n).astype(rows.dtype)), n
@@ -101,16 +103,20 @@ class NumpyNorm(NumpyThreads):
         """(dw, db), float64 (C,). With an activation, this first pass over dy also writes g."""
         rows, upstream, opened, output = (as_rows(a) for a in (x, dy, g, g if y is None else y))
         mean, c = _along(saved.mean, rows), x.shape[-1]
+        near = _is_near(saved.mean, saved.variance)
 
         def work(start: int, stop: int) -> Array:
-            sums, space = np.zeros((2, c)), _space(rows)
+            sums, space = np.zeros((2, c)), None if near else _space(rows)
             for i, j in _blocks(start, stop, rows.shape[1]):
                 if norm.activation is not None:
                     opened[i:j] = open_activation(upstream[i:j], output[i:j], norm.activation)
-                centred = np.subtract(rows[i:j], mean, out=space[: j - i])
-                centred *= opened[i:j]
-                sums[0] += _channel_sums(centred, c)
-                sums[1] += _channel_sums(opened[i:j], c)
+                through = _channel_sums(opened[i:j], c)
+                if space is None:
+                    sums[0] += _channel_products(rows[i:j], opened[i:j], c) - saved.mean * through
+                else:
+                    centred = np.subtract(rows[i:j], mean, out=space[: j - i])
+                    sums[0] += _channel_products(centred, opened[i:j], c)
+                sums[1] += through
             return sums
 
         through_x, through = reduce(np.add, self._parallel(work, *rows.shape), np.zeros((2, c)))
@@ -200,13 +206,20 @@ class NumpyNorm(NumpyThreads):
         return dx, *deliver_both(dw, db, into, x.dtype)
 
 
-def _summary(block: Array, c: int, space: Array) -> Summary:
-    """Summary of the elements of one block; `space` holds a temporary array."""
+def _summary(block: Array, c: int) -> Summary:
+    """Summary of the elements of one block."""
     n = block.size // c
     mean = _channel_sums(block, c) / n
-    centred = np.subtract(block, _along(mean, block), out=space[: len(block)])
-    centred *= centred
-    return n, mean, _channel_sums(centred, c)
+    squares = _channel_products(block, block, c) - n * mean * mean
+    if not _is_near(mean, squares / n):
+        centred = np.subtract(block, _along(mean, block), out=memory.empty(block.shape, block.dtype))
+        squares = _channel_products(centred, centred, c)
+    return n, mean, squares
+
+
+def _is_near(mean: Array, variance: Array) -> bool:
+    """Whether no channel's mean is farther from 0 than `NEAR` standard deviations."""
+    return bool((mean * mean <= NEAR * NEAR * variance).all())
 
 
 def _joined(a: Summary, b: Summary) -> Summary:
@@ -233,6 +246,15 @@ def _channel_sums(block: Array, c: int) -> Array:
     """
     pixels = add_rows(block).reshape(-1, c)
     return add_rows(pixels).astype(np.float64)
+
+
+def _channel_products(a: Array, b: Array, c: int) -> Array:
+    """Sums of a b of each channel, float64 (C,), without the array of the products."""
+    whole = len(a) // CHUNK * CHUNK
+    chunks = (part[:whole].reshape(-1, CHUNK, part.shape[1]) for part in (a, b))
+    pixels = np.einsum("kij,kij->kj", *chunks).sum(axis=0, dtype=np.float64)
+    pixels += np.einsum("ij,ij->j", a[whole:], b[whole:])
+    return add_rows(pixels.reshape(-1, c))
 
 
 def _space(rows: Array) -> Array:

@@ -62,27 +62,38 @@ static void max_pool_forward(long begin, long end, const T* x, T* y, uint8_t* ma
     });
 }
 
-// dx = the sum of dy at the positions that the mask names
-template <typename T>
-static void max_pool_backward(long begin, long end, const T* dy, const uint8_t* mask, T* dx, const Windows* g) {
+// dx = the sums of what the windows that have a pixel give it: of_window(at, c, p, q)(tap) for the channels from c on.
+template <typename T, typename F>
+static void spread(long begin, long end, T* dx, const Windows& g, F of_window) {
     typedef Vector<T> V;
-    const long images = end - begin, of_y = g->of_y(begin, 0, 0);
-    dy += of_y, mask += of_y, dx += g->of_x(begin);
-    std::fill(dx, dx + g->of_x(images), (T)0);
-    const bool alone = g->apart() && g->C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
-    const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
-    g->all_of(images, [&](long n, long p, long q, Taps taps) {
-        const long at = g->of_y(n, p, q);
-        for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
-            const V d = first_of(load_some<V>(dy + at + c, end_y - at - c), g->C - c);
-            const auto winner = __builtin_convertvector(load_some<Bytes<V>>(mask + at + c, end_y - at - c), Integers<V>);
+    const long images = end - begin;
+    dx += g.of_x(begin);
+    std::fill(dx, dx + g.of_x(images), (T)0);
+    const bool alone = g.apart() && g.C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
+    const long end_x = g.of_x(images);
+    g.all_of(images, [&](long n, long p, long q, Taps taps) {
+        for (long c = 0; c < g.C; c += Lanes<T>::COUNT) {
+            const auto given = of_window(g.of_y(n, p, q) + c, c, p, q);
             for (const Tap& tap : taps) {
                 const long to = tap.at + c;
-                const V part = winner == (int)tap.position ? d : V{};
+                const V part = given(tap);
                 if (alone) store(dx + to, part);
                 else store_some(dx + to, load_some<V>(dx + to, end_x - to) + part, end_x - to);
             }
         }
+    });
+}
+
+// dx = the sum of dy at the positions that the mask names
+template <typename T>
+static void max_pool_backward(long begin, long end, const T* dy, const uint8_t* mask, T* dx, const Windows* g) {
+    typedef Vector<T> V;
+    const long of_y = g->of_y(begin, 0, 0), end_y = g->of_y(end - begin, 0, 0);
+    dy += of_y, mask += of_y;
+    spread<T>(begin, end, dx, *g, [&](long at, long c, long, long) {
+        const V d = first_of(load_some<V>(dy + at, end_y - at), g->C - c);
+        const auto winner = __builtin_convertvector(load_some<Bytes<V>>(mask + at, end_y - at), Integers<V>);
+        return [d, winner](const Tap& tap) { return winner == (int)tap.position ? d : V{}; };
     });
 }
 
@@ -107,21 +118,11 @@ static void avg_pool_forward(long begin, long end, const T* x, T* y, const T* sh
 template <typename T>
 static void avg_pool_backward(long begin, long end, const T* dy, T* dx, const T* shares, const Windows* g) {
     typedef Vector<T> V;
-    const long images = end - begin;
-    dy += g->of_y(begin, 0, 0), dx += g->of_x(begin);
-    std::fill(dx, dx + g->of_x(images), (T)0);
-    const bool alone = g->apart() && g->C % Lanes<T>::COUNT == 0;  // no other window, and no other pixel
-    const long end_x = g->of_x(images), end_y = g->of_y(images, 0, 0);
-    g->all_of(images, [&](long n, long p, long q, Taps taps) {
-        const long at = g->of_y(n, p, q);
-        for (long c = 0; c < g->C; c += Lanes<T>::COUNT) {
-            const V d = first_of(load_some<V>(dy + at + c, end_y - at - c), g->C - c) * shares[p * g->OW + q];
-            for (const Tap& tap : taps) {
-                const long to = tap.at + c;
-                if (alone) store(dx + to, d);
-                else store_some(dx + to, load_some<V>(dx + to, end_x - to) + d, end_x - to);
-            }
-        }
+    const long end_y = g->of_y(end - begin, 0, 0);
+    dy += g->of_y(begin, 0, 0);
+    spread<T>(begin, end, dx, *g, [&](long at, long c, long p, long q) {
+        const V share = first_of(load_some<V>(dy + at, end_y - at), g->C - c) * shares[p * g->OW + q];
+        return [share](const Tap&) { return share; };
     });
 }
 

@@ -24,6 +24,19 @@ static void winograd_filters(long begin, long end, const T* w, T* to, long c, lo
 }
 LOOP(winograd_filters)
 
+// f(first, count, inputs, others) for at most `most` tiles at a time from `first` on: inputs are x under them, transformed,
+// and others are memory for (16, count, width), each of 16 `Tiles::pitch` elements.
+template <typename T, typename F>
+static void for_tiles(const Tiles<T>& tiles, long most, long width, F f) {
+    const long c = tiles.band.g.C;
+    for (long first = 0; first < tiles.count(); first += most) {
+        const long count = std::min(most, tiles.count() - first), of_inputs = POSITIONS * tiles.pitch(count, c);
+        T* const inputs = scratch<T>(4, of_inputs + POSITIONS * tiles.pitch(count, width));
+        transform_input(tiles, first, count, inputs);
+        f(first, count, inputs, inputs + of_inputs);
+    }
+}
+
 // y of pairs of rows begin … end - 1; w are transformed filters.
 template <typename T>
 static void winograd_forward(
@@ -33,18 +46,13 @@ static void winograd_forward(
     const long c = g->C, width = g->O, most = Tiles<T>::at_once(c, width);
     const auto compute = [&](const Band<T>& band, T* out) {
         const Tiles<T> tiles(band);
-        for (long first = 0; first < tiles.count(); first += most) {
-            const long count = std::min(most, tiles.count() - first);
-            const long from = tiles.pitch(count, c), to = tiles.pitch(count, width);
-            T* const inputs = scratch<T>(4, POSITIONS * (from + to));
-            T* const products = inputs + POSITIONS * from;
-            transform_input(tiles, first, count, inputs);
+        for_tiles(tiles, most, width, [&](long first, long count, const T* inputs, T* products) {
             for (long k = 0; k < POSITIONS; ++k) {
-                const Rectangle<T> matrix(inputs + k * from, count, c, width);
-                convolve(matrix.band, w + k * c * width, width, products + k * to);
+                const Rectangle<T> matrix(inputs + k * tiles.pitch(count, c), count, c, width);
+                convolve(matrix.band, w + k * c * width, width, products + k * tiles.pitch(count, width));
             }
             transform_output(tiles, first, count, products, width, out);
-        }
+        });
     };
     finish_bands<T, Vector<T>>(begin, end, x, b, residual, y, mask, *g, places, width, 4 * most, false, kind, of, compute);
 }
@@ -80,12 +88,8 @@ static void weight_grad(
     long waiting = 0;
     const auto use = [&](const Band<T>& band, const T* opened, long pitch) {
         const Tiles<T> tiles(band);
-        for (long tile = 0; tile < tiles.count(); tile += most) {
-            const long several = std::min(most, tiles.count() - tile);
+        for_tiles(tiles, most, width, [&](long tile, long several, const T* inputs, T* upstream) {
             const long from = tiles.pitch(several, c), to = tiles.pitch(several, width);
-            T* const inputs = scratch<T>(4, POSITIONS * (from + to));
-            T* const upstream = inputs + POSITIONS * from;
-            transform_input(tiles, tile, several, inputs);
             transform_upstream(tiles, tile, several, opened, pitch, width, upstream);
             for (long k = 0; k < POSITIONS; ++k) {
                 const Rectangle<T> matrix(inputs + k * from, several, c, width);
@@ -95,7 +99,7 @@ static void weight_grad(
                 }
                 multiply(matrix.band, upstream + k * to, width, sums + k * c * width, width);
             }
-        }
+        });
         if (db) add_pixels<T, V>(opened, pitch, band.pixels(), width, of_bias);
         if ((waiting += band.pixels()) >= CHUNK * CHUNKS && !only) move(), waiting = 0;
     };
