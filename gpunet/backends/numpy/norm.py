@@ -212,8 +212,10 @@ def _summary(block: Array, c: int) -> Summary:
     mean = _channel_sums(block, c) / n
     squares = _channel_products(block, block, c) - n * mean * mean
     if not _is_near(mean, squares / n):
+        mean = mean.astype(block.dtype).astype(np.float64)
         centred = np.subtract(block, _along(mean, block), out=memory.empty(block.shape, block.dtype))
-        squares = _channel_products(centred, centred, c)
+        off = _channel_sums(centred, c) / n  # the mean's rounding error
+        mean, squares = mean + off, _channel_products(centred, centred, c) - n * off * off
     return n, mean, squares
 
 
