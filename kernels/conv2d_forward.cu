@@ -179,7 +179,7 @@ __device__ __forceinline__ void find_windows(
         int n, p, q;
         if (pool) output_pixel<true>(pixel, g, n, p, q);
         else output_pixel<false>(pixel, g, n, p, q);
-        taps.place(windows[r], n, p * g.stride_h - g.pad_top, q * g.stride_w - g.pad_left, pixel);
+        taps.fill(windows[r], n, p * g.stride_h - g.pad_top, q * g.stride_w - g.pad_left, pixel);
     }
     __syncthreads();
 }

@@ -158,7 +158,7 @@ struct InputGradShared {
             const int h = row * g.stride_h + rows.residue, w = col * g.stride_w + cols.residue;
             const bool stored = (number < place.rows) & (h < g.H) & (w < g.W);
             const int result = stored ? (image * g.H + h) * g.W + w : -1;
-            taps.place(windows[r], image, row + rows.offset, col + cols.offset, result);
+            taps.fill(windows[r], image, row + rows.offset, col + cols.offset, result);
         }
         __syncthreads();
     }

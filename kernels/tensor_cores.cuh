@@ -55,7 +55,7 @@ struct Chunks {
 template <typename T, int EXTENT, int BLOCK>
 struct ByResult : Chunks<ByResult<T, EXTENT, BLOCK>, T> {
     typedef ByResult Form;
-    static constexpr bool BY_BITS = true;  // the windows that are its results
+    static constexpr bool BY_BITS = true;  // of windows: see window.cuh
     static constexpr int V = chunk<T>(), LANES = TURN_BYTES / CHUNK_BYTES, STEP = BLOCK / LANES, COUNT = EXTENT / STEP;
     static_assert(EXTENT % STEP == 0 && STEP % 8 == 0, "whole chunks for every thread, in rows that are shifted alike");
 

@@ -6,7 +6,7 @@
 template <bool BY_BITS>
 struct __align__(16) Window {
     int pixel, row, col;
-    int result;  // the pixel of the results, or -1
+    int result;  // the pixel of the results, or -1: for kernels that store them by it
 };
 template <>
 struct __align__(16) Window<true> {
@@ -15,11 +15,12 @@ struct __align__(16) Window<true> {
     int unused, result;
 };
 
-// The rows of a window have the lower bits, and its columns those above. Every window misses NO_TAP.
-// gpunet/cuda/tile_lists.py names these limits; larger windows are left to kernels that compare.
+// The rows of a window have the lower bits, and its columns those above. NO_TAP is set in every window,
+// so that a tap which does not exist lies outside. Larger windows are left to kernels that compare.
 #define BIT_ROWS 16
 #define BIT_COLS 15
 #define NO_TAP (1u << 31)
+static_assert(BIT_ROWS + BIT_COLS == 31, "all bits below NO_TAP are used");
 
 // Of the taps start, start + step, … along one axis, those that lie outside.
 __device__ __forceinline__ uint32 missed_taps(int start, int step, int taps, int extent) {
@@ -33,7 +34,7 @@ struct Taps {
     int height, width, rows, cols, down, right;
 
     template <bool BY_BITS>
-    __device__ __forceinline__ void place(Window<BY_BITS>& window, int image, int row, int col, int result) const {
+    __device__ __forceinline__ void fill(Window<BY_BITS>& window, int image, int row, int col, int result) const {
         const int pixel = (image * height + row) * width + col;
         if constexpr (BY_BITS) {
             const uint32 missed = missed_taps(col, right, cols, width) << BIT_ROWS | missed_taps(row, down, rows, height);
@@ -44,8 +45,8 @@ struct Taps {
     }
 };
 
-// The tap in row i and column j of the windows, `down` and `right` of the first; one that is not `there` lies
-// inside none.
+// The tap in row i and column j of all windows, which lies so many pixels down and right of the first. If it
+// is not there, it lies inside no image.
 template <bool BY_BITS>
 struct Tap {
     const bool there;

@@ -75,8 +75,8 @@ In 3xTF32 a thread keeps two sums of each result in its registers."""
 NARROW_TILES = frozenset((*_WIDE, _ANY, Tile(128, 16, 4, 2, 1, 1), Tile(64, 16, 2, 2, 1, 1)))
 """The tiles that there are in 16 bits as well."""
 BIT_ROWS, BIT_COLS = constant("window.cuh", "BIT_ROWS"), constant("window.cuh", "BIT_COLS")
-"""Rows and columns of taps of the largest windows that a convolution and its input gradient take on the
-tensor cores."""
+"""Rows and columns of taps of the largest windows that a convolution takes on the tensor cores, and its
+input gradient for the pixels of one remainder by the stride."""
 GATES = {name: constant("gate.cuh", f"GATE_{name}") for name in ("NONE", "RELU", "ACTIVATION")}
 """What the gates of gradient kernels undo, and the template arguments."""
 TILES = {

@@ -152,7 +152,11 @@ def warp(
         size: (h, w).
         border: what lies outside the image, one of `BORDERS`.
         nearest: whether to take the nearest pixel instead, for arrays of any dtype.
+    Raises:
+        ValueError: another number of matrices than of images.
     """
+    if matrices.shape != (len(images), 2, 3):
+        raise ValueError(f"warp: matrices have shape {matrices.shape} but must be {(len(images), 2, 3)}")
     warped = None if nearest else warp_in_loop(images, matrices, size, border)
     if warped is not None:
         return warped

@@ -53,3 +53,13 @@ def test_the_sums_of_gradients_keep_their_digits(rng, c, shift, loops):
     expected = (dy * (exact - np.float32(mean))).sum(axis=(0, 1, 2)) / np.sqrt(variance + norm.eps)
     np.testing.assert_allclose(dw, expected, rtol=1e-5, atol=5e-4)
     np.testing.assert_allclose(db, dy.sum(axis=(0, 1, 2), dtype=np.float64), rtol=1e-5, atol=5e-4)
+
+
+@pytest.mark.parametrize("loops", [pytest.param(True, marks=needs_loops), False], ids=["compiled", "NumPy alone"])
+def test_a_variance_is_found_where_squares_are_too_large_for_float32(rng, loops):
+    x = (5e19 + 1e17 * rng.normal(size=(4, 32, 32, 3))).astype(np.float32)
+    running, one = Moments(np.zeros(3, np.float32), np.ones(3, np.float32)), np.ones(3, np.float32)
+    backend = NumpyBackend(threads=1, compiled=loops)
+    y, saved = backend.batch_norm_forward(x, one, 0 * one, running, BatchNorm(training=True), None)
+    np.testing.assert_allclose(saved.variance, x.var(axis=(0, 1, 2), dtype=np.float64), rtol=1e-4)
+    np.testing.assert_allclose(y.std(axis=(0, 1, 2)), 1, rtol=1e-4)

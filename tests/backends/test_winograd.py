@@ -112,6 +112,41 @@ def test_what_is_not_a_number_stays_within_the_windows_that_have_it(rng, loops, 
         np.testing.assert_array_equal(np.isfinite(y[0]).all(axis=2), ~inside)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numpy_alone_gives_what_is_not_a_number_to_the_taps_that_meet_it(rng, value):
+    g = Geometry.conv((1, 10, 11, 16), (3, 3, 16, 16), padding=1)
+    x, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.y_shape))
+    x[0, 0, 0, 3] = value
+    dw, _ = NumpyBackend(compiled=False).conv2d_weight_grad(dy, x, Conv(g))
+    expected, _ = REFERENCE.conv2d_weight_grad(dy.astype(float), x.astype(float), Conv(g))
+    np.testing.assert_allclose(dw, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_numpy_alone_takes_images_in_pieces(rng, monkeypatch, long):
+    g = Geometry.conv((5, 9, 8, 16), (3, 3, 16, 32), padding=1)
+    monkeypatch.setattr(numpy_winograd, "TILE_ELEMENTS", 2 * 16 * 5 * 4 * 32)  # two images, and one at last
+    if long:
+        monkeypatch.setattr(numpy_winograd, "LONG", 1)
+    x, w, dy = (rng.normal(size=s).astype(np.float32) for s in (g.x_shape, g.w_shape, g.y_shape))
+    backend, exact = NumpyBackend(threads=1, compiled=False), [a.astype(float) for a in (x, w, dy)]
+    close(backend.conv2d_forward(x, w, None, Conv(g))[0], REFERENCE.conv2d_forward(*exact[:2], None, Conv(g))[0])
+    for got, expected in zip(
+        backend.conv2d_weight_grad(dy, x, Conv(g)),
+        REFERENCE.conv2d_weight_grad(exact[2], exact[0], Conv(g)),
+        strict=True,
+    ):
+        close(got, expected)
+
+
+@both_ways
+def test_a_transposed_convolution_adds_its_bias(rng, loops):
+    g = Geometry.conv((2, 11, 9, 32), (3, 3, 32, 16), padding=1)
+    x, w, b = (rng.normal(size=s).astype(np.float32) for s in (g.y_shape, g.w_shape, (32,)))
+    y = NumpyBackend(compiled=loops).conv_transpose2d(x, w, b, Conv(g))
+    close(y, REFERENCE.conv_transpose2d(*(a.astype(float) for a in (x, w, b)), Conv(g)))
+
+
 @both_ways
 def test_sums_over_many_pixels_keep_their_digits(rng, loops):
     g = Geometry.conv((64, 32, 32, 16), (3, 3, 16, 16), padding=1)

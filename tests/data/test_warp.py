@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from gpunet import data
+from gpunet.backends.numpy.compiled.library import why_unavailable
+from gpunet.backends.numpy.compiled.warp import warp as warp_in_loop
 from gpunet.data.transforms import uniform
 from gpunet.data.warp import warp
 from gpunet.random import PURPOSES, Stream
@@ -42,6 +44,7 @@ def test_a_warp_is_scipys(extents, size, border, nearest, seed):
             np.testing.assert_allclose(got[n, ..., c], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4)),
@@ -58,12 +61,21 @@ def test_a_compiled_loop_has_numpys_bits(monkeypatch, shape, size, border, dtype
         images.flat[0] = [np.nan, np.inf, -0.0][seed % 3]
     images.flags.writeable = False
     monkeypatch.setenv("GPUNET_FAST_CPU", "1")
-    compiled = [warp(images, matrices, size, border=border), warp(images[:, ::-1], matrices, size, border=border)]
+    looped = warp_in_loop(images, matrices, size, border) is not None
+    assert looped == (dtype != "float16" and images.size > 0)
+    compiled = warp(images, matrices, size, border=border)
+    turned = warp(images[:, ::-1], matrices, size, border=border)
     monkeypatch.setenv("GPUNET_FAST_CPU", "0")
-    alone = [warp(images, matrices, size, border=border), warp(images[:, ::-1], matrices, size, border=border)]
-    for got, expected in zip(compiled, alone, strict=True):
-        assert got.dtype == images.dtype
-        np.testing.assert_array_equal(got, expected)
+    assert warp_in_loop(images, matrices, size, border) is None
+    assert compiled.dtype == images.dtype
+    np.testing.assert_array_equal(compiled, warp(images, matrices, size, border=border))
+    np.testing.assert_array_equal(turned, warp(images[:, ::-1], matrices, size, border=border))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3), (3, 2, 3), (4, 2, 2), (4, 3, 3), (4, 6)])
+def test_another_number_of_matrices_than_of_images_is_refused(shape):
+    with pytest.raises(ValueError, match=r"^warp: matrices have shape .* but must be \(4, 2, 3\)"):
+        warp(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(shape), (8, 8), border="zero")
 
 
 def test_uniform_numbers_are_those_of_each_images_stream():

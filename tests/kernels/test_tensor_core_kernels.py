@@ -34,7 +34,7 @@ def test_infinity_stays_in_tf32_and_is_no_number_in_3xtf32(cuda_backend, precisi
 
 
 WINDOWS = [
-    # (KH, KW), on tensor cores, options: the largest ones whose taps have a bit each, and those beyond
+    # (KH, KW), on tensor cores, options: the largest ones whose rows and columns have bits, and those beyond
     ((16, 15), True, {"padding": ((7, 8), (14, 0))}),
     ((16, 1), True, {"padding": ((15, 15), (0, 0)), "stride": (2, 1)}),
     ((1, 15), True, {"padding": ((0, 0), (14, 14)), "dilation": (1, 2)}),
@@ -65,7 +65,7 @@ def test_large_windows_agree_with_the_reference(cuda_backend, reference, rng, wi
 
 
 @pytest.mark.parametrize(("window", "on_tensor_cores", "options"), WINDOWS, ids=lambda value: str(value))
-def test_windows_with_a_bit_for_each_tap_run_on_tensor_cores(window, on_tensor_cores, options):
+def test_windows_whose_rows_and_columns_have_bits_run_on_tensor_cores(window, on_tensor_cores, options):
     backend, conv = recording_backend(), conv_of(window, options)
     x, w, dy = (
         backend.asarray(np.ones(shape, np.float32))

@@ -79,7 +79,7 @@ class CudaConv(CudaDepthwise, CudaPool):
         return left
 
     def _terms_of_windows(self, element: str, conv: Conv, taps: Sequence[int], *arrays: Array | None) -> int:
-        """As `_terms`, for windows of (rows, columns) of taps, of which each has a bit."""
+        """As `_terms`, for windows of (rows, columns) of taps: each row and each column has a bit."""
         fit = taps[0] <= BIT_ROWS and taps[1] <= BIT_COLS
         g = conv.geometry
         return self._terms(element, conv.precision, (_taken(g), _made(g)), *arrays) if fit else 0

@@ -34,7 +34,7 @@ FAR = 4
 scale x - scale mean the two would cancel to a few digits."""
 NEAR = 2
 """Standard deviations between a mean and 0 up to which sums of x x, or dy x, need no mean subtracted from
-x first: what they lose by it are two of float32's 24 bits."""
+x first, which costs them about two of float32's 24 bits."""
 Summary = tuple[int, Array, Array]
 """(elements per channel, their mean, their squared distances from it, summed), the last two float64
 (C,)."""
@@ -220,8 +220,9 @@ def _summary(block: Array, c: int) -> Summary:
 
 
 def _is_near(mean: Array, variance: Array) -> bool:
-    """Whether no channel's mean is farther from 0 than `NEAR` standard deviations."""
-    return bool((mean * mean <= NEAR * NEAR * variance).all())
+    """Whether no channel's mean is farther from 0 than `NEAR` standard deviations, as far as float32 can tell."""
+    near = mean * mean <= NEAR * NEAR * variance
+    return bool((near & np.isfinite(variance)).all())
 
 
 def _joined(a: Summary, b: Summary) -> Summary:

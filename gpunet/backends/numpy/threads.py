@@ -79,6 +79,8 @@ class NumpyThreads(HostArrays):
         if not count:
             return []
         n = min(count, most, max(1, min(2, count * each // SMALL), count * each // BLOCK))
+        if n < count:
+            n = 1 << n.bit_length() - 1  # a power of 2, so that 2, 4 or 8 threads have equally many
         bounds = list(pairwise(count * i // n for i in range(n + 1)))
         if n == 1 or self.threads == 1:
             return self._alone(lambda: [work(i, j) for i, j in bounds])

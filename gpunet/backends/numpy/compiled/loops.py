@@ -36,8 +36,7 @@ class CompiledLoops(NumpyThreads):
 
     def __init__(self, threads: int | None = None, compiled: bool | None = None):
         super().__init__(threads)
-        off = {None: why_switched_off(), False: "compiled=False", True: ""}
-        self._why_off = off[compiled]
+        self._why_off = why_switched_off() if compiled is None else "" if compiled else "compiled=False"
         self.compiled = not self._why_off
         self._crews: dict[int, Crew] = {}
 

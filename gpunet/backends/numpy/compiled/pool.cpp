@@ -62,7 +62,8 @@ static void max_pool_forward(long begin, long end, const T* x, T* y, uint8_t* ma
     });
 }
 
-// dx = the sums of what the windows that have a pixel give it: of_window(at, c, p, q)(tap) for the channels from c on.
+// dx: each pixel is the sum of the shares that its windows give it. of_window(at, c, p, q), called for a vector of channels
+// from c on that begins at `at` in dy, returns a function from a tap to the share of its pixel.
 template <typename T, typename F>
 static void spread(long begin, long end, T* dx, const Windows& g, F of_window) {
     typedef Vector<T> V;
@@ -73,12 +74,12 @@ static void spread(long begin, long end, T* dx, const Windows& g, F of_window) {
     const long end_x = g.of_x(images);
     g.all_of(images, [&](long n, long p, long q, Taps taps) {
         for (long c = 0; c < g.C; c += Lanes<T>::COUNT) {
-            const auto given = of_window(g.of_y(n, p, q) + c, c, p, q);
+            const auto share_of = of_window(g.of_y(n, p, q) + c, c, p, q);
             for (const Tap& tap : taps) {
                 const long to = tap.at + c;
-                const V part = given(tap);
-                if (alone) store(dx + to, part);
-                else store_some(dx + to, load_some<V>(dx + to, end_x - to) + part, end_x - to);
+                const V share = share_of(tap);
+                if (alone) store(dx + to, share);
+                else store_some(dx + to, load_some<V>(dx + to, end_x - to) + share, end_x - to);
             }
         }
     });

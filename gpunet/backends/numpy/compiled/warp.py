@@ -13,6 +13,8 @@ BORDERS = ("zero", "reflect", "edge")
 def warp(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], border: str) -> np.ndarray | None:
     """As `gpunet.data.warp.warp`, on the thread that calls; None where NumPy computes.
 
+    It belongs to no backend, so that only the environment variable switches the loop off.
+
     Args:
         images: (N, H, W, C), C-contiguous uint8, float32 or float64; others are NumPy's.
         border: one of `BORDERS`.

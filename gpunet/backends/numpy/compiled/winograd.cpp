@@ -24,8 +24,8 @@ static void winograd_filters(long begin, long end, const T* w, T* to, long c, lo
 }
 LOOP(winograd_filters)
 
-// f(first, count, inputs, others) for at most `most` tiles at a time from `first` on: inputs are x under them, transformed,
-// and others are memory for (16, count, width), each of 16 `Tiles::pitch` elements.
+// f(first, count, inputs, others) for `count` tiles from `first` on, at most `most` at a time: `inputs` are the transformed
+// elements of x under them (16, count, C), `others` is memory for (16, count, width). Both are spaced by `Tiles::pitch`.
 template <typename T, typename F>
 static void for_tiles(const Tiles<T>& tiles, long most, long width, F f) {
     const long c = tiles.band.g.C;

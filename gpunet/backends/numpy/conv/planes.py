@@ -24,8 +24,8 @@ from gpunet.backends.numpy.threads import PARTS
 from gpunet.backends.numpy.windows import under_tap, windows_of
 from gpunet.geometry import Geometry
 
-IMAGES_OF_PART = 64
-"""Images of a part at least; with fewer, two threads were no faster than one."""
+IMAGES_OF_PART = 16
+"""Images of a part at least: loops along fewer are so short that two threads are slower than one."""
 COLUMN_ELEMENTS = 1 << 21
 """Elements of a block's columns: long loops are worth more here than blocks that fit a cache."""
 
@@ -120,7 +120,7 @@ class Planes(ConvAlgorithm):
 
     def _pool(self, planes: Array, mask: Array) -> Array:
         """The maximum of each 2x2 window, (O, PH, PW, n); writes the mask (n, PH, PW, O)."""
-        # Planes are images of n channels to it
+        # `max_pool_forward` takes the planes for images of n channels
         pool = Geometry.pool(planes.shape, FUSED_POOL)
         best, winners = memory.empty(pool.y_shape, self.dtype), memory.empty(pool.y_shape, mask.dtype)
         max_pool_forward(planes, best, winners, pool)

@@ -76,7 +76,7 @@ class NumpyConv(NumpyThreads):
             algorithm.weight_grad(dy[i:j], x[i:j], slice_gate(gate, i, j), dw, db)
 
         kind = choose(g)
-        # Each part has its own dw
+        # Each part has its own dw, which takes a pass over memory
         most = min(kind.most_parts(g), max(2, prod(g.x_shape) // prod(g.w_shape)))
         (dw, db), *others = self._in_blocks(kind, conv, x.dtype, work, begin, most)
         for more_dw, more_db in others:

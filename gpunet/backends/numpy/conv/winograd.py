@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from gpunet.backends.numpy.conv.columns import Columns
 from gpunet.backends.numpy.gate import open_gate
 from gpunet.backends.numpy.sums import LONG, Total, add_rows
 from gpunet.backends.numpy.threads import PARTS
-from gpunet.geometry import Geometry
+from gpunet.geometry import Geometry, Pair
 
 FEWEST_CHANNELS = 128
 """Channels and filters from which on products take so long that the transforms are worth it."""
@@ -30,14 +31,13 @@ _OF_WINDOWS = np.kron(_OF_FILTERS, _OF_FILTERS)  # (16, 9)
 class Winograd(Columns):
     """A convolution by tiles of 2x2 results ("F(2x2, 3x3)", Lavin & Gray 2016, section 4.1).
 
-    The 4x4 pixels under a tile and the filters become 16 sums of theirs each. The products of these, 16
-    instead of 36 for each channel and filter, add up to the tile's results.
+    The 4x4 pixels under a tile are transformed into 16 sums, and so are the filters. The products of
+    these, 16 instead of 36 for each channel and filter, add up to the tile's results.
     """
 
     def __init__(self, conv: Conv, dtype: Any):
         super().__init__(conv, dtype)
-        _, oh, ow, _ = conv.geometry.y_shape
-        self.rows, self.columns = -(-oh // 2), -(-ow // 2)  # of tiles
+        self.rows, self.columns = _tiles_of(conv.geometry)
         self._halves: Array | None = None
 
     @classmethod
@@ -48,8 +48,7 @@ class Winograd(Columns):
     @classmethod
     def most_parts(cls, g: Geometry) -> int:
         """See `ConvAlgorithm.most_parts`: short products with large filters are slow."""
-        n, oh, ow, _ = g.y_shape
-        return max(2, min(PARTS, n * -(-oh // 2) * -(-ow // 2) // FEWEST_TILES))
+        return max(2, min(PARTS, g.y_shape[0] * prod(_tiles_of(g)) // FEWEST_TILES))
 
     def _pieces(self, count: int) -> list[tuple[int, int]]:
         """Ranges of a block's images whose transformed tiles have about `TILE_ELEMENTS`."""
@@ -70,15 +69,20 @@ class Winograd(Columns):
         if g.pixels >= LONG and self.dtype != np.float64:  # its sums are added in parts
             super().weight_grad(dy, x, gate, dw, db)
             return
-        dy = open_gate(dy, gate, self.conv.pool)
+        opened = open_gate(dy, gate, self.conv.pool)
         total, part = (memory.empty((16, self.channels, g.filters), self.dtype) for _ in range(2))
         total[...] = 0
         for first, last in self._pieces(len(x)):
-            total += np.matmul(self._tiles(x[first:last]).transpose(0, 2, 1), self._spread(dy[first:last]), out=part)
+            total += np.matmul(
+                self._tiles(x[first:last]).transpose(0, 2, 1), self._spread(opened[first:last]), out=part
+            )
+        if not np.isfinite(total.sum()):  # as in `_multiply`
+            super().weight_grad(dy, x, gate, dw, db)
+            return
         dw.recent += np.dot(_OF_WINDOWS.T.astype(self.dtype), total.reshape(16, -1)).reshape(g.w_shape)
         dw.count()
         if db is not None:
-            db.recent += add_rows(dy.reshape(-1, g.filters))
+            db.recent += add_rows(opened.reshape(-1, g.filters))
             db.count()
 
     def _tiles(self, x: Array) -> Array:
@@ -134,6 +138,11 @@ class Winograd(Columns):
         return spread.reshape(16, -1, dy.shape[3])
 
 
+def _tiles_of(g: Geometry) -> Pair:
+    """Rows and columns of tiles of an image."""
+    return -(-g.y_shape[1] // 2), -(-g.y_shape[2] // 2)
+
+
 def _take_four(neighbours: list[Array], out: Array) -> None:
     """The four sums of four neighbours along one side of the tiles."""
     first, second, third, fourth = neighbours
@@ -162,7 +171,7 @@ def _spread_two(gradients: Array, out: Array) -> None:
 def is_worth(g: Geometry) -> bool:
     """Whether a convolution is faster by tiles."""
     n, oh, ow, filters = g.y_shape
+    tiles = prod(_tiles_of(g))
     if g.window != (3, 3) or {*g.stride, *g.dilation} != {1} or g.groups > 1:
         return False
-    tiles = -(-oh // 2) * -(-ow // 2)
     return min(g.x_shape[3], filters) >= FEWEST_CHANNELS and n * tiles >= FEWEST_TILES and oh * ow >= FULL * 4 * tiles
