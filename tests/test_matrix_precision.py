@@ -47,7 +47,8 @@ OPERATIONS = {
         lambda leaf: F.conv2d(leaf(2, 6, 6, 4), leaf(3, 3, 4, 4), padding=1, pool=3), {FORWARD, INPUT, WEIGHT},
     ),
     "conv_transpose2d": (
-        lambda leaf: F.conv_transpose2d(leaf(2, 3, 3, 4), leaf(2, 2, 4, 4), leaf(4), stride=2), {FORWARD, INPUT, WEIGHT},
+        lambda leaf: F.conv_transpose2d(leaf(2, 3, 3, 4), leaf(2, 2, 4, 4), leaf(4), stride=2),
+        {FORWARD, "conv_transpose2d", WEIGHT},
     ),
     "linear": (
         lambda leaf: F.linear(leaf(3, 4), leaf(4, 5), leaf(5)), {"linear_forward", "linear_weight_grads", "matmul"},

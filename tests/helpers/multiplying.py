@@ -3,8 +3,8 @@
 from gpunet.backends.contract import Conv, LinearGrad, Product
 
 PRIMITIVES = (
-    "batched_matmul", "conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "linear_cross_entropy", "linear_forward",
-    "linear_weight_grads", "matmul",
+    "batched_matmul", "conv2d_forward", "conv2d_input_grad", "conv2d_weight_grad", "conv_transpose2d", "linear_cross_entropy",
+    "linear_forward", "linear_weight_grads", "matmul",
 )  # fmt: skip
 
 
