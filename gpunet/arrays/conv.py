@@ -171,5 +171,5 @@ def conv_transpose2d(
     y_shape = conv.geometry.x_shape
     call.check_shape("bias", bias, y_shape[3:])
     call.check_out(out, call.outer_shape(y_shape))
-    b = None if bias is None else call.plain(bias)
-    return call.deliver(call.backend.conv_transpose2d(call.images(x), call.filters(weight), b, conv), out)
+    y = call.backend.conv_transpose2d(call.images(x), call.filters(weight), call.plain(bias), conv)
+    return call.deliver(y, out)
