@@ -20,6 +20,8 @@ import numpy as np
 
 PURPOSES = {"init": 0, "dropout": 1, "shuffle": 2, "augment": 3, "noise": 4, "split": 5, "episode": 6, "sample": 7}
 """The second half of a key, by what the numbers are drawn for."""
+NUMBERS = 16
+"""How many 16-bit numbers a block of four words holds."""
 _LIMIT = 1 << 64
 _FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 
@@ -27,6 +29,9 @@ _FACTORS = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One stream of random words; equal streams give equal words on every backend.
+
+    `first` is the place, among the stream's 16-bit numbers, of the first one that is drawn: where
+    ranks share a batch, each draws the numbers of its own rows, see `rows_of_batch`.
 
     `clock`, if there is one, is an array of two uint64 numbers on a CUDA backend, (step, epoch). It
     is read when the numbers are drawn and added to the step and the epoch of the stream, so that a
@@ -38,6 +43,7 @@ class Stream:
     step: int = 0
     call: int = 0
     epoch: int = 0
+    first: int = 0
     clock: Any = field(default=None, compare=False, repr=False)
 
     @property
@@ -58,6 +64,7 @@ class _State:
     def reset(self, seed: int) -> None:
         self.seed, self.epoch, self.step = seed, 0, 0
         self.clock: Any = None
+        self.rows: tuple[int, int] | None = None
         self.calls = dict.fromkeys(PURPOSES, 0)
 
 
@@ -129,25 +136,58 @@ def undisturbed() -> Iterator[None]:
         _state.calls = calls
 
 
-def next_stream(purpose: str) -> Stream:
-    """The next stream of one purpose; calls are counted, so that no two calls share words."""
+@contextmanager
+def rows_of_batch(first: int, rows: int) -> Iterator[None]:
+    """A context in which tensors hold `rows` rows of a batch, of which `first` rows lie before them.
+
+    So a rank that has a part of a batch draws for each sample what one that has all of it draws.
+    """
+    before, _state.rows = _state.rows, (first, rows)
+    try:
+        yield
+    finally:
+        _state.rows = before
+
+
+def next_stream(purpose: str, size: int = 0) -> Stream:
+    """The next stream of one purpose; calls are counted, so that no two calls share words.
+
+    Args:
+        purpose: one of `PURPOSES`.
+        size: how many numbers are drawn, one for each element of a tensor. Inside `rows_of_batch`,
+            a multiple of its rows is taken for the elements of these rows.
+    """
     call = _state.calls[purpose]
     _state.calls[purpose] = call + 1
     if purpose == "init":  # parameters are drawn in the order in which layers are made
         return Stream(_state.seed, PURPOSES[purpose], call=call)
-    return Stream(_state.seed, PURPOSES[purpose], step=_state.step, call=call, epoch=_state.epoch, clock=_state.clock)
+    first, rows = _state.rows or (0, 1)
+    return Stream(
+        _state.seed, PURPOSES[purpose], step=_state.step, call=call, epoch=_state.epoch,
+        first=0 if size % rows else size // rows * first, clock=_state.clock,
+    )  # fmt: skip
 
 
 def words(stream: Stream, count: int) -> np.ndarray:
-    """The first `count` uint64 words of a stream, on the host."""
+    """The first `count` uint64 words of a stream, on the host, whatever its `first`."""
+    return _words_from(0, stream, count)
+
+
+def _words_from(block: int, stream: Stream, count: int) -> np.ndarray:
+    """`count` words of a stream, from the beginning of a block of four on."""
     # NumPy would read a tuple with a number of 2^63 or more as floating point, so pass arrays
-    bits = np.random.Philox(key=np.array(stream.key, np.uint64), counter=np.array(stream.counter, np.uint64))
-    return bits.random_raw(count)
+    counter = np.array((block, *stream.counter[1:]), np.uint64)
+    return np.random.Philox(key=np.array(stream.key, np.uint64), counter=counter).random_raw(count)
 
 
 def uint16(stream: Stream, count: int) -> np.ndarray:
-    """The first `count` uint16 numbers of a stream: each word holds four, the lowest bits first."""
-    return words(stream, -(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+    """`count` uint16 numbers of a stream, from its `first` on.
+
+    Each word holds four, the lowest bits first.
+    """
+    block, start = divmod(stream.first, NUMBERS)
+    drawn = _words_from(block, stream, -(-(start + count) // 4))
+    return drawn.astype("<u8", copy=False).view("<u2")[start : start + count]
 
 
 def uniform(stream: Stream, count: int) -> np.ndarray:

@@ -7,10 +7,11 @@
 // u[e] is the e-th uint16 number of the stream: each word holds four, the lowest bits first.
 // Each thread draws a block of the generator: 4 words, or the uint16 numbers of 16 neighbouring
 // elements. A warp then hands its 128 words round through shared memory, so that neighbouring threads
-// load and store neighbouring elements, V at a time. The backward pass of dropout is the same kernel
+// load and store neighbouring elements, V at a time. Element 0 takes number `first` of the stream, so
+// that a part of a batch draws what the whole batch draws there. The backward pass of dropout is the same kernel
 // on dy: the mask is drawn again and never stored. For `clock` see philox.cuh.
 // Alignment: V is 4 in float and 8 in 16 bits, where a load has 16 bytes, to which x and y must be aligned,
-// and V must divide the count; V = 1 needs nothing.
+// and V must divide the count and `first`; V = 1 needs nothing.
 // Bound: dropout is bound by memory (8 bytes per element, against 20 64-bit products for 16
 // elements), random_words by the products, and random_normal by the table, of which every thread
 // reads another place.
@@ -49,9 +50,9 @@ __device__ __forceinline__ void numbers(uint32 (&v)[V], const WarpWords& words, 
     }
 }
 
-// `part` counts what a warp draws at once, over all warps; it is equal in the whole warp.
-#define WARP_STRIDE_LOOP(part, count)                                                               \
-    for (int64 part = blockIdx.x * (int64)WARPS + threadIdx.x / WARP; part < (count); part += (int64)gridDim.x * WARPS)
+// `part` counts what a warp draws at once, over all warps, from begin to end - 1; it is equal in the whole warp.
+#define WARP_STRIDE_LOOP(part, begin, end)                                                                  \
+    for (int64 part = (begin) + blockIdx.x * (int64)WARPS + threadIdx.x / WARP; part < (end); part += (int64)gridDim.x * WARPS)
 
 __global__ void __launch_bounds__(THREADS) random_words(
         uint64* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock) {
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(THREADS) random_words(
     WarpWords& words = drawn[threadIdx.x / WARP];
     const int lane = threadIdx.x % WARP;
     s = at(s, clock);
-    WARP_STRIDE_LOOP(part, (count + WARP_WORDS - 1) / WARP_WORDS) {
+    WARP_STRIDE_LOOP(part, 0, (count + WARP_WORDS - 1) / WARP_WORDS) {
         words.draw(s, part * WARP);
 #pragma unroll
         for (int i = lane; i < WARP_WORDS; i += WARP)
@@ -67,18 +68,21 @@ __global__ void __launch_bounds__(THREADS) random_words(
     }
 }
 
-// The place of the i-th V elements of a part. The compiler sees from the product that they are aligned.
-#define PLACE(part, i) (((part) * (NUMBERS / V) + (i)) * V)
+// The element that takes the first of the i-th V numbers of a part; -V or less before element 0. The
+// compiler sees from the product that the elements are aligned.
+#define PLACE(part, i) (((part) * (NUMBERS / V) + (i) - first / V) * V)
+#define WITHIN(e, count) ((uint64)(e) < (uint64)(count))  // 0 <= e < count
+#define PARTS(first, count) (((first) + (count) + NUMBERS - 1) / NUMBERS)  // one past the last part
 
 template <int V>
 __global__ void __launch_bounds__(THREADS) random_normal(
-        float* __restrict__ y, int64 count, const float* __restrict__ table, Stream s,
+        float* __restrict__ y, int64 count, int64 first, const float* __restrict__ table, Stream s,
         const uint64* __restrict__ OR_NULL clock) {
     __shared__ WarpWords drawn[WARPS];
     WarpWords& words = drawn[threadIdx.x / WARP];
     const int lane = threadIdx.x % WARP;
     s = at(s, clock);
-    WARP_STRIDE_LOOP(part, (count + NUMBERS - 1) / NUMBERS) {
+    WARP_STRIDE_LOOP(part, first / NUMBERS, PARTS(first, count)) {
         words.draw(s, part * WARP);
 #pragma unroll 4
         for (int i = lane; i < NUMBERS / V; i += WARP) {
@@ -87,37 +91,38 @@ __global__ void __launch_bounds__(THREADS) random_normal(
             numbers<V>(number, words, i * V);
 #pragma unroll
             for (int u = 0; u < V; ++u) v[u] = table[number[u]];
-            if (PLACE(part, i) < count) store<V>(y + PLACE(part, i), v);
+            if (WITHIN(PLACE(part, i), count)) store<V>(y + PLACE(part, i), v);
         }
     }
 }
 
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS) dropout(
-        const T* __restrict__ x, T* __restrict__ y, int64 count, Stream s, const uint64* __restrict__ OR_NULL clock,
+        const T* __restrict__ x, T* __restrict__ y, int64 count, int64 first, Stream s,
+        const uint64* __restrict__ OR_NULL clock,
         uint32 threshold, float scale) {
     __shared__ WarpWords drawn[WARPS];
     WarpWords& words = drawn[threadIdx.x / WARP];
     const int lane = threadIdx.x % WARP;
     s = at(s, clock);
-    WARP_STRIDE_LOOP(part, (count + NUMBERS - 1) / NUMBERS) {
+    WARP_STRIDE_LOOP(part, first / NUMBERS, PARTS(first, count)) {
         words.draw(s, part * WARP);
         constexpr int UNDER_WAY = V == 8 ? 2 : 4;  // loads of a thread
-        for (int first = lane; first < NUMBERS / V; first += UNDER_WAY * WARP) {
+        for (int start = lane; start < NUMBERS / V; start += UNDER_WAY * WARP) {
             float v[UNDER_WAY][V];
 #pragma unroll
             for (int k = 0; k < UNDER_WAY; ++k) {
-                const int64 e = PLACE(part, first + k * WARP);
-                if (e < count) load<V>(v[k], x + e);
+                const int64 e = PLACE(part, start + k * WARP);
+                if (WITHIN(e, count)) load<V>(v[k], x + e);
             }
 #pragma unroll
             for (int k = 0; k < UNDER_WAY; ++k) {
-                const int64 e = PLACE(part, first + k * WARP);
+                const int64 e = PLACE(part, start + k * WARP);
                 uint32 number[V];
-                numbers<V>(number, words, (first + k * WARP) * V);
+                numbers<V>(number, words, (start + k * WARP) * V);
 #pragma unroll
                 for (int u = 0; u < V; ++u) v[k][u] *= number[u] < threshold ? 0.0f : scale;
-                if (e < count) store<V>(y + e, v[k]);
+                if (WITHIN(e, count)) store<V>(y + e, v[k]);
             }
         }
     }

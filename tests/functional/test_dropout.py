@@ -76,3 +76,27 @@ def test_every_backend_drops_what_the_formula_says(backend, rng, p):
     expected = gp.get_backend("reference").dropout_forward(x, p, stream=stream)
     got = backend.dropout_forward(backend.asarray(x), p, stream=stream)
     np.testing.assert_array_equal(host(got, backend), expected)
+
+
+@pytest.mark.parametrize("columns", [16, 24, 37, 1])
+def test_rows_of_a_batch_drop_what_the_whole_batch_drops_there(backend, rng, columns):
+    x, p = rng.normal(size=(700, columns)).astype(np.float32), 0.4
+    gp.seed(3)
+    whole = F.dropout(gp.tensor(x, backend=backend), p).numpy()
+    for first, last in ((0, 256), (256, 263), (263, 700)):
+        gp.seed(3)
+        with random.rows_of_batch(first, last - first):
+            part = gp.tensor(x[first:last], backend=backend, requires_grad=True)
+            y = F.dropout(part, p)
+        np.testing.assert_array_equal(y.numpy(), whole[first:last])
+        y.backward(np.ones(y.shape, np.float32))  # outside of the context, where the numbers are the same
+        np.testing.assert_array_equal(host(part.grad, backend) == 0, whole[first:last] == 0)
+
+
+def test_what_belongs_to_no_rows_drops_the_same_in_every_part(backend):
+    x = gp.tensor(np.ones((5, 3), np.float32), backend=backend)
+    gp.seed(3)
+    alone = F.dropout(x, 0.4).numpy()
+    gp.seed(3)
+    with random.rows_of_batch(4, 2):  # 15 elements are no multiple of 2 rows
+        np.testing.assert_array_equal(F.dropout(x, 0.4).numpy(), alone)

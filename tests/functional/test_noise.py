@@ -114,3 +114,14 @@ def test_normal_numbers_are_those_of_the_host(backend):
     got = backend.to_numpy(backend.random_normal(stream, (7, 33), np.float32))
     np.testing.assert_array_equal(got, random.normal(stream, 231).astype(np.float32).reshape(7, 33))
     assert backend.random_normal(stream, (0, 3), np.float32).shape == (0, 3)
+
+
+@pytest.mark.parametrize("columns", [8, 37])
+def test_rows_of_a_batch_get_the_noise_of_the_whole_batch(backend, columns):
+    gp.seed(5)
+    whole = F.gaussian_noise(gp.tensor(np.zeros((90, columns), np.float32), backend=backend)).numpy()
+    for first, last in ((0, 8), (8, 11), (11, 90)):
+        gp.seed(5)
+        with random.rows_of_batch(first, last - first):
+            part = F.gaussian_noise(gp.tensor(np.zeros((last - first, columns), np.float32), backend=backend))
+        np.testing.assert_array_equal(part.numpy(), whole[first:last])

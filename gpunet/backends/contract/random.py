@@ -13,7 +13,7 @@ class RandomPrimitives(ABC):
 
     @abstractmethod
     def random_words(self, stream: Stream, count: int) -> Array:
-        """The first `count` uint64 words of a stream."""
+        """The first `count` uint64 words of a stream, whatever its `first`."""
 
     @abstractmethod
     def random_normal(self, stream: Stream, shape: Sequence[int], dtype: Any) -> Array:
@@ -28,7 +28,7 @@ class RandomPrimitives(ABC):
 
         Srivastava et al. 2014. Element e is dropped where u[e] < round(65536 p), and p stands for
         that number over 65536. The numbers u are the stream's words read as uint16, four per word,
-        the lowest bits first. A NaN or an infinity that is dropped is NaN.
+        the lowest bits first, from the stream's `first` on. A NaN or an infinity that is dropped is NaN.
         """
 
     @abstractmethod

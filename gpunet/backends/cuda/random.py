@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from gpunet.backends.contract import Array
 from gpunet.backends.cuda.device import MAX_BLOCKS, THREADS, CudaDevice
 from gpunet.nvrtc.source import constant
-from gpunet.random import Stream, drop_threshold, normal_table
+from gpunet.random import NUMBERS, Stream, drop_threshold, normal_table
 
 SCAN_THREADS = constant("permutation.cu", "SCAN_THREADS")
 """Threads of the one block that adds up the buckets."""
@@ -28,8 +29,9 @@ class CudaRandom(CudaDevice):
         y = self.arrays.empty(shape, dtype)
         self._expect("random_normal", y=(y, None))
         normals = self._constant("normals", lambda: normal_table().astype(np.float32))
-        element = str(self._vector_of(y.size, y))
-        self._each("random_normal", y.size, y, y.size, normals, *_stream(stream), element=element, each=16)
+        element = str(self._vector_of(gcd(y.size, stream.first), y))
+        args = y, y.size, stream.first, normals, *_stream(stream)
+        self._each("random_normal", y.size, *args, element=element, each=NUMBERS)
         return y
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
@@ -41,8 +43,9 @@ class CudaRandom(CudaDevice):
     def _dropout(self, operation: str, x: Array, p: float, stream: Stream) -> Array:
         element = self._element(operation, x=(x, None))
         y = self.arrays.empty(x.shape, x.dtype)
-        args = x, y, x.size, *_stream(stream), *drop_threshold(p)
-        self._each("dropout", x.size, *args, element=f"{element}, {self._piece_of(x.size, x, y)}", each=16)
+        args = x, y, x.size, stream.first, *_stream(stream), *drop_threshold(p)
+        piece = self._piece_of(gcd(x.size, stream.first), x, y)
+        self._each("dropout", x.size, *args, element=f"{element}, {piece}", each=NUMBERS)
         return y
 
     def permutation(self, stream: Stream, count: int, *, out: Array | None = None) -> Array:

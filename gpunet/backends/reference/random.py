@@ -11,9 +11,10 @@ class ReferenceRandom(HostRandom):
     """Dropout; the stream's words are those of NumPy's Philox."""
 
     def dropout_forward(self, x: Array, p: float, *, stream: Stream) -> Array:
-        words = self.random_words(stream, (x.size + 3) // 4)
+        end = stream.first + x.size
+        words = self.random_words(stream, (end + 3) // 4)
         quarters = [(words >> np.uint64(shift)) % np.uint64(65536) for shift in (0, 16, 32, 48)]
-        drawn = np.stack(quarters, axis=1).reshape(-1)[: x.size].reshape(x.shape)
+        drawn = np.stack(quarters, axis=1).reshape(-1)[stream.first : end].reshape(x.shape)
         rate = round(65536 * p) / 65536
         scale = 1 / (1 - rate) if rate < 1 else 0.0
         return x * np.where(drawn < 65536 * rate, 0, scale).astype(x.dtype)

@@ -27,6 +27,9 @@ def cases(dtype: str) -> Iterator[Case]:
     draw = Draw("training", dtype)
     for shape in ((5, 37), (4, 142)):  # one element per thread, and those of 16 bytes
         yield draw.call("dropout_forward", draw.normal(*shape), 0.3, stream=STREAM, label=str(shape))
+    for first in (8 * 517, 523):  # behind other rows of a batch
+        label = f"from number {first} on"
+        yield draw.call("dropout_forward", draw.normal(4, 142), 0.3, stream=replace(STREAM, first=first), label=label)
     yield _clocked(draw, "dropout_forward", {"x": draw.normal(5, 37)}, 0.3)
     if dtype == "float32":
         yield from _random_numbers(draw)
@@ -42,6 +45,9 @@ def _random_numbers(draw: Draw) -> Iterator[Case]:
     yield draw.call("random_words", STREAM, 1027)
     for shape in ((5, 37), (4, 141)):
         yield draw.call("random_normal", STREAM, shape, np.float32, label=str(shape))
+    for first in (4 * 517, 523):
+        behind = replace(STREAM, first=first)
+        yield draw.call("random_normal", behind, (4, 141), np.float32, label=f"from number {first} on")
     yield draw.call("permutation", STREAM, 1027)
     yield _clocked(draw, "random_words", {}, 9)
     yield _clocked(draw, "random_normal", {}, (9,), np.float32)

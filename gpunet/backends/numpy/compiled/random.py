@@ -11,8 +11,6 @@ from gpunet.backends.numpy.compiled.loops import CompiledLoops
 from gpunet.backends.numpy.random import NumpyRandom
 from gpunet.random import Stream
 
-DRAWN = 16
-"""Elements of a block of random words, as in random.cpp."""
 WORK = 4
 """Elements of work that one element stands for."""
 
@@ -27,6 +25,7 @@ class CompiledRandom(CompiledLoops, NumpyRandom):
             return super().dropout_forward(x, p, stream=stream)
         threshold, scale = random.drop_threshold(p)
         y, place = memory.empty(x.shape, x.dtype), Longs(*stream.key, *stream.counter[1:])
-        given = x, y, x.size, place, threshold, float(scale)
-        self._spread(loops, "dropout", -(-x.size // DRAWN), DRAWN * WORK, *given)
+        given = x, y, x.size, stream.first, place, threshold, float(scale)
+        blocks = -(-(stream.first % random.NUMBERS + x.size) // random.NUMBERS)
+        self._spread(loops, "dropout", blocks, random.NUMBERS * WORK, *given)
         return y
