@@ -13,7 +13,7 @@ LAYERS = (
         "cores", "decorators", "dlpack", "errors", "files", "geometry", "augmentation", "progress", "random", "resampling",
         "tables", "version",
     ),
-    ("cache",), ("cplusplus",), ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
+    ("cache", "distributed"), ("cplusplus",), ("nvrtc",), ("emulator",), ("cuda",), ("backends",), ("precision",),
     ("arena",), ("tensors",), ("modes",), ("parameters",), ("operands", "sharing"), ("autograd",), ("functional",),
     ("arrays", "nn"),
     ("models", "optim", "data", "vision", "interop"),

@@ -17,6 +17,7 @@ from gpunet.cli.export import EXPORT
 from gpunet.cli.kernels import KERNELS
 from gpunet.cli.reports import INFO, SUMMARY
 from gpunet.cli.train import TRAIN
+from gpunet.distributed.launch import end_world
 from gpunet.errors import BackendError
 from gpunet.version import __version__
 
@@ -47,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.traceback:
             raise
         said = " ".join(str(error).split()).replace(" size= ", " --image-size ")  # the argument's name in Python
-        print(f"gpunet {options.command}: {said}", file=sys.stderr)
-        return 2
+        return end_world(f"gpunet {options.command}: {said}", 2)
     finally:
         warnings.formatwarning = show
 

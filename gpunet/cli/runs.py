@@ -177,6 +177,8 @@ class RunFolder:
                 _check_same(path, json.loads(to_json("config.json", description)))
                 break
         loaded = resume(trainer, self.last, extend_schedule=settings.extended)
+        if not trainer.leads:
+            return loaded
         if len(trainer.history):
             trainer.history.to_csv(self._history)
         else:

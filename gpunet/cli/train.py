@@ -23,6 +23,7 @@ from gpunet.cli.arguments import (
 )
 from gpunet.cli.runs import RECIPE_OPTIONS, RunFolder, Settings
 from gpunet.cli.user_models import own_model
+from gpunet.distributed import world
 from gpunet.errors import warn
 from gpunet.interop import load_weights
 from gpunet.precision import PRECISIONS
@@ -95,6 +96,8 @@ def train(options: Namespace) -> int:
     if kept and options.resume is None and options.output is None:
         raise ValueError("--overwrite, --keep and --checkpoint-… take a folder: give --output")
     asked = Settings.asked_for(options) if options.resume is None else Settings.read(options.resume).changed(options)
+    leads = world().leads  # rank 0 of several prints and writes for all
+    quiet = options.quiet or not leads
     backend = get_backend(asked.backend)
     settings = replace(asked, backend=backend.name if asked.backend == "auto" else asked.backend)
     folder = options.resume if options.output is None else options.output
@@ -111,18 +114,20 @@ def train(options: Namespace) -> int:
         "classes": classes, "background": settings.background,
     }  # fmt: skip
     callbacks = [] if run is None else run.callbacks(settings, description, held_out=splits.valid is not None)
-    trainer = _make_trainer(settings, model, len(loaders[0]), backend, callbacks, progress=not options.quiet)
-    if not options.quiet:
+    trainer = _make_trainer(settings, model, len(loaders[0]), backend, callbacks, progress=not quiet)
+    if not quiet:
         _print_setup(settings.recipe, model, shape, backend, splits)
     if run is not None and options.resume is not None:
-        _go_on(run, trainer, settings, description, quiet=options.quiet)
-    if run is not None:  # from here on it can go on, whatever happens
+        _go_on(run, trainer, settings, description, quiet=quiet)
+    if run is not None and leads:  # from here on it can go on, whatever happens
         run.begin(settings, description, anew=options.resume is None)
     if (left := settings.recipe.epochs - trainer.epoch) > 0:
         trainer.fit(loaders[0], left, valid=loaders[1])
     if run is not None:
         _finish(run, trainer, settings)
-    print(f"test accuracy: {trainer.evaluate(loaders[2])['accuracy']:.1%}")
+    accuracy = trainer.evaluate(loaders[2])["accuracy"]
+    if leads:
+        print(f"test accuracy: {accuracy:.1%}")
     return 130 if trainer.history.interrupted else 0
 
 
@@ -169,9 +174,9 @@ def _finish(run: RunFolder, trainer: Trainer, settings: Settings) -> None:
     """Load the best epoch's weights; say how a run goes on that was stopped before its end."""
     if run.best.exists():
         load_weights(run.best, trainer.model)
-    elif len(trainer.history):
+    elif len(trainer.history) and trainer.leads:
         warn(f"{run.best} is not there: the accuracy is that of the last weights")
-    if trainer.history.interrupted and trainer.epoch < settings.recipe.epochs:
+    if trainer.leads and trainer.history.interrupted and trainer.epoch < settings.recipe.epochs:
         own = f" --model {settings.recipe.model}" if recipes.is_own(settings.recipe.model) else ""
         print(f"to go on: gpunet train --resume {run.folder}{own}", file=sys.stderr)
 
@@ -190,7 +195,8 @@ def _print_setup(
 ) -> None:
     table, about = summary(model, shape), backend.describe()
     tiles = f", tiles of {about['tiles']}" if "tiles" in about else ""
-    print(f"backend: {backend.name} ({about.get('device', 'unknown device')}{tiles})")
+    ranks = f", {world().size} ranks" if world().size > 1 else ""
+    print(f"backend: {backend.name} ({about.get('device', 'unknown device')}{tiles}{ranks})")
     valid = "" if splits.valid is None else f"{len(splits.valid):,} to validate, "
     print(f"data set: {recipe.dataset}, {len(splits.train):,} images to train, {valid}{len(splits.test):,} to test")
     print(

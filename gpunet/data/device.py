@@ -13,6 +13,7 @@ from gpunet.backends.contract import Array, Backend, BatchRequest, Clock, Sample
 from gpunet.data.datasets import Dataset, check_labels
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
 from gpunet.data.transforms import Transform, compiled, flattened
+from gpunet.distributed.share import Share, taken
 
 __all__ = ["DeviceLoader"]
 
@@ -161,10 +162,26 @@ class DeviceLoader(BatchOrder):
             self._positions = self.backend.empty((self.samples,), np.int32)
         return self._batches(self._positions)
 
+    def shares(self, rank: int, size: int) -> Iterator[Share]:
+        """The shares that one of `size` ranks takes of the batches of the next epoch, not yet made."""
+        epoch, seed = self._begin()
+        order = self._order(epoch, seed)
+        for start in self._starts():
+            rows, first, count = taken(total := self._rows_from(start), rank, size)
+            batch = DeferredBatch(self, order, start + first, rows.stop - rows.start, epoch, seed)
+            yield Share(batch, first, count, total)
+
     def _batches(self, positions: Array | None) -> Iterator[DeferredBatch]:
-        (epoch, seed), size = self._begin(), self.batch_size
-        order, starts = self._order(epoch, seed, positions), range(0, len(self) * size, size)
-        return (DeferredBatch(self, order, i, min(size, self.samples - i), epoch, seed) for i in starts)
+        epoch, seed = self._begin()
+        order = self._order(epoch, seed, positions)
+        return (DeferredBatch(self, order, i, self._rows_from(i), epoch, seed) for i in self._starts())
+
+    def _starts(self) -> range:
+        """Where the batches begin in the order."""
+        return range(0, len(self) * self.batch_size, self.batch_size)
+
+    def _rows_from(self, start: int) -> int:
+        return min(self.batch_size, self.samples - start)
 
     def _order(self, epoch: int, seed: int, out: Array | None = None) -> Array:
         if self.shuffle:

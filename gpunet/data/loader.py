@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,11 +14,14 @@ from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.data.datasets import Dataset
 from gpunet.data.sampling import BatchOrder, Sampler, shuffle_stream
-from gpunet.data.transforms import Batch, Transform
+from gpunet.data.transforms import Batch, Transform, flattened
+from gpunet.distributed.share import Share, share_of, taken
 from gpunet.dlpack import HOST_MEMORY, device_of
 from gpunet.geometry import checked_int
 
 __all__ = ["DataLoader"]
+
+T = TypeVar("T")
 
 
 class DataLoader(BatchOrder):
@@ -85,8 +88,23 @@ class DataLoader(BatchOrder):
         return self._order(self.epoch if epoch is None else epoch, self._seed())
 
     def __iter__(self) -> Iterator[Batch]:
-        first, self.first_batch = self.first_batch, 0
-        return self._epoch_batches(*self._begin(), first)
+        return self._made(self._batch)
+
+    def shares(self, rank: int, size: int) -> Iterator[Share]:
+        """The shares that one of `size` ranks takes of the batches of the next epoch.
+
+        Only these rows are read from the data set and transformed, unless a transform has an
+        attribute `mixes_rows`: that gets the whole batch.
+        """
+        mixes = any(getattr(transform, "mixes_rows", False) for transform in flattened(self.transform))
+
+        def make(indices: np.ndarray, epoch: int, seed: int) -> Share:
+            if mixes:
+                return share_of(self._batch(indices, epoch, seed), rank, size)
+            rows, first, count = taken(len(indices), rank, size)
+            return Share(self._batch(indices[rows], epoch, seed), first, count, len(indices))
+
+        return self._made(make)
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
         if self.sampler is not None:
@@ -95,11 +113,16 @@ class DataLoader(BatchOrder):
             return np.arange(self.samples)
         return random.permutation(shuffle_stream(seed, epoch), self.samples)
 
-    def _epoch_batches(self, epoch: int, seed: int, first: int) -> Iterator[Batch]:
+    def _made(self, make: Callable[[np.ndarray, int, int], T]) -> Iterator[T]:
+        """What `make` makes of the indices of each batch, the epoch and the seed."""
+        first, self.first_batch = self.first_batch, 0
+        return self._epoch_of(make, *self._begin(), first)
+
+    def _epoch_of(self, make: Callable[[np.ndarray, int, int], T], epoch: int, seed: int, first: int) -> Iterator[T]:
         order, count, size = self._order(epoch, seed), len(self), self.batch_size
         pieces = (order[i * size : (i + 1) * size] for i in range(first, count))
-        batches = (self._batch(indices, epoch, seed) for indices in pieces)
-        yield from _ahead(map(_check_on_host, batches), self.prefetch) if self.prefetch else batches
+        made = (make(indices, epoch, seed) for indices in pieces)
+        yield from _ahead(made, self.prefetch) if self.prefetch else made
 
     def _batch(self, indices: np.ndarray, epoch: int, seed: int) -> Batch:
         batch = self.dataset[indices]
@@ -107,16 +130,16 @@ class DataLoader(BatchOrder):
         if self.transform is not None:
             batch = self.transform(batch, indices=indices, epoch=epoch, seed=seed)
             _check_rows("transform", batch, len(indices))
-        return batch
+        return _check_on_host(batch) if self.prefetch else batch
 
 
-def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+def _ahead(batches: Iterator[T], depth: int) -> Iterator[T]:
     """The same batches, up to `depth` of them made ahead by a thread.
 
     The thread ends before the generator does. It holds no reference to the generator. So a
     generator that the consumer drops is closed, and its `finally` block ends the thread.
     """
-    ready: SimpleQueue[tuple[Batch | None, BaseException | None]] = SimpleQueue()
+    ready: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
     # A queue, since Ctrl-C inside a Semaphore or an Event can leave its lock taken for good.
     room: SimpleQueue[None] = SimpleQueue()
     for _ in range(depth):

@@ -33,6 +33,8 @@ class Mixup:
     num_classes: int
     alpha: float = 0.2
     STREAM_BLOCK: ClassVar[int] = 5
+    mixes_rows: ClassVar[bool] = True
+    """Whether a row depends on the others of its batch: see `DataLoader.shares`."""
 
     def __post_init__(self) -> None:
         checked_int("Mixup", "num_classes", self.num_classes, least=2)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from gpunet.autograd import Tensor
 from gpunet.backends.contract import Array, is_float
+from gpunet.distributed import Alone, Ranks, Share, share_of
 
+ALONE = Alone()
 Loader = Iterable[Any]
 """Gives batches, tuples of arrays with the images first: a `DataLoader`, or a list of batches."""
 
@@ -77,7 +79,7 @@ def update_signature(batches: Sequence[Any]) -> Hashable:
 
 
 def batch_groups(
-    loader: Loader, max_batches: int, batches_per_update: int = 1, first: int = 0
+    loader: Loader, max_batches: int, batches_per_update: int = 1, first: int = 0, ranks: Ranks = ALONE
 ) -> Generator[list[Any], None, None]:
     """Group neighbouring batches of a loader, for one call of `TrainingStep.run` each.
 
@@ -91,13 +93,14 @@ def batch_groups(
         max_batches, batches_per_update: see above.
         first: how many batches to leave out at the start. A loader with an attribute `first_batch`
             does not make them.
+        ranks: that share the batches.
     """
     if first and hasattr(loader, "first_batch"):
         loader.first_batch, first = first, 0
     group: list[Any] = []
     update: list[Any] = []
     try:
-        with open_batches(loader, getattr(loader, "deferred", None)) as batches:
+        with open_batches(loader, ranks, deferred=True) as batches:
             for batch in islice(batches, first, None):
                 update.append(batch)
                 if len(update) < batches_per_update:
@@ -116,18 +119,35 @@ def batch_groups(
 
 
 @contextmanager
-def open_batches(loader: Loader, make: Callable[[], Iterator[Any]] | None = None) -> Iterator[Iterator[Any]]:
-    """Iterate over a loader's batches, or over what `make` gives, and close a generator at the end.
+def open_batches(loader: Loader, ranks: Ranks = ALONE, *, deferred: bool = False) -> Iterator[Iterator[Any]]:
+    """Iterate over a loader's batches, and close a generator at the end.
 
     Otherwise the generator's finaliser would close it: it may wait for a thread, and Python drops
     what a signal raises in it.
+
+    Args:
+        ranks: where there are several, the iterator gives the `Share` of this rank of each batch. A
+            loader with a method `shares` makes no more than these.
+        deferred: whether batches may come from the loader's method `deferred`, which does not make
+            them.
     """
-    iterator = iter(loader) if make is None else make()
+    if ranks.size > 1:
+        iterator = _shares(loader, ranks)
+    else:
+        iterator = loader.deferred() if deferred and hasattr(loader, "deferred") else iter(loader)
     try:
         yield iterator
     finally:
         if isinstance(iterator, Generator) and iterator is not loader:
             iterator.close()
+
+
+def _shares(loader: Any, ranks: Ranks) -> Iterator[Share]:
+    origins = [next((c for c in type(loader).__mro__ if name in vars(c)), None) for name in ("shares", "__iter__")]
+    if origins[0] is not None and issubclass(origins[0], origins[1] or object):  # no subclass has batches of its own
+        made: Iterator[Share] = loader.shares(ranks.rank, ranks.size)
+        return made
+    return (share_of(batch, ranks.rank, ranks.size) for batch in loader)
 
 
 def set_epoch(loader: Loader | None, epoch: int) -> None:

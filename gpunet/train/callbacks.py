@@ -192,7 +192,8 @@ class CSVLogger(Callback):
 
     def after_epoch(self, trainer: TrainerView) -> None:
         """Write the file."""
-        trainer.history.to_csv(self.path)
+        if trainer.leads:
+            trainer.history.to_csv(self.path)
 
 
 class ProgressBar(Callback):

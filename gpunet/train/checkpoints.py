@@ -60,7 +60,8 @@ class Checkpoint(Callback):
 
     def before_fit(self, trainer: TrainerView) -> None:
         """Remove what a killed program has left half written."""
-        remove_leftovers(self.path)
+        if trainer.leads:
+            remove_leftovers(self.path)
         self._time, self._place = monotonic(), None
 
     def before_epoch(self, trainer: TrainerView) -> None:
@@ -117,7 +118,8 @@ class BestCheckpoint(Monitor):
     def before_fit(self, trainer: TrainerView) -> None:
         """Check for the column, and remove what a killed program has left half written."""
         super().before_fit(trainer)
-        remove_leftovers(self.path)
+        if trainer.leads:
+            remove_leftovers(self.path)
 
     def after_epoch(self, trainer: TrainerView) -> None:
         """Write the checkpoint if this epoch is the best one."""

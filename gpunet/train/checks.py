@@ -55,15 +55,18 @@ def check_parts(model: Module, optimizer: Optimizer, schedule: Any, average: Any
             raise ValueError(f"Trainer: average is of another {what}")
 
 
-def make_recorder(capture: bool | str, backend: Backend) -> Recorder | None:
-    """The recorder that captures the step; None where it runs eagerly.
+def make_recorder(capture: bool | str, backend: Backend, ranks: int = 1) -> Recorder | None:
+    """The recorder that captures the step; None where it runs eagerly, as it does on several ranks.
 
     Raises:
-        ValueError: another `capture`; or True, and the backend cannot capture.
+        ValueError: another `capture`; or True, and the backend cannot capture, or there are several
+            ranks.
     """
     if capture not in (True, False, "auto"):
         raise ValueError(f"Trainer: capture is {capture!r} but takes True, False or 'auto'")
-    recorder = backend.recorder() if capture else None
+    if capture is True and ranks > 1:
+        raise ValueError(f"Trainer: capture=True takes one rank, got {ranks}")
+    recorder = backend.recorder() if capture and ranks == 1 else None
     if capture is True and recorder is None:
         raise ValueError(f"Trainer: capture=True takes a CUDA backend, got {backend.name}")
     return recorder

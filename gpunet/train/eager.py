@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from gpunet import random
 from gpunet.autograd import Tensor, no_grad, tensor
 from gpunet.backends.contract import is_float
+from gpunet.distributed import Alone, Ranks, Share
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight
@@ -21,6 +23,7 @@ from gpunet.optim.schedule import Schedule
 from gpunet.precision import Precision
 from gpunet.train.batches import batch_arrays, check_batch, check_images
 from gpunet.train.gradients import UpdateGradients
+from gpunet.train.ranks import ALIKE_EVERY, check_alike, joined, joined_rows, mean_moments
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 
 
@@ -36,6 +39,7 @@ class EagerStep(TrainingStep):
         precision: in which dtype the floats of a batch are computed, that of the parameters if it
             names none; and how matrices are multiplied.
         batches_per_update: how many batches go into an update, see `UpdateGradients`.
+        ranks: that share each batch, see `distributed.Share`; each has results of the whole batch.
     """
 
     def __init__(
@@ -49,10 +53,12 @@ class EagerStep(TrainingStep):
         keep_logits: bool = True,
         precision: Precision = Precision(),  # noqa: B008 - it cannot change
         batches_per_update: int = 1,
+        ranks: Ranks = Alone(),  # noqa: B008
     ) -> None:
         self.model, self.optimizer, self.loss, self.loss_step = model, optimizer, loss, loss_step
         self.max_batches = self.batches_per_update = batches_per_update
-        self.schedule, self.keep_logits = schedule, keep_logits
+        self.schedule, self.keep_logits, self.ranks = schedule, keep_logits, ranks
+        self._updates = 0
         self.precision, self.dtype = precision, np.dtype(precision.stored or optimizer.arena.dtype)
 
     def session(self) -> AbstractContextManager[None]:
@@ -61,20 +67,24 @@ class EagerStep(TrainingStep):
 
     def run(self, batches: Sequence[Any], epoch: int, step: int) -> Iterator[StepResult]:
         """One update from these batches, see `TrainingStep.run`."""
-        rate, made = self.optimizer.groups[0]["lr"], [batch_arrays(batch, self.dtype) for batch in batches]
-        rows, results = sum(check_batch(batch)[0].shape[0] for batch in made), []
+        rate, shares, results = self.optimizer.groups[0]["lr"], [self._share(batch) for batch in batches], []
+        rows = sum(share.total for share in shares)
         self.optimizer.zero_grad()
-        gradients = UpdateGradients(self.optimizer, len(made))
+        gradients = UpdateGradients(self.optimizer, len(shares), self.ranks)
         with self.arithmetic():
-            for i, batch in enumerate(made):
+            for i, share in enumerate(shares):
                 random.begin_step(epoch, step + i)  # for the first too, since hooks may have drawn
-                loss, result = self.begin(batch)
-                gradients.add(loss, result.rows, rows)
+                loss, result = self.begin(share)
+                gradients.add(loss, share.rows, rows)
                 results.append(result._replace(rate=rate))
             gradients.finish()
+            mean_moments(self.ranks, self.model, sum(share.rows for share in shares) / rows)
             self.optimizer.step()
         if self.schedule is not None:
             self.schedule.step()
+        self._updates += 1
+        if self.ranks.size > 1 and self._updates % ALIKE_EVERY == 0:
+            check_alike(self.ranks, self.optimizer, f"epoch {epoch + 1}, step {step + len(batches)}")
         return iter(results)
 
     @contextmanager
@@ -88,8 +98,12 @@ class EagerStep(TrainingStep):
             yield
 
     def begin(self, batch: Any) -> tuple[Tensor, StepResult]:
-        """The forward pass of a training step; FloatingPointError where the loss is not finite."""
-        loss, result = self._forward_and_read(batch)
+        """The forward pass of a training step -> (the loss of this rank's share, the batch's result).
+
+        Raises:
+            FloatingPointError: the loss is not finite; on all ranks.
+        """
+        loss, result = self._forward_and_read(self._share(batch))
         if not np.isfinite(result.loss):
             raise FloatingPointError(f"the loss is {result.loss}")
         return loss, result
@@ -97,14 +111,15 @@ class EagerStep(TrainingStep):
     def evaluate(self, batch: Any) -> StepResult:
         """The loss and the logits of a batch, without an update."""
         with no_grad(), self.arithmetic():
-            return self._forward_and_read(batch)[1]
+            return self._forward_and_read(self._share(batch))[1]
 
     def predict(self, batch: Any) -> np.ndarray:
         """The model's output for the first array of a batch."""
-        x = check_batch(batch_arrays(batch, self.dtype))[0]
+        share = self._share(batch)
+        x = share.batch[0]
         check_images(x)
-        with no_grad(), self.arithmetic():
-            return self.read_values(self.model(self._to_backend(x)))
+        with no_grad(), self.arithmetic(), random.rows_of_batch(share.first, len(x)):
+            return joined_rows(self.ranks, share, self.read_values(self.model(self._to_backend(x))))
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The loss of a batch, and the model's output, which is None if there is a `LossStep`."""
@@ -134,15 +149,22 @@ class EagerStep(TrainingStep):
         backend = self.optimizer.arena.backend
         return backend.to_numpy(array) if backend.owns(array) else np.asarray(array)
 
-    def _forward_and_read(self, batch: Any) -> tuple[Tensor, StepResult]:
-        batch = batch_arrays(batch, self.dtype)
-        loss, logits = self.forward(batch)
+    def _share(self, batch: Any) -> Share:
+        """The share of a batch that this rank has, its arrays checked; a whole batch if it is none."""
+        arrays = check_batch(batch_arrays(batch.batch if isinstance(batch, Share) else batch, self.dtype))
+        rows = arrays[0].shape[0]
+        return replace(batch, batch=arrays) if isinstance(batch, Share) else Share(arrays, 0, rows, rows)
+
+    def _forward_and_read(self, share: Share) -> tuple[Tensor, StepResult]:
+        """(the loss of the share, the result of the whole batch)."""
+        with random.rows_of_batch(share.first, share.batch[0].shape[0]):
+            loss, logits = self.forward(share.batch)
         weight = label_weight(loss)
         weight = None if weight is None else float(self.optimizer.arena.backend.to_numpy(weight))
-        result = StepResult(loss.item(), batch[0].shape[0], weight)
-        if logits is None or not self.keep_logits:
-            return loss, result
-        return loss, result._replace(logits=self.read_values(logits), labels=self.read_part(batch[1]))
+        result = StepResult(loss.item(), share.rows, weight)
+        if logits is not None and self.keep_logits:
+            result = result._replace(logits=self.read_values(logits), labels=self.read_part(share.batch[1]))
+        return loss, joined(self.ranks, share, result)
 
     def _to_backend(self, part: Any) -> Any:
         """Floats as a tensor of the step's dtype on the model's backend; integers as they are.

@@ -23,7 +23,7 @@ def measured(
 ) -> dict[str, Any]:
     """The loss and the metrics over a loader's batches; `name` is what an error calls it."""
     meter = EpochMeter(metrics)
-    with in_eval_mode(step.model), open_batches(loader) as batches, shown:
+    with in_eval_mode(step.model), open_batches(loader, step.ranks) as batches, shown:
         for batch in batches:
             meter.update(step.evaluate(batch))
             shown.update()
@@ -41,7 +41,7 @@ def predicted(step: EagerStep, data: Loader | np.ndarray | Tensor, batch_size: i
     check_loader("data", data)
     outputs = []
     shown = Progress("predicting", data, "batch", bars=show, lines=show)
-    with watch_interrupts() as interrupt, in_eval_mode(step.model), open_batches(data) as batches, shown:
+    with watch_interrupts() as interrupt, in_eval_mode(step.model), open_batches(data, step.ranks) as batches, shown:
         for batch in batches:
             outputs.append(step.predict(batch))
             shown.update()

@@ -18,6 +18,10 @@ Where the step is captured, hooks around steps make each step a graph of its own
 needs only one call for several steps, ``before_step`` of the first one and ``after_step`` of the
 last one, sets ``every_step = False``, so that a graph may hold many steps.
 
+Where several ranks train (`gpunet.distributed`), the hooks are called on all of them. One that
+prints or writes files does so where ``trainer.leads``; but `evaluate`, `predict` and whatever
+else waits for the other ranks must be called on all.
+
 A callback with something to remember has the methods ``state_dict``, which returns a dict of what
 JSON can hold and, at its top level, of NumPy arrays; and ``load_state_dict``, which takes it up.
 Checkpoints keep it, and `Trainer.load` gives it to the callback of the same class.
@@ -74,6 +78,10 @@ class TrainerView(Protocol):
     """The position of the running step in its epoch, from 0."""
     steps: int | None
     """How many steps the epoch has; None if that is unknown."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process prints and writes files, which is rank 0 of several."""
 
     @property
     def running(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, Self
 
+from gpunet.distributed import Alone, Ranks
 from gpunet.train.hooks import StopTraining
 
 
@@ -27,8 +28,11 @@ class Interrupt:
     outside the main thread, which is the only one that Python gives signals. Afterwards the earlier
     handlers are back.
 
+    Where several ranks train, what one of them has got counts for all from the next `check` on.
+
     Args:
         patience: 1 if the first Ctrl-C asks for an orderly end, 0 if it raises at once too.
+        ranks: whose processes end together.
     Attributes:
         count: how often Ctrl-C was pressed, or a SIGTERM came.
         terminated: whether a SIGTERM came.
@@ -36,7 +40,8 @@ class Interrupt:
             It is set by a plain assignment, because a signal may come in the middle of a call.
     """
 
-    def __init__(self, patience: int = 1) -> None:
+    def __init__(self, patience: int = 1, ranks: Ranks = Alone()) -> None:  # noqa: B008 - it cannot change
+        self._ranks = ranks
         self.patience, self.count, self.holding, self.terminated = patience, 0, False, False
         self._before: dict[int, Any] = {}  # the handlers that this one stands in for
 
@@ -78,7 +83,10 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def check(self) -> None:
-        """Raise StopTraining after a Ctrl-C, KeyboardInterrupt after more than `patience`."""
+        """Raise StopTraining after a Ctrl-C, KeyboardInterrupt after more than `patience`; on all ranks."""
+        if self._ranks.size > 1:
+            found = self._ranks.gather((self.count, self.terminated))
+            self.count, self.terminated = max(count for count, _ in found), any(ended for _, ended in found)
         if self.count > self.patience:
             raise KeyboardInterrupt
         if self.count:

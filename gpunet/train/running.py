@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from gpunet.errors import warn
+from gpunet.train.history import numbers_of
 from gpunet.train.metrics import EpochMeter, Metric
 
 
@@ -54,6 +55,10 @@ class RunningEpoch:
             "loader": self.traits,
             "meter": self.meter.state_dict(),
         }
+
+    def means(self) -> dict[str, Any]:
+        """The means so far: loss, metrics that are numbers, images_per_second."""
+        return {**numbers_of(self.meter.values()), "images_per_second": self.meter.rows / max(self.seconds, 1e-9)}
 
     def _check_traits(self, saved: Mapping[str, Any]) -> None:
         pairs = {name: (saved[name], self.traits[name]) for name in saved.keys() & self.traits.keys()}

@@ -15,6 +15,7 @@ from gpunet import functional as F
 from gpunet import random
 from gpunet.autograd import Tensor
 from gpunet.backends import Backend, get_backend
+from gpunet.distributed import world
 from gpunet.files import PathLike
 from gpunet.geometry import positive_int
 from gpunet.interop.checkpoints import checkpoint_snapshot, open_checkpoint
@@ -33,6 +34,7 @@ from gpunet.train.history import History, numbers_of
 from gpunet.train.hooks import Hooks, SkipStep, StopEpoch, StopTraining
 from gpunet.train.interrupt import Interrupt, watch_interrupts
 from gpunet.train.metrics import Metric, make_metrics
+from gpunet.train.ranks import begin_alike
 from gpunet.train.running import RunningEpoch, traits_of
 from gpunet.train.step import Loss, LossStep, StepResult, TrainingStep
 from gpunet.train.writing import BackgroundWriter
@@ -45,10 +47,10 @@ class Trainer:
 
     Each epoch sets ``loader.epoch``, and each step calls ``random.begin_step``. So equal seeds give
     equal weights, bit for bit, also where training goes on in a second `fit` or from a checkpoint.
+    Where ``mpirun`` has launched several processes, they train one model: see `gpunet.distributed`.
 
     Args:
-        model: moved to `backend`, together with the optimizer's state.
-        optimizer: of the model's parameters.
+        model, optimizer: which holds the model's parameters; both are moved to `backend`.
         loss: computes ``loss(model(x), y)``, a tensor of one element, for a batch (x, y). It is a
             mean over rows, whose mean over batches is weighted by their rows. Where it returns
             gpunet's cross entropy with ignore_index or class weights, unchanged, batches are
@@ -70,15 +72,13 @@ class Trainer:
             Evaluation and prediction compute in the same precision and return float32.
         capture: whether a GPU's step is captured as a CUDA graph, see `train.capture`; the numbers
             are the same. If it cannot be captured, True raises (after a first, eager update), and
-            "auto" warns and runs the step eagerly, as NumPy does. Python numbers that a `loss` or a
-            `loss_step` of your own reads are frozen, and it gets integers as int32 arrays of the
-            device. Ctrl-C waits for the end of a graph of up to 16 updates.
+            "auto" warns and runs the step eagerly, as NumPy and several ranks do. Python numbers that
+            your own `loss` or `loss_step` reads are frozen; its integers are int32 on the device.
         batches_per_update: how many batches one update takes, so that a big batch need not fit into
-            memory. Their gradients are added up, weighted by rows or by the labels' weights as in
-            `loss`: the gradient of one batch of all rows, except that batch norm sees each batch by
-            itself, and that it is only close for a loss that divides by something else in each
-            batch, such as Dice. A schedule steps once for these batches, and hooks around a step
-            are called around all of them.
+            memory. Their gradients are added up, weighted as in `loss`: the gradient of one batch of
+            all rows, except that batch norm sees each by itself, and that it is only close for a loss
+            that divides by something else, such as Dice. A schedule steps once for these batches, and
+            hooks around a step are called around all of them.
         average: of this model and optimizer. `fit` validates with the averages, so `EarlyStopping`
             and `BestCheckpoint` go by them, and checkpoints hold them. The model itself keeps the
             trained weights: `evaluate` and `predict` use the averages inside ``average.applied()``.
@@ -87,8 +87,7 @@ class Trainer:
     Attributes:
         history: of all fits, see `History`.
         epoch: how many epochs are finished, which is the number of the running epoch, from 0.
-        step: the position of the running step in its epoch, from 0.
-        steps: how many steps the epoch has; None if that is unknown.
+        step, steps: the position of the running step in its epoch, and how many there are or None.
         columns: the names that the rows of the history will have; set by `fit`.
         last_epoch: how many epochs will be finished when `fit` ends.
     Raises:
@@ -116,15 +115,18 @@ class Trainer:
         checks.check_parts(model, optimizer, schedule, average)
         self.backend = get_backend(backend)
         split = split_precision("Trainer", precision, self.backend)
-        recorder = checks.make_recorder(capture, self.backend)
+        self._ranks = ranks = world()
+        recorder = checks.make_recorder(capture, self.backend, ranks.size)
         batches_per_update = positive_int("Trainer", "batches_per_update", batches_per_update)
-        self._progress, self._hooks = progress, Hooks([*callbacks, *([ProgressBar()] if progress else [])])
+        self._progress = progress = progress and ranks.leads
+        self._hooks = Hooks([*callbacks, *([ProgressBar()] if progress else [])])
         self.model, self.optimizer, self.schedule, self.average = model.to(self.backend), optimizer, schedule, average
+        self._step_schedule = schedule if isinstance(schedule, Schedule) else None  # which is stepped after each update
         if split.stored is not None:
             optimizer.compute_in(split.stored)
         self._eager = EagerStep(
             model, optimizer, loss=loss, loss_step=loss_step, schedule=self._step_schedule,
-            keep_logits=bool(self.metrics), precision=split, batches_per_update=batches_per_update,
+            keep_logits=bool(self.metrics), precision=split, batches_per_update=batches_per_update, ranks=ranks,
         )  # fmt: skip
         self._step: TrainingStep = self._eager
         if recorder is not None:
@@ -155,7 +157,6 @@ class Trainer:
         Args:
             train_loader: gives batches (x, y), or what `loss_step` takes. Its `epoch` is set before
                 each epoch, if it has one.
-            epochs: at least 1.
             valid: batches to evaluate after each epoch, with the averages if there are any, for the
                 columns ``valid_loss`` and so on.
         Returns:
@@ -177,7 +178,8 @@ class Trainer:
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.check_monitor(self.columns)
         self.history.interrupted = False
-        interrupt = Interrupt()
+        interrupt = Interrupt(ranks=self._ranks)
+        begin_alike(self._ranks, self.model, self.optimizer, self.average)
         try:
             self._fitting = True
             with interrupt, self._step.session():
@@ -185,24 +187,24 @@ class Trainer:
         finally:
             self._fitting = False
         self.history.interrupted |= interrupt.requested  # in the last hook
+        self._ranks.gather(None)  # what rank 0 has written is there for all
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, Any]:
         """The loss and the metrics over a loader's batches, by name, in inference mode.
 
-        In a hook, copies of the metrics measure, for those of the running epoch must not change.
+        In a hook, copies of the metrics measure: those of the running epoch must not change.
         """
         checks.check_loader("loader", loader)
-        metrics = deepcopy(self.metrics) if self._fitting else self.metrics
         with watch_interrupts() as interrupt:
+            metrics = deepcopy(self.metrics) if self._fitting else self.metrics
             return self._evaluate("loader", loader, interrupt, metrics)
 
     def predict(self, data: Loader | np.ndarray | Tensor, batch_size: int = 256) -> np.ndarray:
         """The model's outputs, in inference mode.
 
         Args:
-            data: batches (x, …), of which x is used, in the loader's order; or all x in one array
-                of floats (N, …).
+            data: batches (x, …), of which x is used; or all x in one array of floats (N, …).
             batch_size: how many images are taken at a time from an array.
         Returns:
             (N, …) on the host.
@@ -219,19 +221,20 @@ class Trainer:
         It holds the model, the optimizer, the schedule, the averages, the history, the seed, the
         places in the random streams and the callbacks' states; within an epoch, or after a stopped
         fit, also how many batches are behind it and what has been measured. So training goes on
-        with the next batch: with the same bits as without a break, on the same backend.
+        with the next batch: with the same bits as without a break, on the same backend. Where several
+        ranks train, rank 0 writes it, and `load` on any number of ranks takes it up.
 
         Args:
             metadata: what the file keeps beside, as JSON.
             keep: how many files are kept: this one and those before it, see `train.Checkpoint`.
             wait: until the file is on the disk; if not, `fit` waits for it at its end.
         """
-        training = {
-            "epoch": self.epoch, "seed": random.current_seed(), "drawn": random.drawn(), "history": self.history.rows,
-            "running": self._running.state_dict() if self._running.taken else self._stopped_epoch,
-        }  # fmt: skip
+        if not self.leads:
+            return
         checks.check_metadata(metadata)
-        metadata = {**(metadata or {}), "training": training}
+        running = self._running.state_dict() if self._running.taken else self._stopped_epoch
+        training = {"epoch": self.epoch, "seed": random.current_seed(), "drawn": random.drawn(), "running": running}
+        metadata = {**(metadata or {}), "training": {**training, "history": self.history.rows}}
         snapshot = checkpoint_snapshot(
             self.model, self.optimizer, self.schedule, metadata, self.average,
             callbacks=self._hooks.states(), about=self._about,
@@ -243,8 +246,7 @@ class Trainer:
     def load(self, path: PathLike, *, extend_schedule: bool = False) -> dict[str, Any]:
         """Go on from a checkpoint that `save` wrote, with its seed -> its metadata.
 
-        Where it was written within an epoch, the next fit begins with the rest of that epoch, which
-        counts as one.
+        Where it was written within an epoch, the next fit begins with the rest of it, as one epoch.
 
         Args:
             extend_schedule: whether the schedule may be of another length than the saved one.
@@ -252,6 +254,7 @@ class Trainer:
             DamagedFileError, ValueError: the file is not whole, or belongs to another model,
                 optimizer or schedule; nothing is changed then.
         """
+        self._ranks.gather(None)  # rank 0 may still be writing the file
         saved = open_checkpoint(path)
         saved.load_into(self.model, self.optimizer, self.schedule, self.average, extend_schedule=extend_schedule)
         if training := saved.metadata.pop("training", None):
@@ -262,15 +265,14 @@ class Trainer:
         return saved.metadata
 
     @property
-    def running(self) -> dict[str, Any]:
-        """Means over the running epoch so far: loss, metrics that are numbers, images_per_second."""
-        meter, seconds = self._running.meter, max(self._running.seconds, 1e-9)
-        return {**numbers_of(meter.values()), "images_per_second": meter.rows / seconds}
+    def leads(self) -> bool:
+        """Whether this process prints and writes files: rank 0, and one that trains alone."""
+        return self._ranks.leads
 
     @property
-    def _step_schedule(self) -> Schedule | None:
-        """The schedule if it is stepped after each update."""
-        return self.schedule if isinstance(self.schedule, Schedule) else None
+    def running(self) -> dict[str, Any]:
+        """Means over the running epoch so far: loss, metrics that are numbers, images_per_second."""
+        return self._running.means()
 
     def _run_fit(self, loader: Loader, valid: Loader | None, interrupt: Interrupt) -> None:
         begun = False
@@ -359,8 +361,8 @@ class Trainer:
         run, size = self._running, self._step.batches_per_update
         run.started, offered = perf_counter(), False
         try:
-            with closing(batch_groups(loader, self._step.max_batches, size, run.taken)) as groups:
-                for batches in () if run.ended else groups:
+            with closing(batch_groups(loader, self._step.max_batches, size, run.taken, self._ranks)) as groups:
+                for group in () if run.ended else groups:
                     interrupt.check()
                     self.step, offered = run.taken, True
                     random.begin_step(self.epoch, self.step)
@@ -368,10 +370,10 @@ class Trainer:
                         with run.paused():
                             self._hooks.call("before_step", self)
                     except SkipStep:
-                        run.taken += len(batches)
+                        run.taken += len(group)
                         continue
-                    run.rate = self._train(batches)
-                    run.taken += len(batches)
+                    run.rate = self._train(group)
+                    run.taken += len(group)
                     with run.paused():
                         self._hooks.call("after_step", self)
                     interrupt.check()

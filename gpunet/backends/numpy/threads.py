@@ -45,7 +45,8 @@ class NumpyThreads(HostArrays):
 
     Args:
         threads: number of threads; if None, that of the environment variable
-            ``GPUNET_NUM_THREADS``, or else the number of cores that this process may use.
+            ``GPUNET_NUM_THREADS``, or else the number of cores that this process may use; of ranks on
+            one machine, each takes its share of them.
     """
 
     def __init__(self, threads: int | None = None):

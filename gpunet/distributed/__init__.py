@@ -1,0 +1,7 @@
+"""Several processes that train one model together, each of them a rank; `world` says who they are."""
+
+from gpunet.distributed.launch import world
+from gpunet.distributed.ranks import Alone, Ranks
+from gpunet.distributed.share import Share, share_bounds, share_of
+
+__all__ = ["Alone", "Ranks", "Share", "share_bounds", "share_of", "world"]

@@ -1,0 +1,81 @@
+"""What a program asks of its ranks, and the answers where there is one rank alone."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn, Protocol, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+class Ranks(Protocol):
+    """The processes of one run.
+
+    All but `abort` are collective: each rank must make the same calls in the same order, and waits
+    for the others in each.
+    """
+
+    rank: int
+    """The number of this process, from 0."""
+    size: int
+    """How many there are."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, which alone prints and writes files."""
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks, in their order; each must be what pickle takes."""
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's value."""
+
+    def copy_from_first(self, array: np.ndarray) -> None:
+        """Write rank 0's array into the arrays of the others, which are C-contiguous and alike."""
+
+    def add(self, array: np.ndarray) -> None:
+        """Add up the arrays of all ranks, in place: every rank has the sum, with the same bits.
+
+        Args:
+            array: C-contiguous, of one shape and of one dtype of numbers on all ranks.
+        """
+
+    def abort(self, reason: str, status: int = 1) -> NoReturn:
+        """End all ranks at once, wherever they are.
+
+        Where all ranks call it, as for an error that all of them meet, rank 0 does it.
+
+        Args:
+            reason: printed on stderr.
+            status: the exit status.
+        """
+
+
+class Alone:
+    """The one rank of a program that nothing has launched as several."""
+
+    rank, size, leads = 0, 1, True
+
+    def __reduce__(self) -> tuple[type[Alone], tuple[()]]:
+        return Alone, ()
+
+    def gather(self, value: T) -> list[T]:
+        """See `Ranks`."""
+        return [value]
+
+    def from_first(self, value: T) -> T:
+        """See `Ranks`."""
+        return value
+
+    def copy_from_first(self, array: np.ndarray) -> None:
+        """See `Ranks`."""
+
+    def add(self, array: np.ndarray) -> None:
+        """See `Ranks`."""
+
+    def abort(self, reason: str, status: int = 1) -> NoReturn:
+        """See `Ranks`."""
+        print(reason, file=sys.stderr)
+        raise SystemExit(status)

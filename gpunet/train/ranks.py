@@ -1,0 +1,132 @@
+"""What the ranks of a run tell each other: results, gradients, moments, and whether they are still alike."""
+
+from __future__ import annotations
+
+import socket
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpunet import random
+from gpunet.backends.contract import Array, Backend
+from gpunet.distributed import Ranks, Share
+from gpunet.nn import BatchNorm2d, Module
+from gpunet.optim import ExponentialMovingAverage, Optimizer
+from gpunet.train.step import StepResult
+
+ALIKE_EVERY = 100
+"""Updates from one comparison of the ranks' parameters to the next."""
+
+
+def add(ranks: Ranks, backend: Backend, array: Array) -> None:
+    """Add up an array of the backend over the ranks, in place, by way of the host's memory."""
+    if ranks.size == 1:
+        return
+    host = backend.to_numpy(array)
+    ranks.add(host)
+    if host is not array:
+        backend.copy(backend.asarray(host), out=array)
+
+
+def add_gradients(ranks: Ranks, optimizer: Optimizer) -> None:
+    """Add up the gradients of this step over the ranks."""
+    arena = optimizer.arena
+    bounds, _ = arena.runs([0] * len(arena))
+    for begin, end in bounds.tolist():
+        add(ranks, arena.backend, arena.grad[begin:end])
+
+
+def joined(ranks: Ranks, share: Share, result: StepResult) -> StepResult:
+    """The result of a whole batch, of which each rank has computed its share.
+
+    Losses count by the rows of a share, or by the weight of its labels. Logits and labels come in the
+    order of the rows, so that metrics measure what one rank alone would measure.
+    """
+    if ranks.size == 1:
+        return result
+    results = [each for each in ranks.gather(result if share.rows else None) if each is not None]
+    weights = [each.rows if each.label_weight is None else each.label_weight for each in results]
+    total = sum(weights)
+    loss = sum(each.loss * weight for each, weight in zip(results, weights, strict=True)) / total if total else 0.0
+    logits = [each.logits for each in results if each.logits is not None]
+    return result._replace(
+        loss=loss,
+        rows=share.total,
+        label_weight=None if result.label_weight is None else total,
+        logits=np.concatenate(logits) if logits else None,
+        labels=np.concatenate([each.labels for each in results]) if logits else None,
+    )
+
+
+def joined_rows(ranks: Ranks, share: Share, values: np.ndarray) -> np.ndarray:
+    """The rows of a whole batch, of which each rank has those of its share."""
+    return values if ranks.size == 1 else np.concatenate(ranks.gather(values[: share.rows]))
+
+
+def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
+    """Give every rank the mean of the ranks' running moments of batch norm.
+
+    Args:
+        weight: how much this rank's count; the weights of all ranks add up to 1.
+    """
+    buffers = list(_running_moments(model)) if ranks.size > 1 else []
+    if not buffers:
+        return
+    backend = buffers[0].backend
+    flat = np.concatenate([buffer.numpy().ravel() for buffer in buffers]) * np.float32(weight)
+    ranks.add(flat)
+    ends = np.cumsum([buffer.size for buffer in buffers])
+    for buffer, mean in zip(buffers, np.split(flat, ends[:-1]), strict=True):
+        backend.copy(backend.asarray(mean.reshape(buffer.shape)), out=buffer.data)
+
+
+def _running_moments(model: Module) -> Iterator[Any]:
+    for _, module in model.named_modules():
+        if isinstance(module, BatchNorm2d):
+            yield from (module.running_mean, module.running_var)
+
+
+def begin_alike(
+    ranks: Ranks, model: Module, optimizer: Optimizer, average: ExponentialMovingAverage | None = None
+) -> None:
+    """Give every rank what rank 0 has: seed, parameters, the optimizer's arrays, buffers and averages."""
+    if ranks.size == 1:
+        return
+    random.resume(*ranks.from_first((random.current_seed(), random.drawn())))
+    arena, backend = optimizer.arena, optimizer.arena.backend
+    arrays = [arena.data, *arena.slots.values(), *(buffer.data for _, buffer in model.named_buffers())]
+    if average is not None:
+        arrays += [average.weights.data, average.statistics.data]
+    for array in arrays:
+        host = backend.to_numpy(array)
+        ranks.copy_from_first(host)
+        if host is not array:
+            backend.copy(backend.asarray(host), out=array)
+    arena.version += 1
+
+
+def check_alike(ranks: Ranks, optimizer: Optimizer, place: str) -> None:
+    """Compare the parameters of all ranks, bit for bit.
+
+    Args:
+        place: where the run is, for the error.
+    Raises:
+        RuntimeError: they are not the same on all ranks; on each of them, naming the first that has others than
+            rank 0.
+    """
+    arena = optimizer.arena
+    own = zlib.crc32(arena.backend.to_numpy(arena.data).tobytes())
+    found = ranks.gather((own, socket.gethostname()))
+    for rank, (sum_, host) in enumerate(found):
+        if sum_ != found[0][0]:
+            raise RuntimeError(
+                f"Trainer: the parameters of rank {rank} on {host} are not those of rank 0 after {place}: a hook, a loss "
+                "or a transform computes something else there"
+            )
+
+
+def any_of(ranks: Ranks, values: Sequence[int]) -> list[int]:
+    """The largest of all ranks' values, for each place."""
+    return np.max(ranks.gather(list(values)), axis=0).tolist() if ranks.size > 1 else list(values)

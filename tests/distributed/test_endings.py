@@ -1,0 +1,78 @@
+"""How a training on several ranks ends: with all of them, by errors, by signals, and where it goes on."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+from helpers.ranks import MPIRUN, launched, needs_mpi, succeeded
+
+pytestmark = needs_mpi
+
+
+def ended(ranks, way, folder, *arguments):
+    """Run `endings.py`, which must end well -> what each rank reports."""
+    folder.mkdir(exist_ok=True)
+    succeeded(ranks, "endings.py", way, folder, *arguments)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(ranks)]
+
+
+def test_an_error_of_one_rank_ends_all_and_says_which(tmp_path):
+    done = launched(3, "endings.py", "error", tmp_path, timeout=30)
+    assert done.returncode != 0
+    assert "gpunet: rank 2 of 3 on " in done.stderr
+    assert "RuntimeError: this rank alone" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_an_error_on_all(tmp_path):
+    found = ended(3, "infinity", tmp_path)
+    assert found == [{"error": "Trainer: the loss is nan in epoch 1, step 4; nothing was updated"}] * 3
+
+
+def test_ranks_that_drift_apart_are_found(tmp_path):
+    done = launched(3, "endings.py", "drift", tmp_path, timeout=30)
+    assert done.returncode != 0
+    assert "the parameters of rank 2 on " in done.stderr
+    assert "are not those of rank 0 after epoch 1, step 5" in done.stderr
+    assert done.stderr.count("Traceback") == 1  # all ranks raise it, and rank 0 reports it
+
+
+def test_a_signal_to_one_rank_stops_all_of_them_behind_the_same_step(tmp_path):
+    stopped = ended(2, "interrupted", tmp_path)
+    assert [(found["epoch"], found["interrupted"]) for found in stopped] == [(0, True), (0, True)]
+    assert stopped[0]["sum"] == stopped[1]["sum"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (4, 2), (2, 3), (1, 4)])
+def test_a_run_goes_on_with_any_number_of_ranks(tmp_path, before, after):
+    """Stopped within an epoch, it sees the samples that it would have seen."""
+    whole = ended(2, "resumed", tmp_path / "whole", 3)[0]
+    stopped = ended(before, "interrupted", tmp_path / "stopped", 3)[0]
+    assert (stopped["epoch"], stopped["interrupted"]) == (0, True)
+    found = ended(after, "resumed", tmp_path / "stopped", 3)
+    assert {(each["epoch"], each["sum"]) for each in found} == {(3, found[0]["sum"])}
+    np.testing.assert_allclose(found[0]["losses"], whole["losses"], rtol=1e-5)
+    if before == after == 2:
+        assert found[0]["sum"] == whole["sum"]
+
+
+def test_only_the_first_rank_writes_and_prints(tmp_path):
+    folder = tmp_path / "run"
+    command = [MPIRUN, "-n", "2", "gpunet", "train", "--epochs", "2", "--output", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["backend:", "data", "model:", "epoch", "epoch", "test"]
+    assert lines[0].endswith(", 2 ranks)")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"best.safetensors", "config.json", "history.csv", "last.safetensors", "last-1.safetensors"}
+
+
+def test_the_command_line_reports_what_all_ranks_meet_once(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    command = [MPIRUN, "-n", "2", "gpunet", "train", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert done.stderr.count("gpunet train: ") == 1
