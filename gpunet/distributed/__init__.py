@@ -2,6 +2,6 @@
 
 from gpunet.distributed.launch import world
 from gpunet.distributed.ranks import Alone, Ranks
-from gpunet.distributed.share import Share, share_bounds, share_of
+from gpunet.distributed.share import Share, computing, is_stand_in, share_bounds, share_of
 
-__all__ = ["Alone", "Ranks", "Share", "share_bounds", "share_of", "world"]
+__all__ = ["Alone", "Ranks", "Share", "computing", "is_stand_in", "share_bounds", "share_of", "world"]

@@ -27,13 +27,14 @@ def world() -> Ranks:
     command, count = next(((LAUNCHERS[name], n) for name in LAUNCHERS if (n := _number(name)) > 1), ("", 1))
     if count == 1:
         return Alone()
+    from gpunet.distributed.mpi import mpi_world
+
     try:
-        from gpunet.distributed.mpi import mpi_world
+        ranks = mpi_world()
     except ImportError as error:
         raise ImportError(
             f"{command} has launched {count} ranks, which take mpi4py: pip install 'gpunet[distributed]' ({error})"
         ) from error
-    ranks = mpi_world()
     if ranks.size != count:
         raise BackendError(
             f"{command} has launched {count} ranks, but MPI finds {ranks.size}: the launcher is not that of the MPI "

@@ -2,38 +2,62 @@
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import os
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from time import sleep
+from time import monotonic, sleep
 from types import TracebackType
 from typing import NoReturn, TypeVar
 
 import numpy as np
-from mpi4py import MPI
+
+from gpunet.distributed.watch import PATIENCE, Centre, Place, Spoke, Watch, patience
 
 GRACE = 2.0
 """Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
+START = "GPUNET_RANK_START"
+"""The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""
+STDERR = 2
+"""The number of its file."""
 T = TypeVar("T")
 
 
 class MpiRanks:
     """The processes of MPI's world.
 
-    An error that nothing catches ends all ranks: the others would wait for this one for ever.
+    An error that nothing catches ends all ranks: the others would wait for this one for ever. `watch`
+    tells what else does.
 
     Attributes:
         rank, size: see `Ranks`.
     """
 
     def __init__(self) -> None:
+        # by a thread that needs no Python: MPI waits for the others without letting other threads run
+        faulthandler.dump_traceback_later(float(os.environ.get(START, 25)), exit=True, file=STDERR)
+        self._wait_until_all_ranks_have_started()
+        faulthandler.cancel_dump_traceback_later()
+        sys.excepthook = self._end_by_error
+
+    def _wait_until_all_ranks_have_started(self) -> None:
+        """Join the others; it is the name of this function that a rank shows whose wait is too long."""
+        from mpi4py import MPI  # which calls MPI_Init
+
+        self._sum, self._in_place = MPI.SUM, MPI.IN_PLACE
         # a communicator of gpunet's own, so that no message of the program is taken for one of these
         self._world = MPI.COMM_WORLD.Dup()
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
-        sys.excepthook = self._end_by_error
+        self._place, self._watch = Place(socket.gethostname()), None
+        if self.size > 1 and patience() > 0:
+            self._watch = self._watched()
+            atexit.register(self._watch.leave)
+        self._world.Barrier()
 
     def __reduce__(self) -> tuple[Callable[[], MpiRanks], tuple[()]]:
         return mpi_world, ()  # a copy is the same world
@@ -45,28 +69,64 @@ class MpiRanks:
 
     def gather(self, value: T) -> list[T]:
         """See `Ranks`."""
-        found: list[T] = self._world.allgather(value)
+        with self._waiting():
+            found: list[T] = self._world.allgather(value)
         return found
 
     def from_first(self, value: T) -> T:
         """See `Ranks`."""
-        found: T = self._world.bcast(value)
+        with self._waiting():
+            found: T = self._world.bcast(value)
         return found
 
     def copy_from_first(self, array: np.ndarray) -> None:
         """See `Ranks`."""
-        self._world.Bcast(array)
+        with self._waiting():
+            self._world.Bcast(array)
 
     def add(self, array: np.ndarray) -> None:
         """See `Ranks`; MPI adds in an order that the size of the message and of the world decide."""
-        self._world.Allreduce(MPI.IN_PLACE, array)
+        with self._waiting():
+            self._world.Allreduce(self._in_place, array, self._sum)
+
+    def note(self, place: str) -> None:
+        """See `Ranks`."""
+        self._place.at = place
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """See `Ranks`."""
         if not self.leads:
             sleep(GRACE)
         sys.stdout.flush()
-        print(f"gpunet: {self._who()}: {reason}", file=sys.stderr, flush=True)
+        self._abort_now(f"gpunet: {self._who()}: {reason}", status)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._place.waiting = monotonic()
+        try:
+            yield
+        finally:
+            self._place.waiting = None
+
+    def _watched(self) -> Watch:
+        """The thread that watches."""
+        if self.leads:
+            centre = Centre(self._place, self._end, self.size)
+            self._world.bcast(centre.address)
+            return centre
+        address = self._world.bcast(None)
+        try:
+            return Spoke(self._place, self._end, self.rank, address)
+        except OSError as error:
+            host, port, _ = address
+            self.abort(f"rank 0 does not answer at {host}, port {port}: {error}; {PATIENCE}=0 does without its watch")
+
+    def _end(self, reason: str) -> NoReturn:
+        """End all ranks at once, from any thread."""
+        self._abort_now(f"gpunet: {reason} (reported by {self._who()})", 1)
+
+    def _abort_now(self, reason: str, status: int) -> NoReturn:
+        print(reason, file=sys.stderr, flush=True)
         self._world.Abort(status)
         os._exit(status)  # where MPI returns from it
 

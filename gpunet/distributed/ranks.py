@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Ranks(Protocol):
     """The processes of one run.
 
-    All but `abort` are collective: each rank must make the same calls in the same order, and waits
+    All but `note` and `abort` are collective: each rank must make the same calls in the same order, and waits
     for the others in each.
     """
 
@@ -41,6 +41,9 @@ class Ranks(Protocol):
         Args:
             array: C-contiguous, of one shape and of one dtype of numbers on all ranks.
         """
+
+    def note(self, place: str) -> None:
+        """Remember where this rank is, for the message if it is lost there; not collective."""
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:
         """End all ranks at once, wherever they are.
@@ -73,6 +76,9 @@ class Alone:
         """See `Ranks`."""
 
     def add(self, array: np.ndarray) -> None:
+        """See `Ranks`."""
+
+    def note(self, place: str) -> None:
         """See `Ranks`."""
 
     def abort(self, reason: str, status: int = 1) -> NoReturn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,25 @@ class Share:
     """How many count; 0 where there is none for this rank."""
     total: int
     """Rows of the whole batch."""
+
+
+_standing_in = False
+
+
+@contextmanager
+def computing(share: Share) -> Iterator[None]:
+    """A context in which operations compute this share; `is_stand_in` tells about it."""
+    global _standing_in
+    before, _standing_in = _standing_in, not share.rows
+    try:
+        yield
+    finally:
+        _standing_in = before
+
+
+def is_stand_in() -> bool:
+    """Whether what is computed counts for nothing, because this rank has no row of the batch."""
+    return _standing_in
 
 
 def share_bounds(total: int, rank: int, size: int) -> tuple[int, int]:

@@ -11,8 +11,10 @@ import numpy as np
 
 from gpunet.autograd import Function, Tensor, expect_tensor
 from gpunet.backends.contract import Activation, Array, BatchNorm, GroupNorm, Moments, check_eps
+from gpunet.distributed import world
 from gpunet.functional.activation import activation_of
 from gpunet.functional.conv import as_shaped, moments_left
+from gpunet.functional.joined_norm import JoinedBatchNorm
 from gpunet.functional.movement import reshape
 from gpunet.geometry import positive_int
 
@@ -62,6 +64,7 @@ def batch_norm(
     num_batches_tracked: Tensor | None = None,
     activation: str | Activation | None = None,
     residual: Tensor | None = None,
+    synchronised: bool = False,
 ) -> Tensor:
     """Normalise each channel to mean 0 and variance 1, then y = f(weight x̂ + bias + residual).
 
@@ -85,6 +88,8 @@ def batch_norm(
             counted in place in training; given if, and only if, the momentum is None.
         activation: as for `conv2d`, fused.
         residual: of x's shape, or None.
+        synchronised: whether the moments of training are those of the samples of all ranks, where
+            several train (`gpunet.distributed`); float32 and float64 only. All must then call it.
     Returns:
         (…, C).
     Raises:
@@ -96,7 +101,9 @@ def batch_norm(
     weight, bias, residual = as_shaped(weight), as_shaped(bias), as_shaped(residual)
     moments = {"running_mean": running_mean, "running_var": running_var}
     running = tuple(expect_tensor("batch_norm", name, moment) for name, moment in moments.items())
-    check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, training)
+    ranks = world() if synchronised and training else None
+    joins = ranks is not None and ranks.size > 1
+    check_batch_norm(x, {"weight": weight, "bias": bias, **moments}, residual, training and not joins)
     check_momentum("batch_norm", momentum)
     if training:
         check_writable("batch_norm", {name: moment.data for name, moment in moments.items()})
@@ -108,7 +115,10 @@ def batch_norm(
     target = tuple(Tensor(r.backend.full(r.shape, 0, r.dtype), r.backend) for r in running) if averages else running
     share, fused = 1.0 if momentum is None else momentum, activation_of("batch_norm", activation)
     norm = BatchNorm(training, share, eps, fused, residual is not None, moments_left(x) if training else None)
-    y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
+    if joins and training:
+        y = JoinedBatchNorm.apply(x, weight, bias, *target, residual, norm=norm, ranks=ranks)
+    else:
+        y = _BatchNorm.apply(x, weight, bias, *target, residual, norm=norm)
     if averages:
         _average(running, target, expect_tensor("batch_norm", "num_batches_tracked", num_batches_tracked))
     if training:

@@ -15,7 +15,7 @@ from gpunet.nn import init as initial
 from gpunet.nn.layers import Shape
 from gpunet.nn.module import Buffer, Module
 
-__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm"]
+__all__ = ["BatchNorm2d", "GroupNorm", "LayerNorm", "synchronise_batch_norm"]
 
 
 class _Norm(Module):
@@ -51,6 +51,8 @@ class BatchNorm2d(_Norm):
         eps, momentum: as for `functional.batch_norm`.
         affine: whether to learn a weight and a bias.
         activation: as for `functional.conv2d`, fused.
+        synchronised: whether ranks that train together normalise by the moments of the whole batch,
+            see `functional.batch_norm`; `synchronise_batch_norm` sets it in a whole model.
     Attributes:
         weight, bias: (C,), 1 and 0 at first; None unless `affine`.
         running_mean, running_var: buffers (C,), 0 and 1 at first.
@@ -66,11 +68,12 @@ class BatchNorm2d(_Norm):
         momentum: float | None = 0.1,
         affine: bool = True,
         activation: str | None = None,
+        synchronised: bool = False,
     ):
         shape = (positive_int("BatchNorm2d", "num_features", num_features),)
         F.norm.check_momentum("BatchNorm2d", momentum)
         super().__init__(shape, eps, affine)
-        self.momentum = momentum
+        self.momentum, self.synchronised = momentum, synchronised
         self.activation = F.activation.activation_of("BatchNorm2d", activation)
         self.running_mean = Buffer(initial.zeros(shape))
         self.running_var = Buffer(np.ones(shape, np.float32))
@@ -89,7 +92,7 @@ class BatchNorm2d(_Norm):
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,
             training=self.training, momentum=self.momentum, eps=self.eps, num_batches_tracked=self.num_batches_tracked,
-            activation=self.activation or activation, residual=residual,
+            activation=self.activation or activation, residual=residual, synchronised=self.synchronised,
         )  # fmt: skip
 
     def flops(self, x_shape: Shape, y_shape: Shape) -> int:
@@ -100,7 +103,15 @@ class BatchNorm2d(_Norm):
         """Channels and options."""
         fused = "" if self.activation is None else f", activation={self.activation.name!r}"
         affine = "" if self.weight is not None else ", affine=False"
-        return f"{self.running_mean.size}, eps={self.eps}, momentum={self.momentum}{affine}{fused}"
+        joins = ", synchronised=True" if self.synchronised else ""
+        return f"{self.running_mean.size}, eps={self.eps}, momentum={self.momentum}{affine}{fused}{joins}"
+
+
+def synchronise_batch_norm(model: Module, synchronised: bool = True) -> None:
+    """Let every `BatchNorm2d` of a model take the moments of all ranks in training, or of its own again."""
+    for _, module in model.named_modules():
+        if isinstance(module, BatchNorm2d):
+            module.synchronised = synchronised
 
 
 class GroupNorm(_Norm):

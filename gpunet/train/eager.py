@@ -12,7 +12,7 @@ import numpy as np
 from gpunet import random
 from gpunet.autograd import Tensor, no_grad, tensor
 from gpunet.backends.contract import is_float
-from gpunet.distributed import Alone, Ranks, Share
+from gpunet.distributed import Alone, Ranks, Share, computing
 from gpunet.errors import BackendError
 from gpunet.functional import cast
 from gpunet.functional.loss import label_weight
@@ -73,6 +73,7 @@ class EagerStep(TrainingStep):
         gradients = UpdateGradients(self.optimizer, len(shares), self.ranks)
         with self.arithmetic():
             for i, share in enumerate(shares):
+                self.ranks.note(f"epoch {epoch + 1}, step {step + i + 1}")
                 random.begin_step(epoch, step + i)  # for the first too, since hooks may have drawn
                 loss, result = self.begin(share)
                 gradients.add(loss, share.rows, rows)
@@ -157,7 +158,7 @@ class EagerStep(TrainingStep):
 
     def _forward_and_read(self, share: Share) -> tuple[Tensor, StepResult]:
         """(the loss of the share, the result of the whole batch)."""
-        with random.rows_of_batch(share.first, share.batch[0].shape[0]):
+        with computing(share), random.rows_of_batch(share.first, share.batch[0].shape[0]):
             loss, logits = self.forward(share.batch)
         weight = label_weight(loss)
         weight = None if weight is None else float(self.optimizer.arena.backend.to_numpy(weight))

@@ -84,7 +84,7 @@ def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
 
 def _running_moments(model: Module) -> Iterator[Any]:
     for _, module in model.named_modules():
-        if isinstance(module, BatchNorm2d):
+        if isinstance(module, BatchNorm2d) and not module.synchronised:
             yield from (module.running_mean, module.running_var)
 
 

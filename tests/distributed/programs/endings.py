@@ -1,6 +1,8 @@
-"""Ends a training on several ranks in one way or another: ``endings.py WAY FOLDER [EPOCHS]``.
+"""Ends a training on several ranks in one way or another: ``endings.py WAY FOLDER [EPOCHS [VICTIM]]``.
 
-Each rank writes how it has ended to FOLDER/RANK.json."""
+Each rank writes how it has ended to FOLDER/RANK.json. What a way does, it does on one rank: VICTIM,
+or the last.
+"""
 
 import json
 import os
@@ -13,19 +15,17 @@ import numpy as np
 from training import trainer_of
 
 from gpunet.distributed import world
-from gpunet.train import Checkpoint, CSVLogger, resume
-
-RANKS = world()
+from gpunet.train import Checkpoint, CSVLogger, eager, resume
 
 
-class OnLast:
-    """Calls a function once with the trainer, behind a step, on the last rank alone."""
+class OnOne:
+    """Calls a function once with the trainer, behind a step, on one rank."""
 
-    def __init__(self, step, act):
-        self.step, self.act = step, act
+    def __init__(self, rank, step, act):
+        self.rank, self.step, self.act = rank, step, act
 
     def after_step(self, trainer):
-        if trainer.step >= self.step and self.act and RANKS.rank == RANKS.size - 1:
+        if trainer.step >= self.step and self.act and world().rank == self.rank:
             act, self.act = self.act, None
             act(trainer)
 
@@ -50,41 +50,44 @@ def interrupted(trainer):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def nothing(trainer):
+def stopped(trainer):
+    time.sleep(2.5)  # so that the others hear where it is
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def slow(trainer):
+    time.sleep(100)
+
+
+def resumed(trainer):
     pass
 
 
-def report(folder, found):
-    (Path(folder) / f"{RANKS.rank}.json").write_text(json.dumps(found))
-
-
-def main(way, folder, epochs="2"):
-    acts = {"error": error, "infinity": infinity, "drift": drift, "interrupted": interrupted, "resumed": nothing}
-    callbacks = [
-        OnLast(2, acts[way]),
-        Checkpoint(Path(folder) / "last.safetensors"),
-        CSVLogger(Path(folder) / "history.csv"),
-    ]
+def main(way, folder, epochs=2, victim=None):
+    folder, ranks = Path(folder), world()
+    victim = ranks.size - 1 if victim is None else int(victim)
+    path = folder / "last.safetensors"
+    callbacks = [OnOne(victim, 2, globals()[way]), Checkpoint(path, every_steps=5), CSVLogger(folder / "history.csv")]
     trainer, loader = trainer_of("plain" if way in ("infinity", "drift") else "gathered", np.float32, callbacks)
     if way == "drift":
-        import gpunet.train.eager as eager
-
         eager.ALIKE_EVERY = 5
     if way in ("resumed", "interrupted"):
-        resume(trainer, Path(folder) / "last.safetensors")
-    began = time.perf_counter()
+        resume(trainer, path)
     try:
         if int(epochs) > trainer.epoch:
             trainer.fit(loader, int(epochs) - trainer.epoch, valid=loader)
-    except FloatingPointError as found:
-        report(folder, {"error": str(found)})
-        return
-    report(folder, {
-        "epoch": trainer.epoch, "interrupted": trainer.history.interrupted,
-        "seconds": time.perf_counter() - began, "sum": float(np.abs(trainer.optimizer.arena.data).sum()),
-        "losses": trainer.history["loss"] if len(trainer.history) else [],
-    })  # fmt: skip
+        found = {
+            "epoch": trainer.epoch,
+            "interrupted": trainer.history.interrupted,
+            "sum": float(np.abs(trainer.optimizer.arena.data).sum()),
+            "losses": trainer.history["loss"] if len(trainer.history) else [],
+        }
+    except FloatingPointError as error:
+        found = {"error": str(error)}
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "late" and os.environ["PMI_RANK"] == "1":
+        time.sleep(100)
     main(*sys.argv[1:])

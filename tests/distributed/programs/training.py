@@ -35,7 +35,13 @@ class Noise(nn.Module):
         return F.gaussian_noise(F.dropout2d(x, 0.2, training=self.training), 0.1, training=self.training)
 
 
-def net(dtype):
+def net(dtype, normalised=None):
+    if normalised:  # images, then features; the last batch has one row, so that one rank has its only sample
+        layers = [nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4, activation="relu"), nn.MaxPool2d(2), nn.Flatten()]
+        layers += [nn.Linear(64, 12, bias=False), nn.BatchNorm2d(12, momentum=None), nn.ReLU(), nn.Dropout(0.5)]
+        model = nn.Sequential(*layers, nn.Linear(12, CLASSES)).astype(dtype)
+        nn.synchronise_batch_norm(model, normalised == "together")
+        return model
     layers = [nn.Conv2d(1, 4, 3), Noise(), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64, 12)]
     return nn.Sequential(*layers, nn.ReLU(), nn.Dropout(0.5), nn.Linear(12, CLASSES)).astype(dtype)
 
@@ -80,6 +86,8 @@ CASES = {
     "ignored": IGNORED,
     "gathered": {"batches_per_update": 2, "clip_norm": 0.1, "average": True},
     "gathered-ignored": {**IGNORED, "batches_per_update": 3},
+    "normalised": {"normalised": "together", "loader": lambda: loader(194)},
+    "each-normalised": {"normalised": "each", "loader": lambda: loader(200)},
     "mixup": {"loader": lambda: loader(transform=Compose([*AUGMENT, Mixup(CLASSES, 0.4)]))},
     "listed": {"loader": listed, "loss_step": step},
     "weighted": {"loader": weighted},
@@ -103,7 +111,7 @@ def trainer_of(case, dtype, callbacks=()):
     options = dict(CASES[case])
     make, average = options.pop("loader", loader), options.pop("average", False)
     gp.seed(11)
-    model = net(dtype)
+    model = net(dtype, options.pop("normalised", None))
     optimizer = optim.Adam(model.parameters(), lr=3e-3, clip_norm=options.pop("clip_norm", None))
     schedule = optim.CosineAnnealingLR(optimizer, 18) if average else None
     averages = optim.ExponentialMovingAverage(model, optimizer, 0.9) if average else None
@@ -131,6 +139,7 @@ def trained(case, dtype=np.float64, epochs=2):
     measured = trainer.evaluate(batches)
     return {
         "parameters": arena.data,
+        **{name: buffer.numpy() for name, buffer in trainer.model.named_buffers()},
         **arena.slots,
         "running": np.array(recorder.rows),
         "history": np.array([[row[name] for name in columns] for row in history.rows]),

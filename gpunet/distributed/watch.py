@@ -1,0 +1,253 @@
+"""Watches the ranks of a run: one that is gone, or hangs, ends all of them.
+
+Without that, the others would wait in their next collective call for ever. A thread of each rank
+keeps a connection to rank 0 and says each second where its rank is; rank 0's thread answers. A
+connection that closes without a word is a rank that has died; one that falls silent is a process
+that was stopped, or whose machine is gone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import select
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import monotonic, sleep
+from typing import Any, NoReturn
+
+BEAT = 1.0
+"""Seconds between two words of a rank."""
+SILENT = 12.0
+"""Seconds without a word after which a rank counts as hanging."""
+LEFT = 8.0
+"""Seconds that a rank may wait for one whose program has ended."""
+PATIENCE = "GPUNET_RANK_PATIENCE"
+"""The environment variable with the seconds that ranks may wait for one that works; 1800 if it is not set.
+0 switches the watch off."""
+
+
+def patience() -> float:
+    """What `PATIENCE` says."""
+    return float(os.environ.get(PATIENCE, 1800))
+
+
+@dataclass
+class Place:
+    """Where a rank is."""
+
+    host: str
+    at: str = "its start"
+    """The step, for messages."""
+    waiting: float | None = None
+    """Since when it has been waiting in a collective call, by its own clock; None while it works."""
+    left: bool = False
+    """Whether its program has ended."""
+
+    def word(self) -> dict[str, Any]:
+        """What it says of itself each second."""
+        waits = None if self.waiting is None else monotonic() - self.waiting
+        return {"host": self.host, "at": self.at, "waits": waits, "left": self.left}
+
+
+@dataclass
+class Peer:
+    """The other end of a connection."""
+
+    socket: socket.socket
+    rank: int = -1
+    """-1 until it has said so."""
+    heard: float = field(default_factory=monotonic)
+    word: dict[str, Any] = field(default_factory=lambda: {"host": "?", "at": "its start", "waits": None, "left": False})
+    unread: bytes = b""
+
+    def read(self) -> list[dict[str, Any]] | None:
+        """The words that have come; None where the connection has been closed."""
+        try:
+            got = self.socket.recv(1 << 16)
+        except BlockingIOError:
+            return []
+        except OSError:
+            got = b""
+        if not got:
+            return None
+        self.heard = monotonic()
+        *lines, self.unread = (self.unread + got).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def say(self, **word: Any) -> None:
+        """Send a word; nothing happens where the other end cannot take it."""
+        with suppress(OSError):
+            self.socket.sendall(json.dumps(word).encode() + b"\n")
+
+    def describe(self) -> str:
+        """Who it is, and where it was last seen."""
+        return f"rank {self.rank} on {self.word['host']}, last seen at {self.word['at']}"
+
+
+class Watch:
+    """The thread of a rank that watches, and is watched.
+
+    Args:
+        place: of this rank; others write it.
+        abort: ends all ranks, with a reason.
+    """
+
+    def __init__(self, place: Place, abort: Callable[[str], NoReturn]) -> None:
+        self._place, self._abort = place, abort
+        self._peers: list[Peer] = []
+        self._woke, self._spoke = monotonic(), 0.0
+
+    def leave(self) -> None:
+        """Say that this rank's program has ended, so that its end is no death."""
+        self._place.left = True
+        for peer in list(self._peers):
+            peer.say(**self._place.word())
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name="gpunet-watch", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            now = monotonic()
+            if now - self._woke > 5 * BEAT:  # this process was stopped itself, and has heard nobody meanwhile
+                for peer in self._peers:
+                    peer.heard = now
+            self._woke = now
+            if not self._turn():
+                return
+
+    def _turn(self) -> bool:
+        """Hear and speak for one beat -> whether there is anybody to watch."""
+        raise NotImplementedError
+
+    def _speak(self) -> None:
+        """Say where this rank is, once for each beat."""
+        if monotonic() - self._spoke >= 0.9 * BEAT:
+            self._spoke = monotonic()
+            for peer in self._peers:
+                peer.say(**self._place.word())
+
+    def _hear(self, peer: Peer) -> bool:
+        """Take up what a peer says -> whether the connection is still there; abort where it has died."""
+        words = peer.read()
+        for word in words or ():
+            if "show" in word:
+                _show_stack()
+            else:
+                peer.word = word
+        if words is None and not peer.word["left"] and not self._place.left:
+            self._abort(f"{peer.describe()}, has died")
+        return words is not None
+
+    def _check_heard(self, peer: Peer, silent: float) -> None:
+        silence = monotonic() - peer.heard
+        if silence > silent and not peer.word["left"]:
+            self._abort(f"{peer.describe()}, has not been heard of for {silence:.0f} s: it hangs, or was stopped")
+
+
+class Centre(Watch):
+    """Rank 0's thread, to which all others connect.
+
+    Attributes:
+        address: what the others connect to: (host, port, password).
+    """
+
+    def __init__(self, place: Place, abort: Callable[[str], NoReturn], size: int) -> None:
+        super().__init__(place, abort)
+        self._server = socket.create_server(("", 0), backlog=size)
+        self._password = secrets.token_hex(16)
+        self.address = socket.gethostname(), int(self._server.getsockname()[1]), self._password
+        self._patience = patience()
+        self._new: list[Peer] = []
+        self._start()
+
+    def _turn(self) -> bool:
+        heard = {peer.socket: peer for peer in (*self._peers, *self._new)}
+        ready, _, _ = select.select([self._server, *heard], [], [], BEAT)
+        for one in ready:
+            if one is self._server:
+                self._new.append(Peer(self._server.accept()[0]))
+                self._new[-1].socket.setblocking(False)
+            elif (peer := heard[one]) in self._new:
+                self._admit(peer)
+            elif not self._hear(peer):
+                self._peers.remove(peer)
+        self._speak()
+        for peer in self._peers:
+            self._check_heard(peer, SILENT)
+        self._check_waiting()
+        return True
+
+    def _admit(self, peer: Peer) -> None:
+        """Take a new peer in, if it knows the password."""
+        words = peer.read()
+        if words == []:
+            return
+        self._new.remove(peer)
+        if words and hmac.compare_digest(str(words[0].get("password")), self._password):
+            peer.rank, peer.word = int(words[0]["rank"]), {**peer.word, "host": words[0]["host"]}
+            self._peers.append(peer)
+        else:
+            peer.socket.close()
+
+    def _check_waiting(self) -> None:
+        """Abort where ranks wait for one that has left, or that works too long."""
+        own = Peer(self._server, 0, word=self._place.word())
+        ranks = [own, *self._peers]
+        longest = max((peer.word["waits"] or 0.0 for peer in ranks), default=0.0)
+        for peer in ranks:
+            if peer.word["left"] and longest > LEFT:
+                self._abort(f"{peer.describe()}, has ended its program while others wait for it")
+            if peer.word["waits"] is None and not peer.word["left"] and longest > self._patience:
+                _show_stack() if peer is own else peer.say(show=True)
+                sleep(BEAT)
+                self._abort(
+                    f"{peer.describe()}, has let the others wait for {longest:.0f} s; {PATIENCE} says how long it may"
+                )
+
+
+class Spoke(Watch):
+    """The thread of another rank.
+
+    Args:
+        address: as in `Centre`.
+    Raises:
+        OSError: rank 0 does not answer there.
+    """
+
+    def __init__(
+        self, place: Place, abort: Callable[[str], NoReturn], rank: int, address: tuple[str, int, str]
+    ) -> None:
+        super().__init__(place, abort)
+        host, port, password = address
+        near = host == socket.gethostname()
+        connection = socket.create_connection(("127.0.0.1" if near else host, port), timeout=10)
+        self._centre = Peer(connection, 0, word={**place.word(), "host": host})
+        self._centre.say(rank=rank, host=place.host, password=password)
+        connection.setblocking(False)
+        self._peers.append(self._centre)
+        # ranks that miss rank 0 do not all say so at once
+        self._silent = SILENT + 0.3 * (rank % 20)
+        self._start()
+
+    def _turn(self) -> bool:
+        ready, _, _ = select.select([self._centre.socket], [], [], BEAT)
+        if ready and not self._hear(self._centre):
+            return False
+        self._speak()
+        self._check_heard(self._centre, self._silent)
+        return True
+
+
+def _show_stack() -> None:
+    """Print where the main thread of this process is."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    print("".join(traceback.format_stack(frame)), file=sys.stderr, flush=True)

@@ -1,0 +1,42 @@
+"""A rank that dies, hangs or leaves ends the whole run, which goes on from a whole checkpoint."""
+
+import faults
+import pytest
+from helpers.ranks import launched, needs_mpi
+
+pytestmark = needs_mpi
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_run_that_is_killed_and_stopped_ends_with_the_weights_of_one_that_is_not(tmp_path, ranks):
+    found = faults.campaign(tmp_path, 4, seed=ranks, ranks=ranks, epochs=150, stops=0.0, longest=2.0)
+    assert len(found) >= 4
+    assert max(seconds for _, seconds in found) < 5
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_stopped_is_named_with_the_step_where_it_was_seen(tmp_path, victim):
+    done = launched(2, "endings.py", "stopped", tmp_path, 1000, str(victim), timeout=30)
+    assert done.returncode != 0
+    assert f"gpunet: rank {victim} on " in done.stderr
+    assert "last seen at epoch 1, step 4, has not been heard of for 1" in done.stderr
+
+
+def test_a_rank_that_leaves_ends_the_others(tmp_path):
+    done = launched(2, "endings.py", "leave", tmp_path, timeout=30)
+    assert done.returncode != 0
+    assert "rank 1 on " in done.stderr
+    assert "has ended its program while others wait for it" in done.stderr
+
+
+def test_a_rank_that_works_too_long_shows_where_it_is(tmp_path):
+    done = launched(2, "endings.py", "slow", tmp_path, timeout=30, environment={"GPUNET_RANK_PATIENCE": "2"})
+    assert done.returncode != 0
+    assert "has let the others wait for" in done.stderr
+    assert "time.sleep(100)" in done.stderr
+
+
+def test_a_rank_whose_fellows_do_not_start_ends(tmp_path):
+    done = launched(2, "endings.py", "late", tmp_path, timeout=30, environment={"GPUNET_RANK_START": "2"})
+    assert done.returncode != 0
+    assert "_wait_until_all_ranks_have_started" in done.stderr
