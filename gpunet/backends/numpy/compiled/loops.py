@@ -36,7 +36,10 @@ class CompiledLoops(NumpyThreads):
 
     def __init__(self, threads: int | None = None, compiled: bool | None = None):
         super().__init__(threads)
-        self._why_off = why_switched_off() if compiled is None else "" if compiled else "compiled=False"
+        if compiled is None:
+            self._why_off = why_switched_off()
+        else:
+            self._why_off = "" if compiled else "compiled=False"
         self.compiled = not self._why_off
         self._crews: dict[int, Crew] = {}
 

@@ -8,6 +8,7 @@ from gpunet.backends.numpy.compiled.library import Longs, check, library
 from gpunet.backends.numpy.compiled.loops import DTYPES, why_switched_off
 
 BORDERS = ("zero", "reflect", "edge")
+"""What may lie outside an image, in the order of `Border` in warp.cpp."""
 
 
 def warp(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], border: str) -> np.ndarray | None:
