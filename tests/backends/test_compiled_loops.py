@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -218,6 +219,18 @@ def test_shorter_vectors_give_the_same(monkeypatch, fresh, flag):
         numbers(NumpyBackend(threads=1, compiled=fast), np.random.default_rng(5), np.float32) for fast in (True, False)
     )
     for one, other in zip(narrow, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="there is no clang++")
+def test_clang_compiles_them_without_a_warning_and_they_give_the_same(monkeypatch, fresh):
+    monkeypatch.setenv("CXX", "clang++")
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-Wall", "-Wextra", "-Werror"))
+    fast, plain = (
+        numbers(NumpyBackend(threads=1, compiled=by_loops), np.random.default_rng(6), np.float32)
+        for by_loops in (True, False)
+    )
+    for one, other in zip(fast, plain, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
 
 

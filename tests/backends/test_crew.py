@@ -30,8 +30,9 @@ def helpers(backend, times=50, parts=3):
     def take(begin, end, arguments):
         seen.add(threading.get_ident())
         time.sleep(0.002)
+        return True
 
-    taken = ctypes.CFUNCTYPE(None, ctypes.c_long, ctypes.c_long, ctypes.c_void_p)(take)
+    taken = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_long, ctypes.c_long, ctypes.c_void_p)(take)
     loop = compiled.Loop(ctypes.cast(taken, ctypes.c_void_p).value, taken, bytes)
     for _ in range(times):
         backend._crew().share(loop, b"", parts, parts)
@@ -150,6 +151,31 @@ def test_a_child_of_a_fork_shares_loops_of_its_own():
         pytest.fail("the child hangs")
     assert os.waitstatus_to_exitcode(status) == 0
     np.testing.assert_array_equal(counted(backend), 50)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("topic", "name", "arguments"),
+    [("resample", "resample", (None, None, 1, 1 << 50, 1, 1, 1, *6 * [None])),
+     ("norm", "batch_moments", (None, 1, 1 << 61, 1, None))],
+    ids=["allocation", "length"],
+)  # fmt: skip
+def test_a_loop_that_cannot_get_its_memory_raises_and_the_threads_go_on(threads, topic, name, arguments):
+    backend, loops = NumpyBackend(threads=threads, compiled=True), compiled.library(topic, "float32")
+    for _ in range(50):
+        with pytest.raises(MemoryError, match=f"the compiled loop {name} cannot get the memory"):
+            backend._spread(loops, name, 3, 1, *arguments)
+    np.testing.assert_array_equal(counted(backend), 50)
+
+
+def test_memory_that_one_part_cannot_get_is_told_of_once():
+    backend = NumpyBackend(threads=3, compiled=True)
+    for lacking in (0, 1, 2, None):
+        taken = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_long, ctypes.c_long, ctypes.c_void_p)(
+            lambda begin, end, arguments, lacking=lacking: begin != lacking
+        )
+        loop = compiled.Loop(ctypes.cast(taken, ctypes.c_void_p).value, taken, bytes)
+        assert backend._crew().share(loop, b"", 3, 3) == (lacking is None)
 
 
 def test_without_a_compiled_crew_the_caller_does_all(monkeypatch):

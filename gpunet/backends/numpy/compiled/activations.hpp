@@ -63,7 +63,7 @@ static inline V slope_by_output(V y, const Numbers<T>& of) {
 template <Kind KIND, typename V, typename T>
 static inline V opened(V dy, V y, const Numbers<T>& of) {
     if (KIND == RELU) return y <= 0 ? V{} : dy;  // what is stopped is 0, also a NaN
-    if (KIND == LINE) return (y <= of.c) | (y >= of.d) ? V{} : dy * of.a;
+    if (KIND == LINE) return ((y <= of.c) | (y >= of.d)) ? V{} : dy * of.a;
     return dy * slope_by_output<KIND>(y, of);
 }
 

@@ -15,6 +15,7 @@ struct Crew {
     std::atomic<long> unfinished{0};    // parts
     std::atomic<long> dismissals{0};    // how often the threads were told to leave
     std::atomic<long> asleep{0};        // threads that `wake` wakes
+    std::atomic<bool> failed{false};    // whether a part could not get its memory
     std::mutex mutex;
     std::condition_variable wake;
     std::atomic_flag busy = ATOMIC_FLAG_INIT;
@@ -38,7 +39,8 @@ static bool takes_part(Crew& crew) {
     while (now % WAITING) {
         if (!crew.tickets.compare_exchange_weak(now, now - 1, std::memory_order_acq_rel)) continue;
         const long part = (long)(now % WAITING) - 1;
-        crew.loop(crew.count * part / crew.parts, crew.count * (part + 1) / crew.parts, crew.arguments);
+        const long begin = crew.count * part / crew.parts, end = crew.count * (part + 1) / crew.parts;
+        if (!crew.loop(begin, end, crew.arguments)) crew.failed.store(true, std::memory_order_relaxed);
         crew.unfinished.fetch_sub(1, std::memory_order_release);
         return true;
     }
@@ -60,18 +62,21 @@ extern "C" {
 Crew* crew_make() { return new Crew; }
 void crew_free(Crew* crew) { delete crew; }
 
-// Calls loop(i, j, arguments) for `parts` parts i … j - 1 of `count`, and returns when all are done. The caller
-// does what no other thread has begun: all of it, where the threads share another loop.
-void crew_share(Crew* crew, Loop loop, const Slot* arguments, long count, long parts) {
+// Calls loop(i, j, arguments) for `parts` parts i … j - 1 of `count`, and returns when all are done: whether each
+// of them could get its memory. The caller does what no other thread has begun: all of it, where the threads share
+// another loop.
+bool crew_share(Crew* crew, Loop loop, const Slot* arguments, long count, long parts) {
     if (parts <= 1 || crew->busy.test_and_set(std::memory_order_acquire)) return loop(0, count, arguments);
     crew->loop = loop, crew->arguments = arguments, crew->count = count, crew->parts = parts;
-    crew->unfinished.store(parts, std::memory_order_relaxed);
+    crew->unfinished.store(parts, std::memory_order_relaxed), crew->failed.store(false, std::memory_order_relaxed);
     const uint64_t generation = crew->tickets.load(std::memory_order_relaxed) / WAITING + 1;
     crew->tickets.store(generation * WAITING + (uint64_t)parts);
     wake_all(*crew);
     while (takes_part(*crew)) {}
     for (long turns = 0; crew->unfinished.load(std::memory_order_acquire);) rest(turns);
+    const bool done = !crew->failed.load(std::memory_order_relaxed);
     crew->busy.clear(std::memory_order_release);
+    return done;
 }
 
 // Takes parts until the threads are told to leave, which `dismissals` counts; sleeps when there were none for some

@@ -34,12 +34,13 @@ class Crew:
         self._threads = threads
         self._here: list[None] = []  # one for each thread that attends; append and pop are single steps
 
-    def share(self, loop: Loop, arguments: bytes, count: int, parts: int) -> None:
-        """Call a loop for range(count) in so many parts, and return when all are done."""
+    def share(self, loop: Loop, arguments: bytes, count: int, parts: int) -> bool:
+        """Call a loop for range(count) in so many parts, and return when all are done -> whether each
+        of them could get its memory."""
         missing = min(parts - 1, self._threads) - len(self._here) - self._jobs.qsize()
         for _ in range(missing):
             self._jobs.put(_Attendance(self, self._functions.crew_dismissals(self._address)))
-        self._functions.crew_share(self._address, loop.address, arguments, count, parts)
+        return bool(self._functions.crew_share(self._address, loop.address, arguments, count, parts))
 
     def dismiss(self) -> None:
         """Make the threads that attend, or are about to, look for other jobs."""
@@ -81,10 +82,11 @@ def _functions() -> Any:
     assert functions is not None, "can_share comes first"
     functions.crew_make.restype = ctypes.c_void_p
     functions.crew_dismissals.restype = ctypes.c_long
+    functions.crew_share.restype = ctypes.c_bool
     for function in (functions.crew_free, functions.crew_dismissals, functions.crew_dismiss):
         function.argtypes = (ctypes.c_void_p,)
     functions.crew_share.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_long, ctypes.c_long)
     functions.crew_attend.argtypes = (ctypes.c_void_p, ctypes.c_long, ctypes.c_long)
-    for function in (functions.crew_free, functions.crew_dismiss, functions.crew_share, functions.crew_attend):
+    for function in (functions.crew_free, functions.crew_dismiss, functions.crew_attend):
         function.restype = None
     return functions

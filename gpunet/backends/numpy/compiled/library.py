@@ -20,7 +20,7 @@ from gpunet.errors import BackendError, warn
 FOLDER = "loops"
 """The folder of the cache that holds the libraries."""
 FLAGS = (
-    "-std=gnu++17", cplusplus.NATIVE, "-O3", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-fno-trapping-math",
+    "-std=gnu++17", cplusplus.NATIVE, "-O3", "-fno-rtti", "-fno-math-errno", "-fno-trapping-math",
     "-fPIC", "-shared",
 )  # fmt: skip
 HERE = Path(__file__).parent
@@ -36,8 +36,8 @@ class Loop(NamedTuple):
     """One loop, as `LOOP` of loops.hpp makes it callable."""
 
     address: int
-    call: Callable[[int, int, bytes], None]
-    """call(begin, end, arguments), without the interpreter's lock."""
+    call: Callable[[int, int, bytes], bool]
+    """call(begin, end, arguments), without the interpreter's lock -> whether it could get its memory."""
     pack: Callable[..., bytes]
     """Puts arguments in a row, as the loop reads them."""
 
@@ -73,7 +73,7 @@ class Library:
             takes = ctypes.c_char_p.in_dll(self._loaded, f"{name}_{self._dtype}_takes").value or b""
         except ValueError:
             raise AttributeError(f"there is no compiled loop {name} of {self._dtype}") from None
-        call = ctypes.CFUNCTYPE(None, ctypes.c_long, ctypes.c_long, ctypes.c_char_p)(address)
+        call = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_long, ctypes.c_long, ctypes.c_char_p)(address)
         return Loop(address, call, struct.Struct(takes.decode()).pack)
 
 
@@ -83,6 +83,12 @@ class Longs:
     def __init__(self, *values: int):
         self._values = (ctypes.c_long * len(values))(*values)
         self.address = ctypes.addressof(self._values)
+
+
+def check(done: bool, name: str) -> None:
+    """Raise MemoryError if a loop returned that it could not get the memory that it works in."""
+    if not done:
+        raise MemoryError(f"the compiled loop {name} cannot get the memory that it works in")
 
 
 def _passed(argument: Any) -> Any:

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <type_traits>
@@ -52,8 +53,9 @@ OF_VECTOR(double, int64_t)
 template <typename V> using Integers = typename Element<V>::Integers;
 
 // A loop as it is called: for the part from `begin` to `end` of its work, with its other arguments in a row.
+// It returns whether it could get the memory that it works in.
 typedef uint64_t Slot;
-typedef void (*Loop)(long begin, long end, const Slot* arguments);
+typedef bool (*Loop)(long begin, long end, const Slot* arguments);
 
 // Calls F(begin, end, …) with arguments from their slots. Each is a pointer, a `long` or a `double`.
 template <auto F, typename = decltype(F)> struct Packed;
@@ -67,9 +69,19 @@ struct Packed<F, void (*)(long, long, A...)> {
         memcpy(&argument, &slot, sizeof(B));
         return argument;
     }
+    // It is not inlined, for inside of the `try` g++ makes slower code of some loops.
     template <size_t... I>
-    static void unpack(long begin, long end, const Slot* slots, std::index_sequence<I...>) { F(begin, end, from<A>(slots[I])...); }
-    static void call(long begin, long end, const Slot* slots) { unpack(begin, end, slots, std::index_sequence_for<A...>()); }
+    __attribute__((noinline)) static void unpack(long begin, long end, const Slot* slots, std::index_sequence<I...>) {
+        F(begin, end, from<A>(slots[I])...);
+    }
+    static bool call(long begin, long end, const Slot* slots) {
+        try {
+            unpack(begin, end, slots, std::index_sequence_for<A...>());
+        } catch (const std::exception&) {  // bad_alloc or length_error, which would end the process if they came to Python
+            return false;
+        }
+        return true;
+    }
 };
 
 // Makes a loop callable by its name and dtype, and says what it takes, as Python's module struct does.
@@ -113,8 +125,8 @@ static inline void store_some(T* p, V v, long left) {
 template <typename V>
 using Bytes = typename Element<V>::Bytes;
 
-// Memory of one thread that is kept from call to call. It begins with a line of the cache, so that no vector of it lies in
-// two lines.
+// Memory of one thread that is kept from call to call, until the thread ends. It begins with a line of the
+// cache, so that no vector of it lies in two lines.
 template <typename T>
 static T* scratch(int slot, long count) {
     constexpr size_t LINE = 64;

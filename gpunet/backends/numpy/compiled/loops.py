@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpunet.backends.numpy.compiled.crew import Crew, can_share
-from gpunet.backends.numpy.compiled.library import Library, failures, library, why_unavailable
+from gpunet.backends.numpy.compiled.library import Library, check, failures, library, why_unavailable
 from gpunet.backends.numpy.threads import NumpyThreads
 
 SWITCH = "GPUNET_FAST_CPU"
@@ -36,7 +36,10 @@ class CompiledLoops(NumpyThreads):
 
     def __init__(self, threads: int | None = None, compiled: bool | None = None):
         super().__init__(threads)
-        self._why_off = why_switched_off() if compiled is None else "" if compiled else "compiled=False"
+        if compiled is None:
+            self._why_off = why_switched_off()
+        else:
+            self._why_off = "" if compiled else "compiled=False"
         self.compiled = not self._why_off
         self._crews: dict[int, Crew] = {}
 
@@ -61,13 +64,13 @@ class CompiledLoops(NumpyThreads):
         Args:
             each: elements of work that one of `count` stands for.
             arguments: as for `Library.packed`.
+        Raises:
+            MemoryError: a part of the loop cannot get the memory that it works in.
         """
         parts = min(self.threads, count, count * each // LEAST)
         loop, given = loops.packed(name, arguments)
-        if parts <= 1 or not can_share():
-            loop.call(0, count, given)
-            return
-        self._crew().share(loop, given, count, parts)
+        alone = parts <= 1 or not can_share()
+        check(loop.call(0, count, given) if alone else self._crew().share(loop, given, count, parts), name)
 
     def _crew(self) -> Crew:
         """The threads of this process, as they share loops."""

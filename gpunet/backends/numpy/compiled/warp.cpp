@@ -7,6 +7,7 @@
 #include <cmath>
 #include "loops.hpp"
 
+// In the order of `BORDERS` in warp.py.
 enum Border { ZERO, REFLECT, EDGE };
 
 struct Sizes {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpunet.backends.numpy.compiled.library import Longs, library
+from gpunet.backends.numpy.compiled.library import Longs, check, library
 from gpunet.backends.numpy.compiled.loops import DTYPES, why_switched_off
 
 BORDERS = ("zero", "reflect", "edge")
+"""What may lie outside an image, in the order of `Border` in warp.cpp."""
 
 
 def warp(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], border: str) -> np.ndarray | None:
@@ -30,5 +31,5 @@ def warp(images: np.ndarray, matrices: np.ndarray, size: tuple[int, int], border
     sizes = Longs(h, w, c, *size, BORDERS.index(border), images.dtype == np.uint8)
     places = np.ascontiguousarray(matrices, np.float64)
     loop, arguments = loops.packed("warp", (images, places, y, sizes))
-    loop.call(0, n, arguments)
+    check(loop.call(0, n, arguments), "warp")
     return y

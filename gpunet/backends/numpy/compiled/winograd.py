@@ -19,6 +19,10 @@ FEWEST_PIXELS = 256
 def is_worth(window: Pair, steps: set[int], channels: int, filters: int, results: tuple[int, ...]) -> bool:
     """Whether a convolution is faster by tiles than by windows.
 
+    `gpunet.backends.numpy.conv.winograd.is_worth`, the rule of NumPy alone, asks for more channels:
+    its transforms are passes over memory, while those of the loops are of tiles that stay in a cache.
+    The loops ask for whole vectors of channels and filters instead.
+
     Args:
         steps: strides and dilations.
         channels: those of a filter.

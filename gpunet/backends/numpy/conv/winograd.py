@@ -169,7 +169,12 @@ def _spread_two(gradients: Array, out: Array) -> None:
 
 
 def is_worth(g: Geometry) -> bool:
-    """Whether a convolution is faster by tiles."""
+    """Whether a convolution is faster by tiles, where NumPy computes alone.
+
+    Each transform is some passes over memory, which only the products of many channels outweigh. The
+    compiled loops transform tiles that stay in a cache and need fewer channels, but whole vectors of
+    them: `gpunet.backends.numpy.compiled.winograd.is_worth`.
+    """
     n, oh, ow, filters = g.y_shape
     tiles = prod(_tiles_of(g))
     if g.window != (3, 3) or {*g.stride, *g.dilation} != {1} or g.groups > 1:
