@@ -23,6 +23,7 @@ Gradients are plain arrays, on which nothing is recorded; so there is no double 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from types import MappingProxyType
@@ -278,6 +279,7 @@ def backward(
     *,
     retain_graph: bool = False,
     rule: Rule = Function.run_backward,
+    filled: Callable[[Tensor], None] | None = None,
 ) -> None:
     """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs a gradient.
 
@@ -291,6 +293,7 @@ def backward(
         retain_graph: whether the functions keep what they saved, so that `backward` can run again.
         rule: computes the gradients of a function's inputs from the whole gradient of its result;
             for those who watch what goes back, or change it.
+        filled: called with each leaf of the graph as soon as its gradient is complete.
     Raises:
         RuntimeError: the root needs no gradient, the graph has been freed by an earlier call, or an
             update has overwritten a parameter that a function saved.
@@ -305,14 +308,22 @@ def backward(
         return
     pending: dict[Function, Array] = {last: dy}  # the gradient of each function's result, so far
     shared = SharedLaunch(announce)
+    uses = None if filled is None else _uses(last)
     try:
         for function in _reversed_order(last):
+            leaves = [] if uses is None else list(_leaves(function))
             if function in pending:  # otherwise none of its users passed a gradient down
                 shared.launch_before(function.inputs)
                 function._shared = shared if rule is Function.run_backward and function._fuses else None
                 _pass_down(function, pending, rule)
                 if not retain_graph:
                     function.free()
+            if uses is not None and filled is not None:
+                uses.subtract(map(id, leaves))
+                if complete := [leaf for leaf in dict.fromkeys(leaves) if not uses[id(leaf)]]:
+                    shared.launch()
+                    for leaf in complete:
+                        filled(leaf)
     finally:
         shared.launch()
 
@@ -328,6 +339,16 @@ def _pass_down(function: Function, pending: dict[Function, Array], rule: Rule) -
             t.grad = dx  # it stands in the parameter's segment already, or will before the pass ends
         else:
             t.accumulate_grad(dx, fresh=fresh)
+
+
+def _leaves(function: Function) -> Iterator[Tensor]:
+    """The inputs of a function that need a gradient and that no operation has made."""
+    return (t for t in function.inputs if t is not None and t.requires_grad and t.creator is None)
+
+
+def _uses(last: Function) -> Counter[int]:
+    """How often functions take each leaf, by its identity."""
+    return Counter(id(leaf) for function in _reversed_order(last) for leaf in _leaves(function))
 
 
 def _creator(t: Tensor) -> Function | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from gpunet.bench.commands import backends, conv, layers, loading, ops, scaling, step
+from gpunet.bench.commands import backends, conv, layers, loading, ops, ranks, scaling, step
 
 KINDS = {
     "step": (step, "whole training steps, and the memory that they take"),
@@ -14,6 +14,7 @@ KINDS = {
     "ops": (ops, "pooling, normalisation, loss and updates, beside a copy of as many bytes"),
     "loading": (loading, "batches of JPEG images, decoded and scaled"),
     "scaling": (scaling, "training steps by the number and the size of their images, and plot them"),
+    "ranks": (ranks, "training steps of several ranks, under mpirun, and what adding up their gradients takes"),
     "backends": (backends, "the same training steps on several backends, and plot them"),
 }
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from time import monotonic, sleep
 from types import TracebackType
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class MpiRanks:
         from mpi4py import MPI  # which calls MPI_Init
 
         self._sum, self._in_place = MPI.SUM, MPI.IN_PLACE
+        self._under_way: list[Any] = []
         # a communicator of gpunet's own, so that no message of the program is taken for one of these
         self._world = MPI.COMM_WORLD.Dup()
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
@@ -88,6 +89,18 @@ class MpiRanks:
         """See `Ranks`; MPI adds in an order that the size of the message and of the world decide."""
         with self._waiting():
             self._world.Allreduce(self._in_place, array, self._sum)
+
+    def begin_add(self, array: np.ndarray) -> Callable[[], None]:
+        """See `Ranks`. MPI gets on with earlier ones only inside of its calls, such as this one."""
+        self._under_way = [request for request in self._under_way if not request.Test()]
+        request = self._world.Iallreduce(self._in_place, array, self._sum)
+        self._under_way.append(request)
+
+        def wait() -> None:
+            with self._waiting():
+                request.Wait()
+
+        return wait
 
     def note(self, place: str) -> None:
         """See `Ranks`."""

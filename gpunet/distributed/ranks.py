@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeVar
 
 import numpy as np
@@ -42,6 +43,13 @@ class Ranks(Protocol):
             array: C-contiguous, of one shape and of one dtype of numbers on all ranks.
         """
 
+    def begin_add(self, array: np.ndarray) -> Callable[[], None]:
+        """Begin to `add`, and go on -> what waits until the array holds the sum.
+
+        Nothing may touch the array meanwhile. Several may be under way, begun in the same order on
+        all ranks.
+        """
+
     def note(self, place: str) -> None:
         """Remember where this rank is, for the message if it is lost there; not collective."""
 
@@ -77,6 +85,10 @@ class Alone:
 
     def add(self, array: np.ndarray) -> None:
         """See `Ranks`."""
+
+    def begin_add(self, array: np.ndarray) -> Callable[[], None]:
+        """See `Ranks`."""
+        return lambda: None
 
     def note(self, place: str) -> None:
         """See `Ranks`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol
 from weakref import ref
@@ -10,7 +10,7 @@ from weakref import ref
 import numpy as np
 
 from gpunet.arena import Arena
-from gpunet.autograd import Parameter, Tensor
+from gpunet.autograd import Parameter, Tensor, backward
 from gpunet.backends.contract import RULES, Array, Backend, Guard, Segments, StepReport
 from gpunet.errors import BackendError
 from gpunet.optim.checks import NOT_NEGATIVE, POSITIVE, SHARE, check_betas, check_counts, check_number, check_scaling
@@ -194,12 +194,15 @@ class Optimizer:
         if dtype == "float16" and self.arena.scaling is None:
             self.scale_losses()
 
-    def backward(self, loss: Tensor, weight: float | Array = 1.0) -> None:
+    def backward(
+        self, loss: Tensor, weight: float | Array = 1.0, filled: Callable[[Tensor], None] | None = None
+    ) -> None:
         """Call ``loss.backward()``, for the scaled loss if `scale_losses` was called.
 
         Args:
             weight: factor of the loss beside others whose gradients are added up before a step: a
                 number, or an array of one element on the backend.
+            filled: as for `autograd.backward`.
         """
         backend, seed = self.arena.backend, None
         if isinstance(weight, int | float | np.number):
@@ -212,7 +215,7 @@ class Optimizer:
             seed = backend.scale(self.arena.scaling[:1], None, weight) if weight != 1 else self.arena.scaling[:1]
         elif weight != 1:
             seed = backend.full((1,), weight, loss.dtype)
-        loss.backward(None if seed is None else seed.reshape(loss.shape))
+        backward(loss, None if seed is None else seed.reshape(loss.shape), filled=filled)
 
     def zero_grad(self) -> None:
         """Forget all gradients; no array is filled, for the next backward overwrites them."""

@@ -7,7 +7,8 @@ from gpunet.backends.contract import Activation, Array
 from gpunet.distributed import Alone, Ranks
 from gpunet.functional.loss import label_weight
 from gpunet.optim import Optimizer
-from gpunet.train.ranks import add, add_gradients
+from gpunet.train.buckets import Buckets
+from gpunet.train.ranks import add
 
 
 class UpdateGradients:
@@ -30,6 +31,8 @@ class UpdateGradients:
         self._optimizer, self._batches, self._ranks = optimizer, batches, ranks
         self._backend = optimizer.arena.backend
         self._by_labels = batches * ranks.size > 1  # until the first batch says otherwise
+        self._buckets = Buckets(ranks, optimizer.arena) if ranks.size > 1 else None
+        self._left = batches
         self._unit: Array | None = None
         self._total: Array | None = None
 
@@ -41,7 +44,9 @@ class UpdateGradients:
         weight = label_weight(loss) if self._by_labels else None
         if weight is None and self._total is None:
             self._by_labels = False
-            self._optimizer.backward(loss, rows / update_rows)
+            self._left -= 1
+            filled = None if self._buckets is None or self._left else self._buckets.filled
+            self._optimizer.backward(loss, rows / update_rows, filled)
             return
         if weight is None:
             weight = self._backend.full((), rows, loss.dtype)
@@ -61,7 +66,8 @@ class UpdateGradients:
             share = backend.scale(backend.binary("divide", self._unit, total), None, self._batches)
             share = backend.activation_backward(share, total, Activation("relu"))  # 0 for a total of 0
             backend.binary("multiply", grad, share, out=grad)
-        add_gradients(self._ranks, self._optimizer)
+        if self._buckets is not None:
+            self._buckets.finish()
 
     def _factor(self, weight: Array) -> Array:
         """The factor (1,) of a batch's gradient, from the weight of its labels, one element."""

@@ -30,14 +30,6 @@ def add(ranks: Ranks, backend: Backend, array: Array) -> None:
         backend.copy(backend.asarray(host), out=array)
 
 
-def add_gradients(ranks: Ranks, optimizer: Optimizer) -> None:
-    """Add up the gradients of this step over the ranks."""
-    arena = optimizer.arena
-    bounds, _ = arena.runs([0] * len(arena))
-    for begin, end in bounds.tolist():
-        add(ranks, arena.backend, arena.grad[begin:end])
-
-
 def joined(ranks: Ranks, share: Share, result: StepResult) -> StepResult:
     """The result of a whole batch, of which each rank has computed its share.
 

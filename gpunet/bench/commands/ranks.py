@@ -1,0 +1,111 @@
+"""``gpunet bench ranks``: what the ranks of a training step cost each other, under ``mpirun -n 2``."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from gpunet import optim
+from gpunet.bench import record
+from gpunet.bench.measure import spread
+from gpunet.bench.nets import NETS, make_batch, make_model
+from gpunet.cores import wanted_threads
+from gpunet.distributed import Alone, Ranks, Share, share_of, world
+from gpunet.functional import cross_entropy
+from gpunet.train.eager import EagerStep
+from gpunet.version import __version__
+
+OURS = "while backward runs"
+
+
+class Blocking:
+    """The same ranks, each of whose messages is waited for where it is sent."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ranks, name)
+
+    def begin_add(self, array: np.ndarray) -> Callable[[], None]:
+        """See `Ranks`."""
+        self._ranks.add(array)
+        return lambda: None
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The options of ``gpunet bench ranks``."""
+    parser.add_argument("--net", nargs="+", choices=tuple(NETS), default=["cnn"], help="nets (default: cnn)")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[128], help="images in a step of all ranks (default: 128)"
+    )
+    record.add_arguments(parser)
+
+
+def run(options: Namespace) -> int:
+    """Measure the steps on all ranks; rank 0 prints and writes the results -> the exit status."""
+    ranks = world()
+    if ranks.size == 1:
+        raise ValueError("bench ranks: takes several ranks, such as mpirun -n 2 gpunet bench ranks; got 1")
+    options.output = options.output if ranks.leads else None
+    record.resolve(options)
+    measured = record.Record("Training steps of several ranks, with their gradients added up", options, ours=OURS)
+    measured.contents["command"] = f"mpirun -n {ranks.size} {record.command(options)}"
+    about = {"gpunet": __version__, "ranks": ranks.size, "threads of a rank": wanted_threads("bench ranks")}
+    for net in options.net:
+        for batch in options.batch:
+            row = _measured(ranks, net, batch, options)
+            if ranks.leads:
+                measured.contents["contenders"][OURS] = about
+                measured.add(row, {})
+    return measured.finish() if ranks.leads else 0
+
+
+def _measured(ranks: Ranks, net: str, batch: int, options: Namespace) -> dict[str, Any]:
+    """A row of the record: the three kinds of step in turns."""
+    share = share_of(make_batch(net, batch), ranks.rank, ranks.size)
+    kinds: dict[str, Ranks] = {OURS: ranks, "behind it": Blocking(ranks), "not added up": Alone()}
+    steps = {name: _step(net, kind) for name, kind in kinds.items()}
+    for name in steps:  # which are not counted
+        _turn(ranks, steps[name], share, 2)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    ratios: dict[str, list[float]] = {name: [] for name in steps if name != OURS}
+    for turn in range(options.rounds):
+        medians = {}
+        for name in list(steps) if turn % 2 else reversed(steps):
+            taken = _turn(ranks, steps[name], share, options.repeats)
+            seconds[name] += taken
+            medians[name] = float(np.median(taken))
+        for name in ratios:
+            ratios[name].append(medians[name] / medians[OURS])
+    size = steps[OURS].optimizer.arena.grad.nbytes
+    return {
+        "case": {"net": net, "batch": batch, "ranks": ranks.size},
+        "notes": {"megabytes of gradients": round(size / 1e6, 2)},
+        "times": {
+            name: {f"{key}_ms": 1e3 * value for key, value in spread(all_).items()} for name, all_ in seconds.items()
+        },
+        "ratios": {name: spread(values) for name, values in ratios.items()},
+        "checked": {},
+    }
+
+
+def _step(net: str, ranks: Ranks) -> EagerStep:
+    model = make_model(net)
+    optimizer = optim.SGD(model.parameters(), lr=NETS[net].rate, momentum=0.9)
+    return EagerStep(model, optimizer, loss=cross_entropy, ranks=ranks)
+
+
+def _turn(ranks: Ranks, step: EagerStep, share: Share, repeats: int) -> list[float]:
+    """The seconds of each of so many steps, which all ranks begin together."""
+    taken = []
+    for i in range(repeats):
+        ranks.gather(None)
+        start = perf_counter()
+        step.run([share], 0, i)
+        taken.append(perf_counter() - start)
+    return [max(of_ranks) for of_ranks in zip(*ranks.gather(taken), strict=True)]
