@@ -320,9 +320,9 @@ def backward(
                     function.free()
             if uses is not None and filled is not None:
                 uses.subtract(map(id, leaves))
-                if complete := [leaf for leaf in dict.fromkeys(leaves) if not uses[id(leaf)]]:
-                    shared.launch()
-                    for leaf in complete:
+                for leaf in dict.fromkeys(leaves):
+                    if not uses[id(leaf)]:
+                        shared.launch()
                         filled(leaf)
     finally:
         shared.launch()
