@@ -278,9 +278,8 @@ def backward(
     grad: Any = None,
     *,
     retain_graph: bool = False,
-    rule: Rule = Function.run_backward,
-    filled: Callable[[Tensor], None] | None = None,
-) -> None:
+    rule: Rule = Function.run_backward, filled: Callable[[Tensor], None] | None = None,
+) -> None:  # fmt: skip
     """Add d(root)/d(leaf), times `grad`, to the `grad` of every leaf that needs a gradient.
 
     ``root.backward()`` does the same. A leaf's gradient shares no memory with any other array,

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -31,6 +32,9 @@ T = TypeVar("T")
 class MpiRanks:
     """The processes of MPI's world.
 
+    From then on rank 0 alone prints: what other ranks print on stdout is dropped, so that a program
+    that prints its results prints them once. stderr stays.
+
     An error that nothing catches ends all ranks: the others would wait for this one for ever. `watch`
     tells what else does.
 
@@ -41,9 +45,13 @@ class MpiRanks:
     def __init__(self) -> None:
         # by a thread that needs no Python: MPI waits for the others without letting other threads run
         faulthandler.dump_traceback_later(float(os.environ.get(START, 25)), exit=True, file=STDERR)
-        self._wait_until_all_ranks_have_started()
-        faulthandler.cancel_dump_traceback_later()
+        try:
+            self._wait_until_all_ranks_have_started()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         sys.excepthook = self._end_by_error
+        if not self.leads:
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it stays open
 
     def _wait_until_all_ranks_have_started(self) -> None:
         """Join the others; it is the name of this function that a rank shows whose wait is too long."""
@@ -68,11 +76,17 @@ class MpiRanks:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, what: str, value: T) -> list[T]:
         """See `Ranks`."""
         with self._waiting():
-            found: list[T] = self._world.allgather(value)
-        return found
+            found: list[tuple[str, T]] = self._world.allgather((what, value))
+        for rank, (theirs, _) in enumerate(found):
+            if theirs != what:
+                raise RuntimeError(
+                    f"rank {self.rank} gathers {what} but rank {rank} gathers {theirs}: all ranks must train, evaluate, "
+                    "predict and load alike; has a hook stopped one of them alone?"
+                )
+        return [of_rank for _, of_rank in found]
 
     def from_first(self, value: T) -> T:
         """See `Ranks`."""

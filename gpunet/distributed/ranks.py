@@ -27,8 +27,15 @@ class Ranks(Protocol):
     def leads(self) -> bool:
         """Whether this is rank 0, which alone prints and writes files."""
 
-    def gather(self, value: T) -> list[T]:
-        """The values of all ranks, in their order; each must be what pickle takes."""
+    def gather(self, what: str, value: T) -> list[T]:
+        """The values of all ranks, in their order.
+
+        Args:
+            what: a name for what is gathered, the same on all ranks.
+            value: what pickle takes.
+        Raises:
+            RuntimeError: a rank gathers something else, since it has made other calls before.
+        """
 
     def from_first(self, value: T) -> T:
         """Rank 0's value."""
@@ -72,7 +79,7 @@ class Alone:
     def __reduce__(self) -> tuple[type[Alone], tuple[()]]:
         return Alone, ()
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, what: str, value: T) -> list[T]:
         """See `Ranks`."""
         return [value]
 

@@ -65,7 +65,7 @@ class JoinedBatchNorm(Function, name="batch_norm"):
         off = binary("subtract", x, mean)
         squares = backend.sum(binary("multiply", off, off), axes)
         own = np.stack([backend.to_numpy(a).astype(np.float64) for a in (mean, squares)])
-        parts = self.ranks.gather((n if self.counts else 0, own))
+        parts = self.ranks.gather("the moments of a batch", (n if self.counts else 0, own))
         counts = np.array([n for n, _ in parts])[:, None]
         means, distances = np.stack([of_rank for _, of_rank in parts], axis=1)
         # Chan et al. 1983, "Algorithms for computing the sample variance"

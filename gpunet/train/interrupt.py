@@ -85,7 +85,7 @@ class Interrupt:
     def check(self) -> None:
         """Raise StopTraining after a Ctrl-C, KeyboardInterrupt after more than `patience`; on all ranks."""
         if self._ranks.size > 1:
-            found = self._ranks.gather((self.count, self.terminated))
+            found = self._ranks.gather("signals", (self.count, self.terminated))
             self.count, self.terminated = max(count for count, _ in found), any(ended for _, ended in found)
         if self.count > self.patience:
             raise KeyboardInterrupt

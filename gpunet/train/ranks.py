@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,9 @@ def joined(ranks: Ranks, share: Share, result: StepResult) -> StepResult:
     """
     if ranks.size == 1:
         return result
-    results = [each for each in ranks.gather(result if share.rows else None) if each is not None]
+    results = [
+        each for each in ranks.gather("the results of a batch", result if share.rows else None) if each is not None
+    ]
     weights = [each.rows if each.label_weight is None else each.label_weight for each in results]
     total = sum(weights)
     loss = sum(each.loss * weight for each, weight in zip(results, weights, strict=True)) / total if total else 0.0
@@ -54,7 +56,7 @@ def joined(ranks: Ranks, share: Share, result: StepResult) -> StepResult:
 
 def joined_rows(ranks: Ranks, share: Share, values: np.ndarray) -> np.ndarray:
     """The rows of a whole batch, of which each rank has those of its share."""
-    return values if ranks.size == 1 else np.concatenate(ranks.gather(values[: share.rows]))
+    return values if ranks.size == 1 else np.concatenate(ranks.gather("predictions", values[: share.rows]))
 
 
 def mean_moments(ranks: Ranks, model: Module, weight: float) -> None:
@@ -110,15 +112,10 @@ def check_alike(ranks: Ranks, optimizer: Optimizer, place: str) -> None:
     """
     arena = optimizer.arena
     own = zlib.crc32(arena.backend.to_numpy(arena.data).tobytes())
-    found = ranks.gather((own, socket.gethostname()))
+    found = ranks.gather("checksums", (own, socket.gethostname()))
     for rank, (sum_, host) in enumerate(found):
         if sum_ != found[0][0]:
             raise RuntimeError(
                 f"Trainer: the parameters of rank {rank} on {host} are not those of rank 0 after {place}: a hook, a loss "
                 "or a transform computes something else there"
             )
-
-
-def any_of(ranks: Ranks, values: Sequence[int]) -> list[int]:
-    """The largest of all ranks' values, for each place."""
-    return np.max(ranks.gather(list(values)), axis=0).tolist() if ranks.size > 1 else list(values)

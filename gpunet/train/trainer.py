@@ -187,7 +187,7 @@ class Trainer:
         finally:
             self._fitting = False
         self.history.interrupted |= interrupt.requested  # in the last hook
-        self._ranks.gather(None)  # what rank 0 has written is there for all
+        self._ranks.gather("the end of fit", None)  # what rank 0 has written is there for all
         return self.history
 
     def evaluate(self, loader: Loader) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Trainer:
             DamagedFileError, ValueError: the file is not whole, or belongs to another model,
                 optimizer or schedule; nothing is changed then.
         """
-        self._ranks.gather(None)  # rank 0 may still be writing the file
+        self._ranks.gather("load", None)  # rank 0 may still be writing the file
         saved = open_checkpoint(path)
         saved.load_into(self.model, self.optimizer, self.schedule, self.average, extend_schedule=extend_schedule)
         if training := saved.metadata.pop("training", None):

@@ -38,6 +38,13 @@ def test_ranks_that_drift_apart_are_found(tmp_path):
     assert done.stderr.count("Traceback") == 1  # all ranks raise it, and rank 0 reports it
 
 
+def test_a_hook_that_stops_one_rank_alone_is_found(tmp_path):
+    done = launched(2, "endings.py", "alone", tmp_path, timeout=30)
+    assert done.returncode != 0
+    assert "gathers" in done.stderr
+    assert "has a hook stopped one of them alone?" in done.stderr
+
+
 def test_a_signal_to_one_rank_stops_all_of_them_behind_the_same_step(tmp_path):
     stopped = ended(2, "interrupted", tmp_path)
     assert [(found["epoch"], found["interrupted"]) for found in stopped] == [(0, True), (0, True)]

@@ -26,7 +26,7 @@ def test_a_program_that_nothing_launched_is_alone(unlaunched):
     array = np.arange(3.0)
     world().add(array)
     assert array.tolist() == [0, 1, 2]
-    assert world().gather("value") == ["value"]
+    assert world().gather("what", "value") == ["value"]
     assert world().from_first("value") == "value"
     assert pickle.loads(pickle.dumps(world())).size == 1
 

@@ -20,6 +20,8 @@ from gpunet.train.eager import EagerStep
 from gpunet.version import __version__
 
 OURS = "while backward runs"
+SUMS = tuple(4 * 32**i for i in range(1, 6))
+"""Bytes of the arrays whose sums alone are timed."""
 
 
 class Blocking:
@@ -56,6 +58,13 @@ def run(options: Namespace) -> int:
     measured = record.Record("Training steps of several ranks, with their gradients added up", options, ours=OURS)
     measured.contents["command"] = f"mpirun -n {ranks.size} {record.command(options)}"
     about = {"gpunet": __version__, "ranks": ranks.size, "threads of a rank": wanted_threads("bench ranks")}
+    sums = [{"bytes": size, "seconds": _sum_seconds(ranks, size, options.rounds)} for size in SUMS]
+    if ranks.leads:
+        measured.contents["sums"] = sums
+        print(
+            ", ".join(f"{each['bytes']:,} bytes added up in {1e6 * each['seconds']:.1f} us" for each in sums),
+            flush=True,
+        )
     for net in options.net:
         for batch in options.batch:
             row = _measured(ranks, net, batch, options)
@@ -94,6 +103,17 @@ def _measured(ranks: Ranks, net: str, batch: int, options: Namespace) -> dict[st
     }
 
 
+def _sum_seconds(ranks: Ranks, size: int, rounds: int) -> float:
+    """The median of the seconds in which the ranks add up an array of so many bytes."""
+    array, taken = np.zeros(size // 4, np.float32), []
+    for _ in range(10 * rounds):
+        ranks.gather("a turn", None)
+        start = perf_counter()
+        ranks.add(array)
+        taken.append(perf_counter() - start)
+    return float(np.median(taken))
+
+
 def _step(net: str, ranks: Ranks) -> EagerStep:
     model = make_model(net)
     optimizer = optim.SGD(model.parameters(), lr=NETS[net].rate, momentum=0.9)
@@ -104,8 +124,8 @@ def _turn(ranks: Ranks, step: EagerStep, share: Share, repeats: int) -> list[flo
     """The seconds of each of so many steps, which all ranks begin together."""
     taken = []
     for i in range(repeats):
-        ranks.gather(None)
+        ranks.gather("a turn", None)
         start = perf_counter()
         step.run([share], 0, i)
         taken.append(perf_counter() - start)
-    return [max(of_ranks) for of_ranks in zip(*ranks.gather(taken), strict=True)]
+    return [max(of_ranks) for of_ranks in zip(*ranks.gather("times", taken), strict=True)]

@@ -15,7 +15,7 @@ import numpy as np
 from training import trainer_of
 
 from gpunet.distributed import world
-from gpunet.train import Checkpoint, CSVLogger, eager, resume
+from gpunet.train import Checkpoint, CSVLogger, StopTraining, eager, resume
 
 
 class OnOne:
@@ -57,6 +57,10 @@ def stopped(trainer):
 
 def slow(trainer):
     time.sleep(100)
+
+
+def alone(trainer):
+    raise StopTraining
 
 
 def resumed(trainer):
