@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -24,8 +23,8 @@ GRACE = 2.0
 """Seconds that rank 0 has to report an error that all ranks meet, before the others report it."""
 START = "GPUNET_RANK_START"
 """The environment variable with the seconds that a rank waits for the others to start; 25 if it is not set."""
-STDERR = 2
-"""The number of its file."""
+STDOUT, STDERR = 1, 2
+"""The numbers of these files."""
 T = TypeVar("T")
 
 
@@ -51,7 +50,7 @@ class MpiRanks:
             faulthandler.cancel_dump_traceback_later()
         sys.excepthook = self._end_by_error
         if not self.leads:
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - it stays open
+            _drop_stdout()
 
     def _wait_until_all_ranks_have_started(self) -> None:
         """Join the others; it is the name of this function that a rank shows whose wait is too long."""
@@ -162,6 +161,14 @@ class MpiRanks:
 
     def _end_by_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         self.abort("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+
+def _drop_stdout() -> None:
+    """Have this process, and what it starts, print on stdout for nobody."""
+    sys.stdout.flush()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, STDOUT)
+    os.close(nothing)
 
 
 @cache
