@@ -221,22 +221,22 @@ class Trainer:
         It holds the model, the optimizer, the schedule, the averages, the history, the seed, the
         places in the random streams and the callbacks' states; within an epoch, or after a stopped
         fit, also how many batches are behind it and what has been measured. So training goes on
-        with the next batch: with the same bits as without a break, on the same backend. Where several
-        ranks train, rank 0 writes it, and `load` on any number of ranks takes it up.
+        with the next batch: with the same bits as without a break, on the same backend. Rank 0
+        writes it, and any number of ranks takes it up.
 
         Args:
             metadata: what the file keeps beside, as JSON.
             keep: how many files are kept: this one and those before it, see `train.Checkpoint`.
             wait: until the file is on the disk; if not, `fit` waits for it at its end.
         """
+        checks.check_metadata(metadata)
         if not self.leads:
             return
-        checks.check_metadata(metadata)
         running = self._running.state_dict() if self._running.taken else self._stopped_epoch
-        training = {"epoch": self.epoch, "seed": random.current_seed(), "drawn": random.drawn(), "running": running}
-        metadata = {**(metadata or {}), "training": {**training, "history": self.history.rows}}
+        training = {"epoch": self.epoch, "seed": random.current_seed(), "drawn": random.drawn()}
+        training |= {"history": self.history.rows, "running": running}
         snapshot = checkpoint_snapshot(
-            self.model, self.optimizer, self.schedule, metadata, self.average,
+            self.model, self.optimizer, self.schedule, {**(metadata or {}), "training": training}, self.average,
             callbacks=self._hooks.states(), about=self._about,
         )  # fmt: skip
         self._writer.submit(Path(path).absolute(), snapshot, keep)

@@ -17,12 +17,12 @@ def test_it_takes_several_ranks():
 
 @needs_mpi
 def test_rank_0_writes_what_the_ranks_cost_each_other(tmp_path):
-    own = [sys.executable, "-m", "gpunet", "bench", "ranks", "--net", "lenet", "--batch", "6", "--rounds", "2"]
+    own = [sys.executable, "-m", "gpunet", "bench", "ranks", "--nets", "lenet", "--batch", "6", "--rounds", "2"]
     command = [MPIRUN, "-n", "2", *own, "--repeats", "2", "--output", str(tmp_path / "ranks.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "ranks.json").read_text())
-    assert found["command"].startswith("mpirun -n 2 gpunet bench ranks --net lenet --batch 6 ")
+    assert found["command"].startswith("mpirun -n 2 gpunet bench ranks --nets lenet --batch 6 ")
     (row,) = found["rows"]
     assert row["case"] == {"net": "lenet", "batch": 6, "ranks": 2}
     assert list(row["times"]) == ["while backward runs", "behind it", "not added up"]

@@ -41,7 +41,14 @@ class Blocking:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The options of ``gpunet bench ranks``."""
-    parser.add_argument("--net", nargs="+", choices=tuple(NETS), default=["cnn"], help="nets (default: cnn)")
+    parser.add_argument(
+        "--nets",
+        nargs="+",
+        choices=tuple(NETS),
+        default=["cnn"],
+        metavar="NET",
+        help=f"nets, some of {', '.join(NETS)} (default: cnn)",
+    )
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[128], help="images in a step of all ranks (default: 128)"
     )
@@ -55,9 +62,10 @@ def run(options: Namespace) -> int:
         raise ValueError("bench ranks: takes several ranks, such as mpirun -n 2 gpunet bench ranks; got 1")
     options.output = options.output if ranks.leads else None
     record.resolve(options)
+    options.threads = wanted_threads("bench ranks")  # of each rank, whatever was asked for
     measured = record.Record("Training steps of several ranks, with their gradients added up", options, ours=OURS)
     measured.contents["command"] = f"mpirun -n {ranks.size} {record.command(options)}"
-    about = {"gpunet": __version__, "ranks": ranks.size, "threads of a rank": wanted_threads("bench ranks")}
+    about = {"gpunet": __version__, "ranks": ranks.size, "threads of a rank": options.threads}
     sums = [{"bytes": size, "seconds": _sum_seconds(ranks, size, options.rounds)} for size in SUMS]
     if ranks.leads:
         measured.contents["sums"] = sums
@@ -65,7 +73,7 @@ def run(options: Namespace) -> int:
             ", ".join(f"{each['bytes']:,} bytes added up in {1e6 * each['seconds']:.1f} us" for each in sums),
             flush=True,
         )
-    for net in options.net:
+    for net in options.nets:
         for batch in options.batch:
             row = _measured(ranks, net, batch, options)
             if ranks.leads:
