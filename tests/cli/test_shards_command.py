@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import gpunet as gp
 from gpunet import data
 from gpunet.cli import main
 from gpunet.train import recipes
@@ -162,7 +163,9 @@ def test_training_on_shards_goes_on_within_an_epoch_with_the_same_bits(capsys, s
 
 
 def test_held_out_images_of_shards_are_the_same_each_time(shards):
-    first, second = (recipes.load_splits(str(shards), valid=0.2) for _ in range(2))
+    first = recipes.load_splits(str(shards), valid=0.2)
+    gp.seed(7)
+    second = recipes.load_splits(str(shards), valid=0.2)
     for one, other in zip(vars(first).values(), vars(second).values(), strict=True):
         np.testing.assert_array_equal(one[np.arange(len(one))][0], other[np.arange(len(other))][0])
     alone = recipes.load_splits(str(shards)).test
@@ -171,6 +174,16 @@ def test_held_out_images_of_shards_are_the_same_each_time(shards):
         np.testing.assert_array_equal(test.indices, first.test.indices)
     parts = [part[np.arange(len(part))][0] for part in vars(first).values()]
     assert len({image.tobytes() for part in parts for image in part}) == 60
+
+
+def test_training_images_come_through_a_shuffle_buffer(shards, tmp_path):
+    for folder, kind in ((shards, data.ShuffleBuffer), (tmp_path / "images", type(None))):
+        for valid in (0.0, 0.2):
+            splits = recipes.load_splits(str(folder), valid=valid)
+            train, test = recipes.make_loaders(recipes.recipe(str(folder)), splits.train, splits.test)
+            assert (type(train.sampler), train.shuffle) == (kind, kind is type(None))
+            assert (test.sampler, test.shuffle) == (None, False)
+            assert sorted(train.order(0)) == list(range(len(splits.train)))
 
 
 def test_unreadable_images_stop_training_before_it_begins_only_if_strict(capsys, shards):

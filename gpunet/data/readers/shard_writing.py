@@ -79,9 +79,8 @@ def write_shards(
 def _split(order: np.ndarray, sizes: np.ndarray, limit: int) -> Sequence[np.ndarray]:
     """The order, cut so that no part has more than `limit` bytes unless it is a single sample."""
     ends, cuts = np.cumsum(sizes), [0]
-    room = (
-        limit // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 2 * BLOCK
-    )  # whole records, with two empty blocks at the end
+    # A tar file is of whole records, with two empty blocks at the end.
+    room = limit // tarfile.RECORDSIZE * tarfile.RECORDSIZE - 2 * BLOCK
     while cuts[-1] < len(order):
         before = ends[cuts[-1] - 1] if cuts[-1] else 0
         cuts.append(max(int(np.searchsorted(ends, before + room, side="right")), cuts[-1] + 1))

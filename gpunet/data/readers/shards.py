@@ -41,7 +41,7 @@ class ImageShards:
     ``KEY.cls``, which holds the label as an integer, next to each other; others are ignored.
 
     Samples are those of `ImageFolder`: (image (H, W, C) uint8, label int64), or several, (images
-    (B, H, W, C) uint8, labels (B,) int64). Memory holds 24 bytes for each image, and the images
+    (B, H, W, C) uint8, labels (B,) int64). Memory holds 32 bytes for each image, and the images
     that are asked for: these are read where they lie, neighbours at once, and decoded in several
     threads. `ShuffleBuffer` gives orders in which neighbours are asked for together.
 

@@ -98,8 +98,8 @@ def _fingerprint(path: Path) -> dict[str, int | str]:
     """What tells whether an index is of this file: its length, and a hash of its first and last bytes.
 
     A time would change when the file is copied, and a hash of everything would take reading it. So
-    a change in the middle that keeps the length goes unseen here; but whoever reads an image
-    compares the header before it.
+    a change in the middle that keeps the length goes unseen here: of a label until `write_index`
+    is called again, of an image's place until it is read, since the header before it is compared.
     """
     with open(path, "rb") as file:
         length = os.fstat(file.fileno()).st_size
@@ -119,7 +119,7 @@ def scan(path: Path) -> ShardIndex:
         OSError: the file cannot be opened.
     """
     try:
-        with tarfile.open(path, "r:", errorlevel=2) as archive:
+        with tarfile.open(path, "r:") as archive:
             rows = list(_samples(archive, path))
     except (tarfile.TarError, EOFError) as error:
         raise DamagedFileError(f"{path}: is no tar file, or is compressed, truncated or damaged: {error}") from error

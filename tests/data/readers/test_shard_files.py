@@ -32,7 +32,7 @@ def test_other_writers_tar_files_are_read_with_long_names_and_other_members(tmp_
     if form == tarfile.USTAR_FORMAT:
         names[0] = f"{deep}/a.png"
     members = [
-        ("__meta__.json", b"{}"), ("._0.png", b"macOS"), ("read.me", b"not a sample"),
+        ("__mean__.png", b"of all images"), ("._0.png", b"macOS"), ("read.me", b"not a sample"),
         (names[0], image), (names[0].replace("png", "json"), b"{}" * 40_000), (names[1], b" 2\n"),
         ("1.CLS", b"0"), ("1.seg.png", b"a mask"), ("1.JPEG", encoded(rng, "jpeg")),
     ]  # fmt: skip
@@ -202,10 +202,11 @@ def test_an_image_that_cannot_be_read_is_named_with_its_tar_file(tmp_path, rng):
 
 def test_images_that_cannot_be_read_are_left_out_if_asked_for(tmp_path, rng):
     broken(tmp_path, rng)
+    make_tar(tmp_path / "c.tar", [("2.png", b"no image either"), ("2.cls", b"0")])
     whole = data.ImageShards(tmp_path)
-    with pytest.warns(UserWarning, match=r"1 of 7 images cannot be read and are left out: cannot read 0001\.png"):
+    with pytest.warns(UserWarning, match=r"2 of 8 images cannot be read and are left out: cannot read 0001\.png"):
         dataset = data.ImageShards(tmp_path, unreadable="warn")
-    assert dataset.samples_per_shard.tolist() == [4, 2]
+    assert dataset.samples_per_shard.tolist() == [4, 2, 0]
     kept = np.array([0, 2, 3, 4, 5, 6])
     np.testing.assert_array_equal(dataset[np.arange(6)][0], whole[kept][0])
     np.testing.assert_array_equal(dataset.labels, whole.labels[kept])
@@ -263,6 +264,17 @@ def test_an_index_of_another_file_is_not_believed(shards, change):
         patch.setattr(tars, "scan", lambda path: [calls.append(path), scan(path)][1])
         np.testing.assert_array_equal(data.ImageShards(shards).labels, plain.labels)
     assert calls == [first]
+
+
+def test_an_index_is_compared_with_both_ends_of_a_large_file(tmp_path, rng):
+    members = [(f"{i}.{kind}", encoded(rng, "bmp", (100, 137)) if kind == "bmp" else b"1")
+               for i in range(6) for kind in ("bmp", "cls")]  # fmt: skip
+    path = make_tar(tmp_path / "a.tar", members)
+    data.index_shards(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"5.cls") + 512] = ord("0")
+    path.write_bytes(content)
+    assert data.ImageShards(tmp_path).labels.tolist() == [1, 1, 1, 1, 1, 0]
 
 
 @pytest.mark.parametrize(

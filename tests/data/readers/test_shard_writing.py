@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 from helpers.shard_files import KINDS
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpunet import data
@@ -54,6 +54,7 @@ def test_the_same_images_and_seed_give_the_same_bytes(folder, shards, tmp_path):
 
 @given(st.lists(st.integers(1, 60_000), min_size=1, max_size=30), st.integers(1, 150_000))
 @settings(max_examples=25)
+@example([512] * 20, 25_000)
 def test_no_tar_file_is_larger_than_asked_for_unless_one_image_is(tmp_path_factory, sizes, limit):
     root = tmp_path_factory.mktemp("sizes")
     (root / "images" / "a").mkdir(parents=True)
