@@ -8,10 +8,9 @@ from gpunet import data
 @pytest.fixture
 def folder(tmp_path, rng):
     """41 images of four classes in several formats."""
-    shard_files = pytest.importorskip("helpers.shard_files")
-    return data.ImageFolder(
-        shard_files.make_folder(tmp_path / "images", rng, {"ant": 13, "bee": 7, "cat": 1, "dog": 20})
-    )
+    from helpers.shard_files import make_folder  # which takes Pillow
+
+    return data.ImageFolder(make_folder(tmp_path / "images", rng, {"ant": 13, "bee": 7, "cat": 1, "dog": 20}))
 
 
 @pytest.fixture
